@@ -1,0 +1,206 @@
+"""AMQP 0-9-1 frames (§2.3 and §4.2 of the specification), for both ends of a connection; no I/O.
+
+Use a `FrameParser` to cut received bytes into frames, an `Assembler` for each channel to join method, header and body frames to a
+`Command`, and `encode_method` or `encode_content` for the way out. Field types and methods are pamqp's. Whatever the peer sent, only
+`AmqpError` is raised.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+import attrs
+from pamqp import base, commands
+from pamqp import constants as amqp
+from pamqp.header import ContentHeader
+
+from rtprov.errors import AmqpError
+
+PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
+HEARTBEAT = b"\x08\x00\x00\x00\x00\x00\x00\xce"
+DEFAULT_FRAME_MAX = 131072  # RabbitMQ's; also stands in for 0, "no limit"
+FRAME_MIN_SIZE = amqp.FRAME_MIN_SIZE
+FRAME_OVERHEAD = 8  # 7 bytes of header, 1 of end
+
+_frame_header = struct.Struct(">BHI")
+_content_header = struct.Struct(">HHQ")
+_FRAME_END = bytes([amqp.FRAME_END])
+
+
+class Frame(NamedTuple):
+    """`kind` is 1 (method), 2 (content header), 3 (body) or 8 (heartbeat)."""
+
+    kind: int
+    channel: int
+    payload: bytes
+
+
+@attrs.frozen
+class Command:
+    """One method with, where it carries content, all of its content.
+
+    `header` is the content header's payload as it was received, so that a broker can pass properties on without understanding them.
+    """
+
+    channel: int
+    method: base.Frame
+    properties: commands.Basic.Properties | None = None
+    body: bytes = attrs.field(default=b"", repr=lambda body: f"<{len(body)} bytes>")
+    header: bytes = attrs.field(default=b"", repr=False)
+
+
+class FrameParser:
+    """Cuts a byte stream into frames.
+
+    `frame_max` is the largest whole frame in bytes; set it anew once it has been negotiated.
+    """
+
+    def __init__(self, frame_max: int = DEFAULT_FRAME_MAX) -> None:
+        self.frame_max = frame_max
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """Return the frames that `data` completes, in order; keep the unfinished rest.
+
+        Raises `AmqpError` 501 on a frame that is too large, of unknown kind, or does not end in 0xCE. Nothing can be fed after that.
+        """
+        if self._rest:
+            data = self._rest + data
+        frames = []
+        start, end = 0, len(data)
+        while end - start >= FRAME_OVERHEAD:
+            kind, channel, size = _frame_header.unpack_from(data, start)
+            if size + FRAME_OVERHEAD > self.frame_max:
+                raise AmqpError(501, f"FRAME_ERROR - frame of {size + FRAME_OVERHEAD} bytes, at most {self.frame_max} were agreed")
+            stop = start + 7 + size
+            if stop >= end:
+                break
+            if data[stop] != amqp.FRAME_END:
+                raise AmqpError(501, "FRAME_ERROR - frame does not end in 0xCE")
+            if kind not in (1, 2, 3, 8):
+                raise AmqpError(501, f"FRAME_ERROR - unknown frame type {kind}")
+            frames.append(Frame(kind, channel, data[start + 7 : stop]))
+            start = stop + 1
+        self._rest = data[start:] if start else data
+        return frames
+
+
+def decode_method(payload: bytes) -> base.Frame:
+    """Decode a method frame's payload. Raises `AmqpError`: 540 for a method we do not know, 502 for arguments that do not parse."""
+    if len(payload) < 4:
+        raise AmqpError(502, "SYNTAX_ERROR - method frame without a method")
+    index = int.from_bytes(payload[:4], "big")
+    class_id, method_id = index >> 16, index & 0xFFFF
+    method_class = commands.INDEX_MAPPING.get(index)
+    if method_class is None:
+        raise AmqpError(540, f"NOT_IMPLEMENTED - unknown method {class_id}.{method_id}", class_id, method_id)
+    try:
+        method: base.Frame = method_class()
+        method.unmarshal(payload[4:])
+    except Exception as error:  # pamqp lets struct, index, recursion and value errors through
+        raise AmqpError(502, f"SYNTAX_ERROR - {method_class.name}: arguments do not parse", class_id, method_id) from error
+    return method
+
+
+def decode_header(payload: bytes) -> ContentHeader:
+    """Decode a content header's payload. Raises `AmqpError` 502."""
+    header = ContentHeader()
+    try:
+        header.unmarshal(payload)
+    except Exception as error:  # see decode_method
+        raise AmqpError(502, "SYNTAX_ERROR - content header does not parse") from error
+    return header
+
+
+class Assembler:
+    """Joins one channel's frames to commands; bodies are bytes, always (§4.2.6)."""
+
+    def __init__(self, channel: int, max_body_bytes: int) -> None:
+        self._channel = channel
+        self._max_body_bytes = max_body_bytes
+        self._method: base.Frame | None = None
+        self._header: ContentHeader | None = None
+        self._header_payload = b""
+        self._chunks: list[bytes] = []
+        self._missing = 0
+
+    def feed(self, frame: Frame) -> Command | None:
+        """Return the command that `frame` completes, or None while more is to come.
+
+        Raises `AmqpError` 505 on a frame out of order, 501 on more body than was announced or allowed, 502 and 540 as the decoders do.
+        """
+        if frame.kind == amqp.FRAME_METHOD:
+            return self._on_method(frame.payload)
+        if frame.kind == amqp.FRAME_HEADER:
+            return self._on_header(frame.payload)
+        return self._on_body(frame.payload)
+
+    def _on_method(self, payload: bytes) -> Command | None:
+        if self._method is not None:
+            raise AmqpError(505, f"UNEXPECTED_FRAME - method frame within the content of {self._method.name}")
+        method = decode_method(payload)
+        if not _carries_content(method):
+            return Command(self._channel, method)
+        self._method = method
+        return None
+
+    def _on_header(self, payload: bytes) -> Command | None:
+        if self._method is None or self._header is not None:
+            raise AmqpError(505, "UNEXPECTED_FRAME - content header without its method")
+        header = decode_header(payload)
+        if header.class_id != self._method.frame_id and header.class_id != commands.Basic.frame_id:
+            raise AmqpError(505, f"UNEXPECTED_FRAME - content header of class {header.class_id}")
+        if header.body_size > self._max_body_bytes:
+            raise AmqpError(501, f"FRAME_ERROR - body of {header.body_size} bytes, at most {self._max_body_bytes} are taken")
+        self._header, self._header_payload, self._missing = header, payload, header.body_size
+        return self._finish() if not header.body_size else None
+
+    def _on_body(self, payload: bytes) -> Command | None:
+        if self._header is None:
+            raise AmqpError(505, "UNEXPECTED_FRAME - body frame without its content header")
+        self._missing -= len(payload)
+        if self._missing < 0:
+            raise AmqpError(501, "FRAME_ERROR - more body than the content header announced")
+        self._chunks.append(payload)
+        return self._finish() if not self._missing else None
+
+    def _finish(self) -> Command:
+        method, header = self._method, self._header
+        assert method is not None and header is not None
+        body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        command = Command(self._channel, method, header.properties, body, self._header_payload)
+        self._method = self._header = None
+        self._header_payload, self._chunks = b"", []
+        return command
+
+
+_WITH_CONTENT = (commands.Basic.Publish, commands.Basic.Return, commands.Basic.Deliver, commands.Basic.GetOk)
+
+
+def _carries_content(method: base.Frame) -> bool:
+    return isinstance(method, _WITH_CONTENT)
+
+
+def encode_method(channel: int, method: base.Frame) -> bytes:
+    """The whole frame. Raises ValueError or TypeError where an argument does not fit its field."""
+    payload = method.index.to_bytes(4, "big") + method.marshal()
+    return _frame_header.pack(amqp.FRAME_METHOD, channel, len(payload)) + payload + _FRAME_END
+
+
+def encode_header(properties: commands.Basic.Properties, body_size: int) -> bytes:
+    """A content header's payload, as `Command.header` has it."""
+    return _content_header.pack(commands.Basic.frame_id, 0, body_size) + properties.marshal()
+
+
+def encode_content(channel: int, method: base.Frame, header: bytes, body: bytes, frame_max: int) -> bytes:
+    """Method, content header and body frames in one piece: nothing of a message is sent unless all of it could be encoded.
+
+    `header` comes from `encode_header` or a received `Command`. Raises ValueError or TypeError as `encode_method` does.
+    """
+    frames = [encode_method(channel, method), _frame_header.pack(amqp.FRAME_HEADER, channel, len(header)), header, _FRAME_END]
+    step = (frame_max or DEFAULT_FRAME_MAX) - FRAME_OVERHEAD
+    for start in range(0, len(body), step):
+        chunk = body if len(body) <= step else body[start : start + step]
+        frames += (_frame_header.pack(amqp.FRAME_BODY, channel, len(chunk)), chunk, _FRAME_END)
+    return b"".join(frames)

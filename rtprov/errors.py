@@ -1,0 +1,112 @@
+"""Everything that can go wrong, as one small hierarchy.
+
+The message of each error is plain English, fit to be shown to a client or an operator, and never holds a parameter of a task. `rtprov.http`
+maps each class to its HTTP status; nothing else decides on one.
+"""
+
+from __future__ import annotations
+
+
+class RtprovError(Exception):
+    """Base of all errors raised on purpose in rtprov."""
+
+
+class ConfigurationError(RtprovError):
+    """An option, a file or the environment is wrong: the command ends with this one line."""
+
+
+class InvalidBody(RtprovError):
+    """A request's body is not JSON or breaks the schema.
+
+    The message names the place, for example ``parameters[2].vlan: expected an integer from 1 to 4094``.
+    """
+
+
+class EquipmentNotFound(RtprovError):
+    """The equipment id is malformed, or service A does not know it."""
+
+    def __init__(self) -> None:
+        super().__init__("The requested equipment is not found")
+
+
+class TaskNotFound(RtprovError):
+    """There is no such task, or it belongs to other equipment."""
+
+    def __init__(self) -> None:
+        super().__init__("The requested task is not found")
+
+
+class ProvisioningFailed(RtprovError):
+    """Service A failed, or the stub was told to (A's only 500)."""
+
+    def __init__(self) -> None:
+        super().__init__("Internal provisioning exception")
+
+
+class SealError(RtprovError):
+    """A sealed body cannot be opened with any of the keys at hand, or was tampered with."""
+
+
+class UndecodableMessage(RtprovError):
+    """A message in one of our queues is not ours, or is damaged."""
+
+
+class EquipmentUnreachable(RtprovError):
+    """Service A could not be reached at all: the call may be made again.
+
+    `retry_after_s` is A's own wish (RFC 9110 §10.2.3), in seconds, where it gave one.
+    """
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class BrokerError(RtprovError):
+    """The AMQP broker, or the way to it, failed us."""
+
+
+class BrokerUnavailable(BrokerError):
+    """There is no usable connection to the broker now; nothing was sent."""
+
+
+class Overloaded(BrokerError):
+    """The broker blocks publishers, or too many publishes wait for their confirm; nothing was sent."""
+
+
+class Unconfirmed(BrokerError):
+    """A publish was sent and its confirm is lost, late or negative: the message may or may not be safe."""
+
+
+class Unroutable(BrokerError):
+    """A mandatory message was returned: no queue took it (AMQP 0-9-1 ``basic.return``)."""
+
+
+class NoReply(BrokerError):
+    """A request over AMQP was sent and not answered in time, or the connection was lost meanwhile."""
+
+
+class NoWorker(RtprovError):
+    """No worker is alive that could tell a task's status."""
+
+
+class AmqpError(BrokerError):
+    """An AMQP 0-9-1 exception (§1.1 of the specification), raised by either side.
+
+    `reply_code` is one of the specification's constants, `class_id` and `method_id` name the method that caused it (0 where none did).
+    """
+
+    # §1.2: these close the whole connection, all others only the channel.
+    HARD = frozenset({320, 402, 501, 502, 503, 504, 505, 506, 530, 540, 541})
+
+    def __init__(self, reply_code: int, reply_text: str, class_id: int = 0, method_id: int = 0) -> None:
+        super().__init__(f"{reply_code} {reply_text}")
+        self.reply_code = reply_code
+        self.reply_text = reply_text
+        self.class_id = class_id
+        self.method_id = method_id
+
+    @property
+    def hard(self) -> bool:
+        """Whether the connection, and not only the channel, is to be closed."""
+        return self.reply_code in self.HARD
