@@ -12,10 +12,10 @@ Every byte, connect and close is an event of the clock, so a test decides when, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from twisted.internet.address import IPv4Address
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError
 from twisted.internet.interfaces import (
     IAddress,
@@ -66,7 +66,7 @@ class MemoryTransport:
         self._check_producer()
         self._schedule()
 
-    def writeSequence(self, data: list[bytes]) -> None:
+    def writeSequence(self, data: Iterable[bytes]) -> None:
         self.write(b"".join(data))
 
     def loseConnection(self) -> None:
@@ -266,7 +266,7 @@ class MemoryNetwork:
                 return
             client_protocol = factory.buildProtocol(there)
             if client_protocol is None:
-                connected.errback(fail(ConnectionRefusedError("no protocol")))
+                connected.errback(ConnectionRefusedError("no protocol"))
                 return
             client.protocol, server.protocol = client_protocol, server_protocol
             self.connections = [pair for pair in self.connections if pair[1].connected]

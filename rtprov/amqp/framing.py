@@ -92,7 +92,7 @@ def decode_method(payload: bytes) -> base.Frame:
         raise AmqpError(502, "SYNTAX_ERROR - method frame without a method")
     index = int.from_bytes(payload[:4], "big")
     class_id, method_id = index >> 16, index & 0xFFFF
-    method_class = commands.INDEX_MAPPING.get(index)
+    method_class: type[base.Frame] | None = commands.INDEX_MAPPING.get(index)
     if method_class is None:
         raise AmqpError(540, f"NOT_IMPLEMENTED - unknown method {class_id}.{method_id}", class_id, method_id)
     try:
