@@ -1,0 +1,115 @@
+"""What the broker could not get done: one shard's dead letters, so that no client waits for ever.
+
+A task ends here when it was delivered more often than its queue allows, a message that is no task when the worker rejected it. The task is
+finished as failed, unless it has finished meanwhile; the letter is then parked, with the broker's reason (``x-death``) in its headers, for
+an operator to look at.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pamqp.commands import Basic
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from rtprov.amqp.consumer import consume
+from rtprov.amqp.topology import PARKED_QUEUE, Shard
+from rtprov.errors import BrokerError, UndecodableMessage
+from rtprov.model import Finished, State
+from rtprov.wire import decode_task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from twisted.internet.interfaces import IReactorTime
+    from twisted.python.failure import Failure
+
+    from rtprov.amqp.consumer import Delivery
+    from rtprov.amqp.protocol import AmqpConnection
+    from rtprov.amqp.publisher import Publisher
+    from rtprov.interfaces import Journal
+    from rtprov.store import Store
+
+PREFETCH = 10
+RETRY_PAUSE_S = 5.0
+
+
+class DeadLetters:
+    """A session of the worker's connection: attach it after the shard's journal."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        *,
+        shard: Shard,
+        store: Store,
+        journal: Journal,
+        publisher: Publisher,
+        clock: IReactorTime,
+        wall_clock: Callable[[], float],
+    ) -> None:
+        self._shard = shard
+        self._store = store
+        self._journal = journal
+        self._publisher = publisher
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._burials: set[Deferred[None]] = set()
+
+    async def attach(self, connection: AmqpConnection) -> None:
+        """Consume the shard's dead letters. Raises `BrokerError`."""
+        channel = await connection.open_channel()
+        await consume(channel, self._shard.dead, self._on_delivery, prefetch=PREFETCH)
+
+    def detach(self) -> None:
+        """The connection is gone: the broker delivers the unsettled letters again."""
+        for burial in list(self._burials):
+            burial.cancel()
+
+    def _on_delivery(self, delivery: Delivery) -> None:
+        burial = Deferred.fromCoroutine(self._bury(delivery))
+        self._burials.add(burial)
+        burial.addErrback(self._unburied)
+        burial.addBoth(lambda _: self._burials.discard(burial))
+
+    def _unburied(self, reason: Failure) -> None:
+        if not reason.check(CancelledError):
+            self._log.failure("{queue}: a dead letter stays where it is", reason, queue=self._shard.dead)
+
+    async def _bury(self, delivery: Delivery) -> None:
+        reason = _reason(delivery)
+        try:
+            task = decode_task(delivery.body)
+        except UndecodableMessage as error:
+            self._log.error(
+                "{queue}: parking a message that is no task ({reason}): {error}", queue=self._shard.dead, reason=reason, error=error
+            )
+        else:
+            await self._journal.barrier()
+            if not self._store.finished(task.task_id):
+                self._log.error("task {task_id} has failed: dead-lettered by the broker ({reason})", task_id=task.task_id, reason=reason)
+                failed = Finished(task.task_id, task.equipment_id, self._wall_clock(), State.FAILED, f"dead-lettered: {reason}")
+                await self._journal.append(failed)
+        await self._park(delivery)
+        delivery.ack()
+
+    async def _park(self, delivery: Delivery) -> None:
+        properties = Basic.Properties(content_type="application/json", delivery_mode=2, headers=delivery.properties.headers)
+        while True:
+            try:
+                await self._publisher.publish("", PARKED_QUEUE, delivery.body, properties=properties, mandatory=True)
+            except BrokerError:
+                await deferLater(self._clock, RETRY_PAUSE_S)
+            else:
+                return
+
+
+def _reason(delivery: Delivery) -> str:
+    """The broker's word for why (``rejected``, ``delivery_limit`` …), from the newest entry of ``x-death``."""
+    deaths = (delivery.properties.headers or {}).get("x-death")
+    if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict):
+        return str(deaths[0].get("reason"))
+    return "unknown reason"

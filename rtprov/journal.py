@@ -1,0 +1,227 @@
+"""One shard's journal: the ordered record of what happened to its tasks, and this process's live view of it.
+
+The front end's `TaskPublisher` puts each task into work queue and journal with one confirmed publish. A worker's `ShardJournal` replays the
+stream from its beginning, follows it live, and hands every event to the store; it appends the worker's own events, and its barrier tells
+when the view is complete. After a lost connection it goes on behind the last event it has seen; that some events may come twice does no
+harm, since the store is an idempotent fold.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, cast
+
+from attrs import define, field
+from pamqp.commands import Basic
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from rtprov.amqp.consumer import consume
+from rtprov.amqp.topology import TASKS_EXCHANGE, Shard
+from rtprov.errors import BrokerError, BrokerUnavailable, UndecodableMessage
+from rtprov.model import Event, Marker, Task, shard_of
+from rtprov.wire import decode_event, encode_event, encode_task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+    from rtprov.amqp.consumer import Delivery
+    from rtprov.amqp.protocol import AmqpChannel, AmqpConnection
+    from rtprov.amqp.publisher import Publisher
+
+PREFETCH = 2000
+ACK_EVERY = 500  # one ack for many: a stream's acks only move its credit
+STALL_S = 30.0
+RETRY_PAUSE_S = 0.5
+
+
+def persistent() -> Basic.Properties:
+    """Properties of a message that survives a restart of the broker (AMQP 0-9-1 ``delivery-mode`` 2)."""
+    return Basic.Properties(content_type="application/json", delivery_mode=2)
+
+
+class TaskPublisher:
+    """The front end's `rtprov.interfaces.TaskSink`."""
+
+    def __init__(self, *, publisher: Publisher, shards: int) -> None:
+        self._publisher = publisher
+        self._shards = [Shard(index, shards) for index in range(shards)]
+
+    def submit(self, task: Task) -> Deferred[None]:
+        """See `rtprov.interfaces.TaskSink.submit`."""
+        shard = self._shards[shard_of(task.equipment_id, len(self._shards))]
+        return self._publisher.publish(TASKS_EXCHANGE, shard.requested_key, encode_task(task), properties=persistent(), mandatory=True)
+
+
+@define(eq=False)
+class _Flight:
+    """One marker on its way, and who waits for it."""
+
+    marker_id: str
+    waiters: list[Deferred[None]]
+    events_seen: int = 0
+    watchdog: IDelayedCall | None = None
+    publish: Deferred[None] | None = field(default=None)
+
+
+class ShardJournal:
+    """`rtprov.interfaces.Journal` on a stream. A session of the worker's connection: attach it after topology and publisher.
+
+    `apply` is called with each event, in the journal's order; `new_marker_id` makes ids that no other process makes.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        *,
+        shard: Shard,
+        apply: Callable[[Event], None],
+        publisher: Publisher,
+        clock: IReactorTime,
+        rng: random.Random,
+        new_marker_id: Callable[[], str],
+    ) -> None:
+        self._shard = shard
+        self._apply = apply
+        self._publisher = publisher
+        self._clock = clock
+        self._rng = rng
+        self._new_marker_id = new_marker_id
+        self._connection: AmqpConnection | None = None
+        self._next_offset: int | None = None
+        self._seen = 0
+        self._flight: _Flight | None = None
+        self._waiting: list[Deferred[None]] = []
+
+    # The session.
+
+    async def attach(self, connection: AmqpConnection) -> None:
+        """Follow the stream; done once everything confirmed before this call has been replayed. Raises `BrokerError`."""
+        channel = await connection.open_channel()
+        offset = "first" if self._next_offset is None else self._next_offset
+        self._connection = connection
+        started, seen = self._clock.seconds(), self._seen
+        await consume(
+            channel,
+            self._shard.journal,
+            lambda delivery: self._on_delivery(channel, delivery),
+            prefetch=PREFETCH,
+            arguments={"x-stream-offset": offset},
+        )
+        await self.barrier()
+        self._log.info(
+            "{journal}: replayed {events} events in {seconds:.1f} s",
+            journal=self._shard.journal,
+            events=self._seen - seen,
+            seconds=self._clock.seconds() - started,
+        )
+
+    def detach(self) -> None:
+        """The connection is gone: all barriers fail."""
+        self._connection = None
+        flight, self._flight = self._flight, None
+        waiting, self._waiting = self._waiting, []
+        lost = BrokerUnavailable("The connection to the broker was lost before the journal's barrier")
+        if flight is not None:
+            self._end(flight)
+            waiting = flight.waiters + waiting
+        for waiter in waiting:
+            waiter.errback(lost)
+
+    def _on_delivery(self, channel: AmqpChannel, delivery: Delivery) -> None:
+        self._seen += 1
+        headers = delivery.properties.headers or {}
+        self._next_offset = cast("int", headers["x-stream-offset"]) + 1
+        try:
+            event = decode_event(delivery.body)
+        except UndecodableMessage as error:
+            self._log.error(
+                "{journal}: passing over offset {offset}: {error}", journal=self._shard.journal, offset=self._next_offset - 1, error=error
+            )
+        else:
+            if isinstance(event, Marker):
+                self._on_marker(event)
+            else:
+                self._apply(event)
+        if self._seen % ACK_EVERY == 0:
+            channel.ack_all(delivery)
+
+    # Appending.
+
+    def append(self, event: Event) -> Deferred[None]:
+        """See `rtprov.interfaces.Journal.append`."""
+        return Deferred.fromCoroutine(self._append(event))
+
+    async def _append(self, event: Event) -> None:
+        body = encode_event(event)
+        while True:
+            try:
+                await self._publish(body)
+            except BrokerError:
+                # Whether it was lost or only its confirm: publishing again is safe, the fold takes each event once.
+                await deferLater(self._clock, RETRY_PAUSE_S * (1 + self._rng.random()))
+            else:
+                return
+
+    def _publish(self, body: bytes) -> Deferred[None]:
+        return self._publisher.publish(TASKS_EXCHANGE, self._shard.event_key, body, properties=persistent(), mandatory=True)
+
+    # The barrier: one marker under way; whoever comes meanwhile shares the next one, since this one may be too early for them.
+
+    def barrier(self) -> Deferred[None]:
+        """See `rtprov.interfaces.Journal.barrier`."""
+        waiter: Deferred[None] = Deferred(self._forget)
+        self._waiting.append(waiter)
+        if self._flight is None:
+            self._send_marker()
+        return waiter
+
+    def _forget(self, waiter: Deferred[None]) -> None:
+        for waiters in (self._waiting, self._flight.waiters if self._flight else []):
+            if waiter in waiters:
+                waiters.remove(waiter)
+
+    def _send_marker(self) -> None:
+        waiters, self._waiting = self._waiting, []
+        marker = Marker(self._new_marker_id())
+        flight = self._flight = _Flight(marker.marker_id, waiters, self._seen)
+        flight.watchdog = self._clock.callLater(STALL_S, self._check_stall, flight)
+        flight.publish = self._publish(encode_event(marker))
+        flight.publish.addErrback(lambda reason: self._marker_failed(flight, reason.value))
+
+    def _on_marker(self, marker: Marker) -> None:
+        flight = self._flight
+        if flight is not None and marker.marker_id == flight.marker_id:
+            self._land(flight)
+            for waiter in flight.waiters:
+                waiter.callback(None)
+
+    def _marker_failed(self, flight: _Flight, error: BaseException) -> None:
+        if flight is self._flight:
+            self._land(flight)
+            for waiter in flight.waiters:
+                waiter.errback(error)
+
+    def _land(self, flight: _Flight) -> None:
+        self._flight = None
+        self._end(flight)
+        if self._waiting:
+            self._send_marker()
+
+    def _end(self, flight: _Flight) -> None:
+        if flight.watchdog is not None and flight.watchdog.active():
+            flight.watchdog.cancel()
+        if flight.publish is not None:
+            flight.publish.cancel()
+
+    def _check_stall(self, flight: _Flight) -> None:
+        """A long replay is patience's business; a stream that brings nothing at all while a marker is due is a broken one."""
+        if self._seen != flight.events_seen:
+            flight.events_seen = self._seen
+            flight.watchdog = self._clock.callLater(STALL_S, self._check_stall, flight)
+        elif self._connection is not None:
+            self._connection.drop(f"{self._shard.journal} brought nothing for {STALL_S:.0f} s while a marker was due")

@@ -1,0 +1,166 @@
+"""How the front end learns a task's state: one conversation over AMQP.
+
+A front end sends a batch of (task id, equipment id) pairs to the shard's status queue; any replica of the shard answers with a batch of
+states, in the same order, from its memory. A pair that the replica does not know is asked for once more, in another batch that bids the
+replica wait for its journal's barrier first; only then does "unknown" mean that there is no such task. So a GET right behind its POST is
+never a false 404, and bogus ids never delay the answers to honest ones.
+
+The status queue goes away with its last consumer: with no worker alive the request comes straight back (`Unroutable`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from attrs import define, field
+from twisted.internet.defer import Deferred, fail
+from twisted.logger import Logger
+
+from rtprov.amqp.rpc import serve
+from rtprov.amqp.topology import Shard, declare_status
+from rtprov.errors import BrokerError, NoReply, NoWorker, Overloaded, Unroutable
+from rtprov.model import State, shard_of
+from rtprov.wire import decode_status_reply, decode_status_request, encode_status_reply, encode_status_request
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from twisted.internet.interfaces import IReactorTime
+
+    from rtprov.amqp.protocol import AmqpConnection
+    from rtprov.amqp.rpc import RpcClient
+    from rtprov.interfaces import Journal, StatusReader
+
+MAX_BATCH = 500
+MAX_PENDING = 20_000
+REPLY_DEADLINE_S = 2.0
+BARRIER_DEADLINE_S = 1.8
+PREFETCH = 100
+
+
+class StatusServer:
+    """Answers for one shard, from a replica. A session of the worker's connection: attach it after the shard's journal."""
+
+    def __init__(self, *, shard: Shard, replica: StatusReader, journal: Journal, clock: IReactorTime) -> None:
+        self._shard = shard
+        self._replica = replica
+        self._journal = journal
+        self._clock = clock
+
+    async def attach(self, connection: AmqpConnection) -> None:
+        """Start to answer. The journal has passed its barrier on this connection before."""
+        channel = await connection.open_channel()
+        await declare_status(channel, self._shard)
+        await serve(channel, self._shard.status, self._answer, prefetch=PREFETCH)
+
+    def detach(self) -> None:
+        """The connection, and with it the consumer, is gone: nothing to undo."""
+
+    async def _answer(self, request: bytes) -> bytes:
+        pairs, barrier = decode_status_request(request)
+        if barrier:
+            await self._journal.barrier().addTimeout(BARRIER_DEADLINE_S, self._clock)
+        return encode_status_reply([self._replica.lookup(task_id, equipment_id) for task_id, equipment_id in pairs])
+
+
+@define(eq=False)
+class _Question:
+    pair: tuple[str, str]
+    answer: Deferred[State | None]
+
+
+@define(eq=False)
+class _Desk:
+    """The questions for one shard that wait for the end of the reactor's turn, and how the last conversation with it went."""
+
+    shard: Shard
+    questions: list[_Question] = field(factory=list)
+    doubtful: list[_Question] = field(factory=list)  # unknown to a replica: asked again behind the barrier
+    staffed: bool = True
+
+
+class StatusClient:
+    """The front end's `rtprov.interfaces.StatusSource`: gathers the questions of one reactor turn into one message for each shard."""
+
+    _log = Logger()
+
+    def __init__(self, *, rpc: RpcClient, shards: int, clock: IReactorTime) -> None:
+        self._rpc = rpc
+        self._clock = clock
+        self._desks = [_Desk(Shard(index, shards)) for index in range(shards)]
+        self._pending = 0
+        self._conversations: set[Deferred[None]] = set()
+
+    def status(self, task_id: str, equipment_id: str) -> Deferred[State | None]:
+        """See `rtprov.interfaces.StatusSource.status`. Fails with `Overloaded` beyond `MAX_PENDING` open questions."""
+        if self._pending >= MAX_PENDING:
+            return fail(Overloaded("Too many status requests are waiting"))
+        answer: Deferred[State | None] = Deferred(lambda _: None)  # a cancelled question is answered to nobody
+        desk = self._desks[shard_of(equipment_id, len(self._desks))]
+        self._pending += 1
+        self._ask(desk, desk.questions, _Question((task_id, equipment_id), answer))
+        return answer
+
+    def _ask(self, desk: _Desk, counter: list[_Question], question: _Question) -> None:
+        if not desk.questions and not desk.doubtful:
+            self._clock.callLater(0, self._turn_over, desk)
+        counter.append(question)
+
+    def _turn_over(self, desk: _Desk) -> None:
+        questions, desk.questions = desk.questions, []
+        doubtful, desk.doubtful = desk.doubtful, []
+        for waiting, barrier in ((questions, False), (doubtful, True)):
+            for start in range(0, len(waiting), MAX_BATCH):
+                conversation = Deferred.fromCoroutine(self._converse(desk, waiting[start : start + MAX_BATCH], barrier))
+                self._conversations.add(conversation)
+                conversation.addErrback(lambda reason: self._log.failure("a status conversation broke", reason))
+                conversation.addBoth(lambda _, done=conversation: self._conversations.discard(done))
+
+    async def _converse(self, desk: _Desk, batch: Sequence[_Question], barrier: bool) -> None:
+        request = encode_status_request([question.pair for question in batch], barrier=barrier)
+        try:
+            reply = await self._rpc.call(desk.shard.status, request, timeout_s=REPLY_DEADLINE_S)
+            states = decode_status_reply(reply)
+            if len(states) != len(batch):
+                raise NoReply(f"The worker answered {len(states)} of {len(batch)} status questions")
+        except Unroutable:
+            self._note(desk, staffed=False)
+            self._refuse(batch, NoWorker("No worker is alive that could tell the task's status"))
+        except BrokerError as error:
+            self._refuse(batch, error)
+        except Exception:
+            self._refuse(batch, NoReply("The worker's answer could not be understood"))
+            raise
+        else:
+            self._note(desk, staffed=True)
+            for question, state in zip(batch, states, strict=True):
+                if state is None and not barrier:
+                    self._ask(desk, desk.doubtful, question)
+                else:
+                    self._settle(question, state)
+
+    def _settle(self, question: _Question, result: State | Exception | None) -> None:
+        self._pending -= 1
+        if question.answer.called:
+            return
+        if isinstance(result, Exception):
+            question.answer.errback(result)
+        else:
+            question.answer.callback(result)
+
+    def _refuse(self, batch: Sequence[_Question], error: Exception) -> None:
+        for question in batch:
+            self._settle(question, error)
+
+    def _note(self, desk: _Desk, *, staffed: bool) -> None:
+        """Say once that nobody answers for a shard, and once that somebody does again."""
+        if desk.staffed == staffed:
+            return
+        desk.staffed = staffed
+        if staffed:
+            self._log.info("a worker answers on {queue} again", queue=desk.shard.status)
+        else:
+            self._log.warn(
+                "no worker answers on {queue}: none is alive, or the workers were started with another --shards than this front end",
+                queue=desk.shard.status,
+            )

@@ -1,0 +1,170 @@
+"""How the parts are joined to a front end and to a worker. Reactor, endpoints, ids and randomness come from the caller, so that tests can
+join the same parts in memory on a virtual clock.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+from attrs import frozen
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from rtprov.amqp.connection import BrokerConnection, Session
+from rtprov.amqp.publisher import Publisher
+from rtprov.amqp.rpc import RpcClient
+from rtprov.amqp.topology import Shard, Topology
+from rtprov.amqp.url import BrokerUrl
+from rtprov.deadletters import DeadLetters
+from rtprov.frontend import Frontend
+from rtprov.interfaces import Equipment, Sealer
+from rtprov.journal import ShardJournal, TaskPublisher
+from rtprov.status import StatusClient, StatusServer
+from rtprov.store import Store
+from rtprov.worker import ShardWorker
+
+MAX_UNCONFIRMED = 10_000
+CONFIRM_DEADLINE_S = 4.0
+EXPIRE_EVERY_S = 30.0
+# Beside the calls under way a worker holds tasks that wait for their device or for A: room for them, within AMQP's 16 bits of prefetch.
+WAITING_ROOM = 2000
+MAX_WINDOW = 65535
+
+
+@frozen
+class Surroundings:
+    """What a role gets from the process it lives in. `wall_clock` gives seconds since the epoch, `new_id` 32 hexadecimal digits."""
+
+    clock: IReactorTime
+    wall_clock: Callable[[], float]
+    rng: random.Random
+    new_id: Callable[[], str]
+    broker: IStreamClientEndpoint
+    broker_url: BrokerUrl
+
+
+@frozen
+class WorkerSettings:
+    """The worker's options, as the contract names them; times in seconds."""
+
+    shards: Sequence[Shard]
+    concurrency: int = 500
+    retention_s: float = 86400.0
+    patience_s: float = 600.0
+    drain_s: float = 120.0
+
+
+class FrontendService(Service):
+    """A front end's way to the broker, and its `frontend`, whose resource is to be served."""
+
+    def __init__(self, surroundings: Surroundings, *, sealer: Sealer, shards: int, running_status: int) -> None:
+        clock = surroundings.clock
+        publisher = Publisher(clock=clock, max_unconfirmed=MAX_UNCONFIRMED, confirm_deadline_s=CONFIRM_DEADLINE_S)
+        rpc = RpcClient(clock=clock)
+        topology = Topology([Shard(index, shards) for index in range(shards)])
+        self.connection = _connection("frontend", surroundings, [topology, publisher, rpc])
+        self.frontend = Frontend(
+            tasks=TaskPublisher(publisher=publisher, shards=shards),
+            statuses=StatusClient(rpc=rpc, shards=shards, clock=clock),
+            sealer=sealer,
+            clock=clock,
+            new_task_id=surroundings.new_id,
+            wall_clock=surroundings.wall_clock,
+            running_status=running_status,
+        )
+
+    def startService(self) -> None:
+        super().startService()
+        self.connection.startService()
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()
+        return self.connection.stopService()
+
+
+class WorkerService(Service):
+    """A worker: its connection to the broker with, for each shard, journal, status server, dead letters and the shard's worker.
+
+    Stopping it drains first: no further call to A begins, those under way get `drain_s` to end.
+    """
+
+    _log = Logger()
+
+    def __init__(self, surroundings: Surroundings, settings: WorkerSettings, *, equipment: Equipment, sealer: Sealer) -> None:
+        self._surroundings = surroundings
+        self._settings = settings
+        self._equipment = equipment
+        self._sealer = sealer
+        self._slots = DeferredSemaphore(settings.concurrency)
+        self._publisher = Publisher(clock=surroundings.clock, max_unconfirmed=MAX_UNCONFIRMED, confirm_deadline_s=CONFIRM_DEADLINE_S)
+        self.stores: list[Store] = []
+        self.workers: list[ShardWorker] = []
+        sessions: list[Session] = [Topology(settings.shards), self._publisher]
+        for shard in settings.shards:
+            sessions += self._shard_sessions(shard)
+        self.connection = _connection("worker", surroundings, sessions)
+        self._expiry = LoopingCall(self._expire)
+        self._expiry.clock = surroundings.clock
+
+    def _shard_sessions(self, shard: Shard) -> list[Session]:
+        outer, settings = self._surroundings, self._settings
+        store = Store(settings.retention_s)
+        journal = ShardJournal(
+            shard=shard, apply=store.apply, publisher=self._publisher, clock=outer.clock, rng=outer.rng, new_marker_id=outer.new_id
+        )
+        status = StatusServer(shard=shard, replica=store, journal=journal, clock=outer.clock)
+        worker = ShardWorker(
+            shard=shard,
+            store=store,
+            journal=journal,
+            equipment=self._equipment,
+            sealer=self._sealer,
+            slots=self._slots,
+            window=min(MAX_WINDOW, 2 * settings.concurrency + WAITING_ROOM),
+            patience_s=settings.patience_s,
+            clock=outer.clock,
+            wall_clock=outer.wall_clock,
+            rng=outer.rng,
+        )
+        dead = DeadLetters(
+            shard=shard, store=store, journal=journal, publisher=self._publisher, clock=outer.clock, wall_clock=outer.wall_clock
+        )
+        self.stores.append(store)
+        self.workers.append(worker)
+        return [journal, status, dead, worker]
+
+    def startService(self) -> None:
+        super().startService()
+        self.connection.startService()
+        expiring = self._expiry.start(EXPIRE_EVERY_S, now=False)
+        expiring.addErrback(lambda reason: self._log.failure("finished tasks are no longer forgotten", reason))
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        draining = [Deferred.fromCoroutine(worker.drain(self._settings.drain_s)) for worker in self.workers]
+        await gatherResults(draining)
+        self._expiry.stop()
+        await self.connection.stopService()
+
+    def _expire(self) -> None:
+        now = self._surroundings.wall_clock()
+        for store in self.stores:
+            store.expire(now)
+
+
+def _connection(name: str, surroundings: Surroundings, sessions: Sequence[Session]) -> BrokerConnection:
+    return BrokerConnection(
+        name=name,
+        endpoint=surroundings.broker,
+        url=surroundings.broker_url,
+        clock=surroundings.clock,
+        rng=surroundings.rng,
+        sessions=sessions,
+    )

@@ -1,0 +1,291 @@
+"""The worker of one shard: takes tasks from the work queue, calls A for each, and puts the outcome into the journal.
+
+The way of one task here: a *delivery* becomes a *job*; the job waits in its device's lane until it is the head; then, attempt by attempt,
+it waits for one of the slots that all shards of the process share, calls A, and pauses while A is out of reach. Its final state is appended
+to the journal, confirmed, and only then is the delivery acknowledged and the lane left.
+
+When the connection to the broker is lost, all deliveries die. Jobs that still wait in a lane are forgotten: the broker delivers them again,
+in order, to whoever is the active consumer then. A job whose call to A is under way goes on; when its message comes back here, the job
+*adopts* it. A job never begins another call while it has no live delivery, and a redelivered task is judged first, behind the journal's
+barrier: if it has finished elsewhere, it is only acknowledged.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+from attrs import define, field
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredSemaphore
+from twisted.internet.task import LoopingCall, deferLater
+from twisted.logger import Logger
+
+from rtprov.amqp.consumer import consume
+from rtprov.errors import BrokerError, EquipmentUnreachable, SealError, UndecodableMessage
+from rtprov.lanes import Lanes
+from rtprov.model import Finished, Started, State, Task
+from rtprov.wire import decode_task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from twisted.internet.interfaces import IReactorTime
+    from twisted.python.failure import Failure
+
+    from rtprov.amqp.protocol import AmqpConnection
+    from rtprov.amqp.topology import Shard
+    from rtprov.interfaces import Delivery, Equipment, Journal, Sealer
+    from rtprov.store import Store
+
+FIRST_PAUSE_S = 1.0
+LONGEST_PAUSE_S = 60.0
+BARRIER_RETRY_S = 1.0
+# The broker gives up on a delivery that is held for 30 minutes; one held this long is returned, and adopted when it comes back.
+RENEW_AFTER_S = 1200.0
+RENEW_LOOK_S = 60.0
+RENEWAL_S = 10.0
+
+
+def retry_pause_s(attempt: int, rng: random.Random) -> float:
+    """The pause after attempt number `attempt` (from 1) found A out of reach: doubling from 1 to 60 s, jittered down to a half."""
+    longest = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(attempt - 1, 16))
+    return longest * (0.5 + rng.random() / 2)
+
+
+class _Abandoned(Exception):
+    """The job has no live delivery and may not begin a call: its message is on its way to whoever is active now."""
+
+
+@define(eq=False)
+class Job:
+    """One task in this worker."""
+
+    task: Task
+    delivery: Delivery
+    taken_at: float
+    unjudged: bool
+    attempt: int = 0
+    calling: bool = False  # a call to A is under way, or its outcome waits for the journal
+    renewing: bool = False  # the delivery was returned on purpose and is to come back
+    running: Deferred[None] | None = field(default=None, repr=False)
+
+    def adopt(self, delivery: Delivery, now: float) -> None:
+        """Go on with the same message's next delivery. Another worker may have had it in between: it is to be judged again."""
+        self.delivery, self.taken_at, self.unjudged, self.renewing = delivery, now, True, False
+
+
+class ShardWorker:
+    """A session of the worker's connection: attach it after the shard's journal.
+
+    `slots` limits the calls to A under way in this process; `window` is the prefetch, how many tasks may be held here, waiting ones
+    included (1 to 65535). `wall_clock` gives seconds since the epoch for events. `patience_s` is how long a task whose calls do not reach A
+    is tried, counted from its first attempt.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        *,
+        shard: Shard,
+        store: Store,
+        journal: Journal,
+        equipment: Equipment,
+        sealer: Sealer,
+        slots: DeferredSemaphore,
+        window: int,
+        patience_s: float,
+        clock: IReactorTime,
+        wall_clock: Callable[[], float],
+        rng: random.Random,
+    ) -> None:
+        self._shard = shard
+        self._store = store
+        self._journal = journal
+        self._equipment = equipment
+        self._sealer = sealer
+        self._slots = slots
+        self._window = window
+        self._patience_s = patience_s
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._rng = rng
+        self._jobs: dict[str, Job] = {}
+        self._lanes: Lanes[Job] = Lanes()
+        self._draining = False
+        self._renewal = LoopingCall(self._renew)
+        self._renewal.clock = clock
+
+    @property
+    def held(self) -> int:
+        """How many tasks this worker holds, waiting ones included."""
+        return len(self._jobs)
+
+    @property
+    def calling(self) -> int:
+        """How many calls to A are under way or wait for their outcome to be journalled."""
+        return sum(job.calling for job in self._jobs.values())
+
+    # The session.
+
+    async def attach(self, connection: AmqpConnection) -> None:
+        """Consume the work queue: at once as its active consumer, or as the standby of another worker. Raises `BrokerError`."""
+        channel = await connection.open_channel()
+        await consume(channel, self._shard.work, self._on_delivery, prefetch=self._window)
+        renewing = self._renewal.start(RENEW_LOOK_S, now=False)
+        renewing.addErrback(lambda reason: self._log.failure("{queue}: deliveries are no longer renewed", reason, queue=self._shard.work))
+
+    def detach(self) -> None:
+        """The connection is gone: forget the jobs that wait in a lane; the others learn of it at their next step."""
+        if self._renewal.running:
+            self._renewal.stop()
+        for job in self._jobs.values():
+            job.renewing = False
+        for job in self._lanes.drop_waiting():
+            del self._jobs[job.task.task_id]
+
+    def _on_delivery(self, delivery: Delivery) -> None:
+        if self._draining:
+            return  # unsettled, it goes back to the broker with the connection
+        try:
+            task = decode_task(delivery.body)
+        except UndecodableMessage as error:
+            self._log.error("{queue}: a message that is no task goes to the dead letters: {error}", queue=self._shard.work, error=error)
+            delivery.nack(requeue=False)
+            return
+        job = self._jobs.get(task.task_id)
+        if job is not None:
+            job.adopt(delivery, self._clock.seconds())
+            return
+        job = Job(task, delivery, self._clock.seconds(), delivery.redelivered)
+        self._jobs[task.task_id] = job
+        if self._lanes.enter(task.equipment_id, job):
+            self._start(job)
+
+    def _renew(self) -> None:
+        overdue = self._clock.seconds() - RENEW_AFTER_S
+        for job in self._jobs.values():
+            if job.taken_at <= overdue and job.delivery.live:
+                job.renewing = True
+                job.delivery.nack(requeue=True)
+
+    # One job.
+
+    def _start(self, job: Job) -> None:
+        job.running = Deferred.fromCoroutine(self._run(job))
+        job.running.addErrback(self._not_finished, job)
+        job.running.addCallback(self._leave, job)
+
+    def _not_finished(self, reason: Failure, job: Job) -> None:
+        if not reason.check(_Abandoned, CancelledError):
+            self._log.failure("task {task_id}: the worker failed; the broker will deliver it again", reason, task_id=job.task.task_id)
+            job.delivery.nack(requeue=True)
+
+    def _leave(self, _: None, job: Job) -> None:
+        job.running = None
+        del self._jobs[job.task.task_id]
+        successor = self._lanes.leave(job.task.equipment_id)
+        if successor is not None and not self._draining:
+            self._start(successor)
+
+    async def _run(self, job: Job) -> None:
+        outcome = await self._provision(job)
+        if outcome is not None:
+            task, (state, reason) = job.task, outcome
+            job.calling = True
+            if state is State.FAILED:
+                self._log.info("task {task_id} has failed: {reason}", task_id=task.task_id, reason=reason)
+            await self._journal.append(Finished(task.task_id, task.equipment_id, self._wall_clock(), state, reason))
+        job.delivery.ack()
+
+    async def _provision(self, job: Job) -> tuple[State, str] | None:
+        """Call A until it has answered or patience is over; None where the task has finished elsewhere. Raises `_Abandoned`."""
+        while True:
+            await self._slots.acquire()
+            try:
+                if await self._finished_elsewhere(job):
+                    return None
+                return await self._attempt(job)
+            except EquipmentUnreachable as error:
+                unreachable = error
+            except SealError as error:
+                return State.FAILED, str(error)
+            finally:
+                self._slots.release()
+            pause_s = self._pause_s(job, unreachable.retry_after_s)
+            if pause_s is None:
+                return State.FAILED, f"out of patience: {unreachable}"
+            job.calling = False
+            if self._draining:
+                raise _Abandoned
+            await deferLater(self._clock, pause_s)
+
+    async def _finished_elsewhere(self, job: Job) -> bool:
+        """Judge a task that was delivered before: only behind the barrier does the store know what became of it."""
+        while job.unjudged:
+            await self._require_delivery(job)
+            job.unjudged = False
+            try:
+                await self._journal.barrier()
+            except BrokerError:
+                job.unjudged = True
+                await deferLater(self._clock, BARRIER_RETRY_S)
+        return self._store.finished(job.task.task_id)
+
+    async def _require_delivery(self, job: Job) -> None:
+        """Raise `_Abandoned` where the job's delivery is dead; one that was returned for renewal is given time to come back."""
+        deadline = self._clock.seconds() + RENEWAL_S
+        while not job.delivery.live:
+            if not job.renewing or self._clock.seconds() >= deadline:
+                raise _Abandoned
+            await deferLater(self._clock, RENEWAL_S / 20)
+
+    async def _attempt(self, job: Job) -> tuple[State, str]:
+        """One call to A. Raises `EquipmentUnreachable`, `SealError`, `_Abandoned`."""
+        task = job.task
+        body = self._sealer.open(task.sealed)
+        job.attempt = max(job.attempt, self._store.attempts(task.task_id)) + 1
+        await self._journal.append(Started(task.task_id, task.equipment_id, self._wall_clock(), job.attempt))
+        await self._require_delivery(job)  # the broker may have been away meanwhile
+        job.calling = True
+        return await self._equipment.configure(task, body)
+
+    def _pause_s(self, job: Job, retry_after_s: float | None) -> float | None:
+        """How long to wait for the next attempt; None when patience is over. The last attempt is made at patience's very end."""
+        first = self._store.first_started_at(job.task.task_id)
+        now = self._wall_clock()
+        left_s = (now if first is None else first) + self._patience_s - now
+        if left_s <= 0 or (retry_after_s is not None and retry_after_s > left_s):
+            return None
+        return min(left_s, max(retry_pause_s(job.attempt, self._rng), retry_after_s or 0.0))
+
+    # The end.
+
+    async def drain(self, deadline_s: float) -> None:
+        """Begin no further call; done when the running ones have ended, or been cancelled after `deadline_s`.
+
+        The consumer stays registered meanwhile: if it went, a standby would get the next task of a device whose call still runs here. What
+        is held unsettled goes back to the broker, in order, when the connection closes.
+        """
+        self._draining = True
+        for job in list(self._jobs.values()):
+            if job.running is not None and not job.calling:
+                job.running.cancel()
+        running = [job.running for job in self._jobs.values() if job.running is not None]
+        if running:
+            self._log.info(
+                "{queue}: draining {calls} calls to A, up to {seconds:.0f} s",
+                queue=self._shard.work,
+                calls=len(running),
+                seconds=deadline_s,
+            )
+        done = DeferredList(running)
+        timer = self._clock.callLater(deadline_s, self._cut_short, running)
+        await done
+        if timer.active():
+            timer.cancel()
+
+    def _cut_short(self, running: list[Deferred[None]]) -> None:
+        self._log.warn("{queue}: cutting calls short; the broker will have these tasks called again", queue=self._shard.work)
+        for each in running:
+            each.cancel()
