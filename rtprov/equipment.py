@@ -9,14 +9,18 @@ from typing import TYPE_CHECKING
 
 import msgspec
 from twisted.internet import defer
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IConsumer
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web._newclient import ParseError  # the one reason among ResponseFailed.reasons that is no outage; not exported elsewhere
 from twisted.web.client import RequestTransmissionFailed, ResponseDone, ResponseFailed
 from twisted.web.http import PotentialDataLoss
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IBodyProducer
 from werkzeug.http import parse_date
+from zope.interface import implementer
 
 from rtprov.errors import EquipmentUnreachable
 from rtprov.model import State, Task
@@ -118,8 +122,8 @@ class HttpEquipment:
         try:
             response = await self._client.post(
                 f"{self._base_url}/api/v1/equipment/cpe/{task.equipment_id}",
-                data=body,
-                headers={"Content-Type": "application/json", "Accept": "application/json", "Idempotency-Key": task.task_id},
+                data=_Body(body),
+                headers=Headers({"Content-Type": ["application/json"], "Accept": ["application/json"], "Idempotency-Key": [task.task_id]}),
                 allow_redirects=False,
             )
             answer = await _read(response)
@@ -127,13 +131,35 @@ class HttpEquipment:
             raise
         except Exception as error:
             # Refused, reset, unknown host, failed TLS, closed without an answer: the ways not to reach A have no common base class.
-            if _garbled(error):
+            reasons = _reasons(error)
+            if any(isinstance(reason, defer.CancelledError) for reason in reasons):
+                raise defer.CancelledError from error
+            if any(isinstance(reason, ParseError) for reason in reasons):
                 raise _NotAnAnswer("A's answer is not HTTP") from error
-            raise EquipmentUnreachable(f"A cannot be reached: {_reason(error)}") from error
+            raise EquipmentUnreachable(f"A cannot be reached: {_summary(reasons)}") from error
         if response.code in OUTAGE_STATUSES:
             pause_s = retry_after_s(_header(response, b"retry-after"), self._wall_clock())
             raise EquipmentUnreachable(f"A answered HTTP {response.code}", pause_s)
         return interpret(response.code, answer)
+
+
+@implementer(IBodyProducer)
+class _Body:
+    """A body that is at hand, written in one piece. (treq's own producer spreads it over turns of the global reactor.)"""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self.length = len(body)
+
+    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
+        consumer.write(self._body)
+        return succeed(None)
+
+    def pauseProducing(self) -> None: ...
+
+    def resumeProducing(self) -> None: ...
+
+    def stopProducing(self) -> None: ...
 
 
 class _NotAnAnswer(Exception):
@@ -152,13 +178,9 @@ def _reasons(error: BaseException) -> list[BaseException]:
     return [error]
 
 
-def _garbled(error: BaseException) -> bool:
-    return any(isinstance(reason, ParseError) for reason in _reasons(error))
-
-
-def _reason(error: BaseException) -> str:
-    """One line for log and journal: the innermost reasons, by class and message; they speak of connections, never of bodies."""
-    return "; ".join(dict.fromkeys(f"{type(reason).__name__}: {reason}".strip(": ") for reason in _reasons(error)))
+def _summary(reasons: list[BaseException]) -> str:
+    """One line for log and journal: the reasons by class and message; they speak of connections, never of bodies."""
+    return "; ".join(dict.fromkeys(f"{type(reason).__name__}: {reason}".strip(": ") for reason in reasons))
 
 
 def _read(response: IResponse) -> Deferred[bytes]:

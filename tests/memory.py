@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from treq.client import HTTPClient
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError
@@ -29,6 +30,8 @@ from twisted.internet.interfaces import (
 )
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
+from twisted.web.client import URI, Agent, HTTPConnectionPool
+from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
 HIGH_WATER = 65536
@@ -277,3 +280,19 @@ class MemoryNetwork:
 
         call = self.clock.callLater(0, finish)
         return connected
+
+
+@implementer(IAgentEndpointFactory)
+class _AgentEndpoints:
+    def __init__(self, network: MemoryNetwork) -> None:
+        self._network = network
+
+    def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
+        return self._network.connect(uri.host.decode())
+
+
+def http_client(network: MemoryNetwork) -> HTTPClient:
+    """Twisted's own HTTP client on the network: a URL's host is a server's name there. ``https`` URLs go without TLS."""
+    pool = HTTPConnectionPool(network.clock, persistent=True)
+    pool.maxPersistentPerHost = 1000
+    return HTTPClient(Agent.usingEndpointFactory(network.clock, _AgentEndpoints(network), pool))

@@ -1,0 +1,198 @@
+"""What each kind of answer of A, or of silence, means."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from rtprov.equipment import HttpEquipment, answer_deadline_s, interpret, retry_after_s
+from rtprov.errors import EquipmentUnreachable
+from rtprov.model import State, Task
+from tests.memory import MemoryNetwork, MemoryTransport, http_client
+
+BODY = '{"timeoutInSeconds": 14, "parameters": [{"password": "пароль"}]}'.encode()
+
+
+class _RawServer(Protocol):
+    """Collects what the client sends, and says what the test wants said."""
+
+    def __init__(self, received: bytearray) -> None:
+        self.received = received
+
+    def dataReceived(self, data: bytes) -> None:
+        self.received += data
+
+
+def _http(status: str, body: bytes, *headers: str) -> bytes:
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *headers, "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+class Interpretation(SynchronousTestCase):
+    def test_the_contract(self) -> None:
+        """A's three answers mean the three final states."""
+        self.assertIs(interpret(200, b'{"code": 200, "message": "success"}')[0], State.COMPLETED)
+        self.assertIs(interpret(404, b'{"code": 404, "message": "The requested equipment is not found"}')[0], State.NOT_FOUND)
+        self.assertIs(interpret(500, b'{"code": 500, "message": "Internal provisioning exception"}')[0], State.FAILED)
+
+    def test_anything_else_is_a_failure(self) -> None:
+        """Garbage, a proxy's page, a code that is not the status, or another status has failed; the reason holds nothing of the body."""
+        for status, body in [
+            (200, b"s3cr3t"),
+            (200, b"[]"),
+            (200, b'{"code": "200"}'),
+            (200, b'{"code": 404}'),
+            (404, b"<html>s3cr3t</html>"),
+            (201, b'{"code": 201}'),
+            (301, b""),
+            (200, b"[" * 100_000),
+            (200, b"\xff\xfe"),
+        ]:
+            state, reason = interpret(status, body)
+            self.assertIs(state, State.FAILED, (status, body[:20]))
+            self.assertNotIn("s3cr3t", reason)
+
+    def test_retry_after(self) -> None:
+        """Retry-After is read in seconds and as a date; nonsense is ignored."""
+        self.assertEqual(retry_after_s("7", 0.0), 7.0)
+        self.assertEqual(retry_after_s("Thu, 01 Jan 1970 00:01:40 GMT", 40.0), 60.0)
+        self.assertEqual(retry_after_s("Thu, 01 Jan 1970 00:01:40 GMT", 140.0), 0.0)
+        for nonsense in (None, "", "soon", "-3", "٣"):
+            self.assertIsNone(retry_after_s(nonsense, 0.0))
+
+    def test_deadline(self) -> None:
+        """A gets max(timeoutInSeconds, 60) + 30 s."""
+        self.assertEqual([answer_deadline_s(1), answer_deadline_s(60), answer_deadline_s(1500)], [90, 90, 1530])
+
+
+class Calls(SynchronousTestCase):
+    """One call each, against a server that says what the test puts into its mouth."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.network = MemoryNetwork(self.clock)
+        self.received = bytearray()
+        self.network.listen("a").listen(Factory.forProtocol(lambda: _RawServer(self.received)))
+        self.equipment = HttpEquipment(
+            client=http_client(self.network), base_url="https://a/", clock=cast("IReactorTime", self.clock), wall_clock=self.clock.seconds
+        )
+
+    def call(self) -> Deferred[tuple[State, str]]:
+        task = Task("0123456789abcdef" * 2, "ABC123456", 14, 0.0, "sealed")
+        outcome = self.equipment.configure(task, BODY)
+        self.network.settle()
+        return outcome
+
+    def server(self) -> MemoryTransport:
+        return self.network.connections[-1][1].other
+
+    def say(self, data: bytes) -> None:
+        self.server().write(data)
+        self.network.settle()
+
+    def test_the_request(self) -> None:
+        """A gets the body's bytes unchanged, and the task id as Idempotency-Key."""
+        outcome = self.call()
+        head, _, body = bytes(self.received).partition(b"\r\n\r\n")
+        self.assertTrue(head.startswith(b"POST /api/v1/equipment/cpe/ABC123456 HTTP/1.1\r\n"), head)
+        self.assertEqual(body, BODY)
+        self.assertIn(b"Idempotency-Key: " + b"0123456789abcdef" * 2, head)
+        self.assertIn(b"Content-Type: application/json", head)
+        self.say(_http("200 OK", b'{"code": 200, "message": "success"}'))
+        self.assertIs(self.successResultOf(outcome)[0], State.COMPLETED)
+
+    def test_byte_by_byte(self) -> None:
+        """An answer that arrives one byte at a time is the same answer."""
+        outcome = self.call()
+        for byte in _http("404 Not Found", b'{"code": 404, "message": "x"}'):
+            self.say(bytes([byte]))
+        self.assertIs(self.successResultOf(outcome)[0], State.NOT_FOUND)
+
+    def test_the_connection_is_used_again(self) -> None:
+        """Two calls after one another share a connection."""
+        for _ in range(2):
+            outcome = self.call()
+            self.say(_http("200 OK", b'{"code": 200}'))
+            self.successResultOf(outcome)
+        self.assertEqual(len(self.network.connections), 1)
+
+    def test_no_answer(self) -> None:
+        """Without an answer within the deadline the task has failed, and the connection is closed."""
+        outcome = self.call()
+        self.network.advance(89.9)
+        self.assertNoResult(outcome)
+        self.network.advance(0.2)
+        self.assertIs(self.successResultOf(outcome)[0], State.FAILED)
+        self.assertFalse(self.server().connected)
+
+    def test_half_an_answer(self) -> None:
+        """The deadline covers the body too: headers and then silence have failed."""
+        outcome = self.call()
+        self.say(b'HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"code"')
+        self.network.advance(91)
+        self.assertIs(self.successResultOf(outcome)[0], State.FAILED)
+        self.assertFalse(self.server().connected)
+
+    def test_not_http(self) -> None:
+        """Bytes that are no HTTP are an answer that is not A's contract: final."""
+        outcome = self.call()
+        self.say(b"220 smtp.example ESMTP\r\n\r\n")
+        self.assertIs(self.successResultOf(outcome)[0], State.FAILED)
+
+    def test_an_endless_answer(self) -> None:
+        """An answer larger than any of A's has failed, and is not read on."""
+        outcome = self.call()
+        self.say(b"HTTP/1.1 200 OK\r\nContent-Length: 10000000\r\n\r\n" + b"x" * 70_000)
+        self.assertIs(self.successResultOf(outcome)[0], State.FAILED)
+        self.assertFalse(self.server().connected)
+
+    def assertUnreachable(self, outcome: Deferred[tuple[State, str]]) -> EquipmentUnreachable:
+        return cast("EquipmentUnreachable", self.failureResultOf(outcome, EquipmentUnreachable).value)
+
+    def test_refused(self) -> None:
+        """A refused connection is an outage."""
+        self.network.factories.clear()
+        self.assertUnreachable(self.call())
+
+    def test_dropped_without_an_answer(self) -> None:
+        """A connection that is closed without an answer is an outage, whether before or within the headers or the body."""
+        for beginning in (b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"):
+            outcome = self.call()
+            self.say(beginning)
+            self.server().cut()
+            self.network.settle()
+            self.assertUnreachable(outcome)
+
+    def test_gateway_errors(self) -> None:
+        """502, 503 and 504 are outages, and their Retry-After is passed on."""
+        for status in ("502 Bad Gateway", "503 Service Unavailable", "504 Gateway Timeout"):
+            outcome = self.call()
+            self.say(_http(status, b"<html>", "Retry-After: 17"))
+            self.assertEqual(self.assertUnreachable(outcome).retry_after_s, 17.0)
+
+    def test_redirects_are_not_followed(self) -> None:
+        """A redirect is not A's contract: failed, and nothing is sent elsewhere."""
+        outcome = self.call()
+        self.say(_http("307 Temporary Redirect", b"", "Location: https://elsewhere/"))
+        self.assertIs(self.successResultOf(outcome)[0], State.FAILED)
+
+    def test_cancel(self) -> None:
+        """Cancelling a call closes its connection."""
+        outcome = self.call()
+        outcome.addErrback(lambda _: None)
+        outcome.cancel()
+        self.network.settle()
+        self.assertFalse(self.server().connected)
+
+    def test_nothing_is_left(self) -> None:
+        """After a call no timer of it is left."""
+        outcome = self.call()
+        self.say(_http("200 OK", b'{"code": 200}', "Connection: close"))
+        self.successResultOf(outcome)
+        self.network.settle()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
