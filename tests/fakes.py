@@ -1,0 +1,114 @@
+"""Small stand-ins for the seams of `rtprov.interfaces`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from attrs import define, field
+from twisted.internet.defer import Deferred, fail, succeed
+
+from rtprov.errors import BrokerUnavailable, SealError
+from rtprov.model import Event, State, Task
+
+
+class PlainSealer:
+    """Seals by a prefix; what lacks it does not open."""
+
+    def seal(self, body: bytes) -> str:
+        return "sealed:" + body.decode()
+
+    def open(self, sealed: str) -> bytes:
+        if not sealed.startswith("sealed:"):
+            raise SealError("The body is sealed with an unknown key")
+        return sealed.removeprefix("sealed:").encode()
+
+
+@define(eq=False)
+class FakeDelivery:
+    """A delivery that remembers how it was settled: "ack", "requeue" or "dead"."""
+
+    body: bytes
+    redelivered: bool = False
+    settled: str | None = None
+    lost: bool = False
+
+    @property
+    def live(self) -> bool:
+        return self.settled is None and not self.lost
+
+    def ack(self) -> None:
+        if self.live:
+            self.settled = "ack"
+
+    def nack(self, *, requeue: bool) -> None:
+        if self.live:
+            self.settled = "requeue" if requeue else "dead"
+
+
+@define(eq=False)
+class FakeJournal:
+    """Applies appended events at once while `up`; while it is not, appends and barriers wait for `come_up`."""
+
+    apply: Callable[[Event], None]
+    up: bool = True
+    events: list[Event] = field(factory=list)
+    barriers: int = 0
+    barrier_fails: bool = False
+    _waiting: list[tuple[Deferred[None], Event]] = field(factory=list)
+
+    def append(self, event: Event) -> Deferred[None]:
+        if not self.up:
+            waiting: Deferred[None] = Deferred()
+            self._waiting.append((waiting, event))
+            return waiting
+        self.events.append(event)
+        self.apply(event)
+        return succeed(None)
+
+    def barrier(self) -> Deferred[None]:
+        self.barriers += 1
+        return fail(BrokerUnavailable("away")) if self.barrier_fails else succeed(None)
+
+    def come_up(self) -> None:
+        self.up = True
+        waiting, self._waiting = self._waiting, []
+        for deferred, event in waiting:
+            if not deferred.called:
+                self.append(event)
+                deferred.callback(None)
+
+
+@define(eq=False)
+class Call:
+    """One call to A, and how it ends."""
+
+    task: Task
+    body: bytes
+    outcome: Deferred[tuple[State, str]]
+    cancelled: bool = False
+
+    def end(self, state: State = State.COMPLETED) -> None:
+        self.outcome.callback((state, "by the test"))
+
+    def break_off(self, error: Exception) -> None:
+        self.outcome.errback(error)
+
+
+@define(eq=False)
+class FakeEquipment:
+    """Keeps each call until the test ends it."""
+
+    calls: list[Call] = field(factory=list)
+
+    def configure(self, task: Task, body: bytes) -> Deferred[tuple[State, str]]:
+        def cancel(_: object) -> None:
+            call.cancelled = True
+
+        call = Call(task, body, Deferred(cancel))
+        self.calls.append(call)
+        return call.outcome
+
+    @property
+    def under_way(self) -> list[str]:
+        """The tasks whose call has not ended, in the order of the calls."""
+        return [call.task.task_id for call in self.calls if not call.outcome.called]

@@ -1,0 +1,358 @@
+"""The worker's rules: order, adoption, judgement, retries, drain; with no broker and no A."""
+
+from __future__ import annotations
+
+import random
+from typing import cast
+
+from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from rtprov.amqp.topology import Shard
+from rtprov.errors import EquipmentUnreachable
+from rtprov.model import Finished, Requested, Started, State, Task
+from rtprov.store import Store
+from rtprov.wire import encode_task
+from rtprov.worker import RENEW_AFTER_S, RENEW_LOOK_S, ShardWorker, retry_pause_s
+from tests.fakes import FakeDelivery, FakeEquipment, FakeJournal, PlainSealer
+
+EPOCH = 1_800_000_000.0
+BODY = b'{"timeoutInSeconds": 14}'
+
+
+def task_id(number: int) -> str:
+    return f"{number:032x}"
+
+
+class WorkerTestCase(SynchronousTestCase):
+    concurrency = 5
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.store = Store(86400.0)
+        self.journal = FakeJournal(self.store.apply)
+        self.equipment = FakeEquipment()
+        self.worker = ShardWorker(
+            shard=Shard(0, 1),
+            store=self.store,
+            journal=self.journal,
+            equipment=self.equipment,
+            sealer=PlainSealer(),
+            slots=DeferredSemaphore(self.concurrency),
+            window=100,
+            patience_s=600.0,
+            clock=cast("IReactorTime", self.clock),
+            wall_clock=lambda: EPOCH + self.clock.seconds(),
+            rng=random.Random(7),
+        )
+
+    def deliver(self, number: int, equipment_id: str = "DEVICE1", *, redelivered: bool = False, sealed: str | None = None) -> FakeDelivery:
+        task = Task(task_id(number), equipment_id, 14, EPOCH, PlainSealer().seal(BODY) if sealed is None else sealed)
+        if not redelivered:
+            self.store.apply(Requested(task.task_id, equipment_id, EPOCH))
+        delivery = FakeDelivery(encode_task(task), redelivered)
+        self.worker._on_delivery(delivery)
+        return delivery
+
+    def lose_connection(self, *deliveries: FakeDelivery) -> None:
+        for delivery in deliveries:
+            delivery.lost = True
+        self.worker.detach()
+
+    def state(self, number: int, equipment_id: str = "DEVICE1") -> State | None:
+        return self.store.lookup(task_id(number), equipment_id)
+
+    def drain(self, deadline_s: float = 120.0) -> Deferred[None]:
+        return Deferred.fromCoroutine(self.worker.drain(deadline_s))
+
+
+class OneTask(WorkerTestCase):
+    def test_finish_then_acknowledge(self) -> None:
+        """The delivery is acknowledged once the outcome is in the journal, and not before."""
+        delivery = self.deliver(1)
+        self.assertEqual(self.equipment.calls[0].body, BODY)
+        self.journal.up = False
+        self.equipment.calls[0].end()
+        self.assertIsNone(delivery.settled)
+        self.journal.come_up()
+        self.assertEqual(delivery.settled, "ack")
+        self.assertEqual(self.worker.held, 0)
+        started, finished = self.journal.events
+        self.assertEqual(started, Started(task_id(1), "DEVICE1", EPOCH, 1))
+        self.assertIsInstance(finished, Finished)
+        self.assertIs(self.state(1), State.COMPLETED)
+
+    def test_each_outcome_is_journalled(self) -> None:
+        """A's word becomes the task's final state."""
+        for number, state in enumerate((State.COMPLETED, State.FAILED, State.NOT_FOUND), 1):
+            self.deliver(number)
+            self.equipment.calls[-1].end(state)
+            self.assertIs(self.state(number), state)
+
+    def test_a_message_that_is_no_task(self) -> None:
+        """What cannot be decoded goes to the dead letters, and the rest goes on."""
+        delivery = FakeDelivery(b"not ours")
+        self.worker._on_delivery(delivery)
+        self.assertEqual(delivery.settled, "dead")
+        self.deliver(1)
+        self.assertEqual(self.equipment.under_way, [task_id(1)])
+
+    def test_sealed_with_another_key(self) -> None:
+        """A body that does not open ends its task as failed, without a call."""
+        delivery = self.deliver(1, sealed="?")
+        self.assertEqual(delivery.settled, "ack")
+        self.assertIs(self.state(1), State.FAILED)
+        self.assertEqual(self.equipment.calls, [])
+
+    def test_an_error_of_ours(self) -> None:
+        """An unexpected error returns the task to the broker, and is logged once."""
+        delivery = self.deliver(1)
+        self.equipment.calls[0].break_off(ZeroDivisionError())
+        self.assertEqual(delivery.settled, "requeue")
+        self.assertEqual(self.worker.held, 0)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+
+class Order(WorkerTestCase):
+    def test_one_call_a_device(self) -> None:
+        """A device's tasks are called one after the other, in order; other devices do not wait."""
+        for number in (1, 2, 3):
+            self.deliver(number)
+        self.deliver(9, "DEVICE2")
+        self.assertEqual(self.equipment.under_way, [task_id(1), task_id(9)])
+        self.equipment.calls[0].end(State.FAILED)
+        self.assertEqual(self.equipment.under_way, [task_id(9), task_id(2)])
+
+    def test_the_next_task_waits_for_the_journal(self) -> None:
+        """A device's next task starts only once the outcome of the one before is safe."""
+        self.deliver(1)
+        self.deliver(2)
+        self.journal.up = False
+        self.equipment.calls[0].end()
+        self.assertEqual(self.equipment.under_way, [])
+        self.journal.come_up()
+        self.assertEqual(self.equipment.under_way, [task_id(2)])
+
+    def test_slots(self) -> None:
+        """No more calls than slots are under way; waiting tasks of one device hold none."""
+        for number in range(20):
+            self.deliver(number, "DEVICE1")
+        for number in range(20, 30):
+            self.deliver(number, f"DEVICE{number}")
+        self.assertEqual(self.equipment.under_way, [task_id(number) for number in (0, 20, 21, 22, 23)])
+        self.equipment.calls[1].end()
+        self.assertEqual(len(self.equipment.under_way), 5)
+
+
+class Retries(WorkerTestCase):
+    def fail_call(self, retry_after_s: float | None = None) -> None:
+        self.equipment.calls[-1].break_off(EquipmentUnreachable("refused", retry_after_s))
+
+    def test_an_outage_is_waited_out(self) -> None:
+        """After an outage the task pauses, holds no slot, and is called again; its attempts are journalled."""
+        self.deliver(1)
+        self.fail_call()
+        self.assertEqual(self.equipment.under_way, [])
+        self.assertIs(self.state(1), State.RUNNING)
+        for number in range(2, 7):
+            self.deliver(number, f"DEVICE{number}")
+        self.assertEqual(len(self.equipment.under_way), 5)
+        self.clock.advance(1.0)
+        self.assertNotIn(task_id(1), self.equipment.under_way)
+        self.equipment.calls[-1].end()
+        self.assertIn(task_id(1), self.equipment.under_way)
+        self.assertEqual(self.store.attempts(task_id(1)), 2)
+
+    def test_patience(self) -> None:
+        """The task is tried with growing pauses until its patience is over, and then has failed."""
+        delivery = self.deliver(1)
+        while delivery.settled is None:
+            self.fail_call()
+            self.clock.advance(0)
+            while not self.equipment.under_way and delivery.settled is None:
+                self.clock.advance(0.5)
+                self.assertLess(self.clock.seconds(), 700.0)
+        self.assertGreaterEqual(self.clock.seconds(), 599.0)
+        self.assertIs(self.state(1), State.FAILED)
+        self.assertGreater(len(self.equipment.calls), 10)
+        self.assertLess(len(self.equipment.calls), 40)
+
+    def test_patience_survives_a_failover(self) -> None:
+        """Patience counts from the first attempt, whoever made it."""
+        self.store.apply(Started(task_id(1), "DEVICE1", EPOCH - 590.0, 7))
+        delivery = self.deliver(1, redelivered=True)
+        self.fail_call()
+        self.clock.advance(11.0)
+        self.assertEqual(self.store.attempts(task_id(1)), 9)
+        self.fail_call()
+        self.assertEqual(delivery.settled, "ack")
+        self.assertIs(self.state(1), State.FAILED)
+
+    def test_retry_after_is_honoured(self) -> None:
+        """A's own Retry-After is waited for, even where our pause would be shorter."""
+        self.deliver(1)
+        self.fail_call(retry_after_s=100.0)
+        self.clock.advance(99.9)
+        self.assertEqual(self.equipment.under_way, [])
+        self.clock.advance(0.2)
+        self.assertEqual(self.equipment.under_way, [task_id(1)])
+
+    def test_retry_after_beyond_patience(self) -> None:
+        """When A asks for more than is left of the patience, the task has failed at once."""
+        delivery = self.deliver(1)
+        self.fail_call(retry_after_s=601.0)
+        self.assertEqual(delivery.settled, "ack")
+        self.assertIs(self.state(1), State.FAILED)
+
+    def test_pauses(self) -> None:
+        """Pauses double from 1 s to 60 s, jittered down to a half."""
+        rng = random.Random(1)
+        for attempt, longest in ((1, 1.0), (2, 2.0), (6, 32.0), (7, 60.0), (1000, 60.0)):
+            pauses = [retry_pause_s(attempt, rng) for _ in range(50)]
+            self.assertTrue(all(longest / 2 <= pause <= longest for pause in pauses), (attempt, pauses))
+            self.assertGreater(len(set(pauses)), 10)
+
+
+class Reconnection(WorkerTestCase):
+    def test_adoption(self) -> None:
+        """A running call survives the loss of the connection, and its message, redelivered, only renews the delivery."""
+        first = self.deliver(1)
+        self.lose_connection(first)
+        again = self.deliver(1, redelivered=True)
+        self.assertEqual(len(self.equipment.calls), 1)
+        self.equipment.calls[0].end()
+        self.assertEqual((first.settled, again.settled), (None, "ack"))
+        self.assertIs(self.state(1), State.COMPLETED)
+
+    def test_finished_while_the_broker_was_away(self) -> None:
+        """A call that ends meanwhile is journalled when the broker is back, and the redelivered message is acknowledged."""
+        first = self.deliver(1)
+        self.journal.up = False
+        self.lose_connection(first)
+        self.equipment.calls[0].end()
+        again = self.deliver(1, redelivered=True)
+        self.assertIsNone(again.settled)
+        self.journal.come_up()
+        self.assertEqual(again.settled, "ack")
+        self.assertEqual(len(self.equipment.calls), 1)
+
+    def test_finished_before_the_redelivery(self) -> None:
+        """A redelivered task that the journal knows as finished is acknowledged, behind a barrier, without a call."""
+        self.store.apply(Finished(task_id(1), "DEVICE1", EPOCH, State.COMPLETED, ""))
+        delivery = self.deliver(1, redelivered=True)
+        self.assertEqual((delivery.settled, self.equipment.calls, self.journal.barriers), ("ack", [], 1))
+
+    def test_waiting_tasks_are_forgotten(self) -> None:
+        """Tasks that wait in a lane are dropped with the connection, and come back in order."""
+        deliveries = [self.deliver(number) for number in (1, 2, 3)]
+        self.lose_connection(*deliveries)
+        self.assertEqual(self.worker.held, 1)
+        for number in (1, 2, 3):
+            self.deliver(number, redelivered=True)
+        for number in (1, 2, 3):
+            self.assertEqual(self.equipment.under_way, [task_id(number)])
+            self.equipment.calls[-1].end()
+
+    def test_no_call_begins_without_a_delivery(self) -> None:
+        """A task that pauses when the connection goes is let go at its next attempt; its message makes it a new job."""
+        delivery = self.deliver(1)
+        self.equipment.calls[0].break_off(EquipmentUnreachable("refused"))
+        self.lose_connection(delivery)
+        self.clock.advance(2.0)
+        self.assertEqual((len(self.equipment.calls), self.worker.held), (1, 0))
+        self.deliver(1, redelivered=True)
+        self.assertEqual(len(self.equipment.calls), 2)
+
+    def test_a_barrier_that_fails_is_asked_again(self) -> None:
+        """Without a barrier no redelivered task is judged; it is asked for again."""
+        self.journal.barrier_fails = True
+        self.deliver(1, redelivered=True)
+        self.clock.pump([0.5] * 10)
+        self.assertEqual(self.equipment.calls, [])
+        self.journal.barrier_fails = False
+        self.clock.advance(1.0)
+        self.assertEqual(self.equipment.under_way, [task_id(1)])
+
+    def test_adopted_tasks_are_judged_again(self) -> None:
+        """A paused task that was finished elsewhere while we were away is only acknowledged."""
+        delivery = self.deliver(1)
+        self.equipment.calls[0].break_off(EquipmentUnreachable("refused"))
+        self.lose_connection(delivery)
+        self.store.apply(Finished(task_id(1), "DEVICE1", EPOCH, State.COMPLETED, ""))
+        again = self.deliver(1, redelivered=True)
+        self.clock.advance(2.0)
+        self.assertEqual((again.settled, len(self.equipment.calls)), ("ack", 1))
+
+
+class Renewal(WorkerTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.worker._renewal.start(RENEW_LOOK_S, now=False)
+        self.addCleanup(self.worker.detach)
+
+    def test_long_held_deliveries_are_returned_and_adopted(self) -> None:
+        """A delivery held for 20 minutes goes back to the broker; the call goes on and adopts the message when it comes again."""
+        delivery = self.deliver(1)
+        self.clock.pump([RENEW_LOOK_S] * int(RENEW_AFTER_S / RENEW_LOOK_S - 1))
+        self.assertIsNone(delivery.settled)
+        self.clock.advance(RENEW_LOOK_S)
+        self.assertEqual(delivery.settled, "requeue")
+        again = self.deliver(1, redelivered=True)
+        self.equipment.calls[0].end()
+        self.assertEqual((again.settled, len(self.equipment.calls)), ("ack", 1))
+
+    def test_an_attempt_waits_for_its_delivery_to_come_back(self) -> None:
+        """A task that would call A while its delivery is being renewed keeps its place in the lane until the message is back."""
+        self.deliver(1)
+        self.deliver(2)
+        self.clock.pump([RENEW_LOOK_S] * int(RENEW_AFTER_S / RENEW_LOOK_S))
+        self.equipment.calls[0].break_off(EquipmentUnreachable("refused"))
+        self.clock.advance(1.0)
+        self.assertEqual(self.equipment.under_way, [])
+        self.deliver(1, redelivered=True)
+        self.deliver(2, redelivered=True)
+        self.clock.advance(1.0)
+        self.assertEqual(self.equipment.under_way, [task_id(1)])
+
+
+class Drain(WorkerTestCase):
+    def test_running_calls_end_and_no_other_begins(self) -> None:
+        """Drain waits for the running call, and leaves everything else unsettled for the broker to deliver elsewhere."""
+        running, waiting = self.deliver(1), self.deliver(2)
+        paused = self.deliver(3, "DEVICE3")
+        self.equipment.calls[1].break_off(EquipmentUnreachable("refused"))
+        drained = self.drain()
+        late = self.deliver(4, "DEVICE4")
+        self.clock.advance(10.0)
+        self.assertNoResult(drained)
+        self.equipment.calls[0].end()
+        self.assertIsNone(self.successResultOf(drained))
+        self.assertEqual([each.settled for each in (running, waiting, paused, late)], ["ack", None, None, None])
+        self.assertEqual(len(self.equipment.calls), 2)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_a_call_that_breaks_off_during_drain_is_not_repeated(self) -> None:
+        """An outage during drain leaves the task to the next worker at once."""
+        delivery = self.deliver(1)
+        drained = self.drain()
+        self.equipment.calls[0].break_off(EquipmentUnreachable("refused"))
+        self.assertIsNone(self.successResultOf(drained))
+        self.assertIsNone(delivery.settled)
+
+    def test_the_deadline(self) -> None:
+        """Calls that outlive the deadline are cancelled, and their tasks left to the broker."""
+        delivery = self.deliver(1)
+        drained = self.drain(120.0)
+        self.clock.advance(119.0)
+        self.assertNoResult(drained)
+        self.clock.advance(1.0)
+        self.assertIsNone(self.successResultOf(drained))
+        self.assertTrue(self.equipment.calls[0].cancelled)
+        self.assertIsNone(delivery.settled)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_nothing_to_drain(self) -> None:
+        """An idle worker drains at once."""
+        self.assertIsNone(self.successResultOf(self.drain()))
