@@ -18,19 +18,19 @@ from typing import Any, cast
 
 from attrs import define, field, frozen
 from cryptography.fernet import Fernet
-from rtprov.amqp.topology import Shard
-from rtprov.amqp.url import BrokerUrl
-from rtprov.broker.server import make_broker
-from rtprov.broker.storage import MemoryStorage
-from rtprov.http import JsonSite
-from rtprov.scenario import Rule
-from rtprov.seal import FernetSealer
-from rtprov.stub import Stub
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.web.http_headers import Headers
 
+from rtprov.amqp.topology import Shard
+from rtprov.amqp.url import BrokerUrl
+from rtprov.broker.server import make_broker
+from rtprov.broker.storage import MemoryStorage
 from rtprov.equipment import HttpEquipment
+from rtprov.http import JsonSite
+from rtprov.scenario import Rule
+from rtprov.seal import FernetSealer
+from rtprov.stub import Stub
 from rtprov.tap.assembly import FrontendService, Surroundings, WorkerService, WorkerSettings
 from tests.memory import MemoryNetwork, http_client
 
