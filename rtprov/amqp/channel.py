@@ -1,0 +1,248 @@
+"""One AMQP channel: the generated methods with their answers, consumers, and the confirms of what was published.
+
+Methods are called as txAMQP has it: ``await channel.queue_declare(queue="q", durable=True)`` (see `rtprov.amqp.methods`). One method that
+has an answer is under way at a time; further ones wait their turn. Whoever cancels such a Deferred is only forgotten: the method is sent
+and answered all the same, so that channel and broker stay in step. A method that is not answered within the connection's `call_deadline_s`
+takes the connection with it, or only the channel where that was opened with ``fatal=False``.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import attrs
+from pamqp.commands import Basic, Channel
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.logger import Logger
+
+from rtprov.amqp._txamqp import ChannelBase, Content, Message
+from rtprov.amqp.framing import Assembler, Command, Frame, encode_content, encode_header, encode_method
+from rtprov.amqp.spec import METHODS, SPEC, PamqpMethod
+from rtprov.errors import AmqpError, BrokerError, BrokerUnavailable, Overloaded
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IDelayedCall
+
+    from rtprov.amqp.consumer import Delivery
+    from rtprov.amqp.protocol import AmqpConnection
+
+MAX_WAITING_CALLS = 1000
+_CLOSE = METHODS[Channel.Close]
+
+
+class ConfirmListener(Protocol):
+    """Whoever publishes on a channel in confirm mode: see `rtprov.amqp.publisher`. Each may raise `AmqpError` on nonsense."""
+
+    def on_confirm(self, delivery_tag: int, *, multiple: bool, positive: bool) -> None: ...
+
+    def on_return(self, message: Message) -> None: ...
+
+
+@attrs.define(eq=False)
+class _Call:
+    """A method that has an answer; `data` is its frame."""
+
+    method: PamqpMethod
+    data: bytes
+    answer: Deferred[Message]
+
+
+class AmqpChannel(ChannelBase):
+    """Made by `AmqpConnection.open_channel`, and never again usable once `closed`.
+
+    `consumers` maps consumer tags to what takes their deliveries (use `rtprov.amqp.consumer.consume`); `confirms` hears of confirms and
+    returns; deliveries up to the tag `settled_upto` have been acknowledged together; `flowing` is false while the broker forbids us to
+    publish here (``channel.flow``).
+    """
+
+    _log = Logger()
+
+    def __init__(self, id: int, client: AmqpConnection, *, fatal: bool) -> None:
+        # Not txAMQP's own __init__: it makes queues that import the global reactor.
+        self.id = id
+        self.client = client
+        self.fatal = fatal
+        self.closed = False
+        self.reason: BrokerError | None = None
+        self.flowing = True
+        self.consumers: dict[str, Callable[[Command], None]] = {}
+        self.confirms: ConfirmListener | None = None
+        self.settled_upto = 0
+        self._tags = 0
+        self._closing = False
+        self._assembler = Assembler(id, client.max_body_bytes)
+        self._calls: deque[_Call] = deque()
+        self._deadline: IDelayedCall | None = None
+        self._closed_callbacks: list[Callable[[BrokerError], None]] = []
+
+    def on_closed(self, callback: Callable[[BrokerError], None]) -> None:
+        """Have `callback` called, once, with the reason for which the channel is gone; at once when it is."""
+        if self.reason is not None:
+            callback(self.reason)
+        else:
+            self._closed_callbacks.append(callback)
+
+    def new_consumer_tag(self) -> str:
+        """A tag that no consumer of this channel has had."""
+        self._tags += 1
+        return f"rtprov.{self.id}.{self._tags}"
+
+    def ack_all(self, delivery: Delivery) -> None:
+        """Acknowledge `delivery` and every earlier one of this channel with one frame."""
+        if delivery.live:
+            self.settled_upto = delivery.delivery_tag
+            self.send(encode_method(self.id, Basic.Ack(delivery.delivery_tag, True)))
+
+    def send(self, data: bytes) -> None:
+        """Write finished frames of this channel. Nothing happens once the channel is closed."""
+        if not self.closed:
+            self.client.send(data)
+
+    # What txAMQP's generated methods call.
+
+    def invoke(self, method: PamqpMethod, args: Sequence[Any], content: Content | None = None) -> Deferred[Any]:
+        """Send a method; see `rtprov.amqp.methods` for what the Deferred tells. All is encoded before a byte of it is sent."""
+        if self.closed or self._closing:
+            return fail(self.reason or BrokerUnavailable("The channel is being closed"))
+        try:
+            data = self._encode(method, args, content)
+        except Exception:
+            return fail()
+        if not method.responses or (method.nowait is not None and args[method.nowait]):
+            self.client.send(data)
+            return succeed(None)
+        if len(self._calls) >= MAX_WAITING_CALLS:
+            return fail(Overloaded(f"{MAX_WAITING_CALLS} methods wait for their answer on channel {self.id}"))
+        self._closing = method is _CLOSE
+        call = _Call(method, data, Deferred())
+        self._calls.append(call)
+        if len(self._calls) == 1:
+            self._send_call()
+        return call.answer
+
+    def _encode(self, method: PamqpMethod, args: Sequence[Any], content: Content | None) -> bytes:
+        command = method.command(*args)
+        if not method.content:
+            return encode_method(self.id, command)
+        body = content.body if content is not None else b""
+        properties = content.properties if content is not None else None
+        if not isinstance(body, bytes):
+            raise TypeError(f"a body is bytes, not {type(body).__name__}")
+        if not isinstance(properties, Basic.Properties):
+            properties = Basic.Properties(**(properties or {}))
+        return encode_content(self.id, command, encode_header(properties, len(body)), body, self.client.frame_max)
+
+    def _send_call(self) -> None:
+        self._deadline = self.client.clock.callLater(self.client.call_deadline_s, self._overdue)
+        self.client.send(self._calls[0].data)
+
+    def _overdue(self) -> None:
+        method = self._calls[0].method
+        text = f"The broker did not answer {method.command.name} within {self.client.call_deadline_s:g} s"
+        self._deadline = None
+        if self.fatal:
+            self.client.drop(text)
+            return
+        if method is not _CLOSE:
+            self.client.send(encode_method(self.id, Channel.Close(200, "gave up waiting", 0, 0)))
+        self.do_close(BrokerUnavailable(text))
+
+    # What the connection calls.
+
+    def feed(self, frame: Frame) -> None:
+        """Take a frame of this channel. Raises `AmqpError` where the broker breaks the protocol."""
+        command = self._assembler.feed(frame)
+        if command is None:
+            return
+        method = command.method
+        if self.closed or self._closing:
+            self._on_late(command)
+        elif isinstance(method, Basic.Deliver):
+            self._deliver(method, command)
+        elif isinstance(method, Basic.Ack):
+            self.on_confirm(method.delivery_tag, multiple=method.multiple, positive=True)
+        else:
+            message = _as_message(command)
+            if message.method.response:
+                self._on_answer(message)
+            else:
+                self.client.delegate.dispatch(self, message)
+
+    def _deliver(self, method: Basic.Deliver, command: Command) -> None:
+        take = self.consumers.get(str(method.consumer_tag))
+        if take is None:
+            raise AmqpError(503, f"COMMAND_INVALID - delivery for an unknown consumer {method.consumer_tag!r}", 60, 60)
+        try:
+            take(command)
+        except Exception:
+            # It must not be held for ever unsettled: with the connection gone, the broker delivers it again.
+            self._log.failure("the consumer {tag} of channel {id} failed on a delivery", tag=method.consumer_tag, id=self.id)
+            self.client.drop("A consumer failed on a delivery")
+
+    def on_confirm(self, delivery_tag: int, *, multiple: bool, positive: bool) -> None:
+        """The broker's ``basic.ack`` or ``basic.nack``."""
+        if self.confirms is None:
+            raise AmqpError(503, "COMMAND_INVALID - confirm on a channel that is not in confirm mode", 60, 80)
+        self.confirms.on_confirm(delivery_tag, multiple=multiple, positive=positive)
+
+    def _on_answer(self, message: Message) -> None:
+        if not self._calls or message.method not in self._calls[0].method.responses:
+            raise AmqpError(503, f"COMMAND_INVALID - {message.method.command.name} answers nothing that was asked")
+        call = self._calls.popleft()
+        self._stop_deadline()
+        if self._calls:
+            self._send_call()
+        call.answer.callback(message)
+
+    def _on_late(self, command: Command) -> None:
+        """Once we want the channel closed, only the close matters; all else is to be passed over (§1.5.2.5)."""
+        method = command.method
+        if isinstance(method, Channel.Close):
+            self.client.send(encode_method(self.id, Channel.CloseOk()))
+            if not self.closed and self._calls[0].method is not _CLOSE:
+                self.client.channels.pop(self.id, None)  # ours was never sent, so no answer to it is due
+            self.do_close(closed_by(method))
+        elif isinstance(method, Channel.CloseOk):
+            self.client.channels.pop(self.id, None)
+            close = None if self.closed else self._calls.pop()
+            self.do_close(BrokerUnavailable("The channel was closed"))
+            if close is not None:
+                close.answer.callback(_as_message(command))
+        elif not self.closed and METHODS[type(method)].response:
+            self._on_answer(_as_message(command))
+
+    def do_close(self, reason: BrokerError) -> None:
+        """The channel is gone: everything that waits on it fails with `reason`. Nothing is sent."""
+        if self.closed:
+            return
+        self.closed, self.reason = True, reason
+        self._stop_deadline()
+        self.consumers.clear()
+        calls, self._calls = self._calls, deque()
+        for call in calls:
+            call.answer.errback(reason)
+        callbacks, self._closed_callbacks = self._closed_callbacks, []
+        for callback in callbacks:
+            callback(reason)
+
+    def _stop_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+
+def closed_by(method: Any) -> AmqpError:
+    """The reason that a ``channel.close`` or ``connection.close`` gives."""
+    return AmqpError(method.reply_code, method.reply_text, method.class_id, method.method_id)
+
+
+def _as_message(command: Command) -> Message:
+    method = command.method
+    content = None if command.properties is None else Content(command.body, None, command.properties)
+    return Message(METHODS[type(method)], [value for _, value in method], content)
+
+
+CHANNEL_CLASS: Callable[..., AmqpChannel] = type("GeneratedAmqpChannel", (AmqpChannel, SPEC.klass), {})
+"""The channel with txAMQP's generated methods; what txAMQP's client makes for itself as `channelFactory`."""

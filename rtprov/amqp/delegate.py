@@ -1,0 +1,90 @@
+"""What a connection does with the methods that the broker sends of its own accord; a fresh one for each connection.
+
+Deliveries and confirms, the bulk, do not come this way: `AmqpChannel.feed` hands them out directly.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from twisted.logger import Logger
+
+from rtprov.amqp._txamqp import DelegateBase, Message, pythonize
+from rtprov.amqp.channel import AmqpChannel, closed_by
+from rtprov.errors import AmqpError, BrokerError
+
+if TYPE_CHECKING:
+    from rtprov.amqp.protocol import AmqpConnection
+
+
+class AmqpDelegate(DelegateBase):
+    """One method for each AMQP method, named and called as txAMQP has it. What has none here, the broker may not send."""
+
+    _log = Logger()
+    client: AmqpConnection
+
+    def dispatch(self, channel: AmqpChannel, message: Message) -> object:  # type: ignore[override]
+        """Call the handler of a message. Raises `AmqpError` 503 where the broker may not send that, or not on this channel."""
+        klass, method = message.method.klass.name, message.method.name
+        handler = getattr(self, f"{klass}_{pythonize(method)}", None)
+        if handler is None or (klass == "connection") != (channel.id == 0):
+            raise AmqpError(503, f"COMMAND_INVALID - unexpected {klass}.{method} on channel {channel.id}")
+        return super().dispatch(channel, message)
+
+    # The handshake (§2.2.4).
+
+    def connection_start(self, channel: AmqpChannel, message: Message) -> None:
+        self.client.on_start(channel, message)
+
+    def connection_tune(self, channel: AmqpChannel, message: Message) -> None:
+        self.client.on_tune(channel, message)
+
+    # The connection.
+
+    def connection_blocked(self, channel: AmqpChannel, message: Message) -> None:
+        self._log.warn("the broker blocks publishers: {reason}", reason=message.reason)
+        self.client.blocked = True
+
+    def connection_unblocked(self, channel: AmqpChannel, message: Message) -> None:
+        self._log.info("the broker takes messages again")
+        self.client.blocked = False
+
+    def connection_close(self, channel: AmqpChannel, message: Message) -> None:
+        channel.connection_close_ok()
+        self.client.on_close(closed_by(message))
+
+    # The channel.
+
+    def channel_close(self, channel: AmqpChannel, message: Message) -> None:
+        channel.channel_close_ok()
+        self.client.channels.pop(channel.id, None)
+        error = closed_by(message)
+        channel.do_close(error)
+        if channel.fatal:
+            self.client.drop(f"The broker closed a channel: {error}", error)
+
+    def channel_flow(self, channel: AmqpChannel, message: Message) -> None:
+        channel.flowing = message.active
+        channel.channel_flow_ok(active=message.active)
+
+    def basic_cancel(self, channel: AmqpChannel, message: Message) -> None:
+        channel.consumers.pop(message.consumer_tag, None)
+        if channel.fatal:
+            self.client.drop(f"The broker cancelled the consumer {message.consumer_tag}: its queue is gone or has moved")
+
+    def basic_ack(self, channel: AmqpChannel, message: Message) -> None:
+        channel.on_confirm(message.delivery_tag, multiple=message.multiple, positive=True)
+
+    def basic_nack(self, channel: AmqpChannel, message: Message) -> None:
+        channel.on_confirm(message.delivery_tag, multiple=message.multiple, positive=False)
+
+    def basic_return_(self, channel: AmqpChannel, message: Message) -> None:
+        if channel.confirms is not None:
+            channel.confirms.on_return(message)
+
+    # txAMQP's own answers to these would queue without bound, or close the wrong connection.
+
+    basic_deliver = None
+
+    def close(self, reason: BrokerError) -> None:
+        """The connection looks after itself; see `AmqpConnection.drop`."""

@@ -1,0 +1,162 @@
+"""Requests over AMQP with direct reply-to (https://www.rabbitmq.com/docs/direct-reply-to).
+
+`RpcClient` asks, `serve` answers. A request is mandatory, so that it comes straight back when nobody serves, and expires together with its
+caller's patience; a reply is given at most once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+import attrs
+from pamqp.commands import Basic
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from rtprov.amqp._txamqp import Content
+from rtprov.amqp.consumer import Delivery, consume
+from rtprov.amqp.publisher import Publisher
+from rtprov.errors import BrokerError, BrokerUnavailable, NoReply, Unconfirmed
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+    from rtprov.amqp.channel import AmqpChannel
+    from rtprov.amqp.protocol import AmqpConnection
+
+REPLY_TO = "amq.rabbitmq.reply-to"
+
+
+@attrs.define(eq=False)
+class _Request:
+    reply: Deferred[bytes]
+    timer: IDelayedCall
+
+
+class RpcClient:
+    """Asks queues, each request answered by one of the queue's consumers. A session of a `BrokerConnection`."""
+
+    _log = Logger()
+
+    def __init__(self, *, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._publisher = Publisher(clock=clock)
+        self._requests: dict[str, _Request] = {}
+        self._last_id = 0
+        self._ready = False
+
+    async def attach(self, connection: AmqpConnection) -> None:
+        """Open a channel for requests and replies. Raises `BrokerError`."""
+        await self._publisher.attach(connection)
+        channel = self._publisher.channel
+        if channel is None:
+            raise BrokerUnavailable("The connection to the broker was lost")
+        await consume(channel, REPLY_TO, self._on_reply, prefetch=0, no_ack=True)
+        channel.on_closed(self._on_lost)
+        self._ready = not channel.closed
+
+    def detach(self) -> None:
+        """The connection is gone: no reply can come any more."""
+        self._on_lost(BrokerUnavailable("detached"))
+        self._publisher.detach()
+
+    def _on_lost(self, reason: BrokerError) -> None:
+        self._ready = False
+        for correlation_id in list(self._requests):
+            self._end(correlation_id, NoReply(f"The reply was lost: {reason}"))
+
+    def call(self, queue: str, body: bytes, *, timeout_s: float) -> Deferred[bytes]:
+        """Send `body` to `queue` and fire with the reply's body.
+
+        Fails with `Unroutable` when there is no such queue, `NoReply` when nothing came within `timeout_s` seconds or the connection was
+        lost, `BrokerUnavailable` or `Overloaded` when nothing was sent. Cancelling forgets the request.
+        """
+        self._last_id += 1
+        correlation_id = str(self._last_id)
+        reply: Deferred[bytes] = Deferred(lambda _: self._give_up(correlation_id))
+        if not self._ready:
+            reply.errback(BrokerUnavailable("There is no connection to the broker"))
+            return reply
+        late = NoReply(f"No reply within {timeout_s:g} s")
+        self._requests[correlation_id] = _Request(reply, self._clock.callLater(timeout_s, self._end, correlation_id, late))
+        properties = Basic.Properties(correlation_id=correlation_id, reply_to=REPLY_TO, expiration=str(max(1, math.ceil(timeout_s * 1000))))
+        published = self._publisher.publish("", queue, body, properties=properties, mandatory=True)
+        published.addErrback(lambda reason: self._on_unpublished(correlation_id, reason))
+        return reply
+
+    def _on_unpublished(self, correlation_id: str, reason: Failure) -> None:
+        if reason.check(Unconfirmed) is not None:
+            # The broker may have passed it on all the same; only a refusal or the deadline ends the wait.
+            return
+        self._end(correlation_id, reason.value or NoReply("The request could not be sent"))
+
+    def _on_reply(self, delivery: Delivery) -> None:
+        self._end(str(delivery.properties.correlation_id), delivery.body)
+
+    def _end(self, correlation_id: str, result: bytes | BaseException) -> None:
+        request = self._forget(correlation_id)
+        if request is None:
+            return  # it was given up before
+        if isinstance(result, bytes):
+            request.reply.callback(result)
+        else:
+            request.reply.errback(result)
+
+    def _give_up(self, correlation_id: str) -> None:
+        self._forget(correlation_id)
+
+    def _forget(self, correlation_id: str) -> _Request | None:
+        request = self._requests.pop(correlation_id, None)
+        if request is not None and request.timer.active():
+            request.timer.cancel()
+        return request
+
+
+async def serve(channel: AmqpChannel, queue: str, handler: Callable[[bytes], Awaitable[bytes]], *, prefetch: int) -> str:
+    """Answer the requests in `queue` with what `handler` makes of their bodies, at most `prefetch` at a time; return the consumer tag.
+
+    A handler that fails is logged, and its request dropped: the caller's deadline tells it. When the channel is lost, handlers still at
+    work are cancelled. Raises `BrokerError`.
+    """
+    server = _Server(channel, queue, handler)
+    tag = await consume(channel, queue, server.on_request, prefetch=prefetch)
+    channel.on_closed(server.stop)
+    return tag
+
+
+class _Server:
+    _log = Logger()
+
+    def __init__(self, channel: AmqpChannel, queue: str, handler: Callable[[bytes], Awaitable[bytes]]) -> None:
+        self._channel = channel
+        self._queue = queue
+        self._handler = handler
+        self._at_work: set[Deferred[None]] = set()
+
+    def on_request(self, delivery: Delivery) -> None:
+        work = Deferred.fromCoroutine(self._answer(delivery))
+        if not work.called:
+            self._at_work.add(work)
+            work.addBoth(lambda _: self._at_work.discard(work))
+
+    def stop(self, _: BrokerError) -> None:
+        for work in list(self._at_work):
+            work.cancel()
+
+    async def _answer(self, delivery: Delivery) -> None:
+        try:
+            reply = await self._handler(delivery.body)
+            await self._send(delivery, reply)
+        except Exception:
+            if delivery.live:
+                self._log.failure("a request from {queue} could not be answered", queue=self._queue)
+        delivery.ack()
+
+    async def _send(self, delivery: Delivery, reply: bytes) -> None:
+        properties = delivery.properties
+        if properties.reply_to:
+            content = Content(reply, None, Basic.Properties(correlation_id=properties.correlation_id))
+            await self._channel.basic_publish(routing_key=properties.reply_to, content=content)

@@ -1,0 +1,70 @@
+"""AMQP 0-9-1 as a txAMQP specification, built from pamqp's own tables of methods.
+
+txAMQP wants an XML file and installs none; pamqp has the same knowledge, RabbitMQ's additions (confirms, ``basic.nack``,
+``connection.blocked``) included. `SPEC` and `METHODS` are built once, when this module is imported.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+
+from pamqp import base, commands
+
+from rtprov.amqp._txamqp import Class, Constant, Field, Method, Spec
+
+_CONSTANTS = {"frame-method": 1, "frame-header": 2, "frame-body": 3, "frame-heartbeat": 8, "frame-end": 206}
+_WITH_CONTENT = (commands.Basic.Publish, commands.Basic.Return, commands.Basic.Deliver, commands.Basic.GetOk)
+
+
+class PamqpMethod(Method):
+    """A method of the specification that knows its pamqp class.
+
+    `command` encodes and decodes it; `nowait` is the place of the no-wait bit among its fields, or None.
+    """
+
+    command: type[base.Frame]
+    nowait: int | None = None
+
+
+def build_spec() -> Spec:
+    """Translate pamqp's tables. Takes some milliseconds."""
+    spec = Spec(0, 9, "pamqp")
+    for name, value in _CONSTANTS.items():
+        spec.constants.add(Constant(spec, name, value, None, []))
+    table: dict[int, type[base.Frame]] = commands.INDEX_MAPPING
+    for index, command in sorted(table.items()):
+        class_name = command.name.partition(".")[0].lower()
+        if class_name not in spec.classes.byname:
+            spec.classes.add(Class(spec, class_name, index >> 16, class_name, []))
+        klass = spec.classes.byname[class_name]
+        klass.methods.add(_method(klass, index & 0xFFFF, command))
+    for klass in spec.classes:
+        for method in klass.methods:
+            method.responses = [klass.methods.byname[_hyphenated(name)] for name in method.command.valid_responses]
+            for response in method.responses:
+                response.response = True
+    spec.klass = spec.define_class("Amqp091")
+    return spec
+
+
+def _method(klass: Class, method_id: int, command: type[base.Frame]) -> PamqpMethod:
+    description = inspect.getdoc(command) or ""
+    content = issubclass(command, _WITH_CONTENT)
+    method = PamqpMethod(klass, _hyphenated(command.name), method_id, content, [], command.synchronous, description, [])
+    method.command = command
+    for position, slot in enumerate(command.attributes()):
+        # pamqp writes `global_`, which is no word of the protocol; txAMQP escapes keywords itself.
+        method.fields.add(Field(slot.rstrip("_"), position, command.amqp_type(slot), []))
+        if slot == "nowait":
+            method.nowait = position
+    return method
+
+
+def _hyphenated(name: str) -> str:
+    """``Queue.DeclareOk`` as the specification writes it: ``declare-ok``."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name.partition(".")[2]).lower()
+
+
+SPEC = build_spec()
+METHODS: dict[type[base.Frame], PamqpMethod] = {method.command: method for klass in SPEC.classes for method in klass.methods}

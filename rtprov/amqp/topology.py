@@ -1,0 +1,118 @@
+"""Exchanges, queues and streams of rtprov, and their names. All is durable; declaring it again changes nothing.
+
+::
+
+    rtprov.tasks ─┬─ requested.K ─▶ rtprov.work.K ── too many deliveries ──▶ rtprov.dead ─ requested.K ─▶ rtprov.dead.K
+                  └─ requested.K, event.K ─▶ rtprov.journal.K
+
+    rtprov.parked      what can be neither used nor dropped; rtprov only fills it
+    rtprov.status.K    status requests; lives as long as a worker consumes it
+
+K is a shard such as ``3of8``: its number, from 0, and how many there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import attrs
+
+if TYPE_CHECKING:
+    from rtprov.amqp.channel import AmqpChannel
+    from rtprov.amqp.protocol import AmqpConnection
+
+TASKS_EXCHANGE = "rtprov.tasks"
+DEAD_EXCHANGE = "rtprov.dead"
+PARKED_QUEUE = "rtprov.parked"
+
+# Every bounce of broker or worker counts as a delivery.
+DELIVERY_LIMIT = 20
+# A stream forgets whole segments only, and never the newest one: keep them small. The store's own retention may be shorter, never longer.
+JOURNAL_MAX_AGE = "7D"
+JOURNAL_SEGMENT_BYTES = 16 * 1024 * 1024
+
+
+@attrs.frozen
+class Shard:
+    """Shard `index`, 0 to `count` - 1, of `count`, and what its queues and routing keys are called."""
+
+    index: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.index}of{self.count}"
+
+    @property
+    def work(self) -> str:
+        """The queue of tasks."""
+        return f"rtprov.work.{self}"
+
+    @property
+    def journal(self) -> str:
+        """The stream of events."""
+        return f"rtprov.journal.{self}"
+
+    @property
+    def status(self) -> str:
+        """The queue of status requests."""
+        return f"rtprov.status.{self}"
+
+    @property
+    def dead(self) -> str:
+        """The queue of tasks that were delivered too often, or refused."""
+        return f"rtprov.dead.{self}"
+
+    @property
+    def requested_key(self) -> str:
+        """The routing key that leads to work queue and journal."""
+        return f"requested.{self}"
+
+    @property
+    def event_key(self) -> str:
+        """The routing key that leads to the journal alone."""
+        return f"event.{self}"
+
+
+class Topology:
+    """Declares everything that the shards need but their status queues. The first session of each connection of front end and worker."""
+
+    def __init__(self, shards: Sequence[Shard]) -> None:
+        self._shards = tuple(shards)
+
+    async def attach(self, connection: AmqpConnection) -> None:
+        """Declare; done once the broker has it all. Raises `AmqpError` 406 where something of the name exists and differs."""
+        channel = await connection.open_channel()
+        for exchange in (TASKS_EXCHANGE, DEAD_EXCHANGE):
+            await channel.exchange_declare(exchange=exchange, exchange_type="direct", durable=True)
+        await _declare_quorum(channel, PARKED_QUEUE)
+        for shard in self._shards:
+            await _declare_shard(channel, shard)
+        await channel.channel_close(reply_code=200, reply_text="done")
+
+    def detach(self) -> None:
+        """What is declared outlives the connection."""
+
+
+async def _declare_shard(channel: AmqpChannel, shard: Shard) -> None:
+    await _declare_quorum(channel, shard.dead)
+    await channel.queue_bind(queue=shard.dead, exchange=DEAD_EXCHANGE, routing_key=shard.requested_key)
+    work = {"x-single-active-consumer": True, "x-delivery-limit": DELIVERY_LIMIT, "x-dead-letter-exchange": DEAD_EXCHANGE}
+    await _declare_quorum(channel, shard.work, work)
+    journal = {
+        "x-queue-type": "stream",
+        "x-max-age": JOURNAL_MAX_AGE,
+        "x-stream-max-segment-size-bytes": JOURNAL_SEGMENT_BYTES,
+    }
+    await channel.queue_declare(queue=shard.journal, durable=True, arguments=journal)
+    for queue, key in ((shard.work, shard.requested_key), (shard.journal, shard.requested_key), (shard.journal, shard.event_key)):
+        await channel.queue_bind(queue=queue, exchange=TASKS_EXCHANGE, routing_key=key)
+
+
+async def _declare_quorum(channel: AmqpChannel, queue: str, arguments: dict[str, object] | None = None) -> None:
+    await channel.queue_declare(queue=queue, durable=True, arguments={"x-queue-type": "quorum", **(arguments or {})})
+
+
+async def declare_status(channel: AmqpChannel, shard: Shard) -> None:
+    """Declare the shard's status queue, which goes away with its last consumer. Raises `BrokerError`."""
+    await channel.queue_declare(queue=shard.status, durable=True, auto_delete=True, arguments={"x-queue-type": "classic"})

@@ -1,0 +1,87 @@
+"""Where the broker is, as one URL: ``amqp://user:password@host:port/virtual-host``, or ``amqps://`` for TLS.
+
+Every part is percent-decoded (https://www.rabbitmq.com/docs/uri-spec). In rtprov an empty path, or ``/``, means the virtual host ``/``.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import attrs
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.ssl import Certificate, TLSVersion, optionsForClientTLS, platformTrust, trustRootFromCertificates
+
+from rtprov.errors import ConfigurationError
+
+_PORTS = {"amqp": 5672, "amqps": 5671}
+_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
+
+
+@attrs.frozen
+class BrokerUrl:
+    """A parsed broker URL. Neither `str` nor `repr` shows the password."""
+
+    host: str
+    port: int
+    username: str
+    password: str = attrs.field(repr=False)
+    virtual_host: str
+    tls: bool
+
+    @classmethod
+    def parse(cls, text: str) -> BrokerUrl:
+        """Parse a URL. Raises `ConfigurationError`, whose message never repeats what may hold a password."""
+        try:
+            parts = urlsplit(text)
+            scheme, host, port = parts.scheme, parts.hostname, parts.port
+            username, password, path = (
+                unquote(part, errors="strict") for part in (parts.username or "guest", parts.password or "", parts.path)
+            )
+        except ValueError as error:
+            raise ConfigurationError("The broker URL cannot be parsed: is every special character percent-encoded?") from error
+        if scheme not in _PORTS:
+            raise ConfigurationError("The broker URL must begin with amqp:// or amqps://")
+        if not host:
+            raise ConfigurationError("The broker URL names no host")
+        if parts.query or parts.fragment:
+            raise ConfigurationError("The broker URL must not have a query or a fragment")
+        if parts.username is None:
+            password = "guest"  # noqa: S105 - every broker's documented default
+        virtual_host = path[1:] or "/"
+        if len(virtual_host.encode()) > 255 or "\0" in username + password:
+            raise ConfigurationError("The broker URL has a part that AMQP cannot carry")
+        return cls(unquote(host), port or _PORTS[scheme], username, password, virtual_host, scheme == "amqps")
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        path = "" if self.virtual_host == "/" else self.virtual_host
+        return f"{'amqps' if self.tls else 'amqp'}://{self.username}@{host}:{self.port}/{path}"
+
+
+def client_endpoint(reactor: Any, url: BrokerUrl, ca_pem: bytes | None) -> IStreamClientEndpoint:
+    """An endpoint that connects to the broker; over TLS 1.2 or later for ``amqps``, with the broker's host name verified.
+
+    `ca_pem` holds the certificates to trust, by default the system's. Raises `ConfigurationError` where it holds none.
+    """
+    endpoint = HostnameEndpoint(reactor, url.host, url.port)
+    if not url.tls:
+        return endpoint
+    options = optionsForClientTLS(
+        url.host,
+        trustRoot=platformTrust() if ca_pem is None else _trust_root(ca_pem),
+        extraCertificateOptions={"raiseMinimumTo": TLSVersion.TLSv1_2},
+    )
+    return wrapClientTLS(options, endpoint)
+
+
+def _trust_root(ca_pem: bytes) -> Any:
+    certificates = _CERTIFICATE.findall(ca_pem)
+    if not certificates:
+        raise ConfigurationError("The CA file holds no certificate")
+    try:
+        return trustRootFromCertificates([Certificate.loadPEM(certificate) for certificate in certificates])
+    except Exception as error:
+        raise ConfigurationError("The CA file holds a certificate that cannot be read") from error
