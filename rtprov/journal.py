@@ -27,9 +27,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
+    from twisted.python.failure import Failure
 
+    from rtprov.amqp.channel import AmqpChannel
     from rtprov.amqp.consumer import Delivery
-    from rtprov.amqp.protocol import AmqpChannel, AmqpConnection
+    from rtprov.amqp.protocol import AmqpConnection
     from rtprov.amqp.publisher import Publisher
 
 PREFETCH = 2000
@@ -191,7 +193,7 @@ class ShardJournal:
         flight = self._flight = _Flight(marker.marker_id, waiters, self._seen)
         flight.watchdog = self._clock.callLater(STALL_S, self._check_stall, flight)
         flight.publish = self._publish(encode_event(marker))
-        flight.publish.addErrback(lambda reason: self._marker_failed(flight, reason.value))
+        flight.publish.addErrback(self._marker_failed, flight)
 
     def _on_marker(self, marker: Marker) -> None:
         flight = self._flight
@@ -200,11 +202,11 @@ class ShardJournal:
             for waiter in flight.waiters:
                 waiter.callback(None)
 
-    def _marker_failed(self, flight: _Flight, error: BaseException) -> None:
+    def _marker_failed(self, reason: Failure, flight: _Flight) -> None:
         if flight is self._flight:
             self._land(flight)
             for waiter in flight.waiters:
-                waiter.errback(error)
+                waiter.errback(reason.value)
 
     def _land(self, flight: _Flight) -> None:
         self._flight = None

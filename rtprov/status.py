@@ -114,7 +114,7 @@ class StatusClient:
                 conversation = Deferred.fromCoroutine(self._converse(desk, waiting[start : start + MAX_BATCH], barrier))
                 self._conversations.add(conversation)
                 conversation.addErrback(lambda reason: self._log.failure("a status conversation broke", reason))
-                conversation.addBoth(lambda _, done=conversation: self._conversations.discard(done))
+                conversation.addCallback(lambda _, done: self._conversations.discard(done), conversation)
 
     async def _converse(self, desk: _Desk, batch: Sequence[_Question], barrier: bool) -> None:
         request = encode_status_request([question.pair for question in batch], barrier=barrier)

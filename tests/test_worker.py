@@ -28,6 +28,7 @@ def task_id(number: int) -> str:
 
 class WorkerTestCase(SynchronousTestCase):
     concurrency = 5
+    patience_s = 600.0
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -42,7 +43,7 @@ class WorkerTestCase(SynchronousTestCase):
             sealer=PlainSealer(),
             slots=DeferredSemaphore(self.concurrency),
             window=100,
-            patience_s=600.0,
+            patience_s=self.patience_s,
             clock=cast("IReactorTime", self.clock),
             wall_clock=lambda: EPOCH + self.clock.seconds(),
             rng=random.Random(7),
@@ -287,6 +288,8 @@ class Reconnection(WorkerTestCase):
 
 
 class Renewal(WorkerTestCase):
+    patience_s = 7200.0
+
     def setUp(self) -> None:
         super().setUp()
         self.worker._renewal.start(RENEW_LOOK_S, now=False)

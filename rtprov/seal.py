@@ -1,0 +1,59 @@
+"""Sealing: from the moment a request is validated until A is called, its body is readable by nobody in between.
+
+A sealed body is a Fernet token (https://github.com/fernet/spec): AES-128-CBC and HMAC-SHA256. Front ends and workers share a key file; its
+first key encrypts, all of them decrypt, so that keys can be rotated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+
+from rtprov.errors import ConfigurationError, SealError
+
+
+class FernetSealer:
+    """A `rtprov.interfaces.Sealer`. `keys` are Fernet keys, at least one."""
+
+    def __init__(self, keys: Sequence[bytes]) -> None:
+        self._fernet = MultiFernet([Fernet(key) for key in keys])
+
+    def __repr__(self) -> str:
+        return "<FernetSealer>"
+
+    def seal(self, body: bytes) -> str:
+        """Encrypt with the first key; the result is URL-safe ASCII text."""
+        return self._fernet.encrypt(body).decode("ascii")
+
+    def open(self, sealed: str) -> bytes:
+        """Decrypt with whichever key fits. Raises `SealError`."""
+        try:
+            return self._fernet.decrypt(sealed.encode())
+        except InvalidToken:
+            raise SealError("The body is sealed with a key that is not in the key file, or was tampered with") from None
+
+
+def new_key() -> str:
+    """A fresh key, as a key file's line has it."""
+    return Fernet.generate_key().decode("ascii")
+
+
+def load_keys(text: str) -> list[bytes]:
+    """The keys of a key file: one a line; blank lines and those that begin with ``#`` do not count.
+
+    Raises `ConfigurationError` that names the line, never the key.
+    """
+    keys = []
+    for number, line in enumerate(text.splitlines(), 1):
+        key = line.strip()
+        if not key or key.startswith("#"):
+            continue
+        try:
+            Fernet(key)
+        except ValueError:
+            raise ConfigurationError(f"line {number} is not a Fernet key (32 bytes in URL-safe base64)") from None
+        keys.append(key.encode())
+    if not keys:
+        raise ConfigurationError("the file holds no key")
+    return keys
