@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from types import FunctionType
 
     from pamqp import base
     from twisted.internet.defer import Deferred
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
             description: str,
             docs: list[str],
         ) -> None: ...
+        def define_method(self, name: str) -> FunctionType: ...
 
     class Field:
         def __init__(self, name: str, id: int, type: str, docs: list[str]) -> None: ...

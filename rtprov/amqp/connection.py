@@ -124,9 +124,11 @@ class BrokerConnection(Service):
             except BrokerError as error:
                 self._complain(str(error))
             except CancelledError:
-                pass  # stopService
-            except Exception:
-                self._log.failure("{name}: the connection to {url} failed for an error of ours", name=self.name, url=self._url)
+                self._log.info("{name}: disconnected from {url}", name=self.name, url=self._url)
+            except Exception as error:
+                if repr(error) != self._last_complaint:
+                    self._last_complaint = repr(error)
+                    self._log.failure("{name}: the connection to {url} fails for an error of ours", name=self.name, url=self._url)
             if not self.running:
                 return
             self._failures += 1
@@ -214,11 +216,9 @@ class BrokerConnection(Service):
 
     def _complain(self, text: str) -> None:
         """Once for each new trouble, not once for each attempt."""
-        if not self.running:
-            self._log.info("{name}: disconnected from {url}", name=self.name, url=self._url)
-        elif text != self._last_complaint:
+        if self.running and text != self._last_complaint:
             self._last_complaint = text
-            self._log.warn("{name}: no broker at {url}, trying again until there is: {text}", name=self.name, url=self._url, text=text)
+            self._log.warn("{name}: not connected to {url}, trying again: {text}", name=self.name, url=self._url, text=text)
 
 
 class _Factory(Factory):

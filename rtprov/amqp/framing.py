@@ -184,13 +184,20 @@ def _carries_content(method: base.Frame) -> bool:
 
 def encode_method(channel: int, method: base.Frame) -> bytes:
     """The whole frame. Raises ValueError or TypeError where an argument does not fit its field."""
-    payload = method.index.to_bytes(4, "big") + method.marshal()
+    payload = method.index.to_bytes(4, "big") + _marshal(method)
     return _frame_header.pack(amqp.FRAME_METHOD, channel, len(payload)) + payload + _FRAME_END
 
 
 def encode_header(properties: commands.Basic.Properties, body_size: int) -> bytes:
-    """A content header's payload, as `Command.header` has it."""
-    return _content_header.pack(commands.Basic.frame_id, 0, body_size) + properties.marshal()
+    """A content header's payload, as `Command.header` has it. Raises ValueError or TypeError as `encode_method` does."""
+    return _content_header.pack(commands.Basic.frame_id, 0, body_size) + _marshal(properties)
+
+
+def _marshal(item: base.Frame | commands.Basic.Properties) -> bytes:
+    try:
+        return item.marshal()
+    except struct.error as error:  # pamqp does not check the range of an octet
+        raise ValueError(f"{item.name}: {error}") from error
 
 
 def encode_content(channel: int, method: base.Frame, header: bytes, body: bytes, frame_max: int) -> bytes:

@@ -37,6 +37,7 @@ CALL_DEADLINE_S = 10.0
 CLOSE_DEADLINE_S = 2.0
 MAX_BODY_BYTES = 16 * 1024 * 1024  # RabbitMQ 4's own limit
 MAX_CHANNELS = 2047
+MAX_HELD_BACK_BYTES = 4 * 1024 * 1024
 
 CLIENT_PROPERTIES = {
     "product": "rtprov",
@@ -82,7 +83,7 @@ class AmqpConnection(ClientBase):
         self.delegate.client = self
         self.channels: dict[int, AmqpChannel] = {}
         self.started, self.disconnected = TwistedEvent(), TwistedEvent()
-        self.closed = self.lost = self.blocked = self.paused = False
+        self.closed = self.lost = self.blocked = False
         self.failure: BrokerError | None = None
         self.server_properties: dict[str, object] = {}
         self.frame_max = DEFAULT_FRAME_MAX
@@ -93,6 +94,7 @@ class AmqpConnection(ClientBase):
         self._handshake_deadline_s = handshake_deadline_s
         self._stage = "greeting"  # then "login", "opening", "open", and at the end "closing"
         self._last_channel, self._max_channels = 0, MAX_CHANNELS
+        self._held_back_bytes: int | None = None  # written since the transport's buffer was full; None while it is not
         self._parser = FrameParser()
         self._heartbeat = Heartbeat(clock=clock, beat=lambda: self.send(HEARTBEAT), dead=self._on_silence)
         self._timer: IDelayedCall | None = None
@@ -135,7 +137,14 @@ class AmqpConnection(ClientBase):
         """Write finished frames, in one piece. Nothing happens once the connection is closed."""
         if not self.closed:
             self._heartbeat.sent_at = self.clock.seconds()
+            if self._held_back_bytes is not None:
+                self._held_back_bytes += len(data)
             self.transport.write(data)  # type: ignore[union-attr]
+
+    @property
+    def paused(self) -> bool:
+        """Whether more waits to be sent than a burst explains: nothing but what must be sent should be."""
+        return self._held_back_bytes is not None and self._held_back_bytes > MAX_HELD_BACK_BYTES
 
     def drop(self, reason: str, error: BrokerError | None = None) -> None:
         """End the connection at once, without a word to the broker; what waits on it fails with `error` or `BrokerUnavailable`."""
@@ -167,16 +176,15 @@ class AmqpConnection(ClientBase):
         self.send(PROTOCOL_HEADER)
 
     def pauseProducing(self) -> None:
-        """The transport's buffer is full."""
-        self.paused = True
+        """The transport's buffer is full, be it of a broker that does not read or of one turn's burst."""
+        self._held_back_bytes = 0
 
     def resumeProducing(self) -> None:
         """The transport's buffer is empty again."""
-        self.paused = False
+        self._held_back_bytes = None
 
     def stopProducing(self) -> None:
         """The transport is gone; `connectionLost` follows."""
-        self.paused = True
 
     def dataReceived(self, data: bytes) -> None:
         self._heartbeat.received_at = self.clock.seconds()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from types import FunctionType
 
 from pamqp import base, commands
 
@@ -25,6 +26,16 @@ class PamqpMethod(Method):
 
     command: type[base.Frame]
     nowait: int | None = None
+
+    def define_method(self, name: str) -> FunctionType:
+        """Generate the channel's method, with pamqp's defaults where it has any: txAMQP's, one for each type, fit not every field."""
+        function = super().define_method(name)
+        defaults = list(function.__defaults__ or ())
+        for position, parameter in enumerate(inspect.signature(self.command).parameters.values()):
+            if parameter.default is not None:
+                defaults[position] = parameter.default
+        function.__defaults__ = tuple(defaults)
+        return function
 
 
 def build_spec() -> Spec:
