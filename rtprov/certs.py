@@ -1,0 +1,107 @@
+"""Development certificates, and the sealing key: ``python -m rtprov.certs DIR`` makes what is needed to try rtprov out.
+
+A set is ``ca.pem`` with a ``.pem`` and a ``.key`` for each of `frontend`, `stub` (localhost, 127.0.0.1, ::1) and `worker`. The CA's own
+key is thrown away: nobody, us included, can make another certificate that it vouches for. Nothing is ever overwritten.
+
+Making keys takes some milliseconds of computing: not on the reactor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import trustme
+
+from rtprov.errors import ConfigurationError
+from rtprov.seal import new_key
+
+SERVERS = ("frontend", "stub")
+CLIENTS = ("worker",)
+SERVER_NAMES = ("localhost", "127.0.0.1", "::1")
+SEAL_KEY = "seal.key"
+FILES = ("ca.pem", *(f"{name}.{suffix}" for name in (*SERVERS, *CLIENTS) for suffix in ("pem", "key")))
+
+
+def make_development_set(directory: Path) -> bool:
+    """Make a whole set in `directory`, which is created where missing; return whether one was made (False: there is one).
+
+    Private keys have mode 0600 from the start. Raises `ConfigurationError` for a set that is there in part, or a folder that cannot be
+    written.
+    """
+    missing = [name for name in FILES if not (directory / name).exists()]
+    if not missing:
+        return False
+    if len(missing) < len(FILES):
+        raise ConfigurationError(
+            f"{directory}: the set of certificates is incomplete, {', '.join(missing)} missing; nothing was overwritten"
+        )
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        _write_set(directory)
+    except OSError as error:
+        raise ConfigurationError(f"{directory}: cannot write the development certificates: {error.strerror}") from None
+    return True
+
+
+def _write_set(directory: Path) -> None:
+    ca = trustme.CA(organization_name="rtprov development")
+    leaves = {name: ca.issue_cert(*SERVER_NAMES, common_name=f"rtprov {name}") for name in SERVERS}
+    leaves |= {name: ca.issue_cert(f"rtprov-{name}", common_name=f"rtprov {name}") for name in CLIENTS}
+    for name, leaf in leaves.items():
+        _write_new(directory / f"{name}.key", leaf.private_key_pem.bytes(), 0o600)
+        _write_new(directory / f"{name}.pem", b"".join(pem.bytes() for pem in leaf.cert_chain_pems), 0o644)
+    _write_new(directory / "ca.pem", ca.cert_pem.bytes(), 0o644)
+
+
+def ensure_seal_key(path: Path) -> bool:
+    """Make the sealing key file where it is missing; return whether it was made. Two processes that do it at once get the same key.
+
+    Raises `ConfigurationError`.
+    """
+    if path.exists():
+        return False
+    text = f"# rtprov sealing keys: the first encrypts, all decrypt. Every front end and worker needs this file.\n{new_key()}\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".seal-")  # mode 0600
+        try:
+            with os.fdopen(handle, "w", encoding="ascii") as file:
+                file.write(text)
+            os.link(temporary, path)  # fails where another process was quicker
+        finally:
+            Path(temporary).unlink()
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot make the sealing key: {error.strerror}") from None
+    return True
+
+
+def _write_new(path: Path, content: bytes, mode: int) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        file.write(content)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m rtprov.certs", description="Make a set of development certificates and a sealing key.")
+    parser.add_argument("directory", type=Path, metavar="DIR", help="where; created when missing, nothing in it is overwritten")
+    directory: Path = parser.parse_args(arguments).directory
+    try:
+        made = make_development_set(directory)
+        made_key = ensure_seal_key(directory / SEAL_KEY)
+    except ConfigurationError as error:
+        print(f"rtprov.certs: {error}", file=sys.stderr)  # noqa: T201 - a command's answer
+        return 1
+    done = [what for what, fresh in (("development certificates", made), ("a sealing key", made_key)) if fresh]
+    print(f"{directory}: {'made ' + ' and '.join(done) if done else 'all is there already'}")  # noqa: T201
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,261 @@
+"""The HTTP edge of front end and stub: JSON in every answer, limits on every request, one table from error to status.
+
+`JsonSite` serves a Klein resource. Whatever Twisted or Klein would answer in HTML, plain text or not at all (RFC 9110 §15) leaves it in the
+envelope ``{"code": <HTTP status>, "message": "<plain English>"}``. A Klein app gets there by handing its failures to `answer_error`.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+import msgspec
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.http import HTTPChannel
+from twisted.web.iweb import IRequest
+from twisted.web.server import Request, Site
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
+from werkzeug.http import parse_options_header
+from werkzeug.routing import RequestRedirect
+
+from rtprov.errors import (
+    BrokerError,
+    EquipmentNotFound,
+    InvalidBody,
+    NoWorker,
+    ProvisioningFailed,
+    RtprovError,
+    TaskNotFound,
+    Unconfirmed,
+)
+
+if TYPE_CHECKING:
+    from klein import Klein
+    from twisted.internet.interfaces import IReactorTime
+    from twisted.web.resource import IResource
+
+MAX_BODY_BYTES = 65536
+# An oversized body is read up to here, and answered when it ends: a client that is still sending may never see an answer.
+MAX_DISCARDED_BYTES = 1024 * 1024
+IDLE_TIMEOUT_S = 60
+RETRY_AFTER_S = 2
+
+_log = Logger()
+_encode = msgspec.json.Encoder().encode
+
+
+class UnsupportedMediaType(RtprovError):
+    """The request's Content-Type is not JSON."""
+
+    def __init__(self) -> None:
+        super().__init__("Unsupported media type: send a JSON body with Content-Type: application/json")
+
+
+class BodyTooLarge(RtprovError):
+    """The request's body is over the limit."""
+
+    def __init__(self) -> None:
+        super().__init__(f"The body is too large: at most {MAX_BODY_BYTES} bytes are taken")
+
+
+_RETRY = {"Retry-After": str(RETRY_AFTER_S)}
+_UNCERTAIN = "The task may or may not have been accepted: the broker's answer was lost"
+
+# From error to status, message (None: the error's own) and headers. The first class that fits counts.
+_TABLE: tuple[tuple[type[Exception], int, str | None, Mapping[str, str]], ...] = (
+    (InvalidBody, 400, None, {}),
+    (EquipmentNotFound, 404, None, {}),
+    (TaskNotFound, 404, None, {}),
+    (BodyTooLarge, 413, None, {}),
+    (UnsupportedMediaType, 415, None, {"Accept-Post": "application/json"}),
+    (ProvisioningFailed, 500, None, {}),
+    (Unconfirmed, 503, _UNCERTAIN, _RETRY),
+    (NoWorker, 503, None, _RETRY),
+    (BrokerError, 503, "The service is temporarily unavailable", _RETRY),
+)
+
+
+def answer(request: IRequest, status: int, document: object, headers: Mapping[str, str] | None = None) -> bytes:
+    """Set status and headers, and return the body for a Klein handler to return."""
+    body = _encode(document)
+    request.setResponseCode(status)
+    request.setHeader(b"Content-Type", b"application/json")
+    request.setHeader(b"Content-Length", b"%d" % len(body))
+    for name, value in (headers or {}).items():
+        request.setHeader(name.encode(), value.encode())
+    return body
+
+
+def envelope(status: int, message: str) -> dict[str, object]:
+    """What every error looks like."""
+    return {"code": status, "message": message}
+
+
+def answer_error(request: IRequest, failure: Failure) -> bytes:
+    """The answer to a request that failed. What is in no row of the table is logged with its traceback, and a plain 500."""
+    error = failure.value
+    if isinstance(error, HTTPException):
+        return _answer_routing(request, error)
+    for kind, status, message, headers in _TABLE:
+        if isinstance(error, kind):
+            return answer(request, status, envelope(status, message or str(error)), headers)
+    _log.failure("{method} {path}: unexpected error", failure, method=request.method, path=getattr(request, "path", b"?"))
+    return answer(request, 500, envelope(500, str(ProvisioningFailed())))
+
+
+def _answer_routing(request: IRequest, error: HTTPException) -> bytes:
+    if isinstance(error, MethodNotAllowed):
+        allowed = {"Allow": ", ".join(sorted(error.valid_methods or ()))}
+        return answer(request, 405, envelope(405, "The method is not allowed here"), allowed)
+    if isinstance(error, RequestRedirect) or error.code in (404, None):
+        return answer(request, 404, envelope(404, "There is nothing at this path"))
+    return answer(request, error.code, envelope(error.code, error.name))
+
+
+def json_resource(app: Klein) -> IResource:
+    """The app's resource; no path of it redirects to another."""
+    app.url_map.merge_slashes = False
+    return cast("IResource", app.resource())
+
+
+def check_media_type(request: IRequest) -> None:
+    """Take ``application/json``, any ``+json`` type, or no Content-Type at all. Raises `UnsupportedMediaType`."""
+    values = request.requestHeaders.getRawHeaders("Content-Type")
+    if values is None:
+        return
+    media_type, _ = parse_options_header(values[-1])
+    media_type = media_type.lower()
+    if len(values) != 1 or not (media_type == "application/json" or (media_type.endswith("+json") and "/" in media_type)):
+        raise UnsupportedMediaType
+
+
+def read_body(request: IRequest) -> bytes:
+    """The request's body, at most `MAX_BODY_BYTES`. Raises `BodyTooLarge`."""
+    if isinstance(request, JsonRequest) and request.body_size > MAX_BODY_BYTES:
+        raise BodyTooLarge
+    assert request.content is not None
+    return cast("bytes", request.content.read())
+
+
+def abort_connection(request: IRequest) -> None:
+    """Close the request's connection with no answer."""
+    cast("Request", request).channel.forceAbortClient()
+
+
+class JsonRequest(Request):
+    """Counts the body as it arrives, keeps no more of it than is taken, and spells the path so that Klein can always route it."""
+
+    channel: JsonChannel
+    body_size = 0
+
+    def gotLength(self, length: int | None) -> None:
+        self.content = io.BytesIO()
+        if length is not None and length > MAX_BODY_BYTES:
+            self.body_size = length
+            if length > MAX_DISCARDED_BYTES or self.requestHeaders.hasHeader("Expect"):
+                self.requestHeaders.removeHeader("Expect")  # it asks whether to send the body: the answer is no
+                self.channel.refuse(413, str(BodyTooLarge()))
+
+    def handleContentChunk(self, data: bytes) -> None:
+        content = cast("io.BytesIO", self.content)
+        if content.tell() + len(data) <= MAX_BODY_BYTES and self.body_size <= MAX_BODY_BYTES:
+            content.write(data)
+            return
+        # Too large, and of unknown length where it is chunked.
+        self.body_size = max(self.body_size, content.tell()) + len(data)
+        if self.body_size > 2 * MAX_DISCARDED_BYTES:
+            self.channel.refuse(413, str(BodyTooLarge()))
+
+    def getRequestHostname(self) -> bytes:
+        """Routes do not depend on the Host field, which may hold anything."""
+        return b"rtprov"
+
+    def process(self) -> None:
+        if not self.method.isascii():
+            self.channel.refuse(400, "The request's method is not ASCII")
+            return
+        if b"%" in self.path or not self.path.isascii():
+            self.path = b"/".join(_tame(segment) for segment in self.path.split(b"/"))
+        super().process()
+
+    def _handleStar(self) -> None:
+        self.write(answer(self, 405, envelope(405, "The method is not allowed here"), {"Allow": "GET, HEAD, POST"}))
+        self.finish()
+
+    def processingFailed(self, reason: Failure) -> Any:
+        """The last resort, for what failed outside of a handler."""
+        body = answer_error(self, reason)
+        if not self.startedWriting:
+            self.write(body)
+        self.finish()
+
+    def setHeader(self, name: Any, value: Any) -> None:
+        super().setHeader(name, b"rtprov" if name == b"Server" else value)
+
+
+def _tame(segment: bytes) -> bytes:
+    """One path segment with what is no UTF-8, or would make two segments of it, replaced by U+FFFD, which no route and no id takes."""
+    text = unquote_to_bytes(segment).decode("utf-8", "replace").replace("/", "\ufffd")
+    return quote_from_bytes(text.encode(), safe="").encode()
+
+
+class JsonChannel(HTTPChannel):
+    """An HTTP/1.1 connection that refuses in JSON too what is no proper request."""
+
+    _refused = False
+
+    def refuse(self, status: int, message: str) -> None:
+        """Answer at once, whatever is still to come of the request, and close the connection."""
+        if self._refused:
+            return
+        self._refused = True
+        body = _encode(envelope(status, message))
+        assert self.transport is not None
+        self.transport.write(
+            b"HTTP/1.1 %d %s\r\nServer: rtprov\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
+            % (status, _REASONS[status], len(body), body)
+        )
+        self.loseConnection()
+
+    def dataReceived(self, data: bytes) -> None:
+        if not self._refused:
+            super().dataReceived(data)
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        self._refuse_head()
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        """Twisted's hook for its bare 400 without a body."""
+        if self._receivedHeaderSize > self.totalHeadersSize or self._receivedHeaderCount > self.maxHeaders:
+            self._refuse_head()
+        else:
+            self.refuse(400, "The request is not valid HTTP/1.1")
+
+    def _refuse_head(self) -> None:
+        self.refuse(431, f"The request's head is too large: at most {self.totalHeadersSize} bytes and {self.maxHeaders} fields are taken")
+
+
+_REASONS = {400: b"Bad Request", 413: b"Content Too Large", 431: b"Request Header Fields Too Large"}
+
+
+class JsonSite(Site):
+    """Serves `resource` on HTTP/1.1; idle connections end after 60 s. `reactor` carries the timers."""
+
+    protocol = JsonChannel  # type: ignore[assignment] # not Twisted's switch between HTTP/1.1 and HTTP/2
+    requestFactory = JsonRequest
+
+    def __init__(self, resource: IResource, *, reactor: IReactorTime) -> None:
+        super().__init__(resource, timeout=IDLE_TIMEOUT_S, reactor=reactor, parsePOSTFormSubmission=False)
+
+    def startFactory(self) -> None:
+        """No access log: a line for each poll would bury everything else."""
+
+    def stopFactory(self) -> None: ...
+
+    def log(self, request: object) -> None: ...
+
+    def acceptableProtocols(self) -> list[bytes]:
+        return [b"http/1.1"]

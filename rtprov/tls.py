@@ -1,0 +1,101 @@
+"""TLS for both sides: 1.2 or later, certificates from PEM files, host names verified by service-identity.
+
+Every problem with a file is a `ConfigurationError` of one line that names the file and never its content.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.ssl import (
+    Certificate,
+    CertificateOptions,
+    KeyPair,
+    PrivateCertificate,
+    TLSVersion,
+    optionsForClientTLS,
+    trustRootFromCertificates,
+)
+from twisted.web.iweb import IPolicyForHTTPS
+from zope.interface import implementer
+
+from rtprov.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
+
+MINIMUM = TLSVersion.TLSv1_2
+
+
+def read_file(path: Path, what: str) -> bytes:
+    """The file's content; `what` says in the error what it should have been."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot read the {what}: {error.strerror}") from None
+
+
+def load_certificates(path: Path) -> list[Certificate]:
+    """All certificates of a PEM file, at least one."""
+    marker = b"-----END CERTIFICATE-----"
+    parts = read_file(path, "certificate").split(marker)[:-1]
+    try:
+        certificates = [Certificate.loadPEM(part + marker) for part in parts]
+    except Exception:  # pyOpenSSL's errors have no common base and say nothing that a reader could use
+        certificates = []
+    if not certificates:
+        raise ConfigurationError(f"{path}: holds no PEM certificate")
+    return certificates
+
+
+def load_identity(certificate: Path, private_key: Path) -> dict[str, Any]:
+    """Arguments for Twisted's `CertificateOptions` that make us show this certificate, with its chain, if the file has one."""
+    first, *chain = load_certificates(certificate)
+    try:
+        pair = KeyPair.load(read_file(private_key, "private key"), 1)  # 1 is PEM
+        private = PrivateCertificate.fromCertificateAndKeyPair(first, pair)
+    except ConfigurationError:
+        raise
+    except Exception:  # see load_certificates
+        raise ConfigurationError(f"{private_key}: is not the PEM private key for {certificate}") from None
+    return {
+        "privateKey": private.privateKey.original,
+        "certificate": private.original,
+        "extraCertChain": [each.original for each in chain],
+    }
+
+
+def server_options(certificate: Path, private_key: Path, client_ca: Path | None = None) -> CertificateOptions:
+    """What a server shows. With `client_ca`, clients must show a certificate that it vouches for."""
+    trust_root = None if client_ca is None else trustRootFromCertificates(load_certificates(client_ca))
+    options = CertificateOptions(**load_identity(certificate, private_key), trustRoot=trust_root, raiseMinimumTo=MINIMUM)
+    try:
+        options.getContext()
+    except Exception:  # see load_certificates
+        raise ConfigurationError(f"{private_key}: does not belong to {certificate}") from None
+    return options
+
+
+@implementer(IPolicyForHTTPS)
+class VerifiedHTTPS:
+    """Trusts servers that `ca` vouches for, under the host name of the URL; shows our own certificate to those that ask for it.
+
+    One TLS context serves all connections: a context for each would cost about 20 KB of memory a connection.
+    """
+
+    def __init__(self, ca: Path, certificate: Path | None = None, private_key: Path | None = None) -> None:
+        self._trust_root = trustRootFromCertificates(load_certificates(ca))
+        self._extra: dict[str, Any] = {"raiseMinimumTo": MINIMUM}
+        if certificate is not None and private_key is not None:
+            self._extra |= load_identity(certificate, private_key)
+        self._creators: dict[bytes, IOpenSSLClientConnectionCreator] = {}
+
+    def creatorForNetloc(self, hostname: bytes, port: int) -> IOpenSSLClientConnectionCreator:
+        """How to connect to this host. There are as many hosts as ``--equipment-url`` names: one."""
+        creator = self._creators.get(hostname)
+        if creator is None:
+            creator = self._creators[hostname] = optionsForClientTLS(
+                hostname.decode("ascii"), trustRoot=self._trust_root, extraCertificateOptions=self._extra
+            )
+        return creator
