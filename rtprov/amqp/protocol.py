@@ -92,7 +92,7 @@ class AmqpConnection(ClientBase):
         self._url = url
         self._heartbeat_s = heartbeat_s
         self._handshake_deadline_s = handshake_deadline_s
-        self._stage = "greeting"  # then "login", "opening", "open", and at the end "closing"
+        self._stage = "silence"  # then "greeting", "login", "opening", "open", and at the end "closing"
         self._last_channel, self._max_channels = 0, MAX_CHANNELS
         self._held_back_bytes: int | None = None  # written since the transport's buffer was full; None while it is not
         self._parser = FrameParser()
@@ -189,8 +189,8 @@ class AmqpConnection(ClientBase):
     def dataReceived(self, data: bytes) -> None:
         self._heartbeat.received_at = self.clock.seconds()
         try:
-            if self._stage == "greeting":
-                self._check_greeting(data)
+            if self._stage == "silence":
+                self._check_first_byte(data)
             for frame in self._parser.feed(data):
                 if self.closed:
                     self._on_frame_after_end(frame)
@@ -213,7 +213,8 @@ class AmqpConnection(ClientBase):
 
     # The handshake; called by the delegate.
 
-    def _check_greeting(self, data: bytes) -> None:
+    def _check_first_byte(self, data: bytes) -> None:
+        self._stage = "greeting"
         if data[:1] != b"\x01":
             raise AmqpError(501, "FRAME_ERROR - the peer does not speak AMQP 0-9-1 in the clear; is the port right, or TLS meant?")
 

@@ -1,0 +1,1 @@
+"""Tests of `rtprov.amqp`, against a scripted peer on a network in memory."""
