@@ -122,7 +122,7 @@ class HttpEquipment:
         try:
             response = await self._client.post(
                 f"{self._base_url}/api/v1/equipment/cpe/{task.equipment_id}",
-                data=_Body(body),
+                data=BytesBody(body),
                 headers=Headers({"Content-Type": ["application/json"], "Accept": ["application/json"], "Idempotency-Key": [task.task_id]}),
                 allow_redirects=False,
             )
@@ -144,7 +144,7 @@ class HttpEquipment:
 
 
 @implementer(IBodyProducer)
-class _Body:
+class BytesBody:
     """A body that is at hand, written in one piece. (treq's own producer spreads it over turns of the global reactor.)"""
 
     def __init__(self, body: bytes) -> None:

@@ -26,7 +26,7 @@ from rtprov.amqp.topology import Shard
 from rtprov.amqp.url import BrokerUrl
 from rtprov.broker.server import make_broker
 from rtprov.broker.storage import MemoryStorage
-from rtprov.equipment import HttpEquipment
+from rtprov.equipment import BytesBody, HttpEquipment
 from rtprov.http import JsonSite
 from rtprov.scenario import Rule
 from rtprov.seal import FernetSealer
@@ -55,7 +55,7 @@ class Answer:
         return values[0] if values else None
 
 
-@define(eq=False)
+@define(eq=False, slots=False)
 class System:
     """One broker ("broker"), one A ("a"), and as many front ends ("b", "b2" …) and workers as a test starts."""
 
@@ -86,7 +86,8 @@ class System:
         self.start_stub()
         self.start_frontend()
         self.start_worker()
-        self.network.until(lambda: all(role.connection.connected for role in [*self.frontends.values(), *self.workers]), 10.0)
+        connections = [role.connection for role in self.frontends.values()] + [role.connection for role in self.workers]
+        self.network.until(lambda: all(connection.connected for connection in connections), 10.0)
 
     def start_broker(self) -> None:
         self.broker = make_broker(clock=self.clock, storage=MemoryStorage())
@@ -153,8 +154,9 @@ class System:
         return Deferred.fromCoroutine(self._send(method, f"http://{frontend}{path}", data))
 
     async def _send(self, method: str, url: str, data: bytes | None) -> Answer:
-        headers = {"Content-Type": "application/json"} if data is not None else {}
-        response = await self._client.request(method, url, data=data, headers=headers, allow_redirects=False)
+        headers = Headers({"Content-Type": ["application/json"]} if data is not None else {})
+        body = None if data is None else BytesBody(data)
+        response = await self._client.request(method, url, data=body, headers=headers, allow_redirects=False)
         return Answer(response.code, response.headers, await response.content())
 
     # Inside.

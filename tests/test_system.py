@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from twisted.logger import globalLogPublisher
+from typing import cast
+
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.system import REQUEST, System
@@ -22,12 +24,15 @@ class SystemTestCase(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.events: list[str] = []
-        observer = lambda event: self.events.append(repr(event))  # noqa: E731 - a plain function of one argument is an observer
+        observer = cast("ILogObserver", self.observe)
         globalLogPublisher.addObserver(observer)
         self.addCleanup(globalLogPublisher.removeObserver, observer)
         self.system = self.make()
         self.system.start()
         self.addCleanup(self.stop)
+
+    def observe(self, event: LogEvent) -> None:
+        self.events.append(repr(event))
 
     def stop(self) -> None:
         self.system.stop()

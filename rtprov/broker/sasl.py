@@ -1,0 +1,24 @@
+"""Log-in: what a client says in ``start-ok`` (SASL, RFC 4422), and what it means."""
+
+from __future__ import annotations
+
+from pamqp import decode
+
+from rtprov.errors import AmqpError
+
+MECHANISMS = "PLAIN AMQPLAIN"
+
+
+def credentials_from(mechanism: str, response: str | bytes) -> tuple[str, str]:
+    """User name and password. Raises `AmqpError` 503 for an unknown mechanism, 501 for a response that does not parse."""
+    data = response if isinstance(response, bytes) else response.encode()
+    try:
+        if mechanism == "PLAIN":  # RFC 4616
+            _, username, password = data.split(b"\0")
+            return username.decode(), password.decode()
+        if mechanism == "AMQPLAIN":  # a field table without its length
+            _, table = decode.field_table(len(data).to_bytes(4, "big") + data)
+            return str(table["LOGIN"]), str(table["PASSWORD"])
+    except Exception as error:  # pamqp lets struct, index and key errors through
+        raise AmqpError(501, "FRAME_ERROR - the log-in does not parse", 10, 11) from error
+    raise AmqpError(503, f"COMMAND_INVALID - unknown authentication mechanism '{mechanism[:32]}'", 10, 11)
