@@ -227,8 +227,9 @@ class AmqpTestCase(SynchronousTestCase):
         deferred = work if isinstance(work, Deferred) else Deferred.fromCoroutine(work)
         self.network.settle()
         failure = self.failureResultOf(deferred, *kinds)
-        assert failure.value is not None
-        return failure.value
+        error = failure.value
+        assert isinstance(error, BaseException)
+        return error
 
     def assert_idle(self) -> None:
         """No timer is left behind."""

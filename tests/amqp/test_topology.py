@@ -1,0 +1,65 @@
+"""What is declared at the broker, and how it is called."""
+
+from __future__ import annotations
+
+from pamqp.commands import Channel, Exchange, Queue
+
+from rtprov.amqp.topology import Shard, Topology, declare_status
+from rtprov.errors import AmqpError
+from tests.amqp.scripted import AmqpTestCase
+
+
+class TopologyTests(AmqpTestCase):
+    def test_names(self) -> None:
+        """Names carry the shard and the number of shards."""
+        shard = Shard(3, 8)
+        self.assertEqual(
+            (shard.work, shard.journal, shard.status, shard.dead),
+            ("rtprov.work.3of8", "rtprov.journal.3of8", "rtprov.status.3of8", "rtprov.dead.3of8"),
+        )
+        self.assertEqual((shard.requested_key, shard.event_key), ("requested.3of8", "event.3of8"))
+
+    def test_declared(self) -> None:
+        """Exchanges, queues and bindings of each shard are declared, all durable; the channel is not kept."""
+        connection = self.connect()
+        self.result(Topology([Shard(0, 2), Shard(1, 2)]).attach(connection))
+        self.assertEqual(
+            [(declare.exchange, declare.exchange_type, declare.durable) for declare in self.peer.commands(Exchange.Declare)],
+            [("rtprov.tasks", "direct", True), ("rtprov.dead", "direct", True)],
+        )
+        declared = {declare.queue: declare for declare in self.peer.commands(Queue.Declare)}
+        self.assertEqual(
+            sorted(declared), sorted(["rtprov.parked", *(f"rtprov.{kind}.{k}of2" for kind in ("work", "journal", "dead") for k in (0, 1))])
+        )
+        self.assertTrue(all(declare.durable and not declare.auto_delete and not declare.exclusive for declare in declared.values()))
+        self.assertEqual(
+            declared["rtprov.work.1of2"].arguments,
+            {"x-queue-type": "quorum", "x-single-active-consumer": True, "x-delivery-limit": 20, "x-dead-letter-exchange": "rtprov.dead"},
+        )
+        self.assertEqual(
+            declared["rtprov.journal.1of2"].arguments,
+            {"x-queue-type": "stream", "x-max-age": "7D", "x-stream-max-segment-size-bytes": 16_777_216},
+        )
+        self.assertEqual(
+            {(bind.exchange, bind.routing_key, bind.queue) for bind in self.peer.commands(Queue.Bind) if bind.queue.endswith(".1of2")},
+            {
+                ("rtprov.tasks", "requested.1of2", "rtprov.work.1of2"),
+                ("rtprov.tasks", "requested.1of2", "rtprov.journal.1of2"),
+                ("rtprov.tasks", "event.1of2", "rtprov.journal.1of2"),
+                ("rtprov.dead", "requested.1of2", "rtprov.dead.1of2"),
+            },
+        )
+        self.assertEqual(list(connection.channels), [0])
+
+    def test_differs(self) -> None:
+        """Where a queue of the name exists and differs, the broker's reason is told."""
+        self.broker.answers[Queue.Declare] = lambda peer, _: Channel.Close(406, "PRECONDITION_FAILED - inequivalent arg", 50, 10)
+        self.assertIn("inequivalent arg", str(self.error(Topology([Shard(0, 1)]).attach(self.connect()), AmqpError)))
+
+    def test_status(self) -> None:
+        """The status queue is durable and goes with its last consumer."""
+        self.result(declare_status(self.channel(self.connect()), Shard(0, 1)))
+        (declare,) = self.peer.commands(Queue.Declare)
+        self.assertEqual(
+            (declare.queue, declare.durable, declare.auto_delete, declare.exclusive), ("rtprov.status.0of1", True, True, False)
+        )

@@ -1,0 +1,80 @@
+"""Broker URLs, and the endpoints made of them."""
+
+from __future__ import annotations
+
+import trustme
+from twisted.internet.testing import MemoryReactorClock
+from twisted.trial.unittest import SynchronousTestCase
+
+from rtprov.amqp.url import BrokerUrl, client_endpoint
+from rtprov.errors import ConfigurationError
+
+
+class ParseTests(SynchronousTestCase):
+    def test_whole(self) -> None:
+        """Every part is taken, and percent-decoded."""
+        url = BrokerUrl.parse("amqps://us%40er:p%2Fa%3As%23%25@broker.example:1234/%2Fv%20h")
+        self.assertEqual(url, BrokerUrl("broker.example", 1234, "us@er", "p/a:s#%", "/v h", True))
+
+    def test_defaults(self) -> None:
+        """What is not given is what RabbitMQ would take it for."""
+        self.assertEqual(BrokerUrl.parse("amqp://broker"), BrokerUrl("broker", 5672, "guest", "guest", "/", False))
+        self.assertEqual(BrokerUrl.parse("amqps://broker").port, 5671)
+        self.assertEqual(BrokerUrl.parse("amqp://joe@broker").password, "")
+
+    def test_virtual_host(self) -> None:
+        """No path and `/` both mean the virtual host `/`; else it is the path, percent-decoded."""
+        for path, expected in (("", "/"), ("/", "/"), ("/%2F", "/"), ("/%2f", "/"), ("/a", "a"), ("/a%2Fb", "a/b"), ("/%D0%96", "Ж")):
+            self.assertEqual(BrokerUrl.parse(f"amqp://broker{path}").virtual_host, expected)
+
+    def test_ip6(self) -> None:
+        """An IPv6 address stands in brackets."""
+        url = BrokerUrl.parse("amqp://[::1]:5673/")
+        self.assertEqual((url.host, url.port), ("::1", 5673))
+        self.assertEqual(str(url), "amqp://guest@[::1]:5673/")
+
+    def test_no_password_shown(self) -> None:
+        """Neither `str` nor `repr` shows the password."""
+        url = BrokerUrl.parse("amqp://joe:sesame@broker/v")
+        self.assertEqual(str(url), "amqp://joe@broker:5672/v")
+        self.assertNotIn("sesame", repr(url))
+
+    def test_wrong(self) -> None:
+        """What is no broker URL is refused in one line that holds no password."""
+        for text in (
+            "",
+            "broker",
+            "http://joe:sesame@broker",
+            "amqp://",
+            "amqp://joe:sesame@/",
+            "amqp://joe:sesame@broker:port/",
+            "amqp://joe:sesame@broker:70000/",
+            "amqp://joe:sesame@[broker/",
+            "amqp://joe:sesame@broker/v?heartbeat=5",
+            "amqp://joe:sesame@broker/v#x",
+            "amqp://joe:sesame%FF@broker/",
+            "amqp://joe:sesame%00@broker/",
+            "amqp://joe:sesame/1@broker/",
+            "amqp://joe:sesame@broker/" + "v" * 256,
+        ):
+            error = self.assertRaises(ConfigurationError, BrokerUrl.parse, text)
+            self.assertNotIn("sesame", str(error))
+            self.assertNotIn("\n", str(error))
+
+
+class EndpointTests(SynchronousTestCase):
+    def test_unusable_ca(self) -> None:
+        """A CA file without a usable certificate is a wrong option, not a broker that cannot be reached."""
+        url = BrokerUrl.parse("amqps://broker")
+        for pem in (b"", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"):
+            self.assertRaises(ConfigurationError, client_endpoint, MemoryReactorClock(), url, pem)
+
+    def test_made(self) -> None:
+        """With TLS or without, several certificates or the system's, there is an endpoint; TLS wraps the other."""
+        pem = b"".join(trustme.CA().cert_pem.bytes() for _ in range(2))
+        reactor = MemoryReactorClock()
+        plain = client_endpoint(reactor, BrokerUrl.parse("amqp://broker"), None)
+        for ca in (pem, None):
+            for host in ("broker.example", "127.0.0.1", "[::1]"):
+                wrapped = client_endpoint(reactor, BrokerUrl.parse(f"amqps://{host}"), ca)
+                self.assertIsNot(type(wrapped), type(plain))
