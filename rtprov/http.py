@@ -244,6 +244,7 @@ _REASONS = {400: b"Bad Request", 413: b"Content Too Large", 431: b"Request Heade
 class JsonSite(Site):
     """Serves `resource` on HTTP/1.1; idle connections end after 60 s. `reactor` carries the timers."""
 
+    noisy = False
     protocol = JsonChannel  # type: ignore[assignment] # not Twisted's switch between HTTP/1.1 and HTTP/2
     requestFactory = JsonRequest
 

@@ -1,0 +1,91 @@
+"""``twistd rtprov``: everything in one process."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from twisted.application.service import IService
+from twisted.internet import reactor
+from twisted.internet.endpoints import TCP4ClientEndpoint
+
+from rtprov.amqp.topology import Shard
+from rtprov.amqp.url import BrokerUrl
+from rtprov.certs import make_development_set
+from rtprov.tap import options as opt
+from rtprov.tap.assembly import FrontendService
+from rtprov.tap.broker import broker_service
+from rtprov.tap.services import InOrder, Listening, certificate_options, first_steps, https, log, sealer, surroundings
+from rtprov.tap.stub import make_stub
+from rtprov.tap.worker import make_worker
+
+LOOPBACK = "tcp:{}:interface=127.0.0.1"
+
+
+def _port(name: str, default: str, what: str) -> opt.Option:
+    return opt.Option(name, default, f"port of {what} on 127.0.0.1; 0 picks a free one", opt.integer(0, 65535))
+
+
+class Options(opt.CommandOptions):
+    longdesc = "Runs everything in one process: a stub of service A, service B, the worker and the embedded broker."
+    command = "rtprov"
+    options = (
+        _port("port", "8443", "service B"),
+        _port("stub-port", "8444", "service A"),
+        _port("broker-port", "5673", "the broker"),
+        opt.CERTS,
+        opt.Option("equipment-url", None, "service A; given, no stub is started", opt.https_url),
+        opt.CONCURRENCY,
+        opt.stub_delay("stub-delay"),
+        opt.HONOUR_TIMEOUT,
+        opt.SCENARIO,
+        opt.RUNNING_STATUS,
+        opt.STATE,
+        opt.RETENTION,
+        opt.PATIENCE,
+        opt.DRAIN,
+    )
+
+
+class _Everything(InOrder):
+    """Broker and stub listen first; worker and front end are made once their ports are known."""
+
+    def __init__(self, options: Options) -> None:
+        super().__init__()
+        self._options = options
+        if make_development_set(options["certs"]):
+            log.info("made development certificates in {folder}", folder=str(options["certs"]))
+        broker, self._broker = broker_service(opt.server_endpoint(LOOPBACK.format(options["broker-port"])))
+        broker.setServiceParent(self)
+        self._stub: Listening | None = None
+        if options["equipment-url"] is None:
+            resource = make_stub(options, "stub-delay").resource()
+            where = opt.server_endpoint(LOOPBACK.format(options["stub-port"]))
+            self._stub = https("service A (stub)", where, resource, certificate_options(options, "stub"))
+            self._stub.setServiceParent(self)
+        self._sealer = sealer(options)
+        self._certificate = certificate_options(options, "frontend")
+
+    def privilegedStartService(self) -> None:
+        super().privilegedStartService()
+        options: dict[str, Any] = self._options
+        port = self._broker.port_number
+        url = BrokerUrl.parse(f"amqp://guest:guest@127.0.0.1:{port}/")
+        around = surroundings(TCP4ClientEndpoint(reactor, "127.0.0.1", port), url)
+        equipment_url = options["equipment-url"]
+        if self._stub is not None:
+            equipment_url = f"https://localhost:{self._stub.port_number}"
+        make_worker(options, around, equipment_url, [Shard(0, 1)]).setServiceParent(self)
+        self._front = front = FrontendService(around, sealer=self._sealer, shards=1, running_status=options["running-status"])
+        front.setServiceParent(self)
+        where = opt.server_endpoint(LOOPBACK.format(options["port"]))
+        self._listening = https("service B (front end)", where, front.frontend.resource(), self._certificate)
+        self._listening.setServiceParent(self)
+        self._listening.privilegedStartService()
+
+    def startService(self) -> None:
+        super().startService()
+        first_steps(self._front.connection, self._listening, self._options["certs"] / "ca.pem")
+
+
+def makeService(options: Options) -> IService:
+    return cast("IService", _Everything(options))

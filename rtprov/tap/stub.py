@@ -1,0 +1,50 @@
+"""``twistd rtprov-stub``: service A."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from twisted.application.service import IService
+
+from rtprov.errors import ConfigurationError
+from rtprov.scenario import Rule, load_scenario
+from rtprov.stub import Stub
+from rtprov.tap import options as opt
+from rtprov.tap.services import certificate_options, clock, https
+from rtprov.tls import read_file
+
+
+class Options(opt.CommandOptions):
+    longdesc = "Runs a stub of service A, the synchronous provisioning service, on HTTPS."
+    command = "rtprov-stub"
+    options = (
+        opt.listen("tcp:8444:interface=127.0.0.1"),
+        opt.stub_delay("delay"),
+        opt.HONOUR_TIMEOUT,
+        opt.SCENARIO,
+        opt.CERTS,
+        opt.CERTIFICATE,
+        opt.PRIVATE_KEY,
+        opt.CLIENT_CA,
+    )
+
+
+def rules(file: Path | None) -> tuple[Rule, ...]:
+    """The scenario's rules. Raises `ConfigurationError`."""
+    if file is None:
+        return ()
+    try:
+        return load_scenario(read_file(file, "scenario").decode("utf-8", "replace"))
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{file}: {error}") from None
+
+
+def make_stub(options: dict[str, Any], delay: str) -> Stub:
+    """The stub as the options describe it."""
+    return Stub(clock=clock, delay_s=options[delay], honour_timeout=options["honour-timeout"], rules=rules(options["scenario"]))
+
+
+def makeService(options: Options) -> IService:
+    stub = make_stub(options, "delay")
+    return https("service A (stub)", options["listen"], stub.resource(), certificate_options(options, "stub"))

@@ -1,0 +1,67 @@
+"""``twistd rtprov-worker``: the worker."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from twisted.application.service import IService
+from twisted.internet import reactor
+
+from rtprov.amqp.topology import Shard
+from rtprov.amqp.url import BrokerUrl, client_endpoint
+from rtprov.equipment import HttpEquipment
+from rtprov.errors import ConfigurationError
+from rtprov.tap import options as opt
+from rtprov.tap.assembly import Surroundings, WorkerService, WorkerSettings
+from rtprov.tap.services import ca_file, https_client, identity_files, sealer, surroundings
+from rtprov.tls import VerifiedHTTPS, read_file
+
+
+class Options(opt.CommandOptions):
+    longdesc = "Runs a worker: calls service A for each task, keeps every task's state in memory, and answers for it over AMQP."
+    command = "rtprov-worker"
+    options = (
+        opt.BROKER,
+        opt.EQUIPMENT_URL,
+        opt.CONCURRENCY,
+        opt.SHARDS,
+        opt.Option("shard", None, "a shard to serve, from 0; repeatable; all of them without it", opt.integer(0, 1023), repeatable=True),
+        opt.RETENTION,
+        opt.PATIENCE,
+        opt.DRAIN,
+        opt.CERTS,
+        opt.CERTIFICATE,
+        opt.PRIVATE_KEY,
+        opt.CA,
+        opt.SEAL_KEYS,
+    )
+
+    def check(self) -> None:
+        for shard in self["shard"]:
+            if shard >= self["shards"]:
+                raise ConfigurationError(f"--shard: there is no shard {shard} of {self['shards']}; they count from 0")
+
+
+def make_worker(options: dict[str, Any], around: Surroundings, equipment_url: str, shards: list[Shard]) -> WorkerService:
+    """The worker as the options describe it. Raises `ConfigurationError`."""
+    certificate, key = (options.get("certificate"), options.get("private-key"))
+    if certificate is not None or key is not None or (options["certs"] / "worker.pem").exists():
+        certificate, key = identity_files(options, "worker")
+    client = https_client(VerifiedHTTPS(ca_file(options), certificate, key), options["concurrency"])
+    settings = WorkerSettings(
+        shards=shards,
+        concurrency=options["concurrency"],
+        retention_s=options["retention"],
+        patience_s=options["patience"],
+        drain_s=options["drain"],
+    )
+    equipment = HttpEquipment(client=client, base_url=equipment_url, clock=around.clock, wall_clock=around.wall_clock)
+    return WorkerService(around, settings, equipment=equipment, sealer=sealer(options))
+
+
+def makeService(options: Options) -> IService:
+    url: BrokerUrl = options["broker"]
+    endpoint = client_endpoint(reactor, url, read_file(ca_file(options), "CA") if url.tls else None)
+    count = options["shards"]
+    shards = [Shard(index, count) for index in sorted(set(options["shard"])) or range(count)]
+    return cast("IService", make_worker(options, surroundings(endpoint, url), options["equipment-url"], shards))
