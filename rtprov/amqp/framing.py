@@ -15,6 +15,7 @@ from pamqp import base, commands
 from pamqp import constants as amqp
 from pamqp.header import ContentHeader
 
+from rtprov.amqp.fields import check_header, check_method
 from rtprov.errors import AmqpError
 
 PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
@@ -26,6 +27,8 @@ FRAME_OVERHEAD = 8  # 7 bytes of header, 1 of end
 _frame_header = struct.Struct(">BHI")
 _content_header = struct.Struct(">HHQ")
 _FRAME_END = bytes([amqp.FRAME_END])
+_METHODS: dict[int, type[base.Frame]] = commands.INDEX_MAPPING
+_WITH_TABLES = {method for method in _METHODS.values() if "table" in map(method.amqp_type, method.attributes())}
 
 
 class Frame(NamedTuple):
@@ -92,12 +95,15 @@ def decode_method(payload: bytes) -> base.Frame:
         raise AmqpError(502, "SYNTAX_ERROR - method frame without a method")
     index = int.from_bytes(payload[:4], "big")
     class_id, method_id = index >> 16, index & 0xFFFF
-    method_class: type[base.Frame] | None = commands.INDEX_MAPPING.get(index)
+    method_class = _METHODS.get(index)
     if method_class is None:
         raise AmqpError(540, f"NOT_IMPLEMENTED - unknown method {class_id}.{method_id}", class_id, method_id)
     try:
+        arguments = payload[4:]
+        if method_class in _WITH_TABLES:
+            check_method(method_class, arguments)
         method: base.Frame = method_class()
-        method.unmarshal(payload[4:])
+        method.unmarshal(arguments)
     except Exception as error:  # pamqp lets struct, index, recursion and value errors through
         raise AmqpError(502, f"SYNTAX_ERROR - {method_class.name}: arguments do not parse", class_id, method_id) from error
     return method
@@ -107,6 +113,7 @@ def decode_header(payload: bytes) -> ContentHeader:
     """Decode a content header's payload. Raises `AmqpError` 502."""
     header = ContentHeader()
     try:
+        check_header(payload)
         header.unmarshal(payload)
     except Exception as error:  # see decode_method
         raise AmqpError(502, "SYNTAX_ERROR - content header does not parse") from error

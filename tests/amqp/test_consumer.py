@@ -55,7 +55,7 @@ class ConsumerTests(AmqpTestCase):
     def test_delivery(self) -> None:
         """A delivery has all that the broker says of the message; its body is bytes, whatever they are."""
         tag = self.consume()
-        headers: FieldTable = {"x-stream-offset": 1 << 40, "x-death": [{"count": 3, "queue": "очередь"}], "x": -1}
+        headers: FieldTable = {"x-stream-offset": 1 << 40, "x-death": [{"count": 3, "queue": "очередь"}], "x": -1000}
         for size in (0, 1, 4088, 4089, 100_000):
             body = bytes(i % 251 for i in range(size))
             method = Basic.Deliver(tag, size + 1, True, "exchange", "ключ")

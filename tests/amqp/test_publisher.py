@@ -284,7 +284,7 @@ class PublisherTests(AmqpTestCase):
     def test_unencodable(self) -> None:
         """What cannot be encoded fails at the caller, takes no tag, and the next message goes its way."""
         self.attach()
-        self.failureResultOf(self.publisher.publish("e", "k" * 256, b"", properties=PERSISTENT), TypeError)
+        self.failureResultOf(self.publisher.publish("e", "k" * 256, b"", properties=PERSISTENT), TypeError, ValueError)
         self.failureResultOf(self.publish(properties=Basic.Properties(headers={"x": object()})), TypeError)  # type: ignore[dict-item]
         published = self.publish()
         self.confirm(1)

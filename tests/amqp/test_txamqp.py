@@ -77,7 +77,7 @@ class TrapTests(AmqpTestCase):
         """3: Headers of every type and script go out and come in whole."""
         connection = self.connect()
         tag, deliveries = self.consumer(connection)
-        headers = {"ключ": TEXT, "x-death": [{"count": -3}], "x-stream-offset": 2**40, "x": [True, None, 1.5]}
+        headers = {"ключ": TEXT, "x-death": [{"count": -3000}], "x-stream-offset": 2**40, "x": [True, None, 1.5]}
         properties = Basic.Properties(headers=headers)  # type: ignore[arg-type]
         self.publisher(connection).publish("e", "k", b"", properties=properties)
         self.network.settle()
