@@ -1,7 +1,8 @@
 """The body of a request: what may stand in it, and what is said of one that breaks the rules.
 
-The schema is msgspec's; it gives the checks here and can give an API document. msgspec does not see a key that is given twice, so the text
-is read by the standard library, with each object kept as its list of pairs. Messages name the place, never a value nor an unknown key.
+The schema is msgspec's; it does the checks here and can give an API document. What msgspec cannot see, a key that is given twice, is found
+before: the standard library reads the text, and each object is kept as its list of pairs. Messages name the place, never a value nor an
+unknown key.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from msgspec import UNSET, Meta, UnsetType
 from rtprov.errors import InvalidBody
 
 MAX_BODY_BYTES = 65536
+MAX_DEPTH = 100  # RFC 8259 §9 leaves it to us; a number of ours is the same on every Python and however deep the caller's stack
 
 
-class Parameters(msgspec.Struct, forbid_unknown_fields=False):
+class Parameters(msgspec.Struct):
     """The keys that are checked; others are the equipment's own business."""
 
     username: Annotated[str, Meta(min_length=1)] | UnsetType = UNSET
@@ -28,10 +30,11 @@ class Parameters(msgspec.Struct, forbid_unknown_fields=False):
     interfaces: list[Annotated[int, Meta(ge=0)]] | UnsetType = UNSET
 
 
-class Envelope(msgspec.Struct):
-    """The keys beside ``parameters`` that are checked."""
+class RequestBody(msgspec.Struct):
+    """The whole body. A list holds objects of one key each, or a single object."""
 
-    timeoutInSeconds: Annotated[int, Meta(ge=1, le=1500)]
+    timeout_s: Annotated[int, Meta(ge=1, le=1500)] = msgspec.field(name="timeoutInSeconds")
+    parameters: Parameters | list[Parameters]
 
 
 _EXPECTED = {
@@ -42,6 +45,8 @@ _EXPECTED = {
     "interfaces": "a list of integers of 0 or more",
     "interfaces[]": "an integer of 0 or more",
 }
+_KNOWN_PARAMETERS = frozenset(Parameters.__struct_fields__)
+_NAMEABLE = _KNOWN_PARAMETERS | {"timeoutInSeconds", "parameters"}
 
 
 @attrs.frozen
@@ -51,38 +56,49 @@ class ProvisioningRequest:
     timeout_s: int
 
 
-class _Object(list[tuple[str, Any]]):
-    """A JSON object as its pairs, in order, duplicates included."""
-
-
-class _Opaque(str):
-    """An integer too long to be one of ours, kept as its digits; no known key takes it."""
-
-
-def _integer(digits: str) -> int | _Opaque:
-    return int(digits) if len(digits) < 20 else _Opaque(digits)
-
-
-def _refuse_constant(_: str) -> NoReturn:
-    raise ValueError
-
-
-_decoder = json.JSONDecoder(object_pairs_hook=_Object, parse_int=_integer, parse_constant=_refuse_constant, strict=True)
-
-
 def parse_request(body: bytes) -> ProvisioningRequest:
     """Check a body of at most `MAX_BODY_BYTES`. Raises `InvalidBody`."""
     document = _decode(body)
     if not isinstance(document, _Object):
         raise InvalidBody("the body: expected a JSON object")
-    top = _unique(document, "")
-    if "timeoutInSeconds" not in top:
-        raise InvalidBody("timeoutInSeconds: required")
-    if "parameters" not in top:
-        raise InvalidBody("parameters: required")
-    envelope = _convert(top, Envelope, "")
-    _check_parameters(top["parameters"])
-    return ProvisioningRequest(envelope.timeoutInSeconds)
+    top: dict[str, Any] = {}
+    _gather(document, "", top)
+    for key in ("timeoutInSeconds", "parameters"):
+        if key not in top:
+            raise InvalidBody(f"{key}: required")
+    request = _convert({"timeoutInSeconds": top["timeoutInSeconds"], "parameters": _known(top["parameters"])})
+    return ProvisioningRequest(request.timeout_s)
+
+
+# Text to values.
+
+
+class _Object(list[tuple[str, Any]]):
+    """A JSON object as its pairs, in order, duplicates included."""
+
+
+class _Huge(int):
+    """An integer of 20 characters or more, cut to its first 19: enough for any rule. Its digits tell it from others of its size.
+
+    Python refuses to read integers of more than 4,300 digits, and takes its time over long ones.
+    """
+
+    digits: str
+
+
+def _integer(digits: str) -> int:
+    if len(digits) < 20:
+        return int(digits)
+    huge = _Huge(digits[:19])
+    huge.digits = digits
+    return huge
+
+
+def _refuse_constant(_: str) -> NoReturn:
+    raise InvalidBody("the body is not JSON: NaN and Infinity are no numbers")
+
+
+_decoder = json.JSONDecoder(object_pairs_hook=_Object, parse_int=_integer, parse_constant=_refuse_constant)
 
 
 def _decode(body: bytes) -> Any:
@@ -90,85 +106,100 @@ def _decode(body: bytes) -> Any:
         text = body.decode("utf-8")
     except UnicodeDecodeError as error:
         raise InvalidBody(f"the body is not UTF-8: byte {error.start} does not fit") from None
+    if not text:
+        raise InvalidBody("the body is empty")
     if text.startswith("\ufeff"):
         raise InvalidBody("the body is not JSON: it begins with a byte order mark")
+    if _deeper_than(MAX_DEPTH, text):
+        raise InvalidBody(f"the body is nested too deeply: at most {MAX_DEPTH} levels are taken")
     try:
         return _decoder.decode(text)
     except json.JSONDecodeError as error:
         raise InvalidBody(f"the body is not JSON: line {error.lineno}, column {error.colno}") from None
-    except ValueError:
-        raise InvalidBody("the body is not JSON: NaN and Infinity are no numbers") from None
-    except RecursionError:
-        raise InvalidBody("the body is nested too deeply") from None
 
 
-def _check_parameters(parameters: Any) -> None:
-    """The three forms seen in the wild: a list of single-key objects, one object, or a list holding one object."""
+# A bracket, or a whole string, whose brackets do not count. The closing quote is optional: a match never fails, so it never backtracks.
+_BRACKETS = re.compile(r'[\[{\]}]|"(?:[^"\\]+|\\.)*"?', re.DOTALL)
+
+
+def _deeper_than(limit: int, text: str) -> bool:
+    if text.count("[") + text.count("{") <= limit:
+        return False
+    depth = 0
+    for match in _BRACKETS.finditer(text):
+        if match[0] in "[{":
+            depth += 1
+            if depth > limit:
+                return True
+        elif match[0] in "]}":
+            depth -= 1
+    return False
+
+
+# Shape: keys given twice, and the three forms of ``parameters``.
+
+
+def _gather(pairs: _Object, place: str, seen: dict[str, Any]) -> None:
+    """Add an object's pairs to those `seen` before. Raises `InvalidBody` where a key comes again with a different value."""
+    for key, value in pairs:
+        if key in seen and _canonical(seen[key]) != _canonical(value):
+            if key in _NAMEABLE:
+                raise InvalidBody(f"{place}.{key}: given twice with different values".lstrip("."))
+            raise InvalidBody(f"{place or 'the body'}: a key is given twice with different values")
+        seen[key] = value
+
+
+def _canonical(value: Any) -> object:
+    """Equal for what is the same JSON, whatever the order of an object's keys; 1, 1.0 and true are not the same."""
+    if isinstance(value, _Object):
+        return _Object, [(key, _canonical(item)) for key, item in sorted(value, key=lambda pair: pair[0])]
+    if isinstance(value, list):
+        return list, [_canonical(item) for item in value]
+    return type(value), value.digits if isinstance(value, _Huge) else value
+
+
+def _known(parameters: Any) -> dict[str, Any] | list[dict[str, Any]]:
+    """The checked keys of ``parameters``, in the form they came in. Raises `InvalidBody` where that is none of the three forms."""
+    seen: dict[str, Any] = {}
+    known: dict[str, Any] | list[dict[str, Any]]
     if isinstance(parameters, _Object):
-        objects = [("parameters", parameters)]
+        _gather(parameters, "parameters", seen)
+        known = _only_known(parameters)
     elif isinstance(parameters, list):
-        objects = [(f"parameters[{index}]", item) for index, item in enumerate(parameters)]
+        _check_items(parameters)
+        for index, item in enumerate(parameters):
+            _gather(item, f"parameters[{index}]", seen)
+        known = [_only_known(item) for item in parameters]
     else:
         raise InvalidBody("parameters: expected an object or a list of objects")
-    seen: dict[str, Any] = {}
-    for place, item in objects:
-        if not isinstance(item, _Object):
-            raise InvalidBody(f"{place}: expected an object")
-        unique = _unique(item, place)
-        if len(objects) > 1 and len(unique) != 1:
-            raise InvalidBody(f"{place}: expected an object with a single key")
-        for key, value in unique.items():
-            if key in seen and not _same(seen[key], value):
-                raise InvalidBody(f"{_at(place, key)}: given twice with different values")
-            seen[key] = value
-        _convert(unique, Parameters, place)
     if not seen:
         raise InvalidBody("parameters: expected at least one key")
+    return known
 
 
-def _unique(pairs: _Object, place: str) -> dict[str, Any]:
-    """The object as a dict; a key given twice must have the same value both times."""
-    unique: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in unique and not _same(unique[key], value):
-            raise InvalidBody(f"{_at(place, key) or 'the body'}: given twice with different values")
-        unique[key] = value
-    return unique
+def _check_items(items: list[Any]) -> None:
+    """One object may hold any number of keys, each of several holds one."""
+    single = len(items) > 1
+    for index, item in enumerate(items):
+        if not isinstance(item, _Object) or (single and len({key for key, _ in item}) != 1):
+            raise InvalidBody(f"parameters[{index}]: expected an object{' with a single key' if single else ''}")
 
 
-def _same(one: Any, other: Any) -> bool:
-    """Whether two values are the same JSON; 1, 1.0 and true are not."""
-    return repr(one) == repr(other)
+def _only_known(pairs: _Object) -> dict[str, Any]:
+    return {key: value for key, value in pairs if key in _KNOWN_PARAMETERS}
 
 
-def _at(place: str, key: str) -> str:
-    """The key's place; an unknown key is not repeated, since it may be anything."""
-    if key not in _EXPECTED and key != "parameters":
-        return f"{place}: a key" if place else "a key"
-    return f"{place}.{key}" if place else key
+# Types and ranges.
+
+# How a message of msgspec's ends: "… - at `$.parameters[3].interfaces[1]`"
+_PLACE = re.compile(r" - at `\$\.(?P<place>(?:.*\.)?(?P<key>\w+)(?P<index>\[\d+\])?)`$")
 
 
-# msgspec: "Expected `int` >= 1 - at `$.vlan`", "… at `$.interfaces[1]`", or `$[...]` where a position is not told
-_PATH = re.compile(r"at `\$\.(?P<key>\w+)(?P<index>\[[^\]]*\])?")
-
-
-def _convert(fields: dict[str, Any], schema: type[Any], place: str) -> Any:
-    known = {key: value for key, value in fields.items() if key in schema.__struct_fields__}
-    if not known:
-        return None
+def _convert(fields: dict[str, Any]) -> RequestBody:
     try:
-        return msgspec.convert(known, schema, strict=True)
+        return msgspec.convert(fields, RequestBody)
     except msgspec.ValidationError as error:
-        match = _PATH.search(str(error))
-        assert match is not None, "every rule of the schemas stands on a field"
-        key, index = match["key"], match["index"]
-        value = known[key]
-        if index and isinstance(value, list):
-            index = f"[{next((position for position, item in enumerate(value) if not _is_index(item)), 0)}]"
-        where = f"{place}.{key}" if place else key
-        expected = _EXPECTED[f"{key}[]" if index else key]
-        raise InvalidBody(f"{where}{index or ''}: expected {expected}") from None
-
-
-def _is_index(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+        match = _PLACE.search(str(error))
+        assert match is not None, "every rule of the schema stands on a field"
+        expected = _EXPECTED[match["key"] + ("[]" if match["index"] else "")]
+        raise InvalidBody(f"{match['place']}: expected {expected}") from None

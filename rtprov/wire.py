@@ -1,18 +1,34 @@
-"""JSON on the wire: requests from clients, and the messages that front ends, workers and journals exchange.
+"""The messages that front ends, workers and journals exchange over AMQP: JSON ⇄ model.
 
-AMQP bodies are objects with ``"v"`` (the format's version) and ``"kind"``. What a later version adds is carried, not fatal: unknown fields
-are passed over, unknown kinds become `Unrecognised`. `rtprov.body` has the rules of a request's body.
+Each is an object with ``"v"`` (the format's version) and ``"kind"``. What a later version adds is carried, not fatal: unknown fields are
+passed over, events of an unknown kind become `Unrecognised`. The rules of a request's body are `rtprov.body`'s, and can be had from here.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from typing import Literal
 
 import msgspec
 
+from rtprov.body import MAX_BODY_BYTES, ProvisioningRequest, parse_request
 from rtprov.errors import UndecodableMessage
 from rtprov.model import Event, Finished, Marker, Requested, Started, State, Task, Unrecognised, is_equipment_id, is_task_id
+
+__all__ = [
+    "MAX_BODY_BYTES",
+    "VERSION",
+    "ProvisioningRequest",
+    "decode_event",
+    "decode_status_reply",
+    "decode_status_request",
+    "decode_task",
+    "encode_event",
+    "encode_status_reply",
+    "encode_status_request",
+    "encode_task",
+    "parse_request",
+]
 
 VERSION = 1
 
@@ -31,11 +47,12 @@ class _Task(_Tagged, tag="requested"):
 
 
 class _Requested(_Tagged, tag="requested"):
-    """The same message, read without its sealed body."""
+    """A `_Task` as the journal's readers see it: without what only the worker needs."""
 
     task: str
     equipment: str
     at: float
+    v: int = VERSION
 
 
 class _Started(_Tagged, tag="started"):
@@ -50,7 +67,7 @@ class _Finished(_Tagged, tag="finished"):
     task: str
     equipment: str
     at: float
-    state: Literal["completed", "failed", "not_found"]
+    state: State
     reason: str
     v: int = VERSION
 
@@ -67,23 +84,26 @@ class _StatusRequest(_Tagged, tag="status"):
 
 
 class _StatusReply(_Tagged, tag="states"):
-    states: list[Literal["running", "completed", "failed", "not_found"] | None]
+    states: list[State | None]
     v: int = VERSION
 
 
-class _Kind(msgspec.Struct):
+class _AnyKind(msgspec.Struct):
     kind: str
 
+
+_EVENT_KINDS = frozenset({"requested", "started", "finished", "marker"})
 
 _encode = msgspec.json.Encoder().encode
 _decode_task = msgspec.json.Decoder(_Task).decode
 _decode_event = msgspec.json.Decoder(_Requested | _Started | _Finished | _Marker).decode
-_decode_kind = msgspec.json.Decoder(_Kind).decode
-_decode_request = msgspec.json.Decoder(_StatusRequest).decode
-_decode_reply = msgspec.json.Decoder(_StatusReply).decode
+_decode_any_kind = msgspec.json.Decoder(_AnyKind).decode
+_decode_status_request = msgspec.json.Decoder(_StatusRequest).decode
+_decode_status_reply = msgspec.json.Decoder(_StatusReply).decode
 
-# msgspec's messages name a place and a type, never a value, so they may be passed on.
+# What msgspec raises on bytes from outside: not JSON, or of another form; not UTF-8; nested without end.
 _MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_PLACE = re.compile(r"`\$[^`]*`$")
 
 
 def encode_task(task: Task) -> bytes:
@@ -96,25 +116,27 @@ def decode_task(body: bytes) -> Task:
     try:
         message = _decode_task(body)
     except _MALFORMED as error:
-        raise UndecodableMessage(f"not a task: {error}") from None
+        raise _undecodable("a task", error) from None
     if not is_task_id(message.task) or not is_equipment_id(message.equipment):
         raise UndecodableMessage("not a task: an id is malformed")
     return Task(message.task, message.equipment, message.timeout, message.at, message.sealed)
 
 
 def encode_event(event: Event) -> bytes:
-    """A journal's message. Requests come from `encode_task`, so `Requested` has no encoding of its own: TypeError."""
+    """A journal's message. `Unrecognised` events are only read, never written: TypeError."""
     if isinstance(event, Started):
         return _encode(_Started(event.task_id, event.equipment_id, event.at, event.attempt))
     if isinstance(event, Finished):
-        return _encode(_Finished(event.task_id, event.equipment_id, event.at, event.state.value, event.reason))  # type: ignore[arg-type]
+        return _encode(_Finished(event.task_id, event.equipment_id, event.at, event.state, event.reason))
     if isinstance(event, Marker):
         return _encode(_Marker(event.marker_id))
+    if isinstance(event, Requested):
+        return _encode(_Requested(event.task_id, event.equipment_id, event.at))
     raise TypeError(f"{type(event).__name__} is not for writing")
 
 
 def decode_event(body: bytes) -> Event:
-    """Raises `UndecodableMessage`; an event of a kind that we do not know is `Unrecognised`."""
+    """The event; `Requested` for what `encode_task` made, `Unrecognised` for a kind that we do not know. Raises `UndecodableMessage`."""
     try:
         message = _decode_event(body)
     except _MALFORMED as error:
@@ -123,21 +145,21 @@ def decode_event(body: bytes) -> Event:
         return Requested(message.task, message.equipment, message.at)
     if isinstance(message, _Started):
         return Started(message.task, message.equipment, message.at, message.attempt)
-    if isinstance(message, _Finished):
-        return Finished(message.task, message.equipment, message.at, State(message.state), message.reason)
-    return Marker(message.id)
+    if isinstance(message, _Marker):
+        return Marker(message.id)
+    if not message.state.final:
+        raise UndecodableMessage("not an event: it finishes a task in a state that is not final")
+    return Finished(message.task, message.equipment, message.at, message.state, message.reason)
 
 
-_KINDS = {"requested", "started", "finished", "marker"}
-
-
-def _unrecognised(body: bytes, error: Exception) -> Event:
+def _unrecognised(body: bytes, error: Exception) -> Unrecognised:
+    """What `decode_event` makes of a body that is none of our events, for the reason `error`."""
     try:
-        kind = _decode_kind(body).kind
+        kind = _decode_any_kind(body).kind
     except _MALFORMED:
-        kind = "marker"
-    if kind in _KINDS:
-        raise UndecodableMessage(f"not an event: {error}") from None
+        raise _undecodable("an event", error) from None
+    if kind in _EVENT_KINDS:
+        raise _undecodable("an event", error) from None
     return Unrecognised(kind)
 
 
@@ -149,21 +171,28 @@ def encode_status_request(pairs: Sequence[tuple[str, str]], *, barrier: bool) ->
 def decode_status_request(body: bytes) -> tuple[list[tuple[str, str]], bool]:
     """The pairs, and whether a barrier comes first. Raises `UndecodableMessage`."""
     try:
-        message = _decode_request(body)
+        message = _decode_status_request(body)
     except _MALFORMED as error:
-        raise UndecodableMessage(f"not a status request: {error}") from None
+        raise _undecodable("a status request", error) from None
     return message.tasks, message.barrier
 
 
 def encode_status_reply(states: Sequence[State | None]) -> bytes:
     """The answers to a batch, in its order; None for a task that is not known."""
-    return _encode(_StatusReply([state.value if state is not None else None for state in states]))
+    return _encode(_StatusReply(list(states)))
 
 
 def decode_status_reply(body: bytes) -> list[State | None]:
     """Raises `UndecodableMessage`."""
     try:
-        message = _decode_reply(body)
+        return _decode_status_reply(body).states
     except _MALFORMED as error:
-        raise UndecodableMessage(f"not a status reply: {error}") from None
-    return [State(state) if state is not None else None for state in message.states]
+        raise _undecodable("a status reply", error) from None
+
+
+def _undecodable(what: str, error: Exception) -> UndecodableMessage:
+    """Name the place at most: some of msgspec's messages repeat the value that they object to."""
+    if not isinstance(error, msgspec.ValidationError):
+        return UndecodableMessage(f"not {what}: damaged JSON")
+    place = _PLACE.search(str(error))
+    return UndecodableMessage(f"not {what}: wrong at {place[0]}" if place else f"not {what}: a field is missing, or it is no object")
