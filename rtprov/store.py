@@ -5,15 +5,18 @@ The first `Finished` of a task wins for ever; whatever comes after it, again or 
 
 from __future__ import annotations
 
-from collections import deque
+from heapq import heappop, heappush
 
 import attrs
 
 from rtprov.model import Event, Finished, Requested, Started, State
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, weakref_slot=False)
 class _Record:
+    """`task_id` is the very string that is the record's key, so that everything else that needs it shares it."""
+
+    task_id: str
     equipment_id: str
     state: State = State.RUNNING
     first_started_at: float | None = None
@@ -26,31 +29,29 @@ class Store:
     def __init__(self, retention_s: float) -> None:
         self._retention_s = retention_s
         self._records: dict[str, _Record] = {}
-        self._finished: deque[tuple[float, str]] = deque()  # in the order the events came, nearly that of their times
+        # A heap of (when it finished, task id). Events come nearly in the order of their times, where a push costs next to nothing; and a
+        # writer whose clock runs ahead keeps its own tasks longer, not everybody's.
+        self._finished: list[tuple[float, str]] = []
 
     def __len__(self) -> int:
         return len(self._records)
 
     def apply(self, event: Event) -> None:
         """Take the journal's next event. One for an unknown task makes it known: its beginning may have left the journal."""
-        if isinstance(event, Requested):
-            self._record(event)
-        elif isinstance(event, Started):
-            record = self._record(event)
+        if not isinstance(event, (Requested, Started, Finished)):
+            return
+        record = self._records.get(event.task_id)
+        if record is None:
+            record = self._records[event.task_id] = _Record(event.task_id, event.equipment_id)
+        elif record.state.final:
+            return
+        if isinstance(event, Started):
             record.attempts = max(record.attempts, event.attempt)
             if record.first_started_at is None or event.at < record.first_started_at:
                 record.first_started_at = event.at
         elif isinstance(event, Finished):
-            record = self._record(event)
-            if not record.state.final:
-                record.state = event.state
-                self._finished.append((event.at, event.task_id))
-
-    def _record(self, event: Requested | Started | Finished) -> _Record:
-        record = self._records.get(event.task_id)
-        if record is None:
-            record = self._records[event.task_id] = _Record(event.equipment_id)
-        return record
+            record.state = event.state
+            heappush(self._finished, (event.at, record.task_id))
 
     def lookup(self, task_id: str, equipment_id: str) -> State | None:
         """The task's state, or None where no such task of this equipment is known."""
@@ -75,12 +76,12 @@ class Store:
     def expire(self, now: float) -> int:
         """Forget the tasks that finished more than the retention before `now` (seconds since the epoch); return how many.
 
-        Costs as much as is forgotten. An event from a clock that runs ahead holds back those behind it by no more than it is ahead.
+        Costs in proportion to what is forgotten, whatever else is kept (but for the logarithm of a heap).
         """
         limit = now - self._retention_s
         forgotten = 0
         while self._finished and self._finished[0][0] < limit:
-            _, task_id = self._finished.popleft()
+            _, task_id = heappop(self._finished)
             del self._records[task_id]
             forgotten += 1
         return forgotten
