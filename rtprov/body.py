@@ -73,8 +73,11 @@ def parse_request(body: bytes) -> ProvisioningRequest:
 # Text to values.
 
 
-class _Object(list[tuple[str, Any]]):
-    """A JSON object as its pairs, in order, duplicates included."""
+@attrs.define(eq=False)
+class _Object:
+    """A JSON object as its pairs, in order, duplicates included. (No list: msgspec would take it for one.)"""
+
+    pairs: list[tuple[str, Any]]
 
 
 class _Huge(int):
@@ -139,9 +142,9 @@ def _deeper_than(limit: int, text: str) -> bool:
 # Shape: keys given twice, and the three forms of ``parameters``.
 
 
-def _gather(pairs: _Object, place: str, seen: dict[str, Any]) -> None:
+def _gather(item: _Object, place: str, seen: dict[str, Any]) -> None:
     """Add an object's pairs to those `seen` before. Raises `InvalidBody` where a key comes again with a different value."""
-    for key, value in pairs:
+    for key, value in item.pairs:
         if key in seen and _canonical(seen[key]) != _canonical(value):
             if key in _NAMEABLE:
                 raise InvalidBody(f"{place}.{key}: given twice with different values".lstrip("."))
@@ -152,7 +155,7 @@ def _gather(pairs: _Object, place: str, seen: dict[str, Any]) -> None:
 def _canonical(value: Any) -> object:
     """Equal for what is the same JSON, whatever the order of an object's keys; 1, 1.0 and true are not the same."""
     if isinstance(value, _Object):
-        return _Object, [(key, _canonical(item)) for key, item in sorted(value, key=lambda pair: pair[0])]
+        return _Object, [(key, _canonical(item)) for key, item in sorted(value.pairs, key=lambda pair: pair[0])]
     if isinstance(value, list):
         return list, [_canonical(item) for item in value]
     return type(value), value.digits if isinstance(value, _Huge) else value
@@ -181,12 +184,12 @@ def _check_items(items: list[Any]) -> None:
     """One object may hold any number of keys, each of several holds one."""
     single = len(items) > 1
     for index, item in enumerate(items):
-        if not isinstance(item, _Object) or (single and len({key for key, _ in item}) != 1):
+        if not isinstance(item, _Object) or (single and len({key for key, _ in item.pairs}) != 1):
             raise InvalidBody(f"parameters[{index}]: expected an object{' with a single key' if single else ''}")
 
 
-def _only_known(pairs: _Object) -> dict[str, Any]:
-    return {key: value for key, value in pairs if key in _KNOWN_PARAMETERS}
+def _only_known(item: _Object) -> dict[str, Any]:
+    return {key: value for key, value in item.pairs if key in _KNOWN_PARAMETERS}
 
 
 # Types and ranges.

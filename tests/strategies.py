@@ -1,0 +1,34 @@
+"""Hypothesis strategies for the model's values, and how Hypothesis runs here: the same examples every time, without a deadline for each."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from rtprov.model import Event, Finished, Marker, Requested, Started, State, Task
+
+settings.register_profile("rtprov", deadline=None, derandomize=True)
+settings.load_profile("rtprov")
+
+task_ids = st.text("0123456789abcdef", min_size=32, max_size=32)
+equipment_ids = st.from_regex(r"[a-zA-Z0-9]{6,40}", fullmatch=True)
+times = st.floats(min_value=0, max_value=4e9)
+final_states = st.sampled_from([state for state in State if state.final])
+# What UTF-8 can carry: all but lone surrogates.
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
+
+tasks = st.builds(
+    Task, task_id=task_ids, equipment_id=equipment_ids, timeout_s=st.integers(min_value=1, max_value=1500), accepted_at=times, sealed=texts
+)
+
+
+def task_events(task_id: st.SearchStrategy[str], equipment_id: st.SearchStrategy[str]) -> st.SearchStrategy[Requested | Started | Finished]:
+    """Events of the tasks that the two strategies name."""
+    return st.one_of(
+        st.builds(Requested, task_id, equipment_id, times),
+        st.builds(Started, task_id, equipment_id, times, st.integers(min_value=1, max_value=1000)),
+        st.builds(Finished, task_id, equipment_id, times, final_states, texts),
+    )
+
+
+events: st.SearchStrategy[Event] = st.one_of(task_events(task_ids, equipment_ids), st.builds(Marker, texts))

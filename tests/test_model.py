@@ -1,0 +1,70 @@
+"""Ids, shards, states, and what a task shows of itself."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from rtprov.model import State, Task, is_equipment_id, is_task_id, shard_of
+from tests.strategies import equipment_ids, task_ids
+
+TASK_ID = "0123456789abcdef" * 2
+
+
+class EquipmentIds(SynchronousTestCase):
+    @given(equipment_ids)
+    def test_letters_and_digits(self, text: str) -> None:
+        """Six or more ASCII letters and digits name equipment."""
+        self.assertTrue(is_equipment_id(text))
+
+    def test_anything_else(self) -> None:
+        """Too short, other characters, other alphabets' letters and digits, or a line's end: no equipment."""
+        for text in ("", "ABC12", "ABC 123", "ABC-123", "ABC123\n", "\nABC123", "АВС123456", "ABC12٣", "ABC123/", "ABC%20123", "ABC123\0"):
+            self.assertFalse(is_equipment_id(text), repr(text))
+
+
+class TaskIds(SynchronousTestCase):
+    @given(task_ids)
+    def test_form(self, text: str) -> None:
+        """32 lower-case hexadecimal digits have the form of a task id."""
+        self.assertTrue(is_task_id(text))
+
+    def test_anything_else(self) -> None:
+        """Another length, upper case, other characters or a line's end do not."""
+        for text in ("", TASK_ID[:-1], TASK_ID + "0", TASK_ID.upper(), TASK_ID + "\n", TASK_ID[:-1] + "g", TASK_ID[:-1] + "٣"):
+            self.assertFalse(is_task_id(text), repr(text))
+
+
+class Shards(SynchronousTestCase):
+    @given(equipment_ids, st.integers(min_value=1, max_value=64))
+    def test_range(self, equipment_id: str, shards: int) -> None:
+        """Every device has one of the shards."""
+        self.assertIn(shard_of(equipment_id, shards), range(shards))
+
+    def test_fixed(self) -> None:
+        """The shard is crc32 (of "123456789" 0xCBF43926) by the number of shards: it never changes, since queues are named by it."""
+        self.assertEqual(shard_of("123456789", 1), 0)
+        self.assertEqual(shard_of("123456789", 8), 0xCBF43926 % 8)
+        self.assertEqual(shard_of("123456789", 16), 0xCBF43926 % 16)
+
+    def test_spread(self) -> None:
+        """Serials that follow one another spread over all shards about evenly."""
+        counts = [0] * 8
+        for number in range(8000):
+            counts[shard_of(f"SN{number:08d}", 8)] += 1
+        self.assertTrue(all(900 < count < 1100 for count in counts), counts)
+
+
+class States(SynchronousTestCase):
+    def test_final(self) -> None:
+        """All states but running are final."""
+        self.assertEqual({state for state in State if not state.final}, {State.RUNNING})
+
+
+class Tasks(SynchronousTestCase):
+    def test_repr_shows_no_body(self) -> None:
+        """A task's repr shows that there is a sealed body, and not even the sealed form of it."""
+        shown = repr(Task(TASK_ID, "ABC123456", 14, 1.5, "gAAAAAtoken"))
+        self.assertIn("<sealed>", shown)
+        self.assertNotIn("gAAAAAtoken", shown)
