@@ -1,0 +1,99 @@
+"""Per-device order, by examples and against a model that is nothing but a list for each device."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from rtprov.lanes import Lanes
+
+DEVICES = ["ABC123", "DEF456", "GHI789"]
+
+
+class Examples(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.lanes: Lanes[int] = Lanes()
+
+    def counts(self) -> tuple[int, int, int]:
+        return self.lanes.active, self.lanes.waiting, len(self.lanes)
+
+    def test_one_at_a_time(self) -> None:
+        """A device's first item may go at once, the next ones in their order as the head leaves."""
+        self.assertEqual([self.lanes.enter("ABC123", item) for item in (1, 2, 3)], [True, False, False])
+        self.assertEqual(self.counts(), (1, 2, 3))
+        self.assertEqual([self.lanes.leave("ABC123") for _ in range(3)], [2, 3, None])
+        self.assertEqual(self.counts(), (0, 0, 0))
+
+    def test_devices_do_not_wait_for_one_another(self) -> None:
+        """Each device has a head of its own."""
+        self.assertTrue(self.lanes.enter("ABC123", 1))
+        self.assertTrue(self.lanes.enter("DEF456", 2))
+        self.assertEqual(self.counts(), (2, 0, 2))
+
+    def test_again(self) -> None:
+        """A lane that was left empty begins anew."""
+        self.lanes.enter("ABC123", 1)
+        self.lanes.leave("ABC123")
+        self.assertTrue(self.lanes.enter("ABC123", 2))
+
+    def test_leave_without_a_head(self) -> None:
+        """Leaving where nobody is is a mistake of the caller's."""
+        self.assertRaises(KeyError, self.lanes.leave, "ABC123")
+        self.assertEqual(self.counts(), (0, 0, 0))
+
+    def test_drop_waiting(self) -> None:
+        """Dropping forgets all that waits and leaves the heads where they are."""
+        for device, item in (("ABC123", 1), ("DEF456", 2), ("ABC123", 3), ("DEF456", 4), ("ABC123", 5)):
+            self.lanes.enter(device, item)
+        self.assertEqual(self.lanes.drop_waiting("ABC123"), [3, 5])
+        self.assertEqual(self.counts(), (2, 1, 3))
+        self.assertEqual(self.lanes.drop_waiting(), [4])
+        self.assertEqual(self.counts(), (2, 0, 2))
+        self.assertEqual(self.lanes.drop_waiting(), [])
+        self.assertEqual(self.lanes.drop_waiting("unknown"), [])
+        self.assertEqual([self.lanes.leave("ABC123"), self.lanes.leave("DEF456")], [None, None])
+
+
+# "enter" and "leave" twice as likely as the rest, so that lanes grow long and empty again.
+actions = st.lists(
+    st.tuples(st.sampled_from(["enter", "enter", "enter", "leave", "leave", "drop", "drop all"]), st.sampled_from(DEVICES)), max_size=60
+)
+
+
+class AgainstLists(SynchronousTestCase):
+    @given(actions)
+    def test_any_sequence(self, sequence: list[tuple[str, str]]) -> None:
+        """Whatever is done in whatever order: one head a device, first in first out, nothing lost, the counters right, no lane empty."""
+        lanes: Lanes[int] = Lanes()
+        model: dict[str, list[int]] = {device: [] for device in DEVICES}
+        for item, (action, device) in enumerate(sequence):
+            expected = model[device]
+            if action == "enter":
+                expected.append(item)
+                self.assertEqual(lanes.enter(device, item), expected == [item])
+            elif action == "leave" and expected:
+                del expected[0]
+                self.assertEqual(lanes.leave(device), expected[0] if expected else None)
+            elif action == "leave":
+                self.assertRaises(KeyError, lanes.leave, device)
+            elif action == "drop":
+                self.assertEqual(lanes.drop_waiting(device), expected[1:])
+                del expected[1:]
+            else:
+                self.assertEqual(sorted(lanes.drop_waiting()), sorted(item for lane in model.values() for item in lane[1:]))
+                for lane in model.values():
+                    del lane[1:]
+            self.assertEqual(len(lanes), sum(map(len, model.values())))
+            self.assertEqual(lanes.active, sum(map(bool, model.values())))
+            self.assertEqual(lanes.waiting, len(lanes) - lanes.active)
+        self.assertEqual(lanes._lanes.keys(), {device for device, lane in model.items() if lane})
+
+    @given(st.lists(st.sampled_from(DEVICES), max_size=40))
+    def test_drop_all_keeps_each_device_in_order(self, devices: list[str]) -> None:
+        """What is dropped of all devices is, for each device, in the order it came."""
+        lanes: Lanes[tuple[str, int]] = Lanes()
+        behind = [item for item in [(device, number) for number, device in enumerate(devices)] if not lanes.enter(item[0], item)]
+        dropped = lanes.drop_waiting()
+        for device in DEVICES:
+            self.assertEqual([item for item in dropped if item[0] == device], [item for item in behind if item[0] == device])

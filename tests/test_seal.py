@@ -1,0 +1,110 @@
+"""Sealing, key files, and that neither shows a secret."""
+
+from __future__ import annotations
+
+import traceback
+
+from cryptography.fernet import Fernet
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from rtprov.errors import ConfigurationError, SealError
+from rtprov.interfaces import Sealer
+from rtprov.seal import FernetSealer, load_keys, new_key
+from tests.strategies import texts
+
+OLD, NEW = (new_key().encode() for _ in range(2))
+BODY = '{"timeoutInSeconds": 14, "parameters": {"password": "s3cr3t-пароль"}}'.encode()
+
+
+class Sealing(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.sealer: Sealer = FernetSealer([NEW])
+
+    @given(st.binary(max_size=300))
+    def test_round_trip(self, body: bytes) -> None:
+        """A body comes out byte by byte as it went in; its sealed form is ASCII."""
+        sealed = self.sealer.seal(body)
+        self.assertTrue(sealed.isascii())
+        self.assertEqual(self.sealer.open(sealed), body)
+
+    def test_full_size(self) -> None:
+        """A body of 64 KiB is sealed like any other."""
+        self.assertEqual(self.sealer.open(self.sealer.seal(bytes(65536))), bytes(65536))
+
+    def test_sealed_twice(self) -> None:
+        """The same body never looks the same, so nobody learns that two devices have the same password."""
+        self.assertNotEqual(self.sealer.seal(BODY), self.sealer.seal(BODY))
+
+    def test_tampered_with(self) -> None:
+        """A token that was changed anywhere does not open."""
+        sealed = self.sealer.seal(BODY)
+        for place in range(0, len(sealed) - 4, 7):  # the last characters may hold bits that mean nothing
+            changed = sealed[:place] + ("A" if sealed[place] != "A" else "B") + sealed[place + 1 :]
+            self.assertRaises(SealError, self.sealer.open, changed)
+        self.assertRaises(SealError, self.sealer.open, sealed[:-4])
+
+    @given(texts | st.just("\ud800") | st.just("пароль"))
+    def test_no_token(self, text: str) -> None:
+        """What was never sealed raises `SealError`, whatever it is."""
+        self.assertRaises(SealError, self.sealer.open, text)
+
+    def test_foreign_key(self) -> None:
+        """Without the key there is no way in, and the error says nothing of body, token or key."""
+        sealed = FernetSealer([OLD]).seal(BODY)
+        error = self.assertRaises(SealError, self.sealer.open, sealed)
+        shown = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        for secret in ("s3cr3t", sealed, OLD.decode(), NEW.decode()):
+            self.assertNotIn(secret, shown)
+
+    def test_repr(self) -> None:
+        """A sealer shows no key."""
+        self.assertEqual(repr(self.sealer), "<FernetSealer>")
+
+
+class Rotation(SynchronousTestCase):
+    def test_first_key_encrypts(self) -> None:
+        """The first of several keys seals."""
+        sealed = FernetSealer([NEW, OLD]).seal(BODY)
+        self.assertEqual(FernetSealer([NEW]).open(sealed), BODY)
+        self.assertRaises(SealError, FernetSealer([OLD]).open, sealed)
+
+    def test_every_key_decrypts(self) -> None:
+        """What an older key sealed still opens while that key is kept."""
+        sealed = FernetSealer([OLD]).seal(BODY)
+        self.assertEqual(FernetSealer([NEW, OLD]).open(sealed), BODY)
+        self.assertEqual(FernetSealer([OLD, NEW]).open(sealed), BODY)
+
+    def test_no_key(self) -> None:
+        """A sealer without a key cannot be made."""
+        self.assertRaises(ValueError, FernetSealer, [])
+
+
+class KeyFiles(SynchronousTestCase):
+    def test_new_key(self) -> None:
+        """A new key is a line that a key file takes, and each is another."""
+        one, other = new_key(), new_key()
+        self.assertNotEqual(one, other)
+        self.assertEqual(load_keys(f"{one}\n{other}\n"), [one.encode(), other.encode()])
+        self.assertEqual(Fernet(one).decrypt(FernetSealer([one.encode()]).seal(BODY)), BODY)
+
+    def test_comments_and_blank_lines(self) -> None:
+        """Lines that are blank or begin with "#", spaces around a key and Windows' line ends do not count; the order does."""
+        text = f"# since May\r\n{NEW.decode()}\r\n\r\n   \r\n  # the one before\r\n  {OLD.decode()}  "
+        self.assertEqual(load_keys(text), [NEW, OLD])
+
+    def test_no_key(self) -> None:
+        """A file with no key is an error that says so."""
+        for text in ("", "\n\n", "# only a comment\n"):
+            error = self.assertRaises(ConfigurationError, load_keys, text)
+            self.assertEqual(str(error), "the file holds no key")
+
+    def test_damaged_key(self) -> None:
+        """A line that is no key is named by its number, as an editor counts, and never shown."""
+        damaged = NEW.decode()[:-2]
+        for line in (damaged, damaged + "пароль", "s3cr3t", NEW.decode() + OLD.decode(), f'"{NEW.decode()}"', NEW.decode() + " # ours"):
+            error = self.assertRaises(ConfigurationError, load_keys, f"# a comment\x0b\u2028\n{OLD.decode()}\n\n{line}\n")
+            shown = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+            self.assertEqual(str(error), "line 4 is not a Fernet key (32 bytes in URL-safe base64)")
+            self.assertNotIn(line, shown)

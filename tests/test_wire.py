@@ -1,0 +1,234 @@
+"""The messages between front ends, workers and journals."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from rtprov.errors import UndecodableMessage
+from rtprov.model import Event, Finished, Marker, Requested, Started, State, Task, Unrecognised
+from rtprov.wire import (
+    decode_event,
+    decode_status_reply,
+    decode_status_request,
+    decode_task,
+    encode_event,
+    encode_status_reply,
+    encode_status_request,
+    encode_task,
+)
+from tests.strategies import equipment_ids, events, task_ids, tasks, texts
+
+TASK = Task("0123456789abcdef" * 2, "ABC123456", 14, 1_800_000_000.25, "gAAAAAtoken")
+FINISHED = Finished(TASK.task_id, TASK.equipment_id, 1_800_000_060.5, State.COMPLETED, "A answered 200")
+DECODERS: list[Callable[[bytes], object]] = [decode_task, decode_event, decode_status_request, decode_status_reply]
+MISTYPED: list[Any] = [None, True, ["x"], {}]
+
+
+def altered(body: bytes, **fields: Any) -> bytes:
+    """The message with other, or more, fields."""
+    return json.dumps({**json.loads(body), **fields}).encode()
+
+
+def without(body: bytes, field: str) -> bytes:
+    return json.dumps({key: value for key, value in json.loads(body).items() if key != field}).encode()
+
+
+class Tasks(SynchronousTestCase):
+    @given(tasks)
+    def test_round_trip(self, task: Task) -> None:
+        """A task comes out as it went in, and the same message is the journal's `Requested`."""
+        body = encode_task(task)
+        self.assertEqual(decode_task(body), task)
+        self.assertEqual(decode_event(body), Requested(task.task_id, task.equipment_id, task.accepted_at))
+
+    def test_form(self) -> None:
+        """The message on the wire, field by field: other versions read it too."""
+        self.assertEqual(
+            json.loads(encode_task(TASK)),
+            {
+                "kind": "requested",
+                "v": 1,
+                "task": TASK.task_id,
+                "equipment": "ABC123456",
+                "at": 1_800_000_000.25,
+                "timeout": 14,
+                "sealed": "gAAAAAtoken",
+            },
+        )
+
+    def test_more_fields(self) -> None:
+        """Fields of a later version are passed over."""
+        self.assertEqual(decode_task(altered(encode_task(TASK), v=2, priority={"level": [1, None]})), TASK)
+
+    def test_malformed_ids(self) -> None:
+        """A task whose ids have not the form of ids is none."""
+        for fields in (
+            {"task": ""},
+            {"task": TASK.task_id.upper()},
+            {"task": TASK.task_id + "0"},
+            {"task": "../" + TASK.task_id[3:]},
+            {"equipment": "ABC12"},
+            {"equipment": "ABC/123456"},
+            {"equipment": "ABC123456\n"},
+            {"equipment": "АВС123456"},
+        ):
+            error = self.assertRaises(UndecodableMessage, decode_task, altered(encode_task(TASK), **fields))
+            self.assertEqual(str(error), "not a task: an id is malformed")
+
+    def test_incomplete_or_mistyped(self) -> None:
+        """Each field is required, and of its type."""
+        for field in ("task", "equipment", "at", "timeout", "sealed"):
+            self.assertRaises(UndecodableMessage, decode_task, without(encode_task(TASK), field))
+            for value in MISTYPED:
+                self.assertRaises(UndecodableMessage, decode_task, altered(encode_task(TASK), **{field: value}))
+
+    def test_other_kinds(self) -> None:
+        """A journal's other events are no tasks."""
+        for event in (FINISHED, Marker("m"), Requested(TASK.task_id, TASK.equipment_id, 1.0)):
+            self.assertRaises(UndecodableMessage, decode_task, encode_event(event))
+
+
+class Events(SynchronousTestCase):
+    @given(events)
+    def test_round_trip(self, event: Event) -> None:
+        """An event comes out as it went in."""
+        self.assertEqual(decode_event(encode_event(event)), event)
+
+    @given(events, st.dictionaries(st.just("later") | st.from_regex(r"x[a-z]{1,9}", fullmatch=True), st.none() | st.integers() | texts))
+    def test_more_fields(self, event: Event, fields: dict[str, Any]) -> None:
+        """Fields of a later version are passed over."""
+        self.assertEqual(decode_event(altered(encode_event(event), v=2, **fields)), event)
+
+    def test_form(self) -> None:
+        """The messages on the wire, field by field."""
+        ids = {"v": 1, "task": TASK.task_id, "equipment": "ABC123456"}
+        self.assertEqual(
+            json.loads(encode_event(Started(TASK.task_id, "ABC123456", 2.5, 3))), {"kind": "started", **ids, "at": 2.5, "attempt": 3}
+        )
+        for state, name in ((State.COMPLETED, "completed"), (State.FAILED, "failed"), (State.NOT_FOUND, "not_found")):
+            self.assertEqual(
+                json.loads(encode_event(attrs.evolve(FINISHED, state=state))),
+                {"kind": "finished", **ids, "at": FINISHED.at, "state": name, "reason": "A answered 200"},
+            )
+        self.assertEqual(json.loads(encode_event(Marker("m1"))), {"kind": "marker", "v": 1, "id": "m1"})
+
+    def test_later_kinds(self) -> None:
+        """An event of a kind that we do not know is carried, whatever its fields."""
+        for body in (
+            b'{"kind": "paused"}',
+            b'{"v": 2, "kind": "paused", "task": 5, "at": [{}]}',
+            b'{"task": null, "kind": "paused", "v": []}',
+        ):
+            self.assertEqual(decode_event(body), Unrecognised("paused"))
+
+    def test_unrecognised_is_not_written(self) -> None:
+        """What was not understood cannot be written again."""
+        self.assertRaises(TypeError, encode_event, Unrecognised("paused"))
+
+    def test_incomplete_or_mistyped(self) -> None:
+        """A kind that we know has all its fields, of their types."""
+        for event in (Requested(TASK.task_id, "ABC123456", 1.0), Started(TASK.task_id, "ABC123456", 1.0, 1), FINISHED, Marker("m")):
+            body = encode_event(event)
+            for field in json.loads(body).keys() - {"v"}:
+                self.assertRaises(UndecodableMessage, decode_event, without(body, field))
+                for value in MISTYPED:
+                    self.assertRaises(UndecodableMessage, decode_event, altered(body, **{field: value}))
+
+    def test_state(self) -> None:
+        """A task is finished only in a final state that we know."""
+        for state in ("running", "RUNNING", "", "retired"):
+            self.assertRaises(UndecodableMessage, decode_event, altered(encode_event(FINISHED), state=state))
+
+
+class Statuses(SynchronousTestCase):
+    @given(st.lists(st.tuples(task_ids, equipment_ids), max_size=20), st.booleans())
+    def test_request_round_trip(self, pairs: list[tuple[str, str]], barrier: bool) -> None:
+        """A batch of pairs, and whether to pass the barrier first, come out as they went in."""
+        self.assertEqual(decode_status_request(encode_status_request(pairs, barrier=barrier)), (pairs, barrier))
+
+    @given(st.lists(st.none() | st.sampled_from(State), max_size=20))
+    def test_reply_round_trip(self, states: list[State | None]) -> None:
+        """A batch of states, some unknown, comes out as it went in."""
+        self.assertEqual(decode_status_reply(encode_status_reply(states)), states)
+
+    def test_form(self) -> None:
+        """The messages on the wire, field by field."""
+        self.assertEqual(
+            json.loads(encode_status_request([("t1", "e1"), ("t2", "e2")], barrier=True)),
+            {"kind": "status", "v": 1, "tasks": [["t1", "e1"], ["t2", "e2"]], "barrier": True},
+        )
+        self.assertEqual(
+            json.loads(encode_status_reply([*State, None])),
+            {"kind": "states", "v": 1, "states": ["running", "completed", "failed", "not_found", None]},
+        )
+
+    def test_more_fields(self) -> None:
+        """Fields of a later version are passed over."""
+        self.assertEqual(decode_status_request(altered(encode_status_request([], barrier=False), v=2, later=1)), ([], False))
+        self.assertEqual(decode_status_reply(altered(encode_status_reply([None]), v=2, later=1)), [None])
+
+    def test_malformed(self) -> None:
+        """Pairs are two strings each, states are those we know."""
+        request, reply = encode_status_request([], barrier=False), encode_status_reply([])
+        pairs: list[Any] = [None, "x", ["x"], [["x"]], [["x", "y", "z"]], [["x", 5]], {}]
+        for value in pairs:
+            self.assertRaises(UndecodableMessage, decode_status_request, altered(request, tasks=value))
+        for value in (None, 0, "true"):
+            self.assertRaises(UndecodableMessage, decode_status_request, altered(request, barrier=value))
+        states: list[Any] = [None, "running", ["lost"], [5], {}]
+        for value in states:
+            self.assertRaises(UndecodableMessage, decode_status_reply, altered(reply, states=value))
+        self.assertRaises(UndecodableMessage, decode_status_request, reply)
+        self.assertRaises(UndecodableMessage, decode_status_reply, request)
+
+
+class Garbage(SynchronousTestCase):
+    @given(st.binary(max_size=100) | texts.map(str.encode))
+    def test_any_bytes(self, body: bytes) -> None:
+        """No bytes whatever raise anything but `UndecodableMessage`."""
+        for decode in DECODERS:
+            with contextlib.suppress(UndecodableMessage):
+                decode(body)
+
+    def test_not_ours(self) -> None:
+        """What is no JSON object with our fields is refused by every decoder, however deep it is nested."""
+        deep = b"[" * 100_000 + b"]" * 100_000
+        for body in (
+            b"",
+            b"\xff",
+            b"null",
+            b"5",
+            b"[]",
+            b"{}",
+            b'"requested"',
+            b'{"kind": 5}',
+            b'{"kind": "requested"}',
+            deep,
+            b"{" * 100_000,
+        ):
+            for decode in DECODERS:
+                self.assertRaises(UndecodableMessage, decode, body)
+        for decode in DECODERS:
+            self.assertRaises(UndecodableMessage, decode, b'{"kind": "finished", "later": ' + deep + b"}")
+
+    def test_no_value_is_repeated(self) -> None:
+        """What is wrong is named by its place; a message's values may be anything, so they are not repeated."""
+        values: list[Any] = ["s3cr3t", ["s3cr3t"], {"s3cr3t": "s3cr3t"}]
+        for value in values:
+            error = self.assertRaises(UndecodableMessage, decode_task, altered(encode_task(TASK), kind=value))
+            self.assertEqual(str(error), "not a task: wrong at `$.kind`")
+            error = self.assertRaises(UndecodableMessage, decode_task, altered(encode_task(TASK), timeout=value))
+            self.assertEqual(str(error), "not a task: wrong at `$.timeout`")
+            error = self.assertRaises(UndecodableMessage, decode_event, altered(encode_event(FINISHED), state=value))
+            self.assertEqual(str(error), "not an event: wrong at `$.state`")
+        for decode in DECODERS:
+            for body in (b's3cr3t {"kind"', b'{"kind": "finished", "s3cr3t": "s3cr3t"}', b'{"kind": "s3cr3t', b'"s3cr3t"'):
+                self.assertNotIn("s3cr3t", str(self.assertRaises(UndecodableMessage, decode, body)))
