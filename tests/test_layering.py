@@ -17,9 +17,9 @@ ROOT = Path(__file__).resolve().parent.parent
 class Layer:
     """One row of the table.
 
-    `modules` are the row's own; ``"package.*"`` stands for a package and all in it, whose modules may import one another. Otherwise a module
-    may import, of its own row, those that stand before it. `sees` names rows above, or single modules of theirs. `outside` are the packages
-    from elsewhere that may be imported at run time (for type hints any may); None stands for any.
+    `modules` are the row's own; ``"package.*"`` stands for a package and all in it, whose modules may import one another. Otherwise a
+    module may import, of its own row, those that stand before it. `sees` names rows above, or single modules of theirs. `outside` are the
+    packages from elsewhere that may be imported at run time (for type hints any may); None stands for any.
     """
 
     name: str
