@@ -1,4 +1,4 @@
-"""Packaging. `twisted.plugins` is listed as a package of its own, without an ``__init__``: that is how twistd finds plugins (twisted.plugin)."""
+"""Packaging. `twisted.plugins` is a package of ours without an ``__init__``: that is how twistd finds plugins (see twisted.plugin)."""
 
 from pathlib import Path
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import cast
 
 from twisted.application.service import IService
@@ -35,8 +36,7 @@ class _FrontendCommand(InOrder):
     def __init__(self, options: Options) -> None:
         super().__init__()
         url: BrokerUrl = options["broker"]
-        ca = ca_file(options)
-        endpoint = client_endpoint(reactor, url, read_file(ca, "CA") if url.tls else None)
+        endpoint = client_endpoint(reactor, url, read_file(ca_file(options), "CA") if url.tls else None)
         self._service = service = FrontendService(
             surroundings(endpoint, url), sealer=sealer(options), shards=options["shards"], running_status=options["running-status"]
         )
@@ -44,7 +44,7 @@ class _FrontendCommand(InOrder):
         certificate = certificate_options(options, "frontend")
         self._listening = https("service B (front end)", options["listen"], service.frontend.resource(), certificate)
         self._listening.setServiceParent(self)
-        self._ca = ca
+        self._ca: Path = options["ca"] or options["certs"] / "ca.pem"
 
     def startService(self) -> None:
         super().startService()

@@ -17,6 +17,7 @@ from twisted.internet import reactor
 from twisted.internet.endpoints import serverFromString
 from twisted.python import usage
 
+from rtprov import __version__
 from rtprov.amqp.url import BrokerUrl
 from rtprov.errors import ConfigurationError
 
@@ -69,6 +70,15 @@ class CommandOptions(usage.Options):
 
     def getSynopsis(self) -> str:
         return f"Usage: twistd [twistd options] {self.command} [options]"
+
+    def parseArgs(self, *arguments: str) -> None:
+        if arguments:
+            raise usage.UsageError(f"unexpected argument {arguments[0]!r}: all is said by options, see --help")
+
+    def opt_version(self) -> None:
+        """Show rtprov's version and exit."""
+        print(f"rtprov {__version__}")  # noqa: T201 - the command's answer
+        raise SystemExit(0)
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """Raises SystemExit, with one line, where something is wrong."""

@@ -130,14 +130,21 @@ def identity_files(options: dict[str, Any], role: str) -> tuple[Path, Path]:
     certificate: Path = options.get("certificate") or certs / f"{role}.pem"
     key: Path = options.get("private-key") or certs / f"{role}.key"
     for file in (certificate, key):
-        if file.parent == certs and not file.exists():
-            raise ConfigurationError(f"{file} is missing; python -m rtprov.certs {certs} makes a set for development")
+        _require(file, certs)
     return certificate, key
 
 
+def _require(file: Path, certs: Path) -> None:
+    if file.parent == certs and not file.exists():
+        raise ConfigurationError(f"{file} is missing; python -m rtprov.certs {certs} makes a set for development")
+
+
 def ca_file(options: dict[str, Any]) -> Path:
-    """The CA that vouches for the servers we call."""
-    return cast("Path", options.get("ca") or options["certs"] / "ca.pem")
+    """The CA that vouches for the servers we call. Raises `ConfigurationError`."""
+    certs: Path = options["certs"]
+    file: Path = options.get("ca") or certs / "ca.pem"
+    _require(file, certs)
+    return file
 
 
 def sealer(options: dict[str, Any]) -> FernetSealer:
@@ -145,8 +152,9 @@ def sealer(options: dict[str, Any]) -> FernetSealer:
     file: Path = options.get("seal-keys") or options["certs"] / SEAL_KEY
     if ensure_seal_key(file):
         log.warn("made a new sealing key: {file}; every front end and worker needs this same file", file=str(file))
+    text = read_file(file, "sealing keys").decode("utf-8", "replace")
     try:
-        return FernetSealer(load_keys(read_file(file, "sealing keys").decode("utf-8", "replace")))
+        return FernetSealer(load_keys(text))
     except ConfigurationError as error:
         raise ConfigurationError(f"{file}: {error}") from None
 

@@ -34,8 +34,9 @@ def rules(file: Path | None) -> tuple[Rule, ...]:
     """The scenario's rules. Raises `ConfigurationError`."""
     if file is None:
         return ()
+    text = read_file(file, "scenario").decode("utf-8", "replace")
     try:
-        return load_scenario(read_file(file, "scenario").decode("utf-8", "replace"))
+        return load_scenario(text)
     except ConfigurationError as error:
         raise ConfigurationError(f"{file}: {error}") from None
 
