@@ -35,6 +35,7 @@ setup(
     ],
     extras_require={
         "test": [
+            "aio-pika>=9,<10",
             "coverage[toml]>=7,<8",
             "hypothesis>=6,<7",
             "pika>=1.3,<2",
