@@ -15,6 +15,8 @@ from rtprov.broker.messages import Entry, Message, expiration_s
 from rtprov.errors import AmqpError
 
 if TYPE_CHECKING:
+    from twisted.internet.defer import Deferred
+
     from rtprov.broker import queues, streams
     from rtprov.broker.server import BrokerProtocol
 
@@ -22,6 +24,14 @@ if TYPE_CHECKING:
 
 REPLY_TO = "amq.rabbitmq.reply-to"
 MAX_CONSUMERS = 2000
+
+
+class NotYet(Exception):
+    """A method cannot be carried out before `until` has fired; it is then to be tried again, before anything that came behind it."""
+
+    def __init__(self, until: Deferred[None]) -> None:
+        super().__init__()
+        self.until = until
 
 
 @attrs.define(eq=False)
@@ -292,6 +302,9 @@ class BrokerChannel:
     def _on_get(self, method: Basic.Get) -> None:
         queue = self._queue(method.queue)
         entry = queue.pop()
+        loaded = queue.when_loaded()
+        if entry is None and loaded is not None and queue.message_count:
+            raise NotYet(loaded)
         if entry is None:
             self.send(Basic.GetEmpty())
             return

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rtprov.amqp.framing import decode_header
 from rtprov.broker.exchanges import TYPES, Exchange
 from rtprov.broker.messages import Message
 from rtprov.broker.queues import Queue
-from rtprov.broker.storage import Storage
+from rtprov.broker.storage import Storage, StoredExchange
 from rtprov.broker.streams import Stream, max_age_s
 from rtprov.errors import AmqpError
+
+if TYPE_CHECKING:
+    from twisted.internet.defer import Deferred
 
 MAX_QUEUES = 10_000
 MAX_EXCHANGES = 1_000
@@ -43,23 +46,26 @@ class Engine:
         self._new_name = new_name
         self._exchanges: dict[str, Exchange] = {}
         self.queues: dict[str, Queue | Stream] = {}
+        self._unshown: dict[Stream, None] = {}  # an ordered set
         for kind in TYPES:
             self._exchanges[f"amq.{kind}"] = Exchange(f"amq.{kind}", kind, durable=True, auto_delete=False)
         self._recover()
 
     def _recover(self) -> None:
-        exchanges, queues = self.storage.recover()
-        for name, kind in exchanges.items():
-            self._exchanges[name] = Exchange(name, kind, durable=True, auto_delete=False)
-        for stored in queues:
-            queue = self.queues[stored.name] = self._make_queue(stored.name, True, False, None, stored.arguments)
+        recovered = self.storage.recover()
+        for each in recovered.exchanges:
+            self._exchanges[each.name] = Exchange(each.name, each.kind, True, each.auto_delete, each.internal)
+        for stored in recovered.queues:
+            queue = self.queues[stored.name] = self._make_queue(stored.name, True, stored.auto_delete, None, stored.arguments)
             for exchange, key in stored.bindings:
                 self._exchanges[exchange].bind(stored.name, key)
-            for position, time, message in stored.messages:
-                if isinstance(queue, Stream):
-                    queue.restore(position, time, message)
-                else:
-                    queue.restore(position, message)
+            queue.restore(stored)
+
+    def commit(self) -> Deferred[None]:
+        """Make all that was done so far safe, and show it to whoever reads streams; fire when it is."""
+        streams, self._unshown = self._unshown, {}
+        marks = [(stream, stream.next_offset) for stream in streams]
+        return self.storage.commit().addCallback(lambda _: _show(marks))
 
     # Exchanges.
 
@@ -90,7 +96,7 @@ class Engine:
             raise AmqpError(506, f"RESOURCE_ERROR - at most {MAX_EXCHANGES} exchanges")
         self._exchanges[name] = Exchange(name, kind, durable, auto_delete, internal)
         if durable:
-            self.storage.exchange_declared(name, kind)
+            self.storage.exchange_declared(StoredExchange(name, kind, auto_delete, internal))
 
     def exchange(self, name: str) -> Exchange:
         """Raises `AmqpError` 404."""
@@ -119,7 +125,7 @@ class Engine:
     ) -> Queue | Stream:
         """§1.7.2.1. An exclusive queue belongs to `owner`, a connection."""
         if name == "" and not passive:
-            name = f"amq.gen-{self._new_name()}"
+            name = self._unused_name()
         elif passive or name in self.queues:
             queue = self.queue(name, owner)
             if not passive:
@@ -131,8 +137,13 @@ class Engine:
             raise AmqpError(506, f"RESOURCE_ERROR - at most {MAX_QUEUES} queues")
         queue = self.queues[name] = self._make_queue(name, durable, auto_delete, owner if exclusive else None, arguments)
         if durable and not exclusive:
-            self.storage.queue_declared(name, arguments)
+            self.storage.queue_declared(name, arguments, auto_delete)
         return queue
+
+    def _unused_name(self) -> str:
+        while (name := f"amq.gen-{self._new_name()}") in self.queues:
+            pass
+        return name
 
     def _make_queue(
         self, name: str, durable: bool, auto_delete: bool, owner: object | None, arguments: Mapping[str, Any]
@@ -165,6 +176,7 @@ class Engine:
             storage=self.storage,
             now=self._now,
             dead_letter=self._dead_letter,
+            commit=self.commit,
             kind=kind,
             single_active=bool(arguments.get("x-single-active-consumer", False)),
             delivery_limit=limit,
@@ -219,6 +231,9 @@ class Engine:
             raise AmqpError(406, f"PRECONDITION_FAILED - queue '{queue.name}' in vhost '/' is not empty")
         count = queue.message_count
         del self.queues[queue.name]
+        queue.deleted = True
+        if isinstance(queue, Stream):
+            self._unshown.pop(queue, None)
         for exchange in list(self._exchanges.values()):
             exchange.unbind_queue(queue.name)
         if queue.durable and queue.owner is None:
@@ -254,6 +269,8 @@ class Engine:
         queues = [self.queues[name] for name in names if name in self.queues]
         for queue in queues:
             queue.publish(message)
+            if isinstance(queue, Stream):
+                self._unshown[queue] = None
         return bool(queues)
 
     def _dead_letter(self, queue: Queue, message: Message, reason: str, deliveries: int) -> None:
@@ -285,6 +302,11 @@ class Engine:
         }
         header = message.with_properties(headers=headers, expiration=None)
         self.publish(Message(target, key, decode_header(header).properties, header, message.body))
+
+
+def _show(marks: list[tuple[Stream, int]]) -> None:
+    for stream, upto in marks:
+        stream.show(upto)
 
 
 def _refuse_reserved(what: str, name: str) -> None:

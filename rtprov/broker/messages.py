@@ -25,6 +25,11 @@ class Message:
     body: bytes = attrs.field(repr=lambda body: f"<{len(body)} bytes>")
 
     @property
+    def size(self) -> int:
+        """About how many bytes of memory it takes."""
+        return len(self.body) + len(self.header) + 400
+
+    @property
     def persistent(self) -> bool:
         """Whether it asks to survive a restart (``delivery-mode`` 2)."""
         return self.properties.delivery_mode == 2
@@ -43,9 +48,9 @@ class Message:
 
 @attrs.define(eq=False)
 class Entry:
-    """A message in one queue. `position` orders the queue and is the entry's id in storage; `expires_at` is in the broker's seconds.
+    """A message in one queue. `position` orders the queue and is the entry's id in storage; `expires_at` is in seconds since the epoch.
 
-    `deliveries` counts how often it was handed out and came back.
+    `deliveries` counts how often it was handed out and came back; `stored` tells that the storage has it too.
     """
 
     position: int
@@ -53,6 +58,7 @@ class Entry:
     expires_at: float | None = None
     deliveries: int = 0
     redelivered: bool = False
+    stored: bool = False
 
 
 def expiration_s(properties: Basic.Properties) -> float | None:

@@ -7,6 +7,7 @@ turn of the reactor is carried out, then committed, then confirmed: one commit a
 from __future__ import annotations
 
 import hmac
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from pamqp import base
 from pamqp.commands import Channel, Connection
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IAddress, IPushProducer, IReactorTime
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import LoopingCall
@@ -23,7 +25,7 @@ from zope.interface import implementer
 
 from rtprov import __version__
 from rtprov.amqp.framing import FRAME_MIN_SIZE, HEARTBEAT, PROTOCOL_HEADER, Assembler, Command, FrameParser, encode_method
-from rtprov.broker.channel import BrokerChannel
+from rtprov.broker.channel import BrokerChannel, NotYet
 from rtprov.broker.engine import Engine
 from rtprov.broker.sasl import MECHANISMS, credentials_from
 from rtprov.broker.storage import Storage
@@ -60,7 +62,10 @@ class BrokerFactory(Factory):
         self.limits = limits
         self.reply_channels: dict[str, BrokerChannel] = {}
         self.connections: set[BrokerProtocol] = set()
+        self.trouble: str | None = None
         self._tokens = count(1)
+        self._stopped: Deferred[None] | None = None
+        engine.storage.on_trouble = self._on_trouble
 
     def new_token(self) -> str:
         """A word that this broker has not said before."""
@@ -71,10 +76,27 @@ class BrokerFactory(Factory):
             return None
         return BrokerProtocol(self)
 
-    def stop(self) -> None:
-        """Close every connection in the orderly way; those that do not answer are aborted."""
+    def _on_trouble(self, reason: str | None) -> None:
+        """The storage cannot write, or can again: publishers are told (https://www.rabbitmq.com/docs/connection-blocked)."""
+        self.trouble = reason
+        for connection in list(self.connections):
+            connection.tell_trouble()
+
+    def stop(self) -> Deferred[None]:
+        """Close every connection in the orderly way, those that do not answer after a while. Fires when all are gone."""
         for connection in list(self.connections):
             connection.close_for_shutdown()
+        if not self.connections:
+            return succeed(None)
+        self._stopped = Deferred()
+        return self._stopped
+
+    def forget(self, connection: BrokerProtocol) -> None:
+        """The connection is gone."""
+        self.connections.discard(connection)
+        if not self.connections and self._stopped is not None:
+            stopped, self._stopped = self._stopped, None
+            stopped.callback(None)
 
 
 def make_broker(*, clock: IReactorTime, storage: Storage, username: str = "guest", password: str = "guest") -> BrokerFactory:  # noqa: S107
@@ -96,12 +118,15 @@ class BrokerProtocol(Protocol):
         self.frame_max = FRAME_MIN_SIZE
         self.writable = True
         self.understands_cancel = False
+        self._understands_blocked = False
+        self._held = False
+        self._backlog: deque[Any] = deque()
         self._stage: Callable[[Command], None] | None = self._on_start_ok
         self._greeting: bytes | None = b""
         self._parser = FrameParser(factory.limits.frame_bytes)
         self._channels: dict[int, BrokerChannel] = {}
         self._assemblers: dict[int, Assembler] = {0: Assembler(0, 0)}
-        self._closing = False
+        self._closing = self._gone = False
         self._timer: IDelayedCall | None = None
         self._confirms: dict[BrokerChannel, None] = {}
         self._pumps: dict[AnyQueue, None] = {}
@@ -126,6 +151,7 @@ class BrokerProtocol(Protocol):
         self.writable = True
         for channel in list(self._channels.values()):
             channel.pump()
+        self._end_turn()
 
     def stopProducing(self) -> None:
         self.writable = False
@@ -148,9 +174,21 @@ class BrokerProtocol(Protocol):
         if self._greeting is not None:
             data = self._read_greeting(data)
         try:
-            for frame in self._parser.feed(data):
+            self._backlog.extend(self._parser.feed(data))
+        except AmqpError as error:
+            self._close(error)
+        self._carry_out()
+
+    def _carry_out(self) -> None:
+        """Do what the received frames ask for; one turn's work."""
+        try:
+            while self._backlog and not self._held:
+                frame = self._backlog.popleft()
                 if frame.kind != 8:
                     self._on_frame(frame.channel, frame)
+        except NotYet as wait:
+            self._backlog.appendleft(frame)
+            self.hold(wait.until)
         except AmqpError as error:
             self._close(error)
         except Exception:
@@ -191,11 +229,30 @@ class BrokerProtocol(Protocol):
         pumps, self._pumps = self._pumps, {}
         for queue in pumps:
             queue.pump()
+        committed = self.engine.commit()
         if self._confirms:
             channels, self._confirms = list(self._confirms), {}
-            committed = self.engine.storage.commit()
             committed.addCallback(lambda _: _confirm(channels))
-            committed.addErrback(lambda reason: self._log.failure("{peer}: a commit failed", reason, peer=self._peer()))
+        committed.addErrback(lambda reason: self._log.failure("{peer}: a commit failed", reason, peer=self._peer()))
+        if self.engine.storage.congested and not committed.called:
+            self.hold(committed)
+
+    def hold(self, until: Deferred[None]) -> None:
+        """Take nothing more from this client until then."""
+        if self._held:
+            return
+        self._held = True
+        assert self.transport is not None
+        self.transport.pauseProducing()  # type: ignore[attr-defined]
+        until.addBoth(self._unhold)
+
+    def _unhold(self, _: object) -> None:
+        self._held = False
+        self._silent_looks = 0
+        if not self._gone:
+            assert self.transport is not None
+            self.transport.resumeProducing()  # type: ignore[attr-defined]
+            self._carry_out()
 
     def confirm_due(self, channel: BrokerChannel) -> None:
         """This channel's publishes want confirming at the end of the turn."""
@@ -264,7 +321,7 @@ class BrokerProtocol(Protocol):
     def _confirm_now(self, channel: BrokerChannel) -> None:
         """A channel that closes right behind its publishes still hears of them."""
         if self._confirms.pop(channel, channel) is None:
-            self.engine.storage.commit().addCallback(lambda _: channel.confirm())
+            self.engine.commit().addCallback(lambda _: channel.confirm())
 
     # The handshake and the connection's own methods.
 
@@ -284,6 +341,7 @@ class BrokerProtocol(Protocol):
         capabilities = (method.client_properties or {}).get("capabilities")
         capabilities = capabilities if isinstance(capabilities, dict) else {}
         self.understands_cancel = capabilities.get("consumer_cancel_notify") is True
+        self._understands_blocked = capabilities.get("connection.blocked") is True
         self._announces_refusal = capabilities.get("authentication_failure_close") is True
         username, password = credentials_from(method.mechanism, method.response)
         expected = self.factory.credentials.get(username)
@@ -321,13 +379,21 @@ class BrokerProtocol(Protocol):
         self._stage = None
         self._stop_timer()
         self.send_method(0, Connection.OpenOk())
+        if self.factory.trouble is not None:
+            self.tell_trouble()
+
+    def tell_trouble(self) -> None:
+        """Bid an open connection's publishers wait, or go on."""
+        if self._stage is None and self._understands_blocked:
+            trouble = self.factory.trouble
+            self.send_method(0, Connection.Unblocked() if trouble is None else Connection.Blocked(_short(trouble)))
 
     def _beat(self) -> None:
         """Twice in each heartbeat interval (§4.2.7): speak if we were silent, give up on a client that was silent for two of them."""
         if not self._spoke:
             self._write(HEARTBEAT)
         self._spoke = False
-        self._silent_looks += 1
+        self._silent_looks += not self._held  # what it sends meanwhile is not read
         if self._silent_looks > 4:
             self._log.info("{peer}: no heartbeat", peer=self._peer())
             self._abort()
@@ -363,14 +429,15 @@ class BrokerProtocol(Protocol):
         self.transport.abortConnection()  # type: ignore[attr-defined]
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._closing = True
+        self._closing = self._gone = True
+        self._backlog.clear()
         self.writable = False
-        self.factory.connections.discard(self)
         self._stop_timer()
         if self._heartbeat.running:
             self._heartbeat.stop()
         self._release()
         self._end_turn()
+        self.factory.forget(self)
 
     def _release(self) -> None:
         """Give everything back that the client held."""

@@ -1,4 +1,5 @@
-"""Where the broker keeps what must survive it. The engine holds the state; a storage writes it down, and gives it back at the start.
+"""Where the broker keeps what must survive it. The engine tells a storage what happens; the storage writes it down, and gives messages back
+page by page, after a restart too.
 
 All that happens in one turn of the reactor is one transaction: the engine records operations as it goes, the server calls `commit` once at
 the end of the turn, and confirms leave only when its Deferred has fired.
@@ -6,7 +7,7 @@ the end of the turn, and confirms leave only when its Deferred has fired.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
@@ -15,28 +16,87 @@ from twisted.internet.defer import Deferred, succeed
 if TYPE_CHECKING:
     from rtprov.broker.messages import Message
 
+PAGE_MESSAGES = 1000
+PAGE_BYTES = 4 * 1024 * 1024
+
+
+@attrs.frozen
+class Record:
+    """A message as it is stored in one queue or stream.
+
+    `position` orders it there (a stream's offset) and is never given again. `time` is when it came, `expires_at` when it expires, both in
+    seconds since the epoch; `deliveries` counts how often it came back unsettled.
+    """
+
+    position: int
+    time: float
+    message: Message
+    expires_at: float | None = None
+    deliveries: int = 0
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it takes."""
+        return self.message.size
+
 
 @attrs.frozen
 class StoredQueue:
-    """A durable queue or stream with its messages, as (position or offset, time, message) in order."""
+    """A durable queue or stream as the last run left it, without its messages: see `Storage.load`.
+
+    `first` and `last` are the positions of its oldest and newest message (`last` is `first` - 1 where there is none); messages up to
+    `handed_out` may have been delivered before.
+    """
 
     name: str
     arguments: Mapping[str, Any]
+    auto_delete: bool
     bindings: tuple[tuple[str, str], ...]  # exchange, routing key
-    messages: Iterable[tuple[int, float, Message]]
+    count: int
+    first: int
+    last: int
+    handed_out: int
+
+
+@attrs.frozen
+class StoredExchange:
+    """A durable exchange."""
+
+    name: str
+    kind: str
+    auto_delete: bool
+    internal: bool
+
+
+@attrs.frozen
+class Recovered:
+    """What the last run left of durable exchanges and queues."""
+
+    exchanges: Sequence[StoredExchange]
+    queues: Sequence[StoredQueue]
 
 
 class Storage(Protocol):
-    """What the engine tells. Only durable things and persistent messages are told. Times are in seconds of the broker's clock."""
+    """What the engine tells, of durable things only. A queue is told before its messages, and never again once it is deleted.
 
-    def recover(self) -> tuple[Mapping[str, str], Iterable[StoredQueue]]:
-        """The durable exchanges (name to type) and queues of the last run."""
+    `on_trouble` is called with a reason when nothing can be written at present, and with None when it can again; meanwhile nothing is lost:
+    commits wait.
+    """
 
-    def exchange_declared(self, name: str, kind: str) -> None: ...
+    on_trouble: Callable[[str | None], None]
+
+    @property
+    def congested(self) -> bool:
+        """Whether so much waits to be written that whoever sends more should wait."""
+
+    def recover(self) -> Recovered:
+        """Called once, before anything else."""
+
+    def exchange_declared(self, exchange: StoredExchange) -> None: ...
 
     def exchange_deleted(self, name: str) -> None: ...
 
-    def queue_declared(self, name: str, arguments: Mapping[str, Any]) -> None: ...
+    def queue_declared(self, name: str, arguments: Mapping[str, Any], auto_delete: bool) -> None: ...
 
     def queue_deleted(self, name: str) -> None: ...
 
@@ -44,42 +104,115 @@ class Storage(Protocol):
 
     def unbound(self, queue: str, exchange: str, routing_key: str) -> None: ...
 
-    def added(self, queue: str, position: int, now: float, message: Message) -> None:
-        """A message was put into a queue, or appended to a stream."""
+    def added(self, queue: str, record: Record) -> None:
+        """A message was put into a queue, or appended to a stream. Positions only ever grow."""
 
     def removed(self, queue: str, position: int) -> None:
         """A message is settled."""
 
-    def truncated(self, stream: str, first_offset: int) -> None:
-        """A stream has forgotten everything before this offset."""
+    def purged(self, queue: str, first: int, last: int) -> None:
+        """All messages at these positions are gone."""
+
+    def handed_out(self, queue: str, position: int) -> None:
+        """The messages up to this position may have been delivered."""
+
+    def returned(self, queue: str, position: int, deliveries: int) -> None:
+        """A message came back unsettled."""
+
+    def load(self, queue: str, after: int, upto: int) -> Deferred[Sequence[Record]]:
+        """Fire with the next messages at positions over `after` and up to `upto`, in order: at most `PAGE_MESSAGES`, of about `PAGE_BYTES`.
+
+        What was told before is seen. An empty answer means that there is none.
+        """
+
+    def position_at(self, stream: str, time: float) -> Deferred[int | None]:
+        """Fire with the position of the first message that came at `time` or later; None where there is none."""
+
+    def trim(self, stream: str, before: float) -> Deferred[int | None]:
+        """Forget messages that came before this time, but never the newest; fire with the first position left, None where none is."""
 
     def commit(self) -> Deferred[None]:
         """Make all that was told so far safe; fire when it is."""
 
+    def close(self) -> Deferred[None]:
+        """Write what is left, and let go of everything; nothing may be told afterwards."""
+
+
+def nobody(_: str | None) -> None:
+    """Hears of no trouble."""
+
 
 class MemoryStorage:
-    """Keeps nothing: the broker's state dies with its process."""
+    """Keeps messages in memory: they end with the process."""
 
-    def recover(self) -> tuple[Mapping[str, str], Iterable[StoredQueue]]:
-        return {}, ()
+    congested = False
 
-    def exchange_declared(self, name: str, kind: str) -> None: ...
+    def __init__(self) -> None:
+        self.on_trouble: Callable[[str | None], None] = nobody
+        self._queues: dict[str, dict[int, Record]] = {}
+        self._last: dict[str, int] = {}
+        self._first: dict[str, int] = {}
+
+    def recover(self) -> Recovered:
+        return Recovered((), ())
+
+    def exchange_declared(self, exchange: StoredExchange) -> None: ...
 
     def exchange_deleted(self, name: str) -> None: ...
 
-    def queue_declared(self, name: str, arguments: Mapping[str, Any]) -> None: ...
+    def queue_declared(self, name: str, arguments: Mapping[str, Any], auto_delete: bool) -> None:
+        self._queues[name] = {}
+        self._first[name], self._last[name] = 0, -1
 
-    def queue_deleted(self, name: str) -> None: ...
+    def queue_deleted(self, name: str) -> None:
+        del self._queues[name], self._first[name], self._last[name]
 
     def bound(self, queue: str, exchange: str, routing_key: str) -> None: ...
 
     def unbound(self, queue: str, exchange: str, routing_key: str) -> None: ...
 
-    def added(self, queue: str, position: int, now: float, message: Message) -> None: ...
+    def added(self, queue: str, record: Record) -> None:
+        records = self._queues[queue]
+        if not records:
+            self._first[queue] = record.position
+        records[record.position] = record
+        self._last[queue] = record.position
 
-    def removed(self, queue: str, position: int) -> None: ...
+    def removed(self, queue: str, position: int) -> None:
+        self._queues[queue].pop(position, None)
 
-    def truncated(self, stream: str, first_offset: int) -> None: ...
+    def purged(self, queue: str, first: int, last: int) -> None:
+        for position in range(first, last + 1):
+            self._queues[queue].pop(position, None)
+
+    def handed_out(self, queue: str, position: int) -> None: ...
+
+    def returned(self, queue: str, position: int, deliveries: int) -> None: ...
+
+    def load(self, queue: str, after: int, upto: int) -> Deferred[Sequence[Record]]:
+        records, page, size = self._queues.get(queue, {}), [], 0
+        for position in range(after + 1, min(upto, self._last.get(queue, -1)) + 1):
+            record = records.get(position)
+            if record is not None:
+                page.append(record)
+                size += record.size
+                if len(page) >= PAGE_MESSAGES or size >= PAGE_BYTES:
+                    break
+        return succeed(page)
+
+    def position_at(self, stream: str, time: float) -> Deferred[int | None]:
+        return succeed(next((each.position for each in self._queues[stream].values() if each.time >= time), None))
+
+    def trim(self, stream: str, before: float) -> Deferred[int | None]:
+        records, first, last = self._queues[stream], self._first[stream], self._last[stream]
+        while first < last and records[first].time < before:
+            del records[first]
+            first += 1
+        self._first[stream] = first
+        return succeed(first if records else None)
 
     def commit(self) -> Deferred[None]:
+        return succeed(None)
+
+    def close(self) -> Deferred[None]:
         return succeed(None)

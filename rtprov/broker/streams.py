@@ -1,22 +1,33 @@
-"""Streams: append-only logs that every consumer reads for itself, from where it likes (https://www.rabbitmq.com/docs/streams)."""
+"""Streams: append-only logs that every consumer reads for itself, from where it likes (https://www.rabbitmq.com/docs/streams).
+
+The newest messages stay in memory; who reads further back gets them from the storage, page by page. A message is shown only once it is
+committed: whoever has seen it may rely on it.
+"""
 
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
+from twisted.logger import Logger
 
 from rtprov.broker.messages import Entry, Message
 from rtprov.broker.queues import Consumer
-from rtprov.broker.storage import Storage
+from rtprov.broker.storage import Record, Storage, StoredQueue
 from rtprov.errors import AmqpError
 
+if TYPE_CHECKING:
+    from twisted.internet.defer import Deferred
+    from twisted.python.failure import Failure
+
 OFFSET_HEADER = "x-stream-offset"
-TRIM_AT = 1000  # forget in pieces: dropping the list's head costs its whole length
+TAIL_MESSAGES = 4096
+TAIL_BYTES = 8 * 1024 * 1024
+TRIM_EVERY = 1000  # messages
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "D": 86400, "M": 30 * 86400, "Y": 365 * 86400}
 _AGE = re.compile(r"(\d{1,9})([smhDMY])")
@@ -34,8 +45,20 @@ def max_age_s(arguments: Mapping[str, Any]) -> float | None:
 
 
 @attrs.define(eq=False)
+class _Reader:
+    """One consumer's place: the next offset it is to get, and what was loaded for it. `loading` also while the place is looked up."""
+
+    consumer: Consumer
+    offset: int
+    page: deque[Record] = attrs.Factory(deque)
+    loading: bool = False
+
+
+@attrs.define(eq=False)
 class Stream:
     """One stream. Offsets count from 0 and are never used again."""
+
+    _log = Logger()
 
     name: str
     arguments: Mapping[str, Any]
@@ -47,84 +70,162 @@ class Stream:
     owner: None = None
     kind: str = "stream"
     exclusive_consumer: bool = False
-    _messages: list[Message] = attrs.Factory(list)
-    _times: list[float] = attrs.Factory(list)
+    deleted: bool = False
     _first_offset: int = 0
-    _positions: dict[Consumer, int] = attrs.Factory(dict)
+    _next_offset: int = 0
+    _shown_upto: int = 0  # offsets below this are committed
+    _tail: list[Record] = attrs.Factory(list)  # the newest messages, without a gap
+    _tail_bytes: int = 0
+    _untrimmed: int = TRIM_EVERY
+    _trimming: bool = False
+    _readers: dict[Consumer, _Reader] = attrs.Factory(dict)
 
     @property
     def consumers(self) -> list[Consumer]:
         """Who reads it."""
-        return list(self._positions)
+        return list(self._readers)
 
     @property
     def message_count(self) -> int:
         """All that it remembers."""
-        return len(self._messages)
+        return self._next_offset - self._first_offset
 
     @property
     def next_offset(self) -> int:
         """What the next message will have."""
-        return self._first_offset + len(self._messages)
+        return self._next_offset
+
+    def when_loaded(self) -> None:
+        """A stream has nothing to `pop`."""
+
+    # Appending.
 
     def publish(self, message: Message) -> None:
-        """Append a message; its expiration does not count."""
-        self.storage.added(self.name, self.next_offset, self.now(), message)
-        self._messages.append(message)
-        self._times.append(self.now())
+        """Append a message, to be shown once it is committed; its expiration does not count."""
+        record = Record(self._next_offset, self.now(), message)
+        self._next_offset += 1
+        self.storage.added(self.name, record)
+        self._tail.append(record)
+        self._tail_bytes += message.size
+        if len(self._tail) > 2 * TAIL_MESSAGES or self._tail_bytes > 2 * TAIL_BYTES:
+            self._shorten_tail()
+        self._untrimmed += 1
         self._trim()
+
+    def _shorten_tail(self) -> None:
+        """Forget the older half, in one piece: dropping a list's head costs its whole length."""
+        forgotten = self._tail[: len(self._tail) // 2]
+        del self._tail[: len(forgotten)]
+        self._tail_bytes -= sum(record.message.size for record in forgotten)
+
+    def show(self, upto: int) -> None:
+        """All below this offset is committed."""
+        self._shown_upto = max(self._shown_upto, upto)
         self.pump()
 
-    def restore(self, offset: int, time: float, message: Message) -> None:
-        """Take back a stored message at the start."""
-        if not self._messages:
-            self._first_offset = offset
-        self._messages.append(message)
-        self._times.append(time)
+    def restore(self, stored: StoredQueue) -> None:
+        """Take over what the storage has, at the start."""
+        self._first_offset = stored.first
+        self._next_offset = self._shown_upto = stored.last + 1
 
     def _trim(self) -> None:
-        if self.max_age_s is None or len(self._messages) < TRIM_AT or self._times[TRIM_AT - 1] >= self.now() - self.max_age_s:
+        """Forget what is too old; now and then, since it costs a look at the storage."""
+        if self.max_age_s is None or self._trimming or self._untrimmed < TRIM_EVERY:
             return
-        count = bisect_left(self._times, self.now() - self.max_age_s)
-        del self._messages[:count], self._times[:count]
-        self._first_offset += count
-        self.storage.truncated(self.name, self._first_offset)
+        self._untrimmed = 0
+        self._trimming = True
+        self.storage.trim(self.name, self.now() - self.max_age_s).addCallbacks(self._on_trimmed, self._on_untrimmed)
+
+    def _on_trimmed(self, first: int | None) -> None:
+        self._trimming = False
+        if first is not None:
+            self._first_offset = max(self._first_offset, first)
+
+    def _on_untrimmed(self, reason: Failure) -> None:
+        self._trimming = False
+        self._log.failure("{stream}: old messages cannot be dropped", reason, stream=self.name)
+
+    # Reading.
 
     def add_consumer(self, consumer: Consumer, arguments: Mapping[str, Any]) -> None:
         """Read from ``x-stream-offset`` on. Raises `AmqpError` 406."""
-        self._positions[consumer] = self._start(arguments.get(OFFSET_HEADER, "next"))
-        self._pump_one(consumer)
+        spec = arguments.get(OFFSET_HEADER, "next")
+        reader = _Reader(consumer, self._start(spec))
+        self._readers[consumer] = reader
+        if isinstance(spec, datetime):
+            reader.loading = True
+            self._load(reader, self.storage.position_at(self.name, spec.timestamp()), self._on_place)
+        self._serve(reader)
 
     def _start(self, spec: Any) -> int:
         if spec == "first":
             return self._first_offset
         if spec == "last":
-            return max(self._first_offset, self.next_offset - 1)
-        if spec == "next":
-            return self.next_offset
-        if isinstance(spec, datetime):
-            return self._first_offset + bisect_left(self._times, spec.timestamp())
+            return max(self._first_offset, self._next_offset - 1)
+        if spec == "next" or isinstance(spec, datetime):
+            return self._next_offset
         if isinstance(spec, int) and not isinstance(spec, bool) and spec >= 0:
-            return min(max(spec, self._first_offset), self.next_offset)
+            return min(max(spec, self._first_offset), self._next_offset)
         raise AmqpError(406, "PRECONDITION_FAILED - invalid 'x-stream-offset'")
 
     def remove_consumer(self, consumer: Consumer) -> None:
         """It reads no more."""
-        self._positions.pop(consumer, None)
+        self._readers.pop(consumer, None)
+        self.exclusive_consumer = False
 
     def pump(self) -> None:
         """Let every consumer read on for as long as it takes more."""
-        for consumer in self.consumers:
-            self._pump_one(consumer)
+        for reader in list(self._readers.values()):
+            self._serve(reader)
 
-    def _pump_one(self, consumer: Consumer) -> None:
-        while consumer in self._positions and consumer.ready:
-            offset = max(self._positions[consumer], self._first_offset)
-            if offset >= self.next_offset:
+    def _serve(self, reader: _Reader) -> None:
+        consumer = reader.consumer
+        while not reader.loading and consumer in self._readers and consumer.ready:
+            record = self._next(reader)
+            if record is None:
                 return
-            self._positions[consumer] = offset + 1
-            message = self._messages[offset - self._first_offset]
-            consumer.deliver(Entry(offset, message), message.with_headers({OFFSET_HEADER: offset}))
+            reader.offset = record.position + 1
+            header = record.message.with_headers({OFFSET_HEADER: record.position})
+            consumer.deliver(Entry(record.position, record.message), header)
+
+    def _next(self, reader: _Reader) -> Record | None:
+        """What this reader gets next; None where it has to wait."""
+        offset = max(reader.offset, self._first_offset)
+        if offset >= self._shown_upto:
+            return None
+        if self._tail and offset >= self._tail[0].position:
+            reader.page.clear()
+            return self._tail[offset - self._tail[0].position]
+        while reader.page and reader.page[0].position < offset:
+            reader.page.popleft()
+        if not reader.page:
+            reader.loading = True
+            self._load(reader, self.storage.load(self.name, offset - 1, self._shown_upto - 1), self._on_page)
+        return reader.page.popleft() if reader.page else None
+
+    def _load(self, reader: _Reader, loaded: Deferred[Any], take: Callable[[_Reader, Any], None]) -> None:
+        at_once = loaded.called
+        loaded.addCallback(lambda result: take(reader, result))
+        loaded.addCallbacks(lambda _: self._loaded(reader, at_once), self._on_unreadable, errbackArgs=(reader,))
+
+    def _loaded(self, reader: _Reader, at_once: bool) -> None:
+        reader.loading = False
+        if not at_once and not self.deleted:
+            self._serve(reader)
+
+    def _on_unreadable(self, reason: Failure, reader: _Reader) -> None:
+        """Whoever cannot be served is told so, and may come again."""
+        self._log.failure("{stream}: messages cannot be read", reason, stream=self.name)
+        if reader.consumer in self._readers:
+            self.remove_consumer(reader.consumer)
+            reader.consumer.cancelled()
+
+    def _on_page(self, reader: _Reader, page: Sequence[Record]) -> None:
+        reader.page.extend(page)
+
+    def _on_place(self, reader: _Reader, offset: int | None) -> None:
+        if offset is not None:
+            reader.offset = offset
 
     # A stream's messages are not consumed: settling one only makes room for the next.
 

@@ -13,7 +13,7 @@ from rtprov.amqp.url import BrokerUrl
 from rtprov.certs import make_development_set
 from rtprov.tap import options as opt
 from rtprov.tap.assembly import FrontendService
-from rtprov.tap.broker import broker_service
+from rtprov.tap.broker import BrokerService
 from rtprov.tap.services import InOrder, Listening, certificate_options, first_steps, https, log, sealer, surroundings
 from rtprov.tap.stub import make_stub
 from rtprov.tap.worker import make_worker
@@ -54,8 +54,8 @@ class _Everything(InOrder):
         self._options = options
         if make_development_set(options["certs"]):
             log.info("made development certificates in {folder}", folder=str(options["certs"]))
-        broker, self._broker = broker_service(opt.server_endpoint(LOOPBACK.format(options["broker-port"])))
-        broker.setServiceParent(self)
+        self._broker = BrokerService(opt.server_endpoint(LOOPBACK.format(options["broker-port"])), options["state"])
+        self._broker.setServiceParent(self)
         self._stub: Listening | None = None
         if options["equipment-url"] is None:
             resource = make_stub(options, "stub-delay").resource()
@@ -68,7 +68,7 @@ class _Everything(InOrder):
     def privilegedStartService(self) -> None:
         super().privilegedStartService()
         options: dict[str, Any] = self._options
-        port = self._broker.port_number
+        port = self._broker.listening.port_number
         url = BrokerUrl.parse(f"amqp://guest:guest@127.0.0.1:{port}/")
         around = surroundings(TCP4ClientEndpoint(reactor, "127.0.0.1", port), url)
         equipment_url = options["equipment-url"]

@@ -2,31 +2,70 @@
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 from twisted.application.service import IService
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.interfaces import IReactorFromThreads
+from twisted.internet.threads import deferToThreadPool
+from twisted.python.threadpool import ThreadPool
 
-from rtprov.broker.server import make_broker
-from rtprov.broker.storage import MemoryStorage
+from rtprov.broker.server import BrokerFactory, make_broker
+from rtprov.broker.sqlite import SqliteStorage
 from rtprov.tap import options as opt
-from rtprov.tap.services import Closing, InOrder, Listening, clock
+from rtprov.tap.services import Closing, InOrder, Listening, clock, log
+
+CLOSE_DEADLINE_S = 10.0
 
 
 class Options(opt.CommandOptions):
-    longdesc = "Runs the embedded AMQP 0-9-1 broker alone. It keeps everything in memory: what it holds ends with it."
+    longdesc = "Runs the embedded AMQP 0-9-1 broker alone. What it confirms is kept in --state and survives its end, however sudden."
     command = "rtprov-broker"
     options = (opt.listen("tcp:5673:interface=127.0.0.1"), opt.STATE)
 
 
-def broker_service(where: tuple[str, Any]) -> tuple[InOrder, Listening]:
-    """A broker, and its port."""
-    factory = make_broker(clock=clock, storage=MemoryStorage())
-    service = InOrder()
-    Closing(factory.stop).setServiceParent(service)
-    listening = Listening("the AMQP broker", where[0], where[1], factory)
-    listening.setServiceParent(service)
-    return service, listening
+class BrokerService(InOrder):
+    """The broker with its port and its state, which is opened when the service starts: twistd may fork before that, SQLite must not."""
+
+    def __init__(self, where: tuple[str, Any], state: Path) -> None:
+        super().__init__()
+        self._where = where
+        self._state = state
+        self._writer = ThreadPool(1, 1, name="rtprov-state")
+        self.listening: Listening
+
+    def privilegedStartService(self) -> None:
+        """Raises `ConfigurationError` where state or port cannot be had."""
+        run = partial(deferToThreadPool, cast("IReactorFromThreads", reactor), self._writer)
+        storage = SqliteStorage(directory=self._state, run=run, clock=clock)
+        factory = make_broker(clock=clock, storage=storage)
+        Closing(partial(_close, factory, storage, self._writer)).setServiceParent(self)
+        text, endpoint = self._where
+        self.listening = Listening("the AMQP broker", text, endpoint, factory)
+        self.listening.setServiceParent(self)
+        super().privilegedStartService()
+
+    def startService(self) -> None:
+        self._writer.start()  # not before all else has succeeded: a thread would keep the process from ending
+        super().startService()
+
+
+def _close(factory: BrokerFactory, storage: SqliteStorage, pool: ThreadPool) -> Deferred[None]:
+    return Deferred.fromCoroutine(_close_in_order(factory, storage, pool))
+
+
+async def _close_in_order(factory: BrokerFactory, storage: SqliteStorage, pool: ThreadPool) -> None:
+    try:
+        await factory.stop()
+        await storage.close().addTimeout(CLOSE_DEADLINE_S, clock)
+    except TimeoutError:
+        log.error("the broker's state could not be written to its end; what was not confirmed is lost")
+    finally:
+        pool.stop()
 
 
 def makeService(options: Options) -> IService:
-    return cast("IService", broker_service(options["listen"])[0])
+    return cast("IService", BrokerService(options["listen"], options["state"]))

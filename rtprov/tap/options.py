@@ -231,7 +231,7 @@ DRAIN = Option("drain", "120", "seconds that running calls get when the worker i
 RUNNING_STATUS = Option("running-status", "200", "HTTP status of a task that still runs: 200, 202 or 204", choice(200, 202, 204))
 HONOUR_TIMEOUT = Option("honour-timeout", None, "the stub gives up after timeoutInSeconds where that is below its delay", flag=True)
 SCENARIO = Option("scenario", None, "TOML file with rules for the stub, before the built-in ones", path)
-STATE = Option("state", "state", "folder for what the embedded broker keeps; not used yet: this version keeps all in memory", path)
+STATE = Option("state", "state", "folder for what the embedded broker keeps", path)
 
 
 def listen(default: str) -> Option:

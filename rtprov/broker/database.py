@@ -1,0 +1,285 @@
+"""The embedded broker's file: a SQLite database (https://www.sqlite.org/wal.html) that one process at a time may have open.
+
+Plain blocking code for the writer thread; `rtprov.broker.sqlite` is its face towards the reactor. A message's row id is its queue's id and
+its position in one integer, so that a queue's messages lie together, in order, and need no index beside.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import attrs
+import msgspec
+
+from rtprov.amqp.framing import decode_header
+from rtprov.broker.messages import Message
+from rtprov.broker.storage import PAGE_BYTES, PAGE_MESSAGES, Record, Recovered, StoredExchange, StoredQueue
+from rtprov.errors import ConfigurationError
+
+FILE = "broker.sqlite3"
+LOCK = "lock"
+APPLICATION_ID = 0x72747076  # "rtpv", in the file's header
+VERSION = 1
+POSITION_BITS = 44
+MAX_QUEUE_ID = 1 << (62 - POSITION_BITS)
+TRIM_ROWS = 20_000  # in one go: other work waits meanwhile
+VACUUM_EVERY = 200  # batches
+VACUUM_FROM_PAGES = 4096  # this much free space is kept for what comes next
+VACUUM_PAGES = 512
+
+_MAGIC = b"SQLite format 3\0"
+_SCHEMA = """
+CREATE TABLE exchange (
+    name TEXT PRIMARY KEY, kind TEXT NOT NULL, auto_delete INTEGER NOT NULL, internal INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE queue (
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, arguments TEXT NOT NULL, auto_delete INTEGER NOT NULL, handed_out INTEGER NOT NULL
+);
+CREATE TABLE binding (
+    queue INTEGER NOT NULL, exchange TEXT NOT NULL, routing_key TEXT NOT NULL, PRIMARY KEY (queue, exchange, routing_key)
+) WITHOUT ROWID;
+CREATE TABLE message (
+    id INTEGER PRIMARY KEY, time REAL NOT NULL, expires_at REAL, deliveries INTEGER NOT NULL,
+    exchange TEXT NOT NULL, routing_key TEXT NOT NULL, header BLOB NOT NULL, body BLOB NOT NULL
+);
+"""
+
+Row = tuple[int, float, "float | None", int, str, str, bytes, bytes]
+
+
+def row_id(queue_id: int, position: int) -> int:
+    """Where a queue's message lies."""
+    return queue_id << POSITION_BITS | position
+
+
+def row_of(queue_id: int, record: Record) -> Row:
+    """What is written of a message."""
+    message = record.message
+    return (
+        row_id(queue_id, record.position),
+        record.time,
+        record.expires_at,
+        record.deliveries,
+        message.exchange,
+        message.routing_key,
+        message.header,
+        message.body,
+    )
+
+
+@attrs.define(eq=False)
+class Batch:
+    """One transaction. Statements come first, then messages are added and removed; ranges of messages go last."""
+
+    statements: list[tuple[str, tuple[Any, ...]]] = attrs.Factory(list)
+    added: dict[int, Row] = attrs.Factory(dict)
+    removed: list[int] = attrs.Factory(list)
+    returned: dict[int, int] = attrs.Factory(dict)
+    handed_out: dict[int, int] = attrs.Factory(dict)
+    ranges: list[tuple[int, int]] = attrs.Factory(list)
+    size: int = 0
+
+    @property
+    def empty(self) -> bool:
+        return not (self.statements or self.added or self.removed or self.returned or self.handed_out or self.ranges)
+
+
+class Database:
+    """An open file. Use `Database.open`. Methods raise `sqlite3.Error`; a transaction that failed has changed nothing."""
+
+    def __init__(self, connection: sqlite3.Connection, lock: int) -> None:
+        self._connection = connection
+        self._lock = lock
+        self._batches = 0
+
+    @classmethod
+    def open(cls, directory: Path) -> Database:
+        """Open the database in `directory`, both made where missing. Raises `ConfigurationError`; nothing is changed then."""
+        path = directory / FILE
+        try:
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            lock = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise ConfigurationError(f"{directory}: cannot keep the broker's state here: {error.strerror}") from None
+        try:
+            _take(lock, directory)
+            if not path.exists():
+                _create(path)
+            _check_header(path)
+            return cls(_connect(path), lock)
+        except (sqlite3.Error, OSError) as error:
+            os.close(lock)
+            raise ConfigurationError(f"{path}: cannot be used as the broker's state: {error}; nothing was changed") from None
+        except BaseException:
+            os.close(lock)
+            raise
+
+    def close(self) -> None:
+        """Let go of the file and its lock."""
+        self._connection.close()
+        os.close(self._lock)
+
+    # Reading.
+
+    def recover(self) -> Recovered:
+        """Everything but the messages. Each message that may have been handed out counts one delivery more from now on."""
+        query = self._connection.execute
+        queues = []
+        for queue_id, name, text, auto_delete, handed_out in query("SELECT * FROM queue ORDER BY id").fetchall():
+            bounds = row_id(queue_id, 0), row_id(queue_id + 1, 0) - 1
+            count, first, last = query("SELECT count(*), min(id), max(id) FROM message WHERE id BETWEEN ? AND ?", bounds).fetchone()
+            if handed_out >= 0:
+                seen = bounds[0], row_id(queue_id, handed_out)
+                query("UPDATE message SET deliveries = deliveries + 1 WHERE id BETWEEN ? AND ?", seen)
+            bindings = query("SELECT exchange, routing_key FROM binding WHERE queue = ?", (queue_id,)).fetchall()
+            start = handed_out + 1 if first is None else first - bounds[0]
+            end = handed_out if last is None else max(last - bounds[0], 0)
+            arguments = msgspec.json.decode(text)
+            queues.append(StoredQueue(name, arguments, bool(auto_delete), tuple(bindings), count, start, end, handed_out))
+        exchanges = [
+            StoredExchange(name, kind, bool(gone), bool(internal)) for name, kind, gone, internal in query("SELECT * FROM exchange")
+        ]
+        return Recovered(exchanges, queues)
+
+    def queue_ids(self) -> Mapping[str, int]:
+        """The durable queues' ids."""
+        return dict(self._connection.execute("SELECT name, id FROM queue"))
+
+    def load(self, queue_id: int, after: int, upto: int) -> Sequence[Record]:
+        """See `rtprov.broker.storage.Storage.load`."""
+        bounds = row_id(queue_id, after), row_id(queue_id, upto)
+        page: list[Record] = []
+        size = 0
+        with closing(self._connection.execute("SELECT * FROM message WHERE id > ? AND id <= ? ORDER BY id", bounds)) as cursor:
+            for row in cursor:
+                record = _record(row)
+                page.append(record)
+                size += record.size
+                if len(page) >= PAGE_MESSAGES or size >= PAGE_BYTES:
+                    break
+        return page
+
+    def position_at(self, queue_id: int, time: float) -> int | None:
+        """See `rtprov.broker.storage.Storage.position_at`."""
+        found = self._connection.execute(
+            "SELECT id FROM message WHERE id >= ? AND id < ? AND time >= ? ORDER BY id LIMIT 1",
+            (row_id(queue_id, 0), row_id(queue_id + 1, 0), time),
+        ).fetchone()
+        return None if found is None else _position(found[0])
+
+    # Writing.
+
+    def write(self, batch: Batch) -> None:
+        """Carry out a batch in one transaction."""
+        query, query_many = self._connection.execute, self._connection.executemany
+        query("BEGIN IMMEDIATE")
+        try:
+            for statement, values in batch.statements:
+                query(statement, values)
+            if batch.added:
+                query_many("INSERT INTO message VALUES (?, ?, ?, ?, ?, ?, ?, ?)", batch.added.values())
+            if batch.removed:
+                query_many("DELETE FROM message WHERE id = ?", [(each,) for each in batch.removed])
+            if batch.returned:
+                query_many("UPDATE message SET deliveries = ? WHERE id = ?", [(count, each) for each, count in batch.returned.items()])
+            if batch.handed_out:
+                query_many("UPDATE queue SET handed_out = ? WHERE id = ?", [(upto, each) for each, upto in batch.handed_out.items()])
+            if batch.ranges:
+                query_many("DELETE FROM message WHERE id BETWEEN ? AND ?", batch.ranges)
+            query("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                query("ROLLBACK")
+            raise
+        self._batches += 1
+        if self._batches % VACUUM_EVERY == 0:
+            self._give_back_space()
+
+    def trim(self, queue_id: int, before: float) -> int | None:
+        """See `rtprov.broker.storage.Storage.trim`; at most `TRIM_ROWS` messages go at once."""
+        query = self._connection.execute
+        low, high = row_id(queue_id, 0), row_id(queue_id + 1, 0) - 1
+        first, last = query("SELECT min(id), max(id) FROM message WHERE id BETWEEN ? AND ?", (low, high)).fetchone()
+        if first is None:
+            return None
+        end = min(last, first + TRIM_ROWS)
+        kept = query("SELECT id FROM message WHERE id BETWEEN ? AND ? AND time >= ? ORDER BY id LIMIT 1", (first, end, before)).fetchone()
+        cut = end if kept is None else kept[0]
+        query("DELETE FROM message WHERE id >= ? AND id < ?", (first, cut))
+        return _position(cut)
+
+    def _give_back_space(self) -> None:
+        """Return pages that many deletions left free to the file system, a few at a time."""
+        (free,) = self._connection.execute("PRAGMA freelist_count").fetchone()
+        if free > VACUUM_FROM_PAGES:
+            self._connection.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
+
+
+def _position(row: int) -> int:
+    return row & ((1 << POSITION_BITS) - 1)
+
+
+def _record(row: Row) -> Record:
+    identity, time, expires_at, deliveries, exchange, routing_key, header, body = row
+    message = Message(exchange, routing_key, decode_header(header).properties, header, body)
+    return Record(_position(identity), time, message, expires_at, deliveries)
+
+
+# Opening.
+
+
+def _take(lock: int, directory: Path) -> None:
+    """Whoever holds the lock owns the folder; it goes with the process, however that ends."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ConfigurationError(f"{directory}: another broker is running on this state; give each its own --state") from None
+
+
+def _create(path: Path) -> None:
+    """Make the whole file under another name first: there is never half a database."""
+    fresh = path.with_suffix(".new")
+    fresh.unlink(missing_ok=True)
+    os.close(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    with closing(sqlite3.connect(fresh, isolation_level=None)) as connection:
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        connection.executescript(f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; {_SCHEMA}")
+    fresh.rename(path)
+    handle = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _check_header(path: Path) -> None:
+    """Look before SQLite does: it would bring a foreign file up to date (https://www.sqlite.org/fileformat2.html#the_database_header)."""
+    with path.open("rb") as file:
+        header = file.read(100)
+    if len(header) < 100 or not header.startswith(_MAGIC) or int.from_bytes(header[68:72], "big") != APPLICATION_ID:
+        raise ConfigurationError(f"{path}: is no database of rtprov's broker; nothing was changed")
+    version = int.from_bytes(header[60:64], "big")
+    if version != VERSION:
+        raise ConfigurationError(f"{path}: was written by another version of rtprov (format {version}, not {VERSION}); nothing was changed")
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA journal_size_limit = 67108864")
+        (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if verdict != "ok":
+            raise ConfigurationError(f"{path}: is damaged: {' '.join(verdict.split())}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection

@@ -1,0 +1,186 @@
+"""A `rtprov.broker.storage.Storage` in a SQLite file: gathers what the engine tells into batches, and has one thread write them.
+
+While one batch is being written, the next gathers: so all that happens meanwhile, however much, shares one transaction and one `fsync`.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from rtprov.broker.database import MAX_QUEUE_ID, Batch, Database, row_id, row_of
+from rtprov.broker.storage import Record, Recovered, StoredExchange, nobody
+from rtprov.errors import AmqpError
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
+T = TypeVar("T")
+
+RETRY_S = 1.0
+CONGESTED_BYTES = 32 * 1024 * 1024
+
+
+class SqliteStorage:
+    """`run` calls a function in the writer thread, one call at a time and in order, and fires with what it returns or raises.
+
+    When the file cannot be written, the disk being full, the batch is tried again each second until it can; nothing is confirmed
+    meanwhile, and nothing lost.
+    """
+
+    _log = Logger()
+
+    def __init__(self, *, directory: Path, run: Callable[..., Deferred[Any]], clock: IReactorTime) -> None:
+        self.on_trouble: Callable[[str | None], None] = nobody
+        self._database = Database.open(directory)
+        self._directory = directory
+        self._run = run
+        self._clock = clock
+        self._ids = dict(self._database.queue_ids())
+        self._last_id = max(self._ids.values(), default=0)
+        self._batch = Batch()
+        self._waiters: list[Deferred[None]] = []
+        self._writing: Batch | None = None
+        self._written: list[Deferred[None]] = []
+        self._trouble: str | None = None
+
+    @property
+    def congested(self) -> bool:
+        return self._batch.size + (self._writing.size if self._writing is not None else 0) > CONGESTED_BYTES
+
+    def recover(self) -> Recovered:
+        """Blocking: the broker does not run yet."""
+        return self._database.recover()
+
+    # What the engine tells.
+
+    def exchange_declared(self, exchange: StoredExchange) -> None:
+        self._tell("INSERT INTO exchange VALUES (?, ?, ?, ?)", exchange.name, exchange.kind, exchange.auto_delete, exchange.internal)
+
+    def exchange_deleted(self, name: str) -> None:
+        self._tell("DELETE FROM exchange WHERE name = ?", name)
+        self._tell("DELETE FROM binding WHERE exchange = ?", name)
+
+    def queue_declared(self, name: str, arguments: Mapping[str, Any], auto_delete: bool) -> None:
+        if self._last_id + 1 >= MAX_QUEUE_ID:
+            raise AmqpError(506, "RESOURCE_ERROR - the broker's file has no queue id left")
+        self._last_id += 1
+        self._ids[name] = self._last_id
+        text = msgspec.json.encode(arguments).decode()
+        self._tell("INSERT INTO queue VALUES (?, ?, ?, ?, -1)", self._last_id, name, text, auto_delete)
+
+    def queue_deleted(self, name: str) -> None:
+        queue_id = self._ids.pop(name)
+        self._tell("DELETE FROM queue WHERE id = ?", queue_id)
+        self._tell("DELETE FROM binding WHERE queue = ?", queue_id)
+        self._batch.ranges.append((row_id(queue_id, 0), row_id(queue_id + 1, 0) - 1))
+
+    def bound(self, queue: str, exchange: str, routing_key: str) -> None:
+        self._tell("INSERT OR IGNORE INTO binding VALUES (?, ?, ?)", self._ids[queue], exchange, routing_key)
+
+    def unbound(self, queue: str, exchange: str, routing_key: str) -> None:
+        if queue in self._ids:
+            self._tell("DELETE FROM binding WHERE queue = ? AND exchange = ? AND routing_key = ?", self._ids[queue], exchange, routing_key)
+
+    def _tell(self, statement: str, *values: object) -> None:
+        self._batch.statements.append((statement, values))
+
+    def added(self, queue: str, record: Record) -> None:
+        row = row_of(self._ids[queue], record)
+        self._batch.added[row[0]] = row
+        self._batch.size += record.size
+
+    def removed(self, queue: str, position: int) -> None:
+        row = row_id(self._ids[queue], position)
+        if self._batch.added.pop(row, None) is None:
+            self._batch.removed.append(row)
+
+    def purged(self, queue: str, first: int, last: int) -> None:
+        queue_id = self._ids[queue]
+        self._batch.ranges.append((row_id(queue_id, first), row_id(queue_id, last)))
+
+    def handed_out(self, queue: str, position: int) -> None:
+        self._batch.handed_out[self._ids[queue]] = position
+
+    def returned(self, queue: str, position: int, deliveries: int) -> None:
+        self._batch.returned[row_id(self._ids[queue], position)] = deliveries
+
+    # Reading: in the writer thread too, behind all that was told before.
+
+    def load(self, queue: str, after: int, upto: int) -> Deferred[Sequence[Record]]:
+        return self._after_commit(self._database.load, self._ids[queue], after, upto)
+
+    def position_at(self, stream: str, time: float) -> Deferred[int | None]:
+        return self._after_commit(self._database.position_at, self._ids[stream], time)
+
+    def trim(self, stream: str, before: float) -> Deferred[int | None]:
+        return self._after_commit(self._database.trim, self._ids[stream], before)
+
+    def _after_commit(self, function: Callable[..., T], *arguments: Any) -> Deferred[T]:
+        # A coroutine's Deferred, whose `called` tells the truth; a chained one's is True before its result is there.
+        return Deferred.fromCoroutine(self._run_after_commit(function, *arguments))
+
+    async def _run_after_commit(self, function: Callable[..., T], *arguments: Any) -> T:
+        await self.commit()
+        result: T = await self._run(function, *arguments)
+        return result
+
+    # Writing.
+
+    def commit(self) -> Deferred[None]:
+        if not self._batch.empty:
+            waiter: Deferred[None] = Deferred()
+            self._waiters.append(waiter)
+            if self._writing is None:
+                self._write_next()
+            return waiter
+        if self._writing is None:
+            return succeed(None)
+        waiter = Deferred()
+        self._written.append(waiter)
+        return waiter
+
+    def _write_next(self) -> None:
+        self._writing, self._batch = self._batch, Batch()
+        self._written, self._waiters = self._waiters, []
+        writing = Deferred.fromCoroutine(self._write(self._writing))
+        writing.addErrback(
+            lambda reason: self._log.failure("{folder}: the broker's state is no longer written", reason, folder=self._directory)
+        )
+
+    async def _write(self, batch: Batch) -> None:
+        while True:
+            try:
+                await self._run(self._database.write, batch)
+            except sqlite3.Error as error:
+                self._report(str(error))
+                await deferLater(self._clock, RETRY_S)
+            else:
+                break
+        self._report(None)
+        waiters, self._written, self._writing = self._written, [], None
+        if not self._batch.empty and self._waiters:
+            self._write_next()
+        for waiter in waiters:
+            waiter.callback(None)
+
+    def _report(self, trouble: str | None) -> None:
+        """Once when it begins, once when it is over."""
+        if (trouble is None) == (self._trouble is None):
+            return
+        self._trouble = trouble
+        if trouble is None:
+            self._log.info("{folder}: can be written again", folder=self._directory)
+        else:
+            self._log.critical("{folder}: cannot be written: {error}; publishers wait", folder=self._directory, error=trouble)
+        self.on_trouble(trouble)
+
+    def close(self) -> Deferred[None]:
+        return self._after_commit(self._database.close)
