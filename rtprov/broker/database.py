@@ -54,8 +54,8 @@ Row = tuple[int, float, "float | None", int, str, str, bytes, bytes]
 
 
 def row_id(queue_id: int, position: int) -> int:
-    """Where a queue's message lies."""
-    return queue_id << POSITION_BITS | position
+    """Where a queue's message lies. Position -1 is before its first."""
+    return (queue_id << POSITION_BITS) + position
 
 
 def row_of(queue_id: int, record: Record) -> Row:
@@ -218,7 +218,8 @@ class Database:
         """Return pages that many deletions left free to the file system, a few at a time."""
         (free,) = self._connection.execute("PRAGMA freelist_count").fetchone()
         if free > VACUUM_FROM_PAGES:
-            self._connection.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
+            # A step for each page, of which `execute` takes only the first.
+            self._connection.executescript(f"PRAGMA incremental_vacuum({VACUUM_PAGES})")
 
 
 def _position(row: int) -> int:

@@ -1,0 +1,139 @@
+"""The broker's file: what may be opened, by whom, and that nothing else is touched."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from rtprov.broker import database as module
+from rtprov.broker.database import FILE, Batch, Database, row_of
+from rtprov.errors import ConfigurationError
+from tests.broker.test_storage import record
+
+
+class DatabaseCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.directory = Path(self.mktemp())
+        self.path = self.directory / FILE
+
+    def open(self) -> Database:
+        return Database.open(self.directory)
+
+    def assert_refused(self, text: str) -> None:
+        """Opening ends in one line that has `text` in it and names the place; the folder's files stay as they are."""
+        before = {file.name: file.read_bytes() for file in self.directory.iterdir()}
+        error = self.assertRaises(ConfigurationError, self.open)
+        self.assertIn(text, str(error))
+        self.assertIn(str(self.directory), str(error))
+        self.assertNotIn("\n", str(error))
+        after = {file.name: file.read_bytes() for file in self.directory.iterdir() if file.name in before}
+        self.assertEqual(after, before)
+
+
+class Opening(DatabaseCase):
+    def test_fresh(self) -> None:
+        """Folder and file are made where missing, for their owner only."""
+        self.directory = self.directory / "deep" / "down"
+        with closing(self.open()):
+            self.assertEqual(self.directory.stat().st_mode & 0o777, 0o700)
+            self.assertEqual((self.directory / FILE).stat().st_mode & 0o777, 0o600)
+
+    def test_again(self) -> None:
+        """A file that was closed is opened again."""
+        self.open().close()
+        self.open().close()
+
+    def test_second_process(self) -> None:
+        """While one broker has the folder open, another is refused."""
+        with closing(self.open()):
+            self.assert_refused("another broker is running on this state")
+        self.open().close()
+
+    def test_a_creation_that_was_interrupted(self) -> None:
+        """What a start left half made is made anew."""
+        self.directory.mkdir()
+        self.path.with_suffix(".new").write_bytes(b"half")
+        self.open().close()
+        self.assertFalse(self.path.with_suffix(".new").exists())
+
+    def test_no_folder(self) -> None:
+        """A path that cannot be a folder is refused."""
+        self.directory.parent.mkdir(exist_ok=True)
+        self.directory.write_bytes(b"a file")
+        error = self.assertRaises(ConfigurationError, self.open)
+        self.assertIn("cannot keep the broker's state here", str(error))
+        self.assertEqual(self.directory.read_bytes(), b"a file")
+
+    def test_a_file_of_something_else(self) -> None:
+        """What is no SQLite database is refused."""
+        self.directory.mkdir()
+        for content in (b"", b"SQLite format 3\0", b"precious" * 1000):
+            self.path.write_bytes(content)
+            self.assert_refused("is no database of rtprov's broker")
+
+    def test_a_database_of_something_else(self) -> None:
+        """Another program's SQLite database is refused."""
+        self.directory.mkdir()
+        with closing(sqlite3.connect(self.path)) as connection:
+            connection.execute("CREATE TABLE precious (id)")
+        self.assert_refused("is no database of rtprov's broker")
+
+    def test_another_version(self) -> None:
+        """A database that another version has written is refused, with both versions named."""
+        self.open().close()
+        with closing(sqlite3.connect(self.path)) as connection:
+            connection.execute("PRAGMA user_version = 99")
+        self.assert_refused("format 99, not 1")
+
+    def test_damage(self) -> None:
+        """A page of nonsense in the middle is noticed before anything is read from it."""
+        with closing(self.open()) as database:
+            database.write(Batch([("INSERT INTO queue VALUES (1, 'q', '{}', 0, -1)", ())]))
+            database.write(Batch(added={row_of(1, each)[0]: row_of(1, each) for each in (record(n, bytes(500)) for n in range(200))}))
+        content = bytearray(self.path.read_bytes())
+        content[len(content) // 2 : len(content) // 2 + 4096] = b"\xff" * 4096
+        self.path.write_bytes(content)
+        self.assert_refused("damaged")
+
+    def test_truncated(self) -> None:
+        """A file that was cut off is refused."""
+        self.open().close()
+        self.path.write_bytes(self.path.read_bytes()[:5000])
+        self.assert_refused(str(self.path))
+
+
+class Space(DatabaseCase):
+    def test_the_file_shrinks(self) -> None:
+        """Most of the space that a long queue took is given back while the broker goes on, once the queue is empty."""
+        self.patch(module, "VACUUM_EVERY", 1)
+        with closing(self.open()) as database:
+            database.write(Batch([("INSERT INTO queue VALUES (1, 'q', '{}', 0, -1)", ())]))
+            rows = [row_of(1, record(position, bytes(4000))) for position in range(module.VACUUM_FROM_PAGES + 3000)]
+            database.write(Batch(added={row[0]: row for row in rows}))
+            database.write(Batch(removed=[row[0] for row in rows]))
+            for _ in range(10):
+                database.write(Batch([("DELETE FROM exchange", ())]))
+        self.assertLess(self.path.stat().st_size // 4096, module.VACUUM_FROM_PAGES + 100)
+
+    def test_an_old_stream_is_trimmed_in_pieces(self) -> None:
+        """One trim takes no more than so many messages, that nobody waits for long."""
+        self.patch(module, "TRIM_ROWS", 10)
+        with closing(self.open()) as database:
+            database.write(Batch([("INSERT INTO queue VALUES (1, 'q', '{}', 0, -1)", ())]))
+            rows = [row_of(1, record(position)) for position in range(25)]
+            database.write(Batch(added={row[0]: row for row in rows}))
+            self.assertEqual([database.trim(1, 1.0) for _ in range(3)], [10, 20, 24])
+
+
+class Transactions(DatabaseCase):
+    def test_all_or_nothing(self) -> None:
+        """A batch of which one statement fails changes nothing, and the next is carried out."""
+        with closing(self.open()) as database:
+            good = ("INSERT INTO queue VALUES (1, 'q', '{}', 0, -1)", ())
+            self.assertRaises(sqlite3.Error, database.write, Batch([good, ("INSERT INTO nonsense VALUES (1)", ())]))
+            self.assertEqual(database.queue_ids(), {})
+            database.write(Batch([good]))
+            self.assertEqual(database.queue_ids(), {"q": 1})
