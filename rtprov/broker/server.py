@@ -141,6 +141,9 @@ class BrokerProtocol(Protocol):
     def connectionMade(self) -> None:
         assert self.transport is not None
         self.factory.connections.add(self)
+        set_no_delay = getattr(self.transport, "setTcpNoDelay", None)
+        if set_no_delay is not None:
+            set_no_delay(True)
         self.transport.registerProducer(self, True)  # type: ignore[attr-defined]
         self._timer = self.factory.clock.callLater(self.factory.limits.handshake_s, self._abort)
 

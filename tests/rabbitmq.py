@@ -1,0 +1,243 @@
+"""A real RabbitMQ for tests: one node for each trial process, started when the first test asks for it, gone when the process is.
+
+    async def test_something(self) -> None:
+        node = await rabbitmq()                       # raises SkipTest where no RabbitMQ is installed
+        url = BrokerUrl.parse(node.url)               # amqp://guest:guest@127.0.0.1:<port>/
+        output = await node.ctl("list_queues", "--quiet", "name")
+
+The node has its name, ports, cookie and files to itself, so that it meets neither an installed broker nor another test run. Tests share it:
+they use names of their own (`node.unique`) or a virtual host of their own (`node.add_vhost`). With ``RTPROV_REQUIRE_RABBITMQ=1`` in the
+environment a missing RabbitMQ fails the tests instead of skipping them.
+
+Between the test process and the node stands a shell that waits for the end of its standard input. That comes when the test process ends,
+however it ends; the shell then kills the node with all that belongs to it, and removes its folder.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from urllib.parse import quote
+
+from attrs import define, field
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorCore
+from twisted.internet.protocol import ClientCreator, Protocol, connectionDone
+from twisted.internet.task import deferLater
+from twisted.internet.utils import getProcessOutputAndValue
+from twisted.python.failure import Failure
+from twisted.trial.unittest import FailTest, SkipTest
+
+from rtprov.amqp.framing import PROTOCOL_HEADER
+
+REQUIRE = "RTPROV_REQUIRE_RABBITMQ"
+START_DEADLINE_S = 60.0
+STOP_DEADLINE_S = 10.0
+
+# The Debian package's own programs: those in the PATH are wrappers that insist on the user rabbitmq.
+_SERVERS = ("/usr/lib/rabbitmq/bin", "/usr/lib/rabbitmq/lib/*/sbin", "/opt/rabbitmq/sbin")
+_EPMDS = ("/usr/lib/erlang/erts-*/bin", "/usr/local/lib/erlang/erts-*/bin")
+
+_SUPERVISOR = """
+trap '' INT HUP TERM
+setsid sh -c '"$0" -port "$ERL_EPMD_PORT" -address 127.0.0.1 & "$1"; echo "ended with $?" >ended.log' \\
+    "$1" "$2" </dev/null >"$3/startup.log" 2>&1 &
+node=$!
+cat >/dev/null
+kill -s KILL -- "-$node"
+wait
+rm -rf -- "$3"
+"""
+
+
+@define(eq=False)
+class RabbitMQ:
+    """A running node. `url` is its broker URL with the virtual host ``/``; `port` its AMQP port on 127.0.0.1."""
+
+    port: int
+    folder: Path
+    _sbin: Path
+    _environment: dict[str, str] = field(repr=False)
+    _supervisor: subprocess.Popen[bytes] = field(repr=False)
+
+    @property
+    def url(self) -> str:
+        return self.url_of("/")
+
+    def url_of(self, vhost: str) -> str:
+        """The broker URL with this virtual host."""
+        return f"amqp://guest:guest@127.0.0.1:{self.port}/{quote(vhost, safe='') if vhost != '/' else ''}"
+
+    def unique(self, word: str = "test") -> str:
+        """A name that no other test has."""
+        return f"{word}.{uuid.uuid4().hex}"
+
+    async def ctl(self, *arguments: str) -> str:
+        """Run ``rabbitmqctl`` on the node, for about a second; return its standard output. Raises `FailTest` where it fails."""
+        program = str(self._sbin / "rabbitmqctl")
+        output, errors, status = await getProcessOutputAndValue(program, arguments, env=self._environment, path=str(self.folder))
+        if status:
+            raise FailTest(f"rabbitmqctl {' '.join(arguments)} ended with {status}: {(errors or output).decode(errors='replace')}")
+        return bytes(output).decode()
+
+    async def add_vhost(self) -> str:
+        """Make a virtual host that guest may use, and return its broker URL. Takes two calls of `ctl`."""
+        name = self.unique("vhost")
+        await self.ctl("add_vhost", name)
+        await self.ctl("set_permissions", "-p", name, "guest", ".*", ".*", ".*")
+        return self.url_of(name)
+
+    def log_tail(self, lines: int = 40) -> str:
+        """The last lines of what the node has said."""
+        text = "".join(
+            path.read_text(errors="replace") for path in sorted(self.folder.rglob("*.log"), key=lambda path: path.stat().st_mtime)
+        )
+        return "\n".join(text.splitlines()[-lines:])
+
+    @property
+    def running(self) -> bool:
+        return self._supervisor.poll() is None and not (self.folder / "ended.log").exists()
+
+    def kill(self) -> None:
+        """Kill the node and remove its folder; does nothing the second time."""
+        if self._supervisor.stdin is not None:
+            self._supervisor.stdin.close()
+        self._supervisor.wait(STOP_DEADLINE_S)
+
+
+_node: RabbitMQ | Exception | None = None
+
+
+async def rabbitmq() -> RabbitMQ:
+    """The process's RabbitMQ, started by the first call and ready for AMQP.
+
+    Raises `SkipTest` where none is installed (`FailTest` where one is required), and `FailTest` with the end of its log where it does not
+    come up within 60 s; then every further call fails at once.
+    """
+    global _node
+    if _node is None:
+        try:
+            _node = start_rabbitmq()
+            await _accepting(_node)
+        except Exception as error:
+            if isinstance(_node, RabbitMQ):
+                _node.kill()
+            _node = error
+    if isinstance(_node, Exception):
+        raise _node
+    return _node
+
+
+def start_rabbitmq() -> RabbitMQ:
+    """Begin to start a node, which is killed at the end of the process at the latest. Raises as `rabbitmq` does."""
+    server, epmd = _find("rabbitmq-server", _SERVERS), _find("epmd", _EPMDS)
+    if server is None or epmd is None:
+        raise (FailTest if os.environ.get(REQUIRE) == "1" else SkipTest)(
+            f"RabbitMQ is not installed: no {'rabbitmq-server' if server is None else 'epmd'}"
+        )
+    folder = Path(tempfile.mkdtemp(prefix="rabbitmq-"))
+    port, distribution, mapper = _free_ports(3)
+    environment = _settings(folder, port, distribution, mapper)
+    supervisor = subprocess.Popen(
+        ["sh", "-c", _SUPERVISOR, "supervisor", str(epmd), str(server), str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=folder,
+        env=environment,
+        start_new_session=True,
+    )
+    node = RabbitMQ(port, folder, server.parent, environment, supervisor)
+    atexit.register(node.kill)
+    return node
+
+
+def _find(program: str, folders: tuple[str, ...]) -> Path | None:
+    for folder in folders:
+        for found in sorted(Path("/").glob(f"{folder[1:]}/{program}")):
+            if os.access(found, os.X_OK):
+                return found
+    found_in_path = shutil.which(program)
+    return None if found_in_path is None else Path(found_in_path)
+
+
+def _free_ports(count: int) -> Iterator[int]:
+    with ExitStack() as stack:
+        for _ in range(count):
+            yield stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+
+
+def _settings(folder: Path, port: int, distribution: int, mapper: int) -> dict[str, str]:
+    """Write the node's configuration; return its environment, in which nothing points out of `folder`."""
+    (folder / "enabled_plugins").write_text("[].\n")
+    (folder / "rabbitmq.conf").write_text(f"listeners.tcp.1 = 127.0.0.1:{port}\ndisk_free_limit.absolute = 1MB\n")
+    name = f"rtprov-{uuid.uuid4().hex}@localhost"
+    return {
+        "PATH": f"{os.environ.get('PATH', '')}:/usr/local/bin:/usr/bin:/bin",
+        "LANG": "C.UTF-8",
+        "HOME": str(folder),
+        "ERL_EPMD_PORT": str(mapper),
+        "ERL_EPMD_ADDRESS": "127.0.0.1",
+        "RABBITMQ_NODENAME": name,
+        "RABBITMQ_NODE_PORT": str(port),
+        "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+        "RABBITMQ_DIST_PORT": str(distribution),
+        "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+        "RABBITMQ_CTL_DIST_PORT_MIN": "0",
+        "RABBITMQ_CTL_DIST_PORT_MAX": "0",
+        "RABBITMQ_MNESIA_BASE": str(folder / "mnesia"),
+        "RABBITMQ_LOG_BASE": str(folder / "log"),
+        "RABBITMQ_PID_FILE": str(folder / "pid"),
+        "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "enabled_plugins"),
+        "RABBITMQ_CONF_ENV_FILE": "/dev/null",
+        "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq"),
+        "RABBITMQ_ADVANCED_CONFIG_FILE": str(folder / "advanced"),
+    }
+
+
+class _Greeting(Protocol):
+    """Asks for AMQP, and fires once something answers."""
+
+    def __init__(self, answered: Deferred[bool]) -> None:
+        self.answered = answered
+        self._bytes = b""
+
+    def connectionMade(self) -> None:
+        assert self.transport is not None
+        self.transport.write(PROTOCOL_HEADER)
+
+    def dataReceived(self, data: bytes) -> None:
+        self._bytes += data
+        assert self.transport is not None
+        self.transport.loseConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.answered.callback(self._bytes.startswith(b"\x01"))
+
+
+async def _accepting(node: RabbitMQ) -> None:
+    """Wait until the node greets in AMQP. Raises `FailTest`."""
+    from twisted.internet import reactor
+
+    deadline = reactor.seconds() + START_DEADLINE_S
+    while not await _greets(reactor, node.port):
+        if not node.running or reactor.seconds() > deadline:
+            raise FailTest(f"RabbitMQ did not start within {START_DEADLINE_S:g} s; its log ends with\n{node.log_tail()}")
+        await deferLater(reactor, 0.1)
+
+
+async def _greets(reactor: IReactorCore, port: int) -> bool:
+    answered: Deferred[bool] = Deferred()
+    try:
+        await ClientCreator(reactor, _Greeting, answered).connectTCP("127.0.0.1", port, timeout=5)
+    except Exception:
+        return False
+    return await answered
