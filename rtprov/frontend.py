@@ -30,8 +30,9 @@ DEADLINE_S = 4.5  # B answers within 5 s, whatever is broken behind it
 POLL_AGAIN_S = 5
 MAX_REMEMBERED = 100_000
 
-_STATUS_HEADERS = {"Cache-Control": "no-store"}
-_RUNNING_HEADERS = {**_STATUS_HEADERS, "Retry-After": str(POLL_AGAIN_S)}
+# An id may be empty here: it is malformed then, like any other that is.
+_EQUIPMENT = "/api/v1/equipment/cpe/<string(minlength=0):equipment_id>"
+_TASK = f"{_EQUIPMENT}/task/<string(minlength=0):task_id>"
 
 
 class Frontend:
@@ -72,7 +73,7 @@ class Frontend:
     def _on_error(self, request: IRequest, failure: Failure) -> bytes:
         return answer_error(request, failure)
 
-    @app.route("/api/v1/equipment/cpe/<equipment_id>", methods=["POST"])
+    @app.route(_EQUIPMENT, methods=["POST"])
     async def _submit(self, request: IRequest, equipment_id: str) -> bytes:
         if not is_equipment_id(equipment_id):
             raise EquipmentNotFound
@@ -87,7 +88,7 @@ class Frontend:
         location = f"/api/v1/equipment/cpe/{equipment_id}/task/{task.task_id}"
         return answer(request, 200, {"code": 200, "taskId": task.task_id}, {"Location": location})
 
-    @app.route("/api/v1/equipment/cpe/<equipment_id>/task/<task_id>", methods=["GET"])
+    @app.route(_TASK, methods=["GET"])
     async def _status(self, request: IRequest, equipment_id: str, task_id: str) -> bytes:
         if not is_equipment_id(equipment_id):
             raise EquipmentNotFound
@@ -95,7 +96,7 @@ class Frontend:
             raise TaskNotFound
         state = self._remembered.get((task_id, equipment_id)) or await self._ask(task_id, equipment_id)
         if state is State.COMPLETED:
-            return answer(request, 200, envelope(200, "Completed"), _STATUS_HEADERS)
+            return answer(request, 200, envelope(200, "Completed"))
         if state is State.RUNNING:
             return self._answer_running(request)
         if state is State.FAILED:
@@ -117,7 +118,7 @@ class Frontend:
         return state
 
     def _answer_running(self, request: IRequest) -> bytes:
-        body = answer(request, self._running_status, envelope(204, "Task is still running"), _RUNNING_HEADERS)
+        body = answer(request, self._running_status, envelope(204, "Task is still running"), {"Retry-After": str(POLL_AGAIN_S)})
         if self._running_status != 204:
             return body
         # RFC 9110 §15.3.5: a 204 has no content, so nothing that describes one either.

@@ -7,18 +7,19 @@ envelope ``{"code": <HTTP status>, "message": "<plain English>"}``. A Klein app 
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import msgspec
+from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.http import HTTPChannel
+from twisted.web.http import HTTPChannel, datetimeToString
 from twisted.web.iweb import IRequest
 from twisted.web.server import Request, Site
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
-from werkzeug.http import parse_options_header
 from werkzeug.routing import RequestRedirect
 
 from rtprov.errors import (
@@ -34,13 +35,14 @@ from rtprov.errors import (
 
 if TYPE_CHECKING:
     from klein import Klein
-    from twisted.internet.interfaces import IReactorTime
+    from twisted.internet.interfaces import IDelayedCall, IReactorTime
     from twisted.web.resource import IResource
 
 MAX_BODY_BYTES = 65536
 # An oversized body is read up to here, and answered when it ends: a client that is still sending may never see an answer.
 MAX_DISCARDED_BYTES = 1024 * 1024
-IDLE_TIMEOUT_S = 60
+IDLE_TIMEOUT_S = 60  # for a request to arrive as a whole, and between requests
+CLOSE_TIMEOUT_S = 15
 RETRY_AFTER_S = 2
 
 _log = Logger()
@@ -84,6 +86,7 @@ def answer(request: IRequest, status: int, document: object, headers: Mapping[st
     request.setResponseCode(status)
     request.setHeader(b"Content-Type", b"application/json")
     request.setHeader(b"Content-Length", b"%d" % len(body))
+    request.setHeader(b"Cache-Control", b"no-store")
     for name, value in (headers or {}).items():
         request.setHeader(name.encode(), value.encode())
     return body
@@ -103,7 +106,7 @@ def answer_error(request: IRequest, failure: Failure) -> bytes:
         if isinstance(error, kind):
             return answer(request, status, envelope(status, message or str(error)), headers)
     _log.failure("{method} {path}: unexpected error", failure, method=request.method, path=getattr(request, "path", b"?"))
-    return answer(request, 500, envelope(500, str(ProvisioningFailed())))
+    return answer(request, 500, envelope(500, "Internal server error"))
 
 
 def _answer_routing(request: IRequest, error: HTTPException) -> bytes:
@@ -121,20 +124,20 @@ def json_resource(app: Klein) -> IResource:
     return cast("IResource", app.resource())
 
 
+_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # RFC 9110 §5.6.2
+_JSON = re.compile(rb"(?:application/json|%s/%s\+json)[ \t]*(?:;.*)?" % (_TOKEN, _TOKEN), re.IGNORECASE)
+
+
 def check_media_type(request: IRequest) -> None:
     """Take ``application/json``, any ``+json`` type, or no Content-Type at all. Raises `UnsupportedMediaType`."""
-    values = request.requestHeaders.getRawHeaders("Content-Type")
-    if values is None:
-        return
-    media_type, _ = parse_options_header(values[-1])
-    media_type = media_type.lower()
-    if len(values) != 1 or not (media_type == "application/json" or (media_type.endswith("+json") and "/" in media_type)):
+    values = request.requestHeaders.getRawHeaders(b"Content-Type")
+    if values is not None and (len(values) != 1 or not _JSON.fullmatch(values[0])):
         raise UnsupportedMediaType
 
 
 def read_body(request: IRequest) -> bytes:
     """The request's body, at most `MAX_BODY_BYTES`. Raises `BodyTooLarge`."""
-    if isinstance(request, JsonRequest) and request.body_size > MAX_BODY_BYTES:
+    if isinstance(request, JsonRequest) and request.too_large:
         raise BodyTooLarge
     assert request.content is not None
     return cast("bytes", request.content.read())
@@ -142,31 +145,32 @@ def read_body(request: IRequest) -> bytes:
 
 def abort_connection(request: IRequest) -> None:
     """Close the request's connection with no answer."""
-    cast("Request", request).channel.forceAbortClient()
+    cast("Any", request).transport.abortConnection()
 
 
 class JsonRequest(Request):
-    """Counts the body as it arrives, keeps no more of it than is taken, and spells the path so that Klein can always route it."""
+    """Keeps no more of the body than is taken, and spells method and path so that Klein routes what is meant."""
 
     channel: JsonChannel
-    body_size = 0
+    defaultContentType = b"application/json"
+    received = 0
+    too_large = False
 
     def gotLength(self, length: int | None) -> None:
         self.content = io.BytesIO()
         if length is not None and length > MAX_BODY_BYTES:
-            self.body_size = length
+            self.too_large = True
             if length > MAX_DISCARDED_BYTES or self.requestHeaders.hasHeader("Expect"):
                 self.requestHeaders.removeHeader("Expect")  # it asks whether to send the body: the answer is no
                 self.channel.refuse(413, str(BodyTooLarge()))
 
     def handleContentChunk(self, data: bytes) -> None:
-        content = cast("io.BytesIO", self.content)
-        if content.tell() + len(data) <= MAX_BODY_BYTES and self.body_size <= MAX_BODY_BYTES:
-            content.write(data)
-            return
-        # Too large, and of unknown length where it is chunked.
-        self.body_size = max(self.body_size, content.tell()) + len(data)
-        if self.body_size > 2 * MAX_DISCARDED_BYTES:
+        self.received += len(data)
+        if self.received > MAX_BODY_BYTES:
+            self.too_large = True
+        if not self.too_large:
+            cast("io.BytesIO", self.content).write(data)
+        elif self.received > MAX_DISCARDED_BYTES:  # a chunked body does not tell its length
             self.channel.refuse(413, str(BodyTooLarge()))
 
     def getRequestHostname(self) -> bytes:
@@ -174,16 +178,12 @@ class JsonRequest(Request):
         return b"rtprov"
 
     def process(self) -> None:
-        if not self.method.isascii():
-            self.channel.refuse(400, "The request's method is not ASCII")
-            return
-        if b"%" in self.path or not self.path.isascii():
-            self.path = b"/".join(_tame(segment) for segment in self.path.split(b"/"))
+        if self.channel.refused:
+            return  # the rest of a body that was too large
+        if self.method != self.method.upper():
+            self.method = b"~" + self.method  # methods are case-sensitive (RFC 9110 §9.1), werkzeug's routing is not
+        self.path = _routable(self.path)
         super().process()
-
-    def _handleStar(self) -> None:
-        self.write(answer(self, 405, envelope(405, "The method is not allowed here"), {"Allow": "GET, HEAD, POST"}))
-        self.finish()
 
     def processingFailed(self, reason: Failure) -> Any:
         """The last resort, for what failed outside of a handler."""
@@ -196,6 +196,20 @@ class JsonRequest(Request):
         super().setHeader(name, b"rtprov" if name == b"Server" else value)
 
 
+_ORIGIN = re.compile(rb"https?://[^/]+", re.IGNORECASE)
+
+
+def _routable(target: bytes) -> bytes:
+    """The path that a request's target names (RFC 9112 §3.2), or one that nothing is served at where it names none."""
+    origin = _ORIGIN.match(target)
+    path = target[origin.end() :] if origin else target
+    if not path.startswith(b"/") or path.startswith(b"//"):  # routing passes over leading slashes
+        return b"/*"
+    if b"%" in path or not path.isascii():
+        return b"/".join(_tame(segment) for segment in path.split(b"/"))
+    return path
+
+
 def _tame(segment: bytes) -> bytes:
     """One path segment with what is no UTF-8, or would make two segments of it, replaced by U+FFFD, which no route and no id takes."""
     text = unquote_to_bytes(segment).decode("utf-8", "replace").replace("/", "\ufffd")
@@ -203,26 +217,63 @@ def _tame(segment: bytes) -> bytes:
 
 
 class JsonChannel(HTTPChannel):
-    """An HTTP/1.1 connection that refuses in JSON too what is no proper request."""
+    """An HTTP/1.1 connection that refuses in JSON too what is no proper request, and that no client can hold for ever."""
 
-    _refused = False
+    refused = False
+    _arriving = False
+    _cut: IDelayedCall | None = None
 
     def refuse(self, status: int, message: str) -> None:
         """Answer at once, whatever is still to come of the request, and close the connection."""
-        if self._refused:
+        if self.refused:
             return
-        self._refused = True
+        self.refused = True
         body = _encode(envelope(status, message))
         assert self.transport is not None
         self.transport.write(
-            b"HTTP/1.1 %d %s\r\nServer: rtprov\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
-            % (status, _REASONS[status], len(body), body)
+            b"HTTP/1.1 %d %s\r\nServer: rtprov\r\nDate: %s\r\nConnection: close\r\n"
+            b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
+            % (status, _REASONS[status], datetimeToString(), len(body), body)
         )
         self.loseConnection()
 
     def dataReceived(self, data: bytes) -> None:
-        if not self._refused:
+        if not self.refused:
             super().dataReceived(data)
+
+    def headerReceived(self, line: bytes) -> bool:
+        try:
+            return cast("bool", super().headerReceived(line))
+        except ValueError:  # a Content-Length of more digits than Python reads
+            self.refuse(413, str(BodyTooLarge()))
+            return False
+
+    def allContentReceived(self) -> None:
+        self._arriving = False
+        super().allContentReceived()
+
+    def resetTimeout(self) -> None:
+        """Called with every piece that arrives. Only a request's first piece counts, or it could trickle in for days."""
+        if self.timeOut is not None and not self._arriving:
+            self._arriving = True
+            super().resetTimeout()
+
+    def timeoutConnection(self) -> None:
+        if self._arriving:
+            self.refuse(408, f"The request did not arrive within {IDLE_TIMEOUT_S} s")
+        else:
+            self.loseConnection()
+
+    def loseConnection(self) -> None:
+        """Close once all is written; cut off a client that does not let it happen: TLS waits for its farewell too."""
+        if self._cut is None:
+            self._cut = self.callLater(CLOSE_TIMEOUT_S, cast("Any", self.transport).abortConnection)
+        super().loseConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._cut is not None and self._cut.active():
+            self._cut.cancel()
+        super().connectionLost(reason)
 
     def lineLengthExceeded(self, line: bytes) -> None:
         self._refuse_head()
@@ -238,11 +289,11 @@ class JsonChannel(HTTPChannel):
         self.refuse(431, f"The request's head is too large: at most {self.totalHeadersSize} bytes and {self.maxHeaders} fields are taken")
 
 
-_REASONS = {400: b"Bad Request", 413: b"Content Too Large", 431: b"Request Header Fields Too Large"}
+_REASONS = {400: b"Bad Request", 408: b"Request Timeout", 413: b"Content Too Large", 431: b"Request Header Fields Too Large"}
 
 
 class JsonSite(Site):
-    """Serves `resource` on HTTP/1.1; idle connections end after 60 s. `reactor` carries the timers."""
+    """Serves `resource` on HTTP/1.1. `reactor` carries the timers."""
 
     noisy = False
     protocol = JsonChannel  # type: ignore[assignment] # not Twisted's switch between HTTP/1.1 and HTTP/2

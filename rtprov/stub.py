@@ -56,7 +56,7 @@ class Stub:
     def _on_error(self, request: IRequest, failure: Failure) -> bytes:
         return answer_error(request, failure)
 
-    @app.route("/api/v1/equipment/cpe/<equipment_id>", methods=["POST"])
+    @app.route("/api/v1/equipment/cpe/<string(minlength=0):equipment_id>", methods=["POST"])
     async def _configure(self, request: IRequest, equipment_id: str) -> bytes:
         if not is_equipment_id(equipment_id):
             raise EquipmentNotFound

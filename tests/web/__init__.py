@@ -1,0 +1,1 @@
+"""Tests of the HTTP side: raw bytes over connections in memory."""
