@@ -111,10 +111,11 @@ class Frontend:
             state = await asked.addTimeout(DEADLINE_S, self._clock)
         except TimeoutError:
             raise NoReply("The worker did not tell the task's status in time") from None
-        if state is not None and state.final:
-            self._remembered[task_id, equipment_id] = state
-            if len(self._remembered) > MAX_REMEMBERED:
-                self._remembered.popitem(last=False)
+        if state is None or not state.final:
+            return self._remembered.get((task_id, equipment_id), state)  # another request may have learned of the end meanwhile
+        self._remembered[task_id, equipment_id] = state
+        if len(self._remembered) > MAX_REMEMBERED:
+            self._remembered.popitem(last=False)
         return state
 
     def _answer_running(self, request: IRequest) -> bytes:

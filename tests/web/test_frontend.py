@@ -1,0 +1,375 @@
+"""Service B over HTTP: receipts, statuses, and what is said when something behind it is broken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.defer import CancelledError
+from twisted.internet.error import ConnectionLost
+
+from rtprov.errors import (
+    AmqpError,
+    BrokerUnavailable,
+    NoReply,
+    NoWorker,
+    Overloaded,
+    RtprovError,
+    SealError,
+    Unconfirmed,
+    Unroutable,
+)
+from rtprov.frontend import Frontend
+from rtprov.model import State, Task
+from tests.fakes import PlainSealer
+from tests.web.front import BODY, GET_PATH, ID, NO_EQUIPMENT, NO_TASK, POST_PATH, TASK, FakeTasks, FrontendTestCase
+from tests.web.raw import RawAnswer, WebTestCase, request
+
+RUNNING = {"code": 204, "message": "Task is still running"}
+FINAL = {
+    State.COMPLETED: (200, "Completed"),
+    State.FAILED: (500, "Internal provisioning exception"),
+    State.NOT_FOUND: (404, NO_EQUIPMENT),
+}
+UNAVAILABLE = "The service is temporarily unavailable"
+UNCERTAIN = "The task may or may not have been accepted: the broker's answer was lost"
+UNEXPECTED = "Internal server error"
+
+
+class Receipts(FrontendTestCase):
+    def test_accepted(self) -> None:
+        """A POST is answered 200 with the task's id, and the place of its status."""
+        answer = self.post()
+        self.assertEqual((answer.status, answer.json), (200, {"code": 200, "taskId": TASK}))
+        self.assertEqual(answer.header("Location"), GET_PATH)
+        self.assertEqual(answer.header("Content-Type"), "application/json")
+
+    def test_the_task(self) -> None:
+        """The broker gets the body's bytes, sealed, with the timeout and the time of the POST."""
+        self.clock.advance(5)
+        self.assertAccepted(self.post())
+        self.assertEqual(self.tasks.submitted, [Task(TASK, ID, 14, 1005.0, PlainSealer().seal(BODY))])
+
+    def test_each_post_is_a_task(self) -> None:
+        """The same POST twice is two tasks."""
+        self.assertNotEqual(self.post().json["taskId"], self.post().json["taskId"])
+
+    def test_not_before_the_broker_confirms(self) -> None:
+        """While the broker has not confirmed the task, the POST is not answered."""
+        self.tasks.silent = True
+        client = self.connect()
+        client.send(request("POST", POST_PATH, BODY))
+        self.network.advance(4)
+        self.assertEqual((len(self.tasks.submitted), bytes(client.received)), (1, b""))
+
+    def test_media_types(self) -> None:
+        """JSON by any of its names is taken, and so is a body without a name."""
+        for value in (
+            "application/json",
+            "Application/JSON",
+            "application/json; charset=utf-8",
+            "application/json;charset=UTF-8",
+            "application/json ; charset=windows-1251",
+            'application/json; profile="a;b"',
+            "application/vnd.acme+json",
+            "application/problem+JSON; charset=utf-8",
+            "text/x+json",
+        ):
+            self.assertAccepted(self.post(BODY, f"Content-Type: {value}"))
+        self.assertAccepted(self.say(b"POST %s HTTP/1.1\r\nContent-Length: %d\r\n\r\n%s" % (POST_PATH.encode(), len(BODY), BODY))[0])
+        self.assertEqual(self.bodies(), [BODY] * 10)
+
+    def test_other_media_types(self) -> None:
+        """Anything else is a 415 that says what to send."""
+        message = "Unsupported media type: send a JSON body with Content-Type: application/json"
+        for fields in (
+            ["Content-Type: text/plain"],
+            ["Content-Type: text/json"],
+            ["Content-Type: application/x-www-form-urlencoded"],
+            ["Content-Type: multipart/form-data; boundary=x"],
+            ["Content-Type: multipart/form-data"],
+            ["Content-Type: application/jsonx"],
+            ["Content-Type: application/json+x"],
+            ["Content-Type: application/json, text/plain"],
+            ["Content-Type: application/json text/plain"],
+            ["Content-Type: application/ json"],
+            ["Content-Type: json"],
+            ["Content-Type: +json"],
+            ["Content-Type: /+json"],
+            ["Content-Type: a/b/c+json"],
+            ["Content-Type: a b/c+json"],
+            ["Content-Type: application/+json x"],
+            ["Content-Type: ;"],
+            ["Content-Type: "],
+            ["Content-Type: \xff\xfe"],
+            ["Content-Type: <script>/x+json"],
+            ["Content-Type: " + "a/" * 4000],
+            ["Content-Type: application/json", "Content-Type: text/plain"],
+            ["Content-Type: text/plain", "Content-Type: application/json"],
+            ["Content-Type: application/json", "Content-Type: application/json"],
+        ):
+            answer = self.post(BODY, *fields)
+            self.assertRefused(answer, 415, message)
+            self.assertEqual(answer.header("Accept-Post"), "application/json")
+
+    def test_media_type_comes_before_the_body(self) -> None:
+        """What is not JSON by name is not read as JSON."""
+        self.assertRefused(self.post(b"[", "Content-Type: text/plain"), 415)
+
+
+class Statuses(FrontendTestCase):
+    def test_final(self) -> None:
+        """Each final state has its status and message."""
+        for state, (status, message) in FINAL.items():
+            task_id = f"{status:032x}"
+            self.knows(state, task_id=task_id)
+            self.assertError(self.get(task_id=task_id), status, message)
+
+    def test_running(self) -> None:
+        """A running task is HTTP 200 with code 204, and says when to ask again."""
+        self.knows(State.RUNNING)
+        answer = self.get()
+        self.assertEqual((answer.status, answer.json, answer.header("Retry-After")), (200, RUNNING, "5"))
+        self.assertEqual(answer.header("Content-Type"), "application/json")
+
+    def test_unknown(self) -> None:
+        """A task that nobody knows is the task's 404."""
+        self.assertError(self.get(), 404, NO_TASK)
+
+    def test_of_other_equipment(self) -> None:
+        """A task of other equipment is the task's 404, also once its own state is remembered; ids are case-sensitive."""
+        self.knows(State.COMPLETED)
+        for _ in range(2):
+            self.assertError(self.get("OTHER12345"), 404, NO_TASK)
+            self.assertError(self.get(ID.lower()), 404, NO_TASK)
+            self.assertEqual(self.get().status, 200)
+
+    def test_final_states_are_remembered(self) -> None:
+        """A final state is asked for once; it stays what it was, whoever answers later."""
+        for state, (status, message) in FINAL.items():
+            task_id = f"{status:032x}"
+            self.knows(state, task_id=task_id)
+            self.get(task_id=task_id)
+            self.knows(State.RUNNING, task_id=task_id)
+            asked = len(self.statuses.asked)
+            self.assertError(self.get(task_id=task_id), status, message)
+            self.assertEqual(len(self.statuses.asked), asked)
+
+    def test_others_are_asked_for_again(self) -> None:
+        """A running or unknown task is asked for each time."""
+        self.assertError(self.get(), 404, NO_TASK)
+        self.knows(State.RUNNING)
+        self.assertEqual(self.get().json, RUNNING)
+        self.knows(State.COMPLETED)
+        self.assertEqual(self.get().json, {"code": 200, "message": "Completed"})
+
+    def test_never_back_from_final(self) -> None:
+        """A state that was on its way when a final one was told does not take that back."""
+        self.statuses.silent = True
+        slow, quick = self.connect(), self.connect()
+        slow.send(request("GET", GET_PATH))
+        quick.send(request("GET", GET_PATH))
+        for deferred, state in zip(reversed(self.statuses.asked), (State.COMPLETED, State.RUNNING), strict=True):
+            deferred.callback(state)
+        self.network.settle()
+        for client in (quick, slow):
+            self.assertEqual(client.answers()[0].json, {"code": 200, "message": "Completed"})
+
+    def test_a_body_is_passed_over(self) -> None:
+        """A GET with a body, of whatever kind, is a GET."""
+        self.knows(State.COMPLETED)
+        self.assertEqual(self.ask("GET", GET_PATH, b"x" * 70_000, ["Content-Type: text/plain"]).status, 200)
+
+
+class RunningAsAccepted(FrontendTestCase):
+    running_status = 202
+
+    def test_running(self) -> None:
+        """With --running-status 202 only the HTTP status changes."""
+        self.knows(State.RUNNING)
+        answer = self.get()
+        self.assertEqual((answer.status, answer.json, answer.header("Retry-After")), (202, RUNNING, "5"))
+        self.assertEqual(answer.header("Content-Type"), "application/json")
+
+    def test_not_running(self) -> None:
+        """What is not running is not touched by it."""
+        self.assertError(self.get(), 404, NO_TASK)
+        self.knows(State.COMPLETED)
+        self.assertEqual(self.get().json, {"code": 200, "message": "Completed"})
+        self.assertAccepted(self.post())
+
+
+class RunningAsNoContent(FrontendTestCase):
+    running_status = 204
+
+    def test_running(self) -> None:
+        """With --running-status 204 a running task is a 204 without a body, nor what describes one; the connection goes on."""
+        self.knows(State.RUNNING)
+        client = self.connect()
+        client.send(request("GET", GET_PATH) * 2 + request("HEAD", GET_PATH) + request("GET", "/"))
+        *running, other = client.answers()
+        for answer in running:
+            self.assertEqual((answer.status, answer.header("Retry-After"), answer.header("Cache-Control")), (204, "5", "no-store"))
+            self.assertEqual([answer.header(name) for name in ("Content-Type", "Content-Length", "Transfer-Encoding")], [None] * 3)
+        self.assertEqual((len(running), other.status), (3, 404))
+
+
+class Failures(FrontendTestCase):
+    """B answers within 5 s, whatever is broken behind it."""
+
+    def assertUnavailable(self, answer: RawAnswer, message: str) -> None:
+        self.assertError(answer, 503, message)
+        self.assertEqual(answer.header("Retry-After"), "2")
+
+    def answer_after(self, data: bytes, seconds: float) -> RawAnswer:
+        """The answer, which does not come at once, but within `seconds`."""
+        client = self.connect()
+        client.send(data)
+        self.assertEqual(bytes(client.received), b"")
+        self.network.advance(seconds)
+        (answer,) = client.answers()
+        return answer
+
+    def test_no_broker(self) -> None:
+        """A POST that certainly made no task is a 503, and says nothing about one."""
+        for error in (BrokerUnavailable("gone"), Overloaded("full"), Unroutable("nowhere"), AmqpError(541, "internal error")):
+            self.tasks.error = error
+            answer = self.post()
+            self.assertUnavailable(answer, UNAVAILABLE)
+            self.assertIsNone(answer.header("Location"))
+
+    def test_unconfirmed(self) -> None:
+        """A POST whose confirm was lost is a 503 that says that there may be a task."""
+        self.tasks.error = Unconfirmed("s3cr3t")
+        self.assertUnavailable(self.post(), UNCERTAIN)
+
+    def test_the_broker_never_confirms(self) -> None:
+        """A POST that the broker never confirms is the same 503, within 5 s."""
+        self.tasks.silent = True
+        self.assertUnavailable(self.answer_after(request("POST", POST_PATH, BODY), 5), UNCERTAIN)
+        self.assertEqual(self.tasks.cancelled, 1)
+
+    def test_no_worker(self) -> None:
+        """A GET that no worker can answer is a 503."""
+        self.statuses.error = NoWorker("No worker is alive that could tell the task's status")
+        self.assertUnavailable(self.get(), "No worker is alive that could tell the task's status")
+
+    def test_no_status(self) -> None:
+        """A GET is a 503 when the broker is away, loses the answer, or is overloaded."""
+        for error in (NoReply("late"), BrokerUnavailable("gone"), Overloaded("full"), AmqpError(404, "no queue")):
+            self.statuses.error = error
+            self.assertUnavailable(self.get(), UNAVAILABLE)
+
+    def test_the_worker_never_answers(self) -> None:
+        """A GET that nobody answers is a 503 within 5 s."""
+        self.statuses.silent = True
+        self.assertUnavailable(self.answer_after(request("GET", GET_PATH), 5), UNAVAILABLE)
+
+    def test_a_remembered_state_needs_nobody(self) -> None:
+        """A final state that was told once is told again while all else is away."""
+        self.knows(State.COMPLETED)
+        self.get()
+        self.statuses.error = BrokerUnavailable("gone")
+        self.assertEqual(self.get().json, {"code": 200, "message": "Completed"})
+
+    def test_the_unexpected(self) -> None:
+        """What nobody thought of is logged once and answered as a plain 500, in which nothing of it shows, and which is no task's end."""
+        for error in (
+            KeyError("internals"),
+            ConnectionLost("internals"),
+            RtprovError("internals"),
+            RecursionError(),
+            SealError("internals"),
+        ):
+            self.tasks.error = self.statuses.error = error
+            for send in (self.post, self.get):
+                answer = send()
+                self.assertError(answer, 500, UNEXPECTED)
+                self.assertNotIn(b"internals", answer.body)
+                self.assertEqual(len(self.flushLoggedErrors(type(error))), 1)
+
+    def test_cancelled_from_behind(self) -> None:
+        """Where what is behind gives up with a CancelledError, the client is answered none the less."""
+        self.tasks.error = self.statuses.error = CancelledError()
+        self.assertError(self.post(), 500, UNEXPECTED)
+        self.assertError(self.get(), 500, UNEXPECTED)
+        self.assertEqual(len(self.flushLoggedErrors(CancelledError)), 2)
+
+
+class HangUps(FrontendTestCase):
+    """A client that does not wait for its answer disturbs nobody."""
+
+    def hang_up_during(self, data: bytes) -> None:
+        client = self.connect()
+        client.send(data)
+        client.hang_up()
+        self.assertEqual(bytes(client.received), b"")
+
+    def test_during_a_post(self) -> None:
+        """A client that hangs up during its POST is forgotten; the task is not."""
+        self.tasks.silent = True
+        self.hang_up_during(request("POST", POST_PATH, BODY))
+        self.assertEqual((len(self.tasks.submitted), self.tasks.cancelled), (1, 1))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_during_a_get(self) -> None:
+        """A client that hangs up during its GET leaves the others their answers."""
+        self.statuses.silent = True
+        self.hang_up_during(request("GET", GET_PATH))
+        other = self.connect()
+        other.send(request("GET", GET_PATH))
+        self.statuses.asked[-1].callback(State.RUNNING)
+        self.network.settle()
+        self.assertEqual(other.answers()[0].json, RUNNING)
+
+    def test_with_requests_behind(self) -> None:
+        """Requests pipelined behind the one that was under way are not served when the client hangs up."""
+        self.statuses.silent = True
+        self.hang_up_during(request("GET", GET_PATH) + request("POST", POST_PATH, BODY))
+        self.network.advance(100)
+        self.assertEqual(self.tasks.submitted, [])
+
+    def test_at_the_same_moment(self) -> None:
+        """An answer that comes when the client has gone is dropped without a word in the log."""
+        for end in (lambda d: d.callback(State.RUNNING), lambda d: d.errback(NoReply("late"))):
+            self._end_behind_the_hang_up(end)
+        self.assertEqual([event for event in self.events if "Unhandled" in event or "log_failure" in event], [])
+
+    def _end_behind_the_hang_up(self, end: Callable[[object], None]) -> None:
+        self.statuses.silent = True
+        client = self.connect()
+        client.send(request("GET", GET_PATH))
+        assert client.transport is not None
+        client.transport.loseConnection()
+        end(self.statuses.asked[-1])
+        self.network.settle()
+
+
+class BrokenSealer(WebTestCase):
+    def test_a_broken_sealer(self) -> None:
+        """A body that cannot be sealed makes no task, and the client sees a plain 500."""
+
+        class Broken(PlainSealer):
+            def seal(self, body: bytes) -> str:
+                raise SealError("broken")
+
+        tasks = FakeTasks()
+        frontend = Frontend(
+            tasks=tasks,
+            statuses=None,  # type: ignore[arg-type] # nobody asks
+            sealer=Broken(),
+            clock=self.reactor,
+            new_task_id=lambda: TASK,
+            wall_clock=self.clock.seconds,
+            running_status=200,
+        )
+        self.serve(frontend.resource())
+        self.assertError(self.ask("POST", POST_PATH, BODY), 500, UNEXPECTED)
+        self.assertEqual((tasks.submitted, len(self.flushLoggedErrors(SealError))), ([], 1))
+
+
+class ReceiptsInPieces(Receipts):
+    piece = 1
+
+
+class StatusesInPieces(Statuses):
+    piece = 1
