@@ -66,9 +66,11 @@ class _Scenario(msgspec.Struct, forbid_unknown_fields=True):
 def load_scenario(text: str) -> tuple[Rule, ...]:
     """Parse a scenario. Raises `ConfigurationError` that names the rule, from 1, and the key."""
     try:
-        scenario = msgspec.convert(tomllib.loads(text), _Scenario)
-    except tomllib.TOMLDecodeError as error:
+        document = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError is one; an integer of thousands of digits gives another
         raise ConfigurationError(f"not TOML: {error}") from None
+    try:
+        scenario = msgspec.convert(document, _Scenario)
     except msgspec.ValidationError as error:
         raise ConfigurationError(f"expected tables [[rule]] only: {error}") from None
     return tuple(_rule(number, table) for number, table in enumerate(scenario.rule, 1))
@@ -80,7 +82,7 @@ def _rule(number: int, table: Any) -> Rule:
         match = re.compile(rule.match)
     except msgspec.ValidationError as error:
         raise ConfigurationError(f"rule {number}: {_explain(str(error))}") from None
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise ConfigurationError(f"rule {number}: match: not a regular expression: {error}") from None
     return Rule(match, rule.answer, rule.delay, rule.retry_after, rule.times)
 
