@@ -126,7 +126,7 @@ class HttpEquipment:
                 headers=Headers({"Content-Type": ["application/json"], "Accept": ["application/json"], "Idempotency-Key": [task.task_id]}),
                 allow_redirects=False,
             )
-            answer = await _read(response)
+            answer = await _read_unless_outage(response)
         except (_NotAnAnswer, defer.CancelledError):
             raise
         except Exception as error:
@@ -181,6 +181,16 @@ def _reasons(error: BaseException) -> list[BaseException]:
 def _summary(reasons: list[BaseException]) -> str:
     """One line for log and journal: the reasons by class and message; they speak of connections, never of bodies."""
     return "; ".join(dict.fromkeys(f"{type(reason).__name__}: {reason}".strip(": ") for reason in reasons))
+
+
+async def _read_unless_outage(response: IResponse) -> bytes:
+    """The answer's body, or nothing where that is too large and a gateway's: its page says nothing to us."""
+    try:
+        return await _read(response)
+    except _NotAnAnswer:
+        if response.code in OUTAGE_STATUSES:
+            return b""
+        raise
 
 
 def _read(response: IResponse) -> Deferred[bytes]:

@@ -175,6 +175,13 @@ class Calls(SynchronousTestCase):
             self.say(_http(status, b"<html>", "Retry-After: 17"))
             self.assertEqual(self.assertUnreachable(outcome).retry_after_s, 17.0)
 
+    def test_gateway_errors_with_a_large_page(self) -> None:
+        """A gateway's page may be as large as it likes: it is an outage all the same, and is not read on."""
+        outcome = self.call()
+        self.say(_http("503 Service Unavailable", b"<html>" * 20_000, "Retry-After: 17"))
+        self.assertEqual(self.assertUnreachable(outcome).retry_after_s, 17.0)
+        self.assertFalse(self.server().connected)
+
     def test_redirects_are_not_followed(self) -> None:
         """A redirect is not A's contract: failed, and nothing is sent elsewhere."""
         outcome = self.call()
