@@ -20,7 +20,6 @@ from twisted.web.http import HTTPChannel, datetimeToString
 from twisted.web.iweb import IRequest
 from twisted.web.server import Request, Site
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
-from werkzeug.routing import RequestRedirect
 
 from rtprov.errors import (
     BrokerError,
@@ -113,9 +112,7 @@ def _answer_routing(request: IRequest, error: HTTPException) -> bytes:
     if isinstance(error, MethodNotAllowed):
         allowed = {"Allow": ", ".join(sorted(error.valid_methods or ()))}
         return answer(request, 405, envelope(405, "The method is not allowed here"), allowed)
-    if isinstance(error, RequestRedirect) or error.code in (404, None):
-        return answer(request, 404, envelope(404, "There is nothing at this path"))
-    return answer(request, error.code, envelope(error.code, error.name))
+    return answer(request, 404, envelope(404, "There is nothing at this path"))
 
 
 def json_resource(app: Klein) -> IResource:
@@ -247,6 +244,14 @@ class JsonChannel(HTTPChannel):
         except ValueError:  # a Content-Length of more digits than Python reads
             self.refuse(413, str(BodyTooLarge()))
             return False
+
+    def checkPersistence(self, request: Request, version: bytes) -> bool:
+        """Whether the connection goes on: not if any option of any ``Connection`` field is ``close`` (RFC 9112 §9.3)."""
+        fields = b",".join(request.requestHeaders.getRawHeaders(b"Connection", []))
+        if version == b"HTTP/1.1" and b"close" not in {option.strip().lower() for option in fields.split(b",")}:
+            return True
+        request.responseHeaders.setRawHeaders(b"Connection", [b"close"])
+        return False
 
     def allContentReceived(self) -> None:
         self._arriving = False

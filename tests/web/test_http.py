@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from rtprov.http import CLOSE_TIMEOUT_S, IDLE_TIMEOUT_S, MAX_BODY_BYTES, MAX_DISCARDED_BYTES
+from twisted.web.resource import Resource
+
+from rtprov.http import CLOSE_TIMEOUT_S, IDLE_TIMEOUT_S, MAX_BODY_BYTES, MAX_DISCARDED_BYTES, JsonSite
 from rtprov.model import State
 from tests.web.front import BODY, GET_PATH, NO_ROUTE, NOT_HTTP, POST_PATH, FrontendTestCase
-from tests.web.raw import RawClient, chunked, request
+from tests.web.raw import RawClient, WebTestCase, chunked, request
 
 TOO_LARGE = f"The body is too large: at most {MAX_BODY_BYTES} bytes are taken"
 HEAD_TOO_LARGE = "The request's head is too large: at most 16384 bytes and 500 fields are taken"
@@ -83,15 +85,21 @@ class Framing(HttpTestCase):
         client.send(request("POST", POST_PATH, BODY, version="HTTP/1.0"))
         (answer,) = client.answers()
         self.assertAccepted(answer)
-        self.assertTrue(client.lost)
+        self.assertEqual((answer.header("Connection"), client.lost), ("close", True))
 
     def test_connection_close(self) -> None:
-        """``Connection: close`` is heeded: the answer says so, and what follows is not served."""
+        """``Connection: close`` is heeded wherever it stands: the answer says so, and what follows is not served."""
+        for fields in (["close"], ["Close"], ["close, TE"], ["TE,close"], ["keep-alive , close"], ["TE", "close"], ["close", ""]):
+            client = self.connect()
+            client.send(request("GET", "/", None, [f"Connection: {field}" for field in fields]) + request("POST", POST_PATH, BODY))
+            self.assertClosed(client, 404, NO_ROUTE)
+
+    def test_connection_goes_on(self) -> None:
+        """Other options, and words that only look like it, do not close the connection."""
         client = self.connect()
-        client.send(request("GET", "/", None, ["Connection: close"]) + request("POST", POST_PATH, BODY))
-        (answer,) = client.answers()
-        self.assertRefused(answer, 404, NO_ROUTE)
-        self.assertEqual((answer.header("Connection"), client.lost), ("close", True))
+        for fields in ([], [""], ["keep-alive"], ["TE", "upgrade"], ["closed"], ["disclose"]):
+            client.send(request("GET", "/", None, [f"Connection: {field}" for field in fields]))
+        self.assertEqual((len(client.answers()), client.lost), (6, False))
 
     def test_expect(self) -> None:
         """A client that asks before it sends its body is told to go on."""
@@ -295,6 +303,28 @@ class Times(HttpTestCase):
         client.send(b"nonsense\r\n\r\n")
         self.assertTrue(client.lost)
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class LastResort(WebTestCase):
+    def test_a_resource_that_breaks(self) -> None:
+        """What breaks outside of any handler is logged once, and a plain 500."""
+
+        class Broken(Resource):
+            isLeaf = True
+
+            def render(self, request: object) -> bytes:
+                raise KeyError("internals")
+
+        self.serve(Broken())
+        for _ in range(2):
+            answer = self.ask("GET", "/")
+            self.assertError(answer, 500, "Internal server error")
+            self.assertNotIn(b"internals", answer.body)
+            self.assertEqual(len(self.flushLoggedErrors(KeyError)), 1)
+
+    def test_http_2_is_not_offered(self) -> None:
+        """TLS negotiates HTTP/1.1 and nothing else."""
+        self.assertEqual(JsonSite(Resource(), reactor=self.reactor).acceptableProtocols(), [b"http/1.1"])
 
 
 class FramingInPieces(Framing):

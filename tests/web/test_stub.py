@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import rtprov.stub
 from rtprov.scenario import Rule, load_scenario
 from rtprov.stub import Stub
 from tests.web.front import BODY, CPE, ID, NO_EQUIPMENT, NO_METHOD, NO_ROUTE
@@ -150,6 +151,13 @@ class Misbehaviour(StubTestCase):
                 self.assertEqual(answer.header("Retry-After"), "1")
             for _ in range(2):
                 self.assertConfigured(self.answer_after(DELAY_S, serial))
+
+    def test_many_busy_serials(self) -> None:
+        """Of very many serials, the earliest are forgotten, and are busy again."""
+        self.patch(rtprov.stub, "MAX_COUNTED_SERIALS", 2)
+        serials = ("BUSY01", "BUSY01", "BUSY01", "BUSY02", "BUSY03", "BUSY01")
+        statuses = [self.answer_after(DELAY_S, serial).status for serial in serials]
+        self.assertEqual(statuses, [503, 503, 200, 503, 503, 503])
 
     def test_the_word_begins_the_serial(self) -> None:
         """Only a serial that begins with the word, in capitals, misbehaves."""
