@@ -4,10 +4,10 @@ The way of one task here: a *delivery* becomes a *job*; the job waits in its dev
 it waits for one of the slots that all shards of the process share, calls A, and pauses while A is out of reach. Its final state is appended
 to the journal, confirmed, and only then is the delivery acknowledged and the lane left.
 
-When the connection to the broker is lost, all deliveries die. Jobs that still wait in a lane are forgotten: the broker delivers them again,
-in order, to whoever is the active consumer then. A job whose call to A is under way goes on; when its message comes back here, the job
-*adopts* it. A job never begins another call while it has no live delivery, and a redelivered task is judged first, behind the journal's
-barrier: if it has finished elsewhere, it is only acknowledged.
+When the connection to the broker is lost, all deliveries die. Jobs that have begun nothing are forgotten: the broker delivers them again,
+in order, to whoever is the active consumer then. A job whose call to A is under way goes on, and so does one that pauses; when its message
+comes back here, the job *adopts* it. A job never begins another call while it has no live delivery, and a redelivered task is judged first,
+behind the journal's barrier: if it has finished elsewhere, it is only acknowledged.
 """
 
 from __future__ import annotations
@@ -52,6 +52,21 @@ def retry_pause_s(attempt: int, rng: random.Random) -> float:
     return longest * (0.5 + rng.random() / 2)
 
 
+class Slots(DeferredSemaphore):
+    """A semaphore that passes a slot on in a loop: thousands may take it and give it back at once without nesting their calls."""
+
+    _given_back = 0
+
+    def release(self) -> None:
+        """Give a slot back. Called by whoever has just been given one, it leaves the next one to the call that gave it."""
+        self._given_back += 1
+        if self._given_back > 1:
+            return
+        while self._given_back:
+            super().release()
+            self._given_back -= 1
+
+
 class _Abandoned(Exception):
     """The job has no live delivery and may not begin a call: its message is on its way to whoever is active now."""
 
@@ -66,6 +81,7 @@ class Job:
     unjudged: bool
     attempt: int = 0
     calling: bool = False  # a call to A is under way, or its outcome waits for the journal
+    pausing: bool = False  # A was out of reach, and is called again after a while
     renewing: bool = False  # the delivery was returned on purpose and is to come back
     running: Deferred[None] | None = field(default=None, repr=False)
 
@@ -92,7 +108,7 @@ class ShardWorker:
         journal: Journal,
         equipment: Equipment,
         sealer: Sealer,
-        slots: DeferredSemaphore,
+        slots: Slots,
         window: int,
         patience_s: float,
         clock: IReactorTime,
@@ -136,13 +152,15 @@ class ShardWorker:
         renewing.addErrback(lambda reason: self._log.failure("{queue}: deliveries are no longer renewed", reason, queue=self._shard.work))
 
     def detach(self) -> None:
-        """The connection is gone: forget the jobs that wait in a lane; the others learn of it at their next step."""
+        """The connection is gone: forget the jobs that neither call nor pause; the others learn of it at their next step."""
         if self._renewal.running:
             self._renewal.stop()
-        for job in self._jobs.values():
-            job.renewing = False
         for job in self._lanes.drop_waiting():
             del self._jobs[job.task.task_id]
+        for job in list(self._jobs.values()):
+            job.renewing = False
+            if job.running is not None and not (job.calling or job.pausing):
+                job.running.cancel()
 
     def _on_delivery(self, delivery: Delivery) -> None:
         if self._draining:
@@ -203,8 +221,6 @@ class ShardWorker:
         while True:
             await self._slots.acquire()
             try:
-                if await self._finished_elsewhere(job):
-                    return None
                 return await self._attempt(job)
             except EquipmentUnreachable as error:
                 unreachable = error
@@ -218,18 +234,25 @@ class ShardWorker:
             job.calling = False
             if self._draining:
                 raise _Abandoned
+            job.pausing = True
             await deferLater(self._clock, pause_s)
+            job.pausing = False
+            await self._require_delivery(job)
 
     async def _finished_elsewhere(self, job: Job) -> bool:
-        """Judge a task that was delivered before: only behind the barrier does the store know what became of it."""
+        """Judge a task that was delivered before: only behind the barrier does the store know what became of it.
+
+        When this returns, the job has a live delivery. Raises `_Abandoned` where it has none.
+        """
+        await self._require_delivery(job)
         while job.unjudged:
-            await self._require_delivery(job)
             job.unjudged = False
             try:
                 await self._journal.barrier()
             except BrokerError:
                 job.unjudged = True
                 await deferLater(self._clock, BARRIER_RETRY_S)
+            await self._require_delivery(job)
         return self._store.finished(job.task.task_id)
 
     async def _require_delivery(self, job: Job) -> None:
@@ -240,13 +263,16 @@ class ShardWorker:
                 raise _Abandoned
             await deferLater(self._clock, RENEWAL_S / 20)
 
-    async def _attempt(self, job: Job) -> tuple[State, str]:
-        """One call to A. Raises `EquipmentUnreachable`, `SealError`, `_Abandoned`."""
+    async def _attempt(self, job: Job) -> tuple[State, str] | None:
+        """One call to A; None where the task has finished elsewhere. Raises `EquipmentUnreachable`, `SealError`, `_Abandoned`."""
         task = job.task
+        if await self._finished_elsewhere(job):
+            return None
         body = self._sealer.open(task.sealed)
         job.attempt = max(job.attempt, self._store.attempts(task.task_id)) + 1
         await self._journal.append(Started(task.task_id, task.equipment_id, self._wall_clock(), job.attempt))
-        await self._require_delivery(job)  # the broker may have been away meanwhile
+        if await self._finished_elsewhere(job):  # the delivery may have been renewed meanwhile
+            return None
         job.calling = True
         return await self._equipment.configure(task, body)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import cast
 
-from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -15,7 +15,7 @@ from rtprov.errors import EquipmentUnreachable
 from rtprov.model import Finished, Requested, Started, State, Task
 from rtprov.store import Store
 from rtprov.wire import encode_task
-from rtprov.worker import RENEW_AFTER_S, RENEW_LOOK_S, ShardWorker, retry_pause_s
+from rtprov.worker import RENEW_AFTER_S, RENEW_LOOK_S, ShardWorker, Slots, retry_pause_s
 from tests.fakes import FakeDelivery, FakeEquipment, FakeJournal, PlainSealer
 
 EPOCH = 1_800_000_000.0
@@ -41,7 +41,7 @@ class WorkerTestCase(SynchronousTestCase):
             journal=self.journal,
             equipment=self.equipment,
             sealer=PlainSealer(),
-            slots=DeferredSemaphore(self.concurrency),
+            slots=Slots(self.concurrency),
             window=100,
             patience_s=self.patience_s,
             clock=cast("IReactorTime", self.clock),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from attrs import frozen
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -25,7 +25,7 @@ from rtprov.interfaces import Equipment, Sealer
 from rtprov.journal import ShardJournal, TaskPublisher
 from rtprov.status import StatusClient, StatusServer
 from rtprov.store import Store
-from rtprov.worker import ShardWorker
+from rtprov.worker import ShardWorker, Slots
 
 MAX_UNCONFIRMED = 10_000
 CONFIRM_DEADLINE_S = 4.0
@@ -99,7 +99,7 @@ class WorkerService(Service):
         self._settings = settings
         self._equipment = equipment
         self._sealer = sealer
-        self._slots = DeferredSemaphore(settings.concurrency)
+        self._slots = Slots(settings.concurrency)
         self._publisher = Publisher(clock=surroundings.clock, max_unconfirmed=MAX_UNCONFIRMED, confirm_deadline_s=CONFIRM_DEADLINE_S)
         self.stores: list[Store] = []
         self.workers: list[ShardWorker] = []

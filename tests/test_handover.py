@@ -1,0 +1,94 @@
+"""What a worker does with tasks that it holds when the connection goes, or when another worker may have had them meanwhile."""
+
+from __future__ import annotations
+
+from rtprov.errors import EquipmentUnreachable
+from rtprov.model import Finished, Started, State
+from rtprov.worker import RENEW_AFTER_S, RENEW_LOOK_S
+from tests.test_worker import EPOCH, WorkerTestCase, task_id
+
+
+class NotBegun(WorkerTestCase):
+    """Tasks whose call has not begun when the connection goes."""
+
+    concurrency = 1
+
+    def test_a_task_that_waits_for_a_slot(self) -> None:
+        """A task that waits for a slot is forgotten with the connection: no attempt is journalled that is not made."""
+        first, second = self.deliver(1, "DEVICE1"), self.deliver(2, "DEVICE2")
+        self.lose_connection(first, second)
+        self.assertEqual(self.worker.held, 1)
+        self.equipment.calls[0].end()
+        self.assertEqual(self.store.attempts(task_id(2)), 0)
+        self.deliver(2, "DEVICE2", redelivered=True)
+        self.assertEqual(self.equipment.under_way, [task_id(2)])
+        self.assertEqual(self.store.attempts(task_id(2)), 1)
+
+    def test_an_attempt_that_waits_for_the_journal(self) -> None:
+        """Patience does not count from an attempt that the broker's outage kept from being made."""
+        self.journal.up = False
+        delivery = self.deliver(1)
+        self.lose_connection(delivery)
+        self.clock.advance(self.patience_s + 100.0)
+        self.journal.come_up()
+        again = self.deliver(1, redelivered=True)
+        self.equipment.calls[0].break_off(EquipmentUnreachable("refused"))
+        self.assertEqual((again.settled, self.store.first_started_at(task_id(1))), (None, EPOCH + 700.0))
+
+    def test_a_slot_is_free_again(self) -> None:
+        """A forgotten task gives its slot back."""
+        self.journal.up = False
+        self.lose_connection(self.deliver(1))
+        self.journal.come_up()
+        self.deliver(2, "DEVICE2")
+        self.assertEqual(self.equipment.under_way, [task_id(2)])
+
+    def test_a_pause_ends_without_a_delivery(self) -> None:
+        """A task whose pause ends while its delivery is dead leaves its lane at once, even where no slot is free."""
+        delivery = self.deliver(1, "DEVICE1")
+        self.equipment.calls[0].break_off(EquipmentUnreachable("refused"))
+        self.deliver(2, "DEVICE2")
+        self.lose_connection(delivery)
+        self.clock.advance(1.0)
+        self.assertEqual(self.worker.held, 1)
+        self.assertEqual(self.store.attempts(task_id(1)), 1)
+
+
+class JudgedAgain(WorkerTestCase):
+    patience_s = 7200.0
+
+    def test_adopted_right_before_its_call(self) -> None:
+        """A task whose delivery is renewed while its attempt is journalled is judged again before it is called."""
+        self.worker._renewal.start(RENEW_LOOK_S, now=False)
+        self.addCleanup(self.worker.detach)
+        self.journal.up = False
+        self.deliver(1)
+        self.clock.pump([RENEW_LOOK_S] * int(RENEW_AFTER_S / RENEW_LOOK_S))
+        again = self.deliver(1, redelivered=True)
+        self.store.apply(Finished(task_id(1), "DEVICE1", EPOCH, State.COMPLETED, ""))
+        self.journal.come_up()
+        self.assertEqual((self.equipment.calls, again.settled), ([], "ack"))
+
+    def test_the_delivery_dies_behind_the_barrier(self) -> None:
+        """A task whose delivery dies while it is judged is not called."""
+        self.store.apply(Started(task_id(1), "DEVICE1", EPOCH, 1))
+        self.journal.barrier_fails = True
+        delivery = self.deliver(1, redelivered=True)
+        delivery.lost = True
+        self.journal.barrier_fails = False
+        self.clock.advance(1.0)
+        self.assertEqual((self.equipment.calls, self.worker.held), ([], 0))
+
+
+class ManyAtOnce(WorkerTestCase):
+    concurrency = 1
+
+    def test_a_slot_that_passes_through_many_hands(self) -> None:
+        """When thousands of waiting tasks cannot be opened, one after the other has failed, and the slot still serves the next."""
+        self.deliver(0, "DEVICE0")
+        bad = [self.deliver(number, f"DEVICE{number}", sealed="?") for number in range(1, 3001)]
+        last = self.deliver(3001, "DEVICE3001")
+        self.equipment.calls[0].end()
+        self.assertEqual({each.settled for each in bad}, {"ack"})
+        self.assertEqual(self.equipment.under_way, [task_id(3001)])
+        self.assertIsNone(last.settled)
