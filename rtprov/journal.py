@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, cast
 from attrs import define, field
 from pamqp.commands import Basic
 from twisted.internet.defer import Deferred
-from twisted.internet.task import deferLater
+from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from rtprov.amqp.consumer import consume
@@ -24,7 +24,7 @@ from rtprov.model import Event, Marker, Task, shard_of
 from rtprov.wire import decode_event, encode_event, encode_task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
     from twisted.python.failure import Failure
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 PREFETCH = 2000
 ACK_EVERY = 500  # one ack for many: a stream's acks only move its credit
+# But the broker gives up on a delivery that is not acknowledged within 30 minutes, a stream's too.
+SETTLE_EVERY_S = 300.0
 STALL_S = 30.0
 RETRY_PAUSE_S = 0.5
 
@@ -96,6 +98,10 @@ class ShardJournal:
         self._connection: AmqpConnection | None = None
         self._next_offset: int | None = None
         self._seen = 0
+        self._last: Delivery | None = None
+        self._settling: LoopingCall | None = None
+        self._retries: set[Deferred[None]] = set()
+        self._retry_call: IDelayedCall | None = None
         self._flight: _Flight | None = None
         self._waiting: list[Deferred[None]] = []
 
@@ -106,6 +112,7 @@ class ShardJournal:
         channel = await connection.open_channel()
         offset = "first" if self._next_offset is None else self._next_offset
         self._connection = connection
+        self._settle_now_and_then(channel)
         started, seen = self._clock.seconds(), self._seen
         await consume(
             channel,
@@ -124,26 +131,41 @@ class ShardJournal:
 
     def detach(self) -> None:
         """The connection is gone: all barriers fail."""
-        self._connection = None
+        self._connection = self._last = None
+        if self._settling is not None:
+            self._settling.stop()
+            self._settling = None
         flight, self._flight = self._flight, None
         waiting, self._waiting = self._waiting, []
         lost = BrokerUnavailable("The connection to the broker was lost before the journal's barrier")
         if flight is not None:
             self._end(flight)
             waiting = flight.waiters + waiting
-        for waiter in waiting:
-            waiter.errback(lost)
+        _tell(waiting, lost)
+
+    def _settle_now_and_then(self, channel: AmqpChannel) -> None:
+        self._settling = LoopingCall(self._settle, channel)
+        self._settling.clock = self._clock
+        settling = self._settling.start(SETTLE_EVERY_S, now=False)
+        settling.addErrback(lambda reason: self._log.failure("{journal}: no longer settled", reason, journal=self._shard.journal))
+
+    def _settle(self, channel: AmqpChannel) -> None:
+        if self._last is not None:
+            channel.ack_all(self._last)
 
     def _on_delivery(self, channel: AmqpChannel, delivery: Delivery) -> None:
-        self._seen += 1
         headers = delivery.properties.headers or {}
-        self._next_offset = cast("int", headers["x-stream-offset"]) + 1
+        offset = cast("int", headers["x-stream-offset"])
+        if self._next_offset is not None and offset < self._next_offset:
+            self._begin_anew()
+            return
+        self._seen += 1
+        self._last = delivery
+        self._next_offset = offset + 1
         try:
             event = decode_event(delivery.body)
         except UndecodableMessage as error:
-            self._log.error(
-                "{journal}: passing over offset {offset}: {error}", journal=self._shard.journal, offset=self._next_offset - 1, error=error
-            )
+            self._log.error("{journal}: passing over offset {offset}: {error}", journal=self._shard.journal, offset=offset, error=error)
         else:
             if isinstance(event, Marker):
                 self._on_marker(event)
@@ -151,6 +173,13 @@ class ShardJournal:
                 self._apply(event)
         if self._seen % ACK_EVERY == 0:
             channel.ack_all(delivery)
+
+    def _begin_anew(self) -> None:
+        """The broker has lost the journal that we know and begun another: that one is to be read from its first event, too."""
+        self._log.error("{journal}: the broker's journal began anew; reading it from its beginning", journal=self._shard.journal)
+        self._next_offset = None
+        if self._connection is not None:
+            self._connection.drop(f"{self._shard.journal} began anew")
 
     # Appending.
 
@@ -165,9 +194,28 @@ class ShardJournal:
                 await self._publish(body)
             except BrokerError:
                 # Whether it was lost or only its confirm: publishing again is safe, the fold takes each event once.
-                await deferLater(self._clock, RETRY_PAUSE_S * (1 + self._rng.random()))
+                await self._pause()
             else:
                 return
+
+    def _pause(self) -> Deferred[None]:
+        """Fire when it is time to publish again: one timer for all that wait, however many the broker's outage has gathered."""
+        waiter: Deferred[None] = Deferred(self._forget_retry)
+        self._retries.add(waiter)
+        if self._retry_call is None:
+            self._retry_call = self._clock.callLater(RETRY_PAUSE_S * (1 + self._rng.random()), self._retry)
+        return waiter
+
+    def _forget_retry(self, waiter: Deferred[None]) -> None:
+        self._retries.discard(waiter)
+        if not self._retries and self._retry_call is not None:
+            self._retry_call.cancel()
+            self._retry_call = None
+
+    def _retry(self) -> None:
+        self._retry_call = None
+        retries, self._retries = self._retries, set()
+        _tell(retries, None)
 
     def _publish(self, body: bytes) -> Deferred[None]:
         return self._publisher.publish(TASKS_EXCHANGE, self._shard.event_key, body, properties=persistent(), mandatory=True)
@@ -199,14 +247,12 @@ class ShardJournal:
         flight = self._flight
         if flight is not None and marker.marker_id == flight.marker_id:
             self._land(flight)
-            for waiter in flight.waiters:
-                waiter.callback(None)
+            _tell(flight.waiters, None)
 
     def _marker_failed(self, reason: Failure, flight: _Flight) -> None:
         if flight is self._flight:
             self._land(flight)
-            for waiter in flight.waiters:
-                waiter.errback(reason.value)
+            _tell(flight.waiters, reason.value)
 
     def _land(self, flight: _Flight) -> None:
         self._flight = None
@@ -227,3 +273,14 @@ class ShardJournal:
             flight.watchdog = self._clock.callLater(STALL_S, self._check_stall, flight)
         elif self._connection is not None:
             self._connection.drop(f"{self._shard.journal} brought nothing for {STALL_S:.0f} s while a marker was due")
+
+
+def _tell(waiters: Iterable[Deferred[None]], error: BaseException | None) -> None:
+    """Fire each, unless what an earlier one set off has cancelled it."""
+    for waiter in waiters:
+        if waiter.called:
+            continue
+        if error is None:
+            waiter.callback(None)
+        else:
+            waiter.errback(error)
