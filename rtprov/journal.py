@@ -272,6 +272,7 @@ class ShardJournal:
             flight.events_seen = self._seen
             flight.watchdog = self._clock.callLater(STALL_S, self._check_stall, flight)
         elif self._connection is not None:
+            self._next_offset = None  # perhaps the journal began anew, and RabbitMQ waits for it to reach the offset that we asked for
             self._connection.drop(f"{self._shard.journal} brought nothing for {STALL_S:.0f} s while a marker was due")
 
 

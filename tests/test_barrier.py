@@ -265,6 +265,19 @@ class Stall(BarrierTestCase):
         self.journal.detach()
         self.failureResultOf(barrier, BrokerUnavailable)
 
+    def test_the_journal_is_another(self) -> None:
+        """After a stream that brought nothing, the journal is read from its beginning: it may not be the one that we know."""
+        barrier = self.journal.barrier()
+        self.turn()
+        self.confirm()
+        self.network.advance(STALL_S)
+        self.lose()
+        self.failureResultOf(barrier, BrokerUnavailable)
+        self.broker.answers[Basic.Publish] = self.at_once
+        self.offsets = itertools.count()
+        self.attach()
+        self.assertEqual(self.peer.commands(Basic.Consume)[-1].arguments, {"x-stream-offset": "first"})
+
     def test_a_long_replay(self) -> None:
         """For as long as the stream brings anything, its marker is waited for."""
         barrier = self.journal.barrier()
