@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from twisted.internet.interfaces import IReactorTime
-    from twisted.python.failure import Failure
 
     from rtprov.amqp.consumer import Delivery
     from rtprov.amqp.protocol import AmqpConnection
@@ -33,7 +32,8 @@ if TYPE_CHECKING:
     from rtprov.store import Store
 
 PREFETCH = 10
-RETRY_PAUSE_S = 5.0
+RETRY_PAUSE_S = 5.0  # while the broker is there, but takes no messages
+RETURN_PAUSE_S = 60.0  # before a letter over which we failed is returned
 
 
 class DeadLetters:
@@ -70,14 +70,20 @@ class DeadLetters:
             burial.cancel()
 
     def _on_delivery(self, delivery: Delivery) -> None:
-        burial = Deferred.fromCoroutine(self._bury(delivery))
+        burial = Deferred.fromCoroutine(self._try_to_bury(delivery))
         self._burials.add(burial)
-        burial.addErrback(self._unburied)
+        burial.addErrback(lambda reason: None if reason.check(CancelledError) else reason)
         burial.addBoth(lambda _: self._burials.discard(burial))
 
-    def _unburied(self, reason: Failure) -> None:
-        if not reason.check(CancelledError):
-            self._log.failure("{queue}: a dead letter stays where it is", reason, queue=self._shard.dead)
+    async def _try_to_bury(self, delivery: Delivery) -> None:
+        try:
+            await self._bury(delivery)
+        except CancelledError:
+            raise
+        except Exception:
+            self._log.failure("{queue}: a dead letter could not be dealt with; it goes back to its queue", queue=self._shard.dead)
+            await deferLater(self._clock, RETURN_PAUSE_S)
+            delivery.nack(requeue=True)
 
     async def _bury(self, delivery: Delivery) -> None:
         reason = _reason(delivery)
@@ -88,19 +94,20 @@ class DeadLetters:
                 "{queue}: parking a message that is no task ({reason}): {error}", queue=self._shard.dead, reason=reason, error=error
             )
         else:
-            await self._journal.barrier()
+            await self._insist(self._journal.barrier)
             if not self._store.finished(task.task_id):
                 self._log.error("task {task_id} has failed: dead-lettered by the broker ({reason})", task_id=task.task_id, reason=reason)
                 failed = Finished(task.task_id, task.equipment_id, self._wall_clock(), State.FAILED, f"dead-lettered: {reason}")
                 await self._journal.append(failed)
-        await self._park(delivery)
+        properties = Basic.Properties(content_type="application/json", delivery_mode=2, headers=delivery.properties.headers)
+        await self._insist(lambda: self._publisher.publish("", PARKED_QUEUE, delivery.body, properties=properties, mandatory=True))
         delivery.ack()
 
-    async def _park(self, delivery: Delivery) -> None:
-        properties = Basic.Properties(content_type="application/json", delivery_mode=2, headers=delivery.properties.headers)
+    async def _insist(self, ask: Callable[[], Deferred[None]]) -> None:
+        """Ask the broker again and again until it has agreed; `detach` puts an end to it."""
         while True:
             try:
-                await self._publisher.publish("", PARKED_QUEUE, delivery.body, properties=properties, mandatory=True)
+                await ask()
             except BrokerError:
                 await deferLater(self._clock, RETRY_PAUSE_S)
             else:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 from pamqp.commands import Basic
@@ -126,14 +127,20 @@ class BrokerTestCase(SynchronousTestCase):
         """How many messages wait in a queue, or are kept in a stream."""
         return self.broker.engine.queues[queue].message_count
 
-    def take(self, queue: str) -> list[Delivery]:
-        """Take all messages out of a queue."""
+    @contextmanager
+    def consuming(self, queue: str) -> Iterator[list[Delivery]]:
+        """Consume a queue for a while, over a connection that is lost at the end; what has come then has come."""
         taken: list[Delivery] = []
         connection = self.connect([_Taker(queue, taken)])
         self.network.settle()
-        for delivery in taken:
-            delivery.ack()
+        yield taken
         self.disconnect(connection)
+
+    def take(self, queue: str) -> list[Delivery]:
+        """Take all messages out of a queue."""
+        with self.consuming(queue) as taken:
+            for delivery in taken:
+                delivery.ack()
         return taken
 
 

@@ -1,0 +1,194 @@
+"""Dead letters on the embedded broker: each ends its task, or is parked, and none is lost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred, fail
+
+from rtprov.amqp.publisher import Publisher
+from rtprov.amqp.topology import DEAD_EXCHANGE, DELIVERY_LIMIT, PARKED_QUEUE, Topology
+from rtprov.deadletters import RETRY_PAUSE_S, RETURN_PAUSE_S, DeadLetters
+from rtprov.errors import BrokerUnavailable, Overloaded
+from rtprov.model import Event, Finished, Requested, State
+from rtprov.store import Store
+from rtprov.wire import encode_task
+from tests.brokered import EPOCH, SHARD, BrokerTestCase, make_task, task_id
+
+DEATH = {"x-death": [{"reason": "delivery_limit", "count": 1}, {"reason": "older"}], "mine": "kept"}
+
+
+class DeadLettersTestCase(BrokerTestCase):
+    """A worker's dead letters, on a connection with its journal."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.store = Store(86400.0)
+        self.seen: list[Event] = []
+        self.publisher = Publisher(clock=self.clock)
+        self.replica = self.journal(self.apply, self.publisher)
+        self.letters = DeadLetters(
+            shard=SHARD,
+            store=self.store,
+            journal=self.replica,
+            publisher=self.publisher,
+            clock=self.clock,
+            wall_clock=self.wall_clock,
+        )
+        self.connection = self.connect([Topology([SHARD]), self.publisher, self.replica, self.letters])
+
+    def apply(self, event: Event) -> None:
+        self.seen.append(event)
+        self.store.apply(event)
+
+    def die(self, number: int, headers: dict[str, Any] | None = DEATH, body: bytes | None = None) -> None:
+        """A task, or whatever `body` is, is dead-lettered."""
+        self.publish(DEAD_EXCHANGE, SHARD.requested_key, encode_task(make_task(number)) if body is None else body, headers)
+        self.network.settle()
+
+    def finished(self) -> list[Finished]:
+        return [event for event in self.seen if isinstance(event, Finished)]
+
+    def state(self, number: int) -> State | None:
+        return self.store.lookup(task_id(number), "DEVICE1")
+
+    def left(self) -> int:
+        """How many dead letters the broker still has, handed out or not."""
+        self.disconnect(self.connection)
+        return self.messages(SHARD.dead)
+
+
+class Burial(DeadLettersTestCase):
+    def test_delivered_too_often(self) -> None:
+        """A task that was delivered more often than allowed has failed, by the broker's newest reason; its letter is parked as it was."""
+        self.die(1)
+        self.assertEqual(
+            self.finished(), [Finished(task_id(1), "DEVICE1", self.wall_clock(), State.FAILED, "dead-lettered: delivery_limit")]
+        )
+        self.assertIs(self.state(1), State.FAILED)
+        (parked,) = self.take(PARKED_QUEUE)
+        self.assertEqual((parked.body, parked.properties.headers), (encode_task(make_task(1)), DEATH))
+        self.assertEqual(parked.properties.delivery_mode, 2)
+        self.assertEqual(self.left(), 0)
+
+    def test_a_task_that_kills_its_worker(self) -> None:
+        """A task whose every delivery ends with a lost connection has failed after the limit, and no client waits for ever."""
+        self.publish_task(make_task(1))
+        for _ in range(DELIVERY_LIMIT + 1):
+            with self.consuming(SHARD.work) as taken:
+                self.assertEqual(len(taken), 1)
+        self.network.settle()
+        self.assertIs(self.state(1), State.FAILED)
+        self.assertIn("delivery_limit", self.finished()[0].reason)
+
+    def test_refused(self) -> None:
+        """A letter that the broker made itself carries its reason."""
+        self.publish_task(make_task(1))
+        with self.consuming(SHARD.work) as (delivery,):
+            delivery.nack(requeue=False)
+            self.network.settle()
+        self.assertEqual([event.reason for event in self.finished()], ["dead-lettered: rejected"])
+
+    def test_no_reason(self) -> None:
+        """A letter that says nothing sensible of its death is dealt with all the same."""
+        senseless: list[dict[str, Any] | None] = [None, {}, {"x-death": "?"}, {"x-death": []}, {"x-death": ["?"]}]
+        for number, headers in enumerate(senseless):
+            self.die(number, headers)
+        self.assertEqual([event.reason for event in self.finished()], ["dead-lettered: unknown reason"] * 5)
+        self.assertEqual(self.messages(PARKED_QUEUE), 5)
+
+    def test_finished_meanwhile(self) -> None:
+        """A task that has finished keeps its state; its letter is parked."""
+        self.publish_event(Requested(task_id(1), "DEVICE1", EPOCH))
+        self.publish_event(Finished(task_id(1), "DEVICE1", EPOCH, State.COMPLETED, ""))
+        self.die(1)
+        self.assertEqual((self.state(1), len(self.finished()), self.messages(PARKED_QUEUE)), (State.COMPLETED, 1, 1))
+
+    def test_no_task(self) -> None:
+        """What is no task is parked as it is, and logged without what is in it."""
+        self.die(1, body=b"\xff s3cr3t")
+        (parked,) = self.take(PARKED_QUEUE)
+        self.assertEqual((parked.body, parked.properties.headers, self.seen), (b"\xff s3cr3t", DEATH, []))
+        self.assertEqual(len([line for line in self.logged if "parking a message that is no task" in line]), 1)
+        self.assertEqual([line for line in self.logged if "s3cr3t" in line], [])
+
+    def test_many(self) -> None:
+        """More letters than are taken at a time are all dealt with."""
+        for number in range(50):
+            self.die(number)
+        self.assertEqual((len(self.finished()), self.messages(PARKED_QUEUE), self.left()), (50, 50, 0))
+
+
+class Trouble(DeadLettersTestCase):
+    def test_finished_in_front_of_the_barrier(self) -> None:
+        """Whether the task has finished is judged behind the barrier, not by a replica that lags."""
+        self.replica._apply = lambda _: None  # the replica learns of it with the barrier only
+
+        def barrier() -> Deferred[None]:
+            self.apply(Finished(task_id(1), "DEVICE1", EPOCH, State.COMPLETED, ""))
+            return Deferred()
+
+        self.replica.barrier = barrier  # type: ignore[method-assign]
+        self.die(1)
+        self.assertEqual((len(self.finished()), self.messages(PARKED_QUEUE)), (1, 0))
+
+    def test_a_barrier_that_fails(self) -> None:
+        """While the barrier fails the letter waits; then its task is failed and it is parked, on the same connection."""
+        barrier, failures = self.replica.barrier, [BrokerUnavailable("away"), Overloaded("full")]
+        self.replica.barrier = lambda: fail(failures.pop()) if failures else barrier()  # type: ignore[method-assign]
+        self.die(1)
+        self.network.advance(RETRY_PAUSE_S)
+        self.assertEqual((failures, self.state(1), self.messages(PARKED_QUEUE)), ([], None, 0))
+        self.network.advance(RETRY_PAUSE_S)
+        self.assertEqual((self.state(1), self.messages(PARKED_QUEUE), self.left()), (State.FAILED, 1, 0))
+
+    def test_parking_fails(self) -> None:
+        """While the broker takes no message the letter stays unsettled; the task has failed once, whatever comes."""
+        publish, failures = self.publisher.publish, [Overloaded("full")] * 2
+
+        def flaky(exchange: str, *rest: Any, **options: Any) -> Deferred[None]:
+            return fail(failures.pop()) if not exchange and failures else publish(exchange, *rest, **options)
+
+        self.publisher.publish = flaky  # type: ignore[method-assign]
+        self.die(1)
+        self.network.advance(RETRY_PAUSE_S)
+        self.assertEqual((self.state(1), self.messages(PARKED_QUEUE)), (State.FAILED, 0))
+        self.network.advance(RETRY_PAUSE_S)
+        self.assertEqual((len(self.finished()), self.messages(PARKED_QUEUE), self.left()), (1, 1, 0))
+
+    def test_parking_never_succeeds(self) -> None:
+        """A letter that could not be parked is still with the broker when the worker stops."""
+        self.publisher.publish = lambda *rest, **options: fail(Overloaded("full"))  # type: ignore[method-assign]
+        self.die(1, body=b"no task")
+        self.assertEqual((self.left(), self.messages(PARKED_QUEUE)), (1, 0))
+
+    def test_the_connection_goes(self) -> None:
+        """A letter that was not done when the connection went comes again, and ends in the same state."""
+        barrier = self.replica.barrier
+        self.replica.barrier = Deferred  # type: ignore[method-assign]
+        self.die(1)
+        self.network.cut("broker")
+        self.replica.barrier = barrier  # type: ignore[method-assign]
+        self.network.settle()
+        self.reconnected(self.connection)
+        self.network.settle()
+        self.assertEqual((self.state(1), len(self.finished()), self.messages(PARKED_QUEUE), self.left()), (State.FAILED, 1, 1, 0))
+
+    def test_stopped(self) -> None:
+        """A letter that waits for the broker leaves nothing behind when the worker stops."""
+        self.replica.barrier = lambda: fail(Overloaded("full"))  # type: ignore[method-assign]
+        self.die(1)
+        self.disconnect(self.connection)
+        self.disconnect(self.outside_connection)
+        self.assertEqual(self.messages(SHARD.dead), 1)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_an_error_of_ours(self) -> None:
+        """A letter over which we fail is logged and, after a while, tried again."""
+        finished = self.store.finished
+        self.store.finished = lambda task_id: 1 // 0 == 0  # type: ignore[method-assign]
+        self.die(1)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.store.finished = finished  # type: ignore[method-assign]
+        self.network.advance(RETURN_PAUSE_S)
+        self.assertEqual((self.state(1), self.messages(PARKED_QUEUE), self.left()), (State.FAILED, 1, 0))
