@@ -3,7 +3,7 @@
 A front end sends a batch of (task id, equipment id) pairs to the shard's status queue; any replica of the shard answers with a batch of
 states, in the same order, from its memory. A pair that the replica does not know is asked for once more, in another batch that bids the
 replica wait for its journal's barrier first; only then does "unknown" mean that there is no such task. So a GET right behind its POST is
-never a false 404, and bogus ids never delay the answers to honest ones.
+never a false 404, and bogus ids never delay the answers to honest ones. A replica that cannot pass its barrier answers with no states.
 
 The status queue goes away with its last consumer: with no worker alive the request comes straight back (`Unroutable`).
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from attrs import define, field
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, TimeoutError, fail
 from twisted.logger import Logger
 
 from rtprov.amqp.rpc import serve
@@ -41,6 +41,8 @@ PREFETCH = 100
 class StatusServer:
     """Answers for one shard, from a replica. A session of the worker's connection: attach it after the shard's journal."""
 
+    _log = Logger()
+
     def __init__(self, *, shard: Shard, replica: StatusReader, journal: Journal, clock: IReactorTime) -> None:
         self._shard = shard
         self._replica = replica
@@ -59,7 +61,11 @@ class StatusServer:
     async def _answer(self, request: bytes) -> bytes:
         pairs, barrier = decode_status_request(request)
         if barrier:
-            await self._journal.barrier().addTimeout(BARRIER_DEADLINE_S, self._clock)
+            try:
+                await self._journal.barrier().addTimeout(BARRIER_DEADLINE_S, self._clock)
+            except (BrokerError, TimeoutError) as error:
+                self._log.warn("{queue}: cannot tell unknown tasks: {error}", queue=self._shard.status, error=error)
+                return encode_status_reply([])
         return encode_status_reply([self._replica.lookup(task_id, equipment_id) for task_id, equipment_id in pairs])
 
 
@@ -117,8 +123,8 @@ class StatusClient:
                 conversation.addCallback(lambda _, done: self._conversations.discard(done), conversation)
 
     async def _converse(self, desk: _Desk, batch: Sequence[_Question], barrier: bool) -> None:
-        request = encode_status_request([question.pair for question in batch], barrier=barrier)
         try:
+            request = encode_status_request([question.pair for question in batch], barrier=barrier)
             reply = await self._rpc.call(desk.shard.status, request, timeout_s=REPLY_DEADLINE_S)
             states = decode_status_reply(reply)
             if len(states) != len(batch):
