@@ -71,7 +71,10 @@ def retry_after_s(value: str | None, now: float) -> float | None:
         return None
     if value.isascii() and value.isdigit():
         return float(value[:9])
-    date = parse_date(value)
+    try:
+        date = parse_date(value)
+    except OverflowError:  # a year that no clock will ever show
+        return None
     return max(0.0, date.timestamp() - now) if date else None
 
 

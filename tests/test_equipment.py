@@ -62,7 +62,7 @@ class Interpretation(SynchronousTestCase):
         self.assertEqual(retry_after_s("7", 0.0), 7.0)
         self.assertEqual(retry_after_s("Thu, 01 Jan 1970 00:01:40 GMT", 40.0), 60.0)
         self.assertEqual(retry_after_s("Thu, 01 Jan 1970 00:01:40 GMT", 140.0), 0.0)
-        for nonsense in (None, "", "soon", "-3", "٣"):
+        for nonsense in (None, "", "soon", "-3", "٣", f"Thu, 01 Jan {10**27} 00:00:00 GMT"):
             self.assertIsNone(retry_after_s(nonsense, 0.0))
 
     def test_deadline(self) -> None:

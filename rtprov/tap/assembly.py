@@ -150,7 +150,8 @@ class WorkerService(Service):
     async def _stop(self) -> None:
         draining = [Deferred.fromCoroutine(worker.drain(self._settings.drain_s)) for worker in self.workers]
         await gatherResults(draining)
-        self._expiry.stop()
+        if self._expiry.running:
+            self._expiry.stop()
         await self.connection.stopService()
 
     def _expire(self) -> None:
