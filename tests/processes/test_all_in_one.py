@@ -1,0 +1,62 @@
+"""``twistd -n rtprov``: everything in one process."""
+
+from __future__ import annotations
+
+import stat
+
+from rtprov.certs import FILES, SEAL_KEY
+from tests.processes.support import Client, ProcessTestCase, Twistd
+
+PORTS = ("--port", "0", "--stub-port", "0", "--broker-port", "0")
+COMPLETED = {"code": 200, "message": "Completed"}
+RUNNING = {"code": 204, "message": "Task is still running"}
+
+
+class AllInOne(ProcessTestCase):
+    async def start(self, *arguments: str) -> tuple[Twistd, Client]:
+        """The process, once it is ready, and a client of its front end."""
+        process = self.twistd("rtprov", *PORTS, *arguments)
+        await process.logged("ready; try: curl --cacert .*/certs/ca.pem ")
+        return process, self.client(await process.port("service B (front end)"))
+
+    async def test_quick_start(self) -> None:
+        """With nothing prepared, a task is taken, seen running, and completed; SIGTERM ends it all, and no password was logged."""
+        process, client = await self.start("--stub-delay", "0.5")
+        location = await client.accepted("ABC123456")
+        running = await client.request("GET", location)
+        self.assertEqual((running.status, running.json), (200, RUNNING))
+        final = await client.final(location)
+        self.assertEqual((final.status, final.json), (200, COMPLETED))
+        await self.stop(process)
+
+    async def test_certificates(self) -> None:
+        """The first start makes certificates whose keys only their owner can read; the second one takes what is there."""
+        process, _ = await self.start()
+        self.assertIn("made development certificates", process.log)
+        await self.stop(process, "INT")
+        made = {name: (self.folder / "certs" / name).read_bytes() for name in (*FILES, SEAL_KEY)}
+        for name in made:
+            mode = stat.S_IMODE((self.folder / "certs" / name).stat().st_mode)
+            self.assertEqual(mode & 0o077 if name.endswith(".key") else 0, 0, name)
+        process, client = await self.start("--stub-delay", "0")
+        self.assertNotIn("made", process.log)
+        self.assertEqual({name: (self.folder / "certs" / name).read_bytes() for name in made}, made)
+        self.assertEqual((await client.final(await client.accepted("ABC123456"))).json, COMPLETED)
+        await self.stop(process)
+
+    async def test_drain(self) -> None:
+        """SIGTERM lets the calls under way end before the process does."""
+        process, client = await self.start("--stub-delay", "1", "--drain", "20")
+        await client.accepted("ABC123456")
+        await process.logged("call 1: ABC123456")
+        await self.stop(process)
+        self.assertIn("draining 1 call", process.log)
+        self.assertNotIn("cutting calls short", process.log)
+
+    async def test_drain_is_over(self) -> None:
+        """Calls that take longer than --drain are cut short."""
+        process, client = await self.start("--stub-delay", "0", "--drain", "0.2")
+        await client.accepted("HANG123456")
+        await process.logged("call 1: HANG123456")
+        await self.stop(process)
+        self.assertIn("cutting calls short", process.log)

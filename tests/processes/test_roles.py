@@ -1,0 +1,100 @@
+"""Broker, stub, workers and front end as separate processes; the same tests on the embedded broker and on RabbitMQ."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rtprov.certs import make_development_set
+from tests.processes.support import ANY_PORT, Client, ProcessTestCase, Twistd
+from tests.rabbitmq import rabbitmq
+
+if TYPE_CHECKING:
+    _Base = ProcessTestCase
+else:
+    _Base = object
+
+COMPLETED = {"code": 200, "message": "Completed"}
+NO_WORKER = 503
+
+
+class RolesMixin(_Base):
+    """A subclass says in `start_broker` where the broker is."""
+
+    async def start_broker(self) -> str:
+        """Return the broker's URL."""
+        raise NotImplementedError
+
+    async def start(self, *, delay_s: float) -> None:
+        """Broker, stub and front end; the workers are each test's own business."""
+        make_development_set(self.folder / "certs")
+        self.broker_url = await self.start_broker()
+        self.stub = self.twistd("rtprov-stub", "--listen", ANY_PORT, "--delay", str(delay_s))
+        self.frontend = self.twistd("rtprov-frontend", "--listen", ANY_PORT, environment={"RTPROV_BROKER": self.broker_url})
+        self.stub_port = await self.stub.port("service A (stub)")
+        await self.frontend.logged("ready; try: curl ")
+
+    async def start_worker(self, *arguments: str) -> Twistd:
+        """A worker, once it is connected. The first one is the active one, each further one a standby."""
+        where = ("--broker", self.broker_url, "--equipment-url", f"https://localhost:{self.stub_port}")
+        worker = self.twistd("rtprov-worker", *where, *arguments)
+        await worker.logged("worker: connected to amqp://guest@")
+        return worker
+
+    async def front_end(self) -> Client:
+        return self.client(await self.frontend.port("service B (front end)"))
+
+    async def test_standby(self) -> None:
+        """The active worker is killed in the middle of a call: its standby calls again, and the task is completed."""
+        await self.start(delay_s=1)
+        active, standby = await self.start_worker(), await self.start_worker()
+        client = await self.front_end()
+        location = await client.accepted("ABC123456")
+        await self.stub.logged("call 1: ABC123456")
+        active.signal("KILL")
+        self.assertEqual(await active.ended, -9)
+        self.assertEqual((await client.final(location)).json, COMPLETED)
+        self.assertIn("call 2: ABC123456", self.stub.log)
+        self.assertNotIn("call 3", self.stub.log)
+        self.assert_clean(active)
+        for process in (standby, self.frontend, self.stub):
+            await self.stop(process)
+
+    async def test_drain(self) -> None:
+        """SIGTERM lets a worker's calls end, and none begin; the next worker knows of them, and gets what was left."""
+        await self.start(delay_s=1)
+        worker = await self.start_worker("--concurrency", "1")
+        client = await self.front_end()
+        first, second = await client.accepted("ABC123456"), await client.accepted("XYZ123456")
+        await self.stub.logged("call 1: ABC123456")
+        await self.stop(worker)
+        self.assertIn("draining 1 call", worker.log)
+        self.assertNotIn("call 2", self.stub.log)
+        self.assertEqual((await client.request("GET", first)).status, NO_WORKER)
+        await self.start_worker()
+        self.assertEqual((await client.final(first)).json, COMPLETED)
+        self.assertEqual((await client.final(second)).json, COMPLETED)
+        self.assertIn("call 2: XYZ123456", self.stub.log)
+        self.assertNotIn("call 3", self.stub.log)
+
+
+class OnEmbeddedBroker(RolesMixin, ProcessTestCase):
+    async def start_broker(self) -> str:
+        self.broker = self.twistd("rtprov-broker", "--listen", ANY_PORT)
+        return f"amqp://guest:guest@127.0.0.1:{await self.broker.port('the AMQP broker')}/"
+
+    async def test_stop_in_any_order(self) -> None:
+        """The broker goes first: the others say so once in their logs, and end cleanly all the same."""
+        await self.start(delay_s=0)
+        worker = await self.start_worker()
+        await self.stop(self.broker)
+        for process, name in ((worker, "worker"), (self.frontend, "frontend")):
+            await process.logged(f"{name}: not connected to amqp://guest@")
+            await self.stop(process, "INT")
+        await self.stop(self.stub)
+
+
+class OnRabbitMQ(RolesMixin, ProcessTestCase):
+    timeout = 90.0  # starting RabbitMQ is part of the first test
+
+    async def start_broker(self) -> str:
+        return await (await rabbitmq()).add_vhost()
