@@ -24,7 +24,7 @@ CLOSE_DEADLINE_S = 10.0
 class Options(opt.CommandOptions):
     longdesc = "Runs the embedded AMQP 0-9-1 broker alone. What it confirms is kept in --state and survives its end, however sudden."
     command = "rtprov-broker"
-    options = (opt.listen("tcp:5673:interface=127.0.0.1"), opt.STATE)
+    options = (opt.listen("tcp:5673:interface=127.0.0.1"), opt.STATE, opt.UNUSED_CERTS)
 
 
 class BrokerService(InOrder):

@@ -73,7 +73,7 @@ class CommandOptions(usage.Options):
 
     def parseArgs(self, *arguments: str) -> None:
         if arguments:
-            raise usage.UsageError(f"unexpected argument {arguments[0]!r}: all is said by options, see --help")
+            raise usage.UsageError("unexpected argument: all is said by options, see --help")  # not shown: see parseOptions
 
     def opt_version(self) -> None:
         """Show rtprov's version and exit."""
@@ -86,7 +86,10 @@ class CommandOptions(usage.Options):
         try:
             super().parseOptions(options)
         except (usage.UsageError, ConfigurationError) as error:
-            raise SystemExit(f"{self.command}: {error}") from None
+            text = str(error)
+            if "://" in text and isinstance(error, usage.UsageError):  # a broker URL gone astray, password and all
+                text = "an option is not recognized, see --help"
+            raise SystemExit(f"{self.command}: {text}") from None
 
     def postOptions(self) -> None:
         """Give every option its value."""
@@ -150,7 +153,7 @@ def integer(low: int, high: int) -> Callable[[str], int]:
     """An integer within these bounds."""
 
     def parse(text: str) -> int:
-        if not (text.isascii() and text.isdigit() and low <= int(text[:12]) <= high):
+        if not (text.isascii() and text.isdigit() and len(text) <= 12 and low <= int(text) <= high):
             raise ValueError(f"expected an integer from {low} to {high}")
         return int(text)
 
@@ -185,6 +188,8 @@ def choice(*values: int) -> Callable[[str], int]:
 
 def path(text: str) -> Path:
     """A path, made absolute now: twistd may change its working directory."""
+    if not text:
+        raise ValueError("expected a path")
     return Path(text).absolute()
 
 
@@ -199,10 +204,10 @@ def server_endpoint(text: str) -> tuple[str, Any]:
 
 
 def https_url(text: str) -> str:
-    """An ``https:`` URL with a host and no query."""
+    """An ``https:`` URL with a host, and with neither user nor query."""
     try:
         parts = urlsplit(text)
-        valid = parts.scheme == "https" and bool(parts.hostname) and not parts.query and not parts.fragment
+        valid = parts.scheme == "https" and bool(parts.hostname) and not (parts.query or parts.fragment or "@" in parts.netloc)
         _ = parts.port
     except ValueError:
         valid = False
@@ -214,6 +219,7 @@ def https_url(text: str) -> str:
 # Options that several commands have.
 
 CERTS = Option("certs", "certs", "folder with ca.pem, and a .pem and .key for each of frontend, stub and worker", path)
+UNUSED_CERTS = attrs.evolve(CERTS, help="taken as by every command; the broker itself needs no certificate")
 CERTIFICATE = Option("certificate", None, "PEM certificate to show, instead of the one in --certs", path)
 PRIVATE_KEY = Option("private-key", None, "its private key, instead of the one in --certs", path)
 CLIENT_CA = Option("client-ca", None, "ask clients for a certificate that this CA vouches for", path)

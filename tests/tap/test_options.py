@@ -1,0 +1,283 @@
+"""The commands' options: which there are, their defaults, where their values come from, and one line for each mistake."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from twisted.application.service import IServiceMaker
+from twisted.plugin import getPlugins
+from twisted.python.reflect import namedAny
+from twisted.trial.unittest import SynchronousTestCase
+
+from rtprov import __version__
+from rtprov.amqp.url import BrokerUrl
+from rtprov.errors import ConfigurationError
+from rtprov.tap.options import CommandOptions, report_errors
+
+MODULES = {
+    "rtprov": "rtprov.tap.all_in_one",
+    "rtprov-stub": "rtprov.tap.stub",
+    "rtprov-frontend": "rtprov.tap.frontend",
+    "rtprov-worker": "rtprov.tap.worker",
+    "rtprov-broker": "rtprov.tap.broker",
+}
+
+BROKER = BrokerUrl.parse("amqp://guest:guest@127.0.0.1:5673/")
+CERTS = Path("certs")
+STUB = {"honour-timeout": False, "scenario": None}
+SERVER = {"certs": CERTS, "certificate": None, "private-key": None, "client-ca": None}
+WORKER: dict[str, Any] = {"concurrency": 500, "retention": 86400.0, "patience": 600.0, "drain": 120.0}
+
+# Each command's options with their defaults, as the contract has them. Paths are within the working directory.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "rtprov": {
+        "port": 8443,
+        "stub-port": 8444,
+        "broker-port": 5673,
+        "certs": CERTS,
+        "equipment-url": None,
+        "stub-delay": 60.0,
+        "running-status": 200,
+        "state": Path("state"),
+        **WORKER,
+        **STUB,
+    },
+    "rtprov-stub": {"listen": "tcp:8444:interface=127.0.0.1", "delay": 60.0, **STUB, **SERVER},
+    "rtprov-frontend": {
+        "listen": "tcp:8443:interface=127.0.0.1",
+        "broker": BROKER,
+        "shards": 1,
+        "running-status": 200,
+        "ca": None,
+        "seal-keys": None,
+        **SERVER,
+    },
+    "rtprov-worker": {
+        "broker": BROKER,
+        "equipment-url": "https://localhost:8444",
+        "shards": 1,
+        "shard": [],
+        "certs": CERTS,
+        "certificate": None,
+        "private-key": None,
+        "ca": None,
+        "seal-keys": None,
+        **WORKER,
+    },
+    "rtprov-broker": {"listen": "tcp:5673:interface=127.0.0.1", "state": Path("state"), "certs": CERTS},
+}
+
+# For each option, what a user writes and what it means; then what is refused.
+PATH = ("some/where", Path("some/where"))
+PORT = ("0", 0)
+DELAY = ("0.5", 0.5)
+RIGHT: dict[str, tuple[str, Any]] = {
+    **dict.fromkeys(("port", "stub-port", "broker-port"), PORT),
+    **dict.fromkeys(("certs", "state", "scenario", "certificate", "private-key", "client-ca", "ca", "seal-keys"), PATH),
+    **dict.fromkeys(("delay", "stub-delay", "patience", "drain"), DELAY),
+    "retention": ("3600", 3600.0),
+    "listen": ("tcp:1234:interface=\\:\\:1", "tcp:1234:interface=\\:\\:1"),
+    "broker": ("amqps://joe:sesame@broker/v", BrokerUrl("broker", 5671, "joe", "sesame", "v", True)),
+    "equipment-url": ("https://a.example/base/", "https://a.example/base"),
+    "shards": ("16", 16),
+    "shard": ("0", [0]),
+    "concurrency": ("30000", 30000),
+    "running-status": ("204", 204),
+    "honour-timeout": ("yes", True),
+}
+WRONG_PORTS = ("x", "-1", "65536", "1.5", "", "٣", "0000000000000070000")
+WRONG_DELAYS = ("x", "-1", "nan", "inf", "1e9", "")
+WRONG: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("port", "stub-port", "broker-port"), WRONG_PORTS),
+    **dict.fromkeys(("certs", "state", "scenario", "certificate", "private-key", "client-ca", "ca", "seal-keys"), ("",)),
+    **dict.fromkeys(("delay", "stub-delay", "patience", "drain"), WRONG_DELAYS),
+    "retention": ("0", "518401", "a day"),
+    "listen": ("", "8443", "tcp", "tcp:x", "tcp:1:frob=1", "ssl:8443", "tls:8443", "nothing:1"),
+    "broker": ("", "broker", "http://joe:sesame@broker/", "amqp://joe:sesame@broker/v?x=1"),
+    "equipment-url": (
+        "",
+        "http://a",
+        "a",
+        "https://",
+        "https://a:port",
+        "https://a/?q",
+        "https://a/#f",
+        "https://joe:sesame@a",
+        "https://[a",
+    ),
+    "shards": ("0", "1025", "one"),
+    "shard": ("1", "1024", "-1", "a"),
+    "concurrency": ("0", "30001", "many"),
+    "running-status": ("0", "201", "2O4", ""),
+    "honour-timeout": ("perhaps",),
+}
+
+
+def options_of(command: str) -> CommandOptions:
+    options: CommandOptions = namedAny(f"{MODULES[command]}.Options")()
+    return options
+
+
+class OptionsTestCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.patch(sys, "excepthook", sys.excepthook)  # parsing replaces it
+
+    def parse(self, command: str, *arguments: str, environment: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """The values of all options."""
+        self.patch(os, "environ", dict(environment or {}))
+        options = options_of(command)
+        options.parseOptions(arguments)
+        return {name: plain(name, value) for name, value in options.items()}
+
+    def refused(self, command: str, *arguments: str, environment: Mapping[str, str] | None = None) -> str:
+        """The one line that a mistake ends in."""
+        error = self.assertRaises(SystemExit, self.parse, command, *arguments, environment=environment)
+        line = error.code
+        assert isinstance(line, str)  # the interpreter writes it to standard error, and ends with status 1
+        self.assertEqual(len(line.splitlines()), 1, line)
+        self.assertTrue(line.startswith(f"{command}: "), line)
+        self.assertNotIn("sesame", line)
+        return line.removeprefix(f"{command}: ")
+
+    def printed(self, command: str, argument: str) -> str:
+        """What a command that only answers prints."""
+        out = io.StringIO()
+        self.patch(os, "environ", {})  # with no idea of how wide the terminal is
+        self.patch(sys, "stdout", out)
+        error = self.assertRaises(SystemExit, options_of(command).parseOptions, [argument])
+        self.assertIn(error.code, (0, None))
+        return out.getvalue()
+
+
+def plain(name: str, value: Any) -> Any:
+    """A value in the form that the tables have: an endpoint as its description, an absolute path from the working directory on."""
+    if isinstance(value, Path):
+        return value.relative_to(Path.cwd())
+    return value[0] if name == "listen" else value
+
+
+def variable(option: str) -> str:
+    return "RTPROV_" + option.upper().replace("-", "_")
+
+
+class Values(OptionsTestCase):
+    def test_defaults(self) -> None:
+        """Each command has exactly the contract's options, with its defaults."""
+        for command, defaults in DEFAULTS.items():
+            self.assertEqual(self.parse(command), defaults, command)
+
+    def test_command_line(self) -> None:
+        """Each option can be given on the command line."""
+        for command, defaults in DEFAULTS.items():
+            for option in defaults:
+                text, value = RIGHT[option]
+                arguments = [f"--{option}"] if option == "honour-timeout" else [f"--{option}", text]
+                self.assertEqual(self.parse(command, *arguments), {**defaults, option: value})
+
+    def test_environment(self) -> None:
+        """Each option can be given in the environment; an empty variable is none."""
+        for command, defaults in DEFAULTS.items():
+            for option in defaults:
+                text, value = RIGHT[option]
+                self.assertEqual(self.parse(command, environment={variable(option): text}), {**defaults, option: value})
+                self.assertEqual(self.parse(command, environment={variable(option): ""}), defaults)
+
+    def test_command_line_wins(self) -> None:
+        """A variable does not count, wrong or not, where the command line has the option."""
+        for command, defaults in DEFAULTS.items():
+            for option in defaults:
+                text, value = RIGHT[option]
+                arguments = [f"--{option}"] if option == "honour-timeout" else [f"--{option}={text}"]
+                for other in ("0", WRONG[option][0]):
+                    values = self.parse(command, *arguments, environment={variable(option): other})
+                    self.assertEqual(values[option], value, option)
+
+    def test_several_shards(self) -> None:
+        """``--shard`` can be given several times, and its variable holds a list."""
+        arguments = ("--shards", "4", "--shard", "3", "--shard", "0")
+        self.assertEqual(self.parse("rtprov-worker", *arguments)["shard"], [3, 0])
+        environment = {"RTPROV_SHARDS": "4", "RTPROV_SHARD": "1,2"}
+        self.assertEqual(self.parse("rtprov-worker", environment=environment)["shard"], [1, 2])
+        self.assertEqual(self.parse("rtprov-worker", *arguments, environment=environment)["shard"], [3, 0])
+
+    def test_flag_in_the_environment(self) -> None:
+        """A flag's variable says yes or no in words that people use."""
+        for text, value in (("1", True), ("TRUE", True), ("on", True), ("0", False), ("No", False), ("off", False)):
+            self.assertIs(self.parse("rtprov-stub", environment={"RTPROV_HONOUR_TIMEOUT": text})["honour-timeout"], value)
+
+
+class Mistakes(OptionsTestCase):
+    def test_wrong_values(self) -> None:
+        """A wrong value ends in one line that names the option or the variable, whichever it came from."""
+        for command, defaults in DEFAULTS.items():
+            for option in defaults:
+                for text in WRONG[option]:
+                    if option != "honour-timeout":
+                        self.assertTrue(self.refused(command, f"--{option}={text}").startswith(f"--{option}: "), (option, text))
+                    if text and (option, text) != ("shard", "1"):
+                        line = self.refused(command, environment={variable(option): text})
+                        self.assertTrue(line.startswith((f"{variable(option)}: ", f"--{option}: ")), (option, text, line))
+
+    def test_no_such_shard(self) -> None:
+        """A shard that is not one of ``--shards`` is refused."""
+        line = self.refused("rtprov-worker", "--shards", "4", "--shard", "4")
+        self.assertEqual(line, "--shard: there is no shard 4 of 4; they count from 0")
+
+    def test_unknown_option(self) -> None:
+        """What is no option is named, but not what may hold a password."""
+        for command in MODULES:
+            self.assertEqual(self.refused(command, "--frob"), "option --frob not recognized")
+            self.refused(command, "--port")
+            self.refused(command, "--amqp://joe:sesame@broker/")
+
+    def test_stray_argument(self) -> None:
+        """A stray argument is refused without being shown: it may be a broker URL whose option was forgotten."""
+        for command in MODULES:
+            self.assertIn("argument", self.refused(command, "amqp://joe:sesame@broker/"))
+
+    def test_late_error(self) -> None:
+        """A `ConfigurationError` that ends the process later is one line too; anything else keeps its traceback."""
+        err = io.StringIO()
+        self.patch(sys, "__stderr__", err)
+        self.patch(sys, "stderr", err)
+        report_errors("rtprov-stub")
+        for error in (ConfigurationError("certs/stub.pem: holds no PEM certificate"), ZeroDivisionError("by zero")):
+            sys.excepthook(type(error), error, None)
+        first, *others = err.getvalue().splitlines()
+        self.assertEqual(first, "rtprov-stub: certs/stub.pem: holds no PEM certificate")
+        self.assertEqual(others, ["ZeroDivisionError: by zero"])
+
+
+class Help(OptionsTestCase):
+    def test_help(self) -> None:
+        """``--help`` lists each option with its variable and, where it has one, its default."""
+        for command, defaults in DEFAULTS.items():
+            text = self.printed(command, "--help")
+            self.assertTrue(text.startswith(f"Usage: twistd [twistd options] {command} [options]\n"))
+            words = text.split()
+            for option in defaults:
+                self.assertTrue(f"--{option}=" in words or f"--{option}" in words, option)
+                self.assertIn(f"(${variable(option)})", words)
+            flat = " ".join(words)
+            for each in options_of(command).options:
+                if each.default is not None:
+                    self.assertIn(f"[default: {each.default}] (${each.variable})", flat)
+
+    def test_version(self) -> None:
+        """``--version`` tells rtprov's own."""
+        for command in MODULES:
+            self.assertEqual(self.printed(command, "--version"), f"rtprov {__version__}\n")
+
+    def test_plugins(self) -> None:
+        """twistd knows each command, with a line about it, and finds its options."""
+        plugins: list[Any] = list(getPlugins(IServiceMaker))
+        makers = {maker.tapname: maker for maker in plugins if maker.tapname.startswith("rtprov")}
+        self.assertEqual({name: maker.module for name, maker in makers.items()}, MODULES)
+        for name, maker in makers.items():
+            self.assertTrue(maker.description.startswith("Asynchronous provisioning: "))
+            self.assertEqual(maker.options.command, name)
