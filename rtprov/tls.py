@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from OpenSSL.crypto import FILETYPE_PEM, load_privatekey
 from twisted.internet.ssl import (
     Certificate,
     CertificateOptions,
@@ -52,11 +53,12 @@ def load_certificates(path: Path) -> list[Certificate]:
 def load_identity(certificate: Path, private_key: Path) -> dict[str, Any]:
     """Arguments for Twisted's `CertificateOptions` that make us show this certificate, with its chain, if the file has one."""
     first, *chain = load_certificates(certificate)
+    pem = read_file(private_key, "private key")
+    if b"ENCRYPTED" in pem:
+        raise ConfigurationError(f"{private_key}: is encrypted, and there is nobody to ask for the passphrase; store the key without one")
     try:
-        pair = KeyPair.load(read_file(private_key, "private key"), 1)  # 1 is PEM
+        pair = KeyPair(load_privatekey(FILETYPE_PEM, pem, b""))  # with no passphrase at all, OpenSSL would ask the terminal for one
         private = PrivateCertificate.fromCertificateAndKeyPair(first, pair)
-    except ConfigurationError:
-        raise
     except Exception:  # see load_certificates
         raise ConfigurationError(f"{private_key}: is not the PEM private key for {certificate}") from None
     return {
