@@ -44,18 +44,33 @@ def make_development_set(directory: Path) -> bool:
         directory.mkdir(parents=True, exist_ok=True)
         _write_set(directory)
     except OSError as error:
-        raise ConfigurationError(f"{directory}: cannot write the development certificates: {error.strerror}") from None
+        raise ConfigurationError(f"{error.filename or directory}: cannot write the development certificates: {error.strerror}") from None
     return True
 
 
 def _write_set(directory: Path) -> None:
+    """Write all files of a set; where one cannot be written, none stays."""
+    written: list[Path] = []
+    try:
+        for name, content in _new_set().items():
+            path = directory / name
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if name.endswith(".key") else 0o644)
+            written.append(path)
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+    except OSError:
+        for path in written:
+            path.unlink()
+        raise
+
+
+def _new_set() -> dict[str, bytes]:
     ca = trustme.CA(organization_name="rtprov development")
     leaves = {name: ca.issue_cert(*SERVER_NAMES, common_name=f"rtprov {name}") for name in SERVERS}
     leaves |= {name: ca.issue_cert(f"rtprov-{name}", common_name=f"rtprov {name}") for name in CLIENTS}
-    for name, leaf in leaves.items():
-        _write_new(directory / f"{name}.key", leaf.private_key_pem.bytes(), 0o600)
-        _write_new(directory / f"{name}.pem", b"".join(pem.bytes() for pem in leaf.cert_chain_pems), 0o644)
-    _write_new(directory / "ca.pem", ca.cert_pem.bytes(), 0o644)
+    contents = {f"{name}.key": leaf.private_key_pem.bytes() for name, leaf in leaves.items()}
+    contents |= {f"{name}.pem": b"".join(pem.bytes() for pem in leaf.cert_chain_pems) for name, leaf in leaves.items()}
+    return contents | {"ca.pem": ca.cert_pem.bytes()}
 
 
 def ensure_seal_key(path: Path) -> bool:
@@ -72,19 +87,14 @@ def ensure_seal_key(path: Path) -> bool:
         try:
             with os.fdopen(handle, "w", encoding="ascii") as file:
                 file.write(text)
-            os.link(temporary, path)  # fails where another process was quicker
+            os.link(temporary, path)
+        except FileExistsError:  # another process was quicker
+            return False
         finally:
             Path(temporary).unlink()
-    except FileExistsError:
-        return False
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot make the sealing key: {error.strerror}") from None
     return True
-
-
-def _write_new(path: Path, content: bytes, mode: int) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-        file.write(content)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

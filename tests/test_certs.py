@@ -1,0 +1,179 @@
+"""Development certificates and the sealing key: what is made, with which modes, and that nothing is ever overwritten."""
+
+from __future__ import annotations
+
+import io
+import os
+import runpy
+import stat
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+from cryptography import x509
+from twisted.trial.unittest import SynchronousTestCase
+
+from rtprov.certs import FILES, SEAL_KEY, ensure_seal_key, main, make_development_set
+from rtprov.errors import ConfigurationError
+from rtprov.seal import load_keys
+from rtprov.tls import VerifiedHTTPS, server_options
+
+
+class CertsTestCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name) / "new" / "certs"
+
+    def contents(self) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in self.folder.iterdir()}
+
+    def mode(self, name: str) -> int:
+        return stat.S_IMODE((self.folder / name).stat().st_mode)
+
+    def with_umask(self, mask: int) -> None:
+        self.addCleanup(os.umask, os.umask(mask))
+
+
+class DevelopmentSet(CertsTestCase):
+    def test_made(self) -> None:
+        """The whole set is made, in a folder that need not be there, and nothing else."""
+        self.assertTrue(make_development_set(self.folder))
+        self.assertEqual(set(self.contents()), set(FILES))
+        expected = {"ca.pem", "frontend.pem", "frontend.key", "stub.pem", "stub.key", "worker.pem", "worker.key"}
+        self.assertEqual(set(FILES), expected)
+
+    def test_modes(self) -> None:
+        """Keys are for their owner alone, whatever the umask; certificates are for all."""
+        self.with_umask(0)
+        make_development_set(self.folder)
+        ensure_seal_key(self.folder / SEAL_KEY)
+        for name in self.contents():
+            self.assertEqual(self.mode(name), 0o600 if name.endswith(".key") else 0o644, name)
+
+    def test_usable(self) -> None:
+        """Each certificate goes with its key, and with the CA."""
+        make_development_set(self.folder)
+        ca = self.folder / "ca.pem"
+        for name in ("frontend", "stub", "worker"):
+            files = (self.folder / f"{name}.pem", self.folder / f"{name}.key")
+            server_options(*files, ca)
+            VerifiedHTTPS(ca, *files)
+            certificate = x509.load_pem_x509_certificate(files[0].read_bytes())
+            certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(ca.read_bytes()))
+
+    def test_names(self) -> None:
+        """Servers are localhost, 127.0.0.1 and ::1."""
+        make_development_set(self.folder)
+        for name in ("frontend", "stub"):
+            certificate = x509.load_pem_x509_certificate((self.folder / f"{name}.pem").read_bytes())
+            names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+            self.assertEqual(names.get_values_for_type(x509.DNSName), ["localhost"])
+            self.assertEqual([str(address) for address in names.get_values_for_type(x509.IPAddress)], ["127.0.0.1", "::1"])
+
+    def test_never_overwritten(self) -> None:
+        """A set that is there stays as it is."""
+        make_development_set(self.folder)
+        before = self.contents()
+        self.assertFalse(make_development_set(self.folder))
+        self.assertEqual(self.contents(), before)
+
+    def test_incomplete(self) -> None:
+        """A set that is there in part is an error that names what is missing; nothing is written."""
+        make_development_set(self.folder)
+        for name in ("stub.key", "ca.pem"):
+            (self.folder / name).unlink()
+        before = self.contents()
+        error = self.assertRaises(ConfigurationError, make_development_set, self.folder)
+        expected = f"{self.folder}: the set of certificates is incomplete, ca.pem, stub.key missing; nothing was overwritten"
+        self.assertEqual(str(error), expected)
+        self.assertEqual(self.contents(), before)
+
+    def test_other_files(self) -> None:
+        """What else is in the folder does not matter."""
+        self.folder.mkdir(parents=True)
+        (self.folder / "README.md").write_bytes(b"ours")
+        self.assertTrue(make_development_set(self.folder))
+        self.assertEqual(self.contents()["README.md"], b"ours")
+
+    def test_link_into_nowhere(self) -> None:
+        """A link whose target is gone is not written through, and nothing of the set stays."""
+        self.folder.mkdir(parents=True)
+        target = self.folder.parent / "target.key"
+        (self.folder / "stub.key").symlink_to(target)
+        error = self.assertRaises(ConfigurationError, make_development_set, self.folder)
+        self.assertEqual(str(error), f"{self.folder / 'stub.key'}: cannot write the development certificates: File exists")
+        self.assertFalse(target.exists())
+        self.assertEqual([path.name for path in self.folder.iterdir()], ["stub.key"])
+
+    def test_unwritable(self) -> None:
+        """A folder that cannot be written is an error of one line."""
+        self.folder.parent.mkdir()
+        self.folder.write_bytes(b"a file")
+        error = self.assertRaises(ConfigurationError, make_development_set, self.folder)
+        self.assertEqual(str(error), f"{self.folder}: cannot write the development certificates: File exists")
+
+
+class SealingKey(CertsTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.file = self.folder / SEAL_KEY
+
+    def test_made(self) -> None:
+        """The file is made with one good key, in a folder that need not be there, and only once."""
+        self.with_umask(0)
+        self.assertTrue(ensure_seal_key(self.file))
+        before = self.contents()
+        self.assertEqual(set(before), {SEAL_KEY})
+        self.assertEqual(len(load_keys(before[SEAL_KEY].decode())), 1)
+        self.assertEqual(self.mode(SEAL_KEY), 0o600)
+        self.assertFalse(ensure_seal_key(self.file))
+        self.assertEqual(self.contents(), before)
+
+    def test_link_into_nowhere(self) -> None:
+        """A link whose target is gone is left alone, and is no key."""
+        self.folder.mkdir(parents=True)
+        self.file.symlink_to(self.folder / "gone")
+        self.assertFalse(ensure_seal_key(self.file))
+        self.assertEqual([path.name for path in self.folder.iterdir()], [SEAL_KEY])
+
+    def test_unwritable(self) -> None:
+        """A folder that cannot be written is an error of one line."""
+        self.folder.parent.mkdir()
+        self.folder.write_bytes(b"a file")
+        error = self.assertRaises(ConfigurationError, ensure_seal_key, self.file)
+        self.assertEqual(str(error), f"{self.file}: cannot make the sealing key: File exists")
+
+
+class Command(CertsTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.out, self.err = io.StringIO(), io.StringIO()
+        self.patch(sys, "stdout", self.out)
+        self.patch(sys, "stderr", self.err)
+
+    def test_made(self) -> None:
+        """It says what it has made, and the second time that there is nothing to do."""
+        self.assertEqual(main([str(self.folder)]), 0)
+        self.assertEqual(main([str(self.folder)]), 0)
+        made = f"{self.folder}: made development certificates and a sealing key\n{self.folder}: all is there already\n"
+        self.assertEqual((self.out.getvalue(), self.err.getvalue()), (made, ""))
+        self.assertEqual(set(self.contents()), {*FILES, SEAL_KEY})
+
+    def test_mistake(self) -> None:
+        """A mistake is one line on standard error, and exit status 1."""
+        make_development_set(self.folder)
+        (self.folder / "ca.pem").unlink()
+        self.assertEqual(main([str(self.folder)]), 1)
+        self.assertRegex(self.err.getvalue(), r"\Artprov.certs: .* ca.pem missing; nothing was overwritten\n\Z")
+        self.assertEqual(self.out.getvalue(), "")
+
+    def test_module(self) -> None:
+        """``python -m rtprov.certs DIR`` is this command."""
+        self.patch(sys, "argv", ["rtprov.certs", str(self.folder)])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # the module has been imported before
+            error = self.assertRaises(SystemExit, runpy.run_module, "rtprov.certs", run_name="__main__")
+        self.assertEqual(error.code, 0)
+        self.assertEqual(set(self.contents()), {*FILES, SEAL_KEY})
