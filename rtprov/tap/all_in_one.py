@@ -14,7 +14,7 @@ from rtprov.certs import make_development_set
 from rtprov.tap import options as opt
 from rtprov.tap.assembly import FrontendService
 from rtprov.tap.broker import BrokerService
-from rtprov.tap.services import InOrder, Listening, certificate_options, first_steps, https, log, sealer, surroundings
+from rtprov.tap.services import Command, Listening, certificate_options, first_steps, https, log, sealer, surroundings
 from rtprov.tap.stub import make_stub
 from rtprov.tap.worker import make_worker
 
@@ -46,7 +46,7 @@ class Options(opt.CommandOptions):
     )
 
 
-class _Everything(InOrder):
+class _Everything(Command):
     """Broker and stub listen first; worker and front end are made once their ports are known."""
 
     def __init__(self, options: Options) -> None:

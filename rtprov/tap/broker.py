@@ -16,7 +16,7 @@ from twisted.python.threadpool import ThreadPool
 from rtprov.broker.server import BrokerFactory, make_broker
 from rtprov.broker.sqlite import SqliteStorage
 from rtprov.tap import options as opt
-from rtprov.tap.services import Closing, InOrder, Listening, clock, log
+from rtprov.tap.services import Closing, Command, InOrder, Listening, clock, log
 
 CLOSE_DEADLINE_S = 10.0
 
@@ -68,4 +68,4 @@ async def _close_in_order(factory: BrokerFactory, storage: SqliteStorage, pool: 
 
 
 def makeService(options: Options) -> IService:
-    return cast("IService", BrokerService(options["listen"], options["state"]))
+    return cast("IService", Command(BrokerService(options["listen"], options["state"])))

@@ -11,7 +11,7 @@ from twisted.internet import reactor
 from rtprov.amqp.url import BrokerUrl, client_endpoint
 from rtprov.tap import options as opt
 from rtprov.tap.assembly import FrontendService
-from rtprov.tap.services import InOrder, ca_file, certificate_options, first_steps, https, sealer, surroundings
+from rtprov.tap.services import Command, ca_file, certificate_options, first_steps, https, sealer, surroundings
 from rtprov.tls import read_file
 
 
@@ -32,7 +32,7 @@ class Options(opt.CommandOptions):
     )
 
 
-class _FrontendCommand(InOrder):
+class _FrontendCommand(Command):
     def __init__(self, options: Options) -> None:
         super().__init__()
         url: BrokerUrl = options["broker"]

@@ -15,11 +15,14 @@ from urllib.parse import urlsplit
 import attrs
 from twisted.internet import reactor
 from twisted.internet.endpoints import serverFromString
+from twisted.logger import Logger
 from twisted.python import usage
 
 from rtprov import __version__
 from rtprov.amqp.url import BrokerUrl
 from rtprov.errors import ConfigurationError
+
+_log = Logger(namespace="rtprov")
 
 
 @attrs.frozen
@@ -134,11 +137,15 @@ def _parse_flag(option: Option) -> bool:
 
 
 def report_errors(command: str) -> None:
-    """Have a `ConfigurationError` that ends the process, wherever it comes from, shown as one line instead of a traceback."""
+    """Have a `ConfigurationError` that ends the process, wherever it comes from, shown as one line instead of a traceback.
+
+    It goes to standard error and, where that has begun, to the log: a daemon's standard error leads nowhere.
+    """
     fallback = sys.__excepthook__
 
     def show(kind: type[BaseException], error: BaseException, trace: Any) -> None:
         if isinstance(error, ConfigurationError):
+            _log.error("{command}: {error}", command=command, error=error)
             print(f"{command}: {error}", file=sys.__stderr__)
         else:
             fallback(kind, error, trace)

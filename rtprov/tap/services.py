@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import random
 import secrets
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from treq.client import HTTPClient
-from twisted.application.service import MultiService, Service
+from twisted.application.service import IService, MultiService, Service
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.endpoints import wrapServerTLS
-from twisted.internet.interfaces import IListeningPort, IReactorTCP, IReactorTime, IStreamClientEndpoint, IStreamServerEndpoint
+from twisted.internet.interfaces import IListeningPort, IReactorFromThreads, IReactorTime, IStreamClientEndpoint, IStreamServerEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.client import Agent, HTTPConnectionPool, _HTTP11ClientFactory
@@ -24,7 +25,7 @@ from rtprov.certs import SEAL_KEY, ensure_seal_key
 from rtprov.errors import ConfigurationError
 from rtprov.http import JsonSite
 from rtprov.seal import FernetSealer, load_keys
-from rtprov.tap.assembly import Surroundings
+from rtprov.tap.assembly import Surroundings, WorkerService
 from rtprov.tls import VerifiedHTTPS, read_file, server_options
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 log = Logger(namespace="rtprov")
 clock = cast("IReactorTime", reactor)
-tcp = cast("IReactorTCP", reactor)
+threads = cast("IReactorFromThreads", reactor)
 
 _HTTP11ClientFactory.noisy = False  # or each connection to A costs two lines of log; there is no public way to say so
 
@@ -110,6 +111,28 @@ class InOrder(MultiService):
     async def _stop(self) -> None:
         for each in reversed(list(self)):
             await maybeDeferred(each.stopService)
+
+
+class Command(InOrder):
+    """All that a command runs. The first SIGTERM or SIGINT stops it, a second one cuts short what the first one waits for."""
+
+    def __init__(self, *services: IService) -> None:
+        super().__init__()
+        for each in services:
+            each.setServiceParent(self)
+
+    def stopService(self) -> Deferred[None]:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            # Twisted's own handler would only complain that the reactor is stopping already.
+            signal.signal(number, lambda *_: threads.callFromThread(self.hurry))
+        return super().stopService()
+
+    def hurry(self) -> None:
+        """Drain no longer."""
+        log.warn("told to stop again: nothing is waited for any longer")
+        for each in self:
+            if isinstance(each, WorkerService):
+                each.hurry()
 
 
 def https(what: str, where: tuple[str, Any], resource: IResource, options: CertificateOptions) -> Listening:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from twisted.application.service import IService
 
@@ -11,7 +11,7 @@ from rtprov.errors import ConfigurationError
 from rtprov.scenario import Rule, load_scenario
 from rtprov.stub import Stub
 from rtprov.tap import options as opt
-from rtprov.tap.services import certificate_options, clock, https
+from rtprov.tap.services import Command, certificate_options, clock, https
 from rtprov.tls import read_file
 
 
@@ -48,4 +48,5 @@ def make_stub(options: dict[str, Any], delay: str) -> Stub:
 
 def makeService(options: Options) -> IService:
     stub = make_stub(options, "delay")
-    return https("service A (stub)", options["listen"], stub.resource(), certificate_options(options, "stub"))
+    listening = https("service A (stub)", options["listen"], stub.resource(), certificate_options(options, "stub"))
+    return cast("IService", Command(listening))

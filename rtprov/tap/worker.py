@@ -13,7 +13,7 @@ from rtprov.equipment import HttpEquipment
 from rtprov.errors import ConfigurationError
 from rtprov.tap import options as opt
 from rtprov.tap.assembly import Surroundings, WorkerService, WorkerSettings
-from rtprov.tap.services import ca_file, https_client, identity_files, sealer, surroundings
+from rtprov.tap.services import Command, ca_file, https_client, identity_files, sealer, surroundings
 from rtprov.tls import VerifiedHTTPS, read_file
 
 
@@ -64,4 +64,5 @@ def makeService(options: Options) -> IService:
     endpoint = client_endpoint(reactor, url, read_file(ca_file(options), "CA") if url.tls else None)
     count = options["shards"]
     shards = [Shard(index, count) for index in sorted(set(options["shard"])) or range(count)]
-    return cast("IService", make_worker(options, surroundings(endpoint, url), options["equipment-url"], shards))
+    worker = make_worker(options, surroundings(endpoint, url), options["equipment-url"], shards)
+    return cast("IService", Command(worker))

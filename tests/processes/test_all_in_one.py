@@ -60,3 +60,13 @@ class AllInOne(ProcessTestCase):
         await process.logged("call 1: HANG123456")
         await self.stop(process)
         self.assertIn("cutting calls short", process.log)
+
+    async def test_told_twice(self) -> None:
+        """A second signal cuts short what the first one waits for."""
+        process, client = await self.start("--stub-delay", "0", "--drain", "60")
+        await client.accepted("HANG123456")
+        await process.logged("call 1: HANG123456")
+        process.signal("TERM")
+        await process.logged("draining 1 call")
+        await self.stop(process)
+        self.assertIn("told to stop again", process.log)

@@ -72,4 +72,6 @@ class Mistakes(ProcessTestCase):
                 (self.twistd("rtprov", "--broker-port", "0", "--stub-port", "0", "--port", port), r"rtprov: service B \(front end\)"),
             )
             for process, start in taken:
-                await self.assert_refused(process, f"{start} cannot listen on {where}: Address already in use")
+                line = f"{start} cannot listen on {where}: Address already in use"
+                await self.assert_refused(process, line)
+                self.assertRegex(process.log, line)  # where an operator of a daemon looks
