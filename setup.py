@@ -39,6 +39,7 @@ setup(
             "coverage[toml]>=7,<8",
             "hypothesis>=6,<7",
             "pika>=1.3,<2",
+            "setuptools>=70.1",
         ],
     },
     classifiers=[

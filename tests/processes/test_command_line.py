@@ -69,7 +69,10 @@ class Mistakes(ProcessTestCase):
             taken = (
                 (self.twistd("rtprov-broker", "--listen", where), "rtprov-broker: the AMQP broker"),
                 (self.twistd("rtprov-stub", "--listen", where), r"rtprov-stub: service A \(stub\)"),
-                (self.twistd("rtprov", "--broker-port", "0", "--stub-port", "0", "--port", port), r"rtprov: service B \(front end\)"),
+                (
+                    self.twistd("rtprov", "--state", "other", "--broker-port", "0", "--stub-port", "0", "--port", port),
+                    r"rtprov: service B \(front end\)",
+                ),
             )
             for process, start in taken:
                 line = f"{start} cannot listen on {where}: Address already in use"
