@@ -259,7 +259,7 @@ class JsonChannel(HTTPChannel):
 
     def resetTimeout(self) -> None:
         """Called with every piece that arrives. Only a request's first piece counts, or it could trickle in for days."""
-        if self.timeOut is not None and not self._arriving:
+        if not self._arriving:
             self._arriving = True
             super().resetTimeout()
 
@@ -273,7 +273,7 @@ class JsonChannel(HTTPChannel):
         """Close once all is written; cut off a client that does not let it happen: TLS waits for its farewell too."""
         if self._cut is None:
             self._cut = self.callLater(CLOSE_TIMEOUT_S, cast("Any", self.transport).abortConnection)
-        super().loseConnection()
+            super().loseConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if self._cut is not None and self._cut.active():

@@ -1,13 +1,11 @@
-"""The HTTP edge: how requests are cut out of bytes, what ends a connection, and that every refusal is JSON."""
+"""The HTTP edge: how requests are cut out of bytes, within which limits, and that every refusal is JSON."""
 
 from __future__ import annotations
 
-from twisted.web.resource import Resource
-
-from rtprov.http import CLOSE_TIMEOUT_S, IDLE_TIMEOUT_S, MAX_BODY_BYTES, MAX_DISCARDED_BYTES, JsonSite
+from rtprov.http import MAX_BODY_BYTES, MAX_DISCARDED_BYTES
 from rtprov.model import State
 from tests.web.front import BODY, GET_PATH, NO_ROUTE, NOT_HTTP, POST_PATH, FrontendTestCase
-from tests.web.raw import RawClient, WebTestCase, chunked, request
+from tests.web.raw import RawClient, chunked, request
 
 TOO_LARGE = f"The body is too large: at most {MAX_BODY_BYTES} bytes are taken"
 HEAD_TOO_LARGE = "The request's head is too large: at most 16384 bytes and 500 fields are taken"
@@ -203,6 +201,8 @@ class Limits(HttpTestCase):
         chunks = request("POST", POST_PATH, None, CHUNKED) + chunked(*[b"x" * 60_000] * 20)
         self.assertRefusedAndClosed(chunks, 413, TOO_LARGE)
         self.assertRefusedAndClosed(chunks + request("POST", POST_PATH, BODY), 413, TOO_LARGE)
+        self.assertRefusedAndClosed(chunks.replace(POST_PATH.encode(), GET_PATH.encode()).replace(b"POST", b"GET", 1), 413, TOO_LARGE)
+        self.assertEqual(self.statuses.asked, [])
 
     def test_a_length_beyond_all_measure(self) -> None:
         """A Content-Length of thousands of digits is too large a body, and no error of ours."""
@@ -227,104 +227,6 @@ class Limits(HttpTestCase):
         """A large head within the limits is served."""
         self.assertAccepted(self.ask("POST", POST_PATH, BODY, ["X: " + "x" * 15_000]))
         self.assertAccepted(self.ask("POST", POST_PATH, BODY, [f"X{number}: x" for number in range(400)]))
-
-
-class Times(HttpTestCase):
-    """No client can hold a connection for ever."""
-
-    def test_idle(self) -> None:
-        """A connection on which nothing comes is closed without a word, from its beginning or after an answer."""
-        fresh, used = self.connect(), self.connect()
-        used.send(request("GET", "/"))
-        used.received.clear()
-        self.network.advance(IDLE_TIMEOUT_S - 1)
-        self.assertEqual((fresh.lost, used.lost), (False, False))
-        self.network.advance(2)
-        self.assertEqual((fresh.lost, used.lost), (True, True))
-        self.assertEqual((fresh.received, used.received), (b"", b""))
-
-    def test_trickle(self) -> None:
-        """A request that has not arrived as a whole in time is a 408, however steadily its bytes come, in head or body."""
-        data = request("POST", POST_PATH, BODY, ["X: " + "x" * 200])
-        for start in (0, data.index(BODY) - 30):
-            client = self.connect()
-            client.send(data[:start])
-            for byte in data[start : start + 59]:
-                client.send(bytes([byte]))
-                self.network.advance(1)
-            self.assertFalse(client.lost)
-            self.network.advance(2)
-            self.assertClosed(client, 408, f"The request did not arrive within {IDLE_TIMEOUT_S} s")
-
-    def test_time_begins_with_the_request(self) -> None:
-        """A request on a connection that was idle has its whole time, and so has the next one."""
-        client = self.connect()
-        for _ in range(3):
-            self.network.advance(IDLE_TIMEOUT_S - 1)
-            data = request("POST", POST_PATH, BODY)
-            client.send(data[:50])
-            self.network.advance(IDLE_TIMEOUT_S - 1)
-            client.send(data[50:])
-        self.assertEqual([answer.status for answer in client.answers()], [200] * 3)
-
-    def test_others_are_served(self) -> None:
-        """While one request is unfinished, others are served."""
-        slow = self.connect()
-        data = request("POST", POST_PATH, BODY)
-        slow.send(data[:-1])
-        self.assertAccepted(self.post())
-        self.assertEqual(len(self.tasks.submitted), 1)
-        slow.send(data[-1:])
-        self.assertEqual(len(self.tasks.submitted), 2)
-
-    def test_gone_before_its_request_is_whole(self) -> None:
-        """A client that hangs up within its request leaves nothing."""
-        for size in (0, 1, 30, 120, -1):
-            client = self.connect()
-            client.send(request("POST", POST_PATH, BODY)[:size])
-            client.hang_up()
-        self.assertEqual(self.tasks.submitted, [])
-
-    def test_a_client_that_does_not_let_go(self) -> None:
-        """Where a connection does not close as it is told to (TLS waits for the client's farewell), it is cut."""
-        for data in (b"nonsense\r\n\r\n", request("GET", "/", None, ["Connection: close"]), b"", b"G"):
-            client = self.connect()
-            client.stop_reading()
-            client.send(data)
-            self.network.advance(CLOSE_TIMEOUT_S - 1 if len(data) > 1 else IDLE_TIMEOUT_S)
-            client.send(b"GET / HTTP/1.1\r\n")
-            self.assertFalse(client.lost)
-            self.network.advance(CLOSE_TIMEOUT_S)
-            self.assertTrue(client.lost)
-
-    def test_connection_lost_before_it_is_cut(self) -> None:
-        """When a closed connection ends by itself, nothing is left on the clock."""
-        client = self.connect()
-        client.send(b"nonsense\r\n\r\n")
-        self.assertTrue(client.lost)
-        self.assertEqual(self.clock.getDelayedCalls(), [])
-
-
-class LastResort(WebTestCase):
-    def test_a_resource_that_breaks(self) -> None:
-        """What breaks outside of any handler is logged once, and a plain 500."""
-
-        class Broken(Resource):
-            isLeaf = True
-
-            def render(self, request: object) -> bytes:
-                raise KeyError("internals")
-
-        self.serve(Broken())
-        for _ in range(2):
-            answer = self.ask("GET", "/")
-            self.assertError(answer, 500, "Internal server error")
-            self.assertNotIn(b"internals", answer.body)
-            self.assertEqual(len(self.flushLoggedErrors(KeyError)), 1)
-
-    def test_http_2_is_not_offered(self) -> None:
-        """TLS negotiates HTTP/1.1 and nothing else."""
-        self.assertEqual(JsonSite(Resource(), reactor=self.reactor).acceptableProtocols(), [b"http/1.1"])
 
 
 class FramingInPieces(Framing):
