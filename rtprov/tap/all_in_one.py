@@ -14,7 +14,8 @@ from rtprov.certs import make_development_set
 from rtprov.tap import options as opt
 from rtprov.tap.assembly import FrontendService
 from rtprov.tap.broker import BrokerService
-from rtprov.tap.services import Command, Listening, certificate_options, first_steps, https, log, sealer, surroundings
+from rtprov.tap.listening import Listening, front_end, https, log
+from rtprov.tap.services import Command, certificate_options, first_steps, sealer, surroundings
 from rtprov.tap.stub import make_stub
 from rtprov.tap.worker import make_worker
 
@@ -74,17 +75,18 @@ class _Everything(Command):
         equipment_url = options["equipment-url"]
         if self._stub is not None:
             equipment_url = f"https://localhost:{self._stub.port_number}"
-        make_worker(options, around, equipment_url, [Shard(0, 1)]).setServiceParent(self)
+        self._worker = make_worker(options, around, equipment_url, [Shard(0, 1)])
+        self._worker.setServiceParent(self)
         self._front = front = FrontendService(around, sealer=self._sealer, shards=1, running_status=options["running-status"])
         front.setServiceParent(self)
         where = opt.server_endpoint(LOOPBACK.format(options["port"]))
-        self._listening = https("service B (front end)", where, front.frontend.resource(), self._certificate)
+        self._listening = front_end(where, front.frontend.resource(), self._certificate)
         self._listening.setServiceParent(self)
         self._listening.privilegedStartService()
 
     def startService(self) -> None:
         super().startService()
-        first_steps(self._front.connection, self._listening, self._options["certs"] / "ca.pem")
+        first_steps([self._front.connection, self._worker.connection], self._listening, self._options)
 
 
 def makeService(options: Options) -> IService:

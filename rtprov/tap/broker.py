@@ -16,7 +16,8 @@ from twisted.python.threadpool import ThreadPool
 from rtprov.broker.server import BrokerFactory, make_broker
 from rtprov.broker.sqlite import SqliteStorage
 from rtprov.tap import options as opt
-from rtprov.tap.services import Closing, Command, InOrder, Listening, clock, log
+from rtprov.tap.listening import Listening, clock, log
+from rtprov.tap.services import Closing, Command, InOrder
 
 CLOSE_DEADLINE_S = 10.0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import cast
 
 from twisted.application.service import IService
@@ -11,7 +10,8 @@ from twisted.internet import reactor
 from rtprov.amqp.url import BrokerUrl, client_endpoint
 from rtprov.tap import options as opt
 from rtprov.tap.assembly import FrontendService
-from rtprov.tap.services import Command, ca_file, certificate_options, first_steps, https, sealer, surroundings
+from rtprov.tap.listening import front_end
+from rtprov.tap.services import Command, ca_file, certificate_options, first_steps, sealer, surroundings
 from rtprov.tls import read_file
 
 
@@ -42,13 +42,13 @@ class _FrontendCommand(Command):
         )
         service.setServiceParent(self)
         certificate = certificate_options(options, "frontend")
-        self._listening = https("service B (front end)", options["listen"], service.frontend.resource(), certificate)
+        self._listening = front_end(options["listen"], service.frontend.resource(), certificate)
         self._listening.setServiceParent(self)
-        self._ca: Path = options["ca"] or options["certs"] / "ca.pem"
+        self._options = options
 
     def startService(self) -> None:
         super().startService()
-        first_steps(self._service.connection, self._listening, self._ca)
+        first_steps([self._service.connection], self._listening, self._options)
 
 
 def makeService(options: Options) -> IService:

@@ -1,93 +1,42 @@
-"""Twisted services that the commands are made of: listening, stopping in order, and what a newcomer reads in the log."""
+"""What the commands are made of: stopping in order, the files that options name, clients, and what a newcomer reads in the log."""
 
 from __future__ import annotations
 
 import random
 import secrets
+import shlex
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from treq.client import HTTPClient
 from twisted.application.service import IService, MultiService, Service
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred, maybeDeferred, succeed
-from twisted.internet.endpoints import wrapServerTLS
-from twisted.internet.interfaces import IListeningPort, IReactorFromThreads, IReactorTime, IStreamClientEndpoint, IStreamServerEndpoint
-from twisted.logger import Logger
-from twisted.python.failure import Failure
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
+from twisted.internet.interfaces import IReactorFromThreads, IStreamClientEndpoint
 from twisted.web.client import Agent, HTTPConnectionPool, _HTTP11ClientFactory
 
 from rtprov.amqp.url import BrokerUrl
 from rtprov.certs import SEAL_KEY, ensure_seal_key
 from rtprov.errors import ConfigurationError
-from rtprov.http import JsonSite
 from rtprov.seal import FernetSealer, load_keys
 from rtprov.tap.assembly import Surroundings, WorkerService
+from rtprov.tap.listening import Listening, clock, log
 from rtprov.tls import VerifiedHTTPS, read_file, server_options
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IProtocolFactory
     from twisted.internet.ssl import CertificateOptions
-    from twisted.web.resource import IResource
 
     from rtprov.amqp.connection import BrokerConnection
 
-log = Logger(namespace="rtprov")
-clock = cast("IReactorTime", reactor)
 threads = cast("IReactorFromThreads", reactor)
 
 _HTTP11ClientFactory.noisy = False  # or each connection to A costs two lines of log; there is no public way to say so
 
 CONNECT_TIMEOUT_S = 10.0
 IDLE_TO_A_S = 60
-
-
-class Listening(Service):
-    """Listens on `endpoint` from the start of the process to its stop. `what` names it in the log, `where` in an error."""
-
-    def __init__(self, what: str, where: str, endpoint: IStreamServerEndpoint, factory: IProtocolFactory) -> None:
-        self._what = what
-        self._where = where
-        self._endpoint = endpoint
-        self._factory = factory
-        self.port: IListeningPort | None = None
-
-    def privilegedStartService(self) -> None:
-        """Raises `ConfigurationError` where the port cannot be had."""
-        super().privilegedStartService()
-        failures: list[Failure] = []
-        self._endpoint.listen(self._factory).addCallbacks(self._on_port, failures.append)
-        if failures:
-            error = getattr(failures[0].value, "socketError", failures[0].value)
-            raise ConfigurationError(f"{self._what} cannot listen on {self._where}: {getattr(error, 'strerror', None) or error}")
-
-    def _on_port(self, port: IListeningPort) -> None:
-        self.port = port
-
-    def startService(self) -> None:
-        super().startService()
-        log.info("{what} listens on {address}", what=self._what, address=self.address)
-
-    @property
-    def address(self) -> str:
-        """``host:port``, or whatever else the endpoint listens on."""
-        host: Any = self.port.getHost() if self.port is not None else None
-        if hasattr(host, "port"):
-            return f"[{host.host}]:{host.port}" if ":" in host.host else f"{host.host}:{host.port}"
-        return self._where
-
-    @property
-    def port_number(self) -> int:
-        """The TCP port, once it listens."""
-        assert self.port is not None
-        return cast("int", cast("Any", self.port.getHost()).port)
-
-    def stopService(self) -> Deferred[Any]:
-        super().stopService()
-        return succeed(None) if self.port is None else maybeDeferred(self.port.stopListening)
 
 
 class Closing(Service):
@@ -133,12 +82,6 @@ class Command(InOrder):
         for each in self:
             if isinstance(each, WorkerService):
                 each.hurry()
-
-
-def https(what: str, where: tuple[str, Any], resource: IResource, options: CertificateOptions) -> Listening:
-    """Serve a resource over HTTPS."""
-    text, endpoint = where
-    return Listening(what, text, wrapServerTLS(options, endpoint, clock), JsonSite(resource, reactor=clock))
 
 
 def certificate_options(options: dict[str, Any], role: str) -> CertificateOptions:
@@ -203,17 +146,20 @@ def https_client(policy: VerifiedHTTPS, concurrency: int) -> HTTPClient:
     return HTTPClient(Agent(reactor, contextFactory=policy, connectTimeout=CONNECT_TIMEOUT_S, pool=pool))
 
 
-def first_steps(connection: BrokerConnection, listening: Listening, ca: Path) -> None:
-    """The banner, once the front end is connected to its broker: the line to try first."""
-    connection.when_connected().addCallback(lambda _: _show_first_steps(listening.address, ca))
+def first_steps(connections: Sequence[BrokerConnection], listening: Listening, options: dict[str, Any]) -> None:
+    """The banner, once all are connected to their broker: the line to try first."""
+    connected = gatherResults([connection.when_connected() for connection in connections])
+    connected.addCallback(lambda _: _show_first_steps(listening, options))
 
 
-def _show_first_steps(address: str, ca: Path) -> None:
-    port = address.rpartition(":")[2]
-    body = '{"timeoutInSeconds": 14, "parameters": [{"vlan": 534}]}'
+def _show_first_steps(listening: Listening, options: dict[str, Any]) -> None:
+    if options.get("client-ca") is not None:
+        log.info("ready")  # whoever has one of those certificates needs no first steps
+        return
+    ca: Path = options["certs"] / "ca.pem"
     log.info(
-        "ready; try: curl --cacert {ca} -H 'Content-Type: application/json' -d '{body}' https://localhost:{port}/api/v1/equipment/cpe/ABC123456",
-        ca=str(ca),
-        body=body,
-        port=port,
+        "ready; try: curl {trust}-H 'Content-Type: application/json' -d '{body}' https://localhost:{port}/api/v1/equipment/cpe/ABC123456",
+        trust=f"--cacert {shlex.quote(str(ca))} " if ca.exists() else "",
+        body='{"timeoutInSeconds": 14, "parameters": [{"vlan": 534}]}',
+        port=listening.address.rpartition(":")[2],
     )

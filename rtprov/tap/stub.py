@@ -11,7 +11,8 @@ from rtprov.errors import ConfigurationError
 from rtprov.scenario import Rule, load_scenario
 from rtprov.stub import Stub
 from rtprov.tap import options as opt
-from rtprov.tap.services import Command, certificate_options, clock, https
+from rtprov.tap.listening import clock, https
+from rtprov.tap.services import Command, certificate_options
 from rtprov.tls import read_file
 
 

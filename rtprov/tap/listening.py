@@ -1,0 +1,139 @@
+"""Services that listen, from the start of the process to its stop."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, cast
+
+from twisted.application.service import Service
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, TimeoutError, maybeDeferred, succeed
+from twisted.internet.endpoints import wrapServerTLS
+from twisted.internet.interfaces import IListeningPort, IReactorTime, IStreamServerEndpoint
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from rtprov.errors import ConfigurationError
+from rtprov.http import JsonSite
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IProtocolFactory
+    from twisted.internet.ssl import CertificateOptions
+    from twisted.web.resource import IResource
+    from twisted.web.server import Request
+
+log = Logger(namespace="rtprov")
+clock = cast("IReactorTime", reactor)
+
+ANSWERED_WITHIN_S = 5.0
+FLUSH_S = 0.1  # for the last answer's bytes to leave the process
+
+
+class Listening(Service):
+    """Listens on `endpoint` from the start of the process to its stop. `what` names it in the log, `where` in an error."""
+
+    def __init__(self, what: str, where: str, endpoint: IStreamServerEndpoint, factory: IProtocolFactory) -> None:
+        self._what = what
+        self._where = where
+        self._endpoint = endpoint
+        self._factory = factory
+        self.port: IListeningPort | None = None
+
+    def privilegedStartService(self) -> None:
+        """Raises `ConfigurationError` where the port cannot be had."""
+        super().privilegedStartService()
+        failures: list[Failure] = []
+        self._endpoint.listen(self._factory).addCallbacks(self._on_port, failures.append)
+        if failures:
+            error = getattr(failures[0].value, "socketError", failures[0].value)
+            raise ConfigurationError(f"{self._what} cannot listen on {self._where}: {getattr(error, 'strerror', None) or error}")
+
+    def _on_port(self, port: IListeningPort) -> None:
+        self.port = port
+
+    def startService(self) -> None:
+        super().startService()
+        log.info("{what} listens on {address}", what=self._what, address=self.address)
+
+    @property
+    def address(self) -> str:
+        """``host:port``, or whatever else the endpoint listens on."""
+        host: Any = self.port.getHost() if self.port is not None else None
+        if hasattr(host, "port"):
+            return f"[{host.host}]:{host.port}" if ":" in host.host else f"{host.host}:{host.port}"
+        return self._where
+
+    @property
+    def port_number(self) -> int:
+        """The TCP port, once it listens."""
+        assert self.port is not None
+        return cast("int", cast("Any", self.port.getHost()).port)
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()
+        stopping: Deferred[Any] = succeed(None) if self.port is None else maybeDeferred(self.port.stopListening)
+        return stopping
+
+
+class Answering(Listening):
+    """Serves HTTP, and when it is stopped waits for the requests under way: a POST is never left without its answer.
+
+    They get 5 s, in which a front end answers whatever happens.
+    """
+
+    def __init__(self, what: str, where: str, endpoint: IStreamServerEndpoint, site: CountingSite, clock: IReactorTime) -> None:
+        super().__init__(what, where, endpoint, site)
+        self._site = site
+        self._clock = clock
+
+    def stopService(self) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._stop(super().stopService()))
+
+    async def _stop(self, closed: Deferred[None]) -> None:
+        await closed
+        if self._site.under_way:
+            with suppress(TimeoutError):
+                await self._site.when_idle().addTimeout(ANSWERED_WITHIN_S, self._clock)
+            await deferLater(self._clock, FLUSH_S)
+
+
+class CountingSite(JsonSite):
+    """Knows how many requests are `under_way`."""
+
+    def __init__(self, resource: IResource, *, reactor: IReactorTime) -> None:
+        super().__init__(resource, reactor=reactor)
+        self.under_way = 0
+        self._waiting: list[Deferred[None]] = []
+
+    def when_idle(self) -> Deferred[None]:
+        """Fire once no request is under way any longer."""
+        idle: Deferred[None] = Deferred()
+        self._waiting.append(idle)
+        return idle
+
+    def getResourceFor(self, request: Request) -> IResource:
+        self.under_way += 1
+        request.notifyFinish().addBoth(self._on_end)
+        return cast("IResource", super().getResourceFor(request))
+
+    def _on_end(self, _: object) -> None:
+        self.under_way -= 1
+        if not self.under_way:
+            waiting, self._waiting = self._waiting, []
+            for idle in waiting:
+                if not idle.called:
+                    idle.callback(None)
+
+
+def https(what: str, where: tuple[str, Any], resource: IResource, options: CertificateOptions) -> Listening:
+    """Serve a resource over HTTPS; stopping does not wait for the requests under way."""
+    text, endpoint = where
+    return Listening(what, text, wrapServerTLS(options, endpoint, clock), JsonSite(resource, reactor=clock))
+
+
+def front_end(where: tuple[str, Any], resource: IResource, options: CertificateOptions) -> Answering:
+    """Serve the front end's resource over HTTPS."""
+    text, endpoint = where
+    site = CountingSite(resource, reactor=clock)
+    return Answering("service B (front end)", text, wrapServerTLS(options, endpoint, clock), site, clock)

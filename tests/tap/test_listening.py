@@ -1,0 +1,154 @@
+"""Listening: addresses, ports that cannot be had, and answers that a stop waits for."""
+
+from __future__ import annotations
+
+import socket
+
+from twisted.internet.address import IPv6Address, UNIXAddress
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ServerEndpoint
+from twisted.internet.interfaces import IAddress
+from twisted.internet.protocol import Factory
+from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactor
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.iweb import IRequest
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
+
+from rtprov.errors import ConfigurationError
+from rtprov.tap.listening import ANSWERED_WITHIN_S, FLUSH_S, Answering, CountingSite, Listening
+from tests.memory import MemoryNetwork, http_client
+
+
+class Port:
+    """A port on some address."""
+
+    def __init__(self, host: IAddress) -> None:
+        self._host = host
+
+    def getHost(self) -> IAddress:
+        return self._host
+
+
+class ListeningTests(SynchronousTestCase):
+    def listening(self, reactor: MemoryReactor) -> Listening:
+        return Listening("the broker", "tcp:5673", TCP4ServerEndpoint(reactor, 5673), Factory())
+
+    def test_address(self) -> None:
+        """The log gets host and port, an IPv6 address in brackets; for what has no port, the description that was given."""
+        listening = self.listening(MemoryReactor())
+        self.assertEqual(listening.address, "tcp:5673")
+        listening.privilegedStartService()
+        self.assertEqual((listening.address, listening.port_number), ("0.0.0.0:5673", 5673))
+        for host, address in ((IPv6Address("TCP", "::1", 5673), "[::1]:5673"), (UNIXAddress("socket"), "tcp:5673")):
+            listening.port = Port(host)  # type: ignore[assignment] # no more than that is used
+            self.assertEqual(listening.address, address)
+
+    def test_cannot_listen(self) -> None:
+        """A port that cannot be had is one line with what, where and why."""
+        from twisted.internet import reactor
+
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            port = other.getsockname()[1]
+            listening = Listening("the broker", "tcp:x", TCP4ServerEndpoint(reactor, port, interface="127.0.0.1"), Factory())
+            error = self.assertRaises(ConfigurationError, listening.privilegedStartService)
+        self.assertEqual(str(error), "the broker cannot listen on tcp:x: Address already in use")
+        self.successResultOf(listening.stopService())
+
+    def test_no_such_port(self) -> None:
+        """A port that is no port is one line too."""
+        from twisted.internet import reactor
+
+        listening = Listening("the broker", "tcp:70000", TCP4ServerEndpoint(reactor, 70000, interface="127.0.0.1"), Factory())
+        error = self.assertRaises(ConfigurationError, listening.privilegedStartService)
+        self.assertIn("the broker cannot listen on tcp:70000: ", str(error))
+        self.assertNotIn("\n", str(error))
+
+
+class Slow(Resource):
+    """Answers when the test says so."""
+
+    isLeaf = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.requests: list[IRequest] = []
+
+    def render(self, request: IRequest) -> int:
+        self.requests.append(request)
+        return NOT_DONE_YET
+
+    def answer(self) -> None:
+        request = self.requests.pop(0)
+        request.write(b"done")
+        request.finish()
+
+
+class AnsweringTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.network = MemoryNetwork(self.clock)
+        self.resource = Slow()
+        site = CountingSite(self.resource, reactor=self.clock)
+        self.service = Answering("service B", "b", self.network.listen("b"), site, self.clock)
+        self.service.privilegedStartService()
+        self.service.startService()
+        self.client = http_client(self.network)
+
+    def request(self) -> Deferred[bytes]:
+        """Begin a request; fires with the answer's body."""
+
+        async def request() -> bytes:
+            response = await self.client.get("http://b/")
+            return await response.content()
+
+        requested = Deferred.fromCoroutine(request())
+        self.network.settle()
+        return requested
+
+    def test_nothing_under_way(self) -> None:
+        """With no request under way a stop is done at once, whatever connections are open."""
+        requested = self.request()
+        self.resource.answer()
+        self.network.settle()
+        self.assertEqual(self.successResultOf(requested), b"done")
+        self.successResultOf(self.service.stopService())
+
+    def test_answered(self) -> None:
+        """A stop takes no new connection, and waits for every answer and until its bytes are gone."""
+        first, second = self.request(), self.request()
+        stopped = self.service.stopService()
+        refused = self.request()
+        self.failureResultOf(refused)
+        self.resource.answer()
+        self.network.advance(1)
+        self.assertEqual(self.successResultOf(first), b"done")
+        self.assertNoResult(stopped)
+        self.resource.answer()
+        self.network.settle()
+        self.assertEqual(self.successResultOf(second), b"done")
+        self.assertNoResult(stopped)
+        self.network.advance(FLUSH_S)
+        self.successResultOf(stopped)
+
+    def test_hung_up(self) -> None:
+        """A client that has gone is not waited for."""
+        requested = self.request()
+        stopped = self.service.stopService()
+        self.network.cut("b")
+        self.network.advance(FLUSH_S)
+        self.failureResultOf(requested)
+        self.successResultOf(stopped)
+
+    def test_no_answer(self) -> None:
+        """A stop does not wait for ever, and an answer after all does no harm."""
+        requested = self.request()
+        stopped = self.service.stopService()
+        self.network.advance(ANSWERED_WITHIN_S)
+        self.assertNoResult(stopped)
+        self.network.advance(FLUSH_S)
+        self.successResultOf(stopped)
+        self.resource.answer()
+        self.network.settle()
+        self.assertEqual(self.successResultOf(requested), b"done")

@@ -1,0 +1,205 @@
+"""What the commands are made of: order, files, the sealing key, the banner; and that every command can be made."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, cast
+
+import attrs
+from twisted.application.service import IService, Service
+from twisted.internet.defer import Deferred, succeed
+from twisted.python.reflect import namedAny
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from rtprov.certs import SEAL_KEY, make_development_set
+from rtprov.errors import ConfigurationError
+from rtprov.seal import new_key
+from rtprov.tap.services import Closing, Command, InOrder, ca_file, certificate_options, first_steps, identity_files, sealer
+from tests.tap.test_options import MODULES
+
+
+class Slow(Service):
+    """Writes down when it starts and stops; its stop ends when the test says so."""
+
+    def __init__(self, name: str, diary: list[str]) -> None:
+        self._word, self._diary = name, diary
+        self.stopped: Deferred[None] = Deferred()
+
+    def startService(self) -> None:
+        super().startService()
+        self._diary.append(f"start {self._word}")
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()
+        self._diary.append(f"stop {self._word}")
+        return self.stopped
+
+
+class Order(SynchronousTestCase):
+    def test_order(self) -> None:
+        """Services start in order, and stop one after the other in the reverse one."""
+        diary: list[str] = []
+        a, b = Slow("a", diary), Slow("b", diary)
+        services = InOrder()
+        for each in (a, b):
+            each.setServiceParent(services)
+        services.startService()
+        stopped = services.stopService()
+        self.assertEqual(diary, ["start a", "start b", "stop b"])
+        b.stopped.callback(None)
+        self.assertEqual(diary, ["start a", "start b", "stop b", "stop a"])
+        self.assertNoResult(stopped)
+        a.stopped.callback(None)
+        self.successResultOf(stopped)
+        self.assertFalse(services.running)
+
+    def test_closing(self) -> None:
+        """Something is closed with the others, when its turn comes."""
+        closed: list[str] = []
+        self.successResultOf(Closing(lambda: closed.append("closed")).stopService())
+        self.assertEqual(closed, ["closed"])
+
+
+class FilesTestCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.certs = Path(folder.name) / "certs"
+        self.options: dict[str, Any] = {"certs": self.certs}
+
+    def assert_refused(self, text: str, call: Any, *arguments: Any) -> None:
+        self.assertEqual(str(self.assertRaises(ConfigurationError, call, *arguments)), text)
+
+
+class Files(FilesTestCase):
+    def test_from_the_folder(self) -> None:
+        """Without single files, those of the folder are taken."""
+        make_development_set(self.certs)
+        self.assertEqual(identity_files(self.options, "stub"), (self.certs / "stub.pem", self.certs / "stub.key"))
+        self.assertEqual(ca_file(self.options), self.certs / "ca.pem")
+        certificate_options(self.options, "stub")
+
+    def test_single_files(self) -> None:
+        """Single files go before those of the folder, which need not be there."""
+        files = {"certificate": Path("/a.pem"), "private-key": Path("/a.key"), "ca": Path("/ca.pem")}
+        self.assertEqual(identity_files(self.options | files, "stub"), (Path("/a.pem"), Path("/a.key")))
+        self.assertEqual(ca_file(self.options | files), Path("/ca.pem"))
+
+    def test_missing(self) -> None:
+        """What the folder lacks is named, with the command that makes a set."""
+        advice = f"is missing; python -m rtprov.certs {self.certs} makes a set for development"
+        self.assert_refused(f"{self.certs / 'stub.pem'} {advice}", identity_files, self.options, "stub")
+        self.assert_refused(f"{self.certs / 'ca.pem'} {advice}", ca_file, self.options)
+
+    def test_missing_single_file(self) -> None:
+        """A single file that is missing is named, and no set is offered in its place."""
+        make_development_set(self.certs)
+        files = {"private-key": self.certs.parent / "a.key"}
+        text = f"{files['private-key']}: cannot read the private key: No such file or directory"
+        self.assert_refused(text, certificate_options, self.options | files, "stub")
+
+    def test_key_of_another(self) -> None:
+        """A private key that belongs to another certificate is named."""
+        make_development_set(self.certs)
+        files = {"private-key": self.certs / "frontend.key"}
+        text = f"{self.certs / 'frontend.key'}: is not the PEM private key for {self.certs / 'stub.pem'}"
+        self.assert_refused(text, certificate_options, self.options | files, "stub")
+
+
+class SealingKey(FilesTestCase):
+    def test_made(self) -> None:
+        """A sealing key is made where there is none; from then on it is the same one."""
+        sealed = sealer(self.options).seal(b"body")
+        self.assertEqual(sealer(self.options).open(sealed), b"body")
+        self.assertTrue((self.certs / SEAL_KEY).exists())
+
+    def test_elsewhere(self) -> None:
+        """``--seal-keys`` names another file."""
+        file = self.certs.parent / "keys"
+        file.write_text(f"{new_key()}\n{new_key()}\n")
+        sealer(self.options | {"seal-keys": file})
+        self.assertFalse(self.certs.exists())
+
+    def test_wrong(self) -> None:
+        """A file that holds no key is named with the line, and nothing of it is shown."""
+        file = self.certs.parent / "keys"
+        file.write_bytes(b"s3cr3t\xff\n")
+        self.assert_refused(f"{file}: line 1 is not a Fernet key (32 bytes in URL-safe base64)", sealer, self.options | {"seal-keys": file})
+
+
+@attrs.define
+class Ready:
+    """A connection to the broker, and a listening service."""
+
+    address: str = "127.0.0.1:8443"
+    connected: Deferred[None] = attrs.field(factory=Deferred)
+
+    def when_connected(self) -> Deferred[None]:
+        return self.connected
+
+
+class Banner(FilesTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.lines: list[str] = []
+        from rtprov.tap import services
+
+        self.patch(services, "log", self)
+
+    def info(self, text: str, **fields: object) -> None:
+        """Stand in for the log."""
+        self.lines.append(text.format(**fields))
+
+    def show(self, **options: object) -> list[str]:
+        ready = Ready(connected=succeed(None))
+        first_steps(cast("Any", [ready]), cast("Any", ready), self.options | options)
+        return self.lines
+
+    def test_command(self) -> None:
+        """There is a command to paste, which trusts the folder's CA, whatever characters are in its path."""
+        self.options["certs"] = self.certs = self.certs.parent / "our certs"
+        make_development_set(self.certs)
+        (line,) = self.show()
+        self.assertTrue(line.startswith(f"ready; try: curl --cacert '{self.certs}/ca.pem' -H 'Content-Type: application/json' -d '{{"))
+        self.assertTrue(line.endswith("}' https://localhost:8443/api/v1/equipment/cpe/ABC123456"))
+
+    def test_no_ca(self) -> None:
+        """Without a CA in the folder, curl's own have to do."""
+        (line,) = self.show()
+        self.assertTrue(line.startswith("ready; try: curl -H "), line)
+
+    def test_client_certificates(self) -> None:
+        """Where clients need a certificate, no command is shown that would not work."""
+        self.assertEqual(self.show(**{"client-ca": Path("/ca.pem")}), ["ready"])
+
+    def test_all_connected(self) -> None:
+        """Nothing is shown before all connections are there."""
+        one, other = Ready(), Ready()
+        first_steps(cast("Any", [one, other]), cast("Any", one), self.options)
+        one.connected.callback(None)
+        self.assertEqual(self.lines, [])
+        other.connected.callback(None)
+        self.assertEqual(len(self.lines), 1)
+
+
+class Commands(FilesTestCase):
+    def test_made(self) -> None:
+        """Every command makes a service of its defaults, given certificates; nothing is started by that."""
+        self.patch(sys, "excepthook", sys.excepthook)
+        self.patch(os, "environ", {"RTPROV_CERTS": str(self.certs)})
+        make_development_set(self.certs)
+        for module in map(namedAny, MODULES.values()):
+            options = module.Options()
+            options.parseOptions([])
+            service = module.makeService(options)
+            verifyObject(IService, service)
+            self.assertIsInstance(service, Command)
+            self.assertFalse(service.running)
+
+    def test_hurry(self) -> None:
+        """A command without calls to drain can be told to stop twice all the same."""
+        Command(Slow("a", [])).hurry()
