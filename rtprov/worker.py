@@ -15,7 +15,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
-from attrs import define, field
+from attrs import define, evolve, field
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredSemaphore
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
@@ -73,7 +73,7 @@ class _Abandoned(Exception):
 
 @define(eq=False)
 class Job:
-    """One task in this worker."""
+    """One task in this worker. Its sealed body, which may be large, is held once: `task` is without it, `delivery` has it."""
 
     task: Task
     delivery: Delivery
@@ -175,7 +175,7 @@ class ShardWorker:
         if job is not None:
             job.adopt(delivery, self._clock.seconds())
             return
-        job = Job(task, delivery, self._clock.seconds(), delivery.redelivered)
+        job = Job(evolve(task, sealed=""), delivery, self._clock.seconds(), delivery.redelivered)
         self._jobs[task.task_id] = job
         if self._lanes.enter(task.equipment_id, job):
             self._start(job)
@@ -268,7 +268,7 @@ class ShardWorker:
         task = job.task
         if await self._finished_elsewhere(job):
             return None
-        body = self._sealer.open(task.sealed)
+        body = self._sealer.open(decode_task(job.delivery.body).sealed)
         job.attempt = max(job.attempt, self._store.attempts(task.task_id)) + 1
         await self._journal.append(Started(task.task_id, task.equipment_id, self._wall_clock(), job.attempt))
         if await self._finished_elsewhere(job):  # the delivery may have been renewed meanwhile

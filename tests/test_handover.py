@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 from rtprov.errors import EquipmentUnreachable
-from rtprov.model import Finished, Started, State
+from rtprov.model import Finished, Started, State, Task
+from rtprov.wire import encode_task
 from rtprov.worker import RENEW_AFTER_S, RENEW_LOOK_S
+from tests.fakes import FakeDelivery
 from tests.test_worker import EPOCH, WorkerTestCase, task_id
 
 
@@ -92,3 +96,15 @@ class ManyAtOnce(WorkerTestCase):
         self.assertEqual({each.settled for each in bad}, {"ack"})
         self.assertEqual(self.equipment.under_way, [task_id(3001)])
         self.assertIsNone(last.settled)
+
+    def test_a_large_body_is_held_once(self) -> None:
+        """A task that waits or is called holds its sealed body once, in its delivery."""
+        tasks = [Task(task_id(number), "DEVICE1", 14, EPOCH, "sealed:" + "x" * 65536) for number in range(50)]
+        deliveries = [FakeDelivery(encode_task(task)) for task in tasks]
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
+        for delivery in deliveries:
+            self.worker._on_delivery(delivery)
+        held, _ = tracemalloc.get_traced_memory()
+        self.assertEqual((self.worker.held, len(self.equipment.calls)), (50, 1))
+        self.assertLess(held, 50 * 65536 / 4)
