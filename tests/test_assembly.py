@@ -16,7 +16,7 @@ class WorkerServiceTests(SynchronousTestCase):
         self.addCleanup(self.system.stop)
 
     def test_finished_tasks_are_forgotten(self) -> None:
-        """A task that finished longer than the retention ago is unknown, to the store and to a client that no front end remembers."""
+        """A task that finished longer than the retention ago is unknown, to the store and to a front end that has no memory of it."""
         task_id = self.system.accepted("ABC123456")
         self.system.network.advance(11)
         (worker,) = self.system.workers
@@ -80,7 +80,7 @@ class Handover(SynchronousTestCase):
         return self.system.get("ABC123456", task_id).json["code"]
 
     def test_the_old_worker_comes_back(self) -> None:
-        """The standby calls again for what it takes over; both calls agree on one final state, and the next task is called once."""
+        """The standby calls again for what it takes over; both calls come to one final state, and the next task is called once."""
         tasks = [self.system.accepted("ABC123456") for _ in range(2)]
         self.system.start_worker()
         self.system.network.advance(10)

@@ -84,6 +84,51 @@ class JudgedAgain(WorkerTestCase):
         self.assertEqual((self.equipment.calls, self.worker.held), ([], 0))
 
 
+class DrainingWithoutBroker(WorkerTestCase):
+    """A worker that is stopped while the broker is away."""
+
+    def test_an_outcome_that_waits(self) -> None:
+        """Drain waits for the broker to take the outcome of a call that has ended; the task is done then."""
+        delivery = self.deliver(1)
+        self.journal.up = False
+        self.equipment.calls[0].end()
+        drained = self.drain()
+        self.clock.advance(100.0)
+        self.assertNoResult(drained)
+        self.journal.come_up()
+        self.assertIsNone(self.successResultOf(drained))
+        self.assertEqual((delivery.settled, self.state(1)), ("ack", State.COMPLETED))
+
+    def test_an_outcome_that_waits_too_long(self) -> None:
+        """At the deadline the outcome is given up, and the task left to the broker unsettled: the next worker calls again."""
+        delivery = self.deliver(1)
+        self.journal.up = False
+        self.equipment.calls[0].end()
+        drained = self.drain(120.0)
+        self.clock.advance(120.0)
+        self.assertIsNone(self.successResultOf(drained))
+        self.journal.come_up()
+        self.assertEqual((delivery.settled, self.state(1)), (None, State.RUNNING))
+
+    def test_an_attempt_that_waits(self) -> None:
+        """A call that has not begun is not waited for."""
+        self.journal.up = False
+        delivery = self.deliver(1)
+        self.assertIsNone(self.successResultOf(self.drain()))
+        self.journal.come_up()
+        self.assertEqual((delivery.settled, self.equipment.calls), (None, []))
+
+    def test_a_call_that_is_delivered_again(self) -> None:
+        """A call whose message comes back during the drain ends as usual: its outcome is safe, and the message left for judgement."""
+        first = self.deliver(1)
+        drained = self.drain()
+        self.lose_connection(first)
+        again = self.deliver(1, redelivered=True)
+        self.equipment.calls[0].end()
+        self.assertIsNone(self.successResultOf(drained))
+        self.assertEqual((again.settled, self.state(1), len(self.equipment.calls)), (None, State.COMPLETED, 1))
+
+
 class ManyAtOnce(WorkerTestCase):
     concurrency = 1
 
