@@ -155,11 +155,11 @@ class JsonRequest(Request):
 
     def gotLength(self, length: int | None) -> None:
         self.content = io.BytesIO()
-        if length is not None and length > MAX_BODY_BYTES:
-            self.too_large = True
-            if length > MAX_DISCARDED_BYTES or self.requestHeaders.hasHeader("Expect"):
-                self.requestHeaders.removeHeader("Expect")  # it asks whether to send the body: the answer is no
-                self.channel.refuse(413, str(BodyTooLarge()))
+        # A client that sends Expect asks whether to send the body: where that is too large, the answer is no.
+        taken = MAX_BODY_BYTES if self.requestHeaders.hasHeader("Expect") else MAX_DISCARDED_BYTES
+        if length is not None and length > taken:
+            self.requestHeaders.removeHeader("Expect")
+            self.channel.refuse(413, str(BodyTooLarge()))
 
     def handleContentChunk(self, data: bytes) -> None:
         self.received += len(data)

@@ -148,7 +148,7 @@ class Calls(SynchronousTestCase):
         """An answer larger than any of A's has failed, and is not read on."""
         outcome = self.call()
         self.say(b"HTTP/1.1 200 OK\r\nContent-Length: 10000000\r\n\r\n" + b"x" * 70_000)
-        self.assertIs(self.successResultOf(outcome)[0], State.FAILED)
+        self.assertEqual(self.successResultOf(outcome), (State.FAILED, "A's answer has more than 65536 bytes"))
         self.assertFalse(self.server().connected)
 
     def assertUnreachable(self, outcome: Deferred[tuple[State, str]]) -> EquipmentUnreachable:
