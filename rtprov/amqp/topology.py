@@ -26,8 +26,8 @@ TASKS_EXCHANGE = "rtprov.tasks"
 DEAD_EXCHANGE = "rtprov.dead"
 PARKED_QUEUE = "rtprov.parked"
 
-# Every bounce of broker or worker counts as a delivery.
-DELIVERY_LIMIT = 20
+# Every bounce of broker or worker counts as a delivery, and each renewal of one that is held: 72 of them where --patience is at its most.
+DELIVERY_LIMIT = 100
 # A stream forgets whole segments only, and never the newest one: keep them small. The store's own retention may be shorter, never longer.
 JOURNAL_MAX_AGE = "7D"
 JOURNAL_SEGMENT_BYTES = 16 * 1024 * 1024

@@ -34,7 +34,7 @@ class TopologyTests(AmqpTestCase):
         self.assertTrue(all(declare.durable and not declare.auto_delete and not declare.exclusive for declare in declared.values()))
         self.assertEqual(
             declared["rtprov.work.1of2"].arguments,
-            {"x-queue-type": "quorum", "x-single-active-consumer": True, "x-delivery-limit": 20, "x-dead-letter-exchange": "rtprov.dead"},
+            {"x-queue-type": "quorum", "x-single-active-consumer": True, "x-delivery-limit": 100, "x-dead-letter-exchange": "rtprov.dead"},
         )
         self.assertEqual(
             declared["rtprov.journal.1of2"].arguments,
