@@ -114,9 +114,12 @@ class Engine:
             return
         if if_unused and exchange.bindings:
             raise AmqpError(406, f"PRECONDITION_FAILED - exchange '{name}' in vhost '/' in use")
-        del self._exchanges[name]
+        self._remove_exchange(exchange)
+
+    def _remove_exchange(self, exchange: Exchange) -> None:
+        del self._exchanges[exchange.name]
         if exchange.durable:
-            self.storage.exchange_deleted(name)
+            self.storage.exchange_deleted(exchange.name)
 
     # Queues.
 
@@ -208,20 +211,28 @@ class Engine:
 
     def bind(self, queue: Queue | Stream, exchange_name: str, key: str) -> None:
         """§1.7.2.3."""
-        if exchange_name == "":
-            raise AmqpError(403, "ACCESS_REFUSED - operation not permitted on the default exchange")
-        exchange = self.exchange(exchange_name)
+        exchange = self._bindable(exchange_name)
         exchange.bind(queue.name, key)
         if exchange.durable and queue.durable and queue.owner is None:
             self.storage.bound(queue.name, exchange_name, key)
 
     def unbind(self, queue: Queue | Stream, exchange_name: str, key: str) -> None:
         """§1.7.2.5."""
-        exchange = self.exchange(exchange_name)
-        exchange.unbind(queue.name, key)
+        exchange = self._bindable(exchange_name)
+        bound = exchange.unbind(queue.name, key)
         self.storage.unbound(queue.name, exchange_name, key)
+        if bound:
+            self._binding_gone(exchange)
+
+    def _bindable(self, name: str) -> Exchange:
+        if name == "":
+            raise AmqpError(403, "ACCESS_REFUSED - operation not permitted on the default exchange")
+        return self.exchange(name)
+
+    def _binding_gone(self, exchange: Exchange) -> None:
+        """An auto-delete exchange goes with its last binding."""
         if exchange.auto_delete and not exchange.bindings:
-            del self._exchanges[exchange_name]
+            self._remove_exchange(exchange)
 
     def delete_queue(self, queue: Queue | Stream, *, if_unused: bool = False, if_empty: bool = False) -> int:
         """§1.7.2.9; its consumers are told. Return how many messages went with it."""
@@ -235,7 +246,8 @@ class Engine:
         if isinstance(queue, Stream):
             self._unshown.pop(queue, None)
         for exchange in list(self._exchanges.values()):
-            exchange.unbind_queue(queue.name)
+            if exchange.unbind_queue(queue.name):
+                self._binding_gone(exchange)
         if queue.durable and queue.owner is None:
             self.storage.queue_deleted(queue.name)
         for consumer in list(queue.consumers):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from functools import lru_cache
 
 import attrs
@@ -11,22 +10,26 @@ TYPES = ("direct", "topic", "fanout")
 
 
 @lru_cache(maxsize=4096)
-def _topic_pattern(binding_key: str) -> re.Pattern[str]:
-    """``*`` is one word, ``#`` any number of them; words stand between dots."""
-    pattern = ""
-    for word in binding_key.split("."):
-        if word == "#":
-            pattern += r"(?:(?:^|\.)[^.]*)*"
-        else:
-            pattern += r"(?:^|\.)" + (r"[^.]*" if word == "*" else re.escape(word))
-    return re.compile(pattern)
-
-
 def topic_matches(binding_key: str, routing_key: str) -> bool:
-    """Whether a topic exchange routes `routing_key` by this binding."""
-    if routing_key == "":
-        return all(word in ("#", "") for word in binding_key.split("."))
-    return _topic_pattern(binding_key).fullmatch(routing_key) is not None
+    """Whether a topic exchange routes by this binding: ``*`` is one word, ``#`` any number of them; words stand between dots.
+
+    The time grows with the product of both lengths at most, whatever the pattern.
+    """
+    pattern = binding_key.split(".") if binding_key else []
+    places = _skipping({0}, pattern)  # where in the pattern the words so far may have led
+    for word in routing_key.split(".") if routing_key else ():
+        taking = [place for place in places if place < len(pattern) and pattern[place] in ("#", "*", word)]
+        places = _skipping({place if pattern[place] == "#" else place + 1 for place in taking}, pattern)
+    return len(pattern) in places
+
+
+def _skipping(places: set[int], pattern: list[str]) -> set[int]:
+    """These places, and those behind each ``#`` that stands there, since it may stand for no word."""
+    for place in sorted(places):
+        while place < len(pattern) and pattern[place] == "#":
+            place += 1
+            places.add(place)
+    return places
 
 
 @attrs.define(eq=False)
@@ -44,18 +47,22 @@ class Exchange:
         """Binding twice is binding once."""
         self.bindings.setdefault(key, {})[queue] = None
 
-    def unbind(self, queue: str, key: str) -> None:
-        """Unbinding what is not bound does nothing."""
-        queues = self.bindings.get(key)
-        if queues is not None:
-            queues.pop(queue, None)
-            if not queues:
-                del self.bindings[key]
+    def unbind(self, queue: str, key: str) -> bool:
+        """Return whether it was bound."""
+        queues = self.bindings.get(key, {})
+        if queue not in queues:
+            return False
+        del queues[queue]
+        if not queues:
+            del self.bindings[key]
+        return True
 
-    def unbind_queue(self, queue: str) -> None:
-        """The queue is gone."""
-        for key in [key for key, queues in self.bindings.items() if queue in queues]:
+    def unbind_queue(self, queue: str) -> bool:
+        """The queue is gone. Return whether it was bound."""
+        keys = [key for key, queues in self.bindings.items() if queue in queues]
+        for key in keys:
             self.unbind(queue, key)
+        return bool(keys)
 
     def route(self, routing_key: str) -> list[str]:
         """The queues that a message goes to, each once."""
