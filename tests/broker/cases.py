@@ -1,0 +1,300 @@
+"""One description of what a broker does, run on two brokers: the embedded one in memory, and a real RabbitMQ over TCP.
+
+A theme is a mixin, whose tests are coroutines that wait for answers and deliveries, and never for time to pass:
+
+    class PurgeContract(BrokerContract):
+        async def test_purge(self) -> None:
+            channel = await self.channel()
+            ...
+
+    class EmbeddedPurge(EmbeddedTestCase, PurgeContract): ...
+    class RabbitMQPurge(RabbitMQTestCase, PurgeContract): ...
+
+On the embedded broker the virtual clock is turned until the coroutine is done; on RabbitMQ the reactor runs and trial holds the deadline.
+That something does *not* happen is shown by a later thing that does: `BrokerContract.settle`, or a marker message in the same queue.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from functools import wraps
+from inspect import iscoroutinefunction
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pamqp import base
+from pamqp.commands import Basic, Queue
+from twisted.internet.defer import Deferred, DeferredQueue
+from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from rtprov.amqp._txamqp import Message
+from rtprov.amqp.channel import AmqpChannel
+from rtprov.amqp.consumer import Delivery, consume
+from rtprov.amqp.protocol import AmqpConnection
+from rtprov.amqp.publisher import Publisher
+from rtprov.amqp.spec import METHODS
+from rtprov.amqp.url import BrokerUrl
+from rtprov.broker.server import make_broker
+from rtprov.broker.storage import MemoryStorage
+from rtprov.errors import AmqpError, BrokerError
+from tests.memory import MemoryNetwork
+from tests.rabbitmq import rabbitmq
+
+P = TypeVar("P", bound=Protocol)
+
+EPOCH = 1_800_000_000.0
+KINDS = ("classic", "quorum")
+DEADLINE_S = 30.0
+
+if TYPE_CHECKING:
+    _Case = SynchronousTestCase
+else:
+    _Case = object
+
+
+class Inbox:
+    """The deliveries of one consumer, in order."""
+
+    def __init__(self) -> None:
+        self.tag = ""
+        self._deliveries: DeferredQueue[Delivery] = DeferredQueue()
+
+    def put(self, delivery: Delivery) -> None:
+        self._deliveries.put(delivery)
+
+    async def next(self) -> Delivery:
+        """The next delivery, once it is there."""
+        return await self._deliveries.get()
+
+    async def bodies(self, count: int, *, ack: bool = False) -> list[bytes]:
+        """The bodies of the next deliveries, each acknowledged where that is wanted."""
+        deliveries = [await self.next() for _ in range(count)]
+        if ack:
+            for delivery in deliveries:
+                delivery.ack()
+        return [delivery.body for delivery in deliveries]
+
+    @property
+    def waiting(self) -> list[bytes]:
+        """The bodies of what has arrived and was not yet asked for."""
+        return [delivery.body for delivery in self._deliveries.pending]
+
+
+class BrokerContract(_Case):
+    """What the tests of a theme use. `clock` is the client's, `url` the broker's, and `endpoint` the way to it."""
+
+    clock: Any  # an IReactorTime
+    url: BrokerUrl
+
+    def endpoint(self) -> IStreamClientEndpoint:
+        raise NotImplementedError
+
+    # Connections and channels; all are closed after the test.
+
+    async def open(self, protocol: P) -> P:
+        """Connect a protocol."""
+        await self.endpoint().connect(_factory(protocol))
+        return protocol
+
+    async def connect(self, url: BrokerUrl | None = None, **options: Any) -> AmqpConnection:
+        """A connection whose handshake is done."""
+        connection = await self.open(AmqpConnection(url=url or self.url, clock=self.clock, **options))
+        self.connections.append(connection)
+        await connection.handshake()
+        return connection
+
+    async def channel(self, connection: AmqpConnection | None = None) -> AmqpChannel:
+        """A channel that may be closed without harm to its connection; on a connection of its own if none is given."""
+        return await (connection or await self.connect()).open_channel(fatal=False)
+
+    async def publisher(self) -> Publisher:
+        """A publisher on a connection of its own."""
+        publisher = Publisher(clock=self.clock, confirm_deadline_s=DEADLINE_S)
+        await publisher.attach(await self.connect())
+        return publisher
+
+    @property
+    def connections(self) -> list[AmqpConnection]:
+        connections: list[AmqpConnection] = self.__dict__.setdefault("_connections", [])
+        return connections
+
+    async def close_connections(self) -> None:
+        while self.connections:
+            await self.connections.pop().close()
+
+    # Methods.
+
+    async def ask(self, channel: AmqpChannel, method: base.Frame) -> Message:
+        """The broker's answer to a method, or None where it has none."""
+        answer: Message = await channel.invoke(METHODS[type(method)], [value for _, value in method])
+        return answer
+
+    async def refused(self, channel: AmqpChannel, method: base.Frame, code: int, words: str = "") -> AmqpError:
+        """Send a method that the broker refuses by closing its channel, or its connection where the code asks for that."""
+        closed: Deferred[BrokerError] = Deferred()
+        channel.on_closed(closed.callback)
+        try:
+            await self.ask(channel, method)
+        except BrokerError:
+            pass
+        else:
+            await self._round_trip(channel)
+        error = await closed
+        assert isinstance(error, AmqpError), error
+        self.assertEqual(error.reply_code, code, error)
+        self.assertIn(words, error.reply_text)
+        self.assertEqual(channel.client.closed, error.hard)
+        return error
+
+    async def _round_trip(self, channel: AmqpChannel) -> None:
+        try:
+            await self.ask(channel, Basic.Qos())
+        except BrokerError:
+            return
+        self.fail("the method was not refused")
+
+    async def assertFails(self, waiting: Awaitable[Any], kind: type[Exception]) -> Exception:
+        """Return the error that a Deferred or coroutine fails with."""
+        try:
+            await waiting
+        except kind as error:
+            return error
+        self.fail(f"{kind.__name__} was expected")
+        raise AssertionError
+
+    async def settle(self, channel: AmqpChannel, queue: str) -> None:
+        """Return when all that the broker had to say on this channel about a queue has arrived."""
+        for _ in range(2):  # RabbitMQ's channel may answer while a delivery is in its mailbox, but handles that before the next method
+            await self.count(channel, queue)
+
+    # Queues.
+
+    def name(self, word: str = "test") -> str:
+        """A name that no other test has."""
+        return f"{word}.{uuid.uuid4().hex}"
+
+    async def queue(self, channel: AmqpChannel, kind: str = "classic", arguments: Mapping[str, Any] | None = None) -> str:
+        """Declare a durable queue; return its name."""
+        name = self.name(kind)
+        await self.ask(channel, Queue.Declare(queue=name, durable=True, arguments={"x-queue-type": kind, **(arguments or {})}))
+        return name
+
+    async def stream(self, channel: AmqpChannel) -> str:
+        """Declare a stream; return its name."""
+        return await self.queue(channel, "stream")
+
+    async def count(self, channel: AmqpChannel, queue: str) -> int:
+        """How many messages wait in a queue."""
+        answer = await self.ask(channel, Queue.Declare(queue=queue, passive=True))
+        return int(answer.message_count)
+
+    async def publish(self, queue: str, *bodies: bytes, exchange: str = "", **properties: Any) -> None:
+        """Publish to a queue, or by a routing key to an exchange; return when all is confirmed."""
+        publisher = self.__dict__.get("_publisher")
+        if publisher is None or publisher.channel is None:
+            publisher = self.__dict__["_publisher"] = await self.publisher()
+        waiting = [
+            publisher.publish(exchange, queue, body, properties=Basic.Properties(**properties), mandatory=False)
+            for body in bodies or (b"",)
+        ]
+        for each in waiting:
+            await each
+
+    async def inbox(
+        self,
+        channel: AmqpChannel,
+        queue: str,
+        *,
+        prefetch: int = 100,
+        no_ack: bool = False,
+        exclusive: bool = False,
+        arguments: Mapping[str, object] | None = None,
+    ) -> Inbox:
+        """Consume a queue."""
+        inbox = Inbox()
+        inbox.tag = await consume(channel, queue, inbox.put, prefetch=prefetch, no_ack=no_ack, exclusive=exclusive, arguments=arguments)
+        return inbox
+
+    async def get(self, channel: AmqpChannel, queue: str, *, no_ack: bool = True) -> Message | None:
+        """The queue's next message by ``basic.get``, or None."""
+        answer = await self.ask(channel, Basic.Get(queue=queue, no_ack=no_ack))
+        return None if answer.content is None else answer
+
+    async def get_body(self, channel: AmqpChannel, queue: str) -> bytes | None:
+        """The body of a queue's next message, which is then gone, or None."""
+        answer = await self.get(channel, queue)
+        return None if answer is None or answer.content is None else answer.content.body
+
+
+def _factory(protocol: Protocol) -> IProtocolFactory:
+    factory = Factory.forProtocol(lambda: protocol)
+    factory.noisy = False
+    return factory
+
+
+class EmbeddedTestCase(SynchronousTestCase):
+    """The embedded broker in memory. Coroutine tests are run by turning the virtual clock; nothing may be left on it at the end."""
+
+    def __init_subclass__(cls) -> None:
+        for name in dir(cls):
+            if name.startswith("test_") and iscoroutinefunction(test := getattr(cls, name)):
+                setattr(cls, name, _pumped(test))
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.clock.advance(EPOCH)
+        self.network = MemoryNetwork(self.clock)
+        self.broker = make_broker(clock=self.clock, storage=MemoryStorage())
+        self.network.listen("broker").listen(self.broker)
+        self.url = BrokerUrl.parse("amqp://guest:guest@broker/")
+
+    def endpoint(self) -> IStreamClientEndpoint:
+        return self.network.connect("broker")
+
+    def pump(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Turn the clock until a coroutine is done."""
+        failures: list[Failure] = []
+        done = Deferred.fromCoroutine(coroutine).addErrback(failures.append)
+        self.network.until(lambda: bool(done.called), DEADLINE_S)
+        for failure in failures:
+            failure.raiseException()
+
+    def tearDown(self) -> None:
+        assert isinstance(self, BrokerContract)
+        self.pump(self.close_connections())
+        self.broker.stop()
+        self.network.settle()
+        self.assertEqual(self.clock.getDelayedCalls(), [], "timers are left behind")
+
+
+def _pumped(test: Callable[[Any], Coroutine[Any, Any, None]]) -> Callable[[Any], None]:
+    @wraps(test)
+    def run(self: EmbeddedTestCase) -> None:
+        self.pump(test(self))
+
+    return run
+
+
+class RabbitMQTestCase(TestCase):
+    """A real RabbitMQ, shared by all tests of this process."""
+
+    timeout = DEADLINE_S
+
+    async def setUp(self) -> None:  # type: ignore[override]
+        from twisted.internet import reactor
+
+        self.clock = reactor
+        self.node = await rabbitmq()
+        self.url = BrokerUrl.parse(self.node.url)
+
+    def endpoint(self) -> IStreamClientEndpoint:
+        return TCP4ClientEndpoint(self.clock, self.url.host, self.url.port)
+
+    async def tearDown(self) -> None:  # type: ignore[override]
+        assert isinstance(self, BrokerContract)
+        await self.close_connections()
