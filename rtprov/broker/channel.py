@@ -350,14 +350,14 @@ class BrokerChannel:
                 self.connection.pump_due(each.queue)
         return taken
 
-    def _give_back(self, taken: list[_Unsettled], *, requeue: bool) -> None:
+    def _give_back(self, taken: list[_Unsettled], *, requeue: bool, lost: bool = False) -> None:
         by_queue: dict[AnyQueue, list[Entry]] = {}
         for each in taken:
             if self.engine.queues.get(each.queue.name) is each.queue:
                 by_queue.setdefault(each.queue, []).append(each.entry)
         for queue, entries in by_queue.items():
             if requeue:
-                queue.requeue(entries)
+                queue.requeue(entries, lost=lost)
             else:
                 for entry in entries:
                     queue.reject(entry)
@@ -372,7 +372,7 @@ class BrokerChannel:
         for consumer in consumers.values():
             consumer.queue.remove_consumer(consumer)
         unsettled, self._unsettled = list(self._unsettled.values()), {}
-        self._give_back(unsettled, requeue=True)
+        self._give_back(unsettled, requeue=True, lost=True)
         for consumer in consumers.values():
             self.engine.consumer_gone(consumer.queue)
 

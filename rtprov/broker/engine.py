@@ -6,10 +6,10 @@ Methods raise `AmqpError` with the reply codes that RabbitMQ gives (docs/embedde
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from rtprov.amqp.framing import decode_header
+from rtprov.broker.arguments import check_properties, queue_kind
+from rtprov.broker.dead_letters import REJECTED, dead_letter, in_circles
 from rtprov.broker.exchanges import TYPES, Exchange
 from rtprov.broker.messages import Message
 from rtprov.broker.queues import Queue
@@ -23,19 +23,6 @@ if TYPE_CHECKING:
 MAX_QUEUES = 10_000
 MAX_EXCHANGES = 1_000
 
-# What rtprov, or a foreign client at home on RabbitMQ, may say of a queue.
-_KNOWN_ARGUMENTS = frozenset(
-    {
-        "x-queue-type",
-        "x-single-active-consumer",
-        "x-delivery-limit",
-        "x-dead-letter-exchange",
-        "x-dead-letter-routing-key",
-        "x-max-age",
-        "x-stream-max-segment-size-bytes",
-    }
-)
-
 
 class Engine:
     """One virtual host, ``/``. `now` gives seconds since the epoch; `new_name` makes names for queues that are declared without one."""
@@ -47,6 +34,7 @@ class Engine:
         self._exchanges: dict[str, Exchange] = {}
         self.queues: dict[str, Queue | Stream] = {}
         self._unshown: dict[Stream, None] = {}  # an ordered set
+        self._expiring: dict[Queue, float] = {}
         for kind in TYPES:
             self._exchanges[f"amq.{kind}"] = Exchange(f"amq.{kind}", kind, durable=True, auto_delete=False)
         self._recover()
@@ -127,6 +115,8 @@ class Engine:
         self, name: str, *, passive: bool, durable: bool, exclusive: bool, auto_delete: bool, arguments: Mapping[str, Any], owner: object
     ) -> Queue | Stream:
         """§1.7.2.1. An exclusive queue belongs to `owner`, a connection."""
+        if not passive:
+            queue_kind(name, arguments)
         if name == "" and not passive:
             name = self._unused_name()
         elif passive or name in self.queues:
@@ -151,25 +141,10 @@ class Engine:
     def _make_queue(
         self, name: str, durable: bool, auto_delete: bool, owner: object | None, arguments: Mapping[str, Any]
     ) -> Queue | Stream:
-        kind = arguments.get("x-queue-type", "classic")
-        if kind not in ("classic", "quorum", "stream"):
-            raise AmqpError(406, f"PRECONDITION_FAILED - invalid arg 'x-queue-type' for queue '{name}' in vhost '/'")
-        unknown = sorted(set(arguments) - _KNOWN_ARGUMENTS)
-        if unknown:
-            if kind == "quorum" and "x-max-priority" in unknown:
-                raise AmqpError(
-                    406, f"PRECONDITION_FAILED - invalid arg 'x-max-priority' for queue '{name}' in vhost '/' of queue type quorum"
-                )
-            raise AmqpError(540, f"NOT_IMPLEMENTED - queue arguments {unknown}")
-        if kind != "classic":
-            for what, wrong in (("non-durable", not durable), ("exclusive", owner is not None), ("auto-delete", auto_delete)):
-                if wrong:
-                    raise AmqpError(406, f"PRECONDITION_FAILED - invalid property '{what}' for queue '{name}' in vhost '/'")
+        kind = queue_kind(name, arguments)
+        check_properties(name, kind, durable=durable, exclusive=owner is not None, auto_delete=auto_delete)
         if kind == "stream":
             return Stream(name, dict(arguments), self.storage, self._now, max_age_s(arguments))
-        limit = arguments.get("x-delivery-limit")
-        if limit is not None and (kind != "quorum" or not isinstance(limit, int) or limit < 0):
-            raise AmqpError(406, f"PRECONDITION_FAILED - invalid arg 'x-delivery-limit' for queue '{name}' in vhost '/'")
         return Queue(
             name=name,
             durable=durable,
@@ -180,9 +155,10 @@ class Engine:
             now=self._now,
             dead_letter=self._dead_letter,
             commit=self.commit,
+            head_expires=self._head_expires,
             kind=kind,
             single_active=bool(arguments.get("x-single-active-consumer", False)),
-            delivery_limit=limit,
+            delivery_limit=arguments.get("x-delivery-limit"),
         )
 
     def _check_equivalent(
@@ -245,6 +221,8 @@ class Engine:
         queue.deleted = True
         if isinstance(queue, Stream):
             self._unshown.pop(queue, None)
+        else:
+            self._expiring.pop(queue, None)
         for exchange in list(self._exchanges.values()):
             if exchange.unbind_queue(queue.name):
                 self._binding_gone(exchange)
@@ -271,49 +249,52 @@ class Engine:
 
     def publish(self, message: Message) -> bool:
         """Put a message into every queue that its exchange routes it to; return whether there was one. Raises `AmqpError` 404, 403."""
-        if message.exchange == "":
-            names = [message.routing_key]
-        else:
-            exchange = self.exchange(message.exchange)
-            if exchange.internal:
-                raise AmqpError(403, f"ACCESS_REFUSED - cannot publish to internal exchange '{message.exchange}' in vhost '/'")
-            names = exchange.route(message.routing_key)
-        queues = [self.queues[name] for name in names if name in self.queues]
+        if message.exchange and self.exchange(message.exchange).internal:
+            raise AmqpError(403, f"ACCESS_REFUSED - cannot publish to internal exchange '{message.exchange}' in vhost '/'")
+        queues = self._route(message)
         for queue in queues:
-            queue.publish(message)
-            if isinstance(queue, Stream):
-                self._unshown[queue] = None
+            self._put(queue, message)
         return bool(queues)
 
-    def _dead_letter(self, queue: Queue, message: Message, reason: str, deliveries: int) -> None:
-        """Pass a message on to the queue's dead-letter exchange, with one more entry in ``x-death``; without one it is gone."""
-        target = queue.arguments.get("x-dead-letter-exchange")
-        if not isinstance(target, str) or (target and target not in self._exchanges):
+    def _put(self, queue: Queue | Stream, message: Message) -> None:
+        queue.publish(message)
+        if isinstance(queue, Stream):
+            self._unshown[queue] = None
+
+    def _route(self, message: Message) -> list[Queue | Stream]:
+        if message.exchange:
+            names = self.exchange(message.exchange).route(message.routing_key)
+        else:
+            names = [message.routing_key]
+        return [self.queues[name] for name in names if name in self.queues]
+
+    def _dead_letter(self, queue: Queue, message: Message, reason: str) -> None:
+        """Pass a message on to the queue's dead-letter exchange; without one it is gone."""
+        letter = dead_letter(message, queue.name, queue.arguments, reason, self._now())
+        if letter is None or (letter.exchange and letter.exchange not in self._exchanges):
             return
-        old_headers: dict[str, Any] = dict(message.properties.headers or {})
-        deaths: list[Any] = list(old_headers.get("x-death") or [])
-        same = [death for death in deaths if isinstance(death, dict) and (death.get("queue"), death.get("reason")) == (queue.name, reason)]
-        if same and reason != "rejected":
-            return  # it goes round in circles on its own (RabbitMQ drops such messages too)
-        death: dict[str, Any] = {
-            "count": 1 + sum(int(death["count"]) for death in same),
-            "reason": reason,
-            "queue": queue.name,
-            "time": datetime.fromtimestamp(self._now(), tz=timezone.utc),
-            "exchange": message.exchange,
-            "routing-keys": [message.routing_key],
-        }
-        deaths = [death, *(each for each in deaths if each not in same)]
-        key = queue.arguments.get("x-dead-letter-routing-key", message.routing_key)
-        headers = {
-            **old_headers,
-            "x-death": deaths,
-            "x-first-death-exchange": deaths[-1]["exchange"],
-            "x-first-death-queue": deaths[-1]["queue"],
-            "x-first-death-reason": deaths[-1]["reason"],
-        }
-        header = message.with_properties(headers=headers, expiration=None)
-        self.publish(Message(target, key, decode_header(header).properties, header, message.body))
+        for target in self._route(letter):
+            if reason == REJECTED or not in_circles(letter, target.name):
+                self._put(target, letter)
+
+    # Expiration.
+
+    def _head_expires(self, queue: Queue, at: float | None) -> None:
+        if at is None:
+            self._expiring.pop(queue, None)
+        else:
+            self._expiring[queue] = at
+
+    @property
+    def next_expiration(self) -> float | None:
+        """When the next message at the head of a queue expires: `expire` is due then."""
+        return min(self._expiring.values(), default=None)
+
+    def expire(self) -> None:
+        """Drop what has expired at the heads of queues."""
+        now = self._now()
+        for queue in [queue for queue, at in self._expiring.items() if at <= now]:
+            queue.expire()
 
 
 def _show(marks: list[tuple[Stream, int]]) -> None:

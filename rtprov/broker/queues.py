@@ -1,7 +1,7 @@
-"""Queues: messages in order, handed out to consumers, and taken back in the same order.
+"""Queues: messages in order, handed out to consumers, and taken back.
 
-Classic and quorum queues differ only in what they accept, in what they store, and in the delivery limit; on one machine both are the same
-thing. A long queue keeps its head in memory: what is stored behind that is only counted, and loaded page by page as its turn comes.
+Classic and quorum queues differ in what they accept and store, in the delivery limit, and in the order of what came back in several pieces.
+A long queue keeps its head in memory: what is stored behind that is only counted, and loaded page by page as its turn comes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import attrs
 from twisted.logger import Logger
 
+from rtprov.broker.dead_letters import DELIVERY_LIMIT, EXPIRED, REJECTED
 from rtprov.broker.messages import Entry, Message, expiration_s
 from rtprov.broker.storage import Record, Storage, StoredQueue
 
@@ -39,8 +40,8 @@ class Consumer(Protocol):
         """The queue is gone."""
 
 
-DeadLetter = Callable[["Queue", Message, str, int], None]
-"""Called with the queue, the message, the reason (``rejected``, ``expired``, ``delivery_limit``) and its deliveries."""
+DeadLetter = Callable[["Queue", Message, str], None]
+"""Called with the queue, the message and the reason, as `rtprov.broker.dead_letters` has it."""
 
 
 @attrs.define(eq=False)
@@ -57,6 +58,7 @@ class Queue:
     storage: Storage
     now: Callable[[], float]
     dead_letter: DeadLetter
+    head_expires: Callable[[Queue, float | None], None]  # told when the first message expires, None for never, whenever that changes
     commit: Callable[[], object]
     kind: str = "classic"
     single_active: bool = False
@@ -65,6 +67,8 @@ class Queue:
     exclusive_consumer: bool = False
     deleted: bool = False
     _returned: list[tuple[int, Entry]] = attrs.Factory(list)  # a heap; all of it comes before all of _ready
+    _returns: int = 0
+    _head_expires_at: float | None = None
     _ready: deque[Entry] = attrs.Factory(deque)
     _ready_bytes: int = 0
     _paged: int = 0  # messages that only the storage has; all of them come behind _ready
@@ -82,17 +86,24 @@ class Queue:
         return len(self._returned) + len(self._ready) + self._paged + len(self._behind)
 
     def publish(self, message: Message) -> None:
-        """Put a message at the end."""
+        """Put a message at the end. A consumer that waits for it gets it, even if it expires at once."""
         expires_s = expiration_s(message.properties)
-        now = self.now()
-        expires_at = None if expires_s is None else now + expires_s
+        expires_at = None if expires_s is None else self.now() + expires_s
         # A quorum queue keeps everything, as RabbitMQ's does.
         stored = self.durable and self.owner is None and (self.kind == "quorum" or message.persistent)
-        entry = Entry(self._next_position, message, expires_at, stored=stored)
+        entry = Entry(self._next_position, message, stored=stored)
+        self._put(entry, expires_at)
+        self.pump()
+        if expires_at is not None:
+            entry.expires_at = expires_at
+            self._look_at_head()
+
+    def _put(self, entry: Entry, expires_at: float | None) -> None:
+        """The entry has the next position: it goes to the end, in memory or out of it."""
         self._next_position += 1
-        if stored:
-            self.storage.added(self.name, Record(entry.position, now, message, expires_at))
-        if stored and (self._paged or len(self._ready) >= RESIDENT_MESSAGES or self._ready_bytes >= RESIDENT_BYTES):
+        if entry.stored:
+            self.storage.added(self.name, Record(entry.position, self.now(), entry.message, expires_at, entry.deliveries))
+        if entry.stored and (self._paged or len(self._ready) >= RESIDENT_MESSAGES or self._ready_bytes >= RESIDENT_BYTES):
             if not self._paged:
                 self._paged_after = entry.position - 1
             self._paged += 1
@@ -100,7 +111,6 @@ class Queue:
             self._behind.append(entry)
         else:
             self._append(entry)
-        self.pump()
 
     def _append(self, entry: Entry) -> None:
         self._ready.append(entry)
@@ -117,13 +127,12 @@ class Queue:
 
     def pump(self) -> None:
         """Hand out messages for as long as there are any and a consumer takes them."""
-        while self.message_count:
+        while (entry := self._live_head()) is not None:
             consumer = self._next_consumer()
             if consumer is None:
                 return
-            entry = self.pop()
-            if entry is None:
-                return  # all have expired, or a page is on its way
+            self._take_head()
+            self._note_handed_out(entry)
             consumer.deliver(entry, self.header_for(entry))
 
     def _next_consumer(self) -> Consumer | None:
@@ -141,28 +150,54 @@ class Queue:
 
         None where there is none, or where its page is on its way: see `when_loaded`.
         """
-        while self._returned or self._ready or self._load():
-            if self._returned:
-                entry = heapq.heappop(self._returned)[1]
-            else:
-                entry = self._ready.popleft()
-                self._ready_bytes -= entry.message.size
-                if self._paged and len(self._ready) < RESIDENT_MESSAGES // 2:
-                    self._load()
+        entry = self._live_head()
+        if entry is not None:
+            self._take_head()
+            self._note_handed_out(entry)
+        return entry
+
+    def expire(self) -> None:
+        """Drop what has expired, as far as it stands at the head: no message behind one that lives is looked at."""
+        self._live_head()
+        self._look_at_head()
+
+    def _head(self) -> Entry | None:
+        if self._returned:
+            return self._returned[0][1]
+        return self._ready[0] if self._ready else None
+
+    def _live_head(self) -> Entry | None:
+        """The first message, once those that may not be delivered any more are dropped."""
+        while (entry := self._head()) is not None or (self._load() and (entry := self._head()) is not None):
             reason = self._undeliverable(entry)
             if reason is None:
-                self._note_handed_out(entry)
                 return entry
+            self._take_head()
             self._drop(entry, reason)
         return None
 
     def _undeliverable(self, entry: Entry) -> str | None:
-        """The reason for which a message is dropped at the queue's head."""
         if entry.expires_at is not None and entry.expires_at <= self.now():
-            return "expired"
+            return EXPIRED
         if self.delivery_limit is not None and entry.deliveries > self.delivery_limit:
-            return "delivery_limit"
+            return DELIVERY_LIMIT  # it has come so often that the broker has been restarted
         return None
+
+    def _take_head(self) -> None:
+        if self._returned:
+            heapq.heappop(self._returned)
+        else:
+            self._ready_bytes -= self._ready.popleft().message.size
+            if self._paged and len(self._ready) < RESIDENT_MESSAGES // 2:
+                self._load()
+        self._look_at_head()
+
+    def _look_at_head(self) -> None:
+        head = self._head()
+        expires_at = None if head is None else head.expires_at
+        if expires_at != self._head_expires_at:
+            self._head_expires_at = expires_at
+            self.head_expires(self, expires_at)
 
     def _note_handed_out(self, entry: Entry) -> None:
         if entry.stored and entry.position > self._handed_out:
@@ -206,6 +241,7 @@ class Queue:
             self._paged -= 1
         if not self._paged:
             self._take_behind(self._next_position)
+        self._look_at_head()
 
     def _take_behind(self, before: int) -> None:
         while self._behind and self._behind[0].position < before:
@@ -230,19 +266,29 @@ class Queue:
 
     def reject(self, entry: Entry) -> None:
         """The consumer does not want it, nor is anybody else to have it."""
-        self._drop(entry, "rejected")
+        self._drop(entry, REJECTED)
 
-    def requeue(self, entries: Iterable[Entry]) -> None:
-        """Take back what was handed out, to its old place."""
+    def requeue(self, entries: Iterable[Entry], *, lost: bool) -> None:
+        """Take back what was handed out, in its order; `lost` tells that its consumer is gone, else it was returned.
+
+        It takes its old place again. In a quorum queue it stands behind all that came back before, ahead of the rest; where that has no
+        delivery limit, what was returned goes to the end.
+        """
         for entry in entries:
             entry.redelivered = True
             entry.deliveries += 1
             if self.delivery_limit is not None and entry.deliveries > self.delivery_limit:
-                self._drop(entry, "delivery_limit")
-                continue
-            if entry.stored:
-                self.storage.returned(self.name, entry.position, entry.deliveries)
-            heapq.heappush(self._returned, (entry.position, entry))
+                self._drop(entry, DELIVERY_LIMIT)
+            elif self.kind == "quorum" and self.delivery_limit is None and not lost:
+                self._forget(entry)
+                entry.position = self._next_position
+                self._put(entry, entry.expires_at)
+            else:
+                if entry.stored:
+                    self.storage.returned(self.name, entry.position, entry.deliveries)
+                self._returns += 1
+                heapq.heappush(self._returned, (self._returns if self.kind == "quorum" else entry.position, entry))
+        self._look_at_head()
         self.pump()
 
     def purge(self) -> int:
@@ -257,11 +303,12 @@ class Queue:
         self._behind.clear()
         self._ready_bytes = self._paged = 0
         self._purges += 1
+        self._look_at_head()
         return count
 
     def _drop(self, entry: Entry, reason: str) -> None:
         self._forget(entry)
-        self.dead_letter(self, entry.message, reason, entry.deliveries)
+        self.dead_letter(self, entry.message, reason)
 
     def _forget(self, entry: Entry) -> None:
         if entry.stored and not self.deleted:

@@ -54,6 +54,7 @@ class BrokerFactory(Factory):
     """Connections to one engine. `credentials` maps user names to passwords. `stop` ends all connections and leaves no timer."""
 
     noisy = False
+    _log = Logger()
 
     def __init__(self, *, engine: Engine, credentials: Mapping[str, str], clock: IReactorTime, limits: Limits) -> None:
         self.engine = engine
@@ -64,7 +65,9 @@ class BrokerFactory(Factory):
         self.connections: set[BrokerProtocol] = set()
         self.trouble: str | None = None
         self._tokens = count(1)
-        self._stopped: Deferred[None] | None = None
+        self._stopped = False
+        self._gone: Deferred[None] | None = None
+        self._expiration: IDelayedCall | None = None
         engine.storage.on_trouble = self._on_trouble
 
     def new_token(self) -> str:
@@ -84,19 +87,40 @@ class BrokerFactory(Factory):
 
     def stop(self) -> Deferred[None]:
         """Close every connection in the orderly way, those that do not answer after a while. Fires when all are gone."""
+        self._stopped = True
+        if self._expiration is not None:
+            self._expiration.cancel()
+            self._expiration = None
         for connection in list(self.connections):
             connection.close_for_shutdown()
         if not self.connections:
             return succeed(None)
-        self._stopped = Deferred()
-        return self._stopped
+        self._gone = Deferred()
+        return self._gone
 
     def forget(self, connection: BrokerProtocol) -> None:
         """The connection is gone."""
         self.connections.discard(connection)
-        if not self.connections and self._stopped is not None:
-            stopped, self._stopped = self._stopped, None
-            stopped.callback(None)
+        if not self.connections and self._gone is not None:
+            gone, self._gone = self._gone, None
+            gone.callback(None)
+
+    def watch_expiration(self) -> None:
+        """Have the next message that expires be dropped when it does."""
+        due, call = self.engine.next_expiration, self._expiration
+        if due is None or self._stopped:
+            return
+        if call is not None and call.getTime() > due:
+            call.cancel()
+            call = None
+        if call is None:
+            self._expiration = self.clock.callLater(max(0.0, due - self.clock.seconds()), self._expire)
+
+    def _expire(self) -> None:
+        self._expiration = None
+        self.engine.expire()
+        self.engine.commit().addErrback(lambda reason: self._log.failure("a commit failed", reason))
+        self.watch_expiration()
 
 
 def make_broker(*, clock: IReactorTime, storage: Storage, username: str = "guest", password: str = "guest") -> BrokerFactory:  # noqa: S107
@@ -232,6 +256,7 @@ class BrokerProtocol(Protocol):
         pumps, self._pumps = self._pumps, {}
         for queue in pumps:
             queue.pump()
+        self.factory.watch_expiration()
         committed = self.engine.commit()
         if self._confirms:
             channels, self._confirms = list(self._confirms), {}

@@ -46,6 +46,7 @@ from tests.memory import MemoryNetwork
 from tests.rabbitmq import rabbitmq
 
 P = TypeVar("P", bound=Protocol)
+E = TypeVar("E", bound=Exception)
 
 EPOCH = 1_800_000_000.0
 KINDS = ("classic", "quorum")
@@ -158,7 +159,7 @@ class BrokerContract(_Case):
             return
         self.fail("the method was not refused")
 
-    async def assertFails(self, waiting: Awaitable[Any], kind: type[Exception]) -> Exception:
+    async def assertFails(self, waiting: Awaitable[Any], kind: type[E]) -> E:
         """Return the error that a Deferred or coroutine fails with."""
         try:
             await waiting

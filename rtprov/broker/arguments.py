@@ -1,0 +1,53 @@
+"""What a ``queue.declare`` may say in its arguments (https://www.rabbitmq.com/docs/queues#optional-arguments)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rtprov.errors import AmqpError
+
+_CLASSIC, _QUORUM, _STREAM = "classic", "quorum", "stream"
+
+# The argument's type, and the types of queues that take it. RabbitMQ knows more; what is not here is answered with 540, never passed over.
+_KNOWN: dict[str, tuple[type, tuple[str, ...]]] = {
+    "x-queue-type": (str, (_CLASSIC, _QUORUM, _STREAM)),
+    "x-single-active-consumer": (bool, (_CLASSIC, _QUORUM)),
+    "x-dead-letter-exchange": (str, (_CLASSIC, _QUORUM)),
+    "x-dead-letter-routing-key": (str, (_CLASSIC, _QUORUM)),
+    "x-delivery-limit": (int, (_QUORUM,)),
+    "x-max-age": (str, (_STREAM,)),
+    "x-stream-max-segment-size-bytes": (int, (_STREAM,)),
+    "x-max-priority": (int, ()),  # refused by quorum queues and streams, not implemented for classic ones
+}
+
+
+def queue_kind(name: str, arguments: Mapping[str, Any]) -> str:
+    """The type of queue that `arguments` ask for. Raises `AmqpError`: 406 where they make no sense, 540 where we do not know them."""
+    kind = arguments.get("x-queue-type", _CLASSIC)
+    if kind not in (_CLASSIC, _QUORUM, _STREAM):
+        raise _invalid("x-queue-type", name)
+    unknown = sorted(key for key in arguments if key not in _KNOWN or (kind == _CLASSIC and key == "x-max-priority"))
+    if unknown:
+        raise AmqpError(540, f"NOT_IMPLEMENTED - queue arguments {unknown}")
+    for key, value in arguments.items():
+        wanted, kinds = _KNOWN[key]
+        if kind not in kinds:
+            raise _invalid(key, name, f" of queue type rabbit_{kind}_queue")
+        if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is int) or (isinstance(value, int) and value < 0):
+            raise _invalid(key, name, f": {type(value).__name__}")
+    if "x-dead-letter-routing-key" in arguments and "x-dead-letter-exchange" not in arguments:
+        raise _invalid("x-dead-letter-routing-key", name, ": routing_key_but_no_dlx_defined")
+    return str(kind)
+
+
+def check_properties(name: str, kind: str, *, durable: bool, exclusive: bool, auto_delete: bool) -> None:
+    """Quorum queues and streams are durable and shared, and stay. Raises `AmqpError` 406."""
+    if kind != _CLASSIC:
+        for what, wrong in (("non-durable", not durable), ("exclusive-owner", exclusive), ("auto-delete", auto_delete)):
+            if wrong:
+                raise AmqpError(406, f"PRECONDITION_FAILED - invalid property '{what}' for queue '{name}' in vhost '/'")
+
+
+def _invalid(argument: str, name: str, why: str = "") -> AmqpError:
+    return AmqpError(406, f"PRECONDITION_FAILED - invalid arg '{argument}' for queue '{name}' in vhost '/'{why}")

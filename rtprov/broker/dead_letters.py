@@ -1,0 +1,65 @@
+"""Dead letters: what a message becomes that a queue gives up on (https://www.rabbitmq.com/docs/dlx)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from typing import Any
+
+from rtprov.amqp.framing import decode_header
+from rtprov.broker.messages import Message
+
+REJECTED, EXPIRED, DELIVERY_LIMIT = "rejected", "expired", "delivery_limit"
+
+
+def dead_letter(message: Message, queue: str, arguments: Mapping[str, Any], reason: str, now: float) -> Message | None:
+    """What goes to the queue's dead-letter exchange, with one more entry in ``x-death``; None where the queue has none."""
+    exchange = arguments.get("x-dead-letter-exchange")
+    if exchange is None:
+        return None
+    headers: dict[str, Any] = dict(message.properties.headers or {})
+    headers["x-death"] = _with_death(_deaths(message), _death(message, queue, reason, now))
+    if "x-first-death-reason" not in headers:
+        headers |= {"x-first-death-reason": reason, "x-first-death-queue": queue, "x-first-death-exchange": message.exchange}
+    header = message.with_properties(headers=headers, expiration=None)
+    key = arguments.get("x-dead-letter-routing-key", message.routing_key)
+    return Message(exchange, key, decode_header(header).properties, header, message.body)
+
+
+def in_circles(letter: Message, queue: str) -> bool:
+    """Whether the letter has been in this queue before, and nobody has refused it since: it would go round for ever."""
+    deaths = _deaths(letter)
+    for place, death in enumerate(deaths):
+        if death.get("queue") == queue:
+            return all(each.get("reason") != REJECTED for each in deaths[: place + 1])
+    return False
+
+
+def _deaths(message: Message) -> list[dict[str, Any]]:
+    """The entries of ``x-death``, the newest first; anybody may have written anything there."""
+    deaths = (message.properties.headers or {}).get("x-death")
+    return [death for death in deaths if isinstance(death, dict)] if isinstance(deaths, list) else []
+
+
+def _death(message: Message, queue: str, reason: str, now: float) -> dict[str, Any]:
+    death: dict[str, Any] = {
+        "count": 1,
+        "reason": reason,
+        "queue": queue,
+        "time": datetime.fromtimestamp(now, tz=timezone.utc),
+        "exchange": message.exchange,
+        "routing-keys": [message.routing_key],
+    }
+    if message.properties.expiration:
+        death["original-expiration"] = message.properties.expiration
+    return death
+
+
+def _with_death(deaths: list[dict[str, Any]], death: dict[str, Any]) -> list[dict[str, Any]]:
+    """One entry for each queue and reason, which counts; the newest comes first."""
+    for known in deaths:
+        if (known.get("queue"), known.get("reason")) == (death["queue"], death["reason"]):
+            count = known.get("count")
+            again = {**known, "count": count + 1 if isinstance(count, int) else 1}
+            return [again, *(each for each in deaths if each is not known)]
+    return [death, *deaths]

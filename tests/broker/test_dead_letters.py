@@ -1,0 +1,259 @@
+"""Dead letters: refused, expired, delivered too often; what they tell of their way, and where that ends."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from pamqp.commands import Basic, Queue
+
+from rtprov.amqp._txamqp import Content
+from rtprov.amqp.channel import AmqpChannel
+from rtprov.amqp.consumer import Delivery
+from tests.broker.cases import KINDS, BrokerContract, EmbeddedTestCase, RabbitMQTestCase
+
+FIRST = ("x-first-death-reason", "x-first-death-queue", "x-first-death-exchange")
+
+
+class DeadLettersContract(BrokerContract):
+    async def pair(self, channel: AmqpChannel, kind: str, arguments: dict[str, Any] | None = None) -> tuple[str, str]:
+        """A queue, and the queue that gets its dead letters."""
+        dead = await self.queue(channel)
+        target = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": dead}
+        return await self.queue(channel, kind, {**target, **(arguments or {})}), dead
+
+    def deaths(self, delivery: Delivery) -> list[dict[str, Any]]:
+        """The ``x-death`` header, its times checked and left out."""
+        headers = delivery.properties.headers
+        assert headers is not None
+        deaths = [dict(death) for death in headers["x-death"]]  # type: ignore[union-attr,arg-type]
+        for death in deaths:
+            self.assertIsInstance(death.pop("time"), datetime)
+        return deaths
+
+    async def test_rejected(self) -> None:
+        """A refused message goes to the dead-letter exchange, with its body and properties, and tells reason, queue, exchange and keys."""
+        channel = await self.channel()
+        for kind in KINDS:
+            queue, dead = await self.pair(channel, kind)
+            await self.ask(channel, Queue.Bind(queue=queue, exchange="amq.direct", routing_key=queue))
+            inbox, dead_letters = await self.inbox(channel, queue), await self.inbox(channel, dead)
+            headers = {"mine": "моё"}
+            await self.publish(queue, b"body", exchange="amq.direct", message_id="m", delivery_mode=2, headers=headers)
+            (await inbox.next()).nack(requeue=False)
+            letter = await dead_letters.next()
+            self.assertEqual((letter.body, letter.exchange, letter.routing_key, letter.redelivered), (b"body", "", dead, False))
+            self.assertEqual((letter.properties.message_id, letter.properties.delivery_mode), ("m", 2))
+            expected = {"count": 1, "reason": "rejected", "queue": queue, "exchange": "amq.direct", "routing-keys": [queue]}
+            self.assertEqual(self.deaths(letter), [expected])
+            found = letter.properties.headers
+            assert found is not None
+            self.assertEqual([found[name] for name in FIRST], ["rejected", queue, "amq.direct"])
+            self.assertEqual(found["mine"], "моё")
+
+    async def test_own_key(self) -> None:
+        """Without a dead-letter routing key the message keeps its own."""
+        channel = await self.channel()
+        for kind in KINDS:
+            queue = await self.queue(channel, kind, {"x-dead-letter-exchange": "amq.topic"})
+            dead = await self.queue(channel)
+            await self.ask(channel, Queue.Bind(queue=dead, exchange="amq.topic", routing_key=queue))
+            inbox, dead_letters = await self.inbox(channel, queue), await self.inbox(channel, dead)
+            await self.publish(queue, b"1")
+            (await inbox.next()).nack(requeue=False)
+            letter = await dead_letters.next()
+            self.assertEqual((letter.body, letter.exchange, letter.routing_key), (b"1", "amq.topic", queue))
+
+    async def test_order(self) -> None:
+        """Messages that are refused together arrive in their order."""
+        channel = await self.channel()
+        for kind in KINDS:
+            queue, dead = await self.pair(channel, kind)
+            inbox, dead_letters = await self.inbox(channel, queue), await self.inbox(channel, dead)
+            await self.publish(queue, b"1", b"2", b"3")
+            deliveries = [await inbox.next() for _ in range(3)]
+            await self.ask(channel, Basic.Nack(delivery_tag=deliveries[-1].delivery_tag, multiple=True, requeue=False))
+            self.assertEqual(await dead_letters.bodies(3), [b"1", b"2", b"3"])
+            self.assertEqual(await self.count(channel, queue), 0)
+
+    async def test_no_exchange(self) -> None:
+        """A dead-letter exchange that is not there, or that routes to nowhere, loses the message; the queue works on."""
+        channel = await self.channel()
+        for kind in KINDS:
+            for exchange in (self.name("nowhere"), "amq.direct"):
+                queue = await self.queue(channel, kind, {"x-dead-letter-exchange": exchange})
+                inbox = await self.inbox(channel, queue, prefetch=1)
+                await self.publish(queue, b"1", b"2")
+                (await inbox.next()).nack(requeue=False)
+                self.assertEqual(await inbox.bodies(1, ack=True), [b"2"])
+
+    async def test_expired(self) -> None:
+        """A message that expires in its queue becomes a dead letter, without its expiration, with nobody looking."""
+        channel = await self.channel()
+        for kind in KINDS:
+            queue, dead = await self.pair(channel, kind)
+            dead_letters = await self.inbox(channel, dead)
+            await self.publish(queue, b"1", expiration="1")
+            letter = await dead_letters.next()
+            self.assertIsNone(letter.properties.expiration)
+            (death,) = self.deaths(letter)
+            self.assertEqual(death.pop("original-expiration"), "1")
+            self.assertEqual(death, {"count": 1, "reason": "expired", "queue": queue, "exchange": "", "routing-keys": [queue]})
+            self.assertEqual(await self.count(channel, queue), 0)
+
+    async def test_expires_at_the_head(self) -> None:
+        """A message expires only at the head of its queue: one behind it that lives longer holds nothing up, one before it does."""
+        channel = await self.channel()
+        for kind in KINDS:
+            queue, dead = await self.pair(channel, kind)
+            dead_letters = await self.inbox(channel, dead)
+            await self.publish(queue, b"long", expiration="60000")
+            await self.publish(queue, b"short", expiration="1")
+            await self.publish(dead, b"marker", expiration="60000")
+            self.assertEqual(await dead_letters.bodies(1), [b"marker"])
+            self.assertEqual(await self.count(channel, queue), 2)
+            self.assertEqual(await self.get_body(channel, queue), b"long")
+            self.assertEqual(await dead_letters.bodies(1), [b"short"])
+
+    async def test_expired_with_consumer(self) -> None:
+        """A queue with a consumer that has room loses nothing to expiration 0; without one, it expires at once."""
+        channel = await self.channel()
+        queue, dead = await self.pair(channel, "classic")
+        inbox, dead_letters = await self.inbox(channel, queue), await self.inbox(channel, dead)
+        await self.publish(queue, b"1", expiration="0")
+        self.assertEqual(await inbox.bodies(1, ack=True), [b"1"])
+        await self.ask(channel, Basic.Cancel(consumer_tag=inbox.tag))
+        await self.publish(queue, b"2", expiration="0")
+        self.assertEqual(await dead_letters.bodies(1), [b"2"])
+
+    async def test_expiration_held(self) -> None:
+        """What is handed out does not expire; returned late, it does."""
+        channel = await self.channel()
+        for kind in KINDS:
+            queue, dead = await self.pair(channel, kind)
+            dead_letters = await self.inbox(channel, dead)
+            await self.publish(queue, b"held", b"later", expiration="200")
+            held = await self.get(channel, queue, no_ack=False)
+            assert held is not None
+            self.assertEqual(await dead_letters.bodies(1), [b"later"])
+            await self.ask(channel, Basic.Nack(delivery_tag=held.delivery_tag, requeue=True))
+            self.assertEqual(await dead_letters.bodies(1), [b"held"])
+
+    async def test_bad_expiration(self) -> None:
+        """An expiration that is no number of milliseconds closes the channel with 406."""
+        for expiration in ("soon", "-1", "1.5", " 1", "1 "):
+            channel = await self.channel()
+            content = Content(b"", None, Basic.Properties(expiration=expiration))
+            await channel.basic_publish(routing_key="x", content=content)
+            error = await self.refused(channel, Basic.Qos(), 406, "invalid expiration")
+            self.assertEqual((error.class_id, error.method_id), (60, 40), expiration)
+
+    async def test_delivery_limit(self) -> None:
+        """A quorum queue counts in ``x-delivery-count`` how often a message came back, and gives up on it beyond its delivery limit."""
+        channel = await self.channel()
+        queue, dead = await self.pair(channel, "quorum", {"x-delivery-limit": 2})
+        inbox, dead_letters = await self.inbox(channel, queue, prefetch=1), await self.inbox(channel, dead)
+        await self.publish(queue, b"1", b"2")
+        counts = []
+        for _ in range(3):
+            delivery = await inbox.next()
+            self.assertEqual(delivery.body, b"1")
+            counts.append((delivery.properties.headers or {}).get("x-delivery-count"))
+            delivery.nack(requeue=True)
+        self.assertEqual(counts, [None, 1, 2])
+        self.assertEqual(await inbox.bodies(1, ack=True), [b"2"])
+        letter = await dead_letters.next()
+        self.assertEqual(letter.body, b"1")
+        self.assertEqual([(death["reason"], death["count"]) for death in self.deaths(letter)], [("delivery_limit", 1)])
+
+    async def test_delivery_limit_lost(self) -> None:
+        """A lost consumer counts as a delivery."""
+        channel = await self.channel()
+        queue, dead = await self.pair(channel, "quorum", {"x-delivery-limit": 1})
+        await self.publish(queue, b"1")
+        dead_letters = await self.inbox(channel, dead)
+        for _ in range(2):
+            other = await self.channel()
+            await (await self.inbox(other, queue)).next()
+            await other.client.close()
+        self.assertEqual(await dead_letters.bodies(1), [b"1"])
+
+    async def test_no_limit(self) -> None:
+        """A quorum queue without a delivery limit, and a classic queue, never give up."""
+        channel = await self.channel()
+        for kind in KINDS:
+            queue, _ = await self.pair(channel, kind)
+            inbox = await self.inbox(channel, queue, prefetch=1)
+            await self.publish(queue, b"1")
+            for _ in range(30):
+                (await inbox.next()).nack(requeue=True)
+            (await inbox.next()).ack()
+
+    async def test_twice(self) -> None:
+        """A message that dies again in the same queue counts, that of another queue comes first, and the first death stays noted."""
+        channel = await self.channel()
+        for kind in KINDS:
+            queue, dead = await self.pair(channel, kind)
+            back = await self.queue(channel, kind, {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": queue})
+            inbox, dead_letters = await self.inbox(channel, queue), await self.inbox(channel, dead)
+            backs = await self.inbox(channel, back)
+            await self.publish(back, b"1")
+            (await backs.next()).nack(requeue=False)
+            (await inbox.next()).nack(requeue=False)
+            letter = await dead_letters.next()
+            self.assertEqual([(death["queue"], death["count"]) for death in self.deaths(letter)], [(queue, 1), (back, 1)])
+            await self.publish(back, b"1", headers=letter.properties.headers)
+            (await backs.next()).nack(requeue=False)
+            (await inbox.next()).nack(requeue=False)
+            again = await dead_letters.next()
+            self.assertEqual([(death["queue"], death["count"]) for death in self.deaths(again)], [(queue, 2), (back, 2)])
+            headers = again.properties.headers
+            assert headers is not None
+            self.assertEqual([headers[name] for name in FIRST], ["rejected", back, ""])
+
+    async def test_round_by_hand(self) -> None:
+        """A message that is refused in a queue that is its own dead letters' comes again, as often as it is refused."""
+        channel = await self.channel()
+        for kind in KINDS:
+            queue = await self.own_dead_letters(channel, {"x-queue-type": kind})
+            inbox = await self.inbox(channel, queue, prefetch=1)
+            await self.publish(queue, b"1")
+            (await inbox.next()).nack(requeue=False)
+            for count in (1, 2, 3):
+                delivery = await inbox.next()
+                self.assertEqual([death["count"] for death in self.deaths(delivery)], [count])
+                delivery.nack(requeue=False)
+
+    async def own_dead_letters(self, channel: AmqpChannel, arguments: dict[str, Any]) -> str:
+        queue = self.name("round")
+        arguments |= {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": queue}
+        await self.ask(channel, Queue.Declare(queue=queue, durable=True, arguments=arguments))
+        return queue
+
+    async def test_round_on_its_own(self) -> None:
+        """A message that goes round with nobody refusing it is dropped."""
+        channel = await self.channel()
+        queue = await self.own_dead_letters(channel, {"x-queue-type": "classic"})
+        await self.publish(queue, b"expires", expiration="1")
+        other, dead = await self.pair(channel, "classic")
+        await self.publish(other, b"expires later", expiration="100")
+        await (await self.inbox(channel, dead)).next()
+        self.assertEqual(await self.count(channel, queue), 0)
+        queue = await self.own_dead_letters(channel, {"x-queue-type": "quorum", "x-delivery-limit": 1})
+        inbox = await self.inbox(channel, queue, prefetch=1)
+        await self.publish(queue, b"1", b"2")
+        for _ in range(2):
+            delivery = await inbox.next()
+            self.assertEqual(delivery.body, b"1")
+            delivery.nack(requeue=True)
+        self.assertEqual(await inbox.bodies(1, ack=True), [b"2"])
+        await self.settle(channel, queue)
+        self.assertEqual((inbox.waiting, await self.count(channel, queue)), ([], 0))
+
+
+class EmbeddedDeadLetters(EmbeddedTestCase, DeadLettersContract):
+    pass
+
+
+class RabbitMQDeadLetters(RabbitMQTestCase, DeadLettersContract):
+    pass
