@@ -8,6 +8,7 @@ A theme is a mixin, whose tests are coroutines that wait for answers and deliver
             ...
 
     class EmbeddedPurge(EmbeddedTestCase, PurgeContract): ...
+    class SqlitePurge(SqliteTestCase, PurgeContract): ...
     class RabbitMQPurge(RabbitMQTestCase, PurgeContract): ...
 
 On the embedded broker the virtual clock is turned until the coroutine is done; on RabbitMQ the reactor runs and trial holds the deadline.
@@ -20,6 +21,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import wraps
 from inspect import iscoroutinefunction
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pamqp import base
@@ -28,7 +30,7 @@ from twisted.internet.defer import Deferred, DeferredQueue
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
-from twisted.internet.task import Clock
+from twisted.internet.task import Clock, deferLater
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
@@ -39,8 +41,10 @@ from rtprov.amqp.protocol import AmqpConnection
 from rtprov.amqp.publisher import Publisher
 from rtprov.amqp.spec import METHODS
 from rtprov.amqp.url import BrokerUrl
+from rtprov.broker import database, queues, streams
 from rtprov.broker.server import make_broker
-from rtprov.broker.storage import MemoryStorage
+from rtprov.broker.sqlite import SqliteStorage
+from rtprov.broker.storage import MemoryStorage, Storage
 from rtprov.errors import AmqpError, BrokerError
 from tests.memory import MemoryNetwork
 from tests.rabbitmq import rabbitmq
@@ -250,9 +254,12 @@ class EmbeddedTestCase(SynchronousTestCase):
         self.clock = Clock()
         self.clock.advance(EPOCH)
         self.network = MemoryNetwork(self.clock)
-        self.broker = make_broker(clock=self.clock, storage=MemoryStorage())
+        self.broker = make_broker(clock=self.clock, storage=self.make_storage())
         self.network.listen("broker").listen(self.broker)
         self.url = BrokerUrl.parse("amqp://guest:guest@broker/")
+
+    def make_storage(self) -> Storage:
+        return MemoryStorage()
 
     def endpoint(self) -> IStreamClientEndpoint:
         return self.network.connect("broker")
@@ -270,7 +277,21 @@ class EmbeddedTestCase(SynchronousTestCase):
         self.pump(self.close_connections())
         self.broker.stop()
         self.network.settle()
+        self.broker.engine.storage.close()
+        self.network.settle()
         self.assertEqual(self.clock.getDelayedCalls(), [], "timers are left behind")
+
+
+class SqliteTestCase(EmbeddedTestCase):
+    """The embedded broker on SQLite. Its writer takes a turn of the clock for each call, and it keeps next to nothing in memory."""
+
+    def make_storage(self) -> Storage:
+        for module, name in ((queues, "RESIDENT_MESSAGES"), (streams, "TAIL_MESSAGES"), (database, "PAGE_MESSAGES")):
+            self.patch(module, name, 2)
+        return SqliteStorage(directory=Path(self.mktemp()), run=self.in_next_turn, clock=self.clock)
+
+    def in_next_turn(self, function: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
+        return deferLater(self.clock, 0, function, *arguments)
 
 
 def _pumped(test: Callable[[Any], Coroutine[Any, Any, None]]) -> Callable[[Any], None]:

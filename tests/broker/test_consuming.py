@@ -6,7 +6,7 @@ from pamqp.commands import Basic, Queue
 
 from rtprov.amqp.channel import AmqpChannel
 from rtprov.errors import AmqpError
-from tests.broker.cases import KINDS, BrokerContract, EmbeddedTestCase, Inbox, RabbitMQTestCase
+from tests.broker.cases import KINDS, BrokerContract, EmbeddedTestCase, Inbox, RabbitMQTestCase, SqliteTestCase
 
 
 class ConsumingContract(BrokerContract):
@@ -234,6 +234,10 @@ class ConsumingContract(BrokerContract):
 
 
 class EmbeddedConsuming(EmbeddedTestCase, ConsumingContract):
+    pass
+
+
+class SqliteConsuming(SqliteTestCase, ConsumingContract):
     pass
 
 

@@ -10,7 +10,7 @@ from pamqp.commands import Basic, Queue
 from rtprov.amqp._txamqp import Content
 from rtprov.amqp.channel import AmqpChannel
 from rtprov.amqp.consumer import Delivery
-from tests.broker.cases import KINDS, BrokerContract, EmbeddedTestCase, RabbitMQTestCase
+from tests.broker.cases import KINDS, BrokerContract, EmbeddedTestCase, RabbitMQTestCase, SqliteTestCase
 
 FIRST = ("x-first-death-reason", "x-first-death-queue", "x-first-death-exchange")
 
@@ -252,6 +252,10 @@ class DeadLettersContract(BrokerContract):
 
 
 class EmbeddedDeadLetters(EmbeddedTestCase, DeadLettersContract):
+    pass
+
+
+class SqliteDeadLetters(SqliteTestCase, DeadLettersContract):
     pass
 
 

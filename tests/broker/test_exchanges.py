@@ -6,7 +6,7 @@ from pamqp.commands import Basic, Channel, Exchange, Queue
 
 from rtprov.amqp.channel import AmqpChannel
 from rtprov.errors import Unroutable
-from tests.broker.cases import BrokerContract, EmbeddedTestCase, RabbitMQTestCase
+from tests.broker.cases import BrokerContract, EmbeddedTestCase, RabbitMQTestCase, SqliteTestCase
 
 
 class ExchangesContract(BrokerContract):
@@ -237,6 +237,10 @@ class ExchangesContract(BrokerContract):
 
 
 class EmbeddedExchanges(EmbeddedTestCase, ExchangesContract):
+    pass
+
+
+class SqliteExchanges(SqliteTestCase, ExchangesContract):
     pass
 
 

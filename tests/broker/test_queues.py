@@ -6,7 +6,7 @@ from typing import Any
 
 from pamqp.commands import Basic, Queue
 
-from tests.broker.cases import KINDS, BrokerContract, EmbeddedTestCase, RabbitMQTestCase
+from tests.broker.cases import KINDS, BrokerContract, EmbeddedTestCase, RabbitMQTestCase, SqliteTestCase
 
 
 class QueuesContract(BrokerContract):
@@ -247,6 +247,10 @@ class QueuesContract(BrokerContract):
 
 
 class EmbeddedQueues(EmbeddedTestCase, QueuesContract):
+    pass
+
+
+class SqliteQueues(SqliteTestCase, QueuesContract):
     pass
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pamqp.commands import Basic, Channel, Queue
 
 from rtprov.amqp.channel import AmqpChannel
-from tests.broker.cases import KINDS, BrokerContract, EmbeddedTestCase, RabbitMQTestCase
+from tests.broker.cases import KINDS, BrokerContract, EmbeddedTestCase, RabbitMQTestCase, SqliteTestCase
 
 
 class SettlingContract(BrokerContract):
@@ -221,6 +221,10 @@ class SettlingContract(BrokerContract):
 
 
 class EmbeddedSettling(EmbeddedTestCase, SettlingContract):
+    pass
+
+
+class SqliteSettling(SqliteTestCase, SettlingContract):
     pass
 
 
