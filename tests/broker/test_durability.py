@@ -1,0 +1,264 @@
+"""What the embedded broker on SQLite promises beyond the contract suite: what it has confirmed survives, and a full disk loses nothing."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pamqp.commands import Basic, Queue
+from twisted.internet.defer import Deferred
+
+from rtprov.broker import sqlite
+from rtprov.broker.server import make_broker
+from rtprov.broker.sqlite import SqliteStorage
+from rtprov.broker.storage import Storage
+from tests.broker.cases import BrokerContract, SqliteTestCase
+
+PERSISTENT = 2
+SINGLE_ACTIVE = {"x-single-active-consumer": True, "x-delivery-limit": 3}
+
+
+class DurableCase(SqliteTestCase, BrokerContract):
+    """A broker whose disk can be stopped, and that can die and come back."""
+
+    def setUp(self) -> None:
+        self.stopped: list[tuple[Deferred[Any], Callable[[], Any]]] | None = None
+        super().setUp()
+
+    def make_storage(self) -> Storage:
+        self.directory = Path(self.mktemp())
+        super().make_storage().close()  # for its patches
+        return self.open_storage()
+
+    def open_storage(self) -> SqliteStorage:
+        return SqliteStorage(directory=self.directory, run=self.in_next_turn, clock=self.clock)
+
+    def in_next_turn(self, function: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
+        if self.stopped is None:
+            return super().in_next_turn(function, *arguments)
+        call: Deferred[Any] = Deferred()
+        self.stopped.append((call, lambda: function(*arguments)))
+        return call
+
+    def stop_disk(self) -> None:
+        """From now on nothing that is written arrives."""
+        self.stopped = []
+
+    def start_disk(self) -> None:
+        stopped, self.stopped = self.stopped or [], None
+        for call, function in stopped:
+            call.callback(function())
+
+    async def crash(self) -> None:
+        """The broker dies as by kill -9, with what its file held at this moment, and comes back."""
+        left = self.directory
+        self.directory = Path(self.mktemp())
+        shutil.copytree(left, self.directory)
+        old, self.broker = self.broker, make_broker(clock=self.clock, storage=self.open_storage())
+        self.addCleanup(old.engine.storage.close)
+        self.network.factories["broker"] = self.broker
+        self.connections.clear()
+        self.__dict__.pop("_publisher", None)
+        self.network.cut("broker")
+
+    def properties(self) -> Basic.Properties:
+        return Basic.Properties(delivery_mode=PERSISTENT)
+
+    async def drained(self, queue: str, count: int) -> list[tuple[bytes, bool]]:
+        """The next deliveries of a queue with their redelivered flags; all are acknowledged."""
+        inbox = await self.inbox(await self.channel(), queue, prefetch=1)
+        found = []
+        for _ in range(count):
+            delivery = await inbox.next()
+            found.append((delivery.body, delivery.redelivered))
+            delivery.ack()
+        return found
+
+
+class Crash(DurableCase):
+    async def test_what_was_confirmed(self) -> None:
+        """Confirmed messages are there again in order, those that were handed out first and redelivered; settled ones are gone."""
+        channel = await self.channel()
+        queue = await self.queue(channel, "quorum", SINGLE_ACTIVE)
+        inbox = await self.inbox(channel, queue, prefetch=3)
+        await self.publish(queue, *(b"%d" % number for number in range(8)))
+        held = [await inbox.next() for _ in range(3)]
+        held[1].ack()
+        await inbox.next()
+        await self.settle(channel, queue)
+        await self.crash()
+        found = await self.drained(queue, 7)
+        self.assertEqual(found, [(b"0", True), (b"2", True), (b"3", True), *((b"%d" % number, False) for number in range(4, 8))])
+
+    async def test_what_was_not_confirmed(self) -> None:
+        """A message whose confirm had not come may be gone, and everything before it is there."""
+        channel = await self.channel()
+        queue = await self.queue(channel, "quorum")
+        await self.publish(queue, b"safe")
+        self.stop_disk()
+        publisher = await self.publisher()
+        late = publisher.publish("", queue, b"late", properties=self.properties())
+        self.network.settle()
+        self.assertNoResult(late)
+        late.addErrback(lambda _: None)  # its confirm is lost
+        await self.crash()
+        self.stopped = None
+        self.assertEqual(await self.drained(queue, 1), [(b"safe", False)])
+        self.assertEqual(await self.count(await self.channel(), queue), 0)
+
+    async def test_streams_keep_their_offsets(self) -> None:
+        """After a crash a stream is read on from where its reader was, and goes on counting."""
+        channel = await self.channel()
+        stream = await self.stream(channel)
+        await self.publish(stream, *(b"%d" % number for number in range(5)))
+        await self.crash()
+        await self.publish(stream, b"5", b"6")
+        inbox = await self.inbox(await self.channel(), stream, prefetch=10, arguments={"x-stream-offset": 3})
+        deliveries = [await inbox.next() for _ in range(4)]
+        seen = [((each.properties.headers or {})["x-stream-offset"], each.body) for each in deliveries]
+        self.assertEqual(seen, [(number, b"%d" % number) for number in range(3, 7)])
+
+    async def test_deliveries_are_counted(self) -> None:
+        """A message that takes the broker down each time that it is handed out is dead-lettered once its limit is over."""
+        channel = await self.channel()
+        dead = await self.queue(channel)
+        queue = await self.queue(channel, "quorum", {**SINGLE_ACTIVE, "x-dead-letter-exchange": "", "x-dead-letter-routing-key": dead})
+        await self.publish(queue, b"poison")
+        for deliveries in range(4):
+            inbox = await self.inbox(await self.channel(), queue)
+            delivery = await inbox.next()
+            self.assertEqual((delivery.properties.headers or {}).get("x-delivery-count", 0), deliveries)
+            self.network.settle()
+            await self.crash()
+        await self.inbox(await self.channel(), queue)
+        ((body, _),) = await self.drained(dead, 1)
+        self.assertEqual(body, b"poison")
+
+    async def test_transient_messages(self) -> None:
+        """A classic queue loses what did not ask to be kept, and only that."""
+        channel = await self.channel()
+        queue = await self.queue(channel)
+        await self.publish(queue, b"transient")
+        await self.publish(queue, b"kept", delivery_mode=PERSISTENT)
+        await self.crash()
+        self.assertEqual(await self.drained(queue, 1), [(b"kept", False)])
+
+    async def test_declarations(self) -> None:
+        """A durable auto-delete queue can be declared again as it was, and its binding still routes."""
+        channel = await self.channel()
+        declare = Queue.Declare(queue=self.name(), durable=True, auto_delete=True)
+        await self.ask(channel, declare)
+        await self.ask(channel, Queue.Bind(queue=declare.queue, exchange="amq.topic", routing_key="a.*"))
+        await self.publish("a.b", b"before", exchange="amq.topic", delivery_mode=PERSISTENT)
+        await self.crash()
+        await self.ask(await self.channel(), declare)
+        await self.publish("a.c", b"after", exchange="amq.topic", delivery_mode=PERSISTENT)
+        self.assertEqual(await self.drained(declare.queue, 2), [(b"before", False), (b"after", False)])
+
+
+class GroupCommit(DurableCase):
+    async def test_confirms_wait_for_the_disk(self) -> None:
+        """No confirm leaves before what it confirms is written; then one write has brought them all."""
+        channel = await self.channel()
+        queue = await self.queue(channel, "quorum")
+        publisher = await self.publisher()
+        self.stop_disk()
+        publishes = [publisher.publish("", queue, b"%d" % number, properties=self.properties()) for number in range(50)]
+        self.network.settle()
+        for publish in publishes:
+            self.assertNoResult(publish)
+        assert self.stopped is not None
+        self.assertEqual(len(self.stopped), 1)
+        self.start_disk()
+        for publish in publishes:
+            await publish
+
+    async def test_streams_show_what_is_written(self) -> None:
+        """A stream's reader is shown a message only once it is written: it may have told others of it."""
+        channel = await self.channel()
+        stream = await self.stream(channel)
+        inbox = await self.inbox(channel, stream, prefetch=10)
+        publisher = await self.publisher()
+        self.stop_disk()
+        publish = publisher.publish("", stream, b"event", properties=self.properties())
+        self.network.settle()
+        self.assertEqual(inbox.waiting, [])
+        self.start_disk()
+        await publish
+        self.assertEqual(await inbox.bodies(1), [b"event"])
+
+    async def test_back_pressure(self) -> None:
+        """While too much waits for the disk, a publisher is read no further; nothing of what it sends is lost."""
+        self.patch(sqlite, "CONGESTED_BYTES", 10_000)
+        channel = await self.channel()
+        queue = await self.queue(channel, "quorum")
+        publisher = await self.publisher()
+        self.stop_disk()
+        publishes = []
+        for number in range(20):
+            publishes.append(publisher.publish("", queue, b"%d" % number + bytes(4000), properties=self.properties()))
+            self.network.settle()
+        self.assertLess(await self.count(channel, queue), 10)
+        self.start_disk()
+        for publish in publishes:
+            await publish
+        self.assertEqual([body[:2].strip(b"\0") for body, _ in await self.drained(queue, 20)], [b"%d" % number for number in range(20)])
+
+
+class FullDisk(DurableCase):
+    async def test_blocked(self) -> None:
+        """On a full disk publishers are told to wait and nothing is confirmed; with room again both ends go on, with nothing lost."""
+        channel = await self.channel()
+        queue = await self.queue(channel, "quorum")
+        publisher = await self.publisher()
+        ((pages,),) = self.sql("PRAGMA page_count")
+        self.sql(f"PRAGMA max_page_count = {pages}")
+        publish = publisher.publish("", queue, bytes(50_000), properties=self.properties())
+        self.network.settle()
+        self.assertNoResult(publish)
+        late = await self.channel()
+        self.assertEqual([connection.blocked for connection in self.connections], [True] * len(self.connections))
+        self.sql("PRAGMA max_page_count = 100000")
+        await publish
+        await self.settle(late, queue)
+        self.assertEqual([connection.blocked for connection in self.connections], [False] * len(self.connections))
+        self.assertEqual(len(await self.drained(queue, 1)), 1)
+
+    def sql(self, statement: str) -> list[Any]:
+        storage = self.broker.engine.storage
+        assert isinstance(storage, SqliteStorage)
+        return storage._database._connection.execute(statement).fetchall()
+
+
+class LongQueues(DurableCase):
+    async def test_bodies_are_on_disk(self) -> None:
+        """However long a queue is, only its head is in memory; all of it comes in order."""
+        channel = await self.channel()
+        queue = await self.queue(channel, "quorum")
+        bodies = [b"%d" % number for number in range(100)]
+        await self.publish(queue, *bodies)
+        kept = self.broker.engine.queues[queue]
+        self.assertEqual((kept.message_count, len(kept._ready)), (100, 2))  # type: ignore[union-attr]
+        self.assertEqual([body for body, _ in await self.drained(queue, 100)], bodies)
+
+    async def test_purged_while_a_page_is_on_its_way(self) -> None:
+        """Messages that are purged while they are being read are gone; what comes after them is delivered."""
+        channel = await self.channel()
+        queue = await self.queue(channel, "quorum")
+        await self.publish(queue, *(b"old" for _ in range(10)))
+        inbox = await self.inbox(channel, queue, prefetch=1)
+        first = await inbox.next()
+        self.stop_disk()
+        first.ack()
+        purged = self.ask(channel, Queue.Purge(queue=queue))
+        self.network.settle()
+        self.start_disk()
+        self.assertGreater((await purged).message_count, 6)
+        await self.publish(queue, b"new")
+        rest = [await inbox.next()]
+        while rest[-1].body != b"new":
+            rest[-1].ack()
+            rest.append(await inbox.next())
+        self.assertLess(len(rest), 4)
