@@ -5,9 +5,11 @@ Every problem with a file is a `ConfigurationError` of one line that names the f
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from OpenSSL import SSL
 from OpenSSL.crypto import FILETYPE_PEM, load_privatekey
 from twisted.internet.ssl import (
     Certificate,
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 
 MINIMUM = TLSVersion.TLSv1_2
+WARN_BEFORE = timedelta(days=14)
 
 
 def read_file(path: Path, what: str) -> bytes:
@@ -61,22 +64,33 @@ def load_identity(certificate: Path, private_key: Path) -> dict[str, Any]:
         private = PrivateCertificate.fromCertificateAndKeyPair(first, pair)
     except Exception:  # see load_certificates
         raise ConfigurationError(f"{private_key}: is not the PEM private key for {certificate}") from None
-    return {
+    identity: dict[str, Any] = {
         "privateKey": private.privateKey.original,
         "certificate": private.original,
         "extraCertChain": [each.original for each in chain],
     }
+    try:
+        CertificateOptions(**identity).getContext()
+    except SSL.Error as error:
+        raise ConfigurationError(f"{certificate}: OpenSSL does not take it: {error.args[0][-1][-1]}") from None
+    return identity
+
+
+def expiry_warning(path: Path, now: datetime) -> str | None:
+    """What is wrong with the time of the file's first certificate, or will be within 14 days; None where nothing is."""
+    certificate = load_certificates(path)[0].original.to_cryptography()
+    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if now < begin:
+        return f"{path}: the certificate is not valid before {begin:%Y-%m-%d %H:%M} UTC"
+    if end < now + WARN_BEFORE:
+        return f"{path}: the certificate {'has expired' if end < now else 'expires'} on {end:%Y-%m-%d %H:%M} UTC"
+    return None
 
 
 def server_options(certificate: Path, private_key: Path, client_ca: Path | None = None) -> CertificateOptions:
     """What a server shows. With `client_ca`, clients must show a certificate that it vouches for."""
     trust_root = None if client_ca is None else trustRootFromCertificates(load_certificates(client_ca))
-    options = CertificateOptions(**load_identity(certificate, private_key), trustRoot=trust_root, raiseMinimumTo=MINIMUM)
-    try:
-        options.getContext()
-    except Exception:  # see load_certificates
-        raise ConfigurationError(f"{private_key}: does not belong to {certificate}") from None
-    return options
+    return CertificateOptions(**load_identity(certificate, private_key), trustRoot=trust_root, raiseMinimumTo=MINIMUM)
 
 
 @implementer(IPolicyForHTTPS)

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import tempfile
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, cast
 
 import trustme
-from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat, load_pem_private_key
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import NameOID
 from OpenSSL import SSL
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IOpenSSLServerConnectionCreator
@@ -19,10 +30,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from rtprov.errors import ConfigurationError
-from rtprov.tls import VerifiedHTTPS, load_certificates, load_identity, read_file, server_options
+from rtprov.tls import VerifiedHTTPS, expiry_warning, load_certificates, load_identity, read_file, server_options
 from tests.memory import MemoryNetwork
 
 PING = b"ping"
+NOW = datetime(2030, 1, 1, 12, tzinfo=timezone.utc)
 
 
 class Peer(Protocol):
@@ -252,9 +264,37 @@ class Files(TlsTestCase):
             text = "is encrypted, and there is nobody to ask for the passphrase; store the key without one"
             self.assert_refused("bad.key", text, server_options, self.file("a.pem"), self.file("bad.key"))
 
+    def test_weak_key(self) -> None:
+        """A certificate that OpenSSL finds too weak is refused at once, not with the first connection, for servers and for clients."""
+        key = rsa.generate_private_key(65537, 1024)  # noqa: S505 - weak on purpose
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "weak")])
+        builder = x509.CertificateBuilder(name, name, key.public_key(), 1, NOW, NOW + timedelta(days=1))
+        self.file("weak.pem").write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
+        self.file("weak.key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        files = (self.file("weak.pem"), self.file("weak.key"))
+        self.assert_refused("weak.pem", "OpenSSL does not take it: ee key too small", server_options, *files)
+        self.assert_refused("weak.pem", "OpenSSL does not take it: ee key too small", VerifiedHTTPS, self.file("ca.pem"), *files)
+
     def test_key_of_another(self) -> None:
         """A private key that is not the certificate's is refused, for servers and for clients."""
         files = (self.file("a.pem"), self.file("client.key"))
         text = f"is not the PEM private key for {self.file('a.pem')}"
         self.assert_refused("client.key", text, server_options, *files)
         self.assert_refused("client.key", text, VerifiedHTTPS, self.file("ca.pem"), *files)
+
+
+class Expiry(TlsTestCase):
+    def warning(self, begins_in: timedelta, ends_in: timedelta) -> str | None:
+        """What is said at `NOW` of a certificate that begins and ends so much later."""
+        leaf = self.ca.issue_cert("a.example", not_before=NOW + begins_in, not_after=NOW + ends_in)
+        self.file("a.pem").write_bytes(leaf.cert_chain_pems[0].bytes())
+        warning = expiry_warning(self.file("a.pem"), NOW)
+        return warning if warning is None else warning.removeprefix(f"{self.file('a.pem')}: the certificate ")
+
+    def test_warning(self) -> None:
+        """A certificate that has expired, or will have within two weeks, or is not yet valid, is spoken of; any other is not."""
+        day = timedelta(days=1)
+        self.assertIsNone(self.warning(-day, 15 * day))
+        self.assertEqual(self.warning(-day, 13 * day), "expires on 2030-01-14 12:00 UTC")
+        self.assertEqual(self.warning(-3 * day, -day), "has expired on 2029-12-31 12:00 UTC")
+        self.assertEqual(self.warning(day, 100 * day), "is not valid before 2030-01-02 12:00 UTC")

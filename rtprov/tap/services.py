@@ -8,6 +8,7 @@ import shlex
 import signal
 import time
 from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -24,7 +25,7 @@ from rtprov.errors import ConfigurationError
 from rtprov.seal import FernetSealer, load_keys
 from rtprov.tap.assembly import Surroundings, WorkerService
 from rtprov.tap.listening import Listening, clock, log
-from rtprov.tls import VerifiedHTTPS, read_file, server_options
+from rtprov.tls import VerifiedHTTPS, expiry_warning, read_file, server_options
 
 if TYPE_CHECKING:
     from twisted.internet.ssl import CertificateOptions
@@ -87,7 +88,16 @@ class Command(InOrder):
 def certificate_options(options: dict[str, Any], role: str) -> CertificateOptions:
     """What a server command shows. Raises `ConfigurationError`."""
     certificate, key = identity_files(options, role)
-    return server_options(certificate, key, options.get("client-ca"))
+    made = server_options(certificate, key, options.get("client-ca"))
+    warn_of_expiry(certificate)
+    return made
+
+
+def warn_of_expiry(certificate: Path) -> None:
+    """Say in the log that a certificate has expired, or soon will have: from outside that looks like any other failure of TLS."""
+    trouble = expiry_warning(certificate, datetime.now(timezone.utc))
+    if trouble is not None:
+        log.warn("{trouble}", trouble=trouble)
 
 
 def identity_files(options: dict[str, Any], role: str) -> tuple[Path, Path]:

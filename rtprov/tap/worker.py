@@ -13,7 +13,7 @@ from rtprov.equipment import HttpEquipment
 from rtprov.errors import ConfigurationError
 from rtprov.tap import options as opt
 from rtprov.tap.assembly import Surroundings, WorkerService, WorkerSettings
-from rtprov.tap.services import Command, ca_file, https_client, identity_files, sealer, surroundings
+from rtprov.tap.services import Command, ca_file, https_client, identity_files, sealer, surroundings, warn_of_expiry
 from rtprov.tls import VerifiedHTTPS, read_file
 
 
@@ -47,7 +47,11 @@ def make_worker(options: dict[str, Any], around: Surroundings, equipment_url: st
     certificate, key = (options.get("certificate"), options.get("private-key"))
     if certificate is not None or key is not None or (options["certs"] / "worker.pem").exists():
         certificate, key = identity_files(options, "worker")
-    client = https_client(VerifiedHTTPS(ca_file(options), certificate, key), options["concurrency"])
+    ca = ca_file(options)
+    client = https_client(VerifiedHTTPS(ca, certificate, key), options["concurrency"])
+    for file in (ca, certificate):
+        if file is not None:
+            warn_of_expiry(file)
     settings = WorkerSettings(
         shards=shards,
         concurrency=options["concurrency"],

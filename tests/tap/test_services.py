@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, cast
 
 import attrs
+import trustme
 from twisted.application.service import IService, Service
 from twisted.internet.defer import Deferred, succeed
+from twisted.logger import capturedLogs, formatEvent
 from twisted.python.reflect import namedAny
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
@@ -82,6 +85,17 @@ class Files(FilesTestCase):
         self.assertEqual(identity_files(self.options, "stub"), (self.certs / "stub.pem", self.certs / "stub.key"))
         self.assertEqual(ca_file(self.options), self.certs / "ca.pem")
         certificate_options(self.options, "stub")
+
+    def test_expired(self) -> None:
+        """A certificate that has expired is used all the same, and the log says so."""
+        make_development_set(self.certs)
+        leaf = trustme.CA().issue_cert("localhost", not_after=datetime(2020, 1, 1, tzinfo=timezone.utc))
+        leaf.cert_chain_pems[0].write_to_path(str(self.certs / "stub.pem"))
+        (self.certs / "stub.key").write_bytes(leaf.private_key_pem.bytes())
+        with capturedLogs() as events:
+            certificate_options(self.options, "stub")
+        lines = [formatEvent(event) for event in events]
+        self.assertEqual(lines, [f"{self.certs / 'stub.pem'}: the certificate has expired on 2020-01-01 00:00 UTC"])
 
     def test_single_files(self) -> None:
         """Single files go before those of the folder, which need not be there."""
