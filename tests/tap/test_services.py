@@ -22,6 +22,7 @@ from rtprov.certs import SEAL_KEY, make_development_set
 from rtprov.errors import ConfigurationError
 from rtprov.seal import new_key
 from rtprov.tap.services import Closing, Command, InOrder, ca_file, certificate_options, first_steps, identity_files, sealer
+from rtprov.tap.stub import rules
 from tests.tap.test_options import MODULES
 
 
@@ -143,6 +144,29 @@ class SealingKey(FilesTestCase):
         file = self.certs.parent / "keys"
         file.write_bytes(b"s3cr3t\xff\n")
         self.assert_refused(f"{file}: line 1 is not a Fernet key (32 bytes in URL-safe base64)", sealer, self.options | {"seal-keys": file})
+
+
+class ScenarioFile(FilesTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.file = self.certs.parent / "scenario.toml"
+
+    def test_none(self) -> None:
+        """Without a file there are no rules but the stub's own."""
+        self.assertEqual(rules(None), ())
+
+    def test_rules(self) -> None:
+        """The file's rules are taken in order."""
+        self.file.write_text('[[rule]]\nmatch = "SLOW.*"\nanswer = 200\ndelay = 90\n\n[[rule]]\nmatch = "A.*"\nanswer = "hang"\n')
+        self.assertEqual([(rule.match.pattern, rule.answer) for rule in rules(self.file)], [("SLOW.*", 200), ("A.*", "hang")])
+
+    def test_wrong(self) -> None:
+        """A file that is missing, or wrong, is one line that names it and the place."""
+        self.assert_refused(f"{self.file}: cannot read the scenario: No such file or directory", rules, self.file)
+        self.file.write_bytes(b'[[rule]]\nmatch = "(\xff"\nanswer = 200\n')
+        error = self.assertRaises(ConfigurationError, rules, self.file)
+        self.assertTrue(str(error).startswith(f"{self.file}: rule 1: match: not a regular expression: "), error)
+        self.assertNotIn("\n", str(error))
 
 
 @attrs.define
