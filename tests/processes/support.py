@@ -14,6 +14,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -87,7 +88,7 @@ class Twistd(ProcessProtocol):
     def signal(self, name: str) -> None:
         """Send a signal, such as TERM."""
         assert self.transport is not None
-        self.transport.signalProcess(name)
+        self.transport.signalProcess(signal.Signals[f"SIG{name}"])
 
     # What Twisted calls.
 
@@ -186,11 +187,11 @@ class ProcessTestCase(TestCase):
         self.addCleanup(client.close)
         return client
 
-    async def stop(self, process: Twistd, signal: str = "TERM") -> None:
-        """End a process as an operator would; it ends cleanly."""
-        process.signal(signal)
+    async def stop(self, process: Twistd, name: str = "TERM") -> None:
+        """End a process with this signal, as an operator would; it ends cleanly."""
+        process.signal(name)
         status = await process.ended
-        self.assertIn(status, (0, -2 if signal == "INT" else -15), process.log)
+        self.assertIn(status, (0, -signal.Signals[f"SIG{name}"]), process.log)
         self.assert_clean(process)
 
     def assert_clean(self, process: Twistd) -> None:

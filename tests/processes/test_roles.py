@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from twisted.internet.defer import Deferred
+
 from rtprov.certs import make_development_set
 from tests.processes.support import ANY_PORT, Client, ProcessTestCase, Twistd
 from tests.rabbitmq import rabbitmq
@@ -91,6 +93,21 @@ class OnEmbeddedBroker(RolesMixin, ProcessTestCase):
             await process.logged(f"{name}: not connected to amqp://guest@")
             await self.stop(process, "INT")
         await self.stop(self.stub)
+
+    async def test_stop_in_the_middle_of_a_post(self) -> None:
+        """A front end that is stopped still gets its broker's word for the POST under way, however late, and answers it."""
+        await self.start(delay_s=0)
+        client = await self.front_end()
+        await client.accepted("ABC123456")
+        self.broker.signal("STOP")
+        post = Deferred.fromCoroutine(client.post("ABC123456"))  # on the connection that is there
+        self.assertEqual((await client.request("GET", "/nothing")).status, 404)  # on a new one: by now the POST is under way
+        stopping = Deferred.fromCoroutine(self.stop(self.frontend))
+        await self.frontend.logged("Received SIGTERM, shutting down")
+        await self.frontend.logged(r"\(TCP Port \d+ Closed\)")
+        self.broker.signal("CONT")
+        self.assertEqual((await post).status, 200)
+        await stopping
 
 
 class OnRabbitMQ(RolesMixin, ProcessTestCase):
