@@ -145,6 +145,9 @@ class BrokerChannel:
         return self.engine.queue(name or self._last_queue, self.connection)
 
     def _on_queue_declare(self, method: Queue.Declare) -> None:
+        if method.queue == REPLY_TO or method.queue in self.connection.factory.reply_channels:
+            self._answer(method, Queue.DeclareOk(method.queue, 0, 1))
+            return
         queue = self.engine.declare_queue(
             method.queue,
             passive=method.passive,
@@ -194,6 +197,9 @@ class BrokerChannel:
             expiration_s(properties)
         except ValueError:
             raise AmqpError(406, f"PRECONDITION_FAILED - invalid expiration '{properties.expiration}'", 60, 40) from None
+        if properties.user_id and properties.user_id != self.connection.username:
+            text = f"user_id property set to '{properties.user_id}' but authenticated user was '{self.connection.username}'"
+            raise AmqpError(406, f"PRECONDITION_FAILED - {text}", 60, 40)
         message = Message(method.exchange, method.routing_key, properties, command.header, command.body)
         if properties.reply_to == REPLY_TO:
             message = self._with_reply_address(message)
@@ -207,7 +213,9 @@ class BrokerChannel:
     def _route(self, message: Message) -> bool:
         if message.exchange == "" and message.routing_key.startswith(f"{REPLY_TO}."):
             channel = self.connection.factory.reply_channels.get(message.routing_key)
-            return channel is not None and channel.deliver_reply(message)
+            if channel is not None:
+                channel.deliver_reply(message)
+            return False  # an address is no queue, says RabbitMQ
         return self.engine.publish(message)
 
     def confirm(self) -> None:
@@ -232,14 +240,13 @@ class BrokerChannel:
         self._reply_tag, self._reply_token = tag, f"{REPLY_TO}.{self.connection.factory.new_token()}"
         self.connection.factory.reply_channels[self._reply_token] = self
 
-    def deliver_reply(self, message: Message) -> bool:
+    def deliver_reply(self, message: Message) -> None:
         """A reply for this channel's requests; at most once, so one that cannot be written now is dropped."""
         if self._reply_tag is None or self.closing or not self.connection.writable:
-            return False
+            return
         self._last_delivery_tag += 1
         method = Basic.Deliver(self._reply_tag, self._last_delivery_tag, False, "", message.routing_key)
         self.send_content(method, message.header, message.body)
-        return True
 
     def _stop_replies(self) -> None:
         if self._reply_token is not None:
@@ -356,6 +363,8 @@ class BrokerChannel:
             if self.engine.queues.get(each.queue.name) is each.queue:
                 by_queue.setdefault(each.queue, []).append(each.entry)
         for queue, entries in by_queue.items():
+            if queue.kind == "stream" and not lost:
+                raise AmqpError(540, f"NOT_IMPLEMENTED - basic.nack and basic.reject not supported by stream queues queue '{queue.name}'")
             if requeue:
                 queue.requeue(entries, lost=lost)
             else:

@@ -145,6 +145,7 @@ class BrokerProtocol(Protocol):
         self._understands_blocked = False
         self._held = False
         self._backlog: deque[Any] = deque()
+        self.username = ""
         self._stage: Callable[[Command], None] | None = self._on_start_ok
         self._greeting: bytes | None = b""
         self._parser = FrameParser(factory.limits.frame_bytes)
@@ -377,6 +378,7 @@ class BrokerProtocol(Protocol):
             self._log.warn("{peer}: log-in refused for user {user!r}", peer=self._peer(), user=username[:64])
             self._refuse(method.mechanism)
             return
+        self.username = username
         limits = self.factory.limits
         self._stage = self._on_tune_ok
         self.send_method(0, Connection.Tune(limits.channels, limits.frame_bytes, limits.heartbeat_s))
