@@ -77,12 +77,14 @@ class Inbox:
         return await self._deliveries.get()
 
     async def bodies(self, count: int, *, ack: bool = False) -> list[bytes]:
-        """The bodies of the next deliveries, each acknowledged where that is wanted."""
-        deliveries = [await self.next() for _ in range(count)]
-        if ack:
-            for delivery in deliveries:
+        """The bodies of the next deliveries, each acknowledged as it comes where that is wanted."""
+        bodies = []
+        for _ in range(count):
+            delivery = await self.next()
+            bodies.append(delivery.body)
+            if ack:
                 delivery.ack()
-        return [delivery.body for delivery in deliveries]
+        return bodies
 
     @property
     def waiting(self) -> list[bytes]:

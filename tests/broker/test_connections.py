@@ -1,0 +1,283 @@
+"""Connections: log-in, virtual hosts, channels, heartbeats, and errors on their right scope."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+from pamqp import base
+from pamqp.commands import Basic, Channel, Connection, Queue, Tx
+from twisted.internet.defer import Deferred, DeferredQueue
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+
+from rtprov.amqp.framing import HEARTBEAT, PROTOCOL_HEADER, Assembler, FrameParser, encode_content, encode_header, encode_method
+from rtprov.errors import AmqpError, BrokerError, BrokerUnavailable
+from tests.broker.cases import BrokerContract, EmbeddedTestCase, RabbitMQTestCase
+
+LOGIN = Connection.StartOk({}, "PLAIN", "\0guest\0guest", "en_US")
+
+
+class RawClient(Protocol):
+    """Says what it is told to, and keeps what it hears: whole methods, heartbeats as None, and at the end the loss."""
+
+    def __init__(self) -> None:
+        self.heard: DeferredQueue[base.Frame | None] = DeferredQueue()
+        self.lost: Deferred[None] = Deferred()
+        self.greeting = b""
+        self._parser = FrameParser()
+        self._assemblers: dict[int, Assembler] = {}
+
+    def dataReceived(self, data: bytes) -> None:
+        if data.startswith(b"AMQP"):
+            self.greeting, data = data[:8], data[8:]
+        for frame in self._parser.feed(data):
+            if frame.kind == 8:
+                self.heard.put(None)
+                continue
+            command = self._assemblers.setdefault(frame.channel, Assembler(frame.channel, 1 << 24)).feed(frame)
+            if command is not None:
+                self.heard.put(command.method)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.lost.callback(None)
+
+    def say(self, *items: base.Frame | bytes, channel: int = 0) -> None:
+        """Send methods or bytes."""
+        assert self.transport is not None
+        self.transport.write(b"".join(item if isinstance(item, bytes) else encode_method(channel, item) for item in items))
+
+    async def hear(self, kind: type[base.Frame] | None) -> Any:
+        """The next method, which must be of this kind; heartbeats are passed over, unless they are waited for."""
+        heard = await self.heard.get()
+        while heard is None and kind is not None:
+            heard = await self.heard.get()
+        if kind is None:
+            assert heard is None, heard
+        else:
+            assert isinstance(heard, kind), heard
+        return heard
+
+    def end(self) -> None:
+        assert self.transport is not None
+        self.transport.loseConnection()
+
+
+class ConnectionsContract(BrokerContract):
+    async def raw(self) -> RawClient:
+        """A connection with nothing said."""
+        client = await self.open(RawClient())
+        self.addCleanup(client.end)
+        return client
+
+    async def raw_open(self, heartbeat_s: int = 0, frame_max: int = 131072) -> RawClient:
+        """A connection that is open, with nothing on it."""
+        client = await self.raw()
+        client.say(PROTOCOL_HEADER)
+        start = await client.hear(Connection.Start)
+        self.assertEqual((start.version_major, start.version_minor), (0, 9))
+        self.assertIn("PLAIN", start.mechanisms.split())
+        client.say(LOGIN)
+        await client.hear(Connection.Tune)
+        client.say(Connection.TuneOk(2047, frame_max, heartbeat_s), Connection.Open("/"))
+        await client.hear(Connection.OpenOk)
+        return client
+
+    async def closed(self, client: RawClient, code: int) -> Any:
+        """The broker closes the connection with this code."""
+        close = await client.hear(Connection.Close)
+        self.assertEqual(close.reply_code, code, close.reply_text)
+        client.say(Connection.CloseOk())
+        await client.lost
+        return close
+
+    async def test_wrong_password(self) -> None:
+        """A wrong password, or an unknown user, is refused with 403, to a client that says it can bear that."""
+        for url in (attrs.evolve(self.url, password="wrong"), attrs.evolve(self.url, username="nobody")):
+            error = await self.assertFails(self.connect(url), AmqpError)
+            self.assertEqual(error.reply_code, 403)
+            self.assertIn("Login was refused using authentication mechanism PLAIN", error.reply_text)
+
+    async def test_wrong_password_of_old_client(self) -> None:
+        """To a client that does not say so, the connection is just lost."""
+        client = await self.raw()
+        client.say(PROTOCOL_HEADER)
+        await client.hear(Connection.Start)
+        client.say(Connection.StartOk({}, "PLAIN", "\0guest\0wrong", "en_US"))
+        await client.lost
+        self.assertEqual(client.heard.pending, [])
+
+    async def test_unknown_vhost(self) -> None:
+        """An unknown virtual host is a 530."""
+        error = await self.assertFails(self.connect(attrs.evolve(self.url, virtual_host="nowhere")), AmqpError)
+        self.assertEqual((error.reply_code, error.class_id, error.method_id), (530, 10, 40))
+        self.assertIn("vhost nowhere not found", error.reply_text)
+
+    async def test_other_protocol(self) -> None:
+        """Whoever does not speak AMQP 0-9-1 is told its header, and hung up on."""
+        for greeting in (b"GET / HT", b"AMQP\x00\x00\x09\x02"):
+            client = await self.raw()
+            client.say(greeting)
+            await client.lost
+            self.assertEqual(client.greeting, PROTOCOL_HEADER)
+
+    async def test_close(self) -> None:
+        """A client's close is answered before the connection ends; that is the client's to do."""
+        client = await self.raw_open()
+        client.say(Connection.Close(200, "bye", 0, 0))
+        await client.hear(Connection.CloseOk)
+        client.end()
+        await client.lost
+
+    async def test_own_close(self) -> None:
+        """Our client closes in agreement; what waits fails, and its exclusive queues are gone."""
+        connection = await self.connect()
+        channel = await self.channel(connection)
+        queue = (await self.ask(channel, Queue.Declare(exclusive=True))).queue
+        await connection.close()
+        await self.assertFails(self.ask(channel, Basic.Qos()), BrokerUnavailable)
+        await self.refused(await self.channel(), Queue.Declare(queue=queue, passive=True), 404)
+
+    async def test_channel_error(self) -> None:
+        """A channel's error closes it alone; others, and new ones under the same number, work on."""
+        client = await self.raw_open()
+        for channel in (1, 2):
+            client.say(Channel.Open(), channel=channel)
+            await client.hear(Channel.OpenOk)
+        client.say(Queue.Declare(queue=self.name(), passive=True), channel=1)
+        close = await client.hear(Channel.Close)
+        self.assertEqual((close.reply_code, close.class_id, close.method_id), (404, 50, 10))
+        client.say(Queue.Declare(queue=self.name(), passive=True), Basic.Qos(), channel=1)  # passed over
+        client.say(Basic.Qos(), channel=2)
+        await client.hear(Basic.QosOk)
+        client.say(Channel.CloseOk(), Channel.Open(), Basic.Qos(), channel=1)
+        await client.hear(Channel.OpenOk)
+        await client.hear(Basic.QosOk)
+        client.end()
+
+    async def test_channel_reuse(self) -> None:
+        """A number is free again once its channel is closed."""
+        client = await self.raw_open()
+        for _ in range(3):
+            client.say(Channel.Open(), Basic.Qos(), Channel.Close(200, "", 0, 0), channel=1)
+            for kind in (Channel.OpenOk, Basic.QosOk, Channel.CloseOk):
+                await client.hear(kind)
+        client.end()
+
+    async def test_closed_channel(self) -> None:
+        """A method on a channel that is not open is a 504, which closes the connection."""
+        client = await self.raw_open()
+        client.say(Basic.Qos(), channel=7)
+        await self.closed(client, 504)
+
+    async def test_channel_twice(self) -> None:
+        """Opening a channel that is open is a 504."""
+        client = await self.raw_open()
+        client.say(Channel.Open(), Channel.Open(), channel=1)
+        await client.hear(Channel.OpenOk)
+        await self.closed(client, 504)
+
+    async def test_methods_of_the_wrong_side(self) -> None:
+        """What only a broker says, and connection methods on a channel, close the connection with 503 or 504 at most."""
+        client = await self.raw_open()
+        client.say(Channel.Open(), channel=1)
+        await client.hear(Channel.OpenOk)
+        client.say(Queue.DeclareOk("q", 0, 0), channel=1)
+        close = await client.hear(Connection.Close)
+        self.assertIn(close.reply_code, (503, 540))
+        client.end()
+
+    async def test_transactions(self) -> None:
+        """A channel either confirms or has transactions: ours has none (540), RabbitMQ's have."""
+        channel = await self.channel()
+        try:
+            answer = await self.ask(channel, Tx.Select())
+        except AmqpError as error:
+            self.assertEqual((error.reply_code, channel.client.closed), (540, True))
+        else:
+            self.assertEqual(answer.method.name, "select-ok")
+
+    async def test_frame_end(self) -> None:
+        """A frame that does not end in 0xCE is a 501."""
+        client = await self.raw_open()
+        client.say(HEARTBEAT[:-1] + b"\x00")
+        await self.closed(client, 501)
+
+    async def test_frame_too_large(self) -> None:
+        """A frame larger than agreed is a 501, before it is sent whole."""
+        client = await self.raw_open(frame_max=4096)
+        client.say(Channel.Open(), channel=1)
+        await client.hear(Channel.OpenOk)
+        client.say(b"\x03\x00\x01\x00\x01\x00\x00" + bytes(100))
+        await self.closed(client, 501)
+
+    async def test_frames_out_of_order(self) -> None:
+        """Content where a method is expected, and a method where content is, are a 505."""
+        header = encode_header(Basic.Properties(), 5)
+        publish = encode_method(1, Basic.Publish(routing_key="x"))
+        content = encode_content(1, Basic.Publish(routing_key="x"), header, b"12345", 4096)
+        for wrong in (content[len(publish) :], publish + encode_method(1, Basic.Qos()), publish + publish):
+            client = await self.raw_open()
+            client.say(Channel.Open(), channel=1)
+            await client.hear(Channel.OpenOk)
+            client.say(wrong)
+            await self.closed(client, 505)
+
+    async def test_one_byte_at_a_time(self) -> None:
+        """It does not matter how bytes are cut."""
+        client = await self.raw_open()
+        queue = self.name()
+        declare = encode_method(1, Queue.Declare(queue=queue, exclusive=True))
+        publish = encode_content(1, Basic.Publish(routing_key=queue), encode_header(Basic.Properties(), 3), b"abc", 4096)
+        for byte in encode_method(1, Channel.Open()) + declare + publish + encode_method(1, Queue.Purge(queue=queue)):
+            client.say(bytes([byte]))
+        await client.hear(Channel.OpenOk)
+        await client.hear(Queue.DeclareOk)
+        self.assertEqual((await client.hear(Queue.PurgeOk)).message_count, 1)
+        client.end()
+
+    async def test_heartbeats(self) -> None:
+        """The broker sends heartbeats as agreed, and gives up on a client that is silent for two of them."""
+        client = await self.raw_open(heartbeat_s=1)
+        await client.hear(None)
+        await client.lost
+
+    async def test_our_heartbeats(self) -> None:
+        """Our client's heartbeats keep a connection alive that has nothing to say."""
+        connection, silent = await self.connect(heartbeat_s=1), await self.raw_open(heartbeat_s=2)
+        await silent.lost  # which takes longer than a connection with heartbeats of a second could live without any
+        self.assertFalse(connection.closed)
+        await (await self.channel(connection)).channel_close(reply_code=200)
+
+    async def test_lost_without_a_word(self) -> None:
+        """A connection that is just gone returns what it held."""
+        channel = await self.channel()
+        queue = await self.queue(channel)
+        await self.publish(queue, b"1")
+        holding = await self.channel()
+        await (await self.inbox(holding, queue)).next()
+        reading = await self.inbox(channel, queue)
+        holding.client.drop("by the test", BrokerError("by the test"))
+        again = await reading.next()
+        self.assertEqual((again.body, again.redelivered), (b"1", True))
+
+
+class EmbeddedConnections(EmbeddedTestCase, ConnectionsContract):
+    async def test_channel_number_too_high(self) -> None:
+        """A channel beyond the number that was agreed is refused with 504."""
+        client = await self.raw_open()
+        client.say(Channel.Open(), channel=2048)
+        await self.closed(client, 504)
+
+    async def test_unknown_method(self) -> None:
+        """An unknown method is a 540; RabbitMQ does not answer it at all."""
+        client = await self.raw_open()
+        client.say(Channel.Open(), channel=1)
+        await client.hear(Channel.OpenOk)
+        client.say(b"\x01\x00\x01\x00\x00\x00\x04\x00\x3c\x03\xe7\xce")  # 60.999
+        close = await self.closed(client, 540)
+        self.assertEqual((close.class_id, close.method_id), (60, 999))
+
+
+class RabbitMQConnections(RabbitMQTestCase, ConnectionsContract):
+    pass
