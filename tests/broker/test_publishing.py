@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 
 from rtprov.amqp._txamqp import Content, Message
 from rtprov.errors import Unroutable
-from tests.broker.cases import KINDS, BrokerContract, EmbeddedTestCase, RabbitMQTestCase
+from tests.broker.cases import KINDS, BrokerContract, EmbeddedTestCase, RabbitMQTestCase, SqliteTestCase
 
 HEADERS: dict[str, Any] = {
     "text": "текст",
@@ -205,6 +205,10 @@ class PublishingContract(BrokerContract):
 
 
 class EmbeddedPublishing(EmbeddedTestCase, PublishingContract):
+    pass
+
+
+class SqlitePublishing(SqliteTestCase, PublishingContract):
     pass
 
 
