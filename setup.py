@@ -45,7 +45,6 @@ setup(
     classifiers=[
         "Framework :: Twisted",
         "Intended Audience :: Telecommunications Industry",
-        "License :: OSI Approved :: MIT License",
         "Programming Language :: Python :: 3",
         "Programming Language :: Python :: 3.10",
         "Programming Language :: Python :: 3.11",

@@ -48,6 +48,14 @@ class WorkerTestCase(SynchronousTestCase):
             wall_clock=lambda: EPOCH + self.clock.seconds(),
             rng=random.Random(7),
         )
+        self.addCleanup(self.cut_short)
+
+    def cut_short(self) -> None:
+        """End what is under way here and now, or its end is some other test's business, when memory is tidied up."""
+        self.journal.come_up()
+        drained = self.drain(0.0)
+        self.clock.advance(0.0)
+        self.successResultOf(drained)
 
     def deliver(self, number: int, equipment_id: str = "DEVICE1", *, redelivered: bool = False, sealed: str | None = None) -> FakeDelivery:
         task = Task(task_id(number), equipment_id, 14, EPOCH, PlainSealer().seal(BODY) if sealed is None else sealed)
