@@ -29,9 +29,8 @@ VERSION = 1
 POSITION_BITS = 44
 MAX_QUEUE_ID = 1 << (62 - POSITION_BITS)
 TRIM_ROWS = 20_000  # in one go: other work waits meanwhile
-VACUUM_EVERY = 200  # batches
-VACUUM_FROM_PAGES = 4096  # this much free space is kept for what comes next
-VACUUM_PAGES = 512
+SPARE_PAGES = 4096  # this much free space is kept for what comes next
+TIDY_PAGES = 1024  # given back in one go
 
 _MAGIC = b"SQLite format 3\0"
 _SCHEMA = """
@@ -96,7 +95,6 @@ class Database:
     def __init__(self, connection: sqlite3.Connection, lock: int) -> None:
         self._connection = connection
         self._lock = lock
-        self._batches = 0
 
     @classmethod
     def open(cls, directory: Path) -> Database:
@@ -197,9 +195,6 @@ class Database:
             if self._connection.in_transaction:
                 query("ROLLBACK")
             raise
-        self._batches += 1
-        if self._batches % VACUUM_EVERY == 0:
-            self._give_back_space()
 
     def trim(self, queue_id: int, before: float) -> int | None:
         """See `rtprov.broker.storage.Storage.trim`; at most `TRIM_ROWS` messages go at once."""
@@ -214,12 +209,13 @@ class Database:
         query("DELETE FROM message WHERE id >= ? AND id < ?", (first, cut))
         return _position(cut)
 
-    def _give_back_space(self) -> None:
-        """Return pages that many deletions left free to the file system, a few at a time."""
+    def give_back_space(self) -> bool:
+        """Return some of the space that deletions have left free to the file system; tell whether there is more to return."""
         (free,) = self._connection.execute("PRAGMA freelist_count").fetchone()
-        if free > VACUUM_FROM_PAGES:
+        if free > SPARE_PAGES:
             # A step for each page, of which `execute` takes only the first.
-            self._connection.executescript(f"PRAGMA incremental_vacuum({VACUUM_PAGES})")
+            self._connection.executescript(f"PRAGMA incremental_vacuum({min(TIDY_PAGES, free - SPARE_PAGES)})")
+        return bool(free > SPARE_PAGES + TIDY_PAGES)
 
 
 def _position(row: int) -> int:

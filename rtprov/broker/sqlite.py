@@ -26,6 +26,7 @@ T = TypeVar("T")
 
 RETRY_S = 1.0
 CONGESTED_BYTES = 32 * 1024 * 1024
+TIDY_EVERY_S = 10.0
 
 
 class SqliteStorage:
@@ -50,6 +51,9 @@ class SqliteStorage:
         self._writing: Batch | None = None
         self._written: list[Deferred[None]] = []
         self._trouble: str | None = None
+        self._tidied_at = clock.seconds()
+        self._tidying: Deferred[None] | None = None
+        self._closed = False
 
     @property
     def congested(self) -> bool:
@@ -165,6 +169,7 @@ class SqliteStorage:
             else:
                 break
         self._report(None)
+        self._tidy_now_and_then()
         waiters, self._written, self._writing = self._written, [], None
         if not self._batch.empty and self._waiters:
             self._write_next()
@@ -182,5 +187,22 @@ class SqliteStorage:
             self._log.critical("{folder}: cannot be written: {error}; publishers wait", folder=self._directory, error=trouble)
         self.on_trouble(trouble)
 
+    # Tidying up: in small pieces, between which other work has its turn.
+
+    def _tidy_now_and_then(self) -> None:
+        now = self._clock.seconds()
+        if self._tidying is None and not self._closed and now - self._tidied_at >= TIDY_EVERY_S:
+            self._tidied_at = now
+            self._tidying = Deferred.fromCoroutine(self._tidy())
+            self._tidying.addErrback(lambda reason: self._log.failure("{folder}: no space is given back", reason, folder=self._directory))
+
+    async def _tidy(self) -> None:
+        try:
+            while not self._closed and await self._run(self._database.give_back_space):
+                pass
+        finally:
+            self._tidying = None
+
     def close(self) -> Deferred[None]:
+        self._closed = True
         return self._after_commit(self._database.close)

@@ -17,7 +17,7 @@ from rtprov.amqp.framing import encode_header
 from rtprov.broker import storage as storage_module
 from rtprov.broker.database import Database
 from rtprov.broker.messages import Message
-from rtprov.broker.sqlite import CONGESTED_BYTES, RETRY_S, SqliteStorage
+from rtprov.broker.sqlite import CONGESTED_BYTES, RETRY_S, TIDY_EVERY_S, SqliteStorage
 from rtprov.broker.storage import MemoryStorage, Record, Storage, StoredExchange
 
 if TYPE_CHECKING:
@@ -301,6 +301,32 @@ class GroupCommit(SqliteCase):
 
 
 TOLD = (LogLevel.critical, LogLevel.info)
+
+
+class Tidying(SqliteCase):
+    def test_space_is_given_back_now_and_then(self) -> None:
+        """With the first commit after a while, free space is given back in pieces between which other work has its turn."""
+        storage = self.open()
+        storage.queue_declared("q", {}, False)
+        for position in range(1, 7000):
+            storage.added("q", record(position, bytes(4000)))
+        storage.commit()
+        storage.purged("q", 1, 7000)
+        storage.commit()
+        self.clock.advance(TIDY_EVERY_S)
+        self.writer.held = True
+        storage.added("q", record(7001))
+        storage.commit()
+        page = storage.load("q", 0, 9000)
+        while not page.called:
+            self.writer.step()
+        self.assertTrue(self.writer.calls, "the page waited until all was tidy")
+        while self.writer.calls:
+            self.writer.step()
+        self.writer.held = False
+        self.successResultOf(storage.close())
+        self.closed.append(storage)
+        self.assertLess((self.directory / "broker.sqlite3").stat().st_size, 5000 * 4096)
 
 
 class Trouble(SqliteCase):
