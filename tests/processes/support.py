@@ -173,8 +173,8 @@ class ProcessTestCase(TestCase):
         return self.spawn([*TWISTD, "-n", f"--pidfile={pidfile}", command, *arguments], environment)
 
     def spawn(self, arguments: list[str], environment: dict[str, str] | None = None) -> Twistd:
-        """Start a program in the working folder, with our own modules first on its path and no option from our own environment."""
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("RTPROV_")}
+        """Start a program in the working folder, with our own modules first on its path and nothing else that would change how it runs."""
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RTPROV_", "PYTHON"))}
         inherited["PYTHONPATH"] = str(Path(rtprov.__file__).resolve().parent.parent)
         process = Twistd()
         reactor.spawnProcess(process, arguments[0], arguments, env=inherited | (environment or {}), path=str(self.folder))
