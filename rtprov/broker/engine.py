@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 MAX_QUEUES = 10_000
 MAX_EXCHANGES = 1_000
+MAX_KEYS = 1_000  # by which one queue is bound to one exchange
 
 
 class Engine:
@@ -188,6 +189,8 @@ class Engine:
     def bind(self, queue: Queue | Stream, exchange_name: str, key: str) -> None:
         """§1.7.2.3."""
         exchange = self._bindable(exchange_name)
+        if exchange.key_count(queue.name) >= MAX_KEYS:
+            raise AmqpError(506, f"RESOURCE_ERROR - at most {MAX_KEYS} bindings of a queue to an exchange")
         exchange.bind(queue.name, key)
         if exchange.durable and queue.durable and queue.owner is None:
             self.storage.bound(queue.name, exchange_name, key)

@@ -42,16 +42,26 @@ class Exchange:
     auto_delete: bool
     internal: bool = False
     bindings: dict[str, dict[str, None]] = attrs.Factory(dict)
+    _keys: dict[str, set[str]] = attrs.Factory(dict)  # of each queue that is bound
+
+    def key_count(self, queue: str) -> int:
+        """By how many keys a queue is bound."""
+        return len(self._keys.get(queue, ()))
 
     def bind(self, queue: str, key: str) -> None:
         """Binding twice is binding once."""
         self.bindings.setdefault(key, {})[queue] = None
+        self._keys.setdefault(queue, set()).add(key)
 
     def unbind(self, queue: str, key: str) -> bool:
         """Return whether it was bound."""
-        queues = self.bindings.get(key, {})
-        if queue not in queues:
+        keys = self._keys.get(queue, set())
+        if key not in keys:
             return False
+        keys.remove(key)
+        if not keys:
+            del self._keys[queue]
+        queues = self.bindings[key]
         del queues[queue]
         if not queues:
             del self.bindings[key]
@@ -59,7 +69,7 @@ class Exchange:
 
     def unbind_queue(self, queue: str) -> bool:
         """The queue is gone. Return whether it was bound."""
-        keys = [key for key, queues in self.bindings.items() if queue in queues]
+        keys = list(self._keys.get(queue, ()))
         for key in keys:
             self.unbind(queue, key)
         return bool(keys)

@@ -24,7 +24,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rtprov import __version__
-from rtprov.amqp.framing import FRAME_MIN_SIZE, HEARTBEAT, PROTOCOL_HEADER, Assembler, Command, FrameParser, encode_method
+from rtprov.amqp.framing import FRAME_MIN_SIZE, HEARTBEAT, PROTOCOL_HEADER, Assembler, Command, Frame, FrameParser, encode_method
 from rtprov.broker.channel import BrokerChannel, NotYet
 from rtprov.broker.engine import Engine
 from rtprov.broker.sasl import MECHANISMS, credentials_from
@@ -39,12 +39,16 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class Limits:
-    """What one client may take. Sizes in bytes, times in seconds."""
+    """What one client may take. Sizes in bytes, times in seconds.
+
+    Who leaves more than `backlog_bytes` unread is not listened to until it has read that.
+    """
 
     connections: int = 1000
     channels: int = 2047
     frame_bytes: int = 131072
     body_bytes: int = 16 * 1024 * 1024
+    backlog_bytes: int = 4 * 1024 * 1024
     handshake_s: float = 10.0
     closing_s: float = 5.0
     heartbeat_s: int = 60
@@ -144,7 +148,6 @@ class BrokerProtocol(Protocol):
         self.understands_cancel = False
         self._understands_blocked = False
         self._held = False
-        self._backlog: deque[Any] = deque()
         self.username = ""
         self._stage: Callable[[Command], None] | None = self._on_start_ok
         self._greeting: bytes | None = b""
@@ -160,6 +163,8 @@ class BrokerProtocol(Protocol):
         self._heartbeat.clock = factory.clock
         self._silent_looks = 0
         self._spoke = False
+        self._backlog = 0  # bytes written since the client has stopped reading
+        self._frames: deque[Frame] = deque()  # received, and not yet carried out
 
     # The transport.
 
@@ -177,8 +182,10 @@ class BrokerProtocol(Protocol):
 
     def resumeProducing(self) -> None:
         self.writable = True
+        self._backlog = 0
         for channel in list(self._channels.values()):
             channel.pump()
+        self._listen_again()
         self._end_turn()
 
     def stopProducing(self) -> None:
@@ -193,6 +200,8 @@ class BrokerProtocol(Protocol):
         self._spoke = True
         assert self.transport is not None
         self.transport.write(data)
+        if not self.writable:
+            self._backlog += len(data)
 
     def send_method(self, channel: int, method: base.Frame) -> None:
         self.write(encode_method(channel, method))
@@ -202,26 +211,41 @@ class BrokerProtocol(Protocol):
         if self._greeting is not None:
             data = self._read_greeting(data)
         try:
-            self._backlog.extend(self._parser.feed(data))
+            self._frames += self._parser.feed(data)
         except AmqpError as error:
             self._close(error)
         self._carry_out()
 
+    @property
+    def _listening(self) -> bool:
+        return not self._held and self._backlog <= self.factory.limits.backlog_bytes
+
+    def _listen_again(self) -> None:
+        """Go on with what was received, then with what comes."""
+        if self._listening and self._frames:
+            self._carry_out()
+        if self._listening and not self._gone:
+            assert self.transport is not None
+            self.transport.resumeProducing()  # type: ignore[attr-defined]
+
     def _carry_out(self) -> None:
-        """Do what the received frames ask for; one turn's work."""
+        """Carry out what was received, for as long as the client reads what comes of it."""
         try:
-            while self._backlog and not self._held:
-                frame = self._backlog.popleft()
+            while self._frames and self._listening:
+                frame = self._frames.popleft()
                 if frame.kind != 8:
                     self._on_frame(frame.channel, frame)
         except NotYet as wait:
-            self._backlog.appendleft(frame)
+            self._frames.appendleft(frame)
             self.hold(wait.until)
         except AmqpError as error:
             self._close(error)
         except Exception:
             self._log.failure("{peer}: unexpected error", peer=self._peer())
             self._close(AmqpError(541, "INTERNAL_ERROR"))
+        if not self._listening:
+            assert self.transport is not None
+            self.transport.pauseProducing()  # type: ignore[attr-defined]
         self._end_turn()
 
     def _read_greeting(self, data: bytes) -> bytes:
@@ -278,10 +302,7 @@ class BrokerProtocol(Protocol):
     def _unhold(self, _: object) -> None:
         self._held = False
         self._silent_looks = 0
-        if not self._gone:
-            assert self.transport is not None
-            self.transport.resumeProducing()  # type: ignore[attr-defined]
-            self._carry_out()
+        self._listen_again()
 
     def confirm_due(self, channel: BrokerChannel) -> None:
         """This channel's publishes want confirming at the end of the turn."""
@@ -460,7 +481,7 @@ class BrokerProtocol(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._closing = self._gone = True
-        self._backlog.clear()
+        self._frames.clear()
         self.writable = False
         self._stop_timer()
         if self._heartbeat.running:
