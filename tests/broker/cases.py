@@ -47,7 +47,7 @@ from rtprov.broker.sqlite import SqliteStorage
 from rtprov.broker.storage import MemoryStorage, Storage
 from rtprov.errors import AmqpError, BrokerError
 from tests.memory import MemoryNetwork
-from tests.rabbitmq import rabbitmq
+from tests.rabbitmq import START_DEADLINE_S, rabbitmq
 
 P = TypeVar("P", bound=Protocol)
 E = TypeVar("E", bound=Exception)
@@ -307,7 +307,7 @@ def _pumped(test: Callable[[Any], Coroutine[Any, Any, None]]) -> Callable[[Any],
 class RabbitMQTestCase(TestCase):
     """A real RabbitMQ, shared by all tests of this process."""
 
-    timeout = DEADLINE_S
+    timeout = START_DEADLINE_S + DEADLINE_S
 
     async def setUp(self) -> None:  # type: ignore[override]
         from twisted.internet import reactor
