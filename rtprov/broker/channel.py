@@ -166,7 +166,8 @@ class BrokerChannel:
         self._answer(method, Queue.BindOk())
 
     def _on_queue_unbind(self, method: Queue.Unbind) -> None:
-        self.engine.unbind(self._queue(method.queue), method.exchange, method.routing_key)
+        if method.queue in self.engine.queues or not method.queue:  # unbinding what is not there succeeds, as in RabbitMQ
+            self.engine.unbind(self._queue(method.queue), method.exchange, method.routing_key)
         self.send(Queue.UnbindOk())
 
     def _on_queue_purge(self, method: Queue.Purge) -> None:
@@ -274,7 +275,8 @@ class BrokerChannel:
             self._answer(method, Basic.ConsumeOk(tag))
             return
         queue = self._queue(method.queue)
-        if queue.exclusive_consumer or (method.exclusive and queue.consumers):
+        alone = method.exclusive and (queue.consumers or (queue.kind == "classic" and queue.single_active))
+        if queue.exclusive_consumer or alone:
             raise AmqpError(403, f"ACCESS_REFUSED - queue '{queue.name}' in vhost '/' in exclusive use", 60, 20)
         if queue.kind == "stream" and method.no_ack:
             raise AmqpError(540, f"NOT_IMPLEMENTED - no-ack consumers of stream queue '{queue.name}'", 60, 20)
@@ -308,6 +310,9 @@ class BrokerChannel:
 
     def _on_get(self, method: Basic.Get) -> None:
         queue = self._queue(method.queue)
+        if queue.kind == "quorum" and queue.single_active:
+            text = f"cannot obtain access to locked queue '{queue.name}' in vhost '/'. basic.get operations are not supported"
+            raise AmqpError(405, f"RESOURCE_LOCKED - {text} by quorum queues with single active consumer")
         entry = queue.pop()
         loaded = queue.when_loaded()
         if entry is None and loaded is not None and queue.message_count:

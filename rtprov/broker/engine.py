@@ -64,8 +64,10 @@ class Engine:
         """§1.6.2.1."""
         existing = self._exchanges.get(name)
         if passive:
-            self.exchange(name)
+            self._named_exchange(name)
             return
+        if kind == "headers":
+            raise AmqpError(540, "NOT_IMPLEMENTED - headers exchanges")
         if kind not in TYPES:
             raise AmqpError(503, f"COMMAND_INVALID - unknown exchange type '{kind}'")
         if existing is not None:
@@ -188,7 +190,7 @@ class Engine:
 
     def bind(self, queue: Queue | Stream, exchange_name: str, key: str) -> None:
         """§1.7.2.3."""
-        exchange = self._bindable(exchange_name)
+        exchange = self._named_exchange(exchange_name)
         if exchange.key_count(queue.name) >= MAX_KEYS:
             raise AmqpError(506, f"RESOURCE_ERROR - at most {MAX_KEYS} bindings of a queue to an exchange")
         exchange.bind(queue.name, key)
@@ -196,14 +198,16 @@ class Engine:
             self.storage.bound(queue.name, exchange_name, key)
 
     def unbind(self, queue: Queue | Stream, exchange_name: str, key: str) -> None:
-        """§1.7.2.5."""
-        exchange = self._bindable(exchange_name)
+        """§1.7.2.5; unbinding from what is not there succeeds, as in RabbitMQ."""
+        if exchange_name and exchange_name not in self._exchanges:
+            return
+        exchange = self._named_exchange(exchange_name)
         bound = exchange.unbind(queue.name, key)
         self.storage.unbound(queue.name, exchange_name, key)
         if bound:
             self._binding_gone(exchange)
 
-    def _bindable(self, name: str) -> Exchange:
+    def _named_exchange(self, name: str) -> Exchange:
         if name == "":
             raise AmqpError(403, "ACCESS_REFUSED - operation not permitted on the default exchange")
         return self.exchange(name)
@@ -215,6 +219,10 @@ class Engine:
 
     def delete_queue(self, queue: Queue | Stream, *, if_unused: bool = False, if_empty: bool = False) -> int:
         """§1.7.2.9; its consumers are told. Return how many messages went with it."""
+        if queue.kind == "quorum" and (if_unused or if_empty):
+            flag = "if-unused" if if_unused else "if-empty"
+            text = f"cannot delete queue '{queue.name}' in vhost '/'. queue.delete operations with {flag} flag set are not supported"
+            raise AmqpError(540, f"NOT_IMPLEMENTED - {text} by quorum queues")
         if if_unused and queue.consumers:
             raise AmqpError(406, f"PRECONDITION_FAILED - queue '{queue.name}' in vhost '/' in use")
         if if_empty and queue.message_count:

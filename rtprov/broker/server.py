@@ -74,6 +74,9 @@ class BrokerFactory(Factory):
         self._expiration: IDelayedCall | None = None
         engine.storage.on_trouble = self._on_trouble
 
+    def startFactory(self) -> None:
+        self.watch_expiration()
+
     def new_token(self) -> str:
         """A word that this broker has not said before."""
         return f"{next(self._tokens):x}"

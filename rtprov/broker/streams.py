@@ -69,6 +69,7 @@ class Stream:
     auto_delete: bool = False
     owner: None = None
     kind: str = "stream"
+    single_active: bool = False
     exclusive_consumer: bool = False
     deleted: bool = False
     _first_offset: int = 0
