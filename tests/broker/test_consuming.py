@@ -179,6 +179,12 @@ class ConsumingContract(BrokerContract):
         await self.inbox(channel, queue)
         await self.refused(await self.channel(connection), Basic.Consume(queue=queue, exclusive=True), 403, "exclusive use")
 
+    async def test_exclusive_consumer_of_single_active(self) -> None:
+        """A classic queue with a single active consumer takes no exclusive one."""
+        channel = await self.channel()
+        queue = await self.queue(channel, "classic", {"x-single-active-consumer": True})
+        await self.refused(channel, Basic.Consume(queue=queue, exclusive=True), 403, "exclusive use")
+
     async def test_queue_deleted(self) -> None:
         """When its queue is deleted, a consumer is told, and its channel lives on."""
         for kind in (*KINDS, "stream"):

@@ -85,6 +85,7 @@ class ExchangesContract(BrokerContract):
         queue = await self.queue(channel)
         for method in (
             Exchange.Declare(exchange="", exchange_type="direct"),
+            Exchange.Declare(exchange="", passive=True),
             Exchange.Delete(exchange=""),
             Queue.Bind(queue=queue, exchange="", routing_key="a"),
             Queue.Unbind(queue=queue, exchange="", routing_key="a"),
@@ -123,6 +124,8 @@ class ExchangesContract(BrokerContract):
         await self.ask(channel, Queue.Unbind(queue=queue, exchange=exchange, routing_key="a"))
         self.assertEqual(await self.reached(channel, [queue], exchange, "a"), [0])
         self.assertEqual(await self.reached(channel, [queue], exchange, "b"), [1])
+        await self.ask(channel, Queue.Unbind(queue=queue, exchange=self.name("gone"), routing_key="b"))
+        await self.ask(channel, Queue.Unbind(queue=self.name("gone"), exchange=exchange, routing_key="b"))
 
     async def test_bind_to_what_is_not_there(self) -> None:
         """Binding needs both the queue and the exchange; the channel is closed."""
@@ -237,7 +240,14 @@ class ExchangesContract(BrokerContract):
 
 
 class EmbeddedExchanges(EmbeddedTestCase, ExchangesContract):
-    pass
+    async def test_not_implemented(self) -> None:
+        """Headers exchanges, arguments of exchanges, and exchanges bound to exchanges are not implemented."""
+        for method in (
+            Exchange.Declare(exchange=self.name(), exchange_type="headers"),
+            Exchange.Declare(exchange=self.name(), exchange_type="direct", arguments={"alternate-exchange": "other"}),
+            Exchange.Bind(destination="amq.direct", source="amq.topic", routing_key="a"),
+        ):
+            await self.refused(await self.channel(), method, 540)
 
 
 class SqliteExchanges(SqliteTestCase, ExchangesContract):

@@ -164,6 +164,12 @@ class QueuesContract(BrokerContract):
         await self.ask(channel, Queue.Delete(queue=queue, if_empty=True))
         await self.gone(channel, queue)
 
+    async def test_conditional_delete_of_quorum_queue(self) -> None:
+        """Quorum queues are deleted without conditions only: 540, which closes the connection."""
+        for options in ({"if_unused": True}, {"if_empty": True}):
+            channel = await self.channel()
+            await self.refused(channel, Queue.Delete(queue=await self.queue(channel, "quorum"), **options), 540)
+
     async def test_nowait(self) -> None:
         """With no-wait, declare, purge and delete do their work without an answer."""
         channel = await self.channel()
@@ -194,6 +200,12 @@ class QueuesContract(BrokerContract):
             again = await self.get(channel, queue)
             assert again is not None and again.content is not None
             self.assertEqual((again.content.body, again.redelivered), (b"1", True))
+
+    async def test_get_of_single_active(self) -> None:
+        """A quorum queue with a single active consumer has no ``basic.get``: 405."""
+        channel = await self.channel()
+        queue = await self.queue(channel, "quorum", {"x-single-active-consumer": True})
+        await self.refused(channel, Basic.Get(queue=queue), 405, "single active consumer")
 
     async def test_get_from_what_is_not_there(self) -> None:
         """Getting from, consuming, purging a queue that is not there is a 404 on the channel."""
@@ -247,7 +259,10 @@ class QueuesContract(BrokerContract):
 
 
 class EmbeddedQueues(EmbeddedTestCase, QueuesContract):
-    pass
+    async def test_not_implemented(self) -> None:
+        """Arguments that we do not know are not passed over."""
+        for key, value in (("x-message-ttl", 1000), ("x-max-length", 5), ("x-max-priority", 5), ("x-mine", "my own")):
+            await self.refused(await self.channel(), Queue.Declare(queue=self.name(), arguments={key: value}), 540, key)
 
 
 class SqliteQueues(SqliteTestCase, QueuesContract):
