@@ -23,7 +23,8 @@ setup(
         "cryptography>=42",
         "klein>=24.8",
         "msgspec>=0.19",
-        "pamqp>=3.3,<5",
+        "pamqp>=3.3,<4; python_version < '3.11'",
+        "pamqp>=4,<5; python_version >= '3.11'",
         "pyopenssl>=25.3",
         "service-identity>=24.1",
         "tomli>=2; python_version < '3.11'",
@@ -35,7 +36,8 @@ setup(
     ],
     extras_require={
         "test": [
-            "aio-pika>=9,<10",
+            "aio-pika>=9,<10; python_version < '3.11'",
+            "aio-pika>=10,<11; python_version >= '3.11'",
             "coverage[toml]>=7,<8",
             "hypothesis>=6,<7",
             "pika>=1.3,<2",

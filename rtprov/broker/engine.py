@@ -35,6 +35,7 @@ class Engine:
         self._exchanges: dict[str, Exchange] = {}
         self.queues: dict[str, Queue | Stream] = {}
         self._unshown: dict[Stream, None] = {}  # an ordered set
+        self.after_work: Callable[[], object] = self.commit  # called after work that no client set off
         self._expiring: dict[Queue, float] = {}
         for kind in TYPES:
             self._exchanges[f"amq.{kind}"] = Exchange(f"amq.{kind}", kind, durable=True, auto_delete=False)
@@ -49,6 +50,12 @@ class Engine:
             for exchange, key in stored.bindings:
                 self._exchanges[exchange].bind(stored.name, key)
             queue.restore(stored)
+
+    def wake(self) -> None:
+        """Look at the heads of recovered queues, whose messages may expire with no client there."""
+        for queue in self.queues.values():
+            if isinstance(queue, Queue):
+                queue.expire()
 
     def commit(self) -> Deferred[None]:
         """Make all that was done so far safe, and show it to whoever reads streams; fire when it is."""
@@ -157,7 +164,7 @@ class Engine:
             storage=self.storage,
             now=self._now,
             dead_letter=self._dead_letter,
-            commit=self.commit,
+            commit=lambda: self.after_work(),
             head_expires=self._head_expires,
             kind=kind,
             single_active=bool(arguments.get("x-single-active-consumer", False)),

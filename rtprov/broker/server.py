@@ -73,9 +73,11 @@ class BrokerFactory(Factory):
         self._gone: Deferred[None] | None = None
         self._expiration: IDelayedCall | None = None
         engine.storage.on_trouble = self._on_trouble
+        engine.after_work = self.end_turn
 
     def startFactory(self) -> None:
-        self.watch_expiration()
+        self.engine.wake()
+        self._watch_expiration()
 
     def new_token(self) -> str:
         """A word that this broker has not said before."""
@@ -112,8 +114,12 @@ class BrokerFactory(Factory):
             gone, self._gone = self._gone, None
             gone.callback(None)
 
-    def watch_expiration(self) -> None:
-        """Have the next message that expires be dropped when it does."""
+    def end_turn(self) -> Deferred[None]:
+        """Make all that was done safe, and fire when it is; have the next message that expires be dropped when it does."""
+        self._watch_expiration()
+        return self.engine.commit()
+
+    def _watch_expiration(self) -> None:
         due, call = self.engine.next_expiration, self._expiration
         if due is None or self._stopped:
             return
@@ -126,8 +132,7 @@ class BrokerFactory(Factory):
     def _expire(self) -> None:
         self._expiration = None
         self.engine.expire()
-        self.engine.commit().addErrback(lambda reason: self._log.failure("a commit failed", reason))
-        self.watch_expiration()
+        self.end_turn().addErrback(lambda reason: self._log.failure("a commit failed", reason))
 
 
 def make_broker(*, clock: IReactorTime, storage: Storage, username: str = "guest", password: str = "guest") -> BrokerFactory:  # noqa: S107
@@ -284,8 +289,7 @@ class BrokerProtocol(Protocol):
         pumps, self._pumps = self._pumps, {}
         for queue in pumps:
             queue.pump()
-        self.factory.watch_expiration()
-        committed = self.engine.commit()
+        committed = self.factory.end_turn()
         if self._confirms:
             channels, self._confirms = list(self._confirms), {}
             committed.addCallback(lambda _: _confirm(channels))

@@ -53,12 +53,12 @@ class DurableCase(SqliteTestCase, BrokerContract):
 
     async def crash(self) -> None:
         """The broker dies as by kill -9, with what its file held at this moment, and comes back."""
-        left = self.directory
+        left, self.stopped = self.directory, None
         self.directory = Path(self.mktemp())
         shutil.copytree(left, self.directory)
         old, self.broker = self.broker, make_broker(clock=self.clock, storage=self.open_storage())
         self.addCleanup(old.engine.storage.close)
-        self.network.factories["broker"] = self.broker
+        self.network.listen("broker").listen(self.broker)
         self.connections.clear()
         self.__dict__.pop("_publisher", None)
         self.network.cut("broker")
@@ -104,7 +104,6 @@ class Crash(DurableCase):
         self.assertNoResult(late)
         late.addErrback(lambda _: None)  # its confirm is lost
         await self.crash()
-        self.stopped = None
         self.assertEqual(await self.drained(queue, 1), [(b"safe", False)])
         self.assertEqual(await self.count(await self.channel(), queue), 0)
 
@@ -144,6 +143,21 @@ class Crash(DurableCase):
         await self.publish(queue, b"kept", delivery_mode=PERSISTENT)
         await self.crash()
         self.assertEqual(await self.drained(queue, 1), [(b"kept", False)])
+
+    async def test_expiration(self) -> None:
+        """A message that stands at the head of a recovered queue expires when it would have, with no client there."""
+        channel = await self.channel()
+        dead = await self.queue(channel)
+        queue = await self.queue(channel, "quorum", {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": dead})
+        await self.publish(queue, b"short-lived", expiration="60000")
+        await self.publish(queue, b"lives on")
+        self.network.advance(30)
+        await self.crash()
+        self.network.advance(29)
+        counts = [self.broker.engine.queues[name].message_count for name in (queue, dead)]
+        self.network.advance(1)
+        counts += [self.broker.engine.queues[name].message_count for name in (queue, dead)]
+        self.assertEqual(counts, [2, 0, 1, 1])
 
     async def test_declarations(self) -> None:
         """A durable auto-delete queue can be declared again as it was, and its binding still routes."""
