@@ -210,9 +210,9 @@ class ConsumingContract(BrokerContract):
 
     async def test_failover(self) -> None:
         """When the active consumer's connection ends, the next gets what was unacknowledged, redelivered and in order, then the rest."""
-        for kind in KINDS:
+        for kind, arguments in (("classic", {}), ("quorum", {}), ("quorum", {"x-delivery-limit": 20})):
             channel, other, third = await self.channel(), await self.channel(), await self.channel()
-            queue = await self.queue(channel, kind, {"x-single-active-consumer": True})
+            queue = await self.queue(channel, kind, {"x-single-active-consumer": True, **arguments})
             first, second = await self.inbox(channel, queue, prefetch=4), await self.inbox(other, queue)
             idle = await self.inbox(third, queue)
             await self.publish(queue, *(b"%d" % number for number in range(6)))
@@ -225,6 +225,33 @@ class ConsumingContract(BrokerContract):
             self.assertEqual([delivery.redelivered for delivery in deliveries], [True, True, True, True, False])
             await self.settle(third, queue)
             self.assertEqual(idle.waiting, [])
+
+    async def test_returned_to_the_active(self) -> None:
+        """What the active consumer returns comes back to it, before the rest, and not to the next."""
+        for kind, arguments in (("classic", {}), ("quorum", {"x-delivery-limit": 20})):
+            channel, other = await self.channel(), await self.channel()
+            queue = await self.queue(channel, kind, {"x-single-active-consumer": True, **arguments})
+            active, standby = await self.inbox(channel, queue, prefetch=2), await self.inbox(other, queue)
+            await self.publish(queue, b"1", b"2", b"3")
+            first, second = await active.next(), await active.next()
+            first.nack(requeue=True)
+            again = await active.next()
+            self.assertEqual((again.body, again.redelivered), (b"1", True))
+            second.ack()
+            self.assertEqual(await active.bodies(1), [b"3"])
+            await self.settle(other, queue)
+            self.assertEqual(standby.waiting, [])
+
+    async def test_failover_again(self) -> None:
+        """A second failover gives the third consumer everything in order once more."""
+        for kind, arguments in (("classic", {}), ("quorum", {"x-delivery-limit": 20})):
+            channels = [await self.channel() for _ in range(3)]
+            queue = await self.queue(channels[0], kind, {"x-single-active-consumer": True, **arguments})
+            inboxes = [await self.inbox(channel, queue, prefetch=3) for channel in channels]
+            await self.publish(queue, b"1", b"2", b"3", b"4")
+            for channel, inbox in zip(channels, inboxes, strict=True):
+                self.assertEqual(await inbox.bodies(3), [b"1", b"2", b"3"])
+                await channel.client.close()
 
     async def test_failover_by_cancel(self) -> None:
         """When the active consumer is cancelled, the next gets what waits; what the first holds stays with it."""

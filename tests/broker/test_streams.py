@@ -149,6 +149,16 @@ class StreamsContract(BrokerContract):
         inbox = await self.read(channel, stream, "first")
         self.assertEqual(await inbox.bodies(2), [b"0", b"1"])
 
+    async def test_lost(self) -> None:
+        """A reader that is lost without acknowledging takes nothing with it, and leaves no redelivery behind."""
+        channel = await self.channel()
+        stream = await self.filled(channel, 2)
+        await (await self.read(channel, stream, "first")).bodies(2)
+        await channel.client.close()
+        inbox = await self.read(await self.channel(), stream, "first")
+        deliveries = [await inbox.next() for _ in range(2)]
+        self.assertEqual([(delivery.body, delivery.redelivered) for delivery in deliveries], [(b"0", False), (b"1", False)])
+
     async def test_cancel(self) -> None:
         """A cancelled consumer reads no more."""
         channel = await self.channel()
