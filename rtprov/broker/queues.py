@@ -207,7 +207,7 @@ class Queue:
     def header_for(self, entry: Entry) -> bytes:
         """The content header to hand an entry out with; quorum queues tell how often it came back."""
         if self.kind == "quorum" and entry.deliveries:
-            return entry.message.with_headers({"x-delivery-count": entry.deliveries})
+            return entry.message.with_number("x-delivery-count", entry.deliveries)
         return entry.message.header
 
     # Pages.

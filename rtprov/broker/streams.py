@@ -186,7 +186,7 @@ class Stream:
             if record is None:
                 return
             reader.offset = record.position + 1
-            header = record.message.with_headers({OFFSET_HEADER: record.position})
+            header = record.message.with_number(OFFSET_HEADER, record.position)
             consumer.deliver(Entry(record.position, record.message), header)
 
     def _next(self, reader: _Reader) -> Record | None:
