@@ -26,12 +26,16 @@ MAX_KEYS = 1_000  # by which one queue is bound to one exchange
 
 
 class Engine:
-    """One virtual host, ``/``. `now` gives seconds since the epoch; `new_name` makes names for queues that are declared without one."""
+    """One virtual host, ``/``. `now` gives seconds since the epoch; `new_name` makes names for queues that are declared without one.
 
-    def __init__(self, *, storage: Storage, now: Callable[[], float], new_name: Callable[[], str]) -> None:
+    With `max_age_s`, streams keep nothing for longer, whatever ``x-max-age`` they were declared with: RabbitMQ calls that an operator policy.
+    """
+
+    def __init__(self, *, storage: Storage, now: Callable[[], float], new_name: Callable[[], str], max_age_s: float | None = None) -> None:
         self.storage = storage
         self._now = now
         self._new_name = new_name
+        self._max_age_s = max_age_s
         self._exchanges: dict[str, Exchange] = {}
         self.queues: dict[str, Queue | Stream] = {}
         self._unshown: dict[Stream, None] = {}  # an ordered set
@@ -154,7 +158,8 @@ class Engine:
         kind = queue_kind(name, arguments)
         check_properties(name, kind, durable=durable, exclusive=owner is not None, auto_delete=auto_delete)
         if kind == "stream":
-            return Stream(name, dict(arguments), self.storage, self._now, max_age_s(arguments))
+            ages = [age for age in (max_age_s(arguments), self._max_age_s) if age is not None]
+            return Stream(name, dict(arguments), self.storage, self._now, min(ages, default=None))
         return Queue(
             name=name,
             durable=durable,

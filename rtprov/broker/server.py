@@ -135,10 +135,17 @@ class BrokerFactory(Factory):
         self.end_turn().addErrback(lambda reason: self._log.failure("a commit failed", reason))
 
 
-def make_broker(*, clock: IReactorTime, storage: Storage, username: str = "guest", password: str = "guest") -> BrokerFactory:  # noqa: S107
-    """A broker with one virtual host ``/`` and one user. `clock`'s seconds are taken as seconds since the epoch."""
+def make_broker(
+    *,
+    clock: IReactorTime,
+    storage: Storage,
+    username: str = "guest",
+    password: str = "guest",  # noqa: S107
+    max_age_s: float | None = None,
+) -> BrokerFactory:
+    """A broker with one virtual host ``/`` and one user. `clock`'s seconds are taken as seconds since the epoch; see `Engine`."""
     names = count(1)
-    engine = Engine(storage=storage, now=clock.seconds, new_name=lambda: f"{next(names):x}")
+    engine = Engine(storage=storage, now=clock.seconds, new_name=lambda: f"{next(names):x}", max_age_s=max_age_s)
     return BrokerFactory(engine=engine, credentials={username: password}, clock=clock, limits=Limits())
 
 

@@ -55,7 +55,9 @@ class _Everything(Command):
         self._options = options
         if make_development_set(options["certs"]):
             log.info("made development certificates in {folder}", folder=str(options["certs"]))
-        self._broker = BrokerService(opt.server_endpoint(LOOPBACK.format(options["broker-port"])), options["state"])
+        # Here the retention is known to the broker too. A task that has not finished is needed for its patience longer.
+        max_age_s = options["retention"] + options["patience"]
+        self._broker = BrokerService(opt.server_endpoint(LOOPBACK.format(options["broker-port"])), options["state"], max_age_s)
         self._broker.setServiceParent(self)
         self._stub: Listening | None = None
         if options["equipment-url"] is None:

@@ -29,10 +29,14 @@ class Options(opt.CommandOptions):
 
 
 class BrokerService(InOrder):
-    """The broker with its port and its state, which is opened when the service starts: twistd may fork before that, SQLite must not."""
+    """The broker with its port and its state, which is opened when the service starts: twistd may fork before that, SQLite must not.
 
-    def __init__(self, where: tuple[str, Any], state: Path) -> None:
+    `max_age_s` bounds how long journals are kept; None leaves it to whoever declares them.
+    """
+
+    def __init__(self, where: tuple[str, Any], state: Path, max_age_s: float | None = None) -> None:
         super().__init__()
+        self._max_age_s = max_age_s
         self._where = where
         self._state = state
         self._writer = ThreadPool(1, 1, name="rtprov-state")
@@ -42,7 +46,7 @@ class BrokerService(InOrder):
         """Raises `ConfigurationError` where state or port cannot be had."""
         run = partial(deferToThreadPool, cast("IReactorFromThreads", reactor), self._writer)
         storage = SqliteStorage(directory=self._state, run=run, clock=clock)
-        factory = make_broker(clock=clock, storage=storage)
+        factory = make_broker(clock=clock, storage=storage, max_age_s=self._max_age_s)
         Closing(partial(_close, factory, storage, self._writer)).setServiceParent(self)
         text, endpoint = self._where
         self.listening = Listening("the AMQP broker", text, endpoint, factory)

@@ -10,7 +10,7 @@ from typing import Any
 from pamqp.commands import Basic, Queue
 from twisted.internet.defer import Deferred
 
-from rtprov.broker import sqlite
+from rtprov.broker import sqlite, streams
 from rtprov.broker.server import make_broker
 from rtprov.broker.sqlite import SqliteStorage
 from rtprov.broker.storage import Storage
@@ -62,6 +62,11 @@ class DurableCase(SqliteTestCase, BrokerContract):
         self.connections.clear()
         self.__dict__.pop("_publisher", None)
         self.network.cut("broker")
+
+    def sql(self, statement: str) -> list[Any]:
+        storage = self.broker.engine.storage
+        assert isinstance(storage, SqliteStorage)
+        return storage._database._connection.execute(statement).fetchall()
 
     def properties(self) -> Basic.Properties:
         return Basic.Properties(delivery_mode=PERSISTENT)
@@ -240,10 +245,37 @@ class FullDisk(DurableCase):
         self.assertEqual([connection.blocked for connection in self.connections], [False] * len(self.connections))
         self.assertEqual(len(await self.drained(queue, 1)), 1)
 
-    def sql(self, statement: str) -> list[Any]:
-        storage = self.broker.engine.storage
-        assert isinstance(storage, SqliteStorage)
-        return storage._database._connection.execute(statement).fetchall()
+
+class OldEvents(DurableCase):
+    """Streams forget what is too old, in pieces."""
+
+    async def left_after_a_minute(self, max_age: str) -> list[bytes]:
+        """What a stream still has of four old messages, and of the four that come a minute later."""
+        self.patch(streams, "TRIM_EVERY", 4)
+        channel = await self.channel()
+        stream = await self.queue(channel, "stream", {"x-max-age": max_age})
+        await self.publish(stream, *(b"old" for _ in range(4)))
+        self.network.advance(60)
+        await self.publish(stream, *(b"%d" % number for number in range(4)))
+        self.network.settle()
+        count = self.broker.engine.queues[stream].message_count
+        inbox = await self.inbox(await self.channel(), stream, prefetch=10, arguments={"x-stream-offset": "first"})
+        return await inbox.bodies(count)
+
+    async def test_max_age(self) -> None:
+        """What is older than x-max-age is gone from the file too; the rest stays."""
+        self.assertEqual(await self.left_after_a_minute("59s"), [b"0", b"1", b"2", b"3"])
+        ((rows,),) = self.sql("SELECT count(*) FROM message")
+        self.assertEqual(rows, 4)
+
+    async def test_younger(self) -> None:
+        """What is younger stays."""
+        self.assertEqual(len(await self.left_after_a_minute("2m")), 8)
+
+    async def test_policy(self) -> None:
+        """A broker that is told to keep nothing for longer than a while keeps nothing for longer, whatever the declaration says."""
+        self.broker.engine._max_age_s = 59.0
+        self.assertEqual(len(await self.left_after_a_minute("7D")), 4)
 
 
 class LongQueues(DurableCase):
