@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
     from rtprov.broker import queues, streams
-    from rtprov.broker.server import BrokerProtocol
+    from rtprov.broker.connection import BrokerProtocol
 
     AnyQueue = queues.Queue | streams.Stream
 
@@ -202,6 +202,7 @@ class BrokerChannel:
             text = f"user_id property set to '{properties.user_id}' but authenticated user was '{self.connection.username}'"
             raise AmqpError(406, f"PRECONDITION_FAILED - {text}", 60, 40)
         message = Message(method.exchange, method.routing_key, properties, command.header, command.body)
+        self.connection.published()
         if properties.reply_to == REPLY_TO:
             message = self._with_reply_address(message)
         if self._confirming:

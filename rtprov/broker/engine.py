@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rtprov.broker.arguments import check_properties, queue_kind
 from rtprov.broker.dead_letters import REJECTED, dead_letter, in_circles
 from rtprov.broker.exchanges import TYPES, Exchange
+from rtprov.broker.memory import Memory
 from rtprov.broker.messages import Message
 from rtprov.broker.queues import Queue
 from rtprov.broker.storage import Storage, StoredExchange
@@ -28,11 +29,12 @@ MAX_KEYS = 1_000  # by which one queue is bound to one exchange
 class Engine:
     """One virtual host, ``/``. `now` gives seconds since the epoch; `new_name` makes names for queues that are declared without one.
 
-    With `max_age_s`, streams keep nothing for longer, whatever ``x-max-age`` they were declared with: RabbitMQ calls that an operator policy.
+    With `max_age_s`, streams keep nothing for longer, whatever ``x-max-age`` they were declared with (RabbitMQ: operator policy).
     """
 
     def __init__(self, *, storage: Storage, now: Callable[[], float], new_name: Callable[[], str], max_age_s: float | None = None) -> None:
         self.storage = storage
+        self.memory = Memory()
         self._now = now
         self._new_name = new_name
         self._max_age_s = max_age_s
@@ -167,6 +169,7 @@ class Engine:
             owner=owner,
             arguments=dict(arguments),
             storage=self.storage,
+            memory=self.memory,
             now=self._now,
             dead_letter=self._dead_letter,
             commit=lambda: self.after_work(),
@@ -241,7 +244,7 @@ class Engine:
             raise AmqpError(406, f"PRECONDITION_FAILED - queue '{queue.name}' in vhost '/' is not empty")
         count = queue.message_count
         del self.queues[queue.name]
-        queue.deleted = True
+        queue.delete()
         if isinstance(queue, Stream):
             self._unshown.pop(queue, None)
         else:

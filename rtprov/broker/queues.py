@@ -15,6 +15,7 @@ import attrs
 from twisted.logger import Logger
 
 from rtprov.broker.dead_letters import DELIVERY_LIMIT, EXPIRED, REJECTED
+from rtprov.broker.memory import Memory
 from rtprov.broker.messages import Entry, Message, expiration_s
 from rtprov.broker.storage import Record, Storage, StoredQueue
 
@@ -56,6 +57,7 @@ class Queue:
     owner: object | None
     arguments: Mapping[str, Any]
     storage: Storage
+    memory: Memory
     now: Callable[[], float]
     dead_letter: DeadLetter
     head_expires: Callable[[Queue, float | None], None]  # told when the first message expires, None for never, whenever that changes
@@ -108,6 +110,7 @@ class Queue:
                 self._paged_after = entry.position - 1
             self._paged += 1
         elif self._paged:
+            self.memory.take(entry.message.size)
             self._behind.append(entry)
         else:
             self._append(entry)
@@ -115,6 +118,7 @@ class Queue:
     def _append(self, entry: Entry) -> None:
         self._ready.append(entry)
         self._ready_bytes += entry.message.size
+        self.memory.take(entry.message.size)
 
     def restore(self, stored: StoredQueue) -> None:
         """Take over what the storage has, at the start."""
@@ -185,9 +189,11 @@ class Queue:
 
     def _take_head(self) -> None:
         if self._returned:
-            heapq.heappop(self._returned)
+            self.memory.give(heapq.heappop(self._returned)[1].message.size)
         else:
-            self._ready_bytes -= self._ready.popleft().message.size
+            size = self._ready.popleft().message.size
+            self._ready_bytes -= size
+            self.memory.give(size)
             if self._paged and len(self._ready) < RESIDENT_MESSAGES // 2:
                 self._load()
         self._look_at_head()
@@ -245,7 +251,9 @@ class Queue:
 
     def _take_behind(self, before: int) -> None:
         while self._behind and self._behind[0].position < before:
-            self._append(self._behind.popleft())
+            entry = self._behind.popleft()
+            self.memory.give(entry.message.size)
+            self._append(entry)
 
     def _on_unreadable(self, reason: Failure) -> None:
         """Whatever moves the queue next tries again."""
@@ -287,6 +295,7 @@ class Queue:
                 if entry.stored:
                     self.storage.returned(self.name, entry.position, entry.deliveries)
                 self._returns += 1
+                self.memory.take(entry.message.size)
                 heapq.heappush(self._returned, (self._returns if self.kind == "quorum" else entry.position, entry))
         self._look_at_head()
         self.pump()
@@ -294,9 +303,10 @@ class Queue:
     def purge(self) -> int:
         """Drop all that is not handed out; return how many."""
         count = self.message_count
-        for entry in [*(entry for _, entry in self._returned), *self._ready]:
+        for entry in [*(entry for _, entry in self._returned), *self._ready, *self._behind]:
+            self.memory.give(entry.message.size)
             self._forget(entry)
-        if self._paged:
+        if self._paged and not self.deleted:
             self.storage.purged(self.name, self._paged_after + 1, self._next_position - 1)
         self._returned.clear()
         self._ready.clear()
@@ -305,6 +315,11 @@ class Queue:
         self._purges += 1
         self._look_at_head()
         return count
+
+    def delete(self) -> None:
+        """It is gone, with all that is in it; the storage is told by whoever calls this."""
+        self.deleted = True
+        self.purge()
 
     def _drop(self, entry: Entry, reason: str) -> None:
         self._forget(entry)

@@ -228,6 +228,10 @@ class Stream:
         if offset is not None:
             reader.offset = offset
 
+    def delete(self) -> None:
+        """It is gone."""
+        self.deleted = True
+
     # A stream's messages are not consumed: settling one only makes room for the next.
 
     def ack(self, entry: Entry) -> None: ...

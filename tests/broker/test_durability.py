@@ -10,11 +10,13 @@ from typing import Any
 from pamqp.commands import Basic, Queue
 from twisted.internet.defer import Deferred
 
+from rtprov.amqp._txamqp import Content
 from rtprov.broker import sqlite, streams
 from rtprov.broker.server import make_broker
 from rtprov.broker.sqlite import SqliteStorage
 from rtprov.broker.storage import Storage
-from tests.broker.cases import BrokerContract, SqliteTestCase
+from rtprov.errors import Overloaded
+from tests.broker.cases import BrokerContract, EmbeddedTestCase, SqliteTestCase
 
 PERSISTENT = 2
 SINGLE_ACTIVE = {"x-single-active-consumer": True, "x-delivery-limit": 3}
@@ -308,3 +310,48 @@ class LongQueues(DurableCase):
             rest[-1].ack()
             rest.append(await inbox.next())
         self.assertLess(len(rest), 4)
+
+
+class FullMemory(EmbeddedTestCase, BrokerContract):
+    async def test_blocked(self) -> None:
+        """While messages take too much memory, publishers are told and not listened to; consumers are served, and nothing is lost."""
+        self.broker.engine.memory.limit = 50_000
+        channel = await self.channel()
+        await self.ask(channel, Queue.Declare(queue="transient"))
+        publisher = await self.publisher()
+        publishes = []
+        for _ in range(30):
+            publishes.append(publisher.publish("", "transient", bytes(4000), properties=Basic.Properties()))
+            self.network.settle()
+            if channel.client.blocked:
+                break
+        self.assertGreater(len(publishes), 8)
+        late = publisher.channel
+        assert late is not None
+        await self.assertFails(publisher.publish("", "transient", b"", properties=Basic.Properties()), Overloaded)
+        for _ in range(5):  # one who does not heed it is no longer read
+            late.basic_publish(routing_key="transient", content=Content(bytes(4000), None, Basic.Properties()))
+        self.network.settle()
+        count = await self.count(channel, "transient")
+        self.assertLess(count, len(publishes) + 5)
+        inbox = await self.inbox(channel, "transient", no_ack=True, prefetch=0)
+        await inbox.bodies(len(publishes) + 5)
+        for publish in publishes:
+            await publish
+        await self.settle(channel, "transient")
+        self.assertFalse(channel.client.blocked)
+        self.assertEqual(self.broker.engine.memory.used, 0)
+
+    async def test_what_is_deleted_is_given_back(self) -> None:
+        """A queue that is purged or deleted takes no memory any longer, whatever of it had been returned."""
+        channel = await self.channel()
+        for end in (Queue.Purge, Queue.Delete):
+            queue = await self.queue(channel, "quorum")
+            inbox = await self.inbox(channel, queue, prefetch=2)
+            await self.publish(queue, *(bytes(1000) for _ in range(5)))
+            deliveries = [await inbox.next() for _ in range(2)]
+            await self.ask(channel, Basic.Cancel(consumer_tag=inbox.tag))
+            for delivery in deliveries:
+                delivery.nack(requeue=True)
+            await self.ask(channel, end(queue=queue))
+            self.assertEqual(self.broker.engine.memory.used, 0)

@@ -1,0 +1,436 @@
+"""One client's connection to the broker (AMQP 0-9-1 §2.2): handshake, log-in, channels, heartbeats, errors on their right scope.
+
+A connection's life: protocol header, start, log-in, tune, open, then methods on channels. What arrives in one turn of the reactor is
+carried out, then committed, then confirmed: one commit and one confirm a channel, however many publishes. A client is not listened to while
+it does not read what it is sent, nor a publisher while memory is full or the disk cannot follow.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from pamqp import base
+from pamqp.commands import Channel, Connection
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IPushProducer
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from rtprov import __version__
+from rtprov.amqp.framing import FRAME_MIN_SIZE, HEARTBEAT, PROTOCOL_HEADER, Assembler, Command, Frame, FrameParser, encode_method
+from rtprov.broker.channel import BrokerChannel, NotYet
+from rtprov.broker.sasl import MECHANISMS, credentials_from
+from rtprov.errors import AmqpError
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IDelayedCall
+
+    from rtprov.broker.channel import AnyQueue
+    from rtprov.broker.server import BrokerFactory
+
+
+@implementer(IPushProducer)
+class BrokerProtocol(Protocol):
+    """One client. `writable` is False while it does not read what it is sent."""
+
+    _log = Logger()
+
+    def __init__(self, factory: BrokerFactory) -> None:
+        self.factory: BrokerFactory = factory
+        self.engine = factory.engine
+        self.frame_max = FRAME_MIN_SIZE
+        self.writable = True
+        self.understands_cancel = False
+        self._understands_blocked = False
+        self._publishing = False
+        self._held = False
+        self.username = ""
+        self._stage: Callable[[Command], None] | None = self._on_start_ok
+        self._greeting: bytes | None = b""
+        self._parser = FrameParser(factory.limits.frame_bytes)
+        self._channels: dict[int, BrokerChannel] = {}
+        self._assemblers: dict[int, Assembler] = {0: Assembler(0, 0)}
+        self._closing = self._gone = False
+        self._timer: IDelayedCall | None = None
+        self._confirms: dict[BrokerChannel, None] = {}
+        self._pumps: dict[AnyQueue, None] = {}
+        self._announces_refusal = False
+        self._heartbeat = LoopingCall(self._beat)
+        self._heartbeat.clock = factory.clock
+        self._silent_looks = 0
+        self._spoke = False
+        self._backlog = 0  # bytes written since the client has stopped reading
+        self._frames: deque[Frame] = deque()  # received, and not yet carried out
+
+    # The transport.
+
+    def connectionMade(self) -> None:
+        assert self.transport is not None
+        self.factory.connections.add(self)
+        set_no_delay = getattr(self.transport, "setTcpNoDelay", None)
+        if set_no_delay is not None:
+            set_no_delay(True)
+        self.transport.registerProducer(self, True)  # type: ignore[attr-defined]
+        self._timer = self.factory.clock.callLater(self.factory.limits.handshake_s, self._abort)
+
+    def pauseProducing(self) -> None:
+        self.writable = False
+
+    def resumeProducing(self) -> None:
+        self.writable = True
+        self._backlog = 0
+        for channel in list(self._channels.values()):
+            channel.pump()
+        self._listen_again()
+        self._end_turn()
+
+    def stopProducing(self) -> None:
+        self.writable = False
+
+    def write(self, data: bytes) -> None:
+        """Send whole frames."""
+        if not self._closing:
+            self._write(data)
+
+    def _write(self, data: bytes) -> None:
+        self._spoke = True
+        assert self.transport is not None
+        self.transport.write(data)
+        if not self.writable:
+            self._backlog += len(data)
+
+    def send_method(self, channel: int, method: base.Frame) -> None:
+        self.write(encode_method(channel, method))
+
+    def dataReceived(self, data: bytes) -> None:
+        self._silent_looks = 0
+        if self._greeting is not None:
+            data = self._read_greeting(data)
+        try:
+            self._frames += self._parser.feed(data)
+        except AmqpError as error:
+            self._close(error)
+        self._carry_out()
+
+    @property
+    def _listening(self) -> bool:
+        return not self._held and self._backlog <= self.factory.limits.backlog_bytes
+
+    def _listen_again(self) -> None:
+        """Go on with what was received, then with what comes."""
+        if self._listening and self._frames:
+            self._carry_out()
+        if self._listening and not self._gone:
+            assert self.transport is not None
+            self.transport.resumeProducing()  # type: ignore[attr-defined]
+
+    def _carry_out(self) -> None:
+        """Carry out what was received, for as long as the client reads what comes of it."""
+        try:
+            while self._frames and self._listening:
+                frame = self._frames.popleft()
+                if frame.kind != 8:
+                    self._on_frame(frame.channel, frame)
+        except NotYet as wait:
+            self._frames.appendleft(frame)
+            self.hold(wait.until)
+        except AmqpError as error:
+            self._close(error)
+        except Exception:
+            self._log.failure("{peer}: unexpected error", peer=self._peer())
+            self._close(AmqpError(541, "INTERNAL_ERROR"))
+        if not self._listening:
+            assert self.transport is not None
+            self.transport.pauseProducing()  # type: ignore[attr-defined]
+        self._end_turn()
+
+    def _read_greeting(self, data: bytes) -> bytes:
+        """§4.2.2: the protocol header comes first; whoever says something else is told ours, and goes."""
+        greeting = self._greeting + data if self._greeting else data
+        if len(greeting) < len(PROTOCOL_HEADER) and PROTOCOL_HEADER.startswith(greeting):
+            self._greeting = greeting
+            return b""
+        self._greeting = None
+        if not greeting.startswith(PROTOCOL_HEADER):
+            self._write(PROTOCOL_HEADER)
+            self._closing = True
+            self._lose()
+            return b""
+        properties: dict[str, Any] = {
+            "product": "rtprov",
+            "version": __version__,
+            "capabilities": {
+                "publisher_confirms": True,
+                "basic.nack": True,
+                "consumer_cancel_notify": True,
+                "connection.blocked": True,
+                "authentication_failure_close": True,
+                "per_consumer_qos": True,
+                "direct_reply_to": True,
+            },
+        }
+        self.send_method(0, Connection.Start(0, 9, properties, MECHANISMS, "en_US"))
+        return greeting[len(PROTOCOL_HEADER) :]
+
+    def _end_turn(self) -> None:
+        """Serve the queues that have got room, then make this turn's work safe and confirm it."""
+        pumps, self._pumps = self._pumps, {}
+        for queue in pumps:
+            queue.pump()
+        committed = self.factory.end_turn()
+        if self._confirms:
+            channels, self._confirms = list(self._confirms), {}
+            committed.addCallback(lambda _: _confirm(channels))
+        committed.addErrback(lambda reason: self._log.failure("{peer}: a commit failed", reason, peer=self._peer()))
+        if self.engine.storage.congested and not committed.called:
+            self.hold(committed)
+        elif self._publishing and self.engine.memory.full:
+            self.hold(self.engine.memory.when_room())
+        self._publishing = False
+
+    def hold(self, until: Deferred[None]) -> None:
+        """Take nothing more from this client until then."""
+        if self._held:
+            return
+        self._held = True
+        assert self.transport is not None
+        self.transport.pauseProducing()  # type: ignore[attr-defined]
+        until.addBoth(self._unhold)
+
+    def _unhold(self, _: object) -> None:
+        self._held = False
+        self._silent_looks = 0
+        self._listen_again()
+
+    def published(self) -> None:
+        """A channel has published in this turn."""
+        self._publishing = True
+
+    def confirm_due(self, channel: BrokerChannel) -> None:
+        """This channel's publishes want confirming at the end of the turn."""
+        self._confirms[channel] = None
+
+    def pump_due(self, queue: AnyQueue) -> None:
+        """This queue's consumers may have got room; look at the end of the turn."""
+        self._pumps[queue] = None
+
+    # Frames.
+
+    def _on_frame(self, number: int, frame: Any) -> None:
+        if self._closing:
+            if number == 0 and frame.payload[:4] in _CLOSES:
+                self._lose()
+            return
+        assembler = self._assemblers.get(number)
+        if assembler is None:
+            assembler = self._open_assembler(number, frame)
+        command = assembler.feed(frame)
+        if command is None:
+            return
+        if number == 0:
+            self._on_connection_method(command)
+        elif self._stage is not None:
+            raise AmqpError(503, f"COMMAND_INVALID - channel {number} before the connection is open")
+        else:
+            self._on_channel_method(number, command)
+
+    def _open_assembler(self, number: int, frame: Any) -> Assembler:
+        """A channel's first frame must open it (§1.5.2.1)."""
+        if number > self.factory.limits.channels or frame.kind != 1 or frame.payload[:4] != _CHANNEL_OPEN:
+            raise AmqpError(504, f"CHANNEL_ERROR - expected 'channel.open' on channel {number}")
+        assembler = self._assemblers[number] = Assembler(number, self.factory.limits.body_bytes)
+        return assembler
+
+    def _on_channel_method(self, number: int, command: Command) -> None:
+        channel, method = self._channels.get(number), command.method
+        if isinstance(method, Channel.Open):
+            if channel is not None:
+                raise AmqpError(504, f"CHANNEL_ERROR - second 'channel.open' on channel {number}")
+            self._channels[number] = BrokerChannel(number, self)
+            self.send_method(number, Channel.OpenOk())
+        elif isinstance(method, Channel.Close):
+            self._forget_channel(number)
+            self.send_method(number, Channel.CloseOk())
+        elif isinstance(method, Channel.CloseOk):
+            self._forget_channel(number)
+        elif channel is not None and not channel.closing:
+            try:
+                channel.handle(command)
+            except AmqpError as error:
+                if error.hard:
+                    raise
+                channel.close()
+                class_id, method_id = method.index >> 16, method.index & 0xFFFF
+                self.send_method(number, Channel.Close(error.reply_code, _short(error.reply_text), class_id, method_id))
+
+    def _forget_channel(self, number: int) -> None:
+        channel = self._channels.pop(number, None)
+        del self._assemblers[number]
+        if channel is not None and not channel.closing:
+            self._confirm_now(channel)
+            channel.close()
+
+    def _confirm_now(self, channel: BrokerChannel) -> None:
+        """A channel that closes right behind its publishes still hears of them."""
+        if self._confirms.pop(channel, channel) is None:
+            self.engine.commit().addCallback(lambda _: channel.confirm())
+
+    # The handshake and the connection's own methods.
+
+    def _on_connection_method(self, command: Command) -> None:
+        method = command.method
+        if isinstance(method, Connection.Close):
+            self._write(encode_method(0, Connection.CloseOk()))
+            self._closing = True
+            self._lose()
+        elif self._stage is not None:
+            self._stage(command)
+        else:
+            raise AmqpError(540, f"NOT_IMPLEMENTED - {method.name}", method.index >> 16, method.index & 0xFFFF)
+
+    def _on_start_ok(self, command: Command) -> None:
+        method = _expect(command, Connection.StartOk)
+        capabilities = (method.client_properties or {}).get("capabilities")
+        capabilities = capabilities if isinstance(capabilities, dict) else {}
+        self.understands_cancel = capabilities.get("consumer_cancel_notify") is True
+        self._understands_blocked = capabilities.get("connection.blocked") is True
+        self._announces_refusal = capabilities.get("authentication_failure_close") is True
+        username, password = credentials_from(method.mechanism, method.response)
+        expected = self.factory.credentials.get(username)
+        if expected is None or not hmac.compare_digest(expected.encode(), password.encode()):
+            self._log.warn("{peer}: log-in refused for user {user!r}", peer=self._peer(), user=username[:64])
+            self._refuse(method.mechanism)
+            return
+        self.username = username
+        limits = self.factory.limits
+        self._stage = self._on_tune_ok
+        self.send_method(0, Connection.Tune(limits.channels, limits.frame_bytes, limits.heartbeat_s))
+
+    def _refuse(self, mechanism: str) -> None:
+        if self._announces_refusal:
+            text = f"ACCESS_REFUSED - Login was refused using authentication mechanism {mechanism}. For details see the broker logfile."
+            self._close(AmqpError(403, text))
+        else:
+            self._closing = True
+            self._lose()
+
+    def _on_tune_ok(self, command: Command) -> None:
+        method = _expect(command, Connection.TuneOk)
+        frame_max = method.frame_max or self.factory.limits.frame_bytes
+        if not FRAME_MIN_SIZE <= frame_max <= self.factory.limits.frame_bytes:
+            raise AmqpError(530, f"NOT_ALLOWED - negotiated frame_max = {frame_max} is out of range")
+        self.frame_max = self._parser.frame_max = frame_max
+        self._stage = self._on_open
+        if method.heartbeat:
+            beating = self._heartbeat.start(method.heartbeat / 2, now=False)
+            beating.addErrback(lambda reason: self._log.failure("{peer}: heartbeats have stopped", reason, peer=self._peer()))
+
+    def _on_open(self, command: Command) -> None:
+        method = _expect(command, Connection.Open)
+        if method.virtual_host != "/":
+            raise AmqpError(530, f"NOT_ALLOWED - vhost {method.virtual_host} not found", 10, 40)
+        self._stage = None
+        self._stop_timer()
+        self.send_method(0, Connection.OpenOk())
+        if self.factory.alarm is not None:
+            self.tell_alarm()
+
+    def tell_alarm(self) -> None:
+        """Bid an open connection's publishers wait, or go on (https://www.rabbitmq.com/docs/connection-blocked)."""
+        if self._stage is None and self._understands_blocked:
+            alarm = self.factory.alarm
+            self.send_method(0, Connection.Unblocked() if alarm is None else Connection.Blocked(_short(alarm)))
+
+    def _beat(self) -> None:
+        """Twice in each heartbeat interval (§4.2.7): speak if we were silent, give up on a client that was silent for two of them."""
+        if not self._spoke:
+            self._write(HEARTBEAT)
+        self._spoke = False
+        self._silent_looks += not self._held  # what it sends meanwhile is not read
+        if self._silent_looks > 4:
+            self._log.info("{peer}: no heartbeat", peer=self._peer())
+            self._abort()
+
+    # The end.
+
+    def _close(self, error: AmqpError) -> None:
+        """Close with a word (§1.4.2.6), and wait a little for the answer."""
+        if self._closing:
+            return
+        self._log.info("{peer}: closing the connection: {error}", peer=self._peer(), error=error)
+        self.send_method(0, Connection.Close(error.reply_code, _short(error.reply_text), error.class_id, error.method_id))
+        self._closing = True
+        self._stop_timer()
+        self._timer = self.factory.clock.callLater(self.factory.limits.closing_s, self._abort)
+        self._release()
+
+    def close_for_shutdown(self) -> None:
+        """The broker stops."""
+        if self._stage is None:
+            self._close(AmqpError(320, "CONNECTION_FORCED - broker forced connection closure with reason 'shutdown'"))
+        else:
+            self._abort()
+
+    def _lose(self) -> None:
+        assert self.transport is not None
+        self.transport.unregisterProducer()  # type: ignore[attr-defined]
+        self.transport.loseConnection()
+
+    def _abort(self) -> None:
+        self._closing = True
+        assert self.transport is not None
+        self.transport.abortConnection()  # type: ignore[attr-defined]
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._closing = self._gone = True
+        self._frames.clear()
+        self.writable = False
+        self._stop_timer()
+        if self._heartbeat.running:
+            self._heartbeat.stop()
+        self._release()
+        self._end_turn()
+        self.factory.forget(self)
+
+    def _release(self) -> None:
+        """Give everything back that the client held."""
+        channels, self._channels = list(self._channels.values()), {}
+        for channel in channels:
+            if not channel.closing:
+                channel.close()
+        self.engine.owner_gone(self)
+
+    def _stop_timer(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None and timer.active():
+            timer.cancel()
+
+    def _peer(self) -> object:
+        return self.transport.getPeer() if self.transport is not None else None
+
+
+_CLOSES = (Connection.CloseOk.index.to_bytes(4, "big"), Connection.Close.index.to_bytes(4, "big"))
+_CHANNEL_OPEN = Channel.Open.index.to_bytes(4, "big")
+
+
+def _confirm(channels: Iterable[BrokerChannel]) -> None:
+    for channel in channels:
+        channel.confirm()
+
+
+def _expect(command: Command, kind: type[base.Frame]) -> Any:
+    """The method, where it is the one that the handshake is waiting for."""
+    if not isinstance(command.method, kind):
+        raise AmqpError(503, f"COMMAND_INVALID - {command.method.name} out of turn")
+    return command.method
+
+
+def _short(text: str) -> str:
+    """A reply text that fits AMQP's short string of 255 bytes."""
+    return text.encode()[:255].decode("utf-8", "ignore")
