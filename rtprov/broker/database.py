@@ -9,10 +9,12 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from functools import cache
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 import msgspec
@@ -31,6 +33,7 @@ MAX_QUEUE_ID = 1 << (62 - POSITION_BITS)
 TRIM_ROWS = 20_000  # in one go: other work waits meanwhile
 SPARE_PAGES = 4096  # this much free space is kept for what comes next
 TIDY_PAGES = 1024  # given back in one go
+CHUNKS = (100, 10, 1)  # few different statements, so that SQLite finds each prepared
 
 _MAGIC = b"SQLite format 3\0"
 _SCHEMA = """
@@ -49,6 +52,7 @@ CREATE TABLE message (
 );
 """
 
+T = TypeVar("T")
 Row = tuple[int, float, "float | None", int, str, str, bytes, bytes]
 
 
@@ -180,10 +184,10 @@ class Database:
         try:
             for statement, values in batch.statements:
                 query(statement, values)
-            if batch.added:
-                query_many("INSERT INTO message VALUES (?, ?, ?, ?, ?, ?, ?, ?)", batch.added.values())
-            if batch.removed:
-                query_many("DELETE FROM message WHERE id = ?", [(each,) for each in batch.removed])
+            for rows in _chunks(list(batch.added.values())):
+                query(_many("INSERT INTO message VALUES %s", "(?, ?, ?, ?, ?, ?, ?, ?)", len(rows)), list(chain.from_iterable(rows)))
+            for ids in _chunks(batch.removed):
+                query(_many("DELETE FROM message WHERE id IN (%s)", "?", len(ids)), ids)
             if batch.returned:
                 query_many("UPDATE message SET deliveries = ? WHERE id = ?", [(count, each) for each, count in batch.returned.items()])
             if batch.handed_out:
@@ -216,6 +220,20 @@ class Database:
             # A step for each page, of which `execute` takes only the first.
             self._connection.executescript(f"PRAGMA incremental_vacuum({min(TIDY_PAGES, free - SPARE_PAGES)})")
         return bool(free > SPARE_PAGES + TIDY_PAGES)
+
+
+def _chunks(items: list[T]) -> Iterator[list[T]]:
+    """The items, many to a statement: each statement lets go of Python's global lock once, and may wait long to get it back."""
+    start = 0
+    for size in CHUNKS:
+        while len(items) - start >= size:
+            yield items[start : start + size]
+            start += size
+
+
+@cache
+def _many(statement: str, item: str, count: int) -> str:
+    return statement % ", ".join([item] * count)
 
 
 def _position(row: int) -> int:
