@@ -22,7 +22,7 @@ from twisted.web.iweb import IBodyProducer
 from werkzeug.http import parse_date
 from zope.interface import implementer
 
-from rtprov.errors import EquipmentUnreachable
+from rtprov.errors import EquipmentSilent, EquipmentUnreachable
 from rtprov.model import State, Task
 
 if TYPE_CHECKING:
@@ -104,22 +104,18 @@ class HttpEquipment:
         try:
             outcome = await call
         except defer.TimeoutError:
-            return State.FAILED, f"A gave no answer within {wait_s} s"
+            raise EquipmentSilent(f"A gave no answer within {wait_s} s") from None
         except _NotAnAnswer as error:
             outcome = State.FAILED, str(error)
-        except EquipmentUnreachable as error:
-            self._note(error)
-            raise
-        self._note(None)
         return outcome
 
-    def _note(self, outage: EquipmentUnreachable | None) -> None:
-        """Say once that A is out of reach, not once for each task, and once that it is back."""
-        if self._reachable and outage is not None:
-            self._log.warn("{error}; its tasks are tried again until their patience is over", error=outage)
-        elif not self._reachable and outage is None:
-            self._log.info("A answers again")
-        self._reachable = outage is None
+    def _note(self, unreachable: str | None) -> None:
+        """Say once that A is out of reach, not once for each task, and once that somebody is there again, whatever he says."""
+        if self._reachable and unreachable is not None:
+            self._log.warn("A cannot be reached: {reason}; its tasks are tried again until their patience is over", reason=unreachable)
+        elif not self._reachable and unreachable is None:
+            self._log.info("A can be reached again")
+        self._reachable = unreachable is None
 
     async def _call(self, task: Task, body: bytes) -> tuple[State, str]:
         try:
@@ -139,7 +135,9 @@ class HttpEquipment:
                 raise defer.CancelledError from error
             if any(isinstance(reason, ParseError) for reason in reasons):
                 raise _NotAnAnswer("A's answer is not HTTP") from error
+            self._note(_summary(reasons))
             raise EquipmentUnreachable(f"A cannot be reached: {_summary(reasons)}") from error
+        self._note(None)
         if response.code in OUTAGE_STATUSES:
             pause_s = retry_after_s(_header(response, b"retry-after"), self._wall_clock())
             raise EquipmentUnreachable(f"A answered HTTP {response.code}", pause_s)

@@ -51,8 +51,8 @@ class UndecodableMessage(RtprovError):
     """A message in one of our queues is not ours, or is damaged."""
 
 
-class EquipmentUnreachable(RtprovError):
-    """Service A could not be reached at all: the call may be made again.
+class NoAnswer(RtprovError):
+    """Service A gave no answer, or none of its own.
 
     `retry_after_s` is A's own wish (RFC 9110 §10.2.3), in seconds, where it gave one.
     """
@@ -60,6 +60,21 @@ class EquipmentUnreachable(RtprovError):
     def __init__(self, message: str, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class EquipmentUnreachable(NoAnswer):
+    """Service A could not be reached at all: the call may be made again."""
+
+
+class EquipmentSilent(NoAnswer):
+    """Service A gave no answer in time, which is final: it may have done what it was told."""
+
+
+class OutOfPatience(RtprovError):
+    """A task has waited for service A, which is in trouble, for as long as a task may."""
+
+    def __init__(self) -> None:
+        super().__init__("out of patience: A is in trouble")
 
 
 class BrokerError(RtprovError):

@@ -38,7 +38,8 @@ class Equipment(Protocol):
     def configure(self, task: Task, body: bytes) -> Deferred[tuple[State, str]]:
         """Call A once, with `body` unchanged. Fire with a final state and the reason for it (for the journal; no parameter in it).
 
-        Fails with `EquipmentUnreachable` when the call may be made again. Fires within max(`task.timeout_s`, 60) + 30 s.
+        Fails with `EquipmentUnreachable` when the call may be made again, and with `EquipmentSilent`, which is final, when there is no
+        answer. Fires within max(`task.timeout_s`, 60) + 30 s.
         """
 
 

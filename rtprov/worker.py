@@ -1,7 +1,7 @@
 """The worker of one shard: takes tasks from the work queue, calls A for each, and puts the outcome into the journal.
 
 The way of one task here: a *delivery* becomes a *job*; the job waits in its device's lane until it is the head; then, attempt by attempt,
-it waits for one of the slots that all shards of the process share, calls A, and pauses while A is out of reach. Its final state is appended
+it passes the gate that all shards of the process share, calls A, and pauses where A was out of reach. Its final state is appended
 to the journal, confirmed, and only then is the delivery acknowledged and the lane left.
 
 When the connection to the broker is lost, all deliveries die. Jobs that have begun nothing are forgotten: the broker delivers them again,
@@ -16,12 +16,12 @@ import random
 from typing import TYPE_CHECKING
 
 from attrs import define, evolve, field
-from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredSemaphore
+from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 
 from rtprov.amqp.consumer import consume
-from rtprov.errors import BrokerError, EquipmentUnreachable, SealError, UndecodableMessage
+from rtprov.errors import BrokerError, EquipmentSilent, EquipmentUnreachable, NoAnswer, OutOfPatience, SealError, UndecodableMessage
 from rtprov.lanes import Lanes
 from rtprov.model import Finished, Started, State, Task
 from rtprov.wire import decode_task
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from rtprov.amqp.protocol import AmqpConnection
     from rtprov.amqp.topology import Shard
+    from rtprov.gate import Admission, Gate
     from rtprov.interfaces import Delivery, Equipment, Journal, Sealer
     from rtprov.store import Store
 
@@ -52,21 +53,6 @@ def retry_pause_s(attempt: int, rng: random.Random) -> float:
     return longest * (0.5 + rng.random() / 2)
 
 
-class Slots(DeferredSemaphore):
-    """A semaphore that passes a slot on in a loop: thousands may take it and give it back at once without nesting their calls."""
-
-    _given_back = 0
-
-    def release(self) -> None:
-        """Give a slot back. Called by whoever has just been given one, it leaves the next one to the call that gave it."""
-        self._given_back += 1
-        if self._given_back > 1:
-            return
-        while self._given_back:
-            super().release()
-            self._given_back -= 1
-
-
 class _Abandoned(Exception):
     """The job has no live delivery and may not begin a call: its message is on its way to whoever is active now."""
 
@@ -80,6 +66,7 @@ class Job:
     taken_at: float
     unjudged: bool
     attempt: int = 0
+    waited_s: float = 0.0  # for an A in trouble, before the first attempt
     calling: bool = False  # a call to A is under way, or its outcome waits for the journal
     pausing: bool = False  # A was out of reach, and is called again after a while
     renewing: bool = False  # the delivery was returned on purpose and is to come back
@@ -93,7 +80,7 @@ class Job:
 class ShardWorker:
     """A session of the worker's connection: attach it after the shard's journal.
 
-    `slots` limits the calls to A under way in this process; `window` is the prefetch, how many tasks may be held here, waiting ones
+    `gate` lets the calls of this process through to A; `window` is the prefetch, how many tasks may be held here, waiting ones
     included (1 to 65535). `wall_clock` gives seconds since the epoch for events. `patience_s` is how long a task whose calls do not reach A
     is tried, counted from its first attempt.
     """
@@ -108,7 +95,7 @@ class ShardWorker:
         journal: Journal,
         equipment: Equipment,
         sealer: Sealer,
-        slots: Slots,
+        gate: Gate,
         window: int,
         patience_s: float,
         clock: IReactorTime,
@@ -120,7 +107,7 @@ class ShardWorker:
         self._journal = journal
         self._equipment = equipment
         self._sealer = sealer
-        self._slots = slots
+        self._gate = gate
         self._window = window
         self._patience_s = patience_s
         self._clock = clock
@@ -219,15 +206,14 @@ class ShardWorker:
     async def _provision(self, job: Job) -> tuple[State, str] | None:
         """Call A until it has answered or patience is over; None where the task has finished elsewhere. Raises `_Abandoned`."""
         while True:
-            await self._slots.acquire()
             try:
-                return await self._attempt(job)
+                return await self._admitted(job)
             except EquipmentUnreachable as error:
                 unreachable = error
-            except SealError as error:
+            except OutOfPatience as error:
+                return None if await self._finished_elsewhere(job) else (State.FAILED, str(error))
+            except (EquipmentSilent, SealError) as error:
                 return State.FAILED, str(error)
-            finally:
-                self._slots.release()
             pause_s = self._pause_s(job, unreachable.retry_after_s)
             if pause_s is None:
                 return State.FAILED, f"out of patience: {unreachable}"
@@ -263,8 +249,18 @@ class ShardWorker:
                 raise _Abandoned
             await deferLater(self._clock, RENEWAL_S / 20)
 
-    async def _attempt(self, job: Job) -> tuple[State, str] | None:
-        """One call to A; None where the task has finished elsewhere. Raises `EquipmentUnreachable`, `SealError`, `_Abandoned`."""
+    async def _admitted(self, job: Job) -> tuple[State, str] | None:
+        """One attempt, once the gate lets it through. Raises `OutOfPatience` where it does not, and what `_attempt` raises."""
+        admission = await self._gate.enter(self._left_s(job))
+        if not self._store.attempts(job.task.task_id):
+            job.waited_s = admission.waited_s
+        try:
+            return await self._attempt(job, admission)
+        finally:
+            admission.end()
+
+    async def _attempt(self, job: Job, admission: Admission) -> tuple[State, str] | None:
+        """One call to A; None where the task has finished elsewhere. Raises `NoAnswer`, `SealError`, `_Abandoned`."""
         task = job.task
         if await self._finished_elsewhere(job):
             return None
@@ -274,13 +270,23 @@ class ShardWorker:
         if await self._finished_elsewhere(job):  # the delivery may have been renewed meanwhile
             return None
         job.calling = True
-        return await self._equipment.configure(task, body)
+        try:
+            outcome = await self._equipment.configure(task, body)
+        except NoAnswer as error:
+            admission.outage(task.equipment_id, error)
+            raise
+        admission.answered()
+        return outcome
+
+    def _left_s(self, job: Job) -> float:
+        """What is left of the task's patience, which begins with its first attempt, or with its wait for one while A is in trouble."""
+        first = self._store.first_started_at(job.task.task_id)
+        now = self._wall_clock()
+        return (now if first is None else first) + self._patience_s - job.waited_s - now
 
     def _pause_s(self, job: Job, retry_after_s: float | None) -> float | None:
         """How long to wait for the next attempt; None when patience is over. The last attempt is made at patience's very end."""
-        first = self._store.first_started_at(job.task.task_id)
-        now = self._wall_clock()
-        left_s = (now if first is None else first) + self._patience_s - now
+        left_s = self._left_s(job)
         if left_s <= 0 or (retry_after_s is not None and retry_after_s > left_s):
             return None
         return min(left_s, max(retry_pause_s(job.attempt, self._rng), retry_after_s or 0.0))

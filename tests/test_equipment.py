@@ -8,10 +8,11 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
+from twisted.logger import ILogObserver, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov.equipment import HttpEquipment, answer_deadline_s, interpret, retry_after_s
-from rtprov.errors import EquipmentUnreachable
+from rtprov.errors import EquipmentSilent, EquipmentUnreachable
 from rtprov.model import State, Task
 from tests.memory import MemoryNetwork, MemoryTransport, http_client
 
@@ -127,7 +128,7 @@ class Calls(SynchronousTestCase):
         self.network.advance(89.9)
         self.assertNoResult(outcome)
         self.network.advance(0.2)
-        self.assertIs(self.successResultOf(outcome)[0], State.FAILED)
+        self.failureResultOf(outcome, EquipmentSilent)
         self.assertFalse(self.server().connected)
 
     def test_half_an_answer(self) -> None:
@@ -135,7 +136,7 @@ class Calls(SynchronousTestCase):
         outcome = self.call()
         self.say(b'HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"code"')
         self.network.advance(91)
-        self.assertIs(self.successResultOf(outcome)[0], State.FAILED)
+        self.failureResultOf(outcome, EquipmentSilent)
         self.assertFalse(self.server().connected)
 
     def test_not_http(self) -> None:
@@ -150,6 +151,26 @@ class Calls(SynchronousTestCase):
         self.say(b"HTTP/1.1 200 OK\r\nContent-Length: 10000000\r\n\r\n" + b"x" * 70_000)
         self.assertEqual(self.successResultOf(outcome), (State.FAILED, "A's answer has more than 65536 bytes"))
         self.assertFalse(self.server().connected)
+
+    def test_said_once(self) -> None:
+        """The log says once that nobody is there, whatever number of calls fails, and once that somebody is, be it with an error."""
+        logged: list[str] = []
+        observer = cast("ILogObserver", lambda event: logged.append(formatEvent(event)))
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+        factory = self.network.factories.pop("a")
+        for _ in range(3):
+            outcome = self.call()
+            self.network.settle()
+            self.assertUnreachable(outcome)
+        self.network.factories["a"] = factory
+        for _ in range(2):
+            outcome = self.call()
+            self.say(_http("503 Service Unavailable", b""))
+            self.assertUnreachable(outcome)
+        (gone, back) = logged
+        self.assertIn("A cannot be reached: ConnectionRefusedError", gone)
+        self.assertEqual(back, "A can be reached again")
 
     def assertUnreachable(self, outcome: Deferred[tuple[State, str]]) -> EquipmentUnreachable:
         return cast("EquipmentUnreachable", self.failureResultOf(outcome, EquipmentUnreachable).value)

@@ -11,11 +11,13 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov.amqp.topology import Shard
+from rtprov.breaker import Breaker
 from rtprov.errors import EquipmentUnreachable
+from rtprov.gate import Gate
 from rtprov.model import Finished, Requested, Started, State, Task
 from rtprov.store import Store
 from rtprov.wire import encode_task
-from rtprov.worker import RENEW_AFTER_S, RENEW_LOOK_S, ShardWorker, Slots, retry_pause_s
+from rtprov.worker import RENEW_AFTER_S, RENEW_LOOK_S, ShardWorker, retry_pause_s
 from tests.fakes import FakeDelivery, FakeEquipment, FakeJournal, PlainSealer
 
 EPOCH = 1_800_000_000.0
@@ -35,13 +37,15 @@ class WorkerTestCase(SynchronousTestCase):
         self.store = Store(86400.0)
         self.journal = FakeJournal(self.store.apply)
         self.equipment = FakeEquipment()
+        breaker = Breaker(concurrency=self.concurrency, rng=random.Random(7))
+        self.gate = Gate(concurrency=self.concurrency, breaker=breaker, clock=cast("IReactorTime", self.clock))
         self.worker = ShardWorker(
             shard=Shard(0, 1),
             store=self.store,
             journal=self.journal,
             equipment=self.equipment,
             sealer=PlainSealer(),
-            slots=Slots(self.concurrency),
+            gate=self.gate,
             window=100,
             patience_s=self.patience_s,
             clock=cast("IReactorTime", self.clock),

@@ -19,13 +19,15 @@ from rtprov.amqp.publisher import Publisher
 from rtprov.amqp.rpc import RpcClient
 from rtprov.amqp.topology import Shard, Topology
 from rtprov.amqp.url import BrokerUrl
+from rtprov.breaker import Breaker
 from rtprov.deadletters import DeadLetters
 from rtprov.frontend import Frontend
+from rtprov.gate import Gate
 from rtprov.interfaces import Equipment, Sealer
 from rtprov.journal import ShardJournal, TaskPublisher
 from rtprov.status import StatusClient, StatusServer
 from rtprov.store import Store
-from rtprov.worker import ShardWorker, Slots
+from rtprov.worker import ShardWorker
 
 MAX_UNCONFIRMED = 10_000
 CONFIRM_DEADLINE_S = 4.0
@@ -99,7 +101,8 @@ class WorkerService(Service):
         self._settings = settings
         self._equipment = equipment
         self._sealer = sealer
-        self._slots = Slots(settings.concurrency)
+        breaker = Breaker(concurrency=settings.concurrency, rng=surroundings.rng)
+        self._gate = Gate(concurrency=settings.concurrency, breaker=breaker, clock=surroundings.clock)
         self._publisher = Publisher(clock=surroundings.clock, max_unconfirmed=MAX_UNCONFIRMED, confirm_deadline_s=CONFIRM_DEADLINE_S)
         self.stores: list[Store] = []
         self.workers: list[ShardWorker] = []
@@ -124,7 +127,7 @@ class WorkerService(Service):
             journal=journal,
             equipment=self._equipment,
             sealer=self._sealer,
-            slots=self._slots,
+            gate=self._gate,
             window=min(MAX_WINDOW, 2 * settings.concurrency + WAITING_ROOM),
             patience_s=settings.patience_s,
             clock=outer.clock,
@@ -154,6 +157,7 @@ class WorkerService(Service):
         if self._expiry.running:
             self._expiry.stop()
         await self.connection.stopService()
+        self._gate.stop()
 
     def hurry(self) -> None:
         """Cut the calls short that a stop is waiting for: their tasks are called again, by whoever gets them next."""

@@ -1,0 +1,163 @@
+"""What every call to A passes through: so many at once in this process and, while A is in trouble, as few as the breaker says.
+
+admission = await gate.enter(left_s)     # first come, first served; raises `OutOfPatience`
+try:
+    ...                                  # call A; then admission.answered() or admission.outage(…)
+finally:
+    admission.end()
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+from attrs import define, field
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from rtprov.errors import OutOfPatience
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+    from rtprov.breaker import Breaker
+    from rtprov.errors import NoAnswer
+
+LOOK_EVERY_S = 1.0  # at who has run out of patience, while A is in trouble
+LOOK_AGAIN_S = 0.01  # at the least: times are floats
+
+
+@define(eq=False)
+class Admission:
+    """Leave for one call, to be given back by `end`."""
+
+    _gate: Gate
+    _era: int
+    waited_s: float = 0.0  # for an A in trouble
+    _ended: bool = False
+
+    def answered(self) -> None:
+        """A has answered the call, be it with an error of its own."""
+        self._gate._answered()
+
+    def outage(self, device: str, error: NoAnswer) -> None:
+        """A gave no answer for this device, or none of its own."""
+        self._gate._outage(self._era, device, error)
+
+    def end(self) -> None:
+        """The call is over, or was never made. Does nothing the second time."""
+        if not self._ended:
+            self._ended = True
+            self._gate._leave(self._era)
+
+
+@define(eq=False)
+class _Waiter:
+    admitted: Deferred[Admission] = field(repr=False)
+    left_s: float
+    deadline: float | None = None  # while A is in trouble
+
+
+class Gate:
+    """`concurrency` is how many calls may be under way at once, all shards of the process together."""
+
+    _log = Logger()
+
+    def __init__(self, *, concurrency: int, breaker: Breaker, clock: IReactorTime) -> None:
+        self._free = concurrency
+        self._breaker = breaker
+        self._clock = clock
+        self._waiting: OrderedDict[_Waiter, None] = OrderedDict()
+        self._admitting = False
+        self._look: IDelayedCall | None = None
+        self._in_trouble = False
+        self._stopped = False
+
+    def enter(self, left_s: float) -> Deferred[Admission]:
+        """Fire when the call may be made. Cancelling gives the place in the queue up.
+
+        Fails with `OutOfPatience` after `left_s` seconds of waiting for an A in trouble. Waiting for one's turn costs none otherwise.
+        """
+        waiter = _Waiter(Deferred(lambda _: self._waiting.pop(waiter, None)), left_s)
+        if self._in_trouble:
+            waiter.deadline = self._clock.seconds() + left_s
+        self._waiting[waiter] = None
+        self._admit()
+        return waiter.admitted
+
+    def stop(self) -> None:
+        """Leave no timer behind."""
+        self._stopped = True
+        if self._look is not None:
+            self._look.cancel()
+            self._look = None
+
+    # What an admission calls.
+
+    def _leave(self, era: int) -> None:
+        self._free += 1
+        self._breaker.end(era)
+        self._admit()
+
+    def _answered(self) -> None:
+        self._breaker.answered(self._clock.seconds())
+        self._admit()
+
+    def _outage(self, era: int, device: str, error: NoAnswer) -> None:
+        self._breaker.outage(era, device, self._clock.seconds(), error.retry_after_s)
+        if not self._breaker.closed and not self._in_trouble:
+            self._in_trouble = True
+            self._log.warn("A is in trouble ({error}): calls wait, and one at a time tries whether it is over", error=error)
+            for waiter in self._waiting:
+                waiter.deadline = self._clock.seconds() + waiter.left_s
+
+    # Inside.
+
+    def _admit(self) -> None:
+        """Let in whoever may go, in a loop: thousands may come and go at once without nesting their calls."""
+        if self._admitting:
+            return
+        self._admitting = True
+        try:
+            now = self._clock.seconds()
+            while self._breaker.may_begin(now) and self._free and self._waiting:
+                waiter, _ = self._waiting.popitem(last=False)
+                self._free -= 1
+                waited_s = 0.0 if waiter.deadline is None else waiter.left_s - (waiter.deadline - now)
+                waiter.admitted.callback(Admission(self, self._breaker.begin(now), waited_s))
+        finally:
+            self._admitting = False
+        self._note_recovery()
+        self._arm()
+
+    def _note_recovery(self) -> None:
+        if self._in_trouble and self._breaker.closed:
+            self._in_trouble = False
+            self._log.info("A has recovered: calls are made as usual")
+            for waiter in self._waiting:
+                waiter.deadline = None
+
+    def _arm(self) -> None:
+        """Look again when time alone may let a call begin, or has used a patience up."""
+        if self._look is not None:
+            self._look.cancel()
+            self._look = None
+        if self._stopped or not self._in_trouble or not (self._waiting or self._breaker.growing):
+            return
+        next_look_s = self._breaker.next_look_s(self._clock.seconds())
+        next_look_s = LOOK_EVERY_S if next_look_s is None else min(next_look_s, LOOK_EVERY_S)
+        self._look = self._clock.callLater(max(next_look_s, LOOK_AGAIN_S), self._look_again)
+
+    def _look_again(self) -> None:
+        self._look = None
+        self._admit()
+        if self._in_trouble and not self._breaker.growing:
+            self._lose_patience()
+
+    def _lose_patience(self) -> None:
+        now = self._clock.seconds()
+        for waiter in list(self._waiting):
+            if waiter.deadline is not None and now >= waiter.deadline and waiter in self._waiting:
+                del self._waiting[waiter]
+                waiter.admitted.errback(OutOfPatience())

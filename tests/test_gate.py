@@ -1,0 +1,191 @@
+"""Who is let through to A, and in which order; the breaker's part in it."""
+
+from __future__ import annotations
+
+import random
+from typing import cast
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import Clock
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from twisted.trial.unittest import SynchronousTestCase
+
+from rtprov.breaker import ROW, Breaker
+from rtprov.errors import EquipmentUnreachable, OutOfPatience
+from rtprov.gate import Admission, Gate
+
+
+class GateTestCase(SynchronousTestCase):
+    concurrency = 20
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        breaker = Breaker(concurrency=self.concurrency, rng=random.Random(7))
+        self.gate = Gate(concurrency=self.concurrency, breaker=breaker, clock=cast("IReactorTime", self.clock))
+        self.logged: list[str] = []
+        observer = cast("ILogObserver", self.observe)
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+
+    def observe(self, event: LogEvent) -> None:
+        self.logged.append(formatEvent(event))
+
+    def enter(self, left_s: float = 600.0) -> Deferred[Admission]:
+        return self.gate.enter(left_s)
+
+    def fail_call(self, admission: Admission, device: str) -> None:
+        admission.outage(device, EquipmentUnreachable("refused"))
+        admission.end()
+
+    def bring_trouble(self) -> None:
+        for number in range(ROW):
+            self.fail_call(self.successResultOf(self.enter()), f"DEVICE{number}")
+
+    def advance(self, seconds: float) -> None:
+        self.clock.pump([0.1] * round(seconds * 10))
+
+
+class Concurrency(GateTestCase):
+    concurrency = 2
+
+    def test_first_come_first_served(self) -> None:
+        """As many as may are let in at once; as they leave, the others follow in the order of their coming."""
+        first, second, third, fourth = (self.enter() for _ in range(4))
+        admission = self.successResultOf(first)
+        self.successResultOf(second)
+        self.assertNoResult(third)
+        admission.end()
+        self.assertNoResult(fourth)
+        self.successResultOf(third)
+        admission.end()
+        self.assertNoResult(fourth)
+
+    def test_given_up(self) -> None:
+        """Whoever is cancelled while waiting keeps no place."""
+        held = [self.successResultOf(self.enter()) for _ in range(2)]
+        given_up, next_one = self.enter(), self.enter()
+        given_up.cancel()
+        self.failureResultOf(given_up)
+        held[0].end()
+        self.successResultOf(next_one)
+
+    def test_no_patience_is_lost_in_an_ordinary_queue(self) -> None:
+        """While A is well, waiting for one's turn takes as long as it takes, and no timer."""
+        held = [self.successResultOf(self.enter()) for _ in range(2)]
+        waiting = self.enter(left_s=1.0)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.clock.advance(1000.0)
+        self.assertNoResult(waiting)
+        held[0].end()
+        self.successResultOf(waiting)
+
+
+class Trouble(GateTestCase):
+    def test_one_probe(self) -> None:
+        """In trouble, whoever comes waits; one is let through after a while, and the next one once that has failed, later still."""
+        self.bring_trouble()
+        waiting = [self.enter() for _ in range(100)]
+        self.assertEqual(sum(each.called for each in waiting), 0)
+        self.advance(1.1)
+        self.assertEqual([each.called for each in waiting].index(False), 1)
+        self.fail_call(self.successResultOf(waiting[0]), "PROBE")
+        self.advance(0.9)
+        self.assertEqual(sum(each.called for each in waiting), 1)
+        self.advance(1.2)
+        self.assertEqual(sum(each.called for each in waiting), 2)
+
+    def test_growing_back(self) -> None:
+        """After an answer, those who wait are let through in steps; then A is well."""
+        self.bring_trouble()
+        waiting = [self.enter() for _ in range(100)]
+        self.advance(1.1)
+        probe = self.successResultOf(waiting[0])
+        probe.answered()
+        probe.end()
+        counts = []
+        for _ in range(3):
+            counts.append(sum(each.called for each in waiting))
+            self.advance(2.1)
+        self.assertEqual(counts, [6, 11, 21])
+        for each in waiting[1:]:
+            self.successResultOf(each).end()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_said_once(self) -> None:
+        """The log says once that A is in trouble, and once that it is over, however many calls fail."""
+        admissions = [self.successResultOf(self.enter()) for _ in range(20)]
+        for number, admission in enumerate(admissions):
+            self.fail_call(admission, f"DEVICE{number}")
+        waiting = [self.enter() for _ in range(3)]
+        for number in range(2):
+            self.advance(3.0)
+            self.fail_call(self.successResultOf(waiting[number]), f"PROBE{number}")
+        self.assertEqual(
+            self.logged, ["A is in trouble (refused): calls wait, and one at a time tries whether it is over"], "while it lasts"
+        )
+        self.advance(5.0)
+        probe = self.successResultOf(waiting[2])
+        probe.answered()
+        probe.end()
+        self.advance(10.0)
+        self.assertEqual(self.logged[1:], ["A has recovered: calls are made as usual"])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_patience(self) -> None:
+        """Whoever waits for an A in trouble is turned away when patience is over, each at its own time, also those who came before."""
+        held = [self.successResultOf(self.enter()) for _ in range(self.concurrency)]
+        before = self.enter(left_s=5.0)
+        for number, admission in enumerate(held[:ROW]):
+            admission.outage(f"DEVICE{number}", EquipmentUnreachable("refused"))
+        after = self.enter(left_s=10.0)
+        self.advance(4.8)
+        self.assertNoResult(before)
+        self.advance(1.4)
+        self.failureResultOf(before, OutOfPatience)
+        self.assertNoResult(after)
+        self.advance(5.0)
+        self.failureResultOf(after, OutOfPatience)
+        for admission in held:
+            admission.end()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_patience_while_it_gets_better(self) -> None:
+        """Nobody is turned away once A answers again; time spent waiting for that is told to whoever gets in."""
+        self.bring_trouble()
+        waiting = [self.enter(left_s=5.0) for _ in range(12)]
+        self.advance(1.1)
+        probe = self.successResultOf(waiting[0])
+        self.advance(3.0)
+        probe.answered()
+        probe.end()
+        self.advance(1.9)
+        self.assertEqual(sum(each.called for each in waiting), 6)
+        self.assertAlmostEqual(self.successResultOf(waiting[1]).waited_s, 4.1)
+        self.advance(0.3)
+        self.assertAlmostEqual(self.successResultOf(waiting[10]).waited_s, 6.1, places=0)
+
+    def test_nobody_waits(self) -> None:
+        """While nobody waits there is nothing to look at: no timer runs."""
+        self.bring_trouble()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.clock.advance(1000.0)
+        self.successResultOf(self.enter())
+
+    def test_a_probe_that_never_calls(self) -> None:
+        """A probe that is given up before its call leaves its place to the next at once."""
+        self.bring_trouble()
+        first, second = self.enter(), self.enter()
+        self.advance(1.1)
+        self.assertNoResult(second)
+        self.successResultOf(first).end()
+        self.successResultOf(second)
+
+    def test_stopped(self) -> None:
+        """A gate that is stopped in the middle of trouble leaves no timer behind."""
+        self.bring_trouble()
+        waiting = self.enter()
+        self.gate.stop()
+        waiting.cancel()
+        self.failureResultOf(waiting)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
