@@ -1,7 +1,8 @@
 """The messages that front ends, workers and journals exchange over AMQP: JSON ⇄ model.
 
 Each is an object with ``"v"`` (the format's version) and ``"kind"``. What a later version adds is carried, not fatal: unknown fields are
-passed over, events of an unknown kind become `Unrecognised`. The rules of a request's body are `rtprov.body`'s, and can be had from here.
+passed over, events of an unknown kind become `Unrecognised`, a task that ended in an unknown state has failed. The rules of a request's body
+are `rtprov.body`'s, and can be had from here.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class _Finished(_Tagged, tag="finished"):
     task: str
     equipment: str
     at: float
-    state: State
+    state: str
     reason: str
     v: int = VERSION
 
@@ -92,6 +93,7 @@ class _AnyKind(msgspec.Struct):
     kind: str
 
 
+_STATES = {state.value: state for state in State}
 _EVENT_KINDS = frozenset({"requested", "started", "finished", "marker"})
 
 _encode = msgspec.json.Encoder().encode
@@ -127,7 +129,7 @@ def encode_event(event: Event) -> bytes:
     if isinstance(event, Started):
         return _encode(_Started(event.task_id, event.equipment_id, event.at, event.attempt))
     if isinstance(event, Finished):
-        return _encode(_Finished(event.task_id, event.equipment_id, event.at, event.state, event.reason))
+        return _encode(_Finished(event.task_id, event.equipment_id, event.at, event.state.value, event.reason))
     if isinstance(event, Marker):
         return _encode(_Marker(event.marker_id))
     if isinstance(event, Requested):
@@ -147,9 +149,12 @@ def decode_event(body: bytes) -> Event:
         return Started(message.task, message.equipment, message.at, message.attempt)
     if isinstance(message, _Marker):
         return Marker(message.id)
-    if not message.state.final:
+    state = _STATES.get(message.state)
+    if state is None:
+        return Finished(message.task, message.equipment, message.at, State.FAILED, "ended in a state that this version does not know")
+    if not state.final:
         raise UndecodableMessage("not an event: it finishes a task in a state that is not final")
-    return Finished(message.task, message.equipment, message.at, message.state, message.reason)
+    return Finished(message.task, message.equipment, message.at, state, message.reason)
 
 
 def _unrecognised(body: bytes, error: Exception) -> Unrecognised:

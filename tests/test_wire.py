@@ -143,9 +143,12 @@ class Events(SynchronousTestCase):
                     self.assertRaises(UndecodableMessage, decode_event, altered(body, **{field: value}))
 
     def test_state(self) -> None:
-        """A task is finished only in a final state that we know."""
-        for state in ("running", "RUNNING", "", "retired"):
-            self.assertRaises(UndecodableMessage, decode_event, altered(encode_event(FINISHED), state=state))
+        """A task is finished in a final state; one of a later version means that it has failed, as far as we can tell."""
+        self.assertRaises(UndecodableMessage, decode_event, altered(encode_event(FINISHED), state="running"))
+        for state in ("retired", "s3cr3t", ""):
+            event = decode_event(altered(encode_event(FINISHED), state=state))
+            reason = "ended in a state that this version does not know"
+            self.assertEqual(event, attrs.evolve(FINISHED, state=State.FAILED, reason=reason))
 
 
 class Statuses(SynchronousTestCase):
@@ -227,8 +230,8 @@ class Garbage(SynchronousTestCase):
             self.assertEqual(str(error), "not a task: wrong at `$.kind`")
             error = self.assertRaises(UndecodableMessage, decode_task, altered(encode_task(TASK), timeout=value))
             self.assertEqual(str(error), "not a task: wrong at `$.timeout`")
-            error = self.assertRaises(UndecodableMessage, decode_event, altered(encode_event(FINISHED), state=value))
-            self.assertEqual(str(error), "not an event: wrong at `$.state`")
+            error = self.assertRaises(UndecodableMessage, decode_event, altered(encode_event(FINISHED), at=value))
+            self.assertEqual(str(error), "not an event: wrong at `$.at`")
         for decode in DECODERS:
             for body in (b's3cr3t {"kind"', b'{"kind": "finished", "s3cr3t": "s3cr3t"}', b'{"kind": "s3cr3t', b'"s3cr3t"'):
                 self.assertNotIn("s3cr3t", str(self.assertRaises(UndecodableMessage, decode, body)))
