@@ -2,7 +2,7 @@
 
 ::
 
-    rtprov.tasks ─┬─ requested.K ─▶ rtprov.work.K ── too many deliveries ──▶ rtprov.dead ─ requested.K ─▶ rtprov.dead.K
+    rtprov.tasks ─┬─ requested.K ─▶ rtprov.work.K ── too many deliveries ──▶ rtprov.dead ─────────────▶ rtprov.dead.K
                   └─ requested.K, event.K ─▶ rtprov.journal.K
 
     rtprov.parked      what can be neither used nor dropped; rtprov only fills it
@@ -96,7 +96,9 @@ class Topology:
 
 async def _declare_shard(channel: AmqpChannel, shard: Shard) -> None:
     await _declare_quorum(channel, shard.dead)
-    await channel.queue_bind(queue=shard.dead, exchange=DEAD_EXCHANGE, routing_key=shard.requested_key)
+    # A dead letter keeps its routing key, which is the queue's name where somebody put it there directly.
+    for key in (shard.requested_key, shard.work):
+        await channel.queue_bind(queue=shard.dead, exchange=DEAD_EXCHANGE, routing_key=key)
     work = {"x-single-active-consumer": True, "x-delivery-limit": DELIVERY_LIMIT, "x-dead-letter-exchange": DEAD_EXCHANGE}
     await _declare_quorum(channel, shard.work, work)
     journal = {

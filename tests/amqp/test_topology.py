@@ -47,6 +47,7 @@ class TopologyTests(AmqpTestCase):
                 ("rtprov.tasks", "requested.1of2", "rtprov.journal.1of2"),
                 ("rtprov.tasks", "event.1of2", "rtprov.journal.1of2"),
                 ("rtprov.dead", "requested.1of2", "rtprov.dead.1of2"),
+                ("rtprov.dead", "rtprov.work.1of2", "rtprov.dead.1of2"),
             },
         )
         self.assertEqual(list(connection.channels), [0])
