@@ -1,8 +1,8 @@
 """What the broker could not get done: one shard's dead letters, so that no client waits for ever.
 
-A task ends here when it was delivered more often than its queue allows, a message that is no task when the worker rejected it. The task is
-finished as failed, unless it has finished meanwhile; the letter is then parked, with the broker's reason (``x-death``) in its headers, for
-an operator to look at.
+A task ends here when it was delivered more often than its queue allows; a message that is no task, or one in another version's form, when
+the worker rejected it. The task, if there is one, is finished as failed, unless it has finished meanwhile; the letter is then parked, with
+the broker's reason (``x-death``) in its headers, for an operator to look at.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from twisted.logger import Logger
 from rtprov.amqp.consumer import consume
 from rtprov.amqp.topology import PARKED_QUEUE, Shard
 from rtprov.errors import BrokerError, UndecodableMessage
-from rtprov.model import Finished, State
-from rtprov.wire import decode_task
+from rtprov.model import Finished, Requested, State
+from rtprov.wire import decode_event
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,12 +87,9 @@ class DeadLetters:
 
     async def _bury(self, delivery: Delivery) -> None:
         reason = _reason(delivery)
-        try:
-            task = decode_task(delivery.body)
-        except UndecodableMessage as error:
-            self._log.error(
-                "{queue}: parking a message that is no task ({reason}): {error}", queue=self._shard.dead, reason=reason, error=error
-            )
+        task = _task_of(delivery.body)
+        if task is None:
+            self._log.error("{queue}: parking a message that is no task ({reason})", queue=self._shard.dead, reason=reason)
         else:
             await self._insist(self._journal.barrier)
             if not self._store.finished(task.task_id):
@@ -112,6 +109,15 @@ class DeadLetters:
                 await deferLater(self._clock, RETRY_PAUSE_S)
             else:
                 return
+
+
+def _task_of(body: bytes) -> Requested | None:
+    """The task that clients know of, even where the worker can do nothing with the rest of the message."""
+    try:
+        event = decode_event(body)
+    except UndecodableMessage:
+        return None
+    return event if isinstance(event, Requested) else None
 
 
 def _reason(delivery: Delivery) -> str:
