@@ -1,8 +1,8 @@
 """The messages that front ends, workers and journals exchange over AMQP: JSON ⇄ model.
 
 Each is an object with ``"v"`` (the format's version) and ``"kind"``. What a later version adds is carried, not fatal: unknown fields are
-passed over, events of an unknown kind become `Unrecognised`, a task that ended in an unknown state has failed. The rules of a request's body
-are `rtprov.body`'s, and can be had from here.
+passed over, events of an unknown kind become `Unrecognised`, a task that ended in an unknown state has failed. The rules of a request's
+body are `rtprov.body`'s, and can be had from here.
 """
 
 from __future__ import annotations
