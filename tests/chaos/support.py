@@ -1,0 +1,164 @@
+"""One deployment of rtprov as processes, five hundred tasks for it, and the checks that are the same whatever breaks.
+
+site = Site(self, broker_url)
+await site.start(workers=2)
+posting = site.post(500)
+await site.a_is_busy()          # then break something
+await posting
+await site.check(broken=[...])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, gatherResults
+from twisted.internet.task import deferLater
+from twisted.web.client import HTTPConnectionPool
+
+from tests.chaos.equipment import RecordingA, make_certificates, reactor
+from tests.processes.support import ANY_PORT, Client, ProcessTestCase, Twistd
+from tests.system import REQUEST
+
+TASKS = 500
+AT_ONCE = 25  # requests of the client
+PAUSE_S = 0.1
+# A call that A answered this long before its worker was killed may not yet have been in the journal.
+JOURNALLING_S = 3.0
+
+
+class ChaosTestCase(ProcessTestCase):
+    timeout = 150.0
+
+    def setUp(self) -> Any:
+        super().setUp()
+        make_certificates(self.folder / "certs")
+
+
+class Site:
+    """A of its own, front ends, and workers, on one broker."""
+
+    def __init__(self, case: ChaosTestCase, broker_url: str = "", *, delay_s: float = 1.0) -> None:
+        self.case = case
+        self.broker_url = broker_url
+        self.a = RecordingA(case.folder / "certs", delay_s=delay_s)
+        case.addCleanup(self.a.stop)
+        self.workers: list[Twistd] = []
+        self.frontends: list[Twistd] = []
+        self.clients: list[Client] = []
+        self.accepted: dict[str, str] = {}  # paths by task id
+
+    async def start(self, *, workers: int = 1, frontends: int = 1, identity: str = "stub", arguments: Sequence[str] = ()) -> None:
+        """Start A and, side by side, all the processes."""
+        self.a.start(identity)
+        started = [self.start_worker(*arguments) for _ in range(workers)] + [self.start_frontend() for _ in range(frontends)]
+        await gatherResults([Deferred.fromCoroutine(each) for each in started])
+
+    async def start_worker(self, *arguments: str) -> Twistd:
+        where = ("--broker", self.broker_url, "--equipment-url", self.a.url, "--concurrency", "100")
+        worker = self.case.twistd("rtprov-worker", *where, *arguments)
+        self.workers.append(worker)
+        await worker.logged("worker: connected to amqp://guest@")
+        return worker
+
+    async def start_frontend(self) -> Twistd:
+        frontend = self.case.twistd("rtprov-frontend", "--listen", ANY_PORT, environment={"RTPROV_BROKER": self.broker_url})
+        self.frontends.append(frontend)
+        await frontend.logged("ready; try: curl ")
+        self.use(await frontend.port("service B (front end)"))
+        return frontend
+
+    def use(self, port: int) -> None:
+        """Add a front end to those that the client asks in turn."""
+        client = self.case.client(port)
+        pool: HTTPConnectionPool = client._pool
+        pool.maxPersistentPerHost = AT_ONCE
+        pool.retryAutomatically = False
+        self.clients.append(client)
+
+    # What the client does.
+
+    def post(self, tasks: int = TASKS) -> Deferred[None]:
+        """Have so many tasks accepted, each for a device of its own, however often that takes; a refusal is no promise."""
+        limit = DeferredSemaphore(AT_ONCE)
+        posts = [limit.run(self._post, number) for number in range(tasks)]
+        done: Deferred[None] = gatherResults(posts, consumeErrors=True).addCallback(lambda _: None)
+        self.case.addCleanup(done.cancel)
+        return done
+
+    async def _post(self, number: int) -> None:
+        answer = await self._insist("POST", f"/api/v1/equipment/cpe/CHAOS{number:06}", number)
+        self.accepted[answer.json["taskId"]] = answer.header("Location") or ""
+
+    async def _insist(self, method: str, path: str, number: int) -> Any:
+        """Ask one front end after the other until one answers as a front end that is well does."""
+        while True:
+            client = self.clients[number % len(self.clients)]
+            number += 1
+            try:
+                answer = await client.request(method, path, REQUEST if method == "POST" else None)
+            except CancelledError:
+                raise
+            except Exception:  # a front end that is killed, or not there
+                await deferLater(reactor, PAUSE_S)
+                continue
+            if answer.status == 200:
+                return answer
+            assert answer.status == 503, answer
+            await deferLater(reactor, PAUSE_S)
+
+    async def a_is_busy(self, calls: int = TASKS // 5) -> float:
+        """Wait until A has had so many calls, and has some under way; return the time."""
+        while len(self.a.calls) < calls or not self.a.under_way:
+            await deferLater(reactor, PAUSE_S)
+        return float(reactor.seconds())
+
+    async def check(self, *, killed: Sequence[float] = ()) -> None:
+        """All accepted tasks are completed, none lost; and A was called again only for what was in the hands of a process when it died.
+
+        `killed` are the times at which workers were killed, or calls otherwise cut off.
+        """
+        limit = DeferredSemaphore(AT_ONCE)
+        finals = [limit.run(self._final, path) for path in self.accepted.values()]
+        asking = gatherResults(finals, consumeErrors=True)
+        self.case.addCleanup(asking.cancel)
+        answers = await asking
+        assert {str(answer.json) for answer in answers} == {"{'code': 200, 'message': 'Completed'}"}, answers
+        lost = [task_id for task_id in self.accepted if not any(call.answered for call in self.a.calls.get(task_id, []))]
+        assert not lost, f"A was never called for {len(lost)} of {len(self.accepted)} tasks, whose status is Completed"
+        unexplained = [task_id for task_id, calls in self.a.calls.items() if not all(self._in_hands(call, killed) for call in calls[:-1])]
+        assert not unexplained, f"A was called again for {len(unexplained)} tasks for no reason: {self.a.calls[unexplained[0]]}"
+
+    async def _final(self, path: str) -> Any:
+        while True:
+            answer = await self._insist("GET", path, hash(path))
+            if answer.json["code"] != 204:
+                return answer
+            await deferLater(reactor, 5 * PAUSE_S)
+
+    @staticmethod
+    def _in_hands(call: Any, killed: Sequence[float]) -> bool:
+        """Whether a call was under way, or had just been answered, when a process died."""
+        return any(call.began <= at and (call.ended is None or call.ended >= at - JOURNALLING_S) for at in killed)
+
+    @property
+    def repeated(self) -> int:
+        """How many calls were made beyond one for each task."""
+        return sum(len(calls) - 1 for calls in self.a.calls.values())
+
+
+async def kill(process: Twistd) -> float:
+    """``kill -9``; return when."""
+    at = float(reactor.seconds())
+    process.signal("KILL")
+    assert await process.ended == -9
+    return at
+
+
+def seconds(number: float) -> Deferred[None]:
+    """For what has no line in a log to wait for: an outage's length."""
+    return deferLater(reactor, number)
+
+
+__all__ = ["ANY_PORT", "ChaosTestCase", "Site", "kill", "seconds"]

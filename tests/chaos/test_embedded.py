@@ -1,0 +1,44 @@
+"""The embedded broker: each of its processes is killed in the middle of five hundred tasks."""
+
+from __future__ import annotations
+
+from tests.chaos.support import ANY_PORT, ChaosTestCase, Site, kill
+from tests.processes.support import Twistd
+
+
+class OnEmbeddedBroker(ChaosTestCase):
+    async def start_broker(self, state: str, listen: str = ANY_PORT) -> tuple[Twistd, int]:
+        broker = self.twistd("rtprov-broker", "--listen", listen, "--state", state)
+        return broker, await broker.port("the AMQP broker")
+
+    async def site(self, state: str) -> tuple[Site, Twistd, int]:
+        broker, port = await self.start_broker(state)
+        site = Site(self, f"amqp://guest:guest@127.0.0.1:{port}/")
+        return site, broker, port
+
+    async def test_worker_and_front_end(self) -> None:
+        """The active worker, its standby and a front end are killed: nothing is lost, and only what was under way is called again."""
+        site, _, _ = await self.site("state")
+        await site.start(workers=2, frontends=2)
+        posting = site.post()
+        killed = []
+        await site.a_is_busy(50)
+        for worker in site.workers[:2]:
+            await site.start_worker()
+            killed.append(await kill(worker))
+        await kill(site.frontends[0])
+        await posting
+        await site.check(killed=killed)
+        self.assertGreater(site.repeated, 0)
+
+    async def test_broker(self) -> None:
+        """The broker is killed and comes back: nothing is lost, and no call is made twice, since no worker died."""
+        site, broker, port = await self.site("state")
+        await site.start()
+        posting = site.post()
+        await site.a_is_busy()
+        await kill(broker)
+        await self.start_broker("state", f"tcp:{port}:interface=127.0.0.1")
+        await posting
+        await site.check()
+        self.assertEqual(site.repeated, 0)
