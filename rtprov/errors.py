@@ -36,6 +36,42 @@ class TaskNotFound(RtprovError):
         super().__init__("The requested task is not found")
 
 
+class CredentialsMissing(RtprovError):
+    """The request says nothing of who sends it, where that is asked."""
+
+    def __init__(self) -> None:
+        super().__init__("Credentials are required: send Authorization: Bearer and a token")
+
+
+class CredentialsMalformed(RtprovError):
+    """The request's Authorization is not one bearer token (RFC 6750 §2.1)."""
+
+    def __init__(self) -> None:
+        super().__init__("The credentials are malformed: send one field, Authorization: Bearer and a token")
+
+
+class CredentialsUnknown(RtprovError):
+    """The request's token is none of those that are let in."""
+
+    def __init__(self) -> None:
+        super().__init__("The credentials are not valid")
+
+
+class Forbidden(RtprovError):
+    """The client is known, and may not do this."""
+
+    def __init__(self) -> None:
+        super().__init__("These credentials do not allow that: they are for reading")
+
+
+class TooManyRequests(RtprovError):
+    """The client asks more often than it may. `retry_after_s` are whole seconds after which the next request is taken."""
+
+    def __init__(self, retry_after_s: int) -> None:
+        super().__init__("Too many requests")
+        self.retry_after_s = retry_after_s
+
+
 class ProvisioningFailed(RtprovError):
     """Service A failed, or the stub was told to (A's only 500)."""
 

@@ -15,9 +15,10 @@ from twisted.internet.defer import Deferred, TimeoutError
 from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
 
+from rtprov.audit import audited
 from rtprov.body import parse_request
 from rtprov.errors import EquipmentNotFound, NoReply, ProvisioningFailed, TaskNotFound, Unconfirmed
-from rtprov.http import answer, answer_error, check_media_type, envelope, json_resource, read_body
+from rtprov.http import answer, answer_error, caller_of, check_media_type, envelope, json_resource, read_body
 from rtprov.model import State, Task, is_equipment_id, is_task_id
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class Frontend:
         order = parse_request(body)
         task = Task(self._new_task_id(), equipment_id, order.timeout_s, self._wall_clock(), self._sealer.seal(body))
         try:
-            await self._tasks.submit(task).addTimeout(DEADLINE_S, self._clock)
+            await audited(self._tasks.submit(task), task, caller_of(request)).addTimeout(DEADLINE_S, self._clock)
         except TimeoutError:
             raise Unconfirmed("The broker did not confirm the task in time") from None
         location = f"/api/v1/equipment/cpe/{equipment_id}/task/{task.task_id}"

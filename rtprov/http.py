@@ -18,23 +18,31 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel, datetimeToString
 from twisted.web.iweb import IRequest
-from twisted.web.server import Request, Site
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Request, Site
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
+from rtprov.access import Caller, Gate, caller_at
 from rtprov.errors import (
     BrokerError,
+    CredentialsMalformed,
+    CredentialsMissing,
+    CredentialsUnknown,
     EquipmentNotFound,
+    Forbidden,
     InvalidBody,
     NoWorker,
     ProvisioningFailed,
     RtprovError,
     TaskNotFound,
+    TooManyRequests,
     Unconfirmed,
 )
 
 if TYPE_CHECKING:
     from klein import Klein
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
+    from twisted.web.http_headers import Headers
     from twisted.web.resource import IResource
 
 MAX_BODY_BYTES = 65536
@@ -63,15 +71,21 @@ class BodyTooLarge(RtprovError):
 
 
 _RETRY = {"Retry-After": str(RETRY_AFTER_S)}
+_BEARER = 'Bearer realm="rtprov"'  # RFC 6750 §3
 _UNCERTAIN = "The task may or may not have been accepted: the broker's answer was lost"
 
 # From error to status, message (None: the error's own) and headers. The first class that fits counts.
 _TABLE: tuple[tuple[type[Exception], int, str | None, Mapping[str, str]], ...] = (
     (InvalidBody, 400, None, {}),
+    (CredentialsMalformed, 400, None, {"WWW-Authenticate": f'{_BEARER}, error="invalid_request"'}),
+    (CredentialsMissing, 401, None, {"WWW-Authenticate": _BEARER}),
+    (CredentialsUnknown, 401, None, {"WWW-Authenticate": f'{_BEARER}, error="invalid_token"'}),
+    (Forbidden, 403, None, {"WWW-Authenticate": f'{_BEARER}, error="insufficient_scope"'}),
     (EquipmentNotFound, 404, None, {}),
     (TaskNotFound, 404, None, {}),
     (BodyTooLarge, 413, None, {}),
     (UnsupportedMediaType, 415, None, {"Accept-Post": "application/json"}),
+    (TooManyRequests, 429, None, {}),  # and its own Retry-After
     (ProvisioningFailed, 500, None, {}),
     (Unconfirmed, 503, _UNCERTAIN, _RETRY),
     (NoWorker, 503, None, _RETRY),
@@ -99,13 +113,24 @@ def envelope(status: int, message: str) -> dict[str, object]:
 def answer_error(request: IRequest, failure: Failure) -> bytes:
     """The answer to a request that failed. What is in no row of the table is logged with its traceback, and a plain 500."""
     error = failure.value
+    assert error is not None
     if isinstance(error, HTTPException):
         return _answer_routing(request, error)
-    for kind, status, message, headers in _TABLE:
-        if isinstance(error, kind):
-            return answer(request, status, envelope(status, message or str(error)), headers)
+    row = _row(error)
+    if row is not None:
+        status, message, headers = row
+        return answer(request, status, envelope(status, message), headers)
     _log.failure("{method} {path}: unexpected error", failure, method=request.method, path=getattr(request, "path", b"?"))
     return answer(request, 500, envelope(500, "Internal server error"))
+
+
+def _row(error: BaseException) -> tuple[int, str, Mapping[str, str]] | None:
+    """Status, message and headers of an error that the table knows."""
+    for kind, status, message, headers in _TABLE:
+        if isinstance(error, kind):
+            own = {"Retry-After": str(error.retry_after_s)} if isinstance(error, TooManyRequests) else {}
+            return status, message or str(error), {**headers, **own}
+    return None
 
 
 def _answer_routing(request: IRequest, error: HTTPException) -> bytes:
@@ -140,6 +165,12 @@ def read_body(request: IRequest) -> bytes:
     return cast("bytes", request.content.read())
 
 
+def caller_of(request: IRequest) -> str:
+    """Who sent the request, as `Caller.name` says it."""
+    assert isinstance(request, JsonRequest) and request.caller is not None
+    return request.caller.name
+
+
 def abort_connection(request: IRequest) -> None:
     """Close the request's connection with no answer."""
     cast("Any", request).transport.abortConnection()
@@ -152,9 +183,19 @@ class JsonRequest(Request):
     defaultContentType = b"application/json"
     received = 0
     too_large = False
+    caller: Caller | None = None
+    refusal: RtprovError | None = None
 
     def gotLength(self, length: int | None) -> None:
         self.content = io.BytesIO()
+        try:
+            self.caller = self.channel.admit(self.requestHeaders)
+        except RtprovError as error:
+            self.refusal = error
+            if self.requestHeaders.hasHeader("Expect"):
+                self.requestHeaders.removeHeader("Expect")
+                self.channel.refuse_for(error)
+                return
         # A client that sends Expect asks whether to send the body: where that is too large, the answer is no.
         taken = MAX_BODY_BYTES if self.requestHeaders.hasHeader("Expect") else MAX_DISCARDED_BYTES
         if length is not None and length > taken:
@@ -165,9 +206,9 @@ class JsonRequest(Request):
         self.received += len(data)
         if self.received > MAX_BODY_BYTES:
             self.too_large = True
-        if not self.too_large:
+        if not self.too_large and self.refusal is None:
             cast("io.BytesIO", self.content).write(data)
-        elif self.received > MAX_DISCARDED_BYTES:  # a chunked body does not tell its length
+        if self.received > MAX_DISCARDED_BYTES:  # a chunked body does not tell its length
             self.channel.refuse(413, str(BodyTooLarge()))
 
     def getRequestHostname(self) -> bytes:
@@ -176,10 +217,15 @@ class JsonRequest(Request):
 
     def process(self) -> None:
         if self.channel.refused:
-            return  # the rest of a body that was too large
+            return  # the rest of a body that was refused
         if self.method != self.method.upper():
             self.method = b"~" + self.method  # methods are case-sensitive (RFC 9110 §9.1), werkzeug's routing is not
         self.path = _routable(self.path)
+        if self.caller is not None:
+            try:
+                self.caller.check_method(self.method)
+            except RtprovError as error:
+                self.refusal = error
         super().process()
 
     def processingFailed(self, reason: Failure) -> Any:
@@ -216,21 +262,37 @@ def _tame(segment: bytes) -> bytes:
 class JsonChannel(HTTPChannel):
     """An HTTP/1.1 connection that refuses in JSON too what is no proper request, and that no client can hold for ever."""
 
+    site: JsonSite
     refused = False
+    _caller: Caller | None = None
     _arriving = False
     _cut: IDelayedCall | None = None
 
-    def refuse(self, status: int, message: str) -> None:
+    def admit(self, headers: Headers) -> Caller:
+        """Who sends a request with these headers. Raises what it is refused for."""
+        if self._caller is None:
+            self._caller = caller_at(cast("Any", self.transport))
+        gate = self.site.gate
+        return self._caller if gate is None else gate.admit(headers, self._caller)
+
+    def refuse_for(self, error: RtprovError) -> None:
+        """Answer an error of the table at once."""
+        row = _row(error)
+        assert row is not None
+        self.refuse(*row)
+
+    def refuse(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
         """Answer at once, whatever is still to come of the request, and close the connection."""
         if self.refused:
             return
         self.refused = True
         body = _encode(envelope(status, message))
+        fields = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items()).encode()
         assert self.transport is not None
         self.transport.write(
-            b"HTTP/1.1 %d %s\r\nServer: rtprov\r\nDate: %s\r\nConnection: close\r\n"
+            b"HTTP/1.1 %d %s\r\nServer: rtprov\r\nDate: %s\r\nConnection: close\r\n%s"
             b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
-            % (status, _REASONS[status], datetimeToString(), len(body), body)
+            % (status, _REASONS[status], datetimeToString(), fields, len(body), body)
         )
         self.loseConnection()
 
@@ -265,7 +327,7 @@ class JsonChannel(HTTPChannel):
 
     def timeoutConnection(self) -> None:
         if self._arriving:
-            self.refuse(408, f"The request did not arrive within {IDLE_TIMEOUT_S} s")
+            self.refuse(408, f"The request did not arrive within {self.site.timeout_s:g} s")
         else:
             self.loseConnection()
 
@@ -291,21 +353,56 @@ class JsonChannel(HTTPChannel):
             self.refuse(400, "The request is not valid HTTP/1.1")
 
     def _refuse_head(self) -> None:
+        if not self.requests:  # its first line is not over yet
+            self.refuse(414, f"The URL is too long: at most {self.totalHeadersSize} bytes are taken")
+            return
         self.refuse(431, f"The request's head is too large: at most {self.totalHeadersSize} bytes and {self.maxHeaders} fields are taken")
 
 
-_REASONS = {400: b"Bad Request", 408: b"Request Timeout", 413: b"Content Too Large", 431: b"Request Header Fields Too Large"}
+_REASONS = {
+    400: b"Bad Request",
+    401: b"Unauthorized",
+    408: b"Request Timeout",
+    413: b"Content Too Large",
+    414: b"URI Too Long",
+    429: b"Too Many Requests",
+    431: b"Request Header Fields Too Large",
+}
+
+
+class _Refused(Resource):
+    """Stands in for every route, for a request that is not let in."""
+
+    isLeaf = True
+
+    def render(self, request: IRequest) -> int:
+        error = cast("JsonRequest", request).refusal
+        assert error is not None
+        request.write(answer_error(request, Failure(error)))
+        request.finish()
+        return NOT_DONE_YET
 
 
 class JsonSite(Site):
-    """Serves `resource` on HTTP/1.1. `reactor` carries the timers."""
+    """Serves `resource` on HTTP/1.1 to whom `gate` lets in; without one, to everybody.
+
+    `reactor` carries the timers. A request has `timeout_s` seconds to arrive as a whole, and as long may pass until the next one begins.
+    """
 
     noisy = False
     protocol = JsonChannel  # type: ignore[assignment] # not Twisted's switch between HTTP/1.1 and HTTP/2
     requestFactory = JsonRequest
 
-    def __init__(self, resource: IResource, *, reactor: IReactorTime) -> None:
-        super().__init__(resource, timeout=IDLE_TIMEOUT_S, reactor=reactor, parsePOSTFormSubmission=False)
+    def __init__(self, resource: IResource, *, reactor: IReactorTime, gate: Gate | None = None, timeout_s: float = IDLE_TIMEOUT_S) -> None:
+        super().__init__(resource, timeout=cast("int", timeout_s), reactor=reactor, parsePOSTFormSubmission=False)
+        self.gate = gate
+        self.timeout_s = timeout_s
+        self._refused = _Refused()
+
+    def getResourceFor(self, request: Request) -> IResource:
+        if isinstance(request, JsonRequest) and request.refusal is not None:
+            return cast("IResource", self._refused)
+        return cast("IResource", super().getResourceFor(request))
 
     def startFactory(self) -> None:
         """No access log: a line for each poll would bury everything else."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from OpenSSL import SSL
 from OpenSSL.crypto import FILETYPE_PEM, load_privatekey
 from twisted.internet.ssl import (
+    AcceptableCiphers,
     Certificate,
     CertificateOptions,
     KeyPair,
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 
 MINIMUM = TLSVersion.TLSv1_2
+# What a server takes of TLS 1.2: forward secrecy and authenticated encryption only, as all of TLS 1.3 has them (RFC 9325 §4.2).
+CIPHERS = AcceptableCiphers.fromOpenSSLCipherString("ECDHE+AESGCM:ECDHE+CHACHA20")
 WARN_BEFORE = timedelta(days=14)
 
 
@@ -90,7 +93,8 @@ def expiry_warning(path: Path, now: datetime) -> str | None:
 def server_options(certificate: Path, private_key: Path, client_ca: Path | None = None) -> CertificateOptions:
     """What a server shows. With `client_ca`, clients must show a certificate that it vouches for."""
     trust_root = None if client_ca is None else trustRootFromCertificates(load_certificates(client_ca))
-    return CertificateOptions(**load_identity(certificate, private_key), trustRoot=trust_root, raiseMinimumTo=MINIMUM)
+    identity = load_identity(certificate, private_key)
+    return CertificateOptions(**identity, trustRoot=trust_root, raiseMinimumTo=MINIMUM, acceptableCiphers=CIPHERS)
 
 
 @implementer(IPolicyForHTTPS)

@@ -46,10 +46,22 @@ LAYERS = (
         sees=("values",),
         outside=frozenset({"attrs", "cryptography", "msgspec"}),
     ),
-    Layer("rules", ("rtprov.store", "rtprov.lanes", "rtprov.breaker"), sees=("values",), outside=frozenset({"attrs"})),
+    Layer("rules", ("rtprov.store", "rtprov.lanes", "rtprov.breaker", "rtprov.limits"), sees=("values",), outside=frozenset({"attrs"})),
     Layer("amqp", ("rtprov.amqp.*",), sees=("package", "rtprov.errors")),
     Layer("broker", ("rtprov.broker.*",), sees=("package", "rtprov.errors", "rtprov.amqp.framing")),
-    Layer("edges", ("rtprov.http", "rtprov.tls", "rtprov.certs"), sees=("package", "values", "rtprov.seal")),
+    Layer(
+        "edges",
+        (
+            "rtprov.tls",
+            "rtprov.tls_server",
+            "rtprov.tokens",
+            "rtprov.access",
+            "rtprov.audit",
+            "rtprov.http",
+            "rtprov.certs",
+        ),
+        sees=("package", "values", "rtprov.seal", "rtprov.limits"),
+    ),
     Layer(
         "roles",
         (

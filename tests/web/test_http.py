@@ -9,6 +9,7 @@ from tests.web.raw import RawClient, chunked, request
 
 TOO_LARGE = f"The body is too large: at most {MAX_BODY_BYTES} bytes are taken"
 HEAD_TOO_LARGE = "The request's head is too large: at most 16384 bytes and 500 fields are taken"
+URL_TOO_LONG = "The URL is too long: at most 16384 bytes are taken"
 COMPLETED = {"code": 200, "message": "Completed"}
 CHUNKED = ("Transfer-Encoding: chunked", "Content-Type: application/json")
 
@@ -212,16 +213,23 @@ class Limits(HttpTestCase):
                 self.assertRefusedAndClosed(head, 413, TOO_LARGE)
 
     def test_a_large_head(self) -> None:
-        """A head over the limits is a 431: one long line, ended or not, many bytes, or many fields."""
+        """A head over the limits is a 431: one long line, many bytes, or many fields."""
         for data in (
-            b"GET /" + b"x" * 17_000,
-            request("GET", "/" + "x" * 17_000),
             request("GET", "/", None, ["X: " + "x" * 17_000]),
+            request("GET", "/", None, ["X: " + "x" * 17_000])[:-4],
             request("GET", "/", None, [f"X{number}: {'x' * 100}" for number in range(200)]),
             request("GET", "/", None, [f"X{number}: x" for number in range(600)]),
             request("GET", "/", None, ["X: x", *[" folded" * 10] * 300]),
         ):
             self.assertRefusedAndClosed(data + request("POST", POST_PATH, BODY), 431, HEAD_TOO_LARGE)
+
+    def test_a_long_url(self) -> None:
+        """A URL over the limit is a 414, whether or not its line has ended, also behind another request."""
+        for data in (b"GET /" + b"x" * 17_000, request("GET", "/" + "x" * 17_000)):
+            self.assertRefusedAndClosed(data + request("POST", POST_PATH, BODY), 414, URL_TOO_LONG)
+            first, second = self.say(request("GET", "/") + data)
+            self.assertError(first, 404)
+            self.assertError(second, 414, URL_TOO_LONG)
 
     def test_a_head_within_the_limits(self) -> None:
         """A large head within the limits is served."""

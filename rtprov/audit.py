@@ -1,0 +1,47 @@
+"""The audit trail: a line of the log, under ``rtprov.audit``, for each task that is accepted. Never a parameter."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from rtprov.errors import Unconfirmed
+
+if TYPE_CHECKING:
+    from rtprov.model import Task
+
+_log = Logger(namespace="rtprov.audit")
+
+
+def audited(submitted: Deferred[None], task: Task, caller: str) -> Deferred[None]:
+    """Write the line once `submitted` fires; `caller` says who sent the task.
+
+    Where nobody knows whether the task was accepted, since the broker's answer was lost or the client did not wait for it, the line says
+    "perhaps". A task that was certainly not accepted leaves none.
+    """
+
+    def on_accepted(_: None) -> None:
+        _tell("accepted", task, caller)
+
+    def on_failed(reason: Failure) -> Failure:
+        if reason.check(Unconfirmed, CancelledError):
+            _tell("perhaps accepted", task, caller)
+        return reason
+
+    return submitted.addCallbacks(on_accepted, on_failed)
+
+
+def _tell(outcome: str, task: Task, caller: str) -> None:
+    when = datetime.fromtimestamp(task.accepted_at, timezone.utc).isoformat(timespec="milliseconds")
+    _log.info(
+        "{outcome}: task {task_id} for {equipment_id} from {caller} at {when}",
+        outcome=outcome,
+        task_id=task.task_id,
+        equipment_id=task.equipment_id,
+        caller=caller,
+        when=when,
+    )

@@ -1,0 +1,91 @@
+"""How much one client may take: requests a second, and connections. Pure counting; time is an argument."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, OrderedDict
+from ipaddress import IPv6Address, ip_address
+
+from rtprov.errors import TooManyRequests
+
+MAX_REMEMBERED = 100_000
+
+
+def network_of(host: str) -> str:
+    """What an address is counted by: itself, or for IPv6 its /64, of which whoever has one address has all."""
+    if ":" not in host:
+        return host
+    try:
+        address = ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if isinstance(address, IPv6Address):
+        if address.ipv4_mapped is not None:
+            return str(address.ipv4_mapped)
+        return f"{IPv6Address(int(address) >> 64 << 64)}/64"
+    return host
+
+
+class Rate:
+    """At most `per_s` requests a second from each client, over any time, and at once as many as come in a second, at least one.
+
+    Kept is, for each client, when it would have used up what it has taken (the "generic cell rate algorithm"); who is past that time is
+    forgotten. What is refused costs the client nothing more.
+    """
+
+    def __init__(self, per_s: float, max_remembered: int = MAX_REMEMBERED) -> None:
+        self._each_s = 1 / per_s
+        self._burst_s = max(1.0, self._each_s)
+        self._max_remembered = max_remembered
+        self._used_up: OrderedDict[str, float] = OrderedDict()
+
+    def __len__(self) -> int:
+        """How many clients are remembered."""
+        return len(self._used_up)
+
+    def take(self, client: str, now: float) -> None:
+        """Count a request. Raises `TooManyRequests` where it is one too many."""
+        used_up = max(self._used_up.get(client, now), now) + self._each_s
+        too_early_s = used_up - now - self._burst_s
+        if too_early_s > 1e-6:
+            raise TooManyRequests(math.ceil(too_early_s))
+        self._used_up[client] = used_up
+        self._used_up.move_to_end(client)
+        self._forget(now)
+
+    def _forget(self, now: float) -> None:
+        """Those that were heard of longest ago come first; a few of them on each call keep pace with all that come."""
+        for _ in range(2):
+            client, used_up = next(iter(self._used_up.items()))
+            if used_up > now and len(self._used_up) <= self._max_remembered:
+                return
+            del self._used_up[client]
+            if not self._used_up:
+                return
+
+
+class Connections:
+    """At most `total` connections at once, and `per_address` from one address. `open` counts them; the length is that of addresses."""
+
+    def __init__(self, *, total: int, per_address: int) -> None:
+        self._total = total
+        self._per_address = per_address
+        self._by_address: Counter[str] = Counter()
+        self.open = 0
+
+    def __len__(self) -> int:
+        return len(self._by_address)
+
+    def room_for(self, address: str) -> bool:
+        """Whether there may be another connection from there."""
+        return self.open < self._total and self._by_address[address] < self._per_address
+
+    def opened(self, address: str) -> None:
+        self.open += 1
+        self._by_address[address] += 1
+
+    def closed(self, address: str) -> None:
+        self.open -= 1
+        self._by_address[address] -= 1
+        if not self._by_address[address]:
+            del self._by_address[address]

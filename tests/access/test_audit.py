@@ -1,0 +1,57 @@
+"""The audit trail of a front end in memory."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+
+from rtprov.errors import BrokerUnavailable, Unconfirmed
+from tests.web.front import BODY, ID, POST_PATH, TASK, FrontendTestCase
+from tests.web.raw import request
+
+WHO_AND_WHEN = f"task {TASK} for {ID} from address:127.0.0.1 at 1970-01-01T00:16:40.000+00:00"
+
+
+class Audit(FrontendTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.lines: list[str] = []
+        observer = cast("ILogObserver", self._audit)
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+
+    def _audit(self, event: LogEvent) -> None:
+        if event["log_namespace"] == "rtprov.audit":
+            self.lines.append(formatEvent(event))
+
+    def test_accepted(self) -> None:
+        """An accepted task leaves one line: who, when, which device, task id. No parameter is in it."""
+        self.assertAccepted(self.post())
+        self.assertEqual(self.lines, [f"accepted: {WHO_AND_WHEN}"])
+
+    def test_nothing_accepted(self) -> None:
+        """What makes no task leaves no line."""
+        self.post(b"{")
+        self.get()
+        self.tasks.error = BrokerUnavailable("gone")
+        self.post()
+        self.assertEqual(self.lines, [])
+
+    def test_answer_lost(self) -> None:
+        """A task of which the broker's answer is lost leaves a line that says so."""
+        self.tasks.error = Unconfirmed("lost")
+        self.assertError(self.post(), 503)
+        self.assertEqual(self.lines, [f"perhaps accepted: {WHO_AND_WHEN}"])
+
+    def test_no_answer(self) -> None:
+        """So does a task that the broker does not confirm in time, and one whose client does not wait for it."""
+        self.tasks.silent = True
+        client = self.connect()
+        client.send(request("POST", POST_PATH, BODY))
+        self.assertEqual(self.lines, [])
+        self.network.advance(5)
+        self.assertEqual(self.lines, [f"perhaps accepted: {WHO_AND_WHEN}"])
+        client.send(request("POST", POST_PATH, BODY))
+        client.hang_up()
+        self.assertEqual(len(self.lines), 2)

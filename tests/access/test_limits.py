@@ -1,0 +1,111 @@
+"""Counting requests and connections."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from rtprov.errors import TooManyRequests
+from rtprov.limits import Connections, Rate, network_of
+
+
+def taken(rate: Rate, client: str, now: float) -> bool:
+    try:
+        rate.take(client, now)
+    except TooManyRequests:
+        return False
+    return True
+
+
+class Rates(SynchronousTestCase):
+    def test_a_second_at_once(self) -> None:
+        """A client that was silent may send a second's worth at once, and then as many as the time that passes allows."""
+        rate = Rate(4)
+        self.assertEqual([taken(rate, "a", 10.0) for _ in range(6)], [True] * 4 + [False] * 2)
+        self.assertEqual([taken(rate, "a", 10.25) for _ in range(2)], [True, False])
+        self.assertEqual([taken(rate, "a", 10.75) for _ in range(3)], [True, True, False])
+        self.assertEqual([taken(rate, "a", 20.0) for _ in range(6)], [True] * 4 + [False] * 2)
+
+    def test_less_than_one_a_second(self) -> None:
+        """A rate below one a second allows one at a time."""
+        rate = Rate(0.1)
+        self.assertEqual([taken(rate, "a", now) for now in (0.0, 0.0, 9.9, 10.0, 19.9)], [True, False, False, True, False])
+
+    def test_retry_after(self) -> None:
+        """Who is refused is told the whole seconds after which the next request is taken."""
+        for per_s, first in ((0.1, 10), (0.3, 4), (1, 1), (50, 1)):
+            rate = Rate(per_s)
+            for _ in range(max(1, int(per_s))):
+                rate.take("a", 5.0)
+            error = self.assertRaises(TooManyRequests, rate.take, "a", 5.0)
+            self.assertEqual(error.retry_after_s, first)
+            self.assertTrue(taken(rate, "a", 5.0 + first))
+
+    def test_each_for_itself(self) -> None:
+        """What one client takes costs another nothing."""
+        rate = Rate(1)
+        self.assertEqual([taken(rate, client, 0.0) for client in ("a", "a", "b", "b")], [True, False, True, False])
+
+    def test_forgotten(self) -> None:
+        """Clients that would be allowed all again are forgotten, and never more are remembered than there may be."""
+        rate = Rate(2, max_remembered=100)
+        for number in range(50):
+            rate.take(f"once{number}", 0.0)
+        self.assertEqual(len(rate), 50)
+        for number in range(50):
+            rate.take("a", 10.0 + number)
+        self.assertEqual(len(rate), 1)
+        for number in range(1000):
+            rate.take(f"many{number}", 100.0)
+        self.assertEqual(len(rate), 100)
+
+    @settings(deadline=None)
+    @given(st.floats(0.01, 1000), st.lists(st.floats(0, 5), max_size=60))
+    def test_over_any_time(self, per_s: float, pauses: list[float]) -> None:
+        """Whatever a client does, over no stretch of time more is taken than its length allows, and a burst."""
+        rate, now, times = Rate(per_s), 0.0, []
+        for pause in pauses:
+            now += pause
+            if taken(rate, "a", now):
+                times.append(now)
+        for first in range(len(times)):
+            for last in range(first, len(times)):
+                self.assertLessEqual(last - first + 1, max(1.0, per_s) + per_s * (times[last] - times[first]) + 1e-3)
+
+
+class ConnectionCounts(SynchronousTestCase):
+    def test_counts(self) -> None:
+        """There is room until either limit is reached, and again once a connection is gone."""
+        connections = Connections(total=3, per_address=2)
+        for address in ("a", "a"):
+            self.assertTrue(connections.room_for(address))
+            connections.opened(address)
+        self.assertEqual([connections.room_for(address) for address in ("a", "b")], [False, True])
+        connections.opened("b")
+        self.assertEqual([connections.room_for(address) for address in ("a", "b")], [False, False])
+        connections.closed("a")
+        self.assertEqual([connections.room_for(address) for address in ("a", "b")], [True, True])
+        self.assertEqual(connections.open, 2)
+
+    def test_nothing_is_kept(self) -> None:
+        """Of addresses without a connection nothing is kept, also where there was no room for them."""
+        connections = Connections(total=1, per_address=1)
+        connections.opened("a")
+        for number in range(10):
+            connections.room_for(f"b{number}")
+        connections.closed("a")
+        self.assertEqual(len(connections), 0)
+
+    def test_networks(self) -> None:
+        """An IPv4 address counts for itself, also where it is written as IPv6; an IPv6 address for its /64."""
+        for host, network in (
+            ("192.0.2.7", "192.0.2.7"),
+            ("::ffff:192.0.2.7", "192.0.2.7"),
+            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+            ("2001:db8:1:2::", "2001:db8:1:2::/64"),
+            ("fe80::1%eth0", "fe80::/64"),
+            ("::1", "::/64"),
+            ("a:b", "a:b"),
+        ):
+            self.assertEqual(network_of(host), network)

@@ -1,0 +1,139 @@
+"""Tokens: the file and its mistakes, which token is taken for which, and the command that makes one."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import sys
+import tempfile
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from rtprov.errors import ConfigurationError
+from rtprov.tokens import MAX_TOKENS, Token, find_token, load_tokens, main, new_token, parse_tokens
+
+NAME = "line {}: a name is 1 to 64 of A-Z a-z 0-9 . _ - and begins with a letter or digit"
+HASH = "line {}: expected NAME sha256:HASH, with 64 lower-case hexadecimal digits, and perhaps read"
+
+
+def hashed(secret: str) -> str:
+    return f"sha256:{hashlib.sha256(secret.encode()).hexdigest()}"
+
+
+class Files(SynchronousTestCase):
+    def assert_refused(self, text: str, message: str) -> None:
+        error = self.assertRaises(ConfigurationError, parse_tokens, text)
+        self.assertEqual(str(error), message)
+
+    def test_tokens(self) -> None:
+        """A line is a name and a hash, and perhaps ``read``; empty lines and comments say nothing."""
+        text = f"# ours\n\n billing\t{hashed('a')} \r\n  # theirs\ndash-2.x_y {hashed('b')} read\n"
+        billing, dash = parse_tokens(text)
+        self.assertEqual((billing.name, billing.read_only), ("billing", False))
+        self.assertEqual((dash.name, dash.read_only), ("dash-2.x_y", True))
+        self.assertEqual(parse_tokens(f"{billing.line}\n{dash.line}"), (billing, dash))
+
+    def test_none(self) -> None:
+        """A file may hold no token: nobody is let in."""
+        self.assertEqual(parse_tokens("# nobody\n"), ())
+
+    def test_mistakes(self) -> None:
+        """A line that is no good is named by its number, and nothing of it is shown that may be a token."""
+        good = hashed("a")
+        for line in (
+            "billing",
+            f"billing {good[:-1]}",
+            f"billing {good.upper()}",
+            "billing s3cr3t",
+            f"billing {good} write",
+            f"a {good} read x",
+        ):
+            self.assert_refused(f"# tokens\n{line}\n", HASH.format(2))
+        for line in (good, f"-billing {good}", f"{'x' * 65} {good}", f"счёт {good}", f"a:b {good}"):
+            self.assert_refused(line, NAME.format(1))
+
+    def test_twice(self) -> None:
+        """A name stands for one token, and a token for one name."""
+        self.assert_refused(f"a {hashed('x')}\na {hashed('y')}", "line 2: there is another token of the name a")
+        self.assert_refused(f"a {hashed('x')}\nb {hashed('x')}", "line 2: this token has another name already")
+
+    def test_too_many(self) -> None:
+        """A file holds no more tokens than can be compared with each request."""
+        lines = [f"name{number} {hashed(str(number))}" for number in range(MAX_TOKENS + 1)]
+        self.assertEqual(len(parse_tokens("\n".join(lines[1:]))), MAX_TOKENS)
+        self.assert_refused("\n".join(lines), f"holds more than {MAX_TOKENS} tokens")
+
+    def test_files(self) -> None:
+        """What is wrong with a file is told with its path."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "tokens"
+            error = self.assertRaises(ConfigurationError, load_tokens, path)
+            self.assertEqual(str(error), f"{path}: cannot read the tokens: No such file or directory")
+            path.write_bytes(b"billing \xff\n")
+            error = self.assertRaises(ConfigurationError, load_tokens, path)
+            self.assertEqual(str(error), f"{path}: {HASH.format(1)}")
+            path.write_text(f"billing {hashed('a')}\n")
+            self.assertEqual([token.name for token in load_tokens(path)], ["billing"])
+
+
+class Comparing(SynchronousTestCase):
+    def test_found(self) -> None:
+        """A token is known by all of its bytes, wherever in the file it stands; near misses and hashes are nobody's."""
+        made = [new_token(f"name{number}") for number in range(3)]
+        tokens = [token for token, _ in made]
+        for token, secret in made:
+            self.assertIs(find_token(tokens, secret.encode()), token)
+            for wrong in (secret[:-1], secret + "x", secret.swapcase(), token.digest.hex(), token.line, ""):
+                self.assertIsNone(find_token(tokens, wrong.encode()))
+        self.assertIsNone(find_token([], made[0][1].encode()))
+
+    def test_every_token_is_compared(self) -> None:
+        """Each token is compared, also those after the one that it is."""
+        compared: list[str] = []
+
+        class Watched(Token):
+            def __getattribute__(self, name: str) -> object:
+                if name == "digest":
+                    compared.append(object.__getattribute__(self, "name"))
+                return object.__getattribute__(self, name)
+
+        token, secret = new_token("a")
+        found = find_token([Watched("a", token.digest), Watched("b", b"x" * 32), Watched("c", b"y" * 32)], secret.encode())
+        assert found is not None
+        self.assertEqual((found.name, compared), ("a", ["a", "b", "c"]))
+
+    def test_not_shown(self) -> None:
+        """A token's repr holds neither token nor hash."""
+        token, secret = new_token("a")
+        self.assertNotIn(secret, repr(token))
+        self.assertNotIn(token.digest.hex(), repr(token))
+        self.assertNotIn(repr(token.digest), repr(token))
+
+
+class CommandLine(SynchronousTestCase):
+    def run_command(self, *arguments: str) -> tuple[int, list[str], str]:
+        out, err = io.StringIO(), io.StringIO()
+        self.patch(sys, "stdout", out)
+        self.patch(sys, "stderr", err)
+        status = main(arguments)
+        return status, out.getvalue().splitlines(), err.getvalue()
+
+    def test_new(self) -> None:
+        """``new NAME`` prints the file's line and the token, 32 random bytes; each time another one."""
+        secrets = set()
+        for arguments, read_only in ((("new", "billing"), False), (("new", "billing", "--read"), True)):
+            status, lines, errors = self.run_command(*arguments)
+            self.assertEqual((status, len(lines), errors), (0, 4, ""))
+            self.assertEqual([line[:1] for line in lines], ["#", "b", "#", lines[3][:1]])
+            secrets.add(lines[3])
+            self.assertEqual(len(lines[3]), 43)
+            tokens = parse_tokens("\n".join(lines[:3]))
+            self.assertEqual(find_token(tokens, lines[3].encode()), tokens[0])
+            self.assertEqual((tokens[0].name, tokens[0].read_only), ("billing", read_only))
+        self.assertEqual(len(secrets), 2)
+
+    def test_wrong_name(self) -> None:
+        """A name that the file could not have is refused in one line."""
+        status, lines, errors = self.run_command("new", "two words")
+        self.assertEqual((status, lines, len(errors.splitlines())), (1, [], 1))
