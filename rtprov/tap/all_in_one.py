@@ -14,8 +14,9 @@ from rtprov.certs import make_development_set
 from rtprov.tap import options as opt
 from rtprov.tap.assembly import FrontendService
 from rtprov.tap.broker import BrokerService
-from rtprov.tap.listening import Listening, front_end, https, log
-from rtprov.tap.services import Command, certificate_options, first_steps, sealer, surroundings
+from rtprov.tap.listening import Listening, clock, front_end, https, log
+from rtprov.tap.renewal import Renewal
+from rtprov.tap.services import Command, first_steps, sealer, server_identity, surroundings
 from rtprov.tap.stub import make_stub
 from rtprov.tap.worker import make_worker
 
@@ -57,16 +58,19 @@ class _Everything(Command):
             log.info("made development certificates in {folder}", folder=str(options["certs"]))
         # Here the retention is known to the broker too. A task that has not finished is needed for its patience longer.
         max_age_s = options["retention"] + options["patience"]
-        self._broker = BrokerService(opt.server_endpoint(LOOPBACK.format(options["broker-port"])), options["state"], max_age_s)
+        self._broker = BrokerService(opt.server_endpoint(LOOPBACK.format(options["broker-port"])), options["state"], max_age_s=max_age_s)
         self._broker.setServiceParent(self)
         self._stub: Listening | None = None
         if options["equipment-url"] is None:
             resource = make_stub(options, "stub-delay").resource()
             where = opt.server_endpoint(LOOPBACK.format(options["stub-port"]))
-            self._stub = https("service A (stub)", where, resource, certificate_options(options, "stub"))
+            identity = server_identity(options, "stub")
+            self._stub = https("service A (stub)", where, resource, identity)
             self._stub.setServiceParent(self)
+            Renewal(identity, clock=clock).setServiceParent(self)
         self._sealer = sealer(options)
-        self._certificate = certificate_options(options, "frontend")
+        self._identity = server_identity(options, "frontend")
+        Renewal(self._identity, clock=clock).setServiceParent(self)
 
     def privilegedStartService(self) -> None:
         super().privilegedStartService()
@@ -82,7 +86,7 @@ class _Everything(Command):
         self._front = front = FrontendService(around, sealer=self._sealer, shards=1, running_status=options["running-status"])
         front.setServiceParent(self)
         where = opt.server_endpoint(LOOPBACK.format(options["port"]))
-        self._listening = front_end(where, front.frontend.resource(), self._certificate)
+        self._listening = front_end(where, front.frontend.resource(), self._identity)
         self._listening.setServiceParent(self)
         self._listening.privilegedStartService()
 

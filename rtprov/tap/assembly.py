@@ -63,9 +63,11 @@ class WorkerSettings:
 class FrontendService(Service):
     """A front end's way to the broker, and its `frontend`, whose resource is to be served."""
 
-    def __init__(self, surroundings: Surroundings, *, sealer: Sealer, shards: int, running_status: int) -> None:
+    def __init__(
+        self, surroundings: Surroundings, *, sealer: Sealer, shards: int, running_status: int, max_unconfirmed: int = MAX_UNCONFIRMED
+    ) -> None:
         clock = surroundings.clock
-        publisher = Publisher(clock=clock, max_unconfirmed=MAX_UNCONFIRMED, confirm_deadline_s=CONFIRM_DEADLINE_S)
+        publisher = Publisher(clock=clock, max_unconfirmed=max_unconfirmed, confirm_deadline_s=CONFIRM_DEADLINE_S)
         rpc = RpcClient(clock=clock)
         topology = Topology([Shard(index, shards) for index in range(shards)])
         self.connection = _connection("frontend", surroundings, [topology, publisher, rpc])

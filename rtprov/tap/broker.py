@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from twisted.application.service import IService
+from twisted.application.service import IService, Service
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.interfaces import IReactorFromThreads
@@ -17,15 +17,30 @@ from rtprov.broker.server import BrokerFactory, make_broker
 from rtprov.broker.sqlite import SqliteStorage
 from rtprov.tap import options as opt
 from rtprov.tap.listening import Listening, clock, log
-from rtprov.tap.services import Closing, Command, InOrder
+from rtprov.tap.renewal import Renewal
+from rtprov.tap.services import Closing, Command, InOrder, server_identity
+from rtprov.tls_server import TLSEndpoint
 
 CLOSE_DEADLINE_S = 10.0
+
+
+GUEST = "guest"
+OBJECTION = "everybody knows the password guest; give --user and --password, or RTPROV_USER and RTPROV_PASSWORD"
 
 
 class Options(opt.CommandOptions):
     longdesc = "Runs the embedded AMQP 0-9-1 broker alone. What it confirms is kept in --state and survives its end, however sudden."
     command = "rtprov-broker"
-    options = (opt.listen("tcp:5673:interface=127.0.0.1"), opt.STATE, opt.UNUSED_CERTS)
+    options = (
+        opt.listen("tcp:5673:interface=127.0.0.1"),
+        opt.STATE,
+        opt.USER,
+        opt.PASSWORD,
+        opt.TLS,
+        opt.BROKER_CERTS,
+        opt.CERTIFICATE,
+        opt.PRIVATE_KEY,
+    )
 
 
 class BrokerService(InOrder):
@@ -34,22 +49,26 @@ class BrokerService(InOrder):
     `max_age_s` bounds how long journals are kept; None leaves it to whoever declares them.
     """
 
-    def __init__(self, where: tuple[str, Any], state: Path, max_age_s: float | None = None) -> None:
+    def __init__(
+        self, where: tuple[str, Any], state: Path, username: str = GUEST, password: str = GUEST, max_age_s: float | None = None
+    ) -> None:
         super().__init__()
         self._max_age_s = max_age_s
         self._where = where
         self._state = state
+        self._credentials = (username, password)
         self._writer = ThreadPool(1, 1, name="rtprov-state")
         self.listening: Listening
 
     def privilegedStartService(self) -> None:
-        """Raises `ConfigurationError` where state or port cannot be had."""
+        """Raises `ConfigurationError` where state or port cannot be had, or the port would let everybody in."""
         run = partial(deferToThreadPool, cast("IReactorFromThreads", reactor), self._writer)
         storage = SqliteStorage(directory=self._state, run=run, clock=clock)
-        factory = make_broker(clock=clock, storage=storage, max_age_s=self._max_age_s)
+        username, password = self._credentials
+        factory = make_broker(clock=clock, storage=storage, username=username, password=password, max_age_s=self._max_age_s)
         Closing(partial(_close, factory, storage, self._writer)).setServiceParent(self)
         text, endpoint = self._where
-        self.listening = Listening("the AMQP broker", text, endpoint, factory)
+        self.listening = Listening("the AMQP broker", text, endpoint, factory, OBJECTION if self._credentials == (GUEST, GUEST) else None)
         self.listening.setServiceParent(self)
         super().privilegedStartService()
 
@@ -73,4 +92,11 @@ async def _close_in_order(factory: BrokerFactory, storage: SqliteStorage, pool: 
 
 
 def makeService(options: Options) -> IService:
-    return cast("IService", Command(BrokerService(options["listen"], options["state"])))
+    text, endpoint = options["listen"]
+    renewals: list[Service] = []
+    if options["tls"] or options["certificate"] is not None or options["private-key"] is not None:
+        identity = server_identity(options, "broker")
+        endpoint = TLSEndpoint(endpoint, identity, clock)
+        renewals.append(Renewal(identity, clock=clock))
+    broker = BrokerService((text, endpoint), options["state"], options["user"], options["password"])
+    return cast("IService", Command(*renewals, broker))

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from typing import cast
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
 
 from twisted.application.service import IService
 from twisted.internet import reactor
 
+from rtprov.access import Gate
 from rtprov.amqp.url import BrokerUrl, client_endpoint
+from rtprov.limits import Connections, Rate
 from rtprov.tap import options as opt
 from rtprov.tap.assembly import FrontendService
-from rtprov.tap.listening import front_end
-from rtprov.tap.services import Command, ca_file, certificate_options, first_steps, sealer, surroundings
+from rtprov.tap.listening import clock, front_end
+from rtprov.tap.renewal import Renewal
+from rtprov.tap.services import Command, ca_file, first_steps, sealer, server_identity, surroundings
 from rtprov.tls import read_file
+from rtprov.tokens import load_tokens
+
+OBJECTION = "anybody could come in; --client-ca or --tokens says who may, --open that anybody is meant"
 
 
 class Options(opt.CommandOptions):
@@ -27,9 +35,27 @@ class Options(opt.CommandOptions):
         opt.CERTIFICATE,
         opt.PRIVATE_KEY,
         opt.CLIENT_CA,
+        opt.TOKENS,
+        opt.OPEN,
+        opt.RATE,
+        opt.MAX_CONNECTIONS,
+        opt.MAX_PER_ADDRESS,
+        opt.REQUEST_TIMEOUT,
+        opt.MAX_UNCONFIRMED,
         opt.CA,
         opt.SEAL_KEYS,
     )
+
+
+def make_gate(options: dict[str, Any]) -> Gate:
+    """The gate as the options describe it. Raises `ConfigurationError`."""
+    gate = Gate(now=clock.seconds, rate=None if options["rate"] is None else Rate(options["rate"]))
+    _load_tokens(gate, options["tokens"])
+    return gate
+
+
+def _load_tokens(gate: Gate, file: Path | None) -> None:
+    gate.tokens = None if file is None else load_tokens(file)
 
 
 class _FrontendCommand(Command):
@@ -38,11 +64,24 @@ class _FrontendCommand(Command):
         url: BrokerUrl = options["broker"]
         endpoint = client_endpoint(reactor, url, read_file(ca_file(options), "CA") if url.tls else None)
         self._service = service = FrontendService(
-            surroundings(endpoint, url), sealer=sealer(options), shards=options["shards"], running_status=options["running-status"]
+            surroundings(endpoint, url),
+            sealer=sealer(options),
+            shards=options["shards"],
+            running_status=options["running-status"],
+            max_unconfirmed=options["max-unconfirmed"],
         )
         service.setServiceParent(self)
-        certificate = certificate_options(options, "frontend")
-        self._listening = front_end(options["listen"], service.frontend.resource(), certificate)
+        identity, gate = server_identity(options, "frontend"), make_gate(options)
+        Renewal(identity, clock=clock, load_others=partial(_load_tokens, gate, options["tokens"])).setServiceParent(self)
+        self._listening = front_end(
+            options["listen"],
+            service.frontend.resource(),
+            identity,
+            gate=gate,
+            connections=Connections(total=options["max-connections"], per_address=options["max-connections-per-address"]),
+            timeout_s=options["request-timeout"],
+            objection=None if options["open"] or options["client-ca"] or options["tokens"] else OBJECTION,
+        )
         self._listening.setServiceParent(self)
         self._options = options
 

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, cast
 
 from twisted.application.service import Service
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, TimeoutError, maybeDeferred, succeed
-from twisted.internet.endpoints import wrapServerTLS
 from twisted.internet.interfaces import IListeningPort, IReactorTime, IStreamServerEndpoint
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from rtprov.errors import ConfigurationError
-from rtprov.http import JsonSite
+from rtprov.http import IDLE_TIMEOUT_S, JsonSite
+from rtprov.tls_server import ServerIdentity, TLSEndpoint
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IProtocolFactory
-    from twisted.internet.ssl import CertificateOptions
     from twisted.web.resource import IResource
     from twisted.web.server import Request
+
+    from rtprov.access import Gate
+    from rtprov.limits import Connections
 
 log = Logger(namespace="rtprov")
 clock = cast("IReactorTime", reactor)
@@ -31,23 +34,32 @@ FLUSH_S = 0.1  # for the last answer's bytes to leave the process
 
 
 class Listening(Service):
-    """Listens on `endpoint` from the start of the process to its stop. `what` names it in the log, `where` in an error."""
+    """Listens on `endpoint` from the start of the process to its stop. `what` names it in the log, `where` in an error.
 
-    def __init__(self, what: str, where: str, endpoint: IStreamServerEndpoint, factory: IProtocolFactory) -> None:
+    With `objection`, a reason and what to do about it, only this machine may be listened to.
+    """
+
+    def __init__(
+        self, what: str, where: str, endpoint: IStreamServerEndpoint, factory: IProtocolFactory, objection: str | None = None
+    ) -> None:
         self._what = what
         self._where = where
         self._endpoint = endpoint
         self._factory = factory
+        self._objection = objection
         self.port: IListeningPort | None = None
 
     def privilegedStartService(self) -> None:
-        """Raises `ConfigurationError` where the port cannot be had."""
+        """Raises `ConfigurationError` where the port cannot be had, or may not."""
         super().privilegedStartService()
         failures: list[Failure] = []
         self._endpoint.listen(self._factory).addCallbacks(self._on_port, failures.append)
         if failures:
             error = getattr(failures[0].value, "socketError", failures[0].value)
             raise ConfigurationError(f"{self._what} cannot listen on {self._where}: {getattr(error, 'strerror', None) or error}")
+        if self._objection is not None and not self._on_loopback:
+            self.stopService()
+            raise ConfigurationError(f"{self._what} may not listen beyond this machine, on {self.address}: {self._objection}")
 
     def _on_port(self, port: IListeningPort) -> None:
         self.port = port
@@ -63,6 +75,13 @@ class Listening(Service):
         if hasattr(host, "port"):
             return f"[{host.host}]:{host.port}" if ":" in host.host else f"{host.host}:{host.port}"
         return self._where
+
+    @property
+    def _on_loopback(self) -> bool:
+        """Whether only this machine reaches the port: what has no host is a socket in the file system."""
+        host = getattr(self.port.getHost() if self.port is not None else None, "host", "127.0.0.1")
+        address = ip_address(str(host).partition("%")[0])
+        return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
     @property
     def port_number(self) -> int:
@@ -82,8 +101,16 @@ class Answering(Listening):
     They get 5 s, in which a front end answers whatever happens.
     """
 
-    def __init__(self, what: str, where: str, endpoint: IStreamServerEndpoint, site: CountingSite, clock: IReactorTime) -> None:
-        super().__init__(what, where, endpoint, site)
+    def __init__(
+        self,
+        what: str,
+        where: str,
+        endpoint: IStreamServerEndpoint,
+        site: CountingSite,
+        clock: IReactorTime,
+        objection: str | None = None,
+    ) -> None:
+        super().__init__(what, where, endpoint, site, objection)
         self._site = site
         self._clock = clock
 
@@ -101,8 +128,8 @@ class Answering(Listening):
 class CountingSite(JsonSite):
     """Knows how many requests are `under_way`."""
 
-    def __init__(self, resource: IResource, *, reactor: IReactorTime) -> None:
-        super().__init__(resource, reactor=reactor)
+    def __init__(self, resource: IResource, *, reactor: IReactorTime, gate: Gate | None = None, timeout_s: float = IDLE_TIMEOUT_S) -> None:
+        super().__init__(resource, reactor=reactor, gate=gate, timeout_s=timeout_s)
         self.under_way = 0
         self._waiting: list[Deferred[None]] = []
 
@@ -115,7 +142,7 @@ class CountingSite(JsonSite):
     def getResourceFor(self, request: Request) -> IResource:
         self.under_way += 1
         request.notifyFinish().addBoth(self._on_end)
-        return cast("IResource", super().getResourceFor(request))
+        return super().getResourceFor(request)
 
     def _on_end(self, _: object) -> None:
         self.under_way -= 1
@@ -126,14 +153,24 @@ class CountingSite(JsonSite):
                     idle.callback(None)
 
 
-def https(what: str, where: tuple[str, Any], resource: IResource, options: CertificateOptions) -> Listening:
+def https(what: str, where: tuple[str, Any], resource: IResource, identity: ServerIdentity) -> Listening:
     """Serve a resource over HTTPS; stopping does not wait for the requests under way."""
     text, endpoint = where
-    return Listening(what, text, wrapServerTLS(options, endpoint, clock), JsonSite(resource, reactor=clock))
+    return Listening(what, text, TLSEndpoint(endpoint, identity, clock), JsonSite(resource, reactor=clock))
 
 
-def front_end(where: tuple[str, Any], resource: IResource, options: CertificateOptions) -> Answering:
-    """Serve the front end's resource over HTTPS."""
+def front_end(
+    where: tuple[str, Any],
+    resource: IResource,
+    identity: ServerIdentity,
+    *,
+    gate: Gate | None = None,
+    connections: Connections | None = None,
+    timeout_s: float = IDLE_TIMEOUT_S,
+    objection: str | None = None,
+) -> Answering:
+    """Serve the front end's resource over HTTPS, to whom `gate` lets in, on as many `connections` as there may be."""
     text, endpoint = where
-    site = CountingSite(resource, reactor=clock)
-    return Answering("service B (front end)", text, wrapServerTLS(options, endpoint, clock), site, clock)
+    site = CountingSite(resource, reactor=clock, gate=gate, timeout_s=timeout_s)
+    secure = TLSEndpoint(endpoint, identity, clock, connections)
+    return Answering("service B (front end)", text, secure, site, clock, objection)

@@ -182,6 +182,24 @@ def seconds(low: float, high: float) -> Callable[[str], float]:
     return parse
 
 
+def per_second(text: str) -> float:
+    """A number of requests a second."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.001 <= value <= 1_000_000:
+        raise ValueError("expected a number of requests a second from 0.001 to 1000000")
+    return value
+
+
+def secret(text: str) -> str:
+    """What may not be empty."""
+    if not text:
+        raise ValueError("expected at least one character")
+    return text
+
+
 def choice(*values: int) -> Callable[[str], int]:
     """One of these integers."""
 
@@ -226,10 +244,20 @@ def https_url(text: str) -> str:
 # Options that several commands have.
 
 CERTS = Option("certs", "certs", "folder with ca.pem, and a .pem and .key for each of frontend, stub and worker", path)
-UNUSED_CERTS = attrs.evolve(CERTS, help="taken as by every command; the broker itself needs no certificate")
+BROKER_CERTS = attrs.evolve(CERTS, help="folder with broker.pem and broker.key, for --tls")
 CERTIFICATE = Option("certificate", None, "PEM certificate to show, instead of the one in --certs", path)
 PRIVATE_KEY = Option("private-key", None, "its private key, instead of the one in --certs", path)
 CLIENT_CA = Option("client-ca", None, "ask clients for a certificate that this CA vouches for", path)
+TOKENS = Option("tokens", None, "file of the bearer tokens that are let in; python -m rtprov.tokens makes them", path)
+RATE = Option("rate", None, "requests a second that are taken from one client; any number without it", per_second)
+OPEN = Option("open", None, "listen beyond this machine though neither --client-ca nor --tokens keeps anybody out", flag=True)
+MAX_CONNECTIONS = Option("max-connections", "10000", "connections at once", integer(1, 1_000_000))
+MAX_PER_ADDRESS = Option("max-connections-per-address", "2000", "connections at once from one address", integer(1, 1_000_000))
+REQUEST_TIMEOUT = Option("request-timeout", "60", "seconds for a request to arrive, and until the next one begins", seconds(0.1, 3600))
+MAX_UNCONFIRMED = Option("max-unconfirmed", "10000", "tasks that wait for the broker's confirm at once", integer(1, 1_000_000))
+TLS = Option("tls", None, "speak TLS (amqps), with --certificate and --private-key or the files in --certs", flag=True)
+USER = Option("user", "guest", "the only user that may log in", secret)
+PASSWORD = Option("password", "guest", "the user's password; best in the environment, where no process list shows it", secret)
 CA = Option("ca", None, "CA that vouches for the servers we call, instead of ca.pem in --certs", path)
 BROKER = Option("broker", "amqp://guest:guest@127.0.0.1:5673/", "the AMQP broker; amqps:// verifies it against --ca", BrokerUrl.parse)
 SEAL_KEYS = Option(

@@ -8,7 +8,6 @@ import shlex
 import signal
 import time
 from collections.abc import Callable, Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -25,11 +24,11 @@ from rtprov.errors import ConfigurationError
 from rtprov.seal import FernetSealer, load_keys
 from rtprov.tap.assembly import Surroundings, WorkerService
 from rtprov.tap.listening import Listening, clock, log
-from rtprov.tls import VerifiedHTTPS, expiry_warning, read_file, server_options
+from rtprov.tap.renewal import Renewal, warn_of_expiry
+from rtprov.tls import VerifiedHTTPS, read_file
+from rtprov.tls_server import ServerIdentity
 
 if TYPE_CHECKING:
-    from twisted.internet.ssl import CertificateOptions
-
     from rtprov.amqp.connection import BrokerConnection
 
 threads = cast("IReactorFromThreads", reactor)
@@ -64,12 +63,26 @@ class InOrder(MultiService):
 
 
 class Command(InOrder):
-    """All that a command runs. The first SIGTERM or SIGINT stops it, a second one cuts short what the first one waits for."""
+    """All that a command runs. The first SIGTERM or SIGINT stops it, a second one cuts short what the first one waits for.
+
+    SIGHUP has the files loaded again that can be replaced while it runs.
+    """
 
     def __init__(self, *services: IService) -> None:
         super().__init__()
         for each in services:
             each.setServiceParent(self)
+
+    def startService(self) -> None:
+        super().startService()
+        if hasattr(signal, "SIGHUP") and any(isinstance(each, Renewal) for each in self):
+            signal.signal(signal.SIGHUP, lambda *_: threads.callFromThread(self.reload))
+
+    def reload(self) -> None:
+        """Load certificates and tokens again."""
+        for each in self:
+            if isinstance(each, Renewal):
+                each.reload()
 
     def stopService(self) -> Deferred[None]:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -85,19 +98,12 @@ class Command(InOrder):
                 each.hurry()
 
 
-def certificate_options(options: dict[str, Any], role: str) -> CertificateOptions:
+def server_identity(options: dict[str, Any], role: str) -> ServerIdentity:
     """What a server command shows. Raises `ConfigurationError`."""
     certificate, key = identity_files(options, role)
-    made = server_options(certificate, key, options.get("client-ca"))
-    warn_of_expiry(certificate)
-    return made
-
-
-def warn_of_expiry(certificate: Path) -> None:
-    """Say in the log that a certificate has expired, or soon will have: from outside that looks like any other failure of TLS."""
-    trouble = expiry_warning(certificate, datetime.now(timezone.utc))
-    if trouble is not None:
-        log.warn("{trouble}", trouble=trouble)
+    identity = ServerIdentity(certificate, key, options.get("client-ca"))
+    warn_of_expiry(*identity.certificates)
+    return identity
 
 
 def identity_files(options: dict[str, Any], role: str) -> tuple[Path, Path]:
@@ -163,8 +169,8 @@ def first_steps(connections: Sequence[BrokerConnection], listening: Listening, o
 
 
 def _show_first_steps(listening: Listening, options: dict[str, Any]) -> None:
-    if options.get("client-ca") is not None:
-        log.info("ready")  # whoever has one of those certificates needs no first steps
+    if options.get("client-ca") is not None or options.get("tokens") is not None:
+        log.info("ready")  # whoever has one of those needs no first steps
         return
     ca: Path = options["certs"] / "ca.pem"
     log.info(

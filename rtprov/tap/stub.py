@@ -12,7 +12,8 @@ from rtprov.scenario import Rule, load_scenario
 from rtprov.stub import Stub
 from rtprov.tap import options as opt
 from rtprov.tap.listening import clock, https
-from rtprov.tap.services import Command, certificate_options
+from rtprov.tap.renewal import Renewal
+from rtprov.tap.services import Command, server_identity
 from rtprov.tls import read_file
 
 
@@ -49,5 +50,6 @@ def make_stub(options: dict[str, Any], delay: str) -> Stub:
 
 def makeService(options: Options) -> IService:
     stub = make_stub(options, "delay")
-    listening = https("service A (stub)", options["listen"], stub.resource(), certificate_options(options, "stub"))
-    return cast("IService", Command(listening))
+    identity = server_identity(options, "stub")
+    listening = https("service A (stub)", options["listen"], stub.resource(), identity)
+    return cast("IService", Command(Renewal(identity, clock=clock), listening))

@@ -13,7 +13,8 @@ from rtprov.equipment import HttpEquipment
 from rtprov.errors import ConfigurationError
 from rtprov.tap import options as opt
 from rtprov.tap.assembly import Surroundings, WorkerService, WorkerSettings
-from rtprov.tap.services import Command, ca_file, https_client, identity_files, sealer, surroundings, warn_of_expiry
+from rtprov.tap.renewal import warn_of_expiry
+from rtprov.tap.services import Command, ca_file, https_client, identity_files, sealer, surroundings
 from rtprov.tls import VerifiedHTTPS, read_file
 
 

@@ -55,6 +55,13 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "running-status": 200,
         "ca": None,
         "seal-keys": None,
+        "tokens": None,
+        "open": False,
+        "rate": None,
+        "max-connections": 10000,
+        "max-connections-per-address": 2000,
+        "request-timeout": 60.0,
+        "max-unconfirmed": 10000,
         **SERVER,
     },
     "rtprov-worker": {
@@ -69,16 +76,33 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "seal-keys": None,
         **WORKER,
     },
-    "rtprov-broker": {"listen": "tcp:5673:interface=127.0.0.1", "state": Path("state"), "certs": CERTS},
+    "rtprov-broker": {
+        "listen": "tcp:5673:interface=127.0.0.1",
+        "state": Path("state"),
+        "user": "guest",
+        "password": "guest",
+        "tls": False,
+        "certs": CERTS,
+        "certificate": None,
+        "private-key": None,
+    },
 }
 
 # For each option, what a user writes and what it means; then what is refused.
 PATH = ("some/where", Path("some/where"))
 PORT = ("0", 0)
 DELAY = ("0.5", 0.5)
+FLAGS = ("honour-timeout", "open", "tls")
+PATHS = ("certs", "state", "scenario", "certificate", "private-key", "client-ca", "ca", "seal-keys", "tokens")
+COUNTS = ("max-connections", "max-connections-per-address", "max-unconfirmed")
 RIGHT: dict[str, tuple[str, Any]] = {
     **dict.fromkeys(("port", "stub-port", "broker-port"), PORT),
-    **dict.fromkeys(("certs", "state", "scenario", "certificate", "private-key", "client-ca", "ca", "seal-keys"), PATH),
+    **dict.fromkeys(PATHS, PATH),
+    **dict.fromkeys(COUNTS, ("7", 7)),
+    **dict.fromkeys(FLAGS, ("yes", True)),
+    **dict.fromkeys(("user", "password"), ("joe", "joe")),
+    "rate": ("0.5", 0.5),
+    "request-timeout": ("0.5", 0.5),
     **dict.fromkeys(("delay", "stub-delay", "patience", "drain"), DELAY),
     "retention": ("3600", 3600.0),
     "listen": ("tcp:1234:interface=\\:\\:1", "tcp:1234:interface=\\:\\:1"),
@@ -88,13 +112,16 @@ RIGHT: dict[str, tuple[str, Any]] = {
     "shard": ("0", [0]),
     "concurrency": ("30000", 30000),
     "running-status": ("204", 204),
-    "honour-timeout": ("yes", True),
 }
 WRONG_PORTS = ("x", "-1", "65536", "1.5", "", "٣", "0000000000000070000")
 WRONG_DELAYS = ("x", "-1", "nan", "inf", "1e9", "")
 WRONG: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("port", "stub-port", "broker-port"), WRONG_PORTS),
-    **dict.fromkeys(("certs", "state", "scenario", "certificate", "private-key", "client-ca", "ca", "seal-keys"), ("",)),
+    **dict.fromkeys((*PATHS, "user", "password"), ("",)),
+    **dict.fromkeys(COUNTS, ("0", "1000001", "many")),
+    **dict.fromkeys(FLAGS, ("perhaps",)),
+    "rate": ("0", "-1", "nan", "inf", "1e7", "5/s", ""),
+    "request-timeout": ("0", "3601", "long"),
     **dict.fromkeys(("delay", "stub-delay", "patience", "drain"), WRONG_DELAYS),
     "retention": ("0", "518401", "a day"),
     "listen": ("", "8443", "tcp", "tcp:x", "tcp:1:frob=1", "ssl:8443", "tls:8443", "nothing:1"),
@@ -114,7 +141,6 @@ WRONG: dict[str, tuple[str, ...]] = {
     "shard": ("1", "1024", "-1", "a"),
     "concurrency": ("0", "30001", "many"),
     "running-status": ("0", "201", "2O4", ""),
-    "honour-timeout": ("perhaps",),
 }
 
 
@@ -176,7 +202,7 @@ class Values(OptionsTestCase):
         for command, defaults in DEFAULTS.items():
             for option in defaults:
                 text, value = RIGHT[option]
-                arguments = [f"--{option}"] if option == "honour-timeout" else [f"--{option}", text]
+                arguments = [f"--{option}"] if option in FLAGS else [f"--{option}", text]
                 self.assertEqual(self.parse(command, *arguments), {**defaults, option: value})
 
     def test_environment(self) -> None:
@@ -192,7 +218,7 @@ class Values(OptionsTestCase):
         for command, defaults in DEFAULTS.items():
             for option in defaults:
                 text, value = RIGHT[option]
-                arguments = [f"--{option}"] if option == "honour-timeout" else [f"--{option}={text}"]
+                arguments = [f"--{option}"] if option in FLAGS else [f"--{option}={text}"]
                 for other in ("0", WRONG[option][0]):
                     values = self.parse(command, *arguments, environment={variable(option): other})
                     self.assertEqual(values[option], value, option)
@@ -217,7 +243,7 @@ class Mistakes(OptionsTestCase):
         for command, defaults in DEFAULTS.items():
             for option in defaults:
                 for text in WRONG[option]:
-                    if option != "honour-timeout":
+                    if option not in FLAGS:
                         self.assertTrue(self.refused(command, f"--{option}={text}").startswith(f"--{option}: "), (option, text))
                     if text and (option, text) != ("shard", "1"):
                         line = self.refused(command, environment={variable(option): text})

@@ -21,7 +21,7 @@ from zope.interface.verify import verifyObject
 from rtprov.certs import SEAL_KEY, make_development_set
 from rtprov.errors import ConfigurationError
 from rtprov.seal import new_key
-from rtprov.tap.services import Closing, Command, InOrder, ca_file, certificate_options, first_steps, identity_files, sealer
+from rtprov.tap.services import Closing, Command, InOrder, ca_file, first_steps, identity_files, sealer, server_identity
 from rtprov.tap.stub import rules
 from tests.tap.test_options import MODULES
 
@@ -85,7 +85,7 @@ class Files(FilesTestCase):
         make_development_set(self.certs)
         self.assertEqual(identity_files(self.options, "stub"), (self.certs / "stub.pem", self.certs / "stub.key"))
         self.assertEqual(ca_file(self.options), self.certs / "ca.pem")
-        certificate_options(self.options, "stub")
+        server_identity(self.options, "stub")
 
     def test_expired(self) -> None:
         """A certificate that has expired is used all the same, and the log says so."""
@@ -94,7 +94,7 @@ class Files(FilesTestCase):
         leaf.cert_chain_pems[0].write_to_path(str(self.certs / "stub.pem"))
         (self.certs / "stub.key").write_bytes(leaf.private_key_pem.bytes())
         with capturedLogs() as events:
-            certificate_options(self.options, "stub")
+            server_identity(self.options, "stub")
         lines = [formatEvent(event) for event in events]
         self.assertEqual(lines, [f"{self.certs / 'stub.pem'}: the certificate has expired on 2020-01-01 00:00 UTC"])
 
@@ -115,14 +115,14 @@ class Files(FilesTestCase):
         make_development_set(self.certs)
         files = {"private-key": self.certs.parent / "a.key"}
         text = f"{files['private-key']}: cannot read the private key: No such file or directory"
-        self.assert_refused(text, certificate_options, self.options | files, "stub")
+        self.assert_refused(text, server_identity, self.options | files, "stub")
 
     def test_key_of_another(self) -> None:
         """A private key that belongs to another certificate is named."""
         make_development_set(self.certs)
         files = {"private-key": self.certs / "frontend.key"}
         text = f"{self.certs / 'frontend.key'}: is not the PEM private key for {self.certs / 'stub.pem'}"
-        self.assert_refused(text, certificate_options, self.options | files, "stub")
+        self.assert_refused(text, server_identity, self.options | files, "stub")
 
 
 class SealingKey(FilesTestCase):

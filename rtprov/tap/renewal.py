@@ -1,0 +1,88 @@
+"""Files that are replaced while a server runs: certificates, whose end is also told of in time, and tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from twisted.application.service import Service
+from twisted.internet.task import LoopingCall
+
+from rtprov.errors import ConfigurationError
+from rtprov.tap.listening import log
+from rtprov.tls import expiry_warning
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
+    from rtprov.tls_server import ServerIdentity
+
+LOOK_EVERY_S = 10.0
+WARN_EVERY_S = 86400.0
+
+
+def warn_of_expiry(*certificates: Path) -> None:
+    """Say in the log that a certificate has expired, or soon will have: from outside that looks like any other failure of TLS."""
+    for certificate in certificates:
+        trouble = expiry_warning(certificate, datetime.now(timezone.utc))
+        if trouble is not None:
+            log.warn("{trouble}", trouble=trouble)
+
+
+class Renewal(Service):
+    """Takes over files that are replaced while a server runs: its certificates as soon as they are, others when told to `reload`.
+
+    `load_others` loads those. What is no good is told of in the log, and what was loaded before stays.
+    """
+
+    def __init__(self, identity: ServerIdentity | None, *, clock: IReactorTime, load_others: Callable[[], None] | None = None) -> None:
+        self._identity = identity
+        self._load_others = load_others
+        self._looking = LoopingCall(self._look)
+        self._looking.clock = self._clock = clock
+        self._warned = clock.seconds()
+
+    def startService(self) -> None:
+        super().startService()
+        if self._identity is not None:
+            looking = self._looking.start(LOOK_EVERY_S, now=False)
+            looking.addErrback(lambda reason: log.failure("the certificates are no longer looked at", reason))
+
+    def stopService(self) -> None:
+        super().stopService()
+        if self._looking.running:
+            self._looking.stop()
+
+    def reload(self) -> None:
+        """Load all files again."""
+        if self._identity is not None:
+            self._load("certificates", self._identity.reload)
+            self._warn()
+        if self._load_others is not None:
+            self._load("tokens", self._load_others)
+
+    def _look(self) -> None:
+        if self._identity is None:
+            return
+        if self._identity.changed:
+            self._load("certificates", self._identity.reload)
+            self._warn()
+        elif self._clock.seconds() - self._warned >= WARN_EVERY_S:
+            self._warn()
+
+    def _load(self, what: str, load: Callable[[], None]) -> None:
+        try:
+            load()
+        except ConfigurationError as error:
+            log.error("{what} not reloaded, those before stay: {error}", what=what, error=error)
+        else:
+            log.info("{what} reloaded", what=what)
+
+    def _warn(self) -> None:
+        assert self._identity is not None
+        self._warned = self._clock.seconds()
+        with suppress(ConfigurationError):  # a file that cannot be read now was told of when it was not loaded
+            warn_of_expiry(*self._identity.certificates)
