@@ -27,6 +27,8 @@ from zope.interface import implementer
 from rtprov.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 
 MINIMUM = TLSVersion.TLSv1_2
@@ -80,9 +82,9 @@ def load_identity(certificate: Path, private_key: Path) -> dict[str, Any]:
 
 
 def expiry_warning(path: Path, now: datetime) -> str | None:
-    """What is wrong with the time of the file's first certificate, or will be within 14 days; None where nothing is."""
-    certificate = load_certificates(path)[0].original.to_cryptography()
-    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    """What is wrong with the time of one of the file's certificates, or will be within 14 days; None where nothing is."""
+    certificates = [each.original.to_cryptography() for each in load_certificates(path)]
+    begin, end = max(each.not_valid_before_utc for each in certificates), min(each.not_valid_after_utc for each in certificates)
     if now < begin:
         return f"{path}: the certificate is not valid before {begin:%Y-%m-%d %H:%M} UTC"
     if end < now + WARN_BEFORE:
@@ -97,18 +99,62 @@ def server_options(certificate: Path, private_key: Path, client_ca: Path | None 
     return CertificateOptions(**identity, trustRoot=trust_root, raiseMinimumTo=MINIMUM, acceptableCiphers=CIPHERS)
 
 
+class Files:
+    """TLS files that are loaded, and that somebody may replace. `certificates` are those whose time can run out."""
+
+    certificates: Sequence[Path] = ()
+
+    def __init__(self, *paths: Path | None) -> None:
+        self._watched = [path for path in paths if path is not None]
+        self._seen = self._look()
+
+    def load(self) -> None:
+        """Load the files; changes nothing where it raises `ConfigurationError`."""
+        raise NotImplementedError
+
+    def reload(self) -> None:
+        """Load the files again. Raises `ConfigurationError` where they are no good: what was loaded before goes on."""
+        self._seen = self._look()
+        self.load()
+
+    @property
+    def changed(self) -> bool:
+        """Whether a file is another one than when it was last loaded, whatever came of that."""
+        return self._look() != self._seen
+
+    def _look(self) -> list[object]:
+        return [_version(path) for path in self._watched]
+
+
+def _version(path: Path) -> object:
+    """What tells one version of a file from another."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
 @implementer(IPolicyForHTTPS)
-class VerifiedHTTPS:
+class VerifiedHTTPS(Files):
     """Trusts servers that `ca` vouches for, under the host name of the URL; shows our own certificate to those that ask for it.
 
     One TLS context serves all connections: a context for each would cost about 20 KB of memory a connection.
     """
 
     def __init__(self, ca: Path, certificate: Path | None = None, private_key: Path | None = None) -> None:
-        self._trust_root = trustRootFromCertificates(load_certificates(ca))
-        self._extra: dict[str, Any] = {"raiseMinimumTo": MINIMUM}
+        super().__init__(ca, certificate, private_key)
+        self.certificates = [path for path in (ca, certificate) if path is not None]
+        self._paths = (ca, certificate, private_key)
+        self.load()
+
+    def load(self) -> None:
+        ca, certificate, private_key = self._paths
+        trust_root = trustRootFromCertificates(load_certificates(ca))
+        extra: dict[str, Any] = {"raiseMinimumTo": MINIMUM}
         if certificate is not None and private_key is not None:
-            self._extra |= load_identity(certificate, private_key)
+            extra |= load_identity(certificate, private_key)
+        self._trust_root, self._extra = trust_root, extra
         self._creators: dict[bytes, IOpenSSLClientConnectionCreator] = {}
 
     def creatorForNetloc(self, hostname: bytes, port: int) -> IOpenSSLClientConnectionCreator:

@@ -11,7 +11,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from zope.interface import implementer
 
 from rtprov.limits import Connections, network_of
-from rtprov.tls import server_options
+from rtprov.tls import Files, server_options
 
 if TYPE_CHECKING:
     from OpenSSL import SSL
@@ -24,43 +24,24 @@ _log = Logger()
 
 
 @implementer(IOpenSSLServerConnectionCreator)
-class ServerIdentity:
+class ServerIdentity(Files):
     """What a server shows to each connection that begins, and asks of it: the files as they were when they were last loaded.
 
-    `certificates` are the files whose time can run out. Raises `ConfigurationError` where a file is no good.
+    Raises `ConfigurationError` where a file is no good.
     """
 
     def __init__(self, certificate: Path, private_key: Path, client_ca: Path | None = None) -> None:
+        super().__init__(certificate, private_key, client_ca)
         self.certificates = [path for path in (certificate, client_ca) if path is not None]
-        self._files = (certificate, private_key, client_ca)
-        self._seen = self._look()
-        self._options = server_options(*self._files)
+        self._paths = (certificate, private_key, client_ca)
+        self._options = server_options(*self._paths)
 
     def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """A new connection's side of OpenSSL."""
         return self._options.serverConnectionForTLS(protocol)
 
-    def reload(self) -> None:
-        """Load the files again. Raises `ConfigurationError` where they are no good: what was loaded before is shown on."""
-        self._seen = self._look()
-        self._options = server_options(*self._files)
-
-    @property
-    def changed(self) -> bool:
-        """Whether a file is another one than when it was last loaded, whatever came of that."""
-        return self._look() != self._seen
-
-    def _look(self) -> list[object]:
-        return [None if path is None else _mark(path) for path in self._files]
-
-
-def _mark(path: Path) -> object:
-    """What tells one version of a file from another."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_ino, status.st_size, status.st_mtime_ns
+    def load(self) -> None:
+        self._options = server_options(*self._paths)
 
 
 class LimitedTLS(TLSMemoryBIOFactory):
@@ -78,8 +59,9 @@ class LimitedTLS(TLSMemoryBIOFactory):
         return super().buildProtocol(addr)
 
     def registerProtocol(self, protocol: TLSMemoryBIOProtocol) -> None:
+        new = protocol not in self.protocols  # Twisted registers each twice
         cast("Any", super()).registerProtocol(protocol)
-        if self._connections is not None:
+        if self._connections is not None and new:
             self._connections.opened(_place(protocol.getPeer()))
 
     def unregisterProtocol(self, protocol: TLSMemoryBIOProtocol) -> None:

@@ -41,7 +41,17 @@ class DevelopmentSet(CertsTestCase):
         """The whole set is made, in a folder that need not be there, and nothing else."""
         self.assertTrue(make_development_set(self.folder))
         self.assertEqual(set(self.contents()), set(FILES))
-        expected = {"ca.pem", "frontend.pem", "frontend.key", "stub.pem", "stub.key", "worker.pem", "worker.key"}
+        expected = {
+            "ca.pem",
+            "frontend.pem",
+            "frontend.key",
+            "stub.pem",
+            "stub.key",
+            "broker.pem",
+            "broker.key",
+            "worker.pem",
+            "worker.key",
+        }
         self.assertEqual(set(FILES), expected)
 
     def test_modes(self) -> None:
@@ -56,7 +66,7 @@ class DevelopmentSet(CertsTestCase):
         """Each certificate goes with its key, and with the CA."""
         make_development_set(self.folder)
         ca = self.folder / "ca.pem"
-        for name in ("frontend", "stub", "worker"):
+        for name in ("frontend", "stub", "broker", "worker"):
             files = (self.folder / f"{name}.pem", self.folder / f"{name}.key")
             server_options(*files, ca)
             VerifiedHTTPS(ca, *files)
@@ -66,11 +76,20 @@ class DevelopmentSet(CertsTestCase):
     def test_names(self) -> None:
         """Servers are localhost, 127.0.0.1 and ::1."""
         make_development_set(self.folder)
-        for name in ("frontend", "stub"):
+        for name in ("frontend", "stub", "broker"):
             certificate = x509.load_pem_x509_certificate((self.folder / f"{name}.pem").read_bytes())
             names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
             self.assertEqual(names.get_values_for_type(x509.DNSName), ["localhost"])
             self.assertEqual([str(address) for address in names.get_values_for_type(x509.IPAddress)], ["127.0.0.1", "::1"])
+
+    def test_without_a_broker(self) -> None:
+        """A set from before the broker had a certificate is whole without one, but not with half of one."""
+        make_development_set(self.folder)
+        (self.folder / "broker.pem").unlink()
+        self.assertRaises(ConfigurationError, make_development_set, self.folder)
+        (self.folder / "broker.key").unlink()
+        self.assertFalse(make_development_set(self.folder))
+        self.assertNotIn("broker.pem", self.contents())
 
     def test_never_overwritten(self) -> None:
         """A set that is there stays as it is."""

@@ -298,3 +298,12 @@ class Expiry(TlsTestCase):
         self.assertEqual(self.warning(-day, 13 * day), "expires on 2030-01-14 12:00 UTC")
         self.assertEqual(self.warning(-3 * day, -day), "has expired on 2029-12-31 12:00 UTC")
         self.assertEqual(self.warning(day, 100 * day), "is not valid before 2030-01-02 12:00 UTC")
+
+    def test_chain(self) -> None:
+        """A certificate that comes after others in its file is spoken of as they are."""
+        day = timedelta(days=1)
+        self.warning(-day, 13 * day)
+        ending = self.file("a.pem").read_bytes()
+        self.assertIsNone(self.warning(-day, 100 * day))
+        self.file("a.pem").write_bytes(self.file("a.pem").read_bytes() + ending)
+        self.assertEqual(expiry_warning(self.file("a.pem"), NOW), f"{self.file('a.pem')}: the certificate expires on 2030-01-14 12:00 UTC")

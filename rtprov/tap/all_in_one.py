@@ -18,7 +18,7 @@ from rtprov.tap.listening import Listening, clock, front_end, https, log
 from rtprov.tap.renewal import Renewal
 from rtprov.tap.services import Command, first_steps, sealer, server_identity, surroundings
 from rtprov.tap.stub import make_stub
-from rtprov.tap.worker import make_worker
+from rtprov.tap.worker import make_policy, make_worker
 
 LOOPBACK = "tcp:{}:interface=127.0.0.1"
 
@@ -68,6 +68,8 @@ class _Everything(Command):
             self._stub = https("service A (stub)", where, resource, identity)
             self._stub.setServiceParent(self)
             Renewal(identity, clock=clock).setServiceParent(self)
+        self._policy = make_policy(options)
+        Renewal(self._policy, clock=clock).setServiceParent(self)
         self._sealer = sealer(options)
         self._identity = server_identity(options, "frontend")
         Renewal(self._identity, clock=clock).setServiceParent(self)
@@ -81,7 +83,7 @@ class _Everything(Command):
         equipment_url = options["equipment-url"]
         if self._stub is not None:
             equipment_url = f"https://localhost:{self._stub.port_number}"
-        self._worker = make_worker(options, around, equipment_url, [Shard(0, 1)])
+        self._worker = make_worker(options, self._policy, around, equipment_url, [Shard(0, 1)])
         self._worker.setServiceParent(self)
         self._front = front = FrontendService(around, sealer=self._sealer, shards=1, running_status=options["running-status"])
         front.setServiceParent(self)

@@ -72,7 +72,8 @@ class _FrontendCommand(Command):
         )
         service.setServiceParent(self)
         identity, gate = server_identity(options, "frontend"), make_gate(options)
-        Renewal(identity, clock=clock, load_others=partial(_load_tokens, gate, options["tokens"])).setServiceParent(self)
+        load_tokens_again = None if options["tokens"] is None else partial(_load_tokens, gate, options["tokens"])
+        Renewal(identity, clock=clock, load_others=load_tokens_again).setServiceParent(self)
         self._listening = front_end(
             options["listen"],
             service.frontend.resource(),

@@ -18,7 +18,7 @@ from rtprov.tls import expiry_warning
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
-    from rtprov.tls_server import ServerIdentity
+    from rtprov.tls import Files
 
 LOOK_EVERY_S = 10.0
 WARN_EVERY_S = 86400.0
@@ -33,13 +33,13 @@ def warn_of_expiry(*certificates: Path) -> None:
 
 
 class Renewal(Service):
-    """Takes over files that are replaced while a server runs: its certificates as soon as they are, others when told to `reload`.
+    """Takes over files that are replaced while a process runs: certificates within seconds, others when told to `reload`.
 
     `load_others` loads those. What is no good is told of in the log, and what was loaded before stays.
     """
 
-    def __init__(self, identity: ServerIdentity | None, *, clock: IReactorTime, load_others: Callable[[], None] | None = None) -> None:
-        self._identity = identity
+    def __init__(self, files: Files, *, clock: IReactorTime, load_others: Callable[[], None] | None = None) -> None:
+        self._files = files
         self._load_others = load_others
         self._looking = LoopingCall(self._look)
         self._looking.clock = self._clock = clock
@@ -47,9 +47,8 @@ class Renewal(Service):
 
     def startService(self) -> None:
         super().startService()
-        if self._identity is not None:
-            looking = self._looking.start(LOOK_EVERY_S, now=False)
-            looking.addErrback(lambda reason: log.failure("the certificates are no longer looked at", reason))
+        looking = self._looking.start(LOOK_EVERY_S, now=False)
+        looking.addErrback(lambda reason: log.failure("the certificates are no longer looked at", reason))
 
     def stopService(self) -> None:
         super().stopService()
@@ -58,17 +57,14 @@ class Renewal(Service):
 
     def reload(self) -> None:
         """Load all files again."""
-        if self._identity is not None:
-            self._load("certificates", self._identity.reload)
-            self._warn()
+        self._load("certificates", self._files.reload)
+        self._warn()
         if self._load_others is not None:
             self._load("tokens", self._load_others)
 
     def _look(self) -> None:
-        if self._identity is None:
-            return
-        if self._identity.changed:
-            self._load("certificates", self._identity.reload)
+        if self._files.changed:
+            self._load("certificates", self._files.reload)
             self._warn()
         elif self._clock.seconds() - self._warned >= WARN_EVERY_S:
             self._warn()
@@ -82,7 +78,6 @@ class Renewal(Service):
             log.info("{what} reloaded", what=what)
 
     def _warn(self) -> None:
-        assert self._identity is not None
         self._warned = self._clock.seconds()
         with suppress(ConfigurationError):  # a file that cannot be read now was told of when it was not loaded
-            warn_of_expiry(*self._identity.certificates)
+            warn_of_expiry(*self._files.certificates)

@@ -13,7 +13,8 @@ from rtprov.equipment import HttpEquipment
 from rtprov.errors import ConfigurationError
 from rtprov.tap import options as opt
 from rtprov.tap.assembly import Surroundings, WorkerService, WorkerSettings
-from rtprov.tap.renewal import warn_of_expiry
+from rtprov.tap.listening import clock
+from rtprov.tap.renewal import Renewal, warn_of_expiry
 from rtprov.tap.services import Command, ca_file, https_client, identity_files, sealer, surroundings
 from rtprov.tls import VerifiedHTTPS, read_file
 
@@ -43,16 +44,20 @@ class Options(opt.CommandOptions):
                 raise ConfigurationError(f"--shard: there is no shard {shard} of {self['shards']}; they count from 0")
 
 
-def make_worker(options: dict[str, Any], around: Surroundings, equipment_url: str, shards: list[Shard]) -> WorkerService:
-    """The worker as the options describe it. Raises `ConfigurationError`."""
+def make_policy(options: dict[str, Any]) -> VerifiedHTTPS:
+    """Whom the worker trusts, and what it shows. Raises `ConfigurationError`."""
     certificate, key = (options.get("certificate"), options.get("private-key"))
     if certificate is not None or key is not None or (options["certs"] / "worker.pem").exists():
         certificate, key = identity_files(options, "worker")
-    ca = ca_file(options)
-    client = https_client(VerifiedHTTPS(ca, certificate, key), options["concurrency"])
-    for file in (ca, certificate):
-        if file is not None:
-            warn_of_expiry(file)
+    policy = VerifiedHTTPS(ca_file(options), certificate, key)
+    warn_of_expiry(*policy.certificates)
+    return policy
+
+
+def make_worker(
+    options: dict[str, Any], policy: VerifiedHTTPS, around: Surroundings, equipment_url: str, shards: list[Shard]
+) -> WorkerService:
+    """The worker as the options describe it. Raises `ConfigurationError`."""
     settings = WorkerSettings(
         shards=shards,
         concurrency=options["concurrency"],
@@ -60,6 +65,7 @@ def make_worker(options: dict[str, Any], around: Surroundings, equipment_url: st
         patience_s=options["patience"],
         drain_s=options["drain"],
     )
+    client = https_client(policy, options["concurrency"])
     equipment = HttpEquipment(client=client, base_url=equipment_url, clock=around.clock, wall_clock=around.wall_clock)
     return WorkerService(around, settings, equipment=equipment, sealer=sealer(options))
 
@@ -69,5 +75,6 @@ def makeService(options: Options) -> IService:
     endpoint = client_endpoint(reactor, url, read_file(ca_file(options), "CA") if url.tls else None)
     count = options["shards"]
     shards = [Shard(index, count) for index in sorted(set(options["shard"])) or range(count)]
-    worker = make_worker(options, surroundings(endpoint, url), options["equipment-url"], shards)
-    return cast("IService", Command(worker))
+    policy = make_policy(options)
+    worker = make_worker(options, policy, surroundings(endpoint, url), options["equipment-url"], shards)
+    return cast("IService", Command(Renewal(policy, clock=clock), worker))

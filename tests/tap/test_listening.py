@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 
-from twisted.internet.address import IPv6Address, UNIXAddress
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.interfaces import IAddress
@@ -29,6 +29,8 @@ class Port:
 
     def getHost(self) -> IAddress:
         return self._host
+
+    def stopListening(self) -> None: ...
 
 
 class ListeningTests(SynchronousTestCase):
@@ -64,6 +66,44 @@ class ListeningTests(SynchronousTestCase):
         error = self.assertRaises(ConfigurationError, listening.privilegedStartService)
         self.assertIn("the broker cannot listen on tcp:70000: ", str(error))
         self.assertNotIn("\n", str(error))
+
+
+class BeyondThisMachine(SynchronousTestCase):
+    def listen(self, host: IAddress, objection: str | None) -> Listening:
+        """Listen, on a reactor whose port turns out to be there."""
+
+        class Reactor(MemoryReactor):
+            def listenTCP(self, *arguments: object, **more: object) -> Port:
+                return Port(host)
+
+        endpoint = TCP4ServerEndpoint(Reactor(), 5673)
+        listening = Listening("the broker", "tcp:5673", endpoint, Factory(), objection)
+        listening.privilegedStartService()
+        return listening
+
+    def test_refused(self) -> None:
+        """Where only this machine may be listened to, any other address is refused in one line that says why."""
+        for host, address in (
+            (IPv4Address("TCP", "0.0.0.0", 5673), "0.0.0.0:5673"),  # noqa: S104
+            (IPv4Address("TCP", "192.0.2.7", 5673), "192.0.2.7:5673"),
+            (IPv6Address("TCP", "::", 5673), "[::]:5673"),
+            (IPv6Address("TCP", "::ffff:192.0.2.7", 5673), "[::ffff:192.0.2.7]:5673"),
+            (IPv6Address("TCP", "fe80::1%eth0", 5673), "[fe80::1%eth0]:5673"),
+        ):
+            error = self.assertRaises(ConfigurationError, self.listen, host, "so and so")
+            self.assertEqual(str(error), f"the broker may not listen beyond this machine, on {address}: so and so")
+            self.listen(host, None)
+
+    def test_this_machine(self) -> None:
+        """This machine's own addresses are taken, and a socket in the file system."""
+        for host in (
+            IPv4Address("TCP", "127.0.0.1", 5673),
+            IPv4Address("TCP", "127.8.7.6", 5673),
+            IPv6Address("TCP", "::1", 5673),
+            IPv6Address("TCP", "::ffff:127.0.0.1", 5673),
+            UNIXAddress("socket"),
+        ):
+            self.listen(host, "so and so")
 
 
 class Slow(Resource):

@@ -1,0 +1,176 @@
+"""Files that are replaced while a server runs, on a virtual clock."""
+
+from __future__ import annotations
+
+import signal
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any, cast
+
+import trustme
+from twisted.application.service import Service
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import Clock
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+
+from rtprov.access import Gate
+from rtprov.certs import make_development_set
+from rtprov.errors import ConfigurationError
+from rtprov.tap import frontend
+from rtprov.tap.frontend import make_gate
+from rtprov.tap.renewal import LOOK_EVERY_S, WARN_EVERY_S, Renewal
+from rtprov.tap.services import Command
+from rtprov.tls_server import ServerIdentity
+from rtprov.tokens import new_token
+from tests.tap.test_services import FilesTestCase
+
+
+class RenewalTestCase(FilesTestCase):
+    """A set of certificates in `certs`, a clock, and `lines` of the log."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        make_development_set(self.certs)
+        self.clock = Clock()
+        self.lines: list[str] = []
+        observer = cast("ILogObserver", self._observe)
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+        self.certificate, self.key = self.certs / "stub.pem", self.certs / "stub.key"
+        self.ca = trustme.CA()
+
+    def _observe(self, event: LogEvent) -> None:
+        if event["log_namespace"] == "rtprov":
+            self.lines.append(formatEvent(event))
+
+    def issue(self, *, days: float = 100) -> None:
+        """Put another certificate into the place of the stub's, with its key."""
+        leaf = self.ca.issue_cert("localhost", not_after=datetime.now(timezone.utc) + timedelta(days=days))
+        self.key.write_bytes(leaf.private_key_pem.bytes())
+        self.certificate.write_bytes(leaf.cert_chain_pems[0].bytes())
+
+    def start(self, load_others: Any = None) -> Renewal:
+        identity = ServerIdentity(self.certificate, self.key)
+        self.renewal = Renewal(identity, clock=cast("IReactorTime", self.clock), load_others=load_others)
+        self.renewal.startService()
+        self.addCleanup(self.renewal.stopService)
+        return self.renewal
+
+    def look(self) -> list[str]:
+        """What is in the log of the next look."""
+        self.lines.clear()
+        self.clock.advance(LOOK_EVERY_S)
+        return list(self.lines)
+
+
+class Certificates(RenewalTestCase):
+    def test_replaced(self) -> None:
+        """Certificates that are replaced are loaded within seconds, once."""
+        self.start()
+        self.assertEqual(self.look(), [])
+        self.issue()
+        self.assertEqual(self.look(), ["certificates reloaded"])
+        self.assertEqual(self.look(), [])
+
+    def test_half_replaced(self) -> None:
+        """What does not belong together is told of once, and loaded when it does."""
+        self.start()
+        key = self.key.read_bytes()
+        self.issue()
+        new_key = self.key.read_bytes()
+        self.key.write_bytes(key)
+        text = f"certificates not reloaded, those before stay: {self.key}: is not the PEM private key for {self.certificate}"
+        self.assertEqual(self.look(), [text])
+        self.assertEqual(self.look(), [])
+        self.key.write_bytes(new_key + b"\n")
+        self.assertEqual(self.look(), ["certificates reloaded"])
+
+    def test_gone(self) -> None:
+        """A file that has gone is told of once, also where its time has come to be looked at."""
+        self.start()
+        self.certificate.unlink()
+        text = f"{self.certificate}: cannot read the certificate: No such file or directory"
+        self.assertEqual(self.look(), [f"certificates not reloaded, those before stay: {text}"])
+        self.clock.advance(WARN_EVERY_S)
+        self.assertEqual(self.look(), [])
+
+    def test_expiry(self) -> None:
+        """A certificate that will soon have expired is told of when it is loaded, and every day."""
+        self.start()
+        self.issue(days=13.5)
+        loaded, warning = self.look()
+        self.assertEqual(loaded, "certificates reloaded")
+        self.assertTrue(warning.startswith(f"{self.certificate}: the certificate expires on "), warning)
+        self.lines.clear()
+        self.clock.pump([LOOK_EVERY_S] * int(3 * WARN_EVERY_S / LOOK_EVERY_S))
+        self.assertEqual(self.lines, [warning] * 3)
+
+    def test_stopped(self) -> None:
+        """A server that has stopped looks no longer."""
+        self.start().stopService()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class Tokens(RenewalTestCase):
+    def options_with(self, tokens: Path) -> dict[str, Any]:
+        return self.options | {"tokens": tokens, "rate": None}
+
+    def test_reload(self) -> None:
+        """Told to reload, a front end takes over tokens and certificates; before that, tokens stay."""
+        file = self.certs / "tokens"
+        (first, _), (second, _) = new_token("first"), new_token("second")
+        file.write_text(first.line)
+        gate = make_gate(self.options_with(file))
+        renewal = self.start(lambda: frontend._load_tokens(gate, file))
+        file.write_text(second.line)
+        self.assertEqual(self.look(), [])
+        self.assertEqual(gate.tokens, (first,))
+        renewal.reload()
+        self.assertEqual(gate.tokens, (second,))
+        self.assertEqual(self.lines, ["certificates reloaded", "tokens reloaded"])
+
+    def test_mistake(self) -> None:
+        """A file with a mistake in it is told of, and the tokens before it stay."""
+        file = self.certs / "tokens"
+        token, _ = new_token("first")
+        file.write_text(token.line)
+        gate = make_gate(self.options_with(file))
+        renewal = self.start(lambda: frontend._load_tokens(gate, file))
+        file.write_text(f"{token.line}\ns3cr3t")
+        renewal.reload()
+        self.assertEqual(gate.tokens, (token,))
+        self.assertIn(f"tokens not reloaded, those before stay: {file}: line 2: ", self.lines[-1])
+        self.assertNotIn("s3cr3t", self.lines[-1])
+
+    def test_none(self) -> None:
+        """Without a file there is nothing to load, and nobody is asked for a token."""
+        gate = make_gate({"tokens": None, "rate": None})
+        self.assertIsNone(gate.tokens)
+        self.assertIsInstance(gate, Gate)
+
+    def test_wrong_at_the_start(self) -> None:
+        """A file that is no good at the start ends the command."""
+        self.assertRaises(ConfigurationError, make_gate, self.options_with(self.certs / "none"))
+
+
+class Hangup(RenewalTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.addCleanup(signal.signal, signal.SIGHUP, signal.getsignal(signal.SIGHUP))
+
+    def test_only_where_something_is_reloaded(self) -> None:
+        """A command that has nothing to reload leaves SIGHUP as it is."""
+        before = signal.getsignal(signal.SIGHUP)
+        Command(Service()).startService()
+        self.assertIs(signal.getsignal(signal.SIGHUP), before)
+
+    def test_reload(self) -> None:
+        """One that has, reloads."""
+        identity = ServerIdentity(self.certificate, self.key)
+        command = Command(Renewal(identity, clock=cast("IReactorTime", self.clock)), Service())
+        command.startService()
+        self.assertIsNot(signal.getsignal(signal.SIGHUP), signal.SIG_DFL)
+        command.reload()
+        self.assertEqual(self.lines, ["certificates reloaded"])
+        for each in command:
+            each.stopService()
