@@ -1,0 +1,188 @@
+"""A front end's TLS, looked at from outside: versions, ciphers, protocols, client certificates, and certificates that change under load."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import ssl
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from threading import Event
+
+import trustme
+from OpenSSL import SSL
+from twisted.internet.defer import gatherResults
+from twisted.internet.threads import deferToThread
+
+from rtprov.certs import make_development_set
+from tests.access.sockets import PATIENCE_S, Wire, context, dial, refused, unscrupulous
+from tests.processes.support import ANY_PORT, ProcessTestCase, Twistd
+from tests.web.raw import request
+
+NOBODY = "amqp://guest:guest@127.0.0.1:1/"
+ASK = request("GET", "/")
+MODERN = {
+    *(f"ECDHE-{key}-{cipher}" for key in ("ECDSA", "RSA") for cipher in ("AES128-GCM-SHA256", "AES256-GCM-SHA384", "CHACHA20-POLY1305")),
+}
+
+
+class FrontEndCase(ProcessTestCase):
+    """A front end without a broker: whoever is let in is answered, be it that there is nothing."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.certs = self.folder / "certs"
+        make_development_set(self.certs)
+
+    async def start(self, *arguments: str) -> int:
+        """The front end's port."""
+        self.frontend: Twistd = self.twistd("rtprov-frontend", "--listen", ANY_PORT, "--broker", NOBODY, *arguments)
+        return await self.frontend.port("service B (front end)")
+
+    def tls(self, identity: str | None = None, alpn: tuple[str, ...] = ()) -> ssl.SSLContext:
+        files = (None, None) if identity is None else (self.folder / f"{identity}.pem", self.folder / f"{identity}.key")
+        return context(self.certs / "ca.pem", *files, alpn=alpn)
+
+    def issue(self, name: str, ca: trustme.CA, host: str, *, ends_in: timedelta = timedelta(days=100)) -> tuple[Path, Path]:
+        """A certificate and its key, in the working folder."""
+        now = datetime.now(timezone.utc)
+        leaf = ca.issue_cert(host, common_name=f"{name} of ours", not_before=now - timedelta(days=365), not_after=now + ends_in)
+        files = self.folder / f"{name}.pem", self.folder / f"{name}.key"
+        files[0].write_bytes(leaf.cert_chain_pems[0].bytes())
+        files[1].write_bytes(leaf.private_key_pem.bytes())
+        return files
+
+
+class Scan(FrontEndCase):
+    async def test_versions(self) -> None:
+        """TLS 1.2 and 1.3 are spoken; to anything older the server answers that it does not."""
+        port = await self.start()
+        for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+            self.assertIsNone(refused(port, unscrupulous(version)), version)
+        for version in (ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1):
+            self.assertEqual(refused(port, unscrupulous(version)), "TLSV1_ALERT_PROTOCOL_VERSION", version)
+        hello = bytes([1, 0, 0, 43, 3, 0, *range(32), 0, 0, 4, 0, 0x2F, 0, 5, 1, 0])
+        with dial(port) as ssl3:
+            ssl3.sendall(bytes([22, 3, 0, 0, len(hello)]) + hello)
+            self.assertEqual(ssl3.recv(7)[0], 21)  # an alert
+        await self.stop(self.frontend)
+
+    async def test_ciphers(self) -> None:
+        """Of all suites of TLS 1.2 that there are, only those with forward secrecy and authenticated encryption are taken."""
+        port = await self.start()
+        names = {suite["name"] for suite in unscrupulous(ssl.TLSVersion.TLSv1_2).get_ciphers() if suite["protocol"] != "TLSv1.3"}
+        reasons = {name: refused(port, unscrupulous(ssl.TLSVersion.TLSv1_2, name)) for name in names}
+        taken = {name for name, reason in reasons.items() if reason is None}
+        refused_by_server = {name for name, reason in reasons.items() if reason == "SSLV3_ALERT_HANDSHAKE_FAILURE"}
+        self.assertGreater(len(refused_by_server), 30)
+        self.assertGreaterEqual(len(taken), 3)
+        self.assertEqual(taken - MODERN, set())
+        others = {reasons[name] for name in names - taken - refused_by_server}
+        self.assertEqual(others - {"NO_CIPHERS_AVAILABLE"}, set())  # suites that a client without secrets cannot even ask for
+        await self.stop(self.frontend)
+
+    async def test_protocols(self) -> None:
+        """HTTP/1.1 is what the server speaks; a client that wants only something else is refused. Nothing is compressed."""
+        port = await self.start()
+        for offered, agreed in ((("h2", "http/1.1"), "http/1.1"), (("http/1.1",), "http/1.1"), ((), None)):
+            with Wire(port, self.tls(alpn=offered)) as wire:
+                self.assertEqual(wire.socket.selected_alpn_protocol(), agreed)
+                self.assertIsNone(wire.socket.compression())
+                self.assertEqual(wire.ask(ASK).status, 404)
+        self.assertIsNotNone(refused(port, self.tls(alpn=("h2",))))
+        await self.stop(self.frontend)
+
+    async def test_renegotiation(self) -> None:
+        """A client of TLS 1.2 cannot make the server shake hands for ever."""
+        port = await self.start()
+        made = SSL.Context(SSL.TLS_METHOD)
+        made.set_max_proto_version(SSL.TLS1_2_VERSION)
+        plain = socket.create_connection(("127.0.0.1", port))
+        plain.settimeout(None)
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, int(PATIENCE_S).to_bytes(8, "little") + bytes(8))
+        self.addCleanup(plain.close)
+        connection = SSL.Connection(made, plain)
+        connection.set_connect_state()
+        connection.do_handshake()
+        self.assertTrue(connection.renegotiate())
+        error = self.assertRaises(SSL.Error, connection.do_handshake)
+        self.assertIn("no renegotiation", str(error))
+        await self.stop(self.frontend)
+
+    async def test_client_certificates(self) -> None:
+        """With --client-ca only certificates of that CA come in, in their time; the audit trail and --rate would know them by name."""
+        ca, other = trustme.CA(), trustme.CA()
+        ca.cert_pem.write_to_path(str(self.folder / "clients.pem"))
+        self.issue("ours", ca, "client.example")
+        self.issue("late", ca, "client.example", ends_in=timedelta(days=-1))
+        self.issue("theirs", other, "client.example")
+        port = await self.start("--client-ca", "clients.pem", "--rate", "1")
+        for identity, reason in (
+            (None, "TLSV13_ALERT_CERTIFICATE_REQUIRED"),
+            ("late", "SSLV3_ALERT_CERTIFICATE_EXPIRED"),
+            ("theirs", "TLSV1_ALERT_UNKNOWN_CA"),
+            ("ours", None),
+        ):
+            self.assertEqual(refused(port, self.tls(identity)), reason, identity)
+        with Wire(port, self.tls("ours")) as wire:
+            self.assertEqual(wire.ask(ASK).status, 429)  # counted by name, not by connection
+        await self.stop(self.frontend)
+
+
+class Reload(FrontEndCase):
+    def ask_until(self, over: Event, port: int) -> tuple[int, set[str]]:
+        """Ask on one connection until it is over, and now and then on a new one; how often, and whose certificates were seen."""
+        asked, seen = 0, set()
+        with Wire(port, self.tls()) as kept:
+            while not over.is_set():
+                self.assertEqual(kept.ask(ASK).status, 404)
+                with Wire(port, self.tls()) as fresh:
+                    seen.add(fresh.serial)
+                    self.assertEqual(fresh.ask(ASK).status, 404)
+                asked += 2
+            self.assertEqual(kept.ask(ASK).status, 404)
+        return asked, seen
+
+    async def test_under_load(self) -> None:
+        """Certificates are replaced while requests come: no connection and no request is lost, and new ones see the new certificate."""
+        ca = trustme.CA()
+        ca.cert_pem.write_to_path(str(self.certs / "ca.pem"))
+        served = self.issue("served", ca, "localhost")
+        port = await self.start("--certificate", str(served[0]), "--private-key", str(served[1]))
+        over = Event()
+        asking = [deferToThread(self.ask_until, over, port) for _ in range(4)]
+        for name in ("second", "third"):
+            with Wire(port, self.tls()) as wire:
+                before = wire.serial
+            for new, old in zip(self.issue(name, ca, "localhost"), served, strict=True):
+                shutil.move(new, old)
+            reloads = self.frontend.log.count("certificates reloaded")
+            self.frontend.signal("HUP")
+            await self.frontend.logged(rf"(?s)(certificates reloaded.*){{{reloads + 1}}}")
+            with Wire(port, self.tls()) as wire:
+                self.assertNotEqual(wire.serial, before)
+        over.set()
+        for asked, seen in await gatherResults(asking):
+            self.assertGreater(asked, 0)
+            self.assertGreater(len(seen), 1)
+        await self.stop(self.frontend)
+
+    async def test_without_being_told(self) -> None:
+        """Certificates that are replaced are taken over without a signal; those that do not fit are told of, and not taken."""
+        ca = trustme.CA()
+        ca.cert_pem.write_to_path(str(self.certs / "ca.pem"))
+        served = self.issue("served", ca, "localhost")
+        port = await self.start("--certificate", str(served[0]), "--private-key", str(served[1]))
+        with Wire(port, self.tls()) as wire:
+            before = wire.serial
+            self.issue("served", ca, "localhost", ends_in=timedelta(days=10))
+            await self.frontend.logged("certificates reloaded")
+            await self.frontend.logged(f"{served[0]}: the certificate expires on ")
+            with Wire(port, self.tls()) as other:
+                self.assertNotEqual(other.serial, before)
+            served[1].write_bytes(b"s3cr3t")
+            self.frontend.signal("HUP")
+            await self.frontend.logged("certificates not reloaded, those before stay: ")
+            self.assertEqual(wire.ask(ASK).status, 404)
+            self.assertIsNone(refused(port, self.tls()))
+        await self.stop(self.frontend)
