@@ -91,7 +91,7 @@ class BrokerChannel:
         self.connection.send_method(self.id, method)
 
     def send_content(self, method: base.Frame, header: bytes, body: bytes) -> None:
-        self.connection.write(encode_content(self.id, method, header, body, self.connection.frame_max))
+        self.connection.write(encode_content(self.id, method, header, body, self.connection.handshake.frame_max))
 
     def hand_out(self, queue: AnyQueue, consumer: ChannelConsumer | None, entry: Entry, no_ack: bool) -> int:
         """Note a message as unsettled, or as settled with `no_ack`; return its delivery tag."""
@@ -198,8 +198,8 @@ class BrokerChannel:
             expiration_s(properties)
         except ValueError:
             raise AmqpError(406, f"PRECONDITION_FAILED - invalid expiration '{properties.expiration}'", 60, 40) from None
-        if properties.user_id and properties.user_id != self.connection.username:
-            text = f"user_id property set to '{properties.user_id}' but authenticated user was '{self.connection.username}'"
+        if properties.user_id and properties.user_id != self.connection.handshake.username:
+            text = f"user_id property set to '{properties.user_id}' but authenticated user was '{self.connection.handshake.username}'"
             raise AmqpError(406, f"PRECONDITION_FAILED - {text}", 60, 40)
         message = Message(method.exchange, method.routing_key, properties, command.header, command.body)
         self.connection.published()
@@ -306,7 +306,7 @@ class BrokerChannel:
     def on_queue_gone(self, consumer: ChannelConsumer) -> None:
         """The engine has deleted the queue; a client that can bear it is told."""
         self._consumers.pop(consumer.tag, None)
-        if self.connection.understands_cancel and not self.closing:
+        if "consumer_cancel_notify" in self.connection.handshake.capabilities and not self.closing:
             self.send(Basic.Cancel(consumer.tag, True))
 
     def _on_get(self, method: Basic.Get) -> None:

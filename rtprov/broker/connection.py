@@ -1,4 +1,4 @@
-"""One client's connection to the broker (AMQP 0-9-1 §2.2): handshake, log-in, channels, heartbeats, errors on their right scope.
+"""One client's connection to the broker (AMQP 0-9-1 §2.2): channels, heartbeats, errors on their right scope; `Handshake` sets it up.
 
 A connection's life: protocol header, start, log-in, tune, open, then methods on channels. What arrives in one turn of the reactor is
 carried out, then committed, then confirmed: one commit and one confirm a channel, however many publishes. A client is not listened to while
@@ -7,9 +7,8 @@ it does not read what it is sent, nor a publisher while memory is full or the di
 
 from __future__ import annotations
 
-import hmac
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from pamqp import base
@@ -22,10 +21,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from rtprov import __version__
-from rtprov.amqp.framing import FRAME_MIN_SIZE, HEARTBEAT, PROTOCOL_HEADER, Assembler, Command, Frame, FrameParser, encode_method
+from rtprov.amqp.framing import HEARTBEAT, PROTOCOL_HEADER, Assembler, Command, Frame, FrameParser, encode_method
 from rtprov.broker.channel import BrokerChannel, NotYet
-from rtprov.broker.sasl import MECHANISMS, credentials_from
+from rtprov.broker.handshake import Handshake, LoginRefused, OtherProtocol
 from rtprov.errors import AmqpError
 
 if TYPE_CHECKING:
@@ -44,15 +42,10 @@ class BrokerProtocol(Protocol):
     def __init__(self, factory: BrokerFactory) -> None:
         self.factory: BrokerFactory = factory
         self.engine = factory.engine
-        self.frame_max = FRAME_MIN_SIZE
+        self.handshake = Handshake(credentials=factory.credentials, limits=factory.limits)
         self.writable = True
-        self.understands_cancel = False
-        self._understands_blocked = False
         self._publishing = False
         self._held = False
-        self.username = ""
-        self._stage: Callable[[Command], None] | None = self._on_start_ok
-        self._greeting: bytes | None = b""
         self._parser = FrameParser(factory.limits.frame_bytes)
         self._channels: dict[int, BrokerChannel] = {}
         self._assemblers: dict[int, Assembler] = {0: Assembler(0, 0)}
@@ -60,7 +53,6 @@ class BrokerProtocol(Protocol):
         self._timer: IDelayedCall | None = None
         self._confirms: dict[BrokerChannel, None] = {}
         self._pumps: dict[AnyQueue, None] = {}
-        self._announces_refusal = False
         self._heartbeat = LoopingCall(self._beat)
         self._heartbeat.clock = factory.clock
         self._silent_looks = 0
@@ -110,8 +102,8 @@ class BrokerProtocol(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         self._silent_looks = 0
-        if self._greeting is not None:
-            data = self._read_greeting(data)
+        if not self.handshake.greeted:
+            data = self._greet(data)
         try:
             self._frames += self._parser.feed(data)
         except AmqpError as error:
@@ -150,33 +142,17 @@ class BrokerProtocol(Protocol):
             self.transport.pauseProducing()  # type: ignore[attr-defined]
         self._end_turn()
 
-    def _read_greeting(self, data: bytes) -> bytes:
-        """§4.2.2: the protocol header comes first; whoever says something else is told ours, and goes."""
-        greeting = self._greeting + data if self._greeting else data
-        if len(greeting) < len(PROTOCOL_HEADER) and PROTOCOL_HEADER.startswith(greeting):
-            self._greeting = greeting
-            return b""
-        self._greeting = None
-        if not greeting.startswith(PROTOCOL_HEADER):
+    def _greet(self, data: bytes) -> bytes:
+        try:
+            rest = self.handshake.greet(data)
+        except OtherProtocol:
             self._write(PROTOCOL_HEADER)
             self._closing = True
             self._lose()
             return b""
-        properties: dict[str, Any] = {
-            "product": "rtprov",
-            "version": __version__,
-            "capabilities": {
-                "publisher_confirms": True,
-                "basic.nack": True,
-                "consumer_cancel_notify": True,
-                "connection.blocked": True,
-                "authentication_failure_close": True,
-                "per_consumer_qos": True,
-                "direct_reply_to": True,
-            },
-        }
-        self.send_method(0, Connection.Start(0, 9, properties, MECHANISMS, "en_US"))
-        return greeting[len(PROTOCOL_HEADER) :]
+        if self.handshake.greeted:
+            self.send_method(0, self.handshake.start)
+        return rest
 
     def _end_turn(self) -> None:
         """Serve the queues that have got room, then make this turn's work safe and confirm it."""
@@ -235,7 +211,7 @@ class BrokerProtocol(Protocol):
             return
         if number == 0:
             self._on_connection_method(command)
-        elif self._stage is not None:
+        elif not self.handshake.done:
             raise AmqpError(503, f"COMMAND_INVALID - channel {number} before the connection is open")
         else:
             self._on_channel_method(number, command)
@@ -289,61 +265,39 @@ class BrokerProtocol(Protocol):
             self._write(encode_method(0, Connection.CloseOk()))
             self._closing = True
             self._lose()
-        elif self._stage is not None:
-            self._stage(command)
+        elif not self.handshake.done:
+            self._go_on_with_handshake(command)
         else:
             raise AmqpError(540, f"NOT_IMPLEMENTED - {method.name}", method.index >> 16, method.index & 0xFFFF)
 
-    def _on_start_ok(self, command: Command) -> None:
-        method = _expect(command, Connection.StartOk)
-        capabilities = (method.client_properties or {}).get("capabilities")
-        capabilities = capabilities if isinstance(capabilities, dict) else {}
-        self.understands_cancel = capabilities.get("consumer_cancel_notify") is True
-        self._understands_blocked = capabilities.get("connection.blocked") is True
-        self._announces_refusal = capabilities.get("authentication_failure_close") is True
-        username, password = credentials_from(method.mechanism, method.response)
-        expected = self.factory.credentials.get(username)
-        if expected is None or not hmac.compare_digest(expected.encode(), password.encode()):
-            self._log.warn("{peer}: log-in refused for user {user!r}", peer=self._peer(), user=username[:64])
-            self._refuse(method.mechanism)
-            return
-        self.username = username
-        limits = self.factory.limits
-        self._stage = self._on_tune_ok
-        self.send_method(0, Connection.Tune(limits.channels, limits.frame_bytes, limits.heartbeat_s))
-
-    def _refuse(self, mechanism: str) -> None:
-        if self._announces_refusal:
-            text = f"ACCESS_REFUSED - Login was refused using authentication mechanism {mechanism}. For details see the broker logfile."
-            self._close(AmqpError(403, text))
-        else:
+    def _go_on_with_handshake(self, command: Command) -> None:
+        try:
+            answer = self.handshake.answer(command)
+        except LoginRefused as error:
+            self._log.warn("{peer}: log-in refused for user {user!r}", peer=self._peer(), user=error.username[:64])
+            if error.told:
+                raise
             self._closing = True
             self._lose()
+            return
+        if answer is not None:
+            self.send_method(0, answer)
+        if isinstance(command.method, Connection.TuneOk):
+            self._parser.frame_max = self.handshake.frame_max
+            self._start_heartbeat(self.handshake.heartbeat_s)
+        elif self.handshake.done:
+            self._stop_timer()
+            if self.factory.alarm is not None:
+                self.tell_alarm()
 
-    def _on_tune_ok(self, command: Command) -> None:
-        method = _expect(command, Connection.TuneOk)
-        frame_max = method.frame_max or self.factory.limits.frame_bytes
-        if not FRAME_MIN_SIZE <= frame_max <= self.factory.limits.frame_bytes:
-            raise AmqpError(530, f"NOT_ALLOWED - negotiated frame_max = {frame_max} is out of range")
-        self.frame_max = self._parser.frame_max = frame_max
-        self._stage = self._on_open
-        if method.heartbeat:
-            beating = self._heartbeat.start(method.heartbeat / 2, now=False)
+    def _start_heartbeat(self, interval_s: int) -> None:
+        if interval_s:
+            beating = self._heartbeat.start(interval_s / 2, now=False)
             beating.addErrback(lambda reason: self._log.failure("{peer}: heartbeats have stopped", reason, peer=self._peer()))
-
-    def _on_open(self, command: Command) -> None:
-        method = _expect(command, Connection.Open)
-        if method.virtual_host != "/":
-            raise AmqpError(530, f"NOT_ALLOWED - vhost {method.virtual_host} not found", 10, 40)
-        self._stage = None
-        self._stop_timer()
-        self.send_method(0, Connection.OpenOk())
-        if self.factory.alarm is not None:
-            self.tell_alarm()
 
     def tell_alarm(self) -> None:
         """Bid an open connection's publishers wait, or go on (https://www.rabbitmq.com/docs/connection-blocked)."""
-        if self._stage is None and self._understands_blocked:
+        if self.handshake.done and "connection.blocked" in self.handshake.capabilities:
             alarm = self.factory.alarm
             self.send_method(0, Connection.Unblocked() if alarm is None else Connection.Blocked(_short(alarm)))
 
@@ -372,7 +326,7 @@ class BrokerProtocol(Protocol):
 
     def close_for_shutdown(self) -> None:
         """The broker stops."""
-        if self._stage is None:
+        if self.handshake.done:
             self._close(AmqpError(320, "CONNECTION_FORCED - broker forced connection closure with reason 'shutdown'"))
         else:
             self._abort()
@@ -422,13 +376,6 @@ _CHANNEL_OPEN = Channel.Open.index.to_bytes(4, "big")
 def _confirm(channels: Iterable[BrokerChannel]) -> None:
     for channel in channels:
         channel.confirm()
-
-
-def _expect(command: Command, kind: type[base.Frame]) -> Any:
-    """The method, where it is the one that the handshake is waiting for."""
-    if not isinstance(command.method, kind):
-        raise AmqpError(503, f"COMMAND_INVALID - {command.method.name} out of turn")
-    return command.method
 
 
 def _short(text: str) -> str:
