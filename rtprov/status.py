@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred, TimeoutError, fail
 from twisted.logger import Logger
 
 from rtprov.amqp.rpc import serve
-from rtprov.amqp.topology import Shard, declare_status
+from rtprov.amqp.topology import STATUS_EXCHANGE, Shard, declare_status
 from rtprov.errors import BrokerError, NoReply, NoWorker, Overloaded, Unroutable
 from rtprov.model import State, shard_of
 from rtprov.wire import decode_status_reply, decode_status_request, encode_status_reply, encode_status_request
@@ -52,8 +52,8 @@ class StatusServer:
     async def attach(self, connection: AmqpConnection) -> None:
         """Start to answer. The journal has passed its barrier on this connection before."""
         channel = await connection.open_channel()
-        await declare_status(channel, self._shard)
-        await serve(channel, self._shard.status, self._answer, prefetch=PREFETCH)
+        queue = await declare_status(channel, self._shard)
+        await serve(channel, queue, self._answer, prefetch=PREFETCH)
 
     def detach(self) -> None:
         """The connection, and with it the consumer, is gone: nothing to undo."""
@@ -125,7 +125,7 @@ class StatusClient:
     async def _converse(self, desk: _Desk, batch: Sequence[_Question], barrier: bool) -> None:
         try:
             request = encode_status_request([question.pair for question in batch], barrier=barrier)
-            reply = await self._rpc.call(desk.shard.status, request, timeout_s=REPLY_DEADLINE_S)
+            reply = await self._rpc.call(desk.shard.status, request, exchange=STATUS_EXCHANGE, timeout_s=REPLY_DEADLINE_S)
             states = decode_status_reply(reply)
             if len(states) != len(batch):
                 raise NoReply(f"The worker answered {len(states)} of {len(batch)} status questions")

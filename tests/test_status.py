@@ -31,8 +31,8 @@ class Worker:
 
     async def attach(self, connection: AmqpConnection) -> None:
         channel = await connection.open_channel()
-        await declare_status(channel, self.shard)
-        await serve(channel, self.shard.status, self._answer, prefetch=100)
+        queue = await declare_status(channel, self.shard)
+        await serve(channel, queue, self._answer, prefetch=100)
 
     async def _answer(self, body: bytes) -> bytes:
         request = decode_status_request(body)

@@ -10,7 +10,7 @@ from pamqp.commands import Basic
 
 from rtprov.amqp.connection import BrokerConnection
 from rtprov.amqp.publisher import Publisher
-from rtprov.amqp.topology import DELIVERY_LIMIT, PARKED_QUEUE, TASKS_EXCHANGE, Shard
+from rtprov.amqp.topology import DELIVERY_LIMIT, PARKED_QUEUE, STATUS_EXCHANGE, TASKS_EXCHANGE, Shard
 from rtprov.amqp.url import BrokerUrl
 from rtprov.errors import UndecodableMessage
 from tests.brokered import _Taker
@@ -164,7 +164,7 @@ class NotOurs(VersionsTestCase):
         """What is no question gets no answer, and the next question gets one."""
         done = self.system.accepted(DEVICE)
         for body in self.BODIES:
-            self.publish("", SHARD.status, body)
+            self.publish(STATUS_EXCHANGE, SHARD.status, body)
         self.assertEqual(self.status(DEVICE, done), RUNNING)
         self.assertEqual(len(self.flushLoggedErrors(UndecodableMessage)), len(self.BODIES))
         self.assert_alive()
@@ -179,8 +179,8 @@ class NotOurs(VersionsTestCase):
 
     def test_nothing_is_repeated(self) -> None:
         """Nothing of a message that is not ours reaches the log."""
-        for key in (SHARD.work, SHARD.dead, SHARD.status):
-            self.publish("", key, b'{"kind": "s3cr3t", "s3cr3t": "s3cr3t"}')
+        for exchange, key in (("", SHARD.work), ("", SHARD.dead), (STATUS_EXCHANGE, SHARD.status)):
+            self.publish(exchange, key, b'{"kind": "s3cr3t", "s3cr3t": "s3cr3t"}')
         self.write(b"s3cr3t", b'{"kind": "finished", "state": "s3cr3t"}')
         self.assert_alive()
         self.flushLoggedErrors(UndecodableMessage)

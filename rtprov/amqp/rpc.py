@@ -68,8 +68,8 @@ class RpcClient:
         for correlation_id in list(self._requests):
             self._end(correlation_id, NoReply(f"The reply was lost: {reason}"))
 
-    def call(self, queue: str, body: bytes, *, timeout_s: float) -> Deferred[bytes]:
-        """Send `body` to `queue` and fire with the reply's body.
+    def call(self, routing_key: str, body: bytes, *, exchange: str = "", timeout_s: float) -> Deferred[bytes]:
+        """Send `body` to a queue, or to all that `exchange` has for the routing key, and fire with the body of the first reply.
 
         Fails with `Unroutable` when there is no such queue, `NoReply` when nothing came within `timeout_s` seconds or the connection was
         lost, `BrokerUnavailable` or `Overloaded` when nothing was sent. Cancelling forgets the request.
@@ -83,7 +83,7 @@ class RpcClient:
         late = NoReply(f"No reply within {timeout_s:g} s")
         self._requests[correlation_id] = _Request(reply, self._clock.callLater(timeout_s, self._end, correlation_id, late))
         properties = Basic.Properties(correlation_id=correlation_id, reply_to=REPLY_TO, expiration=str(max(1, math.ceil(timeout_s * 1000))))
-        published = self._publisher.publish("", queue, body, properties=properties, mandatory=True)
+        published = self._publisher.publish(exchange, routing_key, body, properties=properties, mandatory=True)
         published.addErrback(lambda reason: self._on_unpublished(correlation_id, reason))
         return reply
 

@@ -15,7 +15,7 @@ class TopologyTests(AmqpTestCase):
         shard = Shard(3, 8)
         self.assertEqual(
             (shard.work, shard.journal, shard.status, shard.dead),
-            ("rtprov.work.3of8", "rtprov.journal.3of8", "rtprov.status.3of8", "rtprov.dead.3of8"),
+            ("rtprov.work.3of8", "rtprov.journal.3of8", "status.3of8", "rtprov.dead.3of8"),
         )
         self.assertEqual((shard.requested_key, shard.event_key), ("requested.3of8", "event.3of8"))
 
@@ -25,7 +25,7 @@ class TopologyTests(AmqpTestCase):
         self.result(Topology([Shard(0, 2), Shard(1, 2)]).attach(connection))
         self.assertEqual(
             [(declare.exchange, declare.exchange_type, declare.durable) for declare in self.peer.commands(Exchange.Declare)],
-            [("rtprov.tasks", "direct", True), ("rtprov.dead", "direct", True)],
+            [(f"rtprov.{name}", "direct", True) for name in ("tasks", "dead", "status")],
         )
         declared = {declare.queue: declare for declare in self.peer.commands(Queue.Declare)}
         self.assertEqual(
@@ -58,9 +58,10 @@ class TopologyTests(AmqpTestCase):
         self.assertIn("inequivalent arg", str(self.error(Topology([Shard(0, 1)]).attach(self.connect()), AmqpError)))
 
     def test_status(self) -> None:
-        """The status queue is durable and goes with its last consumer."""
-        self.result(declare_status(self.channel(self.connect()), Shard(0, 1)))
+        """Each worker has a queue of its own for status requests, which goes with its connection."""
+        self.broker.answers[Queue.Declare] = lambda peer, _: Queue.DeclareOk("amq.gen-1", 0, 0)
+        self.assertEqual(self.result(declare_status(self.channel(self.connect()), Shard(0, 1))), "amq.gen-1")
         (declare,) = self.peer.commands(Queue.Declare)
-        self.assertEqual(
-            (declare.queue, declare.durable, declare.auto_delete, declare.exclusive), ("rtprov.status.0of1", True, True, False)
-        )
+        self.assertEqual((declare.queue, declare.durable, declare.exclusive), ("", False, True))
+        (bind,) = self.peer.commands(Queue.Bind)
+        self.assertEqual((bind.queue, bind.exchange, bind.routing_key), ("amq.gen-1", "rtprov.status", "status.0of1"))
