@@ -1,4 +1,4 @@
-"""Who may come in, and who it is: one `Gate` in front of all routes of the front end.
+"""Who may come in, and who it is: one `Admission` before all routes of the front end.
 
 A client is known by its bearer token's name, else by the common name of its certificate, else by its address; `Caller.name` says which of
 these it is. By this name requests are counted, and accepted tasks told of in the log.
@@ -55,7 +55,7 @@ def _printable(text: str | bytes) -> str:
     return "".join(each if each.isprintable() else "\ufffd" for each in shown[:64])
 
 
-class Gate:
+class Admission:
     """Judges each request by its head, before anything of its body is kept.
 
     With `tokens`, a request must have one of them (an empty list lets nobody in). With `rate`, each client is kept to it; those who are

@@ -22,7 +22,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from rtprov.access import Caller, Gate, caller_at
+from rtprov.access import Admission, Caller, caller_at
 from rtprov.errors import (
     BrokerError,
     CredentialsMalformed,
@@ -272,8 +272,8 @@ class JsonChannel(HTTPChannel):
         """Who sends a request with these headers. Raises what it is refused for."""
         if self._caller is None:
             self._caller = caller_at(cast("Any", self.transport))
-        gate = self.site.gate
-        return self._caller if gate is None else gate.admit(headers, self._caller)
+        admission = self.site.admission
+        return self._caller if admission is None else admission.admit(headers, self._caller)
 
     def refuse_for(self, error: RtprovError) -> None:
         """Answer an error of the table at once."""
@@ -384,7 +384,7 @@ class _Refused(Resource):
 
 
 class JsonSite(Site):
-    """Serves `resource` on HTTP/1.1 to whom `gate` lets in; without one, to everybody.
+    """Serves `resource` on HTTP/1.1 to those whom `admission` admits; without one, to everybody.
 
     `reactor` carries the timers. A request has `timeout_s` seconds to arrive as a whole, and as long may pass until the next one begins.
     """
@@ -393,9 +393,11 @@ class JsonSite(Site):
     protocol = JsonChannel  # type: ignore[assignment] # not Twisted's switch between HTTP/1.1 and HTTP/2
     requestFactory = JsonRequest
 
-    def __init__(self, resource: IResource, *, reactor: IReactorTime, gate: Gate | None = None, timeout_s: float = IDLE_TIMEOUT_S) -> None:
+    def __init__(
+        self, resource: IResource, *, reactor: IReactorTime, admission: Admission | None = None, timeout_s: float = IDLE_TIMEOUT_S
+    ) -> None:
         super().__init__(resource, timeout=cast("int", timeout_s), reactor=reactor, parsePOSTFormSubmission=False)
-        self.gate = gate
+        self.admission = admission
         self.timeout_s = timeout_s
         self._refused = _Refused()
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 from twisted.application.service import IService
 from twisted.internet import reactor
 
-from rtprov.access import Gate
+from rtprov.access import Admission
 from rtprov.amqp.url import BrokerUrl, client_endpoint
 from rtprov.limits import Connections, Rate
 from rtprov.tap import options as opt
@@ -47,15 +47,15 @@ class Options(opt.CommandOptions):
     )
 
 
-def make_gate(options: dict[str, Any]) -> Gate:
-    """The gate as the options describe it. Raises `ConfigurationError`."""
-    gate = Gate(now=clock.seconds, rate=None if options["rate"] is None else Rate(options["rate"]))
-    _load_tokens(gate, options["tokens"])
-    return gate
+def make_admission(options: dict[str, Any]) -> Admission:
+    """Whom the front end lets in, as the options describe it. Raises `ConfigurationError`."""
+    admission = Admission(now=clock.seconds, rate=None if options["rate"] is None else Rate(options["rate"]))
+    _load_tokens(admission, options["tokens"])
+    return admission
 
 
-def _load_tokens(gate: Gate, file: Path | None) -> None:
-    gate.tokens = None if file is None else load_tokens(file)
+def _load_tokens(admission: Admission, file: Path | None) -> None:
+    admission.tokens = None if file is None else load_tokens(file)
 
 
 class _FrontendCommand(Command):
@@ -71,14 +71,14 @@ class _FrontendCommand(Command):
             max_unconfirmed=options["max-unconfirmed"],
         )
         service.setServiceParent(self)
-        identity, gate = server_identity(options, "frontend"), make_gate(options)
-        load_tokens_again = None if options["tokens"] is None else partial(_load_tokens, gate, options["tokens"])
+        identity, admission = server_identity(options, "frontend"), make_admission(options)
+        load_tokens_again = None if options["tokens"] is None else partial(_load_tokens, admission, options["tokens"])
         Renewal(identity, clock=clock, load_others=load_tokens_again).setServiceParent(self)
         self._listening = front_end(
             options["listen"],
             service.frontend.resource(),
             identity,
-            gate=gate,
+            admission=admission,
             connections=Connections(total=options["max-connections"], per_address=options["max-connections-per-address"]),
             timeout_s=options["request-timeout"],
             objection=None if options["open"] or options["client-ca"] or options["tokens"] else OBJECTION,

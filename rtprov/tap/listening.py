@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from twisted.web.resource import IResource
     from twisted.web.server import Request
 
-    from rtprov.access import Gate
+    from rtprov.access import Admission
     from rtprov.limits import Connections
 
 log = Logger(namespace="rtprov")
@@ -128,8 +128,10 @@ class Answering(Listening):
 class CountingSite(JsonSite):
     """Knows how many requests are `under_way`."""
 
-    def __init__(self, resource: IResource, *, reactor: IReactorTime, gate: Gate | None = None, timeout_s: float = IDLE_TIMEOUT_S) -> None:
-        super().__init__(resource, reactor=reactor, gate=gate, timeout_s=timeout_s)
+    def __init__(
+        self, resource: IResource, *, reactor: IReactorTime, admission: Admission | None = None, timeout_s: float = IDLE_TIMEOUT_S
+    ) -> None:
+        super().__init__(resource, reactor=reactor, admission=admission, timeout_s=timeout_s)
         self.under_way = 0
         self._waiting: list[Deferred[None]] = []
 
@@ -164,13 +166,13 @@ def front_end(
     resource: IResource,
     identity: ServerIdentity,
     *,
-    gate: Gate | None = None,
+    admission: Admission | None = None,
     connections: Connections | None = None,
     timeout_s: float = IDLE_TIMEOUT_S,
     objection: str | None = None,
 ) -> Answering:
-    """Serve the front end's resource over HTTPS, to whom `gate` lets in, on as many `connections` as there may be."""
+    """Serve the front end's resource over HTTPS to those whom `admission` admits, on as many `connections` as there may be."""
     text, endpoint = where
-    site = CountingSite(resource, reactor=clock, gate=gate, timeout_s=timeout_s)
+    site = CountingSite(resource, reactor=clock, admission=admission, timeout_s=timeout_s)
     secure = TLSEndpoint(endpoint, identity, clock, connections)
     return Answering("service B (front end)", text, secure, site, clock, objection)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from rtprov.tls import Files
 
-LOOK_EVERY_S = 10.0
+LOOK_EVERY_S = 5.0
 WARN_EVERY_S = 86400.0
 
 

@@ -14,6 +14,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from rtprov.access import caller_at
 from rtprov.errors import ConfigurationError
 from rtprov.limits import Connections
+from rtprov.tls import VerifiedHTTPS
 from rtprov.tls_server import WARN_EVERY_S, ServerIdentity, TLSEndpoint
 from tests.memory import MemoryNetwork
 from tests.test_tls import PING, Old, Peer, Peers, TlsTestCase
@@ -135,6 +136,29 @@ class Replacing(ServerTestCase):
         self.assert_agreed(self.handshake(identity, self.client(identity="client")))
         server, _ = self.handshake(identity, self.client(identity="new-client"))
         self.assert_failed(server, "certificate verify failed")
+
+    def test_client(self) -> None:
+        """A client takes over its files as a server does: the CA that it trusts, and the certificate that it shows."""
+        policy = VerifiedHTTPS(self.file("ca.pem"), self.file("client.pem"), self.file("client.key"))
+        self.assertFalse(policy.changed)
+        before = policy.creatorForNetloc(b"a.example", 443)
+        identity, old_ca = self.new_identity("ca.pem"), self.ca
+        self.assert_agreed(self.handshake(identity, before))
+        self.ca = trustme.CA()
+        self.ca.cert_pem.write_to_path(str(self.file("ca.pem")))
+        self.issue("a", self.ca, "a.example")
+        self.issue("client", old_ca, "client.example")
+        identity.reload()
+        self.assertTrue(policy.changed)
+        policy.reload()
+        server, _ = self.handshake(identity, policy.creatorForNetloc(b"a.example", 443))
+        self.assert_failed(server, "certificate verify failed")  # the client's is the old CA's
+        self.issue("client", self.ca, "client.example")
+        policy.reload()
+        self.assert_agreed(self.handshake(identity, policy.creatorForNetloc(b"a.example", 443)))
+        self.file("client.key").write_bytes(b"")
+        self.assertRaises(ConfigurationError, policy.reload)
+        self.assert_agreed(self.handshake(identity, policy.creatorForNetloc(b"a.example", 443)))
 
     def test_whose_time_runs_out(self) -> None:
         """The files whose time can run out are the certificate, and the CA for clients."""

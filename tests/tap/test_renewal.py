@@ -13,11 +13,11 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 
-from rtprov.access import Gate
+from rtprov.access import Admission
 from rtprov.certs import make_development_set
 from rtprov.errors import ConfigurationError
 from rtprov.tap import frontend
-from rtprov.tap.frontend import make_gate
+from rtprov.tap.frontend import make_admission
 from rtprov.tap.renewal import LOOK_EVERY_S, WARN_EVERY_S, Renewal
 from rtprov.tap.services import Command
 from rtprov.tls_server import ServerIdentity
@@ -120,13 +120,13 @@ class Tokens(RenewalTestCase):
         file = self.certs / "tokens"
         (first, _), (second, _) = new_token("first"), new_token("second")
         file.write_text(first.line)
-        gate = make_gate(self.options_with(file))
-        renewal = self.start(lambda: frontend._load_tokens(gate, file))
+        admission = make_admission(self.options_with(file))
+        renewal = self.start(lambda: frontend._load_tokens(admission, file))
         file.write_text(second.line)
         self.assertEqual(self.look(), [])
-        self.assertEqual(gate.tokens, (first,))
+        self.assertEqual(admission.tokens, (first,))
         renewal.reload()
-        self.assertEqual(gate.tokens, (second,))
+        self.assertEqual(admission.tokens, (second,))
         self.assertEqual(self.lines, ["certificates reloaded", "tokens reloaded"])
 
     def test_mistake(self) -> None:
@@ -134,23 +134,23 @@ class Tokens(RenewalTestCase):
         file = self.certs / "tokens"
         token, _ = new_token("first")
         file.write_text(token.line)
-        gate = make_gate(self.options_with(file))
-        renewal = self.start(lambda: frontend._load_tokens(gate, file))
+        admission = make_admission(self.options_with(file))
+        renewal = self.start(lambda: frontend._load_tokens(admission, file))
         file.write_text(f"{token.line}\ns3cr3t")
         renewal.reload()
-        self.assertEqual(gate.tokens, (token,))
+        self.assertEqual(admission.tokens, (token,))
         self.assertIn(f"tokens not reloaded, those before stay: {file}: line 2: ", self.lines[-1])
         self.assertNotIn("s3cr3t", self.lines[-1])
 
     def test_none(self) -> None:
         """Without a file there is nothing to load, and nobody is asked for a token."""
-        gate = make_gate({"tokens": None, "rate": None})
-        self.assertIsNone(gate.tokens)
-        self.assertIsInstance(gate, Gate)
+        admission = make_admission({"tokens": None, "rate": None})
+        self.assertIsNone(admission.tokens)
+        self.assertIsInstance(admission, Admission)
 
     def test_wrong_at_the_start(self) -> None:
         """A file that is no good at the start ends the command."""
-        self.assertRaises(ConfigurationError, make_gate, self.options_with(self.certs / "none"))
+        self.assertRaises(ConfigurationError, make_admission, self.options_with(self.certs / "none"))
 
 
 class Hangup(RenewalTestCase):

@@ -1,4 +1,4 @@
-"""The gate in front of the front end: who is let in, with which answer others are not, and that nothing gets past it."""
+"""Admission to the front end: who is let in, with which answer others are not, and that nothing gets past it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
 
-from rtprov.access import Gate
+from rtprov.access import Admission
 from rtprov.http import MAX_BODY_BYTES, JsonSite, caller_of
 from rtprov.limits import Rate
 from rtprov.model import State
@@ -23,7 +23,7 @@ CHALLENGE = 'Bearer realm="rtprov"'
 
 
 class GateTestCase(FrontendTestCase):
-    """B behind a gate for the tokens of "billing" and, for reading, "dash"."""
+    """B, which admits the tokens of "billing" and, for reading, "dash"."""
 
     per_s: float | None = None
 
@@ -32,8 +32,8 @@ class GateTestCase(FrontendTestCase):
         billing, self.billing = new_token("billing")
         dash, self.dash = new_token("dash", read_only=True)
         rate = None if self.per_s is None else Rate(self.per_s)
-        self.gate = Gate(now=self.clock.seconds, tokens=(billing, dash), rate=rate)
-        self.network.listen("b").listen(JsonSite(self.frontend.resource(), reactor=self.reactor, gate=self.gate))
+        self.admission = Admission(now=self.clock.seconds, tokens=(billing, dash), rate=rate)
+        self.network.listen("b").listen(JsonSite(self.frontend.resource(), reactor=self.reactor, admission=self.admission))
         self.knows(State.COMPLETED)
 
     def bearer(self, token: str) -> str:
@@ -52,7 +52,7 @@ class GateTestCase(FrontendTestCase):
 
 class Tokens(GateTestCase):
     def test_let_in(self) -> None:
-        """A request with one of the tokens is answered as it is without a gate; the scheme's case and spaces do not matter."""
+        """A request with one of the tokens is answered as any is where nobody is kept out; the scheme's case and spaces do not matter."""
         for field in (f"Bearer {self.billing}", f"bearer {self.billing}", f"BEARER   {self.billing} "):
             self.assertAccepted(self.post(BODY, f"Authorization: {field}"))
         self.assertEqual(self.get_as(self.billing).status, 200)
@@ -71,8 +71,8 @@ class Tokens(GateTestCase):
             self.assertTurnedAway(self.post_as(token), 401, UNKNOWN, f'{CHALLENGE}, error="invalid_token"')
 
     def gate_hash(self) -> str:
-        assert self.gate.tokens is not None
-        return self.gate.tokens[0].digest.hex()
+        assert self.admission.tokens is not None
+        return self.admission.tokens[0].digest.hex()
 
     def test_malformed(self) -> None:
         """Credentials that cannot be read, or come twice, are a 400, and never those of either."""
@@ -91,7 +91,7 @@ class Tokens(GateTestCase):
             self.assertEqual(self.ask(method, GET_PATH, None, [self.bearer(self.dash)]).status, 403)
 
     def test_no_path_around(self) -> None:
-        """The gate stands in front of every path and method there is or is not, however it is written."""
+        """Admission comes before every path and method there is or is not, however it is written."""
         for path in ("/", "/nothing", GET_PATH, POST_PATH, "//", "/a%2Fb", "/%zz", "http://b/", "*"):
             for method in ("GET", "HEAD", "POST", "PUT", "OPTIONS", "frob"):
                 answers = self.say(request(method, path), method)
@@ -110,7 +110,7 @@ class Tokens(GateTestCase):
         """A token that is taken away is not let in any longer, not even on a connection on which it was."""
         client, data = self.connect(), request("GET", GET_PATH, None, [self.bearer(self.billing)])
         client.send(data)
-        self.gate.tokens = ()
+        self.admission.tokens = ()
         client.send(data)
         self.assertEqual([answer.status for answer in client.answers()], [200, 401])
 
@@ -184,20 +184,20 @@ class Rates(GateTestCase):
 class Callers(WebTestCase):
     """What a handler learns of who sent a request."""
 
-    def served(self, gate: Gate | None, *fields: str) -> bytes:
+    def served(self, admission: Admission | None, *fields: str) -> bytes:
         class Who(Resource):
             isLeaf = True
 
             def render(self, request: IRequest) -> bytes:
                 return caller_of(request).encode()
 
-        self.network.listen("b").listen(JsonSite(Who(), reactor=self.reactor, gate=gate))
+        self.network.listen("b").listen(JsonSite(Who(), reactor=self.reactor, admission=admission))
         return self.ask("GET", "/", None, fields).body
 
     def test_names(self) -> None:
         """Without tokens it is the address, with them the token's name."""
         self.assertEqual(self.served(None), b"address:127.0.0.1")
-        self.assertEqual(self.served(Gate(now=self.clock.seconds)), b"address:127.0.0.1")
+        self.assertEqual(self.served(Admission(now=self.clock.seconds)), b"address:127.0.0.1")
         token, secret = new_token("billing")
-        gate = Gate(now=self.clock.seconds, tokens=(token,))
-        self.assertEqual(self.served(gate, f"Authorization: Bearer {secret}"), b"token:billing")
+        admission = Admission(now=self.clock.seconds, tokens=(token,))
+        self.assertEqual(self.served(admission, f"Authorization: Bearer {secret}"), b"token:billing")
