@@ -57,7 +57,7 @@ class DeadLetters:
         self._publisher = publisher
         self._clock = clock
         self._wall_clock = wall_clock
-        self._burials: set[Deferred[None]] = set()
+        self._burials: dict[Deferred[None], None] = {}  # an ordered set
 
     async def attach(self, connection: AmqpConnection) -> None:
         """Consume the shard's dead letters. Raises `BrokerError`."""
@@ -71,9 +71,9 @@ class DeadLetters:
 
     def _on_delivery(self, delivery: Delivery) -> None:
         burial = Deferred.fromCoroutine(self._try_to_bury(delivery))
-        self._burials.add(burial)
+        self._burials[burial] = None
         burial.addErrback(lambda reason: None if reason.check(CancelledError) else reason)
-        burial.addBoth(lambda _: self._burials.discard(burial))
+        burial.addBoth(lambda _: self._burials.pop(burial, None))
 
     async def _try_to_bury(self, delivery: Delivery) -> None:
         try:

@@ -100,7 +100,7 @@ class ShardJournal:
         self._seen = 0
         self._last: Delivery | None = None
         self._settling: LoopingCall | None = None
-        self._retries: set[Deferred[None]] = set()
+        self._retries: dict[Deferred[None], None] = {}  # an ordered set
         self._retry_call: IDelayedCall | None = None
         self._flight: _Flight | None = None
         self._waiting: list[Deferred[None]] = []
@@ -201,20 +201,20 @@ class ShardJournal:
     def _pause(self) -> Deferred[None]:
         """Fire when it is time to publish again: one timer for all that wait, however many the broker's outage has gathered."""
         waiter: Deferred[None] = Deferred(self._forget_retry)
-        self._retries.add(waiter)
+        self._retries[waiter] = None
         if self._retry_call is None:
             self._retry_call = self._clock.callLater(RETRY_PAUSE_S * (1 + self._rng.random()), self._retry)
         return waiter
 
     def _forget_retry(self, waiter: Deferred[None]) -> None:
-        self._retries.discard(waiter)
+        self._retries.pop(waiter, None)
         if not self._retries and self._retry_call is not None:
             self._retry_call.cancel()
             self._retry_call = None
 
     def _retry(self) -> None:
         self._retry_call = None
-        retries, self._retries = self._retries, set()
+        retries, self._retries = self._retries, {}
         _tell(retries, None)
 
     def _publish(self, body: bytes) -> Deferred[None]:

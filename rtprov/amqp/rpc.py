@@ -134,13 +134,13 @@ class _Server:
         self._channel = channel
         self._queue = queue
         self._handler = handler
-        self._at_work: set[Deferred[None]] = set()
+        self._at_work: dict[Deferred[None], None] = {}  # an ordered set
 
     def on_request(self, delivery: Delivery) -> None:
         work = Deferred.fromCoroutine(self._answer(delivery))
         if not work.called:
-            self._at_work.add(work)
-            work.addBoth(lambda _: self._at_work.discard(work))
+            self._at_work[work] = None
+            work.addBoth(lambda _: self._at_work.pop(work, None))
 
     def stop(self, _: BrokerError) -> None:
         for work in list(self._at_work):

@@ -64,7 +64,7 @@ class BrokerProtocol(Protocol):
 
     def connectionMade(self) -> None:
         assert self.transport is not None
-        self.factory.connections.add(self)
+        self.factory.connections[self] = None
         set_no_delay = getattr(self.transport, "setTcpNoDelay", None)
         if set_no_delay is not None:
             set_no_delay(True)

@@ -56,7 +56,7 @@ class BrokerFactory(Factory):
         self.clock = clock
         self.limits = limits
         self.reply_channels: dict[str, BrokerChannel] = {}
-        self.connections: set[BrokerProtocol] = set()
+        self.connections: dict[BrokerProtocol, None] = {}  # an ordered set
         self._alarms: dict[str, str] = {}
         self._tokens = count(1)
         self._stopped = False
@@ -122,7 +122,7 @@ class BrokerFactory(Factory):
 
     def forget(self, connection: BrokerProtocol) -> None:
         """The connection is gone."""
-        self.connections.discard(connection)
+        self.connections.pop(connection, None)
         if not self.connections and self._gone is not None:
             gone, self._gone = self._gone, None
             gone.callback(None)

@@ -33,14 +33,21 @@ class SqliteStorage:
     """`run` calls a function in the writer thread, one call at a time and in order, and fires with what it returns or raises.
 
     When the file cannot be written, the disk being full, the batch is tried again each second until it can; nothing is confirmed
-    meanwhile, and nothing lost.
+    meanwhile, and nothing lost. `open_database` is another way to have a database than a file in `directory`.
     """
 
     _log = Logger()
 
-    def __init__(self, *, directory: Path, run: Callable[..., Deferred[Any]], clock: IReactorTime) -> None:
+    def __init__(
+        self,
+        *,
+        directory: Path,
+        run: Callable[..., Deferred[Any]],
+        clock: IReactorTime,
+        open_database: Callable[[Path], Database] = Database.open,
+    ) -> None:
         self.on_trouble: Callable[[str | None], None] = nobody
-        self._database = Database.open(directory)
+        self._database = open_database(directory)
         self._directory = directory
         self._run = run
         self._clock = clock

@@ -1,0 +1,228 @@
+"""What must hold, whatever happens. Checked as things happen, against what A did and what stands on the broker's disk; the first breach counts.
+
+- A task whose POST was answered 200 is on the disk, gets exactly one final status, and is never "not found".
+- A final status is the one that the journal has, and never changes; nobody who has seen it is told "running" again.
+- `Completed` needs a success of A, "equipment not found" A's 404.
+- A gets the body that the client sent.
+- Calls for one device never overlap: not within a worker, nor between two while the broker holds the first one's connection for alive.
+- A device's tasks run in the order in which the broker took them: none is called before all earlier ones have ended.
+- A task that has ended is not begun again.
+- A front end answers within 5 s over a connection that nothing was done to.
+- Nothing is logged as an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from attrs import define, field
+
+from rtprov.broker.database import POSITION_BITS, Batch
+from rtprov.model import Finished, Requested, Started, State
+from rtprov.wire import decode_event
+
+if TYPE_CHECKING:
+    from twisted.logger import LogEvent
+
+    from tests.simulation.clock import Role, WorldClock
+    from tests.simulation.disk import Disk
+    from tests.simulation.network import Link, Network
+    from tests.simulation.service_a import Call
+    from tests.simulation.trace import Trace
+
+FRONTEND_DEADLINE_S = 5.0
+
+
+class Violation(Exception):
+    """Something that must hold did not."""
+
+
+@define(eq=False)
+class Order:
+    """What a client wants: one POST's worth of work, its body like no other's. `task_id` once it was accepted."""
+
+    number: int
+    device: str
+    body: bytes
+    task_id: str | None = None
+    final: State | None = None  # as clients were told
+
+
+@define(eq=False)
+class _Task:
+    """What is known of a task: from the disk, and from A."""
+
+    task_id: str
+    device: str
+    requested: bool = False
+    started: int = 0  # attempts that stand before the end in the journal
+    calls: int = 0
+    finished: State | None = None
+    succeeded: bool = False
+    unknown_to_a: bool = False
+
+
+@define(eq=False)
+class Checks:
+    """`broken` is the first breach. `disk` is given once there is one."""
+
+    trace: Trace
+    world: WorldClock
+    network: Network
+    disk: Disk | None = None
+    broken: str | None = None
+    orders: dict[bytes, Order] = field(factory=dict)
+    accepted: dict[str, Order] = field(factory=dict)
+    tasks: dict[str, _Task] = field(factory=dict)
+    _queues: dict[int, str] = field(factory=dict)
+    _order: dict[str, list[_Task]] = field(factory=dict)  # a device's tasks, as the broker took them
+    _calls: dict[str, list[Call]] = field(factory=dict)  # a device's calls that may go on
+    _broker_links: dict[str, list[Link]] = field(factory=dict)  # of each role that consumes
+
+    def expect(self, holds: bool, text: str | Callable[[], str], task_id: str | None = None, device: str | None = None) -> None:
+        """Note a breach, unless there was one."""
+        if holds or self.broken is not None:
+            return
+        message = text if isinstance(text, str) else text()
+        about = [f"task {task_id}" if task_id else "", f"device {device}" if device else ""]
+        where = ", ".join(each for each in about if each)
+        self.broken = f"{message}{f' ({where})' if where else ''}\n{self.trace.about(task_id, device)}"
+
+    def task(self, task_id: str, device: str) -> _Task:
+        task = self.tasks.get(task_id)
+        if task is None:
+            task = self.tasks[task_id] = _Task(task_id, device)
+        return task
+
+    # The disk.
+
+    def on_written(self, batch: Batch) -> None:
+        """A batch is safe: this is what the journal says from now on."""
+        for row in batch.added.values():
+            if row[4] == "rtprov.tasks" and self._queue_name(row[0] >> POSITION_BITS).startswith("rtprov.journal"):
+                self._on_event(row[7])
+
+    def _queue_name(self, queue_id: int) -> str:
+        if queue_id not in self._queues:
+            assert self.disk is not None
+            self._queues = {number: name for name, number in self.disk.queue_ids().items()}
+        return self._queues.get(queue_id, "")
+
+    def _on_event(self, body: bytes) -> None:
+        event = decode_event(body)
+        if not isinstance(event, (Requested, Started, Finished)):
+            return
+        task = self.task(event.task_id, event.equipment_id)
+        if isinstance(event, Requested):
+            self.trace.note(f"disk: requested {event.task_id}", event.task_id, task.device)
+            task.requested = True
+            self._order.setdefault(task.device, []).append(task)
+        elif isinstance(event, Started):
+            self.trace.note(f"disk: started {event.task_id}, attempt {event.attempt}", event.task_id, task.device)
+            task.started += task.finished is None
+        else:
+            self.trace.note(f"disk: finished {event.task_id}: {event.state.value}, {event.reason}", event.task_id, task.device)
+            if task.finished is None:
+                task.finished = event.state
+                self._justified(task)
+
+    def _justified(self, task: _Task) -> None:
+        if task.finished is State.COMPLETED:
+            self.expect(task.succeeded, "Completed, but A never had a success", task.task_id, task.device)
+        elif task.finished is State.NOT_FOUND:
+            self.expect(task.unknown_to_a, "Equipment not found, but A never said so", task.task_id, task.device)
+
+    # A.
+
+    def on_link(self, link: Link) -> None:
+        if link.name == "broker":
+            self._broker_links.setdefault(link.client_role.name, []).append(link)
+
+    def on_call(self, call: Call) -> None:
+        """A has got a call."""
+        task = self.task(call.task_id, call.device)
+        task.calls += 1
+        self.trace.note(f"A: call {call.number} by {call.worker.name} for {call.task_id}: {call.conduct}", call.task_id, call.device)
+        order = self.orders.get(call.body)
+        right = order is not None and order.device == call.device and order.task_id in (None, call.task_id)
+        self.expect(right, "A got a body that its client did not send for this task", call.task_id, call.device)
+        for earlier in self._order.get(call.device, []):
+            if earlier is task:
+                break
+            if task.requested:
+                self.expect(
+                    earlier.finished is not None, f"A is called before the earlier task {earlier.task_id} has ended", call.task_id, call.device
+                )
+        over = task.finished is not None and task.calls > task.started
+        self.expect(not over, "A is called again for a task that had ended", call.task_id, call.device)
+        self._alone(call)
+
+    def _alone(self, call: Call) -> None:
+        """No other call for the device goes on, as far as its worker and the broker can know."""
+        going_on = []
+        for other in self._calls.get(call.device, []):
+            if other.over_at(call.sent_at) is not None:
+                continue
+            going_on.append(other)
+            if other.worker is call.worker:
+                message = f"{call.worker.name} calls A while its call {other.number} for {other.task_id} goes on"
+                self.expect(False, message, call.task_id, call.device)
+            elif self._held_alive(other.worker, other.sent_at, call.sent_at):
+                message = f"{call.worker.name} calls A while {other.worker.name}, which the broker holds for alive, has its call {other.number}"
+                self.expect(False, message, call.task_id, call.device)
+        self._calls[call.device] = [*going_on, call]
+
+    def _held_alive(self, worker: Role, since: float, until: float) -> bool:
+        """Whether the broker had one connection of the worker through all this time."""
+        for link in self._broker_links.get(worker.name, []):
+            lost_at = link.server.lost_at
+            if link.client_role is worker and link.since <= since and (lost_at is None or lost_at > until):
+                return True
+        return False
+
+    def on_answer(self, call: Call) -> None:
+        """A answers now."""
+        task = self.task(call.task_id, call.device)
+        self.trace.note(f"A: answers call {call.number}: {call.conduct}", call.task_id, call.device)
+        task.succeeded |= call.succeeded
+        task.unknown_to_a |= call.conduct == "unknown"
+
+    # Clients.
+
+    def on_accepted(self, order: Order, task_id: str) -> None:
+        self.expect(task_id not in self.accepted, "Two POSTs got one task id", task_id, order.device)
+        order.task_id = task_id
+        self.accepted[task_id] = order
+
+    def on_status(self, order: Order, state: State | None) -> None:
+        """A client was told; None is "task not found"."""
+        task_id, device = order.task_id, order.device
+        assert task_id is not None
+        self.expect(state is not None, "404 for a task that was accepted", task_id, device)
+        self.expect(order.final is None or state is order.final, f"A final status changed from {order.final} to {state}", task_id, device)
+        if state is None or not state.final or self.broken is not None:
+            return
+        order.final = state
+        finished = self.task(task_id, device).finished
+        self.expect(finished is state, f"A client is told {state}, the journal says {finished}", task_id, device)
+
+    def on_exchange(self, link: Link, seconds: float, what: str) -> None:
+        """A request was answered, or given up, after so long."""
+        late = seconds > FRONTEND_DEADLINE_S + 0.3 and not link.disturbed and not self.network.slow
+        self.expect(not late, lambda: f"{what}: no answer within {FRONTEND_DEADLINE_S:g} s, but after {seconds:.1f} s")
+
+    def on_log(self, text: str, event: LogEvent) -> None:
+        """An error was logged."""
+        failure = event.get("log_failure")
+        self.expect(False, f"An error was logged: {text}\n{failure.getTraceback() if failure is not None else ''}")
+
+    # The end.
+
+    def at_end(self) -> None:
+        """Everything has come to rest."""
+        for task_id, order in self.accepted.items():
+            self.expect(order.final is not None, "An accepted task has no final status", task_id, order.device)
+        for task in self.tasks.values():
+            ended = task.finished is not None or not task.requested
+            self.expect(ended, "A task that the broker took has no final status", task.task_id, task.device)

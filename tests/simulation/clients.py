@@ -1,0 +1,186 @@
+"""Clients: each wants a few tasks done, and is as patient, forgetful and impolite as its dice have it."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, cast
+
+from attrs import define, field
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionLost
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
+
+from rtprov.model import State
+from tests.simulation.checks import Checks, Order
+from tests.simulation.network import End, Network
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
+    from tests.simulation.clock import Role
+    from tests.simulation.trace import Trace
+
+PATIENCE_S = 12.0
+
+COMPLETED = (200, 200, "Completed")
+STATES: dict[tuple[int, int, str], State | None] = {
+    COMPLETED: State.COMPLETED,
+    (200, 204, "Task is still running"): State.RUNNING,
+    (500, 500, "Internal provisioning exception"): State.FAILED,
+    (404, 404, "The requested equipment is not found"): State.NOT_FOUND,
+    (404, 404, "The requested task is not found"): None,
+}
+
+
+class _Exchange(Protocol):
+    """One request on a connection of its own; `answer` fires with status and body, or fails when the connection goes before."""
+
+    def __init__(self, request: bytes) -> None:
+        self._request = request
+        self._received = b""
+        self.answer: Deferred[tuple[int, bytes]] = Deferred(lambda _: self.hang_up())
+
+    def connectionMade(self) -> None:
+        assert self.transport is not None
+        self.transport.write(self._request)
+
+    def dataReceived(self, data: bytes) -> None:
+        self._received += data
+        head, end, body = self._received.partition(b"\r\n\r\n")
+        if not end or self.answer.called:
+            return
+        lines = head.split(b"\r\n")
+        fields = {name.lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines[1:])}
+        if len(body) >= int(fields[b"content-length"]):
+            self.hang_up()
+            self.answer.callback((int(lines[0].split()[1]), body))
+
+    def hang_up(self) -> None:
+        cast("End", self.transport).abortConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if not self.answer.called:
+            self.answer.errback(ConnectionLost())
+
+
+class _Exchanges(Factory):
+    noisy = False
+
+    def __init__(self, request: bytes) -> None:
+        self._request = request
+
+    def buildProtocol(self, addr: object) -> _Exchange:
+        return _Exchange(self._request)
+
+
+@define(eq=False)
+class Client:
+    """Posts its orders to one front end, in order, and polls each task until it has ended. `wild` clients poll as fast as they can."""
+
+    role: Role
+    rng: random.Random
+    network: Network
+    checks: Checks
+    trace: Trace
+    frontend: str
+    orders: Sequence[Order]
+    wild: bool
+    until: float  # when a client has no more time for mischief
+    new_order: Callable[[str], Order]
+    _accepted: list[Order] = field(factory=list)
+
+    @property
+    def clock(self) -> IReactorTime:
+        return self.role.clock
+
+    def run(self) -> Deferred[None]:
+        """Fire when all its tasks have ended."""
+        return Deferred.fromCoroutine(self._run())
+
+    async def _run(self) -> None:
+        for order in self.orders:
+            await self._sleep(self.rng.random() * self.rng.choice([0.0, 2.0, 40.0]))
+            accepted = await self._post(order)
+            if self.rng.random() < 0.3 and accepted is not None:
+                await self._poll(accepted)
+        for order in self._accepted:
+            await self._poll(order)
+
+    async def _post(self, order: Order) -> Order | None:
+        """Post until it is accepted, or give up after a few times. Each try is an order of its own: the one before may be accepted, too."""
+        for _ in range(4):
+            answer = await self._request("POST", order.device, "", order.body, f"order {order.number}")
+            if answer is not None and answer[0] == 200:
+                task_id = answer[1]["taskId"]
+                self.trace.note(f"{self.role.name}: order {order.number} for {order.device} is task {task_id}", task_id, order.device)
+                self.checks.on_accepted(order, task_id)
+                self._accepted.append(order)
+                return order
+            if answer is not None:
+                self.checks.expect(answer[0] == 503, f"POST was answered {answer}", None, order.device)
+            await self._sleep(self.rng.random() * 5.0)
+            order = self.new_order(order.device)
+        return None
+
+    async def _poll(self, order: Order) -> None:
+        pause_s = 0.05 if self.wild else 1.0
+        while order.final is None and self.checks.broken is None:
+            await self.ask(order)
+            await self._sleep(pause_s * (0.5 + self.rng.random()))
+            pause_s = min(pause_s * 2, 20.0)
+
+    def see(self, order: Order) -> Deferred[None]:
+        """Ask for one task until there is an answer."""
+        return Deferred.fromCoroutine(self._see(order))
+
+    async def _see(self, order: Order) -> None:
+        while not await self.ask(order) and self.checks.broken is None:
+            await self._sleep(1.0)
+
+    async def ask(self, order: Order) -> bool:
+        """One GET; return whether it was answered."""
+        answer = await self._request("GET", order.device, f"/task/{order.task_id}", None, f"status of {order.task_id}")
+        if answer is None or answer[0] == 503:
+            return False
+        told = (answer[0], answer[1]["code"], answer[1]["message"])
+        self.checks.expect(told in STATES, f"GET was answered {told}", order.task_id, order.device)
+        state = STATES.get(told)
+        self.trace.note(f"{self.role.name}: {order.task_id} is {state.value if state else 'not found'}", order.task_id, order.device)
+        self.checks.on_status(order, state)
+        return True
+
+    def _sleep(self, seconds: float) -> Deferred[None]:
+        return deferLater(self.clock, seconds)
+
+    async def _request(self, method: str, device: str, rest: str, body: bytes | None, what: str) -> tuple[int, dict[str, str]] | None:
+        """Status and document, or None where there was no answer: refused, lost, given up, or hung up on."""
+        head = f"{method} /api/v1/equipment/cpe/{device}{rest} HTTP/1.1\r\nHost: b\r\n"
+        if body is not None:
+            head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        request = f"{head}\r\n".encode() + (body or b"")
+        try:
+            exchange = cast("_Exchange", await self.network.endpoint(self.role, self.frontend).connect(_Exchanges(request)))
+        except Exception:
+            return None
+        link = cast("End", exchange.transport).link
+        patience_s = PATIENCE_S
+        if self.role.world.now < self.until and self.rng.random() < 0.08:
+            patience_s = self.rng.random() * self.rng.choice([0.02, 5.0])  # it hangs up
+        began, given_up = self.role.world.now, False
+        try:
+            status, document = await exchange.answer.addTimeout(patience_s, self.clock)
+        except Exception:
+            given_up = True
+        if given_up:
+            self.trace.note(f"{self.role.name}: no answer to {method} {what}", None, device)
+            if patience_s == PATIENCE_S:
+                self.checks.on_exchange(link, self.role.world.now - began, what)
+            return None
+        self.checks.on_exchange(link, self.role.world.now - began, what)
+        if status == 503:
+            self.trace.note(f"{self.role.name}: {status} to {method} {what}: {document.decode()}", None, device)
+        return status, json.loads(document)

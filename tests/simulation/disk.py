@@ -1,0 +1,85 @@
+"""The embedded broker's disk: the real storage on a database in memory, whose writer takes its time and dies with its broker.
+
+What was committed survives the broker; what waited for the writer is lost. A batch that was being written when the broker died may be
+there or not, as on a real disk.
+"""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from rtprov.broker.database import _SCHEMA, Batch, Database
+from rtprov.broker.sqlite import SqliteStorage
+from tests.simulation.clock import Role, WorldClock
+
+
+class Disk(Database):
+    """What survives. `on_written` is called with each batch right after it is safe; `full` makes writing fail, `slow_s` makes it slow."""
+
+    def __init__(self, on_written: Callable[[Batch], None]) -> None:
+        connection = sqlite3.connect(":memory:", isolation_level=None)
+        connection.executescript(_SCHEMA)
+        super().__init__(connection, -1)
+        self._on_written = on_written
+        self.full = False
+        self.slow_s = 0.0
+
+    def write(self, batch: Batch) -> None:
+        if self.full:
+            raise sqlite3.OperationalError("database or disk is full")
+        super().write(batch)
+        self._on_written(batch)
+
+    def close(self) -> None:
+        """A broker lets go of it; the next one takes it up."""
+
+    def destroy(self) -> None:
+        """The end of the world."""
+        self._connection.close()
+
+
+class SimulatedStorage(SqliteStorage):
+    """A broker's access to the disk, for as long as `role` lives."""
+
+    def __init__(self, disk: Disk, *, role: Role, world: WorldClock, rng: random.Random) -> None:
+        self._disk = disk
+        self._role = role
+        self._world = world
+        self._disk_rng = rng
+        self._free_at = 0.0
+        self._under_way: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
+        super().__init__(directory=Path("disk"), run=self._run_later, clock=role.clock, open_database=lambda _: disk)
+
+    def _run_later(self, function: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
+        """The writer thread: one call at a time, each a little later."""
+        result: Deferred[Any] = Deferred()
+        rng = self._disk_rng
+        takes_s = 0.0005 + rng.random() * 0.02 + (rng.random() * 0.5 if rng.random() < 0.05 else 0.0) + self._disk.slow_s * rng.random()
+        self._free_at = max(self._free_at, self._world.now) + takes_s
+        self._under_way.append((function, arguments))
+        self._world.call_later(self._role, self._free_at - self._world.now, self._carry_out, result)
+        return result
+
+    def _carry_out(self, result: Deferred[Any]) -> None:
+        function, arguments = self._under_way.pop(0)
+        try:
+            value = function(*arguments)
+        except Exception:
+            # The answer comes from another thread, so it comes as an event of its own.
+            self._world.call_later(self._role, 0, result.errback, Failure())
+        else:
+            self._world.call_later(self._role, 0, result.callback, value)
+
+    def die(self) -> None:
+        """The broker is no more; with luck, what was being written is complete."""
+        if self._under_way and self._disk_rng.random() < 0.5 and not self._disk.full:
+            function, arguments = self._under_way[0]
+            if function == self._disk.write:
+                function(*arguments)

@@ -1,0 +1,454 @@
+"""The network between roles: streams of bytes that arrive late, in pieces, or not at all.
+
+A *link* is one connection with its two *ends*. What one end writes reaches the other in order, after a delay, cut into pieces anywhere; links
+do not wait for one another. A link can be
+
+- *cut*: each direction still carries some of what was on its way, up to any byte, then both ends learn of it, each at its own time;
+- *mute*, in one direction or both: nothing arrives and nobody is told, until it is heard again (a half-open connection);
+- *orphaned*, when a role dies: its peers see the connection go or, where the machine lost its power, nothing at all.
+
+A *route*, from one role to one server's name, can be blocked: its links are mute then, and connecting hangs.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable
+
+from attrs import define, field
+from twisted.internet.address import IPv4Address
+from twisted.internet.base import DelayedCall
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost, ConnectionRefusedError, TimeoutError
+from twisted.internet.interfaces import (
+    IAddress,
+    IProtocol,
+    IProtocolFactory,
+    IPushProducer,
+    IStreamClientEndpoint,
+    ITransport,
+)
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.client import URI
+from twisted.web.iweb import IAgentEndpointFactory
+from zope.interface import implementer
+
+from tests.simulation.clock import Role, WorldClock
+
+HIGH_WATER = 65536
+CONNECT_TIMEOUT_S = 10.0
+REDIAL_S = 1.0
+
+_log = Logger()
+_HERE = IPv4Address("TCP", "127.0.0.1", 1)
+
+
+@define(eq=False)
+class Link:
+    """One connection, from `client` to the server `name`, made at `since`."""
+
+    network: Network
+    number: int
+    client_role: Role
+    server_role: Role
+    name: str
+    latency_s: float
+    since: float
+    cut: bool = False
+    disturbed: bool = False  # something was done to it: no deadline can be asked of those at its ends
+    client: End = field(init=False)
+    server: End = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.client = End(self, self.client_role)
+        self.server = End(self, self.server_role)
+        self.client.other, self.server.other = self.server, self.client
+
+    def __str__(self) -> str:
+        return f"{self.client_role.name}→{self.name}#{self.number}"
+
+    @property
+    def ends(self) -> tuple[End, End]:
+        return self.client, self.server
+
+    @property
+    def over(self) -> bool:
+        return not (self.client.connected or self.server.connected)
+
+    def break_off(self) -> None:
+        """Cut it: what is on its way arrives up to some byte."""
+        self.cut = self.disturbed = True
+        for end in self.ends:
+            end.lose_tail()
+            end.schedule()
+
+    def mute(self, directions: Iterable[End], seconds: float) -> None:
+        """Let nothing pass that these ends send."""
+        self.disturbed = True
+        for end in directions:
+            end.mute = True
+            self.network.world.call_later(None, seconds, end.unmute)
+
+
+@implementer(ITransport, IPushProducer)
+class End:
+    """One end of a link, as its role's transport. `connected` ends before the protocol is told; `told` is then."""
+
+    def __init__(self, link: Link, role: Role) -> None:
+        self.link = link
+        self.role = role
+        self.other: End
+        self.protocol: IProtocol
+        self.connected = True
+        self.disconnecting = False
+        self.told = False
+        self.mute = False
+        self.last_write = 0.0
+        self.lost_at: float | None = None
+        self._network = link.network
+        self._outgoing = bytearray()
+        self._scheduled: DelayedCall | None = None
+        self._goodbye: Exception | None = None  # what the other end is told once all has arrived
+        self._producer: IPushProducer | None = None
+        self._producer_paused = False
+        self._reading = True
+
+    # What a protocol calls.
+
+    def write(self, data: bytes) -> None:
+        if not self.connected or self.disconnecting or not data or not self.role.alive:
+            return
+        self.last_write = self._network.world.now
+        if self.link.cut:
+            return
+        self._outgoing += data
+        self._check_producer()
+        self.schedule()
+
+    def writeSequence(self, data: Iterable[bytes]) -> None:
+        self.write(b"".join(data))
+
+    def loseConnection(self) -> None:
+        if self.connected and not self.disconnecting:
+            self.disconnecting = True
+            self.schedule()
+
+    def abortConnection(self) -> None:
+        if self.connected and self.role.alive:
+            self._outgoing.clear()
+            self._goodbye = ConnectionLost()
+            self._lose(ConnectionAborted())
+            self.schedule()
+
+    def registerProducer(self, producer: IPushProducer, streaming: bool) -> None:
+        assert self._producer is None, "a producer is registered already"
+        self._producer, self._producer_paused = producer, False
+        if not streaming:
+            producer.resumeProducing()
+
+    def unregisterProducer(self) -> None:
+        self._producer = None
+        if self.disconnecting:
+            self.schedule()
+
+    def pauseProducing(self) -> None:
+        self._reading = False
+
+    def resumeProducing(self) -> None:
+        self._reading = True
+        if self.connected:
+            self.other.schedule()
+
+    def stopProducing(self) -> None:
+        self.loseConnection()
+
+    def getHost(self) -> IAddress:
+        return _HERE
+
+    def getPeer(self) -> IAddress:
+        return _HERE
+
+    def setTcpNoDelay(self, enabled: bool) -> None: ...
+
+    def setTcpKeepAlive(self, enabled: bool) -> None: ...
+
+    # What happens to it.
+
+    def lose_tail(self) -> None:
+        """Of what is on its way, only so much arrives."""
+        if self._outgoing:
+            del self._outgoing[self._network.rng.randrange(len(self._outgoing) + 1) :]
+
+    def orphan(self) -> None:
+        """Its role has died."""
+        if self.connected:
+            self.connected = False
+            self.lost_at = self._network.world.now
+            self._goodbye = ConnectionLost()
+            self.lose_tail()
+            self.schedule()
+
+    def unmute(self) -> None:
+        """It is heard again."""
+        self.mute = False
+        self.schedule()
+
+    def bury(self) -> None:
+        """Let a dead role's protocol come to an end; nobody hears it."""
+        if not self.told:
+            self.told = True
+            self.protocol.connectionLost(Failure(ConnectionLost()))
+
+    # Inside.
+
+    def schedule(self) -> None:
+        if self._scheduled is None or not self._scheduled.active():
+            self._scheduled = self._network.world.call_later(None, self._network.delay_s(self.link), self._flush)
+
+    def _flush(self) -> None:
+        other, world = self.other, self._network.world
+        if self.mute or self._network.blocked(self.link):
+            if self.disconnecting and self.connected and len(self._outgoing) < HIGH_WATER:
+                self._goodbye = ConnectionDone()
+                self._lose(ConnectionDone())  # the rest is the kernel's business
+            return
+        if other.role.frozen_until > world.now:
+            self._scheduled = world.call_later(None, other.role.frozen_until - world.now, self._flush)
+            return
+        if not other.connected:
+            self._outgoing.clear()
+            if self.connected:
+                self._lose(ConnectionLost() if other._goodbye is None else other._goodbye)
+            return
+        if self._outgoing and not other._reading:
+            return
+        if self._outgoing:
+            other._receive(self._take())
+        if self._outgoing:
+            self.schedule()
+            return
+        if self.disconnecting and self.connected and self._producer is None:
+            self._goodbye = ConnectionDone()
+            self._lose(ConnectionDone())
+        if self._goodbye is not None:
+            other._lose(self._goodbye)
+        elif self.link.cut:
+            other._lose(ConnectionLost())
+
+    def _take(self) -> bytes:
+        rng, size = self._network.rng, len(self._outgoing)
+        if size > 1 and rng.random() < self._network.split:
+            size = rng.randrange(1, size)
+        data = bytes(self._outgoing[:size])
+        del self._outgoing[:size]
+        self._check_producer()
+        return data
+
+    def _receive(self, data: bytes) -> None:
+        try:
+            self.protocol.dataReceived(data)
+        except Exception:
+            _log.failure("{end} failed on what it received", end=str(self.link))
+            self.abortConnection()
+
+    def _check_producer(self) -> None:
+        producer = self._producer
+        if producer is None or not self.role.alive:
+            return
+        if len(self._outgoing) >= HIGH_WATER and not self._producer_paused:
+            self._producer_paused = True
+            producer.pauseProducing()
+        elif not self._outgoing and self._producer_paused:
+            self._producer_paused = False
+            producer.resumeProducing()
+
+    def _lose(self, reason: Exception) -> None:
+        if self.connected:
+            self.connected = False
+            self.lost_at = self._network.world.now
+            self._network.world.call_later(self.role, 0, self._tell, reason)
+
+    def _tell(self, reason: Exception) -> None:
+        self.told = True
+        self.protocol.connectionLost(Failure(reason))
+
+
+@define(eq=False)
+class _Listener:
+    role: Role
+    factory: IProtocolFactory
+
+
+class Network:
+    """`split` is how often a piece of bytes is cut in two, `slow` how often one takes long; both from 0 to 1."""
+
+    def __init__(self, world: WorldClock, rng: random.Random, *, split: float, slow: float) -> None:
+        self.world = world
+        self.rng = rng
+        self.split = split
+        self.slow = slow
+        self.links: list[Link] = []
+        self.every_link: list[Link] = []
+        self._listeners: dict[str, _Listener] = {}
+        self._blocked: dict[tuple[str, str], float] = {}
+        self._silent: dict[str, float] = {}  # servers without power, and until when
+        self._number = 0
+        self.on_link: Callable[[Link], None] = lambda _: None
+
+    def listen(self, role: Role, name: str, factory: IProtocolFactory) -> None:
+        self._listeners[name] = _Listener(role, factory)
+
+    def endpoint(self, role: Role, name: str) -> IStreamClientEndpoint:
+        return _Endpoint(self, role, name)
+
+    def delay_s(self, link: Link) -> float:
+        """How long the next bytes of a link are on their way."""
+        delay_s = link.latency_s * (0.5 + self.rng.random())
+        if self.slow and self.rng.random() < self.slow:
+            delay_s += self.rng.random() * 2.0
+        return delay_s
+
+    # What happens to it.
+
+    def block(self, client: str, name: str, seconds: float) -> None:
+        """Let nothing pass between a client role and a server's name."""
+        self._blocked[client, name] = self.world.now + seconds
+        for link in self._alive():
+            if (link.client_role.name, link.name) == (client, name):
+                link.disturbed = True
+        self.world.call_later(None, seconds, self._unblock, client, name)
+
+    def _unblock(self, client: str, name: str) -> None:
+        for link in self._alive():
+            if (link.client_role.name, link.name) == (client, name):
+                for end in link.ends:
+                    end.schedule()
+
+    def blocked(self, link: Link) -> bool:
+        """Whether the link's route is."""
+        return self._is_blocked(link.client_role.name, link.name)
+
+    def _is_blocked(self, client: str, name: str) -> bool:
+        return bool(self._blocked) and self._blocked.get((client, name), 0.0) > self.world.now
+
+    def heal(self) -> None:
+        """Let everything pass again."""
+        self._blocked.clear()
+        self._silent.clear()
+        self.slow = 0.0
+        for link in self._alive():
+            for end in link.ends:
+                end.unmute()
+
+    def role_died(self, role: Role, silent_s: float | None) -> None:
+        """Take a dead role from the network. With `silent_s` its peers see nothing at all for so long, or until they give up."""
+        for name in [name for name, listener in self._listeners.items() if listener.role is role]:
+            del self._listeners[name]
+            if silent_s is not None:
+                self._silent[name] = self.world.now + silent_s
+        for link in self._alive():
+            for end in link.ends:
+                if end.role is role:
+                    if silent_s is not None:
+                        link.mute(link.ends, silent_s)
+                    link.disturbed = True
+                    end.orphan()
+
+    def disturb(self, role: Role) -> None:
+        """Something was done to a role: ask no deadlines of its links."""
+        for link in self._alive():
+            if role in (link.client_role, link.server_role):
+                link.disturbed = True
+
+    def role_left(self, role: Role) -> None:
+        """A role listens no more."""
+        for name in [name for name, listener in self._listeners.items() if listener.role is role]:
+            del self._listeners[name]
+
+    def _alive(self) -> list[Link]:
+        self.links = [link for link in self.links if not link.over]
+        return self.links
+
+    def open_links(self) -> list[Link]:
+        """Those that connect somebody still."""
+        return list(self._alive())
+
+    # Connecting.
+
+    def unreachable(self, client: str, name: str) -> bool:
+        """Whether whoever connects hears nothing at all for now: blocked, without power, or frozen."""
+        listener = self._listeners.get(name)
+        if listener is None:
+            return self._silent.get(name, 0.0) > self.world.now or self._is_blocked(client, name)
+        return listener.role.frozen_until > self.world.now or self._is_blocked(client, name)
+
+    def join(self, role: Role, name: str, factory: IProtocolFactory, latency_s: float) -> IProtocol:
+        """Connect at once. Raises `ConnectionRefusedError`."""
+        listener = self._listeners.get(name)
+        server = listener.factory.buildProtocol(_HERE) if listener is not None else None
+        client = factory.buildProtocol(_HERE)
+        if listener is None or server is None or client is None:
+            raise ConnectionRefusedError(f"nobody listens on {name}")
+        self._number += 1
+        link = Link(self, self._number, role, listener.role, name, latency_s, self.world.now)
+        link.client.protocol, link.server.protocol = client, server
+        self.links.append(link)
+        self.every_link.append(link)
+        self.on_link(link)
+        server.makeConnection(link.server)
+        client.makeConnection(link.client)
+        return client
+
+
+class _Dial:
+    """Connecting to a server; while nothing answers at all, it is tried again and again, as TCP does."""
+
+    def __init__(self, network: Network, role: Role, name: str, factory: IProtocolFactory) -> None:
+        self._network, self._role, self._name, self._factory = network, role, name, factory
+        self._latency_s = 0.0002 + network.rng.random() ** 3 * 0.03
+        self.connected: Deferred[IProtocol] = Deferred(lambda _: self._stop())
+        self._next = network.world.call_later(role, self._latency_s, self._try)
+        self._give_up = network.world.call_later(role, CONNECT_TIMEOUT_S, self._fail, TimeoutError())
+
+    def _stop(self) -> None:
+        for call in (self._next, self._give_up):
+            if call.active():
+                call.cancel()
+
+    def _fail(self, error: Exception) -> None:
+        self._stop()
+        self.connected.errback(error)
+
+    def _try(self) -> None:
+        network = self._network
+        if network.unreachable(self._role.name, self._name):
+            self._next = network.world.call_later(self._role, REDIAL_S, self._try)
+            return
+        try:
+            protocol = network.join(self._role, self._name, self._factory, self._latency_s)
+        except ConnectionRefusedError as error:
+            self._fail(error)
+        else:
+            self._stop()
+            self.connected.callback(protocol)
+
+
+@implementer(IStreamClientEndpoint)
+class _Endpoint:
+    def __init__(self, network: Network, role: Role, name: str) -> None:
+        self._network, self._role, self._name = network, role, name
+
+    def connect(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
+        return _Dial(self._network, self._role, self._name, factory).connected
+
+
+@implementer(IAgentEndpointFactory)
+class AgentEndpoints:
+    """For a role's HTTP client: a URL's host is a server's name."""
+
+    def __init__(self, network: Network, role: Role) -> None:
+        self._network, self._role = network, role
+
+    def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
+        return self._network.endpoint(self._role, uri.host.decode())

@@ -1,0 +1,65 @@
+"""What is left when everything is done: nothing but what is meant to be kept."""
+
+from __future__ import annotations
+
+from tests.simulation.world import Broker, Service, World
+from rtprov.tap.assembly import FrontendService, WorkerService
+
+
+def at_rest(world: World, *, running: bool) -> None:
+    """Check that no table holds more than at its beginning, and, where nothing is `running`, that no timer and no connection is left."""
+    for name, process in world.processes.items():
+        for what, size in _sizes(process):
+            world.checks.expect(not size, f"{name}: {what} holds {size}")
+    if not running:
+        world.checks.expect(not world.processes, f"still running: {sorted(world.processes)}")
+        calls = [f"{role.name}: {call}" for role, call in world.clock.pending() if role is not None]
+        world.checks.expect(not calls, f"timers are left: {calls[:5]}")
+        links = [str(link) for link in world.network.open_links()]
+        world.checks.expect(not links, f"connections are left: {links[:5]}")
+
+
+def _sizes(process: object) -> list[tuple[str, int]]:
+    if isinstance(process, Broker):
+        return _broker(process)
+    if isinstance(process, Service) and isinstance(process.service, FrontendService):
+        return _frontend(process.service)
+    if isinstance(process, Service) and isinstance(process.service, WorkerService):
+        return _worker(process.service)
+    return []
+
+
+def _broker(broker: Broker) -> list[tuple[str, int]]:
+    queues = [queue for queue in broker.factory.engine.queues.values() if queue.kind != "stream"]
+    sizes = [(queue.name, queue.message_count) for queue in queues]
+    for number, connection in enumerate(broker.factory.connections):
+        for channel in connection._channels.values():
+            unsettled = sum(each.queue.kind != "stream" for each in channel._unsettled.values())
+            sizes.append((f"what connection {number} has not settled", unsettled))
+    return sizes
+
+
+def _frontend(service: FrontendService) -> list[tuple[str, int]]:
+    statuses = service.frontend._statuses
+    return [
+        ("open questions", statuses._pending),
+        ("conversations", len(statuses._conversations)),
+        ("requests", len(statuses._rpc._requests)),
+        ("unconfirmed", len(service.frontend._tasks._publisher._unconfirmed)),
+    ]
+
+
+def _worker(service: WorkerService) -> list[tuple[str, int]]:
+    sizes = [("unconfirmed", len(service._publisher._unconfirmed)), ("slots", service._settings.concurrency - service._slots.tokens)]
+    for worker in service.workers:
+        journal = worker._journal
+        sizes += [
+            ("jobs", worker.held),
+            ("lanes", len(worker._lanes)),
+            ("waiting appends", len(journal._retries)),
+            ("barriers", len(journal._waiting) + (journal._flight is not None)),
+        ]
+    for store in service.stores:
+        store.expire(float("inf"))
+        sizes.append(("the store, when all has expired,", len(store) + len(store._finished)))
+    return sizes

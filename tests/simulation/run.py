@@ -1,0 +1,192 @@
+"""One seed, from its beginning to its end.
+
+    result = simulate(1234)
+    assert result.broken is None, result.report()
+"""
+
+from __future__ import annotations
+
+import gc
+import random
+from contextlib import suppress
+from typing import Any, cast
+
+from attrs import define
+from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
+
+from tests.simulation.clients import Client
+from tests.simulation.clock import Role
+from tests.simulation.faults import Faults
+from tests.simulation.rest import at_rest
+from tests.simulation.world import Setup, World
+
+MAX_EVENTS = 200_000
+CALM_S = 7200.0  # everything must be done by then
+REST_S = 200.0  # the longest timer that a stopped process may leave to an idle connection
+
+
+@define(eq=False)
+class Result:
+    """How a seed went. `broken` is what did not hold."""
+
+    seed: int
+    broken: str | None
+    digest: str
+    events: int
+    seconds: float
+    accepted: int
+
+    def report(self) -> str:
+        """What to do with a seed that failed."""
+        return f"seed {self.seed}: {self.broken}\n\nTo see it again:  python -m tests.simulation --seed {self.seed}\n"
+
+
+def simulate(seed: int, *, live: bool = False) -> Result:
+    """Run one seed. With `live`, its trace is printed as it goes."""
+    collecting = gc.isenabled()
+    gc.disable()  # what is forgotten ends when it is collected: that must not depend on how much there was before
+    run = _Run(seed, live)
+    observer = cast("ILogObserver", run.on_log)
+    globalLogPublisher.addObserver(observer)
+    try:
+        run.run()
+        return run.end()
+    finally:
+        globalLogPublisher.removeObserver(observer)
+        if collecting:
+            gc.enable()
+
+
+class _Run:
+    def __init__(self, seed: int, live: bool) -> None:
+        rng = random.Random(f"{seed}/setup")
+        self.world = World(seed, Setup.draw(rng))
+        self.world.trace.live = live
+        self.checks = self.world.checks
+        self._burying = False
+        self._undone = 0
+        self._fault_s = rng.choice([20.0, 60.0, 150.0])
+        self.world.trace.note(f"seed {seed}: {self.world.setup}")
+        self.clients = self._make_clients(rng)
+        self.faults = Faults(self.world, self.world.rng("faults"), self._fault_s)
+        self.world.trace.note(f"faults: {', '.join(kind.__name__ for kind in self.faults.kinds)} each {self.faults.mean_pause_s} s")
+
+    def _make_clients(self, rng: random.Random) -> list[Client]:
+        world = self.world
+        devices = [f"DEVICE{number:03}" for number in range(rng.randint(1, 4))]
+        clients = []
+        for number in range(rng.randint(1, 4)):
+            orders = [world.new_order(rng.choice(devices)) for _ in range(rng.randint(1, 6))]
+            name = f"c{number + 1}"
+            frontend = f"b{number % world.setup.frontends + 1}"
+            clients.append(
+                Client(
+                    Role(name, world.clock),
+                    world.rng(name),
+                    world.network,
+                    self.checks,
+                    world.trace,
+                    frontend,
+                    orders,
+                    rng.random() < 0.2,
+                    self._fault_s,
+                    world.new_order,
+                )
+            )
+        return clients
+
+    def on_log(self, event: LogEvent) -> None:
+        """Errors break a seed, but for the one that says that the disk is full."""
+        level = event.get("log_level")
+        if self._burying or level is None:
+            return
+        bad = "log_failure" in event or level >= LogLevel.error
+        if not bad and not self.world.trace.live:
+            return
+        text = formatEvent(event)
+        self.world.trace.note(f"log: {text}")
+        if bad and not (self.world.disk.full and "cannot be written" in text):
+            self.checks.on_log(text, event)
+
+    # The acts.
+
+    def run(self) -> None:
+        for name in self.world.names:
+            self.world.start(name)
+        for client in self.clients:
+            self._undone += 1
+            client.run().addCallbacks(self._done, self._failed)
+        self._advance(lambda: self.world.clock.now >= self._fault_s, self._fault_s)
+        self.faults.end()
+        self._advance(lambda: not self._undone, CALM_S)
+        self.checks.expect(not self._undone, "Some client has not got its final statuses")
+        self._settle()
+        self._ask_again()
+        self._stop()
+        self.checks.at_end()
+
+    def _done(self, _: object) -> None:
+        self._undone -= 1
+
+    def _failed(self, reason: Any) -> None:
+        self._undone -= 1
+        self.checks.expect(False, f"A client failed: {reason.getTraceback()}")
+
+    def _advance(self, done: Any, seconds: float) -> None:
+        """Let things happen until `done`, for so many seconds at most."""
+        clock, checks, faults, trace = self.world.clock, self.checks, self.faults, self.world.trace
+        end, lines = clock.now + seconds, len(trace.lines)
+        alarm = clock.call_later(None, seconds, lambda: None)
+        while checks.broken is None and clock.now < end and not done() and clock.step():
+            faults.tick()
+            if len(trace.lines) != lines:
+                lines = len(trace.lines)
+                faults.heed()
+            checks.expect(clock.events < MAX_EVENTS, "It never comes to rest")
+        if alarm.active():
+            alarm.cancel()
+
+    def _settle(self) -> None:
+        """Tasks that no client knows of come to their end, too."""
+        self._advance(lambda: all(task.finished is not None or not task.requested for task in self.checks.tasks.values()), CALM_S)
+        self._advance(lambda: False, 2.0)
+
+    def _ask_again(self) -> None:
+        """Whoever asks now, and whomever, is told the same."""
+        world = self.world
+        for number in range(1, world.setup.frontends + 1):
+            client = Client(
+                Role("late", world.clock), world.rng("late"), world.network, self.checks, world.trace, f"b{number}", [], False, 0.0, world.new_order
+            )
+            for order in list(self.checks.accepted.values()):
+                self._undone += 1
+                client.see(order).addCallbacks(self._done, self._failed)
+        self._advance(lambda: not self._undone, 60.0)
+
+    def _stop(self) -> None:
+        world = self.world
+        if self.checks.broken is None:
+            at_rest(world, running=True)
+        world.closing = True
+        for name in [name for name in world.names if name != "broker"]:
+            world.stop(name)
+        self._advance(lambda: set(world.processes) == {"broker"}, REST_S)
+        world.stop("broker")
+        self._advance(lambda: not world.processes, REST_S)
+        self._advance(lambda: False, REST_S)
+        if self.checks.broken is None:
+            at_rest(world, running=False)
+
+    def end(self) -> Result:
+        """Bury the dead, and look whether anybody was forgotten."""
+        world = self.world
+        result = Result(
+            world.seed, self.checks.broken, world.trace.digest(), world.clock.events, world.clock.now, len(self.checks.accepted)
+        )
+        self._burying = True
+        for link in world.network.every_link:
+            for end in link.ends:
+                with suppress(Exception):
+                    end.bury()
+        world.disk.destroy()
+        return result

@@ -1,0 +1,266 @@
+"""The world of one seed: roles with their processes, which start, die and start again, on one clock, one network and one disk."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from attrs import define, field, frozen
+from treq.client import HTTPClient
+from twisted.internet.defer import Deferred
+from twisted.web.client import Agent, HTTPConnectionPool
+
+from rtprov.amqp.topology import Shard
+from rtprov.amqp.url import BrokerUrl
+from rtprov.broker.server import make_broker
+from rtprov.equipment import HttpEquipment
+from rtprov.http import JsonSite
+from rtprov.tap.assembly import FrontendService, Surroundings, WorkerService, WorkerSettings
+from tests.fakes import PlainSealer
+from tests.simulation.checks import Checks, Order
+from tests.simulation.clock import Role, WorldClock
+from tests.simulation.disk import Disk, SimulatedStorage
+from tests.simulation.network import AgentEndpoints, Network
+from tests.simulation.service_a import ServiceA
+from tests.simulation.trace import Trace
+
+URL = BrokerUrl.parse("amqp://guest:guest@broker/")
+
+
+@frozen
+class Setup:
+    """What a seed's world is like."""
+
+    workers: int
+    frontends: int
+    shards: int
+    concurrency: int
+    patience_s: float
+    drain_s: float
+    skew_s: float  # clocks are up to so much ahead or behind
+    split: float
+    slow: float
+    delay_s: float
+    retention_s: float = 86400.0
+
+    @classmethod
+    def draw(cls, rng: random.Random) -> Setup:
+        return cls(
+            workers=rng.choice([1, 2, 2, 2, 3]),
+            frontends=rng.choice([1, 1, 2]),
+            shards=rng.choice([1, 1, 1, 2]),
+            concurrency=rng.choice([1, 2, 500, 500]),
+            patience_s=rng.choice([20.0, 100.0, 600.0]),
+            drain_s=rng.choice([2.0, 30.0, 120.0]),
+            skew_s=rng.choice([0.0, 0.0, 5.0, 300.0]),
+            split=rng.choice([0.0, 0.05, 0.4]),
+            slow=rng.choice([0.0, 0.0, 0.02]),
+            delay_s=rng.choice([0.3, 3.0, 10.0]),
+        )
+
+
+class Process(Protocol):
+    """One life of a role."""
+
+    role: Role
+
+    def stop(self) -> Deferred[Any]:
+        """End as after SIGTERM; fires when the process may exit."""
+
+    def died(self) -> None:
+        """It has ended, one way or the other."""
+
+
+@define(eq=False)
+class Service:
+    """A front end's or a worker's life."""
+
+    role: Role
+    service: FrontendService | WorkerService
+
+    def stop(self) -> Deferred[Any]:
+        return self.service.stopService()
+
+    def died(self) -> None: ...
+
+
+@define(eq=False)
+class Broker:
+    """The broker's life; `factory` and `storage` are the real ones."""
+
+    role: Role
+    factory: Any
+    storage: SimulatedStorage
+
+    def stop(self) -> Deferred[Any]:
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        await self.factory.stop()
+        await self.storage.close()
+
+    def died(self) -> None:
+        self.storage.die()
+
+
+@define(eq=False)
+class Stateless:
+    """A's life."""
+
+    role: Role
+
+    def stop(self) -> Deferred[Any]:
+        stopped: Deferred[Any] = Deferred()
+        stopped.callback(None)
+        return stopped
+
+    def died(self) -> None: ...
+
+
+@define(eq=False)
+class World:
+    """Everything; `processes` are those that live, by name: ``broker``, ``a``, ``b1`` … and ``w1`` …"""
+
+    seed: int
+    setup: Setup
+    clock: WorldClock = field(factory=WorldClock)
+    processes: dict[str, Process] = field(factory=dict)
+    graveyard: list[Process] = field(factory=list)
+    stopping: set[str] = field(factory=set)
+    closing: bool = False
+    orders: list[Order] = field(factory=list)
+    trace: Trace = field(init=False)
+    network: Network = field(init=False)
+    checks: Checks = field(init=False)
+    disk: Disk = field(init=False)
+    a: ServiceA = field(init=False)
+    _lives: dict[str, int] = field(factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        self.trace = Trace(self.clock)
+        self.network = Network(self.clock, self.rng("network"), split=self.setup.split, slow=self.setup.slow)
+        self.checks = Checks(self.trace, self.clock, self.network)
+        self.network.on_link = self.checks.on_link
+        self.disk = self.checks.disk = Disk(self.checks.on_written)
+        self.a = ServiceA(Role("a", self.clock), self.rng("a"), self.checks.on_call, self.checks.on_answer, self.setup.delay_s)
+
+    def rng(self, name: str) -> random.Random:
+        """Dice of one's own, so that what one rolls changes nothing for the others."""
+        return random.Random(f"{self.seed}/{name}")
+
+    @property
+    def names(self) -> list[str]:
+        """All roles, living or not."""
+        frontends = [f"b{number}" for number in range(1, self.setup.frontends + 1)]
+        return ["broker", "a", *frontends, *(f"w{number}" for number in range(1, self.setup.workers + 1))]
+
+    def new_order(self, device: str) -> Order:
+        """An order whose body is like no other's."""
+        number = len(self.orders) + 1
+        timeout_s = self.rng(f"order {number}").choice([1, 14, 60, 100])
+        body = b'{"timeoutInSeconds": %d, "parameters": [{"vlan": 534}, {"order": %d}, {"password": "p\xc3\xa4ss"}]}' % (timeout_s, number)
+        order = Order(number, device, body)
+        self.orders.append(order)
+        self.checks.orders[body] = order
+        return order
+
+    # Life.
+
+    def start(self, name: str) -> None:
+        """Start a role; nothing happens where it lives, or once the world is `closing`."""
+        if name in self.processes or self.closing:
+            return
+        life = self._lives[name] = self._lives.get(name, 0) + 1
+        rng = self.rng(f"{name} {life}")
+        role = Role(name, self.clock, rng.uniform(-self.setup.skew_s, self.setup.skew_s))
+        self.trace.note(f"{name} starts")
+        kinds = {"broker": self._start_broker, "a": self._start_a, "b": self._start_frontend, "w": self._start_worker}
+        self.processes[name] = kinds[name.rstrip("0123456789")](role, rng)
+
+    def _start_broker(self, role: Role, rng: random.Random) -> Process:
+        storage = SimulatedStorage(self.disk, role=role, world=self.clock, rng=rng)
+        factory = make_broker(clock=role.clock, storage=storage)
+        self.network.listen(role, "broker", factory)
+        return Broker(role, factory, storage)
+
+    def _start_a(self, role: Role, rng: random.Random) -> Process:
+        self.a.role = role
+        self.network.listen(role, "a", self.a)
+        return Stateless(role)
+
+    def _start_frontend(self, role: Role, rng: random.Random) -> Process:
+        service = FrontendService(self._surroundings(role, rng), sealer=PlainSealer(), shards=self.setup.shards, running_status=200)
+        self.network.listen(role, role.name, JsonSite(service.frontend.resource(), reactor=role.clock))
+        service.startService()
+        return Service(role, service)
+
+    def _start_worker(self, role: Role, rng: random.Random) -> Process:
+        settings = WorkerSettings(
+            shards=[Shard(index, self.setup.shards) for index in range(self.setup.shards)],
+            concurrency=self.setup.concurrency,
+            patience_s=self.setup.patience_s,
+            drain_s=self.setup.drain_s,
+            retention_s=self.setup.retention_s,
+        )
+        pool = HTTPConnectionPool(role.clock, persistent=True)
+        pool.maxPersistentPerHost = self.setup.concurrency
+        pool.cachedConnectionTimeout = 60
+        pool.retryAutomatically = False
+        client = HTTPClient(Agent.usingEndpointFactory(role.clock, AgentEndpoints(self.network, role), pool))
+        equipment = HttpEquipment(client=client, base_url="http://a", clock=role.clock, wall_clock=role.wall_clock)
+        service = WorkerService(self._surroundings(role, rng), settings, equipment=equipment, sealer=PlainSealer())
+        service.startService()
+        return Service(role, service)
+
+    def _surroundings(self, role: Role, rng: random.Random) -> Surroundings:
+        return Surroundings(
+            clock=role.clock,
+            wall_clock=role.wall_clock,
+            rng=rng,
+            new_id=lambda: f"{rng.getrandbits(128):032x}",
+            broker=self.network.endpoint(role, "broker"),
+            broker_url=URL,
+        )
+
+    # Death.
+
+    def kill(self, name: str, silent_s: float | None = None) -> None:
+        """Kill a role as ``kill -9`` does; with `silent_s`, as pulling the plug does: its peers hear nothing for so long."""
+        process = self.processes.get(name)
+        if process is not None:
+            self.trace.note(f"{name} is killed" if silent_s is None else f"{name} loses its power, {silent_s:.0f} s of silence")
+            self._end(name, process, silent_s)
+
+    def stop(self, name: str, then: Callable[[], object] = lambda: None) -> None:
+        """Stop a role in the orderly way; `then` is called when its process has ended, unless it was killed before."""
+        process = self.processes.get(name)
+        if process is None or name in self.stopping:
+            return
+        self.trace.note(f"{name} is told to stop")
+        self.stopping.add(name)
+        self.network.role_left(process.role)
+
+        def stopped(_: object) -> None:
+            if process.role.alive:
+                self.trace.note(f"{name} has stopped")
+                # What a reactor still does in its last turn.
+                self.clock.call_later(None, 0.0, lambda: process.role.alive and (self._end(name, process, None), then()))
+
+        process.stop().addBoth(stopped)
+
+    def freeze(self, name: str, seconds: float) -> None:
+        """Let a role's process stand still for a while, its connections with it."""
+        process = self.processes.get(name)
+        if process is not None:
+            self.trace.note(f"{name} stands still for {seconds:.1f} s")
+            process.role.frozen_until = self.clock.now + seconds
+            self.network.disturb(process.role)
+
+    def _end(self, name: str, process: Process, silent_s: float | None) -> None:
+        process.died()
+        process.role.alive = False
+        self.network.role_died(process.role, silent_s)
+        self.stopping.discard(name)
+        del self.processes[name]
+        self.graveyard.append(process)
