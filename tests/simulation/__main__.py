@@ -1,14 +1,15 @@
 """The command: see the package."""
 
+# ruff: noqa: T201
+
 from __future__ import annotations
 
 import argparse
 import sys
 import time
 
-from twisted.logger import globalLogBeginner
-
 from tests.simulation.run import simulate
+from tests.simulation.seeds import quiet, simulate_many
 
 
 def main(arguments: list[str]) -> int:
@@ -17,19 +18,22 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seeds", type=int, default=2000, metavar="N", help="how many seeds")
     parser.add_argument("--from", type=int, default=0, dest="first", metavar="SEED", help="the first of them")
     options = parser.parse_args(arguments)
-    globalLogBeginner.beginLoggingTo([], redirectStandardIO=False, discardBuffer=True)
+    quiet()
     if options.seed is not None:
         result = simulate(options.seed, live=True)
-        print(result.report() if result.broken else f"seed {result.seed} is well: {result.digest[:16]}")
+        print(result.report() if result.broken else f"seed {result.seed} is well")
         return 1 if result.broken else 0
+    return _many(range(options.first, options.first + options.seeds))
+
+
+def _many(seeds: range) -> int:
     failed, began = 0, time.monotonic()
-    for seed in range(options.first, options.first + options.seeds):
-        result = simulate(seed)
+    for count, result in enumerate(simulate_many(seeds), 1):
         if result.broken:
             failed += 1
             print(result.report(), flush=True)
-        elif seed % 100 == 99:
-            print(f"{seed + 1 - options.first} seeds, {failed} failed, {time.monotonic() - began:.0f} s", flush=True)
+        if count % 500 == 0 or count == len(seeds):
+            print(f"{count} seeds, {failed} failed, {time.monotonic() - began:.0f} s", flush=True)
     return 1 if failed else 0
 
 

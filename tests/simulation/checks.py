@@ -1,6 +1,6 @@
-"""What must hold, whatever happens. Checked as things happen, against what A did and what stands on the broker's disk; the first breach counts.
+"""What must hold, whatever happens. Checked as things happen, against what A did and what is on the disk; the first breach counts.
 
-- A task whose POST was answered 200 is on the disk, gets exactly one final status, and is never "not found".
+- A task whose POST was answered 200 gets exactly one final status, and is never "not found".
 - A final status is the one that the journal has, and never changes; nobody who has seen it is told "running" again.
 - `Completed` needs a success of A, "equipment not found" A's 404.
 - A gets the body that the client sent.
@@ -152,7 +152,10 @@ class Checks:
                 break
             if task.requested:
                 self.expect(
-                    earlier.finished is not None, f"A is called before the earlier task {earlier.task_id} has ended", call.task_id, call.device
+                    earlier.finished is not None,
+                    f"A is called before the earlier task {earlier.task_id} has ended",
+                    call.task_id,
+                    call.device,
                 )
         over = task.finished is not None and task.calls > task.started
         self.expect(not over, "A is called again for a task that had ended", call.task_id, call.device)
@@ -169,7 +172,9 @@ class Checks:
                 message = f"{call.worker.name} calls A while its call {other.number} for {other.task_id} goes on"
                 self.expect(False, message, call.task_id, call.device)
             elif self._held_alive(other.worker, other.sent_at, call.sent_at):
-                message = f"{call.worker.name} calls A while {other.worker.name}, which the broker holds for alive, has its call {other.number}"
+                message = (
+                    f"{call.worker.name} calls A while {other.worker.name}, which the broker holds for alive, has its call {other.number}"
+                )
                 self.expect(False, message, call.task_id, call.device)
         self._calls[call.device] = [*going_on, call]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
@@ -156,7 +156,7 @@ class Client:
     def _sleep(self, seconds: float) -> Deferred[None]:
         return deferLater(self.clock, seconds)
 
-    async def _request(self, method: str, device: str, rest: str, body: bytes | None, what: str) -> tuple[int, dict[str, str]] | None:
+    async def _request(self, method: str, device: str, rest: str, body: bytes | None, what: str) -> tuple[int, dict[str, Any]] | None:
         """Status and document, or None where there was no answer: refused, lost, given up, or hung up on."""
         head = f"{method} /api/v1/equipment/cpe/{device}{rest} HTTP/1.1\r\nHost: b\r\n"
         if body is not None:

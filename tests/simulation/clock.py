@@ -1,10 +1,10 @@
 """Virtual time: one clock for the whole world, and for each role its own view of it, which ends with the role.
 
-    world = WorldClock()
-    role = Role("worker1", world, offset_s=-90.0)
-    role.clock.callLater(1.0, print, "never printed")
-    role.alive = False
-    while world.step(): ...
+world = WorldClock()
+role = Role("worker1", world, offset_s=-90.0)
+role.clock.callLater(1.0, print, "never printed")
+role.alive = False
+while world.step(): ...
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The network between roles: streams of bytes that arrive late, in pieces, or not at all.
 
-A *link* is one connection with its two *ends*. What one end writes reaches the other in order, after a delay, cut into pieces anywhere; links
-do not wait for one another. A link can be
+A *link* is one connection with its two *ends*. What one end writes reaches the other in order, after a delay, cut into pieces anywhere;
+links do not wait for one another. A link can be
 
 - *cut*: each direction still carries some of what was on its way, up to any byte, then both ends learn of it, each at its own time;
 - *mute*, in one direction or both: nothing arrives and nobody is told, until it is heard again (a half-open connection);

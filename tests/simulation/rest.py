@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from tests.simulation.world import Broker, Service, World
+from typing import Any
+
 from rtprov.tap.assembly import FrontendService, WorkerService
+from tests.simulation.world import Broker, Service, World
 
 
 def at_rest(world: World, *, running: bool) -> None:
@@ -17,6 +19,12 @@ def at_rest(world: World, *, running: bool) -> None:
         world.checks.expect(not calls, f"timers are left: {calls[:5]}")
         links = [str(link) for link in world.network.open_links()]
         world.checks.expect(not links, f"connections are left: {links[:5]}")
+
+
+def jobs(world: World) -> int:
+    """How many tasks the workers hold."""
+    workers = [process.service for process in world.processes.values() if isinstance(process, Service)]
+    return sum(each.held for worker in workers if isinstance(worker, WorkerService) for each in worker.workers)
 
 
 def _sizes(process: object) -> list[tuple[str, int]]:
@@ -34,25 +42,27 @@ def _broker(broker: Broker) -> list[tuple[str, int]]:
     sizes = [(queue.name, queue.message_count) for queue in queues]
     for number, connection in enumerate(broker.factory.connections):
         for channel in connection._channels.values():
-            unsettled = sum(each.queue.kind != "stream" for each in channel._unsettled.values())
-            sizes.append((f"what connection {number} has not settled", unsettled))
+            for each in channel._unsettled.values():
+                if each.queue.kind != "stream":
+                    sizes.append((f"what connection {number} has not settled of {each.queue.name}", 1))
     return sizes
 
 
 def _frontend(service: FrontendService) -> list[tuple[str, int]]:
-    statuses = service.frontend._statuses
+    statuses: Any = service.frontend._statuses
+    tasks: Any = service.frontend._tasks
     return [
         ("open questions", statuses._pending),
         ("conversations", len(statuses._conversations)),
         ("requests", len(statuses._rpc._requests)),
-        ("unconfirmed", len(service.frontend._tasks._publisher._unconfirmed)),
+        ("unconfirmed", len(tasks._publisher._unconfirmed)),
     ]
 
 
 def _worker(service: WorkerService) -> list[tuple[str, int]]:
     sizes = [("unconfirmed", len(service._publisher._unconfirmed)), ("slots", service._settings.concurrency - service._slots.tokens)]
     for worker in service.workers:
-        journal = worker._journal
+        journal: Any = worker._journal
         sizes += [
             ("jobs", worker.held),
             ("lanes", len(worker._lanes)),

@@ -1,7 +1,7 @@
 """One seed, from its beginning to its end.
 
-    result = simulate(1234)
-    assert result.broken is None, result.report()
+result = simulate(1234)
+assert result.broken is None, result.report()
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, global
 from tests.simulation.clients import Client
 from tests.simulation.clock import Role
 from tests.simulation.faults import Faults
-from tests.simulation.rest import at_rest
+from tests.simulation.rest import at_rest, jobs
 from tests.simulation.world import Setup, World
 
 MAX_EVENTS = 200_000
 CALM_S = 7200.0  # everything must be done by then
+LONGEST_CALL_S = 300.0  # with the pause behind it
 REST_S = 200.0  # the longest timer that a stopped process may leave to an idle connection
 
 
@@ -104,7 +105,7 @@ class _Run:
         if not bad and not self.world.trace.live:
             return
         text = formatEvent(event)
-        self.world.trace.note(f"log: {text}")
+        self.world.trace.log(text)
         if bad and not (self.world.disk.full and "cannot be written" in text):
             self.checks.on_log(text, event)
 
@@ -147,8 +148,9 @@ class _Run:
             alarm.cancel()
 
     def _settle(self) -> None:
-        """Tasks that no client knows of come to their end, too."""
+        """Tasks that no client knows of come to their end, too, and calls that a worker makes for what another one has finished."""
         self._advance(lambda: all(task.finished is not None or not task.requested for task in self.checks.tasks.values()), CALM_S)
+        self._advance(lambda: not jobs(self.world), LONGEST_CALL_S)
         self._advance(lambda: False, 2.0)
 
     def _ask_again(self) -> None:
@@ -156,7 +158,16 @@ class _Run:
         world = self.world
         for number in range(1, world.setup.frontends + 1):
             client = Client(
-                Role("late", world.clock), world.rng("late"), world.network, self.checks, world.trace, f"b{number}", [], False, 0.0, world.new_order
+                Role("late", world.clock),
+                world.rng("late"),
+                world.network,
+                self.checks,
+                world.trace,
+                f"b{number}",
+                [],
+                False,
+                0.0,
+                world.new_order,
             )
             for order in list(self.checks.accepted.values()):
                 self._undone += 1
@@ -165,6 +176,7 @@ class _Run:
 
     def _stop(self) -> None:
         world = self.world
+        self._advance(lambda: False, 3.0)  # what is under way arrives
         if self.checks.broken is None:
             at_rest(world, running=True)
         world.closing = True

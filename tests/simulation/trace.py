@@ -20,13 +20,17 @@ class Trace:
     world: WorldClock
     live: bool = False
     lines: list[tuple[float, str, str | None, str | None]] = field(factory=list)
-    hear: list[object] = field(factory=list)
 
     def note(self, text: str, task_id: str | None = None, device: str | None = None) -> None:
         """Add a line."""
         self.lines.append((self.world.now, text, task_id, device))
         if self.live:
             print(_line(self.world.now, text))  # noqa: T201
+
+    def log(self, text: str) -> None:
+        """What the product logs is shown, but is no event."""
+        if self.live:
+            print(_line(self.world.now, f"    log: {text}"))  # noqa: T201
 
     def about(self, task_id: str | None, device: str | None) -> str:
         """The last lines about a task or its device, and those that concern everybody."""

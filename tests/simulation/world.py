@@ -241,11 +241,16 @@ class World:
         self.stopping.add(name)
         self.network.role_left(process.role)
 
+        def exit() -> None:
+            if process.role.alive:
+                self._end(name, process, None)
+                then()
+
         def stopped(_: object) -> None:
             if process.role.alive:
                 self.trace.note(f"{name} has stopped")
                 # What a reactor still does in its last turn.
-                self.clock.call_later(None, 0.0, lambda: process.role.alive and (self._end(name, process, None), then()))
+                self.clock.call_later(None, 0.0, exit)
 
         process.stop().addBoth(stopped)
 

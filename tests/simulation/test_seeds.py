@@ -1,0 +1,44 @@
+"""The simulation's normal run, and that a seed always goes the same way."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.simulation.run import simulate
+from tests.simulation.seeds import simulate_many
+
+SEEDS = 2000
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+class Seeds(SynchronousTestCase):
+    def test_many(self) -> None:
+        """Whatever goes wrong, every task comes to its end, and nothing that must hold is broken."""
+        broken, accepted = [], 0
+        for result in simulate_many(range(SEEDS)):
+            accepted += result.accepted
+            if result.broken:
+                broken.append(result.report())
+        self.assertEqual(broken[:3], [], f"{len(broken)} of {SEEDS} seeds")
+        self.assertGreater(accepted, 2 * SEEDS)
+
+
+class Determinism(SynchronousTestCase):
+    def test_again(self) -> None:
+        """A seed goes the same way each time, whatever ran before it."""
+        first = [simulate(seed).digest for seed in range(10)]
+        self.assertEqual([simulate(seed).digest for seed in reversed(range(10))], first[::-1])
+        self.assertEqual(len(set(first)), 10)
+
+    def test_another_process(self) -> None:
+        """A seed goes the same way in another process, where strings hash differently."""
+        script = "from tests.simulation.run import simulate; print(*(simulate(seed).digest for seed in range(10)))"
+        for hash_seed in ("1", "2"):
+            environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT)}
+            output = subprocess.run([sys.executable, "-c", script], env=environment, cwd=ROOT, check=True, capture_output=True, text=True)
+            self.assertEqual(output.stdout.split(), [simulate(seed).digest for seed in range(10)])
