@@ -67,7 +67,10 @@ class _Unsettled:
 
 
 class BrokerChannel:
-    """`id` is the channel's number on `connection`. Methods raise `AmqpError`; the connection turns it into a close."""
+    """`id` is the channel's number on `connection`; `published` counts what was published in confirm mode.
+
+    Methods raise `AmqpError`; the connection turns it into a close.
+    """
 
     def __init__(self, id: int, connection: BrokerProtocol) -> None:
         self.id = id
@@ -80,8 +83,8 @@ class BrokerChannel:
         self._last_delivery_tag = 0
         self._last_queue = ""
         self._confirming = False
-        self._published = 0
-        self._unconfirmed = 0
+        self.published = 0
+        self._confirmed = 0
         self._reply_tag: str | None = None
         self._reply_token: str | None = None
 
@@ -206,8 +209,7 @@ class BrokerChannel:
         if properties.reply_to == REPLY_TO:
             message = self._with_reply_address(message)
         if self._confirming:
-            self._published += 1
-            self._unconfirmed = self._published
+            self.published += 1
             self.connection.confirm_due(self)
         if not self._route(message) and method.mandatory:
             self.send_content(Basic.Return(312, "NO_ROUTE", method.exchange, method.routing_key), command.header, command.body)
@@ -220,11 +222,11 @@ class BrokerChannel:
             return False  # an address is no queue, says RabbitMQ
         return self.engine.publish(message)
 
-    def confirm(self) -> None:
-        """All that was published so far is safe: say so, in one frame."""
-        if self._unconfirmed and not self.closing:
-            self._unconfirmed = 0
-            self.send(Basic.Ack(self._published, True))
+    def confirm(self, upto: int) -> None:
+        """The first `upto` messages that were published are safe: say so, in one frame. More may have come while they were written."""
+        if upto > self._confirmed and not self.closing:
+            self._confirmed = upto
+            self.send(Basic.Ack(upto, True))
 
     # Direct reply-to (https://www.rabbitmq.com/docs/direct-reply-to).
 

@@ -161,8 +161,8 @@ class BrokerProtocol(Protocol):
             queue.pump()
         committed = self.factory.end_turn()
         if self._confirms:
-            channels, self._confirms = list(self._confirms), {}
-            committed.addCallback(lambda _: _confirm(channels))
+            due, self._confirms = [(channel, channel.published) for channel in self._confirms], {}
+            committed.addCallback(lambda _: _confirm(due))
         committed.addErrback(lambda reason: self._log.failure("{peer}: a commit failed", reason, peer=self._peer()))
         if self.engine.storage.congested and not committed.called:
             self.hold(committed)
@@ -255,7 +255,8 @@ class BrokerProtocol(Protocol):
     def _confirm_now(self, channel: BrokerChannel) -> None:
         """A channel that closes right behind its publishes still hears of them."""
         if self._confirms.pop(channel, channel) is None:
-            self.engine.commit().addCallback(lambda _: channel.confirm())
+            published = channel.published
+            self.engine.commit().addCallback(lambda _: channel.confirm(published))
 
     # The handshake and the connection's own methods.
 
@@ -373,9 +374,9 @@ _CLOSES = (Connection.CloseOk.index.to_bytes(4, "big"), Connection.Close.index.t
 _CHANNEL_OPEN = Channel.Open.index.to_bytes(4, "big")
 
 
-def _confirm(channels: Iterable[BrokerChannel]) -> None:
-    for channel in channels:
-        channel.confirm()
+def _confirm(due: Iterable[tuple[BrokerChannel, int]]) -> None:
+    for channel, published in due:
+        channel.confirm(published)
 
 
 def _short(text: str) -> str:
