@@ -67,6 +67,7 @@ class Job:
     unjudged: bool
     attempt: int = 0
     waited_s: float = 0.0  # for an A in trouble, before the first attempt
+    first_called_at: float | None = None  # when the task's very first call began, where that was here
     calling: bool = False  # a call to A is under way, or its outcome waits for the journal
     pausing: bool = False  # A was out of reach, and is called again after a while
     renewing: bool = False  # the delivery was returned on purpose and is to come back
@@ -270,6 +271,8 @@ class ShardWorker:
         if await self._finished_elsewhere(job):  # the delivery may have been renewed meanwhile
             return None
         job.calling = True
+        if job.attempt == 1:
+            job.first_called_at = self._wall_clock()  # the journal's time is when the broker was first asked to write it down
         try:
             outcome = await self._equipment.configure(task, body)
         except NoAnswer as error:
@@ -280,7 +283,7 @@ class ShardWorker:
 
     def _left_s(self, job: Job) -> float:
         """What is left of the task's patience, which begins with its first attempt, or with its wait for one while A is in trouble."""
-        first = self._store.first_started_at(job.task.task_id)
+        first = self._store.first_started_at(job.task.task_id) if job.first_called_at is None else job.first_called_at
         now = self._wall_clock()
         return (now if first is None else first) + self._patience_s - job.waited_s - now
 

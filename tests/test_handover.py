@@ -39,6 +39,20 @@ class NotBegun(WorkerTestCase):
         self.equipment.calls[0].break_off(EquipmentUnreachable("refused"))
         self.assertEqual((again.settled, self.store.first_started_at(task_id(1))), (None, EPOCH + 700.0))
 
+    def test_an_attempt_that_waits_with_its_connection(self) -> None:
+        """Patience counts from the first call, however long the broker took to write down that it was to begin."""
+        self.journal.up = False
+        delivery = self.deliver(1)
+        self.clock.advance(self.patience_s + 100.0)
+        self.journal.come_up()
+        self.equipment.calls[0].break_off(EquipmentUnreachable("refused"))
+        self.assertEqual((delivery.settled, self.worker.held), (None, 1))
+        self.clock.advance(1.0)
+        self.assertEqual(len(self.equipment.calls), 2)
+        self.clock.advance(self.patience_s)
+        self.equipment.calls[1].break_off(EquipmentUnreachable("refused"))
+        self.assertEqual((delivery.settled, self.state(1)), ("ack", State.FAILED))
+
     def test_a_slot_is_free_again(self) -> None:
         """A forgotten task gives its slot back."""
         self.journal.up = False
