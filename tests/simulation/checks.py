@@ -2,7 +2,7 @@
 
 - A task whose POST was answered 200 gets exactly one final status, and is never "not found".
 - A final status is the one that the journal has, and never changes; nobody who has seen it is told "running" again.
-- `Completed` needs a success of A, "equipment not found" A's 404.
+- `Completed` needs a success of A, "equipment not found" A's 404, a failure A's 500, its nonsense, or its long silence.
 - A gets the body that the client sent.
 - Calls for one device never overlap: not within a worker, nor between two while the broker holds the first one's connection for alive.
 - A device's tasks run in the order in which the broker took them: none is called before all earlier ones have ended.
@@ -61,6 +61,8 @@ class _Task:
     finished: State | None = None
     succeeded: bool = False
     unknown_to_a: bool = False
+    failed: bool = False  # A said so, or talked nonsense
+    first_started_at: float = 0.0
 
 
 @define(eq=False)
@@ -70,6 +72,7 @@ class Checks:
     trace: Trace
     world: WorldClock
     network: Network
+    shortest_wait_s: float  # before a worker gives up on an A that does not answer
     disk: Disk | None = None
     broken: str | None = None
     orders: dict[bytes, Order] = field(factory=dict)
@@ -77,7 +80,7 @@ class Checks:
     tasks: dict[str, _Task] = field(factory=dict)
     _queues: dict[int, str] = field(factory=dict)
     _order: dict[str, list[_Task]] = field(factory=dict)  # a device's tasks, as the broker took them
-    _calls: dict[str, list[Call]] = field(factory=dict)  # a device's calls that may go on
+    _calls: dict[str, list[Call]] = field(factory=dict)  # a device's, as they came
     _broker_links: dict[str, list[Link]] = field(factory=dict)  # of each role that consumes
 
     def expect(self, holds: bool, text: str | Callable[[], str], task_id: str | None = None, device: str | None = None) -> None:
@@ -120,6 +123,8 @@ class Checks:
             self._order.setdefault(task.device, []).append(task)
         elif isinstance(event, Started):
             self.trace.note(f"disk: started {event.task_id}, attempt {event.attempt}", event.task_id, task.device)
+            if task.started == 0:
+                task.first_started_at = self.world.now
             task.started += task.finished is None
         else:
             self.trace.note(f"disk: finished {event.task_id}: {event.state.value}, {event.reason}", event.task_id, task.device)
@@ -132,6 +137,10 @@ class Checks:
             self.expect(task.succeeded, "Completed, but A never had a success", task.task_id, task.device)
         elif task.finished is State.NOT_FOUND:
             self.expect(task.unknown_to_a, "Equipment not found, but A never said so", task.task_id, task.device)
+        elif task.finished is State.FAILED:
+            waited_s = self.world.now - task.first_started_at
+            given_up = task.started > 0 and waited_s >= self.shortest_wait_s
+            self.expect(task.failed or given_up, f"Failed after {waited_s:.1f} s, but A did not", task.task_id, task.device)
 
     # A.
 
@@ -162,21 +171,21 @@ class Checks:
         self._alone(call)
 
     def _alone(self, call: Call) -> None:
-        """No other call for the device goes on, as far as its worker and the broker can know."""
-        going_on = []
-        for other in self._calls.get(call.device, []):
-            if other.over_at(call.sent_at) is not None:
+        """No other call for the device goes on, as far as worker and broker can know. Calls may come in another order than they began."""
+        for other in self._calls.setdefault(call.device, []):
+            first, second = sorted((call, other), key=lambda each: each.begun_at)
+            if first.over_at(second.begun_at) is not None:
                 continue
-            going_on.append(other)
-            if other.worker is call.worker:
-                message = f"{call.worker.name} calls A while its call {other.number} for {other.task_id} goes on"
+            if first.worker is second.worker:
+                message = f"{second.worker.name} begins call {second.number} while its call {first.number} goes on"
                 self.expect(False, message, call.task_id, call.device)
-            elif self._held_alive(other.worker, other.sent_at, call.sent_at):
+            elif self._held_alive(first.worker, first.begun_at, second.begun_at):
                 message = (
-                    f"{call.worker.name} calls A while {other.worker.name}, which the broker holds for alive, has its call {other.number}"
+                    f"{second.worker.name} begins call {second.number} while {first.worker.name}, which the broker holds for alive, "
+                    f"has its call {first.number}"
                 )
                 self.expect(False, message, call.task_id, call.device)
-        self._calls[call.device] = [*going_on, call]
+        self._calls[call.device].append(call)
 
     def _held_alive(self, worker: Role, since: float, until: float) -> bool:
         """Whether the broker had one connection of the worker through all this time."""
@@ -192,6 +201,7 @@ class Checks:
         self.trace.note(f"A: answers call {call.number}: {call.conduct}", call.task_id, call.device)
         task.succeeded |= call.succeeded
         task.unknown_to_a |= call.conduct == "unknown"
+        task.failed |= call.conduct in ("failure", "garbage", "nonsense")
 
     # Clients.
 

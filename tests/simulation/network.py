@@ -46,7 +46,7 @@ _HERE = IPv4Address("TCP", "127.0.0.1", 1)
 
 @define(eq=False)
 class Link:
-    """One connection, from `client` to the server `name`, made at `since`."""
+    """One connection, from `client` to the server `name`: `client` began to connect at `dialed_at`, and it is there since `since`."""
 
     network: Network
     number: int
@@ -54,6 +54,7 @@ class Link:
     server_role: Role
     name: str
     latency_s: float
+    dialed_at: float
     since: float
     cut: bool = False
     disturbed: bool = False  # something was done to it: no deadline can be asked of those at its ends
@@ -383,7 +384,7 @@ class Network:
             return self._silent.get(name, 0.0) > self.world.now or self._is_blocked(client, name)
         return listener.role.frozen_until > self.world.now or self._is_blocked(client, name)
 
-    def join(self, role: Role, name: str, factory: IProtocolFactory, latency_s: float) -> IProtocol:
+    def join(self, role: Role, name: str, factory: IProtocolFactory, latency_s: float, dialed_at: float) -> IProtocol:
         """Connect at once. Raises `ConnectionRefusedError`."""
         listener = self._listeners.get(name)
         server = listener.factory.buildProtocol(_HERE) if listener is not None else None
@@ -391,7 +392,7 @@ class Network:
         if listener is None or server is None or client is None:
             raise ConnectionRefusedError(f"nobody listens on {name}")
         self._number += 1
-        link = Link(self, self._number, role, listener.role, name, latency_s, self.world.now)
+        link = Link(self, self._number, role, listener.role, name, latency_s, dialed_at, self.world.now)
         link.client.protocol, link.server.protocol = client, server
         self.links.append(link)
         self.every_link.append(link)
@@ -406,6 +407,7 @@ class _Dial:
 
     def __init__(self, network: Network, role: Role, name: str, factory: IProtocolFactory) -> None:
         self._network, self._role, self._name, self._factory = network, role, name, factory
+        self._began = network.world.now
         self._latency_s = 0.0002 + network.rng.random() ** 3 * 0.03
         self.connected: Deferred[IProtocol] = Deferred(lambda _: self._stop())
         self._next = network.world.call_later(role, self._latency_s, self._try)
@@ -426,7 +428,7 @@ class _Dial:
             self._next = network.world.call_later(self._role, REDIAL_S, self._try)
             return
         try:
-            protocol = network.join(self._role, self._name, self._factory, self._latency_s)
+            protocol = network.join(self._role, self._name, self._factory, self._latency_s, self._began)
         except ConnectionRefusedError as error:
             self._fail(error)
         else:

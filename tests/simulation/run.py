@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import random
+import sys
 from contextlib import suppress
 from typing import Any, cast
 
@@ -49,10 +50,14 @@ def simulate(seed: int, *, live: bool = False) -> Result:
     run = _Run(seed, live)
     observer = cast("ILogObserver", run.on_log)
     globalLogPublisher.addObserver(observer)
+    hook, sys.unraisablehook = sys.unraisablehook, run.on_unraisable
     try:
         run.run()
+        gc.collect(0)  # failures that nobody has looked at are logged now
         return run.end()
     finally:
+        gc.collect(1)
+        sys.unraisablehook = hook
         globalLogPublisher.removeObserver(observer)
         if collecting:
             gc.enable()
@@ -109,6 +114,10 @@ class _Run:
         if bad and not (self.world.disk.full and "cannot be written" in text):
             self.checks.on_log(text, event)
 
+    def on_unraisable(self, what: Any) -> None:
+        """Something failed where nobody could be told."""
+        self.checks.expect(self._burying, f"Lost: {what.exc_value!r} in {what.object!r}")
+
     # The acts.
 
     def run(self) -> None:
@@ -150,7 +159,7 @@ class _Run:
     def _settle(self) -> None:
         """Tasks that no client knows of come to their end, too, and calls that a worker makes for what another one has finished."""
         self._advance(lambda: all(task.finished is not None or not task.requested for task in self.checks.tasks.values()), CALM_S)
-        self._advance(lambda: not jobs(self.world), LONGEST_CALL_S)
+        self._advance(lambda: not (jobs(self.world) or self.world.frozen), LONGEST_CALL_S)
         self._advance(lambda: False, 2.0)
 
     def _ask_again(self) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
 from twisted.logger import globalLogBeginner
 
+from tests.simulation.mutations import MUTATIONS
 from tests.simulation.run import Result, simulate
 
 CHUNK = 25
@@ -17,12 +18,28 @@ CHUNK = 25
 
 def simulate_many(seeds: Iterable[int]) -> Iterator[Result]:
     """Run these seeds; yield how each went, in their order."""
-    jobs = os.cpu_count() or 1
-    if jobs == 1:
-        yield from (_one(seed) for seed in seeds)
-        return
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_begin) as pool:
-        yield from pool.map(_one, seeds, chunksize=CHUNK)
+    with _pool() as pool:
+        yield from pool.map(simulate, seeds, chunksize=CHUNK)
+
+
+def catch_all(mutations: Iterable[str], within: int) -> Mapping[str, Result | None]:
+    """How each mutation is caught by the first of so many seeds; None where it is by none."""
+    names = list(mutations)
+    with _pool() as pool:
+        return dict(zip(names, pool.map(_catch, names, [within] * len(names)), strict=True))
+
+
+def _catch(name: str, within: int) -> Result | None:
+    with MUTATIONS[name].switched_on():
+        for seed in range(within):
+            result = simulate(seed)
+            if result.broken:
+                return result
+    return None
+
+
+def _pool() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(os.cpu_count() or 1, mp_context=get_context("spawn"), initializer=_begin)
 
 
 def _begin() -> None:
@@ -33,7 +50,3 @@ def _begin() -> None:
 def quiet() -> None:
     """Have nothing logged but what the simulation looks at."""
     globalLogBeginner.beginLoggingTo([], redirectStandardIO=False, discardBuffer=True)
-
-
-def _one(seed: int) -> Result:
-    return simulate(seed)

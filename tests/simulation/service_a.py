@@ -21,6 +21,8 @@ NOT_FOUND = b'{"code": 404, "message": "The requested equipment is not found"}'
 FAILURE = b'{"code": 500, "message": "Internal provisioning exception"}'
 REASONS = {200: "OK", 404: "Not Found", 500: "Internal Server Error", 502: "Bad Gateway", 503: "Service Unavailable"}
 
+LONGEST_RETRY_AFTER_S = 7.0
+
 # What A may do with a call, how often in each mood.
 MOODS: dict[str, dict[str, float]] = {
     "calm": {"success": 1.0},
@@ -35,7 +37,7 @@ MOODS: dict[str, dict[str, float]] = {
 
 @define(eq=False)
 class Call:
-    """One call as A had it. `sent_at` is when the worker wrote its last byte; `answered_at` when A had answered."""
+    """One call as A had it. The worker began to send, or to connect where it had to, at `begun_at`; A had answered at `answered_at`."""
 
     number: int
     task_id: str
@@ -43,7 +45,7 @@ class Call:
     body: bytes
     worker: Role
     end: End  # A's
-    sent_at: float
+    begun_at: float
     came_at: float
     conduct: str = ""
     answered_at: float | None = None
@@ -82,8 +84,17 @@ class _Connection(Protocol):
     def __init__(self, service: ServiceA) -> None:
         self._service = service
         self._received = b""
+        self._calls = 0
+        self._begun_at = 0.0
+
+    def connectionMade(self) -> None:
+        assert isinstance(self.transport, End)
+        self._begun_at = self.transport.link.dialed_at
 
     def dataReceived(self, data: bytes) -> None:
+        if not self._received and self._calls:
+            assert isinstance(self.transport, End)
+            self._begun_at = self.transport.other.last_write
         self._received += data
         head, end, body = self._received.partition(b"\r\n\r\n")
         if not end:
@@ -103,11 +114,12 @@ class _Connection(Protocol):
             body,
             transport.other.role,
             transport,
-            transport.other.last_write,
+            self._begun_at,
             service.role.world.now,
         )
         call.conduct = service.conduct()
         service.calls.append(call)
+        self._calls += 1
         service.on_call(call)
         self._behave(call)
 
@@ -129,7 +141,7 @@ class _Connection(Protocol):
         elif call.conduct == "failure":
             status, body = 500, FAILURE
         elif call.conduct == "busy":
-            status, body, fields = 503, b"busy", rng.choice(["", "Retry-After: 1\r\n", "Retry-After: 7\r\n"])
+            status, body, fields = 503, b"busy", rng.choice(["", "Retry-After: 1\r\n", f"Retry-After: {LONGEST_RETRY_AFTER_S:.0f}\r\n"])
         elif call.conduct == "gateway":
             status, body = 502, b"<html>bad gateway</html>"
         elif call.conduct == "garbage":

@@ -22,9 +22,10 @@ from tests.simulation.checks import Checks, Order
 from tests.simulation.clock import Role, WorldClock
 from tests.simulation.disk import Disk, SimulatedStorage
 from tests.simulation.network import AgentEndpoints, Network
-from tests.simulation.service_a import ServiceA
+from tests.simulation.service_a import LONGEST_RETRY_AFTER_S, ServiceA
 from tests.simulation.trace import Trace
 
+SHORTEST_DEADLINE_S = 90.0
 URL = BrokerUrl.parse("amqp://guest:guest@broker/")
 
 
@@ -140,7 +141,8 @@ class World:
     def __attrs_post_init__(self) -> None:
         self.trace = Trace(self.clock)
         self.network = Network(self.clock, self.rng("network"), split=self.setup.split, slow=self.setup.slow)
-        self.checks = Checks(self.trace, self.clock, self.network)
+        patience_s = min(self.setup.patience_s - LONGEST_RETRY_AFTER_S, SHORTEST_DEADLINE_S) - 2 * self.setup.skew_s
+        self.checks = Checks(self.trace, self.clock, self.network, patience_s)
         self.network.on_link = self.checks.on_link
         self.disk = self.checks.disk = Disk(self.checks.on_written)
         self.a = ServiceA(Role("a", self.clock), self.rng("a"), self.checks.on_call, self.checks.on_answer, self.setup.delay_s)
@@ -261,6 +263,11 @@ class World:
             self.trace.note(f"{name} stands still for {seconds:.1f} s")
             process.role.frozen_until = self.clock.now + seconds
             self.network.disturb(process.role)
+
+    @property
+    def frozen(self) -> bool:
+        """Whether some process stands still."""
+        return any(process.role.frozen_until > self.clock.now for process in self.processes.values())
 
     def _end(self, name: str, process: Process, silent_s: float | None) -> None:
         process.died()

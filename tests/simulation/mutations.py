@@ -1,0 +1,247 @@
+"""Bugs put in on purpose: each is one that somebody could make, and that the simulation must find.
+
+with MUTATIONS["lanes off"].switched_on():
+    simulate(1)
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from attrs import frozen
+from twisted.internet.defer import Deferred, succeed
+
+from rtprov import equipment, worker
+from rtprov.amqp.publisher import Publisher, _settle
+from rtprov.amqp.rpc import RpcClient
+from rtprov.broker.channel import BrokerChannel
+from rtprov.broker.queues import Queue
+from rtprov.broker.server import BrokerProtocol, _confirm
+from rtprov.broker.streams import Stream
+from rtprov.errors import BrokerError
+from rtprov.journal import ShardJournal, TaskPublisher
+from rtprov.lanes import Lanes
+from rtprov.model import Finished, State
+from rtprov.status import StatusServer
+from rtprov.store import Store
+from rtprov.wire import decode_status_request, decode_task, encode_status_reply
+from rtprov.worker import ShardWorker
+
+
+@frozen
+class Mutation:
+    """`replace` is what stands in for `name` of `target` while it is switched on."""
+
+    target: Any
+    name: str
+    replace: Any
+
+    @contextmanager
+    def switched_on(self) -> Iterator[None]:
+        """Make the mistake for a while."""
+        original = getattr(self.target, self.name)
+        setattr(self.target, self.name, self.replace)
+        try:
+            yield
+        finally:
+            setattr(self.target, self.name, original)
+
+
+MUTATIONS: dict[str, Mutation] = {}
+
+
+def mutation(name: str, target: Any, attribute: str) -> Callable[[Any], Any]:
+    """Register the decorated function as what stands in for `attribute` of `target`."""
+
+    def register(replace: Any) -> Any:
+        MUTATIONS[name] = Mutation(target, attribute, replace)
+        return replace
+
+    return register
+
+
+# The worker.
+
+
+@mutation("ack before finish", ShardWorker, "_run")
+async def _ack_first(self: Any, job: Any) -> None:
+    outcome = await self._provision(job)
+    job.delivery.ack()
+    if outcome is not None:
+        state, reason = outcome
+        await self._journal.append(Finished(job.task.task_id, job.task.equipment_id, self._wall_clock(), state, reason))
+
+
+_take_delivery = ShardWorker._on_delivery
+
+
+@mutation("no adoption", ShardWorker, "_on_delivery")
+def _no_adoption(self: Any, delivery: Any) -> None:
+    if decode_task(delivery.body).task_id not in self._jobs:
+        _take_delivery(self, delivery)
+
+
+@mutation("no judgement of redelivered tasks", ShardWorker, "_finished_elsewhere")
+async def _not_judged(self: Any, job: Any) -> bool:
+    await self._require_delivery(job)
+    return False
+
+
+@mutation("a call begins without a delivery", ShardWorker, "_require_delivery")
+async def _no_delivery_required(self: Any, job: Any) -> None:
+    pass
+
+
+@mutation("lanes off", worker, "Lanes")
+class _NoLanes(Lanes[Any]):
+    """Everybody goes at once, and nobody follows."""
+
+    def enter(self, device: str, item: Any) -> bool:
+        return True
+
+    def leave(self, device: str) -> None:
+        return None
+
+
+@mutation("out of patience at once", ShardWorker, "_pause_s")
+def _no_pause(self: Any, job: Any, retry_after_s: float | None) -> None:
+    return None
+
+
+_drain = ShardWorker.drain
+
+
+@mutation("a stopping worker lets go of its consumer", ShardWorker, "drain")
+async def _let_go(self: Any, deadline_s: float) -> None:
+    for job in list(self._jobs.values())[:1]:
+        channel = job.delivery._channel
+        if not channel.closed:
+            with suppress(BrokerError):
+                await channel.basic_cancel(consumer_tag=next(iter(channel.consumers)))
+    await _drain(self, deadline_s)
+
+
+@mutation("every answer is a success", equipment, "interpret")
+def _all_is_well(status: int, body: bytes) -> tuple[State, str]:
+    return State.COMPLETED, "it looks well"
+
+
+# The journal and the store.
+
+
+@mutation("no barrier", ShardJournal, "barrier")
+def _no_barrier(self: Any) -> Deferred[None]:
+    return succeed(None)
+
+
+_attach_journal = ShardJournal.attach
+
+
+@mutation("a worker serves before its replay", ShardJournal, "attach")
+async def _attach_at_once(self: Any, connection: Any) -> None:
+    self.barrier = lambda: succeed(None)
+    try:
+        await _attach_journal(self, connection)
+    finally:
+        del self.barrier
+
+
+_apply = Store.apply
+
+
+@mutation("the last end wins", Store, "apply")
+def _apply_last(self: Any, event: Any) -> None:
+    _apply(self, event)
+    if isinstance(event, Finished):
+        self._records[event.task_id].state = event.state
+
+
+# The front end.
+
+
+_submit = TaskPublisher.submit
+
+
+@mutation("answer before confirm", TaskPublisher, "submit")
+def _submit_and_forget(self: Any, task: Any) -> Deferred[None]:
+    _submit(self, task).addErrback(lambda _: None)
+    return succeed(None)
+
+
+@mutation("a lost confirm counts as one", Publisher, "_on_lost")
+def _all_confirmed(self: Any, reason: Any) -> None:
+    self._connection = self.channel = None
+    if self._sweep_call is not None:
+        self._sweep_call.cancel()
+        self._sweep_call = None
+    self._sweeps.clear()
+    unconfirmed, self._unconfirmed = self._unconfirmed, {}
+    for publish in unconfirmed.values():
+        _settle(publish, None)
+
+
+@mutation("requests are never forgotten", RpcClient, "_forget")
+def _remember(self: Any, correlation_id: str) -> Any:
+    request = self._requests.get(correlation_id)
+    if request is not None and request.timer.active():
+        request.timer.cancel()
+    return None if request is None or request.reply.called else request
+
+
+@mutation("unknown without a barrier", StatusServer, "_answer")
+async def _answer_at_once(self: Any, request: bytes) -> bytes:
+    pairs, _ = decode_status_request(request)
+    return encode_status_reply([self._replica.lookup(task_id, equipment_id) for task_id, equipment_id in pairs])
+
+
+# The broker.
+
+
+@mutation("confirm before commit", BrokerProtocol, "_end_turn")
+def _confirm_first(self: Any) -> None:
+    pumps, self._pumps = self._pumps, {}
+    for queue in pumps:
+        queue.pump()
+    channels, self._confirms = list(self._confirms), {}
+    _confirm(channels)
+    self.engine.commit()
+
+
+_publish = Stream.publish
+
+
+@mutation("a stream shows what is not safe", Stream, "publish")
+def _show_at_once(self: Any, message: Any) -> None:
+    _publish(self, message)
+    self.show(self._next_offset)
+
+
+@mutation("what comes back is turned round", Queue, "requeue")
+def _requeue_reversed(self: Any, entries: Any) -> None:
+    for entry in entries:
+        entry.redelivered = True
+        entry.deliveries += 1
+        heapq.heappush(self._returned, (-entry.position, entry))
+    self.pump()
+
+
+@mutation("the broker forgets what it handed out", Queue, "_note_handed_out")
+def _forget_handed_out(self: Any, entry: Any) -> None:
+    pass
+
+
+@mutation("every consumer is active", Queue, "_next_consumer")
+def _any_consumer(self: Any) -> Any:
+    for _ in range(len(self.consumers)):
+        self._turn = (self._turn + 1) % len(self.consumers)
+        if self.consumers[self._turn].ready:
+            return self.consumers[self._turn]
+    return None
+
+
+@mutation("what a lost connection held is gone", BrokerChannel, "_give_back")
+def _keep(self: Any, taken: Any, *, requeue: bool) -> None:
+    pass
