@@ -18,8 +18,8 @@ from rtprov import equipment, worker
 from rtprov.amqp.publisher import Publisher, _settle
 from rtprov.amqp.rpc import RpcClient
 from rtprov.broker.channel import BrokerChannel
+from rtprov.broker.connection import BrokerProtocol, _confirm
 from rtprov.broker.queues import Queue
-from rtprov.broker.server import BrokerProtocol, _confirm
 from rtprov.broker.streams import Stream
 from rtprov.errors import BrokerError
 from rtprov.journal import ShardJournal, TaskPublisher
@@ -205,9 +205,9 @@ def _confirm_first(self: Any) -> None:
     pumps, self._pumps = self._pumps, {}
     for queue in pumps:
         queue.pump()
-    channels, self._confirms = list(self._confirms), {}
-    _confirm(channels)
-    self.engine.commit()
+    due, self._confirms = [(channel, channel.published) for channel in self._confirms], {}
+    _confirm(due)
+    self.factory.end_turn()
 
 
 _publish = Stream.publish
@@ -220,7 +220,7 @@ def _show_at_once(self: Any, message: Any) -> None:
 
 
 @mutation("what comes back is turned round", Queue, "requeue")
-def _requeue_reversed(self: Any, entries: Any) -> None:
+def _requeue_reversed(self: Any, entries: Any, *, lost: bool) -> None:
     for entry in entries:
         entry.redelivered = True
         entry.deliveries += 1

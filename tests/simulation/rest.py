@@ -60,7 +60,7 @@ def _frontend(service: FrontendService) -> list[tuple[str, int]]:
 
 
 def _worker(service: WorkerService) -> list[tuple[str, int]]:
-    sizes = [("unconfirmed", len(service._publisher._unconfirmed)), ("slots", service._settings.concurrency - service._slots.tokens)]
+    sizes = [("unconfirmed", len(service._publisher._unconfirmed)), ("calls to A", service._settings.concurrency - service._gate._free)]
     for worker in service.workers:
         journal: Any = worker._journal
         sizes += [
