@@ -50,7 +50,7 @@ class BrokerService(InOrder):
     """
 
     def __init__(
-        self, where: tuple[str, Any], state: Path, username: str = GUEST, password: str = GUEST, max_age_s: float | None = None
+        self, where: tuple[str, Any], state: Path, *, username: str = GUEST, password: str = GUEST, max_age_s: float | None = None
     ) -> None:
         super().__init__()
         self._max_age_s = max_age_s
@@ -98,5 +98,5 @@ def makeService(options: Options) -> IService:
         identity = server_identity(options, "broker")
         endpoint = TLSEndpoint(endpoint, identity, clock)
         renewals.append(Renewal(identity, clock=clock))
-    broker = BrokerService((text, endpoint), options["state"], options["user"], options["password"])
+    broker = BrokerService((text, endpoint), options["state"], username=options["user"], password=options["password"])
     return cast("IService", Command(*renewals, broker))

@@ -98,12 +98,12 @@ class Wire:
 
 
 def refused(port: int, tls: ssl.SSLContext) -> str | None:
-    """The server's reason not to talk to such a client, as its TLS alert has it; None where it talks."""
+    """The server's reason not to talk to such a client, as its TLS alert has it (RFC 8446 §6); None where it talks."""
     try:
         with Wire(port, tls) as wire:
             wire.ask(b"GET / HTTP/1.1\r\nHost: b\r\n\r\n")
     except ssl.SSLError as error:
-        return error.reason or str(error)
+        return (error.reason or str(error)).rpartition("ALERT_")[2]
     return None
 
 
