@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, OrderedDict
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv6Address
 
 from rtprov.errors import TooManyRequests
 
@@ -16,14 +16,12 @@ def network_of(host: str) -> str:
     if ":" not in host:
         return host
     try:
-        address = ip_address(host.partition("%")[0])
+        address = IPv6Address(host.partition("%")[0])
     except ValueError:
         return host
-    if isinstance(address, IPv6Address):
-        if address.ipv4_mapped is not None:
-            return str(address.ipv4_mapped)
-        return f"{IPv6Address(int(address) >> 64 << 64)}/64"
-    return host
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return f"{IPv6Address(int(address) >> 64 << 64)}/64"
 
 
 class Rate:
@@ -54,14 +52,12 @@ class Rate:
         self._forget(now)
 
     def _forget(self, now: float) -> None:
-        """Those that were heard of longest ago come first; a few of them on each call keep pace with all that come."""
+        """Those that were heard of longest ago come first; two of them on each call keep pace with all that come."""
         for _ in range(2):
             client, used_up = next(iter(self._used_up.items()))
             if used_up > now and len(self._used_up) <= self._max_remembered:
                 return
             del self._used_up[client]
-            if not self._used_up:
-                return
 
 
 class Connections:
