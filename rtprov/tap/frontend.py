@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -49,7 +50,8 @@ class Options(opt.CommandOptions):
 
 def make_admission(options: dict[str, Any]) -> Admission:
     """Whom the front end lets in, as the options describe it. Raises `ConfigurationError`."""
-    admission = Admission(now=clock.seconds, rate=None if options["rate"] is None else Rate(options["rate"]))
+    # Not the reactor's clock: that is the wall's, and set back it would keep everybody out.
+    admission = Admission(now=time.monotonic, rate=None if options["rate"] is None else Rate(options["rate"]))
     _load_tokens(admission, options["tokens"])
     return admission
 

@@ -12,8 +12,9 @@ from twisted.application.service import Service
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from twisted.web.http_headers import Headers
 
-from rtprov.access import Admission
+from rtprov.access import Admission, Caller
 from rtprov.certs import make_development_set
 from rtprov.errors import ConfigurationError
 from rtprov.tap import frontend
@@ -147,6 +148,16 @@ class Tokens(RenewalTestCase):
         admission = make_admission({"tokens": None, "rate": None})
         self.assertIsNone(admission.tokens)
         self.assertIsInstance(admission, Admission)
+
+    def test_clock_set_back(self) -> None:
+        """A client that has kept to its rate is let in, though the computer's clock is set back meanwhile."""
+        self.patch(frontend, "clock", self.clock)
+        admission = make_admission({"tokens": None, "rate": 1000.0})
+        self.clock.advance(3600)
+        caller = Caller("address:192.0.2.7")
+        admission.admit(Headers(), caller)
+        self.clock.rightNow = 0.0
+        admission.admit(Headers(), caller)
 
     def test_wrong_at_the_start(self) -> None:
         """A file that is no good at the start ends the command."""
