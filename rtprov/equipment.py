@@ -91,7 +91,7 @@ class HttpEquipment:
         self._base_url = base_url.rstrip("/")
         self._clock = clock
         self._wall_clock = wall_clock
-        self._reachable = True
+        self._complaints: set[str] = set()  # since A was last reached
 
     def configure(self, task: Task, body: bytes) -> Deferred[tuple[State, str]]:
         """See `rtprov.interfaces.Equipment.configure`. Cancelling closes the connection to A."""
@@ -110,12 +110,14 @@ class HttpEquipment:
         return outcome
 
     def _note(self, unreachable: str | None) -> None:
-        """Say once that A is out of reach, not once for each task, and once that somebody is there again, whatever he says."""
-        if self._reachable and unreachable is not None:
+        """Say that A is out of reach once for each reason, not for each task, and once that somebody is there again, whatever he says."""
+        if unreachable is None:
+            if self._complaints:
+                self._log.info("A can be reached again")
+            self._complaints.clear()
+        elif unreachable not in self._complaints:
+            self._complaints.add(unreachable)
             self._log.warn("A cannot be reached: {reason}; its tasks are tried again until their patience is over", reason=unreachable)
-        elif not self._reachable and unreachable is None:
-            self._log.info("A can be reached again")
-        self._reachable = unreachable is None
 
     async def _call(self, task: Task, body: bytes) -> tuple[State, str]:
         try:

@@ -153,7 +153,7 @@ class Calls(SynchronousTestCase):
         self.assertFalse(self.server().connected)
 
     def test_said_once(self) -> None:
-        """The log says once that nobody is there, whatever number of calls fails, and once that somebody is, be it with an error."""
+        """The log says once for each reason that nobody is there, whatever number of calls fails, and once that somebody is again."""
         logged: list[str] = []
         observer = cast("ILogObserver", lambda event: logged.append(formatEvent(event)))
         globalLogPublisher.addObserver(observer)
@@ -164,12 +164,19 @@ class Calls(SynchronousTestCase):
             self.network.settle()
             self.assertUnreachable(outcome)
         self.network.factories["a"] = factory
+        for _ in range(3):
+            outcome = self.call()
+            self.network.settle()
+            self.network.cut("a")
+            self.network.settle()
+            self.assertUnreachable(outcome)
         for _ in range(2):
             outcome = self.call()
             self.say(_http("503 Service Unavailable", b""))
             self.assertUnreachable(outcome)
-        (gone, back) = logged
-        self.assertIn("A cannot be reached: ConnectionRefusedError", gone)
+        (refused, cut, back) = logged
+        self.assertIn("A cannot be reached: ConnectionRefusedError", refused)
+        self.assertIn("A cannot be reached: ConnectionLost", cut)
         self.assertEqual(back, "A can be reached again")
 
     def assertUnreachable(self, outcome: Deferred[tuple[State, str]]) -> EquipmentUnreachable:

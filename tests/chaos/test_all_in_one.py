@@ -1,0 +1,28 @@
+"""``twistd rtprov``, everything in one process, is killed in the middle of five hundred tasks, and started again."""
+
+from __future__ import annotations
+
+from tests.chaos.support import ChaosTestCase, Site, kill
+from tests.processes.support import Twistd
+
+
+class AllInOne(ChaosTestCase):
+    async def test_killed(self) -> None:
+        """What was promised is kept by the next process: nothing is lost, and only what was under way is called again."""
+        site = Site(self)
+        site.a.start()
+        process = await self.start(site)
+        posting = site.post()
+        await site.a_is_busy()
+        killed = await kill(process)
+        await self.start(site)
+        await posting
+        await site.check(killed=[killed])
+        self.assertGreater(site.repeated, 0)
+
+    async def start(self, site: Site) -> Twistd:
+        where = ("--port", "0", "--broker-port", "0", "--equipment-url", site.a.url)
+        process = self.twistd("rtprov", *where, "--concurrency", "100")
+        await process.logged("ready; try: curl ")
+        site.use(await process.port("service B (front end)"))
+        return process

@@ -1,0 +1,105 @@
+"""On one RabbitMQ, side by side, each in a virtual host of its own: what dies, what is cut, what is blocked, and an A that is down."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred, gatherResults
+
+from tests.chaos.equipment import reactor
+from tests.chaos.support import TASKS, ChaosTestCase, Site, kill, seconds
+from tests.rabbitmq import RabbitMQ, rabbitmq
+
+MINUTE_S = 60.0
+BLOCKED_S = 5.0
+
+
+class OnRabbitMQ(ChaosTestCase):
+    async def site(self, node: RabbitMQ, *, workers: int = 1) -> Site:
+        site = Site(self, await node.add_vhost())
+        await site.start(workers=workers)
+        return site
+
+    async def test_side_by_side(self) -> None:
+        """Whatever breaks, nothing is lost, and only what a dying process had in its hands is called again."""
+        node = await rabbitmq()
+        scenarios = (self.a_down_for_a_minute, self.killed, self.drained, self.connections_closed)
+        await gatherResults([Deferred.fromCoroutine(scenario(node)) for scenario in scenarios], consumeErrors=True)
+
+    async def killed(self, node: RabbitMQ) -> None:
+        """The active worker is killed, and the standby after it; a new one takes over."""
+        site = await self.site(node, workers=2)
+        posting = site.post()
+        await site.a_is_busy(50)
+        killed = [await kill(site.workers[0])]
+        await site.start_worker()
+        await site.a_is_busy(200)
+        killed.append(await kill(site.workers[1]))
+        await posting
+        await site.check(killed=killed)
+        self.assertGreater(site.repeated, 0)
+
+    async def drained(self, node: RabbitMQ) -> None:
+        """The active worker is told to stop: its calls end, none is repeated, and the standby does the rest."""
+        site = await self.site(node, workers=2)
+        posting = site.post()
+        await site.a_is_busy()
+        await self.stop(site.workers[0])
+        self.assertIn("draining", site.workers[0].log)
+        await posting
+        await site.check()
+        self.assertEqual(site.repeated, 0)
+
+    async def connections_closed(self, node: RabbitMQ) -> None:
+        """The operator closes all connections: they come back, and no call is repeated, since no worker died."""
+        site = await self.site(node)
+        posting = site.post()
+        await site.a_is_busy()
+        vhost = site.broker_url.rpartition("/")[2]
+        await node.ctl("close_all_connections", "--vhost", vhost, "by the test")
+        await posting
+        await site.check()
+        self.assertIn("not connected", site.workers[0].log)
+        self.assertEqual(site.repeated, 0)
+
+    async def a_down_for_a_minute(self, node: RabbitMQ) -> None:
+        """A is down for a minute: it is asked little, said to be in trouble once, and all is done when it is back.
+
+        It comes back with a certificate that has expired, which is no better, and then with a good one.
+        """
+        site = await self.site(node)
+        posting = site.post()
+        await site.a_is_busy()
+        await site.a.stop()
+        cut = float(reactor.seconds())
+        worker = site.workers[0]
+        await worker.logged("A is in trouble")
+        await posting
+        await seconds(MINUTE_S / 2)
+        site.a.start("expired")
+        await seconds(MINUTE_S / 2)
+        self.assertIn("certificate", worker.log)
+        await site.a.stop()
+        site.a.start()
+        await site.check(killed=[cut])
+        self.assertEqual(worker.log.count("A is in trouble"), 1)
+        await worker.logged("A has recovered")
+
+
+class Blocked(ChaosTestCase):
+    async def test_memory_alarm(self) -> None:
+        """RabbitMQ takes no messages for want of memory: POSTs are refused, and afterwards nothing is lost and nothing repeated."""
+        node = await rabbitmq()
+        site = Site(self, await node.add_vhost())
+        await site.start()
+        await site.post(0, TASKS // 2)
+        await site.a_is_busy(TASKS // 10)
+        await node.ctl("set_vm_memory_high_watermark", "0.0000001")
+        self.addCleanup(lambda: Deferred.fromCoroutine(node.ctl("set_vm_memory_high_watermark", "0.4")))
+        posting = site.post(TASKS // 2, TASKS)
+        await seconds(BLOCKED_S)
+        self.assertEqual((await site.clients[0].post("BLOCKED01")).status, 503)
+        self.assertEqual(len(site.accepted), TASKS // 2)
+        await node.ctl("set_vm_memory_high_watermark", "0.4")
+        await posting
+        self.assertEqual(len(site.accepted), TASKS)
+        await site.check()
+        self.assertEqual(site.repeated, 0)
