@@ -17,7 +17,7 @@ import random
 ROW = 10
 ROW_WHILE_GROWING = 3
 FIRST_PROBE_S = 1.0
-LONGEST_PROBE_S = 30.0
+LONGEST_PROBE_S = 15.0
 # A probe that has not ended by then may hang where the next one would not.
 PROBE_OVERDUE_S = 90.0
 # A's own Retry-After puts a probe off, but one answer's mistake must not keep all devices waiting for a day.

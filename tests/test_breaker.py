@@ -101,7 +101,7 @@ class Probing(BreakerTestCase):
         self.row()
 
     def test_growing_intervals(self) -> None:
-        """Probes come at intervals from 1 s doubling to 30 s, jittered down to a half."""
+        """Probes come at intervals from 1 s doubling to 15 s, jittered down to a half."""
         longest_s = FIRST_PROBE_S
         for number in range(12):
             waited_s = self.wait()

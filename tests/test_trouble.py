@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from rtprov.breaker import ROW
+from rtprov.breaker import LONGEST_PROBE_S, ROW
 from rtprov.errors import EquipmentSilent, EquipmentUnreachable
 from rtprov.model import Finished, Started, State
 from rtprov.scenario import Rule
@@ -75,7 +75,7 @@ class WorkerInTrouble(WorkerTestCase):
             self.assertLess(self.clock.seconds(), 603.0)
         self.assertGreaterEqual(self.clock.seconds(), 599.0)
         self.assertEqual({self.state(number, f"DEVICE{number}") for number in range(ROW)}, {State.FAILED})
-        self.assertLess(len(self.equipment.calls), ROW + 50)
+        self.assertLess(len(self.equipment.calls), ROW + 2 * self.patience_s / LONGEST_PROBE_S + 10)
 
     def test_silence(self) -> None:
         """No answer in time is final for the task, and trouble where it comes in a row."""

@@ -97,9 +97,10 @@ class Nodes:
         return bytes(output).decode()
 
     async def stop(self) -> None:
-        """Kill all, and remove the folder."""
-        if self._balancer is not None:
-            await self._balancer.stopListening()
+        """Kill all, and remove the folder; does nothing the second time."""
+        balancer, self._balancer = self._balancer, None
+        if balancer is not None:
+            await balancer.stopListening()
         assert self._keeper.stdin is not None
         self._keeper.stdin.close()
         self._keeper.wait(10.0)
