@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rtprov.amqp.topology import PARKED_QUEUE
 from rtprov.tap.assembly import FrontendService, WorkerService
 from tests.simulation.world import Broker, Service, World
 
@@ -38,7 +39,7 @@ def _sizes(process: object) -> list[tuple[str, int]]:
 
 
 def _broker(broker: Broker) -> list[tuple[str, int]]:
-    queues = [queue for queue in broker.factory.engine.queues.values() if queue.kind != "stream"]
+    queues = [queue for queue in broker.factory.engine.queues.values() if queue.kind != "stream" and queue.name != PARKED_QUEUE]
     sizes = [(queue.name, queue.message_count) for queue in queues]
     for number, connection in enumerate(broker.factory.connections):
         for channel in connection._channels.values():

@@ -18,6 +18,7 @@ from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, global
 from tests.simulation.clients import Client
 from tests.simulation.clock import Role
 from tests.simulation.faults import Faults
+from tests.simulation.knobs import turned
 from tests.simulation.rest import at_rest, jobs
 from tests.simulation.world import Setup, World
 
@@ -52,7 +53,8 @@ def simulate(seed: int, *, live: bool = False) -> Result:
     globalLogPublisher.addObserver(observer)
     hook, sys.unraisablehook = sys.unraisablehook, run.on_unraisable
     try:
-        run.run()
+        with turned(run.world.setup.knobs):
+            run.run()
         gc.collect(0)  # failures that nobody has looked at are logged now
         return run.end()
     finally:
@@ -102,7 +104,7 @@ class _Run:
         return clients
 
     def on_log(self, event: LogEvent) -> None:
-        """Errors break a seed, but for the one that says that the disk is full."""
+        """Errors break a seed, but for those that say that the disk is full, or that the broker has given up where it may."""
         level = event.get("log_level")
         if self._burying or level is None:
             return
@@ -111,7 +113,9 @@ class _Run:
             return
         text = formatEvent(event)
         self.world.trace.log(text)
-        if bad and not (self.world.disk.full and "cannot be written" in text):
+        full = self.world.disk.full and "cannot be written" in text
+        given_up = self.checks.dead_letters and "dead-lettered" in text
+        if bad and not full and not given_up:
             self.checks.on_log(text, event)
 
     def on_unraisable(self, what: Any) -> None:

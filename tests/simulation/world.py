@@ -21,6 +21,7 @@ from tests.fakes import PlainSealer
 from tests.simulation.checks import Checks, Order
 from tests.simulation.clock import Role, WorldClock
 from tests.simulation.disk import Disk, SimulatedStorage
+from tests.simulation.knobs import DELIVERY_LIMIT, draw
 from tests.simulation.network import AgentEndpoints, Network
 from tests.simulation.service_a import LONGEST_RETRY_AFTER_S, ServiceA
 from tests.simulation.trace import Trace
@@ -43,6 +44,7 @@ class Setup:
     split: float
     slow: float
     delay_s: float
+    knobs: tuple[str, ...]
     retention_s: float = 86400.0
 
     @classmethod
@@ -58,6 +60,7 @@ class Setup:
             split=rng.choice([0.0, 0.05, 0.4]),
             slow=rng.choice([0.0, 0.0, 0.02]),
             delay_s=rng.choice([0.3, 3.0, 10.0]),
+            knobs=draw(rng),
         )
 
 
@@ -142,7 +145,7 @@ class World:
         self.trace = Trace(self.clock)
         self.network = Network(self.clock, self.rng("network"), split=self.setup.split, slow=self.setup.slow)
         patience_s = min(self.setup.patience_s - LONGEST_RETRY_AFTER_S, SHORTEST_DEADLINE_S) - 2 * self.setup.skew_s
-        self.checks = Checks(self.trace, self.clock, self.network, patience_s)
+        self.checks = Checks(self.trace, self.clock, self.network, patience_s, DELIVERY_LIMIT in self.setup.knobs)
         self.network.on_link = self.checks.on_link
         self.disk = self.checks.disk = Disk(self.checks.on_written)
         self.a = ServiceA(Role("a", self.clock), self.rng("a"), self.checks.on_call, self.checks.on_answer, self.setup.delay_s)
