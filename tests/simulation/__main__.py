@@ -7,7 +7,9 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from contextlib import nullcontext
 
+from tests.simulation.mutations import MUTATIONS
 from tests.simulation.run import simulate
 from tests.simulation.seeds import quiet, simulate_many
 
@@ -17,10 +19,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seed", type=int, help="one seed, with its trace")
     parser.add_argument("--seeds", type=int, default=2000, metavar="N", help="how many seeds")
     parser.add_argument("--from", type=int, default=0, dest="first", metavar="SEED", help="the first of them")
+    parser.add_argument("--mutation", choices=sorted(MUTATIONS), metavar="NAME", help="with this bug put in, for --seed alone")
     options = parser.parse_args(arguments)
     quiet()
     if options.seed is not None:
-        result = simulate(options.seed, live=True)
+        with MUTATIONS[options.mutation].switched_on() if options.mutation else nullcontext():
+            result = simulate(options.seed, live=True)
         print(result.report() if result.broken else f"seed {result.seed} is well")
         return 1 if result.broken else 0
     return _many(range(options.first, options.first + options.seeds))

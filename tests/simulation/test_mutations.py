@@ -5,6 +5,7 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.simulation.mutations import MUTATIONS
+from tests.simulation.run import simulate
 from tests.simulation.seeds import catch_all
 
 WITHIN = 500
@@ -15,3 +16,13 @@ class Mutations(SynchronousTestCase):
         """Each bug that is put in on purpose is found within 500 seeds."""
         caught = catch_all(MUTATIONS, WITHIN)
         self.assertEqual([name for name, result in caught.items() if result is None], [])
+
+    def test_report(self) -> None:
+        """What was broken is told with task, device, the last events, and the command that shows it again."""
+        with MUTATIONS["every answer is a success"].switched_on():
+            result = next(result for result in map(simulate, range(100)) if result.broken)
+        report = result.report()
+        self.assertRegex(report, rf"seed {result.seed}: Completed, but A never had a success \(task [0-9a-f]{{32}}, device DEVICE\d+\)\n")
+        self.assertRegex(report, r"A: answers call \d+: \w+\n")
+        self.assertIn(f"python -m tests.simulation --seed {result.seed}\n", report)
+        self.assertIsNone(simulate(result.seed).broken)
