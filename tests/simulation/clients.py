@@ -103,7 +103,7 @@ class Client:
 
     async def _run(self) -> None:
         for order in self.orders:
-            await self._sleep(self.rng.random() * self.rng.choice([0.0, 2.0, 40.0]))
+            await self._sleep(self.rng.random() * self.rng.choice([0.0, 1.0, 20.0]))
             accepted = await self._post(order)
             if self.rng.random() < 0.3 and accepted is not None:
                 await self._poll(accepted)

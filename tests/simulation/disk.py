@@ -15,7 +15,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from rtprov.broker.database import _SCHEMA, Batch, Database
+from rtprov.broker.database import _SCHEMA, Batch, Database, row_id
 from rtprov.broker.sqlite import SqliteStorage
 from tests.simulation.clock import Role, WorldClock
 
@@ -36,6 +36,12 @@ class Disk(Database):
             raise sqlite3.OperationalError("database or disk is full")
         super().write(batch)
         self._on_written(batch)
+
+    def messages(self, queue_id: int) -> int:
+        """How many are kept for a queue."""
+        bounds = row_id(queue_id, 0), row_id(queue_id + 1, 0) - 1
+        (count,) = self._connection.execute("SELECT count(*) FROM message WHERE id BETWEEN ? AND ?", bounds).fetchone()
+        return int(count)
 
     def close(self) -> None:
         """A broker lets go of it; the next one takes it up."""

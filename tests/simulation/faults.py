@@ -11,6 +11,7 @@ from tests.simulation.network import Link
 from tests.simulation.world import World
 
 HOT_EVENTS = 12
+_WEIGHTS = {"b": 2.0, "a": 1.0, "w": 3.0}  # of roles, by how much there is to lose
 MOODS = ("normal", "busy", "down", "hanging", "late", "broken")
 
 
@@ -41,9 +42,9 @@ class Faults:
             self.a_away,
             self.bounce,
         ]
-        self.kinds = self.rng.sample(every, self.rng.randint(1, 6))
+        self.kinds = self.rng.sample(every, self.rng.randint(1, 4))
         self.mean_pause_s = self.rng.choice([3.0, 10.0, 30.0])
-        self.hot = self.rng.choice([0.0, 0.01, 0.05])
+        self.hot = self.rng.choice([0.0, 0.02, 0.1])
         self._later(self.rng.random() * self.mean_pause_s)
 
     def _later(self, seconds: float) -> None:
@@ -120,7 +121,8 @@ class Faults:
     # Of the roles.
 
     def _victim(self) -> str:
-        return self.rng.choice(self.world.names)
+        names = self.world.names
+        return self.rng.choices(names, [_WEIGHTS[name[0]] for name in names])[0]
 
     def _again(self, name: str) -> None:
         seconds = self.rng.choice([0.0, 0.05, 3.0, 40.0]) * self.rng.random()

@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from types import ModuleType
+from typing import Any
 
 from rtprov import frontend, journal, status, worker
 from rtprov.amqp import topology
 from rtprov.broker import database, queues, sqlite, streams
+from rtprov.broker.streams import Stream
 from rtprov.tap import assembly
+from tests.simulation.clock import WorldClock
 
 Knob = tuple[tuple[ModuleType, str, float], ...]
 
 DELIVERY_LIMIT = "few deliveries"
+LATE_STREAMS = "late streams"  # what is confirmed can be read a little later only, as in RabbitMQ
+LATENESS_S = (0.05, 2.0)
 
 KNOBS: dict[str, Knob] = {
-    "short queues": ((queues, "RESIDENT_MESSAGES", 2),),
-    "short pages": ((database, "PAGE_MESSAGES", 2),),
-    "short tails": ((streams, "TAIL_MESSAGES", 3),),
+    "short queues": ((queues, "RESIDENT_MESSAGES", 2), (database, "PAGE_MESSAGES", 2)),
+    "long journals": (
+        (streams, "TAIL_MESSAGES", 3),
+        (database, "PAGE_MESSAGES", 2),
+        (journal, "PREFETCH", 4),
+        (journal, "ACK_EVERY", 2),
+    ),
+    LATE_STREAMS: (),
     "small windows": ((assembly, "WAITING_ROOM", 0),),
     "few unconfirmed": ((assembly, "MAX_UNCONFIRMED", 2),),
     "little memory": ((frontend, "MAX_REMEMBERED", 1),),
     "small batches": ((status, "MAX_BATCH", 1), (status, "PREFETCH", 1)),
-    "little credit": ((journal, "PREFETCH", 4), (journal, "ACK_EVERY", 2)),
     "settled often": ((journal, "SETTLE_EVERY_S", 2.0),),
     "soon congested": ((sqlite, "CONGESTED_BYTES", 2000),),
     "renewed often": ((worker, "RENEW_AFTER_S", 8.0), (worker, "RENEW_LOOK_S", 2.0)),
@@ -40,14 +49,38 @@ def draw(rng: random.Random) -> tuple[str, ...]:
 
 
 @contextmanager
-def turned(names: tuple[str, ...]) -> Iterator[None]:
+def turned(names: tuple[str, ...], clock: WorldClock, rng: random.Random) -> Iterator[None]:
     """Turn these for a while."""
-    turns = [turn for name in names for turn in KNOBS[name]]
-    before = [(module, name, getattr(module, name)) for module, name, _ in turns]
+    with _limits(names), _late_streams(clock, rng) if LATE_STREAMS in names else nullcontext():
+        yield
+
+
+@contextmanager
+def _late_streams(clock: WorldClock, rng: random.Random) -> Iterator[None]:
+    show, longest_s = Stream.show, rng.choice(LATENESS_S)
+
+    def show_late(self: Stream, upto: int) -> None:
+        clock.call_later(None, rng.random() * longest_s, show, self, upto)
+
+    with patched(Stream, "show", show_late):
+        yield
+
+
+@contextmanager
+def patched(target: Any, name: str, value: Any) -> Iterator[None]:
+    """Give `name` of `target` another value for a while."""
+    before = getattr(target, name)
+    setattr(target, name, value)
     try:
-        for module, name, value in turns:
-            setattr(module, name, value)
         yield
     finally:
-        for module, name, value in before:
-            setattr(module, name, value)
+        setattr(target, name, before)
+
+
+@contextmanager
+def _limits(names: tuple[str, ...]) -> Iterator[None]:
+    turns = [turn for name in names for turn in KNOBS[name]]
+    with ExitStack() as stack:
+        for module, name, value in turns:
+            stack.enter_context(patched(module, name, value))
+        yield

@@ -20,6 +20,7 @@ from rtprov.amqp.rpc import RpcClient
 from rtprov.broker.channel import BrokerChannel
 from rtprov.broker.connection import BrokerProtocol, _confirm
 from rtprov.broker.queues import Queue
+from rtprov.broker.sqlite import SqliteStorage
 from rtprov.broker.streams import Stream
 from rtprov.errors import BrokerError
 from rtprov.journal import ShardJournal, TaskPublisher
@@ -29,6 +30,7 @@ from rtprov.status import StatusServer
 from rtprov.store import Store
 from rtprov.wire import decode_status_request, decode_task, encode_status_reply
 from rtprov.worker import ShardWorker
+from tests.simulation.knobs import patched
 
 
 @frozen
@@ -42,12 +44,8 @@ class Mutation:
     @contextmanager
     def switched_on(self) -> Iterator[None]:
         """Make the mistake for a while."""
-        original = getattr(self.target, self.name)
-        setattr(self.target, self.name, self.replace)
-        try:
+        with patched(self.target, self.name, self.replace):
             yield
-        finally:
-            setattr(self.target, self.name, original)
 
 
 MUTATIONS: dict[str, Mutation] = {}
@@ -228,8 +226,8 @@ def _requeue_reversed(self: Any, entries: Any, *, lost: bool) -> None:
     self.pump()
 
 
-@mutation("the broker forgets what it handed out", Queue, "_note_handed_out")
-def _forget_handed_out(self: Any, entry: Any) -> None:
+@mutation("what was settled stays on the disk", SqliteStorage, "removed")
+def _stays(self: Any, queue: str, position: int) -> None:
     pass
 
 

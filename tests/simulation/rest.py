@@ -14,6 +14,9 @@ def at_rest(world: World, *, running: bool) -> None:
     for name, process in world.processes.items():
         for what, size in _sizes(process):
             world.checks.expect(not size, f"{name}: {what} holds {size}")
+    for name, queue_id in world.disk.queue_ids().items():
+        kept = "journal" in name or name == PARKED_QUEUE
+        world.checks.expect(kept or not world.disk.messages(queue_id), f"disk: {name} holds {world.disk.messages(queue_id)}")
     if not running:
         world.checks.expect(not world.processes, f"still running: {sorted(world.processes)}")
         calls = [f"{role.name}: {call}" for role, call in world.clock.pending() if role is not None]

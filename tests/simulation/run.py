@@ -53,7 +53,7 @@ def simulate(seed: int, *, live: bool = False) -> Result:
     globalLogPublisher.addObserver(observer)
     hook, sys.unraisablehook = sys.unraisablehook, run.on_unraisable
     try:
-        with turned(run.world.setup.knobs):
+        with turned(run.world.setup.knobs, run.world.clock, run.world.rng("knobs")):
             run.run()
         gc.collect(0)  # failures that nobody has looked at are logged now
         return run.end()
@@ -73,7 +73,7 @@ class _Run:
         self.checks = self.world.checks
         self._burying = False
         self._undone = 0
-        self._fault_s = rng.choice([20.0, 60.0, 150.0])
+        self._fault_s = rng.choice([15.0, 40.0, 100.0])
         self.world.trace.note(f"seed {seed}: {self.world.setup}")
         self.clients = self._make_clients(rng)
         self.faults = Faults(self.world, self.world.rng("faults"), self._fault_s)
@@ -81,7 +81,7 @@ class _Run:
 
     def _make_clients(self, rng: random.Random) -> list[Client]:
         world = self.world
-        devices = [f"DEVICE{number:03}" for number in range(rng.randint(1, 4))]
+        devices = [f"DEVICE{number:03}" for number in range(rng.choice([1, 1, 2, 3]))]
         clients = []
         for number in range(rng.randint(1, 4)):
             orders = [world.new_order(rng.choice(devices)) for _ in range(rng.randint(1, 6))]

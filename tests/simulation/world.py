@@ -21,7 +21,7 @@ from tests.fakes import PlainSealer
 from tests.simulation.checks import Checks, Order
 from tests.simulation.clock import Role, WorldClock
 from tests.simulation.disk import Disk, SimulatedStorage
-from tests.simulation.knobs import DELIVERY_LIMIT, draw
+from tests.simulation.knobs import DELIVERY_LIMIT, LATE_STREAMS, draw
 from tests.simulation.network import AgentEndpoints, Network
 from tests.simulation.service_a import LONGEST_RETRY_AFTER_S, ServiceA
 from tests.simulation.trace import Trace
@@ -50,7 +50,7 @@ class Setup:
     @classmethod
     def draw(cls, rng: random.Random) -> Setup:
         return cls(
-            workers=rng.choice([1, 2, 2, 2, 3]),
+            workers=rng.choice([1, 2, 2, 2, 2, 3]),
             frontends=rng.choice([1, 1, 2]),
             shards=rng.choice([1, 1, 1, 2]),
             concurrency=rng.choice([1, 2, 500, 500]),
@@ -145,7 +145,8 @@ class World:
         self.trace = Trace(self.clock)
         self.network = Network(self.clock, self.rng("network"), split=self.setup.split, slow=self.setup.slow)
         patience_s = min(self.setup.patience_s - LONGEST_RETRY_AFTER_S, SHORTEST_DEADLINE_S) - 2 * self.setup.skew_s
-        self.checks = Checks(self.trace, self.clock, self.network, patience_s, DELIVERY_LIMIT in self.setup.knobs)
+        knobs = self.setup.knobs
+        self.checks = Checks(self.trace, self.clock, self.network, patience_s, DELIVERY_LIMIT in knobs, LATE_STREAMS in knobs)
         self.network.on_link = self.checks.on_link
         self.disk = self.checks.disk = Disk(self.checks.on_written)
         self.a = ServiceA(Role("a", self.clock), self.rng("a"), self.checks.on_call, self.checks.on_answer, self.setup.delay_s)
