@@ -10,6 +10,7 @@ await site.check(broken=[...])
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,10 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, 
 from twisted.internet.task import deferLater
 from twisted.web.client import HTTPConnectionPool
 
+from rtprov.amqp.connection import BrokerConnection
+from rtprov.amqp.publisher import Publisher
+from rtprov.amqp.url import BrokerUrl, client_endpoint
+from rtprov.journal import persistent
 from tests.chaos.equipment import RecordingA, make_certificates, reactor
 from tests.processes.support import ANY_PORT, Client, ProcessTestCase, Twistd
 from tests.system import REQUEST
@@ -155,6 +160,24 @@ class Site:
         return sum(len(calls) - 1 for calls in self.a.calls.values())
 
 
+async def publish(broker_url: str, exchange: str, key: str, *bodies: bytes) -> None:
+    """Put messages where somebody else might."""
+    publisher, url = Publisher(clock=reactor), BrokerUrl.parse(broker_url)
+    connection = BrokerConnection(
+        name="outside",
+        endpoint=client_endpoint(reactor, url, None),
+        url=url,
+        clock=reactor,
+        rng=random.Random(),
+        sessions=[publisher],
+    )
+    connection.startService()
+    await connection.when_connected()
+    for body in bodies:
+        await publisher.publish(exchange, key, body, properties=persistent(), mandatory=True)
+    await connection.stopService()
+
+
 async def kill(process: Twistd) -> float:
     """``kill -9``; return when."""
     at = float(reactor.seconds())
@@ -168,4 +191,4 @@ def seconds(number: float) -> Deferred[None]:
     return deferLater(reactor, number)
 
 
-__all__ = ["ANY_PORT", "ChaosTestCase", "Site", "kill", "seconds"]
+__all__ = ["ANY_PORT", "ChaosTestCase", "Site", "kill", "publish", "seconds"]

@@ -5,6 +5,7 @@ A's minute takes a minute; all else happens meanwhile, in virtual hosts or on no
 
 from __future__ import annotations
 
+import json
 from collections.abc import Coroutine
 from typing import Any
 
@@ -12,7 +13,7 @@ from twisted.internet.defer import Deferred, gatherResults
 
 from tests.chaos.equipment import reactor
 from tests.chaos.nodes import Nodes, start_nodes
-from tests.chaos.support import TASKS, ChaosTestCase, Site, kill, seconds
+from tests.chaos.support import TASKS, ChaosTestCase, Site, kill, publish, seconds
 from tests.rabbitmq import RabbitMQ, rabbitmq
 
 MINUTE_S = 60.0
@@ -38,7 +39,7 @@ class OnRabbitMQ(ChaosTestCase):
         await together(self.a_down_for_a_minute(node), self.all_else(node))
 
     async def all_else(self, node: RabbitMQ) -> None:
-        await together(self.killed(node), self.drained(node), self.connections_closed(node))
+        await together(self.killed(node), self.drained(node), self.connections_closed(node), self.poisoned(node))
         await self.a_node_that_comes_back()
         await self.a_leader_that_stays_away()
 
@@ -77,6 +78,20 @@ class OnRabbitMQ(ChaosTestCase):
         await site.check()
         self.assertIn("not connected", site.workers[0].log)
         self.assertEqual(site.repeated, 0)
+
+    async def poisoned(self, node: RabbitMQ) -> None:
+        """What is no task, and a task that nobody here can do, are parked; the latter has failed, and all the rest goes on."""
+        site = await self.site(node)
+        await publish(site.broker_url, "", "rtprov.work.0of1", b"not ours", b'{"v": 9, "kind": "requested"}')
+        order = {"v": 9, "kind": "requested", "task": "ab" * 16, "equipment": "ABC123456", "at": 0.0, "body": "?"}
+        await publish(site.broker_url, "rtprov.tasks", "requested.0of1", json.dumps(order).encode())
+        await site.post(0, TASKS // 5)
+        await site.check()
+        final = await site.clients[0].final(f"/api/v1/equipment/cpe/ABC123456/task/{'ab' * 16}")
+        self.assertEqual(final.status, 500)
+        vhost, lengths = site.broker_url.rpartition("/")[2], ""
+        while "rtprov.parked\t3\n" not in lengths:  # RabbitMQ counts a quorum queue's messages every five seconds
+            lengths = await node.ctl("list_queues", "--quiet", "-p", vhost, "name", "messages")
 
     async def a_down_for_a_minute(self, node: RabbitMQ) -> None:
         """A is down for a minute: it is asked little, said to be in trouble once, and all is done when it is back.
