@@ -192,10 +192,10 @@ class Checks:
         self._calls[call.device].append(call)
 
     def _held_alive(self, worker: Role, since: float, until: float) -> bool:
-        """Whether the broker had one connection of the worker through all this time."""
+        """Whether the connection that the worker had when it began its call was alive for the broker through all this time."""
         for link in self._broker_links.get(worker.name, []):
-            lost_at = link.server.lost_at
-            if link.client_role is worker and link.since <= since and (lost_at is None or lost_at > until):
+            had = link.client_role is worker and link.since <= since and not _before(link.client.lost_at, since)
+            if had and not _before(link.server.lost_at, until):
                 return True
         return False
 
@@ -245,3 +245,7 @@ class Checks:
         for task in self.tasks.values():
             ended = task.finished is not None or not task.requested
             self.expect(ended, "A task that the broker took has no final status", task.task_id, task.device)
+
+
+def _before(moment: float | None, time: float) -> bool:
+    return moment is not None and moment <= time

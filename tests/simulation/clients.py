@@ -79,14 +79,15 @@ class _Exchanges(Factory):
 
 @define(eq=False)
 class Client:
-    """Posts its orders to one front end, in order, and polls each task until it has ended. `wild` clients poll as fast as they can."""
+    """Posts its orders, in order, and polls each task until it has ended, and sometimes after that. `wild` clients poll in a hurry."""
 
     role: Role
     rng: random.Random
     network: Network
     checks: Checks
     trace: Trace
-    frontend: str
+    frontend: str  # the one that it prefers
+    frontends: Sequence[str]
     orders: Sequence[Order]
     wild: bool
     until: float  # when a client has no more time for mischief
@@ -107,8 +108,13 @@ class Client:
             accepted = await self._post(order)
             if self.rng.random() < 0.3 and accepted is not None:
                 await self._poll(accepted)
+            if self.rng.random() < 0.5 and self._accepted:
+                await self.ask(self.rng.choice(self._accepted))  # perhaps once more
         for order in self._accepted:
             await self._poll(order)
+        while self.role.world.now < self.until and self._accepted:
+            await self._sleep(self.rng.random() * 20.0)
+            await self.ask(self.rng.choice(self._accepted))
 
     async def _post(self, order: Order) -> Order | None:
         """Post until it is accepted, or give up after a few times. Each try is an order of its own: the one before may be accepted, too."""
@@ -162,8 +168,9 @@ class Client:
         if body is not None:
             head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
         request = f"{head}\r\n".encode() + (body or b"")
+        frontend = self.frontend if self.rng.random() < 0.7 else self.rng.choice(self.frontends)
         try:
-            exchange = cast("_Exchange", await self.network.endpoint(self.role, self.frontend).connect(_Exchanges(request)))
+            exchange = cast("_Exchange", await self.network.endpoint(self.role, frontend).connect(_Exchanges(request)))
         except Exception:
             return None
         link = cast("End", exchange.transport).link

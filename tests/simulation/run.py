@@ -15,6 +15,7 @@ from typing import Any, cast
 from attrs import define
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
 
+from tests.simulation.checks import Order
 from tests.simulation.clients import Client
 from tests.simulation.clock import Role
 from tests.simulation.faults import Faults
@@ -87,21 +88,24 @@ class _Run:
             orders = [world.new_order(rng.choice(devices)) for _ in range(rng.randint(1, 6))]
             name = f"c{number + 1}"
             frontend = f"b{number % world.setup.frontends + 1}"
-            clients.append(
-                Client(
-                    Role(name, world.clock),
-                    world.rng(name),
-                    world.network,
-                    self.checks,
-                    world.trace,
-                    frontend,
-                    orders,
-                    rng.random() < 0.2,
-                    self._fault_s,
-                    world.new_order,
-                )
-            )
+            clients.append(self._client(name, frontend, orders, wild=rng.random() < 0.2))
         return clients
+
+    def _client(self, name: str, frontend: str, orders: list[Order], *, wild: bool) -> Client:
+        world = self.world
+        return Client(
+            role=Role(name, world.clock),
+            rng=world.rng(name),
+            network=world.network,
+            checks=self.checks,
+            trace=world.trace,
+            frontend=frontend,
+            frontends=world.frontends,
+            orders=orders,
+            wild=wild,
+            until=self._fault_s if orders else 0.0,
+            new_order=world.new_order,
+        )
 
     def on_log(self, event: LogEvent) -> None:
         """Errors break a seed, but for those that say that the disk is full, or that the broker has given up where it may."""
@@ -169,19 +173,8 @@ class _Run:
     def _ask_again(self) -> None:
         """Whoever asks now, and whomever, is told the same."""
         world = self.world
-        for number in range(1, world.setup.frontends + 1):
-            client = Client(
-                Role("late", world.clock),
-                world.rng("late"),
-                world.network,
-                self.checks,
-                world.trace,
-                f"b{number}",
-                [],
-                False,
-                0.0,
-                world.new_order,
-            )
+        for frontend in world.frontends:
+            client = self._client("late", frontend, [], wild=False)
             for order in list(self.checks.accepted.values()):
                 self._undone += 1
                 client.see(order).addCallbacks(self._done, self._failed)

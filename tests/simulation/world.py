@@ -156,10 +156,13 @@ class World:
         return random.Random(f"{self.seed}/{name}")
 
     @property
+    def frontends(self) -> list[str]:
+        return [f"b{number}" for number in range(1, self.setup.frontends + 1)]
+
+    @property
     def names(self) -> list[str]:
         """All roles, living or not."""
-        frontends = [f"b{number}" for number in range(1, self.setup.frontends + 1)]
-        return ["broker", "a", *frontends, *(f"w{number}" for number in range(1, self.setup.workers + 1))]
+        return ["broker", "a", *self.frontends, *(f"w{number}" for number in range(1, self.setup.workers + 1))]
 
     def new_order(self, device: str) -> Order:
         """An order whose body is like no other's."""
@@ -265,7 +268,7 @@ class World:
         process = self.processes.get(name)
         if process is not None:
             self.trace.note(f"{name} stands still for {seconds:.1f} s")
-            process.role.frozen_until = self.clock.now + seconds
+            process.role.frozen_until = max(process.role.frozen_until, self.clock.now + seconds)
             self.network.disturb(process.role)
 
     @property
