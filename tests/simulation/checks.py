@@ -183,7 +183,7 @@ class Checks:
             if first.worker is second.worker:
                 message = f"{second.worker.name} begins call {second.number} while its call {first.number} goes on"
                 self.expect(False, message, call.task_id, call.device)
-            elif self._held_alive(first.worker, first.begun_at, second.begun_at):
+            elif self._held_alive(first.worker, first.begun_at, second.begun_at) and not self._unaware(second):
                 message = (
                     f"{second.worker.name} begins call {second.number} while {first.worker.name}, which the broker holds for alive, "
                     f"has its call {first.number}"
@@ -198,6 +198,15 @@ class Checks:
             if had and not _before(link.server.lost_at, until):
                 return True
         return False
+
+    def _unaware(self, call: Call) -> bool:
+        """Whether the worker could not know, when it began, that the broker had lost it."""
+        return any(
+            link.client_role is call.worker
+            and _before(link.server.lost_at, call.begun_at)
+            and (link.client.lost_at is None or link.client.lost_at >= call.begun_at)
+            for link in self._broker_links.get(call.worker.name, [])
+        )
 
     def on_answer(self, call: Call) -> None:
         """A answers now."""

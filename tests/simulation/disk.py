@@ -21,7 +21,10 @@ from tests.simulation.clock import Role, WorldClock
 
 
 class Disk(Database):
-    """What survives. `on_written` is called with each batch right after it is safe; `full` makes writing fail, `slow_s` makes it slow."""
+    """What survives. `on_written` is called with each batch right after it is safe; `full` makes writing fail, `slow_s` all slow.
+
+    Whoever reads waits up to `reading_s` longer.
+    """
 
     def __init__(self, on_written: Callable[[Batch], None]) -> None:
         connection = sqlite3.connect(":memory:", isolation_level=None)
@@ -30,6 +33,7 @@ class Disk(Database):
         self._on_written = on_written
         self.full = False
         self.slow_s = 0.0
+        self.reading_s = 0.0
 
     def write(self, batch: Batch) -> None:
         if self.full:
@@ -68,6 +72,8 @@ class SimulatedStorage(SqliteStorage):
         result: Deferred[Any] = Deferred()
         rng = self._disk_rng
         takes_s = 0.0005 + rng.random() * 0.02 + (rng.random() * 0.5 if rng.random() < 0.05 else 0.0) + self._disk.slow_s * rng.random()
+        if function == self._disk.load:
+            takes_s += rng.random() * self._disk.reading_s
         self._free_at = max(self._free_at, self._world.now) + takes_s
         self._under_way.append((function, arguments))
         self._world.call_later(self._role, self._free_at - self._world.now, self._carry_out, result)

@@ -19,11 +19,13 @@ Knob = tuple[tuple[ModuleType, str, float], ...]
 
 DELIVERY_LIMIT = "few deliveries"
 LATE_STREAMS = "late streams"  # what is confirmed can be read a little later only, as in RabbitMQ
+LONG_JOURNALS = "long journals"  # replaying one takes seconds
+READING_S = 0.5
 LATENESS_S = (0.05, 2.0)
 
 KNOBS: dict[str, Knob] = {
     "short queues": ((queues, "RESIDENT_MESSAGES", 2), (database, "PAGE_MESSAGES", 2)),
-    "long journals": (
+    LONG_JOURNALS: (
         (streams, "TAIL_MESSAGES", 3),
         (database, "PAGE_MESSAGES", 2),
         (journal, "PREFETCH", 4),

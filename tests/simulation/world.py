@@ -21,7 +21,7 @@ from tests.fakes import PlainSealer
 from tests.simulation.checks import Checks, Order
 from tests.simulation.clock import Role, WorldClock
 from tests.simulation.disk import Disk, SimulatedStorage
-from tests.simulation.knobs import DELIVERY_LIMIT, LATE_STREAMS, draw
+from tests.simulation.knobs import DELIVERY_LIMIT, LATE_STREAMS, LONG_JOURNALS, READING_S, draw
 from tests.simulation.network import AgentEndpoints, Network
 from tests.simulation.service_a import LONGEST_RETRY_AFTER_S, ServiceA
 from tests.simulation.trace import Trace
@@ -149,6 +149,7 @@ class World:
         self.checks = Checks(self.trace, self.clock, self.network, patience_s, DELIVERY_LIMIT in knobs, LATE_STREAMS in knobs)
         self.network.on_link = self.checks.on_link
         self.disk = self.checks.disk = Disk(self.checks.on_written)
+        self.disk.reading_s = READING_S if LONG_JOURNALS in knobs else 0.0
         self.a = ServiceA(Role("a", self.clock), self.rng("a"), self.checks.on_call, self.checks.on_answer, self.setup.delay_s)
 
     def rng(self, name: str) -> random.Random:
