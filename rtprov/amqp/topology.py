@@ -7,6 +7,7 @@
 
     rtprov.parked      what can be neither used nor dropped; rtprov only fills it
     rtprov.status.K    status requests; lives as long as a worker consumes it
+    rtprov.inquiry.K   questions about tasks; the same
 
 K is a shard such as ``3of8``: its number, from 0, and how many there are.
 """
@@ -59,6 +60,11 @@ class Shard:
         return f"rtprov.status.{self}"
 
     @property
+    def inquiry(self) -> str:
+        """The queue of questions about tasks."""
+        return f"rtprov.inquiry.{self}"
+
+    @property
     def dead(self) -> str:
         """The queue of tasks that were delivered too often, or refused."""
         return f"rtprov.dead.{self}"
@@ -75,7 +81,7 @@ class Shard:
 
 
 class Topology:
-    """Declares everything that the shards need but their status queues. The first session of each connection of front end and worker."""
+    """Declares what the shards need, but for the queues of questions. The first session of each connection of front end and worker."""
 
     def __init__(self, shards: Sequence[Shard]) -> None:
         self._shards = tuple(shards)
@@ -115,4 +121,13 @@ async def _declare_quorum(channel: AmqpChannel, queue: str, arguments: dict[str,
 
 async def declare_status(channel: AmqpChannel, shard: Shard) -> None:
     """Declare the shard's status queue, which goes away with its last consumer. Raises `BrokerError`."""
-    await channel.queue_declare(queue=shard.status, durable=True, auto_delete=True, arguments={"x-queue-type": "classic"})
+    await _declare_attended(channel, shard.status)
+
+
+async def declare_inquiry(channel: AmqpChannel, shard: Shard) -> None:
+    """Declare the shard's inquiry queue, which goes away with its last consumer. Raises `BrokerError`."""
+    await _declare_attended(channel, shard.inquiry)
+
+
+async def _declare_attended(channel: AmqpChannel, queue: str) -> None:
+    await channel.queue_declare(queue=queue, durable=True, auto_delete=True, arguments={"x-queue-type": "classic"})
