@@ -25,11 +25,17 @@ from rtprov.errors import (
     BrokerError,
     EquipmentNotFound,
     InvalidBody,
+    InvalidHeader,
+    InvalidQuery,
+    KeyReused,
     NoWorker,
     ProvisioningFailed,
     RtprovError,
+    TaskCancelled,
     TaskNotFound,
+    TooLate,
     Unconfirmed,
+    Undecided,
 )
 
 if TYPE_CHECKING:
@@ -68,12 +74,18 @@ _UNCERTAIN = "The task may or may not have been accepted: the broker's answer wa
 # From error to status, message (None: the error's own) and headers. The first class that fits counts.
 _TABLE: tuple[tuple[type[Exception], int, str | None, Mapping[str, str]], ...] = (
     (InvalidBody, 400, None, {}),
+    (InvalidHeader, 400, None, {}),
+    (InvalidQuery, 400, None, {}),
     (EquipmentNotFound, 404, None, {}),
     (TaskNotFound, 404, None, {}),
+    (TooLate, 409, None, {}),
     (BodyTooLarge, 413, None, {}),
     (UnsupportedMediaType, 415, None, {"Accept-Post": "application/json"}),
+    (KeyReused, 422, None, {}),
     (ProvisioningFailed, 500, None, {}),
+    (TaskCancelled, 500, None, {}),
     (Unconfirmed, 503, _UNCERTAIN, _RETRY),
+    (Undecided, 503, None, _RETRY),
     (NoWorker, 503, None, _RETRY),
     (BrokerError, 503, "The service is temporarily unavailable", _RETRY),
 )

@@ -42,7 +42,7 @@ LAYERS = (
     Layer("values", ("rtprov.errors", "rtprov.model"), outside=frozenset({"attrs"})),
     Layer(
         "forms",
-        ("rtprov.body", "rtprov.wire", "rtprov.seal", "rtprov.interfaces"),
+        ("rtprov.body", "rtprov.wire", "rtprov.inquiry", "rtprov.documents", "rtprov.seal", "rtprov.interfaces"),
         sees=("values",),
         outside=frozenset({"attrs", "cryptography", "msgspec"}),
     ),
@@ -56,6 +56,9 @@ LAYERS = (
             "rtprov.equipment",
             "rtprov.journal",
             "rtprov.status",
+            "rtprov.inquiries",
+            "rtprov.ends",
+            "rtprov.orders",
             "rtprov.deadletters",
             "rtprov.worker",
             "rtprov.scenario",

@@ -20,9 +20,12 @@ from rtprov.amqp.rpc import RpcClient
 from rtprov.amqp.topology import Shard, Topology
 from rtprov.amqp.url import BrokerUrl
 from rtprov.deadletters import DeadLetters
+from rtprov.ends import EndsOfTasks
 from rtprov.frontend import Frontend
+from rtprov.inquiries import Directory, InquiryServer
 from rtprov.interfaces import Equipment, Sealer
 from rtprov.journal import ShardJournal, TaskPublisher
+from rtprov.model import Event
 from rtprov.status import StatusClient, StatusServer
 from rtprov.store import Store
 from rtprov.worker import ShardWorker, Slots
@@ -67,9 +70,12 @@ class FrontendService(Service):
         rpc = RpcClient(clock=clock)
         topology = Topology([Shard(index, shards) for index in range(shards)])
         self.connection = _connection("frontend", surroundings, [topology, publisher, rpc])
+        self.ends = EndsOfTasks(rpc=rpc, shards=shards, clock=clock)
         self.frontend = Frontend(
             tasks=TaskPublisher(publisher=publisher, shards=shards),
             statuses=StatusClient(rpc=rpc, shards=shards, clock=clock),
+            directory=Directory(rpc=rpc, shards=shards),
+            ends=self.ends,
             sealer=sealer,
             clock=clock,
             new_task_id=surroundings.new_id,
@@ -83,6 +89,7 @@ class FrontendService(Service):
 
     def stopService(self) -> Deferred[None]:
         super().stopService()
+        self.ends.stop()
         return self.connection.stopService()
 
 
@@ -114,9 +121,15 @@ class WorkerService(Service):
     def _shard_sessions(self, shard: Shard) -> list[Session]:
         outer, settings = self._surroundings, self._settings
         store = Store(settings.retention_s)
+
+        def apply(event: Event) -> None:
+            store.apply(event)
+            inquiries.saw(event)
+
         journal = ShardJournal(
-            shard=shard, apply=store.apply, publisher=self._publisher, clock=outer.clock, rng=outer.rng, new_marker_id=outer.new_id
+            shard=shard, apply=apply, publisher=self._publisher, clock=outer.clock, rng=outer.rng, new_marker_id=outer.new_id
         )
+        inquiries = InquiryServer(shard=shard, replica=store, journal=journal, clock=outer.clock, wall_clock=outer.wall_clock)
         status = StatusServer(shard=shard, replica=store, journal=journal, clock=outer.clock)
         worker = ShardWorker(
             shard=shard,
@@ -136,7 +149,7 @@ class WorkerService(Service):
         )
         self.stores.append(store)
         self.workers.append(worker)
-        return [journal, status, dead, worker]
+        return [journal, status, inquiries, dead, worker]
 
     def startService(self) -> None:
         super().startService()
