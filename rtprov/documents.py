@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import re
 from datetime import datetime, timezone
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from rtprov.errors import InvalidHeader
 from rtprov.model import Attempt, Details, State, Waiting
@@ -16,14 +18,18 @@ MAX_WAIT_S = 60
 MAX_KEY_LENGTH = 255
 
 
+Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
+"""RFC 3339, in UTC, to the millisecond: such texts sort like what they mean."""
+
+
 class AttemptDocument(msgspec.Struct, rename="camel"):
     """One call to the equipment service. `error` tells why it did not get there; then another is made at `nextAttemptAt`."""
 
     number: int
-    started_at: datetime | None
-    ended_at: datetime | None
+    started_at: Time | None
+    ended_at: Time | None
     error: str | None
-    next_attempt_at: datetime | None
+    next_attempt_at: Time | None
 
 
 class WaitingDocument(msgspec.Struct, rename="camel"):
@@ -39,10 +45,10 @@ class TaskDocument(msgspec.Struct, rename="camel"):
     task_id: str
     equipment_id: str
     state: State
-    accepted_at: datetime | None
-    started_at: datetime | None
-    finished_at: datetime | None
-    expected_finish_at: datetime | None
+    accepted_at: Time | None
+    started_at: Time | None
+    finished_at: Time | None
+    expected_finish_at: Time | None
     reason: str | None
     waits_for: WaitingDocument | None
     attempt_count: int
@@ -86,8 +92,10 @@ def _attempt(attempt: Attempt) -> AttemptDocument:
     return AttemptDocument(attempt.number, _time(attempt.started_at), _time(attempt.ended_at), attempt.error, _time(attempt.retry_at))
 
 
-def _time(at: float | None) -> datetime | None:
-    return None if at is None else datetime.fromtimestamp(round(at, 3), timezone.utc)
+def _time(at: float | None) -> str | None:
+    if at is None:
+        return None
+    return datetime.fromtimestamp(at, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 _KEY = re.compile(f"[!-~]{{1,{MAX_KEY_LENGTH}}}")
