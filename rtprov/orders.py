@@ -93,7 +93,7 @@ class Orders:
 
         known = await self._settle(task_id, equipment_id, may_be_cancelled, call_off)
         if may_be_cancelled(known):
-            raise NoWorker("The worker that answers does not know of cancelling: it is of an earlier version")
+            raise NoWorker("The worker that answers is of an earlier version, which cannot cancel")
         if known.state is not State.CANCELLED:
             raise TooLate
 

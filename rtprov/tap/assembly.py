@@ -110,6 +110,7 @@ class WorkerService(Service):
         self._publisher = Publisher(clock=surroundings.clock, max_unconfirmed=MAX_UNCONFIRMED, confirm_deadline_s=CONFIRM_DEADLINE_S)
         self.stores: list[Store] = []
         self.workers: list[ShardWorker] = []
+        self.inquiries: list[InquiryServer] = []
         sessions: list[Session] = [Topology(settings.shards), self._publisher]
         for shard in settings.shards:
             sessions += self._shard_sessions(shard)
@@ -148,6 +149,7 @@ class WorkerService(Service):
             shard=shard, store=store, journal=journal, publisher=self._publisher, clock=outer.clock, wall_clock=outer.wall_clock
         )
         self.stores.append(store)
+        self.inquiries.append(inquiries)
         self.workers.append(worker)
         return [journal, status, inquiries, dead, worker]
 
