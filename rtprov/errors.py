@@ -126,6 +126,10 @@ class NoWorker(RtprovError):
     """No worker is alive that could tell a task's status."""
 
 
+class NotReady(RtprovError):
+    """The process is alive and of no use at present; the message says why."""
+
+
 class AmqpError(BrokerError):
     """An AMQP 0-9-1 exception (§1.1 of the specification), raised by either side.
 

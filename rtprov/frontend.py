@@ -19,6 +19,7 @@ from twisted.web.iweb import IRequest
 from rtprov.body import parse_request
 from rtprov.documents import TaskAnswer, TasksAnswer, idempotency_key, preferred_wait_s, task_document
 from rtprov.errors import EquipmentNotFound, InvalidQuery, NoReply, ProvisioningFailed, TaskCancelled, TaskNotFound
+from rtprov.health import Readiness, answer_alive, answer_ready
 from rtprov.http import answer, answer_error, check_media_type, envelope, json_resource, read_body
 from rtprov.model import State, is_equipment_id, is_task_id
 from rtprov.orders import DEADLINE_S, Orders
@@ -59,6 +60,7 @@ class Frontend:
         statuses: StatusSource,
         directory: TaskDirectory,
         ends: EndOfTasks,
+        readiness: Readiness,
         sealer: Sealer,
         clock: IReactorTime,
         new_task_id: Callable[[], str],
@@ -69,6 +71,7 @@ class Frontend:
         self._statuses = statuses
         self._directory = directory
         self._ends = ends
+        self._readiness = readiness
         self._clock = clock
         self._running_status = running_status
         # Final states never change: remembering the latest spares the broker the polls that come after them.
@@ -153,6 +156,14 @@ class Frontend:
             following = f"/api/v1/equipment/cpe/{equipment_id}/task?limit={limit}&before={tasks[-1].task_id}"
         headers = {} if following is None else {"Link": f'<{following}>; rel="next"'}
         return answer(request, 200, TasksAnswer(200, [task_document(task) for task in tasks], following), headers)
+
+    @app.route("/livez", methods=["GET"])
+    def _live(self, request: IRequest) -> bytes:
+        return answer_alive(request)
+
+    @app.route("/readyz", methods=["GET"])
+    async def _ready(self, request: IRequest) -> bytes:
+        return await answer_ready(request, self._readiness)
 
     async def _within_deadline(self, asked: Deferred[T]) -> T:
         try:

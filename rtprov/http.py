@@ -28,6 +28,7 @@ from rtprov.errors import (
     InvalidHeader,
     InvalidQuery,
     KeyReused,
+    NotReady,
     NoWorker,
     ProvisioningFailed,
     RtprovError,
@@ -87,6 +88,7 @@ _TABLE: tuple[tuple[type[Exception], int, str | None, Mapping[str, str]], ...] =
     (Unconfirmed, 503, _UNCERTAIN, _RETRY),
     (Undecided, 503, None, _RETRY),
     (NoWorker, 503, None, _RETRY),
+    (NotReady, 503, None, _RETRY),
     (BrokerError, 503, "The service is temporarily unavailable", _RETRY),
 )
 

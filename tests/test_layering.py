@@ -59,6 +59,7 @@ LAYERS = (
             "rtprov.inquiries",
             "rtprov.ends",
             "rtprov.orders",
+            "rtprov.health",
             "rtprov.deadletters",
             "rtprov.worker",
             "rtprov.scenario",

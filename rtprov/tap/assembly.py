@@ -21,7 +21,9 @@ from rtprov.amqp.topology import Shard, Topology
 from rtprov.amqp.url import BrokerUrl
 from rtprov.deadletters import DeadLetters
 from rtprov.ends import EndsOfTasks
+from rtprov.errors import NotReady
 from rtprov.frontend import Frontend
+from rtprov.health import Readiness, broker_confirms, readiness_of_frontend
 from rtprov.inquiries import Directory, InquiryServer
 from rtprov.interfaces import Equipment, Sealer
 from rtprov.journal import ShardJournal, TaskPublisher
@@ -76,6 +78,7 @@ class FrontendService(Service):
             statuses=StatusClient(rpc=rpc, shards=shards, clock=clock),
             directory=Directory(rpc=rpc, shards=shards),
             ends=self.ends,
+            readiness=readiness_of_frontend(publisher, rpc, shards, clock),
             sealer=sealer,
             clock=clock,
             new_task_id=surroundings.new_id,
@@ -115,6 +118,7 @@ class WorkerService(Service):
         for shard in settings.shards:
             sessions += self._shard_sessions(shard)
         self.connection = _connection("worker", surroundings, sessions)
+        self.readiness = Readiness(self._probe, surroundings.clock)
         self._expiry = LoopingCall(self._expire)
         self._expiry.clock = surroundings.clock
         self._draining: list[Deferred[None]] = []
@@ -152,6 +156,14 @@ class WorkerService(Service):
         self.inquiries.append(inquiries)
         self.workers.append(worker)
         return [journal, status, inquiries, dead, worker]
+
+    async def _probe(self) -> None:
+        """Raises `NotReady`."""
+        if not self.running:
+            raise NotReady("Not ready: it stops")
+        if not self.connection.connected:
+            raise NotReady("Not ready: it is not connected to the broker, or still replays its journals")
+        await broker_confirms(self._publisher, self._surroundings.clock)
 
     def startService(self) -> None:
         super().startService()

@@ -42,7 +42,7 @@ class _FrontendCommand(Command):
         )
         service.setServiceParent(self)
         certificate = certificate_options(options, "frontend")
-        self._listening = front_end(options["listen"], service.frontend.resource(), certificate)
+        self._listening = front_end(options["listen"], service, certificate)
         self._listening.setServiceParent(self)
         self._options = options
 

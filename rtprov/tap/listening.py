@@ -15,13 +15,18 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from rtprov.errors import ConfigurationError
+from rtprov.health import Health, Readiness
 from rtprov.http import JsonSite
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from twisted.internet.interfaces import IProtocolFactory
     from twisted.internet.ssl import CertificateOptions
     from twisted.web.resource import IResource
     from twisted.web.server import Request
+
+    from rtprov.tap.assembly import FrontendService
 
 log = Logger(namespace="rtprov")
 clock = cast("IReactorTime", reactor)
@@ -80,18 +85,29 @@ class Answering(Listening):
     """Serves HTTP, and when it is stopped waits for the requests under way: a POST is never left without its answer.
 
     They get 5 s, in which a front end answers whatever happens.
+    `release` is called first, and has those answered that wait for their answer.
     """
 
-    def __init__(self, what: str, where: str, endpoint: IStreamServerEndpoint, site: CountingSite, clock: IReactorTime) -> None:
+    def __init__(
+        self,
+        what: str,
+        where: str,
+        endpoint: IStreamServerEndpoint,
+        site: CountingSite,
+        clock: IReactorTime,
+        release: Callable[[], None] = lambda: None,
+    ) -> None:
         super().__init__(what, where, endpoint, site)
         self._site = site
         self._clock = clock
+        self._release = release
 
     def stopService(self) -> Deferred[None]:
         return Deferred.fromCoroutine(self._stop(super().stopService()))
 
     async def _stop(self, closed: Deferred[None]) -> None:
         await closed
+        self._release()
         if self._site.under_way:
             with suppress(TimeoutError):
                 await self._site.when_idle().addTimeout(ANSWERED_WITHIN_S, self._clock)
@@ -126,14 +142,20 @@ class CountingSite(JsonSite):
                     idle.callback(None)
 
 
+def health(where: tuple[str, Any], readiness: Readiness) -> Listening:
+    """Answer ``/livez`` and ``/readyz``, over plain HTTP."""
+    text, endpoint = where
+    return Listening("health", text, endpoint, JsonSite(Health(readiness).resource(), reactor=clock))
+
+
 def https(what: str, where: tuple[str, Any], resource: IResource, options: CertificateOptions) -> Listening:
     """Serve a resource over HTTPS; stopping does not wait for the requests under way."""
     text, endpoint = where
     return Listening(what, text, wrapServerTLS(options, endpoint, clock), JsonSite(resource, reactor=clock))
 
 
-def front_end(where: tuple[str, Any], resource: IResource, options: CertificateOptions) -> Answering:
-    """Serve the front end's resource over HTTPS."""
+def front_end(where: tuple[str, Any], service: FrontendService, options: CertificateOptions) -> Answering:
+    """Serve the front end over HTTPS."""
     text, endpoint = where
-    site = CountingSite(resource, reactor=clock)
-    return Answering("service B (front end)", text, wrapServerTLS(options, endpoint, clock), site, clock)
+    site = CountingSite(service.frontend.resource(), reactor=clock)
+    return Answering("service B (front end)", text, wrapServerTLS(options, endpoint, clock), site, clock, service.ends.stop)

@@ -8,10 +8,11 @@ from typing import Any, cast
 from twisted.application.service import IService
 
 from rtprov.errors import ConfigurationError
+from rtprov.health import always_ready
 from rtprov.scenario import Rule, load_scenario
 from rtprov.stub import Stub
 from rtprov.tap import options as opt
-from rtprov.tap.listening import clock, https
+from rtprov.tap.listening import clock, health, https
 from rtprov.tap.services import Command, certificate_options
 from rtprov.tls import read_file
 
@@ -24,6 +25,7 @@ class Options(opt.CommandOptions):
         opt.stub_delay("delay"),
         opt.HONOUR_TIMEOUT,
         opt.SCENARIO,
+        opt.HEALTH_LISTEN,
         opt.CERTS,
         opt.CERTIFICATE,
         opt.PRIVATE_KEY,
@@ -50,4 +52,6 @@ def make_stub(options: dict[str, Any], delay: str) -> Stub:
 def makeService(options: Options) -> IService:
     stub = make_stub(options, "delay")
     listening = https("service A (stub)", options["listen"], stub.resource(), certificate_options(options, "stub"))
-    return cast("IService", Command(listening))
+    where = options["health-listen"]
+    health_listening = [] if where is None else [health(where, always_ready(clock))]
+    return cast("IService", Command(*health_listening, listening))

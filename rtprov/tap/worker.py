@@ -13,6 +13,7 @@ from rtprov.equipment import HttpEquipment
 from rtprov.errors import ConfigurationError
 from rtprov.tap import options as opt
 from rtprov.tap.assembly import Surroundings, WorkerService, WorkerSettings
+from rtprov.tap.listening import health
 from rtprov.tap.services import Command, ca_file, https_client, identity_files, sealer, surroundings
 from rtprov.tls import VerifiedHTTPS, read_file
 
@@ -29,6 +30,7 @@ class Options(opt.CommandOptions):
         opt.RETENTION,
         opt.PATIENCE,
         opt.DRAIN,
+        opt.HEALTH_LISTEN,
         opt.CERTS,
         opt.CERTIFICATE,
         opt.PRIVATE_KEY,
@@ -65,4 +67,6 @@ def makeService(options: Options) -> IService:
     count = options["shards"]
     shards = [Shard(index, count) for index in sorted(set(options["shard"])) or range(count)]
     worker = make_worker(options, surroundings(endpoint, url), options["equipment-url"], shards)
-    return cast("IService", Command(worker))
+    where = options["health-listen"]
+    listening = [] if where is None else [health(where, worker.readiness)]
+    return cast("IService", Command(*listening, worker))

@@ -9,6 +9,7 @@ from attrs import define, field
 from twisted.internet.defer import Deferred, fail, succeed
 
 from rtprov.frontend import Frontend
+from rtprov.health import Readiness
 from rtprov.model import Cancelled, Details, Event, Requested, State, Task
 from rtprov.store import Store
 from tests.fakes import PlainSealer
@@ -139,11 +140,14 @@ class FrontendTestCase(WebTestCase):
         self.statuses = FakeStatuses()
         self.directory = FakeDirectory(self.store)
         self.ends = FakeEnds()
+        self.probes = 0
+        self.unready: Exception | None = None
         self.frontend = Frontend(
             tasks=self.tasks,
             statuses=self.statuses,
             directory=self.directory,
             ends=self.ends,
+            readiness=Readiness(self.probe, self.reactor),
             sealer=PlainSealer(),
             clock=self.reactor,
             new_task_id=lambda: f"{int(TASK, 16) + len(self.tasks.submitted):032x}",
@@ -151,6 +155,11 @@ class FrontendTestCase(WebTestCase):
             running_status=self.running_status,
         )
         self.serve(self.frontend.resource())
+
+    async def probe(self) -> None:
+        self.probes += 1
+        if self.unready is not None:
+            raise self.unready
 
     def bodies(self) -> list[bytes]:
         """What reached the broker, unsealed."""

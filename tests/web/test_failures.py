@@ -19,6 +19,7 @@ from rtprov.errors import (
     Unroutable,
 )
 from rtprov.frontend import Frontend
+from rtprov.health import always_ready
 from rtprov.model import State
 from tests.fakes import PlainSealer
 from tests.web.front import BODY, GET_PATH, POST_PATH, TASK, FakeDirectory, FakeEnds, FakeTasks, FrontendTestCase
@@ -175,6 +176,7 @@ class BrokenSealer(WebTestCase):
             statuses=None,  # type: ignore[arg-type] # nobody asks
             directory=FakeDirectory(),
             ends=FakeEnds(),
+            readiness=always_ready(self.reactor),
             sealer=Broken(),
             clock=self.reactor,
             new_task_id=lambda: TASK,
