@@ -55,6 +55,29 @@ class TaskDocument(msgspec.Struct, rename="camel"):
     attempts: list[AttemptDocument]
 
 
+class Receipt(msgspec.Struct, rename="camel"):
+    """A task was accepted."""
+
+    code: int
+    task_id: str
+
+
+class Envelope(msgspec.Struct):
+    """What every error looks like, and every answer that has nothing more to say. `code` is the HTTP status, 204 while a task runs."""
+
+    code: int
+    message: str
+
+
+class Problem(msgspec.Struct):
+    """The same for who asks for ``application/problem+json`` (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+
+
 class TaskAnswer(msgspec.Struct):
     """One task."""
 

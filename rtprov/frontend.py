@@ -17,11 +17,13 @@ from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
 
 from rtprov.body import parse_request
+from rtprov.docspage import POLICY, page
 from rtprov.documents import TaskAnswer, TasksAnswer, idempotency_key, preferred_wait_s, task_document
 from rtprov.errors import EquipmentNotFound, InvalidQuery, NoReply, ProvisioningFailed, TaskCancelled, TaskNotFound
 from rtprov.health import Readiness, answer_alive, answer_ready
-from rtprov.http import answer, answer_error, check_media_type, envelope, json_resource, read_body
+from rtprov.http import answer, answer_bytes, answer_error, check_media_type, envelope, json_resource, read_body
 from rtprov.model import State, is_equipment_id, is_task_id
+from rtprov.openapi import document_bytes
 from rtprov.orders import DEADLINE_S, Orders
 
 if TYPE_CHECKING:
@@ -164,6 +166,15 @@ class Frontend:
     @app.route("/readyz", methods=["GET"])
     async def _ready(self, request: IRequest) -> bytes:
         return await answer_ready(request, self._readiness)
+
+    @app.route("/openapi.json", methods=["GET"])
+    def _openapi(self, request: IRequest) -> bytes:
+        return answer_bytes(request, b"application/json", document_bytes())
+
+    @app.route("/docs", methods=["GET"])
+    def _docs(self, request: IRequest) -> bytes:
+        request.setHeader(b"Content-Security-Policy", POLICY.encode())
+        return answer_bytes(request, b"text/html; charset=utf-8", page())
 
     async def _within_deadline(self, asked: Deferred[T]) -> T:
         try:

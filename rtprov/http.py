@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
@@ -50,6 +51,7 @@ MAX_DISCARDED_BYTES = 1024 * 1024
 IDLE_TIMEOUT_S = 60  # for a request to arrive as a whole, and between requests
 CLOSE_TIMEOUT_S = 15
 RETRY_AFTER_S = 2
+PROBLEM_JSON = b"application/problem+json"
 
 _log = Logger()
 _encode = msgspec.json.Encoder().encode
@@ -105,9 +107,41 @@ def answer(request: IRequest, status: int, document: object, headers: Mapping[st
     return body
 
 
+def answer_bytes(request: IRequest, media_type: bytes, body: bytes) -> bytes:
+    """The same for a document that is made once and for all."""
+    request.setHeader(b"Content-Type", media_type)
+    request.setHeader(b"Content-Length", b"%d" % len(body))
+    request.setHeader(b"X-Content-Type-Options", b"nosniff")
+    return body
+
+
 def envelope(status: int, message: str) -> dict[str, object]:
     """What every error looks like."""
     return {"code": status, "message": message}
+
+
+def answer_refusal(request: IRequest, status: int, message: str, headers: Mapping[str, str] | None = None) -> bytes:
+    """An error in its envelope, or as ``application/problem+json`` (RFC 9457) for who asks for that."""
+    if not _asks_for_problem(request):
+        return answer(request, status, envelope(status, message), headers)
+    problem = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": message}
+    body = answer(request, status, problem, headers)
+    request.setHeader(b"Content-Type", PROBLEM_JSON)
+    return body
+
+
+def _asks_for_problem(request: IRequest) -> bool:
+    """Whether ``Accept`` names the type of problems, and not plain JSON with a higher weight (RFC 9110 §12.5.1). ``*/*`` names nothing."""
+    weights = {PROBLEM_JSON: 0.0, b"application/json": 0.0}
+    for accepted in b",".join(request.requestHeaders.getRawHeaders(b"Accept", [])).split(b","):
+        media_type, *parameters = (part.strip().lower() for part in accepted.split(b";"))
+        if media_type in weights:
+            weights[media_type] = max([_weight(each) for each in parameters if each.startswith(b"q=")], default=1.0)
+    return weights[PROBLEM_JSON] > 0 and weights[PROBLEM_JSON] >= weights[b"application/json"]
+
+
+def _weight(parameter: bytes) -> float:
+    return float(parameter[2:]) if re.fullmatch(rb"q=(?:0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)", parameter) else 0.0
 
 
 def answer_error(request: IRequest, failure: Failure) -> bytes:
@@ -117,16 +151,16 @@ def answer_error(request: IRequest, failure: Failure) -> bytes:
         return _answer_routing(request, error)
     for kind, status, message, headers in _TABLE:
         if isinstance(error, kind):
-            return answer(request, status, envelope(status, message or str(error)), headers)
+            return answer_refusal(request, status, message or str(error), headers)
     _log.failure("{method} {path}: unexpected error", failure, method=request.method, path=getattr(request, "path", b"?"))
-    return answer(request, 500, envelope(500, "Internal server error"))
+    return answer_refusal(request, 500, "Internal server error")
 
 
 def _answer_routing(request: IRequest, error: HTTPException) -> bytes:
     if isinstance(error, MethodNotAllowed):
         allowed = {"Allow": ", ".join(sorted(error.valid_methods or ()))}
-        return answer(request, 405, envelope(405, "The method is not allowed here"), allowed)
-    return answer(request, 404, envelope(404, "There is nothing at this path"))
+        return answer_refusal(request, 405, "The method is not allowed here", allowed)
+    return answer_refusal(request, 404, "There is nothing at this path")
 
 
 def json_resource(app: Klein) -> IResource:

@@ -60,6 +60,8 @@ LAYERS = (
             "rtprov.ends",
             "rtprov.orders",
             "rtprov.health",
+            "rtprov.openapi",
+            "rtprov.docspage",
             "rtprov.deadletters",
             "rtprov.worker",
             "rtprov.scenario",

@@ -84,8 +84,7 @@ class Listening(Service):
 class Answering(Listening):
     """Serves HTTP, and when it is stopped waits for the requests under way: a POST is never left without its answer.
 
-    They get 5 s, in which a front end answers whatever happens.
-    `release` is called first, and has those answered that wait for their answer.
+    They get 5 s, in which a front end answers whatever happens. `release` is called first, and has those answered that wait for something.
     """
 
     def __init__(
