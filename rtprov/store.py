@@ -231,7 +231,7 @@ class Store:
             finished_at=record.finished_at if ended else None,
             reason=record.reason,
             attempt_count=record.attempts,
-            attempts=record.log or tuple(filter(None, [last])),
+            attempts=_attempts(record, last),
             waits_for=None if ended else _waits_for(last, ahead),
             ahead=ahead,
             expected_at=None if ended else self._expected_at(record, now),
@@ -287,6 +287,16 @@ class Store:
             self._newest[record.equipment_id] = earlier
         else:
             del self._newest[record.equipment_id]
+
+
+def _attempts(record: _Record, last: Attempt | None) -> tuple[Attempt, ...]:
+    """A task's end is that of its last attempt, too."""
+    if last is None:
+        return ()
+    if record.state.final and last.ended_at is None:
+        error = None if record.state is State.COMPLETED else record.reason
+        last = attrs.evolve(last, ended_at=record.finished_at, error=error)
+    return (*(record.log or ())[:-1], last)
 
 
 def _waits_for(last: Attempt | None, ahead: int) -> Waiting | None:

@@ -147,6 +147,13 @@ class Told(SynchronousTestCase):
         self.assertEqual([each.number for each in ended.attempts], [28, 29, 30])
         self.assertEqual((ended.attempt_count, ended.reason, ended.finished_at, ended.expected_at), (30, "out of patience", 50.0, None))
 
+    def test_the_last_attempt(self) -> None:
+        """The last attempt ends with its task; where that did not complete, its reason is the attempt's error."""
+        started: list[Event] = [Requested(task_id(1), DEVICE, 1.0), Started(task_id(1), DEVICE, 10.0, 1)]
+        for state, error in ((State.COMPLETED, None), (State.FAILED, "A answered 500"), (State.NOT_FOUND, "A answered 500")):
+            ended = self.details(fold([*started, Finished(task_id(1), DEVICE, 70.0, state, "A answered 500")]))
+            self.assertEqual(ended.attempts, (Attempt(1, 10.0, 70.0, error),))
+
     def test_durations_are_learned(self) -> None:
         """What calls take is learned from those that completed."""
         store = Store(1e9)
