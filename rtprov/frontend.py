@@ -22,7 +22,7 @@ from rtprov.documents import TaskAnswer, TasksAnswer, idempotency_key, preferred
 from rtprov.errors import EquipmentNotFound, InvalidQuery, NoReply, ProvisioningFailed, TaskCancelled, TaskNotFound
 from rtprov.health import Readiness, answer_alive, answer_ready
 from rtprov.http import answer, answer_bytes, answer_error, check_media_type, envelope, json_resource, read_body
-from rtprov.model import State, is_equipment_id, is_task_id
+from rtprov.model import State, is_equipment_id, is_task_id, may_come_again
 from rtprov.openapi import document_bytes
 from rtprov.orders import DEADLINE_S, Orders
 
@@ -36,6 +36,7 @@ POLL_AGAIN_S = 5
 T = TypeVar("T")
 
 MAX_REMEMBERED = 100_000
+REMEMBERED_KEYED_S = 60.0
 MAX_PAGE = 100
 DEFAULT_PAGE = 20
 
@@ -76,8 +77,9 @@ class Frontend:
         self._readiness = readiness
         self._clock = clock
         self._running_status = running_status
-        # Final states never change: remembering the latest spares the broker the polls that come after them.
-        self._remembered: OrderedDict[tuple[str, str], State] = OrderedDict()
+        # Final states never change: remembering the latest spares the broker the polls that come after them. Only the id of a key may be
+        # another task's later: its state is remembered until the time beside it.
+        self._remembered: OrderedDict[tuple[str, str], tuple[State, float | None]] = OrderedDict()
 
     def resource(self) -> IResource:
         """What a `rtprov.http.JsonSite` serves."""
@@ -99,6 +101,7 @@ class Frontend:
             task_id = await self._orders.submit(equipment_id, timeout_s, body)
         else:
             task_id = await self._orders.submit_once(equipment_id, timeout_s, body, key)
+            self._remembered.pop((task_id, equipment_id), None)  # it may be a new task
         location = f"/api/v1/equipment/cpe/{equipment_id}/task/{task_id}"
         return answer(request, 200, {"code": 200, "taskId": task_id}, {"Location": location})
 
@@ -106,10 +109,8 @@ class Frontend:
     async def _status(self, request: IRequest, equipment_id: str, task_id: str) -> bytes:
         _check_ids(equipment_id, task_id)
         wait_s = preferred_wait_s(_fields(request, b"Prefer")) if request.requestHeaders.hasHeader(b"Prefer") else 0
-        if self._ends.full:
-            wait_s = 0
-        state = self._remembered.get((task_id, equipment_id)) or await self._ask(task_id, equipment_id)
-        if wait_s and state is not None:
+        state = self._recall(task_id, equipment_id) or await self._ask(task_id, equipment_id)
+        if wait_s and state is not None and not self._ends.full:
             request.setHeader(b"Preference-Applied", b"wait=%d" % wait_s)
             if state is State.RUNNING:
                 state = await self._wait(task_id, equipment_id, wait_s)
@@ -189,12 +190,20 @@ class Frontend:
         except TimeoutError:
             raise NoReply("The worker did not tell the task's status in time") from None
         if state is None or not state.final:
-            return self._remembered.get((task_id, equipment_id), state)  # another request may have learned of the end meanwhile
+            return self._recall(task_id, equipment_id) or state  # another request may have learned of the end meanwhile
         return self._remember(task_id, equipment_id, state)
+
+    def _recall(self, task_id: str, equipment_id: str) -> State | None:
+        state, until = self._remembered.get((task_id, equipment_id), (None, None))
+        return state if until is None or self._clock.seconds() < until else None
 
     def _remember(self, task_id: str, equipment_id: str, state: State) -> State:
         """Final states never change: the first that was learned stands."""
-        state = self._remembered.setdefault((task_id, equipment_id), state)
+        known = self._recall(task_id, equipment_id)
+        if known is not None:
+            return known
+        until = self._clock.seconds() + REMEMBERED_KEYED_S if may_come_again(task_id) else None
+        self._remembered[task_id, equipment_id] = state, until
         if len(self._remembered) > MAX_REMEMBERED:
             self._remembered.popitem(last=False)
         return state

@@ -13,6 +13,7 @@ from zlib import crc32
 import attrs
 
 _EQUIPMENT_ID = re.compile(r"[a-zA-Z0-9]{6,}")
+KEYED = "1de0"  # how ids that come from keys begin, and a few others by chance
 _TASK_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -31,7 +32,12 @@ def keyed_task_id(equipment_id: str, key: str) -> str:
 
     `key` is ASCII. An equipment id holds no NUL, so no two pairs make the same text.
     """
-    return sha256(f"rtprov.task\0{equipment_id}\0{key}".encode("ascii")).hexdigest()[:32]
+    return KEYED + sha256(f"rtprov.task\0{equipment_id}\0{key}".encode("ascii")).hexdigest()[: 32 - len(KEYED)]
+
+
+def may_come_again(task_id: str) -> bool:
+    """Whether the id may be another task's one day, its key being used again after it was forgotten: true of all that have a key."""
+    return task_id.startswith(KEYED)
 
 
 def shard_of(equipment_id: str, shards: int) -> int:

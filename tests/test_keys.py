@@ -87,6 +87,20 @@ class OneKey(KeyTestCase):
         self.assertEqual([store.finished(task_id) for store in stores], [True, True])
         self.assertEqual(self.post(), REUSED)
 
+    def test_no_front_end_remembers_the_old_task(self) -> None:
+        """A front end that knows the old task's end tells how the new one stands, whoever took it."""
+        self.system.start_frontend("b2")
+        self.system.network.advance(1)
+        task_id = self.accepted()
+        self.system.network.advance(61)
+        self.system.network.advance(86400 + 3600 - 120)
+        for frontend in ("b", "b2"):
+            self.assertEqual(self.status(DEVICE, task_id, frontend), COMPLETED)
+        self.system.network.advance(120 + 2 * EXPIRE_EVERY_S)
+        self.assertEqual(self.accepted(), task_id)
+        for frontend in ("b", "b2"):
+            self.assertEqual(self.status(DEVICE, task_id, frontend), RUNNING)
+
     def test_before_it_is_forgotten(self) -> None:
         """Until then the key gives its old task, whose status can still be had."""
         task_id = self.accepted()
