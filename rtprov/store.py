@@ -4,7 +4,7 @@ The first end of a task, a `Finished` or a `Cancelled` that came before any `Sta
 of order, changes nothing. Times are the events' own.
 
 A task with an ``Idempotency-Key`` has an id that comes again with the key. Its record is kept an hour longer than others, and a `Requested`
-that comes more than the retention behind the task's end begins a new task. The events' times alone decide that, not when a replica forgot:
+that comes more than half an hour behind the retention begins a new task. The events' times alone decide that, not when a replica forgot:
 all replicas agree, and so does one that reads the journal again.
 """
 
@@ -16,7 +16,8 @@ import attrs
 
 from rtprov.model import Attempt, Cancelled, Details, Event, Finished, Postponed, Requested, Started, State, Task, Waiting
 
-KEY_SLACK_S = 3600.0
+KEY_SLACK_S = 3600.0  # front ends send no order for a key while its record is there …
+NEW_TASK_AFTER_S = 1800.0  # … so what is a new task and what the old one is clear wherever clocks differ by less than half an hour
 KEPT_ATTEMPTS = 10  # of a task that runs; of one that has ended, the last three
 KEPT_ATTEMPTS_AT_END = 3
 MAX_SHARED_TEXTS = 1000
@@ -108,11 +109,12 @@ class Store:
 
     def _begins_anew(self, record: _Record, fingerprint: str | None, at: float) -> bool:
         keyed = record.fingerprint is not None and fingerprint is not None
-        return keyed and record.state.final and at > record.finished_at + self._retention_s
+        return keyed and record.state.final and at > record.finished_at + self._retention_s + NEW_TASK_AFTER_S
 
     def _stale(self, record: _Record, at: float) -> bool:
         """Whether an event is one of the task that had the same key before, read again."""
-        return record.fingerprint is not None and record.requested_at is not None and at < record.requested_at - self._retention_s
+        begun_at = record.requested_at if record.fingerprint is not None else None
+        return begun_at is not None and at < begun_at - self._retention_s - NEW_TASK_AFTER_S
 
     def _add(self, task_id: str, equipment_id: str) -> _Record:
         newest = self._newest.get(equipment_id)
