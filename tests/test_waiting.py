@@ -93,6 +93,17 @@ class Waiting(WaitTestCase):
         self.assertEqual(self.told(kept), COMPLETED)
         self.assertEqual(self.system.frontends["b"].ends.waiting, 0)
 
+    def test_again(self) -> None:
+        """Who comes again once the first subscription has lapsed is told of the end as if it were the first time."""
+        task_id = self.system.accepted(DEVICE)
+        self.system.network.advance(5)
+        first = self.begin(task_id, 5)
+        self.system.network.advance(25)
+        self.assertEqual(self.told(first), RUNNING)
+        again = self.begin(task_id)
+        self.system.network.advance(30.1)
+        self.assertEqual(self.told(again), COMPLETED)
+
     def test_stop(self) -> None:
         """A front end that stops lets its clients wait no longer."""
         task_id = self.system.accepted(DEVICE)
@@ -162,6 +173,21 @@ class Failover(WaitTestCase):
             self.assertNoResult(each)
         self.system.network.advance(0.5)
         self.assertEqual([self.told(each) for each in pending], [COMPLETED, COMPLETED])
+
+
+class Renewal(WaitTestCase):
+    def make(self) -> System:
+        return System(delay_s=15.5)
+
+    def test_no_gap(self) -> None:
+        """A subscription is renewed in the moment in which it ends: a task that ends right behind it is told of at once."""
+        task_id = self.system.accepted(DEVICE)
+        self.system.network.advance(5.3)
+        pending = self.begin(task_id)
+        self.system.network.advance(10.1)
+        self.assertNoResult(pending)
+        self.system.network.advance(0.2)
+        self.assertEqual(self.told(pending), COMPLETED)
 
 
 class Many(WaitTestCase):
