@@ -1,7 +1,7 @@
 """How a front end waits for tasks to end: thousands of clients, one message for hundreds of them, and no polling.
 
-All that begin to wait in one reactor turn share a subscription with a replica of their shard, which tells at once of each task that ends.
-A subscription is renewed after a while, and again and again where nobody takes it; so a replica that dies costs its clients a few seconds.
+All that begin to wait in one reactor turn share a subscription with the replicas of their shard, which tell at once of each task that ends.
+A subscription is renewed after a while, and again and again where nobody takes it; so a connection that breaks costs its clients a second.
 One timer a second looks after everything.
 """
 
@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from rtprov.amqp.topology import Shard
+from rtprov.amqp.topology import STATUS_EXCHANGE, Shard
 from rtprov.errors import BrokerError, NoReply, UndecodableMessage
 from rtprov.inquiry import Watch, decode_ended, encode
 from rtprov.model import State, shard_of
@@ -56,7 +56,7 @@ class EndsOfTasks:
         self._rpc = rpc
         self._clock = clock
         self._desks = [_Desk(Shard(index, shards)) for index in range(shards)]
-        self._due: dict[int, set[_Waiter]] = {}
+        self._due: dict[int, dict[_Waiter, None]] = {}  # by second, in the order in which they came
         self._ticking: IDelayedCall | None = None
         self._stopped = False
         self.waiting = 0
@@ -75,7 +75,7 @@ class EndsOfTasks:
         waiter: _Waiter = Deferred()
         due_s = math.ceil(self._clock.seconds() + wait_s)
         self.waiting += 1
-        self._due.setdefault(due_s, set()).add(waiter)
+        self._due.setdefault(due_s, {})[waiter] = None
         desk.waiters.setdefault(pair, []).append(waiter)
         waiter.addBoth(self._leave, desk, pair, due_s, waiter)
         if pair not in desk.covered:
@@ -95,8 +95,8 @@ class EndsOfTasks:
 
     def _leave(self, result: State | Failure | None, desk: _Desk, pair: _Pair, due_s: int, waiter: _Waiter) -> State | Failure | None:
         self.waiting -= 1
-        due = self._due.get(due_s, set())
-        due.discard(waiter)
+        due = self._due.get(due_s, {})
+        due.pop(waiter, None)
         if not due:
             self._due.pop(due_s, None)
         waiters = desk.waiters.get(pair, [])
@@ -143,7 +143,11 @@ class EndsOfTasks:
         desk.covered.update(batch)
         watch = encode(Watch(batch, RENEW_AFTER_S))
         subscription = self._rpc.subscribe(
-            desk.shard.inquiry, watch, timeout_s=RENEW_AFTER_S, each=lambda body: self._on_ended(desk, batch, body)
+            desk.shard.inquiry,
+            watch,
+            exchange=STATUS_EXCHANGE,
+            timeout_s=RENEW_AFTER_S,
+            each=lambda body: self._on_ended(desk, batch, body),
         )
         renewed_at = self._clock.seconds() + RENEW_AFTER_S
         subscription.addErrback(lambda reason: self._on_over(desk, batch, reason, renewed_at))
@@ -162,7 +166,7 @@ class EndsOfTasks:
         try:
             ended = decode_ended(body)
         except UndecodableMessage as error:
-            self._log.error("{queue}: {error}", queue=desk.shard.inquiry, error=error)
+            self._log.error("shard {shard}: {error}", shard=str(desk.shard), error=error)
             return
         for index, state in ended:
             if 0 <= index < len(batch):

@@ -1,7 +1,7 @@
 """Questions about tasks over AMQP: details, a device's tasks, and the news that a task has ended.
 
-They have a queue of their own beside the status queue, with the same rules: any replica of the shard that has passed its first barrier
-answers, and with none alive the queue is gone and a question comes straight back. `Directory` asks, `InquiryServer` answers.
+Each replica of the shard that has passed its first barrier has a queue for them, and answers; the first answer counts, and with no replica
+alive a question comes straight back. `Directory` asks, `InquiryServer` answers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from rtprov.amqp.rpc import serve_many
-from rtprov.amqp.topology import Shard, declare_inquiry
+from rtprov.amqp.topology import STATUS_EXCHANGE, Shard, declare_inquiry
 from rtprov.errors import BrokerError, NoReply, NoWorker, UndecodableMessage, Unroutable
 from rtprov.inquiry import Inquiry, Listing, Watch, decode_known, decode_question, encode, encode_ended, encode_known
 from rtprov.model import Cancelled, Details, Event, Finished, State, shard_of
@@ -75,7 +75,8 @@ class Directory:
 
     async def _ask(self, shard: Shard, question: Inquiry | Listing) -> list[Details]:
         try:
-            return decode_known(await self._rpc.call(shard.inquiry, encode(question), timeout_s=REPLY_DEADLINE_S))
+            answer = await self._rpc.call(shard.inquiry, encode(question), exchange=STATUS_EXCHANGE, timeout_s=REPLY_DEADLINE_S)
+            return decode_known(answer)
         except Unroutable:
             raise NoWorker("No worker is alive that could tell of the task") from None
         except UndecodableMessage:
@@ -107,7 +108,7 @@ class InquiryServer:
         self._clock = clock
         self._wall_clock = wall_clock
         self._watched: dict[str, list[tuple[_Watch, int]]] = {}
-        self._watches: set[_Watch] = set()
+        self._watches: dict[_Watch, None] = {}  # an ordered set
 
     @property
     def watched(self) -> int:
@@ -117,8 +118,8 @@ class InquiryServer:
     async def attach(self, connection: AmqpConnection) -> None:
         """Start to answer. The journal has passed its barrier on this connection before."""
         channel = await connection.open_channel()
-        await declare_inquiry(channel, self._shard)
-        await serve_many(channel, self._shard.inquiry, self._answer, prefetch=PREFETCH)
+        queue = await declare_inquiry(channel, self._shard)
+        await serve_many(channel, queue, self._answer, prefetch=PREFETCH)
 
     def detach(self) -> None:
         """The connection is gone: nobody can be told any more."""
@@ -134,7 +135,7 @@ class InquiryServer:
             try:
                 await self._journal.barrier().addTimeout(BARRIER_DEADLINE_S, self._clock)
             except (BrokerError, TimeoutError) as error:
-                self._log.warn("{queue}: cannot tell of tasks: {error}", queue=self._shard.inquiry, error=error)
+                self._log.warn("shard {shard}: cannot tell of tasks: {error}", shard=str(self._shard), error=error)
                 return  # the asker's deadline tells
         now = self._wall_clock()
         if isinstance(question, Listing):
@@ -154,7 +155,7 @@ class InquiryServer:
                 watch.ended.append((index, state))
             else:
                 self._watched.setdefault(task_id, []).append((watch, index))
-        self._watches.add(watch)
+        self._watches[watch] = None
         watch.timer = self._clock.callLater(min(max(question.wait, 0.0), LONGEST_WATCH_S), self._end, watch)
         if watch.ended:
             self._tell(watch)
@@ -177,7 +178,7 @@ class InquiryServer:
             watch.reply(encode_ended(ended))
 
     def _end(self, watch: _Watch) -> None:
-        self._watches.discard(watch)
+        self._watches.pop(watch, None)
         if watch.timer is not None and watch.timer.active():
             watch.timer.cancel()
         for task_id, _ in watch.pairs:

@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov.amqp.rpc import RpcClient
+from rtprov.amqp.topology import STATUS_EXCHANGE
 from rtprov.errors import NoReply, NoWorker, UndecodableMessage
 from rtprov.inquiries import BARRIER_DEADLINE_S, MAX_LISTED, REPLY_DEADLINE_S, Directory, InquiryServer
 from rtprov.inquiry import Inquiry, Listing, Watch, decode_ended, decode_known, decode_question, encode, encode_ended, encode_known
@@ -148,7 +149,7 @@ class Serving(BrokerTestCase):
     def test_nonsense(self) -> None:
         """What is no question is logged, not answered, and harms no other."""
         self.serve()
-        asked = self.rpc.call(SHARD.inquiry, b"?", timeout_s=1.0)
+        asked = self.rpc.call(SHARD.inquiry, b"?", exchange=STATUS_EXCHANGE, timeout_s=1.0)
         self.requested(1)
         self.assertIsNotNone(self.result(self.directory.details(task_id(1), "DEVICE1", barrier=False)))
         self.network.advance(1.0)
@@ -161,7 +162,8 @@ class Serving(BrokerTestCase):
         heard: list[bytes] = []
         for wait_s in (5.0, 50.0):
             watch = encode(Watch([(task_id(1), "DEVICE1"), (task_id(2), "DEVICE1")], wait_s))
-            self.rpc.subscribe(SHARD.inquiry, watch, timeout_s=60.0, each=heard.append).addErrback(lambda reason: None)
+            subscription = self.rpc.subscribe(SHARD.inquiry, watch, exchange=STATUS_EXCHANGE, timeout_s=60.0, each=heard.append)
+            subscription.addErrback(lambda reason: None)
         self.network.advance(6.0)
         self.assertEqual(self.server.watched, 2)
         self.disconnect(self.serving)

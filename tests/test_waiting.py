@@ -163,7 +163,7 @@ class Failover(WaitTestCase):
         self.system.start_worker()
         self.system.network.advance(5)
         pending = []
-        for _ in range(2):  # one after the other: each replica gets one
+        for _ in range(2):
             pending.append(self.begin(task_id, 60))
             self.system.network.advance(11)
         self.assertGreater(self.system.stub.calls, 0)

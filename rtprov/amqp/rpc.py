@@ -74,23 +74,25 @@ class RpcClient:
         for correlation_id in list(self._requests):
             self._end(correlation_id, NoReply(f"The reply was lost: {reason}"))
 
-    def call(self, queue: str, body: bytes, *, timeout_s: float) -> Deferred[bytes]:
-        """Send `body` to `queue` and fire with the reply's body.
+    def call(self, routing_key: str, body: bytes, *, exchange: str = "", timeout_s: float) -> Deferred[bytes]:
+        """Send `body` to a queue, or to all that `exchange` has for the routing key, and fire with the body of the first reply.
 
         Fails with `Unroutable` when there is no such queue, `NoReply` when nothing came within `timeout_s` seconds or the connection was
         lost, `BrokerUnavailable` or `Overloaded` when nothing was sent. Cancelling forgets the request.
         """
-        return self._request(queue, body, timeout_s, timeout_s, None)
+        return self._request(exchange, routing_key, body, timeout_s, timeout_s, None)
 
-    def subscribe(self, queue: str, body: bytes, *, timeout_s: float, each: Callable[[bytes], None]) -> Deferred[bytes]:
-        """Send `body` to `queue`, and have `each` called with every reply that comes within `timeout_s` seconds.
+    def subscribe(
+        self, routing_key: str, body: bytes, *, exchange: str = "", timeout_s: float, each: Callable[[bytes], None]
+    ) -> Deferred[bytes]:
+        """The same, with `each` called with every reply that comes within `timeout_s` seconds.
 
         Never fires; fails as `call` does, with `NoReply` when the time is over. Cancelling forgets the request.
         """
-        return self._request(queue, body, timeout_s, min(timeout_s, TAKEN_WITHIN_S), each)
+        return self._request(exchange, routing_key, body, timeout_s, min(timeout_s, TAKEN_WITHIN_S), each)
 
     def _request(
-        self, queue: str, body: bytes, timeout_s: float, expiration_s: float, each: Callable[[bytes], None] | None
+        self, exchange: str, routing_key: str, body: bytes, timeout_s: float, expiration_s: float, each: Callable[[bytes], None] | None
     ) -> Deferred[bytes]:
         self._last_id += 1
         correlation_id = str(self._last_id)
@@ -102,7 +104,7 @@ class RpcClient:
         self._requests[correlation_id] = _Request(reply, self._clock.callLater(timeout_s, self._end, correlation_id, late), each)
         expiration = str(max(1, math.ceil(expiration_s * 1000)))
         properties = Basic.Properties(correlation_id=correlation_id, reply_to=REPLY_TO, expiration=expiration)
-        published = self._publisher.publish("", queue, body, properties=properties, mandatory=True)
+        published = self._publisher.publish(exchange, routing_key, body, properties=properties, mandatory=True)
         published.addErrback(lambda reason: self._on_unpublished(correlation_id, reason))
         return reply
 

@@ -7,7 +7,7 @@
 
     rtprov.parked      what can be neither used nor dropped; rtprov only fills it
     rtprov.status.K    status requests; lives as long as a worker consumes it
-    rtprov.inquiry.K   questions about tasks; the same
+    rtprov.status ─ inquiry.K ─▶ a queue of each worker's own, which goes with its connection: questions about tasks
 
 K is a shard such as ``3of8``: its number, from 0, and how many there are.
 """
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 TASKS_EXCHANGE = "rtprov.tasks"
 DEAD_EXCHANGE = "rtprov.dead"
+STATUS_EXCHANGE = "rtprov.status"
 PARKED_QUEUE = "rtprov.parked"
 
 # Every bounce of broker or worker counts as a delivery, and each renewal of one that is held: 72 of them where --patience is at its most.
@@ -61,8 +62,8 @@ class Shard:
 
     @property
     def inquiry(self) -> str:
-        """The queue of questions about tasks."""
-        return f"rtprov.inquiry.{self}"
+        """The routing key of questions about tasks."""
+        return f"inquiry.{self}"
 
     @property
     def dead(self) -> str:
@@ -89,7 +90,7 @@ class Topology:
     async def attach(self, connection: AmqpConnection) -> None:
         """Declare; done once the broker has it all. Raises `AmqpError` 406 where something of the name exists and differs."""
         channel = await connection.open_channel()
-        for exchange in (TASKS_EXCHANGE, DEAD_EXCHANGE):
+        for exchange in (TASKS_EXCHANGE, DEAD_EXCHANGE, STATUS_EXCHANGE):
             await channel.exchange_declare(exchange=exchange, exchange_type="direct", durable=True)
         await _declare_quorum(channel, PARKED_QUEUE)
         for shard in self._shards:
@@ -121,13 +122,15 @@ async def _declare_quorum(channel: AmqpChannel, queue: str, arguments: dict[str,
 
 async def declare_status(channel: AmqpChannel, shard: Shard) -> None:
     """Declare the shard's status queue, which goes away with its last consumer. Raises `BrokerError`."""
-    await _declare_attended(channel, shard.status)
+    await channel.queue_declare(queue=shard.status, durable=True, auto_delete=True, arguments={"x-queue-type": "classic"})
 
 
-async def declare_inquiry(channel: AmqpChannel, shard: Shard) -> None:
-    """Declare the shard's inquiry queue, which goes away with its last consumer. Raises `BrokerError`."""
-    await _declare_attended(channel, shard.inquiry)
+async def declare_inquiry(channel: AmqpChannel, shard: Shard) -> str:
+    """Make a queue for questions about the shard's tasks, which goes away with the connection, and return its name. Raises `BrokerError`.
 
-
-async def _declare_attended(channel: AmqpChannel, queue: str) -> None:
-    await channel.queue_declare(queue=queue, durable=True, auto_delete=True, arguments={"x-queue-type": "classic"})
+    One for each worker, not one for all: that would live on one node of a cluster, and while it is down nobody could have another.
+    """
+    declared = await channel.queue_declare(queue="", exclusive=True)
+    queue = str(declared.queue)
+    await channel.queue_bind(queue=queue, exchange=STATUS_EXCHANGE, routing_key=shard.inquiry)
+    return queue

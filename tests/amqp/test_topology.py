@@ -25,7 +25,7 @@ class TopologyTests(AmqpTestCase):
         self.result(Topology([Shard(0, 2), Shard(1, 2)]).attach(connection))
         self.assertEqual(
             [(declare.exchange, declare.exchange_type, declare.durable) for declare in self.peer.commands(Exchange.Declare)],
-            [("rtprov.tasks", "direct", True), ("rtprov.dead", "direct", True)],
+            [("rtprov.tasks", "direct", True), ("rtprov.dead", "direct", True), ("rtprov.status", "direct", True)],
         )
         declared = {declare.queue: declare for declare in self.peer.commands(Queue.Declare)}
         self.assertEqual(
