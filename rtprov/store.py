@@ -14,7 +14,7 @@ from heapq import heappop, heappush
 
 import attrs
 
-from rtprov.model import Attempt, Cancelled, Details, Event, Finished, Postponed, Requested, Started, State, Task, Waiting
+from rtprov.model import Attempt, Cancelled, Details, Event, Finished, Postponed, Requested, Started, State, Waiting
 
 KEY_SLACK_S = 3600.0  # front ends send no order for a key while its record is there …
 NEW_TASK_AFTER_S = 1800.0  # … so what is a new task and what the old one is clear wherever clocks differ by less than half an hour
@@ -183,19 +183,19 @@ class Store:
         record = self._records.get(task_id)
         return record.attempts if record is not None else 0
 
-    def over(self, task: Task) -> bool | None:
-        """Whether nothing is to be done for this message: its task has ended, or is another message's, with another body.
+    def over(self, task_id: str, fingerprint: str | None, accepted_at: float) -> bool | None:
+        """Whether nothing is to be done for a task's message: the task has ended, or is another message's, with another body.
 
         None where the task has an ``Idempotency-Key`` and the journal has not told (yet) which message is its order.
         """
-        record = self._records.get(task.task_id)
-        if task.fingerprint is None:
-            return self.finished(task.task_id)
-        if record is None or self._begins_anew(record, task.fingerprint, task.accepted_at):
+        if fingerprint is None:
+            return self.finished(task_id)
+        record = self._records.get(task_id)
+        if record is None or self._begins_anew(record, fingerprint, accepted_at):
             return None
         if record.state.final:
             return True
-        return None if record.fingerprint is None else record.fingerprint != task.fingerprint
+        return None if record.fingerprint is None else record.fingerprint != fingerprint
 
     def details(self, task_id: str, equipment_id: str | None, now: float) -> Details | None:
         """All that is known of the task, of whatever equipment where None is given, at `now` (seconds since the epoch)."""

@@ -267,14 +267,14 @@ class ShardWorker:
 
         When this returns, the job has a live delivery. Raises `_Abandoned` where it has none.
         """
+        task = job.task
         await self._judge(job)
-        over = self._store.over(job.task)
+        over = self._store.over(task.task_id, task.fingerprint, task.accepted_at)
         if over is None:  # the broker gave it to us, and to the journal not yet, or never
-            task = job.task
             await self._journal.append(Requested(task.task_id, task.equipment_id, task.accepted_at, task.fingerprint))
             job.unjudged = True
             await self._judge(job)
-            over = self._store.over(task)
+            over = self._store.over(task.task_id, task.fingerprint, task.accepted_at)
         return over is not False
 
     async def _judge(self, job: Job) -> None:

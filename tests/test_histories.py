@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtprov.model import Attempt, Cancelled, Details, Event, Finished, Postponed, Requested, Started, State, Task, Waiting
+from rtprov.model import Attempt, Cancelled, Details, Event, Finished, Postponed, Requested, Started, State, Waiting
 from rtprov.store import Store
 from tests.test_store import DEVICE, RETENTION_S, all_of, fold, task_id
 
@@ -21,7 +21,7 @@ class Keys(SynchronousTestCase):
         return Finished(task_id(1), DEVICE, at, state, "")
 
     def over(self, store: Store, at: float, fingerprint: str | None = "f1") -> bool | None:
-        return store.over(Task(task_id(1), DEVICE, 14, at, "", fingerprint))
+        return store.over(task_id(1), fingerprint, at)
 
     def test_the_first_order_counts(self) -> None:
         """Of two orders with one key the first in the journal is the task's; the other message is over before it has begun."""
