@@ -41,6 +41,7 @@ setup(
             "coverage[toml]>=7,<8",
             "hypothesis>=6,<7",
             "pika>=1.3,<2",
+            "schemathesis>=4,<5",
             "setuptools>=70.1",
         ],
     },

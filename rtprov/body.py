@@ -30,11 +30,21 @@ class Parameters(msgspec.Struct):
     interfaces: list[Annotated[int, Meta(ge=0)]] | UnsetType = UNSET
 
 
+# What `_gather` and `_check_items` look after, said in JSON Schema: at least one key, and a single one in each of several objects.
+_SHAPE = {
+    "minProperties": 1,
+    "minItems": 1,
+    "items": {"minProperties": 1},
+    "if": {"type": "array", "minItems": 2},
+    "then": {"items": {"maxProperties": 1}},
+}
+
+
 class RequestBody(msgspec.Struct):
     """The whole body. A list holds objects of one key each, or a single object."""
 
     timeout_s: Annotated[int, Meta(ge=1, le=1500)] = msgspec.field(name="timeoutInSeconds")
-    parameters: Parameters | list[Parameters]
+    parameters: Annotated[Parameters | list[Parameters], Meta(extra_json_schema=_SHAPE)]
 
 
 _EXPECTED = {

@@ -92,7 +92,7 @@ class DeadLetters:
             self._log.error("{queue}: parking a message that is no task ({reason})", queue=self._shard.dead, reason=reason)
         else:
             await self._insist(self._journal.barrier)
-            if not self._store.finished(task.task_id):
+            if not self._store.over(task.task_id, task.fingerprint, task.at):
                 self._log.error("task {task_id} has failed: dead-lettered by the broker ({reason})", task_id=task.task_id, reason=reason)
                 failed = Finished(task.task_id, task.equipment_id, self._wall_clock(), State.FAILED, f"dead-lettered: {reason}")
                 await self._journal.append(failed)

@@ -72,6 +72,35 @@ class TooManyRequests(RtprovError):
         self.retry_after_s = retry_after_s
 
 
+class InvalidHeader(RtprovError):
+    """A header field of the request breaks its rules; the message names it."""
+
+
+class InvalidQuery(RtprovError):
+    """A parameter of the request's query breaks its rules; the message names it."""
+
+
+class KeyReused(RtprovError):
+    """An ``Idempotency-Key`` comes again with another body."""
+
+    def __init__(self) -> None:
+        super().__init__("This Idempotency-Key was used for this equipment before, with another body")
+
+
+class TooLate(RtprovError):
+    """A task cannot be cancelled any more."""
+
+    def __init__(self) -> None:
+        super().__init__("The task cannot be cancelled any more: it was sent to the equipment service, or has ended")
+
+
+class TaskCancelled(RtprovError):
+    """The task's final status, where it was cancelled."""
+
+    def __init__(self) -> None:
+        super().__init__("The task was cancelled before it was sent to the equipment service")
+
+
 class ProvisioningFailed(RtprovError):
     """Service A failed, or the stub was told to (A's only 500)."""
 
@@ -129,6 +158,13 @@ class Unconfirmed(BrokerError):
     """A publish was sent and its confirm is lost, late or negative: the message may or may not be safe."""
 
 
+class Undecided(BrokerError):
+    """An order was sent, and whether it counts could not be learned."""
+
+    def __init__(self) -> None:
+        super().__init__("The request may or may not have taken effect: the broker's or the worker's answer was lost; send it again")
+
+
 class Unroutable(BrokerError):
     """A mandatory message was returned: no queue took it (AMQP 0-9-1 ``basic.return``)."""
 
@@ -139,6 +175,10 @@ class NoReply(BrokerError):
 
 class NoWorker(RtprovError):
     """No worker is alive that could tell a task's status."""
+
+
+class NotReady(RtprovError):
+    """The process is alive and of no use at present; the message says why."""
 
 
 class AmqpError(BrokerError):

@@ -1,43 +1,54 @@
-"""Service B, the front end: takes a task, answers with a receipt, and tells a task's status.
+"""Service B, the front end: takes a task, answers with a receipt, and tells a task's status and all about it.
 
-A thin layer: the rules of a body are `rtprov.body`'s, the way to the broker is a `TaskSink`'s, the state a `StatusSource`'s, the answers to
-failures `rtprov.http`'s.
+A thin layer: the rules of a body are `rtprov.body`'s, the way to the broker is `rtprov.orders`', the state a `StatusSource`'s, the rest of
+what is known a `TaskDirectory`'s, the answers to failures `rtprov.http`'s.
 """
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from klein import Klein
 from twisted.internet.defer import Deferred, TimeoutError
 from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
 
-from rtprov.audit import audited
 from rtprov.body import parse_request
-from rtprov.errors import EquipmentNotFound, NoReply, ProvisioningFailed, TaskNotFound, Unconfirmed
-from rtprov.http import answer, answer_error, caller_of, check_media_type, envelope, json_resource, read_body
-from rtprov.model import State, Task, is_equipment_id, is_task_id
+from rtprov.docspage import POLICY, page
+from rtprov.documents import TaskAnswer, TasksAnswer, idempotency_key, preferred_wait_s, task_document
+from rtprov.errors import EquipmentNotFound, InvalidQuery, NoReply, ProvisioningFailed, TaskCancelled, TaskNotFound
+from rtprov.health import Readiness, answer_alive, answer_ready
+from rtprov.http import answer, answer_bytes, answer_error, caller_of, check_media_type, envelope, json_resource, read_body
+from rtprov.model import State, is_equipment_id, is_task_id, may_come_again
+from rtprov.openapi import document_bytes
+from rtprov.orders import DEADLINE_S, Orders
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
     from twisted.web.resource import IResource
 
-    from rtprov.interfaces import Sealer, StatusSource, TaskSink
+    from rtprov.interfaces import EndOfTasks, Sealer, StatusSource, TaskDirectory, TaskSink
 
-DEADLINE_S = 4.5  # B answers within 5 s, whatever is broken behind it
 POLL_AGAIN_S = 5
+T = TypeVar("T")
+
 MAX_REMEMBERED = 100_000
+REMEMBERED_KEYED_S = 60.0
+MAX_PAGE = 100
+DEFAULT_PAGE = 20
 
 # An id may be empty here: it is malformed then, like any other that is.
 _EQUIPMENT = "/api/v1/equipment/cpe/<string(minlength=0):equipment_id>"
-_TASK = f"{_EQUIPMENT}/task/<string(minlength=0):task_id>"
+_TASKS = f"{_EQUIPMENT}/task"
+_TASK = f"{_TASKS}/<string(minlength=0):task_id>"
+_ANY_TASK = "/api/v1/tasks/<string(minlength=0):task_id>"
 
 
 class Frontend:
-    """B's two resources.
+    """B's resources.
 
     `new_task_id` makes ids of 32 lower-case hexadecimal digits that nobody can guess; `wall_clock` gives seconds since the epoch;
     `running_status` is the HTTP status of a task that still runs: 200, 202, or 204, which carries no body.
@@ -50,21 +61,25 @@ class Frontend:
         *,
         tasks: TaskSink,
         statuses: StatusSource,
+        directory: TaskDirectory,
+        ends: EndOfTasks,
+        readiness: Readiness,
         sealer: Sealer,
         clock: IReactorTime,
         new_task_id: Callable[[], str],
         wall_clock: Callable[[], float],
         running_status: int,
     ) -> None:
-        self._tasks = tasks
+        self._orders = Orders(tasks=tasks, directory=directory, sealer=sealer, clock=clock, new_task_id=new_task_id, wall_clock=wall_clock)
         self._statuses = statuses
-        self._sealer = sealer
+        self._directory = directory
+        self._ends = ends
+        self._readiness = readiness
         self._clock = clock
-        self._new_task_id = new_task_id
-        self._wall_clock = wall_clock
         self._running_status = running_status
-        # Final states never change: remembering the latest spares the broker the polls that come after them.
-        self._remembered: OrderedDict[tuple[str, str], State] = OrderedDict()
+        # Final states never change: remembering the latest spares the broker the polls that come after them. Only the id of a key may be
+        # another task's later: its state is remembered until the time beside it.
+        self._remembered: OrderedDict[tuple[str, str], tuple[State, float | None]] = OrderedDict()
 
     def resource(self) -> IResource:
         """What a `rtprov.http.JsonSite` serves."""
@@ -79,23 +94,26 @@ class Frontend:
         if not is_equipment_id(equipment_id):
             raise EquipmentNotFound
         check_media_type(request)
+        key = idempotency_key(_fields(request, b"Idempotency-Key"))
         body = read_body(request)
-        order = parse_request(body)
-        task = Task(self._new_task_id(), equipment_id, order.timeout_s, self._wall_clock(), self._sealer.seal(body))
-        try:
-            await audited(self._tasks.submit(task), task, caller_of(request)).addTimeout(DEADLINE_S, self._clock)
-        except TimeoutError:
-            raise Unconfirmed("The broker did not confirm the task in time") from None
-        location = f"/api/v1/equipment/cpe/{equipment_id}/task/{task.task_id}"
-        return answer(request, 200, {"code": 200, "taskId": task.task_id}, {"Location": location})
+        timeout_s = parse_request(body).timeout_s
+        if key is None:
+            task_id = await self._orders.submit(equipment_id, timeout_s, body, caller_of(request))
+        else:
+            task_id = await self._orders.submit_once(equipment_id, timeout_s, body, key, caller_of(request))
+            self._remembered.pop((task_id, equipment_id), None)  # it may be a new task
+        location = f"/api/v1/equipment/cpe/{equipment_id}/task/{task_id}"
+        return answer(request, 200, {"code": 200, "taskId": task_id}, {"Location": location})
 
     @app.route(_TASK, methods=["GET"])
     async def _status(self, request: IRequest, equipment_id: str, task_id: str) -> bytes:
-        if not is_equipment_id(equipment_id):
-            raise EquipmentNotFound
-        if not is_task_id(task_id):
-            raise TaskNotFound
-        state = self._remembered.get((task_id, equipment_id)) or await self._ask(task_id, equipment_id)
+        _check_ids(equipment_id, task_id)
+        wait_s = preferred_wait_s(_fields(request, b"Prefer")) if request.requestHeaders.hasHeader(b"Prefer") else 0
+        state = self._recall(task_id, equipment_id) or await self._ask(task_id, equipment_id)
+        if wait_s and state is not None and not self._ends.full:
+            request.setHeader(b"Preference-Applied", b"wait=%d" % wait_s)
+            if state is State.RUNNING:
+                state = await self._wait(task_id, equipment_id, wait_s)
         if state is State.COMPLETED:
             return answer(request, 200, envelope(200, "Completed"))
         if state is State.RUNNING:
@@ -104,7 +122,66 @@ class Frontend:
             raise ProvisioningFailed
         if state is State.NOT_FOUND:
             raise EquipmentNotFound
+        if state is State.CANCELLED:
+            raise TaskCancelled
         raise TaskNotFound
+
+    async def _wait(self, task_id: str, equipment_id: str, wait_s: int) -> State | None:
+        state = await self._ends.wait(task_id, equipment_id, wait_s)
+        if state is None:
+            return await self._ask(task_id, equipment_id)
+        return self._remember(task_id, equipment_id, state)
+
+    @app.route(_TASK, methods=["DELETE"])
+    async def _cancel(self, request: IRequest, equipment_id: str, task_id: str) -> bytes:
+        _check_ids(equipment_id, task_id)
+        await self._orders.cancel(task_id, equipment_id)
+        return answer(request, 200, envelope(200, "Cancelled"))
+
+    @app.route(_ANY_TASK, methods=["GET"])
+    async def _details(self, request: IRequest, task_id: str) -> bytes:
+        if not is_task_id(task_id):
+            raise TaskNotFound
+        details = await self._within_deadline(self._directory.find(task_id))
+        if details is None:
+            raise TaskNotFound
+        return answer(request, 200, TaskAnswer(200, task_document(details)))
+
+    @app.route(_TASKS, methods=["GET"])
+    async def _list(self, request: IRequest, equipment_id: str) -> bytes:
+        if not is_equipment_id(equipment_id):
+            raise EquipmentNotFound
+        limit, before = _page(request)
+        tasks = await self._within_deadline(self._directory.tasks_of(equipment_id, before, limit + 1))
+        following = None
+        if len(tasks) > limit:
+            tasks = tasks[:limit]
+            following = f"/api/v1/equipment/cpe/{equipment_id}/task?limit={limit}&before={tasks[-1].task_id}"
+        headers = {} if following is None else {"Link": f'<{following}>; rel="next"'}
+        return answer(request, 200, TasksAnswer(200, [task_document(task) for task in tasks], following), headers)
+
+    @app.route("/livez", methods=["GET"])
+    def _live(self, request: IRequest) -> bytes:
+        return answer_alive(request)
+
+    @app.route("/readyz", methods=["GET"])
+    async def _ready(self, request: IRequest) -> bytes:
+        return await answer_ready(request, self._readiness)
+
+    @app.route("/openapi.json", methods=["GET"])
+    def _openapi(self, request: IRequest) -> bytes:
+        return answer_bytes(request, b"application/json", document_bytes())
+
+    @app.route("/docs", methods=["GET"])
+    def _docs(self, request: IRequest) -> bytes:
+        request.setHeader(b"Content-Security-Policy", POLICY.encode())
+        return answer_bytes(request, b"text/html; charset=utf-8", page())
+
+    async def _within_deadline(self, asked: Deferred[T]) -> T:
+        try:
+            return await asked.addTimeout(DEADLINE_S, self._clock)
+        except TimeoutError:
+            raise NoReply("The worker did not tell of the task in time") from None
 
     async def _ask(self, task_id: str, equipment_id: str) -> State | None:
         asked: Deferred[State | None] = self._statuses.status(task_id, equipment_id)
@@ -113,8 +190,20 @@ class Frontend:
         except TimeoutError:
             raise NoReply("The worker did not tell the task's status in time") from None
         if state is None or not state.final:
-            return self._remembered.get((task_id, equipment_id), state)  # another request may have learned of the end meanwhile
-        self._remembered[task_id, equipment_id] = state
+            return self._recall(task_id, equipment_id) or state  # another request may have learned of the end meanwhile
+        return self._remember(task_id, equipment_id, state)
+
+    def _recall(self, task_id: str, equipment_id: str) -> State | None:
+        state, until = self._remembered.get((task_id, equipment_id), (None, None))
+        return state if until is None or self._clock.seconds() < until else None
+
+    def _remember(self, task_id: str, equipment_id: str, state: State) -> State:
+        """Final states never change: the first that was learned stands."""
+        known = self._recall(task_id, equipment_id)
+        if known is not None:
+            return known
+        until = self._clock.seconds() + REMEMBERED_KEYED_S if may_come_again(task_id) else None
+        self._remembered[task_id, equipment_id] = state, until
         if len(self._remembered) > MAX_REMEMBERED:
             self._remembered.popitem(last=False)
         return state
@@ -127,3 +216,28 @@ class Frontend:
         request.responseHeaders.removeHeader("Content-Length")
         request.responseHeaders.removeHeader("Content-Type")
         return b""
+
+
+def _fields(request: IRequest, name: bytes) -> list[str]:
+    values = request.requestHeaders.getRawHeaders(name) or []
+    return [value.decode("latin-1").strip() for value in values]
+
+
+def _check_ids(equipment_id: str, task_id: str) -> None:
+    if not is_equipment_id(equipment_id):
+        raise EquipmentNotFound
+    if not is_task_id(task_id):
+        raise TaskNotFound
+
+
+def _page(request: IRequest) -> tuple[int, str | None]:
+    """``limit`` and ``before`` of the query. Raises `InvalidQuery`."""
+    arguments = cast("dict[bytes, list[bytes]]", cast("Any", request).args)
+    limits, befores = arguments.get(b"limit", []), arguments.get(b"before", [])
+    limit = limits[0].decode("latin-1") if limits else str(DEFAULT_PAGE)
+    if len(limits) > 1 or not re.fullmatch(r"[0-9]{1,3}", limit) or not 1 <= int(limit) <= MAX_PAGE:
+        raise InvalidQuery(f"limit: expected an integer from 1 to {MAX_PAGE}")
+    before = befores[0].decode("latin-1") if befores else None
+    if len(befores) > 1 or (before is not None and not is_task_id(before)):
+        raise InvalidQuery("before: expected a task's id")
+    return int(limit), before

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
@@ -31,12 +32,19 @@ from rtprov.errors import (
     EquipmentNotFound,
     Forbidden,
     InvalidBody,
+    InvalidHeader,
+    InvalidQuery,
+    KeyReused,
+    NotReady,
     NoWorker,
     ProvisioningFailed,
     RtprovError,
+    TaskCancelled,
     TaskNotFound,
+    TooLate,
     TooManyRequests,
     Unconfirmed,
+    Undecided,
 )
 
 if TYPE_CHECKING:
@@ -51,6 +59,10 @@ MAX_DISCARDED_BYTES = 1024 * 1024
 IDLE_TIMEOUT_S = 60  # for a request to arrive as a whole, and between requests
 CLOSE_TIMEOUT_S = 15
 RETRY_AFTER_S = 2
+PROBLEM_JSON = b"application/problem+json"
+
+# Whoever restarts and routes has no credentials, and learns nothing there that he should not.
+OPEN_PATHS = (b"/livez", b"/readyz")
 
 _log = Logger()
 _encode = msgspec.json.Encoder().encode
@@ -81,14 +93,21 @@ _TABLE: tuple[tuple[type[Exception], int, str | None, Mapping[str, str]], ...] =
     (CredentialsMissing, 401, None, {"WWW-Authenticate": _BEARER}),
     (CredentialsUnknown, 401, None, {"WWW-Authenticate": f'{_BEARER}, error="invalid_token"'}),
     (Forbidden, 403, None, {"WWW-Authenticate": f'{_BEARER}, error="insufficient_scope"'}),
+    (InvalidHeader, 400, None, {}),
+    (InvalidQuery, 400, None, {}),
     (EquipmentNotFound, 404, None, {}),
     (TaskNotFound, 404, None, {}),
+    (TooLate, 409, None, {}),
     (BodyTooLarge, 413, None, {}),
     (UnsupportedMediaType, 415, None, {"Accept-Post": "application/json"}),
+    (KeyReused, 422, None, {}),
     (TooManyRequests, 429, None, {}),  # and its own Retry-After
     (ProvisioningFailed, 500, None, {}),
+    (TaskCancelled, 500, None, {}),
     (Unconfirmed, 503, _UNCERTAIN, _RETRY),
+    (Undecided, 503, None, _RETRY),
     (NoWorker, 503, None, _RETRY),
+    (NotReady, 503, None, _RETRY),
     (BrokerError, 503, "The service is temporarily unavailable", _RETRY),
 )
 
@@ -105,9 +124,41 @@ def answer(request: IRequest, status: int, document: object, headers: Mapping[st
     return body
 
 
+def answer_bytes(request: IRequest, media_type: bytes, body: bytes) -> bytes:
+    """The same for a document that is made once and for all."""
+    request.setHeader(b"Content-Type", media_type)
+    request.setHeader(b"Content-Length", b"%d" % len(body))
+    request.setHeader(b"X-Content-Type-Options", b"nosniff")
+    return body
+
+
 def envelope(status: int, message: str) -> dict[str, object]:
     """What every error looks like."""
     return {"code": status, "message": message}
+
+
+def answer_refusal(request: IRequest, status: int, message: str, headers: Mapping[str, str] | None = None) -> bytes:
+    """An error in its envelope, or as ``application/problem+json`` (RFC 9457) for who asks for that."""
+    if not _asks_for_problem(request):
+        return answer(request, status, envelope(status, message), headers)
+    problem = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": message}
+    body = answer(request, status, problem, headers)
+    request.setHeader(b"Content-Type", PROBLEM_JSON)
+    return body
+
+
+def _asks_for_problem(request: IRequest) -> bool:
+    """Whether ``Accept`` names the type of problems, and not plain JSON with a higher weight (RFC 9110 §12.5.1). ``*/*`` names nothing."""
+    weights = {PROBLEM_JSON: 0.0, b"application/json": 0.0}
+    for accepted in b",".join(request.requestHeaders.getRawHeaders(b"Accept", [])).split(b","):
+        media_type, *parameters = (part.strip().lower() for part in accepted.split(b";"))
+        if media_type in weights:
+            weights[media_type] = max([_weight(each) for each in parameters if each.startswith(b"q=")], default=1.0)
+    return weights[PROBLEM_JSON] > 0 and weights[PROBLEM_JSON] >= weights[b"application/json"]
+
+
+def _weight(parameter: bytes) -> float:
+    return float(parameter[2:]) if re.fullmatch(rb"q=(?:0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)", parameter) else 0.0
 
 
 def answer_error(request: IRequest, failure: Failure) -> bytes:
@@ -119,9 +170,9 @@ def answer_error(request: IRequest, failure: Failure) -> bytes:
     row = _row(error)
     if row is not None:
         status, message, headers = row
-        return answer(request, status, envelope(status, message), headers)
+        return answer_refusal(request, status, message, headers)
     _log.failure("{method} {path}: unexpected error", failure, method=request.method, path=getattr(request, "path", b"?"))
-    return answer(request, 500, envelope(500, "Internal server error"))
+    return answer_refusal(request, 500, "Internal server error")
 
 
 def _row(error: BaseException) -> tuple[int, str, Mapping[str, str]] | None:
@@ -136,8 +187,8 @@ def _row(error: BaseException) -> tuple[int, str, Mapping[str, str]] | None:
 def _answer_routing(request: IRequest, error: HTTPException) -> bytes:
     if isinstance(error, MethodNotAllowed):
         allowed = {"Allow": ", ".join(sorted(error.valid_methods or ()))}
-        return answer(request, 405, envelope(405, "The method is not allowed here"), allowed)
-    return answer(request, 404, envelope(404, "There is nothing at this path"))
+        return answer_refusal(request, 405, "The method is not allowed here", allowed)
+    return answer_refusal(request, 404, "There is nothing at this path")
 
 
 def json_resource(app: Klein) -> IResource:
@@ -221,6 +272,8 @@ class JsonRequest(Request):
         if self.method != self.method.upper():
             self.method = b"~" + self.method  # methods are case-sensitive (RFC 9110 §9.1), werkzeug's routing is not
         self.path = _routable(self.path)
+        if self.path in OPEN_PATHS and isinstance(self.refusal, (CredentialsMissing, CredentialsMalformed, CredentialsUnknown)):
+            self.refusal = None
         if self.caller is not None:
             try:
                 self.caller.check_method(self.method)

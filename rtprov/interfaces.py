@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from rtprov.model import Event, State, Task
+from rtprov.model import Details, Event, State, Task
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
@@ -20,6 +20,33 @@ class TaskSink(Protocol):
         Fails with `BrokerUnavailable`, `Overloaded` or `Unroutable` when the task was certainly not accepted, with `Unconfirmed` when it
         may have been. Fires within 5 s. Cancelling forgets the caller; it does not call the task back.
         """
+
+    def call_off(self, task_id: str, equipment_id: str, at: float) -> Deferred[None]:
+        """Fire once the broker has confirmed that the journal has a `Cancelled` for this task. Fails as `submit` does."""
+
+
+class TaskDirectory(Protocol):
+    """Where the front end learns all about tasks. Everything fires within 5 s, or fails with `NoWorker` or `BrokerError`."""
+
+    def details(self, task_id: str, equipment_id: str, *, barrier: bool) -> Deferred[Details | None]:
+        """Fire with all that a replica knows of the task, or None; with `barrier`, with all that was confirmed before the call."""
+
+    def find(self, task_id: str) -> Deferred[Details | None]:
+        """The same for a task of any equipment; None only where there is no such task."""
+
+    def tasks_of(self, equipment_id: str, before: str | None, limit: int) -> Deferred[list[Details]]:
+        """Fire with the equipment's tasks, newest first, at most `limit` (to 100): those before the task `before`, or from the newest."""
+
+
+class EndOfTasks(Protocol):
+    """Where the front end waits for tasks to end."""
+
+    @property
+    def full(self) -> bool:
+        """Whether no more clients can wait."""
+
+    def wait(self, task_id: str, equipment_id: str, wait_s: int) -> Deferred[State | None]:
+        """Fire with the task's final state, or with None `wait_s` seconds from now, or earlier when the front end stops. Never fails."""
 
 
 class StatusSource(Protocol):
@@ -52,12 +79,26 @@ class Sealer(Protocol):
     def open(self, sealed: str) -> bytes:
         """The body again. Raises `SealError`."""
 
+    def fingerprint(self, task_id: str, body: bytes) -> str:
+        """ASCII text that tells, to who has the keys, whether another body of the same task is the same, and tells nobody what is in it."""
+
+    def matches(self, fingerprint: str, task_id: str, body: bytes) -> bool:
+        """Whether `fingerprint` was made, with any of the keys, of this task's body."""
+
 
 class StatusReader(Protocol):
     """A replica's answers, as the status server asks for them."""
 
     def lookup(self, task_id: str, equipment_id: str) -> State | None:
         """The state, or None where this replica knows no such task of this equipment (yet)."""
+
+
+class Replica(StatusReader, Protocol):
+    """And about the rest; see `rtprov.store.Store`. `now` is seconds since the epoch."""
+
+    def details(self, task_id: str, equipment_id: str | None, now: float) -> Details | None: ...
+
+    def tasks_of(self, equipment_id: str, before: str | None, limit: int, now: float) -> list[Details]: ...
 
 
 class Journal(Protocol):

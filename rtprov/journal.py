@@ -20,7 +20,7 @@ from twisted.logger import Logger
 from rtprov.amqp.consumer import consume
 from rtprov.amqp.topology import TASKS_EXCHANGE, Shard
 from rtprov.errors import BrokerError, BrokerUnavailable, UndecodableMessage
-from rtprov.model import Event, Marker, Task, shard_of
+from rtprov.model import Cancelled, Event, Marker, Task, shard_of
 from rtprov.wire import decode_event, encode_event, encode_task
 
 if TYPE_CHECKING:
@@ -58,6 +58,12 @@ class TaskPublisher:
         """See `rtprov.interfaces.TaskSink.submit`."""
         shard = self._shards[shard_of(task.equipment_id, len(self._shards))]
         return self._publisher.publish(TASKS_EXCHANGE, shard.requested_key, encode_task(task), properties=persistent(), mandatory=True)
+
+    def call_off(self, task_id: str, equipment_id: str, at: float) -> Deferred[None]:
+        """See `rtprov.interfaces.TaskSink.call_off`."""
+        shard = self._shards[shard_of(equipment_id, len(self._shards))]
+        body = encode_event(Cancelled(task_id, equipment_id, at))
+        return self._publisher.publish(TASKS_EXCHANGE, shard.event_key, body, properties=persistent(), mandatory=True)
 
 
 @define(eq=False)

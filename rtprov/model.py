@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import enum
 import re
+from hashlib import sha256
 from zlib import crc32
 
 import attrs
 
 _EQUIPMENT_ID = re.compile(r"[a-zA-Z0-9]{6,}")
+KEYED = "1de0"  # how ids that come from keys begin, and a few others by chance
 _TASK_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -23,6 +25,19 @@ def is_equipment_id(text: str) -> bool:
 def is_task_id(text: str) -> bool:
     """Tell whether `text` has the form of a task id: 32 lower-case hexadecimal digits."""
     return _TASK_ID.fullmatch(text) is not None
+
+
+def keyed_task_id(equipment_id: str, key: str) -> str:
+    """The id of the task that was ordered for this equipment with this ``Idempotency-Key``, whoever computes it.
+
+    `key` is ASCII. An equipment id holds no NUL, so no two pairs make the same text.
+    """
+    return KEYED + sha256(f"rtprov.task\0{equipment_id}\0{key}".encode("ascii")).hexdigest()[: 32 - len(KEYED)]
+
+
+def may_come_again(task_id: str) -> bool:
+    """Whether the id may be another task's one day, its key being used again after it was forgotten: true of all that have a key."""
+    return task_id.startswith(KEYED)
 
 
 def shard_of(equipment_id: str, shards: int) -> int:
@@ -37,6 +52,7 @@ class State(enum.Enum):
     COMPLETED = "completed"  # A configured the equipment
     FAILED = "failed"  # A failed, gave no answer in time, or stayed out of reach
     NOT_FOUND = "not_found"  # A does not know the equipment
+    CANCELLED = "cancelled"  # called off before its first call to A
 
     @property
     def final(self) -> bool:
@@ -48,7 +64,9 @@ class State(enum.Enum):
 class Task:
     """One accepted request, on its way to service A.
 
-    `timeout_s` is the client's ``timeoutInSeconds`` (1 to 1500), `sealed` the request's body as `rtprov.seal` made it.
+    `timeout_s` is the client's ``timeoutInSeconds`` (1 to 1500), `sealed` the request's body as `rtprov.seal` made it. `fingerprint` is the
+    body's (see `rtprov.interfaces.Sealer`) where the client gave an ``Idempotency-Key``: several messages may then be one task's, and only
+    the one whose body came first is its order.
     """
 
     task_id: str
@@ -56,15 +74,20 @@ class Task:
     timeout_s: int
     accepted_at: float
     sealed: str = attrs.field(repr=lambda _: "<sealed>")
+    fingerprint: str | None = None
 
 
 @attrs.frozen
 class Requested:
-    """The front end accepted a task. (The same message, with the sealed body, is the worker's order.)"""
+    """The front end accepted a task. (The same message, with the sealed body, is the worker's order.)
+
+    `fingerprint` is `Task`'s. Of several such events of one task the first counts.
+    """
 
     task_id: str
     equipment_id: str
     at: float
+    fingerprint: str | None = None
 
 
 @attrs.frozen
@@ -75,6 +98,27 @@ class Started:
     equipment_id: str
     at: float
     attempt: int
+
+
+@attrs.frozen
+class Postponed:
+    """Attempt `attempt` did not reach A, for `reason`, which holds no parameter; the next one is made at `until` or later."""
+
+    task_id: str
+    equipment_id: str
+    at: float
+    attempt: int
+    reason: str
+    until: float
+
+
+@attrs.frozen
+class Cancelled:
+    """A client calls the task off. It counts only where the journal has it before the task's first `Started`."""
+
+    task_id: str
+    equipment_id: str
+    at: float
 
 
 @attrs.frozen
@@ -102,4 +146,45 @@ class Unrecognised:
     kind: str
 
 
-Event = Requested | Started | Finished | Marker | Unrecognised
+Event = Requested | Started | Postponed | Cancelled | Finished | Marker | Unrecognised
+
+
+class Waiting(enum.Enum):
+    """What keeps a task from being called."""
+
+    DEVICE = "device"  # an earlier task of the same device
+    SERVICE = "service"  # A, which was out of reach
+    CONCURRENCY = "concurrency"  # a worker with a free slot
+
+
+@attrs.frozen
+class Attempt:
+    """One call to A. `error` tells why A was not reached, `retry_at` when the next attempt is due; both None while the call runs."""
+
+    number: int
+    started_at: float | None
+    ended_at: float | None = None
+    error: str | None = None
+    retry_at: float | None = None
+
+
+@attrs.frozen
+class Details:
+    """All that is known of a task. Of its attempts the latest are kept; `attempt_count` counts them all.
+
+    `reason` says why it ended so. `expected_at` is an estimate of its end, None where it has ended. `fingerprint` is `Task`'s.
+    """
+
+    task_id: str
+    equipment_id: str
+    state: State
+    requested_at: float | None
+    started_at: float | None
+    finished_at: float | None
+    reason: str | None
+    attempt_count: int
+    attempts: tuple[Attempt, ...]
+    waits_for: Waiting | None
+    ahead: int
+    expected_at: float | None
+    fingerprint: str | None

@@ -1,6 +1,11 @@
 """What this process knows of its shard's tasks: a pure, idempotent fold over the journal's events.
 
-The first `Finished` of a task wins for ever; whatever comes after it, again or out of order, changes nothing. Times are the events' own.
+The first end of a task, a `Finished` or a `Cancelled` that came before any `Started`, wins for ever; whatever comes after it, again or out
+of order, changes nothing. Times are the events' own.
+
+A task with an ``Idempotency-Key`` has an id that comes again with the key. Its record is kept an hour longer than others, and a `Requested`
+that comes more than half an hour behind the retention begins a new task. The events' times alone decide that, not when a replica forgot:
+all replicas agree, and so does one that reads the journal again.
 """
 
 from __future__ import annotations
@@ -9,18 +14,58 @@ from heapq import heappop, heappush
 
 import attrs
 
-from rtprov.model import Event, Finished, Requested, Started, State
+from rtprov.model import Attempt, Cancelled, Details, Event, Finished, Postponed, Requested, Started, State, Waiting
+
+KEY_SLACK_S = 3600.0  # front ends send no order for a key while its record is there …
+NEW_TASK_AFTER_S = 1800.0  # … so what is a new task and what the old one is clear wherever clocks differ by less than half an hour
+KEPT_ATTEMPTS = 10  # of a task that runs; of one that has ended, the last three
+KEPT_ATTEMPTS_AT_END = 3
+MAX_SHARED_TEXTS = 1000
+LONGEST_WALK = 500
+FIRST_GUESS_S = 60.0  # how long a call takes, until one has been seen
+LONGEST_GUESS_S = 1530.0
 
 
 @attrs.define(eq=False, weakref_slot=False)
 class _Record:
-    """`task_id` is the very string that is the record's key, so that everything else that needs it shares it."""
+    """`task_id` is the very string that is the record's key, so that everything else that needs it shares it.
+
+    `log` has the attempts one by one, where there was more to tell of them than when the first one began. `earlier` and `later` are the
+    device's tasks before and after this one.
+    """
 
     task_id: str
     equipment_id: str
     state: State = State.RUNNING
+    requested_at: float | None = None
     first_started_at: float | None = None
+    finished_at: float = 0.0
     attempts: int = 0
+    reason: str | None = None
+    fingerprint: str | None = None
+    log: tuple[Attempt, ...] | None = None
+    earlier: _Record | None = None
+    later: _Record | None = None
+
+    def __lt__(self, other: _Record) -> bool:
+        return self.forgotten_at < other.forgotten_at
+
+    @property
+    def forgotten_at(self) -> float:
+        """When it may be forgotten, but for the retention."""
+        return self.finished_at if self.fingerprint is None else self.finished_at + KEY_SLACK_S
+
+    def last_attempt(self) -> Attempt | None:
+        if self.log:
+            return self.log[-1]
+        return Attempt(self.attempts, self.first_started_at) if self.attempts else None
+
+    def add(self, attempt: Attempt) -> None:
+        """Put an attempt behind those before it, or in the place of the last one where that has the same number."""
+        known = self.log or tuple(filter(None, [self.last_attempt()]))
+        if known and known[-1].number == attempt.number:
+            known = known[:-1]
+        self.log = (*known, attempt)[-KEPT_ATTEMPTS:]
 
 
 class Store:
@@ -29,29 +74,94 @@ class Store:
     def __init__(self, retention_s: float) -> None:
         self._retention_s = retention_s
         self._records: dict[str, _Record] = {}
-        # A heap of (when it finished, task id). Events come nearly in the order of their times, where a push costs next to nothing; and a
-        # writer whose clock runs ahead keeps its own tasks longer, not everybody's.
-        self._finished: list[tuple[float, str]] = []
+        self._newest: dict[str, _Record] = {}  # by equipment
+        # A heap. Events come nearly in the order of their times, where a push costs next to nothing; and a writer whose clock runs ahead
+        # keeps its own tasks longer, not everybody's.
+        self._finished: list[_Record] = []
+        self._texts: dict[str, str] = {}  # reasons are few, and told of very many tasks
+        self._typical_s = FIRST_GUESS_S
 
     def __len__(self) -> int:
         return len(self._records)
 
     def apply(self, event: Event) -> None:
         """Take the journal's next event. One for an unknown task makes it known: its beginning may have left the journal."""
-        if not isinstance(event, (Requested, Started, Finished)):
+        if not isinstance(event, (Requested, Started, Postponed, Cancelled, Finished)):
             return
         record = self._records.get(event.task_id)
+        if record is not None and isinstance(event, Requested) and self._begins_anew(record, event.fingerprint, event.at):
+            self._forget(record)
+            record = None
         if record is None:
-            record = self._records[event.task_id] = _Record(event.task_id, event.equipment_id)
-        elif record.state.final:
+            record = self._add(event.task_id, event.equipment_id)
+        elif record.state.final or self._stale(record, event.at):
             return
-        if isinstance(event, Started):
-            record.attempts = max(record.attempts, event.attempt)
-            if record.first_started_at is None or event.at < record.first_started_at:
-                record.first_started_at = event.at
+        if isinstance(event, Requested):
+            self._request(record, event)
+        elif isinstance(event, Started):
+            self._start(record, event)
+        elif isinstance(event, Postponed):
+            self._postpone(record, event)
         elif isinstance(event, Finished):
-            record.state = event.state
-            heappush(self._finished, (event.at, record.task_id))
+            self._end(record, event.at, event.state, event.reason)
+        elif not record.attempts:
+            self._end(record, event.at, State.CANCELLED, "cancelled by a client")
+
+    def _begins_anew(self, record: _Record, fingerprint: str | None, at: float) -> bool:
+        keyed = record.fingerprint is not None and fingerprint is not None
+        return keyed and record.state.final and at > record.finished_at + self._retention_s + NEW_TASK_AFTER_S
+
+    def _stale(self, record: _Record, at: float) -> bool:
+        """Whether an event is one of the task that had the same key before, read again."""
+        begun_at = record.requested_at if record.fingerprint is not None else None
+        return begun_at is not None and at < begun_at - self._retention_s - NEW_TASK_AFTER_S
+
+    def _add(self, task_id: str, equipment_id: str) -> _Record:
+        newest = self._newest.get(equipment_id)
+        if newest is not None:
+            equipment_id = newest.equipment_id
+        record = self._records[task_id] = self._newest[equipment_id] = _Record(task_id, equipment_id, earlier=newest)
+        if newest is not None:
+            newest.later = record
+        return record
+
+    def _request(self, record: _Record, event: Requested) -> None:
+        if record.requested_at is None:
+            record.requested_at = event.at
+            record.fingerprint = event.fingerprint
+
+    def _start(self, record: _Record, event: Started) -> None:
+        if event.attempt > record.attempts:
+            if record.attempts:
+                record.add(Attempt(event.attempt, event.at))
+            record.attempts = event.attempt
+        if record.first_started_at is None or event.at < record.first_started_at:
+            record.first_started_at = event.at
+
+    def _postpone(self, record: _Record, event: Postponed) -> None:
+        last = record.last_attempt()
+        if last is None or event.attempt > last.number:
+            last = Attempt(event.attempt, None)
+        if event.attempt == last.number and last.ended_at is None:
+            record.add(attrs.evolve(last, ended_at=event.at, error=self._shared(event.reason), retry_at=event.until))
+            record.attempts = last.number
+
+    def _end(self, record: _Record, at: float, state: State, reason: str) -> None:
+        last = record.last_attempt()
+        if state is State.COMPLETED and last is not None and last.started_at is not None:
+            took_s = min(max(at - last.started_at, 0.0), LONGEST_GUESS_S)
+            self._typical_s += (took_s - self._typical_s) / 16
+        record.state, record.finished_at, record.reason = state, at, self._shared(reason)
+        if record.log is not None:
+            record.log = record.log[-KEPT_ATTEMPTS_AT_END:]
+        heappush(self._finished, record)
+
+    def _shared(self, text: str) -> str:
+        if len(self._texts) >= MAX_SHARED_TEXTS:
+            self._texts.clear()
+        return self._texts.setdefault(text, text)
+
+    # What can be asked.
 
     def lookup(self, task_id: str, equipment_id: str) -> State | None:
         """The task's state, or None where no such task of this equipment is known."""
@@ -73,6 +183,86 @@ class Store:
         record = self._records.get(task_id)
         return record.attempts if record is not None else 0
 
+    def over(self, task_id: str, fingerprint: str | None, accepted_at: float) -> bool | None:
+        """Whether nothing is to be done for a task's message: the task has ended, or is another message's, with another body.
+
+        None where the task has an ``Idempotency-Key`` and the journal has not told (yet) which message is its order.
+        """
+        if fingerprint is None:
+            return self.finished(task_id)
+        record = self._records.get(task_id)
+        if record is None or self._begins_anew(record, fingerprint, accepted_at):
+            return None
+        if record.state.final:
+            return True
+        return None if record.fingerprint is None else record.fingerprint != fingerprint
+
+    def details(self, task_id: str, equipment_id: str | None, now: float) -> Details | None:
+        """All that is known of the task, of whatever equipment where None is given, at `now` (seconds since the epoch)."""
+        record = self._records.get(task_id)
+        if record is None or equipment_id not in (None, record.equipment_id):
+            return None
+        return self._describe(record, now)
+
+    def tasks_of(self, equipment_id: str, before: str | None, limit: int, now: float) -> list[Details]:
+        """The device's tasks, newest first, at most `limit`: those before the task `before`, or from the newest.
+
+        "New" is by the journal's order. None are before a task that is not known, or is another device's.
+        """
+        if before is None:
+            record = self._newest.get(equipment_id)
+        else:
+            known = self._records.get(before)
+            record = known.earlier if known is not None and known.equipment_id == equipment_id else None
+        found: list[Details] = []
+        while record is not None and len(found) < limit:
+            found.append(self._describe(record, now))
+            record = record.earlier
+        return found
+
+    def _describe(self, record: _Record, now: float) -> Details:
+        ended = record.state.final
+        last = record.last_attempt()
+        ahead = 0 if ended or last is not None else self._queue(record)[0]
+        return Details(
+            task_id=record.task_id,
+            equipment_id=record.equipment_id,
+            state=record.state,
+            requested_at=record.requested_at,
+            started_at=record.first_started_at,
+            finished_at=record.finished_at if ended else None,
+            reason=record.reason,
+            attempt_count=record.attempts,
+            attempts=_attempts(record, last),
+            waits_for=None if ended else _waits_for(last, ahead),
+            ahead=ahead,
+            expected_at=None if ended else self._expected_at(record, now),
+            fingerprint=record.fingerprint,
+        )
+
+    def _queue(self, record: _Record) -> tuple[int, _Record]:
+        """How many of the device's tasks are to end before this one begins, and the first of them (itself where there is none).
+
+        They run in order, so nothing waits behind one that has ended but for the cancelled.
+        """
+        count, first = 0, record
+        earlier = record.earlier
+        while earlier is not None and count < LONGEST_WALK and earlier.state in (State.RUNNING, State.CANCELLED):
+            if earlier.state is State.RUNNING:
+                count, first = count + 1, earlier
+            earlier = earlier.earlier
+        return count, first
+
+    def _expected_at(self, record: _Record, now: float) -> float:
+        """When the task may end, by what recent calls took: its call that runs, its next attempt, or its call after those before it."""
+        last = record.last_attempt()
+        if last is None:
+            ahead, first = self._queue(record)
+            return (self._expected_at(first, now) if ahead else now + self._typical_s) + ahead * self._typical_s
+        if last.ended_at is None:
+            return max(now, (last.started_at or now) + self._typical_s)
+        return max(now, last.retry_at or now) + self._typical_s
+
     def expire(self, now: float) -> int:
         """Forget the tasks that finished more than the retention before `now` (seconds since the epoch); return how many.
 
@@ -80,8 +270,38 @@ class Store:
         """
         limit = now - self._retention_s
         forgotten = 0
-        while self._finished and self._finished[0][0] < limit:
-            _, task_id = heappop(self._finished)
-            del self._records[task_id]
-            forgotten += 1
+        while self._finished and self._finished[0].forgotten_at < limit:
+            record = heappop(self._finished)
+            if self._records.get(record.task_id) is record:
+                self._forget(record)
+                forgotten += 1
         return forgotten
+
+    def _forget(self, record: _Record) -> None:
+        del self._records[record.task_id]
+        earlier, later = record.earlier, record.later
+        record.earlier = record.later = None
+        if earlier is not None:
+            earlier.later = later
+        if later is not None:
+            later.earlier = earlier
+        elif earlier is not None:
+            self._newest[record.equipment_id] = earlier
+        else:
+            del self._newest[record.equipment_id]
+
+
+def _attempts(record: _Record, last: Attempt | None) -> tuple[Attempt, ...]:
+    """A task's end is that of its last attempt, too."""
+    if last is None:
+        return ()
+    if record.state.final and last.ended_at is None:
+        error = None if record.state is State.COMPLETED else record.reason
+        last = attrs.evolve(last, ended_at=record.finished_at, error=error)
+    return (*(record.log or ())[:-1], last)
+
+
+def _waits_for(last: Attempt | None, ahead: int) -> Waiting | None:
+    if last is None:
+        return Waiting.DEVICE if ahead else Waiting.CONCURRENCY
+    return None if last.ended_at is None else Waiting.SERVICE

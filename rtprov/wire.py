@@ -11,10 +11,24 @@ import re
 from collections.abc import Sequence
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from rtprov.body import MAX_BODY_BYTES, ProvisioningRequest, parse_request
 from rtprov.errors import UndecodableMessage
-from rtprov.model import Event, Finished, Marker, Requested, Started, State, Task, Unrecognised, is_equipment_id, is_task_id
+from rtprov.model import (
+    Cancelled,
+    Event,
+    Finished,
+    Marker,
+    Postponed,
+    Requested,
+    Started,
+    State,
+    Task,
+    Unrecognised,
+    is_equipment_id,
+    is_task_id,
+)
 
 __all__ = [
     "MAX_BODY_BYTES",
@@ -45,6 +59,7 @@ class _Task(_Tagged, tag="requested"):
     timeout: int
     sealed: str
     v: int = VERSION
+    fingerprint: str | UnsetType = UNSET
 
 
 class _Requested(_Tagged, tag="requested"):
@@ -54,6 +69,7 @@ class _Requested(_Tagged, tag="requested"):
     equipment: str
     at: float
     v: int = VERSION
+    fingerprint: str | UnsetType = UNSET
 
 
 class _Started(_Tagged, tag="started"):
@@ -61,6 +77,23 @@ class _Started(_Tagged, tag="started"):
     equipment: str
     at: float
     attempt: int
+    v: int = VERSION
+
+
+class _Postponed(_Tagged, tag="postponed"):
+    task: str
+    equipment: str
+    at: float
+    attempt: int
+    reason: str
+    until: float
+    v: int = VERSION
+
+
+class _Cancelled(_Tagged, tag="cancelled"):
+    task: str
+    equipment: str
+    at: float
     v: int = VERSION
 
 
@@ -85,8 +118,11 @@ class _StatusRequest(_Tagged, tag="status"):
 
 
 class _StatusReply(_Tagged, tag="states"):
+    """A cancelled task stands as failed in `states`, which is all that earlier front ends know, and its place in `cancelled`."""
+
     states: list[State | None]
     v: int = VERSION
+    cancelled: list[int] | UnsetType = UNSET
 
 
 class _AnyKind(msgspec.Struct):
@@ -94,11 +130,11 @@ class _AnyKind(msgspec.Struct):
 
 
 _STATES = {state.value: state for state in State}
-_EVENT_KINDS = frozenset({"requested", "started", "finished", "marker"})
+_EVENT_KINDS = frozenset({"requested", "started", "postponed", "cancelled", "finished", "marker"})
 
 _encode = msgspec.json.Encoder().encode
 _decode_task = msgspec.json.Decoder(_Task).decode
-_decode_event = msgspec.json.Decoder(_Requested | _Started | _Finished | _Marker).decode
+_decode_event = msgspec.json.Decoder(_Requested | _Started | _Postponed | _Cancelled | _Finished | _Marker).decode
 _decode_any_kind = msgspec.json.Decoder(_AnyKind).decode
 _decode_status_request = msgspec.json.Decoder(_StatusRequest).decode
 _decode_status_reply = msgspec.json.Decoder(_StatusReply).decode
@@ -110,7 +146,9 @@ _PLACE = re.compile(r"`\$[^`]*`$")
 
 def encode_task(task: Task) -> bytes:
     """The message that is the worker's order and the journal's `Requested` at once."""
-    return _encode(_Task(task.task_id, task.equipment_id, task.accepted_at, task.timeout_s, task.sealed))
+    message = _Task(task.task_id, task.equipment_id, task.accepted_at, task.timeout_s, task.sealed)
+    message.fingerprint = _given(task.fingerprint)
+    return _encode(message)
 
 
 def decode_task(body: bytes) -> Task:
@@ -121,7 +159,7 @@ def decode_task(body: bytes) -> Task:
         raise _undecodable("a task", error) from None
     if not is_task_id(message.task) or not is_equipment_id(message.equipment):
         raise UndecodableMessage("not a task: an id is malformed")
-    return Task(message.task, message.equipment, message.timeout, message.at, message.sealed)
+    return Task(message.task, message.equipment, message.timeout, message.at, message.sealed, message.fingerprint or None)
 
 
 def encode_event(event: Event) -> bytes:
@@ -132,8 +170,12 @@ def encode_event(event: Event) -> bytes:
         return _encode(_Finished(event.task_id, event.equipment_id, event.at, event.state.value, event.reason))
     if isinstance(event, Marker):
         return _encode(_Marker(event.marker_id))
+    if isinstance(event, Postponed):
+        return _encode(_Postponed(event.task_id, event.equipment_id, event.at, event.attempt, event.reason, event.until))
+    if isinstance(event, Cancelled):
+        return _encode(_Cancelled(event.task_id, event.equipment_id, event.at))
     if isinstance(event, Requested):
-        return _encode(_Requested(event.task_id, event.equipment_id, event.at))
+        return _encode(_Requested(event.task_id, event.equipment_id, event.at, fingerprint=_given(event.fingerprint)))
     raise TypeError(f"{type(event).__name__} is not for writing")
 
 
@@ -144,11 +186,15 @@ def decode_event(body: bytes) -> Event:
     except _MALFORMED as error:
         return _unrecognised(body, error)
     if isinstance(message, _Requested):
-        return Requested(message.task, message.equipment, message.at)
+        return Requested(message.task, message.equipment, message.at, message.fingerprint or None)
     if isinstance(message, _Started):
         return Started(message.task, message.equipment, message.at, message.attempt)
     if isinstance(message, _Marker):
         return Marker(message.id)
+    if isinstance(message, _Postponed):
+        return Postponed(message.task, message.equipment, message.at, message.attempt, message.reason, message.until)
+    if isinstance(message, _Cancelled):
+        return Cancelled(message.task, message.equipment, message.at)
     state = _STATES.get(message.state)
     if state is None:
         return Finished(message.task, message.equipment, message.at, State.FAILED, "ended in a state that this version does not know")
@@ -184,15 +230,27 @@ def decode_status_request(body: bytes) -> tuple[list[tuple[str, str]], bool]:
 
 def encode_status_reply(states: Sequence[State | None]) -> bytes:
     """The answers to a batch, in its order; None for a task that is not known."""
-    return _encode(_StatusReply(list(states)))
+    reply = _StatusReply([State.FAILED if state is State.CANCELLED else state for state in states])
+    if State.CANCELLED in states:
+        reply.cancelled = [index for index, state in enumerate(states) if state is State.CANCELLED]
+    return _encode(reply)
 
 
 def decode_status_reply(body: bytes) -> list[State | None]:
     """Raises `UndecodableMessage`."""
     try:
-        return _decode_status_reply(body).states
+        reply = _decode_status_reply(body)
     except _MALFORMED as error:
         raise _undecodable("a status reply", error) from None
+    for index in reply.cancelled or ():
+        if not 0 <= index < len(reply.states):
+            raise UndecodableMessage("not a status reply: wrong at `$.cancelled`")
+        reply.states[index] = State.CANCELLED
+    return reply.states
+
+
+def _given(text: str | None) -> str | UnsetType:
+    return UNSET if text is None else text
 
 
 def _undecodable(what: str, error: Exception) -> UndecodableMessage:

@@ -8,6 +8,9 @@ When the connection to the broker is lost, all deliveries die. Jobs that have be
 in order, to whoever is the active consumer then. A job whose call to A is under way goes on, and so does one that pauses; when its message
 comes back here, the job *adopts* it. A job never begins another call while it has no live delivery, and a redelivered task is judged first,
 behind the journal's barrier: if it has finished elsewhere, it is only acknowledged.
+
+The same judgement finds the tasks that were cancelled, and of the messages of one ``Idempotency-Key`` the one that is the order. A call
+begins only once the own replica has seen its `Started`: the journal's order decides whether a cancellation came before.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from twisted.logger import Logger
 from rtprov.amqp.consumer import consume
 from rtprov.errors import BrokerError, EquipmentSilent, EquipmentUnreachable, NoAnswer, OutOfPatience, SealError, UndecodableMessage
 from rtprov.lanes import Lanes
-from rtprov.model import Finished, Started, State, Task
+from rtprov.model import Finished, Postponed, Requested, Started, State, Task
 from rtprov.wire import decode_task
 
 if TYPE_CHECKING:
@@ -45,6 +48,7 @@ BARRIER_RETRY_S = 1.0
 RENEW_AFTER_S = 1200.0
 RENEW_LOOK_S = 60.0
 RENEWAL_S = 10.0
+MAX_REASON = 200
 
 
 def retry_pause_s(attempt: int, rng: random.Random) -> float:
@@ -73,9 +77,18 @@ class Job:
     renewing: bool = False  # the delivery was returned on purpose and is to come back
     running: Deferred[None] | None = field(default=None, repr=False)
 
+    @property
+    def key(self) -> str:
+        """What tells it from other jobs. Two bodies that came with one ``Idempotency-Key`` are two jobs, until they are judged."""
+        return _key(self.task)
+
     def adopt(self, delivery: Delivery, now: float) -> None:
         """Go on with the same message's next delivery. Another worker may have had it in between: it is to be judged again."""
         self.delivery, self.taken_at, self.unjudged, self.renewing = delivery, now, True, False
+
+
+def _key(task: Task) -> str:
+    return task.task_id + (task.fingerprint or "")
 
 
 class ShardWorker:
@@ -144,7 +157,7 @@ class ShardWorker:
         if self._renewal.running:
             self._renewal.stop()
         for job in self._lanes.drop_waiting():
-            del self._jobs[job.task.task_id]
+            del self._jobs[job.key]
         for job in list(self._jobs.values()):
             job.renewing = False
             if job.running is not None and not (job.calling or job.pausing):
@@ -159,12 +172,16 @@ class ShardWorker:
             self._log.error("{queue}: a message that is no task goes to the dead letters: {error}", queue=self._shard.work, error=error)
             delivery.nack(requeue=False)
             return
-        job = self._jobs.get(task.task_id)
+        job = self._jobs.get(_key(task))
         if job is not None:
-            job.adopt(delivery, self._clock.seconds())
+            if job.delivery.live:
+                delivery.ack()  # the same order, sent twice
+            else:
+                job.adopt(delivery, self._clock.seconds())
             return
-        job = Job(evolve(task, sealed=""), delivery, self._clock.seconds(), delivery.redelivered)
-        self._jobs[task.task_id] = job
+        unjudged = delivery.redelivered or task.fingerprint is not None
+        job = Job(evolve(task, sealed=""), delivery, self._clock.seconds(), unjudged)
+        self._jobs[job.key] = job
         if self._lanes.enter(task.equipment_id, job):
             self._start(job)
 
@@ -189,7 +206,7 @@ class ShardWorker:
 
     def _leave(self, _: None, job: Job) -> None:
         job.running = None
-        del self._jobs[job.task.task_id]
+        del self._jobs[job.key]
         successor = self._lanes.leave(job.task.equipment_id)
         if successor is not None and not self._draining:
             self._start(successor)
@@ -205,14 +222,14 @@ class ShardWorker:
         job.delivery.ack()
 
     async def _provision(self, job: Job) -> tuple[State, str] | None:
-        """Call A until it has answered or patience is over; None where the task has finished elsewhere. Raises `_Abandoned`."""
+        """Call A until it has answered or patience is over; None where there is nothing to call for. Raises `_Abandoned`."""
         while True:
             try:
                 return await self._admitted(job)
             except EquipmentUnreachable as error:
                 unreachable = error
             except OutOfPatience as error:
-                return None if await self._finished_elsewhere(job) else (State.FAILED, str(error))
+                return None if await self._over(job) else (State.FAILED, str(error))
             except (EquipmentSilent, SealError) as error:
                 return State.FAILED, str(error)
             pause_s = self._pause_s(job, unreachable.retry_after_s)
@@ -222,15 +239,33 @@ class ShardWorker:
             if self._draining:
                 raise _Abandoned
             job.pausing = True
-            await deferLater(self._clock, pause_s)
+            await self._pause(job, pause_s, str(unreachable))
             job.pausing = False
             await self._require_delivery(job)
 
-    async def _finished_elsewhere(self, job: Job) -> bool:
-        """Judge a task that was delivered before: only behind the barrier does the store know what became of it.
+    async def _pause(self, job: Job, pause_s: float, reason: str) -> None:
+        resume_at = self._clock.seconds() + pause_s
+        task, now = job.task, self._wall_clock()
+        await self._journal.append(Postponed(task.task_id, task.equipment_id, now, job.attempt, reason[:MAX_REASON], now + pause_s))
+        await deferLater(self._clock, max(0.0, resume_at - self._clock.seconds()))
+
+    async def _over(self, job: Job) -> bool:
+        """Whether there is nothing to call for: the task has ended, or the message is not its order.
 
         When this returns, the job has a live delivery. Raises `_Abandoned` where it has none.
         """
+        task = job.task
+        await self._judge(job)
+        over = self._store.over(task.task_id, task.fingerprint, task.accepted_at)
+        if over is None:  # the broker gave it to us, and to the journal not yet, or never
+            await self._journal.append(Requested(task.task_id, task.equipment_id, task.accepted_at, task.fingerprint))
+            job.unjudged = True
+            await self._judge(job)
+            over = self._store.over(task.task_id, task.fingerprint, task.accepted_at)
+        return over is not False
+
+    async def _judge(self, job: Job) -> None:
+        """Only behind the barrier does the store know what became of a task that was delivered before, or ordered more than once."""
         await self._require_delivery(job)
         while job.unjudged:
             job.unjudged = False
@@ -240,7 +275,6 @@ class ShardWorker:
                 job.unjudged = True
                 await deferLater(self._clock, BARRIER_RETRY_S)
             await self._require_delivery(job)
-        return self._store.finished(job.task.task_id)
 
     async def _require_delivery(self, job: Job) -> None:
         """Raise `_Abandoned` where the job's delivery is dead; one that was returned for renewal is given time to come back."""
@@ -261,14 +295,16 @@ class ShardWorker:
             admission.end()
 
     async def _attempt(self, job: Job, admission: Admission) -> tuple[State, str] | None:
-        """One call to A; None where the task has finished elsewhere. Raises `NoAnswer`, `SealError`, `_Abandoned`."""
+        """One call to A; None where there is nothing to call for. Raises `NoAnswer`, `SealError`, `_Abandoned`."""
         task = job.task
-        if await self._finished_elsewhere(job):
+        if await self._over(job):
             return None
         body = self._sealer.open(decode_task(job.delivery.body).sealed)
         job.attempt = max(job.attempt, self._store.attempts(task.task_id)) + 1
         await self._journal.append(Started(task.task_id, task.equipment_id, self._wall_clock(), job.attempt))
-        if await self._finished_elsewhere(job):  # the delivery may have been renewed meanwhile
+        if self._store.attempts(task.task_id) < job.attempt:
+            job.unjudged = True  # our own copy of it is still to come, and before it perhaps a cancellation
+        if await self._over(job):  # the delivery may have been renewed meanwhile
             return None
         job.calling = True
         if job.attempt == 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from zlib import crc32
 
 from attrs import define, field
 from twisted.internet.defer import Deferred, fail, succeed
@@ -21,6 +22,12 @@ class PlainSealer:
         if not sealed.startswith("sealed:"):
             raise SealError("The body is sealed with an unknown key")
         return sealed.removeprefix("sealed:").encode()
+
+    def fingerprint(self, task_id: str, body: bytes) -> str:
+        return f"{task_id}:{len(body)}:{crc32(body)}"
+
+    def matches(self, fingerprint: str, task_id: str, body: bytes) -> bool:
+        return fingerprint == self.fingerprint(task_id, body)
 
 
 @define(eq=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from rtprov.model import Event, Finished, Marker, Requested, Started, State, Task
+from rtprov.model import Cancelled, Event, Finished, Marker, Postponed, Requested, Started, State, Task
 
 settings.register_profile("rtprov", deadline=None, derandomize=True)
 settings.load_profile("rtprov")
@@ -13,22 +13,35 @@ settings.load_profile("rtprov")
 task_ids = st.text("0123456789abcdef", min_size=32, max_size=32)
 equipment_ids = st.from_regex(r"[a-zA-Z0-9]{6,40}", fullmatch=True)
 times = st.floats(min_value=0, max_value=4e9)
-final_states = st.sampled_from([state for state in State if state.final])
+final_states = st.sampled_from([state for state in State if state.final and state is not State.CANCELLED])
 # What UTF-8 can carry: all but lone surrogates.
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 
+fingerprints = st.none() | st.text("abcd", min_size=1, max_size=24)
+
 tasks = st.builds(
-    Task, task_id=task_ids, equipment_id=equipment_ids, timeout_s=st.integers(min_value=1, max_value=1500), accepted_at=times, sealed=texts
+    Task,
+    task_id=task_ids,
+    equipment_id=equipment_ids,
+    timeout_s=st.integers(min_value=1, max_value=1500),
+    accepted_at=times,
+    sealed=texts,
+    fingerprint=fingerprints,
 )
 
 
-def task_events(task_id: st.SearchStrategy[str], equipment_id: st.SearchStrategy[str]) -> st.SearchStrategy[Requested | Started | Finished]:
-    """Events of the tasks that the two strategies name."""
+def task_events(
+    task_id: st.SearchStrategy[str], equipment_id: st.SearchStrategy[str]
+) -> st.SearchStrategy[Requested | Started | Postponed | Cancelled | Finished]:
+    """Events of the tasks that the two strategies name; none of them with a key."""
     return st.one_of(
-        st.builds(Requested, task_id, equipment_id, times),
+        st.builds(Requested, task_id, equipment_id, times, st.none()),
         st.builds(Started, task_id, equipment_id, times, st.integers(min_value=1, max_value=1000)),
+        st.builds(Postponed, task_id, equipment_id, times, st.integers(min_value=1, max_value=1000), texts, times),
+        st.builds(Cancelled, task_id, equipment_id, times),
         st.builds(Finished, task_id, equipment_id, times, final_states, texts),
     )
 
 
-events: st.SearchStrategy[Event] = st.one_of(task_events(task_ids, equipment_ids), st.builds(Marker, texts))
+_requested = st.builds(Requested, task_ids, equipment_ids, times, fingerprints)
+events: st.SearchStrategy[Event] = st.one_of(task_events(task_ids, equipment_ids), _requested, st.builds(Marker, texts))

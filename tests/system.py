@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 from attrs import define, field, frozen
@@ -34,6 +34,7 @@ from rtprov.stub import Stub
 from rtprov.tap.assembly import FrontendService, Surroundings, WorkerService, WorkerSettings
 from tests.memory import MemoryNetwork, http_client
 
+NONE: Mapping[str, str] = {}
 EPOCH = 1_800_000_000.0
 REQUEST = {"timeoutInSeconds": 14, "parameters": [{"username": "admin"}, {"password": "s3cr3t-пароль"}, {"vlan": 534}]}
 
@@ -130,8 +131,9 @@ class System:
 
     # What a client does.
 
-    def post(self, equipment_id: str, body: object = REQUEST, frontend: str = "b") -> Answer:
-        return self.request("POST", f"/api/v1/equipment/cpe/{equipment_id}", body, frontend)
+    def post(self, equipment_id: str, body: object = REQUEST, frontend: str = "b", key: str | None = None) -> Answer:
+        headers = {} if key is None else {"Idempotency-Key": key}
+        return self.request("POST", f"/api/v1/equipment/cpe/{equipment_id}", body, frontend, headers)
 
     def get(self, equipment_id: str, task_id: str, frontend: str = "b") -> Answer:
         return self.request("GET", f"/api/v1/equipment/cpe/{equipment_id}/task/{task_id}", None, frontend)
@@ -142,19 +144,21 @@ class System:
         assert answer.status == 200, answer
         return cast("str", answer.json["taskId"])
 
-    def request(self, method: str, path: str, body: object = None, frontend: str = "b") -> Answer:
+    def request(self, method: str, path: str, body: object = None, frontend: str = "b", headers: Mapping[str, str] = NONE) -> Answer:
         """One request; the clock runs until it is answered."""
-        pending = self.send(method, path, body, frontend)
+        pending = self.send(method, path, body, frontend, headers)
         self.network.until(lambda: bool(pending.called), 10.0)
         return cast("Answer", pending.result)
 
-    def send(self, method: str, path: str, body: object = None, frontend: str = "b") -> Deferred[Answer]:
+    def send(self, method: str, path: str, body: object = None, frontend: str = "b", headers: Mapping[str, str] = NONE) -> Deferred[Answer]:
         """Begin a request; it goes on as the clock is turned."""
         data = body if isinstance(body, bytes) or body is None else json.dumps(body, ensure_ascii=False).encode()
-        return Deferred.fromCoroutine(self._send(method, f"http://{frontend}{path}", data))
+        return Deferred.fromCoroutine(self._send(method, f"http://{frontend}{path}", data, headers))
 
-    async def _send(self, method: str, url: str, data: bytes | None) -> Answer:
+    async def _send(self, method: str, url: str, data: bytes | None, fields: Mapping[str, str]) -> Answer:
         headers = Headers({"Content-Type": ["application/json"]} if data is not None else {})
+        for name, value in fields.items():
+            headers.setRawHeaders(name, [value])
         body = None if data is None else BytesBody(data)
         response = await self._client.request(method, url, data=body, headers=headers, allow_redirects=False)
         return Answer(response.code, response.headers, await response.content())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from attrs import evolve
 from twisted.internet.defer import Deferred, fail
 
 from rtprov.amqp.publisher import Publisher
@@ -117,6 +118,21 @@ class Burial(DeadLettersTestCase):
         for number in range(50):
             self.die(number)
         self.assertEqual((len(self.finished()), self.messages(PARKED_QUEUE), self.left()), (50, 50, 0))
+
+
+class Keys(DeadLettersTestCase):
+    def test_another_body(self) -> None:
+        """The message of a key's second body is parked, and the first one's task goes on."""
+        self.publish_event(Requested(task_id(1), "DEVICE1", EPOCH, "f1"))
+        second = evolve(make_task(1), fingerprint="f2")
+        self.die(1, body=encode_task(second))
+        self.assertEqual((self.state(1), self.finished(), self.messages(PARKED_QUEUE)), (State.RUNNING, [], 1))
+
+    def test_the_order(self) -> None:
+        """The message that is the key's order ends its task, like that of any other."""
+        self.publish_event(Requested(task_id(1), "DEVICE1", EPOCH, "f1"))
+        self.die(1, body=encode_task(evolve(make_task(1), fingerprint="f1")))
+        self.assertEqual((self.state(1), self.messages(PARKED_QUEUE)), (State.FAILED, 1))
 
 
 class Trouble(DeadLettersTestCase):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtprov.model import State, Task, is_equipment_id, is_task_id, shard_of
+from rtprov.model import State, Task, is_equipment_id, is_task_id, keyed_task_id, may_come_again, shard_of
 from tests.strategies import equipment_ids, task_ids
 
 TASK_ID = "0123456789abcdef" * 2
@@ -22,6 +22,20 @@ class EquipmentIds(SynchronousTestCase):
         """Too short, other characters, other alphabets' letters and digits, or a line's end: no equipment."""
         for text in ("", "ABC12", "ABC 123", "ABC-123", "ABC123\n", "\nABC123", "АВС123456", "ABC12٣", "ABC123/", "ABC%20123", "ABC123\0"):
             self.assertFalse(is_equipment_id(text), repr(text))
+
+
+class KeyedTaskIds(SynchronousTestCase):
+    def test_fixed(self) -> None:
+        """The id of a device and a key never changes from version to version, has the form of all ids, and shows that a key made it."""
+        self.assertEqual(keyed_task_id("ABC123456", "order-4711"), "1de0911a74b7b37c4c3ab022ba279eae")
+        self.assertTrue(is_task_id(keyed_task_id("ABC123456", "!" * 255)))
+        self.assertTrue(may_come_again(keyed_task_id("ABC123456", "k")))
+        self.assertFalse(may_come_again("0" * 32))
+
+    def test_distinct(self) -> None:
+        """No two pairs of device and key share an id, however device and key are cut."""
+        pairs = [("ABC123", "456"), ("ABC1234", "56"), ("ABC123", "4567"), ("abc123", "456"), ("ABC123", "456!")]
+        self.assertEqual(len({keyed_task_id(*pair) for pair in pairs}), len(pairs))
 
 
 class TaskIds(SynchronousTestCase):

@@ -37,6 +37,26 @@ class Sealing(SynchronousTestCase):
         """The same body never looks the same, so nobody learns that two devices have the same password."""
         self.assertNotEqual(self.sealer.seal(BODY), self.sealer.seal(BODY))
 
+    def test_fingerprint(self) -> None:
+        """A fingerprint tells the same body of the same task from all others, and is made again the same; it holds nothing of the body."""
+        fingerprint = self.sealer.fingerprint("t1", BODY)
+        self.assertEqual(self.sealer.fingerprint("t1", BODY), fingerprint)
+        self.assertTrue(self.sealer.matches(fingerprint, "t1", BODY))
+        for task_id, body in (("t2", BODY), ("t1", BODY + b" "), ("t1\0", BODY), ("t1", b"")):
+            self.assertFalse(self.sealer.matches(fingerprint, task_id, body))
+            self.assertNotEqual(self.sealer.fingerprint(task_id, body), fingerprint)
+        for other in ("", "x", "\u0436", fingerprint[:-1]):
+            self.assertFalse(self.sealer.matches(other, "t1", BODY))
+        self.assertRegex(fingerprint, "^[A-Za-z0-9_-]{24}$")
+
+    def test_fingerprint_and_other_keys(self) -> None:
+        """While keys are rotated each side knows the other's fingerprints; who has neither key can neither make nor check one."""
+        old, first, last = FernetSealer([OLD]), FernetSealer([OLD, NEW]), FernetSealer([NEW, OLD])
+        for maker in (old, first, last):
+            self.assertTrue(first.matches(maker.fingerprint("t1", BODY), "t1", BODY))
+            self.assertTrue(last.matches(maker.fingerprint("t1", BODY), "t1", BODY))
+        self.assertFalse(old.matches(last.fingerprint("t1", BODY), "t1", BODY))
+
     def test_tampered_with(self) -> None:
         """A token that was changed anywhere does not open."""
         sealed = self.sealer.seal(BODY)

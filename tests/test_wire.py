@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov.errors import UndecodableMessage
-from rtprov.model import Event, Finished, Marker, Requested, Started, State, Task, Unrecognised
+from rtprov.model import Cancelled, Event, Finished, Marker, Postponed, Requested, Started, State, Task, Unrecognised
 from rtprov.wire import (
     decode_event,
     decode_status_reply,
@@ -47,7 +47,7 @@ class Tasks(SynchronousTestCase):
         """A task comes out as it went in, and the same message is the journal's `Requested`."""
         body = encode_task(task)
         self.assertEqual(decode_task(body), task)
-        self.assertEqual(decode_event(body), Requested(task.task_id, task.equipment_id, task.accepted_at))
+        self.assertEqual(decode_event(body), Requested(task.task_id, task.equipment_id, task.accepted_at, task.fingerprint))
 
     def test_form(self) -> None:
         """The message on the wire, field by field: other versions read it too."""
@@ -63,6 +63,14 @@ class Tasks(SynchronousTestCase):
                 "sealed": "gAAAAAtoken",
             },
         )
+
+    def test_fingerprint(self) -> None:
+        """The fingerprint of a body that came with a key travels beside it; an earlier version's task has none."""
+        body = encode_task(attrs.evolve(TASK, fingerprint="f1"))
+        self.assertEqual(json.loads(body), {**json.loads(encode_task(TASK)), "fingerprint": "f1"})
+        self.assertEqual(decode_task(body).fingerprint, "f1")
+        self.assertEqual(decode_event(body), Requested(TASK.task_id, TASK.equipment_id, TASK.accepted_at, "f1"))
+        self.assertEqual(decode_task(without(body, "fingerprint")), TASK)
 
     def test_more_fields(self) -> None:
         """Fields of a later version are passed over."""
@@ -118,6 +126,11 @@ class Events(SynchronousTestCase):
                 json.loads(encode_event(attrs.evolve(FINISHED, state=state))),
                 {"kind": "finished", **ids, "at": FINISHED.at, "state": name, "reason": "A answered 200"},
             )
+        self.assertEqual(
+            json.loads(encode_event(Postponed(TASK.task_id, "ABC123456", 2.5, 3, "refused", 4.5))),
+            {"kind": "postponed", **ids, "at": 2.5, "attempt": 3, "reason": "refused", "until": 4.5},
+        )
+        self.assertEqual(json.loads(encode_event(Cancelled(TASK.task_id, "ABC123456", 2.5))), {"kind": "cancelled", **ids, "at": 2.5})
         self.assertEqual(json.loads(encode_event(Marker("m1"))), {"kind": "marker", "v": 1, "id": "m1"})
 
     def test_later_kinds(self) -> None:
@@ -135,7 +148,10 @@ class Events(SynchronousTestCase):
 
     def test_incomplete_or_mistyped(self) -> None:
         """A kind that we know has all its fields, of their types."""
-        for event in (Requested(TASK.task_id, "ABC123456", 1.0), Started(TASK.task_id, "ABC123456", 1.0, 1), FINISHED, Marker("m")):
+        postponed = Postponed(TASK.task_id, "ABC123456", 1.0, 1, "refused", 2.0)
+        cancelled = Cancelled(TASK.task_id, "ABC123456", 1.0)
+        started = Started(TASK.task_id, "ABC123456", 1.0, 1)
+        for event in (Requested(TASK.task_id, "ABC123456", 1.0), started, postponed, cancelled, FINISHED, Marker("m")):
             body = encode_event(event)
             for field in json.loads(body).keys() - {"v"}:
                 self.assertRaises(UndecodableMessage, decode_event, without(body, field))
@@ -169,9 +185,16 @@ class Statuses(SynchronousTestCase):
             {"kind": "status", "v": 1, "tasks": [["t1", "e1"], ["t2", "e2"]], "barrier": True},
         )
         self.assertEqual(
-            json.loads(encode_status_reply([*State, None])),
+            json.loads(encode_status_reply([*(state for state in State if state is not State.CANCELLED), None])),
             {"kind": "states", "v": 1, "states": ["running", "completed", "failed", "not_found", None]},
         )
+
+    def test_cancelled(self) -> None:
+        """A cancelled task has failed, for readers that know no better; its place says more to those that do."""
+        reply = encode_status_reply([State.CANCELLED, State.FAILED, None, State.CANCELLED])
+        self.assertEqual(json.loads(reply), {"kind": "states", "v": 1, "states": ["failed", "failed", None, "failed"], "cancelled": [0, 3]})
+        for value in ([4], [-1], ["0"]):
+            self.assertRaises(UndecodableMessage, decode_status_reply, altered(reply, cancelled=value))
 
     def test_more_fields(self) -> None:
         """Fields of a later version are passed over."""

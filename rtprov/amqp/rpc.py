@@ -1,7 +1,8 @@
 """Requests over AMQP with direct reply-to (https://www.rabbitmq.com/docs/direct-reply-to).
 
 `RpcClient` asks, `serve` answers. A request is mandatory, so that it comes straight back when nobody serves, and expires together with its
-caller's patience; a reply is given at most once.
+caller's patience; a reply is given at most once. A request of `RpcClient.subscribe`, which `serve_many` takes, may be replied to again and
+again.
 """
 
 from __future__ import annotations
@@ -28,12 +29,17 @@ if TYPE_CHECKING:
     from rtprov.amqp.protocol import AmqpConnection
 
 REPLY_TO = "amq.rabbitmq.reply-to"
+TAKEN_WITHIN_S = 2.0  # or a subscription's request is not taken at all
+
+Reply = Callable[[bytes], None]
+"""Sends one reply to a request; does nothing once the connection is gone."""
 
 
 @attrs.define(eq=False)
 class _Request:
     reply: Deferred[bytes]
     timer: IDelayedCall
+    each: Callable[[bytes], None] | None = None  # a subscription's replies go here
 
 
 class RpcClient:
@@ -74,6 +80,20 @@ class RpcClient:
         Fails with `Unroutable` when there is no such queue, `NoReply` when nothing came within `timeout_s` seconds or the connection was
         lost, `BrokerUnavailable` or `Overloaded` when nothing was sent. Cancelling forgets the request.
         """
+        return self._request(exchange, routing_key, body, timeout_s, timeout_s, None)
+
+    def subscribe(
+        self, routing_key: str, body: bytes, *, exchange: str = "", timeout_s: float, each: Callable[[bytes], None]
+    ) -> Deferred[bytes]:
+        """The same, with `each` called with every reply that comes within `timeout_s` seconds.
+
+        Never fires; fails as `call` does, with `NoReply` when the time is over. Cancelling forgets the request.
+        """
+        return self._request(exchange, routing_key, body, timeout_s, min(timeout_s, TAKEN_WITHIN_S), each)
+
+    def _request(
+        self, exchange: str, routing_key: str, body: bytes, timeout_s: float, expiration_s: float, each: Callable[[bytes], None] | None
+    ) -> Deferred[bytes]:
         self._last_id += 1
         correlation_id = str(self._last_id)
         reply: Deferred[bytes] = Deferred(lambda _: self._give_up(correlation_id))
@@ -81,8 +101,9 @@ class RpcClient:
             reply.errback(BrokerUnavailable("There is no connection to the broker"))
             return reply
         late = NoReply(f"No reply within {timeout_s:g} s")
-        self._requests[correlation_id] = _Request(reply, self._clock.callLater(timeout_s, self._end, correlation_id, late))
-        properties = Basic.Properties(correlation_id=correlation_id, reply_to=REPLY_TO, expiration=str(max(1, math.ceil(timeout_s * 1000))))
+        self._requests[correlation_id] = _Request(reply, self._clock.callLater(timeout_s, self._end, correlation_id, late), each)
+        expiration = str(max(1, math.ceil(expiration_s * 1000)))
+        properties = Basic.Properties(correlation_id=correlation_id, reply_to=REPLY_TO, expiration=expiration)
         published = self._publisher.publish(exchange, routing_key, body, properties=properties, mandatory=True)
         published.addErrback(lambda reason: self._on_unpublished(correlation_id, reason))
         return reply
@@ -94,7 +115,12 @@ class RpcClient:
         self._end(correlation_id, reason.value or NoReply("The request could not be sent"))
 
     def _on_reply(self, delivery: Delivery) -> None:
-        self._end(str(delivery.properties.correlation_id), delivery.body)
+        correlation_id = str(delivery.properties.correlation_id)
+        request = self._requests.get(correlation_id)
+        if request is not None and request.each is not None:
+            request.each(delivery.body)
+        else:
+            self._end(correlation_id, delivery.body)
 
     def _end(self, correlation_id: str, result: bytes | BaseException) -> None:
         request = self._forget(correlation_id)
@@ -121,6 +147,18 @@ async def serve(channel: AmqpChannel, queue: str, handler: Callable[[bytes], Awa
     A handler that fails is logged, and its request dropped: the caller's deadline tells it. When the channel is lost, handlers still at
     work are cancelled. Raises `BrokerError`.
     """
+
+    async def once(body: bytes, reply: Reply) -> None:
+        reply(await handler(body))
+
+    return await serve_many(channel, queue, once, prefetch=prefetch)
+
+
+async def serve_many(channel: AmqpChannel, queue: str, handler: Callable[[bytes, Reply], Awaitable[None]], *, prefetch: int) -> str:
+    """As `serve`, with a handler that replies itself: once, later, or again and again.
+
+    Once it is done the request is settled, and its place among the `prefetch` free; its `Reply` still works.
+    """
     server = _Server(channel, queue, handler)
     tag = await consume(channel, queue, server.on_request, prefetch=prefetch)
     channel.on_closed(server.stop)
@@ -130,7 +168,7 @@ async def serve(channel: AmqpChannel, queue: str, handler: Callable[[bytes], Awa
 class _Server:
     _log = Logger()
 
-    def __init__(self, channel: AmqpChannel, queue: str, handler: Callable[[bytes], Awaitable[bytes]]) -> None:
+    def __init__(self, channel: AmqpChannel, queue: str, handler: Callable[[bytes, Reply], Awaitable[None]]) -> None:
         self._channel = channel
         self._queue = queue
         self._handler = handler
@@ -148,12 +186,16 @@ class _Server:
 
     async def _answer(self, delivery: Delivery) -> None:
         try:
-            reply = await self._handler(delivery.body)
-            await self._send(delivery, reply)
+            await self._handler(delivery.body, lambda body: self._reply(delivery, body))
         except Exception:
             if delivery.live:
                 self._log.failure("a request from {queue} could not be answered", queue=self._queue)
         delivery.ack()
+
+    def _reply(self, delivery: Delivery, body: bytes) -> None:
+        if not self._channel.closed:
+            sent = Deferred.fromCoroutine(self._send(delivery, body))
+            sent.addErrback(lambda reason: self._log.failure("a reply to a request from {queue} broke", reason, queue=self._queue))
 
     async def _send(self, delivery: Delivery, reply: bytes) -> None:
         properties = delivery.properties

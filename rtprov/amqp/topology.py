@@ -6,7 +6,7 @@
                   └─ requested.K, event.K ─▶ rtprov.journal.K
 
     rtprov.parked      what can be neither used nor dropped; rtprov only fills it
-    rtprov.status ─ status.K ─▶ a queue of each worker's own, which goes with its connection: status requests
+    rtprov.status ─ status.K, inquiry.K ─▶ queues of each worker's own, which go with its connection: status requests, other questions
 
 K is a shard such as ``3of8``: its number, from 0, and how many there are.
 """
@@ -60,6 +60,11 @@ class Shard:
         return f"status.{self}"
 
     @property
+    def inquiry(self) -> str:
+        """The routing key of questions about tasks."""
+        return f"inquiry.{self}"
+
+    @property
     def dead(self) -> str:
         """The queue of tasks that were delivered too often, or refused."""
         return f"rtprov.dead.{self}"
@@ -76,7 +81,7 @@ class Shard:
 
 
 class Topology:
-    """Declares everything that the shards need but their status queues. The first session of each connection of front end and worker."""
+    """Declares what the shards need, but for the queues of questions. The first session of each connection of front end and worker."""
 
     def __init__(self, shards: Sequence[Shard]) -> None:
         self._shards = tuple(shards)
@@ -117,11 +122,21 @@ async def _declare_quorum(channel: AmqpChannel, queue: str, arguments: dict[str,
 
 
 async def declare_status(channel: AmqpChannel, shard: Shard) -> str:
-    """Make a queue for the shard's status requests, which goes away with the connection, and return its name. Raises `BrokerError`.
+    """Make a queue for the shard's status requests, which goes away with the connection, and return its name. Raises `BrokerError`."""
+    return await _declare_own(channel, shard.status)
+
+
+async def declare_inquiry(channel: AmqpChannel, shard: Shard) -> str:
+    """Make a queue for questions about the shard's tasks, which goes with the connection, and return its name. Raises `BrokerError`."""
+    return await _declare_own(channel, shard.inquiry)
+
+
+async def _declare_own(channel: AmqpChannel, routing_key: str) -> str:
+    """A queue of this worker's.
 
     One for each worker, not one for all: that would live on one node of a cluster, and while it is down nobody could have another.
     """
     declared = await channel.queue_declare(queue="", exclusive=True)
     queue = str(declared.queue)
-    await channel.queue_bind(queue=queue, exchange=STATUS_EXCHANGE, routing_key=shard.status)
+    await channel.queue_bind(queue=queue, exchange=STATUS_EXCHANGE, routing_key=routing_key)
     return queue

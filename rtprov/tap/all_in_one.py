@@ -88,7 +88,7 @@ class _Everything(Command):
         self._front = front = FrontendService(around, sealer=self._sealer, shards=1, running_status=options["running-status"])
         front.setServiceParent(self)
         where = opt.server_endpoint(LOOPBACK.format(options["port"]))
-        self._listening = front_end(where, front.frontend.resource(), self._identity)
+        self._listening = front_end(where, front, self._identity)
         self._listening.setServiceParent(self)
         self._listening.privilegedStartService()
 

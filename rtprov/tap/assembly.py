@@ -21,10 +21,15 @@ from rtprov.amqp.topology import Shard, Topology
 from rtprov.amqp.url import BrokerUrl
 from rtprov.breaker import Breaker
 from rtprov.deadletters import DeadLetters
+from rtprov.ends import EndsOfTasks
+from rtprov.errors import NotReady
 from rtprov.frontend import Frontend
 from rtprov.gate import Gate
+from rtprov.health import Readiness, broker_confirms, readiness_of_frontend
+from rtprov.inquiries import Directory, InquiryServer
 from rtprov.interfaces import Equipment, Sealer
 from rtprov.journal import ShardJournal, TaskPublisher
+from rtprov.model import Event
 from rtprov.status import StatusClient, StatusServer
 from rtprov.store import Store
 from rtprov.worker import ShardWorker
@@ -71,9 +76,13 @@ class FrontendService(Service):
         rpc = RpcClient(clock=clock)
         topology = Topology([Shard(index, shards) for index in range(shards)])
         self.connection = _connection("frontend", surroundings, [topology, publisher, rpc])
+        self.ends = EndsOfTasks(rpc=rpc, shards=shards, clock=clock)
         self.frontend = Frontend(
             tasks=TaskPublisher(publisher=publisher, shards=shards),
             statuses=StatusClient(rpc=rpc, shards=shards, clock=clock),
+            directory=Directory(rpc=rpc, shards=shards),
+            ends=self.ends,
+            readiness=readiness_of_frontend(publisher, rpc, shards, clock),
             sealer=sealer,
             clock=clock,
             new_task_id=surroundings.new_id,
@@ -87,6 +96,7 @@ class FrontendService(Service):
 
     def stopService(self) -> Deferred[None]:
         super().stopService()
+        self.ends.stop()
         return self.connection.stopService()
 
 
@@ -108,10 +118,12 @@ class WorkerService(Service):
         self._publisher = Publisher(clock=surroundings.clock, max_unconfirmed=MAX_UNCONFIRMED, confirm_deadline_s=CONFIRM_DEADLINE_S)
         self.stores: list[Store] = []
         self.workers: list[ShardWorker] = []
+        self.inquiries: list[InquiryServer] = []
         sessions: list[Session] = [Topology(settings.shards), self._publisher]
         for shard in settings.shards:
             sessions += self._shard_sessions(shard)
         self.connection = _connection("worker", surroundings, sessions)
+        self.readiness = Readiness(self._probe, surroundings.clock)
         self._expiry = LoopingCall(self._expire)
         self._expiry.clock = surroundings.clock
         self._draining: list[Deferred[None]] = []
@@ -119,9 +131,15 @@ class WorkerService(Service):
     def _shard_sessions(self, shard: Shard) -> list[Session]:
         outer, settings = self._surroundings, self._settings
         store = Store(settings.retention_s)
+
+        def apply(event: Event) -> None:
+            store.apply(event)
+            inquiries.saw(event)
+
         journal = ShardJournal(
-            shard=shard, apply=store.apply, publisher=self._publisher, clock=outer.clock, rng=outer.rng, new_marker_id=outer.new_id
+            shard=shard, apply=apply, publisher=self._publisher, clock=outer.clock, rng=outer.rng, new_marker_id=outer.new_id
         )
+        inquiries = InquiryServer(shard=shard, replica=store, journal=journal, clock=outer.clock, wall_clock=outer.wall_clock)
         status = StatusServer(shard=shard, replica=store, journal=journal, clock=outer.clock)
         worker = ShardWorker(
             shard=shard,
@@ -140,8 +158,17 @@ class WorkerService(Service):
             shard=shard, store=store, journal=journal, publisher=self._publisher, clock=outer.clock, wall_clock=outer.wall_clock
         )
         self.stores.append(store)
+        self.inquiries.append(inquiries)
         self.workers.append(worker)
-        return [journal, status, dead, worker]
+        return [journal, status, inquiries, dead, worker]
+
+    async def _probe(self) -> None:
+        """Raises `NotReady`."""
+        if not self.running:
+            raise NotReady("Not ready: it stops")
+        if not self.connection.connected:
+            raise NotReady("Not ready: it is not connected to the broker, or still replays its journals")
+        await broker_confirms(self._publisher, self._surroundings.clock)
 
     def startService(self) -> None:
         super().startService()

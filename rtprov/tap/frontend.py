@@ -78,7 +78,7 @@ class _FrontendCommand(Command):
         Renewal(identity, clock=clock, load_others=load_tokens_again).setServiceParent(self)
         self._listening = front_end(
             options["listen"],
-            service.frontend.resource(),
+            service,
             identity,
             admission=admission,
             connections=Connections(total=options["max-connections"], per_address=options["max-connections-per-address"]),

@@ -15,16 +15,20 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from rtprov.errors import ConfigurationError
+from rtprov.health import Health, Readiness
 from rtprov.http import IDLE_TIMEOUT_S, JsonSite
 from rtprov.tls_server import ServerIdentity, TLSEndpoint
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from twisted.internet.interfaces import IProtocolFactory
     from twisted.web.resource import IResource
     from twisted.web.server import Request
 
     from rtprov.access import Admission
     from rtprov.limits import Connections
+    from rtprov.tap.assembly import FrontendService
 
 log = Logger(namespace="rtprov")
 clock = cast("IReactorTime", reactor)
@@ -98,7 +102,7 @@ class Listening(Service):
 class Answering(Listening):
     """Serves HTTP, and when it is stopped waits for the requests under way: a POST is never left without its answer.
 
-    They get 5 s, in which a front end answers whatever happens.
+    They get 5 s, in which a front end answers whatever happens. `release` is called first, and has those answered that wait for something.
     """
 
     def __init__(
@@ -109,16 +113,19 @@ class Answering(Listening):
         site: CountingSite,
         clock: IReactorTime,
         objection: str | None = None,
+        release: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(what, where, endpoint, site, objection)
         self._site = site
         self._clock = clock
+        self._release = release
 
     def stopService(self) -> Deferred[None]:
         return Deferred.fromCoroutine(self._stop(super().stopService()))
 
     async def _stop(self, closed: Deferred[None]) -> None:
         await closed
+        self._release()
         if self._site.under_way:
             with suppress(TimeoutError):
                 await self._site.when_idle().addTimeout(ANSWERED_WITHIN_S, self._clock)
@@ -155,6 +162,12 @@ class CountingSite(JsonSite):
                     idle.callback(None)
 
 
+def health(where: tuple[str, Any], readiness: Readiness) -> Listening:
+    """Answer ``/livez`` and ``/readyz``, over plain HTTP."""
+    text, endpoint = where
+    return Listening("health", text, endpoint, JsonSite(Health(readiness).resource(), reactor=clock))
+
+
 def https(what: str, where: tuple[str, Any], resource: IResource, identity: ServerIdentity) -> Listening:
     """Serve a resource over HTTPS; stopping does not wait for the requests under way."""
     text, endpoint = where
@@ -163,7 +176,7 @@ def https(what: str, where: tuple[str, Any], resource: IResource, identity: Serv
 
 def front_end(
     where: tuple[str, Any],
-    resource: IResource,
+    service: FrontendService,
     identity: ServerIdentity,
     *,
     admission: Admission | None = None,
@@ -171,8 +184,8 @@ def front_end(
     timeout_s: float = IDLE_TIMEOUT_S,
     objection: str | None = None,
 ) -> Answering:
-    """Serve the front end's resource over HTTPS to those whom `admission` admits, on as many `connections` as there may be."""
+    """Serve the front end over HTTPS to those whom `admission` admits, on as many `connections` as there may be."""
     text, endpoint = where
-    site = CountingSite(resource, reactor=clock, admission=admission, timeout_s=timeout_s)
+    site = CountingSite(service.frontend.resource(), reactor=clock, admission=admission, timeout_s=timeout_s)
     secure = TLSEndpoint(endpoint, identity, clock, connections)
-    return Answering("service B (front end)", text, secure, site, clock, objection)
+    return Answering("service B (front end)", text, secure, site, clock, objection, service.ends.stop)

@@ -274,6 +274,13 @@ HONOUR_TIMEOUT = Option("honour-timeout", None, "the stub gives up after timeout
 SCENARIO = Option("scenario", None, "TOML file with rules for the stub, before the built-in ones", path)
 STATE = Option("state", "state", "folder for what the embedded broker keeps", path)
 
+HEALTH_LISTEN = Option(
+    "health-listen",
+    None,
+    "Twisted endpoint description of where to answer /livez and /readyz, over plain HTTP",
+    server_endpoint,
+)
+
 
 def listen(default: str) -> Option:
     """Where a command listens."""

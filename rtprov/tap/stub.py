@@ -8,10 +8,11 @@ from typing import Any, cast
 from twisted.application.service import IService
 
 from rtprov.errors import ConfigurationError
+from rtprov.health import always_ready
 from rtprov.scenario import Rule, load_scenario
 from rtprov.stub import Stub
 from rtprov.tap import options as opt
-from rtprov.tap.listening import clock, https
+from rtprov.tap.listening import clock, health, https
 from rtprov.tap.renewal import Renewal
 from rtprov.tap.services import Command, server_identity
 from rtprov.tls import read_file
@@ -25,6 +26,7 @@ class Options(opt.CommandOptions):
         opt.stub_delay("delay"),
         opt.HONOUR_TIMEOUT,
         opt.SCENARIO,
+        opt.HEALTH_LISTEN,
         opt.CERTS,
         opt.CERTIFICATE,
         opt.PRIVATE_KEY,
@@ -52,4 +54,6 @@ def makeService(options: Options) -> IService:
     stub = make_stub(options, "delay")
     identity = server_identity(options, "stub")
     listening = https("service A (stub)", options["listen"], stub.resource(), identity)
-    return cast("IService", Command(Renewal(identity, clock=clock), listening))
+    where = options["health-listen"]
+    health_listening = [] if where is None else [health(where, always_ready(clock))]
+    return cast("IService", Command(Renewal(identity, clock=clock), *health_listening, listening))

@@ -13,7 +13,7 @@ from rtprov.equipment import HttpEquipment
 from rtprov.errors import ConfigurationError
 from rtprov.tap import options as opt
 from rtprov.tap.assembly import Surroundings, WorkerService, WorkerSettings
-from rtprov.tap.listening import clock
+from rtprov.tap.listening import clock, health
 from rtprov.tap.renewal import Renewal, warn_of_expiry
 from rtprov.tap.services import Command, ca_file, https_client, identity_files, sealer, surroundings
 from rtprov.tls import VerifiedHTTPS, read_file
@@ -31,6 +31,7 @@ class Options(opt.CommandOptions):
         opt.RETENTION,
         opt.PATIENCE,
         opt.DRAIN,
+        opt.HEALTH_LISTEN,
         opt.CERTS,
         opt.CERTIFICATE,
         opt.PRIVATE_KEY,
@@ -77,4 +78,6 @@ def makeService(options: Options) -> IService:
     shards = [Shard(index, count) for index in sorted(set(options["shard"])) or range(count)]
     policy = make_policy(options)
     worker = make_worker(options, policy, surroundings(endpoint, url), options["equipment-url"], shards)
-    return cast("IService", Command(Renewal(policy, clock=clock), worker))
+    where = options["health-listen"]
+    listening = [] if where is None else [health(where, worker.readiness)]
+    return cast("IService", Command(Renewal(policy, clock=clock), *listening, worker))

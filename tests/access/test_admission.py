@@ -50,6 +50,16 @@ class GateTestCase(FrontendTestCase):
         self.assertEqual(answer.header("WWW-Authenticate"), challenge)
 
 
+class Health(GateTestCase):
+    def test_open_to_all(self) -> None:
+        """Whether the process is alive and ready is told to those without credentials too, with or without a body; nothing else is."""
+        for credentials in ([], ["Authorization: Bearer nonsense"], ["Authorization: nonsense"]):
+            self.assertEqual(self.ask("GET", "/livez", None, credentials).status, 200)
+            self.assertNotEqual(self.ask("GET", "/readyz", None, credentials).status, 401)
+            for path in ("/openapi.json", "/docs", "/livez/", "/livez/.."):
+                self.assertIn(self.ask("GET", path, None, credentials).status, (400, 401), path)
+
+
 class Tokens(GateTestCase):
     def test_let_in(self) -> None:
         """A request with one of the tokens is answered as any is where nobody is kept out; the scheme's case and spaces do not matter."""

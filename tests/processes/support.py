@@ -130,9 +130,12 @@ class Client:
         policy = BrowserLikePolicyForHTTPS(trustRootFromCertificates([Certificate.loadPEM(ca.read_bytes())]))
         self._http = HTTPClient(Agent(reactor, contextFactory=policy, pool=self._pool))
 
-    async def request(self, method: str, path: str, body: object = None) -> Answer:
+    async def request(self, method: str, path: str, body: object = None, **fields: str) -> Answer:
+        """`fields` are header fields, their hyphens written as underscores."""
         data = None if body is None else json.dumps(body, ensure_ascii=False).encode()
         headers = Headers({} if data is None else {"Content-Type": ["application/json"]})
+        for name, value in fields.items():
+            headers.setRawHeaders(name.replace("_", "-"), [value])
         response = await self._http.request(method, self._url + path, data=data, headers=headers)
         return Answer(response.code, response.headers, await response.content())
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.task import deferLater
 
 from rtprov.certs import make_development_set
-from tests.processes.support import ANY_PORT, Client, ProcessTestCase, Twistd
+from tests.processes.support import ANY_PORT, POLL_EVERY_S, Client, ProcessTestCase, Twistd, reactor
 from tests.rabbitmq import rabbitmq
+from tests.system import REQUEST
 
 if TYPE_CHECKING:
     _Base = ProcessTestCase
@@ -17,6 +19,7 @@ else:
 
 COMPLETED = {"code": 200, "message": "Completed"}
 NO_WORKER = 503
+CPE = "/api/v1/equipment/cpe/ABC123456"
 
 
 class RolesMixin(_Base):
@@ -60,6 +63,33 @@ class RolesMixin(_Base):
         self.assert_clean(active)
         for process in (standby, self.frontend, self.stub):
             await self.stop(process)
+
+    async def test_orders(self) -> None:
+        """A key is one task through two front ends; a task that waits is cancelled; who waits for the end is told of it."""
+        await self.start(delay_s=3)
+        for _ in range(2):
+            await self.start_worker()
+        other = self.twistd("rtprov-frontend", "--listen", ANY_PORT, environment={"RTPROV_BROKER": self.broker_url})
+        clients = [await self.front_end(), self.client(await other.port("service B (front end)"))]
+        for client in clients:
+            while (await client.request("GET", "/readyz")).status == NO_WORKER:
+                await deferLater(reactor, POLL_EVERY_S)
+        posts = [Deferred.fromCoroutine(client.request("POST", CPE, REQUEST, Idempotency_Key="k1")) for client in clients]
+        first, second = await gatherResults(posts)
+        self.assertEqual((first.status, first.json), (200, second.json))
+        self.assertEqual((await clients[1].request("POST", CPE, {**REQUEST, "timeoutInSeconds": 15}, Idempotency_Key="k1")).status, 422)
+        waiting = (await clients[1].request("POST", CPE, REQUEST, Idempotency_Key="k2")).header("Location")
+        assert waiting is not None
+        self.assertEqual((await clients[0].request("DELETE", waiting)).json, {"code": 200, "message": "Cancelled"})
+        self.assertEqual((await clients[1].request("GET", waiting, Prefer="wait=60")).status, 500)
+        task = f"{CPE}/task/{first.json['taskId']}"
+        self.assertEqual((await clients[1].request("DELETE", task)).status, 409)
+        waits = [Deferred.fromCoroutine(client.request("GET", task, Prefer="wait=25")) for client in (*clients, *clients)]
+        self.assertEqual([answer.json for answer in await gatherResults(waits)], [COMPLETED] * 4)
+        listed = (await clients[0].request("GET", f"{CPE}/task")).json["tasks"]
+        self.assertEqual([each["state"] for each in listed], ["cancelled", "completed"])
+        self.assertIn("call 1: ABC123456", self.stub.log)
+        self.assertNotIn("call 2", self.stub.log)
 
     async def test_drain(self) -> None:
         """SIGTERM lets a worker's calls end, and none begin; the next worker knows of them, and gets what was left."""

@@ -82,7 +82,7 @@ def _no_adoption(self: Any, delivery: Any) -> None:
         _take_delivery(self, delivery)
 
 
-@mutation("no judgement of redelivered tasks", ShardWorker, "_finished_elsewhere")
+@mutation("no judgement of redelivered tasks", ShardWorker, "_over")
 async def _not_judged(self: Any, job: Any) -> bool:
     await self._require_delivery(job)
     return False

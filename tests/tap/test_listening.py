@@ -172,6 +172,15 @@ class AnsweringTests(SynchronousTestCase):
         self.network.advance(FLUSH_S)
         self.successResultOf(stopped)
 
+    def test_released(self) -> None:
+        """Those who wait for their answer are answered when it stops, once no new one can come."""
+        self.service._release = self.resource.answer
+        requested = self.request()
+        stopped = self.service.stopService()
+        self.network.advance(FLUSH_S)
+        self.assertEqual(self.successResultOf(requested), b"done")
+        self.successResultOf(stopped)
+
     def test_hung_up(self) -> None:
         """A client that has gone is not waited for."""
         requested = self.request()

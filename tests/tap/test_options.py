@@ -47,7 +47,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         **WORKER,
         **STUB,
     },
-    "rtprov-stub": {"listen": "tcp:8444:interface=127.0.0.1", "delay": 60.0, **STUB, **SERVER},
+    "rtprov-stub": {"listen": "tcp:8444:interface=127.0.0.1", "delay": 60.0, "health-listen": None, **STUB, **SERVER},
     "rtprov-frontend": {
         "listen": "tcp:8443:interface=127.0.0.1",
         "broker": BROKER,
@@ -74,6 +74,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "private-key": None,
         "ca": None,
         "seal-keys": None,
+        "health-listen": None,
         **WORKER,
     },
     "rtprov-broker": {
@@ -105,7 +106,7 @@ RIGHT: dict[str, tuple[str, Any]] = {
     "request-timeout": ("0.5", 0.5),
     **dict.fromkeys(("delay", "stub-delay", "patience", "drain"), DELAY),
     "retention": ("3600", 3600.0),
-    "listen": ("tcp:1234:interface=\\:\\:1", "tcp:1234:interface=\\:\\:1"),
+    **dict.fromkeys(("listen", "health-listen"), ("tcp:1234:interface=\\:\\:1", "tcp:1234:interface=\\:\\:1")),
     "broker": ("amqps://joe:sesame@broker/v", BrokerUrl("broker", 5671, "joe", "sesame", "v", True)),
     "equipment-url": ("https://a.example/base/", "https://a.example/base"),
     "shards": ("16", 16),
@@ -124,7 +125,7 @@ WRONG: dict[str, tuple[str, ...]] = {
     "request-timeout": ("0", "3601", "long"),
     **dict.fromkeys(("delay", "stub-delay", "patience", "drain"), WRONG_DELAYS),
     "retention": ("0", "518401", "a day"),
-    "listen": ("", "8443", "tcp", "tcp:x", "tcp:1:frob=1", "ssl:8443", "tls:8443", "nothing:1"),
+    **dict.fromkeys(("listen", "health-listen"), ("", "8443", "tcp", "tcp:x", "tcp:1:frob=1", "ssl:8443", "tls:8443", "nothing:1")),
     "broker": ("", "broker", "http://joe:sesame@broker/", "amqp://joe:sesame@broker/v?x=1"),
     "equipment-url": (
         "",
@@ -184,7 +185,7 @@ def plain(name: str, value: Any) -> Any:
     """A value in the form that the tables have: an endpoint as its description, an absolute path from the working directory on."""
     if isinstance(value, Path):
         return value.relative_to(Path.cwd())
-    return value[0] if name == "listen" else value
+    return value[0] if name.endswith("listen") and value is not None else value
 
 
 def variable(option: str) -> str:

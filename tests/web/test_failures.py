@@ -19,9 +19,10 @@ from rtprov.errors import (
     Unroutable,
 )
 from rtprov.frontend import Frontend
+from rtprov.health import always_ready
 from rtprov.model import State
 from tests.fakes import PlainSealer
-from tests.web.front import BODY, GET_PATH, POST_PATH, TASK, FakeTasks, FrontendTestCase
+from tests.web.front import BODY, GET_PATH, POST_PATH, TASK, FakeDirectory, FakeEnds, FakeTasks, FrontendTestCase
 from tests.web.raw import RawAnswer, WebTestCase, request
 
 RUNNING = {"code": 204, "message": "Task is still running"}
@@ -173,6 +174,9 @@ class BrokenSealer(WebTestCase):
         frontend = Frontend(
             tasks=tasks,
             statuses=None,  # type: ignore[arg-type] # nobody asks
+            directory=FakeDirectory(),
+            ends=FakeEnds(),
+            readiness=always_ready(self.reactor),
             sealer=Broken(),
             clock=self.reactor,
             new_task_id=lambda: TASK,

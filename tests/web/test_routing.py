@@ -70,7 +70,6 @@ UNKNOWN_PATHS = (
     "/api",
     "/api/v1/equipment/cpe",
     "/api/v1/equipment/cpe/ABC123456/",
-    "/api/v1/equipment/cpe/ABC123456/task",
     "/api/v1/equipment/cpe/ABC123456/tasks/" + TASK,
     "/api/v1/equipment/cpe/ABC123456//",
     "/api/v1/equipment/cpe//ABC123456",
@@ -205,11 +204,11 @@ class Methods(FrontendTestCase):
                 self.assertRefused(answer, 405, NO_METHOD)
 
     def test_on_the_get_route(self) -> None:
-        """A task takes GET and HEAD only."""
+        """A task takes GET, HEAD and DELETE only."""
         self.knows(State.COMPLETED)
-        for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "get", "head", "Get", "GETX", "BREW"):
+        for method in ("POST", "PUT", "PATCH", "OPTIONS", "TRACE", "get", "head", "delete", "Get", "GETX", "BREW"):
             answer = self.ask(method, GET_PATH)
-            self.assertEqual(answer.header("Allow"), "GET, HEAD", method)
+            self.assertEqual(answer.header("Allow"), "DELETE, GET, HEAD", method)
             self.assertRefused(answer, 405, NO_METHOD)
 
     def test_head(self) -> None:

@@ -1,0 +1,156 @@
+"""The JSON that front end and clients exchange, beside a task's request body and the error envelope: what requests say in their head, and
+how a task is shown. `rtprov.openapi` describes the same types.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timezone
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from rtprov.errors import InvalidHeader
+from rtprov.model import Attempt, Details, State, Waiting
+
+MAX_WAIT_S = 60
+MAX_KEY_LENGTH = 255
+
+
+Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
+"""RFC 3339, in UTC, to the millisecond: such texts sort like what they mean."""
+
+
+class AttemptDocument(msgspec.Struct, rename="camel"):
+    """One call to the equipment service. `error` tells why it did not get there; then another is made at `nextAttemptAt`."""
+
+    number: int
+    started_at: Time | None
+    ended_at: Time | None
+    error: str | None
+    next_attempt_at: Time | None
+
+
+class WaitingDocument(msgspec.Struct, rename="camel"):
+    """What keeps a task from being sent: ``device``, an earlier task of it; ``service``, which was out of reach; ``concurrency``."""
+
+    reason: Waiting
+    tasks_ahead: int
+
+
+class TaskDocument(msgspec.Struct, rename="camel"):
+    """A task. Times are UTC; those that are not known, or have not come yet, are null."""
+
+    task_id: str
+    equipment_id: str
+    state: State
+    accepted_at: Time | None
+    started_at: Time | None
+    finished_at: Time | None
+    expected_finish_at: Time | None
+    reason: str | None
+    waits_for: WaitingDocument | None
+    attempt_count: int
+    attempts: list[AttemptDocument]
+
+
+class Receipt(msgspec.Struct, rename="camel"):
+    """A task was accepted."""
+
+    code: int
+    task_id: str
+
+
+class Envelope(msgspec.Struct):
+    """What every error looks like, and every answer that has nothing more to say. `code` is the HTTP status, 204 while a task runs."""
+
+    code: int
+    message: str
+
+
+class Problem(msgspec.Struct):
+    """The same for who asks for ``application/problem+json`` (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+
+
+class TaskAnswer(msgspec.Struct):
+    """One task."""
+
+    code: int
+    task: TaskDocument
+
+
+class TasksAnswer(msgspec.Struct):
+    """A page of a device's tasks, newest first. `next` is where the page behind it is; null where there is none."""
+
+    code: int
+    tasks: list[TaskDocument]
+    next: str | None
+
+
+def task_document(details: Details) -> TaskDocument:
+    """A task as clients see it."""
+    waits_for = None if details.waits_for is None else WaitingDocument(details.waits_for, details.ahead)
+    return TaskDocument(
+        task_id=details.task_id,
+        equipment_id=details.equipment_id,
+        state=details.state,
+        accepted_at=_time(details.requested_at),
+        started_at=_time(details.started_at),
+        finished_at=_time(details.finished_at),
+        expected_finish_at=_time(details.expected_at),
+        reason=details.reason,
+        waits_for=waits_for,
+        attempt_count=details.attempt_count,
+        attempts=[_attempt(attempt) for attempt in details.attempts],
+    )
+
+
+def _attempt(attempt: Attempt) -> AttemptDocument:
+    return AttemptDocument(attempt.number, _time(attempt.started_at), _time(attempt.ended_at), attempt.error, _time(attempt.retry_at))
+
+
+def _time(at: float | None) -> str | None:
+    if at is None:
+        return None
+    return datetime.fromtimestamp(at, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+_KEY = re.compile(f"[!-~]{{1,{MAX_KEY_LENGTH}}}")
+
+
+def idempotency_key(values: list[str]) -> str | None:
+    """The key that the ``Idempotency-Key`` fields give; None where there is none. Raises `InvalidHeader`."""
+    if not values:
+        return None
+    if len(values) > 1 or not _KEY.fullmatch(values[0]):
+        raise InvalidHeader(f"Idempotency-Key: expected one value of 1 to {MAX_KEY_LENGTH} visible ASCII characters")
+    return values[0]
+
+
+# A quoted string, whose closing quote is optional so that a match never fails, nor backtracks; a comma; or what is neither.
+_PIECES = re.compile(r'"(?:[^"\\]+|\\.)*"?|,|[^",]+', re.DOTALL)
+
+
+def preferred_wait_s(values: list[str]) -> int:
+    """How long a client would wait for an answer, by its ``Prefer`` fields (RFC 7240 §4.3), at most 60 s; 0 where it does not say.
+
+    Of a preference that comes twice the first counts (§2).
+    """
+    preferences = [""]
+    for piece in _PIECES.findall(",".join(values)):
+        if piece == ",":
+            preferences.append("")
+        else:
+            preferences[-1] += piece
+    for preference in preferences:
+        name, _, value = preference.partition(";")[0].partition("=")
+        if name.strip().lower() == "wait":
+            digits = value.strip().strip('"')
+            return min(MAX_WAIT_S, int(digits[:9])) if digits.isascii() and digits.isdigit() else 0
+    return 0

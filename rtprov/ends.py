@@ -1,0 +1,180 @@
+"""How a front end waits for tasks to end: thousands of clients, one message for hundreds of them, and no polling.
+
+All that begin to wait in one reactor turn share a subscription with the replicas of their shard, which tell at once of each task that ends.
+A subscription is renewed after a while, and again and again where nobody takes it; so a connection that breaks costs its clients a second.
+One timer a second looks after everything.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from attrs import define, field
+from twisted.internet.defer import Deferred, succeed
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from rtprov.amqp.topology import STATUS_EXCHANGE, Shard
+from rtprov.errors import BrokerError, NoReply, UndecodableMessage
+from rtprov.inquiry import Watch, decode_ended, encode
+from rtprov.model import State, shard_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+    from rtprov.amqp.rpc import RpcClient
+
+MAX_WAITING = 20_000
+MAX_BATCH = 500
+RENEW_AFTER_S = 10.0
+TICK_S = 1.0
+
+_Pair = tuple[str, str]
+_Waiter = Deferred["State | None"]
+
+
+@define(eq=False)
+class _Desk:
+    """A shard's tasks whose end somebody waits for; which of them a subscription covers, and which are to have one soon."""
+
+    shard: Shard
+    waiters: dict[_Pair, list[_Waiter]] = field(factory=dict)
+    covered: set[_Pair] = field(factory=set)
+    uncovered: dict[_Pair, None] = field(factory=dict)
+    turning: bool = False
+
+
+class EndsOfTasks:
+    """The front end's `rtprov.interfaces.EndOfTasks`."""
+
+    _log = Logger()
+
+    def __init__(self, *, rpc: RpcClient, shards: int, clock: IReactorTime) -> None:
+        self._rpc = rpc
+        self._clock = clock
+        self._desks = [_Desk(Shard(index, shards)) for index in range(shards)]
+        self._due: dict[int, dict[_Waiter, None]] = {}  # by second, in the order in which they came
+        self._ticking: IDelayedCall | None = None
+        self._stopped = False
+        self.waiting = 0
+
+    @property
+    def full(self) -> bool:
+        """See `rtprov.interfaces.EndOfTasks.full`."""
+        return self.waiting >= MAX_WAITING
+
+    def wait(self, task_id: str, equipment_id: str, wait_s: int) -> Deferred[State | None]:
+        """See `rtprov.interfaces.EndOfTasks.wait`. Cancelling forgets the client. Fires up to a second late."""
+        if self._stopped:
+            return succeed(None)
+        desk = self._desks[shard_of(equipment_id, len(self._desks))]
+        pair = (task_id, equipment_id)
+        waiter: _Waiter = Deferred()
+        due_s = math.ceil(self._clock.seconds() + wait_s)
+        self.waiting += 1
+        self._due.setdefault(due_s, {})[waiter] = None
+        desk.waiters.setdefault(pair, []).append(waiter)
+        waiter.addBoth(self._leave, desk, pair, due_s, waiter)
+        if pair not in desk.covered:
+            desk.uncovered[pair] = None
+            self._soon(desk)
+        self._tick_later()
+        return waiter
+
+    def stop(self) -> None:
+        """Nobody waits any longer: the front end stops."""
+        self._stopped = True
+        for due in list(self._due.values()):
+            _tell(list(due), None)
+        if self._ticking is not None:
+            self._ticking.cancel()
+            self._ticking = None
+
+    def _leave(self, result: State | Failure | None, desk: _Desk, pair: _Pair, due_s: int, waiter: _Waiter) -> State | Failure | None:
+        self.waiting -= 1
+        due = self._due.get(due_s, {})
+        due.pop(waiter, None)
+        if not due:
+            self._due.pop(due_s, None)
+        waiters = desk.waiters.get(pair, [])
+        if waiter in waiters:
+            waiters.remove(waiter)
+        if not waiters:
+            desk.waiters.pop(pair, None)
+        return result
+
+    # Time.
+
+    def _tick_later(self) -> None:
+        if self._ticking is None and self.waiting:
+            now = self._clock.seconds()
+            self._ticking = self._clock.callLater(math.floor(now) + 1 - now, self._tick)
+
+    def _tick(self) -> None:
+        self._ticking = None
+        now = self._clock.seconds() + 0.001  # a timer's time is not to the last digit what it was told
+        for due_s in [due_s for due_s in self._due if due_s <= now]:
+            _tell(list(self._due[due_s]), None)
+        for desk in self._desks:
+            self._cover(desk)
+        self._tick_later()
+
+    # Subscriptions.
+
+    def _soon(self, desk: _Desk) -> None:
+        if not desk.turning:
+            desk.turning = True
+            self._clock.callLater(0, self._turn_over, desk)
+
+    def _turn_over(self, desk: _Desk) -> None:
+        desk.turning = False
+        self._cover(desk)
+
+    def _cover(self, desk: _Desk) -> None:
+        uncovered, desk.uncovered = desk.uncovered, {}
+        pairs = [pair for pair in uncovered if pair in desk.waiters]
+        for start in range(0, len(pairs), MAX_BATCH):
+            self._subscribe(desk, pairs[start : start + MAX_BATCH])
+
+    def _subscribe(self, desk: _Desk, batch: list[_Pair]) -> None:
+        desk.covered.update(batch)
+        watch = encode(Watch(batch, RENEW_AFTER_S))
+        subscription = self._rpc.subscribe(
+            desk.shard.inquiry,
+            watch,
+            exchange=STATUS_EXCHANGE,
+            timeout_s=RENEW_AFTER_S,
+            each=lambda body: self._on_ended(desk, batch, body),
+        )
+        renewed_at = self._clock.seconds() + RENEW_AFTER_S
+        subscription.addErrback(lambda reason: self._on_over(desk, batch, reason, renewed_at))
+        subscription.addErrback(lambda reason: self._log.failure("a subscription to ends of tasks broke", reason))
+
+    def _on_over(self, desk: _Desk, batch: list[_Pair], reason: Failure, renewed_at: float) -> None:
+        """The subscription's time is over, and it is renewed at once; or nobody took it, or it was lost: the next tick tries again."""
+        reason.trap(BrokerError)
+        desk.covered.difference_update(batch)
+        waited_for = [pair for pair in batch if pair in desk.waiters]
+        desk.uncovered.update(dict.fromkeys(waited_for))
+        if waited_for and reason.check(NoReply) and self._clock.seconds() >= renewed_at:
+            self._soon(desk)
+
+    def _on_ended(self, desk: _Desk, batch: list[_Pair], body: bytes) -> None:
+        try:
+            ended = decode_ended(body)
+        except UndecodableMessage as error:
+            self._log.error("shard {shard}: {error}", shard=str(desk.shard), error=error)
+            return
+        for index, state in ended:
+            if 0 <= index < len(batch):
+                _tell(desk.waiters.pop(batch[index], []), state)
+
+
+def _tell(waiters: Sequence[_Waiter], state: State | None) -> None:
+    """Fire each, unless what an earlier one set off has cancelled it."""
+    for waiter in list(waiters):
+        if not waiter.called:
+            waiter.callback(state)

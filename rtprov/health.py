@@ -1,0 +1,146 @@
+"""Whether a process is alive, and whether it is of use: ``/livez`` and ``/readyz``, for whoever restarts and routes.
+
+Alive is what answers. Ready is a front end whose broker confirms, and for each of whose shards a worker answers; a worker that has replayed
+its journals and whose broker confirms; a stub. However often it is asked, a process looks once a second.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from klein import Klein
+from pamqp.commands import Basic
+from twisted.internet.defer import Deferred, FirstError, TimeoutError, gatherResults, succeed
+from twisted.python.failure import Failure
+from twisted.web.iweb import IRequest
+
+from rtprov.amqp.topology import STATUS_EXCHANGE, Shard
+from rtprov.errors import BrokerError, NotReady
+from rtprov.http import answer, answer_error, envelope, json_resource
+from rtprov.wire import encode_status_request
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from typing import Any
+
+    from twisted.internet.interfaces import IReactorTime
+    from twisted.web.resource import IResource
+
+    from rtprov.amqp.publisher import Publisher
+    from rtprov.amqp.rpc import RpcClient
+
+PROBE_DEADLINE_S = 2.0
+REMEMBERED_S = 1.0
+PROBE_KEY = "rtprov.probe"  # of no queue: the broker confirms the message and forgets it
+
+
+class Readiness:
+    """Answers by `probe`, a coroutine function that raises `NotReady`; all who ask within a second share one answer."""
+
+    def __init__(self, probe: Callable[[], Coroutine[Any, Any, None]], clock: IReactorTime) -> None:
+        self._probe = probe
+        self._clock = clock
+        self._looked_at = -REMEMBERED_S
+        self._reason: str | None = None
+        self._waiters: list[Deferred[None]] | None = None
+
+    async def check(self) -> None:
+        """Raises `NotReady`."""
+        if self._clock.seconds() - self._looked_at >= REMEMBERED_S:
+            waiter: Deferred[None] = Deferred()
+            if self._waiters is None:
+                self._waiters = [waiter]
+                Deferred.fromCoroutine(self._probe()).addCallbacks(self._looked, self._failed)
+            else:
+                self._waiters.append(waiter)
+            await waiter
+        if self._reason is not None:
+            raise NotReady(self._reason)
+
+    def _failed(self, reason: Failure) -> None:
+        self._looked(None, str(reason.value) if reason.check(NotReady) else "Not ready: an unexpected error")
+
+    def _looked(self, _: None, reason: str | None = None) -> None:
+        self._looked_at, self._reason = self._clock.seconds(), reason
+        waiters, self._waiters = self._waiters or [], None
+        for waiter in waiters:
+            if not waiter.called:
+                waiter.callback(None)
+
+
+def readiness_of_frontend(publisher: Publisher, rpc: RpcClient, shards: int, clock: IReactorTime) -> Readiness:
+    """Ready while the broker confirms and a worker answers for each shard."""
+    queues = [Shard(index, shards).status for index in range(shards)]
+
+    async def probe() -> None:
+        asked = [broker_confirms(publisher, clock), *(_worker_answers(rpc, queue) for queue in queues)]
+        await gatherResults([Deferred.fromCoroutine(each) for each in asked], consumeErrors=True).addErrback(_first)
+
+    return Readiness(probe, clock)
+
+
+async def broker_confirms(publisher: Publisher, clock: IReactorTime) -> None:
+    """Raises `NotReady`."""
+    try:
+        await publisher.publish("", PROBE_KEY, b"", properties=Basic.Properties(), mandatory=False).addTimeout(PROBE_DEADLINE_S, clock)
+    except (BrokerError, TimeoutError):
+        raise NotReady("Not ready: the broker does not confirm") from None
+
+
+async def _worker_answers(rpc: RpcClient, key: str) -> None:
+    try:
+        await rpc.call(key, encode_status_request([], barrier=False), exchange=STATUS_EXCHANGE, timeout_s=PROBE_DEADLINE_S)
+    except BrokerError:
+        raise NotReady(f"Not ready: no worker answers on {key}") from None
+
+
+def _first(reason: Failure) -> None:
+    """Raise what `gatherResults` has wrapped."""
+    error = reason.value
+    assert isinstance(error, FirstError)
+    error.subFailure.raiseException()
+
+
+def always_ready(clock: IReactorTime) -> Readiness:
+    """For what depends on nothing."""
+
+    async def probe() -> None:
+        await succeed(None)
+
+    return Readiness(probe, clock)
+
+
+class Health:
+    """The two resources alone, for processes that have no other of their own."""
+
+    app = Klein()
+
+    def __init__(self, readiness: Readiness) -> None:
+        self._readiness = readiness
+
+    def resource(self) -> IResource:
+        """What a `rtprov.http.JsonSite` serves."""
+        return json_resource(self.app)
+
+    @app.handle_errors(Exception)
+    def _on_error(self, request: IRequest, failure: Failure) -> bytes:
+        return answer_error(request, failure)
+
+    @app.route("/livez", methods=["GET"])
+    def _live(self, request: IRequest) -> bytes:
+        return answer_alive(request)
+
+    @app.route("/readyz", methods=["GET"])
+    async def _ready(self, request: IRequest) -> bytes:
+        return await answer_ready(request, self._readiness)
+
+
+def answer_alive(request: IRequest) -> bytes:
+    """The answer to ``GET /livez``."""
+    return answer(request, 200, envelope(200, "Alive"))
+
+
+async def answer_ready(request: IRequest, readiness: Readiness) -> bytes:
+    """The answer to ``GET /readyz``. Raises `NotReady`."""
+    await readiness.check()
+    return answer(request, 200, envelope(200, "Ready"))

@@ -1,0 +1,187 @@
+"""Questions about tasks over AMQP: details, a device's tasks, and the news that a task has ended.
+
+Each replica of the shard that has passed its first barrier has a queue for them, and answers; the first answer counts, and with no replica
+alive a question comes straight back. `Directory` asks, `InquiryServer` answers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from attrs import define, field
+from twisted.internet.defer import Deferred, DeferredList, TimeoutError
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from rtprov.amqp.rpc import serve_many
+from rtprov.amqp.topology import STATUS_EXCHANGE, Shard, declare_inquiry
+from rtprov.errors import BrokerError, NoReply, NoWorker, UndecodableMessage, Unroutable
+from rtprov.inquiry import Inquiry, Listing, Watch, decode_known, decode_question, encode, encode_ended, encode_known
+from rtprov.model import Cancelled, Details, Event, Finished, State, shard_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+    from rtprov.amqp.protocol import AmqpConnection
+    from rtprov.amqp.rpc import Reply, RpcClient
+    from rtprov.interfaces import Journal, Replica
+
+REPLY_DEADLINE_S = 2.0
+BARRIER_DEADLINE_S = 1.8
+LONGEST_WATCH_S = 60.0
+MAX_LISTED = 100
+PREFETCH = 1000
+
+
+class Directory:
+    """The front end's `rtprov.interfaces.TaskDirectory`."""
+
+    def __init__(self, *, rpc: RpcClient, shards: int) -> None:
+        self._rpc = rpc
+        self._shards = [Shard(index, shards) for index in range(shards)]
+
+    def details(self, task_id: str, equipment_id: str, *, barrier: bool) -> Deferred[Details | None]:
+        """See `rtprov.interfaces.TaskDirectory.details`."""
+        shard = self._shards[shard_of(equipment_id, len(self._shards))]
+        return Deferred.fromCoroutine(self._details(shard, Inquiry(task_id, equipment_id, barrier)))
+
+    def find(self, task_id: str) -> Deferred[Details | None]:
+        """See `rtprov.interfaces.TaskDirectory.find`."""
+        return Deferred.fromCoroutine(self._find(task_id))
+
+    def tasks_of(self, equipment_id: str, before: str | None, limit: int) -> Deferred[list[Details]]:
+        """See `rtprov.interfaces.TaskDirectory.tasks_of`."""
+        shard = self._shards[shard_of(equipment_id, len(self._shards))]
+        return Deferred.fromCoroutine(self._ask(shard, Listing(equipment_id, before, limit)))
+
+    async def _find(self, task_id: str) -> Details | None:
+        """Ask every shard, since an id does not tell its own: first what they know, and behind their barriers only if none does."""
+        for barrier in (False, True):
+            asked = [Deferred.fromCoroutine(self._details(shard, Inquiry(task_id, None, barrier))) for shard in self._shards]
+            answers: list[Any] = await DeferredList(asked, consumeErrors=True)
+            for _, answer in answers:
+                if isinstance(answer, Details):
+                    return answer
+            for _, answer in answers:
+                if isinstance(answer, Failure):
+                    answer.raiseException()
+        return None
+
+    async def _details(self, shard: Shard, inquiry: Inquiry) -> Details | None:
+        known = await self._ask(shard, inquiry)
+        return known[0] if known else None
+
+    async def _ask(self, shard: Shard, question: Inquiry | Listing) -> list[Details]:
+        try:
+            answer = await self._rpc.call(shard.inquiry, encode(question), exchange=STATUS_EXCHANGE, timeout_s=REPLY_DEADLINE_S)
+            return decode_known(answer)
+        except Unroutable:
+            raise NoWorker("No worker is alive that could tell of the task") from None
+        except UndecodableMessage:
+            raise NoReply("The worker's answer could not be understood") from None
+
+
+@define(eq=False)
+class _Watch:
+    """One front end's batch of tasks, and those of them that have ended since the last message."""
+
+    reply: Reply
+    pairs: list[tuple[str, str]]
+    ended: list[tuple[int, State]] = field(factory=list)
+    timer: IDelayedCall | None = None
+
+
+class InquiryServer:
+    """Answers for one shard, from a replica. A session of the worker's connection: attach it after the shard's journal.
+
+    Pass it each of the journal's events after the replica has taken it (`saw`). `wall_clock` gives seconds since the epoch.
+    """
+
+    _log = Logger()
+
+    def __init__(self, *, shard: Shard, replica: Replica, journal: Journal, clock: IReactorTime, wall_clock: Callable[[], float]) -> None:
+        self._shard = shard
+        self._replica = replica
+        self._journal = journal
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._watched: dict[str, list[tuple[_Watch, int]]] = {}
+        self._watches: dict[_Watch, None] = {}  # an ordered set
+
+    @property
+    def watched(self) -> int:
+        """How many tasks somebody watches."""
+        return len(self._watched)
+
+    async def attach(self, connection: AmqpConnection) -> None:
+        """Start to answer. The journal has passed its barrier on this connection before."""
+        channel = await connection.open_channel()
+        queue = await declare_inquiry(channel, self._shard)
+        await serve_many(channel, queue, self._answer, prefetch=PREFETCH)
+
+    def detach(self) -> None:
+        """The connection is gone: nobody can be told any more."""
+        for watch in list(self._watches):
+            self._end(watch)
+
+    async def _answer(self, body: bytes, reply: Reply) -> None:
+        question = decode_question(body)
+        if isinstance(question, Watch):
+            self._begin(question, reply)
+            return
+        if isinstance(question, Listing) or question.barrier:
+            try:
+                await self._journal.barrier().addTimeout(BARRIER_DEADLINE_S, self._clock)
+            except (BrokerError, TimeoutError) as error:
+                self._log.warn("shard {shard}: cannot tell of tasks: {error}", shard=str(self._shard), error=error)
+                return  # the asker's deadline tells
+        now = self._wall_clock()
+        if isinstance(question, Listing):
+            limit = min(max(question.limit, 0), MAX_LISTED)
+            reply(encode_known(self._replica.tasks_of(question.equipment, question.before, limit, now)))
+        else:
+            details = self._replica.details(question.task, question.equipment, now)
+            reply(encode_known([] if details is None else [details]))
+
+    # Watches.
+
+    def _begin(self, question: Watch, reply: Reply) -> None:
+        watch = _Watch(reply, question.tasks)
+        for index, (task_id, equipment_id) in enumerate(question.tasks):
+            state = self._replica.lookup(task_id, equipment_id)
+            if state is not None and state.final:
+                watch.ended.append((index, state))
+            else:
+                self._watched.setdefault(task_id, []).append((watch, index))
+        self._watches[watch] = None
+        watch.timer = self._clock.callLater(min(max(question.wait, 0.0), LONGEST_WATCH_S), self._end, watch)
+        if watch.ended:
+            self._tell(watch)
+
+    def saw(self, event: Event) -> None:
+        """The replica has taken this event: tell whoever waits for it, with all that a reactor turn brings in one message."""
+        if not isinstance(event, (Finished, Cancelled)) or event.task_id not in self._watched:
+            return
+        state = self._replica.lookup(event.task_id, event.equipment_id)
+        if state is None or not state.final:
+            return  # a cancellation that came too late
+        for watch, index in self._watched.pop(event.task_id):
+            if not watch.ended:
+                self._clock.callLater(0, self._tell, watch)
+            watch.ended.append((index, state))
+
+    def _tell(self, watch: _Watch) -> None:
+        ended, watch.ended = watch.ended, []
+        if watch in self._watches and ended:
+            watch.reply(encode_ended(ended))
+
+    def _end(self, watch: _Watch) -> None:
+        self._watches.pop(watch, None)
+        if watch.timer is not None and watch.timer.active():
+            watch.timer.cancel()
+        for task_id, _ in watch.pairs:
+            left = [entry for entry in self._watched.pop(task_id, ()) if entry[0] is not watch]
+            if left:
+                self._watched[task_id] = left

@@ -1,0 +1,154 @@
+"""What clients order, a task or its cancellation, where the journal's order decides what becomes of it.
+
+The pattern is the same for both: put it into the journal, and once that is confirmed, ask a replica behind its barrier what the journal
+says. Whoever came first is seen there by everybody, whichever front end he came through and whatever crashed meanwhile. What is known
+before spares the publish.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import Deferred, TimeoutError
+
+from rtprov.audit import audited
+from rtprov.errors import (
+    BrokerError,
+    BrokerUnavailable,
+    KeyReused,
+    NoReply,
+    NoWorker,
+    Overloaded,
+    TaskNotFound,
+    TooLate,
+    Unconfirmed,
+    Undecided,
+    Unroutable,
+)
+from rtprov.model import Details, State, Task, keyed_task_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from twisted.internet.interfaces import IReactorTime
+
+    from rtprov.interfaces import Sealer, TaskDirectory, TaskSink
+
+DEADLINE_S = 4.5  # B answers within 5 s, whatever is broken behind it
+
+
+class Orders:
+    """Takes orders. `new_task_id` makes ids that nobody can guess; `wall_clock` gives seconds since the epoch."""
+
+    def __init__(
+        self,
+        *,
+        tasks: TaskSink,
+        directory: TaskDirectory,
+        sealer: Sealer,
+        clock: IReactorTime,
+        new_task_id: Callable[[], str],
+        wall_clock: Callable[[], float],
+    ) -> None:
+        self._tasks = tasks
+        self._directory = directory
+        self._sealer = sealer
+        self._clock = clock
+        self._new_task_id = new_task_id
+        self._wall_clock = wall_clock
+
+    async def submit(self, equipment_id: str, timeout_s: int, body: bytes, caller: str) -> str:
+        """Order a task for `caller`; its id, once the broker has confirmed it. Raises what `TaskSink.submit` fails with."""
+        task = Task(self._new_task_id(), equipment_id, timeout_s, self._wall_clock(), self._sealer.seal(body))
+        try:
+            await audited(self._tasks.submit(task), task, caller).addTimeout(DEADLINE_S, self._clock)
+        except TimeoutError:
+            raise Unconfirmed("The broker did not confirm the task in time") from None
+        return task.task_id
+
+    async def submit_once(self, equipment_id: str, timeout_s: int, body: bytes, key: str, caller: str) -> str:
+        """The id of the one task of this device and key: ordered now, or before.
+
+        Raises `KeyReused` where that was ordered with another body, `Undecided` where it was sent and that could not be learned, and what
+        `TaskDirectory` and `TaskSink` fail with where nothing was sent.
+        """
+        task_id = keyed_task_id(equipment_id, key)
+        fingerprint = self._sealer.fingerprint(task_id, body)
+        task = Task(task_id, equipment_id, timeout_s, self._wall_clock(), self._sealer.seal(body), fingerprint)
+
+        def submit() -> Deferred[None]:
+            return audited(self._tasks.submit(task), task, caller)
+
+        known = await self._settle(task_id, equipment_id, lambda known: known is None, submit)
+        if known.fingerprint is None or not self._sealer.matches(known.fingerprint, task_id, body):
+            raise KeyReused
+        return task_id
+
+    async def cancel(self, task_id: str, equipment_id: str) -> None:
+        """Call a task off; done where the journal has that before its first call to A.
+
+        Raises `TaskNotFound`, `TooLate`, and otherwise as `submit_once`.
+        """
+
+        def may_be_cancelled(known: Details | None) -> bool:
+            return known is not None and known.state is State.RUNNING and not known.attempt_count
+
+        def call_off() -> Deferred[None]:
+            return self._tasks.call_off(task_id, equipment_id, self._wall_clock())
+
+        known = await self._settle(task_id, equipment_id, may_be_cancelled, call_off)
+        if may_be_cancelled(known):
+            raise NoWorker("The worker that answers is of an earlier version, which cannot cancel")
+        if known.state is not State.CANCELLED:
+            raise TooLate
+
+    async def _settle(
+        self, task_id: str, equipment_id: str, needed: Callable[[Details | None], bool], publish: Callable[[], Deferred[None]]
+    ) -> Details:
+        """What the journal says of the task, once `publish` has been confirmed where that was needed.
+
+        Raises `TaskNotFound`, `NoWorker`, `BrokerError`.
+        """
+        settling = _Settling(self._directory, task_id, equipment_id, needed, publish)
+        try:
+            return await Deferred.fromCoroutine(settling.run()).addTimeout(DEADLINE_S, self._clock)
+        except (BrokerError, NoWorker, TimeoutError) as error:
+            if settling.sent:
+                raise Undecided from None
+            raise NoReply("The worker did not tell of the task in time") if isinstance(error, TimeoutError) else error from None
+
+
+class _Settling:
+    """One order's way; `sent` tells whether it may have reached the journal."""
+
+    def __init__(
+        self,
+        directory: TaskDirectory,
+        task_id: str,
+        equipment_id: str,
+        needed: Callable[[Details | None], bool],
+        publish: Callable[[], Deferred[None]],
+    ) -> None:
+        self._ask: Callable[[bool], Deferred[Details | None]] = lambda barrier: directory.details(task_id, equipment_id, barrier=barrier)
+        self._needed = needed
+        self._publish = publish
+        self.sent = False
+
+    async def run(self) -> Details:
+        known = await self._ask(False)
+        if known is None and not self._needed(None):
+            known = await self._ask(True)
+        if self._needed(known):
+            await self._send()
+            known = await self._ask(True)
+        if known is None:
+            raise TaskNotFound
+        return known
+
+    async def _send(self) -> None:
+        self.sent = True
+        try:
+            await self._publish()
+        except (BrokerUnavailable, Overloaded, Unroutable):
+            self.sent = False
+            raise
