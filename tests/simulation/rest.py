@@ -31,6 +31,11 @@ def jobs(world: World) -> int:
     return sum(each.held for worker in workers if isinstance(worker, WorkerService) for each in worker.workers)
 
 
+def connected(world: World) -> bool:
+    """Whether all front ends and workers are at their work."""
+    return all(process.service.connection.connected for process in world.processes.values() if isinstance(process, Service))
+
+
 def _sizes(process: object) -> list[tuple[str, int]]:
     if isinstance(process, Broker):
         return _broker(process)

@@ -20,7 +20,7 @@ from tests.simulation.clients import Client
 from tests.simulation.clock import Role
 from tests.simulation.faults import Faults
 from tests.simulation.knobs import turned
-from tests.simulation.rest import at_rest, jobs
+from tests.simulation.rest import at_rest, connected, jobs
 from tests.simulation.world import Setup, World
 
 MAX_EVENTS = 200_000
@@ -168,7 +168,8 @@ class _Run:
         """Tasks that no client knows of come to their end, too, and calls that a worker makes for what another one has finished."""
         self._advance(lambda: all(task.finished is not None or not task.requested for task in self.checks.tasks.values()), CALM_S)
         self._advance(lambda: not (jobs(self.world) or self.world.frozen), LONGEST_CALL_S)
-        self._advance(lambda: False, 2.0)
+        self._advance(lambda: connected(self.world), CALM_S)
+        self.checks.expect(connected(self.world), "Some role does not connect to the broker")
 
     def _ask_again(self) -> None:
         """Whoever asks now, and whomever, is told the same."""
