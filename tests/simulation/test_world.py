@@ -1,0 +1,211 @@
+"""What the simulated world is made of does what it says: clocks, network and disk."""
+
+from __future__ import annotations
+
+import random
+
+from pamqp.commands import Basic
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from rtprov.amqp.framing import encode_header
+from rtprov.broker.messages import Message
+from rtprov.broker.storage import Record
+from tests.simulation.clock import Role, WorldClock
+from tests.simulation.disk import Disk, SimulatedStorage
+from tests.simulation.network import Link, Network
+
+
+class Listener(Protocol):
+    """Keeps what it receives, and whether its connection is lost."""
+
+    def __init__(self) -> None:
+        self.received = b""
+        self.lost = False
+
+    def dataReceived(self, data: bytes) -> None:
+        self.received += data
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.lost = True
+
+
+class WorldTestCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.world = WorldClock()
+        self.rng = random.Random(1)
+
+    def advance(self, seconds: float) -> None:
+        """Let so much time pass."""
+        end = self.world.now + seconds
+        alarm = self.world.call_later(None, seconds, lambda: None)
+        while alarm.active() and self.world.step():
+            pass
+        self.assertEqual(self.world.now, end)
+
+
+class Clocks(WorldTestCase):
+    def test_order(self) -> None:
+        """What is due happens in the order of its times, and of asking where those are the same."""
+        happened: list[str] = []
+        for name, delay in (("c", 2.0), ("a", 1.0), ("b", 1.0)):
+            self.world.call_later(None, delay, happened.append, name)
+        self.advance(3.0)
+        self.assertEqual(happened, ["a", "b", "c"])
+
+    def test_reset_and_cancel(self) -> None:
+        """A call that is put off happens then, one that is brought forward at once, one that is cancelled never."""
+        happened: list[tuple[str, float]] = []
+        calls = {
+            name: self.world.call_later(None, 5.0, lambda name=name: happened.append((name, self.world.now)))
+            for name in ("later", "sooner", "never")
+        }
+        calls["later"].reset(9.0)
+        calls["sooner"].reset(1.0)
+        calls["never"].cancel()
+        self.advance(10.0)
+        self.assertEqual(happened, [("sooner", 1.0), ("later", 9.0)])
+
+    def test_a_dead_role(self) -> None:
+        """Nothing of a role happens after its death, neither what it had asked for before nor what it asks for then."""
+        role, happened = Role("r", self.world), list[str]()
+        role.clock.callLater(1.0, happened.append, "before")
+        role.alive = False
+        role.clock.callLater(1.0, happened.append, "after")
+        self.advance(2.0)
+        self.assertEqual((happened, self.world.pending()), ([], []))
+
+    def test_a_frozen_role(self) -> None:
+        """What is due while a role stands still happens when it goes on, in order."""
+        role, happened = Role("r", self.world), list[str]()
+        role.clock.callLater(3.0, happened.append, "second")
+        role.clock.callLater(1.0, happened.append, "first")
+        role.frozen_until = 10.0
+        self.advance(9.0)
+        self.assertEqual(happened, [])
+        self.advance(1.0)
+        self.assertEqual(happened, ["first", "second"])
+
+
+class Links(WorldTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.network = Network(self.world, self.rng, split=0.5, slow=0.0)
+        self.client_role, self.server_role = Role("c", self.world), Role("s", self.world)
+        factories = [Factory.forProtocol(Listener) for _ in range(2)]
+        self.network.listen(self.server_role, "server", factories[0])
+        connected = self.network.endpoint(self.client_role, "server").connect(factories[1])
+        self.advance(1.0)
+        self.successResultOf(connected)
+        self.link: Link = self.network.open_links()[0]
+        self.client, self.server = self.link.client, self.link.server
+
+    def listener(self, end: object) -> Listener:
+        protocol = getattr(end, "protocol", None)
+        assert isinstance(protocol, Listener)
+        return protocol
+
+    def test_bytes(self) -> None:
+        """What one end writes arrives at the other, whole and in order, before its goodbye."""
+        self.client.write(b"a" * 100)
+        self.client.write(b"b" * 100)
+        self.client.loseConnection()
+        self.advance(2.0)
+        self.assertEqual(self.listener(self.server).received, b"a" * 100 + b"b" * 100)
+        self.assertEqual([self.listener(end).lost for end in self.link.ends], [True, True])
+        self.assertEqual(self.network.open_links(), [])
+
+    def test_cut(self) -> None:
+        """Of what was on its way when a link was cut, some arrives; then both ends are told."""
+        self.client.write(bytes(range(100)))
+        self.link.break_off()
+        self.client.write(b"more")
+        self.advance(2.0)
+        received = self.listener(self.server).received
+        self.assertEqual(received, bytes(range(100))[: len(received)])
+        self.assertEqual([self.listener(end).lost for end in self.link.ends], [True, True])
+
+    def test_half_open(self) -> None:
+        """Of a mute end nothing arrives until it is heard again; then all does."""
+        self.link.mute([self.client], 60.0)
+        self.client.write(b"hello")
+        self.server.write(b"are you there?")
+        self.advance(59.0)
+        self.assertEqual((self.listener(self.server).received, self.listener(self.client).received), (b"", b"are you there?"))
+        self.advance(2.0)
+        self.assertEqual(self.listener(self.server).received, b"hello")
+
+    def test_half_open_and_given_up(self) -> None:
+        """An end that gives up a mute link is rid of it; the other learns of it when it is heard again."""
+        self.link.mute(self.link.ends, 60.0)
+        self.client.abortConnection()
+        self.advance(59.0)
+        self.assertEqual([self.listener(end).lost for end in self.link.ends], [True, False])
+        self.advance(2.0)
+        self.assertTrue(self.listener(self.server).lost)
+
+    def test_death(self) -> None:
+        """A dead role's peers are told, and it hears nothing any more."""
+        self.server.write(b"too late")
+        self.client_role.alive = False
+        self.network.role_died(self.client_role, None)
+        self.advance(1.0)
+        self.assertEqual((self.listener(self.client).received, self.listener(self.client).lost), (b"", False))
+        self.assertTrue(self.listener(self.server).lost)
+
+    def test_power_loss(self) -> None:
+        """A role whose machine has lost its power is missed only after a while."""
+        self.client_role.alive = False
+        self.network.role_died(self.client_role, 30.0)
+        self.advance(29.0)
+        self.assertFalse(self.listener(self.server).lost)
+        self.advance(2.0)
+        self.assertTrue(self.listener(self.server).lost)
+
+
+class Disks(WorldTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.disk = Disk(lambda _: None)
+        self.addCleanup(self.disk.destroy)
+
+    def open(self) -> tuple[Role, SimulatedStorage]:
+        role = Role("broker", self.world)
+        return role, SimulatedStorage(self.disk, role=role, world=self.world, rng=self.rng)
+
+    def test_what_survives(self) -> None:
+        """What was committed is there after the broker's death; what was not told to be, is not."""
+        role, storage = self.open()
+        storage.queue_declared("q", {}, False)
+        storage.added("q", record(1))
+        committed = storage.commit()
+        self.assertNoResult(committed)
+        self.advance(2.0)
+        self.successResultOf(committed)
+        storage.added("q", record(2))
+        storage.die()
+        role.alive = False
+        self.advance(2.0)
+        (queue,) = self.open()[1].recover().queues
+        self.assertEqual((queue.name, queue.count, queue.last), ("q", 1, 1))
+
+    def test_full(self) -> None:
+        """While the disk is full a commit waits, and the broker is told; then it is done."""
+        _, storage = self.open()
+        heard: list[str | None] = []
+        storage.on_trouble = heard.append
+        self.disk.full = True
+        storage.queue_declared("q", {}, False)
+        committed = storage.commit()
+        self.advance(5.0)
+        self.assertNoResult(committed)
+        self.disk.full = False
+        self.advance(5.0)
+        self.successResultOf(committed)
+        self.assertEqual(heard, ["database or disk is full", None])
+
+
+def record(position: int) -> Record:
+    properties = Basic.Properties(delivery_mode=2)
+    return Record(position, 0.0, Message("", "q", properties, encode_header(properties, 1), b"x"))
