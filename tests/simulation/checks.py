@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
     from tests.simulation.clock import Role, WorldClock
     from tests.simulation.disk import Disk
-    from tests.simulation.network import Link, Network
+    from tests.simulation.links import Link
+    from tests.simulation.network import Network
     from tests.simulation.service_a import Call
     from tests.simulation.trace import Trace
 

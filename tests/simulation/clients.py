@@ -16,7 +16,8 @@ from twisted.python.failure import Failure
 
 from rtprov.model import State
 from tests.simulation.checks import Checks, Order
-from tests.simulation.network import End, Network
+from tests.simulation.links import End
+from tests.simulation.network import Network
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from attrs import define, field
 
-from tests.simulation.network import Link
+from tests.simulation.links import Link
 from tests.simulation.world import World
 
 HOT_EVENTS = 12

@@ -14,7 +14,7 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from tests.simulation.clock import Role
-from tests.simulation.network import End
+from tests.simulation.links import End
 
 SUCCESS = b'{"code": 200, "message": "success"}'
 NOT_FOUND = b'{"code": 404, "message": "The requested equipment is not found"}'

@@ -14,7 +14,8 @@ from rtprov.broker.messages import Message
 from rtprov.broker.storage import Record
 from tests.simulation.clock import Role, WorldClock
 from tests.simulation.disk import Disk, SimulatedStorage
-from tests.simulation.network import Link, Network
+from tests.simulation.links import Link
+from tests.simulation.network import Network
 
 
 class Listener(Protocol):
