@@ -10,6 +10,7 @@ all replicas agree, and so does one that reads the journal again.
 
 from __future__ import annotations
 
+import math
 from heapq import heappop, heappush
 
 import attrs
@@ -30,12 +31,13 @@ LONGEST_GUESS_S = 1530.0
 class _Record:
     """`task_id` is the very string that is the record's key, so that everything else that needs it shares it.
 
-    `log` has the attempts one by one, where there was more to tell of them than when the first one began. `earlier` and `later` are the
-    device's tasks before and after this one.
+    `number` goes up with each task that the journal begins. `log` has the attempts one by one, where there was more to tell of them than
+    when the first one began. `earlier` and `later` are the device's tasks before and after this one.
     """
 
     task_id: str
     equipment_id: str
+    number: int
     state: State = State.RUNNING
     requested_at: float | None = None
     first_started_at: float | None = None
@@ -75,6 +77,7 @@ class Store:
         self._retention_s = retention_s
         self._records: dict[str, _Record] = {}
         self._newest: dict[str, _Record] = {}  # by equipment
+        self._begun = 0
         # A heap. Events come nearly in the order of their times, where a push costs next to nothing; and a writer whose clock runs ahead
         # keeps its own tasks longer, not everybody's.
         self._finished: list[_Record] = []
@@ -118,9 +121,10 @@ class Store:
 
     def _add(self, task_id: str, equipment_id: str) -> _Record:
         newest = self._newest.get(equipment_id)
+        self._begun += 1
         if newest is not None:
             equipment_id = newest.equipment_id
-        record = self._records[task_id] = self._newest[equipment_id] = _Record(task_id, equipment_id, earlier=newest)
+        record = self._records[task_id] = self._newest[equipment_id] = _Record(task_id, equipment_id, self._begun, earlier=newest)
         if newest is not None:
             newest.later = record
         return record
@@ -172,6 +176,11 @@ class Store:
         """Whether the task is known to have ended."""
         record = self._records.get(task_id)
         return record is not None and record.state.final
+
+    def order(self, task_id: str) -> float:
+        """A number by which tasks stand in the order in which the journal begins them; infinity for one that it does not know."""
+        record = self._records.get(task_id)
+        return record.number if record is not None else math.inf
 
     def first_started_at(self, task_id: str) -> float | None:
         """When the task's first attempt began, in seconds since the epoch; None where none is known."""

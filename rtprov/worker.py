@@ -129,6 +129,8 @@ class ShardWorker:
         self._rng = rng
         self._jobs: dict[str, Job] = {}
         self._lanes: Lanes[Job] = Lanes()
+        self._arriving: list[Job] = []  # before they enter their lanes, for as long as something that was delivered before is among them
+        self._sorting: Deferred[None] | None = None
         self._draining = False
         self._renewal = LoopingCall(self._renew)
         self._renewal.clock = clock
@@ -156,6 +158,7 @@ class ShardWorker:
         """The connection is gone: forget the jobs that neither call nor pause; the others learn of it at their next step."""
         if self._renewal.running:
             self._renewal.stop()
+        self._send_away_arriving()
         for job in self._lanes.drop_waiting():
             del self._jobs[job.key]
         for job in list(self._jobs.values()):
@@ -182,8 +185,51 @@ class ShardWorker:
         unjudged = delivery.redelivered or task.fingerprint is not None
         job = Job(evolve(task, sealed=""), delivery, self._clock.seconds(), unjudged)
         self._jobs[job.key] = job
-        if self._lanes.enter(task.equipment_id, job):
+        if delivery.redelivered or self._arriving:
+            self._arriving.append(job)
+            if self._sorting is None:
+                self._sort()
+        else:
+            self._enter(job)
+
+    def _sort(self) -> None:
+        sorting = Deferred.fromCoroutine(self._enter_in_order())
+        if not sorting.called:
+            self._sorting = sorting
+        sorting.addErrback(self._unsorted)
+
+    def _unsorted(self, reason: Failure) -> None:
+        if not reason.check(CancelledError):
+            self._log.failure("{queue}: what has come back stays where it is", reason, queue=self._shard.work)
+
+    async def _enter_in_order(self) -> None:
+        """What comes back may come in another order than that of the POSTs; the journal has that, behind the barrier all of it."""
+        while True:
+            judged = list(self._arriving)
+            try:
+                await self._journal.barrier()
+                break
+            except BrokerError:
+                await deferLater(self._clock, BARRIER_RETRY_S)
+        for job in judged:
+            job.unjudged = False
+        self._sorting = None
+        arrived, self._arriving = self._arriving, []
+        for job in sorted(arrived, key=lambda job: self._store.order(job.task.task_id)):
+            self._enter(job)
+
+    def _enter(self, job: Job) -> None:
+        if self._lanes.enter(job.task.equipment_id, job):
             self._start(job)
+
+    def _send_away_arriving(self) -> None:
+        """Forget what has entered no lane yet: the broker has it, or will have it back."""
+        for job in self._arriving:
+            del self._jobs[job.key]
+        self._arriving.clear()
+        sorting, self._sorting = self._sorting, None
+        if sorting is not None:
+            sorting.cancel()
 
     def _renew(self) -> None:
         overdue = self._clock.seconds() - RENEW_AFTER_S
@@ -339,6 +385,7 @@ class ShardWorker:
         is held unsettled goes back to the broker, in order, when the connection closes.
         """
         self._draining = True
+        self._send_away_arriving()
         for job in list(self._jobs.values()):
             if job.running is not None and not job.calling:
                 job.running.cancel()

@@ -5,9 +5,10 @@ from __future__ import annotations
 from attrs import define, field
 from twisted.internet.defer import Deferred, succeed
 
-from rtprov.errors import EquipmentUnreachable
+from rtprov.errors import BrokerUnavailable, EquipmentUnreachable
 from rtprov.model import Cancelled, Event, Finished, Postponed, Requested, Started, State, Task
 from rtprov.wire import encode_task
+from rtprov.worker import BARRIER_RETRY_S
 from tests.fakes import FakeDelivery, FakeJournal, PlainSealer
 from tests.test_worker import BODY, EPOCH, WorkerTestCase, task_id
 
@@ -82,6 +83,73 @@ class Cancellations(LateTestCase):
         self.equipment.calls[0].end()
         self.late.land()
         self.assertEqual((self.equipment.under_way, second.settled, third.settled), ([task_id(3)], "ack", None))
+
+
+class Returned(LateTestCase):
+    def known(self, *numbers: int) -> None:
+        for number in numbers:
+            self.store.apply(Requested(task_id(number), "DEVICE1", EPOCH))
+
+    def test_in_the_order_of_the_journal(self) -> None:
+        """Tasks that come back in another order, and what comes behind them, are called in the order in which they were requested."""
+        self.known(1, 2, 3)
+        for number in (2, 1):
+            self.deliver(number, redelivered=True)
+        self.deliver(3)
+        self.assertEqual(self.late.barriers, 1)
+        order = []
+        for _ in range(3):
+            while not self.equipment.under_way:
+                self.late.land()
+            order += self.equipment.under_way
+            self.equipment.calls[-1].end()
+        self.assertEqual(order, [task_id(1), task_id(2), task_id(3)])
+
+    def test_behind_what_is_there(self) -> None:
+        """A task whose call goes on stays the first of its device; it is adopted at once."""
+        first = self.deliver(1)
+        self.late.land()
+        self.known(2)
+        self.lose_connection(first)
+        self.deliver(2, redelivered=True)
+        again = self.deliver(1, redelivered=True)
+        self.late.land()
+        self.assertEqual(self.equipment.under_way, [task_id(1)])
+        self.equipment.calls[0].end()
+        self.assertEqual(again.settled, "ack")
+        self.late.land()
+        self.assertEqual(self.equipment.under_way, [task_id(2)])
+
+    def test_lost_again(self) -> None:
+        """When the connection goes before the barrier, what has come back is forgotten, and comes back once more."""
+        self.known(1, 2)
+        deliveries = [self.deliver(number, redelivered=True) for number in (2, 1)]
+        self.lose_connection(*deliveries)
+        self.assertEqual(self.worker.held, 0)
+        for number in (1, 2):
+            self.deliver(number, redelivered=True)
+        for _ in range(3):
+            self.late.land()
+        self.assertEqual(self.equipment.under_way, [task_id(1)])
+
+    def test_a_barrier_that_fails(self) -> None:
+        """A barrier that fails is asked again; nothing begins before."""
+        self.known(1)
+        self.deliver(1, redelivered=True)
+        self.late.landing.pop().errback(BrokerUnavailable("away"))
+        self.clock.advance(BARRIER_RETRY_S)
+        self.assertEqual((self.late.barriers, self.equipment.calls), (2, []))
+        for _ in range(2):
+            self.late.land()
+        self.assertEqual(self.equipment.under_way, [task_id(1)])
+
+    def test_drained(self) -> None:
+        """A worker that is stopped meanwhile begins nothing of what has come back."""
+        self.known(1)
+        self.deliver(1, redelivered=True)
+        self.successResultOf(self.drain())
+        self.late.land()
+        self.assertEqual((self.equipment.calls, self.worker.held), ([], 0))
 
 
 class Keys(LateTestCase):
