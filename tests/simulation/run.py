@@ -183,7 +183,8 @@ class _Run:
 
     def _stop(self) -> None:
         world = self.world
-        self._advance(lambda: False, 3.0)  # what is under way arrives
+        self._advance(lambda: False, 3.0)  # what is under way arrives …
+        self._advance(lambda: connected(self.world), CALM_S)  # … and who has been restarted meanwhile is at his work
         if self.checks.broken is None:
             at_rest(world, running=True)
         world.closing = True
