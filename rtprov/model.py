@@ -92,12 +92,13 @@ class Requested:
 
 @attrs.frozen
 class Started:
-    """A worker calls A; `attempt` counts from 1."""
+    """A worker calls A; `attempt` counts from 1. `by` names the worker's process, where its version says so."""
 
     task_id: str
     equipment_id: str
     at: float
     attempt: int
+    by: str | None = None
 
 
 @attrs.frozen

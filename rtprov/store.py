@@ -31,18 +31,20 @@ LONGEST_GUESS_S = 1530.0
 class _Record:
     """`task_id` is the very string that is the record's key, so that everything else that needs it shares it.
 
-    `number` goes up with each task that the journal begins. `log` has the attempts one by one, where there was more to tell of them than
-    when the first one began. `earlier` and `later` are the device's tasks before and after this one.
+    `log` has the attempts one by one, where there was more to tell of them than when the first one began. `begun_by` is the process that
+    makes the latest one, while that has no end; `deaths` counts the attempts without an end that another process followed up. `earlier`
+    and `later` are the device's tasks before and after this one.
     """
 
     task_id: str
     equipment_id: str
-    number: int
     state: State = State.RUNNING
     requested_at: float | None = None
     first_started_at: float | None = None
     finished_at: float = 0.0
     attempts: int = 0
+    deaths: int = 0
+    begun_by: str | None = None
     reason: str | None = None
     fingerprint: str | None = None
     log: tuple[Attempt, ...] | None = None
@@ -77,7 +79,6 @@ class Store:
         self._retention_s = retention_s
         self._records: dict[str, _Record] = {}
         self._newest: dict[str, _Record] = {}  # by equipment
-        self._begun = 0
         # A heap. Events come nearly in the order of their times, where a push costs next to nothing; and a writer whose clock runs ahead
         # keeps its own tasks longer, not everybody's.
         self._finished: list[_Record] = []
@@ -121,10 +122,9 @@ class Store:
 
     def _add(self, task_id: str, equipment_id: str) -> _Record:
         newest = self._newest.get(equipment_id)
-        self._begun += 1
         if newest is not None:
             equipment_id = newest.equipment_id
-        record = self._records[task_id] = self._newest[equipment_id] = _Record(task_id, equipment_id, self._begun, earlier=newest)
+        record = self._records[task_id] = self._newest[equipment_id] = _Record(task_id, equipment_id, earlier=newest)
         if newest is not None:
             newest.later = record
         return record
@@ -139,8 +139,14 @@ class Store:
             if record.attempts:
                 record.add(Attempt(event.attempt, event.at))
             record.attempts = event.attempt
+            self._note_process(record, event.by)
         if record.first_started_at is None or event.at < record.first_started_at:
             record.first_started_at = event.at
+
+    def _note_process(self, record: _Record, by: str | None) -> None:
+        if record.begun_by is not None and by != record.begun_by:
+            record.deaths += 1
+        record.begun_by = None if by is None else self._shared(by)
 
     def _postpone(self, record: _Record, event: Postponed) -> None:
         last = record.last_attempt()
@@ -149,6 +155,7 @@ class Store:
         if event.attempt == last.number and last.ended_at is None:
             record.add(attrs.evolve(last, ended_at=event.at, error=self._shared(event.reason), retry_at=event.until))
             record.attempts = last.number
+            record.begun_by = None
 
     def _end(self, record: _Record, at: float, state: State, reason: str) -> None:
         last = record.last_attempt()
@@ -177,10 +184,10 @@ class Store:
         record = self._records.get(task_id)
         return record is not None and record.state.final
 
-    def order(self, task_id: str) -> float:
-        """A number by which tasks stand in the order in which the journal begins them; infinity for one that it does not know."""
+    def ahead(self, task_id: str) -> float:
+        """How many of the device's tasks are to end before this one begins; infinitely many where it is not known."""
         record = self._records.get(task_id)
-        return record.number if record is not None else math.inf
+        return math.inf if record is None else self._queue(record, math.inf)[0]
 
     def first_started_at(self, task_id: str) -> float | None:
         """When the task's first attempt began, in seconds since the epoch; None where none is known."""
@@ -191,6 +198,11 @@ class Store:
         """How many attempts are known to have begun."""
         record = self._records.get(task_id)
         return record.attempts if record is not None else 0
+
+    def deaths(self, task_id: str) -> int:
+        """How many processes have begun to call for the task and were followed by another one before they had told of an end."""
+        record = self._records.get(task_id)
+        return record.deaths if record is not None else 0
 
     def over(self, task_id: str, fingerprint: str | None, accepted_at: float) -> bool | None:
         """Whether nothing is to be done for a task's message: the task has ended, or is another message's, with another body.
@@ -249,14 +261,14 @@ class Store:
             fingerprint=record.fingerprint,
         )
 
-    def _queue(self, record: _Record) -> tuple[int, _Record]:
+    def _queue(self, record: _Record, at_most: float = LONGEST_WALK) -> tuple[int, _Record]:
         """How many of the device's tasks are to end before this one begins, and the first of them (itself where there is none).
 
         They run in order, so nothing waits behind one that has ended but for the cancelled.
         """
         count, first = 0, record
         earlier = record.earlier
-        while earlier is not None and count < LONGEST_WALK and earlier.state in (State.RUNNING, State.CANCELLED):
+        while earlier is not None and count < at_most and earlier.state in (State.RUNNING, State.CANCELLED):
             if earlier.state is State.RUNNING:
                 count, first = count + 1, earlier
             earlier = earlier.earlier

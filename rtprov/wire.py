@@ -77,6 +77,7 @@ class _Started(_Tagged, tag="started"):
     equipment: str
     at: float
     attempt: int
+    by: str | UnsetType = UNSET
     v: int = VERSION
 
 
@@ -165,7 +166,7 @@ def decode_task(body: bytes) -> Task:
 def encode_event(event: Event) -> bytes:
     """A journal's message. `Unrecognised` events are only read, never written: TypeError."""
     if isinstance(event, Started):
-        return _encode(_Started(event.task_id, event.equipment_id, event.at, event.attempt))
+        return _encode(_Started(event.task_id, event.equipment_id, event.at, event.attempt, _given(event.by)))
     if isinstance(event, Finished):
         return _encode(_Finished(event.task_id, event.equipment_id, event.at, event.state.value, event.reason))
     if isinstance(event, Marker):
@@ -188,7 +189,7 @@ def decode_event(body: bytes) -> Event:
     if isinstance(message, _Requested):
         return Requested(message.task, message.equipment, message.at, message.fingerprint or None)
     if isinstance(message, _Started):
-        return Started(message.task, message.equipment, message.at, message.attempt)
+        return Started(message.task, message.equipment, message.at, message.attempt, message.by or None)
     if isinstance(message, _Marker):
         return Marker(message.id)
     if isinstance(message, _Postponed):

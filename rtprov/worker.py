@@ -27,6 +27,7 @@ from rtprov.amqp.consumer import consume
 from rtprov.errors import BrokerError, EquipmentSilent, EquipmentUnreachable, NoAnswer, OutOfPatience, SealError, UndecodableMessage
 from rtprov.lanes import Lanes
 from rtprov.model import Finished, Postponed, Requested, Started, State, Task
+from rtprov.quarantine import GIVE_UP_AFTER
 from rtprov.wire import decode_task
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from rtprov.amqp.topology import Shard
     from rtprov.gate import Admission, Gate
     from rtprov.interfaces import Delivery, Equipment, Journal, Sealer
+    from rtprov.quarantine import Quarantine
     from rtprov.store import Store
 
 FIRST_PAUSE_S = 1.0
@@ -59,6 +61,10 @@ def retry_pause_s(attempt: int, rng: random.Random) -> float:
 
 class _Abandoned(Exception):
     """The job has no live delivery and may not begin a call: its message is on its way to whoever is active now."""
+
+
+class _Deadly(Exception):
+    """One worker after another has died in the task's calls."""
 
 
 @define(eq=False)
@@ -94,7 +100,8 @@ def _key(task: Task) -> str:
 class ShardWorker:
     """A session of the worker's connection: attach it after the shard's journal.
 
-    `gate` lets the calls of this process through to A; `window` is the prefetch, how many tasks may be held here, waiting ones
+    `gate` lets the calls of this process through to A, `quarantine` those that may kill it; the journal knows it as `process_id`.
+    `window` is the prefetch, how many tasks may be held here, waiting ones
     included (1 to 65535). `wall_clock` gives seconds since the epoch for events. `patience_s` is how long a task whose calls do not reach A
     is tried, counted from its first attempt.
     """
@@ -110,6 +117,8 @@ class ShardWorker:
         equipment: Equipment,
         sealer: Sealer,
         gate: Gate,
+        quarantine: Quarantine,
+        process_id: str,
         window: int,
         patience_s: float,
         clock: IReactorTime,
@@ -122,6 +131,8 @@ class ShardWorker:
         self._equipment = equipment
         self._sealer = sealer
         self._gate = gate
+        self._quarantine = quarantine
+        self._process_id = process_id
         self._window = window
         self._patience_s = patience_s
         self._clock = clock
@@ -215,7 +226,7 @@ class ShardWorker:
             job.unjudged = False
         self._sorting = None
         arrived, self._arriving = self._arriving, []
-        for job in sorted(arrived, key=lambda job: self._store.order(job.task.task_id)):
+        for job in sorted(arrived, key=lambda job: self._store.ahead(job.task.task_id)):
             self._enter(job)
 
     def _enter(self, job: Job) -> None:
@@ -246,7 +257,11 @@ class ShardWorker:
         job.running.addCallback(self._leave, job)
 
     def _not_finished(self, reason: Failure, job: Job) -> None:
-        if not reason.check(_Abandoned, CancelledError):
+        if reason.check(_Deadly):
+            deaths = self._store.deaths(job.task.task_id)
+            self._log.error("task {task_id} goes to the dead letters: {n} workers died in its calls", task_id=job.task.task_id, n=deaths)
+            job.delivery.nack(requeue=False)
+        elif not reason.check(_Abandoned, CancelledError):
             self._log.failure("task {task_id}: the worker failed; the broker will deliver it again", reason, task_id=job.task.task_id)
             job.delivery.nack(requeue=True)
 
@@ -331,14 +346,21 @@ class ShardWorker:
             await deferLater(self._clock, RENEWAL_S / 20)
 
     async def _admitted(self, job: Job) -> tuple[State, str] | None:
-        """One attempt, once the gate lets it through. Raises `OutOfPatience` where it does not, and what `_attempt` raises."""
-        admission = await self._gate.enter(self._left_s(job))
-        if not self._store.attempts(job.task.task_id):
-            job.waited_s = admission.waited_s
+        """One attempt, once quarantine and gate let it through. Raises `OutOfPatience` where they do not, and what `_attempt` raises."""
+        deaths = self._store.deaths(job.task.task_id)
+        if deaths >= GIVE_UP_AFTER:
+            raise _Deadly
+        await self._quarantine.enter(deaths)
         try:
-            return await self._attempt(job, admission)
+            admission = await self._gate.enter(self._left_s(job))
+            if not self._store.attempts(job.task.task_id):
+                job.waited_s = admission.waited_s
+            try:
+                return await self._attempt(job, admission)
+            finally:
+                admission.end()
         finally:
-            admission.end()
+            self._quarantine.leave(deaths)
 
     async def _attempt(self, job: Job, admission: Admission) -> tuple[State, str] | None:
         """One call to A; None where there is nothing to call for. Raises `NoAnswer`, `SealError`, `_Abandoned`."""
@@ -347,7 +369,7 @@ class ShardWorker:
             return None
         body = self._sealer.open(decode_task(job.delivery.body).sealed)
         job.attempt = max(job.attempt, self._store.attempts(task.task_id)) + 1
-        await self._journal.append(Started(task.task_id, task.equipment_id, self._wall_clock(), job.attempt))
+        await self._journal.append(Started(task.task_id, task.equipment_id, self._wall_clock(), job.attempt, self._process_id))
         if self._store.attempts(task.task_id) < job.attempt:
             job.unjudged = True  # our own copy of it is still to come, and before it perhaps a cancellation
         if await self._over(job):  # the delivery may have been renewed meanwhile

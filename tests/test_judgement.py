@@ -65,7 +65,7 @@ class Cancellations(LateTestCase):
         self.late.order.insert(0, Cancelled(task_id(1), "DEVICE1", EPOCH))
         self.late.land()
         self.assertEqual((self.equipment.calls, delivery.settled, self.state(1)), ([], "ack", State.CANCELLED))
-        self.assertEqual(self.late.events, [Started(task_id(1), "DEVICE1", EPOCH, 1)])
+        self.assertEqual(self.late.events, [Started(task_id(1), "DEVICE1", EPOCH, 1, "p1")])
 
     def test_behind_the_start(self) -> None:
         """One that comes behind the start does not keep it from being called."""

@@ -76,6 +76,7 @@ LAYERS = (
             "rtprov.docspage",
             "rtprov.deadletters",
             "rtprov.gate",
+            "rtprov.quarantine",
             "rtprov.worker",
             "rtprov.scenario",
             "rtprov.stub",

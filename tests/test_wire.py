@@ -121,6 +121,9 @@ class Events(SynchronousTestCase):
         self.assertEqual(
             json.loads(encode_event(Started(TASK.task_id, "ABC123456", 2.5, 3))), {"kind": "started", **ids, "at": 2.5, "attempt": 3}
         )
+        named = Started(TASK.task_id, "ABC123456", 2.5, 3, "p1")
+        self.assertEqual(json.loads(encode_event(named)), {"kind": "started", **ids, "at": 2.5, "attempt": 3, "by": "p1"})
+        self.assertEqual(decode_event(encode_event(named)), named)
         for state, name in ((State.COMPLETED, "completed"), (State.FAILED, "failed"), (State.NOT_FOUND, "not_found")):
             self.assertEqual(
                 json.loads(encode_event(attrs.evolve(FINISHED, state=state))),

@@ -15,6 +15,7 @@ from rtprov.breaker import Breaker
 from rtprov.errors import EquipmentUnreachable
 from rtprov.gate import Gate
 from rtprov.model import Finished, Requested, Started, State, Task
+from rtprov.quarantine import GIVE_UP_AFTER, Quarantine
 from rtprov.store import Store
 from rtprov.wire import encode_task
 from rtprov.worker import RENEW_AFTER_S, RENEW_LOOK_S, ShardWorker, retry_pause_s
@@ -46,6 +47,8 @@ class WorkerTestCase(SynchronousTestCase):
             equipment=self.equipment,
             sealer=PlainSealer(),
             gate=self.gate,
+            quarantine=Quarantine(),
+            process_id="p1",
             window=100,
             patience_s=self.patience_s,
             clock=cast("IReactorTime", self.clock),
@@ -93,7 +96,7 @@ class OneTask(WorkerTestCase):
         self.assertEqual(delivery.settled, "ack")
         self.assertEqual(self.worker.held, 0)
         started, finished = self.journal.events
-        self.assertEqual(started, Started(task_id(1), "DEVICE1", EPOCH, 1))
+        self.assertEqual(started, Started(task_id(1), "DEVICE1", EPOCH, 1, "p1"))
         self.assertIsInstance(finished, Finished)
         self.assertIs(self.state(1), State.COMPLETED)
 
@@ -157,6 +160,42 @@ class Order(WorkerTestCase):
         self.assertEqual(self.equipment.under_way, [task_id(number) for number in (0, 20, 21, 22, 23)])
         self.equipment.calls[1].end()
         self.assertEqual(len(self.equipment.under_way), 5)
+
+
+class Deadly(WorkerTestCase):
+    """Tasks in whose calls other processes have died."""
+
+    def deaths(self, number: int, equipment_id: str, deaths: int) -> FakeDelivery:
+        """Deliver a task that so many processes have begun before, and never ended."""
+        self.store.apply(Requested(task_id(number), equipment_id, EPOCH))
+        for attempt in range(1, deaths + 2):
+            self.store.apply(Started(task_id(number), equipment_id, EPOCH, attempt, f"p0.{attempt}"))
+        return self.deliver(number, equipment_id, redelivered=True)
+
+    def test_suspects_run_alone_at_last(self) -> None:
+        """Of several tasks that have seen some processes die, one is called at a time; others are called beside them."""
+        for number in range(3):
+            self.deaths(number, f"DEVICE{number}", 7)
+        self.deliver(9, "DEVICE9")
+        self.assertEqual(self.equipment.under_way, [task_id(0), task_id(9)])
+        self.equipment.calls[0].end()
+        self.assertEqual(self.equipment.under_way, [task_id(9), task_id(1)])
+
+    def test_given_up(self) -> None:
+        """A task that has killed one process after another goes to the dead letters without a further call, and its device goes on."""
+        delivery = self.deaths(1, "DEVICE1", GIVE_UP_AFTER)
+        self.assertEqual((delivery.settled, self.equipment.calls), ("dead", []))
+        self.deliver(2)
+        self.assertEqual(self.equipment.under_way, [task_id(2)])
+
+    def test_drained(self) -> None:
+        """A worker that is stopped does not wait for suspects that wait for one another."""
+        for number in range(2):
+            self.deaths(number, f"DEVICE{number}", 7)
+        drained = self.drain()
+        self.equipment.calls[0].end()
+        self.successResultOf(drained)
+        self.assertEqual(len(self.equipment.calls), 1)
 
 
 class Retries(WorkerTestCase):

@@ -30,6 +30,7 @@ from rtprov.inquiries import Directory, InquiryServer
 from rtprov.interfaces import Equipment, Sealer
 from rtprov.journal import ShardJournal, TaskPublisher
 from rtprov.model import Event
+from rtprov.quarantine import Quarantine
 from rtprov.status import StatusClient, StatusServer
 from rtprov.store import Store
 from rtprov.worker import ShardWorker
@@ -114,6 +115,8 @@ class WorkerService(Service):
         self._equipment = equipment
         self._sealer = sealer
         breaker = Breaker(concurrency=settings.concurrency, rng=surroundings.rng)
+        self._quarantine = Quarantine()
+        self._process_id = surroundings.new_id()[:12]
         self._gate = Gate(concurrency=settings.concurrency, breaker=breaker, clock=surroundings.clock)
         self._publisher = Publisher(clock=surroundings.clock, max_unconfirmed=MAX_UNCONFIRMED, confirm_deadline_s=CONFIRM_DEADLINE_S)
         self.stores: list[Store] = []
@@ -148,6 +151,8 @@ class WorkerService(Service):
             equipment=self._equipment,
             sealer=self._sealer,
             gate=self._gate,
+            quarantine=self._quarantine,
+            process_id=self._process_id,
             window=min(MAX_WINDOW, 2 * settings.concurrency + WAITING_ROOM),
             patience_s=settings.patience_s,
             clock=outer.clock,

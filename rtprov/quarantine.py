@@ -1,0 +1,61 @@
+"""Tasks in whose calls one worker after another has died. Few of them run at once: so the one that kills is found, and the others end.
+
+Whoever was under way beside it looks just as guilty. With each death, fewer run together: 64, then 8, then each alone. A task that goes on
+killing then is given up.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from attrs import define, field
+from twisted.internet.defer import Deferred, succeed
+
+SUSPECT_AFTER = 3  # deaths
+GIVE_UP_AFTER = 20  # so many that no series of restarts looks like it
+_COMPANY = (64, 8)  # how many suspects may run at once, by how often their worker died since they became ones; then one
+
+
+def company(deaths: int) -> int | None:
+    """How many suspects may run at once where one of them has seen so many deaths; None where it is no suspect."""
+    if deaths < SUSPECT_AFTER:
+        return None
+    steps = deaths - SUSPECT_AFTER
+    return _COMPANY[steps] if steps < len(_COMPANY) else 1
+
+
+@define(eq=False)
+class _Waiter:
+    company: int
+    admitted: Deferred[None] = field(repr=False)
+
+
+class Quarantine:
+    """All suspects of a process, first come, first served."""
+
+    def __init__(self) -> None:
+        self._running: list[int] = []
+        self._waiting: deque[_Waiter] = deque()
+
+    def enter(self, deaths: int) -> Deferred[None]:
+        """Fire when the task may go on: at once for one that is no suspect. Cancelling gives the place up."""
+        limit = company(deaths)
+        if limit is None:
+            return succeed(None)
+        waiter = _Waiter(limit, Deferred(lambda _: self._waiting.remove(waiter)))
+        self._waiting.append(waiter)
+        self._admit()
+        return waiter.admitted
+
+    def leave(self, deaths: int) -> None:
+        """The task's attempt is over. To be called once for each `enter` that has fired."""
+        limit = company(deaths)
+        if limit is not None:
+            self._running.remove(limit)
+            self._admit()
+
+    def _admit(self) -> None:
+        while self._waiting and len(self._running) < min([self._waiting[0].company, *self._running]):
+            waiter = self._waiting.popleft()
+            self._running.append(waiter.company)
+            waiter.admitted.callback(None)

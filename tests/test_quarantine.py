@@ -1,0 +1,73 @@
+"""Tasks that may kill their worker: how many of them run together, and that the one that does is found."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from rtprov.quarantine import GIVE_UP_AFTER, SUSPECT_AFTER, Quarantine, company
+
+
+class Company(SynchronousTestCase):
+    def test_by_deaths(self) -> None:
+        """A few deaths are nothing; then ever fewer run together, at last each alone."""
+        self.assertEqual([company(deaths) for deaths in range(SUSPECT_AFTER + 4)], [None] * SUSPECT_AFTER + [64, 8, 1, 1])
+        self.assertEqual(company(GIVE_UP_AFTER), 1)
+
+
+class QuarantineTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.quarantine = Quarantine()
+
+    def running(self, entered: list[Deferred[None]]) -> int:
+        return sum(each.called for each in entered)
+
+    def test_no_suspects(self) -> None:
+        """Whoever is no suspect goes on at once, however many there are, and holds nobody up."""
+        alone = self.quarantine.enter(99)
+        self.successResultOf(alone)
+        for _ in range(1000):
+            self.successResultOf(self.quarantine.enter(SUSPECT_AFTER - 1))
+
+    def test_company(self) -> None:
+        """So many suspects run at once as the most suspicious of them allows; the others follow in their order."""
+        entered = [self.quarantine.enter(SUSPECT_AFTER) for _ in range(70)]
+        self.assertEqual(self.running(entered), 64)
+        self.quarantine.leave(SUSPECT_AFTER)
+        self.assertEqual([each.called for each in entered[64:]], [True] + [False] * 5)
+
+    def test_alone(self) -> None:
+        """One that is to run alone waits for all before it, and all behind it wait for it."""
+        first = [self.quarantine.enter(SUSPECT_AFTER) for _ in range(2)]
+        alone, later = self.quarantine.enter(SUSPECT_AFTER + 2), self.quarantine.enter(SUSPECT_AFTER)
+        self.assertEqual(self.running([*first, alone, later]), 2)
+        self.quarantine.leave(SUSPECT_AFTER)
+        self.assertNoResult(alone)
+        self.quarantine.leave(SUSPECT_AFTER)
+        self.successResultOf(alone)
+        self.assertNoResult(later)
+        self.quarantine.leave(SUSPECT_AFTER + 2)
+        self.successResultOf(later)
+
+    def test_cancelled(self) -> None:
+        """Whoever gives up holds no place."""
+        self.quarantine.enter(SUSPECT_AFTER + 2)
+        second, third = self.quarantine.enter(SUSPECT_AFTER + 2), self.quarantine.enter(SUSPECT_AFTER + 2)
+        second.addErrback(lambda _: None).cancel()
+        self.quarantine.leave(SUSPECT_AFTER + 2)
+        self.successResultOf(third)
+
+    @given(st.lists(st.integers(0, GIVE_UP_AFTER), max_size=60))
+    def test_all_get_their_turn(self, deaths: list[int]) -> None:
+        """Whatever comes together, nobody is left waiting, and never do more run together than any of them allows."""
+        quarantine = Quarantine()
+        waiting = [(each, quarantine.enter(each)) for each in deaths]
+        while waiting:
+            inside = [each for each, entered in waiting if entered.called and company(each) is not None]
+            self.assertTrue(all(len(inside) <= (company(each) or 0) for each in inside))
+            going = next((pair for pair in waiting if pair[1].called), None)
+            assert going is not None, "nobody can go on"
+            waiting.remove(going)
+            quarantine.leave(going[0])
