@@ -1,7 +1,7 @@
 """Everything that can go wrong, as one small hierarchy.
 
-The message of each error is plain English, fit to be shown to a client or an operator, and never holds a parameter of a task. `rtprov.http`
-maps each class to its HTTP status; nothing else decides on one.
+The message of each error is plain English, fit to be shown to a client or an operator, and never holds a parameter of a task.
+`rtprov.answers` maps each class to its HTTP status; nothing else decides on one.
 """
 
 from __future__ import annotations
@@ -20,6 +20,20 @@ class InvalidBody(RtprovError):
 
     The message names the place, for example ``parameters[2].vlan: expected an integer from 1 to 4094``.
     """
+
+
+class BodyTooLarge(RtprovError):
+    """A request's body is over the limit of `max_bytes`."""
+
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__(f"The body is too large: at most {max_bytes} bytes are taken")
+
+
+class UnsupportedMediaType(RtprovError):
+    """A request's Content-Type is not JSON."""
+
+    def __init__(self) -> None:
+        super().__init__("Unsupported media type: send a JSON body with Content-Type: application/json")
 
 
 class EquipmentNotFound(RtprovError):

@@ -1,7 +1,7 @@
 """Service B, the front end: takes a task, answers with a receipt, and tells a task's status and all about it.
 
 A thin layer: the rules of a body are `rtprov.body`'s, the way to the broker is `rtprov.orders`', the state a `StatusSource`'s, the rest of
-what is known a `TaskDirectory`'s, the answers to failures `rtprov.http`'s.
+what is known a `TaskDirectory`'s, the answers to failures `rtprov.answers`'s.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from twisted.internet.defer import Deferred, TimeoutError
 from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
 
+from rtprov.answers import answer, answer_bytes, answer_error, envelope
 from rtprov.body import parse_request
 from rtprov.docspage import POLICY, page
 from rtprov.documents import TaskAnswer, TasksAnswer, idempotency_key, preferred_wait_s, task_document
 from rtprov.errors import EquipmentNotFound, InvalidQuery, NoReply, ProvisioningFailed, TaskCancelled, TaskNotFound
 from rtprov.health import Readiness, answer_alive, answer_ready
-from rtprov.http import answer, answer_bytes, answer_error, caller_of, check_media_type, envelope, json_resource, read_body
+from rtprov.http import caller_of, check_media_type, json_resource, read_body
 from rtprov.model import State, is_equipment_id, is_task_id, may_come_again
 from rtprov.openapi import document_bytes
 from rtprov.orders import DEADLINE_S, Orders

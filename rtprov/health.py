@@ -15,8 +15,9 @@ from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
 
 from rtprov.amqp.topology import STATUS_EXCHANGE, Shard
+from rtprov.answers import answer, answer_error, envelope
 from rtprov.errors import BrokerError, NotReady
-from rtprov.http import answer, answer_error, envelope, json_resource
+from rtprov.http import json_resource
 from rtprov.wire import encode_status_request
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
-"""The HTTP edge of front end and stub: JSON in every answer, limits on every request, one table from error to status.
+"""The HTTP edge of front end and stub: limits on every request, and no answer that is not ours.
 
-`JsonSite` serves a Klein resource. Whatever Twisted or Klein would answer in HTML, plain text or not at all (RFC 9110 §15) leaves it in the
-envelope ``{"code": <HTTP status>, "message": "<plain English>"}``. A Klein app gets there by handing its failures to `answer_error`.
+`JsonSite` serves a Klein resource. Whatever Twisted would answer in HTML, plain text or not at all (RFC 9110 §15) leaves it in the envelope
+of `rtprov.answers`. The functions are what handlers ask of a request.
 """
 
 from __future__ import annotations
@@ -9,42 +9,25 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-import msgspec
 from twisted.internet.protocol import connectionDone
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel, datetimeToString
 from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
-from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from rtprov.access import Admission, Caller, caller_at
+from rtprov.answers import answer_error, encode, envelope, row_of
 from rtprov.errors import (
-    BrokerError,
+    BodyTooLarge,
     CredentialsMalformed,
     CredentialsMissing,
     CredentialsUnknown,
-    EquipmentNotFound,
-    Forbidden,
-    InvalidBody,
-    InvalidHeader,
-    InvalidQuery,
-    KeyReused,
-    NotReady,
-    NoWorker,
-    ProvisioningFailed,
     RtprovError,
-    TaskCancelled,
-    TaskNotFound,
-    TooLate,
-    TooManyRequests,
-    Unconfirmed,
-    Undecided,
+    UnsupportedMediaType,
 )
 
 if TYPE_CHECKING:
@@ -58,137 +41,9 @@ MAX_BODY_BYTES = 65536
 MAX_DISCARDED_BYTES = 1024 * 1024
 IDLE_TIMEOUT_S = 60  # for a request to arrive as a whole, and between requests
 CLOSE_TIMEOUT_S = 15
-RETRY_AFTER_S = 2
-PROBLEM_JSON = b"application/problem+json"
 
 # Whoever restarts and routes has no credentials, and learns nothing there that he should not.
 OPEN_PATHS = (b"/livez", b"/readyz")
-
-_log = Logger()
-_encode = msgspec.json.Encoder().encode
-
-
-class UnsupportedMediaType(RtprovError):
-    """The request's Content-Type is not JSON."""
-
-    def __init__(self) -> None:
-        super().__init__("Unsupported media type: send a JSON body with Content-Type: application/json")
-
-
-class BodyTooLarge(RtprovError):
-    """The request's body is over the limit."""
-
-    def __init__(self) -> None:
-        super().__init__(f"The body is too large: at most {MAX_BODY_BYTES} bytes are taken")
-
-
-_RETRY = {"Retry-After": str(RETRY_AFTER_S)}
-_BEARER = 'Bearer realm="rtprov"'  # RFC 6750 §3
-_UNCERTAIN = "The task may or may not have been accepted: the broker's answer was lost"
-
-# From error to status, message (None: the error's own) and headers. The first class that fits counts.
-_TABLE: tuple[tuple[type[Exception], int, str | None, Mapping[str, str]], ...] = (
-    (InvalidBody, 400, None, {}),
-    (CredentialsMalformed, 400, None, {"WWW-Authenticate": f'{_BEARER}, error="invalid_request"'}),
-    (CredentialsMissing, 401, None, {"WWW-Authenticate": _BEARER}),
-    (CredentialsUnknown, 401, None, {"WWW-Authenticate": f'{_BEARER}, error="invalid_token"'}),
-    (Forbidden, 403, None, {"WWW-Authenticate": f'{_BEARER}, error="insufficient_scope"'}),
-    (InvalidHeader, 400, None, {}),
-    (InvalidQuery, 400, None, {}),
-    (EquipmentNotFound, 404, None, {}),
-    (TaskNotFound, 404, None, {}),
-    (TooLate, 409, None, {}),
-    (BodyTooLarge, 413, None, {}),
-    (UnsupportedMediaType, 415, None, {"Accept-Post": "application/json"}),
-    (KeyReused, 422, None, {}),
-    (TooManyRequests, 429, None, {}),  # and its own Retry-After
-    (ProvisioningFailed, 500, None, {}),
-    (TaskCancelled, 500, None, {}),
-    (Unconfirmed, 503, _UNCERTAIN, _RETRY),
-    (Undecided, 503, None, _RETRY),
-    (NoWorker, 503, None, _RETRY),
-    (NotReady, 503, None, _RETRY),
-    (BrokerError, 503, "The service is temporarily unavailable", _RETRY),
-)
-
-
-def answer(request: IRequest, status: int, document: object, headers: Mapping[str, str] | None = None) -> bytes:
-    """Set status and headers, and return the body for a Klein handler to return."""
-    body = _encode(document)
-    request.setResponseCode(status)
-    request.setHeader(b"Content-Type", b"application/json")
-    request.setHeader(b"Content-Length", b"%d" % len(body))
-    request.setHeader(b"Cache-Control", b"no-store")
-    for name, value in (headers or {}).items():
-        request.setHeader(name.encode(), value.encode())
-    return body
-
-
-def answer_bytes(request: IRequest, media_type: bytes, body: bytes) -> bytes:
-    """The same for a document that is made once and for all."""
-    request.setHeader(b"Content-Type", media_type)
-    request.setHeader(b"Content-Length", b"%d" % len(body))
-    request.setHeader(b"X-Content-Type-Options", b"nosniff")
-    return body
-
-
-def envelope(status: int, message: str) -> dict[str, object]:
-    """What every error looks like."""
-    return {"code": status, "message": message}
-
-
-def answer_refusal(request: IRequest, status: int, message: str, headers: Mapping[str, str] | None = None) -> bytes:
-    """An error in its envelope, or as ``application/problem+json`` (RFC 9457) for who asks for that."""
-    if not _asks_for_problem(request):
-        return answer(request, status, envelope(status, message), headers)
-    problem = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": message}
-    body = answer(request, status, problem, headers)
-    request.setHeader(b"Content-Type", PROBLEM_JSON)
-    return body
-
-
-def _asks_for_problem(request: IRequest) -> bool:
-    """Whether ``Accept`` names the type of problems, and not plain JSON with a higher weight (RFC 9110 §12.5.1). ``*/*`` names nothing."""
-    weights = {PROBLEM_JSON: 0.0, b"application/json": 0.0}
-    for accepted in b",".join(request.requestHeaders.getRawHeaders(b"Accept", [])).split(b","):
-        media_type, *parameters = (part.strip().lower() for part in accepted.split(b";"))
-        if media_type in weights:
-            weights[media_type] = max([_weight(each) for each in parameters if each.startswith(b"q=")], default=1.0)
-    return weights[PROBLEM_JSON] > 0 and weights[PROBLEM_JSON] >= weights[b"application/json"]
-
-
-def _weight(parameter: bytes) -> float:
-    return float(parameter[2:]) if re.fullmatch(rb"q=(?:0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)", parameter) else 0.0
-
-
-def answer_error(request: IRequest, failure: Failure) -> bytes:
-    """The answer to a request that failed. What is in no row of the table is logged with its traceback, and a plain 500."""
-    error = failure.value
-    assert error is not None
-    if isinstance(error, HTTPException):
-        return _answer_routing(request, error)
-    row = _row(error)
-    if row is not None:
-        status, message, headers = row
-        return answer_refusal(request, status, message, headers)
-    _log.failure("{method} {path}: unexpected error", failure, method=request.method, path=getattr(request, "path", b"?"))
-    return answer_refusal(request, 500, "Internal server error")
-
-
-def _row(error: BaseException) -> tuple[int, str, Mapping[str, str]] | None:
-    """Status, message and headers of an error that the table knows."""
-    for kind, status, message, headers in _TABLE:
-        if isinstance(error, kind):
-            own = {"Retry-After": str(error.retry_after_s)} if isinstance(error, TooManyRequests) else {}
-            return status, message or str(error), {**headers, **own}
-    return None
-
-
-def _answer_routing(request: IRequest, error: HTTPException) -> bytes:
-    if isinstance(error, MethodNotAllowed):
-        allowed = {"Allow": ", ".join(sorted(error.valid_methods or ()))}
-        return answer_refusal(request, 405, "The method is not allowed here", allowed)
-    return answer_refusal(request, 404, "There is nothing at this path")
 
 
 def json_resource(app: Klein) -> IResource:
@@ -211,7 +66,7 @@ def check_media_type(request: IRequest) -> None:
 def read_body(request: IRequest) -> bytes:
     """The request's body, at most `MAX_BODY_BYTES`. Raises `BodyTooLarge`."""
     if isinstance(request, JsonRequest) and request.too_large:
-        raise BodyTooLarge
+        raise BodyTooLarge(MAX_BODY_BYTES)
     assert request.content is not None
     return cast("bytes", request.content.read())
 
@@ -251,7 +106,7 @@ class JsonRequest(Request):
         taken = MAX_BODY_BYTES if self.requestHeaders.hasHeader("Expect") else MAX_DISCARDED_BYTES
         if length is not None and length > taken:
             self.requestHeaders.removeHeader("Expect")
-            self.channel.refuse(413, str(BodyTooLarge()))
+            self.channel.refuse(413, str(BodyTooLarge(MAX_BODY_BYTES)))
 
     def handleContentChunk(self, data: bytes) -> None:
         self.received += len(data)
@@ -260,7 +115,7 @@ class JsonRequest(Request):
         if not self.too_large and self.refusal is None:
             cast("io.BytesIO", self.content).write(data)
         if self.received > MAX_DISCARDED_BYTES:  # a chunked body does not tell its length
-            self.channel.refuse(413, str(BodyTooLarge()))
+            self.channel.refuse(413, str(BodyTooLarge(MAX_BODY_BYTES)))
 
     def getRequestHostname(self) -> bytes:
         """Routes do not depend on the Host field, which may hold anything."""
@@ -330,7 +185,7 @@ class JsonChannel(HTTPChannel):
 
     def refuse_for(self, error: RtprovError) -> None:
         """Answer an error of the table at once."""
-        row = _row(error)
+        row = row_of(error)
         assert row is not None
         self.refuse(*row)
 
@@ -339,7 +194,7 @@ class JsonChannel(HTTPChannel):
         if self.refused:
             return
         self.refused = True
-        body = _encode(envelope(status, message))
+        body = encode(envelope(status, message))
         fields = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items()).encode()
         assert self.transport is not None
         self.transport.write(
@@ -357,7 +212,7 @@ class JsonChannel(HTTPChannel):
         try:
             return cast("bool", super().headerReceived(line))
         except ValueError:  # a Content-Length of more digits than Python reads
-            self.refuse(413, str(BodyTooLarge()))
+            self.refuse(413, str(BodyTooLarge(MAX_BODY_BYTES)))
             return False
 
     def checkPersistence(self, request: Request, version: bytes) -> bool:

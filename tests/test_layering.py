@@ -57,6 +57,7 @@ LAYERS = (
             "rtprov.tokens",
             "rtprov.access",
             "rtprov.audit",
+            "rtprov.answers",
             "rtprov.http",
             "rtprov.certs",
         ),

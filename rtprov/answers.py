@@ -1,0 +1,154 @@
+"""What every answer of front end and stub looks like: JSON, one envelope for errors, and one table from error to status.
+
+Handlers of Klein return what `answer` returns, and hand their failures to `answer_error`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from http import HTTPStatus
+
+import msgspec
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.iweb import IRequest
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
+
+from rtprov.errors import (
+    BodyTooLarge,
+    BrokerError,
+    CredentialsMalformed,
+    CredentialsMissing,
+    CredentialsUnknown,
+    EquipmentNotFound,
+    Forbidden,
+    InvalidBody,
+    InvalidHeader,
+    InvalidQuery,
+    KeyReused,
+    NotReady,
+    NoWorker,
+    ProvisioningFailed,
+    TaskCancelled,
+    TaskNotFound,
+    TooLate,
+    TooManyRequests,
+    Unconfirmed,
+    Undecided,
+    UnsupportedMediaType,
+)
+
+RETRY_AFTER_S = 2
+_PROBLEM_JSON = b"application/problem+json"
+
+_log = Logger()
+encode = msgspec.json.Encoder().encode
+
+_RETRY = {"Retry-After": str(RETRY_AFTER_S)}
+_BEARER = 'Bearer realm="rtprov"'  # RFC 6750 §3
+_UNCERTAIN = "The task may or may not have been accepted: the broker's answer was lost"
+
+# From error to status, message (None: the error's own) and headers. The first class that fits counts.
+_TABLE: tuple[tuple[type[Exception], int, str | None, Mapping[str, str]], ...] = (
+    (InvalidBody, 400, None, {}),
+    (CredentialsMalformed, 400, None, {"WWW-Authenticate": f'{_BEARER}, error="invalid_request"'}),
+    (CredentialsMissing, 401, None, {"WWW-Authenticate": _BEARER}),
+    (CredentialsUnknown, 401, None, {"WWW-Authenticate": f'{_BEARER}, error="invalid_token"'}),
+    (Forbidden, 403, None, {"WWW-Authenticate": f'{_BEARER}, error="insufficient_scope"'}),
+    (InvalidHeader, 400, None, {}),
+    (InvalidQuery, 400, None, {}),
+    (EquipmentNotFound, 404, None, {}),
+    (TaskNotFound, 404, None, {}),
+    (TooLate, 409, None, {}),
+    (BodyTooLarge, 413, None, {}),
+    (UnsupportedMediaType, 415, None, {"Accept-Post": "application/json"}),
+    (KeyReused, 422, None, {}),
+    (TooManyRequests, 429, None, {}),  # and its own Retry-After
+    (ProvisioningFailed, 500, None, {}),
+    (TaskCancelled, 500, None, {}),
+    (Unconfirmed, 503, _UNCERTAIN, _RETRY),
+    (Undecided, 503, None, _RETRY),
+    (NoWorker, 503, None, _RETRY),
+    (NotReady, 503, None, _RETRY),
+    (BrokerError, 503, "The service is temporarily unavailable", _RETRY),
+)
+
+
+def answer(request: IRequest, status: int, document: object, headers: Mapping[str, str] | None = None) -> bytes:
+    """Set status and headers, and return the body for a Klein handler to return."""
+    body = encode(document)
+    request.setResponseCode(status)
+    request.setHeader(b"Content-Type", b"application/json")
+    request.setHeader(b"Content-Length", b"%d" % len(body))
+    request.setHeader(b"Cache-Control", b"no-store")
+    for name, value in (headers or {}).items():
+        request.setHeader(name.encode(), value.encode())
+    return body
+
+
+def answer_bytes(request: IRequest, media_type: bytes, body: bytes) -> bytes:
+    """The same for a document that is made once and for all."""
+    request.setHeader(b"Content-Type", media_type)
+    request.setHeader(b"Content-Length", b"%d" % len(body))
+    request.setHeader(b"X-Content-Type-Options", b"nosniff")
+    return body
+
+
+def envelope(status: int, message: str) -> dict[str, object]:
+    """What every error looks like."""
+    return {"code": status, "message": message}
+
+
+def _answer_refusal(request: IRequest, status: int, message: str, headers: Mapping[str, str] | None = None) -> bytes:
+    """An error in its envelope, or as ``application/problem+json`` (RFC 9457) for who asks for that."""
+    if not _asks_for_problem(request):
+        return answer(request, status, envelope(status, message), headers)
+    problem = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": message}
+    body = answer(request, status, problem, headers)
+    request.setHeader(b"Content-Type", _PROBLEM_JSON)
+    return body
+
+
+def _asks_for_problem(request: IRequest) -> bool:
+    """Whether ``Accept`` names the type of problems, and not plain JSON with a higher weight (RFC 9110 §12.5.1). ``*/*`` names nothing."""
+    weights = {_PROBLEM_JSON: 0.0, b"application/json": 0.0}
+    for accepted in b",".join(request.requestHeaders.getRawHeaders(b"Accept", [])).split(b","):
+        media_type, *parameters = (part.strip().lower() for part in accepted.split(b";"))
+        if media_type in weights:
+            weights[media_type] = max([_weight(each) for each in parameters if each.startswith(b"q=")], default=1.0)
+    return weights[_PROBLEM_JSON] > 0 and weights[_PROBLEM_JSON] >= weights[b"application/json"]
+
+
+def _weight(parameter: bytes) -> float:
+    return float(parameter[2:]) if re.fullmatch(rb"q=(?:0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)", parameter) else 0.0
+
+
+def answer_error(request: IRequest, failure: Failure) -> bytes:
+    """The answer to a request that failed. What is in no row of the table is logged with its traceback, and a plain 500."""
+    error = failure.value
+    assert error is not None
+    if isinstance(error, HTTPException):
+        return _answer_routing(request, error)
+    row = row_of(error)
+    if row is not None:
+        status, message, headers = row
+        return _answer_refusal(request, status, message, headers)
+    _log.failure("{method} {path}: unexpected error", failure, method=request.method, path=getattr(request, "path", b"?"))
+    return _answer_refusal(request, 500, "Internal server error")
+
+
+def row_of(error: BaseException) -> tuple[int, str, Mapping[str, str]] | None:
+    """Status, message and headers of an error that the table knows."""
+    for kind, status, message, headers in _TABLE:
+        if isinstance(error, kind):
+            own = {"Retry-After": str(error.retry_after_s)} if isinstance(error, TooManyRequests) else {}
+            return status, message or str(error), {**headers, **own}
+    return None
+
+
+def _answer_routing(request: IRequest, error: HTTPException) -> bytes:
+    if isinstance(error, MethodNotAllowed):
+        allowed = {"Allow": ", ".join(sorted(error.valid_methods or ()))}
+        return _answer_refusal(request, 405, "The method is not allowed here", allowed)
+    return _answer_refusal(request, 404, "There is nothing at this path")
