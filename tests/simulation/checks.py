@@ -6,7 +6,9 @@
 - A gets the body that the client sent.
 - Calls for one device never overlap: not within a worker, nor between two while the broker holds the first one's connection for alive.
 - A device's tasks run in the order in which the broker took them: none is called before all earlier ones have ended.
-- A task that has ended is not begun again.
+- A task that has ended is not begun again; one that was cancelled is never called at all.
+- Device, key and body have one task; another body with the key is never accepted, and never reaches A. Who was refused stays so.
+- Whoever cancels is told the truth: that A never hears of the task, or that its call had begun or it had ended.
 - A front end answers within 5 s over a connection that nothing was done to.
 - Nothing is logged as an error.
 """
@@ -19,8 +21,11 @@ from typing import TYPE_CHECKING
 from attrs import define, field
 
 from rtprov.broker.database import POSITION_BITS, Batch
-from rtprov.model import Finished, Requested, Started, State
-from rtprov.wire import decode_event
+from rtprov.errors import UndecodableMessage
+from rtprov.model import Cancelled, Finished, Requested, Started, State
+from rtprov.wire import decode_event, decode_task
+from tests.fakes import PlainSealer
+from tests.simulation.orders import Order, Task
 
 if TYPE_CHECKING:
     from twisted.logger import LogEvent
@@ -40,33 +45,6 @@ class Violation(Exception):
 
 
 @define(eq=False)
-class Order:
-    """What a client wants: one POST's worth of work, its body like no other's. `task_id` once it was accepted."""
-
-    number: int
-    device: str
-    body: bytes
-    task_id: str | None = None
-    final: State | None = None  # as clients were told
-
-
-@define(eq=False)
-class _Task:
-    """What is known of a task: from the disk, and from A."""
-
-    task_id: str
-    device: str
-    requested: bool = False
-    started: int = 0  # attempts that stand before the end in the journal
-    calls: int = 0
-    finished: State | None = None
-    succeeded: bool = False
-    unknown_to_a: bool = False
-    failed: bool = False  # A said so, or talked nonsense
-    first_started_at: float = 0.0
-
-
-@define(eq=False)
 class Checks:
     """`broken` is the first breach. `disk` is given once there is one."""
 
@@ -80,9 +58,9 @@ class Checks:
     broken: str | None = None
     orders: dict[bytes, Order] = field(factory=dict)
     accepted: dict[str, Order] = field(factory=dict)
-    tasks: dict[str, _Task] = field(factory=dict)
+    tasks: dict[str, Task] = field(factory=dict)
     _queues: dict[int, str] = field(factory=dict)
-    _order: dict[str, list[_Task]] = field(factory=dict)  # a device's tasks, as the broker took them
+    _order: dict[str, list[Task]] = field(factory=dict)  # a device's tasks, as the broker took them
     _calls: dict[str, list[Call]] = field(factory=dict)  # a device's, as they came
     _broker_links: dict[str, list[Link]] = field(factory=dict)  # of each role that consumes
 
@@ -95,10 +73,10 @@ class Checks:
         where = ", ".join(each for each in about if each)
         self.broken = f"{message}{f' ({where})' if where else ''}\n{self.trace.about(task_id, device)}"
 
-    def task(self, task_id: str, device: str) -> _Task:
+    def task(self, task_id: str, device: str) -> Task:
         task = self.tasks.get(task_id)
         if task is None:
-            task = self.tasks[task_id] = _Task(task_id, device)
+            task = self.tasks[task_id] = Task(task_id, device)
         return task
 
     # The disk.
@@ -117,25 +95,46 @@ class Checks:
 
     def _on_event(self, body: bytes) -> None:
         event = decode_event(body)
-        if not isinstance(event, (Requested, Started, Finished)):
+        if not isinstance(event, (Requested, Started, Cancelled, Finished)):
             return
         task = self.task(event.task_id, event.equipment_id)
         if isinstance(event, Requested):
             self.trace.note(f"disk: requested {event.task_id}", event.task_id, task.device)
-            task.requested = True
-            self._order.setdefault(task.device, []).append(task)
+            if not task.requested:
+                self._begin(task, self._order_in(body))
         elif isinstance(event, Started):
             self.trace.note(f"disk: started {event.task_id}, attempt {event.attempt}", event.task_id, task.device)
             if task.started == 0:
                 task.first_started_at = self.world.now
             task.started += task.finished is None
+        elif isinstance(event, Cancelled):
+            self.trace.note(f"disk: cancelled {event.task_id}", event.task_id, task.device)
+            if not task.started:
+                self._end(task, State.CANCELLED)
         else:
             self.trace.note(f"disk: finished {event.task_id}: {event.state.value}, {event.reason}", event.task_id, task.device)
-            if task.finished is None:
-                task.finished = event.state
-                self._justified(task)
+            self._end(task, event.state)
 
-    def _justified(self, task: _Task) -> None:
+    def _order_in(self, body: bytes) -> Order | None:
+        """The order that a `Requested` is the message of; None where it is the worker's, which is without the body."""
+        try:
+            return self.orders.get(PlainSealer().open(decode_task(body).sealed))
+        except UndecodableMessage:
+            return None
+
+    def _begin(self, task: Task, order: Order | None) -> None:
+        task.requested, task.order = True, order
+        self._order.setdefault(task.device, []).append(task)
+        if order is not None and order.key is not None:
+            self.expect(order.key.task_id in (None, task.task_id), "A key has two tasks", task.task_id, task.device)
+            order.key.task_id = task.task_id
+
+    def _end(self, task: Task, state: State) -> None:
+        if task.finished is None:
+            task.finished = state
+            self._justified(task)
+
+    def _justified(self, task: Task) -> None:
         if task.finished is State.COMPLETED:
             self.expect(task.succeeded, "Completed, but A never had a success", task.task_id, task.device)
         elif task.finished is State.NOT_FOUND:
@@ -146,6 +145,8 @@ class Checks:
             self.expect(
                 task.failed or given_up or self.dead_letters, f"Failed after {waited_s:.1f} s, but A did not", task.task_id, task.device
             )
+        elif task.finished is State.CANCELLED:
+            self.expect(task.called_off, "Cancelled, but no client asked for it", task.task_id, task.device)
 
     # A.
 
@@ -161,6 +162,12 @@ class Checks:
         order = self.orders.get(call.body)
         right = order is not None and order.device == call.device and order.task_id in (None, call.task_id)
         self.expect(right, "A got a body that its client did not send for this task", call.task_id, call.device)
+        if order is not None:
+            order.called = True
+            first = not order.refused and task.order in (None, order)
+            self.expect(first, "A got a body whose key had another one before", call.task_id, call.device)
+            task.order = order
+        self.expect(task.finished is not State.CANCELLED, "A is called for a task that was cancelled", call.task_id, call.device)
         for earlier in self._order.get(call.device, []):
             if earlier is task:
                 break
@@ -220,9 +227,45 @@ class Checks:
     # Clients.
 
     def on_accepted(self, order: Order, task_id: str) -> None:
-        self.expect(task_id not in self.accepted, "Two POSTs got one task id", task_id, order.device)
+        task = self.task(task_id, order.device)
+        before = self.accepted.get(task_id)
+        same = order.key is not None and before is order
+        self.expect(before is None or same, "Two POSTs got one task id", task_id, order.device)
+        self.expect(order.task_id in (None, task_id), f"The same POST got another task id than {order.task_id}", task_id, order.device)
+        self.expect(not order.refused, "A POST was accepted that was refused before", task_id, order.device)
+        self.expect(task.requested, "A POST was accepted, and the journal has it not", task_id, order.device)
+        self.expect(task.order in (None, order), "A POST was accepted whose key had another body before", task_id, order.device)
         order.task_id = task_id
         self.accepted[task_id] = order
+
+    def on_refused(self, order: Order) -> None:
+        """A client was told that its key was used with another body."""
+        assert order.key is not None
+        task = self.tasks.get(order.key.task_id or "")
+        other = task is not None and task.order is not order
+        right = other and order.task_id is None and not order.called
+        self.expect(right, f"Order {order.number} was refused, and its key has no other body", order.key.task_id, order.device)
+        order.refused = True
+
+    def on_cancelling(self, order: Order) -> None:
+        """A client asks for it."""
+        assert order.task_id is not None
+        self.task(order.task_id, order.device).called_off = True
+
+    def on_cancelled(self, order: Order) -> None:
+        """A client was told that it is."""
+        assert order.task_id is not None
+        calls = self.task(order.task_id, order.device).calls
+        self.expect(not calls, f"A client is told that a task is cancelled, but A has had {calls} calls", order.task_id, order.device)
+        self.on_status(order, State.CANCELLED)
+
+    def on_too_late(self, order: Order) -> None:
+        """A client was told that it cannot be cancelled any more."""
+        assert order.task_id is not None
+        order.too_late = True
+        task = self.task(order.task_id, order.device)
+        late = task.finished is not State.CANCELLED and (task.started > 0 or task.finished is not None)
+        self.expect(late, "A client is told that it is too late to cancel, and it was not", order.task_id, order.device)
 
     def on_status(self, order: Order, state: State | None) -> None:
         """A client was told; None is "task not found"."""
@@ -232,6 +275,8 @@ class Checks:
         self.expect(order.final is None or state is order.final, f"A final status changed from {order.final} to {state}", task_id, device)
         if state is None or not state.final or self.broken is not None:
             return
+        contradicts = state is State.CANCELLED and order.too_late
+        self.expect(not contradicts, "Cancelled, and it was too late before", task_id, device)
         order.final = state
         finished = self.task(task_id, device).finished
         self.expect(finished is state, f"A client is told {state}, the journal says {finished}", task_id, device)

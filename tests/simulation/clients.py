@@ -8,16 +8,17 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from attrs import define, field
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.error import ConnectionLost
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from rtprov.model import State
-from tests.simulation.checks import Checks, Order
+from tests.simulation.checks import Checks
 from tests.simulation.links import End
 from tests.simulation.network import Network
+from tests.simulation.orders import Order
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -32,9 +33,13 @@ STATES: dict[tuple[int, int, str], State | None] = {
     COMPLETED: State.COMPLETED,
     (200, 204, "Task is still running"): State.RUNNING,
     (500, 500, "Internal provisioning exception"): State.FAILED,
+    (500, 500, "The task was cancelled before it was sent to the equipment service"): State.CANCELLED,
     (404, 404, "The requested equipment is not found"): State.NOT_FOUND,
     (404, 404, "The requested task is not found"): None,
 }
+CANCELLED = (200, 200, "Cancelled")
+TOO_LATE = (409, 409, "The task cannot be cancelled any more: it was sent to the equipment service, or has ended")
+KEY_REUSED = (422, 422, "This Idempotency-Key was used for this equipment before, with another body")
 
 
 class _Exchange(Protocol):
@@ -80,7 +85,10 @@ class _Exchanges(Factory):
 
 @define(eq=False)
 class Client:
-    """Posts its orders, in order, and polls each task until it has ended, and sometimes after that. `wild` clients poll in a hurry."""
+    """Posts its orders, in order, and polls each task until it has ended, and sometimes after that.
+
+    `wild` clients poll in a hurry. `fickle` is how often, from 0 to 1, it cancels a task or repeats a POST that has a key, be it another's.
+    """
 
     role: Role
     rng: random.Random
@@ -91,6 +99,7 @@ class Client:
     frontends: Sequence[str]
     orders: Sequence[Order]
     wild: bool
+    fickle: float
     until: float  # when a client has no more time for mischief
     new_order: Callable[[str], Order]
     _accepted: list[Order] = field(factory=list)
@@ -106,8 +115,10 @@ class Client:
     async def _run(self) -> None:
         for order in self.orders:
             await self._sleep(self.rng.random() * self.rng.choice([0.0, 1.0, 20.0]))
-            accepted = await self._post(order)
-            if self.rng.random() < 0.3 and accepted is not None:
+            accepted = await self._order(order)
+            if self.rng.random() < self.fickle:
+                await self._change_its_mind()
+            elif self.rng.random() < 0.3 and accepted is not None:
                 await self._poll(accepted)
             if self.rng.random() < 0.5 and self._accepted:
                 await self.ask(self.rng.choice(self._accepted))  # perhaps once more
@@ -115,23 +126,37 @@ class Client:
             await self._poll(order)
         while self.role.world.now < self.until and self._accepted:
             await self._sleep(self.rng.random() * 20.0)
+            if self.rng.random() < self.fickle:
+                await self._change_its_mind()
             await self.ask(self.rng.choice(self._accepted))
 
-    async def _post(self, order: Order) -> Order | None:
-        """Post until it is accepted, or give up after a few times. Each try is an order of its own: the one before may be accepted, too."""
+    async def _order(self, order: Order) -> Order | None:
+        """Post until it is accepted or refused, or give up after a few times.
+
+        Without a key each try is an order of its own: the one before may be accepted, too.
+        """
         for _ in range(4):
-            answer = await self._request("POST", order.device, "", order.body, f"order {order.number}")
-            if answer is not None and answer[0] == 200:
-                task_id = answer[1]["taskId"]
-                self.trace.note(f"{self.role.name}: order {order.number} for {order.device} is task {task_id}", task_id, order.device)
-                self.checks.on_accepted(order, task_id)
-                self._accepted.append(order)
-                return order
-            if answer is not None:
-                self.checks.expect(answer[0] == 503, f"POST was answered {answer}", None, order.device)
+            if await self.post(order):
+                return order if order.task_id is not None else None
             await self._sleep(self.rng.random() * 5.0)
-            order = self.new_order(order.device)
+            if order.key is None:
+                order = self.new_order(order.device)
         return None
+
+    async def _change_its_mind(self) -> None:
+        """Cancel a task, more than once perhaps, or repeat POSTs that have a key; some of that at the same time."""
+        accepted = list(self.checks.accepted.values())
+        keyed = [order for order in self.checks.orders.values() if order.key is not None]
+        mine = self._accepted[-1:] if self.rng.random() < 0.5 else []
+        requests: list[Deferred[bool]] = []
+        for _ in range(self.rng.choice([1, 1, 2, 3])):
+            if keyed and self.rng.random() < 0.5:
+                requests.append(Deferred.fromCoroutine(self.post(self.rng.choice(keyed))))
+            elif accepted:
+                requests.append(Deferred.fromCoroutine(self.cancel(self.rng.choice(mine or accepted))))
+            if self.rng.random() < 0.5:
+                await self._sleep(self.rng.random() * self.rng.choice([0.1, 3.0]))
+        await gatherResults(requests)
 
     async def _poll(self, order: Order) -> None:
         pause_s = 0.05 if self.wild else 1.0
@@ -141,33 +166,77 @@ class Client:
             pause_s = min(pause_s * 2, 20.0)
 
     def see(self, order: Order) -> Deferred[None]:
-        """Ask for one task until there is an answer."""
+        """Say all again of an order that the broker has, until there is an answer."""
         return Deferred.fromCoroutine(self._see(order))
 
     async def _see(self, order: Order) -> None:
-        while not await self.ask(order) and self.checks.broken is None:
-            await self._sleep(1.0)
+        requests = [self.post] if order.key is not None else []
+        for request in (*requests, self.ask, self.cancel):
+            while not await request(order) and self.checks.broken is None:
+                await self._sleep(1.0)
+            if order.task_id is None:
+                return
+
+    # The requests. Each returns whether it was answered, and not with a 503.
+
+    async def post(self, order: Order) -> bool:
+        """One POST."""
+        key = order.key.text if order.key is not None else None
+        answer = await self._request("POST", order.device, "", order.body, f"order {order.number}", key)
+        if answer is None or answer[0] == 503:
+            return False
+        if order.key is not None and _told(answer) == KEY_REUSED:
+            self.trace.note(f"{self.role.name}: order {order.number} is refused", order.key.task_id, order.device)
+            self.checks.on_refused(order)
+            return True
+        self.checks.expect(answer[0] == 200, f"POST was answered {answer}", None, order.device)
+        if answer[0] == 200:
+            task_id = answer[1]["taskId"]
+            self.trace.note(f"{self.role.name}: order {order.number} for {order.device} is task {task_id}", task_id, order.device)
+            self.checks.on_accepted(order, task_id)
+            if order not in self._accepted:
+                self._accepted.append(order)
+        return True
 
     async def ask(self, order: Order) -> bool:
-        """One GET; return whether it was answered."""
+        """One GET."""
         answer = await self._request("GET", order.device, f"/task/{order.task_id}", None, f"status of {order.task_id}")
         if answer is None or answer[0] == 503:
             return False
-        told = (answer[0], answer[1]["code"], answer[1]["message"])
+        told = _told(answer)
         self.checks.expect(told in STATES, f"GET was answered {told}", order.task_id, order.device)
         state = STATES.get(told)
         self.trace.note(f"{self.role.name}: {order.task_id} is {state.value if state else 'not found'}", order.task_id, order.device)
         self.checks.on_status(order, state)
         return True
 
+    async def cancel(self, order: Order) -> bool:
+        """One DELETE."""
+        self.checks.on_cancelling(order)
+        answer = await self._request("DELETE", order.device, f"/task/{order.task_id}", None, f"task {order.task_id}")
+        if answer is None or answer[0] == 503:
+            return False
+        told = _told(answer)
+        self.checks.expect(told in (CANCELLED, TOO_LATE), f"DELETE was answered {told}", order.task_id, order.device)
+        self.trace.note(f"{self.role.name}: to cancel {order.task_id}: {told[0]}", order.task_id, order.device)
+        if told == CANCELLED:
+            self.checks.on_cancelled(order)
+        else:
+            self.checks.on_too_late(order)
+        return True
+
     def _sleep(self, seconds: float) -> Deferred[None]:
         return deferLater(self.clock, seconds)
 
-    async def _request(self, method: str, device: str, rest: str, body: bytes | None, what: str) -> tuple[int, dict[str, Any]] | None:
+    async def _request(
+        self, method: str, device: str, rest: str, body: bytes | None, what: str, key: str | None = None
+    ) -> tuple[int, dict[str, Any]] | None:
         """Status and document, or None where there was no answer: refused, lost, given up, or hung up on."""
         head = f"{method} /api/v1/equipment/cpe/{device}{rest} HTTP/1.1\r\nHost: b\r\n"
         if body is not None:
             head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        if key is not None:
+            head += f"Idempotency-Key: {key}\r\n"
         request = f"{head}\r\n".encode() + (body or b"")
         frontend = self.frontend if self.rng.random() < 0.7 else self.rng.choice(self.frontends)
         try:
@@ -192,3 +261,7 @@ class Client:
         if status == 503:
             self.trace.note(f"{self.role.name}: {status} to {method} {what}: {document.decode()}", None, device)
         return status, json.loads(document)
+
+
+def _told(answer: tuple[int, dict[str, Any]]) -> tuple[int, int, str]:
+    return answer[0], answer[1]["code"], answer[1].get("message", "")

@@ -15,11 +15,11 @@ from typing import Any, cast
 from attrs import define
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
 
-from tests.simulation.checks import Order
 from tests.simulation.clients import Client
 from tests.simulation.clock import Role
 from tests.simulation.faults import Faults
 from tests.simulation.knobs import turned
+from tests.simulation.orders import Key, Order
 from tests.simulation.rest import at_rest, connected, jobs
 from tests.simulation.world import Setup, World
 
@@ -83,15 +83,26 @@ class _Run:
     def _make_clients(self, rng: random.Random) -> list[Client]:
         world = self.world
         devices = [f"DEVICE{number:03}" for number in range(rng.choice([1, 1, 2, 3]))]
+        keyed, fickle = rng.choice([0.0, 0.3, 0.9]), rng.choice([0.0, 0.3, 0.9])
         clients = []
         for number in range(rng.randint(1, 4)):
-            orders = [world.new_order(rng.choice(devices)) for _ in range(rng.randint(1, 6))]
+            orders = [self._make_order(rng, rng.choice(devices), keyed) for _ in range(rng.randint(1, 6))]
             name = f"c{number + 1}"
             frontend = f"b{number % world.setup.frontends + 1}"
-            clients.append(self._client(name, frontend, orders, wild=rng.random() < 0.2))
+            clients.append(self._client(name, frontend, orders, wild=rng.random() < 0.2, fickle=fickle))
         return clients
 
-    def _client(self, name: str, frontend: str, orders: list[Order], *, wild: bool) -> Client:
+    def _make_order(self, rng: random.Random, device: str, keyed: float) -> Order:
+        """A new one, or with a key one that another client has, too, or another body with its key."""
+        if rng.random() >= keyed:
+            return self.world.new_order(device)
+        known = [order for order in self.world.orders if order.key is not None]
+        if not known or rng.random() < 0.5:
+            return self.world.new_order(device, Key(f"key-{len(self.world.orders)}"))
+        like = rng.choice(known)
+        return like if rng.random() < 0.6 else self.world.new_order(like.device, like.key)
+
+    def _client(self, name: str, frontend: str, orders: list[Order], *, wild: bool, fickle: float) -> Client:
         world = self.world
         return Client(
             role=Role(name, world.clock),
@@ -103,6 +114,7 @@ class _Run:
             frontends=world.frontends,
             orders=orders,
             wild=wild,
+            fickle=fickle,
             until=self._fault_s if orders else 0.0,
             new_order=world.new_order,
         )
@@ -172,11 +184,12 @@ class _Run:
         self.checks.expect(connected(self.world), "Some role does not connect to the broker")
 
     def _ask_again(self) -> None:
-        """Whoever asks now, and whomever, is told the same."""
+        """Whoever asks now, orders again or cancels, and whomever, is told the same."""
         world = self.world
+        had = [order for order in world.orders if order.task_id is not None or (order.key is not None and order.key.task_id is not None)]
         for frontend in world.frontends:
-            client = self._client("late", frontend, [], wild=False)
-            for order in list(self.checks.accepted.values()):
+            client = self._client("late", frontend, [], wild=False, fickle=0.0)
+            for order in had:
                 self._undone += 1
                 client.see(order).addCallbacks(self._done, self._failed)
         self._advance(lambda: not self._undone, 60.0)

@@ -18,11 +18,12 @@ from rtprov.equipment import HttpEquipment
 from rtprov.http import JsonSite
 from rtprov.tap.assembly import FrontendService, Surroundings, WorkerService, WorkerSettings
 from tests.fakes import PlainSealer
-from tests.simulation.checks import Checks, Order
+from tests.simulation.checks import Checks
 from tests.simulation.clock import Role, WorldClock
 from tests.simulation.disk import Disk, SimulatedStorage
 from tests.simulation.knobs import DELIVERY_LIMIT, LATE_STREAMS, LONG_JOURNALS, READING_S, draw
 from tests.simulation.network import AgentEndpoints, Network
+from tests.simulation.orders import Key, Order
 from tests.simulation.service_a import LONGEST_RETRY_AFTER_S, ServiceA
 from tests.simulation.trace import Trace
 
@@ -165,12 +166,12 @@ class World:
         """All roles, living or not."""
         return ["broker", "a", *self.frontends, *(f"w{number}" for number in range(1, self.setup.workers + 1))]
 
-    def new_order(self, device: str) -> Order:
+    def new_order(self, device: str, key: Key | None = None) -> Order:
         """An order whose body is like no other's."""
         number = len(self.orders) + 1
         timeout_s = self.rng(f"order {number}").choice([1, 14, 60, 100])
         body = b'{"timeoutInSeconds": %d, "parameters": [{"vlan": 534}, {"order": %d}, {"password": "p\xc3\xa4ss"}]}' % (timeout_s, number)
-        order = Order(number, device, body)
+        order = Order(number, device, body, key)
         self.orders.append(order)
         self.checks.orders[body] = order
         return order
