@@ -22,14 +22,16 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rtprov.amqp.framing import HEARTBEAT, PROTOCOL_HEADER, Assembler, Command, Frame, FrameParser, encode_method
-from rtprov.broker.channel import BrokerChannel, NotYet
+from rtprov.broker.channel import BrokerChannel
+from rtprov.broker.consuming import NotYet
 from rtprov.broker.handshake import Handshake, LoginRefused, OtherProtocol
 from rtprov.errors import AmqpError
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
 
-    from rtprov.broker.channel import AnyQueue
+    from rtprov.broker.engine import AnyQueue
+    from rtprov.broker.publishing import Publishing
     from rtprov.broker.server import BrokerFactory
 
 
@@ -51,7 +53,7 @@ class BrokerProtocol(Protocol):
         self._assemblers: dict[int, Assembler] = {0: Assembler(0, 0)}
         self._closing = self._gone = False
         self._timer: IDelayedCall | None = None
-        self._confirms: dict[BrokerChannel, None] = {}
+        self._confirms: dict[Publishing, None] = {}
         self._pumps: dict[AnyQueue, None] = {}
         self._heartbeat = LoopingCall(self._beat)
         self._heartbeat.clock = factory.clock
@@ -78,7 +80,7 @@ class BrokerProtocol(Protocol):
         self.writable = True
         self._backlog = 0
         for channel in list(self._channels.values()):
-            channel.pump()
+            channel.consuming.pump()
         self._listen_again()
         self._end_turn()
 
@@ -161,7 +163,7 @@ class BrokerProtocol(Protocol):
             queue.pump()
         committed = self.factory.end_turn()
         if self._confirms:
-            due, self._confirms = [(channel, channel.published) for channel in self._confirms], {}
+            due, self._confirms = [(each, each.published) for each in self._confirms], {}
             committed.addCallback(lambda _: _confirm(due))
         committed.addErrback(lambda reason: self._log.failure("{peer}: a commit failed", reason, peer=self._peer()))
         if self.engine.storage.congested and not committed.called:
@@ -188,9 +190,9 @@ class BrokerProtocol(Protocol):
         """A channel has published in this turn."""
         self._publishing = True
 
-    def confirm_due(self, channel: BrokerChannel) -> None:
-        """This channel's publishes want confirming at the end of the turn."""
-        self._confirms[channel] = None
+    def confirm_due(self, publishing: Publishing) -> None:
+        """A channel's publishes want confirming at the end of the turn."""
+        self._confirms[publishing] = None
 
     def pump_due(self, queue: AnyQueue) -> None:
         """This queue's consumers may have got room; look at the end of the turn."""
@@ -249,14 +251,14 @@ class BrokerProtocol(Protocol):
         channel = self._channels.pop(number, None)
         del self._assemblers[number]
         if channel is not None and not channel.closing:
-            self._confirm_now(channel)
+            self._confirm_now(channel.publishing)
             channel.close()
 
-    def _confirm_now(self, channel: BrokerChannel) -> None:
+    def _confirm_now(self, publishing: Publishing) -> None:
         """A channel that closes right behind its publishes still hears of them."""
-        if self._confirms.pop(channel, channel) is None:
-            published = channel.published
-            self.engine.commit().addCallback(lambda _: channel.confirm(published))
+        if self._confirms.pop(publishing, publishing) is None:
+            published = publishing.published
+            self.engine.commit().addCallback(lambda _: publishing.confirm(published))
 
     # The handshake and the connection's own methods.
 
@@ -374,9 +376,9 @@ _CLOSES = (Connection.CloseOk.index.to_bytes(4, "big"), Connection.Close.index.t
 _CHANNEL_OPEN = Channel.Open.index.to_bytes(4, "big")
 
 
-def _confirm(due: Iterable[tuple[BrokerChannel, int]]) -> None:
-    for channel, published in due:
-        channel.confirm(published)
+def _confirm(due: Iterable[tuple[Publishing, int]]) -> None:
+    for publishing, published in due:
+        publishing.confirm(published)
 
 
 def _short(text: str) -> str:

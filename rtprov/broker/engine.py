@@ -21,6 +21,8 @@ from rtprov.errors import AmqpError
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
+AnyQueue = Queue | Stream
+
 MAX_QUEUES = 10_000
 MAX_EXCHANGES = 1_000
 MAX_KEYS = 1_000  # by which one queue is bound to one exchange
@@ -39,7 +41,7 @@ class Engine:
         self._new_name = new_name
         self._max_age_s = max_age_s
         self._exchanges: dict[str, Exchange] = {}
-        self.queues: dict[str, Queue | Stream] = {}
+        self.queues: dict[str, AnyQueue] = {}
         self._unshown: dict[Stream, None] = {}  # an ordered set
         self.after_work: Callable[[], object] = self.commit  # called after work that no client set off
         self._expiring: dict[Queue, float] = {}
@@ -129,7 +131,7 @@ class Engine:
 
     def declare_queue(
         self, name: str, *, passive: bool, durable: bool, exclusive: bool, auto_delete: bool, arguments: Mapping[str, Any], owner: object
-    ) -> Queue | Stream:
+    ) -> AnyQueue:
         """§1.7.2.1. An exclusive queue belongs to `owner`, a connection."""
         if not passive:
             queue_kind(name, arguments)
@@ -154,9 +156,7 @@ class Engine:
             pass
         return name
 
-    def _make_queue(
-        self, name: str, durable: bool, auto_delete: bool, owner: object | None, arguments: Mapping[str, Any]
-    ) -> Queue | Stream:
+    def _make_queue(self, name: str, durable: bool, auto_delete: bool, owner: object | None, arguments: Mapping[str, Any]) -> AnyQueue:
         kind = queue_kind(name, arguments)
         check_properties(name, kind, durable=durable, exclusive=owner is not None, auto_delete=auto_delete)
         if kind == "stream":
@@ -179,9 +179,7 @@ class Engine:
             delivery_limit=arguments.get("x-delivery-limit"),
         )
 
-    def _check_equivalent(
-        self, queue: Queue | Stream, durable: bool, exclusive: bool, auto_delete: bool, arguments: Mapping[str, Any]
-    ) -> None:
+    def _check_equivalent(self, queue: AnyQueue, durable: bool, exclusive: bool, auto_delete: bool, arguments: Mapping[str, Any]) -> None:
         for what, ours, theirs in (
             ("durable", queue.durable, durable),
             ("auto_delete", queue.auto_delete, auto_delete),
@@ -194,7 +192,7 @@ class Engine:
             if current != received and not (key == "x-queue-type" and queue.kind == "classic" and received in (None, "classic")):
                 raise AmqpError(406, _inequivalent(key, "queue", queue.name, received, current))
 
-    def queue(self, name: str, owner: object) -> Queue | Stream:
+    def queue(self, name: str, owner: object) -> AnyQueue:
         """The queue, for this connection. Raises `AmqpError` 404, or 405 where it is another connection's own."""
         found = self.queues.get(name)
         if found is None:
@@ -203,7 +201,7 @@ class Engine:
             raise AmqpError(405, f"RESOURCE_LOCKED - cannot obtain exclusive access to locked queue '{name}' in vhost '/'")
         return found
 
-    def bind(self, queue: Queue | Stream, exchange_name: str, key: str) -> None:
+    def bind(self, queue: AnyQueue, exchange_name: str, key: str) -> None:
         """§1.7.2.3."""
         exchange = self._named_exchange(exchange_name)
         if exchange.key_count(queue.name) >= MAX_KEYS:
@@ -212,7 +210,7 @@ class Engine:
         if exchange.durable and queue.durable and queue.owner is None:
             self.storage.bound(queue.name, exchange_name, key)
 
-    def unbind(self, queue: Queue | Stream, exchange_name: str, key: str) -> None:
+    def unbind(self, queue: AnyQueue, exchange_name: str, key: str) -> None:
         """§1.7.2.5; unbinding from what is not there succeeds, as in RabbitMQ."""
         if exchange_name and exchange_name not in self._exchanges:
             return
@@ -232,7 +230,7 @@ class Engine:
         if exchange.auto_delete and not exchange.bindings:
             self._remove_exchange(exchange)
 
-    def delete_queue(self, queue: Queue | Stream, *, if_unused: bool = False, if_empty: bool = False) -> int:
+    def delete_queue(self, queue: AnyQueue, *, if_unused: bool = False, if_empty: bool = False) -> int:
         """§1.7.2.9; its consumers are told. Return how many messages went with it."""
         if queue.kind == "quorum" and (if_unused or if_empty):
             flag = "if-unused" if if_unused else "if-empty"
@@ -259,7 +257,7 @@ class Engine:
             consumer.cancelled()
         return count
 
-    def consumer_gone(self, queue: Queue | Stream) -> None:
+    def consumer_gone(self, queue: AnyQueue) -> None:
         """A consumer has left: an auto-delete queue goes with its last one, any other hands its messages to the next."""
         if queue.auto_delete and not queue.consumers and self.queues.get(queue.name) is queue:
             self.delete_queue(queue)
@@ -282,12 +280,12 @@ class Engine:
             self._put(queue, message)
         return bool(queues)
 
-    def _put(self, queue: Queue | Stream, message: Message) -> None:
+    def _put(self, queue: AnyQueue, message: Message) -> None:
         queue.publish(message)
         if isinstance(queue, Stream):
             self._unshown[queue] = None
 
-    def _route(self, message: Message) -> list[Queue | Stream]:
+    def _route(self, message: Message) -> list[AnyQueue]:
         if message.exchange:
             names = self.exchange(message.exchange).route(message.routing_key)
         else:

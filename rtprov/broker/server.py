@@ -22,7 +22,7 @@ from rtprov.broker.storage import Storage
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
 
-    from rtprov.broker.channel import BrokerChannel
+    from rtprov.broker.replies import Replies
 
 
 @attrs.frozen
@@ -55,7 +55,7 @@ class BrokerFactory(Factory):
         self.credentials = credentials
         self.clock = clock
         self.limits = limits
-        self.reply_channels: dict[str, BrokerChannel] = {}
+        self.replies: dict[str, Replies] = {}  # by their addresses
         self.connections: dict[BrokerProtocol, None] = {}  # an ordered set
         self._alarms: dict[str, str] = {}
         self._tokens = count(1)

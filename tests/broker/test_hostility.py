@@ -118,7 +118,7 @@ class NonsenseTests(EmbeddedTestCase, BrokerContract):
         self.network.advance(20)
         self.assertTrue(client.lost.called)
         self.assertEqual(self.flushLoggedErrors(), [])
-        self.assertEqual((len(self.broker.connections), self.broker.reply_channels), (0, {}))
+        self.assertEqual((len(self.broker.connections), self.broker.replies), (0, {}))
 
     async def meet(self, client: RawClient) -> None:
         await self.open(client)

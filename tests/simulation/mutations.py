@@ -17,8 +17,8 @@ from twisted.internet.defer import Deferred, succeed
 from rtprov import equipment, worker
 from rtprov.amqp.publisher import Publisher, _settle
 from rtprov.amqp.rpc import RpcClient
-from rtprov.broker.channel import BrokerChannel
 from rtprov.broker.connection import BrokerProtocol, _confirm
+from rtprov.broker.consuming import Consuming
 from rtprov.broker.queues import Queue
 from rtprov.broker.sqlite import SqliteStorage
 from rtprov.broker.streams import Stream
@@ -203,7 +203,7 @@ def _confirm_first(self: Any) -> None:
     pumps, self._pumps = self._pumps, {}
     for queue in pumps:
         queue.pump()
-    due, self._confirms = [(channel, channel.published) for channel in self._confirms], {}
+    due, self._confirms = [(each, each.published) for each in self._confirms], {}
     _confirm(due)
     self.factory.end_turn()
 
@@ -240,6 +240,6 @@ def _any_consumer(self: Any) -> Any:
     return None
 
 
-@mutation("what a lost connection held is gone", BrokerChannel, "_give_back")
-def _keep(self: Any, taken: Any, *, requeue: bool) -> None:
+@mutation("what a lost connection held is gone", Consuming, "_give_back")
+def _keep(self: Any, taken: Any, *, requeue: bool, lost: bool = False) -> None:
     pass

@@ -51,7 +51,7 @@ def _broker(broker: Broker) -> list[tuple[str, int]]:
     sizes = [(queue.name, queue.message_count) for queue in queues]
     for number, connection in enumerate(broker.factory.connections):
         for channel in connection._channels.values():
-            for each in channel._unsettled.values():
+            for each in channel.consuming.unsettled.values():
                 if each.queue.kind != "stream":
                     sizes.append((f"what connection {number} has not settled of {each.queue.name}", 1))
     return sizes

@@ -1,0 +1,234 @@
+"""The consuming half of a channel: consumers and ``basic.get``, and what was handed out until it is settled."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+import attrs
+from pamqp.commands import Basic
+
+from rtprov.broker.messages import Entry
+from rtprov.broker.replies import REPLY_TO
+from rtprov.errors import AmqpError
+
+if TYPE_CHECKING:
+    from twisted.internet.defer import Deferred
+
+    from rtprov.broker.channel import BrokerChannel
+    from rtprov.broker.engine import AnyQueue
+
+MAX_CONSUMERS = 2000
+
+
+class NotYet(Exception):
+    """A method cannot be carried out before `until` has fired; it is then to be tried again, before anything that came behind it."""
+
+    def __init__(self, until: Deferred[None]) -> None:
+        super().__init__()
+        self.until = until
+
+
+@attrs.define(eq=False)
+class ChannelConsumer:
+    """A `rtprov.broker.queues.Consumer`: one ``basic.consume`` on a channel. `prefetch` 0 is no limit."""
+
+    channel: BrokerChannel
+    tag: str
+    queue: AnyQueue
+    no_ack: bool
+    prefetch: int
+    unsettled: int = 0
+
+    @property
+    def ready(self) -> bool:
+        return self.channel.connection.writable and (self.no_ack or not self.prefetch or self.unsettled < self.prefetch)
+
+    def deliver(self, entry: Entry, header: bytes) -> None:
+        channel, message = self.channel, entry.message
+        tag = channel.consuming.hand_out(self.queue, self, entry, self.no_ack)
+        method = Basic.Deliver(self.tag, tag, entry.redelivered, message.exchange, message.routing_key)
+        channel.send_content(method, header, message.body)
+
+    def cancelled(self) -> None:
+        self.channel.consuming.on_queue_gone(self)
+
+
+@attrs.define(eq=False)
+class _Unsettled:
+    queue: AnyQueue
+    consumer: ChannelConsumer | None  # None: handed out by basic.get
+    entry: Entry
+
+
+class Consuming:
+    """`unsettled` are, by their delivery tags, the messages that were handed out and wait to be settled, in order.
+
+    The ``on_`` methods carry out the client's; they raise `AmqpError`.
+    """
+
+    def __init__(self, channel: BrokerChannel) -> None:
+        self._channel = channel
+        self._connection = channel.connection
+        self._engine = channel.connection.engine
+        self._prefetch = 0
+        self._consumers: dict[str, ChannelConsumer] = {}
+        self.unsettled: dict[int, _Unsettled] = {}
+        self._last_delivery_tag = 0
+
+    # Handing out.
+
+    def hand_out(self, queue: AnyQueue, consumer: ChannelConsumer | None, entry: Entry, no_ack: bool) -> int:
+        """Note a message as unsettled, or as settled with `no_ack`; return its delivery tag."""
+        tag = self.new_delivery_tag()
+        if no_ack:
+            queue.ack(entry)
+        else:
+            self.unsettled[tag] = _Unsettled(queue, consumer, entry)
+            if consumer is not None:
+                consumer.unsettled += 1
+        return tag
+
+    def new_delivery_tag(self) -> int:
+        """Tags count from 1 on each channel, replies included."""
+        self._last_delivery_tag += 1
+        return self._last_delivery_tag
+
+    # Consuming.
+
+    def on_qos(self, method: Basic.Qos) -> None:
+        if method.prefetch_size:
+            raise AmqpError(540, "NOT_IMPLEMENTED - prefetch_size!=0", 60, 10)
+        if method.global_:
+            raise AmqpError(540, "NOT_IMPLEMENTED - global qos", 60, 10)
+        self._prefetch = method.prefetch_count
+        self._channel.send(Basic.QosOk())
+
+    def on_consume(self, method: Basic.Consume) -> None:
+        tag = method.consumer_tag or f"amq.ctag-{self._connection.factory.new_token()}"
+        if tag in self._consumers or tag == self._channel.replies.tag:
+            raise AmqpError(530, f"NOT_ALLOWED - attempt to reuse consumer tag '{tag}'", 60, 20)
+        if len(self._consumers) >= MAX_CONSUMERS:
+            raise AmqpError(506, f"RESOURCE_ERROR - at most {MAX_CONSUMERS} consumers a channel", 60, 20)
+        if method.queue == REPLY_TO:
+            self._channel.replies.open(method, tag)
+            self._channel.answer(method, Basic.ConsumeOk(tag))
+            return
+        queue = self._channel.queue(method.queue)
+        alone = method.exclusive and (queue.consumers or (queue.kind == "classic" and queue.single_active))
+        if queue.exclusive_consumer or alone:
+            raise AmqpError(403, f"ACCESS_REFUSED - queue '{queue.name}' in vhost '/' in exclusive use", 60, 20)
+        if queue.kind == "stream" and method.no_ack:
+            raise AmqpError(540, f"NOT_IMPLEMENTED - no-ack consumers of stream queue '{queue.name}'", 60, 20)
+        if queue.kind == "stream" and not self._prefetch:
+            raise AmqpError(406, f"PRECONDITION_FAILED - consumer prefetch count is not set for stream queue '{queue.name}'", 60, 20)
+        consumer = ChannelConsumer(self._channel, tag, queue, method.no_ack, self._prefetch)
+        self._consumers[tag] = consumer
+        queue.exclusive_consumer = method.exclusive
+        self._channel.answer(method, Basic.ConsumeOk(tag))
+        try:
+            queue.add_consumer(consumer, method.arguments or {})
+        except AmqpError:
+            del self._consumers[tag]
+            raise
+
+    def on_cancel(self, method: Basic.Cancel) -> None:
+        tag = method.consumer_tag or ""
+        consumer = self._consumers.pop(tag, None)
+        self._channel.answer(method, Basic.CancelOk(tag))
+        if tag == self._channel.replies.tag:
+            self._channel.replies.close()
+        if consumer is not None:
+            consumer.queue.remove_consumer(consumer)
+            self._engine.consumer_gone(consumer.queue)
+
+    def on_queue_gone(self, consumer: ChannelConsumer) -> None:
+        """The engine has deleted the queue; a client that can bear it is told."""
+        self._consumers.pop(consumer.tag, None)
+        if "consumer_cancel_notify" in self._connection.handshake.capabilities and not self._channel.closing:
+            self._channel.send(Basic.Cancel(consumer.tag, True))
+
+    def on_get(self, method: Basic.Get) -> None:
+        queue = self._channel.queue(method.queue)
+        if queue.kind == "quorum" and queue.single_active:
+            text = f"cannot obtain access to locked queue '{queue.name}' in vhost '/'. basic.get operations are not supported"
+            raise AmqpError(405, f"RESOURCE_LOCKED - {text} by quorum queues with single active consumer")
+        entry = queue.pop()
+        loaded = queue.when_loaded()
+        if entry is None and loaded is not None and queue.message_count:
+            raise NotYet(loaded)
+        if entry is None:
+            self._channel.send(Basic.GetEmpty())
+            return
+        header = queue.header_for(entry)
+        tag = self.hand_out(queue, None, entry, method.no_ack)
+        message = entry.message
+        answer = Basic.GetOk(tag, entry.redelivered, message.exchange, message.routing_key, queue.message_count)
+        self._channel.send_content(answer, header, message.body)
+
+    # Settling.
+
+    def on_ack(self, method: Basic.Ack) -> None:
+        for each in self._take(method.delivery_tag, method.multiple):
+            each.queue.ack(each.entry)
+
+    def on_nack(self, method: Basic.Nack) -> None:
+        self._give_back(self._take(method.delivery_tag, method.multiple), requeue=method.requeue)
+
+    def on_reject(self, method: Basic.Reject) -> None:
+        self._give_back(self._take(method.delivery_tag or 0, False), requeue=method.requeue)
+
+    def on_recover(self, method: Basic.Recover) -> None:
+        if not method.requeue:
+            raise AmqpError(540, "NOT_IMPLEMENTED - requeue=false", 60, 110)
+        self._give_back(self._take(0, True), requeue=True)
+        self._channel.send(Basic.RecoverOk())
+
+    def _take(self, tag: int, multiple: bool) -> list[_Unsettled]:
+        """Remove from the unsettled; with `multiple` all up to `tag`, or all for tag 0. Raises `AmqpError` 406."""
+        if multiple and tag == 0:
+            taken = list(self.unsettled.values())
+            self.unsettled.clear()
+        elif tag not in self.unsettled and not (multiple and 0 < tag <= self._last_delivery_tag):
+            raise AmqpError(406, f"PRECONDITION_FAILED - unknown delivery tag {tag}", 60, 80)
+        elif multiple:
+            tags = list(itertools.takewhile(lambda each: each <= tag, self.unsettled))
+            taken = [self.unsettled.pop(each) for each in tags]
+        else:
+            taken = [self.unsettled.pop(tag)]
+        for each in taken:
+            if each.consumer is not None:
+                each.consumer.unsettled -= 1
+                self._connection.pump_due(each.queue)
+        return taken
+
+    def _give_back(self, taken: list[_Unsettled], *, requeue: bool, lost: bool = False) -> None:
+        by_queue: dict[AnyQueue, list[Entry]] = {}
+        for each in taken:
+            if self._engine.queues.get(each.queue.name) is each.queue:
+                by_queue.setdefault(each.queue, []).append(each.entry)
+        for queue, entries in by_queue.items():
+            if queue.kind == "stream" and not lost:
+                raise AmqpError(540, f"NOT_IMPLEMENTED - basic.nack and basic.reject not supported by stream queues queue '{queue.name}'")
+            if requeue:
+                queue.requeue(entries, lost=lost)
+            else:
+                for entry in entries:
+                    queue.reject(entry)
+
+    # The end.
+
+    def close(self) -> None:
+        """All consumers leave, and what was held goes back, before any other consumer is served."""
+        consumers, self._consumers = self._consumers, {}
+        for consumer in consumers.values():
+            consumer.queue.remove_consumer(consumer)
+        unsettled, self.unsettled = list(self.unsettled.values()), {}
+        self._give_back(unsettled, requeue=True, lost=True)
+        for consumer in consumers.values():
+            self._engine.consumer_gone(consumer.queue)
+
+    def pump(self) -> None:
+        """The connection can be written to again."""
+        for consumer in list(self._consumers.values()):
+            consumer.queue.pump()

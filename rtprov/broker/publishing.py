@@ -1,0 +1,73 @@
+"""The publishing half of a channel: messages to exchanges, those that no queue takes back again, and publisher confirms."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pamqp.commands import Basic, Confirm
+
+from rtprov.broker.messages import Message, expiration_s
+from rtprov.broker.replies import REPLY_TO
+from rtprov.errors import AmqpError
+
+if TYPE_CHECKING:
+    from rtprov.amqp.framing import Command
+    from rtprov.broker.channel import BrokerChannel
+
+
+class Publishing:
+    """`published` counts what was published in confirm mode (https://www.rabbitmq.com/docs/confirms)."""
+
+    def __init__(self, channel: BrokerChannel) -> None:
+        self._channel = channel
+        self._connection = channel.connection
+        self._confirming = False
+        self.published = 0
+        self._confirmed = 0
+
+    def on_confirm_select(self, method: Confirm.Select) -> None:
+        """From now on, confirm."""
+        self._confirming = True
+        self._channel.answer(method, Confirm.SelectOk())
+
+    def on_publish(self, method: Basic.Publish, command: Command) -> None:
+        """Put the message where it belongs; what is mandatory and belongs nowhere is returned. Raises `AmqpError`."""
+        message = self._message(method, command)
+        self._connection.published()
+        if message.properties.reply_to == REPLY_TO:
+            message = self._channel.replies.request(message)
+        if self._confirming:
+            self.published += 1
+            self._connection.confirm_due(self)
+        if not self._route(message) and method.mandatory:
+            returned = Basic.Return(312, "NO_ROUTE", method.exchange, method.routing_key)
+            self._channel.send_content(returned, command.header, command.body)
+
+    def _message(self, method: Basic.Publish, command: Command) -> Message:
+        properties = command.properties
+        assert properties is not None
+        if method.immediate:
+            raise AmqpError(540, "NOT_IMPLEMENTED - immediate=true", 60, 40)
+        try:
+            expiration_s(properties)
+        except ValueError:
+            raise AmqpError(406, f"PRECONDITION_FAILED - invalid expiration '{properties.expiration}'", 60, 40) from None
+        username = self._connection.handshake.username
+        if properties.user_id and properties.user_id != username:
+            text = f"user_id property set to '{properties.user_id}' but authenticated user was '{username}'"
+            raise AmqpError(406, f"PRECONDITION_FAILED - {text}", 60, 40)
+        return Message(method.exchange, method.routing_key, properties, command.header, command.body)
+
+    def _route(self, message: Message) -> bool:
+        if message.exchange == "" and message.routing_key.startswith(f"{REPLY_TO}."):
+            replies = self._connection.factory.replies.get(message.routing_key)
+            if replies is not None:
+                replies.deliver(message)
+            return False  # an address is no queue, says RabbitMQ
+        return self._connection.engine.publish(message)
+
+    def confirm(self, upto: int) -> None:
+        """The first `upto` messages that were published are safe: say so, in one frame. More may have come while they were written."""
+        if upto > self._confirmed and not self._channel.closing:
+            self._confirmed = upto
+            self._channel.send(Basic.Ack(upto, True))

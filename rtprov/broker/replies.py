@@ -1,0 +1,58 @@
+"""Direct reply-to: replies that pass no queue (https://www.rabbitmq.com/docs/direct-reply-to)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pamqp.commands import Basic
+
+from rtprov.broker.messages import Message
+from rtprov.errors import AmqpError
+
+if TYPE_CHECKING:
+    from rtprov.broker.channel import BrokerChannel
+
+REPLY_TO = "amq.rabbitmq.reply-to"
+
+
+class Replies:
+    """The replies to one channel's requests. `tag` is that of the reply consumer, None while there is none.
+
+    The broker knows it by its `address`, which stands in the requests' ``reply-to`` in place of `REPLY_TO`.
+    """
+
+    def __init__(self, channel: BrokerChannel) -> None:
+        self._channel = channel
+        self._factory = channel.connection.factory
+        self.tag: str | None = None
+        self.address: str | None = None
+
+    def open(self, method: Basic.Consume, tag: str) -> None:
+        """Take replies for this consumer. Raises `AmqpError` 406."""
+        if not method.no_ack:
+            raise AmqpError(406, "PRECONDITION_FAILED - reply consumer cannot acknowledge", 60, 20)
+        if self.address is not None:
+            raise AmqpError(406, "PRECONDITION_FAILED - reply consumer already set", 60, 20)
+        self.tag, self.address = tag, f"{REPLY_TO}.{self._factory.new_token()}"
+        self._factory.replies[self.address] = self
+
+    def request(self, message: Message) -> Message:
+        """The message with the address to reply to. Raises `AmqpError` 406."""
+        if self.address is None:
+            raise AmqpError(406, "PRECONDITION_FAILED - fast reply consumer does not exist", 60, 40)
+        header = message.with_properties(reply_to=self.address)
+        return Message(message.exchange, message.routing_key, message.properties, header, message.body)
+
+    def deliver(self, message: Message) -> None:
+        """A reply; at most once, so one that cannot be written now is dropped."""
+        channel = self._channel
+        if self.tag is None or channel.closing or not channel.connection.writable:
+            return
+        method = Basic.Deliver(self.tag, channel.consuming.new_delivery_tag(), False, "", message.routing_key)
+        channel.send_content(method, message.header, message.body)
+
+    def close(self) -> None:
+        """Take no more."""
+        if self.address is not None:
+            self._factory.replies.pop(self.address, None)
+            self.tag = self.address = None
