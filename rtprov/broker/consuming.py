@@ -130,6 +130,7 @@ class Consuming:
             queue.add_consumer(consumer, method.arguments or {})
         except AmqpError:
             del self._consumers[tag]
+            queue.exclusive_consumer = False
             raise
 
     def on_cancel(self, method: Basic.Cancel) -> None:
@@ -208,13 +209,14 @@ class Consuming:
             if self._engine.queues.get(each.queue.name) is each.queue:
                 by_queue.setdefault(each.queue, []).append(each.entry)
         for queue, entries in by_queue.items():
-            if queue.kind == "stream" and not lost:
-                raise AmqpError(540, f"NOT_IMPLEMENTED - basic.nack and basic.reject not supported by stream queues queue '{queue.name}'")
             if requeue:
                 queue.requeue(entries, lost=lost)
             else:
                 for entry in entries:
                     queue.reject(entry)
+        streams = [queue.name for queue in by_queue if queue.kind == "stream"]
+        if streams and not lost:
+            raise AmqpError(540, f"NOT_IMPLEMENTED - basic.nack and basic.reject not supported by stream queues queue '{streams[0]}'")
 
     # The end.
 

@@ -267,7 +267,16 @@ class ConsumingContract(BrokerContract):
 
 
 class EmbeddedConsuming(EmbeddedTestCase, ConsumingContract):
-    pass
+    async def test_refused_exclusive_consumer(self) -> None:
+        """An exclusive consumer that is refused keeps nobody away."""
+        stream = await self.stream(await self.channel())
+        consume = Basic.Consume(queue=stream, exclusive=True, arguments={"x-stream-offset": "nowhere"})
+        channel = await self.channel()
+        await self.ask(channel, Basic.Qos(prefetch_count=1))
+        await self.refused(channel, consume, 406, "x-stream-offset")
+        inbox = await self.inbox(await self.channel(), stream)
+        await self.publish(stream, b"1")
+        self.assertEqual(await inbox.bodies(1), [b"1"])
 
 
 class SqliteConsuming(SqliteTestCase, ConsumingContract):

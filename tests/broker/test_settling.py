@@ -221,7 +221,17 @@ class SettlingContract(BrokerContract):
 
 
 class EmbeddedSettling(EmbeddedTestCase, SettlingContract):
-    pass
+    async def test_stream_among_others(self) -> None:
+        """Returning the deliveries of a stream closes the connection (540); those of queues, asked for in one, are handed out again."""
+        channel = await self.channel()
+        stream, queue = await self.stream(channel), await self.queue(channel)
+        streamed, queued = await self.inbox(channel, stream), await self.inbox(channel, queue)
+        await self.publish(stream, b"1")
+        await self.publish(queue, b"2")
+        await streamed.next()
+        await queued.next()
+        await self.refused(channel, Basic.Nack(delivery_tag=0, multiple=True), 540, "not supported by stream queues")
+        self.assertEqual(await self.rest(queue), [b"2"])
 
 
 class SqliteSettling(SqliteTestCase, SettlingContract):
