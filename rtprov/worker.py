@@ -18,15 +18,16 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
-from attrs import define, evolve, field
+from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 
 from rtprov.amqp.consumer import consume
 from rtprov.errors import BrokerError, EquipmentSilent, EquipmentUnreachable, NoAnswer, OutOfPatience, SealError, UndecodableMessage
+from rtprov.jobs import BARRIER_RETRY_S, Arrivals, Job, key_of
 from rtprov.lanes import Lanes
-from rtprov.model import Finished, Postponed, Requested, Started, State, Task
+from rtprov.model import Finished, Postponed, Requested, Started, State
 from rtprov.quarantine import GIVE_UP_AFTER
 from rtprov.wire import decode_task
 
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
 
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
-BARRIER_RETRY_S = 1.0
 # The broker gives up on a delivery that is held for 30 minutes; one held this long is returned, and adopted when it comes back.
 RENEW_AFTER_S = 1200.0
 RENEW_LOOK_S = 60.0
@@ -65,36 +65,6 @@ class _Abandoned(Exception):
 
 class _Deadly(Exception):
     """One worker after another has died in the task's calls."""
-
-
-@define(eq=False)
-class Job:
-    """One task in this worker. Its sealed body, which may be large, is held once: `task` is without it, `delivery` has it."""
-
-    task: Task
-    delivery: Delivery
-    taken_at: float
-    unjudged: bool
-    attempt: int = 0
-    waited_s: float = 0.0  # for an A in trouble, before the first attempt
-    first_called_at: float | None = None  # when the task's very first call began, where that was here
-    calling: bool = False  # a call to A is under way, or its outcome waits for the journal
-    pausing: bool = False  # A was out of reach, and is called again after a while
-    renewing: bool = False  # the delivery was returned on purpose and is to come back
-    running: Deferred[None] | None = field(default=None, repr=False)
-
-    @property
-    def key(self) -> str:
-        """What tells it from other jobs. Two bodies that came with one ``Idempotency-Key`` are two jobs, until they are judged."""
-        return _key(self.task)
-
-    def adopt(self, delivery: Delivery, now: float) -> None:
-        """Go on with the same message's next delivery. Another worker may have had it in between: it is to be judged again."""
-        self.delivery, self.taken_at, self.unjudged, self.renewing = delivery, now, True, False
-
-
-def _key(task: Task) -> str:
-    return task.task_id + (task.fingerprint or "")
 
 
 class ShardWorker:
@@ -140,8 +110,7 @@ class ShardWorker:
         self._rng = rng
         self._jobs: dict[str, Job] = {}
         self._lanes: Lanes[Job] = Lanes()
-        self._arriving: list[Job] = []  # before they enter their lanes, for as long as something that was delivered before is among them
-        self._sorting: Deferred[None] | None = None
+        self._arrivals = Arrivals(queue=shard.work, store=store, journal=journal, clock=clock, enter=self._enter)
         self._draining = False
         self._renewal = LoopingCall(self._renew)
         self._renewal.clock = clock
@@ -186,7 +155,7 @@ class ShardWorker:
             self._log.error("{queue}: a message that is no task goes to the dead letters: {error}", queue=self._shard.work, error=error)
             delivery.nack(requeue=False)
             return
-        job = self._jobs.get(_key(task))
+        job = self._jobs.get(key_of(task))
         if job is not None:
             if job.delivery.live:
                 delivery.ack()  # the same order, sent twice
@@ -196,37 +165,9 @@ class ShardWorker:
         unjudged = delivery.redelivered or task.fingerprint is not None
         job = Job(evolve(task, sealed=""), delivery, self._clock.seconds(), unjudged)
         self._jobs[job.key] = job
-        if delivery.redelivered or self._arriving:
-            self._arriving.append(job)
-            if self._sorting is None:
-                self._sort()
+        if delivery.redelivered or self._arrivals:
+            self._arrivals.add(job)
         else:
-            self._enter(job)
-
-    def _sort(self) -> None:
-        sorting = Deferred.fromCoroutine(self._enter_in_order())
-        if not sorting.called:
-            self._sorting = sorting
-        sorting.addErrback(self._unsorted)
-
-    def _unsorted(self, reason: Failure) -> None:
-        if not reason.check(CancelledError):
-            self._log.failure("{queue}: what has come back stays where it is", reason, queue=self._shard.work)
-
-    async def _enter_in_order(self) -> None:
-        """What comes back may come in another order than that of the POSTs; the journal has that, behind the barrier all of it."""
-        while True:
-            judged = list(self._arriving)
-            try:
-                await self._journal.barrier()
-                break
-            except BrokerError:
-                await deferLater(self._clock, BARRIER_RETRY_S)
-        for job in judged:
-            job.unjudged = False
-        self._sorting = None
-        arrived, self._arriving = self._arriving, []
-        for job in sorted(arrived, key=lambda job: self._store.ahead(job.task.task_id)):
             self._enter(job)
 
     def _enter(self, job: Job) -> None:
@@ -235,12 +176,8 @@ class ShardWorker:
 
     def _send_away_arriving(self) -> None:
         """Forget what has entered no lane yet: the broker has it, or will have it back."""
-        for job in self._arriving:
+        for job in self._arrivals.forget():
             del self._jobs[job.key]
-        self._arriving.clear()
-        sorting, self._sorting = self._sorting, None
-        if sorting is not None:
-            sorting.cancel()
 
     def _renew(self) -> None:
         overdue = self._clock.seconds() - RENEW_AFTER_S

@@ -6,9 +6,9 @@ from attrs import define, field
 from twisted.internet.defer import Deferred, succeed
 
 from rtprov.errors import BrokerUnavailable, EquipmentUnreachable
+from rtprov.jobs import BARRIER_RETRY_S
 from rtprov.model import Cancelled, Event, Finished, Postponed, Requested, Started, State, Task
 from rtprov.wire import encode_task
-from rtprov.worker import BARRIER_RETRY_S
 from tests.fakes import FakeDelivery, FakeJournal, PlainSealer
 from tests.test_worker import BODY, EPOCH, WorkerTestCase, task_id
 
@@ -42,10 +42,11 @@ class LateJournal(FakeJournal):
 
 
 class LateTestCase(WorkerTestCase):
-    def setUp(self) -> None:
-        super().setUp()
+    late: LateJournal
+
+    def new_journal(self) -> FakeJournal:
         self.late = LateJournal(self.store.apply)
-        self.worker._journal = self.late
+        return self.late
 
     def deliver_keyed(self, fingerprint: str, equipment_id: str = "DEVICE1", *, redelivered: bool = False) -> FakeDelivery:
         task = Task(task_id(1), equipment_id, 14, EPOCH, PlainSealer().seal(BODY), fingerprint)

@@ -78,6 +78,7 @@ LAYERS = (
             "rtprov.deadletters",
             "rtprov.gate",
             "rtprov.quarantine",
+            "rtprov.jobs",
             "rtprov.worker",
             "rtprov.scenario",
             "rtprov.stub",

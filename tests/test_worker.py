@@ -36,7 +36,7 @@ class WorkerTestCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.store = Store(86400.0)
-        self.journal = FakeJournal(self.store.apply)
+        self.journal = self.new_journal()
         self.equipment = FakeEquipment()
         breaker = Breaker(concurrency=self.concurrency, rng=random.Random(7))
         self.gate = Gate(concurrency=self.concurrency, breaker=breaker, clock=cast("IReactorTime", self.clock))
@@ -56,6 +56,9 @@ class WorkerTestCase(SynchronousTestCase):
             rng=random.Random(7),
         )
         self.addCleanup(self.cut_short)
+
+    def new_journal(self) -> FakeJournal:
+        return FakeJournal(self.store.apply)
 
     def cut_short(self) -> None:
         """End what is under way here and now, or its end is some other test's business, when memory is tidied up."""
