@@ -22,6 +22,7 @@ from twisted.web.iweb import IBodyProducer
 from werkzeug.http import parse_date
 from zope.interface import implementer
 
+from rtprov.amqp.tls_failures import explain
 from rtprov.errors import EquipmentSilent, EquipmentUnreachable
 from rtprov.model import State, Task
 
@@ -182,8 +183,8 @@ def _reasons(error: BaseException) -> list[BaseException]:
 
 
 def _summary(reasons: list[BaseException]) -> str:
-    """One line for log and journal: the reasons by class and message; they speak of connections, never of bodies."""
-    return "; ".join(dict.fromkeys(f"{type(reason).__name__}: {reason}".strip(": ") for reason in reasons))
+    """One line for log and journal: the reasons in words, or by class and message; they speak of connections, never of bodies."""
+    return "; ".join(dict.fromkeys(explain(reason) or f"{type(reason).__name__}: {reason}".strip(": ") for reason in reasons))
 
 
 async def _read_unless_outage(response: IResponse) -> bytes:

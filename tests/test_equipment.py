@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
+from OpenSSL import SSL
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, formatEvent, globalLogPublisher
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.client import ResponseNeverReceived
 
 from rtprov.equipment import HttpEquipment, answer_deadline_s, interpret, retry_after_s
 from rtprov.errors import EquipmentSilent, EquipmentUnreachable
 from rtprov.model import State, Task
 from tests.memory import MemoryNetwork, MemoryTransport, http_client
 
+if TYPE_CHECKING:
+    from treq.client import HTTPClient
+
 BODY = '{"timeoutInSeconds": 14, "parameters": [{"password": "пароль"}]}'.encode()
+
+
+class _Failing:
+    """A client whose every call fails with `error`."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    async def post(self, url: str, **options: object) -> None:
+        raise self._error
 
 
 class _RawServer(Protocol):
@@ -186,6 +202,19 @@ class Calls(SynchronousTestCase):
         """A refused connection is an outage."""
         self.network.factories.clear()
         self.assertUnreachable(self.call())
+
+    def test_tls_failed(self) -> None:
+        """Failed TLS is an outage whose reason is told in words."""
+        errors = [Failure(SSL.Error([("SSL routines", "", "certificate verify failed")]))]
+        self.equipment = HttpEquipment(
+            client=cast("HTTPClient", _Failing(ResponseNeverReceived(errors))),
+            base_url="https://a",
+            clock=cast("IReactorTime", self.clock),
+            wall_clock=self.clock.seconds,
+        )
+        text = str(self.assertUnreachable(self.call()))
+        self.assertIn("A cannot be reached: TLS: certificate verify failed (", text)
+        self.assertNotIn("SSL routines", text)
 
     def test_dropped_without_an_answer(self) -> None:
         """A connection that is closed without an answer is an outage, whether before or within the headers or the body."""

@@ -26,6 +26,7 @@ from rtprov.amqp.delegate import AmqpDelegate
 from rtprov.amqp.framing import DEFAULT_FRAME_MAX, FRAME_MIN_SIZE, HEARTBEAT, PROTOCOL_HEADER, Frame, FrameParser, encode_method
 from rtprov.amqp.heartbeat import Heartbeat
 from rtprov.amqp.spec import SPEC
+from rtprov.amqp.tls_failures import explain
 from rtprov.errors import AmqpError, BrokerError, BrokerUnavailable
 
 if TYPE_CHECKING:
@@ -298,7 +299,8 @@ class AmqpConnection(ClientBase):
             timer.cancel()
 
     def _describe_loss(self, reason: Failure) -> str:
-        text = reason.getErrorMessage().rstrip(".")
+        assert reason.value is not None
+        text = explain(reason.value) or reason.getErrorMessage().rstrip(".")
         if self._stage == "login":
             return f"The broker hung up after the login, most likely for a wrong user name or password: {text}"
         if self._stage == "opening":

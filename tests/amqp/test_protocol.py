@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from OpenSSL import SSL
 from pamqp.commands import Basic, Channel, Connection, Queue, Tx
 from twisted.internet.defer import CancelledError
+from twisted.python.failure import Failure
 
 from rtprov.amqp.framing import HEARTBEAT, encode_method
 from rtprov.amqp.protocol import MAX_HELD_BACK_BYTES
@@ -57,6 +59,16 @@ class HandshakeTests(AmqpTestCase):
         """A broker that wants frames below AMQP's least size is refused."""
         self.broker.tune = Connection.Tune(0, 100, 0)
         self.error(self.begin().handshake(), BrokerUnavailable)
+
+    def test_tls_failed(self) -> None:
+        """Where TLS did not come about, the operator is told why in words."""
+        self.patch(self.broker, "greet", lambda peer: None)
+        connection = self.begin()
+        handshake = connection.handshake()
+        connection.connectionLost(Failure(SSL.Error([("SSL routines", "", "certificate verify failed")])))
+        text = str(self.error(handshake, BrokerUnavailable))
+        self.assertIn("TLS: certificate verify failed (", text)
+        self.assertNotIn("SSL routines", text)
 
     def test_lost_at_each_step(self) -> None:
         """A connection that is lost at any step of the handshake fails it, and leaves no timer behind."""

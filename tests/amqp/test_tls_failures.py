@@ -1,0 +1,82 @@
+"""What is said where TLS did not come about."""
+
+from __future__ import annotations
+
+import trustme
+from OpenSSL import SSL
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.ssl import Certificate, CertificateOptions, PrivateCertificate, optionsForClientTLS, trustRootFromCertificates
+from twisted.internet.testing import StringTransport
+from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from rtprov.amqp.tls_failures import explain
+
+
+class _Client(Protocol):
+    reason: Failure | None = None
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.reason = reason
+
+
+def _transport() -> StringTransport:
+    transport = StringTransport()
+    transport.abortConnection = transport.loseConnection  # type: ignore[method-assign]
+    return transport
+
+
+def failure_of_handshake(hostname: str, trusted: trustme.CA, issuer: trustme.CA) -> BaseException:
+    """How a client fails that calls `hostname` and trusts one CA, at a server that is called ``localhost`` by another."""
+    identity = issuer.issue_cert("localhost")
+    pem = identity.private_key_pem.bytes() + identity.cert_chain_pems[0].bytes()
+    server_options: CertificateOptions = PrivateCertificate.loadPEM(pem).options()
+    trust_root = trustRootFromCertificates([Certificate.loadPEM(trusted.cert_pem.bytes())])
+    protocol = _Client()
+    client = TLSMemoryBIOFactory(optionsForClientTLS(hostname, trust_root), True, Factory.forProtocol(lambda: protocol)).buildProtocol(None)
+    server = TLSMemoryBIOFactory(server_options, False, Factory.forProtocol(Protocol)).buildProtocol(None)
+    ends: list[tuple[TLSMemoryBIOProtocol, StringTransport]] = [(client, _transport()), (server, _transport())]
+    for end, transport in ends:
+        end.makeConnection(transport)
+    for _ in range(4):
+        for (_, source), (target, _) in (ends, reversed(ends)):
+            data = source.value()
+            source.clear()
+            if data:
+                target.dataReceived(data)
+    client.connectionLost(Failure(ConnectionError()))
+    assert protocol.reason is not None and protocol.reason.value is not None
+    return protocol.reason.value
+
+
+class Explanations(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.ours = trustme.CA()
+
+    def test_unknown_ca(self) -> None:
+        """A certificate of a CA that is not ours is called that."""
+        text = explain(failure_of_handshake("localhost", self.ours, trustme.CA()))
+        self.assertEqual(text, "TLS: certificate verify failed (no CA of ours vouches for it, or it has expired)")
+
+    def test_another_name(self) -> None:
+        """A certificate of another host, or of a name where an address was called, is called that."""
+        for called in ("elsewhere.example", "127.0.0.1"):
+            text = explain(failure_of_handshake(called, self.ours, self.ours))
+            self.assertEqual(text, "TLS: the certificate does not hold the name under which the host was called")
+
+    def test_no_tls(self) -> None:
+        """Of what OpenSSL says only the reasons are told."""
+        text = explain(SSL.Error([("SSL routines", "", "wrong version number"), ("SSL routines", "", "alert")]))
+        self.assertEqual(text, "TLS: wrong version number (does the other side speak TLS at all?); alert")
+
+    def test_other_errors(self) -> None:
+        """What is no failure of TLS, or has no reason, is not explained."""
+        for error in (
+            ConnectionError("refused"),
+            SSL.Error(),
+            SSL.Error([]),
+            SSL.SysCallError(-1, "Unexpected EOF"),
+            SSL.ZeroReturnError(),
+        ):
+            self.assertIsNone(explain(error))
