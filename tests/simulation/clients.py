@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from attrs import define, field
@@ -170,12 +170,16 @@ class Client:
         return Deferred.fromCoroutine(self._see(order))
 
     async def _see(self, order: Order) -> None:
-        requests = [self.post] if order.key is not None else []
-        for request in (*requests, self.ask, self.cancel):
-            while not await request(order) and self.checks.broken is None:
-                await self._sleep(1.0)
-            if order.task_id is None:
-                return
+        if order.key is not None:
+            await self._insist(self.post, order)
+        if order.task_id is not None:
+            await self._insist(self.ask, order)
+            await self._poll(order)  # it is accepted only now, perhaps, and its end is news to this client
+            await self._insist(self.cancel, order)
+
+    async def _insist(self, request: Callable[[Order], Coroutine[Any, Any, bool]], order: Order) -> None:
+        while not await request(order) and self.checks.broken is None:
+            await self._sleep(1.0)
 
     # The requests. Each returns whether it was answered, and not with a 503.
 

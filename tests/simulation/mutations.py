@@ -7,11 +7,9 @@ with MUTATIONS["lanes off"].switched_on():
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
-from attrs import frozen
 from twisted.internet.defer import Deferred, succeed
 
 from rtprov import equipment, worker
@@ -30,35 +28,10 @@ from rtprov.status import StatusServer
 from rtprov.store import Store
 from rtprov.wire import decode_status_request, decode_task, encode_status_reply
 from rtprov.worker import ShardWorker
-from tests.simulation.knobs import patched
+from tests.simulation import order_mutations  # noqa: F401 (it adds its own)
+from tests.simulation.mutation import MUTATIONS, mutation
 
-
-@frozen
-class Mutation:
-    """`replace` is what stands in for `name` of `target` while it is switched on."""
-
-    target: Any
-    name: str
-    replace: Any
-
-    @contextmanager
-    def switched_on(self) -> Iterator[None]:
-        """Make the mistake for a while."""
-        with patched(self.target, self.name, self.replace):
-            yield
-
-
-MUTATIONS: dict[str, Mutation] = {}
-
-
-def mutation(name: str, target: Any, attribute: str) -> Callable[[Any], Any]:
-    """Register the decorated function as what stands in for `attribute` of `target`."""
-
-    def register(replace: Any) -> Any:
-        MUTATIONS[name] = Mutation(target, attribute, replace)
-        return replace
-
-    return register
+__all__ = ["MUTATIONS"]
 
 
 # The worker.

@@ -1,0 +1,123 @@
+"""Bugs put in on purpose where the journal decides: keys and cancellations. See `mutations`."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from rtprov import orders
+from rtprov.errors import NoAnswer, TaskNotFound, TooLate
+from rtprov.inquiries import Directory
+from rtprov.model import Cancelled, Details, Finished, Started, State
+from rtprov.orders import Orders
+from rtprov.store import Store
+from rtprov.wire import decode_task
+from rtprov.worker import ShardWorker
+from tests.fakes import PlainSealer
+from tests.simulation.mutation import mutation
+
+# The front end.
+
+
+async def _may_be_cancelled(self: Any, task_id: str, equipment_id: str) -> bool:
+    """Raises `TaskNotFound`, `TooLate`."""
+    known = await self._directory.details(task_id, equipment_id, barrier=True)
+    if known is None:
+        raise TaskNotFound
+    if known.state is not State.CANCELLED and (known.state is not State.RUNNING or known.attempt_count):
+        raise TooLate
+    return known.state is State.RUNNING
+
+
+@mutation("a cancellation is answered before it is journalled", Orders, "cancel")
+async def _cancel_and_forget(self: Any, task_id: str, equipment_id: str) -> None:
+    if await _may_be_cancelled(self, task_id, equipment_id):
+        self._tasks.call_off(task_id, equipment_id, self._wall_clock()).addErrback(lambda _: None)
+
+
+@mutation("a cancellation counts once it is confirmed", Orders, "cancel")
+async def _cancel_and_hope(self: Any, task_id: str, equipment_id: str) -> None:
+    if await _may_be_cancelled(self, task_id, equipment_id):
+        await self._tasks.call_off(task_id, equipment_id, self._wall_clock())
+
+
+_details = Directory.details
+
+
+@mutation("what the journal decided is asked without a barrier", Directory, "details")
+def _at_once(self: Any, task_id: str, equipment_id: str, *, barrier: bool) -> Deferred[Details | None]:
+    return _details(self, task_id, equipment_id, barrier=False)
+
+
+@mutation("fingerprints are ignored", PlainSealer, "matches")
+def _any_body(self: Any, fingerprint: str, task_id: str, body: bytes) -> bool:
+    return True
+
+
+_numbers = count()
+
+
+@mutation("a key gives another task id each time", orders, "keyed_task_id")
+def _another_id(equipment_id: str, key: str) -> str:
+    return f"1de0{next(_numbers):028x}"
+
+
+# The worker.
+
+
+async def _start(self: Any, job: Any, admission: Any, *, look: bool) -> tuple[State, str] | None:
+    """One attempt that does not wait for its own `Started`."""
+    task = job.task
+    if await self._over(job):
+        return None
+    body = self._sealer.open(decode_task(job.delivery.body).sealed)
+    job.attempt = max(job.attempt, self._store.attempts(task.task_id)) + 1
+    await self._journal.append(Started(task.task_id, task.equipment_id, self._wall_clock(), job.attempt))
+    await self._require_delivery(job)
+    if look and await self._over(job):
+        return None
+    job.calling = True
+    if job.attempt == 1:
+        job.first_called_at = self._wall_clock()
+    try:
+        outcome: tuple[State, str] = await self._equipment.configure(task, body)
+    except NoAnswer as error:
+        admission.outage(task.equipment_id, error)
+        raise
+    admission.answered()
+    return outcome
+
+
+@mutation("a worker starts without looking for a cancellation", ShardWorker, "_attempt")
+async def _start_blindly(self: Any, job: Any, admission: Any) -> tuple[State, str] | None:
+    return await _start(self, job, admission, look=False)
+
+
+@mutation("a worker starts before it has seen that it does", ShardWorker, "_attempt")
+async def _start_early(self: Any, job: Any, admission: Any) -> tuple[State, str] | None:
+    return await _start(self, job, admission, look=True)
+
+
+# The store.
+
+
+@mutation("both bodies of a key are called", Store, "over")
+def _over(self: Any, task_id: str, fingerprint: str | None, accepted_at: float) -> bool:
+    return bool(self.finished(task_id))
+
+
+@mutation("a key's last body counts", Store, "_request")
+def _request(self: Any, record: Any, event: Any) -> None:
+    record.requested_at, record.fingerprint = event.at, event.fingerprint
+
+
+_apply = Store.apply
+
+
+@mutation("a cancellation counts after the start", Store, "apply")
+def _apply_cancelled(self: Any, event: Any) -> None:
+    if isinstance(event, Cancelled):
+        event = Finished(event.task_id, event.equipment_id, event.at, State.CANCELLED, "cancelled")
+    _apply(self, event)
