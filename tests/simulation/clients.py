@@ -18,7 +18,7 @@ from rtprov.model import State
 from tests.simulation.checks import Checks
 from tests.simulation.links import End
 from tests.simulation.network import Network
-from tests.simulation.orders import Order
+from tests.simulation.orders import Key, Order
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -101,7 +101,7 @@ class Client:
     wild: bool
     fickle: float
     until: float  # when a client has no more time for mischief
-    new_order: Callable[[str], Order]
+    new_order: Callable[[str, Key | None], Order]
     _accepted: list[Order] = field(factory=list)
 
     @property
@@ -135,13 +135,21 @@ class Client:
 
         Without a key each try is an order of its own: the one before may be accepted, too.
         """
+        if order.key is not None and self.rng.random() < 0.5:
+            await self._race(order)
         for _ in range(4):
             if await self.post(order):
                 return order if order.task_id is not None else None
             await self._sleep(self.rng.random() * 5.0)
             if order.key is None:
-                order = self.new_order(order.device)
+                order = self.new_order(order.device, None)
         return None
+
+    async def _race(self, order: Order) -> None:
+        """Post it, another body with its key, and perhaps itself once more, all at the same time."""
+        rivals = [order, self.new_order(order.device, order.key), order][: self.rng.choice([2, 3])]
+        self.rng.shuffle(rivals)
+        await gatherResults([Deferred.fromCoroutine(self.post(each)) for each in rivals])
 
     async def _change_its_mind(self) -> None:
         """Cancel a task, more than once perhaps, or repeat POSTs that have a key; some of that at the same time."""
@@ -175,7 +183,8 @@ class Client:
         if order.task_id is not None:
             await self._insist(self.ask, order)
             await self._poll(order)  # it is accepted only now, perhaps, and its end is news to this client
-            await self._insist(self.cancel, order)
+            if self.rng.random() < 0.5:
+                await self._insist(self.cancel, order)
 
     async def _insist(self, request: Callable[[Order], Coroutine[Any, Any, bool]], order: Order) -> None:
         while not await request(order) and self.checks.broken is None:

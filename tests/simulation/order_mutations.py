@@ -103,9 +103,16 @@ async def _start_early(self: Any, job: Any, admission: Any) -> tuple[State, str]
 # The store.
 
 
+_over = Store.over
+
+
 @mutation("both bodies of a key are called", Store, "over")
-def _over(self: Any, task_id: str, fingerprint: str | None, accepted_at: float) -> bool:
-    return bool(self.finished(task_id))
+def _over_by_body(self: Any, task_id: str, fingerprint: str | None, accepted_at: float) -> bool | None:
+    """A task is over for its own body only."""
+    record = self._records.get(task_id)
+    if record is not None and record.fingerprint != fingerprint:
+        return False
+    return _over(self, task_id, fingerprint, accepted_at)
 
 
 @mutation("a key's last body counts", Store, "_request")

@@ -86,7 +86,7 @@ class _Run:
         keyed, fickle = rng.choice([0.0, 0.3, 0.9]), rng.choice([0.0, 0.3, 0.9])
         clients = []
         for number in range(rng.randint(1, 4)):
-            orders = [self._make_order(rng, rng.choice(devices), keyed) for _ in range(rng.randint(1, 6))]
+            orders = [self._make_order(rng, rng.choice(devices), keyed) for _ in range(rng.randint(1, 5))]
             name = f"c{number + 1}"
             frontend = f"b{number % world.setup.frontends + 1}"
             clients.append(self._client(name, frontend, orders, wild=rng.random() < 0.2, fickle=fickle))
