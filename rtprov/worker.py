@@ -351,7 +351,7 @@ class ShardWorker:
         running = [job.running for job in self._jobs.values() if job.running is not None]
         if running:
             self._log.info(
-                "{queue}: draining {calls} calls to A, up to {seconds:.0f} s",
+                "{queue}: draining {calls} calls to A, up to {seconds:.0f} s; a second signal cuts them short",
                 queue=self._shard.work,
                 calls=len(running),
                 seconds=deadline_s,

@@ -67,6 +67,6 @@ class AllInOne(ProcessTestCase):
         await client.accepted("HANG123456")
         await process.logged("call 1: HANG123456")
         process.signal("TERM")
-        await process.logged("draining 1 call")
+        await process.logged("draining 1 calls to A, up to 60 s; a second signal cuts them short")
         await self.stop(process)
         self.assertIn("told to stop again", process.log)
