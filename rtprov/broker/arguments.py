@@ -1,4 +1,4 @@
-"""What a ``queue.declare`` may say in its arguments (https://www.rabbitmq.com/docs/queues#optional-arguments)."""
+"""What a ``queue.declare`` may say in its arguments (https://www.rabbitmq.com/docs/queues#optional-arguments), and again."""
 
 from __future__ import annotations
 
@@ -47,6 +47,30 @@ def check_properties(name: str, kind: str, *, durable: bool, exclusive: bool, au
         for what, wrong in (("non-durable", not durable), ("exclusive-owner", exclusive), ("auto-delete", auto_delete)):
             if wrong:
                 raise AmqpError(406, f"PRECONDITION_FAILED - invalid property '{what}' for queue '{name}' in vhost '/'")
+
+
+def check_equivalent(kind: str, name: str, ours: Mapping[str, object], theirs: Mapping[str, object]) -> None:
+    """Whoever declares again what is there must say the same: `ours` is what it has, `theirs` what is said. Raises `AmqpError` 406."""
+    for what, current in ours.items():
+        if theirs[what] != current:
+            raise _inequivalent(what, kind, name, theirs[what], current)
+
+
+def check_equivalent_arguments(name: str, kind: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
+    """The same for the arguments of a queue of this type."""
+    for key in sorted(set(ours) | set(theirs)):
+        current, received = ours.get(key), theirs.get(key)
+        if current != received and not (key == "x-queue-type" and kind == _CLASSIC and received in (None, _CLASSIC)):
+            raise _inequivalent(key, "queue", name, received, current)
+
+
+def _inequivalent(what: str, kind: str, name: str, received: object, current: object) -> AmqpError:
+    text = f"inequivalent arg '{what}' for {kind} '{name}' in vhost '/': received {_shown(received)} but current is {_shown(current)}"
+    return AmqpError(406, f"PRECONDITION_FAILED - {text}")
+
+
+def _shown(value: object) -> str:
+    return "none" if value is None else f"'{str(value).lower() if isinstance(value, bool) else value}'"
 
 
 def _invalid(argument: str, name: str, why: str = "") -> AmqpError:

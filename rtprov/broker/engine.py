@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from rtprov.broker.arguments import check_properties, queue_kind
+from rtprov.broker.arguments import check_equivalent, check_equivalent_arguments, check_properties, queue_kind
 from rtprov.broker.dead_letters import REJECTED, dead_letter, in_circles
 from rtprov.broker.exchanges import TYPES, Exchange
 from rtprov.broker.memory import Memory
@@ -86,14 +86,9 @@ class Engine:
         if kind not in TYPES:
             raise AmqpError(503, f"COMMAND_INVALID - unknown exchange type '{kind}'")
         if existing is not None:
-            for what, ours, theirs in (
-                ("type", existing.kind, kind),
-                ("durable", existing.durable, durable),
-                ("auto_delete", existing.auto_delete, auto_delete),
-                ("internal", existing.internal, internal),
-            ):
-                if ours != theirs:
-                    raise AmqpError(406, _inequivalent(what, "exchange", name, theirs, ours))
+            ours = {"type": existing.kind, "durable": existing.durable, "auto_delete": existing.auto_delete, "internal": existing.internal}
+            theirs = {"type": kind, "durable": durable, "auto_delete": auto_delete, "internal": internal}
+            check_equivalent("exchange", name, ours, theirs)
             return
         _refuse_reserved("exchange", name)
         if arguments:
@@ -140,7 +135,10 @@ class Engine:
         elif passive or name in self.queues:
             queue = self.queue(name, owner)
             if not passive:
-                self._check_equivalent(queue, durable, exclusive, auto_delete, arguments)
+                ours = {"durable": queue.durable, "auto_delete": queue.auto_delete, "exclusive": queue.owner is not None}
+                theirs = {"durable": durable, "auto_delete": auto_delete, "exclusive": exclusive}
+                check_equivalent("queue", name, ours, theirs)
+                check_equivalent_arguments(name, queue.kind, queue.arguments, arguments)
             return queue
         else:
             _refuse_reserved("queue", name)
@@ -178,19 +176,6 @@ class Engine:
             single_active=bool(arguments.get("x-single-active-consumer", False)),
             delivery_limit=arguments.get("x-delivery-limit"),
         )
-
-    def _check_equivalent(self, queue: AnyQueue, durable: bool, exclusive: bool, auto_delete: bool, arguments: Mapping[str, Any]) -> None:
-        for what, ours, theirs in (
-            ("durable", queue.durable, durable),
-            ("auto_delete", queue.auto_delete, auto_delete),
-            ("exclusive", queue.owner is not None, exclusive),
-        ):
-            if ours != theirs:
-                raise AmqpError(406, _inequivalent(what, "queue", queue.name, theirs, ours))
-        for key in sorted(set(queue.arguments) | set(arguments)):
-            current, received = queue.arguments.get(key), arguments.get(key)
-            if current != received and not (key == "x-queue-type" and queue.kind == "classic" and received in (None, "classic")):
-                raise AmqpError(406, _inequivalent(key, "queue", queue.name, received, current))
 
     def queue(self, name: str, owner: object) -> AnyQueue:
         """The queue, for this connection. Raises `AmqpError` 404, or 405 where it is another connection's own."""
@@ -329,14 +314,3 @@ def _show(marks: list[tuple[Stream, int]]) -> None:
 def _refuse_reserved(what: str, name: str) -> None:
     if name == "" or name.startswith("amq."):
         raise AmqpError(403, f"ACCESS_REFUSED - {what} name '{name}' contains reserved prefix 'amq.*'")
-
-
-def _inequivalent(what: str, kind: str, name: str, received: object, current: object) -> str:
-    return (
-        f"PRECONDITION_FAILED - inequivalent arg '{what}' for {kind} '{name}' in vhost '/': "
-        f"received {_shown(received)} but current is {_shown(current)}"
-    )
-
-
-def _shown(value: object) -> str:
-    return "none" if value is None else f"'{str(value).lower() if isinstance(value, bool) else value}'"
