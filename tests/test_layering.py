@@ -48,7 +48,7 @@ LAYERS = (
     ),
     Layer("rules", ("rtprov.store", "rtprov.lanes", "rtprov.breaker", "rtprov.limits"), sees=("values",), outside=frozenset({"attrs"})),
     Layer("amqp", ("rtprov.amqp.*",), sees=("package", "rtprov.errors")),
-    Layer("broker", ("rtprov.broker.*",), sees=("package", "rtprov.errors", "rtprov.amqp.framing")),
+    Layer("broker", ("rtprov.broker.*",), sees=("package", "rtprov.errors", "rtprov.amqp.framing", "rtprov.amqp.heartbeat")),
     Layer(
         "edges",
         (

@@ -16,12 +16,12 @@ from pamqp.commands import Channel, Connection
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import Protocol, connectionDone
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rtprov.amqp.framing import HEARTBEAT, PROTOCOL_HEADER, Assembler, Command, Frame, FrameParser, encode_method
+from rtprov.amqp.heartbeat import Heartbeat
 from rtprov.broker.channel import BrokerChannel
 from rtprov.broker.consuming import NotYet
 from rtprov.broker.handshake import Handshake, LoginRefused, OtherProtocol
@@ -55,10 +55,7 @@ class BrokerProtocol(Protocol):
         self._timer: IDelayedCall | None = None
         self._confirms: dict[Publishing, None] = {}
         self._pumps: dict[AnyQueue, None] = {}
-        self._heartbeat = LoopingCall(self._beat)
-        self._heartbeat.clock = factory.clock
-        self._silent_looks = 0
-        self._spoke = False
+        self._heartbeat = Heartbeat(clock=factory.clock, beat=lambda: self._write(HEARTBEAT), dead=self._on_silence)
         self._backlog = 0  # bytes written since the client has stopped reading
         self._frames: deque[Frame] = deque()  # received, and not yet carried out
 
@@ -93,7 +90,7 @@ class BrokerProtocol(Protocol):
             self._write(data)
 
     def _write(self, data: bytes) -> None:
-        self._spoke = True
+        self._heartbeat.sent_at = self.factory.clock.seconds()
         assert self.transport is not None
         self.transport.write(data)
         if not self.writable:
@@ -103,7 +100,7 @@ class BrokerProtocol(Protocol):
         self.write(encode_method(channel, method))
 
     def dataReceived(self, data: bytes) -> None:
-        self._silent_looks = 0
+        self._heartbeat.received_at = self.factory.clock.seconds()
         if not self.handshake.greeted:
             data = self._greet(data)
         try:
@@ -183,7 +180,7 @@ class BrokerProtocol(Protocol):
 
     def _unhold(self, _: object) -> None:
         self._held = False
-        self._silent_looks = 0
+        self._heartbeat.received_at = self.factory.clock.seconds()
         self._listen_again()
 
     def published(self) -> None:
@@ -287,16 +284,11 @@ class BrokerProtocol(Protocol):
             self.send_method(0, answer)
         if isinstance(command.method, Connection.TuneOk):
             self._parser.frame_max = self.handshake.frame_max
-            self._start_heartbeat(self.handshake.heartbeat_s)
+            self._heartbeat.start(self.handshake.heartbeat_s)
         elif self.handshake.done:
             self._stop_timer()
             if self.factory.alarm is not None:
                 self.tell_alarm()
-
-    def _start_heartbeat(self, interval_s: int) -> None:
-        if interval_s:
-            beating = self._heartbeat.start(interval_s / 2, now=False)
-            beating.addErrback(lambda reason: self._log.failure("{peer}: heartbeats have stopped", reason, peer=self._peer()))
 
     def tell_alarm(self) -> None:
         """Bid an open connection's publishers wait, or go on (https://www.rabbitmq.com/docs/connection-blocked)."""
@@ -304,13 +296,10 @@ class BrokerProtocol(Protocol):
             alarm = self.factory.alarm
             self.send_method(0, Connection.Unblocked() if alarm is None else Connection.Blocked(_short(alarm)))
 
-    def _beat(self) -> None:
-        """Twice in each heartbeat interval (§4.2.7): speak if we were silent, give up on a client that was silent for two of them."""
-        if not self._spoke:
-            self._write(HEARTBEAT)
-        self._spoke = False
-        self._silent_looks += not self._held  # what it sends meanwhile is not read
-        if self._silent_looks > 4:
+    def _on_silence(self) -> None:
+        if self._held:  # what it sends meanwhile is not read
+            self._heartbeat.received_at = self.factory.clock.seconds()
+        else:
             self._log.info("{peer}: no heartbeat", peer=self._peer())
             self._abort()
 
@@ -349,8 +338,7 @@ class BrokerProtocol(Protocol):
         self._frames.clear()
         self.writable = False
         self._stop_timer()
-        if self._heartbeat.running:
-            self._heartbeat.stop()
+        self._heartbeat.stop()
         self._release()
         self._end_turn()
         self.factory.forget(self)

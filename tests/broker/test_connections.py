@@ -219,6 +219,21 @@ class EmbeddedConnections(EmbeddedTestCase, ConnectionsContract):
         client.say(Channel.Open(), channel=2048)
         await self.closed(client, 504)
 
+    async def test_not_listened_to(self) -> None:
+        """A publisher that the broker does not listen to is not taken for silent, and still gets heartbeats."""
+        channel = await self.channel()
+        queue = await self.queue(channel)
+        self.broker.engine.memory.limit = 1000
+        client = await self.raw_open(heartbeat_s=1)
+        client.say(Channel.Open(), channel=1)
+        await client.hear(Channel.OpenOk)
+        client.say(encode_content(1, Basic.Publish(0, "", queue), encode_header(Basic.Properties(), 2000), bytes(2000), 131072))
+        for _ in range(8):
+            await client.hear(None)
+        await self.ask(channel, Queue.Purge(queue=queue))
+        client.say(Channel.Close(200, "", 0, 0), channel=1)
+        await client.hear(Channel.CloseOk)
+
     async def test_unknown_method(self) -> None:
         """An unknown method is a 540; RabbitMQ does not answer it at all."""
         client = await self.raw_open()
