@@ -21,6 +21,7 @@ from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from rtprov.access import Admission, Caller, caller_at
 from rtprov.answers import answer_error, encode, envelope, row_of
+from rtprov.body import MAX_BODY_BYTES
 from rtprov.errors import (
     BodyTooLarge,
     CredentialsMalformed,
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from twisted.web.http_headers import Headers
     from twisted.web.resource import IResource
 
-MAX_BODY_BYTES = 65536
 # An oversized body is read up to here, and answered when it ends: a client that is still sending may never see an answer.
 MAX_DISCARDED_BYTES = 1024 * 1024
 IDLE_TIMEOUT_S = 60  # for a request to arrive as a whole, and between requests

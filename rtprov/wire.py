@@ -1,8 +1,7 @@
 """The messages that front ends, workers and journals exchange over AMQP: JSON ⇄ model.
 
 Each is an object with ``"v"`` (the format's version) and ``"kind"``. What a later version adds is carried, not fatal: unknown fields are
-passed over, events of an unknown kind become `Unrecognised`, a task that ended in an unknown state has failed. The rules of a request's
-body are `rtprov.body`'s, and can be had from here.
+passed over, events of an unknown kind become `Unrecognised`, a task that ended in an unknown state has failed.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from collections.abc import Sequence
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from rtprov.body import MAX_BODY_BYTES, ProvisioningRequest, parse_request
 from rtprov.errors import UndecodableMessage
 from rtprov.model import (
     Cancelled,
@@ -29,21 +27,6 @@ from rtprov.model import (
     is_equipment_id,
     is_task_id,
 )
-
-__all__ = [
-    "MAX_BODY_BYTES",
-    "VERSION",
-    "ProvisioningRequest",
-    "decode_event",
-    "decode_status_reply",
-    "decode_status_request",
-    "decode_task",
-    "encode_event",
-    "encode_status_reply",
-    "encode_status_request",
-    "encode_task",
-    "parse_request",
-]
 
 VERSION = 1
 

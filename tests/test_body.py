@@ -10,7 +10,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtprov import wire
 from rtprov.body import MAX_BODY_BYTES, MAX_DEPTH, ProvisioningRequest, parse_request
 from rtprov.errors import InvalidBody
 from tests.strategies import texts
@@ -46,12 +45,6 @@ class Text(BodyTestCase):
     def test_contract_example(self) -> None:
         """The contract's own example is valid."""
         self.accepts(CONTRACT_EXAMPLE)
-
-    def test_available_from_wire(self) -> None:
-        """`rtprov.wire` offers the same names."""
-        self.assertIs(wire.parse_request, parse_request)
-        self.assertIs(wire.ProvisioningRequest, ProvisioningRequest)
-        self.assertEqual(wire.MAX_BODY_BYTES, MAX_BODY_BYTES)
 
     def test_empty(self) -> None:
         """An empty body is called empty."""

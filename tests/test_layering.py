@@ -61,7 +61,7 @@ LAYERS = (
             "rtprov.http",
             "rtprov.certs",
         ),
-        sees=("package", "values", "rtprov.seal", "rtprov.limits"),
+        sees=("package", "values", "rtprov.body", "rtprov.seal", "rtprov.limits"),
     ),
     Layer(
         "roles",

@@ -8,7 +8,8 @@ from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
 
 from rtprov.access import Admission
-from rtprov.http import MAX_BODY_BYTES, JsonSite, caller_of
+from rtprov.body import MAX_BODY_BYTES
+from rtprov.http import JsonSite, caller_of
 from rtprov.limits import Rate
 from rtprov.model import State
 from rtprov.tokens import new_token

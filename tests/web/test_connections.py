@@ -7,7 +7,8 @@ from typing import Any, cast
 from twisted.internet.testing import StringTransport
 from twisted.web.resource import Resource
 
-from rtprov.http import CLOSE_TIMEOUT_S, IDLE_TIMEOUT_S, MAX_BODY_BYTES, JsonChannel, JsonSite
+from rtprov.body import MAX_BODY_BYTES
+from rtprov.http import CLOSE_TIMEOUT_S, IDLE_TIMEOUT_S, JsonChannel, JsonSite
 from tests.web.front import BODY, POST_PATH
 from tests.web.raw import WebTestCase, chunked, request
 from tests.web.test_http import CHUNKED, HttpTestCase
