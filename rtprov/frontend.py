@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 
     from rtprov.interfaces import EndOfTasks, Sealer, StatusSource, TaskDirectory, TaskSink
 
-POLL_AGAIN_S = 5
 T = TypeVar("T")
 
+POLL_AGAIN_S = 5
 MAX_REMEMBERED = 100_000
-REMEMBERED_KEYED_S = 60.0
+REMEMBERED_KEYED_S = 60.0  # a final state whose id may be another task's later
 MAX_PAGE = 100
 DEFAULT_PAGE = 20
 

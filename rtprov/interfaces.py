@@ -113,7 +113,8 @@ class Journal(Protocol):
     def barrier(self) -> Deferred[None]:
         """Fire once the own replica has seen everything that was confirmed before this call.
 
-        Concurrent callers share one marker. Fails with `BrokerError` when the broker is lost meanwhile.
+        Callers share markers: those who come while one is under way share the next. Fails with `BrokerError` when the broker is lost
+        meanwhile.
         """
 
 

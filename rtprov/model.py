@@ -12,8 +12,9 @@ from zlib import crc32
 
 import attrs
 
-_EQUIPMENT_ID = re.compile(r"[a-zA-Z0-9]{6,}")
 KEYED = "1de0"  # how ids that come from keys begin, and a few others by chance
+
+_EQUIPMENT_ID = re.compile(r"[a-zA-Z0-9]{6,}")
 _TASK_ID = re.compile(r"[0-9a-f]{32}")
 
 

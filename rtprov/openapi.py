@@ -1,4 +1,4 @@
-"""The description of service B: an OpenAPI 3.1 document made from the very types that check and write its JSON, and a page to read.
+"""The description of service B: an OpenAPI 3.1 document made from the very types that check and write its JSON.
 
 https://spec.openapis.org/oas/v3.1.0
 """

@@ -1,11 +1,12 @@
 """How the front end learns a task's state: one conversation over AMQP.
 
-A front end sends a batch of (task id, equipment id) pairs to the shard's status queue; any replica of the shard answers with a batch of
-states, in the same order, from its memory. A pair that the replica does not know is asked for once more, in another batch that bids the
-replica wait for its journal's barrier first; only then does "unknown" mean that there is no such task. So a GET right behind its POST is
-never a false 404, and bogus ids never delay the answers to honest ones. A replica that cannot pass its barrier answers with no states.
+A front end sends a batch of (task id, equipment id) pairs to all replicas of the shard; each answers with a batch of states, in the same
+order, from its memory, and the first answer counts. A pair that is unknown there is asked for once more, in another batch that bids the
+replicas wait for their journals' barriers first; only then does "unknown" mean that there is no such task. So a GET right behind its POST
+is never a false 404, and bogus ids never delay the answers to honest ones. A replica that cannot pass its barrier answers with no states.
 
-The status queue goes away with its last consumer: with no worker alive the request comes straight back (`Unroutable`).
+Each replica has a queue of its own, which goes away with its connection: with no worker alive the request comes straight back
+(`Unroutable`).
 """
 
 from __future__ import annotations

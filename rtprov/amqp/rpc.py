@@ -43,7 +43,7 @@ class _Request:
 
 
 class RpcClient:
-    """Asks queues, each request answered by one of the queue's consumers. A session of a `BrokerConnection`."""
+    """Asks a queue, or all that a routing key leads to; the first reply counts. A session of a `BrokerConnection`."""
 
     _log = Logger()
 

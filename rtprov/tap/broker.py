@@ -22,8 +22,6 @@ from rtprov.tap.services import Closing, Command, InOrder, server_identity
 from rtprov.tls_server import TLSEndpoint
 
 CLOSE_DEADLINE_S = 10.0
-
-
 GUEST = "guest"
 OBJECTION = "everybody knows the password guest; give --user and --password, or RTPROV_USER and RTPROV_PASSWORD"
 
