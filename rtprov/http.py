@@ -175,6 +175,8 @@ class JsonChannel(HTTPChannel):
     _caller: Caller | None = None
     _arriving = False
     _cut: IDelayedCall | None = None
+    _held: bytes | None = None  # what has arrived behind the request that was answered last
+    _unread = False  # whether the client lets our answers wait
 
     def admit(self, headers: Headers) -> Caller:
         """Who sends a request with these headers. Raises what it is refused for."""
@@ -205,8 +207,40 @@ class JsonChannel(HTTPChannel):
         self.loseConnection()
 
     def dataReceived(self, data: bytes) -> None:
-        if not self.refused:
+        if self._held is not None:
+            self._held += data
+        elif not self.refused:
             super().dataReceived(data)
+
+    def requestDone(self, request: Request) -> None:
+        """Called when a request is answered. The next waits for the reactor's next turn, and for a client who reads.
+
+        Twisted would answer all that has arrived at once: a thousand requests in one piece, whose answers fill the memory if nobody reads.
+        """
+        self.paused = True  # LineReceiver's
+        super().requestDone(request)
+        self.paused = False
+        rest = self.clearLineBuffer()
+        if rest and self.persistent:
+            self._held = rest
+            cast("Any", self.transport).pauseProducing()
+            self.callLater(0, self._go_on)
+
+    def _go_on(self) -> None:
+        if self._held is not None and not self._unread:
+            rest, self._held = self._held, None
+            cast("Any", self.transport).resumeProducing()
+            self.dataReceived(rest)
+
+    def pauseProducing(self) -> None:
+        self._unread = True
+        super().pauseProducing()
+
+    def resumeProducing(self) -> None:
+        self._unread = False
+        super().resumeProducing()
+        if self._held is not None:
+            self.callLater(0, self._go_on)
 
     def headerReceived(self, line: bytes) -> bool:
         try:
@@ -248,6 +282,7 @@ class JsonChannel(HTTPChannel):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if self._cut is not None and self._cut.active():
             self._cut.cancel()
+        self._held = None
         super().connectionLost(reason)
 
     def lineLengthExceeded(self, line: bytes) -> None:

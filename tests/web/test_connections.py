@@ -9,7 +9,8 @@ from twisted.web.resource import Resource
 
 from rtprov.body import MAX_BODY_BYTES
 from rtprov.http import CLOSE_TIMEOUT_S, IDLE_TIMEOUT_S, JsonChannel, JsonSite
-from tests.web.front import BODY, POST_PATH
+from tests.memory import HIGH_WATER, MemoryTransport
+from tests.web.front import BODY, CPE, POST_PATH
 from tests.web.raw import WebTestCase, chunked, request
 from tests.web.test_http import CHUNKED, HttpTestCase
 
@@ -102,6 +103,39 @@ class Times(HttpTestCase):
         client.send(b"nonsense\r\n\r\n")
         self.assertTrue(client.lost)
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class Pipelining(HttpTestCase):
+    """A client that sends many requests at once costs others neither time nor memory."""
+
+    def test_in_turn(self) -> None:
+        """Between requests that arrived in one piece, those of other connections are served."""
+        greedy, modest = self.connect(), self.connect()
+        for client, path, times in ((greedy, "GREEDY01", 3), (modest, "MODEST01", 1)):
+            assert client.transport is not None
+            client.transport.write(request("POST", CPE + path, BODY) * times)
+        self.network.settle()
+        self.assertEqual([task.equipment_id for task in self.tasks.submitted], ["GREEDY01", "MODEST01", "GREEDY01", "GREEDY01"])
+        self.assertEqual((len(greedy.answers()), len(modest.answers())), (3, 1))
+
+    def test_unread(self) -> None:
+        """No more is answered than the client reads, and all once it does read, also what comes meanwhile."""
+        client = self.connect()
+        client.stop_reading()
+        for _ in range(3):
+            client.send(request("GET", "/") * 1000)
+        self.assertLess(cast("MemoryTransport", client.transport).other.written, 2 * HIGH_WATER)
+        cast("MemoryTransport", client.transport).resumeProducing()
+        self.network.settle()
+        self.assertEqual(len(client.answers()), 3000)
+
+    def test_unread_for_ever(self) -> None:
+        """Who never reads is cut off, and what he sent is forgotten."""
+        client = self.connect()
+        client.stop_reading()
+        client.send(request("GET", "/") * 2000)
+        self.network.advance(IDLE_TIMEOUT_S + CLOSE_TIMEOUT_S + 1)
+        self.assertTrue(client.lost)
 
 
 class AnyTransport(WebTestCase):
