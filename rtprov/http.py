@@ -208,7 +208,7 @@ class JsonChannel(HTTPChannel):
 
     def dataReceived(self, data: bytes) -> None:
         if self._held is not None:
-            self._held += data
+            self._hold(data)
         elif not self.refused:
             super().dataReceived(data)
 
@@ -221,16 +221,23 @@ class JsonChannel(HTTPChannel):
         super().requestDone(request)
         self.paused = False
         rest = self.clearLineBuffer()
-        if rest and self.persistent:
-            self._held = rest
-            cast("Any", self.transport).pauseProducing()
+        if self.persistent:
+            self._held = b""
             self.callLater(0, self._go_on)
+            if rest:
+                self._hold(rest)
+
+    def _hold(self, data: bytes) -> None:
+        assert self._held is not None
+        self._held += data
+        cast("Any", self.transport).pauseProducing()
 
     def _go_on(self) -> None:
         if self._held is not None and not self._unread:
             rest, self._held = self._held, None
-            cast("Any", self.transport).resumeProducing()
-            self.dataReceived(rest)
+            if rest:
+                cast("Any", self.transport).resumeProducing()
+                self.dataReceived(rest)
 
     def pauseProducing(self) -> None:
         self._unread = True

@@ -129,6 +129,19 @@ class Pipelining(HttpTestCase):
         self.network.settle()
         self.assertEqual(len(client.answers()), 3000)
 
+    def test_unread_in_small_pieces(self) -> None:
+        """The same where each request is a piece of its own, as TLS hands them on."""
+        client = self.connect()
+        client.stop_reading()
+        server = cast("MemoryTransport", client.transport).other
+        for _ in range(3000):
+            server.protocol.dataReceived(request("GET", "/"))
+        self.network.settle()
+        self.assertLess(server.written, 2 * HIGH_WATER)
+        cast("MemoryTransport", client.transport).resumeProducing()
+        self.network.settle()
+        self.assertEqual(len(client.answers()), 3000)
+
     def test_unread_for_ever(self) -> None:
         """Who never reads is cut off, and what he sent is forgotten."""
         client = self.connect()
