@@ -67,8 +67,8 @@ def _another_id(equipment_id: str, key: str) -> str:
 # The worker.
 
 
-async def _start(self: Any, job: Any, admission: Any, *, look: bool) -> tuple[State, str] | None:
-    """One attempt that does not wait for its own `Started`."""
+@mutation("a worker starts without looking for a cancellation", ShardWorker, "_attempt")
+async def _start_blindly(self: Any, job: Any, admission: Any) -> tuple[State, str] | None:
     task = job.task
     if await self._over(job):
         return None
@@ -76,8 +76,6 @@ async def _start(self: Any, job: Any, admission: Any, *, look: bool) -> tuple[St
     job.attempt = max(job.attempt, self._store.attempts(task.task_id)) + 1
     await self._journal.append(Started(task.task_id, task.equipment_id, self._wall_clock(), job.attempt))
     await self._require_delivery(job)
-    if look and await self._over(job):
-        return None
     job.calling = True
     if job.attempt == 1:
         job.first_called_at = self._wall_clock()
@@ -88,16 +86,6 @@ async def _start(self: Any, job: Any, admission: Any, *, look: bool) -> tuple[St
         raise
     admission.answered()
     return outcome
-
-
-@mutation("a worker starts without looking for a cancellation", ShardWorker, "_attempt")
-async def _start_blindly(self: Any, job: Any, admission: Any) -> tuple[State, str] | None:
-    return await _start(self, job, admission, look=False)
-
-
-@mutation("a worker starts before it has seen that it does", ShardWorker, "_attempt")
-async def _start_early(self: Any, job: Any, admission: Any) -> tuple[State, str] | None:
-    return await _start(self, job, admission, look=True)
 
 
 # The store.
