@@ -257,7 +257,7 @@ class Checks:
         assert order.task_id is not None
         calls = self.task(order.task_id, order.device).calls
         self.expect(not calls, f"A client is told that a task is cancelled, but A has had {calls} calls", order.task_id, order.device)
-        self.on_status(order, State.CANCELLED)
+        self.on_status(order, State.CANCELLED, order.final)
 
     def on_too_late(self, order: Order) -> None:
         """A client was told that it cannot be cancelled any more."""
@@ -267,16 +267,18 @@ class Checks:
         late = task.finished is not State.CANCELLED and (task.started > 0 or task.finished is not None)
         self.expect(late, "A client is told that it is too late to cancel, and it was not", order.task_id, order.device)
 
-    def on_status(self, order: Order, state: State | None) -> None:
-        """A client was told; None is "task not found"."""
+    def on_status(self, order: Order, state: State | None, known: State | None) -> None:
+        """A client was told; None is "task not found". `known` is the final status that had been told when it asked."""
         task_id, device = order.task_id, order.device
         assert task_id is not None
         self.expect(state is not None, "404 for a task that was accepted", task_id, device)
-        self.expect(order.final is None or state is order.final, f"A final status changed from {order.final} to {state}", task_id, device)
+        self.expect(known is None or state is known, f"A final status changed from {known} to {state}", task_id, device)
         if state is None or not state.final or self.broken is not None:
             return
         contradicts = state is State.CANCELLED and order.too_late
         self.expect(not contradicts, "Cancelled, and it was too late before", task_id, device)
+        same = order.final in (None, state)
+        self.expect(same, f"Clients were told two final statuses, {order.final} and {state}", task_id, device)
         order.final = state
         finished = self.task(task_id, device).finished
         self.expect(finished is state, f"A client is told {state}, the journal says {finished}", task_id, device)

@@ -213,6 +213,7 @@ class Client:
 
     async def ask(self, order: Order) -> bool:
         """One GET."""
+        known = order.final
         answer = await self._request("GET", order.device, f"/task/{order.task_id}", None, f"status of {order.task_id}")
         if answer is None or answer[0] == 503:
             return False
@@ -220,7 +221,7 @@ class Client:
         self.checks.expect(told in STATES, f"GET was answered {told}", order.task_id, order.device)
         state = STATES.get(told)
         self.trace.note(f"{self.role.name}: {order.task_id} is {state.value if state else 'not found'}", order.task_id, order.device)
-        self.checks.on_status(order, state)
+        self.checks.on_status(order, state, known)
         return True
 
     async def cancel(self, order: Order) -> bool:
