@@ -82,11 +82,7 @@ class RabbitMQ:
 
     async def ctl(self, *arguments: str) -> str:
         """Run ``rabbitmqctl`` on the node, for about a second; return its standard output. Raises `FailTest` where it fails."""
-        program = str(self._sbin / "rabbitmqctl")
-        output, errors, status = await getProcessOutputAndValue(program, arguments, env=self._environment, path=str(self.folder))
-        if status:
-            raise FailTest(f"rabbitmqctl {' '.join(arguments)} ended with {status}: {(errors or output).decode(errors='replace')}")
-        return bytes(output).decode()
+        return await rabbitmqctl(self._sbin, self._environment, self.folder, *arguments)
 
     async def add_vhost(self) -> str:
         """Make a virtual host that guest may use, and return its broker URL. Takes two calls of `ctl`."""
@@ -138,26 +134,45 @@ async def rabbitmq() -> RabbitMQ:
 
 def start_rabbitmq() -> RabbitMQ:
     """Begin to start a node, which is killed at the end of the process at the latest. Raises as `rabbitmq` does."""
+    server, epmd = find_programs()
+    folder = Path(tempfile.mkdtemp(prefix="rabbitmq-"))
+    port, distribution, mapper = _free_ports(3)
+    environment = _settings(folder, port, distribution, mapper)
+    supervisor = shell(_SUPERVISOR, "supervisor", epmd, server, folder, cwd=folder, environment=environment)
+    node = RabbitMQ(port, folder, server.parent, environment, supervisor)
+    atexit.register(node.kill)
+    return node
+
+
+def find_programs() -> tuple[Path, Path]:
+    """``rabbitmq-server`` and ``epmd``. Raises `SkipTest` where one is missing, or `FailTest` where they are required."""
     server, epmd = _find("rabbitmq-server", _SERVERS), _find("epmd", _EPMDS)
     if server is None or epmd is None:
         raise (FailTest if os.environ.get(REQUIRE) == "1" else SkipTest)(
             f"RabbitMQ is not installed: no {'rabbitmq-server' if server is None else 'epmd'}"
         )
-    folder = Path(tempfile.mkdtemp(prefix="rabbitmq-"))
-    port, distribution, mapper = _free_ports(3)
-    environment = _settings(folder, port, distribution, mapper)
-    supervisor = subprocess.Popen(
-        ["sh", "-c", _SUPERVISOR, "supervisor", str(epmd), str(server), str(folder)],
+    return server, epmd
+
+
+def shell(script: str, *arguments: object, cwd: Path, environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+    """Start a script in a session of its own. The first argument is its name; its standard input ends with this process."""
+    return subprocess.Popen(
+        ["sh", "-c", script, *map(str, arguments)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        cwd=folder,
+        cwd=cwd,
         env=environment,
         start_new_session=True,
     )
-    node = RabbitMQ(port, folder, server.parent, environment, supervisor)
-    atexit.register(node.kill)
-    return node
+
+
+async def rabbitmqctl(sbin: Path, environment: dict[str, str], folder: Path, *arguments: str) -> str:
+    """Run ``rabbitmqctl`` in `folder`; return its standard output. Raises `FailTest` where it fails."""
+    output, errors, status = await getProcessOutputAndValue(str(sbin / "rabbitmqctl"), arguments, env=environment, path=str(folder))
+    if status:
+        raise FailTest(f"rabbitmqctl {' '.join(arguments)} ended with {status}: {(errors or output).decode(errors='replace')}")
+    return bytes(output).decode()
 
 
 def _find(program: str, folders: tuple[str, ...]) -> Path | None:

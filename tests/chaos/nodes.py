@@ -28,11 +28,10 @@ from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.error import ConnectError
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import deferLater
-from twisted.internet.utils import getProcessOutputAndValue
 from twisted.python.failure import Failure
-from twisted.trial.unittest import FailTest, SkipTest
+from twisted.trial.unittest import FailTest
 
-from tests.rabbitmq import _EPMDS, _SERVERS, REQUIRE, START_DEADLINE_S, _find, _free_ports, _greets, _settings
+from tests.rabbitmq import START_DEADLINE_S, _free_ports, _greets, _settings, find_programs, rabbitmqctl, shell
 
 reactor = cast("Any", _reactor)
 
@@ -90,11 +89,7 @@ class Nodes:
 
     async def ctl(self, number: int, *arguments: str) -> str:
         """Run ``rabbitmqctl`` on a node."""
-        program, environment = str(self._sbin / "rabbitmqctl"), self._environments[number]
-        output, errors, status = await getProcessOutputAndValue(program, arguments, env=environment, path=str(self.folder))
-        if status:
-            raise FailTest(f"rabbitmqctl {' '.join(arguments)} ended with {status}: {(errors or output).decode(errors='replace')}")
-        return bytes(output).decode()
+        return await rabbitmqctl(self._sbin, self._environments[number], self.folder, *arguments)
 
     async def stop(self) -> None:
         """Kill all, and remove the folder; does nothing the second time."""
@@ -108,15 +103,13 @@ class Nodes:
 
 async def start_nodes(count: int) -> Nodes:
     """Start nodes that form a cluster, and a balancer for them. Raises `SkipTest`, or `FailTest` where RabbitMQ is required."""
-    server, epmd = _find("rabbitmq-server", _SERVERS), _find("epmd", _EPMDS)
-    if server is None or epmd is None:
-        raise (FailTest if os.environ.get(REQUIRE) == "1" else SkipTest)("RabbitMQ is not installed")
+    server, epmd = find_programs()
     folder = Path(tempfile.mkdtemp(prefix="rabbitmq-"))
     mapper, *free = _free_ports(1 + 2 * count)
     ports, distributions = free[:count], free[count:]
     names = [f"rtprov{number}-{uuid.uuid4().hex}@localhost" for number in range(count)]
     environments = [_prepare(folder, number, names, ports[number], distributions[number], mapper, server) for number in range(count)]
-    nodes = Nodes(folder, ports, names, server.parent, environments, _start_keeper(epmd, mapper, folder))
+    nodes = Nodes(folder, ports, names, server.parent, environments, shell(_KEEPER, "keeper", epmd, mapper, folder, cwd=folder))
     for number in range(count):
         nodes.start(number)
     try:
@@ -128,17 +121,6 @@ async def start_nodes(count: int) -> Nodes:
         raise
     nodes._balancer = reactor.listenTCP(0, _Balancer(ports), interface="127.0.0.1")
     return nodes
-
-
-def _start_keeper(epmd: Path, mapper: int, folder: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        ["sh", "-c", _KEEPER, "keeper", str(epmd), str(mapper), str(folder)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd=folder,
-        start_new_session=True,
-    )
 
 
 def _prepare(folder: Path, number: int, names: list[str], port: int, distribution: int, mapper: int, server: Path) -> dict[str, str]:
