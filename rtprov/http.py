@@ -206,6 +206,16 @@ class JsonChannel(HTTPChannel):
         )
         self.loseConnection()
 
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        if self.site.waiting is not None:
+            self.site.waiting.append(self)
+            self._held = b""
+
+    def site_opened(self) -> None:
+        """Requests are answered from now on."""
+        self._go_on()
+
     def dataReceived(self, data: bytes) -> None:
         if self._held is not None:
             self._hold(data)
@@ -337,6 +347,7 @@ class JsonSite(Site):
     """Serves `resource` on HTTP/1.1 to those whom `admission` admits; without one, to everybody.
 
     `reactor` carries the timers. A request has `timeout_s` seconds to arrive as a whole, and as long may pass until the next one begins.
+    `waiting` are the connections whose requests wait for `open`; None while none does.
     """
 
     noisy = False
@@ -350,6 +361,17 @@ class JsonSite(Site):
         self.admission = admission
         self.timeout_s = timeout_s
         self._refused = _Refused()
+        self.waiting: list[JsonChannel] | None = None
+
+    def hold(self) -> None:
+        """Take connections, and let their requests wait for `open`."""
+        self.waiting = []
+
+    def open(self) -> None:
+        """Answer requests, first those that have waited."""
+        waiting, self.waiting = self.waiting, None
+        for channel in waiting or ():
+            channel.site_opened()
 
     def getResourceFor(self, request: Request) -> IResource:
         if isinstance(request, JsonRequest) and request.refusal is not None:

@@ -16,7 +16,7 @@ from rtprov.tap.assembly import FrontendService
 from rtprov.tap.broker import BrokerService
 from rtprov.tap.listening import Listening, clock, front_end, https, log
 from rtprov.tap.renewal import Renewal
-from rtprov.tap.services import Command, first_steps, sealer, server_identity, surroundings
+from rtprov.tap.services import Command, all_connected, first_steps, sealer, server_identity, surroundings
 from rtprov.tap.stub import make_stub
 from rtprov.tap.worker import make_policy, make_worker
 
@@ -94,7 +94,9 @@ class _Everything(Command):
 
     def startService(self) -> None:
         super().startService()
-        first_steps([self._front.connection, self._worker.connection], self._listening, self._options)
+        connections = [self._front.connection, self._worker.connection]
+        self._listening.open_when(all_connected(connections))
+        first_steps(connections, self._listening, self._options)
 
 
 def makeService(options: Options) -> IService:

@@ -34,6 +34,7 @@ log = Logger(namespace="rtprov")
 clock = cast("IReactorTime", reactor)
 
 ANSWERED_WITHIN_S = 5.0
+OPEN_WITHIN_S = 3.0
 FLUSH_S = 0.1  # for the last answer's bytes to leave the process
 
 
@@ -119,6 +120,11 @@ class Answering(Listening):
         self._site = site
         self._clock = clock
         self._release = release
+
+    def open_when(self, ready: Deferred[Any]) -> None:
+        """Let requests wait until `ready` fires, for 3 s at most: who comes as soon as there is a port is not told that it is too early."""
+        self._site.hold()
+        ready.addTimeout(OPEN_WITHIN_S, self._clock).addBoth(lambda _: self._site.open())
 
     def stopService(self) -> Deferred[None]:
         return Deferred.fromCoroutine(self._stop(super().stopService()))

@@ -164,8 +164,12 @@ def https_client(policy: VerifiedHTTPS, concurrency: int) -> HTTPClient:
 
 def first_steps(connections: Sequence[BrokerConnection], listening: Listening, options: dict[str, Any]) -> None:
     """The banner, once all are connected to their broker: the line to try first."""
-    connected = gatherResults([connection.when_connected() for connection in connections])
-    connected.addCallback(lambda _: _show_first_steps(listening, options))
+    all_connected(connections).addCallback(lambda _: _show_first_steps(listening, options))
+
+
+def all_connected(connections: Sequence[BrokerConnection]) -> Deferred[Any]:
+    """Fire once each of them is connected."""
+    return gatherResults([connection.when_connected() for connection in connections])
 
 
 def _show_first_steps(listening: Listening, options: dict[str, Any]) -> None:

@@ -6,7 +6,6 @@ with MUTATIONS["lanes off"].switched_on():
 
 from __future__ import annotations
 
-import heapq
 from contextlib import suppress
 from typing import Any
 
@@ -188,15 +187,6 @@ _publish = Stream.publish
 def _show_at_once(self: Any, message: Any) -> None:
     _publish(self, message)
     self.show(self._next_offset)
-
-
-@mutation("what comes back is turned round", Queue, "requeue")
-def _requeue_reversed(self: Any, entries: Any, *, lost: bool) -> None:
-    for entry in entries:
-        entry.redelivered = True
-        entry.deliveries += 1
-        heapq.heappush(self._returned, (-entry.position, entry))
-    self.pump()
 
 
 @mutation("what was settled stays on the disk", SqliteStorage, "removed")

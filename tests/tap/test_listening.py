@@ -17,7 +17,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from rtprov.errors import ConfigurationError
-from rtprov.tap.listening import ANSWERED_WITHIN_S, FLUSH_S, Answering, CountingSite, Listening
+from rtprov.tap.listening import ANSWERED_WITHIN_S, FLUSH_S, OPEN_WITHIN_S, Answering, CountingSite, Listening
 from tests.memory import MemoryNetwork, http_client
 
 
@@ -154,6 +154,36 @@ class AnsweringTests(SynchronousTestCase):
         self.network.settle()
         self.assertEqual(self.successResultOf(requested), b"done")
         self.successResultOf(self.service.stopService())
+
+    def test_too_early(self) -> None:
+        """Requests that come before the service is ready wait for it, on connections old and new, and are answered then."""
+        ready: Deferred[None] = Deferred()
+        self.service.open_when(ready)
+        first = self.request()
+        self.network.advance(OPEN_WITHIN_S - 0.1)
+        second = self.request()
+        self.assertEqual(len(self.resource.requests), 0)
+        ready.callback(None)
+        self.network.settle()
+        for requested in (first, second):
+            self.resource.answer()
+            self.network.settle()
+            self.assertEqual(self.successResultOf(requested), b"done")
+        third = self.request()
+        self.assertEqual(len(self.resource.requests), 1)
+        self.resource.answer()
+        self.network.settle()
+        self.assertEqual(self.successResultOf(third), b"done")
+
+    def test_never_ready(self) -> None:
+        """They do not wait for longer than 3 s: then it is for the service to say what is wrong."""
+        self.service.open_when(Deferred())
+        requested = self.request()
+        self.network.advance(OPEN_WITHIN_S)
+        self.assertEqual(len(self.resource.requests), 1)
+        self.resource.answer()
+        self.network.settle()
+        self.assertEqual(self.successResultOf(requested), b"done")
 
     def test_answered(self) -> None:
         """A stop takes no new connection, and waits for every answer and until its bytes are gone."""
