@@ -137,6 +137,7 @@ class Frontend:
     async def _cancel(self, request: IRequest, equipment_id: str, task_id: str) -> bytes:
         _check_ids(equipment_id, task_id)
         await self._orders.cancel(task_id, equipment_id)
+        self._remember(task_id, equipment_id, State.CANCELLED)  # a replica that lags behind may not know it yet
         return answer(request, 200, envelope(200, "Cancelled"))
 
     @app.route(_ANY_TASK, methods=["GET"])
