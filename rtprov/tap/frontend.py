@@ -17,7 +17,7 @@ from rtprov.tap import options as opt
 from rtprov.tap.assembly import FrontendService
 from rtprov.tap.listening import clock, front_end
 from rtprov.tap.renewal import Renewal
-from rtprov.tap.services import Command, all_connected, ca_file, first_steps, sealer, server_identity, surroundings
+from rtprov.tap.services import Command, ca_file, first_steps, sealer, server_identity, surroundings
 from rtprov.tls import read_file
 from rtprov.tokens import load_tokens
 
@@ -90,7 +90,6 @@ class _FrontendCommand(Command):
 
     def startService(self) -> None:
         super().startService()
-        self._listening.open_when(all_connected([self._service.connection]))
         first_steps([self._service.connection], self._listening, self._options)
 
 

@@ -169,7 +169,7 @@ def first_steps(connections: Sequence[BrokerConnection], listening: Listening, o
 
 def all_connected(connections: Sequence[BrokerConnection]) -> Deferred[Any]:
     """Fire once each of them is connected."""
-    return gatherResults([connection.when_connected() for connection in connections])
+    return gatherResults([connection.when_connected() for connection in connections], consumeErrors=True)
 
 
 def _show_first_steps(listening: Listening, options: dict[str, Any]) -> None:
