@@ -48,7 +48,11 @@ LAYERS = (
     ),
     Layer("rules", ("rtprov.store", "rtprov.lanes", "rtprov.breaker", "rtprov.limits"), sees=("values",), outside=frozenset({"attrs"})),
     Layer("amqp", ("rtprov.amqp.*",), sees=("package", "rtprov.errors")),
-    Layer("broker", ("rtprov.broker.*",), sees=("package", "rtprov.errors", "rtprov.amqp.framing", "rtprov.amqp.heartbeat")),
+    Layer(
+        "broker",
+        ("rtprov.broker.*",),
+        sees=("package", "rtprov.errors", "rtprov.amqp.codec", "rtprov.amqp.framing", "rtprov.amqp.heartbeat"),
+    ),
     Layer(
         "edges",
         (

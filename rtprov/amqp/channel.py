@@ -18,7 +18,8 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
 
 from rtprov.amqp._txamqp import ChannelBase, Content, Message
-from rtprov.amqp.framing import Assembler, Command, Frame, encode_content, encode_header, encode_method
+from rtprov.amqp.codec import encode_header
+from rtprov.amqp.framing import Assembler, Command, Frame, encode_content, encode_method
 from rtprov.amqp.spec import METHODS, SPEC, PamqpMethod
 from rtprov.errors import AmqpError, BrokerError, BrokerUnavailable, Overloaded
 

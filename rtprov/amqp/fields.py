@@ -33,14 +33,14 @@ def check_method(command: type[base.Frame], arguments: bytes) -> None:
         offset = checker.skip(kind, offset)
 
 
-def check_header(payload: bytes) -> None:
-    """Look at a content header's payload. Raises ValueError where its flags or its header table are damaged or too large."""
+def check_properties(payload: bytes) -> None:
+    """Look at a content header's flags and properties. Raises ValueError where its flags or its header table are damaged or too large."""
     checker = _Checker(payload)
-    (flags,) = _PROPERTY_FLAGS.unpack_from(payload, checker.within(12, 2))
+    (flags,) = _PROPERTY_FLAGS.unpack_from(payload, checker.within(0, 2))
     if flags & _CONTINUED:
         raise ValueError("more properties than the basic class has")
     if flags & _HEADERS:
-        offset = 14
+        offset = 2
         for flag in _BEFORE_HEADERS:
             if flags & flag:
                 offset = checker.skip("shortstr", offset)

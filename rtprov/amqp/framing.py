@@ -1,8 +1,7 @@
 """AMQP 0-9-1 frames (§2.3 and §4.2 of the specification), for both ends of a connection; no I/O.
 
 Use a `FrameParser` to cut received bytes into frames, an `Assembler` for each channel to join method, header and body frames to a
-`Command`, and `encode_method` or `encode_content` for the way out. Field types and methods are pamqp's. Whatever the peer sent, only
-`AmqpError` is raised.
+`Command`, and `encode_method` or `encode_content` for the way out. Whatever the peer sent, only `AmqpError` is raised.
 """
 
 from __future__ import annotations
@@ -13,9 +12,8 @@ from typing import NamedTuple
 import attrs
 from pamqp import base, commands
 from pamqp import constants as amqp
-from pamqp.header import ContentHeader
 
-from rtprov.amqp.fields import check_header, check_method
+from rtprov.amqp.codec import Header, decode_header, decode_method, encode_payload
 from rtprov.errors import AmqpError
 
 PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
@@ -25,10 +23,7 @@ FRAME_MIN_SIZE = amqp.FRAME_MIN_SIZE
 FRAME_OVERHEAD = 8  # 7 bytes of header, 1 of end
 
 _frame_header = struct.Struct(">BHI")
-_content_header = struct.Struct(">HHQ")
 _FRAME_END = bytes([amqp.FRAME_END])
-_METHODS: dict[int, type[base.Frame]] = commands.INDEX_MAPPING
-_WITH_TABLES = {method for method in _METHODS.values() if "table" in map(method.amqp_type, method.attributes())}
 
 
 class Frame(NamedTuple):
@@ -89,37 +84,6 @@ class FrameParser:
         return frames
 
 
-def decode_method(payload: bytes) -> base.Frame:
-    """Decode a method frame's payload. Raises `AmqpError`: 540 for a method we do not know, 502 for arguments that do not parse."""
-    if len(payload) < 4:
-        raise AmqpError(502, "SYNTAX_ERROR - method frame without a method")
-    index = int.from_bytes(payload[:4], "big")
-    class_id, method_id = index >> 16, index & 0xFFFF
-    method_class = _METHODS.get(index)
-    if method_class is None:
-        raise AmqpError(540, f"NOT_IMPLEMENTED - unknown method {class_id}.{method_id}", class_id, method_id)
-    try:
-        arguments = payload[4:]
-        if method_class in _WITH_TABLES:
-            check_method(method_class, arguments)
-        method: base.Frame = method_class()
-        method.unmarshal(arguments)
-    except Exception as error:  # pamqp lets struct, index, recursion and value errors through
-        raise AmqpError(502, f"SYNTAX_ERROR - {method_class.name}: arguments do not parse", class_id, method_id) from error
-    return method
-
-
-def decode_header(payload: bytes) -> ContentHeader:
-    """Decode a content header's payload. Raises `AmqpError` 502."""
-    header = ContentHeader()
-    try:
-        check_header(payload)
-        header.unmarshal(payload)
-    except Exception as error:  # see decode_method
-        raise AmqpError(502, "SYNTAX_ERROR - content header does not parse") from error
-    return header
-
-
 class Assembler:
     """Joins one channel's frames to commands; bodies are bytes, always (§4.2.6)."""
 
@@ -127,7 +91,7 @@ class Assembler:
         self._channel = channel
         self._max_body_bytes = max_body_bytes
         self._method: base.Frame | None = None
-        self._header: ContentHeader | None = None
+        self._header: Header | None = None
         self._header_payload = b""
         self._chunks: list[bytes] = []
         self._missing = 0
@@ -191,20 +155,8 @@ def _carries_content(method: base.Frame) -> bool:
 
 def encode_method(channel: int, method: base.Frame) -> bytes:
     """The whole frame. Raises ValueError or TypeError where an argument does not fit its field."""
-    payload = method.index.to_bytes(4, "big") + _marshal(method)
+    payload = encode_payload(method)
     return _frame_header.pack(amqp.FRAME_METHOD, channel, len(payload)) + payload + _FRAME_END
-
-
-def encode_header(properties: commands.Basic.Properties, body_size: int) -> bytes:
-    """A content header's payload, as `Command.header` has it. Raises ValueError or TypeError as `encode_method` does."""
-    return _content_header.pack(commands.Basic.frame_id, 0, body_size) + _marshal(properties)
-
-
-def _marshal(item: base.Frame | commands.Basic.Properties) -> bytes:
-    try:
-        return item.marshal()
-    except struct.error as error:  # pamqp does not check the range of an octet
-        raise ValueError(f"{item.name}: {error}") from error
 
 
 def encode_content(channel: int, method: base.Frame, header: bytes, body: bytes, frame_max: int) -> bytes:

@@ -10,7 +10,8 @@ from pamqp.commands import Basic
 from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 
-from rtprov.amqp.framing import encode_content, encode_header
+from rtprov.amqp.codec import encode_header
+from rtprov.amqp.framing import encode_content
 from rtprov.errors import AmqpError, BrokerError, BrokerUnavailable, Overloaded, Unconfirmed, Unroutable
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import attrs
 import msgspec
 
-from rtprov.amqp.framing import decode_header
+from rtprov.amqp.codec import decode_header
 from rtprov.broker.messages import Message
 from rtprov.broker.storage import PAGE_BYTES, PAGE_MESSAGES, Record, Recovered, StoredExchange, StoredQueue
 from rtprov.errors import ConfigurationError

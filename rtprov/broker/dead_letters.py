@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
-from rtprov.amqp.framing import decode_header
+from rtprov.amqp.codec import decode_header
 from rtprov.broker.messages import Message
 
 REJECTED, EXPIRED, DELIVERY_LIMIT = "rejected", "expired", "delivery_limit"

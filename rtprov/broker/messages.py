@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import struct
+from copy import copy
 from typing import Any
 
 import attrs
 from pamqp.commands import Basic
 
-from rtprov.amqp.framing import decode_header, encode_header
+from rtprov.amqp.codec import decode_header, encode_header
 
 _FLAGS_AT = 12  # in a content header: class, weight, the body's size, then a bit for each property that is there
 _CONTENT_TYPE, _CONTENT_ENCODING, _HEADERS = 0x8000, 0x4000, 0x2000
@@ -59,7 +60,7 @@ class Message:
 
     def with_properties(self, **changed: Any) -> bytes:
         """The content header's payload with these properties changed."""
-        properties = decode_header(self.header).properties
+        properties = copy(decode_header(self.header).properties)
         for name, value in changed.items():
             setattr(properties, name, value)
         return encode_header(properties, len(self.body))

@@ -18,15 +18,8 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov.amqp.channel import AmqpChannel
-from rtprov.amqp.framing import (
-    PROTOCOL_HEADER,
-    Assembler,
-    Command,
-    FrameParser,
-    encode_content,
-    encode_header,
-    encode_method,
-)
+from rtprov.amqp.codec import encode_header
+from rtprov.amqp.framing import PROTOCOL_HEADER, Assembler, Command, FrameParser, encode_content, encode_method
 from rtprov.amqp.protocol import AmqpConnection
 from rtprov.amqp.url import BrokerUrl
 from tests.memory import MemoryNetwork, MemoryTransport

@@ -7,7 +7,8 @@ from typing import Any
 import attrs
 from pamqp.commands import Basic, Channel, Connection, Queue, Tx
 
-from rtprov.amqp.framing import HEARTBEAT, PROTOCOL_HEADER, encode_content, encode_header, encode_method
+from rtprov.amqp.codec import encode_header
+from rtprov.amqp.framing import HEARTBEAT, PROTOCOL_HEADER, encode_content, encode_method
 from rtprov.errors import AmqpError, BrokerError, BrokerUnavailable
 from tests.broker.cases import BrokerContract, EmbeddedTestCase, RabbitMQTestCase
 from tests.broker.raw import LOGIN, RawClient

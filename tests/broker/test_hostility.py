@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from pamqp import base
 from pamqp.commands import INDEX_MAPPING, Basic, Channel, Confirm, Connection, Exchange, Queue
 
-from rtprov.amqp.framing import PROTOCOL_HEADER, encode_content, encode_header, encode_method
+from rtprov.amqp.codec import encode_header
+from rtprov.amqp.framing import PROTOCOL_HEADER, encode_content, encode_method
 from rtprov.broker.engine import MAX_EXCHANGES, MAX_KEYS, MAX_QUEUES
 from tests.broker.cases import BrokerContract, EmbeddedTestCase
 from tests.broker.raw import LOGIN, RawClient

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pamqp.commands import Basic
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtprov.amqp.framing import decode_header, encode_header
+from rtprov.amqp.codec import decode_header, encode_header
 from rtprov.broker.messages import Message
 
 text = st.text(max_size=20)
@@ -31,7 +31,7 @@ def message(**given: Any) -> Message:
     return Message("", "q", decode_header(header).properties, header, b"abc")
 
 
-class WithNumber(SynchronousTestCase):
+class ChangedTests(SynchronousTestCase):
     @given(properties, st.integers(0, 2**63 - 1))
     def test_one_more_header(self, given: dict[str, Any], value: int) -> None:
         """Whatever properties a message has, it gets one header more, or its value replaced; body size and all else stay."""
@@ -47,3 +47,11 @@ class WithNumber(SynchronousTestCase):
         table = given.header[given.header.index(b"\x05small") : given.header.index(b"\x017")]
         self.assertIn(table, spliced)
         self.assertTrue(spliced.endswith(b"\x017"))
+
+    def test_changed(self) -> None:
+        """To change a message's properties changes those of no other message, though the same bytes were decoded for both."""
+        header = encode_header(Basic.Properties(delivery_mode=2), 3)
+        first = Message("", "q", decode_header(header).properties, header, b"abc")
+        changed = first.with_properties(reply_to="somewhere")
+        self.assertEqual(decode_header(changed).properties.reply_to, "somewhere")
+        self.assertIsNone(decode_header(header).properties.reply_to)

@@ -13,7 +13,7 @@ from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtprov.amqp.framing import encode_header
+from rtprov.amqp.codec import encode_header
 from rtprov.broker import storage as storage_module
 from rtprov.broker.database import Database
 from rtprov.broker.messages import Message

@@ -9,7 +9,7 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtprov.amqp.framing import encode_header
+from rtprov.amqp.codec import encode_header
 from rtprov.broker.messages import Message
 from rtprov.broker.storage import Record
 from tests.simulation.clock import Role, WorldClock

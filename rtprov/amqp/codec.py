@@ -1,0 +1,193 @@
+"""Methods and content headers, as bytes and back (AMQP 0-9-1 §4.2.5 and §4.2.6). Whatever the peer sent, only `AmqpError` is raised.
+
+Types and codec are pamqp's, but for what comes with every message. A publisher's messages go to the same few places, with the same few
+properties: what was coded lately is remembered, byte for byte, so decoded publishes and properties are shared and must not be changed.
+Deliveries and acknowledgements differ in their tags alone: they are coded by hand.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from functools import lru_cache
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+from pamqp import base, encode
+from pamqp.commands import INDEX_MAPPING, Basic
+
+from rtprov.amqp.fields import check_method, check_properties
+from rtprov.errors import AmqpError
+
+REMEMBERED = 1024  # publishes, and sets of properties
+REMEMBERED_BYTES = 256  # of each, at most
+
+_content_header = struct.Struct(">HHQ")  # class, weight and the body's size; then come flags and properties
+_property_flags = struct.Struct(">H")
+_tag_and_bit = struct.Struct(">qB")  # signed, as pamqp has it
+
+
+_METHODS: dict[int, type[base.Frame]] = INDEX_MAPPING
+_WITH_TABLES = {method for method in _METHODS.values() if "table" in map(method.amqp_type, method.attributes())}
+_PUBLISH, _DELIVER, _ACK = (method.index.to_bytes(4, "big") for method in (Basic.Publish, Basic.Deliver, Basic.Ack))
+_HEADERS = Basic.Properties.flags["headers"] >> 8  # in the first byte of the flags
+
+
+# Methods: a frame's payload.
+
+
+def decode_method(payload: bytes) -> base.Frame:
+    """Decode a method. Raises `AmqpError`: 540 for a method we do not know, 502 for arguments that do not parse."""
+    decoder = _DECODERS.get(payload[:4])
+    if decoder is not None and len(payload) <= REMEMBERED_BYTES:
+        return decoder(payload)
+    return _decode_any(payload)
+
+
+def _decode_any(payload: bytes) -> base.Frame:
+    if len(payload) < 4:
+        raise AmqpError(502, "SYNTAX_ERROR - method frame without a method")
+    index = int.from_bytes(payload[:4], "big")
+    class_id, method_id = index >> 16, index & 0xFFFF
+    method_class = _METHODS.get(index)
+    if method_class is None:
+        raise AmqpError(540, f"NOT_IMPLEMENTED - unknown method {class_id}.{method_id}", class_id, method_id)
+    try:
+        arguments = payload[4:]
+        if method_class in _WITH_TABLES:
+            check_method(method_class, arguments)
+        method: base.Frame = method_class()
+        method.unmarshal(arguments)
+    except Exception as error:  # pamqp lets struct, index, recursion and value errors through
+        raise AmqpError(502, f"SYNTAX_ERROR - {method_class.name}: arguments do not parse", class_id, method_id) from error
+    return method
+
+
+def _decode_deliver(payload: bytes) -> base.Frame:
+    method = Basic.Deliver()
+    try:
+        tag_at = 5 + payload[4]
+        exchange_at = tag_at + _tag_and_bit.size
+        key_at = exchange_at + 1 + payload[exchange_at]
+        method.delivery_tag, bits = _tag_and_bit.unpack_from(payload, tag_at)
+        method.consumer_tag = payload[5:tag_at].decode()
+        method.redelivered = bits & 1 == 1
+        method.exchange = payload[exchange_at + 1 : key_at].decode()
+        method.routing_key = payload[key_at + 1 : key_at + 1 + payload[key_at]].decode()
+    except (IndexError, struct.error, UnicodeDecodeError):
+        return _decode_any(payload)
+    return method
+
+
+def _decode_ack(payload: bytes) -> base.Frame:
+    if len(payload) != 4 + _tag_and_bit.size:
+        return _decode_any(payload)
+    delivery_tag, bits = _tag_and_bit.unpack_from(payload, 4)
+    return Basic.Ack(delivery_tag, bits & 1 == 1)
+
+
+_DECODERS: dict[bytes, Callable[[bytes], base.Frame]] = {
+    _PUBLISH: lru_cache(REMEMBERED)(_decode_any),
+    _DELIVER: _decode_deliver,
+    _ACK: _decode_ack,
+}
+
+
+def encode_payload(method: base.Frame) -> bytes:
+    """Raises ValueError or TypeError where an argument does not fit its field."""
+    encoder = _ENCODERS.get(type(method))
+    return _encode_any(method) if encoder is None else encoder(method)
+
+
+def _encode_any(method: base.Frame) -> bytes:
+    return method.index.to_bytes(4, "big") + _marshal(method)
+
+
+def _marshal(item: base.Frame | Basic.Properties) -> bytes:
+    try:
+        return item.marshal()
+    except struct.error as error:  # pamqp does not check the range of an octet
+        raise ValueError(f"{item.name}: {error}") from error
+
+
+_publish_arguments = attrgetter(*Basic.Publish.attributes())
+_short_string = lru_cache(REMEMBERED, typed=True)(encode.short_string)
+
+
+@lru_cache(REMEMBERED, typed=True)
+def _encode_publish(*arguments: Any) -> bytes:
+    return _encode_any(Basic.Publish(*arguments))
+
+
+def _encode_deliver(method: Basic.Deliver) -> bytes:
+    tag = _encode_tag(method.delivery_tag, method.redelivered)
+    return b"".join((_DELIVER, _short_string(method.consumer_tag), tag, _short_string(method.exchange), _short_string(method.routing_key)))
+
+
+def _encode_ack(method: Basic.Ack) -> bytes:
+    return _ACK + _encode_tag(method.delivery_tag, method.multiple)
+
+
+def _encode_tag(delivery_tag: int | None, bit: bool) -> bytes:
+    try:
+        return _tag_and_bit.pack(delivery_tag, bit)
+    except struct.error as error:
+        raise ValueError(f"delivery tag {delivery_tag!r}: {error}") from error
+
+
+_ENCODERS: dict[type[base.Frame], Callable[[Any], bytes]] = {
+    Basic.Publish: lambda method: _encode_publish(*_publish_arguments(method)),
+    Basic.Deliver: _encode_deliver,
+    Basic.Ack: _encode_ack,
+}
+
+
+# Content headers: a frame's payload.
+
+
+class Header(NamedTuple):
+    """A decoded content header; `body_size` in bytes."""
+
+    class_id: int
+    body_size: int
+    properties: Basic.Properties
+
+
+def decode_header(payload: bytes) -> Header:
+    """Decode a content header. Raises `AmqpError` 502."""
+    try:
+        class_id, _, body_size = _content_header.unpack_from(payload)
+        properties = payload[_content_header.size :]
+        known = len(properties) <= REMEMBERED_BYTES and not properties[0] & _HEADERS
+        return Header(class_id, body_size, _decode_known_properties(properties) if known else _decode_properties(properties))
+    except Exception as error:  # see _decode_any
+        raise AmqpError(502, "SYNTAX_ERROR - content header does not parse") from error
+
+
+def _decode_properties(payload: bytes) -> Basic.Properties:
+    check_properties(payload)
+    (flags,) = _property_flags.unpack_from(payload)
+    properties = Basic.Properties()
+    properties.unmarshal(flags, payload[_property_flags.size :])
+    return properties
+
+
+_decode_known_properties = lru_cache(REMEMBERED)(_decode_properties)
+
+
+def encode_header(properties: Basic.Properties, body_size: int) -> bytes:
+    """Raises ValueError or TypeError as `encode_payload` does."""
+    known = properties.headers is None
+    encoded = _encode_known_properties(*_property_values(properties)) if known else _marshal(properties)
+    return _content_header.pack(Basic.frame_id, 0, body_size) + encoded
+
+
+_property_values = attrgetter(*Basic.Properties.attributes())
+
+
+@lru_cache(REMEMBERED, typed=True)
+def _encode_known_properties(*values: Any) -> bytes:
+    properties = Basic.Properties()
+    for name, value in zip(Basic.Properties.attributes(), values, strict=True):
+        setattr(properties, name, value)
+    return _marshal(properties)
