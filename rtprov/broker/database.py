@@ -33,7 +33,7 @@ MAX_QUEUE_ID = 1 << (62 - POSITION_BITS)
 TRIM_ROWS = 20_000  # in one go: other work waits meanwhile
 SPARE_PAGES = 4096  # this much free space is kept for what comes next
 TIDY_PAGES = 1024  # given back in one go
-CHUNKS = (100, 10, 1)  # few different statements, so that SQLite finds each prepared
+CHUNK = 100  # messages that one statement adds or removes
 
 _MAGIC = b"SQLite format 3\0"
 _SCHEMA = """
@@ -179,21 +179,15 @@ class Database:
 
     def write(self, batch: Batch) -> None:
         """Carry out a batch in one transaction."""
-        query, query_many = self._connection.execute, self._connection.executemany
+        steps = list(_steps(batch))
+        query = self._connection.execute
+        if len(steps) == 1:  # a transaction of its own (https://www.sqlite.org/lang_transaction.html)
+            query(*steps[0])
+            return
         query("BEGIN IMMEDIATE")
         try:
-            for statement, values in batch.statements:
+            for statement, values in steps:
                 query(statement, values)
-            for rows in _chunks(list(batch.added.values())):
-                query(_many("INSERT INTO message VALUES %s", "(?, ?, ?, ?, ?, ?, ?, ?)", len(rows)), list(chain.from_iterable(rows)))
-            for ids in _chunks(batch.removed):
-                query(_many("DELETE FROM message WHERE id IN (%s)", "?", len(ids)), ids)
-            if batch.returned:
-                query_many("UPDATE message SET deliveries = ? WHERE id = ?", [(count, each) for each, count in batch.returned.items()])
-            if batch.handed_out:
-                query_many("UPDATE queue SET handed_out = ? WHERE id = ?", [(upto, each) for each, upto in batch.handed_out.items()])
-            if batch.ranges:
-                query_many("DELETE FROM message WHERE id BETWEEN ? AND ?", batch.ranges)
             query("COMMIT")
         except BaseException:
             if self._connection.in_transaction:
@@ -222,13 +216,23 @@ class Database:
         return bool(free > SPARE_PAGES + TIDY_PAGES)
 
 
+def _steps(batch: Batch) -> Iterator[tuple[str, Sequence[Any]]]:
+    """A batch's statements. Each lets go of Python's global lock, and may wait long to get it back: so many messages go with one."""
+    yield from batch.statements
+    for rows in _chunks(list(batch.added.values())):
+        yield _many("INSERT INTO message VALUES %s", "(?, ?, ?, ?, ?, ?, ?, ?)", len(rows)), list(chain.from_iterable(rows))
+    for ids in _chunks(batch.removed):
+        yield _many("DELETE FROM message WHERE id IN (%s)", "?", len(ids)), ids
+    for identity, count in batch.returned.items():
+        yield "UPDATE message SET deliveries = ? WHERE id = ?", (count, identity)
+    for identity, upto in batch.handed_out.items():
+        yield "UPDATE queue SET handed_out = ? WHERE id = ?", (upto, identity)
+    for bounds in batch.ranges:
+        yield "DELETE FROM message WHERE id BETWEEN ? AND ?", bounds
+
+
 def _chunks(items: list[T]) -> Iterator[list[T]]:
-    """The items, many to a statement: each statement lets go of Python's global lock once, and may wait long to get it back."""
-    start = 0
-    for size in CHUNKS:
-        while len(items) - start >= size:
-            yield items[start : start + size]
-            start += size
+    return (items[start : start + CHUNK] for start in range(0, len(items), CHUNK))
 
 
 @cache
@@ -285,7 +289,7 @@ def _check_header(path: Path) -> None:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=3 * CHUNK)
     try:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute("PRAGMA journal_mode = WAL")
