@@ -7,7 +7,6 @@ Use a `FrameParser` to cut received bytes into frames, an `Assembler` for each c
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
 
 import attrs
 from pamqp import base, commands
@@ -26,7 +25,8 @@ _frame_header = struct.Struct(">BHI")
 _FRAME_END = bytes([amqp.FRAME_END])
 
 
-class Frame(NamedTuple):
+@attrs.define  # not frozen: that costs three times as long, and there are four of these to a message
+class Frame:
     """`kind` is 1 (method), 2 (content header), 3 (body) or 8 (heartbeat)."""
 
     kind: int
@@ -34,7 +34,7 @@ class Frame(NamedTuple):
     payload: bytes
 
 
-@attrs.frozen
+@attrs.define  # see Frame
 class Command:
     """One method with, where it carries content, all of its content.
 

@@ -16,7 +16,7 @@ _CONTENT_TYPE, _CONTENT_ENCODING, _HEADERS = 0x8000, 0x4000, 0x2000
 _flags, _length, _signed = struct.Struct(">H"), struct.Struct(">I"), struct.Struct(">q")
 
 
-@attrs.frozen
+@attrs.define  # not frozen, which takes longer to make
 class Message:
     """`header` is the content header's payload; `properties` the same, decoded."""
 

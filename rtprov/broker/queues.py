@@ -95,7 +95,8 @@ class Queue:
         stored = self.durable and self.owner is None and (self.kind == "quorum" or message.persistent)
         entry = Entry(self._next_position, message, stored=stored)
         self._put(entry, expires_at)
-        self.pump()
+        if self.consumers:
+            self.pump()
         if expires_at is not None:
             entry.expires_at = expires_at
             self._look_at_head()

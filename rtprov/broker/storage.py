@@ -20,7 +20,7 @@ PAGE_MESSAGES = 1000
 PAGE_BYTES = 4 * 1024 * 1024
 
 
-@attrs.frozen
+@attrs.define  # not frozen, which takes longer to make
 class Record:
     """A message as it is stored in one queue or stream.
 
