@@ -19,13 +19,12 @@ from pamqp.commands import INDEX_MAPPING, Basic
 from rtprov.amqp.fields import check_method, check_properties
 from rtprov.errors import AmqpError
 
-REMEMBERED = 1024  # publishes, and sets of properties
-REMEMBERED_BYTES = 256  # of each, at most
+REMEMBERED = 1024  # publishes, sets of properties, and short strings, each way
+REMEMBERED_BYTES = 256  # nothing longer is remembered of what is received; short strings bound what is sent
 
 _content_header = struct.Struct(">HHQ")  # class, weight and the body's size; then come flags and properties
 _property_flags = struct.Struct(">H")
 _tag_and_bit = struct.Struct(">qB")  # signed, as pamqp has it
-
 
 _METHODS: dict[int, type[base.Frame]] = INDEX_MAPPING
 _WITH_TABLES = {method for method in _METHODS.values() if "table" in map(method.amqp_type, method.attributes())}
@@ -39,9 +38,7 @@ _HEADERS = Basic.Properties.flags["headers"] >> 8  # in the first byte of the fl
 def decode_method(payload: bytes) -> base.Frame:
     """Decode a method. Raises `AmqpError`: 540 for a method we do not know, 502 for arguments that do not parse."""
     decoder = _DECODERS.get(payload[:4])
-    if decoder is not None and len(payload) <= REMEMBERED_BYTES:
-        return decoder(payload)
-    return _decode_any(payload)
+    return _decode_any(payload) if decoder is None else decoder(payload)
 
 
 def _decode_any(payload: bytes) -> base.Frame:
@@ -61,6 +58,13 @@ def _decode_any(payload: bytes) -> base.Frame:
     except Exception as error:  # pamqp lets struct, index, recursion and value errors through
         raise AmqpError(502, f"SYNTAX_ERROR - {method_class.name}: arguments do not parse", class_id, method_id) from error
     return method
+
+
+_decode_known_publish = lru_cache(REMEMBERED)(_decode_any)
+
+
+def _decode_publish(payload: bytes) -> base.Frame:
+    return _decode_known_publish(payload) if len(payload) <= REMEMBERED_BYTES else _decode_any(payload)
 
 
 def _decode_deliver(payload: bytes) -> base.Frame:
@@ -87,7 +91,7 @@ def _decode_ack(payload: bytes) -> base.Frame:
 
 
 _DECODERS: dict[bytes, Callable[[bytes], base.Frame]] = {
-    _PUBLISH: lru_cache(REMEMBERED)(_decode_any),
+    _PUBLISH: _decode_publish,
     _DELIVER: _decode_deliver,
     _ACK: _decode_ack,
 }
@@ -95,48 +99,41 @@ _DECODERS: dict[bytes, Callable[[bytes], base.Frame]] = {
 
 def encode_payload(method: base.Frame) -> bytes:
     """Raises ValueError or TypeError where an argument does not fit its field."""
-    encoder = _ENCODERS.get(type(method))
-    return _encode_any(method) if encoder is None else encoder(method)
+    encoder = _ENCODERS.get(type(method), _encode_any)
+    try:
+        return encoder(method)
+    except struct.error as error:  # pamqp does not check every range and length
+        raise ValueError(f"{method.name}: {error}") from error
 
 
 def _encode_any(method: base.Frame) -> bytes:
-    return method.index.to_bytes(4, "big") + _marshal(method)
-
-
-def _marshal(item: base.Frame | Basic.Properties) -> bytes:
-    try:
-        return item.marshal()
-    except struct.error as error:  # pamqp does not check the range of an octet
-        raise ValueError(f"{item.name}: {error}") from error
+    return method.index.to_bytes(4, "big") + method.marshal()
 
 
 _publish_arguments = attrgetter(*Basic.Publish.attributes())
 _short_string = lru_cache(REMEMBERED, typed=True)(encode.short_string)
 
 
+def _encode_publish(method: Basic.Publish) -> bytes:
+    return _encode_known_publish(*_publish_arguments(method))
+
+
 @lru_cache(REMEMBERED, typed=True)
-def _encode_publish(*arguments: Any) -> bytes:
+def _encode_known_publish(*arguments: Any) -> bytes:
     return _encode_any(Basic.Publish(*arguments))
 
 
 def _encode_deliver(method: Basic.Deliver) -> bytes:
-    tag = _encode_tag(method.delivery_tag, method.redelivered)
+    tag = _tag_and_bit.pack(method.delivery_tag, method.redelivered)
     return b"".join((_DELIVER, _short_string(method.consumer_tag), tag, _short_string(method.exchange), _short_string(method.routing_key)))
 
 
 def _encode_ack(method: Basic.Ack) -> bytes:
-    return _ACK + _encode_tag(method.delivery_tag, method.multiple)
-
-
-def _encode_tag(delivery_tag: int | None, bit: bool) -> bytes:
-    try:
-        return _tag_and_bit.pack(delivery_tag, bit)
-    except struct.error as error:
-        raise ValueError(f"delivery tag {delivery_tag!r}: {error}") from error
+    return _ACK + _tag_and_bit.pack(method.delivery_tag, method.multiple)
 
 
 _ENCODERS: dict[type[base.Frame], Callable[[Any], bytes]] = {
-    Basic.Publish: lambda method: _encode_publish(*_publish_arguments(method)),
+    Basic.Publish: _encode_publish,
     Basic.Deliver: _encode_deliver,
     Basic.Ack: _encode_ack,
 }
@@ -175,19 +172,29 @@ def _decode_properties(payload: bytes) -> Basic.Properties:
 _decode_known_properties = lru_cache(REMEMBERED)(_decode_properties)
 
 
+_property_values = attrgetter(*Basic.Properties.attributes())
+
+
 def encode_header(properties: Basic.Properties, body_size: int) -> bytes:
     """Raises ValueError or TypeError as `encode_payload` does."""
-    known = properties.headers is None
-    encoded = _encode_known_properties(*_property_values(properties)) if known else _marshal(properties)
+    try:
+        known = _is_common(properties)
+        encoded = _encode_known_properties(*_property_values(properties)) if known else properties.marshal()
+    except struct.error as error:
+        raise ValueError(f"{properties.name}: {error}") from error
     return _content_header.pack(Basic.frame_id, 0, body_size) + encoded
 
 
-_property_values = attrgetter(*Basic.Properties.attributes())
+def _is_common(properties: Basic.Properties) -> bool:
+    """Whether other messages may well have the same properties."""
+    return (
+        properties.correlation_id is None and properties.message_id is None and properties.timestamp is None and properties.headers is None
+    )
 
 
 @lru_cache(REMEMBERED, typed=True)
 def _encode_known_properties(*values: Any) -> bytes:
     properties = Basic.Properties()
     for name, value in zip(Basic.Properties.attributes(), values, strict=True):
-        setattr(properties, name, value)
-    return _marshal(properties)
+        setattr(properties, name, value)  # its constructor would refuse some values that may be passed on
+    return properties.marshal()

@@ -9,12 +9,12 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import attrs
 import msgspec
@@ -33,7 +33,9 @@ MAX_QUEUE_ID = 1 << (62 - POSITION_BITS)
 TRIM_ROWS = 20_000  # in one go: other work waits meanwhile
 SPARE_PAGES = 4096  # this much free space is kept for what comes next
 TIDY_PAGES = 1024  # given back in one go
-CHUNK = 100  # messages that one statement adds or removes
+STATEMENT_ROWS = 100  # messages that one statement adds or removes
+STATEMENT_BYTES = 256 * 1024  # and what it adds may take; a longer message has one to itself
+PREPARED = 32  # statements that are kept; SQLite keeps with each what it was last given
 
 _MAGIC = b"SQLite format 3\0"
 _SCHEMA = """
@@ -52,7 +54,6 @@ CREATE TABLE message (
 );
 """
 
-T = TypeVar("T")
 Row = tuple[int, float, "float | None", int, str, str, bytes, bytes]
 
 
@@ -217,11 +218,15 @@ class Database:
 
 
 def _steps(batch: Batch) -> Iterator[tuple[str, Sequence[Any]]]:
-    """A batch's statements. Each lets go of Python's global lock, and may wait long to get it back: so many messages go with one."""
+    """A batch's statements, and what goes into their places.
+
+    Each lets go of Python's global lock, and may wait long to get it back: so many messages are added, or removed, by one.
+    """
     yield from batch.statements
-    for rows in _chunks(list(batch.added.values())):
+    for rows in _pieces(batch.added.values()):
         yield _many("INSERT INTO message VALUES %s", "(?, ?, ?, ?, ?, ?, ?, ?)", len(rows)), list(chain.from_iterable(rows))
-    for ids in _chunks(batch.removed):
+    for start in range(0, len(batch.removed), STATEMENT_ROWS):
+        ids = batch.removed[start : start + STATEMENT_ROWS]
         yield _many("DELETE FROM message WHERE id IN (%s)", "?", len(ids)), ids
     for identity, count in batch.returned.items():
         yield "UPDATE message SET deliveries = ? WHERE id = ?", (count, identity)
@@ -231,8 +236,19 @@ def _steps(batch: Batch) -> Iterator[tuple[str, Sequence[Any]]]:
         yield "DELETE FROM message WHERE id BETWEEN ? AND ?", bounds
 
 
-def _chunks(items: list[T]) -> Iterator[list[T]]:
-    return (items[start : start + CHUNK] for start in range(0, len(items), CHUNK))
+def _pieces(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """The rows, as many together as one statement adds."""
+    piece: list[Row] = []
+    size = 0
+    for row in rows:
+        row_size = len(row[-2]) + len(row[-1])
+        if piece and (len(piece) == STATEMENT_ROWS or size + row_size > STATEMENT_BYTES):
+            yield piece
+            piece, size = [], 0
+        piece.append(row)
+        size += row_size
+    if piece:
+        yield piece
 
 
 @cache
@@ -289,7 +305,7 @@ def _check_header(path: Path) -> None:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=3 * CHUNK)
+    connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=PREPARED)
     try:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute("PRAGMA journal_mode = WAL")

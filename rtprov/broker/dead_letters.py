@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
-from rtprov.amqp.codec import decode_header
 from rtprov.broker.messages import Message
 
 REJECTED, EXPIRED, DELIVERY_LIMIT = "rejected", "expired", "delivery_limit"
@@ -21,9 +20,9 @@ def dead_letter(message: Message, queue: str, arguments: Mapping[str, Any], reas
     headers["x-death"] = _with_death(_deaths(message), _death(message, queue, reason, now))
     if "x-first-death-reason" not in headers:
         headers |= {"x-first-death-reason": reason, "x-first-death-queue": queue, "x-first-death-exchange": message.exchange}
-    header = message.with_properties(headers=headers, expiration=None)
-    key = arguments.get("x-dead-letter-routing-key", message.routing_key)
-    return Message(exchange, key, decode_header(header).properties, header, message.body)
+    letter = message.with_properties(headers=headers, expiration=None)
+    letter.exchange, letter.routing_key = exchange, arguments.get("x-dead-letter-routing-key", message.routing_key)
+    return letter
 
 
 def in_circles(letter: Message, queue: str) -> bool:

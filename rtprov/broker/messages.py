@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 from pamqp.commands import Basic
 
-from rtprov.amqp.codec import decode_header, encode_header
+from rtprov.amqp.codec import encode_header
 
 _FLAGS_AT = 12  # in a content header: class, weight, the body's size, then a bit for each property that is there
 _CONTENT_TYPE, _CONTENT_ENCODING, _HEADERS = 0x8000, 0x4000, 0x2000
@@ -43,7 +43,7 @@ class Message:
         """
         headers = self.properties.headers
         if headers and name in headers:
-            return self.with_properties(headers={**headers, name: value})
+            return self.with_properties(headers={**headers, name: value}).header
         key, header = name.encode(), self.header
         field = b"%c%sl%s" % (len(key), key, _signed.pack(value))
         (flags,) = _flags.unpack_from(header, _FLAGS_AT)
@@ -58,12 +58,12 @@ class Message:
         end = table_at + 4 + length
         return header[:table_at] + _length.pack(length + len(field)) + header[table_at + 4 : end] + field + header[end:]
 
-    def with_properties(self, **changed: Any) -> bytes:
-        """The content header's payload with these properties changed."""
-        properties = copy(decode_header(self.header).properties)
+    def with_properties(self, **changed: Any) -> Message:
+        """The same message but for these properties. This one's may be shared with others, and stay as they are."""
+        properties = copy(self.properties)
         for name, value in changed.items():
             setattr(properties, name, value)
-        return encode_header(properties, len(self.body))
+        return attrs.evolve(self, properties=properties, header=encode_header(properties, len(self.body)))
 
 
 @attrs.define(eq=False)

@@ -95,7 +95,7 @@ class Queue:
         stored = self.durable and self.owner is None and (self.kind == "quorum" or message.persistent)
         entry = Entry(self._next_position, message, stored=stored)
         self._put(entry, expires_at)
-        if self.consumers:
+        if self.consumers or not self._ready:  # else there is nobody to hand out to, and nothing to load
             self.pump()
         if expires_at is not None:
             entry.expires_at = expires_at

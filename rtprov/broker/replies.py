@@ -40,8 +40,7 @@ class Replies:
         """The message with the address to reply to. Raises `AmqpError` 406."""
         if self.address is None:
             raise AmqpError(406, "PRECONDITION_FAILED - fast reply consumer does not exist", 60, 40)
-        header = message.with_properties(reply_to=self.address)
-        return Message(message.exchange, message.routing_key, message.properties, header, message.body)
+        return message.with_properties(reply_to=self.address)
 
     def deliver(self, message: Message) -> None:
         """A reply; at most once, so one that cannot be written now is dropped."""

@@ -178,7 +178,10 @@ class SqliteStorage:
         self._report(None)
         self._tidy_now_and_then()
         waiters, self._written, self._writing = self._written, [], None
-        if not self._batch.empty and self._waiters:
+        if self._batch.empty:  # what they wait for has been taken back, as a message that has expired
+            waiters += self._waiters
+            self._waiters = []
+        elif self._waiters:
             self._write_next()
         for waiter in waiters:
             waiter.callback(None)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from datetime import datetime, timezone
+import struct
+from datetime import datetime, timedelta, timezone, tzinfo
 from typing import Any
 
 from hypothesis import given, settings
@@ -45,7 +46,7 @@ def outcome(decode: Any, payload: bytes) -> object:
     """What decoding comes to: names and values, or what error."""
     try:
         return dict(decode(payload))
-    except (AmqpError, ValueError, IndexError):
+    except (AmqpError, ValueError, IndexError, struct.error):
         return "wrong"
 
 
@@ -84,6 +85,19 @@ class HotMethodTests(SynchronousTestCase):
         self.assertEqual(dict(decode_method(encode_payload(method))), dict(method))
 
 
+class _Autumn(tzinfo):
+    """The zone of a country whose clocks are put back."""
+
+    def utcoffset(self, moment: datetime | None) -> timedelta:
+        return timedelta(hours=1 if moment is not None and moment.fold else 2)
+
+    def dst(self, moment: datetime | None) -> None:
+        """Not told."""
+
+    def tzname(self, moment: datetime | None) -> None:
+        """It has none."""
+
+
 class HeaderTests(SynchronousTestCase):
     @settings(max_examples=300, deadline=None)
     @given(properties, st.integers(0, 2**32))
@@ -96,6 +110,13 @@ class HeaderTests(SynchronousTestCase):
             self.assertEqual(encode_header(properties, size), expected)
             header = decode_header(expected)
             self.assertEqual((header.class_id, header.body_size, dict(header.properties)), (60, size, dict(theirs.properties)))
+
+    def test_folded_times(self) -> None:
+        """Times that Python holds equal, the hour that comes twice in autumn, are written as what they are."""
+        first = datetime(2026, 10, 25, 2, 30, tzinfo=_Autumn())
+        for moment in (first, first.replace(fold=1)):
+            properties = Basic.Properties(timestamp=moment)
+            self.assertEqual(encode_header(properties, 0), ContentHeader(properties=properties).marshal())
 
     def test_tables_apart(self) -> None:
         """A table of headers, which could be changed, is never shared."""
@@ -158,7 +179,8 @@ class WrongTests(SynchronousTestCase):
             Basic.Qos(0, 65536),
             Basic.Qos(0, -1),
         ]
-        wrong += [Basic.Publish(0, "", "k" * 256), Basic.Deliver("c", None, False, "", "q"), Basic.Ack(2**63)]
+        wrong += [Basic.Publish(0, "", "k" * 256), Basic.Deliver("c", None, False, "", "q")]
+        wrong += [Basic.Deliver("c", 1, False, "", "k" * 256), Basic.Deliver("c" * 256, 1, False, "", "q"), Basic.Ack(2**63)]
         for method in wrong:
             self.assertRaises((ValueError, TypeError), encode_payload, method)
         for properties in (Basic.Properties(priority=256), Basic.Properties(priority=-1), Basic.Properties(headers={"a": 2**63})):

@@ -138,3 +138,24 @@ class Transactions(DatabaseCase):
             self.assertEqual(database.queue_ids(), {})
             database.write(Batch([good]))
             self.assertEqual(database.queue_ids(), {"q": 1})
+
+    def test_all_or_nothing_of_one_statement(self) -> None:
+        """A batch that one statement carries out changes nothing either when the last of its messages cannot be written."""
+        with closing(self.open()) as database:
+            rows = {position: row_of(1, record(position)) for position in range(3)}
+            taken = {2: rows[2]}
+            database.write(Batch(added=taken))
+            self.assertRaises(sqlite3.Error, database.write, Batch(added=rows))
+            self.assertEqual([each.position for each in database.load(1, -1, 9)], [2])
+
+    def test_large_messages(self) -> None:
+        """Few large messages go with one statement, since SQLite keeps a copy of what it was given; all of them are written."""
+        with closing(self.open()) as database:
+            statements: list[str] = []
+            database._connection.set_trace_callback(statements.append)
+            size = module.STATEMENT_BYTES // 2 - 1000
+            rows = [row_of(1, record(position, bytes(size))) for position in range(5)]
+            database.write(Batch(added={row[0]: row for row in rows}))
+            database._connection.set_trace_callback(None)
+            self.assertEqual(sum(statement.startswith("INSERT") for statement in statements), 3)
+            self.assertEqual([each.position for each in database.load(1, -1, 9)], [0, 1, 2, 3, 4])

@@ -290,6 +290,18 @@ class GroupCommit(SqliteCase):
         self.successResultOf(self.storage.commit())
         self.assertEqual(self.writer.calls, [])
 
+    def test_added_and_removed_while_another_is_written(self) -> None:
+        """Where all that a commit was for has been taken back before its turn, it fires with the one before it."""
+        self.storage.added("q", record(1))
+        first = self.storage.commit()
+        self.storage.added("q", record(2))
+        second = self.storage.commit()
+        self.storage.removed("q", 2)
+        self.writer.step()
+        self.successResultOf(first)
+        self.successResultOf(second)
+        self.assertEqual(self.writer.calls, [])
+
     def test_congestion(self) -> None:
         """More than 32 MiB that wait to be written are a congestion, until they are."""
         self.assertFalse(self.storage.congested)
