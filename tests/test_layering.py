@@ -51,7 +51,7 @@ LAYERS = (
     Layer(
         "broker",
         ("rtprov.broker.*",),
-        sees=("package", "rtprov.errors", "rtprov.amqp.codec", "rtprov.amqp.framing", "rtprov.amqp.heartbeat"),
+        sees=("package", "rtprov.errors", "rtprov.amqp.fields", "rtprov.amqp.codec", "rtprov.amqp.framing", "rtprov.amqp.heartbeat"),
     ),
     Layer(
         "edges",

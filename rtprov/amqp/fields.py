@@ -7,6 +7,7 @@ square. One pass over the bytes, without copying, finds both; what passes here p
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 
 from pamqp import base
 
@@ -45,6 +46,16 @@ def check_properties(payload: bytes) -> None:
             if flags & flag:
                 offset = checker.skip("shortstr", offset)
         checker.skip("table", offset)
+
+
+def table_fields(table: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """The fields of a table that was found good: the name of each, and name, type and value as they are written."""
+    checker, offset = _Checker(table), 4
+    while offset < len(table):
+        value_at = checker.skip("shortstr", offset)
+        end = checker.value(value_at, 1)
+        yield table[offset + 1 : value_at], table[offset:end]
+        offset = end
 
 
 class _Checker:
@@ -88,12 +99,13 @@ class _Checker:
                 raise ValueError(f"more than {MAX_FIELDS} fields")
             if named:
                 offset = self.skip("shortstr", offset)
-            offset = self._value(offset, depth)
+            offset = self.value(offset, depth)
         if offset != end:
             raise ValueError("a field reaches beyond its table")
         return end
 
-    def _value(self, offset: int, depth: int) -> int:
+    def value(self, offset: int, depth: int) -> int:
+        """Where the value ends whose type stands at `offset`."""
         kind = self._data[self.within(offset, 1) : offset + 1]
         offset += 1
         if kind in (b"F", b"A"):

@@ -6,7 +6,11 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
+import attrs
+
+from rtprov.broker.content_header import EMPTY_TABLE, split, with_headers
 from rtprov.broker.messages import Message
+from rtprov.errors import AmqpError
 
 REJECTED, EXPIRED, DELIVERY_LIMIT = "rejected", "expired", "delivery_limit"
 
@@ -16,13 +20,17 @@ def dead_letter(message: Message, queue: str, arguments: Mapping[str, Any], reas
     exchange = arguments.get("x-dead-letter-exchange")
     if exchange is None:
         return None
-    headers: dict[str, Any] = dict(message.properties.headers or {})
-    headers["x-death"] = _with_death(_deaths(message), _death(message, queue, reason, now))
-    if "x-first-death-reason" not in headers:
-        headers |= {"x-first-death-reason": reason, "x-first-death-queue": queue, "x-first-death-exchange": message.exchange}
-    letter = message.with_properties(headers=headers, expiration=None)
-    letter.exchange, letter.routing_key = exchange, arguments.get("x-dead-letter-routing-key", message.routing_key)
-    return letter
+    own = _first_death(message, queue, reason)
+    death = _death(message, queue, reason, now)
+    letter = attrs.evolve(message, exchange=exchange, routing_key=arguments.get("x-dead-letter-routing-key", message.routing_key))
+    parts = split(message.header)
+    parts.pop("expiration", None)
+    try:
+        table = with_headers(parts.get("headers", EMPTY_TABLE), {**own, "x-death": _with_death(_deaths(message), death)})
+        return letter.with_parts({**parts, "headers": table})
+    except (AmqpError, TypeError, ValueError):
+        # Its own headers leave no room for ours, or an x-death that somebody made up cannot be written again: ours keep it from circling.
+        return letter.with_parts({**parts, "headers": with_headers(EMPTY_TABLE, {**own, "x-death": [death]})})
 
 
 def in_circles(letter: Message, queue: str) -> bool:
@@ -38,6 +46,12 @@ def _deaths(message: Message) -> list[dict[str, Any]]:
     """The entries of ``x-death``, the newest first; anybody may have written anything there."""
     deaths = (message.properties.headers or {}).get("x-death")
     return [death for death in deaths if isinstance(death, dict)] if isinstance(deaths, list) else []
+
+
+def _first_death(message: Message, queue: str, reason: str) -> dict[str, Any]:
+    if "x-first-death-reason" in (message.properties.headers or {}):
+        return {}
+    return {"x-first-death-reason": reason, "x-first-death-queue": queue, "x-first-death-exchange": message.exchange}
 
 
 def _death(message: Message, queue: str, reason: str, now: float) -> dict[str, Any]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import struct
-from copy import copy
-from typing import Any
+from collections.abc import Mapping
 
 import attrs
 from pamqp.commands import Basic
 
-from rtprov.amqp.codec import encode_header
+from rtprov.amqp.codec import decode_header
+from rtprov.broker.content_header import join, split, with_headers
 
 _FLAGS_AT = 12  # in a content header: class, weight, the body's size, then a bit for each property that is there
 _CONTENT_TYPE, _CONTENT_ENCODING, _HEADERS = 0x8000, 0x4000, 0x2000
@@ -43,7 +43,9 @@ class Message:
         """
         headers = self.properties.headers
         if headers and name in headers:
-            return self.with_properties(headers={**headers, name: value}).header
+            parts = split(self.header)
+            parts["headers"] = with_headers(parts["headers"], {name: value})
+            return join(parts, len(self.body))
         key, header = name.encode(), self.header
         field = b"%c%sl%s" % (len(key), key, _signed.pack(value))
         (flags,) = _flags.unpack_from(header, _FLAGS_AT)
@@ -58,12 +60,10 @@ class Message:
         end = table_at + 4 + length
         return header[:table_at] + _length.pack(length + len(field)) + header[table_at + 4 : end] + field + header[end:]
 
-    def with_properties(self, **changed: Any) -> Message:
-        """The same message but for these properties. This one's may be shared with others, and stay as they are."""
-        properties = copy(self.properties)
-        for name, value in changed.items():
-            setattr(properties, name, value)
-        return attrs.evolve(self, properties=properties, header=encode_header(properties, len(self.body)))
+    def with_parts(self, parts: Mapping[str, bytes]) -> Message:
+        """The same message with these properties instead, as `rtprov.broker.content_header` has them. Raises `AmqpError` as a decoder."""
+        header = join(parts, len(self.body))
+        return attrs.evolve(self, properties=decode_header(header).properties, header=header)
 
 
 @attrs.define(eq=False)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pamqp import encode
 from pamqp.commands import Basic
 
+from rtprov.broker.content_header import split
 from rtprov.broker.messages import Message
 from rtprov.errors import AmqpError
 
@@ -40,7 +42,7 @@ class Replies:
         """The message with the address to reply to. Raises `AmqpError` 406."""
         if self.address is None:
             raise AmqpError(406, "PRECONDITION_FAILED - fast reply consumer does not exist", 60, 40)
-        return message.with_properties(reply_to=self.address)
+        return message.with_parts({**split(message.header), "reply_to": encode.short_string(self.address)})
 
     def deliver(self, message: Message) -> None:
         """A reply; at most once, so one that cannot be written now is dropped."""

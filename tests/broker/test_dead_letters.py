@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from datetime import datetime
 from typing import Any
 
@@ -9,7 +10,9 @@ from pamqp.commands import Basic, Queue
 
 from rtprov.amqp._txamqp import Content
 from rtprov.amqp.channel import AmqpChannel
+from rtprov.amqp.codec import encode_header
 from rtprov.amqp.consumer import Delivery
+from rtprov.amqp.framing import encode_content
 from tests.broker.cases import KINDS, BrokerContract, EmbeddedTestCase, RabbitMQTestCase, SqliteTestCase
 
 FIRST = ("x-first-death-reason", "x-first-death-queue", "x-first-death-exchange")
@@ -50,6 +53,25 @@ class DeadLettersContract(BrokerContract):
             assert found is not None
             self.assertEqual([found[name] for name in FIRST], ["rejected", queue, "amq.direct"])
             self.assertEqual(found["mine"], "моё")
+
+    async def test_headers_stay(self) -> None:
+        """A dead letter keeps the headers that it came with, those too that a client library would write in another way or not at all."""
+        channel = await self.channel()
+        fields = b"\x04largd" + struct.pack(">d", 1e300) + b"\x04fined" + struct.pack(">d", 0.1) + b"\x03odd" + b"S\0\0\0\x02\xff\xfe"
+        rest = encode_header(Basic.Properties(expiration="60000", message_id="m"), 0)
+        flags = int.from_bytes(rest[12:14], "big") | Basic.Properties.flags["headers"]
+        header = rest[:12] + flags.to_bytes(2, "big") + len(fields).to_bytes(4, "big") + fields + rest[14:]
+        for kind in KINDS:
+            queue, dead = await self.pair(channel, kind)
+            inbox, dead_letters = await self.inbox(channel, queue), await self.inbox(channel, dead)
+            channel.send(encode_content(channel.id, Basic.Publish(routing_key=queue), header, b"", 4096))
+            (await inbox.next()).nack(requeue=False)
+            letter = await dead_letters.next()
+            found = letter.properties.headers
+            assert found is not None
+            self.assertEqual([found[name] for name in ("larg", "fine", "odd")], [1e300, 0.1, b"\xff\xfe"])
+            self.assertEqual((letter.properties.message_id, letter.properties.expiration), ("m", None))
+            self.assertEqual(len(self.deaths(letter)), 1)
 
     async def test_own_key(self) -> None:
         """Without a dead-letter routing key the message keeps its own."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from typing import Any
 
 from hypothesis import given
@@ -10,8 +11,12 @@ from pamqp.commands import Basic
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov.amqp.codec import decode_header, encode_header
+from rtprov.amqp.fields import MAX_FIELDS
+from rtprov.broker.content_header import join, split
+from rtprov.broker.dead_letters import EXPIRED, dead_letter
 from rtprov.broker.messages import Message
 
+NOON = datetime(2026, 11, 24, 12, tzinfo=timezone.utc)
 text = st.text(max_size=20)
 properties = st.fixed_dictionaries(
     {},
@@ -48,11 +53,66 @@ class ChangedTests(SynchronousTestCase):
         self.assertIn(table, spliced)
         self.assertTrue(spliced.endswith(b"\x017"))
 
-    def test_changed(self) -> None:
+    def test_replaced_beside_what_cannot_be_written(self) -> None:
+        """A number takes the place of an earlier one, and what stands beside it stays as it came, though pamqp could not write it."""
+        odd = b"\x01oS\0\0\0\x01\xff"
+        given = message(headers={"x-stream-offset": 1})
+        parts = split(given.header)
+        table = odd + parts["headers"][4:]
+        given = given.with_parts({**parts, "headers": len(table).to_bytes(4, "big") + table})
+        again = given.with_number("x-stream-offset", 2)
+        self.assertIn(odd, again)
+        self.assertEqual(decode_header(again).properties.headers, {"o": b"\xff", "x-stream-offset": 2})
+
+
+class PartsTests(SynchronousTestCase):
+    @given(properties)
+    def test_round_trip(self, given: dict[str, Any]) -> None:
+        """A header that is split and joined is the same, byte for byte."""
+        header = message(**given).header
+        self.assertEqual(join(split(header), 3), header)
+
+    def test_every_property(self) -> None:
+        """Each property is found by its name, whatever stands before it."""
+        values = dict.fromkeys(Basic.Properties.attributes(), "text")
+        every: dict[str, Any] = {**values, "headers": {"a": 1}, "delivery_mode": 2, "priority": 3, "timestamp": NOON, "cluster_id": ""}
+        header = encode_header(Basic.Properties(**every), 3)
+        parts = split(header)
+        self.assertEqual(set(parts), set(every) - {"cluster_id"})  # which must be empty
+        self.assertEqual(join(parts, 3), header)
+        for name in parts:
+            (only,) = split(join({name: parts[name]}, 3)).items()
+            self.assertEqual(only, (name, parts[name]))
+
+    def test_others_stay(self) -> None:
         """To change a message's properties changes those of no other message, though the same bytes were decoded for both."""
         header = encode_header(Basic.Properties(delivery_mode=2), 3)
         first = Message("", "q", decode_header(header).properties, header, b"abc")
-        changed = first.with_properties(reply_to="somewhere")
-        self.assertEqual(changed.properties.reply_to, "somewhere")
-        self.assertEqual(decode_header(changed.header).properties.reply_to, "somewhere")
+        changed = first.with_parts({**split(header), "reply_to": b"\x04here"})
+        self.assertEqual((changed.properties.reply_to, changed.properties.delivery_mode), ("here", 2))
         self.assertIsNone(decode_header(header).properties.reply_to)
+
+
+class DeathTests(SynchronousTestCase):
+    """What somebody made up, or made too large, does not keep a message from becoming a dead letter."""
+
+    def letter(self, header: bytes) -> dict[str, Any]:
+        """The headers of the dead letter that a message with this content header becomes."""
+        given = Message("", "q", decode_header(header).properties, header, b"abc")
+        letter = dead_letter(given, "q", {"x-dead-letter-exchange": ""}, EXPIRED, 0.0)
+        assert letter is not None
+        self.assertEqual(dict(decode_header(letter.header).properties), dict(letter.properties))
+        return dict(letter.properties.headers or {})
+
+    def test_made_up_deaths(self) -> None:
+        """An ``x-death`` that cannot be written again makes place for ours."""
+        entry = b"\x01oS\0\0\0\x01\xff"
+        deaths = b"F" + len(entry).to_bytes(4, "big") + entry
+        field = b"\x07x-deathA" + len(deaths).to_bytes(4, "big") + deaths
+        headers = self.letter(join({"headers": len(field).to_bytes(4, "big") + field}, 3))
+        self.assertEqual([death["reason"] for death in headers["x-death"]], [EXPIRED])
+
+    def test_no_room(self) -> None:
+        """A message with as many headers as a message may have loses them, and not its place among the dead letters."""
+        headers = self.letter(encode_header(Basic.Properties(headers={str(number): 1 for number in range(MAX_FIELDS)}), 3))
+        self.assertEqual(sorted(headers), ["x-death", "x-first-death-exchange", "x-first-death-queue", "x-first-death-reason"])
