@@ -23,6 +23,7 @@ from rtprov.wire import decode_event
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pamqp.common import FieldTable
     from twisted.internet.interfaces import IReactorTime
 
     from rtprov.amqp.consumer import Delivery
@@ -96,9 +97,15 @@ class DeadLetters:
                 self._log.error("task {task_id} has failed: dead-lettered by the broker ({reason})", task_id=task.task_id, reason=reason)
                 failed = Finished(task.task_id, task.equipment_id, self._wall_clock(), State.FAILED, f"dead-lettered: {reason}")
                 await self._journal.append(failed)
-        properties = Basic.Properties(content_type="application/json", delivery_mode=2, headers=delivery.properties.headers)
-        await self._insist(lambda: self._publisher.publish("", PARKED_QUEUE, delivery.body, properties=properties, mandatory=True))
+        try:
+            await self._park(delivery.body, delivery.properties.headers)
+        except (TypeError, ValueError):  # somebody's headers that cannot be written again
+            await self._park(delivery.body, {"x-death": [{"reason": reason, "queue": self._shard.work}]})
         delivery.ack()
+
+    async def _park(self, body: bytes, headers: FieldTable | None) -> None:
+        properties = Basic.Properties(content_type="application/json", delivery_mode=2, headers=headers)
+        await self._insist(lambda: self._publisher.publish("", PARKED_QUEUE, body, properties=properties, mandatory=True))
 
     async def _insist(self, ask: Callable[[], Deferred[None]]) -> None:
         """Ask the broker again and again until it has agreed; `detach` puts an end to it."""

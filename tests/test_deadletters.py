@@ -5,10 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from attrs import evolve
+from pamqp.commands import Basic
 from twisted.internet.defer import Deferred, fail
 
+from rtprov.amqp.framing import encode_content
+from rtprov.amqp.protocol import AmqpConnection
 from rtprov.amqp.publisher import Publisher
 from rtprov.amqp.topology import DEAD_EXCHANGE, DELIVERY_LIMIT, PARKED_QUEUE, Topology
+from rtprov.broker.content_header import join
 from rtprov.deadletters import RETRY_PAUSE_S, RETURN_PAUSE_S, DeadLetters
 from rtprov.errors import BrokerUnavailable, Overloaded
 from rtprov.model import Event, Finished, Requested, State
@@ -17,6 +21,22 @@ from rtprov.wire import encode_task
 from tests.brokered import EPOCH, SHARD, BrokerTestCase, make_task, task_id
 
 DEATH = {"x-death": [{"reason": "delivery_limit", "count": 1}, {"reason": "older"}], "mine": "kept"}
+
+
+class _OddHeaders:
+    """A session of somebody else, who dead-letters a message with a string that is not UTF-8 among its headers."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    async def attach(self, connection: AmqpConnection) -> None:
+        channel = await connection.open_channel()
+        table = b"\x01oS\0\0\0\x01\xff"
+        header = join({"headers": len(table).to_bytes(4, "big") + table}, len(self._body))
+        method = Basic.Publish(exchange=DEAD_EXCHANGE, routing_key=SHARD.requested_key)
+        channel.send(encode_content(channel.id, method, header, self._body, connection.frame_max))
+
+    def detach(self) -> None: ...
 
 
 class DeadLettersTestCase(BrokerTestCase):
@@ -112,6 +132,14 @@ class Burial(DeadLettersTestCase):
         self.assertEqual((parked.body, parked.properties.headers, self.seen), (b"\xff s3cr3t", DEATH, []))
         self.assertEqual(len([line for line in self.logged if "parking a message that is no task" in line]), 1)
         self.assertEqual([line for line in self.logged if "s3cr3t" in line], [])
+
+    def test_headers_that_nobody_can_write(self) -> None:
+        """A letter whose headers cannot be written again is parked with the broker's reason alone."""
+        self.connect([_OddHeaders(encode_task(make_task(1)))])
+        self.network.settle()
+        (parked,) = self.take(PARKED_QUEUE)
+        self.assertEqual(parked.properties.headers, {"x-death": [{"reason": "unknown reason", "queue": SHARD.work}]})
+        self.assertEqual((parked.body, self.state(1), self.left()), (encode_task(make_task(1)), State.FAILED, 0))
 
     def test_many(self) -> None:
         """More letters than are taken at a time are all dealt with."""

@@ -102,7 +102,7 @@ def encode_payload(method: base.Frame) -> bytes:
     encoder = _ENCODERS.get(type(method), _encode_any)
     try:
         return encoder(method)
-    except struct.error as error:  # pamqp does not check every range and length
+    except (struct.error, OverflowError) as error:  # pamqp does not check every range and length
         raise ValueError(f"{method.name}: {error}") from error
 
 
@@ -180,7 +180,7 @@ def encode_header(properties: Basic.Properties, body_size: int) -> bytes:
     try:
         known = _is_common(properties)
         encoded = _encode_known_properties(*_property_values(properties)) if known else properties.marshal()
-    except struct.error as error:
+    except (struct.error, OverflowError) as error:
         raise ValueError(f"{properties.name}: {error}") from error
     return _content_header.pack(Basic.frame_id, 0, body_size) + encoded
 

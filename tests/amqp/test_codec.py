@@ -183,5 +183,10 @@ class WrongTests(SynchronousTestCase):
         wrong += [Basic.Deliver("c", 1, False, "", "k" * 256), Basic.Deliver("c" * 256, 1, False, "", "q"), Basic.Ack(2**63)]
         for method in wrong:
             self.assertRaises((ValueError, TypeError), encode_payload, method)
-        for properties in (Basic.Properties(priority=256), Basic.Properties(priority=-1), Basic.Properties(headers={"a": 2**63})):
+        for properties in (
+            Basic.Properties(priority=256),
+            Basic.Properties(priority=-1),
+            Basic.Properties(headers={"a": 2**63}),
+            Basic.Properties(headers={"a": 1e300}),
+        ):
             self.assertRaises((ValueError, TypeError), encode_header, properties, 0)
