@@ -7,6 +7,8 @@ from typing import Any
 
 from rtprov.errors import AmqpError
 
+SHORT_STRING = 255  # bytes: §4.2.5.3
+
 _CLASSIC, _QUORUM, _STREAM = "classic", "quorum", "stream"
 
 # The argument's type, and the types of queues that take it. RabbitMQ knows more; what is not here is answered with 540, never passed over.
@@ -36,6 +38,8 @@ def queue_kind(name: str, arguments: Mapping[str, Any]) -> str:
             raise _invalid(key, name, f" of queue type rabbit_{kind}_queue")
         if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is int) or (isinstance(value, int) and value < 0):
             raise _invalid(key, name, f": {type(value).__name__}")
+        if isinstance(value, str) and len(value.encode()) > SHORT_STRING:
+            raise _invalid(key, name, f": longer than {SHORT_STRING} bytes")
     if "x-dead-letter-routing-key" in arguments and "x-dead-letter-exchange" not in arguments:
         raise _invalid("x-dead-letter-routing-key", name, ": routing_key_but_no_dlx_defined")
     return str(kind)

@@ -264,6 +264,11 @@ class EmbeddedQueues(EmbeddedTestCase, QueuesContract):
         for key, value in (("x-message-ttl", 1000), ("x-max-length", 5), ("x-max-priority", 5), ("x-mine", "my own")):
             await self.refused(await self.channel(), Queue.Declare(queue=self.name(), arguments={key: value}), 540, key)
 
+    async def test_long_names(self) -> None:
+        """A dead-letter exchange or key that no frame has room for is refused, rather than found out about with the first dead letter."""
+        long = "ж" * 128
+        await self.refuses("classic", {"x-dead-letter-exchange": long}, {"x-dead-letter-routing-key": long, "x-dead-letter-exchange": ""})
+
 
 class SqliteQueues(SqliteTestCase, QueuesContract):
     pass
