@@ -123,7 +123,7 @@ class Credit(JournalTestCase):
 
     def unsettled(self) -> int:
         """How many of the stream's deliveries the broker counts as unacknowledged."""
-        return sum(len(channel.consuming.unsettled) for protocol in self.broker.connections for channel in protocol._channels.values())
+        return sum(len(channel.consuming.unsettled) for protocol in self.broker.connections for channel in protocol.channels)
 
     def test_batches(self) -> None:
         """Deliveries are acknowledged many at a time, and the stream never runs dry."""

@@ -19,6 +19,7 @@ from pamqp.commands import INDEX_MAPPING, Basic
 from rtprov.amqp.fields import check_method, check_properties
 from rtprov.errors import AmqpError
 
+SHORT_STRING = 255  # bytes
 REMEMBERED = 1024  # publishes, sets of properties, and short strings, each way
 REMEMBERED_BYTES = 256  # nothing longer is remembered of what is received; short strings bound what is sent
 
@@ -137,6 +138,11 @@ _ENCODERS: dict[type[base.Frame], Callable[[Any], bytes]] = {
     Basic.Deliver: _encode_deliver,
     Basic.Ack: _encode_ack,
 }
+
+
+def cut_short(text: str) -> str:
+    """As much of a text as a short string has room for (§4.2.5.3)."""
+    return text.encode()[:SHORT_STRING].decode("utf-8", "ignore")
 
 
 # Content headers: a frame's payload.

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rtprov.amqp.codec import SHORT_STRING
 from rtprov.errors import AmqpError
-
-SHORT_STRING = 255  # bytes: §4.2.5.3
 
 _CLASSIC, _QUORUM, _STREAM = "classic", "quorum", "stream"
 

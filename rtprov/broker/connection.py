@@ -8,11 +8,10 @@ it does not read what it is sent, nor a publisher while memory is full or the di
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pamqp import base
-from pamqp.commands import Channel, Connection
+from pamqp.commands import Connection
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import Protocol, connectionDone
@@ -20,18 +19,18 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from rtprov.amqp.framing import HEARTBEAT, PROTOCOL_HEADER, Assembler, Command, Frame, FrameParser, encode_method
+from rtprov.amqp.codec import cut_short
+from rtprov.amqp.framing import HEARTBEAT, PROTOCOL_HEADER, Command, Frame, FrameParser, encode_method
 from rtprov.amqp.heartbeat import Heartbeat
-from rtprov.broker.channel import BrokerChannel
+from rtprov.broker.channels import Channels
 from rtprov.broker.consuming import NotYet
 from rtprov.broker.handshake import Handshake, LoginRefused, OtherProtocol
+from rtprov.broker.turn import Turn
 from rtprov.errors import AmqpError
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
 
-    from rtprov.broker.engine import AnyQueue
-    from rtprov.broker.publishing import Publishing
     from rtprov.broker.server import BrokerFactory
 
 
@@ -46,15 +45,12 @@ class BrokerProtocol(Protocol):
         self.engine = factory.engine
         self.handshake = Handshake(credentials=factory.credentials, limits=factory.limits)
         self.writable = True
-        self._publishing = False
+        self.turn = Turn(factory, self._peer)
+        self.channels = Channels(self)
         self._held = False
         self._parser = FrameParser(factory.limits.frame_bytes)
-        self._channels: dict[int, BrokerChannel] = {}
-        self._assemblers: dict[int, Assembler] = {0: Assembler(0, 0)}
         self._closing = self._gone = False
         self._timer: IDelayedCall | None = None
-        self._confirms: dict[Publishing, None] = {}
-        self._pumps: dict[AnyQueue, None] = {}
         self._heartbeat = Heartbeat(clock=factory.clock, beat=lambda: self._write(HEARTBEAT), dead=self._on_silence)
         self._backlog = 0  # bytes written since the client has stopped reading
         self._frames: deque[Frame] = deque()  # received, and not yet carried out
@@ -76,7 +72,7 @@ class BrokerProtocol(Protocol):
     def resumeProducing(self) -> None:
         self.writable = True
         self._backlog = 0
-        for channel in list(self._channels.values()):
+        for channel in self.channels:
             channel.consuming.pump()
         self._listen_again()
         self._end_turn()
@@ -127,7 +123,7 @@ class BrokerProtocol(Protocol):
             while self._frames and self._listening:
                 frame = self._frames.popleft()
                 if frame.kind != 8:
-                    self._on_frame(frame.channel, frame)
+                    self._on_frame(frame)
         except NotYet as wait:
             self._frames.appendleft(frame)
             self.hold(wait.until)
@@ -154,20 +150,9 @@ class BrokerProtocol(Protocol):
         return rest
 
     def _end_turn(self) -> None:
-        """Serve the queues that have got room, then make this turn's work safe and confirm it."""
-        pumps, self._pumps = self._pumps, {}
-        for queue in pumps:
-            queue.pump()
-        committed = self.factory.end_turn()
-        if self._confirms:
-            due, self._confirms = [(each, each.published) for each in self._confirms], {}
-            committed.addCallback(lambda _: _confirm(due))
-        committed.addErrback(lambda reason: self._log.failure("{peer}: a commit failed", reason, peer=self._peer()))
-        if self.engine.storage.congested and not committed.called:
-            self.hold(committed)
-        elif self._publishing and self.engine.memory.full:
-            self.hold(self.engine.memory.when_room())
-        self._publishing = False
+        wait = self.turn.end()
+        if wait is not None:
+            self.hold(wait)
 
     def hold(self, until: Deferred[None]) -> None:
         """Take nothing more from this client until then."""
@@ -183,79 +168,22 @@ class BrokerProtocol(Protocol):
         self._heartbeat.received_at = self.factory.clock.seconds()
         self._listen_again()
 
-    def published(self) -> None:
-        """A channel has published in this turn."""
-        self._publishing = True
-
-    def confirm_due(self, publishing: Publishing) -> None:
-        """A channel's publishes want confirming at the end of the turn."""
-        self._confirms[publishing] = None
-
-    def pump_due(self, queue: AnyQueue) -> None:
-        """This queue's consumers may have got room; look at the end of the turn."""
-        self._pumps[queue] = None
-
     # Frames.
 
-    def _on_frame(self, number: int, frame: Any) -> None:
+    def _on_frame(self, frame: Frame) -> None:
         if self._closing:
-            if number == 0 and frame.payload[:4] in _CLOSES:
+            if frame.channel == 0 and frame.payload[:4] in _CLOSES:
                 self._lose()
             return
-        assembler = self._assemblers.get(number)
-        if assembler is None:
-            assembler = self._open_assembler(number, frame)
-        command = assembler.feed(frame)
+        command = self.channels.assemble(frame)
         if command is None:
             return
-        if number == 0:
+        if frame.channel == 0:
             self._on_connection_method(command)
         elif not self.handshake.done:
-            raise AmqpError(503, f"COMMAND_INVALID - channel {number} before the connection is open")
+            raise AmqpError(503, f"COMMAND_INVALID - channel {frame.channel} before the connection is open")
         else:
-            self._on_channel_method(number, command)
-
-    def _open_assembler(self, number: int, frame: Any) -> Assembler:
-        """A channel's first frame must open it (§1.5.2.1)."""
-        if number > self.factory.limits.channels or frame.kind != 1 or frame.payload[:4] != _CHANNEL_OPEN:
-            raise AmqpError(504, f"CHANNEL_ERROR - expected 'channel.open' on channel {number}")
-        assembler = self._assemblers[number] = Assembler(number, self.factory.limits.body_bytes)
-        return assembler
-
-    def _on_channel_method(self, number: int, command: Command) -> None:
-        channel, method = self._channels.get(number), command.method
-        if isinstance(method, Channel.Open):
-            if channel is not None:
-                raise AmqpError(504, f"CHANNEL_ERROR - second 'channel.open' on channel {number}")
-            self._channels[number] = BrokerChannel(number, self)
-            self.send_method(number, Channel.OpenOk())
-        elif isinstance(method, Channel.Close):
-            self._forget_channel(number)
-            self.send_method(number, Channel.CloseOk())
-        elif isinstance(method, Channel.CloseOk):
-            self._forget_channel(number)
-        elif channel is not None and not channel.closing:
-            try:
-                channel.handle(command)
-            except AmqpError as error:
-                if error.hard:
-                    raise
-                channel.close()
-                class_id, method_id = method.index >> 16, method.index & 0xFFFF
-                self.send_method(number, Channel.Close(error.reply_code, _short(error.reply_text), class_id, method_id))
-
-    def _forget_channel(self, number: int) -> None:
-        channel = self._channels.pop(number, None)
-        del self._assemblers[number]
-        if channel is not None and not channel.closing:
-            self._confirm_now(channel.publishing)
-            channel.close()
-
-    def _confirm_now(self, publishing: Publishing) -> None:
-        """A channel that closes right behind its publishes still hears of them."""
-        if self._confirms.pop(publishing, publishing) is None:
-            published = publishing.published
-            self.engine.commit().addCallback(lambda _: publishing.confirm(published))
+            self.channels.carry_out(command)
 
     # The handshake and the connection's own methods.
 
@@ -294,7 +222,7 @@ class BrokerProtocol(Protocol):
         """Bid an open connection's publishers wait, or go on (https://www.rabbitmq.com/docs/connection-blocked)."""
         if self.handshake.done and "connection.blocked" in self.handshake.capabilities:
             alarm = self.factory.alarm
-            self.send_method(0, Connection.Unblocked() if alarm is None else Connection.Blocked(_short(alarm)))
+            self.send_method(0, Connection.Unblocked() if alarm is None else Connection.Blocked(cut_short(alarm)))
 
     def _on_silence(self) -> None:
         if self._held:  # what it sends meanwhile is not read
@@ -310,7 +238,7 @@ class BrokerProtocol(Protocol):
         if self._closing:
             return
         self._log.info("{peer}: closing the connection: {error}", peer=self._peer(), error=error)
-        self.send_method(0, Connection.Close(error.reply_code, _short(error.reply_text), error.class_id, error.method_id))
+        self.send_method(0, Connection.Close(error.reply_code, cut_short(error.reply_text), error.class_id, error.method_id))
         self._closing = True
         self._stop_timer()
         self._timer = self.factory.clock.callLater(self.factory.limits.closing_s, self._abort)
@@ -345,10 +273,7 @@ class BrokerProtocol(Protocol):
 
     def _release(self) -> None:
         """Give everything back that the client held."""
-        channels, self._channels = list(self._channels.values()), {}
-        for channel in channels:
-            if not channel.closing:
-                channel.close()
+        self.channels.release()
         self.engine.owner_gone(self)
 
     def _stop_timer(self) -> None:
@@ -361,14 +286,3 @@ class BrokerProtocol(Protocol):
 
 
 _CLOSES = (Connection.CloseOk.index.to_bytes(4, "big"), Connection.Close.index.to_bytes(4, "big"))
-_CHANNEL_OPEN = Channel.Open.index.to_bytes(4, "big")
-
-
-def _confirm(due: Iterable[tuple[Publishing, int]]) -> None:
-    for publishing, published in due:
-        publishing.confirm(published)
-
-
-def _short(text: str) -> str:
-    """A reply text that fits AMQP's short string of 255 bytes."""
-    return text.encode()[:255].decode("utf-8", "ignore")

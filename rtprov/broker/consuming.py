@@ -200,7 +200,7 @@ class Consuming:
         for each in taken:
             if each.consumer is not None:
                 each.consumer.unsettled -= 1
-                self._connection.pump_due(each.queue)
+                self._connection.turn.pump_due(each.queue)
         return taken
 
     def _give_back(self, taken: list[_Unsettled], *, requeue: bool, lost: bool = False) -> None:

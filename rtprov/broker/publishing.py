@@ -33,12 +33,12 @@ class Publishing:
     def on_publish(self, method: Basic.Publish, command: Command) -> None:
         """Put the message where it belongs; what is mandatory and belongs nowhere is returned. Raises `AmqpError`."""
         message = self._message(method, command)
-        self._connection.published()
+        self._connection.turn.published()
         if message.properties.reply_to == REPLY_TO:
             message = self._channel.replies.request(message)
         if self._confirming:
             self.published += 1
-            self._connection.confirm_due(self)
+            self._connection.turn.confirm_due(self)
         if not self._route(message) and method.mandatory:
             returned = Basic.Return(312, "NO_ROUTE", method.exchange, method.routing_key)
             self._channel.send_content(returned, command.header, command.body)

@@ -14,11 +14,11 @@ from twisted.internet.defer import Deferred, succeed
 from rtprov import equipment, worker
 from rtprov.amqp.publisher import Publisher, _settle
 from rtprov.amqp.rpc import RpcClient
-from rtprov.broker.connection import BrokerProtocol, _confirm
 from rtprov.broker.consuming import Consuming
 from rtprov.broker.queues import Queue
 from rtprov.broker.sqlite import SqliteStorage
 from rtprov.broker.streams import Stream
+from rtprov.broker.turn import Turn, confirm
 from rtprov.errors import BrokerError
 from rtprov.journal import ShardJournal, TaskPublisher
 from rtprov.lanes import Lanes
@@ -170,14 +170,14 @@ async def _answer_at_once(self: Any, request: bytes) -> bytes:
 # The broker.
 
 
-@mutation("confirm before commit", BrokerProtocol, "_end_turn")
+@mutation("confirm before commit", Turn, "end")
 def _confirm_first(self: Any) -> None:
     pumps, self._pumps = self._pumps, {}
     for queue in pumps:
         queue.pump()
     due, self._confirms = [(each, each.published) for each in self._confirms], {}
-    _confirm(due)
-    self.factory.end_turn()
+    confirm(due)
+    self._factory.end_turn()
 
 
 _publish = Stream.publish

@@ -50,7 +50,7 @@ def _broker(broker: Broker) -> list[tuple[str, int]]:
     queues = [queue for queue in broker.factory.engine.queues.values() if queue.kind != "stream" and queue.name != PARKED_QUEUE]
     sizes = [(queue.name, queue.message_count) for queue in queues]
     for number, connection in enumerate(broker.factory.connections):
-        for channel in connection._channels.values():
+        for channel in connection.channels:
             for each in channel.consuming.unsettled.values():
                 if each.queue.kind != "stream":
                     sizes.append((f"what connection {number} has not settled of {each.queue.name}", 1))

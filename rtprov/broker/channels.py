@@ -1,0 +1,82 @@
+"""The channels of one connection, by their numbers (AMQP 0-9-1 §1.5): opened, closed, and closed by us where a method asks for too much."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pamqp.commands import Channel
+
+from rtprov.amqp.codec import cut_short
+from rtprov.amqp.framing import Assembler, Command, Frame
+from rtprov.broker.channel import BrokerChannel
+from rtprov.errors import AmqpError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rtprov.broker.connection import BrokerProtocol
+
+_OPEN = Channel.Open.index.to_bytes(4, "big")
+
+
+class Channels:
+    """Number 0 is the connection itself: its frames are assembled here too, its methods carried out there.
+
+    Methods raise `AmqpError`; what concerns one channel alone closes that.
+    """
+
+    def __init__(self, connection: BrokerProtocol) -> None:
+        self._connection = connection
+        self._channels: dict[int, BrokerChannel] = {}
+        self._assemblers: dict[int, Assembler] = {0: Assembler(0, 0)}
+
+    def __iter__(self) -> Iterator[BrokerChannel]:
+        return iter(list(self._channels.values()))
+
+    def assemble(self, frame: Frame) -> Command | None:
+        """The command that `frame` completes, if it does. A channel's first frame must open it (§1.5.2.1)."""
+        assembler = self._assemblers.get(frame.channel)
+        if assembler is None:
+            limits = self._connection.factory.limits
+            if frame.channel > limits.channels or frame.kind != 1 or frame.payload[:4] != _OPEN:
+                raise AmqpError(504, f"CHANNEL_ERROR - expected 'channel.open' on channel {frame.channel}")
+            assembler = self._assemblers[frame.channel] = Assembler(frame.channel, limits.body_bytes)
+        return assembler.feed(frame)
+
+    def carry_out(self, command: Command) -> None:
+        """Carry out a channel's method."""
+        number, method = command.channel, command.method
+        channel = self._channels.get(number)
+        if isinstance(method, Channel.Open):
+            if channel is not None:
+                raise AmqpError(504, f"CHANNEL_ERROR - second 'channel.open' on channel {number}")
+            self._channels[number] = BrokerChannel(number, self._connection)
+            self._connection.send_method(number, Channel.OpenOk())
+        elif isinstance(method, Channel.Close):
+            self._forget(number)
+            self._connection.send_method(number, Channel.CloseOk())
+        elif isinstance(method, Channel.CloseOk):
+            self._forget(number)
+        elif channel is not None and not channel.closing:
+            try:
+                channel.handle(command)
+            except AmqpError as error:
+                if error.hard:
+                    raise
+                channel.close()
+                class_id, method_id = method.index >> 16, method.index & 0xFFFF
+                self._connection.send_method(number, Channel.Close(error.reply_code, cut_short(error.reply_text), class_id, method_id))
+
+    def _forget(self, number: int) -> None:
+        channel = self._channels.pop(number, None)
+        del self._assemblers[number]
+        if channel is not None and not channel.closing:
+            self._connection.turn.confirm_now(channel.publishing)
+            channel.close()
+
+    def release(self) -> None:
+        """The connection is over: every channel gives back what it holds."""
+        channels, self._channels = list(self._channels.values()), {}
+        for channel in channels:
+            if not channel.closing:
+                channel.close()

@@ -1,0 +1,68 @@
+"""The end of a reactor turn, for one connection: queues that have got room are served, then all is committed together, then confirmed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from twisted.logger import Logger
+
+if TYPE_CHECKING:
+    from twisted.internet.defer import Deferred
+
+    from rtprov.broker.engine import AnyQueue
+    from rtprov.broker.publishing import Publishing
+    from rtprov.broker.server import BrokerFactory
+
+
+class Turn:
+    """What a client's methods leave to be done at the end of each turn. `peer` names the client in the log."""
+
+    _log = Logger()
+
+    def __init__(self, factory: BrokerFactory, peer: Callable[[], object]) -> None:
+        self._factory = factory
+        self._peer = peer
+        self._publishing = False
+        self._confirms: dict[Publishing, None] = {}  # an ordered set, as the next
+        self._pumps: dict[AnyQueue, None] = {}
+
+    def published(self) -> None:
+        """A channel has published."""
+        self._publishing = True
+
+    def confirm_due(self, publishing: Publishing) -> None:
+        """A channel's publishes want confirming."""
+        self._confirms[publishing] = None
+
+    def pump_due(self, queue: AnyQueue) -> None:
+        """This queue's consumers may have got room."""
+        self._pumps[queue] = None
+
+    def end(self) -> Deferred[None] | None:
+        """Do it all. Return what must have fired before more is taken from the client: where the disk cannot follow, or memory is full."""
+        pumps, self._pumps = self._pumps, {}
+        for queue in pumps:
+            queue.pump()
+        committed = self._factory.end_turn()
+        if self._confirms:
+            due, self._confirms = [(each, each.published) for each in self._confirms], {}
+            committed.addCallback(lambda _: confirm(due))
+        committed.addErrback(lambda reason: self._log.failure("{peer}: a commit failed", reason, peer=self._peer()))
+        publishing, self._publishing = self._publishing, False
+        engine = self._factory.engine
+        if engine.storage.congested and not committed.called:
+            return committed
+        return engine.memory.when_room() if publishing and engine.memory.full else None
+
+    def confirm_now(self, publishing: Publishing) -> None:
+        """A channel that closes right behind its publishes still hears of them."""
+        if self._confirms.pop(publishing, publishing) is None:
+            due = [(publishing, publishing.published)]
+            self._factory.engine.commit().addCallback(lambda _: confirm(due))
+
+
+def confirm(due: list[tuple[Publishing, int]]) -> None:
+    """What these channels have published so far is safe."""
+    for publishing, published in due:
+        publishing.confirm(published)
