@@ -22,10 +22,10 @@ from rtprov.docspage import POLICY, page
 from rtprov.documents import TaskAnswer, TasksAnswer, idempotency_key, preferred_wait_s, task_document
 from rtprov.errors import EquipmentNotFound, InvalidQuery, NoReply, ProvisioningFailed, TaskCancelled, TaskNotFound
 from rtprov.health import Readiness, answer_alive, answer_ready
-from rtprov.http import caller_of, check_media_type, json_resource, read_body
 from rtprov.model import State, is_equipment_id, is_task_id, may_come_again
 from rtprov.openapi import document_bytes
 from rtprov.orders import DEADLINE_S, Orders
+from rtprov.request import caller_of, check_media_type, json_resource, read_body
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime

@@ -17,7 +17,7 @@ from twisted.web.iweb import IRequest
 from rtprov.amqp.topology import STATUS_EXCHANGE, Shard
 from rtprov.answers import answer, answer_error, envelope
 from rtprov.errors import BrokerError, NotReady
-from rtprov.http import json_resource
+from rtprov.request import json_resource
 from rtprov.wire import encode_status_request
 
 if TYPE_CHECKING:

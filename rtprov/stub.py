@@ -18,8 +18,8 @@ from twisted.web.iweb import IRequest
 from rtprov.answers import answer, answer_error, envelope
 from rtprov.body import parse_request
 from rtprov.errors import EquipmentNotFound, InvalidBody, ProvisioningFailed
-from rtprov.http import abort_connection, check_media_type, json_resource, read_body
 from rtprov.model import is_equipment_id
+from rtprov.request import abort_connection, check_media_type, json_resource, read_body
 from rtprov.scenario import BUILT_IN, Rule
 
 if TYPE_CHECKING:

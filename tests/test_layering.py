@@ -62,6 +62,7 @@ LAYERS = (
             "rtprov.access",
             "rtprov.audit",
             "rtprov.answers",
+            "rtprov.request",
             "rtprov.http",
             "rtprov.certs",
         ),

@@ -9,9 +9,10 @@ from twisted.web.resource import Resource
 
 from rtprov.access import Admission
 from rtprov.body import MAX_BODY_BYTES
-from rtprov.http import JsonSite, caller_of
+from rtprov.http import JsonSite
 from rtprov.limits import Rate
 from rtprov.model import State
+from rtprov.request import caller_of
 from rtprov.tokens import new_token
 from tests.web.front import BODY, GET_PATH, NO_ROUTE, POST_PATH, FrontendTestCase
 from tests.web.raw import RawAnswer, WebTestCase, chunked, request

@@ -1,0 +1,160 @@
+"""One HTTP request of front end and stub: what it is held to before a handler sees it, and what handlers ask of it.
+
+`rtprov.http` has the connections that requests come by.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+from twisted.web.iweb import IRequest
+from twisted.web.server import Request
+
+from rtprov.answers import answer_error
+from rtprov.body import MAX_BODY_BYTES
+from rtprov.errors import (
+    BodyTooLarge,
+    CredentialsMalformed,
+    CredentialsMissing,
+    CredentialsUnknown,
+    RtprovError,
+    UnsupportedMediaType,
+)
+
+if TYPE_CHECKING:
+    from klein import Klein
+    from twisted.python.failure import Failure
+    from twisted.web.resource import IResource
+
+    from rtprov.access import Caller
+    from rtprov.http import JsonChannel
+
+# An oversized body is read up to here, and answered when it ends: a client that is still sending may never see an answer.
+MAX_DISCARDED_BYTES = 1024 * 1024
+
+# Whoever restarts and routes has no credentials, and learns nothing there that he should not.
+OPEN_PATHS = (b"/livez", b"/readyz")
+
+
+def json_resource(app: Klein) -> IResource:
+    """The app's resource; no path of it redirects to another."""
+    app.url_map.merge_slashes = False
+    return cast("IResource", app.resource())
+
+
+_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # RFC 9110 §5.6.2
+_JSON = re.compile(rb"(?:application/json|%s/%s\+json)[ \t]*(?:;.*)?" % (_TOKEN, _TOKEN), re.IGNORECASE)
+
+
+def check_media_type(request: IRequest) -> None:
+    """Take ``application/json``, any ``+json`` type, or no Content-Type at all. Raises `UnsupportedMediaType`."""
+    values = request.requestHeaders.getRawHeaders(b"Content-Type")
+    if values is not None and (len(values) != 1 or not _JSON.fullmatch(values[0])):
+        raise UnsupportedMediaType
+
+
+def read_body(request: IRequest) -> bytes:
+    """The request's body, at most `MAX_BODY_BYTES`. Raises `BodyTooLarge`."""
+    if isinstance(request, JsonRequest) and request.too_large:
+        raise BodyTooLarge(MAX_BODY_BYTES)
+    assert request.content is not None
+    return cast("bytes", request.content.read())
+
+
+def caller_of(request: IRequest) -> str:
+    """Who sent the request, as `Caller.name` says it."""
+    assert isinstance(request, JsonRequest) and request.caller is not None
+    return request.caller.name
+
+
+def abort_connection(request: IRequest) -> None:
+    """Close the request's connection with no answer."""
+    cast("Any", request).transport.abortConnection()
+
+
+class JsonRequest(Request):
+    """Keeps no more of the body than is taken, and spells method and path so that Klein routes what is meant."""
+
+    channel: JsonChannel
+    defaultContentType = b"application/json"
+    received = 0
+    too_large = False
+    caller: Caller | None = None
+    refusal: RtprovError | None = None
+
+    def gotLength(self, length: int | None) -> None:
+        self.content = io.BytesIO()
+        try:
+            self.caller = self.channel.admit(self.requestHeaders)
+        except RtprovError as error:
+            self.refusal = error
+            if self.requestHeaders.hasHeader("Expect"):
+                self.requestHeaders.removeHeader("Expect")
+                self.channel.refuse_for(error)
+                return
+        # A client that sends Expect asks whether to send the body: where that is too large, the answer is no.
+        taken = MAX_BODY_BYTES if self.requestHeaders.hasHeader("Expect") else MAX_DISCARDED_BYTES
+        if length is not None and length > taken:
+            self.requestHeaders.removeHeader("Expect")
+            self.channel.refuse(413, str(BodyTooLarge(MAX_BODY_BYTES)))
+
+    def handleContentChunk(self, data: bytes) -> None:
+        self.received += len(data)
+        if self.received > MAX_BODY_BYTES:
+            self.too_large = True
+        if not self.too_large and self.refusal is None:
+            cast("io.BytesIO", self.content).write(data)
+        if self.received > MAX_DISCARDED_BYTES:  # a chunked body does not tell its length
+            self.channel.refuse(413, str(BodyTooLarge(MAX_BODY_BYTES)))
+
+    def getRequestHostname(self) -> bytes:
+        """Routes do not depend on the Host field, which may hold anything."""
+        return b"rtprov"
+
+    def process(self) -> None:
+        if self.channel.refused:
+            return  # the rest of a body that was refused
+        if self.method != self.method.upper():
+            self.method = b"~" + self.method  # methods are case-sensitive (RFC 9110 §9.1), werkzeug's routing is not
+        self.path = _routable(self.path)
+        if self.path in OPEN_PATHS and isinstance(self.refusal, (CredentialsMissing, CredentialsMalformed, CredentialsUnknown)):
+            self.refusal = None
+        if self.caller is not None:
+            try:
+                self.caller.check_method(self.method)
+            except RtprovError as error:
+                self.refusal = error
+        super().process()
+
+    def processingFailed(self, reason: Failure) -> Any:
+        """The last resort, for what failed outside of a handler."""
+        body = answer_error(self, reason)
+        if not self.startedWriting:
+            self.write(body)
+        self.finish()
+
+    def setHeader(self, name: Any, value: Any) -> None:
+        super().setHeader(name, b"rtprov" if name == b"Server" else value)
+
+
+_ORIGIN = re.compile(rb"https?://[^/]+", re.IGNORECASE)
+
+
+def _routable(target: bytes) -> bytes:
+    """The path that a request's target names (RFC 9112 §3.2), or one that nothing is served at where it names none."""
+    origin = _ORIGIN.match(target)
+    path = target[origin.end() :] if origin else target
+    if not path.startswith(b"/") or path.startswith(b"//"):  # routing passes over leading slashes
+        return b"/*"
+    if b"%" in path or not path.isascii():
+        return b"/".join(_tame(segment) for segment in path.split(b"/"))
+    return path
+
+
+def _tame(segment: bytes) -> bytes:
+    """One path segment with what is no UTF-8, or would make two segments of it, replaced by U+FFFD, which no route and no id takes."""
+    text = unquote_to_bytes(segment).decode("utf-8", "replace").replace("/", "\ufffd")
+    return quote_from_bytes(text.encode(), safe="").encode()
