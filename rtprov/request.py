@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import re
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from twisted.web.iweb import IRequest
@@ -27,10 +27,10 @@ from rtprov.errors import (
 if TYPE_CHECKING:
     from klein import Klein
     from twisted.python.failure import Failure
+    from twisted.web.http_headers import Headers
     from twisted.web.resource import IResource
 
     from rtprov.access import Caller
-    from rtprov.http import JsonChannel
 
 # An oversized body is read up to here, and answered when it ends: a client that is still sending may never see an answer.
 MAX_DISCARDED_BYTES = 1024 * 1024
@@ -75,10 +75,25 @@ def abort_connection(request: IRequest) -> None:
     cast("Any", request).transport.abortConnection()
 
 
+class Connection(Protocol):
+    """What a request needs of the connection it comes by."""
+
+    refused: bool
+
+    def admit(self, headers: Headers) -> Caller:
+        """Who sends a request with these headers. Raises what it is refused for."""
+
+    def refuse_for(self, error: RtprovError) -> None:
+        """Answer an error of the table at once, and close."""
+
+    def refuse(self, status: int, message: str) -> None:
+        """The same with a status and words."""
+
+
 class JsonRequest(Request):
     """Keeps no more of the body than is taken, and spells method and path so that Klein routes what is meant."""
 
-    channel: JsonChannel
+    channel: Connection  # type: ignore[assignment] # an HTTPChannel, of which no more is asked
     defaultContentType = b"application/json"
     received = 0
     too_large = False
