@@ -46,7 +46,7 @@ class WorkerServiceTests(SynchronousTestCase):
     def test_one_limit_for_all_shards(self) -> None:
         """The slots of a worker are shared by its shards; each shard's prefetch leaves room for tasks that wait, and fits into AMQP."""
         (worker,) = self.system.workers
-        gates = {id(each._gate) for each in worker.workers}
+        gates = {id(each._attempts._gate) for each in worker.workers}
         self.assertEqual((len(worker.workers), len(gates)), (2, 1))
         self.assertEqual({each._window for each in worker.workers}, {2 * 500 + WAITING_ROOM})
         large = self.system.start_worker(concurrency=40_000)

@@ -84,6 +84,7 @@ LAYERS = (
             "rtprov.gate",
             "rtprov.quarantine",
             "rtprov.jobs",
+            "rtprov.attempts",
             "rtprov.worker",
             "rtprov.scenario",
             "rtprov.stub",

@@ -11,6 +11,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov.amqp.topology import Shard
+from rtprov.attempts import Attempts, retry_pause_s
 from rtprov.breaker import Breaker
 from rtprov.errors import EquipmentUnreachable
 from rtprov.gate import Gate
@@ -18,7 +19,7 @@ from rtprov.model import Finished, Requested, Started, State, Task
 from rtprov.quarantine import GIVE_UP_AFTER, Quarantine
 from rtprov.store import Store
 from rtprov.wire import encode_task
-from rtprov.worker import RENEW_AFTER_S, RENEW_LOOK_S, ShardWorker, retry_pause_s
+from rtprov.worker import RENEW_AFTER_S, RENEW_LOOK_S, ShardWorker
 from tests.fakes import FakeDelivery, FakeEquipment, FakeJournal, PlainSealer
 
 EPOCH = 1_800_000_000.0
@@ -40,8 +41,7 @@ class WorkerTestCase(SynchronousTestCase):
         self.equipment = FakeEquipment()
         breaker = Breaker(concurrency=self.concurrency, rng=random.Random(7))
         self.gate = Gate(concurrency=self.concurrency, breaker=breaker, clock=cast("IReactorTime", self.clock))
-        self.worker = ShardWorker(
-            shard=Shard(0, 1),
+        attempts = Attempts(
             store=self.store,
             journal=self.journal,
             equipment=self.equipment,
@@ -49,11 +49,19 @@ class WorkerTestCase(SynchronousTestCase):
             gate=self.gate,
             quarantine=Quarantine(),
             process_id="p1",
-            window=100,
             patience_s=self.patience_s,
             clock=cast("IReactorTime", self.clock),
             wall_clock=lambda: EPOCH + self.clock.seconds(),
             rng=random.Random(7),
+        )
+        self.worker = ShardWorker(
+            shard=Shard(0, 1),
+            store=self.store,
+            journal=self.journal,
+            attempts=attempts,
+            window=100,
+            clock=cast("IReactorTime", self.clock),
+            wall_clock=lambda: EPOCH + self.clock.seconds(),
         )
         self.addCleanup(self.cut_short)
 

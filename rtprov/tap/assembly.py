@@ -19,6 +19,7 @@ from rtprov.amqp.publisher import Publisher
 from rtprov.amqp.rpc import RpcClient
 from rtprov.amqp.topology import Shard, Topology
 from rtprov.amqp.url import BrokerUrl
+from rtprov.attempts import Attempts
 from rtprov.breaker import Breaker
 from rtprov.deadletters import DeadLetters
 from rtprov.ends import EndsOfTasks
@@ -144,8 +145,7 @@ class WorkerService(Service):
         )
         inquiries = InquiryServer(shard=shard, replica=store, journal=journal, clock=outer.clock, wall_clock=outer.wall_clock)
         status = StatusServer(shard=shard, replica=store, journal=journal, clock=outer.clock)
-        worker = ShardWorker(
-            shard=shard,
+        attempts = Attempts(
             store=store,
             journal=journal,
             equipment=self._equipment,
@@ -153,11 +153,19 @@ class WorkerService(Service):
             gate=self._gate,
             quarantine=self._quarantine,
             process_id=self._process_id,
-            window=min(MAX_WINDOW, 2 * settings.concurrency + WAITING_ROOM),
             patience_s=settings.patience_s,
             clock=outer.clock,
             wall_clock=outer.wall_clock,
             rng=outer.rng,
+        )
+        worker = ShardWorker(
+            shard=shard,
+            store=store,
+            journal=journal,
+            attempts=attempts,
+            window=min(MAX_WINDOW, 2 * settings.concurrency + WAITING_ROOM),
+            clock=outer.clock,
+            wall_clock=outer.wall_clock,
         )
         dead = DeadLetters(
             shard=shard, store=store, journal=journal, publisher=self._publisher, clock=outer.clock, wall_clock=outer.wall_clock

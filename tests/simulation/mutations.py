@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred, succeed
 from rtprov import equipment, worker
 from rtprov.amqp.publisher import Publisher, _settle
 from rtprov.amqp.rpc import RpcClient
+from rtprov.attempts import Attempts
 from rtprov.broker.consuming import Consuming
 from rtprov.broker.queues import Queue
 from rtprov.broker.sqlite import SqliteStorage
@@ -38,7 +39,7 @@ __all__ = ["MUTATIONS"]
 
 @mutation("ack before finish", ShardWorker, "_run")
 async def _ack_first(self: Any, job: Any) -> None:
-    outcome = await self._provision(job)
+    outcome = await self._attempts.outcome(job)
     job.delivery.ack()
     if outcome is not None:
         state, reason = outcome
@@ -54,13 +55,13 @@ def _no_adoption(self: Any, delivery: Any) -> None:
         _take_delivery(self, delivery)
 
 
-@mutation("no judgement of redelivered tasks", ShardWorker, "_over")
+@mutation("no judgement of redelivered tasks", Attempts, "_over")
 async def _not_judged(self: Any, job: Any) -> bool:
     await self._require_delivery(job)
     return False
 
 
-@mutation("a call begins without a delivery", ShardWorker, "_require_delivery")
+@mutation("a call begins without a delivery", Attempts, "_require_delivery")
 async def _no_delivery_required(self: Any, job: Any) -> None:
     pass
 
@@ -76,7 +77,7 @@ class _NoLanes(Lanes[Any]):
         return None
 
 
-@mutation("out of patience at once", ShardWorker, "_pause_s")
+@mutation("out of patience at once", Attempts, "_pause_s")
 def _no_pause(self: Any, job: Any, retry_after_s: float | None) -> None:
     return None
 

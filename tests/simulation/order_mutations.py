@@ -8,13 +8,13 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from rtprov import orders
+from rtprov.attempts import Attempts
 from rtprov.errors import NoAnswer, TaskNotFound, TooLate
 from rtprov.inquiries import Directory
 from rtprov.model import Cancelled, Details, Finished, Started, State
 from rtprov.orders import Orders
 from rtprov.store import Store
 from rtprov.wire import decode_task
-from rtprov.worker import ShardWorker
 from tests.fakes import PlainSealer
 from tests.simulation.mutation import mutation
 
@@ -67,7 +67,7 @@ def _another_id(equipment_id: str, key: str) -> str:
 # The worker.
 
 
-@mutation("a worker starts without looking for a cancellation", ShardWorker, "_attempt")
+@mutation("a worker starts without looking for a cancellation", Attempts, "_attempt")
 async def _start_blindly(self: Any, job: Any, admission: Any) -> tuple[State, str] | None:
     task = job.task
     if await self._over(job):

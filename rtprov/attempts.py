@@ -1,0 +1,201 @@
+"""The way of one job through a worker: judged, admitted, called, attempt by attempt, until it has an outcome.
+
+No call begins while the job has no live delivery. What was delivered before, or ordered more than once, is judged first, behind the
+journal's barrier: if it has ended elsewhere, or is not the order, there is nothing to call for. A call begins only once the own replica has
+seen its `Started`: the journal's order decides whether a cancellation came before.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+from twisted.internet.task import deferLater
+
+from rtprov.errors import BrokerError, EquipmentSilent, EquipmentUnreachable, NoAnswer, OutOfPatience, SealError
+from rtprov.jobs import BARRIER_RETRY_S, Job
+from rtprov.model import Postponed, Requested, Started, State
+from rtprov.quarantine import GIVE_UP_AFTER
+from rtprov.wire import decode_task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from twisted.internet.interfaces import IReactorTime
+
+    from rtprov.gate import Admission, Gate
+    from rtprov.interfaces import Equipment, Journal, Sealer
+    from rtprov.quarantine import Quarantine
+    from rtprov.store import Store
+
+FIRST_PAUSE_S = 1.0
+LONGEST_PAUSE_S = 60.0
+RENEWAL_S = 10.0  # a delivery that was returned to be renewed is back by then
+MAX_REASON = 200
+
+
+def retry_pause_s(attempt: int, rng: random.Random) -> float:
+    """The pause after attempt number `attempt` (from 1) found A out of reach: doubling from 1 to 60 s, jittered down to a half."""
+    longest = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(attempt - 1, 16))
+    return longest * (0.5 + rng.random() / 2)
+
+
+class Abandoned(Exception):
+    """The job has no live delivery and may not begin a call: its message is on its way to whoever is active now."""
+
+
+class Deadly(Exception):
+    """One worker after another has died in the task's calls."""
+
+
+class Attempts:
+    """Carries out the jobs of one shard.
+
+    `gate` lets the calls of this process through to A, `quarantine` those that may kill it; the journal knows it as `process_id`.
+    `patience_s` is how long a task whose calls do not reach A is tried, counted from its first attempt. `wall_clock` gives seconds since
+    the epoch for events. With `draining`, an attempt that did not reach A is not followed by another.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        journal: Journal,
+        equipment: Equipment,
+        sealer: Sealer,
+        gate: Gate,
+        quarantine: Quarantine,
+        process_id: str,
+        patience_s: float,
+        clock: IReactorTime,
+        wall_clock: Callable[[], float],
+        rng: random.Random,
+    ) -> None:
+        self._store = store
+        self._journal = journal
+        self._equipment = equipment
+        self._sealer = sealer
+        self._gate = gate
+        self._quarantine = quarantine
+        self._process_id = process_id
+        self._patience_s = patience_s
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._rng = rng
+        self.draining = False
+
+    async def outcome(self, job: Job) -> tuple[State, str] | None:
+        """Call A until it has answered or patience is over; None where there is nothing to call for. Raises `Abandoned`."""
+        while True:
+            try:
+                return await self._admitted(job)
+            except EquipmentUnreachable as error:
+                unreachable = error
+            except OutOfPatience as error:
+                return None if await self._over(job) else (State.FAILED, str(error))
+            except (EquipmentSilent, SealError) as error:
+                return State.FAILED, str(error)
+            pause_s = self._pause_s(job, unreachable.retry_after_s)
+            if pause_s is None:
+                return State.FAILED, f"out of patience: {unreachable}"
+            job.calling = False
+            if self.draining:
+                raise Abandoned
+            job.pausing = True
+            await self._pause(job, pause_s, str(unreachable))
+            job.pausing = False
+            await self._require_delivery(job)
+
+    async def _pause(self, job: Job, pause_s: float, reason: str) -> None:
+        resume_at = self._clock.seconds() + pause_s
+        task, now = job.task, self._wall_clock()
+        await self._journal.append(Postponed(task.task_id, task.equipment_id, now, job.attempt, reason[:MAX_REASON], now + pause_s))
+        await deferLater(self._clock, max(0.0, resume_at - self._clock.seconds()))
+
+    async def _over(self, job: Job) -> bool:
+        """Whether there is nothing to call for: the task has ended, or the message is not its order.
+
+        When this returns, the job has a live delivery. Raises `Abandoned` where it has none.
+        """
+        task = job.task
+        await self._judge(job)
+        over = self._store.over(task.task_id, task.fingerprint, task.accepted_at)
+        if over is None:  # the broker gave it to us, and to the journal not yet, or never
+            await self._journal.append(Requested(task.task_id, task.equipment_id, task.accepted_at, task.fingerprint))
+            job.unjudged = True
+            await self._judge(job)
+            over = self._store.over(task.task_id, task.fingerprint, task.accepted_at)
+        return over is not False
+
+    async def _judge(self, job: Job) -> None:
+        """Only behind the barrier does the store know what became of a task that was delivered before, or ordered more than once."""
+        await self._require_delivery(job)
+        while job.unjudged:
+            job.unjudged = False
+            try:
+                await self._journal.barrier()
+            except BrokerError:
+                job.unjudged = True
+                await deferLater(self._clock, BARRIER_RETRY_S)
+            await self._require_delivery(job)
+
+    async def _require_delivery(self, job: Job) -> None:
+        """Raise `Abandoned` where the job's delivery is dead; one that was returned for renewal is given time to come back."""
+        deadline = self._clock.seconds() + RENEWAL_S
+        while not job.delivery.live:
+            if not job.renewing or self._clock.seconds() >= deadline:
+                raise Abandoned
+            await deferLater(self._clock, RENEWAL_S / 20)
+
+    async def _admitted(self, job: Job) -> tuple[State, str] | None:
+        """One attempt, once quarantine and gate let it through. Raises `OutOfPatience` where they do not, and what `_attempt` raises."""
+        deaths = self._store.deaths(job.task.task_id)
+        if deaths >= GIVE_UP_AFTER:
+            raise Deadly
+        await self._quarantine.enter(deaths)
+        try:
+            admission = await self._gate.enter(self._left_s(job))
+            if not self._store.attempts(job.task.task_id):
+                job.waited_s = admission.waited_s
+            try:
+                return await self._attempt(job, admission)
+            finally:
+                admission.end()
+        finally:
+            self._quarantine.leave(deaths)
+
+    async def _attempt(self, job: Job, admission: Admission) -> tuple[State, str] | None:
+        """One call to A; None where there is nothing to call for. Raises `NoAnswer`, `SealError`, `Abandoned`."""
+        task = job.task
+        if await self._over(job):
+            return None
+        body = self._sealer.open(decode_task(job.delivery.body).sealed)
+        job.attempt = max(job.attempt, self._store.attempts(task.task_id)) + 1
+        await self._journal.append(Started(task.task_id, task.equipment_id, self._wall_clock(), job.attempt, self._process_id))
+        if self._store.attempts(task.task_id) < job.attempt:
+            job.unjudged = True  # our own copy of it is still to come, and before it perhaps a cancellation
+        if await self._over(job):  # the delivery may have been renewed meanwhile
+            return None
+        job.calling = True
+        if job.attempt == 1:
+            job.first_called_at = self._wall_clock()  # the journal's time is when the broker was first asked to write it down
+        try:
+            outcome = await self._equipment.configure(task, body)
+        except NoAnswer as error:
+            admission.outage(task.equipment_id, error)
+            raise
+        admission.answered()
+        return outcome
+
+    def _left_s(self, job: Job) -> float:
+        """What is left of the task's patience, which begins with its first attempt, or with its wait for one while A is in trouble."""
+        first = self._store.first_started_at(job.task.task_id) if job.first_called_at is None else job.first_called_at
+        now = self._wall_clock()
+        return (now if first is None else first) + self._patience_s - job.waited_s - now
+
+    def _pause_s(self, job: Job, retry_after_s: float | None) -> float | None:
+        """How long to wait for the next attempt; None when patience is over. The last attempt is made at patience's very end."""
+        left_s = self._left_s(job)
+        if left_s <= 0 or (retry_after_s is not None and retry_after_s > left_s):
+            return None
+        return min(left_s, max(retry_pause_s(job.attempt, self._rng), retry_after_s or 0.0))
