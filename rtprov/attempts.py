@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IReactorTime
 
-    from rtprov.gate import Admission, Gate
+    from rtprov.gate import Gate, Permit
     from rtprov.interfaces import Equipment, Journal, Sealer
     from rtprov.quarantine import Quarantine
     from rtprov.store import Store
@@ -154,17 +154,17 @@ class Attempts:
             raise Deadly
         await self._quarantine.enter(deaths)
         try:
-            admission = await self._gate.enter(self._left_s(job))
+            permit = await self._gate.enter(self._left_s(job))
             if not self._store.attempts(job.task.task_id):
-                job.waited_s = admission.waited_s
+                job.waited_s = permit.waited_s
             try:
-                return await self._attempt(job, admission)
+                return await self._attempt(job, permit)
             finally:
-                admission.end()
+                permit.end()
         finally:
             self._quarantine.leave(deaths)
 
-    async def _attempt(self, job: Job, admission: Admission) -> tuple[State, str] | None:
+    async def _attempt(self, job: Job, permit: Permit) -> tuple[State, str] | None:
         """One call to A; None where there is nothing to call for. Raises `NoAnswer`, `SealError`, `Abandoned`."""
         task = job.task
         if await self._over(job):
@@ -182,9 +182,9 @@ class Attempts:
         try:
             outcome = await self._equipment.configure(task, body)
         except NoAnswer as error:
-            admission.outage(task.equipment_id, error)
+            permit.outage(task.equipment_id, error)
             raise
-        admission.answered()
+        permit.answered()
         return outcome
 
     def _left_s(self, job: Job) -> float:

@@ -1,10 +1,10 @@
 """What every call to A passes through: so many at once in this process and, while A is in trouble, as few as the breaker says.
 
-admission = await gate.enter(left_s)     # first come, first served; raises `OutOfPatience`
+permit = await gate.enter(left_s)     # first come, first served; raises `OutOfPatience`
 try:
-    ...                                  # call A; then admission.answered() or admission.outage(…)
+    ...                                  # call A; then permit.answered() or permit.outage(…)
 finally:
-    admission.end()
+    permit.end()
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LOOK_AGAIN_S = 0.01  # at the least: times are floats
 
 
 @define(eq=False)
-class Admission:
+class Permit:
     """Leave for one call, to be given back by `end`."""
 
     _gate: Gate
@@ -54,7 +54,7 @@ class Admission:
 
 @define(eq=False)
 class _Waiter:
-    admitted: Deferred[Admission] = field(repr=False)
+    permitted: Deferred[Permit] = field(repr=False)
     left_s: float
     deadline: float | None = None  # while A is in trouble
 
@@ -74,7 +74,7 @@ class Gate:
         self._in_trouble = False
         self._stopped = False
 
-    def enter(self, left_s: float) -> Deferred[Admission]:
+    def enter(self, left_s: float) -> Deferred[Permit]:
         """Fire when the call may be made. Cancelling gives the place in the queue up.
 
         Fails with `OutOfPatience` after `left_s` seconds of waiting for an A in trouble. Waiting for one's turn costs none otherwise.
@@ -84,7 +84,7 @@ class Gate:
             waiter.deadline = self._clock.seconds() + left_s
         self._waiting[waiter] = None
         self._admit()
-        return waiter.admitted
+        return waiter.permitted
 
     def stop(self) -> None:
         """Leave no timer behind."""
@@ -93,7 +93,7 @@ class Gate:
             self._look.cancel()
             self._look = None
 
-    # What an admission calls.
+    # What a permit calls.
 
     def _leave(self, era: int) -> None:
         self._free += 1
@@ -125,7 +125,7 @@ class Gate:
                 waiter, _ = self._waiting.popitem(last=False)
                 self._free -= 1
                 waited_s = 0.0 if waiter.deadline is None else waiter.left_s - (waiter.deadline - now)
-                waiter.admitted.callback(Admission(self, self._breaker.begin(now), waited_s))
+                waiter.permitted.callback(Permit(self, self._breaker.begin(now), waited_s))
         finally:
             self._admitting = False
         self._note_recovery()
@@ -160,4 +160,4 @@ class Gate:
         for waiter in list(self._waiting):
             if waiter.deadline is not None and now >= waiter.deadline and waiter in self._waiting:
                 del self._waiting[waiter]
-                waiter.admitted.errback(OutOfPatience())
+                waiter.permitted.errback(OutOfPatience())

@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov.breaker import ROW, Breaker
 from rtprov.errors import EquipmentUnreachable, OutOfPatience
-from rtprov.gate import Admission, Gate
+from rtprov.gate import Gate, Permit
 
 
 class GateTestCase(SynchronousTestCase):
@@ -31,12 +31,12 @@ class GateTestCase(SynchronousTestCase):
     def observe(self, event: LogEvent) -> None:
         self.logged.append(formatEvent(event))
 
-    def enter(self, left_s: float = 600.0) -> Deferred[Admission]:
+    def enter(self, left_s: float = 600.0) -> Deferred[Permit]:
         return self.gate.enter(left_s)
 
-    def fail_call(self, admission: Admission, device: str) -> None:
-        admission.outage(device, EquipmentUnreachable("refused"))
-        admission.end()
+    def fail_call(self, permit: Permit, device: str) -> None:
+        permit.outage(device, EquipmentUnreachable("refused"))
+        permit.end()
 
     def bring_trouble(self) -> None:
         for number in range(ROW):
@@ -52,13 +52,13 @@ class Concurrency(GateTestCase):
     def test_first_come_first_served(self) -> None:
         """As many as may are let in at once; as they leave, the others follow in the order of their coming."""
         first, second, third, fourth = (self.enter() for _ in range(4))
-        admission = self.successResultOf(first)
+        permit = self.successResultOf(first)
         self.successResultOf(second)
         self.assertNoResult(third)
-        admission.end()
+        permit.end()
         self.assertNoResult(fourth)
         self.successResultOf(third)
-        admission.end()
+        permit.end()
         self.assertNoResult(fourth)
 
     def test_given_up(self) -> None:
@@ -114,9 +114,9 @@ class Trouble(GateTestCase):
 
     def test_said_once(self) -> None:
         """The log says once that A is in trouble, and once that it is over, however many calls fail."""
-        admissions = [self.successResultOf(self.enter()) for _ in range(20)]
-        for number, admission in enumerate(admissions):
-            self.fail_call(admission, f"DEVICE{number}")
+        permits = [self.successResultOf(self.enter()) for _ in range(20)]
+        for number, permit in enumerate(permits):
+            self.fail_call(permit, f"DEVICE{number}")
         waiting = [self.enter() for _ in range(3)]
         for number in range(2):
             self.advance(3.0)
@@ -136,8 +136,8 @@ class Trouble(GateTestCase):
         """Whoever waits for an A in trouble is turned away when patience is over, each at its own time, also those who came before."""
         held = [self.successResultOf(self.enter()) for _ in range(self.concurrency)]
         before = self.enter(left_s=5.0)
-        for number, admission in enumerate(held[:ROW]):
-            admission.outage(f"DEVICE{number}", EquipmentUnreachable("refused"))
+        for number, permit in enumerate(held[:ROW]):
+            permit.outage(f"DEVICE{number}", EquipmentUnreachable("refused"))
         after = self.enter(left_s=10.0)
         self.advance(4.8)
         self.assertNoResult(before)
@@ -146,8 +146,8 @@ class Trouble(GateTestCase):
         self.assertNoResult(after)
         self.advance(5.0)
         self.failureResultOf(after, OutOfPatience)
-        for admission in held:
-            admission.end()
+        for permit in held:
+            permit.end()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_patience_while_it_gets_better(self) -> None:

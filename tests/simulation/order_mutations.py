@@ -68,7 +68,7 @@ def _another_id(equipment_id: str, key: str) -> str:
 
 
 @mutation("a worker starts without looking for a cancellation", Attempts, "_attempt")
-async def _start_blindly(self: Any, job: Any, admission: Any) -> tuple[State, str] | None:
+async def _start_blindly(self: Any, job: Any, permit: Any) -> tuple[State, str] | None:
     task = job.task
     if await self._over(job):
         return None
@@ -82,9 +82,9 @@ async def _start_blindly(self: Any, job: Any, admission: Any) -> tuple[State, st
     try:
         outcome: tuple[State, str] = await self._equipment.configure(task, body)
     except NoAnswer as error:
-        admission.outage(task.equipment_id, error)
+        permit.outage(task.equipment_id, error)
         raise
-    admission.answered()
+    permit.answered()
     return outcome
 
 
