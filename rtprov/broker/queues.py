@@ -1,19 +1,16 @@
-"""Queues: messages in order, handed out to consumers, and taken back.
+"""Queues: messages handed out to consumers in order, and taken back.
 
 Classic and quorum queues differ in what they accept and store, in the delivery limit, and in the order of what came back in several pieces.
-A long queue keeps its head in memory: what is stored behind that is only counted, and loaded page by page as its turn comes.
 """
 
 from __future__ import annotations
 
-import heapq
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
-from twisted.logger import Logger
 
+from rtprov.broker.backlog import Backlog
 from rtprov.broker.dead_letters import DELIVERY_LIMIT, EXPIRED, REJECTED
 from rtprov.broker.memory import Memory
 from rtprov.broker.messages import Entry, Message, expiration_s
@@ -21,10 +18,6 @@ from rtprov.broker.storage import Record, Storage, StoredQueue
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
-    from twisted.python.failure import Failure
-
-RESIDENT_MESSAGES = 2000
-RESIDENT_BYTES = 8 * 1024 * 1024
 
 
 class Consumer(Protocol):
@@ -49,8 +42,6 @@ DeadLetter = Callable[["Queue", Message, str], None]
 class Queue:
     """One queue. `owner` is the connection that an exclusive queue belongs to; `commit` is called after work that no client set off."""
 
-    _log = Logger()
-
     name: str
     durable: bool
     auto_delete: bool
@@ -68,24 +59,20 @@ class Queue:
     consumers: list[Consumer] = attrs.Factory(list)
     exclusive_consumer: bool = False
     deleted: bool = False
-    _returned: list[tuple[int, Entry]] = attrs.Factory(list)  # a heap; all of it comes before all of _ready
     _returns: int = 0
     _head_expires_at: float | None = None
-    _ready: deque[Entry] = attrs.Factory(deque)
-    _ready_bytes: int = 0
-    _paged: int = 0  # messages that only the storage has; all of them come behind _ready
-    _paged_after: int = 0
-    _behind: deque[Entry] = attrs.Factory(deque)  # what is not stored and came while others were paged out
-    _loading: Deferred[None] | None = None
-    _purges: int = 0
     _next_position: int = 1
     _handed_out: int = 0
     _turn: int = 0
+    _backlog: Backlog = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._backlog = Backlog(self.name, self.storage, self.memory, self._on_page)
 
     @property
     def message_count(self) -> int:
         """Messages ready to be handed out."""
-        return len(self._returned) + len(self._ready) + self._paged + len(self._behind)
+        return len(self._backlog)
 
     def publish(self, message: Message) -> None:
         """Put a message at the end. A consumer that waits for it gets it, even if it expires at once."""
@@ -95,36 +82,22 @@ class Queue:
         stored = self.durable and self.owner is None and (self.kind == "quorum" or message.persistent)
         entry = Entry(self._next_position, message, stored=stored)
         self._put(entry, expires_at)
-        if self.consumers or not self._ready:  # else there is nobody to hand out to, and nothing to load
+        if self.consumers or self._backlog.head() is None:  # else there is nobody to hand out to, and nothing to load
             self.pump()
         if expires_at is not None:
             entry.expires_at = expires_at
             self._look_at_head()
 
     def _put(self, entry: Entry, expires_at: float | None) -> None:
-        """The entry has the next position: it goes to the end, in memory or out of it."""
+        """The entry has the next position: it goes to the end."""
         self._next_position += 1
         if entry.stored:
             self.storage.added(self.name, Record(entry.position, self.now(), entry.message, expires_at, entry.deliveries))
-        if entry.stored and (self._paged or len(self._ready) >= RESIDENT_MESSAGES or self._ready_bytes >= RESIDENT_BYTES):
-            if not self._paged:
-                self._paged_after = entry.position - 1
-            self._paged += 1
-        elif self._paged:
-            self.memory.take(entry.message.size)
-            self._behind.append(entry)
-        else:
-            self._append(entry)
-
-    def _append(self, entry: Entry) -> None:
-        self._ready.append(entry)
-        self._ready_bytes += entry.message.size
-        self.memory.take(entry.message.size)
+        self._backlog.put(entry)
 
     def restore(self, stored: StoredQueue) -> None:
         """Take over what the storage has, at the start."""
-        self._paged = stored.count
-        self._paged_after = stored.first - 1
+        self._backlog.restore(stored)
         self._handed_out = max(0, stored.handed_out)
         self._next_position = max(stored.last, self._handed_out) + 1
 
@@ -166,20 +139,20 @@ class Queue:
         self._live_head()
         self._look_at_head()
 
-    def _head(self) -> Entry | None:
-        if self._returned:
-            return self._returned[0][1]
-        return self._ready[0] if self._ready else None
-
     def _live_head(self) -> Entry | None:
         """The first message, once those that may not be delivered any more are dropped."""
-        while (entry := self._head()) is not None or (self._load() and (entry := self._head()) is not None):
+        while True:
+            entry = self._backlog.head()
+            if entry is None:
+                if not self._backlog.load():
+                    return None
+                self._look_at_head()
+                continue
             reason = self._undeliverable(entry)
             if reason is None:
                 return entry
             self._take_head()
             self._drop(entry, reason)
-        return None
 
     def _undeliverable(self, entry: Entry) -> str | None:
         if entry.expires_at is not None and entry.expires_at <= self.now():
@@ -189,18 +162,11 @@ class Queue:
         return None
 
     def _take_head(self) -> None:
-        if self._returned:
-            self.memory.give(heapq.heappop(self._returned)[1].message.size)
-        else:
-            size = self._ready.popleft().message.size
-            self._ready_bytes -= size
-            self.memory.give(size)
-            if self._paged and len(self._ready) < RESIDENT_MESSAGES // 2:
-                self._load()
+        self._backlog.take()
         self._look_at_head()
 
     def _look_at_head(self) -> None:
-        head = self._head()
+        head = self._backlog.head()
         expires_at = None if head is None else head.expires_at
         if expires_at != self._head_expires_at:
             self._head_expires_at = expires_at
@@ -217,53 +183,13 @@ class Queue:
             return entry.message.with_number("x-delivery-count", entry.deliveries)
         return entry.message.header
 
-    # Pages.
-
     def when_loaded(self) -> Deferred[None] | None:
         """What fires once the page that is on its way has come; None where none is."""
-        return self._loading
+        return self._backlog.loading
 
-    def _load(self) -> bool:
-        """Have the next page loaded; return whether it is there already."""
-        if not self._paged or self._loading is not None:
-            return False
-        page = self.storage.load(self.name, self._paged_after, self._next_position - 1)
-        self._loading = loading = page.addCallback(self._on_page, self._purges)
-        if loading.called:
-            self._loading = None
-            return bool(self._ready)
-        loading.addCallbacks(self._go_on, self._on_unreadable)
-        return False
-
-    def _on_page(self, page: Sequence[Record], purges: int) -> None:
-        if purges != self._purges:
-            return
-        if not page:
-            self._paged = 0
-        for record in page:
-            self._take_behind(record.position)
-            entry = Entry(record.position, record.message, record.expires_at, record.deliveries, record.deliveries > 0, stored=True)
-            self._append(entry)
-            self._paged_after = record.position
-            self._paged -= 1
-        if not self._paged:
-            self._take_behind(self._next_position)
-        self._look_at_head()
-
-    def _take_behind(self, before: int) -> None:
-        while self._behind and self._behind[0].position < before:
-            entry = self._behind.popleft()
-            self.memory.give(entry.message.size)
-            self._append(entry)
-
-    def _on_unreadable(self, reason: Failure) -> None:
-        """Whatever moves the queue next tries again."""
-        self._loading = None
-        self._log.failure("{queue}: messages cannot be read", reason, queue=self.name)
-
-    def _go_on(self, _: object) -> None:
-        self._loading = None
+    def _on_page(self) -> None:
         if not self.deleted:
+            self._look_at_head()
             self.pump()
             self.commit()
 
@@ -296,24 +222,18 @@ class Queue:
                 if entry.stored:
                     self.storage.returned(self.name, entry.position, entry.deliveries)
                 self._returns += 1
-                self.memory.take(entry.message.size)
-                heapq.heappush(self._returned, (self._returns if self.kind == "quorum" else entry.position, entry))
+                self._backlog.put_back(entry, self._returns if self.kind == "quorum" else entry.position)
         self._look_at_head()
         self.pump()
 
     def purge(self) -> int:
         """Drop all that is not handed out; return how many."""
         count = self.message_count
-        for entry in [*(entry for _, entry in self._returned), *self._ready, *self._behind]:
-            self.memory.give(entry.message.size)
+        resident, paged = self._backlog.purge()
+        for entry in resident:
             self._forget(entry)
-        if self._paged and not self.deleted:
-            self.storage.purged(self.name, self._paged_after + 1, self._next_position - 1)
-        self._returned.clear()
-        self._ready.clear()
-        self._behind.clear()
-        self._ready_bytes = self._paged = 0
-        self._purges += 1
+        if paged is not None and not self.deleted:
+            self.storage.purged(self.name, *paged)
         self._look_at_head()
         return count
 

@@ -41,7 +41,7 @@ from rtprov.amqp.protocol import AmqpConnection
 from rtprov.amqp.publisher import Publisher
 from rtprov.amqp.spec import METHODS
 from rtprov.amqp.url import BrokerUrl
-from rtprov.broker import database, queues, streams
+from rtprov.broker import backlog, database, streams
 from rtprov.broker.server import make_broker
 from rtprov.broker.sqlite import SqliteStorage
 from rtprov.broker.storage import MemoryStorage, Storage
@@ -288,7 +288,7 @@ class SqliteTestCase(EmbeddedTestCase):
     """The embedded broker on SQLite. Its writer takes a turn of the clock for each call, and it keeps next to nothing in memory."""
 
     def make_storage(self) -> Storage:
-        for module, name in ((queues, "RESIDENT_MESSAGES"), (streams, "TAIL_MESSAGES"), (database, "PAGE_MESSAGES")):
+        for module, name in ((backlog, "RESIDENT_MESSAGES"), (streams, "TAIL_MESSAGES"), (database, "PAGE_MESSAGES")):
             self.patch(module, name, 2)
         return SqliteStorage(directory=Path(self.mktemp()), run=self.in_next_turn, clock=self.clock)
 

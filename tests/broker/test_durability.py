@@ -288,7 +288,7 @@ class LongQueues(DurableCase):
         bodies = [b"%d" % number for number in range(100)]
         await self.publish(queue, *bodies)
         kept = self.broker.engine.queues[queue]
-        self.assertEqual((kept.message_count, len(kept._ready)), (100, 2))  # type: ignore[union-attr]
+        self.assertEqual((kept.message_count, len(kept._backlog._ready)), (100, 2))  # type: ignore[union-attr]
         self.assertEqual([body for body, _ in await self.drained(queue, 100)], bodies)
 
     async def test_purged_while_a_page_is_on_its_way(self) -> None:

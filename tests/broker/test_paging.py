@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov.amqp.codec import encode_header
-from rtprov.broker import queues
+from rtprov.broker import backlog
 from rtprov.broker.engine import Engine
 from rtprov.broker.messages import Message
 from rtprov.broker.storage import MemoryStorage, Record
@@ -33,7 +33,7 @@ class Troubled(MemoryStorage):
 class Unreadable(SynchronousTestCase):
     def test_tried_again(self) -> None:
         """Once a page could not be read, the next publish has it read again, whether anybody consumes the queue or not."""
-        self.patch(queues, "RESIDENT_MESSAGES", 2)
+        self.patch(backlog, "RESIDENT_MESSAGES", 2)
         clock, storage, names = Clock(), Troubled(), count()
         engine = Engine(storage=storage, now=clock.seconds, new_name=lambda: f"{next(names)}")
         quorum = {"x-queue-type": "quorum"}

@@ -10,7 +10,7 @@ from typing import Any
 
 from rtprov import frontend, journal, status, worker
 from rtprov.amqp import topology
-from rtprov.broker import database, queues, sqlite, streams
+from rtprov.broker import backlog, database, sqlite, streams
 from rtprov.broker.streams import Stream
 from rtprov.tap import assembly
 from tests.simulation.clock import WorldClock
@@ -24,7 +24,7 @@ READING_S = 0.5
 LATENESS_S = (0.05, 2.0)
 
 KNOBS: dict[str, Knob] = {
-    "short queues": ((queues, "RESIDENT_MESSAGES", 2), (database, "PAGE_MESSAGES", 2)),
+    "short queues": ((backlog, "RESIDENT_MESSAGES", 2), (database, "PAGE_MESSAGES", 2)),
     LONG_JOURNALS: (
         (streams, "TAIL_MESSAGES", 3),
         (database, "PAGE_MESSAGES", 2),

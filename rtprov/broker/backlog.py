@@ -1,0 +1,156 @@
+"""The messages of one queue that wait to be handed out, in their order.
+
+What came back stands first, then the head of the queue; both are in memory. What is stored behind that is only counted, and loaded page by
+page as its turn comes; what is not stored keeps its place among it, in memory.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import attrs
+from twisted.logger import Logger
+
+from rtprov.broker.memory import Memory
+from rtprov.broker.messages import Entry
+from rtprov.broker.storage import Record, Storage, StoredQueue
+
+if TYPE_CHECKING:
+    from twisted.internet.defer import Deferred
+    from twisted.python.failure import Failure
+
+RESIDENT_MESSAGES = 2000
+RESIDENT_BYTES = 8 * 1024 * 1024
+
+
+@attrs.define(eq=False)
+class Backlog:
+    """`on_page` is called when a page has come that was on its way; `loading` fires then, and is None while none is.
+
+    A page that cannot be read is asked for again by whatever looks for the head next.
+    """
+
+    _log = Logger()
+
+    name: str
+    storage: Storage
+    memory: Memory
+    on_page: Callable[[], None]
+    loading: Deferred[None] | None = None
+    _returned: list[tuple[int, Entry]] = attrs.Factory(list)  # a heap
+    _ready: deque[Entry] = attrs.Factory(deque)
+    _ready_bytes: int = 0
+    _paged: int = 0  # messages that only the storage has
+    _paged_after: int = 0
+    _last: int = 0
+    _behind: deque[Entry] = attrs.Factory(deque)  # what is not stored and came while others were paged out
+    _purges: int = 0
+
+    def __len__(self) -> int:
+        return len(self._returned) + len(self._ready) + self._paged + len(self._behind)
+
+    def restore(self, stored: StoredQueue) -> None:
+        """Take over what the storage has, at the start."""
+        self._paged, self._paged_after, self._last = stored.count, stored.first - 1, stored.last
+
+    # In.
+
+    def put(self, entry: Entry) -> None:
+        """The entry's position is higher than any before it: it goes to the end, in memory or, where it is stored, out of it."""
+        self._last = entry.position
+        if entry.stored and (self._paged or len(self._ready) >= RESIDENT_MESSAGES or self._ready_bytes >= RESIDENT_BYTES):
+            if not self._paged:
+                self._paged_after = entry.position - 1
+            self._paged += 1
+        elif self._paged:
+            self.memory.take(entry.message.size)
+            self._behind.append(entry)
+        else:
+            self._append(entry)
+
+    def put_back(self, entry: Entry, rank: int) -> None:
+        """An entry that was handed out stands before all that were not, ordered by its rank among those that came back."""
+        self.memory.take(entry.message.size)
+        heapq.heappush(self._returned, (rank, entry))
+
+    def _append(self, entry: Entry) -> None:
+        self._ready.append(entry)
+        self._ready_bytes += entry.message.size
+        self.memory.take(entry.message.size)
+
+    # Out.
+
+    def head(self) -> Entry | None:
+        """The first entry; None where there is none in memory."""
+        if self._returned:
+            return self._returned[0][1]
+        return self._ready[0] if self._ready else None
+
+    def take(self) -> None:
+        """Remove the first entry. The next page is asked for in time."""
+        if self._returned:
+            self.memory.give(heapq.heappop(self._returned)[1].message.size)
+            return
+        size = self._ready.popleft().message.size
+        self._ready_bytes -= size
+        self.memory.give(size)
+        if self._paged and len(self._ready) < RESIDENT_MESSAGES // 2:
+            self.load()
+
+    def purge(self) -> tuple[list[Entry], tuple[int, int] | None]:
+        """Remove all; return the entries that were in memory, and from where to where the storage has more."""
+        resident = [*(entry for _, entry in self._returned), *self._ready, *self._behind]
+        for entry in resident:
+            self.memory.give(entry.message.size)
+        paged = (self._paged_after + 1, self._last) if self._paged else None
+        self._returned.clear()
+        self._ready.clear()
+        self._behind.clear()
+        self._ready_bytes = self._paged = 0
+        self._purges += 1
+        return resident, paged
+
+    # Pages.
+
+    def load(self) -> bool:
+        """Have the next page loaded; return whether it is there already."""
+        if not self._paged or self.loading is not None:
+            return False
+        page = self.storage.load(self.name, self._paged_after, self._last)
+        self.loading = loading = page.addCallback(self._take_page, self._purges)
+        if loading.called:
+            self.loading = None
+            return bool(self._ready)
+        loading.addCallbacks(self._loaded, self._on_unreadable)
+        return False
+
+    def _take_page(self, page: Sequence[Record], purges: int) -> None:
+        if purges != self._purges:
+            return
+        if not page:
+            self._paged = 0
+        for record in page:
+            self._take_behind(record.position)
+            entry = Entry(record.position, record.message, record.expires_at, record.deliveries, record.deliveries > 0, stored=True)
+            self._append(entry)
+            self._paged_after = record.position
+            self._paged -= 1
+        if not self._paged:
+            self._take_behind(self._last + 1)
+
+    def _take_behind(self, before: int) -> None:
+        while self._behind and self._behind[0].position < before:
+            entry = self._behind.popleft()
+            self.memory.give(entry.message.size)
+            self._append(entry)
+
+    def _loaded(self, _: object) -> None:
+        self.loading = None
+        self.on_page()
+
+    def _on_unreadable(self, reason: Failure) -> None:
+        self.loading = None
+        self._log.failure("{queue}: messages cannot be read", reason, queue=self.name)
