@@ -46,6 +46,7 @@ class Backlog:
     _paged: int = 0  # messages that only the storage has
     _paged_after: int = 0
     _last: int = 0
+    _handed_out: int = 0  # by an earlier run, up to this position
     _behind: deque[Entry] = attrs.Factory(deque)  # what is not stored and came while others were paged out
     _purges: int = 0
 
@@ -55,6 +56,7 @@ class Backlog:
     def restore(self, stored: StoredQueue) -> None:
         """Take over what the storage has, at the start."""
         self._paged, self._paged_after, self._last = stored.count, stored.first - 1, stored.last
+        self._handed_out = stored.handed_out
 
     # In.
 
@@ -97,7 +99,7 @@ class Backlog:
         size = self._ready.popleft().message.size
         self._ready_bytes -= size
         self.memory.give(size)
-        if self._paged and len(self._ready) < RESIDENT_MESSAGES // 2:
+        if self._paged and len(self._ready) < RESIDENT_MESSAGES // 2 and self._ready_bytes < RESIDENT_BYTES // 2:
             self.load()
 
     def purge(self) -> tuple[list[Entry], tuple[int, int] | None]:
@@ -134,12 +136,17 @@ class Backlog:
             self._paged = 0
         for record in page:
             self._take_behind(record.position)
-            entry = Entry(record.position, record.message, record.expires_at, record.deliveries, record.deliveries > 0, stored=True)
-            self._append(entry)
+            self._append(self._entry_of(record))
             self._paged_after = record.position
             self._paged -= 1
         if not self._paged:
             self._take_behind(self._last + 1)
+
+    def _entry_of(self, record: Record) -> Entry:
+        """What an earlier run may have handed out counts one delivery more; the storage hears of it if it is handed out again."""
+        counted = record.position > self._handed_out
+        deliveries = record.deliveries + (not counted)
+        return Entry(record.position, record.message, record.expires_at, deliveries, deliveries > 0, stored=True, counted=counted)
 
     def _take_behind(self, before: int) -> None:
         while self._behind and self._behind[0].position < before:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from rtprov.broker.connection import BrokerProtocol
 
-_OPEN = Channel.Open.index.to_bytes(4, "big")
+_OPEN, _CLOSE_OK = (method.index.to_bytes(4, "big") for method in (Channel.Open, Channel.CloseOk))
 
 
 class Channels:
@@ -37,6 +37,8 @@ class Channels:
         """The command that `frame` completes, if it does. A channel's first frame must open it (§1.5.2.1)."""
         assembler = self._assemblers.get(frame.channel)
         if assembler is None:
+            if frame.kind == 1 and frame.payload[:4] == _CLOSE_OK:
+                return None  # both sides have closed the channel at the same time
             limits = self._connection.factory.limits
             if frame.channel > limits.channels or frame.kind != 1 or frame.payload[:4] != _OPEN:
                 raise AmqpError(504, f"CHANNEL_ERROR - expected 'channel.open' on channel {frame.channel}")

@@ -244,6 +244,11 @@ class BrokerProtocol(Protocol):
         self._timer = self.factory.clock.callLater(self.factory.limits.closing_s, self._abort)
         self._release()
 
+    def retire(self) -> None:
+        """The broker is about to stop: hand nothing more to this client."""
+        for channel in self.channels:
+            channel.consuming.retire()
+
     def close_for_shutdown(self) -> None:
         """The broker stops."""
         if self.handshake.done:

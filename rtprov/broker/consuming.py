@@ -220,11 +220,15 @@ class Consuming:
 
     # The end.
 
+    def retire(self) -> None:
+        """Consumers get no more; `close` follows."""
+        for consumer in self._consumers.values():
+            consumer.queue.remove_consumer(consumer)
+
     def close(self) -> None:
         """All consumers leave, and what was held goes back, before any other consumer is served."""
+        self.retire()
         consumers, self._consumers = self._consumers, {}
-        for consumer in consumers.values():
-            consumer.queue.remove_consumer(consumer)
         unsettled, self.unsettled = list(self.unsettled.values()), {}
         self._give_back(unsettled, requeue=True, lost=True)
         for consumer in consumers.values():

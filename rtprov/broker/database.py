@@ -131,15 +131,12 @@ class Database:
     # Reading.
 
     def recover(self) -> Recovered:
-        """Everything but the messages. Each message that may have been handed out counts one delivery more from now on."""
+        """Everything but the messages; nothing is changed."""
         query = self._connection.execute
         queues = []
         for queue_id, name, text, auto_delete, handed_out in query("SELECT * FROM queue ORDER BY id").fetchall():
             bounds = row_id(queue_id, 0), row_id(queue_id + 1, 0) - 1
             count, first, last = query("SELECT count(*), min(id), max(id) FROM message WHERE id BETWEEN ? AND ?", bounds).fetchone()
-            if handed_out >= 0:
-                seen = bounds[0], row_id(queue_id, handed_out)
-                query("UPDATE message SET deliveries = deliveries + 1 WHERE id BETWEEN ? AND ?", seen)
             bindings = query("SELECT exchange, routing_key FROM binding WHERE queue = ?", (queue_id,)).fetchall()
             start = handed_out + 1 if first is None else first - bounds[0]
             end = handed_out if last is None else max(last - bounds[0], 0)

@@ -144,9 +144,10 @@ class Engine:
             _refuse_reserved("queue", name)
         if len(self.queues) >= MAX_QUEUES:
             raise AmqpError(506, f"RESOURCE_ERROR - at most {MAX_QUEUES} queues")
-        queue = self.queues[name] = self._make_queue(name, durable, auto_delete, owner if exclusive else None, arguments)
+        queue = self._make_queue(name, durable, auto_delete, owner if exclusive else None, arguments)
         if durable and not exclusive:
             self.storage.queue_declared(name, arguments, auto_delete)
+        self.queues[name] = queue
         return queue
 
     def _unused_name(self) -> str:

@@ -70,7 +70,8 @@ class Message:
 class Entry:
     """A message in one queue. `position` orders the queue and is the entry's id in storage; `expires_at` is in seconds since the epoch.
 
-    `deliveries` counts how often it was handed out and came back; `stored` tells that the storage has it too.
+    `deliveries` counts how often it was handed out and came back; `stored` tells that the storage has it too, `counted` that it knows
+    of all these deliveries.
     """
 
     position: int
@@ -79,6 +80,7 @@ class Entry:
     deliveries: int = 0
     redelivered: bool = False
     stored: bool = False
+    counted: bool = True
 
 
 def expiration_s(properties: Basic.Properties) -> float | None:

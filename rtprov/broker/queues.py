@@ -176,6 +176,9 @@ class Queue:
         if entry.stored and entry.position > self._handed_out:
             self._handed_out = entry.position
             self.storage.handed_out(self.name, entry.position)
+        elif not entry.counted:
+            entry.counted = True
+            self.storage.returned(self.name, entry.position, entry.deliveries)
 
     def header_for(self, entry: Entry) -> bytes:
         """The content header to hand an entry out with; quorum queues tell how often it came back."""
@@ -243,8 +246,8 @@ class Queue:
         self.purge()
 
     def _drop(self, entry: Entry, reason: str) -> None:
+        self.dead_letter(self, entry.message, reason)  # first: a crash between the two may repeat a letter, but lose none
         self._forget(entry)
-        self.dead_letter(self, entry.message, reason)
 
     def _forget(self, entry: Entry) -> None:
         if entry.stored and not self.deleted:

@@ -113,6 +113,8 @@ class BrokerFactory(Factory):
         if self._expiration is not None:
             self._expiration.cancel()
             self._expiration = None
+        for connection in self.connections:
+            connection.retire()  # all of them first: what one gives back is not for the next
         for connection in list(self.connections):
             connection.close_for_shutdown()
         if not self.connections:

@@ -106,6 +106,23 @@ class ConnectionsContract(BrokerContract):
         await client.hear(Basic.QosOk)
         client.end()
 
+    async def test_both_close_a_channel(self) -> None:
+        """A channel that client and broker close at the same time takes nothing with it, and can be opened again."""
+        client = await self.raw_open()
+        for channel in (1, 2):
+            client.say(Channel.Open(), channel=channel)
+            await client.hear(Channel.OpenOk)
+        client.say(Queue.Declare(queue=self.name(), passive=True), Channel.Close(200, "", 0, 0), channel=1)
+        await client.hear(Channel.Close)
+        await client.hear(Channel.CloseOk)
+        client.say(Channel.CloseOk(), channel=1)
+        client.say(Basic.Qos(), channel=2)
+        await client.hear(Basic.QosOk)
+        client.say(Channel.Open(), Basic.Qos(), channel=1)
+        await client.hear(Channel.OpenOk)
+        await client.hear(Basic.QosOk)
+        client.end()
+
     async def test_channel_reuse(self) -> None:
         """A number is free again once its channel is closed."""
         client = await self.raw_open()

@@ -58,12 +58,21 @@ class DurableCase(SqliteTestCase, BrokerContract):
         left, self.stopped = self.directory, None
         self.directory = Path(self.mktemp())
         shutil.copytree(left, self.directory)
-        old, self.broker = self.broker, make_broker(clock=self.clock, storage=self.open_storage())
-        self.addCleanup(old.engine.storage.close)
+        self.addCleanup(self.broker.engine.storage.close)
+        self.come_back()
+        self.network.cut("broker")
+
+    async def restart(self) -> None:
+        """The broker stops in good order, and comes back."""
+        await self.broker.stop()
+        await self.broker.engine.storage.close()
+        self.come_back()
+
+    def come_back(self) -> None:
+        self.broker = make_broker(clock=self.clock, storage=self.open_storage())
         self.network.listen("broker").listen(self.broker)
         self.connections.clear()
         self.__dict__.pop("_publisher", None)
-        self.network.cut("broker")
 
     def sql(self, statement: str) -> list[Any]:
         storage = self.broker.engine.storage
@@ -125,6 +134,30 @@ class Crash(DurableCase):
         deliveries = [await inbox.next() for _ in range(4)]
         seen = [((each.properties.headers or {})["x-stream-offset"], each.body) for each in deliveries]
         self.assertEqual(seen, [(number, b"%d" % number) for number in range(3, 7)])
+
+    async def test_starts_are_not_counted(self) -> None:
+        """However often the broker starts with nobody there, a message that was handed out once counts one delivery more, and no other."""
+        channel = await self.channel()
+        queue = await self.queue(channel, "quorum", SINGLE_ACTIVE)
+        inbox = await self.inbox(channel, queue, prefetch=1)
+        await self.publish(queue, b"first", b"second")
+        await inbox.next()
+        for _ in range(6):
+            await self.crash()
+        inbox = await self.inbox(await self.channel(), queue)
+        counts = [((await inbox.next()).properties.headers or {}).get("x-delivery-count", 0) for _ in range(2)]
+        self.assertEqual(counts, [1, 0])
+
+    async def test_stop_in_good_order(self) -> None:
+        """When the broker stops, what it gets back is handed to nobody else: it counts one delivery, and one for the restart."""
+        channel = await self.channel()
+        queue = await self.queue(channel, "quorum", SINGLE_ACTIVE)
+        inboxes = [await self.inbox(await self.channel(), queue) for _ in range(5)]
+        await self.publish(queue, b"body")
+        await inboxes[0].next()
+        await self.restart()
+        delivery = await (await self.inbox(await self.channel(), queue)).next()
+        self.assertEqual((delivery.properties.headers or {}).get("x-delivery-count"), 2)
 
     async def test_deliveries_are_counted(self) -> None:
         """A message that takes the broker down each time that it is handed out is dead-lettered once its limit is over."""
