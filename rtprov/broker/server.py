@@ -65,6 +65,7 @@ class BrokerFactory(Factory):
         engine.storage.on_trouble = self._on_disk_trouble
         engine.memory.limit = limits.memory_bytes
         engine.memory.on_change = self._on_memory
+        engine.memory.later = lambda call: clock.callLater(0, call)
         engine.after_work = self.end_turn
 
     def startFactory(self) -> None:

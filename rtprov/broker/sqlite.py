@@ -6,7 +6,7 @@ While one batch is being written, the next gathers: so all that happens meanwhil
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -126,26 +126,43 @@ class SqliteStorage:
     # Reading: in the writer thread too, behind all that was told before.
 
     def load(self, queue: str, after: int, upto: int) -> Deferred[Sequence[Record]]:
-        return self._after_commit(self._database.load, self._ids[queue], after, upto)
+        return self._after_commit(self._read, self._database.load, self._ids[queue], after, upto)
 
     def position_at(self, stream: str, time: float) -> Deferred[int | None]:
-        return self._after_commit(self._database.position_at, self._ids[stream], time)
+        return self._after_commit(self._read, self._database.position_at, self._ids[stream], time)
 
     def trim(self, stream: str, before: float) -> Deferred[int | None]:
-        return self._after_commit(self._database.trim, self._ids[stream], before)
+        return self._after_commit(self._run, self._database.trim, self._ids[stream], before)
 
-    def _after_commit(self, function: Callable[..., T], *arguments: Any) -> Deferred[T]:
+    def _after_commit(self, run: Callable[..., Awaitable[T]], *arguments: Any) -> Deferred[T]:
         # A coroutine's Deferred, whose `called` tells the truth; a chained one's is True before its result is there.
-        return Deferred.fromCoroutine(self._run_after_commit(function, *arguments))
+        return Deferred.fromCoroutine(self._run_after_commit(run, *arguments))
 
-    async def _run_after_commit(self, function: Callable[..., T], *arguments: Any) -> T:
+    async def _run_after_commit(self, run: Callable[..., Awaitable[T]], *arguments: Any) -> T:
         await self.commit()
-        result: T = await self._run(function, *arguments)
-        return result
+        return await run(*arguments)
+
+    async def _read(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Read, again and again until it can be done: a queue waits for its page, and nobody else for that queue."""
+        told = False
+        while True:
+            try:
+                result: T = await self._run(function, *arguments)
+            except sqlite3.Error as error:
+                if not told:
+                    self._log.critical("{folder}: cannot be read: {error}; tried again each second", folder=self._directory, error=error)
+                    told = True
+                await deferLater(self._clock, RETRY_S)
+                if self._closed:
+                    await Deferred()
+            else:
+                return result
 
     # Writing.
 
     def commit(self) -> Deferred[None]:
+        if self._closed:
+            return Deferred()  # what comes this late, such as a page, sets nothing off that could still be written
         if not self._batch.empty:
             waiter: Deferred[None] = Deferred()
             self._waiters.append(waiter)
@@ -214,5 +231,6 @@ class SqliteStorage:
             self._tidying = None
 
     def close(self) -> Deferred[None]:
+        closed = self._after_commit(self._run, self._database.close)
         self._closed = True
-        return self._after_commit(self._database.close)
+        return closed

@@ -1,19 +1,22 @@
-"""A long queue whose messages cannot be read from the storage."""
+"""A long queue: what of it is in memory, and what happens when its messages cannot be read from the storage."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
+from typing import Any
 
 from pamqp.commands import Basic
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtprov.amqp.codec import encode_header
-from rtprov.broker import backlog
+from rtprov.amqp.codec import decode_header, encode_header
+from rtprov.broker import backlog, storage
 from rtprov.broker.engine import Engine
-from rtprov.broker.messages import Message
+from rtprov.broker.memory import Memory as MemoryAccount
+from rtprov.broker.messages import Entry, Message
+from rtprov.broker.queues import Queue
 from rtprov.broker.storage import MemoryStorage, Record
 
 
@@ -30,22 +33,84 @@ class Troubled(MemoryStorage):
         return page
 
 
-class Unreadable(SynchronousTestCase):
+class Consumer:
+    """Takes a message whenever the test wants one."""
+
+    def __init__(self) -> None:
+        self.ready = False
+        self.taken: list[Entry] = []
+
+    def deliver(self, entry: Entry, header: bytes) -> None:
+        self.ready = False
+        self.taken.append(entry)
+
+    def cancelled(self) -> None: ...
+
+
+class PagingCase(SynchronousTestCase):
+    def start(self, storage: MemoryStorage) -> None:
+        """A broker's engine with a durable queue."""
+        self.clock, names = Clock(), count()
+        self.engine = Engine(storage=storage, now=self.clock.seconds, new_name=lambda: f"{next(names)}")
+        quorum = {"x-queue-type": "quorum"}
+        queue = self.engine.declare_queue(
+            "q", passive=False, durable=True, exclusive=False, auto_delete=False, arguments=quorum, owner=self
+        )
+        assert isinstance(queue, Queue)
+        self.queue = queue
+
+    def publish(self, body: bytes = b"", **properties: Any) -> None:
+        header = encode_header(Basic.Properties(**properties), len(body))
+        self.engine.publish(Message("", "q", decode_header(header).properties, header, body))
+
+
+class Memory(PagingCase):
+    def test_large_messages(self) -> None:
+        """However large the messages of a long queue are, what is in memory of them stays within the limit, while it is read on too."""
+        self.patch(backlog, "RESIDENT_BYTES", 20_000)
+        self.patch(storage, "PAGE_BYTES", 10_000)
+        self.start(MemoryStorage())
+        for number in range(200):
+            self.publish(b"%d" % number + bytes(1000))
+        consumer = Consumer()
+        self.queue.add_consumer(consumer, {})
+        used = []
+        for _ in range(200):
+            consumer.ready = True
+            self.queue.pump()
+            used.append(self.engine.memory.used)
+        self.assertEqual([int(entry.message.body.rstrip(b"\0")) for entry in consumer.taken], list(range(200)))
+        self.assertLess(max(used), 25_000)
+        self.assertEqual(used[-1], 0)
+
+
+class Room(SynchronousTestCase):
+    def test_not_in_the_middle(self) -> None:
+        """Whoever waits for room is told in a turn of its own: whatever makes room is in the middle of something."""
+        calls: list[Callable[[], None]] = []
+        memory = MemoryAccount(limit=100, later=calls.append)
+        memory.take(101)
+        room, too = memory.when_room(), memory.when_room()
+        memory.give(50)
+        self.assertNoResult(room)
+        (told,) = calls
+        told()
+        self.successResultOf(room)
+        self.successResultOf(too)
+
+
+class Unreadable(PagingCase):
     def test_tried_again(self) -> None:
         """Once a page could not be read, the next publish has it read again, whether anybody consumes the queue or not."""
         self.patch(backlog, "RESIDENT_MESSAGES", 2)
-        clock, storage, names = Clock(), Troubled(), count()
-        engine = Engine(storage=storage, now=clock.seconds, new_name=lambda: f"{next(names)}")
-        quorum = {"x-queue-type": "quorum"}
-        queue = engine.declare_queue("q", passive=False, durable=True, exclusive=False, auto_delete=False, arguments=quorum, owner=self)
-        properties = Basic.Properties(expiration="1000")
-        message = Message("", "q", properties, encode_header(properties, 0), b"")
+        troubled = Troubled()
+        self.start(troubled)
         for _ in range(3):
-            engine.publish(message)
-        clock.advance(1)
-        engine.expire()
-        storage.loads.pop().errback(OSError("the disk is gone"))
+            self.publish(expiration="1000")
+        self.clock.advance(1)
+        self.engine.expire()
+        troubled.loads.pop().errback(OSError("the disk is gone"))
         self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
-        engine.publish(message)
-        self.assertEqual(len(storage.loads), 1)
-        self.assertEqual(queue.message_count, 2)
+        self.publish(expiration="1000")
+        self.assertEqual(len(troubled.loads), 1)
+        self.assertEqual(self.queue.message_count, 2)

@@ -312,6 +312,32 @@ class GroupCommit(SqliteCase):
         self.assertFalse(self.storage.congested)
 
 
+class Closing(SqliteCase):
+    def test_nothing_is_written_any_more(self) -> None:
+        """What a page that came late sets off when the broker has stopped writes nothing, fails nothing and leaves no timer."""
+        storage = self.open()
+        storage.queue_declared("q", {}, False)
+        storage.added("q", record(1))
+        self.successResultOf(storage.commit())
+        self.writer.held = True
+        page = storage.load("q", 0, 9)
+        closed = storage.close()
+        self.closed.append(storage)
+        late: list[Deferred[Any]] = []
+
+        def on_page(_: object) -> None:
+            storage.removed("q", 1)
+            late.extend([storage.commit(), storage.load("q", 1, 9)])
+
+        page.addCallback(on_page)
+        while self.writer.calls:
+            self.writer.step()
+        self.successResultOf(closed)
+        for each in late:
+            self.assertNoResult(each)
+        self.assertEqual((len(late), self.clock.getDelayedCalls()), (2, []))
+
+
 TOLD = (LogLevel.critical, LogLevel.info)
 
 
@@ -371,6 +397,23 @@ class Trouble(SqliteCase):
         self.assertEqual(told, ["database or disk is full", None])
         loaded = self.successResultOf(storage.load("q", 0, 9))
         self.assertEqual([each.position for each in loaded], [1, 2])
+
+    def test_reading(self) -> None:
+        """What cannot be read is read again each second, until it can; that it cannot is logged once."""
+        storage = self.open()
+        storage.queue_declared("q", {}, False)
+        storage.added("q", record(1))
+        self.successResultOf(storage.commit())
+        self.sql(storage, "ALTER TABLE message RENAME TO elsewhere")
+        with capturedLogs() as events:
+            page = storage.load("q", 0, 9)
+            self.clock.advance(RETRY_S)
+            self.clock.advance(RETRY_S)
+            self.assertNoResult(page)
+            self.sql(storage, "ALTER TABLE elsewhere RENAME TO message")
+            self.clock.advance(RETRY_S)
+        self.assertEqual([each.position for each in self.successResultOf(page)], [1])
+        self.assertEqual([(event["log_level"], event["folder"]) for event in events], [(LogLevel.critical, self.directory)])
 
     def sql(self, storage: SqliteStorage, statement: str) -> sqlite3.Cursor:
         database: Database = storage._database
