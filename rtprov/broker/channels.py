@@ -73,7 +73,6 @@ class Channels:
         channel = self._channels.pop(number, None)
         del self._assemblers[number]
         if channel is not None and not channel.closing:
-            self._connection.turn.confirm_now(channel.publishing)
             channel.close()
 
     def release(self) -> None:

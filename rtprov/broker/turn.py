@@ -55,12 +55,6 @@ class Turn:
             return committed
         return engine.memory.when_room() if publishing and engine.memory.full else None
 
-    def confirm_now(self, publishing: Publishing) -> None:
-        """A channel that closes right behind its publishes still hears of them."""
-        if self._confirms.pop(publishing, publishing) is None:
-            due = [(publishing, publishing.published)]
-            self._factory.engine.commit().addCallback(lambda _: confirm(due))
-
 
 def confirm(due: list[tuple[Publishing, int]]) -> None:
     """What these channels have published so far is safe."""
