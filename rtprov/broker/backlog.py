@@ -143,10 +143,10 @@ class Backlog:
             self._take_behind(self._last + 1)
 
     def _entry_of(self, record: Record) -> Entry:
-        """What an earlier run may have handed out counts one delivery more; the storage hears of it if it is handed out again."""
-        counted = record.position > self._handed_out
-        deliveries = record.deliveries + (not counted)
-        return Entry(record.position, record.message, record.expires_at, deliveries, deliveries > 0, stored=True, counted=counted)
+        """What an earlier run may have had out when it ended counts one delivery more."""
+        out = record.position <= self._handed_out and not record.waits
+        deliveries = record.deliveries + out
+        return Entry(record.position, record.message, record.expires_at, deliveries, deliveries > 0, stored=True)
 
     def _take_behind(self, before: int) -> None:
         while self._behind and self._behind[0].position < before:

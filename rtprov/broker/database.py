@@ -258,9 +258,10 @@ def _position(row: int) -> int:
 
 
 def _record(row: Row) -> Record:
+    # Deliveries below 0 are those of a message that came back and waits: see `Record`.
     identity, time, expires_at, deliveries, exchange, routing_key, header, body = row
     message = Message(exchange, routing_key, decode_header(header).properties, header, body)
-    return Record(_position(identity), time, message, expires_at, deliveries)
+    return Record(_position(identity), time, message, expires_at, abs(deliveries), deliveries < 0)
 
 
 # Opening.

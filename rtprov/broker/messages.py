@@ -70,8 +70,7 @@ class Message:
 class Entry:
     """A message in one queue. `position` orders the queue and is the entry's id in storage; `expires_at` is in seconds since the epoch.
 
-    `deliveries` counts how often it was handed out and came back; `stored` tells that the storage has it too, `counted` that it knows
-    of all these deliveries.
+    `deliveries` counts how often it was handed out and came back; `stored` tells that the storage has it too.
     """
 
     position: int
@@ -80,7 +79,6 @@ class Entry:
     deliveries: int = 0
     redelivered: bool = False
     stored: bool = False
-    counted: bool = True
 
 
 def expiration_s(properties: Basic.Properties) -> float | None:

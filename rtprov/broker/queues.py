@@ -173,12 +173,13 @@ class Queue:
             self.head_expires(self, expires_at)
 
     def _note_handed_out(self, entry: Entry) -> None:
-        if entry.stored and entry.position > self._handed_out:
+        if not entry.stored:
+            return
+        if entry.position > self._handed_out:
             self._handed_out = entry.position
             self.storage.handed_out(self.name, entry.position)
-        elif not entry.counted:
-            entry.counted = True
-            self.storage.returned(self.name, entry.position, entry.deliveries)
+        else:
+            self.storage.redelivered(self.name, entry.position, entry.deliveries)
 
     def header_for(self, entry: Entry) -> bytes:
         """The content header to hand an entry out with; quorum queues tell how often it came back."""
