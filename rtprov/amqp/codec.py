@@ -100,7 +100,7 @@ _DECODERS: dict[bytes, Callable[[bytes], base.Frame]] = {
 
 def encode_payload(method: base.Frame) -> bytes:
     """Raises ValueError or TypeError where an argument does not fit its field."""
-    encoder = _ENCODERS.get(type(method), _encode_any)
+    encoder = _ENCODERS.get(method.index, _encode_any)
     try:
         return encoder(method)
     except (struct.error, OverflowError) as error:  # pamqp does not check every range and length
@@ -133,10 +133,10 @@ def _encode_ack(method: Basic.Ack) -> bytes:
     return _ACK + _tag_and_bit.pack(method.delivery_tag, method.multiple)
 
 
-_ENCODERS: dict[type[base.Frame], Callable[[Any], bytes]] = {
-    Basic.Publish: _encode_publish,
-    Basic.Deliver: _encode_deliver,
-    Basic.Ack: _encode_ack,
+_ENCODERS: dict[int, Callable[[Any], bytes]] = {
+    Basic.Publish.index: _encode_publish,
+    Basic.Deliver.index: _encode_deliver,
+    Basic.Ack.index: _encode_ack,
 }
 
 

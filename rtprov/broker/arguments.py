@@ -47,7 +47,7 @@ def queue_kind(name: str, arguments: Mapping[str, Any]) -> str:
 def check_properties(name: str, kind: str, *, durable: bool, exclusive: bool, auto_delete: bool) -> None:
     """Quorum queues and streams are durable and shared, and stay. Raises `AmqpError` 406."""
     if kind != _CLASSIC:
-        for what, wrong in (("non-durable", not durable), ("exclusive-owner", exclusive), ("auto-delete", auto_delete)):
+        for what, wrong in (("exclusive-owner", exclusive), ("non-durable", not durable), ("auto-delete", auto_delete)):
             if wrong:
                 raise AmqpError(406, f"PRECONDITION_FAILED - invalid property '{what}' for queue '{name}' in vhost '/'")
 

@@ -10,6 +10,7 @@ from pamqp.commands import Basic, Channel, Confirm, Exchange, Queue
 
 from rtprov.amqp.framing import Command, encode_content
 from rtprov.broker.consuming import Consuming
+from rtprov.broker.methods import DeclareOk
 from rtprov.broker.publishing import Publishing
 from rtprov.broker.replies import REPLY_TO, Replies
 from rtprov.errors import AmqpError
@@ -84,15 +85,19 @@ class BrokerChannel:
         self._engine.delete_exchange(method.exchange, if_unused=method.if_unused)
         self.answer(method, Exchange.DeleteOk())
 
-    def queue(self, name: str) -> AnyQueue:
-        """The queue of this name; the empty name is the last one declared on this channel."""
+    def _name(self, name: str) -> str:
+        """A queue's name; the empty name is the last one declared on this channel."""
         if not name and not self._last_queue:
             raise AmqpError(404, "NOT_FOUND - no previously declared queue")
-        return self._engine.queue(name or self._last_queue, self.connection)
+        return name or self._last_queue
+
+    def queue(self, name: str) -> AnyQueue:
+        """The queue of this name."""
+        return self._engine.queue(self._name(name), self.connection)
 
     def _on_queue_declare(self, method: Queue.Declare) -> None:
         if method.queue == REPLY_TO or method.queue in self.connection.factory.replies:
-            self.answer(method, Queue.DeclareOk(method.queue, 0, 1))
+            self.answer(method, DeclareOk(method.queue, 0, 1))
             return
         queue = self._engine.declare_queue(
             method.queue,
@@ -104,25 +109,33 @@ class BrokerChannel:
             owner=self.connection,
         )
         self._last_queue = queue.name
-        self.answer(method, Queue.DeclareOk(queue.name, queue.message_count, len(queue.consumers)))
+        self.answer(method, DeclareOk(queue.name, queue.message_count, len(queue.consumers)))
 
     def _on_queue_bind(self, method: Queue.Bind) -> None:
-        queue = self.queue(method.queue)
-        self._engine.bind(queue, method.exchange, method.routing_key)
+        name = self._name(method.queue)
+        self._engine.named_exchange(method.exchange)  # whether it is there counts first
+        self._engine.bind(self.queue(name), method.exchange, self._key(method))
         self.answer(method, Queue.BindOk())
 
     def _on_queue_unbind(self, method: Queue.Unbind) -> None:
-        if method.queue in self._engine.queues or not method.queue:  # unbinding what is not there succeeds, as in RabbitMQ
-            self._engine.unbind(self.queue(method.queue), method.exchange, method.routing_key)
+        name = self._name(method.queue)
+        if name in self._engine.queues:  # unbinding what is not there succeeds, as in RabbitMQ
+            self._engine.unbind(self.queue(name), method.exchange, self._key(method))
+        elif not method.exchange:
+            self._engine.named_exchange(method.exchange)
         self.send(Queue.UnbindOk())
+
+    def _key(self, method: Queue.Bind | Queue.Unbind) -> str:
+        """With neither queue nor key, the key is the name of the queue (§1.7.2.3.3)."""
+        return method.routing_key if method.queue or method.routing_key else self._last_queue
 
     def _on_queue_purge(self, method: Queue.Purge) -> None:
         self.answer(method, Queue.PurgeOk(self.queue(method.queue).purge()))
 
     def _on_queue_delete(self, method: Queue.Delete) -> None:
-        count = 0
-        if method.queue in self._engine.queues or not method.queue:  # deleting what is not there succeeds, as in RabbitMQ
-            count = self._engine.delete_queue(self.queue(method.queue), if_unused=method.if_unused, if_empty=method.if_empty)
+        count, name = 0, self._name(method.queue)
+        if name in self._engine.queues:  # deleting what is not there succeeds, as in RabbitMQ
+            count = self._engine.delete_queue(self.queue(name), if_unused=method.if_unused, if_empty=method.if_empty)
         self.answer(method, Queue.DeleteOk(count))
 
     # The end.

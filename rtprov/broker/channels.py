@@ -63,10 +63,11 @@ class Channels:
             try:
                 channel.handle(command)
             except AmqpError as error:
+                class_id, method_id = method.index >> 16, method.index & 0xFFFF
                 if error.hard:
+                    error.class_id, error.method_id = error.class_id or class_id, error.method_id or method_id
                     raise
                 channel.close()
-                class_id, method_id = method.index >> 16, method.index & 0xFFFF
                 self._connection.send_method(number, Channel.Close(error.reply_code, cut_short(error.reply_text), class_id, method_id))
 
     def _forget(self, number: int) -> None:

@@ -9,6 +9,7 @@ import attrs
 from pamqp.commands import Basic
 
 from rtprov.broker.messages import Entry
+from rtprov.broker.methods import Deliver, GetOk
 from rtprov.broker.replies import REPLY_TO
 from rtprov.errors import AmqpError
 
@@ -47,7 +48,7 @@ class ChannelConsumer:
     def deliver(self, entry: Entry, header: bytes) -> None:
         channel, message = self.channel, entry.message
         tag = channel.consuming.hand_out(self.queue, self, entry, self.no_ack)
-        method = Basic.Deliver(self.tag, tag, entry.redelivered, message.exchange, message.routing_key)
+        method = Deliver(self.tag, tag, entry.redelivered, message.exchange, message.routing_key)
         channel.send_content(method, header, message.body)
 
     def cancelled(self) -> None:
@@ -164,7 +165,7 @@ class Consuming:
         header = queue.header_for(entry)
         tag = self.hand_out(queue, None, entry, method.no_ack)
         message = entry.message
-        answer = Basic.GetOk(tag, entry.redelivered, message.exchange, message.routing_key, queue.message_count)
+        answer = GetOk(tag, entry.redelivered, message.exchange, message.routing_key, queue.message_count)
         self._channel.send_content(answer, header, message.body)
 
     # Settling.
@@ -190,7 +191,7 @@ class Consuming:
         if multiple and tag == 0:
             taken = list(self.unsettled.values())
             self.unsettled.clear()
-        elif tag not in self.unsettled and not (multiple and 0 < tag <= self._last_delivery_tag):
+        elif tag not in self.unsettled:
             raise AmqpError(406, f"PRECONDITION_FAILED - unknown delivery tag {tag}", 60, 80)
         elif multiple:
             tags = list(itertools.takewhile(lambda each: each <= tag, self.unsettled))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from pamqp import encode
 from pamqp.commands import Basic
@@ -19,6 +18,7 @@ EMPTY_TABLE = bytes(4)
 
 _start = struct.Struct(">HHQH")  # class, weight, the body's size, a flag for each property that is there
 _length = struct.Struct(">I")
+_signed = struct.Struct(">q")
 
 _SIZES: dict[str, Callable[[bytes, int], int]] = {
     "shortstr": lambda header, at: 1 + header[at],
@@ -49,12 +49,18 @@ def join(parts: Mapping[str, bytes], body_size: int) -> bytes:
     return start + b"".join(part for _, part in present)
 
 
-def with_headers(table: bytes, headers: Mapping[str, Any]) -> bytes:
-    """A table with these headers, in place of those of the same names. Raises ValueError or TypeError where one cannot be encoded."""
+def with_headers(table: bytes, headers: Mapping[str, bytes]) -> bytes:
+    """A table with these headers, type and value of each encoded, in place of those of the same names."""
     names = {name.encode() for name in headers}
     kept = b"".join(field for name, field in table_fields(table) if name not in names)
-    try:
-        fields = kept + encode.field_table(dict(headers))[_length.size :]
-    except (struct.error, OverflowError) as error:
-        raise ValueError(str(error)) from error
-    return _length.pack(len(fields)) + fields
+    return sized(kept + b"".join(encode.short_string(name) + value for name, value in headers.items()))
+
+
+def sized(content: bytes) -> bytes:
+    """The content of a table, array or long string, behind its length."""
+    return _length.pack(len(content)) + content
+
+
+def number(value: int) -> bytes:
+    """A header's value, a signed 64-bit number as RabbitMQ's own are."""
+    return b"l" + _signed.pack(value)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
 import attrs
+from pamqp import encode
 
-from rtprov.broker.content_header import EMPTY_TABLE, split, with_headers
+from rtprov.broker.content_header import EMPTY_TABLE, number, sized, split, with_headers
 from rtprov.broker.messages import Message
 from rtprov.errors import AmqpError
 
@@ -26,11 +28,12 @@ def dead_letter(message: Message, queue: str, arguments: Mapping[str, Any], reas
     parts = split(message.header)
     parts.pop("expiration", None)
     try:
-        table = with_headers(parts.get("headers", EMPTY_TABLE), {**own, "x-death": _with_death(_deaths(message), death)})
+        deaths = _encoded(_with_death(_deaths(message), death))
+        table = with_headers(parts.get("headers", EMPTY_TABLE), {**own, "x-death": deaths})
         return letter.with_parts({**parts, "headers": table})
-    except (AmqpError, TypeError, ValueError):
+    except (AmqpError, TypeError, ValueError, OverflowError, struct.error):
         # Its own headers leave no room for ours, or an x-death that somebody made up cannot be written again: ours keep it from circling.
-        return letter.with_parts({**parts, "headers": with_headers(EMPTY_TABLE, {**own, "x-death": [death]})})
+        return letter.with_parts({**parts, "headers": with_headers(EMPTY_TABLE, {**own, "x-death": _encoded([death])})})
 
 
 def in_circles(letter: Message, queue: str) -> bool:
@@ -48,10 +51,20 @@ def _deaths(message: Message) -> list[dict[str, Any]]:
     return [death for death in deaths if isinstance(death, dict)] if isinstance(deaths, list) else []
 
 
-def _first_death(message: Message, queue: str, reason: str) -> dict[str, Any]:
+def _first_death(message: Message, queue: str, reason: str) -> dict[str, bytes]:
     if "x-first-death-reason" in (message.properties.headers or {}):
         return {}
-    return {"x-first-death-reason": reason, "x-first-death-queue": queue, "x-first-death-exchange": message.exchange}
+    first = {"reason": reason, "queue": queue, "exchange": message.exchange}
+    return {f"x-first-death-{what}": b"S" + encode.long_string(text) for what, text in first.items()}
+
+
+def _encoded(deaths: list[dict[str, Any]]) -> bytes:
+    """The value of ``x-death``: an array of tables, each with a count that is a 64-bit number, on which clients rely."""
+    tables = []
+    for death in deaths:
+        table, count = encode.field_table(death), death.get("count")
+        tables.append(b"F" + (with_headers(table, {"count": number(count)}) if isinstance(count, int) else table))
+    return b"A" + sized(b"".join(tables))
 
 
 def _death(message: Message, queue: str, reason: str, now: float) -> dict[str, Any]:

@@ -79,7 +79,7 @@ class Engine:
         """§1.6.2.1."""
         existing = self._exchanges.get(name)
         if passive:
-            self._named_exchange(name)
+            self.named_exchange(name)
             return
         if kind == "headers":
             raise AmqpError(540, "NOT_IMPLEMENTED - headers exchanges")
@@ -130,13 +130,16 @@ class Engine:
         """§1.7.2.1. An exclusive queue belongs to `owner`, a connection."""
         if not passive:
             queue_kind(name, arguments)
+            durable = durable and not exclusive  # it ends with its connection
         if name == "" and not passive:
             name = self._unused_name()
         elif passive or name in self.queues:
             queue = self.queue(name, owner)
             if not passive:
-                ours = {"durable": queue.durable, "auto_delete": queue.auto_delete, "exclusive": queue.owner is not None}
-                theirs = {"durable": durable, "auto_delete": auto_delete, "exclusive": exclusive}
+                if exclusive != (queue.owner is not None):
+                    raise _locked(name)
+                ours = {"durable": queue.durable, "auto_delete": queue.auto_delete}
+                theirs = {"durable": durable, "auto_delete": auto_delete}
                 check_equivalent("queue", name, ours, theirs)
                 check_equivalent_arguments(name, queue.kind, queue.arguments, arguments)
             return queue
@@ -145,7 +148,7 @@ class Engine:
         if len(self.queues) >= MAX_QUEUES:
             raise AmqpError(506, f"RESOURCE_ERROR - at most {MAX_QUEUES} queues")
         queue = self._make_queue(name, durable, auto_delete, owner if exclusive else None, arguments)
-        if durable and not exclusive:
+        if durable:
             self.storage.queue_declared(name, arguments, auto_delete)
         self.queues[name] = queue
         return queue
@@ -184,12 +187,12 @@ class Engine:
         if found is None:
             raise AmqpError(404, f"NOT_FOUND - no queue '{name}' in vhost '/'")
         if found.owner is not None and found.owner is not owner:
-            raise AmqpError(405, f"RESOURCE_LOCKED - cannot obtain exclusive access to locked queue '{name}' in vhost '/'")
+            raise _locked(name)
         return found
 
     def bind(self, queue: AnyQueue, exchange_name: str, key: str) -> None:
         """§1.7.2.3."""
-        exchange = self._named_exchange(exchange_name)
+        exchange = self.named_exchange(exchange_name)
         if exchange.key_count(queue.name) >= MAX_KEYS:
             raise AmqpError(506, f"RESOURCE_ERROR - at most {MAX_KEYS} bindings of a queue to an exchange")
         exchange.bind(queue.name, key)
@@ -200,13 +203,14 @@ class Engine:
         """§1.7.2.5; unbinding from what is not there succeeds, as in RabbitMQ."""
         if exchange_name and exchange_name not in self._exchanges:
             return
-        exchange = self._named_exchange(exchange_name)
+        exchange = self.named_exchange(exchange_name)
         bound = exchange.unbind(queue.name, key)
         self.storage.unbound(queue.name, exchange_name, key)
         if bound:
             self._binding_gone(exchange)
 
-    def _named_exchange(self, name: str) -> Exchange:
+    def named_exchange(self, name: str) -> Exchange:
+        """An exchange that can be bound to, declared or deleted. Raises `AmqpError` 403 for the default one, 404."""
         if name == "":
             raise AmqpError(403, "ACCESS_REFUSED - operation not permitted on the default exchange")
         return self.exchange(name)
@@ -310,6 +314,10 @@ class Engine:
 def _show(marks: list[tuple[Stream, int]]) -> None:
     for stream, upto in marks:
         stream.show(upto)
+
+
+def _locked(name: str) -> AmqpError:
+    return AmqpError(405, f"RESOURCE_LOCKED - cannot obtain exclusive access to locked queue '{name}' in vhost '/'")
 
 
 def _refuse_reserved(what: str, name: str) -> None:

@@ -9,11 +9,14 @@ import attrs
 from pamqp.commands import Basic
 
 from rtprov.amqp.codec import decode_header
-from rtprov.broker.content_header import join, split, with_headers
+from rtprov.broker.content_header import join, number, split, with_headers
+
+MAX_EXPIRATION_MS = 10 * 365 * 86400 * 1000  # RabbitMQ's
+MAX_DIGITS = 20
 
 _FLAGS_AT = 12  # in a content header: class, weight, the body's size, then a bit for each property that is there
 _CONTENT_TYPE, _CONTENT_ENCODING, _HEADERS = 0x8000, 0x4000, 0x2000
-_flags, _length, _signed = struct.Struct(">H"), struct.Struct(">I"), struct.Struct(">q")
+_flags, _length = struct.Struct(">H"), struct.Struct(">I")
 
 
 @attrs.define  # not frozen, which takes longer to make
@@ -44,10 +47,10 @@ class Message:
         headers = self.properties.headers
         if headers and name in headers:
             parts = split(self.header)
-            parts["headers"] = with_headers(parts["headers"], {name: value})
+            parts["headers"] = with_headers(parts["headers"], {name: number(value)})
             return join(parts, len(self.body))
         key, header = name.encode(), self.header
-        field = b"%c%sl%s" % (len(key), key, _signed.pack(value))
+        field = b"%c%s%s" % (len(key), key, number(value))
         (flags,) = _flags.unpack_from(header, _FLAGS_AT)
         table_at = _FLAGS_AT + 2
         for flag in (_CONTENT_TYPE, _CONTENT_ENCODING):
@@ -86,6 +89,6 @@ def expiration_s(properties: Basic.Properties) -> float | None:
     text = properties.expiration
     if text is None or text == "":
         return None
-    if not (text.isascii() and text.isdigit()):
+    if not (text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS and int(text) <= MAX_EXPIRATION_MS):
         raise ValueError("expiration is no number of milliseconds")
     return int(text) / 1000

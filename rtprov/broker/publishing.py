@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from pamqp.commands import Basic, Confirm
 
 from rtprov.broker.messages import Message, expiration_s
+from rtprov.broker.methods import Return
 from rtprov.broker.replies import REPLY_TO
 from rtprov.errors import AmqpError
 
@@ -40,7 +41,7 @@ class Publishing:
             self.published += 1
             self._connection.turn.confirm_due(self)
         if not self._route(message) and method.mandatory:
-            returned = Basic.Return(312, "NO_ROUTE", method.exchange, method.routing_key)
+            returned = Return(312, "NO_ROUTE", method.exchange, method.routing_key)
             self._channel.send_content(returned, command.header, command.body)
 
     def _message(self, method: Basic.Publish, command: Command) -> Message:
@@ -51,6 +52,8 @@ class Publishing:
         try:
             expiration_s(properties)
         except ValueError:
+            if method.exchange:
+                self._connection.engine.exchange(method.exchange)  # whether it is there counts first
             raise AmqpError(406, f"PRECONDITION_FAILED - invalid expiration '{properties.expiration}'", 60, 40) from None
         username = self._connection.handshake.username
         if properties.user_id and properties.user_id != username:

@@ -116,11 +116,11 @@ class Queue:
     def _next_consumer(self) -> Consumer | None:
         if self.single_active:
             return self.consumers[0] if self.consumers and self.consumers[0].ready else None
-        for _ in range(len(self.consumers)):
-            self._turn = (self._turn + 1) % len(self.consumers)
-            consumer = self.consumers[self._turn]
-            if consumer.ready:
-                return consumer
+        for step in range(len(self.consumers)):
+            place = (self._turn + step) % len(self.consumers)
+            if self.consumers[place].ready:
+                self._turn = place + 1
+                return self.consumers[place]
         return None
 
     def pop(self) -> Entry | None:

@@ -9,6 +9,7 @@ from pamqp.commands import Basic
 
 from rtprov.broker.content_header import split
 from rtprov.broker.messages import Message
+from rtprov.broker.methods import Deliver
 from rtprov.errors import AmqpError
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Replies:
         channel = self._channel
         if self.tag is None or channel.closing or not channel.connection.writable:
             return
-        method = Basic.Deliver(self.tag, channel.consuming.new_delivery_tag(), False, "", message.routing_key)
+        method = Deliver(self.tag, channel.consuming.new_delivery_tag(), False, "", message.routing_key)
         channel.send_content(method, message.header, message.body)
 
     def close(self) -> None:

@@ -10,7 +10,8 @@ from twisted.internet.defer import Deferred, DeferredQueue
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from rtprov.amqp.framing import Assembler, FrameParser, encode_method
+from rtprov.amqp.framing import PROTOCOL_HEADER, Assembler, FrameParser, encode_method
+from tests.broker.cases import BrokerContract
 
 LOGIN = Connection.StartOk({}, "PLAIN", "\0guest\0guest", "en_US")
 
@@ -58,3 +59,34 @@ class RawClient(Protocol):
     def end(self) -> None:
         assert self.transport is not None
         self.transport.loseConnection()
+
+
+class RawContract(BrokerContract):
+    """Tests that speak for themselves."""
+
+    async def raw(self) -> RawClient:
+        """A connection with nothing said."""
+        client = await self.open(RawClient())
+        self.addCleanup(client.end)
+        return client
+
+    async def raw_open(self, heartbeat_s: int = 0, frame_max: int = 131072) -> RawClient:
+        """A connection that is open, with nothing on it."""
+        client = await self.raw()
+        client.say(PROTOCOL_HEADER)
+        start = await client.hear(Connection.Start)
+        self.assertEqual((start.version_major, start.version_minor), (0, 9))
+        self.assertIn("PLAIN", start.mechanisms.split())
+        client.say(LOGIN)
+        await client.hear(Connection.Tune)
+        client.say(Connection.TuneOk(2047, frame_max, heartbeat_s), Connection.Open("/"))
+        await client.hear(Connection.OpenOk)
+        return client
+
+    async def closed(self, client: RawClient, code: int) -> Any:
+        """The broker closes the connection with this code."""
+        close = await client.hear(Connection.Close)
+        self.assertEqual(close.reply_code, code, close.reply_text)
+        client.say(Connection.CloseOk())
+        await client.lost
+        return close

@@ -2,46 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import attrs
 from pamqp.commands import Basic, Channel, Connection, Queue, Tx
 
 from rtprov.amqp.codec import encode_header
 from rtprov.amqp.framing import HEARTBEAT, PROTOCOL_HEADER, encode_content, encode_method
 from rtprov.errors import AmqpError, BrokerError, BrokerUnavailable
-from tests.broker.cases import BrokerContract, EmbeddedTestCase, RabbitMQTestCase
-from tests.broker.raw import LOGIN, RawClient
+from tests.broker.cases import EmbeddedTestCase, RabbitMQTestCase
+from tests.broker.raw import RawContract
 
 
-class ConnectionsContract(BrokerContract):
-    async def raw(self) -> RawClient:
-        """A connection with nothing said."""
-        client = await self.open(RawClient())
-        self.addCleanup(client.end)
-        return client
-
-    async def raw_open(self, heartbeat_s: int = 0, frame_max: int = 131072) -> RawClient:
-        """A connection that is open, with nothing on it."""
-        client = await self.raw()
-        client.say(PROTOCOL_HEADER)
-        start = await client.hear(Connection.Start)
-        self.assertEqual((start.version_major, start.version_minor), (0, 9))
-        self.assertIn("PLAIN", start.mechanisms.split())
-        client.say(LOGIN)
-        await client.hear(Connection.Tune)
-        client.say(Connection.TuneOk(2047, frame_max, heartbeat_s), Connection.Open("/"))
-        await client.hear(Connection.OpenOk)
-        return client
-
-    async def closed(self, client: RawClient, code: int) -> Any:
-        """The broker closes the connection with this code."""
-        close = await client.hear(Connection.Close)
-        self.assertEqual(close.reply_code, code, close.reply_text)
-        client.say(Connection.CloseOk())
-        await client.lost
-        return close
-
+class ConnectionsContract(RawContract):
     async def test_wrong_password(self) -> None:
         """A wrong password, or an unknown user, is refused with 403, to a client that says it can bear that."""
         for url in (attrs.evolve(self.url, password="wrong"), attrs.evolve(self.url, username="nobody")):

@@ -162,8 +162,8 @@ class DeadLettersContract(BrokerContract):
             self.assertEqual(await dead_letters.bodies(1), [b"held"])
 
     async def test_bad_expiration(self) -> None:
-        """An expiration that is no number of milliseconds closes the channel with 406."""
-        for expiration in ("soon", "-1", "1.5", " 1", "1 "):
+        """An expiration that is no number of milliseconds, or one of more than ten years, closes the channel with 406."""
+        for expiration in ("soon", "-1", "1.5", " 1", "1 ", "315360000001", "9" * 30):
             channel = await self.channel()
             content = Content(b"", None, Basic.Properties(expiration=expiration))
             await channel.basic_publish(routing_key="x", content=content)

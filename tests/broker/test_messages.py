@@ -112,6 +112,16 @@ class DeathTests(SynchronousTestCase):
         headers = self.letter(join({"headers": len(field).to_bytes(4, "big") + field}, 3))
         self.assertEqual([death["reason"] for death in headers["x-death"]], [EXPIRED])
 
+    def test_wide_count(self) -> None:
+        """The count is a number of 64 bits, as RabbitMQ writes it: there are clients that can read no other."""
+        header = encode_header(Basic.Properties(), 3)
+        given = Message("", "q", decode_header(header).properties, header, b"abc")
+        for count in (1, 2):
+            letter = dead_letter(given, "q", {"x-dead-letter-exchange": ""}, EXPIRED, 0.0)
+            assert letter is not None
+            self.assertIn(b"\x05countl" + count.to_bytes(8, "big"), letter.header)
+            given = letter
+
     def test_no_room(self) -> None:
         """A message with as many headers as a message may have loses them, and not its place among the dead letters."""
         headers = self.letter(encode_header(Basic.Properties(headers={str(number): 1 for number in range(MAX_FIELDS)}), 3))

@@ -105,6 +105,17 @@ class QueuesContract(BrokerContract):
     async def gone(self, channel: Any, queue: str) -> None:
         await self.refused(channel, Queue.Declare(queue=queue, passive=True), 404)
 
+    async def test_exclusive_or_not(self) -> None:
+        """A queue that is shared cannot be declared again as exclusive, nor one's own exclusive one as shared; durable it never is."""
+        channel = await self.channel()
+        shared, own = self.name(), self.name()
+        await self.ask(channel, Queue.Declare(queue=shared))
+        await self.ask(channel, Queue.Declare(queue=own, exclusive=True))
+        await self.ask(channel, Queue.Declare(queue=own, exclusive=True, durable=True))
+        await self.refused(await self.channel(channel.client), Queue.Declare(queue=own), 405)
+        await self.refused(await self.channel(channel.client), Queue.Declare(queue=shared, exclusive=True, durable=True), 405)
+        await self.ask(channel, Queue.Delete(queue=shared))
+
     async def test_auto_delete(self) -> None:
         """An auto-delete queue goes with its last consumer, cancelled or lost, and not before it had one."""
         connection = await self.connect()
@@ -242,6 +253,30 @@ class QueuesContract(BrokerContract):
             {"x-delivery-limit": 3},
             {"x-max-age": "1D"},
         )
+
+    async def test_bind_by_the_last_queue(self) -> None:
+        """With neither queue nor key, the last queue is bound by its own name; unbinding is the same, and works on after it is deleted."""
+        channel = await self.channel()
+        queue = await self.queue(channel)
+        await self.ask(channel, Queue.Bind(exchange="amq.topic"))
+        await self.publish(queue, b"body", exchange="amq.topic")
+        self.assertEqual(await self.count(channel, queue), 1)
+        await self.ask(channel, Queue.Unbind(exchange="amq.topic"))
+        await self.publish(queue, b"body", exchange="amq.topic")
+        self.assertEqual(await self.count(channel, queue), 1)
+        await self.ask(channel, Queue.Delete())
+        self.assertEqual((await self.ask(channel, Queue.Delete())).message_count, 0)
+        await self.ask(channel, Queue.Unbind(exchange="amq.topic"))
+
+    async def test_what_counts_first(self) -> None:
+        """An exchange that cannot be bound to is told of before a queue that cannot be bound."""
+        other = await self.channel()
+        locked, missing = self.name(), self.name()
+        await self.ask(other, Queue.Declare(queue=locked, exclusive=True))
+        await self.refused(await self.channel(), Queue.Bind(queue=missing, exchange=""), 403)
+        await self.refused(await self.channel(), Queue.Unbind(queue=missing, exchange=""), 403)
+        await self.refused(await self.channel(), Queue.Bind(queue=locked, exchange=missing), 404, "exchange")
+        await self.refused(await self.channel(), Queue.Bind(queue=missing, exchange="amq.topic"), 404, "queue")
 
     async def refuses(self, kind: str, *refused: dict[str, Any]) -> None:
         for arguments in refused:

@@ -63,6 +63,17 @@ class SettlingContract(BrokerContract):
             await self.refused(channel, method, 406, "unknown delivery tag")
             self.assertEqual(await self.rest(queue), [b"2"])
 
+    async def test_settled_tag(self) -> None:
+        """A tag that was settled before stands for no others either: 406, with all that was open back in its queue."""
+        channel = await self.channel()
+        queue = await self.queue(channel)
+        inbox = await self.inbox(channel, queue)
+        await self.publish(queue, b"1", b"2", b"3")
+        await inbox.bodies(3)
+        await self.ask(channel, Basic.Ack(delivery_tag=2))
+        await self.refused(channel, Basic.Ack(delivery_tag=2, multiple=True), 406, "unknown delivery tag 2")
+        self.assertEqual(await self.rest(queue), [b"1", b"3"])
+
     async def limited(self, channel: AmqpChannel, kind: str) -> str:
         """A queue whose returned messages come again before the rest."""
         return await self.queue(channel, kind, {"x-delivery-limit": 20} if kind == "quorum" else None)
