@@ -119,6 +119,8 @@ class Consuming:
         alone = method.exclusive and (queue.consumers or (queue.kind == "classic" and queue.single_active))
         if queue.exclusive_consumer or alone:
             raise AmqpError(403, f"ACCESS_REFUSED - queue '{queue.name}' in vhost '/' in exclusive use", 60, 20)
+        if "x-priority" in (method.arguments or {}):
+            raise AmqpError(540, "NOT_IMPLEMENTED - x-priority of a consumer", 60, 20)
         if queue.kind == "stream" and method.no_ack:
             raise AmqpError(540, f"NOT_IMPLEMENTED - no-ack consumers of stream queue '{queue.name}'", 60, 20)
         if queue.kind == "stream" and not self._prefetch:

@@ -299,6 +299,12 @@ class EmbeddedQueues(EmbeddedTestCase, QueuesContract):
         for key, value in (("x-message-ttl", 1000), ("x-max-length", 5), ("x-max-priority", 5), ("x-mine", "my own")):
             await self.refused(await self.channel(), Queue.Declare(queue=self.name(), arguments={key: value}), 540, key)
 
+    async def test_priority_of_a_consumer(self) -> None:
+        """Nor is a consumer's priority."""
+        channel = await self.channel()
+        queue = await self.queue(channel)
+        await self.refused(channel, Basic.Consume(queue=queue, arguments={"x-priority": 5}), 540, "x-priority")
+
     async def test_long_names(self) -> None:
         """A dead-letter exchange or key that no frame has room for is refused, rather than found out about with the first dead letter."""
         long = "ж" * 128
