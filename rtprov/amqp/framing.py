@@ -136,6 +136,11 @@ class Assembler:
         self._chunks.append(payload)
         return self._finish() if not self._missing else None
 
+    @property
+    def unfinished_bytes(self) -> int:
+        """How much has come of a body that is not complete."""
+        return sum(map(len, self._chunks))
+
     def _finish(self) -> Command:
         method, header = self._method, self._header
         assert method is not None and header is not None

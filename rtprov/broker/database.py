@@ -115,6 +115,7 @@ class Database:
             if not path.exists():
                 _create(path)
             _check_header(path)
+            _check(path)
             return cls(_connect(path), lock)
         except (sqlite3.Error, OSError) as error:
             os.close(lock)
@@ -302,6 +303,15 @@ def _check_header(path: Path) -> None:
         raise ConfigurationError(f"{path}: was written by another version of rtprov (format {version}, not {VERSION}); nothing was changed")
 
 
+def _check(path: Path) -> None:
+    """Look for damage without the means to change anything: to close a database that could be written would move its log into it."""
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    with closing(sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None)) as connection:
+        (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    if verdict != "ok":
+        raise ConfigurationError(f"{path}: is damaged: {' '.join(verdict.split())}")
+
+
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=PREPARED)
     try:
@@ -309,9 +319,8 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA journal_size_limit = 67108864")
-        (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-        if verdict != "ok":
-            raise ConfigurationError(f"{path}: is damaged: {' '.join(verdict.split())}")
+        connection.execute("BEGIN IMMEDIATE")  # which takes the file's lock now, and not with the first write
+        connection.execute("COMMIT")
     except BaseException:
         connection.close()
         raise

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -30,7 +30,8 @@ class Limits:
     """What one client may take. Sizes in bytes, times in seconds.
 
     Who leaves more than `backlog_bytes` unread is not listened to until it has read that; nor is a publisher while messages in all queues
-    together take more than `memory_bytes` of memory.
+    together take more than `memory_bytes` of memory. Unfinished bodies of all clients together may
+    take `unfinished_bytes`.
     """
 
     connections: int = 1000
@@ -39,18 +40,31 @@ class Limits:
     body_bytes: int = 16 * 1024 * 1024
     backlog_bytes: int = 4 * 1024 * 1024
     memory_bytes: int = 256 * 1024 * 1024
+    unfinished_bytes: int = 128 * 1024 * 1024
     handshake_s: float = 10.0
     closing_s: float = 5.0
     heartbeat_s: int = 60
 
 
 class BrokerFactory(Factory):
-    """Connections to one engine. `credentials` maps user names to passwords. `stop` ends all connections and leaves no timer."""
+    """Connections to one engine. `credentials` maps user names to passwords. `stop` ends all connections and leaves no timer.
+
+    `new_token` gives words that were never said before, by an earlier broker on the same state either. `unfinished_bytes` is what has come
+    of bodies that are not complete, of all clients.
+    """
 
     noisy = False
     _log = Logger()
 
-    def __init__(self, *, engine: Engine, credentials: Mapping[str, str], clock: IReactorTime, limits: Limits) -> None:
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        credentials: Mapping[str, str],
+        clock: IReactorTime,
+        limits: Limits,
+        new_token: Callable[[], str],
+    ) -> None:
         self.engine = engine
         self.credentials = credentials
         self.clock = clock
@@ -58,7 +72,8 @@ class BrokerFactory(Factory):
         self.replies: dict[str, Replies] = {}  # by their addresses
         self.connections: dict[BrokerProtocol, None] = {}  # an ordered set
         self._alarms: dict[str, str] = {}
-        self._tokens = count(1)
+        self.new_token = new_token
+        self.unfinished_bytes = 0
         self._stopped = False
         self._gone: Deferred[None] | None = None
         self._expiration: IDelayedCall | None = None
@@ -71,10 +86,6 @@ class BrokerFactory(Factory):
     def startFactory(self) -> None:
         self.engine.wake()
         self._watch_expiration()
-
-    def new_token(self) -> str:
-        """A word that this broker has not said before."""
-        return f"{next(self._tokens):x}"
 
     def buildProtocol(self, addr: IAddress | None) -> BrokerProtocol | None:  # type: ignore[override] # not made by Factory's `protocol`
         if len(self.connections) >= self.limits.connections:
@@ -160,6 +171,11 @@ def make_broker(
     max_age_s: float | None = None,
 ) -> BrokerFactory:
     """A broker with one virtual host ``/`` and one user. `clock`'s seconds are taken as seconds since the epoch; see `Engine`."""
-    names = count(1)
-    engine = Engine(storage=storage, now=clock.seconds, new_name=lambda: f"{next(names):x}", max_age_s=max_age_s)
-    return BrokerFactory(engine=engine, credentials={username: password}, clock=clock, limits=Limits())
+    start, number = int(clock.seconds() * 1000), count(1)
+
+    def new_name() -> str:
+        """A word that no broker on this state has said before: what an earlier one has named may still be asked for."""
+        return f"{start:x}.{next(number):x}"
+
+    engine = Engine(storage=storage, now=clock.seconds, new_name=new_name, max_age_s=max_age_s)
+    return BrokerFactory(engine=engine, credentials={username: password}, clock=clock, limits=Limits(), new_token=new_name)

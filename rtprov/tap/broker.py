@@ -66,7 +66,7 @@ class BrokerService(InOrder):
         factory = make_broker(clock=clock, storage=storage, username=username, password=password, max_age_s=self._max_age_s)
         Closing(partial(_close, factory, storage, self._writer)).setServiceParent(self)
         text, endpoint = self._where
-        self.listening = Listening("the AMQP broker", text, endpoint, factory, OBJECTION if self._credentials == (GUEST, GUEST) else None)
+        self.listening = Listening("the AMQP broker", text, endpoint, factory, OBJECTION if password == GUEST else None)
         self.listening.setServiceParent(self)
         super().privilegedStartService()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -93,6 +94,21 @@ class Opening(DatabaseCase):
         with closing(self.open()) as database:
             database.write(Batch([("INSERT INTO queue VALUES (1, 'q', '{}', 0, -1)", ())]))
             database.write(Batch(added={row_of(1, each)[0]: row_of(1, each) for each in (record(n, bytes(500)) for n in range(200))}))
+        content = bytearray(self.path.read_bytes())
+        content[len(content) // 2 : len(content) // 2 + 4096] = b"\xff" * 4096
+        self.path.write_bytes(content)
+        self.assert_refused("damaged")
+
+    def test_damage_beside_a_log(self) -> None:
+        """A damaged file that a process which was killed has left with its log is refused, and both stay as they are."""
+        with closing(self.open()) as database:
+            database.write(Batch(added={row_of(1, each)[0]: row_of(1, each) for each in (record(n, bytes(500)) for n in range(200))}))
+            database._connection.execute("PRAGMA wal_checkpoint")
+            database.write(Batch(added={row_of(1, each)[0]: row_of(1, each) for each in (record(n) for n in range(200, 210))}))
+            left, self.directory = self.directory, Path(self.mktemp())
+            shutil.copytree(left, self.directory)
+        self.path = self.directory / FILE
+        self.assertGreater((self.directory / f"{FILE}-wal").stat().st_size, 0)
         content = bytearray(self.path.read_bytes())
         content[len(content) // 2 : len(content) // 2 + 4096] = b"\xff" * 4096
         self.path.write_bytes(content)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import attrs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pamqp import base
@@ -103,6 +104,10 @@ def damaged(draw: st.DrawFn) -> bytes:
         if len(data) < 10:
             break
     return bytes(data)
+
+
+def frame(kind: int, channel: int, payload: bytes) -> bytes:
+    return bytes([kind]) + channel.to_bytes(2, "big") + len(payload).to_bytes(4, "big") + payload + b"\xce"
 
 
 class NonsenseTests(EmbeddedTestCase, BrokerContract):
@@ -238,6 +243,26 @@ class FloodTests(EmbeddedTestCase, BrokerContract):
             self.assertEqual((await client.hear(Connection.Close)).reply_code, 501)
             client.end()
             await client.lost
+
+    async def test_unfinished_bodies(self) -> None:
+        """Bodies that never end may take only so much together: 506 for whom it is too much; what others have begun is finished."""
+        self.broker.limits = attrs.evolve(self.broker.limits, unfinished_bytes=100_000)
+        honest, greedy = await self.opened(), await self.opened()
+        header = encode_header(Basic.Properties(), 60_000)
+        start = encode_method(1, Basic.Publish(routing_key="nowhere", mandatory=True)) + frame(2, 1, header)
+        honest.say(start + frame(3, 1, bytes(30_000)))
+        for number in range(2, 5):
+            start = encode_method(number, Basic.Publish()) + frame(2, number, encode_header(Basic.Properties(), 200_000))
+            greedy.say(encode_method(number, Channel.Open()) + start + frame(3, number, bytes(30_000)))
+        for _ in range(3):
+            await greedy.hear(Channel.OpenOk)
+        self.assertEqual((await greedy.hear(Connection.Close)).reply_code, 506)
+        greedy.end()
+        await greedy.lost
+        honest.say(frame(3, 1, bytes(30_000)))
+        await honest.hear(Basic.Return)
+        self.assertEqual(self.broker.unfinished_bytes, 0)
+        honest.end()
 
     async def test_topic_of_many_hashes(self) -> None:
         """A binding and a routing key made to be slow to compare are not."""
