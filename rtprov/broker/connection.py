@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pamqp import base
 from pamqp.commands import Connection
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import Protocol, connectionDone
@@ -286,8 +287,10 @@ class BrokerProtocol(Protocol):
         if timer is not None and timer.active():
             timer.cancel()
 
-    def _peer(self) -> object:
-        return self.transport.getPeer() if self.transport is not None else None
+    def _peer(self) -> str:
+        """Who it is, for the log."""
+        peer = self.transport.getPeer() if self.transport is not None else None
+        return f"{peer.host}:{peer.port}" if isinstance(peer, (IPv4Address, IPv6Address)) else str(peer)
 
 
 _CLOSES = (Connection.CloseOk.index.to_bytes(4, "big"), Connection.Close.index.to_bytes(4, "big"))

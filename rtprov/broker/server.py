@@ -74,7 +74,7 @@ class BrokerFactory(Factory):
         self._alarms: dict[str, str] = {}
         self.new_token = new_token
         self.unfinished_bytes = 0
-        self._stopped = False
+        self._stopped = self._crowded = False
         self._gone: Deferred[None] | None = None
         self._expiration: IDelayedCall | None = None
         engine.storage.on_trouble = self._on_disk_trouble
@@ -89,6 +89,9 @@ class BrokerFactory(Factory):
 
     def buildProtocol(self, addr: IAddress | None) -> BrokerProtocol | None:  # type: ignore[override] # not made by Factory's `protocol`
         if len(self.connections) >= self.limits.connections:
+            if not self._crowded:
+                self._log.warn("{count} connections are open: no more are taken until one ends", count=len(self.connections))
+            self._crowded = True
             return None
         return BrokerProtocol(self)
 
@@ -137,6 +140,7 @@ class BrokerFactory(Factory):
     def forget(self, connection: BrokerProtocol) -> None:
         """The connection is gone."""
         self.connections.pop(connection, None)
+        self._crowded = False
         if not self.connections and self._gone is not None:
             gone, self._gone = self._gone, None
             gone.callback(None)

@@ -20,7 +20,7 @@ class Turn:
 
     _log = Logger()
 
-    def __init__(self, factory: BrokerFactory, peer: Callable[[], object]) -> None:
+    def __init__(self, factory: BrokerFactory, peer: Callable[[], str]) -> None:
         self._factory = factory
         self._peer = peer
         self._publishing = False
