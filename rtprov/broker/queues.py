@@ -63,7 +63,6 @@ class Queue:
     _head_expires_at: float | None = None
     _next_position: int = 1
     _handed_out: int = 0
-    _turn: int = 0
     _backlog: Backlog = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -116,11 +115,10 @@ class Queue:
     def _next_consumer(self) -> Consumer | None:
         if self.single_active:
             return self.consumers[0] if self.consumers and self.consumers[0].ready else None
-        for step in range(len(self.consumers)):
-            place = (self._turn + step) % len(self.consumers)
-            if self.consumers[place].ready:
-                self._turn = place + 1
-                return self.consumers[place]
+        for place, consumer in enumerate(self.consumers):
+            if consumer.ready:
+                self.consumers.append(self.consumers.pop(place))  # it is the last one now
+                return consumer
         return None
 
     def pop(self) -> Entry | None:

@@ -112,6 +112,16 @@ class ConsumingContract(BrokerContract):
             bodies = [await inbox.bodies(3) for inbox in inboxes]
             self.assertEqual(sorted(bodies), [[b"0", b"3", b"6"], [b"1", b"4", b"7"], [b"2", b"5", b"8"]])
 
+    async def test_a_newcomer(self) -> None:
+        """Who has been served stands behind those who wait, and who comes then behind him."""
+        channel = await self.channel()
+        queue = await self.queue(channel)
+        first = await self.inbox(channel, queue)
+        await self.publish(queue, b"1")
+        second = await self.inbox(channel, queue)
+        await self.publish(queue, b"2", b"3")
+        self.assertEqual((await first.bodies(2), await second.bodies(1)), ([b"1", b"2"], [b"3"]))
+
     async def test_who_has_room(self) -> None:
         """A consumer without room is passed over."""
         channel = await self.channel()

@@ -197,10 +197,10 @@ def _stays(self: Any, queue: str, position: int) -> None:
 
 @mutation("every consumer is active", Queue, "_next_consumer")
 def _any_consumer(self: Any) -> Any:
-    for _ in range(len(self.consumers)):
-        self._turn = (self._turn + 1) % len(self.consumers)
-        if self.consumers[self._turn].ready:
-            return self.consumers[self._turn]
+    for place, consumer in enumerate(self.consumers):
+        if consumer.ready:
+            self.consumers.append(self.consumers.pop(place))
+            return consumer
     return None
 
 
