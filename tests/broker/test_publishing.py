@@ -18,7 +18,7 @@ HEADERS: dict[str, Any] = {
     "empty": "",
     "yes": True,
     "no": False,
-    "byte": -5,
+    "byte": 5,  # pamqp 3, for Python 3.10, cannot write -5
     "short": 30_000,
     "int": -2_000_000_000,
     "long": 2**62,
