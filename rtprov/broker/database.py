@@ -304,9 +304,13 @@ def _check_header(path: Path) -> None:
 
 
 def _check(path: Path) -> None:
-    """Look for damage without the means to change anything: to close a database that could be written would move its log into it."""
-    uri = f"{path.absolute().as_uri()}?mode=ro"
+    """Look for damage without the means to change anything: to close a database that could be written would move its log into it.
+
+    Without locks (`_take` has one) and alone, so that SQLite needs no file for memory to share: a full disk has no room for that.
+    """
+    uri = f"{path.absolute().as_uri()}?mode=ro&vfs=unix-none"
     with closing(sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None)) as connection:
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
         raise ConfigurationError(f"{path}: is damaged: {' '.join(verdict.split())}")

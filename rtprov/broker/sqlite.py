@@ -143,6 +143,8 @@ class SqliteStorage:
 
     async def _run_after_commit(self, run: Callable[..., Awaitable[T]], *arguments: Any) -> T:
         await self.commit()
+        if self._closed:
+            await Deferred()
         return await run(*arguments)
 
     async def _read(self, function: Callable[..., T], *arguments: Any) -> T:
@@ -151,7 +153,7 @@ class SqliteStorage:
         while True:
             try:
                 result: T = await self._run(function, *arguments)
-            except sqlite3.Error as error:
+            except Exception as error:  # a row that makes no sense is as bad
                 if not told:
                     self._log.critical("{folder}: cannot be read: {error}; tried again each second", folder=self._directory, error=error)
                     told = True
@@ -234,6 +236,6 @@ class SqliteStorage:
             self._tidying = None
 
     def close(self) -> Deferred[None]:
-        closed = self._after_commit(self._run, self._database.close)
+        written = self.commit()
         self._closed = True
-        return closed
+        return written.addCallback(lambda _: self._run(self._database.close))

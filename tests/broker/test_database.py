@@ -99,6 +99,17 @@ class Opening(DatabaseCase):
         self.path.write_bytes(content)
         self.assert_refused("damaged")
 
+    def test_a_full_disk(self) -> None:
+        """What a process that was killed has left is opened without a file more, for which a full disk would have no room."""
+        with closing(self.open()) as database:
+            database.write(Batch([("INSERT INTO queue VALUES (1, 'q', '{}', 0, -1)", ())]))
+            left, self.directory = self.directory, Path(self.mktemp())
+            shutil.copytree(left, self.directory)
+        before = {file.name for file in self.directory.iterdir()}
+        with closing(self.open()) as database:
+            self.assertEqual({file.name for file in self.directory.iterdir()}, before)
+            self.assertEqual(database.queue_ids(), {"q": 1})
+
     def test_damage_beside_a_log(self) -> None:
         """A damaged file that a process which was killed has left with its log is refused, and both stay as they are."""
         with closing(self.open()) as database:

@@ -315,6 +315,27 @@ class GroupCommit(SqliteCase):
 
 
 class Closing(SqliteCase):
+    def test_a_read_that_is_overtaken(self) -> None:
+        """What waited to be read when the file is closed is not read any more, and nothing is said of it."""
+        storage = self.open()
+        storage.queue_declared("q", {}, False)
+        storage.added("q", record(1))
+        self.successResultOf(storage.commit())
+        self.writer.held = True
+        storage.added("q", record(2))
+        storage.commit()
+        storage.added("q", record(3))
+        page = storage.load("q", 0, 9)
+        storage.removed("q", 3)
+        closed = storage.close()
+        self.closed.append(storage)
+        with capturedLogs() as events:
+            while self.writer.calls:
+                self.writer.step()
+        self.successResultOf(closed)
+        self.assertNoResult(page)
+        self.assertEqual((events, self.clock.getDelayedCalls()), ([], []))
+
     def test_nothing_is_written_any_more(self) -> None:
         """What a page that came late sets off when the broker has stopped writes nothing, fails nothing and leaves no timer."""
         storage = self.open()
@@ -416,6 +437,23 @@ class Trouble(SqliteCase):
             self.clock.advance(RETRY_S)
         self.assertEqual([each.position for each in self.successResultOf(page)], [1])
         self.assertEqual([(event["log_level"], event["folder"]) for event in events], [(LogLevel.critical, self.directory)])
+
+    def test_a_row_that_makes_no_sense(self) -> None:
+        """It is as what cannot be read: tried again each second, and told once."""
+        storage = self.open()
+        storage.queue_declared("q", {}, False)
+        storage.added("q", record(1))
+        self.successResultOf(storage.commit())
+        self.sql(storage, "UPDATE message SET header = x'00'")
+        with capturedLogs() as events:
+            page = storage.load("q", 0, 9)
+            self.clock.advance(RETRY_S)
+            self.clock.advance(RETRY_S)
+        self.assertNoResult(page)
+        self.assertEqual(len(events), 1)
+        self.sql(storage, "DELETE FROM message")
+        self.clock.advance(RETRY_S)
+        self.assertEqual(self.successResultOf(page), [])
 
     def sql(self, storage: SqliteStorage, statement: str) -> sqlite3.Cursor:
         database: Database = storage._database
