@@ -85,7 +85,7 @@ class Attempts:
         self.draining = False
 
     async def outcome(self, job: Job) -> tuple[State, str] | None:
-        """Call A until it has answered or patience is over; None where there is nothing to call for. Raises `Abandoned`."""
+        """Call A until it has answered or patience is over; None where there is nothing to call for. Raises `Abandoned`, `Deadly`."""
         while True:
             try:
                 return await self._admitted(job)
