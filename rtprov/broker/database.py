@@ -1,4 +1,4 @@
-"""The embedded broker's file: a SQLite database (https://www.sqlite.org/wal.html) that one process at a time may have open.
+"""What stands in the embedded broker's file, read and written; `rtprov.broker.opening` opens it.
 
 Plain blocking code for the writer thread; `rtprov.broker.sqlite` is its face towards the reactor. A message's row id is its queue's id and
 its position in one integer, so that a queue's messages lie together, in order, and need no index beside.
@@ -6,7 +6,6 @@ its position in one integer, so that a queue's messages lie together, in order, 
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,13 +20,9 @@ import msgspec
 
 from rtprov.amqp.codec import decode_header
 from rtprov.broker.messages import Message
+from rtprov.broker.opening import open_file
 from rtprov.broker.storage import PAGE_BYTES, PAGE_MESSAGES, Record, Recovered, StoredExchange, StoredQueue
-from rtprov.errors import ConfigurationError
 
-FILE = "broker.sqlite3"
-LOCK = "lock"
-APPLICATION_ID = 0x72747076  # "rtpv", in the file's header
-VERSION = 1
 POSITION_BITS = 44
 MAX_QUEUE_ID = 1 << (62 - POSITION_BITS)
 TRIM_ROWS = 20_000  # in one go: other work waits meanwhile
@@ -35,24 +30,6 @@ SPARE_PAGES = 4096  # this much free space is kept for what comes next
 TIDY_PAGES = 1024  # given back in one go
 STATEMENT_ROWS = 100  # messages that one statement adds or removes
 STATEMENT_BYTES = 256 * 1024  # and what it adds may take; a longer message has one to itself
-PREPARED = 32  # statements that are kept; SQLite keeps with each what it was last given
-
-_MAGIC = b"SQLite format 3\0"
-_SCHEMA = """
-CREATE TABLE exchange (
-    name TEXT PRIMARY KEY, kind TEXT NOT NULL, auto_delete INTEGER NOT NULL, internal INTEGER NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE queue (
-    id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, arguments TEXT NOT NULL, auto_delete INTEGER NOT NULL, handed_out INTEGER NOT NULL
-);
-CREATE TABLE binding (
-    queue INTEGER NOT NULL, exchange TEXT NOT NULL, routing_key TEXT NOT NULL, PRIMARY KEY (queue, exchange, routing_key)
-) WITHOUT ROWID;
-CREATE TABLE message (
-    id INTEGER PRIMARY KEY, time REAL NOT NULL, expires_at REAL, deliveries INTEGER NOT NULL,
-    exchange TEXT NOT NULL, routing_key TEXT NOT NULL, header BLOB NOT NULL, body BLOB NOT NULL
-);
-"""
 
 Row = tuple[int, float, "float | None", int, str, str, bytes, bytes]
 
@@ -103,26 +80,8 @@ class Database:
 
     @classmethod
     def open(cls, directory: Path) -> Database:
-        """Open the database in `directory`, both made where missing. Raises `ConfigurationError`; nothing is changed then."""
-        path = directory / FILE
-        try:
-            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            lock = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as error:
-            raise ConfigurationError(f"{directory}: cannot keep the broker's state here: {error.strerror}") from None
-        try:
-            _take(lock, directory)
-            if not path.exists():
-                _create(path)
-            _check_header(path)
-            _check(path)
-            return cls(_connect(path), lock)
-        except (sqlite3.Error, OSError) as error:
-            os.close(lock)
-            raise ConfigurationError(f"{path}: cannot be used as the broker's state: {error}; nothing was changed") from None
-        except BaseException:
-            os.close(lock)
-            raise
+        """Open the database in `directory`, both made where missing. Raises `ConfigurationError`."""
+        return cls(*open_file(directory))
 
     def close(self) -> None:
         """Let go of the file and its lock."""
@@ -263,69 +222,3 @@ def _record(row: Row) -> Record:
     identity, time, expires_at, deliveries, exchange, routing_key, header, body = row
     message = Message(exchange, routing_key, decode_header(header).properties, header, body)
     return Record(_position(identity), time, message, expires_at, abs(deliveries), deliveries < 0)
-
-
-# Opening.
-
-
-def _take(lock: int, directory: Path) -> None:
-    """Whoever holds the lock owns the folder; it goes with the process, however that ends."""
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ConfigurationError(f"{directory}: another broker is running on this state; give each its own --state") from None
-
-
-def _create(path: Path) -> None:
-    """Make the whole file under another name first: there is never half a database."""
-    fresh = path.with_suffix(".new")
-    fresh.unlink(missing_ok=True)
-    os.close(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-    with closing(sqlite3.connect(fresh, isolation_level=None)) as connection:
-        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        connection.executescript(f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; {_SCHEMA}")
-    fresh.rename(path)
-    handle = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _check_header(path: Path) -> None:
-    """Look before SQLite does: it would bring a foreign file up to date (https://www.sqlite.org/fileformat2.html#the_database_header)."""
-    with path.open("rb") as file:
-        header = file.read(100)
-    if len(header) < 100 or not header.startswith(_MAGIC) or int.from_bytes(header[68:72], "big") != APPLICATION_ID:
-        raise ConfigurationError(f"{path}: is no database of rtprov's broker; nothing was changed")
-    version = int.from_bytes(header[60:64], "big")
-    if version != VERSION:
-        raise ConfigurationError(f"{path}: was written by another version of rtprov (format {version}, not {VERSION}); nothing was changed")
-
-
-def _check(path: Path) -> None:
-    """Look for damage without the means to change anything: to close a database that could be written would move its log into it.
-
-    Without locks (`_take` has one) and alone, so that SQLite needs no file for memory to share: a full disk has no room for that.
-    """
-    uri = f"{path.absolute().as_uri()}?mode=ro&vfs=unix-none"
-    with closing(sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None)) as connection:
-        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-        (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-    if verdict != "ok":
-        raise ConfigurationError(f"{path}: is damaged: {' '.join(verdict.split())}")
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=PREPARED)
-    try:
-        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA journal_size_limit = 67108864")
-        connection.execute("BEGIN IMMEDIATE")  # which takes the file's lock now, and not with the first write
-        connection.execute("COMMIT")
-    except BaseException:
-        connection.close()
-        raise
-    return connection

@@ -10,7 +10,9 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov.broker import database as module
-from rtprov.broker.database import FILE, Batch, Database, row_of
+from rtprov.broker import opening
+from rtprov.broker.database import Batch, Database, row_of
+from rtprov.broker.opening import FILE
 from rtprov.errors import ConfigurationError
 from tests.broker.test_storage import record
 
@@ -60,6 +62,28 @@ class Opening(DatabaseCase):
         self.open().close()
         self.assertFalse(self.path.with_suffix(".new").exists())
 
+    def test_made_whole(self) -> None:
+        """The file gets its name only when its form is final: a first start that is killed leaves it whole, or not there."""
+        self.open().close()
+        self.path.unlink()
+        opening.create(self.path)
+        self.assertEqual(self.path.read_bytes()[18:20], b"\2\2", "it is not in WAL mode")
+        self.assertEqual({file.name for file in self.directory.iterdir()}, {FILE, opening.LOCK})
+
+    def test_a_first_start_that_was_killed(self) -> None:
+        """A journal beside the file, which a broker that was killed while it first opened its file could leave, is rolled back."""
+        self.open().close()
+        left, self.directory = self.directory, Path(self.mktemp())
+        with closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
+            for statement in ("PRAGMA journal_mode = DELETE", "PRAGMA cache_size = 1", "BEGIN"):
+                connection.execute(statement)
+            connection.executemany("INSERT INTO message VALUES (?, 0, NULL, 0, '', '', x'', zeroblob(4000))", ((n,) for n in range(1, 101)))
+            shutil.copytree(left, self.directory)
+        self.path = self.directory / FILE
+        self.assertGreater((self.directory / f"{FILE}-journal").stat().st_size, 0)
+        with closing(self.open()) as database:
+            self.assertEqual(database.load(1, -1, 999), [])
+
     def test_no_folder(self) -> None:
         """A path that cannot be a folder is refused."""
         self.directory.parent.mkdir(exist_ok=True)
@@ -87,7 +111,16 @@ class Opening(DatabaseCase):
         self.open().close()
         with closing(sqlite3.connect(self.path)) as connection:
             connection.execute("PRAGMA user_version = 99")
-        self.assert_refused("format 99, not 1")
+        self.assert_refused("format 99, not 2")
+
+    def test_an_earlier_format(self) -> None:
+        """A file of the first format is brought up to date, which an earlier version then refuses."""
+        self.open().close()
+        with closing(sqlite3.connect(self.path)) as connection:
+            connection.execute("PRAGMA user_version = 1")
+        self.open().close()
+        with closing(sqlite3.connect(self.path)) as connection:
+            self.assertEqual(connection.execute("PRAGMA user_version").fetchone(), (2,))
 
     def test_damage(self) -> None:
         """A page of nonsense in the middle is noticed before anything is read from it."""

@@ -15,7 +15,8 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from rtprov.broker.database import _SCHEMA, Batch, Database, row_id
+from rtprov.broker.database import Batch, Database, row_id
+from rtprov.broker.opening import SCHEMA
 from rtprov.broker.sqlite import SqliteStorage
 from tests.simulation.clock import Role, WorldClock
 
@@ -28,7 +29,7 @@ class Disk(Database):
 
     def __init__(self, on_written: Callable[[Batch], None]) -> None:
         connection = sqlite3.connect(":memory:", isolation_level=None)
-        connection.executescript(_SCHEMA)
+        connection.executescript(SCHEMA)
         super().__init__(connection, -1)
         self._on_written = on_written
         self.full = False

@@ -1,0 +1,137 @@
+"""How the embedded broker comes by its file, a SQLite database (https://www.sqlite.org/wal.html) that one process at a time may have open.
+
+What is not whole, not ours or not of this version is refused, and left as it is. A kill at any moment leaves what the next start opens.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from rtprov.errors import ConfigurationError
+
+FILE = "broker.sqlite3"
+LOCK = "lock"
+APPLICATION_ID = 0x72747076  # "rtpv", in the file's header
+VERSION = 2  # 1 had no deliveries below 0, and is brought up to date
+PREPARED = 32  # statements that are kept; SQLite keeps with each what it was last given
+
+_MAGIC = b"SQLite format 3\0"
+SCHEMA = """
+CREATE TABLE exchange (
+    name TEXT PRIMARY KEY, kind TEXT NOT NULL, auto_delete INTEGER NOT NULL, internal INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE queue (
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, arguments TEXT NOT NULL, auto_delete INTEGER NOT NULL, handed_out INTEGER NOT NULL
+);
+CREATE TABLE binding (
+    queue INTEGER NOT NULL, exchange TEXT NOT NULL, routing_key TEXT NOT NULL, PRIMARY KEY (queue, exchange, routing_key)
+) WITHOUT ROWID;
+CREATE TABLE message (
+    id INTEGER PRIMARY KEY, time REAL NOT NULL, expires_at REAL, deliveries INTEGER NOT NULL,
+    exchange TEXT NOT NULL, routing_key TEXT NOT NULL, header BLOB NOT NULL, body BLOB NOT NULL
+);
+"""
+
+
+def open_file(directory: Path) -> tuple[sqlite3.Connection, int]:
+    """Open the file in `directory`, both made where missing; return the connection and the lock's file descriptor.
+
+    Raises `ConfigurationError`; nothing is changed then.
+    """
+    path = directory / FILE
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise ConfigurationError(f"{directory}: cannot keep the broker's state here: {error.strerror}") from None
+    try:
+        _take(lock, directory)
+        if not path.exists():
+            create(path)
+        _check_header(path)
+        _check(path)
+        return _connect(path), lock
+    except (sqlite3.Error, OSError) as error:
+        os.close(lock)
+        raise ConfigurationError(f"{path}: cannot be used as the broker's state: {error}; nothing was changed") from None
+    except BaseException:
+        os.close(lock)
+        raise
+
+
+def _take(lock: int, directory: Path) -> None:
+    """Whoever holds the lock owns the folder; it goes with the process, however that ends."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ConfigurationError(f"{directory}: another broker is running on this state; give each its own --state") from None
+
+
+def create(path: Path) -> None:
+    """Make the file, WAL and all, under another name first: there is never half a database."""
+    fresh = path.with_suffix(".new")
+    for left in (fresh, _beside(fresh, "journal"), _beside(fresh, "wal")):
+        left.unlink(missing_ok=True)
+    os.close(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    with closing(sqlite3.connect(fresh, isolation_level=None)) as connection:
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        connection.executescript(f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; {SCHEMA}")
+        connection.execute("PRAGMA journal_mode = WAL")
+    fresh.rename(path)
+    handle = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _beside(path: Path, what: str) -> Path:
+    return path.with_name(f"{path.name}-{what}")
+
+
+def _check_header(path: Path) -> None:
+    """Look before SQLite does: it would bring a foreign file up to date (https://www.sqlite.org/fileformat2.html#the_database_header)."""
+    with path.open("rb") as file:
+        header = file.read(100)
+    if len(header) < 100 or not header.startswith(_MAGIC) or int.from_bytes(header[68:72], "big") != APPLICATION_ID:
+        raise ConfigurationError(f"{path}: is no database of rtprov's broker; nothing was changed")
+    version = int.from_bytes(header[60:64], "big")
+    if not 1 <= version <= VERSION:
+        raise ConfigurationError(f"{path}: was written by another version of rtprov (format {version}, not {VERSION}); nothing was changed")
+
+
+def _check(path: Path) -> None:
+    """Look for damage without the means to change anything: to close a database that could be written would move its log into it.
+
+    Without locks (`_take` has one) and alone, so that SQLite needs no file for memory to share: a full disk has no room for that.
+    """
+    if _beside(path, "journal").exists():
+        return  # format 1 killed within its first start: nothing was ever kept in it, and only a writer can roll the journal back
+    uri = f"{path.absolute().as_uri()}?mode=ro&vfs=unix-none"
+    with closing(sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None)) as connection:
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    if verdict != "ok":
+        raise ConfigurationError(f"{path}: is damaged: {' '.join(verdict.split())}")
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=PREPARED)
+    try:
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA journal_size_limit = 67108864")
+        connection.execute("BEGIN IMMEDIATE")  # which takes the file's lock now, and not with the first write
+        if connection.execute("PRAGMA user_version").fetchone() != (VERSION,):
+            connection.execute(f"PRAGMA user_version = {VERSION}")
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
