@@ -30,7 +30,7 @@ RESIDENT_BYTES = 8 * 1024 * 1024
 class Backlog:
     """`on_page` is called when a page has come that was on its way; `loading` fires then, and is None while none is.
 
-    A page that cannot be read is asked for again by whatever looks for the head next.
+    Should a storage fail to load a page, it is asked for again by whatever looks for the head next.
     """
 
     _log = Logger()
@@ -46,7 +46,7 @@ class Backlog:
     _paged: int = 0  # messages that only the storage has
     _paged_after: int = 0
     _last: int = 0
-    _handed_out: int = 0  # by an earlier run, up to this position
+    _out_before: int = 0  # an earlier run has handed out what lies up to this position
     _behind: deque[Entry] = attrs.Factory(deque)  # what is not stored and came while others were paged out
     _purges: int = 0
 
@@ -56,7 +56,7 @@ class Backlog:
     def restore(self, stored: StoredQueue) -> None:
         """Take over what the storage has, at the start."""
         self._paged, self._paged_after, self._last = stored.count, stored.first - 1, stored.last
-        self._handed_out = stored.handed_out
+        self._out_before = stored.handed_out
 
     # In.
 
@@ -144,7 +144,7 @@ class Backlog:
 
     def _entry_of(self, record: Record) -> Entry:
         """What an earlier run may have had out when it ended counts one delivery more."""
-        out = record.position <= self._handed_out and not record.waits
+        out = record.position <= self._out_before and not record.waits
         deliveries = record.deliveries + out
         return Entry(record.position, record.message, record.expires_at, deliveries, deliveries > 0, stored=True)
 

@@ -52,8 +52,9 @@ class BrokerProtocol(Protocol):
         self._parser = FrameParser(factory.limits.frame_bytes)
         self._closing = self._gone = False
         self._timer: IDelayedCall | None = None
+        self._reading: IDelayedCall | None = None  # while a method waits for messages from the disk
         self._heartbeat = Heartbeat(clock=factory.clock, beat=lambda: self._write(HEARTBEAT), dead=self._on_silence)
-        self._backlog = 0  # bytes written since the client has stopped reading
+        self._unread_bytes = 0  # written since the client has stopped reading
         self._frames: deque[Frame] = deque()  # received, and not yet carried out
 
     # The transport.
@@ -72,7 +73,7 @@ class BrokerProtocol(Protocol):
 
     def resumeProducing(self) -> None:
         self.writable = True
-        self._backlog = 0
+        self._unread_bytes = 0
         for channel in self.channels:
             channel.consuming.pump()
         self._listen_again()
@@ -91,7 +92,7 @@ class BrokerProtocol(Protocol):
         assert self.transport is not None
         self.transport.write(data)
         if not self.writable:
-            self._backlog += len(data)
+            self._unread_bytes += len(data)
 
     def send_method(self, channel: int, method: base.Frame) -> None:
         self.write(encode_method(channel, method))
@@ -108,7 +109,7 @@ class BrokerProtocol(Protocol):
 
     @property
     def _listening(self) -> bool:
-        return not self._held and self._backlog <= self.factory.limits.backlog_bytes
+        return not self._held and self._unread_bytes <= self.factory.limits.backlog_bytes
 
     def _listen_again(self) -> None:
         """Go on with what was received, then with what comes."""
@@ -127,6 +128,7 @@ class BrokerProtocol(Protocol):
                     self._on_frame(frame)
         except NotYet as wait:
             self._frames.appendleft(frame)
+            self._reading = self.factory.clock.callLater(self.factory.limits.reading_s, self._on_unreadable)
             self.hold(wait.until)
         except AmqpError as error:
             self._close(error)
@@ -164,7 +166,14 @@ class BrokerProtocol(Protocol):
         self.transport.pauseProducing()  # type: ignore[attr-defined]
         until.addBoth(self._unhold)
 
+    def _on_unreadable(self) -> None:
+        """A method has waited too long for messages from the disk."""
+        self._frames.clear()
+        self._close(AmqpError(541, f"INTERNAL_ERROR - messages could not be read for {self.factory.limits.reading_s:g} s"))
+        self._unhold(None)
+
     def _unhold(self, _: object) -> None:
+        self._stop_reading()
         self._held = False
         self._heartbeat.received_at = self.factory.clock.seconds()
         self._listen_again()
@@ -272,6 +281,7 @@ class BrokerProtocol(Protocol):
         self._frames.clear()
         self.writable = False
         self._stop_timer()
+        self._stop_reading()
         self._heartbeat.stop()
         self._release()
         self._end_turn()
@@ -281,6 +291,11 @@ class BrokerProtocol(Protocol):
         """Give everything back that the client held."""
         self.channels.release()
         self.engine.owner_gone(self)
+
+    def _stop_reading(self) -> None:
+        reading, self._reading = self._reading, None
+        if reading is not None and reading.active():
+            reading.cancel()
 
     def _stop_timer(self) -> None:
         timer, self._timer = self._timer, None

@@ -13,8 +13,11 @@ from pamqp import encode
 from pamqp.commands import Basic
 
 from rtprov.amqp.fields import table_fields
+from rtprov.amqp.framing import DEFAULT_FRAME_MAX, FRAME_OVERHEAD
 
 EMPTY_TABLE = bytes(4)
+MAX_BYTES = DEFAULT_FRAME_MAX - FRAME_OVERHEAD - 64  # a header is one frame, and a number may be added as it is handed out
+ACCEPTED_BYTES = MAX_BYTES - 4096  # from clients: there is room for x-death
 
 _start = struct.Struct(">HHQH")  # class, weight, the body's size, a flag for each property that is there
 _length = struct.Struct(">I")

@@ -129,7 +129,7 @@ class Engine:
     ) -> AnyQueue:
         """§1.7.2.1. An exclusive queue belongs to `owner`, a connection."""
         if not passive:
-            queue_kind(name, arguments)
+            kind = queue_kind(name, arguments)
             durable = durable and not exclusive  # it ends with its connection
         if name == "" and not passive:
             name = self._unused_name()
@@ -147,6 +147,7 @@ class Engine:
             _refuse_reserved("queue", name)
         if len(self.queues) >= MAX_QUEUES:
             raise AmqpError(506, f"RESOURCE_ERROR - at most {MAX_QUEUES} queues")
+        check_properties(name, kind, durable=durable, exclusive=exclusive, auto_delete=auto_delete)
         queue = self._make_queue(name, durable, auto_delete, owner if exclusive else None, arguments)
         if durable:
             self.storage.queue_declared(name, arguments, auto_delete)
@@ -159,8 +160,7 @@ class Engine:
         return name
 
     def _make_queue(self, name: str, durable: bool, auto_delete: bool, owner: object | None, arguments: Mapping[str, Any]) -> AnyQueue:
-        kind = queue_kind(name, arguments)
-        check_properties(name, kind, durable=durable, exclusive=owner is not None, auto_delete=auto_delete)
+        kind = arguments.get("x-queue-type", "classic")
         if kind == "stream":
             ages = [age for age in (max_age_s(arguments), self._max_age_s) if age is not None]
             return Stream(name, dict(arguments), self.storage, self._now, min(ages, default=None))
@@ -193,7 +193,7 @@ class Engine:
     def bind(self, queue: AnyQueue, exchange_name: str, key: str) -> None:
         """§1.7.2.3."""
         exchange = self.named_exchange(exchange_name)
-        if exchange.key_count(queue.name) >= MAX_KEYS:
+        if not exchange.is_bound(queue.name, key) and exchange.key_count(queue.name) >= MAX_KEYS:
             raise AmqpError(506, f"RESOURCE_ERROR - at most {MAX_KEYS} bindings of a queue to an exchange")
         exchange.bind(queue.name, key)
         if exchange.durable and queue.durable and queue.owner is None:

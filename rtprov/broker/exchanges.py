@@ -48,6 +48,10 @@ class Exchange:
         """By how many keys a queue is bound."""
         return len(self._keys.get(queue, ()))
 
+    def is_bound(self, queue: str, key: str) -> bool:
+        """Whether a queue is bound by this key."""
+        return key in self._keys.get(queue, ())
+
     def bind(self, queue: str, key: str) -> None:
         """Binding twice is binding once."""
         self.bindings.setdefault(key, {})[queue] = None

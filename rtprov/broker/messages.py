@@ -9,7 +9,7 @@ import attrs
 from pamqp.commands import Basic
 
 from rtprov.amqp.codec import decode_header
-from rtprov.broker.content_header import join, number, split, with_headers
+from rtprov.broker.content_header import MAX_BYTES, join, number, split, with_headers
 
 MAX_EXPIRATION_MS = 10 * 365 * 86400 * 1000  # RabbitMQ's
 MAX_DIGITS = 20
@@ -64,8 +64,13 @@ class Message:
         return header[:table_at] + _length.pack(length + len(field)) + header[table_at + 4 : end] + field + header[end:]
 
     def with_parts(self, parts: Mapping[str, bytes]) -> Message:
-        """The same message with these properties instead, as `rtprov.broker.content_header` has them. Raises `AmqpError` as a decoder."""
+        """The same message with these properties instead, as `rtprov.broker.content_header` has them.
+
+        Raises ValueError where they have no room in a frame, or `AmqpError` as a decoder does.
+        """
         header = join(parts, len(self.body))
+        if len(header) > MAX_BYTES:
+            raise ValueError(f"a content header of {len(header)} bytes")
         return attrs.evolve(self, properties=decode_header(header).properties, header=header)
 
 

@@ -30,8 +30,8 @@ class Limits:
     """What one client may take. Sizes in bytes, times in seconds.
 
     Who leaves more than `backlog_bytes` unread is not listened to until it has read that; nor is a publisher while messages in all queues
-    together take more than `memory_bytes` of memory. Unfinished bodies of all clients together may
-    take `unfinished_bytes`.
+    together take more than `memory_bytes` of memory. Unfinished bodies of all clients together may take `unfinished_bytes`. A method that
+    waits longer than `reading_s` for messages from the disk costs the connection.
     """
 
     connections: int = 1000
@@ -43,6 +43,7 @@ class Limits:
     unfinished_bytes: int = 128 * 1024 * 1024
     handshake_s: float = 10.0
     closing_s: float = 5.0
+    reading_s: float = 30.0
     heartbeat_s: int = 60
 
 
@@ -77,10 +78,11 @@ class BrokerFactory(Factory):
         self._stopped = self._crowded = False
         self._gone: Deferred[None] | None = None
         self._expiration: IDelayedCall | None = None
+        self._telling: IDelayedCall | None = None
         engine.storage.on_trouble = self._on_disk_trouble
         engine.memory.limit = limits.memory_bytes
         engine.memory.on_change = self._on_memory
-        engine.memory.later = lambda call: clock.callLater(0, call)
+        engine.memory.later = self._tell_later
         engine.after_work = self.end_turn
 
     def startFactory(self) -> None:
@@ -112,6 +114,10 @@ class BrokerFactory(Factory):
             self._log.info("messages in memory take {bytes} bytes: publishers go on", bytes=self.engine.memory.used)
         self._set_alarm("memory", "low on memory" if full else None)
 
+    def _tell_later(self, tell: Callable[[], None]) -> None:
+        if not self._stopped:
+            self._telling = self.clock.callLater(0, tell)
+
     def _set_alarm(self, name: str, reason: str | None) -> None:
         before = self.alarm
         if reason is None:
@@ -125,9 +131,10 @@ class BrokerFactory(Factory):
     def stop(self) -> Deferred[None]:
         """Close every connection in the orderly way, those that do not answer after a while. Fires when all are gone."""
         self._stopped = True
-        if self._expiration is not None:
-            self._expiration.cancel()
-            self._expiration = None
+        for call in (self._expiration, self._telling):
+            if call is not None and call.active():
+                call.cancel()
+        self._expiration = self._telling = None
         for connection in self.connections:
             connection.retire()  # all of them first: what one gives back is not for the next
         for connection in list(self.connections):

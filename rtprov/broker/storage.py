@@ -127,7 +127,7 @@ class Storage(Protocol):
     def load(self, queue: str, after: int, upto: int) -> Deferred[Sequence[Record]]:
         """Fire with the next messages at positions over `after` and up to `upto`, in order: at most `PAGE_MESSAGES`, of about `PAGE_BYTES`.
 
-        What was told before is seen. An empty answer means that there is none.
+        What was told before is seen. An empty answer means that there is none. Where the disk cannot be read for a while, it takes as long.
         """
 
     def position_at(self, stream: str, time: float) -> Deferred[int | None]:

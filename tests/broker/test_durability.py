@@ -15,7 +15,7 @@ from rtprov.broker import sqlite, streams
 from rtprov.broker.server import make_broker
 from rtprov.broker.sqlite import SqliteStorage
 from rtprov.broker.storage import Storage
-from rtprov.errors import Overloaded
+from rtprov.errors import AmqpError, Overloaded
 from tests.broker.cases import BrokerContract, EmbeddedTestCase, SqliteTestCase
 
 PERSISTENT = 2
@@ -226,6 +226,15 @@ class Crash(DurableCase):
         await self.publish("a.c", b"after", exchange="amq.topic", delivery_mode=PERSISTENT)
         self.assertEqual(await self.drained(declare.queue, 2), [(b"before", False), (b"after", False)])
 
+    async def test_what_is_no_longer_accepted(self) -> None:
+        """A queue that an earlier version has accepted does not keep the broker from starting, whatever is asked of new ones."""
+        channel = await self.channel()
+        queue = await self.queue(channel, "quorum", {"x-dead-letter-exchange": "amq.fanout"})
+        await self.publish(queue, b"body")
+        self.sql("UPDATE queue SET arguments = replace(arguments, 'amq.fanout', hex(zeroblob(200)))")
+        await self.crash()
+        self.assertEqual(await self.drained(queue, 1), [(b"body", False)])
+
 
 class GroupCommit(DurableCase):
     async def test_confirms_wait_for_the_disk(self) -> None:
@@ -358,6 +367,23 @@ class LongQueues(DurableCase):
             rest[-1].ack()
             rest.append(await inbox.next())
         self.assertLess(len(rest), 4)
+
+    async def test_get_does_not_wait_for_ever(self) -> None:
+        """Who gets from a queue whose page does not come is told so after a while, with 541; the message is there for the next."""
+        channel = await self.channel(await self.connect(call_deadline_s=1000.0))
+        queue = await self.queue(channel, "quorum")
+        await self.publish(queue, *(b"%d" % number for number in range(5)))
+        self.stop_disk()
+        for _ in range(2):
+            await self.get(channel, queue)
+        closed = channel.client.when_lost()
+        channel.basic_get(queue=queue).addErrback(lambda reason: reason.trap(AmqpError))
+        self.network.advance(self.broker.limits.reading_s + 1)
+        await closed
+        self.assertIsInstance(channel.client.failure, AmqpError)
+        self.assertEqual(getattr(channel.client.failure, "reply_code", None), 541)
+        self.start_disk()
+        self.assertEqual([body for body, _ in await self.drained(queue, 3)], [b"2", b"3", b"4"])
 
 
 class FullMemory(EmbeddedTestCase, BrokerContract):

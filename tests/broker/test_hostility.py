@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from pamqp import base
 from pamqp.commands import INDEX_MAPPING, Basic, Channel, Confirm, Connection, Exchange, Queue
 
+from rtprov.amqp._txamqp import Content
 from rtprov.amqp.codec import encode_header
 from rtprov.amqp.framing import PROTOCOL_HEADER, encode_content, encode_method
+from rtprov.broker.content_header import ACCEPTED_BYTES
 from rtprov.broker.engine import MAX_EXCHANGES, MAX_KEYS, MAX_QUEUES
 from tests.broker.cases import BrokerContract, EmbeddedTestCase
 from tests.broker.raw import LOGIN, RawClient
@@ -263,6 +265,15 @@ class FloodTests(EmbeddedTestCase, BrokerContract):
         await honest.hear(Basic.Return)
         self.assertEqual(self.broker.unfinished_bytes, 0)
         honest.end()
+
+    async def test_large_properties(self) -> None:
+        """Properties that leave no room in a frame for what the broker adds are refused with 406: they would stop whoever consumes them."""
+        channel = await self.channel()
+        queue = await self.queue(channel)
+        await self.publish(queue, b"", headers={"large": "x" * (ACCEPTED_BYTES - 100)})
+        properties = Basic.Properties(headers={"large": "x" * ACCEPTED_BYTES})
+        await channel.basic_publish(routing_key=queue, content=Content(b"", None, properties))
+        await self.refused(channel, Basic.Qos(), 406, "properties")
 
     async def test_topic_of_many_hashes(self) -> None:
         """A binding and a routing key made to be slow to compare are not."""

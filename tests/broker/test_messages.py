@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov.amqp.codec import decode_header, encode_header
 from rtprov.amqp.fields import MAX_FIELDS
-from rtprov.broker.content_header import join, split
+from rtprov.broker.content_header import MAX_BYTES, join, split
 from rtprov.broker.dead_letters import EXPIRED, dead_letter
 from rtprov.broker.messages import Message
 
@@ -121,6 +121,12 @@ class DeathTests(SynchronousTestCase):
             assert letter is not None
             self.assertIn(b"\x05countl" + count.to_bytes(8, "big"), letter.header)
             given = letter
+
+    def test_no_room_in_a_frame(self) -> None:
+        """Headers that would outgrow a frame together with ours go, and the letter stays."""
+        headers = self.letter(encode_header(Basic.Properties(headers={"large": "x" * MAX_BYTES}), 3))
+        self.assertNotIn("large", headers)
+        self.assertEqual(len(headers["x-death"]), 1)
 
     def test_no_room(self) -> None:
         """A message with as many headers as a message may have loses them, and not its place among the dead letters."""

@@ -278,6 +278,14 @@ class QueuesContract(BrokerContract):
         await self.refused(await self.channel(), Queue.Bind(queue=locked, exchange=missing), 404, "exchange")
         await self.refused(await self.channel(), Queue.Bind(queue=missing, exchange="amq.topic"), 404, "queue")
 
+    async def test_bind_again(self) -> None:
+        """Binding by a key again is no binding more, also where there is no room for one."""
+        channel = await self.channel()
+        queue = await self.queue(channel)
+        for number in range(1000):
+            await channel.queue_bind(queue=queue, exchange="amq.direct", routing_key=f"{number}", nowait=True)
+        await self.ask(channel, Queue.Bind(queue=queue, exchange="amq.direct", routing_key="7"))
+
     async def refuses(self, kind: str, *refused: dict[str, Any]) -> None:
         for arguments in refused:
             method = Queue.Declare(queue=self.name(), durable=True, arguments={"x-queue-type": kind, **arguments})
