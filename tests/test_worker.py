@@ -11,12 +11,12 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov.amqp.topology import Shard
-from rtprov.attempts import Attempts, retry_pause_s
+from rtprov.attempts import Attempts
 from rtprov.breaker import Breaker
 from rtprov.errors import EquipmentUnreachable
 from rtprov.gate import Gate
 from rtprov.model import Finished, Requested, Started, State, Task
-from rtprov.quarantine import GIVE_UP_AFTER, Quarantine
+from rtprov.quarantine import Quarantine
 from rtprov.store import Store
 from rtprov.wire import encode_task
 from rtprov.worker import RENEW_AFTER_S, RENEW_LOOK_S, ShardWorker
@@ -171,111 +171,6 @@ class Order(WorkerTestCase):
         self.assertEqual(self.equipment.under_way, [task_id(number) for number in (0, 20, 21, 22, 23)])
         self.equipment.calls[1].end()
         self.assertEqual(len(self.equipment.under_way), 5)
-
-
-class Deadly(WorkerTestCase):
-    """Tasks in whose calls other processes have died."""
-
-    def deaths(self, number: int, equipment_id: str, deaths: int) -> FakeDelivery:
-        """Deliver a task that so many processes have begun before, and never ended."""
-        self.store.apply(Requested(task_id(number), equipment_id, EPOCH))
-        for attempt in range(1, deaths + 2):
-            self.store.apply(Started(task_id(number), equipment_id, EPOCH, attempt, f"p0.{attempt}"))
-        return self.deliver(number, equipment_id, redelivered=True)
-
-    def test_suspects_run_alone_at_last(self) -> None:
-        """Of several tasks that have seen some processes die, one is called at a time; others are called beside them."""
-        for number in range(3):
-            self.deaths(number, f"DEVICE{number}", 7)
-        self.deliver(9, "DEVICE9")
-        self.assertEqual(self.equipment.under_way, [task_id(0), task_id(9)])
-        self.equipment.calls[0].end()
-        self.assertEqual(self.equipment.under_way, [task_id(9), task_id(1)])
-
-    def test_given_up(self) -> None:
-        """A task that has killed one process after another goes to the dead letters without a further call, and its device goes on."""
-        delivery = self.deaths(1, "DEVICE1", GIVE_UP_AFTER)
-        self.assertEqual((delivery.settled, self.equipment.calls), ("dead", []))
-        self.deliver(2)
-        self.assertEqual(self.equipment.under_way, [task_id(2)])
-
-    def test_drained(self) -> None:
-        """A worker that is stopped does not wait for suspects that wait for one another."""
-        for number in range(2):
-            self.deaths(number, f"DEVICE{number}", 7)
-        drained = self.drain()
-        self.equipment.calls[0].end()
-        self.successResultOf(drained)
-        self.assertEqual(len(self.equipment.calls), 1)
-
-
-class Retries(WorkerTestCase):
-    def fail_call(self, retry_after_s: float | None = None) -> None:
-        self.equipment.calls[-1].break_off(EquipmentUnreachable("refused", retry_after_s))
-
-    def test_an_outage_is_waited_out(self) -> None:
-        """After an outage the task pauses, holds no slot, and is called again; its attempts are journalled."""
-        self.deliver(1)
-        self.fail_call()
-        self.assertEqual(self.equipment.under_way, [])
-        self.assertIs(self.state(1), State.RUNNING)
-        for number in range(2, 7):
-            self.deliver(number, f"DEVICE{number}")
-        self.assertEqual(len(self.equipment.under_way), 5)
-        self.clock.advance(1.0)
-        self.assertNotIn(task_id(1), self.equipment.under_way)
-        self.equipment.calls[-1].end()
-        self.assertIn(task_id(1), self.equipment.under_way)
-        self.assertEqual(self.store.attempts(task_id(1)), 2)
-
-    def test_patience(self) -> None:
-        """The task is tried with growing pauses until its patience is over, and then has failed."""
-        delivery = self.deliver(1)
-        while delivery.settled is None:
-            self.fail_call()
-            self.clock.advance(0)
-            while not self.equipment.under_way and delivery.settled is None:
-                self.clock.advance(0.5)
-                self.assertLess(self.clock.seconds(), 700.0)
-        self.assertGreaterEqual(self.clock.seconds(), 599.0)
-        self.assertIs(self.state(1), State.FAILED)
-        self.assertGreater(len(self.equipment.calls), 10)
-        self.assertLess(len(self.equipment.calls), 40)
-
-    def test_patience_survives_a_failover(self) -> None:
-        """Patience counts from the first attempt, whoever made it."""
-        self.store.apply(Started(task_id(1), "DEVICE1", EPOCH - 590.0, 7))
-        delivery = self.deliver(1, redelivered=True)
-        self.fail_call()
-        self.clock.advance(11.0)
-        self.assertEqual(self.store.attempts(task_id(1)), 9)
-        self.fail_call()
-        self.assertEqual(delivery.settled, "ack")
-        self.assertIs(self.state(1), State.FAILED)
-
-    def test_retry_after_is_honoured(self) -> None:
-        """A's own Retry-After is waited for, even where our pause would be shorter."""
-        self.deliver(1)
-        self.fail_call(retry_after_s=100.0)
-        self.clock.advance(99.9)
-        self.assertEqual(self.equipment.under_way, [])
-        self.clock.advance(0.2)
-        self.assertEqual(self.equipment.under_way, [task_id(1)])
-
-    def test_retry_after_beyond_patience(self) -> None:
-        """When A asks for more than is left of the patience, the task has failed at once."""
-        delivery = self.deliver(1)
-        self.fail_call(retry_after_s=601.0)
-        self.assertEqual(delivery.settled, "ack")
-        self.assertIs(self.state(1), State.FAILED)
-
-    def test_pauses(self) -> None:
-        """Pauses double from 1 s to 60 s, jittered down to a half."""
-        rng = random.Random(1)
-        for attempt, longest in ((1, 1.0), (2, 2.0), (6, 32.0), (7, 60.0), (1000, 60.0)):
-            pauses = [retry_pause_s(attempt, rng) for _ in range(50)]
-            self.assertTrue(all(longest / 2 <= pause <= longest for pause in pauses), (attempt, pauses))
-            self.assertGreater(len(set(pauses)), 10)
 
 
 class Reconnection(WorkerTestCase):

@@ -126,7 +126,8 @@ class HeaderTests(SynchronousTestCase):
     def test_types_apart(self) -> None:
         """What is wrong stays wrong after something equal of another type was right."""
         encode_header(Basic.Properties(delivery_mode=2), 0)
-        self.assertRaises(TypeError, encode_header, Basic.Properties(delivery_mode=2.0), 0)  # type: ignore[arg-type]
+        wrong: Any = 2.0
+        self.assertRaises(TypeError, encode_header, Basic.Properties(delivery_mode=wrong), 0)
 
     def test_small_negative(self) -> None:
         """A small negative number is read as such."""

@@ -21,12 +21,6 @@ class _Client(Protocol):
         self.reason = reason
 
 
-def _transport() -> StringTransport:
-    transport = StringTransport()
-    transport.abortConnection = transport.loseConnection  # type: ignore[method-assign]
-    return transport
-
-
 def failure_of_handshake(hostname: str, trusted: trustme.CA, issuer: trustme.CA) -> BaseException:
     """How a client fails that calls `hostname` and trusts one CA, at a server that is called ``localhost`` by another."""
     identity = issuer.issue_cert("localhost")
@@ -36,7 +30,7 @@ def failure_of_handshake(hostname: str, trusted: trustme.CA, issuer: trustme.CA)
     protocol = _Client()
     client = TLSMemoryBIOFactory(optionsForClientTLS(hostname, trust_root), True, Factory.forProtocol(lambda: protocol)).buildProtocol(None)
     server = TLSMemoryBIOFactory(server_options, False, Factory.forProtocol(Protocol)).buildProtocol(None)
-    ends: list[tuple[TLSMemoryBIOProtocol, StringTransport]] = [(client, _transport()), (server, _transport())]
+    ends: list[tuple[TLSMemoryBIOProtocol, StringTransport]] = [(client, StringTransport()), (server, StringTransport())]
     for end, transport in ends:
         end.makeConnection(transport)
     for _ in range(4):
