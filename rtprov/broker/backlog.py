@@ -143,9 +143,8 @@ class Backlog:
             self._take_behind(self._last + 1)
 
     def _entry_of(self, record: Record) -> Entry:
-        """What an earlier run may have had out when it ended counts one delivery more."""
-        out = record.position <= self._out_before and not record.waits
-        deliveries = record.deliveries + out
+        """What an earlier run has handed out counts as having come back: it did when that ended, if not before."""
+        deliveries = max(record.deliveries, int(record.position <= self._out_before))
         return Entry(record.position, record.message, record.expires_at, deliveries, deliveries > 0, stored=True)
 
     def _take_behind(self, before: int) -> None:

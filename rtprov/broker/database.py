@@ -61,14 +61,14 @@ class Batch:
     statements: list[tuple[str, tuple[Any, ...]]] = attrs.Factory(list)
     added: dict[int, Row] = attrs.Factory(dict)
     removed: list[int] = attrs.Factory(list)
-    returned: dict[int, int] = attrs.Factory(dict)
+    handed_out_again: dict[int, int] = attrs.Factory(dict)
     handed_out: dict[int, int] = attrs.Factory(dict)
     ranges: list[tuple[int, int]] = attrs.Factory(list)
     size: int = 0
 
     @property
     def empty(self) -> bool:
-        return not (self.statements or self.added or self.removed or self.returned or self.handed_out or self.ranges)
+        return not (self.statements or self.added or self.removed or self.handed_out_again or self.handed_out or self.ranges)
 
 
 class Database:
@@ -185,7 +185,7 @@ def _steps(batch: Batch) -> Iterator[tuple[str, Sequence[Any]]]:
     for start in range(0, len(batch.removed), STATEMENT_ROWS):
         ids = batch.removed[start : start + STATEMENT_ROWS]
         yield _many("DELETE FROM message WHERE id IN (%s)", "?", len(ids)), ids
-    for identity, count in batch.returned.items():
+    for identity, count in batch.handed_out_again.items():
         yield "UPDATE message SET deliveries = ? WHERE id = ?", (count, identity)
     for identity, upto in batch.handed_out.items():
         yield "UPDATE queue SET handed_out = ? WHERE id = ?", (upto, identity)
@@ -218,7 +218,6 @@ def _position(row: int) -> int:
 
 
 def _record(row: Row) -> Record:
-    # Deliveries below 0 are those of a message that came back and waits: see `Record`.
     identity, time, expires_at, deliveries, exchange, routing_key, header, body = row
     message = Message(exchange, routing_key, decode_header(header).properties, header, body)
-    return Record(_position(identity), time, message, expires_at, abs(deliveries), deliveries < 0)
+    return Record(_position(identity), time, message, expires_at, deliveries)

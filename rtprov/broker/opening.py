@@ -16,7 +16,7 @@ from rtprov.errors import ConfigurationError
 FILE = "broker.sqlite3"
 LOCK = "lock"
 APPLICATION_ID = 0x72747076  # "rtpv", in the file's header
-VERSION = 2  # 1 had no deliveries below 0, and is brought up to date
+VERSION = 1
 PREPARED = 32  # statements that are kept; SQLite keeps with each what it was last given
 
 _MAGIC = b"SQLite format 3\0"
@@ -101,7 +101,7 @@ def _check_header(path: Path) -> None:
     if len(header) < 100 or not header.startswith(_MAGIC) or int.from_bytes(header[68:72], "big") != APPLICATION_ID:
         raise ConfigurationError(f"{path}: is no database of rtprov's broker; nothing was changed")
     version = int.from_bytes(header[60:64], "big")
-    if not 1 <= version <= VERSION:
+    if version != VERSION:
         raise ConfigurationError(f"{path}: was written by another version of rtprov (format {version}, not {VERSION}); nothing was changed")
 
 
@@ -111,7 +111,7 @@ def _check(path: Path) -> None:
     Without locks (`_take` has one) and alone, so that SQLite needs no file for memory to share: a full disk has no room for that.
     """
     if _beside(path, "journal").exists():
-        return  # format 1 killed within its first start: nothing was ever kept in it, and only a writer can roll the journal back
+        return  # an earlier version was killed in its first start: nothing was kept yet, and only a writer can roll the journal back
     uri = f"{path.absolute().as_uri()}?mode=ro&vfs=unix-none"
     with closing(sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None)) as connection:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -128,8 +128,6 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA journal_size_limit = 67108864")
         connection.execute("BEGIN IMMEDIATE")  # which takes the file's lock now, and not with the first write
-        if connection.execute("PRAGMA user_version").fetchone() != (VERSION,):
-            connection.execute(f"PRAGMA user_version = {VERSION}")
         connection.execute("COMMIT")
     except BaseException:
         connection.close()

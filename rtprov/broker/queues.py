@@ -176,8 +176,8 @@ class Queue:
         if entry.position > self._handed_out:
             self._handed_out = entry.position
             self.storage.handed_out(self.name, entry.position)
-        else:
-            self.storage.redelivered(self.name, entry.position, entry.deliveries)
+        if entry.deliveries:
+            self.storage.handed_out_again(self.name, entry.position, entry.deliveries + 1)
 
     def header_for(self, entry: Entry) -> bytes:
         """The content header to hand an entry out with; quorum queues tell how often it came back."""
@@ -221,8 +221,6 @@ class Queue:
                 entry.position = self._next_position
                 self._put(entry, entry.expires_at)
             else:
-                if entry.stored:
-                    self.storage.returned(self.name, entry.position, entry.deliveries)
                 self._returns += 1
                 self._backlog.put_back(entry, self._returns if self.kind == "quorum" else entry.position)
         self._look_at_head()

@@ -120,11 +120,8 @@ class SqliteStorage:
     def handed_out(self, queue: str, position: int) -> None:
         self._batch.handed_out[self._ids[queue]] = position
 
-    def returned(self, queue: str, position: int, deliveries: int) -> None:
-        self._batch.returned[row_id(self._ids[queue], position)] = -deliveries
-
-    def redelivered(self, queue: str, position: int, deliveries: int) -> None:
-        self._batch.returned[row_id(self._ids[queue], position)] = deliveries
+    def handed_out_again(self, queue: str, position: int, deliveries: int) -> None:
+        self._batch.handed_out_again[row_id(self._ids[queue], position)] = deliveries
 
     # Reading: in the writer thread too, behind all that was told before.
 

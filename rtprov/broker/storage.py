@@ -25,8 +25,8 @@ class Record:
     """A message as it is stored in one queue or stream.
 
     `position` orders it there (a stream's offset) and is never given again. `time` is when it came, `expires_at` when it expires, both in
-    seconds since the epoch; `deliveries` counts how often it came back unsettled. `waits` tells that it came back and was not handed out
-    again: else what lies up to a queue's `handed_out` may have been delivered once more than that.
+    seconds since the epoch. `deliveries` counts how often it was handed out where that is more than once: once is what a queue's
+    `handed_out` tells.
     """
 
     position: int
@@ -34,7 +34,6 @@ class Record:
     message: Message
     expires_at: float | None = None
     deliveries: int = 0
-    waits: bool = False
 
     @property
     def size(self) -> int:
@@ -118,11 +117,8 @@ class Storage(Protocol):
     def handed_out(self, queue: str, position: int) -> None:
         """The messages up to this position may have been delivered."""
 
-    def returned(self, queue: str, position: int, deliveries: int) -> None:
-        """A message came back unsettled, for the `deliveries`th time, and waits."""
-
-    def redelivered(self, queue: str, position: int, deliveries: int) -> None:
-        """A message that has come back so often is handed out again."""
+    def handed_out_again(self, queue: str, position: int, deliveries: int) -> None:
+        """A message that had come back may have been delivered again: for the `deliveries`th time, counted from 1."""
 
     def load(self, queue: str, after: int, upto: int) -> Deferred[Sequence[Record]]:
         """Fire with the next messages at positions over `after` and up to `upto`, in order: at most `PAGE_MESSAGES`, of about `PAGE_BYTES`.
@@ -192,9 +188,7 @@ class MemoryStorage:
 
     def handed_out(self, queue: str, position: int) -> None: ...
 
-    def returned(self, queue: str, position: int, deliveries: int) -> None: ...
-
-    def redelivered(self, queue: str, position: int, deliveries: int) -> None: ...
+    def handed_out_again(self, queue: str, position: int, deliveries: int) -> None: ...
 
     def load(self, queue: str, after: int, upto: int) -> Deferred[Sequence[Record]]:
         records, page, size = self._queues.get(queue, {}), [], 0
