@@ -118,11 +118,7 @@ class BrokerChannel:
         self.answer(method, Queue.BindOk())
 
     def _on_queue_unbind(self, method: Queue.Unbind) -> None:
-        name = self._name(method.queue)
-        if name in self._engine.queues:  # unbinding what is not there succeeds, as in RabbitMQ
-            self._engine.unbind(self.queue(name), method.exchange, self._key(method))
-        elif not method.exchange:
-            self._engine.named_exchange(method.exchange)
+        self._engine.unbind(self._name(method.queue), method.exchange, self._key(method), self.connection)
         self.send(Queue.UnbindOk())
 
     def _key(self, method: Queue.Bind | Queue.Unbind) -> str:

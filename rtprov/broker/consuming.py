@@ -107,7 +107,7 @@ class Consuming:
 
     def on_consume(self, method: Basic.Consume) -> None:
         tag = method.consumer_tag or f"amq.ctag-{self._connection.factory.new_token()}"
-        if tag in self._consumers or tag == self._channel.replies.tag:
+        if tag in self._consumers or (tag == self._channel.replies.tag and method.queue != REPLY_TO):
             raise AmqpError(530, f"NOT_ALLOWED - attempt to reuse consumer tag '{tag}'", 60, 20)
         if len(self._consumers) >= MAX_CONSUMERS:
             raise AmqpError(506, f"RESOURCE_ERROR - at most {MAX_CONSUMERS} consumers a channel", 60, 20)

@@ -199,20 +199,19 @@ class Engine:
         if exchange.durable and queue.durable and queue.owner is None:
             self.storage.bound(queue.name, exchange_name, key)
 
-    def unbind(self, queue: AnyQueue, exchange_name: str, key: str) -> None:
-        """§1.7.2.5; unbinding from what is not there succeeds, as in RabbitMQ."""
-        if exchange_name and exchange_name not in self._exchanges:
-            return
-        exchange = self.named_exchange(exchange_name)
-        bound = exchange.unbind(queue.name, key)
-        self.storage.unbound(queue.name, exchange_name, key)
-        if bound:
+    def unbind(self, queue_name: str, exchange_name: str, key: str, owner: object) -> None:
+        """§1.7.2.5; unbinding what is not bound succeeds for everybody, as in RabbitMQ. Raises `AmqpError` 403, 405."""
+        _refuse_default(exchange_name)
+        exchange = self._exchanges.get(exchange_name)
+        if exchange is not None and exchange.is_bound(queue_name, key):
+            self.queue(queue_name, owner)
+            exchange.unbind(queue_name, key)
+            self.storage.unbound(queue_name, exchange_name, key)
             self._binding_gone(exchange)
 
     def named_exchange(self, name: str) -> Exchange:
         """An exchange that can be bound to, declared or deleted. Raises `AmqpError` 403 for the default one, 404."""
-        if name == "":
-            raise AmqpError(403, "ACCESS_REFUSED - operation not permitted on the default exchange")
+        _refuse_default(name)
         return self.exchange(name)
 
     def _binding_gone(self, exchange: Exchange) -> None:
@@ -318,6 +317,11 @@ def _show(marks: list[tuple[Stream, int]]) -> None:
 
 def _locked(name: str) -> AmqpError:
     return AmqpError(405, f"RESOURCE_LOCKED - cannot obtain exclusive access to locked queue '{name}' in vhost '/'")
+
+
+def _refuse_default(exchange_name: str) -> None:
+    if exchange_name == "":
+        raise AmqpError(403, "ACCESS_REFUSED - operation not permitted on the default exchange")
 
 
 def _refuse_reserved(what: str, name: str) -> None:

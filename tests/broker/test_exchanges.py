@@ -127,6 +127,16 @@ class ExchangesContract(BrokerContract):
         await self.ask(channel, Queue.Unbind(queue=queue, exchange=self.name("gone"), routing_key="b"))
         await self.ask(channel, Queue.Unbind(queue=self.name("gone"), exchange=exchange, routing_key="b"))
 
+    async def test_unbind_an_exclusive_queue(self) -> None:
+        """From what another connection's own queue is not bound by, anybody may unbind it; its bindings are a 405."""
+        channel, owner = await self.channel(), await self.channel()
+        exchange, queue = await self.exchange(channel, "direct"), self.name()
+        await self.ask(owner, Queue.Declare(queue=queue, exclusive=True))
+        await self.ask(owner, Queue.Bind(queue=queue, exchange=exchange, routing_key="a"))
+        await self.ask(channel, Queue.Unbind(queue=queue, exchange=exchange, routing_key="b"))
+        await self.ask(channel, Queue.Unbind(queue=queue, exchange=self.name("gone"), routing_key="a"))
+        await self.refused(channel, Queue.Unbind(queue=queue, exchange=exchange, routing_key="a"), 405)
+
     async def test_bind_to_what_is_not_there(self) -> None:
         """Binding needs both the queue and the exchange; the channel is closed."""
         connection = await self.connect()

@@ -95,11 +95,13 @@ class ReplyToContract(BrokerContract):
         await self.refused(await self.channel(), Basic.Consume(queue=REPLY_TO), 406, "reply consumer cannot acknowledge")
 
     async def test_second_consumer(self) -> None:
-        """A channel has one consumer of replies, and after its cancel may have another."""
-        channel, replies = await self.asker()
-        await self.ask(channel, Basic.Cancel(consumer_tag=replies.tag))
-        await self.inbox(channel, REPLY_TO, prefetch=0, no_ack=True)
-        await self.refused(channel, Basic.Consume(queue=REPLY_TO, no_ack=True), 406, "reply consumer already set")
+        """A channel has one consumer of replies, whatever the tag of the other, and after its cancel may have another."""
+        for same_tag in (False, True):
+            channel, replies = await self.asker()
+            await self.ask(channel, Basic.Cancel(consumer_tag=replies.tag))
+            replies = await self.inbox(channel, REPLY_TO, prefetch=0, no_ack=True)
+            second = Basic.Consume(queue=REPLY_TO, no_ack=True, consumer_tag=replies.tag if same_tag else "")
+            await self.refused(channel, second, 406, "reply consumer already set")
 
     async def test_declare(self) -> None:
         """The pseudo-queue can be declared, passively or not."""
