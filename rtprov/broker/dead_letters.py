@@ -52,8 +52,8 @@ def _deaths(message: Message) -> list[dict[str, Any]]:
 
 
 def _first_death(message: Message, queue: str, reason: str) -> dict[str, bytes]:
-    if "x-first-death-reason" in (message.properties.headers or {}):
-        return {}
+    if "x-death" in (message.properties.headers or {}):
+        return {}  # it was told then
     first = {"reason": reason, "queue": queue, "exchange": message.exchange}
     return {f"x-first-death-{what}": b"S" + encode.long_string(text) for what, text in first.items()}
 

@@ -73,6 +73,23 @@ class DeadLettersContract(BrokerContract):
             self.assertEqual((letter.properties.message_id, letter.properties.expiration), ("m", None))
             self.assertEqual(len(self.deaths(letter)), 1)
 
+    async def test_made_up_deaths(self) -> None:
+        """Where the first death was is told anew unless there is an ``x-death`` already, whoever wrote it."""
+        channel = await self.channel()
+        for kind in KINDS:
+            queue, dead = await self.pair(channel, kind)
+            inbox, dead_letters = await self.inbox(channel, queue), await self.inbox(channel, dead)
+            for headers, first in (
+                ({"x-first-death-reason": "mine"}, ["rejected", queue, ""]),
+                ({"x-death": [], "x-first-death-queue": "mine"}, [None, "mine", None]),
+                ({"x-death": "mine"}, [None, None, None]),
+            ):
+                await self.publish(queue, b"body", headers=headers)
+                (await inbox.next()).nack(requeue=False)
+                letter = await dead_letters.next()
+                found = letter.properties.headers or {}
+                self.assertEqual(([found.get(name) for name in FIRST], len(self.deaths(letter))), (first, 1), headers)
+
     async def test_own_key(self) -> None:
         """Without a dead-letter routing key the message keeps its own."""
         channel = await self.channel()
