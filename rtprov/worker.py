@@ -11,6 +11,7 @@ comes back here, the job *adopts* it.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
 from attrs import evolve
@@ -72,6 +73,8 @@ class ShardWorker:
         self._wall_clock = wall_clock
         self._jobs: dict[str, Job] = {}
         self._lanes: Lanes[Job] = Lanes()
+        self._next: deque[Job] = deque()
+        self._starting = False
         self._arrivals = Arrivals(queue=shard.work, store=store, journal=journal, clock=clock, enter=self._enter)
         self._renewal = LoopingCall(self._renew)
         self._renewal.clock = clock
@@ -150,9 +153,20 @@ class ShardWorker:
     # One job.
 
     def _start(self, job: Job) -> None:
-        job.running = Deferred.fromCoroutine(self._run(job))
-        job.running.addErrback(self._not_finished, job)
-        job.running.addCallback(self._leave, job)
+        """In a loop: hundreds may wait for a device, have nothing to do, and end as they begin, without nesting their calls."""
+        self._next.append(job)
+        if self._starting:
+            return
+        self._starting = True
+        while self._next:
+            self._begin(self._next.popleft())
+        self._starting = False
+
+    def _begin(self, job: Job) -> None:
+        running = job.running = Deferred.fromCoroutine(self._run(job))
+        running.addErrback(self._not_finished, job)
+        running.addCallback(self._leave, job)
+        running.addErrback(lambda reason: self._log.failure("{queue}: a lane does not go on", reason, queue=self._shard.work))
 
     def _not_finished(self, reason: Failure, job: Job) -> None:
         if reason.check(Deadly):

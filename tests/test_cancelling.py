@@ -43,6 +43,15 @@ class Cancelling(CancelTestCase):
         self.assertEqual(self.system.stub.calls, 2)
         self.assertEqual(self.system.workers[0].workers[0].held, 0)
 
+    def test_hundreds_for_one_device(self) -> None:
+        """However many of a device's tasks have nothing to do, its turn comes to the next one."""
+        first, *cancelled, last = (self.system.accepted(DEVICE) for _ in range(300))
+        for each in cancelled:
+            self.assertEqual(self.cancel(each), DONE)
+        self.system.network.advance(121)
+        self.assertEqual([self.status(DEVICE, each) for each in (first, last)], [COMPLETED, COMPLETED])
+        self.assertEqual((self.system.workers[0].workers[0].held, self.system.stub.calls), (0, 2))
+
     def test_again(self) -> None:
         """To cancel again is answered as the first time."""
         _, second = (self.system.accepted(DEVICE) for _ in range(2))
