@@ -56,7 +56,8 @@ class LimitedTLS(TLSMemoryBIOFactory):
         if self._connections is not None and not self._connections.room_for(_place(addr)):
             self._tell(addr)
             return None
-        return super().buildProtocol(addr)
+        wrapped = self.wrappedFactory.buildProtocol(addr)
+        return None if wrapped is None else self.protocol(self, wrapped)
 
     def registerProtocol(self, protocol: TLSMemoryBIOProtocol) -> None:
         new = protocol not in self.protocols  # Twisted registers each twice

@@ -29,13 +29,16 @@ class Suite(Old):
 
 
 class Everybody(Peers):
-    """Makes any number of peers."""
+    """Makes peers, as many as it has room for."""
 
     def __init__(self) -> None:
         super().__init__()
         self.peers: list[Peer] = []
+        self.room = 100
 
-    def buildProtocol(self, addr: object) -> Peer:
+    def buildProtocol(self, addr: object) -> Peer | None:  # type: ignore[override] # as IProtocolFactory has it
+        if len(self.peers) >= self.room:
+            return None
         self.peers.append(Peer())
         return self.peers[-1]
 
@@ -218,6 +221,12 @@ class ConnectionLimits(ServerTestCase):
         self.network.settle()
         self.assertEqual(self.connections.open, 0)
         self.assertEqual([self.connect() for _ in range(3)], [True, True, False])
+
+    def test_limit_below(self) -> None:
+        """A connection that what stands on top of TLS has no room for is closed, too."""
+        self.everybody.room = 1
+        self.assertEqual([self.connect(), self.connect()], [True, False])
+        self.assertEqual(self.connections.open, 1)
 
     def test_failed_handshakes(self) -> None:
         """A connection that never became one of TLS is counted no longer, once it is closed."""
