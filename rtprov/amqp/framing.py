@@ -85,7 +85,10 @@ class FrameParser:
 
 
 class Assembler:
-    """Joins one channel's frames to commands; bodies are bytes, always (§4.2.6)."""
+    """Joins one channel's frames to commands; bodies are bytes, always (§4.2.6).
+
+    `unfinished` is how many bytes of content have come that is not complete.
+    """
 
     def __init__(self, channel: int, max_body_bytes: int) -> None:
         self._channel = channel
@@ -93,8 +96,9 @@ class Assembler:
         self._method: base.Frame | None = None
         self._header: Header | None = None
         self._header_payload = b""
-        self._chunks: list[bytes] = []
+        self._body = bytearray()
         self._missing = 0
+        self.unfinished = 0
 
     def feed(self, frame: Frame) -> Command | None:
         """Return the command that `frame` completes, or None while more is to come.
@@ -125,7 +129,10 @@ class Assembler:
         if header.body_size > self._max_body_bytes:
             raise AmqpError(501, f"FRAME_ERROR - body of {header.body_size} bytes, at most {self._max_body_bytes} are taken")
         self._header, self._header_payload, self._missing = header, payload, header.body_size
-        return self._finish() if not header.body_size else None
+        if not header.body_size:
+            return self._finish(b"")
+        self.unfinished = len(payload)
+        return None
 
     def _on_body(self, payload: bytes) -> Command | None:
         if self._header is None:
@@ -133,21 +140,21 @@ class Assembler:
         self._missing -= len(payload)
         if self._missing < 0:
             raise AmqpError(501, "FRAME_ERROR - more body than the content header announced")
-        self._chunks.append(payload)
-        return self._finish() if not self._missing else None
+        if not self._missing and not self._body:
+            return self._finish(payload)
+        self._body += payload  # at once: its frames may be tiny, or empty
+        self.unfinished += len(payload)
+        return self._finish(bytes(self._body)) if not self._missing else None
 
-    @property
-    def unfinished_bytes(self) -> int:
-        """How much has come of a body that is not complete."""
-        return sum(map(len, self._chunks))
-
-    def _finish(self) -> Command:
+    def _finish(self, body: bytes) -> Command:
         method, header = self._method, self._header
         assert method is not None and header is not None
-        body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         command = Command(self._channel, method, header.properties, body, self._header_payload)
         self._method = self._header = None
-        self._header_payload, self._chunks = b"", []
+        self._header_payload = b""
+        if self._body:
+            self._body = bytearray()
+        self.unfinished = 0
         return command
 
 

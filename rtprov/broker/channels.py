@@ -43,18 +43,19 @@ class Channels:
             if frame.channel > limits.channels or frame.kind != 1 or frame.payload[:4] != _OPEN:
                 raise AmqpError(504, f"CHANNEL_ERROR - expected 'channel.open' on channel {frame.channel}")
             assembler = self._assemblers[frame.channel] = Assembler(frame.channel, limits.body_bytes)
+        before = assembler.unfinished
         command = assembler.feed(frame)
-        if frame.kind == 3:
-            self._account(len(frame.payload) if command is None else len(frame.payload) - len(command.body))
+        if assembler.unfinished != before:
+            self._account(assembler.unfinished - before)
         return command
 
     def _account(self, unfinished: int) -> None:
-        """So much more has come of bodies that are not complete, or less."""
+        """So many bytes more have come of messages that are not complete, or less."""
         factory = self._connection.factory
         factory.unfinished_bytes += unfinished
         if unfinished > 0 and factory.unfinished_bytes > factory.limits.unfinished_bytes:
             most = factory.limits.unfinished_bytes
-            raise AmqpError(506, f"RESOURCE_ERROR - the unfinished bodies of all clients take more than {most} bytes")
+            raise AmqpError(506, f"RESOURCE_ERROR - the unfinished messages of all clients take more than {most} bytes")
 
     def carry_out(self, command: Command) -> None:
         """Carry out a channel's method."""
@@ -83,14 +84,14 @@ class Channels:
 
     def _forget(self, number: int) -> None:
         channel = self._channels.pop(number, None)
-        self._account(-self._assemblers.pop(number).unfinished_bytes)
+        self._account(-self._assemblers.pop(number).unfinished)
         if channel is not None and not channel.closing:
             channel.close()
 
     def release(self) -> None:
         """The connection is over: every channel gives back what it holds."""
         for assembler in self._assemblers.values():
-            self._account(-assembler.unfinished_bytes)
+            self._account(-assembler.unfinished)
         self._assemblers.clear()
         channels, self._channels = list(self._channels.values()), {}
         for channel in channels:

@@ -30,7 +30,7 @@ class Limits:
     """What one client may take. Sizes in bytes, times in seconds.
 
     Who leaves more than `backlog_bytes` unread is not listened to until it has read that; nor is a publisher while messages in all queues
-    together take more than `memory_bytes` of memory. Unfinished bodies of all clients together may take `unfinished_bytes`. A method that
+    together take more than `memory_bytes` of memory. Unfinished messages of all clients together may take `unfinished_bytes`. A method that
     waits longer than `reading_s` for messages from the disk costs the connection.
     """
 
@@ -51,7 +51,7 @@ class BrokerFactory(Factory):
     """Connections to one engine. `credentials` maps user names to passwords. `stop` ends all connections and leaves no timer.
 
     `new_token` gives words that were never said before, by an earlier broker on the same state either. `unfinished_bytes` is what has come
-    of bodies that are not complete, of all clients.
+    of messages that are not complete, of all clients.
     """
 
     noisy = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import tracemalloc
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +12,7 @@ from pamqp.commands import Basic, Channel, Connection
 from pamqp.common import FieldTable
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtprov.amqp.codec import encode_header
+from rtprov.amqp.codec import encode_header, encode_payload
 from rtprov.amqp.framing import HEARTBEAT, Assembler, Command, Frame, FrameParser, encode_content, encode_method
 from rtprov.errors import AmqpError
 
@@ -142,6 +143,23 @@ class ParserTests(SynchronousTestCase):
             for byte in HEARTBEAT[:-1]:
                 self.assertEqual(parser.feed(bytes([byte])), [])
             self.assertEqual(parser.feed(HEARTBEAT[-1:]), [Frame(8, 0, b"")])
+
+    def test_tiny_pieces(self) -> None:
+        """A body that comes in tiny or empty pieces takes no more memory than its size, and is told of."""
+        assembler = Assembler(1, MAX_BODY)
+        assembler.feed(Frame(1, 1, encode_payload(Basic.Publish())))
+        header = encode_header(Basic.Properties(), 10_001)
+        assembler.feed(Frame(2, 1, header))
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
+        for _ in range(10_000):
+            assembler.feed(Frame(3, 1, b""))
+            assembler.feed(Frame(3, 1, b"x"))
+        self.assertLess(tracemalloc.get_traced_memory()[0], 20_000)
+        self.assertEqual(assembler.unfinished, len(header) + 10_000)
+        command = assembler.feed(Frame(3, 1, b"y"))
+        assert command is not None
+        self.assertEqual((command.body, assembler.unfinished), (b"x" * 10_000 + b"y", 0))
 
     def test_many(self) -> None:
         """Many frames in one read come out in order, and the rest is kept."""

@@ -247,20 +247,23 @@ class FloodTests(EmbeddedTestCase, BrokerContract):
             await client.lost
 
     async def test_unfinished_bodies(self) -> None:
-        """Bodies that never end may take only so much together: 506 for whom it is too much; what others have begun is finished."""
+        """Messages that never end may take only so much together: 506 for whom it is too much; what others have begun is finished."""
         self.broker.limits = attrs.evolve(self.broker.limits, unfinished_bytes=100_000)
-        honest, greedy = await self.opened(), await self.opened()
+        honest = await self.opened()
         header = encode_header(Basic.Properties(), 60_000)
         start = encode_method(1, Basic.Publish(routing_key="nowhere", mandatory=True)) + frame(2, 1, header)
         honest.say(start + frame(3, 1, bytes(30_000)))
-        for number in range(2, 5):
-            start = encode_method(number, Basic.Publish()) + frame(2, number, encode_header(Basic.Properties(), 200_000))
-            greedy.say(encode_method(number, Channel.Open()) + start + frame(3, number, bytes(30_000)))
-        for _ in range(3):
-            await greedy.hear(Channel.OpenOk)
-        self.assertEqual((await greedy.hear(Connection.Close)).reply_code, 506)
-        greedy.end()
-        await greedy.lost
+        for headers, pieces in (({}, [bytes(30_000)]), ({}, [b"", b"x"] * 30_000), ({"large": "x" * 30_000}, [])):
+            greedy = await self.opened()
+            header = encode_header(Basic.Properties(headers=headers), 200_000)
+            for number in range(2, 5):
+                start = encode_method(number, Basic.Publish()) + frame(2, number, header)
+                greedy.say(encode_method(number, Channel.Open()) + start + b"".join(frame(3, number, piece) for piece in pieces))
+            for _ in range(3):
+                await greedy.hear(Channel.OpenOk)
+            self.assertEqual((await greedy.hear(Connection.Close)).reply_code, 506)
+            greedy.end()
+            await greedy.lost
         honest.say(frame(3, 1, bytes(30_000)))
         await honest.hear(Basic.Return)
         self.assertEqual(self.broker.unfinished_bytes, 0)
