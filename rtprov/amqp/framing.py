@@ -16,18 +16,23 @@ from rtprov.amqp.codec import Header, decode_header, decode_method, encode_paylo
 from rtprov.errors import AmqpError
 
 PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
+METHOD, CONTENT_HEADER, BODY, HEARTBEAT_KIND = amqp.FRAME_METHOD, amqp.FRAME_HEADER, amqp.FRAME_BODY, amqp.FRAME_HEARTBEAT
 HEARTBEAT = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 DEFAULT_FRAME_MAX = 131072  # RabbitMQ's; also stands in for 0, "no limit"
 FRAME_MIN_SIZE = amqp.FRAME_MIN_SIZE
 FRAME_OVERHEAD = 8  # 7 bytes of header, 1 of end
 
+# What the method frames begin with that end a connection (§1.4.2.6).
+CLOSES = {commands.Connection.Close.index.to_bytes(4, "big"), commands.Connection.CloseOk.index.to_bytes(4, "big")}
+
 _frame_header = struct.Struct(">BHI")
+_KINDS = (METHOD, CONTENT_HEADER, BODY, HEARTBEAT_KIND)
 _FRAME_END = bytes([amqp.FRAME_END])
 
 
 @attrs.define  # not frozen: that costs three times as long, and there are four of these to a message
 class Frame:
-    """`kind` is 1 (method), 2 (content header), 3 (body) or 8 (heartbeat)."""
+    """`kind` is `METHOD`, `CONTENT_HEADER`, `BODY` or `HEARTBEAT_KIND` (§4.2.3)."""
 
     kind: int
     channel: int
@@ -76,7 +81,7 @@ class FrameParser:
                 break
             if data[stop] != amqp.FRAME_END:
                 raise AmqpError(501, "FRAME_ERROR - frame does not end in 0xCE")
-            if kind not in (1, 2, 3, 8):
+            if kind not in _KINDS:
                 raise AmqpError(501, f"FRAME_ERROR - unknown frame type {kind}")
             frames.append(Frame(kind, channel, data[start + 7 : stop]))
             start = stop + 1
@@ -105,9 +110,9 @@ class Assembler:
 
         Raises `AmqpError` 505 on a frame out of order, 501 on more body than was announced or allowed, 502 and 540 as the decoders do.
         """
-        if frame.kind == amqp.FRAME_METHOD:
+        if frame.kind == METHOD:
             return self._on_method(frame.payload)
-        if frame.kind == amqp.FRAME_HEADER:
+        if frame.kind == CONTENT_HEADER:
             return self._on_header(frame.payload)
         return self._on_body(frame.payload)
 
@@ -158,17 +163,17 @@ class Assembler:
         return command
 
 
-_WITH_CONTENT = (commands.Basic.Publish, commands.Basic.Return, commands.Basic.Deliver, commands.Basic.GetOk)
+WITH_CONTENT = (commands.Basic.Publish, commands.Basic.Return, commands.Basic.Deliver, commands.Basic.GetOk)
 
 
 def _carries_content(method: base.Frame) -> bool:
-    return isinstance(method, _WITH_CONTENT)
+    return isinstance(method, WITH_CONTENT)
 
 
 def encode_method(channel: int, method: base.Frame) -> bytes:
     """The whole frame. Raises ValueError or TypeError where an argument does not fit its field."""
     payload = encode_payload(method)
-    return _frame_header.pack(amqp.FRAME_METHOD, channel, len(payload)) + payload + _FRAME_END
+    return _frame_header.pack(METHOD, channel, len(payload)) + payload + _FRAME_END
 
 
 def encode_content(channel: int, method: base.Frame, header: bytes, body: bytes, frame_max: int) -> bytes:
@@ -176,9 +181,9 @@ def encode_content(channel: int, method: base.Frame, header: bytes, body: bytes,
 
     `header` comes from `encode_header` or a received `Command`. Raises ValueError or TypeError as `encode_method` does.
     """
-    frames = [encode_method(channel, method), _frame_header.pack(amqp.FRAME_HEADER, channel, len(header)), header, _FRAME_END]
+    frames = [encode_method(channel, method), _frame_header.pack(CONTENT_HEADER, channel, len(header)), header, _FRAME_END]
     step = (frame_max or DEFAULT_FRAME_MAX) - FRAME_OVERHEAD
     for start in range(0, len(body), step):
         chunk = body if len(body) <= step else body[start : start + step]
-        frames += (_frame_header.pack(amqp.FRAME_BODY, channel, len(chunk)), chunk, _FRAME_END)
+        frames += (_frame_header.pack(BODY, channel, len(chunk)), chunk, _FRAME_END)
     return b"".join(frames)

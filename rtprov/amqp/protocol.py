@@ -23,7 +23,18 @@ from rtprov import __version__
 from rtprov.amqp._txamqp import ClientBase, Message, TwistedEvent
 from rtprov.amqp.channel import CHANNEL_CLASS, AmqpChannel
 from rtprov.amqp.delegate import AmqpDelegate
-from rtprov.amqp.framing import DEFAULT_FRAME_MAX, FRAME_MIN_SIZE, HEARTBEAT, PROTOCOL_HEADER, Frame, FrameParser, encode_method
+from rtprov.amqp.framing import (
+    CLOSES,
+    DEFAULT_FRAME_MAX,
+    FRAME_MIN_SIZE,
+    HEARTBEAT,
+    HEARTBEAT_KIND,
+    METHOD,
+    PROTOCOL_HEADER,
+    Frame,
+    FrameParser,
+    encode_method,
+)
 from rtprov.amqp.heartbeat import Heartbeat
 from rtprov.amqp.spec import SPEC
 from rtprov.amqp.tls_failures import explain
@@ -51,8 +62,6 @@ CLIENT_PROPERTIES = {
         "authentication_failure_close": True,
     },
 }
-
-_CLOSE_INDEXES = {Connection.Close.index.to_bytes(4, "big"), Connection.CloseOk.index.to_bytes(4, "big")}
 
 
 @implementer(IPushProducer)
@@ -195,7 +204,7 @@ class AmqpConnection(ClientBase):
             for frame in self._parser.feed(data):
                 if self.closed:
                     self._on_frame_after_end(frame)
-                elif frame.kind != 8:
+                elif frame.kind != HEARTBEAT_KIND:
                     channel = self.channels.get(frame.channel)
                     if channel is None:
                         raise AmqpError(504, f"CHANNEL_ERROR - frame for channel {frame.channel}, which is not open")
@@ -270,7 +279,7 @@ class AmqpConnection(ClientBase):
         self.transport.loseConnection()  # type: ignore[union-attr]
 
     def _on_frame_after_end(self, frame: Frame) -> None:
-        if self._stage == "closing" and frame.kind == 1 and frame.channel == 0 and frame.payload[:4] in _CLOSE_INDEXES:
+        if self._stage == "closing" and frame.kind == METHOD and frame.channel == 0 and frame.payload[:4] in CLOSES:
             self.transport.loseConnection()  # type: ignore[union-attr]
 
     def _on_silence(self) -> None:

@@ -13,9 +13,9 @@ from types import FunctionType
 from pamqp import base, commands
 
 from rtprov.amqp._txamqp import Class, Constant, Field, Method, Spec
+from rtprov.amqp.framing import WITH_CONTENT
 
 _CONSTANTS = {"frame-method": 1, "frame-header": 2, "frame-body": 3, "frame-heartbeat": 8, "frame-end": 206}
-_WITH_CONTENT = (commands.Basic.Publish, commands.Basic.Return, commands.Basic.Deliver, commands.Basic.GetOk)
 
 
 class PamqpMethod(Method):
@@ -61,7 +61,7 @@ def build_spec() -> Spec:
 
 def _method(klass: Class, method_id: int, command: type[base.Frame]) -> PamqpMethod:
     description = inspect.getdoc(command) or ""
-    content = issubclass(command, _WITH_CONTENT)
+    content = issubclass(command, WITH_CONTENT)
     method = PamqpMethod(klass, _hyphenated(command.name), method_id, content, [], command.synchronous, description, [])
     method.command = command
     for position, slot in enumerate(command.attributes()):

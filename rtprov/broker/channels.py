@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pamqp.commands import Channel
+from twisted.logger import Logger
 
 from rtprov.amqp.codec import cut_short
-from rtprov.amqp.framing import Assembler, Command, Frame
+from rtprov.amqp.framing import METHOD, Assembler, Command, Frame
 from rtprov.broker.channel import BrokerChannel
 from rtprov.errors import AmqpError
 
@@ -25,6 +26,8 @@ class Channels:
     Methods raise `AmqpError`; what concerns one channel alone closes that.
     """
 
+    _log = Logger()
+
     def __init__(self, connection: BrokerProtocol) -> None:
         self._connection = connection
         self._channels: dict[int, BrokerChannel] = {}
@@ -37,10 +40,10 @@ class Channels:
         """The command that `frame` completes, if it does. A channel's first frame must open it (§1.5.2.1)."""
         assembler = self._assemblers.get(frame.channel)
         if assembler is None:
-            if frame.kind == 1 and frame.payload[:4] == _CLOSE_OK:
+            if frame.kind == METHOD and frame.payload[:4] == _CLOSE_OK:
                 return None  # both sides have closed the channel at the same time
             limits = self._connection.factory.limits
-            if frame.channel > limits.channels or frame.kind != 1 or frame.payload[:4] != _OPEN:
+            if frame.channel > limits.channels or frame.kind != METHOD or frame.payload[:4] != _OPEN:
                 raise AmqpError(504, f"CHANNEL_ERROR - expected 'channel.open' on channel {frame.channel}")
             assembler = self._assemblers[frame.channel] = Assembler(frame.channel, limits.body_bytes)
         before = assembler.unfinished
@@ -79,6 +82,8 @@ class Channels:
                 if error.hard:
                     error.class_id, error.method_id = error.class_id or class_id, error.method_id or method_id
                     raise
+                peer = self._connection.peer()
+                self._log.info("{peer}: closing channel {channel}: {error}", peer=peer, channel=number, error=error)
                 channel.close()
                 self._connection.send_method(number, Channel.Close(error.reply_code, cut_short(error.reply_text), class_id, method_id))
 

@@ -11,7 +11,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from pamqp import base
-from pamqp.commands import Connection
+from pamqp.commands import Basic, Connection
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer
@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rtprov.amqp.codec import cut_short
-from rtprov.amqp.framing import HEARTBEAT, PROTOCOL_HEADER, Command, Frame, FrameParser, encode_method
+from rtprov.amqp.framing import CLOSES, HEARTBEAT, HEARTBEAT_KIND, METHOD, PROTOCOL_HEADER, Command, Frame, FrameParser, encode_method
 from rtprov.amqp.heartbeat import Heartbeat
 from rtprov.broker.channels import Channels
 from rtprov.broker.consuming import NotYet
@@ -46,9 +46,9 @@ class BrokerProtocol(Protocol):
         self.engine = factory.engine
         self.handshake = Handshake(credentials=factory.credentials, limits=factory.limits)
         self.writable = True
-        self.turn = Turn(factory, self._peer)
+        self.turn = Turn(factory, self.peer)
         self.channels = Channels(self)
-        self._held = False
+        self._held = self._waits_for_room = False
         self._parser = FrameParser(factory.limits.frame_bytes)
         self._closing = self._gone = False
         self._timer: IDelayedCall | None = None
@@ -109,7 +109,9 @@ class BrokerProtocol(Protocol):
 
     @property
     def _listening(self) -> bool:
-        return not self._held and self._unread_bytes <= self.factory.limits.backlog_bytes
+        if self._closing:
+            return True  # to the client's last word
+        return not self._held and not self._waits_for_room and self._unread_bytes <= self.factory.limits.backlog_bytes
 
     def _listen_again(self) -> None:
         """Go on with what was received, then with what comes."""
@@ -124,7 +126,10 @@ class BrokerProtocol(Protocol):
         try:
             while self._frames and self._listening:
                 frame = self._frames.popleft()
-                if frame.kind != 8:
+                if self.engine.memory.full and frame.payload[:4] == _PUBLISH and frame.kind == METHOD and not self._closing:
+                    self._frames.appendleft(frame)
+                    self._waits_for_room = True
+                elif frame.kind != HEARTBEAT_KIND:
                     self._on_frame(frame)
         except NotYet as wait:
             self._frames.appendleft(frame)
@@ -133,7 +138,7 @@ class BrokerProtocol(Protocol):
         except AmqpError as error:
             self._close(error)
         except Exception:
-            self._log.failure("{peer}: unexpected error", peer=self._peer())
+            self._log.failure("{peer}: unexpected error", peer=self.peer())
             self._close(AmqpError(541, "INTERNAL_ERROR"))
         if not self._listening:
             assert self.transport is not None
@@ -145,7 +150,7 @@ class BrokerProtocol(Protocol):
             rest = self.handshake.greet(data)
         except OtherProtocol:
             self._write(PROTOCOL_HEADER)
-            self._closing = True
+            self._begin_to_end()
             self._lose()
             return b""
         if self.handshake.greeted:
@@ -159,7 +164,7 @@ class BrokerProtocol(Protocol):
 
     def hold(self, until: Deferred[None]) -> None:
         """Take nothing more from this client until then."""
-        if self._held:
+        if self._held or self._closing:
             return
         self._held = True
         assert self.transport is not None
@@ -168,9 +173,8 @@ class BrokerProtocol(Protocol):
 
     def _on_unreadable(self) -> None:
         """A method has waited too long for messages from the disk."""
-        self._frames.clear()
         self._close(AmqpError(541, f"INTERNAL_ERROR - messages could not be read for {self.factory.limits.reading_s:g} s"))
-        self._unhold(None)
+        self._end_turn()
 
     def _unhold(self, _: object) -> None:
         self._stop_reading()
@@ -178,11 +182,18 @@ class BrokerProtocol(Protocol):
         self._heartbeat.received_at = self.factory.clock.seconds()
         self._listen_again()
 
+    def on_room(self) -> None:
+        """There is room in memory again: a publisher goes on."""
+        if self._waits_for_room:
+            self._waits_for_room = False
+            self._heartbeat.received_at = self.factory.clock.seconds()
+            self._listen_again()
+
     # Frames.
 
     def _on_frame(self, frame: Frame) -> None:
         if self._closing:
-            if frame.channel == 0 and frame.payload[:4] in _CLOSES:
+            if frame.channel == 0 and frame.payload[:4] in CLOSES:
                 self._lose()
             return
         command = self.channels.assemble(frame)
@@ -200,8 +211,8 @@ class BrokerProtocol(Protocol):
     def _on_connection_method(self, command: Command) -> None:
         method = command.method
         if isinstance(method, Connection.Close):
+            self._begin_to_end()
             self._write(encode_method(0, Connection.CloseOk()))
-            self._closing = True
             self._lose()
         elif not self.handshake.done:
             self._go_on_with_handshake(command)
@@ -212,10 +223,10 @@ class BrokerProtocol(Protocol):
         try:
             answer = self.handshake.answer(command)
         except LoginRefused as error:
-            self._log.warn("{peer}: log-in refused for user {user!r}", peer=self._peer(), user=error.username[:64])
+            self._log.warn("{peer}: log-in refused for user {user!r}", peer=self.peer(), user=error.username[:64])
             if error.told:
                 raise
-            self._closing = True
+            self._begin_to_end()
             self._lose()
             return
         if answer is not None:
@@ -235,11 +246,12 @@ class BrokerProtocol(Protocol):
             self.send_method(0, Connection.Unblocked() if alarm is None else Connection.Blocked(cut_short(alarm)))
 
     def _on_silence(self) -> None:
-        if self._held:  # what it sends meanwhile is not read
+        if self._held or self._waits_for_room:  # what it sends meanwhile is not read
             self._heartbeat.received_at = self.factory.clock.seconds()
-        else:
-            self._log.info("{peer}: no heartbeat", peer=self._peer())
-            self._abort()
+            return
+        trouble = "no heartbeat" if self._listening else "does not read what it is sent"
+        self._log.info("{peer}: {trouble} for two heartbeats", peer=self.peer(), trouble=trouble)
+        self._abort()
 
     # The end.
 
@@ -247,8 +259,13 @@ class BrokerProtocol(Protocol):
         """Close with a word (§1.4.2.6), and wait a little for the answer."""
         if self._closing:
             return
-        self._log.info("{peer}: closing the connection: {error}", peer=self._peer(), error=error)
+        self._log.info("{peer}: closing the connection: {error}", peer=self.peer(), error=error)
         self.send_method(0, Connection.Close(error.reply_code, cut_short(error.reply_text), error.class_id, error.method_id))
+        self._begin_to_end()
+        self._listen_again()
+
+    def _begin_to_end(self) -> None:
+        """Give everything back, carry out nothing more, and wait only a little for the client to go."""
         self._closing = True
         self._stop_timer()
         self._timer = self.factory.clock.callLater(self.factory.limits.closing_s, self._abort)
@@ -283,9 +300,11 @@ class BrokerProtocol(Protocol):
         self._stop_timer()
         self._stop_reading()
         self._heartbeat.stop()
-        self._release()
-        self._end_turn()
-        self.factory.forget(self)
+        try:
+            self._release()
+            self._end_turn()
+        finally:
+            self.factory.forget(self)
 
     def _release(self) -> None:
         """Give everything back that the client held."""
@@ -302,10 +321,10 @@ class BrokerProtocol(Protocol):
         if timer is not None and timer.active():
             timer.cancel()
 
-    def _peer(self) -> str:
+    def peer(self) -> str:
         """Who it is, for the log."""
         peer = self.transport.getPeer() if self.transport is not None else None
         return f"{peer.host}:{peer.port}" if isinstance(peer, (IPv4Address, IPv6Address)) else str(peer)
 
 
-_CLOSES = (Connection.CloseOk.index.to_bytes(4, "big"), Connection.Close.index.to_bytes(4, "big"))
+_PUBLISH = Basic.Publish.index.to_bytes(4, "big")

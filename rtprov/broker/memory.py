@@ -5,24 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import attrs
-from twisted.internet.defer import Deferred
 
 ENOUGH = 0.8  # of the limit: the alarm is over once no more than this is used
 
 
 @attrs.define(eq=False)
 class Memory:
-    """An account in bytes. `on_change` is called with True when more than `limit` is used, and with False once there is room again.
-
-    `later` has something called in a turn of the reactor of its own.
-    """
+    """An account in bytes. `on_change` is called with True when more than `limit` is used, and with False once there is room again."""
 
     limit: int = 256 * 1024 * 1024
     on_change: Callable[[bool], None] = lambda full: None
-    later: Callable[[Callable[[], None]], object] = lambda call: call()
     used: int = 0
     full: bool = False
-    _waiting: list[Deferred[None]] = attrs.Factory(list)
 
     def take(self, size: int) -> None:
         """A message is held in memory."""
@@ -37,15 +31,3 @@ class Memory:
         if self.full and self.used <= self.limit * ENOUGH:
             self.full = False
             self.on_change(False)
-            self.later(self._tell)  # who gives is in the middle of something, and who waits may publish at once
-
-    def _tell(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for each in waiting:
-            each.callback(None)
-
-    def when_room(self) -> Deferred[None]:
-        """Fire once there is room again."""
-        room: Deferred[None] = Deferred()
-        self._waiting.append(room)
-        return room

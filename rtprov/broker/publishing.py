@@ -35,7 +35,6 @@ class Publishing:
     def on_publish(self, method: Basic.Publish, command: Command) -> None:
         """Put the message where it belongs; what is mandatory and belongs nowhere is returned. Raises `AmqpError`."""
         message = self._message(method, command)
-        self._connection.turn.published()
         if message.properties.reply_to == REPLY_TO:
             message = self._channel.replies.request(message)
         if self._confirming:

@@ -78,11 +78,10 @@ class BrokerFactory(Factory):
         self._stopped = self._crowded = False
         self._gone: Deferred[None] | None = None
         self._expiration: IDelayedCall | None = None
-        self._telling: IDelayedCall | None = None
+        self._going_on: IDelayedCall | None = None
         engine.storage.on_trouble = self._on_disk_trouble
         engine.memory.limit = limits.memory_bytes
         engine.memory.on_change = self._on_memory
-        engine.memory.later = self._tell_later
         engine.after_work = self.end_turn
 
     def startFactory(self) -> None:
@@ -112,11 +111,14 @@ class BrokerFactory(Factory):
             self._log.warn("messages in memory take {bytes} bytes: publishers wait", bytes=self.engine.memory.used)
         else:
             self._log.info("messages in memory take {bytes} bytes: publishers go on", bytes=self.engine.memory.used)
+            if self._going_on is None and not self._stopped:
+                self._going_on = self.clock.callLater(0, self._go_on)  # who made room is in the middle of something
         self._set_alarm("memory", "low on memory" if full else None)
 
-    def _tell_later(self, tell: Callable[[], None]) -> None:
-        if not self._stopped:
-            self._telling = self.clock.callLater(0, tell)
+    def _go_on(self) -> None:
+        self._going_on = None
+        for connection in list(self.connections):
+            connection.on_room()
 
     def _set_alarm(self, name: str, reason: str | None) -> None:
         before = self.alarm
@@ -131,10 +133,10 @@ class BrokerFactory(Factory):
     def stop(self) -> Deferred[None]:
         """Close every connection in the orderly way, those that do not answer after a while. Fires when all are gone."""
         self._stopped = True
-        for call in (self._expiration, self._telling):
+        for call in (self._expiration, self._going_on):
             if call is not None and call.active():
                 call.cancel()
-        self._expiration = self._telling = None
+        self._expiration = self._going_on = None
         for connection in self.connections:
             connection.retire()  # all of them first: what one gives back is not for the next
         for connection in list(self.connections):

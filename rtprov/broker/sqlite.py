@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
@@ -61,6 +61,7 @@ class SqliteStorage:
         self._tidied_at = clock.seconds()
         self._tidying: Deferred[None] | None = None
         self._closed = False
+        self._pauses: dict[Deferred[None], None] = {}  # of reads, an ordered set
 
     @property
     def congested(self) -> bool:
@@ -154,11 +155,22 @@ class SqliteStorage:
                 if not told:
                     self._log.critical("{folder}: cannot be read: {error}; tried again each second", folder=self._directory, error=error)
                     told = True
-                await deferLater(self._clock, RETRY_S)
-                if self._closed:
-                    await Deferred()
+                await self._pause()
             else:
                 return result
+
+    async def _pause(self) -> None:
+        """Until a read is tried again; for ever where the storage is closed, then or meanwhile."""
+        if self._closed:
+            await Deferred()
+        pause: Deferred[None] = deferLater(self._clock, RETRY_S)
+        self._pauses[pause] = None
+        try:
+            await pause
+        except CancelledError:
+            await Deferred()
+        finally:
+            self._pauses.pop(pause, None)
 
     # Writing.
 
@@ -189,8 +201,10 @@ class SqliteStorage:
         while True:
             try:
                 await self._run(self._database.write, batch)
-            except sqlite3.Error as error:
-                self._report(str(error))
+            except Exception as error:  # whatever it is: what waits for this batch must not wait for ever
+                if not isinstance(error, sqlite3.Error) and self._trouble is None:
+                    self._log.failure("{folder}: unexpected error", folder=self._directory)
+                self._report(str(error) or type(error).__name__)
                 await deferLater(self._clock, RETRY_S)
             else:
                 break
@@ -235,4 +249,6 @@ class SqliteStorage:
     def close(self) -> Deferred[None]:
         written = self.commit()
         self._closed = True
+        for pause in list(self._pauses):
+            pause.cancel()
         return written.addCallback(lambda _: self._run(self._database.close))

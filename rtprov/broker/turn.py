@@ -23,13 +23,8 @@ class Turn:
     def __init__(self, factory: BrokerFactory, peer: Callable[[], str]) -> None:
         self._factory = factory
         self._peer = peer
-        self._publishing = False
         self._confirms: dict[Publishing, None] = {}  # an ordered set, as the next
         self._pumps: dict[AnyQueue, None] = {}
-
-    def published(self) -> None:
-        """A channel has published."""
-        self._publishing = True
 
     def confirm_due(self, publishing: Publishing) -> None:
         """A channel's publishes want confirming."""
@@ -40,7 +35,7 @@ class Turn:
         self._pumps[queue] = None
 
     def end(self) -> Deferred[None] | None:
-        """Do it all. Return what must have fired before more is taken from the client: where the disk cannot follow, or memory is full."""
+        """Do it all. Where the disk cannot follow, return what must have fired before more is taken from the client."""
         pumps, self._pumps = self._pumps, {}
         for queue in pumps:
             queue.pump()
@@ -49,11 +44,7 @@ class Turn:
             due, self._confirms = [(each, each.published) for each in self._confirms], {}
             committed.addCallback(lambda _: confirm(due))
         committed.addErrback(lambda reason: self._log.failure("{peer}: a commit failed", reason, peer=self._peer()))
-        publishing, self._publishing = self._publishing, False
-        engine = self._factory.engine
-        if engine.storage.congested and not committed.called:
-            return committed
-        return engine.memory.when_room() if publishing and engine.memory.full else None
+        return committed if self._factory.engine.storage.congested and not committed.called else None
 
 
 def confirm(due: list[tuple[Publishing, int]]) -> None:

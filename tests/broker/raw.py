@@ -5,15 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from pamqp import base
-from pamqp.commands import Connection
+from pamqp.commands import Basic, Connection
 from twisted.internet.defer import Deferred, DeferredQueue
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from rtprov.amqp.framing import PROTOCOL_HEADER, Assembler, FrameParser, encode_method
+from rtprov.amqp.codec import encode_header
+from rtprov.amqp.framing import PROTOCOL_HEADER, Assembler, FrameParser, encode_content, encode_method
 from tests.broker.cases import BrokerContract
 
 LOGIN = Connection.StartOk({}, "PLAIN", "\0guest\0guest", "en_US")
+
+
+def publish(channel: int, body: bytes, **options: Any) -> bytes:
+    """The frames of a message."""
+    return encode_content(channel, Basic.Publish(**options), encode_header(Basic.Properties(), len(body)), body, 131072)
 
 
 class RawClient(Protocol):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import attrs
 from pamqp.commands import Basic, Channel, Connection, Queue, Tx
+from twisted.logger import ILogObserver, formatEvent, globalLogPublisher
 
 from rtprov.amqp.codec import encode_header
 from rtprov.amqp.framing import HEARTBEAT, PROTOCOL_HEADER, encode_content, encode_method
 from rtprov.errors import AmqpError, BrokerError, BrokerUnavailable
 from tests.broker.cases import EmbeddedTestCase, RabbitMQTestCase
-from tests.broker.raw import RawContract
+from tests.broker.raw import RawContract, publish
 
 
 class ConnectionsContract(RawContract):
@@ -216,12 +219,68 @@ class EmbeddedConnections(EmbeddedTestCase, ConnectionsContract):
         client = await self.raw_open(heartbeat_s=1)
         client.say(Channel.Open(), channel=1)
         await client.hear(Channel.OpenOk)
-        client.say(encode_content(1, Basic.Publish(0, "", queue), encode_header(Basic.Properties(), 2000), bytes(2000), 131072))
+        client.say(encode_content(1, Basic.Publish(0, "", queue), encode_header(Basic.Properties(), 2000), bytes(2000), 131072) * 2)
         for _ in range(8):
             await client.hear(None)
         await self.ask(channel, Queue.Purge(queue=queue))
         client.say(Channel.Close(200, "", 0, 0), channel=1)
         await client.hear(Channel.CloseOk)
+
+    async def test_closed_unread(self) -> None:
+        """A client whose connection is closed, by either side, and that does not read: it gives all back at once, and is cut off."""
+        channel = await self.channel()
+        queue = await self.queue(channel)
+        await self.publish(queue, b"1")
+        for number, last in enumerate((Connection.Close(200, "", 0, 0), Channel.Open())):
+            client, own = await self.raw_open(), self.name()
+            client.say(Channel.Open(), Queue.Declare(queue=own, exclusive=True), Basic.Consume(queue=queue), channel=1)
+            for kind in (Channel.OpenOk, Queue.DeclareOk, Basic.ConsumeOk, Basic.Deliver):
+                await client.hear(kind)
+            assert client.transport is not None
+            client.transport.pauseProducing()  # type: ignore[attr-defined]
+            client.say(last, channel=number)
+            self.network.settle()
+            self.assertEqual(await self.count(channel, queue), 1)
+            await self.refused(await self.channel(channel.client), Queue.Declare(queue=own, passive=True), 404)
+            self.network.advance(self.broker.limits.closing_s)
+            await client.lost
+
+    async def test_stop_while_a_publisher_waits(self) -> None:
+        """A publisher that the broker does not listen to hears that it stops, and is heard when it answers."""
+        self.broker.engine.memory.limit = 1000
+        client = await self.raw_open()
+        client.say(Channel.Open(), Queue.Declare(queue="q"), channel=1)
+        client.say(publish(1, bytes(2000), routing_key="q") * 2)
+        self.network.settle()
+        self.assertEqual(self.broker.engine.queues["q"].message_count, 1)
+        stopped = self.broker.stop()
+        for kind in (Channel.OpenOk, Queue.DeclareOk, Connection.Close):
+            await client.hear(kind)
+        client.say(Connection.CloseOk())
+        self.network.settle()
+        self.successResultOf(stopped)
+
+    async def test_log(self) -> None:
+        """Why a channel is closed, or a client cut off, is logged."""
+        self.logged: list[str] = []
+        observer = cast("ILogObserver", lambda event: self.logged.append(formatEvent(event)))
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+        client = await self.raw_open(heartbeat_s=10)
+        client.say(Channel.Open(), Queue.Declare(queue="none", passive=True), channel=1)
+        await client.hear(Channel.OpenOk)
+        await client.hear(Channel.Close)
+        self.assertIn("closing channel 1: 404 NOT_FOUND - no queue 'none' in vhost '/'", self.logged[-1])
+        client.say(Channel.CloseOk(), Channel.Open(), channel=1)
+        await client.hear(Channel.OpenOk)
+        assert client.transport is not None
+        client.transport.pauseProducing()  # type: ignore[attr-defined]
+        client.say(publish(1, bytes(1_500_000), routing_key="nowhere", mandatory=True) * 6)
+        for _ in range(30):
+            client.say(HEARTBEAT)
+            self.network.advance(1.0)
+        await client.lost
+        self.assertIn("does not read what it is sent for two heartbeats", self.logged[-1])
 
     async def test_unknown_method(self) -> None:
         """An unknown method is a 540; RabbitMQ does not answer it at all."""

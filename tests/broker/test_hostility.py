@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pamqp import base
 from pamqp.commands import INDEX_MAPPING, Basic, Channel, Confirm, Connection, Exchange, Queue
+from pamqp.common import FieldTable
 
 from rtprov.amqp._txamqp import Content
 from rtprov.amqp.codec import encode_header
@@ -17,7 +18,7 @@ from rtprov.amqp.framing import PROTOCOL_HEADER, encode_content, encode_method
 from rtprov.broker.content_header import ACCEPTED_BYTES
 from rtprov.broker.engine import MAX_EXCHANGES, MAX_KEYS, MAX_QUEUES
 from tests.broker.cases import BrokerContract, EmbeddedTestCase
-from tests.broker.raw import LOGIN, RawClient
+from tests.broker.raw import LOGIN, RawClient, publish
 
 quick = settings(
     derandomize=True, max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
@@ -26,10 +27,6 @@ quick = settings(
 OPENING = PROTOCOL_HEADER + encode_method(0, LOGIN) + encode_method(0, Connection.TuneOk(2047, 131072, 0))
 OPENING += encode_method(0, Connection.Open("/"))
 CHANNEL = OPENING + encode_method(1, Channel.Open())
-
-
-def publish(channel: int, body: bytes, **options: Any) -> bytes:
-    return encode_content(channel, Basic.Publish(**options), encode_header(Basic.Properties(), len(body)), body, 131072)
 
 
 CONVERSATION = CHANNEL + b"".join(
@@ -253,7 +250,8 @@ class FloodTests(EmbeddedTestCase, BrokerContract):
         header = encode_header(Basic.Properties(), 60_000)
         start = encode_method(1, Basic.Publish(routing_key="nowhere", mandatory=True)) + frame(2, 1, header)
         honest.say(start + frame(3, 1, bytes(30_000)))
-        for headers, pieces in (({}, [bytes(30_000)]), ({}, [b"", b"x"] * 30_000), ({"large": "x" * 30_000}, [])):
+        large: FieldTable = {"large": "x" * 30_000}
+        for headers, pieces in ((None, [bytes(30_000)]), (None, [b"", b"x"] * 30_000), (large, [])):
             greedy = await self.opened()
             header = encode_header(Basic.Properties(headers=headers), 200_000)
             for number in range(2, 5):

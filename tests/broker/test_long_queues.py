@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from pamqp.commands import Basic, Queue
+import sqlite3
+
+from pamqp.commands import Basic, Channel, Queue
 
 from rtprov.amqp._txamqp import Content
 from rtprov.broker.queues import Queue as QueueOfBroker
+from rtprov.broker.sqlite import SqliteStorage
 from rtprov.errors import AmqpError, Overloaded
-from tests.broker.cases import BrokerContract, EmbeddedTestCase
+from tests.broker.cases import EmbeddedTestCase
+from tests.broker.raw import RawContract, publish
 from tests.broker.test_durability import DurableCase
 
 
@@ -60,8 +64,33 @@ class LongQueues(DurableCase):
         self.start_disk()
         self.assertEqual([body for body, _ in await self.drained(queue, 3)], [b"2", b"3", b"4"])
 
+    async def test_what_a_getter_gives_back(self) -> None:
+        """What he held is handed out to others, and that is written down at once, though nothing else happens."""
+        channel, getter = await self.channel(), await self.channel(await self.connect(call_deadline_s=1000.0))
+        queue, long = await self.queue(channel, "quorum", {"x-delivery-limit": 3}), await self.queue(channel, "quorum")
+        await self.publish(queue, b"held")
+        await self.publish(long, *(b"%d" % number for number in range(5)))
+        held = await self.get(getter, queue, no_ack=False)
+        inbox = await self.inbox(channel, queue)
+        storage = self.broker.engine.storage
+        assert held is not None and isinstance(storage, SqliteStorage)
+        self.patch(storage._database, "load", raise_disk_error)
+        for _ in range(2):
+            await self.get(getter, long)
+        closed = getter.client.when_lost()
+        getter.basic_get(queue=long).addErrback(lambda reason: reason.trap(AmqpError))
+        self.network.advance(self.broker.limits.reading_s + 1)
+        await closed
+        self.assertEqual((await inbox.next()).redelivered, True)
+        self.assertEqual(self.sql("SELECT deliveries FROM message WHERE body = x'68656c64'"), [(2,)])
+        self.flushLoggedErrors()
 
-class FullMemory(EmbeddedTestCase, BrokerContract):
+
+def raise_disk_error(*_: object) -> None:
+    raise sqlite3.OperationalError("disk I/O error")
+
+
+class FullMemory(EmbeddedTestCase, RawContract):
     async def test_blocked(self) -> None:
         """While messages take too much memory, publishers are told and not listened to; consumers are served, and nothing is lost."""
         self.broker.engine.memory.limit = 50_000
@@ -85,11 +114,45 @@ class FullMemory(EmbeddedTestCase, BrokerContract):
         self.assertLess(count, len(publishes) + 5)
         inbox = await self.inbox(channel, "transient", no_ack=True, prefetch=0)
         await inbox.bodies(len(publishes) + 5)
-        for publish in publishes:
-            await publish
+        for published in publishes:
+            await published
         await self.settle(channel, "transient")
         self.assertFalse(channel.client.blocked)
         self.assertEqual(self.broker.engine.memory.used, 0)
+
+    async def test_one_by_one(self) -> None:
+        """Who was not listened to goes on in a turn of its own, not in the middle of what made room, and as far as there is room."""
+        engine = self.broker.engine
+        engine.memory.limit = 1000
+        channel = await self.channel()
+        queue = await self.queue(channel)
+        clients = [await self.raw_open() for _ in range(3)]
+        for client in clients:
+            client.say(Channel.Open(), channel=1)
+            client.say(publish(1, bytes(2000), routing_key=queue))
+        self.network.settle()
+        for _ in range(3):
+            self.assertEqual(engine.queues[queue].message_count, 1)
+            engine.queues[queue].purge()
+            self.assertEqual(engine.queues[queue].message_count, 0)
+            self.network.settle()
+        self.assertEqual(engine.queues[queue].message_count, 0)
+
+    async def test_come_again(self) -> None:
+        """Publishers that hang up and come again do not get more into a full memory than those that wait, nor are they waited for."""
+        engine = self.broker.engine
+        engine.memory.limit = 1000
+        channel = await self.channel()
+        queue = await self.queue(channel)
+        for _ in range(10):
+            client = await self.raw_open()
+            client.say(Channel.Open(), channel=1)
+            client.say(publish(1, bytes(2000), routing_key=queue))
+            self.network.settle()
+            assert client.transport is not None
+            client.transport.abortConnection()  # type: ignore[attr-defined]
+            await client.lost
+        self.assertEqual(await self.count(channel, queue), 1)
 
     async def test_what_is_deleted_is_given_back(self) -> None:
         """A queue that is purged or deleted takes no memory any longer, whatever of it had been returned."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import count
 from typing import Any
 
@@ -14,7 +14,6 @@ from twisted.trial.unittest import SynchronousTestCase
 from rtprov.amqp.codec import decode_header, encode_header
 from rtprov.broker import backlog, storage
 from rtprov.broker.engine import Engine
-from rtprov.broker.memory import Memory as MemoryAccount
 from rtprov.broker.messages import Entry, Message
 from rtprov.broker.queues import Queue
 from rtprov.broker.storage import MemoryStorage, Record
@@ -82,21 +81,6 @@ class Memory(PagingCase):
         self.assertEqual([int(entry.message.body.rstrip(b"\0")) for entry in consumer.taken], list(range(200)))
         self.assertLess(max(used), 25_000)
         self.assertEqual(used[-1], 0)
-
-
-class Room(SynchronousTestCase):
-    def test_not_in_the_middle(self) -> None:
-        """Whoever waits for room is told in a turn of its own: whatever makes room is in the middle of something."""
-        calls: list[Callable[[], None]] = []
-        memory = MemoryAccount(limit=100, later=calls.append)
-        memory.take(101)
-        room, too = memory.when_room(), memory.when_room()
-        memory.give(50)
-        self.assertNoResult(room)
-        (told,) = calls
-        told()
-        self.successResultOf(room)
-        self.successResultOf(too)
 
 
 class Unreadable(PagingCase):

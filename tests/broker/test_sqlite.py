@@ -8,7 +8,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.logger import LogLevel, capturedLogs
 
-from rtprov.broker.database import Database
+from rtprov.broker.database import Batch, Database
 from rtprov.broker.sqlite import CONGESTED_BYTES, RETRY_S, TIDY_EVERY_S, SqliteStorage
 from rtprov.broker.storage import StoredExchange
 from tests.broker.test_storage import SqliteCase, record
@@ -256,6 +256,39 @@ class Trouble(SqliteCase):
         self.assertEqual(told, ["database or disk is full", None])
         loaded = self.successResultOf(storage.load("q", 0, 9))
         self.assertEqual([each.position for each in loaded], [1, 2])
+
+    def test_an_unexpected_error(self) -> None:
+        """Any other error of the writer is as a full disk, and its place is logged once."""
+        storage = self.open()
+        told: list[str | None] = []
+        storage.on_trouble = told.append
+        errors: list[Exception] = [MemoryError(), MemoryError("too large")]
+
+        def write(batch: Batch) -> None:
+            if errors:
+                raise errors.pop(0)
+
+        self.patch(storage._database, "write", write)
+        storage.queue_declared("q", {}, False)
+        committed = storage.commit()
+        self.assertEqual(told, ["MemoryError"])
+        self.clock.advance(RETRY_S)
+        self.assertNoResult(committed)
+        self.clock.advance(RETRY_S)
+        self.successResultOf(committed)
+        self.assertEqual((told, len(self.flushLoggedErrors(MemoryError))), (["MemoryError", None], 1))
+
+    def test_closed_while_it_cannot_be_read(self) -> None:
+        """A read that would be tried again is given up when the storage is closed, and leaves no timer."""
+        storage = self.open()
+        storage.queue_declared("q", {}, False)
+        self.successResultOf(storage.commit())
+        self.sql(storage, "ALTER TABLE message RENAME TO elsewhere")
+        page = storage.load("q", 0, 9)
+        self.successResultOf(storage.close())
+        self.closed.append(storage)
+        self.assertNoResult(page)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_reading(self) -> None:
         """What cannot be read is read again each second, until it can; that it cannot is logged once."""
