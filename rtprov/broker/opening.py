@@ -19,6 +19,7 @@ APPLICATION_ID = 0x72747076  # "rtpv", in the file's header
 VERSION = 1
 PREPARED = 32  # statements that are kept; SQLite keeps with each what it was last given
 
+TABLES = ("exchange", "queue", "binding", "message")
 _MAGIC = b"SQLite format 3\0"
 SCHEMA = """
 CREATE TABLE exchange (
@@ -50,7 +51,8 @@ def open_file(directory: Path) -> tuple[sqlite3.Connection, int]:
         raise ConfigurationError(f"{directory}: cannot keep the broker's state here: {error.strerror}") from None
     try:
         _take(lock, directory)
-        if not path.exists():
+        if not os.path.lexists(path):
+            _refuse_leftovers(path)
             create(path)
         _check_header(path)
         _check(path)
@@ -71,6 +73,13 @@ def _take(lock: int, directory: Path) -> None:
         raise ConfigurationError(f"{directory}: another broker is running on this state; give each its own --state") from None
 
 
+def _refuse_leftovers(path: Path) -> None:
+    """A log without its file is what is left of a state: SQLite would make it part of a new one."""
+    for left in (_beside(path, "wal"), _beside(path, "journal")):
+        if os.path.lexists(left):
+            raise ConfigurationError(f"{left}: the file that it belongs to, {FILE}, is missing; put it back, or remove this one too")
+
+
 def create(path: Path) -> None:
     """Make the file, WAL and all, under another name first: there is never half a database."""
     fresh = path.with_suffix(".new")
@@ -81,13 +90,20 @@ def create(path: Path) -> None:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         connection.executescript(f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; {SCHEMA}")
-        connection.execute("PRAGMA journal_mode = WAL")
+        _use_wal(connection)
     fresh.rename(path)
     handle = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """SQLite says so, and raises nothing, where it could not."""
+    (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+    if mode != "wal":
+        raise sqlite3.OperationalError("write-ahead logging cannot be used here")
 
 
 def _beside(path: Path, what: str) -> Path:
@@ -110,21 +126,22 @@ def _check(path: Path) -> None:
 
     Without locks (`_take` has one) and alone, so that SQLite needs no file for memory to share: a full disk has no room for that.
     """
-    if _beside(path, "journal").exists():
-        return  # an earlier version was killed in its first start: nothing was kept yet, and only a writer can roll the journal back
     uri = f"{path.absolute().as_uri()}?mode=ro&vfs=unix-none"
     with closing(sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None)) as connection:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if verdict != "ok":
         raise ConfigurationError(f"{path}: is damaged: {' '.join(verdict.split())}")
+    if not tables.issuperset(TABLES):
+        raise ConfigurationError(f"{path}: is damaged: not all of its tables are there")
 
 
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=PREPARED)
     try:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-        connection.execute("PRAGMA journal_mode = WAL")
+        _use_wal(connection)
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA journal_size_limit = 67108864")
         connection.execute("BEGIN IMMEDIATE")  # which takes the file's lock now, and not with the first write

@@ -5,7 +5,10 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from contextlib import closing
+from functools import partial
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -15,6 +18,13 @@ from rtprov.broker.database import Batch, Database, row_of
 from rtprov.broker.opening import FILE
 from rtprov.errors import ConfigurationError
 from tests.broker.test_storage import record
+
+
+class WithoutWal(sqlite3.Connection):
+    """Where there is no room for a write-ahead log, say, SQLite stays with what it has."""
+
+    def execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
+        return super().execute("SELECT 'delete'" if statement == "PRAGMA journal_mode = WAL" else statement, *values)
 
 
 class DatabaseCase(SynchronousTestCase):
@@ -70,8 +80,26 @@ class Opening(DatabaseCase):
         self.assertEqual(self.path.read_bytes()[18:20], b"\2\2", "it is not in WAL mode")
         self.assertEqual({file.name for file in self.directory.iterdir()}, {FILE, opening.LOCK})
 
-    def test_a_first_start_that_was_killed(self) -> None:
-        """A journal beside the file, which a broker that was killed while it first opened its file could leave, is rolled back."""
+    def test_a_log_without_its_file(self) -> None:
+        """Where the file was removed and its log was not, nothing is made that the log would become part of."""
+        self.open().close()
+        self.path.unlink()
+        for left in (f"{FILE}-wal", f"{FILE}-journal"):
+            (self.directory / left).write_bytes(b"")
+            self.assert_refused(f"{FILE}, is missing; put it back, or remove this one too")
+            self.assertFalse(self.path.exists())
+            (self.directory / left).unlink()
+
+    def test_a_link_that_leads_nowhere(self) -> None:
+        """A link to a file that is not there, as on a disk that is not mounted, is refused."""
+        self.directory.mkdir()
+        self.path.symlink_to(self.directory / "elsewhere" / FILE)
+        error = self.assertRaises(ConfigurationError, self.open)
+        self.assertIn("No such file", str(error))
+        self.assertTrue(self.path.is_symlink())
+
+    def test_a_journal(self) -> None:
+        """A journal beside the file, which no broker leaves, is refused, and both stay as they are."""
         self.open().close()
         left, self.directory = self.directory, Path(self.mktemp())
         with closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
@@ -81,8 +109,24 @@ class Opening(DatabaseCase):
             shutil.copytree(left, self.directory)
         self.path = self.directory / FILE
         self.assertGreater((self.directory / f"{FILE}-journal").stat().st_size, 0)
-        with closing(self.open()) as database:
-            self.assertEqual(database.load(1, -1, 999), [])
+        self.assert_refused("cannot be used as the broker's state")
+
+    def test_no_log(self) -> None:
+        """Where there can be no write-ahead log, nothing is made, and what is there is not used."""
+        self.directory.mkdir()
+        for there in (False, True):
+            if there:
+                self.open().close()
+            with mock.patch.object(sqlite3, "connect", partial(sqlite3.connect, factory=WithoutWal)):
+                self.assert_refused("write-ahead logging cannot be used here")
+            self.assertEqual(self.path.exists(), there)
+
+    def test_no_tables(self) -> None:
+        """A file that says it is ours and has none of our tables is refused."""
+        self.open().close()
+        with closing(sqlite3.connect(self.path)) as connection:
+            connection.execute("DROP TABLE binding")
+        self.assert_refused("not all of its tables are there")
 
     def test_no_folder(self) -> None:
         """A path that cannot be a folder is refused."""
