@@ -14,6 +14,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from rtprov.amqp.codec import encode_header
 from rtprov.amqp.consumer import consume
 from rtprov.amqp.topology import PARKED_QUEUE, Shard
 from rtprov.errors import BrokerError, UndecodableMessage
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 PREFETCH = 10
 RETRY_PAUSE_S = 5.0  # while the broker is there, but takes no messages
+MAX_HEADERS = 1000  # bytes, and so fields: brokers limit both
 RETURN_PAUSE_S = 60.0  # before a letter over which we failed is returned
 
 
@@ -97,10 +99,10 @@ class DeadLetters:
                 self._log.error("task {task_id} has failed: dead-lettered by the broker ({reason})", task_id=task.task_id, reason=reason)
                 failed = Finished(task.task_id, task.equipment_id, self._wall_clock(), State.FAILED, f"dead-lettered: {reason}")
                 await self._journal.append(failed)
-        try:
-            await self._park(delivery.body, delivery.properties.headers)
-        except (TypeError, ValueError):  # somebody's headers that cannot be written again
-            await self._park(delivery.body, {"x-death": [{"reason": reason, "queue": self._shard.work}]})
+        headers = delivery.properties.headers
+        if not _can_be_sent(headers):
+            headers = {"x-death": [{"reason": reason, "queue": self._shard.work}]}
+        await self._park(delivery.body, headers)
         delivery.ack()
 
     async def _park(self, body: bytes, headers: FieldTable | None) -> None:
@@ -125,6 +127,14 @@ def _task_of(body: bytes) -> Requested | None:
     except UndecodableMessage:
         return None
     return event if isinstance(event, Requested) else None
+
+
+def _can_be_sent(headers: FieldTable | None) -> bool:
+    """Whether these headers, which anybody may have written, can be written again, and are not too large for any broker."""
+    try:
+        return len(encode_header(Basic.Properties(headers=headers), 0)) <= MAX_HEADERS
+    except (TypeError, ValueError):
+        return False
 
 
 def _reason(delivery: Delivery) -> str:

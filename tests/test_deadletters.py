@@ -12,7 +12,7 @@ from rtprov.amqp.framing import encode_content
 from rtprov.amqp.protocol import AmqpConnection
 from rtprov.amqp.publisher import Publisher
 from rtprov.amqp.topology import DEAD_EXCHANGE, DELIVERY_LIMIT, PARKED_QUEUE, Topology
-from rtprov.broker.content_header import join
+from rtprov.broker.content_header import ACCEPTED_BYTES, ACCEPTED_FIELDS, join
 from rtprov.deadletters import RETRY_PAUSE_S, RETURN_PAUSE_S, DeadLetters
 from rtprov.errors import BrokerUnavailable, Overloaded
 from rtprov.model import Event, Finished, Requested, State
@@ -140,6 +140,18 @@ class Burial(DeadLettersTestCase):
         (parked,) = self.take(PARKED_QUEUE)
         self.assertEqual(parked.properties.headers, {"x-death": [{"reason": "unknown reason", "queue": SHARD.work}]})
         self.assertEqual((parked.body, self.state(1), self.left()), (encode_task(make_task(1)), State.FAILED, 0))
+
+    def test_headers_that_no_broker_takes(self) -> None:
+        """So is one whose headers, with what the broker has added, are too large to be published again."""
+        for headers in ({"large": "x" * (ACCEPTED_BYTES - 30)}, {"many": [None] * (ACCEPTED_FIELDS - 1)}):
+            self.publish("", SHARD.work, b"no task", headers)
+            with self.consuming(SHARD.work) as (delivery,):
+                delivery.nack(requeue=False)
+                self.network.settle()
+            (parked,) = self.take(PARKED_QUEUE)
+            self.assertEqual(parked.properties.headers, {"x-death": [{"reason": "rejected", "queue": SHARD.work}]})
+            self.assertEqual(self.messages(SHARD.dead), 0)
+        self.assertTrue(self.connection.connected)
 
     def test_many(self) -> None:
         """More letters than are taken at a time are all dealt with."""

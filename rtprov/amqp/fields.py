@@ -34,8 +34,11 @@ def check_method(command: type[base.Frame], arguments: bytes) -> None:
         offset = checker.skip(kind, offset)
 
 
-def check_properties(payload: bytes) -> None:
-    """Look at a content header's flags and properties. Raises ValueError where its flags or its header table are damaged or too large."""
+def check_properties(payload: bytes) -> int:
+    """Look at a content header's flags and properties; return how many fields there are in its header table, nested ones included.
+
+    Raises ValueError where its flags or its header table are damaged or too large.
+    """
     checker = _Checker(payload)
     (flags,) = _PROPERTY_FLAGS.unpack_from(payload, checker.within(0, 2))
     if flags & _CONTINUED:
@@ -46,6 +49,7 @@ def check_properties(payload: bytes) -> None:
             if flags & flag:
                 offset = checker.skip("shortstr", offset)
         checker.skip("table", offset)
+    return checker.fields
 
 
 def table_fields(table: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -62,7 +66,7 @@ class _Checker:
     def __init__(self, data: bytes) -> None:
         self._data = data
         self._end = len(data)
-        self._fields = 0
+        self.fields = 0
 
     def within(self, offset: int, size: int) -> int:
         """`offset`, if so many bytes follow."""
@@ -94,8 +98,8 @@ class _Checker:
         self.within(end, 0)
         offset += 4
         while offset < end:
-            self._fields += 1
-            if self._fields > MAX_FIELDS:
+            self.fields += 1
+            if self.fields > MAX_FIELDS:
                 raise ValueError(f"more than {MAX_FIELDS} fields")
             if named:
                 offset = self.skip("shortstr", offset)

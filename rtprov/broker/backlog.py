@@ -125,6 +125,7 @@ class Backlog:
         self.loading = loading = page.addCallback(self._take_page, self._purges)
         if loading.called:
             self.loading = None
+            loading.addErrback(self._on_unreadable)
             return bool(self._ready)
         loading.addCallbacks(self._loaded, self._on_unreadable)
         return False

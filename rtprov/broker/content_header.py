@@ -12,14 +12,17 @@ from collections.abc import Callable, Mapping
 from pamqp import encode
 from pamqp.commands import Basic
 
-from rtprov.amqp.fields import table_fields
+from rtprov.amqp.fields import MAX_FIELDS, check_properties, table_fields
 from rtprov.amqp.framing import DEFAULT_FRAME_MAX, FRAME_OVERHEAD
 
 EMPTY_TABLE = bytes(4)
 MAX_BYTES = DEFAULT_FRAME_MAX - FRAME_OVERHEAD - 64  # a header is one frame, and a number may be added as it is handed out
-ACCEPTED_BYTES = MAX_BYTES - 4096  # from clients: there is room for x-death
+# From clients: with what the broker adds, x-death above all, a header is still one that every client can read.
+ACCEPTED_BYTES = MAX_BYTES - 4096
+ACCEPTED_FIELDS = MAX_FIELDS // 2
 
 _start = struct.Struct(">HHQH")  # class, weight, the body's size, a flag for each property that is there
+_FLAGS_AT = _start.size - 2
 _length = struct.Struct(">I")
 _signed = struct.Struct(">q")
 
@@ -43,6 +46,17 @@ def split(header: bytes) -> dict[str, bytes]:
             parts[name] = header[at:end]
             at = end
     return parts
+
+
+def refusal(header: bytes) -> str | None:
+    """Why a client's content header is not taken; None where it is."""
+    if len(header) > ACCEPTED_BYTES:
+        return f"properties of {len(header)} bytes, at most {ACCEPTED_BYTES} are taken"
+    if len(header) > ACCEPTED_FIELDS:  # a field takes at least one byte
+        fields = check_properties(header[_FLAGS_AT:])
+        if fields > ACCEPTED_FIELDS:
+            return f"headers of {fields} fields, at most {ACCEPTED_FIELDS} are taken"
+    return None
 
 
 def join(parts: Mapping[str, bytes], body_size: int) -> bytes:

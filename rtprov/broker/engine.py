@@ -43,7 +43,7 @@ class Engine:
         self._exchanges: dict[str, Exchange] = {}
         self.queues: dict[str, AnyQueue] = {}
         self._unshown: dict[Stream, None] = {}  # an ordered set
-        self.after_work: Callable[[], object] = self.commit  # called after work that no client set off
+        self.after_work: Callable[[], None] = lambda: None  # called after work that no client set off, to have it committed
         self._expiring: dict[Queue, float] = {}
         for kind in TYPES:
             self._exchanges[f"amq.{kind}"] = Exchange(f"amq.{kind}", kind, durable=True, auto_delete=False)

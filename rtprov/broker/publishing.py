@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pamqp.commands import Basic, Confirm
 
-from rtprov.broker.content_header import ACCEPTED_BYTES
+from rtprov.broker.content_header import refusal
 from rtprov.broker.messages import Message, expiration_s
 from rtprov.broker.methods import Return
 from rtprov.broker.replies import REPLY_TO
@@ -49,9 +49,9 @@ class Publishing:
         assert properties is not None
         if method.immediate:
             raise AmqpError(540, "NOT_IMPLEMENTED - immediate=true", 60, 40)
-        if len(command.header) > ACCEPTED_BYTES:
-            text = f"properties of {len(command.header)} bytes, at most {ACCEPTED_BYTES} are taken"
-            raise AmqpError(406, f"PRECONDITION_FAILED - {text}", 60, 40)
+        too_much = refusal(command.header)
+        if too_much is not None:
+            raise AmqpError(406, f"PRECONDITION_FAILED - {too_much}", 60, 40)
         try:
             expiration_s(properties)
         except ValueError:

@@ -82,7 +82,7 @@ class BrokerFactory(Factory):
         engine.storage.on_trouble = self._on_disk_trouble
         engine.memory.limit = limits.memory_bytes
         engine.memory.on_change = self._on_memory
-        engine.after_work = self.end_turn
+        engine.after_work = self._after_work
 
     def startFactory(self) -> None:
         self.engine.wake()
@@ -172,6 +172,10 @@ class BrokerFactory(Factory):
     def _expire(self) -> None:
         self._expiration = None
         self.engine.expire()
+        self._after_work()
+
+    def _after_work(self) -> None:
+        """What no client set off has come to an end: the turn of nobody."""
         self.end_turn().addErrback(lambda reason: self._log.failure("a commit failed", reason))
 
 

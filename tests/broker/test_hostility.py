@@ -15,7 +15,7 @@ from pamqp.common import FieldTable
 from rtprov.amqp._txamqp import Content
 from rtprov.amqp.codec import encode_header
 from rtprov.amqp.framing import PROTOCOL_HEADER, encode_content, encode_method
-from rtprov.broker.content_header import ACCEPTED_BYTES
+from rtprov.broker.content_header import ACCEPTED_BYTES, ACCEPTED_FIELDS
 from rtprov.broker.engine import MAX_EXCHANGES, MAX_KEYS, MAX_QUEUES
 from tests.broker.cases import BrokerContract, EmbeddedTestCase
 from tests.broker.raw import LOGIN, RawClient, publish
@@ -268,13 +268,30 @@ class FloodTests(EmbeddedTestCase, BrokerContract):
         honest.end()
 
     async def test_large_properties(self) -> None:
-        """Properties that leave no room in a frame for what the broker adds are refused with 406: they would stop whoever consumes them."""
-        channel = await self.channel()
-        queue = await self.queue(channel)
-        await self.publish(queue, b"", headers={"large": "x" * (ACCEPTED_BYTES - 100)})
-        properties = Basic.Properties(headers={"large": "x" * ACCEPTED_BYTES})
-        await channel.basic_publish(routing_key=queue, content=Content(b"", None, properties))
-        await self.refused(channel, Basic.Qos(), 406, "properties")
+        """Properties that leave no room for what the broker adds are refused with 406: they would stop whoever consumes them."""
+        dead = await self.queue(await self.channel())
+        arguments = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": dead}
+        large: FieldTable = {"large": "x" * (ACCEPTED_BYTES - 29)}
+        many: FieldTable = {"many": [None] * (ACCEPTED_FIELDS - 1)}
+        for headers, above in ((large, {"large": "x" * (ACCEPTED_BYTES - 28)}), (many, {"many": [None] * ACCEPTED_FIELDS})):
+            channel = await self.channel()
+            queue = await self.queue(channel, "quorum", arguments)
+            await self.publish(queue, b"", headers=headers)
+            for _ in range(2):
+                held = await self.get(channel, queue, no_ack=False)
+                assert held is not None
+                await self.ask(channel, Basic.Nack(delivery_tag=held.delivery_tag, requeue=True))
+            held = await self.get(channel, queue, no_ack=False)
+            assert held is not None and held.content is not None
+            self.assertEqual(held.content.properties.headers, {**headers, "x-delivery-count": 2})
+            await self.ask(channel, Basic.Nack(delivery_tag=held.delivery_tag, requeue=False))
+            letter = await self.get(channel, dead)
+            assert letter is not None and letter.content is not None
+            found = letter.content.properties.headers or {}
+            self.assertEqual((found | headers, "x-death" in found), (found, True))
+            properties = Basic.Properties(headers=above)  # type: ignore[arg-type]
+            await channel.basic_publish(routing_key=queue, content=Content(b"", None, properties))
+            await self.refused(channel, Basic.Qos(), 406, "are taken")
 
     async def test_topic_of_many_hashes(self) -> None:
         """A binding and a routing key made to be slow to compare are not."""
