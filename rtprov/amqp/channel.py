@@ -179,7 +179,8 @@ class AmqpChannel(ChannelBase):
             take(command)
         except Exception:
             # It must not be held for ever unsettled: with the connection gone, the broker delivers it again.
-            self._log.failure("the consumer {tag} of channel {id} failed on a delivery", tag=method.consumer_tag, id=self.id)
+            where = f"{method.exchange!r}, {method.routing_key!r}"
+            self._log.failure("the consumer {tag} failed on a delivery ({where})", tag=method.consumer_tag, where=where)
             self.client.drop("A consumer failed on a delivery")
 
     def on_confirm(self, delivery_tag: int, *, multiple: bool, positive: bool) -> None:

@@ -188,6 +188,10 @@ class BrokerConnection(Service):
                 raise BrokerUnavailable(f"{_name(session)} was not ready within {self._attach_deadline_s:g} s") from error
             except BrokerError as error:
                 raise BrokerUnavailable(f"{_name(session)} could not set up: {error}") from error
+            except CancelledError:
+                if self.running and connection.failure is not None:
+                    raise connection.failure from None
+                raise
             if connection.closed or not self.running:
                 raise connection.failure or CancelledError()
 

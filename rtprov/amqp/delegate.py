@@ -42,11 +42,11 @@ class AmqpDelegate(DelegateBase):
     # The connection.
 
     def connection_blocked(self, channel: AmqpChannel, message: Message) -> None:
-        self._log.warn("the broker blocks publishers: {reason}", reason=message.reason)
+        self._log.warn("{url}: the broker blocks publishers: {reason}", url=self.client.url, reason=message.reason)
         self.client.blocked = True
 
     def connection_unblocked(self, channel: AmqpChannel, message: Message) -> None:
-        self._log.info("the broker takes messages again")
+        self._log.info("{url}: the broker takes messages again", url=self.client.url)
         self.client.blocked = False
 
     def connection_close(self, channel: AmqpChannel, message: Message) -> None:
@@ -72,19 +72,12 @@ class AmqpDelegate(DelegateBase):
         if channel.fatal:
             self.client.drop(f"The broker cancelled the consumer {message.consumer_tag}: its queue is gone or has moved")
 
-    def basic_ack(self, channel: AmqpChannel, message: Message) -> None:
-        channel.on_confirm(message.delivery_tag, multiple=message.multiple, positive=True)
-
     def basic_nack(self, channel: AmqpChannel, message: Message) -> None:
         channel.on_confirm(message.delivery_tag, multiple=message.multiple, positive=False)
 
     def basic_return_(self, channel: AmqpChannel, message: Message) -> None:
         if channel.confirms is not None:
             channel.confirms.on_return(message)
-
-    # txAMQP's own answers to these would queue without bound, or close the wrong connection.
-
-    basic_deliver = None
 
     def close(self, reason: BrokerError) -> None:
         """The connection looks after itself; see `AmqpConnection.drop`."""

@@ -99,7 +99,7 @@ class AmqpConnection(ClientBase):
         self.frame_max = DEFAULT_FRAME_MAX
         self.call_deadline_s = call_deadline_s
         self.max_body_bytes = max_body_bytes
-        self._url = url
+        self.url = url
         self._heartbeat_s = heartbeat_s
         self._handshake_deadline_s = handshake_deadline_s
         self._stage = "silence"  # then "greeting", "login", "opening", "open", and at the end "closing"
@@ -212,7 +212,7 @@ class AmqpConnection(ClientBase):
         except AmqpError as error:
             self.drop(f"The broker broke the protocol: {error}")
         except Exception:
-            self._log.failure("the connection to {url} is dropped for an error of ours", url=self._url)
+            self._log.failure("the connection to {url} is dropped for an error of ours", url=self.url)
             self.drop("An error of ours")
 
     def connectionLost(self, reason: Failure = Failure(Exception("lost"))) -> None:  # noqa: B008 - Twisted's signature
@@ -237,7 +237,7 @@ class AmqpConnection(ClientBase):
         if "PLAIN" not in mechanisms.split():
             raise AmqpError(540, f"NOT_IMPLEMENTED - the broker offers {mechanisms}, not PLAIN")
         self.server_properties = message.server_properties
-        response = f"\0{self._url.username}\0{self._url.password}"
+        response = f"\0{self.url.username}\0{self.url.password}"
         channel.connection_start_ok(client_properties=CLIENT_PROPERTIES, mechanism="PLAIN", response=response, locale="en_US")
 
     def on_tune(self, channel: AmqpChannel, message: Message) -> None:

@@ -16,6 +16,7 @@ from twisted.internet.ssl import Certificate, TLSVersion, optionsForClientTLS, p
 
 from rtprov.errors import ConfigurationError
 
+MAX_VIRTUAL_HOST = 127  # bytes, AMQP's XML has it (domain `path`)
 _PORTS = {"amqp": 5672, "amqps": 5671}
 _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
@@ -51,7 +52,7 @@ class BrokerUrl:
         if parts.username is None:
             password = "guest"  # noqa: S105 - every broker's documented default
         virtual_host = path[1:] or "/"
-        if len(virtual_host.encode()) > 255 or "\0" in username + password:
+        if len(virtual_host.encode()) > MAX_VIRTUAL_HOST or "\0" in username + password:
             raise ConfigurationError("The broker URL has a part that AMQP cannot carry")
         return cls(unquote(host), port or _PORTS[scheme], username, password, virtual_host, scheme == "amqps")
 

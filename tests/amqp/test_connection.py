@@ -275,6 +275,18 @@ class LoopTests(AmqpTestCase):
         self.assertTrue(self.service.connected)
         self.stop()
 
+    def test_dropped_while_attaching(self) -> None:
+        """So is the reason while another session is still being attached."""
+        self.second.hold = Deferred()
+        self.start()
+        assert self.first.connection is not None
+        self.second.hold, _ = None, self.second.hold
+        self.first.connection.drop("The journal stands still")
+        self.network.advance(1)
+        self.assertEqual(self.warnings(), ["The journal stands still"])
+        self.assertTrue(self.service.connected)
+        self.stop()
+
     def test_stop_at_each_step(self) -> None:
         """It can be stopped whatever it is about: connecting, shaking hands, attaching, serving, pausing."""
         for step in ("before", "connecting", "greeting", "login", "attaching", "serving", "pausing"):
