@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from attrs import define, field
@@ -105,7 +106,8 @@ class Arrivals:
             job.unjudged = False
         self._sorting = None
         jobs, self._jobs = self._jobs, []
-        for job in sorted(jobs, key=lambda job: self._store.ahead(job.task.task_id)):
+        places = self._store.places(job.task.task_id for job in jobs)
+        for job in sorted(jobs, key=lambda job: places.get(job.task.task_id, math.inf)):
             self._enter(job)
 
     def _unsorted(self, reason: Failure) -> None:

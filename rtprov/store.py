@@ -10,66 +10,20 @@ all replicas agree, and so does one that reads the journal again.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterable
 from heapq import heappop, heappush
 
 import attrs
 
-from rtprov.model import Attempt, Cancelled, Details, Event, Finished, Postponed, Requested, Started, State, Waiting
+from rtprov.details import describe
+from rtprov.model import Attempt, Cancelled, Details, Event, Finished, Postponed, Requested, Started, State
+from rtprov.record import Record
 
-KEY_SLACK_S = 3600.0  # front ends send no order for a key while its record is there …
-NEW_TASK_AFTER_S = 1800.0  # … so what is a new task and what the old one is clear wherever clocks differ by less than half an hour
-KEPT_ATTEMPTS = 10  # of a task that runs; of one that has ended, the last three
+NEW_TASK_AFTER_S = 1800.0  # half of `KEY_SLACK_S`: what is a new task is clear wherever clocks differ by less than that
 KEPT_ATTEMPTS_AT_END = 3
 MAX_SHARED_TEXTS = 1000
-LONGEST_WALK = 500
 FIRST_GUESS_S = 60.0  # how long a call takes, until one has been seen
 LONGEST_GUESS_S = 1530.0
-
-
-@attrs.define(eq=False, weakref_slot=False)
-class _Record:
-    """`task_id` is the very string that is the record's key, so that everything else that needs it shares it.
-
-    `log` has the attempts one by one, where there was more to tell of them than when the first one began. `begun_by` is the process that
-    makes the latest one, while that has no end; `deaths` counts the attempts without an end that another process followed up. `earlier`
-    and `later` are the device's tasks before and after this one.
-    """
-
-    task_id: str
-    equipment_id: str
-    state: State = State.RUNNING
-    requested_at: float | None = None
-    first_started_at: float | None = None
-    finished_at: float = 0.0
-    attempts: int = 0
-    deaths: int = 0
-    begun_by: str | None = None
-    reason: str | None = None
-    fingerprint: str | None = None
-    log: tuple[Attempt, ...] | None = None
-    earlier: _Record | None = None
-    later: _Record | None = None
-
-    def __lt__(self, other: _Record) -> bool:
-        return self.forgotten_at < other.forgotten_at
-
-    @property
-    def forgotten_at(self) -> float:
-        """When it may be forgotten, but for the retention."""
-        return self.finished_at if self.fingerprint is None else self.finished_at + KEY_SLACK_S
-
-    def last_attempt(self) -> Attempt | None:
-        if self.log:
-            return self.log[-1]
-        return Attempt(self.attempts, self.first_started_at) if self.attempts else None
-
-    def add(self, attempt: Attempt) -> None:
-        """Put an attempt behind those before it, or in the place of the last one where that has the same number."""
-        known = self.log or tuple(filter(None, [self.last_attempt()]))
-        if known and known[-1].number == attempt.number:
-            known = known[:-1]
-        self.log = (*known, attempt)[-KEPT_ATTEMPTS:]
 
 
 class Store:
@@ -77,11 +31,11 @@ class Store:
 
     def __init__(self, retention_s: float) -> None:
         self._retention_s = retention_s
-        self._records: dict[str, _Record] = {}
-        self._newest: dict[str, _Record] = {}  # by equipment
+        self._records: dict[str, Record] = {}
+        self._newest: dict[str, Record] = {}  # by equipment
         # A heap. Events come nearly in the order of their times, where a push costs next to nothing; and a writer whose clock runs ahead
         # keeps its own tasks longer, not everybody's.
-        self._finished: list[_Record] = []
+        self._finished: list[Record] = []
         self._texts: dict[str, str] = {}  # reasons are few, and told of very many tasks
         self._typical_s = FIRST_GUESS_S
 
@@ -111,30 +65,30 @@ class Store:
         elif not record.attempts:
             self._end(record, event.at, State.CANCELLED, "cancelled by a client")
 
-    def _begins_anew(self, record: _Record, fingerprint: str | None, at: float) -> bool:
+    def _begins_anew(self, record: Record, fingerprint: str | None, at: float) -> bool:
         keyed = record.fingerprint is not None and fingerprint is not None
         return keyed and record.state.final and at > record.finished_at + self._retention_s + NEW_TASK_AFTER_S
 
-    def _stale(self, record: _Record, at: float) -> bool:
+    def _stale(self, record: Record, at: float) -> bool:
         """Whether an event is one of the task that had the same key before, read again."""
         begun_at = record.requested_at if record.fingerprint is not None else None
         return begun_at is not None and at < begun_at - self._retention_s - NEW_TASK_AFTER_S
 
-    def _add(self, task_id: str, equipment_id: str) -> _Record:
+    def _add(self, task_id: str, equipment_id: str) -> Record:
         newest = self._newest.get(equipment_id)
         if newest is not None:
             equipment_id = newest.equipment_id
-        record = self._records[task_id] = self._newest[equipment_id] = _Record(task_id, equipment_id, earlier=newest)
+        record = self._records[task_id] = self._newest[equipment_id] = Record(task_id, equipment_id, earlier=newest)
         if newest is not None:
             newest.later = record
         return record
 
-    def _request(self, record: _Record, event: Requested) -> None:
+    def _request(self, record: Record, event: Requested) -> None:
         if record.requested_at is None:
             record.requested_at = event.at
             record.fingerprint = event.fingerprint
 
-    def _start(self, record: _Record, event: Started) -> None:
+    def _start(self, record: Record, event: Started) -> None:
         if event.attempt > record.attempts:
             if record.attempts:
                 record.add(Attempt(event.attempt, event.at))
@@ -143,12 +97,12 @@ class Store:
         if record.first_started_at is None or event.at < record.first_started_at:
             record.first_started_at = event.at
 
-    def _note_process(self, record: _Record, by: str | None) -> None:
+    def _note_process(self, record: Record, by: str | None) -> None:
         if record.begun_by is not None and by != record.begun_by:
             record.deaths += 1
         record.begun_by = None if by is None else self._shared(by)
 
-    def _postpone(self, record: _Record, event: Postponed) -> None:
+    def _postpone(self, record: Record, event: Postponed) -> None:
         last = record.last_attempt()
         if last is None or event.attempt > last.number:
             last = Attempt(event.attempt, None)
@@ -157,7 +111,7 @@ class Store:
             record.attempts = last.number
             record.begun_by = None
 
-    def _end(self, record: _Record, at: float, state: State, reason: str) -> None:
+    def _end(self, record: Record, at: float, state: State, reason: str) -> None:
         last = record.last_attempt()
         if state is State.COMPLETED and last is not None and last.started_at is not None:
             took_s = min(max(at - last.started_at, 0.0), LONGEST_GUESS_S)
@@ -184,10 +138,22 @@ class Store:
         record = self._records.get(task_id)
         return record is not None and record.state.final
 
-    def ahead(self, task_id: str) -> float:
-        """How many of the device's tasks are to end before this one begins; infinitely many where it is not known."""
-        record = self._records.get(task_id)
-        return math.inf if record is None else self._queue(record, math.inf)[0]
+    def places(self, task_ids: Iterable[str]) -> dict[str, int]:
+        """The places of these tasks in the rows of their devices, which is the journal's order; a task that is not known has none."""
+        wanted: dict[str, set[str]] = {}
+        for task_id in task_ids:
+            record = self._records.get(task_id)
+            if record is not None:
+                wanted.setdefault(record.equipment_id, set()).add(task_id)
+        places: dict[str, int] = {}
+        for equipment_id, missing in wanted.items():
+            place, record = 0, self._newest.get(equipment_id)
+            while missing and record is not None:
+                if record.task_id in missing:
+                    missing.remove(record.task_id)
+                    places[record.task_id] = place
+                place, record = place - 1, record.earlier
+        return places
 
     def first_started_at(self, task_id: str) -> float | None:
         """When the task's first attempt began, in seconds since the epoch; None where none is known."""
@@ -223,7 +189,7 @@ class Store:
         record = self._records.get(task_id)
         if record is None or equipment_id not in (None, record.equipment_id):
             return None
-        return self._describe(record, now)
+        return describe(record, now, self._typical_s)
 
     def tasks_of(self, equipment_id: str, before: str | None, limit: int, now: float) -> list[Details]:
         """The device's tasks, newest first, at most `limit`: those before the task `before`, or from the newest.
@@ -237,52 +203,9 @@ class Store:
             record = known.earlier if known is not None and known.equipment_id == equipment_id else None
         found: list[Details] = []
         while record is not None and len(found) < limit:
-            found.append(self._describe(record, now))
+            found.append(describe(record, now, self._typical_s))
             record = record.earlier
         return found
-
-    def _describe(self, record: _Record, now: float) -> Details:
-        ended = record.state.final
-        last = record.last_attempt()
-        ahead = 0 if ended or last is not None else self._queue(record)[0]
-        return Details(
-            task_id=record.task_id,
-            equipment_id=record.equipment_id,
-            state=record.state,
-            requested_at=record.requested_at,
-            started_at=record.first_started_at,
-            finished_at=record.finished_at if ended else None,
-            reason=record.reason,
-            attempt_count=record.attempts,
-            attempts=_attempts(record, last),
-            waits_for=None if ended else _waits_for(last, ahead),
-            ahead=ahead,
-            expected_at=None if ended else self._expected_at(record, now),
-            fingerprint=record.fingerprint,
-        )
-
-    def _queue(self, record: _Record, at_most: float = LONGEST_WALK) -> tuple[int, _Record]:
-        """How many of the device's tasks are to end before this one begins, and the first of them (itself where there is none).
-
-        They run in order, so nothing waits behind one that has ended but for the cancelled.
-        """
-        count, first = 0, record
-        earlier = record.earlier
-        while earlier is not None and count < at_most and earlier.state in (State.RUNNING, State.CANCELLED):
-            if earlier.state is State.RUNNING:
-                count, first = count + 1, earlier
-            earlier = earlier.earlier
-        return count, first
-
-    def _expected_at(self, record: _Record, now: float) -> float:
-        """When the task may end, by what recent calls took: its call that runs, its next attempt, or its call after those before it."""
-        last = record.last_attempt()
-        if last is None:
-            ahead, first = self._queue(record)
-            return (self._expected_at(first, now) if ahead else now + self._typical_s) + ahead * self._typical_s
-        if last.ended_at is None:
-            return max(now, (last.started_at or now) + self._typical_s)
-        return max(now, last.retry_at or now) + self._typical_s
 
     def expire(self, now: float) -> int:
         """Forget the tasks that finished more than the retention before `now` (seconds since the epoch); return how many.
@@ -298,7 +221,7 @@ class Store:
                 forgotten += 1
         return forgotten
 
-    def _forget(self, record: _Record) -> None:
+    def _forget(self, record: Record) -> None:
         del self._records[record.task_id]
         earlier, later = record.earlier, record.later
         record.earlier = record.later = None
@@ -310,19 +233,3 @@ class Store:
             self._newest[record.equipment_id] = earlier
         else:
             del self._newest[record.equipment_id]
-
-
-def _attempts(record: _Record, last: Attempt | None) -> tuple[Attempt, ...]:
-    """A task's end is that of its last attempt, too."""
-    if last is None:
-        return ()
-    if record.state.final and last.ended_at is None:
-        error = None if record.state is State.COMPLETED else record.reason
-        last = attrs.evolve(last, ended_at=record.finished_at, error=error)
-    return (*(record.log or ())[:-1], last)
-
-
-def _waits_for(last: Attempt | None, ahead: int) -> Waiting | None:
-    if last is None:
-        return Waiting.DEVICE if ahead else Waiting.CONCURRENCY
-    return None if last.ended_at is None else Waiting.SERVICE

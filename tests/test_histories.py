@@ -146,6 +146,21 @@ class Told(SynchronousTestCase):
         again = self.details(fold([*events, Started(task_id(1), DEVICE, 120.0, 3)]), now=130.0)
         self.assertEqual((again.waits_for, again.attempts[-1], again.expected_at), (None, Attempt(3, 120.0), 180.0))
 
+    def test_a_long_row(self) -> None:
+        """What is before a task is looked at as far as 500 tasks, however long the row and however many are asked about."""
+        store = fold([Requested(task_id(number), DEVICE, 1.0) for number in range(1, 3001)])
+        store.apply(Started(task_id(1), DEVICE, 90.0, 1))
+        near, far = self.details(store, 500), self.details(store, 3000)
+        self.assertEqual((near.ahead, near.expected_at), (499, 150.0 + 499 * 60.0))
+        self.assertEqual((far.ahead, far.expected_at), (500, 160.0 + 500 * 60.0))
+
+    def test_places(self) -> None:
+        """The journal's order is told of any tasks of any devices."""
+        store = fold([Requested(task_id(number), f"{DEVICE}{number % 2}", 1.0) for number in range(1, 9)])
+        places = store.places([task_id(number) for number in (8, 2, 5, 1, 99)])
+        self.assertEqual(sorted(places), sorted(task_id(number) for number in (8, 2, 5, 1)))
+        self.assertTrue(places[task_id(2)] < places[task_id(8)] and places[task_id(1)] < places[task_id(5)])
+
     def test_many_attempts(self) -> None:
         """The latest ten attempts are kept, three once the task has ended; all are counted."""
         events: list[Event] = [Started(task_id(1), DEVICE, float(number), number) for number in range(1, 31)]

@@ -46,7 +46,12 @@ LAYERS = (
         sees=("values",),
         outside=frozenset({"attrs", "cryptography", "msgspec"}),
     ),
-    Layer("rules", ("rtprov.store", "rtprov.lanes", "rtprov.breaker", "rtprov.limits"), sees=("values",), outside=frozenset({"attrs"})),
+    Layer(
+        "rules",
+        ("rtprov.record", "rtprov.details", "rtprov.store", "rtprov.lanes", "rtprov.breaker", "rtprov.limits"),
+        sees=("values",),
+        outside=frozenset({"attrs"}),
+    ),
     Layer("amqp", ("rtprov.amqp.*",), sees=("package", "rtprov.errors")),
     Layer(
         "broker",
