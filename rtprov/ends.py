@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 MAX_WAITING = 20_000
 MAX_BATCH = 500
 RENEW_AFTER_S = 10.0
-TICK_S = 1.0
 
 _Pair = tuple[str, str]
 _Waiter = Deferred["State | None"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from rtprov.model import Details, Event, State, Task
@@ -136,9 +136,6 @@ class Delivery(Protocol):
     def nack(self, *, requeue: bool) -> None:
         """Return the message to its queue, or, with `requeue` false, to the dead letters."""
 
-
-StatusBatch = Sequence[tuple[str, str]]
-"""(task id, equipment id) pairs."""
 
 Watch = Callable[[int, Event], None]
 """Called with each journal event's offset and the event."""

@@ -49,11 +49,10 @@ class Lanes(Generic[T]):
         del self._lanes[device]
         return None
 
-    def drop_waiting(self, device: str | None = None) -> list[T]:
-        """Forget everything behind the heads, of one device or of all; return it, in each device's order. Heads stay."""
-        lanes = self._lanes.values() if device is None else [self._lanes.get(device, deque())]
+    def drop_waiting(self) -> list[T]:
+        """Forget everything behind the heads; return it, in each device's order. Heads stay."""
         dropped: list[T] = []
-        for lane in lanes:
+        for lane in self._lanes.values():
             if len(lane) > 1:
                 head, *behind = lane
                 lane.clear()

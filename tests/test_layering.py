@@ -56,7 +56,7 @@ LAYERS = (
     Layer(
         "broker",
         ("rtprov.broker.*",),
-        sees=("package", "rtprov.errors", "rtprov.amqp.fields", "rtprov.amqp.codec", "rtprov.amqp.framing", "rtprov.amqp.heartbeat"),
+        sees=("package", "rtprov.errors", *(f"rtprov.amqp.{name}" for name in ("fields", "codec", "framing", "heartbeat", "transport"))),
     ),
     Layer(
         "edges",

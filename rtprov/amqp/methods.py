@@ -55,8 +55,6 @@ class Methods(Protocol):
         arguments: Table = ...,
     ) -> Deferred[Message]: ...
 
-    def exchange_delete(self, ticket: int = ..., exchange: str = ..., if_unused: bool = ..., nowait: bool = ...) -> Deferred[Message]: ...
-
     def queue_declare(
         self,
         ticket: int = ...,
@@ -78,8 +76,6 @@ class Methods(Protocol):
         nowait: bool = ...,
         arguments: Table = ...,
     ) -> Deferred[Message]: ...
-
-    def queue_purge(self, ticket: int = ..., queue: str = ..., nowait: bool = ...) -> Deferred[Message]: ...
 
     def queue_delete(
         self, ticket: int = ..., queue: str = ..., if_unused: bool = ..., if_empty: bool = ..., nowait: bool = ...

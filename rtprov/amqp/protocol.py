@@ -43,6 +43,7 @@ from rtprov.errors import AmqpError, BrokerError, BrokerUnavailable
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+    from rtprov.amqp.transport import IAmqpTransport
     from rtprov.amqp.url import BrokerUrl
 
 CALL_DEADLINE_S = 10.0
@@ -74,6 +75,7 @@ class AmqpConnection(ClientBase):
     """
 
     _log = Logger()
+    transport: IAmqpTransport | None
 
     def __init__(
         self,
@@ -149,7 +151,8 @@ class AmqpConnection(ClientBase):
             self._heartbeat.sent_at = self.clock.seconds()
             if self._held_back_bytes is not None:
                 self._held_back_bytes += len(data)
-            self.transport.write(data)  # type: ignore[union-attr]
+            assert self.transport is not None
+            self.transport.write(data)
 
     @property
     def paused(self) -> bool:
@@ -180,7 +183,7 @@ class AmqpConnection(ClientBase):
         set_no_delay = getattr(self.transport, "setTcpNoDelay", None)
         if set_no_delay is not None:
             set_no_delay(True)
-        self.transport.registerProducer(self, True)  # type: ignore[attr-defined]
+        self.transport.registerProducer(self, True)
         self._heartbeat.received_at = self.clock.seconds()
         self._timer = self.clock.callLater(self._handshake_deadline_s, self._on_late_handshake)
         self.send(PROTOCOL_HEADER)
@@ -276,18 +279,22 @@ class AmqpConnection(ClientBase):
         self._fail(error)
         self._stage = "closing"
         self._timer = self.clock.callLater(CLOSE_DEADLINE_S, self._abort)
-        self.transport.loseConnection()  # type: ignore[union-attr]
+        self._lose()
 
     def _on_frame_after_end(self, frame: Frame) -> None:
         if self._stage == "closing" and frame.kind == METHOD and frame.channel == 0 and frame.payload[:4] in CLOSES:
-            self.transport.loseConnection()  # type: ignore[union-attr]
+            self._lose()
+
+    def _lose(self) -> None:
+        assert self.transport is not None
+        self.transport.loseConnection()
 
     def _on_silence(self) -> None:
         self.drop("Nothing came from the broker for two heartbeats")
 
     def _abort(self) -> None:
         if self.transport is not None:
-            self.transport.abortConnection()  # type: ignore[attr-defined]
+            self.transport.abortConnection()
 
     def _fail(self, error: BrokerError) -> None:
         if self.closed:
@@ -296,7 +303,7 @@ class AmqpConnection(ClientBase):
         self._stop_timer()
         self._heartbeat.stop()
         if self.transport is not None:
-            self.transport.unregisterProducer()  # type: ignore[attr-defined]
+            self.transport.unregisterProducer()
         for channel in list(self.channels.values()):
             channel.do_close(error)
         self.channels.clear()

@@ -1,6 +1,8 @@
 """The embedded broker: an AMQP 0-9-1 server for one machine, on the Twisted reactor.
 
-`server` is the way in. `connection` speaks the protocol; `channel` carries out a channel's methods, with `publishing`, `consuming` and
-`replies`; `engine` keeps exchanges and queues, `queues` and `streams` hold messages, `storage` keeps what must outlive the process. It
-covers what rtprov uses and answers 540 to the rest: docs/embedded-broker.md.
+`server` is the way in. A `connection` speaks the protocol, with `handshake`, `channels` and, at the end of each turn, `turn`; a `channel`
+carries out a channel's methods, with `publishing`, `consuming` and `replies`. `engine` keeps `exchanges` and queues: `queues`, of whose
+messages a `backlog` has those that wait, and `streams`; `arguments` says what may be declared, `dead_letters` what becomes of a message that
+is given up, `memory` counts what all take. What must outlive the process is told to a `storage`: `sqlite` keeps it, in a `database` that
+`opening` opens. All that rtprov uses is there, and 540 the answer to the rest: docs/embedded-broker.md.
 """

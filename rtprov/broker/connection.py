@@ -32,6 +32,7 @@ from rtprov.errors import AmqpError
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
 
+    from rtprov.amqp.transport import IAmqpTransport
     from rtprov.broker.server import BrokerFactory
 
 
@@ -40,6 +41,7 @@ class BrokerProtocol(Protocol):
     """One client. `writable` is False while it does not read what it is sent."""
 
     _log = Logger()
+    transport: IAmqpTransport | None
 
     def __init__(self, factory: BrokerFactory) -> None:
         self.factory: BrokerFactory = factory
@@ -65,7 +67,7 @@ class BrokerProtocol(Protocol):
         set_no_delay = getattr(self.transport, "setTcpNoDelay", None)
         if set_no_delay is not None:
             set_no_delay(True)
-        self.transport.registerProducer(self, True)  # type: ignore[attr-defined]
+        self.transport.registerProducer(self, True)
         self._timer = self.factory.clock.callLater(self.factory.limits.handshake_s, self._abort)
 
     def pauseProducing(self) -> None:
@@ -119,7 +121,7 @@ class BrokerProtocol(Protocol):
             self._carry_out()
         if self._listening and not self._gone:
             assert self.transport is not None
-            self.transport.resumeProducing()  # type: ignore[attr-defined]
+            self.transport.resumeProducing()
 
     def _carry_out(self) -> None:
         """Carry out what was received, for as long as the client reads what comes of it."""
@@ -142,7 +144,7 @@ class BrokerProtocol(Protocol):
             self._close(AmqpError(541, "INTERNAL_ERROR"))
         if not self._listening:
             assert self.transport is not None
-            self.transport.pauseProducing()  # type: ignore[attr-defined]
+            self.transport.pauseProducing()
         self._end_turn()
 
     def _greet(self, data: bytes) -> bytes:
@@ -168,7 +170,7 @@ class BrokerProtocol(Protocol):
             return
         self._held = True
         assert self.transport is not None
-        self.transport.pauseProducing()  # type: ignore[attr-defined]
+        self.transport.pauseProducing()
         until.addBoth(self._unhold)
 
     def _on_unreadable(self) -> None:
@@ -285,13 +287,13 @@ class BrokerProtocol(Protocol):
 
     def _lose(self) -> None:
         assert self.transport is not None
-        self.transport.unregisterProducer()  # type: ignore[attr-defined]
+        self.transport.unregisterProducer()
         self.transport.loseConnection()
 
     def _abort(self) -> None:
         self._closing = True
         assert self.transport is not None
-        self.transport.abortConnection()  # type: ignore[attr-defined]
+        self.transport.abortConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._closing = self._gone = True

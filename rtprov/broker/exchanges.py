@@ -57,11 +57,9 @@ class Exchange:
         self.bindings.setdefault(key, {})[queue] = None
         self._keys.setdefault(queue, set()).add(key)
 
-    def unbind(self, queue: str, key: str) -> bool:
-        """Return whether it was bound."""
-        keys = self._keys.get(queue, set())
-        if key not in keys:
-            return False
+    def unbind(self, queue: str, key: str) -> None:
+        """Raises KeyError where the queue is not bound by this key."""
+        keys = self._keys[queue]
         keys.remove(key)
         if not keys:
             del self._keys[queue]
@@ -69,7 +67,6 @@ class Exchange:
         del queues[queue]
         if not queues:
             del self.bindings[key]
-        return True
 
     def unbind_queue(self, queue: str) -> bool:
         """The queue is gone. Return whether it was bound."""
