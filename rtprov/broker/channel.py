@@ -70,7 +70,7 @@ class BrokerChannel:
         self.send(Channel.FlowOk(True))
 
     def _on_exchange_declare(self, method: Exchange.Declare) -> None:
-        self._engine.declare_exchange(
+        self._engine.routing.declare(
             method.exchange,
             method.exchange_type,
             passive=method.passive,
@@ -82,7 +82,7 @@ class BrokerChannel:
         self.answer(method, Exchange.DeclareOk())
 
     def _on_exchange_delete(self, method: Exchange.Delete) -> None:
-        self._engine.delete_exchange(method.exchange, if_unused=method.if_unused)
+        self._engine.routing.delete(method.exchange, if_unused=method.if_unused)
         self.answer(method, Exchange.DeleteOk())
 
     def _name(self, name: str) -> str:
@@ -113,7 +113,7 @@ class BrokerChannel:
 
     def _on_queue_bind(self, method: Queue.Bind) -> None:
         name = self._name(method.queue)
-        self._engine.named_exchange(method.exchange)  # whether it is there counts first
+        self._engine.routing.named(method.exchange)  # whether it is there counts first
         self._engine.bind(self.queue(name), method.exchange, self._key(method))
         self.answer(method, Queue.BindOk())
 

@@ -1,4 +1,4 @@
-"""The broker's state: exchanges, queues and what is in them. It knows neither sockets nor frames; the time is asked for, never waited for.
+"""The broker's state: its queues and what is in them. It knows neither sockets nor frames; the time is asked for, never waited for.
 
 Methods raise `AmqpError` with the reply codes that RabbitMQ gives (docs/embedded-broker.md lists where it differs on purpose).
 """
@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from rtprov.broker.arguments import check_equivalent, check_equivalent_arguments, check_properties, queue_kind
 from rtprov.broker.dead_letters import REJECTED, dead_letter, in_circles
-from rtprov.broker.exchanges import TYPES, Exchange
 from rtprov.broker.memory import Memory
 from rtprov.broker.messages import Message
 from rtprov.broker.queues import Queue
-from rtprov.broker.storage import Storage, StoredExchange
+from rtprov.broker.routing import Routing, refuse_reserved
+from rtprov.broker.storage import Storage
 from rtprov.broker.streams import Stream, max_age_s
 from rtprov.errors import AmqpError
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 AnyQueue = Queue | Stream
 
 MAX_QUEUES = 10_000
-MAX_EXCHANGES = 1_000
-MAX_KEYS = 1_000  # by which one queue is bound to one exchange
 
 
 class Engine:
@@ -40,23 +38,18 @@ class Engine:
         self._now = now
         self._new_name = new_name
         self._max_age_s = max_age_s
-        self._exchanges: dict[str, Exchange] = {}
+        self.routing = Routing(storage)
         self.queues: dict[str, AnyQueue] = {}
         self._unshown: dict[Stream, None] = {}  # an ordered set
         self.after_work: Callable[[], None] = lambda: None  # called after work that no client set off, to have it committed
         self._expiring: dict[Queue, float] = {}
-        for kind in TYPES:
-            self._exchanges[f"amq.{kind}"] = Exchange(f"amq.{kind}", kind, durable=True, auto_delete=False)
         self._recover()
 
     def _recover(self) -> None:
         recovered = self.storage.recover()
-        for each in recovered.exchanges:
-            self._exchanges[each.name] = Exchange(each.name, each.kind, True, each.auto_delete, each.internal)
+        self.routing.restore(recovered)
         for stored in recovered.queues:
             queue = self.queues[stored.name] = self._make_queue(stored.name, True, stored.auto_delete, None, stored.arguments)
-            for exchange, key in stored.bindings:
-                self._exchanges[exchange].bind(stored.name, key)
             queue.restore(stored)
 
     def wake(self) -> None:
@@ -70,57 +63,6 @@ class Engine:
         streams, self._unshown = self._unshown, {}
         marks = [(stream, stream.next_offset) for stream in streams]
         return self.storage.commit().addCallback(lambda _: _show(marks))
-
-    # Exchanges.
-
-    def declare_exchange(
-        self, name: str, kind: str, *, passive: bool, durable: bool, auto_delete: bool, internal: bool, arguments: Mapping[str, Any]
-    ) -> None:
-        """§1.6.2.1."""
-        existing = self._exchanges.get(name)
-        if passive:
-            self.named_exchange(name)
-            return
-        if kind == "headers":
-            raise AmqpError(540, "NOT_IMPLEMENTED - headers exchanges")
-        if kind not in TYPES:
-            raise AmqpError(503, f"COMMAND_INVALID - unknown exchange type '{kind}'")
-        if existing is not None:
-            ours = {"type": existing.kind, "durable": existing.durable, "auto_delete": existing.auto_delete, "internal": existing.internal}
-            theirs = {"type": kind, "durable": durable, "auto_delete": auto_delete, "internal": internal}
-            check_equivalent("exchange", name, ours, theirs)
-            return
-        _refuse_reserved("exchange", name)
-        if arguments:
-            raise AmqpError(540, f"NOT_IMPLEMENTED - exchange arguments {sorted(arguments)}")
-        if len(self._exchanges) >= MAX_EXCHANGES:
-            raise AmqpError(506, f"RESOURCE_ERROR - at most {MAX_EXCHANGES} exchanges")
-        self._exchanges[name] = Exchange(name, kind, durable, auto_delete, internal)
-        if durable:
-            self.storage.exchange_declared(StoredExchange(name, kind, auto_delete, internal))
-
-    def exchange(self, name: str) -> Exchange:
-        """Raises `AmqpError` 404."""
-        found = self._exchanges.get(name)
-        if found is None:
-            raise AmqpError(404, f"NOT_FOUND - no exchange '{name}' in vhost '/'")
-        return found
-
-    def delete_exchange(self, name: str, *, if_unused: bool) -> None:
-        """§1.6.2.3; deleting what is not there succeeds, as in RabbitMQ."""
-        if name == "" or name.startswith("amq."):
-            raise AmqpError(403, f"ACCESS_REFUSED - operation not permitted on the default or a reserved exchange '{name}'")
-        exchange = self._exchanges.get(name)
-        if exchange is None:
-            return
-        if if_unused and exchange.bindings:
-            raise AmqpError(406, f"PRECONDITION_FAILED - exchange '{name}' in vhost '/' in use")
-        self._remove_exchange(exchange)
-
-    def _remove_exchange(self, exchange: Exchange) -> None:
-        del self._exchanges[exchange.name]
-        if exchange.durable:
-            self.storage.exchange_deleted(exchange.name)
 
     # Queues.
 
@@ -144,7 +86,7 @@ class Engine:
                 check_equivalent_arguments(name, queue.kind, queue.arguments, arguments)
             return queue
         else:
-            _refuse_reserved("queue", name)
+            refuse_reserved("queue", name)
         if len(self.queues) >= MAX_QUEUES:
             raise AmqpError(506, f"RESOURCE_ERROR - at most {MAX_QUEUES} queues")
         check_properties(name, kind, durable=durable, exclusive=exclusive, auto_delete=auto_delete)
@@ -190,34 +132,15 @@ class Engine:
             raise _locked(name)
         return found
 
-    def bind(self, queue: AnyQueue, exchange_name: str, key: str) -> None:
-        """§1.7.2.3."""
-        exchange = self.named_exchange(exchange_name)
-        if not exchange.is_bound(queue.name, key) and exchange.key_count(queue.name) >= MAX_KEYS:
-            raise AmqpError(506, f"RESOURCE_ERROR - at most {MAX_KEYS} bindings of a queue to an exchange")
-        exchange.bind(queue.name, key)
-        if exchange.durable and queue.durable and queue.owner is None:
-            self.storage.bound(queue.name, exchange_name, key)
+    def bind(self, queue: AnyQueue, exchange: str, key: str) -> None:
+        """§1.7.2.3. Raises `AmqpError` as `Routing.bind` does."""
+        self.routing.bind(queue.name, exchange, key, stored=queue.durable and queue.owner is None)
 
-    def unbind(self, queue_name: str, exchange_name: str, key: str, owner: object) -> None:
+    def unbind(self, queue: str, exchange: str, key: str, owner: object) -> None:
         """§1.7.2.5; unbinding what is not bound succeeds for everybody, as in RabbitMQ. Raises `AmqpError` 403, 405."""
-        _refuse_default(exchange_name)
-        exchange = self._exchanges.get(exchange_name)
-        if exchange is not None and exchange.is_bound(queue_name, key):
-            self.queue(queue_name, owner)
-            exchange.unbind(queue_name, key)
-            self.storage.unbound(queue_name, exchange_name, key)
-            self._binding_gone(exchange)
-
-    def named_exchange(self, name: str) -> Exchange:
-        """An exchange that can be bound to, declared or deleted. Raises `AmqpError` 403 for the default one, 404."""
-        _refuse_default(name)
-        return self.exchange(name)
-
-    def _binding_gone(self, exchange: Exchange) -> None:
-        """An auto-delete exchange goes with its last binding."""
-        if exchange.auto_delete and not exchange.bindings:
-            self._remove_exchange(exchange)
+        if self.routing.is_bound(queue, exchange, key):
+            self.queue(queue, owner)
+            self.routing.unbind(queue, exchange, key)
 
     def delete_queue(self, queue: AnyQueue, *, if_unused: bool = False, if_empty: bool = False) -> int:
         """§1.7.2.9; its consumers are told. Return how many messages went with it."""
@@ -236,9 +159,7 @@ class Engine:
             self._unshown.pop(queue, None)
         else:
             self._expiring.pop(queue, None)
-        for exchange in list(self._exchanges.values()):
-            if exchange.unbind_queue(queue.name):
-                self._binding_gone(exchange)
+        self.routing.queue_gone(queue.name)
         if queue.durable and queue.owner is None:
             self.storage.queue_deleted(queue.name)
         for consumer in list(queue.consumers):
@@ -262,7 +183,7 @@ class Engine:
 
     def publish(self, message: Message) -> bool:
         """Put a message into every queue that its exchange routes it to; return whether there was one. Raises `AmqpError` 404, 403."""
-        if message.exchange and self.exchange(message.exchange).internal:
+        if message.exchange and self.routing.exchange(message.exchange).internal:
             raise AmqpError(403, f"ACCESS_REFUSED - cannot publish to internal exchange '{message.exchange}' in vhost '/'")
         queues = self._route(message)
         for queue in queues:
@@ -275,16 +196,13 @@ class Engine:
             self._unshown[queue] = None
 
     def _route(self, message: Message) -> list[AnyQueue]:
-        if message.exchange:
-            names = self.exchange(message.exchange).route(message.routing_key)
-        else:
-            names = [message.routing_key]
+        names = self.routing.route(message.exchange, message.routing_key)
         return [self.queues[name] for name in names if name in self.queues]
 
     def _dead_letter(self, queue: Queue, message: Message, reason: str) -> None:
         """Pass a message on to the queue's dead-letter exchange; without one it is gone."""
         letter = dead_letter(message, queue.name, queue.arguments, reason, self._now())
-        if letter is None or (letter.exchange and letter.exchange not in self._exchanges):
+        if letter is None:
             return
         for target in self._route(letter):
             if reason == REJECTED or not in_circles(letter, target.name):
@@ -317,13 +235,3 @@ def _show(marks: list[tuple[Stream, int]]) -> None:
 
 def _locked(name: str) -> AmqpError:
     return AmqpError(405, f"RESOURCE_LOCKED - cannot obtain exclusive access to locked queue '{name}' in vhost '/'")
-
-
-def _refuse_default(exchange_name: str) -> None:
-    if exchange_name == "":
-        raise AmqpError(403, "ACCESS_REFUSED - operation not permitted on the default exchange")
-
-
-def _refuse_reserved(what: str, name: str) -> None:
-    if name == "" or name.startswith("amq."):
-        raise AmqpError(403, f"ACCESS_REFUSED - {what} name '{name}' contains reserved prefix 'amq.*'")

@@ -56,7 +56,7 @@ class Publishing:
             expiration_s(properties)
         except ValueError:
             if method.exchange:
-                self._connection.engine.exchange(method.exchange)  # whether it is there counts first
+                self._connection.engine.routing.exchange(method.exchange)  # whether it is there counts first
             raise AmqpError(406, f"PRECONDITION_FAILED - invalid expiration '{properties.expiration}'", 60, 40) from None
         username = self._connection.handshake.username
         if properties.user_id and properties.user_id != username:

@@ -144,7 +144,7 @@ def nobody(_: str | None) -> None:
 
 
 class MemoryStorage:
-    """Keeps messages in memory: they end with the process."""
+    """Keeps messages in memory: they end with the process. For tests and measurements; every command has a `SqliteStorage`."""
 
     congested = False
 

@@ -16,7 +16,8 @@ from rtprov.amqp._txamqp import Content
 from rtprov.amqp.codec import encode_header
 from rtprov.amqp.framing import PROTOCOL_HEADER, encode_content, encode_method
 from rtprov.broker.content_header import ACCEPTED_BYTES, ACCEPTED_FIELDS
-from rtprov.broker.engine import MAX_EXCHANGES, MAX_KEYS, MAX_QUEUES
+from rtprov.broker.engine import MAX_QUEUES
+from rtprov.broker.routing import MAX_EXCHANGES, MAX_KEYS
 from tests.broker.cases import BrokerContract, EmbeddedTestCase
 from tests.broker.raw import LOGIN, RawClient, publish
 
