@@ -22,7 +22,8 @@ def dead_letter(message: Message, queue: str, arguments: Mapping[str, Any], reas
     exchange = arguments.get("x-dead-letter-exchange")
     if exchange is None:
         return None
-    own = _first_death(message, queue, reason)
+    first = _first_death(message, queue, reason)
+    own = {} if "x-death" in (message.properties.headers or {}) else first  # where it was is told once
     death = _death(message, queue, reason, now)
     letter = attrs.evolve(message, exchange=exchange, routing_key=arguments.get("x-dead-letter-routing-key", message.routing_key))
     parts = split(message.header)
@@ -33,7 +34,7 @@ def dead_letter(message: Message, queue: str, arguments: Mapping[str, Any], reas
         return letter.with_parts({**parts, "headers": table})
     except (AmqpError, TypeError, ValueError, OverflowError, struct.error):
         # Its own headers leave no room for ours, or an x-death that somebody made up cannot be written again: ours keep it from circling.
-        return letter.with_parts({**parts, "headers": with_headers(EMPTY_TABLE, {**own, "x-death": _encoded([death])})})
+        return letter.with_parts({**parts, "headers": with_headers(EMPTY_TABLE, {**first, "x-death": _encoded([death])})})
 
 
 def in_circles(letter: Message, queue: str) -> bool:
@@ -52,8 +53,6 @@ def _deaths(message: Message) -> list[dict[str, Any]]:
 
 
 def _first_death(message: Message, queue: str, reason: str) -> dict[str, bytes]:
-    if "x-death" in (message.properties.headers or {}):
-        return {}  # it was told then
     first = {"reason": reason, "queue": queue, "exchange": message.exchange}
     return {f"x-first-death-{what}": b"S" + encode.long_string(text) for what, text in first.items()}
 

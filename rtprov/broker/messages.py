@@ -42,7 +42,8 @@ class Message:
     def with_number(self, name: str, value: int) -> bytes:
         """The content header's payload with one more header, a signed 64-bit number as RabbitMQ's own are.
 
-        It is spliced in (AMQP 0-9-1 §4.2.6.1): nothing else is looked at, or changed.
+        It is spliced in (AMQP 0-9-1 §4.2.6.1): nothing else is looked at, or changed. `split` and `join` would take five times as long, and
+        each delivery of a stream takes this.
         """
         headers = self.properties.headers
         if headers and name in headers:

@@ -111,6 +111,7 @@ class DeathTests(SynchronousTestCase):
         field = b"\x07x-deathA" + len(deaths).to_bytes(4, "big") + deaths
         headers = self.letter(join({"headers": len(field).to_bytes(4, "big") + field}, 3))
         self.assertEqual([death["reason"] for death in headers["x-death"]], [EXPIRED])
+        self.assertEqual((headers["x-first-death-reason"], headers["x-first-death-queue"]), (EXPIRED, "q"))
 
     def test_wide_count(self) -> None:
         """The count is a number of 64 bits, as RabbitMQ writes it: there are clients that can read no other."""
