@@ -11,7 +11,8 @@ from rtprov.model import Attempt, Details, State, Waiting
 if TYPE_CHECKING:
     from rtprov.record import Record
 
-LONGEST_WALK = 500  # tasks that are looked at to tell what is before one
+MOST_BEFORE = 500
+LONGEST_WALK = 1000
 
 
 def describe(record: Record, now: float, typical_s: float) -> Details:
@@ -38,11 +39,14 @@ def describe(record: Record, now: float, typical_s: float) -> Details:
 def _before(record: Record) -> tuple[int, Attempt | None]:
     """How many of the device's tasks are to end before this one begins, and what the first of them is at.
 
-    They run in order, so nothing waits behind one that has ended but for the cancelled. No more than `LONGEST_WALK` are counted.
+    They run in order, so nothing waits behind one that has ended but for the cancelled. No more than `MOST_BEFORE` are counted, nor more
+    than `LONGEST_WALK` looked at.
     """
     count, first = 0, record
     earlier = record.earlier
-    while earlier is not None and count < LONGEST_WALK and earlier.state in (State.RUNNING, State.CANCELLED):
+    for _ in range(LONGEST_WALK):
+        if earlier is None or count == MOST_BEFORE or earlier.state not in (State.RUNNING, State.CANCELLED):
+            break
         if earlier.state is State.RUNNING:
             count, first = count + 1, earlier
         earlier = earlier.earlier

@@ -154,6 +154,13 @@ class Told(SynchronousTestCase):
         self.assertEqual((near.ahead, near.expected_at), (499, 150.0 + 499 * 60.0))
         self.assertEqual((far.ahead, far.expected_at), (500, 160.0 + 500 * 60.0))
 
+    def test_a_row_of_cancelled_tasks(self) -> None:
+        """Tasks that were cancelled are looked at, too: behind a thousand of them nothing is seen."""
+        store = fold([Requested(task_id(number), DEVICE, 1.0) for number in range(1, 3001)])
+        for number in {*range(2, 3000)} - {900}:
+            store.apply(Cancelled(task_id(number), DEVICE, 2.0))
+        self.assertEqual([self.details(store, number).ahead for number in (900, 3000)], [1, 0])
+
     def test_places(self) -> None:
         """The journal's order is told of any tasks of any devices."""
         store = fold([Requested(task_id(number), f"{DEVICE}{number % 2}", 1.0) for number in range(1, 9)])

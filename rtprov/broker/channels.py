@@ -100,5 +100,7 @@ class Channels:
         self._assemblers.clear()
         channels, self._channels = list(self._channels.values()), {}
         for channel in channels:
+            channel.consuming.retire()  # all of them first: what one gives back is not for the next
+        for channel in channels:
             if not channel.closing:
                 channel.close()

@@ -102,6 +102,8 @@ class BrokerProtocol(Protocol):
     def dataReceived(self, data: bytes) -> None:
         self._heartbeat.received_at = self.factory.clock.seconds()
         if not self.handshake.greeted:
+            if self._closing:
+                return  # TLS hands on what comes behind its close
             data = self._greet(data)
         try:
             self._frames += self._parser.feed(data)

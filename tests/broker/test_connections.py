@@ -6,6 +6,7 @@ from typing import cast
 
 import attrs
 from pamqp.commands import Basic, Channel, Connection, Queue, Tx
+from twisted.internet.testing import StringTransport
 from twisted.logger import ILogObserver, formatEvent, globalLogPublisher
 
 from rtprov.amqp.codec import encode_header
@@ -244,6 +245,38 @@ class EmbeddedConnections(EmbeddedTestCase, ConnectionsContract):
             await self.refused(await self.channel(channel.client), Queue.Declare(queue=own, passive=True), 404)
             self.network.advance(self.broker.limits.closing_s)
             await client.lost
+
+    async def test_nothing_for_who_leaves(self) -> None:
+        """What one channel of a closing connection gives back is not handed out to another one of it, whoever closes it."""
+        channel = await self.channel()
+        dead = await self.queue(channel)
+        limited = {"x-delivery-limit": 2, "x-dead-letter-exchange": "", "x-dead-letter-routing-key": dead}
+        for number, last in enumerate((Connection.Close(200, "", 0, 0), Channel.Open())):
+            held, counted = await self.queue(channel), await self.queue(channel, "quorum", limited)
+            for queue in (held, counted):
+                await self.publish(queue, b"1")
+            client = await self.raw_open()
+            client.say(Channel.Open(), Basic.Get(queue=held), channel=1)
+            for each in (2, 3, 4, 5):
+                client.say(Channel.Open(), Basic.Consume(queue=held, no_ack=True), Basic.Consume(queue=counted), channel=each)
+            self.network.settle()
+            client.say(last, channel=number)
+            self.network.settle()
+            self.assertEqual([await self.count(channel, queue) for queue in (held, counted, dead)], [1, 1, 0])
+
+    async def test_other_protocols(self) -> None:
+        """Who speaks something else is told what is spoken here, and cut off, whatever comes of him meanwhile; nothing of it is kept."""
+        server, transport = self.broker.buildProtocol(None), StringTransport()
+        assert server is not None
+        server.makeConnection(transport)
+        server.dataReceived(b"GET / HTTP/1.1\r\n")
+        self.assertEqual((transport.value(), transport.disconnecting), (PROTOCOL_HEADER, True))
+        for _ in range(11):  # TLS hands it on, though it was told to close
+            server.dataReceived(bytes(1000))
+            self.clock.advance(self.broker.limits.closing_s / 10)
+        self.assertTrue(transport.disconnected)
+        self.assertLess(len(server.handshake._header), 1000)
+        server.connectionLost()
 
     async def test_stop_while_a_publisher_waits(self) -> None:
         """A publisher that the broker does not listen to hears that it stops, and is heard when it answers."""
