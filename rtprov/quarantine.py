@@ -36,6 +36,7 @@ class Quarantine:
     def __init__(self) -> None:
         self._running: list[int] = []
         self._waiting: deque[_Waiter] = deque()
+        self._admitting = False
 
     def enter(self, deaths: int) -> Deferred[None]:
         """Fire when the task may go on: at once for one that is no suspect. Cancelling gives the place up."""
@@ -55,7 +56,14 @@ class Quarantine:
             self._admit()
 
     def _admit(self) -> None:
-        while self._waiting and len(self._running) < min([self._waiting[0].company, *self._running]):
-            waiter = self._waiting.popleft()
-            self._running.append(waiter.company)
-            waiter.admitted.callback(None)
+        """In a loop: hundreds may have nothing to do, and leave as they come, without nesting their calls."""
+        if self._admitting:
+            return
+        self._admitting = True
+        try:
+            while self._waiting and len(self._running) < min([self._waiting[0].company, *self._running]):
+                waiter = self._waiting.popleft()
+                self._running.append(waiter.company)
+                waiter.admitted.callback(None)
+        finally:
+            self._admitting = False

@@ -158,9 +158,11 @@ class ShardWorker:
         if self._starting:
             return
         self._starting = True
-        while self._next:
-            self._begin(self._next.popleft())
-        self._starting = False
+        try:
+            while self._next:
+                self._begin(self._next.popleft())
+        finally:
+            self._starting = False
 
     def _begin(self, job: Job) -> None:
         running = job.running = Deferred.fromCoroutine(self._run(job))

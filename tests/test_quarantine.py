@@ -51,6 +51,21 @@ class QuarantineTests(SynchronousTestCase):
         self.quarantine.leave(SUSPECT_AFTER + 2)
         self.successResultOf(later)
 
+    def test_nothing_to_do(self) -> None:
+        """However many have nothing to do, and leave as they come, all get their turn, and nobody's place is lost."""
+        self.quarantine.enter(SUSPECT_AFTER + 2)
+        left: list[int] = []
+
+        def leave(_: None, number: int) -> None:
+            self.quarantine.leave(SUSPECT_AFTER)
+            left.append(number)
+
+        for number in range(1000):
+            self.quarantine.enter(SUSPECT_AFTER).addCallback(leave, number)
+        self.quarantine.leave(SUSPECT_AFTER + 2)
+        self.assertEqual(left, list(range(1000)))
+        self.successResultOf(self.quarantine.enter(SUSPECT_AFTER + 2))
+
     def test_cancelled(self) -> None:
         """Whoever gives up holds no place."""
         self.quarantine.enter(SUSPECT_AFTER + 2)
