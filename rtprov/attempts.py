@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
-RENEWAL_S = 10.0  # a delivery that was returned to be renewed is back by then
+RENEWAL_LOOK_S = 0.5
 MAX_REASON = 200
 
 
@@ -140,12 +140,14 @@ class Attempts:
             await self._require_delivery(job)
 
     async def _require_delivery(self, job: Job) -> None:
-        """Raise `Abandoned` where the job's delivery is dead; one that was returned for renewal is given time to come back."""
-        deadline = self._clock.seconds() + RENEWAL_S
+        """Raise `Abandoned` where the job's delivery is dead; one that was returned for renewal is waited for.
+
+        The job keeps its lane meanwhile: what waits behind it must not overtake it.
+        """
         while not job.delivery.live:
-            if not job.renewing or self._clock.seconds() >= deadline:
+            if not job.renewing or self._store.finished(job.task.task_id):
                 raise Abandoned
-            await deferLater(self._clock, RENEWAL_S / 20)
+            await deferLater(self._clock, RENEWAL_LOOK_S)
 
     async def _admitted(self, job: Job) -> tuple[State, str] | None:
         """One attempt, once quarantine and gate let it through. Raises `OutOfPatience` where they do not, and what `_attempt` raises."""

@@ -111,5 +111,6 @@ class Arrivals:
             self._enter(job)
 
     def _unsorted(self, reason: Failure) -> None:
+        self._sorting = None
         if not reason.check(CancelledError):
             self._log.failure("{queue}: what has come back stays where it is", reason, queue=self._queue)

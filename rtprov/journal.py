@@ -71,7 +71,7 @@ class _Flight:
     """One marker on its way, and who waits for it."""
 
     marker_id: str
-    waiters: list[Deferred[None]]
+    waiters: dict[Deferred[None], None]  # an ordered set
     events_seen: int = 0
     watchdog: IDelayedCall | None = None
     publish: Deferred[None] | None = field(default=None)
@@ -109,7 +109,7 @@ class ShardJournal:
         self._retries: dict[Deferred[None], None] = {}  # an ordered set
         self._retry_call: IDelayedCall | None = None
         self._flight: _Flight | None = None
-        self._waiting: list[Deferred[None]] = []
+        self._waiting: dict[Deferred[None], None] = {}
 
     # The session.
 
@@ -142,11 +142,11 @@ class ShardJournal:
             self._settling.stop()
             self._settling = None
         flight, self._flight = self._flight, None
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting = self._waiting, {}
         lost = BrokerUnavailable("The connection to the broker was lost before the journal's barrier")
         if flight is not None:
             self._end(flight)
-            waiting = flight.waiters + waiting
+            waiting = flight.waiters | waiting
         _tell(waiting, lost)
 
     def _settle_now_and_then(self, channel: AmqpChannel) -> None:
@@ -209,8 +209,11 @@ class ShardJournal:
         waiter: Deferred[None] = Deferred(self._forget_retry)
         self._retries[waiter] = None
         if self._retry_call is None:
-            self._retry_call = self._clock.callLater(RETRY_PAUSE_S * (1 + self._rng.random()), self._retry)
+            self._retry_later()
         return waiter
+
+    def _retry_later(self) -> None:
+        self._retry_call = self._clock.callLater(RETRY_PAUSE_S * (1 + self._rng.random()), self._retry)
 
     def _forget_retry(self, waiter: Deferred[None]) -> None:
         self._retries.pop(waiter, None)
@@ -219,6 +222,9 @@ class ShardJournal:
             self._retry_call = None
 
     def _retry(self) -> None:
+        if self._publisher.refusal() is not None:  # tens of thousands need not be told so, one by one, each second
+            self._retry_later()
+            return
         self._retry_call = None
         retries, self._retries = self._retries, {}
         _tell(retries, None)
@@ -231,18 +237,18 @@ class ShardJournal:
     def barrier(self) -> Deferred[None]:
         """See `rtprov.interfaces.Journal.barrier`."""
         waiter: Deferred[None] = Deferred(self._forget)
-        self._waiting.append(waiter)
+        self._waiting[waiter] = None
         if self._flight is None:
             self._send_marker()
         return waiter
 
     def _forget(self, waiter: Deferred[None]) -> None:
-        for waiters in (self._waiting, self._flight.waiters if self._flight else []):
-            if waiter in waiters:
-                waiters.remove(waiter)
+        self._waiting.pop(waiter, None)
+        if self._flight is not None:
+            self._flight.waiters.pop(waiter, None)
 
     def _send_marker(self) -> None:
-        waiters, self._waiting = self._waiting, []
+        waiters, self._waiting = self._waiting, {}
         marker = Marker(self._new_marker_id())
         flight = self._flight = _Flight(marker.marker_id, waiters, self._seen)
         flight.watchdog = self._clock.callLater(STALL_S, self._check_stall, flight)
@@ -284,7 +290,7 @@ class ShardJournal:
 
 def _tell(waiters: Iterable[Deferred[None]], error: BaseException | None) -> None:
     """Fire each, unless what an earlier one set off has cancelled it."""
-    for waiter in waiters:
+    for waiter in list(waiters):
         if waiter.called:
             continue
         if error is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from attrs import evolve
 from twisted.internet.defer import Deferred, TimeoutError
 
 from rtprov.audit import audited
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
     from rtprov.interfaces import Sealer, TaskDirectory, TaskSink
+
+    _Condition = Callable[[Details | None], bool]
+    _Publish = Callable[[Details | None], Deferred[None]]
 
 DEADLINE_S = 4.5  # B answers within 5 s, whatever is broken behind it
 
@@ -76,11 +80,19 @@ class Orders:
         fingerprint = self._sealer.fingerprint(task_id, body)
         task = Task(task_id, equipment_id, timeout_s, self._wall_clock(), self._sealer.seal(body), fingerprint)
 
-        def submit() -> Deferred[None]:
-            return audited(self._tasks.submit(task), task, caller)
+        def is_ours(known: Details) -> bool:
+            return known.fingerprint is not None and self._sealer.matches(known.fingerprint, task_id, body)
 
-        known = await self._settle(task_id, equipment_id, lambda known: known is None, submit)
-        if known.fingerprint is None or not self._sealer.matches(known.fingerprint, task_id, body):
+        def needed(known: Details | None) -> bool:
+            """A task that has not begun may have reached the journal alone, and one message too many does no harm."""
+            return known is None or (known.state is State.RUNNING and not known.attempt_count and is_ours(known))
+
+        def submit(known: Details | None) -> Deferred[None]:
+            order = task if known is None else evolve(task, fingerprint=known.fingerprint)  # a later key makes another one
+            return audited(self._tasks.submit(order), order, caller)
+
+        known = await self._settle(task_id, equipment_id, needed, submit)
+        if not is_ours(known):
             raise KeyReused
         return task_id
 
@@ -93,7 +105,7 @@ class Orders:
         def may_be_cancelled(known: Details | None) -> bool:
             return known is not None and known.state is State.RUNNING and not known.attempt_count
 
-        def call_off() -> Deferred[None]:
+        def call_off(_: Details | None) -> Deferred[None]:
             return self._tasks.call_off(task_id, equipment_id, self._wall_clock())
 
         known = await self._settle(task_id, equipment_id, may_be_cancelled, call_off)
@@ -102,9 +114,7 @@ class Orders:
         if known.state is not State.CANCELLED:
             raise TooLate
 
-    async def _settle(
-        self, task_id: str, equipment_id: str, needed: Callable[[Details | None], bool], publish: Callable[[], Deferred[None]]
-    ) -> Details:
+    async def _settle(self, task_id: str, equipment_id: str, needed: _Condition, publish: _Publish) -> Details:
         """What the journal says of the task, once `publish` has been confirmed where that was needed.
 
         Raises `TaskNotFound`, `NoWorker`, `BrokerError`.
@@ -126,8 +136,8 @@ class _Settling:
         directory: TaskDirectory,
         task_id: str,
         equipment_id: str,
-        needed: Callable[[Details | None], bool],
-        publish: Callable[[], Deferred[None]],
+        needed: _Condition,
+        publish: _Publish,
     ) -> None:
         self._ask: Callable[[bool], Deferred[Details | None]] = lambda barrier: directory.details(task_id, equipment_id, barrier=barrier)
         self._needed = needed
@@ -139,16 +149,16 @@ class _Settling:
         if known is None and not self._needed(None):
             known = await self._ask(True)
         if self._needed(known):
-            await self._send()
+            await self._send(known)
             known = await self._ask(True)
         if known is None:
             raise TaskNotFound
         return known
 
-    async def _send(self) -> None:
+    async def _send(self, known: Details | None) -> None:
         self.sent = True
         try:
-            await self._publish()
+            await self._publish(known)
         except (BrokerUnavailable, Overloaded, Unroutable):
             self.sent = False
             raise

@@ -7,6 +7,7 @@ import attrs
 from rtprov.model import Attempt, State
 
 KEY_SLACK_S = 3600.0  # front ends send no order for a key while its record is there
+CANCELLED_SLACK_S = 604800.0  # its message may still wait for its turn, and must not be taken for an order that nobody has cancelled
 KEPT_ATTEMPTS = 10  # of a task that runs
 
 
@@ -40,6 +41,8 @@ class Record:
     @property
     def forgotten_at(self) -> float:
         """When it may be forgotten, but for the retention."""
+        if self.state is State.CANCELLED:
+            return self.finished_at + CANCELLED_SLACK_S
         return self.finished_at if self.fingerprint is None else self.finished_at + KEY_SLACK_S
 
     def last_attempt(self) -> Attempt | None:

@@ -8,9 +8,9 @@ from twisted.internet.defer import Deferred
 
 from rtprov.amqp.topology import TASKS_EXCHANGE, Shard
 from rtprov.journal import persistent
-from rtprov.model import Task, keyed_task_id
+from rtprov.model import Requested, Task, keyed_task_id
 from rtprov.tap.assembly import EXPIRE_EVERY_S
-from rtprov.wire import encode_task
+from rtprov.wire import encode_event, encode_task
 from tests.system import REQUEST, Answer
 from tests.test_system import COMPLETED, NO_TASK, RUNNING, SystemTestCase
 
@@ -197,6 +197,18 @@ class Breaks(KeyTestCase):
         publisher.publish("", Shard(0, 1).work, encode_task(task), properties=persistent())
         self.system.network.advance(1)
         self.assertEqual((self.accepted(body), self.post(OTHER)), (task_id, REUSED))
+        self.system.network.advance(61)
+        self.assertEqual((self.status(DEVICE, task_id), self.system.stub.calls), (COMPLETED, 1))
+
+    def test_only_in_the_journal(self) -> None:
+        """A message that reached the journal and never the work queue is sent again by who repeats the POST, sealed with whatever key."""
+        body = b'{"timeoutInSeconds": 14, "parameters": [{"vlan": 534}]}'
+        task_id, sealer = keyed_task_id(DEVICE, "k1"), self.system.sealer
+        requested = Requested(task_id, DEVICE, self.system.wall_clock(), sealer.fingerprint(task_id, body))
+        publisher = self.system.workers[0]._publisher
+        publisher.publish(TASKS_EXCHANGE, Shard(0, 1).event_key, encode_event(requested), properties=persistent())
+        self.system.network.advance(1)
+        self.assertEqual((self.post(OTHER), self.accepted(body), self.accepted(body)), (REUSED, task_id, task_id))
         self.system.network.advance(61)
         self.assertEqual((self.status(DEVICE, task_id), self.system.stub.calls), (COMPLETED, 1))
 

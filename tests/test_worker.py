@@ -263,6 +263,19 @@ class Renewal(WorkerTestCase):
         self.equipment.calls[0].end()
         self.assertEqual((again.settled, len(self.equipment.calls)), ("ack", 1))
 
+    def test_nobody_overtakes_who_is_renewed(self) -> None:
+        """However long the broker takes to bring a delivery back, the task keeps its place before those behind it."""
+        self.deliver(1)
+        self.clock.advance(RENEW_AFTER_S / 2)
+        self.deliver(2)
+        self.clock.pump([RENEW_LOOK_S] * int(RENEW_AFTER_S / 2 / RENEW_LOOK_S))
+        self.equipment.calls[0].break_off(EquipmentUnreachable("refused"))
+        self.clock.pump([1.0] * 60)
+        self.assertEqual(len(self.equipment.calls), 1)
+        self.deliver(1, redelivered=True)
+        self.clock.advance(1.0)
+        self.assertEqual(self.equipment.under_way, [task_id(1)])
+
     def test_an_attempt_waits_for_its_delivery_to_come_back(self) -> None:
         """A task that would call A while its delivery is being renewed keeps its place in the lane until the message is back."""
         self.deliver(1)

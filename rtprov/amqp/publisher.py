@@ -89,6 +89,17 @@ class Publisher:
         """How many messages are on their way."""
         return len(self._unconfirmed)
 
+    def refusal(self) -> BrokerError | None:
+        """What a publish would fail with at once; None where it would be sent."""
+        channel, connection = self.channel, self._connection
+        if channel is None or connection is None:
+            return BrokerUnavailable("There is no connection to the broker")
+        if connection.blocked or connection.paused or not channel.flowing:
+            return Overloaded("The broker takes no messages at present")
+        if len(self._unconfirmed) >= self._max_unconfirmed:
+            return Overloaded(f"{self._max_unconfirmed} messages wait for their confirm")
+        return None
+
     def publish(
         self, exchange: str, routing_key: str, body: bytes, *, properties: Basic.Properties, mandatory: bool = True
     ) -> Deferred[None]:
@@ -98,13 +109,11 @@ class Publisher:
         `Unconfirmed` when the broker said no, nothing in time, or was lost; ValueError or TypeError when the message cannot be encoded.
         Cancelling forgets the caller; the message stays on its way.
         """
+        refusal = self.refusal()
+        if refusal is not None:
+            return fail(refusal)
         channel, connection = self.channel, self._connection
-        if channel is None or connection is None:
-            return fail(BrokerUnavailable("There is no connection to the broker"))
-        if connection.blocked or connection.paused or not channel.flowing:
-            return fail(Overloaded("The broker takes no messages at present"))
-        if len(self._unconfirmed) >= self._max_unconfirmed:
-            return fail(Overloaded(f"{self._max_unconfirmed} messages wait for their confirm"))
+        assert channel is not None and connection is not None
         try:
             method = Basic.Publish(exchange=exchange, routing_key=routing_key, mandatory=mandatory)
             data = encode_content(channel.id, method, encode_header(properties, len(body)), body, connection.frame_max)

@@ -18,6 +18,8 @@ from rtprov.tap.renewal import Renewal, warn_of_expiry
 from rtprov.tap.services import Command, ca_file, https_client, identity_files, sealer, surroundings
 from rtprov.tls import VerifiedHTTPS, read_file
 
+MAX_SHARDS = 400  # each takes five channels of the 2047 that a connection may have
+
 
 class Options(opt.CommandOptions):
     longdesc = "Runs a worker: calls service A for each task, keeps every task's state in memory, and answers for it over AMQP."
@@ -43,6 +45,8 @@ class Options(opt.CommandOptions):
         for shard in self["shard"]:
             if shard >= self["shards"]:
                 raise ConfigurationError(f"--shard: there is no shard {shard} of {self['shards']}; they count from 0")
+        if len(set(self["shard"]) or range(self["shards"])) > MAX_SHARDS:
+            raise ConfigurationError(f"--shard: one worker can take {MAX_SHARDS} shards at most; divide the {self['shards']} among several")
 
 
 def make_policy(options: dict[str, Any]) -> VerifiedHTTPS:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rtprov.errors import BrokerUnavailable, NoReply, NoWorker, Overloaded, Unconfirmed
-from rtprov.model import keyed_task_id
+from rtprov.model import Started, keyed_task_id
 from tests.web.front import BODY, ID, POST_PATH, FrontendTestCase
 from tests.web.raw import RawAnswer, request
 
@@ -33,12 +33,21 @@ class Keys(KeyTestCase):
             self.assertRefused(self.post(BODY, *fields), 400, BAD_KEY)
 
     def test_a_known_key(self) -> None:
-        """A POST whose task is known publishes nothing; one with another body is a 422."""
+        """A POST whose task has begun publishes nothing; one with another body is a 422."""
         first = self.post_with("k")
+        self.directory.store.apply(Started(first.json["taskId"], ID, 1000.0, 1))
         self.assertEqual(self.post_with("k").json, first.json)
         self.assertEqual(len(self.tasks.submitted), 1)
         self.assertError(self.post_with("k", BODY + b" "), 422, REUSED)
         self.assertEqual(len(self.tasks.submitted), 1)
+
+    def test_a_task_that_has_not_begun(self) -> None:
+        """It may have reached the journal alone: it is sent again, as it was, and never with another body."""
+        self.post_with("k")
+        self.post_with("k")
+        self.assertError(self.post_with("k", BODY + b" "), 422, REUSED)
+        first, second = self.tasks.submitted
+        self.assertEqual((second.task_id, second.fingerprint), (first.task_id, first.fingerprint))
 
     def test_looked_up_behind_the_barrier(self) -> None:
         """What was published is answered by what the journal says behind the barrier."""
