@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 REPLY_DEADLINE_S = 2.0
 BARRIER_DEADLINE_S = 1.8
 LONGEST_WATCH_S = 60.0
-MAX_LISTED = 100
+MAX_LISTED = 101  # a page has 100; one more tells that there is another
 PREFETCH = 1000
 
 

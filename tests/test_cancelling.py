@@ -221,6 +221,17 @@ class Told(CancelTestCase):
         self.assertEqual([task["taskId"] for task in seen], task_ids[::-1])
         self.assertEqual(self.listed(equipment_id="NONE123456"), {"code": 200, "tasks": [], "next": None})
 
+    def test_every_page(self) -> None:
+        """Whatever the pages' size, going from one to the next shows every task once."""
+        accepted = [self.system.accepted(DEVICE) for _ in range(130)]
+        for limit in (1, 20, 99, 100):
+            answer, found = self.listed(f"?limit={limit}"), []
+            while answer["next"] is not None:
+                found += [task["taskId"] for task in answer["tasks"]]
+                answer = self.system.request("GET", answer["next"], None).json
+            found += [task["taskId"] for task in answer["tasks"]]
+            self.assertEqual(found[::-1], accepted, limit)
+
     def test_a_shard_without_a_worker(self) -> None:
         """While a shard has no worker nobody can say that a task is not there: 503; what another shard knows is told all the same."""
         stopped = self.system.workers.pop().stopService()

@@ -98,7 +98,7 @@ class Cancelling(SynchronousTestCase):
         self.assertEqual(all_of(fold([*events, Cancelled(task_id(1), DEVICE, 2.0)])), all_of(fold([*events])))
 
     def test_forgotten(self) -> None:
-        """A cancelled task is remembered a week longer than one that has finished: its message may still wait for its turn, and is no order."""
+        """A cancelled task is remembered a week longer: its message may still wait for its turn, and is no order."""
         store = fold([Requested(task_id(1), DEVICE, 1.0), Cancelled(task_id(1), DEVICE, 2.0)])
         last = 2.0 + 7 * 86400.0 + RETENTION_S
         self.assertEqual((store.expire(last), store.finished(task_id(1)), store.expire(last + 1.0)), (0, True, 1))

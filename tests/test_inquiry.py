@@ -115,7 +115,7 @@ class Serving(BrokerTestCase):
         self.assertEqual(details.equipment_id, "DEVICE1")
 
     def test_pages(self) -> None:
-        """A page holds no more than 100 tasks, whatever is asked for."""
+        """No more than a page, and one task that tells of the next, is told, whatever is asked for."""
         self.serve()
         for number in range(150):
             self.requested(number)
