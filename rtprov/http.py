@@ -72,6 +72,7 @@ class JsonChannel(HTTPChannel):
 
     def connectionMade(self) -> None:
         super().connectionMade()
+        self.site.channels[self] = None
         if self.site.waiting is not None:
             self.site.waiting.append(self)
             self._held = b""
@@ -80,10 +81,19 @@ class JsonChannel(HTTPChannel):
         """Requests are answered from now on."""
         self._go_on()
 
+    def close_behind_the_answer(self) -> None:
+        """Close, behind the answer of the request that is under way or arriving."""
+        for request in self.requests:
+            self.persistent = False
+            if not request.startedWriting:
+                request.responseHeaders.setRawHeaders(b"Connection", [b"close"])
+        if not self.requests and not self._arriving:
+            self.loseConnection()
+
     def dataReceived(self, data: bytes) -> None:
         if self._held is not None:
             self._hold(data)
-        elif not self.refused:
+        elif self._cut is None:  # TLS hands on what comes behind its close, which is no request any more
             super().dataReceived(data)
 
     def requestDone(self, request: Request) -> None:
@@ -133,7 +143,8 @@ class JsonChannel(HTTPChannel):
     def checkPersistence(self, request: Request, version: bytes) -> bool:
         """Whether the connection goes on: not if any option of any ``Connection`` field is ``close`` (RFC 9112 §9.3)."""
         fields = b",".join(request.requestHeaders.getRawHeaders(b"Connection", []))
-        if version == b"HTTP/1.1" and b"close" not in {option.strip().lower() for option in fields.split(b",")}:
+        goes_on = version == b"HTTP/1.1" and b"close" not in {option.strip().lower() for option in fields.split(b",")}
+        if goes_on and not self.site.closing:
             return True
         request.responseHeaders.setRawHeaders(b"Connection", [b"close"])
         return False
@@ -164,6 +175,7 @@ class JsonChannel(HTTPChannel):
         if self._cut is not None and self._cut.active():
             self._cut.cancel()
         self._held = None
+        self.site.channels.pop(self, None)
         super().connectionLost(reason)
 
     def lineLengthExceeded(self, line: bytes) -> None:
@@ -211,7 +223,8 @@ class JsonSite(Site):
     """Serves `resource` on HTTP/1.1 to those whom `admission` admits; without one, to everybody.
 
     `reactor` carries the timers. A request has `timeout_s` seconds to arrive as a whole, and as long may pass until the next one begins.
-    `waiting` are the connections whose requests wait for `open`; None while none does.
+    `channels` are its connections; `waiting` those whose requests wait for `open`, None while none does. `closing` tells that it is about
+    to end.
     """
 
     noisy = False
@@ -225,7 +238,15 @@ class JsonSite(Site):
         self.admission = admission
         self.timeout_s = timeout_s
         self._refused = _Refused()
+        self.channels: dict[JsonChannel, None] = {}  # an ordered set
         self.waiting: list[JsonChannel] | None = None
+        self.closing = False
+
+    def close(self) -> None:
+        """From now on an answer is the last one on its connection; where none is due, the connection is closed."""
+        self.closing = True
+        for channel in list(self.channels):
+            channel.close_behind_the_answer()
 
     def hold(self) -> None:
         """Take connections, and let their requests wait for `open`."""

@@ -103,7 +103,8 @@ class Listening(Service):
 class Answering(Listening):
     """Serves HTTP, and when it is stopped waits for the requests under way: a POST is never left without its answer.
 
-    They get 5 s, in which a front end answers whatever happens. `release` is called first, and has those answered that wait for something.
+    They get 5 s, in which a front end answers whatever happens, and are the last ones on their connections: who goes on sending on those
+    is told to look elsewhere. `release` is called first, and has those answered that wait for something.
     """
 
     def __init__(
@@ -132,9 +133,11 @@ class Answering(Listening):
     async def _stop(self, closed: Deferred[None]) -> None:
         await closed
         self._release()
-        if self._site.under_way:
+        self._site.close()
+        until = self._clock.seconds() + ANSWERED_WITHIN_S
+        while self._site.under_way and self._clock.seconds() < until:
             with suppress(TimeoutError):
-                await self._site.when_idle().addTimeout(ANSWERED_WITHIN_S, self._clock)
+                await self._site.when_idle().addTimeout(until - self._clock.seconds(), self._clock)
             await deferLater(self._clock, FLUSH_S)
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import socket
+from typing import cast
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.interfaces import IAddress
-from twisted.internet.protocol import Factory
+from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactor
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
@@ -125,6 +127,19 @@ class Slow(Resource):
         request.finish()
 
 
+class Client(Protocol):
+    """Keeps what it hears, and whether it is still connected."""
+
+    def __init__(self) -> None:
+        self.heard, self.closed = b"", False
+
+    def dataReceived(self, data: bytes) -> None:
+        self.heard += data
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.closed = True
+
+
 class AnsweringTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
@@ -199,6 +214,38 @@ class AnsweringTests(SynchronousTestCase):
         self.network.settle()
         self.assertEqual(self.successResultOf(second), b"done")
         self.assertNoResult(stopped)
+        self.network.advance(FLUSH_S)
+        self.successResultOf(stopped)
+
+    def raw(self) -> Client:
+        """A connection that is kept."""
+        connected = self.network.connect("b").connect(Factory.forProtocol(Client))
+        self.network.settle()
+        return cast("Client", self.successResultOf(connected))
+
+    def say(self, client: Client, text: bytes = b"GET / HTTP/1.1\r\nHost: b\r\n\r\n") -> None:
+        assert client.transport is not None
+        client.transport.write(text)
+        self.network.settle()
+
+    def test_kept_connections(self) -> None:
+        """A stop closes connections on which nothing is due; an answer is the last on its own, and says so; nothing comes behind it."""
+        idle, asking, arriving = (self.raw() for _ in range(3))
+        self.say(idle)
+        self.resource.answer()
+        self.say(asking)
+        self.say(arriving, b"GET / HTTP/1.1\r\n")
+        stopped = self.service.stopService()
+        self.network.settle()
+        self.assertEqual([client.closed for client in (idle, asking, arriving)], [True, False, False])
+        self.say(arriving, b"Host: b\r\n\r\n")
+        for client in (asking, arriving):
+            self.assertEqual(len(self.resource.requests), 2 if client is asking else 1)
+            self.resource.answer()
+            self.say(client)
+            self.assertIn(b"\r\nConnection: close\r\n", client.heard)
+            self.assertTrue(client.closed)
+        self.assertEqual(self.resource.requests, [])
         self.network.advance(FLUSH_S)
         self.successResultOf(stopped)
 
