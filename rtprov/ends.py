@@ -40,7 +40,7 @@ class _Desk:
     """A shard's tasks whose end somebody waits for; which of them a subscription covers, and which are to have one soon."""
 
     shard: Shard
-    waiters: dict[_Pair, list[_Waiter]] = field(factory=dict)
+    waiters: dict[_Pair, dict[_Waiter, None]] = field(factory=dict)  # in ordered sets
     covered: set[_Pair] = field(factory=set)
     uncovered: dict[_Pair, None] = field(factory=dict)
     turning: bool = False
@@ -75,7 +75,7 @@ class EndsOfTasks:
         due_s = math.ceil(self._clock.seconds() + wait_s)
         self.waiting += 1
         self._due.setdefault(due_s, {})[waiter] = None
-        desk.waiters.setdefault(pair, []).append(waiter)
+        desk.waiters.setdefault(pair, {})[waiter] = None
         waiter.addBoth(self._leave, desk, pair, due_s, waiter)
         if pair not in desk.covered:
             desk.uncovered[pair] = None
@@ -98,9 +98,8 @@ class EndsOfTasks:
         due.pop(waiter, None)
         if not due:
             self._due.pop(due_s, None)
-        waiters = desk.waiters.get(pair, [])
-        if waiter in waiters:
-            waiters.remove(waiter)
+        waiters = desk.waiters.get(pair, {})
+        waiters.pop(waiter, None)
         if not waiters:
             desk.waiters.pop(pair, None)
         return result
@@ -169,7 +168,7 @@ class EndsOfTasks:
             return
         for index, state in ended:
             if 0 <= index < len(batch):
-                _tell(desk.waiters.pop(batch[index], []), state)
+                _tell(list(desk.waiters.pop(batch[index], ())), state)
 
 
 def _tell(waiters: Sequence[_Waiter], state: State | None) -> None:

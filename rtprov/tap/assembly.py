@@ -131,6 +131,7 @@ class WorkerService(Service):
         self._expiry = LoopingCall(self._expire)
         self._expiry.clock = surroundings.clock
         self._draining: list[Deferred[None]] = []
+        self._hurried = False
 
     def _shard_sessions(self, shard: Shard) -> list[Session]:
         outer, settings = self._surroundings, self._settings
@@ -195,6 +196,8 @@ class WorkerService(Service):
 
     async def _stop(self) -> None:
         self._draining = [Deferred.fromCoroutine(worker.drain(self._settings.drain_s)) for worker in self.workers]
+        if self._hurried:
+            self.hurry()
         await gatherResults(self._draining)
         if self._expiry.running:
             self._expiry.stop()
@@ -202,7 +205,8 @@ class WorkerService(Service):
         self._gate.stop()
 
     def hurry(self) -> None:
-        """Cut the calls short that a stop is waiting for: their tasks are called again, by whoever gets them next."""
+        """Cut the calls short that a stop waits for, now or when it comes: their tasks are called again, by whoever gets them next."""
+        self._hurried = True
         for draining in self._draining:
             draining.cancel()
 

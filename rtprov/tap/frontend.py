@@ -65,6 +65,7 @@ class _FrontendCommand(Command):
         super().__init__()
         url: BrokerUrl = options["broker"]
         endpoint = client_endpoint(reactor, url, read_file(ca_file(options), "CA") if url.tls else None)
+        identity, admission = server_identity(options, "frontend"), make_admission(options)  # before a sealing key is made
         self._service = service = FrontendService(
             surroundings(endpoint, url),
             sealer=sealer(options),
@@ -73,7 +74,6 @@ class _FrontendCommand(Command):
             max_unconfirmed=options["max-unconfirmed"],
         )
         service.setServiceParent(self)
-        identity, admission = server_identity(options, "frontend"), make_admission(options)
         load_tokens_again = None if options["tokens"] is None else partial(_load_tokens, admission, options["tokens"])
         Renewal(identity, clock=clock, load_others=load_tokens_again).setServiceParent(self)
         self._listening = front_end(

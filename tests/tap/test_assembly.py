@@ -46,7 +46,14 @@ class Stopping(SynchronousTestCase):
         self.system.start_worker()
         self.assert_completed(calls=2)
 
-    def test_hurry_without_a_stop(self) -> None:
-        """A worker that is not stopping has no hurry."""
-        self.system.workers[0].hurry()
-        self.assert_completed(calls=1)
+    def test_hurry_before_the_stop(self) -> None:
+        """A worker whose turn to stop has not come yet goes on, and ends at once when it comes."""
+        worker = self.system.workers.pop()
+        worker.hurry()
+        self.system.network.advance(10)
+        self.assertEqual(self.system.stub.calls, 1)
+        stopped = worker.stopService()
+        self.system.network.advance(0)
+        self.successResultOf(stopped)
+        self.system.start_worker()
+        self.assert_completed(calls=2)
