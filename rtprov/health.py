@@ -47,7 +47,7 @@ class Readiness:
 
     async def check(self) -> None:
         """Raises `NotReady`."""
-        if self._clock.seconds() - self._looked_at >= REMEMBERED_S:
+        if not 0 <= self._clock.seconds() - self._looked_at < REMEMBERED_S:  # clocks are set back, too
             waiter: Deferred[None] = Deferred()
             if self._waiters is None:
                 self._waiters = [waiter]

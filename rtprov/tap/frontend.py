@@ -15,7 +15,8 @@ from rtprov.amqp.url import BrokerUrl, client_endpoint
 from rtprov.limits import Connections, Rate
 from rtprov.tap import options as opt
 from rtprov.tap.assembly import FrontendService
-from rtprov.tap.listening import clock, front_end
+from rtprov.tap.files import OWN, room_for
+from rtprov.tap.listening import clock, front_end, log
 from rtprov.tap.renewal import Renewal
 from rtprov.tap.services import Command, ca_file, first_steps, sealer, server_identity, surroundings
 from rtprov.tls import read_file
@@ -76,12 +77,17 @@ class _FrontendCommand(Command):
         service.setServiceParent(self)
         load_tokens_again = None if options["tokens"] is None else partial(_load_tokens, admission, options["tokens"])
         Renewal(identity, clock=clock, load_others=load_tokens_again).setServiceParent(self)
+        most = room_for(options["max-connections"])
+        if most < options["max-connections"]:
+            log.warn(
+                "{most} connections at once are taken, no more: {files} open files are allowed (ulimit -n)", most=most, files=most + OWN
+            )
         self._listening = front_end(
             options["listen"],
             service,
             identity,
             admission=admission,
-            connections=Connections(total=options["max-connections"], per_address=options["max-connections-per-address"]),
+            connections=Connections(total=most, per_address=options["max-connections-per-address"]),
             timeout_s=options["request-timeout"],
             objection=None if options["open"] or options["client-ca"] or options["tokens"] else OBJECTION,
         )

@@ -22,6 +22,8 @@ from rtprov import __version__
 from rtprov.amqp.url import BrokerUrl
 from rtprov.errors import ConfigurationError
 
+BACKLOG = 1024  # Twisted's is 50
+
 _log = Logger(namespace="rtprov")
 
 
@@ -219,11 +221,12 @@ def path(text: str) -> Path:
 
 
 def server_endpoint(text: str) -> tuple[str, Any]:
-    """The description, and the endpoint that it makes."""
+    """The description, and the endpoint that it makes: whole campaigns may connect at once, so many may wait to be taken."""
     if text.startswith(("ssl:", "tls:")):
         raise ValueError("TLS is on top of every HTTPS port already: use tcp:")
     try:
-        return text, serverFromString(reactor, text)
+        backlog = f":backlog={BACKLOG}" if text.startswith(("tcp:", "tcp6:")) and "backlog=" not in text else ""
+        return text, serverFromString(reactor, text + backlog)
     except Exception as error:  # Twisted raises whatever the endpoint's parser does
         raise ValueError(f"{text!r} is not a Twisted endpoint description such as tcp:8443:interface=127.0.0.1 ({error})") from None
 

@@ -23,6 +23,7 @@ from rtprov.certs import SEAL_KEY, ensure_seal_key
 from rtprov.errors import ConfigurationError
 from rtprov.seal import FernetSealer, load_keys
 from rtprov.tap.assembly import Surroundings, WorkerService
+from rtprov.tap.files import open_files
 from rtprov.tap.listening import Listening, clock, log
 from rtprov.tap.renewal import Renewal, warn_of_expiry
 from rtprov.tls import VerifiedHTTPS, read_file
@@ -70,6 +71,7 @@ class Command(InOrder):
 
     def __init__(self, *services: IService) -> None:
         super().__init__()
+        open_files()
         for each in services:
             each.setServiceParent(self)
 

@@ -42,6 +42,13 @@ class OfAFrontend(FrontendTestCase):
             self.clock.advance(0.1)
         self.assertEqual(self.probes, 3)
 
+    def test_clock_set_back(self) -> None:
+        """A clock that is set back does not make an old answer stand."""
+        self.ask("GET", "/readyz")
+        self.clock.rightNow -= 3600.0
+        self.ask("GET", "/readyz")
+        self.assertEqual(self.probes, 2)
+
     def test_an_error_of_ours(self) -> None:
         """A probe that breaks is not ready, and shows nothing of why."""
         self.unready = ZeroDivisionError("secret")
