@@ -74,6 +74,15 @@ def _new_set() -> dict[str, bytes]:
     return contents | {"ca.pem": ca.cert_pem.bytes()}
 
 
+def _sync(directory: Path) -> None:
+    """Have the names in it survive a power cut."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def ensure_seal_key(path: Path) -> bool:
     """Make the sealing key file where it is missing; return whether it was made. Two processes that do it at once get the same key.
 
@@ -88,7 +97,10 @@ def ensure_seal_key(path: Path) -> bool:
         try:
             with os.fdopen(handle, "w", encoding="ascii") as file:
                 file.write(text)
+                file.flush()
+                os.fsync(file.fileno())  # what is sealed with it is on the broker's disk soon
             os.link(temporary, path)
+            _sync(path.parent)
         except FileExistsError:  # another process was quicker
             return False
         finally:

@@ -74,6 +74,8 @@ class Renewal(Service):
             load()
         except ConfigurationError as error:
             log.error("{what} not reloaded, those before stay: {error}", what=what, error=error)
+        except Exception:
+            log.failure("{what} not reloaded for an error of ours, those before stay", what=what)
         else:
             log.info("{what} reloaded", what=what)
 

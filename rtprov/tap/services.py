@@ -52,7 +52,7 @@ class Closing(Service):
 
 
 class InOrder(MultiService):
-    """Services that start in the order in which they were added and stop one after the other in the reverse one."""
+    """Services that start in the order in which they were added, and stop one after the other in the reverse one, all of them."""
 
     def stopService(self) -> Deferred[None]:
         Service.stopService(self)
@@ -60,7 +60,10 @@ class InOrder(MultiService):
 
     async def _stop(self) -> None:
         for each in reversed(list(self)):
-            await maybeDeferred(each.stopService)
+            try:
+                await maybeDeferred(each.stopService)
+            except Exception:
+                log.failure("{service} did not stop in good order", service=type(each).__name__)
 
 
 class Command(InOrder):

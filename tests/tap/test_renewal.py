@@ -130,6 +130,14 @@ class Tokens(RenewalTestCase):
         self.assertEqual(admission.tokens, (second,))
         self.assertEqual(self.lines, ["certificates reloaded", "tokens reloaded"])
 
+    def test_an_error_of_ours(self) -> None:
+        """Whatever keeps one of the files from being loaded, the others are."""
+        renewal = self.start(lambda: None)
+        self.patch(renewal._files, "reload", lambda: 1 // 0)
+        renewal.reload()
+        self.assertEqual(self.lines[-1], "tokens reloaded")
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
     def test_mistake(self) -> None:
         """A file with a mistake in it is told of, and the tokens before it stay."""
         file = self.certs / "tokens"

@@ -61,6 +61,21 @@ class Order(SynchronousTestCase):
         self.successResultOf(stopped)
         self.assertFalse(services.running)
 
+    def test_one_that_fails_to_stop(self) -> None:
+        """It is logged, and those before it are stopped."""
+        diary: list[str] = []
+        a, b = Slow("a", diary), Slow("b", diary)
+        services = InOrder()
+        for each in (a, b):
+            each.setServiceParent(services)
+        services.startService()
+        stopped = services.stopService()
+        b.stopped.errback(ZeroDivisionError())
+        a.stopped.callback(None)
+        self.successResultOf(stopped)
+        self.assertEqual(diary[2:], ["stop b", "stop a"])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
     def test_closing(self) -> None:
         """Something is closed with the others, when its turn comes."""
         closed: list[str] = []
