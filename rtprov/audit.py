@@ -25,21 +25,22 @@ def audited(submitted: Deferred[None], task: Task, caller: str) -> Deferred[None
     """
 
     def on_accepted(_: None) -> None:
-        _tell("accepted", task, caller)
+        note(task, caller)
 
     def on_failed(reason: Failure) -> Failure:
         if reason.check(Unconfirmed, CancelledError):
-            _tell("perhaps accepted", task, caller)
+            note(task, caller, certain=False)
         return reason
 
     return submitted.addCallbacks(on_accepted, on_failed)
 
 
-def _tell(outcome: str, task: Task, caller: str) -> None:
+def note(task: Task, caller: str, *, certain: bool = True) -> None:
+    """Write the line of a task that was accepted, or perhaps was."""
     when = datetime.fromtimestamp(task.accepted_at, timezone.utc).isoformat(timespec="milliseconds")
     _log.info(
         "{outcome}: task {task_id} for {equipment_id} from {caller} at {when}",
-        outcome=outcome,
+        outcome="accepted" if certain else "perhaps accepted",
         task_id=task.task_id,
         equipment_id=task.equipment_id,
         caller=caller,

@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from attrs import evolve
-from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 
-from rtprov.audit import audited
+from rtprov.audit import audited, note
 from rtprov.errors import (
     BrokerError,
     BrokerUnavailable,
@@ -87,13 +87,22 @@ class Orders:
             """A task that has not begun may have reached the journal alone, and one message too many does no harm."""
             return known is None or (known.state is State.RUNNING and not known.attempt_count and is_ours(known))
 
-        def submit(known: Details | None) -> Deferred[None]:
-            order = task if known is None else evolve(task, fingerprint=known.fingerprint)  # a later key makes another one
-            return audited(self._tasks.submit(order), order, caller)
+        sent: list[Task] = []
 
-        known = await self._settle(task_id, equipment_id, needed, submit)
+        def submit(known: Details | None) -> Deferred[None]:
+            sent.append(task if known is None else evolve(task, fingerprint=known.fingerprint))  # a later key makes another one
+            return self._tasks.submit(sent[0])
+
+        try:
+            known = await self._settle(task_id, equipment_id, needed, submit)
+        except (Undecided, CancelledError):
+            if sent:
+                note(task, caller, certain=False)
+            raise
         if not is_ours(known):
             raise KeyReused
+        if sent:
+            note(task, caller)
         return task_id
 
     async def cancel(self, task_id: str, equipment_id: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 from twisted.internet.defer import Deferred
+from twisted.logger import capturedLogs, formatEvent
 
 from rtprov.amqp.topology import TASKS_EXCHANGE, Shard
 from rtprov.journal import persistent
@@ -139,6 +140,15 @@ class AtOnce(KeyTestCase):
         self.assertEqual(self.system.stub.calls, 1)
         winner = (REQUEST, OTHER)[answers.index(REUSED) - 1]
         self.accepted(winner)
+
+    def test_the_audit_trail(self) -> None:
+        """Who was refused is not said to have ordered; who repeats what has begun has ordered nothing more."""
+        with capturedLogs() as events:
+            self.both(REQUEST, OTHER)
+            self.system.network.advance(1)
+            self.both(REQUEST, OTHER)
+        lines = [formatEvent(event).partition(" from ")[0] for event in events if event["log_namespace"] == "rtprov.audit"]
+        self.assertEqual(lines, [f"accepted: task {keyed_task_id(DEVICE, 'k1')} for {DEVICE}"])
 
 
 class Breaks(KeyTestCase):

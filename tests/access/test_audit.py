@@ -44,6 +44,14 @@ class Audit(FrontendTestCase):
         self.assertError(self.post(), 503)
         self.assertEqual(self.lines, [f"perhaps accepted: {WHO_AND_WHEN}"])
 
+    def test_with_a_key(self) -> None:
+        """The same holds where there is a key; nothing is said where nothing was sent."""
+        for error, outcomes in ((None, ["accepted"]), (Unconfirmed("lost"), ["perhaps accepted"]), (BrokerUnavailable("gone"), [])):
+            self.lines.clear()
+            self.tasks.error = error
+            self.post(BODY, f"Idempotency-Key: {error}")
+            self.assertEqual([line.partition(":")[0] for line in self.lines], outcomes)
+
     def test_no_answer(self) -> None:
         """So does a task that the broker does not confirm in time, and one whose client does not wait for it."""
         self.tasks.silent = True
