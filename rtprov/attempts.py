@@ -15,7 +15,7 @@ from twisted.internet.task import deferLater
 from rtprov.errors import BrokerError, EquipmentSilent, EquipmentUnreachable, NoAnswer, OutOfPatience, SealError
 from rtprov.jobs import BARRIER_RETRY_S, Job
 from rtprov.model import Postponed, Requested, Started, State
-from rtprov.quarantine import GIVE_UP_AFTER
+from rtprov.quarantine import GIVE_UP_AFTER, SUSPECT_AFTER
 from rtprov.wire import decode_task
 
 if TYPE_CHECKING:
@@ -150,7 +150,12 @@ class Attempts:
             await deferLater(self._clock, RENEWAL_LOOK_S)
 
     async def _admitted(self, job: Job) -> tuple[State, str] | None:
-        """One attempt, once quarantine and gate let it through. Raises `OutOfPatience` where they do not, and what `_attempt` raises."""
+        """One attempt, once quarantine and gate let it through; None where there is nothing to call for.
+
+        Raises `OutOfPatience` where they do not, and what `_attempt` raises.
+        """
+        if self._store.deaths(job.task.task_id) >= SUSPECT_AFTER and await self._over(job):
+            return None  # it has ended elsewhere: no reason to wait beside those that may kill, nor to be given up
         deaths = self._store.deaths(job.task.task_id)
         if deaths >= GIVE_UP_AFTER:
             raise Deadly

@@ -6,7 +6,7 @@ import random
 
 from rtprov.attempts import retry_pause_s
 from rtprov.errors import EquipmentUnreachable
-from rtprov.model import Requested, Started, State
+from rtprov.model import Finished, Requested, Started, State
 from rtprov.quarantine import GIVE_UP_AFTER
 from tests.fakes import FakeDelivery
 from tests.test_worker import EPOCH, WorkerTestCase, task_id
@@ -37,6 +37,17 @@ class Deadly(WorkerTestCase):
         self.assertEqual((delivery.settled, self.equipment.calls), ("dead", []))
         self.deliver(2)
         self.assertEqual(self.equipment.under_way, [task_id(2)])
+
+    def test_ended_elsewhere(self) -> None:
+        """A suspect that has ended waits for nobody, and is not given up, however many processes it has seen die."""
+        self.deaths(1, "DEVICE1", 7)
+        for number, deaths in ((2, 7), (3, GIVE_UP_AFTER)):
+            self.store.apply(Requested(task_id(number), f"DEVICE{number}", EPOCH))
+            for attempt in range(1, deaths + 2):
+                self.store.apply(Started(task_id(number), f"DEVICE{number}", EPOCH, attempt, f"p0.{attempt}"))
+            self.store.apply(Finished(task_id(number), f"DEVICE{number}", EPOCH, State.COMPLETED, ""))
+            self.assertEqual(self.deliver(number, f"DEVICE{number}", redelivered=True).settled, "ack")
+        self.assertEqual(len(self.equipment.calls), 1)
 
     def test_drained(self) -> None:
         """A worker that is stopped does not wait for suspects that wait for one another."""
