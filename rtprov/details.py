@@ -9,16 +9,33 @@ import attrs
 from rtprov.model import Attempt, Details, State, Waiting
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rtprov.record import Record
 
 MOST_BEFORE = 500
 LONGEST_WALK = 1000
 
 
-def describe(record: Record, now: float, typical_s: float) -> Details:
-    """All that is known of the task at `now` (seconds since the epoch), where a call takes `typical_s`."""
+def describe(row: Sequence[Record], now: float, typical_s: float) -> list[Details]:
+    """All that is known at `now` (seconds since the epoch) of a device's neighbouring tasks, newest first; a call takes `typical_s`."""
+    found: list[Details] = []
+    ahead, head = _before(row[-1]) if row else (0, None)
+    for record in reversed(row):
+        found.append(_describe(record, min(ahead, MOST_BEFORE), head, now, typical_s))
+        if record.state is State.RUNNING:
+            ahead, head = ahead + 1, head or record
+        elif record.state is not State.CANCELLED:
+            ahead, head = 0, None
+    return found[::-1]
+
+
+def _describe(record: Record, ahead: int, head: Record | None, now: float, typical_s: float) -> Details:
+    """`ahead` tasks are to end before this one begins if it has not, of which `head` is the first."""
     ended, last = record.state.final, record.last_attempt()
-    ahead, first = (0, last) if ended or last is not None else _before(record)
+    if ended or last is not None:
+        ahead, head = 0, record
+    first = None if head is None else head.last_attempt()
     return Details(
         task_id=record.task_id,
         equipment_id=record.equipment_id,
@@ -36,21 +53,20 @@ def describe(record: Record, now: float, typical_s: float) -> Details:
     )
 
 
-def _before(record: Record) -> tuple[int, Attempt | None]:
-    """How many of the device's tasks are to end before this one begins, and what the first of them is at.
+def _before(record: Record) -> tuple[int, Record | None]:
+    """How many of the device's tasks are to end before this one, and the first of them.
 
     They run in order, so nothing waits behind one that has ended but for the cancelled. No more than `MOST_BEFORE` are counted, nor more
     than `LONGEST_WALK` looked at.
     """
-    count, first = 0, record
-    earlier = record.earlier
+    count, head, earlier = 0, None, record.earlier
     for _ in range(LONGEST_WALK):
         if earlier is None or count == MOST_BEFORE or earlier.state not in (State.RUNNING, State.CANCELLED):
             break
         if earlier.state is State.RUNNING:
-            count, first = count + 1, earlier
+            count, head = count + 1, earlier
         earlier = earlier.earlier
-    return count, first.last_attempt()
+    return count, head
 
 
 def _end_of(attempt: Attempt | None, now: float, typical_s: float) -> float:

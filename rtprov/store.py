@@ -189,7 +189,7 @@ class Store:
         record = self._records.get(task_id)
         if record is None or equipment_id not in (None, record.equipment_id):
             return None
-        return describe(record, now, self._typical_s)
+        return describe([record], now, self._typical_s)[0]
 
     def tasks_of(self, equipment_id: str, before: str | None, limit: int, now: float) -> list[Details]:
         """The device's tasks, newest first, at most `limit`: those before the task `before`, or from the newest.
@@ -201,11 +201,11 @@ class Store:
         else:
             known = self._records.get(before)
             record = known.earlier if known is not None and known.equipment_id == equipment_id else None
-        found: list[Details] = []
-        while record is not None and len(found) < limit:
-            found.append(describe(record, now, self._typical_s))
+        row: list[Record] = []
+        while record is not None and len(row) < limit:
+            row.append(record)
             record = record.earlier
-        return found
+        return describe(row, now, self._typical_s)
 
     def expire(self, now: float) -> int:
         """Forget the tasks that finished more than the retention before `now` (seconds since the epoch); return how many.

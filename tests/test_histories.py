@@ -155,6 +155,21 @@ class Told(SynchronousTestCase):
         self.assertEqual((near.ahead, near.expected_at), (499, 150.0 + 499 * 60.0))
         self.assertEqual((far.ahead, far.expected_at), (500, 160.0 + 500 * 60.0))
 
+    @given(st.lists(st.sampled_from(["waits", "runs", "ended", "cancelled"]), max_size=12), st.integers(min_value=1, max_value=12))
+    def test_one_by_one_or_together(self, states: list[str], limit: int) -> None:
+        """A list tells of each task what its own details tell."""
+        store = Store(RETENTION_S)
+        for number, state in enumerate(states):
+            store.apply(Requested(task_id(number), DEVICE, float(number)))
+            if state in ("runs", "ended"):
+                store.apply(Started(task_id(number), DEVICE, 50.0 + number, 1))
+            if state == "ended":
+                store.apply(Finished(task_id(number), DEVICE, 80.0 + number, State.COMPLETED, ""))
+            if state == "cancelled":
+                store.apply(Cancelled(task_id(number), DEVICE, 80.0))
+        listed = store.tasks_of(DEVICE, None, limit, 100.0)
+        self.assertEqual(listed, [store.details(each.task_id, DEVICE, 100.0) for each in listed])
+
     def test_a_row_of_cancelled_tasks(self) -> None:
         """Tasks that were cancelled are looked at, too: behind a thousand of them nothing is seen."""
         store = fold([Requested(task_id(number), DEVICE, 1.0) for number in range(1, 3001)])
