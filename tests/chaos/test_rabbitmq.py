@@ -140,7 +140,10 @@ class OnRabbitMQ(ChaosTestCase):
         await nodes.stop()
 
     async def a_leader_that_stays_away(self) -> None:
-        """The node of a cluster that leads work queue and journal is killed for good: the others go on, and no call is repeated."""
+        """The node of a cluster that leads work queue and journal is killed for good, with everybody's connection: the others go on.
+
+        The standby may be back before the worker that has calls under way: these, and no others, are called again then.
+        """
         nodes = await self.nodes(3)
         site = Site(self, nodes.url)
         await site.start(workers=2, frontends=2)
@@ -149,9 +152,9 @@ class OnRabbitMQ(ChaosTestCase):
         queues = await nodes.ctl(0, "list_queues", "--quiet", "name", "leader")
         (leader,) = (line.split()[1] for line in queues.splitlines() if line.startswith("rtprov.work."))
         nodes.kill(nodes.names.index(leader))
+        killed = reactor.seconds()
         await posting
-        await site.check()
-        self.assertEqual(site.repeated, 0)
+        await site.check(killed=[killed])
         await nodes.stop()
 
 
