@@ -1,20 +1,31 @@
-"""A client that says what it is told to, right or wrong."""
+"""A client that says what it is told to, right or wrong, and things to say."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from pamqp import base
-from pamqp.commands import Basic, Connection
+from pamqp.commands import Basic, Channel, Connection
 from twisted.internet.defer import Deferred, DeferredQueue
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from rtprov.amqp.codec import encode_header
 from rtprov.amqp.framing import PROTOCOL_HEADER, Assembler, FrameParser, encode_content, encode_method
+from rtprov.amqp.transport import IAmqpTransport
 from tests.broker.cases import BrokerContract
 
 LOGIN = Connection.StartOk({}, "PLAIN", "\0guest\0guest", "en_US")
+
+
+OPENING = PROTOCOL_HEADER + encode_method(0, LOGIN) + encode_method(0, Connection.TuneOk(2047, 131072, 0))
+OPENING += encode_method(0, Connection.Open("/"))
+CHANNEL = OPENING + encode_method(1, Channel.Open())
+
+
+def frame(kind: int, channel: int, payload: bytes) -> bytes:
+    """One frame."""
+    return bytes([kind]) + channel.to_bytes(2, "big") + len(payload).to_bytes(4, "big") + payload + b"\xce"
 
 
 def publish(channel: int, body: bytes, **options: Any) -> bytes:
@@ -24,6 +35,8 @@ def publish(channel: int, body: bytes, **options: Any) -> bytes:
 
 class RawClient(Protocol):
     """Says what it is told to, and keeps what it hears: whole methods, heartbeats as None, and at the end the loss."""
+
+    transport: IAmqpTransport | None
 
     def __init__(self) -> None:
         self.heard: DeferredQueue[base.Frame | None] = DeferredQueue()

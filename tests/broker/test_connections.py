@@ -238,7 +238,7 @@ class EmbeddedConnections(EmbeddedTestCase, ConnectionsContract):
             for kind in (Channel.OpenOk, Queue.DeclareOk, Basic.ConsumeOk, Basic.Deliver):
                 await client.hear(kind)
             assert client.transport is not None
-            client.transport.pauseProducing()  # type: ignore[attr-defined]
+            client.transport.pauseProducing()
             client.say(last, channel=number)
             self.network.settle()
             self.assertEqual(await self.count(channel, queue), 1)
@@ -307,7 +307,7 @@ class EmbeddedConnections(EmbeddedTestCase, ConnectionsContract):
         client.say(Channel.CloseOk(), Channel.Open(), channel=1)
         await client.hear(Channel.OpenOk)
         assert client.transport is not None
-        client.transport.pauseProducing()  # type: ignore[attr-defined]
+        client.transport.pauseProducing()
         client.say(publish(1, bytes(1_500_000), routing_key="nowhere", mandatory=True) * 6)
         for _ in range(30):
             client.say(HEARTBEAT)

@@ -117,6 +117,7 @@ class Opening(DatabaseCase):
         for there in (False, True):
             if there:
                 self.open().close()
+            # For this opening alone: the one before made a good file, and shall.
             with mock.patch.object(sqlite3, "connect", partial(sqlite3.connect, factory=WithoutWal)):
                 self.assert_refused("write-ahead logging cannot be used here")
             self.assertEqual(self.path.exists(), there)

@@ -7,6 +7,7 @@ import sqlite3
 from pamqp.commands import Basic, Channel, Queue
 
 from rtprov.amqp._txamqp import Content
+from rtprov.amqp.channel import AmqpChannel
 from rtprov.broker.queues import Queue as QueueOfBroker
 from rtprov.broker.sqlite import SqliteStorage
 from rtprov.errors import AmqpError, Overloaded
@@ -47,18 +48,22 @@ class LongQueues(DurableCase):
             rest.append(await inbox.next())
         self.assertLess(len(rest), 4)
 
-    async def test_get_does_not_wait_for_ever(self) -> None:
-        """Who gets from a queue whose page does not come is told so after a while, with 541; the message is there for the next."""
-        channel = await self.channel(await self.connect(call_deadline_s=1000.0))
-        queue = await self.queue(channel, "quorum")
-        await self.publish(queue, *(b"%d" % number for number in range(5)))
-        self.stop_disk()
+    async def get_in_vain(self, channel: AmqpChannel, queue: str) -> None:
+        """Get from a queue of which no page can be read: two messages are in memory; the third get ends the connection."""
         for _ in range(2):
             await self.get(channel, queue)
         closed = channel.client.when_lost()
         channel.basic_get(queue=queue).addErrback(lambda reason: reason.trap(AmqpError))
         self.network.advance(self.broker.limits.reading_s + 1)
         await closed
+
+    async def test_get_does_not_wait_for_ever(self) -> None:
+        """Who gets from a queue whose page does not come is told so after a while, with 541; the message is there for the next."""
+        channel = await self.channel(await self.connect(call_deadline_s=1000.0))
+        queue = await self.queue(channel, "quorum")
+        await self.publish(queue, *(b"%d" % number for number in range(5)))
+        self.stop_disk()
+        await self.get_in_vain(channel, queue)
         self.assertIsInstance(channel.client.failure, AmqpError)
         self.assertEqual(getattr(channel.client.failure, "reply_code", None), 541)
         self.start_disk()
@@ -75,12 +80,7 @@ class LongQueues(DurableCase):
         storage = self.broker.engine.storage
         assert held is not None and isinstance(storage, SqliteStorage)
         self.patch(storage._database, "load", raise_disk_error)
-        for _ in range(2):
-            await self.get(getter, long)
-        closed = getter.client.when_lost()
-        getter.basic_get(queue=long).addErrback(lambda reason: reason.trap(AmqpError))
-        self.network.advance(self.broker.limits.reading_s + 1)
-        await closed
+        await self.get_in_vain(getter, long)
         self.assertEqual((await inbox.next()).redelivered, True)
         self.assertEqual(self.sql("SELECT deliveries FROM message WHERE body = x'68656c64'"), [(2,)])
         self.flushLoggedErrors()
@@ -150,7 +150,7 @@ class FullMemory(EmbeddedTestCase, RawContract):
             client.say(publish(1, bytes(2000), routing_key=queue))
             self.network.settle()
             assert client.transport is not None
-            client.transport.abortConnection()  # type: ignore[attr-defined]
+            client.transport.abortConnection()
             await client.lost
         self.assertEqual(await self.count(channel, queue), 1)
 

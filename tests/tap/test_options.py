@@ -17,7 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from rtprov import __version__
 from rtprov.amqp.url import BrokerUrl
 from rtprov.errors import ConfigurationError
-from rtprov.tap.options import CommandOptions, report_errors
+from rtprov.tap.options import BACKLOG, CommandOptions, report_errors, server_endpoint
 
 MODULES = {
     "rtprov": "rtprov.tap.all_in_one",
@@ -232,6 +232,12 @@ class Values(OptionsTestCase):
         self.assertEqual(self.parse("rtprov-worker", environment=environment)["shard"], [1, 2])
         self.assertEqual(self.parse("rtprov-worker", *arguments, environment=environment)["shard"], [3, 0])
 
+    def test_endpoints(self) -> None:
+        """Where TCP is listened on, many may wait to be taken, unless the description says how many."""
+        for text, backlog in (("tcp:1234", BACKLOG), ("tcp6:1234:interface=\\:\\:1", BACKLOG), ("tcp:1234:backlog=7", 7)):
+            described, endpoint = server_endpoint(text)
+            self.assertEqual((described, endpoint._backlog), (text, backlog))
+
     def test_flag_in_the_environment(self) -> None:
         """A flag's variable says yes or no in words that people use."""
         for text, value in (("1", True), ("TRUE", True), ("on", True), ("0", False), ("No", False), ("off", False)):
@@ -239,6 +245,12 @@ class Values(OptionsTestCase):
 
 
 class Mistakes(OptionsTestCase):
+    def test_too_many_shards(self) -> None:
+        """A worker takes only as many shards as a connection has channels for; where there are more, they are divided."""
+        self.assertIn("--shard: one worker can take 400 shards at most", self.refused("rtprov-worker", "--shards", "401"))
+        self.parse("rtprov-worker", "--shards", "400")
+        self.parse("rtprov-worker", "--shards", "1024", "--shard", "1000")
+
     def test_wrong_values(self) -> None:
         """A wrong value ends in one line that names the option or the variable, whichever it came from."""
         for command, defaults in DEFAULTS.items():

@@ -44,36 +44,31 @@ class Slow(Service):
 
 
 class Order(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.diary: list[str] = []
+        self.a, self.b = Slow("a", self.diary), Slow("b", self.diary)
+        self.services = InOrder()
+        for each in (self.a, self.b):
+            each.setServiceParent(self.services)
+        self.services.startService()
+        self.stopped = self.services.stopService()
+
     def test_order(self) -> None:
         """Services start in order, and stop one after the other in the reverse one."""
-        diary: list[str] = []
-        a, b = Slow("a", diary), Slow("b", diary)
-        services = InOrder()
-        for each in (a, b):
-            each.setServiceParent(services)
-        services.startService()
-        stopped = services.stopService()
-        self.assertEqual(diary, ["start a", "start b", "stop b"])
-        b.stopped.callback(None)
-        self.assertEqual(diary, ["start a", "start b", "stop b", "stop a"])
-        self.assertNoResult(stopped)
-        a.stopped.callback(None)
-        self.successResultOf(stopped)
-        self.assertFalse(services.running)
+        self.assertEqual(self.diary, ["start a", "start b", "stop b"])
+        self.b.stopped.callback(None)
+        self.assertEqual(self.diary, ["start a", "start b", "stop b", "stop a"])
+        self.assertNoResult(self.stopped)
+        self.a.stopped.callback(None)
+        self.successResultOf(self.stopped)
+        self.assertFalse(self.services.running)
 
     def test_one_that_fails_to_stop(self) -> None:
         """It is logged, and those before it are stopped."""
-        diary: list[str] = []
-        a, b = Slow("a", diary), Slow("b", diary)
-        services = InOrder()
-        for each in (a, b):
-            each.setServiceParent(services)
-        services.startService()
-        stopped = services.stopService()
-        b.stopped.errback(ZeroDivisionError())
-        a.stopped.callback(None)
-        self.successResultOf(stopped)
-        self.assertEqual(diary[2:], ["stop b", "stop a"])
+        self.b.stopped.errback(ZeroDivisionError())
+        self.a.stopped.callback(None)
+        self.successResultOf(self.stopped)
+        self.assertEqual(self.diary[2:], ["stop b", "stop a"])
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     def test_closing(self) -> None:
