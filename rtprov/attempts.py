@@ -19,10 +19,9 @@ from rtprov.quarantine import GIVE_UP_AFTER, SUSPECT_AFTER
 from rtprov.wire import decode_task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from twisted.internet.interfaces import IReactorTime
 
+    from rtprov.clocks import WallClock
     from rtprov.gate import Gate, Permit
     from rtprov.interfaces import Equipment, Journal, Sealer
     from rtprov.quarantine import Quarantine
@@ -52,8 +51,9 @@ class Attempts:
     """Carries out the jobs of one shard.
 
     `gate` lets the calls of this process through to A, `quarantine` those that may kill it; the journal knows it as `process_id`.
-    `patience_s` is how long a task whose calls do not reach A is tried, counted from its first attempt. `wall_clock` gives seconds since
-    the epoch for events. With `draining`, an attempt that did not reach A is not followed by another.
+    `patience_s` is how long a task whose calls do not reach A is tried, counted from its first attempt. It runs on `clock`; `wall_clock`
+    gives the times of events, and the age of a first attempt that another process made. With `draining`, an attempt that did not reach A is
+    not followed by another.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Attempts:
         process_id: str,
         patience_s: float,
         clock: IReactorTime,
-        wall_clock: Callable[[], float],
+        wall_clock: WallClock,
         rng: random.Random,
     ) -> None:
         self._store = store
@@ -185,7 +185,7 @@ class Attempts:
             return None
         job.calling = True
         if job.attempt == 1:
-            job.first_called_at = self._wall_clock()  # the journal's time is when the broker was first asked to write it down
+            job.patience_from = self._clock.seconds()  # the journal's time is when the broker was first asked to write it down
         try:
             outcome = await self._equipment.configure(task, body)
         except NoAnswer as error:
@@ -196,9 +196,13 @@ class Attempts:
 
     def _left_s(self, job: Job) -> float:
         """What is left of the task's patience, which begins with its first attempt, or with its wait for one while A is in trouble."""
-        first = self._store.first_started_at(job.task.task_id) if job.first_called_at is None else job.first_called_at
-        now = self._wall_clock()
-        return (now if first is None else first) + self._patience_s - job.waited_s - now
+        now = self._clock.seconds()
+        if job.patience_from is None:
+            first_started_at = self._store.first_started_at(job.task.task_id)
+            if first_started_at is None:
+                return self._patience_s - job.waited_s
+            job.patience_from = now - self._wall_clock.age_s(first_started_at)
+        return job.patience_from + self._patience_s - job.waited_s - now
 
     def _pause_s(self, job: Job, retry_after_s: float | None) -> float | None:
         """How long to wait for the next attempt; None when patience is over. The last attempt is made at patience's very end."""

@@ -35,7 +35,7 @@ class Job:
     unjudged: bool
     attempt: int = 0
     waited_s: float = 0.0  # for an A in trouble, before the first attempt
-    first_called_at: float | None = None  # when the task's very first call began, where that was here
+    patience_from: float | None = None  # when its first attempt began, by the clock of this process; None before it
     calling: bool = False  # a call to A is under way, or its outcome waits for the journal
     pausing: bool = False  # A was out of reach, and is called again after a while
     renewing: bool = False  # the delivery was returned on purpose and is to come back

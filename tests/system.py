@@ -26,6 +26,7 @@ from rtprov.amqp.topology import Shard
 from rtprov.amqp.url import BrokerUrl
 from rtprov.broker.server import make_broker
 from rtprov.broker.storage import MemoryStorage
+from rtprov.clocks import WallClock
 from rtprov.equipment import BytesBody, HttpEquipment
 from rtprov.http import JsonSite
 from rtprov.scenario import Rule
@@ -70,11 +71,13 @@ class System:
     rules: Iterable[Rule] = ()
     clock: Clock = field(factory=Clock)
     network: MemoryNetwork = field(init=False)
+    wall_clock: WallClock = field(init=False)
     frontends: dict[str, FrontendService] = field(factory=dict)
     workers: list[WorkerService] = field(factory=list)
 
     def __attrs_post_init__(self) -> None:
         self.network = MemoryNetwork(self.clock)
+        self.wall_clock = WallClock(lambda: EPOCH + self.clock.seconds(), self.clock.seconds)
         self._rng = random.Random(self.seed)
         self.sealer = FernetSealer([Fernet.generate_key()])
         self._client = http_client(self.network)
@@ -125,9 +128,6 @@ class System:
         self.network.until(lambda: all(each.called for each in stopped))
         self.broker.stop()
         self.network.settle()
-
-    def wall_clock(self) -> float:
-        return EPOCH + self.clock.seconds()
 
     # What a client does.
 

@@ -103,6 +103,29 @@ class Retries(WorkerTestCase):
         self.assertEqual(delivery.settled, "ack")
         self.assertIs(self.state(1), State.FAILED)
 
+    def test_a_clock_that_is_set_ends_no_patience(self) -> None:
+        """Patience runs on a clock that does not jump: a step of the system's clock changes nothing for a task that was called here."""
+        delivery = self.deliver(1)
+        self.fail_call()
+        self.set_clock(600.0)
+        self.clock.advance(1.0)
+        self.fail_call()
+        self.set_clock(-1200.0)
+        self.clock.advance(2.0)
+        self.assertEqual(self.equipment.under_way, [task_id(1)])
+        self.assertIsNone(delivery.settled)
+
+    def test_a_clock_that_is_set_ends_no_patience_after_a_failover(self) -> None:
+        """A step that this process has seen does not age a first attempt that another process made before it."""
+        self.store.apply(Started(task_id(1), "DEVICE1", EPOCH - 10.0, 1))
+        self.clock.advance(1.0)
+        self.set_clock(600.0)
+        delivery = self.deliver(1, redelivered=True)
+        self.fail_call()
+        self.assertIsNone(delivery.settled)
+        self.clock.advance(2.0)
+        self.assertEqual(self.equipment.under_way, [task_id(1)])
+
     def test_retry_after_is_honoured(self) -> None:
         """A's own Retry-After is waited for, even where our pause would be shorter."""
         self.deliver(1)

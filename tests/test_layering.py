@@ -48,7 +48,7 @@ LAYERS = (
     ),
     Layer(
         "rules",
-        ("rtprov.record", "rtprov.details", "rtprov.store", "rtprov.lanes", "rtprov.breaker", "rtprov.limits"),
+        ("rtprov.clocks", "rtprov.record", "rtprov.details", "rtprov.store", "rtprov.lanes", "rtprov.breaker", "rtprov.limits"),
         sees=("values",),
         outside=frozenset({"attrs"}),
     ),

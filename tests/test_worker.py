@@ -13,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from rtprov.amqp.topology import Shard
 from rtprov.attempts import Attempts
 from rtprov.breaker import Breaker
+from rtprov.clocks import WallClock
 from rtprov.errors import EquipmentUnreachable
 from rtprov.gate import Gate
 from rtprov.model import Finished, Requested, Started, State, Task
@@ -39,6 +40,8 @@ class WorkerTestCase(SynchronousTestCase):
         self.store = Store(86400.0)
         self.journal = self.new_journal()
         self.equipment = FakeEquipment()
+        self.offset_s = 0.0
+        self.wall_clock = WallClock(lambda: EPOCH + self.offset_s + self.clock.seconds(), self.clock.seconds)
         breaker = Breaker(concurrency=self.concurrency, rng=random.Random(7))
         self.gate = Gate(concurrency=self.concurrency, breaker=breaker, clock=cast("IReactorTime", self.clock))
         attempts = Attempts(
@@ -51,7 +54,7 @@ class WorkerTestCase(SynchronousTestCase):
             process_id="p1",
             patience_s=self.patience_s,
             clock=cast("IReactorTime", self.clock),
-            wall_clock=lambda: EPOCH + self.clock.seconds(),
+            wall_clock=self.wall_clock,
             rng=random.Random(7),
         )
         self.worker = ShardWorker(
@@ -61,9 +64,14 @@ class WorkerTestCase(SynchronousTestCase):
             attempts=attempts,
             window=100,
             clock=cast("IReactorTime", self.clock),
-            wall_clock=lambda: EPOCH + self.clock.seconds(),
+            wall_clock=self.wall_clock,
         )
         self.addCleanup(self.cut_short)
+
+    def set_clock(self, seconds: float) -> None:
+        """Set the system's clock forward, or back, and let the process notice."""
+        self.offset_s += seconds
+        self.wall_clock()
 
     def new_journal(self) -> FakeJournal:
         return FakeJournal(self.store.apply)

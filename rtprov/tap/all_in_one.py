@@ -14,10 +14,11 @@ from rtprov.certs import make_development_set
 from rtprov.tap import options as opt
 from rtprov.tap.assembly import FrontendService
 from rtprov.tap.broker import BrokerService
-from rtprov.tap.listening import Listening, clock, front_end, https, log
+from rtprov.tap.listening import Listening, front_end, https, log
 from rtprov.tap.renewal import Renewal
 from rtprov.tap.services import Command, all_connected, first_steps, sealer, server_identity, surroundings
 from rtprov.tap.stub import make_stub
+from rtprov.tap.timing import clock
 from rtprov.tap.worker import make_policy, make_worker
 
 LOOPBACK = "tcp:{}:interface=127.0.0.1"

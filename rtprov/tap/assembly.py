@@ -21,6 +21,7 @@ from rtprov.amqp.topology import Shard, Topology
 from rtprov.amqp.url import BrokerUrl
 from rtprov.attempts import Attempts
 from rtprov.breaker import Breaker
+from rtprov.clocks import WallClock
 from rtprov.deadletters import DeadLetters
 from rtprov.ends import EndsOfTasks
 from rtprov.errors import NotReady
@@ -46,10 +47,13 @@ MAX_WINDOW = 65535
 
 @frozen
 class Surroundings:
-    """What a role gets from the process it lives in. `wall_clock` gives seconds since the epoch, `new_id` 32 hexadecimal digits."""
+    """What a role gets from the process it lives in.
+
+    `clock` is the awake clock that all deadlines run on (`rtprov.clocks`); `new_id` makes 32 hexadecimal digits.
+    """
 
     clock: IReactorTime
-    wall_clock: Callable[[], float]
+    wall_clock: WallClock
     rng: random.Random
     new_id: Callable[[], str]
     broker: IStreamClientEndpoint
@@ -211,7 +215,7 @@ class WorkerService(Service):
             draining.cancel()
 
     def _expire(self) -> None:
-        now = self._surroundings.wall_clock()
+        now = self._surroundings.wall_clock.without_jumps(self._settings.retention_s)
         for store in self.stores:
             store.expire(now)
 

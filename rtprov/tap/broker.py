@@ -16,9 +16,10 @@ from twisted.python.threadpool import ThreadPool
 from rtprov.broker.server import BrokerFactory, make_broker
 from rtprov.broker.sqlite import SqliteStorage
 from rtprov.tap import options as opt
-from rtprov.tap.listening import Listening, clock, log
+from rtprov.tap.listening import Listening, log
 from rtprov.tap.renewal import Renewal
 from rtprov.tap.services import Closing, Command, InOrder, server_identity
+from rtprov.tap.timing import clock
 from rtprov.tls_server import TLSEndpoint
 
 CLOSE_DEADLINE_S = 10.0

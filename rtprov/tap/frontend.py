@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -16,9 +15,10 @@ from rtprov.limits import Connections, Rate
 from rtprov.tap import options as opt
 from rtprov.tap.assembly import FrontendService
 from rtprov.tap.files import OWN, room_for
-from rtprov.tap.listening import clock, front_end, log
+from rtprov.tap.listening import front_end, log
 from rtprov.tap.renewal import Renewal
 from rtprov.tap.services import Command, ca_file, first_steps, sealer, server_identity, surroundings
+from rtprov.tap.timing import clock
 from rtprov.tls import read_file
 from rtprov.tokens import load_tokens
 
@@ -51,8 +51,7 @@ class Options(opt.CommandOptions):
 
 def make_admission(options: dict[str, Any]) -> Admission:
     """Whom the front end lets in, as the options describe it. Raises `ConfigurationError`."""
-    # Not the reactor's clock: that is the wall's, and set back it would keep everybody out.
-    admission = Admission(now=time.monotonic, rate=None if options["rate"] is None else Rate(options["rate"]))
+    admission = Admission(now=clock.seconds, rate=None if options["rate"] is None else Rate(options["rate"]))
     _load_tokens(admission, options["tokens"])
     return admission
 

@@ -7,9 +7,8 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, cast
 
 from twisted.application.service import Service
-from twisted.internet import reactor
 from twisted.internet.defer import Deferred, TimeoutError, maybeDeferred, succeed
-from twisted.internet.interfaces import IListeningPort, IReactorTime, IStreamServerEndpoint
+from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -17,12 +16,13 @@ from twisted.python.failure import Failure
 from rtprov.errors import ConfigurationError
 from rtprov.health import Health, Readiness
 from rtprov.http import IDLE_TIMEOUT_S, JsonSite
+from rtprov.tap.timing import clock
 from rtprov.tls_server import ServerIdentity, TLSEndpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from twisted.internet.interfaces import IProtocolFactory
+    from twisted.internet.interfaces import IProtocolFactory, IReactorTime
     from twisted.web.resource import IResource
     from twisted.web.server import Request
 
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from rtprov.tap.assembly import FrontendService
 
 log = Logger(namespace="rtprov")
-clock = cast("IReactorTime", reactor)
-
 ANSWERED_WITHIN_S = 5.0
 OPEN_WITHIN_S = 3.0
 FLUSH_S = 0.1  # for the last answer's bytes to leave the process

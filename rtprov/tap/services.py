@@ -6,7 +6,6 @@ import random
 import secrets
 import shlex
 import signal
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -24,8 +23,9 @@ from rtprov.errors import ConfigurationError
 from rtprov.seal import FernetSealer, load_keys
 from rtprov.tap.assembly import Surroundings, WorkerService
 from rtprov.tap.files import open_files
-from rtprov.tap.listening import Listening, clock, log
+from rtprov.tap.listening import Listening, log
 from rtprov.tap.renewal import Renewal, warn_of_expiry
+from rtprov.tap.timing import TimeWatch, clock, wall_clock
 from rtprov.tls import VerifiedHTTPS, read_file
 from rtprov.tls_server import ServerIdentity
 
@@ -75,6 +75,7 @@ class Command(InOrder):
     def __init__(self, *services: IService) -> None:
         super().__init__()
         open_files()
+        TimeWatch().setServiceParent(self)
         for each in services:
             each.setServiceParent(self)
 
@@ -150,7 +151,7 @@ def surroundings(broker: IStreamClientEndpoint, url: BrokerUrl) -> Surroundings:
     """The real process: its reactor, its clock, its randomness."""
     return Surroundings(
         clock=clock,
-        wall_clock=time.time,
+        wall_clock=wall_clock,
         rng=random.Random(),
         new_id=lambda: secrets.token_hex(16),
         broker=broker,

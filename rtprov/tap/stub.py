@@ -12,9 +12,10 @@ from rtprov.health import always_ready
 from rtprov.scenario import Rule, load_scenario
 from rtprov.stub import Stub
 from rtprov.tap import options as opt
-from rtprov.tap.listening import clock, health, https
+from rtprov.tap.listening import health, https
 from rtprov.tap.renewal import Renewal
 from rtprov.tap.services import Command, server_identity
+from rtprov.tap.timing import clock
 from rtprov.tls import read_file
 
 

@@ -13,9 +13,10 @@ from rtprov.equipment import HttpEquipment
 from rtprov.errors import ConfigurationError
 from rtprov.tap import options as opt
 from rtprov.tap.assembly import Surroundings, WorkerService, WorkerSettings
-from rtprov.tap.listening import clock, health
+from rtprov.tap.listening import health
 from rtprov.tap.renewal import Renewal, warn_of_expiry
 from rtprov.tap.services import Command, ca_file, https_client, identity_files, sealer, surroundings
+from rtprov.tap.timing import clock
 from rtprov.tls import VerifiedHTTPS, read_file
 
 MAX_SHARDS = 400  # each takes five channels of the 2047 that a connection may have

@@ -1,8 +1,10 @@
 """What must hold, whatever happens. Checked as things happen, against what A did and what is on the disk; the first breach counts.
 
 - A task whose POST was answered 200 gets exactly one final status, and is never "not found".
-- A final status is the one that the journal has, and never changes; nobody who has seen it is told "running" again.
+- A final status is the one that the journal has, and never changes; nobody who has seen it is told "running" again, unless replicas lag.
 - `Completed` needs a success of A, "equipment not found" A's 404, a failure A's 500, its nonsense, or its long silence.
+- A success that reached a worker's machine in time counts, though the worker's process was stopped.
+- No task is out of patience early, however clocks are set.
 - A gets the body that the client sent.
 - Calls for one device never overlap: not within a worker, nor between two while the broker holds the first one's connection for alive.
 - A device's tasks run in the order in which the broker took them: none is called before all earlier ones have ended.
@@ -25,7 +27,9 @@ from rtprov.errors import UndecodableMessage
 from rtprov.model import Cancelled, Finished, Requested, Started, State
 from rtprov.wire import decode_event, decode_task
 from tests.fakes import PlainSealer
+from tests.simulation.clock import EPOCH
 from tests.simulation.orders import Order, Task
+from tests.simulation.service_a import LONGEST_RETRY_AFTER_S
 
 if TYPE_CHECKING:
     from twisted.logger import LogEvent
@@ -52,8 +56,10 @@ class Checks:
     world: WorldClock
     network: Network
     shortest_wait_s: float  # before a worker gives up on an A that does not answer
+    patience_s: float
     dead_letters: bool  # whether the broker may give up on a task: it fails then, and out of order
     late_streams: bool  # whether a worker may learn of an end after it has confirmed its own beginning
+    lagging: bool  # whether one replica may learn of an event much later than another
     disk: Disk | None = None
     broken: str | None = None
     orders: dict[bytes, Order] = field(factory=dict)
@@ -106,6 +112,7 @@ class Checks:
             self.trace.note(f"disk: started {event.task_id}, attempt {event.attempt}", event.task_id, task.device)
             if task.started == 0:
                 task.first_started_at = self.world.now
+            task.first_stamp = event.at if task.started == 0 else min(task.first_stamp, event.at)
             task.started += task.finished is None
         elif isinstance(event, Cancelled):
             self.trace.note(f"disk: cancelled {event.task_id}", event.task_id, task.device)
@@ -113,7 +120,7 @@ class Checks:
                 self._end(task, State.CANCELLED)
         else:
             self.trace.note(f"disk: finished {event.task_id}: {event.state.value}, {event.reason}", event.task_id, task.device)
-            self._end(task, event.state)
+            self._end(task, event.state, event.reason)
 
     def _order_in(self, body: bytes) -> Order | None:
         """The order that a `Requested` is the message of; None where it is the worker's, which is without the body."""
@@ -129,12 +136,12 @@ class Checks:
             self.expect(order.key.task_id in (None, task.task_id), "A key has two tasks", task.task_id, task.device)
             order.key.task_id = task.task_id
 
-    def _end(self, task: Task, state: State) -> None:
+    def _end(self, task: Task, state: State, reason: str = "") -> None:
         if task.finished is None:
             task.finished = state
-            self._justified(task)
+            self._justified(task, reason)
 
-    def _justified(self, task: Task) -> None:
+    def _justified(self, task: Task, reason: str) -> None:
         if task.finished is State.COMPLETED:
             self.expect(task.succeeded, "Completed, but A never had a success", task.task_id, task.device)
         elif task.finished is State.NOT_FOUND:
@@ -145,8 +152,23 @@ class Checks:
             self.expect(
                 task.failed or given_up or self.dead_letters, f"Failed after {waited_s:.1f} s, but A did not", task.task_id, task.device
             )
+            self._in_time(task, reason, waited_s)
         elif task.finished is State.CANCELLED:
             self.expect(task.called_off, "Cancelled, but no client asked for it", task.task_id, task.device)
+
+    def _in_time(self, task: Task, reason: str, waited_s: float) -> None:
+        """No success was passed over, and no patience was cut short by a clock, as far as the worker's process could know of it."""
+        calls = [call for call in self._calls.get(task.device, []) if call.task_id == task.task_id]
+        workers = {call.worker.name: call.worker for call in calls}.values()
+        if len(workers) == 1:
+            unread = [call.number for call in calls if call.in_time and call.worker.alive]
+            self.expect(not unread, f"Failed, though A's success to call {unread} has arrived: {reason}", task.task_id, task.device)
+        if "out of patience" not in reason or any(worker.born_at > task.first_started_at for worker in workers):
+            return
+        began = EPOCH + task.first_started_at
+        skew_s = max((began + worker.offset_at(task.first_started_at) - task.first_stamp for worker in workers), default=0.0)
+        due_s = self.patience_s - LONGEST_RETRY_AFTER_S - max(0.0, skew_s) - 1.0
+        self.expect(waited_s >= due_s, f"Out of patience after {waited_s:.1f} s of {self.patience_s:.0f}", task.task_id, task.device)
 
     # A.
 
@@ -272,7 +294,8 @@ class Checks:
         task_id, device = order.task_id, order.device
         assert task_id is not None
         self.expect(state is not None, "404 for a task that was accepted", task_id, device)
-        self.expect(known is None or state is known, f"A final status changed from {known} to {state}", task_id, device)
+        behind = self.lagging and state is State.RUNNING  # another front end, or another replica, told the final status
+        self.expect(known is None or state is known or behind, f"A final status changed from {known} to {state}", task_id, device)
         if state is None or not state.final or self.broken is not None:
             return
         contradicts = state is State.CANCELLED and order.too_late

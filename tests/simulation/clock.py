@@ -19,7 +19,10 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from rtprov.clocks import READ_EVERY_S, AwakeClock, WallClock
+
 EPOCH = 1_800_000_000.0
+EARLY_S = 1e-6  # times are floats
 
 _log = Logger()
 
@@ -30,24 +33,46 @@ class _Call(DelayedCall):
 
 @define(eq=False)
 class Role:
-    """A process of the world. Nothing of it runs once it is not `alive`, and nothing before `frozen_until`.
+    """A process of the world. Nothing of it runs once it is not `alive`, and nothing from `frozen_from` to `frozen_until`.
 
-    `offset_s` is how far its wall clock is ahead of the world's.
+    `offset_s` is how far its wall clock is ahead of the world's; `steps` are the offsets that it had before, each with its end.
     """
 
     name: str
     world: WorldClock
     offset_s: float = 0.0
     alive: bool = True
+    frozen_from: float = 0.0
     frozen_until: float = 0.0
+    born_at: float = field(init=False)
+    steps: list[tuple[float, float]] = field(factory=list)
     clock: RoleClock = field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        self.born_at = self.world.now
         self.clock = RoleClock(self)
 
-    def wall_clock(self) -> float:
+    @property
+    def wall_clock(self) -> WallClock:
         """Seconds since the epoch, as this role's machine has them."""
-        return EPOCH + self.world.now + self.offset_s
+        return self.clock.wall
+
+    def freeze(self, seconds: float) -> None:
+        """Stop the process for a while, from now on."""
+        self.clock.read()
+        if self.frozen_until <= self.world.now:
+            self.frozen_from = self.world.now
+        self.frozen_until = max(self.frozen_until, self.world.now + seconds)
+
+    def set_clock(self, offset_s: float) -> None:
+        """Set the system's clock of the role's machine."""
+        self.clock.read()
+        self.steps.append((self.world.now, self.offset_s))
+        self.offset_s = offset_s
+
+    def offset_at(self, now: float) -> float:
+        """How far its wall clock was ahead of the world's at that time of the world."""
+        return next((offset_s for until, offset_s in self.steps if now < until), self.offset_s)
 
 
 class WorldClock:
@@ -63,15 +88,20 @@ class WorldClock:
         return self.now
 
     def call_later(self, role: Role | None, delay: float, function: Callable[..., object], *args: Any, **kwargs: Any) -> DelayedCall:
-        """Call `function` after `delay` seconds, if `role` is still there then; None is the world itself."""
+        """Call `function` after `delay` seconds, if `role` is still there then; None is the world itself.
+
+        A role's seconds are those of its own clock, as in a reactor: a call that comes too early by it is made later.
+        """
+        seconds = self.seconds if role is None else role.clock.seconds
 
         def push(call: DelayedCall) -> None:
             self._numbers += 1
             assert isinstance(call, _Call)
             call.number = self._numbers
-            heappush(self._heap, (call.time, call.time, call.number, call, role))
+            at = call.time if role is None else self.now + call.time - seconds()
+            heappush(self._heap, (at, at, call.number, call, role))
 
-        call = _Call(self.now + delay, function, args, kwargs, _ignore, push, self.seconds)
+        call = _Call(seconds() + delay, function, args, kwargs, _ignore, push, seconds)
         if role is None or role.alive:
             push(call)
         return call
@@ -96,11 +126,12 @@ class WorldClock:
                 if role.frozen_until > max(at, self.now):
                     heappush(self._heap, (role.frozen_until, due, number, call, role))
                     continue
+            self.now = max(self.now, at)
             if call.delayed_time:
                 call.activate_delay()
-                heappush(self._heap, (call.time, call.time, number, call, role))
+            if call.time > call.seconds() + EARLY_S:
+                call.resetter(call)
                 continue
-            self.now = max(self.now, at)
             self.events += 1
             call.called = 1
             try:
@@ -117,13 +148,35 @@ def _ignore(_: object) -> None:
 
 @implementer(IReactorTime)
 class RoleClock:
-    """The reactor's clock as one role has it."""
+    """The reactor's clock as one role has it: the product's own, read once a second while the process runs."""
 
     def __init__(self, role: Role) -> None:
         self._role = role
+        self._monotonic = role.world.now
+        self._awake = AwakeClock(lambda: self._monotonic, start=EPOCH + role.world.now + role.offset_s)
+        self.wall = WallClock(lambda: EPOCH + self._monotonic + role.offset_s, self._awake.seconds)
 
     def seconds(self) -> float:
-        return self._role.wall_clock()
+        self.read()
+        return self._awake.seconds()
+
+    def read(self) -> None:
+        """Make up for the readings that a process would have made until now."""
+        role, now = self._role, self._role.world.now
+        if self._monotonic < role.frozen_until:
+            self._read_until(min(now, role.frozen_from))
+            if now < role.frozen_until:
+                return
+            self._read_at(role.frozen_until)
+        self._read_until(now)
+
+    def _read_until(self, now: float) -> None:
+        while self._monotonic < now:
+            self._read_at(min(self._monotonic + READ_EVERY_S, now))
+
+    def _read_at(self, monotonic: float) -> None:
+        self._monotonic = monotonic
+        self.wall()
 
     def callLater(self, delay: float, callable: Callable[..., Any], *args: object, **kwargs: object) -> IDelayedCall:
         return cast("IDelayedCall", self._role.world.call_later(self._role, delay, callable, *args, **kwargs))

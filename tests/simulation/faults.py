@@ -11,6 +11,7 @@ from tests.simulation.links import Link
 from tests.simulation.world import World
 
 HOT_EVENTS = 12
+LONGEST_STEP_S = 600.0
 _WEIGHTS = {"b": 2.0, "a": 1.0, "w": 3.0}  # of roles, by how much there is to lose
 MOODS = ("normal", "busy", "down", "hanging", "late", "broken")
 
@@ -36,6 +37,7 @@ class Faults:
             self.power_loss,
             self.stop,
             self.freeze,
+            self.clock_step,
             self.disk_full,
             self.disk_slow,
             self.a_moody,
@@ -146,8 +148,12 @@ class Faults:
         self.world.stop(name, lambda: self._again(name))
 
     def freeze(self) -> None:
-        """A role's process stands still."""
-        self.world.freeze(self._victim(), self.rng.choice([1.0, 12.0, 60.0]) * self.rng.random())
+        """A role's process is stopped, or its machine paused, for up to ten minutes."""
+        self.world.freeze(self._victim(), self.rng.choice([1.0, 12.0, 60.0, 600.0]) * self.rng.random())
+
+    def clock_step(self) -> None:
+        """The system's clock of a role's machine is set, by up to ten minutes."""
+        self.world.set_clock(self._victim(), self.rng.uniform(-LONGEST_STEP_S, LONGEST_STEP_S))
 
     # Of the disk.
 

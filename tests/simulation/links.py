@@ -39,7 +39,8 @@ class Link:
     dialed_at: float
     since: float
     cut: bool = False
-    disturbed: bool = False  # something was done to it: no deadline can be asked of those at its ends
+    disturbed: bool = False  # something was done to it or to a role at its ends: no deadline can be asked of those
+    harmed: bool = False  # something was done to it: what it carries may be lost
     client: End = field(init=False)
     server: End = field(init=False)
 
@@ -61,14 +62,14 @@ class Link:
 
     def break_off(self) -> None:
         """Cut it: what is on its way arrives up to some byte."""
-        self.cut = self.disturbed = True
+        self.cut = self.disturbed = self.harmed = True
         for end in self.ends:
             end.lose_tail()
             end.schedule()
 
     def mute(self, directions: Iterable[End], seconds: float) -> None:
         """Let nothing pass that these ends send."""
-        self.disturbed = True
+        self.disturbed = self.harmed = True
         for end in directions:
             end.mute = True
             self.network.world.call_later(None, seconds, end.unmute)

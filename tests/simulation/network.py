@@ -76,7 +76,7 @@ class Network:
         self._blocked[client, name] = self.world.now + seconds
         for link in self._alive():
             if (link.client_role.name, link.name) == (client, name):
-                link.disturbed = True
+                link.disturbed = link.harmed = True
         self.world.call_later(None, seconds, self._unblock, client, name)
 
     def _unblock(self, client: str, name: str) -> None:
@@ -112,7 +112,7 @@ class Network:
                 if end.role is role:
                     if silent_s is not None:
                         link.mute(link.ends, silent_s)
-                    link.disturbed = True
+                    link.disturbed = link.harmed = True
                     end.orphan()
 
     def disturb(self, role: Role) -> None:

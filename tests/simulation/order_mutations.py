@@ -78,7 +78,7 @@ async def _start_blindly(self: Any, job: Any, permit: Any) -> tuple[State, str] 
     await self._require_delivery(job)
     job.calling = True
     if job.attempt == 1:
-        job.first_called_at = self._wall_clock()
+        job.patience_from = self._clock.seconds()
     try:
         outcome: tuple[State, str] = await self._equipment.configure(task, body)
     except NoAnswer as error:

@@ -46,3 +46,4 @@ class Task:
     unknown_to_a: bool = False
     failed: bool = False  # A said so, or talked nonsense
     first_started_at: float = 0.0
+    first_stamp: float = 0.0  # the earliest time that a `Started` of it has: seconds since the epoch by some worker's clock

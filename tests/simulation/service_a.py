@@ -6,6 +6,7 @@ checked against.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 
@@ -22,6 +23,7 @@ FAILURE = b'{"code": 500, "message": "Internal provisioning exception"}'
 REASONS = {200: "OK", 404: "Not Found", 500: "Internal Server Error", 502: "Bad Gateway", 503: "Service Unavailable"}
 
 LONGEST_RETRY_AFTER_S = 7.0
+IN_TIME_S = 60.0  # half a minute before the shortest of the worker's deadlines
 
 # What A may do with a call, how often in each mood.
 MOODS: dict[str, dict[str, float]] = {
@@ -50,6 +52,12 @@ class Call:
     conduct: str = ""
     answered_at: float | None = None
     succeeded: bool = False
+
+    @property
+    def in_time(self) -> bool:
+        """Whether its success left A long before any deadline, and the network has carried it to the worker's machine."""
+        answered_in_s = math.inf if self.answered_at is None else self.answered_at - self.came_at
+        return self.succeeded and answered_in_s < IN_TIME_S and not self.end.link.harmed
 
     def over_at(self, now: float) -> float | None:
         """When the worker had done with it, as far as can be known; None where it goes on at `now`."""

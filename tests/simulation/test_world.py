@@ -78,15 +78,28 @@ class Clocks(WorldTestCase):
         self.assertEqual((happened, self.world.pending()), ([], []))
 
     def test_a_frozen_role(self) -> None:
-        """What is due while a role stands still happens when it goes on, in order."""
-        role, happened = Role("r", self.world), list[str]()
-        role.clock.callLater(3.0, happened.append, "second")
-        role.clock.callLater(1.0, happened.append, "first")
-        role.frozen_until = 10.0
-        self.advance(9.0)
+        """While a role stands still its clock does, too: what is due then happens later by as much."""
+        role, happened = Role("r", self.world), list[tuple[str, float]]()
+        for name, delay in (("second", 3.0), ("first", 1.0)):
+            role.clock.callLater(delay, lambda name=name: happened.append((name, round(self.world.now, 3))))
+        role.freeze(10.0)
+        self.advance(10.5)
         self.assertEqual(happened, [])
-        self.advance(1.0)
-        self.assertEqual(happened, ["first", "second"])
+        self.advance(3.0)
+        self.assertEqual(happened, [("first", 11.0), ("second", 13.0)])
+
+    def test_a_clock_that_is_set(self) -> None:
+        """A step of the system's clock moves no timer; the role's wall clock shows it, and does not count it in an age."""
+        role, happened = Role("r", self.world), list[float]()
+        began = role.wall_clock()
+        role.clock.callLater(20.0, lambda: happened.append(round(self.world.now, 3)))
+        self.advance(5.0)
+        role.set_clock(600.0)
+        self.advance(16.0)
+        self.assertEqual(happened, [20.0])
+        self.assertAlmostEqual(role.wall_clock() - began, 620.0, places=3)
+        self.assertAlmostEqual(role.wall_clock.age_s(began), 20.0, places=3)
+        self.assertEqual((role.offset_at(4.0), role.offset_at(6.0)), (0.0, 600.0))
 
 
 class Links(WorldTestCase):

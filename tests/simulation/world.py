@@ -147,7 +147,16 @@ class World:
         self.network = Network(self.clock, self.rng("network"), split=self.setup.split, slow=self.setup.slow)
         patience_s = min(self.setup.patience_s - LONGEST_RETRY_AFTER_S, SHORTEST_DEADLINE_S) - 2 * self.setup.skew_s
         knobs = self.setup.knobs
-        self.checks = Checks(self.trace, self.clock, self.network, patience_s, DELIVERY_LIMIT in knobs, LATE_STREAMS in knobs)
+        self.checks = Checks(
+            self.trace,
+            self.clock,
+            self.network,
+            patience_s,
+            self.setup.patience_s,
+            DELIVERY_LIMIT in knobs,
+            LATE_STREAMS in knobs,
+            LATE_STREAMS in knobs or LONG_JOURNALS in knobs,
+        )
         self.network.on_link = self.checks.on_link
         self.disk = self.checks.disk = Disk(self.checks.on_written)
         self.disk.reading_s = READING_S if LONG_JOURNALS in knobs else 0.0
@@ -266,12 +275,19 @@ class World:
         process.stop().addBoth(stopped)
 
     def freeze(self, name: str, seconds: float) -> None:
-        """Let a role's process stand still for a while, its connections with it."""
+        """Stop a role's process for a while (SIGSTOP), its connections with it."""
         process = self.processes.get(name)
         if process is not None:
             self.trace.note(f"{name} stands still for {seconds:.1f} s")
-            process.role.frozen_until = max(process.role.frozen_until, self.clock.now + seconds)
+            process.role.freeze(seconds)
             self.network.disturb(process.role)
+
+    def set_clock(self, name: str, offset_s: float) -> None:
+        """Set the system's clock on a role's machine."""
+        process = self.processes.get(name)
+        if process is not None:
+            self.trace.note(f"{name}'s clock is set to {offset_s:+.1f} s")
+            process.role.set_clock(offset_s)
 
     @property
     def frozen(self) -> bool:

@@ -1,0 +1,74 @@
+"""`rtprov.tap.timing`: the reactor's clock is the awake clock, and what happens to time stands in the log."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from twisted.internet import reactor
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import Clock
+from twisted.logger import LogEvent, formatEvent, globalLogPublisher
+from twisted.trial.unittest import SynchronousTestCase
+
+from rtprov.clocks import AwakeClock, WallClock
+from rtprov.tap.timing import TimeWatch, clock, wall_clock
+
+
+class Reactor(SynchronousTestCase):
+    def test_timers_use_the_awake_clock(self) -> None:
+        """Twisted's timers take their time from it (checked on Twisted 26.10: `ReactorBase.callLater` asks `self.seconds`)."""
+        self.assertIs(clock, reactor)
+        seconds = cast("Any", reactor).seconds
+        self.assertIsInstance(seconds.__self__, AwakeClock)
+        call = clock.callLater(1000.0, lambda: None)
+        self.addCleanup(call.cancel)
+        self.assertLess(abs(call.getTime() - clock.seconds() - 1000.0), 60.0)
+
+    def test_it_starts_at_the_wall_clock(self) -> None:
+        """Its readings are near the wall clock's: they can be compared with what an earlier process has written."""
+        self.assertLess(abs(clock.seconds() - wall_clock()), 3600.0)
+
+
+class Watching(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.timers = Clock()
+        self.monotonic, self.wall = 0.0, 1_800_000_000.0
+        awake = AwakeClock(lambda: self.monotonic)
+        self.watch = TimeWatch(awake, WallClock(lambda: self.wall, awake.seconds), cast("IReactorTime", self.timers))
+        self.logged: list[str] = []
+        globalLogPublisher.addObserver(self.observe)
+        self.addCleanup(globalLogPublisher.removeObserver, self.observe)
+        self.watch.startService()
+
+    def observe(self, event: LogEvent) -> None:
+        self.logged.append(formatEvent(event))
+
+    def pass_by(self, monotonic: float, wall: float) -> None:
+        self.monotonic += monotonic
+        self.wall += wall
+        self.timers.advance(1.0)
+
+    def test_a_stop(self) -> None:
+        """A stop of the process is told once, with its length, and not as a step of the clock."""
+        self.pass_by(1.0, 1.0)
+        self.pass_by(600.0, 600.0)
+        self.pass_by(1.0, 1.0)
+        self.assertEqual(len(self.logged), 1)
+        self.assertIn("did not run for 600.0 s", self.logged[0])
+
+    def test_a_step(self) -> None:
+        """A step of the system's clock is told once, with its direction."""
+        self.pass_by(1.0, 601.0)
+        self.pass_by(1.0, 1.0)
+        self.pass_by(1.0, -599.0)
+        self.assertEqual(
+            [line.partition(";")[0] for line in self.logged],
+            ["the system's clock was set 600.0 s forward", "the system's clock was set 600.0 s back"],
+        )
+
+    def test_nothing_happens(self) -> None:
+        """A process that runs on an honest clock has nothing to tell, and leaves no timer when it ends."""
+        for _ in range(10):
+            self.pass_by(1.0, 1.0)
+        self.watch.stopService()
+        self.assertEqual((self.logged, self.timers.getDelayedCalls()), ([], []))
