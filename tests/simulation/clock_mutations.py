@@ -14,9 +14,9 @@ _seconds = AwakeClock.seconds
 @mutation("deadlines run on while a process is stopped", AwakeClock, "seconds")
 def _count_stops(self: Any) -> float:
     before = self.stopped_s
-    now = _seconds(self)
+    now: float = _seconds(self)
     self._now += self.stopped_s - before
-    return now + self.stopped_s - before
+    return now + float(self.stopped_s - before)
 
 
 @mutation("patience runs on the wall clock", Attempts, "_left_s")

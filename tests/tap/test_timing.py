@@ -7,7 +7,7 @@ from typing import Any, cast
 from twisted.internet import reactor
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import Clock
-from twisted.logger import LogEvent, formatEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov.clocks import AwakeClock, WallClock
@@ -36,8 +36,9 @@ class Watching(SynchronousTestCase):
         awake = AwakeClock(lambda: self.monotonic)
         self.watch = TimeWatch(awake, WallClock(lambda: self.wall, awake.seconds), cast("IReactorTime", self.timers))
         self.logged: list[str] = []
-        globalLogPublisher.addObserver(self.observe)
-        self.addCleanup(globalLogPublisher.removeObserver, self.observe)
+        observer = cast("ILogObserver", self.observe)
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
         self.watch.startService()
 
     def observe(self, event: LogEvent) -> None:
