@@ -6,13 +6,36 @@ The message of each error is plain English, fit to be shown to a client or an op
 
 from __future__ import annotations
 
+import errno
+
 
 class RtprovError(Exception):
     """Base of all errors raised on purpose in rtprov."""
 
 
 class ConfigurationError(RtprovError):
-    """An option, a file or the environment is wrong: the command ends with this one line."""
+    """An option, a file, an address or the broker's state is wrong: the command ends with this one line.
+
+    `exit_status` is EX_CONFIG of sysexits.h: a supervisor need not start the command again before an operator has changed something.
+    """
+
+    exit_status = 78
+
+
+class TemporarilyUnavailable(ConfigurationError):
+    """The command cannot start now, but may later without any change: an address or a folder is in use, a disk is full."""
+
+    exit_status = 1
+
+
+_MAY_PASS = frozenset(
+    {errno.EADDRINUSE, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN, errno.EBUSY}
+)
+
+
+def refusal(message: str, error: BaseException) -> ConfigurationError:
+    """The error to raise, with `message`, where the operating system's `error` keeps a command from starting."""
+    return (TemporarilyUnavailable if getattr(error, "errno", None) in _MAY_PASS else ConfigurationError)(message)
 
 
 class InvalidBody(RtprovError):

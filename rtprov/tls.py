@@ -5,12 +5,15 @@ Every problem with a file is a `ConfigurationError` of one line that names the f
 
 from __future__ import annotations
 
+import codecs
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from OpenSSL import SSL
 from OpenSSL.crypto import FILETYPE_PEM, load_privatekey
+from OpenSSL.crypto import Error as OpenSSLError
+from twisted.internet.error import VerifyError
 from twisted.internet.ssl import (
     AcceptableCiphers,
     Certificate,
@@ -24,7 +27,7 @@ from twisted.internet.ssl import (
 from twisted.web.iweb import IPolicyForHTTPS
 from zope.interface import implementer
 
-from rtprov.errors import ConfigurationError
+from rtprov.errors import ConfigurationError, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,14 +38,38 @@ MINIMUM = TLSVersion.TLSv1_2
 # What a server takes of TLS 1.2: forward secrecy and authenticated encryption only, as all of TLS 1.3 has them (RFC 9325 §4.2).
 CIPHERS = AcceptableCiphers.fromOpenSSLCipherString("ECDHE+AESGCM:ECDHE+CHACHA20")
 WARN_BEFORE = timedelta(days=14)
+UNREADABLE = (OpenSSLError, ValueError)  # of pyOpenSSL and cryptography, for what is not PEM, X.509 or a key
+_WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # UTF-32's little-endian mark begins with the first
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is such a file or folder. Raises `ConfigurationError` if that cannot be known, as in a folder without permission."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise refusal(f"{path}: {error.strerror}", error) from None
+    return True
 
 
 def read_file(path: Path, what: str) -> bytes:
-    """The file's content; `what` says in the error what it should have been."""
+    """The content of a text file, without the byte order mark that some editors write; `what` says in the error what it should have been.
+
+    Raises `ConfigurationError` if it cannot be read, or is UTF-16 or UTF-32.
+    """
     try:
-        return path.read_bytes()
+        content = path.read_bytes()
     except OSError as error:
-        raise ConfigurationError(f"{path}: cannot read the {what}: {error.strerror}") from None
+        raise refusal(f"{path}: cannot read the {what}: {error.strerror}", error) from None
+    if content.startswith(_WIDE_MARKS) or b"\0" in content:
+        raise ConfigurationError(f"{path}: cannot read the {what}: it is not UTF-8 text (UTF-16?); save it as UTF-8")
+    return content.removeprefix(codecs.BOM_UTF8)
+
+
+def read_text(path: Path, what: str) -> str:
+    """What `read_file` reads, decoded; bytes that are not UTF-8 become U+FFFD, for the caller's own check to name the line."""
+    return read_file(path, what).decode("utf-8", "replace")
 
 
 def load_certificates(path: Path) -> list[Certificate]:
@@ -51,7 +78,9 @@ def load_certificates(path: Path) -> list[Certificate]:
     parts = read_file(path, "certificate").split(marker)[:-1]
     try:
         certificates = [Certificate.loadPEM(part + marker) for part in parts]
-    except Exception:  # pyOpenSSL's errors have no common base and say nothing that a reader could use
+        for each in certificates:
+            _ = each.original.to_cryptography().not_valid_after_utc  # is stricter than OpenSSL
+    except UNREADABLE:
         certificates = []
     if not certificates:
         raise ConfigurationError(f"{path}: holds no PEM certificate")
@@ -67,7 +96,7 @@ def load_identity(certificate: Path, private_key: Path) -> dict[str, Any]:
     try:
         pair = KeyPair(load_privatekey(FILETYPE_PEM, pem, b""))  # with no passphrase at all, OpenSSL would ask the terminal for one
         private = PrivateCertificate.fromCertificateAndKeyPair(first, pair)
-    except Exception:  # see load_certificates
+    except (*UNREADABLE, VerifyError):
         raise ConfigurationError(f"{private_key}: is not the PEM private key for {certificate}") from None
     identity: dict[str, Any] = {
         "privateKey": private.privateKey.original,

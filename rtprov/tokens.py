@@ -24,7 +24,7 @@ from pathlib import Path
 import attrs
 
 from rtprov.errors import ConfigurationError
-from rtprov.tls import read_file
+from rtprov.tls import read_text
 
 MAX_TOKENS = 1000
 READ = "read"
@@ -79,7 +79,7 @@ def _parse_line(words: Sequence[str], number: int) -> Token:
 
 def load_tokens(path: Path) -> tuple[Token, ...]:
     """The file's tokens. Raises `ConfigurationError`."""
-    text = read_file(path, "tokens").decode("utf-8", "replace")
+    text = read_text(path, "tokens")
     try:
         return parse_tokens(text)
     except ConfigurationError as error:

@@ -180,6 +180,35 @@ class Command(CertsTestCase):
         self.assertEqual((self.out.getvalue(), self.err.getvalue()), (made, ""))
         self.assertEqual(set(self.contents()), {*FILES, SEAL_KEY})
 
+    def test_more_names(self) -> None:
+        """``--name`` adds host names and addresses to the servers' certificates, and to no other."""
+        names = ["b.example", "*.b.example", "192.0.2.7", "2001:db8::7", "B2.example."]
+        self.assertEqual(main([str(self.folder), *(f"--name={name}" for name in names)]), 0)
+        for name in ("frontend", "stub", "broker", "worker"):
+            certificate = x509.load_pem_x509_certificate((self.folder / f"{name}.pem").read_bytes())
+            found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+            hosts = found.get_values_for_type(x509.DNSName)
+            addresses = [str(address) for address in found.get_values_for_type(x509.IPAddress)]
+            if name == "worker":
+                self.assertEqual((hosts, addresses), (["rtprov-worker"], []))
+            else:
+                self.assertEqual(hosts, ["localhost", "b.example", "*.b.example", "b2.example"])
+                self.assertEqual(addresses, ["127.0.0.1", "::1", "192.0.2.7", "2001:db8::7"])
+        self.assertEqual(main([str(self.folder), "--name", "b.example"]), 0)
+
+    def test_wrong_names(self) -> None:
+        """What is no name, and a name that the set which is there lacks, is one line; nothing is made or changed."""
+        for name in ("", "a b", "joe@b.example", "-b", "b..example", "a.*.example", "б.example", "b" * 64, "192.0.2.0/24"):
+            self.assertEqual(main([str(self.folder), f"--name={name}"]), 1)
+        self.assertFalse(self.folder.exists())
+        main([str(self.folder)])
+        before = self.contents()
+        self.err.truncate(0)
+        self.assertEqual(main([str(self.folder), "--name=b.example", "--name=localhost"]), 1)
+        line = r"\A\0*rtprov.certs: .*/frontend.pem: is there already, without b.example; nothing was overwritten: .*\n\Z"
+        self.assertRegex(self.err.getvalue(), line)
+        self.assertEqual(self.contents(), before)
+
     def test_mistake(self) -> None:
         """A mistake is one line on standard error, and exit status 1."""
         make_development_set(self.folder)

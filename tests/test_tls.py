@@ -29,8 +29,12 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
+from rtprov import tls
 from rtprov.errors import ConfigurationError
-from rtprov.tls import VerifiedHTTPS, expiry_warning, load_certificates, load_identity, read_file, server_options
+from rtprov.seal import load_keys, new_key
+from rtprov.tap.stub import rules
+from rtprov.tls import VerifiedHTTPS, expiry_warning, is_there, load_certificates, load_identity, read_file, read_text, server_options
+from rtprov.tokens import load_tokens, new_token
 from tests.memory import MemoryNetwork
 
 PING = b"ping"
@@ -307,3 +311,65 @@ class Expiry(TlsTestCase):
         self.assertIsNone(self.warning(-day, 100 * day))
         self.file("a.pem").write_bytes(self.file("a.pem").read_bytes() + ending)
         self.assertEqual(expiry_warning(self.file("a.pem"), NOW), f"{self.file('a.pem')}: the certificate expires on 2030-01-14 12:00 UTC")
+
+
+class TextFiles(SynchronousTestCase):
+    """What editors make of files that operators write by hand."""
+
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.file = Path(folder.name) / "file"
+
+    def test_byte_order_mark(self) -> None:
+        """A byte order mark is no part of the text, in keys, tokens, scenarios and certificates."""
+        token, _ = new_token("billing")
+        leaf = trustme.CA().issue_cert("localhost")
+        for content, load in (
+            (token.line, lambda: self.assertEqual(load_tokens(self.file), (token,))),
+            (new_key(), lambda: load_keys(read_text(self.file, "sealing keys"))),
+            ('[[rule]]\nmatch = "A.*"\nanswer = 200\n', lambda: self.assertEqual(len(rules(self.file)), 1)),
+            (leaf.cert_chain_pems[0].bytes().decode(), lambda: load_certificates(self.file)),
+        ):
+            for newline in ("\n", "\r\n"):
+                self.file.write_bytes(f"\ufeff{content.replace(chr(10), newline)}{newline}".encode())
+                load()
+
+    def test_private_key(self) -> None:
+        """So it is in a private key."""
+        leaf = trustme.CA().issue_cert("localhost")
+        certificate = self.file.with_name("certificate")
+        certificate.write_bytes(leaf.cert_chain_pems[0].bytes())
+        self.file.write_bytes(b"\xef\xbb\xbf" + leaf.private_key_pem.bytes().replace(b"\n", b"\r\n"))
+        load_identity(certificate, self.file)
+
+    def test_wide_characters(self) -> None:
+        """Text in UTF-16 or UTF-32 is named as what it is, with what to do."""
+        for encoding in ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-be"):
+            self.file.write_bytes("billing sha256:s3cr3t\n".encode(encoding))
+            error = self.assertRaises(ConfigurationError, load_tokens, self.file)
+            text = f"{self.file}: cannot read the tokens: it is not UTF-8 text (UTF-16?); save it as UTF-8"
+            self.assertEqual(str(error), text)
+
+    def test_out_of_memory(self) -> None:
+        """What says nothing about the file is not taken for a mistake in it."""
+
+        def exhausted(*_: object) -> object:
+            raise MemoryError
+
+        leaf = trustme.CA().issue_cert("localhost")
+        key = self.file.with_name("key")
+        self.file.write_bytes(leaf.cert_chain_pems[0].bytes())
+        key.write_bytes(leaf.private_key_pem.bytes())
+        self.patch(tls, "load_privatekey", exhausted)
+        self.assertRaises(MemoryError, load_identity, self.file, key)
+
+
+class Presence(SynchronousTestCase):
+    def test_there(self) -> None:
+        """Whether a file is there; what keeps that from being known is an error of one line."""
+        self.assertTrue(is_there(Path(__file__)))
+        self.assertFalse(is_there(Path(__file__).with_name("none")))
+        self.assertFalse(is_there(Path(__file__) / "none"))
+        long = Path("/", "a" * 300)
+        self.assertEqual(str(self.assertRaises(ConfigurationError, is_there, long)), f"{long}: File name too long")

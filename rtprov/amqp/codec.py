@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from pamqp import base, encode
 from pamqp.commands import INDEX_MAPPING, Basic
+from pamqp.exceptions import PAMQPException
 
 from rtprov.amqp.fields import check_method, check_properties
 from rtprov.errors import AmqpError
@@ -22,6 +23,9 @@ from rtprov.errors import AmqpError
 SHORT_STRING = 255  # bytes
 REMEMBERED = 1024  # publishes, sets of properties, and short strings, each way
 REMEMBERED_BYTES = 256  # nothing longer is remembered of what is received; short strings bound what is sent
+
+# What pamqp raises for bytes that are not what they should be; never MemoryError, which says nothing about the peer.
+UNPARSABLE = (ArithmeticError, LookupError, OSError, RecursionError, TypeError, ValueError, struct.error, PAMQPException, AmqpError)
 
 _content_header = struct.Struct(">HHQ")  # class, weight and the body's size; then come flags and properties
 _property_flags = struct.Struct(">H")
@@ -56,7 +60,7 @@ def _decode_any(payload: bytes) -> base.Frame:
             check_method(method_class, arguments)
         method: base.Frame = method_class()
         method.unmarshal(arguments)
-    except Exception as error:  # pamqp lets struct, index, recursion and value errors through
+    except UNPARSABLE as error:
         raise AmqpError(502, f"SYNTAX_ERROR - {method_class.name}: arguments do not parse", class_id, method_id) from error
     return method
 
@@ -163,7 +167,7 @@ def decode_header(payload: bytes) -> Header:
         properties = payload[_content_header.size :]
         known = len(properties) <= REMEMBERED_BYTES and not properties[0] & _HEADERS
         return Header(class_id, body_size, _decode_known_properties(properties) if known else _decode_properties(properties))
-    except Exception as error:  # see _decode_any
+    except UNPARSABLE as error:
         raise AmqpError(502, "SYNTAX_ERROR - content header does not parse") from error
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import attrs
+from OpenSSL.crypto import Error as OpenSSLError
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.ssl import Certificate, TLSVersion, optionsForClientTLS, platformTrust, trustRootFromCertificates
@@ -54,6 +55,8 @@ class BrokerUrl:
         virtual_host = path[1:] or "/"
         if len(virtual_host.encode()) > MAX_VIRTUAL_HOST or "\0" in username + password:
             raise ConfigurationError("The broker URL has a part that AMQP cannot carry")
+        if port == 0:
+            raise ConfigurationError("The broker URL has the port 0: expected 1 to 65535")
         return cls(unquote(host), port or _PORTS[scheme], username, password, virtual_host, scheme == "amqps")
 
     def __str__(self) -> str:
@@ -84,5 +87,5 @@ def _trust_root(ca_pem: bytes) -> Any:
         raise ConfigurationError("The CA file holds no certificate")
     try:
         return trustRootFromCertificates([Certificate.loadPEM(certificate) for certificate in certificates])
-    except Exception as error:
+    except (OpenSSLError, ValueError) as error:
         raise ConfigurationError("The CA file holds a certificate that cannot be read") from error

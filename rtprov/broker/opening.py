@@ -11,7 +11,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from rtprov.errors import ConfigurationError
+from rtprov.errors import ConfigurationError, TemporarilyUnavailable, refusal
 
 FILE = "broker.sqlite3"
 LOCK = "lock"
@@ -48,7 +48,7 @@ def open_file(directory: Path) -> tuple[sqlite3.Connection, int]:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
-        raise ConfigurationError(f"{directory}: cannot keep the broker's state here: {error.strerror}") from None
+        raise refusal(f"{directory}: cannot keep the broker's state here: {error.strerror}", error) from None
     try:
         _take(lock, directory)
         if not os.path.lexists(path):
@@ -59,7 +59,10 @@ def open_file(directory: Path) -> tuple[sqlite3.Connection, int]:
         return _connect(path), lock
     except (sqlite3.Error, OSError) as error:
         os.close(lock)
-        raise ConfigurationError(f"{path}: cannot be used as the broker's state: {error}; nothing was changed") from None
+        message = f"{path}: cannot be used as the broker's state: {error}; nothing was changed"
+        if isinstance(error, sqlite3.Error) and "disk is full" in str(error):
+            raise TemporarilyUnavailable(message) from None
+        raise refusal(message, error) from None
     except BaseException:
         os.close(lock)
         raise
@@ -70,7 +73,7 @@ def _take(lock: int, directory: Path) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise ConfigurationError(f"{directory}: another broker is running on this state; give each its own --state") from None
+        raise TemporarilyUnavailable(f"{directory}: another broker is running on this state; give each its own --state") from None
 
 
 def _refuse_leftovers(path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pamqp import decode
 
+from rtprov.amqp.codec import UNPARSABLE
 from rtprov.errors import AmqpError
 
 MECHANISMS = "PLAIN AMQPLAIN"
@@ -19,6 +20,6 @@ def credentials_from(mechanism: str, response: str | bytes) -> tuple[str, str]:
         if mechanism == "AMQPLAIN":  # a field table without its length
             _, table = decode.field_table(len(data).to_bytes(4, "big") + data)
             return str(table["LOGIN"]), str(table["PASSWORD"])
-    except Exception as error:  # pamqp lets struct, index and key errors through
+    except UNPARSABLE as error:
         raise AmqpError(501, "FRAME_ERROR - the log-in does not parse", 10, 11) from error
     raise AmqpError(503, f"COMMAND_INVALID - unknown authentication mechanism '{mechanism[:32]}'", 10, 11)
