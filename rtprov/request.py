@@ -35,8 +35,15 @@ if TYPE_CHECKING:
 # An oversized body is read up to here, and answered when it ends: a client that is still sending may never see an answer.
 MAX_DISCARDED_BYTES = 1024 * 1024
 
-# Whoever restarts and routes has no credentials, and learns nothing there that he should not.
-OPEN_PATHS = (b"/livez", b"/readyz")
+# What needs no credentials: probes, which have none, and the description of the interface, which holds no secret.
+OPEN_PATHS = frozenset({b"/livez", b"/readyz", b"/docs", b"/openapi.json"})
+OPEN_FOLDERS: tuple[bytes, ...] = ()
+"""Paths that end in a slash: all below them is open, too."""
+
+
+def is_open(path: bytes) -> bool:
+    """Whether a path is answered without credentials."""
+    return path in OPEN_PATHS or path.startswith(OPEN_FOLDERS)
 
 
 def json_resource(app: Klein) -> IResource:
@@ -135,7 +142,7 @@ class JsonRequest(Request):
         if self.method != self.method.upper():
             self.method = b"~" + self.method  # methods are case-sensitive (RFC 9110 §9.1), werkzeug's routing is not
         self.path = _routable(self.path)
-        if self.path in OPEN_PATHS and isinstance(self.refusal, (CredentialsMissing, CredentialsMalformed, CredentialsUnknown)):
+        if is_open(self.path) and isinstance(self.refusal, (CredentialsMissing, CredentialsMalformed, CredentialsUnknown)):
             self.refusal = None
         if self.caller is not None:
             try:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol, cast
 
+import attrs
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError, succeed
 from twisted.internet.protocol import Factory
@@ -17,7 +18,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from rtprov.amqp.protocol import AmqpConnection
-from rtprov.errors import AmqpError, BrokerError, BrokerUnavailable
+from rtprov.errors import AmqpError, BrokerError, BrokerUnavailable, ConfigurationError
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress, IReactorTime, IStreamClientEndpoint
@@ -41,6 +42,9 @@ class Session(Protocol):
 
 class BrokerConnection(Service):
     """Keeps one connection to the broker, with `sessions` attached in order and detached in reverse.
+
+    A session that finds the broker's state at odds with the configuration raises `ConfigurationError`: `on_contradiction` is called with
+    it, at each attempt.
 
     `rng` spreads the pauses between attempts (0.1 s growing to 5 s), `handshake_deadline_s` bounds connecting and logging in each,
     `attach_deadline_s` each session's attach; that one is a last resort, since every AMQP method has a deadline of its own.
@@ -74,7 +78,17 @@ class BrokerConnection(Service):
         self._waiters: list[Deferred[None]] = []
         self._failures = 0
         self._last_complaint = ""
+        self._connection: AmqpConnection | None = None
         self.connected = False
+        self.on_contradiction: Callable[[ConfigurationError], None] = nobody
+
+    def redirect(self, endpoint: IStreamClientEndpoint, url: BrokerUrl) -> None:
+        """Use another endpoint and URL from the next connection on; if they name another broker or user, leave the present one now."""
+        before, self._endpoint, self._url = self._url, endpoint, url
+        if _lead_apart(before, url):
+            self._log.info("{name}: the broker is now {url}", name=self.name, url=url)
+            if self._connection is not None:
+                self._connection.close()
 
     def when_connected(self) -> Deferred[None]:
         """Fire once all sessions are attached; at once when they are. Never fires when the service is stopped before."""
@@ -123,6 +137,9 @@ class BrokerConnection(Service):
                 await self._serve_once()
             except BrokerError as error:
                 self._complain(str(error))
+            except ConfigurationError as error:
+                self._complain(str(error))
+                self.on_contradiction(error)
             except CancelledError:
                 self._log.info("{name}: disconnected from {url}", name=self.name, url=self._url)
             except Exception as error:
@@ -137,9 +154,12 @@ class BrokerConnection(Service):
 
     async def _serve_once(self) -> None:
         """One connection's life. Raises what ended it."""
-        connection = await self._connect()
+        url = self._url
+        connection = self._connection = await self._connect()
         attached: list[Session] = []
         try:
+            if _lead_apart(url, self._url):
+                raise BrokerUnavailable("The broker's URL has changed meanwhile")
             await self._handshake(connection)
             await self._attach(connection, attached)
             since = self._on_connected(connection)
@@ -151,6 +171,7 @@ class BrokerConnection(Service):
             for session in reversed(attached):
                 self._detach(session)
             await self._end(connection)
+            self._connection = None
         raise connection.failure or BrokerUnavailable("The connection to the broker was lost")
 
     async def _connect(self) -> AmqpConnection:
@@ -223,6 +244,15 @@ class BrokerConnection(Service):
         if self.running and text != self._last_complaint:
             self._last_complaint = text
             self._log.warn("{name}: not connected to {url}, trying again: {text}", name=self.name, url=self._url, text=text)
+
+
+def _lead_apart(one: BrokerUrl, other: BrokerUrl) -> bool:
+    """Whether they name different brokers or users. Another password alone is no reason to leave a connection."""
+    return attrs.evolve(one, password="") != attrs.evolve(other, password="")
+
+
+def nobody(_: ConfigurationError) -> None:
+    """Nothing is to be done but to try again."""
 
 
 class _Factory(Factory):

@@ -20,7 +20,7 @@ import msgspec
 
 from rtprov.amqp.codec import decode_header
 from rtprov.broker.messages import Message
-from rtprov.broker.opening import open_file
+from rtprov.broker.opening import VERSION, open_file
 from rtprov.broker.storage import PAGE_BYTES, PAGE_MESSAGES, Record, Recovered, StoredExchange, StoredQueue
 
 POSITION_BITS = 44
@@ -87,6 +87,10 @@ class Database:
         """Let go of the file and its lock."""
         self._connection.close()
         os.close(self._lock)
+
+    def touch(self) -> None:
+        """Write the file's format once more."""
+        self._connection.execute(f"PRAGMA user_version = {VERSION}")
 
     # Reading.
 

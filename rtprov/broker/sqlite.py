@@ -246,6 +246,10 @@ class SqliteStorage:
         finally:
             self._tidying = None
 
+    def probe(self) -> Deferred[None]:
+        """Write something that changes nothing. Fires once it is safe, in its turn; fails with what keeps the file from being written."""
+        return self._run(self._database.touch)
+
     def close(self) -> Deferred[None]:
         written = self.commit()
         self._closed = True

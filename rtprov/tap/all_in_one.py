@@ -6,37 +6,42 @@ from typing import Any, cast
 
 from twisted.application.service import IService
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint
 
 from rtprov.amqp.topology import Shard
 from rtprov.amqp.url import BrokerUrl
 from rtprov.certs import make_development_set
+from rtprov.health import Readiness
 from rtprov.tap import options as opt
 from rtprov.tap.assembly import FrontendService
+from rtprov.tap.banner import all_connected, first_steps
 from rtprov.tap.broker import BrokerService
-from rtprov.tap.listening import Listening, front_end, https, log
+from rtprov.tap.command import Command
+from rtprov.tap.frontend import make_admission, objection_to, tokens_again
+from rtprov.tap.listening import Listening, front_end, health_if, https, log
+from rtprov.tap.option_values import server_endpoint
 from rtprov.tap.renewal import Renewal
-from rtprov.tap.services import Command, all_connected, first_steps, sealer, server_identity, surroundings
+from rtprov.tap.services import sealer, server_identity, surroundings
 from rtprov.tap.stub import make_stub
 from rtprov.tap.timing import clock
 from rtprov.tap.worker import make_policy, make_worker
-
-LOOPBACK = "tcp:{}:interface=127.0.0.1"
-
-
-def _port(name: str, default: str, what: str) -> opt.Option:
-    return opt.Option(name, default, f"port of {what} on 127.0.0.1; 0 picks a free one", opt.integer(0, 65535))
 
 
 class Options(opt.CommandOptions):
     longdesc = "Runs everything in one process: a stub of service A, service B, the worker and the embedded broker."
     command = "rtprov"
     options = (
-        _port("port", "8443", "service B"),
-        _port("stub-port", "8444", "service A"),
-        _port("broker-port", "5673", "the broker"),
+        opt.FRONT_END_LISTEN,
+        opt.PORT,
+        opt.STUB_PORT,
+        opt.BROKER_PORT,
+        opt.HEALTH_LISTEN,
         opt.CERTS,
-        opt.Option("equipment-url", None, "service A; given, no stub is started", opt.https_url),
+        opt.CLIENT_CA,
+        opt.TOKENS,
+        opt.OPEN,
+        opt.OTHER_EQUIPMENT_URL,
         opt.CONCURRENCY,
         opt.stub_delay("stub-delay"),
         opt.HONOUR_TIMEOUT,
@@ -48,32 +53,44 @@ class Options(opt.CommandOptions):
         opt.DRAIN,
     )
 
+    def check(self) -> None:
+        self.exclude("listen", "port")
+
+
+def _on_loopback(port: int) -> tuple[str, Any]:
+    return server_endpoint(f"tcp:{port}:interface=127.0.0.1")
+
 
 class _Everything(Command):
     """Broker and stub listen first; worker and front end are made once their ports are known."""
 
     def __init__(self, options: Options) -> None:
-        super().__init__()
+        super().__init__(options)
         self._options = options
         if make_development_set(options["certs"]):
             log.info("made development certificates in {folder}", folder=str(options["certs"]))
         # Here the retention is known to the broker too. A task that has not finished is needed for its patience longer.
         max_age_s = options["retention"] + options["patience"]
-        self._broker = BrokerService(opt.server_endpoint(LOOPBACK.format(options["broker-port"])), options["state"], max_age_s=max_age_s)
+        self._broker = BrokerService(_on_loopback(options["broker-port"]), options["state"], max_age_s=max_age_s)
+        self._broker.option = "--broker-port"
         self._broker.setServiceParent(self)
-        self._stub: Listening | None = None
-        if options["equipment-url"] is None:
-            resource = make_stub(options, "stub-delay").resource()
-            where = opt.server_endpoint(LOOPBACK.format(options["stub-port"]))
-            identity = server_identity(options, "stub")
-            self._stub = https("service A (stub)", where, resource, identity)
-            self._stub.setServiceParent(self)
-            Renewal(identity, clock=clock).setServiceParent(self)
+        self._stub = self._make_stub()
         self._policy = make_policy(options)
         Renewal(self._policy, clock=clock).setServiceParent(self)
+        self._identity, self._admission = server_identity(options, "frontend"), make_admission(options)
         self._sealer = sealer(options)
-        self._identity = server_identity(options, "frontend")
-        Renewal(self._identity, clock=clock).setServiceParent(self)
+        Renewal(self._identity, clock=clock, load_others=tokens_again(self._admission, options["tokens"])).setServiceParent(self)
+
+    def _make_stub(self) -> Listening | None:
+        options: dict[str, Any] = self._options
+        if options["equipment-url"] is not None:
+            return None
+        identity = server_identity(options | {"client-ca": None}, "stub")
+        stub = https("service A (stub)", _on_loopback(options["stub-port"]), make_stub(options, "stub-delay").resource(), identity)
+        stub.option = "--stub-port"
+        stub.setServiceParent(self)
+        Renewal(identity, clock=clock).setServiceParent(self)
+        return stub
 
     def privilegedStartService(self) -> None:
         super().privilegedStartService()
@@ -88,10 +105,19 @@ class _Everything(Command):
         self._worker.setServiceParent(self)
         self._front = front = FrontendService(around, sealer=self._sealer, shards=1, running_status=options["running-status"])
         front.setServiceParent(self)
-        where = opt.server_endpoint(LOOPBACK.format(options["port"]))
-        self._listening = front_end(where, front, self._identity)
-        self._listening.setServiceParent(self)
-        self._listening.privilegedStartService()
+        for role in (self._worker, front):
+            role.connection.on_contradiction = self.fail
+        where = options["listen"] or _on_loopback(options["port"])
+        self._listening = front_end(where, front, self._identity, admission=self._admission, objection=objection_to(options))
+        self._listening.option = "--listen" if options["listen"] else "--port"
+        for listening in (*health_if(options, Readiness(self._probe, clock)), self._listening):
+            listening.setServiceParent(self)
+            listening.privilegedStartService()
+
+    async def _probe(self) -> None:
+        """Raises `NotReady`."""
+        for each in (self._worker.readiness, self._front.readiness):
+            await Deferred.fromCoroutine(each.check())
 
     def startService(self) -> None:
         super().startService()

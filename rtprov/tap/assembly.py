@@ -83,12 +83,13 @@ class FrontendService(Service):
         topology = Topology([Shard(index, shards) for index in range(shards)])
         self.connection = _connection("frontend", surroundings, [topology, publisher, rpc])
         self.ends = EndsOfTasks(rpc=rpc, shards=shards, clock=clock)
+        self.readiness = readiness_of_frontend(publisher, rpc, shards, clock)
         self.frontend = Frontend(
             tasks=TaskPublisher(publisher=publisher, shards=shards),
             statuses=StatusClient(rpc=rpc, shards=shards, clock=clock),
             directory=Directory(rpc=rpc, shards=shards),
             ends=self.ends,
-            readiness=readiness_of_frontend(publisher, rpc, shards, clock),
+            readiness=self.readiness,
             sealer=sealer,
             clock=clock,
             new_task_id=surroundings.new_id,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -15,10 +16,13 @@ from twisted.python.threadpool import ThreadPool
 
 from rtprov.broker.server import BrokerFactory, make_broker
 from rtprov.broker.sqlite import SqliteStorage
+from rtprov.errors import NotReady
+from rtprov.health import PROBE_DEADLINE_S, Readiness
 from rtprov.tap import options as opt
-from rtprov.tap.listening import Listening, log
+from rtprov.tap.command import Closing, Command, InOrder
+from rtprov.tap.listening import Listening, health_if, log
 from rtprov.tap.renewal import Renewal
-from rtprov.tap.services import Closing, Command, InOrder, server_identity
+from rtprov.tap.services import server_identity
 from rtprov.tap.timing import clock
 from rtprov.tls_server import TLSEndpoint
 
@@ -32,6 +36,7 @@ class Options(opt.CommandOptions):
     command = "rtprov-broker"
     options = (
         opt.listen("tcp:5673:interface=127.0.0.1"),
+        opt.HEALTH_LISTEN,
         opt.STATE,
         opt.USER,
         opt.PASSWORD,
@@ -45,8 +50,10 @@ class Options(opt.CommandOptions):
 class BrokerService(InOrder):
     """The broker with its port and its state, which is opened when the service starts: twistd may fork before that, SQLite must not.
 
-    `max_age_s` bounds how long journals are kept; None leaves it to whoever declares them.
+    `max_age_s` bounds how long journals are kept; None leaves it to whoever declares them. `option` says where an operator puts the port.
     """
+
+    option = "--listen"
 
     def __init__(
         self, where: tuple[str, Any], state: Path, *, username: str = GUEST, password: str = GUEST, max_age_s: float | None = None
@@ -58,16 +65,28 @@ class BrokerService(InOrder):
         self._credentials = (username, password)
         self._writer = ThreadPool(1, 1, name="rtprov-state")
         self.listening: Listening
+        self._storage: SqliteStorage | None = None
+        self.readiness = Readiness(self._probe, clock)
+
+    async def _probe(self) -> None:
+        """Raises `NotReady`."""
+        if not self.running or self._storage is None:
+            raise NotReady("Not ready: it does not listen, or stops")
+        try:
+            await self._storage.probe().addTimeout(PROBE_DEADLINE_S, clock)
+        except (sqlite3.Error, OSError, TimeoutError):
+            raise NotReady("Not ready: the broker's state cannot be written") from None
 
     def privilegedStartService(self) -> None:
         """Raises `ConfigurationError` where state or port cannot be had, or the port would let everybody in."""
         run = partial(deferToThreadPool, cast("IReactorFromThreads", reactor), self._writer)
-        storage = SqliteStorage(directory=self._state, run=run, clock=clock)
+        storage = self._storage = SqliteStorage(directory=self._state, run=run, clock=clock)
         username, password = self._credentials
         factory = make_broker(clock=clock, storage=storage, username=username, password=password, max_age_s=self._max_age_s)
         Closing(partial(_close, factory, storage, self._writer)).setServiceParent(self)
         text, endpoint = self._where
         self.listening = Listening("the AMQP broker", text, endpoint, factory, OBJECTION if password == GUEST else None)
+        self.listening.option = self.option
         self.listening.setServiceParent(self)
         super().privilegedStartService()
 
@@ -98,4 +117,4 @@ def makeService(options: Options) -> IService:
         endpoint = TLSEndpoint(endpoint, identity, clock)
         renewals.append(Renewal(identity, clock=clock))
     broker = BrokerService((text, endpoint), options["state"], username=options["user"], password=options["password"])
-    return cast("IService", Command(*renewals, broker))
+    return cast("IService", Command(options, *renewals, *health_if(options, broker.readiness), broker))

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 from twisted.application.service import IService
-from twisted.internet import reactor
 
 from rtprov.access import Admission
-from rtprov.amqp.url import BrokerUrl, client_endpoint
 from rtprov.limits import Connections, Rate
 from rtprov.tap import options as opt
 from rtprov.tap.assembly import FrontendService
+from rtprov.tap.banner import first_steps
+from rtprov.tap.broker_file import BrokerRoute
+from rtprov.tap.command import Command
 from rtprov.tap.files import OWN, room_for
-from rtprov.tap.listening import front_end, log
+from rtprov.tap.listening import front_end, health_if, log
 from rtprov.tap.renewal import Renewal
-from rtprov.tap.services import Command, ca_file, first_steps, sealer, server_identity, surroundings
+from rtprov.tap.services import sealer, server_identity, surroundings
 from rtprov.tap.timing import clock
-from rtprov.tls import read_file
 from rtprov.tokens import load_tokens
 
 OBJECTION = "anybody could come in; --client-ca or --tokens says who may, --open that anybody is meant"
@@ -30,7 +31,9 @@ class Options(opt.CommandOptions):
     command = "rtprov-frontend"
     options = (
         opt.listen("tcp:8443:interface=127.0.0.1"),
+        opt.HEALTH_LISTEN,
         opt.BROKER,
+        opt.BROKER_FILE,
         opt.SHARDS,
         opt.RUNNING_STATUS,
         opt.CERTS,
@@ -48,10 +51,13 @@ class Options(opt.CommandOptions):
         opt.SEAL_KEYS,
     )
 
+    def check(self) -> None:
+        self.exclude("broker", "broker-file")
 
-def make_admission(options: dict[str, Any]) -> Admission:
+
+def make_admission(options: Mapping[str, Any]) -> Admission:
     """Whom the front end lets in, as the options describe it. Raises `ConfigurationError`."""
-    admission = Admission(now=clock.seconds, rate=None if options["rate"] is None else Rate(options["rate"]))
+    admission = Admission(now=clock.seconds, rate=None if options.get("rate") is None else Rate(options["rate"]))
     _load_tokens(admission, options["tokens"])
     return admission
 
@@ -60,22 +66,32 @@ def _load_tokens(admission: Admission, file: Path | None) -> None:
     admission.tokens = None if file is None else load_tokens(file)
 
 
+def tokens_again(admission: Admission, file: Path | None) -> Callable[[], None] | None:
+    """What loads the tokens again, where there is a file of them."""
+    return None if file is None else partial(_load_tokens, admission, file)
+
+
+def objection_to(options: Mapping[str, Any]) -> str | None:
+    """Why the front end may not listen beyond this machine; None where it may."""
+    return None if options["open"] or options["client-ca"] or options["tokens"] else OBJECTION
+
+
 class _FrontendCommand(Command):
     def __init__(self, options: Options) -> None:
-        super().__init__()
-        url: BrokerUrl = options["broker"]
-        endpoint = client_endpoint(reactor, url, read_file(ca_file(options), "CA") if url.tls else None)
+        super().__init__(options)
+        route = BrokerRoute(options)
         identity, admission = server_identity(options, "frontend"), make_admission(options)  # before a sealing key is made
         self._service = service = FrontendService(
-            surroundings(endpoint, url),
+            surroundings(route.endpoint, route.url),
             sealer=sealer(options),
             shards=options["shards"],
             running_status=options["running-status"],
             max_unconfirmed=options["max-unconfirmed"],
         )
-        service.setServiceParent(self)
-        load_tokens_again = None if options["tokens"] is None else partial(_load_tokens, admission, options["tokens"])
-        Renewal(identity, clock=clock, load_others=load_tokens_again).setServiceParent(self)
+        service.connection.on_contradiction = self.fail
+        for each in (service, *route.follow(service.connection), *health_if(options, service.readiness)):
+            each.setServiceParent(self)
+        Renewal(identity, clock=clock, load_others=tokens_again(admission, options["tokens"])).setServiceParent(self)
         most = room_for(options["max-connections"])
         if most < options["max-connections"]:
             log.warn(
@@ -88,7 +104,7 @@ class _FrontendCommand(Command):
             admission=admission,
             connections=Connections(total=most, per_address=options["max-connections-per-address"]),
             timeout_s=options["request-timeout"],
-            objection=None if options["open"] or options["client-ca"] or options["tokens"] else OBJECTION,
+            objection=objection_to(options),
         )
         self._listening.setServiceParent(self)
         self._options = options

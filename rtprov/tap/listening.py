@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from contextlib import suppress
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, cast
@@ -13,14 +14,14 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from rtprov.errors import ConfigurationError
+from rtprov.errors import ConfigurationError, TemporarilyUnavailable, refusal
 from rtprov.health import Health, Readiness
 from rtprov.http import IDLE_TIMEOUT_S, JsonSite
 from rtprov.tap.timing import clock
 from rtprov.tls_server import ServerIdentity, TLSEndpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from twisted.internet.interfaces import IProtocolFactory, IReactorTime
     from twisted.web.resource import IResource
@@ -33,20 +34,23 @@ if TYPE_CHECKING:
 log = Logger(namespace="rtprov")
 ANSWERED_WITHIN_S = 5.0
 OPEN_WITHIN_S = 3.0
+TAKEN = "an address and a port that this process may have, such as tcp:8443:interface=127.0.0.1"
 FLUSH_S = 0.1  # for the last answer's bytes to leave the process
 
 
 class Listening(Service):
     """Listens on `endpoint` from the start of the process to its stop. `what` names it in the log, `where` in an error.
 
-    With `objection`, a reason and what to do about it, only this machine may be listened to.
+    With `objection`, a reason and what to do about it, only this machine may be listened to. `option` says where an operator puts it.
     """
+
+    option = "--listen"
 
     def __init__(
         self, what: str, where: str, endpoint: IStreamServerEndpoint, factory: IProtocolFactory, objection: str | None = None
     ) -> None:
         self._what = what
-        self._where = where
+        self.where = where
         self._endpoint = endpoint
         self._factory = factory
         self._objection = objection
@@ -58,8 +62,13 @@ class Listening(Service):
         failures: list[Failure] = []
         self._endpoint.listen(self._factory).addCallbacks(self._on_port, failures.append)
         if failures:
-            error = getattr(failures[0].value, "socketError", failures[0].value)
-            raise ConfigurationError(f"{self._what} cannot listen on {self._where}: {getattr(error, 'strerror', None) or error}")
+            error: Any = getattr(failures[0].value, "socketError", failures[0].value)
+            message = f"{self._what} cannot listen on {self.where}: {getattr(error, 'strerror', None) or error}"
+            if str(error) == "Cannot acquire lock":  # another process's unix: socket
+                raise TemporarilyUnavailable(f"{message}; another process listens there")
+            if getattr(error, "errno", None) != errno.EADDRINUSE:
+                message += f"; {self.option} takes {TAKEN}"
+            raise refusal(message, error)
         if self._objection is not None and not self._on_loopback:
             self.stopService()
             raise ConfigurationError(f"{self._what} may not listen beyond this machine, on {self.address}: {self._objection}")
@@ -74,15 +83,20 @@ class Listening(Service):
     @property
     def address(self) -> str:
         """``host:port``, or whatever else the endpoint listens on."""
-        host: Any = self.port.getHost() if self.port is not None else None
+        host = self.host
         if hasattr(host, "port"):
             return f"[{host.host}]:{host.port}" if ":" in host.host else f"{host.host}:{host.port}"
-        return self._where
+        return self.where
+
+    @property
+    def host(self) -> Any:
+        """Twisted's address of the port, such as an IPv4Address; None before it listens."""
+        return None if self.port is None else self.port.getHost()
 
     @property
     def _on_loopback(self) -> bool:
         """Whether only this machine reaches the port: what has no host is a socket in the file system."""
-        host = getattr(self.port.getHost() if self.port is not None else None, "host", "127.0.0.1")
+        host = getattr(self.host, "host", "127.0.0.1")
         address = ip_address(str(host).partition("%")[0])
         return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
@@ -172,7 +186,15 @@ class CountingSite(JsonSite):
 def health(where: tuple[str, Any], readiness: Readiness) -> Listening:
     """Answer ``/livez`` and ``/readyz``, over plain HTTP."""
     text, endpoint = where
-    return Listening("health", text, endpoint, JsonSite(Health(readiness).resource(), reactor=clock))
+    listening = Listening("health", text, endpoint, JsonSite(Health(readiness).resource(), reactor=clock))
+    listening.option = "--health-listen"
+    return listening
+
+
+def health_if(options: Mapping[str, Any], readiness: Readiness) -> list[Listening]:
+    """The service for ``--health-listen``, if that is given."""
+    where = options["health-listen"]
+    return [] if where is None else [health(where, readiness)]
 
 
 def https(what: str, where: tuple[str, Any], resource: IResource, identity: ServerIdentity) -> Listening:

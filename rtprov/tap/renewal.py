@@ -35,11 +35,15 @@ def warn_of_expiry(*certificates: Path) -> None:
 class Renewal(Service):
     """Takes over files that are replaced while a process runs: certificates within seconds, others when told to `reload`.
 
-    `load_others` loads those. What is no good is told of in the log, and what was loaded before stays.
+    `what` names the files in the log, `load_others` loads the others. What is no good is told of in the log, and what was loaded before
+    stays.
     """
 
-    def __init__(self, files: Files, *, clock: IReactorTime, load_others: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, files: Files, *, clock: IReactorTime, what: str = "certificates", load_others: Callable[[], None] | None = None
+    ) -> None:
         self._files = files
+        self._what = what
         self._load_others = load_others
         self._looking = LoopingCall(self._look)
         self._looking.clock = self._clock = clock
@@ -48,7 +52,7 @@ class Renewal(Service):
     def startService(self) -> None:
         super().startService()
         looking = self._looking.start(LOOK_EVERY_S, now=False)
-        looking.addErrback(lambda reason: log.failure("the certificates are no longer looked at", reason))
+        looking.addErrback(lambda reason: log.failure("the {what} are no longer looked at", reason, what=self._what))
 
     def stopService(self) -> None:
         super().stopService()
@@ -57,14 +61,14 @@ class Renewal(Service):
 
     def reload(self) -> None:
         """Load all files again."""
-        self._load("certificates", self._files.reload)
+        self._load(self._what, self._files.reload)
         self._warn()
         if self._load_others is not None:
             self._load("tokens", self._load_others)
 
     def _look(self) -> None:
         if self._files.changed:
-            self._load("certificates", self._files.reload)
+            self._load(self._what, self._files.reload)
             self._warn()
         elif self._clock.seconds() - self._warned >= WARN_EVERY_S:
             self._warn()

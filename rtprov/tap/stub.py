@@ -12,11 +12,12 @@ from rtprov.health import always_ready
 from rtprov.scenario import Rule, load_scenario
 from rtprov.stub import Stub
 from rtprov.tap import options as opt
-from rtprov.tap.listening import health, https
+from rtprov.tap.command import Command
+from rtprov.tap.listening import health_if, https
 from rtprov.tap.renewal import Renewal
-from rtprov.tap.services import Command, server_identity
+from rtprov.tap.services import server_identity
 from rtprov.tap.timing import clock
-from rtprov.tls import read_file
+from rtprov.tls import read_text
 
 
 class Options(opt.CommandOptions):
@@ -39,7 +40,7 @@ def rules(file: Path | None) -> tuple[Rule, ...]:
     """The scenario's rules. Raises `ConfigurationError`."""
     if file is None:
         return ()
-    text = read_file(file, "scenario").decode("utf-8", "replace")
+    text = read_text(file, "scenario")
     try:
         return load_scenario(text)
     except ConfigurationError as error:
@@ -55,6 +56,4 @@ def makeService(options: Options) -> IService:
     stub = make_stub(options, "delay")
     identity = server_identity(options, "stub")
     listening = https("service A (stub)", options["listen"], stub.resource(), identity)
-    where = options["health-listen"]
-    health_listening = [] if where is None else [health(where, always_ready(clock))]
-    return cast("IService", Command(Renewal(identity, clock=clock), *health_listening, listening))
+    return cast("IService", Command(options, Renewal(identity, clock=clock), *health_if(options, always_ready(clock)), listening))

@@ -5,19 +5,19 @@ from __future__ import annotations
 from typing import Any, cast
 
 from twisted.application.service import IService
-from twisted.internet import reactor
 
 from rtprov.amqp.topology import Shard
-from rtprov.amqp.url import BrokerUrl, client_endpoint
 from rtprov.equipment import HttpEquipment
 from rtprov.errors import ConfigurationError
 from rtprov.tap import options as opt
 from rtprov.tap.assembly import Surroundings, WorkerService, WorkerSettings
-from rtprov.tap.listening import health
+from rtprov.tap.broker_file import BrokerRoute
+from rtprov.tap.command import Command
+from rtprov.tap.listening import health_if
 from rtprov.tap.renewal import Renewal, warn_of_expiry
-from rtprov.tap.services import Command, ca_file, https_client, identity_files, sealer, surroundings
+from rtprov.tap.services import ca_file, https_client, identity_files, sealer, surroundings
 from rtprov.tap.timing import clock
-from rtprov.tls import VerifiedHTTPS, read_file
+from rtprov.tls import VerifiedHTTPS, is_there
 
 MAX_SHARDS = 400  # each takes five channels of the 2047 that a connection may have
 
@@ -27,10 +27,11 @@ class Options(opt.CommandOptions):
     command = "rtprov-worker"
     options = (
         opt.BROKER,
+        opt.BROKER_FILE,
         opt.EQUIPMENT_URL,
         opt.CONCURRENCY,
         opt.SHARDS,
-        opt.Option("shard", None, "a shard to serve, from 0; repeatable; all of them without it", opt.integer(0, 1023), repeatable=True),
+        opt.SHARD,
         opt.RETENTION,
         opt.PATIENCE,
         opt.DRAIN,
@@ -43,6 +44,7 @@ class Options(opt.CommandOptions):
     )
 
     def check(self) -> None:
+        self.exclude("broker", "broker-file")
         for shard in self["shard"]:
             if shard >= self["shards"]:
                 raise ConfigurationError(f"--shard: there is no shard {shard} of {self['shards']}; they count from 0")
@@ -53,7 +55,7 @@ class Options(opt.CommandOptions):
 def make_policy(options: dict[str, Any]) -> VerifiedHTTPS:
     """Whom the worker trusts, and what it shows. Raises `ConfigurationError`."""
     certificate, key = (options.get("certificate"), options.get("private-key"))
-    if certificate is not None or key is not None or (options["certs"] / "worker.pem").exists():
+    if certificate is not None or key is not None or is_there(options["certs"] / "worker.pem"):
         certificate, key = identity_files(options, "worker")
     policy = VerifiedHTTPS(ca_file(options), certificate, key)
     warn_of_expiry(*policy.certificates)
@@ -77,12 +79,12 @@ def make_worker(
 
 
 def makeService(options: Options) -> IService:
-    url: BrokerUrl = options["broker"]
-    endpoint = client_endpoint(reactor, url, read_file(ca_file(options), "CA") if url.tls else None)
+    route = BrokerRoute(options)
     count = options["shards"]
     shards = [Shard(index, count) for index in sorted(set(options["shard"])) or range(count)]
     policy = make_policy(options)
-    worker = make_worker(options, policy, surroundings(endpoint, url), options["equipment-url"], shards)
-    where = options["health-listen"]
-    listening = [] if where is None else [health(where, worker.readiness)]
-    return cast("IService", Command(Renewal(policy, clock=clock), *listening, worker))
+    worker = make_worker(options, policy, surroundings(route.endpoint, route.url), options["equipment-url"], shards)
+    followers = route.follow(worker.connection)
+    command = Command(options, Renewal(policy, clock=clock), *followers, *health_if(options, worker.readiness), worker)
+    worker.connection.on_contradiction = command.fail
+    return cast("IService", command)

@@ -7,12 +7,13 @@ from typing import Any
 from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
 
+import rtprov.request
 from rtprov.access import Admission
 from rtprov.body import MAX_BODY_BYTES
 from rtprov.http import JsonSite
 from rtprov.limits import Rate
 from rtprov.model import State
-from rtprov.request import caller_of
+from rtprov.request import caller_of, is_open
 from rtprov.tokens import new_token
 from tests.web.front import BODY, GET_PATH, NO_ROUTE, POST_PATH, FrontendTestCase
 from tests.web.raw import RawAnswer, WebTestCase, chunked, request
@@ -58,8 +59,19 @@ class Health(GateTestCase):
         for credentials in ([], ["Authorization: Bearer nonsense"], ["Authorization: nonsense"]):
             self.assertEqual(self.ask("GET", "/livez", None, credentials).status, 200)
             self.assertNotEqual(self.ask("GET", "/readyz", None, credentials).status, 401)
-            for path in ("/openapi.json", "/docs", "/livez/", "/livez/.."):
+            for path in ("/openapi.json/", "/docs/", "/docs/x", "/docsx", "/livez/", "/livez/..", "/openapi.json%00"):
                 self.assertIn(self.ask("GET", path, None, credentials).status, (400, 401), path)
+
+    def test_description(self) -> None:
+        """The description of the interface holds no secret: anybody reads it, as page and as JSON."""
+        for credentials in ([], ["Authorization: Bearer nonsense"], ["Authorization: nonsense"]):
+            for path in ("/openapi.json", "/docs"):
+                self.assertEqual(self.ask("GET", path, None, credentials).status, 200)
+
+    def test_folders(self) -> None:
+        """A folder can be open with all that is in it; what only begins like it is not."""
+        self.patch(rtprov.request, "OPEN_FOLDERS", (b"/ui/",))
+        self.assertEqual([is_open(path) for path in (b"/ui/", b"/ui/a/b.js", b"/ui", b"/uix", b"/")], [True, True, False, False, False])
 
 
 class Tokens(GateTestCase):

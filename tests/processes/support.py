@@ -42,6 +42,7 @@ PASSWORDS = ("s3cr3t", "sesame")
 POLL_EVERY_S = 0.1
 # What the script twistd does, whether or not it is installed beside the interpreter.
 TWISTD = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()"]
+TWIST = [sys.executable, "-c", "from twisted.application.twist._twist import Twist; Twist.main()"]
 
 
 class Twistd(ProcessProtocol):
@@ -174,6 +175,19 @@ class ProcessTestCase(TestCase):
     def twistd(self, command: str, *arguments: str, environment: dict[str, str] | None = None, pidfile: str = "") -> Twistd:
         """Start ``twistd -n COMMAND ARGUMENTS``."""
         return self.spawn([*TWISTD, "-n", f"--pidfile={pidfile}", command, *arguments], environment)
+
+    def twist(self, command: str, *arguments: str) -> Twistd:
+        """Start ``twist COMMAND ARGUMENTS``, with a log that looks like twistd's."""
+        return self.spawn([*TWIST, "--log-format=text", command, *arguments])
+
+    async def assert_refused(self, process: Twistd, line: str, status: int = 78) -> None:
+        """The process ends with this status, and this line (a regular expression) on standard error, and nothing else anywhere."""
+        self.assertEqual(await process.ended, status, process.log + process.errors)
+        self.assertRegex(process.errors, rf"\A{line}\n\Z")
+        self.assertNotIn("Traceback", process.log)
+        self.assertNotRegex(process.log, line)
+        for password in PASSWORDS:
+            self.assertNotIn(password, process.log)
 
     def spawn(self, arguments: list[str], environment: dict[str, str] | None = None) -> Twistd:
         """Start a program in the working folder, with our own modules first on its path and nothing else that would change how it runs."""

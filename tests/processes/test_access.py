@@ -7,7 +7,7 @@ import sys
 from rtprov.certs import make_development_set
 from rtprov.tokens import Token, parse_tokens
 from tests.access.sockets import Wire, context, message
-from tests.processes.support import ANY_PORT, ProcessTestCase, Twistd
+from tests.processes.support import ANY_PORT, ProcessTestCase
 from tests.web.front import BODY, ID, POST_PATH
 from tests.web.raw import RawAnswer, request
 
@@ -33,12 +33,6 @@ class AccessTestCase(ProcessTestCase):
         fields = [] if token is None else [f"Authorization: Bearer {token}"]
         with Wire(port, context(self.folder / "certs" / "ca.pem")) as wire:
             return wire.ask(request(method, path, body, fields))
-
-    async def assert_refused(self, process: Twistd, line: str) -> None:
-        """The process ends with status 1 and this line (a regular expression) on standard error, and nothing else."""
-        self.assertEqual(await process.ended, 1, process.log)
-        self.assertRegex(process.errors, rf"\A{line}\n\Z")
-        self.assertNotIn("Traceback", process.log)
 
 
 class Tokens(AccessTestCase):

@@ -6,7 +6,7 @@ import socket
 
 from rtprov import __version__
 from rtprov.certs import make_development_set
-from tests.processes.support import ProcessTestCase, Twistd
+from tests.processes.support import ProcessTestCase
 
 COMMANDS = ("rtprov", "rtprov-broker", "rtprov-frontend", "rtprov-stub", "rtprov-worker")
 
@@ -34,13 +34,6 @@ class Answers(ProcessTestCase):
 
 
 class Mistakes(ProcessTestCase):
-    async def assert_refused(self, process: Twistd, line: str) -> None:
-        """The process ends with status 1 and this line (a regular expression) on standard error, and nothing else."""
-        self.assertEqual(await process.ended, 1)
-        self.assertRegex(process.errors, rf"\A{line}\n\Z")
-        self.assertNotIn("Traceback", process.log)
-        self.assertNotIn("sesame", process.log)
-
     async def test_wrong_options(self) -> None:
         """A wrong option, a wrong value and a wrong variable each end in one line that names them."""
         wrong = (
@@ -52,7 +45,7 @@ class Mistakes(ProcessTestCase):
             ),
         )
         for process, line in wrong:
-            await self.assert_refused(process, line)
+            await self.assert_refused(process, line, 1)
 
     async def test_missing_certificates(self) -> None:
         """Where there are no certificates, one line says what is missing, and how to make a set."""
@@ -76,5 +69,4 @@ class Mistakes(ProcessTestCase):
             )
             for process, start in taken:
                 line = f"{start} cannot listen on {where}: Address already in use"
-                await self.assert_refused(process, line)
-                self.assertRegex(process.log, line)  # where an operator of a daemon looks
+                await self.assert_refused(process, line, 1)

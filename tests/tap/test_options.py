@@ -16,8 +16,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov import __version__
 from rtprov.amqp.url import BrokerUrl
-from rtprov.errors import ConfigurationError
-from rtprov.tap.options import BACKLOG, CommandOptions, report_errors, server_endpoint
+from rtprov.tap.command_options import CommandOptions
+from rtprov.tap.option_values import BACKLOG, server_endpoint
+from rtprov.tap.options import ALL_NAMES
 
 MODULES = {
     "rtprov": "rtprov.tap.all_in_one",
@@ -36,6 +37,11 @@ WORKER: dict[str, Any] = {"concurrency": 500, "retention": 86400.0, "patience": 
 # Each command's options with their defaults, as the contract has them. Paths are within the working directory.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "rtprov": {
+        "listen": None,
+        "health-listen": None,
+        "client-ca": None,
+        "tokens": None,
+        "open": False,
         "port": 8443,
         "stub-port": 8444,
         "broker-port": 5673,
@@ -50,7 +56,9 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "rtprov-stub": {"listen": "tcp:8444:interface=127.0.0.1", "delay": 60.0, "health-listen": None, **STUB, **SERVER},
     "rtprov-frontend": {
         "listen": "tcp:8443:interface=127.0.0.1",
+        "health-listen": None,
         "broker": BROKER,
+        "broker-file": None,
         "shards": 1,
         "running-status": 200,
         "ca": None,
@@ -66,6 +74,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     },
     "rtprov-worker": {
         "broker": BROKER,
+        "broker-file": None,
         "equipment-url": "https://localhost:8444",
         "shards": 1,
         "shard": [],
@@ -79,6 +88,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     },
     "rtprov-broker": {
         "listen": "tcp:5673:interface=127.0.0.1",
+        "health-listen": None,
         "state": Path("state"),
         "user": "guest",
         "password": "guest",
@@ -94,7 +104,7 @@ PATH = ("some/where", Path("some/where"))
 PORT = ("0", 0)
 DELAY = ("0.5", 0.5)
 FLAGS = ("honour-timeout", "open", "tls")
-PATHS = ("certs", "state", "scenario", "certificate", "private-key", "client-ca", "ca", "seal-keys", "tokens")
+PATHS = ("certs", "state", "scenario", "certificate", "private-key", "client-ca", "ca", "seal-keys", "tokens", "broker-file")
 COUNTS = ("max-connections", "max-connections-per-address", "max-unconfirmed")
 RIGHT: dict[str, tuple[str, Any]] = {
     **dict.fromkeys(("port", "stub-port", "broker-port"), PORT),
@@ -116,6 +126,15 @@ RIGHT: dict[str, tuple[str, Any]] = {
 }
 WRONG_PORTS = ("x", "-1", "65536", "1.5", "", "٣", "0000000000000070000")
 WRONG_DELAYS = ("x", "-1", "nan", "inf", "1e9", "")
+WRONG_ENDPOINTS = (
+    "tcp:65536",
+    "tcp:-1",
+    "tcp6:port=70000",
+    "tcp:interface=127.0.0.1:port=70000",
+    "haproxy:tcp:70000",
+    "haproxy:ssl:1",
+    "stdio:",
+)
 WRONG: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("port", "stub-port", "broker-port"), WRONG_PORTS),
     **dict.fromkeys((*PATHS, "user", "password"), ("",)),
@@ -125,8 +144,10 @@ WRONG: dict[str, tuple[str, ...]] = {
     "request-timeout": ("0", "3601", "long"),
     **dict.fromkeys(("delay", "stub-delay", "patience", "drain"), WRONG_DELAYS),
     "retention": ("0", "518401", "a day"),
-    **dict.fromkeys(("listen", "health-listen"), ("", "8443", "tcp", "tcp:x", "tcp:1:frob=1", "ssl:8443", "tls:8443", "nothing:1")),
-    "broker": ("", "broker", "http://joe:sesame@broker/", "amqp://joe:sesame@broker/v?x=1"),
+    **dict.fromkeys(
+        ("listen", "health-listen"), ("", "8443", "tcp", "tcp:x", "tcp:1:frob=1", "ssl:8443", "tls:8443", "nothing:1", *WRONG_ENDPOINTS)
+    ),
+    "broker": ("", "broker", "http://joe:sesame@broker/", "amqp://joe:sesame@broker/v?x=1", "amqp://joe:sesame@broker:0/"),
     "equipment-url": (
         "",
         "http://a",
@@ -137,6 +158,12 @@ WRONG: dict[str, tuple[str, ...]] = {
         "https://a/#f",
         "https://joe:sesame@a",
         "https://[a",
+        "https://a:0",
+        "https://a:/",
+        "https://a/?",
+        "https://a/x y",
+        "https://a/%ff",
+        "https://a/\n",
     ),
     "shards": ("0", "1025", "one"),
     "shard": ("1", "1024", "-1", "a"),
@@ -190,6 +217,41 @@ def plain(name: str, value: Any) -> Any:
 
 def variable(option: str) -> str:
     return "RTPROV_" + option.upper().replace("-", "_")
+
+
+class PerCommand(OptionsTestCase):
+    """Variables that count for one command."""
+
+    def test_before_the_shared_one(self) -> None:
+        """A variable with the command's name in it goes before the one that all commands read, for that command alone."""
+        environment = {"RTPROV_CERTS": "all", "RTPROV_STUB_CERTS": "mine", "RTPROV_WORKER_CONCURRENCY": "7", "RTPROV_FRONTEND_OPEN": "yes"}
+        certs = {command: self.parse(command, environment=environment)["certs"] for command in MODULES}
+        self.assertEqual(certs.pop("rtprov-stub"), Path("mine"))
+        self.assertEqual(set(certs.values()), {Path("all")})
+        self.assertEqual(self.parse("rtprov-worker", environment=environment)["concurrency"], 7)
+        self.assertEqual(self.parse("rtprov", environment=environment)["concurrency"], 500)
+        self.assertEqual([self.parse(each, environment=environment)["open"] for each in ("rtprov-frontend", "rtprov")], [True, False])
+
+    def test_empty(self) -> None:
+        """An empty one counts as not given."""
+        environment = {"RTPROV_CERTS": "all", "RTPROV_STUB_CERTS": ""}
+        self.assertEqual(self.parse("rtprov-stub", environment=environment)["certs"], Path("all"))
+
+    def test_named_in_an_error(self) -> None:
+        """An error names the variable that was read."""
+        line = self.refused("rtprov-worker", environment={"RTPROV_WORKER_DRAIN": "soon", "RTPROV_DRAIN": "5"})
+        self.assertTrue(line.startswith("RTPROV_WORKER_DRAIN: "), line)
+
+    def test_kubernetes(self) -> None:
+        """What Kubernetes sets for services of our names is no option's value."""
+        services = ("RTPROV", "RTPROV_STUB", "RTPROV_BROKER", "RTPROV_FRONTEND", "RTPROV_WORKER")
+        environment = {f"{service}_PORT": "tcp://10.0.0.1:8443" for service in services}
+        for command, defaults in DEFAULTS.items():
+            self.assertEqual(self.parse(command, environment=environment), defaults)
+
+    def test_all_names(self) -> None:
+        """The names of all commands' options are known to each."""
+        self.assertEqual({name for defaults in DEFAULTS.values() for name in defaults}, ALL_NAMES)
 
 
 class Values(OptionsTestCase):
@@ -262,6 +324,14 @@ class Mistakes(OptionsTestCase):
                         line = self.refused(command, environment={variable(option): text})
                         self.assertTrue(line.startswith((f"{variable(option)}: ", f"--{option}: ")), (option, text, line))
 
+    def test_exclusive(self) -> None:
+        """Two options for one thing are refused, wherever they come from."""
+        for command in ("rtprov-frontend", "rtprov-worker"):
+            line = self.refused(command, "--broker-file", "url", environment={"RTPROV_BROKER": "amqp://joe:sesame@broker/"})
+            self.assertEqual(line, "RTPROV_BROKER and --broker-file exclude each other: give one of them")
+        line = self.refused("rtprov", "--listen", "tcp:1234", "--port", "1234")
+        self.assertEqual(line, "--listen and --port exclude each other: give one of them")
+
     def test_no_such_shard(self) -> None:
         """A shard that is not one of ``--shards`` is refused."""
         line = self.refused("rtprov-worker", "--shards", "4", "--shard", "4")
@@ -278,18 +348,6 @@ class Mistakes(OptionsTestCase):
         """A stray argument is refused without being shown: it may be a broker URL whose option was forgotten."""
         for command in MODULES:
             self.assertIn("argument", self.refused(command, "amqp://joe:sesame@broker/"))
-
-    def test_late_error(self) -> None:
-        """A `ConfigurationError` that ends the process later is one line too; anything else keeps its traceback."""
-        err = io.StringIO()
-        self.patch(sys, "__stderr__", err)
-        self.patch(sys, "stderr", err)
-        report_errors("rtprov-stub")
-        for error in (ConfigurationError("certs/stub.pem: holds no PEM certificate"), ZeroDivisionError("by zero")):
-            sys.excepthook(type(error), error, None)
-        first, *others = err.getvalue().splitlines()
-        self.assertEqual(first, "rtprov-stub: certs/stub.pem: holds no PEM certificate")
-        self.assertEqual(others, ["ZeroDivisionError: by zero"])
 
 
 class Help(OptionsTestCase):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import signal
+import sys
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, cast
 
 import trustme
-from twisted.application.service import Service
+from twisted.application.service import IService, Service
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
@@ -18,12 +19,12 @@ from rtprov.access import Admission, Caller
 from rtprov.certs import make_development_set
 from rtprov.errors import ConfigurationError, TooManyRequests
 from rtprov.tap import frontend
+from rtprov.tap.command import Command
 from rtprov.tap.frontend import make_admission
 from rtprov.tap.renewal import LOOK_EVERY_S, WARN_EVERY_S, Renewal
-from rtprov.tap.services import Command
 from rtprov.tls_server import ServerIdentity
 from rtprov.tokens import new_token
-from tests.tap.test_services import FilesTestCase
+from tests.tap.test_services import FilesTestCase, parsed
 
 
 class RenewalTestCase(FilesTestCase):
@@ -175,20 +176,32 @@ class Tokens(RenewalTestCase):
 class Hangup(RenewalTestCase):
     def setUp(self) -> None:
         super().setUp()
-        self.addCleanup(signal.signal, signal.SIGHUP, signal.getsignal(signal.SIGHUP))
+        self.patch(sys, "excepthook", sys.excepthook)
+        for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
+            self.addCleanup(signal.signal, number, signal.getsignal(number))
 
-    def test_only_where_something_is_reloaded(self) -> None:
-        """A command that has nothing to reload leaves SIGHUP as it is."""
-        before = signal.getsignal(signal.SIGHUP)
-        Command(Service()).startService()
-        self.assertIs(signal.getsignal(signal.SIGHUP), before)
+    def command(self, *services: Service) -> Command:
+        command = Command(parsed("rtprov-stub"), *cast("list[IService]", services))
+        command.startService()
+        return command
+
+    def test_nothing_to_reload(self) -> None:
+        """A command that has nothing to reload passes SIGHUP over."""
+        command = self.command(Service())
+        self.assertTrue(callable(signal.getsignal(signal.SIGHUP)))
+        command.reload()
+        self.assertEqual(self.lines, [])
+
+    def test_while_it_stops(self) -> None:
+        """From the beginning of its stop to the end of the process SIGHUP means nothing."""
+        self.successResultOf(self.command().stopService())
+        self.assertIs(signal.getsignal(signal.SIGHUP), signal.SIG_IGN)
 
     def test_reload(self) -> None:
         """One that has, reloads."""
         identity = ServerIdentity(self.certificate, self.key)
-        command = Command(Renewal(identity, clock=cast("IReactorTime", self.clock)), Service())
-        command.startService()
-        self.assertIsNot(signal.getsignal(signal.SIGHUP), signal.SIG_DFL)
+        command = self.command(Renewal(identity, clock=cast("IReactorTime", self.clock)), Service())
+        self.assertTrue(callable(signal.getsignal(signal.SIGHUP)))
         command.reload()
         self.assertEqual(self.lines, ["certificates reloaded"])
         for each in command:

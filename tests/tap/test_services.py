@@ -1,4 +1,4 @@
-"""What the commands are made of: order, files, the sealing key, the banner; and that every command can be made."""
+"""What the commands are made of: order, files, the sealing key; and that every command can be made."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ import sys
 import tempfile
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import attrs
 import trustme
 from twisted.application.service import IService, Service
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs, formatEvent
 from twisted.python.reflect import namedAny
 from twisted.trial.unittest import SynchronousTestCase
@@ -21,9 +20,18 @@ from zope.interface.verify import verifyObject
 from rtprov.certs import SEAL_KEY, make_development_set
 from rtprov.errors import ConfigurationError
 from rtprov.seal import new_key
-from rtprov.tap.services import Closing, Command, InOrder, ca_file, first_steps, identity_files, sealer, server_identity
+from rtprov.tap.command import Closing, Command, InOrder
+from rtprov.tap.command_options import CommandOptions
+from rtprov.tap.services import ca_file, identity_files, sealer, server_identity
 from rtprov.tap.stub import rules
-from tests.tap.test_options import MODULES
+from tests.tap.test_options import MODULES, options_of
+
+
+def parsed(command: str) -> CommandOptions:
+    """The command's options, none of them given."""
+    options = options_of(command)
+    options.parseOptions([])
+    return options
 
 
 class Slow(Service):
@@ -179,61 +187,6 @@ class ScenarioFile(FilesTestCase):
         self.assertNotIn("\n", str(error))
 
 
-@attrs.define
-class Ready:
-    """A connection to the broker, and a listening service."""
-
-    address: str = "127.0.0.1:8443"
-    connected: Deferred[None] = attrs.field(factory=Deferred)
-
-    def when_connected(self) -> Deferred[None]:
-        return self.connected
-
-
-class Banner(FilesTestCase):
-    def setUp(self) -> None:
-        super().setUp()
-        self.lines: list[str] = []
-        from rtprov.tap import services
-
-        self.patch(services, "log", self)
-
-    def info(self, text: str, **fields: object) -> None:
-        """Stand in for the log."""
-        self.lines.append(text.format(**fields))
-
-    def show(self, **options: object) -> list[str]:
-        ready = Ready(connected=succeed(None))
-        first_steps(cast("Any", [ready]), cast("Any", ready), self.options | options)
-        return self.lines
-
-    def test_command(self) -> None:
-        """There is a command to paste, which trusts the folder's CA, whatever characters are in its path."""
-        self.options["certs"] = self.certs = self.certs.parent / "our certs"
-        make_development_set(self.certs)
-        (line,) = self.show()
-        self.assertTrue(line.startswith(f"ready; try: curl --cacert '{self.certs}/ca.pem' -H 'Content-Type: application/json' -d '{{"))
-        self.assertTrue(line.endswith("}' https://localhost:8443/api/v1/equipment/cpe/ABC123456"))
-
-    def test_no_ca(self) -> None:
-        """Without a CA in the folder, curl's own have to do."""
-        (line,) = self.show()
-        self.assertTrue(line.startswith("ready; try: curl -H "), line)
-
-    def test_client_certificates(self) -> None:
-        """Where clients need a certificate, no command is shown that would not work."""
-        self.assertEqual(self.show(**{"client-ca": Path("/ca.pem")}), ["ready"])
-
-    def test_all_connected(self) -> None:
-        """Nothing is shown before all connections are there."""
-        one, other = Ready(), Ready()
-        first_steps(cast("Any", [one, other]), cast("Any", one), self.options)
-        one.connected.callback(None)
-        self.assertEqual(self.lines, [])
-        other.connected.callback(None)
-        self.assertEqual(len(self.lines), 1)
-
-
 class Commands(FilesTestCase):
     def test_made(self) -> None:
         """Every command makes a service of its defaults, given certificates; nothing is started by that."""
@@ -248,6 +201,24 @@ class Commands(FilesTestCase):
             self.assertIsInstance(service, Command)
             self.assertFalse(service.running)
 
+    def test_twist(self) -> None:
+        """Under twist, which knows of no privileged start, that is part of the start."""
+        diary: list[str] = []
+
+        class Privileged(Slow):
+            def privilegedStartService(self) -> None:
+                diary.append("privileged")
+
+        for prepare, expected in ((False, ["privileged", "start a"]), (True, ["privileged", "start a"])):
+            diary.clear()
+            self.patch(sys, "excepthook", sys.excepthook)
+            command = Command(parsed("rtprov-stub"), Privileged("a", diary))
+            if prepare:
+                command.privilegedStartService()
+            command.startService()
+            self.assertEqual(diary, expected)
+
     def test_hurry(self) -> None:
         """A command without calls to drain can be told to stop twice all the same."""
-        Command(Slow("a", [])).hurry()
+        self.patch(sys, "excepthook", sys.excepthook)
+        Command(parsed("rtprov-stub"), Slow("a", [])).hurry()

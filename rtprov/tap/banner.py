@@ -1,0 +1,64 @@
+"""The log's line for a newcomer: a request that works as it stands, once the front end has its broker."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import Deferred, gatherResults
+
+from rtprov.errors import ConfigurationError
+from rtprov.tap.listening import Listening, log
+from rtprov.tls import is_there
+
+if TYPE_CHECKING:
+    from rtprov.amqp.connection import BrokerConnection
+
+BODY = '{"timeoutInSeconds": 14, "parameters": [{"vlan": 534}]}'
+
+
+def first_steps(connections: Sequence[BrokerConnection], listening: Listening, options: Mapping[str, Any]) -> None:
+    """Show the line once all connections to the broker are there."""
+    all_connected(connections).addCallback(lambda _: _show_first_steps(listening, options))
+
+
+def all_connected(connections: Sequence[BrokerConnection]) -> Deferred[Any]:
+    """Fire once each of them is connected."""
+    return gatherResults([connection.when_connected() for connection in connections], consumeErrors=True)
+
+
+def _show_first_steps(listening: Listening, options: Mapping[str, Any]) -> None:
+    if options.get("client-ca") is not None or options.get("tokens") is not None:
+        log.info("ready")  # who has one of those needs no first steps
+        return
+    log.info(
+        "ready; try: curl {trust}{way}-H 'Content-Type: application/json' -d '{body}' {url}/api/v1/equipment/cpe/ABC123456",
+        trust=_trust(options["certs"] / "ca.pem"),
+        body=BODY,
+        **_way_to(listening),
+    )
+
+
+def _trust(ca: Path) -> str:
+    try:
+        return f"--cacert {shlex.quote(str(ca))} " if is_there(ca) else ""
+    except ConfigurationError:
+        return ""
+
+
+def _way_to(listening: Listening) -> dict[str, str]:
+    """curl's options for where it listens, and the URL: the certificate is one for localhost, whatever the address."""
+    way = "--haproxy-protocol " if listening.where.startswith("haproxy:") else ""
+    host = listening.host
+    if not hasattr(host, "port"):
+        path = os.fsdecode(getattr(host, "name", None) or b"")
+        return {"way": f"{way}--unix-socket {shlex.quote(path)} ", "url": "https://localhost"}
+    address = ip_address(host.host.partition("%")[0])
+    if not (address.is_unspecified and address.version == 4) and host.host != "127.0.0.1":
+        shown = "[::1]" if address.is_unspecified else f"[{host.host}]" if address.version == 6 else host.host
+        way += f"--resolve localhost:{host.port}:{shown} "
+    return {"way": way, "url": f"https://localhost:{host.port}"}

@@ -1,0 +1,147 @@
+"""Command-line options that also come from the environment: ``--broker`` is ``RTPROV_BROKER``. The command line wins.
+
+A wrong value, from either place, ends the command with one line on standard error and exit status 1.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import attrs
+from twisted.python import usage
+
+from rtprov import __version__
+from rtprov.errors import ConfigurationError
+from rtprov.tap.environment import lookup, variable
+from rtprov.tap.exits import Ending
+
+
+@attrs.frozen
+class Option:
+    """`default` is as a user would write it, None where there is none; `parse` makes the value of it, or raises ValueError with a sentence.
+
+    A flag has no value: it is on or off.
+    """
+
+    name: str
+    default: str | None
+    help: str
+    parse: Callable[[str], Any] = str
+    flag: bool = False
+    repeatable: bool = False
+
+    @property
+    def variable(self) -> str:
+        """The environment variable."""
+        return variable(self.name)
+
+    @property
+    def description(self) -> str:
+        """The line of ``--help``."""
+        default = f" [default: {self.default}]" if self.default is not None and not self.flag else ""
+        return f"{self.help}{default} (${self.variable})"
+
+
+class CommandOptions(usage.Options):
+    """What the five commands share. A subclass lists its `options` and says in `longdesc` what runs."""
+
+    command: ClassVar[str]
+    options: ClassVar[tuple[Option, ...]]
+    optParameters: ClassVar[list[list[Any]]]
+    optFlags: ClassVar[list[list[Any]]]
+
+    def __init_subclass__(cls) -> None:
+        plain = [option for option in cls.options if not option.flag and not option.repeatable]
+        cls.optParameters = [[option.name, None, None, option.description] for option in plain]
+        cls.optFlags = [[option.name, None, option.description] for option in cls.options if option.flag]
+        for option in cls.options:
+            if option.repeatable:
+                setattr(cls, f"opt_{option.name.replace('-', '_')}", _collector(option))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.collected: dict[str, list[str]] = {}
+        self.sources: dict[str, str] = {}  # where the options that were given come from: "--listen", "RTPROV_LISTEN"
+        self.ending: Ending
+
+    def getSynopsis(self) -> str:
+        return f"Usage: twistd [twistd options] {self.command} [options]"
+
+    def parseArgs(self, *arguments: str) -> None:
+        if arguments:
+            raise usage.UsageError("unexpected argument: all is said by options, see --help")  # not shown: see parseOptions
+
+    def opt_version(self) -> None:
+        """Show rtprov's version and exit."""
+        print(f"rtprov {__version__}")  # noqa: T201 - the command's answer
+        raise SystemExit(0)
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """Raises SystemExit, with one line, where something is wrong."""
+        self.ending = Ending(self.command, self.parent)
+        self.ending.install()
+        try:
+            super().parseOptions(options)
+        except (usage.UsageError, ConfigurationError) as error:
+            text = str(error)
+            if "://" in text and isinstance(error, usage.UsageError):  # a broker URL gone astray, password and all
+                text = "an option is not recognized, see --help"
+            raise SystemExit(f"{self.command}: {text}") from None
+
+    def postOptions(self) -> None:
+        """Give every option its value."""
+        for option in self.options:
+            self._fill_in(option)
+        self.check()
+
+    def _fill_in(self, option: Option) -> None:
+        name, found = option.name, lookup(option.name, self.command, os.environ)
+        given = self.collected.get(name) or [text for text in [self.get(name)] if text not in (None, 0)]  # 0 is a flag that is off
+        if given:
+            source, texts = f"--{name}", given
+        elif found is not None:
+            source, texts = found[0], found[1].split(",") if option.repeatable else [found[1]]
+        else:
+            source, texts = "", []
+        if source:
+            self.sources[name] = source
+        if option.flag:
+            self[name] = source == f"--{name}" or any(_yes(source, text) for text in texts)
+        elif option.repeatable:
+            self[name] = [_parse(option, text, source) for text in texts if text]
+        elif texts:
+            self[name] = _parse(option, texts[0], source)
+        elif option.default is not None:
+            self[name] = option.parse(option.default)
+
+    def check(self) -> None:
+        """What options must hold together. Raises `ConfigurationError`."""
+
+    def exclude(self, one: str, other: str) -> None:
+        """Raises `ConfigurationError` if both options were given."""
+        if one in self.sources and other in self.sources:
+            raise ConfigurationError(f"{self.sources[one]} and {self.sources[other]} exclude each other: give one of them")
+
+
+def _collector(option: Option) -> Callable[[CommandOptions, str], None]:
+    def collect(self: CommandOptions, value: str) -> None:
+        self.collected.setdefault(option.name, []).append(value)
+
+    collect.__doc__ = option.description
+    return collect
+
+
+def _parse(option: Option, text: str, source: str) -> Any:
+    try:
+        return option.parse(text)
+    except (ValueError, ConfigurationError) as error:
+        raise ConfigurationError(f"{source}: {error}") from None
+
+
+def _yes(source: str, text: str) -> bool:
+    word = text.lower()
+    if word not in ("0", "1", "false", "true", "no", "yes", "off", "on"):
+        raise ConfigurationError(f"{source}: expected yes or no")
+    return word in ("1", "true", "yes", "on")

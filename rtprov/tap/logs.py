@@ -1,0 +1,58 @@
+"""The log under twistd: it goes where twistd would write it, without the lines that twistd and Twisted write about themselves."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Mapping
+from typing import Any, cast
+
+from twisted.internet import reactor
+from twisted.internet.interfaces import IReactorFromThreads
+from twisted.logger import (
+    FilteringLogObserver,
+    ILogObserver,
+    LegacyLogObserverWrapper,
+    LogEvent,
+    LogLevel,
+    PredicateResult,
+    textFileLogObserver,
+)
+from twisted.python.logfile import LogFile
+
+
+def quiet_observer(launcher: Mapping[str, Any]) -> ILogObserver | None:
+    """The observer for twistd's `launcher` options; None where twistd is to do what it always does.
+
+    Raises OSError if the log file cannot be opened.
+    """
+    if launcher.get("logger") is not None or (launcher["logfile"] == "-" and not launcher["nodaemon"]):
+        return None  # an operator's own observer, or a mistake that twistd refuses
+    if launcher.get("syslog"):
+        from twisted.python.syslog import SyslogObserver  # not on every platform
+
+        target: Any = LegacyLogObserverWrapper(cast("Any", SyslogObserver(launcher["prefix"]).emit))
+    elif launcher["nodaemon"] and launcher["logfile"] in (None, "", "-"):
+        target = textFileLogObserver(sys.stdout)
+    else:
+        file = LogFile.fromFullPath(launcher["logfile"] or "twistd.log")
+        _rotate_on_signal(file)
+        target = textFileLogObserver(file)
+    return cast("ILogObserver", FilteringLogObserver(target, [cast("Any", _worth_a_line)]))
+
+
+def _rotate_on_signal(file: LogFile) -> None:
+    """SIGUSR1 begins a new log file, as twistd has it."""
+    if not signal.getsignal(signal.SIGUSR1):
+        signal.signal(signal.SIGUSR1, lambda *_: cast("IReactorFromThreads", reactor).callFromThread(file.rotate))
+
+
+def _worth_a_line(event: LogEvent) -> Any:
+    """Leave out what Twisted tells of itself, but for its warnings and errors, and the signal that ends the process."""
+    namespace = event.get("log_namespace") or ""
+    by_twisted = namespace == "log_legacy" or namespace.startswith("twisted.")
+    if not by_twisted or event.get("log_level") not in (LogLevel.debug, LogLevel.info) or event.get("isError"):
+        return PredicateResult.maybe
+    if (event.get("log_format") or "").startswith("Received SIG"):
+        return PredicateResult.maybe
+    return PredicateResult.no

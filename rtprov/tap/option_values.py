@@ -1,0 +1,123 @@
+"""From an option's text to its value. Each function raises ValueError with a sentence that says what is taken."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from twisted.internet import reactor
+from twisted.internet.endpoints import serverFromString
+
+BACKLOG = 1024  # Twisted's is 50
+
+_EXAMPLE = "such as tcp:8443:interface=127.0.0.1"
+_SEPARATOR = re.compile(r"(?<!\\):")  # of an endpoint description's arguments
+_URL = re.compile(r"[^\s\x00-\x1f\x7f?#\\]+")
+
+
+def integer(low: int, high: int) -> Callable[[str], int]:
+    """An integer within these bounds."""
+
+    def parse(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and len(text) <= 12 and low <= int(text) <= high):
+            raise ValueError(f"expected an integer from {low} to {high}")
+        return int(text)
+
+    return parse
+
+
+def seconds(low: float, high: float) -> Callable[[str], float]:
+    """A number of seconds within these bounds."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = -1.0
+        if not low <= value <= high:
+            raise ValueError(f"expected a number of seconds from {low:g} to {high:g}")
+        return value
+
+    return parse
+
+
+def per_second(text: str) -> float:
+    """A number of requests a second."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.001 <= value <= 1_000_000:
+        raise ValueError("expected a number of requests a second from 0.001 to 1000000")
+    return value
+
+
+def secret(text: str) -> str:
+    """A text that is not empty, and that AMQP can carry."""
+    if not text:
+        raise ValueError("expected at least one character")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("expected UTF-8 text") from None
+    return text
+
+
+def choice(*values: int) -> Callable[[str], int]:
+    """One of these integers."""
+
+    def parse(text: str) -> int:
+        if text not in map(str, values):
+            raise ValueError(f"expected {', '.join(map(str, values[:-1]))} or {values[-1]}")
+        return int(text)
+
+    return parse
+
+
+def path(text: str) -> Path:
+    """A path, made absolute now: twistd may change its working directory."""
+    if not text:
+        raise ValueError("expected a path")
+    try:
+        return Path(text).absolute()
+    except OSError as error:
+        raise ValueError(f"the working directory cannot be used: {error.strerror}") from None
+
+
+def server_endpoint(text: str) -> tuple[str, Any]:
+    """The description, and the endpoint that it makes: whole campaigns may connect at once, so many may wait to be taken."""
+    below = text.removeprefix("haproxy:")
+    kind, *arguments = _SEPARATOR.split(below)
+    if kind in ("ssl", "tls"):
+        raise ValueError("TLS is on top of every HTTPS port already: use tcp:")
+    if kind == "stdio":
+        raise ValueError(f"standard input is not a port: expected a Twisted endpoint description {_EXAMPLE}")
+    try:
+        backlog = f":backlog={BACKLOG}" if kind in ("tcp", "tcp6") and "backlog=" not in text else ""
+        endpoint = serverFromString(reactor, text + backlog)
+    except MemoryError:
+        raise
+    except Exception as error:  # Twisted raises whatever the endpoint's parser does
+        raise ValueError(f"{text!r} is not a Twisted endpoint description {_EXAMPLE} ({error})") from None
+    if kind in ("tcp", "tcp6"):
+        port = next((each.removeprefix("port=") for each in arguments if each.startswith("port=")), arguments[0])
+        if not 0 <= int(port) <= 65535:
+            raise ValueError(f"{text!r} has the port {port}: expected an integer from 0 to 65535")
+    return text, endpoint
+
+
+def https_url(text: str) -> str:
+    """An ``https:`` URL with a host, and with neither user nor query."""
+    try:
+        parts = urlsplit(text)
+        unquote(parts.path, errors="strict")
+        host_and_port = bool(parts.hostname) and parts.port != 0 and not parts.netloc.endswith(":")
+        valid = parts.scheme == "https" and host_and_port and "@" not in parts.netloc
+    except ValueError:
+        valid = False
+    if not valid or not _URL.fullmatch(text):
+        raise ValueError("expected an https:// URL such as https://localhost:8444")
+    return text.rstrip("/")

@@ -1,0 +1,99 @@
+"""The line to try first, for every kind of place that a front end listens on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import attrs
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IAddress
+
+from rtprov.certs import make_development_set
+from rtprov.tap import banner
+from rtprov.tap.banner import first_steps
+from tests.tap.test_services import FilesTestCase
+
+HERE = IPv4Address("TCP", "127.0.0.1", 8443)
+
+
+@attrs.define
+class Ready:
+    """A connection to the broker, and a listening service."""
+
+    host: IAddress = HERE
+    where: str = "tcp:8443:interface=127.0.0.1"
+    connected: Deferred[None] = attrs.field(factory=Deferred)
+
+    def when_connected(self) -> Deferred[None]:
+        return self.connected
+
+
+class Banner(FilesTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.lines: list[str] = []
+        self.patch(banner, "log", self)
+
+    def info(self, text: str, **fields: object) -> None:
+        """Stand in for the log."""
+        self.lines.append(text.format(**fields))
+
+    def show(self, host: IAddress = HERE, where: str = "tcp:8443", **options: object) -> str:
+        ready = Ready(host, where, succeed(None))
+        first_steps(cast("Any", [ready]), cast("Any", ready), self.options | options)
+        (line,) = self.lines
+        self.lines.clear()
+        return line
+
+    def test_command(self) -> None:
+        """There is a command to paste, which trusts the folder's CA, whatever characters are in its path."""
+        self.options["certs"] = self.certs = self.certs.parent / "our certs"
+        make_development_set(self.certs)
+        line = self.show()
+        self.assertTrue(line.startswith(f"ready; try: curl --cacert '{self.certs}/ca.pem' -H 'Content-Type: application/json' -d '{{"))
+        self.assertTrue(line.endswith("}' https://localhost:8443/api/v1/equipment/cpe/ABC123456"))
+
+    def test_no_ca(self) -> None:
+        """Without a CA in the folder, or with one that cannot be read, curl's own have to do."""
+        for folder in (self.certs, self.certs.parent / ("a" * 300)):
+            line = self.show(certs=folder)
+            self.assertTrue(line.startswith("ready; try: curl -H "), line)
+
+    def test_client_certificates(self) -> None:
+        """Where clients need a certificate, no command is shown that would not work."""
+        self.assertEqual(self.show(HERE, "tcp:8443", **cast("Any", {"client-ca": Path("/ca.pem")})), "ready")
+
+    def test_other_addresses(self) -> None:
+        """The certificate is for localhost: curl is told which address that is, where it is not this machine's usual one."""
+        for host, way in (
+            (IPv4Address("TCP", "0.0.0.0", 99), ""),  # noqa: S104
+            (IPv4Address("TCP", "192.0.2.7", 99), "--resolve localhost:99:192.0.2.7 "),
+            (IPv4Address("TCP", "127.0.0.2", 99), "--resolve localhost:99:127.0.0.2 "),
+            (IPv6Address("TCP", "::", 99), "--resolve localhost:99:[::1] "),
+            (IPv6Address("TCP", "2001:db8::7", 99), "--resolve localhost:99:[2001:db8::7] "),
+        ):
+            line = self.show(host)
+            self.assertTrue(line.startswith(f"ready; try: curl {way}-H "), line)
+            self.assertIn(" https://localhost:99/api/", line)
+
+    def test_socket_in_the_file_system(self) -> None:
+        """A unix: endpoint has no URL of its own: curl is told the path."""
+        line = self.show(UNIXAddress("/run/our rtprov.sock"), "unix:/run/our rtprov.sock")
+        self.assertTrue(line.startswith("ready; try: curl --unix-socket '/run/our rtprov.sock' -H "), line)
+        self.assertIn(" https://localhost/api/", line)
+
+    def test_behind_a_proxy(self) -> None:
+        """Where a PROXY header is expected, curl sends one."""
+        line = self.show(where="haproxy:tcp:8443:interface=127.0.0.1")
+        self.assertTrue(line.startswith("ready; try: curl --haproxy-protocol -H "), line)
+
+    def test_all_connected(self) -> None:
+        """Nothing is shown before all connections are there."""
+        one, other = Ready(), Ready()
+        first_steps(cast("Any", [one, other]), cast("Any", one), self.options)
+        one.connected.callback(None)
+        self.assertEqual(self.lines, [])
+        other.connected.callback(None)
+        self.assertEqual(len(self.lines), 1)

@@ -1,0 +1,75 @@
+"""Environment variables that have no effect: those that Kubernetes sets, and misspelt ones."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from twisted.logger import capturedLogs, formatEvent
+from twisted.trial.unittest import SynchronousTestCase
+
+from rtprov.tap.command import Command
+from rtprov.tap.environment import Survey, survey
+from rtprov.tap.options import ALL_NAMES
+from tests.tap.test_options import options_of
+
+
+def surveyed(environment: dict[str, str], command: str = "rtprov-frontend") -> Survey:
+    options = [option.name for option in options_of(command).options]
+    return survey(environment, command, options, ALL_NAMES)
+
+
+class Surveys(SynchronousTestCase):
+    def test_kubernetes(self) -> None:
+        """Variables of services called rtprov or rtprov-something are passed over, whatever their ports are called."""
+        names = []
+        for service in ("RTPROV", "RTPROV_FRONTEND", "RTPROV_FRONT_END_2"):
+            names += [f"{service}_SERVICE_HOST", f"{service}_SERVICE_PORT", f"{service}_SERVICE_PORT_HTTPS"]
+            names += [f"{service}_PORT_8443_TCP{part}" for part in ("", "_PROTO", "_PORT", "_ADDR")]
+        environment = dict.fromkeys(names, "10.0.0.1") | {"RTPROV_PORT": "tcp://10.0.0.1:8443", "RTPROV_X_PORT": "udp://10.0.0.1:53"}
+        self.assertEqual(surveyed(environment), Survey(tuple(sorted(environment)), ()))
+
+    def test_misspelt(self) -> None:
+        """An unknown variable is told with the nearest name; one without a value is none."""
+        wrong = {"RTPROV_BROKR": "RTPROV_BROKER", "RTPROV_TOKEN": "RTPROV_TOKENS", "RTPROV_FRONTEND_LISTN": "RTPROV_FRONTEND_LISTEN"}
+        environment = {**dict.fromkeys(wrong, "x"), "RTPROV_EMPTY": "", "PATH": "/bin", "XRTPROV_A": "x"}
+        self.assertEqual(surveyed(environment), Survey((), tuple(sorted(wrong.items()))))
+
+    def test_known(self) -> None:
+        """Options of all commands are known, under their own names and with a command's; so is what others read."""
+        names = ["RTPROV_STUB_DELAY", "RTPROV_SHARD", "RTPROV_WORKER_CONCURRENCY", "RTPROV_BROKER_PORT", "RTPROV_BROKER_FILE"]
+        names += ["RTPROV_API_URL", "RTPROV_API_CA", "RTPROV_API_TOKEN_FILE", "RTPROV_API_CERT", "RTPROV_API_KEY"]
+        names += ["RTPROV_REQUIRE_RABBITMQ"]
+        self.assertEqual(surveyed(dict.fromkeys(names, "1")), Survey((), ()))
+
+    def test_option_of_another_command(self) -> None:
+        """A variable for this command whose option it has not is told."""
+        self.assertEqual(surveyed({"RTPROV_WORKER_LISTEN": "tcp:1"}).unknown, ())
+        ((name, _),) = surveyed({"RTPROV_WORKER_LISTEN": "tcp:1"}, "rtprov-worker").unknown
+        self.assertEqual(name, "RTPROV_WORKER_LISTEN")
+
+
+class Told(SynchronousTestCase):
+    def test_lines(self) -> None:
+        """A command says it in its log: one line for all that is passed over, a warning for each unknown name, and never a value."""
+        self.patch(sys, "excepthook", sys.excepthook)
+        environment = {
+            "RTPROV_PORT": "tcp://sesame",
+            "RTPROV_SERVICE_HOST": "sesame",
+            "RTPROV_PASSWORT": "sesame",
+            "RTPROV_BROKR": "sesame",
+        }
+        self.patch(os, "environ", environment)
+        options = options_of("rtprov-stub")
+        options.parseOptions([])
+        with capturedLogs() as events:
+            Command(options)
+        lines = [(event["log_level"].name, formatEvent(event)) for event in events]
+        self.assertEqual(
+            lines,
+            [
+                ("info", "passed over, as Kubernetes sets them for services: RTPROV_PORT, RTPROV_SERVICE_HOST"),
+                ("warn", "RTPROV_BROKR is set, but no option reads it; the nearest name is RTPROV_BROKER"),
+                ("warn", "RTPROV_PASSWORT is set, but no option reads it; the nearest name is RTPROV_PASSWORD"),
+            ],
+        )

@@ -1,0 +1,77 @@
+"""Which lines the log has under twistd."""
+
+from __future__ import annotations
+
+import io
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from twisted.logger import Logger, LogLevel, LogPublisher
+from twisted.python import log as legacy
+from twisted.trial.unittest import SynchronousTestCase
+
+from rtprov.tap.logs import quiet_observer
+
+HERE: dict[str, Any] = {"logger": None, "logfile": None, "nodaemon": 1, "syslog": 0, "prefix": "twisted"}
+
+
+class Quiet(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.out = io.StringIO()
+        self.patch(sys, "stdout", self.out)
+        observer = quiet_observer(HERE)
+        assert observer is not None
+        self.publisher = LogPublisher(observer)
+
+    def lines(self) -> list[str]:
+        """What was written, without time and place."""
+        return [line.partition("] ")[2] for line in self.out.getvalue().splitlines()]
+
+    def test_twisted(self) -> None:
+        """What Twisted tells of itself is left out: versions, factories, ports. The signal that ends the process is shown."""
+        for namespace, text in (
+            ("twisted.scripts._twistd_unix.UnixAppLogger", "twistd 26.10.0 starting up."),
+            ("twisted.internet.protocol.Factory", "Starting factory"),
+            ("twisted.internet.base", "Main loop terminated."),
+            ("twisted.internet.base", "Received SIGTERM, shutting down."),
+        ):
+            Logger(namespace=namespace, observer=self.publisher).info(text)
+        legacy.LogPublisher(publishPublisher=self.publisher).msg("JsonSite starting on 8443")
+        self.assertEqual(self.lines(), ["Received SIGTERM, shutting down."])
+
+    def test_trouble(self) -> None:
+        """Its warnings and errors are shown, and all that is ours."""
+        for level in (LogLevel.warn, LogLevel.error, LogLevel.critical):
+            Logger(namespace="twisted.web", observer=self.publisher).emit(level, level.name)
+        legacy.LogPublisher(publishPublisher=self.publisher).msg("unhandled", isError=1)
+        Logger(namespace="rtprov", observer=self.publisher).info("ours")
+        self.assertEqual(self.lines(), ["warn", "error", "critical", "unhandled", "ours"])
+
+
+class Places(SynchronousTestCase):
+    def test_file(self) -> None:
+        """``--logfile``, or a daemon's twistd.log, is written; SIGUSR1 begins a new one."""
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        before = signal.getsignal(signal.SIGUSR1)
+        self.addCleanup(signal.signal, signal.SIGUSR1, before)
+        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+        file = Path(folder.name) / "log"
+        observer = quiet_observer(HERE | {"logfile": str(file)})
+        assert observer is not None
+        Logger(namespace="rtprov", observer=observer).info("ours")
+        self.assertTrue(file.read_text().endswith("[rtprov#info] ours\n"))
+        self.assertNotEqual(signal.getsignal(signal.SIGUSR1), signal.SIG_DFL)
+
+    def test_left_to_twistd(self) -> None:
+        """An operator's own observer stays, and a daemon's log on standard output is for twistd to refuse."""
+        self.assertIsNone(quiet_observer(HERE | {"logger": print}))
+        self.assertIsNone(quiet_observer(HERE | {"logfile": "-", "nodaemon": 0}))
+
+    def test_cannot_be_opened(self) -> None:
+        """A file that cannot be opened is named."""
+        error = self.assertRaises(OSError, quiet_observer, HERE | {"logfile": "/nowhere/log"})
+        self.assertEqual(error.filename, "/nowhere/log")
