@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
@@ -247,7 +247,9 @@ class SqliteStorage:
             self._tidying = None
 
     def probe(self) -> Deferred[None]:
-        """Write something that changes nothing. Fires once it is safe, in its turn; fails with what keeps the file from being written."""
+        """Write something that changes nothing. Fires once that is safe; fails with `sqlite3.Error` or OSError if it cannot be written."""
+        if self._closed or self._trouble is not None:
+            return fail(OSError(self._trouble or "closed"))
         return self._run(self._database.touch)
 
     def close(self) -> Deferred[None]:

@@ -257,6 +257,29 @@ class Trouble(SqliteCase):
         loaded = self.successResultOf(storage.load("q", 0, 9))
         self.assertEqual([each.position for each in loaded], [1, 2])
 
+    def test_probe(self) -> None:
+        """Whether the file can be written is tried, and is not while a commit waits, nor behind the end."""
+        storage = self.open()
+        self.successResultOf(storage.probe())
+        storage.queue_declared("q", {}, False)
+        self.successResultOf(storage.commit())
+        (pages,) = self.sql(storage, "PRAGMA page_count").fetchone()
+        self.sql(storage, f"PRAGMA max_page_count = {pages}")
+        storage.added("q", record(1, bytes(50_000)))
+        with capturedLogs():
+            storage.commit()
+        self.assertEqual(str(self.failureResultOf(storage.probe(), OSError).value), "database or disk is full")
+        self.sql(storage, "PRAGMA max_page_count = 100000")
+        with capturedLogs():
+            self.clock.advance(RETRY_S)
+        self.successResultOf(storage.probe())
+        self.sql(storage, "PRAGMA query_only = 1")
+        self.failureResultOf(storage.probe(), sqlite3.OperationalError)
+        self.sql(storage, "PRAGMA query_only = 0")
+        self.successResultOf(storage.close())
+        self.closed.append(storage)
+        self.failureResultOf(storage.probe(), OSError)
+
     def test_an_unexpected_error(self) -> None:
         """Any other error of the writer is as a full disk, and its place is logged once."""
         storage = self.open()
