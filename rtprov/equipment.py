@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from twisted.internet import defer
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IConsumer
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
@@ -25,6 +26,7 @@ from zope.interface import implementer
 from rtprov.amqp.tls_failures import explain
 from rtprov.errors import EquipmentSilent, EquipmentUnreachable
 from rtprov.model import State, Task
+from rtprov.reachability import Reachability
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,7 +94,7 @@ class HttpEquipment:
         self._base_url = base_url.rstrip("/")
         self._clock = clock
         self._wall_clock = wall_clock
-        self._complaints: set[str] = set()  # since A was last reached
+        self._reachability = Reachability()
 
     def configure(self, task: Task, body: bytes) -> Deferred[tuple[State, str]]:
         """See `rtprov.interfaces.Equipment.configure`. Cancelling closes the connection to A."""
@@ -110,15 +112,17 @@ class HttpEquipment:
             outcome = State.FAILED, str(error)
         return outcome
 
-    def _note(self, unreachable: str | None) -> None:
-        """Say that A is out of reach once for each reason, not for each task, and once that somebody is there again, whatever he says."""
-        if unreachable is None:
-            if self._complaints:
-                self._log.info("A can be reached again")
-            self._complaints.clear()
-        elif unreachable not in self._complaints:
-            self._complaints.add(unreachable)
-            self._log.warn("A cannot be reached: {reason}; its tasks are tried again until their patience is over", reason=unreachable)
+    def _note_answer(self) -> None:
+        """Say that A can be reached again, if it could not before."""
+        if self._reachability.answered():
+            self._log.info("A can be reached again")
+
+    def _note_miss(self, device: str, reasons: list[BaseException]) -> None:
+        """Say why A, the service, cannot be reached: once for each reason, not for each task, and not for one device alone."""
+        connected = any(isinstance(reason, (ConnectionDone, ConnectionLost)) for reason in reasons)
+        reason = _summary(reasons)
+        if self._reachability.missed(device, reason, connected=connected, now=self._clock.seconds()):
+            self._log.warn("A cannot be reached: {reason}; its tasks are tried again until their patience is over", reason=reason)
 
     async def _call(self, task: Task, body: bytes) -> tuple[State, str]:
         try:
@@ -138,9 +142,9 @@ class HttpEquipment:
                 raise defer.CancelledError from error
             if any(isinstance(reason, ParseError) for reason in reasons):
                 raise _NotAnAnswer("A's answer is not HTTP") from error
-            self._note(_summary(reasons))
+            self._note_miss(task.equipment_id, reasons)
             raise EquipmentUnreachable(f"A cannot be reached: {_summary(reasons)}") from error
-        self._note(None)
+        self._note_answer()
         if response.code in OUTAGE_STATUSES:
             pause_s = retry_after_s(_header(response, b"retry-after"), self._wall_clock())
             raise EquipmentUnreachable(f"A answered HTTP {response.code}", pause_s)

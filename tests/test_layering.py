@@ -48,7 +48,16 @@ LAYERS = (
     ),
     Layer(
         "rules",
-        ("rtprov.clocks", "rtprov.record", "rtprov.details", "rtprov.store", "rtprov.lanes", "rtprov.breaker", "rtprov.limits"),
+        (
+            "rtprov.clocks",
+            "rtprov.record",
+            "rtprov.details",
+            "rtprov.store",
+            "rtprov.lanes",
+            "rtprov.breaker",
+            "rtprov.reachability",
+            "rtprov.limits",
+        ),
         sees=("values",),
         outside=frozenset({"attrs"}),
     ),
