@@ -183,6 +183,8 @@ class Hangup(RenewalTestCase):
     def command(self, *services: Service) -> Command:
         command = Command(parsed("rtprov-stub"), *cast("list[IService]", services))
         command.startService()
+        for each in command:
+            self.addCleanup(each.stopService)
         return command
 
     def test_nothing_to_reload(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import tempfile
 from datetime import datetime, timezone
@@ -203,6 +204,7 @@ class Commands(FilesTestCase):
 
     def test_twist(self) -> None:
         """Under twist, which knows of no privileged start, that is part of the start."""
+        self.addCleanup(signal.signal, signal.SIGHUP, signal.getsignal(signal.SIGHUP))
         diary: list[str] = []
 
         class Privileged(Slow):
@@ -216,6 +218,8 @@ class Commands(FilesTestCase):
             if prepare:
                 command.privilegedStartService()
             command.startService()
+            for each in command:
+                self.addCleanup(each.stopService)
             self.assertEqual(diary, expected)
 
     def test_hurry(self) -> None:
