@@ -15,6 +15,8 @@ from rtprov.errors import InvalidHeader
 from rtprov.model import Attempt, Details, State, Waiting
 
 MAX_WAIT_S = 60
+ANSWER_EARLY_S = 0.5  # at most, before a client's time is over: the answer takes time to arrive
+LAST_QUESTION_S = 0.5  # at most, before that: for the worker to tell the task's state once more
 MAX_KEY_LENGTH = 255
 
 
@@ -154,3 +156,13 @@ def preferred_wait_s(values: list[str]) -> int:
             digits = value.strip().strip('"')
             return min(MAX_WAIT_S, int(digits[:9])) if digits.isascii() and digits.isdigit() else 0
     return 0
+
+
+def answered_within_s(wait_s: int) -> float:
+    """Seconds within which to answer a client that waits for `wait_s`, which is an upper bound (RFC 7240 §4.3)."""
+    return wait_s - min(ANSWER_EARLY_S, wait_s / 8)
+
+
+def waits_s(wait_s: int) -> float:
+    """Seconds after which such a client stops waiting for the task's end, and the worker is asked for the state."""
+    return answered_within_s(wait_s) - min(LAST_QUESTION_S, wait_s / 8)

@@ -2,7 +2,7 @@
 
 All that begin to wait in one reactor turn share a subscription with the replicas of their shard, which tell at once of each task that ends.
 A subscription is renewed after a while, and again and again where nobody takes it; so a connection that breaks costs its clients a second.
-One timer a second looks after everything.
+One timer serves all clients. It fires once a second, and when the time of clients is over: at most ten times a second.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from rtprov.amqp.rpc import RpcClient
 
 MAX_WAITING = 20_000
+SLOT_S = 0.1  # clients whose time is over within one share a timer
+LOOK_EVERY_S = 1.0  # at tasks that no subscription covers
 MAX_BATCH = 500
 RENEW_AFTER_S = 10.0
 
@@ -55,8 +57,10 @@ class EndsOfTasks:
         self._rpc = rpc
         self._clock = clock
         self._desks = [_Desk(Shard(index, shards)) for index in range(shards)]
-        self._due: dict[int, dict[_Waiter, None]] = {}  # by second, in the order in which they came
+        self._due: dict[int, dict[_Waiter, None]] = {}  # by the clock's time in slots, in the order in which they came
         self._ticking: IDelayedCall | None = None
+        self._tick_at_s = 0.0
+        self._look_at_s = 0.0
         self._stopped = False
         self.waiting = 0
 
@@ -65,22 +69,23 @@ class EndsOfTasks:
         """See `rtprov.interfaces.EndOfTasks.full`."""
         return self.waiting >= MAX_WAITING
 
-    def wait(self, task_id: str, equipment_id: str, wait_s: int) -> Deferred[State | None]:
-        """See `rtprov.interfaces.EndOfTasks.wait`. Cancelling forgets the client. Fires up to a second late."""
+    def wait(self, task_id: str, equipment_id: str, wait_s: float) -> Deferred[State | None]:
+        """See `rtprov.interfaces.EndOfTasks.wait`. Cancelling forgets the client."""
         if self._stopped:
             return succeed(None)
         desk = self._desks[shard_of(equipment_id, len(self._desks))]
         pair = (task_id, equipment_id)
         waiter: _Waiter = Deferred()
-        due_s = math.ceil(self._clock.seconds() + wait_s)
+        now = self._clock.seconds()
+        due = math.floor((now + wait_s) / SLOT_S)
         self.waiting += 1
-        self._due.setdefault(due_s, {})[waiter] = None
+        self._due.setdefault(due, {})[waiter] = None
         desk.waiters.setdefault(pair, {})[waiter] = None
-        waiter.addBoth(self._leave, desk, pair, due_s, waiter)
+        waiter.addBoth(self._leave, desk, pair, due, waiter)
         if pair not in desk.covered:
             desk.uncovered[pair] = None
             self._soon(desk)
-        self._tick_later()
+        self._tick_by(min(due * SLOT_S, now + LOOK_EVERY_S))
         return waiter
 
     def stop(self) -> None:
@@ -92,12 +97,12 @@ class EndsOfTasks:
             self._ticking.cancel()
             self._ticking = None
 
-    def _leave(self, result: State | Failure | None, desk: _Desk, pair: _Pair, due_s: int, waiter: _Waiter) -> State | Failure | None:
+    def _leave(self, result: State | Failure | None, desk: _Desk, pair: _Pair, due: int, waiter: _Waiter) -> State | Failure | None:
         self.waiting -= 1
-        due = self._due.get(due_s, {})
-        due.pop(waiter, None)
-        if not due:
-            self._due.pop(due_s, None)
+        others = self._due.get(due, {})
+        others.pop(waiter, None)
+        if not others:
+            self._due.pop(due, None)
         waiters = desk.waiters.get(pair, {})
         waiters.pop(waiter, None)
         if not waiters:
@@ -106,19 +111,26 @@ class EndsOfTasks:
 
     # Time.
 
-    def _tick_later(self) -> None:
-        if self._ticking is None and self.waiting:
-            now = self._clock.seconds()
-            self._ticking = self._clock.callLater(math.floor(now) + 1 - now, self._tick)
+    def _tick_by(self, at_s: float) -> None:
+        """Have `_tick` called at this time of the clock, if not earlier."""
+        if self._ticking is not None:
+            if self._tick_at_s <= at_s:
+                return
+            self._ticking.cancel()
+        self._tick_at_s = at_s
+        self._ticking = self._clock.callLater(max(0.0, at_s - self._clock.seconds()), self._tick)
 
     def _tick(self) -> None:
         self._ticking = None
         now = self._clock.seconds() + 0.001  # a timer's time is not to the last digit what it was told
-        for due_s in [due_s for due_s in self._due if due_s <= now]:
-            _tell(list(self._due[due_s]), None)
-        for desk in self._desks:
-            self._cover(desk)
-        self._tick_later()
+        for due in [due for due in self._due if due * SLOT_S <= now]:
+            _tell(list(self._due[due]), None)
+        if now >= self._look_at_s:
+            self._look_at_s = now + LOOK_EVERY_S
+            for desk in self._desks:
+                self._cover(desk)
+        if self.waiting:
+            self._tick_by(min(self._look_at_s, min(self._due) * SLOT_S))
 
     # Subscriptions.
 

@@ -19,7 +19,15 @@ from twisted.web.iweb import IRequest
 from rtprov.answers import answer, answer_bytes, answer_error, envelope
 from rtprov.body import parse_request
 from rtprov.docspage import POLICY, page
-from rtprov.documents import TaskAnswer, TasksAnswer, idempotency_key, preferred_wait_s, task_document
+from rtprov.documents import (
+    TaskAnswer,
+    TasksAnswer,
+    answered_within_s,
+    idempotency_key,
+    preferred_wait_s,
+    task_document,
+    waits_s,
+)
 from rtprov.errors import EquipmentNotFound, InvalidQuery, NoReply, ProvisioningFailed, TaskCancelled, TaskNotFound
 from rtprov.health import Readiness, answer_alive, answer_ready
 from rtprov.model import State, is_equipment_id, is_task_id, may_come_again
@@ -110,11 +118,13 @@ class Frontend:
     async def _status(self, request: IRequest, equipment_id: str, task_id: str) -> bytes:
         _check_ids(equipment_id, task_id)
         wait_s = preferred_wait_s(_fields(request, b"Prefer")) if request.requestHeaders.hasHeader(b"Prefer") else 0
-        state = self._recall(task_id, equipment_id) or await self._ask(task_id, equipment_id)
+        began = self._clock.seconds()
+        within_s = answered_within_s(wait_s) if wait_s else DEADLINE_S
+        state = self._recall(task_id, equipment_id) or await self._ask(task_id, equipment_id, within_s)
         if wait_s and state is not None and not self._ends.full:
             request.setHeader(b"Preference-Applied", b"wait=%d" % wait_s)
             if state is State.RUNNING:
-                state = await self._wait(task_id, equipment_id, wait_s)
+                state = await self._wait(task_id, equipment_id, wait_s, began)
         if state is State.COMPLETED:
             return answer(request, 200, envelope(200, "Completed"))
         if state is State.RUNNING:
@@ -127,11 +137,16 @@ class Frontend:
             raise TaskCancelled
         raise TaskNotFound
 
-    async def _wait(self, task_id: str, equipment_id: str, wait_s: int) -> State | None:
-        state = await self._ends.wait(task_id, equipment_id, wait_s)
-        if state is None:
-            return await self._ask(task_id, equipment_id)
-        return self._remember(task_id, equipment_id, state)
+    async def _wait(self, task_id: str, equipment_id: str, wait_s: int, began: float) -> State | None:
+        """Wait for a running task to end, then ask once more. The `wait_s` seconds count from `began`, the clock's time."""
+        left_s = began + waits_s(wait_s) - self._clock.seconds()
+        state = await self._ends.wait(task_id, equipment_id, max(0.0, left_s))
+        if state is not None:
+            return self._remember(task_id, equipment_id, state)
+        try:
+            return await self._ask(task_id, equipment_id, began + answered_within_s(wait_s) - self._clock.seconds())
+        except _TooSlow:
+            return State.RUNNING  # the answer to this request's first question; there is no time for another
 
     @app.route(_TASK, methods=["DELETE"])
     async def _cancel(self, request: IRequest, equipment_id: str, task_id: str) -> bytes:
@@ -185,12 +200,13 @@ class Frontend:
         except TimeoutError:
             raise NoReply("The worker did not tell of the task in time") from None
 
-    async def _ask(self, task_id: str, equipment_id: str) -> State | None:
+    async def _ask(self, task_id: str, equipment_id: str, within_s: float = DEADLINE_S) -> State | None:
+        """Raises `_TooSlow` if there is no answer within `within_s` seconds, at most `DEADLINE_S`."""
         asked: Deferred[State | None] = self._statuses.status(task_id, equipment_id)
         try:
-            state = await asked.addTimeout(DEADLINE_S, self._clock)
+            state = await asked.addTimeout(min(DEADLINE_S, max(0.0, within_s)), self._clock)
         except TimeoutError:
-            raise NoReply("The worker did not tell the task's status in time") from None
+            raise _TooSlow("The worker did not tell the task's status in time") from None
         if state is None or not state.final:
             return self._recall(task_id, equipment_id) or state  # another request may have learned of the end meanwhile
         return self._remember(task_id, equipment_id, state)
@@ -218,6 +234,10 @@ class Frontend:
         request.responseHeaders.removeHeader("Content-Length")
         request.responseHeaders.removeHeader("Content-Type")
         return b""
+
+
+class _TooSlow(NoReply):
+    """The worker did not answer in the time that it had."""
 
 
 def _fields(request: IRequest, name: bytes) -> list[str]:

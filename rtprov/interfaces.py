@@ -45,8 +45,11 @@ class EndOfTasks(Protocol):
     def full(self) -> bool:
         """Whether no more clients can wait."""
 
-    def wait(self, task_id: str, equipment_id: str, wait_s: int) -> Deferred[State | None]:
-        """Fire with the task's final state, or with None `wait_s` seconds from now, or earlier when the front end stops. Never fails."""
+    def wait(self, task_id: str, equipment_id: str, wait_s: float) -> Deferred[State | None]:
+        """Fire with the task's final state, or with None after `wait_s` seconds, at most 0.1 s earlier and never later.
+
+        Fires with None at once when the front end stops. Never fails.
+        """
 
 
 class StatusSource(Protocol):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from twisted.internet.defer import Deferred
 
-from rtprov.ends import MAX_WAITING
+from rtprov.ends import MAX_WAITING, SLOT_S
+from tests.memory import MemoryTransport
 from tests.system import Answer, System
 from tests.test_system import COMPLETED, FAILED, NO_TASK, RUNNING, SystemTestCase
 
@@ -34,24 +35,25 @@ class Waiting(WaitTestCase):
         self.assertEqual((answer.status, answer.json, answer.header("Preference-Applied")), (*COMPLETED, "wait=60"))
 
     def test_the_time_is_over(self) -> None:
-        """The answer comes when the time is over, within a second, as it would have without waiting."""
-        task_id = self.system.accepted(DEVICE)
-        for wait, latest_s in ((5, 6.1), (20, 21.1)):
-            pending = self.begin(task_id, wait)
-            self.system.network.advance(wait - 0.1)
+        """The answer comes a little before the time is over, as it would have without waiting: a second, or a quarter of the time."""
+        task_id = self.system.accepted("HANG123456")
+        for wait, early_s in ((1, 0.25), (2, 0.5), (3, 0.75), (4, 1), (5, 1), (30, 1)):
+            self.system.network.advance(0.333)
+            pending = self.begin(task_id, wait, "HANG123456")
+            self.system.network.advance(wait - early_s - SLOT_S - 0.01)
             self.assertNoResult(pending)
-            self.system.network.advance(latest_s - wait + 0.1)
+            self.system.network.advance(SLOT_S + 0.02)
             answer = self.successResultOf(pending)
             self.assertEqual((answer.status, answer.json), RUNNING)
             self.assertEqual((answer.header("Preference-Applied"), answer.header("Retry-After")), (f"wait={wait}", "5"))
 
     def test_at_most_a_minute(self) -> None:
-        """Who would wait for longer waits for a minute, and is told so."""
+        """Who would wait for longer waits for a minute, and is told so; no proxy that waits for a minute sees it pass."""
         task_id = self.system.accepted("HANG123456")
         pending = self.begin(task_id, 3600, "HANG123456")
-        self.system.network.advance(59)
+        self.system.network.advance(58.8)
         self.assertNoResult(pending)
-        self.system.network.advance(2.1)
+        self.system.network.advance(0.3)
         self.assertEqual(self.successResultOf(pending).header("Preference-Applied"), "wait=60")
 
     def test_nothing_to_wait_for(self) -> None:
@@ -82,8 +84,9 @@ class Waiting(WaitTestCase):
     def test_hang_up(self) -> None:
         """A client that goes is forgotten; another one of the same task still waits."""
         task_id = self.system.accepted(DEVICE)
+        self.system.network.advance(2)
         gone, kept = self.begin(task_id), self.begin(task_id)
-        self.system.network.advance(5)
+        self.system.network.advance(3)
         self.assertEqual(self.system.frontends["b"].ends.waiting, 2)
         gone.addErrback(lambda reason: None)
         gone.cancel()
@@ -115,11 +118,24 @@ class Waiting(WaitTestCase):
 
 
 class Trouble(WaitTestCase):
+    def stop_answering(self) -> None:
+        """The worker reads nothing any more."""
+        self.workers_end().pauseProducing()
+
+    def go_on(self) -> None:
+        self.workers_end().resumeProducing()
+        self.system.network.advance(1)
+
+    def workers_end(self) -> MemoryTransport:
+        """The worker's end of its connection to the broker, which was made after the front end's."""
+        return [end for name, end in self.system.network.connections if name == "broker"][-1]
+
     def test_broker_connections_lost(self) -> None:
         """When every connection to the broker breaks, waiting goes on, and the end is told when it comes."""
         task_id = self.system.accepted(DEVICE)
+        self.system.network.advance(5)
         pending = self.begin(task_id)
-        self.system.network.advance(30)
+        self.system.network.advance(25)
         self.system.network.cut("broker")
         self.system.network.advance(29.5)
         self.assertNoResult(pending)
@@ -147,10 +163,31 @@ class Trouble(WaitTestCase):
         pending = self.begin(task_id, 20)
         self.system.network.advance(1)
         self.system.workers[0].connection.stopService()
-        self.system.network.advance(18)
+        self.system.network.advance(17.8)
         self.assertNoResult(pending)
-        self.system.network.advance(2.1)
+        self.system.network.advance(0.3)
         self.assertEqual(self.told(pending)[0], 503)
+
+    def test_silent_worker(self) -> None:
+        """The time is an upper bound: a worker that does not say how the task stands now, or at all, does not make it longer."""
+        task_id = self.system.accepted("HANG123456")
+        self.system.network.advance(1)
+        for wait, answer in ((1, RUNNING), (4, RUNNING), (20, RUNNING)):
+            pending = self.begin(task_id, wait, "HANG123456")
+            self.system.network.advance(0.1)
+            self.stop_answering()
+            self.system.network.advance(wait - 0.1 - min(0.5, wait / 8))
+            self.assertEqual(self.told(pending), answer)
+            self.go_on()
+        self.stop_answering()
+        for wait in (1, 4):
+            pending = self.begin(task_id, wait, "HANG123456")
+            self.system.network.advance(wait - min(0.5, wait / 8))
+            self.assertEqual(self.told(pending)[0], 503)
+        pending = self.begin(task_id, 60, "HANG123456")
+        self.system.network.advance(5)
+        self.assertEqual(self.told(pending)[0], 503)
+        self.go_on()
 
 
 class Failover(WaitTestCase):
@@ -208,6 +245,25 @@ class Many(WaitTestCase):
         self.system.network.advance(9)
         self.assertEqual({self.told(each)[0] for each in pending}, {200})
         self.assertEqual({worker.watched for service in self.system.workers for worker in service.inquiries}, {0})
+
+    def test_timers(self) -> None:
+        """However many wait, for however long, one timer looks after them; whoever is due earlier moves it."""
+        ends = self.system.frontends["b"].ends
+        before = len(self.system.clock.getDelayedCalls())
+        fired: list[tuple[float, float]] = []
+        began = self.system.clock.seconds()
+
+        def note(_: object, wait_s: float) -> None:
+            fired.append((wait_s, self.system.clock.seconds() - began))
+
+        for number in range(1000):
+            wait_s = (number * 37 % 600) / 10
+            ends.wait(f"{number:032x}", DEVICE, wait_s).addCallback(note, wait_s)
+        self.assertLessEqual(len(self.system.clock.getDelayedCalls()) - before, 3)  # and one for each shard's subscription
+        self.system.network.advance(60)
+        self.assertEqual((len(fired), ends.waiting), (1000, 0))
+        for wait_s, after_s in fired:
+            self.assertTrue(wait_s - SLOT_S - 0.001 <= after_s <= wait_s + 0.001, (wait_s, after_s))
 
     def test_full(self) -> None:
         """Beyond what a front end lets wait the preference is not applied: the answer comes at once."""

@@ -120,9 +120,9 @@ class FakeEnds:
     """An `EndOfTasks` whose clients wait for the test."""
 
     full: bool = False
-    waiting: list[tuple[str, int, Deferred[State | None]]] = field(factory=list)
+    waiting: list[tuple[str, float, Deferred[State | None]]] = field(factory=list)
 
-    def wait(self, task_id: str, equipment_id: str, wait_s: int) -> Deferred[State | None]:
+    def wait(self, task_id: str, equipment_id: str, wait_s: float) -> Deferred[State | None]:
         waiter: Deferred[State | None] = Deferred()
         self.waiting.append((task_id, wait_s, waiter))
         return waiter

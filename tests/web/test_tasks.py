@@ -175,7 +175,7 @@ class Preferences(FrontendTestCase):
         client = self.connect()
         client.send(request("GET", GET_PATH, None, ["Prefer: wait=30"]))
         self.network.advance(20)
-        self.assertEqual([(each, wait_s) for each, wait_s, _ in self.ends.waiting], [(TASK, 30)])
+        self.assertEqual([(each, wait_s) for each, wait_s, _ in self.ends.waiting], [(TASK, 29.0)])
         self.ends.waiting[0][2].callback(State.COMPLETED)
         self.network.settle()
         (answer,) = client.answers()
