@@ -45,8 +45,7 @@ def caller_at(transport: ITransport) -> Caller:
     names = [] if certificate is None else certificate.to_cryptography().subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     if names:
         return Caller(f"certificate:{_printable(names[0].value)}")
-    host: Any = getattr(transport.getPeer(), "host", None)
-    return Caller("address:" + ("local" if host is None else network_of(host)))
+    return Caller("address:" + network_of(getattr(transport.getPeer(), "host", None)))
 
 
 def _printable(text: str | bytes) -> str:

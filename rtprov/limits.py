@@ -6,13 +6,20 @@ import math
 from collections import Counter, OrderedDict
 from ipaddress import IPv6Address
 
+from attrs import define
+
 from rtprov.errors import TooManyRequests
 
 MAX_REMEMBERED = 100_000
 
 
-def network_of(host: str) -> str:
-    """What an address is counted by: itself, or for IPv6 its /64, of which whoever has one address has all."""
+def network_of(host: str | None) -> str:
+    """What an address is counted by: itself, or for IPv6 its /64, of which whoever has one address has all.
+
+    A client without an address, as on a Unix socket, is "local".
+    """
+    if host is None:
+        return "local"
     if ":" not in host:
         return host
     try:
@@ -72,16 +79,49 @@ class Connections:
     def __len__(self) -> int:
         return len(self._by_address)
 
-    def room_for(self, address: str) -> bool:
-        """Whether there may be another connection from there."""
-        return self.open < self._total and self._by_address[address] < self._per_address
+    def room_for(self, address: str | None) -> bool:
+        """Whether another connection may be opened from this address, or from one that is not known yet (None)."""
+        return self.open < self._total and self._room_at(address)
 
-    def opened(self, address: str) -> None:
+    def opened(self, address: str | None) -> Place:
+        """Count a connection, until `Place.closed` is called."""
         self.open += 1
-        self._by_address[address] += 1
+        place = Place(self)
+        if address is not None:
+            place._count_for(address)
+        return place
 
-    def closed(self, address: str) -> None:
-        self.open -= 1
-        self._by_address[address] -= 1
-        if not self._by_address[address]:
-            del self._by_address[address]
+    def _room_at(self, address: str | None) -> bool:
+        return address is None or self._by_address[address] < self._per_address
+
+
+@define(eq=False)
+class Place:
+    """One connection's share of `Connections`. It keeps the address that it was counted for, and releases that one."""
+
+    _connections: Connections
+    _address: str | None = None
+    _closed: bool = False
+
+    def known_as(self, address: str) -> bool:
+        """Count for this address, which was unknown when the connection was opened. Returns False if it has no room."""
+        if self._address is not None or self._closed or not self._connections._room_at(address):
+            return False
+        self._count_for(address)
+        return True
+
+    def closed(self) -> None:
+        """Release the share. Does nothing the second time."""
+        if self._closed:
+            return
+        self._closed = True
+        self._connections.open -= 1
+        if self._address is not None:
+            by_address = self._connections._by_address
+            by_address[self._address] -= 1
+            if not by_address[self._address]:
+                del by_address[self._address]
+
+    def _count_for(self, address: str) -> None:
+        self._address = address
+        self._connections._by_address[address] += 1

@@ -1,22 +1,23 @@
-"""A server's side of TLS while it runs: certificates replaced without dropping a connection, and a limit to connections."""
+"""A server's side of TLS: certificates that are replaced while it runs, ALPN, and a limit to connections."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IStreamServerEndpoint
+from OpenSSL import SSL
+from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IProtocolNegotiationFactory, IStreamServerEndpoint
 from twisted.logger import Logger
-from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from zope.interface import implementer
 
-from rtprov.limits import Connections, network_of
+from rtprov.limits import Connections, Place, network_of
 from rtprov.tls import Files, server_options
 
 if TYPE_CHECKING:
-    from OpenSSL import SSL
     from twisted.internet.defer import Deferred
-    from twisted.internet.interfaces import IAddress, IListeningPort, IProtocolFactory, IReactorTime
+    from twisted.internet.interfaces import IAddress, IListeningPort, IProtocol, IProtocolFactory, IReactorTime, ITransport
+    from twisted.internet.ssl import CertificateOptions
 
 WARN_EVERY_S = 60.0
 
@@ -34,14 +35,50 @@ class ServerIdentity(Files):
         super().__init__(certificate, private_key, client_ca)
         self.certificates = [path for path in (certificate, client_ca) if path is not None]
         self._paths = (certificate, private_key, client_ca)
-        self._options = server_options(*self._paths)
+        self._options = self._make_options()
 
     def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """A new connection's side of OpenSSL."""
         return self._options.serverConnectionForTLS(protocol)
 
     def load(self) -> None:
-        self._options = server_options(*self._paths)
+        self._options = self._make_options()
+
+    def _make_options(self) -> CertificateOptions:
+        options = server_options(*self._paths)
+        options.getContext().set_alpn_select_callback(_agree)
+        return options
+
+
+def _agree(connection: SSL.Connection, offered: list[bytes]) -> Any:
+    """Choose a protocol for a client that offers these by ALPN: the first of the factory's own that the client offers.
+
+    If there is none, raises `SSL.Error`, for which OpenSSL sends alert 120 (RFC 7301 §3.2). Twisted's own callback
+    causes alert 80. A factory that names no protocols ignores ALPN: AMQP 0-9-1 has no registered name to offer.
+    """
+    protocol = cast("TLSMemoryBIOProtocol", connection.get_app_data())
+    ours = IProtocolNegotiationFactory(cast("Any", protocol.factory).wrappedFactory, None)
+    if ours is None:
+        return SSL.NO_OVERLAPPING_PROTOCOLS
+    for name in ours.acceptableProtocols():
+        if name in offered:
+            return name
+    raise SSL.Error([("SSL routines", "", "no application protocol")])
+
+
+class CountedTLS(BufferingTLSTransport):
+    """One connection, the `address` that it is counted for (None: not known yet), and its `place`."""
+
+    place: Place | None = None
+
+    def __init__(self, factory: LimitedTLS, wrapped: IProtocol, address: str | None) -> None:
+        super().__init__(factory, wrapped)
+        self.address = address
+
+    def peer_known(self) -> bool:
+        """See `rtprov.proxied.KnowsPeerLater`."""
+        self.address = _address_of(cast("ITransport", self.transport).getPeer())
+        return cast("LimitedTLS", self.factory).let_in(self)
 
 
 class LimitedTLS(TLSMemoryBIOFactory):
@@ -52,35 +89,44 @@ class LimitedTLS(TLSMemoryBIOFactory):
         self._connections = connections
         self._warn_from = clock.seconds()
 
-    def buildProtocol(self, addr: IAddress | None) -> TLSMemoryBIOProtocol | None:  # type: ignore[override] # as IProtocolFactory has it
-        if self._connections is not None and not self._connections.room_for(_place(addr)):
-            self._tell(addr)
+    def buildProtocol(self, addr: IAddress | None) -> CountedTLS | None:  # type: ignore[override] # as IProtocolFactory has it
+        """Make a protocol for a connection from `addr`, which is None if `CountedTLS.peer_known` will tell it."""
+        address = None if addr is None else _address_of(addr)
+        if self._connections is not None and not self._connections.room_for(address):
+            self._tell(address)
             return None
         wrapped = self.wrappedFactory.buildProtocol(addr)
-        return None if wrapped is None else self.protocol(self, wrapped)
+        return None if wrapped is None else CountedTLS(self, wrapped, address)
 
     def registerProtocol(self, protocol: TLSMemoryBIOProtocol) -> None:
-        new = protocol not in self.protocols  # Twisted registers each twice
         cast("Any", super()).registerProtocol(protocol)
-        if self._connections is not None and new:
-            self._connections.opened(_place(protocol.getPeer()))
+        assert isinstance(protocol, CountedTLS)
+        if self._connections is not None and protocol.place is None:  # Twisted registers each twice
+            protocol.place = self._connections.opened(protocol.address)
 
     def unregisterProtocol(self, protocol: TLSMemoryBIOProtocol) -> None:
         cast("Any", super()).unregisterProtocol(protocol)
-        if self._connections is not None:
-            self._connections.closed(_place(protocol.getPeer()))
+        assert isinstance(protocol, CountedTLS)
+        if protocol.place is not None:
+            protocol.place.closed()
 
-    def _tell(self, addr: object) -> None:
+    def let_in(self, protocol: CountedTLS) -> bool:
+        """Count the connection for its client's address, now that it is known. Returns False if that has no room."""
+        if protocol.place is None or protocol.address is None or protocol.place.known_as(protocol.address):
+            return True
+        self._tell(protocol.address)
+        return False
+
+    def _tell(self, address: str | None) -> None:
         now = self._clock.seconds()
         if now >= self._warn_from:
             self._warn_from = now + WARN_EVERY_S
-            _log.warn("too many connections: one from {address} was closed, as others may be", address=_place(addr))
+            _log.warn("too many connections: one from {address} was closed, as others may be", address=address or "a proxy")
 
 
-def _place(addr: object) -> str:
+def _address_of(addr: object) -> str:
     """What connections are counted by."""
-    host = getattr(addr, "host", None)
-    return "local" if host is None else network_of(host)
+    return network_of(getattr(addr, "host", None))
 
 
 @implementer(IStreamServerEndpoint)

@@ -72,10 +72,12 @@ LAYERS = (
         (
             "rtprov.tls",
             "rtprov.tls_server",
+            "rtprov.proxied",
             "rtprov.tokens",
             "rtprov.access",
             "rtprov.audit",
             "rtprov.answers",
+            "rtprov.head",
             "rtprov.request",
             "rtprov.http",
             "rtprov.certs",

@@ -11,6 +11,9 @@ from urllib.parse import unquote, urlsplit
 from twisted.internet import reactor
 from twisted.internet.endpoints import serverFromString
 
+from rtprov.proxied import ProxiedEndpoint
+from rtprov.tap.timing import clock
+
 BACKLOG = 1024  # Twisted's is 50
 
 _EXAMPLE = "such as tcp:8443:interface=127.0.0.1"
@@ -88,16 +91,21 @@ def path(text: str) -> Path:
 
 
 def server_endpoint(text: str) -> tuple[str, Any]:
-    """The description, and the endpoint that it makes: whole campaigns may connect at once, so many may wait to be taken."""
+    """The description, and the endpoint that it describes, with a long backlog: whole campaigns may connect at once.
+
+    ``haproxy:`` before another description is for connections that begin with a PROXY header.
+    """
     below = text.removeprefix("haproxy:")
     kind, *arguments = _SEPARATOR.split(below)
     if kind in ("ssl", "tls"):
         raise ValueError("TLS is on top of every HTTPS port already: use tcp:")
+    if kind == "haproxy":
+        raise ValueError(f"one PROXY header is enough: expected a Twisted endpoint description {_EXAMPLE} after haproxy:")
     if kind == "stdio":
         raise ValueError(f"standard input is not a port: expected a Twisted endpoint description {_EXAMPLE}")
     try:
-        backlog = f":backlog={BACKLOG}" if kind in ("tcp", "tcp6") and "backlog=" not in text else ""
-        endpoint = serverFromString(reactor, text + backlog)
+        backlog = f":backlog={BACKLOG}" if kind in ("tcp", "tcp6", "unix") and "backlog=" not in text else ""
+        endpoint = serverFromString(reactor, below + backlog)
     except MemoryError:
         raise
     except Exception as error:  # Twisted raises whatever the endpoint's parser does
@@ -106,7 +114,7 @@ def server_endpoint(text: str) -> tuple[str, Any]:
         port = next((each.removeprefix("port=") for each in arguments if each.startswith("port=")), arguments[0])
         if not 0 <= int(port) <= 65535:
             raise ValueError(f"{text!r} has the port {port}: expected an integer from 0 to 65535")
-    return text, endpoint
+    return text, endpoint if below == text else ProxiedEndpoint(endpoint, clock)
 
 
 def https_url(text: str) -> str:

@@ -78,23 +78,56 @@ class ConnectionCounts(SynchronousTestCase):
     def test_counts(self) -> None:
         """There is room until either limit is reached, and again once a connection is gone."""
         connections = Connections(total=3, per_address=2)
-        for address in ("a", "a"):
-            self.assertTrue(connections.room_for(address))
-            connections.opened(address)
+        self.assertTrue(connections.room_for("a"))
+        first = connections.opened("a")
+        self.assertTrue(connections.room_for("a"))
+        connections.opened("a")
         self.assertEqual([connections.room_for(address) for address in ("a", "b")], [False, True])
         connections.opened("b")
         self.assertEqual([connections.room_for(address) for address in ("a", "b")], [False, False])
-        connections.closed("a")
-        self.assertEqual([connections.room_for(address) for address in ("a", "b")], [True, True])
-        self.assertEqual(connections.open, 2)
+        for _ in range(2):  # nothing happens the second time
+            first.closed()
+            self.assertEqual([connections.room_for(address) for address in ("a", "b")], [True, True])
+            self.assertEqual(connections.open, 2)
+
+    def test_known_later(self) -> None:
+        """A connection whose address is not known yet takes of the total; then of what its address may have, if there is room."""
+        connections = Connections(total=3, per_address=1)
+        places = [connections.opened(None) for _ in range(3)]
+        self.assertEqual((connections.room_for(None), connections.room_for("a"), connections.open), (False, False, 3))
+        self.assertEqual([place.known_as("a") for place in places], [True, False, False])
+        self.assertFalse(places[0].known_as("b"))  # it is a's
+        places[1].closed()
+        self.assertFalse(places[1].known_as("b"))
+        self.assertEqual([connections.room_for(address) for address in (None, "a", "b")], [True, False, True])
+        for place in places:
+            place.closed()
+        self.assertEqual((connections.open, len(connections)), (0, 0))
+
+    @given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from([None, "a", "b", "c"])), max_size=60))
+    def test_always_given_back(self, steps: list[tuple[int, str | None]]) -> None:
+        """Whatever connections come, are known later and go, when all are gone nothing is counted, and no limit was passed."""
+        connections, places = Connections(total=4, per_address=2), []
+        for choice, address in steps:
+            if choice < 3 and connections.room_for(address):
+                places.append(connections.opened(address))
+            elif choice < 5 and places and address is not None:
+                places[0].known_as(address)
+            elif places:
+                places.pop(0).closed()
+            self.assertEqual(connections.open, len(places))
+            self.assertLessEqual(max(connections._by_address.values(), default=0), 2)
+        for place in places:
+            place.closed()
+        self.assertEqual((connections.open, len(connections)), (0, 0))
 
     def test_nothing_is_kept(self) -> None:
         """Of addresses without a connection nothing is kept, also where there was no room for them."""
         connections = Connections(total=1, per_address=1)
-        connections.opened("a")
+        place = connections.opened("a")
         for number in range(10):
             connections.room_for(f"b{number}")
-        connections.closed("a")
+        place.closed()
         self.assertEqual(len(connections), 0)
 
     def test_networks(self) -> None:
@@ -107,5 +140,6 @@ class ConnectionCounts(SynchronousTestCase):
             ("fe80::1%eth0", "fe80::/64"),
             ("::1", "::/64"),
             ("a:b", "a:b"),
+            (None, "local"),
         ):
             self.assertEqual(network_of(host), network)

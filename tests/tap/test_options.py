@@ -16,6 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov import __version__
 from rtprov.amqp.url import BrokerUrl
+from rtprov.proxied import ProxiedEndpoint
 from rtprov.tap.command_options import CommandOptions
 from rtprov.tap.option_values import BACKLOG, server_endpoint
 from rtprov.tap.options import ALL_NAMES
@@ -133,6 +134,8 @@ WRONG_ENDPOINTS = (
     "tcp:interface=127.0.0.1:port=70000",
     "haproxy:tcp:70000",
     "haproxy:ssl:1",
+    "haproxy:haproxy:tcp:1",
+    *("haproxy", "haproxy:", "haproxy:8443", "haproxy:nothing:1"),
     "stdio:",
 )
 WRONG: dict[str, tuple[str, ...]] = {
@@ -296,9 +299,17 @@ class Values(OptionsTestCase):
 
     def test_endpoints(self) -> None:
         """Where TCP is listened on, many may wait to be taken, unless the description says how many."""
-        for text, backlog in (("tcp:1234", BACKLOG), ("tcp6:1234:interface=\\:\\:1", BACKLOG), ("tcp:1234:backlog=7", 7)):
+        for text, backlog in (
+            ("tcp:1234", BACKLOG),
+            ("tcp6:1234:interface=\\:\\:1", BACKLOG),
+            ("tcp:1234:backlog=7", 7),
+            ("unix:a", BACKLOG),
+        ):
             described, endpoint = server_endpoint(text)
             self.assertEqual((described, endpoint._backlog), (text, backlog))
+            described, endpoint = server_endpoint(f"haproxy:{text}")
+            self.assertIsInstance(endpoint, ProxiedEndpoint)
+            self.assertEqual((described, endpoint._endpoint._backlog), (f"haproxy:{text}", backlog))
 
     def test_flag_in_the_environment(self) -> None:
         """A flag's variable says yes or no in words that people use."""

@@ -1,0 +1,221 @@
+"""The PROXY protocol, versions 1 and 2: a proxy says in front of each connection which client it is for
+(https://www.haproxy.org/download/2.6/doc/proxy-protocol.txt).
+
+`ProxiedEndpoint` is the endpoint that ``haproxy:`` describes. It replaces Twisted's own, which accepts any text as an
+address, logs a traceback if a port is not a number or if the factory refuses a connection, and has no hook for the
+moment when the client's address is known.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from ipaddress import IPv4Address as IPv4
+from ipaddress import IPv6Address as IPv6
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
+
+import attrs
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.internet.protocol import connectionDone
+from twisted.logger import Logger
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
+from zope.interface import implementer
+
+if TYPE_CHECKING:
+    from twisted.internet.defer import Deferred
+    from twisted.internet.interfaces import IAddress, IListeningPort, IProtocolFactory, IReactorTime, ITCPTransport
+    from twisted.python.failure import Failure
+
+WARN_EVERY_S = 60.0
+MAX_V1_BYTES = 107
+MAX_V2_BYTES = 4096  # at most 216 for addresses; the rest is for further fields (TLVs), which are ignored
+
+_V1_BEGIN = b"PROXY "
+_V2_BEGIN = b"\r\n\r\n\x00\r\nQUIT\n"
+_V2_FIXED = struct.Struct("!12sBBH")
+_PORT = rb"(0|[1-9][0-9]{0,4})"
+_V1 = re.compile(rb"PROXY TCP([46]) ([0-9A-Fa-f:.]+) ([0-9A-Fa-f:.]+) %s %s\r\n" % (_PORT, _PORT))
+_V1_UNKNOWN = re.compile(rb"PROXY UNKNOWN(?: [^\r\n]*)?\r\n")
+
+_log = Logger()
+
+
+class BadHeader(Exception):
+    """A connection does not begin with a PROXY header."""
+
+
+@attrs.frozen
+class Header:
+    """A PROXY header of `length` bytes. The addresses are None if it has none, as for the proxy's health checks."""
+
+    length: int
+    source: IAddress | None = None
+    destination: IAddress | None = None
+
+
+def parse_header(data: bytes) -> Header | None:
+    """The header that `data` begins with; None while it is not complete. Raises `BadHeader`."""
+    if data.startswith(_V2_BEGIN):
+        return _parse_v2(data)
+    if data.startswith(_V1_BEGIN):
+        return _parse_v1(data)
+    if _V1_BEGIN.startswith(data) or _V2_BEGIN.startswith(data):
+        return None
+    raise BadHeader
+
+
+def _parse_v1(data: bytes) -> Header | None:
+    line, end, _ = data[:MAX_V1_BYTES].partition(b"\r\n")
+    if not end:
+        if len(data) >= MAX_V1_BYTES:
+            raise BadHeader
+        return None
+    line += end
+    if _V1_UNKNOWN.fullmatch(line):
+        return Header(len(line))
+    match = _V1.fullmatch(line)
+    if match is None:
+        raise BadHeader
+    family, *fields = (field.decode("ascii") for field in match.groups())
+    source, destination, source_port, destination_port = fields
+    return Header(len(line), _tcp(family, source, int(source_port)), _tcp(family, destination, int(destination_port)))
+
+
+def _tcp(family: str, host: str, port: int) -> IAddress:
+    """Raises `BadHeader`."""
+    if port > 65535:
+        raise BadHeader
+    try:
+        return IPv4Address("TCP", str(IPv4(host)), port) if family == "4" else IPv6Address("TCP", str(IPv6(host)), port)
+    except ValueError:
+        raise BadHeader from None
+
+
+def _parse_v2(data: bytes) -> Header | None:
+    if len(data) < _V2_FIXED.size:
+        return None
+    _, command, family, rest = _V2_FIXED.unpack_from(data)
+    length = _V2_FIXED.size + rest
+    if command not in (0x20, 0x21) or length > MAX_V2_BYTES:
+        raise BadHeader
+    if len(data) < length:
+        return None
+    if command == 0x20 or family == 0x00:  # the command LOCAL, or no address family
+        return Header(length)
+    addresses = data[_V2_FIXED.size : length]
+    try:
+        if family == 0x11:
+            source, destination, *ports = struct.unpack_from("!4s4sHH", addresses)
+            return Header(length, _v4(source, ports[0]), _v4(destination, ports[1]))
+        if family == 0x21:
+            source, destination, *ports = struct.unpack_from("!16s16sHH", addresses)
+            return Header(length, _v6(source, ports[0]), _v6(destination, ports[1]))
+        if family == 0x31:
+            source, destination = struct.unpack_from("!108s108s", addresses)
+            return Header(length, UNIXAddress(source.rstrip(b"\x00")), UNIXAddress(destination.rstrip(b"\x00")))
+    except struct.error:
+        pass
+    raise BadHeader
+
+
+def _v4(packed: bytes, port: int) -> IAddress:
+    return cast("IAddress", IPv4Address("TCP", str(IPv4(packed)), port))
+
+
+def _v6(packed: bytes, port: int) -> IAddress:
+    return cast("IAddress", IPv6Address("TCP", str(IPv6(packed)), port))
+
+
+@runtime_checkable
+class KnowsPeerLater(Protocol):
+    """A protocol that is called when ``getPeer`` of its transport returns the client, and no longer the proxy."""
+
+    def peer_known(self) -> bool:
+        """Called once, before any data of the client. Returns False if the connection is to be closed."""
+
+
+class ProxiedProtocol(ProtocolWrapper):
+    """Reads the header, then passes all data on to the wrapped protocol. Before the header, the peer is the proxy.
+
+    A connection that does not begin with a valid header is aborted. The wrapped protocol is connected at once, so its
+    own timeout also limits the time that a header may take.
+    """
+
+    factory: ProxiedFactory
+    _header: Header | None = None
+    _begun = b""  # what has arrived of the header
+    _aborted = False
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._header is None:
+            self._begun += data
+            try:
+                self._header = parse_header(self._begun)
+            except BadHeader:
+                self.factory.tell_of_bad_header(cast("ITCPTransport", self.transport).getPeer())
+                self.abort()
+                return
+            if self._header is None:
+                return
+            data, self._begun = self._begun[self._header.length :], b""
+            if isinstance(self.wrappedProtocol, KnowsPeerLater) and not self.wrappedProtocol.peer_known():
+                self.abort()
+                return
+        if data and not self._aborted:
+            self.wrappedProtocol.dataReceived(data)
+
+    def abort(self) -> None:
+        """Close the connection at once; data that has arrived is not passed on."""
+        self._aborted = True
+        cast("ITCPTransport", self.transport).abortConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._begun = b""
+        cast("Any", super()).connectionLost(reason)
+
+    def getPeer(self) -> IAddress:
+        source = self._header.source if self._header is not None else None
+        return source or cast("ITCPTransport", self.transport).getPeer()
+
+    def getHost(self) -> IAddress:
+        destination = self._header.destination if self._header is not None else None
+        return destination or cast("ITCPTransport", self.transport).getHost()
+
+
+class ProxiedFactory(WrappingFactory[ProxiedProtocol]):
+    """Expects a PROXY header on each connection to `factory`, whose ``buildProtocol`` gets None for an address."""
+
+    protocol = ProxiedProtocol
+    noisy = False
+
+    def __init__(self, factory: IProtocolFactory, clock: IReactorTime) -> None:
+        cast("Any", super()).__init__(factory)
+        self._clock = clock
+        self._warn_from = clock.seconds()
+
+    def buildProtocol(self, addr: IAddress | None) -> ProxiedProtocol | None:  # type: ignore[override] # as IProtocolFactory has it
+        wrapped = self.wrappedFactory.buildProtocol(None)
+        return None if wrapped is None else ProxiedProtocol(self, wrapped)
+
+    def tell_of_bad_header(self, proxy: object) -> None:
+        """Log a connection without a valid header, at most one a minute: clients that connect directly cause many."""
+        now = self._clock.seconds()
+        if now >= self._warn_from:
+            self._warn_from = now + WARN_EVERY_S
+            _log.warn(
+                "a connection from {address} was closed, as others may be: it did not begin with a PROXY header",
+                address=getattr(proxy, "host", "a local socket"),
+            )
+
+
+@implementer(IStreamServerEndpoint)
+class ProxiedEndpoint:
+    """Listens where `endpoint` does, for connections that begin with a PROXY header. `clock` limits log lines."""
+
+    def __init__(self, endpoint: IStreamServerEndpoint, clock: IReactorTime) -> None:
+        self._endpoint = endpoint
+        self._clock = clock
+
+    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
+        return self._endpoint.listen(ProxiedFactory(protocolFactory, self._clock))
