@@ -22,11 +22,13 @@ from rtprov.errors import (
     CredentialsMissing,
     CredentialsUnknown,
     EquipmentNotFound,
+    ExpectationFailed,
     Forbidden,
     InvalidBody,
     InvalidHeader,
     InvalidQuery,
     KeyReused,
+    MalformedRequest,
     NotReady,
     NoWorker,
     ProvisioningFailed,
@@ -36,6 +38,7 @@ from rtprov.errors import (
     TooManyRequests,
     Unconfirmed,
     Undecided,
+    UnsupportedContentEncoding,
     UnsupportedMediaType,
 )
 
@@ -52,6 +55,7 @@ _UNCERTAIN = "The task may or may not have been accepted: the broker's answer wa
 # From error to status, message (None: the error's own) and headers. The first class that fits counts.
 _TABLE: tuple[tuple[type[Exception], int, str | None, Mapping[str, str]], ...] = (
     (InvalidBody, 400, None, {}),
+    (MalformedRequest, 400, None, {}),
     (CredentialsMalformed, 400, None, {"WWW-Authenticate": f'{_BEARER}, error="invalid_request"'}),
     (CredentialsMissing, 401, None, {"WWW-Authenticate": _BEARER}),
     (CredentialsUnknown, 401, None, {"WWW-Authenticate": f'{_BEARER}, error="invalid_token"'}),
@@ -63,6 +67,8 @@ _TABLE: tuple[tuple[type[Exception], int, str | None, Mapping[str, str]], ...] =
     (TooLate, 409, None, {}),
     (BodyTooLarge, 413, None, {}),
     (UnsupportedMediaType, 415, None, {"Accept-Post": "application/json"}),
+    (UnsupportedContentEncoding, 415, None, {"Accept-Encoding": "identity"}),  # RFC 9110 §12.5.3
+    (ExpectationFailed, 417, None, {}),
     (KeyReused, 422, None, {}),
     (TooManyRequests, 429, None, {}),  # and its own Retry-After
     (ProvisioningFailed, 500, None, {}),

@@ -59,6 +59,24 @@ class UnsupportedMediaType(RtprovError):
         super().__init__("Unsupported media type: send a JSON body with Content-Type: application/json")
 
 
+class UnsupportedContentEncoding(RtprovError):
+    """A request's body is compressed, or encoded in some other way."""
+
+    def __init__(self) -> None:
+        super().__init__("Unsupported content encoding: send the body as it is, without Content-Encoding")
+
+
+class MalformedRequest(RtprovError):
+    """A request's head breaks HTTP itself; the message says where. Its connection is closed."""
+
+
+class ExpectationFailed(RtprovError):
+    """A request's ``Expect`` asks for something else than 100-continue."""
+
+    def __init__(self) -> None:
+        super().__init__("Expect: only 100-continue is supported")
+
+
 class EquipmentNotFound(RtprovError):
     """The equipment id is malformed, or service A does not know it."""
 

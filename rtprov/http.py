@@ -66,9 +66,15 @@ class JsonChannel(HTTPChannel):
         self.transport.write(
             b"HTTP/1.1 %d %s\r\nServer: rtprov\r\nDate: %s\r\nConnection: close\r\n%s"
             b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
-            % (status, _REASONS[status], datetimeToString(), fields, len(body), body)
+            % (status, _REASONS[status], datetimeToString(), fields, len(body), b"" if self._asked_for_head else body)
         )
         self.loseConnection()
+
+    @property
+    def _asked_for_head(self) -> bool:
+        """Whether the request is a HEAD, whose answer has no body (RFC 9110 §9.3.2)."""
+        # Twisted keeps the method in the channel until the request is complete.
+        return getattr(self, "_command", b"") == b"HEAD" or bool(self.requests and self.requests[0].method == b"HEAD")
 
     def connectionMade(self) -> None:
         super().connectionMade()
@@ -137,11 +143,12 @@ class JsonChannel(HTTPChannel):
         try:
             return cast("bool", super().headerReceived(line))
         except ValueError:  # a Content-Length of more digits than Python reads
-            self.refuse(413, str(BodyTooLarge(MAX_BODY_BYTES)))
+            self.refuse_for(BodyTooLarge(MAX_BODY_BYTES))
             return False
 
     def checkPersistence(self, request: Request, version: bytes) -> bool:
         """Whether the connection goes on: not if any option of any ``Connection`` field is ``close`` (RFC 9112 §9.3)."""
+        request.clientproto = version  # for `JsonRequest.gotLength`, which comes next; Twisted says it later
         fields = b",".join(request.requestHeaders.getRawHeaders(b"Connection", []))
         goes_on = version == b"HTTP/1.1" and b"close" not in {option.strip().lower() for option in fields.split(b",")}
         if goes_on and not self.site.closing:
@@ -201,6 +208,8 @@ _REASONS = {
     408: b"Request Timeout",
     413: b"Content Too Large",
     414: b"URI Too Long",
+    415: b"Unsupported Media Type",
+    417: b"Expectation Failed",
     429: b"Too Many Requests",
     431: b"Request Header Fields Too Large",
 }
@@ -271,4 +280,5 @@ class JsonSite(Site):
     def log(self, request: object) -> None: ...
 
     def acceptableProtocols(self) -> list[bytes]:
-        return [b"http/1.1"]
+        """What `rtprov.tls_server` agrees to by ALPN, the best first."""
+        return [b"http/1.1", b"http/1.0"]

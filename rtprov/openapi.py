@@ -23,7 +23,7 @@ _REFUSALS = {
     404: "The id is malformed, or there is no such equipment or task",
     409: "The task was sent to the equipment service, or has ended",
     413: f"The body has more than {MAX_BODY_BYTES} bytes",
-    415: "The body is not JSON by its Content-Type",
+    415: "The body is not JSON by its Content-Type, or is encoded",
     422: "The Idempotency-Key was used for this equipment before, with another body",
     500: "The task has failed, or was cancelled; or an error of the front end",
     503: "The broker is away, no worker can tell, or the answer was lost; ask again",
@@ -91,7 +91,7 @@ def _status() -> dict[str, Any]:
     operation = _operation("getStatus", summary, {200: ("It is completed, or still runs: see the code", "Envelope")}, 404, 500, 503)
     operation["responses"]["202"] = {**operation["responses"]["200"], "description": "It still runs (with --running-status 202)"}
     operation["responses"]["204"] = {"description": "It still runs (with --running-status 204)"}
-    wait = f"wait=N: the answer comes when the task has ended, or after N seconds, at most {MAX_WAIT_S} (RFC 7240)"
+    wait = f"wait=N: the answer comes when the task has ended, or shortly before N seconds are over, at most {MAX_WAIT_S} (RFC 7240)"
     operation["parameters"] = [_header("Prefer", wait, {"examples": ["wait=30"]})]
     return operation
 

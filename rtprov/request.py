@@ -20,9 +20,12 @@ from rtprov.errors import (
     CredentialsMalformed,
     CredentialsMissing,
     CredentialsUnknown,
+    ExpectationFailed,
+    MalformedRequest,
     RtprovError,
     UnsupportedMediaType,
 )
+from rtprov.head import check_content_encoding, check_expectation, check_message, path_of
 
 if TYPE_CHECKING:
     from klein import Klein
@@ -93,9 +96,6 @@ class Connection(Protocol):
     def refuse_for(self, error: RtprovError) -> None:
         """Answer an error of the table at once, and close."""
 
-    def refuse(self, status: int, message: str) -> None:
-        """The same with a status and words."""
-
 
 class JsonRequest(Request):
     """Keeps no more of the body than is taken, and spells method and path so that Klein routes what is meant."""
@@ -108,20 +108,31 @@ class JsonRequest(Request):
     refusal: RtprovError | None = None
 
     def gotLength(self, length: int | None) -> None:
+        """Judge the head, once it is complete. `length` is that of the body in bytes, None if it is chunked."""
         self.content = io.BytesIO()
         try:
+            check_message(self.requestHeaders, self.clientproto)
+            expects = check_expectation(self.requestHeaders, self.clientproto)
+        except (MalformedRequest, ExpectationFailed) as error:
+            self._refuse_now(error)
+            return
+        try:
             self.caller = self.channel.admit(self.requestHeaders)
+            if length != 0:
+                check_content_encoding(self.requestHeaders)
         except RtprovError as error:
             self.refusal = error
-            if self.requestHeaders.hasHeader("Expect"):
-                self.requestHeaders.removeHeader("Expect")
-                self.channel.refuse_for(error)
+            if expects:
+                self._refuse_now(error)
                 return
         # A client that sends Expect asks whether to send the body: where that is too large, the answer is no.
-        taken = MAX_BODY_BYTES if self.requestHeaders.hasHeader("Expect") else MAX_DISCARDED_BYTES
-        if length is not None and length > taken:
-            self.requestHeaders.removeHeader("Expect")
-            self.channel.refuse(413, str(BodyTooLarge(MAX_BODY_BYTES)))
+        if length is not None and length > (MAX_BODY_BYTES if expects else MAX_DISCARDED_BYTES):
+            self._refuse_now(BodyTooLarge(MAX_BODY_BYTES))
+
+    def _refuse_now(self, error: RtprovError) -> None:
+        """Answer without the body, and do not ask for it."""
+        self.requestHeaders.removeHeader(b"Expect")
+        self.channel.refuse_for(error)
 
     def handleContentChunk(self, data: bytes) -> None:
         self.received += len(data)
@@ -130,7 +141,7 @@ class JsonRequest(Request):
         if not self.too_large and self.refusal is None:
             cast("io.BytesIO", self.content).write(data)
         if self.received > MAX_DISCARDED_BYTES:  # a chunked body does not tell its length
-            self.channel.refuse(413, str(BodyTooLarge(MAX_BODY_BYTES)))
+            self.channel.refuse_for(BodyTooLarge(MAX_BODY_BYTES))
 
     def getRequestHostname(self) -> bytes:
         """Routes do not depend on the Host field, which may hold anything."""
@@ -141,7 +152,11 @@ class JsonRequest(Request):
             return  # the rest of a body that was refused
         if self.method != self.method.upper():
             self.method = b"~" + self.method  # methods are case-sensitive (RFC 9110 §9.1), werkzeug's routing is not
-        self.path = _routable(self.path)
+        try:
+            self.path = _routable(self.path)
+        except MalformedRequest as error:
+            self._refuse_now(error)
+            return
         if is_open(self.path) and isinstance(self.refusal, (CredentialsMissing, CredentialsMalformed, CredentialsUnknown)):
             self.refusal = None
         if self.caller is not None:
@@ -162,14 +177,10 @@ class JsonRequest(Request):
         super().setHeader(name, b"rtprov" if name == b"Server" else value)
 
 
-_ORIGIN = re.compile(rb"https?://[^/]+", re.IGNORECASE)
-
-
 def _routable(target: bytes) -> bytes:
-    """The path that a request's target names (RFC 9112 §3.2), or one that nothing is served at where it names none."""
-    origin = _ORIGIN.match(target)
-    path = target[origin.end() :] if origin else target
-    if not path.startswith(b"/") or path.startswith(b"//"):  # routing passes over leading slashes
+    """The path in a request's target, or one without a route if there is none. Raises `MalformedRequest`."""
+    path = path_of(target)
+    if path is None:
         return b"/*"
     if b"%" in path or not path.isascii():
         return b"/".join(_tame(segment) for segment in path.split(b"/"))

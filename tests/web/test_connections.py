@@ -214,5 +214,5 @@ class LastResort(WebTestCase):
         self.assertEqual(len(self.flushLoggedErrors(KeyError)), 1)
 
     def test_http_2_is_not_offered(self) -> None:
-        """TLS negotiates HTTP/1.1 and nothing else."""
-        self.assertEqual(JsonSite(Resource(), reactor=self.reactor).acceptableProtocols(), [b"http/1.1"])
+        """TLS negotiates HTTP/1.1, else HTTP/1.0, and nothing else."""
+        self.assertEqual(JsonSite(Resource(), reactor=self.reactor).acceptableProtocols(), [b"http/1.1", b"http/1.0"])

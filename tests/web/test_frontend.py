@@ -56,7 +56,9 @@ class Receipts(FrontendTestCase):
             "text/x+json",
         ):
             self.assertAccepted(self.post(BODY, f"Content-Type: {value}"))
-        self.assertAccepted(self.say(b"POST %s HTTP/1.1\r\nContent-Length: %d\r\n\r\n%s" % (POST_PATH.encode(), len(BODY), BODY))[0])
+        self.assertAccepted(
+            self.say(b"POST %s HTTP/1.1\r\nHost: b\r\nContent-Length: %d\r\n\r\n%s" % (POST_PATH.encode(), len(BODY), BODY))[0]
+        )
         self.assertEqual(self.bodies(), [BODY] * 10)
 
     def test_other_media_types(self) -> None:

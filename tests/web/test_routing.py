@@ -96,7 +96,6 @@ UNKNOWN_PATHS = (
     "api/v1/equipment/cpe/ABC123456",
     "xapi/v1/equipment/cpe/ABC123456",
     "?",
-    "http://",
     "http://b",
     "http://b?x",
     "b:443",
@@ -168,13 +167,6 @@ class Paths(FrontendTestCase):
             self.assertAccepted(self.ask("POST", origin + POST_PATH, b'{"timeoutInSeconds": 1, "parameters": {"vlan": 1}}'))
             self.assertEqual(self.ask("GET", origin + GET_PATH + "?q=http://x").status, 200)
             self.assertError(self.ask("GET", origin + "/" + GET_PATH), 404, NO_ROUTE)
-
-    def test_host(self) -> None:
-        """The Host field is not looked at."""
-        self.knows(State.COMPLETED)
-        for host in ("", "b:99999", "b:x", "\xff\xfe", "<b>", "[::1]:8443", "ABC|"):
-            self.assertEqual(self.ask("GET", GET_PATH, None, [f"Host: {host}"]).status, 200)
-        self.assertEqual(self.say(f"GET {GET_PATH} HTTP/1.0\r\n\r\n".encode())[0].status, 200)
 
 
 class Methods(FrontendTestCase):
