@@ -26,7 +26,9 @@ from rtprov.tls_server import ServerIdentity
 _HTTP11ClientFactory.noisy = False  # or each connection to A costs two lines of log; there is no public way to say so
 
 CONNECT_TIMEOUT_S = 10.0
-IDLE_TO_A_S = 60
+# A proxy before A closes idle connections after seconds (nginx 75, node 5, some 1), perhaps just when an order is written:
+# that order would count as an outage. Under load a connection is taken again at once.
+IDLE_TO_A_S = 0.5
 
 
 def server_identity(options: dict[str, Any], role: str) -> ServerIdentity:
@@ -88,6 +90,6 @@ def https_client(policy: VerifiedHTTPS, concurrency: int) -> HTTPClient:
     """An HTTP client with as many persistent connections as there are calls. A POST is never repeated behind our back."""
     pool = HTTPConnectionPool(reactor, persistent=True)
     pool.maxPersistentPerHost = concurrency
-    pool.cachedConnectionTimeout = IDLE_TO_A_S
+    pool.cachedConnectionTimeout = IDLE_TO_A_S  # type: ignore[assignment] # any number of seconds
     pool.retryAutomatically = False
     return HTTPClient(Agent(reactor, contextFactory=policy, connectTimeout=CONNECT_TIMEOUT_S, pool=pool))
