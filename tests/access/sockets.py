@@ -37,16 +37,16 @@ def unscrupulous(version: ssl.TLSVersion, ciphers: str = "ALL:COMPLEMENTOFALL") 
     return made
 
 
-def dial(port: int) -> socket.socket:
-    """A TCP connection."""
-    return socket.create_connection((HOST, port), PATIENCE_S)
+def dial(port: int, source: str = HOST) -> socket.socket:
+    """A TCP connection from the address `source` of this machine."""
+    return socket.create_connection((HOST, port), PATIENCE_S, (source, 0))
 
 
 class Wire:
     """One TLS connection. Use it in a ``with``."""
 
-    def __init__(self, port: int, tls: ssl.SSLContext) -> None:
-        self.socket = tls.wrap_socket(dial(port), server_hostname="localhost")
+    def __init__(self, port: int, tls: ssl.SSLContext, source: str = HOST) -> None:
+        self.socket = tls.wrap_socket(dial(port, source), server_hostname="localhost")
         self._rest = b""
 
     def __enter__(self) -> Wire:

@@ -91,6 +91,12 @@ class Twistd(ProcessProtocol):
         assert self.transport is not None
         self.transport.signalProcess(signal.Signals[f"SIG{name}"])
 
+    def say(self, data: bytes) -> None:
+        """Give it all of its standard input."""
+        assert self.transport is not None
+        self.transport.write(data)
+        self.transport.closeStdin()
+
     # What Twisted calls.
 
     def outReceived(self, data: bytes) -> None:
