@@ -84,6 +84,10 @@ class Attempts:
         self._rng = rng
         self.draining = False
 
+    def next_turn(self) -> int:
+        """A turn at the gate, later than all before it."""
+        return self._gate.next_turn()
+
     async def outcome(self, job: Job) -> tuple[State, str] | None:
         """Call A until it has answered or patience is over; None where there is nothing to call for. Raises `Abandoned`, `Deadly`."""
         while True:
@@ -121,7 +125,8 @@ class Attempts:
         await self._judge(job)
         over = self._store.over(task.task_id, task.fingerprint, task.accepted_at)
         if over is None:  # the broker gave it to us, and to the journal not yet, or never
-            await self._journal.append(Requested(task.task_id, task.equipment_id, task.accepted_at, task.fingerprint))
+            origin = {"caller": task.caller, "accepted_by": task.accepted_by}
+            await self._journal.append(Requested(task.task_id, task.equipment_id, task.accepted_at, task.fingerprint, **origin))
             job.unjudged = True
             await self._judge(job)
             over = self._store.over(task.task_id, task.fingerprint, task.accepted_at)
@@ -161,7 +166,8 @@ class Attempts:
             raise Deadly
         await self._quarantine.enter(deaths)
         try:
-            permit = await self._gate.enter(self._left_s(job))
+            turn, job.turn = job.turn, None  # one that is tried again comes last, or it would have all probes of an open breaker
+            permit = await self._gate.enter(self._left_s(job), turn)
             if not self._store.attempts(job.task.task_id):
                 job.waited_s = permit.waited_s
             try:

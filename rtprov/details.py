@@ -6,36 +6,41 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from rtprov.model import Attempt, Details, State, Waiting
+from rtprov.model import Attempt, Details, Phase, State, Waiting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rtprov.backlog import Backlog
+    from rtprov.forecast import Forecast
     from rtprov.record import Record
 
 MOST_BEFORE = 500
 LONGEST_WALK = 1000
 
 
-def describe(row: Sequence[Record], now: float, typical_s: float) -> list[Details]:
-    """All that is known at `now` (seconds since the epoch) of a device's neighbouring tasks, newest first; a call takes `typical_s`."""
+def describe(row: Sequence[Record], backlog: Backlog, forecast: Forecast, now: float) -> list[Details]:
+    """All that is known at `now` (seconds since the epoch) of a device's neighbouring tasks, newest first.
+
+    `backlog` has those that are open, `forecast` says when they may end.
+    """
     found: list[Details] = []
-    ahead, head = _before(row[-1]) if row else (0, None)
+    ahead = _before(row[-1]) if row else 0
     for record in reversed(row):
-        found.append(_describe(record, min(ahead, MOST_BEFORE), head, now, typical_s))
+        found.append(_describe(record, min(ahead, MOST_BEFORE), backlog, forecast, now))
         if record.state is State.RUNNING:
-            ahead, head = ahead + 1, head or record
+            ahead += 1
         elif record.state is not State.CANCELLED:
-            ahead, head = 0, None
+            ahead = 0
     return found[::-1]
 
 
-def _describe(record: Record, ahead: int, head: Record | None, now: float, typical_s: float) -> Details:
-    """`ahead` tasks are to end before this one begins if it has not, of which `head` is the first."""
+def _describe(record: Record, ahead: int, backlog: Backlog, forecast: Forecast, now: float) -> Details:
+    """`ahead` tasks are to end before this one begins if it has not."""
     ended, last = record.state.final, record.last_attempt()
     if ended or last is not None:
-        ahead, head = 0, record
-    first = None if head is None else head.last_attempt()
+        ahead = 0
+    phase = None if ended else _phase(last)
     return Details(
         task_id=record.task_id,
         equipment_id=record.equipment_id,
@@ -45,50 +50,58 @@ def _describe(record: Record, ahead: int, head: Record | None, now: float, typic
         finished_at=record.finished_at if ended else None,
         reason=record.reason,
         attempt_count=record.attempts,
-        attempts=_attempts(record, last),
-        waits_for=None if ended else _waits_for(last, ahead),
+        attempts=_attempts(record, last, now),
+        waits_for=_waits_for(record, phase, ahead, backlog),
         ahead=ahead,
-        expected_at=None if ended else _end_of(first, now, typical_s) + ahead * typical_s,
+        expected_at=None if ended else forecast.end_of(record, ahead if ahead < MOST_BEFORE else None),
         fingerprint=record.fingerprint,
+        phase=phase,
+        caller=record.origin.caller,
+        accepted_by=record.origin.accepted_by,
     )
 
 
-def _before(record: Record) -> tuple[int, Record | None]:
-    """How many of the device's tasks are to end before this one, and the first of them.
+def _before(record: Record) -> int:
+    """How many of the device's tasks are to end before this one.
 
     They run in order, so nothing waits behind one that has ended but for the cancelled. No more than `MOST_BEFORE` are counted, nor more
     than `LONGEST_WALK` looked at.
     """
-    count, head, earlier = 0, None, record.earlier
+    count, earlier = 0, record.earlier
     for _ in range(LONGEST_WALK):
         if earlier is None or count == MOST_BEFORE or earlier.state not in (State.RUNNING, State.CANCELLED):
             break
         if earlier.state is State.RUNNING:
-            count, head = count + 1, earlier
+            count += 1
         earlier = earlier.earlier
-    return count, head
+    return count
 
 
-def _end_of(attempt: Attempt | None, now: float, typical_s: float) -> float:
-    """When the task that is at this attempt may end: with its call that runs, with its next one, or, None, with one that begins now."""
-    if attempt is None:
-        return now + typical_s
-    if attempt.ended_at is None:
-        return max(now, (attempt.started_at or now) + typical_s)
-    return max(now, attempt.retry_at or now) + typical_s
+def _phase(last: Attempt | None) -> Phase:
+    """What happens to an open task of which this is the latest attempt."""
+    if last is None:
+        return Phase.WAITING
+    return Phase.CALLING if last.ended_at is None else Phase.RETRYING
 
 
-def _attempts(record: Record, last: Attempt | None) -> tuple[Attempt, ...]:
-    """A task's end is that of its last attempt, too."""
+def _attempts(record: Record, last: Attempt | None, now: float) -> tuple[Attempt, ...]:
+    """A task's end is that of its last attempt, too. When the next one is due is told only of the last one, and while it is to come."""
     if last is None:
         return ()
     if record.state.final and last.ended_at is None:
         error = None if record.state is State.COMPLETED else record.reason
         last = attrs.evolve(last, ended_at=record.finished_at, error=error)
-    return (*(record.log or ())[:-1], last)
+    due = last.retry_at is not None and last.retry_at > now and not record.state.final
+    earlier = [attrs.evolve(each, retry_at=None) for each in (record.log or ())[:-1]]
+    return (*earlier, last if due else attrs.evolve(last, retry_at=None))
 
 
-def _waits_for(last: Attempt | None, ahead: int) -> Waiting | None:
-    if last is None:
-        return Waiting.DEVICE if ahead else Waiting.CONCURRENCY
-    return None if last.ended_at is None else Waiting.SERVICE
+def _waits_for(record: Record, phase: Phase | None, ahead: int, backlog: Backlog) -> Waiting | None:
+    """While A is in trouble, all wait for it but those behind a call that runs."""
+    if phase is None or phase is Phase.CALLING:
+        return None
+    if phase is Phase.RETRYING:
+        return Waiting.SERVICE
+    if ahead and (not backlog.trouble or backlog.lanes[record.equipment_id].head in backlog.calling):
+        return Waiting.DEVICE
+    return Waiting.SERVICE if backlog.trouble else Waiting.CONCURRENCY

@@ -1,6 +1,6 @@
 """What every call to A passes through: so many at once in this process and, while A is in trouble, as few as the breaker says.
 
-permit = await gate.enter(left_s)     # first come, first served; raises `OutOfPatience`
+permit = await gate.enter(left_s, turn)  # first come, first served; raises `OutOfPatience`
 try:
     ...                                  # call A; then permit.answered() or permit.outage(…)
 finally:
@@ -9,7 +9,9 @@ finally:
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections.abc import Callable
+from heapq import heapify, heappop, heappush
+from itertools import count
 from typing import TYPE_CHECKING
 
 from attrs import define, field
@@ -17,6 +19,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from rtprov.errors import OutOfPatience
+from rtprov.model import EquipmentState
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 
 LOOK_EVERY_S = 1.0  # at who has run out of patience, while A is in trouble
 LOOK_AGAIN_S = 0.01  # at the least: times are floats
+MANY_GONE = 1000
 
 
 @define(eq=False)
@@ -60,29 +64,54 @@ class _Waiter:
 
 
 class Gate:
-    """`concurrency` is how many calls may be under way at once, all shards of the process together."""
+    """`concurrency` is how many calls may be under way at once, all shards of the process together.
+
+    Each of `watchers` is called when `state` has changed.
+    """
 
     _log = Logger()
 
     def __init__(self, *, concurrency: int, breaker: Breaker, clock: IReactorTime) -> None:
+        self.concurrency = concurrency
+        self.watchers: list[Callable[[], None]] = []
         self._free = concurrency
         self._breaker = breaker
         self._clock = clock
-        self._waiting: OrderedDict[_Waiter, None] = OrderedDict()
+        self._turns = count()
+        self._waiting: dict[_Waiter, None] = {}  # an ordered set
+        self._queue: list[tuple[int, int, _Waiter]] = []  # a heap, with some that wait no longer
+        self._state = EquipmentState.CLOSED
         self._admitting = False
         self._look: IDelayedCall | None = None
         self._in_trouble = False
         self._stopped = False
 
-    def enter(self, left_s: float) -> Deferred[Permit]:
-        """Fire when the call may be made. Cancelling gives the place in the queue up.
+    @property
+    def state(self) -> EquipmentState:
+        """How A looks."""
+        if self._breaker.closed:
+            return EquipmentState.CLOSED
+        return EquipmentState.HALF_OPEN if self._breaker.growing else EquipmentState.OPEN
 
+    def next_turn(self) -> int:
+        """A turn later than all before it."""
+        return next(self._turns)
+
+    def enter(self, left_s: float, turn: int | None = None) -> Deferred[Permit]:
+        """Fire when the call may be made: before those with a later `turn`, of `next_turn`; a new one is taken where none is given.
+
+        Cancelling gives the place in the queue up.
         Fails with `OutOfPatience` after `left_s` seconds of waiting for an A in trouble. Waiting for one's turn costs none otherwise.
         """
-        waiter = _Waiter(Deferred(lambda _: self._waiting.pop(waiter, None)), left_s)
+        waiter: _Waiter = _Waiter(Deferred(lambda _: self._waiting.pop(waiter, None)), left_s)
         if self._in_trouble:
             waiter.deadline = self._clock.seconds() + left_s
         self._waiting[waiter] = None
+        number = self.next_turn()
+        heappush(self._queue, (number if turn is None else turn, number, waiter))
+        if len(self._queue) > 2 * len(self._waiting) + MANY_GONE:
+            self._queue = [each for each in self._queue if each[2] in self._waiting]
+            heapify(self._queue)
         self._admit()
         return waiter.permitted
 
@@ -111,6 +140,7 @@ class Gate:
             self._log.warn("A is in trouble ({error}): calls wait, and one at a time tries whether it is over", error=error)
             for waiter in self._waiting:
                 waiter.deadline = self._clock.seconds() + waiter.left_s
+        self._note_change()
 
     # Inside.
 
@@ -122,14 +152,24 @@ class Gate:
         try:
             now = self._clock.seconds()
             while self._breaker.may_begin(now) and self._free and self._waiting:
-                waiter, _ = self._waiting.popitem(last=False)
+                waiter = heappop(self._queue)[2]
+                if waiter not in self._waiting:
+                    continue
+                del self._waiting[waiter]
                 self._free -= 1
                 waited_s = 0.0 if waiter.deadline is None else waiter.left_s - (waiter.deadline - now)
                 waiter.permitted.callback(Permit(self, self._breaker.begin(now), waited_s))
         finally:
             self._admitting = False
         self._note_recovery()
+        self._note_change()
         self._arm()
+
+    def _note_change(self) -> None:
+        if self.state is not self._state:
+            self._state = self.state
+            for watcher in self.watchers:
+                watcher()
 
     def _note_recovery(self) -> None:
         if self._in_trouble and self._breaker.closed:

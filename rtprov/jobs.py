@@ -33,6 +33,7 @@ class Job:
     delivery: Delivery
     taken_at: float
     unjudged: bool
+    turn: int | None = None  # when it came here; None once it has had its first turn here
     attempt: int = 0
     waited_s: float = 0.0  # for an A in trouble, before the first attempt
     patience_from: float | None = None  # when its first attempt began, by the clock of this process; None before it

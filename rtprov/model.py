@@ -67,7 +67,8 @@ class Task:
 
     `timeout_s` is the client's ``timeoutInSeconds`` (1 to 1500), `sealed` the request's body as `rtprov.seal` made it. `fingerprint` is the
     body's (see `rtprov.interfaces.Sealer`) where the client gave an ``Idempotency-Key``: several messages may then be one task's, and only
-    the one whose body came first is its order.
+    the one whose body came first is its order. `caller` names the client whose POST made the task, `accepted_by` the process that took it;
+    both are None where an earlier version took it.
     """
 
     task_id: str
@@ -76,19 +77,23 @@ class Task:
     accepted_at: float
     sealed: str = attrs.field(repr=lambda _: "<sealed>")
     fingerprint: str | None = None
+    caller: str | None = attrs.field(default=None, kw_only=True)
+    accepted_by: str | None = attrs.field(default=None, kw_only=True)
 
 
 @attrs.frozen
 class Requested:
     """The front end accepted a task. (The same message, with the sealed body, is the worker's order.)
 
-    `fingerprint` is `Task`'s. Of several such events of one task the first counts.
+    `fingerprint`, `caller` and `accepted_by` are `Task`'s. Of several such events of one task the first counts.
     """
 
     task_id: str
     equipment_id: str
     at: float
     fingerprint: str | None = None
+    caller: str | None = attrs.field(default=None, kw_only=True)
+    accepted_by: str | None = attrs.field(default=None, kw_only=True)
 
 
 @attrs.frozen
@@ -134,6 +139,28 @@ class Finished:
     reason: str
 
 
+class EquipmentState(enum.Enum):
+    """How service A looks to the worker that calls it: the state of its circuit breaker."""
+
+    CLOSED = "closed"  # it answers
+    OPEN = "open"  # it does not: one call at a time probes
+    HALF_OPEN = "half_open"  # it answers again, and gets more calls step by step
+
+
+@attrs.frozen
+class Active:
+    """A worker process is its shard's active one: it may have `concurrency` calls under way, all its shards together, and so it sees A.
+
+    `by` names the process as `Started.by` does. Said when it becomes active, when `equipment` changes,
+    and now and then while tasks are open.
+    """
+
+    by: str
+    at: float
+    concurrency: int
+    equipment: EquipmentState
+
+
 @attrs.frozen
 class Marker:
     """A barrier's mark: whoever has seen it has seen all that was confirmed before it was published."""
@@ -148,15 +175,23 @@ class Unrecognised:
     kind: str
 
 
-Event = Requested | Started | Postponed | Cancelled | Finished | Marker | Unrecognised
+Event = Requested | Started | Postponed | Cancelled | Finished | Active | Marker | Unrecognised
 
 
 class Waiting(enum.Enum):
     """What keeps a task from being called."""
 
     DEVICE = "device"  # an earlier task of the same device
-    SERVICE = "service"  # A, which was out of reach
+    SERVICE = "service"  # A, which is or was out of reach
     CONCURRENCY = "concurrency"  # a worker with a free slot
+
+
+class Phase(enum.Enum):
+    """What happens to a task that has not ended."""
+
+    WAITING = "waiting"  # it was never sent to A
+    CALLING = "calling"  # a call to A is under way
+    RETRYING = "retrying"  # a call did not reach A; another one will be made
 
 
 @attrs.frozen
@@ -174,7 +209,9 @@ class Attempt:
 class Details:
     """All that is known of a task. Of its attempts the latest are kept; `attempt_count` counts them all.
 
-    `reason` says why it ended so. `expected_at` is an estimate of its end, None where it has ended. `fingerprint` is `Task`'s.
+    `reason` says why it ended so. `expected_at` is an estimate of its end, None where it has ended, or where nothing can be said.
+    `fingerprint`, `caller` and `accepted_by` are `Task`'s; `phase` is None once the task has ended. What has a default is not told by
+    workers of earlier versions.
     """
 
     task_id: str
@@ -190,3 +227,6 @@ class Details:
     ahead: int
     expected_at: float | None
     fingerprint: str | None
+    phase: Phase | None = None
+    caller: str | None = None
+    accepted_by: str | None = None

@@ -11,13 +11,32 @@ CANCELLED_SLACK_S = 604800.0  # its message may still wait for its turn, and mus
 KEPT_ATTEMPTS = 10  # of a task that runs
 
 
+@attrs.frozen
+class Origin:
+    """Whose POST made a task, and which process took it. Very many tasks share one."""
+
+    caller: str | None = None
+    accepted_by: str | None = None
+
+
+NO_ORIGIN = Origin()
+
+
+@attrs.define(eq=False)
+class Turn:
+    """An open task's `number` among all of its shard, and its `place` among those of its device since that had none open."""
+
+    number: int
+    place: int
+
+
 @attrs.define(eq=False, weakref_slot=False)
 class Record:
     """`task_id` is the very string that is the record's key, so that everything else that needs it shares it.
 
     `log` has the attempts one by one, where there was more to tell of them than when the first one began. `begun_by` is the process that
     makes the latest one, while that has no end; `deaths` counts the attempts without an end that another process followed up. `earlier`
-    and `later` are the device's tasks before and after this one.
+    and `later` are the device's tasks before and after this one. `turn` is the task's place in the backlog while it is open.
     """
 
     task_id: str
@@ -31,6 +50,8 @@ class Record:
     begun_by: str | None = None
     reason: str | None = None
     fingerprint: str | None = None
+    origin: Origin = NO_ORIGIN
+    turn: Turn | None = None
     log: tuple[Attempt, ...] | None = None
     earlier: Record | None = None
     later: Record | None = None

@@ -15,35 +15,43 @@ from heapq import heappop, heappush
 
 import attrs
 
+from rtprov.backlog import Backlog
 from rtprov.details import describe
-from rtprov.model import Attempt, Cancelled, Details, Event, Finished, Postponed, Requested, Started, State
-from rtprov.record import Record
+from rtprov.forecast import Forecaster
+from rtprov.model import Active, Attempt, Cancelled, Details, Event, Finished, Postponed, Requested, Started, State
+from rtprov.record import NO_ORIGIN, Origin, Record
 
 NEW_TASK_AFTER_S = 1800.0  # half of `KEY_SLACK_S`: what is a new task is clear wherever clocks differ by less than that
 KEPT_ATTEMPTS_AT_END = 3
 MAX_SHARED_TEXTS = 1000
-FIRST_GUESS_S = 60.0  # how long a call takes, until one has been seen
-LONGEST_GUESS_S = 1530.0
+ASSUMED_CONCURRENCY = 500
 
 
 class Store:
-    """`retention_s` is how long, in seconds, a finished task can still be asked about; a task that has not finished is never forgotten."""
+    """`retention_s` is how long, in seconds, a finished task can still be asked about; a task that has not finished is never forgotten.
 
-    def __init__(self, retention_s: float) -> None:
+    `backlog` keeps account of those.
+    """
+
+    def __init__(self, retention_s: float, backlog: Backlog | None = None) -> None:
         self._retention_s = retention_s
+        self.backlog = Backlog(ASSUMED_CONCURRENCY) if backlog is None else backlog
+        self._forecaster = Forecaster(self.backlog)
         self._records: dict[str, Record] = {}
         self._newest: dict[str, Record] = {}  # by equipment
         # A heap. Events come nearly in the order of their times, where a push costs next to nothing; and a writer whose clock runs ahead
         # keeps its own tasks longer, not everybody's.
         self._finished: list[Record] = []
         self._texts: dict[str, str] = {}  # reasons are few, and told of very many tasks
-        self._typical_s = FIRST_GUESS_S
+        self._origins: dict[tuple[str | None, str | None], Origin] = {}  # and so are callers
 
     def __len__(self) -> int:
         return len(self._records)
 
     def apply(self, event: Event) -> None:
         """Take the journal's next event. One for an unknown task makes it known: its beginning may have left the journal."""
+        if isinstance(event, Active):
+            self.backlog.active = event
         if not isinstance(event, (Requested, Started, Postponed, Cancelled, Finished)):
             return
         record = self._records.get(event.task_id)
@@ -81,12 +89,14 @@ class Store:
         record = self._records[task_id] = self._newest[equipment_id] = Record(task_id, equipment_id, earlier=newest)
         if newest is not None:
             newest.later = record
+        self.backlog.add(record)
         return record
 
     def _request(self, record: Record, event: Requested) -> None:
         if record.requested_at is None:
             record.requested_at = event.at
             record.fingerprint = event.fingerprint
+            record.origin = self._origin(event.caller, event.accepted_by)
 
     def _start(self, record: Record, event: Started) -> None:
         if event.attempt > record.attempts:
@@ -94,6 +104,7 @@ class Store:
                 record.add(Attempt(event.attempt, event.at))
             record.attempts = event.attempt
             self._note_process(record, event.by)
+            self.backlog.call(record)
         if record.first_started_at is None or event.at < record.first_started_at:
             record.first_started_at = event.at
 
@@ -110,16 +121,25 @@ class Store:
             record.add(attrs.evolve(last, ended_at=event.at, error=self._shared(event.reason), retry_at=event.until))
             record.attempts = last.number
             record.begun_by = None
+            self.backlog.pause(record)
 
     def _end(self, record: Record, at: float, state: State, reason: str) -> None:
         last = record.last_attempt()
-        if state is State.COMPLETED and last is not None and last.started_at is not None:
-            took_s = min(max(at - last.started_at, 0.0), LONGEST_GUESS_S)
-            self._typical_s += (took_s - self._typical_s) / 16
+        began_at = None if last is None or last.ended_at is not None else last.started_at
+        self.backlog.end(record, None if began_at is None else at - began_at)
         record.state, record.finished_at, record.reason = state, at, self._shared(reason)
         if record.log is not None:
             record.log = record.log[-KEPT_ATTEMPTS_AT_END:]
         heappush(self._finished, record)
+
+    def _origin(self, caller: str | None, accepted_by: str | None) -> Origin:
+        origin = self._origins.get((caller, accepted_by))
+        if origin is None:
+            if len(self._origins) >= MAX_SHARED_TEXTS:
+                self._origins.clear()
+            known = caller is not None or accepted_by is not None
+            origin = self._origins[caller, accepted_by] = Origin(caller, accepted_by) if known else NO_ORIGIN
+        return origin
 
     def _shared(self, text: str) -> str:
         if len(self._texts) >= MAX_SHARED_TEXTS:
@@ -170,6 +190,11 @@ class Store:
         record = self._records.get(task_id)
         return record.deaths if record is not None else 0
 
+    def caller(self, task_id: str) -> str | None:
+        """Whose POST made the task; None where the journal does not say."""
+        record = self._records.get(task_id)
+        return record.origin.caller if record is not None else None
+
     def over(self, task_id: str, fingerprint: str | None, accepted_at: float) -> bool | None:
         """Whether nothing is to be done for a task's message: the task has ended, or is another message's, with another body.
 
@@ -189,7 +214,7 @@ class Store:
         record = self._records.get(task_id)
         if record is None or equipment_id not in (None, record.equipment_id):
             return None
-        return describe([record], now, self._typical_s)[0]
+        return describe([record], self.backlog, self._forecaster.at(now), now)[0]
 
     def tasks_of(self, equipment_id: str, before: str | None, limit: int, now: float) -> list[Details]:
         """The device's tasks, newest first, at most `limit`: those before the task `before`, or from the newest.
@@ -205,7 +230,7 @@ class Store:
         while record is not None and len(row) < limit:
             row.append(record)
             record = record.earlier
-        return describe(row, now, self._typical_s)
+        return describe(row, self.backlog, self._forecaster.at(now), now)
 
     def expire(self, now: float) -> int:
         """Forget the tasks that finished more than the retention before `now` (seconds since the epoch); return how many.

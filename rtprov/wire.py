@@ -14,7 +14,9 @@ from msgspec import UNSET, UnsetType
 
 from rtprov.errors import UndecodableMessage
 from rtprov.model import (
+    Active,
     Cancelled,
+    EquipmentState,
     Event,
     Finished,
     Marker,
@@ -29,6 +31,7 @@ from rtprov.model import (
 )
 
 VERSION = 1
+MAX_CALLER = 100  # characters of a caller's or a process's name that are kept
 
 
 class _Tagged(msgspec.Struct, tag_field="kind", gc=False):
@@ -43,6 +46,8 @@ class _Task(_Tagged, tag="requested"):
     sealed: str
     v: int = VERSION
     fingerprint: str | UnsetType = UNSET
+    caller: str | UnsetType = UNSET
+    by: str | UnsetType = UNSET
 
 
 class _Requested(_Tagged, tag="requested"):
@@ -53,6 +58,8 @@ class _Requested(_Tagged, tag="requested"):
     at: float
     v: int = VERSION
     fingerprint: str | UnsetType = UNSET
+    caller: str | UnsetType = UNSET
+    by: str | UnsetType = UNSET
 
 
 class _Started(_Tagged, tag="started"):
@@ -90,6 +97,14 @@ class _Finished(_Tagged, tag="finished"):
     v: int = VERSION
 
 
+class _Active(_Tagged, tag="active"):
+    by: str
+    at: float
+    concurrency: int
+    equipment: str
+    v: int = VERSION
+
+
 class _Marker(_Tagged, tag="marker"):
     id: str
     v: int = VERSION
@@ -114,11 +129,12 @@ class _AnyKind(msgspec.Struct):
 
 
 _STATES = {state.value: state for state in State}
-_EVENT_KINDS = frozenset({"requested", "started", "postponed", "cancelled", "finished", "marker"})
+_EQUIPMENT_STATES = {state.value: state for state in EquipmentState}
+_EVENT_KINDS = frozenset({"requested", "started", "postponed", "cancelled", "finished", "active", "marker"})
 
 _encode = msgspec.json.Encoder().encode
 _decode_task = msgspec.json.Decoder(_Task).decode
-_decode_event = msgspec.json.Decoder(_Requested | _Started | _Postponed | _Cancelled | _Finished | _Marker).decode
+_decode_event = msgspec.json.Decoder(_Requested | _Started | _Postponed | _Cancelled | _Finished | _Active | _Marker).decode
 _decode_any_kind = msgspec.json.Decoder(_AnyKind).decode
 _decode_status_request = msgspec.json.Decoder(_StatusRequest).decode
 _decode_status_reply = msgspec.json.Decoder(_StatusReply).decode
@@ -132,6 +148,7 @@ def encode_task(task: Task) -> bytes:
     """The message that is the worker's order and the journal's `Requested` at once."""
     message = _Task(task.task_id, task.equipment_id, task.accepted_at, task.timeout_s, task.sealed)
     message.fingerprint = _given(task.fingerprint)
+    message.caller, message.by = _given(task.caller), _given(task.accepted_by)
     return _encode(message)
 
 
@@ -143,7 +160,8 @@ def decode_task(body: bytes) -> Task:
         raise _undecodable("a task", error) from None
     if not is_task_id(message.task) or not is_equipment_id(message.equipment):
         raise UndecodableMessage("not a task: an id is malformed")
-    return Task(message.task, message.equipment, message.timeout, message.at, message.sealed, message.fingerprint or None)
+    origin = {"caller": _name(message.caller), "accepted_by": _name(message.by)}
+    return Task(message.task, message.equipment, message.timeout, message.at, message.sealed, message.fingerprint or None, **origin)
 
 
 def encode_event(event: Event) -> bytes:
@@ -159,7 +177,11 @@ def encode_event(event: Event) -> bytes:
     if isinstance(event, Cancelled):
         return _encode(_Cancelled(event.task_id, event.equipment_id, event.at))
     if isinstance(event, Requested):
-        return _encode(_Requested(event.task_id, event.equipment_id, event.at, fingerprint=_given(event.fingerprint)))
+        request = _Requested(event.task_id, event.equipment_id, event.at, fingerprint=_given(event.fingerprint))
+        request.caller, request.by = _given(event.caller), _given(event.accepted_by)
+        return _encode(request)
+    if isinstance(event, Active):
+        return _encode(_Active(event.by, event.at, event.concurrency, event.equipment.value))
     raise TypeError(f"{type(event).__name__} is not for writing")
 
 
@@ -170,7 +192,8 @@ def decode_event(body: bytes) -> Event:
     except _MALFORMED as error:
         return _unrecognised(body, error)
     if isinstance(message, _Requested):
-        return Requested(message.task, message.equipment, message.at, message.fingerprint or None)
+        origin = {"caller": _name(message.caller), "accepted_by": _name(message.by)}
+        return Requested(message.task, message.equipment, message.at, message.fingerprint or None, **origin)
     if isinstance(message, _Started):
         return Started(message.task, message.equipment, message.at, message.attempt, message.by or None)
     if isinstance(message, _Marker):
@@ -179,6 +202,9 @@ def decode_event(body: bytes) -> Event:
         return Postponed(message.task, message.equipment, message.at, message.attempt, message.reason, message.until)
     if isinstance(message, _Cancelled):
         return Cancelled(message.task, message.equipment, message.at)
+    if isinstance(message, _Active):
+        equipment = _EQUIPMENT_STATES.get(message.equipment, EquipmentState.OPEN)  # one that we do not know is no good sign
+        return Active(message.by[:MAX_CALLER], message.at, max(1, message.concurrency), equipment)
     state = _STATES.get(message.state)
     if state is None:
         return Finished(message.task, message.equipment, message.at, State.FAILED, "ended in a state that this version does not know")
@@ -235,6 +261,11 @@ def decode_status_reply(body: bytes) -> list[State | None]:
 
 def _given(text: str | None) -> str | UnsetType:
     return UNSET if text is None else text
+
+
+def _name(text: str | UnsetType) -> str | None:
+    """A name from a message, cut to a length at which millions of them can be kept."""
+    return text[:MAX_CALLER] or None if isinstance(text, str) else None
 
 
 def _undecodable(what: str, error: Exception) -> UndecodableMessage:

@@ -24,7 +24,7 @@ from rtprov.attempts import Abandoned, Deadly
 from rtprov.errors import UndecodableMessage
 from rtprov.jobs import Arrivals, Job, key_of
 from rtprov.lanes import Lanes
-from rtprov.model import Finished, State
+from rtprov.model import Finished
 from rtprov.wire import decode_task
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class ShardWorker:
     """A session of the worker's connection: attach it after the shard's journal.
 
     `attempts` carries its jobs out. `window` is the prefetch, how many tasks may be held here, waiting ones included (1 to 65535).
-    `wall_clock` gives seconds since the epoch for events.
+    `wall_clock` gives seconds since the epoch for events. `on_delivery` is called for each task that the broker hands out.
     """
 
     _log = Logger()
@@ -63,6 +63,7 @@ class ShardWorker:
         window: int,
         clock: IReactorTime,
         wall_clock: Callable[[], float],
+        on_delivery: Callable[[], None] = lambda: None,
     ) -> None:
         self._shard = shard
         self._store = store
@@ -71,6 +72,7 @@ class ShardWorker:
         self._window = window
         self._clock = clock
         self._wall_clock = wall_clock
+        self._handed_out = on_delivery
         self._jobs: dict[str, Job] = {}
         self._lanes: Lanes[Job] = Lanes()
         self._next: deque[Job] = deque()
@@ -113,6 +115,7 @@ class ShardWorker:
     def _on_delivery(self, delivery: Delivery) -> None:
         if self._attempts.draining:
             return  # unsettled, it goes back to the broker with the connection
+        self._handed_out()
         try:
             task = decode_task(delivery.body)
         except UndecodableMessage as error:
@@ -135,6 +138,7 @@ class ShardWorker:
             self._enter(job)
 
     def _enter(self, job: Job) -> None:
+        job.turn = self._attempts.next_turn()
         if self._lanes.enter(job.task.equipment_id, job):
             self._start(job)
 
@@ -191,8 +195,6 @@ class ShardWorker:
         if outcome is not None:
             task, (state, reason) = job.task, outcome
             job.calling = True
-            if state is State.FAILED:
-                self._log.info("task {task_id} has failed: {reason}", task_id=task.task_id, reason=reason)
             await self._journal.append(Finished(task.task_id, task.equipment_id, self._wall_clock(), state, reason))
         job.delivery.ack()
 

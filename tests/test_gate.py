@@ -14,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from rtprov.breaker import ROW, Breaker
 from rtprov.errors import EquipmentUnreachable, OutOfPatience
 from rtprov.gate import Gate, Permit
+from rtprov.model import EquipmentState
 
 
 class GateTestCase(SynchronousTestCase):
@@ -60,6 +61,25 @@ class Concurrency(GateTestCase):
         self.successResultOf(third)
         permit.end()
         self.assertNoResult(fourth)
+
+    def test_turns(self) -> None:
+        """An earlier turn goes first, whenever it comes; one that is new comes last. Those that gave up leave nothing behind."""
+        held = [self.successResultOf(self.enter()) for _ in range(2)]
+        early, late = self.gate.next_turn(), self.gate.next_turn()
+        new, behind, before = self.enter(), self.gate.enter(600.0, late), self.gate.enter(600.0, early)
+        for _ in range(5000):
+            self.failureResultOf(self.cancelled(self.gate.enter(600.0, early)))
+        self.assertLess(len(self.gate._queue), 2000)
+        held[0].end()
+        self.assertNoResult(behind)
+        self.successResultOf(before).end()
+        self.assertNoResult(new)
+        self.successResultOf(behind).end()
+        self.successResultOf(new)
+
+    def cancelled(self, waiting: Deferred[Permit]) -> Deferred[Permit]:
+        waiting.cancel()
+        return waiting
 
     def test_given_up(self) -> None:
         """Whoever is cancelled while waiting keeps no place."""
@@ -111,6 +131,20 @@ class Trouble(GateTestCase):
         for each in waiting[1:]:
             self.successResultOf(each).end()
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_told(self) -> None:
+        """Whoever watches is called with each change, and none is left out."""
+        states: list[EquipmentState] = []
+        self.gate.watchers.append(lambda: states.append(self.gate.state))
+        self.bring_trouble()
+        probe = self.enter()
+        self.advance(1.0)
+        permit = self.successResultOf(probe)
+        permit.answered()
+        permit.end()
+        self.advance(30.0)
+        self.successResultOf(self.enter())
+        self.assertEqual(states, [EquipmentState.OPEN, EquipmentState.HALF_OPEN, EquipmentState.CLOSED])
 
     def test_said_once(self) -> None:
         """The log says once that A is in trouble, and once that it is over, however many calls fail."""

@@ -136,24 +136,26 @@ class Told(SynchronousTestCase):
         self.assertEqual(self.details(store, now=1000.0).expected_at, 1000.0)
 
     def test_postponed(self) -> None:
-        """Attempts that did not reach A are told with their errors; the task waits for A until the next."""
+        """Attempts that did not reach A are told with their errors, and when the next is due while that is to come."""
         events: list[Event] = [Requested(task_id(1), DEVICE, 1.0)]
         for number in (1, 2):
             at = 10.0 * number
             events += [Started(task_id(1), DEVICE, at, number), Postponed(task_id(1), DEVICE, at + 1, number, "refused", 120.0)]
         waiting = self.details(fold(events))
-        self.assertEqual(waiting.attempts, (Attempt(1, 10.0, 11.0, "refused", 120.0), Attempt(2, 20.0, 21.0, "refused", 120.0)))
+        self.assertEqual(waiting.attempts, (Attempt(1, 10.0, 11.0, "refused"), Attempt(2, 20.0, 21.0, "refused", 120.0)))
         self.assertEqual((waiting.waits_for, waiting.attempt_count, waiting.expected_at), (Waiting.SERVICE, 2, 180.0))
+        overdue = self.details(fold(events), now=130.0)
+        self.assertEqual((overdue.attempts[-1].retry_at, overdue.waits_for, overdue.expected_at), (None, Waiting.SERVICE, 190.0))
         again = self.details(fold([*events, Started(task_id(1), DEVICE, 120.0, 3)]), now=130.0)
         self.assertEqual((again.waits_for, again.attempts[-1], again.expected_at), (None, Attempt(3, 120.0), 180.0))
 
     def test_a_long_row(self) -> None:
-        """What is before a task is looked at as far as 500 tasks, however long the row and however many are asked about."""
+        """Tasks before a task are told of as far as 500, however long the row; its end is expected by all of them."""
         store = fold([Requested(task_id(number), DEVICE, 1.0) for number in range(1, 3001)])
         store.apply(Started(task_id(1), DEVICE, 90.0, 1))
         near, far = self.details(store, 500), self.details(store, 3000)
         self.assertEqual((near.ahead, near.expected_at), (499, 150.0 + 499 * 60.0))
-        self.assertEqual((far.ahead, far.expected_at), (500, 160.0 + 500 * 60.0))
+        self.assertEqual((far.ahead, far.expected_at), (500, 150.0 + 2999 * 60.0))
 
     @given(st.lists(st.sampled_from(["waits", "runs", "ended", "cancelled"]), max_size=12), st.integers(min_value=1, max_value=12))
     def test_one_by_one_or_together(self, states: list[str], limit: int) -> None:
@@ -200,7 +202,7 @@ class Told(SynchronousTestCase):
             self.assertEqual(ended.attempts, (Attempt(1, 10.0, 70.0, error),))
 
     def test_durations_are_learned(self) -> None:
-        """What calls take is learned from those that completed."""
+        """What calls take is the median of the latest that ended, however they did; until one has, it is a minute."""
         store = Store(1e9)
         for number in range(100):
             store.apply(Started(task_id(number), DEVICE, 1000.0 * number, 1))

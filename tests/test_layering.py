@@ -51,6 +51,8 @@ LAYERS = (
         (
             "rtprov.clocks",
             "rtprov.record",
+            "rtprov.backlog",
+            "rtprov.forecast",
             "rtprov.details",
             "rtprov.store",
             "rtprov.lanes",
@@ -98,6 +100,7 @@ LAYERS = (
             "rtprov.docspage",
             "rtprov.deadletters",
             "rtprov.gate",
+            "rtprov.presence",
             "rtprov.quarantine",
             "rtprov.jobs",
             "rtprov.attempts",

@@ -20,6 +20,7 @@ from rtprov.amqp.rpc import RpcClient
 from rtprov.amqp.topology import Shard, Topology
 from rtprov.amqp.url import BrokerUrl
 from rtprov.attempts import Attempts
+from rtprov.backlog import Backlog
 from rtprov.breaker import Breaker
 from rtprov.clocks import WallClock
 from rtprov.deadletters import DeadLetters
@@ -32,6 +33,7 @@ from rtprov.inquiries import Directory, InquiryServer
 from rtprov.interfaces import Equipment, Sealer
 from rtprov.journal import ShardJournal, TaskPublisher
 from rtprov.model import Event
+from rtprov.presence import Presence
 from rtprov.quarantine import Quarantine
 from rtprov.status import StatusClient, StatusServer
 from rtprov.store import Store
@@ -78,6 +80,7 @@ class FrontendService(Service):
         self, surroundings: Surroundings, *, sealer: Sealer, shards: int, running_status: int, max_unconfirmed: int = MAX_UNCONFIRMED
     ) -> None:
         clock = surroundings.clock
+        self.process_id = surroundings.new_id()[:12]
         publisher = Publisher(clock=clock, max_unconfirmed=max_unconfirmed, confirm_deadline_s=CONFIRM_DEADLINE_S)
         rpc = RpcClient(clock=clock)
         topology = Topology([Shard(index, shards) for index in range(shards)])
@@ -95,6 +98,7 @@ class FrontendService(Service):
             new_task_id=surroundings.new_id,
             wall_clock=surroundings.wall_clock,
             running_status=running_status,
+            process_id=self.process_id,
         )
 
     def startService(self) -> None:
@@ -125,6 +129,7 @@ class WorkerService(Service):
         self._process_id = surroundings.new_id()[:12]
         self._gate = Gate(concurrency=settings.concurrency, breaker=breaker, clock=surroundings.clock)
         self._publisher = Publisher(clock=surroundings.clock, max_unconfirmed=MAX_UNCONFIRMED, confirm_deadline_s=CONFIRM_DEADLINE_S)
+        self._backlogs: list[Backlog] = []
         self.stores: list[Store] = []
         self.workers: list[ShardWorker] = []
         self.inquiries: list[InquiryServer] = []
@@ -140,10 +145,10 @@ class WorkerService(Service):
 
     def _shard_sessions(self, shard: Shard) -> list[Session]:
         outer, settings = self._surroundings, self._settings
-        store = Store(settings.retention_s)
+        store = Store(settings.retention_s, Backlog(settings.concurrency, self._backlogs))
 
         def apply(event: Event) -> None:
-            store.apply(event)
+            presence.saw(event, store.apply)
             inquiries.saw(event)
 
         journal = ShardJournal(
@@ -151,6 +156,15 @@ class WorkerService(Service):
         )
         inquiries = InquiryServer(shard=shard, replica=store, journal=journal, clock=outer.clock, wall_clock=outer.wall_clock)
         status = StatusServer(shard=shard, replica=store, journal=journal, clock=outer.clock)
+        presence = Presence(
+            shard=shard,
+            store=store,
+            journal=journal,
+            gate=self._gate,
+            process_id=self._process_id,
+            clock=outer.clock,
+            wall_clock=outer.wall_clock,
+        )
         attempts = Attempts(
             store=store,
             journal=journal,
@@ -170,6 +184,7 @@ class WorkerService(Service):
             journal=journal,
             attempts=attempts,
             window=min(MAX_WINDOW, 2 * settings.concurrency + WAITING_ROOM),
+            on_delivery=presence.delivered,
             clock=outer.clock,
             wall_clock=outer.wall_clock,
         )
@@ -179,7 +194,7 @@ class WorkerService(Service):
         self.stores.append(store)
         self.inquiries.append(inquiries)
         self.workers.append(worker)
-        return [journal, status, inquiries, dead, worker]
+        return [journal, status, inquiries, dead, presence, worker]
 
     async def _probe(self) -> None:
         """Raises `NotReady`."""
