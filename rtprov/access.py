@@ -7,36 +7,45 @@ these it is. By this name requests are counted, and accepted tasks told of in th
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
 from cryptography.x509.oid import NameOID
 from twisted.internet.interfaces import ISSLTransport
 
-from rtprov.errors import CredentialsMalformed, CredentialsMissing, CredentialsUnknown, Forbidden, RtprovError
+from rtprov.errors import CredentialsExpired, CredentialsMalformed, CredentialsMissing, CredentialsUnknown, Forbidden, RtprovError
 from rtprov.limits import Rate, network_of
-from rtprov.tokens import Token, find_token
+from rtprov.tokens import Role, Token, find_token
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import ITransport
     from twisted.web.http_headers import Headers
 
 _BEARER = re.compile(rb"bearer +([A-Za-z0-9._~+/-]+=*) *", re.IGNORECASE)  # RFC 6750 §2.1
+_CERTIFICATE = "certificate:"
 _SCHEME = re.compile(rb"bearer(?: .*)?", re.IGNORECASE)
+
+
+SAFE_METHODS = (b"GET", b"HEAD", b"OPTIONS")  # RFC 9110 §9.2.1
 
 
 @attrs.frozen
 class Caller:
-    """Who sends a request: ``token:NAME``, ``certificate:COMMON NAME`` or ``address:ADDRESS``."""
+    """Who sends a request: ``token:NAME``, ``certificate:COMMON NAME`` or ``address:ADDRESS``; and what it may do."""
 
     name: str
-    read_only: bool = False
+    role: Role = Role.OPERATE
+
+    def require(self, role: Role) -> None:
+        """Raises `Forbidden` where this caller has a lower role."""
+        if self.role < role:
+            raise Forbidden(str(role), str(self.role))
 
     def check_method(self, method: bytes) -> None:
-        """Raises `Forbidden` where this client may not use the method."""
-        if self.read_only and method not in (b"GET", b"HEAD", b"OPTIONS"):
-            raise Forbidden
+        """Raises `Forbidden` where this caller may not use the method, whatever the path."""
+        if method not in SAFE_METHODS:
+            self.require(Role.ORDER)
 
 
 def caller_at(transport: ITransport) -> Caller:
@@ -44,7 +53,7 @@ def caller_at(transport: ITransport) -> Caller:
     certificate: Any = transport.getPeerCertificate() if ISSLTransport.providedBy(transport) else None
     names = [] if certificate is None else certificate.to_cryptography().subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     if names:
-        return Caller(f"certificate:{_printable(names[0].value)}")
+        return Caller(f"{_CERTIFICATE}{_printable(names[0].value)}")
     return Caller("address:" + network_of(getattr(transport.getPeer(), "host", None)))
 
 
@@ -57,13 +66,27 @@ def _printable(text: str | bytes) -> str:
 class Admission:
     """Judges each request by its head, before anything of its body is kept.
 
-    With `tokens`, a request must have one of them (an empty list lets nobody in). With `rate`, each client is kept to it; those who are
-    not let in count by where they come from. `now` gives seconds of a clock that never goes back.
+    With `tokens`, a request must have one of them (an empty list lets nobody in), and has its role. With `certificates`, clients have shown
+    a certificate; they have the role ``order``, or the one that `roles` has for its common name. Where neither is asked, everybody has
+    ``operate``. With `rate`, each client is kept to it; those who are not let in count by where they come from. `now` gives seconds of a
+    clock that never goes back, `wall_clock` seconds since the epoch.
     """
 
-    def __init__(self, *, now: Callable[[], float], tokens: tuple[Token, ...] | None = None, rate: Rate | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        now: Callable[[], float],
+        wall_clock: Callable[[], float],
+        tokens: tuple[Token, ...] | None = None,
+        certificates: bool = False,
+        roles: Mapping[str, Role] | None = None,
+        rate: Rate | None = None,
+    ) -> None:
         self._now = now
+        self._wall_clock = wall_clock
         self.tokens = tokens
+        self._certificates = certificates
+        self._roles = {f"{_CERTIFICATE}{name}": role for name, role in (roles or {}).items()}
         self._rate = rate
 
     def admit(self, headers: Headers, caller: Caller) -> Caller:
@@ -71,10 +94,12 @@ class Admission:
         refusal: RtprovError | None = None
         if self.tokens is not None:
             try:
-                token = _token_in(headers, self.tokens)
-                caller = Caller(f"token:{token.name}", token.read_only)
+                token = _token_in(headers, self.tokens, self._wall_clock())
+                caller = Caller(f"token:{token.name}", token.role)
             except RtprovError as error:
                 refusal = error
+        elif self._certificates:
+            caller = Caller(caller.name, self._roles.get(caller.name, Role.ORDER))
         if self._rate is not None:
             self._rate.take(caller.name, self._now())
         if refusal is not None:
@@ -82,7 +107,7 @@ class Admission:
         return caller
 
 
-def _token_in(headers: Headers, tokens: tuple[Token, ...]) -> Token:
+def _token_in(headers: Headers, tokens: tuple[Token, ...], now: float) -> Token:
     fields = headers.getRawHeaders(b"Authorization", [])
     if not any(_SCHEME.fullmatch(field) for field in fields):
         raise CredentialsMissing
@@ -92,4 +117,6 @@ def _token_in(headers: Headers, tokens: tuple[Token, ...]) -> Token:
     token = find_token(tokens, match[1])
     if token is None:
         raise CredentialsUnknown
+    if token.expired(now):
+        raise CredentialsExpired
     return token

@@ -24,6 +24,7 @@ from rtprov.errors import (
     EquipmentNotFound,
     ExpectationFailed,
     Forbidden,
+    ForeignOrigin,
     InvalidBody,
     InvalidHeader,
     InvalidQuery,
@@ -32,6 +33,7 @@ from rtprov.errors import (
     NotReady,
     NoWorker,
     ProvisioningFailed,
+    RtprovError,
     TaskCancelled,
     TaskNotFound,
     TooLate,
@@ -60,6 +62,7 @@ _TABLE: tuple[tuple[type[Exception], int, str | None, Mapping[str, str]], ...] =
     (CredentialsMissing, 401, None, {"WWW-Authenticate": _BEARER}),
     (CredentialsUnknown, 401, None, {"WWW-Authenticate": f'{_BEARER}, error="invalid_token"'}),
     (Forbidden, 403, None, {"WWW-Authenticate": f'{_BEARER}, error="insufficient_scope"'}),
+    (ForeignOrigin, 403, None, {}),
     (InvalidHeader, 400, None, {}),
     (InvalidQuery, 400, None, {}),
     (EquipmentNotFound, 404, None, {}),
@@ -106,11 +109,13 @@ def envelope(status: int, message: str) -> dict[str, object]:
     return {"code": status, "message": message}
 
 
-def _answer_refusal(request: IRequest, status: int, message: str, headers: Mapping[str, str] | None = None) -> bytes:
-    """An error in its envelope, or as ``application/problem+json`` (RFC 9457) for who asks for that."""
+def _answer_refusal(
+    request: IRequest, status: int, message: str, headers: Mapping[str, str] | None = None, detail: str | None = None
+) -> bytes:
+    """An error in its envelope; or, for who asks for ``application/problem+json`` (RFC 9457), as that, with `detail` if there is any."""
     if not _asks_for_problem(request):
         return answer(request, status, envelope(status, message), headers)
-    problem = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": message}
+    problem = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail or message}
     body = answer(request, status, problem, headers)
     request.setHeader(b"Content-Type", _PROBLEM_JSON)
     return body
@@ -139,7 +144,10 @@ def answer_error(request: IRequest, failure: Failure) -> bytes:
     row = row_of(error)
     if row is not None:
         status, message, headers = row
-        return _answer_refusal(request, status, message, headers)
+        note = getattr(request, "note_refusal", None)  # of our own requests
+        if note is not None:
+            note(status, error)
+        return _answer_refusal(request, status, message, headers, error.detail if isinstance(error, RtprovError) else None)
     _log.failure("{method} {path}: unexpected error", failure, method=request.method, path=getattr(request, "path", b"?"))
     return _answer_refusal(request, 500, "Internal server error")
 

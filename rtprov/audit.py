@@ -1,4 +1,6 @@
-"""The audit trail: a line of the log, under ``rtprov.audit``, for each task that is accepted. Never a parameter."""
+"""The audit trail: a line of the log, under ``rtprov.audit``, for each task that is accepted, each cancellation, and each request that is
+refused for who sends it. Never a parameter, nor a token.
+"""
 
 from __future__ import annotations
 
@@ -45,4 +47,17 @@ def note(task: Task, caller: str, *, certain: bool = True) -> None:
         equipment_id=task.equipment_id,
         caller=caller,
         when=when,
+    )
+
+
+def note_cancellation(outcome: str, task_id: str, equipment_id: str, caller: str, why: str | None) -> None:
+    """Write the line of a request to cancel a task; `outcome` begins it."""
+    because = "" if why is None else f", who says: {why}"
+    _log.info(
+        "{outcome}: task {task_id} for {equipment_id}, by {caller}{because}",
+        outcome=outcome,
+        task_id=task_id,
+        equipment_id=equipment_id,
+        caller=caller,
+        because=because,
     )

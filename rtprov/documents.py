@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from rtprov.errors import InvalidHeader
-from rtprov.model import Attempt, Details, State, Waiting
+from rtprov.model import Attempt, Details, Phase, State, Waiting
 
 MAX_WAIT_S = 60
 ANSWER_EARLY_S = 0.5  # at most, before a client's time is over: the answer takes time to arrive
@@ -25,7 +25,11 @@ Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 
 
 class AttemptDocument(msgspec.Struct, rename="camel"):
-    """One call to the equipment service. `error` tells why it did not get there; then another is made at `nextAttemptAt`."""
+    """One call to the equipment service. `error` tells why it did not get there.
+
+    `nextAttemptAt` is when the next call is due, told of the last one while that is to come; null also where a service in trouble keeps it
+    back.
+    """
 
     number: int
     started_at: Time | None
@@ -35,14 +39,22 @@ class AttemptDocument(msgspec.Struct, rename="camel"):
 
 
 class WaitingDocument(msgspec.Struct, rename="camel"):
-    """What keeps a task from being sent: ``device``, an earlier task of it; ``service``, which was out of reach; ``concurrency``."""
+    """What keeps a task from being sent.
+
+    ``device``: an earlier task of it. ``service``: it is or was out of reach. ``concurrency``: there is no free slot.
+    """
 
     reason: Waiting
     tasks_ahead: int
 
 
 class TaskDocument(msgspec.Struct, rename="camel"):
-    """A task. Times are UTC; those that are not known, or have not come yet, are null."""
+    """A task. Times are UTC; those that are not known, or have not come yet, are null.
+
+    `phase` is null once the task has ended. `expectedFinishAt` is an estimate, null also while the equipment service is in trouble.
+    `caller` says whose POST made the task, `acceptedBy` which front end process accepted it. `campaign`, `retryOf` and `retriedAs` are
+    null in this version.
+    """
 
     task_id: str
     equipment_id: str
@@ -55,6 +67,12 @@ class TaskDocument(msgspec.Struct, rename="camel"):
     waits_for: WaitingDocument | None
     attempt_count: int
     attempts: list[AttemptDocument]
+    phase: Phase | None
+    caller: str | None
+    accepted_by: str | None
+    campaign: str | None = None
+    retry_of: str | None = None
+    retried_as: str | None = None
 
 
 class Receipt(msgspec.Struct, rename="camel"):
@@ -110,6 +128,9 @@ def task_document(details: Details) -> TaskDocument:
         waits_for=waits_for,
         attempt_count=details.attempt_count,
         attempts=[_attempt(attempt) for attempt in details.attempts],
+        phase=details.phase,
+        caller=details.caller,
+        accepted_by=details.accepted_by,
     )
 
 

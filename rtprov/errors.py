@@ -10,7 +10,12 @@ import errno
 
 
 class RtprovError(Exception):
-    """Base of all errors raised on purpose in rtprov."""
+    """Base of all errors raised on purpose in rtprov.
+
+    `detail` says more than the message, which clients compare with the contract's; None where there is no more to say.
+    """
+
+    detail: str | None = None
 
 
 class ConfigurationError(RtprovError):
@@ -84,11 +89,23 @@ class EquipmentNotFound(RtprovError):
         super().__init__("The requested equipment is not found")
 
 
+class EquipmentMalformed(EquipmentNotFound):
+    """The equipment id can be that of no equipment."""
+
+    detail = "The requested equipment is not found: its id is malformed, it has six or more characters, a-z, A-Z and 0-9"
+
+
 class TaskNotFound(RtprovError):
     """There is no such task, or it belongs to other equipment."""
 
     def __init__(self) -> None:
         super().__init__("The requested task is not found")
+
+
+class TaskMalformed(TaskNotFound):
+    """The task id can be that of no task."""
+
+    detail = "The requested task is not found: its id is malformed, it has 32 characters, 0-9 and a-f"
 
 
 class CredentialsMissing(RtprovError):
@@ -112,19 +129,43 @@ class CredentialsUnknown(RtprovError):
         super().__init__("The credentials are not valid")
 
 
+class CredentialsExpired(CredentialsUnknown):
+    """The request's token was let in until the day it expired."""
+
+    detail = "The credentials are not valid: they have expired"
+
+
 class Forbidden(RtprovError):
-    """The client is known, and may not do this."""
+    """The client is known, and its role `has` is too low: `needed` is the lowest that will do."""
+
+    def __init__(self, needed: str, has: str, why: str = "These credentials do not allow that") -> None:
+        super().__init__(f"{why}: the role {needed} is needed, and they have {has}")
+
+
+class NotYours(Forbidden):
+    """The task belongs to another caller, and the client's role `has` is for its own."""
+
+    def __init__(self, has: str) -> None:
+        super().__init__("operate", has, "These credentials do not allow that, since the task belongs to another caller")
+
+
+class ForeignOrigin(RtprovError):
+    """A browser sends the request for a page of another site, which may use the log-in without its owner's knowledge."""
 
     def __init__(self) -> None:
-        super().__init__("These credentials do not allow that: they are for reading")
+        super().__init__("Requests that change something are not taken from pages of other sites (Origin, Sec-Fetch-Site)")
 
 
 class TooManyRequests(RtprovError):
-    """The client asks more often than it may. `retry_after_s` are whole seconds after which the next request is taken."""
+    """The client asks more often than it may. `retry_after_s` are whole seconds after which the next request is taken.
 
-    def __init__(self, retry_after_s: int) -> None:
+    `caller` names the client as it is counted.
+    """
+
+    def __init__(self, retry_after_s: int, caller: str | None = None) -> None:
         super().__init__("Too many requests")
         self.retry_after_s = retry_after_s
+        self.caller = caller
 
 
 class InvalidHeader(RtprovError):

@@ -6,9 +6,7 @@ what is known a `TaskDirectory`'s, the answers to failures `rtprov.answers`'s.
 
 from __future__ import annotations
 
-import re
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from klein import Klein
@@ -28,11 +26,24 @@ from rtprov.documents import (
     task_document,
     waits_s,
 )
-from rtprov.errors import EquipmentNotFound, InvalidQuery, NoReply, ProvisioningFailed, TaskCancelled, TaskNotFound
+from rtprov.errors import (
+    EquipmentMalformed,
+    EquipmentNotFound,
+    NoReply,
+    ProvisioningFailed,
+    TaskCancelled,
+    TaskMalformed,
+    TaskNotFound,
+)
+from rtprov.finals import FinalStates
 from rtprov.health import Readiness, answer_alive, answer_ready
-from rtprov.model import State, is_equipment_id, is_task_id, may_come_again
+from rtprov.model import State, is_equipment_id, is_task_id
 from rtprov.openapi import document_bytes
 from rtprov.orders import DEADLINE_S, Orders
+from rtprov.origin import SameOrigin
+from rtprov.query import no_parameters
+from rtprov.query import page as page_of
+from rtprov.query import reason as reason_of
 from rtprov.request import caller_of, check_media_type, json_resource, read_body
 
 if TYPE_CHECKING:
@@ -44,10 +55,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 POLL_AGAIN_S = 5
-MAX_REMEMBERED = 100_000
-REMEMBERED_KEYED_S = 60.0  # a final state whose id may be another task's later
-MAX_PAGE = 100
-DEFAULT_PAGE = 20
 
 # An id may be empty here: it is malformed then, like any other that is.
 _EQUIPMENT = "/api/v1/equipment/cpe/<string(minlength=0):equipment_id>"
@@ -60,7 +67,8 @@ class Frontend:
     """B's resources.
 
     `new_task_id` makes ids of 32 lower-case hexadecimal digits that nobody can guess; `wall_clock` gives seconds since the epoch;
-    `running_status` is the HTTP status of a task that still runs: 200, 202, or 204, which carries no body.
+    `running_status` is the HTTP status of a task that still runs: 200, 202, or 204, which carries no body. `process_id` names this process
+    in what clients are told of the tasks that it accepted.
     """
 
     app = Klein()
@@ -78,21 +86,28 @@ class Frontend:
         new_task_id: Callable[[], str],
         wall_clock: Callable[[], float],
         running_status: int,
+        process_id: str | None = None,
     ) -> None:
-        self._orders = Orders(tasks=tasks, directory=directory, sealer=sealer, clock=clock, new_task_id=new_task_id, wall_clock=wall_clock)
+        self._orders = Orders(
+            tasks=tasks,
+            directory=directory,
+            sealer=sealer,
+            clock=clock,
+            new_task_id=new_task_id,
+            wall_clock=wall_clock,
+            process_id=process_id,
+        )
         self._statuses = statuses
         self._directory = directory
         self._ends = ends
         self._readiness = readiness
         self._clock = clock
         self._running_status = running_status
-        # Final states never change: remembering the latest spares the broker the polls that come after them. Only the id of a key may be
-        # another task's later: its state is remembered until the time beside it.
-        self._remembered: OrderedDict[tuple[str, str], tuple[State, float | None]] = OrderedDict()
+        self._finals = FinalStates(clock.seconds)
 
     def resource(self) -> IResource:
         """What a `rtprov.http.JsonSite` serves."""
-        return json_resource(self.app)
+        return cast("IResource", SameOrigin(json_resource(self.app)))
 
     @app.handle_errors(Exception)
     def _on_error(self, request: IRequest, failure: Failure) -> bytes:
@@ -101,16 +116,16 @@ class Frontend:
     @app.route(_EQUIPMENT, methods=["POST"])
     async def _submit(self, request: IRequest, equipment_id: str) -> bytes:
         if not is_equipment_id(equipment_id):
-            raise EquipmentNotFound
+            raise EquipmentMalformed
         check_media_type(request)
         key = idempotency_key(_fields(request, b"Idempotency-Key"))
         body = read_body(request)
         timeout_s = parse_request(body).timeout_s
         if key is None:
-            task_id = await self._orders.submit(equipment_id, timeout_s, body, caller_of(request))
+            task_id = await self._orders.submit(equipment_id, timeout_s, body, caller_of(request).name)
         else:
-            task_id = await self._orders.submit_once(equipment_id, timeout_s, body, key, caller_of(request))
-            self._remembered.pop((task_id, equipment_id), None)  # it may be a new task
+            task_id = await self._orders.submit_once(equipment_id, timeout_s, body, key, caller_of(request).name)
+            self._finals.forget(task_id, equipment_id)
         location = f"/api/v1/equipment/cpe/{equipment_id}/task/{task_id}"
         return answer(request, 200, {"code": 200, "taskId": task_id}, {"Location": location})
 
@@ -120,7 +135,7 @@ class Frontend:
         wait_s = preferred_wait_s(_fields(request, b"Prefer")) if request.requestHeaders.hasHeader(b"Prefer") else 0
         began = self._clock.seconds()
         within_s = answered_within_s(wait_s) if wait_s else DEADLINE_S
-        state = self._recall(task_id, equipment_id) or await self._ask(task_id, equipment_id, within_s)
+        state = self._finals.recall(task_id, equipment_id) or await self._ask(task_id, equipment_id, within_s)
         if wait_s and state is not None and not self._ends.full:
             request.setHeader(b"Preference-Applied", b"wait=%d" % wait_s)
             if state is State.RUNNING:
@@ -142,7 +157,7 @@ class Frontend:
         left_s = began + waits_s(wait_s) - self._clock.seconds()
         state = await self._ends.wait(task_id, equipment_id, max(0.0, left_s))
         if state is not None:
-            return self._remember(task_id, equipment_id, state)
+            return self._finals.remember(task_id, equipment_id, state)
         try:
             return await self._ask(task_id, equipment_id, began + answered_within_s(wait_s) - self._clock.seconds())
         except _TooSlow:
@@ -151,14 +166,15 @@ class Frontend:
     @app.route(_TASK, methods=["DELETE"])
     async def _cancel(self, request: IRequest, equipment_id: str, task_id: str) -> bytes:
         _check_ids(equipment_id, task_id)
-        await self._orders.cancel(task_id, equipment_id)
-        self._remember(task_id, equipment_id, State.CANCELLED)  # a replica that lags behind may not know it yet
+        await self._orders.cancel(task_id, equipment_id, caller_of(request), reason_of(_arguments(request)))
+        self._finals.remember(task_id, equipment_id, State.CANCELLED)  # a replica that lags behind may not know it yet
         return answer(request, 200, envelope(200, "Cancelled"))
 
     @app.route(_ANY_TASK, methods=["GET"])
     async def _details(self, request: IRequest, task_id: str) -> bytes:
         if not is_task_id(task_id):
-            raise TaskNotFound
+            raise TaskMalformed
+        no_parameters(_arguments(request))
         details = await self._within_deadline(self._directory.find(task_id))
         if details is None:
             raise TaskNotFound
@@ -167,8 +183,8 @@ class Frontend:
     @app.route(_TASKS, methods=["GET"])
     async def _list(self, request: IRequest, equipment_id: str) -> bytes:
         if not is_equipment_id(equipment_id):
-            raise EquipmentNotFound
-        limit, before = _page(request)
+            raise EquipmentMalformed
+        limit, before = page_of(_arguments(request))
         tasks = await self._within_deadline(self._directory.tasks_of(equipment_id, before, limit + 1))
         following = None
         if len(tasks) > limit:
@@ -208,23 +224,8 @@ class Frontend:
         except TimeoutError:
             raise _TooSlow("The worker did not tell the task's status in time") from None
         if state is None or not state.final:
-            return self._recall(task_id, equipment_id) or state  # another request may have learned of the end meanwhile
-        return self._remember(task_id, equipment_id, state)
-
-    def _recall(self, task_id: str, equipment_id: str) -> State | None:
-        state, until = self._remembered.get((task_id, equipment_id), (None, None))
-        return state if until is None or self._clock.seconds() < until else None
-
-    def _remember(self, task_id: str, equipment_id: str, state: State) -> State:
-        """Final states never change: the first that was learned stands."""
-        known = self._recall(task_id, equipment_id)
-        if known is not None:
-            return known
-        until = self._clock.seconds() + REMEMBERED_KEYED_S if may_come_again(task_id) else None
-        self._remembered[task_id, equipment_id] = state, until
-        if len(self._remembered) > MAX_REMEMBERED:
-            self._remembered.popitem(last=False)
-        return state
+            return self._finals.recall(task_id, equipment_id) or state  # another request may have learned of the end meanwhile
+        return self._finals.remember(task_id, equipment_id, state)
 
     def _answer_running(self, request: IRequest) -> bytes:
         body = answer(request, self._running_status, envelope(204, "Task is still running"), {"Retry-After": str(POLL_AGAIN_S)})
@@ -247,19 +248,11 @@ def _fields(request: IRequest, name: bytes) -> list[str]:
 
 def _check_ids(equipment_id: str, task_id: str) -> None:
     if not is_equipment_id(equipment_id):
-        raise EquipmentNotFound
+        raise EquipmentMalformed
     if not is_task_id(task_id):
-        raise TaskNotFound
+        raise TaskMalformed
 
 
-def _page(request: IRequest) -> tuple[int, str | None]:
-    """``limit`` and ``before`` of the query. Raises `InvalidQuery`."""
-    arguments = cast("dict[bytes, list[bytes]]", cast("Any", request).args)
-    limits, befores = arguments.get(b"limit", []), arguments.get(b"before", [])
-    limit = limits[0].decode("latin-1") if limits else str(DEFAULT_PAGE)
-    if len(limits) > 1 or not re.fullmatch(r"[0-9]{1,3}", limit) or not 1 <= int(limit) <= MAX_PAGE:
-        raise InvalidQuery(f"limit: expected an integer from 1 to {MAX_PAGE}")
-    before = befores[0].decode("latin-1") if befores else None
-    if len(befores) > 1 or (before is not None and not is_task_id(before)):
-        raise InvalidQuery("before: expected a task's id")
-    return int(limit), before
+def _arguments(request: IRequest) -> Mapping[bytes, Sequence[bytes]]:
+    """The parameters of the request's query."""
+    return cast("Mapping[bytes, Sequence[bytes]]", cast("Any", request).args)

@@ -20,6 +20,7 @@ from rtprov.access import Admission, Caller, caller_at
 from rtprov.answers import answer_error, encode, envelope, row_of
 from rtprov.body import MAX_BODY_BYTES
 from rtprov.errors import BodyTooLarge, RtprovError
+from rtprov.refusals import STATUSES, Refusals
 from rtprov.request import JsonRequest
 
 if TYPE_CHECKING:
@@ -53,7 +54,19 @@ class JsonChannel(HTTPChannel):
         """Answer an error of the table at once."""
         row = row_of(error)
         assert row is not None
+        if self.requests:
+            self.note_refusal(self.requests[-1], row[0], error)
         self.refuse(*row)
+
+    def note_refusal(self, request: Request, status: int, error: BaseException) -> None:
+        """Have a line written of a request that is refused for who sends it."""
+        if self.site.refusals is None or status not in STATUSES:
+            return
+        caller = getattr(request, "caller", None) or self._caller
+        name = getattr(error, "caller", None) or ("an unknown caller" if caller is None else caller.name)
+        # A request that is refused before its end does not know its method and path yet.
+        method, path = getattr(self, "_command", request.method), getattr(self, "_path", request.path).partition(b"?")[0]
+        self.site.refusals.note(status, method, path, name, str(error))
 
     def refuse(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
         """Answer at once, whatever is still to come of the request, and close the connection."""
@@ -231,9 +244,9 @@ class _Refused(Resource):
 class JsonSite(Site):
     """Serves `resource` on HTTP/1.1 to those whom `admission` admits; without one, to everybody.
 
-    `reactor` carries the timers. A request has `timeout_s` seconds to arrive as a whole, and as long may pass until the next one begins.
-    `channels` are its connections; `waiting` those whose requests wait for `open`, None while none does. `closing` tells that it is about
-    to end.
+    `refusals` is told of those that are turned away. `reactor` carries the timers. A request has `timeout_s` seconds to arrive as a whole,
+    and as long may pass until the next one begins. `channels` are its connections; `waiting` those whose requests wait for `open`, None
+    while none does. `closing` tells that it is about to end.
     """
 
     noisy = False
@@ -241,10 +254,17 @@ class JsonSite(Site):
     requestFactory = JsonRequest
 
     def __init__(
-        self, resource: IResource, *, reactor: IReactorTime, admission: Admission | None = None, timeout_s: float = IDLE_TIMEOUT_S
+        self,
+        resource: IResource,
+        *,
+        reactor: IReactorTime,
+        admission: Admission | None = None,
+        refusals: Refusals | None = None,
+        timeout_s: float = IDLE_TIMEOUT_S,
     ) -> None:
         super().__init__(resource, timeout=cast("int", timeout_s), reactor=reactor, parsePOSTFormSubmission=False)
         self.admission = admission
+        self.refusals = refusals
         self.timeout_s = timeout_s
         self._refused = _Refused()
         self.channels: dict[JsonChannel, None] = {}  # an ordered set

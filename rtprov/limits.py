@@ -53,7 +53,7 @@ class Rate:
         used_up = max(self._used_up.get(client, now), now) + self._each_s
         too_early_s = used_up - now - self._burst_s
         if too_early_s > 1e-6:
-            raise TooManyRequests(math.ceil(too_early_s))
+            raise TooManyRequests(math.ceil(too_early_s), client)
         self._used_up[client] = used_up
         self._used_up.move_to_end(client)
         self._forget(now)

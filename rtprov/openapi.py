@@ -14,17 +14,21 @@ import msgspec
 from rtprov import __version__
 from rtprov.body import MAX_BODY_BYTES, RequestBody
 from rtprov.documents import MAX_KEY_LENGTH, MAX_WAIT_S, Envelope, Problem, Receipt, TaskAnswer, TasksAnswer
+from rtprov.query import DEFAULT_PAGE, MAX_PAGE, MAX_REASON
 
 _CPE = "/api/v1/equipment/cpe/{equipmentId}"
 _TYPES = (RequestBody, Receipt, Envelope, Problem, TaskAnswer, TasksAnswer)
 _EXAMPLE = {"timeoutInSeconds": 14, "parameters": [{"username": "admin"}, {"password": "admin"}, {"vlan": 534}, {"interfaces": [1, 2]}]}
 _REFUSALS = {
+    401: "Credentials are required, or these are not known or have expired",
+    403: "The caller's role is too low, the task is another caller's, or a page of another site sends the request",
     400: "The request breaks a rule; the message says which, and where",
     404: "The id is malformed, or there is no such equipment or task",
     409: "The task was sent to the equipment service, or has ended",
     413: f"The body has more than {MAX_BODY_BYTES} bytes",
     415: "The body is not JSON by its Content-Type, or is encoded",
     422: "The Idempotency-Key was used for this equipment before, with another body",
+    429: "Too many requests of this client; Retry-After says when the next one is taken",
     500: "The task has failed, or was cancelled; or an error of the front end",
     503: "The broker is away, no worker can tell, or the answer was lost; ask again",
 }
@@ -70,7 +74,7 @@ def _submit() -> dict[str, Any]:
         "Idempotency-Key", "Makes the POST safe to repeat: one key and body is one task", {"pattern": f"^[!-~]{{1,{MAX_KEY_LENGTH}}}$"}
     )
     operation = _operation(
-        "submitTask", "Order that equipment be configured", {200: ("The task is safe", "Receipt")}, 400, 404, 413, 415, 422, 500, 503
+        "submitTask", "Order that equipment be configured", {200: ("The task is safe", "Receipt")}, 400, 403, 404, 413, 415, 422, 500, 503
     )
     operation["parameters"] = [key]
     operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": _ref("RequestBody"), "example": _EXAMPLE}}}
@@ -97,17 +101,23 @@ def _status() -> dict[str, Any]:
 
 
 def _cancel() -> dict[str, Any]:
-    return _operation("cancelTask", "Cancel a task that was not sent yet", {200: ("It will never be sent", "Envelope")}, 404, 409, 500, 503)
+    summary = "Cancel a task that was not sent yet"
+    operation = _operation("cancelTask", summary, {200: ("It will never be sent", "Envelope")}, 400, 403, 404, 409, 500, 503)
+    text = {"type": "string", "minLength": 1, "maxLength": MAX_REASON}
+    operation["parameters"] = [_parameter("reason", "query", "Why, for the audit line", text)]
+    return operation
 
 
 def _details() -> dict[str, Any]:
-    return _operation("getTask", "All that is known of a task", {200: ("The task", "TaskAnswer")}, 404, 500, 503)
+    return _operation("getTask", "All that is known of a task", {200: ("The task", "TaskAnswer")}, 400, 404, 500, 503)
 
 
 def _list() -> dict[str, Any]:
     operation = _operation("listTasks", "A device's tasks, newest first", {200: ("A page of them", "TasksAnswer")}, 400, 404, 500, 503)
     operation["parameters"] = [
-        _parameter("limit", "query", "How many make a page", {"type": "integer", "minimum": 1, "maximum": 100, "default": 20}),
+        _parameter(
+            "limit", "query", "How many make a page", {"type": "integer", "minimum": 1, "maximum": MAX_PAGE, "default": DEFAULT_PAGE}
+        ),
         _parameter("before", "query", "Only those before this task", {"type": "string", "pattern": "^[0-9a-f]{32}$"}),
     ]
     return operation

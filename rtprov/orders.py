@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 
-from rtprov.audit import audited, note
+from rtprov.audit import audited, note, note_cancellation
 from rtprov.errors import (
     BrokerError,
     BrokerUnavailable,
     KeyReused,
     NoReply,
+    NotYours,
     NoWorker,
     Overloaded,
     TaskNotFound,
@@ -27,12 +28,14 @@ from rtprov.errors import (
     Unroutable,
 )
 from rtprov.model import Details, State, Task, keyed_task_id
+from rtprov.tokens import Role
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from twisted.internet.interfaces import IReactorTime
 
+    from rtprov.access import Caller
     from rtprov.interfaces import Sealer, TaskDirectory, TaskSink
 
     _Condition = Callable[[Details | None], bool]
@@ -42,7 +45,10 @@ DEADLINE_S = 4.5  # B answers within 5 s, whatever is broken behind it
 
 
 class Orders:
-    """Takes orders. `new_task_id` makes ids that nobody can guess; `wall_clock` gives seconds since the epoch."""
+    """Takes orders. `new_task_id` makes ids that nobody can guess; `wall_clock` gives seconds since the epoch.
+
+    `process_id` names this process in the journal.
+    """
 
     def __init__(
         self,
@@ -53,6 +59,7 @@ class Orders:
         clock: IReactorTime,
         new_task_id: Callable[[], str],
         wall_clock: Callable[[], float],
+        process_id: str | None = None,
     ) -> None:
         self._tasks = tasks
         self._directory = directory
@@ -60,10 +67,12 @@ class Orders:
         self._clock = clock
         self._new_task_id = new_task_id
         self._wall_clock = wall_clock
+        self._process_id = process_id
 
     async def submit(self, equipment_id: str, timeout_s: int, body: bytes, caller: str) -> str:
         """Order a task for `caller`; its id, once the broker has confirmed it. Raises what `TaskSink.submit` fails with."""
-        task = Task(self._new_task_id(), equipment_id, timeout_s, self._wall_clock(), self._sealer.seal(body))
+        origin = {"caller": caller, "accepted_by": self._process_id}
+        task = Task(self._new_task_id(), equipment_id, timeout_s, self._wall_clock(), self._sealer.seal(body), **origin)
         try:
             await audited(self._tasks.submit(task), task, caller).addTimeout(DEADLINE_S, self._clock)
         except TimeoutError:
@@ -78,7 +87,8 @@ class Orders:
         """
         task_id = keyed_task_id(equipment_id, key)
         fingerprint = self._sealer.fingerprint(task_id, body)
-        task = Task(task_id, equipment_id, timeout_s, self._wall_clock(), self._sealer.seal(body), fingerprint)
+        origin = {"caller": caller, "accepted_by": self._process_id}
+        task = Task(task_id, equipment_id, timeout_s, self._wall_clock(), self._sealer.seal(body), fingerprint, **origin)
 
         def is_ours(known: Details) -> bool:
             return known.fingerprint is not None and self._sealer.matches(known.fingerprint, task_id, body)
@@ -105,23 +115,39 @@ class Orders:
             note(task, caller)
         return task_id
 
-    async def cancel(self, task_id: str, equipment_id: str) -> None:
-        """Call a task off; done where the journal has that before its first call to A.
+    async def cancel(self, task_id: str, equipment_id: str, caller: Caller, why: str | None) -> None:
+        """Call a task off, for `caller`, who says `why`; done where the journal has that before its first call to A.
 
-        Raises `TaskNotFound`, `TooLate`, and otherwise as `submit_once`.
+        Raises `TaskNotFound`, `NotYours`, `TooLate`, and otherwise as `submit_once`. An audit line says what came of it.
         """
 
         def may_be_cancelled(known: Details | None) -> bool:
+            if known is not None and caller.role < Role.OPERATE and known.caller not in (None, caller.name):
+                raise NotYours(str(caller.role))
             return known is not None and known.state is State.RUNNING and not known.attempt_count
 
-        def call_off(_: Details | None) -> Deferred[None]:
-            return self._tasks.call_off(task_id, equipment_id, self._wall_clock())
+        sent: list[float] = []
 
-        known = await self._settle(task_id, equipment_id, may_be_cancelled, call_off)
+        def call_off(_: Details | None) -> Deferred[None]:
+            sent.append(self._wall_clock())
+            return self._tasks.call_off(task_id, equipment_id, sent[0])
+
+        def tell(outcome: str) -> None:
+            note_cancellation(outcome, task_id, equipment_id, caller.name, why)
+
+        try:
+            known = await self._settle(task_id, equipment_id, may_be_cancelled, call_off)
+        except (Undecided, CancelledError):
+            if sent:
+                tell("perhaps cancelled")
+            raise
         if may_be_cancelled(known):
+            tell("not cancelled, the worker is of an earlier version")
             raise NoWorker("The worker that answers is of an earlier version, which cannot cancel")
         if known.state is not State.CANCELLED:
+            tell("not cancelled, too late")
             raise TooLate
+        tell("cancelled")
 
     async def _settle(self, task_id: str, equipment_id: str, needed: _Condition, publish: _Publish) -> Details:
         """What the journal says of the task, once `publish` has been confirmed where that was needed.

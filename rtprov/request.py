@@ -74,10 +74,10 @@ def read_body(request: IRequest) -> bytes:
     return cast("bytes", request.content.read())
 
 
-def caller_of(request: IRequest) -> str:
-    """Who sent the request, as `Caller.name` says it."""
+def caller_of(request: IRequest) -> Caller:
+    """Who sent the request."""
     assert isinstance(request, JsonRequest) and request.caller is not None
-    return request.caller.name
+    return request.caller
 
 
 def abort_connection(request: IRequest) -> None:
@@ -95,6 +95,9 @@ class Connection(Protocol):
 
     def refuse_for(self, error: RtprovError) -> None:
         """Answer an error of the table at once, and close."""
+
+    def note_refusal(self, request: JsonRequest, status: int, error: BaseException) -> None:
+        """A request is answered with an error of the table."""
 
 
 class JsonRequest(Request):
@@ -172,6 +175,10 @@ class JsonRequest(Request):
         if not self.startedWriting:
             self.write(body)
         self.finish()
+
+    def note_refusal(self, status: int, error: BaseException) -> None:
+        """The answer is an error of the table."""
+        self.channel.note_refusal(self, status, error)
 
     def setHeader(self, name: Any, value: Any) -> None:
         super().setHeader(name, b"rtprov" if name == b"Server" else value)

@@ -18,7 +18,7 @@ from rtprov.tap.assembly import FrontendService
 from rtprov.tap.banner import all_connected, first_steps
 from rtprov.tap.broker import BrokerService
 from rtprov.tap.command import Command
-from rtprov.tap.frontend import make_admission, objection_to, tokens_again
+from rtprov.tap.frontend import make_admission, objection_to
 from rtprov.tap.listening import Listening, front_end, health_if, https, log
 from rtprov.tap.option_values import server_endpoint
 from rtprov.tap.renewal import Renewal
@@ -40,6 +40,7 @@ class Options(opt.CommandOptions):
         opt.CERTS,
         opt.CLIENT_CA,
         opt.TOKENS,
+        opt.ROLE_OF,
         opt.OPEN,
         opt.OTHER_EQUIPMENT_URL,
         opt.CONCURRENCY,
@@ -77,9 +78,10 @@ class _Everything(Command):
         self._stub = self._make_stub()
         self._policy = make_policy(options)
         Renewal(self._policy, clock=clock).setServiceParent(self)
-        self._identity, self._admission = server_identity(options, "frontend"), make_admission(options)
+        self._identity, (self._admission, watching) = server_identity(options, "frontend"), make_admission(options)
         self._sealer = sealer(options)
-        Renewal(self._identity, clock=clock, load_others=tokens_again(self._admission, options["tokens"])).setServiceParent(self)
+        for each in (Renewal(self._identity, clock=clock), *watching):
+            each.setServiceParent(self)
 
     def _make_stub(self) -> Listening | None:
         options: dict[str, Any] = self._options

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, cast
 
 from twisted.application.service import IService
@@ -20,8 +18,8 @@ from rtprov.tap.files import OWN, room_for
 from rtprov.tap.listening import front_end, health_if, log
 from rtprov.tap.renewal import Renewal
 from rtprov.tap.services import sealer, server_identity, surroundings
-from rtprov.tap.timing import clock
-from rtprov.tokens import load_tokens
+from rtprov.tap.timing import clock, wall_clock
+from rtprov.tokens import Token, TokensFile
 
 OBJECTION = "anybody could come in; --client-ca or --tokens says who may, --open that anybody is meant"
 
@@ -41,6 +39,7 @@ class Options(opt.CommandOptions):
         opt.PRIVATE_KEY,
         opt.CLIENT_CA,
         opt.TOKENS,
+        opt.ROLE_OF,
         opt.OPEN,
         opt.RATE,
         opt.MAX_CONNECTIONS,
@@ -55,20 +54,23 @@ class Options(opt.CommandOptions):
         self.exclude("broker", "broker-file")
 
 
-def make_admission(options: Mapping[str, Any]) -> Admission:
-    """Whom the front end lets in, as the options describe it. Raises `ConfigurationError`."""
-    admission = Admission(now=clock.seconds, rate=None if options.get("rate") is None else Rate(options["rate"]))
-    _load_tokens(admission, options["tokens"])
-    return admission
+def make_admission(options: Mapping[str, Any]) -> tuple[Admission, list[Renewal]]:
+    """Whom the front end lets in and what they may do, and what watches the file that says so. Raises `ConfigurationError`."""
+    admission = Admission(
+        now=clock.seconds,
+        wall_clock=wall_clock,
+        certificates=options["client-ca"] is not None,
+        roles=dict(options["role-of"]),
+        rate=None if options.get("rate") is None else Rate(options["rate"]),
+    )
+    if options["role-of"] and (options["client-ca"] is None or options["tokens"] is not None):
+        log.warn("--role-of has no effect: it is for clients that are known by certificate alone, with --client-ca and without --tokens")
 
+    def take(tokens: tuple[Token, ...]) -> None:
+        admission.tokens = tokens
 
-def _load_tokens(admission: Admission, file: Path | None) -> None:
-    admission.tokens = None if file is None else load_tokens(file)
-
-
-def tokens_again(admission: Admission, file: Path | None) -> Callable[[], None] | None:
-    """What loads the tokens again, where there is a file of them."""
-    return None if file is None else partial(_load_tokens, admission, file)
+    file = options["tokens"]
+    return admission, [] if file is None else [Renewal(TokensFile(file, take), clock=clock, what="tokens")]
 
 
 def objection_to(options: Mapping[str, Any]) -> str | None:
@@ -80,7 +82,7 @@ class _FrontendCommand(Command):
     def __init__(self, options: Options) -> None:
         super().__init__(options)
         route = BrokerRoute(options)
-        identity, admission = server_identity(options, "frontend"), make_admission(options)  # before a sealing key is made
+        identity, (admission, watching) = server_identity(options, "frontend"), make_admission(options)  # before a sealing key is made
         self._service = service = FrontendService(
             surroundings(route.endpoint, route.url),
             sealer=sealer(options),
@@ -89,9 +91,9 @@ class _FrontendCommand(Command):
             max_unconfirmed=options["max-unconfirmed"],
         )
         service.connection.on_contradiction = self.fail
-        for each in (service, *route.follow(service.connection), *health_if(options, service.readiness)):
+        for each in (service, *route.follow(service.connection), *health_if(options, service.readiness), *watching):
             each.setServiceParent(self)
-        Renewal(identity, clock=clock, load_others=tokens_again(admission, options["tokens"])).setServiceParent(self)
+        Renewal(identity, clock=clock).setServiceParent(self)
         most = room_for(options["max-connections"])
         if most < options["max-connections"]:
             log.warn(

@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 from rtprov.errors import ConfigurationError, TemporarilyUnavailable, refusal
 from rtprov.health import Health, Readiness
 from rtprov.http import IDLE_TIMEOUT_S, JsonSite
+from rtprov.refusals import Refusals
 from rtprov.tap.timing import clock
 from rtprov.tls_server import ServerIdentity, TLSEndpoint
 
@@ -157,9 +158,15 @@ class CountingSite(JsonSite):
     """Knows how many requests are `under_way`."""
 
     def __init__(
-        self, resource: IResource, *, reactor: IReactorTime, admission: Admission | None = None, timeout_s: float = IDLE_TIMEOUT_S
+        self,
+        resource: IResource,
+        *,
+        reactor: IReactorTime,
+        admission: Admission | None = None,
+        refusals: Refusals | None = None,
+        timeout_s: float = IDLE_TIMEOUT_S,
     ) -> None:
-        super().__init__(resource, reactor=reactor, admission=admission, timeout_s=timeout_s)
+        super().__init__(resource, reactor=reactor, admission=admission, refusals=refusals, timeout_s=timeout_s)
         self.under_way = 0
         self._waiting: list[Deferred[None]] = []
 
@@ -215,6 +222,6 @@ def front_end(
 ) -> Answering:
     """Serve the front end over HTTPS to those whom `admission` admits, on as many `connections` as there may be."""
     text, endpoint = where
-    site = CountingSite(service.frontend.resource(), reactor=clock, admission=admission, timeout_s=timeout_s)
+    site = CountingSite(service.frontend.resource(), reactor=clock, admission=admission, refusals=Refusals(clock), timeout_s=timeout_s)
     secure = TLSEndpoint(endpoint, identity, clock, connections)
     return Answering("service B (front end)", text, secure, site, clock, objection, service.ends.stop)

@@ -13,6 +13,7 @@ from twisted.internet.endpoints import serverFromString
 
 from rtprov.proxied import ProxiedEndpoint
 from rtprov.tap.timing import clock
+from rtprov.tokens import ROLES, Role
 
 BACKLOG = 1024  # Twisted's is 50
 
@@ -67,6 +68,14 @@ def secret(text: str) -> str:
     except UnicodeEncodeError:
         raise ValueError("expected UTF-8 text") from None
     return text
+
+
+def role_of(text: str) -> tuple[str, Role]:
+    """The common name of a certificate, and its role."""
+    name, separator, role = text.rpartition("=")
+    if not (name and separator and role in ROLES):
+        raise ValueError(f"expected NAME=ROLE, with a certificate's common name and one of {', '.join(ROLES)}")
+    return name, ROLES[role]
 
 
 def choice(*values: int) -> Callable[[str], int]:

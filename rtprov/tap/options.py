@@ -7,7 +7,7 @@ import attrs
 from rtprov.amqp.url import BrokerUrl
 from rtprov.tap.command_options import CommandOptions as CommandOptions
 from rtprov.tap.command_options import Option as Option
-from rtprov.tap.option_values import choice, https_url, integer, path, per_second, seconds, secret, server_endpoint
+from rtprov.tap.option_values import choice, https_url, integer, path, per_second, role_of, seconds, secret, server_endpoint
 
 
 def _port_of(what: str) -> str:
@@ -20,6 +20,7 @@ CERTIFICATE = Option("certificate", None, "PEM certificate to show, instead of t
 PRIVATE_KEY = Option("private-key", None, "its private key, instead of the one in --certs", path)
 CLIENT_CA = Option("client-ca", None, "ask clients for a certificate that this CA vouches for", path)
 TOKENS = Option("tokens", None, "file of the bearer tokens that are let in; python -m rtprov.tokens makes them", path)
+ROLE_OF = Option("role-of", None, "NAME=ROLE: what a client may do that shows this certificate; order without it", role_of, repeatable=True)
 RATE = Option("rate", None, "requests a second that are taken from one client; any number without it", per_second)
 OPEN = Option("open", None, "listen beyond this machine though neither --client-ca nor --tokens keeps anybody out", flag=True)
 MAX_CONNECTIONS = Option("max-connections", "10000", "connections at once", integer(1, 1_000_000))

@@ -1,8 +1,7 @@
-"""Files that are replaced while a server runs: certificates, whose end is also told of in time, and tokens."""
+"""Files that are replaced while a server runs, such as certificates, whose end is also told of in time, and tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
     from rtprov.tls import Files
 
-LOOK_EVERY_S = 5.0
+LOOK_EVERY_S = 2.0  # a token that is removed is refused within 5 s
 WARN_EVERY_S = 86400.0
 
 
@@ -33,18 +32,14 @@ def warn_of_expiry(*certificates: Path) -> None:
 
 
 class Renewal(Service):
-    """Takes over files that are replaced while a process runs: certificates within seconds, others when told to `reload`.
+    """Loads `files` again within seconds when they are replaced, or when told to `reload`. `what` names them in the log.
 
-    `what` names the files in the log, `load_others` loads the others. What is no good is told of in the log, and what was loaded before
-    stays.
+    What is no good is told of in the log, once, and what was loaded before stays.
     """
 
-    def __init__(
-        self, files: Files, *, clock: IReactorTime, what: str = "certificates", load_others: Callable[[], None] | None = None
-    ) -> None:
+    def __init__(self, files: Files, *, clock: IReactorTime, what: str = "certificates") -> None:
         self._files = files
         self._what = what
-        self._load_others = load_others
         self._looking = LoopingCall(self._look)
         self._looking.clock = self._clock = clock
         self._warned = clock.seconds()
@@ -60,28 +55,22 @@ class Renewal(Service):
             self._looking.stop()
 
     def reload(self) -> None:
-        """Load all files again."""
-        self._load(self._what, self._files.reload)
+        """Load the files again."""
+        try:
+            self._files.reload()
+        except ConfigurationError as error:
+            log.error("{what} not reloaded, those before stay: {error}", what=self._what, error=error)
+        except Exception:
+            log.failure("{what} not reloaded for an error of ours, those before stay", what=self._what)
+        else:
+            log.info("{what} reloaded", what=self._what)
         self._warn()
-        if self._load_others is not None:
-            self._load("tokens", self._load_others)
 
     def _look(self) -> None:
         if self._files.changed:
-            self._load(self._what, self._files.reload)
-            self._warn()
+            self.reload()
         elif self._clock.seconds() - self._warned >= WARN_EVERY_S:
             self._warn()
-
-    def _load(self, what: str, load: Callable[[], None]) -> None:
-        try:
-            load()
-        except ConfigurationError as error:
-            log.error("{what} not reloaded, those before stay: {error}", what=what, error=error)
-        except Exception:
-            log.failure("{what} not reloaded for an error of ours, those before stay", what=what)
-        else:
-            log.info("{what} reloaded", what=what)
 
     def _warn(self) -> None:
         self._warned = self._clock.seconds()

@@ -14,14 +14,14 @@ from rtprov.http import JsonSite
 from rtprov.limits import Rate
 from rtprov.model import State
 from rtprov.request import caller_of, is_open
-from rtprov.tokens import new_token
+from rtprov.tokens import Role, new_token
 from tests.web.front import BODY, GET_PATH, NO_ROUTE, POST_PATH, FrontendTestCase
 from tests.web.raw import RawAnswer, WebTestCase, chunked, request
 
 MISSING = "Credentials are required: send Authorization: Bearer and a token"
 MALFORMED = "The credentials are malformed: send one field, Authorization: Bearer and a token"
 UNKNOWN = "The credentials are not valid"
-FORBIDDEN = "These credentials do not allow that: they are for reading"
+FORBIDDEN = "These credentials do not allow that: the role order is needed, and they have read"
 CHALLENGE = 'Bearer realm="rtprov"'
 
 
@@ -33,9 +33,9 @@ class GateTestCase(FrontendTestCase):
     def setUp(self) -> None:
         super().setUp()
         billing, self.billing = new_token("billing")
-        dash, self.dash = new_token("dash", read_only=True)
+        dash, self.dash = new_token("dash", role=Role.READ)
         rate = None if self.per_s is None else Rate(self.per_s)
-        self.admission = Admission(now=self.clock.seconds, tokens=(billing, dash), rate=rate)
+        self.admission = Admission(now=self.clock.seconds, wall_clock=self.clock.seconds, tokens=(billing, dash), rate=rate)
         self.network.listen("b").listen(JsonSite(self.frontend.resource(), reactor=self.reactor, admission=self.admission))
         self.knows(State.COMPLETED)
 
@@ -213,7 +213,7 @@ class Callers(WebTestCase):
             isLeaf = True
 
             def render(self, request: IRequest) -> bytes:
-                return caller_of(request).encode()
+                return caller_of(request).name.encode()
 
         self.network.listen("b").listen(JsonSite(Who(), reactor=self.reactor, admission=admission))
         return self.ask("GET", "/", None, fields).body
@@ -221,7 +221,7 @@ class Callers(WebTestCase):
     def test_names(self) -> None:
         """Without tokens it is the address, with them the token's name."""
         self.assertEqual(self.served(None), b"address:127.0.0.1")
-        self.assertEqual(self.served(Admission(now=self.clock.seconds)), b"address:127.0.0.1")
+        self.assertEqual(self.served(Admission(now=self.clock.seconds, wall_clock=self.clock.seconds)), b"address:127.0.0.1")
         token, secret = new_token("billing")
-        admission = Admission(now=self.clock.seconds, tokens=(token,))
+        admission = Admission(now=self.clock.seconds, wall_clock=self.clock.seconds, tokens=(token,))
         self.assertEqual(self.served(admission, f"Authorization: Bearer {secret}"), b"token:billing")

@@ -7,7 +7,8 @@ from typing import cast
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 
 from rtprov.errors import BrokerUnavailable, Unconfirmed
-from tests.web.front import BODY, ID, POST_PATH, TASK, FrontendTestCase
+from rtprov.model import Requested, Started
+from tests.web.front import BODY, GET_PATH, ID, POST_PATH, TASK, FrontendTestCase
 from tests.web.raw import request
 
 WHO_AND_WHEN = f"task {TASK} for {ID} from address:127.0.0.1 at 1970-01-01T00:16:40.000+00:00"
@@ -63,3 +64,23 @@ class Audit(FrontendTestCase):
         client.send(request("POST", POST_PATH, BODY))
         client.hang_up()
         self.assertEqual(len(self.lines), 2)
+
+    def test_cancelled(self) -> None:
+        """Each request to cancel leaves a line that says what came of it, for whom, and why."""
+        of_whom = f"task {TASK} for {ID}, by address:127.0.0.1"
+        self.store.apply(Requested(TASK, ID, 1000.0))
+        self.assertEqual(self.ask("DELETE", GET_PATH + "?reason=%D0%BE%D1%88%D0%B8%D0%B1%D0%BA%D0%B0").status, 200)
+        self.ask("DELETE", GET_PATH)  # again is as good as once
+        self.assertEqual(self.lines, [f"cancelled: {of_whom}, who says: ошибка", f"cancelled: {of_whom}"])
+
+    def test_not_cancelled(self) -> None:
+        """One that comes too late does, and one whose answer is lost; a task that is not there leaves none."""
+        of_whom = f"task {TASK} for {ID}, by address:127.0.0.1"
+        self.ask("DELETE", GET_PATH)
+        self.assertEqual(self.lines, [])
+        self.store.apply(Requested(TASK, ID, 1000.0))
+        self.tasks.error = Unconfirmed("lost")
+        self.ask("DELETE", GET_PATH)
+        self.store.apply(Started(TASK, ID, 1001.0, 1))
+        self.ask("DELETE", GET_PATH)
+        self.assertEqual(self.lines, [f"perhaps cancelled: {of_whom}", f"not cancelled, too late: {of_whom}"])

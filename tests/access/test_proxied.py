@@ -130,7 +130,7 @@ class _WhoAmI(Resource):
     isLeaf = True
 
     def render(self, request: IRequest) -> bytes:
-        return caller_of(request).encode()
+        return caller_of(request).name.encode()
 
 
 class Announcing(WrappingFactory[Any]):
@@ -159,7 +159,7 @@ class ProxiedTestCase(ServerTestCase):
         self.everybody = Everybody()
         secure = ProxiedEndpoint(self.network.listen("a"), self.reactor)
         TLSEndpoint(secure, self.identity, self.reactor, self.connections).listen(self.everybody)
-        admission = Admission(now=self.clock.seconds, rate=Rate(1))
+        admission = Admission(now=self.clock.seconds, wall_clock=self.clock.seconds, rate=Rate(1))
         site = JsonSite(_WhoAmI(), reactor=self.reactor, admission=admission)
         ProxiedEndpoint(self.network.listen("b"), self.reactor).listen(site)
         self.log: list[str] = []

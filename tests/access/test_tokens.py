@@ -6,15 +6,18 @@ import hashlib
 import io
 import sys
 import tempfile
+from datetime import date
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov.errors import ConfigurationError
-from rtprov.tokens import MAX_TOKENS, Token, find_token, load_tokens, main, new_token, parse_tokens
+from rtprov.tokens import MAX_TOKENS, Role, Token, find_token, load_tokens, main, new_token, parse_tokens
 
 NAME = "line {}: a name is 1 to 64 of A-Z a-z 0-9 . _ - and begins with a letter or digit"
-HASH = "line {}: expected NAME sha256:HASH, with 64 lower-case hexadecimal digits, and perhaps read"
+HASH = (
+    "line {}: expected NAME sha256:HASH, with 64 lower-case hexadecimal digits, and perhaps read, order, operate, and perhaps expires=DATE"
+)
 
 
 def hashed(secret: str) -> str:
@@ -30,9 +33,28 @@ class Files(SynchronousTestCase):
         """A line is a name and a hash, and perhaps ``read``; empty lines and comments say nothing."""
         text = f"# ours\n\n billing\t{hashed('a')} \r\n  # theirs\ndash-2.x_y {hashed('b')} read\n"
         billing, dash = parse_tokens(text)
-        self.assertEqual((billing.name, billing.read_only), ("billing", False))
-        self.assertEqual((dash.name, dash.read_only), ("dash-2.x_y", True))
+        self.assertEqual((billing.name, billing.role), ("billing", Role.ORDER))
+        self.assertEqual((dash.name, dash.role), ("dash-2.x_y", Role.READ))
         self.assertEqual(parse_tokens(f"{billing.line}\n{dash.line}"), (billing, dash))
+
+    def test_roles(self) -> None:
+        """The third word is the role, ``order`` without it; the last may be the last day on which the token is valid."""
+        for words, role, expires in (
+            ("", Role.ORDER, None),
+            ("read", Role.READ, None),
+            ("order", Role.ORDER, None),
+            ("operate", Role.OPERATE, None),
+            ("expires=2028-02-29", Role.ORDER, date(2028, 2, 29)),
+            ("operate expires=2027-01-31", Role.OPERATE, date(2027, 1, 31)),
+        ):
+            (token,) = parse_tokens(f"billing {hashed('a')} {words}")
+            self.assertEqual((token.role, token.expires), (role, expires))
+            self.assertEqual(parse_tokens(token.line), (token,))
+
+    def test_dates(self) -> None:
+        """A day that there is not is a mistake, which is named."""
+        for text in ("", "2027-02-29", "2027-1-31", "31.01.2027", "20270131", "2027-01-31T00:00"):
+            self.assert_refused(f"billing {hashed('a')} expires={text}", "line 1: expires=: expected a date such as 2027-01-31")
 
     def test_none(self) -> None:
         """A file may hold no token: nobody is let in."""
@@ -48,6 +70,9 @@ class Files(SynchronousTestCase):
             "billing s3cr3t",
             f"billing {good} write",
             f"a {good} read x",
+            f"a {good} READ",
+            f"a {good} expires=2027-01-31 read",
+            f"a {good} read expires=2027-01-31 x",
         ):
             self.assert_refused(f"# tokens\n{line}\n", HASH.format(2))
         for line in (good, f"-billing {good}", f"{'x' * 65} {good}", f"счёт {good}", f"a:b {good}"):
@@ -122,7 +147,13 @@ class CommandLine(SynchronousTestCase):
     def test_new(self) -> None:
         """``new NAME`` prints the file's line and the token, 32 random bytes; each time another one."""
         secrets = set()
-        for arguments, read_only in ((("new", "billing"), False), (("new", "billing", "--read"), True)):
+        kinds: dict[tuple[str, ...], tuple[Role, date | None]] = {
+            (): (Role.ORDER, None),
+            ("--read",): (Role.READ, None),
+            ("--role", "operate", "--expires", "2027-01-31"): (Role.OPERATE, date(2027, 1, 31)),
+        }
+        for options, (role, expires) in kinds.items():
+            arguments = ("new", "billing", *options)
             status, lines, errors = self.run_command(*arguments)
             self.assertEqual((status, len(lines), errors), (0, 4, ""))
             self.assertEqual([line[:1] for line in lines], ["#", "b", "#", lines[3][:1]])
@@ -130,8 +161,13 @@ class CommandLine(SynchronousTestCase):
             self.assertEqual(len(lines[3]), 43)
             tokens = parse_tokens("\n".join(lines[:3]))
             self.assertEqual(find_token(tokens, lines[3].encode()), tokens[0])
-            self.assertEqual((tokens[0].name, tokens[0].read_only), ("billing", read_only))
-        self.assertEqual(len(secrets), 2)
+            self.assertEqual((tokens[0].name, tokens[0].role, tokens[0].expires), ("billing", role, expires))
+        self.assertEqual(len(secrets), 3)
+
+    def test_wrong_date(self) -> None:
+        """So is a day that there is not."""
+        status, lines, errors = self.run_command("new", "billing", "--expires", "tomorrow")
+        self.assertEqual((status, lines, errors), (1, [], "rtprov.tokens: expected a date such as 2027-01-31\n"))
 
     def test_wrong_name(self) -> None:
         """A name that the file could not have is refused in one line."""

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from types import ModuleType
 from typing import Any
 
-from rtprov import frontend, journal, status, worker
+from rtprov import finals, journal, status, worker
 from rtprov.amqp import topology
 from rtprov.broker import backlog, database, sqlite, streams
 from rtprov.broker.streams import Stream
@@ -34,7 +34,7 @@ KNOBS: dict[str, Knob] = {
     LATE_STREAMS: (),
     "small windows": ((assembly, "WAITING_ROOM", 0),),
     "few unconfirmed": ((assembly, "MAX_UNCONFIRMED", 2),),
-    "little memory": ((frontend, "MAX_REMEMBERED", 1),),
+    "little memory": ((finals, "MAX_REMEMBERED", 1),),
     "small batches": ((status, "MAX_BATCH", 1), (status, "PREFETCH", 1)),
     "settled often": ((journal, "SETTLE_EVERY_S", 2.0),),
     "soon congested": ((sqlite, "CONGESTED_BYTES", 2000),),

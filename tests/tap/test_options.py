@@ -20,6 +20,7 @@ from rtprov.proxied import ProxiedEndpoint
 from rtprov.tap.command_options import CommandOptions
 from rtprov.tap.option_values import BACKLOG, server_endpoint
 from rtprov.tap.options import ALL_NAMES
+from rtprov.tokens import Role
 
 MODULES = {
     "rtprov": "rtprov.tap.all_in_one",
@@ -42,6 +43,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "health-listen": None,
         "client-ca": None,
         "tokens": None,
+        "role-of": [],
         "open": False,
         "port": 8443,
         "stub-port": 8444,
@@ -65,6 +67,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "ca": None,
         "seal-keys": None,
         "tokens": None,
+        "role-of": [],
         "open": False,
         "rate": None,
         "max-connections": 10000,
@@ -114,6 +117,7 @@ RIGHT: dict[str, tuple[str, Any]] = {
     **dict.fromkeys(FLAGS, ("yes", True)),
     **dict.fromkeys(("user", "password"), ("joe", "joe")),
     "rate": ("0.5", 0.5),
+    "role-of": ("host=7=operate", [("host=7", Role.OPERATE)]),
     "request-timeout": ("0.5", 0.5),
     **dict.fromkeys(("delay", "stub-delay", "patience", "drain"), DELAY),
     "retention": ("3600", 3600.0),
@@ -143,6 +147,7 @@ WRONG: dict[str, tuple[str, ...]] = {
     **dict.fromkeys((*PATHS, "user", "password"), ("",)),
     **dict.fromkeys(COUNTS, ("0", "1000001", "many")),
     **dict.fromkeys(FLAGS, ("perhaps",)),
+    "role-of": ("host7", "host7=", "=read", "host7=admin", "host7=READ"),
     "rate": ("0", "-1", "nan", "inf", "1e7", "5/s", ""),
     "request-timeout": ("0", "3601", "long"),
     **dict.fromkeys(("delay", "stub-delay", "patience", "drain"), WRONG_DELAYS),

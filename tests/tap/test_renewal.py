@@ -17,7 +17,7 @@ from twisted.web.http_headers import Headers
 
 from rtprov.access import Admission, Caller
 from rtprov.certs import make_development_set
-from rtprov.errors import ConfigurationError, TooManyRequests
+from rtprov.errors import ConfigurationError, CredentialsUnknown, TooManyRequests
 from rtprov.tap import frontend
 from rtprov.tap.command import Command
 from rtprov.tap.frontend import make_admission
@@ -51,9 +51,9 @@ class RenewalTestCase(FilesTestCase):
         self.key.write_bytes(leaf.private_key_pem.bytes())
         self.certificate.write_bytes(leaf.cert_chain_pems[0].bytes())
 
-    def start(self, load_others: Any = None) -> Renewal:
+    def start(self) -> Renewal:
         identity = ServerIdentity(self.certificate, self.key)
-        self.renewal = Renewal(identity, clock=cast("IReactorTime", self.clock), load_others=load_others)
+        self.renewal = Renewal(identity, clock=cast("IReactorTime", self.clock))
         self.renewal.startService()
         self.addCleanup(self.renewal.stopService)
         return self.renewal
@@ -114,54 +114,69 @@ class Certificates(RenewalTestCase):
 
 
 class Tokens(RenewalTestCase):
-    def options_with(self, tokens: Path) -> dict[str, Any]:
-        return self.options | {"tokens": tokens, "rate": None}
+    """A file with the token `first`, which the front end watches."""
 
-    def test_reload(self) -> None:
-        """Told to reload, a front end takes over tokens and certificates; before that, tokens stay."""
-        file = self.certs / "tokens"
-        (first, _), (second, _) = new_token("first"), new_token("second")
-        file.write_text(first.line)
-        admission = make_admission(self.options_with(file))
-        renewal = self.start(lambda: frontend._load_tokens(admission, file))
-        file.write_text(second.line)
-        self.assertEqual(self.look(), [])
-        self.assertEqual(admission.tokens, (first,))
-        renewal.reload()
-        self.assertEqual(admission.tokens, (second,))
-        self.assertEqual(self.lines, ["certificates reloaded", "tokens reloaded"])
+    def setUp(self) -> None:
+        super().setUp()
+        self.file = self.certs / "tokens"
+        self.first, self.secret = new_token("first")
+        self.file.write_text(self.first.line)
+
+    def options_with(self, tokens: Path | None) -> dict[str, Any]:
+        return self.options | {"tokens": tokens, "rate": None, "client-ca": None, "role-of": []}
+
+    def watch(self) -> Admission:
+        self.patch(frontend, "clock", self.clock)
+        admission, (self.renewal,) = make_admission(self.options_with(self.file))
+        self.renewal.startService()
+        self.addCleanup(self.renewal.stopService)
+        return admission
+
+    def test_watched(self) -> None:
+        """A token that is removed is refused within 5 s, and one that is added is let in, without a signal."""
+        admission, (second, _) = self.watch(), new_token("second")
+        self.assertEqual(admission.tokens, (self.first,))
+        headers = Headers({"Authorization": [f"Bearer {self.secret}"]})
+        self.assertEqual(admission.admit(headers, Caller("address:local")).name, "token:first")
+        self.file.write_text(second.line)
+        self.clock.pump([1.0] * 5)
+        self.assertEqual((admission.tokens, self.lines), ((second,), ["tokens reloaded"]))
+        self.assertRaises(CredentialsUnknown, admission.admit, headers, Caller("address:local"))
+
+    def test_told(self) -> None:
+        """Told to reload, it does at once, whether or not the file has changed."""
+        self.watch()
+        self.renewal.reload()
+        self.assertEqual(self.lines, ["tokens reloaded"])
+
+    def test_broken(self) -> None:
+        """A file with a mistake in it, or none at all, changes nothing; that is told of once, and nothing of the file is shown."""
+        admission = self.watch()
+        self.file.write_text(f"{self.first.line}\ns3cr3t")
+        (line,) = self.look()
+        self.assertIn(f"tokens not reloaded, those before stay: {self.file}: line 2: ", line)
+        self.assertNotIn("s3cr3t", line)
+        self.file.unlink()
+        self.assertEqual(len(self.look()), 1)
+        self.assertEqual((self.look(), admission.tokens), ([], (self.first,)))
 
     def test_an_error_of_ours(self) -> None:
-        """Whatever keeps one of the files from being loaded, the others are."""
-        renewal = self.start(lambda: None)
-        self.patch(renewal._files, "reload", lambda: 1 // 0)
-        renewal.reload()
-        self.assertEqual(self.lines[-1], "tokens reloaded")
+        """Whatever keeps the file from being loaded, it is looked at again."""
+        self.watch()
+        self.patch(self.renewal._files, "load", lambda: 1 // 0)
+        self.renewal.reload()
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
-
-    def test_mistake(self) -> None:
-        """A file with a mistake in it is told of, and the tokens before it stay."""
-        file = self.certs / "tokens"
-        token, _ = new_token("first")
-        file.write_text(token.line)
-        admission = make_admission(self.options_with(file))
-        renewal = self.start(lambda: frontend._load_tokens(admission, file))
-        file.write_text(f"{token.line}\ns3cr3t")
-        renewal.reload()
-        self.assertEqual(admission.tokens, (token,))
-        self.assertIn(f"tokens not reloaded, those before stay: {file}: line 2: ", self.lines[-1])
-        self.assertNotIn("s3cr3t", self.lines[-1])
+        self.assertTrue(self.renewal._looking.running)
 
     def test_none(self) -> None:
         """Without a file there is nothing to load, and nobody is asked for a token."""
-        admission = make_admission({"tokens": None, "rate": None})
-        self.assertIsNone(admission.tokens)
-        self.assertIsInstance(admission, Admission)
+        admission, watching = make_admission(self.options_with(None))
+        self.assertEqual((admission.tokens, watching), (None, []))
 
     def test_rate(self) -> None:
         """Rates run on the process's awake clock, which a step of the system's clock does not move."""
         self.patch(frontend, "clock", self.clock)
-        admission = make_admission({"tokens": None, "rate": 1.0})
+        admission, _ = make_admission(self.options_with(None) | {"rate": 1.0})
         caller = Caller("address:192.0.2.7")
         admission.admit(Headers(), caller)
         self.assertRaises(TooManyRequests, admission.admit, Headers(), caller)

@@ -50,7 +50,8 @@ class FakeTasks:
         if self.error is not None:
             return fail(self.error)
         self.submitted.append(task)
-        self._journal(Requested(task.task_id, task.equipment_id, task.accepted_at, task.fingerprint))
+        origin = {"caller": task.caller, "accepted_by": task.accepted_by}
+        self._journal(Requested(task.task_id, task.equipment_id, task.accepted_at, task.fingerprint, **origin))
         return Deferred(self._cancel) if self.silent else succeed(None)
 
     def call_off(self, task_id: str, equipment_id: str, at: float) -> Deferred[None]:
@@ -153,6 +154,7 @@ class FrontendTestCase(WebTestCase):
             new_task_id=lambda: f"{int(TASK, 16) + len(self.tasks.submitted):032x}",
             wall_clock=lambda: 1000.0 + self.clock.seconds(),
             running_status=self.running_status,
+            process_id="f1",
         )
         self.serve(self.frontend.resource())
 

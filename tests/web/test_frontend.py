@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import rtprov.frontend
+import rtprov.finals
 from rtprov.model import State, Task
 from tests.fakes import PlainSealer
 from tests.web.front import BODY, GET_PATH, ID, NO_EQUIPMENT, NO_TASK, POST_PATH, TASK, FrontendTestCase
@@ -28,7 +28,9 @@ class Receipts(FrontendTestCase):
         """The broker gets the body's bytes, sealed, with the timeout and the time of the POST."""
         self.clock.advance(5)
         self.assertAccepted(self.post())
-        self.assertEqual(self.tasks.submitted, [Task(TASK, ID, 14, 1005.0, PlainSealer().seal(BODY))])
+        self.assertEqual(
+            self.tasks.submitted, [Task(TASK, ID, 14, 1005.0, PlainSealer().seal(BODY), caller="address:127.0.0.1", accepted_by="f1")]
+        )
 
     def test_each_post_is_a_task(self) -> None:
         """The same POST twice is two tasks."""
@@ -139,7 +141,7 @@ class Statuses(FrontendTestCase):
 
     def test_the_latest_are_remembered(self) -> None:
         """Of very many final states, the earliest are forgotten, and asked for again."""
-        self.patch(rtprov.frontend, "MAX_REMEMBERED", 2)
+        self.patch(rtprov.finals, "MAX_REMEMBERED", 2)
         for number in (1, 2, 3, 3, 2, 1):
             self.knows(State.COMPLETED, task_id=f"{number:032x}")
             self.assertEqual(self.get(task_id=f"{number:032x}").status, 200)

@@ -9,6 +9,7 @@ from typing import Any
 
 from rtprov import __version__
 from rtprov.frontend import Frontend
+from rtprov.model import State
 from rtprov.openapi import document
 from tests.web.front import GET_PATH, ID, TASK, FrontendTestCase
 
@@ -142,6 +143,25 @@ class Problems(FrontendTestCase):
             self.assertEqual((answer.status, answer.header("Content-Type")), (status, PROBLEM))
             self.assertEqual(answer.json, {"type": "about:blank", "title": title, "status": status, "detail": detail})
             self.assertEqual(answer.header("Content-Length"), str(len(answer.body)))
+
+    def test_malformed_or_unknown(self) -> None:
+        """An id that can be none is told apart from an unknown one in the detail; the envelope's message is the same for both."""
+        no_equipment, no_task = "The requested equipment is not found", "The requested task is not found"
+        of_equipment = f"{no_equipment}: its id is malformed, it has six or more characters, a-z, A-Z and 0-9"
+        of_task = f"{no_task}: its id is malformed, it has 32 characters, 0-9 and a-f"
+        self.knows(State.NOT_FOUND)
+        for method, path, message, detail in (
+            ("GET", GET_PATH, no_equipment, no_equipment),
+            ("POST", "/api/v1/equipment/cpe/ABC", no_equipment, of_equipment),
+            ("GET", "/api/v1/equipment/cpe/AB-C123/task", no_equipment, of_equipment),
+            ("GET", f"/api/v1/equipment/cpe/ABC/task/{TASK}", no_equipment, of_equipment),
+            ("DELETE", f"/api/v1/equipment/cpe/ABC/task/{TASK}", no_equipment, of_equipment),
+            ("GET", f"/api/v1/equipment/cpe/{ID}/task/x", no_task, of_task),
+            ("GET", "/api/v1/tasks/x", no_task, of_task),
+            ("GET", f"/api/v1/tasks/{TASK}", no_task, no_task),
+        ):
+            self.assertError(self.ask(method, path), 404, message)
+            self.assertEqual(self.ask(method, path, None, [f"Accept: {PROBLEM}"]).json["detail"], detail)
 
     def test_headers_stay(self) -> None:
         """What an error says in its head it says either way."""

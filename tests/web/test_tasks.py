@@ -7,7 +7,7 @@ from twisted.python.failure import Failure
 from rtprov.documents import preferred_wait_s
 from rtprov.errors import BrokerUnavailable, NoReply, NoWorker, Unconfirmed
 from rtprov.model import Finished, Requested, Started, State
-from tests.web.front import CPE, GET_PATH, ID, NO_EQUIPMENT, NO_METHOD, NO_TASK, TASK, FrontendTestCase
+from tests.web.front import BODY, CPE, GET_PATH, ID, NO_EQUIPMENT, NO_METHOD, NO_TASK, TASK, FrontendTestCase
 from tests.web.raw import request
 
 DETAILS = f"/api/v1/tasks/{TASK}"
@@ -22,7 +22,7 @@ def task_id(number: int) -> str:
 class Details(FrontendTestCase):
     def test_details(self) -> None:
         """All that is known of a task, field by field; of its key and body nothing."""
-        self.store.apply(Requested(TASK, ID, 1000.0, "fingerprint"))
+        self.store.apply(Requested(TASK, ID, 1000.0, "fingerprint", caller="token:billing", accepted_by="f1"))
         self.store.apply(Started(TASK, ID, 1001.5, 1))
         task = self.ask("GET", DETAILS)
         self.assertEqual(task.status, 200)
@@ -39,6 +39,12 @@ class Details(FrontendTestCase):
             "waitsFor": None,
             "attemptCount": 1,
             "attempts": [attempt],
+            "phase": "calling",
+            "caller": "token:billing",
+            "acceptedBy": "f1",
+            "campaign": None,
+            "retryOf": None,
+            "retriedAs": None,
         }
         self.assertEqual(task.json, {"code": 200, "task": expected})
 
@@ -83,13 +89,31 @@ class Lists(FrontendTestCase):
         self.assertEqual((last.json["next"], last.header("Link"), len(last.json["tasks"])), (None, None, 10))
 
     def test_queries(self) -> None:
-        """A limit that is none is a 400 that says so, and so is a place that is no task's id; other parameters are passed over."""
+        """A limit that is none is a 400 that says so, and so is a place that is no task's id."""
         for limit in ("0", "101", "-1", "1.0", "", "%D9%A1", "x", "1&limit=2", "%FF"):
             self.assertError(self.ask("GET", f"{LIST}?limit={limit}"), 400, "limit: expected an integer from 1 to 100")
         for before in ("", "x", TASK.upper(), f"{TASK}&before={TASK}"):
             self.assertError(self.ask("GET", f"{LIST}?before={before}"), 400, "before: expected a task's id")
-        self.assertEqual(self.listed("?limit=1&x=y"), [29])
         self.assertEqual(self.listed("?limit=100"), list(range(29, -1, -1)))
+        self.assertEqual(self.listed("?&limit=1&"), [29])
+
+    def test_unknown_parameters(self) -> None:
+        """A parameter that is not known is a 400 that names it, and nothing of its value; POST and a status pass queries over."""
+        for query, shown in (
+            ("?limits=5", "limits"),
+            ("?limit=1&x=s3cr3t", "x"),
+            ("?Limit=1", "Limit"),
+            ("?%3Cb%3E=1", "?b?"),
+            ("?=1", "(no name)"),
+        ):
+            message = f"{shown}: no such query parameter; expected limit or before"
+            self.assertError(self.ask("GET", LIST + query), 400, message)
+        for path in (DETAILS, DETAILS.replace("0", "1")):
+            self.assertError(self.ask("GET", f"{path}?verbose=1"), 400, "verbose: no such query parameter; this request takes none")
+        self.assertError(self.ask("DELETE", GET_PATH + "?why=x"), 400, "why: no such query parameter; expected reason")
+        self.knows(State.COMPLETED)
+        self.assertEqual(self.ask("GET", GET_PATH + "?x=y").status, 200)
+        self.assertEqual(self.ask("POST", f"{CPE}{ID}?x=y", BODY).status, 200)
 
     def test_equipment(self) -> None:
         """A malformed id is the equipment's 404; well-formed equipment without tasks has an empty list."""

@@ -1,0 +1,65 @@
+"""Requests that a browser sends for a page of another site. It sends a client's certificate with them by itself, so they are refused if
+they would change something, whatever the log-in (Fetch Metadata, ``Sec-Fetch-Site``; RFC 6454, ``Origin``).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from twisted.python.failure import Failure
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
+
+from rtprov.access import SAFE_METHODS
+from rtprov.answers import answer_error
+from rtprov.errors import ForeignOrigin
+
+if TYPE_CHECKING:
+    from twisted.web.http_headers import Headers
+    from twisted.web.iweb import IRequest
+    from twisted.web.resource import IResource
+
+_DEFAULT_PORTS = {b"http": b":80", b"https": b":443"}
+
+
+def is_foreign(headers: Headers, secure: bool) -> bool:
+    """Whether a page of another origin sends the request, or may. `secure` says whether it came by TLS.
+
+    What is no browser sends neither field.
+    """
+    sites = headers.getRawHeaders(b"Sec-Fetch-Site")
+    if sites is not None and (len(sites) != 1 or sites[0].strip().lower() not in (b"same-origin", b"none")):
+        return True
+    origins, hosts = headers.getRawHeaders(b"Origin"), headers.getRawHeaders(b"Host", [])
+    if origins is None:
+        return False
+    scheme = b"https" if secure else b"http"
+    own = scheme + b"://" + _host(hosts[0], scheme) if len(hosts) == 1 else None
+    return len(origins) != 1 or own is None or _normal(origins[0], scheme) != own
+
+
+def _normal(origin: bytes, scheme: bytes) -> bytes:
+    prefix = scheme + b"://"
+    origin = origin.strip().lower()
+    return prefix + _host(origin.removeprefix(prefix), scheme) if origin.startswith(prefix) else origin
+
+
+def _host(host: bytes, scheme: bytes) -> bytes:
+    return host.strip().lower().removesuffix(_DEFAULT_PORTS[scheme])
+
+
+class SameOrigin(Resource):
+    """Serves `resource`, but for foreign requests that would change something."""
+
+    isLeaf = True
+
+    def __init__(self, resource: IResource) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._resource = resource
+
+    def render(self, request: IRequest) -> int | bytes:
+        if request.method not in SAFE_METHODS and is_foreign(request.requestHeaders, request.isSecure()):
+            request.write(answer_error(request, Failure(ForeignOrigin())))
+            request.finish()
+            return NOT_DONE_YET
+        return cast("int | bytes", self._resource.render(request))

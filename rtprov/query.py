@@ -1,0 +1,68 @@
+"""The query parameters of requests that take some (RFC 3986 §3.4). What is not expected is refused, by its name: it may be a typing error
+that would change what the request means.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from rtprov.errors import InvalidQuery
+from rtprov.model import is_task_id
+
+MAX_PAGE = 100
+DEFAULT_PAGE = 20
+MAX_REASON = 200
+MAX_SHOWN = 40
+
+_UNFIT = re.compile(r"[^A-Za-z0-9_.\[\]-]")
+
+
+def parameters(arguments: Mapping[bytes, Sequence[bytes]], expected: Mapping[str, str]) -> dict[str, str]:
+    """The values of a query's parameters, which `arguments` gives decoded as Twisted does; `expected` says for each name what it should be.
+
+    Raises `InvalidQuery` where one has another name, comes twice, has no value, or one that is not UTF-8.
+    """
+    values: dict[str, str] = {}
+    for raw_name, raw_values in arguments.items():
+        name = raw_name.decode("utf-8", "replace")
+        if not name and not any(raw_values):
+            continue  # nothing between two ampersands
+        if name not in expected:
+            taken = f"expected {' or '.join(expected)}" if expected else "this request takes none"
+            raise InvalidQuery(f"{_UNFIT.sub('?', name)[:MAX_SHOWN] or '(no name)'}: no such query parameter; {taken}")
+        try:
+            (values[name],) = (value.decode("utf-8") for value in raw_values)
+        except ValueError:
+            values[name] = ""
+        if not values[name]:
+            raise InvalidQuery(f"{name}: {expected[name]}")
+    return values
+
+
+_PAGE = {"limit": f"expected an integer from 1 to {MAX_PAGE}", "before": "expected a task's id"}
+_REASON = {"reason": f"expected one line of 1 to {MAX_REASON} characters"}
+
+
+def no_parameters(arguments: Mapping[bytes, Sequence[bytes]]) -> None:
+    """Raises `InvalidQuery` where there are any."""
+    parameters(arguments, {})
+
+
+def page(arguments: Mapping[bytes, Sequence[bytes]]) -> tuple[int, str | None]:
+    """``limit`` and ``before`` of a list of tasks. Raises `InvalidQuery`."""
+    values = parameters(arguments, _PAGE)
+    limit, before = values.get("limit", str(DEFAULT_PAGE)), values.get("before")
+    if not re.fullmatch(r"[0-9]{1,3}", limit) or not 1 <= int(limit) <= MAX_PAGE:
+        raise InvalidQuery(f"limit: {_PAGE['limit']}")
+    if before is not None and not is_task_id(before):
+        raise InvalidQuery(f"before: {_PAGE['before']}")
+    return int(limit), before
+
+
+def reason(arguments: Mapping[bytes, Sequence[bytes]]) -> str | None:
+    """Why something is done, for the audit line; None where that is not said. Raises `InvalidQuery`."""
+    text = parameters(arguments, _REASON).get("reason")
+    if text is not None and (len(text) > MAX_REASON or not text.isprintable()):
+        raise InvalidQuery(f"reason: {_REASON['reason']}")
+    return text
