@@ -74,7 +74,9 @@ class WorkerSettings:
 
 
 class FrontendService(Service):
-    """A front end's way to the broker, and its `frontend`, whose resource is to be served."""
+    """A front end's way to the broker, and its `frontend`, whose resource is to be served. `process_id` names it in what tasks tell."""
+
+    _log = Logger()
 
     def __init__(
         self, surroundings: Surroundings, *, sealer: Sealer, shards: int, running_status: int, max_unconfirmed: int = MAX_UNCONFIRMED
@@ -103,6 +105,7 @@ class FrontendService(Service):
 
     def startService(self) -> None:
         super().startService()
+        self._log.info("front end {process_id} starts", process_id=self.process_id)
         self.connection.startService()
 
     def stopService(self) -> Deferred[None]:

@@ -11,6 +11,7 @@ from tests.processes.support import ProcessTestCase
 DOCS = Path(__file__).resolve().parent.parent.parent / "docs" / "api.md"
 STUB_DELAY_S = "6"
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+_PROCESS = re.compile(r'(?<="acceptedBy":")[0-9a-f]{12}(?=")')
 _RECEIPT = re.compile(r'(?<="taskId":")[0-9a-f]{32}(?="}$)')
 
 
@@ -24,8 +25,8 @@ def examples(text: str) -> list[tuple[str, str]]:
 
 
 def masked(command: str, printed: str) -> str:
-    """Without what is another one each time: times, and the id of a task that was ordered without a key."""
-    printed = _TIME.sub("TIME", printed)
+    """Without what is another one each time: times, processes, and the id of a task that was ordered without a key."""
+    printed = _PROCESS.sub("PROCESS", _TIME.sub("TIME", printed))
     return printed if "Idempotency-Key" in command else _RECEIPT.sub("ID", printed)
 
 
