@@ -109,8 +109,11 @@ class Listening(Service):
 
     def stopService(self) -> Deferred[None]:
         super().stopService()
-        stopping: Deferred[Any] = succeed(None) if self.port is None else maybeDeferred(self.port.stopListening)
-        return stopping
+        if self.port is None:
+            return succeed(None)
+        address = self.address
+        stopping: Deferred[Any] = maybeDeferred(self.port.stopListening)
+        return stopping.addCallback(lambda _: log.info("{what} no longer listens on {address}", what=self._what, address=address))
 
 
 class Answering(Listening):

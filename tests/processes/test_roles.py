@@ -134,7 +134,7 @@ class OnEmbeddedBroker(RolesMixin, ProcessTestCase):
         self.assertEqual((await client.request("GET", "/nothing")).status, 404)  # on a new one: by now the POST is under way
         stopping = Deferred.fromCoroutine(self.stop(self.frontend))
         await self.frontend.logged("Received SIGTERM, shutting down")
-        await self.frontend.logged(r"\(TCP Port \d+ Closed\)")
+        await self.frontend.logged(r"service B \(front end\) no longer listens")
         self.broker.signal("CONT")
         self.assertEqual((await post).status, 200)
         await stopping
