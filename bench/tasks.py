@@ -28,7 +28,7 @@ from twisted.web.http_headers import Headers
 
 from rtprov.certs import make_development_set
 from rtprov.equipment import BytesBody
-from rtprov.tls import VerifiedHTTPS
+from rtprov.tls_client import VerifiedHTTPS
 
 T = TypeVar("T")
 

@@ -19,8 +19,11 @@ from rtprov.limits import Rate, network_of
 from rtprov.tokens import Role, Token, find_token
 
 if TYPE_CHECKING:
+    from OpenSSL.crypto import X509
     from twisted.internet.interfaces import ITransport
     from twisted.web.http_headers import Headers
+
+MAX_COMMON_NAME = 64
 
 _BEARER = re.compile(rb"bearer +([A-Za-z0-9._~+/-]+=*) *", re.IGNORECASE)  # RFC 6750 §2.1
 _CERTIFICATE = "certificate:"
@@ -51,16 +54,28 @@ class Caller:
 def caller_at(transport: ITransport) -> Caller:
     """Who is at the other end of a connection, as far as that tells."""
     certificate: Any = transport.getPeerCertificate() if ISSLTransport.providedBy(transport) else None
-    names = [] if certificate is None else certificate.to_cryptography().subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    if names:
-        return Caller(f"{_CERTIFICATE}{_printable(names[0].value)}")
+    name = None if certificate is None else _common_name(certificate)
+    if name is not None:
+        return Caller(f"{_CERTIFICATE}{_printable(name)}")
     return Caller("address:" + network_of(getattr(transport.getPeer(), "host", None)))
 
 
+def _common_name(certificate: X509) -> str | bytes | None:
+    """The certificate's common name; None unless it has exactly one, of 1 to 64 characters (X.520), that can be read.
+
+    A name that had to be chosen among several, or cut, could be that of another client.
+    """
+    try:
+        names = certificate.to_cryptography().subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    except ValueError:
+        return None
+    return names[0].value if len(names) == 1 and 0 < len(names[0].value) <= MAX_COMMON_NAME else None
+
+
 def _printable(text: str | bytes) -> str:
-    """A name that begins no new line and fits into one."""
+    """A name that begins no new line."""
     shown = text if isinstance(text, str) else text.decode("utf-8", "replace")
-    return "".join(each if each.isprintable() else "\ufffd" for each in shown[:64])
+    return "".join(each if each.isprintable() else "\ufffd" for each in shown)
 
 
 class Admission:

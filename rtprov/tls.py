@@ -1,4 +1,4 @@
-"""TLS for both sides: 1.2 or later, certificates from PEM files, host names verified by service-identity.
+"""TLS for both sides: 1.2 or later, certificates from PEM files.
 
 Every problem with a file is a `ConfigurationError` of one line that names the file and never its content.
 """
@@ -21,18 +21,13 @@ from twisted.internet.ssl import (
     KeyPair,
     PrivateCertificate,
     TLSVersion,
-    optionsForClientTLS,
     trustRootFromCertificates,
 )
-from twisted.web.iweb import IPolicyForHTTPS
-from zope.interface import implementer
 
 from rtprov.errors import ConfigurationError, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 
 MINIMUM = TLSVersion.TLSv1_2
 # What a server takes of TLS 1.2: forward secrecy and authenticated encryption only, as all of TLS 1.3 has them (RFC 9325 §4.2).
@@ -162,35 +157,3 @@ def _version(path: Path) -> object:
     except OSError:
         return None
     return status.st_ino, status.st_size, status.st_mtime_ns
-
-
-@implementer(IPolicyForHTTPS)
-class VerifiedHTTPS(Files):
-    """Trusts servers that `ca` vouches for, under the host name of the URL; shows our own certificate to those that ask for it.
-
-    One TLS context serves all connections: a context for each would cost about 20 KB of memory a connection.
-    """
-
-    def __init__(self, ca: Path, certificate: Path | None = None, private_key: Path | None = None) -> None:
-        super().__init__(ca, certificate, private_key)
-        self.certificates = [path for path in (ca, certificate) if path is not None]
-        self._paths = (ca, certificate, private_key)
-        self.load()
-
-    def load(self) -> None:
-        ca, certificate, private_key = self._paths
-        trust_root = trustRootFromCertificates(load_certificates(ca))
-        extra: dict[str, Any] = {"raiseMinimumTo": MINIMUM}
-        if certificate is not None and private_key is not None:
-            extra |= load_identity(certificate, private_key)
-        self._trust_root, self._extra = trust_root, extra
-        self._creators: dict[bytes, IOpenSSLClientConnectionCreator] = {}
-
-    def creatorForNetloc(self, hostname: bytes, port: int) -> IOpenSSLClientConnectionCreator:
-        """How to connect to this host. There are as many hosts as ``--equipment-url`` names: one."""
-        creator = self._creators.get(hostname)
-        if creator is None:
-            creator = self._creators[hostname] = optionsForClientTLS(
-                hostname.decode("ascii"), trustRoot=self._trust_root, extraCertificateOptions=self._extra
-            )
-        return creator

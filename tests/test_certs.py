@@ -17,7 +17,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from rtprov.certs import FILES, SEAL_KEY, ensure_seal_key, main, make_development_set
 from rtprov.errors import ConfigurationError
 from rtprov.seal import load_keys
-from rtprov.tls import VerifiedHTTPS, server_options
+from rtprov.tls import server_options
+from rtprov.tls_client import VerifiedHTTPS
 
 
 class CertsTestCase(SynchronousTestCase):

@@ -73,6 +73,7 @@ LAYERS = (
         "edges",
         (
             "rtprov.tls",
+            "rtprov.tls_client",
             "rtprov.tls_server",
             "rtprov.proxied",
             "rtprov.tokens",
@@ -86,7 +87,7 @@ LAYERS = (
             "rtprov.http",
             "rtprov.certs",
         ),
-        sees=("package", "values", "rtprov.body", "rtprov.seal", "rtprov.limits"),
+        sees=("package", "values", "rtprov.body", "rtprov.seal", "rtprov.limits", "rtprov.amqp.tls_failures"),
     ),
     Layer(
         "roles",

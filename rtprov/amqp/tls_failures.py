@@ -1,9 +1,10 @@
-"""Why TLS did not come about, in words: OpenSSL tells it in tuples, service-identity in names of classes."""
+"""Why TLS did not come about, in words: OpenSSL tells it in tuples."""
 
 from __future__ import annotations
 
 from OpenSSL import SSL
-from service_identity import VerificationError
+
+from rtprov.errors import RtprovError
 
 _HINTS = {
     "certificate verify failed": "no CA of ours vouches for it, or it has expired",
@@ -11,10 +12,14 @@ _HINTS = {
 }
 
 
+class CertificateRefused(RtprovError):
+    """A server's certificate is not for the host that was called, or cannot be read."""
+
+
 def explain(error: BaseException) -> str | None:
     """A phrase for log and journal; None where it is not TLS that failed."""
-    if isinstance(error, VerificationError):
-        return "TLS: the certificate does not hold the name under which the host was called"
+    if isinstance(error, CertificateRefused):
+        return f"TLS: {error}"
     if not isinstance(error, SSL.Error) or not error.args or not isinstance(error.args[0], list) or not error.args[0]:
         return None
     reasons = [str(entry[-1]) for entry in error.args[0]]

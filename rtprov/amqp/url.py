@@ -5,21 +5,17 @@ Every part is percent-decoded (https://www.rabbitmq.com/docs/uri-spec). In rtpro
 
 from __future__ import annotations
 
-import re
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import attrs
-from OpenSSL.crypto import Error as OpenSSLError
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
-from twisted.internet.interfaces import IStreamClientEndpoint
-from twisted.internet.ssl import Certificate, TLSVersion, optionsForClientTLS, platformTrust, trustRootFromCertificates
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStreamClientEndpoint
 
 from rtprov.errors import ConfigurationError
 
 MAX_VIRTUAL_HOST = 127  # bytes, AMQP's XML has it (domain `path`)
 _PORTS = {"amqp": 5672, "amqps": 5671}
-_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
 
 @attrs.frozen
@@ -65,27 +61,10 @@ class BrokerUrl:
         return f"{'amqps' if self.tls else 'amqp'}://{self.username}@{host}:{self.port}/{path}"
 
 
-def client_endpoint(reactor: Any, url: BrokerUrl, ca_pem: bytes | None) -> IStreamClientEndpoint:
-    """An endpoint that connects to the broker; over TLS 1.2 or later for ``amqps``, with the broker's host name verified.
-
-    `ca_pem` holds the certificates to trust, by default the system's. Raises `ConfigurationError` where it holds none.
-    """
+def client_endpoint(reactor: Any, url: BrokerUrl, verified: IOpenSSLClientConnectionCreator | None) -> IStreamClientEndpoint:
+    """An endpoint that connects to the broker; for ``amqps`` over TLS, to a server that `verified` accepts."""
     endpoint = HostnameEndpoint(reactor, url.host, url.port)
     if not url.tls:
         return endpoint
-    options = optionsForClientTLS(
-        url.host,
-        trustRoot=platformTrust() if ca_pem is None else _trust_root(ca_pem),
-        extraCertificateOptions={"raiseMinimumTo": TLSVersion.TLSv1_2},
-    )
-    return wrapClientTLS(options, endpoint)
-
-
-def _trust_root(ca_pem: bytes) -> Any:
-    certificates = _CERTIFICATE.findall(ca_pem)
-    if not certificates:
-        raise ConfigurationError("The CA file holds no certificate")
-    try:
-        return trustRootFromCertificates([Certificate.loadPEM(certificate) for certificate in certificates])
-    except (OpenSSLError, ValueError) as error:
-        raise ConfigurationError("The CA file holds a certificate that cannot be read") from error
+    assert verified is not None
+    return wrapClientTLS(verified, endpoint)

@@ -10,9 +10,9 @@ from twisted.internet import reactor
 from rtprov.amqp.url import BrokerUrl, client_endpoint
 from rtprov.errors import ConfigurationError
 from rtprov.tap.renewal import Renewal
-from rtprov.tap.services import ca_file
+from rtprov.tap.services import verified_broker
 from rtprov.tap.timing import clock
-from rtprov.tls import Files, read_file, read_text
+from rtprov.tls import Files, read_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,7 +61,7 @@ class BrokerRoute:
         self.endpoint = self._endpoint_of(self.url)
 
     def _endpoint_of(self, url: BrokerUrl) -> IStreamClientEndpoint:
-        return client_endpoint(reactor, url, read_file(ca_file(self._options), "CA") if url.tls else None)
+        return client_endpoint(reactor, url, verified_broker(self._options, url))
 
     def follow(self, connection: BrokerConnection) -> list[Renewal]:
         """The service that has `connection` go where the file says, if there is a file."""

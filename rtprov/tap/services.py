@@ -9,7 +9,7 @@ from typing import Any
 
 from treq.client import HTTPClient
 from twisted.internet import reactor
-from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStreamClientEndpoint
 from twisted.web.client import Agent, HTTPConnectionPool, _HTTP11ClientFactory
 
 from rtprov.amqp.url import BrokerUrl
@@ -20,7 +20,8 @@ from rtprov.tap.assembly import Surroundings
 from rtprov.tap.listening import log
 from rtprov.tap.renewal import warn_of_expiry
 from rtprov.tap.timing import clock, wall_clock
-from rtprov.tls import VerifiedHTTPS, is_there, read_text
+from rtprov.tls import is_there, read_text
+from rtprov.tls_client import VerifiedHTTPS
 from rtprov.tls_server import ServerIdentity
 
 _HTTP11ClientFactory.noisy = False  # or each connection to A costs two lines of log; there is no public way to say so
@@ -60,6 +61,11 @@ def ca_file(options: dict[str, Any]) -> Path:
     file: Path = options.get("ca") or certs / "ca.pem"
     _require(file, certs)
     return file
+
+
+def verified_broker(options: dict[str, Any], url: BrokerUrl) -> IOpenSSLClientConnectionCreator | None:
+    """How to know the broker of an ``amqps`` URL; None for others. Raises `ConfigurationError`."""
+    return VerifiedHTTPS(ca_file(options)).creatorForNetloc(url.host.encode(), url.port) if url.tls else None
 
 
 def sealer(options: dict[str, Any]) -> FernetSealer:

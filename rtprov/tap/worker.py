@@ -17,7 +17,8 @@ from rtprov.tap.listening import health_if
 from rtprov.tap.renewal import Renewal, warn_of_expiry
 from rtprov.tap.services import ca_file, https_client, identity_files, sealer, surroundings
 from rtprov.tap.timing import clock
-from rtprov.tls import VerifiedHTTPS, is_there
+from rtprov.tls import is_there
+from rtprov.tls_client import VerifiedHTTPS
 
 MAX_SHARDS = 400  # each takes five channels of the 2047 that a connection may have
 

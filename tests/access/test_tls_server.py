@@ -11,10 +11,9 @@ from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
-from rtprov.access import caller_at
 from rtprov.errors import ConfigurationError
 from rtprov.limits import Connections
-from rtprov.tls import VerifiedHTTPS
+from rtprov.tls_client import VerifiedHTTPS
 from rtprov.tls_server import WARN_EVERY_S, ServerIdentity, TLSEndpoint
 from tests.memory import MemoryNetwork
 from tests.test_tls import PING, Old, Peer, Peers, TlsTestCase
@@ -167,24 +166,6 @@ class Replacing(ServerTestCase):
         """The files whose time can run out are the certificate, and the CA for clients."""
         self.assertEqual(self.identity.certificates, [self.file("a.pem")])
         self.assertEqual(self.new_identity("ca.pem").certificates, [self.file("a.pem"), self.file("ca.pem")])
-
-
-class Callers(ServerTestCase):
-    def caller(self, common_name: str | None = None) -> str:
-        """Who a client with such a certificate is."""
-        leaf = self.ca.issue_cert("client.example", common_name=common_name)
-        self.file("client.key").write_bytes(leaf.private_key_pem.bytes())
-        self.file("client.pem").write_bytes(leaf.cert_chain_pems[0].bytes())
-        server, _ = self.handshake(self.new_identity("ca.pem"), self.client(identity="client"))
-        return caller_at(cast("Any", server.transport)).name
-
-    def test_common_name(self) -> None:
-        """A client with a certificate is known by its common name, in one line of bounded length; without one by its address."""
-        self.assertEqual(self.caller("billing 7"), "certificate:billing 7")
-        self.assertEqual(self.caller("счёт"), "certificate:счёт")
-        self.assertEqual(self.caller("a\nb\x1b"), "certificate:a\ufffdb\ufffd")
-        self.assertEqual(self.caller("x" * 64), "certificate:" + "x" * 64)
-        self.assertEqual(self.caller(), "address:127.0.0.1")
 
 
 class ConnectionLimits(ServerTestCase):
