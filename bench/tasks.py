@@ -23,12 +23,13 @@ from attrs import define, field
 from treq.client import HTTPClient
 from twisted.internet import task
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.web.client import Agent, HTTPConnectionPool
+from twisted.internet.ssl import trustRootFromCertificates
+from twisted.web.client import Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool
 from twisted.web.http_headers import Headers
 
 from rtprov.certs import make_development_set
 from rtprov.equipment import BytesBody
-from rtprov.tls_client import VerifiedHTTPS
+from rtprov.tls import load_certificates
 
 T = TypeVar("T")
 
@@ -137,7 +138,8 @@ async def measure(reactor: Any, options: argparse.Namespace, roles: list[Role], 
     port = roles[0].wait_for(r"listens on 127.0.0.1:([0-9]+)")
     pool = HTTPConnectionPool(reactor)
     pool.maxPersistentPerHost = options.clients
-    load = Load(HTTPClient(Agent(reactor, VerifiedHTTPS(folder / "certs" / "ca.pem"), pool=pool)), f"https://localhost:{port}")
+    policy = BrowserLikePolicyForHTTPS(trustRootFromCertificates(load_certificates(folder / "certs" / "ca.pem")))
+    load = Load(HTTPClient(Agent(reactor, policy, pool=pool)), f"https://localhost:{port}")
     await load.get("/warm-up")
     for role in roles:
         role.before_s, role.resident_before = role.cpu_s, role.resident_kib

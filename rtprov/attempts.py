@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from twisted.internet.task import deferLater
 
-from rtprov.errors import BrokerError, EquipmentSilent, EquipmentUnreachable, NoAnswer, OutOfPatience, SealError
+from rtprov.errors import BrokerError, EquipmentSilent, EquipmentUnreachable, NoAnswer, OutOfPatience, OutOfResources, SealError
 from rtprov.jobs import BARRIER_RETRY_S, Job
 from rtprov.model import Postponed, Requested, Started, State
 from rtprov.quarantine import GIVE_UP_AFTER, SUSPECT_AFTER
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
 RENEWAL_LOOK_S = 0.5
+SHORTAGE_PAUSE_S = 1.0
 MAX_REASON = 200
 
 
@@ -189,16 +190,34 @@ class Attempts:
             job.unjudged = True  # our own copy of it is still to come, and before it perhaps a cancellation
         if await self._over(job):  # the delivery may have been renewed meanwhile
             return None
-        job.calling = True
         if job.attempt == 1:
             job.patience_from = self._clock.seconds()  # the journal's time is when the broker was first asked to write it down
         try:
-            outcome = await self._equipment.configure(task, body)
+            outcome = await self._call(job, body)
         except NoAnswer as error:
             permit.outage(task.equipment_id, error)
             raise
-        permit.answered()
+        if outcome is not None:
+            permit.answered()
         return outcome
+
+    async def _call(self, job: Job, body: bytes) -> tuple[State, str] | None:
+        """Call A, once this machine has what a call takes; None where there is nothing to call for by then.
+
+        The wait keeps its place among the calls, and costs neither an attempt nor patience. Raises `NoAnswer`, `Abandoned`.
+        """
+        while True:
+            job.calling, began_at = True, self._clock.seconds()
+            try:
+                return await self._equipment.configure(job.task, body)
+            except OutOfResources:
+                job.calling = False
+            if self.draining:
+                raise Abandoned
+            await deferLater(self._clock, SHORTAGE_PAUSE_S)
+            job.shortage_s += self._clock.seconds() - began_at
+            if await self._over(job):
+                return None
 
     def _left_s(self, job: Job) -> float:
         """What is left of the task's patience, which begins with its first attempt, or with its wait for one while A is in trouble."""
@@ -206,9 +225,9 @@ class Attempts:
         if job.patience_from is None:
             first_started_at = self._store.first_started_at(job.task.task_id)
             if first_started_at is None:
-                return self._patience_s - job.waited_s
+                return self._patience_s + job.shortage_s - job.waited_s
             job.patience_from = now - self._wall_clock.age_s(first_started_at)
-        return job.patience_from + self._patience_s - job.waited_s - now
+        return job.patience_from + self._patience_s + job.shortage_s - job.waited_s - now
 
     def _pause_s(self, job: Job, retry_after_s: float | None) -> float | None:
         """How long to wait for the next attempt; None when patience is over. The last attempt is made at patience's very end."""

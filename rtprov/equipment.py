@@ -1,44 +1,54 @@
-"""Service A as a client sees it: one HTTPS call a task, and what each kind of answer, or of silence, means.
+"""Service A as a client sees it: one HTTPS call a task, and what each way in which it can end means.
 
-`HttpEquipment` implements `rtprov.interfaces.Equipment`. It makes one attempt; whoever calls it decides about another.
+`HttpEquipment` implements `rtprov.interfaces.Equipment`. It makes one attempt; whoever calls it decides about another. What kind of an
+answer means what stands in `rtprov.equipment_answers`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-import msgspec
 from twisted.internet import defer
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import IConsumer
-from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.interfaces import IConsumer, IStreamClientEndpoint
 from twisted.logger import Logger
-from twisted.python.failure import Failure
-from twisted.web._newclient import ParseError  # the one reason among ResponseFailed.reasons that is no outage; not exported elsewhere
-from twisted.web.client import RequestTransmissionFailed, ResponseDone, ResponseFailed
-from twisted.web.http import PotentialDataLoss
+from twisted.protocols.policies import WrappingFactory
+from twisted.web.client import Agent, ContentDecoderAgent, GzipDecoder, HTTPConnectionPool, _HTTP11ClientFactory
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IBodyProducer
-from werkzeug.http import parse_date
+from twisted.web.iweb import IAgentEndpointFactory, IBodyProducer
 from zope.interface import implementer
 
-from rtprov.amqp.tls_failures import explain
-from rtprov.errors import EquipmentSilent, EquipmentUnreachable
+from rtprov.equipment_answers import (
+    OUTAGE_STATUSES,
+    HeadLimit,
+    header,
+    interpret,
+    objection,
+    read_unless_outage,
+    reasons_of,
+    retry_after_s,
+    summary,
+)
+from rtprov.errors import EquipmentSilent, EquipmentUnreachable, OutOfResources
 from rtprov.model import State, Task
 from rtprov.reachability import Reachability
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from treq.client import HTTPClient
-    from twisted.internet.interfaces import IReactorTime
-    from twisted.web.iweb import IResponse
+    from twisted.internet.interfaces import IDelayedCall, IProtocol, IProtocolFactory, IReactorTime
+    from twisted.web.client import URI
+    from twisted.web.iweb import IAgent
+
+_HTTP11ClientFactory.noisy = False  # or each connection to A costs two lines of log; there is no public way to say so
 
 MIN_WAIT_S = 60
 ANSWER_GRACE_S = 30
-MAX_ANSWER_BYTES = 65536
-OUTAGE_STATUSES = frozenset({502, 503, 504})
+SHORTAGE_TOLD_EVERY_S = 60.0
+# A proxy before A closes idle connections after seconds (nginx 75, node 5, some 1), perhaps just when an order is written:
+# that order would count as an outage. Under load a connection is taken again at once.
+IDLE_TO_A_S = 0.5
 
 
 def answer_deadline_s(timeout_s: int) -> int:
@@ -46,71 +56,49 @@ def answer_deadline_s(timeout_s: int) -> int:
     return max(timeout_s, MIN_WAIT_S) + ANSWER_GRACE_S
 
 
-class _Answer(msgspec.Struct):
-    """A's body, as far as it matters here."""
-
-    code: int
-
-
-_decode_answer = msgspec.json.Decoder(_Answer).decode
-
-_FINAL_STATES = {200: State.COMPLETED, 404: State.NOT_FOUND, 500: State.FAILED}
-
-
-def interpret(status: int, body: bytes) -> tuple[State, str]:
-    """The final state that A's answer means, and why. An answer that is not A's contract is a failure."""
-    try:
-        code = _decode_answer(body).code
-    except (msgspec.DecodeError, RecursionError):
-        return State.FAILED, f"A answered HTTP {status} with a body that is not its contract's"
-    if code != status or status not in _FINAL_STATES:
-        return State.FAILED, f"A answered HTTP {status} with code {code}, which is not its contract"
-    return _FINAL_STATES[status], f"A answered {status}"
-
-
-def retry_after_s(value: str | None, now: float) -> float | None:
-    """The pause that a ``Retry-After`` field asks for (RFC 9110 §10.2.3: seconds or a date), or None where it says nothing sensible."""
-    if value is None:
-        return None
-    if value.isascii() and value.isdigit():
-        return float(value[:9])
-    try:
-        date = parse_date(value)
-    except OverflowError:  # a year that no clock will ever show
-        return None
-    return max(0.0, date.timestamp() - now) if date else None
-
-
 class HttpEquipment:
-    """Calls A over a treq client, which brings verified TLS and the connection pool.
+    """Calls A through `agent`, which brings connections, verified TLS among them.
 
     `wall_clock` gives seconds since the epoch (for ``Retry-After`` dates).
     """
 
     _log = Logger()
 
-    def __init__(self, *, client: HTTPClient, base_url: str, clock: IReactorTime, wall_clock: Callable[[], float]) -> None:
-        self._client = client
+    def __init__(self, *, agent: IAgent, base_url: str, clock: IReactorTime, wall_clock: Callable[[], float]) -> None:
+        self._agent = agent
         self._base_url = base_url.rstrip("/")
         self._clock = clock
         self._wall_clock = wall_clock
         self._reachability = Reachability()
+        self._shortage_told_at: float | None = None
 
     def configure(self, task: Task, body: bytes) -> Deferred[tuple[State, str]]:
         """See `rtprov.interfaces.Equipment.configure`. Cancelling closes the connection to A."""
         return Deferred.fromCoroutine(self._configure(task, body))
 
     async def _configure(self, task: Task, body: bytes) -> tuple[State, str]:
+        """One call, whose time begins when the order is written."""
         wait_s = answer_deadline_s(task.timeout_s)
-        call = Deferred.fromCoroutine(self._call(task, body))
-        call.addTimeout(wait_s, self._clock)
+        timers: list[IDelayedCall] = []
+        late = False
+
+        def give_up() -> None:
+            nonlocal late
+            late = True
+            call.cancel()
+
+        order = BytesBody(body, lambda: timers.append(self._clock.callLater(wait_s, give_up)))
+        call = Deferred.fromCoroutine(self._call(task, order))
         try:
-            outcome = await call
-        except defer.TimeoutError:
-            raise EquipmentSilent(f"A gave no answer within {wait_s} s") from None
-        except _NotAnAnswer as error:
-            outcome = State.FAILED, str(error)
-        return outcome
+            return await call
+        except defer.CancelledError:
+            if late:
+                raise EquipmentSilent(f"A gave no answer within {wait_s} s") from None
+            raise
+        finally:
+            for timer in timers:
+                if timer.active():
+                    timer.cancel()
 
     def _note_answer(self) -> None:
         """Say that A can be reached again, if it could not before."""
@@ -120,46 +108,68 @@ class HttpEquipment:
     def _note_miss(self, device: str, reasons: list[BaseException]) -> None:
         """Say why A, the service, cannot be reached: once for each reason, not for each task, and not for one device alone."""
         connected = any(isinstance(reason, (ConnectionDone, ConnectionLost)) for reason in reasons)
-        reason = _summary(reasons)
+        reason = summary(reasons)
         if self._reachability.missed(device, reason, connected=connected, now=self._clock.seconds()):
             self._log.warn("A cannot be reached: {reason}; its tasks are tried again until their patience is over", reason=reason)
 
-    async def _call(self, task: Task, body: bytes) -> tuple[State, str]:
+    def _note_shortage(self, error: OutOfResources) -> None:
+        """Say once a minute what this machine has run out of."""
+        now = self._clock.seconds()
+        if self._shortage_told_at is None or now - self._shortage_told_at >= SHORTAGE_TOLD_EVERY_S:
+            self._shortage_told_at = now
+            self._log.warn("calls to A wait for resources of this machine, which counts against no task: {error}", error=error)
+
+    async def _call(self, task: Task, body: BytesBody) -> tuple[State, str]:
         try:
-            response = await self._client.post(
-                f"{self._base_url}/api/v1/equipment/cpe/{task.equipment_id}",
-                data=BytesBody(body),
-                headers=Headers({"Content-Type": ["application/json"], "Accept": ["application/json"], "Idempotency-Key": [task.task_id]}),
-                allow_redirects=False,
+            response = await self._agent.request(
+                b"POST",
+                f"{self._base_url}/api/v1/equipment/cpe/{task.equipment_id}".encode(),
+                Headers({"Content-Type": ["application/json"], "Accept": ["application/json"], "Idempotency-Key": [task.task_id]}),
+                body,
             )
-            answer = await _read_unless_outage(response)
-        except (_NotAnAnswer, defer.CancelledError):
+            answer = await read_unless_outage(response)
+        except defer.CancelledError:
+            raise
+        except OutOfResources as error:
+            self._note_shortage(error)
             raise
         except Exception as error:
-            # Refused, reset, unknown host, failed TLS, closed without an answer: the ways not to reach A have no common base class.
-            reasons = _reasons(error)
-            if any(isinstance(reason, defer.CancelledError) for reason in reasons):
-                raise defer.CancelledError from error
-            if any(isinstance(reason, ParseError) for reason in reasons):
-                raise _NotAnAnswer("A's answer is not HTTP") from error
-            self._note_miss(task.equipment_id, reasons)
-            raise EquipmentUnreachable(f"A cannot be reached: {_summary(reasons)}") from error
+            return self._failed(task.equipment_id, error)
         self._note_answer()
         if response.code in OUTAGE_STATUSES:
-            pause_s = retry_after_s(_header(response, b"retry-after"), self._wall_clock())
+            pause_s = retry_after_s(header(response, b"retry-after"), self._wall_clock())
             raise EquipmentUnreachable(f"A answered HTTP {response.code}", pause_s)
         return interpret(response.code, answer)
+
+    def _failed(self, device: str, error: Exception) -> tuple[State, str]:
+        """What a call that ended in an error means: refused, reset, unknown host, failed TLS, closed without an answer have no common base.
+
+        Raises `EquipmentUnreachable` for all of those.
+        """
+        reasons = reasons_of(error)
+        if any(isinstance(reason, defer.CancelledError) for reason in reasons):
+            raise defer.CancelledError from error
+        wrong = objection(error)
+        if wrong is None:
+            self._note_miss(device, reasons)
+            raise EquipmentUnreachable(f"A cannot be reached: {summary(reasons)}") from error
+        self._note_answer()
+        if wrong.status in OUTAGE_STATUSES:
+            raise EquipmentUnreachable(f"A answered HTTP {wrong.status}") from error
+        return State.FAILED, str(wrong)
 
 
 @implementer(IBodyProducer)
 class BytesBody:
-    """A body that is at hand, written in one piece. (treq's own producer spreads it over turns of the global reactor.)"""
+    """A body that is at hand, written in one piece; `on_start` is called when that begins."""
 
-    def __init__(self, body: bytes) -> None:
+    def __init__(self, body: bytes, on_start: Callable[[], None] = lambda: None) -> None:
         self._body = body
+        self._on_start = on_start
         self.length = len(body)
 
     def startProducing(self, consumer: IConsumer) -> Deferred[None]:
+        self._on_start()
         consumer.write(self._body)
         return succeed(None)
 
@@ -170,70 +180,31 @@ class BytesBody:
     def stopProducing(self) -> None: ...
 
 
-class _NotAnAnswer(Exception):
-    """What came from A is not HTTP, or too much of it."""
+def equipment_agent(endpoint: IStreamClientEndpoint, *, concurrency: int, clock: IReactorTime) -> IAgent:
+    """An agent whose every request goes to `endpoint`, over as many persistent connections as there are calls at once.
 
-
-def _header(response: IResponse, name: bytes) -> str | None:
-    values = response.headers.getRawHeaders(name)
-    return values[-1].decode("latin-1").strip() if values else None
-
-
-def _reasons(error: BaseException) -> list[BaseException]:
-    """The causes inside Twisted's wrapping exceptions, or the error itself."""
-    if isinstance(error, (ResponseFailed, RequestTransmissionFailed)):
-        return [inner for reason in error.reasons for inner in _reasons(reason.value)]
-    return [error]
-
-
-def _summary(reasons: list[BaseException]) -> str:
-    """One line for log and journal: the reasons in words, or by class and message; they speak of connections, never of bodies."""
-    return "; ".join(dict.fromkeys(explain(reason) or f"{type(reason).__name__}: {reason}".strip(": ") for reason in reasons))
-
-
-async def _read_unless_outage(response: IResponse) -> bytes:
-    """The answer's body, or nothing where that is too large and a gateway's: its page says nothing to us."""
-    try:
-        return await _read(response)
-    except _NotAnAnswer:
-        if response.code in OUTAGE_STATUSES:
-            return b""
-        raise
-
-
-def _read(response: IResponse) -> Deferred[bytes]:
-    """Fire with the whole body. Fails with `_NotAnAnswer` when it is larger than any answer of A, with ResponseFailed when it is cut short.
-
-    Cancelling closes the connection.
+    A POST is never repeated behind our back, and answers' heads are limited.
     """
-    finished: Deferred[bytes] = Deferred(lambda _: collector.abort())
-    collector = _Collector(finished)
-    response.deliverBody(collector)
-    return finished
+    pool = HTTPConnectionPool(clock, persistent=True)
+    pool.maxPersistentPerHost = concurrency
+    pool.cachedConnectionTimeout = IDLE_TO_A_S  # type: ignore[assignment] # any number of seconds
+    pool.retryAutomatically = False
+    agent = Agent.usingEndpointFactory(clock, _Limited(endpoint), pool)
+    return cast("IAgent", ContentDecoderAgent(agent, [(b"gzip", GzipDecoder)]))
 
 
-class _Collector(Protocol):
-    def __init__(self, finished: Deferred[bytes]) -> None:
-        self._finished: Deferred[bytes] | None = finished
-        self._body = bytearray()
+@implementer(IAgentEndpointFactory, IStreamClientEndpoint)
+class _Limited:
+    """Leads to one server whatever the URL, and limits the heads of its answers."""
 
-    def dataReceived(self, data: bytes) -> None:
-        self._body += data
-        if len(self._body) > MAX_ANSWER_BYTES and self._finished is not None:
-            finished, self._finished = self._finished, None
-            self.abort()
-            finished.errback(_NotAnAnswer(f"A's answer has more than {MAX_ANSWER_BYTES} bytes"))
+    def __init__(self, endpoint: IStreamClientEndpoint) -> None:
+        self._endpoint = endpoint
 
-    def abort(self) -> None:
-        if self.transport is not None:
-            # The body's transport is a proxy that has abortConnection where the connection has one.
-            getattr(self.transport, "abortConnection", self.transport.loseConnection)()
+    def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
+        return self
 
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        finished, self._finished = self._finished, None
-        if finished is None or finished.called:
-            return
-        if reason.check(ResponseDone, PotentialDataLoss):
-            finished.callback(bytes(self._body))
-        else:
-            finished.errback(reason)
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        limited: WrappingFactory[HeadLimit] = WrappingFactory(protocolFactory)
+        limited.protocol = HeadLimit
+        limited.noisy = False
+        return self._endpoint.connect(limited).addCallback(lambda protocol: cast("HeadLimit", protocol).wrappedProtocol)

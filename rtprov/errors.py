@@ -238,6 +238,14 @@ class OutOfPatience(RtprovError):
         super().__init__("out of patience: A is in trouble")
 
 
+class NotConnected(RtprovError):
+    """No connection to a server came about, so nothing was sent. The message says what was tried last, and why it failed."""
+
+
+class OutOfResources(NotConnected):
+    """A connection could not even be tried: this machine has no file, port, memory or thread left for it. The server is not to blame."""
+
+
 class BrokerError(RtprovError):
     """The AMQP broker, or the way to it, failed us."""
 

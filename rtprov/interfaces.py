@@ -68,8 +68,9 @@ class Equipment(Protocol):
     def configure(self, task: Task, body: bytes) -> Deferred[tuple[State, str]]:
         """Call A once, with `body` unchanged. Fire with a final state and the reason for it (for the journal; no parameter in it).
 
-        Fails with `EquipmentUnreachable` when the call may be made again, and with `EquipmentSilent`, which is final, when there is no
-        answer. Fires within max(`task.timeout_s`, 60) + 30 s.
+        Fails with `EquipmentUnreachable` when the call may be made again, with `EquipmentSilent`, which is final, when there is no answer,
+        and with `OutOfResources` when this machine could not even try. Fires within max(`task.timeout_s`, 60) + 30 s of the moment at
+        which the order is written; the connection that comes before takes a few seconds at most, once it is its turn to be opened.
         """
 
 

@@ -36,6 +36,7 @@ class Job:
     turn: int | None = None  # when it came here; None once it has had its first turn here
     attempt: int = 0
     waited_s: float = 0.0  # for an A in trouble, before the first attempt
+    shortage_s: float = 0.0  # for want of files or ports of this machine, within attempts: costs no patience
     patience_from: float | None = None  # when its first attempt began, by the clock of this process; None before it
     calling: bool = False  # a call to A is under way, or its outcome waits for the journal
     pausing: bool = False  # A was out of reach, and is called again after a while

@@ -16,15 +16,12 @@ from service_identity.exceptions import CertificateError
 from service_identity.hazmat import DNS_ID, DNSPattern, IPAddress_ID, IPAddressPattern
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from twisted.internet.ssl import CertificateOptions, trustRootFromCertificates
-from twisted.python.failure import Failure
-from twisted.web.iweb import IPolicyForHTTPS
 from zope.interface import implementer
 
-from rtprov.amqp.tls_failures import CertificateRefused
+from rtprov.amqp.tls_failures import CertificateRefused, reason_of_refusal
 from rtprov.tls import MINIMUM, Files, load_certificates, load_identity
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from cryptography.x509 import Certificate, GeneralName
@@ -80,51 +77,48 @@ def _shown(name: object) -> str:
 
 @implementer(IOpenSSLClientConnectionCreator)
 class VerifiedServer:
-    """Makes the client's side of TLS for connections to one `host`, a DNS name in ASCII or an IP address.
+    """Makes the client's side of TLS for one connection to `host`, a DNS name in ASCII or an IP address.
 
-    Twisted's own `optionsForClientTLS` lets a certificate pass whenever checking its names ends in another error than a mismatch; one
-    without a subjectAltName is such a case (service-identity 24.1 and later). Here every error refuses.
+    `refusal` is set once the server's certificate is refused, which ends the handshake with an alert. Twisted's own `optionsForClientTLS`
+    lets a certificate pass whenever checking its names ends in another error than a mismatch; one without a subjectAltName is such a case
+    (service-identity 24.1 and later). Here every error refuses.
     """
 
     def __init__(self, options: CertificateOptions, host: str) -> None:
         self._options = options
         self._host = host
-        self._wanted = service_id(host)
+        self._wanted = service_id(host.removesuffix("."))
+        self.refusal: CertificateRefused | None = None
 
     def clientConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         connection: SSL.Connection = self._options.clientConnectionForTLS(tlsProtocol)
         if isinstance(self._wanted, DNS_ID):  # no SNI for addresses (RFC 6066 §3)
             connection.set_tlsext_host_name(self._wanted.hostname)
-        connection.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, self._verifier(tlsProtocol))
+        connection.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, self._verify)
         return connection
 
-    def _verifier(self, protocol: TLSMemoryBIOProtocol) -> Callable[[SSL.Connection, X509, int, int, int], bool]:
-        """OpenSSL calls the result for each certificate of the chain, the server's own last, at depth 0."""
-
-        def verify(connection: SSL.Connection, certificate: X509, error: int, depth: int, ok: int) -> bool:
-            if not ok or depth:
-                return bool(ok)
-            try:
+    def _verify(self, connection: SSL.Connection, certificate: X509, error: int, depth: int, ok: int) -> bool:
+        """Called by OpenSSL for each certificate of the chain, the server's own last, at depth 0. False ends the handshake."""
+        try:
+            if not ok:
+                raise CertificateRefused(reason_of_refusal(error, depth))
+            if depth == 0:
                 check_name(certificate.to_cryptography(), self._wanted, self._host)
-            except CertificateRefused as problem:
-                protocol.failVerification(Failure(problem))
-            except Exception as problem:
-                protocol.failVerification(Failure(CertificateRefused(f"the certificate cannot be read: {problem}")))
-            else:
-                return True
-            return False
-
-        return verify
+        except CertificateRefused as problem:
+            self.refusal = problem
+        except Exception as problem:
+            self.refusal = CertificateRefused(f"the certificate cannot be read: {problem}")
+        return self.refusal is None
 
 
-@implementer(IPolicyForHTTPS)
-class VerifiedHTTPS(Files):
-    """Trusts servers that `ca` vouches for, under the host name of the URL; shows our own certificate to those that ask for it.
+class VerifiedServers(Files):
+    """Trusts servers that `ca` vouches for, under the name or address that is called; may show our own certificate to them.
 
     One TLS context serves all connections: a context for each would cost about 20 KB of memory a connection.
     """
 
     def __init__(self, ca: Path, certificate: Path | None = None, private_key: Path | None = None) -> None:
+        """Raises `ConfigurationError`."""
         super().__init__(ca, certificate, private_key)
         self.certificates = [path for path in (ca, certificate) if path is not None]
         self._paths = (ca, certificate, private_key)
@@ -138,6 +132,6 @@ class VerifiedHTTPS(Files):
             identity = load_identity(certificate, private_key)
         self._options = CertificateOptions(**identity, trustRoot=trust_root, raiseMinimumTo=MINIMUM)
 
-    def creatorForNetloc(self, hostname: bytes, port: int) -> IOpenSSLClientConnectionCreator:
-        """How to connect to this host, with the files as they were when they were last loaded."""
-        return VerifiedServer(self._options, hostname.decode())
+    def server(self, host: str) -> VerifiedServer:
+        """TLS for one connection to this host, with the files as they were when they were last loaded."""
+        return VerifiedServer(self._options, host)

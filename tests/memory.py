@@ -291,8 +291,14 @@ class _AgentEndpoints:
         return self._network.connect(uri.host.decode())
 
 
-def http_client(network: MemoryNetwork) -> HTTPClient:
+def http_agent(network: MemoryNetwork) -> Agent:
     """Twisted's own HTTP client on the network: a URL's host is a server's name there. ``https`` URLs go without TLS."""
     pool = HTTPConnectionPool(network.clock, persistent=True)
     pool.maxPersistentPerHost = 1000
-    return HTTPClient(Agent.usingEndpointFactory(network.clock, _AgentEndpoints(network), pool))
+    agent: Agent = Agent.usingEndpointFactory(network.clock, _AgentEndpoints(network), pool)
+    return agent
+
+
+def http_client(network: MemoryNetwork) -> HTTPClient:
+    """The same with treq's interface."""
+    return HTTPClient(http_agent(network))

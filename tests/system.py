@@ -27,7 +27,7 @@ from rtprov.amqp.url import BrokerUrl
 from rtprov.broker.server import make_broker
 from rtprov.broker.storage import MemoryStorage
 from rtprov.clocks import WallClock
-from rtprov.equipment import BytesBody, HttpEquipment
+from rtprov.equipment import BytesBody, HttpEquipment, equipment_agent
 from rtprov.http import JsonSite
 from rtprov.scenario import Rule
 from rtprov.seal import FernetSealer
@@ -116,7 +116,8 @@ class System:
             patience_s=self.patience_s,
             drain_s=self.drain_s,
         )
-        equipment = HttpEquipment(client=http_client(self.network), base_url="http://a", clock=self.clock, wall_clock=self.wall_clock)
+        agent = equipment_agent(self.network.connect("a"), concurrency=settings.concurrency, clock=self.clock)
+        equipment = HttpEquipment(agent=agent, base_url="http://a", clock=self.clock, wall_clock=self.wall_clock)
         service = WorkerService(self._surroundings(), settings, equipment=equipment, sealer=self.sealer)
         self.workers.append(service)
         service.startService()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 
-from rtprov.attempts import retry_pause_s
-from rtprov.errors import EquipmentUnreachable
+from rtprov.attempts import SHORTAGE_PAUSE_S, retry_pause_s
+from rtprov.errors import EquipmentUnreachable, OutOfResources
 from rtprov.model import Finished, Requested, Started, State
 from rtprov.quarantine import GIVE_UP_AFTER
 from tests.fakes import FakeDelivery
@@ -91,6 +91,62 @@ class Retries(WorkerTestCase):
         self.assertIs(self.state(1), State.FAILED)
         self.assertGreater(len(self.equipment.calls), 10)
         self.assertLess(len(self.equipment.calls), 40)
+
+    def run_out(self, times: int) -> None:
+        """So many times in a row this machine has no file left for a call that begins."""
+        for _ in range(times):
+            self.equipment.calls[-1].break_off(OutOfResources("no open file left"))
+            self.clock.advance(SHORTAGE_PAUSE_S)
+
+    def test_a_shortage_of_this_machine(self) -> None:
+        """A call for which this machine has no file waits in its slot, for as long as it takes, and that is no attempt."""
+        delivery = self.deliver(1)
+        self.run_out(2000)
+        self.assertIsNone(delivery.settled)
+        self.assertEqual(self.equipment.under_way, [task_id(1)])
+        self.assertEqual(self.store.attempts(task_id(1)), 1)
+        self.equipment.calls[-1].end()
+        self.assertIs(self.state(1), State.COMPLETED)
+
+    def test_a_shortage_costs_no_patience(self) -> None:
+        """An outage after a long shortage finds patience as it was."""
+        delivery = self.deliver(1)
+        self.run_out(2000)
+        self.fail_call()
+        self.assertIsNone(delivery.settled)
+        self.clock.advance(1.0)
+        self.assertEqual(self.store.attempts(task_id(1)), 2)
+        for _ in range(10):
+            self.clock.advance(600.0)
+            if delivery.settled is None:
+                self.fail_call()
+        self.assertIs(self.state(1), State.FAILED)
+
+    def test_a_shortage_is_no_trouble_of_a(self) -> None:
+        """However many calls wait for files, other calls are made as usual."""
+        for number in range(4):
+            self.deliver(number, f"DEVICE{number}")
+            self.run_out(30)
+        self.deliver(9, "DEVICE9")
+        self.assertIn(task_id(9), self.equipment.under_way)
+
+    def test_a_shortage_while_the_delivery_is_lost(self) -> None:
+        """A call that waits begins only with a live delivery, like any other: the task may be another worker's by then."""
+        delivery = self.deliver(1)
+        self.equipment.calls[-1].break_off(OutOfResources("no open file left"))
+        delivery.lost = True
+        self.clock.advance(SHORTAGE_PAUSE_S)
+        self.assertEqual(len(self.equipment.calls), 1)
+
+    def test_a_shortage_while_the_worker_stops(self) -> None:
+        """A worker that is stopped does not wait for calls that could not begin."""
+        self.deliver(1)
+        self.equipment.calls[-1].break_off(OutOfResources("no open file left"))
+        self.deliver(2, "DEVICE2")
+        drained = self.drain()
+        self.equipment.calls[-1].break_off(OutOfResources("no open file left"))
+        self.successResultOf(drained)
+        self.assertEqual(len(self.equipment.calls), 2)
 
     def test_patience_survives_a_failover(self) -> None:
         """Patience counts from the first attempt, whoever made it."""

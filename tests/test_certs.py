@@ -18,7 +18,7 @@ from rtprov.certs import FILES, SEAL_KEY, ensure_seal_key, main, make_developmen
 from rtprov.errors import ConfigurationError
 from rtprov.seal import load_keys
 from rtprov.tls import server_options
-from rtprov.tls_client import VerifiedHTTPS
+from rtprov.tls_client import VerifiedServers
 
 
 class CertsTestCase(SynchronousTestCase):
@@ -70,7 +70,7 @@ class DevelopmentSet(CertsTestCase):
         for name in ("frontend", "stub", "broker", "worker"):
             files = (self.folder / f"{name}.pem", self.folder / f"{name}.key")
             server_options(*files, ca)
-            VerifiedHTTPS(ca, *files)
+            VerifiedServers(ca, *files)
             certificate = x509.load_pem_x509_certificate(files[0].read_bytes())
             certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(ca.read_bytes()))
 

@@ -5,24 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from OpenSSL import SSL
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
-from twisted.internet.protocol import Factory, Protocol
-from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.client import ResponseNeverReceived
 
-from rtprov.equipment import HttpEquipment, answer_deadline_s, interpret, retry_after_s
-from rtprov.errors import EquipmentSilent, EquipmentUnreachable
-from rtprov.model import State, Task
-from tests.memory import MemoryNetwork, MemoryTransport, http_client
+from rtprov.equipment import answer_deadline_s
+from rtprov.equipment_answers import interpret, retry_after_s
+from rtprov.errors import EquipmentSilent
+from rtprov.model import State
+from tests.equipment_calls import BODY, CallsTestCase, http
 
 if TYPE_CHECKING:
-    from treq.client import HTTPClient
-
-BODY = '{"timeoutInSeconds": 14, "parameters": [{"password": "пароль"}]}'.encode()
+    from twisted.web.iweb import IAgent
 
 
 class _Failing:
@@ -31,23 +26,8 @@ class _Failing:
     def __init__(self, error: Exception) -> None:
         self._error = error
 
-    async def post(self, url: str, **options: object) -> None:
+    async def request(self, *arguments: object) -> None:
         raise self._error
-
-
-class _RawServer(Protocol):
-    """Collects what the client sends, and says what the test wants said."""
-
-    def __init__(self, received: bytearray) -> None:
-        self.received = received
-
-    def dataReceived(self, data: bytes) -> None:
-        self.received += data
-
-
-def _http(status: str, body: bytes, *headers: str) -> bytes:
-    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *headers, "", ""]
-    return "\r\n".join(lines).encode() + body
 
 
 class Interpretation(SynchronousTestCase):
@@ -87,31 +67,7 @@ class Interpretation(SynchronousTestCase):
         self.assertEqual([answer_deadline_s(1), answer_deadline_s(60), answer_deadline_s(1500)], [90, 90, 1530])
 
 
-class Calls(SynchronousTestCase):
-    """One call each, against a server that says what the test puts into its mouth."""
-
-    def setUp(self) -> None:
-        self.clock = Clock()
-        self.network = MemoryNetwork(self.clock)
-        self.received = bytearray()
-        self.network.listen("a").listen(Factory.forProtocol(lambda: _RawServer(self.received)))
-        self.equipment = HttpEquipment(
-            client=http_client(self.network), base_url="https://a/", clock=cast("IReactorTime", self.clock), wall_clock=self.clock.seconds
-        )
-
-    def call(self) -> Deferred[tuple[State, str]]:
-        task = Task("0123456789abcdef" * 2, "ABC123456", 14, 0.0, "sealed")
-        outcome = self.equipment.configure(task, BODY)
-        self.network.settle()
-        return outcome
-
-    def server(self) -> MemoryTransport:
-        return self.network.connections[-1][1].other
-
-    def say(self, data: bytes) -> None:
-        self.server().write(data)
-        self.network.settle()
-
+class Calls(CallsTestCase):
     def test_the_request(self) -> None:
         """A gets the body's bytes unchanged, and the task id as Idempotency-Key."""
         outcome = self.call()
@@ -120,13 +76,13 @@ class Calls(SynchronousTestCase):
         self.assertEqual(body, BODY)
         self.assertIn(b"Idempotency-Key: " + b"0123456789abcdef" * 2, head)
         self.assertIn(b"Content-Type: application/json", head)
-        self.say(_http("200 OK", b'{"code": 200, "message": "success"}'))
+        self.say(http("200 OK", b'{"code": 200, "message": "success"}'))
         self.assertIs(self.successResultOf(outcome)[0], State.COMPLETED)
 
     def test_byte_by_byte(self) -> None:
         """An answer that arrives one byte at a time is the same answer."""
         outcome = self.call()
-        for byte in _http("404 Not Found", b'{"code": 404, "message": "x"}'):
+        for byte in http("404 Not Found", b'{"code": 404, "message": "x"}'):
             self.say(bytes([byte]))
         self.assertIs(self.successResultOf(outcome)[0], State.NOT_FOUND)
 
@@ -134,7 +90,7 @@ class Calls(SynchronousTestCase):
         """Two calls after one another share a connection."""
         for _ in range(2):
             outcome = self.call()
-            self.say(_http("200 OK", b'{"code": 200}'))
+            self.say(http("200 OK", b'{"code": 200}'))
             self.successResultOf(outcome)
         self.assertEqual(len(self.network.connections), 1)
 
@@ -155,7 +111,7 @@ class Calls(SynchronousTestCase):
         self.failureResultOf(outcome, EquipmentSilent)
         self.assertFalse(self.server().connected)
 
-    def test_not_http(self) -> None:
+    def test_nothttp(self) -> None:
         """Bytes that are no HTTP are an answer that is not A's contract: final."""
         outcome = self.call()
         self.say(b"220 smtp.example ESMTP\r\n\r\n")
@@ -188,15 +144,12 @@ class Calls(SynchronousTestCase):
             self.assertUnreachable(outcome)
         for _ in range(2):
             outcome = self.call()
-            self.say(_http("503 Service Unavailable", b""))
+            self.say(http("503 Service Unavailable", b""))
             self.assertUnreachable(outcome)
         (refused, cut, back) = logged
         self.assertIn("A cannot be reached: ConnectionRefusedError", refused)
         self.assertIn("A cannot be reached: ConnectionLost", cut)
         self.assertEqual(back, "A can be reached again")
-
-    def assertUnreachable(self, outcome: Deferred[tuple[State, str]]) -> EquipmentUnreachable:
-        return cast("EquipmentUnreachable", self.failureResultOf(outcome, EquipmentUnreachable).value)
 
     def test_refused(self) -> None:
         """A refused connection is an outage."""
@@ -206,12 +159,7 @@ class Calls(SynchronousTestCase):
     def test_tls_failed(self) -> None:
         """Failed TLS is an outage whose reason is told in words."""
         errors = [Failure(SSL.Error([("SSL routines", "", "certificate verify failed")]))]
-        self.equipment = HttpEquipment(
-            client=cast("HTTPClient", _Failing(ResponseNeverReceived(errors))),
-            base_url="https://a",
-            clock=cast("IReactorTime", self.clock),
-            wall_clock=self.clock.seconds,
-        )
+        self.equipment = self.equipment_with(cast("IAgent", _Failing(ResponseNeverReceived(errors))))
         text = str(self.assertUnreachable(self.call()))
         self.assertIn("A cannot be reached: TLS: certificate verify failed (", text)
         self.assertNotIn("SSL routines", text)
@@ -229,20 +177,20 @@ class Calls(SynchronousTestCase):
         """502, 503 and 504 are outages, and their Retry-After is passed on."""
         for status in ("502 Bad Gateway", "503 Service Unavailable", "504 Gateway Timeout"):
             outcome = self.call()
-            self.say(_http(status, b"<html>", "Retry-After: 17"))
+            self.say(http(status, b"<html>", "Retry-After: 17"))
             self.assertEqual(self.assertUnreachable(outcome).retry_after_s, 17.0)
 
     def test_gateway_errors_with_a_large_page(self) -> None:
         """A gateway's page may be as large as it likes: it is an outage all the same, and is not read on."""
         outcome = self.call()
-        self.say(_http("503 Service Unavailable", b"<html>" * 20_000, "Retry-After: 17"))
+        self.say(http("503 Service Unavailable", b"<html>" * 20_000, "Retry-After: 17"))
         self.assertEqual(self.assertUnreachable(outcome).retry_after_s, 17.0)
         self.assertFalse(self.server().connected)
 
     def test_redirects_are_not_followed(self) -> None:
         """A redirect is not A's contract: failed, and nothing is sent elsewhere."""
         outcome = self.call()
-        self.say(_http("307 Temporary Redirect", b"", "Location: https://elsewhere/"))
+        self.say(http("307 Temporary Redirect", b"", "Location: https://elsewhere/"))
         self.assertIs(self.successResultOf(outcome)[0], State.FAILED)
 
     def test_cancel(self) -> None:
@@ -256,7 +204,7 @@ class Calls(SynchronousTestCase):
     def test_nothing_is_left(self) -> None:
         """After a call no timer of it is left."""
         outcome = self.call()
-        self.say(_http("200 OK", b'{"code": 200}', "Connection: close"))
+        self.say(http("200 OK", b'{"code": 200}', "Connection: close"))
         self.successResultOf(outcome)
         self.network.settle()
         self.assertEqual(self.clock.getDelayedCalls(), [])

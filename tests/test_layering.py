@@ -63,7 +63,13 @@ LAYERS = (
         sees=("values",),
         outside=frozenset({"attrs"}),
     ),
-    Layer("amqp", ("rtprov.amqp.*",), sees=("package", "rtprov.errors")),
+    Layer(
+        "hosts",
+        ("rtprov.hosts", "rtprov.shortages", "rtprov.names"),
+        sees=("rtprov.errors",),
+        outside=frozenset({"attrs", "service_identity", "twisted", "zope"}),
+    ),
+    Layer("amqp", ("rtprov.amqp.*",), sees=("package", "rtprov.errors", "rtprov.hosts")),
     Layer(
         "broker",
         ("rtprov.broker.*",),
@@ -74,6 +80,7 @@ LAYERS = (
         (
             "rtprov.tls",
             "rtprov.tls_client",
+            "rtprov.connecting",
             "rtprov.tls_server",
             "rtprov.proxied",
             "rtprov.tokens",
@@ -87,11 +94,12 @@ LAYERS = (
             "rtprov.http",
             "rtprov.certs",
         ),
-        sees=("package", "values", "rtprov.body", "rtprov.seal", "rtprov.limits", "rtprov.amqp.tls_failures"),
+        sees=("package", "values", "rtprov.body", "rtprov.seal", "rtprov.limits", "rtprov.amqp.tls_failures", "hosts"),
     ),
     Layer(
         "roles",
         (
+            "rtprov.equipment_answers",
             "rtprov.equipment",
             "rtprov.journal",
             "rtprov.status",
@@ -113,12 +121,12 @@ LAYERS = (
             "rtprov.finals",
             "rtprov.frontend",
         ),
-        sees=("package", "values", "forms", "rules", "amqp", "edges"),
+        sees=("package", "values", "forms", "rules", "hosts", "amqp", "edges"),
     ),
     Layer(
         "assembly",
         ("rtprov.tap.*",),
-        sees=("package", "values", "forms", "rules", "amqp", "broker", "edges", "roles"),
+        sees=("package", "values", "forms", "rules", "hosts", "amqp", "broker", "edges", "roles"),
         reactor=True,
     ),
     Layer("plugin", ("twisted.plugins.rtprov_plugin",), outside=frozenset({"twisted"})),

@@ -4,35 +4,27 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any, cast
 
 from cryptography import x509
-from treq.client import HTTPClient
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import (
-    IOpenSSLClientConnectionCreator,
-    IProtocol,
-    IProtocolFactory,
-    IReactorTime,
-    IStreamClientEndpoint,
-)
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.trial.unittest import SynchronousTestCase
-from twisted.web.client import URI, Agent
-from twisted.web.iweb import IAgentEndpointFactory
-from zope.interface import implementer
 
 from rtprov.amqp.connection import BrokerConnection
 from rtprov.amqp.url import BrokerUrl
-from rtprov.equipment import HttpEquipment
+from rtprov.connecting import ServerEndpoint
+from rtprov.equipment import HttpEquipment, equipment_agent
 from rtprov.errors import EquipmentUnreachable
 from rtprov.model import State, Task
-from rtprov.tls_client import VerifiedHTTPS
+from rtprov.tls_client import VerifiedServer, VerifiedServers
 from tests.certificates import CLIENT, DAY, SERVER, Authority, Identity, dns, ip
 from tests.memory import MemoryNetwork
 
@@ -44,7 +36,7 @@ OURS = Authority()
 THEIRS = Authority("another authority")
 BETWEEN = Authority("an intermediate authority", OURS)
 NO_HOST = "the certificate is for no host at all, and not for "
-UNVERIFIED = "certificate verify failed"
+NO_CA = "no CA that we trust (--ca) has signed the certificate, or an intermediate certificate is missing"
 
 UPN = x509.OtherName(x509.ObjectIdentifier("1.3.6.1.4.1.311.20.2.3"), b"\x0c\x09a.example")
 DAMAGED_SRV = x509.OtherName(x509.ObjectIdentifier("1.3.6.1.5.5.7.8.7"), b"\x0c\x01_")
@@ -81,7 +73,7 @@ REFUSED: Mapping[str, tuple[Identity, str]] = {
     "the name as one of several common names": (OURS.issue([], common_names=["b.example", HOST]), NO_HOST),
     "no subject at all": (OURS.issue(dns("b.example"), common_names=[]), "is for b.example, and"),
     "an empty subjectAltName": (OURS.issue([]), NO_HOST),
-    "a subjectAltName that is no list": (OURS.issue(None, extra=[names_from(b"\x04\x02no")]), UNVERIFIED),
+    "a subjectAltName that is no list": (OURS.issue(None, extra=[names_from(b"\x04\x02no")]), "the certificate"),
     "a name that is not ASCII": (OURS.issue(None, extra=[names_from(b"\x30\x04\x82\x02\xff.")]), "the certificate cannot be read"),
     "only an e-mail address": (OURS.issue([x509.RFC822Name("admin@a.example")]), NO_HOST),
     "only a URI": (OURS.issue([x509.UniformResourceIdentifier("https://a.example")]), NO_HOST),
@@ -107,16 +99,16 @@ REFUSED: Mapping[str, tuple[Identity, str]] = {
     "a name with a new line": (OURS.issue(dns("a.example\n")), "is for a.example\ufffd, and"),
     "a name with a dot at its end": (OURS.issue(dns("a.example.")), "and not for a.example"),
     "a name of 5000 characters": (OURS.issue(dns("a" * 5000)), "and not for a.example"),
-    "expired": (OURS.issue(dns(HOST), begins_in=-2 * DAY, ends_in=-DAY), UNVERIFIED),
-    "not yet valid": (OURS.issue(dns(HOST), begins_in=DAY, ends_in=2 * DAY), UNVERIFIED),
-    "for clients only": (OURS.issue(dns(HOST), usage=CLIENT), UNVERIFIED),
-    "for signing certificates only": (OURS.issue(dns(HOST), extra=[ONLY_SIGNS_CERTIFICATES]), UNVERIFIED),
-    "of another authority": (THEIRS.issue(dns(HOST)), UNVERIFIED),
-    "self-signed": (OURS.issue(dns(HOST), self_signed=True), UNVERIFIED),
-    "self-signed, as an authority": (OURS.issue(dns(HOST), self_signed=True, is_ca=True), UNVERIFIED),
-    "the intermediate authority is missing": (BETWEEN.issue(dns(HOST)), UNVERIFIED),
-    "another intermediate authority": (BETWEEN.issue(dns(HOST), chain=[THEIRS.certificate]), UNVERIFIED),
-    "signed by a server": (signed_by_a_server(), UNVERIFIED),
+    "expired": (OURS.issue(dns(HOST), begins_in=-2 * DAY, ends_in=-DAY), "the certificate has expired"),
+    "not yet valid": (OURS.issue(dns(HOST), begins_in=DAY, ends_in=2 * DAY), "the certificate is not valid yet"),
+    "for clients only": (OURS.issue(dns(HOST), usage=CLIENT), "the certificate is not for servers (extended key usage)"),
+    "for signing certificates only": (OURS.issue(dns(HOST), extra=[ONLY_SIGNS_CERTIFICATES]), "the certificate"),
+    "of another authority": (THEIRS.issue(dns(HOST)), NO_CA),
+    "self-signed": (OURS.issue(dns(HOST), self_signed=True), "the certificate is self-signed"),
+    "self-signed, as an authority": (OURS.issue(dns(HOST), self_signed=True, is_ca=True), "the certificate is self-signed"),
+    "the intermediate authority is missing": (BETWEEN.issue(dns(HOST)), NO_CA),
+    "another intermediate authority": (BETWEEN.issue(dns(HOST), chain=[THEIRS.certificate]), NO_CA),
+    "signed by a server": (signed_by_a_server(), "a CA's certificate in the chain is not a CA's"),
     "an authority without the name": (OURS.issue(None, common_names=[HOST], is_ca=True), "has no subjectAltName"),
 }
 
@@ -165,36 +157,13 @@ class Listener(Protocol):
         self.transport.write(self._answer)
 
 
-@implementer(IStreamClientEndpoint)
-class Secure:
-    """TLS on top of another endpoint."""
-
-    def __init__(self, endpoint: IStreamClientEndpoint, verified: IOpenSSLClientConnectionCreator, clock: Clock) -> None:
-        self._endpoint, self._verified, self._clock = endpoint, verified, clock
-
-    def connect(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
-        secure = TLSMemoryBIOFactory(self._verified, True, factory, cast("IReactorTime", self._clock))
-        return self._endpoint.connect(secure).addCallback(lambda wrapper: cast("TLSMemoryBIOProtocol", wrapper).wrappedProtocol)
-
-
-@implementer(IAgentEndpointFactory)
-class Only:
-    """One endpoint for whatever URL."""
-
-    def __init__(self, endpoint: IStreamClientEndpoint) -> None:
-        self._endpoint = endpoint
-
-    def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
-        return self._endpoint
-
-
 class ServerCertificates(SynchronousTestCase):
     def setUp(self) -> None:
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
-        ca = Path(folder.name) / "ca.pem"
-        ca.write_bytes(OURS.pem)
-        self.policy = VerifiedHTTPS(ca)
+        self.ca = Path(folder.name) / "ca.pem"
+        self.ca.write_bytes(OURS.pem)
+        self.servers = VerifiedServers(self.ca)
         self.logged: list[str] = []
         observer = cast("ILogObserver", self.observe)
         globalLogPublisher.addObserver(observer)
@@ -216,15 +185,21 @@ class ServerCertificates(SynchronousTestCase):
         self.network.listen("server").listen(secure)
 
     def endpoint(self, host: str) -> IStreamClientEndpoint:
-        return Secure(self.network.connect("server"), self.policy.creatorForNetloc(host.encode(), 443), self.clock)
+        return ServerEndpoint(
+            self.network.connect("server"),
+            where="server:443",
+            secure=lambda: self.servers.server(host),
+            timeout_s=5.0,
+            at_once=1,
+            clock=cast("IReactorTime", self.clock),
+        )
 
     def call(self, host: str, identity: Identity) -> Deferred[tuple[State, str]]:
         """One task for A."""
         self.listen(identity, ANSWER)
-        client = HTTPClient(Agent.usingEndpointFactory(self.clock, Only(self.endpoint(host))))
-        equipment = HttpEquipment(
-            client=client, base_url=f"https://{HOST}", clock=cast("IReactorTime", self.clock), wall_clock=self.clock.seconds
-        )
+        clock = cast("IReactorTime", self.clock)
+        agent = equipment_agent(self.endpoint(host), concurrency=1, clock=clock)
+        equipment = HttpEquipment(agent=agent, base_url=f"https://{HOST}", clock=clock, wall_clock=self.clock.seconds)
         outcome = equipment.configure(Task("0123456789abcdef" * 2, "ABC123456", 14, 0.0, "sealed"), BODY)
         self.network.advance(1)
         return outcome
@@ -291,11 +266,16 @@ class ServerCertificates(SynchronousTestCase):
     def test_any_error_refuses(self) -> None:
         """An error of whatever kind while a certificate is looked at refuses the connection; nothing is left to OpenSSL's opinion."""
         for error in (RuntimeError("unforeseen"), ValueError("unforeseen"), KeyError("unforeseen"), RecursionError()):
-            verified = self.policy.creatorForNetloc(HOST.encode(), 443)
-            cast("Any", verified)._wanted = Raising(error)
-            self.policy.creatorForNetloc = lambda *_, verified=verified: verified  # type: ignore[method-assign]
-            self.failureResultOf(self.call(HOST, OURS.issue(dns(HOST))), EquipmentUnreachable)
+            cast("Any", self.servers).server = partial(self.raising, error)
+            text = str(self.failureResultOf(self.call(HOST, OURS.issue(dns(HOST))), EquipmentUnreachable).value)
             self.assertEqual(self.server.heard, b"")
+            self.assertIn("the certificate cannot be read", text)
+
+    def raising(self, error: Exception, host: str) -> VerifiedServer:
+        """A server, looking at whose certificate fails."""
+        server = VerifiedServers(self.ca).server(host)
+        cast("Any", server)._wanted = Raising(error)
+        return server
 
     def test_server_name(self) -> None:
         """The name is sent in the clear, as servers of several names need it (SNI); an address is not (RFC 6066 §3)."""

@@ -5,14 +5,12 @@ Every part is percent-decoded (https://www.rabbitmq.com/docs/uri-spec). In rtpro
 
 from __future__ import annotations
 
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import attrs
-from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
-from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStreamClientEndpoint
 
 from rtprov.errors import ConfigurationError
+from rtprov.hosts import bracketed, parse_host
 
 MAX_VIRTUAL_HOST = 127  # bytes, AMQP's XML has it (domain `path`)
 _PORTS = {"amqp": 5672, "amqps": 5671}
@@ -53,18 +51,12 @@ class BrokerUrl:
             raise ConfigurationError("The broker URL has a part that AMQP cannot carry")
         if port == 0:
             raise ConfigurationError("The broker URL has the port 0: expected 1 to 65535")
-        return cls(unquote(host), port or _PORTS[scheme], username, password, virtual_host, scheme == "amqps")
+        try:
+            host = parse_host(unquote(host, errors="strict"), verified=scheme == "amqps")
+        except ValueError as error:
+            raise ConfigurationError(f"The broker URL is wrong: {error}") from None
+        return cls(host, port or _PORTS[scheme], username, password, virtual_host, scheme == "amqps")
 
     def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
         path = "" if self.virtual_host == "/" else self.virtual_host
-        return f"{'amqps' if self.tls else 'amqp'}://{self.username}@{host}:{self.port}/{path}"
-
-
-def client_endpoint(reactor: Any, url: BrokerUrl, verified: IOpenSSLClientConnectionCreator | None) -> IStreamClientEndpoint:
-    """An endpoint that connects to the broker; for ``amqps`` over TLS, to a server that `verified` accepts."""
-    endpoint = HostnameEndpoint(reactor, url.host, url.port)
-    if not url.tls:
-        return endpoint
-    assert verified is not None
-    return wrapClientTLS(verified, endpoint)
+        return f"{'amqps' if self.tls else 'amqp'}://{self.username}@{bracketed(self.host)}:{self.port}/{path}"

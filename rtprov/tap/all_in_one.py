@@ -27,6 +27,8 @@ from rtprov.tap.stub import make_stub
 from rtprov.tap.timing import clock
 from rtprov.tap.worker import make_policy, make_worker
 
+FILES_PER_CALL = 3  # its two ends, where the stub is called, and that of a client who waits for it
+
 
 class Options(opt.CommandOptions):
     longdesc = "Runs everything in one process: a stub of service A, service B, the worker and the embedded broker."
@@ -103,7 +105,7 @@ class _Everything(Command):
         equipment_url = options["equipment-url"]
         if self._stub is not None:
             equipment_url = f"https://localhost:{self._stub.port_number}"
-        self._worker = make_worker(options, self._policy, around, equipment_url, [Shard(0, 1)])
+        self._worker = make_worker(options, self._policy, around, equipment_url, [Shard(0, 1)], FILES_PER_CALL)
         self._worker.setServiceParent(self)
         self._front = front = FrontendService(around, sealer=self._sealer, shards=1, running_status=options["running-status"])
         front.setServiceParent(self)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet import reactor
-
-from rtprov.amqp.url import BrokerUrl, client_endpoint
+from rtprov.amqp.url import BrokerUrl
 from rtprov.errors import ConfigurationError
+from rtprov.tap.clients import broker_endpoint
 from rtprov.tap.renewal import Renewal
-from rtprov.tap.services import verified_broker
+from rtprov.tap.services import ca_file
 from rtprov.tap.timing import clock
 from rtprov.tls import Files, read_text
+from rtprov.tls_client import VerifiedServers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,22 +50,42 @@ class BrokerFile(Files):
             self.url = url
 
 
+class BrokerCA(Files):
+    """Which brokers are accepted over ``amqps``. The CA file is needed, and loaded, only once there is such a URL."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self._options = options
+        self._servers: VerifiedServers | None = None
+        super().__init__(options.get("ca") or options["certs"] / "ca.pem")
+
+    def servers(self) -> VerifiedServers:
+        """Raises `ConfigurationError`."""
+        if self._servers is None:
+            self._servers = VerifiedServers(ca_file(self._options))
+            self.certificates = self._servers.certificates
+        return self._servers
+
+    def load(self) -> None:
+        if self._servers is not None:
+            self._servers.load()
+
+
 class BrokerRoute:
     """The broker's URL and an endpoint that leads to it, from a command's options. Raises `ConfigurationError`."""
 
     def __init__(self, options: dict[str, Any]) -> None:
-        self._options = options
+        self._ca = BrokerCA(options)
         file: Path | None = options["broker-file"]
         self._file = None if file is None else BrokerFile(file)
         self.url: BrokerUrl = options["broker"] if self._file is None else self._file.url
         self.endpoint = self._endpoint_of(self.url)
 
     def _endpoint_of(self, url: BrokerUrl) -> IStreamClientEndpoint:
-        return client_endpoint(reactor, url, verified_broker(self._options, url))
+        return broker_endpoint(url, self._ca.servers() if url.tls else None)
 
     def follow(self, connection: BrokerConnection) -> list[Renewal]:
-        """The service that has `connection` go where the file says, if there is a file."""
+        """The services that have `connection` go where the file says, if there is one, and that watch the CA."""
         if self._file is None:
-            return []
+            return [Renewal(self._ca, clock=clock, what="CA certificates")] if self.url.tls else []
         self._file.on_change = lambda url: connection.redirect(self._endpoint_of(url), url)
-        return [Renewal(self._file, clock=clock, what="broker's URL")]
+        return [Renewal(self._ca, clock=clock, what="CA certificates"), Renewal(self._file, clock=clock, what="broker's URL")]

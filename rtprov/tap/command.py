@@ -17,6 +17,7 @@ from twisted.python.components import Componentized
 
 from rtprov.errors import ConfigurationError, refusal
 from rtprov.tap.assembly import WorkerService
+from rtprov.tap.clients import install_names
 from rtprov.tap.command_options import CommandOptions
 from rtprov.tap.environment import survey
 from rtprov.tap.files import open_files
@@ -88,6 +89,7 @@ class Command(InOrder):
         super().privilegedStartService()
 
     def startService(self) -> None:
+        install_names()
         if not self._prepared:
             self.privilegedStartService()
         super().startService()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 
-OWN = 200  # that are no clients' connections: the broker's, the log, certificates that are read again
+OWN = 200  # that are no calls and no clients' connections: the broker's, the log, certificates that are read again; a quarter of few
 
 _MOST = 1_048_576  # Linux takes no more (fs.nr_open), nor does it take "unlimited"
 
@@ -23,4 +23,5 @@ def open_files() -> int:
 
 def room_for(connections: int) -> int:
     """How many of so many connections there may be, with what else is open; at least one."""
-    return max(1, min(connections, open_files() - OWN))
+    files = open_files()
+    return max(1, min(connections, files - min(OWN, files // 4)))

@@ -14,7 +14,7 @@ from rtprov.tap.assembly import FrontendService
 from rtprov.tap.banner import first_steps
 from rtprov.tap.broker_file import BrokerRoute
 from rtprov.tap.command import Command
-from rtprov.tap.files import OWN, room_for
+from rtprov.tap.files import open_files, room_for
 from rtprov.tap.listening import front_end, health_if, log
 from rtprov.tap.renewal import Renewal
 from rtprov.tap.services import sealer, server_identity, surroundings
@@ -97,7 +97,7 @@ class _FrontendCommand(Command):
         most = room_for(options["max-connections"])
         if most < options["max-connections"]:
             log.warn(
-                "{most} connections at once are taken, no more: {files} open files are allowed (ulimit -n)", most=most, files=most + OWN
+                "{most} connections at once are taken, no more: {files} open files are allowed (ulimit -n)", most=most, files=open_files()
             )
         self._listening = front_end(
             options["listen"],

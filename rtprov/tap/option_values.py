@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from twisted.internet import reactor
 from twisted.internet.endpoints import serverFromString
@@ -19,7 +18,6 @@ BACKLOG = 1024  # Twisted's is 50
 
 _EXAMPLE = "such as tcp:8443:interface=127.0.0.1"
 _SEPARATOR = re.compile(r"(?<!\\):")  # of an endpoint description's arguments
-_URL = re.compile(r"[^\s\x00-\x1f\x7f?#\\]+")
 
 
 def integer(low: int, high: int) -> Callable[[str], int]:
@@ -124,17 +122,3 @@ def server_endpoint(text: str) -> tuple[str, Any]:
         if not 0 <= int(port) <= 65535:
             raise ValueError(f"{text!r} has the port {port}: expected an integer from 0 to 65535")
     return text, endpoint if below == text else ProxiedEndpoint(endpoint, clock)
-
-
-def https_url(text: str) -> str:
-    """An ``https:`` URL with a host, and with neither user nor query."""
-    try:
-        parts = urlsplit(text)
-        unquote(parts.path, errors="strict")
-        host_and_port = bool(parts.hostname) and parts.port != 0 and not parts.netloc.endswith(":")
-        valid = parts.scheme == "https" and host_and_port and "@" not in parts.netloc
-    except ValueError:
-        valid = False
-    if not valid or not _URL.fullmatch(text):
-        raise ValueError("expected an https:// URL such as https://localhost:8444")
-    return text.rstrip("/")

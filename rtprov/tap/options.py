@@ -5,9 +5,10 @@ from __future__ import annotations
 import attrs
 
 from rtprov.amqp.url import BrokerUrl
+from rtprov.hosts import parse_https_url
 from rtprov.tap.command_options import CommandOptions as CommandOptions
 from rtprov.tap.command_options import Option as Option
-from rtprov.tap.option_values import choice, https_url, integer, path, per_second, role_of, seconds, secret, server_endpoint
+from rtprov.tap.option_values import choice, integer, path, per_second, role_of, seconds, secret, server_endpoint
 
 
 def _port_of(what: str) -> str:
@@ -38,8 +39,8 @@ SEAL_KEYS = Option(
 )
 SHARDS = Option("shards", "1", "how many shards there are; the same for all front ends and workers", integer(1, 1024))
 SHARD = Option("shard", None, "a shard to serve, from 0; repeatable; all of them without it", integer(0, 1023), repeatable=True)
-EQUIPMENT_URL = Option("equipment-url", "https://localhost:8444", "service A", https_url)
-OTHER_EQUIPMENT_URL = Option("equipment-url", None, "service A; given, no stub is started", https_url)
+EQUIPMENT_URL = Option("equipment-url", "https://localhost:8444", "service A", parse_https_url)
+OTHER_EQUIPMENT_URL = Option("equipment-url", None, "service A; given, no stub is started", parse_https_url)
 CONCURRENCY = Option("concurrency", "500", "calls to A under way at once", integer(1, 30000))
 RETENTION = Option("retention", "86400", "seconds for which a finished task can still be asked about", seconds(1, 518400))
 PATIENCE = Option("patience", "600", "seconds for which a task is tried again while A cannot be reached", seconds(0, 86400))

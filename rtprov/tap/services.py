@@ -7,10 +7,7 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-from treq.client import HTTPClient
-from twisted.internet import reactor
-from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStreamClientEndpoint
-from twisted.web.client import Agent, HTTPConnectionPool, _HTTP11ClientFactory
+from twisted.internet.interfaces import IStreamClientEndpoint
 
 from rtprov.amqp.url import BrokerUrl
 from rtprov.certs import SEAL_KEY, ensure_seal_key
@@ -21,15 +18,7 @@ from rtprov.tap.listening import log
 from rtprov.tap.renewal import warn_of_expiry
 from rtprov.tap.timing import clock, wall_clock
 from rtprov.tls import is_there, read_text
-from rtprov.tls_client import VerifiedHTTPS
 from rtprov.tls_server import ServerIdentity
-
-_HTTP11ClientFactory.noisy = False  # or each connection to A costs two lines of log; there is no public way to say so
-
-CONNECT_TIMEOUT_S = 10.0
-# A proxy before A closes idle connections after seconds (nginx 75, node 5, some 1), perhaps just when an order is written:
-# that order would count as an outage. Under load a connection is taken again at once.
-IDLE_TO_A_S = 0.5
 
 
 def server_identity(options: dict[str, Any], role: str) -> ServerIdentity:
@@ -63,11 +52,6 @@ def ca_file(options: dict[str, Any]) -> Path:
     return file
 
 
-def verified_broker(options: dict[str, Any], url: BrokerUrl) -> IOpenSSLClientConnectionCreator | None:
-    """How to know the broker of an ``amqps`` URL; None for others. Raises `ConfigurationError`."""
-    return VerifiedHTTPS(ca_file(options)).creatorForNetloc(url.host.encode(), url.port) if url.tls else None
-
-
 def sealer(options: dict[str, Any]) -> FernetSealer:
     """The sealer on the key file, which is made where it is missing. Raises `ConfigurationError`."""
     file: Path = options.get("seal-keys") or options["certs"] / SEAL_KEY
@@ -90,12 +74,3 @@ def surroundings(broker: IStreamClientEndpoint, url: BrokerUrl) -> Surroundings:
         broker=broker,
         broker_url=url,
     )
-
-
-def https_client(policy: VerifiedHTTPS, concurrency: int) -> HTTPClient:
-    """An HTTP client with as many persistent connections as there are calls. A POST is never repeated behind our back."""
-    pool = HTTPConnectionPool(reactor, persistent=True)
-    pool.maxPersistentPerHost = concurrency
-    pool.cachedConnectionTimeout = IDLE_TO_A_S  # type: ignore[assignment] # any number of seconds
-    pool.retryAutomatically = False
-    return HTTPClient(Agent(reactor, contextFactory=policy, connectTimeout=CONNECT_TIMEOUT_S, pool=pool))

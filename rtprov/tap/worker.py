@@ -12,13 +12,15 @@ from rtprov.errors import ConfigurationError
 from rtprov.tap import options as opt
 from rtprov.tap.assembly import Surroundings, WorkerService, WorkerSettings
 from rtprov.tap.broker_file import BrokerRoute
+from rtprov.tap.clients import agent_for
 from rtprov.tap.command import Command
-from rtprov.tap.listening import health_if
+from rtprov.tap.files import open_files, room_for
+from rtprov.tap.listening import health_if, log
 from rtprov.tap.renewal import Renewal, warn_of_expiry
-from rtprov.tap.services import ca_file, https_client, identity_files, sealer, surroundings
+from rtprov.tap.services import ca_file, identity_files, sealer, surroundings
 from rtprov.tap.timing import clock
 from rtprov.tls import is_there
-from rtprov.tls_client import VerifiedHTTPS
+from rtprov.tls_client import VerifiedServers
 
 MAX_SHARDS = 400  # each takes five channels of the 2047 that a connection may have
 
@@ -53,29 +55,48 @@ class Options(opt.CommandOptions):
             raise ConfigurationError(f"--shard: one worker can take {MAX_SHARDS} shards at most; divide the {self['shards']} among several")
 
 
-def make_policy(options: dict[str, Any]) -> VerifiedHTTPS:
+def make_policy(options: dict[str, Any]) -> VerifiedServers:
     """Whom the worker trusts, and what it shows. Raises `ConfigurationError`."""
     certificate, key = (options.get("certificate"), options.get("private-key"))
     if certificate is not None or key is not None or is_there(options["certs"] / "worker.pem"):
         certificate, key = identity_files(options, "worker")
-    policy = VerifiedHTTPS(ca_file(options), certificate, key)
+    policy = VerifiedServers(ca_file(options), certificate, key)
     warn_of_expiry(*policy.certificates)
     return policy
 
 
+def room_for_calls(concurrency: int, files_per_call: int) -> int:
+    """How many calls to A there may be at once: as many as were asked for, or as there are open files for."""
+    most = room_for(concurrency * files_per_call) // files_per_call or 1
+    if most < concurrency:
+        log.warn(
+            "at most {most} calls to A are made at once, not the {wanted} of --concurrency: {files} open files are allowed (ulimit -n)",
+            most=most,
+            wanted=concurrency,
+            files=open_files(),
+        )
+    return most
+
+
 def make_worker(
-    options: dict[str, Any], policy: VerifiedHTTPS, around: Surroundings, equipment_url: str, shards: list[Shard]
+    options: dict[str, Any],
+    policy: VerifiedServers,
+    around: Surroundings,
+    equipment_url: str,
+    shards: list[Shard],
+    files_per_call: int = 1,
 ) -> WorkerService:
-    """The worker as the options describe it. Raises `ConfigurationError`."""
+    """The worker as the options describe it; each call takes `files_per_call` open files of this process. Raises `ConfigurationError`."""
+    concurrency = room_for_calls(options["concurrency"], files_per_call)
     settings = WorkerSettings(
         shards=shards,
-        concurrency=options["concurrency"],
+        concurrency=concurrency,
         retention_s=options["retention"],
         patience_s=options["patience"],
         drain_s=options["drain"],
     )
-    client = https_client(policy, options["concurrency"])
-    equipment = HttpEquipment(client=client, base_url=equipment_url, clock=around.clock, wall_clock=around.wall_clock)
+    agent = agent_for(equipment_url, policy, concurrency)
+    equipment = HttpEquipment(agent=agent, base_url=equipment_url, clock=around.clock, wall_clock=around.wall_clock)
     return WorkerService(around, settings, equipment=equipment, sealer=sealer(options))
 
 

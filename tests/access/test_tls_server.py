@@ -13,7 +13,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from rtprov.errors import ConfigurationError
 from rtprov.limits import Connections
-from rtprov.tls_client import VerifiedHTTPS
+from rtprov.tls_client import VerifiedServers
 from rtprov.tls_server import WARN_EVERY_S, ServerIdentity, TLSEndpoint
 from tests.memory import MemoryNetwork
 from tests.test_tls import PING, Old, Peer, Peers, TlsTestCase
@@ -141,9 +141,9 @@ class Replacing(ServerTestCase):
 
     def test_client(self) -> None:
         """A client takes over its files as a server does: the CA that it trusts, and the certificate that it shows."""
-        policy = VerifiedHTTPS(self.file("ca.pem"), self.file("client.pem"), self.file("client.key"))
+        policy = VerifiedServers(self.file("ca.pem"), self.file("client.pem"), self.file("client.key"))
         self.assertFalse(policy.changed)
-        before = policy.creatorForNetloc(b"a.example", 443)
+        before = policy.server("a.example")
         identity, old_ca = self.new_identity("ca.pem"), self.ca
         self.assert_agreed(self.handshake(identity, before))
         self.ca = trustme.CA()
@@ -153,14 +153,14 @@ class Replacing(ServerTestCase):
         identity.reload()
         self.assertTrue(policy.changed)
         policy.reload()
-        server, _ = self.handshake(identity, policy.creatorForNetloc(b"a.example", 443))
+        server, _ = self.handshake(identity, policy.server("a.example"))
         self.assert_failed(server, "certificate verify failed")  # the client's is the old CA's
         self.issue("client", self.ca, "client.example")
         policy.reload()
-        self.assert_agreed(self.handshake(identity, policy.creatorForNetloc(b"a.example", 443)))
+        self.assert_agreed(self.handshake(identity, policy.server("a.example")))
         self.file("client.key").write_bytes(b"")
         self.assertRaises(ConfigurationError, policy.reload)
-        self.assert_agreed(self.handshake(identity, policy.creatorForNetloc(b"a.example", 443)))
+        self.assert_agreed(self.handshake(identity, policy.server("a.example")))
 
     def test_whose_time_runs_out(self) -> None:
         """The files whose time can run out are the certificate, and the CA for clients."""

@@ -11,7 +11,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtprov.amqp.tls_failures import CertificateRefused, explain
+from rtprov.amqp.tls_failures import CertificateRefused, explain, reason_of_refusal
 
 
 class _Client(Protocol):
@@ -58,6 +58,12 @@ class Explanations(SynchronousTestCase):
         self.assertEqual(
             explain(CertificateRefused("the certificate is for b, and not for a")), "TLS: the certificate is for b, and not for a"
         )
+
+    def test_reasons(self) -> None:
+        """What OpenSSL objects to is said in words, of the server's own certificate or of one of its CAs'; what is new by its number."""
+        self.assertEqual(reason_of_refusal(10, 0), "the certificate has expired")
+        self.assertEqual(reason_of_refusal(10, 1), "a CA's certificate in the chain has expired")
+        self.assertEqual(reason_of_refusal(9999, 0), "the certificate was refused (OpenSSL error 9999)")
 
     def test_no_tls(self) -> None:
         """Of what OpenSSL says only the reasons are told."""

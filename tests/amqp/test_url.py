@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from twisted.internet.ssl import optionsForClientTLS
-from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtprov.amqp.url import BrokerUrl, client_endpoint
+from rtprov.amqp.url import BrokerUrl
 from rtprov.errors import ConfigurationError
 
 
@@ -60,13 +58,3 @@ class ParseTests(SynchronousTestCase):
             error = self.assertRaises(ConfigurationError, BrokerUrl.parse, text)
             self.assertNotIn("sesame", str(error))
             self.assertNotIn("\n", str(error))
-
-
-class EndpointTests(SynchronousTestCase):
-    def test_made(self) -> None:
-        """With TLS or without there is an endpoint; TLS wraps the other."""
-        reactor = MemoryReactorClock()
-        plain = client_endpoint(reactor, BrokerUrl.parse("amqp://broker"), None)
-        for host in ("broker.example", "127.0.0.1", "[::1]"):
-            wrapped = client_endpoint(reactor, BrokerUrl.parse(f"amqps://{host}"), optionsForClientTLS("broker.example"))
-            self.assertIsNot(type(wrapped), type(plain))

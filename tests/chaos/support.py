@@ -15,12 +15,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, gatherResults
+from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.task import deferLater
 from twisted.web.client import HTTPConnectionPool
 
 from rtprov.amqp.connection import BrokerConnection
 from rtprov.amqp.publisher import Publisher
-from rtprov.amqp.url import BrokerUrl, client_endpoint
+from rtprov.amqp.url import BrokerUrl
 from rtprov.journal import persistent
 from tests.chaos.equipment import RecordingA, make_certificates, reactor
 from tests.processes.support import ANY_PORT, Client, ProcessTestCase, Twistd
@@ -165,7 +166,7 @@ async def publish(broker_url: str, exchange: str, key: str, *bodies: bytes) -> N
     publisher, url = Publisher(clock=reactor), BrokerUrl.parse(broker_url)
     connection = BrokerConnection(
         name="outside",
-        endpoint=client_endpoint(reactor, url, None),
+        endpoint=HostnameEndpoint(reactor, url.host, url.port),
         url=url,
         clock=reactor,
         rng=random.Random(),

@@ -7,14 +7,12 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from attrs import define, field, frozen
-from treq.client import HTTPClient
 from twisted.internet.defer import Deferred
-from twisted.web.client import Agent, HTTPConnectionPool
 
 from rtprov.amqp.topology import Shard
 from rtprov.amqp.url import BrokerUrl
 from rtprov.broker.server import make_broker
-from rtprov.equipment import HttpEquipment
+from rtprov.equipment import HttpEquipment, equipment_agent
 from rtprov.http import JsonSite
 from rtprov.tap.assembly import FrontendService, Surroundings, WorkerService, WorkerSettings
 from tests.fakes import PlainSealer
@@ -22,7 +20,7 @@ from tests.simulation.checks import Checks
 from tests.simulation.clock import Role, WorldClock
 from tests.simulation.disk import Disk, SimulatedStorage
 from tests.simulation.knobs import DELIVERY_LIMIT, LATE_STREAMS, LONG_JOURNALS, READING_S, draw
-from tests.simulation.network import AgentEndpoints, Network
+from tests.simulation.network import Network
 from tests.simulation.orders import Key, Order
 from tests.simulation.service_a import LONGEST_RETRY_AFTER_S, ServiceA
 from tests.simulation.trace import Trace
@@ -223,12 +221,8 @@ class World:
             drain_s=self.setup.drain_s,
             retention_s=self.setup.retention_s,
         )
-        pool = HTTPConnectionPool(role.clock, persistent=True)
-        pool.maxPersistentPerHost = self.setup.concurrency
-        pool.cachedConnectionTimeout = 60
-        pool.retryAutomatically = False
-        client = HTTPClient(Agent.usingEndpointFactory(role.clock, AgentEndpoints(self.network, role), pool))
-        equipment = HttpEquipment(client=client, base_url="http://a", clock=role.clock, wall_clock=role.wall_clock)
+        agent = equipment_agent(self.network.endpoint(role, "a"), concurrency=self.setup.concurrency, clock=role.clock)
+        equipment = HttpEquipment(agent=agent, base_url="http://a", clock=role.clock, wall_clock=role.wall_clock)
         service = WorkerService(self._surroundings(role, rng), settings, equipment=equipment, sealer=PlainSealer())
         service.startService()
         return Service(role, service)

@@ -40,4 +40,6 @@ class OpenFiles(SynchronousTestCase):
         self.limit(1024, 4096)
         self.assertEqual([room_for(wanted) for wanted in (100, 10_000)], [100, 4096 - OWN])
         self.limit(100, 100)
+        self.assertEqual(room_for(10_000), 75)
+        self.limit(1, 1)
         self.assertEqual(room_for(10_000), 1)

@@ -1,0 +1,81 @@
+"""Which hosts may stand in an option's URL, and how they are written from then on.
+
+A host is accepted if it can work: it can be looked up and, where TLS verifies it, a certificate can hold it.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import ip_address
+from urllib.parse import quote, unquote, urlsplit
+
+from service_identity.hazmat import DNS_ID
+
+MAX_NAME = 253
+# Letters, digits, hyphens as RFC 1123 §2.1 has them, and the underscores of container networks.
+_LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
+_NO_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_PATH = "/%:@!$&'()*+,;=~"  # RFC 3986 §3.3, beside letters, digits and -._
+_UNPRINTABLE = re.compile(r"[\x00-\x20\x7f\\]")
+
+
+def parse_host(text: str, *, verified: bool) -> str:
+    """The host as it is looked up and verified: an IP address, or a DNS name in lower case, with A-labels (RFC 5890).
+
+    A dot at a name's end stays: it says that the name is not to be looked up in search domains. `verified` says that a certificate must
+    hold it. Raises ValueError with a sentence that does not repeat the host: it may be part of a password.
+    """
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return _parse_name(text)
+    if verified and "%" in text:
+        raise ValueError("an address with a zone (%eth0) stands in no certificate; give a name or another address")
+    return str(address)
+
+
+def _parse_name(text: str) -> str:
+    name = text.lower()
+    if not name.isascii():
+        try:
+            name = DNS_ID(name).hostname.decode()
+        except ValueError:  # of the idna package
+            raise ValueError("the host is no valid international name (IDNA)") from None
+    labels = name.removesuffix(".").split(".")
+    if len(name) > MAX_NAME or not all(_LABEL.fullmatch(label) for label in labels):
+        raise ValueError("the host must be an IP address (IPv6 in brackets) or a DNS name of letters, digits, hyphens and underscores")
+    if _NUMBER.fullmatch(labels[-1]):
+        raise ValueError("the host looks like an IPv4 address and is none: expected four numbers from 0 to 255")
+    return name
+
+
+def bracketed(host: str) -> str:
+    """The host as it stands in a URL and in a ``Host`` field."""
+    return f"[{host}]" if ":" in host else host
+
+
+def parse_https_url(text: str) -> str:
+    """An ``https:`` URL with a host that TLS can verify, and with neither user nor query; without a slash at its end.
+
+    Raises ValueError with a sentence.
+    """
+    example = "expected an https:// URL such as https://localhost:8444"
+    if _UNPRINTABLE.search(text):
+        raise ValueError(f"{example}, without spaces and backslashes")
+    try:
+        parts = urlsplit(text)
+        host, port = unquote(parts.hostname or "", errors="strict"), parts.port
+        unquote(parts.path, errors="strict")
+    except ValueError:
+        raise ValueError(example) from None
+    if parts.scheme != "https" or not host or ("[" in parts.netloc) != (":" in host):
+        raise ValueError(example)
+    if "@" in parts.netloc or "?" in text or "#" in text:
+        raise ValueError(f"{example}, without user, query and fragment")
+    if port == 0 or parts.netloc.endswith(":"):
+        raise ValueError(f"{example}, with a port from 1 to 65535")
+    if _NO_ESCAPE.search(parts.path):
+        raise ValueError(f"{example}, with a percent sign in the path only before two hexadecimal digits")
+    host, path = parse_host(host, verified=True), quote(parts.path.rstrip("/"), safe=_PATH)
+    return f"https://{bracketed(host)}{'' if port is None else f':{port}'}{path}"

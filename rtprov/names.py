@@ -1,0 +1,204 @@
+"""Names are looked up on threads of their own: one look-up may block for a minute, and nothing else is to wait for it.
+
+The system's own `getaddrinfo` is asked, since it knows what the administrator has set up (/etc/hosts, search domains, NSS); it blocks for
+as long as a name server does not answer. So each look-up has a deadline, those for one name share a thread, the number of threads is
+bounded, for each name too, so that one name's look-ups cannot use up another's, and the threads are daemons: a stop waits for none.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Sequence
+from functools import partial
+from ipaddress import IPv6Address as IPv6
+from ipaddress import ip_address
+from typing import Any, cast
+
+from attrs import define, field
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.interfaces import IHostnameResolver, IHostResolution, IReactorTime, IResolutionReceiver
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from rtprov.errors import NotConnected, OutOfResources
+from rtprov.shortages import shortage_of
+
+DEADLINE_S = 5.0
+MAX_THREADS = 16
+MAX_THREADS_PER_NAME = 3
+STUCK_AFTER_S = 30.0  # then a further thread asks again; the system's own limits for a name server that is silent lie below that
+
+Address = IPv4Address | IPv6Address
+_FAMILIES: dict[type, int] = {IPv4Address: socket.AF_INET, IPv6Address: socket.AF_INET6}
+GetAddrInfo = Callable[..., Sequence[tuple[Any, ...]]]
+
+
+@define(eq=False)
+class _LookUp:
+    """One thread's work, and who waits for it."""
+
+    host: str
+    family: int
+    began_at: float
+    waiting: list[Deferred[list[Address]]] = field(factory=list)
+
+
+@implementer(IHostnameResolver)
+class Names:
+    """Looks names up.
+
+    `run_in_thread` runs a function on a new daemon thread, and raises RuntimeError if there is none to be had; `call_from_thread` brings a
+    call back to the reactor's thread; `getaddrinfo` is `socket.getaddrinfo`.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: IReactorTime,
+        run_in_thread: Callable[[Callable[[], None]], None],
+        call_from_thread: Callable[..., None],
+        getaddrinfo: GetAddrInfo,
+    ) -> None:
+        self._clock = clock
+        self._run_in_thread = run_in_thread
+        self._call_from_thread = call_from_thread
+        self._getaddrinfo = getaddrinfo
+        self._running: list[_LookUp] = []
+
+    def look_up(self, host: str, family: int = socket.AF_UNSPEC) -> Deferred[list[Address]]:
+        """Fire with the host's addresses (their port is 0), best first (RFC 6724); there is at least one. IP addresses need no look-up.
+
+        Fails with `NotConnected` after 5 s at the latest, or with `OutOfResources`. Cancelling gives the wait up, not the look-up.
+        """
+        literal = _literal(host, family)
+        if literal:
+            return succeed(literal)
+        look_up = self._current(host, family)
+        if look_up is None:
+            try:
+                look_up = self._begin(host, family)
+            except OutOfResources:
+                return fail()
+        waiter: Deferred[list[Address]] = Deferred()
+        look_up.waiting.append(waiter)
+        late = NotConnected(f"the name {host} was not found within {DEADLINE_S:g} s: the name server does not answer")
+        return waiter.addTimeout(DEADLINE_S, self._clock, lambda *_: Failure(late))
+
+    def _current(self, host: str, family: int) -> _LookUp | None:
+        """The look-up to join, if there is one that may still end, or that no other may stand beside."""
+        same = [each for each in self._running if (each.host, each.family) == (host, family)]
+        if same and (self._clock.seconds() - same[-1].began_at < STUCK_AFTER_S or len(same) >= MAX_THREADS_PER_NAME):
+            return same[-1]
+        return None
+
+    def _begin(self, host: str, family: int) -> _LookUp:
+        if len(self._running) >= MAX_THREADS:
+            raise OutOfResources(f"all {MAX_THREADS} threads that look names up are busy")
+        look_up = _LookUp(host, family, self._clock.seconds())
+        try:
+            self._run_in_thread(partial(self._ask, look_up))
+        except RuntimeError as error:
+            raise OutOfResources(f"no thread to look {host} up could be started ({error}); see ulimit -u") from None
+        self._running.append(look_up)
+        return look_up
+
+    def _ask(self, look_up: _LookUp) -> None:
+        """Runs on the look-up's own thread."""
+        result: list[Address] | Failure
+        try:
+            result = _addresses(_resolve(self._getaddrinfo, look_up.host, look_up.family))
+        except BaseException:
+            result = Failure()
+        self._call_from_thread(self._on_end, look_up, result)
+
+    def _on_end(self, look_up: _LookUp, result: list[Address] | Failure) -> None:
+        self._running.remove(look_up)
+        error: Exception | None = None
+        if isinstance(result, Failure):
+            error = _in_words(look_up.host, result.value)
+        elif not result:
+            error = NotConnected(f"the name {look_up.host} has no address")
+        for waiter in look_up.waiting:
+            if waiter.called:  # given up
+                continue
+            if error is None:
+                waiter.callback(cast("list[Address]", result))
+            else:
+                waiter.errback(error)
+
+    def resolveHostName(
+        self,
+        resolutionReceiver: IResolutionReceiver,
+        hostName: str,
+        portNumber: int = 0,
+        addressTypes: Sequence[type] | None = None,
+        transportSemantics: str = "TCP",
+    ) -> IHostResolution:
+        """The same for Twisted, which hears nothing of reasons."""
+        types = list(addressTypes or _FAMILIES)
+        looking = self.look_up(hostName, _FAMILIES[types[0]] if len(types) == 1 else socket.AF_UNSPEC)
+        resolution = _Resolution(hostName, looking)
+        resolutionReceiver.resolutionBegan(resolution)
+
+        def finish(found: list[Address] | Failure) -> None:
+            for address in [] if isinstance(found, Failure) else found:
+                resolutionReceiver.addressResolved(_with_port(address, portNumber))
+            resolutionReceiver.resolutionComplete()
+
+        looking.addBoth(finish)
+        return resolution
+
+
+@implementer(IHostResolution)
+@define(eq=False)
+class _Resolution:
+    name: str
+    _looking: Deferred[Any]
+
+    def cancel(self) -> None:
+        """Give the wait up."""
+        self._looking.cancel()
+
+
+def _resolve(getaddrinfo: GetAddrInfo, host: str, family: int) -> Sequence[tuple[Any, ...]]:
+    try:
+        return getaddrinfo(host, None, family, socket.SOCK_STREAM)
+    except socket.gaierror:
+        with socket.socket():  # where no file can be opened, the C library says that there is no such name
+            raise
+
+
+def _literal(host: str, family: int) -> list[Address]:
+    """The address that `host` is; nothing if it is a name. Asks nobody: not even `getaddrinfo`, which may block."""
+    try:
+        address = ip_address(host)
+        if isinstance(address, IPv6):
+            zone = address.scope_id or "0"
+            bare = str(address).partition("%")[0]
+            found: Address = IPv6Address("TCP", bare, 0, 0, int(zone) if zone.isdecimal() else socket.if_nametoindex(zone))
+        else:
+            found = IPv4Address("TCP", str(address), 0)
+    except (ValueError, OSError):  # OSError: there is no such interface
+        return []
+    return [found] if family in (socket.AF_UNSPEC, _FAMILIES[type(found)]) else []
+
+
+def _addresses(found: Sequence[tuple[Any, ...]]) -> list[Address]:
+    types: dict[int, type[Address]] = {family: kind for kind, family in _FAMILIES.items()}
+    return [types[family]("TCP", *address) for family, _, _, _, address in found if family in types]
+
+
+def _with_port(address: Address, port: int) -> Address:
+    if isinstance(address, IPv6Address):
+        return IPv6Address("TCP", address.host, port, address.flowInfo, address.scopeID)
+    return IPv4Address("TCP", address.host, port)
+
+
+def _in_words(host: str, error: BaseException | None) -> Exception:
+    if isinstance(error, socket.gaierror):
+        return NotConnected(f"the name {host} was not found: {error.strerror}")
+    shortage = shortage_of(getattr(error, "errno", None))
+    if shortage is not None:
+        return OutOfResources(f"the name {host} could not be looked up: {shortage}")
+    return NotConnected(f"the name {host} could not be looked up: {type(error).__name__}: {error}")

@@ -1,0 +1,73 @@
+"""The connections that a command opens itself, to A and to the broker, and how their hosts' names are looked up."""
+
+from __future__ import annotations
+
+import socket
+from threading import Thread
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
+
+from twisted.internet import reactor
+from twisted.internet.interfaces import IReactorFromThreads, IReactorPluggableNameResolver
+
+from rtprov.connecting import HostEndpoint, ServerEndpoint, is_usable
+from rtprov.equipment import equipment_agent
+from rtprov.hosts import bracketed
+from rtprov.names import Names
+from rtprov.tap.timing import clock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from twisted.internet.interfaces import IStreamClientEndpoint
+    from twisted.web.iweb import IAgent
+
+    from rtprov.amqp.url import BrokerUrl
+    from rtprov.tls_client import VerifiedServers
+
+TO_A_WITHIN_S = 10.0
+TO_A_AT_ONCE = 64  # a handshake takes about 2 ms of computing
+TO_BROKER_WITHIN_S = 5.0
+HTTPS_PORT = 443
+
+
+def _run_in_thread(function: Callable[[], None]) -> None:
+    Thread(target=function, name="rtprov-names", daemon=True).start()  # a daemon: the process ends without waiting for it
+
+
+names = Names(
+    clock=clock,
+    run_in_thread=_run_in_thread,
+    call_from_thread=cast("IReactorFromThreads", reactor).callFromThread,
+    getaddrinfo=socket.getaddrinfo,
+)
+
+
+def install_names() -> None:
+    """Have all of Twisted look names up as we do: the reactor's own threads are waited for when it stops."""
+    cast("IReactorPluggableNameResolver", reactor).installNameResolver(names)
+
+
+def _endpoint(host: str, port: int, servers: VerifiedServers | None, within_s: float, at_once: int) -> IStreamClientEndpoint:
+    return ServerEndpoint(
+        HostEndpoint(cast("Any", reactor), host, port, names, is_usable),
+        where=f"{bracketed(host)}:{port}",
+        secure=None if servers is None else lambda: servers.server(host),
+        timeout_s=within_s,
+        at_once=at_once,
+        clock=clock,
+    )
+
+
+def broker_endpoint(url: BrokerUrl, servers: VerifiedServers | None) -> IStreamClientEndpoint:
+    """Leads to the broker; for ``amqps`` to one that `servers` accepts, with its files as they are by then."""
+    assert servers is not None or not url.tls
+    return _endpoint(url.host, url.port, servers if url.tls else None, TO_BROKER_WITHIN_S, 1)
+
+
+def agent_for(equipment_url: str, servers: VerifiedServers, concurrency: int) -> IAgent:
+    """The HTTP client for A, whose URL has the form that `rtprov.hosts.parse_https_url` makes."""
+    parts = urlsplit(equipment_url)
+    assert parts.hostname is not None
+    endpoint = _endpoint(parts.hostname, parts.port or HTTPS_PORT, servers, TO_A_WITHIN_S, TO_A_AT_ONCE)
+    return equipment_agent(endpoint, concurrency=concurrency, clock=clock)

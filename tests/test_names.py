@@ -1,0 +1,206 @@
+"""Names are looked up on threads that nothing waits for. Here a thread's work is done when a test says so."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Callable
+from typing import Any, cast
+
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IHostnameResolver, IHostResolution, IReactorTime, IResolutionReceiver
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
+from zope.interface.verify import verifyObject
+
+from rtprov.errors import NotConnected, OutOfResources
+from rtprov.names import DEADLINE_S, MAX_THREADS, MAX_THREADS_PER_NAME, STUCK_AFTER_S, Address, Names
+
+A = ("a.example", [(socket.AF_INET6, ("2001:db8::1", 0, 0, 0)), (socket.AF_INET, ("192.0.2.1", 0))])
+
+
+@implementer(IResolutionReceiver)
+class Receiver:
+    """Collects what Twisted is told."""
+
+    def __init__(self) -> None:
+        self.resolution: Any = None
+        self.addresses: list[object] = []
+        self.complete = 0
+
+    def resolutionBegan(self, resolution: IHostResolution) -> None:
+        self.resolution = resolution
+
+    def addressResolved(self, address: object) -> None:
+        assert self.resolution is not None
+        self.addresses.append(address)
+
+    def resolutionComplete(self) -> None:
+        self.complete += 1
+
+
+class LookUps(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.threads: list[Callable[[], None]] = []  # that block
+        self.asked: list[tuple[object, ...]] = []
+        self.answers: dict[str, Any] = dict([A])
+        self.names = Names(
+            clock=cast("IReactorTime", self.clock),
+            run_in_thread=self.threads.append,
+            call_from_thread=lambda function, *arguments: function(*arguments),
+            getaddrinfo=self.getaddrinfo,
+        )
+
+    def getaddrinfo(self, host: str, port: object, family: int, kind: int) -> list[tuple[Any, ...]]:
+        """What the C library would say."""
+        self.asked.append((host, family))
+        answer = self.answers[host]
+        if isinstance(answer, BaseException):
+            raise answer
+        return [(each, kind, 6, "", address) for each, address in answer]
+
+    def unblock(self, which: int = 0) -> None:
+        """One thread's look-up comes to its end."""
+        self.threads.pop(which)()
+
+    def assert_not_connected(self, looking: Deferred[list[Address]], text: str) -> NotConnected:
+        error = self.failureResultOf(looking, NotConnected).value
+        self.assertIn(text, str(error))
+        return cast("NotConnected", error)
+
+    def test_found(self) -> None:
+        """A name's addresses come in the C library's order; the reactor waits for nothing."""
+        looking = self.names.look_up("a.example")
+        self.assertNoResult(looking)
+        self.unblock()
+        self.assertEqual(self.successResultOf(looking), [IPv6Address("TCP", "2001:db8::1", 0, 0, 0), IPv4Address("TCP", "192.0.2.1", 0)])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_address(self) -> None:
+        """An address is its own answer, and takes no thread."""
+        for text, expected in (
+            ("127.0.0.1", IPv4Address("TCP", "127.0.0.1", 0)),
+            ("::1", IPv6Address("TCP", "::1", 0, 0, 0)),
+            ("fe80::1%1", IPv6Address("TCP", "fe80::1", 0, 0, 1)),
+        ):
+            self.assertEqual(self.successResultOf(self.names.look_up(text)), [expected])
+        self.assertEqual(self.threads, [])
+
+    def test_shared(self) -> None:
+        """Those who ask for one name share a thread; one that is given up disturbs no other."""
+        first, second, third = (self.names.look_up("a.example") for _ in range(3))
+        second.addErrback(lambda _: None).cancel()
+        self.unblock()
+        self.assertEqual(self.threads, [])
+        self.assertEqual(self.successResultOf(first), self.successResultOf(third))
+        self.names.look_up("a.example")
+        self.assertEqual(len(self.threads), 1)
+
+    def test_given_up_meanwhile(self) -> None:
+        """Who is told first may make another give up."""
+        first, second = self.names.look_up("a.example"), self.names.look_up("a.example")
+        second.addErrback(lambda _: None)
+        first.addCallback(lambda _: second.cancel())
+        self.unblock()
+        self.successResultOf(second)
+
+    def test_late(self) -> None:
+        """A look-up that does not end fails after its deadline, for each who waits counted from when he asked; its end is harmless."""
+        first = self.names.look_up("a.example")
+        self.clock.advance(DEADLINE_S - 1)
+        second = self.names.look_up("a.example")
+        self.clock.advance(1)
+        self.assert_not_connected(first, "the name a.example was not found within 5 s: the name server does not answer")
+        self.assertNoResult(second)
+        self.unblock()
+        self.successResultOf(second)
+
+    def test_not_found(self) -> None:
+        """What the C library says is passed on with the name; so is anything unforeseen."""
+        for answer, text in (
+            (
+                socket.gaierror(socket.EAI_NONAME, "Name or service not known"),
+                "the name a.example was not found: Name or service not known",
+            ),
+            ([], "the name a.example has no address"),
+            (UnicodeError("label too long"), "the name a.example could not be looked up: UnicodeError: label too long"),
+        ):
+            self.answers["a.example"] = answer
+            looking = self.names.look_up("a.example")
+            self.unblock()
+            self.assertNotIsInstance(self.assert_not_connected(looking, text), OutOfResources)
+
+    def test_shortage(self) -> None:
+        """A look-up that fails for want of files or memory of this machine says so: the name is not to blame."""
+        for number in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
+            self.answers["a.example"] = OSError(number, "no")
+            looking = self.names.look_up("a.example")
+            self.unblock()
+            self.failureResultOf(looking, OutOfResources)
+
+    def test_no_thread(self) -> None:
+        """Where no thread can be started, that is this machine's shortage, and the next attempt may succeed."""
+        threads, self.names._run_in_thread = self.threads.append, self.refuse
+        looking = self.names.look_up("a.example")
+        self.assertIn("can't start new thread", str(self.failureResultOf(looking, OutOfResources).value))
+        self.names._run_in_thread = threads
+        looking = self.names.look_up("a.example")
+        self.unblock()
+        self.successResultOf(looking)
+
+    def refuse(self, function: Callable[[], None]) -> None:
+        raise RuntimeError("can't start new thread")
+
+    def test_stuck(self) -> None:
+        """A look-up that hangs for long is asked again on another thread, a few times; the first answer that comes counts for its own."""
+        for number in range(MAX_THREADS_PER_NAME + 2):
+            self.names.look_up("a.example").addErrback(lambda _: None)
+            self.assertEqual(len(self.threads), min(number + 1, MAX_THREADS_PER_NAME))
+            self.clock.advance(STUCK_AFTER_S)
+        looking = self.names.look_up("a.example")
+        self.unblock(-1)
+        self.successResultOf(looking)
+
+    def test_others(self) -> None:
+        """A name that hangs keeps no other name waiting."""
+        for _ in range(500):
+            self.names.look_up("a.example").addErrback(lambda _: None)
+        self.answers["broker"] = A[1]
+        looking = self.names.look_up("broker")
+        self.unblock(1)
+        self.successResultOf(looking)
+        self.assertEqual(len(self.threads), 1)
+        self.clock.advance(DEADLINE_S)
+
+    def test_all_busy(self) -> None:
+        """The number of threads is bounded; one too many is this machine's shortage."""
+        for number in range(MAX_THREADS):
+            self.names.look_up(f"{number}.example").addErrback(lambda _: None)
+        self.failureResultOf(self.names.look_up("a.example"), OutOfResources)
+        self.answers["0.example"] = []
+        self.unblock()
+        looking = self.names.look_up("a.example")
+        self.unblock(-1)
+        self.successResultOf(looking)
+        self.clock.advance(DEADLINE_S)
+
+    def test_for_twisted(self) -> None:
+        """Twisted is told of the same addresses, with its port and of the kinds that it asks for; a failure has none."""
+        verifyObject(IHostnameResolver, self.names)
+        receiver = Receiver()
+        self.names.resolveHostName(receiver, "a.example", 443)
+        self.unblock()
+        self.assertEqual(receiver.addresses, [IPv6Address("TCP", "2001:db8::1", 443, 0, 0), IPv4Address("TCP", "192.0.2.1", 443)])
+        self.assertEqual(receiver.complete, 1)
+        for kinds, family in (([IPv4Address], socket.AF_INET), ([IPv6Address], socket.AF_INET6), ([IPv4Address, IPv6Address], 0)):
+            self.names.resolveHostName(Receiver(), "a.example", 443, kinds)
+            self.unblock()
+            self.assertEqual(self.asked[-1], ("a.example", family))
+        receiver = Receiver()
+        self.names.resolveHostName(receiver, "a.example", 443).cancel()
+        self.assertEqual((receiver.addresses, receiver.complete), ([], 1))
+        self.unblock()
+        self.assertEqual((receiver.addresses, receiver.complete), ([], 1))
