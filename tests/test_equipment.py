@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from OpenSSL import SSL
+from twisted.internet.defer import Deferred, fail
 from twisted.logger import ILogObserver, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
@@ -17,17 +18,17 @@ from rtprov.model import State
 from tests.equipment_calls import BODY, CallsTestCase, http
 
 if TYPE_CHECKING:
-    from twisted.web.iweb import IAgent
+    from twisted.web.iweb import IAgent, IResponse
 
 
 class _Failing:
-    """A client whose every call fails with `error`."""
+    """An agent whose every request fails with `error`."""
 
     def __init__(self, error: Exception) -> None:
         self._error = error
 
-    async def request(self, *arguments: object) -> None:
-        raise self._error
+    def request(self, *arguments: object) -> Deferred[IResponse]:
+        return fail(self._error)
 
 
 class Interpretation(SynchronousTestCase):
