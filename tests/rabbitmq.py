@@ -6,8 +6,12 @@
         output = await node.ctl("list_queues", "--quiet", "name")
 
 The node has its name, ports, cookie and files to itself, so that it meets neither an installed broker nor another test run. Tests share it:
-they use names of their own (`node.unique`) or a virtual host of their own (`node.add_vhost`). With ``RTPROV_REQUIRE_RABBITMQ=1`` in the
-environment a missing RabbitMQ fails the tests instead of skipping them.
+they use names of their own (`node.unique`) or a virtual host of their own (`node.add_vhost`). `node.version` is RabbitMQ's, such as
+``(3, 10, 8)``. Two environment variables matter:
+
+- ``RTPROV_RABBITMQ``: the folder with the programs ``rabbitmq-server``, ``rabbitmqctl`` and ``epmd`` of the RabbitMQ to test with. Without
+  it, the installed one is looked for. ``.ci/rabbitmq`` makes such a folder for other versions than the machine's own.
+- ``RTPROV_REQUIRE_RABBITMQ=1``: a missing RabbitMQ fails the tests instead of skipping them.
 
 Between the test process and the node stands a shell that waits for the end of its standard input. That comes when the test process ends,
 however it ends; the shell then kills the node with all that belongs to it, and removes its folder.
@@ -17,6 +21,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -25,9 +30,11 @@ import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from attrs import define, field
+from pamqp.commands import Connection
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorCore
 from twisted.internet.protocol import ClientCreator, Protocol, connectionDone
@@ -36,9 +43,12 @@ from twisted.internet.utils import getProcessOutputAndValue
 from twisted.python.failure import Failure
 from twisted.trial.unittest import FailTest, SkipTest
 
-from rtprov.amqp.framing import PROTOCOL_HEADER
+from rtprov.amqp.framing import PROTOCOL_HEADER, Assembler, FrameParser
+from rtprov.amqp.protocol import MAX_BODY_BYTES
+from rtprov.errors import AmqpError
 
 REQUIRE = "RTPROV_REQUIRE_RABBITMQ"
+FOLDER = "RTPROV_RABBITMQ"
 START_DEADLINE_S = 60.0
 STOP_DEADLINE_S = 10.0
 
@@ -60,21 +70,25 @@ rm -rf -- "$3"
 
 @define(eq=False)
 class RabbitMQ:
-    """A running node. `url` is its broker URL with the virtual host ``/``; `port` its AMQP port on 127.0.0.1."""
+    """A running node. `url` is its broker URL with the virtual host ``/``; `port` its AMQP port on 127.0.0.1.
+
+    `version` is empty until the node has greeted for the first time.
+    """
 
     port: int
     folder: Path
     _sbin: Path
     _environment: dict[str, str] = field(repr=False)
     _supervisor: subprocess.Popen[bytes] = field(repr=False)
+    version: tuple[int, ...] = ()
 
     @property
     def url(self) -> str:
         return self.url_of("/")
 
-    def url_of(self, vhost: str) -> str:
-        """The broker URL with this virtual host."""
-        return f"amqp://guest:guest@127.0.0.1:{self.port}/{quote(vhost, safe='') if vhost != '/' else ''}"
+    def url_of(self, vhost: str, user: str = "guest", password: str = "guest") -> str:
+        """The broker URL with this virtual host, for this user."""
+        return f"amqp://{user}:{password}@127.0.0.1:{self.port}/{quote(vhost, safe='') if vhost != '/' else ''}"
 
     def unique(self, word: str = "test") -> str:
         """A name that no other test has."""
@@ -145,12 +159,16 @@ def start_rabbitmq() -> RabbitMQ:
 
 
 def find_programs() -> tuple[Path, Path]:
-    """``rabbitmq-server`` and ``epmd``. Raises `SkipTest` where one is missing, or `FailTest` where they are required."""
+    """``rabbitmq-server`` and ``epmd``.
+
+    Raises `SkipTest` where one is missing; `FailTest` where they are required, or missing in the folder that `FOLDER` names.
+    """
     server, epmd = _find("rabbitmq-server", _SERVERS), _find("epmd", _EPMDS)
     if server is None or epmd is None:
-        raise (FailTest if os.environ.get(REQUIRE) == "1" else SkipTest)(
-            f"RabbitMQ is not installed: no {'rabbitmq-server' if server is None else 'epmd'}"
-        )
+        missing = f"no {'rabbitmq-server' if server is None else 'epmd'}"
+        if chosen := os.environ.get(FOLDER):
+            raise FailTest(f"{FOLDER}={chosen} is no folder of RabbitMQ's programs: {missing}")
+        raise (FailTest if os.environ.get(REQUIRE) == "1" else SkipTest)(f"RabbitMQ is not installed: {missing}")
     return server, epmd
 
 
@@ -176,6 +194,9 @@ async def rabbitmqctl(sbin: Path, environment: dict[str, str], folder: Path, *ar
 
 
 def _find(program: str, folders: tuple[str, ...]) -> Path | None:
+    if chosen := os.environ.get(FOLDER):
+        found = Path(chosen, program).absolute()
+        return found if os.access(found, os.X_OK) else None
     for folder in folders:
         for found in sorted(Path("/").glob(f"{folder[1:]}/{program}")):
             if os.access(found, os.X_OK):
@@ -219,23 +240,30 @@ def _settings(folder: Path, port: int, distribution: int, mapper: int) -> dict[s
 
 
 class _Greeting(Protocol):
-    """Asks for AMQP, and fires once something answers."""
+    """Asks for AMQP, and fires with the properties of the first one that greets, or None."""
 
-    def __init__(self, answered: Deferred[bool]) -> None:
+    def __init__(self, answered: Deferred[dict[str, Any] | None]) -> None:
         self.answered = answered
-        self._bytes = b""
+        self._parser = FrameParser()
+        self._properties: dict[str, Any] | None = None
 
     def connectionMade(self) -> None:
         assert self.transport is not None
         self.transport.write(PROTOCOL_HEADER)
 
     def dataReceived(self, data: bytes) -> None:
-        self._bytes += data
         assert self.transport is not None
-        self.transport.loseConnection()
+        try:
+            for frame in self._parser.feed(data):
+                command = Assembler(0, MAX_BODY_BYTES).feed(frame)
+                if command is not None and isinstance(command.method, Connection.Start):
+                    self._properties = dict(command.method.server_properties)
+                    self.transport.loseConnection()
+        except AmqpError:
+            self.transport.loseConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.answered.callback(self._bytes.startswith(b"\x01"))
+        self.answered.callback(self._properties)
 
 
 async def _accepting(node: RabbitMQ) -> None:
@@ -243,16 +271,19 @@ async def _accepting(node: RabbitMQ) -> None:
     from twisted.internet import reactor
 
     deadline = reactor.seconds() + START_DEADLINE_S
-    while not await _greets(reactor, node.port):
+    while not (version := await _greets(reactor, node.port)):
         if not node.running or reactor.seconds() > deadline:
             raise FailTest(f"RabbitMQ did not start within {START_DEADLINE_S:g} s; its log ends with\n{node.log_tail()}")
         await deferLater(reactor, 0.1)
+    node.version = version
 
 
-async def _greets(reactor: IReactorCore, port: int) -> bool:
-    answered: Deferred[bool] = Deferred()
+async def _greets(reactor: IReactorCore, port: int) -> tuple[int, ...]:
+    """The version of the RabbitMQ that greets there; empty where none does."""
+    answered: Deferred[dict[str, Any] | None] = Deferred()
     try:
         await ClientCreator(reactor, _Greeting, answered).connectTCP("127.0.0.1", port, timeout=5)
     except Exception:
-        return False
-    return await answered
+        return ()
+    properties = await answered
+    return () if properties is None else tuple(int(part) for part in re.findall(r"\d+", str(properties["version"])))

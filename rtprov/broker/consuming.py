@@ -121,6 +121,9 @@ class Consuming:
             raise AmqpError(403, f"ACCESS_REFUSED - queue '{queue.name}' in vhost '/' in exclusive use", 60, 20)
         if "x-priority" in (method.arguments or {}):
             raise AmqpError(540, "NOT_IMPLEMENTED - x-priority of a consumer", 60, 20)
+        if queue.kind != "stream" and "x-stream-offset" in (method.arguments or {}):
+            text = f"invalid arg 'x-stream-offset' for queue '{queue.name}' in vhost '/' of queue type rabbit_{queue.kind}_queue"
+            raise AmqpError(406, f"PRECONDITION_FAILED - {text}", 60, 20)
         if queue.kind == "stream" and method.no_ack:
             raise AmqpError(540, f"NOT_IMPLEMENTED - no-ack consumers of stream queue '{queue.name}'", 60, 20)
         if queue.kind == "stream" and not self._prefetch:

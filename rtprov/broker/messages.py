@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Mapping
 
@@ -12,7 +13,7 @@ from rtprov.amqp.codec import decode_header
 from rtprov.broker.content_header import MAX_BYTES, join, number, split, with_headers
 
 MAX_EXPIRATION_MS = 10 * 365 * 86400 * 1000  # RabbitMQ's
-MAX_DIGITS = 20
+_INTEGER = re.compile(r"[+-]?[0-9]{1,20}")
 
 _FLAGS_AT = 12  # in a content header: class, weight, the body's size, then a bit for each property that is there
 _CONTENT_TYPE, _CONTENT_ENCODING, _HEADERS = 0x8000, 0x4000, 0x2000
@@ -91,10 +92,13 @@ class Entry:
 
 
 def expiration_s(properties: Basic.Properties) -> float | None:
-    """The per-message expiration (milliseconds as text) in seconds, or None. Raises ValueError where it is no number."""
+    """The per-message expiration (milliseconds as text, with or without a sign) in seconds, or None.
+
+    Raises ValueError if it is there and is no number, or not one from 0 to ten years.
+    """
     text = properties.expiration
-    if text is None or text == "":
+    if text is None:
         return None
-    if not (text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS and int(text) <= MAX_EXPIRATION_MS):
+    if not _INTEGER.fullmatch(text) or not 0 <= int(text) <= MAX_EXPIRATION_MS:
         raise ValueError("expiration is no number of milliseconds")
     return int(text) / 1000

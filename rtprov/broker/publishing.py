@@ -52,17 +52,28 @@ class Publishing:
         too_much = refusal(command.header)
         if too_much is not None:
             raise AmqpError(406, f"PRECONDITION_FAILED - {too_much}", 60, 40)
+        wrong = self._wrong(properties)
+        if wrong is not None:
+            if method.exchange:
+                self._connection.engine.routing.exchange(method.exchange)  # whether it is there counts first
+            raise AmqpError(406, f"PRECONDITION_FAILED - {wrong}", 60, 40)
+        return Message(method.exchange, method.routing_key, properties, command.header, command.body)
+
+    def _wrong(self, properties: Basic.Properties) -> str | None:
+        """What RabbitMQ refuses a message's properties for; None if they are in order."""
+        username = self._connection.handshake.username
+        if properties.user_id is not None and properties.user_id != username:
+            return f"user_id property set to '{properties.user_id}' but authenticated user was '{username}'"
         try:
             expiration_s(properties)
         except ValueError:
-            if method.exchange:
-                self._connection.engine.routing.exchange(method.exchange)  # whether it is there counts first
-            raise AmqpError(406, f"PRECONDITION_FAILED - invalid expiration '{properties.expiration}'", 60, 40) from None
-        username = self._connection.handshake.username
-        if properties.user_id and properties.user_id != username:
-            text = f"user_id property set to '{properties.user_id}' but authenticated user was '{username}'"
-            raise AmqpError(406, f"PRECONDITION_FAILED - {text}", 60, 40)
-        return Message(method.exchange, method.routing_key, properties, command.header, command.body)
+            return f"invalid expiration '{properties.expiration}'"
+        if properties.delivery_mode not in (None, 1, 2):
+            return f"invalid message: delivery mode {properties.delivery_mode} is unknown"
+        for name in ("CC", "BCC"):
+            if not isinstance((properties.headers or {}).get(name, []), list):
+                return f"invalid message: unacceptable type in header {name}"
+        return None
 
     def _route(self, message: Message) -> bool:
         if message.exchange == "" and message.routing_key.startswith(f"{REPLY_TO}."):

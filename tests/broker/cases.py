@@ -13,6 +13,13 @@ A theme is a mixin, whose tests are coroutines that wait for answers and deliver
 
 On the embedded broker the virtual clock is turned until the coroutine is done; on RabbitMQ the reactor runs and trial holds the deadline.
 That something does *not* happen is shown by a later thing that does: `BrokerContract.settle`, or a marker message in the same queue.
+
+The measure is RabbitMQ 3.10, which the embedded broker follows. Where a later RabbitMQ does something else, the test says so, and what:
+
+    @differs(since=(4, 3), because="`basic.nack` does not count as a delivery; `basic.reject` and a lost consumer do")
+    async def test_delivery_limit(self) -> None: ...
+
+    async def delivery_limit_since_4_3(self) -> None: ...     # runs in its place on RabbitMQ 4.3 and later
 """
 
 from __future__ import annotations
@@ -24,6 +31,7 @@ from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from attrs import frozen
 from pamqp import base
 from pamqp.commands import Basic, Queue
 from twisted.internet.defer import Deferred, DeferredQueue
@@ -93,10 +101,14 @@ class Inbox:
 
 
 class BrokerContract(_Case):
-    """What the tests of a theme use. `clock` is the client's, `url` the broker's, and `endpoint` the way to it."""
+    """What the tests of a theme use. `clock` is the client's, `url` the broker's, and `endpoint` the way to it.
+
+    `version` is the RabbitMQ's; the embedded broker counts as none.
+    """
 
     clock: Any  # an IReactorTime
     url: BrokerUrl
+    version: tuple[int, ...] = ()
 
     def endpoint(self) -> IStreamClientEndpoint:
         raise NotImplementedError
@@ -238,6 +250,38 @@ class BrokerContract(_Case):
         return None if answer is None or answer.content is None else answer.content.body
 
 
+Test = Callable[[Any], Coroutine[Any, Any, None]]
+
+
+def differs(*, since: tuple[int, int], because: str) -> Callable[[Test], Test]:
+    """Mark a test that RabbitMQ passes no more from version `since` on.
+
+    There, the method named after the test and the version is run, which says what holds instead. `because` is for the reader, and for the
+    table in docs/embedded-broker.md.
+    """
+
+    def mark(test: Test) -> Test:
+        difference = Difference(since, because, f"{test.__name__.removeprefix('test_')}_since_{since[0]}_{since[1]}")
+
+        @wraps(test)
+        async def run(self: Any) -> None:
+            await (getattr(self, difference.instead)() if self.version >= since else test(self))
+
+        run.difference = difference  # type: ignore[attr-defined]
+        return run
+
+    return mark
+
+
+@frozen
+class Difference:
+    """What `differs` was told, and the method that is run instead."""
+
+    since: tuple[int, int]
+    because: str
+    instead: str
+
+
 def _factory(protocol: Protocol) -> IProtocolFactory:
     factory = Factory.forProtocol(lambda: protocol)
     factory.noisy = False
@@ -315,6 +359,7 @@ class RabbitMQTestCase(TestCase):
         self.clock = reactor
         self.node = await rabbitmq()
         self.url = BrokerUrl.parse(self.node.url)
+        self.version = self.node.version
 
     def endpoint(self) -> IStreamClientEndpoint:
         return TCP4ClientEndpoint(self.clock, self.url.host, self.url.port)

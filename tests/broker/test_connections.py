@@ -12,7 +12,7 @@ from twisted.logger import ILogObserver, formatEvent, globalLogPublisher
 from rtprov.amqp.codec import encode_header
 from rtprov.amqp.framing import HEARTBEAT, PROTOCOL_HEADER, encode_content, encode_method
 from rtprov.errors import AmqpError, BrokerError, BrokerUnavailable
-from tests.broker.cases import EmbeddedTestCase, RabbitMQTestCase
+from tests.broker.cases import EmbeddedTestCase, RabbitMQTestCase, differs
 from tests.broker.raw import RawContract, publish
 
 
@@ -39,13 +39,21 @@ class ConnectionsContract(RawContract):
         self.assertEqual((error.reply_code, error.class_id, error.method_id), (530, 10, 40))
         self.assertIn("vhost nowhere not found", error.reply_text)
 
+    @differs(since=(4, 0), because="a client that speaks no AMQP is told the header of AMQP 1.0, not of 0-9-1")
     async def test_other_protocol(self) -> None:
         """Whoever does not speak AMQP 0-9-1 is told its header, and hung up on."""
+        await self.other_protocol(PROTOCOL_HEADER)
+
+    async def other_protocol_since_4_0(self) -> None:
+        """Such a client is told the header of AMQP 1.0 with SASL."""
+        await self.other_protocol(b"AMQP\x03\x01\x00\x00")
+
+    async def other_protocol(self, told: bytes) -> None:
         for greeting in (b"GET / HT", b"AMQP\x00\x00\x09\x02"):
             client = await self.raw()
             client.say(greeting)
             await client.lost
-            self.assertEqual(client.greeting, PROTOCOL_HEADER)
+            self.assertEqual(client.greeting, told)
 
     async def test_close(self) -> None:
         """A client's close is answered before the connection ends; that is the client's to do."""
@@ -146,12 +154,20 @@ class ConnectionsContract(RawContract):
         client.say(HEARTBEAT[:-1] + b"\x00")
         await self.closed(client, 501)
 
+    @differs(since=(4, 3), because="only the broker's own `frame_max` is enforced, not a lower one that was agreed on")
     async def test_frame_too_large(self) -> None:
         """A frame larger than agreed is a 501, before it is sent whole."""
+        await self.frame_too_large(65536)
+
+    async def frame_too_large_since_4_3(self) -> None:
+        """A frame larger than the broker's own limit is a 501, before it is sent whole."""
+        await self.frame_too_large(131072)
+
+    async def frame_too_large(self, size: int) -> None:
         client = await self.raw_open(frame_max=4096)
         client.say(Channel.Open(), channel=1)
         await client.hear(Channel.OpenOk)
-        client.say(b"\x03\x00\x01\x00\x01\x00\x00" + bytes(100))
+        client.say(b"\x03\x00\x01" + size.to_bytes(4, "big") + bytes(100))
         await self.closed(client, 501)
 
     async def test_frames_out_of_order(self) -> None:

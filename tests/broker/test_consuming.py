@@ -6,7 +6,7 @@ from pamqp.commands import Basic, Queue
 
 from rtprov.amqp.channel import AmqpChannel
 from rtprov.errors import AmqpError
-from tests.broker.cases import KINDS, BrokerContract, EmbeddedTestCase, Inbox, RabbitMQTestCase, SqliteTestCase
+from tests.broker.cases import KINDS, BrokerContract, EmbeddedTestCase, Inbox, RabbitMQTestCase, SqliteTestCase, differs
 
 
 class ConsumingContract(BrokerContract):
@@ -87,6 +87,7 @@ class ConsumingContract(BrokerContract):
         await channel.client.close()
         self.assertEqual(await self.count(await self.channel(), queue), 0)
 
+    @differs(since=(4, 3), because="a global prefetch is taken as each consumer's own")
     async def test_global_qos(self) -> None:
         """A quorum queue has no consumers under a global prefetch: 540, which closes the connection."""
         channel = await self.channel()
@@ -94,9 +95,28 @@ class ConsumingContract(BrokerContract):
         error = await self.assertFails(self.consume_under_global_qos(channel, queue), AmqpError)
         self.assertEqual((error.reply_code, channel.client.closed), (540, True))
 
+    async def global_qos_since_4_3(self) -> None:
+        """A global prefetch is each consumer's own."""
+        channel = await self.channel()
+        queue = await self.queue(channel, "quorum")
+        await self.publish(queue, b"1", b"2", b"3")
+        await self.ask(channel, Basic.Qos(prefetch_count=1, global_=True))
+        inboxes = [await self.inbox(channel, queue, prefetch=0) for _ in range(2)]
+        self.assertEqual([await inbox.bodies(1) for inbox in inboxes], [[b"1"], [b"2"]])
+        await self.settle(channel, queue)
+        self.assertEqual([inbox.waiting for inbox in inboxes], [[], []])
+
     async def consume_under_global_qos(self, channel: AmqpChannel, queue: str) -> None:
         await self.ask(channel, Basic.Qos(prefetch_count=1, global_=True))
         await self.ask(channel, Basic.Consume(queue=queue))
+
+    async def test_offset_elsewhere(self) -> None:
+        """Only a stream is consumed from an offset: for another queue it is a 406, whatever it says."""
+        for kind in KINDS:
+            queue = await self.queue(await self.channel(), kind)
+            for offset in ("first", 1, "nonsense"):
+                consume = Basic.Consume(queue=queue, arguments={"x-stream-offset": offset})
+                await self.refused(await self.channel(), consume, 406, "x-stream-offset")
 
     async def test_prefetch_size(self) -> None:
         """A prefetch in bytes is not implemented."""

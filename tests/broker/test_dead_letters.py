@@ -13,7 +13,7 @@ from rtprov.amqp.channel import AmqpChannel
 from rtprov.amqp.codec import encode_header
 from rtprov.amqp.consumer import Delivery
 from rtprov.amqp.framing import encode_content
-from tests.broker.cases import KINDS, BrokerContract, EmbeddedTestCase, RabbitMQTestCase, SqliteTestCase
+from tests.broker.cases import KINDS, BrokerContract, EmbeddedTestCase, RabbitMQTestCase, SqliteTestCase, differs
 
 FIRST = ("x-first-death-reason", "x-first-death-queue", "x-first-death-exchange")
 
@@ -73,16 +73,25 @@ class DeadLettersContract(BrokerContract):
             self.assertEqual((letter.properties.message_id, letter.properties.expiration), ("m", None))
             self.assertEqual(len(self.deaths(letter)), 1)
 
+    @differs(since=(4, 0), because="an `x-death` that a client wrote is not counted on")
     async def test_made_up_deaths(self) -> None:
         """Where the first death was is told anew unless there is an ``x-death`` already, whoever wrote it."""
+        await self.made_up_deaths(believed=True)
+
+    async def made_up_deaths_since_4_0(self) -> None:
+        """Where the first death was is told anew, whatever a client wrote."""
+        await self.made_up_deaths(believed=False)
+
+    async def made_up_deaths(self, *, believed: bool) -> None:
         channel = await self.channel()
         for kind in KINDS:
             queue, dead = await self.pair(channel, kind)
             inbox, dead_letters = await self.inbox(channel, queue), await self.inbox(channel, dead)
+            anew = ["rejected", queue, ""]
             for headers, first in (
-                ({"x-first-death-reason": "mine"}, ["rejected", queue, ""]),
-                ({"x-death": [], "x-first-death-queue": "mine"}, [None, "mine", None]),
-                ({"x-death": "mine"}, [None, None, None]),
+                ({"x-first-death-reason": "mine"}, anew),
+                ({"x-death": [], "x-first-death-queue": "mine"}, [None, "mine", None] if believed else anew),
+                ({"x-death": "mine"}, [None, None, None] if believed else anew),
             ):
                 await self.publish(queue, b"body", headers=headers)
                 (await inbox.next()).nack(requeue=False)
@@ -180,13 +189,21 @@ class DeadLettersContract(BrokerContract):
 
     async def test_bad_expiration(self) -> None:
         """An expiration that is no number of milliseconds, or one of more than ten years, closes the channel with 406."""
-        for expiration in ("soon", "-1", "1.5", " 1", "1 ", "315360000001", "9" * 30):
+        for expiration in ("", "soon", "-1", "1.5", " 1", "1 ", "1_0", "0x5", "٣", "+", "315360000001", "9" * 30):
             channel = await self.channel()
             content = Content(b"", None, Basic.Properties(expiration=expiration))
             await channel.basic_publish(routing_key="x", content=content)
             error = await self.refused(channel, Basic.Qos(), 406, "invalid expiration")
             self.assertEqual((error.class_id, error.method_id), (60, 40), expiration)
 
+    async def test_signed_expiration(self) -> None:
+        """An expiration may have a sign, as long as it is not below 0."""
+        channel = await self.channel()
+        for expiration in ("+60000", "-0", "00060000"):
+            await channel.basic_publish(routing_key="x", content=Content(b"", None, Basic.Properties(expiration=expiration)))
+            await self.ask(channel, Basic.Qos())
+
+    @differs(since=(4, 3), because="`basic.nack` does not count as a delivery; `basic.reject` and a lost consumer do")
     async def test_delivery_limit(self) -> None:
         """A quorum queue counts in ``x-delivery-count`` how often a message came back, and gives up on it beyond its delivery limit."""
         channel = await self.channel()
@@ -205,6 +222,30 @@ class DeadLettersContract(BrokerContract):
         self.assertEqual(letter.body, b"1")
         self.assertEqual([(death["reason"], death["count"]) for death in self.deaths(letter)], [("delivery_limit", 1)])
 
+    async def delivery_limit_since_4_3(self) -> None:
+        """A message that is returned by ``basic.nack`` comes again without end, counted in ``x-acquired-count`` alone."""
+        channel = await self.channel()
+        queue, _ = await self.pair(channel, "quorum", {"x-delivery-limit": 2})
+        inbox = await self.inbox(channel, queue, prefetch=1)
+        await self.publish(queue, b"1")
+        for count in range(10):
+            delivery = await inbox.next()
+            headers = delivery.properties.headers or {}
+            self.assertEqual((headers.get("x-acquired-count"), headers.get("x-delivery-count")), (count or None, None))
+            delivery.nack(requeue=True)
+
+    async def test_delivery_limit_rejected(self) -> None:
+        """``basic.reject`` with requeue counts as a delivery, on every version."""
+        channel = await self.channel()
+        queue, dead = await self.pair(channel, "quorum", {"x-delivery-limit": 2})
+        inbox, dead_letters = await self.inbox(channel, queue, prefetch=1), await self.inbox(channel, dead)
+        await self.publish(queue, b"1")
+        for count in (None, 1, 2):
+            delivery = await inbox.next()
+            self.assertEqual((delivery.properties.headers or {}).get("x-delivery-count"), count)
+            await self.ask(channel, Basic.Reject(delivery_tag=delivery.delivery_tag, requeue=True))
+        self.assertEqual(await dead_letters.bodies(1), [b"1"])
+
     async def test_delivery_limit_lost(self) -> None:
         """A lost consumer counts as a delivery."""
         channel = await self.channel()
@@ -217,6 +258,7 @@ class DeadLettersContract(BrokerContract):
             await other.client.close()
         self.assertEqual(await dead_letters.bodies(1), [b"1"])
 
+    @differs(since=(4, 0), because="a quorum queue has a delivery limit of 20 unless it is told another one")
     async def test_no_limit(self) -> None:
         """A quorum queue without a delivery limit, and a classic queue, never give up."""
         channel = await self.channel()
@@ -228,8 +270,31 @@ class DeadLettersContract(BrokerContract):
                 (await inbox.next()).nack(requeue=True)
             (await inbox.next()).ack()
 
+    async def no_limit_since_4_0(self) -> None:
+        """A quorum queue gives up after 20 redeliveries unless it is told otherwise; a classic queue never does."""
+        channel = await self.channel()
+        for kind, limit in (("classic", None), ("quorum", None), ("quorum", 1_000_000_000)):
+            queue, dead = await self.pair(channel, kind, limit and {"x-delivery-limit": limit})
+            inbox, dead_letters = await self.inbox(channel, queue, prefetch=1), await self.inbox(channel, dead)
+            await self.publish(queue, b"1")
+            for _ in range(21):
+                delivery = await inbox.next()
+                await self.ask(channel, Basic.Reject(delivery_tag=delivery.delivery_tag, requeue=True))
+            if kind == "quorum" and limit is None:
+                self.assertEqual(await dead_letters.bodies(1), [b"1"])
+            else:
+                (await inbox.next()).ack()
+
+    @differs(since=(4, 0), because="an `x-death` that a client wrote is not counted on")
     async def test_twice(self) -> None:
         """A message that dies again in the same queue counts, that of another queue comes first, and the first death stays noted."""
+        await self.twice(2)
+
+    async def twice_since_4_0(self) -> None:
+        """A letter that a client publishes again is counted anew."""
+        await self.twice(1)
+
+    async def twice(self, count: int) -> None:
         channel = await self.channel()
         for kind in KINDS:
             queue, dead = await self.pair(channel, kind)
@@ -245,7 +310,7 @@ class DeadLettersContract(BrokerContract):
             (await backs.next()).nack(requeue=False)
             (await inbox.next()).nack(requeue=False)
             again = await dead_letters.next()
-            self.assertEqual([(death["queue"], death["count"]) for death in self.deaths(again)], [(queue, 2), (back, 2)])
+            self.assertEqual([(death["queue"], death["count"]) for death in self.deaths(again)], [(queue, count), (back, count)])
             headers = again.properties.headers
             assert headers is not None
             self.assertEqual([headers[name] for name in FIRST], ["rejected", back, ""])
@@ -284,7 +349,7 @@ class DeadLettersContract(BrokerContract):
         for _ in range(2):
             delivery = await inbox.next()
             self.assertEqual(delivery.body, b"1")
-            delivery.nack(requeue=True)
+            await self.ask(channel, Basic.Reject(delivery_tag=delivery.delivery_tag, requeue=True))
         self.assertEqual(await inbox.bodies(1, ack=True), [b"2"])
         await self.settle(channel, queue)
         self.assertEqual((inbox.waiting, await self.count(channel, queue)), ([], 0))

@@ -10,8 +10,9 @@ from pamqp.commands import Basic, Channel, Confirm, Queue
 from twisted.internet.defer import Deferred
 
 from rtprov.amqp._txamqp import Content, Message
-from rtprov.errors import Unroutable
-from tests.broker.cases import KINDS, BrokerContract, EmbeddedTestCase, RabbitMQTestCase, SqliteTestCase
+from rtprov.amqp.publisher import Publisher
+from rtprov.errors import Unconfirmed, Unroutable
+from tests.broker.cases import KINDS, BrokerContract, EmbeddedTestCase, RabbitMQTestCase, SqliteTestCase, differs
 
 HEADERS: dict[str, Any] = {
     "text": "текст",
@@ -106,6 +107,7 @@ class PublishingContract(BrokerContract):
         await self.ask(channel, Basic.Qos())
         self.assertEqual(listener.events, [("return", b"2")])
 
+    @differs(since=(4, 3), because="for a moment after a queue is deleted, messages for it are nacked, not returned")
     async def test_auto_delete_tells_that_nobody_is_there(self) -> None:
         """A queue without a consumer takes mandatory messages; only one that went with its last consumer returns them."""
         channel, publisher, queue = await self.channel(), await self.publisher(), self.name()
@@ -114,6 +116,22 @@ class PublishingContract(BrokerContract):
         inbox = await self.inbox(channel, queue)
         await self.ask(channel, Basic.Cancel(consumer_tag=inbox.tag))
         await self.assertFails(publisher.publish("", queue, b"2", properties=Basic.Properties()), Unroutable)
+
+    async def auto_delete_tells_that_nobody_is_there_since_4_3(self) -> None:
+        """The same, but for a moment after the queue has gone, in which its messages are nacked rather than returned."""
+        channel, publisher, queue = await self.channel(), await self.publisher(), self.name()
+        await self.ask(channel, Queue.Declare(queue=queue, durable=True, auto_delete=True))
+        inbox = await self.inbox(channel, queue)
+        await self.ask(channel, Basic.Cancel(consumer_tag=inbox.tag))
+        while isinstance(await self.not_taken(publisher, queue), Unconfirmed):
+            pass
+
+    async def not_taken(self, publisher: Publisher, queue: str) -> Unconfirmed | Unroutable:
+        try:
+            await publisher.publish("", queue, b"2", properties=Basic.Properties())
+        except (Unconfirmed, Unroutable) as error:
+            return error
+        self.fail("the message was taken")
 
     async def test_one_publish_many_queues(self) -> None:
         """The confirm of a message that goes to a quorum queue, a classic queue and a stream comes when all have it."""
@@ -186,10 +204,35 @@ class PublishingContract(BrokerContract):
         self.assertEqual([name for name, value in found if value not in (None, "")], [])
 
     async def test_foreign_user_id(self) -> None:
-        """A message in another user's name closes the channel with 406."""
-        channel = await self.channel()
-        await channel.basic_publish(routing_key="x", content=Content(b"", None, Basic.Properties(user_id="somebody")))
-        await self.refused(channel, Basic.Qos(), 406, "user_id")
+        """A message in another user's name, or in that of none, closes the channel with 406."""
+        for user in ("somebody", ""):
+            await self.refused_for("user_id", user_id=user)
+
+    async def refused_for(self, text: str, **properties: Any) -> None:
+        """A message with these properties closes the channel with 406; to an exchange that is not there, with 404."""
+        for exchange, code, why in (("", 406, text), (self.name("nowhere"), 404, "no exchange")):
+            channel = await self.channel()
+            content = Content(b"", None, Basic.Properties(**properties))
+            await channel.basic_publish(exchange=exchange, routing_key="x", content=content)
+            await self.refused(channel, Basic.Qos(), code, why)
+
+    @differs(since=(4, 0), because="a delivery mode other than 1 and 2 is accepted")
+    async def test_unknown_delivery_mode(self) -> None:
+        """A delivery mode that is neither transient (1) nor persistent (2) closes the channel with 406."""
+        for mode in (0, 3, 255):
+            await self.refused_for("invalid message", delivery_mode=mode)
+
+    async def unknown_delivery_mode_since_4_0(self) -> None:
+        """Any delivery mode is taken."""
+        queue = await self.queue(await self.channel())
+        await self.publish(queue, delivery_mode=0)
+        await self.publish(queue, delivery_mode=255)
+
+    async def test_copies_for_nothing(self) -> None:
+        """The headers ``CC`` and ``BCC`` are arrays of routing keys; anything else closes the channel with 406."""
+        for name in ("CC", "BCC"):
+            for value in ("key", 1, {"key": "x"}):
+                await self.refused_for("invalid message", headers={name: value})
 
     async def test_immediate(self) -> None:
         """``immediate`` is not implemented, which closes the connection."""
