@@ -40,6 +40,7 @@ class Job:
     patience_from: float | None = None  # when its first attempt began, by the clock of this process; None before it
     calling: bool = False  # a call to A is under way, or its outcome waits for the journal
     pausing: bool = False  # A was out of reach, and is called again after a while
+    failures: int = 0  # how often its run has failed for an error of ours
     renewing: bool = False  # the delivery was returned on purpose and is to come back
     running: Deferred[None] | None = field(default=None, repr=False)
 

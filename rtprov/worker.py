@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
-from twisted.internet.task import LoopingCall
+from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 
 from rtprov.amqp.consumer import consume
@@ -42,6 +42,19 @@ if TYPE_CHECKING:
 # The broker gives up on a delivery that is held for 30 minutes; one held this long is returned, and adopted when it comes back.
 RENEW_AFTER_S = 1200.0
 RENEW_LOOK_S = 60.0
+# A run that fails for an error of ours is repeated, after pauses that double: two minutes in all.
+MAX_FAILURES = 10
+FIRST_FAILURE_PAUSE_S = 0.5
+LONGEST_FAILURE_PAUSE_S = 30.0
+
+
+def failure_pause_s(failures: int) -> float:
+    """The pause after a task's run has failed for the `failures`-th time (from 1)."""
+    return min(LONGEST_FAILURE_PAUSE_S, FIRST_FAILURE_PAUSE_S * 2.0 ** (failures - 1))
+
+
+class Broken(Exception):
+    """The task's run has failed `MAX_FAILURES` times for an error of ours."""
 
 
 class ShardWorker:
@@ -122,6 +135,10 @@ class ShardWorker:
             self._log.error("{queue}: a message that is no task goes to the dead letters: {error}", queue=self._shard.work, error=error)
             delivery.nack(requeue=False)
             return
+        except Exception:  # whatever a message does to us, it must not cost the connection, and all other tasks a delivery
+            self._log.failure("{queue}: a message that cannot be decoded goes to the dead letters", queue=self._shard.work)
+            delivery.nack(requeue=False)
+            return
         job = self._jobs.get(key_of(task))
         if job is not None:
             if job.delivery.live:
@@ -179,9 +196,13 @@ class ShardWorker:
             deaths = self._store.deaths(job.task.task_id)
             self._log.error("task {task_id} goes to the dead letters: {n} workers died in its calls", task_id=job.task.task_id, n=deaths)
             job.delivery.nack(requeue=False)
+        elif reason.check(Broken):
+            n = job.failures
+            self._log.error("task {task_id} goes to the dead letters: the worker failed {n} times", task_id=job.task.task_id, n=n)
+            job.delivery.nack(requeue=False)
         elif not reason.check(Abandoned, CancelledError):
-            self._log.failure("task {task_id}: the worker failed; the broker will deliver it again", reason, task_id=job.task.task_id)
-            job.delivery.nack(requeue=True)
+            self._log.failure("task {task_id} goes to the dead letters: the worker failed", reason, task_id=job.task.task_id)
+            job.delivery.nack(requeue=False)
 
     def _leave(self, _: None, job: Job) -> None:
         job.running = None
@@ -191,6 +212,31 @@ class ShardWorker:
             self._start(successor)
 
     async def _run(self, job: Job) -> None:
+        """Carry a job out, again and again if it fails for an error of ours.
+
+        It keeps its delivery and its lane meanwhile: what a returned delivery counts for differs from one broker to the next. Raises
+        `Abandoned`, `Deadly`, `Broken`.
+        """
+        while True:
+            try:
+                await self._carry_out(job)
+                return
+            except (Abandoned, Deadly, CancelledError):
+                raise
+            except Exception:
+                job.failures += 1
+                text = "task {task_id}: the worker failed, run {n} of {most}"
+                self._log.failure(text, task_id=job.task.task_id, n=job.failures, most=MAX_FAILURES)
+            job.calling = False
+            if self._attempts.draining:
+                raise Abandoned
+            if job.failures >= MAX_FAILURES:
+                raise Broken
+            job.unjudged = job.pausing = True
+            await deferLater(self._clock, failure_pause_s(job.failures))
+            job.pausing = False
+
+    async def _carry_out(self, job: Job) -> None:
         outcome = await self._attempts.outcome(job)
         if outcome is not None:
             task, (state, reason) = job.task, outcome

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from itertools import pairwise
 from typing import cast
 
 from twisted.internet.defer import Deferred
@@ -10,17 +12,18 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from rtprov import worker
 from rtprov.amqp.topology import Shard
 from rtprov.attempts import Attempts
 from rtprov.breaker import Breaker
 from rtprov.clocks import WallClock
 from rtprov.errors import EquipmentUnreachable
 from rtprov.gate import Gate
-from rtprov.model import Finished, Requested, Started, State, Task
+from rtprov.model import Event, Finished, Requested, Started, State, Task
 from rtprov.quarantine import Quarantine
 from rtprov.store import Store
 from rtprov.wire import encode_task
-from rtprov.worker import RENEW_AFTER_S, RENEW_LOOK_S, ShardWorker
+from rtprov.worker import FIRST_FAILURE_PAUSE_S, MAX_FAILURES, RENEW_AFTER_S, RENEW_LOOK_S, ShardWorker, failure_pause_s
 from tests.fakes import FakeDelivery, FakeEquipment, FakeJournal, PlainSealer
 
 EPOCH = 1_800_000_000.0
@@ -141,13 +144,114 @@ class OneTask(WorkerTestCase):
         self.assertIs(self.state(1), State.FAILED)
         self.assertEqual(self.equipment.calls, [])
 
-    def test_an_error_of_ours(self) -> None:
-        """An unexpected error returns the task to the broker, and is logged once."""
+    def test_a_message_that_is_our_undoing(self) -> None:
+        """So does what decoding fails on in an unexpected way."""
+        self.patch(worker, "decode_task", lambda body: 1 // 0)
         delivery = self.deliver(1)
-        self.equipment.calls[0].break_off(ZeroDivisionError())
-        self.assertEqual(delivery.settled, "requeue")
-        self.assertEqual(self.worker.held, 0)
+        self.assertEqual((delivery.settled, self.worker.held), ("dead", 0))
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+
+class FailingJournal(FakeJournal):
+    """Raises an error of ours on the next event of each kind in `fails`, in their order."""
+
+    def __init__(self, apply: Callable[[Event], None]) -> None:
+        super().__init__(apply)
+        self.fails: list[type] = []
+
+    def append(self, event: Event) -> Deferred[None]:
+        if self.fails and isinstance(event, self.fails[0]):
+            raise ZeroDivisionError(self.fails.pop(0))
+        return super().append(event)
+
+
+class Failures(WorkerTestCase):
+    """The worker's own errors, in the run of a task."""
+
+    journal: FailingJournal
+
+    def new_journal(self) -> FailingJournal:
+        return FailingJournal(self.store.apply)
+
+    def fail_run(self) -> None:
+        self.equipment.calls[-1].break_off(ZeroDivisionError())
+
+    def test_tried_again(self) -> None:
+        """A run that fails is repeated with the same delivery, and the task's device waits for it; others do not."""
+        delivery = self.deliver(1)
+        self.fail_run()
+        self.deliver(2)
+        self.deliver(9, "DEVICE2")
+        self.assertEqual(self.equipment.under_way, [task_id(9)])
+        self.clock.advance(FIRST_FAILURE_PAUSE_S)
+        self.assertEqual(self.equipment.under_way, [task_id(9), task_id(1)])
+        self.equipment.calls[-1].end()
+        self.assertEqual((delivery.settled, self.state(1)), ("ack", State.COMPLETED))
+        self.assertEqual(self.equipment.under_way, [task_id(9), task_id(2)])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_without_end(self) -> None:
+        """One that always fails goes to the dead letters after ten runs, in two minutes, with pauses that grow."""
+        delivery = self.deliver(1)
+        began = [self.clock.seconds()]
+        self.fail_run()
+        while delivery.settled is None:
+            self.clock.advance(0.5)
+            if len(self.equipment.calls) > len(began):
+                began.append(self.clock.seconds())
+                self.fail_run()
+        pauses = [after - before for before, after in pairwise(began)]
+        self.assertEqual(pauses, [0.5, 1, 2, 4, 8, 16, 30, 30, 30])
+        self.assertEqual((delivery.settled, self.worker.held), ("dead", 0))
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), MAX_FAILURES)
+
+    def test_the_journal_fails(self) -> None:
+        """An error in front of the call, or behind it, is one of the run, too."""
+        self.journal.fails = [Started, Finished]
+        delivery = self.deliver(1)
+        self.clock.advance(failure_pause_s(1))
+        self.equipment.calls[-1].end()
+        self.assertIsNone(delivery.settled)
+        self.clock.advance(failure_pause_s(2))
+        self.equipment.calls[-1].end()
+        self.assertEqual((delivery.settled, self.state(1), self.journal.fails), ("ack", State.COMPLETED, []))
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
+
+    def test_ended_elsewhere(self) -> None:
+        """What has ended meanwhile is not called again."""
+        delivery = self.deliver(1)
+        self.fail_run()
+        self.journal.append(Finished(task_id(1), "DEVICE1", EPOCH, State.COMPLETED, ""))
+        self.clock.advance(FIRST_FAILURE_PAUSE_S)
+        self.assertEqual((delivery.settled, len(self.equipment.calls)), ("ack", 1))
+        self.flushLoggedErrors(ZeroDivisionError)
+
+    def test_connection_lost(self) -> None:
+        """The count goes on with the next delivery of the same message."""
+        first = self.deliver(1)
+        self.fail_run()
+        first.lost = True
+        self.worker.detach()
+        again = self.deliver(1, redelivered=True)
+        for failures in range(1, MAX_FAILURES):
+            self.assertIsNone(again.settled)
+            self.clock.advance(failure_pause_s(failures))
+            self.fail_run()
+        self.assertEqual(again.settled, "dead")
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), MAX_FAILURES)
+
+    def test_drained(self) -> None:
+        """A worker that drains waits for no pause: the delivery goes back with the connection."""
+        for late in (False, True):
+            delivery = self.deliver(1 + late, f"DEVICE{late}")
+            if not late:
+                self.fail_run()
+        drained = self.drain()
+        self.assertNoResult(drained)
+        self.fail_run()
+        self.successResultOf(drained)
+        self.assertEqual((delivery.settled, self.worker.held), (None, 0))
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
 
 
 class Order(WorkerTestCase):
