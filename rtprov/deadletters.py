@@ -9,23 +9,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pamqp.commands import Basic
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from rtprov.amqp.codec import encode_header
 from rtprov.amqp.consumer import consume
+from rtprov.amqp.letters import send_letter, writable
 from rtprov.amqp.topology import PARKED_QUEUE, Shard
 from rtprov.errors import BrokerError, UndecodableMessage
 from rtprov.model import Finished, Requested, State
 from rtprov.wire import decode_event
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
-    from pamqp.common import FieldTable
     from twisted.internet.interfaces import IReactorTime
+    from twisted.python.failure import Failure
 
     from rtprov.amqp.consumer import Delivery
     from rtprov.amqp.protocol import AmqpConnection
@@ -35,8 +34,7 @@ if TYPE_CHECKING:
 
 PREFETCH = 10
 RETRY_PAUSE_S = 5.0  # while the broker is there, but takes no messages
-MAX_HEADERS = 1000  # bytes, and so fields: brokers limit both
-RETURN_PAUSE_S = 60.0  # before a letter over which we failed is returned
+RETURN_PAUSE_S = 60.0  # before a letter over which we failed goes to the queue's end
 
 
 class DeadLetters:
@@ -75,8 +73,12 @@ class DeadLetters:
     def _on_delivery(self, delivery: Delivery) -> None:
         burial = Deferred.fromCoroutine(self._try_to_bury(delivery))
         self._burials[burial] = None
-        burial.addErrback(lambda reason: None if reason.check(CancelledError) else reason)
+        burial.addErrback(self._unburied)
         burial.addBoth(lambda _: self._burials.pop(burial, None))
+
+    def _unburied(self, reason: Failure) -> None:
+        if not reason.check(CancelledError):
+            self._log.failure("{queue}: a dead letter is held until the connection ends", reason, queue=self._shard.dead)
 
     async def _try_to_bury(self, delivery: Delivery) -> None:
         try:
@@ -84,9 +86,11 @@ class DeadLetters:
         except CancelledError:
             raise
         except Exception:
-            self._log.failure("{queue}: a dead letter could not be dealt with; it goes back to its queue", queue=self._shard.dead)
+            self._log.failure("{queue}: a dead letter could not be dealt with; it goes to the queue's end", queue=self._shard.dead)
             await deferLater(self._clock, RETURN_PAUSE_S)
-            delivery.nack(requeue=True)
+            # As a fresh copy: it makes way for others, and is not counted by a queue that gives up after so many deliveries.
+            await self._send(self._shard.dead, delivery)
+            delivery.ack()
 
     async def _bury(self, delivery: Delivery) -> None:
         reason = _reason(delivery)
@@ -99,17 +103,17 @@ class DeadLetters:
                 self._log.error("task {task_id} has failed: dead-lettered by the broker ({reason})", task_id=task.task_id, reason=reason)
                 failed = Finished(task.task_id, task.equipment_id, self._wall_clock(), State.FAILED, f"dead-lettered: {reason}")
                 await self._journal.append(failed)
-        headers = delivery.properties.headers
-        if not _can_be_sent(headers):
-            headers = {"x-death": [{"reason": reason, "queue": self._shard.work}]}
-        await self._park(delivery.body, headers)
+        await self._send(PARKED_QUEUE, delivery)
         delivery.ack()
 
-    async def _park(self, body: bytes, headers: FieldTable | None) -> None:
-        properties = Basic.Properties(content_type="application/json", delivery_mode=2, headers=headers)
-        await self._insist(lambda: self._publisher.publish("", PARKED_QUEUE, body, properties=properties, mandatory=True))
+    async def _send(self, queue: str, delivery: Delivery) -> None:
+        """Put a copy of the letter into a queue of letters; one with unusual headers keeps the broker's reason alone."""
+        headers = delivery.properties.headers
+        if headers is not None and writable(headers) is None:
+            headers = {"x-death": [{"reason": _reason(delivery), "queue": self._shard.work}]}
+        await self._insist(lambda: send_letter(self._publisher, queue, delivery.body, headers))
 
-    async def _insist(self, ask: Callable[[], Deferred[None]]) -> None:
+    async def _insist(self, ask: Callable[[], Awaitable[None]]) -> None:
         """Ask the broker again and again until it has agreed; `detach` puts an end to it."""
         while True:
             try:
@@ -127,14 +131,6 @@ def _task_of(body: bytes) -> Requested | None:
     except UndecodableMessage:
         return None
     return event if isinstance(event, Requested) else None
-
-
-def _can_be_sent(headers: FieldTable | None) -> bool:
-    """Whether these headers, which anybody may have written, can be written again, and are not too large for any broker."""
-    try:
-        return len(encode_header(Basic.Properties(headers=headers), 0)) <= MAX_HEADERS
-    except (TypeError, ValueError):
-        return False
 
 
 def _reason(delivery: Delivery) -> str:

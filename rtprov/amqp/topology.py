@@ -13,10 +13,13 @@ K is a shard such as ``3of8``: its number, from 0, and how many there are.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import attrs
+
+from rtprov.amqp.letters import LetterQueue, Letters
 
 if TYPE_CHECKING:
     from rtprov.amqp.channel import AmqpChannel
@@ -70,6 +73,11 @@ class Shard:
         return f"rtprov.dead.{self}"
 
     @property
+    def dead_letters(self) -> LetterQueue:
+        """The same with its bindings: a letter keeps its routing key, which is the work queue's name if it was published there directly."""
+        return LetterQueue(self.dead, DEAD_EXCHANGE, (self.requested_key, self.work))
+
+    @property
     def requested_key(self) -> str:
         """The routing key that leads to work queue and journal."""
         return f"requested.{self}"
@@ -81,17 +89,24 @@ class Shard:
 
 
 class Topology:
-    """Declares what the shards need, but for the queues of questions. The first session of each connection of front end and worker."""
+    """Declares what the shards need, but for the queues of questions. The first session of each connection of front end and worker.
 
-    def __init__(self, shards: Sequence[Shard]) -> None:
+    With `replaces`, which is a worker's, queues of letters that an earlier rtprov declared are replaced where they must be.
+    """
+
+    def __init__(self, shards: Sequence[Shard], *, replaces: bool = False) -> None:
         self._shards = tuple(shards)
+        self._replaces = replaces
 
     async def attach(self, connection: AmqpConnection) -> None:
         """Declare; done once the broker has it all. Raises `AmqpError` 406 where something of the name exists and differs."""
         channel = await connection.open_channel()
         for exchange in (TASKS_EXCHANGE, DEAD_EXCHANGE, STATUS_EXCHANGE):
             await channel.exchange_declare(exchange=exchange, exchange_type="direct", durable=True)
-        await _declare_quorum(channel, PARKED_QUEUE)
+        letters = Letters(connection, [LetterQueue(PARKED_QUEUE), *(shard.dead_letters for shard in self._shards)])
+        old = await letters.declare()
+        if self._replaces:
+            await letters.replace(old, [Shard(index, shard.count).dead for shard in self._shards[:1] for index in range(shard.count)])
         for shard in self._shards:
             await _declare_shard(channel, shard)
         await channel.channel_close(reply_code=200, reply_text="done")
@@ -101,12 +116,16 @@ class Topology:
 
 
 async def _declare_shard(channel: AmqpChannel, shard: Shard) -> None:
-    await _declare_quorum(channel, shard.dead)
-    # A dead letter keeps its routing key, which is the queue's name where somebody put it there directly.
-    for key in (shard.requested_key, shard.work):
-        await channel.queue_bind(queue=shard.dead, exchange=DEAD_EXCHANGE, routing_key=key)
-    work = {"x-single-active-consumer": True, "x-delivery-limit": DELIVERY_LIMIT, "x-dead-letter-exchange": DEAD_EXCHANGE}
-    await _declare_quorum(channel, shard.work, work)
+    letters = shard.dead_letters
+    for key in letters.keys:
+        await channel.queue_bind(queue=letters.name, exchange=letters.exchange, routing_key=key)
+    work = {
+        "x-queue-type": "quorum",
+        "x-single-active-consumer": True,
+        "x-delivery-limit": DELIVERY_LIMIT,
+        "x-dead-letter-exchange": DEAD_EXCHANGE,
+    }
+    await channel.queue_declare(queue=shard.work, durable=True, arguments=work)
     journal = {
         "x-queue-type": "stream",
         "x-max-age": JOURNAL_MAX_AGE,
@@ -115,10 +134,6 @@ async def _declare_shard(channel: AmqpChannel, shard: Shard) -> None:
     await channel.queue_declare(queue=shard.journal, durable=True, arguments=journal)
     for queue, key in ((shard.work, shard.requested_key), (shard.journal, shard.requested_key), (shard.journal, shard.event_key)):
         await channel.queue_bind(queue=queue, exchange=TASKS_EXCHANGE, routing_key=key)
-
-
-async def _declare_quorum(channel: AmqpChannel, queue: str, arguments: dict[str, object] | None = None) -> None:
-    await channel.queue_declare(queue=queue, durable=True, arguments={"x-queue-type": "quorum", **(arguments or {})})
 
 
 async def declare_status(channel: AmqpChannel, shard: Shard) -> str:
@@ -134,9 +149,11 @@ async def declare_inquiry(channel: AmqpChannel, shard: Shard) -> str:
 async def _declare_own(channel: AmqpChannel, routing_key: str) -> str:
     """A queue of this worker's.
 
-    One for each worker, not one for all: that would live on one node of a cluster, and while it is down nobody could have another.
+    One for each worker, not one for all: that would live on one node of a cluster, and while it is down nobody could have another. Its
+    name is ours, so that permissions can be given for ``rtprov.`` alone; it is a new one for each connection, since the broker may keep
+    the queue of a lost connection until it notices the loss.
     """
-    declared = await channel.queue_declare(queue="", exclusive=True)
-    queue = str(declared.queue)
+    queue = f"rtprov.{routing_key}.{uuid.uuid4().hex}"
+    await channel.queue_declare(queue=queue, exclusive=True)
     await channel.queue_bind(queue=queue, exchange=STATUS_EXCHANGE, routing_key=routing_key)
     return queue

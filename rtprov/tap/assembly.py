@@ -136,7 +136,7 @@ class WorkerService(Service):
         self.stores: list[Store] = []
         self.workers: list[ShardWorker] = []
         self.inquiries: list[InquiryServer] = []
-        sessions: list[Session] = [Topology(settings.shards), self._publisher]
+        sessions: list[Session] = [Topology(settings.shards, replaces=True), self._publisher]
         for shard in settings.shards:
             sessions += self._shard_sessions(shard)
         self.connection = _connection("worker", surroundings, sessions)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pamqp.commands import Channel, Exchange, Queue
 
+from rtprov.amqp.letters import LETTER_DELIVERY_LIMIT
 from rtprov.amqp.topology import Shard, Topology, declare_status
 from rtprov.errors import AmqpError
 from tests.amqp.scripted import AmqpTestCase
@@ -36,6 +37,8 @@ class TopologyTests(AmqpTestCase):
             declared["rtprov.work.1of2"].arguments,
             {"x-queue-type": "quorum", "x-single-active-consumer": True, "x-delivery-limit": 100, "x-dead-letter-exchange": "rtprov.dead"},
         )
+        for name in ("rtprov.parked", "rtprov.dead.1of2"):
+            self.assertEqual(declared[name].arguments, {"x-queue-type": "quorum", "x-delivery-limit": LETTER_DELIVERY_LIMIT})
         self.assertEqual(
             declared["rtprov.journal.1of2"].arguments,
             {"x-queue-type": "stream", "x-max-age": "7D", "x-stream-max-segment-size-bytes": 16_777_216},
@@ -59,9 +62,10 @@ class TopologyTests(AmqpTestCase):
 
     def test_status(self) -> None:
         """Each worker has a queue of its own for status requests, which goes with its connection."""
-        self.broker.answers[Queue.Declare] = lambda peer, _: Queue.DeclareOk("amq.gen-1", 0, 0)
-        self.assertEqual(self.result(declare_status(self.channel(self.connect()), Shard(0, 1))), "amq.gen-1")
-        (declare,) = self.peer.commands(Queue.Declare)
-        self.assertEqual((declare.queue, declare.durable, declare.exclusive), ("", False, True))
-        (bind,) = self.peer.commands(Queue.Bind)
-        self.assertEqual((bind.queue, bind.exchange, bind.routing_key), ("amq.gen-1", "rtprov.status", "status.0of1"))
+        channel = self.channel(self.connect())
+        names = [self.result(declare_status(channel, Shard(0, 1))) for _ in range(2)]
+        self.assertEqual(len(set(names)), 2)
+        for name, declare, bind in zip(names, self.peer.commands(Queue.Declare), self.peer.commands(Queue.Bind), strict=True):
+            self.assertTrue(name.startswith("rtprov.status.0of1."), name)
+            self.assertEqual((declare.queue, declare.durable, declare.exclusive), (name, False, True))
+            self.assertEqual((bind.queue, bind.exchange, bind.routing_key), (name, "rtprov.status", "status.0of1"))
