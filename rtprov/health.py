@@ -14,7 +14,8 @@ from twisted.internet.defer import Deferred, FirstError, TimeoutError, gatherRes
 from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
 
-from rtprov.amqp.topology import STATUS_EXCHANGE, Shard
+from rtprov.amqp.permissions import PROBE_KEY
+from rtprov.amqp.topology import STATUS_EXCHANGE, TASKS_EXCHANGE, Shard
 from rtprov.answers import answer, answer_error, envelope
 from rtprov.errors import BrokerError, NotReady
 from rtprov.request import json_resource
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 PROBE_DEADLINE_S = 2.0
 REMEMBERED_S = 1.0
-PROBE_KEY = "rtprov.probe"  # of no queue: the broker confirms the message and forgets it
 
 
 class Readiness:
@@ -83,7 +83,9 @@ def readiness_of_frontend(publisher: Publisher, rpc: RpcClient, shards: int, clo
 async def broker_confirms(publisher: Publisher, clock: IReactorTime) -> None:
     """Raises `NotReady`."""
     try:
-        await publisher.publish("", PROBE_KEY, b"", properties=Basic.Properties(), mandatory=False).addTimeout(PROBE_DEADLINE_S, clock)
+        await publisher.publish(TASKS_EXCHANGE, PROBE_KEY, b"", properties=Basic.Properties(), mandatory=False).addTimeout(
+            PROBE_DEADLINE_S, clock
+        )
     except (BrokerError, TimeoutError):
         raise NotReady("Not ready: the broker does not confirm") from None
 

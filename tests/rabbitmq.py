@@ -22,6 +22,7 @@ from __future__ import annotations
 import atexit
 import os
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -49,6 +50,7 @@ from rtprov.errors import AmqpError
 
 REQUIRE = "RTPROV_REQUIRE_RABBITMQ"
 FOLDER = "RTPROV_RABBITMQ"
+OPERATIONS = Path(__file__).parents[1] / "docs" / "operations.md"
 START_DEADLINE_S = 60.0
 STOP_DEADLINE_S = 10.0
 
@@ -81,6 +83,7 @@ class RabbitMQ:
     _environment: dict[str, str] = field(repr=False)
     _supervisor: subprocess.Popen[bytes] = field(repr=False)
     version: tuple[int, ...] = ()
+    _users: set[str] = field(factory=set)
 
     @property
     def url(self) -> str:
@@ -105,6 +108,22 @@ class RabbitMQ:
         await self.ctl("set_permissions", "-p", name, "guest", ".*", ".*", ".*")
         return self.url_of(name)
 
+    async def add_roles(self) -> tuple[str, str]:
+        """Make a virtual host, and return its broker URLs for a front end and a worker with the permissions that the documentation names.
+
+        Takes up to five calls of `ctl`.
+        """
+        vhost, urls = self.unique("vhost"), []
+        await self.ctl("add_vhost", vhost)
+        for role in ("frontend", "worker"):
+            user, *patterns = documented_permissions(role)
+            if user not in self._users:
+                await self.ctl("add_user", user, "secret")
+                self._users.add(user)
+            await self.ctl("set_permissions", "-p", vhost, user, *patterns)
+            urls.append(self.url_of(vhost, user, "secret"))
+        return urls[0], urls[1]
+
     def log_tail(self, lines: int = 40) -> str:
         """The last lines of what the node has said."""
         text = "".join(
@@ -121,6 +140,13 @@ class RabbitMQ:
         if self._supervisor.stdin is not None:
             self._supervisor.stdin.close()
         self._supervisor.wait(STOP_DEADLINE_S)
+
+
+def documented_permissions(role: str) -> list[str]:
+    """The user, and the patterns for configure, write and read, that docs/operations.md gives a ``frontend`` or a ``worker``."""
+    start = f"rabbitmqctl set_permissions -p rtprov rtprov-{role} "
+    (line,) = (line for line in OPERATIONS.read_text().splitlines() if line.startswith(start))
+    return shlex.split(line)[4:]
 
 
 _node: RabbitMQ | Exception | None = None

@@ -6,6 +6,7 @@ A plain loop in place of `twisted.application.internet.ClientService`, which doe
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol, cast
@@ -17,8 +18,9 @@ from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from rtprov.amqp.permissions import missing_permission
 from rtprov.amqp.protocol import AmqpConnection
-from rtprov.errors import AmqpError, BrokerError, BrokerUnavailable, ConfigurationError
+from rtprov.errors import AmqpError, BrokerError, BrokerUnavailable, ConfigurationError, RtprovError
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress, IReactorTime, IStreamClientEndpoint
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 BACK_OFF_MIN_S = 0.1
 BACK_OFF_MAX_S = 5.0
 ACCESS_REFUSED = 403
+_MADE_ANEW = re.compile(r"[0-9a-f]{32}")
 
 
 class Session(Protocol):
@@ -136,9 +139,9 @@ class BrokerConnection(Service):
             try:
                 await self._serve_once()
             except BrokerError as error:
-                self._complain(str(error))
+                self._complain(error)
             except ConfigurationError as error:
-                self._complain(str(error))
+                self._complain(error)
                 self.on_contradiction(error)
             except CancelledError:
                 self._log.info("{name}: disconnected from {url}", name=self.name, url=self._url)
@@ -239,10 +242,15 @@ class BrokerConnection(Service):
             with suppress(CancelledError):
                 await connection.when_lost()
 
-    def _complain(self, text: str) -> None:
-        """Once for each new trouble, not once for each attempt."""
-        if self.running and text != self._last_complaint:
-            self._last_complaint = text
+    def _complain(self, error: RtprovError) -> None:
+        """Once for each new trouble, not once for each attempt. Names that are made anew for each attempt make no new trouble."""
+        text = str(error)
+        missing = missing_permission(error) or missing_permission(error.__cause__)
+        if missing is not None:
+            text = f"{text} ({missing})"
+        known = _MADE_ANEW.sub("", text)
+        if self.running and known != self._last_complaint:
+            self._last_complaint = known
             self._log.warn("{name}: not connected to {url}, trying again: {text}", name=self.name, url=self._url, text=text)
 
 

@@ -15,9 +15,10 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from rtprov.amqp.connection import BrokerConnection, Session
+from rtprov.amqp.permissions import MayPublish
 from rtprov.amqp.publisher import Publisher
 from rtprov.amqp.rpc import RpcClient
-from rtprov.amqp.topology import Shard, Topology
+from rtprov.amqp.topology import STATUS_EXCHANGE, TASKS_EXCHANGE, Shard, Topology
 from rtprov.amqp.url import BrokerUrl
 from rtprov.attempts import Attempts
 from rtprov.backlog import Backlog
@@ -42,6 +43,8 @@ from rtprov.worker import ShardWorker
 MAX_UNCONFIRMED = 10_000
 CONFIRM_DEADLINE_S = 4.0
 EXPIRE_EVERY_S = 30.0
+PUBLISHED_TO_BY_FRONTEND = (TASKS_EXCHANGE, STATUS_EXCHANGE)
+PUBLISHED_TO_BY_WORKER = (TASKS_EXCHANGE, "")  # the default exchange: replies, and letters to be parked
 # Beside the calls under way a worker holds tasks that wait for their device or for A: room for them, within AMQP's 16 bits of prefetch.
 WAITING_ROOM = 2000
 MAX_WINDOW = 65535
@@ -86,7 +89,7 @@ class FrontendService(Service):
         publisher = Publisher(clock=clock, max_unconfirmed=max_unconfirmed, confirm_deadline_s=CONFIRM_DEADLINE_S)
         rpc = RpcClient(clock=clock)
         topology = Topology([Shard(index, shards) for index in range(shards)])
-        self.connection = _connection("frontend", surroundings, [topology, publisher, rpc])
+        self.connection = _connection("frontend", surroundings, [topology, publisher, MayPublish(publisher, PUBLISHED_TO_BY_FRONTEND), rpc])
         self.ends = EndsOfTasks(rpc=rpc, shards=shards, clock=clock)
         self.readiness = readiness_of_frontend(publisher, rpc, shards, clock)
         self.frontend = Frontend(
@@ -136,7 +139,11 @@ class WorkerService(Service):
         self.stores: list[Store] = []
         self.workers: list[ShardWorker] = []
         self.inquiries: list[InquiryServer] = []
-        sessions: list[Session] = [Topology(settings.shards, replaces=True), self._publisher]
+        sessions: list[Session] = [
+            Topology(settings.shards, replaces=True),
+            self._publisher,
+            MayPublish(self._publisher, PUBLISHED_TO_BY_WORKER),
+        ]
         for shard in settings.shards:
             sessions += self._shard_sessions(shard)
         self.connection = _connection("worker", surroundings, sessions)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from pamqp.commands import Channel, Connection, Queue
+from pamqp.commands import Basic, Channel, Connection, Queue
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import LogEvent, LogLevel, capturedLogs
 
 from rtprov.amqp.connection import BrokerConnection, Session
+from rtprov.amqp.framing import Command
+from rtprov.amqp.permissions import MayPublish
 from rtprov.amqp.protocol import AmqpConnection
+from rtprov.amqp.publisher import Publisher
+from rtprov.amqp.topology import Shard, declare_status
 from rtprov.errors import BrokerUnavailable
 from tests.amqp.scripted import URL, AmqpTestCase
 from tests.memory import MemoryTransport
@@ -250,6 +254,50 @@ class LoopTests(AmqpTestCase):
         self.start()
         self.network.advance(3)
         self.assertEqual(self.warnings(), ["Declaring could not set up: 406 PRECONDITION_FAILED - x-max-age"])
+        self.stop()
+
+    def test_permission_refused(self) -> None:
+        """A missing permission is named, and told once, though the queue has another name at each attempt."""
+
+        class Serving(RecordingSession):
+            async def attach(self, connection: AmqpConnection) -> None:
+                await declare_status(await connection.open_channel(), Shard(0, 1))
+
+        def refuse(peer: object, declare: Command) -> Channel.Close:
+            assert isinstance(declare.method, Queue.Declare)
+            name = declare.method.queue
+            return Channel.Close(403, f"ACCESS_REFUSED - access to queue '{name}' in vhost '/' refused for user 'alice'", 50, 10)
+
+        self.broker.answers[Queue.Declare] = refuse
+        self.service = self.make([Serving("third", self.diary)])
+        self.start()
+        self.network.advance(20)
+        self.assertGreater(len(self.broker.peers), 3)
+        (warning,) = self.warnings()
+        self.assertIn("refused for user 'alice' (the user needs the configure", warning)
+        self.stop()
+
+    def test_may_not_publish(self) -> None:
+        """So is that for publishing, though the broker says so only when something is published."""
+        text = "ACCESS_REFUSED - access to exchange 'rtprov.tasks' in vhost '/' refused for user 'alice'"
+        self.broker.answers[Basic.Publish] = lambda peer, _: Channel.Close(403, text, 60, 40)
+        publisher = Publisher(clock=self.clock)
+        self.service = self.make([publisher, MayPublish(publisher, ["rtprov.tasks"])])
+        self.start()
+        self.network.advance(20)
+        self.assertGreater(len(self.broker.peers), 3)
+        (warning,) = self.warnings()
+        self.assertIn(f"{text} (the user needs the write permission", warning)
+        self.stop()
+
+    def test_may_publish_later(self) -> None:
+        """A broker that takes no messages at present does not keep a process from its connection."""
+        self.broker.answers[Basic.Publish] = lambda peer, _: None
+        publisher = Publisher(clock=self.clock, confirm_deadline_s=4.0)
+        self.service = self.make([publisher, MayPublish(publisher, ["rtprov.tasks", "rtprov.status"])])
+        self.start()
+        self.network.advance(8)
+        self.assertTrue(self.service.connected)
         self.stop()
 
     def test_detach_bug(self) -> None:

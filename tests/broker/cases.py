@@ -45,11 +45,13 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from rtprov.amqp._txamqp import Message
 from rtprov.amqp.channel import AmqpChannel
 from rtprov.amqp.consumer import Delivery, consume
+from rtprov.amqp.framing import encode_content
 from rtprov.amqp.protocol import AmqpConnection
 from rtprov.amqp.publisher import Publisher
 from rtprov.amqp.spec import METHODS
 from rtprov.amqp.url import BrokerUrl
 from rtprov.broker import backlog, database, streams
+from rtprov.broker.content_header import join
 from rtprov.broker.server import make_broker
 from rtprov.broker.sqlite import SqliteStorage
 from rtprov.broker.storage import MemoryStorage, Storage
@@ -223,6 +225,11 @@ class BrokerContract(_Case):
         ]
         for each in waiting:
             await each
+
+    def publish_raw(self, channel: AmqpChannel, exchange: str = "", **parts: bytes) -> None:
+        """Publish an empty message whose properties are written as they stand here: pamqp leaves out what is empty or 0."""
+        method = Basic.Publish(exchange=exchange, routing_key="x")
+        channel.send(encode_content(channel.id, method, join(parts, 0), b"", 4096))
 
     async def inbox(
         self,

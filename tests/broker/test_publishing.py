@@ -10,7 +10,9 @@ from pamqp.commands import Basic, Channel, Confirm, Queue
 from twisted.internet.defer import Deferred
 
 from rtprov.amqp._txamqp import Content, Message
+from rtprov.amqp.codec import encode_header
 from rtprov.amqp.publisher import Publisher
+from rtprov.broker.content_header import split
 from rtprov.errors import Unconfirmed, Unroutable
 from tests.broker.cases import KINDS, BrokerContract, EmbeddedTestCase, RabbitMQTestCase, SqliteTestCase, differs
 
@@ -205,34 +207,35 @@ class PublishingContract(BrokerContract):
 
     async def test_foreign_user_id(self) -> None:
         """A message in another user's name, or in that of none, closes the channel with 406."""
-        for user in ("somebody", ""):
+        for user in (b"\x08somebody", b"\0"):
             await self.refused_for("user_id", user_id=user)
 
-    async def refused_for(self, text: str, **properties: Any) -> None:
+    async def refused_for(self, text: str, **parts: bytes) -> None:
         """A message with these properties closes the channel with 406; to an exchange that is not there, with 404."""
         for exchange, code, why in (("", 406, text), (self.name("nowhere"), 404, "no exchange")):
             channel = await self.channel()
-            content = Content(b"", None, Basic.Properties(**properties))
-            await channel.basic_publish(exchange=exchange, routing_key="x", content=content)
+            self.publish_raw(channel, exchange, **parts)
             await self.refused(channel, Basic.Qos(), code, why)
 
     @differs(since=(4, 0), because="a delivery mode other than 1 and 2 is accepted")
     async def test_unknown_delivery_mode(self) -> None:
         """A delivery mode that is neither transient (1) nor persistent (2) closes the channel with 406."""
         for mode in (0, 3, 255):
-            await self.refused_for("invalid message", delivery_mode=mode)
+            await self.refused_for("invalid message", delivery_mode=bytes([mode]))
 
     async def unknown_delivery_mode_since_4_0(self) -> None:
         """Any delivery mode is taken."""
-        queue = await self.queue(await self.channel())
-        await self.publish(queue, delivery_mode=0)
-        await self.publish(queue, delivery_mode=255)
+        channel = await self.channel()
+        for mode in (0, 3, 255):
+            self.publish_raw(channel, delivery_mode=bytes([mode]))
+            await self.ask(channel, Basic.Qos())
 
     async def test_copies_for_nothing(self) -> None:
         """The headers ``CC`` and ``BCC`` are arrays of routing keys; anything else closes the channel with 406."""
         for name in ("CC", "BCC"):
             for value in ("key", 1, {"key": "x"}):
-                await self.refused_for("invalid message", headers={name: value})
+                parts = split(encode_header(Basic.Properties(headers={name: value}), 0))
+                await self.refused_for("invalid message", **parts)
 
     async def test_immediate(self) -> None:
         """``immediate`` is not implemented, which closes the connection."""

@@ -25,14 +25,14 @@ CPE = "/api/v1/equipment/cpe/ABC123456"
 class RolesMixin(_Base):
     """A subclass says in `start_broker` where the broker is."""
 
-    async def start_broker(self) -> str:
-        """Return the broker's URL."""
+    async def start_broker(self) -> tuple[str, str]:
+        """Return the broker's URLs, for front ends and for workers."""
         raise NotImplementedError
 
     async def start(self, *, delay_s: float) -> None:
         """Broker, stub and front end; the workers are each test's own business."""
         make_development_set(self.folder / "certs")
-        self.broker_url = await self.start_broker()
+        self.broker_url, self.worker_url = await self.start_broker()
         self.stub = self.twistd("rtprov-stub", "--listen", ANY_PORT, "--delay", str(delay_s))
         self.frontend = self.twistd("rtprov-frontend", "--listen", ANY_PORT, environment={"RTPROV_BROKER": self.broker_url})
         self.stub_port = await self.stub.port("service A (stub)")
@@ -40,9 +40,9 @@ class RolesMixin(_Base):
 
     async def start_worker(self, *arguments: str) -> Twistd:
         """A worker, once it is connected. The first one is the active one, each further one a standby."""
-        where = ("--broker", self.broker_url, "--equipment-url", f"https://localhost:{self.stub_port}")
+        where = ("--broker", self.worker_url, "--equipment-url", f"https://localhost:{self.stub_port}")
         worker = self.twistd("rtprov-worker", *where, *arguments)
-        await worker.logged("worker: connected to amqp://guest@")
+        await worker.logged("worker: connected to amqp://")
         return worker
 
     async def front_end(self) -> Client:
@@ -110,9 +110,10 @@ class RolesMixin(_Base):
 
 
 class OnEmbeddedBroker(RolesMixin, ProcessTestCase):
-    async def start_broker(self) -> str:
+    async def start_broker(self) -> tuple[str, str]:
         self.broker = self.twistd("rtprov-broker", "--listen", ANY_PORT)
-        return f"amqp://guest:guest@127.0.0.1:{await self.broker.port('the AMQP broker')}/"
+        url = f"amqp://guest:guest@127.0.0.1:{await self.broker.port('the AMQP broker')}/"
+        return url, url
 
     async def test_stop_in_any_order(self) -> None:
         """The broker goes first: the others say so once in their logs, and end cleanly all the same."""
@@ -141,7 +142,9 @@ class OnEmbeddedBroker(RolesMixin, ProcessTestCase):
 
 
 class OnRabbitMQ(RolesMixin, ProcessTestCase):
-    timeout = 90.0  # starting RabbitMQ is part of the first test
+    """With users who have the permissions of docs/operations.md and no more."""
 
-    async def start_broker(self) -> str:
-        return await (await rabbitmq()).add_vhost()
+    timeout = 120.0  # starting RabbitMQ is part of the first test
+
+    async def start_broker(self) -> tuple[str, str]:
+        return await (await rabbitmq()).add_roles()
