@@ -14,7 +14,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from attrs import define, field
-from twisted.internet.defer import Deferred, TimeoutError, fail
+from twisted.internet.defer import Deferred, DeferredList, TimeoutError, fail
+from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from rtprov.amqp.rpc import serve
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 MAX_BATCH = 500
 MAX_PENDING = 20_000
 REPLY_DEADLINE_S = 2.0
+WATCH_EVERY_S = 2.0
 BARRIER_DEADLINE_S = 1.8
 PREFETCH = 100
 
@@ -87,7 +89,11 @@ class _Desk:
 
 
 class StatusClient:
-    """The front end's `rtprov.interfaces.StatusSource`: gathers the questions of one reactor turn into one message for each shard."""
+    """The front end's `rtprov.interfaces.StatusSource`: gathers the questions of one reactor turn into one message for each shard.
+
+    Also a session, to be attached after the `rpc`: every 2 s it asks each shard an empty question, so that the log tells of a shard
+    without a worker, and of a worker that is back, whether or not a client asks.
+    """
 
     _log = Logger()
 
@@ -97,6 +103,22 @@ class StatusClient:
         self._desks = [_Desk(Shard(index, shards)) for index in range(shards)]
         self._pending = 0
         self._conversations: set[Deferred[None]] = set()
+        self._watch = LoopingCall(self._look)
+        self._watch.clock = clock
+
+    async def attach(self, connection: AmqpConnection) -> None:
+        """Look for workers from now on; not at once, since those of the same process or site may be about to connect."""
+        watching = self._watch.start(WATCH_EVERY_S, now=False)
+        watching.addErrback(lambda reason: self._log.failure("the front end no longer looks for workers", reason))
+
+    def detach(self) -> None:
+        """The connection is gone."""
+        if self._watch.running:
+            self._watch.stop()
+
+    def _look(self) -> Deferred[object]:
+        """Ask each shard nothing; done when all have answered, or have let the time pass: no more is under way at once."""
+        return DeferredList([self._begin_to_converse(desk, (), barrier=False) for desk in self._desks])
 
     def status(self, task_id: str, equipment_id: str) -> Deferred[State | None]:
         """See `rtprov.interfaces.StatusSource.status`. Fails with `Overloaded` beyond `MAX_PENDING` open questions."""
@@ -118,10 +140,14 @@ class StatusClient:
         doubtful, desk.doubtful = desk.doubtful, []
         for waiting, barrier in ((questions, False), (doubtful, True)):
             for start in range(0, len(waiting), MAX_BATCH):
-                conversation = Deferred.fromCoroutine(self._converse(desk, waiting[start : start + MAX_BATCH], barrier))
-                self._conversations.add(conversation)
-                conversation.addErrback(lambda reason: self._log.failure("a status conversation broke", reason))
-                conversation.addCallback(lambda _, done: self._conversations.discard(done), conversation)
+                self._begin_to_converse(desk, waiting[start : start + MAX_BATCH], barrier)
+
+    def _begin_to_converse(self, desk: _Desk, batch: Sequence[_Question], barrier: bool) -> Deferred[None]:
+        conversation = Deferred.fromCoroutine(self._converse(desk, batch, barrier))
+        self._conversations.add(conversation)
+        conversation.addErrback(lambda reason: self._log.failure("a status conversation broke", reason))
+        conversation.addCallback(lambda _: self._conversations.discard(conversation))
+        return conversation
 
     async def _converse(self, desk: _Desk, batch: Sequence[_Question], barrier: bool) -> None:
         try:

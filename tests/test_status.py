@@ -13,7 +13,7 @@ from rtprov.amqp.rpc import RpcClient, serve
 from rtprov.amqp.topology import Shard, declare_status
 from rtprov.errors import BrokerUnavailable, NoReply, NoWorker, Overloaded
 from rtprov.model import Event, Finished, Requested, State, shard_of
-from rtprov.status import BARRIER_DEADLINE_S, MAX_BATCH, MAX_PENDING, REPLY_DEADLINE_S, StatusClient, StatusServer
+from rtprov.status import BARRIER_DEADLINE_S, MAX_BATCH, MAX_PENDING, REPLY_DEADLINE_S, WATCH_EVERY_S, StatusClient, StatusServer
 from rtprov.store import Store
 from rtprov.wire import decode_status_request, encode_status_reply
 from tests.brokered import EPOCH, SHARD, BrokerTestCase, task_id
@@ -73,6 +73,77 @@ class StatusTestCase(BrokerTestCase):
         self.network.advance(within_s)
         for answer in answers:
             self.failureResultOf(answer, kind)
+
+
+class Watching(StatusTestCase):
+    """Whether a worker answers is told when it changes, and asked for by nobody."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        rpc = RpcClient(clock=self.clock)
+        self.client = StatusClient(rpc=rpc, shards=2, clock=self.clock)
+        self.watcher = self.connect([rpc, self.client])
+
+    shards = tuple(Shard(index, 2) for index in range(2))
+
+    def told(self) -> list[str]:
+        return [line for line in self.logged if "answers on" in line]
+
+    def test_no_worker_at_the_start(self) -> None:
+        """A front end that finds no worker says so for each shard, once, soon after it has connected; then that one answers."""
+        self.assertEqual(self.told(), [])
+        self.network.advance(WATCH_EVERY_S)
+        self.assertEqual([line.split(":")[0] for line in self.told()], [f"no worker answers on status.{k}of2" for k in range(2)])
+        self.network.advance(60)
+        self.assertEqual(len(self.told()), 2)
+        self.worker(shard=self.shards[1])
+        self.network.advance(WATCH_EVERY_S)
+        self.assertEqual(self.told()[2:], ["a worker answers on status.1of2 again"])
+
+    def test_a_worker_that_goes(self) -> None:
+        """So is a worker that goes, and one that takes its place in time is no news."""
+        for shard in self.shards:
+            self.worker(shard=shard)
+        self.network.advance(60)
+        self.assertEqual(self.told(), [])
+        self.disconnect(self.worker_connection)
+        self.network.advance(WATCH_EVERY_S)
+        self.assertEqual([line.split(":")[0] for line in self.told()], ["no worker answers on status.1of2"])
+        self.worker(shard=self.shards[1])
+        self.network.advance(WATCH_EVERY_S)
+        self.disconnect(self.worker_connection)
+        self.worker(shard=self.shards[1])
+        self.network.advance(60)
+        self.assertEqual(self.told()[1:], ["a worker answers on status.1of2 again"])
+
+    def test_a_worker_that_is_silent(self) -> None:
+        """A worker that does not answer is asked by one question at a time, and is not said to be away."""
+        asked: list[Deferred[bytes]] = []
+
+        def silent(pairs: list[tuple[str, str]], barrier: bool) -> Deferred[bytes]:
+            asked.append(Deferred())
+            return asked[-1]
+
+        for shard in self.shards:
+            self.worker(silent, shard)
+        self.network.advance(WATCH_EVERY_S)
+        self.assertEqual(len(asked), 2)
+        self.network.advance(REPLY_DEADLINE_S / 2)
+        self.assertEqual(len(asked), 2)
+        self.network.advance(REPLY_DEADLINE_S + WATCH_EVERY_S)
+        self.assertEqual((len(asked), self.told()), (4, []))
+
+    def test_reconnected(self) -> None:
+        """Nothing is looked for without a connection, and nothing is told twice by a new one."""
+        self.network.advance(WATCH_EVERY_S)
+        self.network.cut("broker")
+        self.network.settle()
+        self.reconnected(self.watcher)
+        self.network.advance(60)
+        self.assertEqual(len(self.told()), 2)
+        self.disconnect(self.watcher)
+        self.network.advance(60)
+        self.assertFalse(self.client._watch.running)
 
 
 class Batching(StatusTestCase):

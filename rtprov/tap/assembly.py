@@ -88,13 +88,15 @@ class FrontendService(Service):
         self.process_id = surroundings.new_id()[:12]
         publisher = Publisher(clock=clock, max_unconfirmed=max_unconfirmed, confirm_deadline_s=CONFIRM_DEADLINE_S)
         rpc = RpcClient(clock=clock)
+        statuses = StatusClient(rpc=rpc, shards=shards, clock=clock)
         topology = Topology([Shard(index, shards) for index in range(shards)])
-        self.connection = _connection("frontend", surroundings, [topology, publisher, MayPublish(publisher, PUBLISHED_TO_BY_FRONTEND), rpc])
+        may_publish = MayPublish(publisher, PUBLISHED_TO_BY_FRONTEND)
+        self.connection = _connection("frontend", surroundings, [topology, publisher, may_publish, rpc, statuses])
         self.ends = EndsOfTasks(rpc=rpc, shards=shards, clock=clock)
         self.readiness = readiness_of_frontend(publisher, rpc, shards, clock)
         self.frontend = Frontend(
             tasks=TaskPublisher(publisher=publisher, shards=shards),
-            statuses=StatusClient(rpc=rpc, shards=shards, clock=clock),
+            statuses=statuses,
             directory=Directory(rpc=rpc, shards=shards),
             ends=self.ends,
             readiness=self.readiness,

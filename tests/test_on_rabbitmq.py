@@ -1,0 +1,86 @@
+"""Front end and worker in this process, on a real RabbitMQ: what depends on how a version of it counts deliveries."""
+
+from __future__ import annotations
+
+import random
+import uuid
+from typing import Any
+
+from pamqp.commands import Queue
+from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.task import deferLater
+
+from rtprov import worker
+from rtprov.amqp.topology import PARKED_QUEUE, Shard
+from rtprov.amqp.url import BrokerUrl
+from rtprov.model import State, Task
+from rtprov.tap.assembly import FrontendService, Surroundings, WorkerService, WorkerSettings
+from rtprov.worker import MAX_FAILURES
+from tests.broker.cases import BrokerContract, RabbitMQTestCase
+from tests.fakes import PlainSealer
+
+BODY = b'{"timeoutInSeconds": 14, "parameters": []}'
+POLL_EVERY_S = 0.05
+
+
+class FailingEquipment:
+    """Fails for an error of ours over the devices named in `fails`; A does all else at once."""
+
+    def __init__(self, *fails: str) -> None:
+        self.calls: list[str] = []
+        self._fails = fails
+
+    async def configure(self, task: Task, body: bytes) -> tuple[State, str]:
+        self.calls.append(task.equipment_id)
+        if task.equipment_id in self._fails:
+            raise ZeroDivisionError
+        return State.COMPLETED, ""
+
+
+class OnRabbitMQ(RabbitMQTestCase, BrokerContract):
+    async def setUp(self) -> None:  # type: ignore[override]
+        await super().setUp()
+        self.frontend_url, self.worker_url = await self.node.add_roles()
+        vhost = BrokerUrl.parse(self.worker_url).virtual_host
+        await self.node.ctl("set_permissions", "-p", vhost, "guest", ".*", ".*", ".*")
+        self.url = BrokerUrl.parse(self.node.url_of(vhost))
+        for name, value in (("FIRST_FAILURE_PAUSE_S", 0.01), ("LONGEST_FAILURE_PAUSE_S", 0.1)):
+            self.patch(worker, name, value)
+
+    def surroundings(self, url: str) -> Surroundings:
+        where = BrokerUrl.parse(url)
+        return Surroundings(
+            clock=self.clock,
+            wall_clock=self.clock.seconds,
+            rng=random.Random(1),
+            new_id=lambda: uuid.uuid4().hex,
+            broker=TCP4ClientEndpoint(self.clock, where.host, where.port),
+            broker_url=where,
+        )
+
+    async def start(self, equipment: Any) -> tuple[FrontendService, WorkerService]:
+        """Both, connected."""
+        frontend = FrontendService(self.surroundings(self.frontend_url), sealer=PlainSealer(), shards=1, running_status=200)
+        settings = WorkerSettings(shards=[Shard(0, 1)])
+        service = WorkerService(self.surroundings(self.worker_url), settings, equipment=equipment, sealer=PlainSealer())
+        for role in (frontend, service):
+            role.startService()
+            self.addCleanup(role.stopService)
+            await role.connection.when_connected()
+        return frontend, service
+
+    async def test_a_run_that_fails(self) -> None:
+        """A task in whose run the worker fails ends as failed, and is parked, after ten runs; all others go on meanwhile."""
+        equipment = FailingEquipment("BAD000001")
+        frontend, _ = await self.start(equipment)
+        for device, state in (("BAD000001", State.FAILED), ("GOOD00001", State.COMPLETED)):
+            task_id = await frontend.frontend._orders.submit(device, 14, BODY, "test")
+            while (now := await frontend.frontend._statuses.status(task_id, device)) is State.RUNNING:
+                await deferLater(self.clock, POLL_EVERY_S)
+            self.assertIs(now, state)
+        self.assertEqual(equipment.calls, ["BAD000001"] * MAX_FAILURES + ["GOOD00001"])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), MAX_FAILURES)
+        channel = await self.channel()
+        while not (await self.ask(channel, Queue.Declare(queue=PARKED_QUEUE, passive=True))).message_count:
+            await deferLater(self.clock, POLL_EVERY_S)
+        self.assertEqual(await self.count(channel, Shard(0, 1).work), 0)
