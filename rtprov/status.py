@@ -116,7 +116,7 @@ class StatusClient:
         if self._watch.running:
             self._watch.stop()
 
-    def _look(self) -> Deferred[object]:
+    def _look(self) -> Deferred[list[tuple[bool, None]]]:
         """Ask each shard nothing; done when all have answered, or have let the time pass: no more is under way at once."""
         return DeferredList([self._begin_to_converse(desk, (), barrier=False) for desk in self._desks])
 

@@ -13,6 +13,7 @@ from twisted.internet.task import deferLater
 from rtprov import worker
 from rtprov.amqp.topology import PARKED_QUEUE, Shard
 from rtprov.amqp.url import BrokerUrl
+from rtprov.clocks import WallClock
 from rtprov.model import State, Task
 from rtprov.tap.assembly import FrontendService, Surroundings, WorkerService, WorkerSettings
 from rtprov.worker import MAX_FAILURES
@@ -51,7 +52,7 @@ class OnRabbitMQ(RabbitMQTestCase, BrokerContract):
         where = BrokerUrl.parse(url)
         return Surroundings(
             clock=self.clock,
-            wall_clock=self.clock.seconds,
+            wall_clock=WallClock(self.clock.seconds, self.clock.seconds),
             rng=random.Random(1),
             new_id=lambda: uuid.uuid4().hex,
             broker=TCP4ClientEndpoint(self.clock, where.host, where.port),

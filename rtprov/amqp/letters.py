@@ -77,33 +77,40 @@ class Letters:
         await channel.channel_close(reply_code=200, reply_text="done")
         return old
 
-    async def replace(self, old: Sequence[LetterQueue], consumed: Sequence[str]) -> None:
+    async def replace(self, old: Sequence[LetterQueue], consumed: Sequence[str]) -> bool:
         """Replace `old`, and finish what another worker has begun, where the broker has a default delivery limit.
 
-        While any of the queues `consumed` has a consumer, another worker lives, and nothing is replaced. Raises `BrokerError`: 405 while
-        another worker replaces.
+        While any of the queues `consumed` has a consumer, another worker lives, perhaps one of the earlier version, and none of `old` is
+        replaced. Return whether nothing is left to do. Raises `BrokerError`: 405 while another worker replaces.
         """
         if not has_default_limit(self._connection.server_properties):
-            return
+            return False
         begun = [queue for queue in self._queues if await self._consumers(queue.beside) is not None]
-        if not old and not begun:
-            return
-        if any([await self._consumers(name) for name in consumed]):
+        if old and any([await self._consumers(name) for name in consumed]):
             for queue in old:
                 self._log.warn(
                     "{queue} was declared by an earlier rtprov, without a delivery limit: the broker drops a letter that came back 20 "
                     "times. Stop all workers and start one: it replaces the queue and keeps the letters",
                     queue=queue.name,
                 )
-            return
+            kept, old = old, ()
+        else:
+            kept = ()
+        if old or any(queue not in kept for queue in begun):
+            await self._replace_alone(kept)
+        return not kept
+
+    async def _replace_alone(self, kept: Sequence[LetterQueue]) -> None:
+        """Do so for all queues but `kept`, as the only worker."""
         channel = await self._connection.open_channel()
         await channel.queue_declare(queue=LOCK_QUEUE, exclusive=True)
         publisher = Publisher(clock=self._connection.clock)
         await publisher.attach(self._connection)
         try:
-            # Another worker may have had the lock in between: look again.
-            old = await self.declare()
+            old = await self.declare()  # again: another worker may have been here in between
             for queue in self._queues:
+                if queue in kept:
+                    continue
                 if queue in old:
                     await self._take_away(channel, publisher, queue)
                 if await self._consumers(queue.beside) is not None:

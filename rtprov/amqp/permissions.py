@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from pamqp import base
 from pamqp.commands import Basic, Exchange, Queue
 
 from rtprov.errors import AmqpError, BrokerError
@@ -22,7 +23,7 @@ PROBE_KEY = "rtprov.probe"  # of no queue: the broker confirms the message and f
 _ACCESS_REFUSED = 403
 _REFUSED = re.compile(r"(?:(configure|write|read) )?access to (queue|exchange) '")
 # By the method's numbers, for the queue and for the exchange that it names. A queue with dead letters is also read when it is declared.
-_NEEDED = {
+_NEEDED: dict[type[base.Frame], tuple[str, str]] = {
     Queue.Declare: ("configure (or, for a queue with dead letters, read)", "write"),
     Queue.Bind: ("write", "read"),
     Queue.Unbind: ("write", "read"),

@@ -97,6 +97,7 @@ class Topology:
     def __init__(self, shards: Sequence[Shard], *, replaces: bool = False) -> None:
         self._shards = tuple(shards)
         self._replaces = replaces
+        self._replaced = False  # nothing is left to replace: not looked for again, which RabbitMQ would log as errors
 
     async def attach(self, connection: AmqpConnection) -> None:
         """Declare; done once the broker has it all. Raises `AmqpError` 406 where something of the name exists and differs."""
@@ -105,8 +106,9 @@ class Topology:
             await channel.exchange_declare(exchange=exchange, exchange_type="direct", durable=True)
         letters = Letters(connection, [LetterQueue(PARKED_QUEUE), *(shard.dead_letters for shard in self._shards)])
         old = await letters.declare()
-        if self._replaces:
-            await letters.replace(old, [Shard(index, shard.count).dead for shard in self._shards[:1] for index in range(shard.count)])
+        if self._replaces and (old or not self._replaced):
+            count = self._shards[0].count
+            self._replaced = await letters.replace(old, [Shard(index, count).dead for index in range(count)])
         for shard in self._shards:
             await _declare_shard(channel, shard)
         await channel.channel_close(reply_code=200, reply_text="done")

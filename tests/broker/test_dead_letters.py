@@ -274,7 +274,7 @@ class DeadLettersContract(BrokerContract):
         """A quorum queue gives up after 20 redeliveries unless it is told otherwise; a classic queue never does."""
         channel = await self.channel()
         for kind, limit in (("classic", None), ("quorum", None), ("quorum", 1_000_000_000)):
-            queue, dead = await self.pair(channel, kind, limit and {"x-delivery-limit": limit})
+            queue, dead = await self.pair(channel, kind, None if limit is None else {"x-delivery-limit": limit})
             inbox, dead_letters = await self.inbox(channel, queue, prefetch=1), await self.inbox(channel, dead)
             await self.publish(queue, b"1")
             for _ in range(21):

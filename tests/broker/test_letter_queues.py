@@ -16,8 +16,8 @@ from tests.broker.cases import BrokerContract, EmbeddedTestCase, RabbitMQTestCas
 SHARD, OTHER = Shard(0, 2), Shard(1, 2)
 LOOKS = 30  # more than RabbitMQ's default limit
 HEADERS: dict[str, Any] = {"x-death": [{"reason": "rejected", "queue": SHARD.work}]}
-LIMITED = {"x-queue-type": "quorum", "x-delivery-limit": LETTER_DELIVERY_LIMIT}
-OLD = {"x-queue-type": "quorum"}
+LIMITED: dict[str, Any] = {"x-queue-type": "quorum", "x-delivery-limit": LETTER_DELIVERY_LIMIT}
+OLD: dict[str, Any] = {"x-queue-type": "quorum"}
 
 
 class LetterQueuesContract(BrokerContract):
@@ -143,6 +143,20 @@ class LetterQueuesContract(BrokerContract):
             self.assertEqual(kept, [b"0", None] if deleted else [b"0", b"1"])
             for queue in (SHARD.dead, PARKED_QUEUE):
                 await self.ask(channel, Queue.Delete(queue=queue))
+
+    async def test_cut_off_beside_a_worker(self) -> None:
+        """Letters that a replacement has left beside their queue come back, though workers consume the new one."""
+        if not self.must_replace:
+            return
+        await self.attach()
+        channel = await self.channel()
+        beside = SHARD.dead_letters.beside
+        await self.ask(channel, Queue.Declare(queue=beside, durable=True, arguments=LIMITED))
+        await self.publish(beside, b"0", headers=HEADERS, delivery_mode=2)
+        inbox = await self.inbox(channel, SHARD.dead)
+        await self.attach()
+        self.assertEqual(await inbox.bodies(1), [b"0"])
+        self.assertFalse(await self.has(beside, None))
 
     async def test_two_at_once(self) -> None:
         """While one worker replaces, another is refused, and finds nothing to do when it comes again."""

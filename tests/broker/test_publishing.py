@@ -233,7 +233,8 @@ class PublishingContract(BrokerContract):
     async def test_copies_for_nothing(self) -> None:
         """The headers ``CC`` and ``BCC`` are arrays of routing keys; anything else closes the channel with 406."""
         for name in ("CC", "BCC"):
-            for value in ("key", 1, {"key": "x"}):
+            values: tuple[Any, ...] = ("key", 1, {"key": "x"})
+            for value in values:
                 parts = split(encode_header(Basic.Properties(headers={name: value}), 0))
                 await self.refused_for("invalid message", **parts)
 
