@@ -37,7 +37,7 @@ __all__ = ["MUTATIONS"]
 # The worker.
 
 
-@mutation("ack before finish", ShardWorker, "_run")
+@mutation("ack before finish", ShardWorker, "_carry_out")
 async def _ack_first(self: Any, job: Any) -> None:
     outcome = await self._attempts.outcome(job)
     job.delivery.ack()

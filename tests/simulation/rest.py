@@ -31,6 +31,14 @@ def jobs(world: World) -> int:
     return sum(each.held for worker in workers if isinstance(worker, WorkerService) for each in worker.workers)
 
 
+def stop_looking(world: World) -> None:
+    """Have the front ends ask no more whether workers are there, until they connect again: something would always be under way."""
+    for process in world.processes.values():
+        if isinstance(process, Service) and isinstance(process.service, FrontendService):
+            statuses: Any = process.service.frontend._statuses
+            statuses.detach()
+
+
 def connected(world: World) -> bool:
     """Whether all front ends and workers are at their work."""
     return all(process.service.connection.connected for process in world.processes.values() if isinstance(process, Service))

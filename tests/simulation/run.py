@@ -20,7 +20,7 @@ from tests.simulation.clock import Role
 from tests.simulation.faults import Faults
 from tests.simulation.knobs import turned
 from tests.simulation.orders import Key, Order
-from tests.simulation.rest import at_rest, connected, jobs
+from tests.simulation.rest import at_rest, connected, jobs, stop_looking
 from tests.simulation.world import Setup, World
 
 MAX_EVENTS = 200_000
@@ -198,6 +198,8 @@ class _Run:
         world = self.world
         self._advance(lambda: False, 3.0)  # what is under way arrives …
         self._advance(lambda: connected(self.world), CALM_S)  # … and who has been restarted meanwhile is at his work
+        stop_looking(world)
+        self._advance(lambda: False, 3.0)
         if self.checks.broken is None:
             at_rest(world, running=True)
         world.closing = True
