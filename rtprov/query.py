@@ -41,7 +41,7 @@ def parameters(arguments: Mapping[bytes, Sequence[bytes]], expected: Mapping[str
 
 
 _PAGE = {"limit": f"expected an integer from 1 to {MAX_PAGE}", "before": "expected a task's id"}
-_REASON = {"reason": f"expected one line of 1 to {MAX_REASON} characters"}
+_REASON = {"reason": f"expected a text of 1 to {MAX_REASON} characters"}
 
 
 def no_parameters(arguments: Mapping[bytes, Sequence[bytes]]) -> None:
@@ -61,8 +61,13 @@ def page(arguments: Mapping[bytes, Sequence[bytes]]) -> tuple[int, str | None]:
 
 
 def reason(arguments: Mapping[bytes, Sequence[bytes]]) -> str | None:
-    """Why something is done, for the audit line; None where that is not said. Raises `InvalidQuery`."""
+    """Why something is done, for the audit line; None where that is not said. Raises `InvalidQuery`.
+
+    Characters that would break the line, or show nothing, are replaced by U+FFFD.
+    """
     text = parameters(arguments, _REASON).get("reason")
-    if text is not None and (len(text) > MAX_REASON or not text.isprintable()):
+    if text is None:
+        return None
+    if len(text) > MAX_REASON:
         raise InvalidQuery(f"reason: {_REASON['reason']}")
-    return text
+    return "".join(each if each.isprintable() else "\ufffd" for each in text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from twisted.internet.defer import Deferred
 
 from rtprov.ends import MAX_WAITING, SLOT_S
+from rtprov.status import WATCH_EVERY_S
 from tests.memory import MemoryTransport
 from tests.system import Answer, System
 from tests.test_system import COMPLETED, FAILED, NO_TASK, RUNNING, SystemTestCase
@@ -241,7 +242,8 @@ class Many(WaitTestCase):
         self.assertEqual(front.ends.waiting, 300)
         sent = front.ends._rpc._last_id
         self.system.network.advance(25)
-        self.assertLessEqual(front.ends._rpc._last_id - sent, 2 * 3 * 2)
+        looks = 2 * 25 / WATCH_EVERY_S  # for a worker, of each shard
+        self.assertLessEqual(front.ends._rpc._last_id - sent, 2 * 3 * 2 + looks)
         self.system.network.advance(9)
         self.assertEqual({self.told(each)[0] for each in pending}, {200})
         self.assertEqual({worker.watched for service in self.system.workers for worker in service.inquiries}, {0})

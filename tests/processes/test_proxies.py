@@ -97,6 +97,7 @@ class ProxyProtocol(ProxyTestCase):
     async def test_addresses(self) -> None:
         """Audit and limits go by the client's address, in either version of the protocol; health checks leave no line."""
         port = await self.start("--max-connections-per-address", "2")
+        await self.frontend.logged("no worker answers")  # which is the last line of its start
         for version, source in (("send-proxy", "127.0.0.2"), ("send-proxy-v2", "127.0.0.3")):
             proxy = await self.haproxy(port, mode="tcp", server=f"{version} {CHECKED}")
             before = self.frontend.log
