@@ -1,7 +1,8 @@
 """The way of one job through a worker: judged, admitted, called, attempt by attempt, until it has an outcome.
 
 No call begins while the job has no live delivery. What was delivered before, or ordered more than once, is judged first, behind the
-journal's barrier: if it has ended elsewhere, or is not the order, there is nothing to call for. A call begins only once the own replica has
+journal's barrier: if it has ended elsewhere, or is not the order, there is nothing to call for. A task whose sealing key is not at hand
+waits for it in its lane, before it asks for a place among the calls. A call begins only once the own replica has
 seen its `Started`: the journal's order decides whether a cancellation came before.
 """
 
@@ -11,10 +12,20 @@ import random
 from typing import TYPE_CHECKING
 
 from twisted.internet.task import deferLater
+from twisted.logger import Logger
 
-from rtprov.errors import BrokerError, EquipmentSilent, EquipmentUnreachable, NoAnswer, OutOfPatience, OutOfResources, SealError
+from rtprov.errors import (
+    BrokerError,
+    EquipmentSilent,
+    EquipmentUnreachable,
+    KeyMissing,
+    NoAnswer,
+    OutOfPatience,
+    OutOfResources,
+    SealError,
+)
 from rtprov.jobs import BARRIER_RETRY_S, Job
-from rtprov.model import Postponed, Requested, Started, State
+from rtprov.model import Postponed, Requested, Started, State, Withheld
 from rtprov.quarantine import GIVE_UP_AFTER, SUSPECT_AFTER
 from rtprov.wire import decode_task
 
@@ -24,6 +35,7 @@ if TYPE_CHECKING:
     from rtprov.clocks import WallClock
     from rtprov.gate import Gate, Permit
     from rtprov.interfaces import Equipment, Journal, Sealer
+    from rtprov.missing_keys import MissingKeys
     from rtprov.quarantine import Quarantine
     from rtprov.store import Store
 
@@ -51,11 +63,14 @@ class Deadly(Exception):
 class Attempts:
     """Carries out the jobs of one shard.
 
-    `gate` lets the calls of this process through to A, `quarantine` those that may kill it; the journal knows it as `process_id`.
+    `gate` lets the calls of this process through to A, `quarantine` those that may kill it; `missing_keys` holds its tasks that wait for
+    their keys; the journal knows it as `process_id`.
     `patience_s` is how long a task whose calls do not reach A is tried, counted from its first attempt. It runs on `clock`; `wall_clock`
     gives the times of events, and the age of a first attempt that another process made. With `draining`, an attempt that did not reach A is
     not followed by another.
     """
+
+    _log = Logger()
 
     def __init__(
         self,
@@ -64,6 +79,7 @@ class Attempts:
         journal: Journal,
         equipment: Equipment,
         sealer: Sealer,
+        missing_keys: MissingKeys,
         gate: Gate,
         quarantine: Quarantine,
         process_id: str,
@@ -76,6 +92,7 @@ class Attempts:
         self._journal = journal
         self._equipment = equipment
         self._sealer = sealer
+        self._missing_keys = missing_keys
         self._gate = gate
         self._quarantine = quarantine
         self._process_id = process_id
@@ -93,12 +110,19 @@ class Attempts:
         """Call A until it has answered or patience is over; None where there is nothing to call for. Raises `Abandoned`, `Deadly`."""
         while True:
             try:
+                if not await self._has_key(job):
+                    return None
                 return await self._admitted(job)
+            except KeyMissing:
+                continue  # it went while the task waited for its turn
             except EquipmentUnreachable as error:
                 unreachable = error
             except OutOfPatience as error:
                 return None if await self._over(job) else (State.FAILED, str(error))
-            except (EquipmentSilent, SealError) as error:
+            except EquipmentSilent as error:
+                return State.FAILED, str(error)
+            except SealError as error:
+                self._log.error("task {task_id} cannot be carried out: {error}", task_id=job.task.task_id, error=error)
                 return State.FAILED, str(error)
             pause_s = self._pause_s(job, unreachable.retry_after_s)
             if pause_s is None:
@@ -117,6 +141,41 @@ class Attempts:
         await self._journal.append(Postponed(task.task_id, task.equipment_id, now, job.attempt, reason[:MAX_REASON], now + pause_s))
         await deferLater(self._clock, max(0.0, resume_at - self._clock.seconds()))
 
+    async def _has_key(self, job: Job) -> bool:
+        """Wait until the job's sealing key is at hand; False where there is nothing to call for any more. Raises `Abandoned`."""
+        task, began = job.task, self._clock.seconds()
+        told = self._store.withheld(task.task_id)
+        if job.withheld_s is None:
+            attempted = self._store.attempts(task.task_id) > 0
+            job.withheld_s = self._store.withheld_s(task.task_id, self._wall_clock()) if attempted else 0.0
+        while not self._can_open(job):
+            if await self._over(job):
+                return False
+            if not told:
+                await self._journal.append(Withheld(task.task_id, task.equipment_id, self._wall_clock(), task.key))
+                told = True
+            elif not self._can_open(job):
+                told = await self._missing_keys.come(task.task_id, task.key)
+        if self._store.attempts(task.task_id):
+            job.withheld_s += self._clock.seconds() - began
+        if told or self._store.withheld(task.task_id):
+            await self._journal.append(Withheld(task.task_id, task.equipment_id, self._wall_clock(), task.key, over=True))
+        return True
+
+    def _can_open(self, job: Job) -> bool:
+        """Whether the job's key is at hand; a message that does not name its key must be tried."""
+        if job.task.key is not None:
+            return job.task.key in self._sealer.key_ids
+        try:
+            self._open(job)
+        except KeyMissing:
+            return False
+        return True
+
+    def _open(self, job: Job) -> bytes:
+        """The body. Raises `KeyMissing`, `SealError`."""
+        return self._sealer.open(decode_task(job.delivery.body).sealed, job.task.key)
+
     async def _over(self, job: Job) -> bool:
         """Whether there is nothing to call for: the task has ended, or the message is not its order.
 
@@ -126,7 +185,7 @@ class Attempts:
         await self._judge(job)
         over = self._store.over(task.task_id, task.fingerprint, task.accepted_at)
         if over is None:  # the broker gave it to us, and to the journal not yet, or never
-            origin = {"caller": task.caller, "accepted_by": task.accepted_by}
+            origin = {"caller": task.caller, "accepted_by": task.accepted_by, "key": task.key}
             await self._journal.append(Requested(task.task_id, task.equipment_id, task.accepted_at, task.fingerprint, **origin))
             job.unjudged = True
             await self._judge(job)
@@ -183,7 +242,7 @@ class Attempts:
         task = job.task
         if await self._over(job):
             return None
-        body = self._sealer.open(decode_task(job.delivery.body).sealed)
+        body = self._open(job)
         job.attempt = max(job.attempt, self._store.attempts(task.task_id)) + 1
         await self._journal.append(Started(task.task_id, task.equipment_id, self._wall_clock(), job.attempt, self._process_id))
         if self._store.attempts(task.task_id) < job.attempt:
@@ -220,14 +279,17 @@ class Attempts:
                 return None
 
     def _left_s(self, job: Job) -> float:
-        """What is left of the task's patience, which begins with its first attempt, or with its wait for one while A is in trouble."""
+        """What is left of the task's patience, which begins with its first attempt, or with its wait for one while A is in trouble.
+
+        It stands still while the task waits for its key.
+        """
         now = self._clock.seconds()
         if job.patience_from is None:
             first_started_at = self._store.first_started_at(job.task.task_id)
             if first_started_at is None:
                 return self._patience_s + job.shortage_s - job.waited_s
             job.patience_from = now - self._wall_clock.age_s(first_started_at)
-        return job.patience_from + self._patience_s + job.shortage_s - job.waited_s - now
+        return job.patience_from + self._patience_s + job.shortage_s + (job.withheld_s or 0.0) - job.waited_s - now
 
     def _pause_s(self, job: Job, retry_after_s: float | None) -> float | None:
         """How long to wait for the next attempt; None when patience is over. The last attempt is made at patience's very end."""

@@ -14,20 +14,21 @@ if TYPE_CHECKING:
     from rtprov.backlog import Backlog
     from rtprov.forecast import Forecast
     from rtprov.record import Record
+    from rtprov.withheld import WithheldTasks
 
 MOST_BEFORE = 500
 LONGEST_WALK = 1000
 
 
-def describe(row: Sequence[Record], backlog: Backlog, forecast: Forecast, now: float) -> list[Details]:
+def describe(row: Sequence[Record], backlog: Backlog, withheld: WithheldTasks, forecast: Forecast, now: float) -> list[Details]:
     """All that is known at `now` (seconds since the epoch) of a device's neighbouring tasks, newest first.
 
-    `backlog` has those that are open, `forecast` says when they may end.
+    `backlog` has those that are open, `withheld` those that wait for their keys, `forecast` says when they may end.
     """
     found: list[Details] = []
     ahead = _before(row[-1]) if row else 0
     for record in reversed(row):
-        found.append(_describe(record, min(ahead, MOST_BEFORE), backlog, forecast, now))
+        found.append(_describe(record, min(ahead, MOST_BEFORE), backlog, withheld, forecast, now))
         if record.state is State.RUNNING:
             ahead += 1
         elif record.state is not State.CANCELLED:
@@ -35,12 +36,13 @@ def describe(row: Sequence[Record], backlog: Backlog, forecast: Forecast, now: f
     return found[::-1]
 
 
-def _describe(record: Record, ahead: int, backlog: Backlog, forecast: Forecast, now: float) -> Details:
+def _describe(record: Record, ahead: int, backlog: Backlog, withheld: WithheldTasks, forecast: Forecast, now: float) -> Details:
     """`ahead` tasks are to end before this one begins if it has not."""
     ended, last = record.state.final, record.last_attempt()
     if ended or last is not None:
         ahead = 0
     phase = None if ended else _phase(last)
+    keyless = not ended and _keyless(backlog.lanes[record.equipment_id].head if ahead else record, withheld)
     return Details(
         task_id=record.task_id,
         equipment_id=record.equipment_id,
@@ -51,14 +53,20 @@ def _describe(record: Record, ahead: int, backlog: Backlog, forecast: Forecast, 
         reason=record.reason,
         attempt_count=record.attempts,
         attempts=_attempts(record, last, now),
-        waits_for=_waits_for(record, phase, ahead, backlog),
+        waits_for=Waiting.KEY if keyless and not ahead else _waits_for(record, phase, ahead, backlog),
         ahead=ahead,
-        expected_at=None if ended else forecast.end_of(record, ahead if ahead < MOST_BEFORE else None),
+        expected_at=None if ended or keyless else forecast.end_of(record, ahead if ahead < MOST_BEFORE else None),
         fingerprint=record.fingerprint,
         phase=phase,
         caller=record.origin.caller,
         accepted_by=record.origin.accepted_by,
+        key=record.origin.key,
     )
+
+
+def _keyless(record: Record, withheld: WithheldTasks) -> bool:
+    """Whether the task waits for its key, or will when its turn comes; its end cannot be estimated then."""
+    return withheld.waits(record.task_id) or (not record.attempts and withheld.missing(record.origin.key))
 
 
 def _before(record: Record) -> int:

@@ -41,7 +41,8 @@ class AttemptDocument(msgspec.Struct, rename="camel"):
 class WaitingDocument(msgspec.Struct, rename="camel"):
     """What keeps a task from being sent.
 
-    ``device``: an earlier task of it. ``service``: it is or was out of reach. ``concurrency``: there is no free slot.
+    ``device``: an earlier task of it. ``service``: it is or was out of reach. ``concurrency``: there is no free slot. ``key``: the worker
+    has not the key that the task is sealed with.
     """
 
     reason: Waiting

@@ -205,7 +205,15 @@ class ProvisioningFailed(RtprovError):
 
 
 class SealError(RtprovError):
-    """A sealed body cannot be opened with any of the keys at hand, or was tampered with."""
+    """A sealed body cannot be opened with the key that it names: it was damaged or tampered with."""
+
+
+class KeyMissing(SealError):
+    """The key that a body is sealed with is not at hand. `key` is its id, None where the message names none and no key opens it."""
+
+    def __init__(self, key: str | None) -> None:
+        super().__init__(f"The sealing key {key} is missing" if key is not None else "No sealing key at hand opens the body")
+        self.key = key
 
 
 class UndecodableMessage(RtprovError):
@@ -283,6 +291,26 @@ class NoWorker(RtprovError):
 
 class NotReady(RtprovError):
     """The process is alive and of no use at present; the message says why."""
+
+
+class KeyNotShared(NotReady):
+    """No live worker has the key that a front end seals with: nothing was sent."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(
+            f"The task was not accepted: no worker has this front end's first sealing key, {key}. "
+            "Front ends and workers need the same key file"
+        )
+
+
+class KeyGone(NotReady):
+    """Whether a POST repeats an earlier one with the same ``Idempotency-Key`` cannot be told: the key that could tell is not at hand."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(
+            f"This Idempotency-Key was used before, and whether with this body cannot be checked: the sealing key {key} of that time "
+            "is not in this front end's key file"
+        )
 
 
 class AmqpError(BrokerError):

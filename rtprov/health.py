@@ -1,7 +1,8 @@
 """Whether a process is alive, and whether it is of use: ``/livez`` and ``/readyz``, for whoever restarts and routes.
 
-Alive is what answers. Ready is a front end whose broker confirms, and for each of whose shards a worker answers; a worker that has replayed
-its journals and whose broker confirms; a stub. However often it is asked, a process looks once a second.
+Alive is what answers. Ready is a front end whose broker confirms, and for each of whose shards a worker answers and has the front end's
+sealing key; a worker that has replayed its journals and whose broker confirms; a stub. However often it is asked, a process looks once a
+second.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from rtprov.amqp.publisher import Publisher
     from rtprov.amqp.rpc import RpcClient
+    from rtprov.shared_keys import SharedKeys
 
 PROBE_DEADLINE_S = 2.0
 REMEMBERED_S = 1.0
@@ -69,12 +71,12 @@ class Readiness:
                 waiter.callback(None)
 
 
-def readiness_of_frontend(publisher: Publisher, rpc: RpcClient, shards: int, clock: IReactorTime) -> Readiness:
-    """Ready while the broker confirms and a worker answers for each shard."""
+def readiness_of_frontend(publisher: Publisher, rpc: RpcClient, shards: int, keys: SharedKeys, clock: IReactorTime) -> Readiness:
+    """Ready while the broker confirms, a worker answers for each shard, and none lacks the key that seals."""
     queues = [Shard(index, shards).status for index in range(shards)]
 
     async def probe() -> None:
-        asked = [broker_confirms(publisher, clock), *(_worker_answers(rpc, queue) for queue in queues)]
+        asked = [broker_confirms(publisher, clock), *(_worker_answers(rpc, queue) for queue in queues), keys.check()]
         await gatherResults([Deferred.fromCoroutine(each) for each in asked], consumeErrors=True).addErrback(_first)
 
     return Readiness(probe, clock)

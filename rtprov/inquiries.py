@@ -16,11 +16,22 @@ from twisted.python.failure import Failure
 from rtprov.amqp.rpc import serve_many
 from rtprov.amqp.topology import STATUS_EXCHANGE, Shard, declare_inquiry
 from rtprov.errors import BrokerError, NoReply, NoWorker, UndecodableMessage, Unroutable
-from rtprov.inquiry import Inquiry, Listing, Watch, decode_known, decode_question, encode, encode_ended, encode_known
+from rtprov.inquiry import (
+    Inquiry,
+    KeysAsked,
+    Listing,
+    Watch,
+    decode_known,
+    decode_question,
+    encode,
+    encode_ended,
+    encode_keys,
+    encode_known,
+)
 from rtprov.model import Cancelled, Details, Event, Finished, State, shard_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
@@ -96,15 +107,26 @@ class _Watch:
 class InquiryServer:
     """Answers for one shard, from a replica. A session of the worker's connection: attach it after the shard's journal.
 
-    Pass it each of the journal's events after the replica has taken it (`saw`). `wall_clock` gives seconds since the epoch.
+    Pass it each of the journal's events after the replica has taken it (`saw`). `key_ids` gives the ids of the worker's
+    sealing keys, `wall_clock` seconds since the epoch.
     """
 
     _log = Logger()
 
-    def __init__(self, *, shard: Shard, replica: Replica, journal: Journal, clock: IReactorTime, wall_clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        *,
+        shard: Shard,
+        replica: Replica,
+        journal: Journal,
+        key_ids: Callable[[], Sequence[str]],
+        clock: IReactorTime,
+        wall_clock: Callable[[], float],
+    ) -> None:
         self._shard = shard
         self._replica = replica
         self._journal = journal
+        self._key_ids = key_ids
         self._clock = clock
         self._wall_clock = wall_clock
         self._watched: dict[str, list[tuple[_Watch, int]]] = {}
@@ -130,6 +152,9 @@ class InquiryServer:
         question = decode_question(body)
         if isinstance(question, Watch):
             self._begin(question, reply)
+            return
+        if isinstance(question, KeysAsked):
+            reply(encode_keys(self._key_ids()))
             return
         if isinstance(question, Listing) or question.barrier:
             try:

@@ -1,7 +1,7 @@
 """What front ends ask replicas beyond a plain status: all about tasks, and to be told when they end. JSON ⇄ model, as in `rtprov.wire`.
 
 An `Inquiry` or a `Listing` is answered once, with the tasks that are known; a `Watch` with any number of messages that tell which of its
-tasks have ended.
+tasks have ended; `KeysAsked` by each worker, with the ids of its sealing keys.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
+from attrs import evolve
+from msgspec import UNSET, UnsetType
 
 from rtprov.errors import UndecodableMessage
-from rtprov.model import Details, State
+from rtprov.model import Details, State, Waiting
 from rtprov.wire import VERSION
 
 
@@ -41,9 +43,25 @@ class Watch(msgspec.Struct, tag_field="kind", tag="watch", frozen=True):
     v: int = VERSION
 
 
+class KeysAsked(msgspec.Struct, tag_field="kind", tag="keys_asked", frozen=True):
+    """Which sealing keys the worker has. Earlier versions do not answer."""
+
+    v: int = VERSION
+
+
+class _Keys(msgspec.Struct, tag_field="kind", tag="keys"):
+    """The ids of a worker's keys: the answer to `KeysAsked`."""
+
+    keys: list[str]
+    v: int = VERSION
+
+
 class _Known(msgspec.Struct, tag_field="kind", tag="known"):
+    """A task that waits for its key waits for a free slot as earlier versions know it, and its place is in `withheld`."""
+
     tasks: list[Details]
     v: int = VERSION
+    withheld: list[int] | UnsetType = UNSET
 
 
 class _Ended(msgspec.Struct, tag_field="kind", tag="ended"):
@@ -54,17 +72,18 @@ class _Ended(msgspec.Struct, tag_field="kind", tag="ended"):
 
 
 encode = msgspec.json.Encoder().encode
-_decode_question = msgspec.json.Decoder(Inquiry | Listing | Watch).decode
+_decode_question = msgspec.json.Decoder(Inquiry | Listing | Watch | KeysAsked).decode
+_decode_keys = msgspec.json.Decoder(_Keys).decode
 _decode_known = msgspec.json.Decoder(_Known).decode
 _decode_ended = msgspec.json.Decoder(_Ended).decode
 
 _MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
-def decode_question(body: bytes) -> Inquiry | Listing | Watch:
+def decode_question(body: bytes) -> Inquiry | Listing | Watch | KeysAsked:
     """Raises `UndecodableMessage`."""
     try:
-        question: Inquiry | Listing | Watch = _decode_question(body)
+        question: Inquiry | Listing | Watch | KeysAsked = _decode_question(body)
     except _MALFORMED:
         raise UndecodableMessage("not a question about tasks") from None
     return question
@@ -72,15 +91,39 @@ def decode_question(body: bytes) -> Inquiry | Listing | Watch:
 
 def encode_known(tasks: Sequence[Details]) -> bytes:
     """The answer to an `Inquiry`, of one task or none, and to a `Listing`."""
-    return encode(_Known(list(tasks)))
+    known = _Known(list(tasks))
+    withheld = [index for index, task in enumerate(tasks) if task.waits_for is Waiting.KEY]
+    if withheld:
+        known.withheld = withheld
+        for index in withheld:
+            known.tasks[index] = evolve(known.tasks[index], waits_for=Waiting.CONCURRENCY)
+    return encode(known)
 
 
 def decode_known(body: bytes) -> list[Details]:
     """Raises `UndecodableMessage`."""
     try:
-        return _decode_known(body).tasks
+        known = _decode_known(body)
     except _MALFORMED:
         raise UndecodableMessage("not an answer about tasks") from None
+    for index in known.withheld or ():
+        if not 0 <= index < len(known.tasks):
+            raise UndecodableMessage("not an answer about tasks: wrong at `$.withheld`")
+        known.tasks[index] = evolve(known.tasks[index], waits_for=Waiting.KEY)
+    return known.tasks
+
+
+def encode_keys(key_ids: Sequence[str]) -> bytes:
+    """The answer to `KeysAsked`."""
+    return encode(_Keys(list(key_ids)))
+
+
+def decode_keys(body: bytes) -> list[str]:
+    """Raises `UndecodableMessage`."""
+    try:
+        return _decode_keys(body).keys
+    except _MALFORMED:
+        raise UndecodableMessage("not a worker's keys") from None
 
 
 def encode_ended(tasks: Sequence[tuple[int, State]]) -> bytes:

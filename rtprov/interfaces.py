@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from rtprov.model import Details, Event, State, Task
@@ -17,8 +17,8 @@ class TaskSink(Protocol):
     def submit(self, task: Task) -> Deferred[None]:
         """Fire once the broker has confirmed that work queue and journal both have the task.
 
-        Fails with `BrokerUnavailable`, `Overloaded` or `Unroutable` when the task was certainly not accepted, with `Unconfirmed` when it
-        may have been. Fires within 5 s. Cancelling forgets the caller; it does not call the task back.
+        Fails with `BrokerUnavailable`, `Overloaded`, `Unroutable` or `NotReady` when the task was certainly not accepted, with
+        `Unconfirmed` when it may have been. Fires within 5 s. Cancelling forgets the caller; it does not call the task back.
         """
 
     def call_off(self, task_id: str, equipment_id: str, at: float) -> Deferred[None]:
@@ -78,10 +78,24 @@ class Sealer(Protocol):
     """Keeps the parameters of a task from everybody but A."""
 
     def seal(self, body: bytes) -> str:
-        """Encrypt a request's body; the result is ASCII text."""
+        """Encrypt a request's body with the first key; the result is ASCII text. Raises `NotReady` where there is no key yet."""
 
-    def open(self, sealed: str) -> bytes:
-        """The body again. Raises `SealError`."""
+    def open(self, sealed: str, key: str | None) -> bytes:
+        """The body again. `key` is the id of the key that sealed it, None where its message does not say.
+
+        Raises `KeyMissing` where that key is not at hand, or none at hand opens what has no id; otherwise `SealError`.
+        """
+
+    @property
+    def key_ids(self) -> Sequence[str]:
+        """The ids of all keys at hand. The first one seals. An id tells keys apart, and reveals nothing of them."""
+
+    @property
+    def key_id(self) -> str | None:
+        """The id of the key that seals; None where there is no key yet."""
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Call `changed` whenever the keys have changed."""
 
     def fingerprint(self, task_id: str, body: bytes) -> str:
         """ASCII text that tells, to who has the keys, whether another body of the same task is the same, and tells nobody what is in it."""

@@ -36,6 +36,7 @@ class Job:
     turn: int | None = None  # when it came here; None once it has had its first turn here
     attempt: int = 0
     waited_s: float = 0.0  # for an A in trouble, before the first attempt
+    withheld_s: float | None = None  # for its sealing key, since the first attempt; None until that is looked up
     shortage_s: float = 0.0  # for want of files or ports of this machine, within attempts: costs no patience
     patience_from: float | None = None  # when its first attempt began, by the clock of this process; None before it
     calling: bool = False  # a call to A is under way, or its outcome waits for the journal

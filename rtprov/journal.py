@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 from attrs import define, field
 from pamqp.commands import Basic
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
@@ -50,12 +50,16 @@ def persistent() -> Basic.Properties:
 class TaskPublisher:
     """The front end's `rtprov.interfaces.TaskSink`."""
 
-    def __init__(self, *, publisher: Publisher, shards: int) -> None:
+    def __init__(self, *, publisher: Publisher, shards: int, refusal: Callable[[int, str | None], Exception | None]) -> None:
         self._publisher = publisher
         self._shards = [Shard(index, shards) for index in range(shards)]
+        self._refusal = refusal
 
     def submit(self, task: Task) -> Deferred[None]:
-        """See `rtprov.interfaces.TaskSink.submit`."""
+        """See `rtprov.interfaces.TaskSink.submit`. Nothing is sent where `refusal` of shard and sealing key gives an error: it fails so."""
+        refusal = self._refusal(shard_of(task.equipment_id, len(self._shards)), task.key)
+        if refusal is not None:
+            return fail(refusal)
         shard = self._shards[shard_of(task.equipment_id, len(self._shards))]
         return self._publisher.publish(TASKS_EXCHANGE, shard.requested_key, encode_task(task), properties=persistent(), mandatory=True)
 

@@ -68,7 +68,7 @@ class Task:
     `timeout_s` is the client's ``timeoutInSeconds`` (1 to 1500), `sealed` the request's body as `rtprov.seal` made it. `fingerprint` is the
     body's (see `rtprov.interfaces.Sealer`) where the client gave an ``Idempotency-Key``: several messages may then be one task's, and only
     the one whose body came first is its order. `caller` names the client whose POST made the task, `accepted_by` the process that took it;
-    both are None where an earlier version took it.
+    both are None where an earlier version took it. So is `key`, the id of the key that sealed the body.
     """
 
     task_id: str
@@ -79,13 +79,14 @@ class Task:
     fingerprint: str | None = None
     caller: str | None = attrs.field(default=None, kw_only=True)
     accepted_by: str | None = attrs.field(default=None, kw_only=True)
+    key: str | None = attrs.field(default=None, kw_only=True)
 
 
 @attrs.frozen
 class Requested:
     """The front end accepted a task. (The same message, with the sealed body, is the worker's order.)
 
-    `fingerprint`, `caller` and `accepted_by` are `Task`'s. Of several such events of one task the first counts.
+    `fingerprint`, `caller`, `accepted_by` and `key` are `Task`'s. Of several such events of one task the first counts.
     """
 
     task_id: str
@@ -94,6 +95,7 @@ class Requested:
     fingerprint: str | None = None
     caller: str | None = attrs.field(default=None, kw_only=True)
     accepted_by: str | None = attrs.field(default=None, kw_only=True)
+    key: str | None = attrs.field(default=None, kw_only=True)
 
 
 @attrs.frozen
@@ -117,6 +119,20 @@ class Postponed:
     attempt: int
     reason: str
     until: float
+
+
+@attrs.frozen
+class Withheld:
+    """The worker has not the key that the task is sealed with: it waits for it. With `over` it has the key, and the task goes on.
+
+    `key` is the key's id, None where the task's message has none. A `Started` ends the wait, too.
+    """
+
+    task_id: str
+    equipment_id: str
+    at: float
+    key: str | None = None
+    over: bool = False
 
 
 @attrs.frozen
@@ -175,7 +191,7 @@ class Unrecognised:
     kind: str
 
 
-Event = Requested | Started | Postponed | Cancelled | Finished | Active | Marker | Unrecognised
+Event = Requested | Started | Postponed | Withheld | Cancelled | Finished | Active | Marker | Unrecognised
 
 
 class Waiting(enum.Enum):
@@ -184,6 +200,7 @@ class Waiting(enum.Enum):
     DEVICE = "device"  # an earlier task of the same device
     SERVICE = "service"  # A, which is or was out of reach
     CONCURRENCY = "concurrency"  # a worker with a free slot
+    KEY = "key"  # the key that its body is sealed with
 
 
 class Phase(enum.Enum):
@@ -210,8 +227,8 @@ class Details:
     """All that is known of a task. Of its attempts the latest are kept; `attempt_count` counts them all.
 
     `reason` says why it ended so. `expected_at` is an estimate of its end, None where it has ended, or where nothing can be said.
-    `fingerprint`, `caller` and `accepted_by` are `Task`'s; `phase` is None once the task has ended. What has a default is not told by
-    workers of earlier versions.
+    `fingerprint`, `caller`, `accepted_by` and `key` are `Task`'s; `phase` is None once the task has ended. What has a default is not told
+    by workers of earlier versions.
     """
 
     task_id: str
@@ -230,3 +247,4 @@ class Details:
     phase: Phase | None = None
     caller: str | None = None
     accepted_by: str | None = None
+    key: str | None = None

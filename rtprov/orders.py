@@ -16,6 +16,7 @@ from rtprov.audit import audited, note, note_cancellation
 from rtprov.errors import (
     BrokerError,
     BrokerUnavailable,
+    KeyGone,
     KeyReused,
     NoReply,
     NotYours,
@@ -71,7 +72,7 @@ class Orders:
 
     async def submit(self, equipment_id: str, timeout_s: int, body: bytes, caller: str) -> str:
         """Order a task for `caller`; its id, once the broker has confirmed it. Raises what `TaskSink.submit` fails with."""
-        origin = {"caller": caller, "accepted_by": self._process_id}
+        origin = {"caller": caller, "accepted_by": self._process_id, "key": self._sealer.key_id}
         task = Task(self._new_task_id(), equipment_id, timeout_s, self._wall_clock(), self._sealer.seal(body), **origin)
         try:
             await audited(self._tasks.submit(task), task, caller).addTimeout(DEADLINE_S, self._clock)
@@ -82,12 +83,12 @@ class Orders:
     async def submit_once(self, equipment_id: str, timeout_s: int, body: bytes, key: str, caller: str) -> str:
         """The id of the one task of this device and key: ordered now, or before.
 
-        Raises `KeyReused` where that was ordered with another body, `Undecided` where it was sent and that could not be learned, and what
-        `TaskDirectory` and `TaskSink` fail with where nothing was sent.
+        Raises `KeyReused` where that was ordered with another body, `KeyGone` where that cannot be told any more, `Undecided` where it was
+        sent and that could not be learned, and what `TaskDirectory` and `TaskSink` fail with where nothing was sent.
         """
         task_id = keyed_task_id(equipment_id, key)
         fingerprint = self._sealer.fingerprint(task_id, body)
-        origin = {"caller": caller, "accepted_by": self._process_id}
+        origin = {"caller": caller, "accepted_by": self._process_id, "key": self._sealer.key_id}
         task = Task(task_id, equipment_id, timeout_s, self._wall_clock(), self._sealer.seal(body), fingerprint, **origin)
 
         def is_ours(known: Details) -> bool:
@@ -110,6 +111,8 @@ class Orders:
                 note(task, caller, certain=False)
             raise
         if not is_ours(known):
+            if known.key is not None and known.key not in self._sealer.key_ids:
+                raise KeyGone(known.key)
             raise KeyReused
         if sent:
             note(task, caller)

@@ -13,10 +13,11 @@ KEPT_ATTEMPTS = 10  # of a task that runs
 
 @attrs.frozen
 class Origin:
-    """Whose POST made a task, and which process took it. Very many tasks share one."""
+    """Whose POST made a task, which process took it, and the id of the key that sealed it. Very many tasks share one."""
 
     caller: str | None = None
     accepted_by: str | None = None
+    key: str | None = None
 
 
 NO_ORIGIN = Origin()

@@ -3,6 +3,9 @@
 A sealed body is a Fernet token (https://github.com/fernet/spec): AES-128-CBC and HMAC-SHA256. Front ends and workers share a key file; its
 first key encrypts, all of them decrypt, so that keys can be rotated. A body's fingerprint is an HMAC-SHA256, its key derived from the
 first one.
+
+A key has an id, which travels with each token that it made: the first 32 bits of an HMAC-SHA256 of a fixed text under the key. It tells
+keys apart and says nothing about them.
 """
 
 from __future__ import annotations
@@ -10,45 +13,82 @@ from __future__ import annotations
 import hmac
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
-from rtprov.errors import ConfigurationError, SealError
+from rtprov.errors import ConfigurationError, KeyMissing, NotReady, SealError
 
 # Stricter than `Fernet`, which passes over foreign characters, and over a second key that was appended without a line's end.
 _KEY = re.compile(r"[A-Za-z0-9_-]{43}=")
 
 
 class FernetSealer:
-    """A `rtprov.interfaces.Sealer`. `keys` are Fernet keys, at least one."""
+    """A `rtprov.interfaces.Sealer`. `keys` are Fernet keys; without one it seals nothing and opens nothing, until `replace` gives some."""
 
     def __init__(self, keys: Sequence[bytes]) -> None:
-        self._fernet = MultiFernet([Fernet(key) for key in keys])
-        self._fingerprint_keys = [hmac.digest(urlsafe_b64decode(key), b"rtprov.fingerprint", "sha256") for key in keys]
+        self._watchers: list[Callable[[], None]] = []
+        self.replace(keys)
 
     def __repr__(self) -> str:
         return "<FernetSealer>"
 
-    def seal(self, body: bytes) -> str:
-        """Encrypt with the first key; the result is URL-safe ASCII text."""
-        return self._fernet.encrypt(body).decode("ascii")
+    def replace(self, keys: Sequence[bytes]) -> None:
+        """Use these keys from now on, and call those who `watch`, if the keys are others than before."""
+        before = getattr(self, "key_ids", None)
+        self._keys = {key_id(key): Fernet(key) for key in keys}
+        self._fingerprint_keys = [hmac.digest(urlsafe_b64decode(key), b"rtprov.fingerprint", "sha256") for key in keys]
+        self.key_ids: tuple[str, ...] = tuple(self._keys)
+        if before not in (None, self.key_ids):
+            for each in list(self._watchers):
+                each()
 
-    def open(self, sealed: str) -> bytes:
-        """Decrypt with whichever key fits. Raises `SealError`."""
+    def watch(self, changed: Callable[[], None]) -> None:
+        """See `rtprov.interfaces.Sealer.watch`."""
+        self._watchers.append(changed)
+
+    @property
+    def key_id(self) -> str | None:
+        """See `rtprov.interfaces.Sealer.key_id`."""
+        return self.key_ids[0] if self.key_ids else None
+
+    def seal(self, body: bytes) -> str:
+        """Encrypt with the first key; the result is URL-safe ASCII text. Raises `NotReady` without a key."""
+        return self._first().encrypt(body).decode("ascii")
+
+    def open(self, sealed: str, key: str | None) -> bytes:
+        """See `rtprov.interfaces.Sealer.open`."""
+        if key is not None and key not in self._keys:
+            raise KeyMissing(key)
+        fernets = list(self._keys.values()) if key is None else [self._keys[key]]
         try:
-            return self._fernet.decrypt(sealed.encode("ascii"))
+            if fernets:
+                return MultiFernet(fernets).decrypt(sealed.encode("ascii"))
         except (InvalidToken, UnicodeEncodeError):
-            raise SealError("The body is sealed with a key that is not in the key file, or was tampered with") from None
+            pass
+        if key is None:
+            raise KeyMissing(None)
+        raise SealError(f"The body cannot be opened with its sealing key {key}: it was damaged or tampered with")
 
     def fingerprint(self, task_id: str, body: bytes) -> str:
         """See `rtprov.interfaces.Sealer.fingerprint`. The task id is part of it: equal bodies of two tasks do not show."""
+        self._first()
         return _fingerprint(self._fingerprint_keys[0], task_id, body)
+
+    def _first(self) -> Fernet:
+        for fernet in self._keys.values():
+            return fernet
+        raise NotReady("Not ready: there is no sealing key yet")
 
     def matches(self, fingerprint: str, task_id: str, body: bytes) -> bool:
         """See `rtprov.interfaces.Sealer.matches`."""
         made = fingerprint.encode("ascii", "replace")
         return any(hmac.compare_digest(made, _fingerprint(key, task_id, body).encode()) for key in self._fingerprint_keys)
+
+
+def key_id(key: bytes) -> str:
+    """The id of a Fernet key: 8 hexadecimal digits."""
+    return hmac.digest(urlsafe_b64decode(key), b"rtprov.key-id", "sha256")[:4].hex()
 
 
 def _fingerprint(key: bytes, task_id: str, body: bytes) -> str:

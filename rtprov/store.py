@@ -18,8 +18,9 @@ import attrs
 from rtprov.backlog import Backlog
 from rtprov.details import describe
 from rtprov.forecast import Forecaster
-from rtprov.model import Active, Attempt, Cancelled, Details, Event, Finished, Postponed, Requested, Started, State
+from rtprov.model import Active, Attempt, Cancelled, Details, Event, Finished, Postponed, Requested, Started, State, Withheld
 from rtprov.record import NO_ORIGIN, Origin, Record
+from rtprov.withheld import WithheldTasks
 
 NEW_TASK_AFTER_S = 1800.0  # half of `KEY_SLACK_S`: what is a new task is clear wherever clocks differ by less than that
 KEPT_ATTEMPTS_AT_END = 3
@@ -42,8 +43,9 @@ class Store:
         # A heap. Events come nearly in the order of their times, where a push costs next to nothing; and a writer whose clock runs ahead
         # keeps its own tasks longer, not everybody's.
         self._finished: list[Record] = []
+        self._withheld = WithheldTasks()
         self._texts: dict[str, str] = {}  # reasons are few, and told of very many tasks
-        self._origins: dict[tuple[str | None, str | None], Origin] = {}  # and so are callers
+        self._origins: dict[tuple[str | None, ...], Origin] = {}  # and so are callers
 
     def __len__(self) -> int:
         return len(self._records)
@@ -52,7 +54,7 @@ class Store:
         """Take the journal's next event. One for an unknown task makes it known: its beginning may have left the journal."""
         if isinstance(event, Active):
             self.backlog.active = event
-        if not isinstance(event, (Requested, Started, Postponed, Cancelled, Finished)):
+        if not isinstance(event, (Requested, Started, Postponed, Withheld, Cancelled, Finished)):
             return
         record = self._records.get(event.task_id)
         if record is not None and isinstance(event, Requested) and self._begins_anew(record, event.fingerprint, event.at):
@@ -68,6 +70,8 @@ class Store:
             self._start(record, event)
         elif isinstance(event, Postponed):
             self._postpone(record, event)
+        elif isinstance(event, Withheld):
+            self._withheld.apply(event)
         elif isinstance(event, Finished):
             self._end(record, event.at, event.state, event.reason)
         elif not record.attempts:
@@ -96,12 +100,15 @@ class Store:
         if record.requested_at is None:
             record.requested_at = event.at
             record.fingerprint = event.fingerprint
-            record.origin = self._origin(event.caller, event.accepted_by)
+            record.origin = self._origin(event)
 
     def _start(self, record: Record, event: Started) -> None:
         if event.attempt > record.attempts:
             if record.attempts:
                 record.add(Attempt(event.attempt, event.at))
+                self._withheld.end(record.task_id, event.at)
+            else:  # patience begins now: what the task has waited before does not count
+                self._withheld.forget(record.task_id)
             record.attempts = event.attempt
             self._note_process(record, event.by)
             self.backlog.call(record)
@@ -131,14 +138,15 @@ class Store:
         if record.log is not None:
             record.log = record.log[-KEPT_ATTEMPTS_AT_END:]
         heappush(self._finished, record)
+        self._withheld.forget(record.task_id)
 
-    def _origin(self, caller: str | None, accepted_by: str | None) -> Origin:
-        origin = self._origins.get((caller, accepted_by))
+    def _origin(self, event: Requested) -> Origin:
+        known = (event.caller, event.accepted_by, event.key)
+        origin = self._origins.get(known)
         if origin is None:
             if len(self._origins) >= MAX_SHARED_TEXTS:
                 self._origins.clear()
-            known = caller is not None or accepted_by is not None
-            origin = self._origins[caller, accepted_by] = Origin(caller, accepted_by) if known else NO_ORIGIN
+            origin = self._origins[known] = Origin(*known) if any(known) else NO_ORIGIN
         return origin
 
     def _shared(self, text: str) -> str:
@@ -195,6 +203,14 @@ class Store:
         record = self._records.get(task_id)
         return record.origin.caller if record is not None else None
 
+    def withheld(self, task_id: str) -> bool:
+        """Whether the task waits for its key, as far as the journal tells."""
+        return self._withheld.waits(task_id)
+
+    def withheld_s(self, task_id: str, now: float) -> float:
+        """For how many seconds, until `now` (seconds since the epoch), the task has waited for its key: its patience stood still."""
+        return self._withheld.seconds(task_id, now)
+
     def over(self, task_id: str, fingerprint: str | None, accepted_at: float) -> bool | None:
         """Whether nothing is to be done for a task's message: the task has ended, or is another message's, with another body.
 
@@ -214,7 +230,7 @@ class Store:
         record = self._records.get(task_id)
         if record is None or equipment_id not in (None, record.equipment_id):
             return None
-        return describe([record], self.backlog, self._forecaster.at(now), now)[0]
+        return describe([record], self.backlog, self._withheld, self._forecaster.at(now), now)[0]
 
     def tasks_of(self, equipment_id: str, before: str | None, limit: int, now: float) -> list[Details]:
         """The device's tasks, newest first, at most `limit`: those before the task `before`, or from the newest.
@@ -230,7 +246,7 @@ class Store:
         while record is not None and len(row) < limit:
             row.append(record)
             record = record.earlier
-        return describe(row, self.backlog, self._forecaster.at(now), now)
+        return describe(row, self.backlog, self._withheld, self._forecaster.at(now), now)
 
     def expire(self, now: float) -> int:
         """Forget the tasks that finished more than the retention before `now` (seconds since the epoch); return how many.

@@ -156,4 +156,4 @@ def _version(path: Path) -> object:
         status = path.stat()
     except OSError:
         return None
-    return status.st_ino, status.st_size, status.st_mtime_ns
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns  # the last one changes with the access rights

@@ -26,6 +26,7 @@ from rtprov.model import (
     State,
     Task,
     Unrecognised,
+    Withheld,
     is_equipment_id,
     is_task_id,
 )
@@ -48,6 +49,7 @@ class _Task(_Tagged, tag="requested"):
     fingerprint: str | UnsetType = UNSET
     caller: str | UnsetType = UNSET
     by: str | UnsetType = UNSET
+    key: str | UnsetType = UNSET
 
 
 class _Requested(_Tagged, tag="requested"):
@@ -60,6 +62,7 @@ class _Requested(_Tagged, tag="requested"):
     fingerprint: str | UnsetType = UNSET
     caller: str | UnsetType = UNSET
     by: str | UnsetType = UNSET
+    key: str | UnsetType = UNSET
 
 
 class _Started(_Tagged, tag="started"):
@@ -78,6 +81,15 @@ class _Postponed(_Tagged, tag="postponed"):
     attempt: int
     reason: str
     until: float
+    v: int = VERSION
+
+
+class _Withheld(_Tagged, tag="withheld"):
+    task: str
+    equipment: str
+    at: float
+    key: str | UnsetType = UNSET
+    over: bool = False
     v: int = VERSION
 
 
@@ -130,11 +142,12 @@ class _AnyKind(msgspec.Struct):
 
 _STATES = {state.value: state for state in State}
 _EQUIPMENT_STATES = {state.value: state for state in EquipmentState}
-_EVENT_KINDS = frozenset({"requested", "started", "postponed", "cancelled", "finished", "active", "marker"})
+_KEY_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_EVENT_KINDS = frozenset({"requested", "started", "postponed", "withheld", "cancelled", "finished", "active", "marker"})
 
 _encode = msgspec.json.Encoder().encode
 _decode_task = msgspec.json.Decoder(_Task).decode
-_decode_event = msgspec.json.Decoder(_Requested | _Started | _Postponed | _Cancelled | _Finished | _Active | _Marker).decode
+_decode_event = msgspec.json.Decoder(_Requested | _Started | _Postponed | _Withheld | _Cancelled | _Finished | _Active | _Marker).decode
 _decode_any_kind = msgspec.json.Decoder(_AnyKind).decode
 _decode_status_request = msgspec.json.Decoder(_StatusRequest).decode
 _decode_status_reply = msgspec.json.Decoder(_StatusReply).decode
@@ -148,7 +161,7 @@ def encode_task(task: Task) -> bytes:
     """The message that is the worker's order and the journal's `Requested` at once."""
     message = _Task(task.task_id, task.equipment_id, task.accepted_at, task.timeout_s, task.sealed)
     message.fingerprint = _given(task.fingerprint)
-    message.caller, message.by = _given(task.caller), _given(task.accepted_by)
+    message.caller, message.by, message.key = _given(task.caller), _given(task.accepted_by), _given(task.key)
     return _encode(message)
 
 
@@ -160,7 +173,9 @@ def decode_task(body: bytes) -> Task:
         raise _undecodable("a task", error) from None
     if not is_task_id(message.task) or not is_equipment_id(message.equipment):
         raise UndecodableMessage("not a task: an id is malformed")
-    origin = {"caller": _name(message.caller), "accepted_by": _name(message.by)}
+    if message.key and not _KEY_ID.fullmatch(message.key):
+        raise UndecodableMessage("not a task: the id of its key is malformed")
+    origin = {"caller": _name(message.caller), "accepted_by": _name(message.by), "key": message.key or None}
     return Task(message.task, message.equipment, message.timeout, message.at, message.sealed, message.fingerprint or None, **origin)
 
 
@@ -174,11 +189,13 @@ def encode_event(event: Event) -> bytes:
         return _encode(_Marker(event.marker_id))
     if isinstance(event, Postponed):
         return _encode(_Postponed(event.task_id, event.equipment_id, event.at, event.attempt, event.reason, event.until))
+    if isinstance(event, Withheld):
+        return _encode(_Withheld(event.task_id, event.equipment_id, event.at, _given(event.key), event.over))
     if isinstance(event, Cancelled):
         return _encode(_Cancelled(event.task_id, event.equipment_id, event.at))
     if isinstance(event, Requested):
         request = _Requested(event.task_id, event.equipment_id, event.at, fingerprint=_given(event.fingerprint))
-        request.caller, request.by = _given(event.caller), _given(event.accepted_by)
+        request.caller, request.by, request.key = _given(event.caller), _given(event.accepted_by), _given(event.key)
         return _encode(request)
     if isinstance(event, Active):
         return _encode(_Active(event.by, event.at, event.concurrency, event.equipment.value))
@@ -192,7 +209,7 @@ def decode_event(body: bytes) -> Event:
     except _MALFORMED as error:
         return _unrecognised(body, error)
     if isinstance(message, _Requested):
-        origin = {"caller": _name(message.caller), "accepted_by": _name(message.by)}
+        origin = {"caller": _name(message.caller), "accepted_by": _name(message.by), "key": message.key or None}
         return Requested(message.task, message.equipment, message.at, message.fingerprint or None, **origin)
     if isinstance(message, _Started):
         return Started(message.task, message.equipment, message.at, message.attempt, message.by or None)
@@ -200,6 +217,8 @@ def decode_event(body: bytes) -> Event:
         return Marker(message.id)
     if isinstance(message, _Postponed):
         return Postponed(message.task, message.equipment, message.at, message.attempt, message.reason, message.until)
+    if isinstance(message, _Withheld):
+        return Withheld(message.task, message.equipment, message.at, message.key or None, message.over)
     if isinstance(message, _Cancelled):
         return Cancelled(message.task, message.equipment, message.at)
     if isinstance(message, _Active):

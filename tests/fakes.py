@@ -8,19 +8,37 @@ from zlib import crc32
 from attrs import define, field
 from twisted.internet.defer import Deferred, fail, succeed
 
-from rtprov.errors import BrokerUnavailable, SealError
+from rtprov.errors import BrokerUnavailable, KeyMissing, SealError
 from rtprov.model import Event, State, Task
 
 
 class PlainSealer:
-    """Seals by a prefix; what lacks it does not open."""
+    """Seals by a prefix; what lacks it was tampered with. `replace` gives it other keys, by their ids alone."""
+
+    def __init__(self, *key_ids: str) -> None:
+        self.key_ids: tuple[str, ...] = key_ids or ("plain",)
+        self._watchers: list[Callable[[], None]] = []
+
+    @property
+    def key_id(self) -> str | None:
+        return self.key_ids[0]
+
+    def replace(self, *key_ids: str) -> None:
+        self.key_ids = key_ids
+        for each in list(self._watchers):
+            each()
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        self._watchers.append(changed)
 
     def seal(self, body: bytes) -> str:
         return "sealed:" + body.decode()
 
-    def open(self, sealed: str) -> bytes:
+    def open(self, sealed: str, key: str | None) -> bytes:
+        if key is not None and key not in self.key_ids:
+            raise KeyMissing(key)
         if not sealed.startswith("sealed:"):
-            raise SealError("The body is sealed with an unknown key")
+            raise KeyMissing(None) if key is None else SealError("The body was tampered with")
         return sealed.removeprefix("sealed:").encode()
 
     def fingerprint(self, task_id: str, body: bytes) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from rtprov.model import Cancelled, Event, Finished, Marker, Postponed, Requested, Started, State, Task
+from rtprov.model import Cancelled, Event, Finished, Marker, Postponed, Requested, Started, State, Task, Withheld
 
 settings.register_profile("rtprov", deadline=None, derandomize=True)
 settings.load_profile("rtprov")
@@ -18,6 +18,7 @@ final_states = st.sampled_from([state for state in State if state.final and stat
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 
 fingerprints = st.none() | st.text("abcd", min_size=1, max_size=24)
+key_ids = st.none() | st.text("0123456789abcdef", min_size=8, max_size=8)
 
 tasks = st.builds(
     Task,
@@ -27,21 +28,23 @@ tasks = st.builds(
     accepted_at=times,
     sealed=texts,
     fingerprint=fingerprints,
+    key=key_ids,
 )
 
 
 def task_events(
     task_id: st.SearchStrategy[str], equipment_id: st.SearchStrategy[str]
-) -> st.SearchStrategy[Requested | Started | Postponed | Cancelled | Finished]:
-    """Events of the tasks that the two strategies name; none of them with a key."""
+) -> st.SearchStrategy[Requested | Started | Postponed | Withheld | Cancelled | Finished]:
+    """Events of the tasks that the two strategies name; none of them with an ``Idempotency-Key``."""
     return st.one_of(
-        st.builds(Requested, task_id, equipment_id, times, st.none()),
+        st.builds(Requested, task_id, equipment_id, times, st.none(), key=key_ids),
         st.builds(Started, task_id, equipment_id, times, st.integers(min_value=1, max_value=1000)),
         st.builds(Postponed, task_id, equipment_id, times, st.integers(min_value=1, max_value=1000), texts, times),
+        st.builds(Withheld, task_id, equipment_id, times, key_ids, st.booleans()),
         st.builds(Cancelled, task_id, equipment_id, times),
         st.builds(Finished, task_id, equipment_id, times, final_states, texts),
     )
 
 
-_requested = st.builds(Requested, task_ids, equipment_ids, times, fingerprints)
+_requested = st.builds(Requested, task_ids, equipment_ids, times, fingerprints, key=key_ids)
 events: st.SearchStrategy[Event] = st.one_of(task_events(task_ids, equipment_ids), _requested, st.builds(Marker, texts))

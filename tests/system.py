@@ -28,6 +28,7 @@ from rtprov.broker.server import make_broker
 from rtprov.broker.storage import MemoryStorage
 from rtprov.clocks import WallClock
 from rtprov.equipment import BytesBody, HttpEquipment, equipment_agent
+from rtprov.first_key import KeySource
 from rtprov.http import JsonSite
 from rtprov.scenario import Rule
 from rtprov.seal import FernetSealer
@@ -102,14 +103,29 @@ class System:
         self._serve("a", self.stub)
         return self.stub
 
-    def start_frontend(self, name: str = "b") -> FrontendService:
-        service = FrontendService(self._surroundings(), sealer=self.sealer, shards=self.shards, running_status=self.running_status)
+    def start_frontend(
+        self, name: str = "b", *, sealer: FernetSealer | None = None, key_source: KeySource | None = None
+    ) -> FrontendService:
+        service = FrontendService(
+            self._surroundings(),
+            sealer=sealer or self.sealer,
+            key_source=key_source,
+            shards=self.shards,
+            running_status=self.running_status,
+        )
         self.frontends[name] = service
         self._serve(name, service.frontend)
         service.startService()
         return service
 
-    def start_worker(self, *, concurrency: int | None = None, shards: Iterable[int] | None = None) -> WorkerService:
+    def start_worker(
+        self,
+        *,
+        concurrency: int | None = None,
+        shards: Iterable[int] | None = None,
+        sealer: FernetSealer | None = None,
+        key_source: KeySource | None = None,
+    ) -> WorkerService:
         settings = WorkerSettings(
             shards=[Shard(index, self.shards) for index in (range(self.shards) if shards is None else shards)],
             concurrency=concurrency or self.concurrency,
@@ -118,7 +134,7 @@ class System:
         )
         agent = equipment_agent(self.network.connect("a"), concurrency=settings.concurrency, clock=self.clock)
         equipment = HttpEquipment(agent=agent, base_url="http://a", clock=self.clock, wall_clock=self.wall_clock)
-        service = WorkerService(self._surroundings(), settings, equipment=equipment, sealer=self.sealer)
+        service = WorkerService(self._surroundings(), settings, equipment=equipment, sealer=sealer or self.sealer, key_source=key_source)
         self.workers.append(service)
         service.startService()
         return service

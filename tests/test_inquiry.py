@@ -14,11 +14,24 @@ from rtprov.amqp.rpc import RpcClient
 from rtprov.amqp.topology import STATUS_EXCHANGE
 from rtprov.errors import NoReply, NoWorker, UndecodableMessage
 from rtprov.inquiries import BARRIER_DEADLINE_S, MAX_LISTED, REPLY_DEADLINE_S, Directory, InquiryServer
-from rtprov.inquiry import Inquiry, Listing, Watch, decode_ended, decode_known, decode_question, encode, encode_ended, encode_known
+from rtprov.inquiry import (
+    Inquiry,
+    KeysAsked,
+    Listing,
+    Watch,
+    decode_ended,
+    decode_keys,
+    decode_known,
+    decode_question,
+    encode,
+    encode_ended,
+    encode_keys,
+    encode_known,
+)
 from rtprov.model import Attempt, Details, Requested, State, Waiting
 from rtprov.store import Store
 from tests.brokered import EPOCH, SHARD, BrokerTestCase, task_id
-from tests.strategies import equipment_ids, task_ids, texts, times
+from tests.strategies import equipment_ids, key_ids, task_ids, texts, times
 from tests.test_status import HeldJournal
 
 maybe_times = st.none() | times
@@ -38,18 +51,20 @@ details = st.builds(
     ahead=st.integers(min_value=0, max_value=1000),
     expected_at=maybe_times,
     fingerprint=st.none() | texts,
+    key=key_ids,
 )
 questions = st.one_of(
     st.builds(Inquiry, task_ids, st.none() | equipment_ids, st.booleans()),
     st.builds(Listing, equipment_ids, st.none() | task_ids, st.integers(min_value=1, max_value=100)),
     st.builds(Watch, st.lists(st.tuples(task_ids, equipment_ids), max_size=5), st.floats(min_value=0, max_value=60)),
+    st.builds(KeysAsked),
 )
 final = st.sampled_from([state for state in State if state.final])
 
 
 class Messages(SynchronousTestCase):
     @given(questions)
-    def test_questions(self, question: Inquiry | Listing | Watch) -> None:
+    def test_questions(self, question: Inquiry | Listing | Watch | KeysAsked) -> None:
         """A question comes out as it went in; fields of a later version are passed over."""
         self.assertEqual(decode_question(encode(question)), question)
         self.assertEqual(decode_question(json.dumps({**json.loads(encode(question)), "v": 1, "later": [{}]}).encode()), question)
@@ -60,6 +75,31 @@ class Messages(SynchronousTestCase):
         self.assertEqual(decode_known(encode_known(tasks)), tasks)
         self.assertEqual(decode_ended(encode_ended(ended)), ended)
 
+    def test_keys(self) -> None:
+        """A worker's keys come out as they went in; fields of a later version are passed over."""
+        self.assertEqual(json.loads(encode_keys(["0a1b2c3d"])), {"kind": "keys", "v": 1, "keys": ["0a1b2c3d"]})
+        self.assertEqual(decode_keys(b'{"kind": "keys", "keys": ["0a1b2c3d", "x"], "later": 1}'), ["0a1b2c3d", "x"])
+
+    @given(st.lists(details, min_size=1, max_size=3))
+    def test_earlier_versions(self, tasks: list[Details]) -> None:
+        """A front end of an earlier version, which knows no task that waits for its key, takes such a one for one that waits for a slot."""
+        answer = json.loads(encode_known(tasks))
+        for sent, task in zip(answer["tasks"], tasks, strict=True):
+            known = Waiting.CONCURRENCY if task.waits_for is Waiting.KEY else task.waits_for
+            self.assertEqual(sent["waits_for"], None if known is None else known.value)
+        for sent in answer["tasks"]:
+            del sent["key"]
+        del answer["kind"]
+        answer.pop("withheld", None)
+        earlier = decode_known(json.dumps({"kind": "known", **answer}).encode())
+        self.assertEqual([task.task_id for task in earlier], [task.task_id for task in tasks])
+        self.assertEqual({task.key for task in earlier}, {None})
+
+    def test_places_that_are_none(self) -> None:
+        """A task that is said to wait for its key and is not in the answer makes it none."""
+        for place in (-1, 0):
+            self.assertRaises(UndecodableMessage, decode_known, b'{"kind": "known", "tasks": [], "withheld": [%d]}' % place)
+
     def test_not_ended(self) -> None:
         """No task has ended in a state that is not final."""
         self.assertRaises(UndecodableMessage, decode_ended, encode_ended([(0, State.RUNNING)]))
@@ -67,7 +107,7 @@ class Messages(SynchronousTestCase):
     @given(st.binary(max_size=100) | texts.map(str.encode) | st.just(b"[" * 100_000))
     def test_any_bytes(self, body: bytes) -> None:
         """No bytes whatever raise anything but `UndecodableMessage`."""
-        for decode in (decode_question, decode_known, decode_ended):
+        for decode in (decode_question, decode_known, decode_ended, decode_keys):
             with contextlib.suppress(UndecodableMessage):
                 decode(body)
 
@@ -79,7 +119,9 @@ class Serving(BrokerTestCase):
         super().setUp()
         self.store = Store(86400.0)
         self.held = HeldJournal()
-        self.server = InquiryServer(shard=SHARD, replica=self.store, journal=self.held, clock=self.clock, wall_clock=self.wall_clock)
+        self.server = InquiryServer(
+            shard=SHARD, replica=self.store, journal=self.held, key_ids=lambda: ["k1"], clock=self.clock, wall_clock=self.wall_clock
+        )
         self.rpc = RpcClient(clock=self.clock)
         self.directory = Directory(rpc=self.rpc, shards=1)
         self.connect([self.rpc])

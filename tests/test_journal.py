@@ -221,7 +221,7 @@ class Submitting(BrokerTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.tasks = TaskPublisher(publisher=self.outside, shards=4)
+        self.tasks = TaskPublisher(publisher=self.outside, shards=4, refusal=lambda shard, key: None)
 
     def test_each_to_its_shard(self) -> None:
         """A task goes to work queue and journal of its equipment's shard, whole, persistent, with one publish."""
@@ -256,7 +256,7 @@ class Submitting(BrokerTestCase):
         """Beyond what may wait for confirms, a task is refused at once."""
         publisher = Publisher(clock=self.clock, max_unconfirmed=2)
         self.connect([publisher])
-        tasks = TaskPublisher(publisher=publisher, shards=4)
+        tasks = TaskPublisher(publisher=publisher, shards=4, refusal=lambda shard, key: None)
         submitted = [tasks.submit(make_task(number)) for number in range(3)]
         self.failureResultOf(submitted[2], Overloaded)
         self.network.settle()

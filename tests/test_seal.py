@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import traceback
+from base64 import urlsafe_b64decode
+from hashlib import sha256
 
 from cryptography.fernet import Fernet
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtprov.errors import ConfigurationError, SealError
+from rtprov.errors import ConfigurationError, KeyMissing, NotReady, SealError
 from rtprov.interfaces import Sealer
-from rtprov.seal import FernetSealer, load_keys, new_key
+from rtprov.seal import FernetSealer, key_id, load_keys, new_key
 from tests.strategies import texts
 
 OLD, NEW = (new_key().encode() for _ in range(2))
@@ -27,11 +29,11 @@ class Sealing(SynchronousTestCase):
         """A body comes out byte by byte as it went in; its sealed form is ASCII."""
         sealed = self.sealer.seal(body)
         self.assertTrue(sealed.isascii())
-        self.assertEqual(self.sealer.open(sealed), body)
+        self.assertEqual(self.sealer.open(sealed, self.sealer.key_id), body)
 
     def test_full_size(self) -> None:
         """A body of 64 KiB is sealed like any other."""
-        self.assertEqual(self.sealer.open(self.sealer.seal(bytes(65536))), bytes(65536))
+        self.assertEqual(self.sealer.open(self.sealer.seal(bytes(65536)), None), bytes(65536))
 
     def test_sealed_twice(self) -> None:
         """The same body never looks the same, so nobody learns that two devices have the same password."""
@@ -62,18 +64,26 @@ class Sealing(SynchronousTestCase):
         sealed = self.sealer.seal(BODY)
         for place in range(0, len(sealed) - 4, 7):  # the last characters may hold bits that mean nothing
             changed = sealed[:place] + ("A" if sealed[place] != "A" else "B") + sealed[place + 1 :]
-            self.assertRaises(SealError, self.sealer.open, changed)
-        self.assertRaises(SealError, self.sealer.open, sealed[:-4])
+            self.assert_damaged(changed)
+        self.assert_damaged(sealed[:-4])
+
+    def assert_damaged(self, sealed: str) -> None:
+        """With its key's id that is told apart from a key that is missing; without, it is not."""
+        error = self.assertRaises(SealError, self.sealer.open, sealed, self.sealer.key_id)
+        self.assertNotIsInstance(error, KeyMissing)
+        self.assertRaises(KeyMissing, self.sealer.open, sealed, None)
 
     @given(texts | st.just("\ud800") | st.just("пароль"))
     def test_no_token(self, text: str) -> None:
         """What was never sealed raises `SealError`, whatever it is."""
-        self.assertRaises(SealError, self.sealer.open, text)
+        self.assert_damaged(text)
 
     def test_foreign_key(self) -> None:
         """Without the key there is no way in, and the error says nothing of body, token or key."""
         sealed = FernetSealer([OLD]).seal(BODY)
-        error = self.assertRaises(SealError, self.sealer.open, sealed)
+        errors = [self.assertRaises(KeyMissing, self.sealer.open, sealed, key) for key in (key_id(OLD), None)]
+        self.assertEqual([error.key for error in errors], [key_id(OLD), None])
+        error = errors[0]
         shown = "".join(traceback.format_exception(type(error), error, error.__traceback__))
         for secret in ("s3cr3t", sealed, OLD.decode(), NEW.decode()):
             self.assertNotIn(secret, shown)
@@ -87,18 +97,50 @@ class Rotation(SynchronousTestCase):
     def test_first_key_encrypts(self) -> None:
         """The first of several keys seals."""
         sealed = FernetSealer([NEW, OLD]).seal(BODY)
-        self.assertEqual(FernetSealer([NEW]).open(sealed), BODY)
-        self.assertRaises(SealError, FernetSealer([OLD]).open, sealed)
+        self.assertEqual(FernetSealer([NEW]).open(sealed, key_id(NEW)), BODY)
+        self.assertRaises(KeyMissing, FernetSealer([OLD]).open, sealed, key_id(NEW))
+        self.assertEqual((FernetSealer([NEW, OLD]).key_id, FernetSealer([NEW, OLD]).key_ids), (key_id(NEW), (key_id(NEW), key_id(OLD))))
 
     def test_every_key_decrypts(self) -> None:
         """What an older key sealed still opens while that key is kept."""
         sealed = FernetSealer([OLD]).seal(BODY)
-        self.assertEqual(FernetSealer([NEW, OLD]).open(sealed), BODY)
-        self.assertEqual(FernetSealer([OLD, NEW]).open(sealed), BODY)
+        for keys in ([NEW, OLD], [OLD, NEW]):
+            for key in (key_id(OLD), None):
+                self.assertEqual(FernetSealer(keys).open(sealed, key), BODY)
 
     def test_no_key(self) -> None:
-        """A sealer without a key cannot be made."""
-        self.assertRaises(ValueError, FernetSealer, [])
+        """A sealer without a key seals nothing, opens nothing, and makes no fingerprint, until it has one."""
+        sealer, sealed = FernetSealer([]), FernetSealer([NEW]).seal(BODY)
+        self.assertEqual((sealer.key_id, sealer.key_ids), (None, ()))
+        self.assertRaises(NotReady, sealer.seal, BODY)
+        self.assertRaises(NotReady, sealer.fingerprint, "t1", BODY)
+        for key in (key_id(NEW), None):
+            self.assertRaises(KeyMissing, sealer.open, sealed, key)
+        self.assertFalse(sealer.matches("x", "t1", BODY))
+        sealer.replace([NEW])
+        self.assertEqual(sealer.open(sealed, key_id(NEW)), BODY)
+
+    def test_replaced(self) -> None:
+        """Keys are replaced while a process runs; whoever watches is told, where they are others."""
+        sealer, seen = FernetSealer([OLD]), list[tuple[str, ...]]()
+        sealer.watch(lambda: seen.append(sealer.key_ids))
+        for keys in ([OLD], [OLD, NEW], [OLD, NEW], [NEW, OLD], [NEW]):
+            sealer.replace(keys)
+        old, new = key_id(OLD), key_id(NEW)
+        self.assertEqual(seen, [(old, new), (new, old), (new,)])
+
+
+class KeyIds(SynchronousTestCase):
+    def test_the_id(self) -> None:
+        """An id is the same for a key for ever, and another one for another key."""
+        self.assertEqual(key_id(b"A" * 43 + b"="), "c8861677")
+        self.assertEqual(len({key_id(new_key().encode()) for _ in range(100)}), 100)
+
+    def test_it_reveals_nothing(self) -> None:
+        """Neither the key nor a plain hash of it, nor the key of its fingerprints, begins like the id."""
+        raw = urlsafe_b64decode(NEW)
+        for text in (NEW.decode(), raw.hex(), sha256(raw).hexdigest(), sha256(NEW).hexdigest()):
+            self.assertNotIn(key_id(NEW), text)
 
 
 class KeyFiles(SynchronousTestCase):

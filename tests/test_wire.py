@@ -8,12 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 import attrs
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov.errors import UndecodableMessage
-from rtprov.model import Cancelled, Event, Finished, Marker, Postponed, Requested, Started, State, Task, Unrecognised
+from rtprov.model import Cancelled, Event, Finished, Marker, Postponed, Requested, Started, State, Task, Unrecognised, Withheld
 from rtprov.wire import (
     decode_event,
     decode_status_reply,
@@ -41,13 +42,26 @@ def without(body: bytes, field: str) -> bytes:
     return json.dumps({key: value for key, value in json.loads(body).items() if key != field}).encode()
 
 
+class EarlierTask(msgspec.Struct, tag_field="kind", tag="requested"):
+    """A task as versions read it that knew nothing of keys' ids."""
+
+    task: str
+    equipment: str
+    at: float
+    timeout: int
+    sealed: str
+    v: int = 1
+    fingerprint: str | None = None
+
+
 class Tasks(SynchronousTestCase):
     @given(tasks)
     def test_round_trip(self, task: Task) -> None:
         """A task comes out as it went in, and the same message is the journal's `Requested`."""
         body = encode_task(task)
         self.assertEqual(decode_task(body), task)
-        self.assertEqual(decode_event(body), Requested(task.task_id, task.equipment_id, task.accepted_at, task.fingerprint))
+        requested = Requested(task.task_id, task.equipment_id, task.accepted_at, task.fingerprint, key=task.key)
+        self.assertEqual(decode_event(body), requested)
 
     def test_form(self) -> None:
         """The message on the wire, field by field: other versions read it too."""
@@ -71,6 +85,25 @@ class Tasks(SynchronousTestCase):
         self.assertEqual(decode_task(body).fingerprint, "f1")
         self.assertEqual(decode_event(body), Requested(TASK.task_id, TASK.equipment_id, TASK.accepted_at, "f1"))
         self.assertEqual(decode_task(without(body, "fingerprint")), TASK)
+
+    def test_key(self) -> None:
+        """The id of the sealing key travels beside the token, which stays as it is; an earlier version's task has none."""
+        body = encode_task(attrs.evolve(TASK, key="0a1b2c3d"))
+        self.assertEqual(json.loads(body), {**json.loads(encode_task(TASK)), "key": "0a1b2c3d"})
+        self.assertEqual(decode_task(body).key, "0a1b2c3d")
+        self.assertEqual(decode_event(body), Requested(TASK.task_id, TASK.equipment_id, TASK.accepted_at, key="0a1b2c3d"))
+        self.assertEqual(decode_task(without(body, "key")), TASK)
+
+    def test_malformed_key(self) -> None:
+        """A key's id goes into logs: what has not the form of one is no task."""
+        for key in ("0a1b\n", "x" * 65, "ключ", "a b"):
+            error = self.assertRaises(UndecodableMessage, decode_task, altered(encode_task(TASK), key=key))
+            self.assertEqual(str(error), "not a task: the id of its key is malformed")
+
+    def test_earlier_versions(self) -> None:
+        """A worker of an earlier version reads this version's task, and passes the key's id over."""
+        read = msgspec.json.decode(encode_task(attrs.evolve(TASK, key="0a1b2c3d", fingerprint="f1")), type=EarlierTask)
+        self.assertEqual((read.task, read.sealed, read.fingerprint), (TASK.task_id, TASK.sealed, "f1"))
 
     def test_more_fields(self) -> None:
         """Fields of a later version are passed over."""
@@ -134,6 +167,11 @@ class Events(SynchronousTestCase):
             {"kind": "postponed", **ids, "at": 2.5, "attempt": 3, "reason": "refused", "until": 4.5},
         )
         self.assertEqual(json.loads(encode_event(Cancelled(TASK.task_id, "ABC123456", 2.5))), {"kind": "cancelled", **ids, "at": 2.5})
+        withheld = {"kind": "withheld", **ids, "at": 2.5}
+        self.assertEqual(
+            json.loads(encode_event(Withheld(TASK.task_id, "ABC123456", 2.5, "0a1b2c3d"))), {**withheld, "key": "0a1b2c3d", "over": False}
+        )
+        self.assertEqual(json.loads(encode_event(Withheld(TASK.task_id, "ABC123456", 2.5, over=True))), {**withheld, "over": True})
         self.assertEqual(json.loads(encode_event(Marker("m1"))), {"kind": "marker", "v": 1, "id": "m1"})
 
     def test_later_kinds(self) -> None:

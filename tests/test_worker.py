@@ -19,6 +19,7 @@ from rtprov.breaker import Breaker
 from rtprov.clocks import WallClock
 from rtprov.errors import EquipmentUnreachable
 from rtprov.gate import Gate
+from rtprov.missing_keys import MissingKeys
 from rtprov.model import Event, Finished, Requested, Started, State, Task
 from rtprov.quarantine import Quarantine
 from rtprov.store import Store
@@ -41,6 +42,9 @@ class WorkerTestCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.store = Store(86400.0)
+        self.sealer = PlainSealer()
+        self.missing_keys = MissingKeys(sealer=self.sealer, clock=cast("IReactorTime", self.clock))
+        self.addCleanup(self.missing_keys.stop)
         self.journal = self.new_journal()
         self.equipment = FakeEquipment()
         self.offset_s = 0.0
@@ -51,7 +55,8 @@ class WorkerTestCase(SynchronousTestCase):
             store=self.store,
             journal=self.journal,
             equipment=self.equipment,
-            sealer=PlainSealer(),
+            sealer=self.sealer,
+            missing_keys=self.missing_keys,
             gate=self.gate,
             quarantine=Quarantine(),
             process_id="p1",
@@ -87,7 +92,7 @@ class WorkerTestCase(SynchronousTestCase):
         self.successResultOf(drained)
 
     def deliver(self, number: int, equipment_id: str = "DEVICE1", *, redelivered: bool = False, sealed: str | None = None) -> FakeDelivery:
-        task = Task(task_id(number), equipment_id, 14, EPOCH, PlainSealer().seal(BODY) if sealed is None else sealed)
+        task = Task(task_id(number), equipment_id, 14, EPOCH, PlainSealer().seal(BODY) if sealed is None else sealed, key="plain")
         if not redelivered:
             self.store.apply(Requested(task.task_id, equipment_id, EPOCH))
         delivery = FakeDelivery(encode_task(task), redelivered)
@@ -137,8 +142,8 @@ class OneTask(WorkerTestCase):
         self.deliver(1)
         self.assertEqual(self.equipment.under_way, [task_id(1)])
 
-    def test_sealed_with_another_key(self) -> None:
-        """A body that does not open ends its task as failed, without a call."""
+    def test_tampered_with(self) -> None:
+        """A body that its own key does not open ends its task as failed, without a call."""
         delivery = self.deliver(1, sealed="?")
         self.assertEqual(delivery.settled, "ack")
         self.assertIs(self.state(1), State.FAILED)

@@ -141,7 +141,8 @@ class BrokerConnection(Service):
             except BrokerError as error:
                 self._complain(error)
             except ConfigurationError as error:
-                self._complain(error)
+                if self.on_contradiction is nobody:
+                    self._complain(error)
                 self.on_contradiction(error)
             except CancelledError:
                 self._log.info("{name}: disconnected from {url}", name=self.name, url=self._url)

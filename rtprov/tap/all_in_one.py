@@ -22,7 +22,7 @@ from rtprov.tap.frontend import make_admission, objection_to
 from rtprov.tap.listening import Listening, front_end, health_if, https, log
 from rtprov.tap.option_values import server_endpoint
 from rtprov.tap.renewal import Renewal
-from rtprov.tap.services import sealer, server_identity, surroundings
+from rtprov.tap.services import key_file, server_identity, surroundings
 from rtprov.tap.stub import make_stub
 from rtprov.tap.timing import clock
 from rtprov.tap.worker import make_policy, make_worker
@@ -81,8 +81,8 @@ class _Everything(Command):
         self._policy = make_policy(options)
         Renewal(self._policy, clock=clock).setServiceParent(self)
         self._identity, (self._admission, watching) = server_identity(options, "frontend"), make_admission(options)
-        self._sealer = sealer(options)
-        for each in (Renewal(self._identity, clock=clock), *watching):
+        self._keys = key_file(options)
+        for each in (Renewal(self._identity, clock=clock), Renewal(self._keys, clock=clock, what="sealing keys"), *watching):
             each.setServiceParent(self)
 
     def _make_stub(self) -> Listening | None:
@@ -105,9 +105,11 @@ class _Everything(Command):
         equipment_url = options["equipment-url"]
         if self._stub is not None:
             equipment_url = f"https://localhost:{self._stub.port_number}"
-        self._worker = make_worker(options, self._policy, around, equipment_url, [Shard(0, 1)], FILES_PER_CALL)
+        self._worker = make_worker(options, self._policy, self._keys, around, equipment_url, [Shard(0, 1)], FILES_PER_CALL)
         self._worker.setServiceParent(self)
-        self._front = front = FrontendService(around, sealer=self._sealer, shards=1, running_status=options["running-status"])
+        self._front = front = FrontendService(
+            around, sealer=self._keys.sealer, key_source=self._keys, shards=1, running_status=options["running-status"]
+        )
         front.setServiceParent(self)
         for role in (self._worker, front):
             role.connection.on_contradiction = self.fail

@@ -27,15 +27,18 @@ from rtprov.clocks import WallClock
 from rtprov.deadletters import DeadLetters
 from rtprov.ends import EndsOfTasks
 from rtprov.errors import NotReady
+from rtprov.first_key import FirstKey, KeySource
 from rtprov.frontend import Frontend
 from rtprov.gate import Gate
 from rtprov.health import Readiness, broker_confirms, readiness_of_frontend
 from rtprov.inquiries import Directory, InquiryServer
 from rtprov.interfaces import Equipment, Sealer
 from rtprov.journal import ShardJournal, TaskPublisher
+from rtprov.missing_keys import MissingKeys
 from rtprov.model import Event
 from rtprov.presence import Presence
 from rtprov.quarantine import Quarantine
+from rtprov.shared_keys import SharedKeys
 from rtprov.status import StatusClient, StatusServer
 from rtprov.store import Store
 from rtprov.worker import ShardWorker
@@ -77,12 +80,22 @@ class WorkerSettings:
 
 
 class FrontendService(Service):
-    """A front end's way to the broker, and its `frontend`, whose resource is to be served. `process_id` names it in what tasks tell."""
+    """A front end's way to the broker, and its `frontend`, whose resource is to be served.
+
+    `process_id` names it in what tasks tell. `key_source` is where the sealer's first key comes from, if it has none yet.
+    """
 
     _log = Logger()
 
     def __init__(
-        self, surroundings: Surroundings, *, sealer: Sealer, shards: int, running_status: int, max_unconfirmed: int = MAX_UNCONFIRMED
+        self,
+        surroundings: Surroundings,
+        *,
+        sealer: Sealer,
+        shards: int,
+        running_status: int,
+        max_unconfirmed: int = MAX_UNCONFIRMED,
+        key_source: KeySource | None = None,
     ) -> None:
         clock = surroundings.clock
         self.process_id = surroundings.new_id()[:12]
@@ -91,11 +104,14 @@ class FrontendService(Service):
         statuses = StatusClient(rpc=rpc, shards=shards, clock=clock)
         topology = Topology([Shard(index, shards) for index in range(shards)])
         may_publish = MayPublish(publisher, PUBLISHED_TO_BY_FRONTEND)
-        self.connection = _connection("frontend", surroundings, [topology, publisher, may_publish, rpc, statuses])
+        self.keys = keys = SharedKeys(rpc=rpc, sealer=sealer, shards=shards, clock=clock)
+        first_key = _first_key(key_source, shards, publisher, surroundings)
+        sessions: list[Session] = [topology, publisher, may_publish, *first_key, rpc, statuses, keys]
+        self.connection = _connection("frontend", surroundings, sessions)
         self.ends = EndsOfTasks(rpc=rpc, shards=shards, clock=clock)
-        self.readiness = readiness_of_frontend(publisher, rpc, shards, clock)
+        self.readiness = readiness_of_frontend(publisher, rpc, shards, keys, clock)
         self.frontend = Frontend(
-            tasks=TaskPublisher(publisher=publisher, shards=shards),
+            tasks=TaskPublisher(publisher=publisher, shards=shards, refusal=keys.refusal),
             statuses=statuses,
             directory=Directory(rpc=rpc, shards=shards),
             ends=self.ends,
@@ -127,13 +143,22 @@ class WorkerService(Service):
 
     _log = Logger()
 
-    def __init__(self, surroundings: Surroundings, settings: WorkerSettings, *, equipment: Equipment, sealer: Sealer) -> None:
+    def __init__(
+        self,
+        surroundings: Surroundings,
+        settings: WorkerSettings,
+        *,
+        equipment: Equipment,
+        sealer: Sealer,
+        key_source: KeySource | None = None,
+    ) -> None:
         self._surroundings = surroundings
         self._settings = settings
         self._equipment = equipment
         self._sealer = sealer
         breaker = Breaker(concurrency=settings.concurrency, rng=surroundings.rng)
         self._quarantine = Quarantine()
+        self.missing_keys = MissingKeys(sealer=sealer, clock=surroundings.clock)
         self._process_id = surroundings.new_id()[:12]
         self._gate = Gate(concurrency=settings.concurrency, breaker=breaker, clock=surroundings.clock)
         self._publisher = Publisher(clock=surroundings.clock, max_unconfirmed=MAX_UNCONFIRMED, confirm_deadline_s=CONFIRM_DEADLINE_S)
@@ -145,9 +170,11 @@ class WorkerService(Service):
             Topology(settings.shards, replaces=True),
             self._publisher,
             MayPublish(self._publisher, PUBLISHED_TO_BY_WORKER),
+            *_first_key(key_source, settings.shards[0].count, self._publisher, surroundings),
         ]
         for shard in settings.shards:
             sessions += self._shard_sessions(shard)
+        sessions.append(self.missing_keys)
         self.connection = _connection("worker", surroundings, sessions)
         self.readiness = Readiness(self._probe, surroundings.clock)
         self._expiry = LoopingCall(self._expire)
@@ -162,11 +189,19 @@ class WorkerService(Service):
         def apply(event: Event) -> None:
             presence.saw(event, store.apply)
             inquiries.saw(event)
+            self.missing_keys.saw(event)
 
         journal = ShardJournal(
             shard=shard, apply=apply, publisher=self._publisher, clock=outer.clock, rng=outer.rng, new_marker_id=outer.new_id
         )
-        inquiries = InquiryServer(shard=shard, replica=store, journal=journal, clock=outer.clock, wall_clock=outer.wall_clock)
+        inquiries = InquiryServer(
+            shard=shard,
+            replica=store,
+            journal=journal,
+            key_ids=lambda: self._sealer.key_ids,
+            clock=outer.clock,
+            wall_clock=outer.wall_clock,
+        )
         status = StatusServer(shard=shard, replica=store, journal=journal, clock=outer.clock)
         presence = Presence(
             shard=shard,
@@ -182,6 +217,7 @@ class WorkerService(Service):
             journal=journal,
             equipment=self._equipment,
             sealer=self._sealer,
+            missing_keys=self.missing_keys,
             gate=self._gate,
             quarantine=self._quarantine,
             process_id=self._process_id,
@@ -235,6 +271,7 @@ class WorkerService(Service):
             self._expiry.stop()
         await self.connection.stopService()
         self._gate.stop()
+        self.missing_keys.stop()
 
     def hurry(self) -> None:
         """Cut the calls short that a stop waits for, now or when it comes: their tasks are called again, by whoever gets them next."""
@@ -246,6 +283,11 @@ class WorkerService(Service):
         now = self._surroundings.wall_clock.without_jumps(self._settings.retention_s)
         for store in self.stores:
             store.expire(now)
+
+
+def _first_key(source: KeySource | None, shards: int, publisher: Publisher, surroundings: Surroundings) -> list[Session]:
+    """What sees to it that there is a sealing key, where it may have to be made."""
+    return [] if source is None else [FirstKey(source=source, shards=shards, publisher=publisher, new_marker_id=surroundings.new_id)]
 
 
 def _connection(name: str, surroundings: Surroundings, sessions: Sequence[Session]) -> BrokerConnection:

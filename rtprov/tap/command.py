@@ -98,7 +98,7 @@ class Command(InOrder):
         cast("IReactorCore", reactor).callWhenRunning(self._ending.started)
 
     def reload(self) -> None:
-        """Load certificates and tokens again."""
+        """Load certificates, sealing keys and tokens again."""
         for each in self:
             if isinstance(each, Renewal):
                 each.reload()

@@ -17,7 +17,7 @@ from rtprov.tap.command import Command
 from rtprov.tap.files import open_files, room_for
 from rtprov.tap.listening import front_end, health_if, log
 from rtprov.tap.renewal import Renewal
-from rtprov.tap.services import sealer, server_identity, surroundings
+from rtprov.tap.services import key_file, server_identity, surroundings
 from rtprov.tap.timing import clock, wall_clock
 from rtprov.tokens import Token, TokensFile
 
@@ -82,10 +82,11 @@ class _FrontendCommand(Command):
     def __init__(self, options: Options) -> None:
         super().__init__(options)
         route = BrokerRoute(options)
-        identity, (admission, watching) = server_identity(options, "frontend"), make_admission(options)  # before a sealing key is made
+        identity, (admission, watching), keys = server_identity(options, "frontend"), make_admission(options), key_file(options)
         self._service = service = FrontendService(
             surroundings(route.endpoint, route.url),
-            sealer=sealer(options),
+            sealer=keys.sealer,
+            key_source=keys,
             shards=options["shards"],
             running_status=options["running-status"],
             max_unconfirmed=options["max-unconfirmed"],
@@ -93,7 +94,8 @@ class _FrontendCommand(Command):
         service.connection.on_contradiction = self.fail
         for each in (service, *route.follow(service.connection), *health_if(options, service.readiness), *watching):
             each.setServiceParent(self)
-        Renewal(identity, clock=clock).setServiceParent(self)
+        for renewal in (Renewal(identity, clock=clock), Renewal(keys, clock=clock, what="sealing keys")):
+            renewal.setServiceParent(self)
         most = room_for(options["max-connections"])
         if most < options["max-connections"]:
             log.warn(

@@ -10,14 +10,13 @@ from typing import Any
 from twisted.internet.interfaces import IStreamClientEndpoint
 
 from rtprov.amqp.url import BrokerUrl
-from rtprov.certs import SEAL_KEY, ensure_seal_key
+from rtprov.certs import SEAL_KEY
 from rtprov.errors import ConfigurationError
-from rtprov.seal import FernetSealer, load_keys
+from rtprov.key_file import KeyFile
 from rtprov.tap.assembly import Surroundings
-from rtprov.tap.listening import log
 from rtprov.tap.renewal import warn_of_expiry
 from rtprov.tap.timing import clock, wall_clock
-from rtprov.tls import is_there, read_text
+from rtprov.tls import is_there
 from rtprov.tls_server import ServerIdentity
 
 
@@ -52,16 +51,9 @@ def ca_file(options: dict[str, Any]) -> Path:
     return file
 
 
-def sealer(options: dict[str, Any]) -> FernetSealer:
-    """The sealer on the key file, which is made where it is missing. Raises `ConfigurationError`."""
-    file: Path = options.get("seal-keys") or options["certs"] / SEAL_KEY
-    if ensure_seal_key(file):
-        log.warn("made a new sealing key: {file}; every front end and worker needs this same file", file=str(file))
-    text = read_text(file, "sealing keys")
-    try:
-        return FernetSealer(load_keys(text))
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{file}: {error}") from None
+def key_file(options: dict[str, Any]) -> KeyFile:
+    """The file with the sealing keys. It may be missing: `rtprov.first_key` makes it, if it may. Raises `ConfigurationError`."""
+    return KeyFile(options.get("seal-keys") or options["certs"] / SEAL_KEY)
 
 
 def surroundings(broker: IStreamClientEndpoint, url: BrokerUrl) -> Surroundings:

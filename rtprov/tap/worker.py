@@ -9,6 +9,7 @@ from twisted.application.service import IService
 from rtprov.amqp.topology import Shard
 from rtprov.equipment import HttpEquipment
 from rtprov.errors import ConfigurationError
+from rtprov.key_file import KeyFile
 from rtprov.tap import options as opt
 from rtprov.tap.assembly import Surroundings, WorkerService, WorkerSettings
 from rtprov.tap.broker_file import BrokerRoute
@@ -17,7 +18,7 @@ from rtprov.tap.command import Command
 from rtprov.tap.files import open_files, room_for
 from rtprov.tap.listening import health_if, log
 from rtprov.tap.renewal import Renewal, warn_of_expiry
-from rtprov.tap.services import ca_file, identity_files, sealer, surroundings
+from rtprov.tap.services import ca_file, identity_files, key_file, surroundings
 from rtprov.tap.timing import clock
 from rtprov.tls import is_there
 from rtprov.tls_client import VerifiedServers
@@ -81,6 +82,7 @@ def room_for_calls(concurrency: int, files_per_call: int) -> int:
 def make_worker(
     options: dict[str, Any],
     policy: VerifiedServers,
+    keys: KeyFile,
     around: Surroundings,
     equipment_url: str,
     shards: list[Shard],
@@ -97,16 +99,16 @@ def make_worker(
     )
     agent = agent_for(equipment_url, policy, concurrency)
     equipment = HttpEquipment(agent=agent, base_url=equipment_url, clock=around.clock, wall_clock=around.wall_clock)
-    return WorkerService(around, settings, equipment=equipment, sealer=sealer(options))
+    return WorkerService(around, settings, equipment=equipment, sealer=keys.sealer, key_source=keys)
 
 
 def makeService(options: Options) -> IService:
     route = BrokerRoute(options)
     count = options["shards"]
     shards = [Shard(index, count) for index in sorted(set(options["shard"])) or range(count)]
-    policy = make_policy(options)
-    worker = make_worker(options, policy, surroundings(route.endpoint, route.url), options["equipment-url"], shards)
-    followers = route.follow(worker.connection)
-    command = Command(options, Renewal(policy, clock=clock), *followers, *health_if(options, worker.readiness), worker)
+    policy, keys = make_policy(options), key_file(options)
+    worker = make_worker(options, policy, keys, surroundings(route.endpoint, route.url), options["equipment-url"], shards)
+    followers = [Renewal(policy, clock=clock), Renewal(keys, clock=clock, what="sealing keys"), *route.follow(worker.connection)]
+    command = Command(options, *followers, *health_if(options, worker.readiness), worker)
     worker.connection.on_contradiction = command.fail
     return cast("IService", command)

@@ -125,7 +125,7 @@ class Checks:
     def _order_in(self, body: bytes) -> Order | None:
         """The order that a `Requested` is the message of; None where it is the worker's, which is without the body."""
         try:
-            return self.orders.get(PlainSealer().open(decode_task(body).sealed))
+            return self.orders.get(PlainSealer().open(decode_task(body).sealed, None))
         except UndecodableMessage:
             return None
 

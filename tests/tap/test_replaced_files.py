@@ -13,7 +13,7 @@ from twisted.application.service import IService
 from twisted.python.reflect import namedAny
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtprov.certs import make_development_set
+from rtprov.certs import SEAL_KEY, ensure_seal_key, make_development_set
 from rtprov.errors import ConfigurationError
 from rtprov.tap.broker_file import BrokerRoute
 from rtprov.tap.command_options import Option
@@ -54,6 +54,7 @@ class ReplacedFiles(SynchronousTestCase):
         self.addCleanup(folder.cleanup)
         self.folder = Path(folder.name)
         make_development_set(self.folder)
+        ensure_seal_key(self.folder / SEAL_KEY)
         (self.folder / "tokens").write_text("")
         (self.folder / "scenario.toml").write_text("")
         self.patch(sys, "excepthook", sys.excepthook)
@@ -89,14 +90,14 @@ class ReplacedFiles(SynchronousTestCase):
                 self.assertEqual(file in self.watched(command, arguments), table()[option] == WATCHED, (command, option))
 
     def test_the_set(self) -> None:
-        """Of the folder with the development set, each command watches its own certificate and key, and the CA that it trusts."""
+        """Of the folder with the development set, each command watches its certificate and key, and the CA and the sealing keys it uses."""
         for command, names in (
-            ("rtprov-frontend", {"frontend.pem", "frontend.key", "ca.pem"}),
-            ("rtprov-worker", {"worker.pem", "worker.key", "ca.pem"}),
+            ("rtprov-frontend", {"frontend.pem", "frontend.key", "ca.pem", SEAL_KEY}),
+            ("rtprov-worker", {"worker.pem", "worker.key", "ca.pem", SEAL_KEY}),
             ("rtprov-stub", {"stub.pem", "stub.key"}),
         ):
             arguments = [] if command == "rtprov-stub" else ["--broker", "amqps://localhost"]
-            self.assertEqual({file.name for file in self.watched(command, arguments)} - {"seal.key"}, names)
+            self.assertEqual({file.name for file in self.watched(command, arguments)}, names)
 
     def test_broker_in_a_file(self) -> None:
         """With --broker-file the CA is watched whatever the URL is, since the file may name an amqps broker later."""

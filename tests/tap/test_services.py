@@ -18,12 +18,12 @@ from twisted.python.reflect import namedAny
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from rtprov.certs import SEAL_KEY, make_development_set
+from rtprov.certs import SEAL_KEY, ensure_seal_key, make_development_set
 from rtprov.errors import ConfigurationError
 from rtprov.seal import new_key
 from rtprov.tap.command import Closing, Command, InOrder
 from rtprov.tap.command_options import CommandOptions
-from rtprov.tap.services import ca_file, identity_files, sealer, server_identity
+from rtprov.tap.services import ca_file, identity_files, key_file, server_identity
 from rtprov.tap.stub import rules
 from tests.tap.test_options import MODULES, options_of
 
@@ -145,24 +145,50 @@ class Files(FilesTestCase):
 
 
 class SealingKey(FilesTestCase):
-    def test_made(self) -> None:
-        """A sealing key is made where there is none; from then on it is the same one."""
-        sealed = sealer(self.options).seal(b"body")
-        self.assertEqual(sealer(self.options).open(sealed), b"body")
+    def test_there(self) -> None:
+        """The key file of the folder is loaded, and what it seals it opens again."""
+        ensure_seal_key(self.certs / SEAL_KEY)
+        one, other = (key_file(self.options).sealer for _ in range(2))
+        self.assertEqual(other.open(one.seal(b"body"), one.key_id), b"body")
+
+    def test_missing(self) -> None:
+        """A missing file is not made here: who may make it, only the broker can tell. Until then there is no key."""
+        keys = key_file(self.options)
+        self.assertEqual((keys.found(), keys.sealer.key_ids), (False, ()))
+        self.assertFalse(self.certs.exists())
+        keys.make()
         self.assertTrue((self.certs / SEAL_KEY).exists())
+        self.assertEqual(len(keys.sealer.key_ids), 1)
+
+    def test_comes_meanwhile(self) -> None:
+        """A file that comes before one is made is taken, and stays as it is."""
+        keys = key_file(self.options)
+        ensure_seal_key(self.certs / SEAL_KEY)
+        text = (self.certs / SEAL_KEY).read_text()
+        keys.make()
+        self.assertEqual((self.certs / SEAL_KEY).read_text(), text)
+        self.assertTrue(keys.found())
 
     def test_elsewhere(self) -> None:
         """``--seal-keys`` names another file."""
         file = self.certs.parent / "keys"
         file.write_text(f"{new_key()}\n{new_key()}\n")
-        sealer(self.options | {"seal-keys": file})
+        self.assertEqual(len(key_file(self.options | {"seal-keys": file}).sealer.key_ids), 2)
         self.assertFalse(self.certs.exists())
 
     def test_wrong(self) -> None:
         """A file that holds no key is named with the line, and nothing of it is shown."""
         file = self.certs.parent / "keys"
         file.write_bytes(b"s3cr3t\xff\n")
-        self.assert_refused(f"{file}: line 1 is not a Fernet key (32 bytes in URL-safe base64)", sealer, self.options | {"seal-keys": file})
+        self.assert_refused(
+            f"{file}: line 1 is not a Fernet key (32 bytes in URL-safe base64)", key_file, self.options | {"seal-keys": file}
+        )
+
+    def test_cannot_be_read(self) -> None:
+        """A file that is there and cannot be read is an error, and not a missing one."""
+        self.certs.mkdir()
+        (self.certs / SEAL_KEY).mkdir()
+        self.assert_refused(f"{self.certs / SEAL_KEY}: cannot read the sealing keys: Is a directory", key_file, self.options)
 
 
 class ScenarioFile(FilesTestCase):

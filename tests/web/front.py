@@ -165,7 +165,7 @@ class FrontendTestCase(WebTestCase):
 
     def bodies(self) -> list[bytes]:
         """What reached the broker, unsealed."""
-        return [PlainSealer().open(task.sealed) for task in self.tasks.submitted]
+        return [PlainSealer().open(task.sealed, task.key) for task in self.tasks.submitted]
 
     def post(self, body: bytes = BODY, *headers: str, equipment_id: str = ID) -> RawAnswer:
         return self.ask("POST", CPE + equipment_id, body, headers)

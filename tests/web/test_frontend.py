@@ -28,9 +28,8 @@ class Receipts(FrontendTestCase):
         """The broker gets the body's bytes, sealed, with the timeout and the time of the POST."""
         self.clock.advance(5)
         self.assertAccepted(self.post())
-        self.assertEqual(
-            self.tasks.submitted, [Task(TASK, ID, 14, 1005.0, PlainSealer().seal(BODY), caller="address:127.0.0.1", accepted_by="f1")]
-        )
+        origin = {"caller": "address:127.0.0.1", "accepted_by": "f1", "key": "plain"}
+        self.assertEqual(self.tasks.submitted, [Task(TASK, ID, 14, 1005.0, PlainSealer().seal(BODY), **origin)])
 
     def test_each_post_is_a_task(self) -> None:
         """The same POST twice is two tasks."""

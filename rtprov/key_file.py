@@ -1,0 +1,49 @@
+"""The file with the sealing keys: loaded, watched, and made where there is none and nothing is sealed yet."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from twisted.logger import Logger
+
+from rtprov.certs import ensure_seal_key
+from rtprov.errors import ConfigurationError
+from rtprov.seal import FernetSealer, load_keys
+from rtprov.tls import Files, is_there, read_text
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_log = Logger()
+
+
+class KeyFile(Files):
+    """`sealer` has the keys of the file; none while the file is missing. Raises `ConfigurationError` where the file is no good."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.path = path
+        self.sealer = FernetSealer([])
+        self.found()
+
+    def found(self) -> bool:
+        """See `rtprov.first_key.KeySource.found`."""
+        if not self.sealer.key_ids and is_there(self.path):
+            self.reload()
+        return bool(self.sealer.key_ids)
+
+    def make(self) -> None:
+        """See `rtprov.first_key.KeySource.make`."""
+        if ensure_seal_key(self.path):
+            _log.warn("made a new sealing key: {file}; every front end and worker needs this same file", file=str(self.path))
+        self.reload()
+
+    def load(self) -> None:
+        """Load the file; changes nothing where it raises `ConfigurationError`."""
+        text = read_text(self.path, "sealing keys")
+        try:
+            keys = load_keys(text)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{self.path}: {error}") from None
+        self.sealer.replace(keys)
+        _log.info("sealing keys in {file}: {keys}; the first one seals", file=str(self.path), keys=", ".join(self.sealer.key_ids))

@@ -1,0 +1,160 @@
+"""Tasks whose sealing key is not in the key file: they wait for it, and go on as soon as the file has it.
+
+await missing_keys.come(task_id, key)     # fires when the keys have changed, the task has ended, or a day is over: look again
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from attrs import define, field
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from rtprov.model import Cancelled, Event, Finished, Requested
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+    from rtprov.amqp.protocol import AmqpConnection
+    from rtprov.interfaces import Sealer
+
+FIRST_LOOK_S = 1.0  # a backlog arrives within that, and is one line
+LOOK_EVERY_S = 10.0
+REPEAT_AFTER_S = 300.0
+JOURNALLED_FOR_S = 86400.0  # the journal forgets after days, and is told anew before
+
+
+@define(eq=False)
+class _Missing:
+    """The tasks that wait for one key, and what the log said of them: how many, and when."""
+
+    tasks: dict[str, Deferred[bool]] = field(factory=dict)
+    logged: int = 0
+    logged_at: float = 0.0
+
+
+class MissingKeys:
+    """All tasks of a worker process that wait for keys.
+
+    A session of the worker's connection: attach it after the journals. `unknown_total` counts how often a task began to wait, each
+    day anew. Call `stop` when the process stops: no timer is left.
+    """
+
+    _log = Logger()
+
+    def __init__(self, *, sealer: Sealer, clock: IReactorTime) -> None:
+        self._sealer = sealer
+        self._clock = clock
+        self._missing: dict[str | None, _Missing] = {}
+        self._look_call: IDelayedCall | None = None
+        self._latest: str | None = None  # the key of the journals' latest task
+        self._absent: str | None = None  # a key that the log has said is not there
+        self._attached = False
+        self._stopped = False
+        self.unknown_total = 0
+        sealer.watch(self._keys_changed)
+
+    async def attach(self, connection: AmqpConnection) -> None:
+        """The journals are replayed: see whether the keys are those of their latest tasks."""
+        self._attached = True
+        self._compare()
+
+    def detach(self) -> None:
+        """The connection is gone: tasks that wait are cancelled by their shard's worker."""
+        self._attached = False
+
+    @property
+    def waiting(self) -> dict[str | None, int]:
+        """How many tasks wait, by the id of their key; None stands for messages that do not name theirs."""
+        return {key: len(missing.tasks) for key, missing in self._missing.items() if missing.tasks}
+
+    def come(self, task_id: str, key: str | None) -> Deferred[bool]:
+        """Fire with True when the keys have changed so that the task may go on, or the task has ended.
+
+        Fire with False after a day: the journal is to be told again that the task waits. Cancelling forgets the task.
+        """
+        missing = self._missing.setdefault(key, _Missing())
+
+        def forget(_: object) -> None:
+            missing.tasks.pop(task_id, None)
+
+        waiter = missing.tasks[task_id] = Deferred(forget)
+        waiter.addTimeout(JOURNALLED_FOR_S, self._clock, onTimeoutCancel=lambda *_: False)
+        self.unknown_total += 1
+        self._look_later(FIRST_LOOK_S if not missing.logged else LOOK_EVERY_S)
+        return waiter
+
+    def saw(self, event: Event) -> None:
+        """Pass each of the journal's events after the store has taken it: whatever has ended waits no longer."""
+        if isinstance(event, Requested):
+            if event.key is not None:
+                self._latest = event.key
+                if self._attached:
+                    self._compare()
+        elif isinstance(event, (Cancelled, Finished)):
+            for missing in list(self._missing.values()):
+                waiter = missing.tasks.pop(event.task_id, None)
+                if waiter is not None:
+                    waiter.callback(True)
+
+    def _compare(self) -> None:
+        """Say once where the latest task is sealed with a key that is not at hand, whether or not a task waits for it here."""
+        if self._latest not in (None, self._absent, *self._sealer.key_ids):
+            self._absent = self._latest
+            self._log.error(
+                "the latest tasks are sealed with key {key}, which this worker's key file does not hold (it holds {keys}); "
+                "such tasks wait until it does",
+                key=self._latest,
+                keys=", ".join(self._sealer.key_ids) or "none",
+            )
+
+    def stop(self) -> None:
+        """Leave no timer behind."""
+        self._stopped = True
+        if self._look_call is not None:
+            self._look_call.cancel()
+            self._look_call = None
+
+    def _keys_changed(self) -> None:
+        if self._absent in self._sealer.key_ids:
+            self._absent = None
+        for key, missing in list(self._missing.items()):
+            if key is not None and key not in self._sealer.key_ids:
+                continue
+            tasks, missing.tasks = missing.tasks, {}
+            if key is not None:
+                del self._missing[key]
+                self._log.info("sealing key {key} is there: {n} tasks that waited for it go on", key=key, n=len(tasks))
+            for waiter in tasks.values():
+                if not waiter.called:  # one that went on before may have cancelled it
+                    waiter.callback(True)
+
+    # The log.
+
+    def _look_later(self, seconds: float) -> None:
+        if self._look_call is None and not self._stopped:
+            self._look_call = self._clock.callLater(seconds, self._look)
+
+    def _look(self) -> None:
+        self._look_call = None
+        now = self._clock.seconds()
+        for key, missing in list(self._missing.items()):
+            count = len(missing.tasks)
+            if not count:
+                del self._missing[key]
+                if missing.logged:
+                    self._log.info("no task waits for {what} any longer", what=_name(key))
+            elif count >= 2 * missing.logged or 2 * count <= missing.logged or now - missing.logged_at >= REPEAT_AFTER_S:
+                missing.logged, missing.logged_at = count, now
+                self._log.error(
+                    "{what} is missing: {n} tasks wait for it; put it into the key file, as a further line, and they go on",
+                    what=_name(key),
+                    n=count,
+                )
+        if self._missing:
+            self._look_later(LOOK_EVERY_S)
+
+
+def _name(key: str | None) -> str:
+    return f"sealing key {key}" if key is not None else "the sealing key of tasks of an earlier version, which do not name it,"

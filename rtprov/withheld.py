@@ -1,0 +1,71 @@
+"""Which tasks wait for the key that their bodies are sealed with, and for how long they have: a fold over the journal's events."""
+
+from __future__ import annotations
+
+import attrs
+
+from rtprov.model import Withheld
+
+
+@attrs.define
+class _Wait:
+    """`since` is when the present wait began, None where it is over; the waits before it took `earlier_s` seconds."""
+
+    key: str | None
+    since: float | None = None
+    earlier_s: float = 0.0
+
+
+class WithheldTasks:
+    """Holds an entry for each open task that has waited at all: few. `now` and times of events are seconds since the epoch."""
+
+    def __init__(self) -> None:
+        self._waits: dict[str, _Wait] = {}
+        self._waiting: dict[str | None, int] = {}  # tasks that wait, by key
+
+    def __len__(self) -> int:
+        return len(self._waits)
+
+    def apply(self, event: Withheld) -> None:
+        """Take an event of a task that has not ended."""
+        if event.over:
+            self.end(event.task_id, event.at)
+            return
+        wait = self._waits.setdefault(event.task_id, _Wait(event.key))
+        if wait.since is None:
+            wait.since = event.at
+            self._waiting[wait.key] = self._waiting.get(wait.key, 0) + 1
+
+    def end(self, task_id: str, at: float) -> None:
+        """The task waits no longer."""
+        wait = self._waits.get(task_id)
+        if wait is not None and wait.since is not None:
+            wait.earlier_s += max(0.0, at - wait.since)
+            wait.since = None
+            left = self._waiting[wait.key] - 1
+            if left:
+                self._waiting[wait.key] = left
+            else:
+                del self._waiting[wait.key]
+
+    def forget(self, task_id: str) -> None:
+        """The task has ended, or its waits do not count."""
+        if task_id in self._waits:
+            self.end(task_id, 0.0)
+            del self._waits[task_id]
+
+    def waits(self, task_id: str) -> bool:
+        """Whether the task waits for its key."""
+        wait = self._waits.get(task_id)
+        return wait is not None and wait.since is not None
+
+    def missing(self, key: str | None) -> bool:
+        """Whether some task waits for this key: so will others that are sealed with it."""
+        return key is not None and key in self._waiting
+
+    def seconds(self, task_id: str, now: float) -> float:
+        """For how long the task has waited in all, since its first attempt."""
+        wait = self._waits.get(task_id)
+        if wait is None:
+            return 0.0
+        return wait.earlier_s + (0.0 if wait.since is None else max(0.0, now - wait.since))
