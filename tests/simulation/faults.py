@@ -12,7 +12,9 @@ from tests.simulation.world import World
 
 HOT_EVENTS = 12
 LONGEST_STEP_S = 600.0
+NOTICED_WITHIN_S = 5.0
 _WEIGHTS = {"b": 2.0, "a": 1.0, "w": 3.0}  # of roles, by how much there is to lose
+KEYS = ("plain", "other")  # the first one is what all roles begin with
 MOODS = ("normal", "busy", "down", "hanging", "late", "broken")
 
 
@@ -43,6 +45,7 @@ class Faults:
             self.a_moody,
             self.a_away,
             self.bounce,
+            self.key_file,
         ]
         self.kinds = self.rng.sample(every, self.rng.randint(1, 4))
         self.mean_pause_s = self.rng.choice([3.0, 10.0, 30.0])
@@ -80,6 +83,9 @@ class Faults:
         world.network.heal()
         world.disk.full, world.disk.slow_s = False, 0.0
         world.a.mood = "calm"
+        if world.key_files:
+            for name in self._holders():
+                world.replace_key_file(name, KEYS, 0.0)
         for name in world.names:
             world.start(name)
 
@@ -154,6 +160,20 @@ class Faults:
     def clock_step(self) -> None:
         """The system's clock of a role's machine is set, by up to ten minutes."""
         self.world.set_clock(self._victim(), self.rng.uniform(-LONGEST_STEP_S, LONGEST_STEP_S))
+
+    def _holders(self) -> list[str]:
+        """All roles that have a key file."""
+        return [name for name in self.world.names if name not in ("broker", "a")]
+
+    def key_file(self) -> None:
+        """An operator gives a role another key file, the wrong one perhaps, and puts it right after a while."""
+        world = self.world
+        name = self.rng.choice(self._holders())
+        keys = self.rng.choice([KEYS[1:], KEYS[1:], KEYS[::-1], KEYS])
+        seconds = self.rng.choice([3.0, 20.0, 60.0]) * self.rng.random()
+        world.trace.note(f"the key file of {name} is {keys} for {seconds:.1f} s")
+        world.replace_key_file(name, keys, self.rng.random() * NOTICED_WITHIN_S)
+        world.clock.call_later(None, seconds, world.replace_key_file, name, KEYS, self.rng.random() * NOTICED_WITHIN_S)
 
     # Of the disk.
 

@@ -9,20 +9,21 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 
 from rtprov import equipment, worker
 from rtprov.amqp.publisher import Publisher, _settle
 from rtprov.amqp.rpc import RpcClient
-from rtprov.attempts import Attempts
+from rtprov.attempts import Abandoned, Attempts
 from rtprov.broker.consuming import Consuming
 from rtprov.broker.queues import Queue
 from rtprov.broker.sqlite import SqliteStorage
 from rtprov.broker.streams import Stream
 from rtprov.broker.turn import Turn, confirm
-from rtprov.errors import BrokerError
+from rtprov.errors import BrokerError, EquipmentSilent
 from rtprov.journal import ShardJournal, TaskPublisher
 from rtprov.lanes import Lanes
+from rtprov.missing_keys import MissingKeys
 from rtprov.model import Finished, State
 from rtprov.status import StatusServer
 from rtprov.store import Store
@@ -63,6 +64,23 @@ async def _not_judged(self: Any, job: Any) -> bool:
 
 @mutation("a call begins without a delivery", Attempts, "_require_delivery")
 async def _no_delivery_required(self: Any, job: Any) -> None:
+    pass
+
+
+@mutation("a task whose key is missing has failed", Attempts, "_has_key")
+async def _no_waiting(self: Any, job: Any) -> bool:
+    if not self._can_open(job):
+        raise EquipmentSilent("The body is sealed with a key that is not in the key file")  # which is final, too
+    return True
+
+
+@mutation("a task whose key is missing lets its device go on", MissingKeys, "come")
+def _no_room(self: Any, task_id: str, key: str | None) -> Deferred[None]:
+    return fail(Abandoned())
+
+
+@mutation("a task waits for its key for ever", MissingKeys, "_keys_changed")
+def _unheard(self: Any) -> None:
     pass
 
 

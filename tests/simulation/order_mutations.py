@@ -14,7 +14,6 @@ from rtprov.inquiries import Directory
 from rtprov.model import Cancelled, Details, Finished, Started, State
 from rtprov.orders import Orders
 from rtprov.store import Store
-from rtprov.wire import decode_task
 from tests.fakes import PlainSealer
 from tests.simulation.mutation import mutation
 
@@ -72,7 +71,7 @@ async def _start_blindly(self: Any, job: Any, permit: Any) -> tuple[State, str] 
     task = job.task
     if await self._over(job):
         return None
-    body = self._sealer.open(decode_task(job.delivery.body).sealed)
+    body = self._open(job)
     job.attempt = max(job.attempt, self._store.attempts(task.task_id)) + 1
     await self._journal.append(Started(task.task_id, task.equipment_id, self._wall_clock(), job.attempt))
     await self._require_delivery(job)

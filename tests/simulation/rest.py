@@ -32,11 +32,12 @@ def jobs(world: World) -> int:
 
 
 def stop_looking(world: World) -> None:
-    """Have the front ends ask no more whether workers are there, until they connect again: something would always be under way."""
+    """Have the front ends ask no more whether workers are there, nor for their keys, until they connect again: it would never end."""
     for process in world.processes.values():
         if isinstance(process, Service) and isinstance(process.service, FrontendService):
             statuses: Any = process.service.frontend._statuses
             statuses.detach()
+            process.service.keys.detach()
 
 
 def connected(world: World) -> bool:

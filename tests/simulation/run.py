@@ -26,6 +26,7 @@ from tests.simulation.world import Setup, World
 MAX_EVENTS = 200_000
 CALM_S = 7200.0  # everything must be done by then
 LONGEST_CALL_S = 900.0  # with the pause after it, and a stop of its worker
+KEYLESS = (" is missing: ", "the latest tasks are sealed with key", "POSTs are refused: ")
 REST_S = 200.0  # the longest timer that a stopped process may leave to an idle connection
 
 
@@ -120,7 +121,7 @@ class _Run:
         )
 
     def on_log(self, event: LogEvent) -> None:
-        """Errors break a seed, but for those that say that the disk is full, or that the broker has given up where it may."""
+        """Errors break a seed, unless they say that the disk is full, that a key is missing, or that the broker gave up as it may."""
         level = event.get("log_level")
         if self._burying or level is None:
             return
@@ -131,7 +132,8 @@ class _Run:
         self.world.trace.log(text)
         full = self.world.disk.full and "cannot be written" in text
         given_up = self.checks.dead_letters and "dead-lettered" in text
-        if bad and not full and not given_up:
+        keyless = self.world.key_files and any(words in text for words in KEYLESS)
+        if bad and not full and not given_up and not keyless:
             self.checks.on_log(text, event)
 
     def on_unraisable(self, what: Any) -> None:

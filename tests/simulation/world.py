@@ -81,6 +81,7 @@ class Service:
 
     role: Role
     service: FrontendService | WorkerService
+    sealer: PlainSealer
 
     def stop(self) -> Deferred[Any]:
         return self.service.stopService()
@@ -133,6 +134,7 @@ class World:
     stopping: set[str] = field(factory=set)
     closing: bool = False
     orders: list[Order] = field(factory=list)
+    key_files: dict[str, tuple[str, ...]] = field(factory=dict)  # by role, where it is not the one that all began with
     trace: Trace = field(init=False)
     network: Network = field(init=False)
     checks: Checks = field(init=False)
@@ -208,10 +210,11 @@ class World:
         return Stateless(role)
 
     def _start_frontend(self, role: Role, rng: random.Random) -> Process:
-        service = FrontendService(self._surroundings(role, rng), sealer=PlainSealer(), shards=self.setup.shards, running_status=200)
+        sealer = PlainSealer(*self.key_files.get(role.name, ()))
+        service = FrontendService(self._surroundings(role, rng), sealer=sealer, shards=self.setup.shards, running_status=200)
         self.network.listen(role, role.name, JsonSite(service.frontend.resource(), reactor=role.clock))
         service.startService()
-        return Service(role, service)
+        return Service(role, service, sealer)
 
     def _start_worker(self, role: Role, rng: random.Random) -> Process:
         settings = WorkerSettings(
@@ -223,9 +226,10 @@ class World:
         )
         agent = equipment_agent(self.network.endpoint(role, "a"), concurrency=self.setup.concurrency, clock=role.clock)
         equipment = HttpEquipment(agent=agent, base_url="http://a", clock=role.clock, wall_clock=role.wall_clock)
-        service = WorkerService(self._surroundings(role, rng), settings, equipment=equipment, sealer=PlainSealer())
+        sealer = PlainSealer(*self.key_files.get(role.name, ()))
+        service = WorkerService(self._surroundings(role, rng), settings, equipment=equipment, sealer=sealer)
         service.startService()
-        return Service(role, service)
+        return Service(role, service, sealer)
 
     def _surroundings(self, role: Role, rng: random.Random) -> Surroundings:
         return Surroundings(
@@ -236,6 +240,17 @@ class World:
             broker=self.network.endpoint(role, "broker"),
             broker_url=URL,
         )
+
+    def replace_key_file(self, name: str, keys: tuple[str, ...], noticed_after_s: float) -> None:
+        """Give a role another key file; a process that lives notices it after a while, one that starts has it at once."""
+        self.key_files[name] = keys
+        process = self.processes.get(name)
+        if isinstance(process, Service):
+            self.clock.call_later(process.role, noticed_after_s, self._notice, name, process)
+
+    def _notice(self, name: str, process: Service) -> None:
+        if process.sealer.key_ids != self.key_files[name]:
+            process.sealer.replace(*self.key_files[name])
 
     # Death.
 
