@@ -1,9 +1,11 @@
 """The way of one job through a worker: judged, admitted, called, attempt by attempt, until it has an outcome.
 
-No call begins while the job has no live delivery. What was delivered before, or ordered more than once, is judged first, behind the
-journal's barrier: if it has ended elsewhere, or is not the order, there is nothing to call for. A task whose sealing key is not at hand
-waits for it in its lane, before it asks for a place among the calls. A call begins only once the own replica has
-seen its `Started`: the journal's order decides whether a cancellation came before.
+No call begins unless the broker takes this worker for the active one: the job has a live delivery, or its message was
+put back into the queue over a channel that still stands. What was delivered before, or ordered more than once, is
+judged first, behind the journal's barrier: if it has ended elsewhere, or is not the order, there is nothing to call
+for. A task whose sealing key is not at hand waits for it in its lane, before it asks for a place among the calls. A
+call begins only once the own replica has seen its `Started`: the journal's order decides whether a cancellation came
+before.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from rtprov.errors import (
     SealError,
 )
 from rtprov.jobs import BARRIER_RETRY_S, Job
-from rtprov.model import Postponed, Requested, Started, State, Withheld
+from rtprov.model import Postponed, Started, State, Withheld
 from rtprov.quarantine import GIVE_UP_AFTER, SUSPECT_AFTER
 from rtprov.wire import decode_task
 
@@ -41,7 +43,6 @@ if TYPE_CHECKING:
 
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
-RENEWAL_LOOK_S = 0.5
 SHORTAGE_PAUSE_S = 1.0
 MAX_REASON = 200
 
@@ -53,7 +54,7 @@ def retry_pause_s(attempt: int, rng: random.Random) -> float:
 
 
 class Abandoned(Exception):
-    """The job has no live delivery and may not begin a call: its message is on its way to whoever is active now."""
+    """The job may not begin a call: the broker has its message, and gives it to the worker that is active now."""
 
 
 class Deadly(Exception):
@@ -179,14 +180,13 @@ class Attempts:
     async def _over(self, job: Job) -> bool:
         """Whether there is nothing to call for: the task has ended, or the message is not its order.
 
-        When this returns, the job has a live delivery. Raises `Abandoned` where it has none.
+        When this returns, a call may begin. Raises `Abandoned` where it may not.
         """
         task = job.task
         await self._judge(job)
         over = self._store.over(task.task_id, task.fingerprint, task.accepted_at)
         if over is None:  # the broker gave it to us, and to the journal not yet, or never
-            origin = {"caller": task.caller, "accepted_by": task.accepted_by, "key": task.key}
-            await self._journal.append(Requested(task.task_id, task.equipment_id, task.accepted_at, task.fingerprint, **origin))
+            await self._journal.append_message(job.delivery.body)
             job.unjudged = True
             await self._judge(job)
             over = self._store.over(task.task_id, task.fingerprint, task.accepted_at)
@@ -205,14 +205,9 @@ class Attempts:
             await self._require_delivery(job)
 
     async def _require_delivery(self, job: Job) -> None:
-        """Raise `Abandoned` where the job's delivery is dead; one that was returned for renewal is waited for.
-
-        The job keeps its lane meanwhile: what waits behind it must not overtake it.
-        """
-        while not job.delivery.live:
-            if not job.renewing or self._store.finished(job.task.task_id):
-                raise Abandoned
-            await deferLater(self._clock, RENEWAL_LOOK_S)
+        """Raise `Abandoned` where the broker does not take this worker for the active one any more."""
+        if not job.entitled:
+            raise Abandoned
 
     async def _admitted(self, job: Job) -> tuple[State, str] | None:
         """One attempt, once quarantine and gate let it through; None where there is nothing to call for.

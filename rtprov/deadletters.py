@@ -17,6 +17,7 @@ from rtprov.amqp.consumer import consume
 from rtprov.amqp.letters import send_letter, writable
 from rtprov.amqp.topology import PARKED_QUEUE, Shard
 from rtprov.errors import BrokerError, UndecodableMessage
+from rtprov.markers import decode_census
 from rtprov.model import Finished, Requested, State
 from rtprov.wire import decode_event
 
@@ -95,6 +96,9 @@ class DeadLetters:
     async def _bury(self, delivery: Delivery) -> None:
         reason = _reason(delivery)
         task = _task_of(delivery.body)
+        if task is None and decode_census(delivery.body) is not None:  # an earlier version knows no markers
+            delivery.ack()
+            return
         if task is None:
             self._log.error("{queue}: parking a message that is no task ({reason})", queue=self._shard.dead, reason=reason)
         else:

@@ -12,8 +12,8 @@ from twisted.internet.defer import Deferred
 
 from rtprov.amqp.consumer import consume
 from rtprov.amqp.topology import TASKS_EXCHANGE, Shard
+from rtprov.appending import persistent
 from rtprov.errors import AmqpError, ConfigurationError, UndecodableMessage
-from rtprov.journal import persistent
 from rtprov.model import Cancelled, Finished, Marker, Postponed, Requested, Started, Withheld
 from rtprov.wire import decode_event, encode_event
 

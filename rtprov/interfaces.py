@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from rtprov.model import Details, Event, State, Task
@@ -128,6 +128,9 @@ class Journal(Protocol):
         Cancelled when the journal stops.
         """
 
+    def append_message(self, body: bytes) -> Deferred[None]:
+        """The same for an event's message, or a task's, as it stands."""
+
     def barrier(self) -> Deferred[None]:
         """Fire once the own replica has seen everything that was confirmed before this call.
 
@@ -143,17 +146,21 @@ class Delivery(Protocol):
     def body(self) -> bytes: ...
 
     @property
+    def headers(self) -> Mapping[str, object]:
+        """The message's, the broker's own among them."""
+
+    @property
     def redelivered(self) -> bool: ...
 
     @property
     def live(self) -> bool:
         """Whether the channel it came by still stands and it is unsettled."""
 
+    @property
+    def standing(self) -> bool:
+        """Whether the channel it came by still stands, so that the broker still takes its consumer for the active one."""
+
     def ack(self) -> None: ...
 
     def nack(self, *, requeue: bool) -> None:
         """Return the message to its queue, or, with `requeue` false, to the dead letters."""
-
-
-Watch = Callable[[int, Event], None]
-"""Called with each journal event's offset and the event."""

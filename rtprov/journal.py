@@ -12,14 +12,14 @@ import random
 from typing import TYPE_CHECKING, cast
 
 from attrs import define, field
-from pamqp.commands import Basic
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from rtprov.amqp.consumer import consume
 from rtprov.amqp.topology import TASKS_EXCHANGE, Shard
-from rtprov.errors import BrokerError, BrokerUnavailable, UndecodableMessage
+from rtprov.appending import Appender, persistent
+from rtprov.errors import BrokerUnavailable, UndecodableMessage
 from rtprov.model import Cancelled, Event, Marker, Task, shard_of
 from rtprov.wire import decode_event, encode_event, encode_task
 
@@ -39,12 +39,6 @@ ACK_EVERY = 500  # one ack for many: a stream's acks only move its credit
 # But the broker gives up on a delivery that is not acknowledged within 30 minutes, a stream's too.
 SETTLE_EVERY_S = 300.0
 STALL_S = 30.0
-RETRY_PAUSE_S = 0.5
-
-
-def persistent() -> Basic.Properties:
-    """Properties of a message that survives a restart of the broker (AMQP 0-9-1 ``delivery-mode`` 2)."""
-    return Basic.Properties(content_type="application/json", delivery_mode=2)
 
 
 class TaskPublisher:
@@ -82,9 +76,12 @@ class _Flight:
 
 
 class ShardJournal:
-    """`rtprov.interfaces.Journal` on a stream. A session of the worker's connection: attach it after topology and publisher.
+    """`rtprov.interfaces.Journal` on a stream. A session of the worker's connection: attach it after topology and
+    publisher.
 
-    `apply` is called with each event, in the journal's order; `new_marker_id` makes ids that no other process makes.
+    `apply` is called with each event, in the journal's order; the event's offset is one less than `next_offset` then.
+    `lost` is called when the broker's journal is another one than before, which is then read from its beginning.
+    `new_marker_id` makes ids that no other process makes.
     """
 
     _log = Logger()
@@ -98,29 +95,37 @@ class ShardJournal:
         clock: IReactorTime,
         rng: random.Random,
         new_marker_id: Callable[[], str],
+        lost: Callable[[], None] = lambda: None,
     ) -> None:
         self._shard = shard
         self._apply = apply
-        self._publisher = publisher
         self._clock = clock
-        self._rng = rng
         self._new_marker_id = new_marker_id
+        self._lost = lost
+        self._appender = Appender(shard=shard, publisher=publisher, clock=clock, rng=rng)
         self._connection: AmqpConnection | None = None
-        self._next_offset: int | None = None
+        self._newest: tuple[int, bytes] | None = None  # offset and message of the last event that was seen
+        self._met = True  # whether it has been seen again on this connection
+        self._doubted = False  # whether the journal is to be searched for it from the beginning
         self._seen = 0
         self._last: Delivery | None = None
         self._settling: LoopingCall | None = None
-        self._retries: dict[Deferred[None], None] = {}  # an ordered set
-        self._retry_call: IDelayedCall | None = None
         self._flight: _Flight | None = None
         self._waiting: dict[Deferred[None], None] = {}
+
+    @property
+    def next_offset(self) -> int:
+        """Above the offsets of all events that were seen."""
+        return 0 if self._newest is None else self._newest[0] + 1
 
     # The session.
 
     async def attach(self, connection: AmqpConnection) -> None:
         """Follow the stream; done once everything confirmed before this call has been replayed. Raises `BrokerError`."""
         channel = await connection.open_channel()
-        offset = "first" if self._next_offset is None else self._next_offset
+        # From the last event that was seen, to see that it is the same journal.
+        offset = "first" if self._newest is None or self._doubted else self._newest[0]
+        self._met = self._newest is None
         self._connection = connection
         self._settle_now_and_then(channel)
         started, seen = self._clock.seconds(), self._seen
@@ -164,30 +169,50 @@ class ShardJournal:
             channel.ack_all(self._last)
 
     def _on_delivery(self, channel: AmqpChannel, delivery: Delivery) -> None:
-        headers = delivery.properties.headers or {}
-        offset = cast("int", headers["x-stream-offset"])
-        if self._next_offset is not None and offset < self._next_offset:
-            self._begin_anew()
-            return
+        offset = cast("int", delivery.headers["x-stream-offset"])
         self._seen += 1
         self._last = delivery
-        self._next_offset = offset + 1
-        try:
-            event = decode_event(delivery.body)
-        except UndecodableMessage as error:
-            self._log.error("{journal}: passing over offset {offset}: {error}", journal=self._shard.journal, offset=offset, error=error)
-        else:
-            if isinstance(event, Marker):
-                self._on_marker(event)
-            else:
-                self._apply(event)
         if self._seen % ACK_EVERY == 0:
             channel.ack_all(delivery)
+        if self._newest is None or offset > self._newest[0]:
+            self._met, self._newest = True, (offset, delivery.body)
+            self._take(offset, delivery.body)
+        elif not self._met:
+            self._meet(offset, delivery.body)
+        elif offset <= self._newest[0]:
+            self._begin_anew()
+
+    def _meet(self, offset: int, body: bytes) -> None:
+        """The last event that was seen is to come again, or it is another journal."""
+        assert self._newest is not None
+        if (offset, body) == self._newest:
+            self._met, self._doubted = True, False
+        elif offset == self._newest[0] or not self._doubted or self._is_our_marker(body):
+            self._begin_anew()
+
+    def _take(self, offset: int, body: bytes) -> None:
+        try:
+            event = decode_event(body)
+        except UndecodableMessage as error:
+            self._log.error("{journal}: passing over offset {offset}: {error}", journal=self._shard.journal, offset=offset, error=error)
+            return
+        if isinstance(event, Marker):
+            self._on_marker(event)
+        else:
+            self._apply(event)
+
+    def _is_our_marker(self, body: bytes) -> bool:
+        flight = self._flight
+        return flight is not None and body == encode_event(Marker(flight.marker_id))
 
     def _begin_anew(self) -> None:
         """The broker has lost the journal that we know and begun another: that one is to be read from its first event, too."""
-        self._log.error("{journal}: the broker's journal began anew; reading it from its beginning", journal=self._shard.journal)
-        self._next_offset = None
+        self._log.error(
+            "{journal}: the broker's journal began anew; reading it from its beginning, and adding what this process knows",
+            journal=self._shard.journal,
+        )
+        self._newest, self._met, self._doubted = None, True, False
+        self._lost()
         if self._connection is not None:
             self._connection.drop(f"{self._shard.journal} began anew")
 
@@ -195,46 +220,11 @@ class ShardJournal:
 
     def append(self, event: Event) -> Deferred[None]:
         """See `rtprov.interfaces.Journal.append`."""
-        return Deferred.fromCoroutine(self._append(event))
+        return self._appender.append(encode_event(event))
 
-    async def _append(self, event: Event) -> None:
-        body = encode_event(event)
-        while True:
-            try:
-                await self._publish(body)
-            except BrokerError:
-                # Whether it was lost or only its confirm: publishing again is safe, the fold takes each event once.
-                await self._pause()
-            else:
-                return
-
-    def _pause(self) -> Deferred[None]:
-        """Fire when it is time to publish again: one timer for all that wait, however many the broker's outage has gathered."""
-        waiter: Deferred[None] = Deferred(self._forget_retry)
-        self._retries[waiter] = None
-        if self._retry_call is None:
-            self._retry_later()
-        return waiter
-
-    def _retry_later(self) -> None:
-        self._retry_call = self._clock.callLater(RETRY_PAUSE_S * (1 + self._rng.random()), self._retry)
-
-    def _forget_retry(self, waiter: Deferred[None]) -> None:
-        self._retries.pop(waiter, None)
-        if not self._retries and self._retry_call is not None:
-            self._retry_call.cancel()
-            self._retry_call = None
-
-    def _retry(self) -> None:
-        if self._publisher.refusal() is not None:  # tens of thousands need not be told so, one by one, each second
-            self._retry_later()
-            return
-        self._retry_call = None
-        retries, self._retries = self._retries, {}
-        _tell(retries, None)
-
-    def _publish(self, body: bytes) -> Deferred[None]:
-        return self._publisher.publish(TASKS_EXCHANGE, self._shard.event_key, body, properties=persistent(), mandatory=True)
+    def append_message(self, body: bytes) -> Deferred[None]:
+        """See `rtprov.interfaces.Journal.append_message`."""
+        return self._appender.append(body)
 
     # The barrier: one marker under way; whoever comes meanwhile shares the next one, since this one may be too early for them.
 
@@ -256,7 +246,7 @@ class ShardJournal:
         marker = Marker(self._new_marker_id())
         flight = self._flight = _Flight(marker.marker_id, waiters, self._seen)
         flight.watchdog = self._clock.callLater(STALL_S, self._check_stall, flight)
-        flight.publish = self._publish(encode_event(marker))
+        flight.publish = self._appender.publish(encode_event(marker))
         flight.publish.addErrback(self._marker_failed, flight)
 
     def _on_marker(self, marker: Marker) -> None:
@@ -288,7 +278,7 @@ class ShardJournal:
             flight.events_seen = self._seen
             flight.watchdog = self._clock.callLater(STALL_S, self._check_stall, flight)
         elif self._connection is not None:
-            self._next_offset = None  # perhaps the journal began anew, and RabbitMQ waits for it to reach the offset that we asked for
+            self._doubted = True  # perhaps the journal began anew, and RabbitMQ waits for it to reach the offset that we asked for
             self._connection.drop(f"{self._shard.journal} brought nothing for {STALL_S:.0f} s while a marker was due")
 
 

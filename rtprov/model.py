@@ -83,10 +83,24 @@ class Task:
 
 
 @attrs.frozen
+class Copied:
+    """An event was written again, at `at`, before the journal forgets it. `place` is the offset of its task's first
+    event.
+
+    All that the journal said of the task up to the offset `upto` was written again with it.
+    """
+
+    at: float
+    place: int
+    upto: int
+
+
+@attrs.frozen
 class Requested:
     """The front end accepted a task. (The same message, with the sealed body, is the worker's order.)
 
     `fingerprint`, `caller`, `accepted_by` and `key` are `Task`'s. Of several such events of one task the first counts.
+    With `whole` the message is a worker's order: it has the sealed body.
     """
 
     task_id: str
@@ -96,6 +110,8 @@ class Requested:
     caller: str | None = attrs.field(default=None, kw_only=True)
     accepted_by: str | None = attrs.field(default=None, kw_only=True)
     key: str | None = attrs.field(default=None, kw_only=True)
+    whole: bool = attrs.field(default=False, kw_only=True, eq=False)
+    copied: Copied | None = attrs.field(default=None, kw_only=True)
 
 
 @attrs.frozen
@@ -142,6 +158,7 @@ class Cancelled:
     task_id: str
     equipment_id: str
     at: float
+    copied: Copied | None = attrs.field(default=None, kw_only=True)
 
 
 @attrs.frozen
@@ -191,7 +208,8 @@ class Unrecognised:
     kind: str
 
 
-Event = Requested | Started | Postponed | Withheld | Cancelled | Finished | Active | Marker | Unrecognised
+TaskEvent = Requested | Started | Postponed | Withheld | Cancelled | Finished
+Event = TaskEvent | Active | Marker | Unrecognised
 
 
 class Waiting(enum.Enum):

@@ -14,7 +14,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from rtprov.model import Active, Cancelled, Finished
+from rtprov.model import Active, Cancelled, Finished, Started
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,6 +65,8 @@ class Presence:
         self._role: str | None = None  # as it was logged last
         self._taken = False  # whether it takes itself for the active one, on this connection
         self._said_at: float | None = None
+        self.rival_at: float | None = None
+        """When the journal last told that another process was at work, on this connection."""
         self._due = False
         self._saying: Deferred[None] | None = None
         self._again = LoopingCall(self._say_again)
@@ -76,11 +78,16 @@ class Presence:
         """Whether the journal names this process."""
         return self._named == self._process_id
 
+    @property
+    def consuming(self) -> bool:
+        """Whether this worker takes itself for the active one, on this connection."""
+        return self._taken
+
     # The session.
 
     async def attach(self, connection: AmqpConnection) -> None:
         """Learn from the broker whether another worker is there already. Raises `BrokerError`."""
-        self._live = True
+        self._live, self.rival_at = True, None
         channel = await connection.open_channel()
         declared = await channel.queue_declare(queue=self._shard.work, passive=True)
         await channel.channel_close(reply_code=200, reply_text="done")
@@ -143,6 +150,8 @@ class Presence:
 
     def saw(self, event: Event, apply: Callable[[Event], None]) -> None:
         """Have the replica `apply` an event, and log it if it ends a task, or says that another worker is active."""
+        if isinstance(event, (Active, Started)) and event.by not in (None, self._process_id):
+            self.rival_at = self._clock.seconds()
         if isinstance(event, Active):
             apply(event)
             self._see_active(event)

@@ -10,7 +10,7 @@ all replicas agree, and so does one that reads the journal again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from heapq import heappop, heappush
 
 import attrs
@@ -97,7 +97,7 @@ class Store:
         return record
 
     def _request(self, record: Record, event: Requested) -> None:
-        if record.requested_at is None:
+        if record.requested_at is None or event.copied is not None:  # what was copied is the one that came first
             record.requested_at = event.at
             record.fingerprint = event.fingerprint
             record.origin = self._origin(event)
@@ -166,6 +166,19 @@ class Store:
         record = self._records.get(task_id)
         return record is not None and record.state.final
 
+    def state(self, task_id: str) -> State | None:
+        """The task's state, whatever its equipment; None where it is not known."""
+        record = self._records.get(task_id)
+        return None if record is None else record.state
+
+    def record(self, task_id: str) -> Record | None:
+        """All that is kept of the task."""
+        return self._records.get(task_id)
+
+    def records(self) -> Iterator[Record]:
+        """All tasks. The store must not change meanwhile."""
+        return iter(self._records.values())
+
     def places(self, task_ids: Iterable[str]) -> dict[str, int]:
         """The places of these tasks in the rows of their devices, which is the journal's order; a task that is not known has none."""
         wanted: dict[str, set[str]] = {}
@@ -212,13 +225,15 @@ class Store:
         return self._withheld.seconds(task_id, now)
 
     def over(self, task_id: str, fingerprint: str | None, accepted_at: float) -> bool | None:
-        """Whether nothing is to be done for a task's message: the task has ended, or is another message's, with another body.
+        """Whether nothing is to be done for a task's message: the task has ended, or is another message's, with
+        another body.
 
-        None where the task has an ``Idempotency-Key`` and the journal has not told (yet) which message is its order.
+        None where the journal has not told (yet) of the task, or which of the messages with its ``Idempotency-Key`` is
+        its order.
         """
-        if fingerprint is None:
-            return self.finished(task_id)
         record = self._records.get(task_id)
+        if fingerprint is None:
+            return None if record is None else record.state.final
         if record is None or self._begins_anew(record, fingerprint, accepted_at):
             return None
         if record.state.final:
@@ -248,18 +263,26 @@ class Store:
             record = record.earlier
         return describe(row, self.backlog, self._withheld, self._forecaster.at(now), now)
 
-    def expire(self, now: float) -> int:
-        """Forget the tasks that finished more than the retention before `now` (seconds since the epoch); return how many.
+    def expire(self, now: float, keep: Callable[[str], bool] = lambda task_id: False) -> int:
+        """Forget the tasks that finished more than the retention before `now` (seconds since the epoch), but for those
+        to `keep`; return how many.
 
         Costs in proportion to what is forgotten, whatever else is kept (but for the logarithm of a heap).
         """
         limit = now - self._retention_s
         forgotten = 0
+        kept: list[Record] = []
         while self._finished and self._finished[0].forgotten_at < limit:
             record = heappop(self._finished)
-            if self._records.get(record.task_id) is record:
-                self._forget(record)
-                forgotten += 1
+            if self._records.get(record.task_id) is not record:
+                continue
+            if keep(record.task_id):
+                kept.append(record)
+                continue
+            self._forget(record)
+            forgotten += 1
+        for record in kept:
+            heappush(self._finished, record)
         return forgotten
 
     def _forget(self, record: Record) -> None:

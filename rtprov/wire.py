@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import TypeVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -16,6 +17,7 @@ from rtprov.errors import UndecodableMessage
 from rtprov.model import (
     Active,
     Cancelled,
+    Copied,
     EquipmentState,
     Event,
     Finished,
@@ -32,6 +34,7 @@ from rtprov.model import (
 )
 
 VERSION = 1
+T = TypeVar("T")
 MAX_CALLER = 100  # characters of a caller's or a process's name that are kept
 
 
@@ -53,7 +56,7 @@ class _Task(_Tagged, tag="requested"):
 
 
 class _Requested(_Tagged, tag="requested"):
-    """A `_Task` as the journal's readers see it: without what only the worker needs."""
+    """A `_Task` as the journal's readers see it: what only the worker needs is not looked into."""
 
     task: str
     equipment: str
@@ -63,6 +66,8 @@ class _Requested(_Tagged, tag="requested"):
     caller: str | UnsetType = UNSET
     by: str | UnsetType = UNSET
     key: str | UnsetType = UNSET
+    sealed: msgspec.Raw | UnsetType = UNSET
+    copied: Copied | UnsetType = UNSET
 
 
 class _Started(_Tagged, tag="started"):
@@ -98,6 +103,7 @@ class _Cancelled(_Tagged, tag="cancelled"):
     equipment: str
     at: float
     v: int = VERSION
+    copied: Copied | UnsetType = UNSET
 
 
 class _Finished(_Tagged, tag="finished"):
@@ -192,10 +198,11 @@ def encode_event(event: Event) -> bytes:
     if isinstance(event, Withheld):
         return _encode(_Withheld(event.task_id, event.equipment_id, event.at, _given(event.key), event.over))
     if isinstance(event, Cancelled):
-        return _encode(_Cancelled(event.task_id, event.equipment_id, event.at))
+        return _encode(_Cancelled(event.task_id, event.equipment_id, event.at, copied=_given(event.copied)))
     if isinstance(event, Requested):
         request = _Requested(event.task_id, event.equipment_id, event.at, fingerprint=_given(event.fingerprint))
         request.caller, request.by, request.key = _given(event.caller), _given(event.accepted_by), _given(event.key)
+        request.copied = _given(event.copied)
         return _encode(request)
     if isinstance(event, Active):
         return _encode(_Active(event.by, event.at, event.concurrency, event.equipment.value))
@@ -209,8 +216,17 @@ def decode_event(body: bytes) -> Event:
     except _MALFORMED as error:
         return _unrecognised(body, error)
     if isinstance(message, _Requested):
-        origin = {"caller": _name(message.caller), "accepted_by": _name(message.by), "key": message.key or None}
-        return Requested(message.task, message.equipment, message.at, message.fingerprint or None, **origin)
+        return Requested(
+            message.task,
+            message.equipment,
+            message.at,
+            message.fingerprint or None,
+            caller=_name(message.caller),
+            accepted_by=_name(message.by),
+            key=message.key or None,
+            whole=message.sealed is not UNSET,
+            copied=message.copied or None,
+        )
     if isinstance(message, _Started):
         return Started(message.task, message.equipment, message.at, message.attempt, message.by or None)
     if isinstance(message, _Marker):
@@ -220,7 +236,7 @@ def decode_event(body: bytes) -> Event:
     if isinstance(message, _Withheld):
         return Withheld(message.task, message.equipment, message.at, message.key or None, message.over)
     if isinstance(message, _Cancelled):
-        return Cancelled(message.task, message.equipment, message.at)
+        return Cancelled(message.task, message.equipment, message.at, copied=message.copied or None)
     if isinstance(message, _Active):
         equipment = _EQUIPMENT_STATES.get(message.equipment, EquipmentState.OPEN)  # one that we do not know is no good sign
         return Active(message.by[:MAX_CALLER], message.at, max(1, message.concurrency), equipment)
@@ -278,8 +294,8 @@ def decode_status_reply(body: bytes) -> list[State | None]:
     return reply.states
 
 
-def _given(text: str | None) -> str | UnsetType:
-    return UNSET if text is None else text
+def _given(value: T | None) -> T | UnsetType:
+    return UNSET if value is None else value
 
 
 def _name(text: str | UnsetType) -> str | None:

@@ -9,11 +9,15 @@ from rtprov.model import Withheld
 
 @attrs.define
 class _Wait:
-    """`since` is when the present wait began, None where it is over; the waits before it took `earlier_s` seconds."""
+    """`since` is when the present wait began, None where it is over; the waits before it took `earlier_s` seconds.
+
+    `over_at` is when the last of those was over: what began before that has been counted.
+    """
 
     key: str | None
     since: float | None = None
     earlier_s: float = 0.0
+    over_at: float = float("-inf")
 
 
 class WithheldTasks:
@@ -32,7 +36,7 @@ class WithheldTasks:
             self.end(event.task_id, event.at)
             return
         wait = self._waits.setdefault(event.task_id, _Wait(event.key))
-        if wait.since is None:
+        if wait.since is None and event.at > wait.over_at:
             wait.since = event.at
             self._waiting[wait.key] = self._waiting.get(wait.key, 0) + 1
 
@@ -41,7 +45,7 @@ class WithheldTasks:
         wait = self._waits.get(task_id)
         if wait is not None and wait.since is not None:
             wait.earlier_s += max(0.0, at - wait.since)
-            wait.since = None
+            wait.since, wait.over_at = None, max(wait.over_at, at)
             left = self._waiting[wait.key] - 1
             if left:
                 self._waiting[wait.key] = left

@@ -4,9 +4,11 @@ The way of one task here: a *delivery* becomes a *job*; the job waits in its dev
 it passes the gate that all shards of the process share, calls A, and pauses where A was out of reach (`rtprov.attempts`). Its final state
 is appended to the journal, confirmed, and only then is the delivery acknowledged and the lane left.
 
-When the connection to the broker is lost, all deliveries die. Jobs that have begun nothing are forgotten: the broker delivers them again,
-in order, to whoever is the active consumer then. A job whose call to A is under way goes on, and so does one that pauses; when its message
-comes back here, the job *adopts* it.
+The journal decides the order of a device's tasks: none begins before all earlier ones have ended, be they here or not.
+
+When the connection to the broker is lost, all deliveries die. Jobs that have begun nothing are forgotten: the broker
+delivers them again to the worker that is the active consumer then. A job whose call to A is under way goes on, and so
+does one that pauses; when its message comes back here, the job *adopts* it.
 """
 
 from __future__ import annotations
@@ -16,15 +18,18 @@ from typing import TYPE_CHECKING
 
 from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
-from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 
 from rtprov.amqp.consumer import consume
 from rtprov.attempts import Abandoned, Deadly
+from rtprov.copies import copied_at
 from rtprov.errors import UndecodableMessage
+from rtprov.failures import Broken, repeated
 from rtprov.jobs import Arrivals, Job, key_of
 from rtprov.lanes import Lanes
-from rtprov.model import Finished
+from rtprov.markers import decode_census
+from rtprov.model import Active, Cancelled, Finished, Marker, Unrecognised
+from rtprov.renewals import Renewals
 from rtprov.wire import decode_task
 
 if TYPE_CHECKING:
@@ -36,32 +41,20 @@ if TYPE_CHECKING:
     from rtprov.amqp.protocol import AmqpConnection
     from rtprov.amqp.topology import Shard
     from rtprov.attempts import Attempts
+    from rtprov.copies import WorkQueue
     from rtprov.interfaces import Delivery, Journal
+    from rtprov.model import Event, Task
+    from rtprov.open_tasks import OpenTasks
     from rtprov.store import Store
-
-# The broker gives up on a delivery that is held for 30 minutes; one held this long is returned, and adopted when it comes back.
-RENEW_AFTER_S = 1200.0
-RENEW_LOOK_S = 60.0
-# A run that fails for an error of ours is repeated, after pauses that double: two minutes in all.
-MAX_FAILURES = 10
-FIRST_FAILURE_PAUSE_S = 0.5
-LONGEST_FAILURE_PAUSE_S = 30.0
-
-
-def failure_pause_s(failures: int) -> float:
-    """The pause after a task's run has failed for the `failures`-th time (from 1)."""
-    return min(LONGEST_FAILURE_PAUSE_S, FIRST_FAILURE_PAUSE_S * 2.0 ** (failures - 1))
-
-
-class Broken(Exception):
-    """The task's run has failed `MAX_FAILURES` times for an error of ours."""
 
 
 class ShardWorker:
     """A session of the worker's connection: attach it after the shard's journal.
 
-    `attempts` carries its jobs out. `window` is the prefetch, how many tasks may be held here, waiting ones included (1 to 65535).
-    `wall_clock` gives seconds since the epoch for events. `on_delivery` is called for each task that the broker hands out.
+    `attempts` carries its jobs out. `window` is the prefetch, how many deliveries may be held here (1 to 65535); tasks
+    whose messages are back in the queue come on top. `queue` is the work queue, for messages that are held for long.
+    Pass each of the journal's events to `saw` once `store` and `open_tasks` have taken it. `on_delivery` is called for
+    each delivery, `on_marker` with the id of each census marker. `wall_clock` gives seconds since the epoch for events.
     """
 
     _log = Logger()
@@ -71,28 +64,43 @@ class ShardWorker:
         *,
         shard: Shard,
         store: Store,
+        open_tasks: OpenTasks,
         journal: Journal,
+        queue: WorkQueue,
         attempts: Attempts,
         window: int,
+        on_marker: Callable[[str], None],
         clock: IReactorTime,
         wall_clock: Callable[[], float],
         on_delivery: Callable[[], None] = lambda: None,
     ) -> None:
         self._shard = shard
         self._store = store
+        self._open_tasks = open_tasks
         self._journal = journal
+        self._queue = queue
         self._attempts = attempts
         self._window = window
+        self._on_marker = on_marker
         self._clock = clock
         self._wall_clock = wall_clock
         self._handed_out = on_delivery
         self._jobs: dict[str, Job] = {}
-        self._lanes: Lanes[Job] = Lanes()
+        self._lanes: Lanes[Job] = Lanes(self._may_go)
         self._next: deque[Job] = deque()
         self._starting = False
-        self._arrivals = Arrivals(queue=shard.work, store=store, journal=journal, clock=clock, enter=self._enter)
-        self._renewal = LoopingCall(self._renew)
-        self._renewal.clock = clock
+        self._arrivals = Arrivals(
+            queue=shard.work, store=store, open_tasks=open_tasks, journal=journal, clock=clock, enter=self._enter, forget=self._forget
+        )
+        self._renewals = Renewals(
+            name=shard.work,
+            queue=queue,
+            jobs=self._jobs,
+            open_tasks=open_tasks,
+            window=window,
+            send_away=self._send_away,
+            clock=clock,
+        )
 
     @property
     def held(self) -> int:
@@ -104,24 +112,30 @@ class ShardWorker:
         """How many calls to A are under way or wait for their outcome to be journalled."""
         return sum(job.calling for job in self._jobs.values())
 
+    def held_tasks(self) -> set[str]:
+        """Their ids."""
+        return {job.task.task_id for job in self._jobs.values()}
+
+    def messages(self) -> dict[str, bytes]:
+        """Their messages, by their ids; of several with one id the one that is its order."""
+        over, jobs = self._store.over, [(job.task, job.delivery) for job in self._jobs.values()]
+        return {task.task_id: held.body for task, held in jobs if not over(task.task_id, task.fingerprint, task.accepted_at)}
+
     # The session.
 
     async def attach(self, connection: AmqpConnection) -> None:
         """Consume the work queue: at once as its active consumer, or as the standby of another worker. Raises `BrokerError`."""
         channel = await connection.open_channel()
         await consume(channel, self._shard.work, self._on_delivery, prefetch=self._window)
-        renewing = self._renewal.start(RENEW_LOOK_S, now=False)
-        renewing.addErrback(lambda reason: self._log.failure("{queue}: deliveries are no longer renewed", reason, queue=self._shard.work))
+        self._renewals.start()
 
     def detach(self) -> None:
         """The connection is gone: forget the jobs that neither call nor pause; the others learn of it at their next step."""
-        if self._renewal.running:
-            self._renewal.stop()
+        self._renewals.stop()
         self._send_away_arriving()
         for job in self._lanes.drop_waiting():
             del self._jobs[job.key]
         for job in list(self._jobs.values()):
-            job.renewing = False
             if job.running is not None and not (job.calling or job.pausing):
                 job.running.cancel()
 
@@ -132,44 +146,72 @@ class ShardWorker:
         try:
             task = decode_task(delivery.body)
         except UndecodableMessage as error:
-            self._log.error("{queue}: a message that is no task goes to the dead letters: {error}", queue=self._shard.work, error=error)
-            delivery.nack(requeue=False)
+            self._on_no_task(delivery, error)
             return
         except Exception:  # whatever a message does to us, it must not cost the connection, and all other tasks a delivery
             self._log.failure("{queue}: a message that cannot be decoded goes to the dead letters", queue=self._shard.work)
             delivery.nack(requeue=False)
             return
+        self._queue.came(task.task_id)
         job = self._jobs.get(key_of(task))
-        if job is not None:
-            if job.delivery.live:
-                delivery.ack()  # the same order, sent twice
-            else:
-                job.adopt(delivery, self._clock.seconds())
-            return
-        unjudged = delivery.redelivered or task.fingerprint is not None
-        job = Job(evolve(task, sealed=""), delivery, self._clock.seconds(), unjudged)
+        if job is None:
+            self._take(task, delivery)
+        elif job.delivery.live and not job.renewing:
+            delivery.ack()  # the same order, sent twice
+        else:
+            job.delivery.ack()  # one of the two is enough
+            job.adopt(delivery, self._clock.seconds())
+
+    def _on_no_task(self, delivery: Delivery, error: UndecodableMessage) -> None:
+        marker_id = decode_census(delivery.body)
+        if marker_id is None:
+            self._log.error("{queue}: a message that is no task goes to the dead letters: {error}", queue=self._shard.work, error=error)
+            delivery.nack(requeue=False)
+        else:
+            delivery.ack()
+            self._on_marker(marker_id)
+
+    def _take(self, task: Task, delivery: Delivery) -> None:
+        again = delivery.redelivered or copied_at(delivery) is not None
+        job = Job(evolve(task, sealed=""), delivery, self._clock.seconds(), again or task.fingerprint is not None)
         self._jobs[job.key] = job
-        if delivery.redelivered or self._arrivals:
+        if again:
             self._arrivals.add(job)
         else:
-            self._enter(job)
+            self._arrivals.expect(job)
+
+    def _may_go(self, job: Job) -> bool:
+        return self._open_tasks.may_go(job.task.task_id, job.task.equipment_id)
 
     def _enter(self, job: Job) -> None:
         job.turn = self._attempts.next_turn()
         if self._lanes.enter(job.task.equipment_id, job):
             self._start(job)
 
+    def _forget(self, job: Job) -> None:
+        del self._jobs[job.key]
+
+    def saw(self, event: Event) -> None:
+        """The replica has taken an event of the journal: tasks may have got their place by it, or their turn."""
+        if isinstance(event, (Active, Marker, Unrecognised)) or not self._jobs:
+            return
+        self._arrivals.saw(event.task_id)
+        if isinstance(event, (Cancelled, Finished)) and not self._attempts.draining:
+            successor = self._lanes.wake(event.equipment_id)
+            if successor is not None:
+                self._start(successor)
+
     def _send_away_arriving(self) -> None:
         """Forget what has entered no lane yet: the broker has it, or will have it back."""
         for job in self._arrivals.forget():
             del self._jobs[job.key]
 
-    def _renew(self) -> None:
-        overdue = self._clock.seconds() - RENEW_AFTER_S
-        for job in self._jobs.values():
-            if job.taken_at <= overdue and job.delivery.live:
-                job.renewing = True
-                job.delivery.nack(requeue=True)
+    def _send_away(self, job: Job) -> None:
+        """Forget a job that neither calls nor pauses, and has given its delivery back: its message comes again."""
+        if job.running is not None:
+            job.running.cancel()
+        elif self._lanes.drop(job.task.equipment_id, job):
+            self._forget(job)
 
     # One job.
 
@@ -186,7 +228,7 @@ class ShardWorker:
             self._starting = False
 
     def _begin(self, job: Job) -> None:
-        running = job.running = Deferred.fromCoroutine(self._run(job))
+        running = job.running = Deferred.fromCoroutine(repeated(job, self._carry_out, attempts=self._attempts, clock=self._clock))
         running.addErrback(self._not_finished, job)
         running.addCallback(self._leave, job)
         running.addErrback(lambda reason: self._log.failure("{queue}: a lane does not go on", reason, queue=self._shard.work))
@@ -210,31 +252,6 @@ class ShardWorker:
         successor = self._lanes.leave(job.task.equipment_id)
         if successor is not None and not self._attempts.draining:
             self._start(successor)
-
-    async def _run(self, job: Job) -> None:
-        """Carry a job out, again and again if it fails for an error of ours.
-
-        It keeps its delivery and its lane meanwhile: what a returned delivery counts for differs from one broker to the next. Raises
-        `Abandoned`, `Deadly`, `Broken`.
-        """
-        while True:
-            try:
-                await self._carry_out(job)
-                return
-            except (Abandoned, Deadly, CancelledError):
-                raise
-            except Exception:
-                job.failures += 1
-                text = "task {task_id}: the worker failed, run {n} of {most}"
-                self._log.failure(text, task_id=job.task.task_id, n=job.failures, most=MAX_FAILURES)
-            job.calling = False
-            if self._attempts.draining:
-                raise Abandoned
-            if job.failures >= MAX_FAILURES:
-                raise Broken
-            job.unjudged = job.pausing = True
-            await deferLater(self._clock, failure_pause_s(job.failures))
-            job.pausing = False
 
     async def _carry_out(self, job: Job) -> None:
         outcome = await self._attempts.outcome(job)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from zlib import crc32
 
 from attrs import define, field
 from twisted.internet.defer import Deferred, fail, succeed
 
 from rtprov.errors import BrokerUnavailable, KeyMissing, SealError
-from rtprov.model import Event, State, Task
+from rtprov.model import Active, Event, Marker, State, Task, Unrecognised
+from rtprov.open_tasks import OpenTasks
+from rtprov.store import Store
+from rtprov.wire import decode_event
 
 
 class PlainSealer:
@@ -56,6 +59,11 @@ class FakeDelivery:
     redelivered: bool = False
     settled: str | None = None
     lost: bool = False
+    headers: Mapping[str, object] = field(factory=dict)
+
+    @property
+    def standing(self) -> bool:
+        return not self.lost
 
     @property
     def live(self) -> bool:
@@ -90,6 +98,9 @@ class FakeJournal:
         self.apply(event)
         return succeed(None)
 
+    def append_message(self, body: bytes) -> Deferred[None]:
+        return self.append(decode_event(body))
+
     def barrier(self) -> Deferred[None]:
         self.barriers += 1
         return fail(BrokerUnavailable("away")) if self.barrier_fails else succeed(None)
@@ -101,6 +112,48 @@ class FakeJournal:
             if not deferred.called:
                 self.append(event)
                 deferred.callback(None)
+
+
+@define(eq=False)
+class FakeReplica:
+    """A store and its open tasks, which take events as a worker's do; `after` is called with each event then."""
+
+    store: Store
+    open_tasks: OpenTasks = field(factory=OpenTasks)
+    after: Callable[[Event], None] = lambda event: None
+    offset: int = 0
+
+    def apply(self, event: Event) -> None:
+        self.store.apply(event)
+        if not isinstance(event, (Active, Marker, Unrecognised)):
+            self.open_tasks.saw(event, self.offset, self.store.state(event.task_id))
+        self.offset += 1
+        self.after(event)
+
+
+@define(eq=False)
+class FakeQueue:
+    """Keeps each copy until the test confirms it, or at once where it is `up`."""
+
+    up: bool = True
+    put_back: list[tuple[str, bytes]] = field(factory=list)
+    _waiting: list[Deferred[None]] = field(factory=list)
+
+    def put(self, task_id: str, body: bytes, headers: Mapping[str, object]) -> Deferred[None]:
+        self.put_back.append((task_id, body))
+        if self.up:
+            return succeed(None)
+        self._waiting.append(Deferred())
+        return self._waiting[-1]
+
+    def came(self, task_id: str) -> None:
+        pass
+
+    def confirm(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            if not each.called:
+                each.callback(None)
 
 
 @define(eq=False)

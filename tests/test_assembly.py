@@ -32,7 +32,7 @@ class WorkerServiceTests(SynchronousTestCase):
     def test_stopping_without_expiry(self) -> None:
         """A worker whose forgetting has failed is logged, works on, and still stops."""
         (worker,) = self.system.workers
-        worker.stores[0].expire = lambda now: 1 // 0  # type: ignore[method-assign]
+        worker.stores[0].expire = lambda *of: 1 // 0  # type: ignore[method-assign]
         self.system.network.advance(EXPIRE_EVERY_S)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
         task_id = self.system.accepted("ABC123456")

@@ -17,9 +17,9 @@ class Deadly(WorkerTestCase):
 
     def deaths(self, number: int, equipment_id: str, deaths: int) -> FakeDelivery:
         """Deliver a task that so many processes have begun before, and never ended."""
-        self.store.apply(Requested(task_id(number), equipment_id, EPOCH))
+        self.apply(Requested(task_id(number), equipment_id, EPOCH, whole=True))
         for attempt in range(1, deaths + 2):
-            self.store.apply(Started(task_id(number), equipment_id, EPOCH, attempt, f"p0.{attempt}"))
+            self.apply(Started(task_id(number), equipment_id, EPOCH, attempt, f"p0.{attempt}"))
         return self.deliver(number, equipment_id, redelivered=True)
 
     def test_suspects_run_alone_at_last(self) -> None:
@@ -32,20 +32,24 @@ class Deadly(WorkerTestCase):
         self.assertEqual(self.equipment.under_way, [task_id(9), task_id(1)])
 
     def test_given_up(self) -> None:
-        """A task that has killed one process after another goes to the dead letters without a further call, and its device goes on."""
+        """A task that has killed one process after another goes to the dead letters uncalled; its device goes on once
+        those have ended it.
+        """
         delivery = self.deaths(1, "DEVICE1", GIVE_UP_AFTER)
         self.assertEqual((delivery.settled, self.equipment.calls), ("dead", []))
         self.deliver(2)
+        self.assertEqual(self.equipment.calls, [])
+        self.apply(Finished(task_id(1), "DEVICE1", EPOCH, State.FAILED, "dead-lettered"))
         self.assertEqual(self.equipment.under_way, [task_id(2)])
 
     def test_ended_elsewhere(self) -> None:
         """A suspect that has ended waits for nobody, and is not given up, however many processes it has seen die."""
         self.deaths(1, "DEVICE1", 7)
         for number, deaths in ((2, 7), (3, GIVE_UP_AFTER)):
-            self.store.apply(Requested(task_id(number), f"DEVICE{number}", EPOCH))
+            self.apply(Requested(task_id(number), f"DEVICE{number}", EPOCH, whole=True))
             for attempt in range(1, deaths + 2):
-                self.store.apply(Started(task_id(number), f"DEVICE{number}", EPOCH, attempt, f"p0.{attempt}"))
-            self.store.apply(Finished(task_id(number), f"DEVICE{number}", EPOCH, State.COMPLETED, ""))
+                self.apply(Started(task_id(number), f"DEVICE{number}", EPOCH, attempt, f"p0.{attempt}"))
+            self.apply(Finished(task_id(number), f"DEVICE{number}", EPOCH, State.COMPLETED, ""))
             self.assertEqual(self.deliver(number, f"DEVICE{number}", redelivered=True).settled, "ack")
         self.assertEqual(len(self.equipment.calls), 1)
 
@@ -150,7 +154,7 @@ class Retries(WorkerTestCase):
 
     def test_patience_survives_a_failover(self) -> None:
         """Patience counts from the first attempt, whoever made it."""
-        self.store.apply(Started(task_id(1), "DEVICE1", EPOCH - 590.0, 7))
+        self.apply(Started(task_id(1), "DEVICE1", EPOCH - 590.0, 7))
         delivery = self.deliver(1, redelivered=True)
         self.fail_call()
         self.clock.advance(11.0)

@@ -29,6 +29,7 @@ class BarrierTestCase(AmqpTestCase):
         self.offsets = itertools.count()
         self.markers_made = itertools.count(1)
         self.seen: list[Event] = []
+        self.lost = 0
         self.publisher = Publisher(clock=self.clock)
         self.journal = ShardJournal(
             shard=Shard(0, 1),
@@ -37,11 +38,15 @@ class BarrierTestCase(AmqpTestCase):
             clock=self.clock,
             rng=random.Random(7),
             new_marker_id=lambda: f"marker {next(self.markers_made)}",
+            lost=self.on_lost,
         )
         self.addCleanup(self.assert_idle)
         self.addCleanup(self.lose)
         self.attach()
         self.broker.answers[Basic.Publish] = None
+
+    def on_lost(self) -> None:
+        self.lost += 1
 
     def at_once(self, peer: ScriptedPeer, command: Command) -> None:
         self.confirm()
@@ -192,7 +197,9 @@ class Failing(BarrierTestCase):
         self.failureResultOf(self.journal.barrier(), BrokerUnavailable)
 
     def test_attached_again(self) -> None:
-        """On the next connection the stream goes on behind the last event, and barriers work; an old marker means nothing there."""
+        """On the next connection the stream goes on from the last event, and barriers work; an old marker means
+        nothing there.
+        """
         barrier = self.journal.barrier()
         old = self.sent()[0].body
         self.bring(encode_event(Started("0" * 32, "DEVICE1", 1.0, 1)))
@@ -202,7 +209,7 @@ class Failing(BarrierTestCase):
         self.broker.answers[Basic.Publish] = self.at_once
         self.attach()
         self.broker.answers[Basic.Publish] = None
-        self.assertEqual(self.peer.commands(Basic.Consume)[-1].arguments, {"x-stream-offset": 2})
+        self.assertEqual(self.peer.commands(Basic.Consume)[-1].arguments, {"x-stream-offset": 1})
         again = self.journal.barrier()
         self.bring(old)
         self.turn()
@@ -266,17 +273,55 @@ class Stall(BarrierTestCase):
         self.failureResultOf(barrier, BrokerUnavailable)
 
     def test_the_journal_is_another(self) -> None:
-        """After a stream that brought nothing, the journal is read from its beginning: it may not be the one that we know."""
+        """After a stream that brought nothing, the last event is looked for from the beginning. Where it is not there,
+        all is read.
+        """
+        events = [encode_event(Started(f"{number:032x}", "DEVICE1", 1.0, 1)) for number in range(3)]
+        self.bring(*events)
+        self.stall()
+        self.delivery_tags, self.offsets, self.confirmed = itertools.count(1), itertools.count(), 0
+        self.connection = self.connect(heartbeat_s=0)
+        self.result(self.publisher.attach(self.connection))
+        attaching = Deferred.fromCoroutine(self.journal.attach(self.connection))
+        self.turn()
+        self.assertEqual(self.peer.commands(Basic.Consume)[-1].arguments, {"x-stream-offset": "first"})
+        self.bring(events[1])
+        self.turn()
+        self.assertEqual((self.lost, len(self.seen)), (0, 3))
+        self.broker.answers[Basic.Publish] = self.at_once
+        self.bring(self.peer.contents(Basic.Publish)[-1].body)
+        self.turn()
+        self.assertEqual(self.lost, 1)
+        self.lose()
+        self.failureResultOf(attaching, Unconfirmed)
+        self.offsets = itertools.count(2)
+        self.attach()
+        self.assertEqual(self.peer.commands(Basic.Consume)[-1].arguments, {"x-stream-offset": "first"})
+
+    def test_the_journal_is_the_same(self) -> None:
+        """Where the last event is found at its place, only what is new is taken."""
+        events = [encode_event(Started(f"{number:032x}", "DEVICE1", 1.0, 1)) for number in range(3)]
+        self.bring(*events)
+        self.stall()
+        self.delivery_tags, self.confirmed = itertools.count(1), 0
+        self.connection = self.connect(heartbeat_s=0)
+        self.result(self.publisher.attach(self.connection))
+        attaching = Deferred.fromCoroutine(self.journal.attach(self.connection))
+        self.turn()
+        self.offsets = itertools.count(1)
+        self.bring(*events, encode_event(Started("f" * 32, "DEVICE1", 1.0, 1)), self.peer.contents(Basic.Publish)[-1].body)
+        self.turn()
+        self.assertIsNone(self.successResultOf(attaching))
+        self.assertEqual(([event.task_id[-1:] for event in self.seen if isinstance(event, Started)], self.lost), (["0", "1", "2", "f"], 0))
+
+    def stall(self) -> None:
         barrier = self.journal.barrier()
         self.turn()
         self.confirm()
         self.network.advance(STALL_S)
+        self.network.advance(STALL_S)
         self.lose()
         self.failureResultOf(barrier, BrokerUnavailable)
-        self.broker.answers[Basic.Publish] = self.at_once
-        self.offsets = itertools.count()
-        self.attach()
-        self.assertEqual(self.peer.commands(Basic.Consume)[-1].arguments, {"x-stream-offset": "first"})
 
     def test_a_long_replay(self) -> None:
         """For as long as the stream brings anything, its marker is waited for."""

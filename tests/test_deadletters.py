@@ -15,6 +15,7 @@ from rtprov.amqp.topology import DEAD_EXCHANGE, DELIVERY_LIMIT, PARKED_QUEUE, To
 from rtprov.broker.content_header import ACCEPTED_BYTES, ACCEPTED_FIELDS, join
 from rtprov.deadletters import RETRY_PAUSE_S, RETURN_PAUSE_S, DeadLetters
 from rtprov.errors import BrokerUnavailable, Overloaded
+from rtprov.markers import encode_census
 from rtprov.model import Event, Finished, Requested, State
 from rtprov.store import Store
 from rtprov.wire import encode_task
@@ -109,6 +110,11 @@ class Burial(DeadLettersTestCase):
             delivery.nack(requeue=False)
             self.network.settle()
         self.assertEqual([event.reason for event in self.finished()], ["dead-lettered: rejected"])
+
+    def test_a_marker(self) -> None:
+        """A marker of the census, which an earlier version of the worker refuses, is dropped."""
+        self.die(1, body=encode_census("marker"))
+        self.assertEqual((self.finished(), self.messages(PARKED_QUEUE), self.left()), ([], 0, 0))
 
     def test_no_reason(self) -> None:
         """A letter that says nothing sensible of its death is dealt with all the same."""
@@ -241,10 +247,10 @@ class Trouble(DeadLettersTestCase):
 
     def test_an_error_of_ours(self) -> None:
         """A letter over which we fail is logged and, after a while, tried again."""
-        finished = self.store.finished
-        self.store.finished = lambda task_id: 1 // 0 == 0  # type: ignore[method-assign]
+        over = self.store.over
+        self.store.over = lambda *of: 1 // 0 == 0  # type: ignore[method-assign]
         self.die(1)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
-        self.store.finished = finished  # type: ignore[method-assign]
+        self.store.over = over  # type: ignore[method-assign]
         self.network.advance(RETURN_PAUSE_S)
         self.assertEqual((self.state(1), self.messages(PARKED_QUEUE), self.left()), (State.FAILED, 1, 0))

@@ -5,9 +5,8 @@ from __future__ import annotations
 import tracemalloc
 
 from rtprov.errors import EquipmentUnreachable
-from rtprov.model import Finished, Started, State, Task
+from rtprov.model import Finished, Requested, Started, State, Task
 from rtprov.wire import encode_task
-from rtprov.worker import RENEW_AFTER_S, RENEW_LOOK_S
 from tests.fakes import FakeDelivery
 from tests.test_worker import EPOCH, WorkerTestCase, task_id
 
@@ -76,20 +75,18 @@ class JudgedAgain(WorkerTestCase):
     patience_s = 7200.0
 
     def test_adopted_right_before_its_call(self) -> None:
-        """A task whose delivery is renewed while its attempt is journalled is judged again before it is called."""
-        self.worker._renewal.start(RENEW_LOOK_S, now=False)
-        self.addCleanup(self.worker.detach)
+        """A task that adopts a delivery while its attempt is journalled is judged again before it is called."""
         self.journal.up = False
-        self.deliver(1)
-        self.clock.pump([RENEW_LOOK_S] * int(RENEW_AFTER_S / RENEW_LOOK_S))
+        first = self.deliver(1)
+        first.lost = True
         again = self.deliver(1, redelivered=True)
-        self.store.apply(Finished(task_id(1), "DEVICE1", EPOCH, State.COMPLETED, ""))
+        self.apply(Finished(task_id(1), "DEVICE1", EPOCH, State.COMPLETED, ""))
         self.journal.come_up()
         self.assertEqual((self.equipment.calls, again.settled), ([], "ack"))
 
     def test_the_delivery_dies_behind_the_barrier(self) -> None:
         """A task whose delivery dies while it is judged is not called."""
-        self.store.apply(Started(task_id(1), "DEVICE1", EPOCH, 1))
+        self.apply(Started(task_id(1), "DEVICE1", EPOCH, 1))
         self.journal.barrier_fails = True
         delivery = self.deliver(1, redelivered=True)
         delivery.lost = True
@@ -160,6 +157,7 @@ class ManyAtOnce(WorkerTestCase):
         """A task that waits or is called holds its sealed body once, in its delivery."""
         tasks = [Task(task_id(number), "DEVICE1", 14, EPOCH, "sealed:" + "x" * 65536) for number in range(50)]
         deliveries = [FakeDelivery(encode_task(task)) for task in tasks]
+        self.apply(*(Requested(task.task_id, "DEVICE1", EPOCH, whole=True) for task in tasks))
         tracemalloc.start()
         self.addCleanup(tracemalloc.stop)
         for delivery in deliveries:

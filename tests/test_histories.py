@@ -31,10 +31,10 @@ class Keys(SynchronousTestCase):
         self.assertEqual([self.over(store, 10.0, each) for each in ("f1", "f2")], [True, True])
 
     def test_not_told(self) -> None:
-        """Nothing is said of a message that the journal has not told of; without a key it may be called."""
-        self.assertIsNone(self.over(fold([]), 1.0))
-        self.assertIsNone(self.over(fold([Started(task_id(1), DEVICE, 5.0, 1)]), 1.0))
-        self.assertIs(self.over(fold([]), 1.0, None), False)
+        """Nothing is said of a message that the journal has not told of, nor, with a key, before its request has come."""
+        self.assertEqual([self.over(fold([]), 1.0, fingerprint) for fingerprint in ("f1", None)], [None, None])
+        begun = fold([Started(task_id(1), DEVICE, 5.0, 1)])
+        self.assertEqual([self.over(begun, 1.0, fingerprint) for fingerprint in ("f1", None)], [None, False])
 
     def test_within_the_retention(self) -> None:
         """An order up to half an hour behind the retention changes nothing."""

@@ -6,7 +6,7 @@ from attrs import define, field
 from twisted.internet.defer import Deferred, succeed
 
 from rtprov.errors import BrokerUnavailable, EquipmentUnreachable
-from rtprov.jobs import BARRIER_RETRY_S
+from rtprov.jobs import BARRIER_RETRY_S, EXPECTED_WITHIN_S
 from rtprov.model import Cancelled, Event, Finished, Postponed, Requested, Started, State, Task
 from rtprov.wire import encode_task
 from tests.fakes import FakeDelivery, FakeJournal, PlainSealer
@@ -45,7 +45,7 @@ class LateTestCase(WorkerTestCase):
     late: LateJournal
 
     def new_journal(self) -> FakeJournal:
-        self.late = LateJournal(self.store.apply)
+        self.late = LateJournal(self.apply)
         return self.late
 
     def deliver_keyed(self, fingerprint: str, equipment_id: str = "DEVICE1", *, redelivered: bool = False) -> FakeDelivery:
@@ -55,7 +55,7 @@ class LateTestCase(WorkerTestCase):
         return delivery
 
     def requested(self, fingerprint: str) -> Requested:
-        return Requested(task_id(1), "DEVICE1", EPOCH, fingerprint)
+        return Requested(task_id(1), "DEVICE1", EPOCH, fingerprint, whole=True)
 
 
 class Cancellations(LateTestCase):
@@ -80,7 +80,7 @@ class Cancellations(LateTestCase):
         self.deliver(1)
         second, third = self.deliver(2), self.deliver(3)
         self.late.land()
-        self.store.apply(Cancelled(task_id(2), "DEVICE1", EPOCH))
+        self.apply(Cancelled(task_id(2), "DEVICE1", EPOCH))
         self.equipment.calls[0].end()
         self.late.land()
         self.assertEqual((self.equipment.under_way, second.settled, third.settled), ([task_id(3)], "ack", None))
@@ -89,7 +89,7 @@ class Cancellations(LateTestCase):
 class Returned(LateTestCase):
     def known(self, *numbers: int) -> None:
         for number in numbers:
-            self.store.apply(Requested(task_id(number), "DEVICE1", EPOCH))
+            self.apply(Requested(task_id(number), "DEVICE1", EPOCH, whole=True))
 
     def test_in_the_order_of_the_journal(self) -> None:
         """Tasks that come back in another order, and what comes behind them, are called in the order in which they were requested."""
@@ -157,8 +157,8 @@ class Keys(LateTestCase):
     def test_judged_first(self) -> None:
         """A task with a key is judged behind the barrier though it is delivered for the first time."""
         self.deliver_keyed("f1")
+        self.apply(self.requested("f1"))
         self.assertEqual((self.late.barriers, self.late.events), (1, []))
-        self.late.order.append(self.requested("f1"))
         self.late.land()
         self.late.land()
         self.assertEqual(self.equipment.under_way, [task_id(1)])
@@ -205,6 +205,7 @@ class Keys(LateTestCase):
     def test_a_journal_that_does_not_know(self) -> None:
         """A message that the journal has not told of is put there, and called only where it is the first of its key then."""
         delivery = self.deliver_keyed("f1")
+        self.clock.advance(EXPECTED_WITHIN_S)
         self.late.land()
         self.assertEqual((self.late.events, self.equipment.calls), ([self.requested("f1")], []))
         self.late.order.insert(0, self.requested("f2"))

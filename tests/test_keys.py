@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs, formatEvent
 
 from rtprov.amqp.topology import TASKS_EXCHANGE, Shard
-from rtprov.journal import persistent
+from rtprov.appending import persistent
 from rtprov.model import Requested, Task, keyed_task_id
 from rtprov.tap.assembly import EXPIRE_EVERY_S
 from rtprov.wire import encode_event, encode_task

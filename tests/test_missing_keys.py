@@ -10,8 +10,8 @@ from cryptography.fernet import Fernet
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
 
 from rtprov.amqp.topology import TASKS_EXCHANGE, Shard
+from rtprov.appending import persistent
 from rtprov.errors import EquipmentUnreachable
-from rtprov.journal import persistent
 from rtprov.missing_keys import FIRST_LOOK_S, LOOK_EVERY_S, REPEAT_AFTER_S
 from rtprov.model import Finished, Requested, Started, State, Task, Withheld
 from rtprov.seal import FernetSealer, key_id

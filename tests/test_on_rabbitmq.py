@@ -10,13 +10,14 @@ from pamqp.commands import Queue
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.task import deferLater
 
-from rtprov import worker
+from rtprov import failures, renewals
+from rtprov.amqp import topology
 from rtprov.amqp.topology import PARKED_QUEUE, Shard
 from rtprov.amqp.url import BrokerUrl
 from rtprov.clocks import WallClock
+from rtprov.failures import MAX_FAILURES
 from rtprov.model import State, Task
 from rtprov.tap.assembly import FrontendService, Surroundings, WorkerService, WorkerSettings
-from rtprov.worker import MAX_FAILURES
 from tests.broker.cases import BrokerContract, RabbitMQTestCase
 from tests.fakes import PlainSealer
 
@@ -38,6 +39,19 @@ class FailingEquipment:
         return State.COMPLETED, ""
 
 
+class SlowEquipment:
+    """A takes two seconds."""
+
+    def __init__(self, clock: Any) -> None:
+        self.calls: list[str] = []
+        self._clock = clock
+
+    async def configure(self, task: Task, body: bytes) -> tuple[State, str]:
+        self.calls.append(task.task_id)
+        await deferLater(self._clock, 2.0)
+        return State.COMPLETED, ""
+
+
 class OnRabbitMQ(RabbitMQTestCase, BrokerContract):
     async def setUp(self) -> None:  # type: ignore[override]
         await super().setUp()
@@ -46,7 +60,7 @@ class OnRabbitMQ(RabbitMQTestCase, BrokerContract):
         await self.node.ctl("set_permissions", "-p", vhost, "guest", ".*", ".*", ".*")
         self.url = BrokerUrl.parse(self.node.url_of(vhost))
         for name, value in (("FIRST_FAILURE_PAUSE_S", 0.01), ("LONGEST_FAILURE_PAUSE_S", 0.1)):
-            self.patch(worker, name, value)
+            self.patch(failures, name, value)
 
     def surroundings(self, url: str) -> Surroundings:
         where = BrokerUrl.parse(url)
@@ -85,3 +99,19 @@ class OnRabbitMQ(RabbitMQTestCase, BrokerContract):
         while not (await self.ask(channel, Queue.Declare(queue=PARKED_QUEUE, passive=True))).message_count:
             await deferLater(self.clock, POLL_EVERY_S)
         self.assertEqual(await self.count(channel, Shard(0, 1).work), 0)
+
+    async def test_a_long_wait(self) -> None:
+        """Deliveries may be renewed far more often than the delivery limit: each task is called once, in its turn."""
+        for module, name, value in ((topology, "DELIVERY_LIMIT", 3), (renewals, "RENEW_AFTER_S", 0.2), (renewals, "RENEW_LOOK_S", 0.1)):
+            self.patch(module, name, value)
+        equipment = SlowEquipment(self.clock)
+        frontend, _ = await self.start(equipment)
+        tasks = [await frontend.frontend._orders.submit("SLOW00001", 14, BODY, "test") for _ in range(2)]
+        for task_id in tasks:
+            while (now := await frontend.frontend._statuses.status(task_id, "SLOW00001")) is State.RUNNING:
+                await deferLater(self.clock, POLL_EVERY_S)
+            self.assertIs(now, State.COMPLETED)
+        self.assertEqual(equipment.calls, tasks)
+        channel = await self.channel()
+        for queue in (Shard(0, 1).work, Shard(0, 1).dead, PARKED_QUEUE):
+            self.assertEqual(await self.count(channel, queue), 0)

@@ -172,6 +172,14 @@ class Expiry(SynchronousTestCase):
         self.assertIsNone(store.lookup(task_id(1), DEVICE))
         self.assertEqual(len(store), 0)
 
+    def test_kept(self) -> None:
+        """A task that is to be kept is forgotten once it is not, and keeps no other."""
+        store = Store(RETENTION_S)
+        for number in (1, 2):
+            self.finish(store, number, at=1000.0)
+        self.assertEqual([store.expire(1200.0, keep=lambda each: each == task_id(1)) for _ in range(2)], [1, 0])
+        self.assertEqual((store.state(task_id(1)), store.expire(1200.0)), (State.COMPLETED, 1))
+
     def test_never_finished(self) -> None:
         """A task that has not finished is never forgotten, however old it is."""
         store = fold([Requested(task_id(1), DEVICE, 1.0), Started(task_id(2), DEVICE, 1.0, 1)])

@@ -14,7 +14,21 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov.errors import UndecodableMessage
-from rtprov.model import Cancelled, Event, Finished, Marker, Postponed, Requested, Started, State, Task, Unrecognised, Withheld
+from rtprov.markers import copy_event, decode_census, encode_census
+from rtprov.model import (
+    Cancelled,
+    Copied,
+    Event,
+    Finished,
+    Marker,
+    Postponed,
+    Requested,
+    Started,
+    State,
+    Task,
+    Unrecognised,
+    Withheld,
+)
 from rtprov.wire import (
     decode_event,
     decode_status_reply,
@@ -135,6 +149,42 @@ class Tasks(SynchronousTestCase):
         """A journal's other events are no tasks."""
         for event in (FINISHED, Marker("m"), Requested(TASK.task_id, TASK.equipment_id, 1.0)):
             self.assertRaises(UndecodableMessage, decode_task, encode_event(event))
+
+
+class Again(SynchronousTestCase):
+    """Messages that are written into the journal again, and markers."""
+
+    def test_a_copy(self) -> None:
+        """A copied request has all that the first had, what a later version has put in, too, and says when and from
+        where it was copied.
+        """
+        body = altered(encode_task(TASK), priority=[1, None, "п"])
+        for copied in (Copied(9.5, 7, 12), Copied(10.0, -(1 << 46), -1)):
+            body = copy_event(body, copied)
+            self.assertEqual(json.loads(body)["priority"], [1, None, "п"])
+            self.assertEqual(decode_task(body), TASK)
+            event = decode_event(body)
+            assert isinstance(event, Requested)
+            self.assertEqual((event.task_id, event.whole, event.copied), (TASK.task_id, True, copied))
+
+    def test_whole(self) -> None:
+        """A request that a worker wrote has no order in it."""
+        event = decode_event(encode_event(Requested(TASK.task_id, TASK.equipment_id, 1.0)))
+        assert isinstance(event, Requested)
+        self.assertEqual((event.whole, event.copied), (False, None))
+
+    def test_events(self) -> None:
+        """Requests and cancellations tell that they are copies, as events."""
+        for kind in (Requested, Cancelled):
+            event = kind(TASK.task_id, TASK.equipment_id, 1.0, copied=Copied(9.5, 7, 12))
+            self.assertEqual(decode_event(encode_event(event)), event)
+
+    def test_census(self) -> None:
+        """A marker is no task, and no task is a marker."""
+        self.assertEqual(decode_census(encode_census("m1")), "m1")
+        self.assertRaises(UndecodableMessage, decode_task, encode_census("m1"))
+        for body in (encode_task(TASK), b"", b"?", b"[]", encode_event(Marker("m"))):
+            self.assertIsNone(decode_census(body))
 
 
 class Events(SynchronousTestCase):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import cast
 
@@ -17,18 +17,21 @@ from rtprov.amqp.topology import Shard
 from rtprov.attempts import Attempts
 from rtprov.breaker import Breaker
 from rtprov.clocks import WallClock
+from rtprov.copies import WorkQueue
 from rtprov.errors import EquipmentUnreachable
+from rtprov.failures import FIRST_FAILURE_PAUSE_S, MAX_FAILURES, failure_pause_s
 from rtprov.gate import Gate
 from rtprov.missing_keys import MissingKeys
 from rtprov.model import Event, Finished, Requested, Started, State, Task
 from rtprov.quarantine import Quarantine
 from rtprov.store import Store
 from rtprov.wire import encode_task
-from rtprov.worker import FIRST_FAILURE_PAUSE_S, MAX_FAILURES, RENEW_AFTER_S, RENEW_LOOK_S, ShardWorker, failure_pause_s
-from tests.fakes import FakeDelivery, FakeEquipment, FakeJournal, PlainSealer
+from rtprov.worker import ShardWorker
+from tests.fakes import FakeDelivery, FakeEquipment, FakeJournal, FakeQueue, FakeReplica, PlainSealer
 
 EPOCH = 1_800_000_000.0
 BODY = b'{"timeoutInSeconds": 14}'
+NO_HEADERS: Mapping[str, object] = {}
 
 
 def task_id(number: int) -> str:
@@ -45,7 +48,10 @@ class WorkerTestCase(SynchronousTestCase):
         self.sealer = PlainSealer()
         self.missing_keys = MissingKeys(sealer=self.sealer, clock=cast("IReactorTime", self.clock))
         self.addCleanup(self.missing_keys.stop)
+        self.replica = FakeReplica(self.store)
         self.journal = self.new_journal()
+        self.queue = FakeQueue()
+        self.markers: list[str] = []
         self.equipment = FakeEquipment()
         self.offset_s = 0.0
         self.wall_clock = WallClock(lambda: EPOCH + self.offset_s + self.clock.seconds(), self.clock.seconds)
@@ -68,12 +74,16 @@ class WorkerTestCase(SynchronousTestCase):
         self.worker = ShardWorker(
             shard=Shard(0, 1),
             store=self.store,
+            open_tasks=self.replica.open_tasks,
             journal=self.journal,
+            queue=cast("WorkQueue", self.queue),
             attempts=attempts,
             window=100,
+            on_marker=self.markers.append,
             clock=cast("IReactorTime", self.clock),
             wall_clock=self.wall_clock,
         )
+        self.replica.after = self.worker.saw
         self.addCleanup(self.cut_short)
 
     def set_clock(self, seconds: float) -> None:
@@ -82,7 +92,12 @@ class WorkerTestCase(SynchronousTestCase):
         self.wall_clock()
 
     def new_journal(self) -> FakeJournal:
-        return FakeJournal(self.store.apply)
+        return FakeJournal(self.apply)
+
+    def apply(self, *events: Event) -> None:
+        """The journal says so, and the replica has seen it."""
+        for event in events:
+            self.replica.apply(event)
 
     def cut_short(self) -> None:
         """End what is under way here and now, or its end is some other test's business, when memory is tidied up."""
@@ -91,11 +106,19 @@ class WorkerTestCase(SynchronousTestCase):
         self.clock.advance(0.0)
         self.successResultOf(drained)
 
-    def deliver(self, number: int, equipment_id: str = "DEVICE1", *, redelivered: bool = False, sealed: str | None = None) -> FakeDelivery:
+    def deliver(
+        self,
+        number: int,
+        equipment_id: str = "DEVICE1",
+        *,
+        redelivered: bool = False,
+        sealed: str | None = None,
+        headers: Mapping[str, object] = NO_HEADERS,
+    ) -> FakeDelivery:
         task = Task(task_id(number), equipment_id, 14, EPOCH, PlainSealer().seal(BODY) if sealed is None else sealed, key="plain")
-        if not redelivered:
-            self.store.apply(Requested(task.task_id, equipment_id, EPOCH))
-        delivery = FakeDelivery(encode_task(task), redelivered)
+        if not (redelivered or headers):
+            self.apply(Requested(task.task_id, equipment_id, EPOCH, whole=True))
+        delivery = FakeDelivery(encode_task(task), redelivered, headers=headers)
         self.worker._on_delivery(delivery)
         return delivery
 
@@ -176,7 +199,7 @@ class Failures(WorkerTestCase):
     journal: FailingJournal
 
     def new_journal(self) -> FailingJournal:
-        return FailingJournal(self.store.apply)
+        return FailingJournal(self.apply)
 
     def fail_run(self) -> None:
         self.equipment.calls[-1].break_off(ZeroDivisionError())
@@ -315,7 +338,7 @@ class Reconnection(WorkerTestCase):
 
     def test_finished_before_the_redelivery(self) -> None:
         """A redelivered task that the journal knows as finished is acknowledged, behind a barrier, without a call."""
-        self.store.apply(Finished(task_id(1), "DEVICE1", EPOCH, State.COMPLETED, ""))
+        self.apply(Finished(task_id(1), "DEVICE1", EPOCH, State.COMPLETED, ""))
         delivery = self.deliver(1, redelivered=True)
         self.assertEqual((delivery.settled, self.equipment.calls, self.journal.barriers), ("ack", [], 1))
 
@@ -355,56 +378,10 @@ class Reconnection(WorkerTestCase):
         delivery = self.deliver(1)
         self.equipment.calls[0].break_off(EquipmentUnreachable("refused"))
         self.lose_connection(delivery)
-        self.store.apply(Finished(task_id(1), "DEVICE1", EPOCH, State.COMPLETED, ""))
+        self.apply(Finished(task_id(1), "DEVICE1", EPOCH, State.COMPLETED, ""))
         again = self.deliver(1, redelivered=True)
         self.clock.advance(2.0)
         self.assertEqual((again.settled, len(self.equipment.calls)), ("ack", 1))
-
-
-class Renewal(WorkerTestCase):
-    patience_s = 7200.0
-
-    def setUp(self) -> None:
-        super().setUp()
-        self.worker._renewal.start(RENEW_LOOK_S, now=False)
-        self.addCleanup(self.worker.detach)
-
-    def test_long_held_deliveries_are_returned_and_adopted(self) -> None:
-        """A delivery held for 20 minutes goes back to the broker; the call goes on and adopts the message when it comes again."""
-        delivery = self.deliver(1)
-        self.clock.pump([RENEW_LOOK_S] * int(RENEW_AFTER_S / RENEW_LOOK_S - 1))
-        self.assertIsNone(delivery.settled)
-        self.clock.advance(RENEW_LOOK_S)
-        self.assertEqual(delivery.settled, "requeue")
-        again = self.deliver(1, redelivered=True)
-        self.equipment.calls[0].end()
-        self.assertEqual((again.settled, len(self.equipment.calls)), ("ack", 1))
-
-    def test_nobody_overtakes_who_is_renewed(self) -> None:
-        """However long the broker takes to bring a delivery back, the task keeps its place before those behind it."""
-        self.deliver(1)
-        self.clock.advance(RENEW_AFTER_S / 2)
-        self.deliver(2)
-        self.clock.pump([RENEW_LOOK_S] * int(RENEW_AFTER_S / 2 / RENEW_LOOK_S))
-        self.equipment.calls[0].break_off(EquipmentUnreachable("refused"))
-        self.clock.pump([1.0] * 60)
-        self.assertEqual(len(self.equipment.calls), 1)
-        self.deliver(1, redelivered=True)
-        self.clock.advance(1.0)
-        self.assertEqual(self.equipment.under_way, [task_id(1)])
-
-    def test_an_attempt_waits_for_its_delivery_to_come_back(self) -> None:
-        """A task that would call A while its delivery is being renewed keeps its place in the lane until the message is back."""
-        self.deliver(1)
-        self.deliver(2)
-        self.clock.pump([RENEW_LOOK_S] * int(RENEW_AFTER_S / RENEW_LOOK_S))
-        self.equipment.calls[0].break_off(EquipmentUnreachable("refused"))
-        self.clock.advance(1.0)
-        self.assertEqual(self.equipment.under_way, [])
-        self.deliver(1, redelivered=True)
-        self.deliver(2, redelivered=True)
-        self.clock.advance(1.0)
-        self.assertEqual(self.equipment.under_way, [task_id(1)])
 
 
 class Drain(WorkerTestCase):

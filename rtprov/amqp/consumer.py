@@ -36,6 +36,16 @@ class Delivery:
         return f"<Delivery {self.delivery_tag} by {self.exchange!r} {self.routing_key!r}, {len(self.body)} bytes>"
 
     @property
+    def headers(self) -> Mapping[str, object]:
+        """The message's headers."""
+        return self.properties.headers or {}
+
+    @property
+    def standing(self) -> bool:
+        """Whether the channel it came by still stands."""
+        return not self._channel.closed
+
+    @property
     def live(self) -> bool:
         """Whether the channel it came by still stands and it is unsettled."""
         return not (self._settled or self._channel.closed or self.delivery_tag <= self._channel.settled_upto)

@@ -15,6 +15,8 @@ from rtprov.amqp.framing import encode_content
 from rtprov.errors import AmqpError, BrokerError, BrokerUnavailable, Overloaded, Unconfirmed, Unroutable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
     from rtprov.amqp._txamqp import Message
@@ -37,16 +39,26 @@ class _Publish:
 
 
 class Publisher:
-    """Publishes on a channel of its own. A session of a `BrokerConnection`: attach it before whatever publishes with it.
+    """Publishes on a channel of its own. A session of a `BrokerConnection`: attach it before whatever publishes with
+    it.
 
-    At most `max_unconfirmed` messages are under way; each is confirmed within `confirm_deadline_s` seconds (over 1) or counts as
-    `Unconfirmed`, though it keeps its place among those under way until the broker has spoken.
+    At most `max_unconfirmed` messages are under way; each is confirmed within `confirm_deadline_s` seconds (over 1) or
+    counts as `Unconfirmed`, though it keeps its place among those under way until the broker has spoken.
+    `on_unroutable` is called when no queue took a mandatory message.
     """
 
     _log = Logger()
 
-    def __init__(self, *, clock: IReactorTime, max_unconfirmed: int = 10_000, confirm_deadline_s: float = 4.0) -> None:
+    def __init__(
+        self,
+        *,
+        clock: IReactorTime,
+        max_unconfirmed: int = 10_000,
+        confirm_deadline_s: float = 4.0,
+        on_unroutable: Callable[[], None] = lambda: None,
+    ) -> None:
         self._clock = clock
+        self._on_unroutable = on_unroutable
         self._max_unconfirmed = max_unconfirmed
         self._confirm_deadline_s = confirm_deadline_s
         self._connection: AmqpConnection | None = None
@@ -157,6 +169,7 @@ class Publisher:
         if publish is None:
             return
         if publish.returned is not None:
+            self._on_unroutable()
             _settle(publish, Unroutable(f"No queue takes the message: {publish.returned}"))
         elif positive:
             _settle(publish, None)

@@ -18,10 +18,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import attrs
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
 
 from rtprov.amqp.letters import LetterQueue, Letters
+from rtprov.errors import BrokerError
 
 if TYPE_CHECKING:
+    from twisted.python.failure import Failure
+
     from rtprov.amqp.channel import AmqpChannel
     from rtprov.amqp.protocol import AmqpConnection
 
@@ -30,10 +35,11 @@ DEAD_EXCHANGE = "rtprov.dead"
 STATUS_EXCHANGE = "rtprov.status"
 PARKED_QUEUE = "rtprov.parked"
 
-# Every bounce of broker or worker counts as a delivery, and each renewal of one that is held: 72 of them where --patience is at its most.
+# Every bounce of broker or worker counts as a delivery.
 DELIVERY_LIMIT = 100
 # A stream forgets whole segments only, and never the newest one: keep them small. The store's own retention may be shorter, never longer.
 JOURNAL_MAX_AGE = "7D"
+JOURNAL_MAX_AGE_S = 7 * 86400.0
 JOURNAL_SEGMENT_BYTES = 16 * 1024 * 1024
 
 
@@ -94,14 +100,47 @@ class Topology:
     With `replaces`, which is a worker's, queues of letters that an earlier rtprov declared are replaced where they must be.
     """
 
+    _log = Logger()
+
     def __init__(self, shards: Sequence[Shard], *, replaces: bool = False) -> None:
         self._shards = tuple(shards)
         self._replaces = replaces
         self._replaced = False  # nothing is left to replace: not looked for again, which RabbitMQ would log as errors
+        self._connection: AmqpConnection | None = None
+        self._repairing: Deferred[None] | None = None
 
     async def attach(self, connection: AmqpConnection) -> None:
         """Declare; done once the broker has it all. Raises `AmqpError` 406 where something of the name exists and differs."""
-        channel = await connection.open_channel()
+        self._connection = connection
+        await self._declare(connection, fatal=True)
+
+    def detach(self) -> None:
+        """What is declared outlives the connection."""
+        self._connection = None
+        if self._repairing is not None:
+            self._repairing.cancel()
+
+    def repair(self) -> None:
+        """Declare all again, unless that is under way: something of it seems to be gone."""
+        if self._connection is None or self._repairing is not None:
+            return
+        self._log.warn("a message found no queue, or a queue misses messages; declaring all exchanges, queues and bindings again")
+        repairing = Deferred.fromCoroutine(self._declare(self._connection, fatal=False))
+        if not repairing.called:
+            self._repairing = repairing
+        repairing.addBoth(self._repaired)
+
+    def _repaired(self, result: Failure | None) -> None:
+        self._repairing = None
+        if result is None or result.check(CancelledError):
+            return
+        if result.check(BrokerError):
+            self._log.warn("exchanges, queues and bindings could not be declared again: {error}", error=result.value)
+        else:
+            self._log.failure("exchanges, queues and bindings could not be declared again", result)
+
+    async def _declare(self, connection: AmqpConnection, *, fatal: bool) -> None:
+        channel = await connection.open_channel(fatal=fatal)
         for exchange in (TASKS_EXCHANGE, DEAD_EXCHANGE, STATUS_EXCHANGE):
             await channel.exchange_declare(exchange=exchange, exchange_type="direct", durable=True)
         letters = Letters(connection, [LetterQueue(PARKED_QUEUE), *(shard.dead_letters for shard in self._shards)])
@@ -112,9 +151,6 @@ class Topology:
         for shard in self._shards:
             await _declare_shard(channel, shard)
         await channel.channel_close(reply_code=200, reply_text="done")
-
-    def detach(self) -> None:
-        """What is declared outlives the connection."""
 
 
 async def _declare_shard(channel: AmqpChannel, shard: Shard) -> None:

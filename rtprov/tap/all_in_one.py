@@ -9,7 +9,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint
 
-from rtprov.amqp.topology import Shard
+from rtprov.amqp.topology import JOURNAL_MAX_AGE_S, Shard
 from rtprov.amqp.url import BrokerUrl
 from rtprov.certs import make_development_set
 from rtprov.health import Readiness
@@ -28,6 +28,7 @@ from rtprov.tap.timing import clock
 from rtprov.tap.worker import make_policy, make_worker
 
 FILES_PER_CALL = 3  # its two ends, where the stub is called, and that of a client who waits for it
+SHORTEST_JOURNAL_S = 3600.0
 
 
 class Options(opt.CommandOptions):
@@ -72,8 +73,11 @@ class _Everything(Command):
         self._options = options
         if make_development_set(options["certs"]):
             log.info("made development certificates in {folder}", folder=str(options["certs"]))
-        # Here the retention is known to the broker too. A task that has not finished is needed for its patience longer.
-        max_age_s = options["retention"] + options["patience"]
+        # Here the retention is known to the broker, too. What is needed for longer is written again by the worker,
+        # which
+        # looks each minute.
+        max_age_s = max(options["retention"] + options["patience"], SHORTEST_JOURNAL_S)
+        self._journal_age_s = min(max_age_s, JOURNAL_MAX_AGE_S)
         self._broker = BrokerService(_on_loopback(options["broker-port"]), options["state"], max_age_s=max_age_s)
         self._broker.option = "--broker-port"
         self._broker.setServiceParent(self)
@@ -105,7 +109,8 @@ class _Everything(Command):
         equipment_url = options["equipment-url"]
         if self._stub is not None:
             equipment_url = f"https://localhost:{self._stub.port_number}"
-        self._worker = make_worker(options, self._policy, self._keys, around, equipment_url, [Shard(0, 1)], FILES_PER_CALL)
+        shards, age_s = [Shard(0, 1)], self._journal_age_s
+        self._worker = make_worker(options, self._policy, self._keys, around, equipment_url, shards, FILES_PER_CALL, journal_age_s=age_s)
         self._worker.setServiceParent(self)
         self._front = front = FrontendService(
             around, sealer=self._keys.sealer, key_source=self._keys, shards=1, running_status=options["running-status"]

@@ -18,30 +18,24 @@ from rtprov.amqp.connection import BrokerConnection, Session
 from rtprov.amqp.permissions import MayPublish
 from rtprov.amqp.publisher import Publisher
 from rtprov.amqp.rpc import RpcClient
-from rtprov.amqp.topology import STATUS_EXCHANGE, TASKS_EXCHANGE, Shard, Topology
+from rtprov.amqp.topology import JOURNAL_MAX_AGE_S, STATUS_EXCHANGE, TASKS_EXCHANGE, Shard, Topology
 from rtprov.amqp.url import BrokerUrl
-from rtprov.attempts import Attempts
-from rtprov.backlog import Backlog
 from rtprov.breaker import Breaker
 from rtprov.clocks import WallClock
-from rtprov.deadletters import DeadLetters
 from rtprov.ends import EndsOfTasks
 from rtprov.errors import NotReady
 from rtprov.first_key import FirstKey, KeySource
 from rtprov.frontend import Frontend
 from rtprov.gate import Gate
 from rtprov.health import Readiness, broker_confirms, readiness_of_frontend
-from rtprov.inquiries import Directory, InquiryServer
+from rtprov.inquiries import Directory
 from rtprov.interfaces import Equipment, Sealer
-from rtprov.journal import ShardJournal, TaskPublisher
+from rtprov.journal import TaskPublisher
 from rtprov.missing_keys import MissingKeys
-from rtprov.model import Event
-from rtprov.presence import Presence
 from rtprov.quarantine import Quarantine
 from rtprov.shared_keys import SharedKeys
-from rtprov.status import StatusClient, StatusServer
-from rtprov.store import Store
-from rtprov.worker import ShardWorker
+from rtprov.status import StatusClient
+from rtprov.tap.shard import Shared, join_shard
 
 MAX_UNCONFIRMED = 10_000
 CONFIRM_DEADLINE_S = 4.0
@@ -70,13 +64,16 @@ class Surroundings:
 
 @frozen
 class WorkerSettings:
-    """The worker's options, as the contract names them; times in seconds."""
+    """The worker's options, as the contract names them; times in seconds. `journal_age_s` is how long the broker keeps
+    journals.
+    """
 
     shards: Sequence[Shard]
     concurrency: int = 500
     retention_s: float = 86400.0
     patience_s: float = 600.0
     drain_s: float = 120.0
+    journal_age_s: float = JOURNAL_MAX_AGE_S
 
 
 class FrontendService(Service):
@@ -99,10 +96,12 @@ class FrontendService(Service):
     ) -> None:
         clock = surroundings.clock
         self.process_id = surroundings.new_id()[:12]
-        publisher = Publisher(clock=clock, max_unconfirmed=max_unconfirmed, confirm_deadline_s=CONFIRM_DEADLINE_S)
+        topology = Topology([Shard(index, shards) for index in range(shards)])
+        publisher = Publisher(
+            clock=clock, max_unconfirmed=max_unconfirmed, confirm_deadline_s=CONFIRM_DEADLINE_S, on_unroutable=topology.repair
+        )
         rpc = RpcClient(clock=clock)
         statuses = StatusClient(rpc=rpc, shards=shards, clock=clock)
-        topology = Topology([Shard(index, shards) for index in range(shards)])
         may_publish = MayPublish(publisher, PUBLISHED_TO_BY_FRONTEND)
         self.keys = keys = SharedKeys(rpc=rpc, sealer=sealer, shards=shards, clock=clock)
         first_key = _first_key(key_source, shards, publisher, surroundings)
@@ -154,26 +153,44 @@ class WorkerService(Service):
     ) -> None:
         self._surroundings = surroundings
         self._settings = settings
-        self._equipment = equipment
-        self._sealer = sealer
         breaker = Breaker(concurrency=settings.concurrency, rng=surroundings.rng)
-        self._quarantine = Quarantine()
         self.missing_keys = MissingKeys(sealer=sealer, clock=surroundings.clock)
         self._process_id = surroundings.new_id()[:12]
         self._gate = Gate(concurrency=settings.concurrency, breaker=breaker, clock=surroundings.clock)
-        self._publisher = Publisher(clock=surroundings.clock, max_unconfirmed=MAX_UNCONFIRMED, confirm_deadline_s=CONFIRM_DEADLINE_S)
-        self._backlogs: list[Backlog] = []
-        self.stores: list[Store] = []
-        self.workers: list[ShardWorker] = []
-        self.inquiries: list[InquiryServer] = []
+        topology = Topology(settings.shards, replaces=True)
+        self._publisher = Publisher(
+            clock=surroundings.clock,
+            max_unconfirmed=MAX_UNCONFIRMED,
+            confirm_deadline_s=CONFIRM_DEADLINE_S,
+            on_unroutable=topology.repair,
+        )
         sessions: list[Session] = [
-            Topology(settings.shards, replaces=True),
+            topology,
             self._publisher,
             MayPublish(self._publisher, PUBLISHED_TO_BY_WORKER),
             *_first_key(key_source, settings.shards[0].count, self._publisher, surroundings),
         ]
-        for shard in settings.shards:
-            sessions += self._shard_sessions(shard)
+        shared = Shared(
+            surroundings=surroundings,
+            settings=settings,
+            topology=topology,
+            publisher=self._publisher,
+            equipment=equipment,
+            sealer=sealer,
+            missing_keys=self.missing_keys,
+            gate=self._gate,
+            quarantine=Quarantine(),
+            process_id=self._process_id,
+            window=min(MAX_WINDOW, 2 * settings.concurrency + WAITING_ROOM),
+            backlogs=[],
+        )
+        parts = [join_shard(shard, shared) for shard in settings.shards]
+        self.stores = [each.store for each in parts]
+        self.inquiries = [each.inquiries for each in parts]
+        self.workers = [each.worker for each in parts]
+        self.keepers = [each.keeper for each in parts]
+        for each in parts:
+            sessions += each.sessions
         sessions.append(self.missing_keys)
         self.connection = _connection("worker", surroundings, sessions)
         self.readiness = Readiness(self._probe, surroundings.clock)
@@ -181,68 +198,6 @@ class WorkerService(Service):
         self._expiry.clock = surroundings.clock
         self._draining: list[Deferred[None]] = []
         self._hurried = False
-
-    def _shard_sessions(self, shard: Shard) -> list[Session]:
-        outer, settings = self._surroundings, self._settings
-        store = Store(settings.retention_s, Backlog(settings.concurrency, self._backlogs))
-
-        def apply(event: Event) -> None:
-            presence.saw(event, store.apply)
-            inquiries.saw(event)
-            self.missing_keys.saw(event)
-
-        journal = ShardJournal(
-            shard=shard, apply=apply, publisher=self._publisher, clock=outer.clock, rng=outer.rng, new_marker_id=outer.new_id
-        )
-        inquiries = InquiryServer(
-            shard=shard,
-            replica=store,
-            journal=journal,
-            key_ids=lambda: self._sealer.key_ids,
-            clock=outer.clock,
-            wall_clock=outer.wall_clock,
-        )
-        status = StatusServer(shard=shard, replica=store, journal=journal, clock=outer.clock)
-        presence = Presence(
-            shard=shard,
-            store=store,
-            journal=journal,
-            gate=self._gate,
-            process_id=self._process_id,
-            clock=outer.clock,
-            wall_clock=outer.wall_clock,
-        )
-        attempts = Attempts(
-            store=store,
-            journal=journal,
-            equipment=self._equipment,
-            sealer=self._sealer,
-            missing_keys=self.missing_keys,
-            gate=self._gate,
-            quarantine=self._quarantine,
-            process_id=self._process_id,
-            patience_s=settings.patience_s,
-            clock=outer.clock,
-            wall_clock=outer.wall_clock,
-            rng=outer.rng,
-        )
-        worker = ShardWorker(
-            shard=shard,
-            store=store,
-            journal=journal,
-            attempts=attempts,
-            window=min(MAX_WINDOW, 2 * settings.concurrency + WAITING_ROOM),
-            on_delivery=presence.delivered,
-            clock=outer.clock,
-            wall_clock=outer.wall_clock,
-        )
-        dead = DeadLetters(
-            shard=shard, store=store, journal=journal, publisher=self._publisher, clock=outer.clock, wall_clock=outer.wall_clock
-        )
-        self.stores.append(store)
-        self.inquiries.append(inquiries)
-        self.workers.append(worker)
-        return [journal, status, inquiries, dead, presence, worker]
 
     async def _probe(self) -> None:
         """Raises `NotReady`."""
@@ -281,8 +236,8 @@ class WorkerService(Service):
 
     def _expire(self) -> None:
         now = self._surroundings.wall_clock.without_jumps(self._settings.retention_s)
-        for store in self.stores:
-            store.expire(now)
+        for store, keeper in zip(self.stores, self.keepers, strict=True):
+            store.expire(now, keeper.keeps)
 
 
 def _first_key(source: KeySource | None, shards: int, publisher: Publisher, surroundings: Surroundings) -> list[Session]:

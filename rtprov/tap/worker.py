@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from twisted.application.service import IService
 
-from rtprov.amqp.topology import Shard
+from rtprov.amqp.topology import JOURNAL_MAX_AGE_S, Shard
 from rtprov.equipment import HttpEquipment
 from rtprov.errors import ConfigurationError
 from rtprov.key_file import KeyFile
@@ -87,8 +87,12 @@ def make_worker(
     equipment_url: str,
     shards: list[Shard],
     files_per_call: int = 1,
+    *,
+    journal_age_s: float = JOURNAL_MAX_AGE_S,
 ) -> WorkerService:
-    """The worker as the options describe it; each call takes `files_per_call` open files of this process. Raises `ConfigurationError`."""
+    """The worker as the options describe it, on a broker that keeps journals for `journal_age_s`. Each call takes
+    `files_per_call` open files of this process. Raises `ConfigurationError`.
+    """
     concurrency = room_for_calls(options["concurrency"], files_per_call)
     settings = WorkerSettings(
         shards=shards,
@@ -96,6 +100,7 @@ def make_worker(
         retention_s=options["retention"],
         patience_s=options["patience"],
         drain_s=options["drain"],
+        journal_age_s=journal_age_s,
     )
     agent = agent_for(equipment_url, policy, concurrency)
     equipment = HttpEquipment(agent=agent, base_url=equipment_url, clock=around.clock, wall_clock=around.wall_clock)

@@ -20,11 +20,15 @@ class PublisherTests(AmqpTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.publisher = Publisher(clock=self.clock, max_unconfirmed=100)
+        self.unroutable = 0
+        self.publisher = Publisher(clock=self.clock, max_unconfirmed=100, on_unroutable=self.count_unroutable)
 
     def attach(self) -> None:
         self.connection = self.connect()
         self.result(self.publisher.attach(self.connection))
+
+    def count_unroutable(self) -> None:
+        self.unroutable += 1
 
     def publish(self, body: bytes = b"body", *, properties: Basic.Properties = PERSISTENT, mandatory: bool = True) -> Deferred[None]:
         published = self.publisher.publish("exchange", "key", body, properties=properties, mandatory=mandatory)
@@ -125,8 +129,10 @@ class PublisherTests(AmqpTestCase):
         self.peer.send_back(self.peer.contents(Basic.Publish)[0])
         self.network.settle()
         self.assertNoResult(published)
+        self.assertEqual(self.unroutable, 0)
         self.confirm(1)
         self.assertIn("312 NO_ROUTE", str(self.failureResultOf(published, Unroutable).value))
+        self.assertEqual(self.unroutable, 1)
 
     def test_returned_among_others(self) -> None:
         """Of many messages, the returned ones are known again, by what is in them."""

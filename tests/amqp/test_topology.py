@@ -60,6 +60,35 @@ class TopologyTests(AmqpTestCase):
         self.broker.answers[Queue.Declare] = lambda peer, _: Channel.Close(406, "PRECONDITION_FAILED - inequivalent arg", 50, 10)
         self.assertIn("inequivalent arg", str(self.error(Topology([Shard(0, 1)]).attach(self.connect()), AmqpError)))
 
+    def test_repair(self) -> None:
+        """Whatever is gone is declared again on the same connection; asking while that is under way does it once."""
+        topology, connection = Topology([Shard(0, 1)]), self.connect()
+        topology.repair()  # nothing is there to work on
+        self.result(topology.attach(connection))
+        declared = len(self.peer.commands(Queue.Declare))
+        for _ in range(3):
+            topology.repair()
+        self.network.settle()
+        self.assertEqual((len(self.peer.commands(Queue.Declare)), list(connection.channels)), (2 * declared, [0]))
+        topology.repair()
+        self.network.settle()
+        self.assertEqual(len(self.peer.commands(Queue.Declare)), 3 * declared)
+
+    def test_a_repair_that_fails(self) -> None:
+        """A repair that the broker refuses costs no connection; the next one is made as usual."""
+        topology, connection = Topology([Shard(0, 1)]), self.connect()
+        self.result(topology.attach(connection))
+        self.broker.answers[Queue.Declare] = lambda peer, _: Channel.Close(406, "PRECONDITION_FAILED - inequivalent arg", 50, 10)
+        topology.repair()
+        self.network.settle()
+        self.assertFalse(connection.closed)
+        tried = len(self.peer.commands(Queue.Declare))
+        topology.repair()
+        self.network.settle()
+        self.assertEqual(len(self.peer.commands(Queue.Declare)), tried + 1)
+        topology.detach()
+        topology.repair()
+
     def test_status(self) -> None:
         """Each worker has a queue of its own for status requests, which goes with its connection."""
         channel = self.channel(self.connect())

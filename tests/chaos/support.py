@@ -22,7 +22,7 @@ from twisted.web.client import HTTPConnectionPool
 from rtprov.amqp.connection import BrokerConnection
 from rtprov.amqp.publisher import Publisher
 from rtprov.amqp.url import BrokerUrl
-from rtprov.journal import persistent
+from rtprov.appending import persistent
 from tests.chaos.equipment import RecordingA, make_certificates, reactor
 from tests.processes.support import ANY_PORT, Client, ProcessTestCase, Twistd
 from tests.system import REQUEST

@@ -18,6 +18,7 @@ from tests.rabbitmq import RabbitMQ, rabbitmq
 
 MINUTE_S = 60.0
 BLOCKED_S = 5.0
+WORK = "rtprov.work.0of1"
 
 
 class OnRabbitMQ(ChaosTestCase):
@@ -37,6 +38,46 @@ class OnRabbitMQ(ChaosTestCase):
         """Whatever breaks, nothing is lost, and only what a dying process had in its hands is called again."""
         node = await rabbitmq()
         await together(self.a_down_for_a_minute(node), self.all_else(node))
+
+    async def test_queues_touched_from_outside(self) -> None:
+        """The work queue is deleted under load, and purged and deleted while no worker lives: all is done, and nothing
+        is called twice.
+        """
+        node = await rabbitmq()
+        site = await self.site(node)
+        vhost = site.broker_url.rpartition("/")[2]
+        posting = site.post(0, TASKS // 2)
+        await site.a_is_busy(TASKS // 10)
+        await node.ctl("delete_queue", "-p", vhost, WORK)
+        await posting
+        await self.stop(site.workers[0])
+        await site.post(TASKS // 2, TASKS * 3 // 4)
+        await node.ctl("purge_queue", "-p", vhost, WORK)
+        await site.post(TASKS * 3 // 4, TASKS * 7 // 8)
+        await node.ctl("delete_queue", "-p", vhost, WORK)
+        await site.post(TASKS * 7 // 8, TASKS)
+        await site.start_worker()
+        await site.workers[1].logged("open tasks were in no queue")
+        await site.check()
+        self.assertEqual(site.repeated, 0)
+
+    async def test_the_journal_is_deleted(self) -> None:
+        """The journal is deleted under load: the worker tells the next one what it knows, so that even its successor
+        does.
+        """
+        node = await rabbitmq()
+        site = await self.site(node)
+        vhost = site.broker_url.rpartition("/")[2]
+        posting = site.post(0, TASKS // 5)
+        await site.a_is_busy(TASKS // 10)
+        await node.ctl("delete_queue", "-p", vhost, "rtprov.journal.0of1")
+        await posting
+        await site.workers[0].logged("telling the new journal")
+        await site.check()
+        self.assertEqual(site.repeated, 0)
+        await self.stop(site.workers[0])
+        await site.start_worker()
+        await site.check()
 
     async def all_else(self, node: RabbitMQ) -> None:
         await together(self.killed(node), self.drained(node), self.connections_closed(node), self.poisoned(node))

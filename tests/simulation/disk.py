@@ -65,7 +65,7 @@ class SimulatedStorage(SqliteStorage):
         self._world = world
         self._disk_rng = rng
         self._free_at = 0.0
-        self._under_way: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
+        self._under_way: list[tuple[Callable[..., Any], tuple[Any, ...], Deferred[Any]]] = []
         super().__init__(directory=Path("disk"), run=self._run_later, clock=role.clock, open_database=lambda _: disk)
 
     def _run_later(self, function: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
@@ -76,12 +76,12 @@ class SimulatedStorage(SqliteStorage):
         if function == self._disk.load:
             takes_s += rng.random() * self._disk.reading_s
         self._free_at = max(self._free_at, self._world.now) + takes_s
-        self._under_way.append((function, arguments))
-        self._world.call_later(self._role, self._free_at - self._world.now, self._carry_out, result)
+        self._under_way.append((function, arguments, result))
+        self._world.call_later(self._role, self._free_at - self._world.now, self._carry_out)
         return result
 
-    def _carry_out(self, result: Deferred[Any]) -> None:
-        function, arguments = self._under_way.pop(0)
+    def _carry_out(self) -> None:
+        function, arguments, result = self._under_way.pop(0)
         try:
             value = function(*arguments)
         except Exception:
@@ -93,6 +93,6 @@ class SimulatedStorage(SqliteStorage):
     def die(self) -> None:
         """The broker is no more; with luck, what was being written is complete."""
         if self._under_way and self._disk_rng.random() < 0.5 and not self._disk.full:
-            function, arguments = self._under_way[0]
+            function, arguments, _ = self._under_way[0]
             if function == self._disk.write:
                 function(*arguments)

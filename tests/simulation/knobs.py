@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from types import ModuleType
 from typing import Any
 
-from rtprov import finals, journal, status, worker
+from rtprov import finals, journal, renewals, status
 from rtprov.amqp import topology
 from rtprov.broker import backlog, database, sqlite, streams
 from rtprov.broker.streams import Stream
@@ -38,7 +38,7 @@ KNOBS: dict[str, Knob] = {
     "small batches": ((status, "MAX_BATCH", 1), (status, "PREFETCH", 1)),
     "settled often": ((journal, "SETTLE_EVERY_S", 2.0),),
     "soon congested": ((sqlite, "CONGESTED_BYTES", 2000),),
-    "renewed often": ((worker, "RENEW_AFTER_S", 8.0), (worker, "RENEW_LOOK_S", 2.0)),
+    "renewed often": ((renewals, "RENEW_AFTER_S", 8.0), (renewals, "RENEW_LOOK_S", 2.0)),
     DELIVERY_LIMIT: ((topology, "DELIVERY_LIMIT", 3),),
 }
 

@@ -23,13 +23,14 @@ from rtprov.broker.turn import Turn, confirm
 from rtprov.errors import BrokerError, EquipmentSilent
 from rtprov.journal import ShardJournal, TaskPublisher
 from rtprov.lanes import Lanes
+from rtprov.markers import decode_census
 from rtprov.missing_keys import MissingKeys
 from rtprov.model import Finished, State
 from rtprov.status import StatusServer
 from rtprov.store import Store
 from rtprov.wire import decode_status_request, decode_task, encode_status_reply
 from rtprov.worker import ShardWorker
-from tests.simulation import clock_mutations, order_mutations  # noqa: F401 (they add their own)
+from tests.simulation import clock_mutations, order_mutations, queue_mutations  # noqa: F401 (they add their own)
 from tests.simulation.mutation import MUTATIONS, mutation
 
 __all__ = ["MUTATIONS"]
@@ -52,7 +53,7 @@ _take_delivery = ShardWorker._on_delivery
 
 @mutation("no adoption", ShardWorker, "_on_delivery")
 def _no_adoption(self: Any, delivery: Any) -> None:
-    if decode_task(delivery.body).task_id not in self._jobs:
+    if decode_census(delivery.body) is not None or decode_task(delivery.body).task_id not in self._jobs:
         _take_delivery(self, delivery)
 
 

@@ -83,8 +83,9 @@ def _worker(service: WorkerService) -> list[tuple[str, int]]:
         journal: Any = worker._journal
         sizes += [
             ("jobs", worker.held),
+            ("open tasks", len(worker._open_tasks)),
             ("lanes", len(worker._lanes)),
-            ("waiting appends", len(journal._retries)),
+            ("waiting appends", len(journal._appender.waiting)),
             ("barriers", len(journal._waiting) + (journal._flight is not None)),
         ]
     for store in service.stores:

@@ -19,6 +19,7 @@ from tests.simulation.clients import Client
 from tests.simulation.clock import Role
 from tests.simulation.faults import Faults
 from tests.simulation.knobs import turned
+from tests.simulation.operators import Operator
 from tests.simulation.orders import Key, Order
 from tests.simulation.rest import at_rest, connected, jobs, stop_looking
 from tests.simulation.world import Setup, World
@@ -79,6 +80,7 @@ class _Run:
         self.world.trace.note(f"seed {seed}: {self.world.setup}")
         self.clients = self._make_clients(rng)
         self.faults = Faults(self.world, self.world.rng("faults"), self._fault_s)
+        Operator(self.world, self.world.rng("operator"), self._fault_s)
         self.world.trace.note(f"faults: {', '.join(kind.__name__ for kind in self.faults.kinds)} each {self.faults.mean_pause_s} s")
 
     def _make_clients(self, rng: random.Random) -> list[Client]:

@@ -50,8 +50,16 @@ class FakeTasks:
         if self.error is not None:
             return fail(self.error)
         self.submitted.append(task)
-        origin = {"caller": task.caller, "accepted_by": task.accepted_by}
-        self._journal(Requested(task.task_id, task.equipment_id, task.accepted_at, task.fingerprint, **origin))
+        self._journal(
+            Requested(
+                task.task_id,
+                task.equipment_id,
+                task.accepted_at,
+                task.fingerprint,
+                caller=task.caller,
+                accepted_by=task.accepted_by,
+            )
+        )
         return Deferred(self._cancel) if self.silent else succeed(None)
 
     def call_off(self, task_id: str, equipment_id: str, at: float) -> Deferred[None]:

@@ -1,0 +1,224 @@
+"""Tasks that no queue holds: found, and put back.
+
+A task's message may vanish though the journal has the task: its queue was purged, or deleted while no worker lived, or
+a backup without it was restored. So a worker that knows of open tasks which it does not hold puts a *marker* at the
+end of the work queue. A queue gives out first what came first: when the marker comes, all that the queue held before
+has come to the same worker. What was open before that, is open still behind the journal's barrier, and is not held, is
+in no queue.
+
+Its message is in the journal, and goes from there to the queue's end, in the journal's order. That it might have been
+on its way all the same does no harm: such a copy is judged like any message that is delivered again.
+
+A worker that has got nothing yet may be a standby. It publishes markers, too, unless it sees another one at work: the
+active worker gets them, and acknowledges them. (A worker of an earlier version takes them for messages that are not
+ours.)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from attrs import frozen
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from rtprov.errors import BrokerError, UndecodableMessage
+from rtprov.model import Finished, State
+from rtprov.pace import for_each
+from rtprov.wire import decode_task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from twisted.internet.interfaces import IReactorTime
+    from twisted.python.failure import Failure
+
+    from rtprov.amqp.consumer import Delivery
+    from rtprov.amqp.protocol import AmqpConnection
+    from rtprov.copies import WorkQueue
+    from rtprov.journal import ShardJournal
+    from rtprov.journal_reader import JournalReader
+    from rtprov.open_tasks import OpenTask, OpenTasks
+    from rtprov.presence import Presence
+    from rtprov.store import Store
+    from rtprov.worker import ShardWorker
+
+LOOK_S = 5.0  # longer than a front end's publish is on its way
+EVERY_S = 30.0  # between two markers; ever longer while they do not come back, since a long queue may be before them
+SELDOM_S = 3600.0
+RIVAL_S = 150.0  # since another worker was seen at work; an active one says so every minute while tasks are open
+BATCH = 200
+AT_ONCE = 50
+SURE_AFTER = 3  # times that a task was found to be nowhere, before it is given up where the journal has no order of it
+
+
+@frozen
+class _Marker:
+    """`before` is the journal's offset before which everything concerned stands; `copies` is the number of the last
+    copy before it.
+    """
+
+    marker_id: str
+    before: int
+    copies: int
+
+
+class Census:
+    """A session of the worker's connection: attach it after the shard's worker, and pass it the ids of the markers
+    that come to that.
+
+    `repair` is called when something was missing: perhaps the queue's binding is, too. `wall_clock` gives seconds
+    since the epoch.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        store: Store,
+        open_tasks: OpenTasks,
+        journal: ShardJournal,
+        reader: JournalReader,
+        queue: WorkQueue,
+        presence: Presence,
+        worker: Callable[[], ShardWorker],
+        repair: Callable[[], None],
+        new_marker_id: Callable[[], str],
+        clock: IReactorTime,
+        wall_clock: Callable[[], float],
+    ) -> None:
+        self._name = name
+        self._store = store
+        self._open_tasks = open_tasks
+        self._journal = journal
+        self._reader = reader
+        self._queue = queue
+        self._presence = presence
+        self._worker = worker
+        self._repair = repair
+        self._new_marker_id = new_marker_id
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._connection: AmqpConnection | None = None
+        self._looking = LoopingCall(self._look)
+        self._looking.clock = clock
+        self._seen_before = 0  # the journal's next offset at the last look
+        self._pause_s = EVERY_S
+        self._next_at = 0.0
+        self._marker: _Marker | None = None
+        self._work: Deferred[None] | None = None
+
+    # The session.
+
+    async def attach(self, connection: AmqpConnection) -> None:
+        """Begin to look."""
+        self._connection = connection
+        self._seen_before = self._journal.next_offset
+        self._pause_s, self._next_at = EVERY_S, 0.0
+        looking = self._looking.start(LOOK_S, now=False)
+        looking.addErrback(lambda reason: self._log.failure("{queue}: lost tasks are no longer looked for", reason, queue=self._name))
+
+    def detach(self) -> None:
+        """The connection is gone."""
+        self._connection = self._marker = None
+        if self._looking.running:
+            self._looking.stop()
+        if self._work is not None:
+            self._work.cancel()
+
+    def _look(self) -> None:
+        before, self._seen_before = self._seen_before, self._journal.next_offset
+        now = self._clock.seconds()
+        if now < self._next_at or self._work is not None or self._is_standby(now):
+            return
+        if not self._open_tasks.any_missing(before, self._worker().held_tasks()):
+            self._pause_s = EVERY_S
+            return
+        self._marker = _Marker(self._new_marker_id(), before, self._queue.published)
+        self._next_at = now + self._pause_s
+        self._pause_s = min(2 * self._pause_s, SELDOM_S)
+        self._queue.put_marker(self._marker.marker_id).addErrback(lambda reason: reason.trap(BrokerError) and None)
+
+    def _is_standby(self, now: float) -> bool:
+        """Whether another worker seems to be the active one."""
+        rival_at = self._presence.rival_at
+        return not self._presence.consuming and rival_at is not None and now - rival_at < RIVAL_S
+
+    def came(self, marker_id: str) -> None:
+        """The worker has got this marker."""
+        marker = self._marker
+        if marker is None or marker.marker_id != marker_id:
+            return  # an earlier one, or another process's
+        self._marker = None
+        self._pause_s, self._next_at = EVERY_S, self._clock.seconds() + EVERY_S
+        self._queue.delivered_upto(marker.copies)
+        held = self._worker().held_tasks() | self._queue.copies.keys()
+        missing = self._open_tasks.missing(marker.before, held)
+        work = Deferred.fromCoroutine(self._settle(marker.before, held, missing))
+        if not work.called:
+            self._work = work
+        work.addBoth(self._done)
+
+    def _done(self, result: Failure | None) -> None:
+        self._work = None
+        if result is not None and not result.check(CancelledError, BrokerError):
+            self._log.failure("{queue}: lost tasks could not be put back; tried again", result, queue=self._name)
+
+    # What is missing.
+
+    async def _settle(self, before: int, held: set[str], missing: list[OpenTask]) -> None:
+        await self._journal.barrier()
+        self._open_tasks.messages_gone(before, held)
+        missing = [task for task in missing if self._is_missing(task)]
+        if not missing:
+            return
+        self._log.warn("{queue}: {n} open tasks were in no queue; putting them back", queue=self._name, n=len(missing))
+        self._repair()
+        for start in range(0, len(missing), BATCH):
+            await self._put_back(missing[start : start + BATCH])
+
+    def _is_missing(self, task: OpenTask) -> bool:
+        return self._open_tasks.get(task.task_id) is task and task.task_id not in self._worker().held_tasks()
+
+    async def _put_back(self, tasks: list[OpenTask]) -> None:
+        connection = self._connection
+        if connection is None:
+            return
+        messages = await self._reader.read(connection, _requests(tasks))
+
+        async def put_back(task: OpenTask) -> None:
+            order = self._order(task, messages)
+            if order is None:
+                await self._without_order(task)
+            else:
+                await self._queue.put(task.task_id, order.body, order.headers)
+
+        await for_each([task for task in tasks if self._is_missing(task)], put_back, at_once=AT_ONCE)
+
+    def _order(self, task: OpenTask, messages: dict[int, Delivery]) -> Delivery | None:
+        """The message that is the task's order."""
+        message = None if task.request is None else messages.get(task.request)
+        if message is None:
+            return None
+        try:
+            order = decode_task(message.body)
+        except UndecodableMessage:
+            return None
+        right = order.task_id == task.task_id
+        return message if right and self._store.over(order.task_id, order.fingerprint, order.accepted_at) is False else None
+
+    async def _without_order(self, task: OpenTask) -> None:
+        """The broker has lost the task, but for its id. Its client is told so, once that is sure."""
+        task.missed += 1
+        if task.missed < SURE_AFTER:
+            return
+        self._log.error("task {task_id} has failed: the broker has lost its order", task_id=task.task_id)
+        now, reason = self._wall_clock(), "the broker has lost its order"
+        await self._journal.append(Finished(task.task_id, task.equipment_id, now, State.FAILED, reason))
+
+
+def _requests(tasks: Iterable[OpenTask]) -> list[int]:
+    return [task.request for task in tasks if task.request is not None]

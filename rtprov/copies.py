@@ -1,0 +1,74 @@
+"""Copies of a task's message in its work queue, and the markers that tell what that queue does not hold.
+
+A copy stands in for a message that was held for long, or for one that was lost. It may be one too many: a crash
+between the copy's confirm and the acknowledgement of the message leaves both. So a copy says in its header that it is
+one, and is judged behind the journal's barrier.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rtprov.appending import persistent
+from rtprov.markers import encode_census
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pamqp.common import FieldTable
+    from twisted.internet.defer import Deferred
+
+    from rtprov.amqp.publisher import Publisher
+    from rtprov.amqp.topology import Shard
+    from rtprov.interfaces import Delivery
+
+COPY_HEADER = "rtprov-copy"
+
+
+def copied_at(delivery: Delivery) -> float | None:
+    """When this copy was made, in seconds since the epoch; None for a message that is none."""
+    at = delivery.headers.get(COPY_HEADER)
+    return float(at) if isinstance(at, int) else None
+
+
+class WorkQueue:
+    """Puts messages into a shard's work queue alone. All go over one channel, so the queue gets them in the order of
+    the calls.
+
+    `copies` has, for each task of which a copy is on its way, the copy's number; `published` is the number of the last
+    one. `wall_clock` gives seconds since the epoch.
+    """
+
+    def __init__(self, *, shard: Shard, publisher: Publisher, wall_clock: Callable[[], float]) -> None:
+        self._shard = shard
+        self._publisher = publisher
+        self._wall_clock = wall_clock
+        self.published = 0
+        self.copies: dict[str, int] = {}
+
+    def put(self, task_id: str, body: bytes, headers: Mapping[str, object]) -> Deferred[None]:
+        """Publish a copy of the task's message; fire once it is confirmed. Fails as `Publisher.publish` does.
+
+        Of the message's headers, those that hold text and are not the broker's are kept.
+        """
+        self.published += 1
+        self.copies[task_id] = self.published
+        kept: FieldTable = {name: value for name, value in headers.items() if isinstance(value, str) and not name.startswith("x-")}
+        return self._publish(body, {**kept, COPY_HEADER: int(self._wall_clock())})
+
+    def put_marker(self, marker_id: str) -> Deferred[None]:
+        """Publish a census marker. Fails as `Publisher.publish` does."""
+        return self._publish(encode_census(marker_id), {})
+
+    def came(self, task_id: str) -> None:
+        """The task's copy has been delivered."""
+        self.copies.pop(task_id, None)
+
+    def delivered_upto(self, number: int) -> None:
+        """All copies up to this number have been delivered, or are lost."""
+        self.copies = {task_id: copy for task_id, copy in self.copies.items() if copy > number}
+
+    def _publish(self, body: bytes, headers: FieldTable) -> Deferred[None]:
+        properties = persistent()
+        properties.headers = headers
+        return self._publisher.publish("", self._shard.work, body, properties=properties, mandatory=True)

@@ -1,0 +1,61 @@
+"""Runs of a job that fail for an error of ours: repeated, with growing pauses, a few times."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import CancelledError
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from rtprov.attempts import Abandoned, Deadly
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from twisted.internet.interfaces import IReactorTime
+
+    from rtprov.attempts import Attempts
+    from rtprov.jobs import Job
+
+_log = Logger()
+
+# A run that fails for an error of ours is repeated, after pauses that double: two minutes in all.
+MAX_FAILURES = 10
+FIRST_FAILURE_PAUSE_S = 0.5
+LONGEST_FAILURE_PAUSE_S = 30.0
+
+
+def failure_pause_s(failures: int) -> float:
+    """The pause after a task's run has failed for the `failures`-th time (from 1)."""
+    return min(LONGEST_FAILURE_PAUSE_S, FIRST_FAILURE_PAUSE_S * 2.0 ** (failures - 1))
+
+
+class Broken(Exception):
+    """The task's run has failed `MAX_FAILURES` times for an error of ours."""
+
+
+async def repeated(job: Job, carry_out: Callable[[Job], Coroutine[Any, Any, None]], *, attempts: Attempts, clock: IReactorTime) -> None:
+    """Carry a job out, again and again if it fails for an error of ours.
+
+    It keeps its delivery and its lane meanwhile: what a returned delivery counts for differs from one broker to the next. Raises
+    `Abandoned`, `Deadly`, `Broken`.
+    """
+    while True:
+        try:
+            await carry_out(job)
+            return
+        except (Abandoned, Deadly, CancelledError):
+            raise
+        except Exception:
+            job.failures += 1
+            text = "task {task_id}: the worker failed, run {n} of {most}"
+            _log.failure(text, task_id=job.task.task_id, n=job.failures, most=MAX_FAILURES)
+        job.calling = False
+        if attempts.draining:
+            raise Abandoned
+        if job.failures >= MAX_FAILURES:
+            raise Broken
+        job.unjudged = job.pausing = True
+        await deferLater(clock, failure_pause_s(job.failures))
+        job.pausing = False

@@ -1,0 +1,191 @@
+"""A shard's open tasks, as its journal tells of them: their order, and where in the journal what is known of each
+stands. Pure bookkeeping.
+
+The journal's order decides which of a device's tasks comes first, not the order in which the broker brings their
+messages: those may be renewed, put back or lost. An event's *offset* is its place in the journal. A journal forgets,
+so what it says of an open task is copied to its end from time to time; a copied request tells the task's own *place*,
+which is the offset of its first event, and keeps it.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from operator import attrgetter
+from typing import TYPE_CHECKING
+
+from attrs import define, field
+
+from rtprov.model import Cancelled, Finished, Requested, State
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator
+
+    from rtprov.model import TaskEvent
+
+KEPT_FIRST, KEPT_LAST = 20, 180  # offsets of one task's events that are kept
+JOURNAL_SPAN = 1 << 44  # more than any journal's offsets
+
+_place = attrgetter("place")
+
+
+@define(eq=False)
+class OpenTask:
+    """`place` is the task's among all of the shard, `offsets` are those of its events.
+
+    `request` is the offset of the request whose message has the sealed body, None where none is known. `written_at` is
+    when the oldest event that is still needed was written (seconds since the epoch). `missed` counts how often the
+    task was found to be in no queue.
+    """
+
+    task_id: str
+    equipment_id: str
+    place: int
+    written_at: float
+    offsets: list[int] = field(factory=list)
+    request: int | None = None
+    missed: int = 0
+
+
+@define(eq=False)
+class CancelledTask:
+    """A cancelled task whose message may still wait in a queue: the cancellation must not be forgotten before."""
+
+    task_id: str
+    place: int
+    offset: int
+    written_at: float
+
+
+class OpenTasks:
+    """Pass it each of the journal's events once the store has taken it (`saw`).
+
+    `unended` are tasks that have ended, and of which the journal has an event after that end. The journal must say the
+    end again, or it forgets the end before the event, and the task looks open. `began_at` is when the journal's first
+    known event was written.
+    """
+
+    def __init__(self) -> None:
+        self._tasks: dict[str, OpenTask] = {}
+        self._rows: dict[str, list[OpenTask]] = {}  # by device, by place
+        self.cancelled: dict[str, CancelledTask] = {}
+        self.unended: dict[str, None] = {}  # an ordered set
+        self.began_at: float | None = None
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def __contains__(self, task_id: str) -> bool:
+        return task_id in self._tasks
+
+    def __iter__(self) -> Iterator[OpenTask]:
+        return iter(self._tasks.values())
+
+    def get(self, task_id: str) -> OpenTask | None:
+        """The task, if it is open."""
+        return self._tasks.get(task_id)
+
+    # The order.
+
+    def may_go(self, task_id: str, equipment_id: str) -> bool:
+        """Whether all tasks of this device that come before this one have ended. True of a task that is not open."""
+        row = self._rows.get(equipment_id)
+        return row is None or row[0].task_id == task_id or task_id not in self._tasks
+
+    def row_place(self, task: OpenTask) -> int:
+        """How many open tasks of the device come before this one."""
+        return bisect_left(self._rows[task.equipment_id], task.place, key=_place)
+
+    # Events.
+
+    def saw(self, event: TaskEvent, offset: int, state: State | None) -> None:
+        """Take the journal's event at `offset`. `state` is that of its task once the store has taken the event."""
+        copied = event.copied if isinstance(event, (Requested, Cancelled)) else None
+        written_at = event.at if copied is None else copied.at
+        if self.began_at is None:
+            self.began_at = written_at
+        if state is None or state.final:
+            self._saw_ended(event, offset, written_at, state)
+            return
+        task = self._tasks.get(event.task_id)
+        if task is None:
+            task = self._add(OpenTask(event.task_id, event.equipment_id, offset, written_at))
+        if isinstance(event, Requested):
+            self._saw_request(task, event, offset)
+        else:
+            task.offsets.append(offset)
+            if len(task.offsets) > KEPT_FIRST + KEPT_LAST:
+                del task.offsets[KEPT_FIRST]
+
+    def _saw_request(self, task: OpenTask, event: Requested, offset: int) -> None:
+        copied = event.copied
+        if copied is not None:
+            self._move(task, copied.place)
+            task.written_at = copied.at
+            task.offsets = [offset, *(each for each in task.offsets if each > copied.upto)]
+        elif task.request is None:
+            task.offsets.append(offset)
+        if event.whole and (task.request is None or copied is not None):
+            task.request = offset
+
+    def _saw_ended(self, event: TaskEvent, offset: int, written_at: float, state: State | None) -> None:
+        task = self._tasks.pop(event.task_id, None)
+        if task is not None:
+            self._leave_row(task)
+        if isinstance(event, Cancelled) and state is State.CANCELLED:
+            known = task or self.cancelled.get(event.task_id)
+            place = offset if known is None else known.place
+            place = place if event.copied is None else event.copied.place
+            self.cancelled[event.task_id] = CancelledTask(event.task_id, place, offset, written_at)
+        if isinstance(event, (Finished, Cancelled)):
+            self.unended.pop(event.task_id, None)
+        elif task is None:
+            self.unended[event.task_id] = None
+
+    def _add(self, task: OpenTask) -> OpenTask:
+        self._tasks[task.task_id] = task
+        insort(self._rows.setdefault(task.equipment_id, []), task, key=_place)
+        return task
+
+    def _move(self, task: OpenTask, place: int) -> None:
+        if place != task.place:
+            self._leave_row(task)
+            task.place = place
+            self._add(task)
+
+    def _leave_row(self, task: OpenTask) -> None:
+        row = self._rows[task.equipment_id]
+        if len(row) == 1:
+            del self._rows[task.equipment_id]
+        else:
+            row.remove(task)
+
+    def journal_lost(self) -> None:
+        """The journal that told all this is gone. What is known stays so, before all that the next one has, which
+        counts from 0 again.
+        """
+        for task in self._tasks.values():
+            task.place -= JOURNAL_SPAN
+            task.offsets.clear()
+            task.request = None
+        for cancelled in self.cancelled.values():
+            cancelled.place -= JOURNAL_SPAN
+
+    # Messages.
+
+    def missing(self, before: int, held: Collection[str]) -> list[OpenTask]:
+        """The open tasks with a place before `before` that are not in `held`, in the journal's order."""
+        found = [task for task in self._tasks.values() if task.place < before and task.task_id not in held]
+        return sorted(found, key=_place)
+
+    def any_missing(self, before: int, held: Collection[str]) -> bool:
+        """Whether some message may be missing: that of an open task, or of a cancelled one."""
+        tasks: Iterable[OpenTask | CancelledTask]
+        for tasks in (self._tasks.values(), self.cancelled.values()):
+            if any(task.place < before and task.task_id not in held for task in tasks):
+                return True
+        return False
+
+    def messages_gone(self, before: int, held: Collection[str]) -> None:
+        """No queue holds the message of a cancelled task with a place before `before`, unless it is in `held`."""
+        for task in [task for task in self.cancelled.values() if task.place < before and task.task_id not in held]:
+            del self.cancelled[task.task_id]

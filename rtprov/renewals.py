@@ -1,0 +1,119 @@
+"""Deliveries that are held for long are given back before the broker takes them: it does so after 30 minutes, and
+counts that.
+
+Not by returning them, which brokers count too: a copy of the message goes to the end of the queue, with a count of its
+own, and once that is confirmed the delivery is acknowledged. The job goes on meanwhile, and adopts the copy when it
+comes. So no wait is too long, and what waits does not keep the broker from handing out what comes behind it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from rtprov.errors import BrokerError
+from rtprov.pace import for_each
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from twisted.internet.interfaces import IReactorTime
+    from twisted.python.failure import Failure
+
+    from rtprov.copies import WorkQueue
+    from rtprov.jobs import Job
+    from rtprov.open_tasks import OpenTasks
+
+RENEW_AFTER_S = 1200.0
+RENEW_LOOK_S = 60.0
+AT_ONCE = 100
+# So many windows of tasks may wait while their messages are back in the queue, and of each device's next tasks twice as
+# many. Those beyond are forgotten until their messages come again.
+MOST_HELD = 4
+NEAR = 10
+
+
+class Renewals:
+    """Renews the deliveries of `jobs`, which are looked at once a minute between `start` and `stop`.
+
+    A worker holds `window` deliveries at most; `send_away` is called with each job that is too much beside those. `name`
+    is the queue's.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        queue: WorkQueue,
+        jobs: Mapping[str, Job],
+        open_tasks: OpenTasks,
+        window: int,
+        send_away: Callable[[Job], None],
+        clock: IReactorTime,
+    ) -> None:
+        self._name = name
+        self._queue = queue
+        self._jobs = jobs
+        self._open_tasks = open_tasks
+        self._window = window
+        self._send_away = send_away
+        self._clock = clock
+        self._looking = LoopingCall(self._look)
+        self._looking.clock = clock
+        self._renewing: Deferred[None] | None = None
+
+    def start(self) -> None:
+        """The deliveries can be settled."""
+        looking = self._looking.start(RENEW_LOOK_S, now=False)
+        looking.addErrback(lambda reason: self._log.failure("{queue}: deliveries are no longer renewed", reason, queue=self._name))
+
+    def stop(self) -> None:
+        """The deliveries are dead."""
+        if self._looking.running:
+            self._looking.stop()
+        if self._renewing is not None:
+            self._renewing.cancel()
+
+    def _look(self) -> None:
+        overdue = self._clock.seconds() - RENEW_AFTER_S
+        jobs = [job for job in self._jobs.values() if job.taken_at <= overdue and job.delivery.live]
+        if not jobs or self._renewing is not None:
+            return
+        renewing = Deferred.fromCoroutine(for_each(jobs, self._renew, at_once=AT_ONCE))
+        if not renewing.called:
+            self._renewing = renewing
+        renewing.addBoth(self._done)
+
+    def _done(self, result: Failure | None) -> None:
+        self._renewing = None
+        if result is not None and not result.check(CancelledError):
+            self._log.failure("{queue}: deliveries are not renewed; tried again in a minute", result, queue=self._name)
+
+    async def _renew(self, job: Job) -> None:
+        delivery = job.delivery
+        if not delivery.live:
+            return
+        job.renewing = True
+        try:
+            await self._queue.put(job.task.task_id, delivery.body, delivery.headers)
+        except BrokerError:
+            return  # the queue may have the copy or not: the next look tries again
+        finally:
+            renewing, job.renewing = job.renewing, False
+        if renewing and job.delivery is delivery and delivery.live:
+            delivery.ack()
+            job.released = True
+            if not (job.calling or job.pausing) and self._is_too_much(job):
+                self._send_away(job)
+
+    def _is_too_much(self, job: Job) -> bool:
+        """Whether so many tasks wait that this one is to be forgotten until its message comes."""
+        held, task = len(self._jobs) / self._window, self._open_tasks.get(job.task.task_id)
+        if held <= MOST_HELD or task is None:
+            return False
+        return held > 2 * MOST_HELD or self._open_tasks.row_place(task) >= NEAR

@@ -1,0 +1,58 @@
+"""What a store knows of a task, as the events that tell it: for a journal that has lost them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rtprov.model import Cancelled, Copied, Finished, Postponed, Requested, Started, State
+
+if TYPE_CHECKING:
+    from rtprov.model import TaskEvent
+    from rtprov.record import Record
+
+
+def retell(record: Record, copied: Copied | None = None) -> list[TaskEvent]:
+    """The events, in their order. `copied` is for the request; None where the task has ended."""
+    events: list[TaskEvent] = []
+    if record.requested_at is not None:
+        events.append(
+            Requested(
+                record.task_id,
+                record.equipment_id,
+                record.requested_at,
+                record.fingerprint,
+                caller=record.origin.caller,
+                accepted_by=record.origin.accepted_by,
+                key=record.origin.key,
+                copied=copied,
+            )
+        )
+    if not record.state.final:
+        events += _attempts(record)
+    end = end_of(record)
+    return events if end is None else [*events, end]
+
+
+def end_of(record: Record) -> Finished | Cancelled | None:
+    """The event that ended the task."""
+    if not record.state.final:
+        return None
+    if record.state is State.CANCELLED:
+        return Cancelled(record.task_id, record.equipment_id, record.finished_at)
+    return Finished(record.task_id, record.equipment_id, record.finished_at, record.state, record.reason or "")
+
+
+def _attempts(record: Record) -> list[TaskEvent]:
+    """The first attempt, which patience counts from, and the latest."""
+    last = record.last_attempt()
+    events: list[TaskEvent] = []
+    if last is None:
+        return events
+    if record.first_started_at is not None and last.number > 1:
+        events.append(Started(record.task_id, record.equipment_id, record.first_started_at, 1))
+    if last.started_at is not None:
+        events.append(Started(record.task_id, record.equipment_id, last.started_at, last.number, record.begun_by))
+    if last.ended_at is not None:
+        error, until = last.error or "", last.retry_at or last.ended_at
+        events.append(Postponed(record.task_id, record.equipment_id, last.ended_at, last.number, error, until))
+    return events

@@ -1,0 +1,172 @@
+"""What a worker has for each of its shards, and how it is joined: journal, replica, answers, letters, the shard's worker, and upkeep."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from attrs import frozen
+
+from rtprov.attempts import Attempts
+from rtprov.backlog import Backlog
+from rtprov.census import Census
+from rtprov.copies import WorkQueue
+from rtprov.deadletters import DeadLetters
+from rtprov.inquiries import InquiryServer
+from rtprov.journal import ShardJournal
+from rtprov.journal_keeper import JournalKeeper
+from rtprov.journal_reader import JournalReader
+from rtprov.model import Active, Marker, Unrecognised
+from rtprov.open_tasks import OpenTasks
+from rtprov.presence import Presence
+from rtprov.status import StatusServer
+from rtprov.store import Store
+from rtprov.worker import ShardWorker
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rtprov.amqp.connection import Session
+    from rtprov.amqp.publisher import Publisher
+    from rtprov.amqp.topology import Shard, Topology
+    from rtprov.gate import Gate
+    from rtprov.interfaces import Equipment, Sealer
+    from rtprov.missing_keys import MissingKeys
+    from rtprov.model import Event
+    from rtprov.quarantine import Quarantine
+    from rtprov.tap.assembly import Surroundings, WorkerSettings
+
+
+@frozen
+class Shared:
+    """What all shards of a worker share. `window` is how many deliveries of a shard are held at most."""
+
+    surroundings: Surroundings
+    settings: WorkerSettings
+    topology: Topology
+    publisher: Publisher
+    equipment: Equipment
+    sealer: Sealer
+    missing_keys: MissingKeys
+    gate: Gate
+    quarantine: Quarantine
+    process_id: str
+    window: int
+    backlogs: list[Backlog]
+
+
+@frozen
+class ShardParts:
+    """`sessions` are to be attached in this order, behind those of topology and publisher."""
+
+    store: Store
+    inquiries: InquiryServer
+    worker: ShardWorker
+    keeper: JournalKeeper
+    sessions: Sequence[Session]
+
+
+def join_shard(shard: Shard, shared: Shared) -> ShardParts:
+    """Make a shard's parts, and join them."""
+    outer, settings = shared.surroundings, shared.settings
+    store = Store(settings.retention_s, Backlog(settings.concurrency, shared.backlogs))
+    open_tasks = OpenTasks()
+
+    def apply(event: Event) -> None:
+        presence.saw(event, store.apply)
+        if not isinstance(event, (Active, Marker, Unrecognised)):
+            open_tasks.saw(event, journal.next_offset - 1, store.state(event.task_id))
+        inquiries.saw(event)
+        shared.missing_keys.saw(event)
+        worker.saw(event)
+
+    def journal_lost() -> None:
+        open_tasks.journal_lost()
+        keeper.journal_lost()
+
+    journal = ShardJournal(
+        shard=shard,
+        apply=apply,
+        publisher=shared.publisher,
+        clock=outer.clock,
+        rng=outer.rng,
+        new_marker_id=outer.new_id,
+        lost=journal_lost,
+    )
+    inquiries = InquiryServer(
+        shard=shard,
+        replica=store,
+        journal=journal,
+        key_ids=lambda: shared.sealer.key_ids,
+        clock=outer.clock,
+        wall_clock=outer.wall_clock,
+    )
+    status = StatusServer(shard=shard, replica=store, journal=journal, clock=outer.clock)
+    presence = Presence(
+        shard=shard,
+        store=store,
+        journal=journal,
+        gate=shared.gate,
+        process_id=shared.process_id,
+        clock=outer.clock,
+        wall_clock=outer.wall_clock,
+    )
+    attempts = Attempts(
+        store=store,
+        journal=journal,
+        equipment=shared.equipment,
+        sealer=shared.sealer,
+        missing_keys=shared.missing_keys,
+        gate=shared.gate,
+        quarantine=shared.quarantine,
+        process_id=shared.process_id,
+        patience_s=settings.patience_s,
+        clock=outer.clock,
+        wall_clock=outer.wall_clock,
+        rng=outer.rng,
+    )
+    queue = WorkQueue(shard=shard, publisher=shared.publisher, wall_clock=outer.wall_clock)
+    reader = JournalReader(name=shard.journal, clock=outer.clock)
+    census = Census(
+        name=shard.work,
+        store=store,
+        open_tasks=open_tasks,
+        journal=journal,
+        reader=reader,
+        queue=queue,
+        presence=presence,
+        worker=lambda: worker,
+        repair=shared.topology.repair,
+        new_marker_id=outer.new_id,
+        clock=outer.clock,
+        wall_clock=outer.wall_clock,
+    )
+    worker = ShardWorker(
+        shard=shard,
+        store=store,
+        open_tasks=open_tasks,
+        journal=journal,
+        queue=queue,
+        attempts=attempts,
+        window=shared.window,
+        on_marker=census.came,
+        on_delivery=presence.delivered,
+        clock=outer.clock,
+        wall_clock=outer.wall_clock,
+    )
+    dead = DeadLetters(
+        shard=shard, store=store, journal=journal, publisher=shared.publisher, clock=outer.clock, wall_clock=outer.wall_clock
+    )
+    keeper = JournalKeeper(
+        name=shard.journal,
+        store=store,
+        open_tasks=open_tasks,
+        journal=journal,
+        reader=reader,
+        presence=presence,
+        worker=worker,
+        max_age_s=settings.journal_age_s,
+        clock=outer.clock,
+        wall_clock=outer.wall_clock,
+    )
+    sessions: list[Session] = [journal, status, inquiries, dead, presence, worker, census, keeper]
+    return ShardParts(store, inquiries, worker, keeper, sessions)

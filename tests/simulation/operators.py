@@ -1,0 +1,59 @@
+"""What an operator does to the broker's queues, in some of the seeds: purges them, deletes them, unbinds them."""
+
+from __future__ import annotations
+
+import random
+
+from attrs import define, field
+
+from rtprov.amqp.topology import PARKED_QUEUE, TASKS_EXCHANGE, Shard
+from rtprov.broker.engine import Engine
+from tests.simulation.world import Broker, World
+
+HOW_OFTEN = 0.35  # of the seeds
+
+
+@define(eq=False)
+class Operator:
+    """Acts at random times until `until`. Has dice of its own, so that the other seeds, and the faults, stay what they are."""
+
+    world: World
+    rng: random.Random
+    until: float
+    mean_pause_s: float = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.mean_pause_s = self.rng.choice([3.0, 10.0, 30.0])
+        if self.rng.random() < HOW_OFTEN:
+            self._later()
+
+    def _later(self) -> None:
+        pause_s = self.rng.expovariate(1.0 / self.mean_pause_s)
+        if self.world.clock.now + pause_s < self.until:
+            self.world.clock.call_later(None, pause_s, self._act_on)
+
+    def _act_on(self) -> None:
+        broker = self.world.processes.get("broker")
+        act = self.rng.choice([self.purge, self.delete, self.unbind])
+        shard = Shard(self.rng.randrange(self.world.setup.shards), self.world.setup.shards)
+        if isinstance(broker, Broker):
+            act(broker.factory.engine, shard)
+            broker.factory.engine.after_work()
+        self._later()
+
+    def purge(self, engine: Engine, shard: Shard) -> None:
+        """The work queue loses all that it has not handed out."""
+        queue = engine.queues.get(shard.work)
+        if queue is not None:
+            self.world.trace.note(f"{shard.work} is purged of {queue.purge()} messages")
+
+    def delete(self, engine: Engine, shard: Shard) -> None:
+        """A queue of tasks or of letters is gone, with all that was handed out of it."""
+        queue = engine.queues.get(self.rng.choice([shard.work, shard.work, shard.dead, PARKED_QUEUE]))
+        if queue is not None:
+            self.world.trace.note(f"{queue.name} is deleted with {engine.delete_queue(queue)} messages")
+
+    def unbind(self, engine: Engine, shard: Shard) -> None:
+        """The work queue gets no tasks any more."""
+        self.world.trace.note(f"{shard.work} is unbound")
+        engine.unbind(shard.work, TASKS_EXCHANGE, shard.requested_key, None)

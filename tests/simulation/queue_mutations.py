@@ -1,0 +1,19 @@
+"""Bugs put in on purpose in what makes good lost messages, and keeps the order meanwhile. See `mutations`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rtprov.census import Census
+from rtprov.worker import ShardWorker
+from tests.simulation.mutation import mutation
+
+
+@mutation("no census", Census, "_look")
+def _no_look(self: Any) -> None:
+    pass
+
+
+@mutation("the order is that of the deliveries", ShardWorker, "_may_go")
+def _first_come(self: Any, job: Any) -> bool:
+    return True
