@@ -140,6 +140,7 @@ LAYERS = (
             "rtprov.worker",
             "rtprov.census",
             "rtprov.journal_keeper",
+            "rtprov.resharding",
             "rtprov.scenario",
             "rtprov.stub",
             "rtprov.finals",
@@ -149,7 +150,7 @@ LAYERS = (
     ),
     Layer(
         "assembly",
-        ("rtprov.tap.*",),
+        ("rtprov.tap.*", "rtprov.shards"),
         sees=("package", "values", "forms", "rules", "hosts", "amqp", "broker", "edges", "roles"),
         reactor=True,
     ),

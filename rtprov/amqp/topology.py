@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
 from rtprov.amqp.letters import LetterQueue, Letters
-from rtprov.errors import BrokerError
+from rtprov.errors import BrokerError, ConfigurationError
 
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
@@ -94,16 +94,25 @@ class Shard:
         return f"event.{self}"
 
 
+class Guard(Protocol):
+    """What must agree before anything is declared again; see `rtprov.amqp.shard_count.ShardCount`."""
+
+    async def attach(self, connection: AmqpConnection) -> None:
+        """Raises `BrokerError` or `ConfigurationError` if it does not agree."""
+
+
 class Topology:
     """Declares what the shards need, but for the queues of questions. The first session of each connection of front end and worker.
 
-    With `replaces`, which is a worker's, queues of letters that an earlier rtprov declared are replaced where they must be.
+    With `replaces`, which is a worker's, queues of letters that an earlier rtprov declared are replaced where they must be. `count` must
+    agree before anything is declared again on a connection.
     """
 
     _log = Logger()
 
-    def __init__(self, shards: Sequence[Shard], *, replaces: bool = False) -> None:
+    def __init__(self, shards: Sequence[Shard], *, replaces: bool = False, count: Guard | None = None) -> None:
         self._shards = tuple(shards)
+        self._count = count
         self._replaces = replaces
         self._replaced = False  # nothing is left to replace: not looked for again, which RabbitMQ would log as errors
         self._connection: AmqpConnection | None = None
@@ -125,7 +134,7 @@ class Topology:
         if self._connection is None or self._repairing is not None:
             return
         self._log.warn("a message found no queue, or a queue misses messages; declaring all exchanges, queues and bindings again")
-        repairing = Deferred.fromCoroutine(self._declare(self._connection, fatal=False))
+        repairing = Deferred.fromCoroutine(self._declare_again(self._connection))
         if not repairing.called:
             self._repairing = repairing
         repairing.addBoth(self._repaired)
@@ -138,6 +147,16 @@ class Topology:
             self._log.warn("exchanges, queues and bindings could not be declared again: {error}", error=result.value)
         else:
             self._log.failure("exchanges, queues and bindings could not be declared again", result)
+
+    async def _declare_again(self, connection: AmqpConnection) -> None:
+        """The queues may be gone because the number of shards was changed: these must not come back then."""
+        if self._count is not None:
+            try:
+                await self._count.attach(connection)
+            except (BrokerError, ConfigurationError) as error:
+                connection.drop(f"The queues are not declared again: {error}")
+                return
+        await self._declare(connection, fatal=False)
 
     async def _declare(self, connection: AmqpConnection, *, fatal: bool) -> None:
         channel = await connection.open_channel(fatal=fatal)

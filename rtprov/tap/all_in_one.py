@@ -25,7 +25,7 @@ from rtprov.tap.renewal import Renewal
 from rtprov.tap.services import key_file, server_identity, surroundings
 from rtprov.tap.stub import make_stub
 from rtprov.tap.timing import clock
-from rtprov.tap.worker import make_policy, make_worker
+from rtprov.tap.worker import make_policy, make_worker, room_for_calls
 
 FILES_PER_CALL = 3  # its two ends, where the stub is called, and that of a client who waits for it
 SHORTEST_JOURNAL_S = 3600.0
@@ -110,7 +110,8 @@ class _Everything(Command):
         if self._stub is not None:
             equipment_url = f"https://localhost:{self._stub.port_number}"
         shards, age_s = [Shard(0, 1)], self._journal_age_s
-        self._worker = make_worker(options, self._policy, self._keys, around, equipment_url, shards, FILES_PER_CALL, journal_age_s=age_s)
+        concurrency = room_for_calls(options["concurrency"], FILES_PER_CALL)
+        self._worker = make_worker(options, self._policy, self._keys, around, equipment_url, shards, concurrency, journal_age_s=age_s)
         self._worker.setServiceParent(self)
         self._front = front = FrontendService(
             around, sealer=self._keys.sealer, key_source=self._keys, shards=1, running_status=options["running-status"]

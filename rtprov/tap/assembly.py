@@ -18,6 +18,7 @@ from rtprov.amqp.connection import BrokerConnection, Session
 from rtprov.amqp.permissions import MayPublish
 from rtprov.amqp.publisher import Publisher
 from rtprov.amqp.rpc import RpcClient
+from rtprov.amqp.shard_count import ShardCount
 from rtprov.amqp.topology import JOURNAL_MAX_AGE_S, STATUS_EXCHANGE, TASKS_EXCHANGE, Shard, Topology
 from rtprov.amqp.url import BrokerUrl
 from rtprov.breaker import Breaker
@@ -64,8 +65,9 @@ class Surroundings:
 
 @frozen
 class WorkerSettings:
-    """The worker's options, as the contract names them; times in seconds. `journal_age_s` is how long the broker keeps
-    journals.
+    """The worker's options, as the contract names them; times in seconds.
+
+    `journal_age_s` is how long the broker keeps journals. With `shards_given`, the operator asked for the number of shards.
     """
 
     shards: Sequence[Shard]
@@ -74,12 +76,14 @@ class WorkerSettings:
     patience_s: float = 600.0
     drain_s: float = 120.0
     journal_age_s: float = JOURNAL_MAX_AGE_S
+    shards_given: bool = True
 
 
 class FrontendService(Service):
     """A front end's way to the broker, and its `frontend`, whose resource is to be served.
 
-    `process_id` names it in what tasks tell. `key_source` is where the sealer's first key comes from, if it has none yet.
+    `process_id` names it in what tasks tell. `key_source` is where the sealer's first key comes from, if it has none yet. It is made for
+    `shards` shards; with `shards_given`, the operator asked for that number (`rtprov.amqp.shard_count`).
     """
 
     _log = Logger()
@@ -93,10 +97,12 @@ class FrontendService(Service):
         running_status: int,
         max_unconfirmed: int = MAX_UNCONFIRMED,
         key_source: KeySource | None = None,
+        shards_given: bool = True,
     ) -> None:
         clock = surroundings.clock
         self.process_id = surroundings.new_id()[:12]
-        topology = Topology([Shard(index, shards) for index in range(shards)])
+        self.shard_count = ShardCount(shards, given=shards_given)
+        topology = Topology([Shard(index, shards) for index in range(shards)], count=self.shard_count)
         publisher = Publisher(
             clock=clock, max_unconfirmed=max_unconfirmed, confirm_deadline_s=CONFIRM_DEADLINE_S, on_unroutable=topology.repair
         )
@@ -105,7 +111,7 @@ class FrontendService(Service):
         may_publish = MayPublish(publisher, PUBLISHED_TO_BY_FRONTEND)
         self.keys = keys = SharedKeys(rpc=rpc, sealer=sealer, shards=shards, clock=clock)
         first_key = _first_key(key_source, shards, publisher, surroundings)
-        sessions: list[Session] = [topology, publisher, may_publish, *first_key, rpc, statuses, keys]
+        sessions: list[Session] = [self.shard_count, topology, publisher, may_publish, *first_key, rpc, statuses, keys]
         self.connection = _connection("frontend", surroundings, sessions)
         self.ends = EndsOfTasks(rpc=rpc, shards=shards, clock=clock)
         self.readiness = readiness_of_frontend(publisher, rpc, shards, keys, clock)
@@ -157,7 +163,8 @@ class WorkerService(Service):
         self.missing_keys = MissingKeys(sealer=sealer, clock=surroundings.clock)
         self._process_id = surroundings.new_id()[:12]
         self._gate = Gate(concurrency=settings.concurrency, breaker=breaker, clock=surroundings.clock)
-        topology = Topology(settings.shards, replaces=True)
+        self.shard_count = ShardCount(settings.shards[0].count, given=settings.shards_given)
+        topology = Topology(settings.shards, replaces=True, count=self.shard_count)
         self._publisher = Publisher(
             clock=surroundings.clock,
             max_unconfirmed=MAX_UNCONFIRMED,
@@ -165,6 +172,7 @@ class WorkerService(Service):
             on_unroutable=topology.repair,
         )
         sessions: list[Session] = [
+            self.shard_count,
             topology,
             self._publisher,
             MayPublish(self._publisher, PUBLISHED_TO_BY_WORKER),

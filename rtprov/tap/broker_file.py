@@ -83,9 +83,14 @@ class BrokerRoute:
     def _endpoint_of(self, url: BrokerUrl) -> IStreamClientEndpoint:
         return broker_endpoint(url, self._ca.servers() if url.tls else None)
 
-    def follow(self, connection: BrokerConnection) -> list[Renewal]:
-        """The services that have `connection` go where the file says, if there is one, and that watch the CA."""
+    def follow(self, connection: Callable[[], BrokerConnection]) -> list[Renewal]:
+        """The services that have the present `connection` go where the file says, if there is one, and that watch the CA."""
         if self._file is None:
             return [Renewal(self._ca, clock=clock, what="CA certificates")] if self.url.tls else []
-        self._file.on_change = lambda url: connection.redirect(self._endpoint_of(url), url)
+
+        def redirect(url: BrokerUrl) -> None:
+            self.endpoint, self.url = self._endpoint_of(url), url
+            connection().redirect(self.endpoint, url)
+
+        self._file.on_change = redirect
         return [Renewal(self._ca, clock=clock, what="CA certificates"), Renewal(self._file, clock=clock, what="broker's URL")]

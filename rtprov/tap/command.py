@@ -25,6 +25,7 @@ from rtprov.tap.listening import log
 from rtprov.tap.logs import quiet_observer
 from rtprov.tap.options import ALL_NAMES
 from rtprov.tap.renewal import Renewal
+from rtprov.tap.sharded import Sharded
 from rtprov.tap.timing import TimeWatch
 
 threads = cast("IReactorFromThreads", reactor)
@@ -119,7 +120,7 @@ class Command(InOrder):
         """Drain no longer."""
         log.warn("told to stop again: nothing is waited for any longer")
         for each in self:
-            if isinstance(each, WorkerService):
+            if isinstance(each, (WorkerService, Sharded)):
                 each.hurry()
 
 

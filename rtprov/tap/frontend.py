@@ -8,6 +8,7 @@ from typing import Any, cast
 from twisted.application.service import IService
 
 from rtprov.access import Admission
+from rtprov.health import Readiness
 from rtprov.limits import Connections, Rate
 from rtprov.tap import options as opt
 from rtprov.tap.assembly import FrontendService
@@ -18,6 +19,7 @@ from rtprov.tap.files import open_files, room_for
 from rtprov.tap.listening import front_end, health_if, log
 from rtprov.tap.renewal import Renewal
 from rtprov.tap.services import key_file, server_identity, surroundings
+from rtprov.tap.sharded import Sharded
 from rtprov.tap.timing import clock, wall_clock
 from rtprov.tokens import Token, TokensFile
 
@@ -83,16 +85,23 @@ class _FrontendCommand(Command):
         super().__init__(options)
         route = BrokerRoute(options)
         identity, (admission, watching), keys = server_identity(options, "frontend"), make_admission(options), key_file(options)
-        self._service = service = FrontendService(
-            surroundings(route.endpoint, route.url),
-            sealer=keys.sealer,
-            key_source=keys,
-            shards=options["shards"],
-            running_status=options["running-status"],
-            max_unconfirmed=options["max-unconfirmed"],
-        )
-        service.connection.on_contradiction = self.fail
-        for each in (service, *route.follow(service.connection), *health_if(options, service.readiness), *watching):
+
+        def make(shards: int) -> FrontendService:
+            service = FrontendService(
+                surroundings(route.endpoint, route.url),
+                sealer=keys.sealer,
+                key_source=keys,
+                shards=shards,
+                shards_given=options["shards"] is not None,
+                running_status=options["running-status"],
+                max_unconfirmed=options["max-unconfirmed"],
+            )
+            service.connection.on_contradiction = self.fail
+            return service
+
+        self._front = front = Sharded(make, options["shards"])
+        front.on_made = self._on_made
+        for each in (front, *route.follow(lambda: front.role.connection), *health_if(options, self._readiness()), *watching):
             each.setServiceParent(self)
         for renewal in (Renewal(identity, clock=clock), Renewal(keys, clock=clock, what="sealing keys")):
             renewal.setServiceParent(self)
@@ -103,7 +112,7 @@ class _FrontendCommand(Command):
             )
         self._listening = front_end(
             options["listen"],
-            service,
+            front.role,
             identity,
             admission=admission,
             connections=Connections(total=most, per_address=options["max-connections-per-address"]),
@@ -113,9 +122,19 @@ class _FrontendCommand(Command):
         self._listening.setServiceParent(self)
         self._options = options
 
+    def _readiness(self) -> Readiness:
+        async def probe() -> None:
+            await self._front.role.readiness.check()
+
+        return Readiness(probe, clock)
+
+    def _on_made(self, service: FrontendService) -> None:
+        self._listening.serve(service.frontend.resource(), service.ends.stop)
+        first_steps([service.connection], self._listening, self._options)
+
     def startService(self) -> None:
         super().startService()
-        first_steps([self._service.connection], self._listening, self._options)
+        first_steps([self._front.role.connection], self._listening, self._options)
 
 
 def makeService(options: Options) -> IService:

@@ -138,6 +138,11 @@ class Answering(Listening):
         self._clock = clock
         self._release = release
 
+    def serve(self, resource: IResource, release: Callable[[], None]) -> None:
+        """Serve another resource from the next request on."""
+        self._site.resource = resource
+        self._release = release
+
     def open_when(self, ready: Deferred[Any]) -> None:
         """Let requests wait until `ready` fires, for 3 s at most: who comes as soon as there is a port is not told that it is too early."""
         self._site.hold()

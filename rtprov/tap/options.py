@@ -37,7 +37,7 @@ BROKER_FILE = Option("broker-file", None, "file that holds the AMQP broker's URL
 SEAL_KEYS = Option(
     "seal-keys", None, "file with the sealing keys, the same for front ends and workers, instead of seal.key in --certs", path
 )
-SHARDS = Option("shards", "1", "how many shards there are; the same for all front ends and workers", integer(1, 1024))
+SHARDS = Option("shards", None, "how many shards there are [default: what the broker holds; a new one, 1]", integer(1, 1024))
 SHARD = Option("shard", None, "a shard to serve, from 0; repeatable; all of them without it", integer(0, 1023), repeatable=True)
 EQUIPMENT_URL = Option("equipment-url", "https://localhost:8444", "service A", parse_https_url)
 OTHER_EQUIPMENT_URL = Option("equipment-url", None, "service A; given, no stub is started", parse_https_url)

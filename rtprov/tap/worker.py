@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 from twisted.application.service import IService
@@ -9,6 +10,7 @@ from twisted.application.service import IService
 from rtprov.amqp.topology import JOURNAL_MAX_AGE_S, Shard
 from rtprov.equipment import HttpEquipment
 from rtprov.errors import ConfigurationError
+from rtprov.health import Readiness
 from rtprov.key_file import KeyFile
 from rtprov.tap import options as opt
 from rtprov.tap.assembly import Surroundings, WorkerService, WorkerSettings
@@ -19,6 +21,7 @@ from rtprov.tap.files import open_files, room_for
 from rtprov.tap.listening import health_if, log
 from rtprov.tap.renewal import Renewal, warn_of_expiry
 from rtprov.tap.services import ca_file, identity_files, key_file, surroundings
+from rtprov.tap.sharded import Sharded
 from rtprov.tap.timing import clock
 from rtprov.tls import is_there
 from rtprov.tls_client import VerifiedServers
@@ -49,11 +52,22 @@ class Options(opt.CommandOptions):
 
     def check(self) -> None:
         self.exclude("broker", "broker-file")
-        for shard in self["shard"]:
-            if shard >= self["shards"]:
-                raise ConfigurationError(f"--shard: there is no shard {shard} of {self['shards']}; they count from 0")
-        if len(set(self["shard"]) or range(self["shards"])) > MAX_SHARDS:
-            raise ConfigurationError(f"--shard: one worker can take {MAX_SHARDS} shards at most; divide the {self['shards']} among several")
+        if self["shards"] is not None:
+            check_shards(self["shard"], self["shards"])
+
+
+def check_shards(chosen: Sequence[int], count: int) -> None:
+    """Check what ``--shard`` says against the number of shards. Raises `ConfigurationError`."""
+    for shard in chosen:
+        if shard >= count:
+            raise ConfigurationError(f"--shard: there is no shard {shard} of {count}; they count from 0")
+    if len(set(chosen) or range(count)) > MAX_SHARDS:
+        raise ConfigurationError(f"--shard: one worker can take {MAX_SHARDS} shards at most; divide the {count} among several")
+
+
+def shards_of(chosen: Sequence[int], count: int) -> list[Shard]:
+    """The shards that a worker serves, at least one: those chosen, as far as they exist, or all."""
+    return [Shard(index, count) for index in sorted(set(chosen)) if index < count] or [Shard(index, count) for index in range(count)]
 
 
 def make_policy(options: dict[str, Any]) -> VerifiedServers:
@@ -86,14 +100,15 @@ def make_worker(
     around: Surroundings,
     equipment_url: str,
     shards: list[Shard],
-    files_per_call: int = 1,
+    concurrency: int,
     *,
     journal_age_s: float = JOURNAL_MAX_AGE_S,
+    shards_given: bool = True,
 ) -> WorkerService:
-    """The worker as the options describe it, on a broker that keeps journals for `journal_age_s`. Each call takes
-    `files_per_call` open files of this process. Raises `ConfigurationError`.
+    """The worker as the options describe it, with so many calls at once, on a broker that keeps journals for `journal_age_s`.
+
+    Raises `ConfigurationError`.
     """
-    concurrency = room_for_calls(options["concurrency"], files_per_call)
     settings = WorkerSettings(
         shards=shards,
         concurrency=concurrency,
@@ -101,6 +116,7 @@ def make_worker(
         patience_s=options["patience"],
         drain_s=options["drain"],
         journal_age_s=journal_age_s,
+        shards_given=shards_given,
     )
     agent = agent_for(equipment_url, policy, concurrency)
     equipment = HttpEquipment(agent=agent, base_url=equipment_url, clock=around.clock, wall_clock=around.wall_clock)
@@ -109,11 +125,23 @@ def make_worker(
 
 def makeService(options: Options) -> IService:
     route = BrokerRoute(options)
-    count = options["shards"]
-    shards = [Shard(index, count) for index in sorted(set(options["shard"])) or range(count)]
+    given: int | None = options["shards"]
     policy, keys = make_policy(options), key_file(options)
-    worker = make_worker(options, policy, keys, surroundings(route.endpoint, route.url), options["equipment-url"], shards)
-    followers = [Renewal(policy, clock=clock), Renewal(keys, clock=clock, what="sealing keys"), *route.follow(worker.connection)]
-    command = Command(options, *followers, *health_if(options, worker.readiness), worker)
-    worker.connection.on_contradiction = command.fail
+    concurrency = room_for_calls(options["concurrency"], 1)
+    command = Command(options, Renewal(policy, clock=clock), Renewal(keys, clock=clock, what="sealing keys"))
+
+    def make(count: int) -> WorkerService:
+        around, shards = surroundings(route.endpoint, route.url), shards_of(options["shard"], count)
+        worker = make_worker(options, policy, keys, around, options["equipment-url"], shards, concurrency, shards_given=given is not None)
+        worker.connection.on_contradiction = command.fail
+        worker.shard_count.on_agreed = lambda: check_shards(options["shard"], count)
+        return worker
+
+    worker = Sharded(make, given)
+
+    async def probe() -> None:
+        await worker.role.readiness.check()
+
+    for each in (*route.follow(lambda: worker.role.connection), *health_if(options, Readiness(probe, clock)), worker):
+        each.setServiceParent(command)
     return cast("IService", command)

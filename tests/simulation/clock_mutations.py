@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rtprov.attempts import Attempts
-from rtprov.clocks import AwakeClock, WallClock
+from rtprov.clocks import AwakeClock
 from tests.simulation.mutation import mutation
 
 _seconds = AwakeClock.seconds
@@ -24,8 +24,3 @@ def _left_by_the_wall(self: Any, job: Any) -> float:
     first_started_at = self._store.first_started_at(job.task.task_id)
     now = self._wall_clock()
     return float((now if first_started_at is None else first_started_at) + self._patience_s - job.waited_s - now)
-
-
-@mutation("a step of the clock ages what was journalled before", WallClock, "age_s")
-def _count_steps(self: Any, at: float) -> float:
-    return max(0.0, float(self() - at))

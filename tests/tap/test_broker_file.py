@@ -66,7 +66,7 @@ class Changes(BrokerFileTestCase):
 
     def follow(self) -> BrokerRoute:
         route = BrokerRoute(self.options)
-        for service in route.follow(cast("Any", self.connection)):
+        for service in route.follow(lambda: cast("Any", self.connection)):
             service.startService()
             self.addCleanup(service.stopService)
         return route

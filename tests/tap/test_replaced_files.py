@@ -115,7 +115,7 @@ class ReplacedFiles(SynchronousTestCase):
         values = {"broker-file": file, "broker": None, "certs": self.folder, "ca": ca}
         route = BrokerRoute(values)
         followed: list[object] = []
-        (_, renewal) = route.follow(cast("Any", Redirected(followed)))
+        (_, renewal) = route.follow(lambda: cast("Any", Redirected(followed)))
         file.write_text("amqps://localhost")
         files = cast("Any", renewal)._files
         self.assertIn("none.pem is missing", str(self.assertRaises(ConfigurationError, files.reload)))
