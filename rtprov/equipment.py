@@ -24,6 +24,7 @@ from zope.interface import implementer
 from rtprov.equipment_answers import (
     OUTAGE_STATUSES,
     HeadLimit,
+    answered_at,
     header,
     interpret,
     objection,
@@ -145,7 +146,7 @@ class HttpEquipment:
             return self._failed(task.equipment_id, error)
         self._note_answer()
         if response.code in OUTAGE_STATUSES:
-            pause_s = retry_after_s(header(response, b"retry-after"), self._wall_clock())
+            pause_s = retry_after_s(header(response, b"retry-after"), answered_at(response, self._wall_clock()))
             raise EquipmentUnreachable(f"A answered HTTP {response.code}", pause_s)
         return interpret(response.code, answer)
 

@@ -83,6 +83,18 @@ def retry_after_s(value: str | None, now: float) -> float | None:
     return max(0.0, date.timestamp() - now) if date else None
 
 
+def answered_at(response: IResponse, now: float) -> float:
+    """When A sent the answer by its own clock (RFC 9110 §6.6.1), in seconds since the epoch; `now` if it does not say.
+
+    A date in ``Retry-After`` is by A's clock, too: ours may differ from it, or may have been set.
+    """
+    try:
+        date = parse_date(header(response, b"date"))
+    except OverflowError:
+        return now
+    return now if date is None else date.timestamp()
+
+
 def header(response: IResponse, name: bytes) -> str | None:
     """The field's last value."""
     values = response.headers.getRawHeaders(name)

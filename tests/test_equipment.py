@@ -174,6 +174,13 @@ class Calls(CallsTestCase):
             self.network.settle()
             self.assertUnreachable(outcome)
 
+    def test_retry_after_by_the_clock_of_a(self) -> None:
+        """A date in Retry-After counts from A's own Date, however far the clocks of A and of the worker differ."""
+        outcome = self.call()
+        dates = "Date: Sun, 29 Nov 2026 12:00:00 GMT\r\nRetry-After: Sun, 29 Nov 2026 12:00:30 GMT"
+        self.say(http("503 Service Unavailable", b"", dates))
+        self.assertEqual(self.assertUnreachable(outcome).retry_after_s, 30.0)
+
     def test_gateway_errors(self) -> None:
         """502, 503 and 504 are outages, and their Retry-After is passed on."""
         for status in ("502 Bad Gateway", "503 Service Unavailable", "504 Gateway Timeout"):
