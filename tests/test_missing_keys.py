@@ -50,7 +50,7 @@ class MissingKeysTestCase(WorkerTestCase):
         sealed = "sealed:" + BODY.decode() if key is not None else "with another key"
         task = Task(task_id(number), equipment_id, 14, EPOCH, sealed, key=key)
         if not redelivered:
-            self.store.apply(Requested(task.task_id, equipment_id, EPOCH, key=key))
+            self.apply(Requested(task.task_id, equipment_id, EPOCH, key=key, whole=True))
         delivery = FakeDelivery(encode_task(task), redelivered)
         self.worker._on_delivery(delivery)
         return delivery
@@ -97,18 +97,15 @@ class Rules(MissingKeysTestCase):
 
     def test_tampered_with(self) -> None:
         """A body that its own key cannot open ends its task as failed, without a call; the reason is logged as an error."""
-        task = Task(task_id(1), "DEVICE1", 14, EPOCH, "?", key="plain")
-        delivery = FakeDelivery(encode_task(task))
         with self.logged() as lines:
-            self.worker._on_delivery(delivery)
+            delivery = self.deliver(1, sealed="?")
         self.assertEqual((delivery.settled, self.state(1), self.equipment.calls), ("ack", State.FAILED, []))
         self.assertEqual(lines[0], f"error: task {task_id(1)} cannot be carried out: The body was tampered with")
 
     def test_dropped_while_it_waits_for_a_slot(self) -> None:
         """A key that goes while the task waits for a slot is waited for, and the slot is free for others."""
         self.deliver(1)
-        task = Task(task_id(2), "DEVICE2", 14, EPOCH, self.sealer.seal(BODY), key="plain")
-        self.worker._on_delivery(FakeDelivery(encode_task(task)))
+        self.deliver(2, "DEVICE2")
         self.sealer.replace("other")
         self.equipment.calls[0].end()
         self.assertEqual((self.equipment.under_way, self.missing_keys.waiting), ([], {"plain": 1}))
@@ -117,11 +114,11 @@ class Rules(MissingKeysTestCase):
 
     def test_ended_elsewhere(self) -> None:
         """A task that has ended needs no key: it is acknowledged, whether it ended before it came or while it waited."""
-        self.store.apply(Finished(task_id(1), "DEVICE1", EPOCH, State.COMPLETED, ""))
+        self.apply(Finished(task_id(1), "DEVICE1", EPOCH, State.COMPLETED, ""))
         self.assertEqual(self.withhold(1, redelivered=True).settled, "ack")
         delivery = self.withhold(2)
         finished = Finished(task_id(2), "DEVICE1", EPOCH, State.FAILED, "dead-lettered")
-        self.store.apply(finished)
+        self.apply(finished)
         self.missing_keys.saw(finished)
         self.assertEqual((delivery.settled, self.worker.held, self.missing_keys.waiting), ("ack", 0, {}))
 
@@ -133,14 +130,14 @@ class Rules(MissingKeysTestCase):
         self.assertEqual((len(self.journal.events), self.missing_keys.waiting), (1, {"gone": 1}))
 
     def test_renewed(self) -> None:
-        """A delivery that is renewed meanwhile is adopted, and the task is called with it."""
+        """A delivery that is held for long is put back into the queue; the next one is adopted, and the task is called with it."""
         first = self.withhold(1)
-        self.worker._jobs[task_id(1)].renewing = True
-        first.nack(requeue=True)
+        self.worker._jobs[task_id(1)].released = True
+        first.ack()
         second = self.withhold(1, redelivered=True)
         self.sealer.replace("gone")
         self.equipment.calls[0].end()
-        self.assertEqual((first.settled, second.settled), ("requeue", "ack"))
+        self.assertEqual((first.settled, second.settled, len(self.equipment.calls)), ("ack", "ack", 1))
 
     def test_drained(self) -> None:
         """A worker that is stopped does not wait for keys."""
@@ -152,10 +149,10 @@ class Rules(MissingKeysTestCase):
         """While the key is missing no patience is used: what is left then is what was left before, in the next process, too."""
         for other_process in (False, True):
             number = 2 if other_process else 1
-            self.store.apply(Requested(task_id(number), "DEVICE1", EPOCH, key="gone"))
-            self.store.apply(Started(task_id(number), "DEVICE1", EPOCH + self.clock.seconds() - 100.0, 1))
+            self.apply(Requested(task_id(number), "DEVICE1", EPOCH, key="gone", whole=True))
+            self.apply(Started(task_id(number), "DEVICE1", EPOCH + self.clock.seconds() - 100.0, 1))
             if other_process:
-                self.store.apply(Withheld(task_id(number), "DEVICE1", EPOCH + self.clock.seconds(), "gone"))
+                self.apply(Withheld(task_id(number), "DEVICE1", EPOCH + self.clock.seconds(), "gone"))
                 self.clock.advance(3 * DAY_S)
                 self.sealer.replace("gone")
             delivery = self.withhold(number, redelivered=True)
@@ -211,7 +208,7 @@ class Log(MissingKeysTestCase):
             self.withhold(1)
             self.clock.advance(FIRST_LOOK_S)
             finished = Finished(task_id(1), "DEVICE1", EPOCH, State.FAILED, "")
-            self.store.apply(finished)
+            self.apply(finished)
             self.missing_keys.saw(finished)
             self.clock.advance(LOOK_EVERY_S)
         self.assertEqual(lines[1:], ["info: no task waits for sealing key gone any longer"])

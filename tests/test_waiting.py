@@ -5,6 +5,7 @@ from __future__ import annotations
 from twisted.internet.defer import Deferred
 
 from rtprov.ends import MAX_WAITING, SLOT_S
+from rtprov.shared_keys import COMPARE_EVERY_S
 from rtprov.status import WATCH_EVERY_S
 from tests.memory import MemoryTransport
 from tests.system import Answer, System
@@ -242,7 +243,7 @@ class Many(WaitTestCase):
         self.assertEqual(front.ends.waiting, 300)
         sent = front.ends._rpc._last_id
         self.system.network.advance(25)
-        looks = 2 * 25 / WATCH_EVERY_S  # for a worker, of each shard
+        looks = 2 * (25 / WATCH_EVERY_S + 25 / COMPARE_EVERY_S)  # for a worker, and its keys, of each shard
         self.assertLessEqual(front.ends._rpc._last_id - sent, 2 * 3 * 2 + looks)
         self.system.network.advance(9)
         self.assertEqual({self.told(each)[0] for each in pending}, {200})
