@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from klein import Klein
 from pamqp.commands import Basic
-from twisted.internet.defer import Deferred, FirstError, TimeoutError, gatherResults, succeed
+from twisted.internet.defer import Deferred, TimeoutError, succeed
 from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
 
+from rtprov.amqp.gathering import gather
 from rtprov.amqp.permissions import PROBE_KEY
 from rtprov.amqp.topology import STATUS_EXCHANGE, TASKS_EXCHANGE, Shard
 from rtprov.answers import answer, answer_error, envelope
@@ -77,7 +78,7 @@ def readiness_of_frontend(publisher: Publisher, rpc: RpcClient, shards: int, key
 
     async def probe() -> None:
         asked = [broker_confirms(publisher, clock), *(_worker_answers(rpc, queue) for queue in queues), keys.check()]
-        await gatherResults([Deferred.fromCoroutine(each) for each in asked], consumeErrors=True).addErrback(_first)
+        await gather(Deferred.fromCoroutine(each) for each in asked)
 
     return Readiness(probe, clock)
 
@@ -97,13 +98,6 @@ async def _worker_answers(rpc: RpcClient, key: str) -> None:
         await rpc.call(key, encode_status_request([], barrier=False), exchange=STATUS_EXCHANGE, timeout_s=PROBE_DEADLINE_S)
     except BrokerError:
         raise NotReady(f"Not ready: no worker answers on {key}") from None
-
-
-def _first(reason: Failure) -> None:
-    """Raise what `gatherResults` has wrapped."""
-    error = reason.value
-    assert isinstance(error, FirstError)
-    error.subFailure.raiseException()
 
 
 def always_ready(clock: IReactorTime) -> Readiness:

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, cast
 
 import msgspec
 from pamqp.commands import Basic
-from twisted.internet.defer import Deferred, FirstError, gatherResults
-from twisted.python.failure import Failure
+from twisted.internet.defer import Deferred
 
 from rtprov.amqp.consumer import cancel, consume
+from rtprov.amqp.gathering import gather
 from rtprov.amqp.shard_count import (
     MAX_SHARDS,
     Remembered,
@@ -216,7 +216,7 @@ class _Move:
                     headers={key: value for key, value in (delivery.properties.headers or {}).items() if key not in _OF_THE_QUEUE},
                 )
                 published.append(self._publisher.publish("", queue, delivery.body, properties=properties))
-        await gatherResults(published, consumeErrors=True).addErrback(first_error)
+        await gather(published)
         return len(published)
 
     def _on_delivery(self, delivery: Delivery) -> None:
@@ -236,10 +236,3 @@ class _Move:
             arrival.callback(None)
         else:
             arrival.errback(reason)
-
-
-def first_error(reason: Failure) -> None:
-    """Raise what `gatherResults` has wrapped."""
-    error = reason.value
-    assert isinstance(error, FirstError)
-    error.subFailure.raiseException()

@@ -14,8 +14,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import attrs
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred
 
+from rtprov.amqp.gathering import gather
 from rtprov.amqp.topology import PARKED_QUEUE, Shard
 from rtprov.errors import AmqpError, BrokerUnavailable, ConfigurationError
 
@@ -116,7 +117,7 @@ async def counts_of_before(connection: AmqpConnection) -> list[int]:
     for start in range(1, MAX_SHARDS + 1, SCAN_AT_ONCE):
         counts = range(start, min(start + SCAN_AT_ONCE, MAX_SHARDS + 1))
         looks = [Deferred.fromCoroutine(message_count(connection, Shard(0, count).work)) for count in counts]
-        sizes = await gatherResults(looks, consumeErrors=True)
+        sizes = await gather(looks)
         found += [count for count, size in zip(counts, sizes, strict=True) if size is not None]
     return found
 
