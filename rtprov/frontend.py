@@ -7,7 +7,7 @@ what is known a `TaskDirectory`'s, the answers to failures `rtprov.answers`'s.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from klein import Klein
 from twisted.internet.defer import Deferred, TimeoutError
@@ -41,7 +41,7 @@ from rtprov.model import State, is_equipment_id, is_task_id
 from rtprov.openapi import document_bytes
 from rtprov.orders import DEADLINE_S, Orders
 from rtprov.origin import SameOrigin
-from rtprov.query import no_parameters
+from rtprov.query import arguments_of, no_parameters
 from rtprov.query import page as page_of
 from rtprov.query import reason as reason_of
 from rtprov.request import caller_of, check_media_type, json_resource, read_body
@@ -255,4 +255,4 @@ def _check_ids(equipment_id: str, task_id: str) -> None:
 
 def _arguments(request: IRequest) -> Mapping[bytes, Sequence[bytes]]:
     """The parameters of the request's query."""
-    return cast("Mapping[bytes, Sequence[bytes]]", cast("Any", request).args)
+    return arguments_of(cast("bytes", request.uri))

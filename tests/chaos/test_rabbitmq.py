@@ -27,7 +27,7 @@ class OnRabbitMQ(ChaosTestCase):
         await site.start(workers=workers)
         return site
 
-    timeout = 300.0
+    timeout = 600.0
 
     async def nodes(self, count: int) -> Nodes:
         nodes = await start_nodes(count)

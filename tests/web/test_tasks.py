@@ -94,6 +94,7 @@ class Lists(FrontendTestCase):
             self.assertError(self.ask("GET", f"{LIST}?limit={limit}"), 400, "limit: expected an integer from 1 to 100")
         for before in ("", "x", TASK.upper(), f"{TASK}&before={TASK}"):
             self.assertError(self.ask("GET", f"{LIST}?before={before}"), 400, "before: expected a task's id")
+        self.assertError(self.ask("GET", f"{LIST}?limit"), 400, "limit: expected an integer from 1 to 100")
         self.assertEqual(self.listed("?limit=100"), list(range(29, -1, -1)))
         self.assertEqual(self.listed("?&limit=1&"), [29])
 
@@ -101,6 +102,7 @@ class Lists(FrontendTestCase):
         """A parameter that is not known is a 400 that names it, and nothing of its value; POST and a status pass queries over."""
         for query, shown in (
             ("?limits=5", "limits"),
+            ("?x", "x"),
             ("?limit=1&x=s3cr3t", "x"),
             ("?Limit=1", "Limit"),
             ("?%3Cb%3E=1", "?b?"),
