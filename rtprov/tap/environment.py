@@ -16,7 +16,9 @@ import attrs
 PREFIX = "RTPROV_"
 ROLES = ("FRONTEND", "WORKER", "STUB", "BROKER")
 # Variables that something else than a command's options reads: the command line rtprov, and the tests.
-ELSEWHERE = frozenset(PREFIX + name for name in ("API_URL", "API_CA", "API_TOKEN_FILE", "API_CERT", "API_KEY", "REQUIRE_RABBITMQ"))
+_OF_CLIENTS = ("API_URL", "API_CA", "API_TOKEN_FILE", "API_CERT", "API_KEY")
+_OF_TESTS = ("REQUIRE_RABBITMQ", "REQUIRE_PROXIES", "RABBITMQ", "CI_CACHE", "FULL")
+ELSEWHERE = frozenset(PREFIX + name for name in (*_OF_CLIENTS, *_OF_TESTS))
 
 _PORT = r"PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?"
 _INJECTED = re.compile(rf"RTPROV_(?:[A-Z0-9_]+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|{_PORT})")

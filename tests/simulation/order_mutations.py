@@ -31,13 +31,13 @@ async def _may_be_cancelled(self: Any, task_id: str, equipment_id: str) -> bool:
 
 
 @mutation("a cancellation is answered before it is journalled", Orders, "cancel")
-async def _cancel_and_forget(self: Any, task_id: str, equipment_id: str) -> None:
+async def _cancel_and_forget(self: Any, task_id: str, equipment_id: str, *_: Any) -> None:
     if await _may_be_cancelled(self, task_id, equipment_id):
         self._tasks.call_off(task_id, equipment_id, self._wall_clock()).addErrback(lambda _: None)
 
 
 @mutation("a cancellation counts once it is confirmed", Orders, "cancel")
-async def _cancel_and_hope(self: Any, task_id: str, equipment_id: str) -> None:
+async def _cancel_and_hope(self: Any, task_id: str, equipment_id: str, *_: Any) -> None:
     if await _may_be_cancelled(self, task_id, equipment_id):
         await self._tasks.call_off(task_id, equipment_id, self._wall_clock())
 

@@ -14,6 +14,7 @@ from tests.simulation.mutations import MUTATIONS
 from tests.simulation.run import Result, simulate
 
 CHUNK = 25
+FULL = os.environ.get("RTPROV_FULL") == "1"  # as .ci/full sets it: what takes more than a few minutes runs, too
 
 
 def simulate_many(seeds: Iterable[int]) -> Iterator[Result]:

@@ -10,9 +10,9 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.simulation.run import simulate
-from tests.simulation.seeds import simulate_many
+from tests.simulation.seeds import FULL, simulate_many
 
-SEEDS = 2000
+SEEDS = 2000 if FULL else 500
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
