@@ -148,7 +148,7 @@ class Checks:
             self.expect(task.unknown_to_a, "Equipment not found, but A never said so", task.task_id, task.device)
         elif task.finished is State.FAILED:
             waited_s = self.world.now - task.first_started_at
-            given_up = task.started > 0 and waited_s >= self.shortest_wait_s
+            given_up = task.started > 0 and waited_s + self._skew_s(task) >= self.shortest_wait_s
             self.expect(
                 task.failed or given_up or self.dead_letters, f"Failed after {waited_s:.1f} s, but A did not", task.task_id, task.device
             )
@@ -162,13 +162,21 @@ class Checks:
         if len({call.worker.name for call in calls}) == 1:
             unread = [call.number for call in calls if call.in_time and call.worker.alive]
             self.expect(not unread, f"Failed, though A's success to call {unread} has arrived: {reason}", task.task_id, task.device)
-        workers = {link.client_role for name, links in self._broker_links.items() if name.startswith("w") for link in links}
-        if "out of patience" not in reason or any(worker.born_at > task.first_started_at for worker in workers):
+        if "out of patience" not in reason or any(worker.born_at > task.first_started_at for worker in self._workers):
             return  # a process that began later has not seen how clocks were set before
-        began = EPOCH + task.first_started_at
-        skew_s = max((began + worker.offset_at(task.first_started_at) - task.first_stamp for worker in workers), default=0.0)
-        due_s = self.patience_s - LONGEST_RETRY_AFTER_S - max(0.0, skew_s) - 1.0
+        due_s = self.patience_s - LONGEST_RETRY_AFTER_S - self._skew_s(task) - 1.0
         self.expect(waited_s >= due_s, f"Out of patience after {waited_s:.1f} s of {self.patience_s:.0f}", task.task_id, task.device)
+
+    @property
+    def _workers(self) -> set[Role]:
+        """All processes of workers that there have been."""
+        return {link.client_role for name, links in self._broker_links.items() if name.startswith("w") for link in links}
+
+    def _skew_s(self, task: Task) -> float:
+        """By how much a worker's clock may have been ahead of the one that the task's first attempt was noted by; at least 0."""
+        began = EPOCH + task.first_started_at
+        ahead = [began + worker.offset_at(max(worker.born_at, task.first_started_at)) - task.first_stamp for worker in self._workers]
+        return max([0.0, *ahead])
 
     # A.
 
