@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtprov.model import Attempt, Cancelled, Details, Event, Finished, Postponed, Requested, Started, State, Waiting
+from rtprov.model import Attempt, Cancelled, Details, Event, Finished, Postponed, Requested, Started, State, Waiting, Withheld
 from rtprov.store import Store
 from tests.test_store import DEVICE, RETENTION_S, all_of, fold, task_id
 
@@ -82,6 +82,20 @@ class Keys(SynchronousTestCase):
         self.assertEqual(all_of(store), expected)
         store.expire(at + 1e9)
         self.assertEqual(len(store), 0 if isinstance(history[-1], Finished) else 1)
+
+
+class Withholding(SynchronousTestCase):
+    def test_read_again(self) -> None:
+        """Reading again how a task waited for its key counts no second twice, be it over or not."""
+        waits: list[Event] = [
+            Withheld(task_id(1), DEVICE, 10.0, "k"),
+            Withheld(task_id(1), DEVICE, 15.0, "k", over=True),
+            Withheld(task_id(1), DEVICE, 20.0, "k"),
+        ]
+        begun: list[Event] = [Requested(task_id(1), DEVICE, 1.0), Started(task_id(1), DEVICE, 2.0, 1)]
+        for events, waited_s in ((waits[:2], 5.0), (waits, 15.0)):
+            store = fold([*begun, *events, *begun, *events, *events])
+            self.assertEqual(store.withheld_s(task_id(1), 30.0), waited_s)
 
 
 class Cancelling(SynchronousTestCase):
