@@ -95,7 +95,7 @@ class WhileAWorkerRuns(CensusTestCase):
         self.system.start_worker()  # a standby
         self.assert_done(tasks)
         published = self.engine.queues[SHARD.work]._next_position
-        self.system.network.advance(86400.0)
+        self.system.network.advance(3600.0)
         self.assertEqual(self.engine.queues[SHARD.work]._next_position, published)
 
     def test_a_standby(self) -> None:

@@ -8,6 +8,7 @@ import re
 
 from twisted.internet.defer import Deferred
 
+from rtprov import renewals
 from rtprov.amqp.topology import DELIVERY_LIMIT, PARKED_QUEUE, Shard
 from rtprov.broker import streams
 from rtprov.broker.streams import Stream
@@ -20,14 +21,16 @@ SHARD = Shard(0, 1)
 DAY_S = 86400.0
 MINUTE_S = 60.0
 DAYS, STARTS_A_DAY = 30, 4
+ALIVE_S = 2.5 * MINUTE_S
 assert DAYS * STARTS_A_DAY > DELIVERY_LIMIT
 
 
 class AMonth(SystemTestCase):
-    """A sends one device away for a month; workers live for 25 minutes, four times a day."""
+    """A sends one device away for a month. Workers live for minutes, four times a day, and renew their deliveries meanwhile."""
 
     def make(self) -> System:
         self.patch(streams, "TRIM_EVERY", 1)
+        self.patch(renewals, "RENEW_AFTER_S", MINUTE_S)
         away = Rule(re.compile("AWAY.*"), 503, retry_after=86400)
         return System(delay_s=1.0, patience_s=40 * DAY_S, rules=[away])
 
@@ -63,9 +66,9 @@ class AMonth(SystemTestCase):
         began_at = self.system.wall_clock()
         for _ in range(DAYS):
             for _ in range(STARTS_A_DAY):
-                self.system.network.advance(25 * MINUTE_S)
+                self.system.network.advance(ALIVE_S)
                 self.stop()
-                self.system.network.advance(DAY_S / STARTS_A_DAY - 25 * MINUTE_S)
+                self.system.network.advance(DAY_S / STARTS_A_DAY - ALIVE_S)
                 self.start()
             self.assertEqual(self.system.get("AWAY123456", first).json["code"], 204)
         self.assertGreater(self.journal._first_offset, 100)

@@ -151,7 +151,7 @@ class Copies(RenewalTestCase):
         self.apply(Requested(task_id(9), "DEVICE9", EPOCH))
         copy = self.deliver(1, headers=COPY)
         self.assertEqual((copy.settled, self.equipment.under_way), (None, [task_id(1)]))
-        self.assertEqual(self.journal.events[0], Requested(task_id(1), "DEVICE1", EPOCH))
+        self.assertEqual(self.journal.events[0], Requested(task_id(1), "DEVICE1", EPOCH, key="plain"))
 
 
 class LateCopies(LateTestCase):
