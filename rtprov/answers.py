@@ -50,6 +50,10 @@ _PROBLEM_JSON = b"application/problem+json"
 _log = Logger()
 encode = msgspec.json.Encoder().encode
 
+# Twisted, and Python before 3.13, have three phrases of earlier RFCs.
+_RFC_9110 = {413: "Content Too Large", 414: "URI Too Long", 422: "Unprocessable Content"}
+_PHRASES = {status.value: status.phrase for status in HTTPStatus} | _RFC_9110
+
 _RETRY = {"Retry-After": str(RETRY_AFTER_S)}
 _BEARER = 'Bearer realm="rtprov"'  # RFC 6750 §3
 _UNCERTAIN = "The task may or may not have been accepted: the broker's answer was lost"
@@ -84,6 +88,11 @@ _TABLE: tuple[tuple[type[Exception], int, str | None, Mapping[str, str]], ...] =
 )
 
 
+def phrase(status: int) -> str:
+    """The reason phrase of a status that HTTP defines (RFC 9110 §15, RFC 6585)."""
+    return _PHRASES[status]
+
+
 def answer(request: IRequest, status: int, document: object, headers: Mapping[str, str] | None = None) -> bytes:
     """Set status and headers, and return the body for a Klein handler to return."""
     body = encode(document)
@@ -115,7 +124,7 @@ def _answer_refusal(
     """An error in its envelope; or, for who asks for ``application/problem+json`` (RFC 9457), as that, with `detail` if there is any."""
     if not _asks_for_problem(request):
         return answer(request, status, envelope(status, message), headers)
-    problem = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail or message}
+    problem = {"type": "about:blank", "title": phrase(status), "status": status, "detail": detail or message}
     body = answer(request, status, problem, headers)
     request.setHeader(b"Content-Type", _PROBLEM_JSON)
     return body

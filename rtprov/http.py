@@ -17,7 +17,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from rtprov.access import Admission, Caller, caller_at
-from rtprov.answers import answer_error, encode, envelope, row_of
+from rtprov.answers import answer_error, encode, envelope, phrase, row_of
 from rtprov.body import MAX_BODY_BYTES
 from rtprov.errors import BodyTooLarge, RtprovError
 from rtprov.refusals import STATUSES, Refusals
@@ -79,7 +79,7 @@ class JsonChannel(HTTPChannel):
         self.transport.write(
             b"HTTP/1.1 %d %s\r\nServer: rtprov\r\nDate: %s\r\nConnection: close\r\n%s"
             b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
-            % (status, _REASONS[status], datetimeToString(), fields, len(body), b"" if self._asked_for_head else body)
+            % (status, phrase(status).encode(), datetimeToString(), fields, len(body), b"" if self._asked_for_head else body)
         )
         self.loseConnection()
 
@@ -213,19 +213,6 @@ class JsonChannel(HTTPChannel):
             self.refuse(414, f"The URL is too long: at most {self.totalHeadersSize} bytes are taken")
             return
         self.refuse(431, f"The request's head is too large: at most {self.totalHeadersSize} bytes and {self.maxHeaders} fields are taken")
-
-
-_REASONS = {
-    400: b"Bad Request",
-    401: b"Unauthorized",
-    408: b"Request Timeout",
-    413: b"Content Too Large",
-    414: b"URI Too Long",
-    415: b"Unsupported Media Type",
-    417: b"Expectation Failed",
-    429: b"Too Many Requests",
-    431: b"Request Header Fields Too Large",
-}
 
 
 class _Refused(Resource):

@@ -13,7 +13,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 from twisted.web.iweb import IRequest
 from twisted.web.server import Request
 
-from rtprov.answers import answer_error
+from rtprov.answers import answer_error, phrase
 from rtprov.body import MAX_BODY_BYTES
 from rtprov.errors import (
     BodyTooLarge,
@@ -179,6 +179,9 @@ class JsonRequest(Request):
     def note_refusal(self, status: int, error: BaseException) -> None:
         """The answer is an error of the table."""
         self.channel.note_refusal(self, status, error)
+
+    def setResponseCode(self, code: int, message: bytes | None = None) -> None:
+        super().setResponseCode(code, message or phrase(code).encode())
 
     def setHeader(self, name: Any, value: Any) -> None:
         super().setHeader(name, b"rtprov" if name == b"Server" else value)

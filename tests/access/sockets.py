@@ -75,8 +75,8 @@ class Wire:
         while len(self._rest) < length:
             self._receive()
         body, self._rest = self._rest[:length], self._rest[length:]
-        version, status, _ = start.split(" ", 2)
-        return RawAnswer(version, int(status), fields, body)
+        version, status, phrase = start.split(" ", 2)
+        return RawAnswer(version, int(status), phrase, fields, body)
 
     def ask(self, data: bytes) -> RawAnswer:
         self.send(data)

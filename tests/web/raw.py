@@ -50,10 +50,11 @@ def chunked(*chunks: bytes) -> bytes:
 
 @frozen
 class RawAnswer:
-    """One answer, its fields in order and their names in lower case."""
+    """One answer, its fields in order and their names in lower case. `phrase` is the status line's."""
 
     version: str
     status: int
+    phrase: str
     fields: tuple[tuple[str, str], ...]
     body: bytes
 
@@ -110,11 +111,11 @@ class RawClient(Protocol):
             head, separator, data = data.partition(b"\r\n\r\n")
             assert separator, f"half an answer: {head!r}"
             start, *lines = head.decode("latin-1").split("\r\n")
-            version, status, _ = start.split(" ", 2)
+            version, status, phrase = start.split(" ", 2)
             fields = tuple((name.lower(), value) for name, value in (line.split(": ", 1) for line in lines))
             has_body = int(status) >= 200 and int(status) != 204 and (asked.pop(0) if asked else "") != "HEAD"
             body, data = _take_body(dict(fields), data) if has_body else (b"", data)
-            answers.append(RawAnswer(version, int(status), fields, body))
+            answers.append(RawAnswer(version, int(status), phrase, fields, body))
         return answers
 
 

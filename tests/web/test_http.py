@@ -206,6 +206,16 @@ class Limits(HttpTestCase):
         self.assertRefusedAndClosed(chunks.replace(POST_PATH.encode(), GET_PATH.encode()).replace(b"POST", b"GET", 1), 413, TOO_LARGE)
         self.assertEqual(self.statuses.asked, [])
 
+    def test_one_phrase(self) -> None:
+        """A 413 has the same reason phrase (RFC 9110 §15.5.14), whether the body is read to its end or not, and a problem's title."""
+        problem = "Accept: application/problem+json"
+        client = self.connect()
+        client.send(request("POST", POST_PATH, padded(MAX_BODY_BYTES + 1), [problem]))
+        client.send(request("POST", POST_PATH, None, [f"Content-Length: {MAX_DISCARDED_BYTES + 1}"]))
+        read, unread = client.answers()
+        phrases = [read.phrase, read.json["title"], unread.phrase]
+        self.assertEqual(phrases, ["Content Too Large"] * 3)
+
     def test_a_length_beyond_all_measure(self) -> None:
         """A Content-Length of thousands of digits is too large a body, and no error of ours."""
         for digits in (20, 4300, 4301, 16_000):

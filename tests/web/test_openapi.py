@@ -11,7 +11,7 @@ from rtprov import __version__
 from rtprov.frontend import Frontend
 from rtprov.model import State
 from rtprov.openapi import document
-from tests.web.front import GET_PATH, ID, TASK, FrontendTestCase
+from tests.web.front import BODY, GET_PATH, ID, POST_PATH, TASK, FrontendTestCase
 
 VOID = {"meta", "link", "br"}
 
@@ -143,6 +143,19 @@ class Problems(FrontendTestCase):
             self.assertEqual((answer.status, answer.header("Content-Type")), (status, PROBLEM))
             self.assertEqual(answer.json, {"type": "about:blank", "title": title, "status": status, "detail": detail})
             self.assertEqual(answer.header("Content-Length"), str(len(answer.body)))
+
+    def test_titles(self) -> None:
+        """A title is the status's reason phrase, which the status line has, too."""
+        for method, path, body, title in (
+            ("POST", POST_PATH, b"{", "Bad Request"),
+            ("POST", POST_PATH, b" " * 70_000, "Content Too Large"),
+            ("GET", "/nowhere", None, "Not Found"),
+        ):
+            answer = self.ask(method, path, body, [f"Accept: {PROBLEM}"])
+            self.assertEqual((answer.phrase, answer.json["title"]), (title, title))
+        self.assertAccepted(self.post(BODY, "Idempotency-Key: k1"))
+        answer = self.post(BODY + b" ", "Idempotency-Key: k1", f"Accept: {PROBLEM}")
+        self.assertEqual((answer.status, answer.phrase), (422, "Unprocessable Content"))
 
     def test_malformed_or_unknown(self) -> None:
         """An id that can be none is told apart from an unknown one in the detail; the envelope's message is the same for both."""
