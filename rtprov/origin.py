@@ -54,7 +54,7 @@ class SameOrigin(Resource):
     isLeaf = True
 
     def __init__(self, resource: IResource) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call] # untyped in Twisted
         self._resource = resource
 
     def render(self, request: IRequest) -> int | bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -257,6 +258,16 @@ class Project(SynchronousTestCase):
         self.assertIn("twisted/plugins/rtprov_plugin.py", sources)
         broken = violations(sources)
         self.assertEqual(broken, [], "\n" + "\n".join(broken))
+
+    def test_what_mypy_is_told_to_ignore(self) -> None:
+        """Each line that mypy is told to ignore says why."""
+        silent = [
+            f"{path}:{number}"
+            for path, text in project().items()
+            for number, line in enumerate(text.splitlines(), 1)
+            if "# type: ignore" in line and not re.search(r"# type: ignore\[[a-z,-]+\] # \w", line)
+        ]
+        self.assertEqual(silent, [])
 
     def test_every_row_stands(self) -> None:
         """Each module of the table exists: a row that is left over would check nothing."""

@@ -108,7 +108,7 @@ if TYPE_CHECKING:
     class DelegateBase:
         client: Any
 
-        def dispatch(self, channel: object, message: Message) -> object: ...
+        def dispatch(self, channel: Any, message: Message) -> object: ...
 
     Command = type[base.Frame]
 else:

@@ -68,7 +68,7 @@ class BrokerConnection(Service):
         handshake_deadline_s: float = 5.0,
         attach_deadline_s: float = 300.0,
     ) -> None:
-        self.setName(name)  # type: ignore[no-untyped-call]
+        self.setName(name)  # type: ignore[no-untyped-call] # untyped in Twisted
         self._endpoint = endpoint
         self._url = url
         self._clock = clock
@@ -112,14 +112,14 @@ class BrokerConnection(Service):
 
     def startService(self) -> None:
         """Begin to connect."""
-        super().startService()  # type: ignore[no-untyped-call]
+        super().startService()  # type: ignore[no-untyped-call] # untyped in Twisted
         if self._loop is None:
             self._loop = Deferred.fromCoroutine(self._run())
             self._loop.addErrback(self._on_loop_end)
 
     def stopService(self) -> Deferred[None]:
         """End the connection cleanly, within about 2 s. Fires when it is gone and no timer is left."""
-        super().stopService()  # type: ignore[no-untyped-call]
+        super().stopService()  # type: ignore[no-untyped-call] # untyped in Twisted
         loop, self._loop = self._loop, None
         stopped: Deferred[None] = Deferred()
         if loop is None:

@@ -23,7 +23,7 @@ class AmqpDelegate(DelegateBase):
     _log = Logger()
     client: AmqpConnection
 
-    def dispatch(self, channel: AmqpChannel, message: Message) -> object:  # type: ignore[override]
+    def dispatch(self, channel: AmqpChannel, message: Message) -> object:
         """Call the handler of a message. Raises `AmqpError` 503 where the broker may not send that, or not on this channel."""
         klass, method = message.method.klass.name, message.method.name
         handler = getattr(self, f"{klass}_{pythonize(method)}", None)

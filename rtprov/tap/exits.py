@@ -124,6 +124,6 @@ class _WaitingProcess:
 
     def close(self) -> None:
         """Called in the daemon once it runs."""
-        sys.__stderr__ = self._stream  # type: ignore[misc,assignment]
+        sys.__stderr__ = self._stream  # type: ignore[misc,assignment] # the stream of before
         os.close(self._reader)
         os.close(self._writer)
