@@ -133,5 +133,5 @@ def _token_in(headers: Headers, tokens: tuple[Token, ...], now: float) -> Token:
     if token is None:
         raise CredentialsUnknown
     if token.expired(now):
-        raise CredentialsExpired
+        raise CredentialsExpired(f"token:{token.name} was let in until {token.expires} (UTC)")
     return token

@@ -130,9 +130,13 @@ class CredentialsUnknown(RtprovError):
 
 
 class CredentialsExpired(CredentialsUnknown):
-    """The request's token was let in until the day it expired."""
+    """The request's token was let in until the day it expired. `why` is for the log, and says whose it is."""
 
     detail = "The credentials are not valid: they have expired"
+
+    def __init__(self, until_when: str) -> None:
+        super().__init__()
+        self.why = f"The credentials have expired: {until_when}"
 
 
 class Forbidden(RtprovError):

@@ -66,7 +66,7 @@ class JsonChannel(HTTPChannel):
         name = getattr(error, "caller", None) or ("an unknown caller" if caller is None else caller.name)
         # A request that is refused before its end does not know its method and path yet.
         method, path = getattr(self, "_command", request.method), getattr(self, "_path", request.path).partition(b"?")[0]
-        self.site.refusals.note(status, method, path, name, str(error))
+        self.site.refusals.note(status, method, path, name, getattr(error, "why", str(error)))
 
     def refuse(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
         """Answer at once, whatever is still to come of the request, and close the connection."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import cast
 
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
@@ -28,8 +29,8 @@ class Refused(FrontendTestCase):
         billing, self.billing = new_token("billing")
         dash, self.dash = new_token("dash", role=Role.READ)
         rate = None if self.per_s is None else Rate(self.per_s)
-        admission = Admission(now=self.clock.seconds, wall_clock=self.clock.seconds, tokens=(billing, dash), rate=rate)
-        site = JsonSite(self.frontend.resource(), reactor=self.reactor, admission=admission, refusals=Refusals(self.reactor))
+        self.admission = Admission(now=self.clock.seconds, wall_clock=self.clock.seconds, tokens=(billing, dash), rate=rate)
+        site = JsonSite(self.frontend.resource(), reactor=self.reactor, admission=self.admission, refusals=Refusals(self.reactor))
         self.network.listen("b").listen(site)
 
     def _audit(self, event: LogEvent) -> None:
@@ -62,6 +63,17 @@ class Lines(Refused):
         self.post(BODY, self.bearer(self.billing), "Origin: null")
         (line,) = self.taken()
         self.assertTrue(line.startswith(f"refused with 403: POST {POST_PATH} from token:billing: "), line)
+
+    def test_expired(self) -> None:
+        """The line of an expired token says so, and whose it was; the token itself is not shown, nor the owner to the client."""
+        expired, secret = new_token("former", expires=date(1970, 1, 1))
+        self.admission.tokens = (expired,)
+        self.network.advance(86_400.0)
+        for headers in ((), ("Expect: 100-continue",)):
+            answer = self.post(BODY, self.bearer(secret), *headers)
+            self.assertError(answer, 401, "The credentials are not valid")
+            why = "The credentials have expired: token:former was let in until 1970-01-01 (UTC)"
+            self.assertEqual(self.taken(), [f"refused with 401: POST {POST_PATH} from address:127.0.0.1: {why}"])
 
     def test_before_the_body(self) -> None:
         """A request that is refused before its body is asked for leaves its line, too."""
