@@ -16,6 +16,9 @@ from rtprov.errors import Unconfirmed
 if TYPE_CHECKING:
     from rtprov.model import Task
 
+# What a POST comes to: a task, a task of which nobody can tell yet, the task of an earlier POST with the same key.
+ACCEPTED, PERHAPS_ACCEPTED, REPEATED = "accepted", "perhaps accepted", "repeated"
+
 _log = Logger(namespace="rtprov.audit")
 
 
@@ -27,22 +30,22 @@ def audited(submitted: Deferred[None], task: Task, caller: str) -> Deferred[None
     """
 
     def on_accepted(_: None) -> None:
-        note(task, caller)
+        note(task, caller, ACCEPTED)
 
     def on_failed(reason: Failure) -> Failure:
         if reason.check(Unconfirmed, CancelledError):
-            note(task, caller, certain=False)
+            note(task, caller, PERHAPS_ACCEPTED)
         return reason
 
     return submitted.addCallbacks(on_accepted, on_failed)
 
 
-def note(task: Task, caller: str, *, certain: bool = True) -> None:
-    """Write the line of a task that was accepted, or perhaps was."""
+def note(task: Task, caller: str, outcome: str) -> None:
+    """Write the line of a POST; `outcome` begins it. A task has one line that begins with `ACCEPTED`, at most."""
     when = datetime.fromtimestamp(task.accepted_at, timezone.utc).isoformat(timespec="milliseconds")
     _log.info(
         "{outcome}: task {task_id} for {equipment_id} from {caller} at {when}",
-        outcome="accepted" if certain else "perhaps accepted",
+        outcome=outcome,
         task_id=task.task_id,
         equipment_id=task.equipment_id,
         caller=caller,

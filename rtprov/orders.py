@@ -7,12 +7,14 @@ before spares the publish.
 
 from __future__ import annotations
 
+import math
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 
-from rtprov.audit import audited, note, note_cancellation
+from rtprov.audit import ACCEPTED, PERHAPS_ACCEPTED, REPEATED, audited, note, note_cancellation
 from rtprov.errors import (
     BrokerError,
     BrokerUnavailable,
@@ -32,7 +34,7 @@ from rtprov.model import Details, State, Task, keyed_task_id
 from rtprov.tokens import Role
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from twisted.internet.interfaces import IReactorTime
 
@@ -69,6 +71,7 @@ class Orders:
         self._new_task_id = new_task_id
         self._wall_clock = wall_clock
         self._process_id = process_id
+        self._under_way: set[tuple[str, float]] = set()  # orders with a key: their tasks, and when they came
 
     async def submit(self, equipment_id: str, timeout_s: int, body: bytes, caller: str) -> str:
         """Order a task for `caller`; its id, once the broker has confirmed it. Raises what `TaskSink.submit` fails with."""
@@ -89,14 +92,21 @@ class Orders:
         task_id = keyed_task_id(equipment_id, key)
         fingerprint = self._sealer.fingerprint(task_id, body)
         origin = {"caller": caller, "accepted_by": self._process_id, "key": self._sealer.key_id}
-        task = Task(task_id, equipment_id, timeout_s, self._wall_clock(), self._sealer.seal(body), fingerprint, **origin)
+        with self._moment(task_id) as now:
+            task = Task(task_id, equipment_id, timeout_s, now, self._sealer.seal(body), fingerprint, **origin)
+            known = await self._submit_once(task, body, caller)
+        if not self._is_ours(known, body):
+            if known.key is not None and known.key not in self._sealer.key_ids:
+                raise KeyGone(known.key)
+            raise KeyReused
+        return task_id
 
-        def is_ours(known: Details) -> bool:
-            return known.fingerprint is not None and self._sealer.matches(known.fingerprint, task_id, body)
+    async def _submit_once(self, task: Task, body: bytes, caller: str) -> Details:
+        """What the journal says of the task, to which it adds this order if it is needed; with a line in the audit trail."""
 
         def needed(known: Details | None) -> bool:
             """A task that has not begun may have reached the journal alone, and one message too many does no harm."""
-            return known is None or (known.state is State.RUNNING and not known.attempt_count and is_ours(known))
+            return known is None or (known.state is State.RUNNING and not known.attempt_count and self._is_ours(known, body))
 
         sent: list[Task] = []
 
@@ -105,18 +115,35 @@ class Orders:
             return self._tasks.submit(sent[0])
 
         try:
-            known = await self._settle(task_id, equipment_id, needed, submit)
+            known = await self._settle(task.task_id, task.equipment_id, needed, submit)
         except (Undecided, CancelledError):
             if sent:
-                note(task, caller, certain=False)
+                note(task, caller, PERHAPS_ACCEPTED)
             raise
-        if not is_ours(known):
-            if known.key is not None and known.key not in self._sealer.key_ids:
-                raise KeyGone(known.key)
-            raise KeyReused
-        if sent:
-            note(task, caller)
-        return task_id
+        if sent and self._is_ours(known, body):
+            note(task, caller, ACCEPTED if self._is_first(task, known) else REPEATED)
+        return known
+
+    def _is_ours(self, known: Details, body: bytes) -> bool:
+        fingerprint = known.fingerprint
+        return fingerprint is not None and self._sealer.matches(fingerprint, known.task_id, body)
+
+    def _is_first(self, task: Task, known: Details) -> bool:
+        """Whether the journal has this order before all others of its task. Earlier workers do not tell who accepted it."""
+        here = known.accepted_by in (self._process_id, None)
+        return here and known.requested_at == task.accepted_at
+
+    @contextmanager
+    def _moment(self, task_id: str) -> Iterator[float]:
+        """The time of an order with a key: of those of one task that are under way at once, each has its own."""
+        now = self._wall_clock()
+        while (task_id, now) in self._under_way:
+            now = math.nextafter(now, math.inf)
+        self._under_way.add((task_id, now))
+        try:
+            yield now
+        finally:
+            self._under_way.remove((task_id, now))
 
     async def cancel(self, task_id: str, equipment_id: str, caller: Caller, why: str | None) -> None:
         """Call a task off, for `caller`, who says `why`; done where the journal has that before its first call to A.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 from twisted.internet.defer import Deferred
-from twisted.logger import capturedLogs, formatEvent
+from twisted.logger import LogEvent, capturedLogs, formatEvent
 
 from rtprov.amqp.topology import TASKS_EXCHANGE, Shard
 from rtprov.appending import persistent
@@ -19,6 +20,11 @@ DEVICE = "ABC123456"
 PATH = f"/api/v1/equipment/cpe/{DEVICE}"
 OTHER = {**REQUEST, "timeoutInSeconds": 15}
 REUSED = (422, {"code": 422, "message": "This Idempotency-Key was used for this equipment before, with another body"})
+
+
+def outcomes(events: Sequence[LogEvent]) -> list[str]:
+    """What the audit trail says of POSTs: the words that its lines begin with."""
+    return [event["outcome"] for event in events if event["log_namespace"] == "rtprov.audit"]
 
 
 class KeyTestCase(SystemTestCase):
@@ -140,6 +146,22 @@ class AtOnce(KeyTestCase):
         self.assertEqual(self.system.stub.calls, 1)
         winner = (REQUEST, OTHER)[answers.index(REUSED) - 1]
         self.accepted(winner)
+
+    def test_accepted_once(self) -> None:
+        """Of POSTs of a key that come at once, one is said to be accepted, the others to repeat it, whichever front end has them."""
+        with capturedLogs() as events:
+            pending = [self.send(REQUEST, frontend) for frontend in ("b", "b2", "b", "b2", "b")]
+            self.system.network.until(lambda: all(each.called for each in pending), 10.0)
+        self.assertEqual([self.successResultOf(each).status for each in pending], [200] * 5)
+        self.assertEqual(sorted(outcomes(events)), ["accepted", *["repeated"] * 4])
+
+    def test_accepted_before(self) -> None:
+        """A POST of a key whose task still waits for its turn is said to repeat it."""
+        with capturedLogs() as events:
+            for key in ("k0", "k1", "k1"):
+                self.accepted(key=key)
+                self.system.network.advance(1)
+        self.assertEqual(outcomes(events), ["accepted", "accepted", "repeated"])
 
     def test_the_audit_trail(self) -> None:
         """Who was refused is not said to have ordered; who repeats what has begun has ordered nothing more."""
