@@ -148,13 +148,17 @@ class MissingKeys:
             elif count >= 2 * missing.logged or 2 * count <= missing.logged or now - missing.logged_at >= REPEAT_AFTER_S:
                 missing.logged, missing.logged_at = count, now
                 self._log.error(
-                    "{what} is missing: {n} tasks wait for it; put it into the key file, as a further line, and they go on",
+                    "{what} is missing: {n} tasks wait for it; put it into the key file, as a further line, and they go on; "
+                    "if there is no such key, cancel them by DELETE, first task {first}",
                     what=_name(key),
                     n=count,
+                    first=next(iter(missing.tasks)),
                 )
         if self._missing:
             self._look_later(LOOK_EVERY_S)
 
 
 def _name(key: str | None) -> str:
-    return f"sealing key {key}" if key is not None else "the sealing key of tasks of an earlier version, which do not name it,"
+    if key is not None:
+        return f"sealing key {key}"
+    return "a key for bodies that do not name theirs (of an earlier version, or tampered with)"

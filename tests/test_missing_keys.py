@@ -25,7 +25,8 @@ from tests.test_worker import BODY, EPOCH, WorkerTestCase, task_id
 OURS, THEIRS, NEXT = (Fernet.generate_key() for _ in range(3))
 OUR_ID, THEIR_ID = key_id(OURS), key_id(THEIRS)
 CANCELLED = {"code": 200, "message": "Cancelled"}
-ADVICE = "put it into the key file, as a further line, and they go on"
+CALLED_OFF = (500, {"code": 500, "message": "The task was cancelled before it was sent to the equipment service"})
+ADVICE = "put it into the key file, as a further line, and they go on; if there is no such key, cancel them by DELETE, first task "
 DAY_S = 86400.0
 
 
@@ -188,7 +189,7 @@ class Log(MissingKeysTestCase):
             self.assertEqual(len(lines), 1)
             self.assertEqual(
                 lines[0],
-                "error: sealing key gone is missing: 10 tasks wait for it; " + ADVICE,
+                "error: sealing key gone is missing: 10 tasks wait for it; " + ADVICE + task_id(0),
             )
             for number in range(10, 19):
                 self.withhold(number, f"DEVICE{number}")
@@ -280,7 +281,7 @@ class Backlog(KeysTestCase):
         """The log says which key is missing, and for how many tasks; it shows no key."""
         self.system.network.advance(60)
         missing = [line for line in self.errors if "is missing" in line]
-        self.assertEqual(missing, [f"sealing key {OUR_ID} is missing: 20 tasks wait for it; " + ADVICE])
+        self.assertEqual(missing, [f"sealing key {OUR_ID} is missing: 20 tasks wait for it; " + ADVICE + self.tasks["DEVICE0000"]])
         self.assertTrue(any(f"the latest tasks are sealed with key {OUR_ID}" in line and THEIR_ID in line for line in self.errors))
         for key in (OURS, THEIRS):
             self.assertEqual([event for event in self.events if key.decode() in event], [])
@@ -372,7 +373,7 @@ class Messages(KeysTestCase):
         self.assertEqual(self.status("ABC123456", task_id(1)), COMPLETED)
 
     def test_earlier_version_with_another_key(self) -> None:
-        """One that no key opens waits until one does, a tampered one for ever: the two cannot be told apart."""
+        """One that no key opens waits until one does."""
         self.publish(self.task(FernetSealer([NEXT]).seal(BODY_OF_A), None))
         self.system.network.advance(3600)
         self.assertEqual(self.status("ABC123456", task_id(1)), RUNNING)
@@ -380,6 +381,25 @@ class Messages(KeysTestCase):
         self.file.replace([OURS, NEXT])
         self.system.network.advance(3)
         self.assertEqual(self.status("ABC123456", task_id(1)), COMPLETED)
+
+    def test_tampered_with_and_no_id(self) -> None:
+        """A tampered one cannot be told from that, and waits too; the log says how it is ended, and its device's next task goes on."""
+        sealed = self.system.sealer.seal(BODY_OF_A)
+        self.publish(self.task(sealed[:-8] + "AAAAAA==", None))
+        following = self.system.accepted("ABC123456")
+        self.system.network.advance(3600)
+        self.assertEqual(self.status("ABC123456", task_id(1)), RUNNING)
+        nameless = "a key for bodies that do not name theirs (of an earlier version, or tampered with)"
+        line = f"{nameless} is missing: 1 tasks wait for it; {ADVICE}{task_id(1)}"
+        self.assertEqual(set(self.errors), {line})
+        path = f"/api/v1/equipment/cpe/ABC123456/task/{task_id(1)}"
+        self.assertEqual(self.system.request("DELETE", path).json, CANCELLED)
+        self.system.network.advance(60)
+        self.assertEqual(self.status("ABC123456", task_id(1)), CALLED_OFF)
+        self.assertEqual(self.status("ABC123456", following), COMPLETED)
+        self.assertEqual((self.system.workers[0].workers[0].held, self.system.stub.calls), (0, 1))
+        over = [event for event in self.events if "no task waits for" in event]
+        self.assertTrue(over and nameless in over[0])
 
     def test_tampered_with(self) -> None:
         """A body that its own key cannot open ends in 500, and the log says why, as an error."""
