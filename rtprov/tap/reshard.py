@@ -8,8 +8,10 @@ from __future__ import annotations
 import argparse
 import os
 import secrets
+import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -51,7 +53,8 @@ def _broker(file: Path | None) -> BrokerUrl:
 
 
 def _say(text: str) -> None:
-    print(text, flush=True)  # noqa: T201 - a command's answer
+    with suppress(OSError):  # a terminal that is gone
+        print(text, flush=True)  # noqa: T201 - a command's answer
 
 
 async def _connect(reactor: Any, endpoint: IStreamClientEndpoint, connection: AmqpConnection) -> None:
@@ -78,7 +81,12 @@ async def _change(reactor: Any, url: BrokerUrl, ca: Path, count: int) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line. Ends the process: 0 done, 78 not possible as things are, 1 the broker failed: run it again."""
+    """The command line. Ends the process: 0 done, 78 not possible as things are, 1 the broker failed: run it again.
+
+    A terminal that goes away in the middle does not break it off.
+    """
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     options = _parser().parse_args(arguments)
     ca: Path = options.ca or Path("certs") / "ca.pem"
 

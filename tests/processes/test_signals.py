@@ -1,11 +1,13 @@
-"""SIGHUP ends no command, at no time."""
+"""SIGHUP ends no command, at no time, once our code is loaded."""
 
 from __future__ import annotations
 
+import re
 import sys
 
 from rtprov.certs import SEAL_KEY, ensure_seal_key, make_development_set
 from tests.processes.support import ANY_PORT, ProcessTestCase
+from tests.rabbitmq import OPERATIONS
 
 ENDPOINTS = {
     "rtprov": ["--port=0", "--stub-port=0", "--broker-port=0"],
@@ -63,6 +65,17 @@ class Hangup(ProcessTestCase):
             status = await process.ended
             self.assertIn(status, (0, -15), process.log + process.errors)
             self.assert_clean(process)
+
+    async def test_before_our_code(self) -> None:
+        """Nor while the interpreter and Twisted load, if it is started as docs/operations.md has it; it heeds SIGHUP later."""
+        (line,) = re.findall(r"(?m)^ExecStart=(.*)/opt/rtprov/bin/twistd ", OPERATIONS.read_text())
+        make_development_set(self.folder / "certs")
+        script = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGHUP)" + HASTY]
+        stub = self.spawn([*line.split(), *script, "-n", "--pidfile=", "rtprov-stub", "--listen", ANY_PORT])
+        await stub.port("service A (stub)")
+        stub.signal("HUP")
+        await stub.logged("certificates reloaded")
+        await self.stop(stub)
 
     async def test_daemon(self) -> None:
         """Nor a process that becomes a daemon."""
