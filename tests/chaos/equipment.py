@@ -42,11 +42,15 @@ def make_certificates(folder: Path) -> None:
 
 @define(eq=False)
 class Call:
-    """One call to A. `ended` is None while it is under way; `answered` tells whether it ended with A's answer."""
+    """One call to A. `ended` is None while it is under way; `answered` tells whether it ended with A's answer.
+
+    `caller` is the process that made it, as the process's URL of A says.
+    """
 
     began: float
     ended: float | None = None
     answered: bool = False
+    caller: str = ""
 
 
 class RecordingA:
@@ -67,6 +71,10 @@ class RecordingA:
     def url(self) -> str:
         return f"https://localhost:{self._number}"
 
+    def url_for(self, caller: str) -> str:
+        """A URL whose calls are known as this caller's."""
+        return f"{self.url}/{caller}"
+
     def start(self, identity: str = "stub") -> None:
         """Listen, at the port of the time before, with a certificate by its name."""
         options = server_options(self._certificates / f"{identity}.pem", self._certificates / f"{identity}.key")
@@ -83,9 +91,10 @@ class RecordingA:
                 connection.transport.abortConnection()
 
     @app.route("/api/v1/equipment/cpe/<equipment_id>", methods=["POST"])
-    async def _configure(self, request: Any, equipment_id: str) -> bytes:
+    @app.route("/<caller>/api/v1/equipment/cpe/<equipment_id>", methods=["POST"])
+    async def _configure(self, request: Any, equipment_id: str, caller: str = "") -> bytes:
         (task_id,) = request.requestHeaders.getRawHeaders("idempotency-key")
-        call = Call(reactor.seconds())
+        call = Call(reactor.seconds(), caller=caller)
         self.calls.setdefault(task_id, []).append(call)
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)

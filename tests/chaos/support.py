@@ -11,9 +11,11 @@ await site.check(broken=[...])
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 from typing import Any
 
+from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, gatherResults
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.task import deferLater
@@ -23,17 +25,16 @@ from rtprov.amqp.connection import BrokerConnection
 from rtprov.amqp.publisher import Publisher
 from rtprov.amqp.url import BrokerUrl
 from rtprov.appending import persistent
-from tests.chaos.equipment import RecordingA, make_certificates, reactor
+from tests.chaos.equipment import Call, RecordingA, make_certificates, reactor
 from tests.processes.support import ANY_PORT, Client, ProcessTestCase, Twistd
 from tests.system import REQUEST
 
 TASKS = 500
 AT_ONCE = 25  # requests of the client
 PAUSE_S = 0.1
-# A call that A answered this long before its worker was killed may not yet have been in the journal.
-JOURNALLING_S = 3.0
-# And one that a worker made right before may have come to A, whose process has much to do, only after.
-ARRIVAL_S = 1.0
+# A call may come to A, whose process has much to do, so long after it was made.
+ARRIVAL_S = 5.0
+COMPLETED = re.compile(r"completed: task ([0-9a-f]{32}) ")
 
 
 class ChaosTestCase(ProcessTestCase):
@@ -42,6 +43,19 @@ class ChaosTestCase(ProcessTestCase):
     def setUp(self) -> Any:
         super().setUp()
         make_certificates(self.folder / "certs")
+
+
+@frozen
+class Break:
+    """What cut calls off: the kill of the process `caller`, or something `at` this time that ended no process (None).
+
+    `completed` are the tasks that a worker had logged as completed by then. They had ended in the journal, so that none of
+    them may be called again. How long it takes from A's answer to the journal depends on the machine, and says nothing.
+    """
+
+    at: float
+    completed: frozenset[str]
+    caller: str | None = None
 
 
 class Site:
@@ -53,6 +67,7 @@ class Site:
         self.a = RecordingA(case.folder / "certs", delay_s=delay_s)
         case.addCleanup(self.a.stop)
         self.workers: list[Twistd] = []
+        self.callers: dict[Twistd, str] = {}  # processes that make calls, by the names that A knows them by
         self.frontends: list[Twistd] = []
         self.clients: list[Client] = []
         self.accepted: dict[str, str] = {}  # paths by task id
@@ -68,8 +83,9 @@ class Site:
             await self.start_worker()
 
     async def start_worker(self) -> Twistd:
-        where = ("--broker", self.broker_url, "--equipment-url", self.a.url, "--concurrency", "100")
+        where = ("--broker", self.broker_url, "--equipment-url", self.a_for_next(), "--concurrency", "100")
         worker = self.case.twistd("rtprov-worker", *where)
+        self.calls_a(worker)
         self.workers.append(worker)
         await worker.logged("worker: connected to amqp://guest@")
         return worker
@@ -126,11 +142,25 @@ class Site:
             await deferLater(reactor, PAUSE_S)
         return float(reactor.seconds())
 
-    async def check(self, *, killed: Sequence[float] = ()) -> None:
-        """All accepted tasks are completed, none lost; and A was called again only for what was in the hands of a process when it died.
+    async def kill(self, process: Twistd) -> Break:
+        """``kill -9`` of a process that makes calls."""
+        return self.broken(await kill(process), self.callers[process])
 
-        `killed` are the times at which workers were killed, or calls otherwise cut off.
-        """
+    def broken(self, at: float, caller: str | None = None) -> Break:
+        """What `check` needs to know of something that broke."""
+        tasks = (task for process in self.callers for task in COMPLETED.findall(process.log))
+        return Break(at, frozenset(tasks), caller)
+
+    def a_for_next(self) -> str:
+        """The URL of A for the next process that makes calls."""
+        return self.a.url_for(f"process{len(self.callers)}")
+
+    def calls_a(self, process: Twistd) -> None:
+        """This process was started with the URL of `a_for_next`."""
+        self.callers[process] = f"process{len(self.callers)}"
+
+    async def check(self, *, broken: Sequence[Break] = ()) -> None:
+        """All accepted tasks are completed, none lost; and A was called again only for what was in the hands of a process when it broke."""
         limit = DeferredSemaphore(AT_ONCE)
         finals = [limit.run(self._final, path) for path in self.accepted.values()]
         asking = gatherResults(finals, consumeErrors=True)
@@ -139,8 +169,11 @@ class Site:
         assert {str(answer.json) for answer in answers} == {"{'code': 200, 'message': 'Completed'}"}, answers
         lost = [task_id for task_id in self.accepted if not any(call.answered for call in self.a.calls.get(task_id, []))]
         assert not lost, f"A was never called for {len(lost)} of {len(self.accepted)} tasks, whose status is Completed"
-        unexplained = [task_id for task_id, calls in self.a.calls.items() if not all(self._in_hands(call, killed) for call in calls[:-1])]
-        assert not unexplained, f"A was called again for {len(unexplained)} tasks for no reason: {self.a.calls[unexplained[0]]}"
+        unexplained = {
+            task_id: calls for task_id, calls in self.a.calls.items() if not all(_in_hands(task_id, call, broken) for call in calls[:-1])
+        }
+        breaks = [each.at for each in broken]
+        assert not unexplained, f"A was called again for {len(unexplained)} tasks for no reason; breaks: {breaks}, calls: {unexplained}"
 
     async def _final(self, path: str) -> Any:
         while True:
@@ -149,16 +182,19 @@ class Site:
                 return answer
             await deferLater(reactor, 5 * PAUSE_S)
 
-    @staticmethod
-    def _in_hands(call: Any, killed: Sequence[float]) -> bool:
-        """Whether a call was under way, or had just been answered, when a process died."""
-        arrival_s = 0.0 if call.answered else ARRIVAL_S
-        return any(call.began <= at + arrival_s and (call.ended is None or call.ended >= at - JOURNALLING_S) for at in killed)
-
     @property
     def repeated(self) -> int:
         """How many calls were made beyond one for each task."""
         return sum(len(calls) - 1 for calls in self.a.calls.values())
+
+
+def _in_hands(task_id: str, call: Call, broken: Sequence[Break]) -> bool:
+    """Whether something cut the call off before a worker had seen its end in the journal."""
+    for each in broken:
+        concerned = call.began <= each.at + ARRIVAL_S if each.caller is None else call.caller == each.caller
+        if concerned and task_id not in each.completed:
+            return True
+    return False
 
 
 async def publish(broker_url: str, exchange: str, key: str, *bodies: bytes) -> None:
@@ -192,4 +228,4 @@ def seconds(number: float) -> Deferred[None]:
     return deferLater(reactor, number)
 
 
-__all__ = ["ANY_PORT", "ChaosTestCase", "Site", "kill", "publish", "seconds"]
+__all__ = ["ANY_PORT", "Break", "ChaosTestCase", "Site", "kill", "publish", "seconds"]

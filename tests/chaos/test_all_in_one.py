@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.chaos.support import ChaosTestCase, Site, kill
+from tests.chaos.support import ChaosTestCase, Site
 from tests.processes.support import Twistd
 
 
@@ -14,15 +14,16 @@ class AllInOne(ChaosTestCase):
         process = await self.start(site)
         posting = site.post()
         await site.a_is_busy()
-        killed = await kill(process)
+        broken = await site.kill(process)
         await self.start(site)
         await posting
-        await site.check(killed=[killed])
+        await site.check(broken=[broken])
         self.assertGreater(site.repeated, 0)
 
     async def start(self, site: Site) -> Twistd:
-        where = ("--port", "0", "--broker-port", "0", "--equipment-url", site.a.url)
+        where = ("--port", "0", "--broker-port", "0", "--equipment-url", site.a_for_next())
         process = self.twistd("rtprov", *where, "--concurrency", "100")
+        site.calls_a(process)
         await process.logged("ready; try: curl ")
         site.use(await process.port("service B (front end)"))
         return process

@@ -21,14 +21,14 @@ class OnEmbeddedBroker(ChaosTestCase):
         site, _, _ = await self.site("state")
         await site.start(workers=2, frontends=2)
         posting = site.post()
-        killed = []
+        broken = []
         await site.a_is_busy(50)
         for worker in site.workers[:2]:
             await site.start_worker()
-            killed.append(await kill(worker))
+            broken.append(await site.kill(worker))
         await kill(site.frontends[0])
         await posting
-        await site.check(killed=killed)
+        await site.check(broken=broken)
         self.assertGreater(site.repeated, 0)
 
     async def test_broker(self) -> None:

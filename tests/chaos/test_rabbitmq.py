@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred, gatherResults
 
 from tests.chaos.equipment import reactor
 from tests.chaos.nodes import Nodes, start_nodes
-from tests.chaos.support import TASKS, ChaosTestCase, Site, kill, publish, seconds
+from tests.chaos.support import TASKS, ChaosTestCase, Site, publish, seconds
 from tests.rabbitmq import RabbitMQ, rabbitmq
 
 MINUTE_S = 60.0
@@ -89,12 +89,12 @@ class OnRabbitMQ(ChaosTestCase):
         site = await self.site(node, workers=2)
         posting = site.post()
         await site.a_is_busy(50)
-        killed = [await kill(site.workers[0])]
+        broken = [await site.kill(site.workers[0])]
         await site.start_worker()
         await site.a_is_busy(200)
-        killed.append(await kill(site.workers[1]))
+        broken.append(await site.kill(site.workers[1]))
         await posting
-        await site.check(killed=killed)
+        await site.check(broken=broken)
         self.assertGreater(site.repeated, 0)
 
     async def drained(self, node: RabbitMQ) -> None:
@@ -143,7 +143,7 @@ class OnRabbitMQ(ChaosTestCase):
         posting = site.post()
         await site.a_is_busy()
         await site.a.stop()
-        cut = float(reactor.seconds())
+        cut = site.broken(reactor.seconds())
         worker = site.workers[0]
         await worker.logged("A is in trouble")
         await posting
@@ -153,7 +153,7 @@ class OnRabbitMQ(ChaosTestCase):
         self.assertIn("certificate", worker.log)
         await site.a.stop()
         site.a.start()
-        await site.check(killed=[cut])
+        await site.check(broken=[cut])
         self.assertEqual(worker.log.count("A is in trouble"), 1)
         await worker.logged("A has recovered")
 
@@ -193,9 +193,9 @@ class OnRabbitMQ(ChaosTestCase):
         queues = await nodes.ctl(0, "list_queues", "--quiet", "name", "leader")
         (leader,) = (line.split()[1] for line in queues.splitlines() if line.startswith("rtprov.work."))
         nodes.kill(nodes.names.index(leader))
-        killed = reactor.seconds()
+        broken = site.broken(reactor.seconds())
         await posting
-        await site.check(killed=[killed])
+        await site.check(broken=[broken])
         await nodes.stop()
 
 
