@@ -14,6 +14,7 @@ from attrs import define
 
 from rtprov.model import EquipmentState
 from rtprov.record import Turn
+from rtprov.withheld import WithheldTasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,6 +46,7 @@ class Backlog:
         self.company = [] if company is None else company
         self.company.append(self)
         self.active: Active | None = None
+        self.withheld = WithheldTasks()  # those that wait for their keys take no slot
         self.lanes: dict[str, Lane] = {}  # by device
         self.calling: dict[Record, None] = {}  # in the order in which the calls began
         self.waiting = 0  # tasks that were never called
@@ -137,6 +139,11 @@ class Backlog:
         """This backlog, and those of the other shards whose calls the same worker makes."""
         by = None if self.active is None else self.active.by
         return [each for each in self.company if (None if each.active is None else each.active.by) == by]
+
+    @property
+    def able(self) -> int:
+        """How many tasks wait that may be called when there is a slot: about, since the tasks behind those without a key count."""
+        return max(0, self.waiting - self.withheld.waiting)
 
     def waiting_before(self, number: int) -> int:
         """How many tasks wait that came before the task of this number."""

@@ -42,7 +42,7 @@ def _describe(record: Record, ahead: int, backlog: Backlog, withheld: WithheldTa
     if ended or last is not None:
         ahead = 0
     phase = None if ended else _phase(last)
-    keyless = not ended and _keyless(backlog.lanes[record.equipment_id].head if ahead else record, withheld)
+    keyless = not ended and withheld.holds(backlog.lanes[record.equipment_id].head if ahead else record)
     return Details(
         task_id=record.task_id,
         equipment_id=record.equipment_id,
@@ -62,11 +62,6 @@ def _describe(record: Record, ahead: int, backlog: Backlog, withheld: WithheldTa
         accepted_by=record.origin.accepted_by,
         key=record.origin.key,
     )
-
-
-def _keyless(record: Record, withheld: WithheldTasks) -> bool:
-    """Whether the task waits for its key, or will when its turn comes; its end cannot be estimated then."""
-    return withheld.waits(record.task_id) or (not record.attempts and withheld.missing(record.origin.key))
 
 
 def _before(record: Record) -> int:

@@ -7,6 +7,7 @@ the same time, that is exact.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,13 +15,17 @@ if TYPE_CHECKING:
     from rtprov.record import Record
 
 MOST_PLAYED = 2000  # tasks; about as many as a worker holds
+MOST_PASSED = 20_000  # tasks that take no slot, since they wait for their keys
 PLAYED_FOR_S = 1.0
 STALE_FOR_S = 0.1
 FEW = 200  # tasks that wait, with which it is cheap to play again
 
 
 class Schedule:
-    """Where the tasks of `backlog` that wait will come, as it looks at `now`, in seconds since the epoch. What comes later is added."""
+    """Where the tasks of `backlog` that wait will come, as it looks at `now`, in seconds since the epoch. What comes later is added.
+
+    Tasks that wait for their sealing keys, and those of their devices behind them, have no place.
+    """
 
     def __init__(self, backlog: Backlog, now: float) -> None:
         self._backlog = backlog
@@ -30,6 +35,8 @@ class Schedule:
         self.stale = False
         self._next = 0  # the number from which on tasks have not been played
         self.played: dict[int, int] = {}  # by number: how many uses of slots come before
+        self._passed: list[int] = []  # the numbers of those that have no place
+        self._held: set[str] = set()  # their devices
         self._used: dict[int, int] = {}  # by round: how many slots
         self._full = 0  # all rounds before are full
         self._lanes: dict[str, int] = {}  # by device: the first round for its next task
@@ -40,28 +47,40 @@ class Schedule:
         """When the task of this number gets its slot, or one that comes behind all that wait."""
         self._play()
         backlog = self._backlog
-        before = backlog.waiting_before(number)
+        before = backlog.waiting_before(number) - bisect_left(self._passed, number)
         place = self.played.get(number)
         if place is None:
             place = self._full * self.slots + self._used.get(self._full, 0)
             if before > len(self.played):
                 place = max(place, before * place // max(1, len(self.played)))  # things go on as in what was played
-        elsewhere = sum(each.waiting for each in backlog.siblings()) - backlog.waiting
+        elsewhere = sum(each.able for each in backlog.siblings() if each is not backlog)
         if elsewhere:  # in the worker's other shards as many came earlier as did here; they take what slots this one leaves
-            earlier = int(elsewhere * min(1.0, (before + 1) / max(1, backlog.waiting)))
+            earlier = int(elsewhere * min(1.0, (before + 1) / max(1, backlog.waiting - len(self._passed))))
             place += max(0, earlier - (place - before))
         rounds, slot = divmod(place, self.slots)
         return self._free_at[slot] + rounds * self.call_s
 
     def _play(self) -> None:
-        if len(self.played) >= MOST_PLAYED:
+        if len(self.played) >= MOST_PLAYED or len(self._passed) >= MOST_PASSED:
             return
         for record in self._backlog.waiting_from(self._next):
             assert record.turn is not None
             self._next = record.turn.number + 1
-            self.played[record.turn.number] = self._place(record.equipment_id)
-            if len(self.played) == MOST_PLAYED:
+            if self._is_held(record):
+                self._passed.append(record.turn.number)
+            else:
+                self.played[record.turn.number] = self._place(record.equipment_id)
+            if len(self.played) == MOST_PLAYED or len(self._passed) == MOST_PASSED:
                 return
+
+    def _is_held(self, record: Record) -> bool:
+        withheld = self._backlog.withheld
+        if not withheld.waiting:
+            return False
+        device = record.equipment_id
+        if device not in self._held and (withheld.holds(record) or withheld.holds(self._backlog.lanes[device].head)):
+            self._held.add(device)
+        return device in self._held
 
     def _place(self, equipment_id: str) -> int:
         round_ = self._lanes.get(equipment_id)

@@ -20,7 +20,6 @@ from rtprov.details import describe
 from rtprov.forecast import Forecaster
 from rtprov.model import Active, Attempt, Cancelled, Details, Event, Finished, Postponed, Requested, Started, State, Withheld
 from rtprov.record import NO_ORIGIN, Origin, Record
-from rtprov.withheld import WithheldTasks
 
 NEW_TASK_AFTER_S = 1800.0  # half of `KEY_SLACK_S`: what is a new task is clear wherever clocks differ by less than that
 KEPT_ATTEMPTS_AT_END = 3
@@ -43,7 +42,7 @@ class Store:
         # A heap. Events come nearly in the order of their times, where a push costs next to nothing; and a writer whose clock runs ahead
         # keeps its own tasks longer, not everybody's.
         self._finished: list[Record] = []
-        self._withheld = WithheldTasks()
+        self._withheld = self.backlog.withheld
         self._texts: dict[str, str] = {}  # reasons are few, and told of very many tasks
         self._origins: dict[tuple[str | None, ...], Origin] = {}  # and so are callers
 

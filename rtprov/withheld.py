@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import attrs
 
 from rtprov.model import Withheld
+
+if TYPE_CHECKING:
+    from rtprov.record import Record
 
 
 @attrs.define
@@ -66,6 +71,15 @@ class WithheldTasks:
     def missing(self, key: str | None) -> bool:
         """Whether some task waits for this key: so will others that are sealed with it."""
         return key is not None and key in self._waiting
+
+    def holds(self, record: Record) -> bool:
+        """Whether the task waits for its key, or will when its turn comes."""
+        return self.waits(record.task_id) or (not record.attempts and self.missing(record.origin.key))
+
+    @property
+    def waiting(self) -> int:
+        """How many tasks wait for their keys."""
+        return sum(self._waiting.values())
 
     def seconds(self, task_id: str, now: float) -> float:
         """For how long the task has waited in all, since its first attempt."""

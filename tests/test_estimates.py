@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from rtprov.backlog import Backlog
-from rtprov.model import Active, Details, EquipmentState, Requested, State, Task, Waiting
+from rtprov.model import Active, Details, EquipmentState, Requested, State, Task, Waiting, Withheld
 from rtprov.store import Store
 from tests.system import System
 from tests.test_system import SystemTestCase
@@ -129,6 +129,36 @@ class Rules(WorkerTestCase):
         self.assertEqual([self.expected_s(stores[0], number) for number in (0, 99)], [60.0, 60.0 * 30])
         stores[2].apply(Active("p2", EPOCH, 10, EquipmentState.CLOSED))
         self.assertEqual(self.expected_s(stores[1], 1099), 60.0 * 20)
+
+    def test_missing_keys(self) -> None:
+        """Tasks that wait for their sealing key take no slot, nor do those that would wait for the same key, or that stand behind one."""
+        store = self.backlog(50)
+        for number in range(100, 150):
+            store.apply(Requested(task_id(number), f"DEVICE{number:06}", EPOCH, key="k1"))
+        for number in range(100, 120):
+            store.apply(Withheld(task_id(number), f"DEVICE{number:06}", EPOCH, "k1"))
+        for number in range(100, 110):
+            store.apply(Requested(task_id(100 + number), f"DEVICE{number:06}", EPOCH, key="k2"))
+        self.backlog(10, store=store, first=300)
+        self.assertEqual([self.expected_s(store, number) for number in (49, 100, 149, 200, 309)], [300.0, None, None, None, 360.0])
+        for number in range(100, 120):
+            store.apply(Withheld(task_id(number), f"DEVICE{number:06}", EPOCH, "k1", over=True))
+        store._forecaster._schedule = None
+        self.assertEqual([self.expected_s(store, number) for number in (49, 149, 200, 309)], [300.0, 600.0, 660.0, 720.0])
+
+    def test_missing_keys_elsewhere(self) -> None:
+        """The same in the other shards of the worker, and far behind what is played forward."""
+        company: list[Backlog] = []
+        stores = [Store(86400.0, Backlog(10, company)) for _ in range(2)]
+        for index, store in enumerate(stores):
+            self.backlog(100, store=store, first=1000 * index)
+        for number in range(1000, 1100):
+            stores[1].apply(Withheld(task_id(number), f"DEVICE{number:06}", EPOCH, "k1"))
+        self.assertEqual(self.expected_s(stores[0], 99), 600.0)
+        store = self.backlog(10_000, 100)
+        for number in range(5000):
+            store.apply(Withheld(task_id(number), f"DEVICE{number:06}", EPOCH, "k1"))
+        self.assertEqual(self.expected_s(store, 9_999), 60.0 * 50)
 
     def test_trouble(self) -> None:
         """While the worker's breaker keeps calls back, all wait for A but those behind a call that runs, and no end is promised."""
