@@ -131,6 +131,8 @@ class InquiryServer:
         self._wall_clock = wall_clock
         self._watched: dict[str, list[tuple[_Watch, int]]] = {}
         self._watches: dict[_Watch, None] = {}  # an ordered set
+        self.queue: str | None = None
+        """The queue that it answers from, of the present connection."""
 
     @property
     def watched(self) -> int:
@@ -140,8 +142,8 @@ class InquiryServer:
     async def attach(self, connection: AmqpConnection) -> None:
         """Start to answer. The journal has passed its barrier on this connection before."""
         channel = await connection.open_channel()
-        queue = await declare_inquiry(channel, self._shard)
-        await serve_many(channel, queue, self._answer, prefetch=PREFETCH)
+        self.queue = await declare_inquiry(channel, self._shard)
+        await serve_many(channel, self.queue, self._answer, prefetch=PREFETCH)
 
     def detach(self) -> None:
         """The connection is gone: nobody can be told any more."""

@@ -51,12 +51,14 @@ class StatusServer:
         self._replica = replica
         self._journal = journal
         self._clock = clock
+        self.queue: str | None = None
+        """The queue that it answers from, of the present connection."""
 
     async def attach(self, connection: AmqpConnection) -> None:
         """Start to answer. The journal has passed its barrier on this connection before."""
         channel = await connection.open_channel()
-        queue = await declare_status(channel, self._shard)
-        await serve(channel, queue, self._answer, prefetch=PREFETCH)
+        self.queue = await declare_status(channel, self._shard)
+        await serve(channel, self.queue, self._answer, prefetch=PREFETCH)
 
     def detach(self) -> None:
         """The connection, and with it the consumer, is gone: nothing to undo."""

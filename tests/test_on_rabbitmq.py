@@ -6,13 +6,13 @@ import random
 import uuid
 from typing import Any
 
-from pamqp.commands import Queue
+from pamqp.commands import Exchange, Queue
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.task import deferLater
 
 from rtprov import failures, renewals
-from rtprov.amqp import topology
-from rtprov.amqp.topology import PARKED_QUEUE, Shard
+from rtprov.amqp import topology, upkeep
+from rtprov.amqp.topology import PARKED_QUEUE, STATUS_EXCHANGE, TASKS_EXCHANGE, Shard
 from rtprov.amqp.url import BrokerUrl
 from rtprov.clocks import WallClock
 from rtprov.failures import MAX_FAILURES
@@ -115,3 +115,19 @@ class OnRabbitMQ(RabbitMQTestCase, BrokerContract):
         channel = await self.channel()
         for queue in (Shard(0, 1).work, Shard(0, 1).dead, PARKED_QUEUE):
             self.assertEqual(await self.count(channel, queue), 0)
+
+    async def test_deleted_exchanges(self) -> None:
+        """Exchanges that an operator deletes come back with all bindings, that of the worker's own queue included."""
+        self.patch(upkeep, "EVERY_S", 0.2)
+        frontend, worker = await self.start(FailingEquipment())
+        connection = worker.connection._connection
+        channel = await self.channel()
+        for exchange in (TASKS_EXCHANGE, STATUS_EXCHANGE):
+            await self.ask(channel, Exchange.Delete(exchange=exchange))
+        await deferLater(self.clock, 1.0)
+        await frontend.connection.when_connected()
+        task_id = await frontend.frontend._orders.submit("GOOD00001", 14, BODY, "test")
+        while (now := await frontend.frontend._statuses.status(task_id, "GOOD00001")) is State.RUNNING:
+            await deferLater(self.clock, POLL_EVERY_S)
+        self.assertIs(now, State.COMPLETED)
+        self.assertIs(worker.connection._connection, connection)

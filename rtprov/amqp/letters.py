@@ -47,6 +47,11 @@ class LetterQueue:
     keys: tuple[str, ...] = ()
 
     @property
+    def arguments(self) -> dict[str, object]:
+        """What it is declared with."""
+        return {"x-queue-type": "quorum", "x-delivery-limit": LETTER_DELIVERY_LIMIT}
+
+    @property
     def beside(self) -> str:
         """The queue that has the letters while this one is replaced."""
         return f"{self.name}.moving"

@@ -14,7 +14,7 @@ K is a shard such as ``3of8``: its number, from 0, and how many there are.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import attrs
@@ -114,6 +114,7 @@ class Topology:
         self._shards = tuple(shards)
         self._count = count
         self._replaces = replaces
+        self._old: frozenset[str] = frozenset()  # queues of letters that stay as an earlier rtprov has declared them
         self._replaced = False  # nothing is left to replace: not looked for again, which RabbitMQ would log as errors
         self._connection: AmqpConnection | None = None
         self._repairing: Deferred[None] | None = None
@@ -162,8 +163,9 @@ class Topology:
         channel = await connection.open_channel(fatal=fatal)
         for exchange in (TASKS_EXCHANGE, DEAD_EXCHANGE, STATUS_EXCHANGE):
             await channel.exchange_declare(exchange=exchange, exchange_type="direct", durable=True)
-        letters = Letters(connection, [LetterQueue(PARKED_QUEUE), *(shard.dead_letters for shard in self._shards)])
+        letters = Letters(connection, self._letters)
         old = await letters.declare()
+        self._old = frozenset(queue.name for queue in old)
         if self._replaces and (old or not self._replaced):
             count = self._shards[0].count
             self._replaced = await letters.replace(old, [Shard(index, count).dead for index in range(count)])
@@ -171,26 +173,47 @@ class Topology:
             await _declare_shard(channel, shard)
         await channel.channel_close(reply_code=200, reply_text="done")
 
+    @property
+    def _letters(self) -> list[LetterQueue]:
+        return [LetterQueue(PARKED_QUEUE), *(shard.dead_letters for shard in self._shards)]
 
-async def _declare_shard(channel: AmqpChannel, shard: Shard) -> None:
+    async def keep(self, channel: AmqpChannel, own: Iterable[tuple[str, str]]) -> None:
+        """Declare all again on a connection that this is attached to, at the cost of one answer.
+
+        `own` are queues of the connection, each with its routing key at `STATUS_EXCHANGE`. Raises `BrokerError`.
+        """
+        for exchange in (TASKS_EXCHANGE, DEAD_EXCHANGE):
+            await channel.exchange_declare(exchange=exchange, exchange_type="direct", durable=True, nowait=True)
+        for letters in self._letters:
+            if letters.name not in self._old:
+                await channel.queue_declare(queue=letters.name, durable=True, arguments=letters.arguments, nowait=True)
+        for shard in self._shards:
+            await _declare_shard(channel, shard, nowait=True)
+        # What has an answer comes before the bindings: if a queue is gone, the connection is about to be dropped.
+        await channel.exchange_declare(exchange=STATUS_EXCHANGE, exchange_type="direct", durable=True)
+        for queue, key in own:
+            await channel.queue_bind(queue=queue, exchange=STATUS_EXCHANGE, routing_key=key, nowait=True)
+
+
+async def _declare_shard(channel: AmqpChannel, shard: Shard, *, nowait: bool = False) -> None:
     letters = shard.dead_letters
     for key in letters.keys:
-        await channel.queue_bind(queue=letters.name, exchange=letters.exchange, routing_key=key)
+        await channel.queue_bind(queue=letters.name, exchange=letters.exchange, routing_key=key, nowait=nowait)
     work = {
         "x-queue-type": "quorum",
         "x-single-active-consumer": True,
         "x-delivery-limit": DELIVERY_LIMIT,
         "x-dead-letter-exchange": DEAD_EXCHANGE,
     }
-    await channel.queue_declare(queue=shard.work, durable=True, arguments=work)
+    await channel.queue_declare(queue=shard.work, durable=True, arguments=work, nowait=nowait)
     journal = {
         "x-queue-type": "stream",
         "x-max-age": JOURNAL_MAX_AGE,
         "x-stream-max-segment-size-bytes": JOURNAL_SEGMENT_BYTES,
     }
-    await channel.queue_declare(queue=shard.journal, durable=True, arguments=journal)
+    await channel.queue_declare(queue=shard.journal, durable=True, arguments=journal, nowait=nowait)
     for queue, key in ((shard.work, shard.requested_key), (shard.journal, shard.requested_key), (shard.journal, shard.event_key)):
-        await channel.queue_bind(queue=queue, exchange=TASKS_EXCHANGE, routing_key=key)
+        await channel.queue_bind(queue=queue, exchange=TASKS_EXCHANGE, routing_key=key, nowait=nowait)
 
 
 async def declare_status(channel: AmqpChannel, shard: Shard) -> str:

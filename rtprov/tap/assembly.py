@@ -20,6 +20,7 @@ from rtprov.amqp.publisher import Publisher
 from rtprov.amqp.rpc import RpcClient
 from rtprov.amqp.shard_count import ShardCount
 from rtprov.amqp.topology import JOURNAL_MAX_AGE_S, STATUS_EXCHANGE, TASKS_EXCHANGE, Shard, Topology
+from rtprov.amqp.upkeep import Upkeep
 from rtprov.amqp.url import BrokerUrl
 from rtprov.breaker import Breaker
 from rtprov.clocks import WallClock
@@ -200,6 +201,7 @@ class WorkerService(Service):
         for each in parts:
             sessions += each.sessions
         sessions.append(self.missing_keys)
+        sessions.append(Upkeep(topology=topology, own=lambda: [own for each in parts for own in each.own_queues], clock=surroundings.clock))
         self.connection = _connection("worker", surroundings, sessions)
         self.readiness = Readiness(self._probe, surroundings.clock)
         self._expiry = LoopingCall(self._expire)

@@ -58,11 +58,19 @@ class Shared:
 class ShardParts:
     """`sessions` are to be attached in this order, behind those of topology and publisher."""
 
+    shard: Shard
     store: Store
+    status: StatusServer
     inquiries: InquiryServer
     worker: ShardWorker
     keeper: JournalKeeper
     sessions: Sequence[Session]
+
+    @property
+    def own_queues(self) -> list[tuple[str, str]]:
+        """The queues that questions come to, on the present connection, each with its routing key."""
+        queues = (self.status.queue, self.shard.status), (self.inquiries.queue, self.shard.inquiry)
+        return [(queue, key) for queue, key in queues if queue is not None]
 
 
 def join_shard(shard: Shard, shared: Shared) -> ShardParts:
@@ -169,4 +177,4 @@ def join_shard(shard: Shard, shared: Shared) -> ShardParts:
         wall_clock=outer.wall_clock,
     )
     sessions: list[Session] = [journal, status, inquiries, dead, presence, worker, census, keeper]
-    return ShardParts(store, inquiries, worker, keeper, sessions)
+    return ShardParts(shard, store, status, inquiries, worker, keeper, sessions)
