@@ -25,7 +25,7 @@ from rtprov.model import State, shard_of
 from rtprov.wire import decode_status_reply, decode_status_request, encode_status_reply, encode_status_request
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from twisted.internet.interfaces import IReactorTime
 
@@ -37,6 +37,7 @@ MAX_BATCH = 500
 MAX_PENDING = 20_000
 REPLY_DEADLINE_S = 2.0
 WATCH_EVERY_S = 2.0
+DOUBT_EVERY_S = 10.0
 BARRIER_DEADLINE_S = 1.8
 PREFETCH = 100
 
@@ -94,14 +95,17 @@ class StatusClient:
     """The front end's `rtprov.interfaces.StatusSource`: gathers the questions of one reactor turn into one message for each shard.
 
     Also a session, to be attached after the `rpc`: every 2 s it asks each shard an empty question, so that the log tells of a shard
-    without a worker, and of a worker that is back, whether or not a client asks.
+    without a worker, and of a worker that is back, whether or not a client asks. `in_doubt` is called while a shard has none, every 10 s
+    at most: its queues may have gone with another number of shards.
     """
 
     _log = Logger()
 
-    def __init__(self, *, rpc: RpcClient, shards: int, clock: IReactorTime) -> None:
+    def __init__(self, *, rpc: RpcClient, shards: int, clock: IReactorTime, in_doubt: Callable[[], None] = lambda: None) -> None:
         self._rpc = rpc
         self._clock = clock
+        self._in_doubt = in_doubt
+        self._doubted_at = float("-inf")
         self._desks = [_Desk(Shard(index, shards)) for index in range(shards)]
         self._pending = 0
         self._conversations: set[Deferred[None]] = set()
@@ -160,6 +164,7 @@ class StatusClient:
                 raise NoReply(f"The worker answered {len(states)} of {len(batch)} status questions")
         except Unroutable:
             self._note(desk, staffed=False)
+            self._doubt()
             self._refuse(batch, NoWorker("No worker is alive that could tell the task's status"))
         except BrokerError as error:
             self._refuse(batch, error)
@@ -186,6 +191,12 @@ class StatusClient:
     def _refuse(self, batch: Sequence[_Question], error: Exception) -> None:
         for question in batch:
             self._settle(question, error)
+
+    def _doubt(self) -> None:
+        now = self._clock.seconds()
+        if now - self._doubted_at >= DOUBT_EVERY_S:
+            self._doubted_at = now
+            self._in_doubt()
 
     def _note(self, desk: _Desk, *, staffed: bool) -> None:
         """Say once that nobody answers for a shard, and once that somebody does again."""

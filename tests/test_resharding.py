@@ -12,12 +12,16 @@ from rtprov.amqp.protocol import AmqpConnection
 from rtprov.amqp.publisher import Publisher
 from rtprov.amqp.shard_count import Remembered, ShardCount, remember
 from rtprov.amqp.topology import Shard, Topology
+from rtprov.amqp.url import BrokerUrl
 from rtprov.appending import persistent
+from rtprov.clocks import WallClock
 from rtprov.errors import BrokerUnavailable, ConfigurationError
 from rtprov.model import Event, Finished, Marker, Requested, Started, State, shard_of
 from rtprov.resharding import Resharding
+from rtprov.tap.assembly import FrontendService, Surroundings
 from rtprov.wire import decode_event, decode_task, encode_event, encode_task
 from tests.brokered import EPOCH, BrokerTestCase, make_task, task_id
+from tests.fakes import PlainSealer
 
 DEVICES = [f"DEVICE{number}" for number in range(1, 9)]
 
@@ -270,3 +274,24 @@ class Change(CountTestCase):
         published = self.outside.publish("rtprov.tasks", shards[0].requested_key, b"{}", properties=persistent(), mandatory=True)
         self.network.settle()
         self.assertEqual(self.failureResultOf(published).type.__name__, "Unroutable")
+
+    def test_a_front_end_that_nobody_posts_to(self) -> None:
+        """A front end that was told no number learns of the new one within seconds, though its connection stands and no POST comes."""
+        shards: list[int] = []
+        around = Surroundings(
+            clock=self.clock,
+            wall_clock=WallClock(self.wall_clock, self.clock.seconds),
+            rng=self.rng,
+            new_id=self.new_id,
+            broker=self.network.connect("broker"),
+            broker_url=BrokerUrl.parse("amqp://guest:guest@broker/"),
+        )
+        service = FrontendService(around, sealer=PlainSealer(), shards=1, running_status=200, shards_given=False)
+        service.shard_count.on_other = shards.append
+        service.startService()
+        self.addCleanup(lambda: self.network.until(service.stopService().called.__bool__))
+        self.network.until(lambda: service.connection.connected, 10.0)
+        self.network.advance(3.0)
+        self.successResultOf(self.change(2))
+        self.network.advance(11.0)
+        self.assertEqual(shards[:1], [2])

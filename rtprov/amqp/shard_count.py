@@ -14,13 +14,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
 
 from rtprov.amqp.gathering import gather
 from rtprov.amqp.topology import PARKED_QUEUE, Shard
-from rtprov.errors import AmqpError, BrokerUnavailable, ConfigurationError
+from rtprov.errors import AmqpError, BrokerError, BrokerUnavailable, ConfigurationError
 
 if TYPE_CHECKING:
+    from twisted.python.failure import Failure
+
     from rtprov.amqp.protocol import AmqpConnection
 
 SHARDS_QUEUE = "rtprov.shards"
@@ -129,7 +132,11 @@ class ShardCount:
     another one, so that the role can be made anew. `on_agreed` is called once the numbers agree; it may raise `ConfigurationError`.
     """
 
+    _log = Logger()
+
     def __init__(self, made_for: int, *, given: bool) -> None:
+        self._connection: AmqpConnection | None = None
+        self._verifying: Deferred[None] | None = None
         self._made_for = made_for
         self._given = given
         self._agreed = False
@@ -143,6 +150,7 @@ class ShardCount:
         A role that has worked with its number before is not ended by another one: it is of no use until the number is back, or it is
         started anew.
         """
+        self._connection = connection
         remembered = await read(connection, self._guess) or await self._remember_first(connection)
         if remembered.changing_to is not None:
             raise BrokerUnavailable(
@@ -155,6 +163,29 @@ class ShardCount:
 
     def detach(self) -> None:
         """The number is known still."""
+        self._connection = None
+        if self._verifying is not None:
+            self._verifying.cancel()
+
+    def verify(self) -> None:
+        """Compare the numbers again, unless that is under way: the broker's may have changed. The connection is dropped if they differ."""
+        if self._connection is None or self._verifying is not None:
+            return
+        verifying = Deferred.fromCoroutine(self._verify(self._connection))
+        if not verifying.called:
+            self._verifying = verifying
+        verifying.addBoth(self._verified)
+
+    async def _verify(self, connection: AmqpConnection) -> None:
+        try:
+            await self.attach(connection)
+        except (BrokerError, ConfigurationError) as error:
+            connection.drop(f"The number of shards was compared again: {error}")
+
+    def _verified(self, result: Failure | None) -> None:
+        self._verifying = None
+        if result is not None and not result.check(CancelledError):
+            self._log.failure("the number of shards could not be compared again", result)
 
     async def _remember_first(self, connection: AmqpConnection) -> Remembered:
         before = await counts_of_before(connection)

@@ -108,7 +108,7 @@ class FrontendService(Service):
             clock=clock, max_unconfirmed=max_unconfirmed, confirm_deadline_s=CONFIRM_DEADLINE_S, on_unroutable=topology.repair
         )
         rpc = RpcClient(clock=clock)
-        statuses = StatusClient(rpc=rpc, shards=shards, clock=clock)
+        statuses = StatusClient(rpc=rpc, shards=shards, clock=clock, in_doubt=self.shard_count.verify)
         may_publish = MayPublish(publisher, PUBLISHED_TO_BY_FRONTEND)
         self.keys = keys = SharedKeys(rpc=rpc, sealer=sealer, shards=shards, clock=clock)
         first_key = _first_key(key_source, shards, publisher, surroundings)
