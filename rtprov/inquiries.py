@@ -108,7 +108,8 @@ class InquiryServer:
     """Answers for one shard, from a replica. A session of the worker's connection: attach it after the shard's journal.
 
     Pass it each of the journal's events after the replica has taken it (`saw`). `key_ids` gives the ids of the worker's
-    sealing keys, `wall_clock` seconds since the epoch.
+    sealing keys, `wall_clock` seconds since the epoch. While `may_tell` says no, questions about one task are not
+    answered: what the replica knows may not be in the broker's journal, and an answer may be taken for a promise.
     """
 
     _log = Logger()
@@ -122,11 +123,13 @@ class InquiryServer:
         key_ids: Callable[[], Sequence[str]],
         clock: IReactorTime,
         wall_clock: Callable[[], float],
+        may_tell: Callable[[], bool] = lambda: True,
     ) -> None:
         self._shard = shard
         self._replica = replica
         self._journal = journal
         self._key_ids = key_ids
+        self._may_tell = may_tell
         self._clock = clock
         self._wall_clock = wall_clock
         self._watched: dict[str, list[tuple[_Watch, int]]] = {}
@@ -164,6 +167,8 @@ class InquiryServer:
             except (BrokerError, TimeoutError) as error:
                 self._log.warn("shard {shard}: cannot tell of tasks: {error}", shard=str(self._shard), error=error)
                 return  # the asker's deadline tells
+        if isinstance(question, Inquiry) and not self._may_tell():
+            return  # as above
         now = self._wall_clock()
         if isinstance(question, Listing):
             limit = min(max(question.limit, 0), MAX_LISTED)

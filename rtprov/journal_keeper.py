@@ -104,6 +104,11 @@ class JournalKeeper:
         """The broker has lost the journal: what is known here is to be told to the next one, once that has been read."""
         self._lost = True
 
+    @property
+    def complete(self) -> bool:
+        """Whether the broker's journal has all that is known here; not while it is another one, and not yet told."""
+        return not self._lost
+
     def keeps(self, task_id: str) -> bool:
         """Whether the end of this task must not be forgotten yet."""
         return task_id in self._open_tasks.cancelled or task_id in self._open_tasks.unended

@@ -6,12 +6,13 @@ from twisted.internet.defer import Deferred
 
 from rtprov.amqp.topology import DEAD_EXCHANGE, PARKED_QUEUE, STATUS_EXCHANGE, TASKS_EXCHANGE, Shard
 from rtprov.tap import assembly
-from tests.system import System
+from tests.system import REQUEST, System
 from tests.test_system import SystemTestCase
 
 DONE, RUNNING, FAILED = 200, 204, 500
 SHARD = Shard(0, 1)
 EXCHANGES = (TASKS_EXCHANGE, DEAD_EXCHANGE, STATUS_EXCHANGE)
+PATH = "/api/v1/equipment/cpe/DEVICE0000"
 DEVICES = [f"DEVICE{number:04}" for number in range(12)]
 
 
@@ -197,3 +198,23 @@ class TheJournalIsDeleted(CensusTestCase):
         self.assertEqual(set(codes), {DONE, FAILED})
         self.assertGreaterEqual(codes.count(DONE), 3)
         self.assertEqual(self.system.stub.calls, codes.count(DONE))
+
+    def test_a_repeated_post(self) -> None:
+        """A POST that repeats a key is answered 200 only when the new journal has its task: until then it is a 503."""
+        key = {"Idempotency-Key": "order-1"}
+        task_id = self.system.request("POST", PATH, REQUEST, headers=key).json["taskId"]
+        self.system.network.advance(11.0)
+        self.operator("delete", SHARD.journal)
+        for _ in range(2000):
+            self.system.network.advance(0.01)
+            answer = self.system.request("POST", PATH, REQUEST, headers=key)
+            if answer.status == 200:
+                break
+        self.assertEqual(answer.json["taskId"], task_id)
+        self.assertTrue(any(task_id.encode() in body for body in self.journal()))
+        self.assertEqual(self.system.stub.calls, 1)
+
+    def journal(self) -> list[bytes]:
+        """What the journal holds."""
+        stream = self.engine.queues[SHARD.journal]
+        return [record.message.body for record in stream._tail]
