@@ -99,7 +99,7 @@ class _FrontendCommand(Command):
             service.connection.on_contradiction = self.fail
             return service
 
-        self._front = front = Sharded(make, options["shards"])
+        self._front = front = Sharded(make, options["shards"], clock)
         front.on_made = self._on_made
         for each in (front, *route.follow(lambda: front.role.connection), *health_if(options, self._readiness()), *watching):
             each.setServiceParent(self)

@@ -7,10 +7,12 @@ from typing import Any, Generic, TypeVar
 
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 
 from rtprov.tap.assembly import FrontendService, WorkerService
-from rtprov.tap.listening import log
-from rtprov.tap.timing import clock
+
+log = Logger(namespace="rtprov")
 
 Role = TypeVar("Role", FrontendService, WorkerService)
 
@@ -22,10 +24,11 @@ class Sharded(MultiService, Generic[Role]):
     with each new one; `role` is the present one.
     """
 
-    def __init__(self, make: Callable[[int], Role], given: int | None) -> None:
+    def __init__(self, make: Callable[[int], Role], given: int | None, clock: IReactorTime) -> None:
         """Raises `ConfigurationError`."""
         super().__init__()
         self._make: Callable[[int], Role] = make
+        self._clock = clock
         self._ending: list[Deferred[object]] = []
         self.on_made: Callable[[Role], None] = lambda role: None
         self.role: Role = self._begin(given or 1)
@@ -39,7 +42,7 @@ class Sharded(MultiService, Generic[Role]):
     def _soon(self, role: Role, count: int) -> None:
         """Not at once: the role is in the middle of connecting."""
         if role is self.role:
-            clock.callLater(0, self._replace, role, count)
+            self._clock.callLater(0, self._replace, role, count)
 
     def _replace(self, role: Role, count: int) -> None:
         if role is not self.role or not self.running:

@@ -137,7 +137,7 @@ def makeService(options: Options) -> IService:
         worker.shard_count.on_agreed = lambda: check_shards(options["shard"], count)
         return worker
 
-    worker = Sharded(make, given)
+    worker = Sharded(make, given, clock)
 
     async def probe() -> None:
         await worker.role.readiness.check()

@@ -13,6 +13,8 @@
 - Whoever cancels is told the truth: that A never hears of the task, or that its call had begun or it had ended.
 - A front end answers within 5 s over a connection that nothing was done to.
 - Nothing is logged as an error.
+
+A restored backup excuses what `restored` says. Another number of shards excuses nothing.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from rtprov.wire import decode_event, decode_task
 from tests.fakes import PlainSealer
 from tests.simulation.clock import EPOCH
 from tests.simulation.orders import Order, Task
+from tests.simulation.restored import Restores
 from tests.simulation.service_a import LONGEST_RETRY_AFTER_S
 
 if TYPE_CHECKING:
@@ -65,6 +68,7 @@ class Checks:
     orders: dict[bytes, Order] = field(factory=dict)
     accepted: dict[str, Order] = field(factory=dict)
     tasks: dict[str, Task] = field(factory=dict)
+    restores: Restores = field(factory=Restores)
     _queues: dict[int, str] = field(factory=dict)
     _order: dict[str, list[Task]] = field(factory=dict)  # a device's tasks, as the broker took them
     _calls: dict[str, list[Call]] = field(factory=dict)  # a device's, as they came
@@ -110,7 +114,7 @@ class Checks:
                 self._begin(task, self._order_in(body))
         elif isinstance(event, Started):
             self.trace.note(f"disk: started {event.task_id}, attempt {event.attempt}", event.task_id, task.device)
-            if task.started == 0:
+            if task.started == 0 and not self.restores.excuses(task.task_id):
                 task.first_started_at = self.world.now
             task.first_stamp = event.at if task.started == 0 else min(task.first_stamp, event.at)
             task.started += task.finished is None
@@ -149,10 +153,10 @@ class Checks:
         elif task.finished is State.FAILED:
             waited_s = self.world.now - task.first_started_at
             given_up = task.started > 0 and waited_s + self._skew_s(task) >= self.shortest_wait_s
-            self.expect(
-                task.failed or given_up or self.dead_letters, f"Failed after {waited_s:.1f} s, but A did not", task.task_id, task.device
-            )
-            self._in_time(task, reason, waited_s)
+            excused = self.dead_letters or self.restores.excuses(task.task_id)
+            self.expect(task.failed or given_up or excused, f"Failed after {waited_s:.1f} s, but A did not", task.task_id, task.device)
+            if not self.restores.excuses(task.task_id):
+                self._in_time(task, reason, waited_s)
         elif task.finished is State.CANCELLED:
             self.expect(task.called_off, "Cancelled, but no client asked for it", task.task_id, task.device)
 
@@ -194,6 +198,12 @@ class Checks:
         self.expect(right, "A got a body that its client did not send for this task", call.task_id, call.device)
         if order is not None:
             order.called = True
+        if not self.restores.excuses(call.task_id):
+            self._in_its_turn(call, task, order)
+        self._alone(call)
+
+    def _in_its_turn(self, call: Call, task: Task, order: Order | None) -> None:
+        if order is not None:
             first = not order.refused and task.order in (None, order)
             self.expect(first, "A got a body whose key had another one before", call.task_id, call.device)
             task.order = order
@@ -201,16 +211,12 @@ class Checks:
         for earlier in self._order.get(call.device, []):
             if earlier is task:
                 break
-            if task.requested and not self.dead_letters:
-                self.expect(
-                    earlier.finished is not None,
-                    f"A is called before the earlier task {earlier.task_id} has ended",
-                    call.task_id,
-                    call.device,
-                )
+            if task.requested and not self.dead_letters and earlier.task_id not in self.restores.lost:
+                ended = earlier.finished is not None or bool(self.restores.ends_before(earlier.task_id))
+                message = f"A is called before the earlier task {earlier.task_id} has ended"
+                self.expect(ended, message, call.task_id, call.device)
         over = task.finished is not None and task.calls > task.started and not self.late_streams
         self.expect(not over, "A is called again for a task that had ended", call.task_id, call.device)
-        self._alone(call)
 
     def _alone(self, call: Call) -> None:
         """No other call for the device goes on, as far as worker and broker can know. Calls may come in another order than they began."""
@@ -256,16 +262,23 @@ class Checks:
 
     # Clients.
 
-    def on_accepted(self, order: Order, task_id: str) -> None:
+    def on_accepted(self, order: Order, task_id: str, began_after: int = 0) -> None:
+        """A POST was answered 200, which began after so many restored backups."""
+        order.task_id = order.task_id or task_id
+        if task_id in self.restores.lost and began_after < self.restores.count:
+            order.lost = True
+            return
         task = self.task(task_id, order.device)
         before = self.accepted.get(task_id)
         same = order.key is not None and before is order
+        again = task_id in self.restores.lost
         self.expect(before is None or same, "Two POSTs got one task id", task_id, order.device)
-        self.expect(order.task_id in (None, task_id), f"The same POST got another task id than {order.task_id}", task_id, order.device)
-        self.expect(not order.refused, "A POST was accepted that was refused before", task_id, order.device)
+        self.expect(order.task_id == task_id, f"The same POST got another task id than {order.task_id}", task_id, order.device)
+        self.expect(not order.refused or again, "A POST was accepted that was refused before", task_id, order.device)
         self.expect(task.requested, "A POST was accepted, and the journal has it not", task_id, order.device)
-        self.expect(task.order in (None, order), "A POST was accepted whose key had another body before", task_id, order.device)
-        order.task_id = task_id
+        right = task.order in (None, order) or again
+        self.expect(right, "A POST was accepted whose key had another body before", task_id, order.device)
+        order.lost = order.unknown = False
         self.accepted[task_id] = order
 
     def on_refused(self, order: Order) -> None:
@@ -273,7 +286,7 @@ class Checks:
         assert order.key is not None
         task = self.tasks.get(order.key.task_id or "")
         other = task is not None and task.order is not order
-        right = other and order.task_id is None and not order.called
+        right = (other and order.task_id is None and not order.called) or order.key.task_id in self.restores.lost
         self.expect(right, f"Order {order.number} was refused, and its key has no other body", order.key.task_id, order.device)
         order.refused = True
 
@@ -286,12 +299,15 @@ class Checks:
         """A client was told that it is."""
         assert order.task_id is not None
         calls = self.task(order.task_id, order.device).calls
-        self.expect(not calls, f"A client is told that a task is cancelled, but A has had {calls} calls", order.task_id, order.device)
+        untrue = calls and not self.restores.excuses(order.task_id)
+        self.expect(not untrue, f"A client is told that a task is cancelled, but A has had {calls} calls", order.task_id, order.device)
         self.on_status(order, State.CANCELLED, order.final)
 
     def on_too_late(self, order: Order) -> None:
         """A client was told that it cannot be cancelled any more."""
         assert order.task_id is not None
+        if self.restores.excuses(order.task_id):
+            return
         order.too_late = True
         task = self.task(order.task_id, order.device)
         late = task.finished is not State.CANCELLED and (task.started > 0 or task.finished is not None)
@@ -301,18 +317,39 @@ class Checks:
         """A client was told; None is "task not found". `known` is the final status that had been told when it asked."""
         task_id, device = order.task_id, order.device
         assert task_id is not None
+        if state is None and order.lost:
+            order.unknown = True
+            return
         self.expect(state is not None, "404 for a task that was accepted", task_id, device)
+        excused = self.restores.excuses(task_id)
         behind = self.lagging and state is State.RUNNING  # another front end, or another replica, told the final status
-        self.expect(known is None or state is known or behind, f"A final status changed from {known} to {state}", task_id, device)
+        changed = not (known is None or state is known or behind or excused)
+        self.expect(not changed, f"A final status changed from {known} to {state}", task_id, device)
         if state is None or not state.final or self.broken is not None:
             return
         contradicts = state is State.CANCELLED and order.too_late
         self.expect(not contradicts, "Cancelled, and it was too late before", task_id, device)
-        same = order.final in (None, state)
+        same = order.final in (None, state) or excused
         self.expect(same, f"Clients were told two final statuses, {order.final} and {state}", task_id, device)
         order.final = state
         finished = self.task(task_id, device).finished
-        self.expect(finished is state, f"A client is told {state}, the journal says {finished}", task_id, device)
+        right = finished is state or state in self.restores.ends_before(task_id)
+        self.expect(right, f"A client is told {state}, the journal says {finished}", task_id, device)
+
+    # The disk as it was.
+
+    def on_backup(self) -> None:
+        """A copy of the disk is made."""
+        self.restores.save(self.tasks.values())
+
+    def on_restored(self) -> None:
+        """The disk has what it had then."""
+        self.restores.restore(self.tasks.values(), self.orders.values())
+        self._queues = {}
+        for task_id in [task_id for task_id in self.accepted if task_id in self.restores.lost]:
+            del self.accepted[task_id]
+        for tasks in self._order.values():
+            tasks[:] = [task for task in tasks if task.requested]
 
     def on_exchange(self, link: Link, seconds: float, what: str) -> None:
         """A request was answered, or given up, after so long."""

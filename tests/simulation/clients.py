@@ -29,13 +29,14 @@ if TYPE_CHECKING:
 PATIENCE_S = 12.0
 
 COMPLETED = (200, 200, "Completed")
+UNKNOWN = (404, 404, "The requested task is not found")
 STATES: dict[tuple[int, int, str], State | None] = {
     COMPLETED: State.COMPLETED,
     (200, 204, "Task is still running"): State.RUNNING,
     (500, 500, "Internal provisioning exception"): State.FAILED,
     (500, 500, "The task was cancelled before it was sent to the equipment service"): State.CANCELLED,
     (404, 404, "The requested equipment is not found"): State.NOT_FOUND,
-    (404, 404, "The requested task is not found"): None,
+    UNKNOWN: None,
 }
 CANCELLED = (200, 200, "Cancelled")
 TOO_LATE = (409, 409, "The task cannot be cancelled any more: it was sent to the equipment service, or has ended")
@@ -168,7 +169,7 @@ class Client:
 
     async def _poll(self, order: Order) -> None:
         pause_s = 0.05 if self.wild else 1.0
-        while order.final is None and self.checks.broken is None:
+        while order.final is None and not order.unknown and self.checks.broken is None:
             await self.ask(order)
             await self._sleep(pause_s * (0.5 + self.rng.random()))
             pause_s = min(pause_s * 2, 20.0)
@@ -195,6 +196,7 @@ class Client:
     async def post(self, order: Order) -> bool:
         """One POST."""
         key = order.key.text if order.key is not None else None
+        restores = self.checks.restores.count
         answer = await self._request("POST", order.device, "", order.body, f"order {order.number}", key)
         if answer is None or answer[0] == 503:
             return False
@@ -206,7 +208,7 @@ class Client:
         if answer[0] == 200:
             task_id = answer[1]["taskId"]
             self.trace.note(f"{self.role.name}: order {order.number} for {order.device} is task {task_id}", task_id, order.device)
-            self.checks.on_accepted(order, task_id)
+            self.checks.on_accepted(order, task_id, began_after=restores)
             if order not in self._accepted:
                 self._accepted.append(order)
         return True
@@ -231,6 +233,9 @@ class Client:
         if answer is None or answer[0] == 503:
             return False
         told = _told(answer)
+        if order.lost and told == UNKNOWN:
+            self.checks.on_status(order, None, None)
+            return True
         self.checks.expect(told in (CANCELLED, TOO_LATE), f"DELETE was answered {told}", order.task_id, order.device)
         self.trace.note(f"{self.role.name}: to cancel {order.task_id}: {told[0]}", order.task_id, order.device)
         if told == CANCELLED:

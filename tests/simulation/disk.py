@@ -51,6 +51,16 @@ class Disk(Database):
     def close(self) -> None:
         """A broker lets go of it; the next one takes it up."""
 
+    def save(self) -> sqlite3.Connection:
+        """A copy of all that is on it now, as a snapshot of the file system makes one."""
+        copy = sqlite3.connect(":memory:", isolation_level=None)
+        self._connection.backup(copy)
+        return copy
+
+    def restore(self, copy: sqlite3.Connection) -> None:
+        """Have nothing on it but what such a copy has; no broker may live."""
+        copy.backup(self._connection)
+
     def destroy(self) -> None:
         """The end of the world."""
         self._connection.close()

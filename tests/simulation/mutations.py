@@ -30,7 +30,7 @@ from rtprov.status import StatusServer
 from rtprov.store import Store
 from rtprov.wire import decode_status_request, decode_task, encode_status_reply
 from rtprov.worker import ShardWorker
-from tests.simulation import clock_mutations, order_mutations, queue_mutations  # noqa: F401 (they add their own)
+from tests.simulation import clock_mutations, operator_mutations, order_mutations, queue_mutations  # noqa: F401 (they add their own)
 from tests.simulation.mutation import MUTATIONS, mutation
 
 __all__ = ["MUTATIONS"]

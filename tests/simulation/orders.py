@@ -28,6 +28,8 @@ class Order:
     refused: bool = False  # a client was told that its key has another body
     too_late: bool = False  # a client was told that it cannot be cancelled any more
     called: bool = False  # A has had its body
+    lost: bool = False  # its task is not in the backup that was restored: it may be unknown
+    unknown: bool = False  # and a client was told so
 
 
 @define(eq=False)

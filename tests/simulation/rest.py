@@ -17,6 +17,8 @@ def at_rest(world: World, *, running: bool) -> None:
     for name, queue_id in world.disk.queue_ids().items():
         kept = "journal" in name or name == PARKED_QUEUE
         world.checks.expect(kept or not world.disk.messages(queue_id), f"disk: {name} holds {world.disk.messages(queue_id)}")
+        other = name.count("of") == 1 and not name.endswith(f"of{world.shards}")
+        world.checks.expect(not other, f"disk: {name} is left of another number of shards")
     if not running:
         world.checks.expect(not world.processes, f"still running: {sorted(world.processes)}")
         calls = [f"{role.name}: {call}" for role, call in world.clock.pending() if role is not None]
@@ -29,6 +31,14 @@ def jobs(world: World) -> int:
     """How many tasks the workers hold."""
     workers = [process.service for process in world.processes.values() if isinstance(process, Service)]
     return sum(each.held for worker in workers if isinstance(worker, WorkerService) for each in worker.workers)
+
+
+def no_marker(world: World) -> bool:
+    """Whether no worker has published what is not confirmed, or not delivered: a standby looks for lost tasks now and then."""
+    workers = [process.service for process in world.processes.values() if isinstance(process, Service)]
+    if any(worker._publisher.unconfirmed for worker in workers if isinstance(worker, WorkerService)):
+        return False
+    return not any(world.disk.messages(queue_id) for name, queue_id in world.disk.queue_ids().items() if "work" in name)
 
 
 def stop_looking(world: World) -> None:

@@ -15,19 +15,22 @@ from typing import Any, cast
 from attrs import define
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
 
+from tests.simulation.another_count import AnotherCount
+from tests.simulation.backups import Backups
 from tests.simulation.clients import Client
 from tests.simulation.clock import Role
 from tests.simulation.faults import Faults
 from tests.simulation.knobs import turned
 from tests.simulation.operators import Operator
 from tests.simulation.orders import Key, Order
-from tests.simulation.rest import at_rest, connected, jobs, stop_looking
+from tests.simulation.rest import at_rest, connected, jobs, no_marker, stop_looking
 from tests.simulation.world import Setup, World
 
 MAX_EVENTS = 200_000
 CALM_S = 7200.0  # everything must be done by then
 LONGEST_CALL_S = 900.0  # with the pause after it, and a stop of its worker
 KEYLESS = (" is missing: ", "the latest tasks are sealed with key", "POSTs are refused: ")
+RESTORED = ("the broker's journal began anew", "the broker has lost its order")
 REST_S = 200.0  # the longest timer that a stopped process may leave to an idle connection
 
 
@@ -81,6 +84,8 @@ class _Run:
         self.clients = self._make_clients(rng)
         self.faults = Faults(self.world, self.world.rng("faults"), self._fault_s)
         Operator(self.world, self.world.rng("operator"), self._fault_s)
+        AnotherCount(self.world, self.world.rng("another count"), self._fault_s)
+        Backups(self.world, self.world.rng("backups"), self._fault_s)
         self.world.trace.note(f"faults: {', '.join(kind.__name__ for kind in self.faults.kinds)} each {self.faults.mean_pause_s} s")
 
     def _make_clients(self, rng: random.Random) -> list[Client]:
@@ -123,7 +128,7 @@ class _Run:
         )
 
     def on_log(self, event: LogEvent) -> None:
-        """Errors break a seed, unless they say that the disk is full, that a key is missing, or that the broker gave up as it may."""
+        """Errors break a seed, unless they tell of a full disk, a missing key, a restored backup, or that the broker gave up as it may."""
         level = event.get("log_level")
         if self._burying or level is None:
             return
@@ -135,7 +140,8 @@ class _Run:
         full = self.world.disk.full and "cannot be written" in text
         given_up = self.checks.dead_letters and "dead-lettered" in text
         keyless = self.world.key_files and any(words in text for words in KEYLESS)
-        if bad and not full and not given_up and not keyless:
+        restored = self.checks.restores.count and any(words in text for words in RESTORED)
+        if bad and not full and not given_up and not keyless and not restored:
             self.checks.on_log(text, event)
 
     def on_unraisable(self, what: Any) -> None:
@@ -182,6 +188,8 @@ class _Run:
 
     def _settle(self) -> None:
         """Tasks that no client knows of come to their end, too, and calls that a worker makes for what another one has finished."""
+        self._advance(lambda: not self.world.held and self.world.processes.keys() >= set(self.world.names), CALM_S)
+        self.checks.expect(not self.world.held, "The number of shards is not changed")
         self._advance(lambda: all(task.finished is not None or not task.requested for task in self.checks.tasks.values()), CALM_S)
         self._advance(lambda: not (jobs(self.world) or self.world.frozen), LONGEST_CALL_S)
         self._advance(lambda: connected(self.world), CALM_S)
@@ -204,6 +212,7 @@ class _Run:
         self._advance(lambda: connected(self.world), CALM_S)  # … and who has been restarted meanwhile is at his work
         stop_looking(world)
         self._advance(lambda: False, 3.0)
+        self._advance(lambda: no_marker(world), 3.0)
         if self.checks.broken is None:
             at_rest(world, running=True)
         world.closing = True

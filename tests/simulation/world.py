@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from attrs import define, field, frozen
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 
 from rtprov.amqp.topology import Shard
 from rtprov.amqp.url import BrokerUrl
@@ -15,6 +15,7 @@ from rtprov.broker.server import make_broker
 from rtprov.equipment import HttpEquipment, equipment_agent
 from rtprov.http import JsonSite
 from rtprov.tap.assembly import FrontendService, Surroundings, WorkerService, WorkerSettings
+from rtprov.tap.sharded import Sharded
 from tests.fakes import PlainSealer
 from tests.simulation.checks import Checks
 from tests.simulation.clock import Role, WorldClock
@@ -77,14 +78,20 @@ class Process(Protocol):
 
 @define(eq=False)
 class Service:
-    """A front end's or a worker's life."""
+    """A front end's or a worker's life; `service` is the role as it is made for the number of shards, `given` the one that it was told."""
 
     role: Role
-    service: FrontendService | WorkerService
+    sharded: Sharded[Any]
     sealer: PlainSealer
+    given: int | None
+
+    @property
+    def service(self) -> FrontendService | WorkerService:
+        service: FrontendService | WorkerService = self.sharded.role
+        return service
 
     def stop(self) -> Deferred[Any]:
-        return self.service.stopService()
+        return maybeDeferred(self.sharded.stopService)
 
     def died(self) -> None: ...
 
@@ -124,7 +131,11 @@ class Stateless:
 
 @define(eq=False)
 class World:
-    """Everything; `processes` are those that live, by name: ``broker``, ``a``, ``b1`` … and ``w1`` …"""
+    """Everything; `processes` are those that live, by name: ``broker``, ``a``, ``b1`` … and ``w1`` …
+
+    `shards` is their number, which may have `changed`; `untold` says of each role whether it must find that out (and is empty where the
+    number stays). Roles that are `held` do not start.
+    """
 
     seed: int
     setup: Setup
@@ -133,6 +144,11 @@ class World:
     graveyard: list[Process] = field(factory=list)
     stopping: set[str] = field(factory=set)
     closing: bool = False
+    shards: int = field(init=False)
+    changed: bool = False
+    untold: dict[str, bool] = field(factory=dict)
+    held: set[str] = field(factory=set)
+    url: BrokerUrl = URL
     orders: list[Order] = field(factory=list)
     key_files: dict[str, tuple[str, ...]] = field(factory=dict)  # by role, where it is not the one that all began with
     trace: Trace = field(init=False)
@@ -143,6 +159,7 @@ class World:
     _lives: dict[str, int] = field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
+        self.shards = self.setup.shards
         self.trace = Trace(self.clock)
         self.network = Network(self.clock, self.rng("network"), split=self.setup.split, slow=self.setup.slow)
         patience_s = min(self.setup.patience_s - LONGEST_RETRY_AFTER_S, SHORTEST_DEADLINE_S) - 2 * self.setup.skew_s
@@ -188,8 +205,8 @@ class World:
     # Life.
 
     def start(self, name: str) -> None:
-        """Start a role; nothing happens where it lives, or once the world is `closing`."""
-        if name in self.processes or self.closing:
+        """Start a role; nothing happens where it lives, is held, or once the world is `closing`."""
+        if name in self.processes or name in self.held or self.closing:
             return
         life = self._lives[name] = self._lives.get(name, 0) + 1
         rng = self.rng(f"{name} {life}")
@@ -211,25 +228,47 @@ class World:
 
     def _start_frontend(self, role: Role, rng: random.Random) -> Process:
         sealer = PlainSealer(*self.key_files.get(role.name, ()))
-        service = FrontendService(self._surroundings(role, rng), sealer=sealer, shards=self.setup.shards, running_status=200)
-        self.network.listen(role, role.name, JsonSite(service.frontend.resource(), reactor=role.clock))
-        service.startService()
-        return Service(role, service, sealer)
+        given = self._given(role.name)
+
+        def make(shards: int) -> FrontendService:
+            around = self._surroundings(role, rng)
+            return FrontendService(around, sealer=sealer, shards=shards, running_status=200, shards_given=given is not None)
+
+        def serve(service: FrontendService) -> None:
+            if role.alive and role.name not in self.stopping:
+                self.network.listen(role, role.name, JsonSite(service.frontend.resource(), reactor=role.clock))
+
+        sharded = Sharded(make, given, role.clock)
+        sharded.on_made = serve
+        serve(sharded.role)
+        sharded.startService()
+        return Service(role, sharded, sealer, given)
 
     def _start_worker(self, role: Role, rng: random.Random) -> Process:
-        settings = WorkerSettings(
-            shards=[Shard(index, self.setup.shards) for index in range(self.setup.shards)],
-            concurrency=self.setup.concurrency,
-            patience_s=self.setup.patience_s,
-            drain_s=self.setup.drain_s,
-            retention_s=self.setup.retention_s,
-        )
         agent = equipment_agent(self.network.endpoint(role, "a"), concurrency=self.setup.concurrency, clock=role.clock)
         equipment = HttpEquipment(agent=agent, base_url="http://a", clock=role.clock, wall_clock=role.wall_clock)
         sealer = PlainSealer(*self.key_files.get(role.name, ()))
-        service = WorkerService(self._surroundings(role, rng), settings, equipment=equipment, sealer=sealer)
-        service.startService()
-        return Service(role, service, sealer)
+        given = self._given(role.name)
+
+        def make(shards: int) -> WorkerService:
+            settings = WorkerSettings(
+                shards=[Shard(index, shards) for index in range(shards)],
+                concurrency=self.setup.concurrency,
+                patience_s=self.setup.patience_s,
+                drain_s=self.setup.drain_s,
+                retention_s=self.setup.retention_s,
+                shards_given=given is not None,
+            )
+            return WorkerService(self._surroundings(role, rng), settings, equipment=equipment, sealer=sealer)
+
+        sharded = Sharded(make, given, role.clock)
+        sharded.startService()
+        return Service(role, sharded, sealer, given)
+
+    def _given(self, name: str) -> int | None:
+        """The number of shards that a role is told. None must do: a broker that knows no number yet would take 1."""
+        untold = self.untold.get(name, False) and (self.changed or self.shards == 1)
+        return None if untold else self.shards
 
     def _surroundings(self, role: Role, rng: random.Random) -> Surroundings:
         return Surroundings(

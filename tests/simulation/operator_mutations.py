@@ -1,0 +1,45 @@
+"""Bugs put in on purpose in what makes good another number of shards, and a restored backup. See `mutations`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rtprov.amqp.shard_count import ShardCount
+from rtprov.journal import ShardJournal
+from rtprov.journal_keeper import JournalKeeper
+from rtprov.resharding import Resharding, _Move
+from tests.simulation.mutation import mutation
+
+# Another number of shards.
+
+
+_run = _Move.run
+
+
+@mutation("journals stay behind when the number of shards changes", _Move, "run")
+async def _move_queues_only(self: Any, marker: str) -> int:
+    return await _run(self, marker) if self.next_offset is None else 0
+
+
+@mutation("old queues stay bound while the number of shards changes", Resharding, "_unbind")
+async def _stay_bound(self: Any, shards: Any) -> None:
+    pass
+
+
+@mutation("a front end without workers asks nobody for the number of shards", ShardCount, "verify")
+def _not_verified(self: Any) -> None:
+    pass
+
+
+# A restored backup.
+
+
+@mutation("nobody notices that the journal began anew", ShardJournal, "_begin_anew")
+def _unnoticed(self: Any) -> None:
+    pass
+
+
+@mutation("answers count before the new journal is told", JournalKeeper, "complete")
+@property
+def _complete(self: Any) -> bool:
+    return True
