@@ -39,7 +39,8 @@ def _unnoticed(self: Any) -> None:
     pass
 
 
-@mutation("answers count before the new journal is told", JournalKeeper, "complete")
-@property
 def _complete(self: Any) -> bool:
     return True
+
+
+mutation("answers count before the new journal is told", JournalKeeper, "complete")(property(_complete))
