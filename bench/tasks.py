@@ -27,9 +27,9 @@ from twisted.internet.ssl import trustRootFromCertificates
 from twisted.web.client import Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool
 from twisted.web.http_headers import Headers
 
-from rtprov.certs import make_development_set
 from rtprov.equipment import BytesBody
-from rtprov.tls import load_certificates
+from rtprov.security.certificates import load_certificates
+from rtprov.security.development import make_development_set
 
 T = TypeVar("T")
 

@@ -15,8 +15,8 @@ from cryptography.x509.oid import NameOID
 from twisted.internet.interfaces import ISSLTransport
 
 from rtprov.errors import CredentialsExpired, CredentialsMalformed, CredentialsMissing, CredentialsUnknown, Forbidden, RtprovError
-from rtprov.limits import Rate, network_of
-from rtprov.tokens import Role, Token, find_token
+from rtprov.security.limits import Rate, network_of
+from rtprov.security.tokens import Role, Token, find_token
 
 if TYPE_CHECKING:
     from OpenSSL.crypto import X509

@@ -28,15 +28,15 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from rtprov.amqp.tls_failures import explain
 from rtprov.errors import NotConnected, OutOfResources
 from rtprov.hosts import bracketed
+from rtprov.security.tls_failures import explain
 from rtprov.shortages import NO_PORT, shortage_of
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
 
-    from rtprov.tls_client import VerifiedServer
+    from rtprov.security.tls_client import VerifiedServer
 
 ATTEMPT_DELAY_S = 0.3  # between a host's addresses (RFC 8305 §5)
 

@@ -16,9 +16,9 @@ from twisted.web.client import RequestTransmissionFailed, ResponseDone, Response
 from twisted.web.http import PotentialDataLoss
 from werkzeug.http import parse_date
 
-from rtprov.amqp.tls_failures import explain
 from rtprov.errors import NotConnected, RtprovError
 from rtprov.model import State
+from rtprov.security.tls_failures import explain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

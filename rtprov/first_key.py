@@ -32,7 +32,7 @@ OF_TASKS = (Requested, Started, Postponed, Withheld, Cancelled, Finished)
 
 
 class KeySource(Protocol):
-    """Where the keys come from; see `rtprov.key_file.KeyFile`."""
+    """Where the keys come from; see `rtprov.security.key_file.KeyFile`."""
 
     @property
     def path(self) -> Path: ...

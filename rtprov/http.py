@@ -287,5 +287,5 @@ class JsonSite(Site):
     def log(self, request: object) -> None: ...
 
     def acceptableProtocols(self) -> list[bytes]:
-        """What `rtprov.tls_server` agrees to by ALPN, the best first."""
+        """What `rtprov.security.tls_server` agrees to by ALPN, the best first."""
         return [b"http/1.1", b"http/1.0"]

@@ -65,7 +65,7 @@ class State(enum.Enum):
 class Task:
     """One accepted request, on its way to service A.
 
-    `timeout_s` is the client's ``timeoutInSeconds`` (1 to 1500), `sealed` the request's body as `rtprov.seal` made it. `fingerprint` is the
+    `timeout_s` is the client's ``timeoutInSeconds`` (1 to 1500), `sealed` the request's body as `rtprov.security.sealer` made it. `fingerprint` is the
     body's (see `rtprov.interfaces.Sealer`) where the client gave an ``Idempotency-Key``: several messages may then be one task's, and only
     the one whose body came first is its order. `caller` names the client whose POST made the task, `accepted_by` the process that took it;
     both are None where an earlier version took it. So is `key`, the id of the key that sealed the body.

@@ -31,7 +31,7 @@ from rtprov.errors import (
     Unroutable,
 )
 from rtprov.model import Details, State, Task, keyed_task_id
-from rtprov.tokens import Role
+from rtprov.security.tokens import Role
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

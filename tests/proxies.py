@@ -20,7 +20,7 @@ from twisted.internet.protocol import ClientCreator, Protocol
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import FailTest, SkipTest
 
-from rtprov.certs import make_development_set
+from rtprov.security.development import make_development_set
 from tests.processes.support import POLL_EVERY_S, ProcessTestCase, Twistd, reactor
 
 REQUIRE = "RTPROV_REQUIRE_PROXIES"

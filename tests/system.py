@@ -31,7 +31,7 @@ from rtprov.equipment import BytesBody, HttpEquipment, equipment_agent
 from rtprov.first_key import KeySource
 from rtprov.http import JsonSite
 from rtprov.scenario import Rule
-from rtprov.seal import FernetSealer
+from rtprov.security.sealer import FernetSealer
 from rtprov.stub import Stub
 from rtprov.tap.assembly import FrontendService, Surroundings, WorkerService, WorkerSettings
 from tests.memory import MemoryNetwork, http_client

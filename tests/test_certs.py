@@ -14,11 +14,11 @@ from pathlib import Path
 from cryptography import x509
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtprov.certs import FILES, SEAL_KEY, ensure_seal_key, main, make_development_set
 from rtprov.errors import ConfigurationError
-from rtprov.seal import load_keys
-from rtprov.tls import server_options
-from rtprov.tls_client import VerifiedServers
+from rtprov.security.certificates import server_options
+from rtprov.security.development import FILES, SEAL_KEY, ensure_seal_key, main, make_development_set
+from rtprov.security.sealer import load_keys
+from rtprov.security.tls_client import VerifiedServers
 
 
 class CertsTestCase(SynchronousTestCase):

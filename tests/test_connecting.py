@@ -20,7 +20,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov.connecting import ATTEMPT_DELAY_S, Address, HostEndpoint, ServerEndpoint
 from rtprov.errors import NotConnected, OutOfResources
-from rtprov.tls_client import VerifiedServers
+from rtprov.security.tls_client import VerifiedServers
 from tests.certificates import Authority, dns
 from tests.memory import MemoryNetwork, MemoryTransport
 

@@ -17,7 +17,7 @@ from rtprov.equipment import equipment_agent
 from rtprov.equipment_answers import MAX_BODY_BYTES, MAX_HEAD_BYTES, MAX_INTERIM_ANSWERS, MAX_LINE_BYTES
 from rtprov.errors import EquipmentSilent, NotConnected, OutOfResources
 from rtprov.model import State
-from rtprov.tls_client import VerifiedServers
+from rtprov.security.tls_client import VerifiedServers
 from tests.certificates import Authority
 from tests.equipment_calls import CallsTestCase, http
 

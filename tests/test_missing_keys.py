@@ -14,7 +14,7 @@ from rtprov.appending import persistent
 from rtprov.errors import EquipmentUnreachable
 from rtprov.missing_keys import FIRST_LOOK_S, LOOK_EVERY_S, REPEAT_AFTER_S
 from rtprov.model import Finished, Requested, Started, State, Task, Withheld
-from rtprov.seal import FernetSealer, key_id
+from rtprov.security.sealer import FernetSealer, key_id
 from rtprov.tap.assembly import WorkerService
 from rtprov.wire import encode_task
 from tests.fakes import FakeDelivery

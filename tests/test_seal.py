@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov.errors import ConfigurationError, KeyMissing, NotReady, SealError
 from rtprov.interfaces import Sealer
-from rtprov.seal import FernetSealer, key_id, load_keys, new_key
+from rtprov.security.sealer import FernetSealer, key_id, load_keys, new_key
 from tests.strategies import texts
 
 OLD, NEW = (new_key().encode() for _ in range(2))

@@ -12,7 +12,7 @@ from rtprov import inquiries
 from rtprov.errors import ConfigurationError, UndecodableMessage
 from rtprov.inquiry import KeysAsked, decode_question
 from rtprov.model import keyed_task_id, shard_of
-from rtprov.seal import FernetSealer
+from rtprov.security.sealer import FernetSealer
 from rtprov.shared_keys import COMPARE_EVERY_S
 from tests.system import System
 from tests.test_missing_keys import NEXT, OUR_ID, OURS, THEIR_ID, THEIRS, KeysTestCase

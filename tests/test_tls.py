@@ -29,13 +29,13 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from rtprov import tls
 from rtprov.errors import ConfigurationError
-from rtprov.seal import load_keys, new_key
+from rtprov.security import certificates as tls
+from rtprov.security.certificates import expiry_warning, is_there, load_certificates, load_identity, read_file, read_text, server_options
+from rtprov.security.sealer import load_keys, new_key
+from rtprov.security.tls_client import VerifiedServers
+from rtprov.security.tokens import load_tokens, new_token
 from rtprov.tap.stub import rules
-from rtprov.tls import expiry_warning, is_there, load_certificates, load_identity, read_file, read_text, server_options
-from rtprov.tls_client import VerifiedServers
-from rtprov.tokens import load_tokens, new_token
 from tests.memory import MemoryNetwork
 
 PING = b"ping"

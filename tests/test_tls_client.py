@@ -24,7 +24,7 @@ from rtprov.connecting import ServerEndpoint
 from rtprov.equipment import HttpEquipment, equipment_agent
 from rtprov.errors import EquipmentUnreachable
 from rtprov.model import State, Task
-from rtprov.tls_client import VerifiedServer, VerifiedServers
+from rtprov.security.tls_client import VerifiedServer, VerifiedServers
 from tests.certificates import CLIENT, DAY, SERVER, Authority, Identity, dns, ip
 from tests.memory import MemoryNetwork
 

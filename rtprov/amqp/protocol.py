@@ -37,8 +37,8 @@ from rtprov.amqp.framing import (
 )
 from rtprov.amqp.heartbeat import Heartbeat
 from rtprov.amqp.spec import SPEC
-from rtprov.amqp.tls_failures import explain
 from rtprov.errors import AmqpError, BrokerError, BrokerUnavailable
+from rtprov.security.tls_failures import explain
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime

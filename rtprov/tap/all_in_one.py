@@ -11,8 +11,8 @@ from twisted.internet.endpoints import TCP4ClientEndpoint
 
 from rtprov.amqp.topology import JOURNAL_MAX_AGE_S, Shard
 from rtprov.amqp.url import BrokerUrl
-from rtprov.certs import make_development_set
 from rtprov.health import Readiness
+from rtprov.security.development import make_development_set
 from rtprov.tap import options as opt
 from rtprov.tap.assembly import FrontendService
 from rtprov.tap.banner import all_connected, first_steps

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.defer import Deferred, gatherResults
 
 from rtprov.errors import ConfigurationError
+from rtprov.security.certificates import is_there
 from rtprov.tap.listening import Listening, log
-from rtprov.tls import is_there
 
 if TYPE_CHECKING:
     from rtprov.amqp.connection import BrokerConnection

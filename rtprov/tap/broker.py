@@ -18,13 +18,13 @@ from rtprov.broker.server import BrokerFactory, make_broker
 from rtprov.broker.sqlite import SqliteStorage
 from rtprov.errors import NotReady
 from rtprov.health import PROBE_DEADLINE_S, Readiness
+from rtprov.security.tls_server import TLSEndpoint
 from rtprov.tap import options as opt
 from rtprov.tap.command import Closing, Command, InOrder
 from rtprov.tap.listening import Listening, health_if, log
 from rtprov.tap.renewal import Renewal
 from rtprov.tap.services import server_identity
 from rtprov.tap.timing import clock
-from rtprov.tls_server import TLSEndpoint
 
 CLOSE_DEADLINE_S = 10.0
 GUEST = "guest"

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from rtprov.amqp.url import BrokerUrl
 from rtprov.errors import ConfigurationError
+from rtprov.security.certificates import Files, read_text
+from rtprov.security.tls_client import VerifiedServers
 from rtprov.tap.clients import broker_endpoint
 from rtprov.tap.renewal import Renewal
 from rtprov.tap.services import ca_file
 from rtprov.tap.timing import clock
-from rtprov.tls import Files, read_text
-from rtprov.tls_client import VerifiedServers
 
 if TYPE_CHECKING:
     from collections.abc import Callable

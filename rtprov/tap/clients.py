@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from twisted.web.iweb import IAgent
 
     from rtprov.amqp.url import BrokerUrl
-    from rtprov.tls_client import VerifiedServers
+    from rtprov.security.tls_client import VerifiedServers
 
 TO_A_WITHIN_S = 10.0
 TO_A_AT_ONCE = 64  # a handshake takes about 2 ms of computing

@@ -140,7 +140,7 @@ def check_pid_file(launcher: Mapping[str, Any] | None) -> None:
 
 
 def _tell_of_environment(options: CommandOptions) -> None:
-    """Say which variables have no effect, though their names begin with RTPROV."""
+    """Say which variables have no effect, though their names begin with rtprov."""
     found = survey(os.environ, options.command, [option.name for option in options.options], ALL_NAMES)
     if found.injected:
         log.info("passed over, as Kubernetes sets them for services: {names}", names=", ".join(found.injected))

@@ -9,7 +9,8 @@ from twisted.application.service import IService
 
 from rtprov.access import Admission
 from rtprov.health import Readiness
-from rtprov.limits import Connections, Rate
+from rtprov.security.limits import Connections, Rate
+from rtprov.security.tokens import Token, TokensFile
 from rtprov.tap import options as opt
 from rtprov.tap.assembly import FrontendService
 from rtprov.tap.banner import first_steps
@@ -21,7 +22,6 @@ from rtprov.tap.renewal import Renewal
 from rtprov.tap.services import key_file, server_identity, surroundings
 from rtprov.tap.sharded import Sharded
 from rtprov.tap.timing import clock, wall_clock
-from rtprov.tokens import Token, TokensFile
 
 OBJECTION = "anybody could come in; --client-ca or --tokens says who may, --open that anybody is meant"
 

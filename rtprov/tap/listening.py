@@ -18,8 +18,8 @@ from rtprov.errors import ConfigurationError, TemporarilyUnavailable, refusal
 from rtprov.health import Health, Readiness
 from rtprov.http import IDLE_TIMEOUT_S, JsonSite
 from rtprov.refusals import Refusals
+from rtprov.security.tls_server import ServerIdentity, TLSEndpoint
 from rtprov.tap.timing import clock
-from rtprov.tls_server import ServerIdentity, TLSEndpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from twisted.web.server import Request
 
     from rtprov.access import Admission
-    from rtprov.limits import Connections
+    from rtprov.security.limits import Connections
     from rtprov.tap.assembly import FrontendService
 
 log = Logger(namespace="rtprov")

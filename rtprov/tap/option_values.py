@@ -11,8 +11,8 @@ from twisted.internet import reactor
 from twisted.internet.endpoints import serverFromString
 
 from rtprov.proxied import ProxiedEndpoint
+from rtprov.security.tokens import ROLES, Role
 from rtprov.tap.timing import clock
-from rtprov.tokens import ROLES, Role
 
 BACKLOG = 1024  # Twisted's is 50
 

@@ -11,13 +11,13 @@ from twisted.application.service import Service
 from twisted.internet.task import LoopingCall
 
 from rtprov.errors import ConfigurationError
+from rtprov.security.certificates import expiry_warning
 from rtprov.tap.listening import log
-from rtprov.tls import expiry_warning
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
-    from rtprov.tls import Files
+    from rtprov.security.certificates import Files
 
 LOOK_EVERY_S = 2.0  # a token that is removed is refused within 5 s
 WARN_EVERY_S = 86400.0

@@ -25,9 +25,9 @@ from rtprov.amqp.publisher import Publisher
 from rtprov.amqp.url import BrokerUrl
 from rtprov.errors import BrokerError, BrokerUnavailable, ConfigurationError
 from rtprov.resharding import Resharding
+from rtprov.security.certificates import read_text
+from rtprov.security.tls_client import VerifiedServers
 from rtprov.tap.clients import broker_endpoint, install_names
-from rtprov.tls import read_text
-from rtprov.tls_client import VerifiedServers
 
 DEFAULT_BROKER = "amqp://guest:guest@127.0.0.1:5673/"
 CONNECT_DEADLINE_S = 10.0

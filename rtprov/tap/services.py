@@ -10,14 +10,14 @@ from typing import Any
 from twisted.internet.interfaces import IStreamClientEndpoint
 
 from rtprov.amqp.url import BrokerUrl
-from rtprov.certs import SEAL_KEY
 from rtprov.errors import ConfigurationError
-from rtprov.key_file import KeyFile
+from rtprov.security.certificates import is_there
+from rtprov.security.development import SEAL_KEY
+from rtprov.security.key_file import KeyFile
+from rtprov.security.tls_server import ServerIdentity
 from rtprov.tap.assembly import Surroundings
 from rtprov.tap.renewal import warn_of_expiry
 from rtprov.tap.timing import clock, wall_clock
-from rtprov.tls import is_there
-from rtprov.tls_server import ServerIdentity
 
 
 def server_identity(options: dict[str, Any], role: str) -> ServerIdentity:

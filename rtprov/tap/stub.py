@@ -10,6 +10,7 @@ from twisted.application.service import IService
 from rtprov.errors import ConfigurationError
 from rtprov.health import always_ready
 from rtprov.scenario import Rule, load_scenario
+from rtprov.security.certificates import read_text
 from rtprov.stub import Stub
 from rtprov.tap import options as opt
 from rtprov.tap.command import Command
@@ -17,7 +18,6 @@ from rtprov.tap.listening import health_if, https
 from rtprov.tap.renewal import Renewal
 from rtprov.tap.services import server_identity
 from rtprov.tap.timing import clock
-from rtprov.tls import read_text
 
 
 class Options(opt.CommandOptions):

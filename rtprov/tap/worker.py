@@ -11,7 +11,9 @@ from rtprov.amqp.topology import JOURNAL_MAX_AGE_S, Shard
 from rtprov.equipment import HttpEquipment
 from rtprov.errors import ConfigurationError
 from rtprov.health import Readiness
-from rtprov.key_file import KeyFile
+from rtprov.security.certificates import is_there
+from rtprov.security.key_file import KeyFile
+from rtprov.security.tls_client import VerifiedServers
 from rtprov.tap import options as opt
 from rtprov.tap.assembly import Surroundings, WorkerService, WorkerSettings
 from rtprov.tap.broker_file import BrokerRoute
@@ -23,8 +25,6 @@ from rtprov.tap.renewal import Renewal, warn_of_expiry
 from rtprov.tap.services import ca_file, identity_files, key_file, surroundings
 from rtprov.tap.sharded import Sharded
 from rtprov.tap.timing import clock
-from rtprov.tls import is_there
-from rtprov.tls_client import VerifiedServers
 
 MAX_SHARDS = 400  # each takes five channels of the 2047 that a connection may have
 

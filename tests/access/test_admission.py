@@ -11,10 +11,10 @@ import rtprov.request
 from rtprov.access import Admission
 from rtprov.body import MAX_BODY_BYTES
 from rtprov.http import JsonSite
-from rtprov.limits import Rate
 from rtprov.model import State
 from rtprov.request import caller_of, is_open
-from rtprov.tokens import Role, new_token
+from rtprov.security.limits import Rate
+from rtprov.security.tokens import Role, new_token
 from tests.web.front import BODY, GET_PATH, NO_ROUTE, POST_PATH, FrontendTestCase
 from tests.web.raw import RawAnswer, WebTestCase, chunked, request
 

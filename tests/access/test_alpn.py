@@ -15,7 +15,7 @@ from zope.interface import implementer
 from rtprov.broker.server import make_broker
 from rtprov.broker.storage import MemoryStorage
 from rtprov.http import JsonSite
-from rtprov.tls_server import TLSEndpoint
+from rtprov.security.tls_server import TLSEndpoint
 from tests.access.test_tls_server import ServerTestCase
 from tests.memory import MemoryNetwork
 from tests.test_tls import Peer

@@ -13,7 +13,7 @@ from twisted.internet.testing import StringTransport
 from zope.interface import directlyProvides
 
 from rtprov.access import caller_at
-from rtprov.tls import server_options
+from rtprov.security.certificates import server_options
 from tests.certificates import CLIENT, DAY, SERVER, Authority, Identity, dns
 from tests.test_tls import PING, Peer, TlsTestCase
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov.errors import TooManyRequests
-from rtprov.limits import Connections, Rate, network_of
+from rtprov.security.limits import Connections, Rate, network_of
 
 
 def taken(rate: Rate, client: str, now: float) -> bool:

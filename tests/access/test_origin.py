@@ -9,7 +9,7 @@ from rtprov.access import Admission
 from rtprov.http import JsonSite
 from rtprov.model import State
 from rtprov.origin import is_foreign
-from rtprov.tokens import new_token
+from rtprov.security.tokens import new_token
 from tests.web.front import BODY, GET_PATH, POST_PATH, FrontendTestCase
 
 MESSAGE = "Requests that change something are not taken from pages of other sites (Origin, Sec-Fetch-Site)"

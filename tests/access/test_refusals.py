@@ -9,10 +9,10 @@ from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublish
 
 from rtprov.access import Admission
 from rtprov.http import JsonSite
-from rtprov.limits import Rate
 from rtprov.model import Requested
 from rtprov.refusals import Refusals
-from rtprov.tokens import Role, new_token
+from rtprov.security.limits import Rate
+from rtprov.security.tokens import Role, new_token
 from tests.web.front import BODY, GET_PATH, ID, POST_PATH, TASK, FrontendTestCase
 from tests.web.raw import request
 

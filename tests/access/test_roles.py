@@ -13,7 +13,7 @@ from rtprov.errors import CredentialsExpired, Forbidden
 from rtprov.http import JsonSite
 from rtprov.model import Requested, State
 from rtprov.query import reason as reason_of
-from rtprov.tokens import Role, Token, new_token
+from rtprov.security.tokens import Role, Token, new_token
 from tests.web.front import BODY, CPE, GET_PATH, ID, TASK, FrontendTestCase
 from tests.web.raw import RawAnswer
 

@@ -12,9 +12,9 @@ from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublish
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from rtprov.errors import ConfigurationError
-from rtprov.limits import Connections
-from rtprov.tls_client import VerifiedServers
-from rtprov.tls_server import WARN_EVERY_S, ServerIdentity, TLSEndpoint
+from rtprov.security.limits import Connections
+from rtprov.security.tls_client import VerifiedServers
+from rtprov.security.tls_server import WARN_EVERY_S, ServerIdentity, TLSEndpoint
 from tests.memory import MemoryNetwork
 from tests.test_tls import PING, Old, Peer, Peers, TlsTestCase
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov.errors import ConfigurationError
-from rtprov.tokens import MAX_TOKENS, Role, Token, find_token, load_tokens, main, new_token, parse_tokens
+from rtprov.security.tokens import MAX_TOKENS, Role, Token, find_token, load_tokens, main, new_token, parse_tokens
 
 NAME = "line {}: a name is 1 to 64 of A-Z a-z 0-9 . _ - and begins with a letter or digit"
 HASH = (

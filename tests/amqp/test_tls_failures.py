@@ -11,7 +11,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtprov.amqp.tls_failures import CertificateRefused, explain, reason_of_refusal
+from rtprov.security.tls_failures import CertificateRefused, explain, reason_of_refusal
 
 
 class _Client(Protocol):

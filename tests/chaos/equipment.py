@@ -20,8 +20,8 @@ from twisted.internet.task import deferLater
 from twisted.protocols.policies import WrappingFactory
 from twisted.web.server import Site
 
-from rtprov.certs import CLIENTS, FILES, SERVER_NAMES, SERVERS
-from rtprov.tls import server_options
+from rtprov.security.certificates import server_options
+from rtprov.security.development import CLIENTS, FILES, SERVER_NAMES, SERVERS
 
 reactor = cast("Any", _reactor)
 

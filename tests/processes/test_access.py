@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from rtprov.certs import make_development_set
-from rtprov.tokens import Token, parse_tokens
+from rtprov.security.development import make_development_set
+from rtprov.security.tokens import Token, parse_tokens
 from tests.access.sockets import Wire, context, message
 from tests.processes.support import ANY_PORT, ProcessTestCase
 from tests.web.front import BODY, ID, POST_PATH

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import stat
 
-from rtprov.certs import FILES, SEAL_KEY
+from rtprov.security.development import FILES, SEAL_KEY
 from tests.processes.support import Client, ProcessTestCase, Twistd
 
 PORTS = ("--port", "0", "--stub-port", "0", "--broker-port", "0")

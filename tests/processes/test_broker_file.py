@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rtprov.certs import make_development_set
+from rtprov.security.development import make_development_set
 from tests.processes.support import ANY_PORT, ProcessTestCase
 
 

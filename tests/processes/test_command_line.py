@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 
 from rtprov import __version__
-from rtprov.certs import make_development_set
+from rtprov.security.development import make_development_set
 from tests.processes.support import ProcessTestCase
 
 COMMANDS = ("rtprov", "rtprov-broker", "rtprov-frontend", "rtprov-stub", "rtprov-worker")

@@ -16,7 +16,7 @@ from twisted.internet.defer import gatherResults
 from twisted.internet.threads import deferToThread
 
 from rtprov.body import MAX_BODY_BYTES
-from rtprov.tokens import new_token
+from rtprov.security.tokens import new_token
 from tests.access.sockets import Wire, dial, message
 from tests.processes.support import ANY_PORT, Twistd
 from tests.processes.test_tls_scan import ASK, FrontEndCase

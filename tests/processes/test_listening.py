@@ -8,7 +8,7 @@ import shutil
 
 from twisted.trial.unittest import SkipTest
 
-from rtprov.certs import make_development_set
+from rtprov.security.development import make_development_set
 from tests.processes.support import ANY_PORT, ProcessTestCase, Twistd
 
 FREE_PORTS = ("--stub-port=0", "--broker-port=0", "--stub-delay=0")

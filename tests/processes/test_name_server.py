@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import rtprov
-from rtprov.certs import make_development_set
+from rtprov.security.development import make_development_set
 from tests.processes.support import ANY_PORT, ProcessTestCase
 
 SOURCE = str(Path(rtprov.__file__).resolve().parent.parent)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
-from rtprov.certs import make_development_set
+from rtprov.security.development import make_development_set
 from tests.chaos.equipment import Call, RecordingA
 from tests.processes.support import ANY_PORT, POLL_EVERY_S, Client, ProcessTestCase, Twistd, reactor
 from tests.processes.test_roles import COMPLETED

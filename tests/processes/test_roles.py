@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 
-from rtprov.certs import make_development_set
+from rtprov.security.development import make_development_set
 from tests.processes.support import ANY_PORT, POLL_EVERY_S, Client, ProcessTestCase, Twistd, reactor
 from tests.rabbitmq import rabbitmq
 from tests.system import REQUEST

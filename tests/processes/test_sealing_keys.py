@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from twisted.internet.task import deferLater
 
-from rtprov.certs import SEAL_KEY, make_development_set
-from rtprov.seal import key_id, new_key
+from rtprov.security.development import SEAL_KEY, make_development_set
+from rtprov.security.sealer import key_id, new_key
 from tests.processes.support import ANY_PORT, POLL_EVERY_S, Client, ProcessTestCase, Twistd, reactor
 from tests.rabbitmq import rabbitmq
 

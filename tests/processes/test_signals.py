@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 
-from rtprov.certs import SEAL_KEY, ensure_seal_key, make_development_set
+from rtprov.security.development import SEAL_KEY, ensure_seal_key, make_development_set
 from tests.processes.support import ANY_PORT, ProcessTestCase
 from tests.rabbitmq import OPERATIONS
 

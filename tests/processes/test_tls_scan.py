@@ -14,7 +14,7 @@ from OpenSSL import SSL
 from twisted.internet.defer import gatherResults
 from twisted.internet.threads import deferToThread
 
-from rtprov.certs import make_development_set
+from rtprov.security.development import make_development_set
 from tests.access.sockets import PATIENCE_S, Wire, context, dial, refused, unscrupulous
 from tests.processes.support import ANY_PORT, ProcessTestCase, Twistd
 from tests.web.raw import request

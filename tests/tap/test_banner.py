@@ -10,7 +10,7 @@ from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IAddress
 
-from rtprov.certs import make_development_set
+from rtprov.security.development import make_development_set
 from rtprov.tap import banner
 from rtprov.tap.banner import first_steps
 from tests.tap.test_services import FilesTestCase

@@ -7,9 +7,9 @@ from typing import cast
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import capturedLogs, formatEvent
 
-from rtprov.certs import SEAL_KEY
-from rtprov.key_file import KeyFile
-from rtprov.seal import key_id, new_key
+from rtprov.security.development import SEAL_KEY
+from rtprov.security.key_file import KeyFile
+from rtprov.security.sealer import key_id, new_key
 from rtprov.tap.renewal import LOOK_EVERY_S, Renewal
 from tests.tap.test_renewal import RenewalTestCase
 

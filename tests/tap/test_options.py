@@ -17,10 +17,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from rtprov import __version__
 from rtprov.amqp.url import BrokerUrl
 from rtprov.proxied import ProxiedEndpoint
+from rtprov.security.tokens import Role
 from rtprov.tap.command_options import CommandOptions
 from rtprov.tap.option_values import BACKLOG, server_endpoint
 from rtprov.tap.options import ALL_NAMES
-from rtprov.tokens import Role
 
 MODULES = {
     "rtprov": "rtprov.tap.all_in_one",

@@ -16,14 +16,14 @@ from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublish
 from twisted.web.http_headers import Headers
 
 from rtprov.access import Admission, Caller
-from rtprov.certs import make_development_set
 from rtprov.errors import ConfigurationError, CredentialsUnknown, TooManyRequests
+from rtprov.security.development import make_development_set
+from rtprov.security.tls_server import ServerIdentity
+from rtprov.security.tokens import new_token
 from rtprov.tap import frontend
 from rtprov.tap.command import Command
 from rtprov.tap.frontend import make_admission
 from rtprov.tap.renewal import LOOK_EVERY_S, WARN_EVERY_S, Renewal
-from rtprov.tls_server import ServerIdentity
-from rtprov.tokens import new_token
 from tests.tap.test_services import FilesTestCase, parsed
 
 

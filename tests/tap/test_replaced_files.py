@@ -13,8 +13,8 @@ from twisted.application.service import IService
 from twisted.python.reflect import namedAny
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtprov.certs import SEAL_KEY, ensure_seal_key, make_development_set
 from rtprov.errors import ConfigurationError
+from rtprov.security.development import SEAL_KEY, ensure_seal_key, make_development_set
 from rtprov.tap.broker_file import BrokerRoute
 from rtprov.tap.command_options import Option
 from rtprov.tap.option_values import path

@@ -18,9 +18,9 @@ from twisted.python.reflect import namedAny
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from rtprov.certs import SEAL_KEY, ensure_seal_key, make_development_set
 from rtprov.errors import ConfigurationError
-from rtprov.seal import new_key
+from rtprov.security.development import SEAL_KEY, ensure_seal_key, make_development_set
+from rtprov.security.sealer import new_key
 from rtprov.tap.command import Closing, Command, InOrder
 from rtprov.tap.command_options import CommandOptions
 from rtprov.tap.services import ca_file, identity_files, key_file, server_identity

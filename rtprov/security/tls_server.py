@@ -11,8 +11,8 @@ from twisted.logger import Logger
 from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from zope.interface import implementer
 
-from rtprov.limits import Connections, Place, network_of
-from rtprov.tls import Files, server_options
+from rtprov.security.certificates import Files, server_options
+from rtprov.security.limits import Connections, Place, network_of
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred

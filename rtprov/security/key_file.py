@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from twisted.logger import Logger
 
-from rtprov.certs import ensure_seal_key
 from rtprov.errors import ConfigurationError
-from rtprov.seal import FernetSealer, load_keys
-from rtprov.tls import Files, is_there, read_text
+from rtprov.security.certificates import Files, is_there, read_text
+from rtprov.security.development import ensure_seal_key
+from rtprov.security.sealer import FernetSealer, load_keys
 
 if TYPE_CHECKING:
     from pathlib import Path

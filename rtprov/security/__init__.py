@@ -1,0 +1,1 @@
+"""Keys, certificates, tokens and rate limits."""
