@@ -18,8 +18,8 @@ from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtprov.connecting import ATTEMPT_DELAY_S, Address, HostEndpoint, ServerEndpoint
 from rtprov.errors import NotConnected, OutOfResources
+from rtprov.network.connecting import ATTEMPT_DELAY_S, Address, HostEndpoint, ServerEndpoint
 from rtprov.security.tls_client import VerifiedServers
 from tests.certificates import Authority, dns
 from tests.memory import MemoryNetwork, MemoryTransport

@@ -6,7 +6,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov.amqp.url import BrokerUrl
 from rtprov.errors import ConfigurationError
-from rtprov.hosts import bracketed, parse_host, parse_https_url
+from rtprov.network.hosts import bracketed, parse_host, parse_https_url
 
 ANY = {
     "localhost": "localhost",

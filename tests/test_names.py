@@ -16,7 +16,7 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from rtprov.errors import NotConnected, OutOfResources
-from rtprov.names import DEADLINE_S, MAX_THREADS, MAX_THREADS_PER_NAME, STUCK_AFTER_S, Address, Names
+from rtprov.network.names import DEADLINE_S, MAX_THREADS, MAX_THREADS_PER_NAME, STUCK_AFTER_S, Address, Names
 
 A = ("a.example", [(socket.AF_INET6, ("2001:db8::1", 0, 0, 0)), (socket.AF_INET, ("192.0.2.1", 0))])
 

@@ -20,10 +20,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov.amqp.connection import BrokerConnection
 from rtprov.amqp.url import BrokerUrl
-from rtprov.connecting import ServerEndpoint
 from rtprov.equipment import HttpEquipment, equipment_agent
 from rtprov.errors import EquipmentUnreachable
 from rtprov.model import State, Task
+from rtprov.network.connecting import ServerEndpoint
 from rtprov.security.tls_client import VerifiedServer, VerifiedServers
 from tests.certificates import CLIENT, DAY, SERVER, Authority, Identity, dns, ip
 from tests.memory import MemoryNetwork

@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 import attrs
 
 from rtprov.errors import ConfigurationError
-from rtprov.hosts import bracketed, parse_host
+from rtprov.network.hosts import bracketed, parse_host
 
 MAX_VIRTUAL_HOST = 127  # bytes, AMQP's XML has it (domain `path`)
 _PORTS = {"amqp": 5672, "amqps": 5671}

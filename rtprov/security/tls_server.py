@@ -76,7 +76,7 @@ class CountedTLS(BufferingTLSTransport):
         self.address = address
 
     def peer_known(self) -> bool:
-        """See `rtprov.proxied.KnowsPeerLater`."""
+        """See `rtprov.network.proxy_protocol.KnowsPeerLater`."""
         self.address = _address_of(cast("ITransport", self.transport).getPeer())
         return cast("LimitedTLS", self.factory).let_in(self)
 

@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 from twisted.internet import reactor
 from twisted.internet.interfaces import IReactorFromThreads, IReactorPluggableNameResolver
 
-from rtprov.connecting import HostEndpoint, ServerEndpoint, is_usable
 from rtprov.equipment import equipment_agent
-from rtprov.hosts import bracketed
-from rtprov.names import Names
+from rtprov.network.connecting import HostEndpoint, ServerEndpoint, is_usable
+from rtprov.network.hosts import bracketed
+from rtprov.network.names import Names
 from rtprov.tap.timing import clock
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def broker_endpoint(url: BrokerUrl, servers: VerifiedServers | None) -> IStreamC
 
 
 def agent_for(equipment_url: str, servers: VerifiedServers, concurrency: int) -> IAgent:
-    """The HTTP client for A, whose URL has the form that `rtprov.hosts.parse_https_url` makes."""
+    """The HTTP client for A, whose URL has the form that `rtprov.network.hosts.parse_https_url` makes."""
     parts = urlsplit(equipment_url)
     assert parts.hostname is not None
     endpoint = _endpoint(parts.hostname, parts.port or HTTPS_PORT, servers, TO_A_WITHIN_S, TO_A_AT_ONCE)

@@ -10,7 +10,7 @@ from typing import Any
 from twisted.internet import reactor
 from twisted.internet.endpoints import serverFromString
 
-from rtprov.proxied import ProxiedEndpoint
+from rtprov.network.proxy_protocol import ProxiedEndpoint
 from rtprov.security.tokens import ROLES, Role
 from rtprov.tap.timing import clock
 

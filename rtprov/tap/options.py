@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 
 from rtprov.amqp.url import BrokerUrl
-from rtprov.hosts import parse_https_url
+from rtprov.network.hosts import parse_https_url
 from rtprov.tap.command_options import CommandOptions as CommandOptions
 from rtprov.tap.command_options import Option as Option
 from rtprov.tap.option_values import choice, integer, path, per_second, role_of, seconds, secret, server_endpoint

@@ -22,7 +22,7 @@ from twisted.web.resource import Resource
 import tests.strategies  # noqa: F401 # how Hypothesis runs here
 from rtprov.access import Admission
 from rtprov.http import IDLE_TIMEOUT_S, JsonSite
-from rtprov.proxied import MAX_V1_BYTES, WARN_EVERY_S, BadHeader, Header, ProxiedEndpoint, parse_header
+from rtprov.network.proxy_protocol import MAX_V1_BYTES, WARN_EVERY_S, BadHeader, Header, ProxiedEndpoint, parse_header
 from rtprov.request import caller_of
 from rtprov.security.limits import Connections, Rate
 from rtprov.security.tls_server import TLSEndpoint

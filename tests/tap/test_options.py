@@ -16,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov import __version__
 from rtprov.amqp.url import BrokerUrl
-from rtprov.proxied import ProxiedEndpoint
+from rtprov.network.proxy_protocol import ProxiedEndpoint
 from rtprov.security.tokens import Role
 from rtprov.tap.command_options import CommandOptions
 from rtprov.tap.option_values import BACKLOG, server_endpoint

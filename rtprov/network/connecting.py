@@ -29,9 +29,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rtprov.errors import NotConnected, OutOfResources
-from rtprov.hosts import bracketed
+from rtprov.network.hosts import bracketed
+from rtprov.network.shortages import NO_PORT, shortage_of
 from rtprov.security.tls_failures import explain
-from rtprov.shortages import NO_PORT, shortage_of
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
@@ -44,7 +44,7 @@ Address = IPv4Address | IPv6Address
 
 
 class Names(Protocol):
-    """See `rtprov.names.Names`."""
+    """See `rtprov.network.names.Names`."""
 
     def look_up(self, host: str) -> Deferred[list[Address]]: ...
 

@@ -22,7 +22,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rtprov.errors import NotConnected, OutOfResources
-from rtprov.shortages import shortage_of
+from rtprov.network.shortages import shortage_of
 
 DEADLINE_S = 5.0
 MAX_THREADS = 16

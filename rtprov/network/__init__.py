@@ -1,0 +1,1 @@
+"""Opening connections: hosts, name look-ups, one deadline for each phase, and the PROXY protocol."""
