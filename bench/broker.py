@@ -29,11 +29,11 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 from twisted.trial.unittest import SkipTest
 
-from rtprov.amqp.consumer import Delivery, consume
-from rtprov.amqp.protocol import AmqpConnection
-from rtprov.amqp.publisher import Publisher
-from rtprov.amqp.rpc import RpcClient, serve
-from rtprov.amqp.url import BrokerUrl
+from rtprov.amqp.client.consumer import Delivery, consume
+from rtprov.amqp.client.protocol import AmqpConnection
+from rtprov.amqp.client.publisher import Publisher
+from rtprov.amqp.client.rpc import RpcClient, serve
+from rtprov.amqp.client.url import BrokerUrl
 from rtprov.broker.server import make_broker
 from rtprov.broker.sqlite import SqliteStorage
 from rtprov.broker.storage import MemoryStorage

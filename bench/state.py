@@ -25,10 +25,10 @@ from twisted.python.failure import Failure
 
 from bench.broker import connect
 from rtprov.amqp import topology
-from rtprov.amqp.consumer import Delivery, consume
-from rtprov.amqp.publisher import Publisher
+from rtprov.amqp.client.consumer import Delivery, consume
+from rtprov.amqp.client.publisher import Publisher
+from rtprov.amqp.client.url import BrokerUrl
 from rtprov.amqp.topology import TASKS_EXCHANGE, Shard, Topology
-from rtprov.amqp.url import BrokerUrl
 from rtprov.model import Event, Finished, Started, State, Task
 from rtprov.wire import decode_task, encode_event, encode_task
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-    from rtprov.amqp.publisher import Publisher
+    from rtprov.amqp.client.publisher import Publisher
     from rtprov.amqp.topology import Shard
 
 RETRY_PAUSE_S = 0.5

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
     from twisted.python.failure import Failure
 
-    from rtprov.amqp.consumer import Delivery
-    from rtprov.amqp.protocol import AmqpConnection
+    from rtprov.amqp.client.consumer import Delivery
+    from rtprov.amqp.client.protocol import AmqpConnection
     from rtprov.copies import WorkQueue
     from rtprov.journal import ShardJournal
     from rtprov.journal_reader import JournalReader

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pamqp.common import FieldTable
     from twisted.internet.defer import Deferred
 
-    from rtprov.amqp.publisher import Publisher
+    from rtprov.amqp.client.publisher import Publisher
     from rtprov.amqp.topology import Shard
     from rtprov.interfaces import Delivery
 

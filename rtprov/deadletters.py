@@ -13,7 +13,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from rtprov.amqp.consumer import consume
+from rtprov.amqp.client.consumer import consume
 from rtprov.amqp.letters import send_letter, writable
 from rtprov.amqp.topology import PARKED_QUEUE, Shard
 from rtprov.errors import BrokerError, UndecodableMessage
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
     from twisted.python.failure import Failure
 
-    from rtprov.amqp.consumer import Delivery
-    from rtprov.amqp.protocol import AmqpConnection
-    from rtprov.amqp.publisher import Publisher
+    from rtprov.amqp.client.consumer import Delivery
+    from rtprov.amqp.client.protocol import AmqpConnection
+    from rtprov.amqp.client.publisher import Publisher
     from rtprov.interfaces import Journal
     from rtprov.store import Store
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-    from rtprov.amqp.rpc import RpcClient
+    from rtprov.amqp.client.rpc import RpcClient
 
 MAX_WAITING = 20_000
 SLOT_S = 0.1  # clients whose time is over within one share a timer

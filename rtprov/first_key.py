@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from twisted.internet.defer import Deferred
 
-from rtprov.amqp.consumer import consume
+from rtprov.amqp.client.consumer import consume
 from rtprov.amqp.topology import TASKS_EXCHANGE, Shard
 from rtprov.appending import persistent
 from rtprov.errors import AmqpError, ConfigurationError, UndecodableMessage
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from rtprov.amqp.channel import AmqpChannel
-    from rtprov.amqp.consumer import Delivery
-    from rtprov.amqp.protocol import AmqpConnection
-    from rtprov.amqp.publisher import Publisher
+    from rtprov.amqp.client.channel import AmqpChannel
+    from rtprov.amqp.client.consumer import Delivery
+    from rtprov.amqp.client.protocol import AmqpConnection
+    from rtprov.amqp.client.publisher import Publisher
 
 PREFETCH = 500
 ACCESS_REFUSED, NOT_FOUND = 403, 404

@@ -15,8 +15,8 @@ from twisted.internet.defer import Deferred, TimeoutError, succeed
 from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
 
-from rtprov.amqp.gathering import gather
-from rtprov.amqp.permissions import PROBE_KEY
+from rtprov.amqp.client.gathering import gather
+from rtprov.amqp.client.permissions import PROBE_KEY
 from rtprov.amqp.topology import STATUS_EXCHANGE, TASKS_EXCHANGE, Shard
 from rtprov.answers import answer, answer_error, envelope
 from rtprov.errors import BrokerError, NotReady
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
     from twisted.web.resource import IResource
 
-    from rtprov.amqp.publisher import Publisher
-    from rtprov.amqp.rpc import RpcClient
+    from rtprov.amqp.client.publisher import Publisher
+    from rtprov.amqp.client.rpc import RpcClient
     from rtprov.shared_keys import SharedKeys
 
 PROBE_DEADLINE_S = 2.0

@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred, DeferredList, TimeoutError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from rtprov.amqp.rpc import serve_many
+from rtprov.amqp.client.rpc import serve_many
 from rtprov.amqp.topology import STATUS_EXCHANGE, Shard, declare_inquiry
 from rtprov.errors import BrokerError, NoReply, NoWorker, UndecodableMessage, Unroutable
 from rtprov.inquiry import (
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-    from rtprov.amqp.protocol import AmqpConnection
-    from rtprov.amqp.rpc import Reply, RpcClient
+    from rtprov.amqp.client.protocol import AmqpConnection
+    from rtprov.amqp.client.rpc import Reply, RpcClient
     from rtprov.interfaces import Journal, Replica
 
 REPLY_DEADLINE_S = 2.0

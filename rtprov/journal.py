@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from rtprov.amqp.consumer import consume
+from rtprov.amqp.client.consumer import consume
 from rtprov.amqp.topology import TASKS_EXCHANGE, Shard
 from rtprov.appending import Appender, persistent
 from rtprov.errors import BrokerUnavailable, UndecodableMessage
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
     from twisted.python.failure import Failure
 
-    from rtprov.amqp.channel import AmqpChannel
-    from rtprov.amqp.consumer import Delivery
-    from rtprov.amqp.protocol import AmqpConnection
-    from rtprov.amqp.publisher import Publisher
+    from rtprov.amqp.client.channel import AmqpChannel
+    from rtprov.amqp.client.consumer import Delivery
+    from rtprov.amqp.client.protocol import AmqpConnection
+    from rtprov.amqp.client.publisher import Publisher
 
 PREFETCH = 2000
 ACK_EVERY = 500  # one ack for many: a stream's acks only move its credit

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 from twisted.internet.defer import Deferred, TimeoutError
 
-from rtprov.amqp.consumer import cancel, consume
+from rtprov.amqp.client.consumer import cancel, consume
 from rtprov.errors import BrokerError, BrokerUnavailable
 
 if TYPE_CHECKING:
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IReactorTime
 
-    from rtprov.amqp.channel import AmqpChannel
-    from rtprov.amqp.consumer import Delivery
-    from rtprov.amqp.protocol import AmqpConnection
+    from rtprov.amqp.client.channel import AmqpChannel
+    from rtprov.amqp.client.consumer import Delivery
+    from rtprov.amqp.client.protocol import AmqpConnection
 
 PREFETCH = 200
 ACK_EVERY = 100

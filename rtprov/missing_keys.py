@@ -16,7 +16,7 @@ from rtprov.model import Cancelled, Event, Finished, Requested
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-    from rtprov.amqp.protocol import AmqpConnection
+    from rtprov.amqp.client.protocol import AmqpConnection
     from rtprov.interfaces import Sealer
 
 FIRST_LOOK_S = 1.0  # a backlog arrives within that, and is one line

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
     from twisted.python.failure import Failure
 
-    from rtprov.amqp.protocol import AmqpConnection
+    from rtprov.amqp.client.protocol import AmqpConnection
     from rtprov.amqp.topology import Shard
     from rtprov.gate import Gate
     from rtprov.interfaces import Journal

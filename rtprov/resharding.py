@@ -20,8 +20,8 @@ import msgspec
 from pamqp.commands import Basic
 from twisted.internet.defer import Deferred
 
-from rtprov.amqp.consumer import cancel, consume
-from rtprov.amqp.gathering import gather
+from rtprov.amqp.client.consumer import cancel, consume
+from rtprov.amqp.client.gathering import gather
 from rtprov.amqp.shard_count import (
     MAX_SHARDS,
     Remembered,
@@ -38,9 +38,9 @@ from rtprov.errors import ConfigurationError
 from rtprov.model import shard_of
 
 if TYPE_CHECKING:
-    from rtprov.amqp.consumer import Delivery
-    from rtprov.amqp.protocol import AmqpConnection
-    from rtprov.amqp.publisher import Publisher
+    from rtprov.amqp.client.consumer import Delivery
+    from rtprov.amqp.client.protocol import AmqpConnection
+    from rtprov.amqp.client.publisher import Publisher
 
 BATCH = 500
 MARKER = "x-rtprov-moved-upto"

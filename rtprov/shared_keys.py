@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
     from twisted.python.failure import Failure
 
-    from rtprov.amqp.protocol import AmqpConnection
-    from rtprov.amqp.rpc import RpcClient
+    from rtprov.amqp.client.protocol import AmqpConnection
+    from rtprov.amqp.client.rpc import RpcClient
     from rtprov.interfaces import Sealer
 
 ANSWERS_WITHIN_S = 1.0

@@ -18,7 +18,7 @@ from twisted.internet.defer import Deferred, DeferredList, TimeoutError, fail
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from rtprov.amqp.rpc import serve
+from rtprov.amqp.client.rpc import serve
 from rtprov.amqp.topology import STATUS_EXCHANGE, Shard, declare_status
 from rtprov.errors import BrokerError, NoReply, NoWorker, Overloaded, Unroutable
 from rtprov.model import State, shard_of
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IReactorTime
 
-    from rtprov.amqp.protocol import AmqpConnection
-    from rtprov.amqp.rpc import RpcClient
+    from rtprov.amqp.client.protocol import AmqpConnection
+    from rtprov.amqp.client.rpc import RpcClient
     from rtprov.interfaces import Journal, StatusReader
 
 MAX_BATCH = 500

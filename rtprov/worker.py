@@ -20,7 +20,7 @@ from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.logger import Logger
 
-from rtprov.amqp.consumer import consume
+from rtprov.amqp.client.consumer import consume
 from rtprov.attempts import Abandoned, Deadly
 from rtprov.copies import copied_at
 from rtprov.errors import UndecodableMessage
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
     from twisted.python.failure import Failure
 
-    from rtprov.amqp.protocol import AmqpConnection
+    from rtprov.amqp.client.protocol import AmqpConnection
     from rtprov.amqp.topology import Shard
     from rtprov.attempts import Attempts
     from rtprov.copies import WorkQueue

@@ -13,11 +13,11 @@ from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtprov.amqp.connection import BrokerConnection, Session
-from rtprov.amqp.consumer import Delivery, consume
-from rtprov.amqp.publisher import Publisher
+from rtprov.amqp.client.consumer import Delivery, consume
+from rtprov.amqp.client.publisher import Publisher
+from rtprov.amqp.client.service import BrokerConnection, Session
+from rtprov.amqp.client.url import BrokerUrl
 from rtprov.amqp.topology import TASKS_EXCHANGE, Shard, Topology
-from rtprov.amqp.url import BrokerUrl
 from rtprov.broker.server import make_broker
 from rtprov.broker.storage import MemoryStorage
 from rtprov.journal import ShardJournal

@@ -44,8 +44,8 @@ from twisted.internet.utils import getProcessOutputAndValue
 from twisted.python.failure import Failure
 from twisted.trial.unittest import FailTest, SkipTest
 
+from rtprov.amqp.client.protocol import MAX_BODY_BYTES
 from rtprov.amqp.framing import PROTOCOL_HEADER, Assembler, FrameParser
-from rtprov.amqp.protocol import MAX_BODY_BYTES
 from rtprov.errors import AmqpError
 
 REQUIRE = "RTPROV_REQUIRE_RABBITMQ"

@@ -22,8 +22,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.web.http_headers import Headers
 
+from rtprov.amqp.client.url import BrokerUrl
 from rtprov.amqp.topology import Shard
-from rtprov.amqp.url import BrokerUrl
 from rtprov.broker.server import make_broker
 from rtprov.broker.storage import MemoryStorage
 from rtprov.clocks import WallClock

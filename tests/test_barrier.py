@@ -8,9 +8,9 @@ import random
 from pamqp.commands import Basic, Connection
 from twisted.internet.defer import CancelledError, Deferred
 
+from rtprov.amqp.client.protocol import AmqpConnection
+from rtprov.amqp.client.publisher import Publisher
 from rtprov.amqp.framing import Command
-from rtprov.amqp.protocol import AmqpConnection
-from rtprov.amqp.publisher import Publisher
 from rtprov.amqp.topology import Shard
 from rtprov.errors import BrokerUnavailable, Overloaded, Unconfirmed, Unroutable
 from rtprov.journal import ACK_EVERY, STALL_S, ShardJournal

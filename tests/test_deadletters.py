@@ -8,9 +8,9 @@ from attrs import evolve
 from pamqp.commands import Basic
 from twisted.internet.defer import Deferred, fail
 
+from rtprov.amqp.client.protocol import AmqpConnection
+from rtprov.amqp.client.publisher import Publisher
 from rtprov.amqp.framing import encode_content
-from rtprov.amqp.protocol import AmqpConnection
-from rtprov.amqp.publisher import Publisher
 from rtprov.amqp.topology import DEAD_EXCHANGE, DELIVERY_LIMIT, PARKED_QUEUE, Topology
 from rtprov.broker.content_header import ACCEPTED_BYTES, ACCEPTED_FIELDS, join
 from rtprov.deadletters import RETRY_PAUSE_S, RETURN_PAUSE_S, DeadLetters

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtprov.amqp.rpc import RpcClient
+from rtprov.amqp.client.rpc import RpcClient
 from rtprov.amqp.topology import STATUS_EXCHANGE
 from rtprov.errors import NoReply, NoWorker, UndecodableMessage
 from rtprov.inquiries import BARRIER_DEADLINE_S, MAX_LISTED, REPLY_DEADLINE_S, Directory, InquiryServer

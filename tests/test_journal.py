@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from twisted.internet.defer import CancelledError
 
-from rtprov.amqp.connection import BrokerConnection
-from rtprov.amqp.publisher import Publisher
+from rtprov.amqp.client.publisher import Publisher
+from rtprov.amqp.client.service import BrokerConnection
 from rtprov.amqp.topology import TASKS_EXCHANGE, Shard, Topology
 from rtprov.errors import BrokerUnavailable, Overloaded, Unconfirmed, Unroutable
 from rtprov.journal import SETTLE_EVERY_S, ShardJournal, TaskPublisher

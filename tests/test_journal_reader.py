@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.internet.defer import Deferred
 
-from rtprov.amqp.protocol import AmqpConnection
+from rtprov.amqp.client.protocol import AmqpConnection
 from rtprov.errors import BrokerUnavailable
 from rtprov.journal_reader import DEADLINE_S, WIDEST_GAP, JournalReader
 from rtprov.model import Started

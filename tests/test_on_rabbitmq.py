@@ -12,8 +12,8 @@ from twisted.internet.task import deferLater
 
 from rtprov import failures, renewals
 from rtprov.amqp import topology, upkeep
+from rtprov.amqp.client.url import BrokerUrl
 from rtprov.amqp.topology import PARKED_QUEUE, STATUS_EXCHANGE, TASKS_EXCHANGE, Shard
-from rtprov.amqp.url import BrokerUrl
 from rtprov.clocks import WallClock
 from rtprov.failures import MAX_FAILURES
 from rtprov.model import State, Task

@@ -7,12 +7,12 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from rtprov.amqp.consumer import consume
-from rtprov.amqp.protocol import AmqpConnection
-from rtprov.amqp.publisher import Publisher
+from rtprov.amqp.client.consumer import consume
+from rtprov.amqp.client.protocol import AmqpConnection
+from rtprov.amqp.client.publisher import Publisher
+from rtprov.amqp.client.url import BrokerUrl
 from rtprov.amqp.shard_count import Remembered, ShardCount, remember
 from rtprov.amqp.topology import Shard, Topology
-from rtprov.amqp.url import BrokerUrl
 from rtprov.appending import persistent
 from rtprov.clocks import WallClock
 from rtprov.errors import BrokerUnavailable, ConfigurationError

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 
-from rtprov.amqp.connection import BrokerConnection
-from rtprov.amqp.protocol import AmqpConnection
-from rtprov.amqp.rpc import RpcClient, serve
+from rtprov.amqp.client.protocol import AmqpConnection
+from rtprov.amqp.client.rpc import RpcClient, serve
+from rtprov.amqp.client.service import BrokerConnection
 from rtprov.amqp.topology import Shard, declare_status
 from rtprov.errors import BrokerUnavailable, NoReply, NoWorker, Overloaded
 from rtprov.model import Event, Finished, Requested, State, shard_of

@@ -18,8 +18,8 @@ from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublish
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtprov.amqp.connection import BrokerConnection
-from rtprov.amqp.url import BrokerUrl
+from rtprov.amqp.client.service import BrokerConnection
+from rtprov.amqp.client.url import BrokerUrl
 from rtprov.equipment import HttpEquipment, equipment_agent
 from rtprov.errors import EquipmentUnreachable
 from rtprov.model import State, Task

@@ -8,10 +8,10 @@ from typing import Any
 
 from pamqp.commands import Basic
 
-from rtprov.amqp.connection import BrokerConnection
-from rtprov.amqp.publisher import Publisher
+from rtprov.amqp.client.publisher import Publisher
+from rtprov.amqp.client.service import BrokerConnection
+from rtprov.amqp.client.url import BrokerUrl
 from rtprov.amqp.topology import PARKED_QUEUE, STATUS_EXCHANGE, TASKS_EXCHANGE, Shard
-from rtprov.amqp.url import BrokerUrl
 from rtprov.errors import UndecodableMessage
 from rtprov.quarantine import GIVE_UP_AFTER
 from tests.brokered import _Taker

@@ -20,16 +20,16 @@ import attrs
 from pamqp.commands import Basic
 from twisted.logger import Logger
 
+from rtprov.amqp.client.publisher import Publisher
 from rtprov.amqp.codec import encode_header
 from rtprov.amqp.framing import encode_method
-from rtprov.amqp.publisher import Publisher
 from rtprov.errors import AmqpError
 
 if TYPE_CHECKING:
     from pamqp.common import FieldTable
 
-    from rtprov.amqp.channel import AmqpChannel
-    from rtprov.amqp.protocol import AmqpConnection
+    from rtprov.amqp.client.channel import AmqpChannel
+    from rtprov.amqp.client.protocol import AmqpConnection
 
 LETTER_DELIVERY_LIMIT = 1_000_000_000
 MAX_HEADERS = 1000  # bytes, and so fields: brokers limit both

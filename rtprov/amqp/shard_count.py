@@ -17,14 +17,14 @@ import attrs
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
-from rtprov.amqp.gathering import gather
+from rtprov.amqp.client.gathering import gather
 from rtprov.amqp.topology import PARKED_QUEUE, Shard
 from rtprov.errors import AmqpError, BrokerError, BrokerUnavailable, ConfigurationError
 
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
-    from rtprov.amqp.protocol import AmqpConnection
+    from rtprov.amqp.client.protocol import AmqpConnection
 
 SHARDS_QUEUE = "rtprov.shards"
 MAX_SHARDS = 1024

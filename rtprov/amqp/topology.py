@@ -27,8 +27,8 @@ from rtprov.errors import BrokerError, ConfigurationError
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
-    from rtprov.amqp.channel import AmqpChannel
-    from rtprov.amqp.protocol import AmqpConnection
+    from rtprov.amqp.client.channel import AmqpChannel
+    from rtprov.amqp.client.protocol import AmqpConnection
 
 TASKS_EXCHANGE = "rtprov.tasks"
 DEAD_EXCHANGE = "rtprov.dead"

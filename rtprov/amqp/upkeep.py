@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
     from twisted.python.failure import Failure
 
-    from rtprov.amqp.channel import AmqpChannel
-    from rtprov.amqp.protocol import AmqpConnection
+    from rtprov.amqp.client.channel import AmqpChannel
+    from rtprov.amqp.client.protocol import AmqpConnection
     from rtprov.amqp.topology import Topology
 
 EVERY_S = 10.0

@@ -14,14 +14,14 @@ from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from rtprov.amqp.connection import BrokerConnection, Session
-from rtprov.amqp.permissions import MayPublish
-from rtprov.amqp.publisher import Publisher
-from rtprov.amqp.rpc import RpcClient
+from rtprov.amqp.client.permissions import MayPublish
+from rtprov.amqp.client.publisher import Publisher
+from rtprov.amqp.client.rpc import RpcClient
+from rtprov.amqp.client.service import BrokerConnection, Session
+from rtprov.amqp.client.url import BrokerUrl
 from rtprov.amqp.shard_count import ShardCount
 from rtprov.amqp.topology import JOURNAL_MAX_AGE_S, STATUS_EXCHANGE, TASKS_EXCHANGE, Shard, Topology
 from rtprov.amqp.upkeep import Upkeep
-from rtprov.amqp.url import BrokerUrl
 from rtprov.breaker import Breaker
 from rtprov.clocks import WallClock
 from rtprov.ends import EndsOfTasks

@@ -16,7 +16,7 @@ from rtprov.security.certificates import is_there
 from rtprov.tap.listening import Listening, log
 
 if TYPE_CHECKING:
-    from rtprov.amqp.connection import BrokerConnection
+    from rtprov.amqp.client.service import BrokerConnection
 
 BODY = '{"timeoutInSeconds": 14, "parameters": [{"vlan": 534}]}'
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rtprov.amqp.url import BrokerUrl
+from rtprov.amqp.client.url import BrokerUrl
 from rtprov.errors import ConfigurationError
 from rtprov.security.certificates import Files, read_text
 from rtprov.security.tls_client import VerifiedServers
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IStreamClientEndpoint
 
-    from rtprov.amqp.connection import BrokerConnection
+    from rtprov.amqp.client.service import BrokerConnection
 
 
 def read_broker_url(file: Path) -> BrokerUrl:

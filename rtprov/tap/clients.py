@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IStreamClientEndpoint
     from twisted.web.iweb import IAgent
 
-    from rtprov.amqp.url import BrokerUrl
+    from rtprov.amqp.client.url import BrokerUrl
     from rtprov.security.tls_client import VerifiedServers
 
 TO_A_WITHIN_S = 10.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from rtprov.amqp.url import BrokerUrl
+from rtprov.amqp.client.url import BrokerUrl
 from rtprov.network.hosts import parse_https_url
 from rtprov.tap.command_options import CommandOptions as CommandOptions
 from rtprov.tap.command_options import Option as Option

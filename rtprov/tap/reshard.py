@@ -20,9 +20,9 @@ from twisted.internet.endpoints import connectProtocol
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import react
 
-from rtprov.amqp.protocol import AmqpConnection
-from rtprov.amqp.publisher import Publisher
-from rtprov.amqp.url import BrokerUrl
+from rtprov.amqp.client.protocol import AmqpConnection
+from rtprov.amqp.client.publisher import Publisher
+from rtprov.amqp.client.url import BrokerUrl
 from rtprov.errors import BrokerError, BrokerUnavailable, ConfigurationError
 from rtprov.resharding import Resharding
 from rtprov.security.certificates import read_text

@@ -9,7 +9,7 @@ from typing import Any
 
 from twisted.internet.interfaces import IStreamClientEndpoint
 
-from rtprov.amqp.url import BrokerUrl
+from rtprov.amqp.client.url import BrokerUrl
 from rtprov.errors import ConfigurationError
 from rtprov.security.certificates import is_there
 from rtprov.security.development import SEAL_KEY

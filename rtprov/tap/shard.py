@@ -25,8 +25,8 @@ from rtprov.worker import ShardWorker
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rtprov.amqp.connection import Session
-    from rtprov.amqp.publisher import Publisher
+    from rtprov.amqp.client.publisher import Publisher
+    from rtprov.amqp.client.service import Session
     from rtprov.amqp.topology import Shard, Topology
     from rtprov.gate import Gate
     from rtprov.interfaces import Equipment, Sealer

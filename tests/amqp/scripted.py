@@ -17,11 +17,11 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtprov.amqp.channel import AmqpChannel
+from rtprov.amqp.client.channel import AmqpChannel
+from rtprov.amqp.client.protocol import AmqpConnection
+from rtprov.amqp.client.url import BrokerUrl
 from rtprov.amqp.codec import encode_header
 from rtprov.amqp.framing import PROTOCOL_HEADER, Assembler, Command, FrameParser, encode_content, encode_method
-from rtprov.amqp.protocol import AmqpConnection
-from rtprov.amqp.url import BrokerUrl
 from tests.memory import MemoryNetwork, MemoryTransport
 
 T = TypeVar("T")

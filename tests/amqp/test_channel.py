@@ -5,8 +5,8 @@ from __future__ import annotations
 from pamqp.commands import Basic, Channel, Queue
 from twisted.internet.defer import CancelledError
 
-from rtprov.amqp._txamqp import Content
-from rtprov.amqp.channel import MAX_WAITING_CALLS
+from rtprov.amqp.client._txamqp import Content
+from rtprov.amqp.client.channel import MAX_WAITING_CALLS
 from rtprov.errors import AmqpError, BrokerUnavailable, Overloaded
 from tests.amqp.scripted import AmqpTestCase
 

@@ -9,11 +9,11 @@ from pamqp.commands import Basic, Channel, Connection, Queue
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import LogEvent, LogLevel, capturedLogs
 
-from rtprov.amqp.connection import BrokerConnection, Session
+from rtprov.amqp.client.permissions import MayPublish
+from rtprov.amqp.client.protocol import AmqpConnection
+from rtprov.amqp.client.publisher import Publisher
+from rtprov.amqp.client.service import BrokerConnection, Session
 from rtprov.amqp.framing import Command
-from rtprov.amqp.permissions import MayPublish
-from rtprov.amqp.protocol import AmqpConnection
-from rtprov.amqp.publisher import Publisher
 from rtprov.amqp.topology import Shard, declare_status
 from rtprov.errors import BrokerUnavailable
 from tests.amqp.scripted import URL, AmqpTestCase

@@ -6,7 +6,7 @@ from OpenSSL import SSL
 from pamqp.commands import Connection
 from twisted.python.failure import Failure
 
-from rtprov.amqp.url import BrokerUrl
+from rtprov.amqp.client.url import BrokerUrl
 from rtprov.errors import AmqpError, BrokerUnavailable
 from tests.amqp.scripted import AmqpTestCase, ScriptedPeer
 

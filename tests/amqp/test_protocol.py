@@ -5,8 +5,8 @@ from __future__ import annotations
 from pamqp.commands import Basic, Channel, Connection, Queue, Tx
 from twisted.internet.defer import CancelledError
 
+from rtprov.amqp.client.protocol import MAX_HELD_BACK_BYTES
 from rtprov.amqp.framing import HEARTBEAT, encode_method
-from rtprov.amqp.protocol import MAX_HELD_BACK_BYTES
 from rtprov.errors import AmqpError, BrokerUnavailable
 from tests.amqp.scripted import AmqpTestCase
 from tests.memory import MemoryTransport

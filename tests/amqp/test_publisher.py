@@ -6,8 +6,8 @@ from pamqp.commands import Basic, Channel, Connection
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
-from rtprov.amqp.protocol import MAX_HELD_BACK_BYTES, AmqpConnection
-from rtprov.amqp.publisher import Publisher
+from rtprov.amqp.client.protocol import MAX_HELD_BACK_BYTES, AmqpConnection
+from rtprov.amqp.client.publisher import Publisher
 from rtprov.errors import BrokerUnavailable, Overloaded, Unconfirmed, Unroutable
 from tests.amqp.scripted import AmqpTestCase
 from tests.memory import MemoryTransport

@@ -8,8 +8,8 @@ from typing import Any
 import attrs
 from pamqp.commands import Connection
 
-from rtprov.amqp.connection import BrokerConnection, Session
-from rtprov.amqp.protocol import AmqpConnection
+from rtprov.amqp.client.protocol import AmqpConnection
+from rtprov.amqp.client.service import BrokerConnection, Session
 from rtprov.errors import ConfigurationError
 from tests.amqp.scripted import URL, AmqpTestCase, ScriptedBroker
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pamqp.commands import Basic, Connection
 from twisted.internet.defer import CancelledError, Deferred
 
-from rtprov.amqp.rpc import REPLY_TO, RpcClient, serve
+from rtprov.amqp.client.rpc import REPLY_TO, RpcClient, serve
 from rtprov.errors import BrokerUnavailable, NoReply, Overloaded, Unroutable
 from tests.amqp.scripted import AmqpTestCase
 

@@ -7,10 +7,10 @@ import inspect
 from pamqp import base, commands
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtprov.amqp._txamqp import pythonize
-from rtprov.amqp.channel import CHANNEL_CLASS
-from rtprov.amqp.methods import Methods
-from rtprov.amqp.spec import METHODS, SPEC, build_spec
+from rtprov.amqp.client._txamqp import pythonize
+from rtprov.amqp.client.channel import CHANNEL_CLASS
+from rtprov.amqp.client.methods import Methods
+from rtprov.amqp.client.spec import METHODS, SPEC, build_spec
 
 TYPES = {"bit", "shortstr", "longstr", "table", "octet", "short", "long", "longlong", "timestamp"}
 

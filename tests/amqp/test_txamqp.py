@@ -13,13 +13,13 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import Clock
 from txamqp.protocol import AMQChannel, AMQClient
 
-from rtprov.amqp.channel import CHANNEL_CLASS
-from rtprov.amqp.connection import BrokerConnection
-from rtprov.amqp.consumer import Delivery, consume
-from rtprov.amqp.protocol import MAX_HELD_BACK_BYTES, AmqpConnection
-from rtprov.amqp.publisher import Publisher
-from rtprov.amqp.spec import SPEC
-from rtprov.amqp.url import BrokerUrl
+from rtprov.amqp.client.channel import CHANNEL_CLASS
+from rtprov.amqp.client.consumer import Delivery, consume
+from rtprov.amqp.client.protocol import MAX_HELD_BACK_BYTES, AmqpConnection
+from rtprov.amqp.client.publisher import Publisher
+from rtprov.amqp.client.service import BrokerConnection
+from rtprov.amqp.client.spec import SPEC
+from rtprov.amqp.client.url import BrokerUrl
 from rtprov.errors import BrokerUnavailable, Overloaded, Unconfirmed
 from tests.amqp.scripted import URL, AmqpTestCase
 from tests.memory import MemoryTransport
@@ -289,10 +289,10 @@ class ReactorTests(AmqpTestCase):
         """A whole conversation, txAMQP and all, imports no global reactor."""
         script = (
             "import sys\n"
-            "import rtprov.amqp.connection, rtprov.amqp.rpc, rtprov.amqp.topology\n"
+            "import rtprov.amqp.client.service, rtprov.amqp.client.rpc, rtprov.amqp.topology\n"
             "from twisted.internet.task import Clock\n"
-            "from rtprov.amqp.protocol import AmqpConnection\n"
-            "from rtprov.amqp.url import BrokerUrl\n"
+            "from rtprov.amqp.client.protocol import AmqpConnection\n"
+            "from rtprov.amqp.client.url import BrokerUrl\n"
             "connection = AmqpConnection(url=BrokerUrl.parse('amqp://h'), clock=Clock())\n"
             "from twisted.internet.testing import StringTransport\n"
             "from pamqp.commands import Connection\n"

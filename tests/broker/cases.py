@@ -42,14 +42,14 @@ from twisted.internet.task import Clock, deferLater
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from rtprov.amqp._txamqp import Message
-from rtprov.amqp.channel import AmqpChannel
-from rtprov.amqp.consumer import Delivery, consume
+from rtprov.amqp.client._txamqp import Message
+from rtprov.amqp.client.channel import AmqpChannel
+from rtprov.amqp.client.consumer import Delivery, consume
+from rtprov.amqp.client.protocol import AmqpConnection
+from rtprov.amqp.client.publisher import Publisher
+from rtprov.amqp.client.spec import METHODS
+from rtprov.amqp.client.url import BrokerUrl
 from rtprov.amqp.framing import encode_content
-from rtprov.amqp.protocol import AmqpConnection
-from rtprov.amqp.publisher import Publisher
-from rtprov.amqp.spec import METHODS
-from rtprov.amqp.url import BrokerUrl
 from rtprov.broker import backlog, database, streams
 from rtprov.broker.content_header import join
 from rtprov.broker.server import make_broker

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pamqp.commands import Basic, Queue
 
-from rtprov.amqp.channel import AmqpChannel
+from rtprov.amqp.client.channel import AmqpChannel
 from rtprov.errors import AmqpError
 from tests.broker.cases import KINDS, BrokerContract, EmbeddedTestCase, Inbox, RabbitMQTestCase, SqliteTestCase, differs
 

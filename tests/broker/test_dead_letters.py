@@ -8,10 +8,10 @@ from typing import Any
 
 from pamqp.commands import Basic, Queue
 
-from rtprov.amqp._txamqp import Content
-from rtprov.amqp.channel import AmqpChannel
+from rtprov.amqp.client._txamqp import Content
+from rtprov.amqp.client.channel import AmqpChannel
+from rtprov.amqp.client.consumer import Delivery
 from rtprov.amqp.codec import encode_header
-from rtprov.amqp.consumer import Delivery
 from rtprov.amqp.framing import encode_content
 from tests.broker.cases import KINDS, BrokerContract, EmbeddedTestCase, RabbitMQTestCase, SqliteTestCase, differs
 

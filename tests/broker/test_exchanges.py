@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pamqp.commands import Basic, Channel, Exchange, Queue
 
-from rtprov.amqp.channel import AmqpChannel
+from rtprov.amqp.client.channel import AmqpChannel
 from rtprov.errors import Unroutable
 from tests.broker.cases import BrokerContract, EmbeddedTestCase, RabbitMQTestCase, SqliteTestCase, differs
 

@@ -9,7 +9,7 @@ from pamqp import base
 from pamqp.commands import Basic, Channel, Connection, Exchange, Queue
 from pamqp.common import FieldTable
 
-from rtprov.amqp._txamqp import Content
+from rtprov.amqp.client._txamqp import Content
 from rtprov.amqp.codec import encode_header
 from rtprov.amqp.framing import PROTOCOL_HEADER, encode_method
 from rtprov.broker.content_header import ACCEPTED_BYTES, ACCEPTED_FIELDS

@@ -7,9 +7,9 @@ from typing import Any
 import attrs
 from pamqp.commands import Basic, Queue
 
+from rtprov.amqp.client.url import BrokerUrl
 from rtprov.amqp.letters import LETTER_DELIVERY_LIMIT, LOCK_QUEUE, has_default_limit
 from rtprov.amqp.topology import DEAD_EXCHANGE, PARKED_QUEUE, Shard, Topology
-from rtprov.amqp.url import BrokerUrl
 from rtprov.errors import AmqpError
 from tests.broker.cases import BrokerContract, EmbeddedTestCase, RabbitMQTestCase
 

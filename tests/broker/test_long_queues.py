@@ -6,8 +6,8 @@ import sqlite3
 
 from pamqp.commands import Basic, Channel, Queue
 
-from rtprov.amqp._txamqp import Content
-from rtprov.amqp.channel import AmqpChannel
+from rtprov.amqp.client._txamqp import Content
+from rtprov.amqp.client.channel import AmqpChannel
 from rtprov.broker.queues import Queue as QueueOfBroker
 from rtprov.broker.sqlite import SqliteStorage
 from rtprov.errors import AmqpError, Overloaded

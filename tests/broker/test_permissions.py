@@ -12,13 +12,13 @@ from twisted.internet.defer import Deferred
 from twisted.logger import LogEvent, LogLevel, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtprov.amqp.connection import BrokerConnection, Session
-from rtprov.amqp.permissions import MayPublish, missing_permission
-from rtprov.amqp.protocol import AmqpConnection
-from rtprov.amqp.publisher import Publisher
-from rtprov.amqp.rpc import RpcClient
+from rtprov.amqp.client.permissions import MayPublish, missing_permission
+from rtprov.amqp.client.protocol import AmqpConnection
+from rtprov.amqp.client.publisher import Publisher
+from rtprov.amqp.client.rpc import RpcClient
+from rtprov.amqp.client.service import BrokerConnection, Session
+from rtprov.amqp.client.url import BrokerUrl
 from rtprov.amqp.topology import Shard, Topology, declare_inquiry, declare_status
-from rtprov.amqp.url import BrokerUrl
 from rtprov.errors import AmqpError, BrokerError
 from rtprov.tap.assembly import PUBLISHED_TO_BY_FRONTEND, PUBLISHED_TO_BY_WORKER
 from tests.broker.cases import BrokerContract, RabbitMQTestCase

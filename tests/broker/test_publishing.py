@@ -9,9 +9,9 @@ from typing import Any
 from pamqp.commands import Basic, Channel, Confirm, Queue
 from twisted.internet.defer import Deferred
 
-from rtprov.amqp._txamqp import Content, Message
+from rtprov.amqp.client._txamqp import Content, Message
+from rtprov.amqp.client.publisher import Publisher
 from rtprov.amqp.codec import encode_header
-from rtprov.amqp.publisher import Publisher
 from rtprov.broker.content_header import split
 from rtprov.errors import Unconfirmed, Unroutable
 from tests.broker.cases import KINDS, BrokerContract, EmbeddedTestCase, RabbitMQTestCase, SqliteTestCase, differs

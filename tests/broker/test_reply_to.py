@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pamqp.commands import Basic, Queue
 
-from rtprov.amqp._txamqp import Content
-from rtprov.amqp.channel import AmqpChannel
-from rtprov.amqp.rpc import REPLY_TO, RpcClient, serve
+from rtprov.amqp.client._txamqp import Content
+from rtprov.amqp.client.channel import AmqpChannel
+from rtprov.amqp.client.rpc import REPLY_TO, RpcClient, serve
 from rtprov.errors import Unroutable
 from tests.broker.cases import BrokerContract, EmbeddedTestCase, Inbox, RabbitMQTestCase, differs
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pamqp.commands import Basic, Channel, Queue
 
-from rtprov.amqp.channel import AmqpChannel
+from rtprov.amqp.client.channel import AmqpChannel
 from tests.broker.cases import KINDS, BrokerContract, EmbeddedTestCase, RabbitMQTestCase, SqliteTestCase, differs
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from pamqp.commands import Basic, Queue
 
-from rtprov.amqp.channel import AmqpChannel
+from rtprov.amqp.client.channel import AmqpChannel
 from tests.broker.cases import BrokerContract, EmbeddedTestCase, Inbox, RabbitMQTestCase, differs
 
 

@@ -21,9 +21,9 @@ from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.task import deferLater
 from twisted.web.client import HTTPConnectionPool
 
-from rtprov.amqp.connection import BrokerConnection
-from rtprov.amqp.publisher import Publisher
-from rtprov.amqp.url import BrokerUrl
+from rtprov.amqp.client.publisher import Publisher
+from rtprov.amqp.client.service import BrokerConnection
+from rtprov.amqp.client.url import BrokerUrl
 from rtprov.appending import persistent
 from tests.chaos.equipment import Call, RecordingA, make_certificates, reactor
 from tests.processes.support import ANY_PORT, Client, ProcessTestCase, Twistd

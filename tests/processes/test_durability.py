@@ -10,10 +10,10 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.protocol import Factory
 
-from rtprov.amqp.channel import AmqpChannel
-from rtprov.amqp.protocol import AmqpConnection
-from rtprov.amqp.publisher import Publisher
-from rtprov.amqp.url import BrokerUrl
+from rtprov.amqp.client.channel import AmqpChannel
+from rtprov.amqp.client.protocol import AmqpConnection
+from rtprov.amqp.client.publisher import Publisher
+from rtprov.amqp.client.url import BrokerUrl
 from rtprov.errors import BrokerError
 from tests.processes.support import ANY_PORT, ProcessTestCase, Twistd, reactor
 

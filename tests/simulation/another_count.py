@@ -9,8 +9,8 @@ from attrs import define, field
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import connectProtocol
 
-from rtprov.amqp.protocol import AmqpConnection
-from rtprov.amqp.publisher import Publisher
+from rtprov.amqp.client.protocol import AmqpConnection
+from rtprov.amqp.client.publisher import Publisher
 from rtprov.errors import BrokerError, BrokerUnavailable, ConfigurationError
 from rtprov.resharding import Resharding
 from tests.simulation.clock import Role

@@ -12,8 +12,8 @@ from typing import Any
 from twisted.internet.defer import Deferred, fail, succeed
 
 from rtprov import equipment, worker
-from rtprov.amqp.publisher import Publisher, _settle
-from rtprov.amqp.rpc import RpcClient
+from rtprov.amqp.client.publisher import Publisher, _settle
+from rtprov.amqp.client.rpc import RpcClient
 from rtprov.attempts import Abandoned, Attempts
 from rtprov.broker.consuming import Consuming
 from rtprov.broker.queues import Queue

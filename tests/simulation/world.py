@@ -9,8 +9,8 @@ from typing import Any, Protocol
 from attrs import define, field, frozen
 from twisted.internet.defer import Deferred, maybeDeferred
 
+from rtprov.amqp.client.url import BrokerUrl
 from rtprov.amqp.topology import Shard
-from rtprov.amqp.url import BrokerUrl
 from rtprov.broker.server import make_broker
 from rtprov.equipment import HttpEquipment, equipment_agent
 from rtprov.http import JsonSite

@@ -8,7 +8,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 
-from rtprov.amqp.url import BrokerUrl
+from rtprov.amqp.client.url import BrokerUrl
 from rtprov.errors import ConfigurationError
 from rtprov.tap import broker_file
 from rtprov.tap.broker_file import BrokerRoute, read_broker_url

@@ -15,7 +15,7 @@ from twisted.python.reflect import namedAny
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov import __version__
-from rtprov.amqp.url import BrokerUrl
+from rtprov.amqp.client.url import BrokerUrl
 from rtprov.network.proxy_protocol import ProxiedEndpoint
 from rtprov.security.tokens import Role
 from rtprov.tap.command_options import CommandOptions

@@ -18,14 +18,14 @@ from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from rtprov.amqp.permissions import missing_permission
-from rtprov.amqp.protocol import AmqpConnection
+from rtprov.amqp.client.permissions import missing_permission
+from rtprov.amqp.client.protocol import AmqpConnection
 from rtprov.errors import AmqpError, BrokerError, BrokerUnavailable, ConfigurationError, RtprovError
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress, IReactorTime, IStreamClientEndpoint
 
-    from rtprov.amqp.url import BrokerUrl
+    from rtprov.amqp.client.url import BrokerUrl
 
 BACK_OFF_MIN_S = 0.1
 BACK_OFF_MAX_S = 5.0

@@ -17,16 +17,16 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from rtprov.amqp._txamqp import Content
-from rtprov.amqp.consumer import Delivery, consume
-from rtprov.amqp.publisher import Publisher
+from rtprov.amqp.client._txamqp import Content
+from rtprov.amqp.client.consumer import Delivery, consume
+from rtprov.amqp.client.publisher import Publisher
 from rtprov.errors import BrokerError, BrokerUnavailable, NoReply, Unconfirmed
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-    from rtprov.amqp.channel import AmqpChannel
-    from rtprov.amqp.protocol import AmqpConnection
+    from rtprov.amqp.client.channel import AmqpChannel
+    from rtprov.amqp.client.protocol import AmqpConnection
 
 REPLY_TO = "amq.rabbitmq.reply-to"
 TAKEN_WITHIN_S = 2.0  # or a subscription's request is not taken at all

@@ -16,8 +16,8 @@ from pamqp.commands import Basic, Exchange, Queue
 from rtprov.errors import AmqpError, BrokerError
 
 if TYPE_CHECKING:
-    from rtprov.amqp.protocol import AmqpConnection
-    from rtprov.amqp.publisher import Publisher
+    from rtprov.amqp.client.protocol import AmqpConnection
+    from rtprov.amqp.client.publisher import Publisher
 
 PROBE_KEY = "rtprov.probe"  # of no queue: the broker confirms the message and forgets it
 _ACCESS_REFUSED = 403

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from twisted.logger import Logger
 
-from rtprov.amqp._txamqp import DelegateBase, Message, pythonize
-from rtprov.amqp.channel import AmqpChannel, closed_by
+from rtprov.amqp.client._txamqp import DelegateBase, Message, pythonize
+from rtprov.amqp.client.channel import AmqpChannel, closed_by
 from rtprov.errors import AmqpError, BrokerError
 
 if TYPE_CHECKING:
-    from rtprov.amqp.protocol import AmqpConnection
+    from rtprov.amqp.client.protocol import AmqpConnection
 
 
 class AmqpDelegate(DelegateBase):

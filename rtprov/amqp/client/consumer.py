@@ -10,7 +10,7 @@ from pamqp.commands import Basic
 from rtprov.amqp.framing import Command, encode_method
 
 if TYPE_CHECKING:
-    from rtprov.amqp.channel import AmqpChannel
+    from rtprov.amqp.client.channel import AmqpChannel
 
 
 class Delivery:

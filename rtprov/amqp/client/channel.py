@@ -1,6 +1,6 @@
 """One AMQP channel: the generated methods with their answers, consumers, and the confirms of what was published.
 
-Methods are called as txAMQP has it: ``await channel.queue_declare(queue="q", durable=True)`` (see `rtprov.amqp.methods`). One method that
+Methods are called as txAMQP has it: ``await channel.queue_declare(queue="q", durable=True)`` (see `rtprov.amqp.client.methods`). One method that
 has an answer is under way at a time; further ones wait their turn. Whoever cancels such a Deferred is only forgotten: the method is sent
 and answered all the same, so that channel and broker stay in step. A method that is not answered within the connection's `call_deadline_s`
 takes the connection with it, or only the channel where that was opened with ``fatal=False``.
@@ -17,24 +17,24 @@ from pamqp.commands import Basic, Channel
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
 
-from rtprov.amqp._txamqp import ChannelBase, Content, Message
+from rtprov.amqp.client._txamqp import ChannelBase, Content, Message
+from rtprov.amqp.client.spec import METHODS, SPEC, PamqpMethod
 from rtprov.amqp.codec import encode_header
 from rtprov.amqp.framing import Assembler, Command, Frame, encode_content, encode_method
-from rtprov.amqp.spec import METHODS, SPEC, PamqpMethod
 from rtprov.errors import AmqpError, BrokerError, BrokerUnavailable, Overloaded
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
 
-    from rtprov.amqp.consumer import Delivery
-    from rtprov.amqp.protocol import AmqpConnection
+    from rtprov.amqp.client.consumer import Delivery
+    from rtprov.amqp.client.protocol import AmqpConnection
 
 MAX_WAITING_CALLS = 1000
 _CLOSE = METHODS[Channel.Close]
 
 
 class ConfirmListener(Protocol):
-    """Whoever publishes on a channel in confirm mode: see `rtprov.amqp.publisher`. Each may raise `AmqpError` on nonsense."""
+    """Whoever publishes on a channel in confirm mode: see `rtprov.amqp.client.publisher`. Each may raise `AmqpError` on nonsense."""
 
     def on_confirm(self, delivery_tag: int, *, multiple: bool, positive: bool) -> None: ...
 
@@ -53,7 +53,7 @@ class _Call:
 class AmqpChannel(ChannelBase):
     """Made by `AmqpConnection.open_channel`, and never again usable once `closed`.
 
-    `consumers` maps consumer tags to what takes their deliveries (use `rtprov.amqp.consumer.consume`); `confirms` hears of confirms and
+    `consumers` maps consumer tags to what takes their deliveries (use `rtprov.amqp.client.consumer.consume`); `confirms` hears of confirms and
     returns; deliveries up to the tag `settled_upto` have been acknowledged together; `flowing` is false while the broker forbids us to
     publish here (``channel.flow``).
     """
@@ -104,7 +104,7 @@ class AmqpChannel(ChannelBase):
     # What txAMQP's generated methods call.
 
     def invoke(self, method: PamqpMethod, args: Sequence[Any], content: Content | None = None) -> Deferred[Any]:
-        """Send a method; see `rtprov.amqp.methods` for what the Deferred tells. All is encoded before a byte of it is sent."""
+        """Send a method; see `rtprov.amqp.client.methods` for what the Deferred tells. All is encoded before a byte of it is sent."""
         if self.closed or self._closing:
             return fail(self.reason or BrokerUnavailable("The channel is being closed"))
         try:

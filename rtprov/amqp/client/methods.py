@@ -1,6 +1,6 @@
 """The methods that txAMQP generates on each channel, as far as rtprov calls them, spelt out for readers and the type checker.
 
-They are generated from `rtprov.amqp.spec.SPEC`, which has all of AMQP 0-9-1 and RabbitMQ's extensions; a test holds the two together. Each
+They are generated from `rtprov.amqp.client.spec.SPEC`, which has all of AMQP 0-9-1 and RabbitMQ's extensions; a test holds the two together. Each
 returns a Deferred that fires with the answer as a `Message`, or at once with None where the method has no answer or is called with
 `nowait`. It fails with `AmqpError` when the broker refuses, with `BrokerUnavailable` when channel or connection are lost, and with
 ValueError or TypeError, nothing being sent, when an argument does not fit its field.
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
-    from rtprov.amqp._txamqp import Content, Message
+    from rtprov.amqp.client._txamqp import Content, Message
 
 Table = Mapping[str, Any]
 

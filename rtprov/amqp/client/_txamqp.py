@@ -1,7 +1,7 @@
 """txAMQP as the type checker sees it: the only module that imports the untyped package.
 
 Of txAMQP 0.8.2 rtprov takes the channel model: a client with channels, methods generated on each channel from a specification, messages,
-delegates. Not its codec, its queues or its timers; `rtprov.amqp.protocol` says why. Importing this imports no reactor.
+delegates. Not its codec, its queues or its timers; `rtprov.amqp.client.protocol` says why. Importing this imports no reactor.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from twisted.internet.protocol import Protocol
     from twisted.python.failure import Failure
 
-    from rtprov.amqp.methods import Methods
+    from rtprov.amqp.client.methods import Methods
 
     class _Container:
         byname: dict[str, Any]
@@ -81,7 +81,7 @@ if TYPE_CHECKING:
         def __init__(self, body: bytes = ..., children: None = None, properties: object = None) -> None: ...
 
     class Message:
-        """A method that arrived: its fields are attributes, spelt as in `rtprov.amqp.methods`."""
+        """A method that arrived: its fields are attributes, spelt as in `rtprov.amqp.client.methods`."""
 
         method: Any
         content: Content | None

@@ -12,7 +12,7 @@ from types import FunctionType
 
 from pamqp import base, commands
 
-from rtprov.amqp._txamqp import Class, Constant, Field, Method, Spec
+from rtprov.amqp.client._txamqp import Class, Constant, Field, Method, Spec
 from rtprov.amqp.framing import WITH_CONTENT
 
 _CONSTANTS = {"frame-method": 1, "frame-header": 2, "frame-body": 3, "frame-heartbeat": 8, "frame-end": 206}

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-    from rtprov.amqp._txamqp import Message
-    from rtprov.amqp.channel import AmqpChannel
-    from rtprov.amqp.protocol import AmqpConnection
+    from rtprov.amqp.client._txamqp import Message
+    from rtprov.amqp.client.channel import AmqpChannel
+    from rtprov.amqp.client.protocol import AmqpConnection
 
 SWEEP_S = 0.25
 

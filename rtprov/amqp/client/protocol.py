@@ -20,9 +20,10 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rtprov import __version__
-from rtprov.amqp._txamqp import ClientBase, Message, TwistedEvent
-from rtprov.amqp.channel import CHANNEL_CLASS, AmqpChannel
-from rtprov.amqp.delegate import AmqpDelegate
+from rtprov.amqp.client._txamqp import ClientBase, Message, TwistedEvent
+from rtprov.amqp.client.channel import CHANNEL_CLASS, AmqpChannel
+from rtprov.amqp.client.delegate import AmqpDelegate
+from rtprov.amqp.client.spec import SPEC
 from rtprov.amqp.framing import (
     CLOSES,
     DEFAULT_FRAME_MAX,
@@ -36,15 +37,14 @@ from rtprov.amqp.framing import (
     encode_method,
 )
 from rtprov.amqp.heartbeat import Heartbeat
-from rtprov.amqp.spec import SPEC
 from rtprov.errors import AmqpError, BrokerError, BrokerUnavailable
 from rtprov.security.tls_failures import explain
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+    from rtprov.amqp.client.url import BrokerUrl
     from rtprov.amqp.transport import IAmqpTransport
-    from rtprov.amqp.url import BrokerUrl
 
 CALL_DEADLINE_S = 10.0
 CLOSE_DEADLINE_S = 2.0
