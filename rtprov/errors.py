@@ -1,7 +1,7 @@
 """Everything that can go wrong, as one small hierarchy.
 
 The message of each error is plain English, fit to be shown to a client or an operator, and never holds a parameter of a task.
-`rtprov.answers` maps each class to its HTTP status; nothing else decides on one.
+`rtprov.http.responses` maps each class to its HTTP status; nothing else decides on one.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Service B, the front end: takes a task, answers with a receipt, and tells a task's status and all about it.
 
 A thin layer: the rules of a body are `rtprov.body`'s, the way to the broker is `rtprov.orders`', the state a `StatusSource`'s, the rest of
-what is known a `TaskDirectory`'s, the answers to failures `rtprov.answers`'s.
+what is known a `TaskDirectory`'s, the answers to failures `rtprov.http.responses`'s.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from twisted.internet.defer import Deferred, TimeoutError
 from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
 
-from rtprov.answers import answer, answer_bytes, answer_error, envelope
 from rtprov.body import parse_request
 from rtprov.docspage import POLICY, page
 from rtprov.documents import (
@@ -36,15 +35,16 @@ from rtprov.errors import (
     TaskNotFound,
 )
 from rtprov.finals import FinalStates
-from rtprov.health import Readiness, answer_alive, answer_ready
+from rtprov.http.health import Readiness, answer_alive, answer_ready
+from rtprov.http.request import caller_of, check_media_type, json_resource, read_body
+from rtprov.http.responses import answer, answer_bytes, answer_error, envelope
+from rtprov.http.same_origin import SameOrigin
 from rtprov.model import State, is_equipment_id, is_task_id
 from rtprov.openapi import document_bytes
 from rtprov.orders import DEADLINE_S, Orders
-from rtprov.origin import SameOrigin
 from rtprov.query import arguments_of, no_parameters
 from rtprov.query import page as page_of
 from rtprov.query import reason as reason_of
-from rtprov.request import caller_of, check_media_type, json_resource, read_body
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -106,7 +106,7 @@ class Frontend:
         self._finals = FinalStates(clock.seconds)
 
     def resource(self) -> IResource:
-        """What a `rtprov.http.JsonSite` serves."""
+        """What a `rtprov.http.site.JsonSite` serves."""
         return cast("IResource", SameOrigin(json_resource(self.app)))
 
     @app.handle_errors(Exception)

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IReactorTime
 
-    from rtprov.access import Caller
+    from rtprov.http.admission import Caller
     from rtprov.interfaces import Sealer, TaskDirectory, TaskSink
 
     _Condition = Callable[[Details | None], bool]

@@ -15,11 +15,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
 
-from rtprov.answers import answer, answer_error, envelope
 from rtprov.body import parse_request
 from rtprov.errors import EquipmentNotFound, InvalidBody, ProvisioningFailed
+from rtprov.http.request import abort_connection, check_media_type, json_resource, read_body
+from rtprov.http.responses import answer, answer_error, envelope
 from rtprov.model import is_equipment_id
-from rtprov.request import abort_connection, check_media_type, json_resource, read_body
 from rtprov.scenario import BUILT_IN, Rule
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Stub:
         self.calls = 0
 
     def resource(self) -> IResource:
-        """What a `rtprov.http.JsonSite` serves."""
+        """What a `rtprov.http.site.JsonSite` serves."""
         return json_resource(self.app)
 
     @app.handle_errors(Exception)

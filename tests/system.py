@@ -29,7 +29,7 @@ from rtprov.broker.storage import MemoryStorage
 from rtprov.clocks import WallClock
 from rtprov.equipment import BytesBody, HttpEquipment, equipment_agent
 from rtprov.first_key import KeySource
-from rtprov.http import JsonSite
+from rtprov.http.site import JsonSite
 from rtprov.scenario import Rule
 from rtprov.security.sealer import FernetSealer
 from rtprov.stub import Stub

@@ -29,7 +29,7 @@ from rtprov.errors import NotReady
 from rtprov.first_key import FirstKey, KeySource
 from rtprov.frontend import Frontend
 from rtprov.gate import Gate
-from rtprov.health import Readiness, broker_confirms, readiness_of_frontend
+from rtprov.http.health import Readiness, broker_confirms, readiness_of_frontend
 from rtprov.inquiries import Directory
 from rtprov.interfaces import Equipment, Sealer
 from rtprov.journal import TaskPublisher

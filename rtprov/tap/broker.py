@@ -17,7 +17,7 @@ from twisted.python.threadpool import ThreadPool
 from rtprov.broker.server import BrokerFactory, make_broker
 from rtprov.broker.sqlite import SqliteStorage
 from rtprov.errors import NotReady
-from rtprov.health import PROBE_DEADLINE_S, Readiness
+from rtprov.http.health import PROBE_DEADLINE_S, Readiness
 from rtprov.security.tls_server import TLSEndpoint
 from rtprov.tap import options as opt
 from rtprov.tap.command import Closing, Command, InOrder

@@ -7,8 +7,8 @@ from typing import Any, cast
 
 from twisted.application.service import IService
 
-from rtprov.access import Admission
-from rtprov.health import Readiness
+from rtprov.http.admission import Admission
+from rtprov.http.health import Readiness
 from rtprov.security.limits import Connections, Rate
 from rtprov.security.tokens import Token, TokensFile
 from rtprov.tap import options as opt

@@ -15,9 +15,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from rtprov.errors import ConfigurationError, TemporarilyUnavailable, refusal
-from rtprov.health import Health, Readiness
-from rtprov.http import IDLE_TIMEOUT_S, JsonSite
-from rtprov.refusals import Refusals
+from rtprov.http.health import Health, Readiness
+from rtprov.http.refusals import Refusals
+from rtprov.http.site import IDLE_TIMEOUT_S, JsonSite
 from rtprov.security.tls_server import ServerIdentity, TLSEndpoint
 from rtprov.tap.timing import clock
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from twisted.web.resource import IResource
     from twisted.web.server import Request
 
-    from rtprov.access import Admission
+    from rtprov.http.admission import Admission
     from rtprov.security.limits import Connections
     from rtprov.tap.assembly import FrontendService
 

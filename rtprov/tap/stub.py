@@ -8,7 +8,7 @@ from typing import Any, cast
 from twisted.application.service import IService
 
 from rtprov.errors import ConfigurationError
-from rtprov.health import always_ready
+from rtprov.http.health import always_ready
 from rtprov.scenario import Rule, load_scenario
 from rtprov.security.certificates import read_text
 from rtprov.stub import Stub

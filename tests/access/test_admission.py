@@ -7,12 +7,12 @@ from typing import Any
 from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
 
-import rtprov.request
-from rtprov.access import Admission
+import rtprov.http.request
 from rtprov.body import MAX_BODY_BYTES
-from rtprov.http import JsonSite
+from rtprov.http.admission import Admission
+from rtprov.http.request import caller_of, is_open
+from rtprov.http.site import JsonSite
 from rtprov.model import State
-from rtprov.request import caller_of, is_open
 from rtprov.security.limits import Rate
 from rtprov.security.tokens import Role, new_token
 from tests.web.front import BODY, GET_PATH, NO_ROUTE, POST_PATH, FrontendTestCase
@@ -70,7 +70,7 @@ class Health(GateTestCase):
 
     def test_folders(self) -> None:
         """A folder can be open with all that is in it; what only begins like it is not."""
-        self.patch(rtprov.request, "OPEN_FOLDERS", (b"/ui/",))
+        self.patch(rtprov.http.request, "OPEN_FOLDERS", (b"/ui/",))
         self.assertEqual([is_open(path) for path in (b"/ui/", b"/ui/a/b.js", b"/ui", b"/uix", b"/")], [True, True, False, False, False])
 
 

@@ -14,7 +14,7 @@ from zope.interface import implementer
 
 from rtprov.broker.server import make_broker
 from rtprov.broker.storage import MemoryStorage
-from rtprov.http import JsonSite
+from rtprov.http.site import JsonSite
 from rtprov.security.tls_server import TLSEndpoint
 from tests.access.test_tls_server import ServerTestCase
 from tests.memory import MemoryNetwork

@@ -12,7 +12,7 @@ from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.testing import StringTransport
 from zope.interface import directlyProvides
 
-from rtprov.access import caller_at
+from rtprov.http.admission import caller_at
 from rtprov.security.certificates import server_options
 from tests.certificates import CLIENT, DAY, SERVER, Authority, Identity, dns
 from tests.test_tls import PING, Peer, TlsTestCase

@@ -5,10 +5,10 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http_headers import Headers
 
-from rtprov.access import Admission
-from rtprov.http import JsonSite
+from rtprov.http.admission import Admission
+from rtprov.http.same_origin import is_foreign
+from rtprov.http.site import JsonSite
 from rtprov.model import State
-from rtprov.origin import is_foreign
 from rtprov.security.tokens import new_token
 from tests.web.front import BODY, GET_PATH, POST_PATH, FrontendTestCase
 

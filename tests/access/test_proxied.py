@@ -20,10 +20,10 @@ from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
 
 import tests.strategies  # noqa: F401 # how Hypothesis runs here
-from rtprov.access import Admission
-from rtprov.http import IDLE_TIMEOUT_S, JsonSite
+from rtprov.http.admission import Admission
+from rtprov.http.request import caller_of
+from rtprov.http.site import IDLE_TIMEOUT_S, JsonSite
 from rtprov.network.proxy_protocol import MAX_V1_BYTES, WARN_EVERY_S, BadHeader, Header, ProxiedEndpoint, parse_header
-from rtprov.request import caller_of
 from rtprov.security.limits import Connections, Rate
 from rtprov.security.tls_server import TLSEndpoint
 from tests.access.test_tls_server import Everybody, ServerTestCase

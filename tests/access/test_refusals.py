@@ -7,10 +7,10 @@ from typing import cast
 
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 
-from rtprov.access import Admission
-from rtprov.http import JsonSite
+from rtprov.http.admission import Admission
+from rtprov.http.refusals import Refusals
+from rtprov.http.site import JsonSite
 from rtprov.model import Requested
-from rtprov.refusals import Refusals
 from rtprov.security.limits import Rate
 from rtprov.security.tokens import Role, new_token
 from tests.web.front import BODY, GET_PATH, ID, POST_PATH, TASK, FrontendTestCase

@@ -8,9 +8,9 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http_headers import Headers
 
-from rtprov.access import Admission, Caller
 from rtprov.errors import CredentialsExpired, Forbidden
-from rtprov.http import JsonSite
+from rtprov.http.admission import Admission, Caller
+from rtprov.http.site import JsonSite
 from rtprov.model import Requested, State
 from rtprov.query import reason as reason_of
 from rtprov.security.tokens import Role, Token, new_token

@@ -15,8 +15,8 @@ from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from twisted.web.http_headers import Headers
 
-from rtprov.access import Admission, Caller
 from rtprov.errors import ConfigurationError, CredentialsUnknown, TooManyRequests
+from rtprov.http.admission import Admission, Caller
 from rtprov.security.development import make_development_set
 from rtprov.security.tls_server import ServerIdentity
 from rtprov.security.tokens import new_token

@@ -9,7 +9,7 @@ from attrs import define, field
 from twisted.internet.defer import Deferred, fail, succeed
 
 from rtprov.frontend import Frontend
-from rtprov.health import Readiness
+from rtprov.http.health import Readiness
 from rtprov.model import Cancelled, Details, Event, Requested, State, Task
 from rtprov.store import Store
 from tests.fakes import PlainSealer

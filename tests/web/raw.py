@@ -25,7 +25,7 @@ from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import IResource
 
-from rtprov.http import JsonSite
+from rtprov.http.site import JsonSite
 from tests.memory import MemoryNetwork, MemoryTransport
 
 MANY_BYTES = 20_000

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tests.strategies  # noqa: F401 # how Hypothesis runs here
-from rtprov.http import IDLE_TIMEOUT_S
+from rtprov.http.site import IDLE_TIMEOUT_S
 from rtprov.model import State
 from tests.web.front import BODY, GET_PATH, NO_TASK, POST_PATH, FrontendTestCase
 from tests.web.raw import RawAnswer, RawClient, chunked, request

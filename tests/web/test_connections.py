@@ -8,7 +8,7 @@ from twisted.internet.testing import StringTransport
 from twisted.web.resource import Resource
 
 from rtprov.body import MAX_BODY_BYTES
-from rtprov.http import CLOSE_TIMEOUT_S, IDLE_TIMEOUT_S, JsonChannel, JsonSite
+from rtprov.http.site import CLOSE_TIMEOUT_S, IDLE_TIMEOUT_S, JsonChannel, JsonSite
 from tests.memory import HIGH_WATER, MemoryTransport
 from tests.web.front import BODY, CPE, POST_PATH
 from tests.web.raw import WebTestCase, chunked, request

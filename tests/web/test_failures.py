@@ -19,7 +19,7 @@ from rtprov.errors import (
     Unroutable,
 )
 from rtprov.frontend import Frontend
-from rtprov.health import always_ready
+from rtprov.http.health import always_ready
 from rtprov.model import State
 from tests.fakes import PlainSealer
 from tests.web.front import BODY, GET_PATH, POST_PATH, TASK, FakeDirectory, FakeEnds, FakeTasks, FrontendTestCase

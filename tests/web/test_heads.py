@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtprov.head import is_host
-from rtprov.http import CLOSE_TIMEOUT_S
+from rtprov.http.head import is_host
+from rtprov.http.site import CLOSE_TIMEOUT_S
 from rtprov.model import State
 from rtprov.scenario import BUILT_IN
 from rtprov.stub import Stub

@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet.defer import Deferred
 
 from rtprov.errors import NotReady
-from rtprov.health import Health, Readiness, always_ready
+from rtprov.http.health import Health, Readiness, always_ready
 from tests.web.front import NO_METHOD, NO_ROUTE, FrontendTestCase
 from tests.web.raw import WebTestCase, request
 

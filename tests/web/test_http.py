@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from rtprov.body import MAX_BODY_BYTES
+from rtprov.http.request import MAX_DISCARDED_BYTES
 from rtprov.model import State
-from rtprov.request import MAX_DISCARDED_BYTES
 from tests.web.front import BODY, GET_PATH, NO_ROUTE, NOT_HTTP, POST_PATH, FrontendTestCase
 from tests.web.raw import RawClient, chunked, request
 

@@ -1,6 +1,6 @@
 """The rules for the head of every request, on any path (RFC 9110 and RFC 9112).
 
-Each check raises the error that the request is refused for. `rtprov.request` decides when the refusal is sent.
+Each check raises the error that the request is refused for. `rtprov.http.request` decides when the refusal is sent.
 """
 
 from __future__ import annotations

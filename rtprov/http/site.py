@@ -1,7 +1,7 @@
 """The HTTP edge of front end and stub: limits on every request, and no answer that is not ours.
 
 `JsonSite` serves a Klein resource. Whatever Twisted would answer in HTML, plain text or not at all (RFC 9110 §15) leaves it in the envelope
-of `rtprov.answers`. `rtprov.request` has what is done with each request.
+of `rtprov.http.responses`. `rtprov.http.request` has what is done with each request.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
-from rtprov.access import Admission, Caller, caller_at
-from rtprov.answers import answer_error, encode, envelope, phrase, row_of
 from rtprov.body import MAX_BODY_BYTES
 from rtprov.errors import BodyTooLarge, RtprovError
-from rtprov.refusals import STATUSES, Refusals
-from rtprov.request import JsonRequest
+from rtprov.http.admission import Admission, Caller, caller_at
+from rtprov.http.refusals import STATUSES, Refusals
+from rtprov.http.request import JsonRequest
+from rtprov.http.responses import answer_error, encode, envelope, phrase, row_of
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime

@@ -10,9 +10,9 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from rtprov.access import SAFE_METHODS
-from rtprov.answers import answer_error
 from rtprov.errors import ForeignOrigin
+from rtprov.http.admission import SAFE_METHODS
+from rtprov.http.responses import answer_error
 
 if TYPE_CHECKING:
     from twisted.web.http_headers import Headers

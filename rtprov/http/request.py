@@ -1,6 +1,6 @@
 """One HTTP request of front end and stub: what it is held to before a handler sees it, and what handlers ask of it.
 
-`rtprov.http` has the connections that requests come by.
+`rtprov.http.site` has the connections that requests come by.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 from twisted.web.iweb import IRequest
 from twisted.web.server import Request
 
-from rtprov.answers import answer_error, phrase
 from rtprov.body import MAX_BODY_BYTES
 from rtprov.errors import (
     BodyTooLarge,
@@ -25,7 +24,8 @@ from rtprov.errors import (
     RtprovError,
     UnsupportedMediaType,
 )
-from rtprov.head import check_content_encoding, check_expectation, check_message, path_of
+from rtprov.http.head import check_content_encoding, check_expectation, check_message, path_of
+from rtprov.http.responses import answer_error, phrase
 
 if TYPE_CHECKING:
     from klein import Klein
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from twisted.web.http_headers import Headers
     from twisted.web.resource import IResource
 
-    from rtprov.access import Caller
+    from rtprov.http.admission import Caller
 
 # An oversized body is read up to here, and answered when it ends: a client that is still sending may never see an answer.
 MAX_DISCARDED_BYTES = 1024 * 1024

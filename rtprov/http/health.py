@@ -18,9 +18,9 @@ from twisted.web.iweb import IRequest
 from rtprov.amqp.client.gathering import gather
 from rtprov.amqp.client.permissions import PROBE_KEY
 from rtprov.amqp.topology import STATUS_EXCHANGE, TASKS_EXCHANGE, Shard
-from rtprov.answers import answer, answer_error, envelope
 from rtprov.errors import BrokerError, NotReady
-from rtprov.request import json_resource
+from rtprov.http.request import json_resource
+from rtprov.http.responses import answer, answer_error, envelope
 from rtprov.wire import encode_status_request
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class Health:
         self._readiness = readiness
 
     def resource(self) -> IResource:
-        """What a `rtprov.http.JsonSite` serves."""
+        """What a `rtprov.http.site.JsonSite` serves."""
         return json_resource(self.app)
 
     @app.handle_errors(Exception)
