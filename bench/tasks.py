@@ -27,7 +27,7 @@ from twisted.internet.ssl import trustRootFromCertificates
 from twisted.web.client import Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool
 from twisted.web.http_headers import Headers
 
-from rtprov.equipment import BytesBody
+from rtprov.equipment.client import BytesBody
 from rtprov.security.certificates import load_certificates
 from rtprov.security.development import make_development_set
 

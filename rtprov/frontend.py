@@ -1,6 +1,6 @@
 """Service B, the front end: takes a task, answers with a receipt, and tells a task's status and all about it.
 
-A thin layer: the rules of a body are `rtprov.body`'s, the way to the broker is `rtprov.orders`', the state a `StatusSource`'s, the rest of
+A thin layer: the rules of a body are `rtprov.equipment.request`'s, the way to the broker is `rtprov.orders`', the state a `StatusSource`'s, the rest of
 what is known a `TaskDirectory`'s, the answers to failures `rtprov.http.responses`'s.
 """
 
@@ -14,7 +14,6 @@ from twisted.internet.defer import Deferred, TimeoutError
 from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
 
-from rtprov.body import parse_request
 from rtprov.docspage import POLICY, page
 from rtprov.documents import (
     TaskAnswer,
@@ -25,6 +24,7 @@ from rtprov.documents import (
     task_document,
     waits_s,
 )
+from rtprov.equipment.request import parse_request
 from rtprov.errors import (
     EquipmentMalformed,
     EquipmentNotFound,

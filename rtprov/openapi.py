@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 
 from rtprov import __version__
-from rtprov.body import MAX_BODY_BYTES, RequestBody
 from rtprov.documents import MAX_KEY_LENGTH, MAX_WAIT_S, Envelope, Problem, Receipt, TaskAnswer, TasksAnswer
+from rtprov.equipment.request import MAX_BODY_BYTES, RequestBody
 from rtprov.query import DEFAULT_PAGE, MAX_PAGE, MAX_REASON
 
 _CPE = "/api/v1/equipment/cpe/{equipmentId}"

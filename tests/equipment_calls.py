@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtprov.equipment import HttpEquipment, equipment_agent
+from rtprov.equipment.client import HttpEquipment, equipment_agent
 from rtprov.errors import EquipmentUnreachable
 from rtprov.model import State, Task
 from tests.memory import MemoryNetwork, MemoryTransport

@@ -27,12 +27,12 @@ from rtprov.amqp.topology import Shard
 from rtprov.broker.server import make_broker
 from rtprov.broker.storage import MemoryStorage
 from rtprov.clocks import WallClock
-from rtprov.equipment import BytesBody, HttpEquipment, equipment_agent
+from rtprov.equipment.client import BytesBody, HttpEquipment, equipment_agent
+from rtprov.equipment.scenario import Rule
+from rtprov.equipment.stub import Stub
 from rtprov.first_key import KeySource
 from rtprov.http.site import JsonSite
-from rtprov.scenario import Rule
 from rtprov.security.sealer import FernetSealer
-from rtprov.stub import Stub
 from rtprov.tap.assembly import FrontendService, Surroundings, WorkerService, WorkerSettings
 from tests.memory import MemoryNetwork, http_client
 

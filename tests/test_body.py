@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtprov.body import MAX_BODY_BYTES, MAX_DEPTH, ProvisioningRequest, parse_request
+from rtprov.equipment.request import MAX_BODY_BYTES, MAX_DEPTH, ProvisioningRequest, parse_request
 from rtprov.errors import InvalidBody
 from tests.strategies import texts
 

@@ -11,8 +11,8 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.client import ResponseNeverReceived
 
-from rtprov.equipment import answer_deadline_s
-from rtprov.equipment_answers import interpret, retry_after_s
+from rtprov.equipment.answers import interpret, retry_after_s
+from rtprov.equipment.client import answer_deadline_s
 from rtprov.errors import EquipmentSilent
 from rtprov.model import State
 from tests.equipment_calls import BODY, CallsTestCase, http

@@ -12,8 +12,8 @@ from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClie
 from twisted.internet.protocol import Factory, Protocol
 from zope.interface import implementer
 
-from rtprov.equipment import equipment_agent
-from rtprov.equipment_answers import MAX_BODY_BYTES, MAX_HEAD_BYTES, MAX_INTERIM_ANSWERS, MAX_LINE_BYTES
+from rtprov.equipment.answers import MAX_BODY_BYTES, MAX_HEAD_BYTES, MAX_INTERIM_ANSWERS, MAX_LINE_BYTES
+from rtprov.equipment.client import equipment_agent
 from rtprov.errors import EquipmentSilent, NotConnected, OutOfResources
 from rtprov.model import State
 from rtprov.network.connecting import ServerEndpoint

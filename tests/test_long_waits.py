@@ -12,8 +12,8 @@ from rtprov import renewals
 from rtprov.amqp.topology import DELIVERY_LIMIT, PARKED_QUEUE, Shard
 from rtprov.broker import streams
 from rtprov.broker.streams import Stream
+from rtprov.equipment.scenario import Rule
 from rtprov.model import State
-from rtprov.scenario import Rule
 from tests.system import System
 from tests.test_system import SystemTestCase
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtprov.reachability import MAX_REASONS, ROW, ROW_SOON_AGAIN, SOON_S, Reachability
+from rtprov.equipment.reachability import MAX_REASONS, ROW, ROW_SOON_AGAIN, SOON_S, Reachability
 
 
 class States(SynchronousTestCase):

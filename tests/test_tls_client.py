@@ -20,7 +20,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov.amqp.client.service import BrokerConnection
 from rtprov.amqp.client.url import BrokerUrl
-from rtprov.equipment import HttpEquipment, equipment_agent
+from rtprov.equipment.client import HttpEquipment, equipment_agent
 from rtprov.errors import EquipmentUnreachable
 from rtprov.model import State, Task
 from rtprov.network.connecting import ServerEndpoint

@@ -13,7 +13,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 from twisted.web.iweb import IRequest
 from twisted.web.server import Request
 
-from rtprov.body import MAX_BODY_BYTES
+from rtprov.equipment.request import MAX_BODY_BYTES
 from rtprov.errors import (
     BodyTooLarge,
     CredentialsMalformed,

@@ -16,7 +16,7 @@ from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
-from rtprov.body import MAX_BODY_BYTES
+from rtprov.equipment.request import MAX_BODY_BYTES
 from rtprov.errors import BodyTooLarge, RtprovError
 from rtprov.http.admission import Admission, Caller, caller_at
 from rtprov.http.refusals import STATUSES, Refusals

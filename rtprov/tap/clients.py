@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from twisted.internet import reactor
 from twisted.internet.interfaces import IReactorFromThreads, IReactorPluggableNameResolver
 
-from rtprov.equipment import equipment_agent
+from rtprov.equipment.client import equipment_agent
 from rtprov.network.connecting import HostEndpoint, ServerEndpoint, is_usable
 from rtprov.network.hosts import bracketed
 from rtprov.network.names import Names

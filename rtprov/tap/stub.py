@@ -7,11 +7,11 @@ from typing import Any, cast
 
 from twisted.application.service import IService
 
+from rtprov.equipment.scenario import Rule, load_scenario
+from rtprov.equipment.stub import Stub
 from rtprov.errors import ConfigurationError
 from rtprov.http.health import always_ready
-from rtprov.scenario import Rule, load_scenario
 from rtprov.security.certificates import read_text
-from rtprov.stub import Stub
 from rtprov.tap import options as opt
 from rtprov.tap.command import Command
 from rtprov.tap.listening import health_if, https

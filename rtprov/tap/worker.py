@@ -8,7 +8,7 @@ from typing import Any, cast
 from twisted.application.service import IService
 
 from rtprov.amqp.topology import JOURNAL_MAX_AGE_S, Shard
-from rtprov.equipment import HttpEquipment
+from rtprov.equipment.client import HttpEquipment
 from rtprov.errors import ConfigurationError
 from rtprov.http.health import Readiness
 from rtprov.security.certificates import is_there

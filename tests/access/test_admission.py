@@ -8,7 +8,7 @@ from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
 
 import rtprov.http.request
-from rtprov.body import MAX_BODY_BYTES
+from rtprov.equipment.request import MAX_BODY_BYTES
 from rtprov.http.admission import Admission
 from rtprov.http.request import caller_of, is_open
 from rtprov.http.site import JsonSite

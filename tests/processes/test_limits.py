@@ -15,7 +15,7 @@ from typing import Any
 from twisted.internet.defer import gatherResults
 from twisted.internet.threads import deferToThread
 
-from rtprov.body import MAX_BODY_BYTES
+from rtprov.equipment.request import MAX_BODY_BYTES
 from rtprov.security.tokens import new_token
 from tests.access.sockets import Wire, dial, message
 from tests.processes.support import ANY_PORT, Twistd

@@ -11,7 +11,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
 
-from rtprov import equipment, worker
+from rtprov import worker
 from rtprov.amqp.client.publisher import Publisher, _settle
 from rtprov.amqp.client.rpc import RpcClient
 from rtprov.attempts import Abandoned, Attempts
@@ -20,6 +20,7 @@ from rtprov.broker.queues import Queue
 from rtprov.broker.sqlite import SqliteStorage
 from rtprov.broker.streams import Stream
 from rtprov.broker.turn import Turn, confirm
+from rtprov.equipment import client as equipment
 from rtprov.errors import BrokerError, EquipmentSilent
 from rtprov.journal import ShardJournal, TaskPublisher
 from rtprov.lanes import Lanes

@@ -7,7 +7,7 @@ from typing import Any, cast
 from twisted.internet.testing import StringTransport
 from twisted.web.resource import Resource
 
-from rtprov.body import MAX_BODY_BYTES
+from rtprov.equipment.request import MAX_BODY_BYTES
 from rtprov.http.site import CLOSE_TIMEOUT_S, IDLE_TIMEOUT_S, JsonChannel, JsonSite
 from tests.memory import HIGH_WATER, MemoryTransport
 from tests.web.front import BODY, CPE, POST_PATH

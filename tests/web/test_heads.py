@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from rtprov.equipment.scenario import BUILT_IN
+from rtprov.equipment.stub import Stub
 from rtprov.http.head import is_host
 from rtprov.http.site import CLOSE_TIMEOUT_S
 from rtprov.model import State
-from rtprov.scenario import BUILT_IN
-from rtprov.stub import Stub
 from tests.web.front import BODY, GET_PATH, NOT_HTTP, POST_PATH
 from tests.web.raw import chunked, request
 from tests.web.test_http import HttpTestCase

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rtprov.body import MAX_BODY_BYTES
+from rtprov.equipment.request import MAX_BODY_BYTES
 from rtprov.http.request import MAX_DISCARDED_BYTES
 from rtprov.model import State
 from tests.web.front import BODY, GET_PATH, NO_ROUTE, NOT_HTTP, POST_PATH, FrontendTestCase

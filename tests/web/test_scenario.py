@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from rtprov.equipment.scenario import BUILT_IN, load_scenario
 from rtprov.errors import ConfigurationError
-from rtprov.scenario import BUILT_IN, load_scenario
 
 ANSWERS = '200, 404, 500, 503, "hang", "drop" or "garbage"'
 

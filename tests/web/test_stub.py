@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import rtprov.stub
-from rtprov.scenario import Rule, load_scenario
-from rtprov.stub import Stub
+import rtprov.equipment.stub
+from rtprov.equipment.scenario import Rule, load_scenario
+from rtprov.equipment.stub import Stub
 from tests.web.front import BODY, CPE, ID, NO_EQUIPMENT, NO_METHOD, NO_ROUTE
 from tests.web.raw import RawAnswer, RawClient, WebTestCase, request
 from tests.web.test_bodies import NAMED, NOT_JSON, TAKEN
@@ -154,7 +154,7 @@ class Misbehaviour(StubTestCase):
 
     def test_many_busy_serials(self) -> None:
         """Of very many serials, the earliest are forgotten, and are busy again."""
-        self.patch(rtprov.stub, "MAX_COUNTED_SERIALS", 2)
+        self.patch(rtprov.equipment.stub, "MAX_COUNTED_SERIALS", 2)
         serials = ("BUSY01", "BUSY01", "BUSY01", "BUSY02", "BUSY03", "BUSY01")
         statuses = [self.answer_after(DELAY_S, serial).status for serial in serials]
         self.assertEqual(statuses, [503, 503, 200, 503, 503, 503])

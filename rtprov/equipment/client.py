@@ -1,7 +1,7 @@
 """Service A as a client sees it: one HTTPS call a task, and what each way in which it can end means.
 
 `HttpEquipment` implements `rtprov.interfaces.Equipment`. It makes one attempt; whoever calls it decides about another. What kind of an
-answer means what stands in `rtprov.equipment_answers`.
+answer means what stands in `rtprov.equipment.answers`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgentEndpointFactory, IBodyProducer
 from zope.interface import implementer
 
-from rtprov.equipment_answers import (
+from rtprov.equipment.answers import (
     OUTAGE_STATUSES,
     HeadLimit,
     answered_at,
@@ -33,9 +33,9 @@ from rtprov.equipment_answers import (
     retry_after_s,
     summary,
 )
+from rtprov.equipment.reachability import Reachability
 from rtprov.errors import EquipmentSilent, EquipmentUnreachable, OutOfResources
 from rtprov.model import State, Task
-from rtprov.reachability import Reachability
 
 if TYPE_CHECKING:
     from collections.abc import Callable
