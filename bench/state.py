@@ -24,13 +24,13 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.python.failure import Failure
 
 from bench.broker import connect
-from rtprov.amqp import topology
 from rtprov.amqp.client.consumer import Delivery, consume
 from rtprov.amqp.client.publisher import Publisher
 from rtprov.amqp.client.url import BrokerUrl
-from rtprov.amqp.topology import TASKS_EXCHANGE, Shard, Topology
+from rtprov.messaging import topology
+from rtprov.messaging.event_messages import decode_task, encode_event, encode_task
+from rtprov.messaging.topology import TASKS_EXCHANGE, Shard, Topology
 from rtprov.model import Event, Finished, Started, State, Task
-from rtprov.wire import decode_task, encode_event, encode_task
 
 PERSISTENT = Basic.Properties(delivery_mode=2)
 SHARD = Shard(0, 1)

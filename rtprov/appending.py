@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from pamqp.commands import Basic
 from twisted.internet.defer import Deferred
 
-from rtprov.amqp.topology import TASKS_EXCHANGE
 from rtprov.errors import BrokerError
+from rtprov.messaging.topology import TASKS_EXCHANGE
 
 if TYPE_CHECKING:
     import random
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
     from rtprov.amqp.client.publisher import Publisher
-    from rtprov.amqp.topology import Shard
+    from rtprov.messaging.topology import Shard
 
 RETRY_PAUSE_S = 0.5
 

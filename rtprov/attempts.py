@@ -27,9 +27,9 @@ from rtprov.errors import (
     SealError,
 )
 from rtprov.jobs import BARRIER_RETRY_S, Job
+from rtprov.messaging.event_messages import decode_task
 from rtprov.model import Postponed, Started, State, Withheld
 from rtprov.quarantine import GIVE_UP_AFTER, SUSPECT_AFTER
-from rtprov.wire import decode_task
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime

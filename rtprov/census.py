@@ -24,9 +24,9 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from rtprov.errors import BrokerError, UndecodableMessage
+from rtprov.messaging.event_messages import decode_task
 from rtprov.model import Finished, State
 from rtprov.pace import for_each
-from rtprov.wire import decode_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

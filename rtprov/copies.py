@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rtprov.appending import persistent
-from rtprov.markers import encode_census
+from rtprov.messaging.markers import encode_census
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
     from rtprov.amqp.client.publisher import Publisher
-    from rtprov.amqp.topology import Shard
     from rtprov.interfaces import Delivery
+    from rtprov.messaging.topology import Shard
 
 COPY_HEADER = "rtprov-copy"
 

@@ -14,12 +14,12 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from rtprov.amqp.client.consumer import consume
-from rtprov.amqp.letters import send_letter, writable
-from rtprov.amqp.topology import PARKED_QUEUE, Shard
 from rtprov.errors import BrokerError, UndecodableMessage
-from rtprov.markers import decode_census
+from rtprov.messaging.event_messages import decode_event
+from rtprov.messaging.letter_queues import send_letter, writable
+from rtprov.messaging.markers import decode_census
+from rtprov.messaging.topology import PARKED_QUEUE, Shard
 from rtprov.model import Finished, Requested, State
-from rtprov.wire import decode_event
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -15,9 +15,9 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from rtprov.amqp.topology import STATUS_EXCHANGE, Shard
 from rtprov.errors import BrokerError, NoReply, UndecodableMessage
-from rtprov.inquiry import Watch, decode_ended, encode
+from rtprov.messaging.query_messages import Watch, decode_ended, encode
+from rtprov.messaging.topology import STATUS_EXCHANGE, Shard
 from rtprov.model import State, shard_of
 
 if TYPE_CHECKING:

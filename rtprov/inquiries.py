@@ -14,9 +14,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from rtprov.amqp.client.rpc import serve_many
-from rtprov.amqp.topology import STATUS_EXCHANGE, Shard, declare_inquiry
 from rtprov.errors import BrokerError, NoReply, NoWorker, UndecodableMessage, Unroutable
-from rtprov.inquiry import (
+from rtprov.messaging.query_messages import (
     Inquiry,
     KeysAsked,
     Listing,
@@ -28,6 +27,7 @@ from rtprov.inquiry import (
     encode_keys,
     encode_known,
 )
+from rtprov.messaging.topology import STATUS_EXCHANGE, Shard, declare_inquiry
 from rtprov.model import Cancelled, Details, Event, Finished, State, shard_of
 
 if TYPE_CHECKING:

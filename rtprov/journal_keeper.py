@@ -22,7 +22,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from rtprov.errors import BrokerError
-from rtprov.markers import copy_event
+from rtprov.messaging.markers import copy_event
 from rtprov.model import Copied, Requested
 from rtprov.pace import for_each
 from rtprov.retelling import end_of, retell

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from rtprov.amqp.client.protocol import AmqpConnection
-    from rtprov.amqp.topology import Shard
     from rtprov.gate import Gate
     from rtprov.interfaces import Journal
+    from rtprov.messaging.topology import Shard
     from rtprov.model import Event
     from rtprov.store import Store
 

@@ -1,6 +1,6 @@
 """Whether a front end and the workers have the same sealing keys: ids of keys are compared through the broker, before a task is taken.
 
-A worker answers `rtprov.inquiry.KeysAsked` with the ids of its keys. A front end asks all workers of its shards: when it connects, when its
+A worker answers `rtprov.messaging.query_messages.KeysAsked` with the ids of its keys. A front end asks all workers of its shards: when it connects, when its
 own keys change, when it is asked whether it is ready, and every two seconds; every second while no worker has its key, or none is there.
 No POST waits for that.
 """
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.logger import Logger
 
-from rtprov.amqp.topology import STATUS_EXCHANGE, Shard
 from rtprov.errors import BrokerError, BrokerUnavailable, KeyNotShared, NotReady, RtprovError, UndecodableMessage, Unroutable
-from rtprov.inquiry import KeysAsked, decode_keys, encode
+from rtprov.messaging.query_messages import KeysAsked, decode_keys, encode
+from rtprov.messaging.topology import STATUS_EXCHANGE, Shard
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime

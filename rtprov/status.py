@@ -19,10 +19,10 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from rtprov.amqp.client.rpc import serve
-from rtprov.amqp.topology import STATUS_EXCHANGE, Shard, declare_status
 from rtprov.errors import BrokerError, NoReply, NoWorker, Overloaded, Unroutable
+from rtprov.messaging.event_messages import decode_status_reply, decode_status_request, encode_status_reply, encode_status_request
+from rtprov.messaging.topology import STATUS_EXCHANGE, Shard, declare_status
 from rtprov.model import State, shard_of
-from rtprov.wire import decode_status_reply, decode_status_request, encode_status_reply, encode_status_request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

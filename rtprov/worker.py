@@ -27,10 +27,10 @@ from rtprov.errors import UndecodableMessage
 from rtprov.failures import Broken, repeated
 from rtprov.jobs import Arrivals, Job, key_of
 from rtprov.lanes import Lanes
-from rtprov.markers import decode_census
+from rtprov.messaging.event_messages import decode_task
+from rtprov.messaging.markers import decode_census
 from rtprov.model import Active, Cancelled, Finished, Marker, Unrecognised
 from rtprov.renewals import Renewals
-from rtprov.wire import decode_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,10 +39,10 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from rtprov.amqp.client.protocol import AmqpConnection
-    from rtprov.amqp.topology import Shard
     from rtprov.attempts import Attempts
     from rtprov.copies import WorkQueue
     from rtprov.interfaces import Delivery, Journal
+    from rtprov.messaging.topology import Shard
     from rtprov.model import Event, Task
     from rtprov.open_tasks import OpenTasks
     from rtprov.store import Store

@@ -17,12 +17,12 @@ from rtprov.amqp.client.consumer import Delivery, consume
 from rtprov.amqp.client.publisher import Publisher
 from rtprov.amqp.client.service import BrokerConnection, Session
 from rtprov.amqp.client.url import BrokerUrl
-from rtprov.amqp.topology import TASKS_EXCHANGE, Shard, Topology
 from rtprov.broker.server import make_broker
 from rtprov.broker.storage import MemoryStorage
 from rtprov.journal import ShardJournal
+from rtprov.messaging.event_messages import encode_event, encode_task
+from rtprov.messaging.topology import TASKS_EXCHANGE, Shard, Topology
 from rtprov.model import Event, Task
-from rtprov.wire import encode_event, encode_task
 from tests.fakes import PlainSealer
 from tests.memory import MemoryNetwork
 

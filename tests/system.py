@@ -23,7 +23,6 @@ from twisted.internet.task import Clock
 from twisted.web.http_headers import Headers
 
 from rtprov.amqp.client.url import BrokerUrl
-from rtprov.amqp.topology import Shard
 from rtprov.broker.server import make_broker
 from rtprov.broker.storage import MemoryStorage
 from rtprov.clocks import WallClock
@@ -32,6 +31,7 @@ from rtprov.equipment.scenario import Rule
 from rtprov.equipment.stub import Stub
 from rtprov.first_key import KeySource
 from rtprov.http.site import JsonSite
+from rtprov.messaging.topology import Shard
 from rtprov.security.sealer import FernetSealer
 from rtprov.tap.assembly import FrontendService, Surroundings, WorkerService, WorkerSettings
 from tests.memory import MemoryNetwork, http_client

@@ -11,11 +11,11 @@ from twisted.internet.defer import CancelledError, Deferred
 from rtprov.amqp.client.protocol import AmqpConnection
 from rtprov.amqp.client.publisher import Publisher
 from rtprov.amqp.framing import Command
-from rtprov.amqp.topology import Shard
 from rtprov.errors import BrokerUnavailable, Overloaded, Unconfirmed, Unroutable
 from rtprov.journal import ACK_EVERY, STALL_S, ShardJournal
+from rtprov.messaging.event_messages import decode_event, encode_event
+from rtprov.messaging.topology import Shard
 from rtprov.model import Event, Marker, Started
-from rtprov.wire import decode_event, encode_event
 from tests.amqp.scripted import AmqpTestCase, ScriptedPeer
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import tracemalloc
 
 from rtprov.errors import EquipmentUnreachable
+from rtprov.messaging.event_messages import encode_task
 from rtprov.model import Finished, Requested, Started, State, Task
-from rtprov.wire import encode_task
 from tests.fakes import FakeDelivery
 from tests.test_worker import EPOCH, WorkerTestCase, task_id
 

@@ -11,10 +11,9 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov.amqp.client.rpc import RpcClient
-from rtprov.amqp.topology import STATUS_EXCHANGE
 from rtprov.errors import NoReply, NoWorker, UndecodableMessage
 from rtprov.inquiries import BARRIER_DEADLINE_S, MAX_LISTED, REPLY_DEADLINE_S, Directory, InquiryServer
-from rtprov.inquiry import (
+from rtprov.messaging.query_messages import (
     Inquiry,
     KeysAsked,
     Listing,
@@ -28,6 +27,7 @@ from rtprov.inquiry import (
     encode_keys,
     encode_known,
 )
+from rtprov.messaging.topology import STATUS_EXCHANGE
 from rtprov.model import Attempt, Details, Requested, State, Waiting
 from rtprov.store import Store
 from tests.brokered import EPOCH, SHARD, BrokerTestCase, task_id

@@ -6,11 +6,11 @@ from twisted.internet.defer import CancelledError
 
 from rtprov.amqp.client.publisher import Publisher
 from rtprov.amqp.client.service import BrokerConnection
-from rtprov.amqp.topology import TASKS_EXCHANGE, Shard, Topology
 from rtprov.errors import BrokerUnavailable, Overloaded, Unconfirmed, Unroutable
 from rtprov.journal import SETTLE_EVERY_S, ShardJournal, TaskPublisher
+from rtprov.messaging.event_messages import decode_event, decode_task
+from rtprov.messaging.topology import TASKS_EXCHANGE, Shard, Topology
 from rtprov.model import Event, Finished, Marker, Requested, Started, State, Unrecognised, shard_of
-from rtprov.wire import decode_event, decode_task
 from tests.brokered import EPOCH, SHARD, BrokerTestCase, make_task, task_id
 
 

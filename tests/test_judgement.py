@@ -7,8 +7,8 @@ from twisted.internet.defer import Deferred, succeed
 
 from rtprov.errors import BrokerUnavailable, EquipmentUnreachable
 from rtprov.jobs import BARRIER_RETRY_S, EXPECTED_WITHIN_S
+from rtprov.messaging.event_messages import encode_task
 from rtprov.model import Cancelled, Event, Finished, Postponed, Requested, Started, State, Task
-from rtprov.wire import encode_task
 from tests.fakes import FakeDelivery, FakeJournal, PlainSealer
 from tests.test_worker import BODY, EPOCH, WorkerTestCase, task_id
 

@@ -8,11 +8,11 @@ from typing import cast
 from twisted.internet.defer import Deferred
 from twisted.logger import LogEvent, capturedLogs, formatEvent
 
-from rtprov.amqp.topology import TASKS_EXCHANGE, Shard
 from rtprov.appending import persistent
+from rtprov.messaging.event_messages import encode_event, encode_task
+from rtprov.messaging.topology import TASKS_EXCHANGE, Shard
 from rtprov.model import Requested, Task, keyed_task_id
 from rtprov.tap.assembly import EXPIRE_EVERY_S
-from rtprov.wire import encode_event, encode_task
 from tests.system import REQUEST, Answer
 from tests.test_system import COMPLETED, NO_TASK, RUNNING, SystemTestCase
 

@@ -9,14 +9,14 @@ from typing import Any, cast
 from cryptography.fernet import Fernet
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
 
-from rtprov.amqp.topology import TASKS_EXCHANGE, Shard
 from rtprov.appending import persistent
 from rtprov.errors import EquipmentUnreachable
+from rtprov.messaging.event_messages import encode_task
+from rtprov.messaging.topology import TASKS_EXCHANGE, Shard
 from rtprov.missing_keys import FIRST_LOOK_S, LOOK_EVERY_S, REPEAT_AFTER_S
 from rtprov.model import Finished, Requested, Started, State, Task, Withheld
 from rtprov.security.sealer import FernetSealer, key_id
 from rtprov.tap.assembly import WorkerService
-from rtprov.wire import encode_task
 from tests.fakes import FakeDelivery
 from tests.system import System
 from tests.test_system import COMPLETED, FAILED, RUNNING, SystemTestCase

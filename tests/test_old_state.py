@@ -10,9 +10,9 @@ from typing import Any, cast
 from attrs import define, field
 from twisted.internet.defer import Deferred
 
-from rtprov.amqp.topology import Shard
 from rtprov.broker.server import make_broker
 from rtprov.broker.sqlite import SqliteStorage
+from rtprov.messaging.topology import Shard
 from tests.system import REQUEST, System
 from tests.test_system import SystemTestCase
 

@@ -11,11 +11,11 @@ from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.task import deferLater
 
 from rtprov import failures, renewals
-from rtprov.amqp import topology, upkeep
 from rtprov.amqp.client.url import BrokerUrl
-from rtprov.amqp.topology import PARKED_QUEUE, STATUS_EXCHANGE, TASKS_EXCHANGE, Shard
 from rtprov.clocks import WallClock
 from rtprov.failures import MAX_FAILURES
+from rtprov.messaging import topology, upkeep
+from rtprov.messaging.topology import PARKED_QUEUE, STATUS_EXCHANGE, TASKS_EXCHANGE, Shard
 from rtprov.model import State, Task
 from rtprov.tap.assembly import FrontendService, Surroundings, WorkerService, WorkerSettings
 from tests.broker.cases import BrokerContract, RabbitMQTestCase

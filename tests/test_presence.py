@@ -7,8 +7,8 @@ import re
 from twisted.logger import LogEvent, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
+from rtprov.messaging.event_messages import decode_event, encode_event
 from rtprov.model import Active, EquipmentState, Requested
-from rtprov.wire import decode_event, encode_event
 from tests.system import System
 from tests.test_system import SystemTestCase
 

@@ -1,4 +1,4 @@
-"""`rtprov.resharding` and `rtprov.amqp.shard_count`, on the embedded broker in memory."""
+"""`rtprov.messaging.resharding` and `rtprov.messaging.shard_count`, on the embedded broker in memory."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from rtprov.amqp.client.consumer import consume
 from rtprov.amqp.client.protocol import AmqpConnection
 from rtprov.amqp.client.publisher import Publisher
 from rtprov.amqp.client.url import BrokerUrl
-from rtprov.amqp.shard_count import Remembered, ShardCount, remember
-from rtprov.amqp.topology import Shard, Topology
 from rtprov.appending import persistent
 from rtprov.clocks import WallClock
 from rtprov.errors import BrokerUnavailable, ConfigurationError
+from rtprov.messaging.event_messages import decode_event, decode_task, encode_event, encode_task
+from rtprov.messaging.resharding import Resharding
+from rtprov.messaging.shard_count import Remembered, ShardCount, remember
+from rtprov.messaging.topology import Shard, Topology
 from rtprov.model import Event, Finished, Marker, Requested, Started, State, shard_of
-from rtprov.resharding import Resharding
 from rtprov.tap.assembly import FrontendService, Surroundings
-from rtprov.wire import decode_event, decode_task, encode_event, encode_task
 from tests.brokered import EPOCH, BrokerTestCase, make_task, task_id
 from tests.fakes import PlainSealer
 

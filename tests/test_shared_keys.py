@@ -10,7 +10,7 @@ from cryptography.fernet import Fernet
 
 from rtprov import inquiries
 from rtprov.errors import ConfigurationError, UndecodableMessage
-from rtprov.inquiry import KeysAsked, decode_question
+from rtprov.messaging.query_messages import KeysAsked, decode_question
 from rtprov.model import keyed_task_id, shard_of
 from rtprov.security.sealer import FernetSealer
 from rtprov.shared_keys import COMPARE_EVERY_S

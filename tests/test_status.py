@@ -10,12 +10,12 @@ from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from rtprov.amqp.client.protocol import AmqpConnection
 from rtprov.amqp.client.rpc import RpcClient, serve
 from rtprov.amqp.client.service import BrokerConnection
-from rtprov.amqp.topology import Shard, declare_status
 from rtprov.errors import BrokerUnavailable, NoReply, NoWorker, Overloaded
+from rtprov.messaging.event_messages import decode_status_request, encode_status_reply
+from rtprov.messaging.topology import Shard, declare_status
 from rtprov.model import Event, Finished, Requested, State, shard_of
 from rtprov.status import BARRIER_DEADLINE_S, MAX_BATCH, MAX_PENDING, REPLY_DEADLINE_S, WATCH_EVERY_S, StatusClient, StatusServer
 from rtprov.store import Store
-from rtprov.wire import decode_status_request, encode_status_reply
 from tests.brokered import EPOCH, SHARD, BrokerTestCase, task_id
 
 Answer = Deferred["State | None"]

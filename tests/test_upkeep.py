@@ -1,8 +1,8 @@
-"""`rtprov.amqp.upkeep`: what an operator deletes or unbinds while a worker is connected is there again within seconds."""
+"""`rtprov.messaging.upkeep`: what an operator deletes or unbinds while a worker is connected is there again within seconds."""
 
 from __future__ import annotations
 
-from rtprov.amqp.topology import DEAD_EXCHANGE, PARKED_QUEUE, STATUS_EXCHANGE, TASKS_EXCHANGE
+from rtprov.messaging.topology import DEAD_EXCHANGE, PARKED_QUEUE, STATUS_EXCHANGE, TASKS_EXCHANGE
 from tests.test_census import DEVICES, DONE, EXCHANGES, SHARD, CensusTestCase
 
 

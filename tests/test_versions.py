@@ -11,8 +11,8 @@ from pamqp.commands import Basic
 from rtprov.amqp.client.publisher import Publisher
 from rtprov.amqp.client.service import BrokerConnection
 from rtprov.amqp.client.url import BrokerUrl
-from rtprov.amqp.topology import PARKED_QUEUE, STATUS_EXCHANGE, TASKS_EXCHANGE, Shard
 from rtprov.errors import UndecodableMessage
+from rtprov.messaging.topology import PARKED_QUEUE, STATUS_EXCHANGE, TASKS_EXCHANGE, Shard
 from rtprov.quarantine import GIVE_UP_AFTER
 from tests.brokered import _Taker
 from tests.system import EPOCH, System

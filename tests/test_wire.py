@@ -14,7 +14,17 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov.errors import UndecodableMessage
-from rtprov.markers import copy_event, decode_census, encode_census
+from rtprov.messaging.event_messages import (
+    decode_event,
+    decode_status_reply,
+    decode_status_request,
+    decode_task,
+    encode_event,
+    encode_status_reply,
+    encode_status_request,
+    encode_task,
+)
+from rtprov.messaging.markers import copy_event, decode_census, encode_census
 from rtprov.model import (
     Cancelled,
     Copied,
@@ -28,16 +38,6 @@ from rtprov.model import (
     Task,
     Unrecognised,
     Withheld,
-)
-from rtprov.wire import (
-    decode_event,
-    decode_status_reply,
-    decode_status_request,
-    decode_task,
-    encode_event,
-    encode_status_reply,
-    encode_status_request,
-    encode_task,
 )
 from tests.strategies import equipment_ids, events, task_ids, tasks, texts
 

@@ -17,11 +17,11 @@ from twisted.web.iweb import IRequest
 
 from rtprov.amqp.client.gathering import gather
 from rtprov.amqp.client.permissions import PROBE_KEY
-from rtprov.amqp.topology import STATUS_EXCHANGE, TASKS_EXCHANGE, Shard
 from rtprov.errors import BrokerError, NotReady
 from rtprov.http.request import json_resource
 from rtprov.http.responses import answer, answer_error, envelope
-from rtprov.wire import encode_status_request
+from rtprov.messaging.event_messages import encode_status_request
+from rtprov.messaging.topology import STATUS_EXCHANGE, TASKS_EXCHANGE, Shard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

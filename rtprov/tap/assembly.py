@@ -19,9 +19,6 @@ from rtprov.amqp.client.publisher import Publisher
 from rtprov.amqp.client.rpc import RpcClient
 from rtprov.amqp.client.service import BrokerConnection, Session
 from rtprov.amqp.client.url import BrokerUrl
-from rtprov.amqp.shard_count import ShardCount
-from rtprov.amqp.topology import JOURNAL_MAX_AGE_S, STATUS_EXCHANGE, TASKS_EXCHANGE, Shard, Topology
-from rtprov.amqp.upkeep import Upkeep
 from rtprov.breaker import Breaker
 from rtprov.clocks import WallClock
 from rtprov.ends import EndsOfTasks
@@ -33,6 +30,9 @@ from rtprov.http.health import Readiness, broker_confirms, readiness_of_frontend
 from rtprov.inquiries import Directory
 from rtprov.interfaces import Equipment, Sealer
 from rtprov.journal import TaskPublisher
+from rtprov.messaging.shard_count import ShardCount
+from rtprov.messaging.topology import JOURNAL_MAX_AGE_S, STATUS_EXCHANGE, TASKS_EXCHANGE, Shard, Topology
+from rtprov.messaging.upkeep import Upkeep
 from rtprov.missing_keys import MissingKeys
 from rtprov.quarantine import Quarantine
 from rtprov.shared_keys import SharedKeys
@@ -84,7 +84,7 @@ class FrontendService(Service):
     """A front end's way to the broker, and its `frontend`, whose resource is to be served.
 
     `process_id` names it in what tasks tell. `key_source` is where the sealer's first key comes from, if it has none yet. It is made for
-    `shards` shards; with `shards_given`, the operator asked for that number (`rtprov.amqp.shard_count`).
+    `shards` shards; with `shards_given`, the operator asked for that number (`rtprov.messaging.shard_count`).
     """
 
     _log = Logger()

@@ -1,4 +1,4 @@
-"""``python -m rtprov.shards N``: change the number of shards. `rtprov.resharding` says what is done.
+"""``python -m rtprov.shards N``: change the number of shards. `rtprov.messaging.resharding` says what is done.
 
 Stop all workers first. Front ends may go on running: they answer 503 until it is done. Another run completes one that was broken off.
 """
@@ -24,7 +24,7 @@ from rtprov.amqp.client.protocol import AmqpConnection
 from rtprov.amqp.client.publisher import Publisher
 from rtprov.amqp.client.url import BrokerUrl
 from rtprov.errors import BrokerError, BrokerUnavailable, ConfigurationError
-from rtprov.resharding import Resharding
+from rtprov.messaging.resharding import Resharding
 from rtprov.security.certificates import read_text
 from rtprov.security.tls_client import VerifiedServers
 from rtprov.tap.clients import broker_endpoint, install_names

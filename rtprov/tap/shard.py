@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
     from rtprov.amqp.client.publisher import Publisher
     from rtprov.amqp.client.service import Session
-    from rtprov.amqp.topology import Shard, Topology
     from rtprov.gate import Gate
     from rtprov.interfaces import Equipment, Sealer
+    from rtprov.messaging.topology import Shard, Topology
     from rtprov.missing_keys import MissingKeys
     from rtprov.model import Event
     from rtprov.quarantine import Quarantine

@@ -7,10 +7,10 @@ from typing import Any, cast
 
 from twisted.application.service import IService
 
-from rtprov.amqp.topology import JOURNAL_MAX_AGE_S, Shard
 from rtprov.equipment.client import HttpEquipment
 from rtprov.errors import ConfigurationError
 from rtprov.http.health import Readiness
+from rtprov.messaging.topology import JOURNAL_MAX_AGE_S, Shard
 from rtprov.security.certificates import is_there
 from rtprov.security.key_file import KeyFile
 from rtprov.security.tls_client import VerifiedServers

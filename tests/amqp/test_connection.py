@@ -14,8 +14,8 @@ from rtprov.amqp.client.protocol import AmqpConnection
 from rtprov.amqp.client.publisher import Publisher
 from rtprov.amqp.client.service import BrokerConnection, Session
 from rtprov.amqp.framing import Command
-from rtprov.amqp.topology import Shard, declare_status
 from rtprov.errors import BrokerUnavailable
+from rtprov.messaging.topology import Shard, declare_status
 from tests.amqp.scripted import URL, AmqpTestCase
 from tests.memory import MemoryTransport
 

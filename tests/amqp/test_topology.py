@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pamqp.commands import Channel, Exchange, Queue
 
-from rtprov.amqp.letters import LETTER_DELIVERY_LIMIT
-from rtprov.amqp.topology import Shard, Topology, declare_status
 from rtprov.errors import AmqpError
+from rtprov.messaging.letter_queues import LETTER_DELIVERY_LIMIT
+from rtprov.messaging.topology import Shard, Topology, declare_status
 from tests.amqp.scripted import AmqpTestCase
 
 

@@ -289,7 +289,7 @@ class ReactorTests(AmqpTestCase):
         """A whole conversation, txAMQP and all, imports no global reactor."""
         script = (
             "import sys\n"
-            "import rtprov.amqp.client.service, rtprov.amqp.client.rpc, rtprov.amqp.topology\n"
+            "import rtprov.amqp.client.service, rtprov.amqp.client.rpc, rtprov.messaging.topology\n"
             "from twisted.internet.task import Clock\n"
             "from rtprov.amqp.client.protocol import AmqpConnection\n"
             "from rtprov.amqp.client.url import BrokerUrl\n"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pamqp.commands import Basic
 from twisted.internet.defer import Deferred
 
-from rtprov.amqp.topology import TASKS_EXCHANGE
 from rtprov.broker.server import make_broker
 from rtprov.broker.storage import MemoryStorage
+from rtprov.messaging.topology import TASKS_EXCHANGE
 from tests.brokered import SHARD, BrokerTestCase
 
 

@@ -8,9 +8,9 @@ import attrs
 from pamqp.commands import Basic, Queue
 
 from rtprov.amqp.client.url import BrokerUrl
-from rtprov.amqp.letters import LETTER_DELIVERY_LIMIT, LOCK_QUEUE, has_default_limit
-from rtprov.amqp.topology import DEAD_EXCHANGE, PARKED_QUEUE, Shard, Topology
 from rtprov.errors import AmqpError
+from rtprov.messaging.letter_queues import LETTER_DELIVERY_LIMIT, LOCK_QUEUE, has_default_limit
+from rtprov.messaging.topology import DEAD_EXCHANGE, PARKED_QUEUE, Shard, Topology
 from tests.broker.cases import BrokerContract, EmbeddedTestCase, RabbitMQTestCase
 
 SHARD, OTHER = Shard(0, 2), Shard(1, 2)

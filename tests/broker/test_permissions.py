@@ -18,8 +18,8 @@ from rtprov.amqp.client.publisher import Publisher
 from rtprov.amqp.client.rpc import RpcClient
 from rtprov.amqp.client.service import BrokerConnection, Session
 from rtprov.amqp.client.url import BrokerUrl
-from rtprov.amqp.topology import Shard, Topology, declare_inquiry, declare_status
 from rtprov.errors import AmqpError, BrokerError
+from rtprov.messaging.topology import Shard, Topology, declare_inquiry, declare_status
 from rtprov.tap.assembly import PUBLISHED_TO_BY_FRONTEND, PUBLISHED_TO_BY_WORKER
 from tests.broker.cases import BrokerContract, RabbitMQTestCase
 from tests.rabbitmq import documented_permissions

@@ -15,7 +15,7 @@ from tests.processes.support import ANY_PORT, TWISTD, ProcessTestCase, Twistd
 # A front end whose broker turns out to contradict its configuration, a moment after the start.
 CONTRADICTED = """
 import sys
-from rtprov.amqp.topology import Topology
+from rtprov.messaging.topology import Topology
 from rtprov.errors import ConfigurationError
 
 async def attach(self, connection):

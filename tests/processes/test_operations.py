@@ -10,10 +10,10 @@ from pathlib import Path
 
 from twisted.trial.unittest import SkipTest
 
+from rtprov.messaging.event_messages import encode_task
 from rtprov.model import Task
 from rtprov.security.development import SEAL_KEY, ensure_seal_key, make_development_set
 from rtprov.security.sealer import FernetSealer, load_keys
-from rtprov.wire import encode_task
 from tests.processes.support import ANY_PORT, ProcessTestCase
 from tests.system import REQUEST
 

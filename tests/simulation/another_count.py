@@ -12,7 +12,7 @@ from twisted.internet.endpoints import connectProtocol
 from rtprov.amqp.client.protocol import AmqpConnection
 from rtprov.amqp.client.publisher import Publisher
 from rtprov.errors import BrokerError, BrokerUnavailable, ConfigurationError
-from rtprov.resharding import Resharding
+from rtprov.messaging.resharding import Resharding
 from tests.simulation.clock import Role
 from tests.simulation.world import Service
 

@@ -26,8 +26,8 @@ from attrs import define, field
 
 from rtprov.broker.database import POSITION_BITS, Batch
 from rtprov.errors import UndecodableMessage
+from rtprov.messaging.event_messages import decode_event, decode_task
 from rtprov.model import Cancelled, Finished, Requested, Started, State
-from rtprov.wire import decode_event, decode_task
 from tests.fakes import PlainSealer
 from tests.simulation.clock import EPOCH
 from tests.simulation.orders import Order, Task

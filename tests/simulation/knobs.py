@@ -9,9 +9,9 @@ from types import ModuleType
 from typing import Any
 
 from rtprov import finals, journal, renewals, status
-from rtprov.amqp import topology
 from rtprov.broker import backlog, database, sqlite, streams
 from rtprov.broker.streams import Stream
+from rtprov.messaging import topology
 from rtprov.tap import assembly
 from tests.simulation.clock import WorldClock
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from rtprov.amqp.shard_count import ShardCount
 from rtprov.journal import ShardJournal
 from rtprov.journal_keeper import JournalKeeper
-from rtprov.resharding import Resharding, _Move
+from rtprov.messaging.resharding import Resharding, _Move
+from rtprov.messaging.shard_count import ShardCount
 from tests.simulation.mutation import mutation
 
 # Another number of shards.

@@ -6,8 +6,8 @@ import random
 
 from attrs import define, field
 
-from rtprov.amqp.topology import PARKED_QUEUE, TASKS_EXCHANGE, Shard
 from rtprov.broker.engine import Engine
+from rtprov.messaging.topology import PARKED_QUEUE, TASKS_EXCHANGE, Shard
 from tests.simulation.world import Broker, World
 
 HOW_OFTEN = 0.35  # of the seeds

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rtprov.amqp.topology import PARKED_QUEUE
+from rtprov.messaging.topology import PARKED_QUEUE
 from rtprov.tap.assembly import FrontendService, WorkerService
 from tests.simulation.world import Broker, Service, World
 

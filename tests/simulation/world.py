@@ -10,10 +10,10 @@ from attrs import define, field, frozen
 from twisted.internet.defer import Deferred, maybeDeferred
 
 from rtprov.amqp.client.url import BrokerUrl
-from rtprov.amqp.topology import Shard
 from rtprov.broker.server import make_broker
 from rtprov.equipment.client import HttpEquipment, equipment_agent
 from rtprov.http.site import JsonSite
+from rtprov.messaging.topology import Shard
 from rtprov.tap.assembly import FrontendService, Surroundings, WorkerService, WorkerSettings
 from rtprov.tap.sharded import Sharded
 from tests.fakes import PlainSealer

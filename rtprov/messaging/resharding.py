@@ -2,7 +2,7 @@
 
 No worker may run meanwhile. Front ends answer 503 until it is done. The steps, each of which may be repeated after a crash:
 
-1. The broker remembers that the count is being changed: no front end or worker connects any more (`rtprov.amqp.shard_count`).
+1. The broker remembers that the count is being changed: no front end or worker connects any more (`rtprov.messaging.shard_count`).
 2. The new queues and journals are declared. The old ones are unbound, so that a front end which still runs has its POSTs returned.
 3. The events of the old journals are appended to the new ones, then the messages of the old work queues and dead letters move.
    What is confirmed in the new place only then leaves the old one. A crash leaves copies, which do no harm: journals are folded
@@ -22,7 +22,8 @@ from twisted.internet.defer import Deferred
 
 from rtprov.amqp.client.consumer import cancel, consume
 from rtprov.amqp.client.gathering import gather
-from rtprov.amqp.shard_count import (
+from rtprov.errors import ConfigurationError
+from rtprov.messaging.shard_count import (
     MAX_SHARDS,
     Remembered,
     counts_of_before,
@@ -33,8 +34,7 @@ from rtprov.amqp.shard_count import (
     read,
     remember,
 )
-from rtprov.amqp.topology import TASKS_EXCHANGE, Shard, Topology
-from rtprov.errors import ConfigurationError
+from rtprov.messaging.topology import TASKS_EXCHANGE, Shard, Topology
 from rtprov.model import shard_of
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What front ends ask replicas beyond a plain status: all about tasks, and to be told when they end. JSON ⇄ model, as in `rtprov.wire`.
+"""What front ends ask replicas beyond a plain status: all about tasks, and to be told when they end. JSON ⇄ model, as in `rtprov.messaging.event_messages`.
 
 An `Inquiry` or a `Listing` is answered once, with the tasks that are known; a `Watch` with any number of messages that tell which of its
 tasks have ended; `KeysAsked` by each worker, with the ids of its sealing keys.
@@ -13,8 +13,8 @@ from attrs import evolve
 from msgspec import UNSET, UnsetType
 
 from rtprov.errors import UndecodableMessage
+from rtprov.messaging.event_messages import VERSION
 from rtprov.model import Details, State, Waiting
-from rtprov.wire import VERSION
 
 
 class Inquiry(msgspec.Struct, tag_field="kind", tag="inquiry", frozen=True):

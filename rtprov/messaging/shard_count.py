@@ -18,8 +18,8 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
 from rtprov.amqp.client.gathering import gather
-from rtprov.amqp.topology import PARKED_QUEUE, Shard
 from rtprov.errors import AmqpError, BrokerError, BrokerUnavailable, ConfigurationError
+from rtprov.messaging.topology import PARKED_QUEUE, Shard
 
 if TYPE_CHECKING:
     from twisted.python.failure import Failure

@@ -21,8 +21,8 @@ import attrs
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
-from rtprov.amqp.letters import LetterQueue, Letters
 from rtprov.errors import BrokerError, ConfigurationError
+from rtprov.messaging.letter_queues import LetterQueue, Letters
 
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
@@ -95,7 +95,7 @@ class Shard:
 
 
 class Guard(Protocol):
-    """What must agree before anything is declared again; see `rtprov.amqp.shard_count.ShardCount`."""
+    """What must agree before anything is declared again; see `rtprov.messaging.shard_count.ShardCount`."""
 
     async def attach(self, connection: AmqpConnection) -> None:
         """Raises `BrokerError` or `ConfigurationError` if it does not agree."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from rtprov.amqp.client.channel import AmqpChannel
     from rtprov.amqp.client.protocol import AmqpConnection
-    from rtprov.amqp.topology import Topology
+    from rtprov.messaging.topology import Topology
 
 EVERY_S = 10.0
 
