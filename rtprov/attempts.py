@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     from rtprov.clocks import WallClock
     from rtprov.gate import Gate, Permit
     from rtprov.interfaces import Equipment, Journal, Sealer
+    from rtprov.journal.store import Store
     from rtprov.missing_keys import MissingKeys
     from rtprov.quarantine import Quarantine
-    from rtprov.store import Store
 
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0

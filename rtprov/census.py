@@ -37,11 +37,11 @@ if TYPE_CHECKING:
     from rtprov.amqp.client.consumer import Delivery
     from rtprov.amqp.client.protocol import AmqpConnection
     from rtprov.copies import WorkQueue
-    from rtprov.journal import ShardJournal
-    from rtprov.journal_reader import JournalReader
-    from rtprov.open_tasks import OpenTask, OpenTasks
+    from rtprov.journal.open_tasks import OpenTask, OpenTasks
+    from rtprov.journal.reader import JournalReader
+    from rtprov.journal.shard_journal import ShardJournal
+    from rtprov.journal.store import Store
     from rtprov.presence import Presence
-    from rtprov.store import Store
     from rtprov.worker import ShardWorker
 
 LOOK_S = 5.0  # longer than a front end's publish is on its way

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rtprov.appending import persistent
+from rtprov.journal.appending import persistent
 from rtprov.messaging.markers import encode_census
 
 if TYPE_CHECKING:

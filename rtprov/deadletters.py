@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from rtprov.amqp.client.protocol import AmqpConnection
     from rtprov.amqp.client.publisher import Publisher
     from rtprov.interfaces import Journal
-    from rtprov.store import Store
+    from rtprov.journal.store import Store
 
 PREFETCH = 10
 RETRY_PAUSE_S = 5.0  # while the broker is there, but takes no messages

@@ -112,7 +112,7 @@ class StatusReader(Protocol):
 
 
 class Replica(StatusReader, Protocol):
-    """And about the rest; see `rtprov.store.Store`. `now` is seconds since the epoch."""
+    """And about the rest; see `rtprov.journal.store.Store`. `now` is seconds since the epoch."""
 
     def details(self, task_id: str, equipment_id: str | None, now: float) -> Details | None: ...
 

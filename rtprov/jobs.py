@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from rtprov.interfaces import Delivery, Journal
+    from rtprov.journal.open_tasks import OpenTasks
+    from rtprov.journal.store import Store
     from rtprov.model import Task
-    from rtprov.open_tasks import OpenTasks
-    from rtprov.store import Store
 
 BARRIER_RETRY_S = 1.0
 EXPECTED_WITHIN_S = 1.0  # the replica sees a request that a worker has the message of

@@ -22,10 +22,10 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from rtprov.errors import BrokerError
+from rtprov.journal.reconstruct import end_of, retell
 from rtprov.messaging.markers import copy_event
 from rtprov.model import Copied, Requested
 from rtprov.pace import for_each
-from rtprov.retelling import end_of, retell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 
     from rtprov.amqp.client.consumer import Delivery
     from rtprov.amqp.client.protocol import AmqpConnection
-    from rtprov.journal import ShardJournal
-    from rtprov.journal_reader import JournalReader
-    from rtprov.open_tasks import CancelledTask, OpenTask, OpenTasks
+    from rtprov.journal.open_tasks import CancelledTask, OpenTask, OpenTasks
+    from rtprov.journal.reader import JournalReader
+    from rtprov.journal.record import Record
+    from rtprov.journal.shard_journal import ShardJournal
+    from rtprov.journal.store import Store
     from rtprov.presence import Presence
-    from rtprov.record import Record
-    from rtprov.store import Store
     from rtprov.worker import ShardWorker
 
 LOOK_S = 60.0

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from rtprov.copies import WorkQueue
     from rtprov.jobs import Job
-    from rtprov.open_tasks import OpenTasks
+    from rtprov.journal.open_tasks import OpenTasks
 
 RENEW_AFTER_S = 1200.0
 RENEW_LOOK_S = 60.0

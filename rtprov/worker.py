@@ -42,10 +42,10 @@ if TYPE_CHECKING:
     from rtprov.attempts import Attempts
     from rtprov.copies import WorkQueue
     from rtprov.interfaces import Delivery, Journal
+    from rtprov.journal.open_tasks import OpenTasks
+    from rtprov.journal.store import Store
     from rtprov.messaging.topology import Shard
     from rtprov.model import Event, Task
-    from rtprov.open_tasks import OpenTasks
-    from rtprov.store import Store
 
 
 class ShardWorker:

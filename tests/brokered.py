@@ -19,7 +19,7 @@ from rtprov.amqp.client.service import BrokerConnection, Session
 from rtprov.amqp.client.url import BrokerUrl
 from rtprov.broker.server import make_broker
 from rtprov.broker.storage import MemoryStorage
-from rtprov.journal import ShardJournal
+from rtprov.journal.shard_journal import ShardJournal
 from rtprov.messaging.event_messages import encode_event, encode_task
 from rtprov.messaging.topology import TASKS_EXCHANGE, Shard, Topology
 from rtprov.model import Event, Task

@@ -9,10 +9,10 @@ from attrs import define, field
 from twisted.internet.defer import Deferred, fail, succeed
 
 from rtprov.errors import BrokerUnavailable, KeyMissing, SealError
+from rtprov.journal.open_tasks import OpenTasks
+from rtprov.journal.store import Store
 from rtprov.messaging.event_messages import decode_event
 from rtprov.model import Active, Event, Marker, State, Task, Unrecognised
-from rtprov.open_tasks import OpenTasks
-from rtprov.store import Store
 
 
 class PlainSealer:

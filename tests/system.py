@@ -29,8 +29,8 @@ from rtprov.clocks import WallClock
 from rtprov.equipment.client import BytesBody, HttpEquipment, equipment_agent
 from rtprov.equipment.scenario import Rule
 from rtprov.equipment.stub import Stub
-from rtprov.first_key import KeySource
 from rtprov.http.site import JsonSite
+from rtprov.journal.first_key import KeySource
 from rtprov.messaging.topology import Shard
 from rtprov.security.sealer import FernetSealer
 from rtprov.tap.assembly import FrontendService, Surroundings, WorkerService, WorkerSettings

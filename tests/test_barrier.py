@@ -12,7 +12,7 @@ from rtprov.amqp.client.protocol import AmqpConnection
 from rtprov.amqp.client.publisher import Publisher
 from rtprov.amqp.framing import Command
 from rtprov.errors import BrokerUnavailable, Overloaded, Unconfirmed, Unroutable
-from rtprov.journal import ACK_EVERY, STALL_S, ShardJournal
+from rtprov.journal.shard_journal import ACK_EVERY, STALL_S, ShardJournal
 from rtprov.messaging.event_messages import decode_event, encode_event
 from rtprov.messaging.topology import Shard
 from rtprov.model import Event, Marker, Started

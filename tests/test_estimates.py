@@ -11,9 +11,9 @@ from attrs import define, field
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from rtprov.backlog import Backlog
+from rtprov.journal.backlog import Backlog
+from rtprov.journal.store import Store
 from rtprov.model import Active, Details, EquipmentState, Requested, State, Task, Waiting, Withheld
-from rtprov.store import Store
 from tests.system import System
 from tests.test_system import SystemTestCase
 from tests.test_worker import EPOCH, WorkerTestCase, task_id

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from rtprov.journal.store import Store
 from rtprov.model import Attempt, Cancelled, Details, Event, Finished, Postponed, Requested, Started, State, Waiting, Withheld
-from rtprov.store import Store
 from tests.test_store import DEVICE, RETENTION_S, all_of, fold, task_id
 
 

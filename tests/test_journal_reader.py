@@ -6,7 +6,7 @@ from twisted.internet.defer import Deferred
 
 from rtprov.amqp.client.protocol import AmqpConnection
 from rtprov.errors import BrokerUnavailable
-from rtprov.journal_reader import DEADLINE_S, WIDEST_GAP, JournalReader
+from rtprov.journal.reader import DEADLINE_S, WIDEST_GAP, JournalReader
 from rtprov.messaging.event_messages import decode_event
 from rtprov.model import Started
 from tests.brokered import EPOCH, SHARD, BrokerTestCase, task_id

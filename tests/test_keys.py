@@ -8,7 +8,7 @@ from typing import cast
 from twisted.internet.defer import Deferred
 from twisted.logger import LogEvent, capturedLogs, formatEvent
 
-from rtprov.appending import persistent
+from rtprov.journal.appending import persistent
 from rtprov.messaging.event_messages import encode_event, encode_task
 from rtprov.messaging.topology import TASKS_EXCHANGE, Shard
 from rtprov.model import Requested, Task, keyed_task_id

@@ -9,8 +9,8 @@ from typing import Any, cast
 from cryptography.fernet import Fernet
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
 
-from rtprov.appending import persistent
 from rtprov.errors import EquipmentUnreachable
+from rtprov.journal.appending import persistent
 from rtprov.messaging.event_messages import encode_task
 from rtprov.messaging.topology import TASKS_EXCHANGE, Shard
 from rtprov.missing_keys import FIRST_LOOK_S, LOOK_EVERY_S, REPEAT_AFTER_S

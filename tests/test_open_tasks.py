@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from rtprov.journal.open_tasks import JOURNAL_SPAN, KEPT_FIRST, KEPT_LAST, OpenTasks
+from rtprov.journal.store import Store
 from rtprov.model import Cancelled, Copied, Finished, Requested, Started, State, TaskEvent
-from rtprov.open_tasks import JOURNAL_SPAN, KEPT_FIRST, KEPT_LAST, OpenTasks
-from rtprov.store import Store
 
 DEVICE = "ABC123456"
 

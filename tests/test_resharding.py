@@ -11,9 +11,9 @@ from rtprov.amqp.client.consumer import consume
 from rtprov.amqp.client.protocol import AmqpConnection
 from rtprov.amqp.client.publisher import Publisher
 from rtprov.amqp.client.url import BrokerUrl
-from rtprov.appending import persistent
 from rtprov.clocks import WallClock
 from rtprov.errors import BrokerUnavailable, ConfigurationError
+from rtprov.journal.appending import persistent
 from rtprov.messaging.event_messages import decode_event, decode_task, encode_event, encode_task
 from rtprov.messaging.resharding import Resharding
 from rtprov.messaging.shard_count import Remembered, ShardCount, remember

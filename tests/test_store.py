@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from rtprov.journal.store import Store
 from rtprov.model import (
     Cancelled,
     Event,
@@ -20,7 +21,6 @@ from rtprov.model import (
     State,
     Unrecognised,
 )
-from rtprov.store import Store
 from tests.strategies import task_events
 
 RETENTION_S = 100.0

@@ -20,12 +20,12 @@ from rtprov.copies import WorkQueue
 from rtprov.errors import EquipmentUnreachable
 from rtprov.failures import FIRST_FAILURE_PAUSE_S, MAX_FAILURES, failure_pause_s
 from rtprov.gate import Gate
+from rtprov.journal.store import Store
 from rtprov.messaging.event_messages import encode_task
 from rtprov.messaging.topology import Shard
 from rtprov.missing_keys import MissingKeys
 from rtprov.model import Event, Finished, Requested, Started, State, Task
 from rtprov.quarantine import Quarantine
-from rtprov.store import Store
 from rtprov.worker import ShardWorker
 from tests.fakes import FakeDelivery, FakeEquipment, FakeJournal, FakeQueue, FakeReplica, PlainSealer
 

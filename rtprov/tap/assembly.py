@@ -23,13 +23,13 @@ from rtprov.breaker import Breaker
 from rtprov.clocks import WallClock
 from rtprov.ends import EndsOfTasks
 from rtprov.errors import NotReady
-from rtprov.first_key import FirstKey, KeySource
 from rtprov.frontend import Frontend
 from rtprov.gate import Gate
 from rtprov.http.health import Readiness, broker_confirms, readiness_of_frontend
 from rtprov.inquiries import Directory
 from rtprov.interfaces import Equipment, Sealer
-from rtprov.journal import TaskPublisher
+from rtprov.journal.first_key import FirstKey, KeySource
+from rtprov.journal.shard_journal import TaskPublisher
 from rtprov.messaging.shard_count import ShardCount
 from rtprov.messaging.topology import JOURNAL_MAX_AGE_S, STATUS_EXCHANGE, TASKS_EXCHANGE, Shard, Topology
 from rtprov.messaging.upkeep import Upkeep

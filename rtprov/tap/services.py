@@ -52,7 +52,7 @@ def ca_file(options: dict[str, Any]) -> Path:
 
 
 def key_file(options: dict[str, Any]) -> KeyFile:
-    """The file with the sealing keys. It may be missing: `rtprov.first_key` makes it, if it may. Raises `ConfigurationError`."""
+    """The file with the sealing keys. It may be missing: `rtprov.journal.first_key` makes it, if it may. Raises `ConfigurationError`."""
     return KeyFile(options.get("seal-keys") or options["certs"] / SEAL_KEY)
 
 

@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING
 from attrs import frozen
 
 from rtprov.attempts import Attempts
-from rtprov.backlog import Backlog
 from rtprov.census import Census
 from rtprov.copies import WorkQueue
 from rtprov.deadletters import DeadLetters
 from rtprov.inquiries import InquiryServer
-from rtprov.journal import ShardJournal
+from rtprov.journal.backlog import Backlog
+from rtprov.journal.open_tasks import OpenTasks
+from rtprov.journal.reader import JournalReader
+from rtprov.journal.shard_journal import ShardJournal
+from rtprov.journal.store import Store
 from rtprov.journal_keeper import JournalKeeper
-from rtprov.journal_reader import JournalReader
 from rtprov.model import Active, Marker, Unrecognised
-from rtprov.open_tasks import OpenTasks
 from rtprov.presence import Presence
 from rtprov.status import StatusServer
-from rtprov.store import Store
 from rtprov.worker import ShardWorker
 
 if TYPE_CHECKING:

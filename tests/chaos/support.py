@@ -24,7 +24,7 @@ from twisted.web.client import HTTPConnectionPool
 from rtprov.amqp.client.publisher import Publisher
 from rtprov.amqp.client.service import BrokerConnection
 from rtprov.amqp.client.url import BrokerUrl
-from rtprov.appending import persistent
+from rtprov.journal.appending import persistent
 from tests.chaos.equipment import Call, RecordingA, make_certificates, reactor
 from tests.processes.support import ANY_PORT, Client, ProcessTestCase, Twistd
 from tests.system import REQUEST

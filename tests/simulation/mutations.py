@@ -22,14 +22,14 @@ from rtprov.broker.streams import Stream
 from rtprov.broker.turn import Turn, confirm
 from rtprov.equipment import client as equipment
 from rtprov.errors import BrokerError, EquipmentSilent
-from rtprov.journal import ShardJournal, TaskPublisher
+from rtprov.journal.shard_journal import ShardJournal, TaskPublisher
+from rtprov.journal.store import Store
 from rtprov.lanes import Lanes
 from rtprov.messaging.event_messages import decode_status_request, decode_task, encode_status_reply
 from rtprov.messaging.markers import decode_census
 from rtprov.missing_keys import MissingKeys
 from rtprov.model import Finished, State
 from rtprov.status import StatusServer
-from rtprov.store import Store
 from rtprov.worker import ShardWorker
 from tests.simulation import clock_mutations, operator_mutations, order_mutations, queue_mutations  # noqa: F401 (they add their own)
 from tests.simulation.mutation import MUTATIONS, mutation

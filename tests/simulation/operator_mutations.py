@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rtprov.journal import ShardJournal
+from rtprov.journal.shard_journal import ShardJournal
 from rtprov.journal_keeper import JournalKeeper
 from rtprov.messaging.resharding import Resharding, _Move
 from rtprov.messaging.shard_count import ShardCount

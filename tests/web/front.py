@@ -10,8 +10,8 @@ from twisted.internet.defer import Deferred, fail, succeed
 
 from rtprov.frontend import Frontend
 from rtprov.http.health import Readiness
+from rtprov.journal.store import Store
 from rtprov.model import Cancelled, Details, Event, Requested, State, Task
-from rtprov.store import Store
 from tests.fakes import PlainSealer
 from tests.web.raw import RawAnswer, WebTestCase
 

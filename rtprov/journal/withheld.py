@@ -9,7 +9,7 @@ import attrs
 from rtprov.model import Withheld
 
 if TYPE_CHECKING:
-    from rtprov.record import Record
+    from rtprov.journal.record import Record
 
 
 @attrs.define

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 from twisted.internet.defer import Deferred
 
 from rtprov.amqp.client.consumer import consume
-from rtprov.appending import persistent
 from rtprov.errors import AmqpError, ConfigurationError, UndecodableMessage
+from rtprov.journal.appending import persistent
 from rtprov.messaging.event_messages import decode_event, encode_event
 from rtprov.messaging.topology import TASKS_EXCHANGE, Shard
 from rtprov.model import Cancelled, Finished, Marker, Postponed, Requested, Started, Withheld

@@ -11,8 +11,8 @@ from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rtprov.backlog import Backlog
-    from rtprov.record import Record
+    from rtprov.journal.backlog import Backlog
+    from rtprov.journal.record import Record
 
 MOST_PLAYED = 2000  # tasks; about as many as a worker holds
 MOST_PASSED = 20_000  # tasks that take no slot, since they wait for their keys

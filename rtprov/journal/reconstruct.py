@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from rtprov.model import Cancelled, Copied, Finished, Postponed, Requested, Started, State
 
 if TYPE_CHECKING:
+    from rtprov.journal.record import Record
     from rtprov.model import TaskEvent
-    from rtprov.record import Record
 
 
 def retell(record: Record, copied: Copied | None = None) -> list[TaskEvent]:

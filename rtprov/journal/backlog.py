@@ -1,6 +1,6 @@
 """A shard's open tasks in the order in which they came: who is before whom, what is called, and how long calls take. Pure bookkeeping.
 
-`rtprov.forecast` reckons from it when a task may end. Each event costs the same however many tasks are open. Tasks that wait are kept in
+`rtprov.journal.forecast` reckons from it when a task may end. Each event costs the same however many tasks are open. Tasks that wait are kept in
 blocks by their number, so that those before one of them are counted block by block.
 """
 
@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 
 from attrs import define
 
+from rtprov.journal.record import Turn
+from rtprov.journal.withheld import WithheldTasks
 from rtprov.model import EquipmentState
-from rtprov.record import Turn
-from rtprov.withheld import WithheldTasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from rtprov.journal.record import Record
     from rtprov.model import Active
-    from rtprov.record import Record
 
 BLOCK = 512
 FIRST_GUESS_S = 60.0  # how long a call takes, until one has ended

@@ -11,10 +11,10 @@ from rtprov.model import Attempt, Details, Phase, State, Waiting
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rtprov.backlog import Backlog
-    from rtprov.forecast import Forecast
-    from rtprov.record import Record
-    from rtprov.withheld import WithheldTasks
+    from rtprov.journal.backlog import Backlog
+    from rtprov.journal.forecast import Forecast
+    from rtprov.journal.record import Record
+    from rtprov.journal.withheld import WithheldTasks
 
 MOST_BEFORE = 500
 LONGEST_WALK = 1000

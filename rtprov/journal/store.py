@@ -15,11 +15,11 @@ from heapq import heappop, heappush
 
 import attrs
 
-from rtprov.backlog import Backlog
-from rtprov.details import describe
-from rtprov.forecast import Forecaster
+from rtprov.journal.backlog import Backlog
+from rtprov.journal.describe import describe
+from rtprov.journal.forecast import Forecaster
+from rtprov.journal.record import NO_ORIGIN, Origin, Record
 from rtprov.model import Active, Attempt, Cancelled, Details, Event, Finished, Postponed, Requested, Started, State, Withheld
-from rtprov.record import NO_ORIGIN, Origin, Record
 
 NEW_TASK_AFTER_S = 1800.0  # half of `KEY_SLACK_S`: what is a new task is clear wherever clocks differ by less than that
 KEPT_ATTEMPTS_AT_END = 3

@@ -17,8 +17,8 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from rtprov.amqp.client.consumer import consume
-from rtprov.appending import Appender, persistent
 from rtprov.errors import BrokerUnavailable, UndecodableMessage
+from rtprov.journal.appending import Appender, persistent
 from rtprov.messaging.event_messages import decode_event, encode_event, encode_task
 from rtprov.messaging.topology import TASKS_EXCHANGE, Shard
 from rtprov.model import Cancelled, Event, Marker, Task, shard_of
