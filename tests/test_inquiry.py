@@ -12,7 +12,6 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov.amqp.client.rpc import RpcClient
 from rtprov.errors import NoReply, NoWorker, UndecodableMessage
-from rtprov.inquiries import BARRIER_DEADLINE_S, MAX_LISTED, REPLY_DEADLINE_S, Directory, InquiryServer
 from rtprov.journal.store import Store
 from rtprov.messaging.query_messages import (
     Inquiry,
@@ -30,6 +29,7 @@ from rtprov.messaging.query_messages import (
 )
 from rtprov.messaging.topology import STATUS_EXCHANGE
 from rtprov.model import Attempt, Details, Requested, State, Waiting
+from rtprov.queries.directory import BARRIER_DEADLINE_S, MAX_LISTED, REPLY_DEADLINE_S, Directory, InquiryServer
 from tests.brokered import EPOCH, SHARD, BrokerTestCase, task_id
 from tests.strategies import equipment_ids, key_ids, task_ids, texts, times
 from tests.test_status import HeldJournal

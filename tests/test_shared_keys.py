@@ -8,12 +8,12 @@ from typing import Any, cast
 from attrs import define
 from cryptography.fernet import Fernet
 
-from rtprov import inquiries
 from rtprov.errors import ConfigurationError, UndecodableMessage
 from rtprov.messaging.query_messages import KeysAsked, decode_question
 from rtprov.model import keyed_task_id, shard_of
+from rtprov.queries import directory as inquiries
+from rtprov.queries.shared_keys import COMPARE_EVERY_S
 from rtprov.security.sealer import FernetSealer
-from rtprov.shared_keys import COMPARE_EVERY_S
 from tests.system import System
 from tests.test_missing_keys import NEXT, OUR_ID, OURS, THEIR_ID, THEIRS, KeysTestCase
 from tests.test_system import COMPLETED, RUNNING

@@ -15,7 +15,7 @@ from rtprov.journal.store import Store
 from rtprov.messaging.event_messages import decode_status_request, encode_status_reply
 from rtprov.messaging.topology import Shard, declare_status
 from rtprov.model import Event, Finished, Requested, State, shard_of
-from rtprov.status import BARRIER_DEADLINE_S, MAX_BATCH, MAX_PENDING, REPLY_DEADLINE_S, WATCH_EVERY_S, StatusClient, StatusServer
+from rtprov.queries.status import BARRIER_DEADLINE_S, MAX_BATCH, MAX_PENDING, REPLY_DEADLINE_S, WATCH_EVERY_S, StatusClient, StatusServer
 from tests.brokered import EPOCH, SHARD, BrokerTestCase, task_id
 
 Answer = Deferred["State | None"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from twisted.internet.defer import Deferred
 
-from rtprov.ends import MAX_WAITING, SLOT_S
-from rtprov.shared_keys import COMPARE_EVERY_S
-from rtprov.status import WATCH_EVERY_S
+from rtprov.queries.shared_keys import COMPARE_EVERY_S
+from rtprov.queries.status import WATCH_EVERY_S
+from rtprov.queries.watches import MAX_WAITING, SLOT_S
 from tests.memory import MemoryTransport
 from tests.system import Answer, System
 from tests.test_system import COMPLETED, FAILED, NO_TASK, RUNNING, SystemTestCase

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from rtprov.amqp.client.publisher import Publisher
     from rtprov.amqp.client.rpc import RpcClient
-    from rtprov.shared_keys import SharedKeys
+    from rtprov.queries.shared_keys import SharedKeys
 
 PROBE_DEADLINE_S = 2.0
 REMEMBERED_S = 1.0

@@ -21,12 +21,10 @@ from rtprov.amqp.client.service import BrokerConnection, Session
 from rtprov.amqp.client.url import BrokerUrl
 from rtprov.breaker import Breaker
 from rtprov.clocks import WallClock
-from rtprov.ends import EndsOfTasks
 from rtprov.errors import NotReady
 from rtprov.frontend import Frontend
 from rtprov.gate import Gate
 from rtprov.http.health import Readiness, broker_confirms, readiness_of_frontend
-from rtprov.inquiries import Directory
 from rtprov.interfaces import Equipment, Sealer
 from rtprov.journal.first_key import FirstKey, KeySource
 from rtprov.journal.shard_journal import TaskPublisher
@@ -35,8 +33,10 @@ from rtprov.messaging.topology import JOURNAL_MAX_AGE_S, STATUS_EXCHANGE, TASKS_
 from rtprov.messaging.upkeep import Upkeep
 from rtprov.missing_keys import MissingKeys
 from rtprov.quarantine import Quarantine
-from rtprov.shared_keys import SharedKeys
-from rtprov.status import StatusClient
+from rtprov.queries.directory import Directory
+from rtprov.queries.shared_keys import SharedKeys
+from rtprov.queries.status import StatusClient
+from rtprov.queries.watches import EndsOfTasks
 from rtprov.tap.shard import Shared, join_shard
 
 MAX_UNCONFIRMED = 10_000

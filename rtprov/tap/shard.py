@@ -10,7 +10,6 @@ from rtprov.attempts import Attempts
 from rtprov.census import Census
 from rtprov.copies import WorkQueue
 from rtprov.deadletters import DeadLetters
-from rtprov.inquiries import InquiryServer
 from rtprov.journal.backlog import Backlog
 from rtprov.journal.open_tasks import OpenTasks
 from rtprov.journal.reader import JournalReader
@@ -19,7 +18,8 @@ from rtprov.journal.store import Store
 from rtprov.journal_keeper import JournalKeeper
 from rtprov.model import Active, Marker, Unrecognised
 from rtprov.presence import Presence
-from rtprov.status import StatusServer
+from rtprov.queries.directory import InquiryServer
+from rtprov.queries.status import StatusServer
 from rtprov.worker import ShardWorker
 
 if TYPE_CHECKING:

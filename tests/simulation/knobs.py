@@ -8,11 +8,12 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from types import ModuleType
 from typing import Any
 
-from rtprov import finals, renewals, status
+from rtprov import finals, renewals
 from rtprov.broker import backlog, database, sqlite, streams
 from rtprov.broker.streams import Stream
 from rtprov.journal import shard_journal as journal
 from rtprov.messaging import topology
+from rtprov.queries import status
 from rtprov.tap import assembly
 from tests.simulation.clock import WorldClock
 

@@ -29,7 +29,7 @@ from rtprov.messaging.event_messages import decode_status_request, decode_task, 
 from rtprov.messaging.markers import decode_census
 from rtprov.missing_keys import MissingKeys
 from rtprov.model import Finished, State
-from rtprov.status import StatusServer
+from rtprov.queries.status import StatusServer
 from rtprov.worker import ShardWorker
 from tests.simulation import clock_mutations, operator_mutations, order_mutations, queue_mutations  # noqa: F401 (they add their own)
 from tests.simulation.mutation import MUTATIONS, mutation

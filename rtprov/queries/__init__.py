@@ -1,0 +1,1 @@
+"""Questions about tasks over AMQP: what front ends ask, and how workers answer."""
