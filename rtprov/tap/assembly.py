@@ -22,7 +22,7 @@ from rtprov.amqp.client.url import BrokerUrl
 from rtprov.breaker import Breaker
 from rtprov.clocks import WallClock
 from rtprov.errors import NotReady
-from rtprov.frontend import Frontend
+from rtprov.frontend.resource import Frontend
 from rtprov.gate import Gate
 from rtprov.http.health import Readiness, broker_confirms, readiness_of_frontend
 from rtprov.interfaces import Equipment, Sealer

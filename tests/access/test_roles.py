@@ -9,10 +9,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http_headers import Headers
 
 from rtprov.errors import CredentialsExpired, Forbidden
+from rtprov.frontend.query_parameters import reason as reason_of
 from rtprov.http.admission import Admission, Caller
 from rtprov.http.site import JsonSite
 from rtprov.model import Requested, State
-from rtprov.query import reason as reason_of
 from rtprov.security.tokens import Role, Token, new_token
 from tests.web.front import BODY, CPE, GET_PATH, ID, TASK, FrontendTestCase
 from tests.web.raw import RawAnswer

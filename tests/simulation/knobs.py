@@ -8,9 +8,10 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from types import ModuleType
 from typing import Any
 
-from rtprov import finals, renewals
+from rtprov import renewals
 from rtprov.broker import backlog, database, sqlite, streams
 from rtprov.broker.streams import Stream
+from rtprov.frontend import final_states as finals
 from rtprov.journal import shard_journal as journal
 from rtprov.messaging import topology
 from rtprov.queries import status

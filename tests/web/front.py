@@ -8,7 +8,7 @@ from typing import TypeVar
 from attrs import define, field
 from twisted.internet.defer import Deferred, fail, succeed
 
-from rtprov.frontend import Frontend
+from rtprov.frontend.resource import Frontend
 from rtprov.http.health import Readiness
 from rtprov.journal.store import Store
 from rtprov.model import Cancelled, Details, Event, Requested, State, Task

@@ -18,7 +18,7 @@ from rtprov.errors import (
     Unconfirmed,
     Unroutable,
 )
-from rtprov.frontend import Frontend
+from rtprov.frontend.resource import Frontend
 from rtprov.http.health import always_ready
 from rtprov.model import State
 from tests.fakes import PlainSealer

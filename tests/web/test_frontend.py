@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import rtprov.finals
+import rtprov.frontend.final_states
 from rtprov.model import State, Task
 from tests.fakes import PlainSealer
 from tests.web.front import BODY, GET_PATH, ID, NO_EQUIPMENT, NO_TASK, POST_PATH, TASK, FrontendTestCase
@@ -140,7 +140,7 @@ class Statuses(FrontendTestCase):
 
     def test_the_latest_are_remembered(self) -> None:
         """Of very many final states, the earliest are forgotten, and asked for again."""
-        self.patch(rtprov.finals, "MAX_REMEMBERED", 2)
+        self.patch(rtprov.frontend.final_states, "MAX_REMEMBERED", 2)
         for number in (1, 2, 3, 3, 2, 1):
             self.knows(State.COMPLETED, task_id=f"{number:032x}")
             self.assertEqual(self.get(task_id=f"{number:032x}").status, 200)

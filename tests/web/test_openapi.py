@@ -8,9 +8,9 @@ from html.parser import HTMLParser
 from typing import Any
 
 from rtprov import __version__
-from rtprov.frontend import Frontend
+from rtprov.frontend.openapi import document
+from rtprov.frontend.resource import Frontend
 from rtprov.model import State
-from rtprov.openapi import document
 from tests.web.front import BODY, GET_PATH, ID, POST_PATH, TASK, FrontendTestCase
 
 VOID = {"meta", "link", "br"}

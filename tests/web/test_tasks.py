@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from twisted.python.failure import Failure
 
-from rtprov.documents import preferred_wait_s
 from rtprov.errors import BrokerUnavailable, NoReply, NoWorker, Unconfirmed
+from rtprov.frontend.schemas import preferred_wait_s
 from rtprov.model import Finished, Requested, Started, State
 from tests.web.front import BODY, CPE, GET_PATH, ID, NO_EQUIPMENT, NO_METHOD, NO_TASK, TASK, FrontendTestCase
 from tests.web.raw import request

@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 
 from rtprov import __version__
-from rtprov.documents import MAX_KEY_LENGTH, MAX_WAIT_S, Envelope, Problem, Receipt, TaskAnswer, TasksAnswer
 from rtprov.equipment.request import MAX_BODY_BYTES, RequestBody
-from rtprov.query import DEFAULT_PAGE, MAX_PAGE, MAX_REASON
+from rtprov.frontend.query_parameters import DEFAULT_PAGE, MAX_PAGE, MAX_REASON
+from rtprov.frontend.schemas import MAX_KEY_LENGTH, MAX_WAIT_S, Envelope, Problem, Receipt, TaskAnswer, TasksAnswer
 
 _CPE = "/api/v1/equipment/cpe/{equipmentId}"
 _TYPES = (RequestBody, Receipt, Envelope, Problem, TaskAnswer, TasksAnswer)

@@ -7,7 +7,7 @@ import json
 from html import escape
 from typing import Any
 
-from rtprov.openapi import document
+from rtprov.frontend.openapi import document
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 
-from rtprov.audit import ACCEPTED, PERHAPS_ACCEPTED, REPEATED, audited, note, note_cancellation
 from rtprov.errors import (
     BrokerError,
     BrokerUnavailable,
@@ -30,6 +29,7 @@ from rtprov.errors import (
     Undecided,
     Unroutable,
 )
+from rtprov.frontend.audit import ACCEPTED, PERHAPS_ACCEPTED, REPEATED, audited, note, note_cancellation
 from rtprov.model import Details, State, Task, keyed_task_id
 from rtprov.security.tokens import Role
 

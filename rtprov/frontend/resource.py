@@ -1,6 +1,6 @@
 """Service B, the front end: takes a task, answers with a receipt, and tells a task's status and all about it.
 
-A thin layer: the rules of a body are `rtprov.equipment.request`'s, the way to the broker is `rtprov.orders`', the state a `StatusSource`'s, the rest of
+A thin layer: the rules of a body are `rtprov.equipment.request`'s, the way to the broker is `rtprov.frontend.submission`', the state a `StatusSource`'s, the rest of
 what is known a `TaskDirectory`'s, the answers to failures `rtprov.http.responses`'s.
 """
 
@@ -14,16 +14,6 @@ from twisted.internet.defer import Deferred, TimeoutError
 from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
 
-from rtprov.docspage import POLICY, page
-from rtprov.documents import (
-    TaskAnswer,
-    TasksAnswer,
-    answered_within_s,
-    idempotency_key,
-    preferred_wait_s,
-    task_document,
-    waits_s,
-)
 from rtprov.equipment.request import parse_request
 from rtprov.errors import (
     EquipmentMalformed,
@@ -34,17 +24,27 @@ from rtprov.errors import (
     TaskMalformed,
     TaskNotFound,
 )
-from rtprov.finals import FinalStates
+from rtprov.frontend.docs_page import POLICY, page
+from rtprov.frontend.final_states import FinalStates
+from rtprov.frontend.openapi import document_bytes
+from rtprov.frontend.query_parameters import arguments_of, no_parameters
+from rtprov.frontend.query_parameters import page as page_of
+from rtprov.frontend.query_parameters import reason as reason_of
+from rtprov.frontend.schemas import (
+    TaskAnswer,
+    TasksAnswer,
+    answered_within_s,
+    idempotency_key,
+    preferred_wait_s,
+    task_document,
+    waits_s,
+)
+from rtprov.frontend.submission import DEADLINE_S, Orders
 from rtprov.http.health import Readiness, answer_alive, answer_ready
 from rtprov.http.request import caller_of, check_media_type, json_resource, read_body
 from rtprov.http.responses import answer, answer_bytes, answer_error, envelope
 from rtprov.http.same_origin import SameOrigin
 from rtprov.model import State, is_equipment_id, is_task_id
-from rtprov.openapi import document_bytes
-from rtprov.orders import DEADLINE_S, Orders
-from rtprov.query import arguments_of, no_parameters
-from rtprov.query import page as page_of
-from rtprov.query import reason as reason_of
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime

@@ -1,5 +1,5 @@
 """The JSON that front end and clients exchange, beside a task's request body and the error envelope: what requests say in their head, and
-how a task is shown. `rtprov.openapi` describes the same types.
+how a task is shown. `rtprov.frontend.openapi` describes the same types.
 """
 
 from __future__ import annotations
