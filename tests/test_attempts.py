@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 
-from rtprov.attempts import SHORTAGE_PAUSE_S, retry_pause_s
 from rtprov.errors import EquipmentUnreachable, OutOfResources
 from rtprov.model import Finished, Requested, Started, State
-from rtprov.quarantine import GIVE_UP_AFTER
+from rtprov.worker.attempts import SHORTAGE_PAUSE_S, retry_pause_s
+from rtprov.worker.quarantine import GIVE_UP_AFTER
 from tests.fakes import FakeDelivery
 from tests.test_worker import EPOCH, WorkerTestCase, task_id
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtprov.breaker import (
+from rtprov.worker.circuit_breaker import (
     FIRST_GROWTH,
     FIRST_PROBE_S,
     GROWTH_STEP_S,

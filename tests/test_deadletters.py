@@ -12,13 +12,13 @@ from rtprov.amqp.client.protocol import AmqpConnection
 from rtprov.amqp.client.publisher import Publisher
 from rtprov.amqp.framing import encode_content
 from rtprov.broker.content_header import ACCEPTED_BYTES, ACCEPTED_FIELDS, join
-from rtprov.deadletters import RETRY_PAUSE_S, RETURN_PAUSE_S, DeadLetters
 from rtprov.errors import BrokerUnavailable, Overloaded
 from rtprov.journal.store import Store
 from rtprov.messaging.event_messages import encode_task
 from rtprov.messaging.markers import encode_census
 from rtprov.messaging.topology import DEAD_EXCHANGE, DELIVERY_LIMIT, PARKED_QUEUE, Topology
 from rtprov.model import Event, Finished, Requested, State
+from rtprov.worker.dead_letters import RETRY_PAUSE_S, RETURN_PAUSE_S, DeadLetters
 from tests.brokered import EPOCH, SHARD, BrokerTestCase, make_task, task_id
 
 DEATH = {"x-death": [{"reason": "delivery_limit", "count": 1}, {"reason": "older"}], "mine": "kept"}

@@ -11,10 +11,10 @@ from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtprov.breaker import ROW, Breaker
 from rtprov.errors import EquipmentUnreachable, OutOfPatience
-from rtprov.gate import Gate, Permit
 from rtprov.model import EquipmentState
+from rtprov.worker.call_limiter import Gate, Permit
+from rtprov.worker.circuit_breaker import ROW, Breaker
 
 
 class GateTestCase(SynchronousTestCase):

@@ -13,9 +13,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov.errors import BrokerUnavailable
 from rtprov.journal.store import Store
-from rtprov.journal_keeper import LOOK_S, JournalKeeper
 from rtprov.messaging.event_messages import decode_event, decode_task, encode_event, encode_task
 from rtprov.model import Cancelled, Event, Finished, Postponed, Requested, Started, State, Task
+from rtprov.worker.journal_keeper import LOOK_S, JournalKeeper
 from tests.fakes import FakeDelivery, FakeReplica, PlainSealer
 
 EPOCH = 1_800_000_000.0

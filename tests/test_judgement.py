@@ -6,9 +6,9 @@ from attrs import define, field
 from twisted.internet.defer import Deferred, succeed
 
 from rtprov.errors import BrokerUnavailable, EquipmentUnreachable
-from rtprov.jobs import BARRIER_RETRY_S, EXPECTED_WITHIN_S
 from rtprov.messaging.event_messages import encode_task
 from rtprov.model import Cancelled, Event, Finished, Postponed, Requested, Started, State, Task
+from rtprov.worker.job import BARRIER_RETRY_S, EXPECTED_WITHIN_S
 from tests.fakes import FakeDelivery, FakeJournal, PlainSealer
 from tests.test_worker import BODY, EPOCH, WorkerTestCase, task_id
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtprov.lanes import Lanes
+from rtprov.worker.device_queues import Lanes
 
 DEVICES = ["ABC123", "DEF456", "GHI789"]
 

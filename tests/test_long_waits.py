@@ -8,12 +8,12 @@ import re
 
 from twisted.internet.defer import Deferred
 
-from rtprov import renewals
 from rtprov.broker import streams
 from rtprov.broker.streams import Stream
 from rtprov.equipment.scenario import Rule
 from rtprov.messaging.topology import DELIVERY_LIMIT, PARKED_QUEUE, Shard
 from rtprov.model import State
+from rtprov.worker import renewals
 from tests.system import System
 from tests.test_system import SystemTestCase
 

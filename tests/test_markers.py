@@ -9,11 +9,11 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtprov.census import EVERY_S, LOOK_S, RIVAL_S, SELDOM_S, SURE_AFTER, Census
 from rtprov.errors import BrokerUnavailable
 from rtprov.journal.store import Store
 from rtprov.messaging.event_messages import encode_task
 from rtprov.model import Cancelled, Finished, Requested, State, Task
+from rtprov.worker.census import EVERY_S, LOOK_S, RIVAL_S, SELDOM_S, SURE_AFTER, Census
 from tests.fakes import FakeDelivery, FakeJournal, FakeReplica, PlainSealer
 
 EPOCH = 1_800_000_000.0

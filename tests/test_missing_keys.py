@@ -13,10 +13,10 @@ from rtprov.errors import EquipmentUnreachable
 from rtprov.journal.appending import persistent
 from rtprov.messaging.event_messages import encode_task
 from rtprov.messaging.topology import TASKS_EXCHANGE, Shard
-from rtprov.missing_keys import FIRST_LOOK_S, LOOK_EVERY_S, REPEAT_AFTER_S
 from rtprov.model import Finished, Requested, Started, State, Task, Withheld
 from rtprov.security.sealer import FernetSealer, key_id
 from rtprov.tap.assembly import WorkerService
+from rtprov.worker.missing_keys import FIRST_LOOK_S, LOOK_EVERY_S, REPEAT_AFTER_S
 from tests.fakes import FakeDelivery
 from tests.system import System
 from tests.test_system import COMPLETED, FAILED, RUNNING, SystemTestCase

@@ -10,14 +10,15 @@ from pamqp.commands import Exchange, Queue
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.task import deferLater
 
-from rtprov import failures, renewals
 from rtprov.amqp.client.url import BrokerUrl
 from rtprov.clocks import WallClock
-from rtprov.failures import MAX_FAILURES
 from rtprov.messaging import topology, upkeep
 from rtprov.messaging.topology import PARKED_QUEUE, STATUS_EXCHANGE, TASKS_EXCHANGE, Shard
 from rtprov.model import State, Task
 from rtprov.tap.assembly import FrontendService, Surroundings, WorkerService, WorkerSettings
+from rtprov.worker import renewals
+from rtprov.worker import run_failures as failures
+from rtprov.worker.run_failures import MAX_FAILURES
 from tests.broker.cases import BrokerContract, RabbitMQTestCase
 from tests.fakes import PlainSealer
 

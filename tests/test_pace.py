@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtprov.pace import for_each
+from rtprov.worker.pace import for_each
 
 
 class Pace(SynchronousTestCase):

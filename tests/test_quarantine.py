@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtprov.quarantine import GIVE_UP_AFTER, SUSPECT_AFTER, Quarantine, company
+from rtprov.worker.quarantine import GIVE_UP_AFTER, SUSPECT_AFTER, Quarantine, company
 
 
 class Company(SynchronousTestCase):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from rtprov.copies import COPY_HEADER
 from rtprov.errors import EquipmentUnreachable, Unconfirmed
-from rtprov.jobs import CLOCKS_DIFFER_S
 from rtprov.model import Finished, Requested, State
-from rtprov.renewals import MOST_HELD, NEAR, RENEW_AFTER_S, RENEW_LOOK_S
+from rtprov.worker.copies import COPY_HEADER
+from rtprov.worker.job import CLOCKS_DIFFER_S
+from rtprov.worker.renewals import MOST_HELD, NEAR, RENEW_AFTER_S, RENEW_LOOK_S
 from tests.fakes import FakeDelivery
 from tests.test_judgement import LateTestCase
 from tests.test_worker import EPOCH, WorkerTestCase, task_id

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from rtprov.breaker import LONGEST_PROBE_S, ROW
 from rtprov.equipment.scenario import Rule
 from rtprov.errors import EquipmentSilent, EquipmentUnreachable
 from rtprov.model import Finished, Started, State
+from rtprov.worker.circuit_breaker import LONGEST_PROBE_S, ROW
 from tests.fakes import FakeDelivery
 from tests.system import REQUEST, System
 from tests.test_system import COMPLETED, FAILED, RUNNING, SystemTestCase

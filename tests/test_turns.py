@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from rtprov.jobs import EXPECTED_WITHIN_S
 from rtprov.messaging.event_messages import encode_task
 from rtprov.model import Cancelled, Finished, Requested, Started, State, Task
+from rtprov.worker.job import EXPECTED_WITHIN_S
 from tests.fakes import FakeDelivery, PlainSealer
 from tests.test_judgement import LateTestCase
 from tests.test_worker import BODY, EPOCH, WorkerTestCase, task_id

@@ -13,7 +13,7 @@ from rtprov.amqp.client.service import BrokerConnection
 from rtprov.amqp.client.url import BrokerUrl
 from rtprov.errors import UndecodableMessage
 from rtprov.messaging.topology import PARKED_QUEUE, STATUS_EXCHANGE, TASKS_EXCHANGE, Shard
-from rtprov.quarantine import GIVE_UP_AFTER
+from rtprov.worker.quarantine import GIVE_UP_AFTER
 from tests.brokered import _Taker
 from tests.system import EPOCH, System
 from tests.test_system import COMPLETED, FAILED, RUNNING, SystemTestCase

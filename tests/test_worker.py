@@ -12,21 +12,21 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtprov import worker
-from rtprov.attempts import Attempts
-from rtprov.breaker import Breaker
 from rtprov.clocks import WallClock
-from rtprov.copies import WorkQueue
 from rtprov.errors import EquipmentUnreachable
-from rtprov.failures import FIRST_FAILURE_PAUSE_S, MAX_FAILURES, failure_pause_s
-from rtprov.gate import Gate
 from rtprov.journal.store import Store
 from rtprov.messaging.event_messages import encode_task
 from rtprov.messaging.topology import Shard
-from rtprov.missing_keys import MissingKeys
 from rtprov.model import Event, Finished, Requested, Started, State, Task
-from rtprov.quarantine import Quarantine
-from rtprov.worker import ShardWorker
+from rtprov.worker import shard_worker as worker
+from rtprov.worker.attempts import Attempts
+from rtprov.worker.call_limiter import Gate
+from rtprov.worker.circuit_breaker import Breaker
+from rtprov.worker.copies import WorkQueue
+from rtprov.worker.missing_keys import MissingKeys
+from rtprov.worker.quarantine import Quarantine
+from rtprov.worker.run_failures import FIRST_FAILURE_PAUSE_S, MAX_FAILURES, failure_pause_s
+from rtprov.worker.shard_worker import ShardWorker
 from tests.fakes import FakeDelivery, FakeEquipment, FakeJournal, FakeQueue, FakeReplica, PlainSealer
 
 EPOCH = 1_800_000_000.0

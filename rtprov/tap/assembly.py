@@ -19,11 +19,9 @@ from rtprov.amqp.client.publisher import Publisher
 from rtprov.amqp.client.rpc import RpcClient
 from rtprov.amqp.client.service import BrokerConnection, Session
 from rtprov.amqp.client.url import BrokerUrl
-from rtprov.breaker import Breaker
 from rtprov.clocks import WallClock
 from rtprov.errors import NotReady
 from rtprov.frontend.resource import Frontend
-from rtprov.gate import Gate
 from rtprov.http.health import Readiness, broker_confirms, readiness_of_frontend
 from rtprov.interfaces import Equipment, Sealer
 from rtprov.journal.first_key import FirstKey, KeySource
@@ -31,13 +29,15 @@ from rtprov.journal.shard_journal import TaskPublisher
 from rtprov.messaging.shard_count import ShardCount
 from rtprov.messaging.topology import JOURNAL_MAX_AGE_S, STATUS_EXCHANGE, TASKS_EXCHANGE, Shard, Topology
 from rtprov.messaging.upkeep import Upkeep
-from rtprov.missing_keys import MissingKeys
-from rtprov.quarantine import Quarantine
 from rtprov.queries.directory import Directory
 from rtprov.queries.shared_keys import SharedKeys
 from rtprov.queries.status import StatusClient
 from rtprov.queries.watches import EndsOfTasks
-from rtprov.tap.shard import Shared, join_shard
+from rtprov.worker.call_limiter import Gate
+from rtprov.worker.circuit_breaker import Breaker
+from rtprov.worker.missing_keys import MissingKeys
+from rtprov.worker.quarantine import Quarantine
+from rtprov.worker.shard_parts import Shared, join_shard
 
 MAX_UNCONFIRMED = 10_000
 CONFIRM_DEADLINE_S = 4.0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from rtprov.attempts import Attempts
 from rtprov.clocks import AwakeClock
+from rtprov.worker.attempts import Attempts
 from tests.simulation.mutation import mutation
 
 _seconds = AwakeClock.seconds

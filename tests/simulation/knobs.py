@@ -8,7 +8,6 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from types import ModuleType
 from typing import Any
 
-from rtprov import renewals
 from rtprov.broker import backlog, database, sqlite, streams
 from rtprov.broker.streams import Stream
 from rtprov.frontend import final_states as finals
@@ -16,6 +15,7 @@ from rtprov.journal import shard_journal as journal
 from rtprov.messaging import topology
 from rtprov.queries import status
 from rtprov.tap import assembly
+from rtprov.worker import renewals
 from tests.simulation.clock import WorldClock
 
 Knob = tuple[tuple[ModuleType, str, float], ...]

@@ -11,10 +11,8 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
 
-from rtprov import worker
 from rtprov.amqp.client.publisher import Publisher, _settle
 from rtprov.amqp.client.rpc import RpcClient
-from rtprov.attempts import Abandoned, Attempts
 from rtprov.broker.consuming import Consuming
 from rtprov.broker.queues import Queue
 from rtprov.broker.sqlite import SqliteStorage
@@ -24,13 +22,15 @@ from rtprov.equipment import client as equipment
 from rtprov.errors import BrokerError, EquipmentSilent
 from rtprov.journal.shard_journal import ShardJournal, TaskPublisher
 from rtprov.journal.store import Store
-from rtprov.lanes import Lanes
 from rtprov.messaging.event_messages import decode_status_request, decode_task, encode_status_reply
 from rtprov.messaging.markers import decode_census
-from rtprov.missing_keys import MissingKeys
 from rtprov.model import Finished, State
 from rtprov.queries.status import StatusServer
-from rtprov.worker import ShardWorker
+from rtprov.worker import shard_worker as worker
+from rtprov.worker.attempts import Abandoned, Attempts
+from rtprov.worker.device_queues import Lanes
+from rtprov.worker.missing_keys import MissingKeys
+from rtprov.worker.shard_worker import ShardWorker
 from tests.simulation import clock_mutations, operator_mutations, order_mutations, queue_mutations  # noqa: F401 (they add their own)
 from tests.simulation.mutation import MUTATIONS, mutation
 

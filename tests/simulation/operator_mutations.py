@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from rtprov.journal.shard_journal import ShardJournal
-from rtprov.journal_keeper import JournalKeeper
 from rtprov.messaging.resharding import Resharding, _Move
 from rtprov.messaging.shard_count import ShardCount
+from rtprov.worker.journal_keeper import JournalKeeper
 from tests.simulation.mutation import mutation
 
 # Another number of shards.

@@ -7,13 +7,13 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from rtprov.attempts import Attempts
 from rtprov.errors import NoAnswer, TaskNotFound, TooLate
 from rtprov.frontend import submission as orders
 from rtprov.frontend.submission import Orders
 from rtprov.journal.store import Store
 from rtprov.model import Cancelled, Details, Finished, Started, State
 from rtprov.queries.directory import Directory
+from rtprov.worker.attempts import Attempts
 from tests.fakes import PlainSealer
 from tests.simulation.mutation import mutation
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from rtprov.census import Census
-from rtprov.worker import ShardWorker
+from rtprov.worker.census import Census
+from rtprov.worker.shard_worker import ShardWorker
 from tests.simulation.mutation import mutation
 
 

@@ -6,34 +6,34 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
-from rtprov.attempts import Attempts
-from rtprov.census import Census
-from rtprov.copies import WorkQueue
-from rtprov.deadletters import DeadLetters
 from rtprov.journal.backlog import Backlog
 from rtprov.journal.open_tasks import OpenTasks
 from rtprov.journal.reader import JournalReader
 from rtprov.journal.shard_journal import ShardJournal
 from rtprov.journal.store import Store
-from rtprov.journal_keeper import JournalKeeper
 from rtprov.model import Active, Marker, Unrecognised
-from rtprov.presence import Presence
 from rtprov.queries.directory import InquiryServer
 from rtprov.queries.status import StatusServer
-from rtprov.worker import ShardWorker
+from rtprov.worker.attempts import Attempts
+from rtprov.worker.census import Census
+from rtprov.worker.copies import WorkQueue
+from rtprov.worker.dead_letters import DeadLetters
+from rtprov.worker.journal_keeper import JournalKeeper
+from rtprov.worker.presence import Presence
+from rtprov.worker.shard_worker import ShardWorker
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rtprov.amqp.client.publisher import Publisher
     from rtprov.amqp.client.service import Session
-    from rtprov.gate import Gate
     from rtprov.interfaces import Equipment, Sealer
     from rtprov.messaging.topology import Shard, Topology
-    from rtprov.missing_keys import MissingKeys
     from rtprov.model import Event
-    from rtprov.quarantine import Quarantine
     from rtprov.tap.assembly import Surroundings, WorkerSettings
+    from rtprov.worker.call_limiter import Gate
+    from rtprov.worker.missing_keys import MissingKeys
+    from rtprov.worker.quarantine import Quarantine
 
 
 @frozen

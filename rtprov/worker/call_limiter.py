@@ -24,8 +24,8 @@ from rtprov.model import EquipmentState
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-    from rtprov.breaker import Breaker
     from rtprov.errors import NoAnswer
+    from rtprov.worker.circuit_breaker import Breaker
 
 LOOK_EVERY_S = 1.0  # at who has run out of patience, while A is in trouble
 LOOK_AGAIN_S = 0.01  # at the least: times are floats

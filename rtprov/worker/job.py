@@ -10,9 +10,9 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from rtprov.copies import copied_at
 from rtprov.errors import BrokerError
-from rtprov.pace import for_each
+from rtprov.worker.copies import copied_at
+from rtprov.worker.pace import for_each
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from rtprov.amqp.client.protocol import AmqpConnection
-    from rtprov.gate import Gate
     from rtprov.interfaces import Journal
     from rtprov.journal.store import Store
     from rtprov.messaging.topology import Shard
     from rtprov.model import Event
+    from rtprov.worker.call_limiter import Gate
 
 SAY_AGAIN_S = 60.0  # while tasks are open
 SAY_AGAIN_SOONEST_S = 1.0  # for a delivery while the journal names another process

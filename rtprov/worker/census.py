@@ -26,7 +26,7 @@ from twisted.logger import Logger
 from rtprov.errors import BrokerError, UndecodableMessage
 from rtprov.messaging.event_messages import decode_task
 from rtprov.model import Finished, State
-from rtprov.pace import for_each
+from rtprov.worker.pace import for_each
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -36,13 +36,13 @@ if TYPE_CHECKING:
 
     from rtprov.amqp.client.consumer import Delivery
     from rtprov.amqp.client.protocol import AmqpConnection
-    from rtprov.copies import WorkQueue
     from rtprov.journal.open_tasks import OpenTask, OpenTasks
     from rtprov.journal.reader import JournalReader
     from rtprov.journal.shard_journal import ShardJournal
     from rtprov.journal.store import Store
-    from rtprov.presence import Presence
-    from rtprov.worker import ShardWorker
+    from rtprov.worker.copies import WorkQueue
+    from rtprov.worker.presence import Presence
+    from rtprov.worker.shard_worker import ShardWorker
 
 LOOK_S = 5.0  # longer than a front end's publish is on its way
 EVERY_S = 30.0  # between two markers; ever longer while they do not come back, since a long queue may be before them

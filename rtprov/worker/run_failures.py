@@ -8,15 +8,15 @@ from twisted.internet.defer import CancelledError
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from rtprov.attempts import Abandoned, Deadly
+from rtprov.worker.attempts import Abandoned, Deadly
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from twisted.internet.interfaces import IReactorTime
 
-    from rtprov.attempts import Attempts
-    from rtprov.jobs import Job
+    from rtprov.worker.attempts import Attempts
+    from rtprov.worker.job import Job
 
 _log = Logger()
 

@@ -1,7 +1,7 @@
 """The worker of one shard: takes tasks from the work queue, has A called for each, and puts the outcome into the journal.
 
 The way of one task here: a *delivery* becomes a *job*; the job waits in its device's lane until it is the head; then, attempt by attempt,
-it passes the gate that all shards of the process share, calls A, and pauses where A was out of reach (`rtprov.attempts`). Its final state
+it passes the gate that all shards of the process share, calls A, and pauses where A was out of reach (`rtprov.worker.attempts`). Its final state
 is appended to the journal, confirmed, and only then is the delivery acknowledged and the lane left.
 
 The journal decides the order of a device's tasks: none begins before all earlier ones have ended, be they here or not.
@@ -21,16 +21,16 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.logger import Logger
 
 from rtprov.amqp.client.consumer import consume
-from rtprov.attempts import Abandoned, Deadly
-from rtprov.copies import copied_at
 from rtprov.errors import UndecodableMessage
-from rtprov.failures import Broken, repeated
-from rtprov.jobs import Arrivals, Job, key_of
-from rtprov.lanes import Lanes
 from rtprov.messaging.event_messages import decode_task
 from rtprov.messaging.markers import decode_census
 from rtprov.model import Active, Cancelled, Finished, Marker, Unrecognised
-from rtprov.renewals import Renewals
+from rtprov.worker.attempts import Abandoned, Deadly
+from rtprov.worker.copies import copied_at
+from rtprov.worker.device_queues import Lanes
+from rtprov.worker.job import Arrivals, Job, key_of
+from rtprov.worker.renewals import Renewals
+from rtprov.worker.run_failures import Broken, repeated
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,13 +39,13 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from rtprov.amqp.client.protocol import AmqpConnection
-    from rtprov.attempts import Attempts
-    from rtprov.copies import WorkQueue
     from rtprov.interfaces import Delivery, Journal
     from rtprov.journal.open_tasks import OpenTasks
     from rtprov.journal.store import Store
     from rtprov.messaging.topology import Shard
     from rtprov.model import Event, Task
+    from rtprov.worker.attempts import Attempts
+    from rtprov.worker.copies import WorkQueue
 
 
 class ShardWorker:

@@ -15,7 +15,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from rtprov.errors import BrokerError
-from rtprov.pace import for_each
+from rtprov.worker.pace import for_each
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
     from twisted.python.failure import Failure
 
-    from rtprov.copies import WorkQueue
-    from rtprov.jobs import Job
     from rtprov.journal.open_tasks import OpenTasks
+    from rtprov.worker.copies import WorkQueue
+    from rtprov.worker.job import Job
 
 RENEW_AFTER_S = 1200.0
 RENEW_LOOK_S = 60.0

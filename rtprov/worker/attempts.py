@@ -26,20 +26,20 @@ from rtprov.errors import (
     OutOfResources,
     SealError,
 )
-from rtprov.jobs import BARRIER_RETRY_S, Job
 from rtprov.messaging.event_messages import decode_task
 from rtprov.model import Postponed, Started, State, Withheld
-from rtprov.quarantine import GIVE_UP_AFTER, SUSPECT_AFTER
+from rtprov.worker.job import BARRIER_RETRY_S, Job
+from rtprov.worker.quarantine import GIVE_UP_AFTER, SUSPECT_AFTER
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
     from rtprov.clocks import WallClock
-    from rtprov.gate import Gate, Permit
     from rtprov.interfaces import Equipment, Journal, Sealer
     from rtprov.journal.store import Store
-    from rtprov.missing_keys import MissingKeys
-    from rtprov.quarantine import Quarantine
+    from rtprov.worker.call_limiter import Gate, Permit
+    from rtprov.worker.missing_keys import MissingKeys
+    from rtprov.worker.quarantine import Quarantine
 
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0

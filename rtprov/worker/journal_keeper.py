@@ -25,7 +25,7 @@ from rtprov.errors import BrokerError
 from rtprov.journal.reconstruct import end_of, retell
 from rtprov.messaging.markers import copy_event
 from rtprov.model import Copied, Requested
-from rtprov.pace import for_each
+from rtprov.worker.pace import for_each
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from rtprov.journal.record import Record
     from rtprov.journal.shard_journal import ShardJournal
     from rtprov.journal.store import Store
-    from rtprov.presence import Presence
-    from rtprov.worker import ShardWorker
+    from rtprov.worker.presence import Presence
+    from rtprov.worker.shard_worker import ShardWorker
 
 LOOK_S = 60.0
 ACTIVE_SHARE, STANDBY_SHARE = 0.5, 0.75  # of the journal's age
