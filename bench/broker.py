@@ -34,9 +34,9 @@ from rtprov.amqp.client.protocol import AmqpConnection
 from rtprov.amqp.client.publisher import Publisher
 from rtprov.amqp.client.rpc import RpcClient, serve
 from rtprov.amqp.client.url import BrokerUrl
-from rtprov.broker.server import make_broker
-from rtprov.broker.sqlite import SqliteStorage
-from rtprov.broker.storage import MemoryStorage
+from rtprov.broker.server.factory import make_broker
+from rtprov.broker.storage.interface import MemoryStorage
+from rtprov.broker.storage.sqlite import SqliteStorage
 from tests.rabbitmq import start_rabbitmq
 
 UNDER_WAY = 200

@@ -23,8 +23,8 @@ from twisted.internet.task import Clock
 from twisted.web.http_headers import Headers
 
 from rtprov.amqp.client.url import BrokerUrl
-from rtprov.broker.server import make_broker
-from rtprov.broker.storage import MemoryStorage
+from rtprov.broker.server.factory import make_broker
+from rtprov.broker.storage.interface import MemoryStorage
 from rtprov.clocks import WallClock
 from rtprov.equipment.client import BytesBody, HttpEquipment, equipment_agent
 from rtprov.equipment.scenario import Rule

@@ -8,8 +8,8 @@ import re
 
 from twisted.internet.defer import Deferred
 
-from rtprov.broker import streams
-from rtprov.broker.streams import Stream
+from rtprov.broker.engine import stream as streams
+from rtprov.broker.engine.stream import Stream
 from rtprov.equipment.scenario import Rule
 from rtprov.messaging.topology import DELIVERY_LIMIT, PARKED_QUEUE, Shard
 from rtprov.model import State

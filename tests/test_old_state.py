@@ -10,8 +10,8 @@ from typing import Any, cast
 from attrs import define, field
 from twisted.internet.defer import Deferred
 
-from rtprov.broker.server import make_broker
-from rtprov.broker.sqlite import SqliteStorage
+from rtprov.broker.server.factory import make_broker
+from rtprov.broker.storage.sqlite import SqliteStorage
 from rtprov.messaging.topology import Shard
 from tests.system import REQUEST, System
 from tests.test_system import SystemTestCase

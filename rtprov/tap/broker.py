@@ -14,8 +14,8 @@ from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
-from rtprov.broker.server import BrokerFactory, make_broker
-from rtprov.broker.sqlite import SqliteStorage
+from rtprov.broker.server.factory import BrokerFactory, make_broker
+from rtprov.broker.storage.sqlite import SqliteStorage
 from rtprov.errors import NotReady
 from rtprov.http.health import PROBE_DEADLINE_S, Readiness
 from rtprov.security.tls_server import TLSEndpoint

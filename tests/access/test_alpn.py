@@ -12,8 +12,8 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.web.resource import Resource
 from zope.interface import implementer
 
-from rtprov.broker.server import make_broker
-from rtprov.broker.storage import MemoryStorage
+from rtprov.broker.server.factory import make_broker
+from rtprov.broker.storage.interface import MemoryStorage
 from rtprov.http.site import JsonSite
 from rtprov.security.tls_server import TLSEndpoint
 from tests.access.test_tls_server import ServerTestCase

@@ -50,11 +50,13 @@ from rtprov.amqp.client.publisher import Publisher
 from rtprov.amqp.client.spec import METHODS
 from rtprov.amqp.client.url import BrokerUrl
 from rtprov.amqp.framing import encode_content
-from rtprov.broker import backlog, database, streams
 from rtprov.broker.content_header import join
-from rtprov.broker.server import make_broker
-from rtprov.broker.sqlite import SqliteStorage
-from rtprov.broker.storage import MemoryStorage, Storage
+from rtprov.broker.engine import backlog
+from rtprov.broker.engine import stream as streams
+from rtprov.broker.server.factory import make_broker
+from rtprov.broker.storage import database
+from rtprov.broker.storage.interface import MemoryStorage, Storage
+from rtprov.broker.storage.sqlite import SqliteStorage
 from rtprov.errors import AmqpError, BrokerError
 from tests.memory import MemoryNetwork
 from tests.rabbitmq import START_DEADLINE_S, rabbitmq

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pamqp.commands import Basic
 from twisted.internet.defer import Deferred
 
-from rtprov.broker.server import make_broker
-from rtprov.broker.storage import MemoryStorage
+from rtprov.broker.server.factory import make_broker
+from rtprov.broker.storage.interface import MemoryStorage
 from rtprov.messaging.topology import TASKS_EXCHANGE
 from tests.brokered import SHARD, BrokerTestCase
 

@@ -12,10 +12,10 @@ from unittest import mock
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtprov.broker import database as module
-from rtprov.broker import opening
-from rtprov.broker.database import Batch, Database, row_of
-from rtprov.broker.opening import FILE
+from rtprov.broker.storage import database as module
+from rtprov.broker.storage import database_file as opening
+from rtprov.broker.storage.database import Batch, Database, row_of
+from rtprov.broker.storage.database_file import FILE
 from rtprov.errors import ConfigurationError
 from tests.broker.test_storage import record
 

@@ -10,10 +10,11 @@ from typing import Any
 from pamqp.commands import Basic, Queue
 from twisted.internet.defer import Deferred
 
-from rtprov.broker import sqlite, streams
-from rtprov.broker.server import make_broker
-from rtprov.broker.sqlite import SqliteStorage
-from rtprov.broker.storage import Storage
+from rtprov.broker.engine import stream as streams
+from rtprov.broker.server.factory import make_broker
+from rtprov.broker.storage import sqlite
+from rtprov.broker.storage.interface import Storage
+from rtprov.broker.storage.sqlite import SqliteStorage
 from tests.broker.cases import BrokerContract, SqliteTestCase
 
 PERSISTENT = 2

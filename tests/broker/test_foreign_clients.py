@@ -17,8 +17,8 @@ from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
-from rtprov.broker.server import make_broker
-from rtprov.broker.storage import MemoryStorage
+from rtprov.broker.server.factory import make_broker
+from rtprov.broker.storage.interface import MemoryStorage
 
 DEADLINE_S = 15.0
 

@@ -13,8 +13,8 @@ from rtprov.amqp.client._txamqp import Content
 from rtprov.amqp.codec import encode_header
 from rtprov.amqp.framing import PROTOCOL_HEADER, encode_method
 from rtprov.broker.content_header import ACCEPTED_BYTES, ACCEPTED_FIELDS
-from rtprov.broker.engine import MAX_QUEUES
-from rtprov.broker.routing import MAX_EXCHANGES, MAX_KEYS
+from rtprov.broker.engine.routing import MAX_EXCHANGES, MAX_KEYS
+from rtprov.broker.engine.virtual_host import MAX_QUEUES
 from tests.broker.cases import BrokerContract, EmbeddedTestCase
 from tests.broker.raw import CHANNEL, LOGIN, RawClient, frame, publish
 

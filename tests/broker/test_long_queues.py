@@ -8,8 +8,8 @@ from pamqp.commands import Basic, Channel, Queue
 
 from rtprov.amqp.client._txamqp import Content
 from rtprov.amqp.client.channel import AmqpChannel
-from rtprov.broker.queues import Queue as QueueOfBroker
-from rtprov.broker.sqlite import SqliteStorage
+from rtprov.broker.engine.queue import Queue as QueueOfBroker
+from rtprov.broker.storage.sqlite import SqliteStorage
 from rtprov.errors import AmqpError, Overloaded
 from tests.broker.cases import EmbeddedTestCase
 from tests.broker.raw import RawContract, publish

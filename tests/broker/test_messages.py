@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from rtprov.amqp.codec import decode_header, encode_header
 from rtprov.amqp.fields import MAX_FIELDS
 from rtprov.broker.content_header import MAX_BYTES, join, split
-from rtprov.broker.dead_letters import EXPIRED, dead_letter
+from rtprov.broker.engine.dead_lettering import EXPIRED, dead_letter
 from rtprov.broker.messages import Message
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=timezone.utc)

@@ -12,11 +12,12 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov.amqp.codec import decode_header, encode_header
-from rtprov.broker import backlog, storage
-from rtprov.broker.engine import Engine
+from rtprov.broker.engine import backlog
+from rtprov.broker.engine.queue import Queue
+from rtprov.broker.engine.virtual_host import Engine
 from rtprov.broker.messages import Entry, Message
-from rtprov.broker.queues import Queue
-from rtprov.broker.storage import MemoryStorage, Record
+from rtprov.broker.storage import interface as storage
+from rtprov.broker.storage.interface import MemoryStorage, Record
 
 
 class Troubled(MemoryStorage):

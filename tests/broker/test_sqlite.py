@@ -8,9 +8,9 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.logger import LogLevel, capturedLogs
 
-from rtprov.broker.database import Batch, Database
-from rtprov.broker.sqlite import CONGESTED_BYTES, RETRY_S, TIDY_EVERY_S, SqliteStorage
-from rtprov.broker.storage import StoredExchange
+from rtprov.broker.storage.database import Batch, Database
+from rtprov.broker.storage.interface import StoredExchange
+from rtprov.broker.storage.sqlite import CONGESTED_BYTES, RETRY_S, TIDY_EVERY_S, SqliteStorage
 from tests.broker.test_storage import SqliteCase, record
 
 

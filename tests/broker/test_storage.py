@@ -12,10 +12,10 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov.amqp.codec import encode_header
-from rtprov.broker import storage as storage_module
 from rtprov.broker.messages import Message
-from rtprov.broker.sqlite import SqliteStorage
-from rtprov.broker.storage import MemoryStorage, Record, Storage
+from rtprov.broker.storage import interface as storage_module
+from rtprov.broker.storage.interface import MemoryStorage, Record, Storage
+from rtprov.broker.storage.sqlite import SqliteStorage
 
 if TYPE_CHECKING:
     _Case = SynchronousTestCase

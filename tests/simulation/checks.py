@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from attrs import define, field
 
-from rtprov.broker.database import POSITION_BITS, Batch
+from rtprov.broker.storage.database import POSITION_BITS, Batch
 from rtprov.errors import UndecodableMessage
 from rtprov.messaging.event_messages import decode_event, decode_task
 from rtprov.model import Cancelled, Finished, Requested, Started, State

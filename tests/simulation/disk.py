@@ -15,9 +15,9 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from rtprov.broker.database import Batch, Database, row_id
-from rtprov.broker.opening import SCHEMA
-from rtprov.broker.sqlite import SqliteStorage
+from rtprov.broker.storage.database import Batch, Database, row_id
+from rtprov.broker.storage.database_file import SCHEMA
+from rtprov.broker.storage.sqlite import SqliteStorage
 from tests.simulation.clock import Role, WorldClock
 
 

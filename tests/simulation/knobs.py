@@ -8,8 +8,10 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from types import ModuleType
 from typing import Any
 
-from rtprov.broker import backlog, database, sqlite, streams
-from rtprov.broker.streams import Stream
+from rtprov.broker.engine import backlog
+from rtprov.broker.engine import stream as streams
+from rtprov.broker.engine.stream import Stream
+from rtprov.broker.storage import database, sqlite
 from rtprov.frontend import final_states as finals
 from rtprov.journal import shard_journal as journal
 from rtprov.messaging import topology

@@ -13,11 +13,11 @@ from twisted.internet.defer import Deferred, fail, succeed
 
 from rtprov.amqp.client.publisher import Publisher, _settle
 from rtprov.amqp.client.rpc import RpcClient
-from rtprov.broker.consuming import Consuming
-from rtprov.broker.queues import Queue
-from rtprov.broker.sqlite import SqliteStorage
-from rtprov.broker.streams import Stream
-from rtprov.broker.turn import Turn, confirm
+from rtprov.broker.engine.queue import Queue
+from rtprov.broker.engine.stream import Stream
+from rtprov.broker.server.commit import Turn, confirm
+from rtprov.broker.server.consuming import Consuming
+from rtprov.broker.storage.sqlite import SqliteStorage
 from rtprov.equipment import client as equipment
 from rtprov.errors import BrokerError, EquipmentSilent
 from rtprov.journal.shard_journal import ShardJournal, TaskPublisher

@@ -6,7 +6,7 @@ import random
 
 from attrs import define, field
 
-from rtprov.broker.engine import Engine
+from rtprov.broker.engine.virtual_host import Engine
 from rtprov.messaging.topology import PARKED_QUEUE, TASKS_EXCHANGE, Shard
 from tests.simulation.world import Broker, World
 

@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov.amqp.codec import encode_header
 from rtprov.broker.messages import Message
-from rtprov.broker.storage import Record
+from rtprov.broker.storage.interface import Record
 from tests.simulation.clock import Role, WorldClock
 from tests.simulation.disk import Disk, SimulatedStorage
 from tests.simulation.links import Link

@@ -10,7 +10,7 @@ from attrs import define, field, frozen
 from twisted.internet.defer import Deferred, maybeDeferred
 
 from rtprov.amqp.client.url import BrokerUrl
-from rtprov.broker.server import make_broker
+from rtprov.broker.server.factory import make_broker
 from rtprov.equipment.client import HttpEquipment, equipment_agent
 from rtprov.http.site import JsonSite
 from rtprov.messaging.topology import Shard

@@ -15,14 +15,14 @@ from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 
-from rtprov.broker.connection import BrokerProtocol
-from rtprov.broker.engine import Engine
-from rtprov.broker.storage import Storage
+from rtprov.broker.engine.virtual_host import Engine
+from rtprov.broker.server.connection import BrokerProtocol
+from rtprov.broker.storage.interface import Storage
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
 
-    from rtprov.broker.replies import Replies
+    from rtprov.broker.server.direct_reply import Replies
 
 
 @attrs.frozen

@@ -14,11 +14,11 @@ from pamqp.commands import Connection
 
 from rtprov import __version__
 from rtprov.amqp.framing import FRAME_MIN_SIZE, PROTOCOL_HEADER, Command
-from rtprov.broker.sasl import MECHANISMS, credentials_from
+from rtprov.broker.server.sasl import MECHANISMS, credentials_from
 from rtprov.errors import AmqpError
 
 if TYPE_CHECKING:
-    from rtprov.broker.server import Limits
+    from rtprov.broker.server.factory import Limits
 
 _PROPERTIES: dict[str, Any] = {
     "product": "rtprov",

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from twisted.logger import Logger
 
+from rtprov.broker.engine.queue import Consumer
 from rtprov.broker.messages import Entry, Message
-from rtprov.broker.queues import Consumer
-from rtprov.broker.storage import Record, Storage, StoredQueue
+from rtprov.broker.storage.interface import Record, Storage, StoredQueue
 from rtprov.errors import AmqpError
 
 if TYPE_CHECKING:

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from rtprov.broker.arguments import check_equivalent, check_equivalent_arguments, check_properties, queue_kind
-from rtprov.broker.dead_letters import REJECTED, dead_letter, in_circles
-from rtprov.broker.memory import Memory
+from rtprov.broker.engine.arguments import check_equivalent, check_equivalent_arguments, check_properties, queue_kind
+from rtprov.broker.engine.dead_lettering import REJECTED, dead_letter, in_circles
+from rtprov.broker.engine.memory_alarm import Memory
+from rtprov.broker.engine.queue import Queue
+from rtprov.broker.engine.routing import Routing, refuse_reserved
+from rtprov.broker.engine.stream import Stream, max_age_s
 from rtprov.broker.messages import Message
-from rtprov.broker.queues import Queue
-from rtprov.broker.routing import Routing, refuse_reserved
-from rtprov.broker.storage import Storage
-from rtprov.broker.streams import Stream, max_age_s
+from rtprov.broker.storage.interface import Storage
 from rtprov.errors import AmqpError
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import attrs
 from twisted.logger import Logger
 
-from rtprov.broker.memory import Memory
+from rtprov.broker.engine.memory_alarm import Memory
 from rtprov.broker.messages import Entry
-from rtprov.broker.storage import Record, Storage, StoredQueue
+from rtprov.broker.storage.interface import Record, Storage, StoredQueue
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred

@@ -23,17 +23,17 @@ from zope.interface import implementer
 from rtprov.amqp.codec import cut_short
 from rtprov.amqp.framing import CLOSES, HEARTBEAT, HEARTBEAT_KIND, METHOD, PROTOCOL_HEADER, Command, Frame, FrameParser, encode_method
 from rtprov.amqp.heartbeat import Heartbeat
-from rtprov.broker.channels import Channels
-from rtprov.broker.consuming import NotYet
-from rtprov.broker.handshake import Handshake, LoginRefused, OtherProtocol
-from rtprov.broker.turn import Turn
+from rtprov.broker.server.channels import Channels
+from rtprov.broker.server.commit import Turn
+from rtprov.broker.server.consuming import NotYet
+from rtprov.broker.server.handshake import Handshake, LoginRefused, OtherProtocol
 from rtprov.errors import AmqpError
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
 
     from rtprov.amqp.transport import IAmqpTransport
-    from rtprov.broker.server import BrokerFactory
+    from rtprov.broker.server.factory import BrokerFactory
 
 
 @implementer(IPushProducer)

@@ -1,6 +1,6 @@
-"""What stands in the embedded broker's file, read and written; `rtprov.broker.opening` opens it.
+"""What stands in the embedded broker's file, read and written; `rtprov.broker.storage.database_file` opens it.
 
-Plain blocking code for the writer thread; `rtprov.broker.sqlite` is its face towards the reactor. A message's row id is its queue's id and
+Plain blocking code for the writer thread; `rtprov.broker.storage.sqlite` is its face towards the reactor. A message's row id is its queue's id and
 its position in one integer, so that a queue's messages lie together, in order, and need no index beside.
 """
 
@@ -20,8 +20,8 @@ import msgspec
 
 from rtprov.amqp.codec import decode_header
 from rtprov.broker.messages import Message
-from rtprov.broker.opening import VERSION, open_file
-from rtprov.broker.storage import PAGE_BYTES, PAGE_MESSAGES, Record, Recovered, StoredExchange, StoredQueue
+from rtprov.broker.storage.database_file import VERSION, open_file
+from rtprov.broker.storage.interface import PAGE_BYTES, PAGE_MESSAGES, Record, Recovered, StoredExchange, StoredQueue
 
 POSITION_BITS = 44
 MAX_QUEUE_ID = 1 << (62 - POSITION_BITS)
@@ -116,7 +116,7 @@ class Database:
         return dict(self._connection.execute("SELECT name, id FROM queue"))
 
     def load(self, queue_id: int, after: int, upto: int) -> Sequence[Record]:
-        """See `rtprov.broker.storage.Storage.load`."""
+        """See `rtprov.broker.storage.interface.Storage.load`."""
         bounds = row_id(queue_id, after), row_id(queue_id, upto)
         page: list[Record] = []
         size = 0
@@ -130,7 +130,7 @@ class Database:
         return page
 
     def position_at(self, queue_id: int, time: float) -> int | None:
-        """See `rtprov.broker.storage.Storage.position_at`."""
+        """See `rtprov.broker.storage.interface.Storage.position_at`."""
         found = self._connection.execute(
             "SELECT id FROM message WHERE id >= ? AND id < ? AND time >= ? ORDER BY id LIMIT 1",
             (row_id(queue_id, 0), row_id(queue_id + 1, 0), time),
@@ -157,7 +157,7 @@ class Database:
             raise
 
     def trim(self, queue_id: int, before: float) -> int | None:
-        """See `rtprov.broker.storage.Storage.trim`; at most `TRIM_ROWS` messages go at once."""
+        """See `rtprov.broker.storage.interface.Storage.trim`; at most `TRIM_ROWS` messages go at once."""
         query = self._connection.execute
         low, high = row_id(queue_id, 0), row_id(queue_id + 1, 0) - 1
         first, last = query("SELECT min(id), max(id) FROM message WHERE id BETWEEN ? AND ?", (low, high)).fetchone()

@@ -1,4 +1,4 @@
-"""A `rtprov.broker.storage.Storage` in a SQLite file: gathers what the engine tells into batches, and has one thread write them.
+"""A `rtprov.broker.storage.interface.Storage` in a SQLite file: gathers what the engine tells into batches, and has one thread write them.
 
 While one batch is being written, the next gathers: so all that happens meanwhile, however much, shares one transaction and one `fsync`.
 """
@@ -15,8 +15,8 @@ from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from rtprov.broker.database import MAX_QUEUE_ID, Batch, Database, row_id, row_of
-from rtprov.broker.storage import Record, Recovered, StoredExchange, nobody
+from rtprov.broker.storage.database import MAX_QUEUE_ID, Batch, Database, row_id, row_of
+from rtprov.broker.storage.interface import Record, Recovered, StoredExchange, nobody
 from rtprov.errors import AmqpError
 
 if TYPE_CHECKING:

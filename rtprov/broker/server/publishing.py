@@ -8,13 +8,13 @@ from pamqp.commands import Basic, Confirm
 
 from rtprov.broker.content_header import refusal
 from rtprov.broker.messages import Message, expiration_s
-from rtprov.broker.methods import Return
-from rtprov.broker.replies import REPLY_TO
+from rtprov.broker.server.direct_reply import REPLY_TO
+from rtprov.broker.server.methods import Return
 from rtprov.errors import AmqpError
 
 if TYPE_CHECKING:
     from rtprov.amqp.framing import Command
-    from rtprov.broker.channel import BrokerChannel
+    from rtprov.broker.server.channel import BrokerChannel
 
 
 class Publishing:

@@ -9,15 +9,15 @@ from pamqp import base
 from pamqp.commands import Basic, Channel, Confirm, Exchange, Queue
 
 from rtprov.amqp.framing import Command, encode_content
-from rtprov.broker.consuming import Consuming
-from rtprov.broker.methods import DeclareOk
-from rtprov.broker.publishing import Publishing
-from rtprov.broker.replies import REPLY_TO, Replies
+from rtprov.broker.server.consuming import Consuming
+from rtprov.broker.server.direct_reply import REPLY_TO, Replies
+from rtprov.broker.server.methods import DeclareOk
+from rtprov.broker.server.publishing import Publishing
 from rtprov.errors import AmqpError
 
 if TYPE_CHECKING:
-    from rtprov.broker.connection import BrokerProtocol
-    from rtprov.broker.engine import AnyQueue
+    from rtprov.broker.engine.virtual_host import AnyQueue
+    from rtprov.broker.server.connection import BrokerProtocol
 
 
 class BrokerChannel:

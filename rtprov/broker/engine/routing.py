@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rtprov.broker.arguments import check_equivalent
-from rtprov.broker.exchanges import TYPES, Exchange
-from rtprov.broker.storage import Recovered, Storage, StoredExchange
+from rtprov.broker.engine.arguments import check_equivalent
+from rtprov.broker.engine.exchange import TYPES, Exchange
+from rtprov.broker.storage.interface import Recovered, Storage, StoredExchange
 from rtprov.errors import AmqpError
 
 if TYPE_CHECKING:

@@ -9,13 +9,13 @@ from twisted.logger import Logger
 
 from rtprov.amqp.codec import cut_short
 from rtprov.amqp.framing import METHOD, Assembler, Command, Frame
-from rtprov.broker.channel import BrokerChannel
+from rtprov.broker.server.channel import BrokerChannel
 from rtprov.errors import AmqpError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from rtprov.broker.connection import BrokerProtocol
+    from rtprov.broker.server.connection import BrokerProtocol
 
 _OPEN, _CLOSE_OK = (method.index.to_bytes(4, "big") for method in (Channel.Open, Channel.CloseOk))
 

@@ -9,11 +9,11 @@ from pamqp.commands import Basic
 
 from rtprov.broker.content_header import split
 from rtprov.broker.messages import Message
-from rtprov.broker.methods import Deliver
+from rtprov.broker.server.methods import Deliver
 from rtprov.errors import AmqpError
 
 if TYPE_CHECKING:
-    from rtprov.broker.channel import BrokerChannel
+    from rtprov.broker.server.channel import BrokerChannel
 
 REPLY_TO = "amq.rabbitmq.reply-to"
 

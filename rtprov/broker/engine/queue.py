@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
-from rtprov.broker.backlog import Backlog
-from rtprov.broker.dead_letters import DELIVERY_LIMIT, EXPIRED, REJECTED
-from rtprov.broker.memory import Memory
+from rtprov.broker.engine.backlog import Backlog
+from rtprov.broker.engine.dead_lettering import DELIVERY_LIMIT, EXPIRED, REJECTED
+from rtprov.broker.engine.memory_alarm import Memory
 from rtprov.broker.messages import Entry, Message, expiration_s
-from rtprov.broker.storage import Record, Storage, StoredQueue
+from rtprov.broker.storage.interface import Record, Storage, StoredQueue
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
@@ -35,7 +35,7 @@ class Consumer(Protocol):
 
 
 DeadLetter = Callable[["Queue", Message, str], None]
-"""Called with the queue, the message and the reason, as `rtprov.broker.dead_letters` has it."""
+"""Called with the queue, the message and the reason, as `rtprov.broker.engine.dead_lettering` has it."""
 
 
 @attrs.define(eq=False)

@@ -10,9 +10,9 @@ from twisted.logger import Logger
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
-    from rtprov.broker.engine import AnyQueue
-    from rtprov.broker.publishing import Publishing
-    from rtprov.broker.server import BrokerFactory
+    from rtprov.broker.engine.virtual_host import AnyQueue
+    from rtprov.broker.server.factory import BrokerFactory
+    from rtprov.broker.server.publishing import Publishing
 
 
 class Turn:

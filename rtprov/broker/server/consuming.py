@@ -9,15 +9,15 @@ import attrs
 from pamqp.commands import Basic
 
 from rtprov.broker.messages import Entry
-from rtprov.broker.methods import Deliver, GetOk
-from rtprov.broker.replies import REPLY_TO
+from rtprov.broker.server.direct_reply import REPLY_TO
+from rtprov.broker.server.methods import Deliver, GetOk
 from rtprov.errors import AmqpError
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
-    from rtprov.broker.channel import BrokerChannel
-    from rtprov.broker.engine import AnyQueue
+    from rtprov.broker.engine.virtual_host import AnyQueue
+    from rtprov.broker.server.channel import BrokerChannel
 
 MAX_CONSUMERS = 2000
 
@@ -32,7 +32,7 @@ class NotYet(Exception):
 
 @attrs.define(eq=False)
 class ChannelConsumer:
-    """A `rtprov.broker.queues.Consumer`: one ``basic.consume`` on a channel. `prefetch` 0 is no limit."""
+    """A `rtprov.broker.engine.queue.Consumer`: one ``basic.consume`` on a channel. `prefetch` 0 is no limit."""
 
     channel: BrokerChannel
     tag: str
