@@ -21,10 +21,10 @@ from rtprov.tap.command import Command
 from rtprov.tap.frontend import make_admission, objection_to
 from rtprov.tap.listening import Listening, front_end, health_if, https, log
 from rtprov.tap.option_values import server_endpoint
-from rtprov.tap.renewal import Renewal
+from rtprov.tap.process_clocks import clock
+from rtprov.tap.reloading import Renewal
 from rtprov.tap.services import key_file, server_identity, surroundings
 from rtprov.tap.stub import make_stub
-from rtprov.tap.timing import clock
 from rtprov.tap.worker import make_policy, make_worker, room_for_calls
 
 FILES_PER_CALL = 3  # its two ends, where the stub is called, and that of a client who waits for it

@@ -22,9 +22,9 @@ from rtprov.security.tls_server import TLSEndpoint
 from rtprov.tap import options as opt
 from rtprov.tap.command import Closing, Command, InOrder
 from rtprov.tap.listening import Listening, health_if, log
-from rtprov.tap.renewal import Renewal
+from rtprov.tap.process_clocks import clock
+from rtprov.tap.reloading import Renewal
 from rtprov.tap.services import server_identity
-from rtprov.tap.timing import clock
 
 CLOSE_DEADLINE_S = 10.0
 GUEST = "guest"

@@ -9,10 +9,10 @@ from rtprov.amqp.client.url import BrokerUrl
 from rtprov.errors import ConfigurationError
 from rtprov.security.certificates import Files, read_text
 from rtprov.security.tls_client import VerifiedServers
-from rtprov.tap.clients import broker_endpoint
-from rtprov.tap.renewal import Renewal
+from rtprov.tap.client_connections import broker_endpoint
+from rtprov.tap.process_clocks import clock
+from rtprov.tap.reloading import Renewal
 from rtprov.tap.services import ca_file
-from rtprov.tap.timing import clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,16 +17,16 @@ from twisted.python.components import Componentized
 
 from rtprov.errors import ConfigurationError, refusal
 from rtprov.tap.assembly import WorkerService
-from rtprov.tap.clients import install_names
+from rtprov.tap.client_connections import install_names
 from rtprov.tap.command_options import CommandOptions
-from rtprov.tap.environment import survey
-from rtprov.tap.files import open_files
+from rtprov.tap.environment_variables import survey
 from rtprov.tap.listening import log
 from rtprov.tap.logs import quiet_observer
+from rtprov.tap.open_files import open_files
 from rtprov.tap.options import ALL_NAMES
-from rtprov.tap.renewal import Renewal
+from rtprov.tap.process_clocks import TimeWatch
+from rtprov.tap.reloading import Renewal
 from rtprov.tap.sharded import Sharded
-from rtprov.tap.timing import TimeWatch
 
 threads = cast("IReactorFromThreads", reactor)
 

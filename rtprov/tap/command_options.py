@@ -14,8 +14,8 @@ from twisted.python import usage
 
 from rtprov import __version__
 from rtprov.errors import ConfigurationError
-from rtprov.tap.environment import lookup, variable
-from rtprov.tap.exits import Ending
+from rtprov.tap.environment_variables import lookup, variable
+from rtprov.tap.exit_status import Ending
 
 
 @attrs.frozen

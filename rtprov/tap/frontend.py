@@ -16,12 +16,12 @@ from rtprov.tap.assembly import FrontendService
 from rtprov.tap.banner import first_steps
 from rtprov.tap.broker_file import BrokerRoute
 from rtprov.tap.command import Command
-from rtprov.tap.files import open_files, room_for
 from rtprov.tap.listening import front_end, health_if, log
-from rtprov.tap.renewal import Renewal
+from rtprov.tap.open_files import open_files, room_for
+from rtprov.tap.process_clocks import clock, wall_clock
+from rtprov.tap.reloading import Renewal
 from rtprov.tap.services import key_file, server_identity, surroundings
 from rtprov.tap.sharded import Sharded
-from rtprov.tap.timing import clock, wall_clock
 
 OBJECTION = "anybody could come in; --client-ca or --tokens says who may, --open that anybody is meant"
 

@@ -27,7 +27,7 @@ from rtprov.errors import BrokerError, BrokerUnavailable, ConfigurationError
 from rtprov.messaging.resharding import Resharding
 from rtprov.security.certificates import read_text
 from rtprov.security.tls_client import VerifiedServers
-from rtprov.tap.clients import broker_endpoint, install_names
+from rtprov.tap.client_connections import broker_endpoint, install_names
 
 DEFAULT_BROKER = "amqp://guest:guest@127.0.0.1:5673/"
 CONNECT_DEADLINE_S = 10.0

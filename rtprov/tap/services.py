@@ -16,8 +16,8 @@ from rtprov.security.development import SEAL_KEY
 from rtprov.security.key_file import KeyFile
 from rtprov.security.tls_server import ServerIdentity
 from rtprov.tap.assembly import Surroundings
-from rtprov.tap.renewal import warn_of_expiry
-from rtprov.tap.timing import clock, wall_clock
+from rtprov.tap.process_clocks import clock, wall_clock
+from rtprov.tap.reloading import warn_of_expiry
 
 
 def server_identity(options: dict[str, Any], role: str) -> ServerIdentity:

@@ -15,9 +15,9 @@ from rtprov.security.certificates import read_text
 from rtprov.tap import options as opt
 from rtprov.tap.command import Command
 from rtprov.tap.listening import health_if, https
-from rtprov.tap.renewal import Renewal
+from rtprov.tap.process_clocks import clock
+from rtprov.tap.reloading import Renewal
 from rtprov.tap.services import server_identity
-from rtprov.tap.timing import clock
 
 
 class Options(opt.CommandOptions):

@@ -17,14 +17,14 @@ from rtprov.security.tls_client import VerifiedServers
 from rtprov.tap import options as opt
 from rtprov.tap.assembly import Surroundings, WorkerService, WorkerSettings
 from rtprov.tap.broker_file import BrokerRoute
-from rtprov.tap.clients import agent_for
+from rtprov.tap.client_connections import agent_for
 from rtprov.tap.command import Command
-from rtprov.tap.files import open_files, room_for
 from rtprov.tap.listening import health_if, log
-from rtprov.tap.renewal import Renewal, warn_of_expiry
+from rtprov.tap.open_files import open_files, room_for
+from rtprov.tap.process_clocks import clock
+from rtprov.tap.reloading import Renewal, warn_of_expiry
 from rtprov.tap.services import ca_file, identity_files, key_file, surroundings
 from rtprov.tap.sharded import Sharded
-from rtprov.tap.timing import clock
 
 MAX_SHARDS = 400  # each takes five channels of the 2047 that a connection may have
 

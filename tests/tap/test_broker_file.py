@@ -12,7 +12,7 @@ from rtprov.amqp.client.url import BrokerUrl
 from rtprov.errors import ConfigurationError
 from rtprov.tap import broker_file
 from rtprov.tap.broker_file import BrokerRoute, read_broker_url
-from rtprov.tap.renewal import LOOK_EVERY_S
+from rtprov.tap.reloading import LOOK_EVERY_S
 from tests.tap.test_services import FilesTestCase
 
 TEXT = "amqp://joe:sesame@broker/v"

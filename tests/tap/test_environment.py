@@ -9,7 +9,7 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov.tap.command import Command
-from rtprov.tap.environment import Survey, survey
+from rtprov.tap.environment_variables import Survey, survey
 from rtprov.tap.options import ALL_NAMES
 from tests.tap.test_options import options_of
 

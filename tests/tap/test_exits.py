@@ -12,7 +12,7 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov.errors import ConfigurationError, TemporarilyUnavailable
-from rtprov.tap.exits import Ending
+from rtprov.tap.exit_status import Ending
 
 WRONG = ConfigurationError("certs/stub.pem: holds no PEM certificate")
 

@@ -6,7 +6,7 @@ import resource
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtprov.tap.files import OWN, open_files, room_for
+from rtprov.tap.open_files import OWN, open_files, room_for
 
 
 class OpenFiles(SynchronousTestCase):

@@ -10,7 +10,7 @@ from twisted.logger import capturedLogs, formatEvent
 from rtprov.security.development import SEAL_KEY
 from rtprov.security.key_file import KeyFile
 from rtprov.security.sealer import key_id, new_key
-from rtprov.tap.renewal import LOOK_EVERY_S, Renewal
+from rtprov.tap.reloading import LOOK_EVERY_S, Renewal
 from tests.tap.test_renewal import RenewalTestCase
 
 

@@ -23,7 +23,7 @@ from rtprov.security.tokens import new_token
 from rtprov.tap import frontend
 from rtprov.tap.command import Command
 from rtprov.tap.frontend import make_admission
-from rtprov.tap.renewal import LOOK_EVERY_S, WARN_EVERY_S, Renewal
+from rtprov.tap.reloading import LOOK_EVERY_S, WARN_EVERY_S, Renewal
 from tests.tap.test_services import FilesTestCase, parsed
 
 

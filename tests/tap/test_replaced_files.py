@@ -18,7 +18,7 @@ from rtprov.security.development import SEAL_KEY, ensure_seal_key, make_developm
 from rtprov.tap.broker_file import BrokerRoute
 from rtprov.tap.command_options import Option
 from rtprov.tap.option_values import path
-from rtprov.tap.renewal import Renewal
+from rtprov.tap.reloading import Renewal
 from tests.tap.test_options import MODULES
 
 OPERATIONS = Path(__file__).resolve().parents[2] / "docs" / "operations.md"

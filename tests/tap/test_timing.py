@@ -1,4 +1,4 @@
-"""`rtprov.tap.timing`: the reactor's clock is the awake clock, and what happens to time stands in the log."""
+"""`rtprov.tap.process_clocks`: the reactor's clock is the awake clock, and what happens to time stands in the log."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublish
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov.clocks import AwakeClock, WallClock
-from rtprov.tap.timing import TimeWatch, clock, wall_clock
+from rtprov.tap.process_clocks import TimeWatch, clock, wall_clock
 
 
 class Reactor(SynchronousTestCase):
