@@ -37,7 +37,7 @@ from rtprov.amqp.client.url import BrokerUrl
 from rtprov.broker.server.factory import make_broker
 from rtprov.broker.storage.interface import MemoryStorage
 from rtprov.broker.storage.sqlite import SqliteStorage
-from tests.rabbitmq import start_rabbitmq
+from tests.support.rabbitmq import start_rabbitmq
 
 UNDER_WAY = 200
 ROUND_TRIPS = 1000

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov.model import State, Task, is_equipment_id, is_task_id, keyed_task_id, may_come_again, shard_of
-from tests.strategies import equipment_ids, task_ids
+from tests.support.strategies import equipment_ids, task_ids
 
 TASK_ID = "0123456789abcdef" * 2
 

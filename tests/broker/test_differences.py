@@ -10,7 +10,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 import tests.broker
-from tests.broker.cases import BrokerContract, Difference
+from tests.support.broker_cases import BrokerContract, Difference
 
 PAGE = Path(__file__).parents[2] / "docs" / "embedded-broker.md"
 

@@ -31,7 +31,7 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from twisted.trial.unittest import FailTest
 
-from tests.rabbitmq import START_DEADLINE_S, _free_ports, _greets, _settings, find_programs, rabbitmqctl, shell
+from tests.support.rabbitmq import START_DEADLINE_S, _free_ports, _greets, _settings, find_programs, rabbitmqctl, shell
 
 reactor = cast("Any", _reactor)
 

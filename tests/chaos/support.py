@@ -26,8 +26,8 @@ from rtprov.amqp.client.service import BrokerConnection
 from rtprov.amqp.client.url import BrokerUrl
 from rtprov.journal.appending import persistent
 from tests.chaos.equipment import Call, RecordingA, make_certificates, reactor
-from tests.processes.support import ANY_PORT, Client, ProcessTestCase, Twistd
-from tests.system import REQUEST
+from tests.support.processes import ANY_PORT, Client, ProcessTestCase, Twistd
+from tests.support.system import REQUEST
 
 TASKS = 500
 AT_ONCE = 25  # requests of the client

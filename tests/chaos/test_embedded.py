@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.chaos.support import ANY_PORT, ChaosTestCase, Site, kill
-from tests.processes.support import Twistd
+from tests.support.processes import Twistd
 
 
 class OnEmbeddedBroker(ChaosTestCase):

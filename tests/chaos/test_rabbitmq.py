@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from tests.chaos.equipment import reactor
 from tests.chaos.nodes import Nodes, start_nodes
 from tests.chaos.support import TASKS, ChaosTestCase, Site, publish, seconds
-from tests.rabbitmq import RabbitMQ, rabbitmq
+from tests.support.rabbitmq import RabbitMQ, rabbitmq
 
 MINUTE_S = 60.0
 BLOCKED_S = 5.0

@@ -6,10 +6,10 @@ import sys
 
 from rtprov.security.development import make_development_set
 from rtprov.security.tokens import Token, parse_tokens
-from tests.access.sockets import Wire, context, message
-from tests.processes.support import ANY_PORT, ProcessTestCase
-from tests.web.front import BODY, ID, POST_PATH
-from tests.web.raw import RawAnswer, request
+from tests.support.front import BODY, ID, POST_PATH
+from tests.support.processes import ANY_PORT, ProcessTestCase
+from tests.support.raw_http import RawAnswer, request
+from tests.support.sockets import Wire, context, message
 
 ANYWHERE = "tcp:0"
 COMPLETED = {"code": 200, "message": "Completed"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import stat
 
 from rtprov.security.development import FILES, SEAL_KEY
-from tests.processes.support import Client, ProcessTestCase, Twistd
+from tests.support.processes import Client, ProcessTestCase, Twistd
 
 PORTS = ("--port", "0", "--stub-port", "0", "--broker-port", "0")
 COMPLETED = {"code": 200, "message": "Completed"}

@@ -6,7 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
-from tests.processes.support import ProcessTestCase
+from tests.support.processes import ProcessTestCase
 
 DOCS = Path(__file__).resolve().parent.parent.parent / "docs" / "api.md"
 STUB_DELAY_S = "6"

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from twisted.internet.threads import deferToThread
 
-from tests.access.sockets import PATIENCE_S
-from tests.proxies import ProxyTestCase, find_program
-from tests.web.front import BODY, CPE
+from tests.support.front import BODY, CPE
+from tests.support.proxies import ProxyTestCase, find_program
+from tests.support.sockets import PATIENCE_S
 
 COMPLETED = {"code": 200, "message": "Completed"}
 PROGRAMS = Path(__file__).parent / "clients"

@@ -6,7 +6,7 @@ import socket
 
 from rtprov import __version__
 from rtprov.security.development import make_development_set
-from tests.processes.support import ProcessTestCase
+from tests.support.processes import ProcessTestCase
 
 COMMANDS = ("rtprov", "rtprov-broker", "rtprov-frontend", "rtprov-stub", "rtprov-worker")
 

@@ -10,7 +10,7 @@ import sys
 from twisted.trial.unittest import SkipTest
 
 from rtprov.security.development import make_development_set
-from tests.processes.support import ANY_PORT, TWISTD, ProcessTestCase, Twistd
+from tests.support.processes import ANY_PORT, TWISTD, ProcessTestCase, Twistd
 
 # A front end whose broker turns out to contradict its configuration, a moment after the start.
 CONTRADICTED = """

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import rtprov
 from rtprov.security.development import make_development_set
-from tests.processes.support import ANY_PORT, ProcessTestCase
+from tests.support.processes import ANY_PORT, ProcessTestCase
 
 SOURCE = str(Path(rtprov.__file__).resolve().parent.parent)
 

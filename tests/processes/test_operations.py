@@ -14,8 +14,8 @@ from rtprov.messaging.event_messages import encode_task
 from rtprov.model import Task
 from rtprov.security.development import SEAL_KEY, ensure_seal_key, make_development_set
 from rtprov.security.sealer import FernetSealer, load_keys
-from tests.processes.support import ANY_PORT, ProcessTestCase
-from tests.system import REQUEST
+from tests.support.processes import ANY_PORT, ProcessTestCase
+from tests.support.system import REQUEST
 
 PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "operations.md"
 DEVICE, TASK = "ABC123456", "ab" * 16

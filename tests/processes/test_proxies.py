@@ -10,11 +10,11 @@ from collections import Counter
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 
-from tests.access.sockets import Wire, context, dial
-from tests.processes.support import ANY_PORT, Client, Twistd, reactor
-from tests.proxies import Proxy, ProxyTestCase
-from tests.web.front import BODY, ID, POST_PATH
-from tests.web.raw import request
+from tests.support.front import BODY, ID, POST_PATH
+from tests.support.processes import ANY_PORT, Client, Twistd, reactor
+from tests.support.proxies import Proxy, ProxyTestCase
+from tests.support.raw_http import request
+from tests.support.sockets import Wire, context, dial
 
 COMPLETED = (200, {"code": 200, "message": "Completed"})
 RUNNING = (200, {"code": 204, "message": "Task is still running"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib.util import find_spec
 
-from tests.processes.support import ProcessTestCase
+from tests.support.processes import ProcessTestCase
 
 # A task's status is the HTTP status: 500 tells one that failed or was cancelled; and a used key is no fault of a body. An unexpected
 # error, which is a 500 too, leaves its traceback in the log.
@@ -28,7 +28,7 @@ class Schemathesis(ProcessTestCase):
         (self.folder / "schemathesis.toml").write_text(CONFIGURATION)
         arguments = [sys.executable, "-c", RUN, "--config-file", "schemathesis.toml", "run", f"https://localhost:{port}/openapi.json"]
         arguments += ["--tls-verify", "certs/ca.pem", "--seed", "7", "--max-examples", "25", "--checks", "all", "--no-color"]
-        run = self.spawn(arguments, {"SCHEMATHESIS_HOOKS": "tests.processes.schema_hooks"})
+        run = self.spawn(arguments, {"SCHEMATHESIS_HOOKS": "tests.support.schema_hooks"})
         self.assertEqual(await run.ended, 0, run.log + run.errors)
         self.assertRegex(run.log, r"Operations: +7 selected / 7 total")
         self.assertNotIn("Traceback", process.log)

@@ -9,8 +9,8 @@ from twisted.internet.task import deferLater
 
 from rtprov.security.development import SEAL_KEY, make_development_set
 from rtprov.security.sealer import key_id, new_key
-from tests.processes.support import ANY_PORT, POLL_EVERY_S, Client, ProcessTestCase, Twistd, reactor
-from tests.rabbitmq import rabbitmq
+from tests.support.processes import ANY_PORT, POLL_EVERY_S, Client, ProcessTestCase, Twistd, reactor
+from tests.support.rabbitmq import rabbitmq
 
 if TYPE_CHECKING:
     _Base = ProcessTestCase

@@ -6,8 +6,8 @@ import re
 import sys
 
 from rtprov.security.development import SEAL_KEY, ensure_seal_key, make_development_set
-from tests.processes.support import ANY_PORT, ProcessTestCase
-from tests.rabbitmq import OPERATIONS
+from tests.support.processes import ANY_PORT, ProcessTestCase
+from tests.support.rabbitmq import OPERATIONS
 
 ENDPOINTS = {
     "rtprov": ["--port=0", "--stub-port=0", "--broker-port=0"],

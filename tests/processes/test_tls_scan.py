@@ -15,9 +15,9 @@ from twisted.internet.defer import gatherResults
 from twisted.internet.threads import deferToThread
 
 from rtprov.security.development import make_development_set
-from tests.access.sockets import PATIENCE_S, Wire, context, dial, refused, unscrupulous
-from tests.processes.support import ANY_PORT, ProcessTestCase, Twistd
-from tests.web.raw import request
+from tests.support.processes import ANY_PORT, ProcessTestCase, Twistd
+from tests.support.raw_http import request
+from tests.support.sockets import PATIENCE_S, Wire, context, dial, refused, unscrupulous
 
 NOBODY = "amqp://guest:guest@127.0.0.1:1/"
 ASK = request("GET", "/")

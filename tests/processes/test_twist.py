@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rtprov.security.development import make_development_set
-from tests.processes.support import ANY_PORT, ProcessTestCase
+from tests.support.processes import ANY_PORT, ProcessTestCase
 
 FREE_PORTS = ("--port=0", "--stub-port=0", "--broker-port=0")
 

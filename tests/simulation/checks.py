@@ -28,11 +28,11 @@ from rtprov.broker.storage.database import POSITION_BITS, Batch
 from rtprov.errors import UndecodableMessage
 from rtprov.messaging.event_messages import decode_event, decode_task
 from rtprov.model import Cancelled, Finished, Requested, Started, State
-from tests.fakes import PlainSealer
 from tests.simulation.clock import EPOCH
 from tests.simulation.orders import Order, Task
 from tests.simulation.restored import Restores
 from tests.simulation.service_a import LONGEST_RETRY_AFTER_S
+from tests.support.fakes import PlainSealer
 
 if TYPE_CHECKING:
     from twisted.logger import LogEvent

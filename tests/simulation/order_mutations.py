@@ -14,8 +14,8 @@ from rtprov.journal.store import Store
 from rtprov.model import Cancelled, Details, Finished, Started, State
 from rtprov.queries.directory import Directory
 from rtprov.worker.attempts import Attempts
-from tests.fakes import PlainSealer
 from tests.simulation.mutation import mutation
+from tests.support.fakes import PlainSealer
 
 # The front end.
 

@@ -16,7 +16,6 @@ from rtprov.http.site import JsonSite
 from rtprov.messaging.topology import Shard
 from rtprov.tap.assembly import FrontendService, Surroundings, WorkerService, WorkerSettings
 from rtprov.tap.sharded import Sharded
-from tests.fakes import PlainSealer
 from tests.simulation.checks import Checks
 from tests.simulation.clock import Role, WorldClock
 from tests.simulation.disk import Disk, SimulatedStorage
@@ -25,6 +24,7 @@ from tests.simulation.network import Network
 from tests.simulation.orders import Key, Order
 from tests.simulation.service_a import LONGEST_RETRY_AFTER_S, ServiceA
 from tests.simulation.trace import Trace
+from tests.support.fakes import PlainSealer
 
 SHORTEST_DEADLINE_S = 90.0
 URL = BrokerUrl.parse("amqp://guest:guest@broker/")

@@ -20,7 +20,7 @@ from twisted.web.server import NOT_DONE_YET
 
 from rtprov.errors import ConfigurationError
 from rtprov.tap.listening import ANSWERED_WITHIN_S, FLUSH_S, OPEN_WITHIN_S, Answering, CountingSite, Listening
-from tests.memory import MemoryNetwork, http_client
+from tests.support.memory import MemoryNetwork, http_client
 
 
 class Port:

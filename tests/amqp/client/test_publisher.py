@@ -1,0 +1,339 @@
+"""Publishing: what each confirm, return, loss and delay means to the caller."""
+
+from __future__ import annotations
+
+from pamqp.commands import Basic, Channel, Connection
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.python.failure import Failure
+
+from rtprov.amqp.client.protocol import MAX_HELD_BACK_BYTES, AmqpConnection
+from rtprov.amqp.client.publisher import Publisher
+from rtprov.errors import BrokerUnavailable, Overloaded, Unconfirmed, Unroutable
+from tests.support.memory import MemoryTransport
+from tests.support.scripted_broker import AmqpTestCase
+
+PERSISTENT = Basic.Properties(delivery_mode=2, headers={"ключ": "значение"})
+
+
+class PublisherTests(AmqpTestCase):
+    connection: AmqpConnection
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.unroutable = 0
+        self.publisher = Publisher(clock=self.clock, max_unconfirmed=100, on_unroutable=self.count_unroutable)
+
+    def attach(self) -> None:
+        self.connection = self.connect()
+        self.result(self.publisher.attach(self.connection))
+
+    def count_unroutable(self) -> None:
+        self.unroutable += 1
+
+    def publish(self, body: bytes = b"body", *, properties: Basic.Properties = PERSISTENT, mandatory: bool = True) -> Deferred[None]:
+        published = self.publisher.publish("exchange", "key", body, properties=properties, mandatory=mandatory)
+        self.network.settle()
+        return published
+
+    def confirm(self, tag: int, *, multiple: bool = False) -> None:
+        self.peer.send(Basic.Ack(tag, multiple), 1)
+        self.network.settle()
+
+    def test_message(self) -> None:
+        """A message reaches the broker with its body, properties and flags."""
+        self.attach()
+        body = "тело".encode() * 50_000
+        self.publish(body)
+        (publish,) = self.peer.contents(Basic.Publish)
+        method = publish.method
+        assert isinstance(method, Basic.Publish)
+        self.assertEqual((method.exchange, method.routing_key, method.mandatory), ("exchange", "key", True))
+        self.assertEqual((publish.body, publish.properties), (body, PERSISTENT))
+
+    def test_confirmed(self) -> None:
+        """A publish fires when its confirm comes, and not before."""
+        self.attach()
+        published = self.publish()
+        self.assertNoResult(published)
+        self.confirm(1)
+        self.assertIsNone(self.successResultOf(published))
+        self.assertEqual(self.publisher.unconfirmed, 0)
+
+    def test_out_of_order(self) -> None:
+        """Confirms may come in any order."""
+        self.attach()
+        first, second = self.publish(), self.publish()
+        self.confirm(2)
+        self.assertNoResult(first)
+        self.successResultOf(second)
+        self.confirm(1)
+        self.successResultOf(first)
+
+    def test_multiple(self) -> None:
+        """One confirm can stand for all up to its tag."""
+        self.attach()
+        published = [self.publish() for _ in range(10)]
+        self.confirm(3)
+        self.confirm(7, multiple=True)
+        for one in published[:7]:
+            self.successResultOf(one)
+        for one in published[7:]:
+            self.assertNoResult(one)
+        self.confirm(5, multiple=True)
+        self.confirm(10, multiple=True)
+        for one in published[7:]:
+            self.successResultOf(one)
+
+    def test_multiple_of_all(self) -> None:
+        """A multiple confirm of tag 0 stands for all that is under way."""
+        self.attach()
+        published = [self.publish() for _ in range(3)]
+        self.confirm(0, multiple=True)
+        for one in published:
+            self.successResultOf(one)
+
+    def test_confirmed_twice(self) -> None:
+        """A confirm for a message that was confirmed before is passed over."""
+        self.attach()
+        published = [self.publish() for _ in range(2)]
+        for _ in range(2):
+            self.confirm(1)
+        self.successResultOf(published[0])
+        self.assertNoResult(published[1])
+        self.assertFalse(self.connection.closed)
+
+    def test_confirm_of_nothing(self) -> None:
+        """A confirm for what was never published is no confirm: the connection is dropped, and nothing counts as safe."""
+        for tag, multiple in ((2, False), (2, True), (1 << 62, True), (0, False)):
+            self.attach()
+            published = self.publish()
+            self.confirm(tag, multiple=multiple)
+            self.failureResultOf(published, Unconfirmed)
+            self.assertTrue(self.connection.lost)
+
+    def test_nack(self) -> None:
+        """The broker's no is a failure, one or many at a time."""
+        self.attach()
+        published = [self.publish() for _ in range(4)]
+        self.peer.send(Basic.Nack(1), 1)
+        self.peer.send(Basic.Nack(3, True), 1)
+        self.network.settle()
+        for one in published[:3]:
+            self.failureResultOf(one, Unconfirmed)
+        self.assertNoResult(published[3])
+
+    def test_returned(self) -> None:
+        """A message that comes back before its confirm went to no queue."""
+        self.attach()
+        published = self.publish()
+        self.peer.send_back(self.peer.contents(Basic.Publish)[0])
+        self.network.settle()
+        self.assertNoResult(published)
+        self.assertEqual(self.unroutable, 0)
+        self.confirm(1)
+        self.assertIn("312 NO_ROUTE", str(self.failureResultOf(published, Unroutable).value))
+        self.assertEqual(self.unroutable, 1)
+
+    def test_returned_among_others(self) -> None:
+        """Of many messages, the returned ones are known again, by what is in them."""
+        self.attach()
+        bodies = [b"a", b"b", b"b", b"", b"c" * 10_000]
+        published = [self.publish(body, properties=Basic.Properties(correlation_id=str(i))) for i, body in enumerate(bodies)]
+        publishes = self.peer.contents(Basic.Publish)
+        for index in (2, 3):
+            self.peer.send_back(publishes[index])
+        self.confirm(5, multiple=True)
+        for index, one in enumerate(published):
+            if index in (2, 3):
+                self.failureResultOf(one, Unroutable)
+            else:
+                self.successResultOf(one)
+
+    def test_twins_returned(self) -> None:
+        """Of two messages that are the same in everything, each return counts once."""
+        self.attach()
+        published = [self.publish() for _ in range(3)]
+        for publish in self.peer.contents(Basic.Publish)[:2]:
+            self.peer.send_back(publish)
+        self.confirm(3, multiple=True)
+        for one in published[:2]:
+            self.failureResultOf(one, Unroutable)
+        self.successResultOf(published[2])
+
+    def test_returned_unasked(self) -> None:
+        """A return that fits no message under way is passed over."""
+        self.attach()
+        self.publish(mandatory=False)
+        self.publish(b"other")
+        self.peer.send_content(1, Basic.Return(312, "NO_ROUTE", "exchange", "key"), b"body", PERSISTENT)
+        self.confirm(2, multiple=True)
+        self.assertEqual(self.publisher.unconfirmed, 0)
+        self.assertFalse(self.connection.closed)
+
+    def test_not_attached(self) -> None:
+        """Without a connection nothing can be published."""
+        self.failureResultOf(self.publish(), BrokerUnavailable)
+        self.attach()
+        self.publisher.detach()
+        self.failureResultOf(self.publish(), BrokerUnavailable)
+
+    def test_lost(self) -> None:
+        """When the channel is lost, whatever is under way may or may not be safe; a later connection knows nothing of it."""
+        for end in ("cut", "drop", "channel", "detach"):
+            self.attach()
+            published = [self.publish() for _ in range(2)]
+            if end == "cut":
+                self.peer.cut()
+            elif end == "drop":
+                self.connection.drop("dropped")
+            elif end == "channel":
+                self.peer.send(Channel.Close(406, "PRECONDITION_FAILED", 0, 0), 1)
+            else:
+                self.publisher.detach()
+            self.network.settle()
+            for one in published:
+                self.failureResultOf(one, Unconfirmed)
+            self.assertEqual(self.publisher.unconfirmed, 0)
+
+    def test_tags_start_anew(self) -> None:
+        """Each channel counts its messages from 1."""
+        self.attach()
+        self.confirm_all(5)
+        self.publisher.detach()
+        self.attach()
+        published = self.publish()
+        self.confirm(1)
+        self.successResultOf(published)
+
+    def confirm_all(self, count: int) -> None:
+        for _ in range(count):
+            self.publish()
+        self.confirm(count, multiple=True)
+
+    def test_deadline(self) -> None:
+        """A message that is not confirmed within 4 seconds may or may not be safe; its late confirm hurts nobody."""
+        self.attach()
+        early = self.publish()
+        self.network.advance(2)
+        late = self.publish()
+        self.network.advance(1.4)
+        self.assertNoResult(early)
+        self.network.advance(0.6)
+        self.failureResultOf(early, Unconfirmed)
+        self.assertNoResult(late)
+        self.assertEqual(self.publisher.unconfirmed, 2)
+        self.confirm(2, multiple=True)
+        self.successResultOf(late)
+        self.assertEqual(self.publisher.unconfirmed, 0)
+        self.network.advance(1)
+        self.assertEqual([call for call in self.clock.getDelayedCalls() if call.getTime() < self.clock.seconds() + 1], [])
+
+    def test_deadline_of_all(self) -> None:
+        """No message waits longer than 4 seconds, and none less than 3.5, whenever it was published."""
+        self.attach()
+        ages: list[float] = []
+
+        def note(reason: Failure, at: float) -> None:
+            reason.trap(Unconfirmed)
+            ages.append(self.clock.seconds() - at)
+
+        for _ in range(60):
+            self.publish().addErrback(note, self.clock.seconds())
+            self.network.advance(0.07)
+        self.network.advance(5)
+        self.assertEqual(len(ages), 60)
+        self.assertLessEqual(max(ages), 4.0)
+        self.assertGreaterEqual(min(ages), 3.5)
+
+    def test_too_many(self) -> None:
+        """No more than `max_unconfirmed` messages are under way, those that nobody waits for any more included."""
+        self.attach()
+        waiting = [self.publish() for _ in range(100)]
+        self.failureResultOf(self.publish(), Overloaded)
+        self.network.advance(5)
+        for one in waiting:
+            self.failureResultOf(one, Unconfirmed)
+        self.failureResultOf(self.publish(), Overloaded)
+        self.confirm(100, multiple=True)
+        self.assertNoResult(self.publish())
+
+    def test_blocked(self) -> None:
+        """While the broker blocks publishers nothing is sent."""
+        self.attach()
+        self.peer.send(Connection.Blocked("disk"))
+        self.network.settle()
+        self.failureResultOf(self.publish(), Overloaded)
+        self.assertEqual(self.peer.commands(Basic.Publish), [])
+        self.peer.send(Connection.Unblocked())
+        self.network.settle()
+        self.assertNoResult(self.publish())
+
+    def test_flow(self) -> None:
+        """While the broker stops the channel nothing is sent."""
+        self.attach()
+        self.peer.send(Channel.Flow(False), 1)
+        self.network.settle()
+        self.failureResultOf(self.publish(), Overloaded)
+
+    def test_stopped_broker(self) -> None:
+        """Towards a broker that does not read, no more is buffered than a burst."""
+        self.attach()
+        assert isinstance(self.peer.transport, MemoryTransport)
+        self.peer.transport.pauseProducing()
+        body = bytes(200_000)
+        published = [self.publish(body) for _ in range(50)]
+        failed = [one for one in published if one.called]
+        for one in failed:
+            self.failureResultOf(one, Overloaded)
+        self.assertLess((50 - len(failed)) * len(body), MAX_HELD_BACK_BYTES + 1_000_000)
+
+    def test_unencodable(self) -> None:
+        """What cannot be encoded fails at the caller, takes no tag, and the next message goes its way."""
+        self.attach()
+        self.failureResultOf(self.publisher.publish("e", "k" * 256, b"", properties=PERSISTENT), TypeError, ValueError)
+        self.failureResultOf(self.publish(properties=Basic.Properties(headers={"x": object()})), TypeError)  # type: ignore[dict-item]
+        published = self.publish()
+        self.confirm(1)
+        self.successResultOf(published)
+
+    def test_cancelled(self) -> None:
+        """A caller who gives up is forgotten; the message stays on its way, and its confirm goes to nobody else."""
+        self.attach()
+        first, second = self.publish(), self.publish()
+        first.cancel()
+        self.failureResultOf(first, CancelledError)
+        self.confirm(1)
+        self.assertNoResult(second)
+        self.confirm(2)
+        self.successResultOf(second)
+
+    def test_republish_from_callback(self) -> None:
+        """A caller may publish again the moment it hears of a loss or a confirm."""
+        self.attach()
+        again: list[Deferred[None]] = []
+        self.publish().addCallback(lambda _: again.append(self.publish(b"again")))
+        self.publish().addErrback(lambda _: again.append(self.publish(b"too late")))
+        self.confirm(1)
+        self.assertNoResult(again[0])
+        self.connection.drop("over")
+        self.network.settle()
+        self.failureResultOf(again[0], Unconfirmed)
+        self.failureResultOf(again[1], BrokerUnavailable)
+
+    def test_idle(self) -> None:
+        """A publisher with nothing on its way keeps no timer; nor does one that has lost its channel."""
+        self.broker.tune = Connection.Tune(0, 0, 0)
+        connection = self.connect(heartbeat_s=0)
+        self.result(self.publisher.attach(connection))
+        published = self.publish()
+        self.confirm(1)
+        self.successResultOf(published)
+        self.network.advance(1)
+        self.assert_idle()
+        self.publish().addErrback(lambda _: None)
+        connection.drop("over")
+        self.assert_idle()
+
+
+class BytewisePublisherTests(PublisherTests):
+    bytewise = True

@@ -1,0 +1,209 @@
+"""Requests and replies over AMQP."""
+
+from __future__ import annotations
+
+from pamqp.commands import Basic, Connection
+from twisted.internet.defer import CancelledError, Deferred
+
+from rtprov.amqp.client.rpc import REPLY_TO, RpcClient, serve
+from rtprov.errors import BrokerUnavailable, NoReply, Overloaded, Unroutable
+from tests.support.scripted_broker import AmqpTestCase
+
+
+class RpcClientTests(AmqpTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.connection = self.connect()
+        self.client = RpcClient(clock=self.clock)
+        self.result(self.client.attach(self.connection))
+        (consume,) = self.peer.commands(Basic.Consume)
+        self.assertEqual((consume.queue, consume.no_ack), (REPLY_TO, True))
+        self.tag = consume.consumer_tag
+
+    def call(self, body: bytes = b"request", timeout_s: float = 2.0) -> Deferred[bytes]:
+        reply = self.client.call("service", body, timeout_s=timeout_s)
+        self.network.settle()
+        return reply
+
+    def reply(self, request: int, body: bytes) -> None:
+        """Answer the request, counted from 0."""
+        properties = self.peer.contents(Basic.Publish)[request].properties
+        assert properties is not None
+        self.peer.deliver(1, self.tag, 1, body, Basic.Properties(correlation_id=properties.correlation_id))
+        self.network.settle()
+
+    def test_request(self) -> None:
+        """A request is mandatory, expires with its caller's patience and says where the reply goes."""
+        self.call(b"\xff", timeout_s=1.5)
+        (publish,) = self.peer.contents(Basic.Publish)
+        method, properties = publish.method, publish.properties
+        assert isinstance(method, Basic.Publish) and properties is not None
+        self.assertEqual((method.exchange, method.routing_key, method.mandatory, publish.body), ("", "service", True, b"\xff"))
+        self.assertEqual((properties.expiration, properties.reply_to), ("1500", REPLY_TO))
+
+    def test_replies(self) -> None:
+        """Each reply finds its request, in any order, confirmed or not."""
+        replies = [self.call() for _ in range(3)]
+        self.peer.send(Basic.Ack(2, True), 1)
+        for number in (2, 0, 1):
+            self.assertNoResult(replies[number])
+            self.reply(number, b"%d" % number)
+            self.assertEqual(self.successResultOf(replies[number]), b"%d" % number)
+
+    def test_no_reply(self) -> None:
+        """After the timeout the caller is told so; a reply that comes later goes to nobody."""
+        late, other = self.call(timeout_s=2), self.call(timeout_s=3)
+        self.network.advance(2)
+        self.failureResultOf(late, NoReply)
+        self.reply(0, b"late")
+        self.assertNoResult(other)
+        self.reply(1, b"in time")
+        self.assertEqual(self.successResultOf(other), b"in time")
+
+    def test_second_reply(self) -> None:
+        """A second reply to the same request, or one to none at all, is passed over."""
+        reply = self.call()
+        self.reply(0, b"first")
+        self.reply(0, b"second")
+        self.peer.deliver(1, self.tag, 2, b"?")
+        self.network.settle()
+        self.assertEqual(self.successResultOf(reply), b"first")
+        self.assertFalse(self.connection.closed)
+
+    def test_nobody_serves(self) -> None:
+        """A request that no queue takes fails at once."""
+        reply = self.call()
+        self.peer.send_back(self.peer.contents(Basic.Publish)[0])
+        self.peer.send(Basic.Ack(1), 1)
+        self.network.settle()
+        self.failureResultOf(reply, Unroutable)
+
+    def test_doubtful(self) -> None:
+        """A request that the broker does not confirm may be answered all the same; else the timeout ends it."""
+        answered, unanswered = self.call(), self.call()
+        self.peer.send(Basic.Nack(2, True), 1)
+        self.network.settle()
+        self.reply(0, b"after all")
+        self.assertEqual(self.successResultOf(answered), b"after all")
+        self.assertNoResult(unanswered)
+        self.network.advance(2)
+        self.failureResultOf(unanswered, NoReply)
+
+    def test_blocked(self) -> None:
+        """While the broker blocks publishers, requests fail at once."""
+        self.peer.send(Connection.Blocked("memory"))
+        self.network.settle()
+        self.failureResultOf(self.call(), Overloaded)
+
+    def test_lost(self) -> None:
+        """When the connection is lost, every waiting caller learns it at once, and later ones too."""
+        replies = [self.call() for _ in range(2)]
+        self.peer.cut()
+        self.network.settle()
+        for reply in replies:
+            self.failureResultOf(reply, NoReply)
+        self.client.detach()
+        self.failureResultOf(self.call(), BrokerUnavailable)
+        self.assert_idle()
+
+    def test_attached_again(self) -> None:
+        """On a new connection it goes on."""
+        self.connection.drop("over")
+        self.client.detach()
+        self.result(self.client.attach(self.connect()))
+        reply = self.call()
+        self.reply(0, b"again")
+        self.assertEqual(self.successResultOf(reply), b"again")
+
+    def test_cancelled(self) -> None:
+        """A caller who gives up is forgotten, timer and all."""
+        reply, other = self.call(), self.call()
+        reply.cancel()
+        self.failureResultOf(reply, CancelledError)
+        self.reply(0, b"for nobody")
+        self.assertNoResult(other)
+        self.network.advance(2)
+        self.failureResultOf(other, NoReply)
+
+    def test_unencodable(self) -> None:
+        """A queue's name that AMQP cannot carry fails at the caller."""
+        self.failureResultOf(self.client.call("q" * 256, b"", timeout_s=1), TypeError, ValueError)
+
+
+class BytewiseRpcClientTests(RpcClientTests):
+    bytewise = True
+
+
+class ServeTests(AmqpTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.connection = self.connect()
+        self.waiting: list[tuple[bytes, Deferred[bytes]]] = []
+        self.tag = self.result(serve(self.channel(self.connection), "service", self.handle, prefetch=5))
+
+    async def handle(self, body: bytes) -> bytes:
+        answer: Deferred[bytes] = Deferred()
+        self.waiting.append((body, answer))
+        return await answer
+
+    def request(self, number: int, body: bytes, reply_to: str | None = "client") -> None:
+        properties = Basic.Properties(correlation_id=f"request {number}", reply_to=reply_to)
+        self.peer.deliver(1, self.tag, number, body, properties)
+        self.network.settle()
+
+    def replies(self) -> list[tuple[str, str | None, bytes]]:
+        self.network.settle()
+        return [
+            (command.method.routing_key, command.properties.correlation_id, command.body)
+            for command in self.peer.contents(Basic.Publish)
+            if isinstance(command.method, Basic.Publish) and command.properties is not None
+        ]
+
+    def acked(self) -> list[int]:
+        self.network.settle()
+        return [ack.delivery_tag for ack in self.peer.commands(Basic.Ack)]
+
+    def test_answers(self) -> None:
+        """Each request is answered when its handler is done, in any order, and acknowledged behind its answer."""
+        self.request(1, b"one")
+        self.request(2, b"two")
+        self.assertEqual((self.replies(), self.acked()), ([], []))
+        for body, answer in reversed(self.waiting):
+            answer.callback(body.upper())
+        self.assertEqual(self.replies(), [("client", "request 2", b"TWO"), ("client", "request 1", b"ONE")])
+        self.assertEqual(self.acked(), [2, 1])
+
+    def test_handler_fails(self) -> None:
+        """A handler's failure is logged; its request is dropped, and the others go on."""
+        self.request(1, b"one")
+        self.request(2, b"two")
+        self.waiting[0][1].errback(RuntimeError("bug"))
+        self.waiting[1][1].callback(b"fine")
+        self.assertEqual(self.replies(), [("client", "request 2", b"fine")])
+        self.assertEqual(self.acked(), [1, 2])
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+
+    def test_nowhere_to_reply(self) -> None:
+        """A request that names no place for the reply is handled, and done."""
+        self.request(1, b"one", reply_to=None)
+        self.waiting[0][1].callback(b"answer")
+        self.assertEqual((self.replies(), self.acked()), ([], [1]))
+
+    def test_unencodable_reply(self) -> None:
+        """A reply that cannot be sent is logged like any failure."""
+        self.request(1, b"one")
+        self.waiting[0][1].callback("text")  # type: ignore[arg-type]
+        self.assertEqual((self.replies(), self.acked()), ([], [1]))
+        self.assertEqual(len(self.flushLoggedErrors(TypeError)), 1)
+
+    def test_lost(self) -> None:
+        """When the channel is lost, handlers still at work are cancelled, with nothing logged."""
+        self.request(1, b"one")
+        self.connection.drop("over")
+        self.network.settle()
+        self.assertTrue(self.waiting[0][1].called)
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+
+class BytewiseServeTests(ServeTests):
+    bytewise = True

@@ -1,0 +1,336 @@
+"""What the embedded broker on SQLite promises beyond the contract suite: what it has confirmed survives, and a full disk loses nothing."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pamqp.commands import Basic, Queue
+from twisted.internet.defer import Deferred
+
+from rtprov.broker.engine import stream as streams
+from rtprov.broker.server.factory import make_broker
+from rtprov.broker.storage import sqlite
+from rtprov.broker.storage.interface import Storage
+from rtprov.broker.storage.sqlite import SqliteStorage
+from tests.support.broker_cases import BrokerContract, SqliteTestCase
+
+PERSISTENT = 2
+SINGLE_ACTIVE = {"x-single-active-consumer": True, "x-delivery-limit": 3}
+
+
+class DurableCase(SqliteTestCase, BrokerContract):
+    """A broker whose disk can be stopped, and that can die and come back."""
+
+    def setUp(self) -> None:
+        self.stopped: list[tuple[Deferred[Any], Callable[[], Any]]] | None = None
+        super().setUp()
+
+    def make_storage(self) -> Storage:
+        self.directory = Path(self.mktemp())
+        super().make_storage().close()  # for its patches
+        return self.open_storage()
+
+    def open_storage(self) -> SqliteStorage:
+        return SqliteStorage(directory=self.directory, run=self.in_next_turn, clock=self.clock)
+
+    def in_next_turn(self, function: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
+        if self.stopped is None:
+            return super().in_next_turn(function, *arguments)
+        call: Deferred[Any] = Deferred()
+        self.stopped.append((call, lambda: function(*arguments)))
+        return call
+
+    def stop_disk(self) -> None:
+        """From now on nothing that is written arrives."""
+        self.stopped = []
+
+    def start_disk(self) -> None:
+        stopped, self.stopped = self.stopped or [], None
+        for call, function in stopped:
+            call.callback(function())
+
+    async def crash(self) -> None:
+        """The broker dies as by kill -9, with what its file held at this moment, and comes back."""
+        left, self.stopped = self.directory, None
+        self.directory = Path(self.mktemp())
+        shutil.copytree(left, self.directory)
+        self.addCleanup(self.broker.engine.storage.close)
+        self.come_back()
+        self.network.cut("broker")
+
+    async def restart(self) -> None:
+        """The broker stops in good order, and comes back."""
+        await self.broker.stop()
+        await self.broker.engine.storage.close()
+        self.come_back()
+
+    def come_back(self) -> None:
+        self.broker = make_broker(clock=self.clock, storage=self.open_storage())
+        self.network.listen("broker").listen(self.broker)
+        self.connections.clear()
+        self.__dict__.pop("_publisher", None)
+
+    def sql(self, statement: str) -> list[Any]:
+        storage = self.broker.engine.storage
+        assert isinstance(storage, SqliteStorage)
+        return storage._database._connection.execute(statement).fetchall()
+
+    def properties(self) -> Basic.Properties:
+        return Basic.Properties(delivery_mode=PERSISTENT)
+
+    async def drained(self, queue: str, count: int) -> list[tuple[bytes, bool]]:
+        """The next deliveries of a queue with their redelivered flags; all are acknowledged."""
+        inbox = await self.inbox(await self.channel(), queue, prefetch=1)
+        found = []
+        for _ in range(count):
+            delivery = await inbox.next()
+            found.append((delivery.body, delivery.redelivered))
+            delivery.ack()
+        return found
+
+
+class Crash(DurableCase):
+    async def test_what_was_confirmed(self) -> None:
+        """Confirmed messages are there again in order, those that were handed out first and redelivered; settled ones are gone."""
+        channel = await self.channel()
+        queue = await self.queue(channel, "quorum", SINGLE_ACTIVE)
+        inbox = await self.inbox(channel, queue, prefetch=3)
+        await self.publish(queue, *(b"%d" % number for number in range(8)))
+        held = [await inbox.next() for _ in range(3)]
+        held[1].ack()
+        await inbox.next()
+        await self.settle(channel, queue)
+        await self.crash()
+        found = await self.drained(queue, 7)
+        self.assertEqual(found, [(b"0", True), (b"2", True), (b"3", True), *((b"%d" % number, False) for number in range(4, 8))])
+
+    async def test_what_was_not_confirmed(self) -> None:
+        """A message whose confirm had not come may be gone, and everything before it is there."""
+        channel = await self.channel()
+        queue = await self.queue(channel, "quorum")
+        await self.publish(queue, b"safe")
+        self.stop_disk()
+        publisher = await self.publisher()
+        late = publisher.publish("", queue, b"late", properties=self.properties())
+        self.network.settle()
+        self.assertNoResult(late)
+        late.addErrback(lambda _: None)  # its confirm is lost
+        await self.crash()
+        self.assertEqual(await self.drained(queue, 1), [(b"safe", False)])
+        self.assertEqual(await self.count(await self.channel(), queue), 0)
+
+    async def test_streams_keep_their_offsets(self) -> None:
+        """After a crash a stream is read on from where its reader was, and goes on counting."""
+        channel = await self.channel()
+        stream = await self.stream(channel)
+        await self.publish(stream, *(b"%d" % number for number in range(5)))
+        await self.crash()
+        await self.publish(stream, b"5", b"6")
+        inbox = await self.inbox(await self.channel(), stream, prefetch=10, arguments={"x-stream-offset": 3})
+        deliveries = [await inbox.next() for _ in range(4)]
+        seen = [((each.properties.headers or {})["x-stream-offset"], each.body) for each in deliveries]
+        self.assertEqual(seen, [(number, b"%d" % number) for number in range(3, 7)])
+
+    async def test_starts_are_not_counted(self) -> None:
+        """However often the broker starts with nobody there, a message that was handed out once counts one delivery more, and no other."""
+        channel = await self.channel()
+        queue = await self.queue(channel, "quorum", SINGLE_ACTIVE)
+        inbox = await self.inbox(channel, queue, prefetch=1)
+        await self.publish(queue, b"first", b"second")
+        await inbox.next()
+        for _ in range(6):
+            await self.crash()
+        inbox = await self.inbox(await self.channel(), queue)
+        counts = [((await inbox.next()).properties.headers or {}).get("x-delivery-count", 0) for _ in range(2)]
+        self.assertEqual(counts, [1, 0])
+
+    async def test_what_waits_is_not_counted(self) -> None:
+        """A message that came back and waits counts nothing more, however often the broker dies meanwhile."""
+        channel = await self.channel()
+        queue = await self.queue(channel, "quorum", SINGLE_ACTIVE)
+        await self.publish(queue, b"body")
+        consumer = await self.channel()
+        inbox = await self.inbox(consumer, queue)
+        await self.ask(consumer, Basic.Cancel(inbox.tag))
+        (await inbox.next()).nack(requeue=True)
+        await self.count(channel, queue)
+        for _ in range(6):
+            await self.crash()
+        delivery = await (await self.inbox(await self.channel(), queue)).next()
+        self.assertEqual((delivery.properties.headers or {}).get("x-delivery-count"), 1)
+
+    async def test_stop_in_good_order(self) -> None:
+        """When the broker stops, what it gets back is handed to nobody else: it counts the one delivery that it was."""
+        channel = await self.channel()
+        queue = await self.queue(channel, "quorum", SINGLE_ACTIVE)
+        inboxes = [await self.inbox(await self.channel(), queue) for _ in range(5)]
+        await self.publish(queue, b"body")
+        await inboxes[0].next()
+        await self.restart()
+        delivery = await (await self.inbox(await self.channel(), queue)).next()
+        self.assertEqual((delivery.properties.headers or {}).get("x-delivery-count"), 1)
+
+    async def test_deliveries_are_counted(self) -> None:
+        """A message that takes the broker down each time that it is handed out is dead-lettered once its limit is over."""
+        channel = await self.channel()
+        dead = await self.queue(channel)
+        queue = await self.queue(channel, "quorum", {**SINGLE_ACTIVE, "x-dead-letter-exchange": "", "x-dead-letter-routing-key": dead})
+        await self.publish(queue, b"poison")
+        for deliveries in range(4):
+            inbox = await self.inbox(await self.channel(), queue)
+            delivery = await inbox.next()
+            self.assertEqual((delivery.properties.headers or {}).get("x-delivery-count", 0), deliveries)
+            self.network.settle()
+            await self.crash()
+        await self.inbox(await self.channel(), queue)
+        ((body, _),) = await self.drained(dead, 1)
+        self.assertEqual(body, b"poison")
+
+    async def test_transient_messages(self) -> None:
+        """A classic queue loses what did not ask to be kept, and only that."""
+        channel = await self.channel()
+        queue = await self.queue(channel)
+        await self.publish(queue, b"transient")
+        await self.publish(queue, b"kept", delivery_mode=PERSISTENT)
+        await self.crash()
+        self.assertEqual(await self.drained(queue, 1), [(b"kept", False)])
+
+    async def test_expiration(self) -> None:
+        """A message that stands at the head of a recovered queue expires when it would have, with no client there."""
+        channel = await self.channel()
+        dead = await self.queue(channel)
+        queue = await self.queue(channel, "quorum", {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": dead})
+        await self.publish(queue, b"short-lived", expiration="60000")
+        await self.publish(queue, b"lives on")
+        self.network.advance(30)
+        await self.crash()
+        self.network.advance(29)
+        counts = [self.broker.engine.queues[name].message_count for name in (queue, dead)]
+        self.network.advance(1)
+        counts += [self.broker.engine.queues[name].message_count for name in (queue, dead)]
+        self.assertEqual(counts, [2, 0, 1, 1])
+
+    async def test_declarations(self) -> None:
+        """A durable auto-delete queue can be declared again as it was, and its binding still routes."""
+        channel = await self.channel()
+        declare = Queue.Declare(queue=self.name(), durable=True, auto_delete=True)
+        await self.ask(channel, declare)
+        await self.ask(channel, Queue.Bind(queue=declare.queue, exchange="amq.topic", routing_key="a.*"))
+        await self.publish("a.b", b"before", exchange="amq.topic", delivery_mode=PERSISTENT)
+        await self.crash()
+        await self.ask(await self.channel(), declare)
+        await self.publish("a.c", b"after", exchange="amq.topic", delivery_mode=PERSISTENT)
+        self.assertEqual(await self.drained(declare.queue, 2), [(b"before", False), (b"after", False)])
+
+    async def test_what_is_no_longer_accepted(self) -> None:
+        """A queue that an earlier version has accepted does not keep the broker from starting, whatever is asked of new ones."""
+        channel = await self.channel()
+        queue = await self.queue(channel, "quorum", {"x-dead-letter-exchange": "amq.fanout"})
+        await self.publish(queue, b"body")
+        self.sql("UPDATE queue SET arguments = replace(arguments, 'amq.fanout', hex(zeroblob(200)))")
+        await self.crash()
+        self.assertEqual(await self.drained(queue, 1), [(b"body", False)])
+
+
+class GroupCommit(DurableCase):
+    async def test_confirms_wait_for_the_disk(self) -> None:
+        """No confirm leaves before what it confirms is written; then one write has brought them all."""
+        channel = await self.channel()
+        queue = await self.queue(channel, "quorum")
+        publisher = await self.publisher()
+        self.stop_disk()
+        publishes = [publisher.publish("", queue, b"%d" % number, properties=self.properties()) for number in range(50)]
+        self.network.settle()
+        for publish in publishes:
+            self.assertNoResult(publish)
+        assert self.stopped is not None
+        self.assertEqual(len(self.stopped), 1)
+        self.start_disk()
+        for publish in publishes:
+            await publish
+
+    async def test_streams_show_what_is_written(self) -> None:
+        """A stream's reader is shown a message only once it is written: it may have told others of it."""
+        channel = await self.channel()
+        stream = await self.stream(channel)
+        inbox = await self.inbox(channel, stream, prefetch=10)
+        publisher = await self.publisher()
+        self.stop_disk()
+        publish = publisher.publish("", stream, b"event", properties=self.properties())
+        self.network.settle()
+        self.assertEqual(inbox.waiting, [])
+        self.start_disk()
+        await publish
+        self.assertEqual(await inbox.bodies(1), [b"event"])
+
+    async def test_back_pressure(self) -> None:
+        """While too much waits for the disk, a publisher is read no further; nothing of what it sends is lost."""
+        self.patch(sqlite, "CONGESTED_BYTES", 10_000)
+        channel = await self.channel()
+        queue = await self.queue(channel, "quorum")
+        publisher = await self.publisher()
+        self.stop_disk()
+        publishes = []
+        for number in range(20):
+            publishes.append(publisher.publish("", queue, b"%d" % number + bytes(4000), properties=self.properties()))
+            self.network.settle()
+        self.assertLess(await self.count(channel, queue), 10)
+        self.start_disk()
+        for publish in publishes:
+            await publish
+        self.assertEqual([body[:2].strip(b"\0") for body, _ in await self.drained(queue, 20)], [b"%d" % number for number in range(20)])
+
+
+class FullDisk(DurableCase):
+    async def test_blocked(self) -> None:
+        """On a full disk publishers are told to wait and nothing is confirmed; with room again both ends go on, with nothing lost."""
+        channel = await self.channel()
+        queue = await self.queue(channel, "quorum")
+        publisher = await self.publisher()
+        ((pages,),) = self.sql("PRAGMA page_count")
+        self.sql(f"PRAGMA max_page_count = {pages}")
+        publish = publisher.publish("", queue, bytes(50_000), properties=self.properties())
+        self.network.settle()
+        self.assertNoResult(publish)
+        late = await self.channel()
+        self.assertEqual([connection.blocked for connection in self.connections], [True] * len(self.connections))
+        self.sql("PRAGMA max_page_count = 100000")
+        await publish
+        await self.settle(late, queue)
+        self.assertEqual([connection.blocked for connection in self.connections], [False] * len(self.connections))
+        self.assertEqual(len(await self.drained(queue, 1)), 1)
+
+
+class OldEvents(DurableCase):
+    """Streams forget what is too old, in pieces."""
+
+    async def left_after_a_minute(self, max_age: str) -> list[bytes]:
+        """What a stream still has of four old messages, and of the four that come a minute later."""
+        self.patch(streams, "TRIM_EVERY", 4)
+        channel = await self.channel()
+        stream = await self.queue(channel, "stream", {"x-max-age": max_age})
+        await self.publish(stream, *(b"old" for _ in range(4)))
+        self.network.advance(60)
+        await self.publish(stream, *(b"%d" % number for number in range(4)))
+        self.network.settle()
+        count = self.broker.engine.queues[stream].message_count
+        inbox = await self.inbox(await self.channel(), stream, prefetch=10, arguments={"x-stream-offset": "first"})
+        return await inbox.bodies(count)
+
+    async def test_max_age(self) -> None:
+        """What is older than x-max-age is gone from the file too; the rest stays."""
+        self.assertEqual(await self.left_after_a_minute("59s"), [b"0", b"1", b"2", b"3"])
+        ((rows,),) = self.sql("SELECT count(*) FROM message")
+        self.assertEqual(rows, 4)
+
+    async def test_younger(self) -> None:
+        """What is younger stays."""
+        self.assertEqual(len(await self.left_after_a_minute("2m")), 8)
+
+    async def test_policy(self) -> None:
+        """A broker that is told to keep nothing for longer than a while keeps nothing for longer, whatever the declaration says."""
+        self.broker.engine._max_age_s = 59.0
+        self.assertEqual(len(await self.left_after_a_minute("7D")), 4)

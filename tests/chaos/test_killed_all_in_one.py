@@ -1,0 +1,29 @@
+"""``twistd rtprov``, everything in one process, is killed in the middle of five hundred tasks, and started again."""
+
+from __future__ import annotations
+
+from tests.chaos.support import ChaosTestCase, Site
+from tests.support.processes import Twistd
+
+
+class AllInOne(ChaosTestCase):
+    async def test_killed(self) -> None:
+        """What was promised is kept by the next process: nothing is lost, and only what was under way is called again."""
+        site = Site(self)
+        site.a.start()
+        process = await self.start(site)
+        posting = site.post()
+        await site.a_is_busy()
+        broken = await site.kill(process)
+        await self.start(site)
+        await posting
+        await site.check(broken=[broken])
+        self.assertGreater(site.repeated, 0)
+
+    async def start(self, site: Site) -> Twistd:
+        where = ("--port", "0", "--broker-port", "0", "--equipment-url", site.a_for_next())
+        process = self.twistd("rtprov", *where, "--concurrency", "100")
+        site.calls_a(process)
+        await process.logged("ready; try: curl ")
+        site.use(await process.port("service B (front end)"))
+        return process

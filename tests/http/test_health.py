@@ -1,0 +1,79 @@
+"""``/livez`` and ``/readyz``, of a front end and of processes that serve nothing else."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred
+
+from rtprov.errors import NotReady
+from rtprov.http.health import Health, Readiness, always_ready
+from tests.support.front import NO_METHOD, NO_ROUTE, FrontendTestCase
+from tests.support.raw_http import WebTestCase, request
+
+ALIVE = {"code": 200, "message": "Alive"}
+READY = {"code": 200, "message": "Ready"}
+
+
+class OfAFrontend(FrontendTestCase):
+    def test_alive(self) -> None:
+        """What answers is alive, ready or not."""
+        self.unready = NotReady("Not ready: no broker")
+        answer = self.ask("GET", "/livez")
+        self.assertEqual((answer.status, answer.json, self.probes), (200, ALIVE, 0))
+
+    def test_ready(self) -> None:
+        """What its probe finds ready is a 200; what not, a 503 that says why and when to ask again."""
+        self.assertEqual(self.ask("GET", "/readyz").json, READY)
+        self.unready = NotReady("Not ready: no broker")
+        self.clock.advance(1.0)
+        answer = self.ask("GET", "/readyz")
+        self.assertError(answer, 503, "Not ready: no broker")
+        self.assertEqual(answer.header("Retry-After"), "2")
+
+    def test_methods(self) -> None:
+        """They take GET and HEAD only."""
+        for path in ("/livez", "/readyz"):
+            self.assertError(self.ask("POST", path), 405, NO_METHOD)
+            self.assertEqual(self.ask("HEAD", path).status, 200)
+
+    def test_asked_often(self) -> None:
+        """However often it is asked, it looks once a second."""
+        for _ in range(30):
+            self.ask("GET", "/readyz")
+            self.clock.advance(0.1)
+        self.assertEqual(self.probes, 3)
+
+    def test_clock_set_back(self) -> None:
+        """A clock that is set back does not make an old answer stand."""
+        self.ask("GET", "/readyz")
+        self.clock.rightNow -= 3600.0
+        self.ask("GET", "/readyz")
+        self.assertEqual(self.probes, 2)
+
+    def test_an_error_of_ours(self) -> None:
+        """A probe that breaks is not ready, and shows nothing of why."""
+        self.unready = ZeroDivisionError("secret")
+        self.assertError(self.ask("GET", "/readyz"), 503, "Not ready: an unexpected error")
+
+
+class Alone(WebTestCase):
+    def test_stub(self) -> None:
+        """A process without needs is ready; nothing else is served beside its health."""
+        self.serve(Health(always_ready(self.reactor)).resource())
+        self.assertEqual([self.ask("GET", path).json for path in ("/livez", "/readyz")], [ALIVE, READY])
+        self.assertError(self.ask("GET", "/"), 404, NO_ROUTE)
+
+    def test_hang_ups(self) -> None:
+        """Clients that go while a probe is under way harm neither it nor those that wait for it."""
+        under_way: Deferred[None] = Deferred()
+
+        async def probe() -> None:
+            await under_way
+
+        self.serve(Health(Readiness(probe, self.reactor)).resource())
+        clients = [self.connect() for _ in range(3)]
+        for client in clients:
+            client.send(request("GET", "/readyz"))
+        clients[0].hang_up()
+        under_way.callback(None)
+        self.network.settle()
+        self.assertEqual([client.answers()[0].json for client in clients[1:]], [READY, READY])

@@ -1,0 +1,236 @@
+"""Paths and methods, as a literal-minded client spells them. Whatever is not served is a JSON error, and no task."""
+
+from __future__ import annotations
+
+from rtprov.model import State
+from tests.support.front import CPE, GET_PATH, NO_EQUIPMENT, NO_METHOD, NO_ROUTE, NO_TASK, POST_PATH, TASK, FrontendTestCase
+from tests.support.raw_http import request
+
+MALFORMED_IDS = (
+    "",
+    "A",
+    "ABC12",
+    "ABC123%0A",
+    "%0AABC123",
+    "ABC123%0D%0A",
+    "ABC%00123",
+    "ABC123%00",
+    "ABC%20123",
+    "ABC123%20",
+    "ABC-123",
+    "ABC_123",
+    "ABC.123",
+    "..%2F..%2Fabc",
+    "ABC123%2F",
+    "ABC%2F123",
+    "ABC%2f123",
+    "ABC%252F123",
+    "ABC123%5C",
+    "ABC123;a=b",
+    "ABC123%",
+    "ABC123%4",
+    "ABC123%zz",
+    "ABC123+",
+    "ABC+123",
+    "ABC123%3F",
+    "ABC123%23",
+    "ABC123#fragment",
+    "ABC|123",
+    "{id}ABC",
+    "<equipment_id>",
+    "%D9%A1%D9%A2%D9%A3%D9%A4%D9%A5%D9%A6",  # Arabic digits
+    "%D0%90%D0%92%D0%A1123",  # Cyrillic letters that look like ABC
+    "%EF%BC%A1%EF%BC%A2%EF%BC%A3123",  # full-width letters
+    "%E2%91%A0%E2%91%A1%E2%91%A2%E2%91%A3%E2%91%A4%E2%91%A5",  # circled digits
+    "%FF%FE%FD%FC%FB%FA",  # no UTF-8
+    "ABC123%C0%AF",  # an overlong slash
+    "ABC123%ED%A0%80",  # a surrogate
+    "%F0%9F%98%80%F0%9F%98%80%F0%9F%98%80",
+)
+MALFORMED_TASKS = (
+    "",
+    "0",
+    TASK[:-1],
+    TASK + "0",
+    TASK.upper(),
+    TASK[:-1] + "g",
+    TASK[:-1] + "%0A",
+    TASK + "%0A",
+    TASK + "%00",
+    TASK[:-1] + "%D9%A1",
+    TASK[:16] + "%2F" + TASK[17:],
+    "-" + TASK[1:],
+    "no-task",
+    "%FF" * 32,
+    "..",
+)
+UNKNOWN_PATHS = (
+    "/",
+    "//",
+    "/api",
+    "/api/v1/equipment/cpe",
+    "/api/v1/equipment/cpe/ABC123456/",
+    "/api/v1/equipment/cpe/ABC123456/tasks/" + TASK,
+    "/api/v1/equipment/cpe/ABC123456//",
+    "/api/v1/equipment/cpe//ABC123456",
+    "/api/v1/equipment//cpe/ABC123456",
+    "//api/v1/equipment/cpe/ABC123456",
+    "///api/v1/equipment/cpe/ABC123456",
+    "/%2Fapi/v1/equipment/cpe/ABC123456",
+    "/api/v1/equipment/cpe/ABC123456/task/" + TASK + "/",
+    "/api/v1/equipment/cpe/ABC123456//task/" + TASK,
+    "/api/v1/equipment/cpe/ABC123456/task//" + TASK,
+    "//api/v1/equipment/cpe/ABC123456/task/" + TASK,
+    "/api/v1/equipment/cpe/../cpe/ABC123456",
+    "/api/v1/./equipment/cpe/ABC123456",
+    "/API/v1/equipment/cpe/ABC123456",
+    "/api/v2/equipment/cpe/ABC123456",
+    "/api/v1/equipment/cpe%2FABC123456",
+    "/api%2Fv1%2Fequipment%2Fcpe%2FABC123456",
+    "/favicon.ico",
+    "/%FF%FE",
+    "/%00",
+    "/<script>",
+    "/%3Cscript%3E",
+    "*",
+    "api/v1/equipment/cpe/ABC123456",
+    "xapi/v1/equipment/cpe/ABC123456",
+    "?",
+    "http://b",
+    "http://b?x",
+    "b:443",
+    "ftp://b/api/v1/equipment/cpe/ABC123456",
+)
+
+
+class Ids(FrontendTestCase):
+    def test_well_formed(self) -> None:
+        """Six or more ASCII letters and digits name equipment, however many, in either case, percent-encoded or not."""
+        for equipment_id in ("ABC123", "abcdef", "000000", "aB3" * 1000, "NOTFOUND1"):
+            self.assertAccepted(self.post(equipment_id=equipment_id))
+            self.assertEqual(self.tasks.submitted[-1].equipment_id, equipment_id)
+        self.assertAccepted(self.post(equipment_id="%41BC123"))
+        self.assertEqual(self.tasks.submitted[-1].equipment_id, "ABC123")
+
+    def test_malformed(self) -> None:
+        """Anything else is the equipment's 404, for POST and for GET, and asks nobody."""
+        for equipment_id in MALFORMED_IDS:
+            self.assertRefused(self.post(equipment_id=equipment_id), 404, NO_EQUIPMENT)
+            self.assertError(self.get(equipment_id=equipment_id), 404, NO_EQUIPMENT)
+        self.assertEqual(self.statuses.asked, [])
+
+    def test_malformed_and_raw(self) -> None:
+        """Bytes that should have been percent-encoded are the equipment's 404 too, or no HTTP."""
+        for raw in (b"ABC123\x80", b"ABC123\xb0", "ABC123é".encode("latin-1"), "АВС123".encode(), b"ABC 123", b"ABC\t123", b"ABC\x00123"):
+            answer = self.ask("POST", CPE.encode() + raw, b"{}")
+            self.assertIn(answer.status, (400, 404))
+            self.assertRefused(answer, answer.status)
+
+    def test_malformed_comes_first(self) -> None:
+        """A malformed id is a 404 whatever the body is."""
+        for body, field in (
+            (b"", "Accept: */*"),
+            (b"[", "Accept: */*"),
+            (b"x" * 70_000, "Accept: */*"),
+            (b"{}", "Content-Type: text/plain"),
+        ):
+            self.assertRefused(self.post(body, field, equipment_id="ABC"), 404, NO_EQUIPMENT)
+
+    def test_malformed_task(self) -> None:
+        """What has not a task id's form is the task's 404, and asks nobody."""
+        for task_id in MALFORMED_TASKS:
+            self.assertError(self.get(task_id=task_id), 404, NO_TASK)
+        self.assertEqual(self.statuses.asked, [])
+
+    def test_query(self) -> None:
+        """A query changes nothing."""
+        self.knows(State.COMPLETED)
+        for query in ("?", "?a=b&a=%FF", "?" + "&" * 500, "?x=/../", "??"):
+            self.assertAccepted(self.ask("POST", POST_PATH + query, b'{"timeoutInSeconds": 1, "parameters": {"vlan": 1}}'))
+            self.assertEqual(self.ask("GET", GET_PATH + query).json, {"code": 200, "message": "Completed"})
+
+
+class Paths(FrontendTestCase):
+    def test_unknown(self) -> None:
+        """Any other path is a 404 in JSON, with any method; none redirects to another."""
+        for path in UNKNOWN_PATHS:
+            for method, body in (("GET", None), ("POST", b"{}"), ("DELETE", None), ("OPTIONS", None), ("get", None)):
+                answer = self.ask(method, path, body)
+                self.assertRefused(answer, 404, NO_ROUTE)
+                self.assertIsNone(answer.header("Location"))
+        self.assertEqual(self.statuses.asked, [])
+
+    def test_absolute(self) -> None:
+        """A request for a whole URL (RFC 9112 §3.2.2) is one for its path, whatever host it names."""
+        self.knows(State.COMPLETED)
+        for origin in ("http://b", "https://b:8443", "HTTPS://b", "http://[::1]:1", "http://b%FF"):
+            self.assertAccepted(self.ask("POST", origin + POST_PATH, b'{"timeoutInSeconds": 1, "parameters": {"vlan": 1}}'))
+            self.assertEqual(self.ask("GET", origin + GET_PATH + "?q=http://x").status, 200)
+            self.assertError(self.ask("GET", origin + "/" + GET_PATH), 404, NO_ROUTE)
+
+
+class Methods(FrontendTestCase):
+    """405 lists what is allowed."""
+
+    def test_on_the_post_route(self) -> None:
+        """Equipment takes a POST only."""
+        for method in (
+            "GET",
+            "HEAD",
+            "PUT",
+            "DELETE",
+            "PATCH",
+            "OPTIONS",
+            "TRACE",
+            "CONNECT",
+            "post",
+            "Post",
+            "get",
+            "BREW",
+            "P!$",
+            "POSTX",
+        ):
+            answer = self.ask(method, POST_PATH)
+            self.assertEqual((answer.status, answer.header("Allow")), (405, "POST"), method)
+            if method != "HEAD":
+                self.assertRefused(answer, 405, NO_METHOD)
+
+    def test_on_the_get_route(self) -> None:
+        """A task takes GET, HEAD and DELETE only."""
+        self.knows(State.COMPLETED)
+        for method in ("POST", "PUT", "PATCH", "OPTIONS", "TRACE", "get", "head", "delete", "Get", "GETX", "BREW"):
+            answer = self.ask(method, GET_PATH)
+            self.assertEqual(answer.header("Allow"), "DELETE, GET, HEAD", method)
+            self.assertRefused(answer, 405, NO_METHOD)
+
+    def test_head(self) -> None:
+        """A HEAD is answered as its GET is, without the body, and the connection goes on."""
+        self.knows(State.COMPLETED)
+        answer = self.get()
+        client = self.connect()
+        client.send(request("HEAD", GET_PATH) + request("HEAD", GET_PATH[:-1]) + request("HEAD", "/") + request("GET", GET_PATH))
+        *heads, again = client.answers("HEAD", "HEAD", "HEAD", "GET")
+        self.assertEqual([(head.status, head.header("Content-Type")) for head in heads], [(n, "application/json") for n in (200, 404, 404)])
+        self.assertEqual(heads[0].header("Content-Length"), str(len(answer.body)))
+        self.assertEqual(again.json, {"code": 200, "message": "Completed"})
+
+    def test_no_method(self) -> None:
+        """What is no method at all is a 400."""
+        for method in (b"", b"GE\xd0\xa2", b"G(T", b"\x00GET", b"GET\x0b", b'"GET"'):
+            client = self.connect()
+            client.send(b"%s %s HTTP/1.1\r\nHost: b\r\n\r\n" % (method, GET_PATH.encode()))
+            (answer,) = client.answers()
+            self.assertError(answer, 400)
+            self.assertTrue(client.lost)
+
+
+class PathsInPieces(Paths):
+    piece = 1
+
+
+class MethodsInPieces(Methods):
+    piece = 1
+
+
+class IdsInPieces(Ids):
+    piece = 1

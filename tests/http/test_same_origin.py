@@ -1,0 +1,90 @@
+"""Requests that a browser sends for pages of other sites."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.http_headers import Headers
+
+from rtprov.http.admission import Admission
+from rtprov.http.same_origin import is_foreign
+from rtprov.http.site import JsonSite
+from rtprov.model import State
+from rtprov.security.tokens import new_token
+from tests.support.front import BODY, GET_PATH, POST_PATH, FrontendTestCase
+
+MESSAGE = "Requests that change something are not taken from pages of other sites (Origin, Sec-Fetch-Site)"
+
+
+class Rules(SynchronousTestCase):
+    def foreign(self, host: str = "b.example:8443", *, secure: bool = True, **fields: list[str]) -> bool:
+        headers = Headers({"Host": [host], **{name.replace("_", "-"): values for name, values in fields.items()}})
+        return is_foreign(headers, secure)
+
+    def test_no_browser(self) -> None:
+        """What is no browser says nothing of where it comes from."""
+        self.assertFalse(self.foreign())
+
+    def test_site(self) -> None:
+        """A page of the same origin, and what the user began, are fine; other sites, and what cannot be understood, are not."""
+        for site, foreign in (("same-origin", False), ("none", False), ("same-site", True), ("cross-site", True), ("", True), ("x", True)):
+            self.assertEqual(self.foreign(Sec_Fetch_Site=[site]), foreign, site)
+        self.assertTrue(self.foreign(Sec_Fetch_Site=["none", "none"]))
+
+    def test_origin(self) -> None:
+        """The origin is the one that the request is sent to: scheme, host and port."""
+        for origin in ("https://b.example:8443", "HTTPS://B.Example:8443", " https://b.example:8443 "):
+            self.assertFalse(self.foreign(Origin=[origin]), origin)
+        for origin in (
+            "null",
+            "",
+            "https://b.example",
+            "http://b.example:8443",
+            "https://b.example:8443.evil.example",
+            "https://evil.example",
+            "b.example:8443",
+            "https://b.example:8443/",
+        ):
+            self.assertTrue(self.foreign(Origin=[origin]), origin)
+        self.assertTrue(self.foreign(Origin=["https://b.example:8443"] * 2))
+
+    def test_default_port(self) -> None:
+        """The port that a scheme has by default may be left out on either side."""
+        for host, origin, secure in (
+            ("b.example", "https://b.example", True),
+            ("b.example:443", "https://b.example", True),
+            ("b.example", "http://b.example", False),
+            ("[::1]:80", "http://[::1]", False),
+        ):
+            self.assertFalse(self.foreign(host, secure=secure, Origin=[origin]), host)
+        self.assertTrue(self.foreign("b.example:80", Origin=["https://b.example"]))
+
+    def test_either(self) -> None:
+        """One field that speaks of another site is enough."""
+        self.assertTrue(self.foreign(Origin=["https://b.example:8443"], Sec_Fetch_Site=["cross-site"]))
+        self.assertTrue(self.foreign(Origin=["null"], Sec_Fetch_Site=["none"]))
+
+
+class Requests(FrontendTestCase):
+    def test_changing(self) -> None:
+        """Foreign requests that would change something are a 403, also where there is nothing. Reading is free, as are our own pages."""
+        self.knows(State.COMPLETED)
+        for field in ("Origin: https://evil.example", "Origin: null", "Sec-Fetch-Site: cross-site"):
+            for method, path in (("POST", POST_PATH), ("DELETE", GET_PATH), ("PUT", "/nothing"), ("post", POST_PATH)):
+                answer = self.ask(method, path, BODY, [field])
+                self.assertRefused(answer, 403, MESSAGE)
+                self.assertIsNone(answer.header("WWW-Authenticate"))
+            self.assertEqual(self.ask("GET", GET_PATH, None, [field]).status, 200)
+        self.assertEqual(self.tasks.called_off, [])
+        self.assertAccepted(self.post(BODY, "Origin: http://b", "Sec-Fetch-Site: same-origin"))
+
+    def test_whatever_the_log_in(self) -> None:
+        """Good credentials do not help."""
+        token, secret = new_token("billing")
+        admission = Admission(now=self.clock.seconds, wall_clock=self.clock.seconds, tokens=(token,))
+        self.network.listen("b").listen(JsonSite(self.frontend.resource(), reactor=self.reactor, admission=admission))
+        fields = (f"Authorization: Bearer {secret}", "Origin: https://evil.example")
+        self.assertRefused(self.post(BODY, *fields), 403, MESSAGE)
+
+
+class RequestsInPieces(Requests):
+    piece = 1

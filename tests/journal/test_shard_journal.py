@@ -1,0 +1,270 @@
+"""The journal on the embedded broker: replay, resuming, appending, and the front end's publisher."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import CancelledError
+
+from rtprov.amqp.client.publisher import Publisher
+from rtprov.amqp.client.service import BrokerConnection
+from rtprov.errors import BrokerUnavailable, Overloaded, Unconfirmed, Unroutable
+from rtprov.journal.shard_journal import SETTLE_EVERY_S, ShardJournal, TaskPublisher
+from rtprov.messaging.event_messages import decode_event, decode_task
+from rtprov.messaging.topology import TASKS_EXCHANGE, Shard, Topology
+from rtprov.model import Event, Finished, Marker, Requested, Started, State, Unrecognised, shard_of
+from tests.support.brokered import EPOCH, SHARD, BrokerTestCase, make_task, task_id
+
+
+def started(number: int) -> Started:
+    return Started(task_id(number), "DEVICE1", EPOCH, 1)
+
+
+class JournalTestCase(BrokerTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.seen: list[Event] = []
+
+    def make(self) -> tuple[ShardJournal, BrokerConnection]:
+        """A journal whose connection has begun."""
+        publisher = Publisher(clock=self.clock)
+        journal = self.journal(self.seen.append, publisher)
+        return journal, self.begin([Topology([SHARD]), publisher, journal])
+
+    def follow(self) -> ShardJournal:
+        """A journal that has replayed everything."""
+        self.follower, self.connection = self.make()
+        self.reconnected(self.connection)
+        return self.follower
+
+    def lose(self) -> None:
+        """Every connection breaks; nobody has come back yet."""
+        self.network.cut("broker")
+        self.network.settle()
+
+    def close_broker(self) -> None:
+        """The broker refuses, until `open_broker`."""
+        del self.network.factories["broker"]
+        self.lose()
+
+    def open_broker(self) -> None:
+        self.network.factories["broker"] = self.broker
+        self.reconnected(self.connection, self.outside_connection)
+
+
+class Following(JournalTestCase):
+    def test_replay(self) -> None:
+        """Everything in the stream, from its first event on, has been applied in order before the journal counts as attached."""
+        events = [started(number) for number in range(2500)]
+        self.publish_task(make_task(1))
+        for event in events:
+            self.publish_event(event)
+        self.follow()
+        self.assertEqual(self.seen, [Requested(task_id(1), "DEVICE1", EPOCH), *events])
+
+    def test_live(self) -> None:
+        """Whatever is published later is applied as it comes."""
+        self.follow()
+        for number in range(3):
+            self.publish_event(started(number))
+            self.assertEqual(self.seen[-1], started(number))
+
+    def test_resume(self) -> None:
+        """After a lost connection it goes on behind the last event it has seen, with nothing twice and nothing missed."""
+        self.follow()
+        self.publish_event(started(1))
+        self.network.connections[-1][1].cut()
+        self.network.settle()
+        self.publish_event(started(2))
+        self.assertEqual(self.seen, [started(1)])
+        self.reconnected(self.connection)
+        self.publish_event(started(3))
+        self.assertEqual(self.seen, [started(1), started(2), started(3)])
+
+    def test_undecodable(self) -> None:
+        """What is no event is passed over and logged once, without what is in it; the journal goes on."""
+        self.publish_event(b"s3cr3t")
+        self.publish_event(started(1))
+        self.follow()
+        self.lose()
+        self.reconnected(self.connection)
+        self.assertEqual(self.seen, [started(1)])
+        (line,) = [line for line in self.logged if "passing over offset 0" in line]
+        self.assertNotIn("s3cr3t", line)
+
+    def test_unrecognised(self) -> None:
+        """An event of a kind that only a later version knows is carried."""
+        self.publish_event(b'{"kind": "paused", "v": 2, "task": 1}')
+        self.follow()
+        self.assertEqual(self.seen, [Unrecognised("paused")])
+
+    def test_others_markers(self) -> None:
+        """Other replicas' markers are nobody's business here."""
+        self.publish_event(Marker("theirs"))
+        self.follow()
+        self.assertEqual(self.seen, [])
+
+    def test_a_journal_that_began_anew(self) -> None:
+        """When the broker comes back with another, shorter journal, that one is read from its beginning."""
+        self.follow()
+        for number in range(5):
+            self.publish_event(started(number))
+        self.broker.stop()
+        self.lose()
+        self.start_broker()
+        self.reconnected(self.outside_connection)
+        self.publish_event(started(9))
+        self.reconnected(self.connection)
+        self.network.advance(10)
+        self.assertEqual(self.seen[5:], [started(9)])
+        self.assertEqual(len([line for line in self.logged if "from its beginning" in line]), 1)
+
+
+class Credit(JournalTestCase):
+    """A stream hands out no more than the prefetch allows, and gives up on a consumer that never acknowledges."""
+
+    def unsettled(self) -> int:
+        """How many of the stream's deliveries the broker counts as unacknowledged."""
+        return sum(len(channel.consuming.unsettled) for protocol in self.broker.connections for channel in protocol.channels)
+
+    def test_batches(self) -> None:
+        """Deliveries are acknowledged many at a time, and the stream never runs dry."""
+        self.follow()
+        for number in range(600):
+            self.publish_event(started(number))
+        self.assertEqual(len(self.seen), 600)
+        self.assertGreater(self.unsettled(), 0)
+        self.assertLess(self.unsettled(), 500)
+
+    def test_an_idle_journal(self) -> None:
+        """Where hardly anything happens, what has come is acknowledged after some minutes, long before the broker's 30."""
+        self.follow()
+        self.publish_event(started(1))
+        self.assertGreater(self.unsettled(), 0)
+        self.network.advance(SETTLE_EVERY_S)
+        self.assertEqual(self.unsettled(), 0)
+        self.network.advance(SETTLE_EVERY_S)
+        self.assertTrue(self.connection.connected)
+
+
+class Appending(JournalTestCase):
+    def test_confirmed(self) -> None:
+        """An event counts as appended once the broker has confirmed it; the own replica sees it too."""
+        journal = self.follow()
+        appended = journal.append(started(1))
+        self.assertNoResult(appended)
+        self.network.settle()
+        self.assertIsNone(self.successResultOf(appended))
+        self.assertEqual(self.seen, [started(1)])
+
+    def test_an_outage(self) -> None:
+        """An event waits for the broker, however long it is away."""
+        journal = self.follow()
+        self.close_broker()
+        appended = journal.append(started(1))
+        self.network.advance(3600)
+        self.assertNoResult(appended)
+        self.open_broker()
+        self.network.advance(2)
+        self.assertIsNone(self.successResultOf(appended))
+        self.assertEqual(self.seen, [started(1)])
+
+    def test_a_confirm_that_is_lost(self) -> None:
+        """When the connection breaks before the confirm, the event is published again: it may come twice, and never not at all."""
+        journal = self.follow()
+        appended = journal.append(started(1))
+        self.network.connections[-1][1].cut()
+        self.reconnected(self.connection)
+        self.network.advance(2)
+        self.assertIsNone(self.successResultOf(appended))
+        self.assertIn(self.seen, ([started(1)], [started(1)] * 2))
+
+    def test_many_wait_on_one_timer(self) -> None:
+        """Thousands of events that wait for the broker cost no timer each."""
+        journal = self.follow()
+        self.close_broker()
+        appended = [journal.append(started(number)) for number in range(3000)]
+        self.network.advance(0)
+        self.assertLess(len(self.clock.getDelayedCalls()), 20)
+        self.open_broker()
+        self.network.advance(2)
+        self.assertTrue(all(each.called for each in appended))
+        self.assertEqual(sorted(self.seen, key=repr), sorted((started(number) for number in range(3000)), key=repr))
+
+    def test_cancelled(self) -> None:
+        """An append that is cancelled while the broker is away is never made, and leaves nothing behind."""
+        journal = self.follow()
+        self.close_broker()
+        given_up, other = journal.append(started(1)), journal.append(started(2))
+        self.network.advance(10)
+        given_up.cancel()
+        self.failureResultOf(given_up, CancelledError)
+        self.open_broker()
+        self.network.advance(2)
+        self.successResultOf(other)
+        self.assertEqual(self.seen, [started(2)])
+
+    def test_all_cancelled(self) -> None:
+        """When nobody waits any more, no timer is left."""
+        journal = self.follow()
+        self.close_broker()
+        appended = journal.append(Finished(task_id(1), "DEVICE1", EPOCH, State.FAILED, "why"))
+        self.disconnect(self.connection)
+        self.disconnect(self.outside_connection)
+        appended.cancel()
+        self.failureResultOf(appended, CancelledError)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class Submitting(BrokerTestCase):
+    """The front end's `TaskPublisher`."""
+
+    shards = tuple(Shard(index, 4) for index in range(4))
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.tasks = TaskPublisher(publisher=self.outside, shards=4, refusal=lambda shard, key: None)
+
+    def test_each_to_its_shard(self) -> None:
+        """A task goes to work queue and journal of its equipment's shard, whole, persistent, with one publish."""
+        for number in range(12):
+            task = make_task(number, f"DEVICE{number}")
+            submitted = self.tasks.submit(task)
+            self.assertNoResult(submitted)
+            self.network.settle()
+            self.assertIsNone(self.successResultOf(submitted))
+            shard = self.shards[shard_of(task.equipment_id, 4)]
+            (message,) = self.take(shard.work)
+            self.assertEqual((decode_task(message.body), message.properties.delivery_mode), (task, 2))
+            self.assertEqual((message.exchange, message.routing_key), (TASKS_EXCHANGE, shard.requested_key))
+            self.assertEqual(decode_event(message.body), Requested(task.task_id, task.equipment_id, EPOCH))
+        self.assertEqual(sum(self.messages(shard.journal) for shard in self.shards), 12)
+
+    def test_no_queue(self) -> None:
+        """A task that no queue takes is refused."""
+        for shard in self.shards:
+            for queue in (shard.work, shard.journal):
+                self.broker.engine.delete_queue(self.broker.engine.queue(queue, None))
+        submitted = self.tasks.submit(make_task(1))
+        self.network.settle()
+        self.failureResultOf(submitted, Unroutable)
+
+    def test_no_connection(self) -> None:
+        """Without a connection the task is refused at once."""
+        self.disconnect(self.outside_connection)
+        self.failureResultOf(self.tasks.submit(make_task(1)), BrokerUnavailable)
+
+    def test_too_many(self) -> None:
+        """Beyond what may wait for confirms, a task is refused at once."""
+        publisher = Publisher(clock=self.clock, max_unconfirmed=2)
+        self.connect([publisher])
+        tasks = TaskPublisher(publisher=publisher, shards=4, refusal=lambda shard, key: None)
+        submitted = [tasks.submit(make_task(number)) for number in range(3)]
+        self.failureResultOf(submitted[2], Overloaded)
+        self.network.settle()
+        self.assertEqual([self.successResultOf(each) for each in submitted[:2]], [None, None])
+
+    def test_the_confirm_is_lost(self) -> None:
+        """When the connection breaks before the confirm, it is said that the task may be safe."""
+        submitted = self.tasks.submit(make_task(1))
+        self.network.cut("broker")
+        self.network.settle()
+        self.failureResultOf(submitted, Unconfirmed)

@@ -1,0 +1,270 @@
+"""The fold over the journal, by examples and by its laws."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import attrs
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from rtprov.journal.store import Store
+from rtprov.model import (
+    Cancelled,
+    Event,
+    Finished,
+    Marker,
+    Postponed,
+    Requested,
+    Started,
+    State,
+    Unrecognised,
+)
+from tests.support.strategies import task_events
+
+RETENTION_S = 100.0
+DEVICE = "ABC123456"
+
+
+def task_id(number: int) -> str:
+    return f"{number:032x}"
+
+
+def fold(events: list[Event], retention_s: float = RETENTION_S) -> Store:
+    store = Store(retention_s)
+    for event in events:
+        store.apply(event)
+    return store
+
+
+# Few tasks, so that a list of events holds several of each.
+ONE = st.just(task_id(1))
+A_FEW = st.integers(min_value=0, max_value=3).map(task_id)
+histories = st.lists(st.one_of(task_events(A_FEW, st.just(DEVICE)), st.builds(Marker, st.just("m")), st.builds(Unrecognised, st.just("k"))))
+own_events = st.lists(task_events(ONE, st.just(DEVICE)))
+
+
+def view(store: Store) -> list[object]:
+    """All that can be asked of the tasks of `A_FEW`."""
+    asked: list[object] = [len(store)]
+    for each in map(task_id, range(4)):
+        asked += [store.lookup(each, DEVICE), store.finished(each), store.first_started_at(each), store.attempts(each)]
+    return asked
+
+
+def all_of(store: Store) -> list[object]:
+    """All that can be asked, the details too."""
+    details = [store.details(each, None, 5e9) for each in map(task_id, range(4))]
+    return [*view(store), *details, store.tasks_of(DEVICE, None, 10, 5e9)]
+
+
+class TheWayOfATask(SynchronousTestCase):
+    def test_unknown(self) -> None:
+        """Of a task that no event told of nothing is known."""
+        self.assertEqual(view(fold([])), [0] + [None, False, None, 0] * 4)
+
+    def test_requested(self) -> None:
+        """A requested task runs, as far as anyone is told; no attempt has begun."""
+        store = fold([Requested(task_id(1), DEVICE, 1.0)])
+        self.assertEqual(store.lookup(task_id(1), DEVICE), State.RUNNING)
+        self.assertFalse(store.finished(task_id(1)))
+        self.assertIsNone(store.first_started_at(task_id(1)))
+        self.assertEqual((store.attempts(task_id(1)), len(store)), (0, 1))
+
+    def test_started(self) -> None:
+        """The time of the first attempt and the number of the latest are kept."""
+        store = fold([Requested(task_id(1), DEVICE, 1.0), *(Started(task_id(1), DEVICE, 2.0 + attempt, attempt) for attempt in (1, 2, 3))])
+        self.assertEqual((store.first_started_at(task_id(1)), store.attempts(task_id(1))), (3.0, 3))
+        self.assertEqual(store.lookup(task_id(1), DEVICE), State.RUNNING)
+
+    def test_finished(self) -> None:
+        """A finished task is in its final state."""
+        for state in (State.COMPLETED, State.FAILED, State.NOT_FOUND):
+            store = fold([Requested(task_id(1), DEVICE, 1.0), Finished(task_id(1), DEVICE, 2.0, state, "")])
+            self.assertEqual(store.lookup(task_id(1), DEVICE), state)
+            self.assertTrue(store.finished(task_id(1)))
+
+    def test_other_equipment(self) -> None:
+        """A task is told of only to who names its equipment."""
+        store = fold([Requested(task_id(1), DEVICE, 1.0)])
+        self.assertIsNone(store.lookup(task_id(1), "DEF456789"))
+        self.assertIsNone(store.lookup(task_id(2), DEVICE))
+
+    def test_beginning_lost(self) -> None:
+        """Events of a task whose beginning has left the journal make it known."""
+        self.assertEqual(fold([Started(task_id(1), DEVICE, 5.0, 2)]).lookup(task_id(1), DEVICE), State.RUNNING)
+        self.assertEqual(fold([Finished(task_id(1), DEVICE, 5.0, State.FAILED, "")]).lookup(task_id(1), DEVICE), State.FAILED)
+
+    def test_first_end_wins(self) -> None:
+        """The first `Finished` holds, whatever a second one says and whenever that happened."""
+        ends = [Finished(task_id(1), DEVICE, at, state, "") for at, state in ((5.0, State.COMPLETED), (4.0, State.FAILED))]
+        self.assertEqual(fold([*ends]).lookup(task_id(1), DEVICE), State.COMPLETED)
+
+    def test_begun_again_after_its_end(self) -> None:
+        """A late `Requested` or `Started` does not bring a finished task back."""
+        end = Finished(task_id(1), DEVICE, 5.0, State.COMPLETED, "")
+        store = fold([end, Requested(task_id(1), DEVICE, 1.0), Started(task_id(1), DEVICE, 2.0, 1)])
+        self.assertEqual(view(store), view(fold([end])))
+
+    def test_events_of_no_task(self) -> None:
+        """Markers and events of later versions change nothing."""
+        self.assertEqual(len(fold([Marker("m"), Unrecognised("paused")])), 0)
+
+
+class Laws(SynchronousTestCase):
+    @given(own_events, st.sampled_from([State.COMPLETED, State.FAILED, State.NOT_FOUND]), own_events)
+    def test_the_end_is_the_end(self, before: list[Event], state: State, after: list[Event]) -> None:
+        """Nothing that comes after a task's end, in whatever order and however often, changes anything that can be asked of it."""
+        end: list[Event] = [*before, Finished(task_id(1), DEVICE, 5.0, state, "")]
+        self.assertEqual(all_of(fold([*end, *after])), all_of(fold(end)))
+
+    @given(histories, st.data())
+    def test_duplicates(self, events: list[Event], data: st.DataObject) -> None:
+        """Events that come again, singly or as a replay from any point, change nothing."""
+        again = [event for event in events for _ in range(data.draw(st.integers(min_value=1, max_value=3)))]
+        self.assertEqual(all_of(fold(again)), all_of(fold(events)))
+        replayed = events[data.draw(st.integers(min_value=0, max_value=len(events))) :]
+        self.assertEqual(all_of(fold([*events, *replayed])), all_of(fold(events)))
+
+    @given(histories)
+    def test_final_states_stay(self, events: list[Event]) -> None:
+        """From event to event a task's state changes at most once, from running to a final one."""
+        store = Store(RETENTION_S)
+        known: dict[str, State] = {}
+        for event in events:
+            store.apply(event)
+            for each in map(task_id, range(4)):
+                state = store.lookup(each, DEVICE)
+                if each in known and known[each].final:
+                    self.assertEqual(state, known[each])
+                if state is not None:
+                    known[each] = state
+
+    @given(histories, st.floats(min_value=0, max_value=5e9))
+    def test_expiry(self, events: list[Event], now: float) -> None:
+        """At any time exactly those are forgotten whose (first) end is longer ago than the retention, in whatever order the ends came."""
+        ends: dict[str, float] = {}
+        store = Store(RETENTION_S)
+        for event in events:
+            store.apply(event)
+            if isinstance(event, (Finished, Cancelled)) and store.finished(event.task_id):
+                ends.setdefault(event.task_id, event.at)
+        before = len(store)
+        old = {each for each, at in ends.items() if at < now - RETENTION_S}
+        self.assertEqual(store.expire(now), len(old))
+        self.assertEqual(len(store), before - len(old))
+        self.assertEqual([each for each in ends if store.lookup(each, DEVICE) is None], [each for each in ends if each in old])
+        self.assertEqual(store.expire(now), 0)
+
+
+class Expiry(SynchronousTestCase):
+    def finish(self, store: Store, number: int, at: float) -> None:
+        store.apply(Finished(task_id(number), DEVICE, at, State.COMPLETED, ""))
+
+    def test_retention(self) -> None:
+        """A finished task can be asked about until the retention is over."""
+        store = Store(RETENTION_S)
+        self.finish(store, 1, at=1000.0)
+        self.assertEqual(store.expire(1100.0), 0)
+        self.assertEqual(store.lookup(task_id(1), DEVICE), State.COMPLETED)
+        self.assertEqual(store.expire(1100.5), 1)
+        self.assertIsNone(store.lookup(task_id(1), DEVICE))
+        self.assertEqual(len(store), 0)
+
+    def test_kept(self) -> None:
+        """A task that is to be kept is forgotten once it is not, and keeps no other."""
+        store = Store(RETENTION_S)
+        for number in (1, 2):
+            self.finish(store, number, at=1000.0)
+        self.assertEqual([store.expire(1200.0, keep=lambda each: each == task_id(1)) for _ in range(2)], [1, 0])
+        self.assertEqual((store.state(task_id(1)), store.expire(1200.0)), (State.COMPLETED, 1))
+
+    def test_never_finished(self) -> None:
+        """A task that has not finished is never forgotten, however old it is."""
+        store = fold([Requested(task_id(1), DEVICE, 1.0), Started(task_id(2), DEVICE, 1.0, 1)])
+        self.assertEqual(store.expire(1e12), 0)
+        self.assertEqual(len(store), 2)
+
+    def test_clocks_disagree(self) -> None:
+        """A writer whose clock runs ahead, by a minute or a year, keeps its own tasks longer and no one else's."""
+        store = Store(RETENTION_S)
+        for number, at in enumerate((1060.0, 1001.0, 1000.0 + 365 * 86400.0, 1002.0, 940.0)):
+            self.finish(store, number, at)
+        self.assertEqual(store.expire(1103.0), 3)
+        self.assertEqual([number for number in range(5) if store.finished(task_id(number))], [0, 2])
+        self.assertEqual(store.expire(1161.0), 1)
+
+    def test_told_again_after_expiry(self) -> None:
+        """A forgotten task that a replay tells of again is forgotten again."""
+        events: list[Event] = [Requested(task_id(1), DEVICE, 1.0), Finished(task_id(1), DEVICE, 2.0, State.FAILED, "")]
+        store = fold(events)
+        store.expire(1000.0)
+        for event in events:
+            store.apply(event)
+        self.assertEqual(store.expire(1000.0), 1)
+        self.assertEqual(len(store), 0)
+
+
+class Deaths(SynchronousTestCase):
+    def deaths(self, *events: tuple[int, str | None] | int) -> int:
+        """Of a task with these attempts, each a number and who began it; a number alone postpones."""
+        store = fold([Requested(task_id(1), DEVICE, 1.0)])
+        for event in events:
+            if isinstance(event, int):
+                store.apply(Postponed(task_id(1), DEVICE, 2.0, event, "refused", 3.0))
+            else:
+                store.apply(Started(task_id(1), DEVICE, 2.0, *event))
+        return store.deaths(task_id(1))
+
+    def test_counted(self) -> None:
+        """An attempt counts that another process followed up before it had an end, once, whoever tells of it how often."""
+        self.assertEqual(self.deaths((1, "a"), (2, "b"), (3, "c")), 2)
+        self.assertEqual(self.deaths((1, "a"), (2, "b"), (2, "b"), (1, "a"), (2, "c")), 1)
+
+    def test_not_counted(self) -> None:
+        """Attempts that had an end, attempts of one process, and those of a version that does not say whose they are do not count."""
+        self.assertEqual(self.deaths((1, "a"), 1, (2, "b"), 2, (3, "c")), 0)
+        self.assertEqual(self.deaths((1, "a"), (2, "a"), (3, "a")), 0)
+        self.assertEqual(self.deaths((1, None), (2, None), (3, "c")), 0)
+        self.assertEqual(fold([]).deaths(task_id(1)), 0)
+
+
+class Memory(SynchronousTestCase):
+    def test_cost_of_a_task(self) -> None:
+        """A finished task costs at most 350 bytes its own id included, and next to nothing once it is forgotten."""
+        count = 20_000
+        ids = [task_id(number) for number in range(count)]
+        store = Store(RETENTION_S)
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
+        for number, each in enumerate(ids):
+            at = 1e9 + number
+            for event in (
+                Requested(each, DEVICE, at),
+                Started(each, DEVICE, at + 0.5, 1),
+                Finished(each, DEVICE, at + 60.5, State.COMPLETED, ""),
+            ):
+                # Each event is decoded from a message of its own, and brings its own copy of the id.
+                store.apply(attrs.evolve(event, task_id="".join(each)))
+        self.assertLess(tracemalloc.get_traced_memory()[0] / count, 350)
+        self.assertEqual(store.expire(2e9), count)
+        self.assertLess(tracemalloc.get_traced_memory()[0] / count, 100)
+
+    def test_cost_of_a_task_with_all_there_is(self) -> None:
+        """One of a device of its own, with a key and an outage of A in its past, costs at most 1,300 bytes, and nothing once forgotten."""
+        count = 10_000
+        store = Store(RETENTION_S)
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
+        for number in range(count):
+            at, device = 1e9 + number, f"DEVICE{number}"
+            store.apply(Requested(task_id(number), device, at, f"{number:024}"))
+            for attempt in range(1, 6):
+                store.apply(Started("".join(task_id(number)), "".join(device), at + attempt, attempt))
+                reason = "".join(["A answered", " HTTP 503"])
+                store.apply(Postponed(task_id(number), device, at + attempt + 0.5, attempt, reason, at + 9))
+            store.apply(Finished(task_id(number), device, at + 60.5, State.COMPLETED, "".join(["A answered", " 200"])))
+        self.assertLess(tracemalloc.get_traced_memory()[0] / count, 1300)
+        self.assertEqual(store.expire(2e9), count)
+        self.assertLess(tracemalloc.get_traced_memory()[0] / count, 100)

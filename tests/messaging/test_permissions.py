@@ -1,0 +1,140 @@
+"""The permissions that docs/operations.md gives a front end and a worker on RabbitMQ: without any of them, its name is logged, once.
+
+That they are enough is shown by `tests.processes.test_separate_processes`, whose users have no more.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+from twisted.internet.defer import Deferred
+from twisted.logger import LogEvent, LogLevel, capturedLogs
+from twisted.trial.unittest import SynchronousTestCase
+
+from rtprov.amqp.client.permissions import MayPublish, missing_permission
+from rtprov.amqp.client.protocol import AmqpConnection
+from rtprov.amqp.client.publisher import Publisher
+from rtprov.amqp.client.rpc import RpcClient
+from rtprov.amqp.client.service import BrokerConnection, Session
+from rtprov.amqp.client.url import BrokerUrl
+from rtprov.errors import AmqpError, BrokerError
+from rtprov.messaging.topology import Shard, Topology, declare_inquiry, declare_status
+from rtprov.tap.assembly import PUBLISHED_TO_BY_FRONTEND, PUBLISHED_TO_BY_WORKER
+from tests.support.broker_cases import BrokerContract, RabbitMQTestCase
+from tests.support.rabbitmq import documented_permissions
+
+NOTHING = "^$"
+SHARD = Shard(0, 1)
+TRIES = 3
+KINDS = ("configure", "write", "read")
+
+
+class _Tries:
+    """A session that counts attempts to connect."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.enough: Deferred[None] = Deferred()
+
+    async def attach(self, connection: AmqpConnection) -> None:
+        self.count += 1
+        if self.count == TRIES:
+            self.enough.callback(None)
+
+    def detach(self) -> None: ...
+
+
+class _Serving:
+    """Declares a worker's own queues."""
+
+    async def attach(self, connection: AmqpConnection) -> None:
+        channel = await connection.open_channel()
+        await declare_status(channel, SHARD)
+        await declare_inquiry(channel, SHARD)
+
+    def detach(self) -> None: ...
+
+
+class RabbitMQPermissions(RabbitMQTestCase, BrokerContract):
+    async def setUp(self) -> None:  # type: ignore[override]
+        """All queues and exchanges are there: what is missing is the permission to use them."""
+        await super().setUp()
+        self.url = BrokerUrl.parse(await self.node.add_vhost())
+        self.user = self.node.unique("user")
+        await self.node.ctl("add_user", self.user, "secret")
+        await Topology([SHARD]).attach(await self.connect())
+
+    async def refusals(self, role: str, permissions: Sequence[str], sessions: Callable[[], Sequence[Session]]) -> list[str]:
+        """What a process with these permissions warns of in its first attempts to connect."""
+        await self.node.ctl("set_permissions", "-p", self.url.virtual_host, self.user, *permissions)
+        tries = _Tries()
+        connection = BrokerConnection(
+            name=role,
+            endpoint=self.endpoint(),
+            url=BrokerUrl.parse(self.node.url_of(self.url.virtual_host, self.user, "secret")),
+            clock=self.clock,
+            rng=random.Random(1),
+            sessions=[tries, *sessions()],
+        )
+        with capturedLogs() as events:
+            connection.startService()
+            await tries.enough
+            await connection.stopService()
+        self.assertFalse(connection.connected)
+        return self.warnings(events)
+
+    def warnings(self, events: Sequence[LogEvent]) -> list[str]:
+        return [str(event["text"]) for event in events if event["log_level"] is LogLevel.warn and "text" in event]
+
+    def frontend(self) -> Sequence[Session]:
+        publisher = Publisher(clock=self.clock)
+        return [Topology([SHARD]), publisher, MayPublish(publisher, PUBLISHED_TO_BY_FRONTEND), RpcClient(clock=self.clock)]
+
+    def worker(self) -> Sequence[Session]:
+        publisher = Publisher(clock=self.clock)
+        return [Topology([SHARD], replaces=True), publisher, MayPublish(publisher, PUBLISHED_TO_BY_WORKER), _Serving()]
+
+    async def test_each_kind(self) -> None:
+        """Without one kind of permission a process never counts as connected, and says once which it needs."""
+        for role, sessions in (("frontend", self.frontend), ("worker", self.worker)):
+            _, *patterns = documented_permissions(role)
+            for index, kind in enumerate(KINDS):
+                left = [NOTHING if each == index else pattern for each, pattern in enumerate(patterns)]
+                warnings = await self.refusals(role, left, sessions)
+                self.assertEqual(len(warnings), 1, warnings)
+                self.assertIn(kind, warnings[0].partition("the user needs the")[2], warnings)
+
+    async def test_each_exchange(self) -> None:
+        """An exchange to which it may not publish is named at once, not with the first task."""
+        for role, sessions, gap, name in (
+            ("frontend", self.frontend, "(?!rtprov\\.status$)", "rtprov.status"),
+            ("worker", self.worker, "(?!amq\\.default$)", "amq.default"),
+        ):
+            _, configure, _, read = documented_permissions(role)
+            (warning,) = await self.refusals(role, [configure, f"^{gap}.*", read], sessions)
+            self.assertIn(f"access to exchange '{name}'", warning)
+            self.assertIn("the user needs the write permission", warning)
+
+
+class WordTests(SynchronousTestCase):
+    def test_words(self) -> None:
+        """RabbitMQ 4 names the permission; for 3 it follows from the method. Other refusals are about no permission."""
+        refused = "access to queue 'q' in vhost '/' refused for user 'u'"
+        for text, method, needed in (
+            (f"ACCESS_REFUSED - write {refused}", (50, 10), "write"),
+            (f"ACCESS_REFUSED - {refused}", (50, 20), "write"),
+            (f"ACCESS_REFUSED - {refused}", (60, 20), "read"),
+            (f"ACCESS_REFUSED - {refused}", (50, 10), "configure"),
+            (f"ACCESS_REFUSED - {refused.replace('queue', 'exchange')}", (50, 10), "write"),
+            (f"ACCESS_REFUSED - {refused.replace('queue', 'exchange')}", (50, 20), "read"),
+        ):
+            self.assertIn(f"needs the {needed}", str(missing_permission(AmqpError(403, text, *method))))
+        for error in (
+            AmqpError(403, "ACCESS_REFUSED - queue 'q' in vhost '/' in exclusive use", 60, 20),
+            AmqpError(403, f"ACCESS_REFUSED - {refused}", 99, 99),
+            AmqpError(404, "NOT_FOUND", 60, 20),
+            BrokerError("other"),
+            None,
+        ):
+            self.assertIsNone(missing_permission(error))

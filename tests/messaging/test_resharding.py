@@ -1,0 +1,297 @@
+"""`rtprov.messaging.resharding` and `rtprov.messaging.shard_count`, on the embedded broker in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from rtprov.amqp.client.consumer import consume
+from rtprov.amqp.client.protocol import AmqpConnection
+from rtprov.amqp.client.publisher import Publisher
+from rtprov.amqp.client.url import BrokerUrl
+from rtprov.clocks import WallClock
+from rtprov.errors import BrokerUnavailable, ConfigurationError
+from rtprov.journal.appending import persistent
+from rtprov.messaging.event_messages import decode_event, decode_task, encode_event, encode_task
+from rtprov.messaging.resharding import Resharding
+from rtprov.messaging.shard_count import Remembered, ShardCount, remember
+from rtprov.messaging.topology import Shard, Topology
+from rtprov.model import Event, Finished, Marker, Requested, Started, State, shard_of
+from rtprov.tap.assembly import FrontendService, Surroundings
+from tests.support.brokered import EPOCH, BrokerTestCase, make_task, task_id
+from tests.support.fakes import PlainSealer
+
+DEVICES = [f"DEVICE{number}" for number in range(1, 9)]
+
+
+class _Session:
+    """Runs `work` once, on its connection."""
+
+    def __init__(self, work: Callable[[AmqpConnection], Awaitable[Any]]) -> None:
+        self._work = work
+        self.outcome: Deferred[Any] = Deferred()
+
+    async def attach(self, connection: AmqpConnection) -> None:
+        if self.outcome.called:
+            return
+        try:
+            result = await self._work(connection)
+        except Exception as error:
+            self.outcome.errback(error)
+        else:
+            self.outcome.callback(result)
+
+    def detach(self) -> None: ...
+
+
+class CountTestCase(BrokerTestCase):
+    shards = ()
+
+    def on_a_connection(self, work: Callable[[AmqpConnection], Awaitable[Any]], *before: Any) -> Deferred[Any]:
+        session = _Session(work)
+        connection = self.begin([*before, session])
+        self.network.until(lambda: bool(session.outcome.called), 60.0)
+        self.disconnect(connection)
+        return session.outcome
+
+    def count(self, given: int | None) -> int:
+        """What a role learns that is told this count."""
+        counts: list[int] = []
+        session = ShardCount(given or 1, given=given is not None)
+        session.on_other = counts.append
+        session.on_agreed = lambda: counts.append(given or 1)
+        self.on_a_connection(session.attach).addErrback(lambda reason: reason.trap(BrokerUnavailable))
+        return counts[0]
+
+    def refused(self, given: int | None) -> str:
+        session = ShardCount(given or 1, given=given is not None)
+        error = self.failureResultOf(self.on_a_connection(session.attach), ConfigurationError)
+        return str(error.value)
+
+    def declare(self, count: int) -> list[Shard]:
+        shards = [Shard(index, count) for index in range(count)]
+        self.disconnect(self.connect([Topology(shards)]))
+        return shards
+
+
+class Counts(CountTestCase):
+    def test_a_new_broker(self) -> None:
+        """A new broker is given the first count that a process is told, or 1, and remembers it."""
+        self.assertEqual(self.count(None), 1)
+        self.assertEqual(self.count(None), 1)
+        self.assertIn("the broker holds the tasks of 1 shards", self.refused(4))
+        self.assertEqual(self.count(1), 1)
+
+    def test_given(self) -> None:
+        """A process that is told nothing takes what the broker remembers."""
+        self.assertEqual(self.count(16), 16)
+        self.assertEqual(self.count(None), 16)
+        self.assertIn("--shards 1:", self.refused(1))
+
+    def test_two_at_once(self) -> None:
+        """Of two that come at once to a new broker with different counts one is refused."""
+        sessions = [_Session(ShardCount(count, given=True).attach) for count in (2, 3)]
+        connections = [self.begin([session]) for session in sessions]
+        self.network.until(lambda: all(session.outcome.called for session in sessions), 60.0)
+        for connection in connections:
+            self.disconnect(connection)
+        outcomes = [session.outcome.result for session in sessions]
+        for session in sessions:
+            session.outcome.addErrback(lambda reason: reason.trap(ConfigurationError))
+        self.assertEqual([outcome is None for outcome in outcomes].count(True), 1, outcomes)
+
+    def test_a_broker_of_before(self) -> None:
+        """A broker that an earlier version has used holds what its queues say."""
+        self.declare(4)
+        self.assertIn("holds the tasks of 4 shards", self.refused(1))
+        self.assertEqual(self.count(None), 4)
+
+    def test_several_of_before(self) -> None:
+        """Where queues of several counts are left, the operator must say which is in use."""
+        self.declare(2)
+        self.declare(5)
+        self.assertIn("holds queues of 2 and 5 shards", self.refused(None))
+        self.assertEqual(self.count(5), 5)
+        self.assertEqual(self.count(None), 5)
+
+    def test_remembered(self) -> None:
+        """Both counts of a change come back as they were given."""
+        for each in (Remembered(1), Remembered(1024), Remembered(1024, 1), Remembered(1, 1024)):
+            self.assertEqual(Remembered.of(each.value), each)
+
+    def test_while_it_is_changed(self) -> None:
+        """While the count is being changed, no role connects."""
+        self.successResultOf(self.on_a_connection(lambda connection: remember(connection, Remembered(1, 4))))
+        connection = self.begin([ShardCount(1, given=False)])
+        self.network.advance(20.0)
+        self.assertFalse(connection.connected)
+        self.assertIn("is being changed from 1 to 4", " ".join(self.logged))
+
+
+class Change(CountTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.said: list[str] = []
+
+    def change(self, count: int) -> Deferred[Any]:
+        publisher = Publisher(clock=self.clock)
+
+        async def work(connection: AmqpConnection) -> None:
+            await Resharding(connection=connection, publisher=publisher, new_id=self.new_id, say=self.said.append).run(count)
+
+        return self.on_a_connection(work, publisher)
+
+    def begin_with(self, count: int) -> list[Shard]:
+        self.assertEqual(self.count(count), count)
+        return self.declare(count)
+
+    def fill(self, shards: list[Shard]) -> None:
+        """Sixteen tasks for eight devices, some of which have been started or have ended."""
+        for number in range(16):
+            device = DEVICES[number % 8]
+            shard = shards[shard_of(device, len(shards))]
+            task = make_task(number, device)
+            self.publish("rtprov.tasks", shard.requested_key, encode_task(task))
+            self.publish("rtprov.tasks", shard.event_key, encode_event(Marker("m")))
+            if number < 4:
+                self.publish("rtprov.tasks", shard.event_key, encode_event(Started(task_id(number), device, EPOCH, 1, "p")))
+                self.publish("rtprov.tasks", shard.event_key, encode_event(Finished(task_id(number), device, EPOCH, State.COMPLETED, "ok")))
+
+    def events(self, shard: Shard) -> list[Event]:
+        """All that a journal holds, but for markers."""
+        taken: list[Event] = []
+
+        async def take(connection: AmqpConnection) -> None:
+            await consume(
+                await connection.open_channel(),
+                shard.journal,
+                lambda delivery: taken.append(decode_event(delivery.body)),
+                prefetch=1000,
+                arguments={"x-stream-offset": "first"},
+            )
+
+        session = _Session(take)
+        connection = self.connect([session])
+        self.network.settle()
+        self.disconnect(connection)
+        return [event for event in taken if not isinstance(event, Marker)]
+
+    def check(self, count: int) -> None:
+        """All is in its new place, a device's in order, and nothing is left of the old one."""
+        queues = sorted(name for name in self.broker.engine.queues if "of" in name)
+        new = [Shard(index, count) for index in range(count)]
+        self.assertEqual(queues, sorted(name for shard in new for name in (shard.work, shard.journal, shard.dead)))
+        orders: list[int] = []
+        for shard in new:
+            tasks = [decode_task(delivery.body) for delivery in self.take(shard.work)]
+            self.assertTrue(all(shard_of(task.equipment_id, count) == shard.index for task in tasks))
+            for device in DEVICES:
+                mine = list(dict.fromkeys(int(task.task_id, 16) for task in tasks if task.equipment_id == device))
+                self.assertEqual(mine, sorted(mine))
+                orders += mine
+            events = self.events(shard)
+            for number in [int(event.task_id, 16) for event in events if isinstance(event, Requested)]:
+                kinds = [type(event) for event in events if getattr(event, "task_id", "") == task_id(number)]
+                self.assertEqual(list(dict.fromkeys(kinds)), [Requested, Started, Finished] if number < 4 else [Requested])
+        self.assertEqual(sorted(orders), list(range(16)))
+        self.assertEqual(self.count(None), count)
+
+    def test_change(self) -> None:
+        """Queues, journals and dead letters move to the new count, up and down, and the broker remembers it."""
+        self.fill(self.begin_with(1))
+        headers = {"x-death": [{"reason": "rejected"}]}
+        self.publish("rtprov.dead", Shard(0, 1).requested_key, encode_task(make_task(99, "DEVICE1")), headers)
+        self.successResultOf(self.change(4))
+        self.assertIn("start the workers", self.said[-1])
+        dead = self.take(Shard(shard_of("DEVICE1", 4), 4).dead)
+        self.assertEqual([(decode_task(each.body).task_id, each.properties.headers) for each in dead], [(task_id(99), headers)])
+        self.successResultOf(self.change(3))
+        self.check(3)
+
+    def test_nothing_to_do(self) -> None:
+        """A change to the count that there is changes nothing."""
+        self.fill(self.begin_with(2))
+        self.successResultOf(self.change(2))
+        self.check(2)
+
+    def test_a_broker_of_before(self) -> None:
+        """It changes what a version left that remembered no count."""
+        self.fill(self.declare(1))
+        self.successResultOf(self.change(2))
+        self.check(2)
+
+    def test_workers_run(self) -> None:
+        """While a worker consumes, nothing is changed, and the operator is told what to do."""
+        self.fill(self.begin_with(1))
+        with self.consuming("rtprov.work.0of1"):
+            error = self.failureResultOf(self.change(2), ConfigurationError)
+        self.assertIn("stop all workers first", str(error.value))
+        self.assertEqual(self.count(None), 1)
+        self.check(1)
+
+    def test_after_a_crash(self) -> None:
+        """A change that was broken off anywhere is completed by another run; only copies are left of the first one."""
+        for frames in range(1, 400, 23):
+            with self.subTest(frames=frames):
+                self.start_broker()
+                self.outside_connection = self.reconnect_outside()
+                self.fill(self.begin_with(1))
+                broken = self.break_off_after(frames, 2)
+                self.successResultOf(self.change(2))
+                self.check(2)
+                if not broken:
+                    return
+        self.fail("the change was never completed before its end")
+
+    def reconnect_outside(self) -> Any:
+        self.outside = Publisher(clock=self.clock)
+        return self.connect([self.outside])
+
+    def break_off_after(self, turns: int, count: int) -> bool:
+        """Begin a change and break its connection after so many turns; return whether it was still going on."""
+        publisher = Publisher(clock=self.clock)
+        done: list[bool] = []
+
+        async def work(connection: AmqpConnection) -> None:
+            await Resharding(connection=connection, publisher=publisher, new_id=self.new_id, say=self.said.append).run(count)
+            done.append(True)
+
+        session = _Session(work)
+        connection = self.begin([publisher, session])
+        session.outcome.addErrback(lambda _: None)
+        for _ in range(turns):
+            self.clock.advance(0)
+        self.disconnect(connection)
+        return not done
+
+    def test_a_late_front_end(self) -> None:
+        """What a front end publishes that still runs comes back to it as unroutable, and is in no old queue."""
+        shards = self.begin_with(1)
+        self.fill(shards)
+        self.successResultOf(self.change(2))
+        published = self.outside.publish("rtprov.tasks", shards[0].requested_key, b"{}", properties=persistent(), mandatory=True)
+        self.network.settle()
+        self.assertEqual(self.failureResultOf(published).type.__name__, "Unroutable")
+
+    def test_a_front_end_that_nobody_posts_to(self) -> None:
+        """A front end that was told no number learns of the new one within seconds, though its connection stands and no POST comes."""
+        shards: list[int] = []
+        around = Surroundings(
+            clock=self.clock,
+            wall_clock=WallClock(self.wall_clock, self.clock.seconds),
+            rng=self.rng,
+            new_id=self.new_id,
+            broker=self.network.connect("broker"),
+            broker_url=BrokerUrl.parse("amqp://guest:guest@broker/"),
+        )
+        service = FrontendService(around, sealer=PlainSealer(), shards=1, running_status=200, shards_given=False)
+        service.shard_count.on_other = shards.append
+        service.startService()
+        self.addCleanup(lambda: self.network.until(service.stopService().called.__bool__))
+        self.network.until(lambda: service.connection.connected, 10.0)
+        self.network.advance(3.0)
+        self.successResultOf(self.change(2))
+        self.network.advance(11.0)
+        self.assertEqual(shards[:1], [2])

@@ -1,0 +1,150 @@
+"""Broker, stub, workers and front end as separate processes; the same tests on the embedded broker and on RabbitMQ."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.task import deferLater
+
+from rtprov.security.development import make_development_set
+from tests.support.processes import ANY_PORT, POLL_EVERY_S, Client, ProcessTestCase, Twistd, reactor
+from tests.support.rabbitmq import rabbitmq
+from tests.support.system import REQUEST
+
+if TYPE_CHECKING:
+    _Base = ProcessTestCase
+else:
+    _Base = object
+
+COMPLETED = {"code": 200, "message": "Completed"}
+NO_WORKER = 503
+CPE = "/api/v1/equipment/cpe/ABC123456"
+
+
+class RolesMixin(_Base):
+    """A subclass says in `start_broker` where the broker is."""
+
+    async def start_broker(self) -> tuple[str, str]:
+        """Return the broker's URLs, for front ends and for workers."""
+        raise NotImplementedError
+
+    async def start(self, *, delay_s: float) -> None:
+        """Broker, stub and front end; the workers are each test's own business."""
+        make_development_set(self.folder / "certs")
+        self.broker_url, self.worker_url = await self.start_broker()
+        self.stub = self.twistd("rtprov-stub", "--listen", ANY_PORT, "--delay", str(delay_s))
+        self.frontend = self.twistd("rtprov-frontend", "--listen", ANY_PORT, environment={"RTPROV_BROKER": self.broker_url})
+        self.stub_port = await self.stub.port("service A (stub)")
+        await self.frontend.logged("ready; try: curl ")
+
+    async def start_worker(self, *arguments: str) -> Twistd:
+        """A worker, once it is connected. The first one is the active one, each further one a standby."""
+        where = ("--broker", self.worker_url, "--equipment-url", f"https://localhost:{self.stub_port}")
+        worker = self.twistd("rtprov-worker", *where, *arguments)
+        await worker.logged("worker: connected to amqp://")
+        return worker
+
+    async def front_end(self) -> Client:
+        return self.client(await self.frontend.port("service B (front end)"))
+
+    async def test_standby(self) -> None:
+        """The active worker is killed in the middle of a call: its standby calls again, and the task is completed."""
+        await self.start(delay_s=1)
+        active, standby = await self.start_worker(), await self.start_worker()
+        client = await self.front_end()
+        location = await client.accepted("ABC123456")
+        await self.stub.logged("call 1: ABC123456")
+        active.signal("KILL")
+        self.assertEqual(await active.ended, -9)
+        self.assertEqual((await client.final(location)).json, COMPLETED)
+        self.assertIn("call 2: ABC123456", self.stub.log)
+        self.assertNotIn("call 3", self.stub.log)
+        self.assert_clean(active)
+        for process in (standby, self.frontend, self.stub):
+            await self.stop(process)
+
+    async def test_orders(self) -> None:
+        """A key is one task through two front ends; a task that waits is cancelled; who waits for the end is told of it."""
+        await self.start(delay_s=3)
+        for _ in range(2):
+            await self.start_worker()
+        other = self.twistd("rtprov-frontend", "--listen", ANY_PORT, environment={"RTPROV_BROKER": self.broker_url})
+        clients = [await self.front_end(), self.client(await other.port("service B (front end)"))]
+        for client in clients:
+            while (await client.request("GET", "/readyz")).status == NO_WORKER:
+                await deferLater(reactor, POLL_EVERY_S)
+        posts = [Deferred.fromCoroutine(client.request("POST", CPE, REQUEST, Idempotency_Key="k1")) for client in clients]
+        first, second = await gatherResults(posts)
+        self.assertEqual((first.status, first.json), (200, second.json))
+        self.assertEqual((await clients[1].request("POST", CPE, {**REQUEST, "timeoutInSeconds": 15}, Idempotency_Key="k1")).status, 422)
+        waiting = (await clients[1].request("POST", CPE, REQUEST, Idempotency_Key="k2")).header("Location")
+        assert waiting is not None
+        self.assertEqual((await clients[0].request("DELETE", waiting)).json, {"code": 200, "message": "Cancelled"})
+        self.assertEqual((await clients[1].request("GET", waiting, Prefer="wait=60")).status, 500)
+        task = f"{CPE}/task/{first.json['taskId']}"
+        self.assertEqual((await clients[1].request("DELETE", task)).status, 409)
+        waits = [Deferred.fromCoroutine(client.request("GET", task, Prefer="wait=25")) for client in (*clients, *clients)]
+        self.assertEqual([answer.json for answer in await gatherResults(waits)], [COMPLETED] * 4)
+        listed = (await clients[0].request("GET", f"{CPE}/task")).json["tasks"]
+        self.assertEqual([each["state"] for each in listed], ["cancelled", "completed"])
+        self.assertIn("call 1: ABC123456", self.stub.log)
+        self.assertNotIn("call 2", self.stub.log)
+
+    async def test_drain(self) -> None:
+        """SIGTERM lets a worker's calls end, and none begin; the next worker knows of them, and gets what was left."""
+        await self.start(delay_s=1)
+        worker = await self.start_worker("--concurrency", "1")
+        client = await self.front_end()
+        first, second = await client.accepted("ABC123456"), await client.accepted("XYZ123456")
+        await self.stub.logged("call 1: ABC123456")
+        await self.stop(worker)
+        self.assertIn("draining 1 call", worker.log)
+        self.assertNotIn("call 2", self.stub.log)
+        self.assertEqual((await client.request("GET", first)).status, NO_WORKER)
+        await self.start_worker()
+        self.assertEqual((await client.final(first)).json, COMPLETED)
+        self.assertEqual((await client.final(second)).json, COMPLETED)
+        self.assertIn("call 2: XYZ123456", self.stub.log)
+        self.assertNotIn("call 3", self.stub.log)
+
+
+class OnEmbeddedBroker(RolesMixin, ProcessTestCase):
+    async def start_broker(self) -> tuple[str, str]:
+        self.broker = self.twistd("rtprov-broker", "--listen", ANY_PORT)
+        url = f"amqp://guest:guest@127.0.0.1:{await self.broker.port('the AMQP broker')}/"
+        return url, url
+
+    async def test_stop_in_any_order(self) -> None:
+        """The broker goes first: the others say so once in their logs, and end cleanly all the same."""
+        await self.start(delay_s=0)
+        worker = await self.start_worker()
+        await self.stop(self.broker)
+        for process, name in ((worker, "worker"), (self.frontend, "frontend")):
+            await process.logged(f"{name}: not connected to amqp://guest@")
+            await self.stop(process, "INT")
+        await self.stop(self.stub)
+
+    async def test_stop_in_the_middle_of_a_post(self) -> None:
+        """A front end that is stopped still gets its broker's word for the POST under way, however late, and answers it."""
+        await self.start(delay_s=0)
+        client = await self.front_end()
+        await client.accepted("ABC123456")
+        self.broker.signal("STOP")
+        post = Deferred.fromCoroutine(client.post("ABC123456"))  # on the connection that is there
+        self.assertEqual((await client.request("GET", "/nothing")).status, 404)  # on a new one: by now the POST is under way
+        stopping = Deferred.fromCoroutine(self.stop(self.frontend))
+        await self.frontend.logged("Received SIGTERM, shutting down")
+        await self.frontend.logged(r"service B \(front end\) no longer listens")
+        self.broker.signal("CONT")
+        self.assertEqual((await post).status, 200)
+        await stopping
+
+
+class OnRabbitMQ(RolesMixin, ProcessTestCase):
+    """With users who have the permissions of docs/operations.md and no more."""
+
+    timeout = 120.0  # starting RabbitMQ is part of the first test
+
+    async def start_broker(self) -> tuple[str, str]:
+        return await (await rabbitmq()).add_roles()

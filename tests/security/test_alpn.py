@@ -1,0 +1,109 @@
+"""What a server agrees to by ALPN (RFC 7301)."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from OpenSSL import SSL
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IProtocolFactory, IReactorTime
+from twisted.internet.protocol import Factory
+from twisted.internet.task import Clock
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.web.resource import Resource
+from zope.interface import implementer
+
+from rtprov.broker.server.factory import make_broker
+from rtprov.broker.storage.interface import MemoryStorage
+from rtprov.http.site import JsonSite
+from rtprov.security.tls_server import TLSEndpoint
+from tests.security.test_certificates import Peer
+from tests.security.test_tls_server import ServerTestCase
+from tests.support.memory import MemoryNetwork
+
+
+@implementer(IOpenSSLClientConnectionCreator)
+class Offering:
+    """A client that offers these protocols, or does not know of ALPN, and verifies nothing."""
+
+    def __init__(self, protocols: list[bytes] | None, version: int) -> None:
+        self._context = SSL.Context(SSL.TLS_METHOD)
+        self._context.set_min_proto_version(version)
+        self._context.set_max_proto_version(version)
+        if protocols is not None:
+            self._context.set_alpn_protos(protocols)
+
+    def clientConnectionForTLS(self, tlsProtocol: object) -> SSL.Connection:
+        return SSL.Connection(self._context, None)
+
+
+class Talker(Peer):
+    """Says something that no server understands, and keeps the answer, and what was agreed to."""
+
+    agreed: bytes | None = None
+
+    def connectionMade(self) -> None:
+        assert self.transport is not None
+        self.transport.write(b"nonsense\r\n\r\n")
+
+    def dataReceived(self, data: bytes) -> None:
+        self.agreed = self.tls.get_alpn_proto_negotiated()
+        super().dataReceived(data)
+
+
+class Alpn(ServerTestCase):
+    def offer(self, factory: IProtocolFactory, protocols: list[bytes] | None, version: int = SSL.TLS1_3_VERSION) -> Talker:
+        """A client that connects to a server of `factory`'s, and has heard what that says."""
+        clock = Clock()
+        network = MemoryNetwork(clock)
+        TLSEndpoint(network.listen("a"), self.identity, cast("IReactorTime", clock)).listen(factory)
+        client = Talker()
+        factory = TLSMemoryBIOFactory(Offering(protocols, version), True, Factory.forProtocol(lambda: client), clock)
+        network.connect("a").connect(factory)
+        network.advance(1)
+        network.cut("a")
+        network.settle()
+        return client
+
+    def site(self) -> JsonSite:
+        return JsonSite(Resource(), reactor=cast("IReactorTime", Clock()))
+
+    def test_in_common(self) -> None:
+        """HTTP/1.1 is agreed to, else HTTP/1.0, whatever else a client offers and in whatever order."""
+        for protocols, agreed in (
+            ([b"http/1.1"], b"http/1.1"),
+            ([b"http/1.0"], b"http/1.0"),
+            ([b"http/1.0", b"http/1.1"], b"http/1.1"),
+            ([b"h2", b"http/1.1"], b"http/1.1"),
+            ([b"h2", b"http/1.0", b"spdy/3"], b"http/1.0"),
+        ):
+            for version in (SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION):
+                peer = self.offer(self.site(), protocols, version)
+                self.assertEqual(peer.agreed, agreed)
+                self.assertIn(b"HTTP/1.1 400", peer.heard)
+
+    def test_nothing_in_common(self) -> None:
+        """A client that offers other protocols only gets alert 120, and is not served."""
+        for protocols in ([b"h2"], [b"http/0.9"], [b"HTTP/1.1"], [b"http/1.1x"], [b"amqp"], [b"h2", b"h3"]):
+            for version in (SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION):
+                peer = self.offer(self.site(), protocols, version)
+                assert peer.reason is not None
+                self.assertIn("alert no application protocol", str(peer.reason.value).lower())
+                self.assertEqual(peer.heard, b"")
+
+    def test_not_offered(self) -> None:
+        """A client that does not know of ALPN is served."""
+        for version in (SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION):
+            self.assertIn(b"HTTP/1.1 400", self.offer(self.site(), None, version).heard)
+
+    def test_after_a_reload(self) -> None:
+        """The same holds for certificates that are loaded again."""
+        self.identity.reload()
+        self.assertEqual(self.offer(self.site(), [b"h2", b"http/1.1"]).agreed, b"http/1.1")
+        self.assertEqual(self.offer(self.site(), [b"h2"]).heard, b"")
+
+    def test_broker(self) -> None:
+        """AMQP 0-9-1 has no name in ALPN: the embedded broker serves a client whatever it offers, as RabbitMQ does."""
+        for protocols in (None, [b"amqp"], [b"h2", b"http/1.1"]):
+            broker = make_broker(clock=cast("IReactorTime", Clock()), storage=MemoryStorage())
+            peer = self.offer(broker, protocols)
+            self.assertEqual((peer.agreed, peer.heard[:4]), (b"", b"AMQP"))  # the version that it should speak

@@ -1,0 +1,227 @@
+"""A server's TLS: which ciphers, certificates that are replaced under a connection, and how many connections there may be."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import trustme
+from OpenSSL import SSL
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import Clock
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from twisted.protocols.tls import TLSMemoryBIOFactory
+
+from rtprov.errors import ConfigurationError
+from rtprov.security.limits import Connections
+from rtprov.security.tls_client import VerifiedServers
+from rtprov.security.tls_server import WARN_EVERY_S, ServerIdentity, TLSEndpoint
+from tests.security.test_certificates import PING, Old, Peer, Peers, TlsTestCase
+from tests.support.memory import MemoryNetwork
+
+
+class Suite(Old):
+    """A client of TLS 1.2 that knows one cipher suite."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(SSL.TLS1_2_VERSION)
+        self._context.set_cipher_list(f"{name}:@SECLEVEL=0".encode())
+
+
+class Everybody(Peers):
+    """Makes peers, as many as it has room for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peers: list[Peer] = []
+        self.room = 100
+
+    def buildProtocol(self, addr: object) -> Peer | None:  # type: ignore[override] # as IProtocolFactory has it
+        if len(self.peers) >= self.room:
+            return None
+        self.peers.append(Peer())
+        return self.peers[-1]
+
+
+class ServerTestCase(TlsTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.identity = self.new_identity()
+
+    def new_identity(self, client_ca: str | None = None) -> ServerIdentity:
+        return ServerIdentity(self.file("a.pem"), self.file("a.key"), None if client_ca is None else self.file(client_ca))
+
+    def serial_seen(self, peers: tuple[Peer, Peer]) -> int:
+        """The serial number of the certificate that the server showed."""
+        certificate = peers[1].tls.get_peer_certificate()
+        assert certificate is not None
+        return certificate.get_serial_number()
+
+
+class Ciphers(ServerTestCase):
+    def test_suites(self) -> None:
+        """Of TLS 1.2 a server takes suites with forward secrecy and authenticated encryption, and no other that the client knows."""
+        for name, agreed in (
+            ("ECDHE-RSA-AES128-GCM-SHA256", False),  # the certificate's key is none of RSA's
+            ("ECDHE-ECDSA-AES128-GCM-SHA256", True),
+            ("ECDHE-ECDSA-AES256-GCM-SHA384", True),
+            ("ECDHE-ECDSA-CHACHA20-POLY1305", True),
+            ("ECDHE-ECDSA-AES128-SHA256", False),
+            ("ECDHE-ECDSA-AES256-SHA", False),
+            ("ECDHE-ECDSA-AES128-CCM", False),
+        ):
+            server, client = self.handshake(self.identity, Suite(name))
+            if agreed:
+                self.assert_agreed((server, client))
+                self.assertEqual(server.tls.get_cipher_name(), name)
+            else:
+                self.assert_failed(server, "no shared cipher")
+
+
+class Replacing(ServerTestCase):
+    def test_reload(self) -> None:
+        """After a reload new connections see the new certificate; one that stands goes on with the old one."""
+        clock = Clock()
+        network = MemoryNetwork(clock)
+        everybody = Everybody()
+        TLSEndpoint(network.listen("a"), self.identity, cast("IReactorTime", clock)).listen(everybody)
+        here, there = Peers(), Peers()
+        self.successResultOf(self.connected(network, clock, self.client(), here))
+        self.issue("a", self.ca, "a.example")
+        self.identity.reload()
+        self.successResultOf(self.connected(network, clock, self.client(), there))
+        old, new = (self.serial_seen((everybody.peers[0], each)) for each in (here.peer, there.peer))
+        self.assertNotEqual(old, new)
+        cast("Any", here.peer.transport).write(b"still here")
+        network.settle()
+        self.assertEqual([peer.heard for peer in everybody.peers], [PING + b"still here", PING])
+
+    def test_changed(self) -> None:
+        """A file that is replaced, removed or comes back is noticed once, each time."""
+        self.assertFalse(self.identity.changed)
+        self.issue("a", self.ca, "a.example")
+        self.assertTrue(self.identity.changed)
+        self.identity.reload()
+        self.assertFalse(self.identity.changed)
+        self.file("a.key").unlink()
+        self.assertTrue(self.identity.changed)
+        self.assertRaises(ConfigurationError, self.identity.reload)
+        self.assertFalse(self.identity.changed)
+        self.issue("a", self.ca, "a.example")
+        self.assertTrue(self.identity.changed)
+
+    def test_half_replaced(self) -> None:
+        """Where certificate and key do not belong together, or a file is damaged, the ones before are shown on."""
+        before = self.serial_seen(self.handshake(self.identity, self.client()))
+        key = self.file("a.key").read_bytes()
+        self.issue("a", self.ca, "a.example")
+        new_key = self.file("a.key").read_bytes()
+        for content in (key, b"", new_key[:50]):
+            self.file("a.key").write_bytes(content)
+            self.assertRaises(ConfigurationError, self.identity.reload)
+            self.assertEqual(self.serial_seen(self.handshake(self.identity, self.client())), before)
+        self.file("a.key").write_bytes(new_key)
+        self.identity.reload()
+        self.assertNotEqual(self.serial_seen(self.handshake(self.identity, self.client())), before)
+
+    def test_client_ca(self) -> None:
+        """A new CA for clients lets in its own, and no longer those of the old one."""
+        identity = self.new_identity("ca.pem")
+        self.assert_agreed(self.handshake(identity, self.client(identity="client")))
+        other = trustme.CA()
+        self.issue("new-client", other, "client.example")
+        other.cert_pem.write_to_path(str(self.file("client-ca.pem")))
+        self.file("client-ca.pem").replace(self.file("trusted.pem"))
+        identity = self.new_identity("trusted.pem")
+        self.assert_agreed(self.handshake(identity, self.client(identity="new-client")))
+        self.file("trusted.pem").write_bytes(self.file("ca.pem").read_bytes())
+        identity.reload()
+        self.assert_agreed(self.handshake(identity, self.client(identity="client")))
+        server, _ = self.handshake(identity, self.client(identity="new-client"))
+        self.assert_failed(server, "certificate verify failed")
+
+    def test_client(self) -> None:
+        """A client takes over its files as a server does: the CA that it trusts, and the certificate that it shows."""
+        policy = VerifiedServers(self.file("ca.pem"), self.file("client.pem"), self.file("client.key"))
+        self.assertFalse(policy.changed)
+        before = policy.server("a.example")
+        identity, old_ca = self.new_identity("ca.pem"), self.ca
+        self.assert_agreed(self.handshake(identity, before))
+        self.ca = trustme.CA()
+        self.ca.cert_pem.write_to_path(str(self.file("ca.pem")))
+        self.issue("a", self.ca, "a.example")
+        self.issue("client", old_ca, "client.example")
+        identity.reload()
+        self.assertTrue(policy.changed)
+        policy.reload()
+        server, _ = self.handshake(identity, policy.server("a.example"))
+        self.assert_failed(server, "certificate verify failed")  # the client's is the old CA's
+        self.issue("client", self.ca, "client.example")
+        policy.reload()
+        self.assert_agreed(self.handshake(identity, policy.server("a.example")))
+        self.file("client.key").write_bytes(b"")
+        self.assertRaises(ConfigurationError, policy.reload)
+        self.assert_agreed(self.handshake(identity, policy.server("a.example")))
+
+    def test_whose_time_runs_out(self) -> None:
+        """The files whose time can run out are the certificate, and the CA for clients."""
+        self.assertEqual(self.identity.certificates, [self.file("a.pem")])
+        self.assertEqual(self.new_identity("ca.pem").certificates, [self.file("a.pem"), self.file("ca.pem")])
+
+
+class ConnectionLimits(ServerTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.clock = Clock()
+        self.network = MemoryNetwork(self.clock)
+        self.connections = Connections(total=2, per_address=2)
+        self.everybody = Everybody()
+        reactor = cast("IReactorTime", self.clock)
+        TLSEndpoint(self.network.listen("a"), self.identity, reactor, self.connections).listen(self.everybody)
+        self.warnings: list[str] = []
+        observer = cast("ILogObserver", self._observe)
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+
+    def _observe(self, event: LogEvent) -> None:
+        if event["log_namespace"] == "rtprov.tls_server":
+            self.warnings.append(formatEvent(event))
+
+    def connect(self) -> bool:
+        """Whether a client is served."""
+        before = len(self.everybody.peers)
+        connecting = self.network.connect("a").connect(TLSMemoryBIOFactory(self.client(), True, Peers(), self.clock))
+        connecting.addErrback(lambda _: None)
+        self.network.advance(1)
+        return len(self.everybody.peers) > before
+
+    def test_limit(self) -> None:
+        """One connection too many is closed; once another has gone, there is room again."""
+        self.assertEqual([self.connect() for _ in range(4)], [True, True, False, False])
+        self.assertEqual(self.connections.open, 2)
+        self.network.cut("a")
+        self.network.settle()
+        self.assertEqual(self.connections.open, 0)
+        self.assertEqual([self.connect() for _ in range(3)], [True, True, False])
+
+    def test_limit_below(self) -> None:
+        """A connection that what stands on top of TLS has no room for is closed, too."""
+        self.everybody.room = 1
+        self.assertEqual([self.connect(), self.connect()], [True, False])
+        self.assertEqual(self.connections.open, 1)
+
+    def test_failed_handshakes(self) -> None:
+        """A connection that never became one of TLS is counted no longer, once it is closed."""
+        old = Old(SSL.TLS1_1_VERSION)
+        for _ in range(5):
+            self.network.connect("a").connect(TLSMemoryBIOFactory(cast("Any", old), True, Peers(), self.clock))
+            self.network.advance(1)
+        self.assertEqual((len(self.everybody.peers), self.connections.open), (5, 0))
+
+    def test_told(self) -> None:
+        """The log says so once a minute, however many are closed."""
+        for _ in range(10):
+            self.connect()
+        self.assertEqual(self.warnings, ["too many connections: one from 127.0.0.1 was closed, as others may be"])
+        self.network.advance(WARN_EVERY_S)
+        self.connect()
+        self.assertEqual(len(self.warnings), 2)

@@ -1,0 +1,194 @@
+"""A front end in memory, before a broker that does what the test says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from attrs import define, field
+from twisted.internet.defer import Deferred, fail, succeed
+
+from rtprov.frontend.resource import Frontend
+from rtprov.http.health import Readiness
+from rtprov.journal.store import Store
+from rtprov.model import Cancelled, Details, Event, Requested, State, Task
+from tests.support.fakes import PlainSealer
+from tests.support.raw_http import RawAnswer, WebTestCase
+
+BODY = '{"timeoutInSeconds": 14, "parameters": [{"username": "admin"}, {"password": "s3cr3t-пароль"}, {"vlan": 534}]}'.encode()
+CPE = "/api/v1/equipment/cpe/"
+ID = "ABC123456"
+TASK = "0123456789abcdef" * 2
+POST_PATH = CPE + ID
+GET_PATH = f"{CPE}{ID}/task/{TASK}"
+
+T = TypeVar("T")
+
+NO_EQUIPMENT = "The requested equipment is not found"
+NO_TASK = "The requested task is not found"
+NO_ROUTE = "There is nothing at this path"
+NO_METHOD = "The method is not allowed here"
+NOT_HTTP = "The request is not valid HTTP/1.1"
+
+
+@define(eq=False)
+class FakeTasks:
+    """A `TaskSink` that takes each task at once; or fails with `error`; or, `silent`, never says anything.
+
+    The store is told of all that it takes, and `then` is called.
+    """
+
+    store: Store = field(factory=lambda: Store(86400.0))
+    then: Callable[[], None] = field(default=lambda: None)
+    error: Exception | None = None
+    silent: bool = False
+    submitted: list[Task] = field(factory=list)
+    cancelled: int = 0
+    called_off: list[str] = field(factory=list)
+
+    def submit(self, task: Task) -> Deferred[None]:
+        if self.error is not None:
+            return fail(self.error)
+        self.submitted.append(task)
+        self._journal(
+            Requested(
+                task.task_id,
+                task.equipment_id,
+                task.accepted_at,
+                task.fingerprint,
+                caller=task.caller,
+                accepted_by=task.accepted_by,
+            )
+        )
+        return Deferred(self._cancel) if self.silent else succeed(None)
+
+    def call_off(self, task_id: str, equipment_id: str, at: float) -> Deferred[None]:
+        if self.error is not None:
+            return fail(self.error)
+        self.called_off.append(task_id)
+        self._journal(Cancelled(task_id, equipment_id, at))
+        return Deferred(self._cancel) if self.silent else succeed(None)
+
+    def _journal(self, event: Event) -> None:
+        self.store.apply(event)
+        self.then()
+
+    def _cancel(self, _: object) -> None:
+        self.cancelled += 1
+
+
+@define(eq=False)
+class FakeStatuses:
+    """A `StatusSource` with the states in `states`; or fails with `error`; or, `silent`, answers when the test does in `asked`."""
+
+    states: dict[tuple[str, str], State] = field(factory=dict)
+    error: Exception | None = None
+    silent: bool = False
+    asked: list[Deferred[State | None]] = field(factory=list)
+
+    def status(self, task_id: str, equipment_id: str) -> Deferred[State | None]:
+        answer: Deferred[State | None]
+        if self.error is not None:
+            answer = fail(self.error)
+        elif self.silent:
+            answer = Deferred()
+        else:
+            answer = succeed(self.states.get((task_id, equipment_id)))
+        self.asked.append(answer)
+        return answer
+
+
+@define(eq=False)
+class FakeDirectory:
+    """A `TaskDirectory` on a store of the test's own; or fails with `error`; or, `silent`, never says anything."""
+
+    store: Store = field(factory=lambda: Store(86400.0))
+    error: Exception | None = None
+    silent: bool = False
+    now: float = 1000.0
+    barriers: list[bool] = field(factory=list)
+
+    def details(self, task_id: str, equipment_id: str, *, barrier: bool) -> Deferred[Details | None]:
+        self.barriers.append(barrier)
+        return self._answer(self.store.details(task_id, equipment_id, self.now))
+
+    def find(self, task_id: str) -> Deferred[Details | None]:
+        return self._answer(self.store.details(task_id, None, self.now))
+
+    def tasks_of(self, equipment_id: str, before: str | None, limit: int) -> Deferred[list[Details]]:
+        return self._answer(self.store.tasks_of(equipment_id, before, limit, self.now))
+
+    def _answer(self, result: T) -> Deferred[T]:
+        if self.error is not None:
+            return fail(self.error)
+        return Deferred() if self.silent else succeed(result)
+
+
+@define(eq=False)
+class FakeEnds:
+    """An `EndOfTasks` whose clients wait for the test."""
+
+    full: bool = False
+    waiting: list[tuple[str, float, Deferred[State | None]]] = field(factory=list)
+
+    def wait(self, task_id: str, equipment_id: str, wait_s: float) -> Deferred[State | None]:
+        waiter: Deferred[State | None] = Deferred()
+        self.waiting.append((task_id, wait_s, waiter))
+        return waiter
+
+
+class FrontendTestCase(WebTestCase):
+    """B at "b". Its first task is `TASK`, and further ones count on from it."""
+
+    running_status = 200
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.store = Store(86400.0)
+        self.tasks = FakeTasks(self.store)
+        self.statuses = FakeStatuses()
+        self.directory = FakeDirectory(self.store)
+        self.ends = FakeEnds()
+        self.probes = 0
+        self.unready: Exception | None = None
+        self.frontend = Frontend(
+            tasks=self.tasks,
+            statuses=self.statuses,
+            directory=self.directory,
+            ends=self.ends,
+            readiness=Readiness(self.probe, self.reactor),
+            sealer=PlainSealer(),
+            clock=self.reactor,
+            new_task_id=lambda: f"{int(TASK, 16) + len(self.tasks.submitted):032x}",
+            wall_clock=lambda: 1000.0 + self.clock.seconds(),
+            running_status=self.running_status,
+            process_id="f1",
+        )
+        self.serve(self.frontend.resource())
+
+    async def probe(self) -> None:
+        self.probes += 1
+        if self.unready is not None:
+            raise self.unready
+
+    def bodies(self) -> list[bytes]:
+        """What reached the broker, unsealed."""
+        return [PlainSealer().open(task.sealed, task.key) for task in self.tasks.submitted]
+
+    def post(self, body: bytes = BODY, *headers: str, equipment_id: str = ID) -> RawAnswer:
+        return self.ask("POST", CPE + equipment_id, body, headers)
+
+    def get(self, equipment_id: str = ID, task_id: str = TASK) -> RawAnswer:
+        return self.ask("GET", f"{CPE}{equipment_id}/task/{task_id}")
+
+    def knows(self, state: State, equipment_id: str = ID, task_id: str = TASK) -> None:
+        self.statuses.states[task_id, equipment_id] = state
+
+    def assertAccepted(self, answer: RawAnswer) -> None:
+        self.assertEqual((answer.status, answer.header("Content-Type")), (200, "application/json"), answer.body)
+        self.assertEqual(set(answer.json), {"code", "taskId"})
+
+    def assertRefused(self, answer: RawAnswer, status: int, message: str | None = None) -> None:
+        """An error, and no task."""
+        self.assertError(answer, status, message)
+        self.assertEqual(self.tasks.submitted, [])

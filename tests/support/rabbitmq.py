@@ -1,0 +1,315 @@
+"""A real RabbitMQ for tests: one node for each trial process, started when the first test asks for it, gone when the process is.
+
+    async def test_something(self) -> None:
+        node = await rabbitmq()                       # raises SkipTest where no RabbitMQ is installed
+        url = BrokerUrl.parse(node.url)               # amqp://guest:guest@127.0.0.1:<port>/
+        output = await node.ctl("list_queues", "--quiet", "name")
+
+The node has its name, ports, cookie and files to itself, so that it meets neither an installed broker nor another test run. Tests share it:
+they use names of their own (`node.unique`) or a virtual host of their own (`node.add_vhost`). `node.version` is RabbitMQ's, such as
+``(3, 10, 8)``. Two environment variables matter:
+
+- ``RTPROV_RABBITMQ``: the folder with the programs ``rabbitmq-server``, ``rabbitmqctl`` and ``epmd`` of the RabbitMQ to test with. Without
+  it, the installed one is looked for. ``.ci/rabbitmq`` makes such a folder for other versions than the machine's own.
+- ``RTPROV_REQUIRE_RABBITMQ=1``: a missing RabbitMQ fails the tests instead of skipping them.
+
+Between the test process and the node stands a shell that waits for the end of its standard input. That comes when the test process ends,
+however it ends; the shell then kills the node with all that belongs to it, and removes its folder.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from attrs import define, field
+from pamqp.commands import Connection
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorCore
+from twisted.internet.protocol import ClientCreator, Protocol, connectionDone
+from twisted.internet.task import deferLater
+from twisted.internet.utils import getProcessOutputAndValue
+from twisted.python.failure import Failure
+from twisted.trial.unittest import FailTest, SkipTest
+
+from rtprov.amqp.client.protocol import MAX_BODY_BYTES
+from rtprov.amqp.framing import PROTOCOL_HEADER, Assembler, FrameParser
+from rtprov.errors import AmqpError
+
+REQUIRE = "RTPROV_REQUIRE_RABBITMQ"
+FOLDER = "RTPROV_RABBITMQ"
+OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
+START_DEADLINE_S = 60.0
+STOP_DEADLINE_S = 10.0
+
+# The Debian package's own programs: those in the PATH are wrappers that insist on the user rabbitmq.
+_SERVERS = ("/usr/lib/rabbitmq/bin", "/usr/lib/rabbitmq/lib/*/sbin", "/opt/rabbitmq/sbin")
+_EPMDS = ("/usr/lib/erlang/erts-*/bin", "/usr/local/lib/erlang/erts-*/bin")
+
+_SUPERVISOR = """
+trap '' INT HUP TERM
+setsid sh -c '"$0" -port "$ERL_EPMD_PORT" -address 127.0.0.1 & "$1"; echo "ended with $?" >ended.log' \\
+    "$1" "$2" </dev/null >"$3/startup.log" 2>&1 &
+node=$!
+cat >/dev/null
+kill -s KILL -- "-$node"
+wait
+rm -rf -- "$3"
+"""
+
+
+@define(eq=False)
+class RabbitMQ:
+    """A running node. `url` is its broker URL with the virtual host ``/``; `port` its AMQP port on 127.0.0.1.
+
+    `version` is empty until the node has greeted for the first time.
+    """
+
+    port: int
+    folder: Path
+    _sbin: Path
+    _environment: dict[str, str] = field(repr=False)
+    _supervisor: subprocess.Popen[bytes] = field(repr=False)
+    version: tuple[int, ...] = ()
+    _users: set[str] = field(factory=set)
+
+    @property
+    def url(self) -> str:
+        return self.url_of("/")
+
+    def url_of(self, vhost: str, user: str = "guest", password: str = "guest") -> str:
+        """The broker URL with this virtual host, for this user."""
+        return f"amqp://{user}:{password}@127.0.0.1:{self.port}/{quote(vhost, safe='') if vhost != '/' else ''}"
+
+    def unique(self, word: str = "test") -> str:
+        """A name that no other test has."""
+        return f"{word}.{uuid.uuid4().hex}"
+
+    async def ctl(self, *arguments: str) -> str:
+        """Run ``rabbitmqctl`` on the node, for about a second; return its standard output. Raises `FailTest` where it fails."""
+        return await rabbitmqctl(self._sbin, self._environment, self.folder, *arguments)
+
+    async def add_vhost(self) -> str:
+        """Make a virtual host that guest may use, and return its broker URL. Takes two calls of `ctl`."""
+        name = self.unique("vhost")
+        await self.ctl("add_vhost", name)
+        await self.ctl("set_permissions", "-p", name, "guest", ".*", ".*", ".*")
+        return self.url_of(name)
+
+    async def add_roles(self) -> tuple[str, str]:
+        """Make a virtual host, and return its broker URLs for a front end and a worker with the permissions that the documentation names.
+
+        Takes up to five calls of `ctl`.
+        """
+        vhost, urls = self.unique("vhost"), []
+        await self.ctl("add_vhost", vhost)
+        for role in ("frontend", "worker"):
+            user, *patterns = documented_permissions(role)
+            if user not in self._users:
+                await self.ctl("add_user", user, "secret")
+                self._users.add(user)
+            await self.ctl("set_permissions", "-p", vhost, user, *patterns)
+            urls.append(self.url_of(vhost, user, "secret"))
+        return urls[0], urls[1]
+
+    def log_tail(self, lines: int = 40) -> str:
+        """The last lines of what the node has said."""
+        text = "".join(
+            path.read_text(errors="replace") for path in sorted(self.folder.rglob("*.log"), key=lambda path: path.stat().st_mtime)
+        )
+        return "\n".join(text.splitlines()[-lines:])
+
+    @property
+    def running(self) -> bool:
+        return self._supervisor.poll() is None and not (self.folder / "ended.log").exists()
+
+    def kill(self) -> None:
+        """Kill the node and remove its folder; does nothing the second time."""
+        if self._supervisor.stdin is not None:
+            self._supervisor.stdin.close()
+        self._supervisor.wait(STOP_DEADLINE_S)
+
+
+def documented_permissions(role: str) -> list[str]:
+    """The user, and the patterns for configure, write and read, that docs/operations.md gives a ``frontend`` or a ``worker``."""
+    start = f"rabbitmqctl set_permissions -p rtprov rtprov-{role} "
+    (line,) = (line for line in OPERATIONS.read_text().splitlines() if line.startswith(start))
+    return shlex.split(line)[4:]
+
+
+_node: RabbitMQ | Exception | None = None
+
+
+async def rabbitmq() -> RabbitMQ:
+    """The process's RabbitMQ, started by the first call and ready for AMQP.
+
+    Raises `SkipTest` where none is installed (`FailTest` where one is required), and `FailTest` with the end of its log where it does not
+    come up within 60 s; then every further call fails at once.
+    """
+    global _node
+    if _node is None:
+        try:
+            _node = start_rabbitmq()
+            await _accepting(_node)
+        except Exception as error:
+            if isinstance(_node, RabbitMQ):
+                _node.kill()
+            _node = error
+    if isinstance(_node, Exception):
+        raise _node
+    return _node
+
+
+def start_rabbitmq() -> RabbitMQ:
+    """Begin to start a node, which is killed at the end of the process at the latest. Raises as `rabbitmq` does."""
+    server, epmd = find_programs()
+    folder = Path(tempfile.mkdtemp(prefix="rabbitmq-"))
+    port, distribution, mapper = _free_ports(3)
+    environment = _settings(folder, port, distribution, mapper)
+    supervisor = shell(_SUPERVISOR, "supervisor", epmd, server, folder, cwd=folder, environment=environment)
+    node = RabbitMQ(port, folder, server.parent, environment, supervisor)
+    atexit.register(node.kill)
+    return node
+
+
+def find_programs() -> tuple[Path, Path]:
+    """``rabbitmq-server`` and ``epmd``.
+
+    Raises `SkipTest` where one is missing; `FailTest` where they are required, or missing in the folder that `FOLDER` names.
+    """
+    server, epmd = _find("rabbitmq-server", _SERVERS), _find("epmd", _EPMDS)
+    if server is None or epmd is None:
+        missing = f"no {'rabbitmq-server' if server is None else 'epmd'}"
+        if chosen := os.environ.get(FOLDER):
+            raise FailTest(f"{FOLDER}={chosen} is no folder of RabbitMQ's programs: {missing}")
+        raise (FailTest if os.environ.get(REQUIRE) == "1" else SkipTest)(f"RabbitMQ is not installed: {missing}")
+    return server, epmd
+
+
+def shell(script: str, *arguments: object, cwd: Path, environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+    """Start a script in a session of its own. The first argument is its name; its standard input ends with this process."""
+    return subprocess.Popen(
+        ["sh", "-c", script, *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=cwd,
+        env=environment,
+        start_new_session=True,
+    )
+
+
+async def rabbitmqctl(sbin: Path, environment: dict[str, str], folder: Path, *arguments: str) -> str:
+    """Run ``rabbitmqctl`` in `folder`; return its standard output. Raises `FailTest` where it fails."""
+    output, errors, status = await getProcessOutputAndValue(str(sbin / "rabbitmqctl"), arguments, env=environment, path=str(folder))
+    if status:
+        raise FailTest(f"rabbitmqctl {' '.join(arguments)} ended with {status}: {(errors or output).decode(errors='replace')}")
+    return bytes(output).decode()
+
+
+def _find(program: str, folders: tuple[str, ...]) -> Path | None:
+    if chosen := os.environ.get(FOLDER):
+        found = Path(chosen, program).absolute()
+        return found if os.access(found, os.X_OK) else None
+    for folder in folders:
+        for found in sorted(Path("/").glob(f"{folder[1:]}/{program}")):
+            if os.access(found, os.X_OK):
+                return found
+    found_in_path = shutil.which(program)
+    return None if found_in_path is None else Path(found_in_path)
+
+
+def _free_ports(count: int) -> Iterator[int]:
+    with ExitStack() as stack:
+        for _ in range(count):
+            yield stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+
+
+def _settings(folder: Path, port: int, distribution: int, mapper: int) -> dict[str, str]:
+    """Write the node's configuration; return its environment, in which nothing points out of `folder`."""
+    (folder / "enabled_plugins").write_text("[].\n")
+    (folder / "rabbitmq.conf").write_text(f"listeners.tcp.1 = 127.0.0.1:{port}\ndisk_free_limit.absolute = 1MB\n")
+    name = f"rtprov-{uuid.uuid4().hex}@localhost"
+    return {
+        "PATH": f"{os.environ.get('PATH', '')}:/usr/local/bin:/usr/bin:/bin",
+        "LANG": "C.UTF-8",
+        "HOME": str(folder),
+        "ERL_EPMD_PORT": str(mapper),
+        "ERL_EPMD_ADDRESS": "127.0.0.1",
+        "RABBITMQ_NODENAME": name,
+        "RABBITMQ_NODE_PORT": str(port),
+        "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+        "RABBITMQ_DIST_PORT": str(distribution),
+        "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+        "RABBITMQ_CTL_DIST_PORT_MIN": "0",
+        "RABBITMQ_CTL_DIST_PORT_MAX": "0",
+        "RABBITMQ_MNESIA_BASE": str(folder / "mnesia"),
+        "RABBITMQ_LOG_BASE": str(folder / "log"),
+        "RABBITMQ_PID_FILE": str(folder / "pid"),
+        "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "enabled_plugins"),
+        "RABBITMQ_CONF_ENV_FILE": "/dev/null",
+        "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq"),
+        "RABBITMQ_ADVANCED_CONFIG_FILE": str(folder / "advanced"),
+    }
+
+
+class _Greeting(Protocol):
+    """Asks for AMQP, and fires with the properties of the first one that greets, or None."""
+
+    def __init__(self, answered: Deferred[dict[str, Any] | None]) -> None:
+        self.answered = answered
+        self._parser = FrameParser()
+        self._properties: dict[str, Any] | None = None
+
+    def connectionMade(self) -> None:
+        assert self.transport is not None
+        self.transport.write(PROTOCOL_HEADER)
+
+    def dataReceived(self, data: bytes) -> None:
+        assert self.transport is not None
+        try:
+            for frame in self._parser.feed(data):
+                command = Assembler(0, MAX_BODY_BYTES).feed(frame)
+                if command is not None and isinstance(command.method, Connection.Start):
+                    self._properties = dict(command.method.server_properties)
+                    self.transport.loseConnection()
+        except AmqpError:
+            self.transport.loseConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.answered.callback(self._properties)
+
+
+async def _accepting(node: RabbitMQ) -> None:
+    """Wait until the node greets in AMQP. Raises `FailTest`."""
+    from twisted.internet import reactor
+
+    deadline = reactor.seconds() + START_DEADLINE_S
+    while not (version := await _greets(reactor, node.port)):
+        if not node.running or reactor.seconds() > deadline:
+            raise FailTest(f"RabbitMQ did not start within {START_DEADLINE_S:g} s; its log ends with\n{node.log_tail()}")
+        await deferLater(reactor, 0.1)
+    node.version = version
+
+
+async def _greets(reactor: IReactorCore, port: int) -> tuple[int, ...]:
+    """The version of the RabbitMQ that greets there; empty where none does."""
+    answered: Deferred[dict[str, Any] | None] = Deferred()
+    try:
+        await ClientCreator(reactor, _Greeting, answered).connectTCP("127.0.0.1", port, timeout=5)
+    except Exception:
+        return ()
+    properties = await answered
+    return () if properties is None else tuple(int(part) for part in re.findall(r"\d+", str(properties["version"])))

@@ -1,0 +1,230 @@
+"""A broker that does what a test tells it to, and the test case that connects to it.
+
+The peer answers each method as a friendly broker would; `ScriptedBroker.answers` holds something else for what a test is about. Run a whole
+test case once more with ``bytewise = True`` and every byte arrives alone, on both sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from pamqp import base
+from pamqp.commands import Basic, Channel, Confirm, Connection, Exchange, Queue
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress, IProtocolFactory
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from rtprov.amqp.client.channel import AmqpChannel
+from rtprov.amqp.client.protocol import AmqpConnection
+from rtprov.amqp.client.url import BrokerUrl
+from rtprov.amqp.codec import encode_header
+from rtprov.amqp.framing import PROTOCOL_HEADER, Assembler, Command, FrameParser, encode_content, encode_method
+from tests.support.memory import MemoryNetwork, MemoryTransport
+
+T = TypeVar("T")
+M = TypeVar("M", bound=base.Frame)
+Answer = Callable[["ScriptedPeer", Command], "base.Frame | None"]
+
+URL = BrokerUrl.parse("amqp://alice:secret@broker/")
+
+
+class ScriptedPeer(Protocol):
+    """One connection, seen from the broker. `received` holds what came, `heartbeats` counts those."""
+
+    def __init__(self, broker: ScriptedBroker) -> None:
+        self.broker = broker
+        self.received: list[Command] = []
+        self.heartbeats = 0
+        self.greeting = b""
+        self.lost = False
+        self._parser = FrameParser()
+        self._assemblers: dict[int, Assembler] = {}
+
+    def dataReceived(self, data: bytes) -> None:
+        for piece in pieces(data, self.broker.bytewise):
+            if len(self.greeting) < 8:
+                data = self.greeting + piece
+                self.greeting, piece = data[:8], data[8:]
+                if len(self.greeting) == 8:
+                    self.broker.greet(self)
+            for frame in self._parser.feed(piece):
+                if frame.kind == 8:
+                    self.heartbeats += 1
+                    continue
+                assembler = self._assemblers.setdefault(frame.channel, Assembler(frame.channel, 1 << 24))
+                command = assembler.feed(frame)
+                if command is not None:
+                    self.received.append(command)
+                    self._answer(command)
+
+    def _answer(self, command: Command) -> None:
+        answer = self.broker.answers.get(type(command.method))
+        if answer is not None:
+            method = answer(self, command)
+            if method is not None:
+                self.send(method, command.channel)
+
+    def connectionLost(self, reason: object = None) -> None:
+        self.lost = True
+
+    def send(self, method: base.Frame, channel: int = 0) -> None:
+        self.send_bytes(encode_method(channel, method))
+
+    def send_content(
+        self, channel: int, method: base.Frame, body: bytes, properties: Basic.Properties | None = None, frame_max: int = 4096
+    ) -> None:
+        header = encode_header(properties or Basic.Properties(), len(body))
+        self.send_bytes(encode_content(channel, method, header, body, frame_max))
+
+    def deliver(self, channel: int, tag: str, delivery_tag: int, body: bytes, properties: Basic.Properties | None = None) -> None:
+        """Send a ``basic.deliver``."""
+        self.send_content(channel, Basic.Deliver(tag, delivery_tag, False, "exchange", "key"), body, properties)
+
+    def send_back(self, publish: Command) -> None:
+        """Send the ``basic.return`` for a publish."""
+        method = publish.method
+        assert isinstance(method, Basic.Publish)
+        back = Basic.Return(312, "NO_ROUTE", method.exchange, method.routing_key)
+        self.send_bytes(encode_content(publish.channel, back, publish.header, publish.body, 4096))
+
+    def send_bytes(self, data: bytes) -> None:
+        assert self.transport is not None
+        self.transport.write(data)
+
+    def cut(self) -> None:
+        """Break the connection."""
+        assert isinstance(self.transport, MemoryTransport)
+        self.transport.cut()
+
+    def commands(self, kind: type[M]) -> list[M]:
+        """The methods of this kind that came, in order."""
+        return [command.method for command in self.received if isinstance(command.method, kind)]
+
+    def contents(self, kind: type[base.Frame]) -> list[Command]:
+        """The commands of this kind that came, in order, with their content."""
+        return [command for command in self.received if isinstance(command.method, kind)]
+
+
+class ScriptedBroker(Factory):
+    """Makes a `ScriptedPeer` for each connection; `peer` is the newest. A method whose answer is None meets silence."""
+
+    noisy = False
+
+    def __init__(self) -> None:
+        self.bytewise = False
+        self.peers: list[ScriptedPeer] = []
+        self.tune = Connection.Tune(2047, 131072, 60)
+        self.answers: dict[type[base.Frame], Answer | None] = {
+            Connection.StartOk: lambda peer, _: self.tune,
+            Connection.Open: lambda peer, _: Connection.OpenOk(),
+            Connection.Close: lambda peer, _: Connection.CloseOk(),
+            Channel.Open: lambda peer, _: Channel.OpenOk(),
+            Channel.Close: lambda peer, _: Channel.CloseOk(),
+            Confirm.Select: lambda peer, _: Confirm.SelectOk(),
+            Exchange.Declare: lambda peer, _: Exchange.DeclareOk(),
+            Queue.Declare: lambda peer, command: Queue.DeclareOk(command.method["queue"], 0, 0),  # type: ignore[arg-type]
+            Queue.Bind: lambda peer, _: Queue.BindOk(),
+            Basic.Qos: lambda peer, _: Basic.QosOk(),
+            Basic.Consume: lambda peer, command: Basic.ConsumeOk(command.method["consumer_tag"]),  # type: ignore[arg-type]
+            Basic.Cancel: lambda peer, command: Basic.CancelOk(command.method["consumer_tag"]),  # type: ignore[arg-type]
+        }
+
+    def greet(self, peer: ScriptedPeer) -> None:
+        """The protocol header has come."""
+        assert peer.greeting == PROTOCOL_HEADER
+        peer.send(Connection.Start(0, 9, {"product": "Scripted"}, "AMQPLAIN PLAIN", "en_US"))
+
+    def buildProtocol(self, addr: IAddress | None) -> ScriptedPeer:
+        self.peers.append(ScriptedPeer(self))
+        return self.peers[-1]
+
+    @property
+    def peer(self) -> ScriptedPeer:
+        return self.peers[-1]
+
+
+def pieces(data: bytes, bytewise: bool) -> list[bytes]:
+    """The same bytes, in one piece or each alone."""
+    return [data[i : i + 1] for i in range(len(data))] if bytewise else [data]
+
+
+class ConnectionFactory(Factory):
+    """Makes `AmqpConnection`s, which take their bytes one at a time where that is wanted."""
+
+    noisy = False
+
+    def __init__(self, make: Callable[[], AmqpConnection], bytewise: bool) -> None:
+        self._make, self._bytewise = make, bytewise
+
+    def buildProtocol(self, addr: IAddress | None) -> AmqpConnection:
+        connection = self._make()
+        if self._bytewise:
+            take = connection.dataReceived
+
+            def take_each(data: bytes) -> None:
+                for piece in pieces(data, True):
+                    take(piece)
+
+            connection.dataReceived = take_each  # type: ignore[method-assign]
+        return connection
+
+
+class AmqpTestCase(SynchronousTestCase):
+    """A scripted broker under the name "broker" on `network`, and connections to it."""
+
+    bytewise = False
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.network = MemoryNetwork(self.clock)
+        self.broker = ScriptedBroker()
+        self.broker.bytewise = self.bytewise
+        self.network.listen("broker").listen(self.broker)
+
+    @property
+    def peer(self) -> ScriptedPeer:
+        """The broker's end of the newest connection."""
+        return self.broker.peer
+
+    def begin(self, url: BrokerUrl = URL, **options: Any) -> AmqpConnection:
+        """A connection whose handshake has got as far as the peer lets it."""
+        factory: IProtocolFactory = ConnectionFactory(lambda: AmqpConnection(url=url, clock=self.clock, **options), self.bytewise)
+        connected = self.network.connect("broker").connect(factory)
+        self.clock.advance(0)
+        connection = self.successResultOf(connected)
+        assert isinstance(connection, AmqpConnection)
+        return connection
+
+    def connect(self, **options: Any) -> AmqpConnection:
+        """A connection whose handshake is done."""
+        connection = self.begin(**options)
+        self.network.settle()
+        self.successResultOf(connection.handshake())
+        return connection
+
+    def channel(self, connection: AmqpConnection, *, fatal: bool = True) -> AmqpChannel:
+        """An open channel."""
+        return self.result(connection.open_channel(fatal=fatal))
+
+    def result(self, work: Deferred[T] | Coroutine[Any, Any, T]) -> T:
+        """What `work` comes to, without time passing."""
+        deferred = work if isinstance(work, Deferred) else Deferred.fromCoroutine(work)
+        self.network.settle()
+        return self.successResultOf(deferred)
+
+    def error(self, work: Deferred[Any] | Coroutine[Any, Any, Any], *kinds: type[Exception]) -> BaseException:
+        """The exception that `work` comes to, without time passing."""
+        deferred = work if isinstance(work, Deferred) else Deferred.fromCoroutine(work)
+        self.network.settle()
+        failure = self.failureResultOf(deferred, *kinds)
+        error = failure.value
+        assert isinstance(error, BaseException)
+        return error
+
+    def assert_idle(self) -> None:
+        """No timer is left behind."""
+        self.network.settle()
+        self.assertEqual(self.clock.getDelayedCalls(), [])

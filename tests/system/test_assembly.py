@@ -1,0 +1,101 @@
+"""A front end's and a worker's parts together: starting, stopping, and what goes on beside the tasks."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from rtprov.model import State
+from rtprov.tap.assembly import EXPIRE_EVERY_S, MAX_WINDOW, WAITING_ROOM
+from tests.support.system import System
+
+
+class WorkerServiceTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.system = System(delay_s=10.0, shards=2)
+        self.system.start()
+        self.addCleanup(self.system.stop)
+
+    def test_finished_tasks_are_forgotten(self) -> None:
+        """A task that finished longer than the retention ago is unknown, to the store and to a front end that has no memory of it."""
+        task_id = self.system.accepted("ABC123456")
+        self.system.network.advance(11)
+        (worker,) = self.system.workers
+        self.assertEqual(sum(map(len, worker.stores)), 1)
+        self.system.network.advance(86400 - 60)
+        self.assertEqual(self.system.get("ABC123456", task_id).json["code"], 200)
+        self.system.network.advance(60 + EXPIRE_EVERY_S)
+        self.assertEqual(sum(map(len, worker.stores)), 0)
+        self.system.start_frontend("b2")
+        self.system.network.advance(1)
+        self.assertEqual(self.system.get("ABC123456", task_id, "b2").status, 404)
+
+    def test_stopping_without_expiry(self) -> None:
+        """A worker whose forgetting has failed is logged, works on, and still stops."""
+        (worker,) = self.system.workers
+        worker.stores[0].expire = lambda *of: 1 // 0  # type: ignore[method-assign]
+        self.system.network.advance(EXPIRE_EVERY_S)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        task_id = self.system.accepted("ABC123456")
+        self.system.network.advance(11)
+        self.assertEqual(self.system.get("ABC123456", task_id).json["code"], 200)
+        stopped = self.system.workers.pop().stopService()
+        self.system.network.advance(3)
+        self.assertTrue(stopped.called)
+        self.assertIsNone(self.successResultOf(stopped))
+
+    def test_one_limit_for_all_shards(self) -> None:
+        """The slots of a worker are shared by its shards; each shard's prefetch leaves room for tasks that wait, and fits into AMQP."""
+        (worker,) = self.system.workers
+        gates = {id(each._attempts._gate) for each in worker.workers}
+        self.assertEqual((len(worker.workers), len(gates)), (2, 1))
+        self.assertEqual({each._window for each in worker.workers}, {2 * 500 + WAITING_ROOM})
+        large = self.system.start_worker(concurrency=40_000)
+        self.assertEqual({each._window for each in large.workers}, {MAX_WINDOW})
+
+    def test_a_worker_of_one_shard(self) -> None:
+        """A worker that was given one shard serves that one alone."""
+        stopped = self.system.workers.pop().stopService()
+        self.system.network.until(lambda: bool(stopped.called))
+        self.system.start_worker(shards=[1])
+        self.system.network.advance(1)
+        for number in range(20):
+            equipment_id = f"DEVICE{number}"
+            self.system.accepted(equipment_id)
+        self.system.network.advance(12)
+        (worker,) = self.system.workers
+        states = [record.state for record in worker.stores[0]._records.values()]
+        self.assertEqual((len(worker.stores), set(states)), (1, {State.COMPLETED}))
+        self.assertTrue(0 < len(states) < 20)
+
+
+class Handover(SynchronousTestCase):
+    """Two workers on one shard, and an active one whose connection breaks during its calls."""
+
+    def setUp(self) -> None:
+        self.system = System()
+        self.system.start()
+        self.addCleanup(self.system.stop)
+
+    def status(self, task_id: str) -> object:
+        return self.system.get("ABC123456", task_id).json["code"]
+
+    def test_the_old_worker_comes_back(self) -> None:
+        """The standby calls again for what it takes over; both calls come to one final state, and the next task is called once."""
+        tasks = [self.system.accepted("ABC123456") for _ in range(2)]
+        self.system.start_worker()
+        self.system.network.advance(10)
+        old, new = self.system.workers
+        for _, end in self.system.network.connections:
+            if end.protocol is old._publisher._connection:
+                end.cut()
+        self.system.network.advance(5)
+        self.assertTrue(old.connection.connected)
+        self.assertEqual((old.workers[0].held, new.workers[0].held, self.system.stub.calls), (1, 2, 2))
+        self.system.network.advance(50)
+        self.assertEqual([self.status(task_id) for task_id in tasks], [200, 204])
+        self.assertEqual((old.workers[0].held, self.system.stub.calls), (0, 2))
+        self.system.network.advance(60)
+        self.assertEqual([self.status(task_id) for task_id in tasks], [200, 204])
+        self.system.network.advance(10)
+        self.assertEqual([self.status(task_id) for task_id in tasks], [200, 200])
+        self.assertEqual((new.workers[0].held, self.system.stub.calls), (0, 3))

@@ -1,0 +1,224 @@
+"""Two versions at once, which read one another's journal and tasks; and messages that nobody can read."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from pamqp.commands import Basic
+
+from rtprov.amqp.client.publisher import Publisher
+from rtprov.amqp.client.service import BrokerConnection
+from rtprov.amqp.client.url import BrokerUrl
+from rtprov.errors import UndecodableMessage
+from rtprov.messaging.topology import PARKED_QUEUE, STATUS_EXCHANGE, TASKS_EXCHANGE, Shard
+from rtprov.worker.quarantine import GIVE_UP_AFTER
+from tests.support.brokered import _Taker
+from tests.support.system import EPOCH, System
+from tests.system.test_system import COMPLETED, FAILED, RUNNING, SystemTestCase
+
+SHARD = Shard(0, 1)
+DEVICE = "ABC123456"
+
+
+def task_id(number: int) -> str:
+    return f"{number:032x}"
+
+
+def message(kind: str, number: int, **fields: Any) -> bytes:
+    """An event as a version writes it that has everything the present one has, and more."""
+    body = {"v": 2, "kind": kind, "task": task_id(number), "equipment": DEVICE, "at": EPOCH, "region": {"name": "north"}, **fields}
+    return json.dumps(body).encode()
+
+
+class VersionsTestCase(SystemTestCase):
+    """A system, and `publish` for what another version, or somebody else, puts into its queues."""
+
+    def make(self) -> System:
+        return System(delay_s=1.0)
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.publisher = Publisher(clock=self.system.clock)
+        self.outside = self.connect(self.publisher)
+
+    def connect(self, session: Any) -> BrokerConnection:
+        connection = BrokerConnection(
+            name="outside",
+            endpoint=self.system.network.connect("broker"),
+            url=BrokerUrl.parse("amqp://guest:guest@broker/"),
+            clock=self.system.clock,
+            rng=self.system._rng,
+            sessions=[session],
+        )
+        connection.startService()
+        self.addCleanup(self.disconnect, connection)
+        self.system.network.until(lambda: connection.connected, 10.0)
+        return connection
+
+    def disconnect(self, connection: BrokerConnection) -> None:
+        stopped = connection.stopService()
+        self.system.network.until(lambda: bool(stopped.called), 10.0)
+
+    def publish(self, exchange: str, key: str, body: bytes, headers: dict[str, Any] | None = None) -> None:
+        published = self.publisher.publish(exchange, key, body, properties=Basic.Properties(delivery_mode=2, headers=headers))
+        self.system.network.settle()
+        self.successResultOf(published)
+
+    def write(self, *events: bytes) -> None:
+        for event in events:
+            self.publish(TASKS_EXCHANGE, SHARD.event_key, event)
+
+    def parked(self) -> list[tuple[bytes, str]]:
+        """What lies in the parked queue: body, and the broker's reason."""
+        taken: list[Any] = []
+        self.disconnect(self.connect(_Taker(PARKED_QUEUE, taken)))
+        return [(each.body, each.properties.headers["x-death"][0]["reason"]) for each in taken]
+
+    def assert_alive(self) -> None:
+        """A task that comes now is done as ever."""
+        done = self.system.accepted("OTHER12345")
+        self.system.network.advance(2)
+        self.assertEqual(self.status("OTHER12345", done), COMPLETED)
+
+
+class NextVersion(VersionsTestCase):
+    """A worker of this version beside one of the next."""
+
+    def test_its_journal(self) -> None:
+        """Tasks that the next version began and ended have their states here, now and after a replay, whatever else stands there."""
+        self.write(
+            message("requested", 1, deadline=5),
+            message("priority", 1, value=[1]),
+            message("started", 1, attempt=1, by="worker-7"),
+            message("finished", 1, state="completed", reason="", took=1.5),
+            b'{"v": 2, "kind": "checkpoint"}',
+            message("requested", 2),
+            message("started", 2, attempt=4),
+            message("finished", 3, state="failed", reason=""),
+        )
+        for _ in range(2):
+            self.assertEqual(self.status(DEVICE, task_id(1)), COMPLETED)
+            self.assertEqual(self.status(DEVICE, task_id(2)), RUNNING)
+            self.assertEqual(self.status(DEVICE, task_id(3)), FAILED)
+            store = self.system.workers[0].stores[0]
+            self.assertEqual(store.attempts(task_id(2)), 4)
+            stopped = self.system.workers.pop().stopService()
+            self.system.network.until(lambda stopped=stopped: bool(stopped.called))  # type: ignore[misc]
+            self.system.start_worker()
+            self.system.network.advance(1)
+        self.assert_alive()
+
+    def test_its_tasks(self) -> None:
+        """A task with fields of the next version is done."""
+        sealed = self.system.sealer.seal(b'{"timeoutInSeconds": 14, "parameters": [{"vlan": 1}]}')
+        self.publish(TASKS_EXCHANGE, SHARD.requested_key, message("requested", 1, timeout=14, sealed=sealed, priority=3))
+        self.system.network.advance(1.1)
+        self.assertEqual(self.status(DEVICE, task_id(1)), COMPLETED)
+
+    def test_a_state_that_we_do_not_know(self) -> None:
+        """A task that ended as we cannot say has ended: it is a failure here, and it is not called again."""
+        sealed = self.system.sealer.seal(b'{"timeoutInSeconds": 14, "parameters": [{"vlan": 1}]}')
+        self.write(message("finished", 1, state="superseded", reason="by a later task"))
+        self.publish(TASKS_EXCHANGE, SHARD.requested_key, message("requested", 1, timeout=14, sealed=sealed))
+        self.assertEqual(self.status(DEVICE, task_id(1)), FAILED)
+        self.system.network.cut("broker")
+        self.system.network.advance(10)
+        self.assertEqual(self.status(DEVICE, task_id(1)), FAILED)
+
+    def test_a_task_that_we_cannot_do(self) -> None:
+        """A task whose order has another form has failed; the message is parked with the reason, and the rest goes on."""
+        order = message("requested", 1, body={"cipher": "other"})
+        self.publish(TASKS_EXCHANGE, SHARD.requested_key, order)
+        self.system.network.advance(1)
+        self.assertEqual(self.status(DEVICE, task_id(1)), FAILED)
+        self.assertEqual(self.parked(), [(order, "rejected")])
+        self.assert_alive()
+
+
+class NotOurs(VersionsTestCase):
+    """Messages of somebody else."""
+
+    BODIES = (b"", b"\xff\x00", b"null", b"[" * 10_000, b'{"kind": "requested"}', b'{"kind": 1}', b"<event/>")
+
+    def test_in_the_work_queue(self) -> None:
+        """What is no task is parked as it is, with the reason; tasks before and behind it are done."""
+        before = self.system.accepted(DEVICE)
+        for body in self.BODIES:
+            self.publish("", SHARD.work, body)
+        self.system.network.advance(2)
+        self.assertEqual(self.status(DEVICE, before), COMPLETED)
+        self.assertEqual(sorted(self.parked()), sorted((body, "rejected") for body in self.BODIES))
+        self.assert_alive()
+
+    def test_in_the_journal(self) -> None:
+        """What is no event is passed over, and again when the journal is replayed."""
+        self.write(*self.BODIES)
+        self.assert_alive()
+        self.system.start_worker()
+        self.system.network.advance(2)
+        self.assertEqual(sum("passing over offset" in event for event in self.events), 2 * len(self.BODIES))
+        self.assert_alive()
+
+    def test_in_the_status_queue(self) -> None:
+        """What is no question gets no answer, and the next question gets one."""
+        done = self.system.accepted(DEVICE)
+        for body in self.BODIES:
+            self.publish(STATUS_EXCHANGE, SHARD.status, body)
+        self.assertEqual(self.status(DEVICE, done), RUNNING)
+        self.assertEqual(len(self.flushLoggedErrors(UndecodableMessage)), len(self.BODIES))
+        self.assert_alive()
+
+    def test_among_the_dead_letters(self) -> None:
+        """What is no letter is parked."""
+        for body in self.BODIES:
+            self.publish("", SHARD.dead, body, {"x-death": [{"reason": "mine"}]})
+        self.system.network.settle()
+        self.assertEqual(sorted(self.parked()), sorted((body, "mine") for body in self.BODIES))
+        self.assert_alive()
+
+    def test_nothing_is_repeated(self) -> None:
+        """Nothing of a message that is not ours reaches the log."""
+        for exchange, key in (("", SHARD.work), ("", SHARD.dead), (STATUS_EXCHANGE, SHARD.status)):
+            self.publish(exchange, key, b'{"kind": "s3cr3t", "s3cr3t": "s3cr3t"}')
+        self.write(b"s3cr3t", b'{"kind": "finished", "state": "s3cr3t"}')
+        self.assert_alive()
+        self.flushLoggedErrors(UndecodableMessage)
+        self.assertEqual([event for event in self.events if re.search("s3cr3t", event)], [])
+
+
+class KillsItsWorker(VersionsTestCase):
+    def test_every_time(self) -> None:
+        """A task whose worker dies in each call has failed after some of them and is parked; those under way beside it are done."""
+        others = {f"BESIDE{number:04}": self.system.accepted(f"BESIDE{number:04}") for number in range(20)}
+        killer = self.system.accepted(DEVICE)
+        deaths = 0
+        while self.status(DEVICE, killer) == RUNNING:
+            if self.called(killer):
+                self.die(self.system.workers.pop())
+                deaths += 1
+                self.assertLessEqual(deaths, GIVE_UP_AFTER + 1)
+                self.system.start_worker()
+                self.system.network.until(lambda: self.system.workers[0].connection.connected, 30.0)
+            else:
+                self.system.network.advance(1)
+        self.assertEqual(self.status(DEVICE, killer), FAILED)
+        self.assertEqual([reason for _, reason in self.parked()], ["rejected"])
+        self.system.network.advance(30 * 60)
+        for device, task in others.items():
+            self.assertEqual(self.status(device, task), COMPLETED)
+        self.assert_alive()
+
+    def called(self, task: str) -> bool:
+        jobs = self.system.workers[0].workers[0]._jobs.values()
+        return any(job.calling for job in jobs if job.task.task_id == task)
+
+    def die(self, worker: Any) -> None:
+        """Without a word, as far as the broker can tell."""
+        stopped = worker.connection.stopService()
+        self.system.network.until(lambda: bool(stopped.called), 30.0)
+        for job in list(worker.workers[0]._jobs.values()):
+            job.running.cancel()
+        stopped = worker.stopService()
+        self.system.network.until(lambda: bool(stopped.called), 30.0)

@@ -1,0 +1,59 @@
+"""Stopping a worker, on the system in memory."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.support.system import System
+
+COMPLETED = {"code": 200, "message": "Completed"}
+
+
+class Stopping(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.system = System(delay_s=60)
+        self.system.start()
+        self.addCleanup(self.system.stop)
+        self.task_id = self.system.accepted("ABC123456")
+        self.system.network.advance(1)
+        self.assertEqual(self.system.stub.calls, 1)
+
+    def assert_completed(self, calls: int) -> None:
+        """The task is completed in time, after this many calls."""
+        self.system.network.advance(65)
+        self.assertEqual(self.system.get("ABC123456", self.task_id).json, COMPLETED)
+        self.assertEqual(self.system.stub.calls, calls)
+
+    def test_drain(self) -> None:
+        """A worker that is stopped ends when its calls have."""
+        stopped = self.system.workers.pop().stopService()
+        self.system.network.advance(50)
+        self.assertNoResult(stopped)
+        self.system.network.advance(10)
+        self.successResultOf(stopped)
+        self.system.start_worker()
+        self.assert_completed(calls=1)
+
+    def test_hurry(self) -> None:
+        """A worker in a hurry ends at once; the next one makes the same call again."""
+        worker = self.system.workers.pop()
+        stopped = worker.stopService()
+        self.system.network.advance(10)
+        self.assertNoResult(stopped)
+        worker.hurry()
+        self.system.network.advance(0)
+        self.successResultOf(stopped)
+        self.system.start_worker()
+        self.assert_completed(calls=2)
+
+    def test_hurry_before_the_stop(self) -> None:
+        """A worker whose turn to stop has not come yet goes on, and ends at once when it comes."""
+        worker = self.system.workers.pop()
+        worker.hurry()
+        self.system.network.advance(10)
+        self.assertEqual(self.system.stub.calls, 1)
+        stopped = worker.stopService()
+        self.system.network.advance(0)
+        self.successResultOf(stopped)
+        self.system.start_worker()
+        self.assert_completed(calls=2)

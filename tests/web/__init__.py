@@ -1,1 +1,0 @@
-"""Tests of the HTTP side: raw bytes over connections in memory."""

@@ -1,0 +1,220 @@
+"""Tasks that no queue holds, whatever took them out of it: each is put back and done, once, in its turn."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred
+
+from rtprov.messaging.topology import DEAD_EXCHANGE, PARKED_QUEUE, STATUS_EXCHANGE, TASKS_EXCHANGE, Shard
+from rtprov.tap import assembly
+from tests.support.system import REQUEST, System
+from tests.system.test_system import SystemTestCase
+
+DONE, RUNNING, FAILED = 200, 204, 500
+SHARD = Shard(0, 1)
+EXCHANGES = (TASKS_EXCHANGE, DEAD_EXCHANGE, STATUS_EXCHANGE)
+PATH = "/api/v1/equipment/cpe/DEVICE0000"
+DEVICES = [f"DEVICE{number:04}" for number in range(12)]
+
+
+class CensusTestCase(SystemTestCase):
+    """A system with calls of 10 s, three at a time, whose worker holds six deliveries at most."""
+
+    def make(self) -> System:
+        self.patch(assembly, "WAITING_ROOM", 0)
+        return System(delay_s=10.0, concurrency=3)
+
+    @property
+    def engine(self):  # type: ignore[no-untyped-def]
+        return self.system.broker.engine
+
+    def operator(self, act: str, queue: str = SHARD.work) -> None:
+        """What an operator does to the broker."""
+        if act == "purge":
+            self.engine.queues[queue].purge()
+        elif act == "delete":
+            self.engine.delete_queue(self.engine.queues[queue])
+        elif act == "unbind":
+            self.engine.unbind(queue, TASKS_EXCHANGE, SHARD.requested_key, None)
+        self.engine.after_work()
+
+    def stop_worker(self) -> None:
+        stopped: Deferred[None] = self.system.workers.pop().stopService()
+        self.system.network.until(lambda: bool(stopped.called))
+
+    def assert_done(self, tasks: list[tuple[str, str]], *, within_s: float = 300.0) -> None:
+        """All are completed, with one call each."""
+        self.system.network.advance(within_s)
+        self.assertEqual((self.codes(tasks), self.system.stub.calls), ([DONE] * len(tasks), len(tasks)))
+        self.assertEqual(self.engine.queues[SHARD.work].message_count, 0)
+
+    def codes(self, tasks: list[tuple[str, str]]) -> list[int]:
+        """What clients are told of these tasks."""
+        return [self.system.get(device, task).json["code"] for device, task in tasks]
+
+    def accepted(self, devices: list[str]) -> list[tuple[str, str]]:
+        return [(device, self.system.accepted(device)) for device in devices]
+
+
+class WhileAWorkerRuns(CensusTestCase):
+    def test_purged_at_each_moment(self) -> None:
+        """A purge loses no task, be its message in the queue, with the worker, or with its device's earlier one."""
+        tasks = self.accepted(DEVICES[:3] * 4)
+        for _ in range(4):
+            self.system.network.advance(7.0)
+            self.operator("purge")
+        self.assert_done(tasks)
+
+    def test_deleted_at_each_moment(self) -> None:
+        """A deleted queue is declared again, and gets its tasks back; calls under way are not repeated."""
+        tasks = self.accepted(DEVICES)
+        for _ in range(4):
+            self.system.network.advance(7.0)
+            self.operator("delete")
+        self.assert_done(tasks)
+
+    def test_unbound(self) -> None:
+        """Tasks that reach only the journal are done; the queue is bound again."""
+        self.operator("unbind")
+        tasks = self.accepted(DEVICES[:2])
+        self.assert_done(tasks)
+        tasks += self.accepted(DEVICES[2:3])
+        self.system.network.advance(11.0)
+        self.assertEqual(self.codes(tasks[-1:]), [DONE])
+
+    def test_in_order(self) -> None:
+        """Lost tasks of a device are done before those that were ordered after them."""
+        lost = self.accepted(DEVICES[:1] * 9)
+        self.operator("purge")
+        later = self.accepted(DEVICES[:1] * 3)
+        for done in range(1, 13):
+            self.system.network.until(lambda done=done: self.system.stub.calls == done, 300.0)  # type: ignore[misc]
+            self.system.network.advance(10.1)
+            self.assertEqual(self.codes(lost + later), [DONE] * done + [RUNNING] * (12 - done))
+
+    def test_nothing_is_wrong(self) -> None:
+        """A system at rest publishes no marker; one that works is not disturbed by those that it does."""
+        tasks = self.accepted(DEVICES)
+        self.system.start_worker()  # a standby
+        self.assert_done(tasks)
+        published = self.engine.queues[SHARD.work]._next_position
+        self.system.network.advance(3600.0)
+        self.assertEqual(self.engine.queues[SHARD.work]._next_position, published)
+
+    def test_a_standby(self) -> None:
+        """A standby, which holds none of the open tasks, does not ask for them while it sees the active worker at work."""
+        self.system.start_worker()
+        self.system.network.advance(1.0)
+        published = self.engine.queues[SHARD.work]._next_position
+        for _ in range(20):
+            self.accepted(DEVICES[:2])
+            self.system.network.advance(11.0)
+        self.assertEqual(self.engine.queues[SHARD.work]._next_position - published, 40)
+
+    def test_dead_letters_deleted(self) -> None:
+        """The queues of dead and parked letters are declared again where they are deleted; the work goes on."""
+        for queue in (SHARD.dead, PARKED_QUEUE):
+            self.operator("delete", queue)
+        self.assert_done(self.accepted(DEVICES[:2]))
+        self.assertIn(SHARD.dead, self.engine.queues)
+
+
+class WhileNoWorkerLives(CensusTestCase):
+    def test_the_queue_is_deleted(self) -> None:
+        """A POST is answered 200 though there is no work queue: the task is done when a worker comes."""
+        self.stop_worker()
+        self.operator("delete")
+        tasks = self.accepted(DEVICES[:2])
+        self.system.start_worker()
+        self.assert_done(tasks, within_s=20.0)
+
+    def test_the_queue_is_purged(self) -> None:
+        """A backlog larger than the worker's window is done, though it is gone from the queue."""
+        self.stop_worker()
+        tasks = self.accepted(DEVICES)
+        self.operator("purge")
+        self.system.start_worker()
+        self.assert_done(tasks)
+
+    def test_the_journal_is_deleted(self) -> None:
+        """Tasks that the work queue still has are told to the next journal, and done."""
+        self.stop_worker()
+        tasks = self.accepted(DEVICES[:4])
+        self.operator("delete", SHARD.journal)
+        self.system.start_worker()
+        self.assert_done(tasks)
+        self.stop_worker()
+        self.system.start_worker()
+        self.system.network.advance(1.0)
+        self.assertEqual(set(self.codes(tasks)), {DONE})
+
+    def test_all_is_deleted(self) -> None:
+        """A POST that neither queue nor journal takes is a 503; the front end declares them again, and the next POST
+        is taken.
+        """
+        self.stop_worker()
+        self.operator("delete")
+        self.operator("delete", SHARD.journal)
+        self.assertEqual(self.system.post(DEVICES[0]).status, 503)
+        self.system.network.advance(1.0)
+        tasks = self.accepted(DEVICES[:1])
+        self.system.start_worker()
+        self.assert_done(tasks)
+
+    def test_the_exchanges_are_deleted(self) -> None:
+        """The same if the exchanges are gone."""
+        for exchange in EXCHANGES:
+            self.engine.routing.delete(exchange, if_unused=False)
+        self.engine.after_work()
+        self.assertEqual(self.system.post(DEVICES[0]).status, 503)
+        self.system.network.advance(10.0)
+        tasks = self.accepted(DEVICES[:1])
+        self.system.start_worker()
+        self.assert_done(tasks)
+
+
+class TheJournalIsDeleted(CensusTestCase):
+    def test_while_a_worker_runs(self) -> None:
+        """A worker tells the next journal all that it knows: ended tasks, open ones, and their orders as far as it has
+        them.
+        """
+        ended = self.accepted(DEVICES[:2])
+        self.system.network.advance(11.0)
+        tasks = self.accepted(DEVICES[:3] * 3)
+        self.operator("delete", SHARD.journal)
+        self.system.network.advance(5.0)
+        self.assert_done([*ended, *tasks])
+        self.stop_worker()
+        self.system.start_worker()
+        self.system.network.advance(1.0)
+        self.assertEqual(set(self.codes([*ended, *tasks])), {DONE})
+
+    def test_with_the_queue(self) -> None:
+        """What is in neither queue nor journal, nor in a worker's hands, has failed: its client is told so."""
+        tasks = self.accepted(DEVICES)
+        self.operator("purge")
+        self.operator("delete", SHARD.journal)
+        self.system.network.advance(300.0)
+        codes = self.codes(tasks)
+        self.assertEqual(set(codes), {DONE, FAILED})
+        self.assertGreaterEqual(codes.count(DONE), 3)
+        self.assertEqual(self.system.stub.calls, codes.count(DONE))
+
+    def test_a_repeated_post(self) -> None:
+        """A POST that repeats a key is answered 200 only when the new journal has its task: until then it is a 503."""
+        key = {"Idempotency-Key": "order-1"}
+        task_id = self.system.request("POST", PATH, REQUEST, headers=key).json["taskId"]
+        self.system.network.advance(11.0)
+        self.operator("delete", SHARD.journal)
+        for _ in range(2000):
+            self.system.network.advance(0.01)
+            answer = self.system.request("POST", PATH, REQUEST, headers=key)
+            if answer.status == 200:
+                break
+        self.assertEqual(answer.json["taskId"], task_id)
+        self.assertTrue(any(task_id.encode() in body for body in self.journal()))
+        self.assertEqual(self.system.stub.calls, 1)
+
+    def journal(self) -> list[bytes]:
+        """What the journal holds."""
+        stream = self.engine.queues[SHARD.journal]
+        return [record.message.body for record in stream._tail]

@@ -1,0 +1,253 @@
+"""The census: when it asks the queue, and what it makes of the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from rtprov.errors import BrokerUnavailable
+from rtprov.journal.store import Store
+from rtprov.messaging.event_messages import encode_task
+from rtprov.model import Cancelled, Finished, Requested, State, Task
+from rtprov.worker.census import EVERY_S, LOOK_S, RIVAL_S, SELDOM_S, SURE_AFTER, Census
+from tests.support.fakes import FakeDelivery, FakeJournal, FakeReplica, PlainSealer
+
+EPOCH = 1_800_000_000.0
+
+
+def task_id(number: int) -> str:
+    return f"{number:032x}"
+
+
+class Queue:
+    """A work queue that keeps what is published, numbered as the real one numbers copies."""
+
+    def __init__(self) -> None:
+        self.published = 0
+        self.copies: dict[str, int] = {}
+        self.markers: list[str] = []
+        self.put_back: list[str] = []
+        self.up = True
+
+    def put(self, task_id: str, body: bytes, headers: Mapping[str, object]) -> Deferred[None]:
+        self.published += 1
+        self.copies[task_id] = self.published
+        self.put_back.append(task_id)
+        return succeed(None)
+
+    def put_marker(self, marker_id: str) -> Deferred[None]:
+        self.markers.append(marker_id)
+        return succeed(None) if self.up else fail(BrokerUnavailable("away"))
+
+    def delivered_upto(self, number: int) -> None:
+        self.copies = {each: copy for each, copy in self.copies.items() if copy > number}
+
+
+class Journal(FakeJournal):
+    """The journal with the orders of its tasks, by their offsets."""
+
+    replica: FakeReplica
+    orders: dict[int, bytes]
+
+    @property
+    def next_offset(self) -> int:
+        return self.replica.offset
+
+    async def read(self, connection: Any, offsets: Iterable[int]) -> dict[int, FakeDelivery]:
+        return {each: FakeDelivery(self.orders[each]) for each in offsets if each in self.orders}
+
+
+class Worker:
+    def __init__(self) -> None:
+        self.held: set[str] = set()
+
+    def held_tasks(self) -> set[str]:
+        return set(self.held)
+
+
+class Presence:
+    consuming = True
+    rival_at: float | None = None
+
+
+class CensusTestCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.replica = FakeReplica(Store(1000.0))
+        self.journal = Journal(self.replica.apply)
+        self.journal.replica, self.journal.orders = self.replica, {}
+        self.queue, self.worker, self.presence, self.repairs = Queue(), Worker(), Presence(), 0
+        ids = iter(range(1000))
+        self.census = Census(
+            name="queue",
+            store=self.replica.store,
+            open_tasks=self.replica.open_tasks,
+            journal=cast("Any", self.journal),
+            reader=cast("Any", self.journal),
+            queue=cast("Any", self.queue),
+            presence=cast("Any", self.presence),
+            worker=lambda: cast("Any", self.worker),
+            repair=self.repair,
+            new_marker_id=lambda: f"marker {next(ids)}",
+            clock=cast("Any", self.clock),
+            wall_clock=lambda: EPOCH,
+        )
+        self.successResultOf(Deferred.fromCoroutine(self.census.attach(cast("Any", object()))))
+        self.addCleanup(lambda: self.assertEqual(self.clock.getDelayedCalls(), []))
+        self.addCleanup(self.census.detach)
+
+    def repair(self) -> None:
+        self.repairs += 1
+
+    def request(self, *numbers: int) -> None:
+        for number in numbers:
+            task = Task(task_id(number), "DEVICE1", 14, EPOCH, PlainSealer().seal(b"{}"))
+            self.journal.orders[self.replica.offset] = encode_task(task)
+            self.replica.apply(Requested(task.task_id, "DEVICE1", EPOCH, whole=True))
+
+    def hold(self, *numbers: int) -> None:
+        self.worker.held = {task_id(number) for number in numbers}
+
+    def look(self, times: int = 1) -> None:
+        self.clock.pump([LOOK_S] * times)
+
+    def marker(self) -> None:
+        """The newest marker comes to this worker."""
+        self.census.came(self.queue.markers[-1])
+
+    def put_back(self) -> list[int]:
+        return [int(each, 16) for each in self.queue.put_back]
+
+
+class Asking(CensusTestCase):
+    def test_nothing_is_open(self) -> None:
+        """Where every open task is held, the queue is not asked."""
+        self.request(1)
+        self.hold(1)
+        self.look(100)
+        self.assertEqual(self.queue.markers, [])
+
+    def test_what_is_new(self) -> None:
+        """A task whose request came since the last look may still be on its way to the queue: it gives no reason to
+        ask.
+        """
+        self.request(1)
+        self.look()
+        self.assertEqual(len(self.queue.markers), 0)
+        self.look()
+        self.assertEqual(len(self.queue.markers), 1)
+
+    def test_a_marker_that_does_not_come(self) -> None:
+        """A marker may be behind a long queue, be lost, or go to the active worker: the next ones follow ever more
+        seldom.
+        """
+        self.request(1)
+        self.look(2)
+        self.clock.pump([LOOK_S] * int(EVERY_S / LOOK_S))
+        self.assertEqual(len(self.queue.markers), 2)
+        self.clock.pump([LOOK_S] * int(86400 / LOOK_S))
+        self.assertLess(len(self.queue.markers), 2 + 10 + 86400 / SELDOM_S)
+
+    def test_a_standby(self) -> None:
+        """A worker that has got nothing asks once no other one is seen at work for two minutes."""
+        self.presence.consuming, self.presence.rival_at = False, 0.0
+        self.request(1)
+        self.clock.pump([LOOK_S] * int(RIVAL_S / LOOK_S - 1))
+        self.assertEqual(self.queue.markers, [])
+        self.clock.advance(LOOK_S)
+        self.assertEqual(len(self.queue.markers), 1)
+
+    def test_the_broker_is_away(self) -> None:
+        """A marker that is not published is published later."""
+        self.queue.up = False
+        self.request(1)
+        self.look(20)
+        self.assertGreater(len(self.queue.markers), 1)
+
+    def test_detached(self) -> None:
+        """The marker of a connection that is lost means nothing on the next one."""
+        self.request(1)
+        self.look(2)
+        self.census.detach()
+        self.marker()
+        self.assertEqual(self.put_back(), [])
+        self.successResultOf(Deferred.fromCoroutine(self.census.attach(cast("Any", object()))))
+
+
+class Missing(CensusTestCase):
+    def test_put_back(self) -> None:
+        """What was open before the marker, and is not held when it comes, is put back in the journal's order."""
+        self.request(1, 2, 3)
+        self.look(2)
+        self.request(4)
+        self.hold(2)
+        self.marker()
+        self.assertEqual((self.put_back(), self.repairs), ([1, 3], 1))
+
+    def test_another_marker(self) -> None:
+        """Markers of other workers, and earlier ones, tell nothing."""
+        self.request(1)
+        self.look(2)
+        self.clock.pump([LOOK_S] * 10)
+        self.census.came("theirs")
+        self.census.came(self.queue.markers[0])
+        self.assertEqual(self.put_back(), [])
+
+    def test_a_copy_behind_the_marker(self) -> None:
+        """A copy that was published after the marker is no loss: it comes after it. One that was published before it
+        is.
+        """
+        self.request(1, 2)
+        self.queue.put(task_id(1), b"", {})
+        self.look(2)
+        self.queue.put(task_id(2), b"", {})
+        self.queue.put_back.clear()
+        self.marker()
+        self.assertEqual(self.put_back(), [1])
+
+    def test_once(self) -> None:
+        """What was put back is not put back again before its copy has had its time to come."""
+        self.request(1)
+        self.look(2)
+        self.marker()
+        self.hold(1)
+        self.look(100)
+        self.assertEqual(self.put_back(), [1])
+
+    def test_ended(self) -> None:
+        """What has ended behind the barrier is not missing."""
+        self.request(1)
+        self.look(2)
+        self.journal.barrier = self.end_behind_the_barrier  # type: ignore[method-assign]
+        self.marker()
+        self.assertEqual((self.put_back(), self.repairs), ([], 0))
+
+    def end_behind_the_barrier(self) -> Deferred[None]:
+        self.replica.apply(Finished(task_id(1), "DEVICE1", EPOCH, State.COMPLETED, ""))
+        return succeed(None)
+
+    def test_without_an_order(self) -> None:
+        """A task of which neither queue nor journal has the order has failed, once that was found several times."""
+        self.request(1)
+        self.journal.orders.clear()
+        for times in range(1, SURE_AFTER + 1):
+            self.assertIs(self.replica.store.state(task_id(1)), State.RUNNING)
+            while len(self.queue.markers) < times:
+                self.look()
+            self.marker()
+        self.assertIs(self.replica.store.state(task_id(1)), State.FAILED)
+        self.assertEqual(self.put_back(), [])
+
+    def test_cancelled(self) -> None:
+        """A marker tells, too, that the message of a cancelled task is gone."""
+        self.request(1, 2)
+        self.replica.apply(Cancelled(task_id(1), "DEVICE1", EPOCH))
+        self.replica.apply(Cancelled(task_id(2), "DEVICE1", EPOCH))
+        self.look(2)
+        self.hold(2)
+        self.marker()
+        self.assertEqual(list(self.replica.open_tasks.cancelled), [task_id(2)])

@@ -1,0 +1,253 @@
+"""What a worker does with a task whose journal has more to say than the worker's replica has seen: cancellations, and keys used twice."""
+
+from __future__ import annotations
+
+from attrs import define, field
+from twisted.internet.defer import Deferred, succeed
+
+from rtprov.errors import BrokerUnavailable, EquipmentUnreachable
+from rtprov.messaging.event_messages import encode_task
+from rtprov.model import Cancelled, Event, Finished, Postponed, Requested, Started, State, Task
+from rtprov.worker.job import BARRIER_RETRY_S, EXPECTED_WITHIN_S
+from tests.support.fakes import FakeDelivery, FakeJournal, PlainSealer
+from tests.worker.test_shard_worker import BODY, EPOCH, WorkerTestCase, task_id
+
+
+@define(eq=False)
+class LateJournal(FakeJournal):
+    """A journal that the replica sees only at its barriers, which the test lands. `order` is what it holds and the replica has not seen."""
+
+    order: list[Event] = field(factory=list)
+    landing: list[Deferred[None]] = field(factory=list)
+
+    def append(self, event: Event) -> Deferred[None]:
+        self.events.append(event)
+        self.order.append(event)
+        return succeed(None)
+
+    def barrier(self) -> Deferred[None]:
+        self.barriers += 1
+        self.landing.append(Deferred())
+        return self.landing[-1]
+
+    def land(self) -> None:
+        """The replica catches up."""
+        order, self.order = self.order, []
+        for event in order:
+            self.apply(event)
+        landing, self.landing = self.landing, []
+        for each in landing:
+            if not each.called:
+                each.callback(None)
+
+
+class LateTestCase(WorkerTestCase):
+    late: LateJournal
+
+    def new_journal(self) -> FakeJournal:
+        self.late = LateJournal(self.apply)
+        return self.late
+
+    def deliver_keyed(self, fingerprint: str, equipment_id: str = "DEVICE1", *, redelivered: bool = False) -> FakeDelivery:
+        task = Task(task_id(1), equipment_id, 14, EPOCH, PlainSealer().seal(BODY), fingerprint)
+        delivery = FakeDelivery(encode_task(task), redelivered)
+        self.worker._on_delivery(delivery)
+        return delivery
+
+    def requested(self, fingerprint: str) -> Requested:
+        return Requested(task_id(1), "DEVICE1", EPOCH, fingerprint, whole=True)
+
+
+class Cancellations(LateTestCase):
+    def test_before_the_start(self) -> None:
+        """A task whose cancellation comes before its start in the journal is not called, though the worker had seen neither."""
+        delivery = self.deliver(1)
+        self.assertEqual(self.equipment.calls, [])
+        self.late.order.insert(0, Cancelled(task_id(1), "DEVICE1", EPOCH))
+        self.late.land()
+        self.assertEqual((self.equipment.calls, delivery.settled, self.state(1)), ([], "ack", State.CANCELLED))
+        self.assertEqual(self.late.events, [Started(task_id(1), "DEVICE1", EPOCH, 1, "p1")])
+
+    def test_behind_the_start(self) -> None:
+        """One that comes behind the start does not keep it from being called."""
+        self.deliver(1)
+        self.late.order.append(Cancelled(task_id(1), "DEVICE1", EPOCH))
+        self.late.land()
+        self.assertEqual((self.equipment.under_way, self.state(1)), ([task_id(1)], State.RUNNING))
+
+    def test_in_its_lane(self) -> None:
+        """A task that was cancelled while it waited for its device is passed over without a word to the journal."""
+        self.deliver(1)
+        second, third = self.deliver(2), self.deliver(3)
+        self.late.land()
+        self.apply(Cancelled(task_id(2), "DEVICE1", EPOCH))
+        self.equipment.calls[0].end()
+        self.late.land()
+        self.assertEqual((self.equipment.under_way, second.settled, third.settled), ([task_id(3)], "ack", None))
+
+
+class Returned(LateTestCase):
+    def known(self, *numbers: int) -> None:
+        for number in numbers:
+            self.apply(Requested(task_id(number), "DEVICE1", EPOCH, whole=True))
+
+    def test_in_the_order_of_the_journal(self) -> None:
+        """Tasks that come back in another order, and what comes behind them, are called in the order in which they were requested."""
+        self.known(1, 2, 3)
+        for number in (2, 1):
+            self.deliver(number, redelivered=True)
+        self.deliver(3)
+        self.assertEqual(self.late.barriers, 1)
+        order = []
+        for _ in range(3):
+            while not self.equipment.under_way:
+                self.late.land()
+            order += self.equipment.under_way
+            self.equipment.calls[-1].end()
+        self.assertEqual(order, [task_id(1), task_id(2), task_id(3)])
+
+    def test_behind_what_is_there(self) -> None:
+        """A task whose call goes on stays the first of its device; it is adopted at once."""
+        first = self.deliver(1)
+        self.late.land()
+        self.known(2)
+        self.lose_connection(first)
+        self.deliver(2, redelivered=True)
+        again = self.deliver(1, redelivered=True)
+        self.late.land()
+        self.assertEqual(self.equipment.under_way, [task_id(1)])
+        self.equipment.calls[0].end()
+        self.assertEqual(again.settled, "ack")
+        self.late.land()
+        self.assertEqual(self.equipment.under_way, [task_id(2)])
+
+    def test_lost_again(self) -> None:
+        """When the connection goes before the barrier, what has come back is forgotten, and comes back once more."""
+        self.known(1, 2)
+        deliveries = [self.deliver(number, redelivered=True) for number in (2, 1)]
+        self.lose_connection(*deliveries)
+        self.assertEqual(self.worker.held, 0)
+        for number in (1, 2):
+            self.deliver(number, redelivered=True)
+        for _ in range(3):
+            self.late.land()
+        self.assertEqual(self.equipment.under_way, [task_id(1)])
+
+    def test_a_barrier_that_fails(self) -> None:
+        """A barrier that fails is asked again; nothing begins before."""
+        self.known(1)
+        self.deliver(1, redelivered=True)
+        self.late.landing.pop().errback(BrokerUnavailable("away"))
+        self.clock.advance(BARRIER_RETRY_S)
+        self.assertEqual((self.late.barriers, self.equipment.calls), (2, []))
+        for _ in range(2):
+            self.late.land()
+        self.assertEqual(self.equipment.under_way, [task_id(1)])
+
+    def test_drained(self) -> None:
+        """A worker that is stopped meanwhile begins nothing of what has come back."""
+        self.known(1)
+        self.deliver(1, redelivered=True)
+        self.successResultOf(self.drain())
+        self.late.land()
+        self.assertEqual((self.equipment.calls, self.worker.held), ([], 0))
+
+
+class Keys(LateTestCase):
+    def test_judged_first(self) -> None:
+        """A task with a key is judged behind the barrier though it is delivered for the first time."""
+        self.deliver_keyed("f1")
+        self.apply(self.requested("f1"))
+        self.assertEqual((self.late.barriers, self.late.events), (1, []))
+        self.late.land()
+        self.late.land()
+        self.assertEqual(self.equipment.under_way, [task_id(1)])
+
+    def test_another_body(self) -> None:
+        """The message of a body that came second is acknowledged, and nothing else."""
+        delivery = self.deliver_keyed("f2")
+        self.late.order += [self.requested("f1"), self.requested("f2")]
+        self.late.land()
+        self.assertEqual((delivery.settled, self.equipment.calls, self.late.events, self.state(1)), ("ack", [], [], State.RUNNING))
+
+    def test_another_body_first(self) -> None:
+        """Where the second body's message is delivered first, it is let go, and the first one's is called in its turn."""
+        second, first = self.deliver_keyed("f2"), self.deliver_keyed("f1")
+        self.late.order += [self.requested("f1"), self.requested("f2")]
+        for _ in range(3):
+            self.late.land()
+        self.assertEqual((second.settled, first.settled, self.equipment.under_way), ("ack", None, [task_id(1)]))
+
+    def test_the_same_order_twice(self) -> None:
+        """The second message of an order is acknowledged at once while the first is held, and calls nothing once that has finished."""
+        self.late.order.append(self.requested("f1"))
+        first, again = self.deliver_keyed("f1"), self.deliver_keyed("f1")
+        self.assertEqual((first.settled, again.settled), (None, "ack"))
+        self.late.land()
+        self.late.land()
+        self.equipment.calls[0].end()
+        self.late.land()
+        late = self.deliver_keyed("f1")
+        self.late.land()
+        self.assertEqual((first.settled, late.settled, len(self.equipment.calls)), ("ack", "ack", 1))
+
+    def test_the_same_order_stands_in(self) -> None:
+        """When the first message's delivery is lost, the second one's is adopted in its place."""
+        self.late.order.append(self.requested("f1"))
+        first = self.deliver_keyed("f1")
+        self.late.land()
+        self.late.land()
+        self.lose_connection(first)
+        again = self.deliver_keyed("f1", redelivered=True)
+        self.equipment.calls[0].end()
+        self.assertEqual((again.settled, len(self.equipment.calls)), ("ack", 1))
+
+    def test_a_journal_that_does_not_know(self) -> None:
+        """A message that the journal has not told of is put there, and called only where it is the first of its key then."""
+        delivery = self.deliver_keyed("f1")
+        self.clock.advance(EXPECTED_WITHIN_S)
+        self.late.land()
+        self.assertEqual((self.late.events, self.equipment.calls), ([self.requested("f1")], []))
+        self.late.order.insert(0, self.requested("f2"))
+        self.late.land()
+        self.assertEqual((delivery.settled, self.equipment.calls), ("ack", []))
+
+    def test_forgotten_with_the_connection(self) -> None:
+        """Two bodies of one key that wait are both forgotten with the connection, and both come back."""
+        self.late.order += [self.requested("f1")]
+        deliveries = [self.deliver_keyed("f1"), self.deliver_keyed("f2")]
+        self.lose_connection(*deliveries)
+        self.assertEqual(self.worker.held, 0)
+        again = [self.deliver_keyed("f1", redelivered=True), self.deliver_keyed("f2", redelivered=True)]
+        self.late.land()
+        self.late.land()
+        self.equipment.calls[0].end()
+        self.late.land()
+        self.late.land()
+        self.assertEqual(([each.settled for each in again], len(self.equipment.calls)), (["ack", "ack"], 1))
+
+
+class Postponements(WorkerTestCase):
+    def test_told(self) -> None:
+        """An attempt that did not reach A is journalled with its reason, cut to 200 characters, and when the next is due."""
+        self.deliver(1)
+        self.equipment.calls[0].break_off(EquipmentUnreachable("x" * 300, 100.0))
+        self.assertEqual(self.journal.events[-1], Postponed(task_id(1), "DEVICE1", EPOCH, 1, "x" * 200, EPOCH + 100.0))
+
+    def test_the_journal_is_away(self) -> None:
+        """While the journal takes nothing the pause goes on, and no longer for that."""
+        self.deliver(1)
+        self.journal.up = False
+        self.equipment.calls[0].break_off(EquipmentUnreachable("refused", 100.0))
+        self.clock.advance(60.0)
+        self.journal.come_up()
+        self.clock.advance(39.0)
+        self.assertEqual(len(self.equipment.calls), 1)
+        self.clock.advance(1.0)
+        self.assertEqual(len(self.equipment.calls), 2)
+
+    def test_out_of_patience(self) -> None:
+        """The last attempt is not postponed: the task has ended."""
+        self.deliver(1)
+        self.equipment.calls[0].break_off(EquipmentUnreachable("refused", 601.0))
+        self.assertEqual([type(event) for event in self.journal.events], [Started, Finished])
