@@ -1,16 +1,25 @@
-"""Packaging. `twisted.plugins` is a package of ours without an ``__init__``: that is how twistd finds plugins (see twisted.plugin)."""
+"""Packaging. `twisted.plugins` is a package of ours without an ``__init__``: that is how twistd
+finds plugins (see twisted.plugin).
+"""
 
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 here = Path(__file__).parent
-version = next(line.split('"')[1] for line in (here / "rtprov" / "__init__.py").read_text().splitlines() if line.startswith("__version__"))
+version = next(
+    line.split('"')[1]
+    for line in (here / "rtprov" / "__init__.py").read_text().splitlines()
+    if line.startswith("__version__")
+)
 
 setup(
     name="rtprov",
     version=version,
-    description="An asynchronous HTTPS interface, through an AMQP broker, for a synchronous equipment provisioning service",
+    description=(
+        "An asynchronous HTTPS interface, through an AMQP broker, for a synchronous equipment"
+        " provisioning service"
+    ),
     long_description=(here / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",

@@ -1,9 +1,10 @@
-"""Brokers side by side, with the same client: ``python -m bench.broker [--seconds 3] [--bytes 600]``.
+"""Brokers side by side, with the same client: ``python -m bench.broker [--seconds 3] [--bytes
+600]``.
 
-For the embedded broker in memory, the embedded one on SQLite, and RabbitMQ where it is installed, each in a process of its own: confirmed
-persistent publishes a second to a quorum queue with 200 under way, deliveries a second with a prefetch of 200 and one ack each, and the
-median round trip of a request with direct reply-to. Each figure stands beside its ratio to RabbitMQ's.
-"""
+For the embedded broker in memory, the embedded one on SQLite, and RabbitMQ where it is installed,
+each in a process of its own: confirmed persistent publishes a second to a quorum queue with 200
+under way, deliveries a second with a prefetch of 200 and one ack each, and the median round trip of
+a request with direct reply-to. Each figure stands beside its ratio to RabbitMQ's."""
 
 from __future__ import annotations
 
@@ -56,7 +57,9 @@ class Figures:
 
 async def connect(reactor: Any, url: BrokerUrl) -> AmqpConnection:
     connection = AmqpConnection(url=url, clock=reactor, handshake_deadline_s=60.0)
-    await TCP4ClientEndpoint(reactor, url.host, url.port).connect(Factory.forProtocol(lambda: connection))
+    await TCP4ClientEndpoint(reactor, url.host, url.port).connect(
+        Factory.forProtocol(lambda: connection)
+    )
     await connection.handshake()
     return connection
 
@@ -73,7 +76,9 @@ async def measure(reactor: Any, url: BrokerUrl, seconds: float, size: int) -> Fi
     return Figures(published / elapsed, published / delivered, rpc_ms)
 
 
-async def publishing(reactor: Any, connection: AmqpConnection, seconds: float, body: bytes) -> tuple[int, float]:
+async def publishing(
+    reactor: Any, connection: AmqpConnection, seconds: float, body: bytes
+) -> tuple[int, float]:
     """How many publishes were confirmed, and in how many seconds."""
     publisher = Publisher(clock=reactor, confirm_deadline_s=30.0)
     await publisher.attach(connection)
@@ -86,7 +91,9 @@ async def publishing(reactor: Any, connection: AmqpConnection, seconds: float, b
             count += 1
         return count
 
-    counts = await gatherResults([Deferred.fromCoroutine(one_after_the_other()) for _ in range(UNDER_WAY)])
+    counts = await gatherResults(
+        [Deferred.fromCoroutine(one_after_the_other()) for _ in range(UNDER_WAY)]
+    )
     return sum(counts), time.perf_counter() - start
 
 
@@ -149,7 +156,10 @@ def rabbitmq() -> Iterator[BrokerUrl]:
     """A RabbitMQ node. Raises `SkipTest` where none is installed."""
     node = start_rabbitmq()
     try:
-        while not (node.folder / "pid").exists() or "startup complete" not in node.log_tail(400).lower():
+        while (
+            not (node.folder / "pid").exists()
+            or "startup complete" not in node.log_tail(400).lower()
+        ):
             time.sleep(0.2)
         yield BrokerUrl.parse(node.url)
     finally:
@@ -163,10 +173,16 @@ def serve_broker(storage: str, folder: str) -> None:
     reactor: Any = imported
     pool = ThreadPool(1, 1)
     run = partial(deferToThreadPool, reactor, pool)
-    kept = SqliteStorage(directory=Path(folder), run=run, clock=reactor) if storage == "sqlite" else MemoryStorage()
+    kept = (
+        SqliteStorage(directory=Path(folder), run=run, clock=reactor)
+        if storage == "sqlite"
+        else MemoryStorage()
+    )
     factory = make_broker(clock=reactor, storage=kept)
     listening = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(factory)
-    listening.addCallback(lambda port: print(f"amqp://guest:guest@127.0.0.1:{port.getHost().port}/", flush=True))
+    listening.addCallback(
+        lambda port: print(f"amqp://guest:guest@127.0.0.1:{port.getHost().port}/", flush=True)
+    )
     reactor.callWhenRunning(pool.start)
     reactor.addSystemEventTrigger("during", "shutdown", pool.stop)
     reactor.run()
@@ -174,7 +190,11 @@ def serve_broker(storage: str, folder: str) -> None:
 
 async def main(reactor: Any, seconds: float, size: int) -> None:
     results: dict[str, Figures] = {}
-    for name, broker in (("RabbitMQ", rabbitmq), ("SQLite", partial(embedded, "sqlite")), ("memory", partial(embedded, "memory"))):
+    for name, broker in (
+        ("RabbitMQ", rabbitmq),
+        ("SQLite", partial(embedded, "sqlite")),
+        ("memory", partial(embedded, "memory")),
+    ):
         try:
             with broker() as url:
                 results[name] = await measure(reactor, url, seconds, size)
@@ -188,7 +208,10 @@ async def main(reactor: Any, seconds: float, size: int) -> None:
             (each.deliveries_s, base.deliveries_s, ".0f"),
             (each.rpc_ms, base.rpc_ms, ".2f"),
         ]
-        show(f"{name:10}" + "".join(f"{value:>12{form}} ({value / ours:4.2f})" for value, ours, form in cells))
+        show(
+            f"{name:10}"
+            + "".join(f"{value:>12{form}} ({value / ours:4.2f})" for value, ours, form in cells)
+        )
 
 
 def show(line: str) -> None:
@@ -198,9 +221,15 @@ def show(line: str) -> None:
 def run(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     assert __doc__ is not None
-    parser = argparse.ArgumentParser(prog="python -m bench.broker", description=__doc__.partition("\n")[0])
-    parser.add_argument("--seconds", type=float, default=3.0, help="how long to publish to each broker")
-    parser.add_argument("--bytes", type=int, default=600, help="size of a message; a sealed task has about 600")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.broker", description=__doc__.partition("\n")[0]
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=3.0, help="how long to publish to each broker"
+    )
+    parser.add_argument(
+        "--bytes", type=int, default=600, help="size of a message; a sealed task has about 600"
+    )
     parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.serve:

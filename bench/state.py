@@ -1,9 +1,10 @@
-"""The embedded broker's file and memory under steady work: ``python -m bench.state [--tasks 200000] [--max-age 20s]``.
+"""The embedded broker's file and memory under steady work: ``python -m bench.state [--tasks 200000]
+[--max-age 20s]``.
 
-Does what front end and worker do over AMQP, and nothing else, for so many tasks: each is published to work queue and journal, gets a
-``started`` and a ``finished``, and is acknowledged; a second reader follows the journal. Prints the size of the file and the memory of the
-broker's process as it goes: the file grows until the journal is as old as it may become, and then no more.
-"""
+Does what front end and worker do over AMQP, and nothing else, for so many tasks: each is published
+to work queue and journal, gets a ``started`` and a ``finished``, and is acknowledged; a second
+reader follows the journal. Prints the size of the file and the memory of the broker's process as it
+goes: the file grows until the journal is as old as it may become, and then no more."""
 
 from __future__ import annotations
 
@@ -55,7 +56,9 @@ class Work:
         while self.sent < self.tasks:
             number, self.sent = self.sent, self.sent + 1
             order = Task(f"{number:032x}", f"DEVICE{number:07}", 14, time.time(), SEALED)
-            await self.publisher.publish(TASKS_EXCHANGE, SHARD.requested_key, encode_task(order), properties=PERSISTENT)
+            await self.publisher.publish(
+                TASKS_EXCHANGE, SHARD.requested_key, encode_task(order), properties=PERSISTENT
+            )
 
     def on_task(self, delivery: Delivery) -> None:
         working = Deferred.fromCoroutine(self.work(delivery))
@@ -68,7 +71,11 @@ class Work:
     async def work(self, delivery: Delivery) -> None:
         order = decode_task(delivery.body)
         await self.append(Started(order.task_id, order.equipment_id, time.time(), 1))
-        await self.append(Finished(order.task_id, order.equipment_id, time.time(), State.COMPLETED, "A answered 200"))
+        await self.append(
+            Finished(
+                order.task_id, order.equipment_id, time.time(), State.COMPLETED, "A answered 200"
+            )
+        )
         delivery.ack()
         self.finished += 1
         if self.finished % max(1, self.tasks // REPORTS) == 0:
@@ -77,7 +84,9 @@ class Work:
             self.done.callback(None)
 
     def append(self, event: Event) -> Deferred[None]:
-        return self.publisher.publish(TASKS_EXCHANGE, SHARD.event_key, encode_event(event), properties=PERSISTENT)
+        return self.publisher.publish(
+            TASKS_EXCHANGE, SHARD.event_key, encode_event(event), properties=PERSISTENT
+        )
 
 
 async def main(reactor: Any, tasks: int, max_age: str) -> None:
@@ -90,15 +99,20 @@ async def main(reactor: Any, tasks: int, max_age: str) -> None:
 
             def report(finished: int) -> None:
                 size = sum(file.stat().st_size for file in Path(folder).iterdir()) / 1e6
-                resident = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{broker.pid}/status").read_text())
+                resident = re.search(
+                    r"VmRSS:\s+(\d+)", Path(f"/proc/{broker.pid}/status").read_text()
+                )
                 memory = int(resident[1]) / 1024 if resident else 0
                 print(
-                    f"{finished:>10} tasks{time.perf_counter() - start:>8.1f} s{size:>8.0f} MB on disk{memory:>8.0f} MiB in memory",
+                    f"{finished:>10} tasks{time.perf_counter() - start:>8.1f} s{size:>8.0f} MB on"
+                    f" disk{memory:>8.0f} MiB in memory",
                     flush=True,
                 )
 
             try:
-                await steady_work(reactor, BrokerUrl.parse(broker.stdout.readline().strip()), tasks, report)
+                await steady_work(
+                    reactor, BrokerUrl.parse(broker.stdout.readline().strip()), tasks, report
+                )
             finally:
                 broker.terminate()
 
@@ -109,7 +123,13 @@ async def steady_work(reactor: Any, url: BrokerUrl, tasks: int, report: Any) -> 
     publisher = Publisher(clock=reactor, confirm_deadline_s=30.0)
     await publisher.attach(connection)
     journal = await connection.open_channel()
-    await consume(journal, SHARD.journal, lambda event: event.ack(), prefetch=2000, arguments={"x-stream-offset": "first"})
+    await consume(
+        journal,
+        SHARD.journal,
+        lambda event: event.ack(),
+        prefetch=2000,
+        arguments={"x-stream-offset": "first"},
+    )
     work = Work(publisher, tasks, report)
     await consume(await connection.open_channel(), SHARD.work, work.on_task, prefetch=1000)
     await gatherResults([Deferred.fromCoroutine(work.order()) for _ in range(PUBLISHERS)])
@@ -120,9 +140,13 @@ async def steady_work(reactor: Any, url: BrokerUrl, tasks: int, report: Any) -> 
 def run(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     assert __doc__ is not None
-    parser = argparse.ArgumentParser(prog="python -m bench.state", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.state", description=__doc__.partition("\n")[0]
+    )
     parser.add_argument("--tasks", type=int, default=200_000)
-    parser.add_argument("--max-age", default="20s", help="how long the journal is kept, as x-max-age has it")
+    parser.add_argument(
+        "--max-age", default="20s", help="how long the journal is kept, as x-max-age has it"
+    )
     options = parser.parse_args(arguments)
     task.react(main, (options.tasks, options.max_age))
 

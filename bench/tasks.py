@@ -1,9 +1,10 @@
-"""The whole way of a task under load: ``python -m bench.tasks [--tasks 5000] [--clients 50] [--delay 1]``.
+"""The whole way of a task under load: ``python -m bench.tasks [--tasks 5000] [--clients 50]
+[--delay 1]``.
 
-Starts stub, embedded broker, worker and front end as processes of their own, posts tasks for as many devices from some clients at once,
-asks for every status until it is final, and prints what each process has cost: its CPU time a task, as a share of the whole, and its
-memory a call to A under way.
-"""
+Starts stub, embedded broker, worker and front end as processes of their own, posts tasks for as
+many devices from some clients at once, asks for every status until it is final, and prints what
+each process has cost: its CPU time a task, as a share of the whole, and its memory a call to A
+under way."""
 
 from __future__ import annotations
 
@@ -34,7 +35,10 @@ from rtprov.security.development import make_development_set
 T = TypeVar("T")
 
 TWISTD = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()", "-n", "--pidfile="]
-BODY = b'{"timeoutInSeconds": 14, "parameters": [{"username": "admin"}, {"password": "admin"}, {"vlan": 534}]}'
+BODY = (
+    b'{"timeoutInSeconds": 14, "parameters": [{"username": "admin"}, {"password": "admin"},'
+    b' {"vlan": 534}]}'
+)
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -74,7 +78,13 @@ def running(folder: Path, command: str, *arguments: str) -> Iterator[Role]:
     log = folder / f"{command}.log"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
     with log.open("wb") as output:
-        process = subprocess.Popen([*TWISTD, command, *arguments], cwd=folder, stdout=output, stderr=output, env=environment)
+        process = subprocess.Popen(
+            [*TWISTD, command, *arguments],
+            cwd=folder,
+            stdout=output,
+            stderr=output,
+            env=environment,
+        )
     try:
         yield Role(command, process, log)
     finally:
@@ -122,11 +132,20 @@ async def main(reactor: Any, options: argparse.Namespace) -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         make_development_set(folder / "certs")
         any_port = ("--listen", "tcp:0:interface=127.0.0.1")
-        stub = stack.enter_context(running(folder, "rtprov-stub", *any_port, "--delay", str(options.delay)))
+        stub = stack.enter_context(
+            running(folder, "rtprov-stub", *any_port, "--delay", str(options.delay))
+        )
         broker = stack.enter_context(running(folder, "rtprov-broker", *any_port))
         url = f"amqp://guest:guest@127.0.0.1:{broker.wait_for(r'broker listens on 127.0.0.1:([0-9]+)')}/"
         equipment = f"https://localhost:{stub.wait_for(r'listens on 127.0.0.1:([0-9]+)')}"
-        there = ("--broker", url, "--equipment-url", equipment, "--concurrency", str(options.concurrency))
+        there = (
+            "--broker",
+            url,
+            "--equipment-url",
+            equipment,
+            "--concurrency",
+            str(options.concurrency),
+        )
         worker = stack.enter_context(running(folder, "rtprov-worker", *there))
         worker.wait_for("(worker: connected)")
         front = stack.enter_context(running(folder, "rtprov-frontend", *any_port, "--broker", url))
@@ -134,11 +153,15 @@ async def main(reactor: Any, options: argparse.Namespace) -> None:
         await measure(reactor, options, [front, broker, worker, stub], folder)
 
 
-async def measure(reactor: Any, options: argparse.Namespace, roles: list[Role], folder: Path) -> None:
+async def measure(
+    reactor: Any, options: argparse.Namespace, roles: list[Role], folder: Path
+) -> None:
     port = roles[0].wait_for(r"listens on 127.0.0.1:([0-9]+)")
     pool = HTTPConnectionPool(reactor)
     pool.maxPersistentPerHost = options.clients
-    policy = BrowserLikePolicyForHTTPS(trustRootFromCertificates(load_certificates(folder / "certs" / "ca.pem")))
+    policy = BrowserLikePolicyForHTTPS(
+        trustRootFromCertificates(load_certificates(folder / "certs" / "ca.pem"))
+    )
     load = Load(HTTPClient(Agent(reactor, policy, pool=pool)), f"https://localhost:{port}")
     await load.get("/warm-up")
     for role in roles:
@@ -160,8 +183,13 @@ async def measure(reactor: Any, options: argparse.Namespace, roles: list[Role], 
     report(options, roles, posting_s, polls + options.tasks, asking_s)
 
 
-def report(options: argparse.Namespace, roles: list[Role], posting_s: float, polls: int, asking_s: float) -> None:
-    print(f"{options.tasks} tasks: {options.tasks / posting_s:.0f} POSTs a second, then {polls / asking_s:.0f} GETs a second")
+def report(
+    options: argparse.Namespace, roles: list[Role], posting_s: float, polls: int, asking_s: float
+) -> None:
+    print(
+        f"{options.tasks} tasks: {options.tasks / posting_s:.0f} POSTs a second, then"
+        f" {polls / asking_s:.0f} GETs a second"
+    )
     costs = [role.cpu_s - role.before_s for role in roles]
     under_way = min(options.tasks, options.concurrency)
     print(f"{'':18}{'CPU, ms a task':>16}{'share':>8}{'KiB a call under way':>24}")
@@ -174,7 +202,9 @@ def report(options: argparse.Namespace, roles: list[Role], posting_s: float, pol
 def run(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     assert __doc__ is not None
-    parser = argparse.ArgumentParser(prog="python -m bench.tasks", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.tasks", description=__doc__.partition("\n")[0]
+    )
     parser.add_argument("--tasks", type=int, default=5000)
     parser.add_argument("--clients", type=int, default=50, help="requests under way at once")
     parser.add_argument("--concurrency", type=int, default=5000, help="the worker's")

@@ -1,13 +1,16 @@
-"""Time that can be trusted: deadlines that no clock step and no pause of the process ends, and wall-clock times that tell their age.
+"""Time that can be trusted: deadlines that no clock step and no pause of the process ends, and
+wall-clock times that tell their age.
 
-`AwakeClock` is the clock that every deadline in a process runs on. It is monotonic, and it stands still while the process does not run:
-stopped (SIGSTOP), or on a machine that is paused or migrated. What arrived meanwhile is therefore read before any deadline is judged.
+`AwakeClock` is the clock that every deadline in a process runs on. It is monotonic, and it stands
+still while the process does not run: stopped (SIGSTOP), or on a machine that is paused or migrated.
+What arrived meanwhile is therefore read before any deadline is judged.
 
-`WallClock` gives seconds since the epoch, for what crosses processes: the journal's events. The system's clock may be set while the process
-runs. `WallClock` notices such a step by comparing it with the awake clock, and does not count it in the age of an earlier time.
+`WallClock` gives seconds since the epoch, for what crosses processes: the journal's events. The
+system's clock may be set while the process runs. `WallClock` notices such a step by comparing it
+with the awake clock, and does not count it in the age of an earlier time.
 
-Both must be read about once a second (`READ_EVERY_S`) to notice what happens between two readings; `rtprov.tap` sees to that.
-"""
+Both must be read about once a second (`READ_EVERY_S`) to notice what happens between two readings;
+`rtprov.tap` sees to that."""
 
 from __future__ import annotations
 
@@ -17,9 +20,11 @@ from collections.abc import Callable
 import attrs
 
 READ_EVERY_S = 1.0
-# Longer than a reading is ever late in a process that runs, however busy; a shorter stop counts as time that has passed.
+# Longer than a reading is ever late in a process that runs, however busy; a shorter stop counts as
+# time that has passed.
 LONGEST_GAP_S = 3.0
-# A smaller difference between the two clocks is a reading that was interrupted, or NTP's slow correction.
+# A smaller difference between the two clocks is a reading that was interrupted, or NTP's slow
+# correction.
 SMALLEST_STEP_S = 1.0
 MAX_STEPS = 100
 
@@ -27,9 +32,9 @@ MAX_STEPS = 100
 class AwakeClock:
     """Seconds in which this process ran, on top of `start`.
 
-    `monotonic` gives seconds from any origin (`time.monotonic`). `start` is what the clock shows at first; with the seconds since the epoch
-    there, its readings are near the wall clock's and can be compared with those of an earlier process.
-    """
+    `monotonic` gives seconds from any origin (`time.monotonic`). `start` is what the clock shows at
+    first; with the seconds since the epoch there, its readings are near the wall clock's and can be
+    compared with those of an earlier process."""
 
     def __init__(self, monotonic: Callable[[], float], start: float = 0.0) -> None:
         self._monotonic = monotonic
@@ -51,7 +56,9 @@ class AwakeClock:
 
 @attrs.frozen
 class Step:
-    """The system's clock was set by `size_s` seconds, forward if positive, when it showed `before` and the awake clock `at`."""
+    """The system's clock was set by `size_s` seconds, forward if positive, when it showed `before`
+    and the awake clock `at`.
+    """
 
     at: float
     before: float
@@ -61,8 +68,8 @@ class Step:
 class WallClock:
     """Seconds since the epoch, and how long ago a time was.
 
-    `wall` gives seconds since the epoch (`time.time`), `awake` the process's awake clock in seconds.
-    """
+    `wall` gives seconds since the epoch (`time.time`), `awake` the process's awake clock in
+    seconds."""
 
     def __init__(self, wall: Callable[[], float], awake: Callable[[], float]) -> None:
         self._wall = wall
@@ -81,10 +88,11 @@ class WallClock:
         return now
 
     def age_s(self, at: float) -> float:
-        """How many seconds ago the clock showed `at`, without the steps that it made since; at least 0.
+        """How many seconds ago the clock showed `at`, without the steps that it made since; at
+        least 0.
 
-        A time that the clock has shown twice, before and after it was set back, counts as the later one.
-        """
+        A time that the clock has shown twice, before and after it was set back, counts as the later
+        one."""
         age_s = self() - at
         for step in self.steps:
             if at <= min(step.before, step.before + step.size_s):
@@ -94,8 +102,10 @@ class WallClock:
     def without_jumps(self, window_s: float) -> float:
         """Seconds since the epoch, less the steps forward of the last `window_s` seconds.
 
-        What was noted down before such a step is not older than `window_s` by this time unless that time has really passed.
-        """
+        What was noted down before such a step is not older than `window_s` by this time unless that
+        time has really passed."""
         now = self()
         recent = self._awake() - window_s
-        return now - sum(step.size_s for step in self.steps if step.size_s > 0 and step.at >= recent)
+        return now - sum(
+            step.size_s for step in self.steps if step.size_s > 0 and step.at >= recent
+        )

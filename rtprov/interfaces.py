@@ -1,4 +1,6 @@
-"""The seams between the roles. Each is small enough to be faked in a test by a class of a few lines."""
+"""The seams between the roles. Each is small enough to be faked in a test by a class of a few
+lines.
+"""
 
 from __future__ import annotations
 
@@ -17,25 +19,37 @@ class TaskSink(Protocol):
     def submit(self, task: Task) -> Deferred[None]:
         """Fire once the broker has confirmed that work queue and journal both have the task.
 
-        Fails with `BrokerUnavailable`, `Overloaded`, `Unroutable` or `NotReady` when the task was certainly not accepted, with
-        `Unconfirmed` when it may have been. Fires within 5 s. Cancelling forgets the caller; it does not call the task back.
-        """
+        Fails with `BrokerUnavailable`, `Overloaded`, `Unroutable` or `NotReady` when the task was
+        certainly not accepted, with `Unconfirmed` when it may have been. Fires within 5 s.
+        Cancelling forgets the caller; it does not call the task back."""
 
     def call_off(self, task_id: str, equipment_id: str, at: float) -> Deferred[None]:
-        """Fire once the broker has confirmed that the journal has a `Cancelled` for this task. Fails as `submit` does."""
+        """Fire once the broker has confirmed that the journal has a `Cancelled` for this task.
+        Fails as `submit` does.
+        """
 
 
 class TaskDirectory(Protocol):
-    """Where the front end learns all about tasks. Everything fires within 5 s, or fails with `NoWorker` or `BrokerError`."""
+    """Where the front end learns all about tasks. Everything fires within 5 s, or fails with
+    `NoWorker` or `BrokerError`.
+    """
 
-    def details(self, task_id: str, equipment_id: str, *, barrier: bool) -> Deferred[Details | None]:
-        """Fire with all that a replica knows of the task, or None; with `barrier`, with all that was confirmed before the call."""
+    def details(
+        self, task_id: str, equipment_id: str, *, barrier: bool
+    ) -> Deferred[Details | None]:
+        """Fire with all that a replica knows of the task, or None; with `barrier`, with all that
+        was confirmed before the call.
+        """
 
     def find(self, task_id: str) -> Deferred[Details | None]:
         """The same for a task of any equipment; None only where there is no such task."""
 
-    def tasks_of(self, equipment_id: str, before: str | None, limit: int) -> Deferred[list[Details]]:
-        """Fire with the equipment's tasks, newest first, at most `limit` (to 100): those before the task `before`, or from the newest."""
+    def tasks_of(
+        self, equipment_id: str, before: str | None, limit: int
+    ) -> Deferred[list[Details]]:
+        """Fire with the equipment's tasks, newest first, at most `limit` (to 100): those before the
+        task `before`, or from the newest.
+        """
 
 
 class EndOfTasks(Protocol):
@@ -46,7 +60,8 @@ class EndOfTasks(Protocol):
         """Whether no more clients can wait."""
 
     def wait(self, task_id: str, equipment_id: str, wait_s: float) -> Deferred[State | None]:
-        """Fire with the task's final state, or with None after `wait_s` seconds, at most 0.1 s earlier and never later.
+        """Fire with the task's final state, or with None after `wait_s` seconds, at most 0.1 s
+        earlier and never later.
 
         Fires with None at once when the front end stops. Never fails.
         """
@@ -66,29 +81,36 @@ class Equipment(Protocol):
     """Service A as the worker sees it."""
 
     def configure(self, task: Task, body: bytes) -> Deferred[tuple[State, str]]:
-        """Call A once, with `body` unchanged. Fire with a final state and the reason for it (for the journal; no parameter in it).
+        """Call A once, with `body` unchanged. Fire with a final state and the reason for it (for
+        the journal; no parameter in it).
 
-        Fails with `EquipmentUnreachable` when the call may be made again, with `EquipmentSilent`, which is final, when there is no answer,
-        and with `OutOfResources` when this machine could not even try. Fires within max(`task.timeout_s`, 60) + 30 s of the moment at
-        which the order is written; the connection that comes before takes a few seconds at most, once it is its turn to be opened.
-        """
+        Fails with `EquipmentUnreachable` when the call may be made again, with `EquipmentSilent`,
+        which is final, when there is no answer, and with `OutOfResources` when this machine could
+        not even try. Fires within max(`task.timeout_s`, 60) + 30 s of the moment at which the order
+        is written; the connection that comes before takes a few seconds at most, once it is its
+        turn to be opened."""
 
 
 class Sealer(Protocol):
     """Keeps the parameters of a task from everybody but A."""
 
     def seal(self, body: bytes) -> str:
-        """Encrypt a request's body with the first key; the result is ASCII text. Raises `NotReady` where there is no key yet."""
+        """Encrypt a request's body with the first key; the result is ASCII text. Raises `NotReady`
+        where there is no key yet.
+        """
 
     def open(self, sealed: str, key: str | None) -> bytes:
-        """The body again. `key` is the id of the key that sealed it, None where its message does not say.
+        """The body again. `key` is the id of the key that sealed it, None where its message does
+        not say.
 
-        Raises `KeyMissing` where that key is not at hand, or none at hand opens what has no id; otherwise `SealError`.
-        """
+        Raises `KeyMissing` where that key is not at hand, or none at hand opens what has no id;
+        otherwise `SealError`."""
 
     @property
     def key_ids(self) -> Sequence[str]:
-        """The ids of all keys at hand. The first one seals. An id tells keys apart, and reveals nothing of them."""
+        """The ids of all keys at hand. The first one seals. An id tells keys apart, and reveals
+        nothing of them.
+        """
 
     @property
     def key_id(self) -> str | None:
@@ -98,7 +120,9 @@ class Sealer(Protocol):
         """Call `changed` whenever the keys have changed."""
 
     def fingerprint(self, task_id: str, body: bytes) -> str:
-        """ASCII text that tells, to who has the keys, whether another body of the same task is the same, and tells nobody what is in it."""
+        """ASCII text that tells, to who has the keys, whether another body of the same task is the
+        same, and tells nobody what is in it.
+        """
 
     def matches(self, fingerprint: str, task_id: str, body: bytes) -> bool:
         """Whether `fingerprint` was made, with any of the keys, of this task's body."""
@@ -116,14 +140,17 @@ class Replica(StatusReader, Protocol):
 
     def details(self, task_id: str, equipment_id: str | None, now: float) -> Details | None: ...
 
-    def tasks_of(self, equipment_id: str, before: str | None, limit: int, now: float) -> list[Details]: ...
+    def tasks_of(
+        self, equipment_id: str, before: str | None, limit: int, now: float
+    ) -> list[Details]: ...
 
 
 class Journal(Protocol):
     """One shard's ordered record of events, and this process's replica of it."""
 
     def append(self, event: Event) -> Deferred[None]:
-        """Publish an event; fire once the broker has confirmed it. Waits for the broker, without limit, while it is away.
+        """Publish an event; fire once the broker has confirmed it. Waits for the broker, without
+        limit, while it is away.
 
         Cancelled when the journal stops.
         """
@@ -134,13 +161,14 @@ class Journal(Protocol):
     def barrier(self) -> Deferred[None]:
         """Fire once the own replica has seen everything that was confirmed before this call.
 
-        Callers share markers: those who come while one is under way share the next. Fails with `BrokerError` when the broker is lost
-        meanwhile.
-        """
+        Callers share markers: those who come while one is under way share the next. Fails with
+        `BrokerError` when the broker is lost meanwhile."""
 
 
 class Delivery(Protocol):
-    """One message handed out by the broker, until it is settled. Settling twice, or after the channel is gone, does nothing."""
+    """One message handed out by the broker, until it is settled. Settling twice, or after the
+    channel is gone, does nothing.
+    """
 
     @property
     def body(self) -> bytes: ...
@@ -158,7 +186,9 @@ class Delivery(Protocol):
 
     @property
     def standing(self) -> bool:
-        """Whether the channel it came by still stands, so that the broker still takes its consumer for the active one."""
+        """Whether the channel it came by still stands, so that the broker still takes its consumer
+        for the active one.
+        """
 
     def ack(self) -> None: ...
 

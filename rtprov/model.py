@@ -29,15 +29,23 @@ def is_task_id(text: str) -> bool:
 
 
 def keyed_task_id(equipment_id: str, key: str) -> str:
-    """The id of the task that was ordered for this equipment with this ``Idempotency-Key``, whoever computes it.
+    """The id of the task that was ordered for this equipment with this ``Idempotency-Key``, whoever
+    computes it.
 
     `key` is ASCII. An equipment id holds no NUL, so no two pairs make the same text.
     """
-    return KEYED + sha256(f"rtprov.task\0{equipment_id}\0{key}".encode("ascii")).hexdigest()[: 32 - len(KEYED)]
+    return (
+        KEYED
+        + sha256(f"rtprov.task\0{equipment_id}\0{key}".encode("ascii")).hexdigest()[
+            : 32 - len(KEYED)
+        ]
+    )
 
 
 def may_come_again(task_id: str) -> bool:
-    """Whether the id may be another task's one day, its key being used again after it was forgotten: true of all that have a key."""
+    """Whether the id may be another task's one day, its key being used again after it was
+    forgotten: true of all that have a key.
+    """
     return task_id.startswith(KEYED)
 
 
@@ -65,11 +73,12 @@ class State(enum.Enum):
 class Task:
     """One accepted request, on its way to service A.
 
-    `timeout_s` is the client's ``timeoutInSeconds`` (1 to 1500), `sealed` the request's body as `rtprov.security.sealer` made it. `fingerprint` is the
-    body's (see `rtprov.interfaces.Sealer`) where the client gave an ``Idempotency-Key``: several messages may then be one task's, and only
-    the one whose body came first is its order. `caller` names the client whose POST made the task, `accepted_by` the process that took it;
-    both are None where an earlier version took it. So is `key`, the id of the key that sealed the body.
-    """
+    `timeout_s` is the client's ``timeoutInSeconds`` (1 to 1500), `sealed` the request's body as
+    `rtprov.security.sealer` made it. `fingerprint` is the body's (see `rtprov.interfaces.Sealer`)
+    where the client gave an ``Idempotency-Key``: several messages may then be one task's, and only
+    the one whose body came first is its order. `caller` names the client whose POST made the task,
+    `accepted_by` the process that took it; both are None where an earlier version took it. So is
+    `key`, the id of the key that sealed the body."""
 
     task_id: str
     equipment_id: str
@@ -84,8 +93,8 @@ class Task:
 
 @attrs.frozen
 class Copied:
-    """An event was written again, at `at`, before the journal forgets it. `place` is the offset of its task's first
-    event.
+    """An event was written again, at `at`, before the journal forgets it. `place` is the offset of
+    its task's first event.
 
     All that the journal said of the task up to the offset `upto` was written again with it.
     """
@@ -97,11 +106,11 @@ class Copied:
 
 @attrs.frozen
 class Requested:
-    """The front end accepted a task. (The same message, with the sealed body, is the worker's order.)
+    """The front end accepted a task. (The same message, with the sealed body, is the worker's
+    order.)
 
-    `fingerprint`, `caller`, `accepted_by` and `key` are `Task`'s. Of several such events of one task the first counts.
-    With `whole` the message is a worker's order: it has the sealed body.
-    """
+    `fingerprint`, `caller`, `accepted_by` and `key` are `Task`'s. Of several such events of one
+    task the first counts. With `whole` the message is a worker's order: it has the sealed body."""
 
     task_id: str
     equipment_id: str
@@ -116,7 +125,9 @@ class Requested:
 
 @attrs.frozen
 class Started:
-    """A worker calls A; `attempt` counts from 1. `by` names the worker's process, where its version says so."""
+    """A worker calls A; `attempt` counts from 1. `by` names the worker's process, where its version
+    says so.
+    """
 
     task_id: str
     equipment_id: str
@@ -127,7 +138,9 @@ class Started:
 
 @attrs.frozen
 class Postponed:
-    """Attempt `attempt` did not reach A, for `reason`, which holds no parameter; the next one is made at `until` or later."""
+    """Attempt `attempt` did not reach A, for `reason`, which holds no parameter; the next one is
+    made at `until` or later.
+    """
 
     task_id: str
     equipment_id: str
@@ -139,7 +152,8 @@ class Postponed:
 
 @attrs.frozen
 class Withheld:
-    """The worker has not the key that the task is sealed with: it waits for it. With `over` it has the key, and the task goes on.
+    """The worker has not the key that the task is sealed with: it waits for it. With `over` it has
+    the key, and the task goes on.
 
     `key` is the key's id, None where the task's message has none. A `Started` ends the wait, too.
     """
@@ -153,7 +167,9 @@ class Withheld:
 
 @attrs.frozen
 class Cancelled:
-    """A client calls the task off. It counts only where the journal has it before the task's first `Started`."""
+    """A client calls the task off. It counts only where the journal has it before the task's first
+    `Started`.
+    """
 
     task_id: str
     equipment_id: str
@@ -182,11 +198,11 @@ class EquipmentState(enum.Enum):
 
 @attrs.frozen
 class Active:
-    """A worker process is its shard's active one: it may have `concurrency` calls under way, all its shards together, and so it sees A.
+    """A worker process is its shard's active one: it may have `concurrency` calls under way, all
+    its shards together, and so it sees A.
 
-    `by` names the process as `Started.by` does. Said when it becomes active, when `equipment` changes,
-    and now and then while tasks are open.
-    """
+    `by` names the process as `Started.by` does. Said when it becomes active, when `equipment`
+    changes, and now and then while tasks are open."""
 
     by: str
     at: float
@@ -196,7 +212,9 @@ class Active:
 
 @attrs.frozen
 class Marker:
-    """A barrier's mark: whoever has seen it has seen all that was confirmed before it was published."""
+    """A barrier's mark: whoever has seen it has seen all that was confirmed before it was
+    published.
+    """
 
     marker_id: str
 
@@ -231,7 +249,9 @@ class Phase(enum.Enum):
 
 @attrs.frozen
 class Attempt:
-    """One call to A. `error` tells why A was not reached, `retry_at` when the next attempt is due; both None while the call runs."""
+    """One call to A. `error` tells why A was not reached, `retry_at` when the next attempt is due;
+    both None while the call runs.
+    """
 
     number: int
     started_at: float | None
@@ -242,12 +262,13 @@ class Attempt:
 
 @attrs.frozen
 class Details:
-    """All that is known of a task. Of its attempts the latest are kept; `attempt_count` counts them all.
+    """All that is known of a task. Of its attempts the latest are kept; `attempt_count` counts them
+    all.
 
-    `reason` says why it ended so. `expected_at` is an estimate of its end, None where it has ended, or where nothing can be said.
-    `fingerprint`, `caller`, `accepted_by` and `key` are `Task`'s; `phase` is None once the task has ended. What has a default is not told
-    by workers of earlier versions.
-    """
+    `reason` says why it ended so. `expected_at` is an estimate of its end, None where it has ended,
+    or where nothing can be said. `fingerprint`, `caller`, `accepted_by` and `key` are `Task`'s;
+    `phase` is None once the task has ended. What has a default is not told by workers of earlier
+    versions."""
 
     task_id: str
     equipment_id: str

@@ -1,4 +1,6 @@
-"""`rtprov.clocks`: deadlines that survive a stop of the process, and ages that survive a step of the system's clock."""
+"""`rtprov.clocks`: deadlines that survive a stop of the process, and ages that survive a step of
+the system's clock.
+"""
 
 from __future__ import annotations
 
@@ -78,13 +80,17 @@ class WallClockTests(SynchronousTestCase):
         self.machine.pass_by(1.0)
 
     def test_age(self) -> None:
-        """A time is as old as the seconds that have passed since; one that is still to come is not old at all."""
+        """A time is as old as the seconds that have passed since; one that is still to come is not
+        old at all.
+        """
         self.machine.pass_by(30.0)
         self.assertAlmostEqual(self.clock.age_s(EPOCH), 30.0, places=3)
         self.assertEqual(self.clock.age_s(EPOCH + 100.0), 0.0)
 
     def test_forward(self) -> None:
-        """A step forward makes nothing older that was noted before it, and nothing younger that was noted after it."""
+        """A step forward makes nothing older that was noted before it, and nothing younger that was
+        noted after it.
+        """
         self.machine.pass_by(10.0)
         self.step(600.0)
         after = self.clock()
@@ -94,7 +100,9 @@ class WallClockTests(SynchronousTestCase):
         self.assertAlmostEqual(self.clock.age_s(after), 9.0, places=3)
 
     def test_back(self) -> None:
-        """After a step back what was noted long before is as old as it is; what is ambiguous counts as young."""
+        """After a step back what was noted long before is as old as it is; what is ambiguous counts
+        as young.
+        """
         self.machine.pass_by(1000.0)
         before = self.clock()
         self.step(-600.0)
@@ -131,7 +139,9 @@ class WallClockTests(SynchronousTestCase):
         self.assertEqual(len(self.clock.steps), MAX_STEPS)
 
     def test_without_jumps(self) -> None:
-        """Steps forward are left out for as long as they may shorten what is kept; steps back are not."""
+        """Steps forward are left out for as long as they may shorten what is kept; steps back are
+        not.
+        """
         self.machine.pass_by(10.0)
         self.step(86400.0)
         self.assertAlmostEqual(self.clock.without_jumps(3600.0) - EPOCH, 11.0, places=3)

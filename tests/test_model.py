@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtprov.model import State, Task, is_equipment_id, is_task_id, keyed_task_id, may_come_again, shard_of
+from rtprov.model import (
+    State,
+    Task,
+    is_equipment_id,
+    is_task_id,
+    keyed_task_id,
+    may_come_again,
+    shard_of,
+)
 from tests.support.strategies import equipment_ids, task_ids
 
 TASK_ID = "0123456789abcdef" * 2
@@ -19,22 +27,46 @@ class EquipmentIds(SynchronousTestCase):
         self.assertTrue(is_equipment_id(text))
 
     def test_anything_else(self) -> None:
-        """Too short, other characters, other alphabets' letters and digits, or a line's end: no equipment."""
-        for text in ("", "ABC12", "ABC 123", "ABC-123", "ABC123\n", "\nABC123", "АВС123456", "ABC12٣", "ABC123/", "ABC%20123", "ABC123\0"):
+        """Too short, other characters, other alphabets' letters and digits, or a line's end: no
+        equipment.
+        """
+        for text in (
+            "",
+            "ABC12",
+            "ABC 123",
+            "ABC-123",
+            "ABC123\n",
+            "\nABC123",
+            "АВС123456",
+            "ABC12٣",
+            "ABC123/",
+            "ABC%20123",
+            "ABC123\0",
+        ):
             self.assertFalse(is_equipment_id(text), repr(text))
 
 
 class KeyedTaskIds(SynchronousTestCase):
     def test_fixed(self) -> None:
-        """The id of a device and a key never changes from version to version, has the form of all ids, and shows that a key made it."""
-        self.assertEqual(keyed_task_id("ABC123456", "order-4711"), "1de0911a74b7b37c4c3ab022ba279eae")
+        """The id of a device and a key never changes from version to version, has the form of all
+        ids, and shows that a key made it.
+        """
+        self.assertEqual(
+            keyed_task_id("ABC123456", "order-4711"), "1de0911a74b7b37c4c3ab022ba279eae"
+        )
         self.assertTrue(is_task_id(keyed_task_id("ABC123456", "!" * 255)))
         self.assertTrue(may_come_again(keyed_task_id("ABC123456", "k")))
         self.assertFalse(may_come_again("0" * 32))
 
     def test_distinct(self) -> None:
         """No two pairs of device and key share an id, however device and key are cut."""
-        pairs = [("ABC123", "456"), ("ABC1234", "56"), ("ABC123", "4567"), ("abc123", "456"), ("ABC123", "456!")]
+        pairs = [
+            ("ABC123", "456"),
+            ("ABC1234", "56"),
+            ("ABC123", "4567"),
+            ("abc123", "456"),
+            ("ABC123", "456!"),
+        ]
         self.assertEqual(len({keyed_task_id(*pair) for pair in pairs}), len(pairs))
 
 
@@ -46,7 +78,15 @@ class TaskIds(SynchronousTestCase):
 
     def test_anything_else(self) -> None:
         """Another length, upper case, other characters or a line's end do not."""
-        for text in ("", TASK_ID[:-1], TASK_ID + "0", TASK_ID.upper(), TASK_ID + "\n", TASK_ID[:-1] + "g", TASK_ID[:-1] + "٣"):
+        for text in (
+            "",
+            TASK_ID[:-1],
+            TASK_ID + "0",
+            TASK_ID.upper(),
+            TASK_ID + "\n",
+            TASK_ID[:-1] + "g",
+            TASK_ID[:-1] + "٣",
+        ):
             self.assertFalse(is_task_id(text), repr(text))
 
 
@@ -57,7 +97,9 @@ class Shards(SynchronousTestCase):
         self.assertIn(shard_of(equipment_id, shards), range(shards))
 
     def test_fixed(self) -> None:
-        """The shard is crc32 (of "123456789" 0xCBF43926) by the number of shards: it never changes, since queues are named by it."""
+        """The shard is crc32 (of "123456789" 0xCBF43926) by the number of shards: it never changes,
+        since queues are named by it.
+        """
         self.assertEqual(shard_of("123456789", 1), 0)
         self.assertEqual(shard_of("123456789", 8), 0xCBF43926 % 8)
         self.assertEqual(shard_of("123456789", 16), 0xCBF43926 % 16)

@@ -1,4 +1,6 @@
-"""What is built for others: the sdist builds the wheel, and the wheel holds the package and twistd's plugin, and nothing else."""
+"""What is built for others: the sdist builds the wheel, and the wheel holds the package and
+twistd's plugin, and nothing else.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ from rtprov import __version__
 ROOT = Path(__file__).resolve().parent.parent
 PLUGIN = "twisted/plugins/rtprov_plugin.py"
 # What never belongs to the project's files, wherever it lies about.
-LITTER = ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "_trial_temp*", "venv", "state")
+LITTER = ignore_patterns(
+    ".*", "__pycache__", "*.egg-info", "build", "dist", "_trial_temp*", "venv", "state"
+)
 SECRETS = (
     "certs/stub.key",
     "certs/ca.pem",
@@ -29,19 +33,29 @@ SECRETS = (
     "docs/stub.pem",
     "state/broker.sqlite3",
 )
-BUILD = "import sys, setuptools.build_meta as meta; print(getattr(meta, 'build_' + sys.argv[1])(sys.argv[2]))"
+BUILD = (
+    "import sys, setuptools.build_meta as meta; print(getattr(meta, 'build_' +"
+    " sys.argv[1])(sys.argv[2]))"
+)
 
 
 def require_setuptools() -> None:
-    """Raise `SkipTest` where no wheel can be built: setuptools does that alone from 70.1 on, and before that with the package wheel."""
+    """Raise `SkipTest` where no wheel can be built: setuptools does that alone from 70.1 on, and
+    before that with the package wheel.
+    """
     if importlib.util.find_spec("setuptools") is None:
         raise SkipTest("setuptools is not installed")
-    if importlib.util.find_spec("setuptools.command.bdist_wheel") is None and importlib.util.find_spec("wheel") is None:
+    if (
+        importlib.util.find_spec("setuptools.command.bdist_wheel") is None
+        and importlib.util.find_spec("wheel") is None
+    ):
         raise SkipTest("setuptools 70.1 or later is not installed, nor is wheel")
 
 
 def build(kind: str, source: Path, target: Path) -> Path:
-    """Build a wheel or an sdist, as pip has it done (PEP 517), with the setuptools that is installed."""
+    """Build a wheel or an sdist, as pip has it done (PEP 517), with the setuptools that is
+    installed.
+    """
     arguments = [sys.executable, "-c", BUILD, kind, str(target)]
     done = subprocess.run(arguments, cwd=source, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -61,15 +75,23 @@ class Packaging(SynchronousTestCase):
             (self.source / name).write_bytes(b"secret")
 
     def sources(self, package: str) -> set[str]:
-        return {str(path.relative_to(self.source)) for path in (self.source / package).rglob("*.py")}
+        return {
+            str(path.relative_to(self.source)) for path in (self.source / package).rglob("*.py")
+        }
 
     def test_built(self) -> None:
-        """The sdist has all sources, tests and documents, the wheel made from it the package with its types, and the plugin; no keys."""
+        """The sdist has all sources, tests and documents, the wheel made from it the package with
+        its types, and the plugin; no keys.
+        """
         sdist = build("sdist", self.source, self.folder)
         with tarfile.open(sdist) as archive:
             inside = {name.partition("/")[2] for name in archive.getnames()}
             archive.extractall(self.folder, filter="data")
-        wanted = self.sources("rtprov") | self.sources("tests") | {PLUGIN, "rtprov/py.typed", "setup.py", "pyproject.toml", "LICENSE"}
+        wanted = (
+            self.sources("rtprov")
+            | self.sources("tests")
+            | {PLUGIN, "rtprov/py.typed", "setup.py", "pyproject.toml", "LICENSE"}
+        )
         self.assertEqual(wanted - inside, set())
         self.assertEqual(inside & set(SECRETS), set())
 
@@ -78,7 +100,8 @@ class Packaging(SynchronousTestCase):
             metadata = f"rtprov-{__version__}.dist-info"
             inside = {name for name in archive.namelist() if not name.startswith(f"{metadata}/")}
             fields = Parser().parsestr(archive.read(f"{metadata}/METADATA").decode())
-        # Neither twisted/__init__.py nor twisted/plugins/__init__.py, which would replace Twisted's own.
+        # Neither twisted/__init__.py nor twisted/plugins/__init__.py, which would replace Twisted's
+        # own.
         self.assertEqual(inside, self.sources("rtprov") | {PLUGIN, "rtprov/py.typed"})
         self.assertEqual((fields["Name"], fields["Version"]), ("rtprov", __version__))
         self.assertEqual(wheel.name, f"rtprov-{__version__}-py3-none-any.whl")

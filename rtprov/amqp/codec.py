@@ -1,9 +1,10 @@
-"""Methods and content headers, as bytes and back (AMQP 0-9-1 §4.2.5 and §4.2.6). Whatever the peer sent, only `AmqpError` is raised.
+"""Methods and content headers, as bytes and back (AMQP 0-9-1 §4.2.5 and §4.2.6). Whatever the peer
+sent, only `AmqpError` is raised.
 
-Types and codec are pamqp's, but for what comes with every message. A publisher's messages go to the same few places, with the same few
-properties: what was coded lately is remembered, byte for byte, so decoded publishes and properties are shared and must not be changed.
-Deliveries and acknowledgements differ in their tags alone: they are coded by hand.
-"""
+Types and codec are pamqp's, but for what comes with every message. A publisher's messages go to the
+same few places, with the same few properties: what was coded lately is remembered, byte for byte,
+so decoded publishes and properties are shared and must not be changed. Deliveries and
+acknowledgements differ in their tags alone: they are coded by hand."""
 
 from __future__ import annotations
 
@@ -22,18 +23,35 @@ from rtprov.errors import AmqpError
 
 SHORT_STRING = 255  # bytes
 REMEMBERED = 1024  # publishes, sets of properties, and short strings, each way
-REMEMBERED_BYTES = 256  # nothing longer is remembered of what is received; short strings bound what is sent
+# nothing longer is remembered of what is received; short strings bound what is sent
+REMEMBERED_BYTES = 256
 
-# What pamqp raises for bytes that are not what they should be; never MemoryError, which says nothing about the peer.
-UNPARSABLE = (ArithmeticError, LookupError, OSError, RecursionError, TypeError, ValueError, struct.error, PAMQPException, AmqpError)
+# What pamqp raises for bytes that are not what they should be; never MemoryError, which says
+# nothing about the peer.
+UNPARSABLE = (
+    ArithmeticError,
+    LookupError,
+    OSError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    struct.error,
+    PAMQPException,
+    AmqpError,
+)
 
-_content_header = struct.Struct(">HHQ")  # class, weight and the body's size; then come flags and properties
+# class, weight and the body's size; then come flags and properties
+_content_header = struct.Struct(">HHQ")
 _property_flags = struct.Struct(">H")
 _tag_and_bit = struct.Struct(">qB")  # signed, as pamqp has it
 
 _METHODS: dict[int, type[base.Frame]] = INDEX_MAPPING
-_WITH_TABLES = {method for method in _METHODS.values() if "table" in map(method.amqp_type, method.attributes())}
-_PUBLISH, _DELIVER, _ACK = (method.index.to_bytes(4, "big") for method in (Basic.Publish, Basic.Deliver, Basic.Ack))
+_WITH_TABLES = {
+    method for method in _METHODS.values() if "table" in map(method.amqp_type, method.attributes())
+}
+_PUBLISH, _DELIVER, _ACK = (
+    method.index.to_bytes(4, "big") for method in (Basic.Publish, Basic.Deliver, Basic.Ack)
+)
 _HEADERS = Basic.Properties.flags["headers"] >> 8  # in the first byte of the flags
 
 
@@ -41,7 +59,9 @@ _HEADERS = Basic.Properties.flags["headers"] >> 8  # in the first byte of the fl
 
 
 def decode_method(payload: bytes) -> base.Frame:
-    """Decode a method. Raises `AmqpError`: 540 for a method we do not know, 502 for arguments that do not parse."""
+    """Decode a method. Raises `AmqpError`: 540 for a method we do not know, 502 for arguments that
+    do not parse.
+    """
     decoder = _DECODERS.get(payload[:4])
     return _decode_any(payload) if decoder is None else decoder(payload)
 
@@ -53,7 +73,9 @@ def _decode_any(payload: bytes) -> base.Frame:
     class_id, method_id = index >> 16, index & 0xFFFF
     method_class = _METHODS.get(index)
     if method_class is None:
-        raise AmqpError(540, f"NOT_IMPLEMENTED - unknown method {class_id}.{method_id}", class_id, method_id)
+        raise AmqpError(
+            540, f"NOT_IMPLEMENTED - unknown method {class_id}.{method_id}", class_id, method_id
+        )
     try:
         arguments = payload[4:]
         if method_class in _WITH_TABLES:
@@ -61,7 +83,9 @@ def _decode_any(payload: bytes) -> base.Frame:
         method: base.Frame = method_class()
         method.unmarshal(arguments)
     except UNPARSABLE as error:
-        raise AmqpError(502, f"SYNTAX_ERROR - {method_class.name}: arguments do not parse", class_id, method_id) from error
+        raise AmqpError(
+            502, f"SYNTAX_ERROR - {method_class.name}: arguments do not parse", class_id, method_id
+        ) from error
     return method
 
 
@@ -69,7 +93,9 @@ _decode_known_publish = lru_cache(REMEMBERED)(_decode_any)
 
 
 def _decode_publish(payload: bytes) -> base.Frame:
-    return _decode_known_publish(payload) if len(payload) <= REMEMBERED_BYTES else _decode_any(payload)
+    return (
+        _decode_known_publish(payload) if len(payload) <= REMEMBERED_BYTES else _decode_any(payload)
+    )
 
 
 def _decode_deliver(payload: bytes) -> base.Frame:
@@ -130,7 +156,15 @@ def _encode_known_publish(*arguments: Any) -> bytes:
 
 def _encode_deliver(method: Basic.Deliver) -> bytes:
     tag = _tag_and_bit.pack(method.delivery_tag, method.redelivered)
-    return b"".join((_DELIVER, _short_string(method.consumer_tag), tag, _short_string(method.exchange), _short_string(method.routing_key)))
+    return b"".join(
+        (
+            _DELIVER,
+            _short_string(method.consumer_tag),
+            tag,
+            _short_string(method.exchange),
+            _short_string(method.routing_key),
+        )
+    )
 
 
 def _encode_ack(method: Basic.Ack) -> bytes:
@@ -166,7 +200,11 @@ def decode_header(payload: bytes) -> Header:
         class_id, _, body_size = _content_header.unpack_from(payload)
         properties = payload[_content_header.size :]
         known = len(properties) <= REMEMBERED_BYTES and not properties[0] & _HEADERS
-        return Header(class_id, body_size, _decode_known_properties(properties) if known else _decode_properties(properties))
+        return Header(
+            class_id,
+            body_size,
+            _decode_known_properties(properties) if known else _decode_properties(properties),
+        )
     except UNPARSABLE as error:
         raise AmqpError(502, "SYNTAX_ERROR - content header does not parse") from error
 
@@ -189,7 +227,11 @@ def encode_header(properties: Basic.Properties, body_size: int) -> bytes:
     """Raises ValueError or TypeError as `encode_payload` does."""
     try:
         known = _is_common(properties)
-        encoded = _encode_known_properties(*_property_values(properties)) if known else properties.marshal()
+        encoded = (
+            _encode_known_properties(*_property_values(properties))
+            if known
+            else properties.marshal()
+        )
     except (struct.error, OverflowError) as error:
         raise ValueError(f"{properties.name}: {error}") from error
     return _content_header.pack(Basic.frame_id, 0, body_size) + encoded
@@ -198,7 +240,10 @@ def encode_header(properties: Basic.Properties, body_size: int) -> bytes:
 def _is_common(properties: Basic.Properties) -> bool:
     """Whether other messages may well have the same properties."""
     return (
-        properties.correlation_id is None and properties.message_id is None and properties.timestamp is None and properties.headers is None
+        properties.correlation_id is None
+        and properties.message_id is None
+        and properties.timestamp is None
+        and properties.headers is None
     )
 
 
@@ -206,5 +251,6 @@ def _is_common(properties: Basic.Properties) -> bool:
 def _encode_known_properties(*values: Any) -> bytes:
     properties = Basic.Properties()
     for name, value in zip(Basic.Properties.attributes(), values, strict=True):
-        setattr(properties, name, value)  # its constructor would refuse some values that may be passed on
+        # its constructor would refuse some values that may be passed on
+        setattr(properties, name, value)
     return properties.marshal()

@@ -1,8 +1,8 @@
 """A look at received field tables (AMQP 0-9-1 §4.2.5.5) before pamqp decodes them.
 
-pamqp trusts lengths: a damaged array keeps its version 3 busy for ever, and many or deeply nested fields cost it time that grows with their
-square. One pass over the bytes, without copying, finds both; what passes here pamqp decodes in bounded time.
-"""
+pamqp trusts lengths: a damaged array keeps its version 3 busy for ever, and many or deeply nested
+fields cost it time that grows with their square. One pass over the bytes, without copying, finds
+both; what passes here pamqp decodes in bounded time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,21 @@ from pamqp import base
 MAX_FIELDS = 2048  # in one method or header, nested ones included
 MAX_DEPTH = 16
 
-_SIZES = {b"t": 1, b"b": 1, b"B": 1, b"s": 2, b"u": 2, b"I": 4, b"i": 4, b"l": 8, b"L": 8, b"f": 4, b"d": 8, b"D": 5, b"T": 8}
+_SIZES = {
+    b"t": 1,
+    b"b": 1,
+    b"B": 1,
+    b"s": 2,
+    b"u": 2,
+    b"I": 4,
+    b"i": 4,
+    b"l": 8,
+    b"L": 8,
+    b"f": 4,
+    b"d": 8,
+    b"D": 5,
+    b"T": 8,
+}
 _SIZES |= {b"V": 0, b"\0": 0}
 _FIXED = {"octet": 1, "short": 2, "long": 4, "longlong": 8, "timestamp": 8}
 _PROPERTY_FLAGS = struct.Struct(">H")
@@ -22,7 +36,9 @@ _HEADERS, _BEFORE_HEADERS, _CONTINUED = 0x2000, (0x8000, 0x4000), 0x0001
 
 
 def check_method(command: type[base.Frame], arguments: bytes) -> None:
-    """Look at a method's arguments. Raises ValueError where a table or string is damaged or too large."""
+    """Look at a method's arguments. Raises ValueError where a table or string is damaged or too
+    large.
+    """
     checker, offset, in_bits = _Checker(arguments), 0, 0
     for name in command.attributes():
         kind = command.amqp_type(name)
@@ -35,7 +51,8 @@ def check_method(command: type[base.Frame], arguments: bytes) -> None:
 
 
 def check_properties(payload: bytes) -> int:
-    """Look at a content header's flags and properties; return how many fields there are in its header table, nested ones included.
+    """Look at a content header's flags and properties; return how many fields there are in its
+    header table, nested ones included.
 
     Raises ValueError where its flags or its header table are damaged or too large.
     """
@@ -53,7 +70,9 @@ def check_properties(payload: bytes) -> int:
 
 
 def table_fields(table: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """The fields of a table that was found good: the name of each, and name, type and value as they are written."""
+    """The fields of a table that was found good: the name of each, and name, type and value as they
+    are written.
+    """
     checker, offset = _Checker(table), 4
     while offset < len(table):
         value_at = checker.skip("shortstr", offset)

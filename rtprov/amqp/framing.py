@@ -1,8 +1,8 @@
 """AMQP 0-9-1 frames (§2.3 and §4.2 of the specification), for both ends of a connection; no I/O.
 
-Use a `FrameParser` to cut received bytes into frames, an `Assembler` for each channel to join method, header and body frames to a
-`Command`, and `encode_method` or `encode_content` for the way out. Whatever the peer sent, only `AmqpError` is raised.
-"""
+Use a `FrameParser` to cut received bytes into frames, an `Assembler` for each channel to join
+method, header and body frames to a `Command`, and `encode_method` or `encode_content` for the way
+out. Whatever the peer sent, only `AmqpError` is raised."""
 
 from __future__ import annotations
 
@@ -16,21 +16,30 @@ from rtprov.amqp.codec import Header, decode_header, decode_method, encode_paylo
 from rtprov.errors import AmqpError
 
 PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
-METHOD, CONTENT_HEADER, BODY, HEARTBEAT_KIND = amqp.FRAME_METHOD, amqp.FRAME_HEADER, amqp.FRAME_BODY, amqp.FRAME_HEARTBEAT
+METHOD, CONTENT_HEADER, BODY, HEARTBEAT_KIND = (
+    amqp.FRAME_METHOD,
+    amqp.FRAME_HEADER,
+    amqp.FRAME_BODY,
+    amqp.FRAME_HEARTBEAT,
+)
 HEARTBEAT = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 DEFAULT_FRAME_MAX = 131072  # RabbitMQ's; also stands in for 0, "no limit"
 FRAME_MIN_SIZE = amqp.FRAME_MIN_SIZE
 FRAME_OVERHEAD = 8  # 7 bytes of header, 1 of end
 
 # What the method frames begin with that end a connection (§1.4.2.6).
-CLOSES = {commands.Connection.Close.index.to_bytes(4, "big"), commands.Connection.CloseOk.index.to_bytes(4, "big")}
+CLOSES = {
+    commands.Connection.Close.index.to_bytes(4, "big"),
+    commands.Connection.CloseOk.index.to_bytes(4, "big"),
+}
 
 _frame_header = struct.Struct(">BHI")
 _KINDS = (METHOD, CONTENT_HEADER, BODY, HEARTBEAT_KIND)
 _FRAME_END = bytes([amqp.FRAME_END])
 
 
-@attrs.define  # not frozen: that costs three times as long, and there are four of these to a message
+# not frozen: that costs three times as long, and there are four of these to a message
+@attrs.define
 class Frame:
     """`kind` is `METHOD`, `CONTENT_HEADER`, `BODY` or `HEARTBEAT_KIND` (§4.2.3)."""
 
@@ -43,8 +52,8 @@ class Frame:
 class Command:
     """One method with, where it carries content, all of its content.
 
-    `header` is the content header's payload as it was received, so that a broker can pass properties on without understanding them.
-    """
+    `header` is the content header's payload as it was received, so that a broker can pass
+    properties on without understanding them."""
 
     channel: int
     method: base.Frame
@@ -66,8 +75,8 @@ class FrameParser:
     def feed(self, data: bytes) -> list[Frame]:
         """Return the frames that `data` completes, in order; keep the unfinished rest.
 
-        Raises `AmqpError` 501 on a frame that is too large, of unknown kind, or does not end in 0xCE. Nothing can be fed after that.
-        """
+        Raises `AmqpError` 501 on a frame that is too large, of unknown kind, or does not end in
+        0xCE. Nothing can be fed after that."""
         if self._rest:
             data = self._rest + data
         frames = []
@@ -75,7 +84,11 @@ class FrameParser:
         while end - start >= FRAME_OVERHEAD:
             kind, channel, size = _frame_header.unpack_from(data, start)
             if size + FRAME_OVERHEAD > self.frame_max:
-                raise AmqpError(501, f"FRAME_ERROR - frame of {size + FRAME_OVERHEAD} bytes, at most {self.frame_max} were agreed")
+                raise AmqpError(
+                    501,
+                    f"FRAME_ERROR - frame of {size + FRAME_OVERHEAD} bytes, at most"
+                    f" {self.frame_max} were agreed",
+                )
             stop = start + 7 + size
             if stop >= end:
                 break
@@ -108,8 +121,8 @@ class Assembler:
     def feed(self, frame: Frame) -> Command | None:
         """Return the command that `frame` completes, or None while more is to come.
 
-        Raises `AmqpError` 505 on a frame out of order, 501 on more body than was announced or allowed, 502 and 540 as the decoders do.
-        """
+        Raises `AmqpError` 505 on a frame out of order, 501 on more body than was announced or
+        allowed, 502 and 540 as the decoders do."""
         if frame.kind == METHOD:
             return self._on_method(frame.payload)
         if frame.kind == CONTENT_HEADER:
@@ -118,7 +131,9 @@ class Assembler:
 
     def _on_method(self, payload: bytes) -> Command | None:
         if self._method is not None:
-            raise AmqpError(505, f"UNEXPECTED_FRAME - method frame within the content of {self._method.name}")
+            raise AmqpError(
+                505, f"UNEXPECTED_FRAME - method frame within the content of {self._method.name}"
+            )
         method = decode_method(payload)
         if not _carries_content(method):
             return Command(self._channel, method)
@@ -132,7 +147,11 @@ class Assembler:
         if header.class_id != self._method.frame_id and header.class_id != commands.Basic.frame_id:
             raise AmqpError(505, f"UNEXPECTED_FRAME - content header of class {header.class_id}")
         if header.body_size > self._max_body_bytes:
-            raise AmqpError(501, f"FRAME_ERROR - body of {header.body_size} bytes, at most {self._max_body_bytes} are taken")
+            raise AmqpError(
+                501,
+                f"FRAME_ERROR - body of {header.body_size} bytes, at most {self._max_body_bytes}"
+                " are taken",
+            )
         self._header, self._header_payload, self._missing = header, payload, header.body_size
         if not header.body_size:
             return self._finish(b"")
@@ -163,7 +182,12 @@ class Assembler:
         return command
 
 
-WITH_CONTENT = (commands.Basic.Publish, commands.Basic.Return, commands.Basic.Deliver, commands.Basic.GetOk)
+WITH_CONTENT = (
+    commands.Basic.Publish,
+    commands.Basic.Return,
+    commands.Basic.Deliver,
+    commands.Basic.GetOk,
+)
 
 
 def _carries_content(method: base.Frame) -> bool:
@@ -176,12 +200,20 @@ def encode_method(channel: int, method: base.Frame) -> bytes:
     return _frame_header.pack(METHOD, channel, len(payload)) + payload + _FRAME_END
 
 
-def encode_content(channel: int, method: base.Frame, header: bytes, body: bytes, frame_max: int) -> bytes:
-    """Method, content header and body frames in one piece: nothing of a message is sent unless all of it could be encoded.
+def encode_content(
+    channel: int, method: base.Frame, header: bytes, body: bytes, frame_max: int
+) -> bytes:
+    """Method, content header and body frames in one piece: nothing of a message is sent unless all
+    of it could be encoded.
 
-    `header` comes from `encode_header` or a received `Command`. Raises ValueError or TypeError as `encode_method` does.
-    """
-    frames = [encode_method(channel, method), _frame_header.pack(CONTENT_HEADER, channel, len(header)), header, _FRAME_END]
+    `header` comes from `encode_header` or a received `Command`. Raises ValueError or TypeError as
+    `encode_method` does."""
+    frames = [
+        encode_method(channel, method),
+        _frame_header.pack(CONTENT_HEADER, channel, len(header)),
+        header,
+        _FRAME_END,
+    ]
     step = (frame_max or DEFAULT_FRAME_MAX) - FRAME_OVERHEAD
     for start in range(0, len(body), step):
         chunk = body if len(body) <= step else body[start : start + step]

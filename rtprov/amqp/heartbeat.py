@@ -10,13 +10,16 @@ if TYPE_CHECKING:
 
 
 class Heartbeat:
-    """Remembers when a byte last came and went, and looks at it twice each interval; a byte costs no timer.
+    """Remembers when a byte last came and went, and looks at it twice each interval; a byte costs
+    no timer.
 
-    The protocol sets `received_at` and `sent_at`. `beat` is called to send a heartbeat, `dead` once nothing has been received for two
-    intervals. (Not a `LoopingCall`: making one imports the global reactor.)
-    """
+    The protocol sets `received_at` and `sent_at`. `beat` is called to send a heartbeat, `dead` once
+    nothing has been received for two intervals. (Not a `LoopingCall`: making one imports the global
+    reactor.)"""
 
-    def __init__(self, *, clock: IReactorTime, beat: Callable[[], None], dead: Callable[[], None]) -> None:
+    def __init__(
+        self, *, clock: IReactorTime, beat: Callable[[], None], dead: Callable[[], None]
+    ) -> None:
         self._clock = clock
         self._beat = beat
         self._dead = dead

@@ -1,8 +1,9 @@
-"""A content header (AMQP 0-9-1 §4.2.6.1) changed here and there; all else stays as it came, byte for byte.
+"""A content header (AMQP 0-9-1 §4.2.6.1) changed here and there; all else stays as it came, byte
+for byte.
 
-`split` it, change its parts, `join` them. Nothing is decoded that is passed on: a client may have written what pamqp would write in
-another way, or not at all. What goes in here has been decoded before, so it is well formed.
-"""
+`split` it, change its parts, `join` them. Nothing is decoded that is passed on: a client may have
+written what pamqp would write in another way, or not at all. What goes in here has been decoded
+before, so it is well formed."""
 
 from __future__ import annotations
 
@@ -16,12 +17,15 @@ from rtprov.amqp.fields import MAX_FIELDS, check_properties, table_fields
 from rtprov.amqp.framing import DEFAULT_FRAME_MAX, FRAME_OVERHEAD
 
 EMPTY_TABLE = bytes(4)
-MAX_BYTES = DEFAULT_FRAME_MAX - FRAME_OVERHEAD - 64  # a header is one frame, and a number may be added as it is handed out
-# From clients: with what the broker adds, x-death above all, a header is still one that every client can read.
+# a header is one frame, and a number may be added as it is handed out
+MAX_BYTES = DEFAULT_FRAME_MAX - FRAME_OVERHEAD - 64
+# From clients: with what the broker adds, x-death above all, a header is still one that every
+# client can read.
 ACCEPTED_BYTES = MAX_BYTES - 4096
 ACCEPTED_FIELDS = MAX_FIELDS // 2
 
-_start = struct.Struct(">HHQH")  # class, weight, the body's size, a flag for each property that is there
+# class, weight, the body's size, a flag for each property that is there
+_start = struct.Struct(">HHQH")
 _FLAGS_AT = _start.size - 2
 _length = struct.Struct(">I")
 _signed = struct.Struct(">q")
@@ -33,7 +37,10 @@ _SIZES: dict[str, Callable[[bytes, int], int]] = {
     "timestamp": lambda header, at: 8,
 }
 # Each property's name, flag, and how to tell its size, in their order.
-_PROPERTIES = [(name, flag, _SIZES[Basic.Properties.amqp_type(name)]) for name, flag in Basic.Properties.flags.items()]
+_PROPERTIES = [
+    (name, flag, _SIZES[Basic.Properties.amqp_type(name)])
+    for name, flag in Basic.Properties.flags.items()
+]
 
 
 def split(header: bytes) -> dict[str, bytes]:
@@ -67,10 +74,14 @@ def join(parts: Mapping[str, bytes], body_size: int) -> bytes:
 
 
 def with_headers(table: bytes, headers: Mapping[str, bytes]) -> bytes:
-    """A table with these headers, type and value of each encoded, in place of those of the same names."""
+    """A table with these headers, type and value of each encoded, in place of those of the same
+    names.
+    """
     names = {name.encode() for name in headers}
     kept = b"".join(field for name, field in table_fields(table) if name not in names)
-    return sized(kept + b"".join(encode.short_string(name) + value for name, value in headers.items()))
+    return sized(
+        kept + b"".join(encode.short_string(name) + value for name, value in headers.items())
+    )
 
 
 def sized(content: bytes) -> bytes:

@@ -1,4 +1,6 @@
-"""Messages as the broker holds them. Properties are passed on byte for byte unless the broker has to add a header."""
+"""Messages as the broker holds them. Properties are passed on byte for byte unless the broker has
+to add a header.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from rtprov.broker.content_header import MAX_BYTES, join, number, split, with_he
 MAX_EXPIRATION_MS = 10 * 365 * 86400 * 1000  # RabbitMQ's
 _INTEGER = re.compile(r"[+-]?[0-9]{1,20}")
 
-_FLAGS_AT = 12  # in a content header: class, weight, the body's size, then a bit for each property that is there
+# in a content header: class, weight, the body's size, then a bit for each property that is there
+_FLAGS_AT = 12
 _CONTENT_TYPE, _CONTENT_ENCODING, _HEADERS = 0x8000, 0x4000, 0x2000
 _flags, _length = struct.Struct(">H"), struct.Struct(">I")
 
@@ -41,11 +44,11 @@ class Message:
         return self.properties.delivery_mode == 2
 
     def with_number(self, name: str, value: int) -> bytes:
-        """The content header's payload with one more header, a signed 64-bit number as RabbitMQ's own are.
+        """The content header's payload with one more header, a signed 64-bit number as RabbitMQ's
+        own are.
 
-        It is spliced in (AMQP 0-9-1 §4.2.6.1): nothing else is looked at, or changed. `split` and `join` would take five times as long, and
-        each delivery of a stream takes this.
-        """
+        It is spliced in (AMQP 0-9-1 §4.2.6.1): nothing else is looked at, or changed. `split` and
+        `join` would take five times as long, and each delivery of a stream takes this."""
         headers = self.properties.headers
         if headers and name in headers:
             parts = split(self.header)
@@ -59,14 +62,25 @@ class Message:
             if flags & flag:
                 table_at += 1 + header[table_at]
         if not flags & _HEADERS:
-            start = header[:_FLAGS_AT] + _flags.pack(flags | _HEADERS) + header[_FLAGS_AT + 2 : table_at]
+            start = (
+                header[:_FLAGS_AT]
+                + _flags.pack(flags | _HEADERS)
+                + header[_FLAGS_AT + 2 : table_at]
+            )
             return start + _length.pack(len(field)) + field + header[table_at:]
         (length,) = _length.unpack_from(header, table_at)
         end = table_at + 4 + length
-        return header[:table_at] + _length.pack(length + len(field)) + header[table_at + 4 : end] + field + header[end:]
+        return (
+            header[:table_at]
+            + _length.pack(length + len(field))
+            + header[table_at + 4 : end]
+            + field
+            + header[end:]
+        )
 
     def with_parts(self, parts: Mapping[str, bytes]) -> Message:
-        """The same message with these properties instead, as `rtprov.broker.content_header` has them.
+        """The same message with these properties instead, as `rtprov.broker.content_header` has
+        them.
 
         Raises ValueError where they have no room in a frame, or `AmqpError` as a decoder does.
         """
@@ -78,10 +92,11 @@ class Message:
 
 @attrs.define(eq=False)
 class Entry:
-    """A message in one queue. `position` orders the queue and is the entry's id in storage; `expires_at` is in seconds since the epoch.
+    """A message in one queue. `position` orders the queue and is the entry's id in storage;
+    `expires_at` is in seconds since the epoch.
 
-    `deliveries` counts how often it was handed out and came back; `stored` tells that the storage has it too.
-    """
+    `deliveries` counts how often it was handed out and came back; `stored` tells that the storage
+    has it too."""
 
     position: int
     message: Message
@@ -92,7 +107,8 @@ class Entry:
 
 
 def expiration_s(properties: Basic.Properties) -> float | None:
-    """The per-message expiration (milliseconds as text, with or without a sign) in seconds, or None.
+    """The per-message expiration (milliseconds as text, with or without a sign) in seconds, or
+    None.
 
     Raises ValueError if it is there and is no number, or not one from 0 to ten years.
     """

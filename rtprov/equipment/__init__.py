@@ -1,1 +1,3 @@
-"""Service A: the client that calls it, the stub that stands in for it, and what the body of an order may hold."""
+"""Service A: the client that calls it, the stub that stands in for it, and what the body of an
+order may hold.
+"""

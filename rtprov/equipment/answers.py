@@ -1,4 +1,6 @@
-"""What each kind of answer of A means, and how one is read: within limits, since an answer that breaks them is none of A's contract."""
+"""What each kind of answer of A means, and how one is read: within limits, since an answer that
+breaks them is none of A's contract.
+"""
 
 from __future__ import annotations
 
@@ -30,12 +32,16 @@ MAX_BODY_BYTES = 65536
 MAX_HEAD_BYTES = 65536
 MAX_LINE_BYTES = 16384  # Twisted's client reads no longer ones
 MAX_INTERIM_ANSWERS = 20
-TOO_LARGE = f"the head of A's answer has more than {MAX_HEAD_BYTES} bytes, or a line of more than {MAX_LINE_BYTES}"
+TOO_LARGE = (
+    f"the head of A's answer has more than {MAX_HEAD_BYTES} bytes, or a line of more than"
+    f" {MAX_LINE_BYTES}"
+)
 OUTAGE_STATUSES = frozenset({502, 503, 504})
 
 
 class NotAnAnswer(RtprovError):
-    """What came from A is not HTTP, or too much of it. The message is the reason for the task's failure.
+    """What came from A is not HTTP, or too much of it. The message is the reason for the task's
+    failure.
 
     `status` is what A's answer began with, where that much could be read.
     """
@@ -57,7 +63,8 @@ _FINAL_STATES = {200: State.COMPLETED, 404: State.NOT_FOUND, 500: State.FAILED}
 
 
 def interpret(status: int, body: bytes) -> tuple[State, str]:
-    """The final state that A's answer means, and why. An answer that is not A's contract is a failure.
+    """The final state that A's answer means, and why. An answer that is not A's contract is a
+    failure.
 
     A byte order mark is passed over, as RFC 8259 §8.1 allows.
     """
@@ -71,7 +78,9 @@ def interpret(status: int, body: bytes) -> tuple[State, str]:
 
 
 def retry_after_s(value: str | None, now: float) -> float | None:
-    """The pause that a ``Retry-After`` field asks for (RFC 9110 §10.2.3: seconds or a date), or None where it says nothing sensible."""
+    """The pause that a ``Retry-After`` field asks for (RFC 9110 §10.2.3: seconds or a date), or
+    None where it says nothing sensible.
+    """
     if value is None:
         return None
     if value.isascii() and value.isdigit():
@@ -84,7 +93,8 @@ def retry_after_s(value: str | None, now: float) -> float | None:
 
 
 def answered_at(response: IResponse, now: float) -> float:
-    """When A sent the answer by its own clock (RFC 9110 §6.6.1), in seconds since the epoch; `now` if it does not say.
+    """When A sent the answer by its own clock (RFC 9110 §6.6.1), in seconds since the epoch; `now`
+    if it does not say.
 
     A date in ``Retry-After`` is by A's clock, too: ours may differ from it, or may have been set.
     """
@@ -112,11 +122,11 @@ def reasons_of(error: BaseException) -> list[BaseException]:
 
 
 def objection(error: BaseException) -> NotAnAnswer | None:
-    """What is wrong with what A has answered; None if it has not, or its connection was lost on the way.
+    """What is wrong with what A has answered; None if it has not, or its connection was lost on the
+    way.
 
-    Twisted's parser raises all sorts of errors (ValueError, KeyError) for what is not HTTP, so all count as that but for those that tell
-    of a connection.
-    """
+    Twisted's parser raises all sorts of errors (ValueError, KeyError) for what is not HTTP, so all
+    count as that but for those that tell of a connection."""
     if isinstance(error, NotAnAnswer) or not isinstance(error, ResponseFailed):
         return error if isinstance(error, NotAnAnswer) else None
     reason = reasons_of(error)[0]  # a second one tells only of what is missing
@@ -129,7 +139,9 @@ _LOST = (ConnectionClosed, SSL.Error, OSError)
 
 
 def summary(reasons: list[BaseException]) -> str:
-    """One line for log and journal: the reasons in words, or by class and message; they speak of connections, never of bodies."""
+    """One line for log and journal: the reasons in words, or by class and message; they speak of
+    connections, never of bodies.
+    """
     return "; ".join(dict.fromkeys(_in_words(reason) for reason in reasons))
 
 
@@ -143,11 +155,12 @@ def _in_words(reason: BaseException) -> str:
 
 
 class HeadLimit(ProtocolWrapper):
-    """Stands between a connection to A and Twisted's HTTP client, and ends the connection when an answer's head is too large.
+    """Stands between a connection to A and Twisted's HTTP client, and ends the connection when an
+    answer's head is too large.
 
-    The client's own parser keeps any number of fields and reads interim answers (1xx) for ever. At a line that is too long it closes
-    the connection without a word, which would look like an outage. `NotAnAnswer` is the reason that it is given instead.
-    """
+    The client's own parser keeps any number of fields and reads interim answers (1xx) for ever. At
+    a line that is too long it closes the connection without a word, which would look like an
+    outage. `NotAnAnswer` is the reason that it is given instead."""
 
     transport: ITCPTransport
     _in_head = False
@@ -179,7 +192,9 @@ class HeadLimit(ProtocolWrapper):
             self.wrappedProtocol.dataReceived(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        cast("Any", super()).connectionLost(reason if self._refusal is None else Failure(self._refusal))
+        cast("Any", super()).connectionLost(
+            reason if self._refusal is None else Failure(self._refusal)
+        )
 
     def _follow(self, data: bytes) -> str | None:
         """Follow the head to its end, which may lie within `data`; return what is wrong with it."""
@@ -199,7 +214,11 @@ class HeadLimit(ProtocolWrapper):
                     return f"A sent more than {MAX_INTERIM_ANSWERS} interim answers (1xx)"
             self._lines += 1
         self._line = rest
-        return TOO_LARGE if len(rest) > MAX_LINE_BYTES or self._head_bytes + len(rest) > MAX_HEAD_BYTES else None
+        return (
+            TOO_LARGE
+            if len(rest) > MAX_LINE_BYTES or self._head_bytes + len(rest) > MAX_HEAD_BYTES
+            else None
+        )
 
 
 def _status_in(line: bytes) -> int | None:
@@ -211,10 +230,11 @@ def _status_in(line: bytes) -> int | None:
 
 
 async def read_unless_outage(response: IResponse) -> bytes:
-    """The answer's body, or nothing if it is too large and a gateway's: its page says nothing to us.
+    """The answer's body, or nothing if it is too large and a gateway's: its page says nothing to
+    us.
 
-    Raises `NotAnAnswer`, or what tells of a connection that was lost. Cancelling closes the connection.
-    """
+    Raises `NotAnAnswer`, or what tells of a connection that was lost. Cancelling closes the
+    connection."""
     try:
         return await _read(response)
     except NotAnAnswer:

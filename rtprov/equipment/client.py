@@ -1,8 +1,8 @@
-"""Service A as a client sees it: one HTTPS call a task, and what each way in which it can end means.
+"""Service A as a client sees it: one HTTPS call a task, and what each way in which it can end
+means.
 
-`HttpEquipment` implements `rtprov.interfaces.Equipment`. It makes one attempt; whoever calls it decides about another. What kind of an
-answer means what stands in `rtprov.equipment.answers`.
-"""
+`HttpEquipment` implements `rtprov.interfaces.Equipment`. It makes one attempt; whoever calls it
+decides about another. What kind of an answer means what stands in `rtprov.equipment.answers`."""
 
 from __future__ import annotations
 
@@ -44,16 +44,18 @@ if TYPE_CHECKING:
     from twisted.web.client import URI
     from twisted.web.iweb import IAgent
 
-_HTTP11ClientFactory.noisy = False  # or each connection to A costs two lines of log; there is no public way to say so
+# or each connection to A costs two lines of log; there is no public way to say so
+_HTTP11ClientFactory.noisy = False
 
 MIN_WAIT_S = 60
 ANSWER_GRACE_S = 30
 SHORTAGE_TOLD_EVERY_S = 60.0
-# A proxy before A closes idle connections after seconds (nginx 75, node 5, some 1), perhaps just when an order is written:
-# that order would count as an outage. Under load a connection is taken again at once.
+# A proxy before A closes idle connections after seconds (nginx 75, node 5, some 1), perhaps just
+# when an order is written: that order would count as an outage. Under load a connection is taken
+# again at once.
 IDLE_TO_A_S = 0.5
-# The parser of URLs that treq uses refuses IPv6 literals and underscores, so A's real host stands in the Host field alone. The agent
-# leads to A whatever the URL.
+# The parser of URLs that treq uses refuses IPv6 literals and underscores, so A's real host stands
+# in the Host field alone. The agent leads to A whatever the URL.
 ANY_HOST = "service-a"
 
 
@@ -70,7 +72,9 @@ class HttpEquipment:
 
     _log = Logger()
 
-    def __init__(self, *, agent: IAgent, base_url: str, clock: IReactorTime, wall_clock: Callable[[], float]) -> None:
+    def __init__(
+        self, *, agent: IAgent, base_url: str, clock: IReactorTime, wall_clock: Callable[[], float]
+    ) -> None:
         self._client = HTTPClient(agent)
         parts = urlsplit(base_url.rstrip("/"))
         self._host = parts.netloc
@@ -114,18 +118,30 @@ class HttpEquipment:
             self._log.info("A can be reached again")
 
     def _note_miss(self, device: str, reasons: list[BaseException]) -> None:
-        """Say why A, the service, cannot be reached: once for each reason, not for each task, and not for one device alone."""
+        """Say why A, the service, cannot be reached: once for each reason, not for each task, and
+        not for one device alone.
+        """
         connected = any(isinstance(reason, (ConnectionDone, ConnectionLost)) for reason in reasons)
         reason = summary(reasons)
-        if self._reachability.missed(device, reason, connected=connected, now=self._clock.seconds()):
-            self._log.warn("A cannot be reached: {reason}; its tasks are tried again until their patience is over", reason=reason)
+        if self._reachability.missed(
+            device, reason, connected=connected, now=self._clock.seconds()
+        ):
+            self._log.warn(
+                "A cannot be reached: {reason}; its tasks are tried again until their patience is"
+                " over",
+                reason=reason,
+            )
 
     def _note_shortage(self, error: OutOfResources) -> None:
         """Say once a minute what this machine has run out of."""
         now = self._clock.seconds()
         if self._shortage_told_at is None or now - self._shortage_told_at >= SHORTAGE_TOLD_EVERY_S:
             self._shortage_told_at = now
-            self._log.warn("calls to A wait for resources of this machine, which counts against no task: {error}", error=error)
+            self._log.warn(
+                "calls to A wait for resources of this machine, which counts against no task:"
+                " {error}",
+                error=error,
+            )
 
     async def _call(self, task: Task, body: BytesBody) -> tuple[State, str]:
         try:
@@ -146,7 +162,9 @@ class HttpEquipment:
             return self._failed(task.equipment_id, error)
         self._note_answer()
         if response.code in OUTAGE_STATUSES:
-            pause_s = retry_after_s(header(response, b"retry-after"), answered_at(response, self._wall_clock()))
+            pause_s = retry_after_s(
+                header(response, b"retry-after"), answered_at(response, self._wall_clock())
+            )
             raise EquipmentUnreachable(f"A answered HTTP {response.code}", pause_s)
         return interpret(response.code, answer)
 
@@ -161,7 +179,8 @@ class HttpEquipment:
         )
 
     def _failed(self, device: str, error: Exception) -> tuple[State, str]:
-        """What a call that ended in an error means: refused, reset, unknown host, failed TLS, closed without an answer have no common base.
+        """What a call that ended in an error means: refused, reset, unknown host, failed TLS,
+        closed without an answer have no common base.
 
         Raises `EquipmentUnreachable` for all of those.
         """
@@ -199,8 +218,11 @@ class BytesBody:
     def stopProducing(self) -> None: ...
 
 
-def equipment_agent(endpoint: IStreamClientEndpoint, *, concurrency: int, clock: IReactorTime) -> IAgent:
-    """An agent whose every request goes to `endpoint`, over as many persistent connections as there are calls at once.
+def equipment_agent(
+    endpoint: IStreamClientEndpoint, *, concurrency: int, clock: IReactorTime
+) -> IAgent:
+    """An agent whose every request goes to `endpoint`, over as many persistent connections as there
+    are calls at once.
 
     A POST is never repeated behind our back, and answers' heads are limited.
     """
@@ -225,4 +247,6 @@ class _Limited:
         limited: WrappingFactory[HeadLimit] = WrappingFactory(protocolFactory)
         limited.protocol = HeadLimit
         limited.noisy = False
-        return self._endpoint.connect(limited).addCallback(lambda protocol: cast("HeadLimit", protocol).wrappedProtocol)
+        return self._endpoint.connect(limited).addCallback(
+            lambda protocol: cast("HeadLimit", protocol).wrappedProtocol
+        )

@@ -1,9 +1,8 @@
 """The body of a request: what may stand in it, and what is said of one that breaks the rules.
 
-The schema is msgspec's; it does the checks here and can give an API document. What msgspec cannot see, a key that is given twice, is found
-before: the standard library reads the text, and each object is kept as its list of pairs. Messages name the place, never a value nor an
-unknown key.
-"""
+The schema is msgspec's; it does the checks here and can give an API document. What msgspec cannot
+see, a key that is given twice, is found before: the standard library reads the text, and each
+object is kept as its list of pairs. Messages name the place, never a value nor an unknown key."""
 
 from __future__ import annotations
 
@@ -18,7 +17,9 @@ from msgspec import UNSET, Meta, UnsetType
 from rtprov.errors import InvalidBody
 
 MAX_BODY_BYTES = 65536
-MAX_DEPTH = 100  # RFC 8259 §9 leaves it to us; a number of ours is the same on every Python and however deep the caller's stack
+# RFC 8259 §9 leaves it to us; a number of ours is the same on every Python and however deep the
+# caller's stack
+MAX_DEPTH = 100
 
 
 class Parameters(msgspec.Struct):
@@ -30,7 +31,8 @@ class Parameters(msgspec.Struct):
     interfaces: list[Annotated[int, Meta(ge=0)]] | UnsetType = UNSET
 
 
-# What `_gather` and `_check_items` look after, said in JSON Schema: at least one key, and a single one in each of several objects.
+# What `_gather` and `_check_items` look after, said in JSON Schema: at least one key, and a single
+# one in each of several objects.
 _SHAPE = {
     "minProperties": 1,
     "minItems": 1,
@@ -76,7 +78,9 @@ def parse_request(body: bytes) -> ProvisioningRequest:
     for key in ("timeoutInSeconds", "parameters"):
         if key not in top:
             raise InvalidBody(f"{key}: required")
-    request = _convert({"timeoutInSeconds": top["timeoutInSeconds"], "parameters": _known(top["parameters"])})
+    request = _convert(
+        {"timeoutInSeconds": top["timeoutInSeconds"], "parameters": _known(top["parameters"])}
+    )
     return ProvisioningRequest(request.timeout_s)
 
 
@@ -85,13 +89,16 @@ def parse_request(body: bytes) -> ProvisioningRequest:
 
 @attrs.define(eq=False)
 class _Object:
-    """A JSON object as its pairs, in order, duplicates included. (No list: msgspec would take it for one.)"""
+    """A JSON object as its pairs, in order, duplicates included. (No list: msgspec would take it
+    for one.)
+    """
 
     pairs: list[tuple[str, Any]]
 
 
 class _Huge(int):
-    """An integer of 20 characters or more, cut to its first 19: enough for any rule. Its digits tell it from others of its size.
+    """An integer of 20 characters or more, cut to its first 19: enough for any rule. Its digits
+    tell it from others of its size.
 
     Python refuses to read integers of more than 4,300 digits, and takes its time over long ones.
     """
@@ -111,7 +118,9 @@ def _refuse_constant(_: str) -> NoReturn:
     raise InvalidBody("the body is not JSON: NaN and Infinity are no numbers")
 
 
-_decoder = json.JSONDecoder(object_pairs_hook=_Object, parse_int=_integer, parse_constant=_refuse_constant)
+_decoder = json.JSONDecoder(
+    object_pairs_hook=_Object, parse_int=_integer, parse_constant=_refuse_constant
+)
 
 
 def _decode(body: bytes) -> Any:
@@ -128,10 +137,13 @@ def _decode(body: bytes) -> Any:
     try:
         return _decoder.decode(text)
     except json.JSONDecodeError as error:
-        raise InvalidBody(f"the body is not JSON: line {error.lineno}, column {error.colno}") from None
+        raise InvalidBody(
+            f"the body is not JSON: line {error.lineno}, column {error.colno}"
+        ) from None
 
 
-# A bracket, or a whole string, whose brackets do not count. The closing quote is optional: a match never fails, so it never backtracks.
+# A bracket, or a whole string, whose brackets do not count. The closing quote is optional: a match
+# never fails, so it never backtracks.
 _BRACKETS = re.compile(r'[\[{\]}]|"(?:[^"\\]+|\\.)*"?', re.DOTALL)
 
 
@@ -153,7 +165,9 @@ def _deeper_than(limit: int, text: str) -> bool:
 
 
 def _gather(item: _Object, place: str, seen: dict[str, Any]) -> None:
-    """Add an object's pairs to those `seen` before. Raises `InvalidBody` where a key comes again with a different value."""
+    """Add an object's pairs to those `seen` before. Raises `InvalidBody` where a key comes again
+    with a different value.
+    """
     for key, value in item.pairs:
         if key in seen and _canonical(seen[key]) != _canonical(value):
             if key in _NAMEABLE:
@@ -163,16 +177,22 @@ def _gather(item: _Object, place: str, seen: dict[str, Any]) -> None:
 
 
 def _canonical(value: Any) -> object:
-    """Equal for what is the same JSON, whatever the order of an object's keys; 1, 1.0 and true are not the same."""
+    """Equal for what is the same JSON, whatever the order of an object's keys; 1, 1.0 and true are
+    not the same.
+    """
     if isinstance(value, _Object):
-        return _Object, [(key, _canonical(item)) for key, item in sorted(value.pairs, key=lambda pair: pair[0])]
+        return _Object, [
+            (key, _canonical(item)) for key, item in sorted(value.pairs, key=lambda pair: pair[0])
+        ]
     if isinstance(value, list):
         return list, [_canonical(item) for item in value]
     return type(value), value.digits if isinstance(value, _Huge) else value
 
 
 def _known(parameters: Any) -> dict[str, Any] | list[dict[str, Any]]:
-    """The checked keys of ``parameters``, in the form they came in. Raises `InvalidBody` where that is none of the three forms."""
+    """The checked keys of ``parameters``, in the form they came in. Raises `InvalidBody` where that
+    is none of the three forms.
+    """
     seen: dict[str, Any] = {}
     known: dict[str, Any] | list[dict[str, Any]]
     if isinstance(parameters, _Object):
@@ -195,7 +215,9 @@ def _check_items(items: list[Any]) -> None:
     single = len(items) > 1
     for index, item in enumerate(items):
         if not isinstance(item, _Object) or (single and len({key for key, _ in item.pairs}) != 1):
-            raise InvalidBody(f"parameters[{index}]: expected an object{' with a single key' if single else ''}")
+            raise InvalidBody(
+                f"parameters[{index}]: expected an object{' with a single key' if single else ''}"
+            )
 
 
 def _only_known(item: _Object) -> dict[str, Any]:

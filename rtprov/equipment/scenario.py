@@ -32,7 +32,9 @@ Answer = Literal[200, 404, 500, 503, "hang", "drop", "garbage"]
 
 @attrs.frozen
 class Rule:
-    """What A does for a serial that `match` matches as a whole. Times in seconds; `times` None is always."""
+    """What A does for a serial that `match` matches as a whole. Times in seconds; `times` None is
+    always.
+    """
 
     match: re.Pattern[str]
     answer: Answer
@@ -67,7 +69,8 @@ def load_scenario(text: str) -> tuple[Rule, ...]:
     """Parse a scenario. Raises `ConfigurationError` that names the rule, from 1, and the key."""
     try:
         document = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # TOMLDecodeError is one; an integer of thousands of digits gives another
+    # TOMLDecodeError is one; an integer of thousands of digits gives another
+    except (ValueError, RecursionError) as error:
         raise ConfigurationError(f"not TOML: {error}") from None
     try:
         scenario = msgspec.convert(document, _Scenario)
@@ -83,7 +86,9 @@ def _rule(number: int, table: Any) -> Rule:
     except msgspec.ValidationError as error:
         raise ConfigurationError(f"rule {number}: {_explain(str(error))}") from None
     except (re.error, OverflowError, RecursionError) as error:
-        raise ConfigurationError(f"rule {number}: match: not a regular expression: {error}") from None
+        raise ConfigurationError(
+            f"rule {number}: match: not a regular expression: {error}"
+        ) from None
     return Rule(match, rule.answer, rule.delay, rule.retry_after, rule.times)
 
 

@@ -1,4 +1,5 @@
-"""Service A, as far as rtprov needs one to try things out: it takes its time, and misbehaves on demand.
+"""Service A, as far as rtprov needs one to try things out: it takes its time, and misbehaves on
+demand.
 
 The real A belongs to somebody else; this is the only one that the project ships.
 """
@@ -32,16 +33,18 @@ MAX_COUNTED_SERIALS = 100_000
 
 
 class Stub:
-    """A's only resource. `delay_s` is how long it takes over a well-formed request; `rules` come before the built-in ones.
+    """A's only resource. `delay_s` is how long it takes over a well-formed request; `rules` come
+    before the built-in ones.
 
-    With `honour_timeout`, a request whose ``timeoutInSeconds`` is shorter than the delay ends in 500 after that many seconds. `calls`
-    counts the well-formed requests.
-    """
+    With `honour_timeout`, a request whose ``timeoutInSeconds`` is shorter than the delay ends in
+    500 after that many seconds. `calls` counts the well-formed requests."""
 
     app = Klein()
     _log = Logger()
 
-    def __init__(self, *, clock: IReactorTime, delay_s: float, honour_timeout: bool, rules: Sequence[Rule]) -> None:
+    def __init__(
+        self, *, clock: IReactorTime, delay_s: float, honour_timeout: bool, rules: Sequence[Rule]
+    ) -> None:
         self._clock = clock
         self._delay_s = delay_s
         self._honour_timeout = honour_timeout
@@ -79,7 +82,9 @@ class Stub:
     def _rule_for(self, serial: str) -> Rule | None:
         """The first rule that matches and is not used up for this serial."""
         for number, rule in enumerate(self._rules):
-            if rule.match.fullmatch(serial) and (rule.times is None or self._count(number, serial) <= rule.times):
+            if rule.match.fullmatch(serial) and (
+                rule.times is None or self._count(number, serial) <= rule.times
+            ):
                 return rule
         return None
 

@@ -1,4 +1,6 @@
-"""``/docs``: the OpenAPI document as a page that any browser shows, with no script and nothing from elsewhere."""
+"""``/docs``: the OpenAPI document as a page that any browser shows, with no script and nothing from
+elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,10 @@ from typing import Any
 
 from rtprov.frontend.openapi import document
 
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none';"
+    " frame-ancestors 'none'"
+)
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; background: #fff }
@@ -31,18 +36,24 @@ def page() -> bytes:
         for method in item
         if method != "parameters"
     )
-    schemas = "".join(_schema(name, schema) for name, schema in described["components"]["schemas"].items())
+    schemas = "".join(
+        _schema(name, schema) for name, schema in described["components"]["schemas"].items()
+    )
     info = described["info"]
     return (
-        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta name="viewport"'
+        ' content="width=device-width">'
         f"<title>{escape(info['title'])}</title><style>{_STYLE}</style></head><body>"
-        f"<h1>{escape(info['title'])} {escape(info['version'])}</h1><p>{escape(info['description'])}</p>"
+        f"<h1>{escape(info['title'])}"
+        f" {escape(info['version'])}</h1><p>{escape(info['description'])}</p>"
         '<p>The same for programs: <a href="/openapi.json">/openapi.json</a></p>'
         f"{operations}<h2>What the JSON holds</h2>{schemas}</body></html>"
     ).encode()
 
 
-def _operation(method: str, path: str, operation: dict[str, Any], shared: list[dict[str, Any]]) -> str:
+def _operation(
+    method: str, path: str, operation: dict[str, Any], shared: list[dict[str, Any]]
+) -> str:
     parameters = [*shared, *operation.get("parameters", [])]
     rows = "".join(
         f"<tr><td><code>{escape(each['name'])}</code><td>{each['in']}<td>{escape(each['description'])}"
@@ -51,13 +62,17 @@ def _operation(method: str, path: str, operation: dict[str, Any], shared: list[d
     )
     body = ""
     for content in operation.get("requestBody", {}).get("content", {}).values():
-        body = f"<h3>Body</h3><p>{_name(content['schema'])}, for example</p><pre>{escape(json.dumps(content['example']))}</pre>"
+        body = (
+            f"<h3>Body</h3><p>{_name(content['schema'])}, for"
+            f" example</p><pre>{escape(json.dumps(content['example']))}</pre>"
+        )
     answers = "".join(
         f"<tr><td>{status}<td>{escape(response['description'])}<td>{_schemas_of(response)}"
         for status, response in sorted(operation["responses"].items())
     )
     return (
-        f'<h2 id="{escape(operation["operationId"])}"><b>{method.upper()}</b> <code>{escape(path)}</code></h2>'
+        f'<h2 id="{escape(operation["operationId"])}"><b>{method.upper()}</b>'
+        f" <code>{escape(path)}</code></h2>"
         f"<p>{escape(operation['summary'])}</p>"
         + (f"<h3>Parameters</h3><table>{rows}</table>" if rows else "")
         + f"{body}<h3>Answers</h3><table>{answers}</table>"
@@ -74,5 +89,9 @@ def _name(schema: dict[str, Any]) -> str:
 
 
 def _schema(name: str, schema: dict[str, Any]) -> str:
-    text = escape(json.dumps({key: schema[key] for key in schema if key not in ("title", "description")}, indent=1))
+    text = escape(
+        json.dumps(
+            {key: schema[key] for key in schema if key not in ("title", "description")}, indent=1
+        )
+    )
     return f'<h3 id="{escape(name)}">{escape(name)}</h3><p>{escape(schema.get("description", ""))}</p><pre>{text}</pre>'

@@ -1,4 +1,6 @@
-"""The final states that a front end has learned of. They never change, so remembering the latest spares the broker the polls that come."""
+"""The final states that a front end has learned of. They never change, so remembering the latest
+spares the broker the polls that come.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ class FinalStates:
 
     def __init__(self, seconds: Callable[[], float]) -> None:
         self._seconds = seconds
-        # The time beside a state is when it is forgotten: only the id of a key may be another task's later.
+        # The time beside a state is when it is forgotten: only the id of a key may be another
+        # task's later.
         self._remembered: OrderedDict[tuple[str, str], tuple[State, float | None]] = OrderedDict()
 
     def recall(self, task_id: str, equipment_id: str) -> State | None:

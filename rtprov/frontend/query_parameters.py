@@ -1,6 +1,5 @@
-"""The query parameters of requests that take some (RFC 3986 §3.4). What is not expected is refused, by its name: it may be a typing error
-that would change what the request means.
-"""
+"""The query parameters of requests that take some (RFC 3986 §3.4). What is not expected is refused,
+by its name: it may be a typing error that would change what the request means."""
 
 from __future__ import annotations
 
@@ -26,17 +25,22 @@ def arguments_of(target: bytes) -> dict[bytes, list[bytes]]:
     """
     arguments: dict[bytes, list[bytes]] = {}
     for part in target.partition(b"?")[2].split(b"&"):
-        name, _, value = (unquote_to_bytes(each) for each in part.replace(b"+", b" ").partition(b"="))
+        name, _, value = (
+            unquote_to_bytes(each) for each in part.replace(b"+", b" ").partition(b"=")
+        )
         if name or value:
             arguments.setdefault(name, []).append(value)
     return arguments
 
 
-def parameters(arguments: Mapping[bytes, Sequence[bytes]], expected: Mapping[str, str]) -> dict[str, str]:
-    """The values of a query's parameters, as `arguments_of` gives them; `expected` says for each name what it should be.
+def parameters(
+    arguments: Mapping[bytes, Sequence[bytes]], expected: Mapping[str, str]
+) -> dict[str, str]:
+    """The values of a query's parameters, as `arguments_of` gives them; `expected` says for each
+    name what it should be.
 
-    Raises `InvalidQuery` where one has another name, comes twice, has no value, or one that is not UTF-8.
-    """
+    Raises `InvalidQuery` where one has another name, comes twice, has no value, or one that is not
+    UTF-8."""
     values: dict[str, str] = {}
     for raw_name, raw_values in arguments.items():
         name = raw_name.decode("utf-8", "replace")
@@ -44,7 +48,10 @@ def parameters(arguments: Mapping[bytes, Sequence[bytes]], expected: Mapping[str
             continue  # nothing between two ampersands
         if name not in expected:
             taken = f"expected {' or '.join(expected)}" if expected else "this request takes none"
-            raise InvalidQuery(f"{_UNFIT.sub('?', name)[:MAX_SHOWN] or '(no name)'}: no such query parameter; {taken}")
+            raise InvalidQuery(
+                f"{_UNFIT.sub('?', name)[:MAX_SHOWN] or '(no name)'}: no such query parameter;"
+                f" {taken}"
+            )
         try:
             (values[name],) = (value.decode("utf-8") for value in raw_values)
         except ValueError:
@@ -75,7 +82,8 @@ def page(arguments: Mapping[bytes, Sequence[bytes]]) -> tuple[int, str | None]:
 
 
 def reason(arguments: Mapping[bytes, Sequence[bytes]]) -> str | None:
-    """Why something is done, for the audit line; None where that is not said. Raises `InvalidQuery`.
+    """Why something is done, for the audit line; None where that is not said. Raises
+    `InvalidQuery`.
 
     Characters that would break the line, or show nothing, are replaced by U+FFFD.
     """

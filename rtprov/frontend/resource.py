@@ -1,8 +1,9 @@
-"""Service B, the front end: takes a task, answers with a receipt, and tells a task's status and all about it.
+"""Service B, the front end: takes a task, answers with a receipt, and tells a task's status and all
+about it.
 
-A thin layer: the rules of a body are `rtprov.equipment.request`'s, the way to the broker is `rtprov.frontend.submission`', the state a `StatusSource`'s, the rest of
-what is known a `TaskDirectory`'s, the answers to failures `rtprov.http.responses`'s.
-"""
+A thin layer: the rules of a body are `rtprov.equipment.request`'s, the way to the broker is
+`rtprov.frontend.submission`', the state a `StatusSource`'s, the rest of what is known a
+`TaskDirectory`'s, the answers to failures `rtprov.http.responses`'s."""
 
 from __future__ import annotations
 
@@ -66,10 +67,10 @@ _ANY_TASK = "/api/v1/tasks/<string(minlength=0):task_id>"
 class Frontend:
     """B's resources.
 
-    `new_task_id` makes ids of 32 lower-case hexadecimal digits that nobody can guess; `wall_clock` gives seconds since the epoch;
-    `running_status` is the HTTP status of a task that still runs: 200, 202, or 204, which carries no body. `process_id` names this process
-    in what clients are told of the tasks that it accepted.
-    """
+    `new_task_id` makes ids of 32 lower-case hexadecimal digits that nobody can guess; `wall_clock`
+    gives seconds since the epoch; `running_status` is the HTTP status of a task that still runs:
+    200, 202, or 204, which carries no body. `process_id` names this process in what clients are
+    told of the tasks that it accepted."""
 
     app = Klein()
 
@@ -122,9 +123,13 @@ class Frontend:
         body = read_body(request)
         timeout_s = parse_request(body).timeout_s
         if key is None:
-            task_id = await self._orders.submit(equipment_id, timeout_s, body, caller_of(request).name)
+            task_id = await self._orders.submit(
+                equipment_id, timeout_s, body, caller_of(request).name
+            )
         else:
-            task_id = await self._orders.submit_once(equipment_id, timeout_s, body, key, caller_of(request).name)
+            task_id = await self._orders.submit_once(
+                equipment_id, timeout_s, body, key, caller_of(request).name
+            )
             self._finals.forget(task_id, equipment_id)
         location = f"/api/v1/equipment/cpe/{equipment_id}/task/{task_id}"
         return answer(request, 200, {"code": 200, "taskId": task_id}, {"Location": location})
@@ -132,10 +137,16 @@ class Frontend:
     @app.route(_TASK, methods=["GET"])
     async def _status(self, request: IRequest, equipment_id: str, task_id: str) -> bytes:
         _check_ids(equipment_id, task_id)
-        wait_s = preferred_wait_s(_fields(request, b"Prefer")) if request.requestHeaders.hasHeader(b"Prefer") else 0
+        wait_s = (
+            preferred_wait_s(_fields(request, b"Prefer"))
+            if request.requestHeaders.hasHeader(b"Prefer")
+            else 0
+        )
         began = self._clock.seconds()
         within_s = answered_within_s(wait_s) if wait_s else DEADLINE_S
-        state = self._finals.recall(task_id, equipment_id) or await self._ask(task_id, equipment_id, within_s)
+        state = self._finals.recall(task_id, equipment_id) or await self._ask(
+            task_id, equipment_id, within_s
+        )
         if wait_s and state is not None and not self._ends.full:
             request.setHeader(b"Preference-Applied", b"wait=%d" % wait_s)
             if state is State.RUNNING:
@@ -152,22 +163,32 @@ class Frontend:
             raise TaskCancelled
         raise TaskNotFound
 
-    async def _wait(self, task_id: str, equipment_id: str, wait_s: int, began: float) -> State | None:
-        """Wait for a running task to end, then ask once more. The `wait_s` seconds count from `began`, the clock's time."""
+    async def _wait(
+        self, task_id: str, equipment_id: str, wait_s: int, began: float
+    ) -> State | None:
+        """Wait for a running task to end, then ask once more. The `wait_s` seconds count from
+        `began`, the clock's time.
+        """
         left_s = began + waits_s(wait_s) - self._clock.seconds()
         state = await self._ends.wait(task_id, equipment_id, max(0.0, left_s))
         if state is not None:
             return self._finals.remember(task_id, equipment_id, state)
         try:
-            return await self._ask(task_id, equipment_id, began + answered_within_s(wait_s) - self._clock.seconds())
+            return await self._ask(
+                task_id, equipment_id, began + answered_within_s(wait_s) - self._clock.seconds()
+            )
         except _TooSlow:
-            return State.RUNNING  # the answer to this request's first question; there is no time for another
+            # the answer to this request's first question; there is no time for another
+            return State.RUNNING
 
     @app.route(_TASK, methods=["DELETE"])
     async def _cancel(self, request: IRequest, equipment_id: str, task_id: str) -> bytes:
         _check_ids(equipment_id, task_id)
-        await self._orders.cancel(task_id, equipment_id, caller_of(request), reason_of(_arguments(request)))
-        self._finals.remember(task_id, equipment_id, State.CANCELLED)  # a replica that lags behind may not know it yet
+        await self._orders.cancel(
+            task_id, equipment_id, caller_of(request), reason_of(_arguments(request))
+        )
+        # a replica that lags behind may not know it yet
+        self._finals.remember(task_id, equipment_id, State.CANCELLED)
         return answer(request, 200, envelope(200, "Cancelled"))
 
     @app.route(_ANY_TASK, methods=["GET"])
@@ -185,13 +206,20 @@ class Frontend:
         if not is_equipment_id(equipment_id):
             raise EquipmentMalformed
         limit, before = page_of(_arguments(request))
-        tasks = await self._within_deadline(self._directory.tasks_of(equipment_id, before, limit + 1))
+        tasks = await self._within_deadline(
+            self._directory.tasks_of(equipment_id, before, limit + 1)
+        )
         following = None
         if len(tasks) > limit:
             tasks = tasks[:limit]
             following = f"/api/v1/equipment/cpe/{equipment_id}/task?limit={limit}&before={tasks[-1].task_id}"
         headers = {} if following is None else {"Link": f'<{following}>; rel="next"'}
-        return answer(request, 200, TasksAnswer(200, [task_document(task) for task in tasks], following), headers)
+        return answer(
+            request,
+            200,
+            TasksAnswer(200, [task_document(task) for task in tasks], following),
+            headers,
+        )
 
     @app.route("/livez", methods=["GET"])
     def _live(self, request: IRequest) -> bytes:
@@ -216,19 +244,29 @@ class Frontend:
         except TimeoutError:
             raise NoReply("The worker did not tell of the task in time") from None
 
-    async def _ask(self, task_id: str, equipment_id: str, within_s: float = DEADLINE_S) -> State | None:
-        """Raises `_TooSlow` if there is no answer within `within_s` seconds, at most `DEADLINE_S`."""
+    async def _ask(
+        self, task_id: str, equipment_id: str, within_s: float = DEADLINE_S
+    ) -> State | None:
+        """Raises `_TooSlow` if there is no answer within `within_s` seconds, at most
+        `DEADLINE_S`.
+        """
         asked: Deferred[State | None] = self._statuses.status(task_id, equipment_id)
         try:
             state = await asked.addTimeout(min(DEADLINE_S, max(0.0, within_s)), self._clock)
         except TimeoutError:
             raise _TooSlow("The worker did not tell the task's status in time") from None
         if state is None or not state.final:
-            return self._finals.recall(task_id, equipment_id) or state  # another request may have learned of the end meanwhile
+            # another request may have learned of the end meanwhile
+            return self._finals.recall(task_id, equipment_id) or state
         return self._finals.remember(task_id, equipment_id, state)
 
     def _answer_running(self, request: IRequest) -> bytes:
-        body = answer(request, self._running_status, envelope(204, "Task is still running"), {"Retry-After": str(POLL_AGAIN_S)})
+        body = answer(
+            request,
+            self._running_status,
+            envelope(204, "Task is still running"),
+            {"Retry-After": str(POLL_AGAIN_S)},
+        )
         if self._running_status != 204:
             return body
         # RFC 9110 §15.3.5: a 204 has no content, so nothing that describes one either.

@@ -1,6 +1,6 @@
-"""The JSON that front end and clients exchange, beside a task's request body and the error envelope: what requests say in their head, and
-how a task is shown. `rtprov.frontend.openapi` describes the same types.
-"""
+"""The JSON that front end and clients exchange, beside a task's request body and the error
+envelope: what requests say in their head, and how a task is shown. `rtprov.frontend.openapi`
+describes the same types."""
 
 from __future__ import annotations
 
@@ -27,9 +27,8 @@ Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 class AttemptDocument(msgspec.Struct, rename="camel"):
     """One call to the equipment service. `error` tells why it did not get there.
 
-    `nextAttemptAt` is when the next call is due, told of the last one while that is to come; null also where a service in trouble keeps it
-    back.
-    """
+    `nextAttemptAt` is when the next call is due, told of the last one while that is to come; null
+    also where a service in trouble keeps it back."""
 
     number: int
     started_at: Time | None
@@ -41,9 +40,8 @@ class AttemptDocument(msgspec.Struct, rename="camel"):
 class WaitingDocument(msgspec.Struct, rename="camel"):
     """What keeps a task from being sent.
 
-    ``device``: an earlier task of it. ``service``: it is or was out of reach. ``concurrency``: there is no free slot. ``key``: the worker
-    has not the key that the task is sealed with.
-    """
+    ``device``: an earlier task of it. ``service``: it is or was out of reach. ``concurrency``:
+    there is no free slot. ``key``: the worker has not the key that the task is sealed with."""
 
     reason: Waiting
     tasks_ahead: int
@@ -52,9 +50,9 @@ class WaitingDocument(msgspec.Struct, rename="camel"):
 class TaskDocument(msgspec.Struct, rename="camel"):
     """A task. Times are UTC; those that are not known, or have not come yet, are null.
 
-    `phase` is null once the task has ended. `expectedFinishAt` is an estimate, null also while the equipment service is in trouble.
-    `caller` says whose POST made the task, `acceptedBy` which front end process accepted it. `campaign`, `retryOf` and `retriedAs` are
-    null in this version.
+    `phase` is null once the task has ended. `expectedFinishAt` is an estimate, null also while the
+    equipment service is in trouble. `caller` says whose POST made the task, `acceptedBy` which
+    front end process accepted it. `campaign`, `retryOf` and `retriedAs` are null in this version.
     """
 
     task_id: str
@@ -84,7 +82,9 @@ class Receipt(msgspec.Struct, rename="camel"):
 
 
 class Envelope(msgspec.Struct):
-    """What every error looks like, and every answer that has nothing more to say. `code` is the HTTP status, 204 while a task runs."""
+    """What every error looks like, and every answer that has nothing more to say. `code` is the
+    HTTP status, 204 while a task runs.
+    """
 
     code: int
     message: str
@@ -107,7 +107,9 @@ class TaskAnswer(msgspec.Struct):
 
 
 class TasksAnswer(msgspec.Struct):
-    """A page of a device's tasks, newest first. `next` is where the page behind it is; null where there is none."""
+    """A page of a device's tasks, newest first. `next` is where the page behind it is; null where
+    there is none.
+    """
 
     code: int
     tasks: list[TaskDocument]
@@ -116,7 +118,9 @@ class TasksAnswer(msgspec.Struct):
 
 def task_document(details: Details) -> TaskDocument:
     """A task as clients see it."""
-    waits_for = None if details.waits_for is None else WaitingDocument(details.waits_for, details.ahead)
+    waits_for = (
+        None if details.waits_for is None else WaitingDocument(details.waits_for, details.ahead)
+    )
     return TaskDocument(
         task_id=details.task_id,
         equipment_id=details.equipment_id,
@@ -136,33 +140,49 @@ def task_document(details: Details) -> TaskDocument:
 
 
 def _attempt(attempt: Attempt) -> AttemptDocument:
-    return AttemptDocument(attempt.number, _time(attempt.started_at), _time(attempt.ended_at), attempt.error, _time(attempt.retry_at))
+    return AttemptDocument(
+        attempt.number,
+        _time(attempt.started_at),
+        _time(attempt.ended_at),
+        attempt.error,
+        _time(attempt.retry_at),
+    )
 
 
 def _time(at: float | None) -> str | None:
     if at is None:
         return None
-    return datetime.fromtimestamp(at, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return (
+        datetime.fromtimestamp(at, timezone.utc)
+        .isoformat(timespec="milliseconds")
+        .replace("+00:00", "Z")
+    )
 
 
 _KEY = re.compile(f"[!-~]{{1,{MAX_KEY_LENGTH}}}")
 
 
 def idempotency_key(values: list[str]) -> str | None:
-    """The key that the ``Idempotency-Key`` fields give; None where there is none. Raises `InvalidHeader`."""
+    """The key that the ``Idempotency-Key`` fields give; None where there is none. Raises
+    `InvalidHeader`.
+    """
     if not values:
         return None
     if len(values) > 1 or not _KEY.fullmatch(values[0]):
-        raise InvalidHeader(f"Idempotency-Key: expected one value of 1 to {MAX_KEY_LENGTH} visible ASCII characters")
+        raise InvalidHeader(
+            f"Idempotency-Key: expected one value of 1 to {MAX_KEY_LENGTH} visible ASCII characters"
+        )
     return values[0]
 
 
-# A quoted string, whose closing quote is optional so that a match never fails, nor backtracks; a comma; or what is neither.
+# A quoted string, whose closing quote is optional so that a match never fails, nor backtracks; a
+# comma; or what is neither.
 _PIECES = re.compile(r'"(?:[^"\\]+|\\.)*"?|,|[^",]+', re.DOTALL)
 
 
 def preferred_wait_s(values: list[str]) -> int:
-    """How long a client would wait for an answer, by its ``Prefer`` fields (RFC 7240 §4.3), at most 60 s; 0 where it does not say.
+    """How long a client would wait for an answer, by its ``Prefer`` fields (RFC 7240 §4.3), at most
+    60 s; 0 where it does not say.
 
     Of a preference that comes twice the first counts (§2).
     """
@@ -181,10 +201,14 @@ def preferred_wait_s(values: list[str]) -> int:
 
 
 def answered_within_s(wait_s: int) -> float:
-    """Seconds within which to answer a client that waits for `wait_s`, which is an upper bound (RFC 7240 §4.3)."""
+    """Seconds within which to answer a client that waits for `wait_s`, which is an upper bound (RFC
+    7240 §4.3).
+    """
     return wait_s - min(ANSWER_EARLY_S, wait_s / 8)
 
 
 def waits_s(wait_s: int) -> float:
-    """Seconds after which such a client stops waiting for the task's end, and the worker is asked for the state."""
+    """Seconds after which such a client stops waiting for the task's end, and the worker is asked
+    for the state.
+    """
     return answered_within_s(wait_s) - min(LAST_QUESTION_S, wait_s / 8)

@@ -1,8 +1,9 @@
-"""What clients order, a task or its cancellation, where the journal's order decides what becomes of it.
+"""What clients order, a task or its cancellation, where the journal's order decides what becomes of
+it.
 
-The pattern is the same for both: put it into the journal, and once that is confirmed, ask a replica behind its barrier what the journal
-says. Whoever came first is seen there by everybody, whichever front end he came through and whatever crashed meanwhile. What is known
-before spares the publish.
+The pattern is the same for both: put it into the journal, and once that is confirmed, ask a replica
+behind its barrier what the journal says. Whoever came first is seen there by everybody, whichever
+front end he came through and whatever crashed meanwhile. What is known before spares the publish.
 """
 
 from __future__ import annotations
@@ -29,7 +30,14 @@ from rtprov.errors import (
     Undecided,
     Unroutable,
 )
-from rtprov.frontend.audit import ACCEPTED, PERHAPS_ACCEPTED, REPEATED, audited, note, note_cancellation
+from rtprov.frontend.audit import (
+    ACCEPTED,
+    PERHAPS_ACCEPTED,
+    REPEATED,
+    audited,
+    note,
+    note_cancellation,
+)
 from rtprov.model import Details, State, Task, keyed_task_id
 from rtprov.security.tokens import Role
 
@@ -48,7 +56,8 @@ DEADLINE_S = 4.5  # B answers within 5 s, whatever is broken behind it
 
 
 class Orders:
-    """Takes orders. `new_task_id` makes ids that nobody can guess; `wall_clock` gives seconds since the epoch.
+    """Takes orders. `new_task_id` makes ids that nobody can guess; `wall_clock` gives seconds since
+    the epoch.
 
     `process_id` names this process in the journal.
     """
@@ -71,29 +80,51 @@ class Orders:
         self._new_task_id = new_task_id
         self._wall_clock = wall_clock
         self._process_id = process_id
-        self._under_way: set[tuple[str, float]] = set()  # orders with a key: their tasks, and when they came
+        # orders with a key: their tasks, and when they came
+        self._under_way: set[tuple[str, float]] = set()
 
     async def submit(self, equipment_id: str, timeout_s: int, body: bytes, caller: str) -> str:
-        """Order a task for `caller`; its id, once the broker has confirmed it. Raises what `TaskSink.submit` fails with."""
+        """Order a task for `caller`; its id, once the broker has confirmed it. Raises what
+        `TaskSink.submit` fails with.
+        """
         origin = {"caller": caller, "accepted_by": self._process_id, "key": self._sealer.key_id}
-        task = Task(self._new_task_id(), equipment_id, timeout_s, self._wall_clock(), self._sealer.seal(body), **origin)
+        task = Task(
+            self._new_task_id(),
+            equipment_id,
+            timeout_s,
+            self._wall_clock(),
+            self._sealer.seal(body),
+            **origin,
+        )
         try:
-            await audited(self._tasks.submit(task), task, caller).addTimeout(DEADLINE_S, self._clock)
+            await audited(self._tasks.submit(task), task, caller).addTimeout(
+                DEADLINE_S, self._clock
+            )
         except TimeoutError:
             raise Unconfirmed("The broker did not confirm the task in time") from None
         return task.task_id
 
-    async def submit_once(self, equipment_id: str, timeout_s: int, body: bytes, key: str, caller: str) -> str:
+    async def submit_once(
+        self, equipment_id: str, timeout_s: int, body: bytes, key: str, caller: str
+    ) -> str:
         """The id of the one task of this device and key: ordered now, or before.
 
-        Raises `KeyReused` where that was ordered with another body, `KeyGone` where that cannot be told any more, `Undecided` where it was
-        sent and that could not be learned, and what `TaskDirectory` and `TaskSink` fail with where nothing was sent.
-        """
+        Raises `KeyReused` where that was ordered with another body, `KeyGone` where that cannot be
+        told any more, `Undecided` where it was sent and that could not be learned, and what
+        `TaskDirectory` and `TaskSink` fail with where nothing was sent."""
         task_id = keyed_task_id(equipment_id, key)
         fingerprint = self._sealer.fingerprint(task_id, body)
         origin = {"caller": caller, "accepted_by": self._process_id, "key": self._sealer.key_id}
         with self._moment(task_id) as now:
-            task = Task(task_id, equipment_id, timeout_s, now, self._sealer.seal(body), fingerprint, **origin)
+            task = Task(
+                task_id,
+                equipment_id,
+                timeout_s,
+                now,
+                self._sealer.seal(body),
+                fingerprint,
+                **origin,
+            )
             known = await self._submit_once(task, body, caller)
         if not self._is_ours(known, body):
             if known.key is not None and known.key not in self._sealer.key_ids:
@@ -102,16 +133,25 @@ class Orders:
         return task_id
 
     async def _submit_once(self, task: Task, body: bytes, caller: str) -> Details:
-        """What the journal says of the task, to which it adds this order if it is needed; with a line in the audit trail."""
+        """What the journal says of the task, to which it adds this order if it is needed; with a
+        line in the audit trail.
+        """
 
         def needed(known: Details | None) -> bool:
-            """A task that has not begun may have reached the journal alone, and one message too many does no harm."""
-            return known is None or (known.state is State.RUNNING and not known.attempt_count and self._is_ours(known, body))
+            """A task that has not begun may have reached the journal alone, and one message too
+            many does no harm.
+            """
+            return known is None or (
+                known.state is State.RUNNING
+                and not known.attempt_count
+                and self._is_ours(known, body)
+            )
 
         sent: list[Task] = []
 
         def submit(known: Details | None) -> Deferred[None]:
-            sent.append(task if known is None else evolve(task, fingerprint=known.fingerprint))  # a later key makes another one
+            # a later key makes another one
+            sent.append(task if known is None else evolve(task, fingerprint=known.fingerprint))
             return self._tasks.submit(sent[0])
 
         try:
@@ -129,13 +169,17 @@ class Orders:
         return fingerprint is not None and self._sealer.matches(fingerprint, known.task_id, body)
 
     def _is_first(self, task: Task, known: Details) -> bool:
-        """Whether the journal has this order before all others of its task. Earlier workers do not tell who accepted it."""
+        """Whether the journal has this order before all others of its task. Earlier workers do not
+        tell who accepted it.
+        """
         here = known.accepted_by in (self._process_id, None)
         return here and known.requested_at == task.accepted_at
 
     @contextmanager
     def _moment(self, task_id: str) -> Iterator[float]:
-        """The time of an order with a key: of those of one task that are under way at once, each has its own."""
+        """The time of an order with a key: of those of one task that are under way at once, each
+        has its own.
+        """
         now = self._wall_clock()
         while (task_id, now) in self._under_way:
             now = math.nextafter(now, math.inf)
@@ -145,14 +189,21 @@ class Orders:
         finally:
             self._under_way.remove((task_id, now))
 
-    async def cancel(self, task_id: str, equipment_id: str, caller: Caller, why: str | None) -> None:
-        """Call a task off, for `caller`, who says `why`; done where the journal has that before its first call to A.
+    async def cancel(
+        self, task_id: str, equipment_id: str, caller: Caller, why: str | None
+    ) -> None:
+        """Call a task off, for `caller`, who says `why`; done where the journal has that before its
+        first call to A.
 
-        Raises `TaskNotFound`, `NotYours`, `TooLate`, and otherwise as `submit_once`. An audit line says what came of it.
-        """
+        Raises `TaskNotFound`, `NotYours`, `TooLate`, and otherwise as `submit_once`. An audit line
+        says what came of it."""
 
         def may_be_cancelled(known: Details | None) -> bool:
-            if known is not None and caller.role < Role.OPERATE and known.caller not in (None, caller.name):
+            if (
+                known is not None
+                and caller.role < Role.OPERATE
+                and known.caller not in (None, caller.name)
+            ):
                 raise NotYours(str(caller.role))
             return known is not None and known.state is State.RUNNING and not known.attempt_count
 
@@ -179,8 +230,11 @@ class Orders:
             raise TooLate
         tell("cancelled")
 
-    async def _settle(self, task_id: str, equipment_id: str, needed: _Condition, publish: _Publish) -> Details:
-        """What the journal says of the task, once `publish` has been confirmed where that was needed.
+    async def _settle(
+        self, task_id: str, equipment_id: str, needed: _Condition, publish: _Publish
+    ) -> Details:
+        """What the journal says of the task, once `publish` has been confirmed where that was
+        needed.
 
         Raises `TaskNotFound`, `NoWorker`, `BrokerError`.
         """
@@ -190,7 +244,11 @@ class Orders:
         except (BrokerError, NoWorker, TimeoutError) as error:
             if settling.sent:
                 raise Undecided from None
-            raise NoReply("The worker did not tell of the task in time") if isinstance(error, TimeoutError) else error from None
+            raise (
+                NoReply("The worker did not tell of the task in time")
+                if isinstance(error, TimeoutError)
+                else error
+            ) from None
 
 
 class _Settling:
@@ -204,7 +262,9 @@ class _Settling:
         needed: _Condition,
         publish: _Publish,
     ) -> None:
-        self._ask: Callable[[bool], Deferred[Details | None]] = lambda barrier: directory.details(task_id, equipment_id, barrier=barrier)
+        self._ask: Callable[[bool], Deferred[Details | None]] = lambda barrier: directory.details(
+            task_id, equipment_id, barrier=barrier
+        )
         self._needed = needed
         self._publish = publish
         self.sent = False

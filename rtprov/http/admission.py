@@ -1,8 +1,8 @@
 """Who may come in, and who it is: one `Admission` before all routes of the front end.
 
-A client is known by its bearer token's name, else by the common name of its certificate, else by its address; `Caller.name` says which of
-these it is. By this name requests are counted, and accepted tasks told of in the log.
-"""
+A client is known by its bearer token's name, else by the common name of its certificate, else by
+its address; `Caller.name` says which of these it is. By this name requests are counted, and
+accepted tasks told of in the log."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ import attrs
 from cryptography.x509.oid import NameOID
 from twisted.internet.interfaces import ISSLTransport
 
-from rtprov.errors import CredentialsExpired, CredentialsMalformed, CredentialsMissing, CredentialsUnknown, Forbidden, RtprovError
+from rtprov.errors import (
+    CredentialsExpired,
+    CredentialsMalformed,
+    CredentialsMissing,
+    CredentialsUnknown,
+    Forbidden,
+    RtprovError,
+)
 from rtprov.security.limits import Rate, network_of
 from rtprov.security.tokens import Role, Token, find_token
 
@@ -35,7 +42,9 @@ SAFE_METHODS = (b"GET", b"HEAD", b"OPTIONS")  # RFC 9110 §9.2.1
 
 @attrs.frozen
 class Caller:
-    """Who sends a request: ``token:NAME``, ``certificate:COMMON NAME`` or ``address:ADDRESS``; and what it may do."""
+    """Who sends a request: ``token:NAME``, ``certificate:COMMON NAME`` or ``address:ADDRESS``; and
+    what it may do.
+    """
 
     name: str
     role: Role = Role.OPERATE
@@ -53,7 +62,9 @@ class Caller:
 
 def caller_at(transport: ITransport) -> Caller:
     """Who is at the other end of a connection, as far as that tells."""
-    certificate: Any = transport.getPeerCertificate() if ISSLTransport.providedBy(transport) else None
+    certificate: Any = (
+        transport.getPeerCertificate() if ISSLTransport.providedBy(transport) else None
+    )
     name = None if certificate is None else _common_name(certificate)
     if name is not None:
         return Caller(f"{_CERTIFICATE}{_printable(name)}")
@@ -61,7 +72,8 @@ def caller_at(transport: ITransport) -> Caller:
 
 
 def _common_name(certificate: X509) -> str | bytes | None:
-    """The certificate's common name; None unless it has exactly one, of 1 to 64 characters (X.520), that can be read.
+    """The certificate's common name; None unless it has exactly one, of 1 to 64 characters (X.520),
+    that can be read.
 
     A name that had to be chosen among several, or cut, could be that of another client.
     """
@@ -69,7 +81,9 @@ def _common_name(certificate: X509) -> str | bytes | None:
         names = certificate.to_cryptography().subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     except ValueError:
         return None
-    return names[0].value if len(names) == 1 and 0 < len(names[0].value) <= MAX_COMMON_NAME else None
+    return (
+        names[0].value if len(names) == 1 and 0 < len(names[0].value) <= MAX_COMMON_NAME else None
+    )
 
 
 def _printable(text: str | bytes) -> str:
@@ -81,11 +95,11 @@ def _printable(text: str | bytes) -> str:
 class Admission:
     """Judges each request by its head, before anything of its body is kept.
 
-    With `tokens`, a request must have one of them (an empty list lets nobody in), and has its role. With `certificates`, clients have shown
-    a certificate; they have the role ``order``, or the one that `roles` has for its common name. Where neither is asked, everybody has
-    ``operate``. With `rate`, each client is kept to it; those who are not let in count by where they come from. `now` gives seconds of a
-    clock that never goes back, `wall_clock` seconds since the epoch.
-    """
+    With `tokens`, a request must have one of them (an empty list lets nobody in), and has its role.
+    With `certificates`, clients have shown a certificate; they have the role ``order``, or the one
+    that `roles` has for its common name. Where neither is asked, everybody has ``operate``. With
+    `rate`, each client is kept to it; those who are not let in count by where they come from. `now`
+    gives seconds of a clock that never goes back, `wall_clock` seconds since the epoch."""
 
     def __init__(
         self,
@@ -105,7 +119,9 @@ class Admission:
         self._rate = rate
 
     def admit(self, headers: Headers, caller: Caller) -> Caller:
-        """Who sends this request on `caller`'s connection. Raises one of `rtprov.errors`' where it is not let in."""
+        """Who sends this request on `caller`'s connection. Raises one of `rtprov.errors`' where it
+        is not let in.
+        """
         refusal: RtprovError | None = None
         if self.tokens is not None:
             try:

@@ -1,7 +1,7 @@
 """The rules for the head of every request, on any path (RFC 9110 and RFC 9112).
 
-Each check raises the error that the request is refused for. `rtprov.http.request` decides when the refusal is sent.
-"""
+Each check raises the error that the request is refused for. `rtprov.http.request` decides when the
+refusal is sent."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ MAX_PORT = 65535
 # RFC 3986 §3.2.2: a registered name, to which IPv4 addresses belong too, or an address in brackets.
 _REGISTERED_NAME = rb"(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*"
 _FUTURE = rb"[vV][0-9A-Fa-f]+\.[A-Za-z0-9._~!$&'()*+,;=:-]+"
-_HOST = re.compile(rb"(?:\[(?:([0-9A-Fa-f:.]+)|%s)\]|(%s))(?::0*([0-9]*))?" % (_FUTURE, _REGISTERED_NAME))
+_HOST = re.compile(
+    rb"(?:\[(?:([0-9A-Fa-f:.]+)|%s)\]|(%s))(?::0*([0-9]*))?" % (_FUTURE, _REGISTERED_NAME)
+)
 
 
 def is_host(value: bytes, *, may_be_empty: bool) -> bool:
@@ -45,10 +47,11 @@ def _is_ipv6(address: bytes) -> bool:
 
 
 def check_message(headers: Headers, version: bytes) -> None:
-    """Check that host and length of the request are clear. `version` is ``HTTP/1.1`` or ``HTTP/1.0``.
+    """Check that host and length of the request are clear. `version` is ``HTTP/1.1`` or
+    ``HTTP/1.0``.
 
-    Raises `MalformedRequest`. The connection must be closed then: it is not certain where the next request begins.
-    """
+    Raises `MalformedRequest`. The connection must be closed then: it is not certain where the next
+    request begins."""
     hosts = headers.getRawHeaders(b"Host", [])
     if len(hosts) > 1:
         raise MalformedRequest("Host: expected one field, not several")
@@ -60,16 +63,17 @@ def check_message(headers: Headers, version: bytes) -> None:
     codings = headers.getRawHeaders(b"Transfer-Encoding", [])
     if codings and version != b"HTTP/1.1":  # RFC 9112 §6.1
         raise MalformedRequest("Transfer-Encoding: not expected in an HTTP/1.0 request")
-    if any(coding.lower() != b"chunked" for coding in codings):  # Twisted accepts identity, RFC 9112 does not
+    # Twisted accepts identity, RFC 9112 does not
+    if any(coding.lower() != b"chunked" for coding in codings):
         raise MalformedRequest("Transfer-Encoding: expected chunked")
 
 
 def check_expectation(headers: Headers, version: bytes) -> bool:
-    """Whether the client waits for a 100 before it sends the body (RFC 9110 §10.1.1). Raises `ExpectationFailed`.
+    """Whether the client waits for a 100 before it sends the body (RFC 9110 §10.1.1). Raises
+    `ExpectationFailed`.
 
-    Leaves the field in the only form that Twisted understands: one ``100-continue``, or none. HTTP/1.0 has no
-    expectations, so the field is removed there.
-    """
+    Leaves the field in the only form that Twisted understands: one ``100-continue``, or none.
+    HTTP/1.0 has no expectations, so the field is removed there."""
     expected = set(_members(headers, b"Expect")) if version == b"HTTP/1.1" else set()
     headers.removeHeader(b"Expect")
     if expected - {CONTINUE}:
@@ -86,7 +90,9 @@ def check_content_encoding(headers: Headers) -> None:
 
 
 def _members(headers: Headers, name: bytes) -> list[bytes]:
-    """The members of all fields of this name, in lower case; empty ones are passed over (RFC 9110 §5.6.1)."""
+    """The members of all fields of this name, in lower case; empty ones are passed over (RFC 9110
+    §5.6.1).
+    """
     members = b",".join(headers.getRawHeaders(name, [])).split(b",")
     return [member for member in (each.strip(b" \t").lower() for each in members) if member]
 
@@ -95,13 +101,15 @@ _AUTHORITY = re.compile(rb"https?://([^/?#]*)", re.IGNORECASE)
 
 
 def path_of(target: bytes) -> bytes | None:
-    """The path in a request's target (RFC 9112 §3.2), whose query was cut off. None if it has no path, like ``*``.
+    """The path in a request's target (RFC 9112 §3.2), whose query was cut off. None if it has no
+    path, like ``*``.
 
-    The host of an absolute URI takes the place of Host, and neither is compared with anything. Raises
-    `MalformedRequest` if it is not a valid host, for example empty or with a user name before it (RFC 9110 §4.2).
-    """
+    The host of an absolute URI takes the place of Host, and neither is compared with anything.
+    Raises `MalformedRequest` if it is not a valid host, for example empty or with a user name
+    before it (RFC 9110 §4.2)."""
     origin = _AUTHORITY.match(target)
     if origin is not None and not is_host(origin[1], may_be_empty=False):
         raise MalformedRequest("The request's target is not a valid URI")
     path = target if origin is None else target[origin.end() :] or b"/"
-    return path if path.startswith(b"/") and not path.startswith(b"//") else None  # routing passes over leading slashes
+    # routing passes over leading slashes
+    return path if path.startswith(b"/") and not path.startswith(b"//") else None

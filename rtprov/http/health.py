@@ -1,9 +1,9 @@
-"""Whether a process is alive, and whether it is of use: ``/livez`` and ``/readyz``, for whoever restarts and routes.
+"""Whether a process is alive, and whether it is of use: ``/livez`` and ``/readyz``, for whoever
+restarts and routes.
 
-Alive is what answers. Ready is a front end whose broker confirms, and for each of whose shards a worker answers and has the front end's
-sealing key; a worker that has replayed its journals and whose broker confirms; a stub. However often it is asked, a process looks once a
-second.
-"""
+Alive is what answers. Ready is a front end whose broker confirms, and for each of whose shards a
+worker answers and has the front end's sealing key; a worker that has replayed its journals and
+whose broker confirms; a stub. However often it is asked, a process looks once a second."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ REMEMBERED_S = 1.0
 
 
 class Readiness:
-    """Answers by `probe`, a coroutine function that raises `NotReady`; all who ask within a second share one answer."""
+    """Answers by `probe`, a coroutine function that raises `NotReady`; all who ask within a second
+    share one answer.
+    """
 
     def __init__(self, probe: Callable[[], Coroutine[Any, Any, None]], clock: IReactorTime) -> None:
         self._probe = probe
@@ -50,7 +52,8 @@ class Readiness:
 
     async def check(self) -> None:
         """Raises `NotReady`."""
-        if not 0 <= self._clock.seconds() - self._looked_at < REMEMBERED_S:  # clocks are set back, too
+        # clocks are set back, too
+        if not 0 <= self._clock.seconds() - self._looked_at < REMEMBERED_S:
             waiter: Deferred[None] = Deferred()
             if self._waiters is None:
                 self._waiters = [waiter]
@@ -62,7 +65,9 @@ class Readiness:
             raise NotReady(self._reason)
 
     def _failed(self, reason: Failure) -> None:
-        self._looked(None, str(reason.value) if reason.check(NotReady) else "Not ready: an unexpected error")
+        self._looked(
+            None, str(reason.value) if reason.check(NotReady) else "Not ready: an unexpected error"
+        )
 
     def _looked(self, _: None, reason: str | None = None) -> None:
         self._looked_at, self._reason = self._clock.seconds(), reason
@@ -72,12 +77,20 @@ class Readiness:
                 waiter.callback(None)
 
 
-def readiness_of_frontend(publisher: Publisher, rpc: RpcClient, shards: int, keys: SharedKeys, clock: IReactorTime) -> Readiness:
-    """Ready while the broker confirms, a worker answers for each shard, and none lacks the key that seals."""
+def readiness_of_frontend(
+    publisher: Publisher, rpc: RpcClient, shards: int, keys: SharedKeys, clock: IReactorTime
+) -> Readiness:
+    """Ready while the broker confirms, a worker answers for each shard, and none lacks the key that
+    seals.
+    """
     queues = [Shard(index, shards).status for index in range(shards)]
 
     async def probe() -> None:
-        asked = [broker_confirms(publisher, clock), *(_worker_answers(rpc, queue) for queue in queues), keys.check()]
+        asked = [
+            broker_confirms(publisher, clock),
+            *(_worker_answers(rpc, queue) for queue in queues),
+            keys.check(),
+        ]
         await gather(Deferred.fromCoroutine(each) for each in asked)
 
     return Readiness(probe, clock)
@@ -86,16 +99,21 @@ def readiness_of_frontend(publisher: Publisher, rpc: RpcClient, shards: int, key
 async def broker_confirms(publisher: Publisher, clock: IReactorTime) -> None:
     """Raises `NotReady`."""
     try:
-        await publisher.publish(TASKS_EXCHANGE, PROBE_KEY, b"", properties=Basic.Properties(), mandatory=False).addTimeout(
-            PROBE_DEADLINE_S, clock
-        )
+        await publisher.publish(
+            TASKS_EXCHANGE, PROBE_KEY, b"", properties=Basic.Properties(), mandatory=False
+        ).addTimeout(PROBE_DEADLINE_S, clock)
     except (BrokerError, TimeoutError):
         raise NotReady("Not ready: the broker does not confirm") from None
 
 
 async def _worker_answers(rpc: RpcClient, key: str) -> None:
     try:
-        await rpc.call(key, encode_status_request([], barrier=False), exchange=STATUS_EXCHANGE, timeout_s=PROBE_DEADLINE_S)
+        await rpc.call(
+            key,
+            encode_status_request([], barrier=False),
+            exchange=STATUS_EXCHANGE,
+            timeout_s=PROBE_DEADLINE_S,
+        )
     except BrokerError:
         raise NotReady(f"Not ready: no worker answers on {key}") from None
 

@@ -1,6 +1,5 @@
-"""Requests that are refused for who sends them (401, 403) or for how many there are (429): each leaves a line in the audit trail, until
-there are too many.
-"""
+"""Requests that are refused for who sends them (401, 403) or for how many there are (429): each
+leaves a line in the audit trail, until there are too many."""
 
 from __future__ import annotations
 
@@ -26,7 +25,9 @@ _METHOD = re.compile(rb"[A-Z]{1,10}")
 
 
 class Refusals:
-    """Those of one site. `clock` carries the timer; a second begins with the first refusal in it."""
+    """Those of one site. `clock` carries the timer; a second begins with the first refusal in
+    it.
+    """
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
@@ -57,4 +58,6 @@ class Refusals:
     def _tell(self) -> None:
         untold, self._untold = self._untold, Counter()
         counts = ", ".join(f"{count} with {status}" for status, count in sorted(untold.items()))
-        _log.info("refused {n} more requests within a second: {counts}", n=untold.total(), counts=counts)
+        _log.info(
+            "refused {n} more requests within a second: {counts}", n=untold.total(), counts=counts
+        )

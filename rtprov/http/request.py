@@ -1,4 +1,5 @@
-"""One HTTP request of front end and stub: what it is held to before a handler sees it, and what handlers ask of it.
+"""One HTTP request of front end and stub: what it is held to before a handler sees it, and what
+handlers ask of it.
 
 `rtprov.http.site` has the connections that requests come by.
 """
@@ -35,10 +36,12 @@ if TYPE_CHECKING:
 
     from rtprov.http.admission import Caller
 
-# An oversized body is read up to here, and answered when it ends: a client that is still sending may never see an answer.
+# An oversized body is read up to here, and answered when it ends: a client that is still sending
+# may never see an answer.
 MAX_DISCARDED_BYTES = 1024 * 1024
 
-# What needs no credentials: probes, which have none, and the description of the interface, which holds no secret.
+# What needs no credentials: probes, which have none, and the description of the interface, which
+# holds no secret.
 OPEN_PATHS = frozenset({b"/livez", b"/readyz", b"/docs", b"/openapi.json"})
 OPEN_FOLDERS: tuple[bytes, ...] = ()
 """Paths that end in a slash: all below them is open, too."""
@@ -56,11 +59,15 @@ def json_resource(app: Klein) -> IResource:
 
 
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # RFC 9110 §5.6.2
-_JSON = re.compile(rb"(?:application/json|%s/%s\+json)[ \t]*(?:;.*)?" % (_TOKEN, _TOKEN), re.IGNORECASE)
+_JSON = re.compile(
+    rb"(?:application/json|%s/%s\+json)[ \t]*(?:;.*)?" % (_TOKEN, _TOKEN), re.IGNORECASE
+)
 
 
 def check_media_type(request: IRequest) -> None:
-    """Take ``application/json``, any ``+json`` type, or no Content-Type at all. Raises `UnsupportedMediaType`."""
+    """Take ``application/json``, any ``+json`` type, or no Content-Type at all. Raises
+    `UnsupportedMediaType`.
+    """
     values = request.requestHeaders.getRawHeaders(b"Content-Type")
     if values is not None and (len(values) != 1 or not _JSON.fullmatch(values[0])):
         raise UnsupportedMediaType
@@ -101,7 +108,9 @@ class Connection(Protocol):
 
 
 class JsonRequest(Request):
-    """Keeps no more of the body than is taken, and spells method and path so that Klein routes what is meant."""
+    """Keeps no more of the body than is taken, and spells method and path so that Klein routes what
+    is meant.
+    """
 
     channel: Connection  # type: ignore[assignment] # an HTTPChannel, of which no more is asked
     defaultContentType = b"application/json"
@@ -111,7 +120,9 @@ class JsonRequest(Request):
     refusal: RtprovError | None = None
 
     def gotLength(self, length: int | None) -> None:
-        """Judge the head, once it is complete. `length` is that of the body in bytes, None if it is chunked."""
+        """Judge the head, once it is complete. `length` is that of the body in bytes, None if it is
+        chunked.
+        """
         self.content = io.BytesIO()
         try:
             check_message(self.requestHeaders, self.clientproto)
@@ -128,7 +139,8 @@ class JsonRequest(Request):
             if expects:
                 self._refuse_now(error)
                 return
-        # A client that sends Expect asks whether to send the body: where that is too large, the answer is no.
+        # A client that sends Expect asks whether to send the body: where that is too large, the
+        # answer is no.
         if length is not None and length > (MAX_BODY_BYTES if expects else MAX_DISCARDED_BYTES):
             self._refuse_now(BodyTooLarge(MAX_BODY_BYTES))
 
@@ -154,13 +166,16 @@ class JsonRequest(Request):
         if self.channel.refused:
             return  # the rest of a body that was refused
         if self.method != self.method.upper():
-            self.method = b"~" + self.method  # methods are case-sensitive (RFC 9110 §9.1), werkzeug's routing is not
+            # methods are case-sensitive (RFC 9110 §9.1), werkzeug's routing is not
+            self.method = b"~" + self.method
         try:
             self.path = _routable(self.path)
         except MalformedRequest as error:
             self._refuse_now(error)
             return
-        if is_open(self.path) and isinstance(self.refusal, (CredentialsMissing, CredentialsMalformed, CredentialsUnknown)):
+        if is_open(self.path) and isinstance(
+            self.refusal, (CredentialsMissing, CredentialsMalformed, CredentialsUnknown)
+        ):
             self.refusal = None
         if self.caller is not None:
             try:
@@ -188,7 +203,9 @@ class JsonRequest(Request):
 
 
 def _routable(target: bytes) -> bytes:
-    """The path in a request's target, or one without a route if there is none. Raises `MalformedRequest`."""
+    """The path in a request's target, or one without a route if there is none. Raises
+    `MalformedRequest`.
+    """
     path = path_of(target)
     if path is None:
         return b"/*"
@@ -198,6 +215,8 @@ def _routable(target: bytes) -> bytes:
 
 
 def _tame(segment: bytes) -> bytes:
-    """One path segment with what is no UTF-8, or would make two segments of it, replaced by U+FFFD, which no route and no id takes."""
+    """One path segment with what is no UTF-8, or would make two segments of it, replaced by U+FFFD,
+    which no route and no id takes.
+    """
     text = unquote_to_bytes(segment).decode("utf-8", "replace").replace("/", "\ufffd")
     return quote_from_bytes(text.encode(), safe="").encode()

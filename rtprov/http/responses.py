@@ -1,4 +1,5 @@
-"""What every answer of front end and stub looks like: JSON, one envelope for errors, and one table from error to status.
+"""What every answer of front end and stub looks like: JSON, one envelope for errors, and one table
+from error to status.
 
 Handlers of Klein return what `answer` returns, and hand their failures to `answer_error`.
 """
@@ -58,7 +59,8 @@ _RETRY = {"Retry-After": str(RETRY_AFTER_S)}
 _BEARER = 'Bearer realm="rtprov"'  # RFC 6750 §3
 _UNCERTAIN = "The task may or may not have been accepted: the broker's answer was lost"
 
-# From error to status, message (None: the error's own) and headers. The first class that fits counts.
+# From error to status, message (None: the error's own) and headers. The first class that fits
+# counts.
 _TABLE: tuple[tuple[type[Exception], int, str | None, Mapping[str, str]], ...] = (
     (InvalidBody, 400, None, {}),
     (MalformedRequest, 400, None, {}),
@@ -93,7 +95,9 @@ def phrase(status: int) -> str:
     return _PHRASES[status]
 
 
-def answer(request: IRequest, status: int, document: object, headers: Mapping[str, str] | None = None) -> bytes:
+def answer(
+    request: IRequest, status: int, document: object, headers: Mapping[str, str] | None = None
+) -> bytes:
     """Set status and headers, and return the body for a Klein handler to return."""
     body = encode(document)
     request.setResponseCode(status)
@@ -119,33 +123,54 @@ def envelope(status: int, message: str) -> dict[str, object]:
 
 
 def _answer_refusal(
-    request: IRequest, status: int, message: str, headers: Mapping[str, str] | None = None, detail: str | None = None
+    request: IRequest,
+    status: int,
+    message: str,
+    headers: Mapping[str, str] | None = None,
+    detail: str | None = None,
 ) -> bytes:
-    """An error in its envelope; or, for who asks for ``application/problem+json`` (RFC 9457), as that, with `detail` if there is any."""
+    """An error in its envelope; or, for who asks for ``application/problem+json`` (RFC 9457), as
+    that, with `detail` if there is any.
+    """
     if not _asks_for_problem(request):
         return answer(request, status, envelope(status, message), headers)
-    problem = {"type": "about:blank", "title": phrase(status), "status": status, "detail": detail or message}
+    problem = {
+        "type": "about:blank",
+        "title": phrase(status),
+        "status": status,
+        "detail": detail or message,
+    }
     body = answer(request, status, problem, headers)
     request.setHeader(b"Content-Type", _PROBLEM_JSON)
     return body
 
 
 def _asks_for_problem(request: IRequest) -> bool:
-    """Whether ``Accept`` names the type of problems, and not plain JSON with a higher weight (RFC 9110 §12.5.1). ``*/*`` names nothing."""
+    """Whether ``Accept`` names the type of problems, and not plain JSON with a higher weight (RFC
+    9110 §12.5.1). ``*/*`` names nothing.
+    """
     weights = {_PROBLEM_JSON: 0.0, b"application/json": 0.0}
     for accepted in b",".join(request.requestHeaders.getRawHeaders(b"Accept", [])).split(b","):
         media_type, *parameters = (part.strip().lower() for part in accepted.split(b";"))
         if media_type in weights:
-            weights[media_type] = max([_weight(each) for each in parameters if each.startswith(b"q=")], default=1.0)
+            weights[media_type] = max(
+                [_weight(each) for each in parameters if each.startswith(b"q=")], default=1.0
+            )
     return weights[_PROBLEM_JSON] > 0 and weights[_PROBLEM_JSON] >= weights[b"application/json"]
 
 
 def _weight(parameter: bytes) -> float:
-    return float(parameter[2:]) if re.fullmatch(rb"q=(?:0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)", parameter) else 0.0
+    return (
+        float(parameter[2:])
+        if re.fullmatch(rb"q=(?:0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)", parameter)
+        else 0.0
+    )
 
 
 def answer_error(request: IRequest, failure: Failure) -> bytes:
-    """The answer to a request that failed. What is in no row of the table is logged with its traceback, and a plain 500."""
+    """The answer to a request that failed. What is in no row of the table is logged with its
+    traceback, and a plain 500.
+    """
     error = failure.value
     assert error is not None
     if isinstance(error, HTTPException):
@@ -156,8 +181,19 @@ def answer_error(request: IRequest, failure: Failure) -> bytes:
         note = getattr(request, "note_refusal", None)  # of our own requests
         if note is not None:
             note(status, error)
-        return _answer_refusal(request, status, message, headers, error.detail if isinstance(error, RtprovError) else None)
-    _log.failure("{method} {path}: unexpected error", failure, method=request.method, path=getattr(request, "path", b"?"))
+        return _answer_refusal(
+            request,
+            status,
+            message,
+            headers,
+            error.detail if isinstance(error, RtprovError) else None,
+        )
+    _log.failure(
+        "{method} {path}: unexpected error",
+        failure,
+        method=request.method,
+        path=getattr(request, "path", b"?"),
+    )
     return _answer_refusal(request, 500, "Internal server error")
 
 
@@ -165,7 +201,11 @@ def row_of(error: BaseException) -> tuple[int, str, Mapping[str, str]] | None:
     """Status, message and headers of an error that the table knows."""
     for kind, status, message, headers in _TABLE:
         if isinstance(error, kind):
-            own = {"Retry-After": str(error.retry_after_s)} if isinstance(error, TooManyRequests) else {}
+            own = (
+                {"Retry-After": str(error.retry_after_s)}
+                if isinstance(error, TooManyRequests)
+                else {}
+            )
             return status, message or str(error), {**headers, **own}
     return None
 

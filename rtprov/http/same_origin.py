@@ -1,6 +1,6 @@
-"""Requests that a browser sends for a page of another site. It sends a client's certificate with them by itself, so they are refused if
-they would change something, whatever the log-in (Fetch Metadata, ``Sec-Fetch-Site``; RFC 6454, ``Origin``).
-"""
+"""Requests that a browser sends for a page of another site. It sends a client's certificate with
+them by itself, so they are refused if they would change something, whatever the log-in (Fetch
+Metadata, ``Sec-Fetch-Site``; RFC 6454, ``Origin``)."""
 
 from __future__ import annotations
 
@@ -23,12 +23,15 @@ _DEFAULT_PORTS = {b"http": b":80", b"https": b":443"}
 
 
 def is_foreign(headers: Headers, secure: bool) -> bool:
-    """Whether a page of another origin sends the request, or may. `secure` says whether it came by TLS.
+    """Whether a page of another origin sends the request, or may. `secure` says whether it came by
+    TLS.
 
     What is no browser sends neither field.
     """
     sites = headers.getRawHeaders(b"Sec-Fetch-Site")
-    if sites is not None and (len(sites) != 1 or sites[0].strip().lower() not in (b"same-origin", b"none")):
+    if sites is not None and (
+        len(sites) != 1 or sites[0].strip().lower() not in (b"same-origin", b"none")
+    ):
         return True
     origins, hosts = headers.getRawHeaders(b"Origin"), headers.getRawHeaders(b"Host", [])
     if origins is None:
@@ -41,7 +44,9 @@ def is_foreign(headers: Headers, secure: bool) -> bool:
 def _normal(origin: bytes, scheme: bytes) -> bytes:
     prefix = scheme + b"://"
     origin = origin.strip().lower()
-    return prefix + _host(origin.removeprefix(prefix), scheme) if origin.startswith(prefix) else origin
+    return (
+        prefix + _host(origin.removeprefix(prefix), scheme) if origin.startswith(prefix) else origin
+    )
 
 
 def _host(host: bytes, scheme: bytes) -> bytes:
@@ -58,7 +63,9 @@ class SameOrigin(Resource):
         self._resource = resource
 
     def render(self, request: IRequest) -> int | bytes:
-        if request.method not in SAFE_METHODS and is_foreign(request.requestHeaders, request.isSecure()):
+        if request.method not in SAFE_METHODS and is_foreign(
+            request.requestHeaders, request.isSecure()
+        ):
             request.write(answer_error(request, Failure(ForeignOrigin())))
             request.finish()
             return NOT_DONE_YET

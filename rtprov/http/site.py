@@ -1,8 +1,8 @@
 """The HTTP edge of front end and stub: limits on every request, and no answer that is not ours.
 
-`JsonSite` serves a Klein resource. Whatever Twisted would answer in HTML, plain text or not at all (RFC 9110 §15) leaves it in the envelope
-of `rtprov.http.responses`. `rtprov.http.request` has what is done with each request.
-"""
+`JsonSite` serves a Klein resource. Whatever Twisted would answer in HTML, plain text or not at all
+(RFC 9110 §15) leaves it in the envelope of `rtprov.http.responses`. `rtprov.http.request` has what
+is done with each request."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ CLOSE_TIMEOUT_S = 15
 
 
 class JsonChannel(HTTPChannel):
-    """An HTTP/1.1 connection that refuses in JSON too what is no proper request, and that no client can hold for ever."""
+    """An HTTP/1.1 connection that refuses in JSON too what is no proper request, and that no client
+    can hold for ever.
+    """
 
     site: JsonSite
     refused = False
@@ -63,9 +65,14 @@ class JsonChannel(HTTPChannel):
         if self.site.refusals is None or status not in STATUSES:
             return
         caller = getattr(request, "caller", None) or self._caller
-        name = getattr(error, "caller", None) or ("an unknown caller" if caller is None else caller.name)
+        name = getattr(error, "caller", None) or (
+            "an unknown caller" if caller is None else caller.name
+        )
         # A request that is refused before its end does not know its method and path yet.
-        method, path = getattr(self, "_command", request.method), getattr(self, "_path", request.path).partition(b"?")[0]
+        method, path = (
+            getattr(self, "_command", request.method),
+            getattr(self, "_path", request.path).partition(b"?")[0],
+        )
         self.site.refusals.note(status, method, path, name, getattr(error, "why", str(error)))
 
     def refuse(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
@@ -79,7 +86,14 @@ class JsonChannel(HTTPChannel):
         self.transport.write(
             b"HTTP/1.1 %d %s\r\nServer: rtprov\r\nDate: %s\r\nConnection: close\r\n%s"
             b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
-            % (status, phrase(status).encode(), datetimeToString(), fields, len(body), b"" if self._asked_for_head else body)
+            % (
+                status,
+                phrase(status).encode(),
+                datetimeToString(),
+                fields,
+                len(body),
+                b"" if self._asked_for_head else body,
+            )
         )
         self.loseConnection()
 
@@ -87,7 +101,9 @@ class JsonChannel(HTTPChannel):
     def _asked_for_head(self) -> bool:
         """Whether the request is a HEAD, whose answer has no body (RFC 9110 §9.3.2)."""
         # Twisted keeps the method in the channel until the request is complete.
-        return getattr(self, "_command", b"") == b"HEAD" or bool(self.requests and self.requests[0].method == b"HEAD")
+        return getattr(self, "_command", b"") == b"HEAD" or bool(
+            self.requests and self.requests[0].method == b"HEAD"
+        )
 
     def connectionMade(self) -> None:
         super().connectionMade()
@@ -112,14 +128,16 @@ class JsonChannel(HTTPChannel):
     def dataReceived(self, data: bytes) -> None:
         if self._held is not None:
             self._hold(data)
-        elif self._cut is None:  # TLS hands on what comes behind its close, which is no request any more
+        # TLS hands on what comes behind its close, which is no request any more
+        elif self._cut is None:
             super().dataReceived(data)
 
     def requestDone(self, request: Request) -> None:
-        """Called when a request is answered. The next waits for the reactor's next turn, and for a client who reads.
+        """Called when a request is answered. The next waits for the reactor's next turn, and for a
+        client who reads.
 
-        Twisted would answer all that has arrived at once: a thousand requests in one piece, whose answers fill the memory if nobody reads.
-        """
+        Twisted would answer all that has arrived at once: a thousand requests in one piece, whose
+        answers fill the memory if nobody reads."""
         self.paused = True  # LineReceiver's
         super().requestDone(request)
         self.paused = False
@@ -160,10 +178,15 @@ class JsonChannel(HTTPChannel):
             return False
 
     def checkPersistence(self, request: Request, version: bytes) -> bool:
-        """Whether the connection goes on: not if any option of any ``Connection`` field is ``close`` (RFC 9112 §9.3)."""
-        request.clientproto = version  # for `JsonRequest.gotLength`, which comes next; Twisted says it later
+        """Whether the connection goes on: not if any option of any ``Connection`` field is
+        ``close`` (RFC 9112 §9.3).
+        """
+        # for `JsonRequest.gotLength`, which comes next; Twisted says it later
+        request.clientproto = version
         fields = b",".join(request.requestHeaders.getRawHeaders(b"Connection", []))
-        goes_on = version == b"HTTP/1.1" and b"close" not in {option.strip().lower() for option in fields.split(b",")}
+        goes_on = version == b"HTTP/1.1" and b"close" not in {
+            option.strip().lower() for option in fields.split(b",")
+        }
         if goes_on and not self.site.closing:
             return True
         request.responseHeaders.setRawHeaders(b"Connection", [b"close"])
@@ -174,7 +197,9 @@ class JsonChannel(HTTPChannel):
         super().allContentReceived()
 
     def resetTimeout(self) -> None:
-        """Called with every piece that arrives. Only a request's first piece counts, or it could trickle in for days."""
+        """Called with every piece that arrives. Only a request's first piece counts, or it could
+        trickle in for days.
+        """
         if not self._arriving:
             self._arriving = True
             super().resetTimeout()
@@ -186,7 +211,9 @@ class JsonChannel(HTTPChannel):
             self.loseConnection()
 
     def loseConnection(self) -> None:
-        """Close once all is written; cut off a client that does not let it happen: TLS waits for its farewell too."""
+        """Close once all is written; cut off a client that does not let it happen: TLS waits for
+        its farewell too.
+        """
         if self._cut is None:
             self._cut = self.callLater(CLOSE_TIMEOUT_S, cast("Any", self.transport).abortConnection)
             super().loseConnection()
@@ -203,16 +230,25 @@ class JsonChannel(HTTPChannel):
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         """Twisted's hook for its bare 400 without a body."""
-        if self._receivedHeaderSize > self.totalHeadersSize or self._receivedHeaderCount > self.maxHeaders:
+        if (
+            self._receivedHeaderSize > self.totalHeadersSize
+            or self._receivedHeaderCount > self.maxHeaders
+        ):
             self._refuse_head()
         else:
             self.refuse(400, "The request is not valid HTTP/1.1")
 
     def _refuse_head(self) -> None:
         if not self.requests:  # its first line is not over yet
-            self.refuse(414, f"The URL is too long: at most {self.totalHeadersSize} bytes are taken")
+            self.refuse(
+                414, f"The URL is too long: at most {self.totalHeadersSize} bytes are taken"
+            )
             return
-        self.refuse(431, f"The request's head is too large: at most {self.totalHeadersSize} bytes and {self.maxHeaders} fields are taken")
+        self.refuse(
+            431,
+            f"The request's head is too large: at most {self.totalHeadersSize} bytes and"
+            f" {self.maxHeaders} fields are taken",
+        )
 
 
 class _Refused(Resource):
@@ -231,10 +267,10 @@ class _Refused(Resource):
 class JsonSite(Site):
     """Serves `resource` on HTTP/1.1 to those whom `admission` admits; without one, to everybody.
 
-    `refusals` is told of those that are turned away. `reactor` carries the timers. A request has `timeout_s` seconds to arrive as a whole,
-    and as long may pass until the next one begins. `channels` are its connections; `waiting` those whose requests wait for `open`, None
-    while none does. `closing` tells that it is about to end.
-    """
+    `refusals` is told of those that are turned away. `reactor` carries the timers. A request has
+    `timeout_s` seconds to arrive as a whole, and as long may pass until the next one begins.
+    `channels` are its connections; `waiting` those whose requests wait for `open`, None while none
+    does. `closing` tells that it is about to end."""
 
     noisy = False
     protocol = JsonChannel  # type: ignore[assignment] # not Twisted's switch between HTTP/1.1 and HTTP/2
@@ -249,7 +285,9 @@ class JsonSite(Site):
         refusals: Refusals | None = None,
         timeout_s: float = IDLE_TIMEOUT_S,
     ) -> None:
-        super().__init__(resource, timeout=cast("int", timeout_s), reactor=reactor, parsePOSTFormSubmission=False)
+        super().__init__(
+            resource, timeout=cast("int", timeout_s), reactor=reactor, parsePOSTFormSubmission=False
+        )
         self.admission = admission
         self.refusals = refusals
         self.timeout_s = timeout_s
@@ -259,7 +297,9 @@ class JsonSite(Site):
         self.closing = False
 
     def close(self) -> None:
-        """From now on an answer is the last one on its connection; where none is due, the connection is closed."""
+        """From now on an answer is the last one on its connection; where none is due, the
+        connection is closed.
+        """
         self.closing = True
         for channel in list(self.channels):
             channel.close_behind_the_answer()

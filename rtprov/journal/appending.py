@@ -22,14 +22,18 @@ RETRY_PAUSE_S = 0.5
 
 
 def persistent() -> Basic.Properties:
-    """Properties of a message that survives a restart of the broker (AMQP 0-9-1 ``delivery-mode`` 2)."""
+    """Properties of a message that survives a restart of the broker (AMQP 0-9-1 ``delivery-mode``
+    2).
+    """
     return Basic.Properties(content_type="application/json", delivery_mode=2)
 
 
 class Appender:
     """`waiting` are the appends that wait for the broker; `rng` spreads their retries."""
 
-    def __init__(self, *, shard: Shard, publisher: Publisher, clock: IReactorTime, rng: random.Random) -> None:
+    def __init__(
+        self, *, shard: Shard, publisher: Publisher, clock: IReactorTime, rng: random.Random
+    ) -> None:
         self._shard = shard
         self._publisher = publisher
         self._clock = clock
@@ -43,22 +47,24 @@ class Appender:
 
     def publish(self, body: bytes) -> Deferred[None]:
         """Publish it once. Fails as `Publisher.publish` does."""
-        return self._publisher.publish(TASKS_EXCHANGE, self._shard.event_key, body, properties=persistent(), mandatory=True)
+        return self._publisher.publish(
+            TASKS_EXCHANGE, self._shard.event_key, body, properties=persistent(), mandatory=True
+        )
 
     async def _append(self, body: bytes) -> None:
         while True:
             try:
                 await self.publish(body)
             except BrokerError:
-                # Whether it was lost or only its confirm: publishing again is safe, the fold takes each event once.
+                # Whether it was lost or only its confirm: publishing again is safe, the fold takes
+                # each event once.
                 await self._pause()
             else:
                 return
 
     def _pause(self) -> Deferred[None]:
-        """Fire when it is time to publish again: one timer for all that wait, however many the broker's outage has
-        gathered.
-        """
+        """Fire when it is time to publish again: one timer for all that wait, however many the
+        broker's outage has gathered."""
         waiter: Deferred[None] = Deferred(self._forget)
         self.waiting[waiter] = None
         if self._retry_call is None:
@@ -66,7 +72,9 @@ class Appender:
         return waiter
 
     def _retry_later(self) -> None:
-        self._retry_call = self._clock.callLater(RETRY_PAUSE_S * (1 + self._rng.random()), self._retry)
+        self._retry_call = self._clock.callLater(
+            RETRY_PAUSE_S * (1 + self._rng.random()), self._retry
+        )
 
     def _forget(self, waiter: Deferred[None]) -> None:
         self.waiting.pop(waiter, None)
@@ -75,7 +83,8 @@ class Appender:
             self._retry_call = None
 
     def _retry(self) -> None:
-        if self._publisher.refusal() is not None:  # tens of thousands need not be told so, one by one, each second
+        # tens of thousands need not be told so, one by one, each second
+        if self._publisher.refusal() is not None:
             self._retry_later()
             return
         self._retry_call = None

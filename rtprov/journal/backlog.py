@@ -1,8 +1,9 @@
-"""A shard's open tasks in the order in which they came: who is before whom, what is called, and how long calls take. Pure bookkeeping.
+"""A shard's open tasks in the order in which they came: who is before whom, what is called, and how
+long calls take. Pure bookkeeping.
 
-`rtprov.journal.forecast` reckons from it when a task may end. Each event costs the same however many tasks are open. Tasks that wait are kept in
-blocks by their number, so that those before one of them are counted block by block.
-"""
+`rtprov.journal.forecast` reckons from it when a task may end. Each event costs the same however
+many tasks are open. Tasks that wait are kept in blocks by their number, so that those before one of
+them are counted block by block."""
 
 from __future__ import annotations
 
@@ -37,10 +38,11 @@ class Lane:
 
 
 class Backlog:
-    """`concurrency` is assumed until a worker has said which it has. `company` are the backlogs of all shards of this process.
+    """`concurrency` is assumed until a worker has said which it has. `company` are the backlogs of
+    all shards of this process.
 
-    Call each method once the record has been changed accordingly. A record is kept here from `add` to `end`.
-    """
+    Call each method once the record has been changed accordingly. A record is kept here from `add`
+    to `end`."""
 
     def __init__(self, concurrency: int, company: list[Backlog] | None = None) -> None:
         self.company = [] if company is None else company
@@ -54,7 +56,8 @@ class Backlog:
         self._concurrency = concurrency
         self._blocks: dict[int, dict[int, Record]] = {}  # what waits, by number
         self.came = 0  # how many tasks; the number of the next one
-        self.on_call: Callable[[int], None] = lambda number: None  # called with the number of a task whose call begins
+        # called with the number of a task whose call begins
+        self.on_call: Callable[[int], None] = lambda number: None
         self._durations: deque[float] = deque(maxlen=KEPT_CALLS)
         self._typical_s: float | None = FIRST_GUESS_S
 
@@ -138,11 +141,15 @@ class Backlog:
     def siblings(self) -> list[Backlog]:
         """This backlog, and those of the other shards whose calls the same worker makes."""
         by = None if self.active is None else self.active.by
-        return [each for each in self.company if (None if each.active is None else each.active.by) == by]
+        return [
+            each for each in self.company if (None if each.active is None else each.active.by) == by
+        ]
 
     @property
     def able(self) -> int:
-        """How many tasks wait that may be called when there is a slot: about, since the tasks behind those without a key count."""
+        """How many tasks wait that may be called when there is a slot: about, since the tasks
+        behind those without a key count.
+        """
         return max(0, self.waiting - self.withheld.waiting)
 
     def waiting_before(self, number: int) -> int:
@@ -152,7 +159,11 @@ class Backlog:
             if (block_number + 1) * BLOCK <= number:
                 count += len(block)
             else:
-                count += sum(1 for each in block if each < number) if block_number * BLOCK < number else 0
+                count += (
+                    sum(1 for each in block if each < number)
+                    if block_number * BLOCK < number
+                    else 0
+                )
                 break
         return count
 

@@ -1,4 +1,6 @@
-"""What clients are told of a task: its history, what it waits for, and a guess when it may end. A courtesy: nothing is decided by it."""
+"""What clients are told of a task: its history, what it waits for, and a guess when it may end. A
+courtesy: nothing is decided by it.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +22,14 @@ MOST_BEFORE = 500
 LONGEST_WALK = 1000
 
 
-def describe(row: Sequence[Record], backlog: Backlog, withheld: WithheldTasks, forecast: Forecast, now: float) -> list[Details]:
-    """All that is known at `now` (seconds since the epoch) of a device's neighbouring tasks, newest first.
+def describe(
+    row: Sequence[Record], backlog: Backlog, withheld: WithheldTasks, forecast: Forecast, now: float
+) -> list[Details]:
+    """All that is known at `now` (seconds since the epoch) of a device's neighbouring tasks, newest
+    first.
 
-    `backlog` has those that are open, `withheld` those that wait for their keys, `forecast` says when they may end.
-    """
+    `backlog` has those that are open, `withheld` those that wait for their keys, `forecast` says
+    when they may end."""
     found: list[Details] = []
     ahead = _before(row[-1]) if row else 0
     for record in reversed(row):
@@ -36,13 +41,22 @@ def describe(row: Sequence[Record], backlog: Backlog, withheld: WithheldTasks, f
     return found[::-1]
 
 
-def _describe(record: Record, ahead: int, backlog: Backlog, withheld: WithheldTasks, forecast: Forecast, now: float) -> Details:
+def _describe(
+    record: Record,
+    ahead: int,
+    backlog: Backlog,
+    withheld: WithheldTasks,
+    forecast: Forecast,
+    now: float,
+) -> Details:
     """`ahead` tasks are to end before this one begins if it has not."""
     ended, last = record.state.final, record.last_attempt()
     if ended or last is not None:
         ahead = 0
     phase = None if ended else _phase(last)
-    keyless = not ended and withheld.holds(backlog.lanes[record.equipment_id].head if ahead else record)
+    keyless = not ended and withheld.holds(
+        backlog.lanes[record.equipment_id].head if ahead else record
+    )
     return Details(
         task_id=record.task_id,
         equipment_id=record.equipment_id,
@@ -53,9 +67,13 @@ def _describe(record: Record, ahead: int, backlog: Backlog, withheld: WithheldTa
         reason=record.reason,
         attempt_count=record.attempts,
         attempts=_attempts(record, last, now),
-        waits_for=Waiting.KEY if keyless and not ahead else _waits_for(record, phase, ahead, backlog),
+        waits_for=Waiting.KEY
+        if keyless and not ahead
+        else _waits_for(record, phase, ahead, backlog),
         ahead=ahead,
-        expected_at=None if ended or keyless else forecast.end_of(record, ahead if ahead < MOST_BEFORE else None),
+        expected_at=None
+        if ended or keyless
+        else forecast.end_of(record, ahead if ahead < MOST_BEFORE else None),
         fingerprint=record.fingerprint,
         phase=phase,
         caller=record.origin.caller,
@@ -67,12 +85,15 @@ def _describe(record: Record, ahead: int, backlog: Backlog, withheld: WithheldTa
 def _before(record: Record) -> int:
     """How many of the device's tasks are to end before this one.
 
-    They run in order, so nothing waits behind one that has ended but for the cancelled. No more than `MOST_BEFORE` are counted, nor more
-    than `LONGEST_WALK` looked at.
-    """
+    They run in order, so nothing waits behind one that has ended but for the cancelled. No more
+    than `MOST_BEFORE` are counted, nor more than `LONGEST_WALK` looked at."""
     count, earlier = 0, record.earlier
     for _ in range(LONGEST_WALK):
-        if earlier is None or count == MOST_BEFORE or earlier.state not in (State.RUNNING, State.CANCELLED):
+        if (
+            earlier is None
+            or count == MOST_BEFORE
+            or earlier.state not in (State.RUNNING, State.CANCELLED)
+        ):
             break
         if earlier.state is State.RUNNING:
             count += 1
@@ -88,7 +109,9 @@ def _phase(last: Attempt | None) -> Phase:
 
 
 def _attempts(record: Record, last: Attempt | None, now: float) -> tuple[Attempt, ...]:
-    """A task's end is that of its last attempt, too. When the next one is due is told only of the last one, and while it is to come."""
+    """A task's end is that of its last attempt, too. When the next one is due is told only of the
+    last one, and while it is to come.
+    """
     if last is None:
         return ()
     if record.state.final and last.ended_at is None:
@@ -105,6 +128,8 @@ def _waits_for(record: Record, phase: Phase | None, ahead: int, backlog: Backlog
         return None
     if phase is Phase.RETRYING:
         return Waiting.SERVICE
-    if ahead and (not backlog.trouble or backlog.lanes[record.equipment_id].head in backlog.calling):
+    if ahead and (
+        not backlog.trouble or backlog.lanes[record.equipment_id].head in backlog.calling
+    ):
         return Waiting.DEVICE
     return Waiting.SERVICE if backlog.trouble else Waiting.CONCURRENCY

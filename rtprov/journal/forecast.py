@@ -1,9 +1,9 @@
 """When tasks that have not ended may end: a guess for clients, by which nothing is decided.
 
-The active worker calls first the task that came first, as soon as there is a free slot and no earlier task of its device is open; so what
-comes later delays nothing. `Schedule` plays that forward in *rounds*, in each of which every slot is used once. With calls that all take
-the same time, that is exact.
-"""
+The active worker calls first the task that came first, as soon as there is a free slot and no
+earlier task of its device is open; so what comes later delays nothing. `Schedule` plays that
+forward in *rounds*, in each of which every slot is used once. With calls that all take the same
+time, that is exact."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ FEW = 200  # tasks that wait, with which it is cheap to play again
 
 
 class Schedule:
-    """Where the tasks of `backlog` that wait will come, as it looks at `now`, in seconds since the epoch. What comes later is added.
+    """Where the tasks of `backlog` that wait will come, as it looks at `now`, in seconds since the
+    epoch. What comes later is added.
 
     Tasks that wait for their sealing keys, and those of their devices behind them, have no place.
     """
@@ -40,7 +41,11 @@ class Schedule:
         self._used: dict[int, int] = {}  # by round: how many slots
         self._full = 0  # all rounds before are full
         self._lanes: dict[str, int] = {}  # by device: the first round for its next task
-        under_way = [end_of_call(record, now, self.call_s) for each in backlog.siblings() for record in each.calling]
+        under_way = [
+            end_of_call(record, now, self.call_s)
+            for each in backlog.siblings()
+            for record in each.calling
+        ]
         self._free_at = [now] * (self.slots - len(under_way)) + sorted(under_way)
 
     def begins_at(self, number: int) -> float:
@@ -52,10 +57,15 @@ class Schedule:
         if place is None:
             place = self._full * self.slots + self._used.get(self._full, 0)
             if before > len(self.played):
-                place = max(place, before * place // max(1, len(self.played)))  # things go on as in what was played
+                # things go on as in what was played
+                place = max(place, before * place // max(1, len(self.played)))
         elsewhere = sum(each.able for each in backlog.siblings() if each is not backlog)
-        if elsewhere:  # in the worker's other shards as many came earlier as did here; they take what slots this one leaves
-            earlier = int(elsewhere * min(1.0, (before + 1) / max(1, backlog.waiting - len(self._passed))))
+        # in the worker's other shards as many came earlier as did here; they take what slots this
+        # one leaves
+        if elsewhere:
+            earlier = int(
+                elsewhere * min(1.0, (before + 1) / max(1, backlog.waiting - len(self._passed)))
+            )
             place += max(0, earlier - (place - before))
         rounds, slot = divmod(place, self.slots)
         return self._free_at[slot] + rounds * self.call_s
@@ -78,7 +88,9 @@ class Schedule:
         if not withheld.waiting:
             return False
         device = record.equipment_id
-        if device not in self._held and (withheld.holds(record) or withheld.holds(self._backlog.lanes[device].head)):
+        if device not in self._held and (
+            withheld.holds(record) or withheld.holds(self._backlog.lanes[device].head)
+        ):
             self._held.add(device)
         return device in self._held
 
@@ -98,7 +110,9 @@ class Schedule:
         return round_ * self.slots + used
 
     def _first_round(self, equipment_id: str) -> int:
-        """A device's first task that waits may have to wait for one that is tried again; for one that is called, it is the first round."""
+        """A device's first task that waits may have to wait for one that is tried again; for one
+        that is called, it is the first round.
+        """
         last = self._backlog.lanes[equipment_id].head.last_attempt()
         if last is None or last.retry_at is None:
             return 0
@@ -106,7 +120,9 @@ class Schedule:
 
 
 class Forecaster:
-    """Makes the forecasts of `backlog`. Those of one second share a schedule, unless calls begin that it did not foresee."""
+    """Makes the forecasts of `backlog`. Those of one second share a schedule, unless calls begin
+    that it did not foresee.
+    """
 
     def __init__(self, backlog: Backlog) -> None:
         self._backlog = backlog
@@ -125,13 +141,17 @@ class Forecaster:
         return Forecast(self._backlog, schedule, now)
 
     def _may_serve(self, schedule: Schedule, now: float) -> bool:
-        if schedule.slots != self._backlog.concurrency or (schedule.stale and self._backlog.waiting <= FEW):
+        if schedule.slots != self._backlog.concurrency or (
+            schedule.stale and self._backlog.waiting <= FEW
+        ):
             return False
         return 0 <= now - schedule.now < (STALE_FOR_S if schedule.stale else PLAYED_FOR_S)
 
 
 class Forecast:
-    """What `backlog` lets expect at `now`, in seconds since the epoch, by a schedule of about that time."""
+    """What `backlog` lets expect at `now`, in seconds since the epoch, by a schedule of about that
+    time.
+    """
 
     def __init__(self, backlog: Backlog, schedule: Schedule, now: float) -> None:
         self._backlog = backlog
@@ -141,10 +161,11 @@ class Forecast:
         self._heads: dict[str, float] = {}
 
     def end_of(self, record: Record, ahead: int | None = None) -> float | None:
-        """When the task may end; None where that cannot be said, since A is in trouble and the task needs a call to come.
+        """When the task may end; None where that cannot be said, since A is in trouble and the task
+        needs a call to come.
 
-        `ahead` open tasks of its device come before it; without it, the cancelled ones among them count, too.
-        """
+        `ahead` open tasks of its device come before it; without it, the cancelled ones among them
+        count, too."""
         if record in self._backlog.calling:
             return end_of_call(record, self._now, self._backlog.typical_s)
         return None if self._backlog.trouble else self._end_of_other(record, ahead)
@@ -152,7 +173,8 @@ class Forecast:
     def _end_of_other(self, record: Record, ahead: int | None = None) -> float:
         """Of a task whose call does not run."""
         last = record.last_attempt()
-        if last is not None or record.turn is None:  # it goes to the end of the queue once its pause is over
+        # it goes to the end of the queue once its pause is over
+        if last is not None or record.turn is None:
             due = self._now if last is None or last.retry_at is None else last.retry_at
             return max(self._now, due, self._schedule.begins_at(self._backlog.came)) + self._call_s
         begins = max(self._now, self._schedule.begins_at(record.turn.number))
@@ -166,7 +188,9 @@ class Forecast:
         """Of the first open task of a device: the same for all behind it."""
         if head.equipment_id not in self._heads:
             calling = head in self._backlog.calling
-            self._heads[head.equipment_id] = end_of_call(head, self._now, self._call_s) if calling else self._end_of_other(head)
+            self._heads[head.equipment_id] = (
+                end_of_call(head, self._now, self._call_s) if calling else self._end_of_other(head)
+            )
         return self._heads[head.equipment_id]
 
 

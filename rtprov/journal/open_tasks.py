@@ -1,11 +1,11 @@
-"""A shard's open tasks, as its journal tells of them: their order, and where in the journal what is known of each
-stands. Pure bookkeeping.
+"""A shard's open tasks, as its journal tells of them: their order, and where in the journal what is
+known of each stands. Pure bookkeeping.
 
-The journal's order decides which of a device's tasks comes first, not the order in which the broker brings their
-messages: those may be renewed, put back or lost. An event's *offset* is its place in the journal. A journal forgets,
-so what it says of an open task is copied to its end from time to time; a copied request tells the task's own *place*,
-which is the offset of its first event, and keeps it.
-"""
+The journal's order decides which of a device's tasks comes first, not the order in which the broker
+brings their messages: those may be renewed, put back or lost. An event's *offset* is its place in
+the journal. A journal forgets, so what it says of an open task is copied to its end from time to
+time; a copied request tells the task's own *place*, which is the offset of its first event, and
+keeps it."""
 
 from __future__ import annotations
 
@@ -32,10 +32,9 @@ _place = attrgetter("place")
 class OpenTask:
     """`place` is the task's among all of the shard, `offsets` are those of its events.
 
-    `request` is the offset of the request whose message has the sealed body, None where none is known. `written_at` is
-    when the oldest event that is still needed was written (seconds since the epoch). `missed` counts how often the
-    task was found to be in no queue.
-    """
+    `request` is the offset of the request whose message has the sealed body, None where none is
+    known. `written_at` is when the oldest event that is still needed was written (seconds since the
+    epoch). `missed` counts how often the task was found to be in no queue."""
 
     task_id: str
     equipment_id: str
@@ -48,7 +47,9 @@ class OpenTask:
 
 @define(eq=False)
 class CancelledTask:
-    """A cancelled task whose message may still wait in a queue: the cancellation must not be forgotten before."""
+    """A cancelled task whose message may still wait in a queue: the cancellation must not be
+    forgotten before.
+    """
 
     task_id: str
     place: int
@@ -59,10 +60,9 @@ class CancelledTask:
 class OpenTasks:
     """Pass it each of the journal's events once the store has taken it (`saw`).
 
-    `unended` are tasks that have ended, and of which the journal has an event after that end. The journal must say the
-    end again, or it forgets the end before the event, and the task looks open. `began_at` is when the journal's first
-    known event was written.
-    """
+    `unended` are tasks that have ended, and of which the journal has an event after that end. The
+    journal must say the end again, or it forgets the end before the event, and the task looks open.
+    `began_at` is when the journal's first known event was written."""
 
     def __init__(self) -> None:
         self._tasks: dict[str, OpenTask] = {}
@@ -87,7 +87,9 @@ class OpenTasks:
     # The order.
 
     def may_go(self, task_id: str, equipment_id: str) -> bool:
-        """Whether all tasks of this device that come before this one have ended. True of a task that is not open."""
+        """Whether all tasks of this device that come before this one have ended. True of a task
+        that is not open.
+        """
         row = self._rows.get(equipment_id)
         return row is None or row[0].task_id == task_id or task_id not in self._tasks
 
@@ -98,7 +100,9 @@ class OpenTasks:
     # Events.
 
     def saw(self, event: TaskEvent, offset: int, state: State | None) -> None:
-        """Take the journal's event at `offset`. `state` is that of its task once the store has taken the event."""
+        """Take the journal's event at `offset`. `state` is that of its task once the store has
+        taken the event.
+        """
         copied = event.copied if isinstance(event, (Requested, Cancelled)) else None
         written_at = event.at if copied is None else copied.at
         if self.began_at is None:
@@ -127,7 +131,9 @@ class OpenTasks:
         if event.whole and (task.request is None or copied is not None):
             task.request = offset
 
-    def _saw_ended(self, event: TaskEvent, offset: int, written_at: float, state: State | None) -> None:
+    def _saw_ended(
+        self, event: TaskEvent, offset: int, written_at: float, state: State | None
+    ) -> None:
         task = self._tasks.pop(event.task_id, None)
         if task is not None:
             self._leave_row(task)
@@ -160,9 +166,8 @@ class OpenTasks:
             row.remove(task)
 
     def journal_lost(self) -> None:
-        """The journal that told all this is gone. What is known stays so, before all that the next one has, which
-        counts from 0 again.
-        """
+        """The journal that told all this is gone. What is known stays so, before all that the next
+        one has, which counts from 0 again."""
         for task in self._tasks.values():
             task.place -= JOURNAL_SPAN
             task.offsets.clear()
@@ -173,8 +178,14 @@ class OpenTasks:
     # Messages.
 
     def missing(self, before: int, held: Collection[str]) -> list[OpenTask]:
-        """The open tasks with a place before `before` that are not in `held`, in the journal's order."""
-        found = [task for task in self._tasks.values() if task.place < before and task.task_id not in held]
+        """The open tasks with a place before `before` that are not in `held`, in the journal's
+        order.
+        """
+        found = [
+            task
+            for task in self._tasks.values()
+            if task.place < before and task.task_id not in held
+        ]
         return sorted(found, key=_place)
 
     def any_missing(self, before: int, held: Collection[str]) -> bool:
@@ -186,6 +197,12 @@ class OpenTasks:
         return False
 
     def messages_gone(self, before: int, held: Collection[str]) -> None:
-        """No queue holds the message of a cancelled task with a place before `before`, unless it is in `held`."""
-        for task in [task for task in self.cancelled.values() if task.place < before and task.task_id not in held]:
+        """No queue holds the message of a cancelled task with a place before `before`, unless it is
+        in `held`.
+        """
+        for task in [
+            task
+            for task in self.cancelled.values()
+            if task.place < before and task.task_id not in held
+        ]:
             del self.cancelled[task.task_id]

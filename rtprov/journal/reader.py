@@ -33,7 +33,9 @@ class JournalReader:
         self._clock = clock
 
     async def read(self, connection: AmqpConnection, offsets: Iterable[int]) -> dict[int, Delivery]:
-        """The messages at these offsets, but for those that the journal has forgotten. Raises `BrokerError`."""
+        """The messages at these offsets, but for those that the journal has forgotten. Raises
+        `BrokerError`.
+        """
         found: dict[int, Delivery] = {}
         stretches = _stretches(sorted(set(offsets)))
         if not stretches:
@@ -48,7 +50,9 @@ class JournalReader:
                     await channel.channel_close(reply_code=200, reply_text="done")
         return found
 
-    async def _read(self, channel: AmqpChannel, stretch: Sequence[int], found: dict[int, Delivery]) -> None:
+    async def _read(
+        self, channel: AmqpChannel, stretch: Sequence[int], found: dict[int, Delivery]
+    ) -> None:
         wanted, done, came = frozenset(stretch), Deferred[None](), 0
 
         def on_delivery(delivery: Delivery) -> None:
@@ -66,12 +70,20 @@ class JournalReader:
             if not done.called:
                 done.errback(reason)
 
-        tag = await consume(channel, self._name, on_delivery, prefetch=PREFETCH, arguments={"x-stream-offset": stretch[0]})
+        tag = await consume(
+            channel,
+            self._name,
+            on_delivery,
+            prefetch=PREFETCH,
+            arguments={"x-stream-offset": stretch[0]},
+        )
         channel.on_closed(on_closed)
         try:
             await done.addTimeout(DEADLINE_S, self._clock)
         except TimeoutError:
-            raise BrokerUnavailable(f"{self._name} did not bring offset {stretch[-1]} within {DEADLINE_S:.0f} s") from None
+            raise BrokerUnavailable(
+                f"{self._name} did not bring offset {stretch[-1]} within {DEADLINE_S:.0f} s"
+            ) from None
         await cancel(channel, tag)
 
 

@@ -39,7 +39,9 @@ def end_of(record: Record) -> Finished | Cancelled | None:
         return None
     if record.state is State.CANCELLED:
         return Cancelled(record.task_id, record.equipment_id, record.finished_at)
-    return Finished(record.task_id, record.equipment_id, record.finished_at, record.state, record.reason or "")
+    return Finished(
+        record.task_id, record.equipment_id, record.finished_at, record.state, record.reason or ""
+    )
 
 
 def _attempts(record: Record) -> list[TaskEvent]:
@@ -51,8 +53,14 @@ def _attempts(record: Record) -> list[TaskEvent]:
     if record.first_started_at is not None and last.number > 1:
         events.append(Started(record.task_id, record.equipment_id, record.first_started_at, 1))
     if last.started_at is not None:
-        events.append(Started(record.task_id, record.equipment_id, last.started_at, last.number, record.begun_by))
+        events.append(
+            Started(
+                record.task_id, record.equipment_id, last.started_at, last.number, record.begun_by
+            )
+        )
     if last.ended_at is not None:
         error, until = last.error or "", last.retry_at or last.ended_at
-        events.append(Postponed(record.task_id, record.equipment_id, last.ended_at, last.number, error, until))
+        events.append(
+            Postponed(record.task_id, record.equipment_id, last.ended_at, last.number, error, until)
+        )
     return events

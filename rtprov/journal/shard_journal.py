@@ -1,10 +1,11 @@
-"""One shard's journal: the ordered record of what happened to its tasks, and this process's live view of it.
+"""One shard's journal: the ordered record of what happened to its tasks, and this process's live
+view of it.
 
-The front end's `TaskPublisher` puts each task into work queue and journal with one confirmed publish. A worker's `ShardJournal` replays the
-stream from its beginning, follows it live, and hands every event to the store; it appends the worker's own events, and its barrier tells
-when the view is complete. After a lost connection it goes on behind the last event it has seen; that some events may come twice does no
-harm, since the store is an idempotent fold.
-"""
+The front end's `TaskPublisher` puts each task into work queue and journal with one confirmed
+publish. A worker's `ShardJournal` replays the stream from its beginning, follows it live, and hands
+every event to the store; it appends the worker's own events, and its barrier tells when the view is
+complete. After a lost connection it goes on behind the last event it has seen; that some events may
+come twice does no harm, since the store is an idempotent fold."""
 
 from __future__ import annotations
 
@@ -44,24 +45,40 @@ STALL_S = 30.0
 class TaskPublisher:
     """The front end's `rtprov.interfaces.TaskSink`."""
 
-    def __init__(self, *, publisher: Publisher, shards: int, refusal: Callable[[int, str | None], Exception | None]) -> None:
+    def __init__(
+        self,
+        *,
+        publisher: Publisher,
+        shards: int,
+        refusal: Callable[[int, str | None], Exception | None],
+    ) -> None:
         self._publisher = publisher
         self._shards = [Shard(index, shards) for index in range(shards)]
         self._refusal = refusal
 
     def submit(self, task: Task) -> Deferred[None]:
-        """See `rtprov.interfaces.TaskSink.submit`. Nothing is sent where `refusal` of shard and sealing key gives an error: it fails so."""
+        """See `rtprov.interfaces.TaskSink.submit`. Nothing is sent where `refusal` of shard and
+        sealing key gives an error: it fails so.
+        """
         refusal = self._refusal(shard_of(task.equipment_id, len(self._shards)), task.key)
         if refusal is not None:
             return fail(refusal)
         shard = self._shards[shard_of(task.equipment_id, len(self._shards))]
-        return self._publisher.publish(TASKS_EXCHANGE, shard.requested_key, encode_task(task), properties=persistent(), mandatory=True)
+        return self._publisher.publish(
+            TASKS_EXCHANGE,
+            shard.requested_key,
+            encode_task(task),
+            properties=persistent(),
+            mandatory=True,
+        )
 
     def call_off(self, task_id: str, equipment_id: str, at: float) -> Deferred[None]:
         """See `rtprov.interfaces.TaskSink.call_off`."""
         shard = self._shards[shard_of(equipment_id, len(self._shards))]
         body = encode_event(Cancelled(task_id, equipment_id, at))
-        return self._publisher.publish(TASKS_EXCHANGE, shard.event_key, body, properties=persistent(), mandatory=True)
+        return self._publisher.publish(
+            TASKS_EXCHANGE, shard.event_key, body, properties=persistent(), mandatory=True
+        )
 
 
 @define(eq=False)
@@ -76,13 +93,12 @@ class _Flight:
 
 
 class ShardJournal:
-    """`rtprov.interfaces.Journal` on a stream. A session of the worker's connection: attach it after topology and
-    publisher.
+    """`rtprov.interfaces.Journal` on a stream. A session of the worker's connection: attach it
+    after topology and publisher.
 
-    `apply` is called with each event, in the journal's order; the event's offset is one less than `next_offset` then.
-    `lost` is called when the broker's journal is another one than before, which is then read from its beginning.
-    `new_marker_id` makes ids that no other process makes.
-    """
+    `apply` is called with each event, in the journal's order; the event's offset is one less than
+    `next_offset` then. `lost` is called when the broker's journal is another one than before, which
+    is then read from its beginning. `new_marker_id` makes ids that no other process makes."""
 
     _log = Logger()
 
@@ -104,7 +120,8 @@ class ShardJournal:
         self._lost = lost
         self._appender = Appender(shard=shard, publisher=publisher, clock=clock, rng=rng)
         self._connection: AmqpConnection | None = None
-        self._newest: tuple[int, bytes] | None = None  # offset and message of the last event that was seen
+        # offset and message of the last event that was seen
+        self._newest: tuple[int, bytes] | None = None
         self._met = True  # whether it has been seen again on this connection
         self._doubted = False  # whether the journal is to be searched for it from the beginning
         self._seen = 0
@@ -121,7 +138,9 @@ class ShardJournal:
     # The session.
 
     async def attach(self, connection: AmqpConnection) -> None:
-        """Follow the stream; done once everything confirmed before this call has been replayed. Raises `BrokerError`."""
+        """Follow the stream; done once everything confirmed before this call has been replayed.
+        Raises `BrokerError`.
+        """
         channel = await connection.open_channel()
         # From the last event that was seen, to see that it is the same journal.
         offset = "first" if self._newest is None or self._doubted else self._newest[0]
@@ -152,7 +171,9 @@ class ShardJournal:
             self._settling = None
         flight, self._flight = self._flight, None
         waiting, self._waiting = self._waiting, {}
-        lost = BrokerUnavailable("The connection to the broker was lost before the journal's barrier")
+        lost = BrokerUnavailable(
+            "The connection to the broker was lost before the journal's barrier"
+        )
         if flight is not None:
             self._end(flight)
             waiting = flight.waiters | waiting
@@ -162,7 +183,11 @@ class ShardJournal:
         self._settling = LoopingCall(self._settle, channel)
         self._settling.clock = self._clock
         settling = self._settling.start(SETTLE_EVERY_S, now=False)
-        settling.addErrback(lambda reason: self._log.failure("{journal}: no longer settled", reason, journal=self._shard.journal))
+        settling.addErrback(
+            lambda reason: self._log.failure(
+                "{journal}: no longer settled", reason, journal=self._shard.journal
+            )
+        )
 
     def _settle(self, channel: AmqpChannel) -> None:
         if self._last is not None:
@@ -194,7 +219,12 @@ class ShardJournal:
         try:
             event = decode_event(body)
         except UndecodableMessage as error:
-            self._log.error("{journal}: passing over offset {offset}: {error}", journal=self._shard.journal, offset=offset, error=error)
+            self._log.error(
+                "{journal}: passing over offset {offset}: {error}",
+                journal=self._shard.journal,
+                offset=offset,
+                error=error,
+            )
             return
         if isinstance(event, Marker):
             self._on_marker(event)
@@ -206,9 +236,12 @@ class ShardJournal:
         return flight is not None and body == encode_event(Marker(flight.marker_id))
 
     def _begin_anew(self) -> None:
-        """The broker has lost the journal that we know and begun another: that one is to be read from its first event, too."""
+        """The broker has lost the journal that we know and begun another: that one is to be read
+        from its first event, too.
+        """
         self._log.error(
-            "{journal}: the broker's journal began anew; reading it from its beginning, and adding what this process knows",
+            "{journal}: the broker's journal began anew; reading it from its beginning, and adding"
+            " what this process knows",
             journal=self._shard.journal,
         )
         self._newest, self._met, self._doubted = None, True, False
@@ -226,7 +259,8 @@ class ShardJournal:
         """See `rtprov.interfaces.Journal.append_message`."""
         return self._appender.append(body)
 
-    # The barrier: one marker under way; whoever comes meanwhile shares the next one, since this one may be too early for them.
+    # The barrier: one marker under way; whoever comes meanwhile shares the next one, since this one
+    # may be too early for them.
 
     def barrier(self) -> Deferred[None]:
         """See `rtprov.interfaces.Journal.barrier`."""
@@ -273,13 +307,19 @@ class ShardJournal:
             flight.publish.cancel()
 
     def _check_stall(self, flight: _Flight) -> None:
-        """A long replay is patience's business; a stream that brings nothing at all while a marker is due is a broken one."""
+        """A long replay is patience's business; a stream that brings nothing at all while a marker
+        is due is a broken one.
+        """
         if self._seen != flight.events_seen:
             flight.events_seen = self._seen
             flight.watchdog = self._clock.callLater(STALL_S, self._check_stall, flight)
         elif self._connection is not None:
-            self._doubted = True  # perhaps the journal began anew, and RabbitMQ waits for it to reach the offset that we asked for
-            self._connection.drop(f"{self._shard.journal} brought nothing for {STALL_S:.0f} s while a marker was due")
+            # perhaps the journal began anew, and RabbitMQ waits for it to reach the offset that we
+            # asked for
+            self._doubted = True
+            self._connection.drop(
+                f"{self._shard.journal} brought nothing for {STALL_S:.0f} s while a marker was due"
+            )
 
 
 def _tell(waiters: Iterable[Deferred[None]], error: BaseException | None) -> None:

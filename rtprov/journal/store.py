@@ -1,12 +1,12 @@
 """What this process knows of its shard's tasks: a pure, idempotent fold over the journal's events.
 
-The first end of a task, a `Finished` or a `Cancelled` that came before any `Started`, wins for ever; whatever comes after it, again or out
-of order, changes nothing. Times are the events' own.
+The first end of a task, a `Finished` or a `Cancelled` that came before any `Started`, wins for
+ever; whatever comes after it, again or out of order, changes nothing. Times are the events' own.
 
-A task with an ``Idempotency-Key`` has an id that comes again with the key. Its record is kept an hour longer than others, and a `Requested`
-that comes more than half an hour behind the retention begins a new task. The events' times alone decide that, not when a replica forgot:
-all replicas agree, and so does one that reads the journal again.
-"""
+A task with an ``Idempotency-Key`` has an id that comes again with the key. Its record is kept an
+hour longer than others, and a `Requested` that comes more than half an hour behind the retention
+begins a new task. The events' times alone decide that, not when a replica forgot: all replicas
+agree, and so does one that reads the journal again."""
 
 from __future__ import annotations
 
@@ -19,16 +19,30 @@ from rtprov.journal.backlog import Backlog
 from rtprov.journal.describe import describe
 from rtprov.journal.forecast import Forecaster
 from rtprov.journal.record import NO_ORIGIN, Origin, Record
-from rtprov.model import Active, Attempt, Cancelled, Details, Event, Finished, Postponed, Requested, Started, State, Withheld
+from rtprov.model import (
+    Active,
+    Attempt,
+    Cancelled,
+    Details,
+    Event,
+    Finished,
+    Postponed,
+    Requested,
+    Started,
+    State,
+    Withheld,
+)
 
-NEW_TASK_AFTER_S = 1800.0  # half of `KEY_SLACK_S`: what is a new task is clear wherever clocks differ by less than that
+# half of `KEY_SLACK_S`: what is a new task is clear wherever clocks differ by less than that
+NEW_TASK_AFTER_S = 1800.0
 KEPT_ATTEMPTS_AT_END = 3
 MAX_SHARED_TEXTS = 1000
 ASSUMED_CONCURRENCY = 500
 
 
 class Store:
-    """`retention_s` is how long, in seconds, a finished task can still be asked about; a task that has not finished is never forgotten.
+    """`retention_s` is how long, in seconds, a finished task can still be asked about; a task that
+    has not finished is never forgotten.
 
     `backlog` keeps account of those.
     """
@@ -39,8 +53,8 @@ class Store:
         self._forecaster = Forecaster(self.backlog)
         self._records: dict[str, Record] = {}
         self._newest: dict[str, Record] = {}  # by equipment
-        # A heap. Events come nearly in the order of their times, where a push costs next to nothing; and a writer whose clock runs ahead
-        # keeps its own tasks longer, not everybody's.
+        # A heap. Events come nearly in the order of their times, where a push costs next to
+        # nothing; and a writer whose clock runs ahead keeps its own tasks longer, not everybody's.
         self._finished: list[Record] = []
         self._withheld = self.backlog.withheld
         self._texts: dict[str, str] = {}  # reasons are few, and told of very many tasks
@@ -50,13 +64,19 @@ class Store:
         return len(self._records)
 
     def apply(self, event: Event) -> None:
-        """Take the journal's next event. One for an unknown task makes it known: its beginning may have left the journal."""
+        """Take the journal's next event. One for an unknown task makes it known: its beginning may
+        have left the journal.
+        """
         if isinstance(event, Active):
             self.backlog.active = event
         if not isinstance(event, (Requested, Started, Postponed, Withheld, Cancelled, Finished)):
             return
         record = self._records.get(event.task_id)
-        if record is not None and isinstance(event, Requested) and self._begins_anew(record, event.fingerprint, event.at):
+        if (
+            record is not None
+            and isinstance(event, Requested)
+            and self._begins_anew(record, event.fingerprint, event.at)
+        ):
             self._forget(record)
             record = None
         if record is None:
@@ -78,7 +98,11 @@ class Store:
 
     def _begins_anew(self, record: Record, fingerprint: str | None, at: float) -> bool:
         keyed = record.fingerprint is not None and fingerprint is not None
-        return keyed and record.state.final and at > record.finished_at + self._retention_s + NEW_TASK_AFTER_S
+        return (
+            keyed
+            and record.state.final
+            and at > record.finished_at + self._retention_s + NEW_TASK_AFTER_S
+        )
 
     def _stale(self, record: Record, at: float) -> bool:
         """Whether an event is one of the task that had the same key before, read again."""
@@ -89,14 +113,17 @@ class Store:
         newest = self._newest.get(equipment_id)
         if newest is not None:
             equipment_id = newest.equipment_id
-        record = self._records[task_id] = self._newest[equipment_id] = Record(task_id, equipment_id, earlier=newest)
+        record = self._records[task_id] = self._newest[equipment_id] = Record(
+            task_id, equipment_id, earlier=newest
+        )
         if newest is not None:
             newest.later = record
         self.backlog.add(record)
         return record
 
     def _request(self, record: Record, event: Requested) -> None:
-        if record.requested_at is None or event.copied is not None:  # what was copied is the one that came first
+        # what was copied is the one that came first
+        if record.requested_at is None or event.copied is not None:
             record.requested_at = event.at
             record.fingerprint = event.fingerprint
             record.origin = self._origin(event)
@@ -124,7 +151,11 @@ class Store:
         if last is None or event.attempt > last.number:
             last = Attempt(event.attempt, None)
         if event.attempt == last.number and last.ended_at is None:
-            record.add(attrs.evolve(last, ended_at=event.at, error=self._shared(event.reason), retry_at=event.until))
+            record.add(
+                attrs.evolve(
+                    last, ended_at=event.at, error=self._shared(event.reason), retry_at=event.until
+                )
+            )
             record.attempts = last.number
             record.begun_by = None
             self.backlog.pause(record)
@@ -179,7 +210,9 @@ class Store:
         return iter(self._records.values())
 
     def places(self, task_ids: Iterable[str]) -> dict[str, int]:
-        """The places of these tasks in the rows of their devices, which is the journal's order; a task that is not known has none."""
+        """The places of these tasks in the rows of their devices, which is the journal's order; a
+        task that is not known has none.
+        """
         wanted: dict[str, set[str]] = {}
         for task_id in task_ids:
             record = self._records.get(task_id)
@@ -196,7 +229,9 @@ class Store:
         return places
 
     def first_started_at(self, task_id: str) -> float | None:
-        """When the task's first attempt began, in seconds since the epoch; None where none is known."""
+        """When the task's first attempt began, in seconds since the epoch; None where none is
+        known.
+        """
         record = self._records.get(task_id)
         return record.first_started_at if record is not None else None
 
@@ -206,7 +241,9 @@ class Store:
         return record.attempts if record is not None else 0
 
     def deaths(self, task_id: str) -> int:
-        """How many processes have begun to call for the task and were followed by another one before they had told of an end."""
+        """How many processes have begun to call for the task and were followed by another one
+        before they had told of an end.
+        """
         record = self._records.get(task_id)
         return record.deaths if record is not None else 0
 
@@ -220,16 +257,17 @@ class Store:
         return self._withheld.waits(task_id)
 
     def withheld_s(self, task_id: str, now: float) -> float:
-        """For how many seconds, until `now` (seconds since the epoch), the task has waited for its key: its patience stood still."""
+        """For how many seconds, until `now` (seconds since the epoch), the task has waited for its
+        key: its patience stood still.
+        """
         return self._withheld.seconds(task_id, now)
 
     def over(self, task_id: str, fingerprint: str | None, accepted_at: float) -> bool | None:
-        """Whether nothing is to be done for a task's message: the task has ended, or is another message's, with
-        another body.
+        """Whether nothing is to be done for a task's message: the task has ended, or is another
+        message's, with another body.
 
-        None where the journal has not told (yet) of the task, or which of the messages with its ``Idempotency-Key`` is
-        its order.
-        """
+        None where the journal has not told (yet) of the task, or which of the messages with its
+        ``Idempotency-Key`` is its order."""
         record = self._records.get(task_id)
         if fingerprint is None:
             return None if record is None else record.state.final
@@ -240,22 +278,29 @@ class Store:
         return None if record.fingerprint is None else record.fingerprint != fingerprint
 
     def details(self, task_id: str, equipment_id: str | None, now: float) -> Details | None:
-        """All that is known of the task, of whatever equipment where None is given, at `now` (seconds since the epoch)."""
+        """All that is known of the task, of whatever equipment where None is given, at `now`
+        (seconds since the epoch).
+        """
         record = self._records.get(task_id)
         if record is None or equipment_id not in (None, record.equipment_id):
             return None
         return describe([record], self.backlog, self._withheld, self._forecaster.at(now), now)[0]
 
-    def tasks_of(self, equipment_id: str, before: str | None, limit: int, now: float) -> list[Details]:
-        """The device's tasks, newest first, at most `limit`: those before the task `before`, or from the newest.
+    def tasks_of(
+        self, equipment_id: str, before: str | None, limit: int, now: float
+    ) -> list[Details]:
+        """The device's tasks, newest first, at most `limit`: those before the task `before`, or
+        from the newest.
 
-        "New" is by the journal's order. None are before a task that is not known, or is another device's.
-        """
+        "New" is by the journal's order. None are before a task that is not known, or is another
+        device's."""
         if before is None:
             record = self._newest.get(equipment_id)
         else:
             known = self._records.get(before)
-            record = known.earlier if known is not None and known.equipment_id == equipment_id else None
+            record = (
+                known.earlier if known is not None and known.equipment_id == equipment_id else None
+            )
         row: list[Record] = []
         while record is not None and len(row) < limit:
             row.append(record)
@@ -263,11 +308,11 @@ class Store:
         return describe(row, self.backlog, self._withheld, self._forecaster.at(now), now)
 
     def expire(self, now: float, keep: Callable[[str], bool] = lambda task_id: False) -> int:
-        """Forget the tasks that finished more than the retention before `now` (seconds since the epoch), but for those
-        to `keep`; return how many.
+        """Forget the tasks that finished more than the retention before `now` (seconds since the
+        epoch), but for those to `keep`; return how many.
 
-        Costs in proportion to what is forgotten, whatever else is kept (but for the logarithm of a heap).
-        """
+        Costs in proportion to what is forgotten, whatever else is kept (but for the logarithm of a
+        heap)."""
         limit = now - self._retention_s
         forgotten = 0
         kept: list[Record] = []

@@ -1,4 +1,6 @@
-"""Which tasks wait for the key that their bodies are sealed with, and for how long they have: a fold over the journal's events."""
+"""Which tasks wait for the key that their bodies are sealed with, and for how long they have: a
+fold over the journal's events.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ if TYPE_CHECKING:
 
 @attrs.define
 class _Wait:
-    """`since` is when the present wait began, None where it is over; the waits before it took `earlier_s` seconds.
+    """`since` is when the present wait began, None where it is over; the waits before it took
+    `earlier_s` seconds.
 
     `over_at` is when the last of those was over: what began before that has been counted.
     """
@@ -26,7 +29,9 @@ class _Wait:
 
 
 class WithheldTasks:
-    """Holds an entry for each open task that has waited at all: few. `now` and times of events are seconds since the epoch."""
+    """Holds an entry for each open task that has waited at all: few. `now` and times of events are
+    seconds since the epoch.
+    """
 
     def __init__(self) -> None:
         self._waits: dict[str, _Wait] = {}
@@ -74,7 +79,9 @@ class WithheldTasks:
 
     def holds(self, record: Record) -> bool:
         """Whether the task waits for its key, or will when its turn comes."""
-        return self.waits(record.task_id) or (not record.attempts and self.missing(record.origin.key))
+        return self.waits(record.task_id) or (
+            not record.attempts and self.missing(record.origin.key)
+        )
 
     @property
     def waiting(self) -> int:

@@ -1,1 +1,3 @@
-"""What rtprov declares at the broker, and the format of every message that its processes exchange."""
+"""What rtprov declares at the broker, and the format of every message that its processes
+exchange.
+"""

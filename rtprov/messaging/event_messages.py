@@ -1,8 +1,8 @@
 """The messages that front ends, workers and journals exchange over AMQP: JSON ⇄ model.
 
-Each is an object with ``"v"`` (the format's version) and ``"kind"``. What a later version adds is carried, not fatal: unknown fields are
-passed over, events of an unknown kind become `Unrecognised`, a task that ended in an unknown state has failed.
-"""
+Each is an object with ``"v"`` (the format's version) and ``"kind"``. What a later version adds is
+carried, not fatal: unknown fields are passed over, events of an unknown kind become `Unrecognised`,
+a task that ended in an unknown state has failed."""
 
 from __future__ import annotations
 
@@ -135,7 +135,9 @@ class _StatusRequest(_Tagged, tag="status"):
 
 
 class _StatusReply(_Tagged, tag="states"):
-    """A cancelled task stands as failed in `states`, which is all that earlier front ends know, and its place in `cancelled`."""
+    """A cancelled task stands as failed in `states`, which is all that earlier front ends know, and
+    its place in `cancelled`.
+    """
 
     states: list[State | None]
     v: int = VERSION
@@ -149,16 +151,21 @@ class _AnyKind(msgspec.Struct):
 _STATES = {state.value: state for state in State}
 _EQUIPMENT_STATES = {state.value: state for state in EquipmentState}
 _KEY_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_EVENT_KINDS = frozenset({"requested", "started", "postponed", "withheld", "cancelled", "finished", "active", "marker"})
+_EVENT_KINDS = frozenset(
+    {"requested", "started", "postponed", "withheld", "cancelled", "finished", "active", "marker"}
+)
 
 _encode = msgspec.json.Encoder().encode
 _decode_task = msgspec.json.Decoder(_Task).decode
-_decode_event = msgspec.json.Decoder(_Requested | _Started | _Postponed | _Withheld | _Cancelled | _Finished | _Active | _Marker).decode
+_decode_event = msgspec.json.Decoder(
+    _Requested | _Started | _Postponed | _Withheld | _Cancelled | _Finished | _Active | _Marker
+).decode
 _decode_any_kind = msgspec.json.Decoder(_AnyKind).decode
 _decode_status_request = msgspec.json.Decoder(_StatusRequest).decode
 _decode_status_reply = msgspec.json.Decoder(_StatusReply).decode
 
-# What msgspec raises on bytes from outside: not JSON, or of another form; not UTF-8; nested without end.
+# What msgspec raises on bytes from outside: not JSON, or of another form; not UTF-8; nested without
+# end.
 _MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _PLACE = re.compile(r"`\$[^`]*`$")
 
@@ -167,7 +174,11 @@ def encode_task(task: Task) -> bytes:
     """The message that is the worker's order and the journal's `Requested` at once."""
     message = _Task(task.task_id, task.equipment_id, task.accepted_at, task.timeout_s, task.sealed)
     message.fingerprint = _given(task.fingerprint)
-    message.caller, message.by, message.key = _given(task.caller), _given(task.accepted_by), _given(task.key)
+    message.caller, message.by, message.key = (
+        _given(task.caller),
+        _given(task.accepted_by),
+        _given(task.key),
+    )
     return _encode(message)
 
 
@@ -181,27 +192,62 @@ def decode_task(body: bytes) -> Task:
         raise UndecodableMessage("not a task: an id is malformed")
     if message.key and not _KEY_ID.fullmatch(message.key):
         raise UndecodableMessage("not a task: the id of its key is malformed")
-    origin = {"caller": _name(message.caller), "accepted_by": _name(message.by), "key": message.key or None}
-    return Task(message.task, message.equipment, message.timeout, message.at, message.sealed, message.fingerprint or None, **origin)
+    origin = {
+        "caller": _name(message.caller),
+        "accepted_by": _name(message.by),
+        "key": message.key or None,
+    }
+    return Task(
+        message.task,
+        message.equipment,
+        message.timeout,
+        message.at,
+        message.sealed,
+        message.fingerprint or None,
+        **origin,
+    )
 
 
 def encode_event(event: Event) -> bytes:
     """A journal's message. `Unrecognised` events are only read, never written: TypeError."""
     if isinstance(event, Started):
-        return _encode(_Started(event.task_id, event.equipment_id, event.at, event.attempt, _given(event.by)))
+        return _encode(
+            _Started(event.task_id, event.equipment_id, event.at, event.attempt, _given(event.by))
+        )
     if isinstance(event, Finished):
-        return _encode(_Finished(event.task_id, event.equipment_id, event.at, event.state.value, event.reason))
+        return _encode(
+            _Finished(event.task_id, event.equipment_id, event.at, event.state.value, event.reason)
+        )
     if isinstance(event, Marker):
         return _encode(_Marker(event.marker_id))
     if isinstance(event, Postponed):
-        return _encode(_Postponed(event.task_id, event.equipment_id, event.at, event.attempt, event.reason, event.until))
+        return _encode(
+            _Postponed(
+                event.task_id,
+                event.equipment_id,
+                event.at,
+                event.attempt,
+                event.reason,
+                event.until,
+            )
+        )
     if isinstance(event, Withheld):
-        return _encode(_Withheld(event.task_id, event.equipment_id, event.at, _given(event.key), event.over))
+        return _encode(
+            _Withheld(event.task_id, event.equipment_id, event.at, _given(event.key), event.over)
+        )
     if isinstance(event, Cancelled):
-        return _encode(_Cancelled(event.task_id, event.equipment_id, event.at, copied=_given(event.copied)))
+        return _encode(
+            _Cancelled(event.task_id, event.equipment_id, event.at, copied=_given(event.copied))
+        )
     if isinstance(event, Requested):
-        request = _Requested(event.task_id, event.equipment_id, event.at, fingerprint=_given(event.fingerprint))
-        request.caller, request.by, request.key = _given(event.caller), _given(event.accepted_by), _given(event.key)
+        request = _Requested(
+            event.task_id, event.equipment_id, event.at, fingerprint=_given(event.fingerprint)
+        )
+        request.caller, request.by, request.key = (
+            _given(event.caller),
+            _given(event.accepted_by),
+            _given(event.key),
+        )
         request.copied = _given(event.copied)
         return _encode(request)
     if isinstance(event, Active):
@@ -210,7 +256,9 @@ def encode_event(event: Event) -> bytes:
 
 
 def decode_event(body: bytes) -> Event:
-    """The event; `Requested` for what `encode_task` made, `Unrecognised` for a kind that we do not know. Raises `UndecodableMessage`."""
+    """The event; `Requested` for what `encode_task` made, `Unrecognised` for a kind that we do not
+    know. Raises `UndecodableMessage`.
+    """
     try:
         message = _decode_event(body)
     except _MALFORMED as error:
@@ -228,21 +276,39 @@ def decode_event(body: bytes) -> Event:
             copied=message.copied or None,
         )
     if isinstance(message, _Started):
-        return Started(message.task, message.equipment, message.at, message.attempt, message.by or None)
+        return Started(
+            message.task, message.equipment, message.at, message.attempt, message.by or None
+        )
     if isinstance(message, _Marker):
         return Marker(message.id)
     if isinstance(message, _Postponed):
-        return Postponed(message.task, message.equipment, message.at, message.attempt, message.reason, message.until)
+        return Postponed(
+            message.task,
+            message.equipment,
+            message.at,
+            message.attempt,
+            message.reason,
+            message.until,
+        )
     if isinstance(message, _Withheld):
-        return Withheld(message.task, message.equipment, message.at, message.key or None, message.over)
+        return Withheld(
+            message.task, message.equipment, message.at, message.key or None, message.over
+        )
     if isinstance(message, _Cancelled):
         return Cancelled(message.task, message.equipment, message.at, copied=message.copied or None)
     if isinstance(message, _Active):
-        equipment = _EQUIPMENT_STATES.get(message.equipment, EquipmentState.OPEN)  # one that we do not know is no good sign
+        # one that we do not know is no good sign
+        equipment = _EQUIPMENT_STATES.get(message.equipment, EquipmentState.OPEN)
         return Active(message.by[:MAX_CALLER], message.at, max(1, message.concurrency), equipment)
     state = _STATES.get(message.state)
     if state is None:
-        return Finished(message.task, message.equipment, message.at, State.FAILED, "ended in a state that this version does not know")
+        return Finished(
+            message.task,
+            message.equipment,
+            message.at,
+            State.FAILED,
+            "ended in a state that this version does not know",
+        )
     if not state.final:
         raise UndecodableMessage("not an event: it finishes a task in a state that is not final")
     return Finished(message.task, message.equipment, message.at, state, message.reason)
@@ -260,7 +326,9 @@ def _unrecognised(body: bytes, error: Exception) -> Unrecognised:
 
 
 def encode_status_request(pairs: Sequence[tuple[str, str]], *, barrier: bool) -> bytes:
-    """A batch of (task id, equipment id) pairs; with `barrier`, the replica is to pass its barrier before it answers."""
+    """A batch of (task id, equipment id) pairs; with `barrier`, the replica is to pass its barrier
+    before it answers.
+    """
     return _encode(_StatusRequest(list(pairs), barrier))
 
 
@@ -308,4 +376,8 @@ def _undecodable(what: str, error: Exception) -> UndecodableMessage:
     if not isinstance(error, msgspec.ValidationError):
         return UndecodableMessage(f"not {what}: damaged JSON")
     place = _PLACE.search(str(error))
-    return UndecodableMessage(f"not {what}: wrong at {place[0]}" if place else f"not {what}: a field is missing, or it is no object")
+    return UndecodableMessage(
+        f"not {what}: wrong at {place[0]}"
+        if place
+        else f"not {what}: a field is missing, or it is no object"
+    )

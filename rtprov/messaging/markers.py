@@ -1,4 +1,6 @@
-"""Messages that are made neither of a task nor of an event: markers of the census, and events that are written again."""
+"""Messages that are made neither of a task nor of an event: markers of the census, and events that
+are written again.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def decode_census(body: bytes) -> str | None:
 
 
 def copy_event(body: bytes, copied: Copied) -> bytes:
-    """The message of a `Requested` or `Cancelled` for being written again, with all that is in it, known or not."""
+    """The message of a `Requested` or `Cancelled` for being written again, with all that is in it,
+    known or not.
+    """
     fields = _decode_fields(body)
     fields["copied"] = msgspec.Raw(_encode(copied))
     return _encode(fields)

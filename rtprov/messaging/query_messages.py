@@ -1,8 +1,9 @@
-"""What front ends ask replicas beyond a plain status: all about tasks, and to be told when they end. JSON ⇄ model, as in `rtprov.messaging.event_messages`.
+"""What front ends ask replicas beyond a plain status: all about tasks, and to be told when they
+end. JSON ⇄ model, as in `rtprov.messaging.event_messages`.
 
-An `Inquiry` or a `Listing` is answered once, with the tasks that are known; a `Watch` with any number of messages that tell which of its
-tasks have ended; `KeysAsked` by each worker, with the ids of its sealing keys.
-"""
+An `Inquiry` or a `Listing` is answered once, with the tasks that are known; a `Watch` with any
+number of messages that tell which of its tasks have ended; `KeysAsked` by each worker, with the ids
+of its sealing keys."""
 
 from __future__ import annotations
 
@@ -18,7 +19,9 @@ from rtprov.model import Details, State, Waiting
 
 
 class Inquiry(msgspec.Struct, tag_field="kind", tag="inquiry", frozen=True):
-    """About one task, of this equipment where it is given. With `barrier` the replica is to pass its barrier first."""
+    """About one task, of this equipment where it is given. With `barrier` the replica is to pass
+    its barrier first.
+    """
 
     task: str
     equipment: str | None
@@ -27,7 +30,9 @@ class Inquiry(msgspec.Struct, tag_field="kind", tag="inquiry", frozen=True):
 
 
 class Listing(msgspec.Struct, tag_field="kind", tag="listing", frozen=True):
-    """About a device's tasks: at most `limit`, newest first, those before the task `before` if it is given. Always behind the barrier."""
+    """About a device's tasks: at most `limit`, newest first, those before the task `before` if it
+    is given. Always behind the barrier.
+    """
 
     equipment: str
     before: str | None
@@ -57,7 +62,9 @@ class _Keys(msgspec.Struct, tag_field="kind", tag="keys"):
 
 
 class _Known(msgspec.Struct, tag_field="kind", tag="known"):
-    """A task that waits for its key waits for a free slot as earlier versions know it, and its place is in `withheld`."""
+    """A task that waits for its key waits for a free slot as earlier versions know it, and its
+    place is in `withheld`.
+    """
 
     tasks: list[Details]
     v: int = VERSION

@@ -1,14 +1,18 @@
-"""Changing the number of shards: all that the old queues and journals hold moves to new ones, device by device in its order.
+"""Changing the number of shards: all that the old queues and journals hold moves to new ones,
+device by device in its order.
 
-No worker may run meanwhile. Front ends answer 503 until it is done. The steps, each of which may be repeated after a crash:
+No worker may run meanwhile. Front ends answer 503 until it is done. The steps, each of which may be
+repeated after a crash:
 
-1. The broker remembers that the count is being changed: no front end or worker connects any more (`rtprov.messaging.shard_count`).
-2. The new queues and journals are declared. The old ones are unbound, so that a front end which still runs has its POSTs returned.
-3. The events of the old journals are appended to the new ones, then the messages of the old work queues and dead letters move.
-   What is confirmed in the new place only then leaves the old one. A crash leaves copies, which do no harm: journals are folded
-   idempotently, and a task that comes twice is called once.
-4. The old queues are deleted, and the broker remembers the new count.
-"""
+1. The broker remembers that the count is being changed: no front end or worker connects any more
+   (`rtprov.messaging.shard_count`).
+2. The new queues and journals are declared. The old ones are unbound, so that a front end which
+   still runs has its POSTs returned.
+3. The events of the old journals are appended to the new ones, then the messages of the old work
+   queues and dead letters move. What is confirmed in the new place only then leaves the old one. A
+   crash leaves copies, which do no harm: journals are folded idempotently, and a task that comes
+   twice is called once.
+4. The old queues are deleted, and the broker remembers the new count."""
 
 from __future__ import annotations
 
@@ -44,7 +48,8 @@ if TYPE_CHECKING:
 
 BATCH = 500
 MARKER = "x-rtprov-moved-upto"
-_OF_THE_QUEUE = ("x-stream-offset", "x-delivery-count", "x-acquired-count")  # headers that the old queue has added
+# headers that the old queue has added
+_OF_THE_QUEUE = ("x-stream-offset", "x-delivery-count", "x-acquired-count")
 
 
 class _OfDevice(msgspec.Struct):
@@ -62,7 +67,14 @@ class Resharding:
     `new_id` makes ids that no other process makes; `say` tells the operator what is done.
     """
 
-    def __init__(self, *, connection: AmqpConnection, publisher: Publisher, new_id: Callable[[], str], say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        *,
+        connection: AmqpConnection,
+        publisher: Publisher,
+        new_id: Callable[[], str],
+        say: Callable[[str], None],
+    ) -> None:
         self._connection = connection
         self._publisher = publisher
         self._new_id = new_id
@@ -71,8 +83,8 @@ class Resharding:
     async def run(self, count: int) -> None:
         """Change to `count` shards, 1 to 1024.
 
-        Raises `ConfigurationError` if that is not possible, `BrokerError` if the broker failed: it may be repeated then.
-        """
+        Raises `ConfigurationError` if that is not possible, `BrokerError` if the broker failed: it
+        may be repeated then."""
         if not 1 <= count <= MAX_SHARDS:
             raise ConfigurationError(f"The number of shards must be from 1 to {MAX_SHARDS}")
         before = await self._begin(count)
@@ -82,7 +94,8 @@ class Resharding:
         old = [Shard(index, before) for index in range(before)]
         new = [Shard(index, count) for index in range(count)]
         await Topology(new).attach(self._connection)
-        # A front end that had begun to connect before the first step may bind again what was unbound: hence twice.
+        # A front end that had begun to connect before the first step may bind again what was
+        # unbound: hence twice.
         offsets: dict[str, int] = {}
         for _ in range(2):
             await self._unbind(old)
@@ -97,11 +110,15 @@ class Resharding:
 
     async def _begin(self, count: int) -> int | None:
         """The old count, once nothing uses it any more; None if it is the new one."""
-        known = await read(self._connection, Remembered(count)) or await self._known_of_before(count)
+        known = await read(self._connection, Remembered(count)) or await self._known_of_before(
+            count
+        )
         if known == Remembered(count):
             return None
         if known.changing_to not in (None, count):
-            raise ConfigurationError(f"A change to {known.changing_to} shards was begun: finish it first")
+            raise ConfigurationError(
+                f"A change to {known.changing_to} shards was begun: finish it first"
+            )
         for index in range(known.count):
             queue = Shard(index, known.count).work
             counts = await queue_counts(self._connection, queue)
@@ -115,13 +132,17 @@ class Resharding:
         return changing.count
 
     async def _known_of_before(self, count: int) -> Remembered:
-        """What a broker that remembers no count has been used with; a new one remembers `count` from now on."""
+        """What a broker that remembers no count has been used with; a new one remembers `count`
+        from now on.
+        """
         before = await counts_of_before(self._connection)
         if not before:
             return await remember(self._connection, Remembered(count))
         if len(before) > 1:
             held = " and ".join(map(str, before))
-            raise ConfigurationError(f"The broker holds queues of {held} shards: delete those that are not in use")
+            raise ConfigurationError(
+                f"The broker holds queues of {held} shards: delete those that are not in use"
+            )
         return await remember(self._connection, Remembered(before[0]))
 
     async def _unbind(self, shards: list[Shard]) -> None:
@@ -133,11 +154,15 @@ class Resharding:
                 (shard.journal, shard.event_key),
             ):
                 if await message_count(self._connection, queue) is not None:
-                    await channel.queue_unbind(queue=queue, exchange=TASKS_EXCHANGE, routing_key=key)
+                    await channel.queue_unbind(
+                        queue=queue, exchange=TASKS_EXCHANGE, routing_key=key
+                    )
         await channel.channel_close(reply_code=200, reply_text="done")
 
     async def _move_all(self, shard: Shard, new: list[Shard], offsets: dict[str, int]) -> None:
-        """Move what a shard's queues hold; `offsets` are those in the streams up to which all was copied before."""
+        """Move what a shard's queues hold; `offsets` are those in the streams up to which all was
+        copied before.
+        """
 
         def queue_of(kind: str) -> Callable[[Delivery], str | None]:
             def find(delivery: Delivery) -> str | None:
@@ -152,7 +177,13 @@ class Resharding:
         for kind, stream in (("journal", True), ("work", False), ("dead", False)):
             queue = getattr(shard, kind)
             if await message_count(self._connection, queue) is not None:
-                move = _Move(self._connection, self._publisher, queue, queue_of(kind), offsets.get(queue, 0) if stream else None)
+                move = _Move(
+                    self._connection,
+                    self._publisher,
+                    queue,
+                    queue_of(kind),
+                    offsets.get(queue, 0) if stream else None,
+                )
                 moved = await move.run(self._new_id())
                 if move.next_offset is not None:
                     offsets[queue] = move.next_offset
@@ -161,10 +192,11 @@ class Resharding:
 
 
 class _Move:
-    """Moves all messages of one queue up to a marker at its end. Those of a stream are copied, from `next_offset` on.
+    """Moves all messages of one queue up to a marker at its end. Those of a stream are copied, from
+    `next_offset` on.
 
-    `queue_of` gives each message's new queue, None for what is left out. `next_offset` is None for what is no stream.
-    """
+    `queue_of` gives each message's new queue, None for what is left out. `next_offset` is None for
+    what is no stream."""
 
     def __init__(
         self,
@@ -188,8 +220,12 @@ class _Move:
         await self._publisher.publish("", self._queue, b"{}", properties=mark)
         channel = await self._connection.open_channel()
         channel.on_closed(lambda reason: self._wake(reason))
-        arguments = {} if self.next_offset is None else {"x-stream-offset": self.next_offset or "first"}
-        tag = await consume(channel, self._queue, self._on_delivery, prefetch=BATCH, arguments=arguments)
+        arguments = (
+            {} if self.next_offset is None else {"x-stream-offset": self.next_offset or "first"}
+        )
+        tag = await consume(
+            channel, self._queue, self._on_delivery, prefetch=BATCH, arguments=arguments
+        )
         moved, over = 0, False
         while not over:
             if not self._arrived:
@@ -213,9 +249,15 @@ class _Move:
                 properties = Basic.Properties(
                     content_type=delivery.properties.content_type,
                     delivery_mode=2,
-                    headers={key: value for key, value in (delivery.properties.headers or {}).items() if key not in _OF_THE_QUEUE},
+                    headers={
+                        key: value
+                        for key, value in (delivery.properties.headers or {}).items()
+                        if key not in _OF_THE_QUEUE
+                    },
                 )
-                published.append(self._publisher.publish("", queue, delivery.body, properties=properties))
+                published.append(
+                    self._publisher.publish("", queue, delivery.body, properties=properties)
+                )
         await gather(published)
         return len(published)
 

@@ -1,11 +1,14 @@
-"""How many shards there are, as the broker remembers it: one number that front ends and workers must agree on.
+"""How many shards there are, as the broker remembers it: one number that front ends and workers
+must agree on.
 
-AMQP has no place for a number, but a broker compares the arguments of a queue that is declared again, and refuses others (406): that makes
-the first declaration count, whichever process makes it. So the count is an argument of an empty queue that carries no message,
-``rtprov.shards``: its ``x-delivery-limit``. While the count is being changed the argument holds both counts (`Remembered`).
+AMQP has no place for a number, but a broker compares the arguments of a queue that is declared
+again, and refuses others (406): that makes the first declaration count, whichever process makes it.
+So the count is an argument of an empty queue that carries no message, ``rtprov.shards``: its
+``x-delivery-limit``. While the count is being changed the argument holds both counts
+(`Remembered`).
 
-A broker that earlier versions have used has no such queue. The names of its work queues tell the count then.
-"""
+A broker that earlier versions have used has no such queue. The names of its work queues tell the
+count then."""
 
 from __future__ import annotations
 
@@ -32,13 +35,16 @@ SCAN_AT_ONCE = 32
 NOT_FOUND, PRECONDITION_FAILED = 404, 406
 
 _CHANGING = 10_000  # more than any count
-# RabbitMQ: "… received the value '4' of type 'signedint' but current is the value '1' of type …"; ours is shorter.
+# RabbitMQ: "… received the value '4' of type 'signedint' but current is the value '1' of type …";
+# ours is shorter.
 _CURRENT = re.compile(r"current is (?:the value )?'([0-9]+)'")
 
 
 @attrs.frozen
 class Remembered:
-    """`count` shards, 1 to 1024; `changing_to` is the count that they are being changed to, None while they are not."""
+    """`count` shards, 1 to 1024; `changing_to` is the count that they are being changed to, None
+    while they are not.
+    """
 
     count: int
     changing_to: int | None = None
@@ -55,14 +61,18 @@ class Remembered:
 
 
 async def read(connection: AmqpConnection, guess: Remembered) -> Remembered | None:
-    """What the broker remembers, None if it remembers nothing. A right `guess` spares it an error. Raises `BrokerError`."""
+    """What the broker remembers, None if it remembers nothing. A right `guess` spares it an error.
+    Raises `BrokerError`.
+    """
     if await message_count(connection, SHARDS_QUEUE) is None:
         return None
     return await remember(connection, guess)
 
 
 async def remember(connection: AmqpConnection, wanted: Remembered) -> Remembered:
-    """Have the broker remember `wanted` unless it remembers something already; return what it remembers. Raises `BrokerError`."""
+    """Have the broker remember `wanted` unless it remembers something already; return what it
+    remembers. Raises `BrokerError`.
+    """
     channel = await connection.open_channel(fatal=False)
     arguments = {"x-queue-type": "quorum", "x-delivery-limit": wanted.value}
     try:
@@ -100,7 +110,9 @@ async def message_count(connection: AmqpConnection, queue: str) -> int | None:
 
 
 async def queue_counts(connection: AmqpConnection, queue: str) -> tuple[int, int] | None:
-    """How many messages and consumers a queue has, None if there is no such queue. Raises `BrokerError`."""
+    """How many messages and consumers a queue has, None if there is no such queue. Raises
+    `BrokerError`.
+    """
     channel = await connection.open_channel(fatal=False)
     try:
         declared = await channel.queue_declare(queue=queue, passive=True)
@@ -113,24 +125,30 @@ async def queue_counts(connection: AmqpConnection, queue: str) -> tuple[int, int
 
 
 async def counts_of_before(connection: AmqpConnection) -> list[int]:
-    """The counts of shards for which the broker holds a work queue, where no count is remembered. Raises `BrokerError`."""
+    """The counts of shards for which the broker holds a work queue, where no count is remembered.
+    Raises `BrokerError`.
+    """
     if await message_count(connection, PARKED_QUEUE) is None:
         return []  # every version declares it: the broker is new
     found: list[int] = []
     for start in range(1, MAX_SHARDS + 1, SCAN_AT_ONCE):
         counts = range(start, min(start + SCAN_AT_ONCE, MAX_SHARDS + 1))
-        looks = [Deferred.fromCoroutine(message_count(connection, Shard(0, count).work)) for count in counts]
+        looks = [
+            Deferred.fromCoroutine(message_count(connection, Shard(0, count).work))
+            for count in counts
+        ]
         sizes = await gather(looks)
         found += [count for count, size in zip(counts, sizes, strict=True) if size is not None]
     return found
 
 
 class ShardCount:
-    """Makes sure on each connection that the broker has as many shards as this role is made for. Its first session.
+    """Makes sure on each connection that the broker has as many shards as this role is made for.
+    Its first session.
 
-    `made_for` is that number; with `given` the operator asks for it. Without, `on_other` is called with the broker's number if that is
-    another one, so that the role can be made anew. `on_agreed` is called once the numbers agree; it may raise `ConfigurationError`.
-    """
+    `made_for` is that number; with `given` the operator asks for it. Without, `on_other` is called
+    with the broker's number if that is another one, so that the role can be made anew. `on_agreed`
+    is called once the numbers agree; it may raise `ConfigurationError`."""
 
     _log = Logger()
 
@@ -145,16 +163,17 @@ class ShardCount:
         self.on_agreed: Callable[[], None] = lambda: None
 
     async def attach(self, connection: AmqpConnection) -> None:
-        """Raises `ConfigurationError` if another number was asked for, `BrokerUnavailable` while it is being changed, else `BrokerError`.
+        """Raises `ConfigurationError` if another number was asked for, `BrokerUnavailable` while it
+        is being changed, else `BrokerError`.
 
-        A role that has worked with its number before is not ended by another one: it is of no use until the number is back, or it is
-        started anew.
-        """
+        A role that has worked with its number before is not ended by another one: it is of no use
+        until the number is back, or it is started anew."""
         self._connection = connection
         remembered = await read(connection, self._guess) or await self._remember_first(connection)
         if remembered.changing_to is not None:
             raise BrokerUnavailable(
-                f"The number of shards is being changed from {remembered.count} to {remembered.changing_to}; waiting until that is done"
+                f"The number of shards is being changed from {remembered.count} to"
+                f" {remembered.changing_to}; waiting until that is done"
             )
         self._guess = remembered
         self._check(remembered.count)
@@ -168,7 +187,9 @@ class ShardCount:
             self._verifying.cancel()
 
     def verify(self) -> None:
-        """Compare the numbers again, unless that is under way: the broker's may have changed. The connection is dropped if they differ."""
+        """Compare the numbers again, unless that is under way: the broker's may have changed. The
+        connection is dropped if they differ.
+        """
         if self._connection is None or self._verifying is not None:
             return
         verifying = Deferred.fromCoroutine(self._verify(self._connection))
@@ -191,7 +212,10 @@ class ShardCount:
         before = await counts_of_before(connection)
         if len(before) > 1 and not (self._given and self._made_for in before):
             held = " and ".join(map(str, before))
-            raise ConfigurationError(f"--shards: the broker holds queues of {held} shards; give the number that is in use")
+            raise ConfigurationError(
+                f"--shards: the broker holds queues of {held} shards; give the number that is"
+                " in use"
+            )
         if before and self._made_for not in before:
             self._check(before[0])
         return await remember(connection, Remembered(self._made_for))
@@ -201,9 +225,11 @@ class ShardCount:
             return
         if not self._given:
             self.on_other(count)
-            raise BrokerUnavailable(f"The broker has {count} shards, not {self._made_for}; beginning anew with {count}")
+            raise BrokerUnavailable(
+                f"The broker has {count} shards, not {self._made_for}; beginning anew with {count}"
+            )
         text = (
-            f"--shards {self._made_for}: the broker holds the tasks of {count} shards; start without --shards, "
-            f"or change the number with python -m rtprov.shards"
+            f"--shards {self._made_for}: the broker holds the tasks of {count} shards; start"
+            " without --shards, or change the number with python -m rtprov.shards"
         )
         raise BrokerUnavailable(text) if self._agreed else ConfigurationError(text)

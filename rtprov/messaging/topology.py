@@ -1,12 +1,14 @@
-"""Exchanges, queues and streams of rtprov, and their names. All is durable; declaring it again changes nothing.
+"""Exchanges, queues and streams of rtprov, and their names. All is durable; declaring it again
+changes nothing.
 
 ::
 
-    rtprov.tasks ─┬─ requested.K ─▶ rtprov.work.K ── too many deliveries ──▶ rtprov.dead ─────────────▶ rtprov.dead.K
-                  └─ requested.K, event.K ─▶ rtprov.journal.K
+    rtprov.tasks ─┬─ requested.K ─▶ rtprov.work.K ── too many deliveries ──▶ rtprov.dead
+                  ─────────────▶ rtprov.dead.K └─ requested.K, event.K ─▶ rtprov.journal.K
 
-    rtprov.parked      what can be neither used nor dropped; rtprov only fills it
-    rtprov.status ─ status.K, inquiry.K ─▶ queues of each worker's own, which go with its connection: status requests, other questions
+    rtprov.parked      what can be neither used nor dropped; rtprov only fills it rtprov.status ─
+    status.K, inquiry.K ─▶ queues of each worker's own, which go with its connection: status
+    requests, other questions
 
 K is a shard such as ``3of8``: its number, from 0, and how many there are.
 """
@@ -37,7 +39,8 @@ PARKED_QUEUE = "rtprov.parked"
 
 # Every bounce of broker or worker counts as a delivery.
 DELIVERY_LIMIT = 100
-# A stream forgets whole segments only, and never the newest one: keep them small. The store's own retention may be shorter, never longer.
+# A stream forgets whole segments only, and never the newest one: keep them small. The store's own
+# retention may be shorter, never longer.
 JOURNAL_MAX_AGE = "7D"
 JOURNAL_MAX_AGE_S = 7 * 86400.0
 JOURNAL_SEGMENT_BYTES = 16 * 1024 * 1024
@@ -45,7 +48,9 @@ JOURNAL_SEGMENT_BYTES = 16 * 1024 * 1024
 
 @attrs.frozen
 class Shard:
-    """Shard `index`, 0 to `count` - 1, of `count`, and what its queues and routing keys are called."""
+    """Shard `index`, 0 to `count` - 1, of `count`, and what its queues and routing keys are
+    called.
+    """
 
     index: int
     count: int
@@ -80,7 +85,9 @@ class Shard:
 
     @property
     def dead_letters(self) -> LetterQueue:
-        """The same with its bindings: a letter keeps its routing key, which is the work queue's name if it was published there directly."""
+        """The same with its bindings: a letter keeps its routing key, which is the work queue's
+        name if it was published there directly.
+        """
         return LetterQueue(self.dead, DEAD_EXCHANGE, (self.requested_key, self.work))
 
     @property
@@ -95,32 +102,41 @@ class Shard:
 
 
 class Guard(Protocol):
-    """What must agree before anything is declared again; see `rtprov.messaging.shard_count.ShardCount`."""
+    """What must agree before anything is declared again; see
+    `rtprov.messaging.shard_count.ShardCount`.
+    """
 
     async def attach(self, connection: AmqpConnection) -> None:
         """Raises `BrokerError` or `ConfigurationError` if it does not agree."""
 
 
 class Topology:
-    """Declares what the shards need, but for the queues of questions. The first session of each connection of front end and worker.
+    """Declares what the shards need, but for the queues of questions. The first session of each
+    connection of front end and worker.
 
-    With `replaces`, which is a worker's, queues of letters that an earlier rtprov declared are replaced where they must be. `count` must
-    agree before anything is declared again on a connection.
-    """
+    With `replaces`, which is a worker's, queues of letters that an earlier rtprov declared are
+    replaced where they must be. `count` must agree before anything is declared again on a
+    connection."""
 
     _log = Logger()
 
-    def __init__(self, shards: Sequence[Shard], *, replaces: bool = False, count: Guard | None = None) -> None:
+    def __init__(
+        self, shards: Sequence[Shard], *, replaces: bool = False, count: Guard | None = None
+    ) -> None:
         self._shards = tuple(shards)
         self._count = count
         self._replaces = replaces
-        self._old: frozenset[str] = frozenset()  # queues of letters that stay as an earlier rtprov has declared them
-        self._replaced = False  # nothing is left to replace: not looked for again, which RabbitMQ would log as errors
+        # queues of letters that stay as an earlier rtprov has declared them
+        self._old: frozenset[str] = frozenset()
+        # nothing is left to replace: not looked for again, which RabbitMQ would log as errors
+        self._replaced = False
         self._connection: AmqpConnection | None = None
         self._repairing: Deferred[None] | None = None
 
     async def attach(self, connection: AmqpConnection) -> None:
-        """Declare; done once the broker has it all. Raises `AmqpError` 406 where something of the name exists and differs."""
+        """Declare; done once the broker has it all. Raises `AmqpError` 406 where something of the
+        name exists and differs.
+        """
         self._connection = connection
         await self._declare(connection, fatal=True)
 
@@ -134,7 +150,10 @@ class Topology:
         """Declare all again, unless that is under way: something of it seems to be gone."""
         if self._connection is None or self._repairing is not None:
             return
-        self._log.warn("a message found no queue, or a queue misses messages; declaring all exchanges, queues and bindings again")
+        self._log.warn(
+            "a message found no queue, or a queue misses messages; declaring all exchanges, queues"
+            " and bindings again"
+        )
         repairing = Deferred.fromCoroutine(self._declare_again(self._connection))
         if not repairing.called:
             self._repairing = repairing
@@ -145,12 +164,17 @@ class Topology:
         if result is None or result.check(CancelledError):
             return
         if result.check(BrokerError):
-            self._log.warn("exchanges, queues and bindings could not be declared again: {error}", error=result.value)
+            self._log.warn(
+                "exchanges, queues and bindings could not be declared again: {error}",
+                error=result.value,
+            )
         else:
             self._log.failure("exchanges, queues and bindings could not be declared again", result)
 
     async def _declare_again(self, connection: AmqpConnection) -> None:
-        """The queues may be gone because the number of shards was changed: these must not come back then."""
+        """The queues may be gone because the number of shards was changed: these must not come back
+        then.
+        """
         if self._count is not None:
             try:
                 await self._count.attach(connection)
@@ -168,7 +192,9 @@ class Topology:
         self._old = frozenset(queue.name for queue in old)
         if self._replaces and (old or not self._replaced):
             count = self._shards[0].count
-            self._replaced = await letters.replace(old, [Shard(index, count).dead for index in range(count)])
+            self._replaced = await letters.replace(
+                old, [Shard(index, count).dead for index in range(count)]
+            )
         for shard in self._shards:
             await _declare_shard(channel, shard)
         await channel.channel_close(reply_code=200, reply_text="done")
@@ -180,25 +206,36 @@ class Topology:
     async def keep(self, channel: AmqpChannel, own: Iterable[tuple[str, str]]) -> None:
         """Declare all again on a connection that this is attached to, at the cost of one answer.
 
-        `own` are queues of the connection, each with its routing key at `STATUS_EXCHANGE`. Raises `BrokerError`.
-        """
+        `own` are queues of the connection, each with its routing key at `STATUS_EXCHANGE`. Raises
+        `BrokerError`."""
         for exchange in (TASKS_EXCHANGE, DEAD_EXCHANGE):
-            await channel.exchange_declare(exchange=exchange, exchange_type="direct", durable=True, nowait=True)
+            await channel.exchange_declare(
+                exchange=exchange, exchange_type="direct", durable=True, nowait=True
+            )
         for letters in self._letters:
             if letters.name not in self._old:
-                await channel.queue_declare(queue=letters.name, durable=True, arguments=letters.arguments, nowait=True)
+                await channel.queue_declare(
+                    queue=letters.name, durable=True, arguments=letters.arguments, nowait=True
+                )
         for shard in self._shards:
             await _declare_shard(channel, shard, nowait=True)
-        # What has an answer comes before the bindings: if a queue is gone, the connection is about to be dropped.
-        await channel.exchange_declare(exchange=STATUS_EXCHANGE, exchange_type="direct", durable=True)
+        # What has an answer comes before the bindings: if a queue is gone, the connection is about
+        # to be dropped.
+        await channel.exchange_declare(
+            exchange=STATUS_EXCHANGE, exchange_type="direct", durable=True
+        )
         for queue, key in own:
-            await channel.queue_bind(queue=queue, exchange=STATUS_EXCHANGE, routing_key=key, nowait=True)
+            await channel.queue_bind(
+                queue=queue, exchange=STATUS_EXCHANGE, routing_key=key, nowait=True
+            )
 
 
 async def _declare_shard(channel: AmqpChannel, shard: Shard, *, nowait: bool = False) -> None:
     letters = shard.dead_letters
     for key in letters.keys:
-        await channel.queue_bind(queue=letters.name, exchange=letters.exchange, routing_key=key, nowait=nowait)
+        await channel.queue_bind(
+            queue=letters.name, exchange=letters.exchange, routing_key=key, nowait=nowait
+        )
     work = {
         "x-queue-type": "quorum",
         "x-single-active-consumer": True,
@@ -212,27 +249,37 @@ async def _declare_shard(channel: AmqpChannel, shard: Shard, *, nowait: bool = F
         "x-stream-max-segment-size-bytes": JOURNAL_SEGMENT_BYTES,
     }
     await channel.queue_declare(queue=shard.journal, durable=True, arguments=journal, nowait=nowait)
-    for queue, key in ((shard.work, shard.requested_key), (shard.journal, shard.requested_key), (shard.journal, shard.event_key)):
-        await channel.queue_bind(queue=queue, exchange=TASKS_EXCHANGE, routing_key=key, nowait=nowait)
+    for queue, key in (
+        (shard.work, shard.requested_key),
+        (shard.journal, shard.requested_key),
+        (shard.journal, shard.event_key),
+    ):
+        await channel.queue_bind(
+            queue=queue, exchange=TASKS_EXCHANGE, routing_key=key, nowait=nowait
+        )
 
 
 async def declare_status(channel: AmqpChannel, shard: Shard) -> str:
-    """Make a queue for the shard's status requests, which goes away with the connection, and return its name. Raises `BrokerError`."""
+    """Make a queue for the shard's status requests, which goes away with the connection, and return
+    its name. Raises `BrokerError`.
+    """
     return await _declare_own(channel, shard.status)
 
 
 async def declare_inquiry(channel: AmqpChannel, shard: Shard) -> str:
-    """Make a queue for questions about the shard's tasks, which goes with the connection, and return its name. Raises `BrokerError`."""
+    """Make a queue for questions about the shard's tasks, which goes with the connection, and
+    return its name. Raises `BrokerError`.
+    """
     return await _declare_own(channel, shard.inquiry)
 
 
 async def _declare_own(channel: AmqpChannel, routing_key: str) -> str:
     """A queue of this worker's.
 
-    One for each worker, not one for all: that would live on one node of a cluster, and while it is down nobody could have another. Its
-    name is ours, so that permissions can be given for ``rtprov.`` alone; it is a new one for each connection, since the broker may keep
-    the queue of a lost connection until it notices the loss.
-    """
+    One for each worker, not one for all: that would live on one node of a cluster, and while it is
+    down nobody could have another. Its name is ours, so that permissions can be given for
+    ``rtprov.`` alone; it is a new one for each connection, since the broker may keep the queue of a
+    lost connection until it notices the loss."""
     queue = f"rtprov.{routing_key}.{uuid.uuid4().hex}"
     await channel.queue_declare(queue=queue, exclusive=True)
     await channel.queue_bind(queue=queue, exchange=STATUS_EXCHANGE, routing_key=routing_key)

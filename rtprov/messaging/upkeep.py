@@ -1,8 +1,8 @@
-"""What a connected worker needs is declared again every few seconds: an operator may delete or unbind it at any time.
+"""What a connected worker needs is declared again every few seconds: an operator may delete or
+unbind it at any time.
 
-A broker does not tell anybody that an exchange was deleted, or that a binding is gone. Declaring what exists changes
-nothing, and costs one write and one answer for all of it.
-"""
+A broker does not tell anybody that an exchange was deleted, or that a binding is gone. Declaring
+what exists changes nothing, and costs one write and one answer for all of it."""
 
 from __future__ import annotations
 
@@ -28,14 +28,21 @@ EVERY_S = 10.0
 
 
 class Upkeep:
-    """The last session of a worker's connection: declares what `topology` has, and binds the worker's own queues.
+    """The last session of a worker's connection: declares what `topology` has, and binds the
+    worker's own queues.
 
     `own` gives the names of these queues, each with its routing key at `STATUS_EXCHANGE`.
     """
 
     _log = Logger()
 
-    def __init__(self, *, topology: Topology, own: Callable[[], Iterable[tuple[str, str]]], clock: IReactorTime) -> None:
+    def __init__(
+        self,
+        *,
+        topology: Topology,
+        own: Callable[[], Iterable[tuple[str, str]]],
+        clock: IReactorTime,
+    ) -> None:
         self._topology = topology
         self._own = own
         self._connection: AmqpConnection | None = None
@@ -49,7 +56,11 @@ class Upkeep:
         """Begin."""
         self._connection = connection
         looking = self._looking.start(EVERY_S, now=False)
-        looking.addErrback(lambda reason: self._log.failure("queues and bindings are no longer declared again", reason))
+        looking.addErrback(
+            lambda reason: self._log.failure(
+                "queues and bindings are no longer declared again", reason
+            )
+        )
 
     def detach(self) -> None:
         """The connection is gone."""
@@ -78,11 +89,15 @@ class Upkeep:
             self._complaint = ""
         elif not result.check(BrokerError, CancelledError):
             self._log.failure("exchanges, queues and bindings could not be declared again", result)
-        elif result.check(BrokerError) and self._connection is not None and str(result.value) != self._complaint:
+        elif (
+            result.check(BrokerError)
+            and self._connection is not None
+            and str(result.value) != self._complaint
+        ):
             self._complaint = str(result.value)
             self._log.warn(
-                "exchanges, queues and bindings could not be declared again, in case one was deleted; trying again every"
-                " {seconds:.0f} s: {error}",
+                "exchanges, queues and bindings could not be declared again, in case one was"
+                " deleted; trying again every {seconds:.0f} s: {error}",
                 seconds=EVERY_S,
                 error=self._complaint,
             )

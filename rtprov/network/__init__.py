@@ -1,1 +1,3 @@
-"""Opening connections: hosts, name look-ups, one deadline for each phase, and the PROXY protocol."""
+"""Opening connections: hosts, name look-ups, one deadline for each phase, and the PROXY
+protocol.
+"""

@@ -1,13 +1,14 @@
-"""How a connection to A or to the broker is opened: name, TCP, TLS, each phase with an error of its own, and one deadline over all.
+"""How a connection to A or to the broker is opened: name, TCP, TLS, each phase with an error of its
+own, and one deadline over all.
 
-    tcp = HostEndpoint(reactor, "a.example", 8444, names, is_usable)
-    secure = lambda: servers.server("a.example")
-    endpoint = ServerEndpoint(tcp, where="a.example:8444", secure=secure, timeout_s=10, at_once=64, clock=reactor)
-    protocol = await endpoint.connect(factory)
+    tcp = HostEndpoint(reactor, "a.example", 8444, names, is_usable) secure = lambda:
+    servers.server("a.example") endpoint = ServerEndpoint(tcp, where="a.example:8444",
+    secure=secure, timeout_s=10, at_once=64, clock=reactor) protocol = await
+    endpoint.connect(factory)
 
-The application's protocol is made only once the last phase is over: with TLS, once the handshake is complete and the server verified. So
-whatever fails before that is known to have failed before a byte of the application was sent.
-"""
+The application's protocol is made only once the last phase is over: with TLS, once the handshake is
+complete and the server verified. So whatever fails before that is known to have failed before a
+byte of the application was sent."""
 
 from __future__ import annotations
 
@@ -21,7 +22,12 @@ from attrs import define
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
-from twisted.internet.interfaces import IHandshakeListener, IProtocol, IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.interfaces import (
+    IHandshakeListener,
+    IProtocol,
+    IProtocolFactory,
+    IStreamClientEndpoint,
+)
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.protocols.tls import TLSMemoryBIOFactory
@@ -51,12 +57,13 @@ class Names(Protocol):
 
 @implementer(IStreamClientEndpoint)
 class ServerEndpoint:
-    """A connection to the server at `where`, which `tcp` leads to, with TLS on top if `secure` makes its client's side.
+    """A connection to the server at `where`, which `tcp` leads to, with TLS on top if `secure`
+    makes its client's side.
 
-    All phases together may take `timeout_s`. Only `at_once` connections are opened at a time, the others wait, and their time has not
-    begun: thousands of handshakes at once would take so long that each of them is late. Connecting fires once all phases are over, and
-    fails with `NotConnected`. Cancelling aborts.
-    """
+    All phases together may take `timeout_s`. Only `at_once` connections are opened at a time, the
+    others wait, and their time has not begun: thousands of handshakes at once would take so long
+    that each of them is late. Connecting fires once all phases are over, and fails with
+    `NotConnected`. Cancelling aborts."""
 
     def __init__(
         self,
@@ -83,7 +90,9 @@ class ServerEndpoint:
         try:
             opening = _Opening()
             connecting = Deferred.fromCoroutine(self._open(factory, opening))
-            return await connecting.addTimeout(self._timeout_s, self._clock, lambda *_: Failure(self._late(opening)))
+            return await connecting.addTimeout(
+                self._timeout_s, self._clock, lambda *_: Failure(self._late(opening))
+            )
         finally:
             self._slots.release()
 
@@ -92,7 +101,9 @@ class ServerEndpoint:
             return await self._tcp.connect(factory)
         server = self._secure()
         handshake = _Handshake(factory)
-        await self._tcp.connect(TLSMemoryBIOFactory(server, True, _Only(handshake, factory), self._clock))
+        await self._tcp.connect(
+            TLSMemoryBIOFactory(server, True, _Only(handshake, factory), self._clock)
+        )
         opening.in_tls = True
         try:
             return await handshake.finished
@@ -104,7 +115,10 @@ class ServerEndpoint:
     def _late(self, opening: _Opening) -> NotConnected:
         within = f"within {self._timeout_s:g} s"
         if opening.in_tls:
-            return NotConnected(f"TLS: {self._where} accepted the connection and did not finish the handshake {within}")
+            return NotConnected(
+                f"TLS: {self._where} accepted the connection and did not finish the handshake"
+                f" {within}"
+            )
         return NotConnected(f"could not connect to {self._where} {within}")
 
 
@@ -117,10 +131,11 @@ class _Opening:
 
 @implementer(IHandshakeListener)
 class _Handshake(TwistedProtocol):
-    """Stands between TLS and the application's protocol, which it makes when the handshake is complete.
+    """Stands between TLS and the application's protocol, which it makes when the handshake is
+    complete.
 
-    `finished` fires with that protocol, or fails with `NotConnected`. Cancelling it aborts the connection.
-    """
+    `finished` fires with that protocol, or fails with `NotConnected`. Cancelling it aborts the
+    connection."""
 
     def __init__(self, factory: IProtocolFactory) -> None:
         self._factory = factory
@@ -180,11 +195,13 @@ class _Only(Factory):
 class HostEndpoint:
     """TCP to a host, at the first of its addresses that answers (RFC 8305).
 
-    `usable` tells whether connections from this machine to an address and port are possible at all. Connecting fails with `NotConnected`,
-    or with `OutOfResources` if none of the addresses could be tried for want of something of this machine's.
-    """
+    `usable` tells whether connections from this machine to an address and port are possible at all.
+    Connecting fails with `NotConnected`, or with `OutOfResources` if none of the addresses could be
+    tried for want of something of this machine's."""
 
-    def __init__(self, reactor: Any, host: str, port: int, names: Names, usable: Callable[[str, int], bool]) -> None:
+    def __init__(
+        self, reactor: Any, host: str, port: int, names: Names, usable: Callable[[str, int], bool]
+    ) -> None:
         self._reactor = reactor
         self._host = host
         self._port = port
@@ -206,13 +223,23 @@ class HostEndpoint:
         kind = TCP6ClientEndpoint if isinstance(address, IPv6Address) else TCP4ClientEndpoint
         return kind(self._reactor, _numeric(address), self._port)
 
-    def _error(self, addresses: Sequence[Address], errors: Sequence[Exception | None]) -> NotConnected:
-        """What to say of the addresses' errors; the machine's own shortage only if it is the only one."""
-        shortages = [self._shortage(address, error) for address, error in zip(addresses, errors, strict=True)]
+    def _error(
+        self, addresses: Sequence[Address], errors: Sequence[Exception | None]
+    ) -> NotConnected:
+        """What to say of the addresses' errors; the machine's own shortage only if it is the only
+        one.
+        """
+        shortages = [
+            self._shortage(address, error) for address, error in zip(addresses, errors, strict=True)
+        ]
         here = f"{bracketed(self._host)}:{self._port}"
         if all(shortages):
             return OutOfResources(f"could not connect to {here}: {shortages[0]}")
-        words = dict.fromkeys(_in_words(error) for error, shortage in zip(errors, shortages, strict=True) if shortage is None)
+        words = dict.fromkeys(
+            _in_words(error)
+            for error, shortage in zip(errors, shortages, strict=True)
+            if shortage is None
+        )
         return NotConnected(f"could not connect to {here}: {'; '.join(words)}")
 
     def _shortage(self, address: Address, error: Exception | None) -> str | None:
@@ -223,13 +250,18 @@ class HostEndpoint:
 
 
 class _Race:
-    """Tries endpoints one after the other, the next one when one fails or has not answered for 0.3 s.
+    """Tries endpoints one after the other, the next one when one fails or has not answered for 0.3
+    s.
 
-    `winner` fires with the first protocol, or with None when all have failed: then `errors` holds each one's error. Cancelling it ends
-    all attempts.
-    """
+    `winner` fires with the first protocol, or with None when all have failed: then `errors` holds
+    each one's error. Cancelling it ends all attempts."""
 
-    def __init__(self, endpoints: Sequence[IStreamClientEndpoint], factory: IProtocolFactory, clock: IReactorTime) -> None:
+    def __init__(
+        self,
+        endpoints: Sequence[IStreamClientEndpoint],
+        factory: IProtocolFactory,
+        clock: IReactorTime,
+    ) -> None:
         self._waiting = list(enumerate(endpoints))
         self._factory = factory
         self._clock = clock
@@ -288,12 +320,15 @@ def _in_words(error: Exception | None) -> str:
 
 
 def is_usable(address: str, port: int) -> bool:
-    """Whether this machine has an address of its own to send from to that one; True if it has run out of files.
+    """Whether this machine has an address of its own to send from to that one; True if it has run
+    out of files.
 
-    Sends nothing: a UDP socket only notes its peer, and takes none of the TCP ports that may be used up.
-    """
+    Sends nothing: a UDP socket only notes its peer, and takes none of the TCP ports that may be
+    used up."""
     try:
-        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        with socket.socket(
+            socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM
+        ) as probe:
             return probe.connect_ex((address, port)) == 0
     except OSError as error:
         return shortage_of(error.errno) is not None

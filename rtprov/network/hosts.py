@@ -1,7 +1,7 @@
 """Which hosts may stand in an option's URL, and how they are written from then on.
 
-A host is accepted if it can work: it can be looked up and, where TLS verifies it, a certificate can hold it.
-"""
+A host is accepted if it can work: it can be looked up and, where TLS verifies it, a certificate can
+hold it."""
 
 from __future__ import annotations
 
@@ -21,17 +21,21 @@ _UNPRINTABLE = re.compile(r"[\x00-\x20\x7f\\]")
 
 
 def parse_host(text: str, *, verified: bool) -> str:
-    """The host as it is looked up and verified: an IP address, or a DNS name in lower case, with A-labels (RFC 5890).
+    """The host as it is looked up and verified: an IP address, or a DNS name in lower case, with
+    A-labels (RFC 5890).
 
-    A dot at a name's end stays: it says that the name is not to be looked up in search domains. `verified` says that a certificate must
-    hold it. Raises ValueError with a sentence that does not repeat the host: it may be part of a password.
-    """
+    A dot at a name's end stays: it says that the name is not to be looked up in search domains.
+    `verified` says that a certificate must hold it. Raises ValueError with a sentence that does not
+    repeat the host: it may be part of a password."""
     try:
         address = ip_address(text)
     except ValueError:
         return _parse_name(text)
     if verified and "%" in text:
-        raise ValueError("an address with a zone (%eth0) stands in no certificate; give a name or another address")
+        raise ValueError(
+            "an address with a zone (%eth0) stands in no certificate; give a name or another"
+            " address"
+        )
     return str(address)
 
 
@@ -44,9 +48,14 @@ def _parse_name(text: str) -> str:
             raise ValueError("the host is no valid international name (IDNA)") from None
     labels = name.removesuffix(".").split(".")
     if len(name) > MAX_NAME or not all(_LABEL.fullmatch(label) for label in labels):
-        raise ValueError("the host must be an IP address (IPv6 in brackets) or a DNS name of letters, digits, hyphens and underscores")
+        raise ValueError(
+            "the host must be an IP address (IPv6 in brackets) or a DNS name of letters, digits,"
+            " hyphens and underscores"
+        )
     if _NUMBER.fullmatch(labels[-1]):
-        raise ValueError("the host looks like an IPv4 address and is none: expected four numbers from 0 to 255")
+        raise ValueError(
+            "the host looks like an IPv4 address and is none: expected four numbers from 0 to 255"
+        )
     return name
 
 
@@ -56,7 +65,8 @@ def bracketed(host: str) -> str:
 
 
 def parse_https_url(text: str) -> str:
-    """An ``https:`` URL with a host that TLS can verify, and with neither user nor query; without a slash at its end.
+    """An ``https:`` URL with a host that TLS can verify, and with neither user nor query; without a
+    slash at its end.
 
     Raises ValueError with a sentence.
     """
@@ -76,6 +86,8 @@ def parse_https_url(text: str) -> str:
     if port == 0 or parts.netloc.endswith(":"):
         raise ValueError(f"{example}, with a port from 1 to 65535")
     if _NO_ESCAPE.search(parts.path):
-        raise ValueError(f"{example}, with a percent sign in the path only before two hexadecimal digits")
+        raise ValueError(
+            f"{example}, with a percent sign in the path only before two hexadecimal digits"
+        )
     host, path = parse_host(host, verified=True), quote(parts.path.rstrip("/"), safe=_PATH)
     return f"https://{bracketed(host)}{'' if port is None else f':{port}'}{path}"

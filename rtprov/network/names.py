@@ -1,9 +1,11 @@
-"""Names are looked up on threads of their own: one look-up may block for a minute, and nothing else is to wait for it.
+"""Names are looked up on threads of their own: one look-up may block for a minute, and nothing else
+is to wait for it.
 
-The system's own `getaddrinfo` is asked, since it knows what the administrator has set up (/etc/hosts, search domains, NSS); it blocks for
-as long as a name server does not answer. So each look-up has a deadline, those for one name share a thread, the number of threads is
-bounded, for each name too, so that one name's look-ups cannot use up another's, and the threads are daemons: a stop waits for none.
-"""
+The system's own `getaddrinfo` is asked, since it knows what the administrator has set up
+(/etc/hosts, search domains, NSS); it blocks for as long as a name server does not answer. So each
+look-up has a deadline, those for one name share a thread, the number of threads is bounded, for
+each name too, so that one name's look-ups cannot use up another's, and the threads are daemons: a
+stop waits for none."""
 
 from __future__ import annotations
 
@@ -17,7 +19,12 @@ from typing import Any, cast
 from attrs import define, field
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.interfaces import IHostnameResolver, IHostResolution, IReactorTime, IResolutionReceiver
+from twisted.internet.interfaces import (
+    IHostnameResolver,
+    IHostResolution,
+    IReactorTime,
+    IResolutionReceiver,
+)
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -27,7 +34,9 @@ from rtprov.network.shortages import shortage_of
 DEADLINE_S = 5.0
 MAX_THREADS = 16
 MAX_THREADS_PER_NAME = 3
-STUCK_AFTER_S = 30.0  # then a further thread asks again; the system's own limits for a name server that is silent lie below that
+# then a further thread asks again; the system's own limits for a name server that is silent lie
+# below that
+STUCK_AFTER_S = 30.0
 
 Address = IPv4Address | IPv6Address
 _FAMILIES: dict[type, int] = {IPv4Address: socket.AF_INET, IPv6Address: socket.AF_INET6}
@@ -48,9 +57,9 @@ class _LookUp:
 class Names:
     """Looks names up.
 
-    `run_in_thread` runs a function on a new daemon thread, and raises RuntimeError if there is none to be had; `call_from_thread` brings a
-    call back to the reactor's thread; `getaddrinfo` is `socket.getaddrinfo`.
-    """
+    `run_in_thread` runs a function on a new daemon thread, and raises RuntimeError if there is none
+    to be had; `call_from_thread` brings a call back to the reactor's thread; `getaddrinfo` is
+    `socket.getaddrinfo`."""
 
     def __init__(
         self,
@@ -67,10 +76,11 @@ class Names:
         self._running: list[_LookUp] = []
 
     def look_up(self, host: str, family: int = socket.AF_UNSPEC) -> Deferred[list[Address]]:
-        """Fire with the host's addresses (their port is 0), best first (RFC 6724); there is at least one. IP addresses need no look-up.
+        """Fire with the host's addresses (their port is 0), best first (RFC 6724); there is at
+        least one. IP addresses need no look-up.
 
-        Fails with `NotConnected` after 5 s at the latest, or with `OutOfResources`. Cancelling gives the wait up, not the look-up.
-        """
+        Fails with `NotConnected` after 5 s at the latest, or with `OutOfResources`. Cancelling
+        gives the wait up, not the look-up."""
         literal = _literal(host, family)
         if literal:
             return succeed(literal)
@@ -82,13 +92,21 @@ class Names:
                 return fail()
         waiter: Deferred[list[Address]] = Deferred()
         look_up.waiting.append(waiter)
-        late = NotConnected(f"the name {host} was not found within {DEADLINE_S:g} s: the name server does not answer")
+        late = NotConnected(
+            f"the name {host} was not found within {DEADLINE_S:g} s: the name server does not"
+            " answer"
+        )
         return waiter.addTimeout(DEADLINE_S, self._clock, lambda *_: Failure(late))
 
     def _current(self, host: str, family: int) -> _LookUp | None:
-        """The look-up to join, if there is one that may still end, or that no other may stand beside."""
+        """The look-up to join, if there is one that may still end, or that no other may stand
+        beside.
+        """
         same = [each for each in self._running if (each.host, each.family) == (host, family)]
-        if same and (self._clock.seconds() - same[-1].began_at < STUCK_AFTER_S or len(same) >= MAX_THREADS_PER_NAME):
+        if same and (
+            self._clock.seconds() - same[-1].began_at < STUCK_AFTER_S
+            or len(same) >= MAX_THREADS_PER_NAME
+        ):
             return same[-1]
         return None
 
@@ -99,7 +117,9 @@ class Names:
         try:
             self._run_in_thread(partial(self._ask, look_up))
         except RuntimeError as error:
-            raise OutOfResources(f"no thread to look {host} up could be started ({error}); see ulimit -u") from None
+            raise OutOfResources(
+                f"no thread to look {host} up could be started ({error}); see ulimit -u"
+            ) from None
         self._running.append(look_up)
         return look_up
 
@@ -137,7 +157,9 @@ class Names:
     ) -> IHostResolution:
         """The same for Twisted, which hears nothing of reasons."""
         types = list(addressTypes or _FAMILIES)
-        looking = self.look_up(hostName, _FAMILIES[types[0]] if len(types) == 1 else socket.AF_UNSPEC)
+        looking = self.look_up(
+            hostName, _FAMILIES[types[0]] if len(types) == 1 else socket.AF_UNSPEC
+        )
         resolution = _Resolution(hostName, looking)
         resolutionReceiver.resolutionBegan(resolution)
 
@@ -165,18 +187,23 @@ def _resolve(getaddrinfo: GetAddrInfo, host: str, family: int) -> Sequence[tuple
     try:
         return getaddrinfo(host, None, family, socket.SOCK_STREAM)
     except socket.gaierror:
-        with socket.socket():  # where no file can be opened, the C library says that there is no such name
+        # where no file can be opened, the C library says that there is no such name
+        with socket.socket():
             raise
 
 
 def _literal(host: str, family: int) -> list[Address]:
-    """The address that `host` is; nothing if it is a name. Asks nobody: not even `getaddrinfo`, which may block."""
+    """The address that `host` is; nothing if it is a name. Asks nobody: not even `getaddrinfo`,
+    which may block.
+    """
     try:
         address = ip_address(host)
         if isinstance(address, IPv6):
             zone = address.scope_id or "0"
             bare = str(address).partition("%")[0]
-            found: Address = IPv6Address("TCP", bare, 0, 0, int(zone) if zone.isdecimal() else socket.if_nametoindex(zone))
+            found: Address = IPv6Address(
+                "TCP", bare, 0, 0, int(zone) if zone.isdecimal() else socket.if_nametoindex(zone)
+            )
         else:
             found = IPv4Address("TCP", str(address), 0)
     except (ValueError, OSError):  # OSError: there is no such interface

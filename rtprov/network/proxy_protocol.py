@@ -1,10 +1,9 @@
-"""The PROXY protocol, versions 1 and 2: a proxy says in front of each connection which client it is for
-(https://www.haproxy.org/download/2.6/doc/proxy-protocol.txt).
+"""The PROXY protocol, versions 1 and 2: a proxy says in front of each connection which client it is
+for (https://www.haproxy.org/download/2.6/doc/proxy-protocol.txt).
 
-`ProxiedEndpoint` is the endpoint that ``haproxy:`` describes. It replaces Twisted's own, which accepts any text as an
-address, logs a traceback if a port is not a number or if the factory refuses a connection, and has no hook for the
-moment when the client's address is known.
-"""
+`ProxiedEndpoint` is the endpoint that ``haproxy:`` describes. It replaces Twisted's own, which
+accepts any text as an address, logs a traceback if a port is not a number or if the factory refuses
+a connection, and has no hook for the moment when the client's address is known."""
 
 from __future__ import annotations
 
@@ -24,12 +23,19 @@ from zope.interface import implementer
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
-    from twisted.internet.interfaces import IAddress, IListeningPort, IProtocolFactory, IReactorTime, ITCPTransport
+    from twisted.internet.interfaces import (
+        IAddress,
+        IListeningPort,
+        IProtocolFactory,
+        IReactorTime,
+        ITCPTransport,
+    )
     from twisted.python.failure import Failure
 
 WARN_EVERY_S = 60.0
 MAX_V1_BYTES = 107
-MAX_V2_BYTES = 4096  # at most 216 for addresses; the rest is for further fields (TLVs), which are ignored
+# at most 216 for addresses; the rest is for further fields (TLVs), which are ignored
+MAX_V2_BYTES = 4096
 
 _V1_BEGIN = b"PROXY "
 _V2_BEGIN = b"\r\n\r\n\x00\r\nQUIT\n"
@@ -47,7 +53,9 @@ class BadHeader(Exception):
 
 @attrs.frozen
 class Header:
-    """A PROXY header of `length` bytes. The addresses are None if it has none, as for the proxy's health checks."""
+    """A PROXY header of `length` bytes. The addresses are None if it has none, as for the proxy's
+    health checks.
+    """
 
     length: int
     source: IAddress | None = None
@@ -79,7 +87,11 @@ def _parse_v1(data: bytes) -> Header | None:
         raise BadHeader
     family, *fields = (field.decode("ascii") for field in match.groups())
     source, destination, source_port, destination_port = fields
-    return Header(len(line), _tcp(family, source, int(source_port)), _tcp(family, destination, int(destination_port)))
+    return Header(
+        len(line),
+        _tcp(family, source, int(source_port)),
+        _tcp(family, destination, int(destination_port)),
+    )
 
 
 def _tcp(family: str, host: str, port: int) -> IAddress:
@@ -87,7 +99,11 @@ def _tcp(family: str, host: str, port: int) -> IAddress:
     if port > 65535:
         raise BadHeader
     try:
-        return IPv4Address("TCP", str(IPv4(host)), port) if family == "4" else IPv6Address("TCP", str(IPv6(host)), port)
+        return (
+            IPv4Address("TCP", str(IPv4(host)), port)
+            if family == "4"
+            else IPv6Address("TCP", str(IPv6(host)), port)
+        )
     except ValueError:
         raise BadHeader from None
 
@@ -113,7 +129,11 @@ def _parse_v2(data: bytes) -> Header | None:
             return Header(length, _v6(source, ports[0]), _v6(destination, ports[1]))
         if family == 0x31:
             source, destination = struct.unpack_from("!108s108s", addresses)
-            return Header(length, UNIXAddress(source.rstrip(b"\x00")), UNIXAddress(destination.rstrip(b"\x00")))
+            return Header(
+                length,
+                UNIXAddress(source.rstrip(b"\x00")),
+                UNIXAddress(destination.rstrip(b"\x00")),
+            )
     except struct.error:
         pass
     raise BadHeader
@@ -129,18 +149,22 @@ def _v6(packed: bytes, port: int) -> IAddress:
 
 @runtime_checkable
 class KnowsPeerLater(Protocol):
-    """A protocol that is called when ``getPeer`` of its transport returns the client, and no longer the proxy."""
+    """A protocol that is called when ``getPeer`` of its transport returns the client, and no longer
+    the proxy.
+    """
 
     def peer_known(self) -> bool:
-        """Called once, before any data of the client. Returns False if the connection is to be closed."""
+        """Called once, before any data of the client. Returns False if the connection is to be
+        closed.
+        """
 
 
 class ProxiedProtocol(ProtocolWrapper):
-    """Reads the header, then passes all data on to the wrapped protocol. Before the header, the peer is the proxy.
+    """Reads the header, then passes all data on to the wrapped protocol. Before the header, the
+    peer is the proxy.
 
-    A connection that does not begin with a valid header is aborted. The wrapped protocol is connected at once, so its
-    own timeout also limits the time that a header may take.
-    """
+    A connection that does not begin with a valid header is aborted. The wrapped protocol is
+    connected at once, so its own timeout also limits the time that a header may take."""
 
     factory: ProxiedFactory
     _header: Header | None = None
@@ -159,7 +183,10 @@ class ProxiedProtocol(ProtocolWrapper):
             if self._header is None:
                 return
             data, self._begun = self._begun[self._header.length :], b""
-            if isinstance(self.wrappedProtocol, KnowsPeerLater) and not self.wrappedProtocol.peer_known():
+            if (
+                isinstance(self.wrappedProtocol, KnowsPeerLater)
+                and not self.wrappedProtocol.peer_known()
+            ):
                 self.abort()
                 return
         if data and not self._aborted:
@@ -184,7 +211,9 @@ class ProxiedProtocol(ProtocolWrapper):
 
 
 class ProxiedFactory(WrappingFactory[ProxiedProtocol]):
-    """Expects a PROXY header on each connection to `factory`, whose ``buildProtocol`` gets None for an address."""
+    """Expects a PROXY header on each connection to `factory`, whose ``buildProtocol`` gets None for
+    an address.
+    """
 
     protocol = ProxiedProtocol
     noisy = False
@@ -199,19 +228,24 @@ class ProxiedFactory(WrappingFactory[ProxiedProtocol]):
         return None if wrapped is None else ProxiedProtocol(self, wrapped)
 
     def tell_of_bad_header(self, proxy: object) -> None:
-        """Log a connection without a valid header, at most one a minute: clients that connect directly cause many."""
+        """Log a connection without a valid header, at most one a minute: clients that connect
+        directly cause many.
+        """
         now = self._clock.seconds()
         if now >= self._warn_from:
             self._warn_from = now + WARN_EVERY_S
             _log.warn(
-                "a connection from {address} was closed, as others may be: it did not begin with a PROXY header",
+                "a connection from {address} was closed, as others may be: it did not begin with a"
+                " PROXY header",
                 address=getattr(proxy, "host", "a local socket"),
             )
 
 
 @implementer(IStreamServerEndpoint)
 class ProxiedEndpoint:
-    """Listens where `endpoint` does, for connections that begin with a PROXY header. `clock` limits log lines."""
+    """Listens where `endpoint` does, for connections that begin with a PROXY header. `clock` limits
+    log lines.
+    """
 
     def __init__(self, endpoint: IStreamServerEndpoint, clock: IReactorTime) -> None:
         self._endpoint = endpoint

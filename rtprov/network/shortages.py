@@ -1,4 +1,5 @@
-"""Which errors of the operating system say that this machine has run out of something, and in words, of what.
+"""Which errors of the operating system say that this machine has run out of something, and in
+words, of what.
 
 They say nothing about the server that was to be called: the call waits and is tried again.
 """
@@ -19,6 +20,6 @@ NO_PORT = "this machine has no local port left for that address (net.ipv4.ip_loc
 def shortage_of(number: int | None) -> str | None:
     """What was missing, for an `errno`; None if it tells of no shortage.
 
-    EADDRNOTAVAIL is not among them: it also says that an address cannot be reached from here at all.
-    """
+    EADDRNOTAVAIL is not among them: it also says that an address cannot be reached from here at
+    all."""
     return None if number is None else _SHORTAGES.get(number)

@@ -1,8 +1,8 @@
 """Questions about tasks over AMQP: details, a device's tasks, and the news that a task has ended.
 
-Each replica of the shard that has passed its first barrier has a queue for them, and answers; the first answer counts, and with no replica
-alive a question comes straight back. `Directory` asks, `InquiryServer` answers.
-"""
+Each replica of the shard that has passed its first barrier has a queue for them, and answers; the
+first answer counts, and with no replica alive a question comes straight back. `Directory` asks,
+`InquiryServer` answers."""
 
 from __future__ import annotations
 
@@ -53,7 +53,9 @@ class Directory:
         self._rpc = rpc
         self._shards = [Shard(index, shards) for index in range(shards)]
 
-    def details(self, task_id: str, equipment_id: str, *, barrier: bool) -> Deferred[Details | None]:
+    def details(
+        self, task_id: str, equipment_id: str, *, barrier: bool
+    ) -> Deferred[Details | None]:
         """See `rtprov.interfaces.TaskDirectory.details`."""
         shard = self._shards[shard_of(equipment_id, len(self._shards))]
         return Deferred.fromCoroutine(self._details(shard, Inquiry(task_id, equipment_id, barrier)))
@@ -62,15 +64,22 @@ class Directory:
         """See `rtprov.interfaces.TaskDirectory.find`."""
         return Deferred.fromCoroutine(self._find(task_id))
 
-    def tasks_of(self, equipment_id: str, before: str | None, limit: int) -> Deferred[list[Details]]:
+    def tasks_of(
+        self, equipment_id: str, before: str | None, limit: int
+    ) -> Deferred[list[Details]]:
         """See `rtprov.interfaces.TaskDirectory.tasks_of`."""
         shard = self._shards[shard_of(equipment_id, len(self._shards))]
         return Deferred.fromCoroutine(self._ask(shard, Listing(equipment_id, before, limit)))
 
     async def _find(self, task_id: str) -> Details | None:
-        """Ask every shard, since an id does not tell its own: first what they know, and behind their barriers only if none does."""
+        """Ask every shard, since an id does not tell its own: first what they know, and behind
+        their barriers only if none does.
+        """
         for barrier in (False, True):
-            asked = [Deferred.fromCoroutine(self._details(shard, Inquiry(task_id, None, barrier))) for shard in self._shards]
+            asked = [
+                Deferred.fromCoroutine(self._details(shard, Inquiry(task_id, None, barrier)))
+                for shard in self._shards
+            ]
             answers: list[Any] = await DeferredList(asked, consumeErrors=True)
             for _, answer in answers:
                 if isinstance(answer, Details):
@@ -86,7 +95,12 @@ class Directory:
 
     async def _ask(self, shard: Shard, question: Inquiry | Listing) -> list[Details]:
         try:
-            answer = await self._rpc.call(shard.inquiry, encode(question), exchange=STATUS_EXCHANGE, timeout_s=REPLY_DEADLINE_S)
+            answer = await self._rpc.call(
+                shard.inquiry,
+                encode(question),
+                exchange=STATUS_EXCHANGE,
+                timeout_s=REPLY_DEADLINE_S,
+            )
             return decode_known(answer)
         except Unroutable:
             raise NoWorker("No worker is alive that could tell of the task") from None
@@ -105,12 +119,13 @@ class _Watch:
 
 
 class InquiryServer:
-    """Answers for one shard, from a replica. A session of the worker's connection: attach it after the shard's journal.
+    """Answers for one shard, from a replica. A session of the worker's connection: attach it after
+    the shard's journal.
 
-    Pass it each of the journal's events after the replica has taken it (`saw`). `key_ids` gives the ids of the worker's
-    sealing keys, `wall_clock` seconds since the epoch. While `may_tell` says no, questions about one task are not
-    answered: what the replica knows may not be in the broker's journal, and an answer may be taken for a promise.
-    """
+    Pass it each of the journal's events after the replica has taken it (`saw`). `key_ids` gives the
+    ids of the worker's sealing keys, `wall_clock` seconds since the epoch. While `may_tell` says
+    no, questions about one task are not answered: what the replica knows may not be in the broker's
+    journal, and an answer may be taken for a promise."""
 
     _log = Logger()
 
@@ -165,14 +180,22 @@ class InquiryServer:
             try:
                 await self._journal.barrier().addTimeout(BARRIER_DEADLINE_S, self._clock)
             except (BrokerError, TimeoutError) as error:
-                self._log.warn("shard {shard}: cannot tell of tasks: {error}", shard=str(self._shard), error=error)
+                self._log.warn(
+                    "shard {shard}: cannot tell of tasks: {error}",
+                    shard=str(self._shard),
+                    error=error,
+                )
                 return  # the asker's deadline tells
         if isinstance(question, Inquiry) and not self._may_tell():
             return  # as above
         now = self._wall_clock()
         if isinstance(question, Listing):
             limit = min(max(question.limit, 0), MAX_LISTED)
-            reply(encode_known(self._replica.tasks_of(question.equipment, question.before, limit, now)))
+            reply(
+                encode_known(
+                    self._replica.tasks_of(question.equipment, question.before, limit, now)
+                )
+            )
         else:
             details = self._replica.details(question.task, question.equipment, now)
             reply(encode_known([] if details is None else [details]))
@@ -188,12 +211,16 @@ class InquiryServer:
             else:
                 self._watched.setdefault(task_id, []).append((watch, index))
         self._watches[watch] = None
-        watch.timer = self._clock.callLater(min(max(question.wait, 0.0), LONGEST_WATCH_S), self._end, watch)
+        watch.timer = self._clock.callLater(
+            min(max(question.wait, 0.0), LONGEST_WATCH_S), self._end, watch
+        )
         if watch.ended:
             self._tell(watch)
 
     def saw(self, event: Event) -> None:
-        """The replica has taken this event: tell whoever waits for it, with all that a reactor turn brings in one message."""
+        """The replica has taken this event: tell whoever waits for it, with all that a reactor turn
+        brings in one message.
+        """
         if not isinstance(event, (Finished, Cancelled)) or event.task_id not in self._watched:
             return
         state = self._replica.lookup(event.task_id, event.equipment_id)

@@ -1,9 +1,10 @@
-"""Whether a front end and the workers have the same sealing keys: ids of keys are compared through the broker, before a task is taken.
+"""Whether a front end and the workers have the same sealing keys: ids of keys are compared through
+the broker, before a task is taken.
 
-A worker answers `rtprov.messaging.query_messages.KeysAsked` with the ids of its keys. A front end asks all workers of its shards: when it connects, when its
-own keys change, when it is asked whether it is ready, and every two seconds; every second while no worker has its key, or none is there.
-No POST waits for that.
-"""
+A worker answers `rtprov.messaging.query_messages.KeysAsked` with the ids of its keys. A front end
+asks all workers of its shards: when it connects, when its own keys change, when it is asked whether
+it is ready, and every two seconds; every second while no worker has its key, or none is there. No
+POST waits for that."""
 
 from __future__ import annotations
 
@@ -12,7 +13,15 @@ from typing import TYPE_CHECKING
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.logger import Logger
 
-from rtprov.errors import BrokerError, BrokerUnavailable, KeyNotShared, NotReady, RtprovError, UndecodableMessage, Unroutable
+from rtprov.errors import (
+    BrokerError,
+    BrokerUnavailable,
+    KeyNotShared,
+    NotReady,
+    RtprovError,
+    UndecodableMessage,
+    Unroutable,
+)
 from rtprov.messaging.query_messages import KeysAsked, decode_keys, encode
 from rtprov.messaging.topology import STATUS_EXCHANGE, Shard
 
@@ -26,17 +35,20 @@ if TYPE_CHECKING:
 
 ANSWERS_WITHIN_S = 1.0
 COMPARE_EVERY_S = 2.0
-IN_DOUBT_S = 1.0  # while no worker has the key, or none is there; and at the most as often when it is asked whether it is ready
-WHILE_SILENT_S = 60.0  # at the longest, doubling: an earlier version's worker logs an error for each question
+# while no worker has the key, or none is there; and at the most as often when it is asked whether
+# it is ready
+IN_DOUBT_S = 1.0
+# at the longest, doubling: an earlier version's worker logs an error for each question
+WHILE_SILENT_S = 60.0
 
 
 class SharedKeys:
     """A session of the front end's connection: attach it after the `RpcClient`.
 
-    For each shard it knows one of three things: a live worker has the front end's first key; live workers have answered, and none has it;
-    or nothing, since no worker is alive, or those that are do not answer (an earlier version). Only the second one is a refusal. (Before
-    the first comparison everything is refused; that takes a second at the most.)
-    """
+    For each shard it knows one of three things: a live worker has the front end's first key; live
+    workers have answered, and none has it; or nothing, since no worker is alive, or those that are
+    do not answer (an earlier version). Only the second one is a refusal. (Before the first
+    comparison everything is refused; that takes a second at the most.)"""
 
     _log = Logger()
 
@@ -45,7 +57,8 @@ class SharedKeys:
         self._sealer = sealer
         self._shards = [Shard(index, shards) for index in range(shards)]
         self._clock = clock
-        self._refused: dict[int, str] | None = None  # by shard: the key that no live worker has; None before the first comparison
+        # by shard: the key that no live worker has; None before the first comparison
+        self._refused: dict[int, str] | None = None
         self._logged: str | None = None  # the key of which the log has said that no worker has it
         self._connection: AmqpConnection | None = None
         self._comparing: Deferred[None] | None = None
@@ -66,7 +79,9 @@ class SharedKeys:
             await _once(self._comparing)
 
     def detach(self) -> None:
-        """The connection is gone: what was known of the workers stays, until they can be asked again."""
+        """The connection is gone: what was known of the workers stays, until they can be asked
+        again.
+        """
         self._connection = None
         if self._next is not None:
             self._next.cancel()
@@ -75,20 +90,27 @@ class SharedKeys:
             self._comparing.cancel()
 
     def refusal(self, shard: int, key: str | None) -> RtprovError | None:
-        """Why a task that is sealed with this key is not to be sent to the shard; None where it may be."""
+        """Why a task that is sealed with this key is not to be sent to the shard; None where it may
+        be.
+        """
         if self._refused is None:
             return BrokerUnavailable("The front end is not connected to the broker yet")
         return KeyNotShared(key) if key is not None and self._refused.get(shard) == key else None
 
     async def check(self) -> None:
-        """Compare anew, unless that was done within a second. Raises `NotReady` where some shard's tasks are refused."""
+        """Compare anew, unless that was done within a second. Raises `NotReady` where some shard's
+        tasks are refused.
+        """
         if self._clock.seconds() - self._compared_at >= IN_DOUBT_S:
             self._soon()
             if self._comparing is not None:
                 await _once(self._comparing)
         for shard, key in (self._refused or {}).items():
             if key == self._sealer.key_id:
-                raise NotReady(f"Not ready: no worker of shard {self._shards[shard]} has this front end's first sealing key, {key}")
+                raise NotReady(
+                    f"Not ready: no worker of shard {self._shards[shard]} has this front end's"
+                    f" first sealing key, {key}"
+                )
 
     # Comparing.
 
@@ -133,20 +155,30 @@ class SharedKeys:
         if key is None:
             return
         self._silent = False
-        answers = await gatherResults([Deferred.fromCoroutine(self._ask(shard, key)) for shard in self._shards])
+        answers = await gatherResults(
+            [Deferred.fromCoroutine(self._ask(shard, key)) for shard in self._shards]
+        )
         if self._connection is None or self._connection.closed:
             return  # no answer means nothing then
         self._answered = None not in answers
-        lacking = {shard: theirs for shard, theirs in zip(self._shards, answers, strict=True) if theirs is not None and key not in theirs}
+        lacking = {
+            shard: theirs
+            for shard, theirs in zip(self._shards, answers, strict=True)
+            if theirs is not None and key not in theirs
+        }
         self._refused = {shard.index: key for shard in lacking}
         if lacking:
             self._log_refusal(key, *next(iter(lacking.items())))
         elif self._logged is not None and self._answered:
             self._logged = None
-            self._log.info("POSTs are taken again: the workers have the first sealing key {key}", key=key)
+            self._log.info(
+                "POSTs are taken again: the workers have the first sealing key {key}", key=key
+            )
 
     async def _ask(self, shard: Shard, key: str) -> set[str] | None:
-        """The keys of the shard's live workers, None where none says: all answers of a second, or those up to the first that has `key`."""
+        """The keys of the shard's live workers, None where none says: all answers of a second, or
+        those up to the first that has `key`.
+        """
         theirs: set[str] = set()
         answered = False
 
@@ -162,7 +194,13 @@ class SharedKeys:
             if key in theirs:
                 asked.cancel()
 
-        asked = self._rpc.subscribe(shard.inquiry, encode(KeysAsked()), exchange=STATUS_EXCHANGE, timeout_s=ANSWERS_WITHIN_S, each=heard)
+        asked = self._rpc.subscribe(
+            shard.inquiry,
+            encode(KeysAsked()),
+            exchange=STATUS_EXCHANGE,
+            timeout_s=ANSWERS_WITHIN_S,
+            each=heard,
+        )
         try:
             await asked
         except Unroutable:
@@ -180,8 +218,9 @@ class SharedKeys:
             return
         self._logged = key
         self._log.error(
-            "POSTs are refused: no worker of shard {shard} has this front end's first sealing key {key}; theirs: {theirs}; "
-            "give all of them the same key file, and this goes on by itself",
+            "POSTs are refused: no worker of shard {shard} has this front end's first sealing key"
+            " {key}; theirs: {theirs}; give all of them the same key file, and this goes on by"
+            " itself",
             shard=str(shard),
             key=key,
             theirs=", ".join(sorted(theirs)) or "none",

@@ -1,13 +1,14 @@
 """How the front end learns a task's state: one conversation over AMQP.
 
-A front end sends a batch of (task id, equipment id) pairs to all replicas of the shard; each answers with a batch of states, in the same
-order, from its memory, and the first answer counts. A pair that is unknown there is asked for once more, in another batch that bids the
-replicas wait for their journals' barriers first; only then does "unknown" mean that there is no such task. So a GET right behind its POST
-is never a false 404, and bogus ids never delay the answers to honest ones. A replica that cannot pass its barrier answers with no states.
+A front end sends a batch of (task id, equipment id) pairs to all replicas of the shard; each
+answers with a batch of states, in the same order, from its memory, and the first answer counts. A
+pair that is unknown there is asked for once more, in another batch that bids the replicas wait for
+their journals' barriers first; only then does "unknown" mean that there is no such task. So a GET
+right behind its POST is never a false 404, and bogus ids never delay the answers to honest ones. A
+replica that cannot pass its barrier answers with no states.
 
-Each replica has a queue of its own, which goes away with its connection: with no worker alive the request comes straight back
-(`Unroutable`).
-"""
+Each replica has a queue of its own, which goes away with its connection: with no worker alive the
+request comes straight back (`Unroutable`)."""
 
 from __future__ import annotations
 
@@ -20,7 +21,12 @@ from twisted.logger import Logger
 
 from rtprov.amqp.client.rpc import serve
 from rtprov.errors import BrokerError, NoReply, NoWorker, Overloaded, Unroutable
-from rtprov.messaging.event_messages import decode_status_reply, decode_status_request, encode_status_reply, encode_status_request
+from rtprov.messaging.event_messages import (
+    decode_status_reply,
+    decode_status_request,
+    encode_status_reply,
+    encode_status_request,
+)
 from rtprov.messaging.topology import STATUS_EXCHANGE, Shard, declare_status
 from rtprov.model import State, shard_of
 
@@ -43,11 +49,15 @@ PREFETCH = 100
 
 
 class StatusServer:
-    """Answers for one shard, from a replica. A session of the worker's connection: attach it after the shard's journal."""
+    """Answers for one shard, from a replica. A session of the worker's connection: attach it after
+    the shard's journal.
+    """
 
     _log = Logger()
 
-    def __init__(self, *, shard: Shard, replica: StatusReader, journal: Journal, clock: IReactorTime) -> None:
+    def __init__(
+        self, *, shard: Shard, replica: StatusReader, journal: Journal, clock: IReactorTime
+    ) -> None:
         self._shard = shard
         self._replica = replica
         self._journal = journal
@@ -70,9 +80,15 @@ class StatusServer:
             try:
                 await self._journal.barrier().addTimeout(BARRIER_DEADLINE_S, self._clock)
             except (BrokerError, TimeoutError) as error:
-                self._log.warn("{queue}: cannot tell unknown tasks: {error}", queue=self._shard.status, error=error)
+                self._log.warn(
+                    "{queue}: cannot tell unknown tasks: {error}",
+                    queue=self._shard.status,
+                    error=error,
+                )
                 return encode_status_reply([])
-        return encode_status_reply([self._replica.lookup(task_id, equipment_id) for task_id, equipment_id in pairs])
+        return encode_status_reply(
+            [self._replica.lookup(task_id, equipment_id) for task_id, equipment_id in pairs]
+        )
 
 
 @define(eq=False)
@@ -83,25 +99,36 @@ class _Question:
 
 @define(eq=False)
 class _Desk:
-    """The questions for one shard that wait for the end of the reactor's turn, and how the last conversation with it went."""
+    """The questions for one shard that wait for the end of the reactor's turn, and how the last
+    conversation with it went.
+    """
 
     shard: Shard
     questions: list[_Question] = field(factory=list)
-    doubtful: list[_Question] = field(factory=list)  # unknown to a replica: asked again behind the barrier
+    # unknown to a replica: asked again behind the barrier
+    doubtful: list[_Question] = field(factory=list)
     staffed: bool = True
 
 
 class StatusClient:
-    """The front end's `rtprov.interfaces.StatusSource`: gathers the questions of one reactor turn into one message for each shard.
+    """The front end's `rtprov.interfaces.StatusSource`: gathers the questions of one reactor turn
+    into one message for each shard.
 
-    Also a session, to be attached after the `rpc`: every 2 s it asks each shard an empty question, so that the log tells of a shard
-    without a worker, and of a worker that is back, whether or not a client asks. `in_doubt` is called while a shard has none, every 10 s
-    at most: its queues may have gone with another number of shards.
-    """
+    Also a session, to be attached after the `rpc`: every 2 s it asks each shard an empty question,
+    so that the log tells of a shard without a worker, and of a worker that is back, whether or not
+    a client asks. `in_doubt` is called while a shard has none, every 10 s at most: its queues may
+    have gone with another number of shards."""
 
     _log = Logger()
 
-    def __init__(self, *, rpc: RpcClient, shards: int, clock: IReactorTime, in_doubt: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        *,
+        rpc: RpcClient,
+        shards: int,
+        clock: IReactorTime,
+        in_doubt: Callable[[], None] = lambda: None,
+    ) -> None:
         self._rpc = rpc
         self._clock = clock
         self._in_doubt = in_doubt
@@ -113,9 +140,13 @@ class StatusClient:
         self._watch.clock = clock
 
     async def attach(self, connection: AmqpConnection) -> None:
-        """Look for workers from now on; not at once, since those of the same process or site may be about to connect."""
+        """Look for workers from now on; not at once, since those of the same process or site may be
+        about to connect.
+        """
         watching = self._watch.start(WATCH_EVERY_S, now=False)
-        watching.addErrback(lambda reason: self._log.failure("the front end no longer looks for workers", reason))
+        watching.addErrback(
+            lambda reason: self._log.failure("the front end no longer looks for workers", reason)
+        )
 
     def detach(self) -> None:
         """The connection is gone."""
@@ -123,14 +154,21 @@ class StatusClient:
             self._watch.stop()
 
     def _look(self) -> Deferred[list[tuple[bool, None]]]:
-        """Ask each shard nothing; done when all have answered, or have let the time pass: no more is under way at once."""
-        return DeferredList([self._begin_to_converse(desk, (), barrier=False) for desk in self._desks])
+        """Ask each shard nothing; done when all have answered, or have let the time pass: no more
+        is under way at once.
+        """
+        return DeferredList(
+            [self._begin_to_converse(desk, (), barrier=False) for desk in self._desks]
+        )
 
     def status(self, task_id: str, equipment_id: str) -> Deferred[State | None]:
-        """See `rtprov.interfaces.StatusSource.status`. Fails with `Overloaded` beyond `MAX_PENDING` open questions."""
+        """See `rtprov.interfaces.StatusSource.status`. Fails with `Overloaded` beyond `MAX_PENDING`
+        open questions.
+        """
         if self._pending >= MAX_PENDING:
             return fail(Overloaded("Too many status requests are waiting"))
-        answer: Deferred[State | None] = Deferred(lambda _: None)  # a cancelled question is answered to nobody
+        # a cancelled question is answered to nobody
+        answer: Deferred[State | None] = Deferred(lambda _: None)
         desk = self._desks[shard_of(equipment_id, len(self._desks))]
         self._pending += 1
         self._ask(desk, desk.questions, _Question((task_id, equipment_id), answer))
@@ -148,17 +186,23 @@ class StatusClient:
             for start in range(0, len(waiting), MAX_BATCH):
                 self._begin_to_converse(desk, waiting[start : start + MAX_BATCH], barrier)
 
-    def _begin_to_converse(self, desk: _Desk, batch: Sequence[_Question], barrier: bool) -> Deferred[None]:
+    def _begin_to_converse(
+        self, desk: _Desk, batch: Sequence[_Question], barrier: bool
+    ) -> Deferred[None]:
         conversation = Deferred.fromCoroutine(self._converse(desk, batch, barrier))
         self._conversations.add(conversation)
-        conversation.addErrback(lambda reason: self._log.failure("a status conversation broke", reason))
+        conversation.addErrback(
+            lambda reason: self._log.failure("a status conversation broke", reason)
+        )
         conversation.addCallback(lambda _: self._conversations.discard(conversation))
         return conversation
 
     async def _converse(self, desk: _Desk, batch: Sequence[_Question], barrier: bool) -> None:
         try:
             request = encode_status_request([question.pair for question in batch], barrier=barrier)
-            reply = await self._rpc.call(desk.shard.status, request, exchange=STATUS_EXCHANGE, timeout_s=REPLY_DEADLINE_S)
+            reply = await self._rpc.call(
+                desk.shard.status, request, exchange=STATUS_EXCHANGE, timeout_s=REPLY_DEADLINE_S
+            )
             states = decode_status_reply(reply)
             if len(states) != len(batch):
                 raise NoReply(f"The worker answered {len(states)} of {len(batch)} status questions")
@@ -207,6 +251,7 @@ class StatusClient:
             self._log.info("a worker answers on {queue} again", queue=desk.shard.status)
         else:
             self._log.warn(
-                "no worker answers on {queue}: none is alive, or the workers were started with another --shards than this front end",
+                "no worker answers on {queue}: none is alive, or the workers were started with"
+                " another --shards than this front end",
                 queue=desk.shard.status,
             )

@@ -1,9 +1,11 @@
-"""How a front end waits for tasks to end: thousands of clients, one message for hundreds of them, and no polling.
+"""How a front end waits for tasks to end: thousands of clients, one message for hundreds of them,
+and no polling.
 
-All that begin to wait in one reactor turn share a subscription with the replicas of their shard, which tell at once of each task that ends.
-A subscription is renewed after a while, and again and again where nobody takes it; so a connection that breaks costs its clients a second.
-One timer serves all clients. It fires once a second, and when the time of clients is over: at most ten times a second.
-"""
+All that begin to wait in one reactor turn share a subscription with the replicas of their shard,
+which tell at once of each task that ends. A subscription is renewed after a while, and again and
+again where nobody takes it; so a connection that breaks costs its clients a second. One timer
+serves all clients. It fires once a second, and when the time of clients is over: at most ten times
+a second."""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ _Waiter = Deferred["State | None"]
 
 @define(eq=False)
 class _Desk:
-    """A shard's tasks whose end somebody waits for; which of them a subscription covers, and which are to have one soon."""
+    """A shard's tasks whose end somebody waits for; which of them a subscription covers, and which
+    are to have one soon.
+    """
 
     shard: Shard
     waiters: dict[_Pair, dict[_Waiter, None]] = field(factory=dict)  # in ordered sets
@@ -57,7 +61,8 @@ class EndsOfTasks:
         self._rpc = rpc
         self._clock = clock
         self._desks = [_Desk(Shard(index, shards)) for index in range(shards)]
-        self._due: dict[int, dict[_Waiter, None]] = {}  # by the clock's time in slots, in the order in which they came
+        # by the clock's time in slots, in the order in which they came
+        self._due: dict[int, dict[_Waiter, None]] = {}
         self._ticking: IDelayedCall | None = None
         self._tick_at_s = 0.0
         self._look_at_s = 0.0
@@ -97,7 +102,9 @@ class EndsOfTasks:
             self._ticking.cancel()
             self._ticking = None
 
-    def _leave(self, result: State | Failure | None, desk: _Desk, pair: _Pair, due: int, waiter: _Waiter) -> State | Failure | None:
+    def _leave(
+        self, result: State | Failure | None, desk: _Desk, pair: _Pair, due: int, waiter: _Waiter
+    ) -> State | Failure | None:
         self.waiting -= 1
         others = self._due.get(due, {})
         others.pop(waiter, None)
@@ -122,7 +129,8 @@ class EndsOfTasks:
 
     def _tick(self) -> None:
         self._ticking = None
-        now = self._clock.seconds() + 0.001  # a timer's time is not to the last digit what it was told
+        # a timer's time is not to the last digit what it was told
+        now = self._clock.seconds() + 0.001
         for due in [due for due in self._due if due * SLOT_S <= now]:
             _tell(list(self._due[due]), None)
         if now >= self._look_at_s:
@@ -161,10 +169,14 @@ class EndsOfTasks:
         )
         renewed_at = self._clock.seconds() + RENEW_AFTER_S
         subscription.addErrback(lambda reason: self._on_over(desk, batch, reason, renewed_at))
-        subscription.addErrback(lambda reason: self._log.failure("a subscription to ends of tasks broke", reason))
+        subscription.addErrback(
+            lambda reason: self._log.failure("a subscription to ends of tasks broke", reason)
+        )
 
     def _on_over(self, desk: _Desk, batch: list[_Pair], reason: Failure, renewed_at: float) -> None:
-        """The subscription's time is over, and it is renewed at once; or nobody took it, or it was lost: the next tick tries again."""
+        """The subscription's time is over, and it is renewed at once; or nobody took it, or it was
+        lost: the next tick tries again.
+        """
         reason.trap(BrokerError)
         desk.covered.difference_update(batch)
         waited_for = [pair for pair in batch if pair in desk.waiters]

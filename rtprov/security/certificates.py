@@ -1,7 +1,7 @@
 """TLS for both sides: 1.2 or later, certificates from PEM files.
 
-Every problem with a file is a `ConfigurationError` of one line that names the file and never its content.
-"""
+Every problem with a file is a `ConfigurationError` of one line that names the file and never its
+content."""
 
 from __future__ import annotations
 
@@ -30,15 +30,20 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MINIMUM = TLSVersion.TLSv1_2
-# What a server takes of TLS 1.2: forward secrecy and authenticated encryption only, as all of TLS 1.3 has them (RFC 9325 §4.2).
+# What a server takes of TLS 1.2: forward secrecy and authenticated encryption only, as all of TLS
+# 1.3 has them (RFC 9325 §4.2).
 CIPHERS = AcceptableCiphers.fromOpenSSLCipherString("ECDHE+AESGCM:ECDHE+CHACHA20")
 WARN_BEFORE = timedelta(days=14)
-UNREADABLE = (OpenSSLError, ValueError)  # of pyOpenSSL and cryptography, for what is not PEM, X.509 or a key
-_WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # UTF-32's little-endian mark begins with the first
+# of pyOpenSSL and cryptography, for what is not PEM, X.509 or a key
+UNREADABLE = (OpenSSLError, ValueError)
+# UTF-32's little-endian mark begins with the first
+_WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def is_there(path: Path) -> bool:
-    """Whether there is such a file or folder. Raises `ConfigurationError` if that cannot be known, as in a folder without permission."""
+    """Whether there is such a file or folder. Raises `ConfigurationError` if that cannot be known,
+    as in a folder without permission.
+    """
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -49,7 +54,8 @@ def is_there(path: Path) -> bool:
 
 
 def read_file(path: Path, what: str) -> bytes:
-    """The content of a text file, without the byte order mark that some editors write; `what` says in the error what it should have been.
+    """The content of a text file, without the byte order mark that some editors write; `what` says
+    in the error what it should have been.
 
     Raises `ConfigurationError` if it cannot be read, or is UTF-16 or UTF-32.
     """
@@ -58,12 +64,16 @@ def read_file(path: Path, what: str) -> bytes:
     except OSError as error:
         raise refusal(f"{path}: cannot read the {what}: {error.strerror}", error) from None
     if content.startswith(_WIDE_MARKS) or b"\0" in content:
-        raise ConfigurationError(f"{path}: cannot read the {what}: it is not UTF-8 text (UTF-16?); save it as UTF-8")
+        raise ConfigurationError(
+            f"{path}: cannot read the {what}: it is not UTF-8 text (UTF-16?); save it as UTF-8"
+        )
     return content.removeprefix(codecs.BOM_UTF8)
 
 
 def read_text(path: Path, what: str) -> str:
-    """What `read_file` reads, decoded; bytes that are not UTF-8 become U+FFFD, for the caller's own check to name the line."""
+    """What `read_file` reads, decoded; bytes that are not UTF-8 become U+FFFD, for the caller's own
+    check to name the line.
+    """
     return read_file(path, what).decode("utf-8", "replace")
 
 
@@ -83,16 +93,24 @@ def load_certificates(path: Path) -> list[Certificate]:
 
 
 def load_identity(certificate: Path, private_key: Path) -> dict[str, Any]:
-    """Arguments for Twisted's `CertificateOptions` that make us show this certificate, with its chain, if the file has one."""
+    """Arguments for Twisted's `CertificateOptions` that make us show this certificate, with its
+    chain, if the file has one.
+    """
     first, *chain = load_certificates(certificate)
     pem = read_file(private_key, "private key")
     if b"ENCRYPTED" in pem:
-        raise ConfigurationError(f"{private_key}: is encrypted, and there is nobody to ask for the passphrase; store the key without one")
+        raise ConfigurationError(
+            f"{private_key}: is encrypted, and there is nobody to ask for the passphrase; store the"
+            " key without one"
+        )
     try:
-        pair = KeyPair(load_privatekey(FILETYPE_PEM, pem, b""))  # with no passphrase at all, OpenSSL would ask the terminal for one
+        # with no passphrase at all, OpenSSL would ask the terminal for one
+        pair = KeyPair(load_privatekey(FILETYPE_PEM, pem, b""))
         private = PrivateCertificate.fromCertificateAndKeyPair(first, pair)
     except (*UNREADABLE, VerifyError):
-        raise ConfigurationError(f"{private_key}: is not the PEM private key for {certificate}") from None
+        raise ConfigurationError(
+            f"{private_key}: is not the PEM private key for {certificate}"
+        ) from None
     identity: dict[str, Any] = {
         "privateKey": private.privateKey.original,
         "certificate": private.original,
@@ -101,30 +119,50 @@ def load_identity(certificate: Path, private_key: Path) -> dict[str, Any]:
     try:
         CertificateOptions(**identity).getContext()
     except SSL.Error as error:
-        raise ConfigurationError(f"{certificate}: OpenSSL does not take it: {error.args[0][-1][-1]}") from None
+        raise ConfigurationError(
+            f"{certificate}: OpenSSL does not take it: {error.args[0][-1][-1]}"
+        ) from None
     return identity
 
 
 def expiry_warning(path: Path, now: datetime) -> str | None:
-    """What is wrong with the time of one of the file's certificates, or will be within 14 days; None where nothing is."""
+    """What is wrong with the time of one of the file's certificates, or will be within 14 days;
+    None where nothing is.
+    """
     certificates = [each.original.to_cryptography() for each in load_certificates(path)]
-    begin, end = max(each.not_valid_before_utc for each in certificates), min(each.not_valid_after_utc for each in certificates)
+    begin, end = (
+        max(each.not_valid_before_utc for each in certificates),
+        min(each.not_valid_after_utc for each in certificates),
+    )
     if now < begin:
         return f"{path}: the certificate is not valid before {begin:%Y-%m-%d %H:%M} UTC"
     if end < now + WARN_BEFORE:
-        return f"{path}: the certificate {'has expired' if end < now else 'expires'} on {end:%Y-%m-%d %H:%M} UTC"
+        return (
+            f"{path}: the certificate {'has expired' if end < now else 'expires'} on"
+            f" {end:%Y-%m-%d %H:%M} UTC"
+        )
     return None
 
 
-def server_options(certificate: Path, private_key: Path, client_ca: Path | None = None) -> CertificateOptions:
-    """What a server shows. With `client_ca`, clients must show a certificate that it vouches for."""
-    trust_root = None if client_ca is None else trustRootFromCertificates(load_certificates(client_ca))
+def server_options(
+    certificate: Path, private_key: Path, client_ca: Path | None = None
+) -> CertificateOptions:
+    """What a server shows. With `client_ca`, clients must show a certificate that it vouches
+    for.
+    """
+    trust_root = (
+        None if client_ca is None else trustRootFromCertificates(load_certificates(client_ca))
+    )
     identity = load_identity(certificate, private_key)
-    return CertificateOptions(**identity, trustRoot=trust_root, raiseMinimumTo=MINIMUM, acceptableCiphers=CIPHERS)
+    return CertificateOptions(
+        **identity, trustRoot=trust_root, raiseMinimumTo=MINIMUM, acceptableCiphers=CIPHERS
+    )
 
 
 class Files:
-    """TLS files that are loaded, and that somebody may replace. `certificates` are those whose time can run out."""
+    """TLS files that are loaded, and that somebody may replace. `certificates` are those whose time
+    can run out.
+    """
 
     certificates: Sequence[Path] = ()
 
@@ -137,7 +175,9 @@ class Files:
         raise NotImplementedError
 
     def reload(self) -> None:
-        """Load the files again. Raises `ConfigurationError` where they are no good: what was loaded before goes on."""
+        """Load the files again. Raises `ConfigurationError` where they are no good: what was loaded
+        before goes on.
+        """
         self._seen = self._look()
         self.load()
 
@@ -156,4 +196,5 @@ def _version(path: Path) -> object:
         status = path.stat()
     except OSError:
         return None
-    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns  # the last one changes with the access rights
+    # the last one changes with the access rights
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

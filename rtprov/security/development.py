@@ -1,8 +1,9 @@
-"""Development certificates, and the sealing key: ``python -m rtprov.certs DIR`` makes what is needed to try rtprov out.
+"""Development certificates, and the sealing key: ``python -m rtprov.certs DIR`` makes what is
+needed to try rtprov out.
 
-A set is ``ca.pem`` with a ``.pem`` and a ``.key`` for each of `frontend`, `stub`, `broker` (localhost, 127.0.0.1, ::1, and each ``--name``)
-and `worker`. The CA's own key is thrown away: nobody, us included, can make another certificate that it vouches for. Nothing is ever
-overwritten.
+A set is ``ca.pem`` with a ``.pem`` and a ``.key`` for each of `frontend`, `stub`, `broker`
+(localhost, 127.0.0.1, ::1, and each ``--name``) and `worker`. The CA's own key is thrown away:
+nobody, us included, can make another certificate that it vouches for. Nothing is ever overwritten.
 
 Making keys takes some milliseconds of computing: not on the reactor.
 """
@@ -30,29 +31,39 @@ CLIENTS = ("worker",)
 SERVER_NAMES = ("localhost", "127.0.0.1", "::1")
 SEAL_KEY = "seal.key"
 _HOST_NAME = re.compile(r"(?:\*\.)?(?!-)[a-z0-9-]{1,63}(?<!-)(?:\.(?!-)[a-z0-9-]{1,63}(?<!-))*")
-LATER = ("broker.pem", "broker.key")  # a set that was made before there were these is whole without them
-FILES = ("ca.pem", *(f"{name}.{suffix}" for name in (*SERVERS, *CLIENTS) for suffix in ("pem", "key")))
+# a set that was made before there were these is whole without them
+LATER = ("broker.pem", "broker.key")
+FILES = (
+    "ca.pem",
+    *(f"{name}.{suffix}" for name in (*SERVERS, *CLIENTS) for suffix in ("pem", "key")),
+)
 
 
 def make_development_set(directory: Path, names: Sequence[str] = ()) -> bool:
-    """Make a whole set in `directory`, which is created where missing; return whether one was made (False: there is one).
+    """Make a whole set in `directory`, which is created where missing; return whether one was made
+    (False: there is one).
 
-    `names` are host names and addresses of the servers, besides `SERVER_NAMES`. Private keys have mode 0600 from the start. Raises
-    `ConfigurationError` for a set that is there in part or without one of the names, or a folder that cannot be written.
-    """
+    `names` are host names and addresses of the servers, besides `SERVER_NAMES`. Private keys have
+    mode 0600 from the start. Raises `ConfigurationError` for a set that is there in part or without
+    one of the names, or a folder that cannot be written."""
     missing = [name for name in FILES if not is_there(directory / name)]
     if tuple(missing) in ((), LATER):
         _check_names(directory, names)
         return False
     if len(missing) < len(FILES):
         raise ConfigurationError(
-            f"{directory}: the set of certificates is incomplete, {', '.join(missing)} missing; nothing was overwritten"
+            f"{directory}: the set of certificates is incomplete, {', '.join(missing)} missing;"
+            " nothing was overwritten"
         )
     try:
         directory.mkdir(parents=True, exist_ok=True)
         _write_set(directory, names)
     except OSError as error:
-        raise refusal(f"{error.filename or directory}: cannot write the development certificates: {error.strerror}", error) from None
+        raise refusal(
+            f"{error.filename or directory}: cannot write the development certificates:"
+            f" {error.strerror}",
+            error,
+        ) from None
     return True
 
 
@@ -62,7 +73,11 @@ def _write_set(directory: Path, names: Sequence[str]) -> None:
     try:
         for name, content in _new_set(names).items():
             path = directory / name
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if name.endswith(".key") else 0o644)
+            handle = os.open(
+                path,
+                os.O_WRONLY | os.O_CREAT | os.O_EXCL,
+                0o600 if name.endswith(".key") else 0o644,
+            )
             written.append(path)
             with os.fdopen(handle, "wb") as file:
                 file.write(content)
@@ -76,14 +91,21 @@ def _new_set(names: Sequence[str]) -> dict[str, bytes]:
     ca = trustme.CA(organization_name="rtprov development")
     hosts = dict.fromkeys((*SERVER_NAMES, *names))
     leaves = {name: ca.issue_cert(*hosts, common_name=f"rtprov {name}") for name in SERVERS}
-    leaves |= {name: ca.issue_cert(f"rtprov-{name}", common_name=f"rtprov {name}") for name in CLIENTS}
+    leaves |= {
+        name: ca.issue_cert(f"rtprov-{name}", common_name=f"rtprov {name}") for name in CLIENTS
+    }
     contents = {f"{name}.key": leaf.private_key_pem.bytes() for name, leaf in leaves.items()}
-    contents |= {f"{name}.pem": b"".join(pem.bytes() for pem in leaf.cert_chain_pems) for name, leaf in leaves.items()}
+    contents |= {
+        f"{name}.pem": b"".join(pem.bytes() for pem in leaf.cert_chain_pems)
+        for name, leaf in leaves.items()
+    }
     return contents | {"ca.pem": ca.cert_pem.bytes()}
 
 
 def server_name(text: str) -> str:
-    """A host name, with ``*`` as its first label or without, or an IP address, as a certificate has it. Raises ValueError."""
+    """A host name, with ``*`` as its first label or without, or an IP address, as a certificate has
+    it. Raises ValueError.
+    """
     try:
         return str(ip_address(text))
     except ValueError:
@@ -94,7 +116,9 @@ def server_name(text: str) -> str:
 
 
 def _check_names(directory: Path, names: Sequence[str]) -> None:
-    """Raises `ConfigurationError` if a server's certificate that is there lacks one of the names."""
+    """Raises `ConfigurationError` if a server's certificate that is there lacks one of the
+    names.
+    """
     for server in SERVERS:
         file = directory / f"{server}.pem"
         if is_there(file):
@@ -102,7 +126,8 @@ def _check_names(directory: Path, names: Sequence[str]) -> None:
             lacking = [name for name in names if name not in there]
             if lacking:
                 raise ConfigurationError(
-                    f"{file}: is there already, without {', '.join(lacking)}; nothing was overwritten: make a set in another folder"
+                    f"{file}: is there already, without {', '.join(lacking)}; nothing was"
+                    " overwritten: make a set in another folder"
                 )
 
 
@@ -112,7 +137,10 @@ def _names_in(file: Path) -> set[str]:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         return set()
-    return {*names.get_values_for_type(x509.DNSName), *map(str, names.get_values_for_type(x509.IPAddress))}
+    return {
+        *names.get_values_for_type(x509.DNSName),
+        *map(str, names.get_values_for_type(x509.IPAddress)),
+    }
 
 
 def _sync(directory: Path) -> None:
@@ -125,13 +153,17 @@ def _sync(directory: Path) -> None:
 
 
 def ensure_seal_key(path: Path) -> bool:
-    """Make the sealing key file where it is missing; return whether it was made. Two processes that do it at once get the same key.
+    """Make the sealing key file where it is missing; return whether it was made. Two processes that
+    do it at once get the same key.
 
     Raises `ConfigurationError`.
     """
     if is_there(path):
         return False
-    text = f"# rtprov sealing keys: the first encrypts, all decrypt. Every front end and worker needs this file.\n{new_key()}\n"
+    text = (
+        "# rtprov sealing keys: the first encrypts, all decrypt. Every front end and worker needs"
+        f" this file.\n{new_key()}\n"
+    )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".seal-")  # mode 0600
@@ -153,14 +185,25 @@ def ensure_seal_key(path: Path) -> bool:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m rtprov.certs", description="Make a set of development certificates and a sealing key.")
-    parser.add_argument("directory", type=Path, metavar="DIR", help="where; created when missing, nothing in it is overwritten")
+    parser = argparse.ArgumentParser(
+        prog="python -m rtprov.certs",
+        description="Make a set of development certificates and a sealing key.",
+    )
+    parser.add_argument(
+        "directory",
+        type=Path,
+        metavar="DIR",
+        help="where; created when missing, nothing in it is overwritten",
+    )
     parser.add_argument(
         "--name",
         action="append",
         default=[],
         metavar="NAME",
-        help="a host name or IP address of the servers, besides localhost, 127.0.0.1 and ::1; repeatable",
+        help=(
+            "a host name or IP address of the servers, besides localhost, 127.0.0.1 and ::1;"
+            " repeatable"
+        ),
     )
     options = parser.parse_args(arguments)
     directory: Path = options.directory
@@ -170,6 +213,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ConfigurationError, ValueError) as error:
         print(f"rtprov.certs: {error}", file=sys.stderr)  # noqa: T201 - a command's answer
         return 1
-    done = [what for what, fresh in (("development certificates", made), ("a sealing key", made_key)) if fresh]
+    done = [
+        what
+        for what, fresh in (("development certificates", made), ("a sealing key", made_key))
+        if fresh
+    ]
     print(f"{directory}: {'made ' + ' and '.join(done) if done else 'all is there already'}")  # noqa: T201
     return 0

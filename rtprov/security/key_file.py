@@ -1,4 +1,6 @@
-"""The file with the sealing keys: loaded, watched, and made where there is none and nothing is sealed yet."""
+"""The file with the sealing keys: loaded, watched, and made where there is none and nothing is
+sealed yet.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ _log = Logger()
 
 
 class KeyFile(Files):
-    """`sealer` has the keys of the file; none while the file is missing. Raises `ConfigurationError` where the file is no good."""
+    """`sealer` has the keys of the file; none while the file is missing. Raises
+    `ConfigurationError` where the file is no good.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -35,7 +39,10 @@ class KeyFile(Files):
     def make(self) -> None:
         """See `rtprov.journal.first_key.KeySource.make`."""
         if ensure_seal_key(self.path):
-            _log.warn("made a new sealing key: {file}; every front end and worker needs this same file", file=str(self.path))
+            _log.warn(
+                "made a new sealing key: {file}; every front end and worker needs this same file",
+                file=str(self.path),
+            )
         self.reload()
 
     def load(self) -> None:
@@ -46,4 +53,8 @@ class KeyFile(Files):
         except ConfigurationError as error:
             raise ConfigurationError(f"{self.path}: {error}") from None
         self.sealer.replace(keys)
-        _log.info("sealing keys in {file}: {keys}; the first one seals", file=str(self.path), keys=", ".join(self.sealer.key_ids))
+        _log.info(
+            "sealing keys in {file}: {keys}; the first one seals",
+            file=str(self.path),
+            keys=", ".join(self.sealer.key_ids),
+        )

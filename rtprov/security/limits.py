@@ -1,4 +1,6 @@
-"""How much one client may take: requests a second, and connections. Pure counting; time is an argument."""
+"""How much one client may take: requests a second, and connections. Pure counting; time is an
+argument.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ MAX_REMEMBERED = 100_000
 
 
 def network_of(host: str | None) -> str:
-    """What an address is counted by: itself, or for IPv6 its /64, of which whoever has one address has all.
+    """What an address is counted by: itself, or for IPv6 its /64, of which whoever has one address
+    has all.
 
     A client without an address, as on a Unix socket, is "local".
     """
@@ -32,10 +35,11 @@ def network_of(host: str | None) -> str:
 
 
 class Rate:
-    """At most `per_s` requests a second from each client, over any time, and at once as many as come in a second, at least one.
+    """At most `per_s` requests a second from each client, over any time, and at once as many as
+    come in a second, at least one.
 
-    Kept is, for each client, when it would have used up what it has taken (the "generic cell rate algorithm"); who is past that time is
-    forgotten. What is refused costs the client nothing more.
+    Kept is, for each client, when it would have used up what it has taken (the "generic cell rate
+    algorithm"); who is past that time is forgotten. What is refused costs the client nothing more.
     """
 
     def __init__(self, per_s: float, max_remembered: int = MAX_REMEMBERED) -> None:
@@ -59,7 +63,9 @@ class Rate:
         self._forget(now)
 
     def _forget(self, now: float) -> None:
-        """Those that were heard of longest ago come first; two of them on each call keep pace with all that come."""
+        """Those that were heard of longest ago come first; two of them on each call keep pace with
+        all that come.
+        """
         for _ in range(2):
             client, used_up = next(iter(self._used_up.items()))
             if used_up > now and len(self._used_up) <= self._max_remembered:
@@ -68,7 +74,9 @@ class Rate:
 
 
 class Connections:
-    """At most `total` connections at once, and `per_address` from one address. `open` counts them; the length is that of addresses."""
+    """At most `total` connections at once, and `per_address` from one address. `open` counts them;
+    the length is that of addresses.
+    """
 
     def __init__(self, *, total: int, per_address: int) -> None:
         self._total = total
@@ -80,7 +88,9 @@ class Connections:
         return len(self._by_address)
 
     def room_for(self, address: str | None) -> bool:
-        """Whether another connection may be opened from this address, or from one that is not known yet (None)."""
+        """Whether another connection may be opened from this address, or from one that is not known
+        yet (None).
+        """
         return self.open < self._total and self._room_at(address)
 
     def opened(self, address: str | None) -> Place:
@@ -97,14 +107,18 @@ class Connections:
 
 @define(eq=False)
 class Place:
-    """One connection's share of `Connections`. It keeps the address that it was counted for, and releases that one."""
+    """One connection's share of `Connections`. It keeps the address that it was counted for, and
+    releases that one.
+    """
 
     _connections: Connections
     _address: str | None = None
     _closed: bool = False
 
     def known_as(self, address: str) -> bool:
-        """Count for this address, which was unknown when the connection was opened. Returns False if it has no room."""
+        """Count for this address, which was unknown when the connection was opened. Returns False
+        if it has no room.
+        """
         if self._address is not None or self._closed or not self._connections._room_at(address):
             return False
         self._count_for(address)

@@ -1,12 +1,12 @@
-"""Sealing: from the moment a request is validated until A is called, its body is readable by nobody in between.
+"""Sealing: from the moment a request is validated until A is called, its body is readable by nobody
+in between.
 
-A sealed body is a Fernet token (https://github.com/fernet/spec): AES-128-CBC and HMAC-SHA256. Front ends and workers share a key file; its
-first key encrypts, all of them decrypt, so that keys can be rotated. A body's fingerprint is an HMAC-SHA256, its key derived from the
-first one.
+A sealed body is a Fernet token (https://github.com/fernet/spec): AES-128-CBC and HMAC-SHA256. Front
+ends and workers share a key file; its first key encrypts, all of them decrypt, so that keys can be
+rotated. A body's fingerprint is an HMAC-SHA256, its key derived from the first one.
 
-A key has an id, which travels with each token that it made: the first 32 bits of an HMAC-SHA256 of a fixed text under the key. It tells
-keys apart and says nothing about them.
-"""
+A key has an id, which travels with each token that it made: the first 32 bits of an HMAC-SHA256 of
+a fixed text under the key. It tells keys apart and says nothing about them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,15 @@ from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
 from rtprov.errors import ConfigurationError, KeyMissing, NotReady, SealError
 
-# Stricter than `Fernet`, which passes over foreign characters, and over a second key that was appended without a line's end.
+# Stricter than `Fernet`, which passes over foreign characters, and over a second key that was
+# appended without a line's end.
 _KEY = re.compile(r"[A-Za-z0-9_-]{43}=")
 
 
 class FernetSealer:
-    """A `rtprov.interfaces.Sealer`. `keys` are Fernet keys; without one it seals nothing and opens nothing, until `replace` gives some."""
+    """A `rtprov.interfaces.Sealer`. `keys` are Fernet keys; without one it seals nothing and opens
+    nothing, until `replace` gives some.
+    """
 
     def __init__(self, keys: Sequence[bytes]) -> None:
         self._watchers: list[Callable[[], None]] = []
@@ -34,10 +37,14 @@ class FernetSealer:
         return "<FernetSealer>"
 
     def replace(self, keys: Sequence[bytes]) -> None:
-        """Use these keys from now on, and call those who `watch`, if the keys are others than before."""
+        """Use these keys from now on, and call those who `watch`, if the keys are others than
+        before.
+        """
         before = getattr(self, "key_ids", None)
         self._keys = {key_id(key): Fernet(key) for key in keys}
-        self._fingerprint_keys = [hmac.digest(urlsafe_b64decode(key), b"rtprov.fingerprint", "sha256") for key in keys]
+        self._fingerprint_keys = [
+            hmac.digest(urlsafe_b64decode(key), b"rtprov.fingerprint", "sha256") for key in keys
+        ]
         self.key_ids: tuple[str, ...] = tuple(self._keys)
         if before not in (None, self.key_ids):
             for each in list(self._watchers):
@@ -53,7 +60,9 @@ class FernetSealer:
         return self.key_ids[0] if self.key_ids else None
 
     def seal(self, body: bytes) -> str:
-        """Encrypt with the first key; the result is URL-safe ASCII text. Raises `NotReady` without a key."""
+        """Encrypt with the first key; the result is URL-safe ASCII text. Raises `NotReady` without
+        a key.
+        """
         return self._first().encrypt(body).decode("ascii")
 
     def open(self, sealed: str, key: str | None) -> bytes:
@@ -68,10 +77,14 @@ class FernetSealer:
             pass
         if key is None:
             raise KeyMissing(None)
-        raise SealError(f"The body cannot be opened with its sealing key {key}: it was damaged or tampered with")
+        raise SealError(
+            f"The body cannot be opened with its sealing key {key}: it was damaged or tampered with"
+        )
 
     def fingerprint(self, task_id: str, body: bytes) -> str:
-        """See `rtprov.interfaces.Sealer.fingerprint`. The task id is part of it: equal bodies of two tasks do not show."""
+        """See `rtprov.interfaces.Sealer.fingerprint`. The task id is part of it: equal bodies of
+        two tasks do not show.
+        """
         self._first()
         return _fingerprint(self._fingerprint_keys[0], task_id, body)
 
@@ -83,7 +96,10 @@ class FernetSealer:
     def matches(self, fingerprint: str, task_id: str, body: bytes) -> bool:
         """See `rtprov.interfaces.Sealer.matches`."""
         made = fingerprint.encode("ascii", "replace")
-        return any(hmac.compare_digest(made, _fingerprint(key, task_id, body).encode()) for key in self._fingerprint_keys)
+        return any(
+            hmac.compare_digest(made, _fingerprint(key, task_id, body).encode())
+            for key in self._fingerprint_keys
+        )
 
 
 def key_id(key: bytes) -> str:
@@ -92,7 +108,9 @@ def key_id(key: bytes) -> str:
 
 
 def _fingerprint(key: bytes, task_id: str, body: bytes) -> str:
-    return urlsafe_b64encode(hmac.digest(key, task_id.encode() + b"\0" + body, "sha256")[:18]).decode("ascii")
+    return urlsafe_b64encode(
+        hmac.digest(key, task_id.encode() + b"\0" + body, "sha256")[:18]
+    ).decode("ascii")
 
 
 def new_key() -> str:
@@ -111,7 +129,9 @@ def load_keys(text: str) -> list[bytes]:
         if not key or key.startswith("#"):
             continue
         if not _KEY.fullmatch(key):
-            raise ConfigurationError(f"line {number} is not a Fernet key (32 bytes in URL-safe base64)")
+            raise ConfigurationError(
+                f"line {number} is not a Fernet key (32 bytes in URL-safe base64)"
+            )
         keys.append(key.encode())
     if not keys:
         raise ConfigurationError("the file holds no key")

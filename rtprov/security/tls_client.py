@@ -1,8 +1,8 @@
 """The client's side of TLS: which servers are accepted, and under which name.
 
-A server is accepted if a CA that we trust vouches for its certificate and the host that was called stands in the certificate's
-subjectAltName (RFC 9525 §6). Its common name counts for nothing. Any error while this is checked refuses the connection.
-"""
+A server is accepted if a CA that we trust vouches for its certificate and the host that was called
+stands in the certificate's subjectAltName (RFC 9525 §6). Its common name counts for nothing. Any
+error while this is checked refuses the connection."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ MAX_NAME_SHOWN = 100
 
 
 def service_id(host: str) -> ServiceID:
-    """What a certificate is asked for when `host` is called. Raises ValueError for what is neither an IP address nor a DNS name."""
+    """What a certificate is asked for when `host` is called. Raises ValueError for what is neither
+    an IP address nor a DNS name.
+    """
     try:
         return IPAddress_ID(ip_address(host))
     except ValueError:
@@ -44,14 +46,16 @@ def service_id(host: str) -> ServiceID:
 def check_name(certificate: Certificate, wanted: ServiceID, host: str) -> None:
     """Check that `wanted`, the identity of `host`, stands in the certificate's subjectAltName.
 
-    Presented names that are no proper ones (``*``, ``f*.example``, an address written as a DNS name) are passed over, as RFC 9525 §6.3
-    asks, and so are URIs and e-mail addresses. Raises `CertificateRefused` if no name is left that fits, and anything else if the
-    certificate cannot be read.
-    """
+    Presented names that are no proper ones (``*``, ``f*.example``, an address written as a DNS
+    name) are passed over, as RFC 9525 §6.3 asks, and so are URIs and e-mail addresses. Raises
+    `CertificateRefused` if no name is left that fits, and anything else if the certificate cannot
+    be read."""
     try:
         names = certificate.extensions.get_extension_for_class(SubjectAlternativeName).value
     except ExtensionNotFound:
-        raise CertificateRefused("the certificate has no subjectAltName, and its common name counts for nothing") from None
+        raise CertificateRefused(
+            "the certificate has no subjectAltName, and its common name counts for nothing"
+        ) from None
     if any(wanted.verify(pattern) for name in names for pattern in _patterns(name)):
         return
     shown = [_shown(name.value) for name in names if isinstance(name, (DNSName, IPAddress))]
@@ -77,12 +81,13 @@ def _shown(name: object) -> str:
 
 @implementer(IOpenSSLClientConnectionCreator)
 class VerifiedServer:
-    """Makes the client's side of TLS for one connection to `host`, a DNS name in ASCII or an IP address.
+    """Makes the client's side of TLS for one connection to `host`, a DNS name in ASCII or an IP
+    address.
 
-    `refusal` is set once the server's certificate is refused, which ends the handshake with an alert. Twisted's own `optionsForClientTLS`
-    lets a certificate pass whenever checking its names ends in another error than a mismatch; one without a subjectAltName is such a case
-    (service-identity 24.1 and later). Here every error refuses.
-    """
+    `refusal` is set once the server's certificate is refused, which ends the handshake with an
+    alert. Twisted's own `optionsForClientTLS` lets a certificate pass whenever checking its names
+    ends in another error than a mismatch; one without a subjectAltName is such a case
+    (service-identity 24.1 and later). Here every error refuses."""
 
     def __init__(self, options: CertificateOptions, host: str) -> None:
         self._options = options
@@ -97,8 +102,12 @@ class VerifiedServer:
         connection.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, self._verify)
         return connection
 
-    def _verify(self, connection: SSL.Connection, certificate: X509, error: int, depth: int, ok: int) -> bool:
-        """Called by OpenSSL for each certificate of the chain, the server's own last, at depth 0. False ends the handshake."""
+    def _verify(
+        self, connection: SSL.Connection, certificate: X509, error: int, depth: int, ok: int
+    ) -> bool:
+        """Called by OpenSSL for each certificate of the chain, the server's own last, at depth 0.
+        False ends the handshake.
+        """
         try:
             if not ok:
                 raise CertificateRefused(reason_of_refusal(error, depth))
@@ -112,12 +121,15 @@ class VerifiedServer:
 
 
 class VerifiedServers(Files):
-    """Trusts servers that `ca` vouches for, under the name or address that is called; may show our own certificate to them.
+    """Trusts servers that `ca` vouches for, under the name or address that is called; may show our
+    own certificate to them.
 
-    One TLS context serves all connections: a context for each would cost about 20 KB of memory a connection.
-    """
+    One TLS context serves all connections: a context for each would cost about 20 KB of memory a
+    connection."""
 
-    def __init__(self, ca: Path, certificate: Path | None = None, private_key: Path | None = None) -> None:
+    def __init__(
+        self, ca: Path, certificate: Path | None = None, private_key: Path | None = None
+    ) -> None:
         """Raises `ConfigurationError`."""
         super().__init__(ca, certificate, private_key)
         self.certificates = [path for path in (ca, certificate) if path is not None]
@@ -133,5 +145,7 @@ class VerifiedServers(Files):
         self._options = CertificateOptions(**identity, trustRoot=trust_root, raiseMinimumTo=MINIMUM)
 
     def server(self, host: str) -> VerifiedServer:
-        """TLS for one connection to this host, with the files as they were when they were last loaded."""
+        """TLS for one connection to this host, with the files as they were when they were last
+        loaded.
+        """
         return VerifiedServer(self._options, host)

@@ -12,7 +12,8 @@ _HINTS = {
 }
 
 
-# X509_STORE_CTX_get_error(3): the numbers are part of OpenSSL's API, and pyOpenSSL has no names for them.
+# X509_STORE_CTX_get_error(3): the numbers are part of OpenSSL's API, and pyOpenSSL has no names for
+# them.
 _REFUSALS = {
     2: "the certificate of a CA that signed {it} is missing",
     7: "{it} is not signed by the CA of that name that we trust (--ca)",
@@ -35,9 +36,13 @@ _REFUSALS = {
 
 
 def reason_of_refusal(error: int, depth: int) -> str:
-    """What OpenSSL objects to, in words: `error` is one of its X509_V_ERR numbers, `depth` is 0 for the server's own certificate."""
+    """What OpenSSL objects to, in words: `error` is one of its X509_V_ERR numbers, `depth` is 0 for
+    the server's own certificate.
+    """
     it = "the certificate" if depth == 0 else "a CA's certificate in the chain"
-    return _REFUSALS.get(error, "{it} was refused (OpenSSL error {error})").format(it=it, error=error)
+    return _REFUSALS.get(error, "{it} was refused (OpenSSL error {error})").format(
+        it=it, error=error
+    )
 
 
 class CertificateRefused(RtprovError):
@@ -48,7 +53,14 @@ def explain(error: BaseException) -> str | None:
     """A phrase for log and journal; None where it is not TLS that failed."""
     if isinstance(error, CertificateRefused):
         return f"TLS: {error}"
-    if not isinstance(error, SSL.Error) or not error.args or not isinstance(error.args[0], list) or not error.args[0]:
+    if (
+        not isinstance(error, SSL.Error)
+        or not error.args
+        or not isinstance(error.args[0], list)
+        or not error.args[0]
+    ):
         return None
     reasons = [str(entry[-1]) for entry in error.args[0]]
-    return "TLS: " + "; ".join(f"{reason} ({_HINTS[reason]})" if reason in _HINTS else reason for reason in reasons)
+    return "TLS: " + "; ".join(
+        f"{reason} ({_HINTS[reason]})" if reason in _HINTS else reason for reason in reasons
+    )

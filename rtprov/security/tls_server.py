@@ -1,4 +1,6 @@
-"""A server's side of TLS: certificates that are replaced while it runs, ALPN, and a limit to connections."""
+"""A server's side of TLS: certificates that are replaced while it runs, ALPN, and a limit to
+connections.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from OpenSSL import SSL
-from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IProtocolNegotiationFactory, IStreamServerEndpoint
+from twisted.internet.interfaces import (
+    IOpenSSLServerConnectionCreator,
+    IProtocolNegotiationFactory,
+    IStreamServerEndpoint,
+)
 from twisted.logger import Logger
 from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from zope.interface import implementer
@@ -16,7 +22,14 @@ from rtprov.security.limits import Connections, Place, network_of
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
-    from twisted.internet.interfaces import IAddress, IListeningPort, IProtocol, IProtocolFactory, IReactorTime, ITransport
+    from twisted.internet.interfaces import (
+        IAddress,
+        IListeningPort,
+        IProtocol,
+        IProtocolFactory,
+        IReactorTime,
+        ITransport,
+    )
     from twisted.internet.ssl import CertificateOptions
 
 WARN_EVERY_S = 60.0
@@ -26,7 +39,8 @@ _log = Logger()
 
 @implementer(IOpenSSLServerConnectionCreator)
 class ServerIdentity(Files):
-    """What a server shows to each connection that begins, and asks of it: the files as they were when they were last loaded.
+    """What a server shows to each connection that begins, and asks of it: the files as they were
+    when they were last loaded.
 
     Raises `ConfigurationError` where a file is no good.
     """
@@ -51,11 +65,12 @@ class ServerIdentity(Files):
 
 
 def _agree(connection: SSL.Connection, offered: list[bytes]) -> Any:
-    """Choose a protocol for a client that offers these by ALPN: the first of the factory's own that the client offers.
+    """Choose a protocol for a client that offers these by ALPN: the first of the factory's own that
+    the client offers.
 
-    If there is none, raises `SSL.Error`, for which OpenSSL sends alert 120 (RFC 7301 §3.2). Twisted's own callback
-    causes alert 80. A factory that names no protocols ignores ALPN: AMQP 0-9-1 has no registered name to offer.
-    """
+    If there is none, raises `SSL.Error`, for which OpenSSL sends alert 120 (RFC 7301 §3.2).
+    Twisted's own callback causes alert 80. A factory that names no protocols ignores ALPN: AMQP
+    0-9-1 has no registered name to offer."""
     protocol = cast("TLSMemoryBIOProtocol", connection.get_app_data())
     ours = IProtocolNegotiationFactory(cast("Any", protocol.factory).wrappedFactory, None)
     if ours is None:
@@ -67,7 +82,9 @@ def _agree(connection: SSL.Connection, offered: list[bytes]) -> Any:
 
 
 class CountedTLS(BufferingTLSTransport):
-    """One connection, the `address` that it is counted for (None: not known yet), and its `place`."""
+    """One connection, the `address` that it is counted for (None: not known yet), and its
+    `place`.
+    """
 
     place: Place | None = None
 
@@ -82,15 +99,25 @@ class CountedTLS(BufferingTLSTransport):
 
 
 class LimitedTLS(TLSMemoryBIOFactory):
-    """TLS on top of connections, of which `connections` says how many: one too many is closed before anything is read of it."""
+    """TLS on top of connections, of which `connections` says how many: one too many is closed
+    before anything is read of it.
+    """
 
-    def __init__(self, identity: ServerIdentity, factory: IProtocolFactory, clock: IReactorTime, connections: Connections | None) -> None:
+    def __init__(
+        self,
+        identity: ServerIdentity,
+        factory: IProtocolFactory,
+        clock: IReactorTime,
+        connections: Connections | None,
+    ) -> None:
         super().__init__(identity, False, factory, clock)
         self._connections = connections
         self._warn_from = clock.seconds()
 
     def buildProtocol(self, addr: IAddress | None) -> CountedTLS | None:  # type: ignore[override] # as IProtocolFactory has it
-        """Make a protocol for a connection from `addr`, which is None if `CountedTLS.peer_known` will tell it."""
+        """Make a protocol for a connection from `addr`, which is None if `CountedTLS.peer_known`
+        will tell it.
+        """
         address = None if addr is None else _address_of(addr)
         if self._connections is not None and not self._connections.room_for(address):
             self._tell(address)
@@ -111,8 +138,14 @@ class LimitedTLS(TLSMemoryBIOFactory):
             protocol.place.closed()
 
     def let_in(self, protocol: CountedTLS) -> bool:
-        """Count the connection for its client's address, now that it is known. Returns False if that has no room."""
-        if protocol.place is None or protocol.address is None or protocol.place.known_as(protocol.address):
+        """Count the connection for its client's address, now that it is known. Returns False if
+        that has no room.
+        """
+        if (
+            protocol.place is None
+            or protocol.address is None
+            or protocol.place.known_as(protocol.address)
+        ):
             return True
         self._tell(protocol.address)
         return False
@@ -121,7 +154,10 @@ class LimitedTLS(TLSMemoryBIOFactory):
         now = self._clock.seconds()
         if now >= self._warn_from:
             self._warn_from = now + WARN_EVERY_S
-            _log.warn("too many connections: one from {address} was closed, as others may be", address=address or "a proxy")
+            _log.warn(
+                "too many connections: one from {address} was closed, as others may be",
+                address=address or "a proxy",
+            )
 
 
 def _address_of(addr: object) -> str:
@@ -134,7 +170,11 @@ class TLSEndpoint:
     """Listens where `endpoint` does, with a server's TLS on top."""
 
     def __init__(
-        self, endpoint: IStreamServerEndpoint, identity: ServerIdentity, clock: IReactorTime, connections: Connections | None = None
+        self,
+        endpoint: IStreamServerEndpoint,
+        identity: ServerIdentity,
+        clock: IReactorTime,
+        connections: Connections | None = None,
     ) -> None:
         self._endpoint = endpoint
         self._identity = identity
@@ -142,4 +182,6 @@ class TLSEndpoint:
         self._connections = connections
 
     def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
-        return self._endpoint.listen(LimitedTLS(self._identity, protocolFactory, self._clock, self._connections))
+        return self._endpoint.listen(
+            LimitedTLS(self._identity, protocolFactory, self._clock, self._connections)
+        )

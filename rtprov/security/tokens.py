@@ -1,16 +1,18 @@
-"""Bearer tokens (RFC 6750): the file that says whose are let in, and ``python -m rtprov.tokens new NAME``, which makes one.
+"""Bearer tokens (RFC 6750): the file that says whose are let in, and ``python -m rtprov.tokens new
+NAME``, which makes one.
 
-The file holds a token a line, as a name and the SHA-256 of the token; the token itself is only shown when it is made. A third word is the
-token's `Role`, ``order`` without it; ``expires=`` with a date behind it is the last day (UTC) on which it is valid. Lines that are empty or
-begin with ``#`` say nothing::
+The file holds a token a line, as a name and the SHA-256 of the token; the token itself is only
+shown when it is made. A third word is the token's `Role`, ``order`` without it; ``expires=`` with a
+date behind it is the last day (UTC) on which it is valid. Lines that are empty or begin with ``#``
+say nothing::
 
     # who       which                                      what
     billing     sha256:8a1f…64 hexadecimal digits…
     dashboard   sha256:03cd…                               read
     shift       sha256:5be0…                               operate expires=2027-01-31
 
-A token is 32 random bytes, so a plain hash of it is as good as a slow one: there is nothing to guess.
-"""
+A token is 32 random bytes, so a plain hash of it is as good as a slow one: there is nothing to
+guess."""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ _EXPIRES = "expires="
 
 @attrs.frozen
 class Token:
-    """What the file tells of a token: whose it is, its SHA-256, what it may do, and the last day (UTC) on which it is valid."""
+    """What the file tells of a token: whose it is, its SHA-256, what it may do, and the last day
+    (UTC) on which it is valid.
+    """
 
     name: str
     digest: bytes = attrs.field(repr=False)
@@ -73,11 +77,16 @@ class Token:
 
     def expired(self, now: float) -> bool:
         """Whether its last day is over at `now`, in seconds since the epoch."""
-        return self.expires is not None and datetime.fromtimestamp(now, timezone.utc).date() > self.expires
+        return (
+            self.expires is not None
+            and datetime.fromtimestamp(now, timezone.utc).date() > self.expires
+        )
 
 
 def parse_tokens(text: str) -> tuple[Token, ...]:
-    """The tokens of a file's text. There may be none: nobody is let in. Raises `ConfigurationError` that names the line, and no hash."""
+    """The tokens of a file's text. There may be none: nobody is let in. Raises `ConfigurationError`
+    that names the line, and no hash.
+    """
     tokens: dict[str, Token] = {}
     digests: set[bytes] = set()
     for number, line in enumerate(text.splitlines(), 1):
@@ -86,7 +95,9 @@ def parse_tokens(text: str) -> tuple[Token, ...]:
             continue
         token = _parse_line(words, number)
         if token.name in tokens:
-            raise ConfigurationError(f"line {number}: there is another token of the name {token.name}")
+            raise ConfigurationError(
+                f"line {number}: there is another token of the name {token.name}"
+            )
         if token.digest in digests:
             raise ConfigurationError(f"line {number}: this token has another name already")
         tokens[token.name] = token
@@ -99,7 +110,10 @@ def parse_tokens(text: str) -> tuple[Token, ...]:
 def _parse_line(words: Sequence[str], number: int) -> Token:
     name, hashed, *rest = (*words, "")[: max(2, len(words))]
     if not _NAME.fullmatch(name):
-        raise ConfigurationError(f"line {number}: a name is 1 to 64 of A-Z a-z 0-9 . _ - and begins with a letter or digit")
+        raise ConfigurationError(
+            f"line {number}: a name is 1 to 64 of A-Z a-z 0-9 . _ - and begins with a letter or"
+            " digit"
+        )
     match = _HASH.fullmatch(hashed)
     role, expires = Role.ORDER, None
     if rest and rest[0] in ROLES:
@@ -139,8 +153,8 @@ def load_tokens(path: Path) -> tuple[Token, ...]:
 def find_token(tokens: Iterable[Token], shown: bytes) -> Token | None:
     """The token that was shown, None where it is none of these.
 
-    Each is compared, whole, whether or not an earlier one was it: how long it takes tells nothing of how near a guess came.
-    """
+    Each is compared, whole, whether or not an earlier one was it: how long it takes tells nothing
+    of how near a guess came."""
     digest = hashlib.sha256(shown).digest()
     found = None
     for token in tokens:
@@ -149,14 +163,17 @@ def find_token(tokens: Iterable[Token], shown: bytes) -> Token | None:
     return found
 
 
-def new_token(name: str, *, role: Role = Role.ORDER, expires: date | None = None) -> tuple[Token, str]:
+def new_token(
+    name: str, *, role: Role = Role.ORDER, expires: date | None = None
+) -> tuple[Token, str]:
     """A new token as the file knows it, and as its client does."""
     secret = secrets.token_urlsafe(32)
     return Token(name, hashlib.sha256(secret.encode()).digest(), role, expires), secret
 
 
 class TokensFile(Files):
-    """The file at `path`, which may change while a front end runs: `take` gets its tokens, at once and whenever they are loaded again.
+    """The file at `path`, which may change while a front end runs: `take` gets its tokens, at once
+    and whenever they are loaded again.
 
     Raises `ConfigurationError` where the file is no good at first.
     """
@@ -172,13 +189,35 @@ class TokensFile(Files):
 
 
 def _arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m rtprov.tokens", description="Make bearer tokens for the front end's --tokens file.")
-    new = parser.add_subparsers(required=True, metavar="new").add_parser("new", help="make a token and print it, this once")
-    new.add_argument("name", metavar="NAME", help="whose it is: the name that audit lines and --rate go by")
+    parser = argparse.ArgumentParser(
+        prog="python -m rtprov.tokens",
+        description="Make bearer tokens for the front end's --tokens file.",
+    )
+    new = parser.add_subparsers(required=True, metavar="new").add_parser(
+        "new", help="make a token and print it, this once"
+    )
+    new.add_argument(
+        "name", metavar="NAME", help="whose it is: the name that audit lines and --rate go by"
+    )
     roles = new.add_mutually_exclusive_group()
-    roles.add_argument("--role", choices=list(ROLES), default=str(Role.ORDER), help="what it may do [default: order]")
-    roles.add_argument("--read", action="store_const", dest="role", const=str(Role.READ), help="the same as --role read")
-    new.add_argument("--expires", metavar="DATE", help="the last day on which it is valid (UTC), such as 2027-01-31")
+    roles.add_argument(
+        "--role",
+        choices=list(ROLES),
+        default=str(Role.ORDER),
+        help="what it may do [default: order]",
+    )
+    roles.add_argument(
+        "--read",
+        action="store_const",
+        dest="role",
+        const=str(Role.READ),
+        help="the same as --role read",
+    )
+    new.add_argument(
+        "--expires",
+        metavar="DATE",
+        help="the last day on which it is valid (UTC), such as 2027-01-31",
+    )
     return parser
 
 
@@ -187,7 +226,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _arguments().parse_args(arguments)
     try:
         if not _NAME.fullmatch(options.name):
-            raise ValueError("a name is 1 to 64 of A-Z a-z 0-9 . _ - and begins with a letter or digit")
+            raise ValueError(
+                "a name is 1 to 64 of A-Z a-z 0-9 . _ - and begins with a letter or digit"
+            )
         expires = None if options.expires is None else parse_date(options.expires)
     except ValueError as error:
         print(f"rtprov.tokens: {error}", file=sys.stderr)  # noqa: T201

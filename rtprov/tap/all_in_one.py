@@ -32,7 +32,10 @@ SHORTEST_JOURNAL_S = 3600.0
 
 
 class Options(opt.CommandOptions):
-    longdesc = "Runs everything in one process: a stub of service A, service B, the worker and the embedded broker."
+    longdesc = (
+        "Runs everything in one process: a stub of service A, service B, the worker and the"
+        " embedded broker."
+    )
     command = "rtprov"
     options = (
         opt.FRONT_END_LISTEN,
@@ -73,20 +76,28 @@ class _Everything(Command):
         self._options = options
         if make_development_set(options["certs"]):
             log.info("made development certificates in {folder}", folder=str(options["certs"]))
-        # Here the retention is known to the broker, too. What is needed for longer is written again by the worker,
-        # which
-        # looks each minute.
+        # Here the retention is known to the broker, too. What is needed for longer is written again
+        # by the worker, which looks each minute.
         max_age_s = max(options["retention"] + options["patience"], SHORTEST_JOURNAL_S)
         self._journal_age_s = min(max_age_s, JOURNAL_MAX_AGE_S)
-        self._broker = BrokerService(_on_loopback(options["broker-port"]), options["state"], max_age_s=max_age_s)
+        self._broker = BrokerService(
+            _on_loopback(options["broker-port"]), options["state"], max_age_s=max_age_s
+        )
         self._broker.option = "--broker-port"
         self._broker.setServiceParent(self)
         self._stub = self._make_stub()
         self._policy = make_policy(options)
         Renewal(self._policy, clock=clock).setServiceParent(self)
-        self._identity, (self._admission, watching) = server_identity(options, "frontend"), make_admission(options)
+        self._identity, (self._admission, watching) = (
+            server_identity(options, "frontend"),
+            make_admission(options),
+        )
         self._keys = key_file(options)
-        for each in (Renewal(self._identity, clock=clock), Renewal(self._keys, clock=clock, what="sealing keys"), *watching):
+        for each in (
+            Renewal(self._identity, clock=clock),
+            Renewal(self._keys, clock=clock, what="sealing keys"),
+            *watching,
+        ):
             each.setServiceParent(self)
 
     def _make_stub(self) -> Listening | None:
@@ -94,7 +105,12 @@ class _Everything(Command):
         if options["equipment-url"] is not None:
             return None
         identity = server_identity(options | {"client-ca": None}, "stub")
-        stub = https("service A (stub)", _on_loopback(options["stub-port"]), make_stub(options, "stub-delay").resource(), identity)
+        stub = https(
+            "service A (stub)",
+            _on_loopback(options["stub-port"]),
+            make_stub(options, "stub-delay").resource(),
+            identity,
+        )
         stub.option = "--stub-port"
         stub.setServiceParent(self)
         Renewal(identity, clock=clock).setServiceParent(self)
@@ -111,16 +127,31 @@ class _Everything(Command):
             equipment_url = f"https://localhost:{self._stub.port_number}"
         shards, age_s = [Shard(0, 1)], self._journal_age_s
         concurrency = room_for_calls(options["concurrency"], FILES_PER_CALL)
-        self._worker = make_worker(options, self._policy, self._keys, around, equipment_url, shards, concurrency, journal_age_s=age_s)
+        self._worker = make_worker(
+            options,
+            self._policy,
+            self._keys,
+            around,
+            equipment_url,
+            shards,
+            concurrency,
+            journal_age_s=age_s,
+        )
         self._worker.setServiceParent(self)
         self._front = front = FrontendService(
-            around, sealer=self._keys.sealer, key_source=self._keys, shards=1, running_status=options["running-status"]
+            around,
+            sealer=self._keys.sealer,
+            key_source=self._keys,
+            shards=1,
+            running_status=options["running-status"],
         )
         front.setServiceParent(self)
         for role in (self._worker, front):
             role.connection.on_contradiction = self.fail
         where = options["listen"] or _on_loopback(options["port"])
-        self._listening = front_end(where, front, self._identity, admission=self._admission, objection=objection_to(options))
+        self._listening = front_end(
+            where, front, self._identity, admission=self._admission, objection=objection_to(options)
+        )
         self._listening.option = "--listen" if options["listen"] else "--port"
         for listening in (*health_if(options, Readiness(self._probe, clock)), self._listening):
             listening.setServiceParent(self)

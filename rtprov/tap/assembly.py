@@ -1,6 +1,5 @@
-"""How the parts are joined to a front end and to a worker. Reactor, endpoints, ids and randomness come from the caller, so that tests can
-join the same parts in memory on a virtual clock.
-"""
+"""How the parts are joined to a front end and to a worker. Reactor, endpoints, ids and randomness
+come from the caller, so that tests can join the same parts in memory on a virtual clock."""
 
 from __future__ import annotations
 
@@ -27,7 +26,13 @@ from rtprov.interfaces import Equipment, Sealer
 from rtprov.journal.first_key import FirstKey, KeySource
 from rtprov.journal.shard_journal import TaskPublisher
 from rtprov.messaging.shard_count import ShardCount
-from rtprov.messaging.topology import JOURNAL_MAX_AGE_S, STATUS_EXCHANGE, TASKS_EXCHANGE, Shard, Topology
+from rtprov.messaging.topology import (
+    JOURNAL_MAX_AGE_S,
+    STATUS_EXCHANGE,
+    TASKS_EXCHANGE,
+    Shard,
+    Topology,
+)
 from rtprov.messaging.upkeep import Upkeep
 from rtprov.queries.directory import Directory
 from rtprov.queries.shared_keys import SharedKeys
@@ -43,8 +48,10 @@ MAX_UNCONFIRMED = 10_000
 CONFIRM_DEADLINE_S = 4.0
 EXPIRE_EVERY_S = 30.0
 PUBLISHED_TO_BY_FRONTEND = (TASKS_EXCHANGE, STATUS_EXCHANGE)
-PUBLISHED_TO_BY_WORKER = (TASKS_EXCHANGE, "")  # the default exchange: replies, and letters to be parked
-# Beside the calls under way a worker holds tasks that wait for their device or for A: room for them, within AMQP's 16 bits of prefetch.
+# the default exchange: replies, and letters to be parked
+PUBLISHED_TO_BY_WORKER = (TASKS_EXCHANGE, "")
+# Beside the calls under way a worker holds tasks that wait for their device or for A: room for
+# them, within AMQP's 16 bits of prefetch.
 WAITING_ROOM = 2000
 MAX_WINDOW = 65535
 
@@ -53,8 +60,8 @@ MAX_WINDOW = 65535
 class Surroundings:
     """What a role gets from the process it lives in.
 
-    `clock` is the awake clock that all deadlines run on (`rtprov.clocks`); `new_id` makes 32 hexadecimal digits.
-    """
+    `clock` is the awake clock that all deadlines run on (`rtprov.clocks`); `new_id` makes 32
+    hexadecimal digits."""
 
     clock: IReactorTime
     wall_clock: WallClock
@@ -68,8 +75,8 @@ class Surroundings:
 class WorkerSettings:
     """The worker's options, as the contract names them; times in seconds.
 
-    `journal_age_s` is how long the broker keeps journals. With `shards_given`, the operator asked for the number of shards.
-    """
+    `journal_age_s` is how long the broker keeps journals. With `shards_given`, the operator asked
+    for the number of shards."""
 
     shards: Sequence[Shard]
     concurrency: int = 500
@@ -83,9 +90,9 @@ class WorkerSettings:
 class FrontendService(Service):
     """A front end's way to the broker, and its `frontend`, whose resource is to be served.
 
-    `process_id` names it in what tasks tell. `key_source` is where the sealer's first key comes from, if it has none yet. It is made for
-    `shards` shards; with `shards_given`, the operator asked for that number (`rtprov.messaging.shard_count`).
-    """
+    `process_id` names it in what tasks tell. `key_source` is where the sealer's first key comes
+    from, if it has none yet. It is made for `shards` shards; with `shards_given`, the operator
+    asked for that number (`rtprov.messaging.shard_count`)."""
 
     _log = Logger()
 
@@ -103,16 +110,32 @@ class FrontendService(Service):
         clock = surroundings.clock
         self.process_id = surroundings.new_id()[:12]
         self.shard_count = ShardCount(shards, given=shards_given)
-        topology = Topology([Shard(index, shards) for index in range(shards)], count=self.shard_count)
+        topology = Topology(
+            [Shard(index, shards) for index in range(shards)], count=self.shard_count
+        )
         publisher = Publisher(
-            clock=clock, max_unconfirmed=max_unconfirmed, confirm_deadline_s=CONFIRM_DEADLINE_S, on_unroutable=topology.repair
+            clock=clock,
+            max_unconfirmed=max_unconfirmed,
+            confirm_deadline_s=CONFIRM_DEADLINE_S,
+            on_unroutable=topology.repair,
         )
         rpc = RpcClient(clock=clock)
-        statuses = StatusClient(rpc=rpc, shards=shards, clock=clock, in_doubt=self.shard_count.verify)
+        statuses = StatusClient(
+            rpc=rpc, shards=shards, clock=clock, in_doubt=self.shard_count.verify
+        )
         may_publish = MayPublish(publisher, PUBLISHED_TO_BY_FRONTEND)
         self.keys = keys = SharedKeys(rpc=rpc, sealer=sealer, shards=shards, clock=clock)
         first_key = _first_key(key_source, shards, publisher, surroundings)
-        sessions: list[Session] = [self.shard_count, topology, publisher, may_publish, *first_key, rpc, statuses, keys]
+        sessions: list[Session] = [
+            self.shard_count,
+            topology,
+            publisher,
+            may_publish,
+            *first_key,
+            rpc,
+            statuses,
+            keys,
+        ]
         self.connection = _connection("frontend", surroundings, sessions)
         self.ends = EndsOfTasks(rpc=rpc, shards=shards, clock=clock)
         self.readiness = readiness_of_frontend(publisher, rpc, shards, keys, clock)
@@ -142,7 +165,8 @@ class FrontendService(Service):
 
 
 class WorkerService(Service):
-    """A worker: its connection to the broker with, for each shard, journal, status server, dead letters and the shard's worker.
+    """A worker: its connection to the broker with, for each shard, journal, status server, dead
+    letters and the shard's worker.
 
     Stopping it drains first: no further call to A begins, those under way get `drain_s` to end.
     """
@@ -163,7 +187,9 @@ class WorkerService(Service):
         breaker = Breaker(concurrency=settings.concurrency, rng=surroundings.rng)
         self.missing_keys = MissingKeys(sealer=sealer, clock=surroundings.clock)
         self._process_id = surroundings.new_id()[:12]
-        self._gate = Gate(concurrency=settings.concurrency, breaker=breaker, clock=surroundings.clock)
+        self._gate = Gate(
+            concurrency=settings.concurrency, breaker=breaker, clock=surroundings.clock
+        )
         self.shard_count = ShardCount(settings.shards[0].count, given=settings.shards_given)
         topology = Topology(settings.shards, replaces=True, count=self.shard_count)
         self._publisher = Publisher(
@@ -201,7 +227,13 @@ class WorkerService(Service):
         for each in parts:
             sessions += each.sessions
         sessions.append(self.missing_keys)
-        sessions.append(Upkeep(topology=topology, own=lambda: [own for each in parts for own in each.own_queues], clock=surroundings.clock))
+        sessions.append(
+            Upkeep(
+                topology=topology,
+                own=lambda: [own for each in parts for own in each.own_queues],
+                clock=surroundings.clock,
+            )
+        )
         self.connection = _connection("worker", surroundings, sessions)
         self.readiness = Readiness(self._probe, surroundings.clock)
         self._expiry = LoopingCall(self._expire)
@@ -214,21 +246,27 @@ class WorkerService(Service):
         if not self.running:
             raise NotReady("Not ready: it stops")
         if not self.connection.connected:
-            raise NotReady("Not ready: it is not connected to the broker, or still replays its journals")
+            raise NotReady(
+                "Not ready: it is not connected to the broker, or still replays its journals"
+            )
         await broker_confirms(self._publisher, self._surroundings.clock)
 
     def startService(self) -> None:
         super().startService()
         self.connection.startService()
         expiring = self._expiry.start(EXPIRE_EVERY_S, now=False)
-        expiring.addErrback(lambda reason: self._log.failure("finished tasks are no longer forgotten", reason))
+        expiring.addErrback(
+            lambda reason: self._log.failure("finished tasks are no longer forgotten", reason)
+        )
 
     def stopService(self) -> Deferred[None]:
         super().stopService()
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        self._draining = [Deferred.fromCoroutine(worker.drain(self._settings.drain_s)) for worker in self.workers]
+        self._draining = [
+            Deferred.fromCoroutine(worker.drain(self._settings.drain_s)) for worker in self.workers
+        ]
         if self._hurried:
             self.hurry()
         await gatherResults(self._draining)
@@ -239,7 +277,9 @@ class WorkerService(Service):
         self.missing_keys.stop()
 
     def hurry(self) -> None:
-        """Cut the calls short that a stop waits for, now or when it comes: their tasks are called again, by whoever gets them next."""
+        """Cut the calls short that a stop waits for, now or when it comes: their tasks are called
+        again, by whoever gets them next.
+        """
         self._hurried = True
         for draining in self._draining:
             draining.cancel()
@@ -250,12 +290,24 @@ class WorkerService(Service):
             store.expire(now, keeper.keeps)
 
 
-def _first_key(source: KeySource | None, shards: int, publisher: Publisher, surroundings: Surroundings) -> list[Session]:
+def _first_key(
+    source: KeySource | None, shards: int, publisher: Publisher, surroundings: Surroundings
+) -> list[Session]:
     """What sees to it that there is a sealing key, where it may have to be made."""
-    return [] if source is None else [FirstKey(source=source, shards=shards, publisher=publisher, new_marker_id=surroundings.new_id)]
+    return (
+        []
+        if source is None
+        else [
+            FirstKey(
+                source=source, shards=shards, publisher=publisher, new_marker_id=surroundings.new_id
+            )
+        ]
+    )
 
 
-def _connection(name: str, surroundings: Surroundings, sessions: Sequence[Session]) -> BrokerConnection:
+def _connection(
+    name: str, surroundings: Surroundings, sessions: Sequence[Session]
+) -> BrokerConnection:
     return BrokerConnection(
         name=name,
         endpoint=surroundings.broker,

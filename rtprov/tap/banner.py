@@ -1,4 +1,6 @@
-"""The log's line for a newcomer: a request that works as it stands, once the front end has its broker."""
+"""The log's line for a newcomer: a request that works as it stands, once the front end has its
+broker.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +23,18 @@ if TYPE_CHECKING:
 BODY = '{"timeoutInSeconds": 14, "parameters": [{"vlan": 534}]}'
 
 
-def first_steps(connections: Sequence[BrokerConnection], listening: Listening, options: Mapping[str, Any]) -> None:
+def first_steps(
+    connections: Sequence[BrokerConnection], listening: Listening, options: Mapping[str, Any]
+) -> None:
     """Show the line once all connections to the broker are there."""
     all_connected(connections).addCallback(lambda _: _show_first_steps(listening, options))
 
 
 def all_connected(connections: Sequence[BrokerConnection]) -> Deferred[Any]:
     """Fire once each of them is connected."""
-    return gatherResults([connection.when_connected() for connection in connections], consumeErrors=True)
+    return gatherResults(
+        [connection.when_connected() for connection in connections], consumeErrors=True
+    )
 
 
 def _show_first_steps(listening: Listening, options: Mapping[str, Any]) -> None:
@@ -36,7 +42,8 @@ def _show_first_steps(listening: Listening, options: Mapping[str, Any]) -> None:
         log.info("ready")  # who has one of those needs no first steps
         return
     log.info(
-        "ready; try: curl {trust}{way}-H 'Content-Type: application/json' -d '{body}' {url}/api/v1/equipment/cpe/ABC123456",
+        "ready; try: curl {trust}{way}-H 'Content-Type: application/json' -d '{body}'"
+        " {url}/api/v1/equipment/cpe/ABC123456",
         trust=_trust(options["certs"] / "ca.pem"),
         body=BODY,
         **_way_to(listening),
@@ -51,7 +58,9 @@ def _trust(ca: Path) -> str:
 
 
 def _way_to(listening: Listening) -> dict[str, str]:
-    """curl's options for where it listens, and the URL: the certificate is one for localhost, whatever the address."""
+    """curl's options for where it listens, and the URL: the certificate is one for localhost,
+    whatever the address.
+    """
     way = "--haproxy-protocol " if listening.where.startswith("haproxy:") else ""
     host = listening.host
     if not hasattr(host, "port"):
@@ -59,6 +68,12 @@ def _way_to(listening: Listening) -> dict[str, str]:
         return {"way": f"{way}--unix-socket {shlex.quote(path)} ", "url": "https://localhost"}
     address = ip_address(host.host.partition("%")[0])
     if not (address.is_unspecified and address.version == 4) and host.host != "127.0.0.1":
-        shown = "[::1]" if address.is_unspecified else f"[{host.host}]" if address.version == 6 else host.host
+        shown = (
+            "[::1]"
+            if address.is_unspecified
+            else f"[{host.host}]"
+            if address.version == 6
+            else host.host
+        )
         way += f"--resolve localhost:{host.port}:{shown} "
     return {"way": way, "url": f"https://localhost:{host.port}"}

@@ -28,11 +28,17 @@ from rtprov.tap.services import server_identity
 
 CLOSE_DEADLINE_S = 10.0
 GUEST = "guest"
-OBJECTION = "everybody knows the password guest; give --user and --password, or RTPROV_USER and RTPROV_PASSWORD"
+OBJECTION = (
+    "everybody knows the password guest; give --user and --password, or RTPROV_USER and"
+    " RTPROV_PASSWORD"
+)
 
 
 class Options(opt.CommandOptions):
-    longdesc = "Runs the embedded AMQP 0-9-1 broker alone. What it confirms is kept in --state and survives its end, however sudden."
+    longdesc = (
+        "Runs the embedded AMQP 0-9-1 broker alone. What it confirms is kept in --state and"
+        " survives its end, however sudden."
+    )
     command = "rtprov-broker"
     options = (
         opt.listen("tcp:5673:interface=127.0.0.1"),
@@ -48,15 +54,22 @@ class Options(opt.CommandOptions):
 
 
 class BrokerService(InOrder):
-    """The broker with its port and its state, which is opened when the service starts: twistd may fork before that, SQLite must not.
+    """The broker with its port and its state, which is opened when the service starts: twistd may
+    fork before that, SQLite must not.
 
-    `max_age_s` bounds how long journals are kept; None leaves it to whoever declares them. `option` says where an operator puts the port.
-    """
+    `max_age_s` bounds how long journals are kept; None leaves it to whoever declares them. `option`
+    says where an operator puts the port."""
 
     option = "--listen"
 
     def __init__(
-        self, where: tuple[str, Any], state: Path, *, username: str = GUEST, password: str = GUEST, max_age_s: float | None = None
+        self,
+        where: tuple[str, Any],
+        state: Path,
+        *,
+        username: str = GUEST,
+        password: str = GUEST,
+        max_age_s: float | None = None,
     ) -> None:
         super().__init__()
         self._max_age_s = max_age_s
@@ -78,20 +91,31 @@ class BrokerService(InOrder):
             raise NotReady("Not ready: the broker's state cannot be written") from None
 
     def privilegedStartService(self) -> None:
-        """Raises `ConfigurationError` where state or port cannot be had, or the port would let everybody in."""
+        """Raises `ConfigurationError` where state or port cannot be had, or the port would let
+        everybody in.
+        """
         run = partial(deferToThreadPool, cast("IReactorFromThreads", reactor), self._writer)
         storage = self._storage = SqliteStorage(directory=self._state, run=run, clock=clock)
         username, password = self._credentials
-        factory = make_broker(clock=clock, storage=storage, username=username, password=password, max_age_s=self._max_age_s)
+        factory = make_broker(
+            clock=clock,
+            storage=storage,
+            username=username,
+            password=password,
+            max_age_s=self._max_age_s,
+        )
         Closing(partial(_close, factory, storage, self._writer)).setServiceParent(self)
         text, endpoint = self._where
-        self.listening = Listening("the AMQP broker", text, endpoint, factory, OBJECTION if password == GUEST else None)
+        self.listening = Listening(
+            "the AMQP broker", text, endpoint, factory, OBJECTION if password == GUEST else None
+        )
         self.listening.option = self.option
         self.listening.setServiceParent(self)
         super().privilegedStartService()
 
     def startService(self) -> None:
-        self._writer.start()  # not before all else has succeeded: a thread would keep the process from ending
+        # not before all else has succeeded: a thread would keep the process from ending
+        self._writer.start()
         super().startService()
 
 
@@ -104,7 +128,9 @@ async def _close_in_order(factory: BrokerFactory, storage: SqliteStorage, pool: 
         await factory.stop()
         await storage.close().addTimeout(CLOSE_DEADLINE_S, clock)
     except TimeoutError:
-        log.error("the broker's state could not be written to its end; what was not confirmed is lost")
+        log.error(
+            "the broker's state could not be written to its end; what was not confirmed is lost"
+        )
     finally:
         pool.stop()
 
@@ -116,5 +142,9 @@ def makeService(options: Options) -> IService:
         identity = server_identity(options, "broker")
         endpoint = TLSEndpoint(endpoint, identity, clock)
         renewals.append(Renewal(identity, clock=clock))
-    broker = BrokerService((text, endpoint), options["state"], username=options["user"], password=options["password"])
-    return cast("IService", Command(options, *renewals, *health_if(options, broker.readiness), broker))
+    broker = BrokerService(
+        (text, endpoint), options["state"], username=options["user"], password=options["password"]
+    )
+    return cast(
+        "IService", Command(options, *renewals, *health_if(options, broker.readiness), broker)
+    )

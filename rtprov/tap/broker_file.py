@@ -1,4 +1,6 @@
-"""Where a front end or a worker finds its broker: ``--broker``, or the file that ``--broker-file`` names, which may change."""
+"""Where a front end or a worker finds its broker: ``--broker``, or the file that ``--broker-file``
+names, which may change.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +25,14 @@ if TYPE_CHECKING:
 
 
 def read_broker_url(file: Path) -> BrokerUrl:
-    """The URL that the file holds in its only line. Raises `ConfigurationError`, which never repeats what may hold a password."""
+    """The URL that the file holds in its only line. Raises `ConfigurationError`, which never
+    repeats what may hold a password.
+    """
     lines = [line.strip() for line in read_text(file, "broker's URL").splitlines() if line.strip()]
     if len(lines) != 1:
-        raise ConfigurationError(f"{file}: expected one line, the broker's URL; there are {len(lines)}")
+        raise ConfigurationError(
+            f"{file}: expected one line, the broker's URL; there are {len(lines)}"
+        )
     try:
         return BrokerUrl.parse(lines[0])
     except ConfigurationError as error:
@@ -51,7 +57,9 @@ class BrokerFile(Files):
 
 
 class BrokerCA(Files):
-    """Which brokers are accepted over ``amqps``. The CA file is needed, and loaded, only once there is such a URL."""
+    """Which brokers are accepted over ``amqps``. The CA file is needed, and loaded, only once there
+    is such a URL.
+    """
 
     def __init__(self, options: dict[str, Any]) -> None:
         self._options = options
@@ -71,7 +79,9 @@ class BrokerCA(Files):
 
 
 class BrokerRoute:
-    """The broker's URL and an endpoint that leads to it, from a command's options. Raises `ConfigurationError`."""
+    """The broker's URL and an endpoint that leads to it, from a command's options. Raises
+    `ConfigurationError`.
+    """
 
     def __init__(self, options: dict[str, Any]) -> None:
         self._ca = BrokerCA(options)
@@ -84,7 +94,9 @@ class BrokerRoute:
         return broker_endpoint(url, self._ca.servers() if url.tls else None)
 
     def follow(self, connection: Callable[[], BrokerConnection]) -> list[Renewal]:
-        """The services that have the present `connection` go where the file says, if there is one, and that watch the CA."""
+        """The services that have the present `connection` go where the file says, if there is one,
+        and that watch the CA.
+        """
         if self._file is None:
             return [Renewal(self._ca, clock=clock, what="CA certificates")] if self.url.tls else []
 
@@ -93,4 +105,7 @@ class BrokerRoute:
             connection().redirect(self.endpoint, url)
 
         self._file.on_change = redirect
-        return [Renewal(self._ca, clock=clock, what="CA certificates"), Renewal(self._file, clock=clock, what="broker's URL")]
+        return [
+            Renewal(self._ca, clock=clock, what="CA certificates"),
+            Renewal(self._file, clock=clock, what="broker's URL"),
+        ]

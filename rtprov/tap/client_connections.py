@@ -1,4 +1,6 @@
-"""The connections that a command opens itself, to A and to the broker, and how their hosts' names are looked up."""
+"""The connections that a command opens itself, to A and to the broker, and how their hosts' names
+are looked up.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,8 @@ HTTPS_PORT = 443
 
 
 def _run_in_thread(function: Callable[[], None]) -> None:
-    Thread(target=function, name="rtprov-names", daemon=True).start()  # a daemon: the process ends without waiting for it
+    # a daemon: the process ends without waiting for it
+    Thread(target=function, name="rtprov-names", daemon=True).start()
 
 
 names = Names(
@@ -44,11 +47,15 @@ names = Names(
 
 
 def install_names() -> None:
-    """Have all of Twisted look names up as we do: the reactor's own threads are waited for when it stops."""
+    """Have all of Twisted look names up as we do: the reactor's own threads are waited for when it
+    stops.
+    """
     cast("IReactorPluggableNameResolver", reactor).installNameResolver(names)
 
 
-def _endpoint(host: str, port: int, servers: VerifiedServers | None, within_s: float, at_once: int) -> IStreamClientEndpoint:
+def _endpoint(
+    host: str, port: int, servers: VerifiedServers | None, within_s: float, at_once: int
+) -> IStreamClientEndpoint:
     return ServerEndpoint(
         HostEndpoint(cast("Any", reactor), host, port, names, is_usable),
         where=f"{bracketed(host)}:{port}",
@@ -60,14 +67,20 @@ def _endpoint(host: str, port: int, servers: VerifiedServers | None, within_s: f
 
 
 def broker_endpoint(url: BrokerUrl, servers: VerifiedServers | None) -> IStreamClientEndpoint:
-    """Leads to the broker; for ``amqps`` to one that `servers` accepts, with its files as they are by then."""
+    """Leads to the broker; for ``amqps`` to one that `servers` accepts, with its files as they are
+    by then.
+    """
     assert servers is not None or not url.tls
     return _endpoint(url.host, url.port, servers if url.tls else None, TO_BROKER_WITHIN_S, 1)
 
 
 def agent_for(equipment_url: str, servers: VerifiedServers, concurrency: int) -> IAgent:
-    """The HTTP client for A, whose URL has the form that `rtprov.network.hosts.parse_https_url` makes."""
+    """The HTTP client for A, whose URL has the form that `rtprov.network.hosts.parse_https_url`
+    makes.
+    """
     parts = urlsplit(equipment_url)
     assert parts.hostname is not None
-    endpoint = _endpoint(parts.hostname, parts.port or HTTPS_PORT, servers, TO_A_WITHIN_S, TO_A_AT_ONCE)
+    endpoint = _endpoint(
+        parts.hostname, parts.port or HTTPS_PORT, servers, TO_A_WITHIN_S, TO_A_AT_ONCE
+    )
     return equipment_agent(endpoint, concurrency=concurrency, clock=clock)

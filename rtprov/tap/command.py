@@ -1,4 +1,6 @@
-"""All that runs in one process as one service, from its start to its end; stopping in order; signals."""
+"""All that runs in one process as one service, from its start to its end; stopping in order;
+signals.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ class Closing(Service):
 
 
 class InOrder(MultiService):
-    """Services that start in the order in which they were added, and stop one after the other in the reverse one, all of them."""
+    """Services that start in the order in which they were added, and stop one after the other in
+    the reverse one, all of them.
+    """
 
     def stopService(self) -> Deferred[None]:
         Service.stopService(self)
@@ -58,11 +62,11 @@ class InOrder(MultiService):
 
 
 class Command(InOrder):
-    """All that a command runs. The first SIGTERM or SIGINT stops it, a second one cuts short what the first one waits for.
+    """All that a command runs. The first SIGTERM or SIGINT stops it, a second one cuts short what
+    the first one waits for.
 
-    SIGHUP has the files loaded again that can be replaced while it runs, and never ends a command. It runs under twistd, and under twist,
-    which knows of no privileged start.
-    """
+    SIGHUP has the files loaded again that can be replaced while it runs, and never ends a command.
+    It runs under twistd, and under twist, which knows of no privileged start."""
 
     def __init__(self, options: CommandOptions, *services: IService) -> None:
         """Raises `ConfigurationError`."""
@@ -78,8 +82,14 @@ class Command(InOrder):
             each.setServiceParent(self)
 
     def setServiceParent(self, parent: Any) -> None:
-        """twistd's application takes the log's observer from its components, before the log begins."""
-        if self._launcher is not None and "logfile" in self._launcher and isinstance(parent, Componentized):
+        """twistd's application takes the log's observer from its components, before the log
+        begins.
+        """
+        if (
+            self._launcher is not None
+            and "logfile" in self._launcher
+            and isinstance(parent, Componentized)
+        ):
             observer = quiet_observer(self._launcher)
             if observer is not None:
                 parent.setComponent(ILogObserver, observer)
@@ -105,12 +115,15 @@ class Command(InOrder):
                 each.reload()
 
     def fail(self, error: ConfigurationError) -> None:
-        """Stop the command, which cannot go on as it is configured, and end the process with the error's exit status."""
+        """Stop the command, which cannot go on as it is configured, and end the process with the
+        error's exit status.
+        """
         self._ending.end(error)
 
     def stopService(self) -> Deferred[None]:
         if hasattr(signal, "SIGHUP"):
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # Python's own handlers are gone before its end
+            # Python's own handlers are gone before its end
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
         for number in (signal.SIGTERM, signal.SIGINT):
             # Twisted's own handler would only complain that the reactor is stopping already.
             signal.signal(number, lambda *_: threads.callFromThread(self.hurry))
@@ -125,7 +138,9 @@ class Command(InOrder):
 
 
 def check_pid_file(launcher: Mapping[str, Any] | None) -> None:
-    """Raises `ConfigurationError` if twistd will not be able to write its file, which it tries too late for one plain line."""
+    """Raises `ConfigurationError` if twistd will not be able to write its file, which it tries too
+    late for one plain line.
+    """
     name = (launcher or {}).get("pidfile")
     if not name:
         return
@@ -136,13 +151,26 @@ def check_pid_file(launcher: Mapping[str, Any] | None) -> None:
         if new:
             file.unlink()
     except OSError as error:
-        raise refusal(f"{file}: cannot write the pid file: {error.strerror}; --pidfile= before the command does without", error) from None
+        raise refusal(
+            f"{file}: cannot write the pid file: {error.strerror}; --pidfile= before the command"
+            " does without",
+            error,
+        ) from None
 
 
 def _tell_of_environment(options: CommandOptions) -> None:
     """Say which variables have no effect, though their names begin with rtprov."""
-    found = survey(os.environ, options.command, [option.name for option in options.options], ALL_NAMES)
+    found = survey(
+        os.environ, options.command, [option.name for option in options.options], ALL_NAMES
+    )
     if found.injected:
-        log.info("passed over, as Kubernetes sets them for services: {names}", names=", ".join(found.injected))
+        log.info(
+            "passed over, as Kubernetes sets them for services: {names}",
+            names=", ".join(found.injected),
+        )
     for name, nearest in found.unknown:
-        log.warn("{name} is set, but no option reads it; the nearest name is {nearest}", name=name, nearest=nearest)
+        log.warn(
+            "{name} is set, but no option reads it; the nearest name is {nearest}",
+            name=name,
+            nearest=nearest,
+        )

@@ -1,7 +1,8 @@
-"""Command-line options that also come from the environment: ``--broker`` is ``RTPROV_BROKER``. The command line wins.
+"""Command-line options that also come from the environment: ``--broker`` is ``RTPROV_BROKER``. The
+command line wins.
 
-A wrong value, from either place, ends the command with one line on standard error and exit status 1.
-"""
+A wrong value, from either place, ends the command with one line on standard error and exit status
+1."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ from rtprov.tap.exit_status import Ending
 
 @attrs.frozen
 class Option:
-    """`default` is as a user would write it, None where there is none; `parse` makes the value of it, or raises ValueError with a sentence.
+    """`default` is as a user would write it, None where there is none; `parse` makes the value of
+    it, or raises ValueError with a sentence.
 
     A flag has no value: it is on or off.
     """
@@ -40,12 +42,16 @@ class Option:
     @property
     def description(self) -> str:
         """The line of ``--help``."""
-        default = f" [default: {self.default}]" if self.default is not None and not self.flag else ""
+        default = (
+            f" [default: {self.default}]" if self.default is not None and not self.flag else ""
+        )
         return f"{self.help}{default} (${self.variable})"
 
 
 class CommandOptions(usage.Options):
-    """What the five commands share. A subclass lists its `options` and says in `longdesc` what runs."""
+    """What the five commands share. A subclass lists its `options` and says in `longdesc` what
+    runs.
+    """
 
     command: ClassVar[str]
     options: ClassVar[tuple[Option, ...]]
@@ -55,7 +61,9 @@ class CommandOptions(usage.Options):
     def __init_subclass__(cls) -> None:
         plain = [option for option in cls.options if not option.flag and not option.repeatable]
         cls.optParameters = [[option.name, None, None, option.description] for option in plain]
-        cls.optFlags = [[option.name, None, option.description] for option in cls.options if option.flag]
+        cls.optFlags = [
+            [option.name, None, option.description] for option in cls.options if option.flag
+        ]
         for option in cls.options:
             if option.repeatable:
                 setattr(cls, f"opt_{option.name.replace('-', '_')}", _collector(option))
@@ -63,7 +71,8 @@ class CommandOptions(usage.Options):
     def __init__(self) -> None:
         super().__init__()
         self.collected: dict[str, list[str]] = {}
-        self.sources: dict[str, str] = {}  # where the options that were given come from: "--listen", "RTPROV_LISTEN"
+        # where the options that were given come from: "--listen", "RTPROV_LISTEN"
+        self.sources: dict[str, str] = {}
         self.ending: Ending
 
     def getSynopsis(self) -> str:
@@ -71,7 +80,8 @@ class CommandOptions(usage.Options):
 
     def parseArgs(self, *arguments: str) -> None:
         if arguments:
-            raise usage.UsageError("unexpected argument: all is said by options, see --help")  # not shown: see parseOptions
+            # not shown: see parseOptions
+            raise usage.UsageError("unexpected argument: all is said by options, see --help")
 
     def opt_version(self) -> None:
         """Show rtprov's version and exit."""
@@ -86,7 +96,8 @@ class CommandOptions(usage.Options):
             super().parseOptions(options)
         except (usage.UsageError, ConfigurationError) as error:
             text = str(error)
-            if "://" in text and isinstance(error, usage.UsageError):  # a broker URL gone astray, password and all
+            # a broker URL gone astray, password and all
+            if "://" in text and isinstance(error, usage.UsageError):
                 text = "an option is not recognized, see --help"
             raise SystemExit(f"{self.command}: {text}") from None
 
@@ -98,7 +109,10 @@ class CommandOptions(usage.Options):
 
     def _fill_in(self, option: Option) -> None:
         name, found = option.name, lookup(option.name, self.command, os.environ)
-        given = self.collected.get(name) or [text for text in [self.get(name)] if text not in (None, 0)]  # 0 is a flag that is off
+        # 0 is a flag that is off
+        given = self.collected.get(name) or [
+            text for text in [self.get(name)] if text not in (None, 0)
+        ]
         if given:
             source, texts = f"--{name}", given
         elif found is not None:
@@ -122,7 +136,10 @@ class CommandOptions(usage.Options):
     def exclude(self, one: str, other: str) -> None:
         """Raises `ConfigurationError` if both options were given."""
         if one in self.sources and other in self.sources:
-            raise ConfigurationError(f"{self.sources[one]} and {self.sources[other]} exclude each other: give one of them")
+            raise ConfigurationError(
+                f"{self.sources[one]} and {self.sources[other]} exclude each other: give one of"
+                " them"
+            )
 
 
 def _collector(option: Option) -> Callable[[CommandOptions, str], None]:

@@ -1,9 +1,10 @@
-"""Environment variables: which ones give an option its value, and which ones look like ours and are not.
+"""Environment variables: which ones give an option its value, and which ones look like ours and are
+not.
 
-``--listen`` of ``rtprov-frontend`` is read from ``RTPROV_FRONTEND_LISTEN``, else from ``RTPROV_LISTEN``. An empty variable counts as not
-given. Kubernetes sets ``RTPROV_PORT=tcp://…`` and others in each container beside a service called ``rtprov``: those are passed over
-(https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables).
-"""
+``--listen`` of ``rtprov-frontend`` is read from ``RTPROV_FRONTEND_LISTEN``, else from
+``RTPROV_LISTEN``. An empty variable counts as not given. Kubernetes sets ``RTPROV_PORT=tcp://…``
+and others in each container beside a service called ``rtprov``: those are passed over
+(https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables)."""
 
 from __future__ import annotations
 
@@ -15,29 +16,38 @@ import attrs
 
 PREFIX = "RTPROV_"
 ROLES = ("FRONTEND", "WORKER", "STUB", "BROKER")
-# Variables that something else than a command's options reads: the command line rtprov, and the tests.
+# Variables that something else than a command's options reads: the command line rtprov, and the
+# tests.
 _OF_CLIENTS = ("API_URL", "API_CA", "API_TOKEN_FILE", "API_CERT", "API_KEY")
 _OF_TESTS = ("REQUIRE_RABBITMQ", "REQUIRE_PROXIES", "RABBITMQ", "CI_CACHE", "FULL")
 ELSEWHERE = frozenset(PREFIX + name for name in (*_OF_CLIENTS, *_OF_TESTS))
 
 _PORT = r"PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?"
-_INJECTED = re.compile(rf"RTPROV_(?:[A-Z0-9_]+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|{_PORT})")
+_INJECTED = re.compile(
+    rf"RTPROV_(?:[A-Z0-9_]+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|{_PORT})"
+)
 _ADDRESS = re.compile(r"(?:tcp|udp|sctp)://", re.IGNORECASE)
 
 
 def injected(name: str, value: str) -> bool:
     """Whether Kubernetes sets this variable, for a service whose name begins with ``rtprov``."""
-    return _INJECTED.fullmatch(name) is not None or (name.endswith("_PORT") and _ADDRESS.match(value) is not None)
+    return _INJECTED.fullmatch(name) is not None or (
+        name.endswith("_PORT") and _ADDRESS.match(value) is not None
+    )
 
 
 def variable(option: str, command: str = "rtprov") -> str:
-    """The variable of an option; with a command such as ``rtprov-frontend``, the one that counts there alone."""
+    """The variable of an option; with a command such as ``rtprov-frontend``, the one that counts
+    there alone.
+    """
     role = command.removeprefix("rtprov").removeprefix("-")
     return PREFIX + "_".join(part.upper().replace("-", "_") for part in (role, option) if part)
 
 
 def lookup(option: str, command: str, environment: Mapping[str, str]) -> tuple[str, str] | None:
-    """The variable that gives an option of `command` its value, and that value; None if there is none."""
+    """The variable that gives an option of `command` its value, and that value; None if there is
+    none.
+    """
     for name in (variable(option, command), variable(option)):
         value = environment.get(name, "")
         if value and not injected(name, value):
@@ -47,18 +57,33 @@ def lookup(option: str, command: str, environment: Mapping[str, str]) -> tuple[s
 
 @attrs.frozen
 class Survey:
-    """What is in the environment and has no effect: variables that Kubernetes sets, and unknown ones with the nearest known name."""
+    """What is in the environment and has no effect: variables that Kubernetes sets, and unknown
+    ones with the nearest known name.
+    """
 
     injected: tuple[str, ...]
     unknown: tuple[tuple[str, str], ...]
 
 
-def survey(environment: Mapping[str, str], command: str, options: Iterable[str], all_options: Collection[str]) -> Survey:
+def survey(
+    environment: Mapping[str, str],
+    command: str,
+    options: Iterable[str],
+    all_options: Collection[str],
+) -> Survey:
     """`options` are the names of the command's own options, `all_options` those of all commands."""
     own_role = variable("", command)
-    known = {*ELSEWHERE, *map(variable, all_options), *(variable(option, command) for option in options)}
+    known = {
+        *ELSEWHERE,
+        *map(variable, all_options),
+        *(variable(option, command) for option in options),
+    }
     others = [role for role in ROLES if PREFIX + role != own_role]
-    elsewhere = {f"{PREFIX}{role}_{variable(option).removeprefix(PREFIX)}" for role in others for option in all_options}
+    elsewhere = {
+        f"{PREFIX}{role}_{variable(option).removeprefix(PREFIX)}"
+        for role in others
+        for option in all_options
+    }
     set_by_kubernetes: list[str] = []
     unknown: list[tuple[str, str]] = []
     for name, value in sorted(environment.items()):

@@ -1,9 +1,9 @@
-"""How a command that cannot start, or cannot go on, ends: one line on standard error, the right exit status, no traceback.
+"""How a command that cannot start, or cannot go on, ends: one line on standard error, the right
+exit status, no traceback.
 
-Exit status 1 is for a wrong option and for what may pass (an address in use), 78 (EX_CONFIG) for a configuration that cannot work.
-What ends the process at its start reaches `sys.excepthook`. What comes later is passed to `end`, which lets the process stop in good
-order first.
-"""
+Exit status 1 is for a wrong option and for what may pass (an address in use), 78 (EX_CONFIG) for a
+configuration that cannot work. What ends the process at its start reaches `sys.excepthook`. What
+comes later is passed to `end`, which lets the process stop in good order first."""
 
 from __future__ import annotations
 
@@ -24,27 +24,35 @@ _log = Logger(namespace="rtprov")
 
 
 class Ending:
-    """The end of one command. `launcher` are the options of twistd or twist, which run it; None where nobody does, as in a test."""
+    """The end of one command. `launcher` are the options of twistd or twist, which run it; None
+    where nobody does, as in a test.
+    """
 
     def __init__(self, command: str, launcher: Mapping[str, Any] | None) -> None:
         self._command = command
         options = launcher or {}
         daemon = not (options.get("nodaemon", True) or options.get("debug", False))
         log_file = options.get("logfile") or "-"
-        self._logged_elsewhere = bool(daemon or log_file != "-" or options.get("syslog") or options.get("logger"))
+        self._logged_elsewhere = bool(
+            daemon or log_file != "-" or options.get("syslog") or options.get("logger")
+        )
         self._waiting = _WaitingProcess() if daemon else None
         self._ended = False
 
     def install(self) -> None:
-        """Show what ends the process from now on as one line, if it is an operator's mistake; anything else keeps its traceback."""
+        """Show what ends the process from now on as one line, if it is an operator's mistake;
+        anything else keeps its traceback.
+        """
         sys.excepthook = self._on_exception
 
     def _on_exception(self, kind: type[BaseException], error: BaseException, trace: Any) -> None:
-        if isinstance(error, OSError) and error.filename is not None:  # twistd's own files: twistd.pid, its log, its folder
+        # twistd's own files: twistd.pid, its log, its folder
+        if isinstance(error, OSError) and error.filename is not None:
             error = refusal(f"{os.fsdecode(error.filename)}: {error.strerror}", error)
         if isinstance(error, ConfigurationError):
             self._tell(error)
-            raise SystemExit(error.exit_status)  # the interpreter heeds that in a hook, and ends with this status
+            # the interpreter heeds that in a hook, and ends with this status
+            raise SystemExit(error.exit_status)
         if not isinstance(error, KeyboardInterrupt):  # which ends the process by its signal
             sys.__excepthook__(kind, error, trace)
 
@@ -59,7 +67,9 @@ class Ending:
             print(line, file=sys.__stderr__, flush=True)
 
     def end(self, error: ConfigurationError) -> None:
-        """Say what is wrong, stop the reactor, and have the process end with the error's exit status."""
+        """Say what is wrong, stop the reactor, and have the process end with the error's exit
+        status.
+        """
         if self._ended:
             return
         self._ended = True
@@ -91,9 +101,9 @@ def _exit(status: int) -> None:
 class _WaitingProcess:
     """Takes the place of `sys.__stderr__` where twistd makes a daemon.
 
-    There the first process waits for the daemon to start. If that fails, twistd has it write a text of its own, cut short, to
-    `sys.__stderr__`, and end with status 1. This one writes the daemon's line instead, and ends with the daemon's status.
-    """
+    There the first process waits for the daemon to start. If that fails, twistd has it write a text
+    of its own, cut short, to `sys.__stderr__`, and end with status 1. This one writes the daemon's
+    line instead, and ends with the daemon's status."""
 
     def __init__(self) -> None:
         self._stream = cast("TextIO", sys.__stderr__)
@@ -105,7 +115,9 @@ class _WaitingProcess:
         return getattr(self._stream, name)
 
     def fail(self, line: str, status: int) -> bool:
-        """Called in the daemon: pass the line on. Return False in a process that is no daemon yet."""
+        """Called in the daemon: pass the line on. Return False in a process that is no daemon
+        yet.
+        """
         if os.getpid() == self._process_id:
             return False
         os.write(self._writer, f"{status} {line}\n".encode("utf-8", "backslashreplace"))
@@ -116,7 +128,8 @@ class _WaitingProcess:
         if not text.startswith("An error has occurred"):
             return self._stream.write(text)
         os.close(self._writer)
-        with os.fdopen(self._reader, encoding="utf-8") as told:  # to its end, which comes when the daemon has ended
+        # to its end, which comes when the daemon has ended
+        with os.fdopen(self._reader, encoding="utf-8") as told:
             status, _, line = told.read().partition(" ")
         self._stream.write(line or text)
         self._stream.flush()

@@ -23,11 +23,16 @@ from rtprov.tap.reloading import Renewal
 from rtprov.tap.services import key_file, server_identity, surroundings
 from rtprov.tap.sharded import Sharded
 
-OBJECTION = "anybody could come in; --client-ca or --tokens says who may, --open that anybody is meant"
+OBJECTION = (
+    "anybody could come in; --client-ca or --tokens says who may, --open that anybody is meant"
+)
 
 
 class Options(opt.CommandOptions):
-    longdesc = "Runs service B, the front end: takes tasks over HTTPS, stores them through the AMQP broker, and tells their status."
+    longdesc = (
+        "Runs service B, the front end: takes tasks over HTTPS, stores them through the AMQP"
+        " broker, and tells their status."
+    )
     command = "rtprov-frontend"
     options = (
         opt.listen("tcp:8443:interface=127.0.0.1"),
@@ -57,7 +62,9 @@ class Options(opt.CommandOptions):
 
 
 def make_admission(options: Mapping[str, Any]) -> tuple[Admission, list[Renewal]]:
-    """Whom the front end lets in and what they may do, and what watches the file that says so. Raises `ConfigurationError`."""
+    """Whom the front end lets in and what they may do, and what watches the file that says so.
+    Raises `ConfigurationError`.
+    """
     admission = Admission(
         now=clock.seconds,
         wall_clock=wall_clock,
@@ -66,13 +73,18 @@ def make_admission(options: Mapping[str, Any]) -> tuple[Admission, list[Renewal]
         rate=None if options.get("rate") is None else Rate(options["rate"]),
     )
     if options["role-of"] and (options["client-ca"] is None or options["tokens"] is not None):
-        log.warn("--role-of has no effect: it is for clients that are known by certificate alone, with --client-ca and without --tokens")
+        log.warn(
+            "--role-of has no effect: it is for clients that are known by certificate alone, with"
+            " --client-ca and without --tokens"
+        )
 
     def take(tokens: tuple[Token, ...]) -> None:
         admission.tokens = tokens
 
     file = options["tokens"]
-    return admission, [] if file is None else [Renewal(TokensFile(file, take), clock=clock, what="tokens")]
+    return admission, (
+        [] if file is None else [Renewal(TokensFile(file, take), clock=clock, what="tokens")]
+    )
 
 
 def objection_to(options: Mapping[str, Any]) -> str | None:
@@ -84,7 +96,11 @@ class _FrontendCommand(Command):
     def __init__(self, options: Options) -> None:
         super().__init__(options)
         route = BrokerRoute(options)
-        identity, (admission, watching), keys = server_identity(options, "frontend"), make_admission(options), key_file(options)
+        identity, (admission, watching), keys = (
+            server_identity(options, "frontend"),
+            make_admission(options),
+            key_file(options),
+        )
 
         def make(shards: int) -> FrontendService:
             service = FrontendService(
@@ -101,14 +117,25 @@ class _FrontendCommand(Command):
 
         self._front = front = Sharded(make, options["shards"], clock)
         front.on_made = self._on_made
-        for each in (front, *route.follow(lambda: front.role.connection), *health_if(options, self._readiness()), *watching):
+        for each in (
+            front,
+            *route.follow(lambda: front.role.connection),
+            *health_if(options, self._readiness()),
+            *watching,
+        ):
             each.setServiceParent(self)
-        for renewal in (Renewal(identity, clock=clock), Renewal(keys, clock=clock, what="sealing keys")):
+        for renewal in (
+            Renewal(identity, clock=clock),
+            Renewal(keys, clock=clock, what="sealing keys"),
+        ):
             renewal.setServiceParent(self)
         most = room_for(options["max-connections"])
         if most < options["max-connections"]:
             log.warn(
-                "{most} connections at once are taken, no more: {files} open files are allowed (ulimit -n)", most=most, files=open_files()
+                "{most} connections at once are taken, no more: {files} open files are allowed"
+                " (ulimit -n)",
+                most=most,
+                files=open_files(),
             )
         self._listening = front_end(
             options["listen"],

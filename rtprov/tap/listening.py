@@ -40,15 +40,21 @@ FLUSH_S = 0.1  # for the last answer's bytes to leave the process
 
 
 class Listening(Service):
-    """Listens on `endpoint` from the start of the process to its stop. `what` names it in the log, `where` in an error.
+    """Listens on `endpoint` from the start of the process to its stop. `what` names it in the log,
+    `where` in an error.
 
-    With `objection`, a reason and what to do about it, only this machine may be listened to. `option` says where an operator puts it.
-    """
+    With `objection`, a reason and what to do about it, only this machine may be listened to.
+    `option` says where an operator puts it."""
 
     option = "--listen"
 
     def __init__(
-        self, what: str, where: str, endpoint: IStreamServerEndpoint, factory: IProtocolFactory, objection: str | None = None
+        self,
+        what: str,
+        where: str,
+        endpoint: IStreamServerEndpoint,
+        factory: IProtocolFactory,
+        objection: str | None = None,
     ) -> None:
         self._what = what
         self.where = where
@@ -64,7 +70,10 @@ class Listening(Service):
         self._endpoint.listen(self._factory).addCallbacks(self._on_port, failures.append)
         if failures:
             error: Any = getattr(failures[0].value, "socketError", failures[0].value)
-            message = f"{self._what} cannot listen on {self.where}: {getattr(error, 'strerror', None) or error}"
+            message = (
+                f"{self._what} cannot listen on {self.where}:"
+                f" {getattr(error, 'strerror', None) or error}"
+            )
             if str(error) == "Cannot acquire lock":  # another process's unix: socket
                 raise TemporarilyUnavailable(f"{message}; another process listens there")
             if getattr(error, "errno", None) != errno.EADDRINUSE:
@@ -72,7 +81,10 @@ class Listening(Service):
             raise refusal(message, error)
         if self._objection is not None and not self._on_loopback:
             self.stopService()
-            raise ConfigurationError(f"{self._what} may not listen beyond this machine, on {self.address}: {self._objection}")
+            raise ConfigurationError(
+                f"{self._what} may not listen beyond this machine, on {self.address}:"
+                f" {self._objection}"
+            )
 
     def _on_port(self, port: IListeningPort) -> None:
         self.port = port
@@ -96,7 +108,9 @@ class Listening(Service):
 
     @property
     def _on_loopback(self) -> bool:
-        """Whether only this machine reaches the port: what has no host is a socket in the file system."""
+        """Whether only this machine reaches the port: what has no host is a socket in the file
+        system.
+        """
         host = getattr(self.host, "host", "127.0.0.1")
         address = ip_address(str(host).partition("%")[0])
         return (getattr(address, "ipv4_mapped", None) or address).is_loopback
@@ -113,15 +127,20 @@ class Listening(Service):
             return succeed(None)
         address = self.address
         stopping: Deferred[Any] = maybeDeferred(self.port.stopListening)
-        return stopping.addCallback(lambda _: log.info("{what} no longer listens on {address}", what=self._what, address=address))
+        return stopping.addCallback(
+            lambda _: log.info(
+                "{what} no longer listens on {address}", what=self._what, address=address
+            )
+        )
 
 
 class Answering(Listening):
-    """Serves HTTP, and when it is stopped waits for the requests under way: a POST is never left without its answer.
+    """Serves HTTP, and when it is stopped waits for the requests under way: a POST is never left
+    without its answer.
 
-    They get 5 s, in which a front end answers whatever happens, and are the last ones on their connections: who goes on sending on those
-    is told to look elsewhere. `release` is called first, and has those answered that wait for something.
-    """
+    They get 5 s, in which a front end answers whatever happens, and are the last ones on their
+    connections: who goes on sending on those is told to look elsewhere. `release` is called first,
+    and has those answered that wait for something."""
 
     def __init__(
         self,
@@ -144,7 +163,9 @@ class Answering(Listening):
         self._release = release
 
     def open_when(self, ready: Deferred[Any]) -> None:
-        """Let requests wait until `ready` fires, for 3 s at most: who comes as soon as there is a port is not told that it is too early."""
+        """Let requests wait until `ready` fires, for 3 s at most: who comes as soon as there is a
+        port is not told that it is too early.
+        """
         self._site.hold()
         ready.addTimeout(OPEN_WITHIN_S, self._clock).addBoth(lambda _: self._site.open())
 
@@ -174,7 +195,9 @@ class CountingSite(JsonSite):
         refusals: Refusals | None = None,
         timeout_s: float = IDLE_TIMEOUT_S,
     ) -> None:
-        super().__init__(resource, reactor=reactor, admission=admission, refusals=refusals, timeout_s=timeout_s)
+        super().__init__(
+            resource, reactor=reactor, admission=admission, refusals=refusals, timeout_s=timeout_s
+        )
         self.under_way = 0
         self._waiting: list[Deferred[None]] = []
 
@@ -201,7 +224,9 @@ class CountingSite(JsonSite):
 def health(where: tuple[str, Any], readiness: Readiness) -> Listening:
     """Answer ``/livez`` and ``/readyz``, over plain HTTP."""
     text, endpoint = where
-    listening = Listening("health", text, endpoint, JsonSite(Health(readiness).resource(), reactor=clock))
+    listening = Listening(
+        "health", text, endpoint, JsonSite(Health(readiness).resource(), reactor=clock)
+    )
     listening.option = "--health-listen"
     return listening
 
@@ -212,10 +237,14 @@ def health_if(options: Mapping[str, Any], readiness: Readiness) -> list[Listenin
     return [] if where is None else [health(where, readiness)]
 
 
-def https(what: str, where: tuple[str, Any], resource: IResource, identity: ServerIdentity) -> Listening:
+def https(
+    what: str, where: tuple[str, Any], resource: IResource, identity: ServerIdentity
+) -> Listening:
     """Serve a resource over HTTPS; stopping does not wait for the requests under way."""
     text, endpoint = where
-    return Listening(what, text, TLSEndpoint(endpoint, identity, clock), JsonSite(resource, reactor=clock))
+    return Listening(
+        what, text, TLSEndpoint(endpoint, identity, clock), JsonSite(resource, reactor=clock)
+    )
 
 
 def front_end(
@@ -228,8 +257,18 @@ def front_end(
     timeout_s: float = IDLE_TIMEOUT_S,
     objection: str | None = None,
 ) -> Answering:
-    """Serve the front end over HTTPS to those whom `admission` admits, on as many `connections` as there may be."""
+    """Serve the front end over HTTPS to those whom `admission` admits, on as many `connections` as
+    there may be.
+    """
     text, endpoint = where
-    site = CountingSite(service.frontend.resource(), reactor=clock, admission=admission, refusals=Refusals(clock), timeout_s=timeout_s)
+    site = CountingSite(
+        service.frontend.resource(),
+        reactor=clock,
+        admission=admission,
+        refusals=Refusals(clock),
+        timeout_s=timeout_s,
+    )
     secure = TLSEndpoint(endpoint, identity, clock, connections)
-    return Answering("service B (front end)", text, secure, site, clock, objection, service.ends.stop)
+    return Answering(
+        "service B (front end)", text, secure, site, clock, objection, service.ends.stop
+    )

@@ -1,4 +1,6 @@
-"""The log under twistd: it goes where twistd would write it, without the lines that twistd and Twisted write about themselves."""
+"""The log under twistd: it goes where twistd would write it, without the lines that twistd and
+Twisted write about themselves.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ def quiet_observer(launcher: Mapping[str, Any]) -> ILogObserver | None:
 
     Raises OSError if the log file cannot be opened.
     """
-    if launcher.get("logger") is not None or (launcher["logfile"] == "-" and not launcher["nodaemon"]):
+    if launcher.get("logger") is not None or (
+        launcher["logfile"] == "-" and not launcher["nodaemon"]
+    ):
         return None  # an operator's own observer, or a mistake that twistd refuses
     if launcher.get("syslog"):
         from twisted.python.syslog import SyslogObserver  # not on every platform
@@ -44,14 +48,23 @@ def quiet_observer(launcher: Mapping[str, Any]) -> ILogObserver | None:
 def _rotate_on_signal(file: LogFile) -> None:
     """SIGUSR1 begins a new log file, as twistd has it."""
     if not signal.getsignal(signal.SIGUSR1):
-        signal.signal(signal.SIGUSR1, lambda *_: cast("IReactorFromThreads", reactor).callFromThread(file.rotate))
+        signal.signal(
+            signal.SIGUSR1,
+            lambda *_: cast("IReactorFromThreads", reactor).callFromThread(file.rotate),
+        )
 
 
 def _worth_a_line(event: LogEvent) -> Any:
-    """Leave out what Twisted tells of itself, but for its warnings and errors, and the signal that ends the process."""
+    """Leave out what Twisted tells of itself, but for its warnings and errors, and the signal that
+    ends the process.
+    """
     namespace = event.get("log_namespace") or ""
     by_twisted = namespace == "log_legacy" or namespace.startswith("twisted.")
-    if not by_twisted or event.get("log_level") not in (LogLevel.debug, LogLevel.info) or event.get("isError"):
+    if (
+        not by_twisted
+        or event.get("log_level") not in (LogLevel.debug, LogLevel.info)
+        or event.get("isError")
+    ):
         return PredicateResult.maybe
     if (event.get("log_format") or "").startswith("Received SIG"):
         return PredicateResult.maybe

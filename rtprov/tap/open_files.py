@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import resource
 
-OWN = 200  # that are no calls and no clients' connections: the broker's, the log, certificates that are read again; a quarter of few
+# that are no calls and no clients' connections: the broker's, the log, certificates that are read
+# again; a quarter of few
+OWN = 200
 
 _MOST = 1_048_576  # Linux takes no more (fs.nr_open), nor does it take "unlimited"
 
 
 def open_files() -> int:
     """Have the limit raised as far as we may; return it."""
-    soft, hard = (_MOST if limit == resource.RLIM_INFINITY else limit for limit in resource.getrlimit(resource.RLIMIT_NOFILE))
+    soft, hard = (
+        _MOST if limit == resource.RLIM_INFINITY else limit
+        for limit in resource.getrlimit(resource.RLIMIT_NOFILE)
+    )
     wanted = min(hard, _MOST)
     if soft < wanted:
         try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+            resource.setrlimit(
+                resource.RLIMIT_NOFILE, (wanted, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+            )
         except (ValueError, OSError):  # macOS has a limit of its own below that
             return soft
     return max(soft, wanted)

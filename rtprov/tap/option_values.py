@@ -1,4 +1,6 @@
-"""From an option's text to its value. Each function raises ValueError with a sentence that says what is taken."""
+"""From an option's text to its value. Each function raises ValueError with a sentence that says
+what is taken.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,9 @@ def role_of(text: str) -> tuple[str, Role]:
     """The common name of a certificate, and its role."""
     name, separator, role = text.rpartition("=")
     if not (name and separator and role in ROLES):
-        raise ValueError(f"expected NAME=ROLE, with a certificate's common name and one of {', '.join(ROLES)}")
+        raise ValueError(
+            f"expected NAME=ROLE, with a certificate's common name and one of {', '.join(ROLES)}"
+        )
     return name, ROLES[role]
 
 
@@ -98,7 +102,8 @@ def path(text: str) -> Path:
 
 
 def server_endpoint(text: str) -> tuple[str, Any]:
-    """The description, and the endpoint that it describes, with a long backlog: whole campaigns may connect at once.
+    """The description, and the endpoint that it describes, with a long backlog: whole campaigns may
+    connect at once.
 
     ``haproxy:`` before another description is for connections that begin with a PROXY header.
     """
@@ -107,18 +112,32 @@ def server_endpoint(text: str) -> tuple[str, Any]:
     if kind in ("ssl", "tls"):
         raise ValueError("TLS is on top of every HTTPS port already: use tcp:")
     if kind == "haproxy":
-        raise ValueError(f"one PROXY header is enough: expected a Twisted endpoint description {_EXAMPLE} after haproxy:")
+        raise ValueError(
+            f"one PROXY header is enough: expected a Twisted endpoint description {_EXAMPLE} after"
+            " haproxy:"
+        )
     if kind == "stdio":
-        raise ValueError(f"standard input is not a port: expected a Twisted endpoint description {_EXAMPLE}")
+        raise ValueError(
+            f"standard input is not a port: expected a Twisted endpoint description {_EXAMPLE}"
+        )
     try:
-        backlog = f":backlog={BACKLOG}" if kind in ("tcp", "tcp6", "unix") and "backlog=" not in text else ""
+        backlog = (
+            f":backlog={BACKLOG}"
+            if kind in ("tcp", "tcp6", "unix") and "backlog=" not in text
+            else ""
+        )
         endpoint = serverFromString(reactor, below + backlog)
     except MemoryError:
         raise
     except Exception as error:  # Twisted raises whatever the endpoint's parser does
-        raise ValueError(f"{text!r} is not a Twisted endpoint description {_EXAMPLE} ({error})") from None
+        raise ValueError(
+            f"{text!r} is not a Twisted endpoint description {_EXAMPLE} ({error})"
+        ) from None
     if kind in ("tcp", "tcp6"):
-        port = next((each.removeprefix("port=") for each in arguments if each.startswith("port=")), arguments[0])
+        port = next(
+            (each.removeprefix("port=") for each in arguments if each.startswith("port=")),
+            arguments[0],
+        )
         if not 0 <= int(port) <= 65535:
             raise ValueError(f"{text!r} has the port {port}: expected an integer from 0 to 65535")
     return text, endpoint if below == text else ProxiedEndpoint(endpoint, clock)

@@ -15,8 +15,9 @@ from rtprov.clocks import READ_EVERY_S, AwakeClock, Step, WallClock
 
 log = Logger(namespace="rtprov")
 
-# Twisted's reactor takes its time from the system's clock, which may be set, and counts the seconds in which the process was stopped.
-# All its timers read `seconds`. The new clock starts at the old one's time, so that timers which are set already stay as they are.
+# Twisted's reactor takes its time from the system's clock, which may be set, and counts the seconds
+# in which the process was stopped. All its timers read `seconds`. The new clock starts at the old
+# one's time, so that timers which are set already stay as they are.
 _awake = AwakeClock(time.monotonic, start=time.time())
 cast("Any", reactor).seconds = _awake.seconds
 
@@ -25,9 +26,13 @@ wall_clock = WallClock(time.time, clock.seconds)
 
 
 class TimeWatch(Service):
-    """Reads both clocks once a second, so that they notice a stop of the process or a step of the system's clock, and logs each."""
+    """Reads both clocks once a second, so that they notice a stop of the process or a step of the
+    system's clock, and logs each.
+    """
 
-    def __init__(self, awake: AwakeClock = _awake, wall: WallClock = wall_clock, timers: IReactorTime = clock) -> None:
+    def __init__(
+        self, awake: AwakeClock = _awake, wall: WallClock = wall_clock, timers: IReactorTime = clock
+    ) -> None:
         self._awake = awake
         self._wall = wall
         self._stopped_s = awake.stopped_s
@@ -38,7 +43,11 @@ class TimeWatch(Service):
     def startService(self) -> None:
         super().startService()
         reading = self._reading.start(READ_EVERY_S, now=False)
-        reading.addErrback(lambda reason: log.failure("the clocks are no longer read: a stop of the process may end calls early", reason))
+        reading.addErrback(
+            lambda reason: log.failure(
+                "the clocks are no longer read: a stop of the process may end calls early", reason
+            )
+        )
 
     def stopService(self) -> None:
         super().stopService()
@@ -50,7 +59,8 @@ class TimeWatch(Service):
         stopped_s, self._stopped_s = self._awake.stopped_s - self._stopped_s, self._awake.stopped_s
         if stopped_s:
             log.warn(
-                "this process did not run for {seconds:.1f} s: it was stopped, or its machine was paused; deadlines are put off by as much",
+                "this process did not run for {seconds:.1f} s: it was stopped, or its machine was"
+                " paused; deadlines are put off by as much",
                 seconds=stopped_s,
             )
         step = self._wall.steps[-1] if self._wall.steps else None
@@ -58,7 +68,8 @@ class TimeWatch(Service):
             self._last_step = step
             if step is not None and not stopped_s:
                 log.warn(
-                    "the system's clock was set {seconds:.1f} s {direction}; no deadline and no task's patience changes by it",
+                    "the system's clock was set {seconds:.1f} s {direction}; no deadline and no"
+                    " task's patience changes by it",
                     seconds=abs(step.size_s),
                     direction="forward" if step.size_s > 0 else "back",
                 )

@@ -1,4 +1,6 @@
-"""Files that are replaced while a server runs, such as certificates, whose end is also told of in time, and tokens."""
+"""Files that are replaced while a server runs, such as certificates, whose end is also told of in
+time, and tokens.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ WARN_EVERY_S = 86400.0
 
 
 def warn_of_expiry(*certificates: Path) -> None:
-    """Say in the log that a certificate has expired, or soon will have: from outside that looks like any other failure of TLS."""
+    """Say in the log that a certificate has expired, or soon will have: from outside that looks
+    like any other failure of TLS.
+    """
     for certificate in certificates:
         trouble = expiry_warning(certificate, datetime.now(timezone.utc))
         if trouble is not None:
@@ -32,7 +36,8 @@ def warn_of_expiry(*certificates: Path) -> None:
 
 
 class Renewal(Service):
-    """Loads `files` again within seconds when they are replaced, or when told to `reload`. `what` names them in the log.
+    """Loads `files` again within seconds when they are replaced, or when told to `reload`. `what`
+    names them in the log.
 
     What is no good is told of in the log, once, and what was loaded before stays.
     """
@@ -47,7 +52,11 @@ class Renewal(Service):
     def startService(self) -> None:
         super().startService()
         looking = self._looking.start(LOOK_EVERY_S, now=False)
-        looking.addErrback(lambda reason: log.failure("the {what} are no longer looked at", reason, what=self._what))
+        looking.addErrback(
+            lambda reason: log.failure(
+                "the {what} are no longer looked at", reason, what=self._what
+            )
+        )
 
     def stopService(self) -> None:
         super().stopService()
@@ -59,9 +68,13 @@ class Renewal(Service):
         try:
             self._files.reload()
         except ConfigurationError as error:
-            log.error("{what} not reloaded, those before stay: {error}", what=self._what, error=error)
+            log.error(
+                "{what} not reloaded, those before stay: {error}", what=self._what, error=error
+            )
         except Exception:
-            log.failure("{what} not reloaded for an error of ours, those before stay", what=self._what)
+            log.failure(
+                "{what} not reloaded for an error of ours, those before stay", what=self._what
+            )
         else:
             log.info("{what} reloaded", what=self._what)
         self._warn()
@@ -74,5 +87,6 @@ class Renewal(Service):
 
     def _warn(self) -> None:
         self._warned = self._clock.seconds()
-        with suppress(ConfigurationError):  # a file that cannot be read now was told of when it was not loaded
+        # a file that cannot be read now was told of when it was not loaded
+        with suppress(ConfigurationError):
             warn_of_expiry(*self._files.certificates)

@@ -1,7 +1,8 @@
-"""``python -m rtprov.shards N``: change the number of shards. `rtprov.messaging.resharding` says what is done.
+"""``python -m rtprov.shards N``: change the number of shards. `rtprov.messaging.resharding` says
+what is done.
 
-Stop all workers first. Front ends may go on running: they answer 503 until it is done. Another run completes one that was broken off.
-"""
+Stop all workers first. Front ends may go on running: they answer 503 until it is done. Another run
+completes one that was broken off."""
 
 from __future__ import annotations
 
@@ -36,19 +37,41 @@ CONNECT_DEADLINE_S = 10.0
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m rtprov.shards",
-        description="Change the number of shards that the broker's tasks are divided into. Stop all workers first.",
+        description=(
+            "Change the number of shards that the broker's tasks are divided into. Stop all workers"
+            " first."
+        ),
     )
-    parser.add_argument("count", type=int, metavar="N", help="the new number of shards, from 1 to 1024")
-    parser.add_argument("--broker-file", type=Path, metavar="FILE", help="file with the broker's URL ($RTPROV_BROKER_FILE)")
-    parser.add_argument("--ca", type=Path, metavar="FILE", help="CA that vouches for an amqps:// broker (default: certs/ca.pem)")
-    parser.epilog = f"The broker's URL is read from --broker-file or from $RTPROV_BROKER (default: {DEFAULT_BROKER})."
+    parser.add_argument(
+        "count", type=int, metavar="N", help="the new number of shards, from 1 to 1024"
+    )
+    parser.add_argument(
+        "--broker-file",
+        type=Path,
+        metavar="FILE",
+        help="file with the broker's URL ($RTPROV_BROKER_FILE)",
+    )
+    parser.add_argument(
+        "--ca",
+        type=Path,
+        metavar="FILE",
+        help="CA that vouches for an amqps:// broker (default: certs/ca.pem)",
+    )
+    parser.epilog = (
+        "The broker's URL is read from --broker-file or from $RTPROV_BROKER (default:"
+        f" {DEFAULT_BROKER})."
+    )
     return parser
 
 
 def _broker(file: Path | None) -> BrokerUrl:
     """Raises `ConfigurationError`."""
     name = file or os.environ.get("RTPROV_BROKER_FILE")
-    text = read_text(Path(name), "broker's URL").strip() if name else os.environ.get("RTPROV_BROKER") or DEFAULT_BROKER
+    text = (
+        read_text(Path(name), "broker's URL").strip()
+        if name
+        else os.environ.get("RTPROV_BROKER") or DEFAULT_BROKER
+    )
     return BrokerUrl.parse(text)
 
 
@@ -57,10 +80,14 @@ def _say(text: str) -> None:
         print(text, flush=True)  # noqa: T201 - a command's answer
 
 
-async def _connect(reactor: Any, endpoint: IStreamClientEndpoint, connection: AmqpConnection) -> None:
+async def _connect(
+    reactor: Any, endpoint: IStreamClientEndpoint, connection: AmqpConnection
+) -> None:
     """Raises `BrokerError`."""
     try:
-        await connectProtocol(endpoint, cast("Any", connection)).addTimeout(CONNECT_DEADLINE_S, reactor)
+        await connectProtocol(endpoint, cast("Any", connection)).addTimeout(
+            CONNECT_DEADLINE_S, reactor
+        )
     except Exception as error:  # the ways not to reach a host have no common base class
         raise BrokerUnavailable(f"No connection to {connection.url}: {error}") from error
     await connection.handshake()
@@ -74,14 +101,20 @@ async def _change(reactor: Any, url: BrokerUrl, ca: Path, count: int) -> None:
         await _connect(reactor, endpoint, connection)
         publisher = Publisher(clock=reactor)
         await publisher.attach(connection)
-        await Resharding(connection=connection, publisher=publisher, new_id=lambda: secrets.token_hex(16), say=_say).run(count)
+        await Resharding(
+            connection=connection,
+            publisher=publisher,
+            new_id=lambda: secrets.token_hex(16),
+            say=_say,
+        ).run(count)
     finally:
         if connection.transport is not None:
             await connection.close()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line. Ends the process: 0 done, 78 not possible as things are, 1 the broker failed: run it again.
+    """The command line. Ends the process: 0 done, 78 not possible as things are, 1 the broker
+    failed: run it again.
 
     A terminal that goes away in the middle does not break it off.
     """

@@ -29,7 +29,9 @@ def server_identity(options: dict[str, Any], role: str) -> ServerIdentity:
 
 
 def identity_files(options: dict[str, Any], role: str) -> tuple[Path, Path]:
-    """Certificate and key of a role: single files, or those of --certs. Raises `ConfigurationError` that says how to make a set."""
+    """Certificate and key of a role: single files, or those of --certs. Raises `ConfigurationError`
+    that says how to make a set.
+    """
     certs: Path = options["certs"]
     certificate: Path = options.get("certificate") or certs / f"{role}.pem"
     key: Path = options.get("private-key") or certs / f"{role}.key"
@@ -40,7 +42,9 @@ def identity_files(options: dict[str, Any], role: str) -> tuple[Path, Path]:
 
 def _require(file: Path, certs: Path) -> None:
     if file.parent == certs and not is_there(file):
-        raise ConfigurationError(f"{file} is missing; python -m rtprov.certs {certs} makes a set for development")
+        raise ConfigurationError(
+            f"{file} is missing; python -m rtprov.certs {certs} makes a set for development"
+        )
 
 
 def ca_file(options: dict[str, Any]) -> Path:
@@ -52,7 +56,9 @@ def ca_file(options: dict[str, Any]) -> Path:
 
 
 def key_file(options: dict[str, Any]) -> KeyFile:
-    """The file with the sealing keys. It may be missing: `rtprov.journal.first_key` makes it, if it may. Raises `ConfigurationError`."""
+    """The file with the sealing keys. It may be missing: `rtprov.journal.first_key` makes it, if it
+    may. Raises `ConfigurationError`.
+    """
     return KeyFile(options.get("seal-keys") or options["certs"] / SEAL_KEY)
 
 

@@ -18,11 +18,11 @@ Role = TypeVar("Role", FrontendService, WorkerService)
 
 
 class Sharded(MultiService, Generic[Role]):
-    """Runs the role that `make` makes for a number of shards: the one `given`, or 1 until the broker says that it holds another one.
+    """Runs the role that `make` makes for a number of shards: the one `given`, or 1 until the
+    broker says that it holds another one.
 
-    Then, and when that number is changed later, the role is made anew, before it has done anything with the wrong one. `on_made` is called
-    with each new one; `role` is the present one.
-    """
+    Then, and when that number is changed later, the role is made anew, before it has done anything
+    with the wrong one. `on_made` is called with each new one; `role` is the present one."""
 
     def __init__(self, make: Callable[[int], Role], given: int | None, clock: IReactorTime) -> None:
         """Raises `ConfigurationError`."""
@@ -49,7 +49,11 @@ class Sharded(MultiService, Generic[Role]):
             return
         log.info("the broker holds {count} shards: beginning anew with that number", count=count)
         ending = maybeDeferred(role.disownServiceParent)
-        ending.addErrback(lambda reason: log.failure("the role for the former number of shards did not stop in good order", reason))
+        ending.addErrback(
+            lambda reason: log.failure(
+                "the role for the former number of shards did not stop in good order", reason
+            )
+        )
         self._ending.append(ending)
         self.role = self._begin(count)
         self.on_made(self.role)

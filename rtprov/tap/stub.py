@@ -49,11 +49,24 @@ def rules(file: Path | None) -> tuple[Rule, ...]:
 
 def make_stub(options: dict[str, Any], delay: str) -> Stub:
     """The stub as the options describe it."""
-    return Stub(clock=clock, delay_s=options[delay], honour_timeout=options["honour-timeout"], rules=rules(options["scenario"]))
+    return Stub(
+        clock=clock,
+        delay_s=options[delay],
+        honour_timeout=options["honour-timeout"],
+        rules=rules(options["scenario"]),
+    )
 
 
 def makeService(options: Options) -> IService:
     stub = make_stub(options, "delay")
     identity = server_identity(options, "stub")
     listening = https("service A (stub)", options["listen"], stub.resource(), identity)
-    return cast("IService", Command(options, Renewal(identity, clock=clock), *health_if(options, always_ready(clock)), listening))
+    return cast(
+        "IService",
+        Command(
+            options,
+            Renewal(identity, clock=clock),
+            *health_if(options, always_ready(clock)),
+            listening,
+        ),
+    )

@@ -30,7 +30,10 @@ MAX_SHARDS = 400  # each takes five channels of the 2047 that a connection may h
 
 
 class Options(opt.CommandOptions):
-    longdesc = "Runs a worker: calls service A for each task, keeps every task's state in memory, and answers for it over AMQP."
+    longdesc = (
+        "Runs a worker: calls service A for each task, keeps every task's state in memory, and"
+        " answers for it over AMQP."
+    )
     command = "rtprov-worker"
     options = (
         opt.BROKER,
@@ -60,14 +63,21 @@ def check_shards(chosen: Sequence[int], count: int) -> None:
     """Check what ``--shard`` says against the number of shards. Raises `ConfigurationError`."""
     for shard in chosen:
         if shard >= count:
-            raise ConfigurationError(f"--shard: there is no shard {shard} of {count}; they count from 0")
+            raise ConfigurationError(
+                f"--shard: there is no shard {shard} of {count}; they count from 0"
+            )
     if len(set(chosen) or range(count)) > MAX_SHARDS:
-        raise ConfigurationError(f"--shard: one worker can take {MAX_SHARDS} shards at most; divide the {count} among several")
+        raise ConfigurationError(
+            f"--shard: one worker can take {MAX_SHARDS} shards at most; divide the {count} among"
+            " several"
+        )
 
 
 def shards_of(chosen: Sequence[int], count: int) -> list[Shard]:
     """The shards that a worker serves, at least one: those chosen, as far as they exist, or all."""
-    return [Shard(index, count) for index in sorted(set(chosen)) if index < count] or [Shard(index, count) for index in range(count)]
+    return [Shard(index, count) for index in sorted(set(chosen)) if index < count] or [
+        Shard(index, count) for index in range(count)
+    ]
 
 
 def make_policy(options: dict[str, Any]) -> VerifiedServers:
@@ -81,11 +91,14 @@ def make_policy(options: dict[str, Any]) -> VerifiedServers:
 
 
 def room_for_calls(concurrency: int, files_per_call: int) -> int:
-    """How many calls to A there may be at once: as many as were asked for, or as there are open files for."""
+    """How many calls to A there may be at once: as many as were asked for, or as there are open
+    files for.
+    """
     most = room_for(concurrency * files_per_call) // files_per_call or 1
     if most < concurrency:
         log.warn(
-            "at most {most} calls to A are made at once, not the {wanted} of --concurrency: {files} open files are allowed (ulimit -n)",
+            "at most {most} calls to A are made at once, not the {wanted} of --concurrency: {files}"
+            " open files are allowed (ulimit -n)",
             most=most,
             wanted=concurrency,
             files=open_files(),
@@ -105,7 +118,8 @@ def make_worker(
     journal_age_s: float = JOURNAL_MAX_AGE_S,
     shards_given: bool = True,
 ) -> WorkerService:
-    """The worker as the options describe it, with so many calls at once, on a broker that keeps journals for `journal_age_s`.
+    """The worker as the options describe it, with so many calls at once, on a broker that keeps
+    journals for `journal_age_s`.
 
     Raises `ConfigurationError`.
     """
@@ -119,7 +133,9 @@ def make_worker(
         shards_given=shards_given,
     )
     agent = agent_for(equipment_url, policy, concurrency)
-    equipment = HttpEquipment(agent=agent, base_url=equipment_url, clock=around.clock, wall_clock=around.wall_clock)
+    equipment = HttpEquipment(
+        agent=agent, base_url=equipment_url, clock=around.clock, wall_clock=around.wall_clock
+    )
     return WorkerService(around, settings, equipment=equipment, sealer=keys.sealer, key_source=keys)
 
 
@@ -128,11 +144,22 @@ def makeService(options: Options) -> IService:
     given: int | None = options["shards"]
     policy, keys = make_policy(options), key_file(options)
     concurrency = room_for_calls(options["concurrency"], 1)
-    command = Command(options, Renewal(policy, clock=clock), Renewal(keys, clock=clock, what="sealing keys"))
+    command = Command(
+        options, Renewal(policy, clock=clock), Renewal(keys, clock=clock, what="sealing keys")
+    )
 
     def make(count: int) -> WorkerService:
         around, shards = surroundings(route.endpoint, route.url), shards_of(options["shard"], count)
-        worker = make_worker(options, policy, keys, around, options["equipment-url"], shards, concurrency, shards_given=given is not None)
+        worker = make_worker(
+            options,
+            policy,
+            keys,
+            around,
+            options["equipment-url"],
+            shards,
+            concurrency,
+            shards_given=given is not None,
+        )
         worker.connection.on_contradiction = command.fail
         worker.shard_count.on_agreed = lambda: check_shards(options["shard"], count)
         return worker
@@ -142,6 +169,10 @@ def makeService(options: Options) -> IService:
     async def probe() -> None:
         await worker.role.readiness.check()
 
-    for each in (*route.follow(lambda: worker.role.connection), *health_if(options, Readiness(probe, clock)), worker):
+    for each in (
+        *route.follow(lambda: worker.role.connection),
+        *health_if(options, Readiness(probe, clock)),
+        worker,
+    ):
         each.setServiceParent(command)
     return cast("IService", command)

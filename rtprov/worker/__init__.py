@@ -1,1 +1,3 @@
-"""The worker: takes tasks from the broker, calls service A for each, and records the outcome in the journal."""
+"""The worker: takes tasks from the broker, calls service A for each, and records the outcome in the
+journal.
+"""

@@ -1,4 +1,5 @@
-"""What every call to A passes through: so many at once in this process and, while A is in trouble, as few as the breaker says.
+"""What every call to A passes through: so many at once in this process and, while A is in trouble,
+as few as the breaker says.
 
 permit = await gate.enter(left_s, turn)  # first come, first served; raises `OutOfPatience`
 try:
@@ -98,11 +99,11 @@ class Gate:
         return next(self._turns)
 
     def enter(self, left_s: float, turn: int | None = None) -> Deferred[Permit]:
-        """Fire when the call may be made: before those with a later `turn`, of `next_turn`; a new one is taken where none is given.
+        """Fire when the call may be made: before those with a later `turn`, of `next_turn`; a new
+        one is taken where none is given.
 
-        Cancelling gives the place in the queue up.
-        Fails with `OutOfPatience` after `left_s` seconds of waiting for an A in trouble. Waiting for one's turn costs none otherwise.
-        """
+        Cancelling gives the place in the queue up. Fails with `OutOfPatience` after `left_s`
+        seconds of waiting for an A in trouble. Waiting for one's turn costs none otherwise."""
         waiter: _Waiter = _Waiter(Deferred(lambda _: self._waiting.pop(waiter, None)), left_s)
         if self._in_trouble:
             waiter.deadline = self._clock.seconds() + left_s
@@ -137,7 +138,10 @@ class Gate:
         self._breaker.outage(era, device, self._clock.seconds(), error.retry_after_s)
         if not self._breaker.closed and not self._in_trouble:
             self._in_trouble = True
-            self._log.warn("A is in trouble ({error}): calls wait, and one at a time tries whether it is over", error=error)
+            self._log.warn(
+                "A is in trouble ({error}): calls wait, and one at a time tries whether it is over",
+                error=error,
+            )
             for waiter in self._waiting:
                 waiter.deadline = self._clock.seconds() + waiter.left_s
         self._note_change()
@@ -145,7 +149,9 @@ class Gate:
     # Inside.
 
     def _admit(self) -> None:
-        """Let in whoever may go, in a loop: thousands may come and go at once without nesting their calls."""
+        """Let in whoever may go, in a loop: thousands may come and go at once without nesting their
+        calls.
+        """
         if self._admitting:
             return
         self._admitting = True
@@ -157,7 +163,9 @@ class Gate:
                     continue
                 del self._waiting[waiter]
                 self._free -= 1
-                waited_s = 0.0 if waiter.deadline is None else waiter.left_s - (waiter.deadline - now)
+                waited_s = (
+                    0.0 if waiter.deadline is None else waiter.left_s - (waiter.deadline - now)
+                )
                 waiter.permitted.callback(Permit(self, self._breaker.begin(now), waited_s))
         finally:
             self._admitting = False

@@ -1,18 +1,18 @@
 """Tasks that no queue holds: found, and put back.
 
-A task's message may vanish though the journal has the task: its queue was purged, or deleted while no worker lived, or
-a backup without it was restored. So a worker that knows of open tasks which it does not hold puts a *marker* at the
-end of the work queue. A queue gives out first what came first: when the marker comes, all that the queue held before
-has come to the same worker. What was open before that, is open still behind the journal's barrier, and is not held, is
-in no queue.
+A task's message may vanish though the journal has the task: its queue was purged, or deleted while
+no worker lived, or a backup without it was restored. So a worker that knows of open tasks which it
+does not hold puts a *marker* at the end of the work queue. A queue gives out first what came first:
+when the marker comes, all that the queue held before has come to the same worker. What was open
+before that, is open still behind the journal's barrier, and is not held, is in no queue.
 
-Its message is in the journal, and goes from there to the queue's end, in the journal's order. That it might have been
-on its way all the same does no harm: such a copy is judged like any message that is delivered again.
+Its message is in the journal, and goes from there to the queue's end, in the journal's order. That
+it might have been on its way all the same does no harm: such a copy is judged like any message that
+is delivered again.
 
-A worker that has got nothing yet may be a standby. It publishes markers, too, unless it sees another one at work: the
-active worker gets them, and acknowledges them. (A worker of an earlier version takes them for messages that are not
-ours.)
-"""
+A worker that has got nothing yet may be a standby. It publishes markers, too, unless it sees
+another one at work: the active worker gets them, and acknowledges them. (A worker of an earlier
+version takes them for messages that are not ours.)"""
 
 from __future__ import annotations
 
@@ -45,19 +45,23 @@ if TYPE_CHECKING:
     from rtprov.worker.shard_worker import ShardWorker
 
 LOOK_S = 5.0  # longer than a front end's publish is on its way
-EVERY_S = 30.0  # between two markers; ever longer while they do not come back, since a long queue may be before them
+# between two markers; ever longer while they do not come back, since a long queue may be before
+# them
+EVERY_S = 30.0
 SELDOM_S = 3600.0
-RIVAL_S = 150.0  # since another worker was seen at work; an active one says so every minute while tasks are open
+# since another worker was seen at work; an active one says so every minute while tasks are open
+RIVAL_S = 150.0
 BATCH = 200
 AT_ONCE = 50
-SURE_AFTER = 3  # times that a task was found to be nowhere, before it is given up where the journal has no order of it
+# times that a task was found to be nowhere, before it is given up where the journal has no order of
+# it
+SURE_AFTER = 3
 
 
 @frozen
 class _Marker:
-    """`before` is the journal's offset before which everything concerned stands; `copies` is the number of the last
-    copy before it.
-    """
+    """`before` is the journal's offset before which everything concerned stands; `copies` is the
+    number of the last copy before it."""
 
     marker_id: str
     before: int
@@ -65,12 +69,11 @@ class _Marker:
 
 
 class Census:
-    """A session of the worker's connection: attach it after the shard's worker, and pass it the ids of the markers
-    that come to that.
+    """A session of the worker's connection: attach it after the shard's worker, and pass it the ids
+    of the markers that come to that.
 
-    `repair` is called when something was missing: perhaps the queue's binding is, too. `wall_clock` gives seconds
-    since the epoch.
-    """
+    `repair` is called when something was missing: perhaps the queue's binding is, too. `wall_clock`
+    gives seconds since the epoch."""
 
     _log = Logger()
 
@@ -119,7 +122,11 @@ class Census:
         self._seen_before = self._journal.next_offset
         self._pause_s, self._next_at = EVERY_S, 0.0
         looking = self._looking.start(LOOK_S, now=False)
-        looking.addErrback(lambda reason: self._log.failure("{queue}: lost tasks are no longer looked for", reason, queue=self._name))
+        looking.addErrback(
+            lambda reason: self._log.failure(
+                "{queue}: lost tasks are no longer looked for", reason, queue=self._name
+            )
+        )
 
     def detach(self) -> None:
         """The connection is gone."""
@@ -140,7 +147,9 @@ class Census:
         self._marker = _Marker(self._new_marker_id(), before, self._queue.published)
         self._next_at = now + self._pause_s
         self._pause_s = min(2 * self._pause_s, SELDOM_S)
-        self._queue.put_marker(self._marker.marker_id).addErrback(lambda reason: reason.trap(BrokerError) and None)
+        self._queue.put_marker(self._marker.marker_id).addErrback(
+            lambda reason: reason.trap(BrokerError) and None
+        )
 
     def _is_standby(self, now: float) -> bool:
         """Whether another worker seems to be the active one."""
@@ -165,7 +174,9 @@ class Census:
     def _done(self, result: Failure | None) -> None:
         self._work = None
         if result is not None and not result.check(CancelledError, BrokerError):
-            self._log.failure("{queue}: lost tasks could not be put back; tried again", result, queue=self._name)
+            self._log.failure(
+                "{queue}: lost tasks could not be put back; tried again", result, queue=self._name
+            )
 
     # What is missing.
 
@@ -175,13 +186,20 @@ class Census:
         missing = [task for task in missing if self._is_missing(task)]
         if not missing:
             return
-        self._log.warn("{queue}: {n} open tasks were in no queue; putting them back", queue=self._name, n=len(missing))
+        self._log.warn(
+            "{queue}: {n} open tasks were in no queue; putting them back",
+            queue=self._name,
+            n=len(missing),
+        )
         self._repair()
         for start in range(0, len(missing), BATCH):
             await self._put_back(missing[start : start + BATCH])
 
     def _is_missing(self, task: OpenTask) -> bool:
-        return self._open_tasks.get(task.task_id) is task and task.task_id not in self._worker().held_tasks()
+        return (
+            self._open_tasks.get(task.task_id) is task
+            and task.task_id not in self._worker().held_tasks()
+        )
 
     async def _put_back(self, tasks: list[OpenTask]) -> None:
         connection = self._connection
@@ -196,7 +214,9 @@ class Census:
             else:
                 await self._queue.put(task.task_id, order.body, order.headers)
 
-        await for_each([task for task in tasks if self._is_missing(task)], put_back, at_once=AT_ONCE)
+        await for_each(
+            [task for task in tasks if self._is_missing(task)], put_back, at_once=AT_ONCE
+        )
 
     def _order(self, task: OpenTask, messages: dict[int, Delivery]) -> Delivery | None:
         """The message that is the task's order."""
@@ -208,16 +228,27 @@ class Census:
         except UndecodableMessage:
             return None
         right = order.task_id == task.task_id
-        return message if right and self._store.over(order.task_id, order.fingerprint, order.accepted_at) is False else None
+        return (
+            message
+            if right
+            and self._store.over(order.task_id, order.fingerprint, order.accepted_at) is False
+            else None
+        )
 
     async def _without_order(self, task: OpenTask) -> None:
-        """The broker has lost the task, but for its id. Its client is told so, once that is sure."""
+        """The broker has lost the task, but for its id. Its client is told so, once that is
+        sure.
+        """
         task.missed += 1
         if task.missed < SURE_AFTER:
             return
-        self._log.error("task {task_id} has failed: the broker has lost its order", task_id=task.task_id)
+        self._log.error(
+            "task {task_id} has failed: the broker has lost its order", task_id=task.task_id
+        )
         now, reason = self._wall_clock(), "the broker has lost its order"
-        await self._journal.append(Finished(task.task_id, task.equipment_id, now, State.FAILED, reason))
+        await self._journal.append(
+            Finished(task.task_id, task.equipment_id, now, State.FAILED, reason)
+        )
 
 
 def _requests(tasks: Iterable[OpenTask]) -> list[int]:

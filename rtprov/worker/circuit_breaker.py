@@ -1,26 +1,31 @@
-"""Whether A is in trouble, and how many calls it may get then. Pure bookkeeping; time is an argument, in seconds.
+"""Whether A is in trouble, and how many calls it may get then. Pure bookkeeping; time is an
+argument, in seconds.
 
-A row of calls that got no answer, for different devices and with no answer to anybody in between, opens the breaker: a device that is busy,
-or alone out of order, never does. While it is *open*, one call at a time *probes*, at growing, jittered intervals. An answer lets the calls
-*grow* back in number step by step, unless a short row of outages opens it again; at the end of the growth it is *closed*.
+A row of calls that got no answer, for different devices and with no answer to anybody in between,
+opens the breaker: a device that is busy, or alone out of order, never does. While it is *open*, one
+call at a time *probes*, at growing, jittered intervals. An answer lets the calls *grow* back in
+number step by step, unless a short row of outages opens it again; at the end of the growth it is
+*closed*.
 
-An answer that is none, but comes with a Retry-After, sets the pace by itself: it neither opens the breaker nor speaks against doing so.
-What becomes of a call that began before the breaker opened speaks of the past: its silence changes nothing. Its answer, however late, tells
-that A is there.
+An answer that is none, but comes with a Retry-After, sets the pace by itself: it neither opens the
+breaker nor speaks against doing so. What becomes of a call that began before the breaker opened
+speaks of the past: its silence changes nothing. Its answer, however late, tells that A is there.
 """
 
 from __future__ import annotations
 
 import random
 
-# So many devices in a row, out of as many calls, leave little doubt; during the growth there is some already.
+# So many devices in a row, out of as many calls, leave little doubt; during the growth there is
+# some already.
 ROW = 10
 ROW_WHILE_GROWING = 3
 FIRST_PROBE_S = 1.0
 LONGEST_PROBE_S = 15.0
 # A probe that has not ended by then may hang where the next one would not.
 PROBE_OVERDUE_S = 90.0
-# A's own Retry-After puts a probe off, but one answer's mistake must not keep all devices waiting for a day.
+# A's own Retry-After puts a probe off, but one answer's mistake must not keep all devices waiting
+# for a day.
 LONGEST_RETRY_AFTER_S = 300.0
 # 5 calls at once, two seconds later 10, and so on.
 FIRST_GROWTH = 5
@@ -28,7 +33,9 @@ GROWTH_STEP_S = 2.0
 
 
 class Breaker:
-    """`concurrency` is how many calls may be under way where all is well; `rng` spreads the probes of several workers."""
+    """`concurrency` is how many calls may be under way where all is well; `rng` spreads the probes
+    of several workers.
+    """
 
     def __init__(self, *, concurrency: int, rng: random.Random) -> None:
         self._concurrency = concurrency
@@ -53,7 +60,9 @@ class Breaker:
         return self._grows_since is not None
 
     def may_begin(self, now: float) -> bool:
-        """Whether one more call may begin. Closes the breaker where the growth has come to its end."""
+        """Whether one more call may begin. Closes the breaker where the growth has come to its
+        end.
+        """
         if self._opened_at is None:
             return True
         if self._grows_since is None:
@@ -67,7 +76,9 @@ class Breaker:
         return self._under_way < limit
 
     def next_look_s(self, now: float) -> float | None:
-        """In how many seconds `may_begin` may become true though nothing but time has passed; None: never, or it is true now."""
+        """In how many seconds `may_begin` may become true though nothing but time has passed; None:
+        never, or it is true now.
+        """
         if self._opened_at is None:
             return None
         if self._grows_since is not None:
@@ -81,7 +92,9 @@ class Breaker:
         return self._era
 
     def end(self, era: int) -> None:
-        """The call is over, whatever came of it; where nothing did, as when it was given up, another one may take its place."""
+        """The call is over, whatever came of it; where nothing did, as when it was given up,
+        another one may take its place.
+        """
         if era == self._era:
             self._under_way -= 1
 
@@ -92,7 +105,9 @@ class Breaker:
             self._grows_since = now
 
     def outage(self, era: int, device: str, now: float, retry_after_s: float | None = None) -> None:
-        """A call got no answer in time, or an answer that is none. `retry_after_s` is A's own wish."""
+        """A call got no answer in time, or an answer that is none. `retry_after_s` is A's own
+        wish.
+        """
         probing = self._opened_at is not None and self._grows_since is None
         if era != self._era or (retry_after_s is not None and not probing):
             return

@@ -1,9 +1,9 @@
-"""Copies of a task's message in its work queue, and the markers that tell what that queue does not hold.
+"""Copies of a task's message in its work queue, and the markers that tell what that queue does not
+hold.
 
-A copy stands in for a message that was held for long, or for one that was lost. It may be one too many: a crash
-between the copy's confirm and the acknowledgement of the message leaves both. So a copy says in its header that it is
-one, and is judged behind the journal's barrier.
-"""
+A copy stands in for a message that was held for long, or for one that was lost. It may be one too
+many: a crash between the copy's confirm and the acknowledgement of the message leaves both. So a
+copy says in its header that it is one, and is judged behind the journal's barrier."""
 
 from __future__ import annotations
 
@@ -32,14 +32,15 @@ def copied_at(delivery: Delivery) -> float | None:
 
 
 class WorkQueue:
-    """Puts messages into a shard's work queue alone. All go over one channel, so the queue gets them in the order of
-    the calls.
+    """Puts messages into a shard's work queue alone. All go over one channel, so the queue gets
+    them in the order of the calls.
 
-    `copies` has, for each task of which a copy is on its way, the copy's number; `published` is the number of the last
-    one. `wall_clock` gives seconds since the epoch.
-    """
+    `copies` has, for each task of which a copy is on its way, the copy's number; `published` is the
+    number of the last one. `wall_clock` gives seconds since the epoch."""
 
-    def __init__(self, *, shard: Shard, publisher: Publisher, wall_clock: Callable[[], float]) -> None:
+    def __init__(
+        self, *, shard: Shard, publisher: Publisher, wall_clock: Callable[[], float]
+    ) -> None:
         self._shard = shard
         self._publisher = publisher
         self._wall_clock = wall_clock
@@ -47,13 +48,18 @@ class WorkQueue:
         self.copies: dict[str, int] = {}
 
     def put(self, task_id: str, body: bytes, headers: Mapping[str, object]) -> Deferred[None]:
-        """Publish a copy of the task's message; fire once it is confirmed. Fails as `Publisher.publish` does.
+        """Publish a copy of the task's message; fire once it is confirmed. Fails as
+        `Publisher.publish` does.
 
         Of the message's headers, those that hold text and are not the broker's are kept.
         """
         self.published += 1
         self.copies[task_id] = self.published
-        kept: FieldTable = {name: value for name, value in headers.items() if isinstance(value, str) and not name.startswith("x-")}
+        kept: FieldTable = {
+            name: value
+            for name, value in headers.items()
+            if isinstance(value, str) and not name.startswith("x-")
+        }
         return self._publish(body, {**kept, COPY_HEADER: int(self._wall_clock())})
 
     def put_marker(self, marker_id: str) -> Deferred[None]:
@@ -71,4 +77,6 @@ class WorkQueue:
     def _publish(self, body: bytes, headers: FieldTable) -> Deferred[None]:
         properties = persistent()
         properties.headers = headers
-        return self._publisher.publish("", self._shard.work, body, properties=properties, mandatory=True)
+        return self._publisher.publish(
+            "", self._shard.work, body, properties=properties, mandatory=True
+        )

@@ -1,9 +1,9 @@
 """What the broker could not get done: one shard's dead letters, so that no client waits for ever.
 
-A task ends here when it was delivered more often than its queue allows; a message that is no task, or one in another version's form, when
-the worker rejected it. The task, if there is one, is finished as failed, unless it has finished meanwhile; the letter is then parked, with
-the broker's reason (``x-death``) in its headers, for an operator to look at.
-"""
+A task ends here when it was delivered more often than its queue allows; a message that is no task,
+or one in another version's form, when the worker rejected it. The task, if there is one, is
+finished as failed, unless it has finished meanwhile; the letter is then parked, with the broker's
+reason (``x-death``) in its headers, for an operator to look at."""
 
 from __future__ import annotations
 
@@ -79,7 +79,11 @@ class DeadLetters:
 
     def _unburied(self, reason: Failure) -> None:
         if not reason.check(CancelledError):
-            self._log.failure("{queue}: a dead letter is held until the connection ends", reason, queue=self._shard.dead)
+            self._log.failure(
+                "{queue}: a dead letter is held until the connection ends",
+                reason,
+                queue=self._shard.dead,
+            )
 
     async def _try_to_bury(self, delivery: Delivery) -> None:
         try:
@@ -87,31 +91,52 @@ class DeadLetters:
         except CancelledError:
             raise
         except Exception:
-            self._log.failure("{queue}: a dead letter could not be dealt with; it goes to the queue's end", queue=self._shard.dead)
+            self._log.failure(
+                "{queue}: a dead letter could not be dealt with; it goes to the queue's end",
+                queue=self._shard.dead,
+            )
             await deferLater(self._clock, RETURN_PAUSE_S)
-            # As a fresh copy: it makes way for others, and is not counted by a queue that gives up after so many deliveries.
+            # As a fresh copy: it makes way for others, and is not counted by a queue that gives up
+            # after so many deliveries.
             await self._send(self._shard.dead, delivery)
             delivery.ack()
 
     async def _bury(self, delivery: Delivery) -> None:
         reason = _reason(delivery)
         task = _task_of(delivery.body)
-        if task is None and decode_census(delivery.body) is not None:  # an earlier version knows no markers
+        # an earlier version knows no markers
+        if task is None and decode_census(delivery.body) is not None:
             delivery.ack()
             return
         if task is None:
-            self._log.error("{queue}: parking a message that is no task ({reason})", queue=self._shard.dead, reason=reason)
+            self._log.error(
+                "{queue}: parking a message that is no task ({reason})",
+                queue=self._shard.dead,
+                reason=reason,
+            )
         else:
             await self._insist(self._journal.barrier)
             if not self._store.over(task.task_id, task.fingerprint, task.at):
-                self._log.error("task {task_id} has failed: dead-lettered by the broker ({reason})", task_id=task.task_id, reason=reason)
-                failed = Finished(task.task_id, task.equipment_id, self._wall_clock(), State.FAILED, f"dead-lettered: {reason}")
+                self._log.error(
+                    "task {task_id} has failed: dead-lettered by the broker ({reason})",
+                    task_id=task.task_id,
+                    reason=reason,
+                )
+                failed = Finished(
+                    task.task_id,
+                    task.equipment_id,
+                    self._wall_clock(),
+                    State.FAILED,
+                    f"dead-lettered: {reason}",
+                )
                 await self._journal.append(failed)
         await self._send(PARKED_QUEUE, delivery)
         delivery.ack()
 
     async def _send(self, queue: str, delivery: Delivery) -> None:
-        """Put a copy of the letter into a queue of letters; one with unusual headers keeps the broker's reason alone."""
+        """Put a copy of the letter into a queue of letters; one with unusual headers keeps the
+        broker's reason alone.
+        """
         headers = delivery.properties.headers
         if headers is not None and writable(headers) is None:
             headers = {"x-death": [{"reason": _reason(delivery), "queue": self._shard.work}]}
@@ -129,7 +154,9 @@ class DeadLetters:
 
 
 def _task_of(body: bytes) -> Requested | None:
-    """The task that clients know of, even where the worker can do nothing with the rest of the message."""
+    """The task that clients know of, even where the worker can do nothing with the rest of the
+    message.
+    """
     try:
         event = decode_event(body)
     except UndecodableMessage:
@@ -138,7 +165,9 @@ def _task_of(body: bytes) -> Requested | None:
 
 
 def _reason(delivery: Delivery) -> str:
-    """The broker's word for why (``rejected``, ``delivery_limit`` …), from the newest entry of ``x-death``."""
+    """The broker's word for why (``rejected``, ``delivery_limit`` …), from the newest entry of
+    ``x-death``.
+    """
     deaths = (delivery.properties.headers or {}).get("x-death")
     if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict):
         return str(deaths[0].get("reason"))

@@ -1,6 +1,5 @@
-"""Per-device order: one lane for each device, of which one item goes while the others wait. Pure bookkeeping; time and
-I/O are the caller's.
-"""
+"""Per-device order: one lane for each device, of which one item goes while the others wait. Pure
+bookkeeping; time and I/O are the caller's."""
 
 from __future__ import annotations
 
@@ -22,12 +21,11 @@ class _Lane(Generic[T]):
 
 
 class Lanes(Generic[T]):
-    """One item of a device goes at a time; devices do not know of one another. A device with nothing to do costs
-    nothing.
+    """One item of a device goes at a time; devices do not know of one another. A device with
+    nothing to do costs nothing.
 
-    `may_go` tells whether it is an item's turn. Of those whose turn it is, the one that came first goes. Who knows
-    that a turn may have come calls `wake`.
-    """
+    `may_go` tells whether it is an item's turn. Of those whose turn it is, the one that came first
+    goes. Who knows that a turn may have come calls `wake`."""
 
     def __init__(self, may_go: Callable[[T], bool] = lambda item: True) -> None:
         self._may_go = may_go
@@ -59,9 +57,8 @@ class Lanes(Generic[T]):
         return False
 
     def leave(self, device: str) -> T | None:
-        """The device's head is done. Return the new head, which may go now, or None where there is none. Raises
-        KeyError without a head.
-        """
+        """The device's head is done. Return the new head, which may go now, or None where there is
+        none. Raises KeyError without a head."""
         lane = self._lanes[device]
         if lane.head is None:
             raise KeyError(device)
@@ -70,9 +67,8 @@ class Lanes(Generic[T]):
         return self.wake(device)
 
     def wake(self, device: str) -> T | None:
-        """Return the device's new head, which may go now; None where it has one, or where nothing that waits has its
-        turn.
-        """
+        """Return the device's new head, which may go now; None where it has one, or where nothing
+        that waits has its turn."""
         lane = self._lanes.get(device)
         if lane is None or lane.head is not None:
             return None

@@ -1,4 +1,6 @@
-"""What a worker holds of a task: a job; and how jobs whose task the journal may know more of get into their lanes."""
+"""What a worker holds of a task: a job; and how jobs whose task the journal may know more of get
+into their lanes.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ AT_ONCE = 50
 
 @define(eq=False)
 class Job:
-    """One task in this worker. Its sealed body, which may be large, is held once: `task` is without it, `delivery` has it."""
+    """One task in this worker. Its sealed body, which may be large, is held once: `task` is without
+    it, `delivery` has it.
+    """
 
     task: Task
     delivery: Delivery
@@ -42,9 +46,12 @@ class Job:
     turn: int | None = None  # when it came here; None once it has had its first turn here
     attempt: int = 0
     waited_s: float = 0.0  # for an A in trouble, before the first attempt
-    withheld_s: float | None = None  # for its sealing key, since the first attempt; None until that is looked up
-    shortage_s: float = 0.0  # for want of files or ports of this machine, within attempts: costs no patience
-    patience_from: float | None = None  # when its first attempt began, by the clock of this process; None before it
+    # for its sealing key, since the first attempt; None until that is looked up
+    withheld_s: float | None = None
+    # for want of files or ports of this machine, within attempts: costs no patience
+    shortage_s: float = 0.0
+    # when its first attempt began, by the clock of this process; None before it
+    patience_from: float | None = None
     calling: bool = False  # a call to A is under way, or its outcome waits for the journal
     pausing: bool = False  # A was out of reach, and is called again after a while
     failures: int = 0  # how often its run has failed for an error of ours
@@ -54,19 +61,28 @@ class Job:
 
     @property
     def key(self) -> str:
-        """What tells it from other jobs. Two bodies that came with one ``Idempotency-Key`` are two jobs, until they are judged."""
+        """What tells it from other jobs. Two bodies that came with one ``Idempotency-Key`` are two
+        jobs, until they are judged.
+        """
         return key_of(self.task)
 
     @property
     def entitled(self) -> bool:
-        """Whether a call may begin: the broker takes this worker for the active one, and holds the task's message,
-        here or in the queue.
-        """
+        """Whether a call may begin: the broker takes this worker for the active one, and holds the
+        task's message, here or in the queue."""
         return self.delivery.live or (self.released and self.delivery.standing)
 
     def adopt(self, delivery: Delivery, now: float) -> None:
-        """Go on with the same message's next delivery. Another worker may have had it in between: it is to be judged again."""
-        self.delivery, self.taken_at, self.unjudged, self.renewing, self.released = delivery, now, True, False, False
+        """Go on with the same message's next delivery. Another worker may have had it in between:
+        it is to be judged again.
+        """
+        self.delivery, self.taken_at, self.unjudged, self.renewing, self.released = (
+            delivery,
+            now,
+            True,
+            False,
+            False,
+        )
 
 
 def key_of(task: Task) -> str:
@@ -75,14 +91,14 @@ def key_of(task: Task) -> str:
 
 
 class Arrivals:
-    """Jobs before they enter their lanes: their tasks' places in the journal are not known yet, or may have ended
-    elsewhere.
+    """Jobs before they enter their lanes: their tasks' places in the journal are not known yet, or
+    may have ended elsewhere.
 
-    A message that comes for the first time waits until the replica has seen its request, which is a matter of
-    milliseconds. One that comes again, or a copy, is judged behind the barrier; so is one that waits for longer. What
-    the journal does not know is put there. A copy that it does not know any more is of a task that has ended and was
-    forgotten: it is only acknowledged, and its job passed to `forget`. `enter` is called with each of the others.
-    """
+    A message that comes for the first time waits until the replica has seen its request, which is a
+    matter of milliseconds. One that comes again, or a copy, is judged behind the barrier; so is one
+    that waits for longer. What the journal does not know is put there. A copy that it does not know
+    any more is of a task that has ended and was forgotten: it is only acknowledged, and its job
+    passed to `forget`. `enter` is called with each of the others."""
 
     _log = Logger()
 
@@ -113,9 +129,8 @@ class Arrivals:
         return len(self._jobs) + len(self._expected)
 
     def expect(self, job: Job) -> None:
-        """It enters its lane as soon as the journal's copy of its request is seen; in the same moment where that has
-        come before.
-        """
+        """It enters its lane as soon as the journal's copy of its request is seen; in the same
+        moment where that has come before."""
         if self._known(job):
             self._enter(job)
         elif job.task.task_id in self._expected:  # another body with the same key
@@ -139,7 +154,9 @@ class Arrivals:
             self.add(job)
 
     def add(self, job: Job) -> None:
-        """It enters its lane once the journal has told, behind the barrier, what became of its task."""
+        """It enters its lane once the journal has told, behind the barrier, what became of its
+        task.
+        """
         self._jobs.append(job)
         if self._sorting is None:
             sorting = Deferred.fromCoroutine(self._enter_in_order())
@@ -175,12 +192,18 @@ class Arrivals:
         self._sorting = None
 
     async def _judge(self, jobs: list[Job]) -> None:
-        """Let the replica learn of these all that the journal has, and the journal what it has not."""
+        """Let the replica learn of these all that the journal has, and the journal what it has
+        not.
+        """
         await self._journal.barrier()
         unknown = [job for job in jobs if not self._known(job) and not self._ended_long_ago(job)]
         if not unknown:
             return
-        self._log.warn("{queue}: the journal lacks {n} tasks that the queue has; adding them", queue=self._queue, n=len(unknown))
+        self._log.warn(
+            "{queue}: the journal lacks {n} tasks that the queue has; adding them",
+            queue=self._queue,
+            n=len(unknown),
+        )
 
         async def add(job: Job) -> None:
             await self._journal.append_message(job.delivery.body)
@@ -196,7 +219,11 @@ class Arrivals:
             job.delivery.ack()
         else:
             task_id = job.task.task_id
-            self._log.error("{queue}: task {task_id} goes to the dead letters: its message is no event", queue=self._queue, task_id=task_id)
+            self._log.error(
+                "{queue}: task {task_id} goes to the dead letters: its message is no event",
+                queue=self._queue,
+                task_id=task_id,
+            )
             job.delivery.nack(requeue=False)
         self._forget(job)
 
@@ -208,15 +235,20 @@ class Arrivals:
         return over is True or (over is False and known is not None and known.request is not None)
 
     def _ended_long_ago(self, job: Job) -> bool:
-        """Whether the task was open when its message was copied, and the journal, which goes back to then, does not
-        know it any more.
-        """
+        """Whether the task was open when its message was copied, and the journal, which goes back
+        to then, does not know it any more."""
         copied_at_, began_at = copied_at(job.delivery), self._open_tasks.began_at
-        if copied_at_ is None or began_at is None or self._store.state(job.task.task_id) is not None:
+        if (
+            copied_at_ is None
+            or began_at is None
+            or self._store.state(job.task.task_id) is not None
+        ):
             return False
         return copied_at_ > began_at + CLOCKS_DIFFER_S
 
     def _unsorted(self, reason: Failure) -> None:
         self._sorting = None
         if not reason.check(CancelledError):
-            self._log.failure("{queue}: what has come back stays where it is", reason, queue=self._queue)
+            self._log.failure(
+                "{queue}: what has come back stays where it is", reason, queue=self._queue
+            )

@@ -1,13 +1,14 @@
 """What must not leave the journal while it is needed, and what it has lost.
 
-A journal forgets what is older than its age, and a task may wait for longer. When what it says of an open task has
-reached half that age, the active worker writes it again: the very messages, so that nothing is lost that another
-version has put in them. The request comes last, and tells the task's place. A standby does so at three quarters: the
-active worker may be of a version that does not.
+A journal forgets what is older than its age, and a task may wait for longer. When what it says of
+an open task has reached half that age, the active worker writes it again: the very messages, so
+that nothing is lost that another version has put in them. The request comes last, and tells the
+task's place. A standby does so at three quarters: the active worker may be of a version that does
+not.
 
-Nothing of an ended task may look open to a reader who comes when its end is forgotten. Where an event stands behind
-its task's end, the end is written again. The cancellation of a task whose message still waits in a queue is written
-again like an open task.
+Nothing of an ended task may look open to a reader who comes when its end is forgotten. Where an
+event stands behind its task's end, the end is written again. The cancellation of a task whose
+message still waits in a queue is written again like an open task.
 
 Where the broker has lost its journal and begun another, each worker tells it all that it knows.
 """
@@ -52,8 +53,8 @@ AT_ONCE = 20
 class JournalKeeper:
     """A session of the worker's connection: attach it after the shard's worker.
 
-    `max_age_s` is how long the broker keeps the journal's events. `wall_clock` gives seconds since the epoch.
-    """
+    `max_age_s` is how long the broker keeps the journal's events. `wall_clock` gives seconds since
+    the epoch."""
 
     _log = Logger()
 
@@ -90,7 +91,11 @@ class JournalKeeper:
         """Begin to look."""
         self._connection = connection
         looking = self._looking.start(LOOK_S, now=self._lost)
-        looking.addErrback(lambda reason: self._log.failure("{journal}: nothing is written again any more", reason, journal=self._name))
+        looking.addErrback(
+            lambda reason: self._log.failure(
+                "{journal}: nothing is written again any more", reason, journal=self._name
+            )
+        )
 
     def detach(self) -> None:
         """The connection is gone."""
@@ -101,12 +106,16 @@ class JournalKeeper:
             self._work.cancel()
 
     def journal_lost(self) -> None:
-        """The broker has lost the journal: what is known here is to be told to the next one, once that has been read."""
+        """The broker has lost the journal: what is known here is to be told to the next one, once
+        that has been read.
+        """
         self._lost = True
 
     @property
     def complete(self) -> bool:
-        """Whether the broker's journal has all that is known here; not while it is another one, and not yet told."""
+        """Whether the broker's journal has all that is known here; not while it is another one, and
+        not yet told.
+        """
         return not self._lost
 
     def keeps(self, task_id: str) -> bool:
@@ -123,7 +132,11 @@ class JournalKeeper:
     def _done(self, result: Failure | None) -> None:
         self._work = None
         if result is not None and not result.check(CancelledError, BrokerError):
-            self._log.failure("{journal}: open tasks were not written again; tried again in a minute", result, journal=self._name)
+            self._log.failure(
+                "{journal}: open tasks were not written again; tried again in a minute",
+                result,
+                journal=self._name,
+            )
 
     # What is due.
 
@@ -184,8 +197,17 @@ class JournalKeeper:
         return await self._reader.read(self._connection, offsets)
 
     async def _copy_tasks(self, tasks: list[OpenTask]) -> None:
-        self._log.info("{journal}: writing {n} open tasks again before they are forgotten", journal=self._name, n=len(tasks))
-        wanted = {offset for task in tasks for offset in (*task.offsets, task.request) if offset is not None}
+        self._log.info(
+            "{journal}: writing {n} open tasks again before they are forgotten",
+            journal=self._name,
+            n=len(tasks),
+        )
+        wanted = {
+            offset
+            for task in tasks
+            for offset in (*task.offsets, task.request)
+            if offset is not None
+        }
         messages = await self._read(wanted)
 
         async def copy(task: OpenTask) -> None:
@@ -224,7 +246,9 @@ class JournalKeeper:
 
     async def _retell(self) -> None:
         records, messages = list(self._store.records()), self._worker.messages()
-        self._log.warn("{journal}: telling the new journal of {n} tasks", journal=self._name, n=len(records))
+        self._log.warn(
+            "{journal}: telling the new journal of {n} tasks", journal=self._name, n=len(records)
+        )
 
         async def tell(record: Record) -> None:
             task = self._open_tasks.get(record.task_id)

@@ -1,7 +1,8 @@
-"""Tasks whose sealing key is not in the key file: they wait for it, and go on as soon as the file has it.
+"""Tasks whose sealing key is not in the key file: they wait for it, and go on as soon as the file
+has it.
 
-await missing_keys.come(task_id, key)     # fires when the keys have changed, the task has ended, or a day is over: look again
-"""
+await missing_keys.come(task_id, key)     # fires when the keys have changed, the task has ended, or
+a day is over: look again"""
 
 from __future__ import annotations
 
@@ -37,8 +38,8 @@ class _Missing:
 class MissingKeys:
     """All tasks of a worker process that wait for keys.
 
-    A session of the worker's connection: attach it after the journals. `unknown_total` counts how often a task began to wait, each
-    day anew. Call `stop` when the process stops: no timer is left.
+    A session of the worker's connection: attach it after the journals. `unknown_total` counts how
+    often a task began to wait, each day anew. Call `stop` when the process stops: no timer is left.
     """
 
     _log = Logger()
@@ -66,14 +67,17 @@ class MissingKeys:
 
     @property
     def waiting(self) -> dict[str | None, int]:
-        """How many tasks wait, by the id of their key; None stands for messages that do not name theirs."""
+        """How many tasks wait, by the id of their key; None stands for messages that do not name
+        theirs.
+        """
         return {key: len(missing.tasks) for key, missing in self._missing.items() if missing.tasks}
 
     def come(self, task_id: str, key: str | None) -> Deferred[bool]:
-        """Fire with True when the keys have changed so that the task may go on, or the task has ended.
+        """Fire with True when the keys have changed so that the task may go on, or the task has
+        ended.
 
-        Fire with False after a day: the journal is to be told again that the task waits. Cancelling forgets the task.
-        """
+        Fire with False after a day: the journal is to be told again that the task waits. Cancelling
+        forgets the task."""
         missing = self._missing.setdefault(key, _Missing())
 
         def forget(_: object) -> None:
@@ -86,7 +90,9 @@ class MissingKeys:
         return waiter
 
     def saw(self, event: Event) -> None:
-        """Pass each of the journal's events after the store has taken it: whatever has ended waits no longer."""
+        """Pass each of the journal's events after the store has taken it: whatever has ended waits
+        no longer.
+        """
         if isinstance(event, Requested):
             if event.key is not None:
                 self._latest = event.key
@@ -99,12 +105,14 @@ class MissingKeys:
                     waiter.callback(True)
 
     def _compare(self) -> None:
-        """Say once where the latest task is sealed with a key that is not at hand, whether or not a task waits for it here."""
+        """Say once where the latest task is sealed with a key that is not at hand, whether or not a
+        task waits for it here.
+        """
         if self._latest not in (None, self._absent, *self._sealer.key_ids):
             self._absent = self._latest
             self._log.error(
-                "the latest tasks are sealed with key {key}, which this worker's key file does not hold (it holds {keys}); "
-                "such tasks wait until it does",
+                "the latest tasks are sealed with key {key}, which this worker's key file does not"
+                " hold (it holds {keys}); such tasks wait until it does",
                 key=self._latest,
                 keys=", ".join(self._sealer.key_ids) or "none",
             )
@@ -125,7 +133,11 @@ class MissingKeys:
             tasks, missing.tasks = missing.tasks, {}
             if key is not None:
                 del self._missing[key]
-                self._log.info("sealing key {key} is there: {n} tasks that waited for it go on", key=key, n=len(tasks))
+                self._log.info(
+                    "sealing key {key} is there: {n} tasks that waited for it go on",
+                    key=key,
+                    n=len(tasks),
+                )
             for waiter in tasks.values():
                 if not waiter.called:  # one that went on before may have cancelled it
                     waiter.callback(True)
@@ -145,11 +157,16 @@ class MissingKeys:
                 del self._missing[key]
                 if missing.logged:
                     self._log.info("no task waits for {what} any longer", what=_name(key))
-            elif count >= 2 * missing.logged or 2 * count <= missing.logged or now - missing.logged_at >= REPEAT_AFTER_S:
+            elif (
+                count >= 2 * missing.logged
+                or 2 * count <= missing.logged
+                or now - missing.logged_at >= REPEAT_AFTER_S
+            ):
                 missing.logged, missing.logged_at = count, now
                 self._log.error(
-                    "{what} is missing: {n} tasks wait for it; put it into the key file, as a further line, and they go on; "
-                    "if there is no such key, cancel them by DELETE, first task {first}",
+                    "{what} is missing: {n} tasks wait for it; put it into the key file, as a"
+                    " further line, and they go on; if there is no such key, cancel them by DELETE,"
+                    " first task {first}",
                     what=_name(key),
                     n=count,
                     first=next(iter(missing.tasks)),

@@ -12,10 +12,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-async def for_each(items: Iterable[T], work: Callable[[T], Coroutine[Any, Any, None]], *, at_once: int) -> None:
-    """Do `work` for each item, begun in their order, `at_once` of it under way. Raises the first error; the rest is
-    cancelled then.
-    """
+async def for_each(
+    items: Iterable[T], work: Callable[[T], Coroutine[Any, Any, None]], *, at_once: int
+) -> None:
+    """Do `work` for each item, begun in their order, `at_once` of it under way. Raises the first
+    error; the rest is cancelled then."""
     remaining = iter(items)
 
     async def run() -> None:

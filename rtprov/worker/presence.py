@@ -1,10 +1,10 @@
 """Which worker process is a shard's active one, and the log lines that only that one writes.
 
-A broker does not tell a consumer whether it is the active one or a standby. A worker takes itself for the active one when no other consumes
-the work queue as it comes, and when it gets a delivery. It then says so in the journal (`rtprov.model.Active`), with how many calls it may
-have under way and how A looks to it, so that every replica can tell clients what to expect. The process that the journal named last is the
-active one for all replicas; it alone logs the ends of tasks.
-"""
+A broker does not tell a consumer whether it is the active one or a standby. A worker takes itself
+for the active one when no other consumes the work queue as it comes, and when it gets a delivery.
+It then says so in the journal (`rtprov.model.Active`), with how many calls it may have under way
+and how A looks to it, so that every replica can tell clients what to expect. The process that the
+journal named last is the active one for all replicas; it alone logs the ends of tasks."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ SAY_AGAIN_SOONEST_S = 1.0  # for a delivery while the journal names another proc
 
 
 class Presence:
-    """One shard's. A session of the worker's connection: attach it after the journal, and before the work queue is consumed.
+    """One shard's. A session of the worker's connection: attach it after the journal, and before
+    the work queue is consumed.
 
-    `process_id` names this process in the journal; `wall_clock` gives seconds since the epoch. Give `saw` each of the journal's events, and
-    call `delivered` for each task from the work queue.
-    """
+    `process_id` names this process in the journal; `wall_clock` gives seconds since the epoch. Give
+    `saw` each of the journal's events, and call `delivered` for each task from the work queue."""
 
     _log = Logger()
 
@@ -61,7 +61,8 @@ class Presence:
         self._clock = clock
         self._wall_clock = wall_clock
         self._named: str | None = None  # by the journal
-        self._live = False  # whether the journal has been replayed once: what is seen after that happens now
+        # whether the journal has been replayed once: what is seen after that happens now
+        self._live = False
         self._role: str | None = None  # as it was logged last
         self._taken = False  # whether it takes itself for the active one, on this connection
         self._said_at: float | None = None
@@ -92,7 +93,11 @@ class Presence:
         declared = await channel.queue_declare(queue=self._shard.work, passive=True)
         await channel.channel_close(reply_code=200, reply_text="done")
         again = self._again.start(SAY_AGAIN_S, now=False)
-        again.addErrback(lambda reason: self._log.failure("shard {shard}: the journal is not told again", reason, shard=str(self._shard)))
+        again.addErrback(
+            lambda reason: self._log.failure(
+                "shard {shard}: the journal is not told again", reason, shard=str(self._shard)
+            )
+        )
         if declared.consumer_count:
             self._note("standby", "another worker is active")
         else:
@@ -125,7 +130,9 @@ class Presence:
             self._say()
 
     def _say(self) -> None:
-        """Have the journal told how things stand. Once at a time: what changes meanwhile is said next."""
+        """Have the journal told how things stand. Once at a time: what changes meanwhile is said
+        next.
+        """
         if not self._taken:
             return
         self._due = True
@@ -139,17 +146,27 @@ class Presence:
     async def _tell(self) -> None:
         while self._due:
             self._due = False
-            await self._journal.append(Active(self._process_id, self._wall_clock(), self._gate.concurrency, self._gate.state))
+            await self._journal.append(
+                Active(
+                    self._process_id, self._wall_clock(), self._gate.concurrency, self._gate.state
+                )
+            )
 
     def _told(self, result: Failure | None) -> None:
         self._saying = None
         if result is not None and not result.check(CancelledError):
-            self._log.failure("shard {shard}: the journal could not be told who is active", result, shard=str(self._shard))
+            self._log.failure(
+                "shard {shard}: the journal could not be told who is active",
+                result,
+                shard=str(self._shard),
+            )
 
     # Seeing.
 
     def saw(self, event: Event, apply: Callable[[Event], None]) -> None:
-        """Have the replica `apply` an event, and log it if it ends a task, or says that another worker is active."""
+        """Have the replica `apply` an event, and log it if it ends a task, or says that another
+        worker is active.
+        """
         if isinstance(event, (Active, Started)) and event.by not in (None, self._process_id):
             self.rival_at = self._clock.seconds()
         if isinstance(event, Active):
@@ -178,7 +195,9 @@ class Presence:
     def _note(self, role: str, why: str) -> None:
         if role != self._role:
             self._role = role
-            self._log.info("shard {shard}: {role}: {why}", shard=str(self._shard), role=role, why=why)
+            self._log.info(
+                "shard {shard}: {role}: {why}", shard=str(self._shard), role=role, why=why
+            )
 
     def _log_end(self, event: Finished | Cancelled) -> None:
         state = "cancelled" if isinstance(event, Cancelled) else event.state.value
@@ -188,5 +207,7 @@ class Presence:
             task_id=event.task_id,
             equipment_id=event.equipment_id,
             caller=self._store.caller(event.task_id) or "an unknown caller",
-            reason="by a client, before it was sent" if isinstance(event, Cancelled) else event.reason,
+            reason="by a client, before it was sent"
+            if isinstance(event, Cancelled)
+            else event.reason,
         )

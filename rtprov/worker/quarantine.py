@@ -1,8 +1,8 @@
-"""Tasks in whose calls one worker after another has died. Few of them run at once: so the one that kills is found, and the others end.
+"""Tasks in whose calls one worker after another has died. Few of them run at once: so the one that
+kills is found, and the others end.
 
-Whoever was under way beside it looks just as guilty. With each death, fewer run together: 64, then 8, then each alone. A task that goes on
-killing then is given up.
-"""
+Whoever was under way beside it looks just as guilty. With each death, fewer run together: 64, then
+8, then each alone. A task that goes on killing then is given up."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from twisted.internet.defer import Deferred, succeed
 
 SUSPECT_AFTER = 3  # deaths
 GIVE_UP_AFTER = 20  # so many that no series of restarts looks like it
-_COMPANY = (64, 8)  # how many suspects may run at once, by how often their worker died since they became ones; then one
+# how many suspects may run at once, by how often their worker died since they became ones; then one
+_COMPANY = (64, 8)
 
 
 def company(deaths: int) -> int | None:
-    """How many suspects may run at once where one of them has seen so many deaths; None where it is no suspect."""
+    """How many suspects may run at once where one of them has seen so many deaths; None where it is
+    no suspect.
+    """
     if deaths < SUSPECT_AFTER:
         return None
     steps = deaths - SUSPECT_AFTER
@@ -39,7 +42,9 @@ class Quarantine:
         self._admitting = False
 
     def enter(self, deaths: int) -> Deferred[None]:
-        """Fire when the task may go on: at once for one that is no suspect. Cancelling gives the place up."""
+        """Fire when the task may go on: at once for one that is no suspect. Cancelling gives the
+        place up.
+        """
         limit = company(deaths)
         if limit is None:
             return succeed(None)
@@ -56,12 +61,16 @@ class Quarantine:
             self._admit()
 
     def _admit(self) -> None:
-        """In a loop: hundreds may have nothing to do, and leave as they come, without nesting their calls."""
+        """In a loop: hundreds may have nothing to do, and leave as they come, without nesting their
+        calls.
+        """
         if self._admitting:
             return
         self._admitting = True
         try:
-            while self._waiting and len(self._running) < min([self._waiting[0].company, *self._running]):
+            while self._waiting and len(self._running) < min(
+                [self._waiting[0].company, *self._running]
+            ):
                 waiter = self._waiting.popleft()
                 self._running.append(waiter.company)
                 waiter.admitted.callback(None)

@@ -1,10 +1,10 @@
-"""Deliveries that are held for long are given back before the broker takes them: it does so after 30 minutes, and
-counts that.
+"""Deliveries that are held for long are given back before the broker takes them: it does so after
+30 minutes, and counts that.
 
-Not by returning them, which brokers count too: a copy of the message goes to the end of the queue, with a count of its
-own, and once that is confirmed the delivery is acknowledged. The job goes on meanwhile, and adopts the copy when it
-comes. So no wait is too long, and what waits does not keep the broker from handing out what comes behind it.
-"""
+Not by returning them, which brokers count too: a copy of the message goes to the end of the queue,
+with a count of its own, and once that is confirmed the delivery is acknowledged. The job goes on
+meanwhile, and adopts the copy when it comes. So no wait is too long, and what waits does not keep
+the broker from handing out what comes behind it."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ if TYPE_CHECKING:
 RENEW_AFTER_S = 1200.0
 RENEW_LOOK_S = 60.0
 AT_ONCE = 100
-# So many windows of tasks may wait while their messages are back in the queue, and of each device's next tasks twice as
-# many. Those beyond are forgotten until their messages come again.
+# So many windows of tasks may wait while their messages are back in the queue, and of each device's
+# next tasks twice as many. Those beyond are forgotten until their messages come again.
 MOST_HELD = 4
 NEAR = 10
 
 
 class Renewals:
-    """Renews the deliveries of `jobs`, which are looked at once a minute between `start` and `stop`.
+    """Renews the deliveries of `jobs`, which are looked at once a minute between `start` and
+    `stop`.
 
-    A worker holds `window` deliveries at most; `send_away` is called with each job that is too much beside those. `name`
-    is the queue's.
-    """
+    A worker holds `window` deliveries at most; `send_away` is called with each job that is too much
+    beside those. `name` is the queue's."""
 
     _log = Logger()
 
@@ -70,7 +70,11 @@ class Renewals:
     def start(self) -> None:
         """The deliveries can be settled."""
         looking = self._looking.start(RENEW_LOOK_S, now=False)
-        looking.addErrback(lambda reason: self._log.failure("{queue}: deliveries are no longer renewed", reason, queue=self._name))
+        looking.addErrback(
+            lambda reason: self._log.failure(
+                "{queue}: deliveries are no longer renewed", reason, queue=self._name
+            )
+        )
 
     def stop(self) -> None:
         """The deliveries are dead."""
@@ -92,7 +96,11 @@ class Renewals:
     def _done(self, result: Failure | None) -> None:
         self._renewing = None
         if result is not None and not result.check(CancelledError):
-            self._log.failure("{queue}: deliveries are not renewed; tried again in a minute", result, queue=self._name)
+            self._log.failure(
+                "{queue}: deliveries are not renewed; tried again in a minute",
+                result,
+                queue=self._name,
+            )
 
     async def _renew(self, job: Job) -> None:
         delivery = job.delivery

@@ -35,12 +35,17 @@ class Broken(Exception):
     """The task's run has failed `MAX_FAILURES` times for an error of ours."""
 
 
-async def repeated(job: Job, carry_out: Callable[[Job], Coroutine[Any, Any, None]], *, attempts: Attempts, clock: IReactorTime) -> None:
+async def repeated(
+    job: Job,
+    carry_out: Callable[[Job], Coroutine[Any, Any, None]],
+    *,
+    attempts: Attempts,
+    clock: IReactorTime,
+) -> None:
     """Carry a job out, again and again if it fails for an error of ours.
 
-    It keeps its delivery and its lane meanwhile: what a returned delivery counts for differs from one broker to the next. Raises
-    `Abandoned`, `Deadly`, `Broken`.
-    """
+    It keeps its delivery and its lane meanwhile: what a returned delivery counts for differs from
+    one broker to the next. Raises `Abandoned`, `Deadly`, `Broken`."""
     while True:
         try:
             await carry_out(job)

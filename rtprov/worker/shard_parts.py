@@ -1,4 +1,6 @@
-"""What a worker has for each of its shards, and how it is joined: journal, replica, answers, letters, the shard's worker, and upkeep."""
+"""What a worker has for each of its shards, and how it is joined: journal, replica, answers,
+letters, the shard's worker, and upkeep.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ if TYPE_CHECKING:
 
 @frozen
 class Shared:
-    """What all shards of a worker share. `window` is how many deliveries of a shard are held at most."""
+    """What all shards of a worker share. `window` is how many deliveries of a shard are held at
+    most.
+    """
 
     surroundings: Surroundings
     settings: WorkerSettings
@@ -68,7 +72,9 @@ class ShardParts:
 
     @property
     def own_queues(self) -> list[tuple[str, str]]:
-        """The queues that questions come to, on the present connection, each with its routing key."""
+        """The queues that questions come to, on the present connection, each with its routing
+        key.
+        """
         queues = (self.status.queue, self.shard.status), (self.inquiries.queue, self.shard.inquiry)
         return [(queue, key) for queue, key in queues if queue is not None]
 
@@ -163,7 +169,12 @@ def join_shard(shard: Shard, shared: Shared) -> ShardParts:
         wall_clock=outer.wall_clock,
     )
     dead = DeadLetters(
-        shard=shard, store=store, journal=journal, publisher=shared.publisher, clock=outer.clock, wall_clock=outer.wall_clock
+        shard=shard,
+        store=store,
+        journal=journal,
+        publisher=shared.publisher,
+        clock=outer.clock,
+        wall_clock=outer.wall_clock,
     )
     keeper = JournalKeeper(
         name=shard.journal,

@@ -1,15 +1,18 @@
-"""The worker of one shard: takes tasks from the work queue, has A called for each, and puts the outcome into the journal.
+"""The worker of one shard: takes tasks from the work queue, has A called for each, and puts the
+outcome into the journal.
 
-The way of one task here: a *delivery* becomes a *job*; the job waits in its device's lane until it is the head; then, attempt by attempt,
-it passes the gate that all shards of the process share, calls A, and pauses where A was out of reach (`rtprov.worker.attempts`). Its final state
-is appended to the journal, confirmed, and only then is the delivery acknowledged and the lane left.
+The way of one task here: a *delivery* becomes a *job*; the job waits in its device's lane until it
+is the head; then, attempt by attempt, it passes the gate that all shards of the process share,
+calls A, and pauses where A was out of reach (`rtprov.worker.attempts`). Its final state is appended
+to the journal, confirmed, and only then is the delivery acknowledged and the lane left.
 
-The journal decides the order of a device's tasks: none begins before all earlier ones have ended, be they here or not.
+The journal decides the order of a device's tasks: none begins before all earlier ones have ended,
+be they here or not.
 
-When the connection to the broker is lost, all deliveries die. Jobs that have begun nothing are forgotten: the broker
-delivers them again to the worker that is the active consumer then. A job whose call to A is under way goes on, and so
-does one that pauses; when its message comes back here, the job *adopts* it.
-"""
+When the connection to the broker is lost, all deliveries die. Jobs that have begun nothing are
+forgotten: the broker delivers them again to the worker that is the active consumer then. A job
+whose call to A is under way goes on, and so does one that pauses; when its message comes back here,
+the job *adopts* it."""
 
 from __future__ import annotations
 
@@ -51,11 +54,11 @@ if TYPE_CHECKING:
 class ShardWorker:
     """A session of the worker's connection: attach it after the shard's journal.
 
-    `attempts` carries its jobs out. `window` is the prefetch, how many deliveries may be held here (1 to 65535); tasks
-    whose messages are back in the queue come on top. `queue` is the work queue, for messages that are held for long.
-    Pass each of the journal's events to `saw` once `store` and `open_tasks` have taken it. `on_delivery` is called for
-    each delivery, `on_marker` with the id of each census marker. `wall_clock` gives seconds since the epoch for events.
-    """
+    `attempts` carries its jobs out. `window` is the prefetch, how many deliveries may be held here
+    (1 to 65535); tasks whose messages are back in the queue come on top. `queue` is the work queue,
+    for messages that are held for long. Pass each of the journal's events to `saw` once `store` and
+    `open_tasks` have taken it. `on_delivery` is called for each delivery, `on_marker` with the id
+    of each census marker. `wall_clock` gives seconds since the epoch for events."""
 
     _log = Logger()
 
@@ -90,7 +93,13 @@ class ShardWorker:
         self._next: deque[Job] = deque()
         self._starting = False
         self._arrivals = Arrivals(
-            queue=shard.work, store=store, open_tasks=open_tasks, journal=journal, clock=clock, enter=self._enter, forget=self._forget
+            queue=shard.work,
+            store=store,
+            open_tasks=open_tasks,
+            journal=journal,
+            clock=clock,
+            enter=self._enter,
+            forget=self._forget,
         )
         self._renewals = Renewals(
             name=shard.work,
@@ -119,18 +128,26 @@ class ShardWorker:
     def messages(self) -> dict[str, bytes]:
         """Their messages, by their ids; of several with one id the one that is its order."""
         over, jobs = self._store.over, [(job.task, job.delivery) for job in self._jobs.values()]
-        return {task.task_id: held.body for task, held in jobs if not over(task.task_id, task.fingerprint, task.accepted_at)}
+        return {
+            task.task_id: held.body
+            for task, held in jobs
+            if not over(task.task_id, task.fingerprint, task.accepted_at)
+        }
 
     # The session.
 
     async def attach(self, connection: AmqpConnection) -> None:
-        """Consume the work queue: at once as its active consumer, or as the standby of another worker. Raises `BrokerError`."""
+        """Consume the work queue: at once as its active consumer, or as the standby of another
+        worker. Raises `BrokerError`.
+        """
         channel = await connection.open_channel()
         await consume(channel, self._shard.work, self._on_delivery, prefetch=self._window)
         self._renewals.start()
 
     def detach(self) -> None:
-        """The connection is gone: forget the jobs that neither call nor pause; the others learn of it at their next step."""
+        """The connection is gone: forget the jobs that neither call nor pause; the others learn of
+        it at their next step.
+        """
         self._renewals.stop()
         self._send_away_arriving()
         for job in self._lanes.drop_waiting():
@@ -148,8 +165,13 @@ class ShardWorker:
         except UndecodableMessage as error:
             self._on_no_task(delivery, error)
             return
-        except Exception:  # whatever a message does to us, it must not cost the connection, and all other tasks a delivery
-            self._log.failure("{queue}: a message that cannot be decoded goes to the dead letters", queue=self._shard.work)
+        # whatever a message does to us, it must not cost the connection, and all other tasks a
+        # delivery
+        except Exception:
+            self._log.failure(
+                "{queue}: a message that cannot be decoded goes to the dead letters",
+                queue=self._shard.work,
+            )
             delivery.nack(requeue=False)
             return
         self._queue.came(task.task_id)
@@ -165,7 +187,11 @@ class ShardWorker:
     def _on_no_task(self, delivery: Delivery, error: UndecodableMessage) -> None:
         marker_id = decode_census(delivery.body)
         if marker_id is None:
-            self._log.error("{queue}: a message that is no task goes to the dead letters: {error}", queue=self._shard.work, error=error)
+            self._log.error(
+                "{queue}: a message that is no task goes to the dead letters: {error}",
+                queue=self._shard.work,
+                error=error,
+            )
             delivery.nack(requeue=False)
         else:
             delivery.ack()
@@ -173,7 +199,12 @@ class ShardWorker:
 
     def _take(self, task: Task, delivery: Delivery) -> None:
         again = delivery.redelivered or copied_at(delivery) is not None
-        job = Job(evolve(task, sealed=""), delivery, self._clock.seconds(), again or task.fingerprint is not None)
+        job = Job(
+            evolve(task, sealed=""),
+            delivery,
+            self._clock.seconds(),
+            again or task.fingerprint is not None,
+        )
         self._jobs[job.key] = job
         if again:
             self._arrivals.add(job)
@@ -192,7 +223,9 @@ class ShardWorker:
         del self._jobs[job.key]
 
     def saw(self, event: Event) -> None:
-        """The replica has taken an event of the journal: tasks may have got their place by it, or their turn."""
+        """The replica has taken an event of the journal: tasks may have got their place by it, or
+        their turn.
+        """
         if isinstance(event, (Active, Marker, Unrecognised)) or not self._jobs:
             return
         self._arrivals.saw(event.task_id)
@@ -207,7 +240,9 @@ class ShardWorker:
             del self._jobs[job.key]
 
     def _send_away(self, job: Job) -> None:
-        """Forget a job that neither calls nor pauses, and has given its delivery back: its message comes again."""
+        """Forget a job that neither calls nor pauses, and has given its delivery back: its message
+        comes again.
+        """
         if job.running is not None:
             job.running.cancel()
         elif self._lanes.drop(job.task.equipment_id, job):
@@ -216,7 +251,9 @@ class ShardWorker:
     # One job.
 
     def _start(self, job: Job) -> None:
-        """In a loop: hundreds may wait for a device, have nothing to do, and end as they begin, without nesting their calls."""
+        """In a loop: hundreds may wait for a device, have nothing to do, and end as they begin,
+        without nesting their calls.
+        """
         self._next.append(job)
         if self._starting:
             return
@@ -228,22 +265,40 @@ class ShardWorker:
             self._starting = False
 
     def _begin(self, job: Job) -> None:
-        running = job.running = Deferred.fromCoroutine(repeated(job, self._carry_out, attempts=self._attempts, clock=self._clock))
+        running = job.running = Deferred.fromCoroutine(
+            repeated(job, self._carry_out, attempts=self._attempts, clock=self._clock)
+        )
         running.addErrback(self._not_finished, job)
         running.addCallback(self._leave, job)
-        running.addErrback(lambda reason: self._log.failure("{queue}: a lane does not go on", reason, queue=self._shard.work))
+        running.addErrback(
+            lambda reason: self._log.failure(
+                "{queue}: a lane does not go on", reason, queue=self._shard.work
+            )
+        )
 
     def _not_finished(self, reason: Failure, job: Job) -> None:
         if reason.check(Deadly):
             deaths = self._store.deaths(job.task.task_id)
-            self._log.error("task {task_id} goes to the dead letters: {n} workers died in its calls", task_id=job.task.task_id, n=deaths)
+            self._log.error(
+                "task {task_id} goes to the dead letters: {n} workers died in its calls",
+                task_id=job.task.task_id,
+                n=deaths,
+            )
             job.delivery.nack(requeue=False)
         elif reason.check(Broken):
             n = job.failures
-            self._log.error("task {task_id} goes to the dead letters: the worker failed {n} times", task_id=job.task.task_id, n=n)
+            self._log.error(
+                "task {task_id} goes to the dead letters: the worker failed {n} times",
+                task_id=job.task.task_id,
+                n=n,
+            )
             job.delivery.nack(requeue=False)
         elif not reason.check(Abandoned, CancelledError):
-            self._log.failure("task {task_id} goes to the dead letters: the worker failed", reason, task_id=job.task.task_id)
+            self._log.failure(
+                "task {task_id} goes to the dead letters: the worker failed",
+                reason,
+                task_id=job.task.task_id,
+            )
             job.delivery.nack(requeue=False)
 
     def _leave(self, _: None, job: Job) -> None:
@@ -258,17 +313,20 @@ class ShardWorker:
         if outcome is not None:
             task, (state, reason) = job.task, outcome
             job.calling = True
-            await self._journal.append(Finished(task.task_id, task.equipment_id, self._wall_clock(), state, reason))
+            await self._journal.append(
+                Finished(task.task_id, task.equipment_id, self._wall_clock(), state, reason)
+            )
         job.delivery.ack()
 
     # The end.
 
     async def drain(self, deadline_s: float) -> None:
-        """Begin no further call; done when the running ones have ended, or been cancelled after `deadline_s`.
+        """Begin no further call; done when the running ones have ended, or been cancelled after
+        `deadline_s`.
 
-        The consumer stays registered meanwhile: if it went, a standby would get the next task of a device whose call still runs here. What
-        is held unsettled goes back to the broker, in order, when the connection closes.
-        """
+        The consumer stays registered meanwhile: if it went, a standby would get the next task of a
+        device whose call still runs here. What is held unsettled goes back to the broker, in order,
+        when the connection closes."""
         self._attempts.draining = True
         self._send_away_arriving()
         for job in list(self._jobs.values()):
@@ -277,7 +335,8 @@ class ShardWorker:
         running = [job.running for job in self._jobs.values() if job.running is not None]
         if running:
             self._log.info(
-                "{queue}: draining {calls} calls to A, up to {seconds:.0f} s; a second signal cuts them short",
+                "{queue}: draining {calls} calls to A, up to {seconds:.0f} s; a second signal cuts"
+                " them short",
                 queue=self._shard.work,
                 calls=len(running),
                 seconds=deadline_s,
@@ -289,6 +348,9 @@ class ShardWorker:
             timer.cancel()
 
     def _cut_short(self, running: list[Deferred[None]]) -> None:
-        self._log.warn("{queue}: cutting calls short; the broker will have these tasks called again", queue=self._shard.work)
+        self._log.warn(
+            "{queue}: cutting calls short; the broker will have these tasks called again",
+            queue=self._shard.work,
+        )
         for each in running:
             each.cancel()

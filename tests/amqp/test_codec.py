@@ -1,4 +1,6 @@
-"""Methods and content headers: what is coded by hand, or remembered, is as pamqp has it; `AmqpError` is the worst that any bytes do."""
+"""Methods and content headers: what is coded by hand, or remembered, is as pamqp has it;
+`AmqpError` is the worst that any bytes do.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,9 @@ class HotMethodTests(SynchronousTestCase):
     @settings(max_examples=500, deadline=None)
     @given(hot_methods, st.data())
     def test_damaged(self, method: base.Frame, data: st.DataObject) -> None:
-        """Whatever follows the method's number is read as pamqp reads it, or is as wrong as it is for pamqp."""
+        """Whatever follows the method's number is read as pamqp reads it, or is as wrong as it is
+        for pamqp.
+        """
         payload = bytearray(payload_of(method))
         for _ in range(data.draw(st.integers(1, 3))):
             payload[data.draw(st.integers(4, len(payload) - 1))] = data.draw(st.integers(0, 255))
@@ -109,19 +113,28 @@ class HeaderTests(SynchronousTestCase):
         for _ in range(2):
             self.assertEqual(encode_header(properties, size), expected)
             header = decode_header(expected)
-            self.assertEqual((header.class_id, header.body_size, dict(header.properties)), (60, size, dict(theirs.properties)))
+            self.assertEqual(
+                (header.class_id, header.body_size, dict(header.properties)),
+                (60, size, dict(theirs.properties)),
+            )
 
     def test_folded_times(self) -> None:
-        """Times that Python holds equal, the hour that comes twice in autumn, are written as what they are."""
+        """Times that Python holds equal, the hour that comes twice in autumn, are written as what
+        they are.
+        """
         first = datetime(2026, 10, 25, 2, 30, tzinfo=_Autumn())
         for moment in (first, first.replace(fold=1)):
             properties = Basic.Properties(timestamp=moment)
-            self.assertEqual(encode_header(properties, 0), ContentHeader(properties=properties).marshal())
+            self.assertEqual(
+                encode_header(properties, 0), ContentHeader(properties=properties).marshal()
+            )
 
     def test_tables_apart(self) -> None:
         """A table of headers, which could be changed, is never shared."""
         header = encode_header(Basic.Properties(headers={"a": 1}), 0)
-        self.assertIsNot(decode_header(header).properties.headers, decode_header(header).properties.headers)
+        self.assertIsNot(
+            decode_header(header).properties.headers, decode_header(header).properties.headers
+        )
 
     def test_types_apart(self) -> None:
         """What is wrong stays wrong after something equal of another type was right."""
@@ -154,15 +167,30 @@ class WrongTests(SynchronousTestCase):
         for _ in range(1000):
             deep = b"A" + len(deep).to_bytes(4, "big") + deep
         numberless = b"A" + (120_000).to_bytes(4, "big") + b"V" * 120_000
-        for value in (b"A" + long, b"F" + long, b"A" + long + empty, b"S" + long, b"x" + long, b"?", b"", deep, numberless, b"l1234"):
+        for value in (
+            b"A" + long,
+            b"F" + long,
+            b"A" + long + empty,
+            b"S" + long,
+            b"x" + long,
+            b"?",
+            b"",
+            deep,
+            numberless,
+            b"l1234",
+        ):
             fields = table(value)
             headers = len(fields).to_bytes(4, "big") + fields
             header = encode_header(Basic.Properties(), 0)[:12] + b"\x20\0" + headers
             error: AmqpError = self.assertRaises(AmqpError, decode_header, header)
             self.assertEqual(error.reply_code, 502)
-            error = self.assertRaises(AmqpError, decode_method, b"\0\x32\0\x0a" + b"\0\0\x01q\0" + headers)
+            error = self.assertRaises(
+                AmqpError, decode_method, b"\0\x32\0\x0a" + b"\0\0\x01q\0" + headers
+            )
             self.assertEqual((error.reply_code, error.class_id, error.method_id), (502, 50, 10))
-        self.assertRaises(AmqpError, decode_header, encode_header(Basic.Properties(), 0)[:12] + b"\0\x01")
+        self.assertRaises(
+            AmqpError, decode_header, encode_header(Basic.Properties(), 0)[:12] + b"\0\x01"
+        )
 
     @settings(max_examples=300, deadline=None)
     @given(st.binary(max_size=200))
@@ -181,7 +209,11 @@ class WrongTests(SynchronousTestCase):
             Basic.Qos(0, -1),
         ]
         wrong += [Basic.Publish(0, "", "k" * 256), Basic.Deliver("c", None, False, "", "q")]
-        wrong += [Basic.Deliver("c", 1, False, "", "k" * 256), Basic.Deliver("c" * 256, 1, False, "", "q"), Basic.Ack(2**63)]
+        wrong += [
+            Basic.Deliver("c", 1, False, "", "k" * 256),
+            Basic.Deliver("c" * 256, 1, False, "", "q"),
+            Basic.Ack(2**63),
+        ]
         for method in wrong:
             self.assertRaises((ValueError, TypeError), encode_payload, method)
         for properties in (

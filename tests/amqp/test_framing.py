@@ -1,4 +1,6 @@
-"""Frames: cut from any stream, joined to commands, encoded; and whatever a peer sends, nothing worse than `AmqpError`."""
+"""Frames: cut from any stream, joined to commands, encoded; and whatever a peer sends, nothing
+worse than `AmqpError`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,15 @@ from pamqp.common import FieldTable
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov.amqp.codec import encode_header, encode_payload
-from rtprov.amqp.framing import HEARTBEAT, Assembler, Command, Frame, FrameParser, encode_content, encode_method
+from rtprov.amqp.framing import (
+    HEARTBEAT,
+    Assembler,
+    Command,
+    Frame,
+    FrameParser,
+    encode_content,
+    encode_method,
+)
 from rtprov.errors import AmqpError
 
 MAX_BODY = 1 << 20
@@ -21,8 +31,14 @@ DELIVER = Basic.Deliver("tag", 1, False, "exchange", "ключ")
 
 # pamqp 3, for Python 3.10, cannot write numbers from -128 to -1 (it reads them).
 field_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1).filter(lambda number: not -128 <= number < 0) | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abcжз", min_size=1, max_size=5), inner, max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1).filter(lambda number: not -128 <= number < 0)
+    | st.text(max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text("abcжз", min_size=1, max_size=5), inner, max_size=3)
+    ),
     max_leaves=10,
 )
 
@@ -30,15 +46,25 @@ field_values = st.recursive(
 def commands(data: bytes, chunk: int = 1 << 30, frame_max: int = 131072) -> list[Command]:
     """All commands in `data`, fed in chunks."""
     parser, assembler = FrameParser(frame_max), Assembler(1, MAX_BODY)
-    fed = [assembler.feed(frame) for i in range(0, len(data), chunk) for frame in parser.feed(data[i : i + chunk])]
+    fed = [
+        assembler.feed(frame)
+        for i in range(0, len(data), chunk)
+        for frame in parser.feed(data[i : i + chunk])
+    ]
     return [command for command in fed if command is not None]
 
 
 class RoundTripTests(SynchronousTestCase):
     @settings(max_examples=150, deadline=None)
-    @given(st.binary(max_size=300), st.dictionaries(st.text("abcжз", min_size=1, max_size=9), field_values, max_size=4), st.integers(1, 60))
+    @given(
+        st.binary(max_size=300),
+        st.dictionaries(st.text("abcжз", min_size=1, max_size=9), field_values, max_size=4),
+        st.integers(1, 60),
+    )
     def test_any_content(self, body: bytes, headers: FieldTable, chunk: int) -> None:
-        """Any body, under any headers, comes through unchanged, however the stream is cut and however small the frames are."""
+        """Any body, under any headers, comes through unchanged, however the stream is cut and
+        however small the frames are.
+        """
         properties = Basic.Properties(headers=headers, correlation_id="Ж")
         data = encode_content(1, DELIVER, encode_header(properties, len(body)), body, frame_max=100)
         (command,) = commands(data, chunk)
@@ -48,9 +74,17 @@ class RoundTripTests(SynchronousTestCase):
         self.assertEqual(command.properties.correlation_id, "Ж")
 
     def test_field_types(self) -> None:
-        """Every type of field that RabbitMQ sends comes through: `x-death`, 64-bit offsets, negative numbers, times."""
+        """Every type of field that RabbitMQ sends comes through: `x-death`, 64-bit offsets,
+        negative numbers, times.
+        """
         headers: FieldTable = {
-            "x-death": [{"count": 3, "time": datetime.datetime(2026, 1, 2, tzinfo=datetime.timezone.utc), "routing-keys": ["ключ"]}],
+            "x-death": [
+                {
+                    "count": 3,
+                    "time": datetime.datetime(2026, 1, 2, tzinfo=datetime.timezone.utc),
+                    "routing-keys": ["ключ"],
+                }
+            ],
             "x-stream-offset": 2**62,
             "x-delivery-count": -1000,
             "big": 2**32 - 1,
@@ -59,22 +93,34 @@ class RoundTripTests(SynchronousTestCase):
             "table": {"inner": [1, "два", {}]},
             "raw": bytearray(b"\xff\0"),
         }
-        (command,) = commands(encode_content(1, DELIVER, encode_header(Basic.Properties(headers=headers), 0), b"", 4096))
+        (command,) = commands(
+            encode_content(
+                1, DELIVER, encode_header(Basic.Properties(headers=headers), 0), b"", 4096
+            )
+        )
         assert command.properties is not None
         self.assertEqual(command.properties.headers, headers)
 
     def test_every_size(self) -> None:
-        """Bodies around the edges of a frame are cut and joined rightly, a byte at a time or not."""
+        """Bodies around the edges of a frame are cut and joined rightly, a byte at a time or
+        not.
+        """
         for size in (0, 1, 91, 92, 93, 183, 184, 185, 500):
             body = bytes(i % 256 for i in range(size))
-            data = encode_content(1, DELIVER, encode_header(Basic.Properties(), size), body, frame_max=100)
+            data = encode_content(
+                1, DELIVER, encode_header(Basic.Properties(), size), body, frame_max=100
+            )
             for chunk in (1, 7, 1 << 30):
-                self.assertEqual([command.body for command in commands(data, chunk, frame_max=100)], [body])
+                self.assertEqual(
+                    [command.body for command in commands(data, chunk, frame_max=100)], [body]
+                )
 
     def test_no_limit(self) -> None:
         """A frame size of 0 means no limit, and never an endless loop or a lost body."""
         body = bytes(300_000)
-        data = encode_content(1, DELIVER, encode_header(Basic.Properties(), len(body)), body, frame_max=0)
+        data = encode_content(
+            1, DELIVER, encode_header(Basic.Properties(), len(body)), body, frame_max=0
+        )
         self.assertEqual([command.body for command in commands(data)], [body])
 
     def test_pass_on(self) -> None:
@@ -85,7 +131,11 @@ class RoundTripTests(SynchronousTestCase):
 
     def test_repr(self) -> None:
         """A command's repr shows no body and no header."""
-        (command,) = commands(encode_content(1, DELIVER, encode_header(Basic.Properties(app_id="sesame"), 6), b"sesame", 4096))
+        (command,) = commands(
+            encode_content(
+                1, DELIVER, encode_header(Basic.Properties(app_id="sesame"), 6), b"sesame", 4096
+            )
+        )
         self.assertNotIn("sesame", repr(command))
 
 
@@ -100,18 +150,28 @@ class WrongTests(SynchronousTestCase):
             self.assertEqual(self.code(data), 501)
 
     def test_wrong_order(self) -> None:
-        """Content frames without their method, or a method within another's content, are unexpected."""
+        """Content frames without their method, or a method within another's content, are
+        unexpected.
+        """
         header = encode_header(Basic.Properties(), 5)
         content = encode_content(1, DELIVER, header, b"12345", 4096)
         method = encode_method(1, DELIVER)
-        for data in (content[len(method) :], content[-13:], method + method, method + content[-13:], content[:-13] + method):
+        for data in (
+            content[len(method) :],
+            content[-13:],
+            method + method,
+            method + content[-13:],
+            content[:-13] + method,
+        ):
             self.assertEqual(self.code(data), 505)
 
     def test_wrong_sizes(self) -> None:
         """More body than was announced, or than is taken, is a frame error."""
         content = encode_content(1, DELIVER, encode_header(Basic.Properties(), 5), b"123456", 4096)
         self.assertEqual(self.code(content), 501)
-        huge = encode_content(1, DELIVER, encode_header(Basic.Properties(), MAX_BODY + 1), b"", 4096)
+        huge = encode_content(
+            1, DELIVER, encode_header(Basic.Properties(), MAX_BODY + 1), b"", 4096
+        )
         self.assertEqual(self.code(huge), 501)
 
     @settings(max_examples=300, deadline=None)
@@ -124,10 +184,18 @@ class WrongTests(SynchronousTestCase):
     @settings(max_examples=300, deadline=None)
     @given(st.data())
     def test_damaged(self, data: st.DataObject) -> None:
-        """Any one byte of a good stream may be any other: an `AmqpError` is the worst that happens."""
+        """Any one byte of a good stream may be any other: an `AmqpError` is the worst that
+        happens.
+        """
         good = bytearray(
             encode_method(1, Connection.Start(0, 9, {"a": [1, {"b": None}]}, "PLAIN", "en_US"))
-            + encode_content(1, DELIVER, encode_header(Basic.Properties(headers={"x": [1, 2.5, "s"]}), 3), b"abc", 4096)
+            + encode_content(
+                1,
+                DELIVER,
+                encode_header(Basic.Properties(headers={"x": [1, 2.5, "s"]}), 3),
+                b"abc",
+                4096,
+            )
             + encode_method(1, Channel.Close(404, "NOT_FOUND", 50, 10))
         )
         good[data.draw(st.integers(0, len(good) - 1))] = data.draw(st.integers(0, 255))
@@ -145,7 +213,9 @@ class ParserTests(SynchronousTestCase):
             self.assertEqual(parser.feed(HEARTBEAT[-1:]), [Frame(8, 0, b"")])
 
     def test_tiny_pieces(self) -> None:
-        """A body that comes in tiny or empty pieces takes no more memory than its size, and is told of."""
+        """A body that comes in tiny or empty pieces takes no more memory than its size, and is told
+        of.
+        """
         assembler = Assembler(1, MAX_BODY)
         assembler.feed(Frame(1, 1, encode_payload(Basic.Publish())))
         header = encode_header(Basic.Properties(), 10_001)
@@ -165,5 +235,7 @@ class ParserTests(SynchronousTestCase):
         """Many frames in one read come out in order, and the rest is kept."""
         parser = FrameParser()
         data = b"".join(b"\x03\0\x01\0\0\0\x01" + bytes([i]) + b"\xce" for i in range(100))
-        self.assertEqual([frame.payload[0] for frame in parser.feed(data + HEARTBEAT[:5])], list(range(100)))
+        self.assertEqual(
+            [frame.payload[0] for frame in parser.feed(data + HEARTBEAT[:5])], list(range(100))
+        )
         self.assertEqual(len(parser.feed(HEARTBEAT[5:])), 1)

@@ -1,4 +1,6 @@
-"""What later versions of RabbitMQ do otherwise is marked in the contract's tests, and told in the documentation."""
+"""What later versions of RabbitMQ do otherwise is marked in the contract's tests, and told in the
+documentation.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,11 @@ class DifferenceTests(SynchronousTestCase):
         """Each marked test of a contract, by its class."""
         for module in pkgutil.iter_modules(tests.broker.__path__):
             for kind in vars(importlib.import_module(f"tests.broker.{module.name}")).values():
-                if isinstance(kind, type) and issubclass(kind, BrokerContract) and kind.__name__.endswith("Contract"):
+                if (
+                    isinstance(kind, type)
+                    and issubclass(kind, BrokerContract)
+                    and kind.__name__.endswith("Contract")
+                ):
                     for test in vars(kind).values():
                         if (difference := getattr(test, "difference", None)) is not None:
                             yield kind, difference
@@ -35,5 +41,8 @@ class DifferenceTests(SynchronousTestCase):
     def test_said_in_the_documentation(self) -> None:
         """The page on the embedded broker has a line for each reason."""
         lines = set(PAGE.read_text().splitlines())
-        told = {f"| {'.'.join(map(str, each.since))} | {each.because} |" for _, each in self.differences()}
+        told = {
+            f"| {'.'.join(map(str, each.since))} | {each.because} |"
+            for _, each in self.differences()
+        }
         self.assertEqual(sorted(told - lines), [])

@@ -23,7 +23,11 @@ properties = st.fixed_dictionaries(
     optional={
         "content_type": text,
         "content_encoding": text,
-        "headers": st.dictionaries(st.text(min_size=1, max_size=10) | st.just("x-stream-offset"), st.booleans() | text, max_size=4),
+        "headers": st.dictionaries(
+            st.text(min_size=1, max_size=10) | st.just("x-stream-offset"),
+            st.booleans() | text,
+            max_size=4,
+        ),
         "delivery_mode": st.sampled_from([1, 2]),
         "correlation_id": text,
         "expiration": text,
@@ -39,14 +43,22 @@ def message(**given: Any) -> Message:
 class ChangedTests(SynchronousTestCase):
     @given(properties, st.integers(0, 2**63 - 1))
     def test_one_more_header(self, given: dict[str, Any], value: int) -> None:
-        """Whatever properties a message has, it gets one header more, or its value replaced; body size and all else stay."""
+        """Whatever properties a message has, it gets one header more, or its value replaced; body
+        size and all else stay.
+        """
         decoded = decode_header(message(**given).with_number("x-stream-offset", value))
         self.assertEqual(decoded.body_size, 3)
-        expected = Basic.Properties(**{**given, "headers": {**given.get("headers", {}), "x-stream-offset": value}})
-        self.assertEqual(dict(decoded.properties), dict(decode_header(encode_header(expected, 3)).properties))
+        expected = Basic.Properties(
+            **{**given, "headers": {**given.get("headers", {}), "x-stream-offset": value}}
+        )
+        self.assertEqual(
+            dict(decoded.properties), dict(decode_header(encode_header(expected, 3)).properties)
+        )
 
     def test_bytes_stay(self) -> None:
-        """The bytes of the other properties and headers are passed on as they came, whatever types they have."""
+        """The bytes of the other properties and headers are passed on as they came, whatever types
+        they have.
+        """
         given = message(headers={"small": 1, "нет": None}, correlation_id="7")
         spliced = given.with_number("x-delivery-count", 2)
         table = given.header[given.header.index(b"\x05small") : given.header.index(b"\x017")]
@@ -54,7 +66,9 @@ class ChangedTests(SynchronousTestCase):
         self.assertTrue(spliced.endswith(b"\x017"))
 
     def test_replaced_beside_what_cannot_be_written(self) -> None:
-        """A number takes the place of an earlier one, and what stands beside it stays as it came, though pamqp could not write it."""
+        """A number takes the place of an earlier one, and what stands beside it stays as it came,
+        though pamqp could not write it.
+        """
         odd = b"\x01oS\0\0\0\x01\xff"
         given = message(headers={"x-stream-offset": 1})
         parts = split(given.header)
@@ -62,7 +76,9 @@ class ChangedTests(SynchronousTestCase):
         given = given.with_parts({**parts, "headers": len(table).to_bytes(4, "big") + table})
         again = given.with_number("x-stream-offset", 2)
         self.assertIn(odd, again)
-        self.assertEqual(decode_header(again).properties.headers, {"o": b"\xff", "x-stream-offset": 2})
+        self.assertEqual(
+            decode_header(again).properties.headers, {"o": b"\xff", "x-stream-offset": 2}
+        )
 
 
 class PartsTests(SynchronousTestCase):
@@ -75,7 +91,14 @@ class PartsTests(SynchronousTestCase):
     def test_every_property(self) -> None:
         """Each property is found by its name, whatever stands before it."""
         values = dict.fromkeys(Basic.Properties.attributes(), "text")
-        every: dict[str, Any] = {**values, "headers": {"a": 1}, "delivery_mode": 2, "priority": 3, "timestamp": NOON, "cluster_id": ""}
+        every: dict[str, Any] = {
+            **values,
+            "headers": {"a": 1},
+            "delivery_mode": 2,
+            "priority": 3,
+            "timestamp": NOON,
+            "cluster_id": "",
+        }
         header = encode_header(Basic.Properties(**every), 3)
         parts = split(header)
         self.assertEqual(set(parts), set(every) - {"cluster_id"})  # which must be empty
@@ -85,16 +108,22 @@ class PartsTests(SynchronousTestCase):
             self.assertEqual(only, (name, parts[name]))
 
     def test_others_stay(self) -> None:
-        """To change a message's properties changes those of no other message, though the same bytes were decoded for both."""
+        """To change a message's properties changes those of no other message, though the same bytes
+        were decoded for both.
+        """
         header = encode_header(Basic.Properties(delivery_mode=2), 3)
         first = Message("", "q", decode_header(header).properties, header, b"abc")
         changed = first.with_parts({**split(header), "reply_to": b"\x04here"})
-        self.assertEqual((changed.properties.reply_to, changed.properties.delivery_mode), ("here", 2))
+        self.assertEqual(
+            (changed.properties.reply_to, changed.properties.delivery_mode), ("here", 2)
+        )
         self.assertIsNone(decode_header(header).properties.reply_to)
 
 
 class DeathTests(SynchronousTestCase):
-    """What somebody made up, or made too large, does not keep a message from becoming a dead letter."""
+    """What somebody made up, or made too large, does not keep a message from becoming a dead
+    letter.
+    """
 
     def letter(self, header: bytes) -> dict[str, Any]:
         """The headers of the dead letter that a message with this content header becomes."""
@@ -111,10 +140,14 @@ class DeathTests(SynchronousTestCase):
         field = b"\x07x-deathA" + len(deaths).to_bytes(4, "big") + deaths
         headers = self.letter(join({"headers": len(field).to_bytes(4, "big") + field}, 3))
         self.assertEqual([death["reason"] for death in headers["x-death"]], [EXPIRED])
-        self.assertEqual((headers["x-first-death-reason"], headers["x-first-death-queue"]), (EXPIRED, "q"))
+        self.assertEqual(
+            (headers["x-first-death-reason"], headers["x-first-death-queue"]), (EXPIRED, "q")
+        )
 
     def test_wide_count(self) -> None:
-        """The count is a number of 64 bits, as RabbitMQ writes it: there are clients that can read no other."""
+        """The count is a number of 64 bits, as RabbitMQ writes it: there are clients that can read
+        no other.
+        """
         header = encode_header(Basic.Properties(), 3)
         given = Message("", "q", decode_header(header).properties, header, b"abc")
         for count in (1, 2):
@@ -125,11 +158,22 @@ class DeathTests(SynchronousTestCase):
 
     def test_no_room_in_a_frame(self) -> None:
         """Headers that would outgrow a frame together with ours go, and the letter stays."""
-        headers = self.letter(encode_header(Basic.Properties(headers={"large": "x" * MAX_BYTES}), 3))
+        headers = self.letter(
+            encode_header(Basic.Properties(headers={"large": "x" * MAX_BYTES}), 3)
+        )
         self.assertNotIn("large", headers)
         self.assertEqual(len(headers["x-death"]), 1)
 
     def test_no_room(self) -> None:
-        """A message with as many headers as a message may have loses them, and not its place among the dead letters."""
-        headers = self.letter(encode_header(Basic.Properties(headers={str(number): 1 for number in range(MAX_FIELDS)}), 3))
-        self.assertEqual(sorted(headers), ["x-death", "x-first-death-exchange", "x-first-death-queue", "x-first-death-reason"])
+        """A message with as many headers as a message may have loses them, and not its place among
+        the dead letters.
+        """
+        headers = self.letter(
+            encode_header(
+                Basic.Properties(headers={str(number): 1 for number in range(MAX_FIELDS)}), 3
+            )
+        )
+        self.assertEqual(
+            sorted(headers),
+            ["x-death", "x-first-death-exchange", "x-first-death-queue", "x-first-death-reason"],
+        )

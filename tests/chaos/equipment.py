@@ -1,4 +1,5 @@
-"""A service A of the tests' own, on TLS in the test's process: it logs all calls, can go down, and can let its certificate expire.
+"""A service A of the tests' own, on TLS in the test's process: it logs all calls, can go down, and
+can let its certificate expire.
 
 a = RecordingA(folder)
 a.start()
@@ -27,11 +28,15 @@ reactor = cast("Any", _reactor)
 
 
 def make_certificates(folder: Path) -> None:
-    """A set as `rtprov.certs` makes one, and ``expired.pem`` and ``.key``, which were A's until yesterday."""
+    """A set as `rtprov.certs` makes one, and ``expired.pem`` and ``.key``, which were A's until
+    yesterday.
+    """
     folder.mkdir()
     ca = trustme.CA()
     yesterday = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(days=1)
-    leaves = {name: ca.issue_cert(*SERVER_NAMES) for name in SERVERS} | {name: ca.issue_cert(f"rtprov-{name}") for name in CLIENTS}
+    leaves = {name: ca.issue_cert(*SERVER_NAMES) for name in SERVERS} | {
+        name: ca.issue_cert(f"rtprov-{name}") for name in CLIENTS
+    }
     leaves["expired"] = ca.issue_cert(*SERVER_NAMES, not_after=yesterday)
     for name, leaf in leaves.items():
         (folder / f"{name}.pem").write_bytes(b"".join(pem.bytes() for pem in leaf.cert_chain_pems))
@@ -42,7 +47,8 @@ def make_certificates(folder: Path) -> None:
 
 @define(eq=False)
 class Call:
-    """One call to A. `ended` is None while it is under way; `answered` tells whether it ended with A's answer.
+    """One call to A. `ended` is None while it is under way; `answered` tells whether it ended with
+    A's answer.
 
     `caller` is the process that made it, as the process's URL of A says.
     """
@@ -54,7 +60,9 @@ class Call:
 
 
 class RecordingA:
-    """`calls` has the calls of each task, in their order, by the ``Idempotency-Key``; `most_under_way` is how many there were at once."""
+    """`calls` has the calls of each task, in their order, by the ``Idempotency-Key``;
+    `most_under_way` is how many there were at once.
+    """
 
     app = Klein()
 
@@ -77,9 +85,13 @@ class RecordingA:
 
     def start(self, identity: str = "stub") -> None:
         """Listen, at the port of the time before, with a certificate by its name."""
-        options = server_options(self._certificates / f"{identity}.pem", self._certificates / f"{identity}.key")
+        options = server_options(
+            self._certificates / f"{identity}.pem", self._certificates / f"{identity}.key"
+        )
         self._connections = WrappingFactory(Site(self.app.resource()))
-        self._port = reactor.listenSSL(self._number, self._connections, options, interface="127.0.0.1")
+        self._port = reactor.listenSSL(
+            self._number, self._connections, options, interface="127.0.0.1"
+        )
         self._number = cast("Any", self._port).getHost().port
 
     async def stop(self) -> None:

@@ -1,14 +1,13 @@
-"""Nodes of RabbitMQ that are there to be killed: one, or a cluster, each restartable, with a balancer in front.
+"""Nodes of RabbitMQ that are there to be killed: one, or a cluster, each restartable, with a
+balancer in front.
 
-    nodes = await start_nodes(3)       # raises SkipTest where no RabbitMQ is installed
-    nodes.url                          # of the balancer, which passes each connection to a node that lives
-    nodes.kill(0)
-    nodes.start(0)                     # and nodes.accepting(0)
-    nodes.stop()
+    nodes = await start_nodes(3)       # raises SkipTest where no RabbitMQ is installed nodes.url
+    # of the balancer, which passes each connection to a node that lives nodes.kill(0)
+    nodes.start(0)                     # and nodes.accepting(0) nodes.stop()
 
-A keeper, a shell between the test process and the nodes, starts what its standard input tells it to. When that ends, as it does with the
-test process, the keeper kills all it has started, and removes their folder.
-"""
+A keeper, a shell between the test process and the nodes, starts what its standard input tells it
+to. When that ends, as it does with the test process, the keeper kills all it has started, and
+removes their folder."""
 
 from __future__ import annotations
 
@@ -31,7 +30,15 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from twisted.trial.unittest import FailTest
 
-from tests.support.rabbitmq import START_DEADLINE_S, _free_ports, _greets, _settings, find_programs, rabbitmqctl, shell
+from tests.support.rabbitmq import (
+    START_DEADLINE_S,
+    _free_ports,
+    _greets,
+    _settings,
+    find_programs,
+    rabbitmqctl,
+    shell,
+)
 
 reactor = cast("Any", _reactor)
 
@@ -84,7 +91,9 @@ class Nodes:
         while not await _greets(reactor, self.ports[number]):
             if reactor.seconds() > deadline:
                 log = (self.folder / f"{number}" / "start.log").read_text(errors="replace")
-                raise FailTest(f"node {number} did not start within {START_DEADLINE_S:g} s:\n{log[-4000:]}")
+                raise FailTest(
+                    f"node {number} did not start within {START_DEADLINE_S:g} s:\n{log[-4000:]}"
+                )
             await deferLater(reactor, 0.1)
 
     async def ctl(self, number: int, *arguments: str) -> str:
@@ -102,18 +111,33 @@ class Nodes:
 
 
 async def start_nodes(count: int) -> Nodes:
-    """Start nodes that form a cluster, and a balancer for them. Raises `SkipTest`, or `FailTest` where RabbitMQ is required."""
+    """Start nodes that form a cluster, and a balancer for them. Raises `SkipTest`, or `FailTest`
+    where RabbitMQ is required.
+    """
     server, epmd = find_programs()
     folder = Path(tempfile.mkdtemp(prefix="rabbitmq-"))
     mapper, *free = _free_ports(1 + 2 * count)
     ports, distributions = free[:count], free[count:]
     names = [f"rtprov{number}-{uuid.uuid4().hex}@localhost" for number in range(count)]
-    environments = [_prepare(folder, number, names, ports[number], distributions[number], mapper, server) for number in range(count)]
-    nodes = Nodes(folder, ports, names, server.parent, environments, shell(_KEEPER, "keeper", epmd, mapper, folder, cwd=folder))
+    environments = [
+        _prepare(folder, number, names, ports[number], distributions[number], mapper, server)
+        for number in range(count)
+    ]
+    nodes = Nodes(
+        folder,
+        ports,
+        names,
+        server.parent,
+        environments,
+        shell(_KEEPER, "keeper", epmd, mapper, folder, cwd=folder),
+    )
     for number in range(count):
         nodes.start(number)
     try:
-        await gatherResults([Deferred.fromCoroutine(nodes.accepting(number)) for number in range(count)], consumeErrors=True)
+        await gatherResults(
+            [Deferred.fromCoroutine(nodes.accepting(number)) for number in range(count)],
+            consumeErrors=True,
+        )
         if count > 1:
             await _joined(nodes)
     except BaseException:
@@ -123,13 +147,27 @@ async def start_nodes(count: int) -> Nodes:
     return nodes
 
 
-def _prepare(folder: Path, number: int, names: list[str], port: int, distribution: int, mapper: int, server: Path) -> dict[str, str]:
+def _prepare(
+    folder: Path,
+    number: int,
+    names: list[str],
+    port: int,
+    distribution: int,
+    mapper: int,
+    server: Path,
+) -> dict[str, str]:
     """Write a node's configuration and the script that starts it; return its environment."""
     own = folder / f"{number}"
     own.mkdir()
-    environment = _settings(own, port, distribution, mapper) | {"RABBITMQ_NODENAME": names[number], "HOME": str(folder)}
+    environment = _settings(own, port, distribution, mapper) | {
+        "RABBITMQ_NODENAME": names[number],
+        "HOME": str(folder),
+    }
     if len(names) > 1:
-        peers = "".join(f"cluster_formation.classic_config.nodes.{place} = {name}\n" for place, name in enumerate(names, 1))
+        peers = "".join(
+            f"cluster_formation.classic_config.nodes.{place} = {name}\n"
+            for place, name in enumerate(names, 1)
+        )
         with (own / "rabbitmq.conf").open("a") as file:
             file.write(f"cluster_formation.peer_discovery_backend = classic_config\n{peers}")
     cookie = folder / ".erlang.cookie"
@@ -137,7 +175,9 @@ def _prepare(folder: Path, number: int, names: list[str], port: int, distributio
         cookie.touch(0o600)
         cookie.write_text(uuid.uuid4().hex)
         cookie.chmod(0o400)
-    exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in environment.items())
+    exports = "".join(
+        f"export {name}={shlex.quote(value)}\n" for name, value in environment.items()
+    )
     (own / "start").write_text(f"{exports}exec {shlex.quote(str(server))}\n")
     return environment
 
@@ -188,7 +228,12 @@ class _Client(_Pipe):
     async def _find_node(self) -> None:
         for port in self._ports:
             try:
-                node = cast("_Pipe", await TCP4ClientEndpoint(reactor, "127.0.0.1", port, timeout=5).connect(_Pipes()))
+                node = cast(
+                    "_Pipe",
+                    await TCP4ClientEndpoint(reactor, "127.0.0.1", port, timeout=5).connect(
+                        _Pipes()
+                    ),
+                )
             except ConnectError:
                 continue
             if self.lost:
@@ -206,7 +251,9 @@ class _Pipes(Factory):
 
 
 class _Balancer(Factory):
-    """Passes each connection to a node that takes it, beginning with the next in turn; refuses where none does."""
+    """Passes each connection to a node that takes it, beginning with the next in turn; refuses
+    where none does.
+    """
 
     noisy = False
 

@@ -1,4 +1,5 @@
-"""One deployment of rtprov as processes, five hundred tasks for it, and the checks that are the same whatever breaks.
+"""One deployment of rtprov as processes, five hundred tasks for it, and the checks that are the
+same whatever breaks.
 
 site = Site(self, broker_url)
 await site.start(workers=2)
@@ -47,11 +48,12 @@ class ChaosTestCase(ProcessTestCase):
 
 @frozen
 class Break:
-    """What cut calls off: the kill of the process `caller`, or something `at` this time that ended no process (None).
+    """What cut calls off: the kill of the process `caller`, or something `at` this time that ended
+    no process (None).
 
-    `completed` are the tasks that a worker had logged as completed by then. They had ended in the journal, so that none of
-    them may be called again. How long it takes from A's answer to the journal depends on the machine, and says nothing.
-    """
+    `completed` are the tasks that a worker had logged as completed by then. They had ended in the
+    journal, so that none of them may be called again. How long it takes from A's answer to the
+    journal depends on the machine, and says nothing."""
 
     at: float
     completed: frozenset[str]
@@ -67,13 +69,16 @@ class Site:
         self.a = RecordingA(case.folder / "certs", delay_s=delay_s)
         case.addCleanup(self.a.stop)
         self.workers: list[Twistd] = []
-        self.callers: dict[Twistd, str] = {}  # processes that make calls, by the names that A knows them by
+        # processes that make calls, by the names that A knows them by
+        self.callers: dict[Twistd, str] = {}
         self.frontends: list[Twistd] = []
         self.clients: list[Client] = []
         self.accepted: dict[str, str] = {}  # paths by task id
 
     async def start(self, *, workers: int = 1, frontends: int = 1) -> None:
-        """Start A and, beside the front ends, one worker after the other: the first is the active one."""
+        """Start A and, beside the front ends, one worker after the other: the first is the active
+        one.
+        """
         self.a.start()
         started = [self._start_workers(workers), *(self.start_frontend() for _ in range(frontends))]
         await gatherResults([Deferred.fromCoroutine(each) for each in started])
@@ -83,7 +88,14 @@ class Site:
             await self.start_worker()
 
     async def start_worker(self) -> Twistd:
-        where = ("--broker", self.broker_url, "--equipment-url", self.a_for_next(), "--concurrency", "100")
+        where = (
+            "--broker",
+            self.broker_url,
+            "--equipment-url",
+            self.a_for_next(),
+            "--concurrency",
+            "100",
+        )
         worker = self.case.twistd("rtprov-worker", *where)
         self.calls_a(worker)
         self.workers.append(worker)
@@ -91,7 +103,9 @@ class Site:
         return worker
 
     async def start_frontend(self) -> Twistd:
-        frontend = self.case.twistd("rtprov-frontend", "--listen", ANY_PORT, environment={"RTPROV_BROKER": self.broker_url})
+        frontend = self.case.twistd(
+            "rtprov-frontend", "--listen", ANY_PORT, environment={"RTPROV_BROKER": self.broker_url}
+        )
         self.frontends.append(frontend)
         await frontend.logged("ready; try: curl ")
         self.use(await frontend.port("service B (front end)"))
@@ -108,7 +122,9 @@ class Site:
     # What the client does.
 
     def post(self, first: int = 0, last: int = TASKS) -> Deferred[None]:
-        """Have tasks accepted, each for a device of its own, however often that takes; a refusal is no promise."""
+        """Have tasks accepted, each for a device of its own, however often that takes; a refusal is
+        no promise.
+        """
         limit = DeferredSemaphore(AT_ONCE)
         posts = [limit.run(self._post, number) for number in range(first, last)]
         done: Deferred[None] = gatherResults(posts, consumeErrors=True).addCallback(lambda _: None)
@@ -160,20 +176,36 @@ class Site:
         self.callers[process] = f"process{len(self.callers)}"
 
     async def check(self, *, broken: Sequence[Break] = ()) -> None:
-        """All accepted tasks are completed, none lost; and A was called again only for what was in the hands of a process when it broke."""
+        """All accepted tasks are completed, none lost; and A was called again only for what was in
+        the hands of a process when it broke.
+        """
         limit = DeferredSemaphore(AT_ONCE)
         finals = [limit.run(self._final, path) for path in self.accepted.values()]
         asking = gatherResults(finals, consumeErrors=True)
         self.case.addCleanup(asking.cancel)
         answers = await asking
-        assert {str(answer.json) for answer in answers} == {"{'code': 200, 'message': 'Completed'}"}, answers
-        lost = [task_id for task_id in self.accepted if not any(call.answered for call in self.a.calls.get(task_id, []))]
-        assert not lost, f"A was never called for {len(lost)} of {len(self.accepted)} tasks, whose status is Completed"
+        assert {str(answer.json) for answer in answers} == {
+            "{'code': 200, 'message': 'Completed'}"
+        }, answers
+        lost = [
+            task_id
+            for task_id in self.accepted
+            if not any(call.answered for call in self.a.calls.get(task_id, []))
+        ]
+        assert not lost, (
+            f"A was never called for {len(lost)} of {len(self.accepted)} tasks, whose status is"
+            " Completed"
+        )
         unexplained = {
-            task_id: calls for task_id, calls in self.a.calls.items() if not all(_in_hands(task_id, call, broken) for call in calls[:-1])
+            task_id: calls
+            for task_id, calls in self.a.calls.items()
+            if not all(_in_hands(task_id, call, broken) for call in calls[:-1])
         }
         breaks = [each.at for each in broken]
-        assert not unexplained, f"A was called again for {len(unexplained)} tasks for no reason; breaks: {breaks}, calls: {unexplained}"
+        assert not unexplained, (
+            f"A was called again for {len(unexplained)} tasks for no reason; breaks: {breaks},"
+            f" calls: {unexplained}"
+        )
 
     async def _final(self, path: str) -> Any:
         while True:
@@ -191,7 +223,9 @@ class Site:
 def _in_hands(task_id: str, call: Call, broken: Sequence[Break]) -> bool:
     """Whether something cut the call off before a worker had seen its end in the journal."""
     for each in broken:
-        concerned = call.began <= each.at + ARRIVAL_S if each.caller is None else call.caller == each.caller
+        concerned = (
+            call.began <= each.at + ARRIVAL_S if each.caller is None else call.caller == each.caller
+        )
         if concerned and task_id not in each.completed:
             return True
     return False

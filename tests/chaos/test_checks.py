@@ -14,14 +14,22 @@ CUT = Break(100.0, frozenset({OTHER}))
 
 class InHands(SynchronousTestCase):
     def test_killed(self) -> None:
-        """A call of the killed process may be made again, answered or not, however late it comes to A; another's may not."""
+        """A call of the killed process may be made again, answered or not, however late it comes to
+        A; another's may not.
+        """
         for began in (50.0, 99.0, 110.0):
             for answered in (True, False):
-                self.assertTrue(_in_hands(TASK, Call(began, began + 1.0, answered, "first"), [KILLED]))
-                self.assertFalse(_in_hands(TASK, Call(began, began + 1.0, answered, "second"), [KILLED]))
+                self.assertTrue(
+                    _in_hands(TASK, Call(began, began + 1.0, answered, "first"), [KILLED])
+                )
+                self.assertFalse(
+                    _in_hands(TASK, Call(began, began + 1.0, answered, "second"), [KILLED])
+                )
 
     def test_cut(self) -> None:
-        """A call that had begun when something else broke may be made again, one that began later may not."""
+        """A call that had begun when something else broke may be made again, one that began later
+        may not.
+        """
         self.assertTrue(_in_hands(TASK, Call(99.0, 101.0, caller="first"), [CUT]))
         self.assertFalse(_in_hands(TASK, Call(100.1 + ARRIVAL_S, caller="first"), [CUT]))
 

@@ -17,7 +17,9 @@ class OnEmbeddedBroker(ChaosTestCase):
         return site, broker, port
 
     async def test_worker_and_front_end(self) -> None:
-        """The active worker, its standby and a front end are killed: nothing is lost, and only what was under way is called again."""
+        """The active worker, its standby and a front end are killed: nothing is lost, and only what
+        was under way is called again.
+        """
         site, _, _ = await self.site("state")
         await site.start(workers=2, frontends=2)
         posting = site.post()
@@ -32,7 +34,9 @@ class OnEmbeddedBroker(ChaosTestCase):
         self.assertGreater(site.repeated, 0)
 
     async def test_broker(self) -> None:
-        """The broker is killed and comes back: nothing is lost, and no call is made twice, since no worker died."""
+        """The broker is killed and comes back: nothing is lost, and no call is made twice, since no
+        worker died.
+        """
         site, broker, port = await self.site("state")
         await site.start()
         posting = site.post()

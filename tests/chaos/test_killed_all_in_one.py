@@ -1,4 +1,6 @@
-"""``twistd rtprov``, everything in one process, is killed in the middle of five hundred tasks, and started again."""
+"""``twistd rtprov``, everything in one process, is killed in the middle of five hundred tasks, and
+started again.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,9 @@ from tests.support.processes import Twistd
 
 class AllInOne(ChaosTestCase):
     async def test_killed(self) -> None:
-        """What was promised is kept by the next process: nothing is lost, and only what was under way is called again."""
+        """What was promised is kept by the next process: nothing is lost, and only what was under
+        way is called again.
+        """
         site = Site(self)
         site.a.start()
         process = await self.start(site)

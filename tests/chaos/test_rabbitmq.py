@@ -1,4 +1,5 @@
-"""On real RabbitMQ: what dies, what is cut, what is blocked, nodes that are killed, and an A that is down.
+"""On real RabbitMQ: what dies, what is cut, what is blocked, nodes that are killed, and an A that
+is down.
 
 A's minute takes a minute; all else happens meanwhile, in virtual hosts or on nodes of its own.
 """
@@ -35,14 +36,15 @@ class OnRabbitMQ(ChaosTestCase):
         return nodes
 
     async def test_side_by_side(self) -> None:
-        """Whatever breaks, nothing is lost, and only what a dying process had in its hands is called again."""
+        """Whatever breaks, nothing is lost, and only what a dying process had in its hands is
+        called again.
+        """
         node = await rabbitmq()
         await together(self.a_down_for_a_minute(node), self.all_else(node))
 
     async def test_queues_touched_from_outside(self) -> None:
-        """The work queue is deleted under load, and purged and deleted while no worker lives: all is done, and nothing
-        is called twice.
-        """
+        """The work queue is deleted under load, and purged and deleted while no worker lives: all
+        is done, and nothing is called twice."""
         node = await rabbitmq()
         site = await self.site(node)
         vhost = site.broker_url.rpartition("/")[2]
@@ -62,9 +64,8 @@ class OnRabbitMQ(ChaosTestCase):
         self.assertEqual(site.repeated, 0)
 
     async def test_the_journal_is_deleted(self) -> None:
-        """The journal is deleted under load: the worker tells the next one what it knows, so that even its successor
-        does.
-        """
+        """The journal is deleted under load: the worker tells the next one what it knows, so that
+        even its successor does."""
         node = await rabbitmq()
         site = await self.site(node)
         vhost = site.broker_url.rpartition("/")[2]
@@ -80,7 +81,12 @@ class OnRabbitMQ(ChaosTestCase):
         await site.check()
 
     async def all_else(self, node: RabbitMQ) -> None:
-        await together(self.killed(node), self.drained(node), self.connections_closed(node), self.poisoned(node))
+        await together(
+            self.killed(node),
+            self.drained(node),
+            self.connections_closed(node),
+            self.poisoned(node),
+        )
         await self.a_node_that_comes_back()
         await self.a_leader_that_stays_away()
 
@@ -98,7 +104,9 @@ class OnRabbitMQ(ChaosTestCase):
         self.assertGreater(site.repeated, 0)
 
     async def drained(self, node: RabbitMQ) -> None:
-        """The active worker is told to stop: its calls end, none is repeated, and the standby does the rest."""
+        """The active worker is told to stop: its calls end, none is repeated, and the standby does
+        the rest.
+        """
         site = await self.site(node, workers=2)
         posting = site.post()
         await site.a_is_busy()
@@ -109,7 +117,9 @@ class OnRabbitMQ(ChaosTestCase):
         self.assertEqual(site.repeated, 0)
 
     async def connections_closed(self, node: RabbitMQ) -> None:
-        """The operator closes all connections: they come back, and no call is repeated, since no worker died."""
+        """The operator closes all connections: they come back, and no call is repeated, since no
+        worker died.
+        """
         site = await self.site(node)
         posting = site.post()
         await site.a_is_busy()
@@ -121,24 +131,37 @@ class OnRabbitMQ(ChaosTestCase):
         self.assertEqual(site.repeated, 0)
 
     async def poisoned(self, node: RabbitMQ) -> None:
-        """What is no task, and a task that nobody here can do, are parked; the latter has failed, and all the rest goes on."""
+        """What is no task, and a task that nobody here can do, are parked; the latter has failed,
+        and all the rest goes on.
+        """
         site = await self.site(node)
-        await publish(site.broker_url, "", "rtprov.work.0of1", b"not ours", b'{"v": 9, "kind": "requested"}')
-        order = {"v": 9, "kind": "requested", "task": "ab" * 16, "equipment": "ABC123456", "at": 0.0, "body": "?"}
+        await publish(
+            site.broker_url, "", "rtprov.work.0of1", b"not ours", b'{"v": 9, "kind": "requested"}'
+        )
+        order = {
+            "v": 9,
+            "kind": "requested",
+            "task": "ab" * 16,
+            "equipment": "ABC123456",
+            "at": 0.0,
+            "body": "?",
+        }
         await publish(site.broker_url, "rtprov.tasks", "requested.0of1", json.dumps(order).encode())
         await site.post(0, TASKS // 5)
         await site.check()
         final = await site.clients[0].final(f"/api/v1/equipment/cpe/ABC123456/task/{'ab' * 16}")
         self.assertEqual(final.status, 500)
         vhost, lengths = site.broker_url.rpartition("/")[2], ""
-        while "rtprov.parked\t3\n" not in lengths:  # RabbitMQ counts a quorum queue's messages every five seconds
+        # RabbitMQ counts a quorum queue's messages every five seconds
+        while "rtprov.parked\t3\n" not in lengths:
             lengths = await node.ctl("list_queues", "--quiet", "-p", vhost, "name", "messages")
 
     async def a_down_for_a_minute(self, node: RabbitMQ) -> None:
-        """A is down for a minute: it is asked little, said to be in trouble once, and all is done when it is back.
+        """A is down for a minute: it is asked little, said to be in trouble once, and all is done
+        when it is back.
 
-        It comes back with a certificate that has expired, which is no better, and then with a good one.
-        """
+        It comes back with a certificate that has expired, which is no better, and then with a good
+        one."""
         site = await self.site(node)
         posting = site.post()
         await site.a_is_busy()
@@ -158,11 +181,14 @@ class OnRabbitMQ(ChaosTestCase):
         await worker.logged("A has recovered")
 
     async def a_node_that_comes_back(self) -> None:
-        """The only node is out of memory for a while, and then killed: POSTs are refused meanwhile, and no call is repeated."""
+        """The only node is out of memory for a while, and then killed: POSTs are refused meanwhile,
+        and no call is repeated.
+        """
         nodes = await self.nodes(1)
         site = Site(self, nodes.url)
         await site.start()
-        # RabbitMQ 3.10 writes which streams it has within three minutes only; a node killed before has forgotten a new one.
+        # RabbitMQ 3.10 writes which streams it has within three minutes only; a node killed before
+        # has forgotten a new one.
         await nodes.ctl(0, "eval", "[dets:sync(Table) || Table <- dets:all()].")
         await site.post(0, TASKS // 2)
         await nodes.ctl(0, "set_vm_memory_high_watermark", "0.0000001")
@@ -181,17 +207,20 @@ class OnRabbitMQ(ChaosTestCase):
         await nodes.stop()
 
     async def a_leader_that_stays_away(self) -> None:
-        """The node of a cluster that leads work queue and journal is killed for good, with everybody's connection: the others go on.
+        """The node of a cluster that leads work queue and journal is killed for good, with
+        everybody's connection: the others go on.
 
-        The standby may be back before the worker that has calls under way: these, and no others, are called again then.
-        """
+        The standby may be back before the worker that has calls under way: these, and no others,
+        are called again then."""
         nodes = await self.nodes(3)
         site = Site(self, nodes.url)
         await site.start(workers=2, frontends=2)
         posting = site.post()
         await site.a_is_busy()
         queues = await nodes.ctl(0, "list_queues", "--quiet", "name", "leader")
-        (leader,) = (line.split()[1] for line in queues.splitlines() if line.startswith("rtprov.work."))
+        (leader,) = (
+            line.split()[1] for line in queues.splitlines() if line.startswith("rtprov.work.")
+        )
         nodes.kill(nodes.names.index(leader))
         broken = site.broken(reactor.seconds())
         await posting

@@ -1,4 +1,6 @@
-"""Calls to A that do not come to its contract: answers that break our limits, no connection, and shortages of this machine."""
+"""Calls to A that do not come to its contract: answers that break our limits, no connection, and
+shortages of this machine.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,12 @@ from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClie
 from twisted.internet.protocol import Factory, Protocol
 from zope.interface import implementer
 
-from rtprov.equipment.answers import MAX_BODY_BYTES, MAX_HEAD_BYTES, MAX_INTERIM_ANSWERS, MAX_LINE_BYTES
+from rtprov.equipment.answers import (
+    MAX_BODY_BYTES,
+    MAX_HEAD_BYTES,
+    MAX_INTERIM_ANSWERS,
+    MAX_LINE_BYTES,
+)
 from rtprov.equipment.client import equipment_agent
 from rtprov.errors import EquipmentSilent, NotConnected, OutOfResources
 from rtprov.model import State
@@ -31,10 +38,14 @@ def field(size: int) -> str:
 
 
 class Limits(CallsTestCase):
-    """An answer that breaks a limit, or is not HTTP, is final: A was called, and would answer the same again."""
+    """An answer that breaks a limit, or is not HTTP, is final: A was called, and would answer the
+    same again.
+    """
 
     def assert_final(self, answer: bytes, text: str, piece: int = 0) -> None:
-        """The task has failed, for this reason, and the connection is closed; nothing is logged as an error."""
+        """The task has failed, for this reason, and the connection is closed; nothing is logged as
+        an error.
+        """
         outcome = self.call()
         for at in range(0, len(answer), piece or len(answer)):
             self.say(answer[at : at + (piece or len(answer))])
@@ -50,20 +61,28 @@ class Limits(CallsTestCase):
         self.assertEqual(self.successResultOf(outcome), (State.COMPLETED, "A answered 200"))
 
     def test_long_line(self) -> None:
-        """A field or a status line of up to 16 KB is read; a longer one is final, however it arrives."""
+        """A field or a status line of up to 16 KB is read; a longer one is final, however it
+        arrives.
+        """
         for piece in (0, 1000, 16384):
             self.assert_completed(http("200 OK", OK, field(MAX_LINE_BYTES + 1)), piece)
             self.assert_final(http("200 OK", OK, field(17_000)), "a line of more than 16384", piece)
             self.assert_final(http("200 " + "K" * 17_000, OK), "a line of more than 16384", piece)
             self.assert_final(b"x" * 20_000, "a line of more than 16384", piece)
-        self.assert_final(http("200 OK", OK, field(MAX_LINE_BYTES + 2)), "a line of more than 16384")
+        self.assert_final(
+            http("200 OK", OK, field(MAX_LINE_BYTES + 2)), "a line of more than 16384"
+        )
 
     def test_large_head(self) -> None:
-        """All fields together may have 64 KB; more is final, and so is a head that never ends, as soon as it is too large."""
+        """All fields together may have 64 KB; more is final, and so is a head that never ends, as
+        soon as it is too large.
+        """
         few, many = [field(1000)] * 60, [field(1000)] * 70
         for piece in (0, 777):
             self.assert_completed(http("200 OK", OK, *few), piece)
-            self.assert_final(http("200 OK", OK, *many), "the head of A's answer has more than 65536 bytes", piece)
+            self.assert_final(
+                http("200 OK", OK, *many), "the head of A's answer has more than 65536 bytes", piece
+            )
         outcome = self.call()
         self.say(b"HTTP/1.1 200 OK\r\n")
         for _ in range(MAX_HEAD_BYTES // 1000 + 1):
@@ -73,7 +92,10 @@ class Limits(CallsTestCase):
 
     def test_folded_field(self) -> None:
         """A field that goes on line by line is limited as a whole."""
-        self.assert_final(b"HTTP/1.1 200 OK\r\nX: x\r\n" + b" x\r\n" * 20_000, "the head of A's answer has more than 65536 bytes")
+        self.assert_final(
+            b"HTTP/1.1 200 OK\r\nX: x\r\n" + b" x\r\n" * 20_000,
+            "the head of A's answer has more than 65536 bytes",
+        )
 
     def test_interim_answers(self) -> None:
         """Some interim answers (1xx) may come first; endless ones are final."""
@@ -82,7 +104,10 @@ class Limits(CallsTestCase):
             self.assert_completed(CONTINUE + early + http("200 OK", OK), piece)
         self.assert_completed(CONTINUE * MAX_INTERIM_ANSWERS + http("200 OK", OK))
         self.assert_final(CONTINUE * (MAX_INTERIM_ANSWERS + 1), "interim answers")
-        self.assert_final(b"HTTP/1.1 100 Continue\r\n" + (field(900) + "\r\n").encode() * 80, "the head of A's answer")
+        self.assert_final(
+            b"HTTP/1.1 100 Continue\r\n" + (field(900) + "\r\n").encode() * 80,
+            "the head of A's answer",
+        )
 
     def test_each_answer_for_itself(self) -> None:
         """Answers on one connection are each limited for themselves."""
@@ -96,7 +121,10 @@ class Limits(CallsTestCase):
         self.assert_completed(http("200 OK", padded))
         self.assert_final(http("200 OK", padded + b" "), "A's answer has more than 65536 bytes")
         chunk = b"800\r\n" + b" " * 2048 + b"\r\n"
-        self.assert_final(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk * 40, "A's answer has more than 65536 bytes")
+        self.assert_final(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk * 40,
+            "A's answer has more than 65536 bytes",
+        )
 
     def test_not_http(self) -> None:
         """What is no HTTP is final, in whatever way it is none."""
@@ -117,14 +145,18 @@ class Limits(CallsTestCase):
             self.assert_final(answer, "A's answer is not HTTP")
 
     def test_compressed(self) -> None:
-        """A compressed answer is read; what is not as it says, or grows beyond the limit, is final."""
+        """A compressed answer is read; what is not as it says, or grows beyond the limit, is
+        final.
+        """
         packed = gzip.compress(OK)
         self.assert_completed(http("200 OK", packed, "Content-Encoding: gzip"))
         outcome = self.call()
         self.say(http("200 OK", OK, "Content-Encoding: gzip"))
         self.assertIs(self.successResultOf(outcome)[0], State.FAILED)
         bomb = gzip.compress(b" " * 10_000_000)
-        self.assert_final(http("200 OK", bomb, "Content-Encoding: gzip"), "A's answer has more than 65536 bytes")
+        self.assert_final(
+            http("200 OK", bomb, "Content-Encoding: gzip"), "A's answer has more than 65536 bytes"
+        )
 
     def test_byte_order_mark(self) -> None:
         """JSON with a byte order mark is read."""
@@ -169,7 +201,9 @@ class Connections(CallsTestCase):
         self.servers = VerifiedServers(ca)
 
     def test_tls_never_finished(self) -> None:
-        """A that accepts connections and never finishes TLS has got no order: an outage, told of after the deadline for connecting."""
+        """A that accepts connections and never finishes TLS has got no order: an outage, told of
+        after the deadline for connecting.
+        """
         self.network.listen("silent").listen(Factory.forProtocol(Protocol))
         endpoint = ServerEndpoint(
             self.network.connect("silent"),
@@ -179,16 +213,24 @@ class Connections(CallsTestCase):
             at_once=10,
             clock=self.reactor,
         )
-        self.equipment = self.equipment_with(equipment_agent(endpoint, concurrency=10, clock=self.reactor))
+        self.equipment = self.equipment_with(
+            equipment_agent(endpoint, concurrency=10, clock=self.reactor)
+        )
         outcome = self.call()
         self.network.advance(10)
         text = str(self.assertUnreachable(outcome))
-        self.assertIn("A cannot be reached: TLS: a:443 accepted the connection and did not finish the handshake within 10 s", text)
+        self.assertIn(
+            "A cannot be reached: TLS: a:443 accepted the connection and did not finish the"
+            " handshake within 10 s",
+            text,
+        )
 
     def test_time_begins_with_the_order(self) -> None:
         """A has its time from when the order is written, however long connecting took."""
         later = Later(self.network.connect("a"))
-        self.equipment = self.equipment_with(equipment_agent(later, concurrency=10, clock=self.reactor))
+        self.equipment = self.equipment_with(
+            equipment_agent(later, concurrency=10, clock=self.reactor)
+        )
         outcome = self.call()
         self.network.advance(60)
         self.assertEqual(self.received, b"")
@@ -202,10 +244,15 @@ class Connections(CallsTestCase):
     def test_connecting_fails(self) -> None:
         """Each way not to come to a connection is an outage, in words."""
         for error, text in (
-            (NotConnected("could not connect to a:443: Connection refused"), "A cannot be reached: could not connect to a:443: Conn"),
+            (
+                NotConnected("could not connect to a:443: Connection refused"),
+                "A cannot be reached: could not connect to a:443: Conn",
+            ),
             (ConnectionRefusedError(), "A cannot be reached: ConnectionRefusedError"),
         ):
-            self.equipment = self.equipment_with(equipment_agent(Later(None, [error]), concurrency=10, clock=self.reactor))
+            self.equipment = self.equipment_with(
+                equipment_agent(Later(None, [error]), concurrency=10, clock=self.reactor)
+            )
             self.assertIn(text, str(self.assertUnreachable(self.call())))
 
 
@@ -213,22 +260,36 @@ class Shortages(CallsTestCase):
     """This machine has run out of something."""
 
     def test_said_once_a_minute(self) -> None:
-        """The call fails as one that was not made; the log says which limit it is, once a minute and not for each call."""
-        errors: list[Exception] = [OutOfResources("no open file left (ulimit -n)") for _ in range(1000)]
-        self.equipment = self.equipment_with(equipment_agent(Later(None, errors), concurrency=10, clock=self.reactor))
+        """The call fails as one that was not made; the log says which limit it is, once a minute
+        and not for each call.
+        """
+        errors: list[Exception] = [
+            OutOfResources("no open file left (ulimit -n)") for _ in range(1000)
+        ]
+        self.equipment = self.equipment_with(
+            equipment_agent(Later(None, errors), concurrency=10, clock=self.reactor)
+        )
         for _ in range(150):
             self.failureResultOf(self.call(), OutOfResources)
             self.network.advance(1)
         self.assertEqual(len(self.logged), 3)
         for line in self.logged:
-            self.assertIn("calls to A wait for resources of this machine, which counts against no task: no open file left", line)
+            self.assertIn(
+                "calls to A wait for resources of this machine, which counts against no task: no"
+                " open file left",
+                line,
+            )
 
 
 @implementer(IStreamClientEndpoint)
 class Later:
-    """Connects to `endpoint` when it is told to; before that, each attempt fails with the next of `errors`."""
+    """Connects to `endpoint` when it is told to; before that, each attempt fails with the next of
+    `errors`.
+    """
 
-    def __init__(self, endpoint: IStreamClientEndpoint | None, errors: list[Exception] | None = None) -> None:
+    def __init__(
+        self, endpoint: IStreamClientEndpoint | None, errors: list[Exception] | None = None
+    ) -> None:
         self._endpoint = endpoint
         self._errors = errors or []
         self._told: Deferred[None] = Deferred()

@@ -35,11 +35,19 @@ class Interpretation(SynchronousTestCase):
     def test_the_contract(self) -> None:
         """A's three answers mean the three final states."""
         self.assertIs(interpret(200, b'{"code": 200, "message": "success"}')[0], State.COMPLETED)
-        self.assertIs(interpret(404, b'{"code": 404, "message": "The requested equipment is not found"}')[0], State.NOT_FOUND)
-        self.assertIs(interpret(500, b'{"code": 500, "message": "Internal provisioning exception"}')[0], State.FAILED)
+        self.assertIs(
+            interpret(404, b'{"code": 404, "message": "The requested equipment is not found"}')[0],
+            State.NOT_FOUND,
+        )
+        self.assertIs(
+            interpret(500, b'{"code": 500, "message": "Internal provisioning exception"}')[0],
+            State.FAILED,
+        )
 
     def test_anything_else_is_a_failure(self) -> None:
-        """Garbage, a proxy's page, a code that is not the status, or another status has failed; the reason holds nothing of the body."""
+        """Garbage, a proxy's page, a code that is not the status, or another status has failed; the
+        reason holds nothing of the body.
+        """
         for status, body in [
             (200, b"s3cr3t"),
             (200, b"[]"),
@@ -65,7 +73,9 @@ class Interpretation(SynchronousTestCase):
 
     def test_deadline(self) -> None:
         """A gets max(timeoutInSeconds, 60) + 30 s."""
-        self.assertEqual([answer_deadline_s(1), answer_deadline_s(60), answer_deadline_s(1500)], [90, 90, 1530])
+        self.assertEqual(
+            [answer_deadline_s(1), answer_deadline_s(60), answer_deadline_s(1500)], [90, 90, 1530]
+        )
 
 
 class Calls(CallsTestCase):
@@ -96,7 +106,9 @@ class Calls(CallsTestCase):
         self.assertEqual(len(self.network.connections), 1)
 
     def test_no_answer(self) -> None:
-        """Without an answer within the deadline the task has failed, and the connection is closed."""
+        """Without an answer within the deadline the task has failed, and the connection is
+        closed.
+        """
         outcome = self.call()
         self.network.advance(89.9)
         self.assertNoResult(outcome)
@@ -122,11 +134,15 @@ class Calls(CallsTestCase):
         """An answer larger than any of A's has failed, and is not read on."""
         outcome = self.call()
         self.say(b"HTTP/1.1 200 OK\r\nContent-Length: 10000000\r\n\r\n" + b"x" * 70_000)
-        self.assertEqual(self.successResultOf(outcome), (State.FAILED, "A's answer has more than 65536 bytes"))
+        self.assertEqual(
+            self.successResultOf(outcome), (State.FAILED, "A's answer has more than 65536 bytes")
+        )
         self.assertFalse(self.server().connected)
 
     def test_said_once(self) -> None:
-        """The log says once for each reason that nobody is there, whatever number of calls fails, and once that somebody is again."""
+        """The log says once for each reason that nobody is there, whatever number of calls fails,
+        and once that somebody is again.
+        """
         logged: list[str] = []
         observer = cast("ILogObserver", lambda event: logged.append(formatEvent(event)))
         globalLogPublisher.addObserver(observer)
@@ -160,14 +176,22 @@ class Calls(CallsTestCase):
     def test_tls_failed(self) -> None:
         """Failed TLS is an outage whose reason is told in words."""
         errors = [Failure(SSL.Error([("SSL routines", "", "certificate verify failed")]))]
-        self.equipment = self.equipment_with(cast("IAgent", _Failing(ResponseNeverReceived(errors))))
+        self.equipment = self.equipment_with(
+            cast("IAgent", _Failing(ResponseNeverReceived(errors)))
+        )
         text = str(self.assertUnreachable(self.call()))
         self.assertIn("A cannot be reached: TLS: certificate verify failed (", text)
         self.assertNotIn("SSL routines", text)
 
     def test_dropped_without_an_answer(self) -> None:
-        """A connection that is closed without an answer is an outage, whether before or within the headers or the body."""
-        for beginning in (b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"):
+        """A connection that is closed without an answer is an outage, whether before or within the
+        headers or the body.
+        """
+        for beginning in (
+            b"",
+            b"HTTP/1.1 200 OK\r\n",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{",
+        ):
             outcome = self.call()
             self.say(beginning)
             self.server().cut()
@@ -175,7 +199,9 @@ class Calls(CallsTestCase):
             self.assertUnreachable(outcome)
 
     def test_retry_after_by_the_clock_of_a(self) -> None:
-        """A date in Retry-After counts from A's own Date, however far the clocks of A and of the worker differ."""
+        """A date in Retry-After counts from A's own Date, however far the clocks of A and of the
+        worker differ.
+        """
         outcome = self.call()
         dates = "Date: Sun, 29 Nov 2026 12:00:00 GMT\r\nRetry-After: Sun, 29 Nov 2026 12:00:30 GMT"
         self.say(http("503 Service Unavailable", b"", dates))
@@ -189,7 +215,9 @@ class Calls(CallsTestCase):
             self.assertEqual(self.assertUnreachable(outcome).retry_after_s, 17.0)
 
     def test_gateway_errors_with_a_large_page(self) -> None:
-        """A gateway's page may be as large as it likes: it is an outage all the same, and is not read on."""
+        """A gateway's page may be as large as it likes: it is an outage all the same, and is not
+        read on.
+        """
         outcome = self.call()
         self.say(http("503 Service Unavailable", b"<html>" * 20_000, "Retry-After: 17"))
         self.assertEqual(self.assertUnreachable(outcome).retry_after_s, 17.0)

@@ -13,12 +13,23 @@ class States(SynchronousTestCase):
     def setUp(self) -> None:
         self.reachability = Reachability()
 
-    def missed(self, device: str = "ABC123", reason: str = "refused", *, connected: bool = False, now: float = 0.0) -> bool:
+    def missed(
+        self,
+        device: str = "ABC123",
+        reason: str = "refused",
+        *,
+        connected: bool = False,
+        now: float = 0.0,
+    ) -> bool:
         return self.reachability.missed(device, reason, connected=connected, now=now)
 
     def test_entered_and_left(self) -> None:
-        """A row of calls that came to no connection is told once, and the first answer takes it back, once."""
-        self.assertEqual([self.missed() for _ in range(ROW + 3)], [False] * (ROW - 1) + [True] + [False] * 3)
+        """A row of calls that came to no connection is told once, and the first answer takes it
+        back, once.
+        """
+        self.assertEqual(
+            [self.missed() for _ in range(ROW + 3)], [False] * (ROW - 1) + [True] + [False] * 3
+        )
         self.assertEqual([self.reachability.answered() for _ in range(2)], [True, False])
 
     def test_answers_between(self) -> None:
@@ -28,9 +39,13 @@ class States(SynchronousTestCase):
             self.assertFalse(self.reachability.answered())
 
     def test_one_device(self) -> None:
-        """A device at whose calls A closes the connection says nothing of A, however often that is; several do."""
+        """A device at whose calls A closes the connection says nothing of A, however often that is;
+        several do.
+        """
         self.assertFalse(any(self.missed(connected=True) for _ in range(100)))
-        others = [self.missed(f"XYZ00{number}", "closed", connected=True) for number in range(ROW - 1)]
+        others = [
+            self.missed(f"XYZ00{number}", "closed", connected=True) for number in range(ROW - 1)
+        ]
         self.assertEqual(others, [False] * (ROW - 2) + [True])
 
     def test_reasons(self) -> None:
@@ -51,7 +66,9 @@ class States(SynchronousTestCase):
 
     @given(st.lists(st.one_of(st.none(), st.tuples(st.sampled_from("abcdef"), st.booleans()))))
     def test_in_turn(self, events: list[tuple[str, bool] | None]) -> None:
-        """Whatever comes, nothing is taken back that was not told, and what was told is taken back by the next answer."""
+        """Whatever comes, nothing is taken back that was not told, and what was told is taken back
+        by the next answer.
+        """
         reachability, out = Reachability(), False
         for now, event in enumerate(events):
             if event is None:
@@ -59,6 +76,8 @@ class States(SynchronousTestCase):
                 out = False
             else:
                 device, connected = event
-                news = reachability.missed(device, "one reason", connected=connected, now=float(now))
+                news = reachability.missed(
+                    device, "one reason", connected=connected, now=float(now)
+                )
                 self.assertFalse(news and out)
                 out = out or news

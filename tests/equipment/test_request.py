@@ -28,7 +28,9 @@ class BodyTestCase(SynchronousTestCase):
         self.assertEqual(parse_request(body), ProvisioningRequest(timeout_s), body[:100])
 
     def refuses(self, body: bytes | str, message: str) -> None:
-        error = self.assertRaises(InvalidBody, parse_request, body.encode() if isinstance(body, str) else body)
+        error = self.assertRaises(
+            InvalidBody, parse_request, body.encode() if isinstance(body, str) else body
+        )
         self.assertEqual(str(error), message, body[:100])
 
     def accepts_parameters(self, *texts: str) -> None:
@@ -71,10 +73,15 @@ class Text(BodyTestCase):
 
     def test_byte_order_mark(self) -> None:
         """A byte order mark is no JSON (RFC 8259 §8.1)."""
-        self.refuses(b"\xef\xbb\xbf" + CONTRACT_EXAMPLE, "the body is not JSON: it begins with a byte order mark")
+        self.refuses(
+            b"\xef\xbb\xbf" + CONTRACT_EXAMPLE,
+            "the body is not JSON: it begins with a byte order mark",
+        )
 
     def test_other_encodings(self) -> None:
-        """Only UTF-8 is taken: no UTF-16 or -32, no Latin-1 or CP1251, no encoded surrogates, no overlong forms."""
+        """Only UTF-8 is taken: no UTF-16 or -32, no Latin-1 or CP1251, no encoded surrogates, no
+        overlong forms.
+        """
         text = '{"timeoutInSeconds": 14, "parameters": {"password": "пароль"}}'
         self.accepts(text)
         for encoding in ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "cp1251"):
@@ -86,7 +93,9 @@ class Text(BodyTestCase):
     def test_not_a_number(self) -> None:
         """NaN and Infinity, which Python would read, are refused wherever they stand."""
         for number in ("NaN", "Infinity", "-Infinity"):
-            self.refuses_parameters(f'{{"x": [{number}]}}', "the body is not JSON: NaN and Infinity are no numbers")
+            self.refuses_parameters(
+                f'{{"x": [{number}]}}', "the body is not JSON: NaN and Infinity are no numbers"
+            )
 
     def test_not_an_object(self) -> None:
         """The whole body is an object."""
@@ -94,7 +103,9 @@ class Text(BodyTestCase):
             self.refuses(text, "the body: expected a JSON object")
 
     def test_depth(self) -> None:
-        """Levels up to `MAX_DEPTH` are taken; beyond, by one or by ten thousand, the body is refused."""
+        """Levels up to `MAX_DEPTH` are taken; beyond, by one or by ten thousand, the body is
+        refused.
+        """
         refusal = f"the body is nested too deeply: at most {MAX_DEPTH} levels are taken"
         around = 2  # the body, and ``parameters``
         self.accepts_parameters(nested(MAX_DEPTH - around), nested(MAX_DEPTH - around, "{"))
@@ -130,13 +141,29 @@ class TimeoutInSeconds(BodyTestCase):
     def test_range(self) -> None:
         """1 to 1500 seconds."""
         for timeout_s in (1, 14, 1500):
-            self.accepts(f'{{"timeoutInSeconds": {timeout_s}, "parameters": {{"vlan": 1}}}}', timeout_s)
+            self.accepts(
+                f'{{"timeoutInSeconds": {timeout_s}, "parameters": {{"vlan": 1}}}}', timeout_s
+            )
 
     def test_no_such_integer(self) -> None:
         """Another number, or what only looks like an integer, is refused."""
-        for value in ("0", "-1", "1501", "5.0", "1e1", "true", '"5"', "null", "[5]", "{}", "9" * 5000, "-" + "9" * 5000):
+        for value in (
+            "0",
+            "-1",
+            "1501",
+            "5.0",
+            "1e1",
+            "true",
+            '"5"',
+            "null",
+            "[5]",
+            "{}",
+            "9" * 5000,
+            "-" + "9" * 5000,
+        ):
             self.refuses(
-                f'{{"timeoutInSeconds": {value}, "parameters": {{"vlan": 1}}}}', "timeoutInSeconds: expected an integer from 1 to 1500"
+                f'{{"timeoutInSeconds": {value}, "parameters": {{"vlan": 1}}}}',
+                "timeoutInSeconds: expected an integer from 1 to 1500",
             )
 
     def test_missing(self) -> None:
@@ -149,7 +176,9 @@ class Forms(BodyTestCase):
     """The shapes of ``parameters``."""
 
     def test_three_forms(self) -> None:
-        """A list of single-key objects, one object, and a list that holds one object are all taken."""
+        """A list of single-key objects, one object, and a list that holds one object are all
+        taken.
+        """
         self.accepts_parameters(
             '[{"username": "admin"}, {"vlan": 534}]',
             '{"username": "admin", "vlan": 534}',
@@ -172,20 +201,42 @@ class Forms(BodyTestCase):
             self.refuses_parameters(text, "parameters: expected an object or a list of objects")
         for text in ("[null]", "[5]", '["vlan"]', '[[{"vlan": 1}]]'):
             self.refuses_parameters(text, "parameters[0]: expected an object")
-        self.refuses_parameters('[{"vlan": 1}, {"a": 1, "b": 2}]', "parameters[1]: expected an object with a single key")
-        self.refuses_parameters('[{"a": 1, "b": 2}, {"vlan": 1}]', "parameters[0]: expected an object with a single key")
-        self.refuses_parameters('[{"vlan": 1}, {}]', "parameters[1]: expected an object with a single key")
-        self.refuses_parameters('[{"vlan": 1}, [], {}]', "parameters[1]: expected an object with a single key")
-        self.refuses_parameters('[{"vlan": 1}, {"a": 1}, 5]', "parameters[2]: expected an object with a single key")
+        self.refuses_parameters(
+            '[{"vlan": 1}, {"a": 1, "b": 2}]', "parameters[1]: expected an object with a single key"
+        )
+        self.refuses_parameters(
+            '[{"a": 1, "b": 2}, {"vlan": 1}]', "parameters[0]: expected an object with a single key"
+        )
+        self.refuses_parameters(
+            '[{"vlan": 1}, {}]', "parameters[1]: expected an object with a single key"
+        )
+        self.refuses_parameters(
+            '[{"vlan": 1}, [], {}]', "parameters[1]: expected an object with a single key"
+        )
+        self.refuses_parameters(
+            '[{"vlan": 1}, {"a": 1}, 5]', "parameters[2]: expected an object with a single key"
+        )
 
 
 class TwiceTheSameKey(BodyTestCase):
     def test_different_values(self) -> None:
-        """A key given twice with different values is refused, within an object and across the list."""
-        self.refuses_parameters('{"vlan": 1, "vlan": 2}', "parameters.vlan: given twice with different values")
-        self.refuses_parameters('[{"vlan": 1, "vlan": 2}]', "parameters[0].vlan: given twice with different values")
-        self.refuses_parameters('[{"vlan": 1}, {"username": "x"}, {"vlan": 2}]', "parameters[2].vlan: given twice with different values")
-        self.refuses_parameters('[{"vlan": 1}, {"vlan": 2, "vlan": 2}]', "parameters[1].vlan: given twice with different values")
+        """A key given twice with different values is refused, within an object and across the
+        list.
+        """
+        self.refuses_parameters(
+            '{"vlan": 1, "vlan": 2}', "parameters.vlan: given twice with different values"
+        )
+        self.refuses_parameters(
+            '[{"vlan": 1, "vlan": 2}]', "parameters[0].vlan: given twice with different values"
+        )
+        self.refuses_parameters(
+            '[{"vlan": 1}, {"username": "x"}, {"vlan": 2}]',
+            "parameters[2].vlan: given twice with different values",
+        )
+        self.refuses_parameters(
+            '[{"vlan": 1}, {"vlan": 2, "vlan": 2}]',
+            "parameters[1].vlan: given twice with different values",
+        )
 
     def test_at_the_top(self) -> None:
         """So is one of the body's own keys."""
@@ -198,13 +249,19 @@ class TwiceTheSameKey(BodyTestCase):
             "parameters: given twice with different values",
         )
         self.refuses(
-            '{"timeoutInSeconds": 14, "x": 1, "x": 2, "parameters": {"vlan": 1}}', "the body: a key is given twice with different values"
+            '{"timeoutInSeconds": 14, "x": 1, "x": 2, "parameters": {"vlan": 1}}',
+            "the body: a key is given twice with different values",
         )
 
     def test_unknown_key_is_not_repeated(self) -> None:
         """An unknown key may be anything, a secret too: the message names only where it stands."""
-        self.refuses_parameters('{"s3cr3t": 1, "s3cr3t": 2}', "parameters: a key is given twice with different values")
-        self.refuses_parameters('[{"s3cr3t": 1}, {"s3cr3t": 2}]', "parameters[1]: a key is given twice with different values")
+        self.refuses_parameters(
+            '{"s3cr3t": 1, "s3cr3t": 2}', "parameters: a key is given twice with different values"
+        )
+        self.refuses_parameters(
+            '[{"s3cr3t": 1}, {"s3cr3t": 2}]',
+            "parameters[1]: a key is given twice with different values",
+        )
 
     def test_same_value(self) -> None:
         """The same value twice is fine, however it is written."""
@@ -217,10 +274,15 @@ class TwiceTheSameKey(BodyTestCase):
             '{"x": [1, {"a": 1, "b": [2]}], "x": [1, {"b": [2], "a": 1}]}',
             f'{{"x": {"9" * 5000}, "x": {"9" * 5000}}}',
         )
-        self.accepts('{"timeoutInSeconds": 14, "parameters": {"vlan": 1}, "timeoutInSeconds": 14, "parameters": {"vlan": 1}}')
+        self.accepts(
+            '{"timeoutInSeconds": 14, "parameters": {"vlan": 1}, "timeoutInSeconds": 14,'
+            ' "parameters": {"vlan": 1}}'
+        )
 
     def test_values_that_python_takes_for_equal(self) -> None:
-        """1, 1.0 and true are different, and so are an empty object and an empty list, a number and its digits, and numbers of any size."""
+        """1, 1.0 and true are different, and so are an empty object and an empty list, a number and
+        its digits, and numbers of any size.
+        """
         for one, other in (
             ("1", "1.0"),
             ("1", "true"),
@@ -236,53 +298,108 @@ class TwiceTheSameKey(BodyTestCase):
             ("9" * 30, "-" + "9" * 30),
         ):
             for first, second in ((one, other), (other, one)):
-                self.refuses_parameters(f'{{"x": {first}, "x": {second}}}', "parameters: a key is given twice with different values")
+                self.refuses_parameters(
+                    f'{{"x": {first}, "x": {second}}}',
+                    "parameters: a key is given twice with different values",
+                )
 
 
 class KnownKeys(BodyTestCase):
     def test_contract_wording(self) -> None:
         """A wrong value is named by its place in the body, as the contract words it."""
         self.refuses_parameters(
-            '[{"username": "a"}, {"password": "b"}, {"vlan": 4095}]', "parameters[2].vlan: expected an integer from 1 to 4094"
+            '[{"username": "a"}, {"password": "b"}, {"vlan": 4095}]',
+            "parameters[2].vlan: expected an integer from 1 to 4094",
         )
-        self.refuses_parameters('{"username": "a", "vlan": 0}', "parameters.vlan: expected an integer from 1 to 4094")
-        self.refuses_parameters('[{"username": "a", "vlan": 0}]', "parameters[0].vlan: expected an integer from 1 to 4094")
         self.refuses_parameters(
-            '[{"a": 1}, {"b": 1}, {"c": 1}, {"interfaces": [1, -1]}]', "parameters[3].interfaces[1]: expected an integer of 0 or more"
+            '{"username": "a", "vlan": 0}', "parameters.vlan: expected an integer from 1 to 4094"
+        )
+        self.refuses_parameters(
+            '[{"username": "a", "vlan": 0}]',
+            "parameters[0].vlan: expected an integer from 1 to 4094",
+        )
+        self.refuses_parameters(
+            '[{"a": 1}, {"b": 1}, {"c": 1}, {"interfaces": [1, -1]}]',
+            "parameters[3].interfaces[1]: expected an integer of 0 or more",
         )
 
     def test_vlan(self) -> None:
         """vlan is an integer from 1 to 4094."""
         self.accepts_parameters('{"vlan": 1}', '{"vlan": 4094}')
-        for value in ("0", "-1", "4095", "5.0", "5e0", "true", "null", '"534"', "[534]", "{}", "9" * 5000):
-            self.refuses_parameters(f'{{"vlan": {value}}}', "parameters.vlan: expected an integer from 1 to 4094")
+        for value in (
+            "0",
+            "-1",
+            "4095",
+            "5.0",
+            "5e0",
+            "true",
+            "null",
+            '"534"',
+            "[534]",
+            "{}",
+            "9" * 5000,
+        ):
+            self.refuses_parameters(
+                f'{{"vlan": {value}}}', "parameters.vlan: expected an integer from 1 to 4094"
+            )
 
     def test_username_and_password(self) -> None:
         """username and password are strings of at least one character, of any alphabet."""
         for key in ("username", "password"):
             self.accepts_parameters(
-                f'{{"{key}": "x"}}', f'{{"{key}": "пароль"}}', f'{{"{key}": " "}}', f'{{"{key}": "\\u0000\\ud83d\\ude00"}}'
+                f'{{"{key}": "x"}}',
+                f'{{"{key}": "пароль"}}',
+                f'{{"{key}": " "}}',
+                f'{{"{key}": "\\u0000\\ud83d\\ude00"}}',
             )
-            for value in ('""', "null", "5", "5.0", "true", '["x"]', '{"x": 1}', "9" * 30, "9" * 5000):
-                self.refuses_parameters(f'{{"{key}": {value}}}', f"parameters.{key}: expected a non-empty string")
+            for value in (
+                '""',
+                "null",
+                "5",
+                "5.0",
+                "true",
+                '["x"]',
+                '{"x": 1}',
+                "9" * 30,
+                "9" * 5000,
+            ):
+                self.refuses_parameters(
+                    f'{{"{key}": {value}}}', f"parameters.{key}: expected a non-empty string"
+                )
 
     def test_interfaces(self) -> None:
         """interfaces is a list of integers of 0 or more, without an upper bound."""
-        self.accepts_parameters('{"interfaces": []}', '{"interfaces": [0, 1, 1]}', f'{{"interfaces": [{2**64}, {"9" * 5000}]}}')
+        self.accepts_parameters(
+            '{"interfaces": []}',
+            '{"interfaces": [0, 1, 1]}',
+            f'{{"interfaces": [{2**64}, {"9" * 5000}]}}',
+        )
         for value in ("null", "1", '"1"', "{}", '{"a": 1}', "true"):
-            self.refuses_parameters(f'{{"interfaces": {value}}}', "parameters.interfaces: expected a list of integers of 0 or more")
+            self.refuses_parameters(
+                f'{{"interfaces": {value}}}',
+                "parameters.interfaces: expected a list of integers of 0 or more",
+            )
         for value in ("-1", "1.0", "true", "null", '"1"', "[]", "{}", "-" + "9" * 5000):
-            self.refuses_parameters(f'{{"interfaces": [7, {value}]}}', "parameters.interfaces[1]: expected an integer of 0 or more")
+            self.refuses_parameters(
+                f'{{"interfaces": [7, {value}]}}',
+                "parameters.interfaces[1]: expected an integer of 0 or more",
+            )
 
     def test_elsewhere(self) -> None:
-        """Beside ``parameters``, or deeper in them, the same names are the equipment's own business."""
-        self.accepts('{"timeoutInSeconds": 14, "parameters": {"a": 1}, "vlan": 0, "username": null}')
+        """Beside ``parameters``, or deeper in them, the same names are the equipment's own
+        business.
+        """
+        self.accepts(
+            '{"timeoutInSeconds": 14, "parameters": {"a": 1}, "vlan": 0, "username": null}'
+        )
         self.accepts_parameters('{"a": {"vlan": 0}}', '{"timeoutInSeconds": 0, "parameters": 5}')
 
 
 class UnknownKeys(BodyTestCase):
     def test_anything_goes(self) -> None:
-        """Other keys and their values may be any JSON: null, huge numbers, lone surrogates, even duplicates inside of them."""
+        """Other keys and their values may be any JSON: null, huge numbers, lone surrogates, even
+        duplicates inside of them.
+        """
         self.accepts_parameters(
             '{"x": null}',
             '{"": ""}',
@@ -296,13 +413,22 @@ class UnknownKeys(BodyTestCase):
 
     def test_full_size(self) -> None:
         """A body of 64 KiB is taken, whatever fills it."""
-        for filler in ("9" * 65000, '"' + "\\u0430" * 10_800 + '"', "[" + "[]," * 21_000 + "0]", "{" + '"a":1,' * 10_000 + '"a":1}'):
+        for filler in (
+            "9" * 65000,
+            '"' + "\\u0430" * 10_800 + '"',
+            "[" + "[]," * 21_000 + "0]",
+            "{" + '"a":1,' * 10_000 + '"a":1}',
+        ):
             body = with_parameters(f'{{"x": {filler}}}')
             self.accepts(body + b" " * (MAX_BODY_BYTES - len(body)))
 
 
 json_values: st.SearchStrategy[Any] = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | texts,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
     max_leaves=10,
 )
@@ -323,7 +449,12 @@ class AnyBody(BodyTestCase):
     def test_valid(self, timeout_s: int, valid: dict[str, Any], ascii_only: bool) -> None:
         """Whatever keeps the rules is taken in each of the three forms."""
         for form in (valid, [valid], [{key: value} for key, value in valid.items()]):
-            self.accepts(json.dumps({"timeoutInSeconds": timeout_s, "parameters": form}, ensure_ascii=ascii_only), timeout_s)
+            self.accepts(
+                json.dumps(
+                    {"timeoutInSeconds": timeout_s, "parameters": form}, ensure_ascii=ascii_only
+                ),
+                timeout_s,
+            )
 
     @given(json_values, json_values)
     def test_any_json(self, timeout: Any, value: Any) -> None:
@@ -347,7 +478,9 @@ class AnyBody(BodyTestCase):
         """No message repeats a value."""
         for value in ('["s3cr3t"]', '{"s3cr3t": 1}', "7777777", '{"s3cr3t": "s3cr3t"}'):
             top, inner = (value, "5") if key == "timeoutInSeconds" else ("5", value)
-            body = f'{{"timeoutInSeconds": {top}, "parameters": [{{"a": 1}}, {{"{key}": {inner}}}]}}'
+            body = (
+                f'{{"timeoutInSeconds": {top}, "parameters": [{{"a": 1}}, {{"{key}": {inner}}}]}}'
+            )
             if key == "interfaces":
                 body = body.replace("7777777", "[-7777777]")
             error = self.assertRaises(InvalidBody, parse_request, body.encode())

@@ -22,16 +22,25 @@ class GoodFiles(SynchronousTestCase):
 
     def test_a_rule(self) -> None:
         """A rule has what stands in it, and nothing where nothing stands."""
-        (full,) = load_scenario(rule("delay = 90.5", "retry_after = 5", "times = 2", match="'A\\d+'", answer="503"))
-        self.assertEqual((full.match.pattern, full.answer, full.delay, full.retry_after, full.times), ("A\\d+", 503, 90.5, 5, 2))
+        (full,) = load_scenario(
+            rule("delay = 90.5", "retry_after = 5", "times = 2", match="'A\\d+'", answer="503")
+        )
+        self.assertEqual(
+            (full.match.pattern, full.answer, full.delay, full.retry_after, full.times),
+            ("A\\d+", 503, 90.5, 5, 2),
+        )
         (bare,) = load_scenario(rule())
-        self.assertEqual((bare.answer, bare.delay, bare.retry_after, bare.times), (200, None, None, None))
+        self.assertEqual(
+            (bare.answer, bare.delay, bare.retry_after, bare.times), (200, None, None, None)
+        )
 
     def test_every_answer(self) -> None:
         """Each kind of answer is taken, and the rules keep their order."""
         answers = ["200", "404", "500", "503", '"hang"', '"drop"', '"garbage"']
         rules = load_scenario("".join(rule(answer=answer) for answer in answers))
-        self.assertEqual([each.answer for each in rules], [200, 404, 500, 503, "hang", "drop", "garbage"])
+        self.assertEqual(
+            [each.answer for each in rules], [200, 404, 500, 503, "hang", "drop", "garbage"]
+        )
 
     def test_times_of_zero_seconds(self) -> None:
         """A delay of nothing is a delay, in whole seconds too."""
@@ -41,7 +50,14 @@ class GoodFiles(SynchronousTestCase):
     def test_the_built_in_rules(self) -> None:
         """The built-in rules are those of the contract."""
         words = {each.match.pattern.removesuffix(".*"): each.answer for each in BUILT_IN}
-        expected = {"NOTFOUND": 404, "FAIL": 500, "HANG": "hang", "DROP": "drop", "GARBAGE": "garbage", "BUSY": 503}
+        expected = {
+            "NOTFOUND": 404,
+            "FAIL": 500,
+            "HANG": "hang",
+            "DROP": "drop",
+            "GARBAGE": "garbage",
+            "BUSY": 503,
+        }
         self.assertEqual(words, expected)
 
 
@@ -55,12 +71,27 @@ class BadFiles(SynchronousTestCase):
 
     def test_not_toml(self) -> None:
         """What is not TOML is refused as such."""
-        for text in ("[[rule]", "match", "a = 1\na = 2", "{}", "x = [1", "x = \x00", "x = " + "[" * 100_000, "x = " + "9" * 5000):
+        for text in (
+            "[[rule]",
+            "match",
+            "a = 1\na = 2",
+            "{}",
+            "x = [1",
+            "x = \x00",
+            "x = " + "[" * 100_000,
+            "x = " + "9" * 5000,
+        ):
             self.assertIn("not TOML", self.refusal(text))
 
     def test_other_tables(self) -> None:
         """Only [[rule]] tables are taken, and a misspelt one is named."""
-        for text in ("rule = 5", '[rule]\nmatch = "A"\nanswer = 200', "[[rules]]", "other = 1", rule() + "[other]"):
+        for text in (
+            "rule = 5",
+            '[rule]\nmatch = "A"\nanswer = 200',
+            "[[rules]]",
+            "other = 1",
+            rule() + "[other]",
+        ):
             self.assertTrue(self.refusal(text).startswith("expected tables [[rule]] only: "), text)
         self.assertIn("rules", self.refusal("[[rules]]"))
 
@@ -89,11 +120,22 @@ class BadFiles(SynchronousTestCase):
     def test_answer(self) -> None:
         """A bad answer's message says what can be one."""
         for value in ("201", "0", '"Hang"', '"200"', '"timeout"', "200.5", "true", "[200]", "{}"):
-            self.assertEqual(self.refusal(rule(answer=value)), f"rule 1: answer: expected {ANSWERS}")
+            self.assertEqual(
+                self.refusal(rule(answer=value)), f"rule 1: answer: expected {ANSWERS}"
+            )
 
     def test_match(self) -> None:
         """A bad `match` is named, a regular expression that is none too."""
-        for value in ("5", '["A"]', '"("', '"*"', '"[a"', '"a{99999999999}"', '"(?P<a>x)(?P<a>y)"', f'"{"(" * 10_000}"'):
+        for value in (
+            "5",
+            '["A"]',
+            '"("',
+            '"*"',
+            '"[a"',
+            '"a{99999999999}"',
+            '"(?P<a>x)(?P<a>y)"',
+            f'"{"(" * 10_000}"',
+        ):
             self.assertTrue(self.refusal(rule(match=value)).startswith("rule 1: match: "), value)
 
     def test_missing_and_unknown(self) -> None:

@@ -30,7 +30,12 @@ class StubTestCase(WebTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.stub = Stub(clock=self.reactor, delay_s=self.delay_s, honour_timeout=self.honour_timeout, rules=self.rules())
+        self.stub = Stub(
+            clock=self.reactor,
+            delay_s=self.delay_s,
+            honour_timeout=self.honour_timeout,
+            rules=self.rules(),
+        )
         self.serve(self.stub.resource())
 
     def rules(self) -> Sequence[Rule]:
@@ -52,7 +57,10 @@ class StubTestCase(WebTestCase):
         return answer
 
     def assertConfigured(self, answer: RawAnswer) -> None:
-        self.assertEqual((answer.status, answer.json, answer.header("Content-Type")), (200, SUCCESS, "application/json"))
+        self.assertEqual(
+            (answer.status, answer.json, answer.header("Content-Type")),
+            (200, SUCCESS, "application/json"),
+        )
 
 
 class Answers(StubTestCase):
@@ -100,7 +108,13 @@ class Answers(StubTestCase):
 
     def test_paths_and_methods(self) -> None:
         """Other paths are a 404 and other methods a 405 with Allow; there are no tasks here."""
-        for path in ("/", "/api/v1/equipment/cpe", CPE + ID + "/", CPE + ID + "/task/" + "0" * 32, "//" + CPE + ID):
+        for path in (
+            "/",
+            "/api/v1/equipment/cpe",
+            CPE + ID + "/",
+            CPE + ID + "/task/" + "0" * 32,
+            "//" + CPE + ID,
+        ):
             self.assertError(self.ask("POST", path, BODY), 404, NO_ROUTE)
         for method in ("GET", "PUT", "DELETE", "OPTIONS", "post"):
             answer = self.ask(method, CPE + ID)
@@ -253,7 +267,9 @@ class Scenario(StubTestCase):
     """
 
     def test_before_the_built_in_rules(self) -> None:
-        """A scenario's rule comes before a built-in one; what it does not match is left to those."""
+        """A scenario's rule comes before a built-in one; what it does not match is left to
+        those.
+        """
         self.assertConfigured(self.answer_after(DELAY_S, "FAIL01"))
         self.assertError(self.answer_after(DELAY_S, "FAIL012"), 500, FAILURE)
         self.assertConfigured(self.answer_after(DELAY_S, ID))
@@ -300,7 +316,10 @@ class Scenario(StubTestCase):
 
 class HonouredTimeoutOfARule(StubTestCase):
     honour_timeout = True
-    scenario = '[[rule]]\nmatch = "SLOW.*"\nanswer = 200\ndelay = 90\n\n[[rule]]\nmatch = "QUICK.*"\nanswer = 200\ndelay = 5'
+    scenario = (
+        '[[rule]]\nmatch = "SLOW.*"\nanswer = 200\ndelay = 90\n\n[[rule]]\nmatch ='
+        ' "QUICK.*"\nanswer = 200\ndelay = 5'
+    )
 
     def test_the_delay_that_counts(self) -> None:
         """`timeoutInSeconds` is held against the rule's delay."""

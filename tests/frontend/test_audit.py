@@ -27,7 +27,9 @@ class Audit(FrontendTestCase):
             self.lines.append(formatEvent(event))
 
     def test_accepted(self) -> None:
-        """An accepted task leaves one line: who, when, which device, task id. No parameter is in it."""
+        """An accepted task leaves one line: who, when, which device, task id. No parameter is in
+        it.
+        """
         self.assertAccepted(self.post())
         self.assertEqual(self.lines, [f"accepted: {WHO_AND_WHEN}"])
 
@@ -47,14 +49,20 @@ class Audit(FrontendTestCase):
 
     def test_with_a_key(self) -> None:
         """The same holds where there is a key; nothing is said where nothing was sent."""
-        for error, outcomes in ((None, ["accepted"]), (Unconfirmed("lost"), ["perhaps accepted"]), (BrokerUnavailable("gone"), [])):
+        for error, outcomes in (
+            (None, ["accepted"]),
+            (Unconfirmed("lost"), ["perhaps accepted"]),
+            (BrokerUnavailable("gone"), []),
+        ):
             self.lines.clear()
             self.tasks.error = error
             self.post(BODY, f"Idempotency-Key: {error}")
             self.assertEqual([line.partition(":")[0] for line in self.lines], outcomes)
 
     def test_no_answer(self) -> None:
-        """So does a task that the broker does not confirm in time, and one whose client does not wait for it."""
+        """So does a task that the broker does not confirm in time, and one whose client does not
+        wait for it.
+        """
         self.tasks.silent = True
         client = self.connect()
         client.send(request("POST", POST_PATH, BODY))
@@ -69,12 +77,19 @@ class Audit(FrontendTestCase):
         """Each request to cancel leaves a line that says what came of it, for whom, and why."""
         of_whom = f"task {TASK} for {ID}, by address:127.0.0.1"
         self.store.apply(Requested(TASK, ID, 1000.0))
-        self.assertEqual(self.ask("DELETE", GET_PATH + "?reason=%D0%BE%D1%88%D0%B8%D0%B1%D0%BA%D0%B0").status, 200)
+        self.assertEqual(
+            self.ask("DELETE", GET_PATH + "?reason=%D0%BE%D1%88%D0%B8%D0%B1%D0%BA%D0%B0").status,
+            200,
+        )
         self.ask("DELETE", GET_PATH)  # again is as good as once
-        self.assertEqual(self.lines, [f"cancelled: {of_whom}, who says: ошибка", f"cancelled: {of_whom}"])
+        self.assertEqual(
+            self.lines, [f"cancelled: {of_whom}, who says: ошибка", f"cancelled: {of_whom}"]
+        )
 
     def test_not_cancelled(self) -> None:
-        """One that comes too late does, and one whose answer is lost; a task that is not there leaves none."""
+        """One that comes too late does, and one whose answer is lost; a task that is not there
+        leaves none.
+        """
         of_whom = f"task {TASK} for {ID}, by address:127.0.0.1"
         self.ask("DELETE", GET_PATH)
         self.assertEqual(self.lines, [])
@@ -83,4 +98,6 @@ class Audit(FrontendTestCase):
         self.ask("DELETE", GET_PATH)
         self.store.apply(Started(TASK, ID, 1001.0, 1))
         self.ask("DELETE", GET_PATH)
-        self.assertEqual(self.lines, [f"perhaps cancelled: {of_whom}", f"not cancelled, too late: {of_whom}"])
+        self.assertEqual(
+            self.lines, [f"perhaps cancelled: {of_whom}", f"not cancelled, too late: {of_whom}"]
+        )

@@ -1,7 +1,8 @@
-"""Bodies as a hostile client writes them, over HTTP: what is taken reaches the broker unchanged, all else is a 400 that makes no task.
+"""Bodies as a hostile client writes them, over HTTP: what is taken reaches the broker unchanged,
+all else is a 400 that makes no task.
 
-The rules themselves are tested in `tests.equipment.test_request`; here is what a client sees of them.
-"""
+The rules themselves are tested in `tests.equipment.test_request`; here is what a client sees of
+them."""
 
 from __future__ import annotations
 
@@ -21,7 +22,10 @@ def body(parameters: str, timeout: str = "14") -> bytes:
 
 TAKEN = (
     BODY,
-    body('[{"username": "admin"}, {"password": "admin"}, {"vlan": 534}, {"interfaces": [1, 2, 3, 4]}]'),
+    body(
+        '[{"username": "admin"}, {"password": "admin"}, {"vlan": 534}, {"interfaces": [1, 2, 3,'
+        " 4]}]"
+    ),
     body('{"username": "admin", "password": "admin", "vlan": 534, "interfaces": [1, 2, 3, 4]}'),
     body('[{"username": "admin", "password": "admin", "vlan": 534, "interfaces": [1, 2, 3, 4]}]'),
     body('{"vlan": 1}', "1"),
@@ -79,26 +83,66 @@ NAMED = (
     (b'{"parameters": {"vlan": 5}}', "timeoutInSeconds: required"),
     *(
         (body('{"vlan": 5}', value), "timeoutInSeconds: expected an integer from 1 to 1500")
-        for value in ("0", "-1", "1501", "5.0", "1e2", '"14"', "true", "null", "[14]", "{}", "1e400", "9" * 5000, "-" + "9" * 5000)
+        for value in (
+            "0",
+            "-1",
+            "1501",
+            "5.0",
+            "1e2",
+            '"14"',
+            "true",
+            "null",
+            "[14]",
+            "{}",
+            "1e400",
+            "9" * 5000,
+            "-" + "9" * 5000,
+        )
     ),
     *(
-        (body('[{"x": 1}, {"x": 1}, {"vlan": ' + value + "}]"), f"parameters[2].vlan: expected {VLAN}")
-        for value in ("0", "4095", "-5", "5.0", "5e0", '"5"', "true", "false", "null", "[5]", "{}", "1e400", "9" * 5000)
+        (
+            body('[{"x": 1}, {"x": 1}, {"vlan": ' + value + "}]"),
+            f"parameters[2].vlan: expected {VLAN}",
+        )
+        for value in (
+            "0",
+            "4095",
+            "-5",
+            "5.0",
+            "5e0",
+            '"5"',
+            "true",
+            "false",
+            "null",
+            "[5]",
+            "{}",
+            "1e400",
+            "9" * 5000,
+        )
     ),
     (body('{"vlan": 0}'), f"parameters.vlan: expected {VLAN}"),
     (body('{"username": ""}'), "parameters.username: expected a non-empty string"),
     (body('{"username": null}'), "parameters.username: expected a non-empty string"),
     (body('{"password": 12345}'), "parameters.password: expected a non-empty string"),
     (body('{"password": ["s3cr3t"]}'), "parameters.password: expected a non-empty string"),
-    (body('{"password": {"s3cr3t": "s3cr3t"}}'), "parameters.password: expected a non-empty string"),
+    (
+        body('{"password": {"s3cr3t": "s3cr3t"}}'),
+        "parameters.password: expected a non-empty string",
+    ),
     (body('{"interfaces": 1}'), f"parameters.interfaces: expected {LIST}"),
     (body('{"interfaces": "1"}'), f"parameters.interfaces: expected {LIST}"),
     (body('{"interfaces": null}'), f"parameters.interfaces: expected {LIST}"),
     (body('{"interfaces": {"0": 1}}'), f"parameters.interfaces: expected {LIST}"),
-    (body('{"interfaces": [1, 2.0]}'), "parameters.interfaces[1]: expected an integer of 0 or more"),
+    (
+        body('{"interfaces": [1, 2.0]}'),
+        "parameters.interfaces[1]: expected an integer of 0 or more",
+    ),
     (body('{"interfaces": [-1]}'), "parameters.interfaces[0]: expected an integer of 0 or more"),
     (body('{"interfaces": [true]}'), "parameters.interfaces[0]: expected an integer of 0 or more"),
-    (body('[{"interfaces": [0, null]}]'), "parameters[0].interfaces[1]: expected an integer of 0 or more"),
+    (
+        body('[{"interfaces": [0, null]}]'),
+        "parameters[0].interfaces[1]: expected an integer of 0 or more",
+    ),
     (body("null"), "parameters: expected an object or a list of objects"),
     (body('"s3cr3t"'), "parameters: expected an object or a list of objects"),
     (body("[]"), "parameters: expected at least one key"),
@@ -107,19 +151,36 @@ NAMED = (
     (body("[null]"), "parameters[0]: expected an object"),
     (body('[{"vlan": 5}, "s3cr3t"]'), "parameters[1]: expected an object with a single key"),
     (body('[{"vlan": 5}, {}]'), "parameters[1]: expected an object with a single key"),
-    (body('[{"vlan": 5}, {"username": "a", "password": "s3cr3t"}]'), "parameters[1]: expected an object with a single key"),
+    (
+        body('[{"vlan": 5}, {"username": "a", "password": "s3cr3t"}]'),
+        "parameters[1]: expected an object with a single key",
+    ),
     (body('{"vlan": 5, "vlan": 6}'), "parameters.vlan: given twice with different values"),
     (body('[{"vlan": 5}, {"vlan": 6}]'), "parameters[1].vlan: given twice with different values"),
-    (body('[{"password": "s3cr3t"}, {"password": "s3cr3t2"}]'), "parameters[1].password: given twice with different values"),
-    (body('{"s3cr3t": 1, "s3cr3t": 1.0}'), "parameters: a key is given twice with different values"),
-    (b'{"timeoutInSeconds": 5, ' + TIMEOUT + b', "parameters": {"vlan": 5}}', "timeoutInSeconds: given twice with different values"),
-    (b"{" + TIMEOUT + b', "parameters": {"vlan": 5}, "parameters": {"vlan": 6}}', "parameters: given twice with different values"),
+    (
+        body('[{"password": "s3cr3t"}, {"password": "s3cr3t2"}]'),
+        "parameters[1].password: given twice with different values",
+    ),
+    (
+        body('{"s3cr3t": 1, "s3cr3t": 1.0}'),
+        "parameters: a key is given twice with different values",
+    ),
+    (
+        b'{"timeoutInSeconds": 5, ' + TIMEOUT + b', "parameters": {"vlan": 5}}',
+        "timeoutInSeconds: given twice with different values",
+    ),
+    (
+        b"{" + TIMEOUT + b', "parameters": {"vlan": 5}, "parameters": {"vlan": 6}}',
+        "parameters: given twice with different values",
+    ),
 )
 
 
 class Bodies(FrontendTestCase):
     def test_taken(self) -> None:
-        """What the contract allows is taken, in each of the three forms, and passed on byte for byte."""
+        """What the contract allows is taken, in each of the three forms, and passed on byte for
+        byte.
+        """
         for data in TAKEN:
             self.assertAccepted(self.post(data))
         self.assertEqual(self.bodies(), list(TAKEN))
@@ -132,16 +193,26 @@ class Bodies(FrontendTestCase):
             self.assertTrue(answer.json["message"].startswith("the body is "), answer.json)
 
     def test_the_place_is_named(self) -> None:
-        """What breaks a rule is a 400 that names the place and never the value, nor a key that we do not know."""
+        """What breaks a rule is a 400 that names the place and never the value, nor a key that we
+        do not know.
+        """
         for data, message in NAMED:
             self.assertRefused(self.post(data), 400, message)
 
     def test_no_body(self) -> None:
         """A POST without a body is a 400, whether its length is 0 or not given."""
-        for data in (request("POST", POST_PATH, b""), request("POST", POST_PATH), request("POST", POST_PATH, None, ["Content-Length: 0"])):
+        for data in (
+            request("POST", POST_PATH, b""),
+            request("POST", POST_PATH),
+            request("POST", POST_PATH, None, ["Content-Length: 0"]),
+        ):
             self.assertRefused(self.say(data)[0], 400, "the body is empty")
         self.assertRefused(
-            self.say(request("POST", POST_PATH, None, ["Transfer-Encoding: chunked"]) + chunked())[0], 400, "the body is empty"
+            self.say(request("POST", POST_PATH, None, ["Transfer-Encoding: chunked"]) + chunked())[
+                0
+            ],
+            400,
+            "the body is empty",
         )
 
     def test_after_a_refusal(self) -> None:
@@ -150,11 +221,17 @@ class Bodies(FrontendTestCase):
         for data in NOT_JSON:
             client.send(request("POST", POST_PATH, data))
         client.send(request("POST", POST_PATH, BODY))
-        self.assertEqual([answer.status for answer in client.answers()], [400] * len(NOT_JSON) + [200])
+        self.assertEqual(
+            [answer.status for answer in client.answers()], [400] * len(NOT_JSON) + [200]
+        )
 
     def test_answers_are_ascii(self) -> None:
         """No refusal repeats anything of the body, so it has only ASCII in it."""
-        for data in (body('{"пароль": 1, "пароль": 2}'), body('{"password": 5, "пароль": "пароль"}'), "пароль".encode()):
+        for data in (
+            body('{"пароль": 1, "пароль": 2}'),
+            body('{"password": 5, "пароль": "пароль"}'),
+            "пароль".encode(),
+        ):
             answer = self.post(data)
             self.assertRefused(answer, 400)
             self.assertTrue(answer.body.isascii())

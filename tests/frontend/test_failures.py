@@ -22,7 +22,16 @@ from rtprov.frontend.resource import Frontend
 from rtprov.http.health import always_ready
 from rtprov.model import State
 from tests.support.fakes import PlainSealer
-from tests.support.front import BODY, GET_PATH, POST_PATH, TASK, FakeDirectory, FakeEnds, FakeTasks, FrontendTestCase
+from tests.support.front import (
+    BODY,
+    GET_PATH,
+    POST_PATH,
+    TASK,
+    FakeDirectory,
+    FakeEnds,
+    FakeTasks,
+    FrontendTestCase,
+)
 from tests.support.raw_http import RawAnswer, WebTestCase, request
 
 RUNNING = {"code": 204, "message": "Task is still running"}
@@ -49,7 +58,12 @@ class Failures(FrontendTestCase):
 
     def test_no_broker(self) -> None:
         """A POST that certainly made no task is a 503, and says nothing about one."""
-        for error in (BrokerUnavailable("gone"), Overloaded("full"), Unroutable("nowhere"), AmqpError(541, "internal error")):
+        for error in (
+            BrokerUnavailable("gone"),
+            Overloaded("full"),
+            Unroutable("nowhere"),
+            AmqpError(541, "internal error"),
+        ):
             self.tasks.error = error
             answer = self.post()
             self.assertUnavailable(answer, UNAVAILABLE)
@@ -73,7 +87,12 @@ class Failures(FrontendTestCase):
 
     def test_no_status(self) -> None:
         """A GET is a 503 when the broker is away, loses the answer, or is overloaded."""
-        for error in (NoReply("late"), BrokerUnavailable("gone"), Overloaded("full"), AmqpError(404, "no queue")):
+        for error in (
+            NoReply("late"),
+            BrokerUnavailable("gone"),
+            Overloaded("full"),
+            AmqpError(404, "no queue"),
+        ):
             self.statuses.error = error
             self.assertUnavailable(self.get(), UNAVAILABLE)
 
@@ -90,7 +109,9 @@ class Failures(FrontendTestCase):
         self.assertEqual(self.get().json, {"code": 200, "message": "Completed"})
 
     def test_the_unexpected(self) -> None:
-        """What nobody thought of is logged once and answered as a plain 500, in which nothing of it shows, and which is no task's end."""
+        """What nobody thought of is logged once and answered as a plain 500, in which nothing of it
+        shows, and which is no task's end.
+        """
         for error in (
             KeyError("internals"),
             ConnectionLost("internals"),
@@ -106,7 +127,9 @@ class Failures(FrontendTestCase):
                 self.assertEqual(len(self.flushLoggedErrors(type(error))), 1)
 
     def test_cancelled_from_behind(self) -> None:
-        """Where what is behind gives up with a CancelledError, the client is answered none the less."""
+        """Where what is behind gives up with a CancelledError, the client is answered none the
+        less.
+        """
         self.tasks.error = self.statuses.error = CancelledError()
         self.assertError(self.post(), 500, UNEXPECTED)
         self.assertError(self.get(), 500, UNEXPECTED)
@@ -140,7 +163,9 @@ class HangUps(FrontendTestCase):
         self.assertEqual(other.answers()[0].json, RUNNING)
 
     def test_with_requests_behind(self) -> None:
-        """Requests pipelined behind the one that was under way are not served when the client hangs up."""
+        """Requests pipelined behind the one that was under way are not served when the client hangs
+        up.
+        """
         self.statuses.silent = True
         self.hang_up_during(request("GET", GET_PATH) + request("POST", POST_PATH, BODY))
         self.network.advance(100)
@@ -150,7 +175,9 @@ class HangUps(FrontendTestCase):
         """An answer that comes when the client has gone is dropped without a word in the log."""
         for end in (lambda d: d.callback(State.RUNNING), lambda d: d.errback(NoReply("late"))):
             self._end_behind_the_hang_up(end)
-        self.assertEqual([event for event in self.events if "Unhandled" in event or "log_failure" in event], [])
+        self.assertEqual(
+            [event for event in self.events if "Unhandled" in event or "log_failure" in event], []
+        )
 
     def _end_behind_the_hang_up(self, end: Callable[[object], None]) -> None:
         self.statuses.silent = True

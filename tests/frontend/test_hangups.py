@@ -16,7 +16,9 @@ MAX_EVENTS = 100
 
 class HangUps(SystemTestCase):
     def hang_up_at_each_event(self, data: bytes) -> Iterator[int]:
-        """Send the request and hang up after 0, 1, 2 … events, until one is answered before; yield after each."""
+        """Send the request and hang up after 0, 1, 2 … events, until one is answered before; yield
+        after each.
+        """
         for events in range(MAX_EVENTS):
             client = self.connect()
             assert client.transport is not None
@@ -45,7 +47,9 @@ class HangUps(SystemTestCase):
             call.func(*call.args, **call.kw)
 
     def test_during_a_post(self) -> None:
-        """However far a POST has come when its client hangs up, the next one on the same way is accepted and completed."""
+        """However far a POST has come when its client hangs up, the next one on the same way is
+        accepted and completed.
+        """
         task_ids = {}
         for event in self.hang_up_at_each_event(request("POST", CPE + "HANGUP0", BODY)):
             equipment_id = f"NEXT{event:04}"
@@ -57,7 +61,9 @@ class HangUps(SystemTestCase):
             self.assertEqual(self.status(equipment_id, task_id), COMPLETED)
 
     def test_during_a_get(self) -> None:
-        """However far a GET has come when its client hangs up, the next ones get their own answers, not its."""
+        """However far a GET has come when its client hangs up, the next ones get their own answers,
+        not its.
+        """
         task_id = self.system.accepted("ABC123456")
         for events in self.hang_up_at_each_event(request("GET", f"{CPE}ABC123456/task/{task_id}")):
             answered_after = events

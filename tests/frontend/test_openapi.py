@@ -1,4 +1,6 @@
-"""The description of the API: that it describes what is served, by the rules that are applied; and the page that shows it."""
+"""The description of the API: that it describes what is served, by the rules that are applied; and
+the page that shows it.
+"""
 
 from __future__ import annotations
 
@@ -21,18 +23,27 @@ class Document(FrontendTestCase):
         """``/openapi.json`` is an OpenAPI 3.1 document, and JSON by its type."""
         answer = self.ask("GET", "/openapi.json")
         self.assertEqual((answer.status, answer.header("Content-Type")), (200, "application/json"))
-        self.assertEqual((answer.json["openapi"], answer.json["info"]["version"]), ("3.1.0", __version__))
+        self.assertEqual(
+            (answer.json["openapi"], answer.json["info"]["version"]), ("3.1.0", __version__)
+        )
         self.assertEqual(answer.json, json.loads(json.dumps(document())))
 
     def test_every_route(self) -> None:
-        """Each route and method that is served is described, but for the description itself; and nothing else is."""
+        """Each route and method that is served is described, but for the description itself; and
+        nothing else is.
+        """
         served = set()
         for rule in Frontend.app.url_map.iter_rules():
             path = rule.rule
             for name, described_as in (("equipment_id", "equipmentId"), ("task_id", "taskId")):
                 path = re.sub(f"<[^>]*:{name}>", f"{{{described_as}}}", path)
             served |= {(path, method) for method in rule.methods or () if method != "HEAD"}
-        described = {(path, method.upper()) for path, item in document()["paths"].items() for method in item if method != "parameters"}
+        described = {
+            (path, method.upper())
+            for path, item in document()["paths"].items()
+            for method in item
+            if method != "parameters"
+        }
         self.assertEqual(described, served - {("/openapi.json", "GET"), ("/docs", "GET")})
 
     def test_references(self) -> None:
@@ -40,7 +51,10 @@ class Document(FrontendTestCase):
         references = re.findall(r'"\$ref": "#/components/schemas/(\w+)"', json.dumps(document()))
         self.assertEqual(set(references) - set(document()["components"]["schemas"]), set())
         operations = {
-            each["operationId"]: each for item in document()["paths"].values() for each in item.values() if isinstance(each, dict)
+            each["operationId"]: each
+            for item in document()["paths"].values()
+            for each in item.values()
+            if isinstance(each, dict)
         }
         self.assertEqual(len(operations), 7)
         for link in operations["submitTask"]["responses"]["200"]["links"].values():
@@ -49,15 +63,21 @@ class Document(FrontendTestCase):
     def test_the_rules_that_are_applied(self) -> None:
         """The body's schema is made from the types that check it."""
         schemas = document()["components"]["schemas"]
-        self.assertEqual(schemas["RequestBody"]["properties"]["timeoutInSeconds"], {"type": "integer", "minimum": 1, "maximum": 1500})
-        self.assertEqual(schemas["Parameters"]["properties"]["vlan"], {"type": "integer", "minimum": 1, "maximum": 4094})
+        self.assertEqual(
+            schemas["RequestBody"]["properties"]["timeoutInSeconds"],
+            {"type": "integer", "minimum": 1, "maximum": 1500},
+        )
+        self.assertEqual(
+            schemas["Parameters"]["properties"]["vlan"],
+            {"type": "integer", "minimum": 1, "maximum": 4094},
+        )
         self.assertNotIn("additionalProperties", schemas["Parameters"])
 
     def test_the_example(self) -> None:
         """The example of a body is accepted."""
-        example = document()["paths"]["/api/v1/equipment/cpe/{equipmentId}"]["post"]["requestBody"]["content"]["application/json"][
-            "example"
-        ]
+        example = document()["paths"]["/api/v1/equipment/cpe/{equipmentId}"]["post"]["requestBody"][
+            "content"
+        ]["application/json"]["example"]
         self.assertAccepted(self.post(json.dumps(example).encode()))
 
 
@@ -94,7 +114,9 @@ class Page(FrontendTestCase):
     def test_served(self) -> None:
         """``/docs`` is a page of HTML whose policy lets it load nothing and run nothing."""
         answer = self.ask("GET", "/docs")
-        self.assertEqual((answer.status, answer.header("Content-Type")), (200, "text/html; charset=utf-8"))
+        self.assertEqual(
+            (answer.status, answer.header("Content-Type")), (200, "text/html; charset=utf-8")
+        )
         policy = answer.header("Content-Security-Policy")
         assert policy is not None
         self.assertIn("default-src 'none'", policy)
@@ -103,7 +125,9 @@ class Page(FrontendTestCase):
     def test_nothing_from_elsewhere(self) -> None:
         """It holds no script, and loads nothing; its links stay here."""
         tree = self.page()
-        self.assertEqual(tree.tags & {"script", "img", "iframe", "object", "embed", "link", "form"}, set())
+        self.assertEqual(
+            tree.tags & {"script", "img", "iframe", "object", "embed", "link", "form"}, set()
+        )
         names = {name for name, _ in tree.attributes}
         self.assertEqual(names - {"lang", "charset", "name", "content", "href", "id"}, set())
         targets = {value for name, value in tree.attributes if name == "href"}
@@ -118,7 +142,10 @@ class Page(FrontendTestCase):
             self.assertIn(path, text)
             for each in item.values():
                 if isinstance(each, dict):
-                    for expected in (each["summary"], *(response["description"] for response in each["responses"].values())):
+                    for expected in (
+                        each["summary"],
+                        *(response["description"] for response in each["responses"].values()),
+                    ):
                         self.assertIn(expected, text)
         for name in described["components"]["schemas"]:
             self.assertIn(name, text)
@@ -129,19 +156,36 @@ PROBLEM = "application/problem+json"
 
 class Problems(FrontendTestCase):
     def type_of(self, *accepted: str) -> str | None:
-        return self.ask("GET", "/", None, [f"Accept: {value}" for value in accepted]).header("Content-Type")
+        return self.ask("GET", "/", None, [f"Accept: {value}" for value in accepted]).header(
+            "Content-Type"
+        )
 
     def test_asked_for(self) -> None:
         """Who asks for problems gets them: type, title, status, and the message as detail."""
         for method, path, status, title, detail in (
             ("GET", "/nowhere", 404, "Not Found", "There is nothing at this path"),
             ("PUT", GET_PATH, 405, "Method Not Allowed", "The method is not allowed here"),
-            ("GET", f"/api/v1/equipment/cpe/{ID}/task/{TASK}", 404, "Not Found", "The requested task is not found"),
-            ("GET", f"/api/v1/equipment/cpe/{ID}/task?limit=x", 400, "Bad Request", "limit: expected an integer from 1 to 100"),
+            (
+                "GET",
+                f"/api/v1/equipment/cpe/{ID}/task/{TASK}",
+                404,
+                "Not Found",
+                "The requested task is not found",
+            ),
+            (
+                "GET",
+                f"/api/v1/equipment/cpe/{ID}/task?limit=x",
+                400,
+                "Bad Request",
+                "limit: expected an integer from 1 to 100",
+            ),
         ):
             answer = self.ask(method, path, None, [f"Accept: {PROBLEM}"])
             self.assertEqual((answer.status, answer.header("Content-Type")), (status, PROBLEM))
-            self.assertEqual(answer.json, {"type": "about:blank", "title": title, "status": status, "detail": detail})
+            self.assertEqual(
+                answer.json,
+                {"type": "about:blank", "title": title, "status": status, "detail": detail},
+            )
             self.assertEqual(answer.header("Content-Length"), str(len(answer.body)))
 
     def test_titles(self) -> None:
@@ -158,9 +202,16 @@ class Problems(FrontendTestCase):
         self.assertEqual((answer.status, answer.phrase), (422, "Unprocessable Content"))
 
     def test_malformed_or_unknown(self) -> None:
-        """An id that can be none is told apart from an unknown one in the detail; the envelope's message is the same for both."""
-        no_equipment, no_task = "The requested equipment is not found", "The requested task is not found"
-        of_equipment = f"{no_equipment}: its id is malformed, it has six or more characters, a-z, A-Z and 0-9"
+        """An id that can be none is told apart from an unknown one in the detail; the envelope's
+        message is the same for both.
+        """
+        no_equipment, no_task = (
+            "The requested equipment is not found",
+            "The requested task is not found",
+        )
+        of_equipment = (
+            f"{no_equipment}: its id is malformed, it has six or more characters, a-z, A-Z and 0-9"
+        )
         of_task = f"{no_task}: its id is malformed, it has 32 characters, 0-9 and a-f"
         self.knows(State.NOT_FOUND)
         for method, path, message, detail in (
@@ -174,14 +225,21 @@ class Problems(FrontendTestCase):
             ("GET", f"/api/v1/tasks/{TASK}", no_task, no_task),
         ):
             self.assertError(self.ask(method, path), 404, message)
-            self.assertEqual(self.ask(method, path, None, [f"Accept: {PROBLEM}"]).json["detail"], detail)
+            self.assertEqual(
+                self.ask(method, path, None, [f"Accept: {PROBLEM}"]).json["detail"], detail
+            )
 
     def test_headers_stay(self) -> None:
         """What an error says in its head it says either way."""
-        self.assertEqual(self.ask("PUT", GET_PATH, None, [f"Accept: {PROBLEM}"]).header("Allow"), "DELETE, GET, HEAD")
+        self.assertEqual(
+            self.ask("PUT", GET_PATH, None, [f"Accept: {PROBLEM}"]).header("Allow"),
+            "DELETE, GET, HEAD",
+        )
 
     def test_who_asks(self) -> None:
-        """Only who names the type gets it, and where plain JSON is named too, only if that is not liked better."""
+        """Only who names the type gets it, and where plain JSON is named too, only if that is not
+        liked better.
+        """
         for accepted in (
             [PROBLEM],
             [f"{PROBLEM};q=0.1"],
@@ -209,4 +267,7 @@ class Problems(FrontendTestCase):
 
     def test_answers_are_no_problems(self) -> None:
         """What is no error is not touched by it."""
-        self.assertEqual(self.ask("GET", "/livez", None, [f"Accept: {PROBLEM}"]).header("Content-Type"), "application/json")
+        self.assertEqual(
+            self.ask("GET", "/livez", None, [f"Accept: {PROBLEM}"]).header("Content-Type"),
+            "application/json",
+        )

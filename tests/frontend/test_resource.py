@@ -5,7 +5,16 @@ from __future__ import annotations
 import rtprov.frontend.final_states
 from rtprov.model import State, Task
 from tests.support.fakes import PlainSealer
-from tests.support.front import BODY, GET_PATH, ID, NO_EQUIPMENT, NO_TASK, POST_PATH, TASK, FrontendTestCase
+from tests.support.front import (
+    BODY,
+    GET_PATH,
+    ID,
+    NO_EQUIPMENT,
+    NO_TASK,
+    POST_PATH,
+    TASK,
+    FrontendTestCase,
+)
 from tests.support.raw_http import request
 
 RUNNING = {"code": 204, "message": "Task is still running"}
@@ -29,7 +38,9 @@ class Receipts(FrontendTestCase):
         self.clock.advance(5)
         self.assertAccepted(self.post())
         origin = {"caller": "address:127.0.0.1", "accepted_by": "f1", "key": "plain"}
-        self.assertEqual(self.tasks.submitted, [Task(TASK, ID, 14, 1005.0, PlainSealer().seal(BODY), **origin)])
+        self.assertEqual(
+            self.tasks.submitted, [Task(TASK, ID, 14, 1005.0, PlainSealer().seal(BODY), **origin)]
+        )
 
     def test_each_post_is_a_task(self) -> None:
         """The same POST twice is two tasks."""
@@ -58,7 +69,10 @@ class Receipts(FrontendTestCase):
         ):
             self.assertAccepted(self.post(BODY, f"Content-Type: {value}"))
         self.assertAccepted(
-            self.say(b"POST %s HTTP/1.1\r\nHost: b\r\nContent-Length: %d\r\n\r\n%s" % (POST_PATH.encode(), len(BODY), BODY))[0]
+            self.say(
+                b"POST %s HTTP/1.1\r\nHost: b\r\nContent-Length: %d\r\n\r\n%s"
+                % (POST_PATH.encode(), len(BODY), BODY)
+            )[0]
         )
         self.assertEqual(self.bodies(), [BODY] * 10)
 
@@ -112,7 +126,9 @@ class Statuses(FrontendTestCase):
         """A running task is HTTP 200 with code 204, and says when to ask again."""
         self.knows(State.RUNNING)
         answer = self.get()
-        self.assertEqual((answer.status, answer.json, answer.header("Retry-After")), (200, RUNNING, "5"))
+        self.assertEqual(
+            (answer.status, answer.json, answer.header("Retry-After")), (200, RUNNING, "5")
+        )
         self.assertEqual(answer.header("Content-Type"), "application/json")
 
     def test_unknown(self) -> None:
@@ -120,7 +136,9 @@ class Statuses(FrontendTestCase):
         self.assertError(self.get(), 404, NO_TASK)
 
     def test_of_other_equipment(self) -> None:
-        """A task of other equipment is the task's 404, also once its own state is remembered; ids are case-sensitive."""
+        """A task of other equipment is the task's 404, also once its own state is remembered; ids
+        are case-sensitive.
+        """
         self.knows(State.COMPLETED)
         for _ in range(2):
             self.assertError(self.get("OTHER12345"), 404, NO_TASK)
@@ -160,7 +178,9 @@ class Statuses(FrontendTestCase):
         slow, quick = self.connect(), self.connect()
         slow.send(request("GET", GET_PATH))
         quick.send(request("GET", GET_PATH))
-        for deferred, state in zip(reversed(self.statuses.asked), (State.COMPLETED, State.RUNNING), strict=True):
+        for deferred, state in zip(
+            reversed(self.statuses.asked), (State.COMPLETED, State.RUNNING), strict=True
+        ):
             deferred.callback(state)
         self.network.settle()
         for client in (quick, slow):
@@ -169,7 +189,9 @@ class Statuses(FrontendTestCase):
     def test_a_body_is_passed_over(self) -> None:
         """A GET with a body, of whatever kind, is a GET."""
         self.knows(State.COMPLETED)
-        self.assertEqual(self.ask("GET", GET_PATH, b"x" * 70_000, ["Content-Type: text/plain"]).status, 200)
+        self.assertEqual(
+            self.ask("GET", GET_PATH, b"x" * 70_000, ["Content-Type: text/plain"]).status, 200
+        )
 
 
 class RunningAsAccepted(FrontendTestCase):
@@ -179,7 +201,9 @@ class RunningAsAccepted(FrontendTestCase):
         """With --running-status 202 only the HTTP status changes."""
         self.knows(State.RUNNING)
         answer = self.get()
-        self.assertEqual((answer.status, answer.json, answer.header("Retry-After")), (202, RUNNING, "5"))
+        self.assertEqual(
+            (answer.status, answer.json, answer.header("Retry-After")), (202, RUNNING, "5")
+        )
         self.assertEqual(answer.header("Content-Type"), "application/json")
 
     def test_not_running(self) -> None:
@@ -194,14 +218,25 @@ class RunningAsNoContent(FrontendTestCase):
     running_status = 204
 
     def test_running(self) -> None:
-        """With --running-status 204 a running task is a 204 without a body, nor what describes one; the connection goes on."""
+        """With --running-status 204 a running task is a 204 without a body, nor what describes one;
+        the connection goes on.
+        """
         self.knows(State.RUNNING)
         client = self.connect()
         client.send(request("GET", GET_PATH) * 2 + request("HEAD", GET_PATH) + request("GET", "/"))
         *running, other = client.answers()
         for answer in running:
-            self.assertEqual((answer.status, answer.header("Retry-After"), answer.header("Cache-Control")), (204, "5", "no-store"))
-            self.assertEqual([answer.header(name) for name in ("Content-Type", "Content-Length", "Transfer-Encoding")], [None] * 3)
+            self.assertEqual(
+                (answer.status, answer.header("Retry-After"), answer.header("Cache-Control")),
+                (204, "5", "no-store"),
+            )
+            self.assertEqual(
+                [
+                    answer.header(name)
+                    for name in ("Content-Type", "Content-Length", "Transfer-Encoding")
+                ],
+                [None] * 3,
+            )
         self.assertEqual((len(running), other.status), (3, 404))
 
 

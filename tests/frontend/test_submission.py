@@ -1,4 +1,6 @@
-"""``Idempotency-Key`` at the front end: what is a key, and what the client is told when the journal's word does not come."""
+"""``Idempotency-Key`` at the front end: what is a key, and what the client is told when the
+journal's word does not come.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,10 @@ from tests.support.raw_http import RawAnswer, request
 
 BAD_KEY = "Idempotency-Key: expected one value of 1 to 255 visible ASCII characters"
 REUSED = "This Idempotency-Key was used for this equipment before, with another body"
-UNDECIDED = "The request may or may not have taken effect: the broker's or the worker's answer was lost; send it again"
+UNDECIDED = (
+    "The request may or may not have taken effect: the broker's or the worker's answer was lost;"
+    " send it again"
+)
 AWAY = "The service is temporarily unavailable"
 
 
@@ -21,7 +26,13 @@ class KeyTestCase(FrontendTestCase):
 class Keys(KeyTestCase):
     def test_keys(self) -> None:
         """Any visible ASCII makes a key, as it stands: quotes belong to it."""
-        for key in ("1", '"8e03978e-40d5-43dd-bc93-6894a57f9324"', "8e03978e-40d5-43dd-bc93-6894a57f9324", "x" * 255, "!~,;="):
+        for key in (
+            "1",
+            '"8e03978e-40d5-43dd-bc93-6894a57f9324"',
+            "8e03978e-40d5-43dd-bc93-6894a57f9324",
+            "x" * 255,
+            "!~,;=",
+        ):
             answer = self.post_with(key)
             self.assertAccepted(answer)
             self.assertEqual(answer.json["taskId"], keyed_task_id(ID, key))
@@ -42,7 +53,9 @@ class Keys(KeyTestCase):
         self.assertEqual(len(self.tasks.submitted), 1)
 
     def test_a_task_that_has_not_begun(self) -> None:
-        """It may have reached the journal alone: it is sent again, as it was, and never with another body."""
+        """It may have reached the journal alone: it is sent again, as it was, and never with
+        another body.
+        """
         self.post_with("k")
         self.post_with("k")
         self.assertError(self.post_with("k", BODY + b" "), 422, REUSED)
@@ -62,8 +75,14 @@ class Keys(KeyTestCase):
 
 class Trouble(KeyTestCase):
     def test_nothing_was_sent(self) -> None:
-        """Where the key cannot be looked up, or the broker takes nothing, no task was made, and the answer does not say that one may be."""
-        for error, message in ((NoWorker("nobody"), "nobody"), (NoReply("late"), AWAY), (BrokerUnavailable("away"), AWAY)):
+        """Where the key cannot be looked up, or the broker takes nothing, no task was made, and the
+        answer does not say that one may be.
+        """
+        for error, message in (
+            (NoWorker("nobody"), "nobody"),
+            (NoReply("late"), AWAY),
+            (BrokerUnavailable("away"), AWAY),
+        ):
             self.directory.error = error
             self.assertRefused(self.post_with("k"), 503, message)
         self.directory.error = None
@@ -71,7 +90,9 @@ class Trouble(KeyTestCase):
         self.assertRefused(self.post_with("k"), 503, AWAY)
 
     def test_something_was_sent(self) -> None:
-        """Where the confirm or the journal's word is lost behind the publish, the answer says that the task may be there."""
+        """Where the confirm or the journal's word is lost behind the publish, the answer says that
+        the task may be there.
+        """
         self.tasks.error = Unconfirmed("lost")
         self.assertError(self.post_with("k1"), 503, UNDECIDED)
         self.tasks.error = None
@@ -84,7 +105,9 @@ class Trouble(KeyTestCase):
         self.directory.error = self.lost
 
     def test_silence(self) -> None:
-        """Whatever is silent, the answer comes within 5 s, and says whether the task may be there."""
+        """Whatever is silent, the answer comes within 5 s, and says whether the task may be
+        there.
+        """
         self.directory.silent = True
         client = self.connect()
         client.send(request("POST", POST_PATH, BODY, ["Idempotency-Key: k"]))
@@ -102,7 +125,9 @@ class Trouble(KeyTestCase):
         client = self.connect()
         client.send(request("POST", POST_PATH, BODY, ["Idempotency-Key: k"]))
         client.hang_up()
-        self.assertEqual([event for event in self.events if "Unhandled" in event or "log_failure" in event], [])
+        self.assertEqual(
+            [event for event in self.events if "Unhandled" in event or "log_failure" in event], []
+        )
 
 
 class KeysInPieces(Keys):

@@ -1,4 +1,6 @@
-"""Details, lists and cancellations over HTTP: paths, queries, preferences, and what is said when something is wrong."""
+"""Details, lists and cancellations over HTTP: paths, queries, preferences, and what is said when
+something is wrong.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +9,25 @@ from twisted.python.failure import Failure
 from rtprov.errors import BrokerUnavailable, NoReply, NoWorker, Unconfirmed
 from rtprov.frontend.schemas import preferred_wait_s
 from rtprov.model import Finished, Requested, Started, State
-from tests.support.front import BODY, CPE, GET_PATH, ID, NO_EQUIPMENT, NO_METHOD, NO_TASK, TASK, FrontendTestCase
+from tests.support.front import (
+    BODY,
+    CPE,
+    GET_PATH,
+    ID,
+    NO_EQUIPMENT,
+    NO_METHOD,
+    NO_TASK,
+    TASK,
+    FrontendTestCase,
+)
 from tests.support.raw_http import request
 
 DETAILS = f"/api/v1/tasks/{TASK}"
 LIST = f"{CPE}{ID}/task"
-UNDECIDED = "The request may or may not have taken effect: the broker's or the worker's answer was lost; send it again"
+UNDECIDED = (
+    "The request may or may not have taken effect: the broker's or the worker's answer was lost;"
+    " send it again"
+)
 
 
 def task_id(number: int) -> str:
@@ -22,11 +37,19 @@ def task_id(number: int) -> str:
 class Details(FrontendTestCase):
     def test_details(self) -> None:
         """All that is known of a task, field by field; of its key and body nothing."""
-        self.store.apply(Requested(TASK, ID, 1000.0, "fingerprint", caller="token:billing", accepted_by="f1"))
+        self.store.apply(
+            Requested(TASK, ID, 1000.0, "fingerprint", caller="token:billing", accepted_by="f1")
+        )
         self.store.apply(Started(TASK, ID, 1001.5, 1))
         task = self.ask("GET", DETAILS)
         self.assertEqual(task.status, 200)
-        attempt = {"number": 1, "startedAt": "1970-01-01T00:16:41.500Z", "endedAt": None, "error": None, "nextAttemptAt": None}
+        attempt = {
+            "number": 1,
+            "startedAt": "1970-01-01T00:16:41.500Z",
+            "endedAt": None,
+            "error": None,
+            "nextAttemptAt": None,
+        }
         expected = {
             "taskId": TASK,
             "equipmentId": ID,
@@ -50,7 +73,12 @@ class Details(FrontendTestCase):
 
     def test_not_found(self) -> None:
         """Unknown and malformed ids are the task's 404; other methods are not allowed."""
-        for path in (DETAILS, "/api/v1/tasks/", "/api/v1/tasks/x", DETAILS.upper().replace("/API/V1/TASKS", "/api/v1/tasks")):
+        for path in (
+            DETAILS,
+            "/api/v1/tasks/",
+            "/api/v1/tasks/x",
+            DETAILS.upper().replace("/API/V1/TASKS", "/api/v1/tasks"),
+        ):
             self.assertError(self.ask("GET", path), 404, NO_TASK)
         self.assertError(self.ask("DELETE", DETAILS), 405, NO_METHOD)
 
@@ -79,27 +107,43 @@ class Lists(FrontendTestCase):
         return [int(task["taskId"], 16) for task in answer.json["tasks"]]
 
     def test_pages(self) -> None:
-        """Twenty tasks make a page where nothing else is asked for; the answer says where the next one is, if there is one."""
+        """Twenty tasks make a page where nothing else is asked for; the answer says where the next
+        one is, if there is one.
+        """
         self.assertEqual(self.listed(), list(range(29, 9, -1)))
         self.assertEqual(self.listed(f"?before={task_id(10)}"), list(range(9, -1, -1)))
         answer = self.ask("GET", LIST + "?limit=3")
         following = f"{LIST}?limit=3&before={task_id(27)}"
-        self.assertEqual((answer.json["next"], answer.header("Link")), (following, f'<{following}>; rel="next"'))
+        self.assertEqual(
+            (answer.json["next"], answer.header("Link")), (following, f'<{following}>; rel="next"')
+        )
         last = self.ask("GET", f"{LIST}?limit=10&before={task_id(10)}")
-        self.assertEqual((last.json["next"], last.header("Link"), len(last.json["tasks"])), (None, None, 10))
+        self.assertEqual(
+            (last.json["next"], last.header("Link"), len(last.json["tasks"])), (None, None, 10)
+        )
 
     def test_queries(self) -> None:
         """A limit that is none is a 400 that says so, and so is a place that is no task's id."""
         for limit in ("0", "101", "-1", "1.0", "", "%D9%A1", "x", "1&limit=2", "%FF"):
-            self.assertError(self.ask("GET", f"{LIST}?limit={limit}"), 400, "limit: expected an integer from 1 to 100")
+            self.assertError(
+                self.ask("GET", f"{LIST}?limit={limit}"),
+                400,
+                "limit: expected an integer from 1 to 100",
+            )
         for before in ("", "x", TASK.upper(), f"{TASK}&before={TASK}"):
-            self.assertError(self.ask("GET", f"{LIST}?before={before}"), 400, "before: expected a task's id")
-        self.assertError(self.ask("GET", f"{LIST}?limit"), 400, "limit: expected an integer from 1 to 100")
+            self.assertError(
+                self.ask("GET", f"{LIST}?before={before}"), 400, "before: expected a task's id"
+            )
+        self.assertError(
+            self.ask("GET", f"{LIST}?limit"), 400, "limit: expected an integer from 1 to 100"
+        )
         self.assertEqual(self.listed("?limit=100"), list(range(29, -1, -1)))
         self.assertEqual(self.listed("?&limit=1&"), [29])
 
     def test_unknown_parameters(self) -> None:
-        """A parameter that is not known is a 400 that names it, and nothing of its value; POST and a status pass queries over."""
+        """A parameter that is not known is a 400 that names it, and nothing of its value; POST and
+        a status pass queries over.
+        """
         for query, shown in (
             ("?limits=5", "limits"),
             ("?x", "x"),
@@ -111,16 +155,28 @@ class Lists(FrontendTestCase):
             message = f"{shown}: no such query parameter; expected limit or before"
             self.assertError(self.ask("GET", LIST + query), 400, message)
         for path in (DETAILS, DETAILS.replace("0", "1")):
-            self.assertError(self.ask("GET", f"{path}?verbose=1"), 400, "verbose: no such query parameter; this request takes none")
-        self.assertError(self.ask("DELETE", GET_PATH + "?why=x"), 400, "why: no such query parameter; expected reason")
+            self.assertError(
+                self.ask("GET", f"{path}?verbose=1"),
+                400,
+                "verbose: no such query parameter; this request takes none",
+            )
+        self.assertError(
+            self.ask("DELETE", GET_PATH + "?why=x"),
+            400,
+            "why: no such query parameter; expected reason",
+        )
         self.knows(State.COMPLETED)
         self.assertEqual(self.ask("GET", GET_PATH + "?x=y").status, 200)
         self.assertEqual(self.ask("POST", f"{CPE}{ID}?x=y", BODY).status, 200)
 
     def test_equipment(self) -> None:
-        """A malformed id is the equipment's 404; well-formed equipment without tasks has an empty list."""
+        """A malformed id is the equipment's 404; well-formed equipment without tasks has an empty
+        list.
+        """
         self.assertError(self.ask("GET", f"{CPE}ABC/task"), 404, NO_EQUIPMENT)
-        self.assertEqual(self.ask("GET", f"{CPE}NONE123456/task").json, {"code": 200, "tasks": [], "next": None})
+        self.assertEqual(
+            self.ask("GET", f"{CPE}NONE123456/task").json, {"code": 200, "tasks": [], "next": None}
+        )
 
 
 class Cancelling(FrontendTestCase):
@@ -128,9 +184,14 @@ class Cancelling(FrontendTestCase):
         """A task that waits is cancelled; its status is a 500 that says so."""
         self.store.apply(Requested(TASK, ID, 1000.0))
         answer = self.ask("DELETE", GET_PATH)
-        self.assertEqual((answer.status, answer.json, self.tasks.called_off), (200, {"code": 200, "message": "Cancelled"}, [TASK]))
+        self.assertEqual(
+            (answer.status, answer.json, self.tasks.called_off),
+            (200, {"code": 200, "message": "Cancelled"}, [TASK]),
+        )
         self.knows(State.RUNNING)  # a replica that has not heard of it yet
-        self.assertError(self.get(), 500, "The task was cancelled before it was sent to the equipment service")
+        self.assertError(
+            self.get(), 500, "The task was cancelled before it was sent to the equipment service"
+        )
 
     def test_too_late(self) -> None:
         """A task that was sent, or has ended, is a 409, and the journal hears nothing of it."""
@@ -148,13 +209,21 @@ class Cancelling(FrontendTestCase):
         self.assertError(self.ask("DELETE", GET_PATH), 409)
 
     def test_a_worker_that_cannot(self) -> None:
-        """Where the worker passes over the cancellation, being of an earlier version, the answer is a 503 and no promise."""
+        """Where the worker passes over the cancellation, being of an earlier version, the answer is
+        a 503 and no promise.
+        """
         self.store.apply(Requested(TASK, ID, 1000.0))
         self.tasks.store = type(self.store)(1.0)
-        self.assertError(self.ask("DELETE", GET_PATH), 503, "The worker that answers is of an earlier version, which cannot cancel")
+        self.assertError(
+            self.ask("DELETE", GET_PATH),
+            503,
+            "The worker that answers is of an earlier version, which cannot cancel",
+        )
 
     def test_lost(self) -> None:
-        """Where the confirm is lost the answer says that the task may or may not be cancelled; a client that goes harms nobody."""
+        """Where the confirm is lost the answer says that the task may or may not be cancelled; a
+        client that goes harms nobody.
+        """
         self.store.apply(Requested(TASK, ID, 1000.0))
         self.tasks.error = Unconfirmed("lost")
         self.assertError(self.ask("DELETE", GET_PATH), 503, UNDECIDED)
@@ -162,12 +231,16 @@ class Cancelling(FrontendTestCase):
         client = self.connect()
         client.send(request("DELETE", GET_PATH))
         client.hang_up()
-        self.assertEqual([event for event in self.events if "Unhandled" in event or "log_failure" in event], [])
+        self.assertEqual(
+            [event for event in self.events if "Unhandled" in event or "log_failure" in event], []
+        )
 
 
 class Preferences(FrontendTestCase):
     def test_wait(self) -> None:
-        """The first well-formed wait among a request's preferences counts, to a minute; what is none is passed over."""
+        """The first well-formed wait among a request's preferences counts, to a minute; what is
+        none is passed over.
+        """
         for values, wait_s in (
             (["wait=10"], 10),
             (["Wait=10"], 10),
@@ -205,7 +278,10 @@ class Preferences(FrontendTestCase):
         self.ends.waiting[0][2].callback(State.COMPLETED)
         self.network.settle()
         (answer,) = client.answers()
-        self.assertEqual((answer.status, answer.json["code"], answer.header("Preference-Applied")), (200, 200, "wait=30"))
+        self.assertEqual(
+            (answer.status, answer.json["code"], answer.header("Preference-Applied")),
+            (200, 200, "wait=30"),
+        )
         self.assertEqual(self.get().json["code"], 200)
 
     def test_hang_up(self) -> None:

@@ -1,4 +1,6 @@
-"""Admission to the front end: who is let in, with which answer others are not, and that nothing gets past it."""
+"""Admission to the front end: who is let in, with which answer others are not, and that nothing
+gets past it.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +37,12 @@ class GateTestCase(FrontendTestCase):
         billing, self.billing = new_token("billing")
         dash, self.dash = new_token("dash", role=Role.READ)
         rate = None if self.per_s is None else Rate(self.per_s)
-        self.admission = Admission(now=self.clock.seconds, wall_clock=self.clock.seconds, tokens=(billing, dash), rate=rate)
-        self.network.listen("b").listen(JsonSite(self.frontend.resource(), reactor=self.reactor, admission=self.admission))
+        self.admission = Admission(
+            now=self.clock.seconds, wall_clock=self.clock.seconds, tokens=(billing, dash), rate=rate
+        )
+        self.network.listen("b").listen(
+            JsonSite(self.frontend.resource(), reactor=self.reactor, admission=self.admission)
+        )
         self.knows(State.COMPLETED)
 
     def bearer(self, token: str) -> str:
@@ -48,22 +54,36 @@ class GateTestCase(FrontendTestCase):
     def get_as(self, token: str) -> RawAnswer:
         return self.ask("GET", GET_PATH, None, [self.bearer(token)])
 
-    def assertTurnedAway(self, answer: RawAnswer, status: int, message: str, challenge: str | None) -> None:
+    def assertTurnedAway(
+        self, answer: RawAnswer, status: int, message: str, challenge: str | None
+    ) -> None:
         self.assertRefused(answer, status, message)
         self.assertEqual(answer.header("WWW-Authenticate"), challenge)
 
 
 class Health(GateTestCase):
     def test_open_to_all(self) -> None:
-        """Whether the process is alive and ready is told to those without credentials too, with or without a body; nothing else is."""
+        """Whether the process is alive and ready is told to those without credentials too, with or
+        without a body; nothing else is.
+        """
         for credentials in ([], ["Authorization: Bearer nonsense"], ["Authorization: nonsense"]):
             self.assertEqual(self.ask("GET", "/livez", None, credentials).status, 200)
             self.assertNotEqual(self.ask("GET", "/readyz", None, credentials).status, 401)
-            for path in ("/openapi.json/", "/docs/", "/docs/x", "/docsx", "/livez/", "/livez/..", "/openapi.json%00"):
+            for path in (
+                "/openapi.json/",
+                "/docs/",
+                "/docs/x",
+                "/docsx",
+                "/livez/",
+                "/livez/..",
+                "/openapi.json%00",
+            ):
                 self.assertIn(self.ask("GET", path, None, credentials).status, (400, 401), path)
 
     def test_description(self) -> None:
-        """The description of the interface holds no secret: anybody reads it, as page and as JSON."""
+        """The description of the interface holds no secret: anybody reads it, as page and as
+        JSON.
+        """
         for credentials in ([], ["Authorization: Bearer nonsense"], ["Authorization: nonsense"]):
             for path in ("/openapi.json", "/docs"):
                 self.assertEqual(self.ask("GET", path, None, credentials).status, 200)
@@ -71,28 +91,54 @@ class Health(GateTestCase):
     def test_folders(self) -> None:
         """A folder can be open with all that is in it; what only begins like it is not."""
         self.patch(rtprov.http.request, "OPEN_FOLDERS", (b"/ui/",))
-        self.assertEqual([is_open(path) for path in (b"/ui/", b"/ui/a/b.js", b"/ui", b"/uix", b"/")], [True, True, False, False, False])
+        self.assertEqual(
+            [is_open(path) for path in (b"/ui/", b"/ui/a/b.js", b"/ui", b"/uix", b"/")],
+            [True, True, False, False, False],
+        )
 
 
 class Tokens(GateTestCase):
     def test_let_in(self) -> None:
-        """A request with one of the tokens is answered as any is where nobody is kept out; the scheme's case and spaces do not matter."""
-        for field in (f"Bearer {self.billing}", f"bearer {self.billing}", f"BEARER   {self.billing} "):
+        """A request with one of the tokens is answered as any is where nobody is kept out; the
+        scheme's case and spaces do not matter.
+        """
+        for field in (
+            f"Bearer {self.billing}",
+            f"bearer {self.billing}",
+            f"BEARER   {self.billing} ",
+        ):
             self.assertAccepted(self.post(BODY, f"Authorization: {field}"))
         self.assertEqual(self.get_as(self.billing).status, 200)
         self.assertError(self.ask("GET", "/", None, [self.bearer(self.billing)]), 404, NO_ROUTE)
 
     def test_missing(self) -> None:
-        """A request without a token, or with credentials of another kind, is a 401 that asks for one (RFC 6750 §3)."""
+        """A request without a token, or with credentials of another kind, is a 401 that asks for
+        one (RFC 6750 §3).
+        """
         self.assertTurnedAway(self.post(), 401, MISSING, CHALLENGE)
-        for field in ("Basic am9lOnMzY3IzdA==", "", "Bear er", self.billing, f"Bearer{self.billing}"):
-            self.assertTurnedAway(self.post(BODY, f"Authorization: {field}"), 401, MISSING, CHALLENGE)
-        self.assertTurnedAway(self.ask("POST", f"{POST_PATH}?access_token={self.billing}", BODY), 401, MISSING, CHALLENGE)
+        for field in (
+            "Basic am9lOnMzY3IzdA==",
+            "",
+            "Bear er",
+            self.billing,
+            f"Bearer{self.billing}",
+        ):
+            self.assertTurnedAway(
+                self.post(BODY, f"Authorization: {field}"), 401, MISSING, CHALLENGE
+            )
+        self.assertTurnedAway(
+            self.ask("POST", f"{POST_PATH}?access_token={self.billing}", BODY),
+            401,
+            MISSING,
+            CHALLENGE,
+        )
 
     def test_unknown(self) -> None:
         """A token that is none of ours is a 401 that says so."""
         for token in ("x", self.billing[:-1], self.billing + "x", self.gate_hash()):
-            self.assertTurnedAway(self.post_as(token), 401, UNKNOWN, f'{CHALLENGE}, error="invalid_token"')
+            self.assertTurnedAway(
+                self.post_as(token), 401, UNKNOWN, f'{CHALLENGE}, error="invalid_token"'
+            )
 
     def gate_hash(self) -> str:
         assert self.admission.tokens is not None
@@ -101,22 +147,57 @@ class Tokens(GateTestCase):
     def test_malformed(self) -> None:
         """Credentials that cannot be read, or come twice, are a 400, and never those of either."""
         challenge = f'{CHALLENGE}, error="invalid_request"'
-        for fields in (["Bearer"], ["Bearer a b"], [f"Bearer {self.billing}, Bearer x"], ["Bearer ="], ['Bearer token="x"']):
-            self.assertTurnedAway(self.post(BODY, *(f"Authorization: {field}" for field in fields)), 400, MALFORMED, challenge)
+        for fields in (
+            ["Bearer"],
+            ["Bearer a b"],
+            [f"Bearer {self.billing}, Bearer x"],
+            ["Bearer ="],
+            ['Bearer token="x"'],
+        ):
+            self.assertTurnedAway(
+                self.post(BODY, *(f"Authorization: {field}" for field in fields)),
+                400,
+                MALFORMED,
+                challenge,
+            )
         for others in (self.billing, "x"):
-            self.assertTurnedAway(self.post(BODY, self.bearer(self.billing), self.bearer(others)), 400, MALFORMED, challenge)
-        self.assertTurnedAway(self.post(BODY, "Authorization: Basic x", self.bearer(self.billing)), 400, MALFORMED, challenge)
+            self.assertTurnedAway(
+                self.post(BODY, self.bearer(self.billing), self.bearer(others)),
+                400,
+                MALFORMED,
+                challenge,
+            )
+        self.assertTurnedAway(
+            self.post(BODY, "Authorization: Basic x", self.bearer(self.billing)),
+            400,
+            MALFORMED,
+            challenge,
+        )
 
     def test_reading_only(self) -> None:
         """A token for reading asks for statuses; what it may not do is a 403."""
         self.assertEqual(self.get_as(self.dash).status, 200)
-        self.assertTurnedAway(self.post_as(self.dash), 403, FORBIDDEN, f'{CHALLENGE}, error="insufficient_scope"')
+        self.assertTurnedAway(
+            self.post_as(self.dash), 403, FORBIDDEN, f'{CHALLENGE}, error="insufficient_scope"'
+        )
         for method in ("PUT", "DELETE", "get"):
             self.assertEqual(self.ask(method, GET_PATH, None, [self.bearer(self.dash)]).status, 403)
 
     def test_no_path_around(self) -> None:
-        """Admission comes before every path and method there is or is not, however it is written."""
-        for path in ("/", "/nothing", GET_PATH, POST_PATH, "//", "/a%2Fb", "/%zz", "http://b/", "*"):
+        """Admission comes before every path and method there is or is not, however it is
+        written.
+        """
+        for path in (
+            "/",
+            "/nothing",
+            GET_PATH,
+            POST_PATH,
+            "//",
+            "/a%2Fb",
+            "/%zz",
+            "http://b/",
+            "*",
+        ):
             for method in ("GET", "HEAD", "POST", "PUT", "OPTIONS", "frob"):
                 answers = self.say(request(method, path), method)
                 self.assertEqual([answer.status for answer in answers], [401], (method, path))
@@ -125,13 +206,26 @@ class Tokens(GateTestCase):
     def test_connection_goes_on(self) -> None:
         """On one connection each request is judged for itself."""
         client = self.connect()
-        right, wrong = (request("GET", GET_PATH, None, [self.bearer(token)]) for token in (self.billing, "x"))
-        client.send(right + wrong + request("GET", GET_PATH) + right + request("POST", POST_PATH, BODY) + right)
-        self.assertEqual([answer.status for answer in client.answers()], [200, 401, 401, 200, 401, 200])
+        right, wrong = (
+            request("GET", GET_PATH, None, [self.bearer(token)]) for token in (self.billing, "x")
+        )
+        client.send(
+            right
+            + wrong
+            + request("GET", GET_PATH)
+            + right
+            + request("POST", POST_PATH, BODY)
+            + right
+        )
+        self.assertEqual(
+            [answer.status for answer in client.answers()], [200, 401, 401, 200, 401, 200]
+        )
         self.assertFalse(client.lost)
 
     def test_revoked(self) -> None:
-        """A token that is taken away is not let in any longer, not even on a connection on which it was."""
+        """A token that is taken away is not let in any longer, not even on a connection on which it
+        was.
+        """
         client, data = self.connect(), request("GET", GET_PATH, None, [self.bearer(self.billing)])
         client.send(data)
         self.admission.tokens = ()
@@ -139,9 +233,16 @@ class Tokens(GateTestCase):
         self.assertEqual([answer.status for answer in client.answers()], [200, 401])
 
     def test_body_is_not_kept(self) -> None:
-        """Nothing is kept of a stranger's body; it is read to its end, within the limit for what is discarded."""
+        """Nothing is kept of a stranger's body; it is read to its end, within the limit for what is
+        discarded.
+        """
         client = self.connect()
-        head = request("POST", POST_PATH, None, ["Content-Type: application/json", "Transfer-Encoding: chunked"])
+        head = request(
+            "POST",
+            POST_PATH,
+            None,
+            ["Content-Type: application/json", "Transfer-Encoding: chunked"],
+        )
         client.send(head + chunked(b"x" * MAX_BODY_BYTES)[:-5])
         (held,) = self.requests()
         self.assertEqual(held.content.getvalue(), b"")
@@ -155,8 +256,12 @@ class Tokens(GateTestCase):
         return list(channel.requests)
 
     def test_expect(self) -> None:
-        """A stranger who asks before it sends its body is answered instead of asked for it, and the connection closed."""
-        head, _, body = request("POST", POST_PATH, BODY, ["Expect: 100-continue"]).partition(b"\r\n\r\n")
+        """A stranger who asks before it sends its body is answered instead of asked for it, and the
+        connection closed.
+        """
+        head, _, body = request("POST", POST_PATH, BODY, ["Expect: 100-continue"]).partition(
+            b"\r\n\r\n"
+        )
         client = self.connect()
         client.send(head + b"\r\n\r\n")
         (answer,) = client.answers()
@@ -192,17 +297,31 @@ class Rates(GateTestCase):
         self.assertAccepted(self.post_as(self.billing))
 
     def test_by_token(self) -> None:
-        """Each token is counted for itself, over all connections; strangers by their address, before they are told more."""
-        self.assertEqual([self.get_as(token).status for token in (self.billing, self.dash, self.billing)], [200, 200, 429])
+        """Each token is counted for itself, over all connections; strangers by their address,
+        before they are told more.
+        """
+        self.assertEqual(
+            [self.get_as(token).status for token in (self.billing, self.dash, self.billing)],
+            [200, 200, 429],
+        )
         self.assertEqual([self.get_as(token).status for token in ("x", "y")], [401, 429])
         self.assertEqual(self.ask("GET", "/").status, 429)
 
     def test_expect(self) -> None:
         """A client that asks before it sends its body is told right away."""
         self.post_as(self.billing)
-        (answer,) = self.say(request("POST", POST_PATH, None, ["Expect: 100-continue", "Content-Length: 9", self.bearer(self.billing)]))
+        (answer,) = self.say(
+            request(
+                "POST",
+                POST_PATH,
+                None,
+                ["Expect: 100-continue", "Content-Length: 9", self.bearer(self.billing)],
+            )
+        )
         self.assertError(answer, 429, "Too many requests")
-        self.assertEqual((answer.header("Retry-After"), answer.header("Connection")), ("2", "close"))
+        self.assertEqual(
+            (answer.header("Retry-After"), answer.header("Connection")), ("2", "close")
+        )
 
 
 class Callers(WebTestCase):
@@ -221,7 +340,14 @@ class Callers(WebTestCase):
     def test_names(self) -> None:
         """Without tokens it is the address, with them the token's name."""
         self.assertEqual(self.served(None), b"address:127.0.0.1")
-        self.assertEqual(self.served(Admission(now=self.clock.seconds, wall_clock=self.clock.seconds)), b"address:127.0.0.1")
+        self.assertEqual(
+            self.served(Admission(now=self.clock.seconds, wall_clock=self.clock.seconds)),
+            b"address:127.0.0.1",
+        )
         token, secret = new_token("billing")
-        admission = Admission(now=self.clock.seconds, wall_clock=self.clock.seconds, tokens=(token,))
-        self.assertEqual(self.served(admission, f"Authorization: Bearer {secret}"), b"token:billing")
+        admission = Admission(
+            now=self.clock.seconds, wall_clock=self.clock.seconds, tokens=(token,)
+        )
+        self.assertEqual(
+            self.served(admission, f"Authorization: Bearer {secret}"), b"token:billing"
+        )

@@ -1,4 +1,6 @@
-"""Whatever bytes come, in whatever pieces: each answer is whole and JSON, nothing is logged as an error, nothing is left."""
+"""Whatever bytes come, in whatever pieces: each answer is whole and JSON, nothing is logged as an
+error, nothing is left.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,18 @@ from tests.support.front import BODY, GET_PATH, NO_TASK, POST_PATH, FrontendTest
 from tests.support.raw_http import RawAnswer, RawClient, chunked, request
 
 METHODS = ("GET", "POST", "HEAD", "OPTIONS", "get", "X")
-PATHS = (GET_PATH, POST_PATH, GET_PATH[:-1], "/", "*", "//", "http://b" + GET_PATH, POST_PATH + "%00%FF%2F", "/%", "?")
+PATHS = (
+    GET_PATH,
+    POST_PATH,
+    GET_PATH[:-1],
+    "/",
+    "*",
+    "//",
+    "http://b" + GET_PATH,
+    POST_PATH + "%00%FF%2F",
+    "/%",
+    "?",
+)
 FIELDS = (
     "Connection: close",
     "Connection: keep-alive",
@@ -42,7 +55,18 @@ fragments = st.one_of(
     requests,
     requests,
     st.binary(max_size=40),
-    st.sampled_from([b"\r\n", b"\r\n\r\n", b"\x00", b"GET ", chunked(BODY), chunked(b"x" * 70_000), b"0\r\n\r\n", b"5\r\nabc"]),
+    st.sampled_from(
+        [
+            b"\r\n",
+            b"\r\n\r\n",
+            b"\x00",
+            b"GET ",
+            chunked(BODY),
+            chunked(b"x" * 70_000),
+            b"0\r\n\r\n",
+            b"5\r\nabc",
+        ]
+    ),
 )
 streams = st.lists(fragments, min_size=1, max_size=6).map(b"".join)
 
@@ -59,17 +83,24 @@ class AnyBytes(FrontendTestCase):
     @settings(max_examples=400)
     @given(streams, st.lists(st.integers(0, 100_000), max_size=8))
     def test_pieces_do_not_matter(self, data: bytes, cuts: list[int]) -> None:
-        """The same bytes get the same answers in one piece and in several; each is JSON, and after the last word the connection ends."""
+        """The same bytes get the same answers in one piece and in several; each is JSON, and after
+        the last word the connection ends.
+        """
         self.knows(State.RUNNING)
         whole, answers = self.talk(data, [])
         pieces, others = self.talk(data, cuts)
-        self.assertEqual([answer.status for answer in answers], [answer.status for answer in others])
+        self.assertEqual(
+            [answer.status for answer in answers], [answer.status for answer in others]
+        )
         self.assertEqual(whole.lost, pieces.lost)
         for answer in answers:
             if answer.status == 100:
                 continue
             self.assertEqual(answer.header("Content-Type"), "application/json")
-            self.assertEqual(answer.json["code"], 204 if "running" in answer.json.get("message", "") else answer.status)
+            self.assertEqual(
+                answer.json["code"],
+                204 if "running" in answer.json.get("message", "") else answer.status,
+            )
         self.network.advance(2 * IDLE_TIMEOUT_S)
         self.assertTrue(whole.lost and pieces.lost)
         self.assertEqual(self.clock.getDelayedCalls(), [])

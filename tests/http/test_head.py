@@ -1,4 +1,6 @@
-"""What every request's head is held to: Host, framing, expectations, content codings (RFC 9110, RFC 9112)."""
+"""What every request's head is held to: Host, framing, expectations, content codings (RFC 9110, RFC
+9112).
+"""
 
 from __future__ import annotations
 
@@ -14,13 +16,79 @@ from tests.support.front import BODY, GET_PATH, NOT_HTTP, POST_PATH
 from tests.support.raw_http import chunked, request
 
 HOSTS = (
-    *("b", "B.Example", "b.", "my_backend", "1.2.3.4", "999.1.2.3", "a-b.c~d", "b%FF", "!$&'()*+,;=", "xn--80ak6aa92e.com"),
-    *("b:", "b:0", "b:443", "b:00443", "b:65535", "[::1]", "[::1]:8443", "[::ffff:1.2.3.4]", "[2001:DB8::7]:", "[v1.a:b]"),
+    *(
+        "b",
+        "B.Example",
+        "b.",
+        "my_backend",
+        "1.2.3.4",
+        "999.1.2.3",
+        "a-b.c~d",
+        "b%FF",
+        "!$&'()*+,;=",
+        "xn--80ak6aa92e.com",
+    ),
+    *(
+        "b:",
+        "b:0",
+        "b:443",
+        "b:00443",
+        "b:65535",
+        "[::1]",
+        "[::1]:8443",
+        "[::ffff:1.2.3.4]",
+        "[2001:DB8::7]:",
+        "[v1.a:b]",
+    ),
 )
 NO_HOSTS = (
-    *("b c", "b/", "b/c", "http://b", "a@b", "b?", "b#", "b\\c", '"b"', "<b>", "b|", "b^", "b{", "ABC|", "b%", "b%F", "b%GG"),
-    *("b:x", "b:-1", "b:+1", "b:65536", "b:99999", "b:1:2", "b: 1", "b :1", "::1", "::1:8443", "b\xff", "б"),
-    *("[::1", "::1]", "[]", "[b]", "[1.2.3.4]", "[::g]", "[::1]x", "[::1]:x", "[fe80::1%eth0]", "[fe80::1%25eth0]", "[v.a]", "[1::2::3]"),
+    *(
+        "b c",
+        "b/",
+        "b/c",
+        "http://b",
+        "a@b",
+        "b?",
+        "b#",
+        "b\\c",
+        '"b"',
+        "<b>",
+        "b|",
+        "b^",
+        "b{",
+        "ABC|",
+        "b%",
+        "b%F",
+        "b%GG",
+    ),
+    *(
+        "b:x",
+        "b:-1",
+        "b:+1",
+        "b:65536",
+        "b:99999",
+        "b:1:2",
+        "b: 1",
+        "b :1",
+        "::1",
+        "::1:8443",
+        "b\xff",
+        "б",
+    ),
+    *(
+        "[::1",
+        "::1]",
+        "[]",
+        "[b]",
+        "[1.2.3.4]",
+        "[::g]",
+        "[::1]x",
+        "[::1]:x",
+        "[fe80::1%eth0]",
+        "[fe80::1%25eth0]",
+        "[v.a]",
+        "[1::2::3]",
+    ),
 )
 NONE = "Host: expected one field in an HTTP/1.1 request, not none"
 SEVERAL = "Host: expected one field, not several"
@@ -30,7 +98,9 @@ ENCODED = "Unsupported content encoding: send the body as it is, without Content
 EXPECTED = "Expect: only 100-continue is supported"
 
 
-def head(*fields: str, version: str = "HTTP/1.1", method: str = "GET", target: str = GET_PATH) -> bytes:
+def head(
+    *fields: str, version: str = "HTTP/1.1", method: str = "GET", target: str = GET_PATH
+) -> bytes:
     """A request without a body, with these fields and no other."""
     text = "".join(f"{line}\r\n" for line in (f"{method} {target} {version}", *fields, ""))
     return text.encode("latin-1", "ignore")
@@ -38,14 +108,18 @@ def head(*fields: str, version: str = "HTTP/1.1", method: str = "GET", target: s
 
 class Grammar(SynchronousTestCase):
     def test_hosts(self) -> None:
-        """A host is what RFC 3986 §3.2.2 says, with or without a port; it is empty only where that may be."""
+        """A host is what RFC 3986 §3.2.2 says, with or without a port; it is empty only where that
+        may be.
+        """
         for host in HOSTS:
             for may_be_empty in (False, True):
                 self.assertTrue(is_host(host.encode(), may_be_empty=may_be_empty), host)
         for host in NO_HOSTS:
             self.assertFalse(is_host(host.encode(), may_be_empty=True), host)
         for host in ("", ":", ":443"):
-            self.assertEqual([is_host(host.encode(), may_be_empty=each) for each in (False, True)], [False, True])
+            self.assertEqual(
+                [is_host(host.encode(), may_be_empty=each) for each in (False, True)], [False, True]
+            )
 
 
 class Hosts(HttpTestCase):
@@ -57,7 +131,9 @@ class Hosts(HttpTestCase):
         self.assertEqual([answer.status for answer in self.say(data)], [200], data)
 
     def test_valid(self) -> None:
-        """One valid Host is served in either version, however the field is written; it may be empty."""
+        """One valid Host is served in either version, however the field is written; it may be
+        empty.
+        """
         for version in ("HTTP/1.1", "HTTP/1.0"):
             for host in ("b", "[::1]:8443", ""):
                 for field in (f"Host: {host}", f"hOsT:{host}", f"HOST:\t {host} \t"):
@@ -73,11 +149,17 @@ class Hosts(HttpTestCase):
         """Two fields are a 400 in either version, also where they say the same, or nothing."""
         for version in ("HTTP/1.1", "HTTP/1.0"):
             for hosts in (("b", "b"), ("b", "c"), ("b", ""), ("", ""), ("b", "b", "b")):
-                self.assertRefusedAndClosed(head(*(f"Host: {host}" for host in hosts), version=version), 400, SEVERAL)
-            self.assertRefusedAndClosed(head("Host: b", "X: y", "HOST: b", version=version), 400, SEVERAL)
+                self.assertRefusedAndClosed(
+                    head(*(f"Host: {host}" for host in hosts), version=version), 400, SEVERAL
+                )
+            self.assertRefusedAndClosed(
+                head("Host: b", "X: y", "HOST: b", version=version), 400, SEVERAL
+            )
 
     def test_invalid(self) -> None:
-        """A Host that is none is a 400 in either version; so is one on two lines, which are one value."""
+        """A Host that is none is a 400 in either version; so is one on two lines, which are one
+        value.
+        """
         for version in ("HTTP/1.1", "HTTP/1.0"):
             for host in ("b c", "a@b", "http://b", "b:x", "[::1", "\xff", "b,\tc"):
                 self.assertRefusedAndClosed(head(f"Host: {host}", version=version), 400, INVALID)
@@ -86,13 +168,33 @@ class Hosts(HttpTestCase):
             self.assertRefusedAndClosed(head("Host : b", version=version), 400, NOT_HTTP)
 
     def test_everywhere(self) -> None:
-        """The same holds for each method and path, with a body or without; nothing that follows is served, and nothing is asked."""
-        for method, target in (("POST", POST_PATH), ("GET", "/livez"), ("DELETE", GET_PATH), ("OPTIONS", "*"), ("GET", "/nowhere")):
-            self.assertRefusedAndClosed(head(method=method, target=target) + head("Host: b"), 400, NONE)
+        """The same holds for each method and path, with a body or without; nothing that follows is
+        served, and nothing is asked.
+        """
+        for method, target in (
+            ("POST", POST_PATH),
+            ("GET", "/livez"),
+            ("DELETE", GET_PATH),
+            ("OPTIONS", "*"),
+            ("GET", "/nowhere"),
+        ):
+            self.assertRefusedAndClosed(
+                head(method=method, target=target) + head("Host: b"), 400, NONE
+            )
         body = f"Content-Length: {len(BODY)}"
-        self.assertRefusedAndClosed(head(body, method="POST", target=POST_PATH) + BODY + request("POST", POST_PATH, BODY), 400, NONE)
-        self.assertRefusedAndClosed(head(body, "Expect: 100-continue", method="POST", target=POST_PATH), 400, NONE)
-        self.assertRefusedAndClosed(head("Transfer-Encoding: chunked", method="POST", target=POST_PATH) + chunked(BODY), 400, NONE)
+        self.assertRefusedAndClosed(
+            head(body, method="POST", target=POST_PATH) + BODY + request("POST", POST_PATH, BODY),
+            400,
+            NONE,
+        )
+        self.assertRefusedAndClosed(
+            head(body, "Expect: 100-continue", method="POST", target=POST_PATH), 400, NONE
+        )
+        self.assertRefusedAndClosed(
+            head("Transfer-Encoding: chunked", method="POST", target=POST_PATH) + chunked(BODY),
+            400,
+            NONE,
+        )
         self.assertEqual((self.tasks.submitted, self.statuses.asked), ([], []))
 
     def test_head(self) -> None:
@@ -112,18 +214,31 @@ class Hosts(HttpTestCase):
         self.assertTrue(client.lost)
 
     def test_absolute_target(self) -> None:
-        """A whole URL as target goes before Host (RFC 9112 §3.2.2), which must be there and valid all the same."""
+        """A whole URL as target goes before Host (RFC 9112 §3.2.2), which must be there and valid
+        all the same.
+        """
         for origin in ("http://b", "https://other:8443", "http://[::1]:1"):
             for host in ("b", "c", ""):
                 self.assertServed(head(f"Host: {host}", target=origin + GET_PATH))
             self.assertRefusedAndClosed(head(target=origin + GET_PATH), 400, NONE)
-            self.assertRefusedAndClosed(head("Host: b", "Host: b", target=origin + GET_PATH), 400, SEVERAL)
+            self.assertRefusedAndClosed(
+                head("Host: b", "Host: b", target=origin + GET_PATH), 400, SEVERAL
+            )
             self.assertServed(head(target=origin + GET_PATH, version="HTTP/1.0"))
 
     def test_absolute_target_without_a_host(self) -> None:
         """A URL whose host is empty or none, or that names a user (RFC 9110 §4.2), is a 400."""
-        for origin in ("http://", "https://:8443", "http://a@b", "http://joe:x@b", "http://b:x", "http://[::1"):
-            self.assertRefusedAndClosed(head("Host: b", target=origin + GET_PATH) + head("Host: b"), 400, NO_TARGET)
+        for origin in (
+            "http://",
+            "https://:8443",
+            "http://a@b",
+            "http://joe:x@b",
+            "http://b:x",
+            "http://[::1",
+        ):
+            self.assertRefusedAndClosed(
+                head("Host: b", target=origin + GET_PATH) + head("Host: b"), 400, NO_TARGET
+            )
             self.assertRefusedAndClosed(request("POST", origin + POST_PATH, BODY), 400, NO_TARGET)
 
 
@@ -138,8 +253,15 @@ class StubHosts(HttpTestCase):
 
     def test_hosts(self) -> None:
         """Without exactly one valid Host there is no call."""
-        for fields, message in (((), NONE), (("Host: b", "Host: b"), SEVERAL), (("Host: b c",), INVALID)):
-            data = head(*fields, f"Content-Length: {len(BODY)}", method="POST", target=POST_PATH) + BODY
+        for fields, message in (
+            ((), NONE),
+            (("Host: b", "Host: b"), SEVERAL),
+            (("Host: b c",), INVALID),
+        ):
+            data = (
+                head(*fields, f"Content-Length: {len(BODY)}", method="POST", target=POST_PATH)
+                + BODY
+            )
             self.assertRefusedAndClosed(data, 400, message)
         self.assertEqual(self.stub.calls, 0)
 
@@ -152,13 +274,24 @@ class StubHosts(HttpTestCase):
 
 class Framing(HttpTestCase):
     def test_transfer_encoding_in_http_1_0(self) -> None:
-        """HTTP/1.0 has no Transfer-Encoding: its end is in doubt, and the connection is closed (RFC 9112 §6.1)."""
-        data = request("POST", POST_PATH, None, ["Transfer-Encoding: chunked"], version="HTTP/1.0") + chunked(BODY)
-        self.assertRefusedAndClosed(data, 400, "Transfer-Encoding: not expected in an HTTP/1.0 request")
+        """HTTP/1.0 has no Transfer-Encoding: its end is in doubt, and the connection is closed (RFC
+        9112 §6.1).
+        """
+        data = request(
+            "POST", POST_PATH, None, ["Transfer-Encoding: chunked"], version="HTTP/1.0"
+        ) + chunked(BODY)
+        self.assertRefusedAndClosed(
+            data, 400, "Transfer-Encoding: not expected in an HTTP/1.0 request"
+        )
 
     def test_transfer_encoding_identity(self) -> None:
-        """The coding ``identity``, which no version has any more, does not smuggle a length past anybody."""
-        for fields in (["Transfer-Encoding: identity"], ["Transfer-Encoding: IDENTITY", "Content-Length: 5"]):
+        """The coding ``identity``, which no version has any more, does not smuggle a length past
+        anybody.
+        """
+        for fields in (
+            ["Transfer-Encoding: identity"],
+            ["Transfer-Encoding: IDENTITY", "Content-Length: 5"],
+        ):
             for order in (fields, fields[::-1]):
                 data = request("POST", POST_PATH, None, order) + request("POST", POST_PATH, BODY)
                 self.assertRefusedAndClosed(data, 400, "Transfer-Encoding: expected chunked")
@@ -169,7 +302,9 @@ class Framing(HttpTestCase):
         self.assertRefusedAndClosed(data, 400, NOT_HTTP)
 
     def test_bare_line_ends(self) -> None:
-        """A bare CR or LF within a head is refused, in whatever place; lines that end so never make a request."""
+        """A bare CR or LF within a head is refused, in whatever place; lines that end so never make
+        a request.
+        """
         for data in (
             b"GET / HTTP/1.1\nHost: b\r\n\r\n",
             b"GET / HTTP/1.1\r\nHost: b\nX: y\r\n\r\n",
@@ -184,7 +319,9 @@ class Framing(HttpTestCase):
         self.assertEqual(client.answers(), [])
 
     def test_space_before_the_first_field(self) -> None:
-        """A line that begins with a space belongs to the field before it; before the first one it is none."""
+        """A line that begins with a space belongs to the field before it; before the first one it
+        is none.
+        """
         self.assertRefusedAndClosed(b"GET / HTTP/1.1\r\n Host: b\r\n\r\n", 400, NOT_HTTP)
 
 
@@ -192,7 +329,9 @@ class Expectations(HttpTestCase):
     LENGTH = f"Content-Length: {len(BODY)}"
 
     def asking(self, *fields: str, version: str = "HTTP/1.1") -> bytes:
-        return head("Host: b", self.LENGTH, *fields, version=version, method="POST", target=POST_PATH)
+        return head(
+            "Host: b", self.LENGTH, *fields, version=version, method="POST", target=POST_PATH
+        )
 
     def test_continue(self) -> None:
         """``100-continue`` is heeded in any case, and where it is said twice."""
@@ -222,7 +361,9 @@ class Expectations(HttpTestCase):
             self.assertRefusedAndClosed(self.asking(f"Expect: {value}"), 417, EXPECTED)
 
     def test_http_1_0(self) -> None:
-        """HTTP/1.0 has no expectations: they are passed over (RFC 9110 §10.1.1), and a large body is read before it is refused."""
+        """HTTP/1.0 has no expectations: they are passed over (RFC 9110 §10.1.1), and a large body
+        is read before it is refused.
+        """
         for value in ("100-continue", "dinner"):
             client = self.connect()
             client.send(self.asking(f"Expect: {value}", version="HTTP/1.0"))
@@ -230,15 +371,26 @@ class Expectations(HttpTestCase):
             client.send(BODY)
             self.assertEqual([answer.status for answer in client.answers()], [200])
         client = self.connect()
-        client.send(request("POST", POST_PATH, b"x" * 70_000, ["Expect: 100-continue"], version="HTTP/1.0"))
+        client.send(
+            request("POST", POST_PATH, b"x" * 70_000, ["Expect: 100-continue"], version="HTTP/1.0")
+        )
         self.assertEqual([answer.status for answer in client.answers()], [413])
 
 
 class ContentEncodings(HttpTestCase):
     def test_identity(self) -> None:
         """A body that is sent as it is is taken, whether or not that is said."""
-        for values in ([""], ["identity"], ["Identity"], ["identity, IDENTITY"], ["", "identity"], [" , ,"]):
-            self.assertAccepted(self.post(BODY, *(f"Content-Encoding: {value}" for value in values)))
+        for values in (
+            [""],
+            ["identity"],
+            ["Identity"],
+            ["identity, IDENTITY"],
+            ["", "identity"],
+            [" , ,"],
+        ):
+            self.assertAccepted(
+                self.post(BODY, *(f"Content-Encoding: {value}" for value in values))
+            )
 
     def test_others(self) -> None:
         """Any other coding is a 415 that says what is taken, and the connection goes on."""
@@ -256,17 +408,24 @@ class ContentEncodings(HttpTestCase):
             [",gzip"],
         ):
             client.received.clear()
-            client.send(request("POST", POST_PATH, BODY, [f"Content-Encoding: {value}" for value in values]))
+            client.send(
+                request("POST", POST_PATH, BODY, [f"Content-Encoding: {value}" for value in values])
+            )
             (answer,) = client.answers()
             self.assertRefused(answer, 415, ENCODED)
             self.assertEqual(answer.header("Accept-Encoding"), "identity")
         self.assertFalse(client.lost)
 
     def test_any_request_with_a_body(self) -> None:
-        """The same goes for chunks, for other methods and paths; a request without a body has nothing encoded."""
+        """The same goes for chunks, for other methods and paths; a request without a body has
+        nothing encoded.
+        """
         self.knows(State.COMPLETED)
         encoded = ["Content-Encoding: gzip"]
-        (answer,) = self.say(request("POST", POST_PATH, None, [*encoded, "Transfer-Encoding: chunked"]) + chunked(BODY))
+        (answer,) = self.say(
+            request("POST", POST_PATH, None, [*encoded, "Transfer-Encoding: chunked"])
+            + chunked(BODY)
+        )
         self.assertRefused(answer, 415, ENCODED)
         for method, path in (("GET", GET_PATH), ("DELETE", GET_PATH), ("PUT", "/nowhere")):
             self.assertRefused(self.ask(method, path, b"x", encoded), 415, ENCODED)
@@ -275,13 +434,22 @@ class ContentEncodings(HttpTestCase):
 
     def test_asked_before(self) -> None:
         """A client that asks before it sends such a body is told at once, and never to go on."""
-        data = request("POST", POST_PATH, None, ["Content-Encoding: gzip", "Content-Length: 9", "Expect: 100-continue"])
+        data = request(
+            "POST",
+            POST_PATH,
+            None,
+            ["Content-Encoding: gzip", "Content-Length: 9", "Expect: 100-continue"],
+        )
         self.assertRefusedAndClosed(data, 415, ENCODED)
 
     def test_problem(self) -> None:
         """Who asks for a problem (RFC 9457) gets one here, too."""
-        answer = self.ask("POST", POST_PATH, BODY, ["Content-Encoding: br", "Accept: application/problem+json"])
-        self.assertEqual((answer.status, answer.header("Content-Type")), (415, "application/problem+json"))
+        answer = self.ask(
+            "POST", POST_PATH, BODY, ["Content-Encoding: br", "Accept: application/problem+json"]
+        )
+        self.assertEqual(
+            (answer.status, answer.header("Content-Type")), (415, "application/problem+json")
+        )
         self.assertEqual(answer.json["detail"], ENCODED)
 
 

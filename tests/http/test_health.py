@@ -21,7 +21,9 @@ class OfAFrontend(FrontendTestCase):
         self.assertEqual((answer.status, answer.json, self.probes), (200, ALIVE, 0))
 
     def test_ready(self) -> None:
-        """What its probe finds ready is a 200; what not, a 503 that says why and when to ask again."""
+        """What its probe finds ready is a 200; what not, a 503 that says why and when to ask
+        again.
+        """
         self.assertEqual(self.ask("GET", "/readyz").json, READY)
         self.unready = NotReady("Not ready: no broker")
         self.clock.advance(1.0)
@@ -59,7 +61,9 @@ class Alone(WebTestCase):
     def test_stub(self) -> None:
         """A process without needs is ready; nothing else is served beside its health."""
         self.serve(Health(always_ready(self.reactor)).resource())
-        self.assertEqual([self.ask("GET", path).json for path in ("/livez", "/readyz")], [ALIVE, READY])
+        self.assertEqual(
+            [self.ask("GET", path).json for path in ("/livez", "/readyz")], [ALIVE, READY]
+        )
         self.assertError(self.ask("GET", "/"), 404, NO_ROUTE)
 
     def test_hang_ups(self) -> None:

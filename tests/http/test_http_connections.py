@@ -19,7 +19,9 @@ class Times(HttpTestCase):
     """No client can hold a connection for ever."""
 
     def test_idle(self) -> None:
-        """A connection on which nothing comes is closed without a word, from its beginning or after an answer."""
+        """A connection on which nothing comes is closed without a word, from its beginning or after
+        an answer.
+        """
         fresh, used = self.connect(), self.connect()
         used.send(request("GET", "/"))
         used.received.clear()
@@ -30,7 +32,9 @@ class Times(HttpTestCase):
         self.assertEqual((fresh.received, used.received), (b"", b""))
 
     def test_trickle(self) -> None:
-        """A request that has not arrived as a whole in time is a 408, however steadily its bytes come, in head or body."""
+        """A request that has not arrived as a whole in time is a 408, however steadily its bytes
+        come, in head or body.
+        """
         data = request("POST", POST_PATH, BODY, ["X: " + "x" * 200])
         for start in (0, data.index(BODY) - 30):
             client = self.connect()
@@ -54,7 +58,9 @@ class Times(HttpTestCase):
         self.assertEqual([answer.status for answer in client.answers()], [200] * 3)
 
     def test_a_request_behind_another(self) -> None:
-        """A request that begins while another is under way has its whole time once that one is answered."""
+        """A request that begins while another is under way has its whole time once that one is
+        answered.
+        """
         self.tasks.silent = True
         client = self.connect()
         client.send(request("POST", POST_PATH, BODY) + b"GET")
@@ -86,8 +92,15 @@ class Times(HttpTestCase):
         self.assertEqual(self.tasks.submitted, [])
 
     def test_a_client_that_does_not_let_go(self) -> None:
-        """Where a connection does not close as it is told to (TLS waits for the client's farewell), it is cut."""
-        for data in (b"nonsense\r\n\r\n", request("GET", "/", None, ["Connection: close"]), b"", b"G"):
+        """Where a connection does not close as it is told to (TLS waits for the client's farewell),
+        it is cut.
+        """
+        for data in (
+            b"nonsense\r\n\r\n",
+            request("GET", "/", None, ["Connection: close"]),
+            b"",
+            b"G",
+        ):
             client = self.connect()
             client.stop_reading()
             client.send(data)
@@ -115,11 +128,16 @@ class Pipelining(HttpTestCase):
             assert client.transport is not None
             client.transport.write(request("POST", CPE + path, BODY) * times)
         self.network.settle()
-        self.assertEqual([task.equipment_id for task in self.tasks.submitted], ["GREEDY01", "MODEST01", "GREEDY01", "GREEDY01"])
+        self.assertEqual(
+            [task.equipment_id for task in self.tasks.submitted],
+            ["GREEDY01", "MODEST01", "GREEDY01", "GREEDY01"],
+        )
         self.assertEqual((len(greedy.answers()), len(modest.answers())), (3, 1))
 
     def test_unread(self) -> None:
-        """No more is answered than the client reads, and all once it does read, also what comes meanwhile."""
+        """No more is answered than the client reads, and all once it does read, also what comes
+        meanwhile.
+        """
         client = self.connect()
         client.stop_reading()
         for _ in range(3):
@@ -152,10 +170,14 @@ class Pipelining(HttpTestCase):
 
 
 class AnyTransport(WebTestCase):
-    """What does not depend on a transport that takes nothing more once it is told to close, as TLS does."""
+    """What does not depend on a transport that takes nothing more once it is told to close, as TLS
+    does.
+    """
 
     def begin(self) -> JsonChannel:
-        protocol = cast("JsonChannel", JsonSite(Resource(), reactor=self.reactor).buildProtocol(None))
+        protocol = cast(
+            "JsonChannel", JsonSite(Resource(), reactor=self.reactor).buildProtocol(None)
+        )
         self.transport = StringTransport()
         protocol.makeConnection(self.transport)
         return protocol
@@ -163,8 +185,15 @@ class AnyTransport(WebTestCase):
     def test_one_refusal(self) -> None:
         """A connection is refused once, whatever else is wrong with the rest of what came."""
         for data in (
-            request("POST", POST_PATH, None, CHUNKED) + chunked(*[b"x" * 60_000] * 40) + b"nonsense\r\n" * 3,
-            request("POST", POST_PATH, None, [f"Content-Length: {MAX_BODY_BYTES + 1}", "Expect: 100-continue"]),
+            request("POST", POST_PATH, None, CHUNKED)
+            + chunked(*[b"x" * 60_000] * 40)
+            + b"nonsense\r\n" * 3,
+            request(
+                "POST",
+                POST_PATH,
+                None,
+                [f"Content-Length: {MAX_BODY_BYTES + 1}", "Expect: 100-continue"],
+            ),
             b"nonsense\r\n\r\n" * 3,
         ):
             protocol = self.begin()
@@ -215,4 +244,7 @@ class LastResort(WebTestCase):
 
     def test_http_2_is_not_offered(self) -> None:
         """TLS negotiates HTTP/1.1, else HTTP/1.0, and nothing else."""
-        self.assertEqual(JsonSite(Resource(), reactor=self.reactor).acceptableProtocols(), [b"http/1.1", b"http/1.0"])
+        self.assertEqual(
+            JsonSite(Resource(), reactor=self.reactor).acceptableProtocols(),
+            [b"http/1.1", b"http/1.0"],
+        )

@@ -29,8 +29,15 @@ class Refused(FrontendTestCase):
         billing, self.billing = new_token("billing")
         dash, self.dash = new_token("dash", role=Role.READ)
         rate = None if self.per_s is None else Rate(self.per_s)
-        self.admission = Admission(now=self.clock.seconds, wall_clock=self.clock.seconds, tokens=(billing, dash), rate=rate)
-        site = JsonSite(self.frontend.resource(), reactor=self.reactor, admission=self.admission, refusals=Refusals(self.reactor))
+        self.admission = Admission(
+            now=self.clock.seconds, wall_clock=self.clock.seconds, tokens=(billing, dash), rate=rate
+        )
+        site = JsonSite(
+            self.frontend.resource(),
+            reactor=self.reactor,
+            admission=self.admission,
+            refusals=Refusals(self.reactor),
+        )
         self.network.listen("b").listen(site)
 
     def _audit(self, event: LogEvent) -> None:
@@ -50,22 +57,38 @@ class Lines(Refused):
         """A line has status, method, device and task, caller and reason."""
         missing = "Credentials are required: send Authorization: Bearer and a token"
         self.ask("GET", GET_PATH)
-        self.assertEqual(self.taken(), [f"refused with 401: GET {GET_PATH} from address:127.0.0.1: {missing}"])
+        self.assertEqual(
+            self.taken(), [f"refused with 401: GET {GET_PATH} from address:127.0.0.1: {missing}"]
+        )
         self.post(BODY, self.bearer("wr0ng"))
-        self.assertEqual(self.taken(), [f"refused with 401: POST {POST_PATH} from address:127.0.0.1: The credentials are not valid"])
+        self.assertEqual(
+            self.taken(),
+            [
+                f"refused with 401: POST {POST_PATH} from address:127.0.0.1: The credentials are"
+                " not valid"
+            ],
+        )
         self.post(BODY, self.bearer(self.dash))
         low = "These credentials do not allow that: the role order is needed, and they have read"
-        self.assertEqual(self.taken(), [f"refused with 403: POST {POST_PATH} from token:dash: {low}"])
+        self.assertEqual(
+            self.taken(), [f"refused with 403: POST {POST_PATH} from token:dash: {low}"]
+        )
         self.store.apply(Requested(TASK, ID, 1000.0, caller="token:other"))
         self.ask("DELETE", GET_PATH, None, [self.bearer(self.billing)])
         (line,) = self.taken()
-        self.assertTrue(line.startswith(f"refused with 403: DELETE {GET_PATH} from token:billing: "), line)
+        self.assertTrue(
+            line.startswith(f"refused with 403: DELETE {GET_PATH} from token:billing: "), line
+        )
         self.post(BODY, self.bearer(self.billing), "Origin: null")
         (line,) = self.taken()
-        self.assertTrue(line.startswith(f"refused with 403: POST {POST_PATH} from token:billing: "), line)
+        self.assertTrue(
+            line.startswith(f"refused with 403: POST {POST_PATH} from token:billing: "), line
+        )
 
     def test_expired(self) -> None:
-        """The line of an expired token says so, and whose it was; the token itself is not shown, nor the owner to the client."""
+        """The line of an expired token says so, and whose it was; the token itself is not shown,
+        nor the owner to the client.
+        """
         expired, secret = new_token("former", expires=date(1970, 1, 1))
         self.admission.tokens = (expired,)
         self.network.advance(86_400.0)
@@ -73,17 +96,33 @@ class Lines(Refused):
             answer = self.post(BODY, self.bearer(secret), *headers)
             self.assertError(answer, 401, "The credentials are not valid")
             why = "The credentials have expired: token:former was let in until 1970-01-01 (UTC)"
-            self.assertEqual(self.taken(), [f"refused with 401: POST {POST_PATH} from address:127.0.0.1: {why}"])
+            self.assertEqual(
+                self.taken(), [f"refused with 401: POST {POST_PATH} from address:127.0.0.1: {why}"]
+            )
 
     def test_before_the_body(self) -> None:
         """A request that is refused before its body is asked for leaves its line, too."""
-        self.say(request("POST", POST_PATH + "?x=s3cr3t", None, ["Expect: 100-continue", "Content-Length: 9"]))
+        self.say(
+            request(
+                "POST", POST_PATH + "?x=s3cr3t", None, ["Expect: 100-continue", "Content-Length: 9"]
+            )
+        )
         (line,) = self.taken()
-        self.assertTrue(line.startswith(f"refused with 401: POST {POST_PATH} from address:127.0.0.1: "), line)
+        self.assertTrue(
+            line.startswith(f"refused with 401: POST {POST_PATH} from address:127.0.0.1: "), line
+        )
 
     def test_nothing_secret(self) -> None:
-        """Queries, and paths that are none of ours, may hold anything, a token too, and are not shown."""
-        for path in (f"/{self.billing}", f"/api/v1/{self.billing}", f"/x?token={self.billing}", "/a%0Ab", "*"):
+        """Queries, and paths that are none of ours, may hold anything, a token too, and are not
+        shown.
+        """
+        for path in (
+            f"/{self.billing}",
+            f"/api/v1/{self.billing}",
+            f"/x?token={self.billing}",
+            "/a%0Ab",
+            "*",
+        ):
             self.ask("GET", path)
         lines = self.taken()
         self.assertEqual(len(lines), 5)
@@ -104,14 +143,18 @@ class Lines(Refused):
         self.post(BODY, self.bearer(self.dash))
         self.assertEqual(len(self.taken()), 10)
         self.network.advance(1.0)
-        self.assertEqual(self.taken(), ["refused 41 more requests within a second: 40 with 401, 1 with 403"])
+        self.assertEqual(
+            self.taken(), ["refused 41 more requests within a second: 40 with 401, 1 with 403"]
+        )
         self.network.advance(5.0)
         self.assertEqual(self.taken(), [])
         self.ask("GET", GET_PATH)
         self.assertEqual(len(self.taken()), 1)
 
     def test_a_long_flood(self) -> None:
-        """Over any time there are no more than ten lines a second, and their numbers, and none is left out."""
+        """Over any time there are no more than ten lines a second, and their numbers, and none is
+        left out.
+        """
         for _ in range(40):
             for _ in range(5):
                 self.ask("GET", GET_PATH)
@@ -120,7 +163,9 @@ class Lines(Refused):
         lines = self.taken()
         single = sum(line.startswith("refused with") for line in lines)
         self.assertLessEqual(single, 50)
-        self.assertEqual(single + sum(int(line.split()[1]) for line in lines if "more requests" in line), 200)
+        self.assertEqual(
+            single + sum(int(line.split()[1]) for line in lines if "more requests" in line), 200
+        )
 
 
 class Rates(Refused):
@@ -130,4 +175,7 @@ class Rates(Refused):
         """The caller of a request too many is the one who is counted."""
         for _ in range(2):
             self.ask("GET", GET_PATH, None, [self.bearer(self.billing)])
-        self.assertEqual(self.taken(), [f"refused with 429: GET {GET_PATH} from token:billing: Too many requests"])
+        self.assertEqual(
+            self.taken(),
+            [f"refused with 429: GET {GET_PATH} from token:billing: Too many requests"],
+        )

@@ -1,9 +1,21 @@
-"""Paths and methods, as a literal-minded client spells them. Whatever is not served is a JSON error, and no task."""
+"""Paths and methods, as a literal-minded client spells them. Whatever is not served is a JSON
+error, and no task.
+"""
 
 from __future__ import annotations
 
 from rtprov.model import State
-from tests.support.front import CPE, GET_PATH, NO_EQUIPMENT, NO_METHOD, NO_ROUTE, NO_TASK, POST_PATH, TASK, FrontendTestCase
+from tests.support.front import (
+    CPE,
+    GET_PATH,
+    NO_EQUIPMENT,
+    NO_METHOD,
+    NO_ROUTE,
+    NO_TASK,
+    POST_PATH,
+    TASK,
+    FrontendTestCase,
+)
 from tests.support.raw_http import request
 
 MALFORMED_IDS = (
@@ -105,7 +117,9 @@ UNKNOWN_PATHS = (
 
 class Ids(FrontendTestCase):
     def test_well_formed(self) -> None:
-        """Six or more ASCII letters and digits name equipment, however many, in either case, percent-encoded or not."""
+        """Six or more ASCII letters and digits name equipment, however many, in either case,
+        percent-encoded or not.
+        """
         for equipment_id in ("ABC123", "abcdef", "000000", "aB3" * 1000, "NOTFOUND1"):
             self.assertAccepted(self.post(equipment_id=equipment_id))
             self.assertEqual(self.tasks.submitted[-1].equipment_id, equipment_id)
@@ -121,7 +135,15 @@ class Ids(FrontendTestCase):
 
     def test_malformed_and_raw(self) -> None:
         """Bytes that should have been percent-encoded are the equipment's 404 too, or no HTTP."""
-        for raw in (b"ABC123\x80", b"ABC123\xb0", "ABC123é".encode("latin-1"), "АВС123".encode(), b"ABC 123", b"ABC\t123", b"ABC\x00123"):
+        for raw in (
+            b"ABC123\x80",
+            b"ABC123\xb0",
+            "ABC123é".encode("latin-1"),
+            "АВС123".encode(),
+            b"ABC 123",
+            b"ABC\t123",
+            b"ABC\x00123",
+        ):
             answer = self.ask("POST", CPE.encode() + raw, b"{}")
             self.assertIn(answer.status, (400, 404))
             self.assertRefused(answer, answer.status)
@@ -146,25 +168,45 @@ class Ids(FrontendTestCase):
         """A query changes nothing."""
         self.knows(State.COMPLETED)
         for query in ("?", "?a=b&a=%FF", "?" + "&" * 500, "?x=/../", "??"):
-            self.assertAccepted(self.ask("POST", POST_PATH + query, b'{"timeoutInSeconds": 1, "parameters": {"vlan": 1}}'))
-            self.assertEqual(self.ask("GET", GET_PATH + query).json, {"code": 200, "message": "Completed"})
+            self.assertAccepted(
+                self.ask(
+                    "POST", POST_PATH + query, b'{"timeoutInSeconds": 1, "parameters": {"vlan": 1}}'
+                )
+            )
+            self.assertEqual(
+                self.ask("GET", GET_PATH + query).json, {"code": 200, "message": "Completed"}
+            )
 
 
 class Paths(FrontendTestCase):
     def test_unknown(self) -> None:
         """Any other path is a 404 in JSON, with any method; none redirects to another."""
         for path in UNKNOWN_PATHS:
-            for method, body in (("GET", None), ("POST", b"{}"), ("DELETE", None), ("OPTIONS", None), ("get", None)):
+            for method, body in (
+                ("GET", None),
+                ("POST", b"{}"),
+                ("DELETE", None),
+                ("OPTIONS", None),
+                ("get", None),
+            ):
                 answer = self.ask(method, path, body)
                 self.assertRefused(answer, 404, NO_ROUTE)
                 self.assertIsNone(answer.header("Location"))
         self.assertEqual(self.statuses.asked, [])
 
     def test_absolute(self) -> None:
-        """A request for a whole URL (RFC 9112 §3.2.2) is one for its path, whatever host it names."""
+        """A request for a whole URL (RFC 9112 §3.2.2) is one for its path, whatever host it
+        names.
+        """
         self.knows(State.COMPLETED)
         for origin in ("http://b", "https://b:8443", "HTTPS://b", "http://[::1]:1", "http://b%FF"):
-            self.assertAccepted(self.ask("POST", origin + POST_PATH, b'{"timeoutInSeconds": 1, "parameters": {"vlan": 1}}'))
+            self.assertAccepted(
+                self.ask(
+                    "POST",
+                    origin + POST_PATH,
+                    b'{"timeoutInSeconds": 1, "parameters": {"vlan": 1}}',
+                )
+            )
             self.assertEqual(self.ask("GET", origin + GET_PATH + "?q=http://x").status, 200)
             self.assertError(self.ask("GET", origin + "/" + GET_PATH), 404, NO_ROUTE)
 
@@ -198,7 +240,19 @@ class Methods(FrontendTestCase):
     def test_on_the_get_route(self) -> None:
         """A task takes GET, HEAD and DELETE only."""
         self.knows(State.COMPLETED)
-        for method in ("POST", "PUT", "PATCH", "OPTIONS", "TRACE", "get", "head", "delete", "Get", "GETX", "BREW"):
+        for method in (
+            "POST",
+            "PUT",
+            "PATCH",
+            "OPTIONS",
+            "TRACE",
+            "get",
+            "head",
+            "delete",
+            "Get",
+            "GETX",
+            "BREW",
+        ):
             answer = self.ask(method, GET_PATH)
             self.assertEqual(answer.header("Allow"), "DELETE, GET, HEAD", method)
             self.assertRefused(answer, 405, NO_METHOD)
@@ -208,9 +262,17 @@ class Methods(FrontendTestCase):
         self.knows(State.COMPLETED)
         answer = self.get()
         client = self.connect()
-        client.send(request("HEAD", GET_PATH) + request("HEAD", GET_PATH[:-1]) + request("HEAD", "/") + request("GET", GET_PATH))
+        client.send(
+            request("HEAD", GET_PATH)
+            + request("HEAD", GET_PATH[:-1])
+            + request("HEAD", "/")
+            + request("GET", GET_PATH)
+        )
         *heads, again = client.answers("HEAD", "HEAD", "HEAD", "GET")
-        self.assertEqual([(head.status, head.header("Content-Type")) for head in heads], [(n, "application/json") for n in (200, 404, 404)])
+        self.assertEqual(
+            [(head.status, head.header("Content-Type")) for head in heads],
+            [(n, "application/json") for n in (200, 404, 404)],
+        )
         self.assertEqual(heads[0].header("Content-Length"), str(len(answer.body)))
         self.assertEqual(again.json, {"code": 200, "message": "Completed"})
 

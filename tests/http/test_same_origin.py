@@ -12,12 +12,19 @@ from rtprov.model import State
 from rtprov.security.tokens import new_token
 from tests.support.front import BODY, GET_PATH, POST_PATH, FrontendTestCase
 
-MESSAGE = "Requests that change something are not taken from pages of other sites (Origin, Sec-Fetch-Site)"
+MESSAGE = (
+    "Requests that change something are not taken from pages of other sites (Origin,"
+    " Sec-Fetch-Site)"
+)
 
 
 class Rules(SynchronousTestCase):
-    def foreign(self, host: str = "b.example:8443", *, secure: bool = True, **fields: list[str]) -> bool:
-        headers = Headers({"Host": [host], **{name.replace("_", "-"): values for name, values in fields.items()}})
+    def foreign(
+        self, host: str = "b.example:8443", *, secure: bool = True, **fields: list[str]
+    ) -> bool:
+        headers = Headers(
+            {"Host": [host], **{name.replace("_", "-"): values for name, values in fields.items()}}
+        )
         return is_foreign(headers, secure)
 
     def test_no_browser(self) -> None:
@@ -25,14 +32,27 @@ class Rules(SynchronousTestCase):
         self.assertFalse(self.foreign())
 
     def test_site(self) -> None:
-        """A page of the same origin, and what the user began, are fine; other sites, and what cannot be understood, are not."""
-        for site, foreign in (("same-origin", False), ("none", False), ("same-site", True), ("cross-site", True), ("", True), ("x", True)):
+        """A page of the same origin, and what the user began, are fine; other sites, and what
+        cannot be understood, are not.
+        """
+        for site, foreign in (
+            ("same-origin", False),
+            ("none", False),
+            ("same-site", True),
+            ("cross-site", True),
+            ("", True),
+            ("x", True),
+        ):
             self.assertEqual(self.foreign(Sec_Fetch_Site=[site]), foreign, site)
         self.assertTrue(self.foreign(Sec_Fetch_Site=["none", "none"]))
 
     def test_origin(self) -> None:
         """The origin is the one that the request is sent to: scheme, host and port."""
-        for origin in ("https://b.example:8443", "HTTPS://B.Example:8443", " https://b.example:8443 "):
+        for origin in (
+            "https://b.example:8443",
+            "HTTPS://B.Example:8443",
+            " https://b.example:8443 ",
+        ):
             self.assertFalse(self.foreign(Origin=[origin]), origin)
         for origin in (
             "null",
@@ -60,16 +80,25 @@ class Rules(SynchronousTestCase):
 
     def test_either(self) -> None:
         """One field that speaks of another site is enough."""
-        self.assertTrue(self.foreign(Origin=["https://b.example:8443"], Sec_Fetch_Site=["cross-site"]))
+        self.assertTrue(
+            self.foreign(Origin=["https://b.example:8443"], Sec_Fetch_Site=["cross-site"])
+        )
         self.assertTrue(self.foreign(Origin=["null"], Sec_Fetch_Site=["none"]))
 
 
 class Requests(FrontendTestCase):
     def test_changing(self) -> None:
-        """Foreign requests that would change something are a 403, also where there is nothing. Reading is free, as are our own pages."""
+        """Foreign requests that would change something are a 403, also where there is nothing.
+        Reading is free, as are our own pages.
+        """
         self.knows(State.COMPLETED)
         for field in ("Origin: https://evil.example", "Origin: null", "Sec-Fetch-Site: cross-site"):
-            for method, path in (("POST", POST_PATH), ("DELETE", GET_PATH), ("PUT", "/nothing"), ("post", POST_PATH)):
+            for method, path in (
+                ("POST", POST_PATH),
+                ("DELETE", GET_PATH),
+                ("PUT", "/nothing"),
+                ("post", POST_PATH),
+            ):
                 answer = self.ask(method, path, BODY, [field])
                 self.assertRefused(answer, 403, MESSAGE)
                 self.assertIsNone(answer.header("WWW-Authenticate"))
@@ -80,8 +109,12 @@ class Requests(FrontendTestCase):
     def test_whatever_the_log_in(self) -> None:
         """Good credentials do not help."""
         token, secret = new_token("billing")
-        admission = Admission(now=self.clock.seconds, wall_clock=self.clock.seconds, tokens=(token,))
-        self.network.listen("b").listen(JsonSite(self.frontend.resource(), reactor=self.reactor, admission=admission))
+        admission = Admission(
+            now=self.clock.seconds, wall_clock=self.clock.seconds, tokens=(token,)
+        )
+        self.network.listen("b").listen(
+            JsonSite(self.frontend.resource(), reactor=self.reactor, admission=admission)
+        )
         fields = (f"Authorization: Bearer {secret}", "Origin: https://evil.example")
         self.assertRefused(self.post(BODY, *fields), 403, MESSAGE)
 

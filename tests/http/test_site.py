@@ -1,4 +1,6 @@
-"""The HTTP edge: how requests are cut out of bytes, within which limits, and that every refusal is JSON."""
+"""The HTTP edge: how requests are cut out of bytes, within which limits, and that every refusal is
+JSON.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ def padded(size: int) -> bytes:
 
 class HttpTestCase(FrontendTestCase):
     def assertClosed(self, client: RawClient, status: int, message: str) -> None:
-        """The connection's only answer is this refusal, which says that the connection ends, and it has ended."""
+        """The connection's only answer is this refusal, which says that the connection ends, and it
+        has ended.
+        """
         (answer,) = client.answers()
         self.assertRefused(answer, status, message)
         self.assertEqual((answer.header("Connection"), client.lost), ("close", True))
@@ -35,11 +39,22 @@ class HttpTestCase(FrontendTestCase):
 
 class Framing(HttpTestCase):
     def test_fields_of_an_answer(self) -> None:
-        """Each answer has Date, our own Server, its length, and may not be cached; nothing tells of Twisted."""
+        """Each answer has Date, our own Server, its length, and may not be cached; nothing tells of
+        Twisted.
+        """
         self.knows(State.COMPLETED)
-        answers = [self.post(), self.post(b"{"), self.get(), self.ask("GET", "/"), self.ask("PUT", "/"), self.ask("OPTIONS", "*")]
+        answers = [
+            self.post(),
+            self.post(b"{"),
+            self.get(),
+            self.ask("GET", "/"),
+            self.ask("PUT", "/"),
+            self.ask("OPTIONS", "*"),
+        ]
         for answer in answers:
-            self.assertEqual((answer.header("Server"), answer.header("Cache-Control")), ("rtprov", "no-store"))
+            self.assertEqual(
+                (answer.header("Server"), answer.header("Cache-Control")), ("rtprov", "no-store")
+            )
             self.assertEqual(answer.header("Content-Length"), str(len(answer.body)))
             self.assertIn("GMT", answer.header("Date") or "")
             self.assertIsNone(answer.header("Connection"))
@@ -60,10 +75,17 @@ class Framing(HttpTestCase):
         self.assertEqual([answer.status for answer in client.answers()], [200, 400, 200, 404] * 3)
 
     def test_pipelining(self) -> None:
-        """Requests that arrive at once are answered in their order, also while the first one waits."""
+        """Requests that arrive at once are answered in their order, also while the first one
+        waits.
+        """
         self.tasks.silent = True
         client = self.connect()
-        client.send(request("POST", POST_PATH, BODY) + request("GET", "/") + request("GET", GET_PATH) + request("GET", "/")[:20])
+        client.send(
+            request("POST", POST_PATH, BODY)
+            + request("GET", "/")
+            + request("GET", GET_PATH)
+            + request("GET", "/")[:20]
+        )
         self.assertEqual((client.answers(), self.statuses.asked), ([], []))
         self.network.advance(5)
         self.assertEqual([answer.status for answer in client.answers()], [503, 404, 404])
@@ -71,11 +93,17 @@ class Framing(HttpTestCase):
         self.assertEqual(len(client.answers()), 4)
 
     def test_chunked(self) -> None:
-        """A chunked body is its chunks' content, with extensions and trailers passed over; the connection goes on."""
+        """A chunked body is its chunks' content, with extensions and trailers passed over; the
+        connection goes on.
+        """
         client = self.connect()
         head = request("POST", POST_PATH, None, CHUNKED)
         client.send(head + chunked(BODY) + head + chunked(BODY[:10], BODY[10:11], BODY[11:]))
-        client.send(head + b'%x;a="b";c\r\n%s\r\n0\r\nTrailer: x\r\n\r\n' % (len(BODY), BODY) + request("GET", "/"))
+        client.send(
+            head
+            + b'%x;a="b";c\r\n%s\r\n0\r\nTrailer: x\r\n\r\n' % (len(BODY), BODY)
+            + request("GET", "/")
+        )
         self.assertEqual([answer.status for answer in client.answers()], [200, 200, 200, 404])
         self.assertEqual(self.bodies(), [BODY] * 3)
 
@@ -88,10 +116,23 @@ class Framing(HttpTestCase):
         self.assertEqual((answer.header("Connection"), client.lost), ("close", True))
 
     def test_connection_close(self) -> None:
-        """``Connection: close`` is heeded wherever it stands: the answer says so, and what follows is not served."""
-        for fields in (["close"], ["Close"], ["close, TE"], ["TE,close"], ["keep-alive , close"], ["TE", "close"], ["close", ""]):
+        """``Connection: close`` is heeded wherever it stands: the answer says so, and what follows
+        is not served.
+        """
+        for fields in (
+            ["close"],
+            ["Close"],
+            ["close, TE"],
+            ["TE,close"],
+            ["keep-alive , close"],
+            ["TE", "close"],
+            ["close", ""],
+        ):
             client = self.connect()
-            client.send(request("GET", "/", None, [f"Connection: {field}" for field in fields]) + request("POST", POST_PATH, BODY))
+            client.send(
+                request("GET", "/", None, [f"Connection: {field}" for field in fields])
+                + request("POST", POST_PATH, BODY)
+            )
             self.assertClosed(client, 404, NO_ROUTE)
 
     def test_connection_goes_on(self) -> None:
@@ -104,7 +145,9 @@ class Framing(HttpTestCase):
     def test_expect(self) -> None:
         """A client that asks before it sends its body is told to go on."""
         client = self.connect()
-        head, _, body = request("POST", POST_PATH, BODY, ["Expect: 100-continue"]).partition(b"\r\n\r\n")
+        head, _, body = request("POST", POST_PATH, BODY, ["Expect: 100-continue"]).partition(
+            b"\r\n\r\n"
+        )
         client.send(head + b"\r\n\r\n")
         self.assertEqual(bytes(client.received), b"HTTP/1.1 100 Continue\r\n\r\n")
         client.received.clear()
@@ -113,8 +156,15 @@ class Framing(HttpTestCase):
         self.assertAccepted(answer)
 
     def test_expect_with_a_large_body(self) -> None:
-        """A client that asks before it sends too large a body is refused at once, and never told to go on."""
-        head = request("POST", POST_PATH, None, ["Expect: 100-continue", f"Content-Length: {MAX_BODY_BYTES + 1}"])
+        """A client that asks before it sends too large a body is refused at once, and never told to
+        go on.
+        """
+        head = request(
+            "POST",
+            POST_PATH,
+            None,
+            ["Expect: 100-continue", f"Content-Length: {MAX_BODY_BYTES + 1}"],
+        )
         self.assertRefusedAndClosed(head, 413, TOO_LARGE)
 
     def test_not_http(self) -> None:
@@ -133,7 +183,9 @@ class Framing(HttpTestCase):
         self.assertRefusedAndClosed(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, NOT_HTTP)
 
     def test_bad_fields(self) -> None:
-        """Fields that make no sense, or would make two ends disagree about a body's length, are refused; nothing is served after them."""
+        """Fields that make no sense, or would make two ends disagree about a body's length, are
+        refused; nothing is served after them.
+        """
         for fields in (
             ["no colon"],
             ["na me: x"],
@@ -161,8 +213,18 @@ class Framing(HttpTestCase):
     def test_bad_chunks(self) -> None:
         """A chunked body that is none is refused, and what follows is not served."""
         head = request("POST", POST_PATH, None, CHUNKED)
-        for body in (b"x\r\n", b"-1\r\n", b"0x5\r\n", b"\r\n", b"5\r\nabcdefg\r\n", b"1" * 2000, b"5;\x00\r\nabcde\r\n"):
-            self.assertRefusedAndClosed(head + body + request("POST", POST_PATH, BODY), 400, NOT_HTTP)
+        for body in (
+            b"x\r\n",
+            b"-1\r\n",
+            b"0x5\r\n",
+            b"\r\n",
+            b"5\r\nabcdefg\r\n",
+            b"1" * 2000,
+            b"5;\x00\r\nabcde\r\n",
+        ):
+            self.assertRefusedAndClosed(
+                head + body + request("POST", POST_PATH, BODY), 400, NOT_HTTP
+            )
 
 
 class Limits(HttpTestCase):
@@ -171,13 +233,23 @@ class Limits(HttpTestCase):
         body = padded(MAX_BODY_BYTES)
         self.assertAccepted(self.post(body))
         self.assertAccepted(self.say(request("POST", POST_PATH, None, CHUNKED) + chunked(body))[0])
-        self.assertAccepted(self.say(request("POST", POST_PATH, None, CHUNKED) + chunked(body[:9999], body[9999:]))[0])
+        self.assertAccepted(
+            self.say(request("POST", POST_PATH, None, CHUNKED) + chunked(body[:9999], body[9999:]))[
+                0
+            ]
+        )
         self.assertEqual(self.bodies(), [body] * 3)
 
     def test_too_large(self) -> None:
-        """One byte more is a 413, though what was within the limit would be a valid body; the connection goes on."""
+        """One byte more is a 413, though what was within the limit would be a valid body; the
+        connection goes on.
+        """
         client = self.connect()
-        for body in (padded(MAX_BODY_BYTES + 1), padded(MAX_BODY_BYTES + 1)[::-1], b"x" * MAX_DISCARDED_BYTES):
+        for body in (
+            padded(MAX_BODY_BYTES + 1),
+            padded(MAX_BODY_BYTES + 1)[::-1],
+            b"x" * MAX_DISCARDED_BYTES,
+        ):
             client.received.clear()
             client.send(request("POST", POST_PATH, body) + request("GET", "/"))
             first, second = client.answers()
@@ -188,30 +260,49 @@ class Limits(HttpTestCase):
         """The same goes for a chunked body, however its chunks are cut."""
         client = self.connect()
         large = padded(MAX_BODY_BYTES + 1)
-        for chunks in ([large], [large[:-1], large[-1:]], [BODY, large, BODY], [b"x" * 60_000] * 10):
+        for chunks in (
+            [large],
+            [large[:-1], large[-1:]],
+            [BODY, large, BODY],
+            [b"x" * 60_000] * 10,
+        ):
             client.received.clear()
-            client.send(request("POST", POST_PATH, None, CHUNKED) + chunked(*chunks) + request("GET", "/"))
+            client.send(
+                request("POST", POST_PATH, None, CHUNKED) + chunked(*chunks) + request("GET", "/")
+            )
             first, second = client.answers()
             self.assertRefused(first, 413, TOO_LARGE)
             self.assertRefused(second, 404)
 
     def test_far_too_large(self) -> None:
-        """A body that is not worth waiting for is refused before it ends, and the connection closed."""
+        """A body that is not worth waiting for is refused before it ends, and the connection
+        closed.
+        """
         client = self.connect()
-        client.send(request("POST", POST_PATH, None, [f"Content-Length: {MAX_DISCARDED_BYTES + 1}"]))
+        client.send(
+            request("POST", POST_PATH, None, [f"Content-Length: {MAX_DISCARDED_BYTES + 1}"])
+        )
         self.assertClosed(client, 413, TOO_LARGE)
         chunks = request("POST", POST_PATH, None, CHUNKED) + chunked(*[b"x" * 60_000] * 20)
         self.assertRefusedAndClosed(chunks, 413, TOO_LARGE)
         self.assertRefusedAndClosed(chunks + request("POST", POST_PATH, BODY), 413, TOO_LARGE)
-        self.assertRefusedAndClosed(chunks.replace(POST_PATH.encode(), GET_PATH.encode()).replace(b"POST", b"GET", 1), 413, TOO_LARGE)
+        self.assertRefusedAndClosed(
+            chunks.replace(POST_PATH.encode(), GET_PATH.encode()).replace(b"POST", b"GET", 1),
+            413,
+            TOO_LARGE,
+        )
         self.assertEqual(self.statuses.asked, [])
 
     def test_one_phrase(self) -> None:
-        """A 413 has the same reason phrase (RFC 9110 §15.5.14), whether the body is read to its end or not, and a problem's title."""
+        """A 413 has the same reason phrase (RFC 9110 §15.5.14), whether the body is read to its end
+        or not, and a problem's title.
+        """
         problem = "Accept: application/problem+json"
         client = self.connect()
         client.send(request("POST", POST_PATH, padded(MAX_BODY_BYTES + 1), [problem]))
-        client.send(request("POST", POST_PATH, None, [f"Content-Length: {MAX_DISCARDED_BYTES + 1}"]))
+        client.send(
+            request("POST", POST_PATH, None, [f"Content-Length: {MAX_DISCARDED_BYTES + 1}"])
+        )
         read, unread = client.answers()
         phrases = [read.phrase, read.json["title"], unread.phrase]
         self.assertEqual(phrases, ["Content Too Large"] * 3)
@@ -232,10 +323,14 @@ class Limits(HttpTestCase):
             request("GET", "/", None, [f"X{number}: x" for number in range(600)]),
             request("GET", "/", None, ["X: x", *[" folded" * 10] * 300]),
         ):
-            self.assertRefusedAndClosed(data + request("POST", POST_PATH, BODY), 431, HEAD_TOO_LARGE)
+            self.assertRefusedAndClosed(
+                data + request("POST", POST_PATH, BODY), 431, HEAD_TOO_LARGE
+            )
 
     def test_a_long_url(self) -> None:
-        """A URL over the limit is a 414, whether or not its line has ended, also behind another request."""
+        """A URL over the limit is a 414, whether or not its line has ended, also behind another
+        request.
+        """
         for data in (b"GET /" + b"x" * 17_000, request("GET", "/" + "x" * 17_000)):
             self.assertRefusedAndClosed(data + request("POST", POST_PATH, BODY), 414, URL_TOO_LONG)
             first, second = self.say(request("GET", "/") + data)
@@ -245,7 +340,9 @@ class Limits(HttpTestCase):
     def test_a_head_within_the_limits(self) -> None:
         """A large head within the limits is served."""
         self.assertAccepted(self.ask("POST", POST_PATH, BODY, ["X: " + "x" * 15_000]))
-        self.assertAccepted(self.ask("POST", POST_PATH, BODY, [f"X{number}: x" for number in range(400)]))
+        self.assertAccepted(
+            self.ask("POST", POST_PATH, BODY, [f"X{number}: x" for number in range(400)])
+        )
 
 
 class FramingInPieces(Framing):

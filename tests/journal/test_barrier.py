@@ -20,11 +20,14 @@ from tests.support.scripted_broker import AmqpTestCase, ScriptedPeer
 
 
 class BarrierTestCase(AmqpTestCase):
-    """A journal that is attached. From then on nothing is confirmed or delivered but by `confirm` and `bring`."""
+    """A journal that is attached. From then on nothing is confirmed or delivered but by `confirm`
+    and `bring`.
+    """
 
     def setUp(self) -> None:
         super().setUp()
-        self.broker.tune = Connection.Tune(2047, 131072, 0)  # a broker that brings nothing for minutes and still lives
+        # a broker that brings nothing for minutes and still lives
+        self.broker.tune = Connection.Tune(2047, 131072, 0)
         self.broker.answers[Basic.Publish] = self.at_once
         self.offsets = itertools.count()
         self.markers_made = itertools.count(1)
@@ -75,7 +78,13 @@ class BarrierTestCase(AmqpTestCase):
         """Deliver these as the journal's next events."""
         for body in bodies:
             properties = Basic.Properties(headers={"x-stream-offset": next(self.offsets)})
-            self.peer.deliver(2, self.peer.commands(Basic.Consume)[-1].consumer_tag, next(self.delivery_tags), body, properties)
+            self.peer.deliver(
+                2,
+                self.peer.commands(Basic.Consume)[-1].consumer_tag,
+                next(self.delivery_tags),
+                body,
+                properties,
+            )
 
     def turn(self) -> None:
         self.network.settle()
@@ -97,13 +106,20 @@ class BarrierTestCase(AmqpTestCase):
 
 class Barrier(BarrierTestCase):
     def test_a_marker(self) -> None:
-        """A barrier publishes a persistent, mandatory marker to the journal alone, and fires when the marker comes back, not before."""
+        """A barrier publishes a persistent, mandatory marker to the journal alone, and fires when
+        the marker comes back, not before.
+        """
         barrier = self.journal.barrier()
         (publish,) = self.sent()
         method, properties = publish.method, publish.properties
         assert isinstance(method, Basic.Publish) and properties is not None
-        self.assertEqual((method.exchange, method.routing_key, method.mandatory), ("rtprov.tasks", "event.0of1", True))
-        self.assertEqual((properties.delivery_mode, decode_event(publish.body)), (2, Marker("marker 2")))
+        self.assertEqual(
+            (method.exchange, method.routing_key, method.mandatory),
+            ("rtprov.tasks", "event.0of1", True),
+        )
+        self.assertEqual(
+            (properties.delivery_mode, decode_event(publish.body)), (2, Marker("marker 2"))
+        )
         self.confirm()
         self.bring(encode_event(Marker("another's")))
         self.turn()
@@ -130,7 +146,9 @@ class Barrier(BarrierTestCase):
         self.assertEqual(seen, [[event]])
 
     def test_late_callers_share_the_next_marker(self) -> None:
-        """Callers who come while a marker is under way wait for the next one, all for the same: theirs may be behind the first."""
+        """Callers who come while a marker is under way wait for the next one, all for the same:
+        theirs may be behind the first.
+        """
         (first,) = self.barriers(1)
         self.turn()
         late = self.barriers(100)
@@ -155,7 +173,9 @@ class Barrier(BarrierTestCase):
         self.assertIsNone(self.successResultOf(inner[0]))
 
     def test_cancelled(self) -> None:
-        """Cancelled callers, of the marker under way and of the next, are forgotten; the others are served."""
+        """Cancelled callers, of the marker under way and of the next, are forgotten; the others are
+        served.
+        """
         gone, kept = self.barriers(2)
         self.turn()
         late_gone, late_kept = self.barriers(2)
@@ -164,7 +184,9 @@ class Barrier(BarrierTestCase):
             self.failureResultOf(barrier, CancelledError)
         self.land(0)
         self.land(1)
-        self.assertEqual([self.successResultOf(barrier) for barrier in (kept, late_kept)], [None, None])
+        self.assertEqual(
+            [self.successResultOf(barrier) for barrier in (kept, late_kept)], [None, None]
+        )
 
     def test_cancelled_by_another(self) -> None:
         """One caller may cancel another as it is told; the connection bears it."""
@@ -182,7 +204,9 @@ class Barrier(BarrierTestCase):
 
 class Failing(BarrierTestCase):
     def test_lost(self) -> None:
-        """When the connection is lost, all callers learn it, those of the next marker too; none is sent."""
+        """When the connection is lost, all callers learn it, those of the next marker too; none is
+        sent.
+        """
         first = self.journal.barrier()
         self.turn()
         late = self.journal.barrier()
@@ -197,9 +221,8 @@ class Failing(BarrierTestCase):
         self.failureResultOf(self.journal.barrier(), BrokerUnavailable)
 
     def test_attached_again(self) -> None:
-        """On the next connection the stream goes on from the last event, and barriers work; an old marker means
-        nothing there.
-        """
+        """On the next connection the stream goes on from the last event, and barriers work; an old
+        marker means nothing there."""
         barrier = self.journal.barrier()
         old = self.sent()[0].body
         self.bring(encode_event(Started("0" * 32, "DEVICE1", 1.0, 1)))
@@ -218,7 +241,9 @@ class Failing(BarrierTestCase):
         self.assertIsNone(self.successResultOf(again))
 
     def test_the_broker_refuses_the_marker(self) -> None:
-        """A marker that the broker does not take fails its callers with the reason; the next callers get another."""
+        """A marker that the broker does not take fails its callers with the reason; the next
+        callers get another.
+        """
         barrier = self.journal.barrier()
         self.turn()
         late = self.journal.barrier()
@@ -238,7 +263,9 @@ class Failing(BarrierTestCase):
         self.failureResultOf(barrier, Unroutable)
 
     def test_no_confirm(self) -> None:
-        """A marker that is not confirmed in time fails its callers; when it comes all the same, nothing happens."""
+        """A marker that is not confirmed in time fails its callers; when it comes all the same,
+        nothing happens.
+        """
         barrier = self.journal.barrier()
         marker = self.sent()[0].body
         self.network.advance(5)
@@ -248,7 +275,9 @@ class Failing(BarrierTestCase):
         self.assertFalse(self.connection.closed)
 
     def test_the_broker_is_full(self) -> None:
-        """While the broker takes no messages a barrier fails at once, also for those who come next."""
+        """While the broker takes no messages a barrier fails at once, also for those who come
+        next.
+        """
         self.connection.blocked = True
         for barrier in self.barriers(2):
             self.failureResultOf(barrier, Overloaded)
@@ -273,9 +302,8 @@ class Stall(BarrierTestCase):
         self.failureResultOf(barrier, BrokerUnavailable)
 
     def test_the_journal_is_another(self) -> None:
-        """After a stream that brought nothing, the last event is looked for from the beginning. Where it is not there,
-        all is read.
-        """
+        """After a stream that brought nothing, the last event is looked for from the beginning.
+        Where it is not there, all is read."""
         events = [encode_event(Started(f"{number:032x}", "DEVICE1", 1.0, 1)) for number in range(3)]
         self.bring(*events)
         self.stall()
@@ -284,7 +312,9 @@ class Stall(BarrierTestCase):
         self.result(self.publisher.attach(self.connection))
         attaching = Deferred.fromCoroutine(self.journal.attach(self.connection))
         self.turn()
-        self.assertEqual(self.peer.commands(Basic.Consume)[-1].arguments, {"x-stream-offset": "first"})
+        self.assertEqual(
+            self.peer.commands(Basic.Consume)[-1].arguments, {"x-stream-offset": "first"}
+        )
         self.bring(events[1])
         self.turn()
         self.assertEqual((self.lost, len(self.seen)), (0, 3))
@@ -296,7 +326,9 @@ class Stall(BarrierTestCase):
         self.failureResultOf(attaching, Unconfirmed)
         self.offsets = itertools.count(2)
         self.attach()
-        self.assertEqual(self.peer.commands(Basic.Consume)[-1].arguments, {"x-stream-offset": "first"})
+        self.assertEqual(
+            self.peer.commands(Basic.Consume)[-1].arguments, {"x-stream-offset": "first"}
+        )
 
     def test_the_journal_is_the_same(self) -> None:
         """Where the last event is found at its place, only what is new is taken."""
@@ -309,10 +341,17 @@ class Stall(BarrierTestCase):
         attaching = Deferred.fromCoroutine(self.journal.attach(self.connection))
         self.turn()
         self.offsets = itertools.count(1)
-        self.bring(*events, encode_event(Started("f" * 32, "DEVICE1", 1.0, 1)), self.peer.contents(Basic.Publish)[-1].body)
+        self.bring(
+            *events,
+            encode_event(Started("f" * 32, "DEVICE1", 1.0, 1)),
+            self.peer.contents(Basic.Publish)[-1].body,
+        )
         self.turn()
         self.assertIsNone(self.successResultOf(attaching))
-        self.assertEqual(([event.task_id[-1:] for event in self.seen if isinstance(event, Started)], self.lost), (["0", "1", "2", "f"], 0))
+        self.assertEqual(
+            ([event.task_id[-1:] for event in self.seen if isinstance(event, Started)], self.lost),
+            (["0", "1", "2", "f"], 0),
+        )
 
     def stall(self) -> None:
         barrier = self.journal.barrier()
@@ -344,5 +383,6 @@ class Acks(BarrierTestCase):
         self.bring(*[encode_event(Started("0" * 32, "DEVICE1", 1.0, 1))] * (2 * ACK_EVERY))
         self.turn()
         self.assertEqual(
-            [(ack.delivery_tag, ack.multiple) for ack in self.peer.commands(Basic.Ack)], [(ACK_EVERY, True), (2 * ACK_EVERY, True)]
+            [(ack.delivery_tag, ack.multiple) for ack in self.peer.commands(Basic.Ack)],
+            [(ACK_EVERY, True), (2 * ACK_EVERY, True)],
         )

@@ -7,7 +7,19 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov.journal.store import Store
-from rtprov.model import Attempt, Cancelled, Details, Event, Finished, Postponed, Requested, Started, State, Waiting, Withheld
+from rtprov.model import (
+    Attempt,
+    Cancelled,
+    Details,
+    Event,
+    Finished,
+    Postponed,
+    Requested,
+    Started,
+    State,
+    Waiting,
+    Withheld,
+)
 from tests.journal.test_store import DEVICE, RETENTION_S, all_of, fold, task_id
 
 
@@ -24,17 +36,25 @@ class Keys(SynchronousTestCase):
         return store.over(task_id(1), fingerprint, at)
 
     def test_the_first_order_counts(self) -> None:
-        """Of two orders with one key the first in the journal is the task's; the other message is over before it has begun."""
+        """Of two orders with one key the first in the journal is the task's; the other message is
+        over before it has begun.
+        """
         store = fold([self.requested(10.0, "f1"), self.requested(5.0, "f2")])
         self.assertEqual([self.over(store, 10.0, each) for each in ("f1", "f2")], [False, True])
         store.apply(self.finished(20.0))
         self.assertEqual([self.over(store, 10.0, each) for each in ("f1", "f2")], [True, True])
 
     def test_not_told(self) -> None:
-        """Nothing is said of a message that the journal has not told of, nor, with a key, before its request has come."""
-        self.assertEqual([self.over(fold([]), 1.0, fingerprint) for fingerprint in ("f1", None)], [None, None])
+        """Nothing is said of a message that the journal has not told of, nor, with a key, before
+        its request has come.
+        """
+        self.assertEqual(
+            [self.over(fold([]), 1.0, fingerprint) for fingerprint in ("f1", None)], [None, None]
+        )
         begun = fold([Started(task_id(1), DEVICE, 5.0, 1)])
-        self.assertEqual([self.over(begun, 1.0, fingerprint) for fingerprint in ("f1", None)], [None, False])
+        self.assertEqual(
+            [self.over(begun, 1.0, fingerprint) for fingerprint in ("f1", None)], [None, False]
+        )
 
     def test_within_the_retention(self) -> None:
         """An order up to half an hour behind the retention changes nothing."""
@@ -45,34 +65,49 @@ class Keys(SynchronousTestCase):
 
     def test_clocks_that_differ(self) -> None:
         """A worker whose clock is half an hour behind the front end's still ends the task."""
-        store = fold([self.requested(5000.0), Started(task_id(1), DEVICE, 3200.0, 1), self.finished(3260.0)])
+        store = fold(
+            [self.requested(5000.0), Started(task_id(1), DEVICE, 3200.0, 1), self.finished(3260.0)]
+        )
         self.assertEqual((store.attempts(task_id(1)), store.finished(task_id(1))), (1, True))
 
     def test_behind_the_retention(self) -> None:
-        """A later one begins a new task, of which nothing is known but that; its message is not over before the journal has told of it."""
+        """A later one begins a new task, of which nothing is known but that; its message is not
+        over before the journal has told of it.
+        """
         at = 20.0 + RETENTION_S + 1800.5
         store = fold([self.requested(10.0), self.finished(20.0)])
         self.assertIsNone(self.over(store, at, "f2"))
         store.apply(self.requested(at, "f2"))
-        self.assertEqual((store.lookup(task_id(1), DEVICE), store.attempts(task_id(1)), len(store)), (State.RUNNING, 0, 1))
+        self.assertEqual(
+            (store.lookup(task_id(1), DEVICE), store.attempts(task_id(1)), len(store)),
+            (State.RUNNING, 0, 1),
+        )
         self.assertIs(self.over(store, at, "f2"), False)
 
     def test_kept_longer(self) -> None:
-        """A replica keeps them an hour longer: clocks that differ less than that cannot make two replicas disagree."""
+        """A replica keeps them an hour longer: clocks that differ less than that cannot make two
+        replicas disagree.
+        """
         store = fold([self.requested(10.0), self.finished(20.0)])
         self.assertEqual(store.expire(20.0 + RETENTION_S + 3599.0), 0)
         self.assertEqual(store.expire(20.0 + RETENTION_S + 3601.0), 1)
 
     @given(st.data())
     def test_read_again(self, data: st.DataObject) -> None:
-        """Reading again, from any point, the journal of a key that was used several times changes nothing; forgotten ends do no harm."""
+        """Reading again, from any point, the journal of a key that was used several times changes
+        nothing; forgotten ends do no harm.
+        """
         history: list[Event] = []
         at = 10.0
         for number in range(data.draw(st.integers(min_value=1, max_value=4))):
             history += [self.requested(at, f"f{number}"), self.requested(at + 1.0, "other")]
             attempts = data.draw(st.integers(min_value=0, max_value=2))
-            history += [Started(task_id(1), DEVICE, at + 2.0, attempt) for attempt in range(1, attempts + 1)]
-            history.append(self.finished(at + 3.0, data.draw(st.sampled_from([State.COMPLETED, State.FAILED]))))
+            history += [
+                Started(task_id(1), DEVICE, at + 2.0, attempt) for attempt in range(1, attempts + 1)
+            ]
+            history.append(
+                self.finished(at + 3.0, data.draw(st.sampled_from([State.COMPLETED, State.FAILED])))
+            )
             at += 1803.0 + RETENTION_S + data.draw(st.floats(min_value=1.0, max_value=1000.0))
         history = history[: data.draw(st.integers(min_value=1, max_value=len(history)))]
         store = fold(history)
@@ -92,7 +127,10 @@ class Withholding(SynchronousTestCase):
             Withheld(task_id(1), DEVICE, 15.0, "k", over=True),
             Withheld(task_id(1), DEVICE, 20.0, "k"),
         ]
-        begun: list[Event] = [Requested(task_id(1), DEVICE, 1.0), Started(task_id(1), DEVICE, 2.0, 1)]
+        begun: list[Event] = [
+            Requested(task_id(1), DEVICE, 1.0),
+            Started(task_id(1), DEVICE, 2.0, 1),
+        ]
         for events, waited_s in ((waits[:2], 5.0), (waits, 15.0)):
             store = fold([*begun, *events, *begun, *events, *events])
             self.assertEqual(store.withheld_s(task_id(1), 30.0), waited_s)
@@ -100,22 +138,41 @@ class Withholding(SynchronousTestCase):
 
 class Cancelling(SynchronousTestCase):
     def test_before_the_first_start(self) -> None:
-        """A task that is cancelled before it started is cancelled for good; a start that comes later does not count."""
-        store = fold([Requested(task_id(1), DEVICE, 1.0), Cancelled(task_id(1), DEVICE, 2.0), Started(task_id(1), DEVICE, 2.0, 1)])
-        self.assertEqual((store.lookup(task_id(1), DEVICE), store.attempts(task_id(1))), (State.CANCELLED, 0))
+        """A task that is cancelled before it started is cancelled for good; a start that comes
+        later does not count.
+        """
+        store = fold(
+            [
+                Requested(task_id(1), DEVICE, 1.0),
+                Cancelled(task_id(1), DEVICE, 2.0),
+                Started(task_id(1), DEVICE, 2.0, 1),
+            ]
+        )
+        self.assertEqual(
+            (store.lookup(task_id(1), DEVICE), store.attempts(task_id(1))), (State.CANCELLED, 0)
+        )
         store.apply(Finished(task_id(1), DEVICE, 3.0, State.COMPLETED, ""))
         self.assertEqual(store.lookup(task_id(1), DEVICE), State.CANCELLED)
 
     def test_behind_the_first_start(self) -> None:
         """A cancellation behind the start changes nothing, whatever the times say."""
-        events: list[Event] = [Requested(task_id(1), DEVICE, 1.0), Started(task_id(1), DEVICE, 5.0, 1)]
-        self.assertEqual(all_of(fold([*events, Cancelled(task_id(1), DEVICE, 2.0)])), all_of(fold([*events])))
+        events: list[Event] = [
+            Requested(task_id(1), DEVICE, 1.0),
+            Started(task_id(1), DEVICE, 5.0, 1),
+        ]
+        self.assertEqual(
+            all_of(fold([*events, Cancelled(task_id(1), DEVICE, 2.0)])), all_of(fold([*events]))
+        )
 
     def test_forgotten(self) -> None:
-        """A cancelled task is remembered a week longer: its message may still wait for its turn, and is no order."""
+        """A cancelled task is remembered a week longer: its message may still wait for its turn,
+        and is no order.
+        """
         store = fold([Requested(task_id(1), DEVICE, 1.0), Cancelled(task_id(1), DEVICE, 2.0)])
         last = 2.0 + 7 * 86400.0 + RETENTION_S
-        self.assertEqual((store.expire(last), store.finished(task_id(1)), store.expire(last + 1.0)), (0, True, 1))
+        self.assertEqual(
+            (store.expire(last), store.finished(task_id(1)), store.expire(last + 1.0)), (0, True, 1)
+        )
 
 
 class Told(SynchronousTestCase):
@@ -131,47 +188,92 @@ class Told(SynchronousTestCase):
         store = fold([Requested(task_id(1), DEVICE, 1.0)])
         self.assertIsNone(store.details(task_id(1), "DEF456789", 1.0))
         self.assertIsNone(store.details(task_id(2), None, 1.0))
-        self.assertEqual(store.details(task_id(1), DEVICE, 1.0), store.details(task_id(1), None, 1.0))
+        self.assertEqual(
+            store.details(task_id(1), DEVICE, 1.0), store.details(task_id(1), None, 1.0)
+        )
 
     def test_queued(self) -> None:
-        """The first task of a device waits for a free slot, the next ones for the device; a cancelled one keeps nobody waiting."""
+        """The first task of a device waits for a free slot, the next ones for the device; a
+        cancelled one keeps nobody waiting.
+        """
         store = fold([Requested(task_id(number), DEVICE, float(number)) for number in range(1, 5)])
         store.apply(Cancelled(task_id(2), DEVICE, 5.0))
-        waits = [(each.waits_for, each.ahead) for each in (self.details(store, number) for number in range(1, 5))]
-        self.assertEqual(waits, [(Waiting.CONCURRENCY, 0), (None, 0), (Waiting.DEVICE, 1), (Waiting.DEVICE, 2)])
-        self.assertEqual([self.details(store, number).expected_at for number in (1, 2, 3, 4)], [160.0, None, 220.0, 280.0])
+        waits = [
+            (each.waits_for, each.ahead)
+            for each in (self.details(store, number) for number in range(1, 5))
+        ]
+        self.assertEqual(
+            waits, [(Waiting.CONCURRENCY, 0), (None, 0), (Waiting.DEVICE, 1), (Waiting.DEVICE, 2)]
+        )
+        self.assertEqual(
+            [self.details(store, number).expected_at for number in (1, 2, 3, 4)],
+            [160.0, None, 220.0, 280.0],
+        )
 
     def test_running(self) -> None:
-        """While a call runs, its end is expected by what calls took before, and those behind it after it."""
-        store = fold([Requested(task_id(1), DEVICE, 1.0), Requested(task_id(2), DEVICE, 2.0), Started(task_id(1), DEVICE, 90.0, 1)])
+        """While a call runs, its end is expected by what calls took before, and those behind it
+        after it.
+        """
+        store = fold(
+            [
+                Requested(task_id(1), DEVICE, 1.0),
+                Requested(task_id(2), DEVICE, 2.0),
+                Started(task_id(1), DEVICE, 90.0, 1),
+            ]
+        )
         running = self.details(store)
-        self.assertEqual((running.waits_for, running.attempts, running.expected_at), (None, (Attempt(1, 90.0),), 150.0))
+        self.assertEqual(
+            (running.waits_for, running.attempts, running.expected_at),
+            (None, (Attempt(1, 90.0),), 150.0),
+        )
         self.assertEqual(self.details(store, 2).expected_at, 210.0)
         self.assertEqual(self.details(store, now=1000.0).expected_at, 1000.0)
 
     def test_postponed(self) -> None:
-        """Attempts that did not reach A are told with their errors, and when the next is due while that is to come."""
+        """Attempts that did not reach A are told with their errors, and when the next is due while
+        that is to come.
+        """
         events: list[Event] = [Requested(task_id(1), DEVICE, 1.0)]
         for number in (1, 2):
             at = 10.0 * number
-            events += [Started(task_id(1), DEVICE, at, number), Postponed(task_id(1), DEVICE, at + 1, number, "refused", 120.0)]
+            events += [
+                Started(task_id(1), DEVICE, at, number),
+                Postponed(task_id(1), DEVICE, at + 1, number, "refused", 120.0),
+            ]
         waiting = self.details(fold(events))
-        self.assertEqual(waiting.attempts, (Attempt(1, 10.0, 11.0, "refused"), Attempt(2, 20.0, 21.0, "refused", 120.0)))
-        self.assertEqual((waiting.waits_for, waiting.attempt_count, waiting.expected_at), (Waiting.SERVICE, 2, 180.0))
+        self.assertEqual(
+            waiting.attempts,
+            (Attempt(1, 10.0, 11.0, "refused"), Attempt(2, 20.0, 21.0, "refused", 120.0)),
+        )
+        self.assertEqual(
+            (waiting.waits_for, waiting.attempt_count, waiting.expected_at),
+            (Waiting.SERVICE, 2, 180.0),
+        )
         overdue = self.details(fold(events), now=130.0)
-        self.assertEqual((overdue.attempts[-1].retry_at, overdue.waits_for, overdue.expected_at), (None, Waiting.SERVICE, 190.0))
+        self.assertEqual(
+            (overdue.attempts[-1].retry_at, overdue.waits_for, overdue.expected_at),
+            (None, Waiting.SERVICE, 190.0),
+        )
         again = self.details(fold([*events, Started(task_id(1), DEVICE, 120.0, 3)]), now=130.0)
-        self.assertEqual((again.waits_for, again.attempts[-1], again.expected_at), (None, Attempt(3, 120.0), 180.0))
+        self.assertEqual(
+            (again.waits_for, again.attempts[-1], again.expected_at),
+            (None, Attempt(3, 120.0), 180.0),
+        )
 
     def test_a_long_row(self) -> None:
-        """Tasks before a task are told of as far as 500, however long the row; its end is expected by all of them."""
+        """Tasks before a task are told of as far as 500, however long the row; its end is expected
+        by all of them.
+        """
         store = fold([Requested(task_id(number), DEVICE, 1.0) for number in range(1, 3001)])
         store.apply(Started(task_id(1), DEVICE, 90.0, 1))
         near, far = self.details(store, 500), self.details(store, 3000)
         self.assertEqual((near.ahead, near.expected_at), (499, 150.0 + 499 * 60.0))
         self.assertEqual((far.ahead, far.expected_at), (500, 150.0 + 2999 * 60.0))
 
-    @given(st.lists(st.sampled_from(["waits", "runs", "ended", "cancelled"]), max_size=12), st.integers(min_value=1, max_value=12))
+    @given(
+        st.lists(st.sampled_from(["waits", "runs", "ended", "cancelled"]), max_size=12),
+        st.integers(min_value=1, max_value=12),
+    )
     def test_one_by_one_or_together(self, states: list[str], limit: int) -> None:
         """A list tells of each task what its own details tell."""
         store = Store(RETENTION_S)
@@ -187,7 +289,9 @@ class Told(SynchronousTestCase):
         self.assertEqual(listed, [store.details(each.task_id, DEVICE, 100.0) for each in listed])
 
     def test_a_row_of_cancelled_tasks(self) -> None:
-        """Tasks that were cancelled are looked at, too: behind a thousand of them nothing is seen."""
+        """Tasks that were cancelled are looked at, too: behind a thousand of them nothing is
+        seen.
+        """
         store = fold([Requested(task_id(number), DEVICE, 1.0) for number in range(1, 3001)])
         for number in {*range(2, 3000)} - {900}:
             store.apply(Cancelled(task_id(number), DEVICE, 2.0))
@@ -195,44 +299,82 @@ class Told(SynchronousTestCase):
 
     def test_places(self) -> None:
         """The journal's order is told of any tasks of any devices."""
-        store = fold([Requested(task_id(number), f"{DEVICE}{number % 2}", 1.0) for number in range(1, 9)])
+        store = fold(
+            [Requested(task_id(number), f"{DEVICE}{number % 2}", 1.0) for number in range(1, 9)]
+        )
         places = store.places([task_id(number) for number in (8, 2, 5, 1, 99)])
         self.assertEqual(sorted(places), sorted(task_id(number) for number in (8, 2, 5, 1)))
-        self.assertTrue(places[task_id(2)] < places[task_id(8)] and places[task_id(1)] < places[task_id(5)])
+        self.assertTrue(
+            places[task_id(2)] < places[task_id(8)] and places[task_id(1)] < places[task_id(5)]
+        )
 
     def test_many_attempts(self) -> None:
         """The latest ten attempts are kept, three once the task has ended; all are counted."""
-        events: list[Event] = [Started(task_id(1), DEVICE, float(number), number) for number in range(1, 31)]
-        self.assertEqual([each.number for each in self.details(fold(events)).attempts], list(range(21, 31)))
-        ended = self.details(fold([*events, Finished(task_id(1), DEVICE, 50.0, State.FAILED, "out of patience")]))
+        events: list[Event] = [
+            Started(task_id(1), DEVICE, float(number), number) for number in range(1, 31)
+        ]
+        self.assertEqual(
+            [each.number for each in self.details(fold(events)).attempts], list(range(21, 31))
+        )
+        ended = self.details(
+            fold([*events, Finished(task_id(1), DEVICE, 50.0, State.FAILED, "out of patience")])
+        )
         self.assertEqual([each.number for each in ended.attempts], [28, 29, 30])
-        self.assertEqual((ended.attempt_count, ended.reason, ended.finished_at, ended.expected_at), (30, "out of patience", 50.0, None))
+        self.assertEqual(
+            (ended.attempt_count, ended.reason, ended.finished_at, ended.expected_at),
+            (30, "out of patience", 50.0, None),
+        )
 
     def test_the_last_attempt(self) -> None:
-        """The last attempt ends with its task; where that did not complete, its reason is the attempt's error."""
-        started: list[Event] = [Requested(task_id(1), DEVICE, 1.0), Started(task_id(1), DEVICE, 10.0, 1)]
-        for state, error in ((State.COMPLETED, None), (State.FAILED, "A answered 500"), (State.NOT_FOUND, "A answered 500")):
-            ended = self.details(fold([*started, Finished(task_id(1), DEVICE, 70.0, state, "A answered 500")]))
+        """The last attempt ends with its task; where that did not complete, its reason is the
+        attempt's error.
+        """
+        started: list[Event] = [
+            Requested(task_id(1), DEVICE, 1.0),
+            Started(task_id(1), DEVICE, 10.0, 1),
+        ]
+        for state, error in (
+            (State.COMPLETED, None),
+            (State.FAILED, "A answered 500"),
+            (State.NOT_FOUND, "A answered 500"),
+        ):
+            ended = self.details(
+                fold([*started, Finished(task_id(1), DEVICE, 70.0, state, "A answered 500")])
+            )
             self.assertEqual(ended.attempts, (Attempt(1, 10.0, 70.0, error),))
 
     def test_durations_are_learned(self) -> None:
-        """What calls take is the median of the latest that ended, however they did; until one has, it is a minute."""
+        """What calls take is the median of the latest that ended, however they did; until one has,
+        it is a minute.
+        """
         store = Store(1e9)
         for number in range(100):
             store.apply(Started(task_id(number), DEVICE, 1000.0 * number, 1))
-            store.apply(Finished(task_id(number), DEVICE, 1000.0 * number + 10.0, State.COMPLETED, ""))
+            store.apply(
+                Finished(task_id(number), DEVICE, 1000.0 * number + 10.0, State.COMPLETED, "")
+            )
         store.apply(Started(task_id(500), DEVICE, 200_000.0, 1))
         self.assertAlmostEqual(self.details(store, 500, 200_000.0).expected_at or 0.0, 200_010.0, 0)
 
     def test_a_devices_tasks(self) -> None:
-        """A device's tasks come newest first by the journal's order, page by page; forgotten ones are gone, wherever they stood."""
-        store = fold([Requested(task_id(number), DEVICE if number % 2 else "DEF456789", 100.0 - number) for number in range(10)])
+        """A device's tasks come newest first by the journal's order, page by page; forgotten ones
+        are gone, wherever they stood.
+        """
+        store = fold(
+            [
+                Requested(task_id(number), DEVICE if number % 2 else "DEF456789", 100.0 - number)
+                for number in range(10)
+            ]
+        )
 
         def listed(before: int | None, limit: int = 10) -> list[int]:
             found = store.tasks_of(DEVICE, None if before is None else task_id(before), limit, 1.0)
             return [int(each.task_id, 16) for each in found]
 
-        self.assertEqual((listed(None), listed(None, 2), listed(7, 2), listed(1)), ([9, 7, 5, 3, 1], [9, 7], [5, 3], []))
+        self.assertEqual(
+            (listed(None), listed(None, 2), listed(7, 2), listed(1)),
+            ([9, 7, 5, 3, 1], [9, 7], [5, 3], []),
+        )
         self.assertEqual((listed(8), listed(99)), ([], []))
         for number, left in ((5, [9, 7, 3, 1]), (9, [7, 3, 1]), (1, [7, 3]), (7, [3]), (3, [])):
             store.apply(Finished(task_id(number), DEVICE, 1.0, State.COMPLETED, ""))

@@ -1,4 +1,6 @@
-"""What is known of open tasks: their order, where they stand in the journal, and which are in no queue."""
+"""What is known of open tasks: their order, where they stand in the journal, and which are in no
+queue.
+"""
 
 from __future__ import annotations
 
@@ -51,10 +53,17 @@ class OpenTasksTestCase(SynchronousTestCase):
 
     def order(self, numbers: Sequence[int]) -> list[int]:
         """Which of these has its turn now."""
-        return [number for number in numbers if task_id(number) in self.tasks and self.tasks.may_go(task_id(number), DEVICE)]
+        return [
+            number
+            for number in numbers
+            if task_id(number) in self.tasks and self.tasks.may_go(task_id(number), DEVICE)
+        ]
 
     def missing(self, before: int, *held: int) -> list[int]:
-        return [int(task.task_id, 16) for task in self.tasks.missing(before, {task_id(number) for number in held})]
+        return [
+            int(task.task_id, 16)
+            for task in self.tasks.missing(before, {task_id(number) for number in held})
+        ]
 
 
 class Order(OpenTasksTestCase):
@@ -79,7 +88,9 @@ class Order(OpenTasksTestCase):
     )
     @settings(deadline=None)
     def test_copies_keep_their_places(self, count: int, copies: list[int], forgotten: int) -> None:
-        """Whatever the journal has forgotten, its copies of what is open tell the order that its first events had."""
+        """Whatever the journal has forgotten, its copies of what is open tell the order that its
+        first events had.
+        """
         self.start()
         numbers = list(range(count))
         journal: list[TaskEvent] = [requested(number) for number in numbers]
@@ -103,21 +114,35 @@ class Offsets(OpenTasksTestCase):
         self.read(started(1), requested(1), requested(1), started(1, 2))
         task = self.tasks.get(task_id(1))
         assert task is not None
-        self.assertEqual((task.place, task.request, task.offsets, task.written_at), (0, 1, [0, 1, 3], 2.0))
+        self.assertEqual(
+            (task.place, task.request, task.offsets, task.written_at), (0, 1, [0, 1, 3], 2.0)
+        )
 
     def test_copied(self) -> None:
         """A copy takes the place of what was copied; what came meanwhile stays."""
-        self.read(requested(1), started(1), started(1, 2), started(1, 3), started(1), requested(1, copied=Copied(9.0, 0, 2)))
+        self.read(
+            requested(1),
+            started(1),
+            started(1, 2),
+            started(1, 3),
+            started(1),
+            requested(1, copied=Copied(9.0, 0, 2)),
+        )
         task = self.tasks.get(task_id(1))
         assert task is not None
-        self.assertEqual((task.place, task.request, task.offsets, task.written_at), (0, 5, [5, 3, 4], 9.0))
+        self.assertEqual(
+            (task.place, task.request, task.offsets, task.written_at), (0, 5, [5, 3, 4], 9.0)
+        )
 
     def test_many(self) -> None:
         """Of very many events the first and the last are known."""
         self.read(requested(1), *(started(1, attempt) for attempt in range(1, 1000)))
         task = self.tasks.get(task_id(1))
         assert task is not None
-        self.assertEqual((len(task.offsets), task.offsets[KEPT_FIRST - 1], task.offsets[-KEPT_LAST]), (200, 19, 1000 - KEPT_LAST))
+        self.assertEqual(
+            (len(task.offsets), task.offsets[KEPT_FIRST - 1], task.offsets[-KEPT_LAST]),
+            (200, 19, 1000 - KEPT_LAST),
+        )
 
     def test_when_the_journal_began(self) -> None:
         """The journal began with its first event, or with the copy that is the first."""
@@ -128,7 +153,9 @@ class Offsets(OpenTasksTestCase):
         self.assertEqual(self.tasks.began_at, 9.0)
 
     def test_another_journal(self) -> None:
-        """What is known comes before all that a new journal has, and has no offsets there until it is told."""
+        """What is known comes before all that a new journal has, and has no offsets there until it
+        is told.
+        """
         self.read(requested(1), requested(2))
         self.tasks.journal_lost()
         self.read(requested(3), requested(2), requested(1, copied=Copied(9.0, -JOURNAL_SPAN, -1)))
@@ -153,7 +180,9 @@ class Ends(OpenTasksTestCase):
 
 class Missing(OpenTasksTestCase):
     def test_missing(self) -> None:
-        """Missing is what is open, stands before the given offset, and is not held; in the journal's order."""
+        """Missing is what is open, stands before the given offset, and is not held; in the
+        journal's order.
+        """
         self.read(requested(3), requested(1), requested(2), requested(4), requested(5))
         self.assertEqual(self.missing(4, 1), [3, 2, 4])
         self.read(finished(2), offset=5)
@@ -173,4 +202,7 @@ class Missing(OpenTasksTestCase):
         """One whose request is forgotten is remembered, too, and a copy of it keeps its place."""
         self.read(cancelled(1), offset=7)
         self.read(cancelled(1, Copied(99.0, 3, 7)), offset=8)
-        self.assertEqual((self.tasks.cancelled[task_id(1)].place, self.tasks.cancelled[task_id(1)].written_at), (3, 99.0))
+        self.assertEqual(
+            (self.tasks.cancelled[task_id(1)].place, self.tasks.cancelled[task_id(1)].written_at),
+            (3, 99.0),
+        )

@@ -42,7 +42,10 @@ class Reading(BrokerTestCase):
         """The messages at the given offsets, near one another or far apart; nothing stays open."""
         self.write(WIDEST_GAP + 20)
         wanted = (3, 1, 4, WIDEST_GAP + 15, WIDEST_GAP + 19)
-        self.assertEqual(self.read(*wanted), {offset: Started(task_id(offset), "DEVICE1", EPOCH, 1) for offset in wanted})
+        self.assertEqual(
+            self.read(*wanted),
+            {offset: Started(task_id(offset), "DEVICE1", EPOCH, 1) for offset in wanted},
+        )
         self.assertEqual((self.read(), len(self.kept.connection.channels)), ({}, 1))
 
     def test_forgotten(self) -> None:

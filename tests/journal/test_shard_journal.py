@@ -1,4 +1,6 @@
-"""The journal on the embedded broker: replay, resuming, appending, and the front end's publisher."""
+"""The journal on the embedded broker: replay, resuming, appending, and the front end's
+publisher.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,9 @@ class JournalTestCase(BrokerTestCase):
 
 class Following(JournalTestCase):
     def test_replay(self) -> None:
-        """Everything in the stream, from its first event on, has been applied in order before the journal counts as attached."""
+        """Everything in the stream, from its first event on, has been applied in order before the
+        journal counts as attached.
+        """
         events = [started(number) for number in range(2500)]
         self.publish_task(make_task(1))
         for event in events:
@@ -68,7 +72,9 @@ class Following(JournalTestCase):
             self.assertEqual(self.seen[-1], started(number))
 
     def test_resume(self) -> None:
-        """After a lost connection it goes on behind the last event it has seen, with nothing twice and nothing missed."""
+        """After a lost connection it goes on behind the last event it has seen, with nothing twice
+        and nothing missed.
+        """
         self.follow()
         self.publish_event(started(1))
         self.network.connections[-1][1].cut()
@@ -80,7 +86,9 @@ class Following(JournalTestCase):
         self.assertEqual(self.seen, [started(1), started(2), started(3)])
 
     def test_undecodable(self) -> None:
-        """What is no event is passed over and logged once, without what is in it; the journal goes on."""
+        """What is no event is passed over and logged once, without what is in it; the journal goes
+        on.
+        """
         self.publish_event(b"s3cr3t")
         self.publish_event(started(1))
         self.follow()
@@ -103,7 +111,9 @@ class Following(JournalTestCase):
         self.assertEqual(self.seen, [])
 
     def test_a_journal_that_began_anew(self) -> None:
-        """When the broker comes back with another, shorter journal, that one is read from its beginning."""
+        """When the broker comes back with another, shorter journal, that one is read from its
+        beginning.
+        """
         self.follow()
         for number in range(5):
             self.publish_event(started(number))
@@ -119,11 +129,17 @@ class Following(JournalTestCase):
 
 
 class Credit(JournalTestCase):
-    """A stream hands out no more than the prefetch allows, and gives up on a consumer that never acknowledges."""
+    """A stream hands out no more than the prefetch allows, and gives up on a consumer that never
+    acknowledges.
+    """
 
     def unsettled(self) -> int:
         """How many of the stream's deliveries the broker counts as unacknowledged."""
-        return sum(len(channel.consuming.unsettled) for protocol in self.broker.connections for channel in protocol.channels)
+        return sum(
+            len(channel.consuming.unsettled)
+            for protocol in self.broker.connections
+            for channel in protocol.channels
+        )
 
     def test_batches(self) -> None:
         """Deliveries are acknowledged many at a time, and the stream never runs dry."""
@@ -135,7 +151,9 @@ class Credit(JournalTestCase):
         self.assertLess(self.unsettled(), 500)
 
     def test_an_idle_journal(self) -> None:
-        """Where hardly anything happens, what has come is acknowledged after some minutes, long before the broker's 30."""
+        """Where hardly anything happens, what has come is acknowledged after some minutes, long
+        before the broker's 30.
+        """
         self.follow()
         self.publish_event(started(1))
         self.assertGreater(self.unsettled(), 0)
@@ -147,7 +165,9 @@ class Credit(JournalTestCase):
 
 class Appending(JournalTestCase):
     def test_confirmed(self) -> None:
-        """An event counts as appended once the broker has confirmed it; the own replica sees it too."""
+        """An event counts as appended once the broker has confirmed it; the own replica sees it
+        too.
+        """
         journal = self.follow()
         appended = journal.append(started(1))
         self.assertNoResult(appended)
@@ -168,7 +188,9 @@ class Appending(JournalTestCase):
         self.assertEqual(self.seen, [started(1)])
 
     def test_a_confirm_that_is_lost(self) -> None:
-        """When the connection breaks before the confirm, the event is published again: it may come twice, and never not at all."""
+        """When the connection breaks before the confirm, the event is published again: it may come
+        twice, and never not at all.
+        """
         journal = self.follow()
         appended = journal.append(started(1))
         self.network.connections[-1][1].cut()
@@ -187,10 +209,15 @@ class Appending(JournalTestCase):
         self.open_broker()
         self.network.advance(2)
         self.assertTrue(all(each.called for each in appended))
-        self.assertEqual(sorted(self.seen, key=repr), sorted((started(number) for number in range(3000)), key=repr))
+        self.assertEqual(
+            sorted(self.seen, key=repr),
+            sorted((started(number) for number in range(3000)), key=repr),
+        )
 
     def test_cancelled(self) -> None:
-        """An append that is cancelled while the broker is away is never made, and leaves nothing behind."""
+        """An append that is cancelled while the broker is away is never made, and leaves nothing
+        behind.
+        """
         journal = self.follow()
         self.close_broker()
         given_up, other = journal.append(started(1)), journal.append(started(2))
@@ -221,10 +248,14 @@ class Submitting(BrokerTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.tasks = TaskPublisher(publisher=self.outside, shards=4, refusal=lambda shard, key: None)
+        self.tasks = TaskPublisher(
+            publisher=self.outside, shards=4, refusal=lambda shard, key: None
+        )
 
     def test_each_to_its_shard(self) -> None:
-        """A task goes to work queue and journal of its equipment's shard, whole, persistent, with one publish."""
+        """A task goes to work queue and journal of its equipment's shard, whole, persistent, with
+        one publish.
+        """
         for number in range(12):
             task = make_task(number, f"DEVICE{number}")
             submitted = self.tasks.submit(task)
@@ -233,9 +264,15 @@ class Submitting(BrokerTestCase):
             self.assertIsNone(self.successResultOf(submitted))
             shard = self.shards[shard_of(task.equipment_id, 4)]
             (message,) = self.take(shard.work)
-            self.assertEqual((decode_task(message.body), message.properties.delivery_mode), (task, 2))
-            self.assertEqual((message.exchange, message.routing_key), (TASKS_EXCHANGE, shard.requested_key))
-            self.assertEqual(decode_event(message.body), Requested(task.task_id, task.equipment_id, EPOCH))
+            self.assertEqual(
+                (decode_task(message.body), message.properties.delivery_mode), (task, 2)
+            )
+            self.assertEqual(
+                (message.exchange, message.routing_key), (TASKS_EXCHANGE, shard.requested_key)
+            )
+            self.assertEqual(
+                decode_event(message.body), Requested(task.task_id, task.equipment_id, EPOCH)
+            )
         self.assertEqual(sum(self.messages(shard.journal) for shard in self.shards), 12)
 
     def test_no_queue(self) -> None:

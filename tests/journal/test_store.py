@@ -41,7 +41,13 @@ def fold(events: list[Event], retention_s: float = RETENTION_S) -> Store:
 # Few tasks, so that a list of events holds several of each.
 ONE = st.just(task_id(1))
 A_FEW = st.integers(min_value=0, max_value=3).map(task_id)
-histories = st.lists(st.one_of(task_events(A_FEW, st.just(DEVICE)), st.builds(Marker, st.just("m")), st.builds(Unrecognised, st.just("k"))))
+histories = st.lists(
+    st.one_of(
+        task_events(A_FEW, st.just(DEVICE)),
+        st.builds(Marker, st.just("m")),
+        st.builds(Unrecognised, st.just("k")),
+    )
+)
 own_events = st.lists(task_events(ONE, st.just(DEVICE)))
 
 
@@ -49,7 +55,12 @@ def view(store: Store) -> list[object]:
     """All that can be asked of the tasks of `A_FEW`."""
     asked: list[object] = [len(store)]
     for each in map(task_id, range(4)):
-        asked += [store.lookup(each, DEVICE), store.finished(each), store.first_started_at(each), store.attempts(each)]
+        asked += [
+            store.lookup(each, DEVICE),
+            store.finished(each),
+            store.first_started_at(each),
+            store.attempts(each),
+        ]
     return asked
 
 
@@ -74,14 +85,21 @@ class TheWayOfATask(SynchronousTestCase):
 
     def test_started(self) -> None:
         """The time of the first attempt and the number of the latest are kept."""
-        store = fold([Requested(task_id(1), DEVICE, 1.0), *(Started(task_id(1), DEVICE, 2.0 + attempt, attempt) for attempt in (1, 2, 3))])
+        store = fold(
+            [
+                Requested(task_id(1), DEVICE, 1.0),
+                *(Started(task_id(1), DEVICE, 2.0 + attempt, attempt) for attempt in (1, 2, 3)),
+            ]
+        )
         self.assertEqual((store.first_started_at(task_id(1)), store.attempts(task_id(1))), (3.0, 3))
         self.assertEqual(store.lookup(task_id(1), DEVICE), State.RUNNING)
 
     def test_finished(self) -> None:
         """A finished task is in its final state."""
         for state in (State.COMPLETED, State.FAILED, State.NOT_FOUND):
-            store = fold([Requested(task_id(1), DEVICE, 1.0), Finished(task_id(1), DEVICE, 2.0, state, "")])
+            store = fold(
+                [Requested(task_id(1), DEVICE, 1.0), Finished(task_id(1), DEVICE, 2.0, state, "")]
+            )
             self.assertEqual(store.lookup(task_id(1), DEVICE), state)
             self.assertTrue(store.finished(task_id(1)))
 
@@ -93,12 +111,20 @@ class TheWayOfATask(SynchronousTestCase):
 
     def test_beginning_lost(self) -> None:
         """Events of a task whose beginning has left the journal make it known."""
-        self.assertEqual(fold([Started(task_id(1), DEVICE, 5.0, 2)]).lookup(task_id(1), DEVICE), State.RUNNING)
-        self.assertEqual(fold([Finished(task_id(1), DEVICE, 5.0, State.FAILED, "")]).lookup(task_id(1), DEVICE), State.FAILED)
+        self.assertEqual(
+            fold([Started(task_id(1), DEVICE, 5.0, 2)]).lookup(task_id(1), DEVICE), State.RUNNING
+        )
+        self.assertEqual(
+            fold([Finished(task_id(1), DEVICE, 5.0, State.FAILED, "")]).lookup(task_id(1), DEVICE),
+            State.FAILED,
+        )
 
     def test_first_end_wins(self) -> None:
         """The first `Finished` holds, whatever a second one says and whenever that happened."""
-        ends = [Finished(task_id(1), DEVICE, at, state, "") for at, state in ((5.0, State.COMPLETED), (4.0, State.FAILED))]
+        ends = [
+            Finished(task_id(1), DEVICE, at, state, "")
+            for at, state in ((5.0, State.COMPLETED), (4.0, State.FAILED))
+        ]
         self.assertEqual(fold([*ends]).lookup(task_id(1), DEVICE), State.COMPLETED)
 
     def test_begun_again_after_its_end(self) -> None:
@@ -113,16 +139,26 @@ class TheWayOfATask(SynchronousTestCase):
 
 
 class Laws(SynchronousTestCase):
-    @given(own_events, st.sampled_from([State.COMPLETED, State.FAILED, State.NOT_FOUND]), own_events)
-    def test_the_end_is_the_end(self, before: list[Event], state: State, after: list[Event]) -> None:
-        """Nothing that comes after a task's end, in whatever order and however often, changes anything that can be asked of it."""
+    @given(
+        own_events, st.sampled_from([State.COMPLETED, State.FAILED, State.NOT_FOUND]), own_events
+    )
+    def test_the_end_is_the_end(
+        self, before: list[Event], state: State, after: list[Event]
+    ) -> None:
+        """Nothing that comes after a task's end, in whatever order and however often, changes
+        anything that can be asked of it.
+        """
         end: list[Event] = [*before, Finished(task_id(1), DEVICE, 5.0, state, "")]
         self.assertEqual(all_of(fold([*end, *after])), all_of(fold(end)))
 
     @given(histories, st.data())
     def test_duplicates(self, events: list[Event], data: st.DataObject) -> None:
         """Events that come again, singly or as a replay from any point, change nothing."""
-        again = [event for event in events for _ in range(data.draw(st.integers(min_value=1, max_value=3)))]
+        again = [
+            event
+            for event in events
+            for _ in range(data.draw(st.integers(min_value=1, max_value=3)))
+        ]
         self.assertEqual(all_of(fold(again)), all_of(fold(events)))
         replayed = events[data.draw(st.integers(min_value=0, max_value=len(events))) :]
         self.assertEqual(all_of(fold([*events, *replayed])), all_of(fold(events)))
@@ -143,7 +179,9 @@ class Laws(SynchronousTestCase):
 
     @given(histories, st.floats(min_value=0, max_value=5e9))
     def test_expiry(self, events: list[Event], now: float) -> None:
-        """At any time exactly those are forgotten whose (first) end is longer ago than the retention, in whatever order the ends came."""
+        """At any time exactly those are forgotten whose (first) end is longer ago than the
+        retention, in whatever order the ends came.
+        """
         ends: dict[str, float] = {}
         store = Store(RETENTION_S)
         for event in events:
@@ -154,7 +192,10 @@ class Laws(SynchronousTestCase):
         old = {each for each, at in ends.items() if at < now - RETENTION_S}
         self.assertEqual(store.expire(now), len(old))
         self.assertEqual(len(store), before - len(old))
-        self.assertEqual([each for each in ends if store.lookup(each, DEVICE) is None], [each for each in ends if each in old])
+        self.assertEqual(
+            [each for each in ends if store.lookup(each, DEVICE) is None],
+            [each for each in ends if each in old],
+        )
         self.assertEqual(store.expire(now), 0)
 
 
@@ -177,7 +218,9 @@ class Expiry(SynchronousTestCase):
         store = Store(RETENTION_S)
         for number in (1, 2):
             self.finish(store, number, at=1000.0)
-        self.assertEqual([store.expire(1200.0, keep=lambda each: each == task_id(1)) for _ in range(2)], [1, 0])
+        self.assertEqual(
+            [store.expire(1200.0, keep=lambda each: each == task_id(1)) for _ in range(2)], [1, 0]
+        )
         self.assertEqual((store.state(task_id(1)), store.expire(1200.0)), (State.COMPLETED, 1))
 
     def test_never_finished(self) -> None:
@@ -187,7 +230,9 @@ class Expiry(SynchronousTestCase):
         self.assertEqual(len(store), 2)
 
     def test_clocks_disagree(self) -> None:
-        """A writer whose clock runs ahead, by a minute or a year, keeps its own tasks longer and no one else's."""
+        """A writer whose clock runs ahead, by a minute or a year, keeps its own tasks longer and no
+        one else's.
+        """
         store = Store(RETENTION_S)
         for number, at in enumerate((1060.0, 1001.0, 1000.0 + 365 * 86400.0, 1002.0, 940.0)):
             self.finish(store, number, at)
@@ -197,7 +242,10 @@ class Expiry(SynchronousTestCase):
 
     def test_told_again_after_expiry(self) -> None:
         """A forgotten task that a replay tells of again is forgotten again."""
-        events: list[Event] = [Requested(task_id(1), DEVICE, 1.0), Finished(task_id(1), DEVICE, 2.0, State.FAILED, "")]
+        events: list[Event] = [
+            Requested(task_id(1), DEVICE, 1.0),
+            Finished(task_id(1), DEVICE, 2.0, State.FAILED, ""),
+        ]
         store = fold(events)
         store.expire(1000.0)
         for event in events:
@@ -208,7 +256,9 @@ class Expiry(SynchronousTestCase):
 
 class Deaths(SynchronousTestCase):
     def deaths(self, *events: tuple[int, str | None] | int) -> int:
-        """Of a task with these attempts, each a number and who began it; a number alone postpones."""
+        """Of a task with these attempts, each a number and who began it; a number alone
+        postpones.
+        """
         store = fold([Requested(task_id(1), DEVICE, 1.0)])
         for event in events:
             if isinstance(event, int):
@@ -218,12 +268,16 @@ class Deaths(SynchronousTestCase):
         return store.deaths(task_id(1))
 
     def test_counted(self) -> None:
-        """An attempt counts that another process followed up before it had an end, once, whoever tells of it how often."""
+        """An attempt counts that another process followed up before it had an end, once, whoever
+        tells of it how often.
+        """
         self.assertEqual(self.deaths((1, "a"), (2, "b"), (3, "c")), 2)
         self.assertEqual(self.deaths((1, "a"), (2, "b"), (2, "b"), (1, "a"), (2, "c")), 1)
 
     def test_not_counted(self) -> None:
-        """Attempts that had an end, attempts of one process, and those of a version that does not say whose they are do not count."""
+        """Attempts that had an end, attempts of one process, and those of a version that does not
+        say whose they are do not count.
+        """
         self.assertEqual(self.deaths((1, "a"), 1, (2, "b"), 2, (3, "c")), 0)
         self.assertEqual(self.deaths((1, "a"), (2, "a"), (3, "a")), 0)
         self.assertEqual(self.deaths((1, None), (2, None), (3, "c")), 0)
@@ -232,7 +286,9 @@ class Deaths(SynchronousTestCase):
 
 class Memory(SynchronousTestCase):
     def test_cost_of_a_task(self) -> None:
-        """A finished task costs at most 350 bytes its own id included, and next to nothing once it is forgotten."""
+        """A finished task costs at most 350 bytes its own id included, and next to nothing once it
+        is forgotten.
+        """
         count = 20_000
         ids = [task_id(number) for number in range(count)]
         store = Store(RETENTION_S)
@@ -245,14 +301,17 @@ class Memory(SynchronousTestCase):
                 Started(each, DEVICE, at + 0.5, 1),
                 Finished(each, DEVICE, at + 60.5, State.COMPLETED, ""),
             ):
-                # Each event is decoded from a message of its own, and brings its own copy of the id.
+                # Each event is decoded from a message of its own, and brings its own copy of the
+                # id.
                 store.apply(attrs.evolve(event, task_id="".join(each)))
         self.assertLess(tracemalloc.get_traced_memory()[0] / count, 350)
         self.assertEqual(store.expire(2e9), count)
         self.assertLess(tracemalloc.get_traced_memory()[0] / count, 100)
 
     def test_cost_of_a_task_with_all_there_is(self) -> None:
-        """One of a device of its own, with a key and an outage of A in its past, costs at most 1,300 bytes, and nothing once forgotten."""
+        """One of a device of its own, with a key and an outage of A in its past, costs at most
+        1,300 bytes, and nothing once forgotten.
+        """
         count = 10_000
         store = Store(RETENTION_S)
         tracemalloc.start()
@@ -261,10 +320,22 @@ class Memory(SynchronousTestCase):
             at, device = 1e9 + number, f"DEVICE{number}"
             store.apply(Requested(task_id(number), device, at, f"{number:024}"))
             for attempt in range(1, 6):
-                store.apply(Started("".join(task_id(number)), "".join(device), at + attempt, attempt))
+                store.apply(
+                    Started("".join(task_id(number)), "".join(device), at + attempt, attempt)
+                )
                 reason = "".join(["A answered", " HTTP 503"])
-                store.apply(Postponed(task_id(number), device, at + attempt + 0.5, attempt, reason, at + 9))
-            store.apply(Finished(task_id(number), device, at + 60.5, State.COMPLETED, "".join(["A answered", " 200"])))
+                store.apply(
+                    Postponed(task_id(number), device, at + attempt + 0.5, attempt, reason, at + 9)
+                )
+            store.apply(
+                Finished(
+                    task_id(number),
+                    device,
+                    at + 60.5,
+                    State.COMPLETED,
+                    "".join(["A answered", " 200"]),
+                )
+            )
         self.assertLess(tracemalloc.get_traced_memory()[0] / count, 1300)
         self.assertEqual(store.expire(2e9), count)
         self.assertLess(tracemalloc.get_traced_memory()[0] / count, 100)

@@ -42,8 +42,15 @@ from rtprov.model import (
 from tests.support.strategies import equipment_ids, events, task_ids, tasks, texts
 
 TASK = Task("0123456789abcdef" * 2, "ABC123456", 14, 1_800_000_000.25, "gAAAAAtoken")
-FINISHED = Finished(TASK.task_id, TASK.equipment_id, 1_800_000_060.5, State.COMPLETED, "A answered 200")
-DECODERS: list[Callable[[bytes], object]] = [decode_task, decode_event, decode_status_request, decode_status_reply]
+FINISHED = Finished(
+    TASK.task_id, TASK.equipment_id, 1_800_000_060.5, State.COMPLETED, "A answered 200"
+)
+DECODERS: list[Callable[[bytes], object]] = [
+    decode_task,
+    decode_event,
+    decode_status_request,
+    decode_status_reply,
+]
 MISTYPED: list[Any] = [None, True, ["x"], {}]
 
 
@@ -53,7 +60,9 @@ def altered(body: bytes, **fields: Any) -> bytes:
 
 
 def without(body: bytes, field: str) -> bytes:
-    return json.dumps({key: value for key, value in json.loads(body).items() if key != field}).encode()
+    return json.dumps(
+        {key: value for key, value in json.loads(body).items() if key != field}
+    ).encode()
 
 
 class EarlierTask(msgspec.Struct, tag_field="kind", tag="requested"):
@@ -74,7 +83,9 @@ class Tasks(SynchronousTestCase):
         """A task comes out as it went in, and the same message is the journal's `Requested`."""
         body = encode_task(task)
         self.assertEqual(decode_task(body), task)
-        requested = Requested(task.task_id, task.equipment_id, task.accepted_at, task.fingerprint, key=task.key)
+        requested = Requested(
+            task.task_id, task.equipment_id, task.accepted_at, task.fingerprint, key=task.key
+        )
         self.assertEqual(decode_event(body), requested)
 
     def test_form(self) -> None:
@@ -93,35 +104,54 @@ class Tasks(SynchronousTestCase):
         )
 
     def test_fingerprint(self) -> None:
-        """The fingerprint of a body that came with a key travels beside it; an earlier version's task has none."""
+        """The fingerprint of a body that came with a key travels beside it; an earlier version's
+        task has none.
+        """
         body = encode_task(attrs.evolve(TASK, fingerprint="f1"))
         self.assertEqual(json.loads(body), {**json.loads(encode_task(TASK)), "fingerprint": "f1"})
         self.assertEqual(decode_task(body).fingerprint, "f1")
-        self.assertEqual(decode_event(body), Requested(TASK.task_id, TASK.equipment_id, TASK.accepted_at, "f1"))
+        self.assertEqual(
+            decode_event(body), Requested(TASK.task_id, TASK.equipment_id, TASK.accepted_at, "f1")
+        )
         self.assertEqual(decode_task(without(body, "fingerprint")), TASK)
 
     def test_key(self) -> None:
-        """The id of the sealing key travels beside the token, which stays as it is; an earlier version's task has none."""
+        """The id of the sealing key travels beside the token, which stays as it is; an earlier
+        version's task has none.
+        """
         body = encode_task(attrs.evolve(TASK, key="0a1b2c3d"))
         self.assertEqual(json.loads(body), {**json.loads(encode_task(TASK)), "key": "0a1b2c3d"})
         self.assertEqual(decode_task(body).key, "0a1b2c3d")
-        self.assertEqual(decode_event(body), Requested(TASK.task_id, TASK.equipment_id, TASK.accepted_at, key="0a1b2c3d"))
+        self.assertEqual(
+            decode_event(body),
+            Requested(TASK.task_id, TASK.equipment_id, TASK.accepted_at, key="0a1b2c3d"),
+        )
         self.assertEqual(decode_task(without(body, "key")), TASK)
 
     def test_malformed_key(self) -> None:
         """A key's id goes into logs: what has not the form of one is no task."""
         for key in ("0a1b\n", "x" * 65, "ключ", "a b"):
-            error = self.assertRaises(UndecodableMessage, decode_task, altered(encode_task(TASK), key=key))
+            error = self.assertRaises(
+                UndecodableMessage, decode_task, altered(encode_task(TASK), key=key)
+            )
             self.assertEqual(str(error), "not a task: the id of its key is malformed")
 
     def test_earlier_versions(self) -> None:
-        """A worker of an earlier version reads this version's task, and passes the key's id over."""
-        read = msgspec.json.decode(encode_task(attrs.evolve(TASK, key="0a1b2c3d", fingerprint="f1")), type=EarlierTask)
-        self.assertEqual((read.task, read.sealed, read.fingerprint), (TASK.task_id, TASK.sealed, "f1"))
+        """A worker of an earlier version reads this version's task, and passes the key's id
+        over.
+        """
+        read = msgspec.json.decode(
+            encode_task(attrs.evolve(TASK, key="0a1b2c3d", fingerprint="f1")), type=EarlierTask
+        )
+        self.assertEqual(
+            (read.task, read.sealed, read.fingerprint), (TASK.task_id, TASK.sealed, "f1")
+        )
 
     def test_more_fields(self) -> None:
         """Fields of a later version are passed over."""
-        self.assertEqual(decode_task(altered(encode_task(TASK), v=2, priority={"level": [1, None]})), TASK)
+        self.assertEqual(
+            decode_task(altered(encode_task(TASK), v=2, priority={"level": [1, None]})), TASK
+        )
 
     def test_malformed_ids(self) -> None:
         """A task whose ids have not the form of ids is none."""
@@ -135,7 +165,9 @@ class Tasks(SynchronousTestCase):
             {"equipment": "ABC123456\n"},
             {"equipment": "АВС123456"},
         ):
-            error = self.assertRaises(UndecodableMessage, decode_task, altered(encode_task(TASK), **fields))
+            error = self.assertRaises(
+                UndecodableMessage, decode_task, altered(encode_task(TASK), **fields)
+            )
             self.assertEqual(str(error), "not a task: an id is malformed")
 
     def test_incomplete_or_mistyped(self) -> None:
@@ -143,7 +175,9 @@ class Tasks(SynchronousTestCase):
         for field in ("task", "equipment", "at", "timeout", "sealed"):
             self.assertRaises(UndecodableMessage, decode_task, without(encode_task(TASK), field))
             for value in MISTYPED:
-                self.assertRaises(UndecodableMessage, decode_task, altered(encode_task(TASK), **{field: value}))
+                self.assertRaises(
+                    UndecodableMessage, decode_task, altered(encode_task(TASK), **{field: value})
+                )
 
     def test_other_kinds(self) -> None:
         """A journal's other events are no tasks."""
@@ -155,9 +189,8 @@ class Again(SynchronousTestCase):
     """Messages that are written into the journal again, and markers."""
 
     def test_a_copy(self) -> None:
-        """A copied request has all that the first had, what a later version has put in, too, and says when and from
-        where it was copied.
-        """
+        """A copied request has all that the first had, what a later version has put in, too, and
+        says when and from where it was copied."""
         body = altered(encode_task(TASK), priority=[1, None, "п"])
         for copied in (Copied(9.5, 7, 12), Copied(10.0, -(1 << 46), -1)):
             body = copy_event(body, copied)
@@ -165,7 +198,9 @@ class Again(SynchronousTestCase):
             self.assertEqual(decode_task(body), TASK)
             event = decode_event(body)
             assert isinstance(event, Requested)
-            self.assertEqual((event.task_id, event.whole, event.copied), (TASK.task_id, True, copied))
+            self.assertEqual(
+                (event.task_id, event.whole, event.copied), (TASK.task_id, True, copied)
+            )
 
     def test_whole(self) -> None:
         """A request that a worker wrote has no order in it."""
@@ -193,7 +228,13 @@ class Events(SynchronousTestCase):
         """An event comes out as it went in."""
         self.assertEqual(decode_event(encode_event(event)), event)
 
-    @given(events, st.dictionaries(st.just("later") | st.from_regex(r"x[a-z]{1,9}", fullmatch=True), st.none() | st.integers() | texts))
+    @given(
+        events,
+        st.dictionaries(
+            st.just("later") | st.from_regex(r"x[a-z]{1,9}", fullmatch=True),
+            st.none() | st.integers() | texts,
+        ),
+    )
     def test_more_fields(self, event: Event, fields: dict[str, Any]) -> None:
         """Fields of a later version are passed over."""
         self.assertEqual(decode_event(altered(encode_event(event), v=2, **fields)), event)
@@ -202,27 +243,57 @@ class Events(SynchronousTestCase):
         """The messages on the wire, field by field."""
         ids = {"v": 1, "task": TASK.task_id, "equipment": "ABC123456"}
         self.assertEqual(
-            json.loads(encode_event(Started(TASK.task_id, "ABC123456", 2.5, 3))), {"kind": "started", **ids, "at": 2.5, "attempt": 3}
+            json.loads(encode_event(Started(TASK.task_id, "ABC123456", 2.5, 3))),
+            {"kind": "started", **ids, "at": 2.5, "attempt": 3},
         )
         named = Started(TASK.task_id, "ABC123456", 2.5, 3, "p1")
-        self.assertEqual(json.loads(encode_event(named)), {"kind": "started", **ids, "at": 2.5, "attempt": 3, "by": "p1"})
+        self.assertEqual(
+            json.loads(encode_event(named)),
+            {"kind": "started", **ids, "at": 2.5, "attempt": 3, "by": "p1"},
+        )
         self.assertEqual(decode_event(encode_event(named)), named)
-        for state, name in ((State.COMPLETED, "completed"), (State.FAILED, "failed"), (State.NOT_FOUND, "not_found")):
+        for state, name in (
+            (State.COMPLETED, "completed"),
+            (State.FAILED, "failed"),
+            (State.NOT_FOUND, "not_found"),
+        ):
             self.assertEqual(
                 json.loads(encode_event(attrs.evolve(FINISHED, state=state))),
-                {"kind": "finished", **ids, "at": FINISHED.at, "state": name, "reason": "A answered 200"},
+                {
+                    "kind": "finished",
+                    **ids,
+                    "at": FINISHED.at,
+                    "state": name,
+                    "reason": "A answered 200",
+                },
             )
         self.assertEqual(
             json.loads(encode_event(Postponed(TASK.task_id, "ABC123456", 2.5, 3, "refused", 4.5))),
-            {"kind": "postponed", **ids, "at": 2.5, "attempt": 3, "reason": "refused", "until": 4.5},
+            {
+                "kind": "postponed",
+                **ids,
+                "at": 2.5,
+                "attempt": 3,
+                "reason": "refused",
+                "until": 4.5,
+            },
         )
-        self.assertEqual(json.loads(encode_event(Cancelled(TASK.task_id, "ABC123456", 2.5))), {"kind": "cancelled", **ids, "at": 2.5})
+        self.assertEqual(
+            json.loads(encode_event(Cancelled(TASK.task_id, "ABC123456", 2.5))),
+            {"kind": "cancelled", **ids, "at": 2.5},
+        )
         withheld = {"kind": "withheld", **ids, "at": 2.5}
         self.assertEqual(
-            json.loads(encode_event(Withheld(TASK.task_id, "ABC123456", 2.5, "0a1b2c3d"))), {**withheld, "key": "0a1b2c3d", "over": False}
+            json.loads(encode_event(Withheld(TASK.task_id, "ABC123456", 2.5, "0a1b2c3d"))),
+            {**withheld, "key": "0a1b2c3d", "over": False},
         )
-        self.assertEqual(json.loads(encode_event(Withheld(TASK.task_id, "ABC123456", 2.5, over=True))), {**withheld, "over": True})
-        self.assertEqual(json.loads(encode_event(Marker("m1"))), {"kind": "marker", "v": 1, "id": "m1"})
+        self.assertEqual(
+            json.loads(encode_event(Withheld(TASK.task_id, "ABC123456", 2.5, over=True))),
+            {**withheld, "over": True},
+        )
+        self.assertEqual(
+            json.loads(encode_event(Marker("m1"))), {"kind": "marker", "v": 1, "id": "m1"}
+        )
 
     def test_later_kinds(self) -> None:
         """An event of a kind that we do not know is carried, whatever its fields."""
@@ -242,16 +313,29 @@ class Events(SynchronousTestCase):
         postponed = Postponed(TASK.task_id, "ABC123456", 1.0, 1, "refused", 2.0)
         cancelled = Cancelled(TASK.task_id, "ABC123456", 1.0)
         started = Started(TASK.task_id, "ABC123456", 1.0, 1)
-        for event in (Requested(TASK.task_id, "ABC123456", 1.0), started, postponed, cancelled, FINISHED, Marker("m")):
+        for event in (
+            Requested(TASK.task_id, "ABC123456", 1.0),
+            started,
+            postponed,
+            cancelled,
+            FINISHED,
+            Marker("m"),
+        ):
             body = encode_event(event)
             for field in json.loads(body).keys() - {"v"}:
                 self.assertRaises(UndecodableMessage, decode_event, without(body, field))
                 for value in MISTYPED:
-                    self.assertRaises(UndecodableMessage, decode_event, altered(body, **{field: value}))
+                    self.assertRaises(
+                        UndecodableMessage, decode_event, altered(body, **{field: value})
+                    )
 
     def test_state(self) -> None:
-        """A task is finished in a final state; one of a later version means that it has failed, as far as we can tell."""
-        self.assertRaises(UndecodableMessage, decode_event, altered(encode_event(FINISHED), state="running"))
+        """A task is finished in a final state; one of a later version means that it has failed, as
+        far as we can tell.
+        """
+        self.assertRaises(
+            UndecodableMessage, decode_event, altered(encode_event(FINISHED), state="running")
+        )
         for state in ("retired", "s3cr3t", ""):
             event = decode_event(altered(encode_event(FINISHED), state=state))
             reason = "ended in a state that this version does not know"
@@ -262,7 +346,9 @@ class Statuses(SynchronousTestCase):
     @given(st.lists(st.tuples(task_ids, equipment_ids), max_size=20), st.booleans())
     def test_request_round_trip(self, pairs: list[tuple[str, str]], barrier: bool) -> None:
         """A batch of pairs, and whether to pass the barrier first, come out as they went in."""
-        self.assertEqual(decode_status_request(encode_status_request(pairs, barrier=barrier)), (pairs, barrier))
+        self.assertEqual(
+            decode_status_request(encode_status_request(pairs, barrier=barrier)), (pairs, barrier)
+        )
 
     @given(st.lists(st.none() | st.sampled_from(State), max_size=20))
     def test_reply_round_trip(self, states: list[State | None]) -> None:
@@ -276,30 +362,59 @@ class Statuses(SynchronousTestCase):
             {"kind": "status", "v": 1, "tasks": [["t1", "e1"], ["t2", "e2"]], "barrier": True},
         )
         self.assertEqual(
-            json.loads(encode_status_reply([*(state for state in State if state is not State.CANCELLED), None])),
-            {"kind": "states", "v": 1, "states": ["running", "completed", "failed", "not_found", None]},
+            json.loads(
+                encode_status_reply(
+                    [*(state for state in State if state is not State.CANCELLED), None]
+                )
+            ),
+            {
+                "kind": "states",
+                "v": 1,
+                "states": ["running", "completed", "failed", "not_found", None],
+            },
         )
 
     def test_cancelled(self) -> None:
-        """A cancelled task has failed, for readers that know no better; its place says more to those that do."""
+        """A cancelled task has failed, for readers that know no better; its place says more to
+        those that do.
+        """
         reply = encode_status_reply([State.CANCELLED, State.FAILED, None, State.CANCELLED])
-        self.assertEqual(json.loads(reply), {"kind": "states", "v": 1, "states": ["failed", "failed", None, "failed"], "cancelled": [0, 3]})
+        self.assertEqual(
+            json.loads(reply),
+            {
+                "kind": "states",
+                "v": 1,
+                "states": ["failed", "failed", None, "failed"],
+                "cancelled": [0, 3],
+            },
+        )
         for value in ([4], [-1], ["0"]):
-            self.assertRaises(UndecodableMessage, decode_status_reply, altered(reply, cancelled=value))
+            self.assertRaises(
+                UndecodableMessage, decode_status_reply, altered(reply, cancelled=value)
+            )
 
     def test_more_fields(self) -> None:
         """Fields of a later version are passed over."""
-        self.assertEqual(decode_status_request(altered(encode_status_request([], barrier=False), v=2, later=1)), ([], False))
-        self.assertEqual(decode_status_reply(altered(encode_status_reply([None]), v=2, later=1)), [None])
+        self.assertEqual(
+            decode_status_request(altered(encode_status_request([], barrier=False), v=2, later=1)),
+            ([], False),
+        )
+        self.assertEqual(
+            decode_status_reply(altered(encode_status_reply([None]), v=2, later=1)), [None]
+        )
 
     def test_malformed(self) -> None:
         """Pairs are two strings each, states are those we know."""
         request, reply = encode_status_request([], barrier=False), encode_status_reply([])
         pairs: list[Any] = [None, "x", ["x"], [["x"]], [["x", "y", "z"]], [["x", 5]], {}]
         for value in pairs:
-            self.assertRaises(UndecodableMessage, decode_status_request, altered(request, tasks=value))
+            self.assertRaises(
+                UndecodableMessage, decode_status_request, altered(request, tasks=value)
+            )
         for value in (None, 0, "true"):
-            self.assertRaises(UndecodableMessage, decode_status_request, altered(request, barrier=value))
+            self.assertRaises(
+                UndecodableMessage, decode_status_request, altered(request, barrier=value)
+            )
         states: list[Any] = [None, "running", ["lost"], [5], {}]
         for value in states:
             self.assertRaises(UndecodableMessage, decode_status_reply, altered(reply, states=value))
@@ -316,7 +431,9 @@ class Garbage(SynchronousTestCase):
                 decode(body)
 
     def test_not_ours(self) -> None:
-        """What is no JSON object with our fields is refused by every decoder, however deep it is nested."""
+        """What is no JSON object with our fields is refused by every decoder, however deep it is
+        nested.
+        """
         deep = b"[" * 100_000 + b"]" * 100_000
         for body in (
             b"",
@@ -334,18 +451,33 @@ class Garbage(SynchronousTestCase):
             for decode in DECODERS:
                 self.assertRaises(UndecodableMessage, decode, body)
         for decode in DECODERS:
-            self.assertRaises(UndecodableMessage, decode, b'{"kind": "finished", "later": ' + deep + b"}")
+            self.assertRaises(
+                UndecodableMessage, decode, b'{"kind": "finished", "later": ' + deep + b"}"
+            )
 
     def test_no_value_is_repeated(self) -> None:
-        """What is wrong is named by its place; a message's values may be anything, so they are not repeated."""
+        """What is wrong is named by its place; a message's values may be anything, so they are not
+        repeated.
+        """
         values: list[Any] = ["s3cr3t", ["s3cr3t"], {"s3cr3t": "s3cr3t"}]
         for value in values:
-            error = self.assertRaises(UndecodableMessage, decode_task, altered(encode_task(TASK), kind=value))
+            error = self.assertRaises(
+                UndecodableMessage, decode_task, altered(encode_task(TASK), kind=value)
+            )
             self.assertEqual(str(error), "not a task: wrong at `$.kind`")
-            error = self.assertRaises(UndecodableMessage, decode_task, altered(encode_task(TASK), timeout=value))
+            error = self.assertRaises(
+                UndecodableMessage, decode_task, altered(encode_task(TASK), timeout=value)
+            )
             self.assertEqual(str(error), "not a task: wrong at `$.timeout`")
-            error = self.assertRaises(UndecodableMessage, decode_event, altered(encode_event(FINISHED), at=value))
+            error = self.assertRaises(
+                UndecodableMessage, decode_event, altered(encode_event(FINISHED), at=value)
+            )
             self.assertEqual(str(error), "not an event: wrong at `$.at`")
         for decode in DECODERS:
-            for body in (b's3cr3t {"kind"', b'{"kind": "finished", "s3cr3t": "s3cr3t"}', b'{"kind": "s3cr3t', b'"s3cr3t"'):
+            for body in (
+                b's3cr3t {"kind"',
+                b'{"kind": "finished", "s3cr3t": "s3cr3t"}',
+                b'{"kind": "s3cr3t',
+                b'"s3cr3t"',
+            ):
                 self.assertNotIn("s3cr3t", str(self.assertRaises(UndecodableMessage, decode, body)))

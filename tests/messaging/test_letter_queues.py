@@ -1,4 +1,6 @@
-"""Queues of letters on every broker: no letter is given up, in new queues and in those that an earlier rtprov declared."""
+"""Queues of letters on every broker: no letter is given up, in new queues and in those that an
+earlier rtprov declared.
+"""
 
 from __future__ import annotations
 
@@ -37,13 +39,19 @@ class LetterQueuesContract(BrokerContract):
             await self.ask(channel, Queue.Declare(queue=queue, durable=True, arguments=OLD))
             await self.publish(queue, *letters, headers=HEADERS, delivery_mode=2)
         for key in (SHARD.requested_key, SHARD.work):
-            await self.ask(channel, Queue.Bind(queue=SHARD.dead, exchange=DEAD_EXCHANGE, routing_key=key))
+            await self.ask(
+                channel, Queue.Bind(queue=SHARD.dead, exchange=DEAD_EXCHANGE, routing_key=key)
+            )
         await connection.close()
 
     async def has(self, queue: str, arguments: dict[str, Any] | None) -> bool:
-        """Whether there is a queue of the name with these arguments; with None, whether there is one."""
+        """Whether there is a queue of the name with these arguments; with None, whether there is
+        one.
+        """
         channel = await self.channel()
-        declare = Queue.Declare(queue=queue, durable=True, passive=arguments is None, arguments=arguments or {})
+        declare = Queue.Declare(
+            queue=queue, durable=True, passive=arguments is None, arguments=arguments or {}
+        )
         try:
             await self.ask(channel, declare)
         except AmqpError:
@@ -67,17 +75,25 @@ class LetterQueuesContract(BrokerContract):
                 self.assertEqual(headers["x-death"], HEADERS["x-death"])
             for message in reversed(taken):
                 assert message is not None
-                await self.ask(channel, Basic.Reject(delivery_tag=message.delivery_tag, requeue=True))
+                await self.ask(
+                    channel, Basic.Reject(delivery_tag=message.delivery_tag, requeue=True)
+                )
             await self.settle(channel, queue)
             if self.version < (4, 0):
                 bodies = await self.order(channel, queue, bodies)
 
     async def order(self, channel: Any, queue: str, bodies: tuple[bytes, ...]) -> tuple[bytes, ...]:
-        """Before 4.0, what is returned to a queue without a limit goes to its end: tell the order of now."""
+        """Before 4.0, what is returned to a queue without a limit goes to its end: tell the order
+        of now.
+        """
         taken = [await self.get(channel, queue, no_ack=False) for _ in bodies]
         await self.ask(channel, Basic.Recover(requeue=True))
         await self.settle(channel, queue)
-        order = tuple(message.content.body for message in taken if message is not None and message.content is not None)
+        order = tuple(
+            message.content.body
+            for message in taken
+            if message is not None and message.content is not None
+        )
         self.assertEqual(sorted(order), sorted(bodies))
         return order
 
@@ -89,7 +105,9 @@ class LetterQueuesContract(BrokerContract):
             await self.look_at(queue, b"1")
 
     async def test_of_before(self) -> None:
-        """Letters in the queues of an earlier version are kept in their order, and stay from then on; new letters arrive as ever."""
+        """Letters in the queues of an earlier version are kept in their order, and stay from then
+        on; new letters arrive as ever.
+        """
         await self.declare_as_before(b"1", b"2", b"3")
         await self.attach()
         for queue in (SHARD.dead, PARKED_QUEUE):
@@ -112,7 +130,9 @@ class LetterQueuesContract(BrokerContract):
         self.assertTrue(await self.has(PARKED_QUEUE, OLD))
 
     async def test_beside_a_worker(self) -> None:
-        """Nothing is replaced while a worker consumes dead letters, of whatever shard: it may be one of the earlier version."""
+        """Nothing is replaced while a worker consumes dead letters, of whatever shard: it may be
+        one of the earlier version.
+        """
         await self.declare_as_before(b"1")
         channel = await self.channel()
         await self.ask(channel, Queue.Declare(queue=OTHER.dead, durable=True, arguments=OLD))
@@ -125,7 +145,9 @@ class LetterQueuesContract(BrokerContract):
         self.assertEqual(await self.has(SHARD.dead, LIMITED), self.must_replace)
 
     async def test_cut_off(self) -> None:
-        """A replacement that was cut off, wherever, is finished by the next worker; letters that came meanwhile are kept."""
+        """A replacement that was cut off, wherever, is finished by the next worker; letters that
+        came meanwhile are kept.
+        """
         if not self.must_replace:
             return  # nothing was begun
         for deleted in (False, True):
@@ -145,7 +167,9 @@ class LetterQueuesContract(BrokerContract):
                 await self.ask(channel, Queue.Delete(queue=queue))
 
     async def test_cut_off_beside_a_worker(self) -> None:
-        """Letters that a replacement has left beside their queue come back, though workers consume the new one."""
+        """Letters that a replacement has left beside their queue come back, though workers consume
+        the new one.
+        """
         if not self.must_replace:
             return
         await self.attach()
@@ -159,7 +183,9 @@ class LetterQueuesContract(BrokerContract):
         self.assertFalse(await self.has(beside, None))
 
     async def test_two_at_once(self) -> None:
-        """While one worker replaces, another is refused, and finds nothing to do when it comes again."""
+        """While one worker replaces, another is refused, and finds nothing to do when it comes
+        again.
+        """
         if not self.must_replace:
             return
         await self.declare_as_before(b"1")
@@ -187,4 +213,6 @@ class RabbitMQLetterQueues(RabbitMQTestCase, LetterQueuesContract):
 
     async def setUp(self) -> None:  # type: ignore[override]
         await super().setUp()
-        self.url = attrs.evolve(self.url, virtual_host=BrokerUrl.parse(await self.node.add_vhost()).virtual_host)
+        self.url = attrs.evolve(
+            self.url, virtual_host=BrokerUrl.parse(await self.node.add_vhost()).virtual_host
+        )

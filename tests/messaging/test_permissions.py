@@ -1,7 +1,8 @@
-"""The permissions that docs/operations.md gives a front end and a worker on RabbitMQ: without any of them, its name is logged, once.
+"""The permissions that docs/operations.md gives a front end and a worker on RabbitMQ: without any
+of them, its name is logged, once.
 
-That they are enough is shown by `tests.processes.test_separate_processes`, whose users have no more.
-"""
+That they are enough is shown by `tests.processes.test_separate_processes`, whose users have no
+more."""
 
 from __future__ import annotations
 
@@ -65,7 +66,9 @@ class RabbitMQPermissions(RabbitMQTestCase, BrokerContract):
         await self.node.ctl("add_user", self.user, "secret")
         await Topology([SHARD]).attach(await self.connect())
 
-    async def refusals(self, role: str, permissions: Sequence[str], sessions: Callable[[], Sequence[Session]]) -> list[str]:
+    async def refusals(
+        self, role: str, permissions: Sequence[str], sessions: Callable[[], Sequence[Session]]
+    ) -> list[str]:
         """What a process with these permissions warns of in its first attempts to connect."""
         await self.node.ctl("set_permissions", "-p", self.url.virtual_host, self.user, *permissions)
         tries = _Tries()
@@ -85,22 +88,40 @@ class RabbitMQPermissions(RabbitMQTestCase, BrokerContract):
         return self.warnings(events)
 
     def warnings(self, events: Sequence[LogEvent]) -> list[str]:
-        return [str(event["text"]) for event in events if event["log_level"] is LogLevel.warn and "text" in event]
+        return [
+            str(event["text"])
+            for event in events
+            if event["log_level"] is LogLevel.warn and "text" in event
+        ]
 
     def frontend(self) -> Sequence[Session]:
         publisher = Publisher(clock=self.clock)
-        return [Topology([SHARD]), publisher, MayPublish(publisher, PUBLISHED_TO_BY_FRONTEND), RpcClient(clock=self.clock)]
+        return [
+            Topology([SHARD]),
+            publisher,
+            MayPublish(publisher, PUBLISHED_TO_BY_FRONTEND),
+            RpcClient(clock=self.clock),
+        ]
 
     def worker(self) -> Sequence[Session]:
         publisher = Publisher(clock=self.clock)
-        return [Topology([SHARD], replaces=True), publisher, MayPublish(publisher, PUBLISHED_TO_BY_WORKER), _Serving()]
+        return [
+            Topology([SHARD], replaces=True),
+            publisher,
+            MayPublish(publisher, PUBLISHED_TO_BY_WORKER),
+            _Serving(),
+        ]
 
     async def test_each_kind(self) -> None:
-        """Without one kind of permission a process never counts as connected, and says once which it needs."""
+        """Without one kind of permission a process never counts as connected, and says once which
+        it needs.
+        """
         for role, sessions in (("frontend", self.frontend), ("worker", self.worker)):
             _, *patterns = documented_permissions(role)
             for index, kind in enumerate(KINDS):
-                left = [NOTHING if each == index else pattern for each, pattern in enumerate(patterns)]
+                left = [
+                    NOTHING if each == index else pattern for each, pattern in enumerate(patterns)
+                ]
                 warnings = await self.refusals(role, left, sessions)
                 self.assertEqual(len(warnings), 1, warnings)
                 self.assertIn(kind, warnings[0].partition("the user needs the")[2], warnings)
@@ -119,7 +140,9 @@ class RabbitMQPermissions(RabbitMQTestCase, BrokerContract):
 
 class WordTests(SynchronousTestCase):
     def test_words(self) -> None:
-        """RabbitMQ 4 names the permission; for 3 it follows from the method. Other refusals are about no permission."""
+        """RabbitMQ 4 names the permission; for 3 it follows from the method. Other refusals are
+        about no permission.
+        """
         refused = "access to queue 'q' in vhost '/' refused for user 'u'"
         for text, method, needed in (
             (f"ACCESS_REFUSED - write {refused}", (50, 10), "write"),
@@ -129,7 +152,9 @@ class WordTests(SynchronousTestCase):
             (f"ACCESS_REFUSED - {refused.replace('queue', 'exchange')}", (50, 10), "write"),
             (f"ACCESS_REFUSED - {refused.replace('queue', 'exchange')}", (50, 20), "read"),
         ):
-            self.assertIn(f"needs the {needed}", str(missing_permission(AmqpError(403, text, *method))))
+            self.assertIn(
+                f"needs the {needed}", str(missing_permission(AmqpError(403, text, *method)))
+            )
         for error in (
             AmqpError(403, "ACCESS_REFUSED - queue 'q' in vhost '/' in exclusive use", 60, 20),
             AmqpError(403, f"ACCESS_REFUSED - {refused}", 99, 99),

@@ -29,13 +29,21 @@ from rtprov.messaging.query_messages import (
 )
 from rtprov.messaging.topology import STATUS_EXCHANGE
 from rtprov.model import Attempt, Details, Requested, State, Waiting
-from rtprov.queries.directory import BARRIER_DEADLINE_S, MAX_LISTED, REPLY_DEADLINE_S, Directory, InquiryServer
+from rtprov.queries.directory import (
+    BARRIER_DEADLINE_S,
+    MAX_LISTED,
+    REPLY_DEADLINE_S,
+    Directory,
+    InquiryServer,
+)
 from tests.queries.test_status import HeldJournal
 from tests.support.brokered import EPOCH, SHARD, BrokerTestCase, task_id
 from tests.support.strategies import equipment_ids, key_ids, task_ids, texts, times
 
 maybe_times = st.none() | times
-attempts = st.builds(Attempt, st.integers(min_value=1), maybe_times, maybe_times, st.none() | texts, maybe_times)
+attempts = st.builds(
+    Attempt, st.integers(min_value=1), maybe_times, maybe_times, st.none() | texts, maybe_times
+)
 details = st.builds(
     Details,
     task_id=task_ids,
@@ -55,8 +63,14 @@ details = st.builds(
 )
 questions = st.one_of(
     st.builds(Inquiry, task_ids, st.none() | equipment_ids, st.booleans()),
-    st.builds(Listing, equipment_ids, st.none() | task_ids, st.integers(min_value=1, max_value=100)),
-    st.builds(Watch, st.lists(st.tuples(task_ids, equipment_ids), max_size=5), st.floats(min_value=0, max_value=60)),
+    st.builds(
+        Listing, equipment_ids, st.none() | task_ids, st.integers(min_value=1, max_value=100)
+    ),
+    st.builds(
+        Watch,
+        st.lists(st.tuples(task_ids, equipment_ids), max_size=5),
+        st.floats(min_value=0, max_value=60),
+    ),
     st.builds(KeysAsked),
 )
 final = st.sampled_from([state for state in State if state.final])
@@ -67,9 +81,17 @@ class Messages(SynchronousTestCase):
     def test_questions(self, question: Inquiry | Listing | Watch | KeysAsked) -> None:
         """A question comes out as it went in; fields of a later version are passed over."""
         self.assertEqual(decode_question(encode(question)), question)
-        self.assertEqual(decode_question(json.dumps({**json.loads(encode(question)), "v": 1, "later": [{}]}).encode()), question)
+        self.assertEqual(
+            decode_question(
+                json.dumps({**json.loads(encode(question)), "v": 1, "later": [{}]}).encode()
+            ),
+            question,
+        )
 
-    @given(st.lists(details, max_size=3), st.lists(st.tuples(st.integers(min_value=0, max_value=499), final), max_size=3))
+    @given(
+        st.lists(details, max_size=3),
+        st.lists(st.tuples(st.integers(min_value=0, max_value=499), final), max_size=3),
+    )
     def test_answers(self, tasks: list[Details], ended: list[tuple[int, State]]) -> None:
         """So do answers."""
         self.assertEqual(decode_known(encode_known(tasks)), tasks)
@@ -77,12 +99,19 @@ class Messages(SynchronousTestCase):
 
     def test_keys(self) -> None:
         """A worker's keys come out as they went in; fields of a later version are passed over."""
-        self.assertEqual(json.loads(encode_keys(["0a1b2c3d"])), {"kind": "keys", "v": 1, "keys": ["0a1b2c3d"]})
-        self.assertEqual(decode_keys(b'{"kind": "keys", "keys": ["0a1b2c3d", "x"], "later": 1}'), ["0a1b2c3d", "x"])
+        self.assertEqual(
+            json.loads(encode_keys(["0a1b2c3d"])), {"kind": "keys", "v": 1, "keys": ["0a1b2c3d"]}
+        )
+        self.assertEqual(
+            decode_keys(b'{"kind": "keys", "keys": ["0a1b2c3d", "x"], "later": 1}'),
+            ["0a1b2c3d", "x"],
+        )
 
     @given(st.lists(details, min_size=1, max_size=3))
     def test_earlier_versions(self, tasks: list[Details]) -> None:
-        """A front end of an earlier version, which knows no task that waits for its key, takes such a one for one that waits for a slot."""
+        """A front end of an earlier version, which knows no task that waits for its key, takes such
+        a one for one that waits for a slot.
+        """
         answer = json.loads(encode_known(tasks))
         for sent, task in zip(answer["tasks"], tasks, strict=True):
             known = Waiting.CONCURRENCY if task.waits_for is Waiting.KEY else task.waits_for
@@ -98,7 +127,11 @@ class Messages(SynchronousTestCase):
     def test_places_that_are_none(self) -> None:
         """A task that is said to wait for its key and is not in the answer makes it none."""
         for place in (-1, 0):
-            self.assertRaises(UndecodableMessage, decode_known, b'{"kind": "known", "tasks": [], "withheld": [%d]}' % place)
+            self.assertRaises(
+                UndecodableMessage,
+                decode_known,
+                b'{"kind": "known", "tasks": [], "withheld": [%d]}' % place,
+            )
 
     def test_not_ended(self) -> None:
         """No task has ended in a state that is not final."""
@@ -120,7 +153,12 @@ class Serving(BrokerTestCase):
         self.store = Store(86400.0)
         self.held = HeldJournal()
         self.server = InquiryServer(
-            shard=SHARD, replica=self.store, journal=self.held, key_ids=lambda: ["k1"], clock=self.clock, wall_clock=self.wall_clock
+            shard=SHARD,
+            replica=self.store,
+            journal=self.held,
+            key_ids=lambda: ["k1"],
+            clock=self.clock,
+            wall_clock=self.wall_clock,
         )
         self.rpc = RpcClient(clock=self.clock)
         self.directory = Directory(rpc=self.rpc, shards=1)
@@ -157,7 +195,9 @@ class Serving(BrokerTestCase):
         self.assertEqual(details.equipment_id, "DEVICE1")
 
     def test_pages(self) -> None:
-        """No more than a page, and one task that tells of the next, is told, whatever is asked for."""
+        """No more than a page, and one task that tells of the next, is told, whatever is asked
+        for.
+        """
         self.serve()
         for number in range(150):
             self.requested(number)
@@ -168,7 +208,9 @@ class Serving(BrokerTestCase):
             self.assertEqual(len(self.result(listed)), size)
 
     def test_no_barrier(self) -> None:
-        """A question whose barrier fails, or takes too long, is not answered; that is a line of log, not a traceback."""
+        """A question whose barrier fails, or takes too long, is not answered; that is a line of
+        log, not a traceback.
+        """
         self.serve()
         asked = [self.directory.details(task_id(1), "DEVICE1", barrier=True)]
         self.network.advance(BARRIER_DEADLINE_S)
@@ -181,7 +223,9 @@ class Serving(BrokerTestCase):
 
     def test_nobody(self) -> None:
         """Without a worker, or with one of an earlier version, a question is refused at once."""
-        self.failureResultOf(self.settled(self.directory.details(task_id(1), "DEVICE1", barrier=False)), NoWorker)
+        self.failureResultOf(
+            self.settled(self.directory.details(task_id(1), "DEVICE1", barrier=False)), NoWorker
+        )
         self.failureResultOf(self.settled(self.directory.find(task_id(1))), NoWorker)
 
     def settled(self, asked: Deferred[Details | None]) -> Deferred[Details | None]:
@@ -193,7 +237,9 @@ class Serving(BrokerTestCase):
         self.serve()
         asked = self.rpc.call(SHARD.inquiry, b"?", exchange=STATUS_EXCHANGE, timeout_s=1.0)
         self.requested(1)
-        self.assertIsNotNone(self.result(self.directory.details(task_id(1), "DEVICE1", barrier=False)))
+        self.assertIsNotNone(
+            self.result(self.directory.details(task_id(1), "DEVICE1", barrier=False))
+        )
         self.network.advance(1.0)
         self.failureResultOf(asked, NoReply)
         self.assertEqual(len(self.flushLoggedErrors(UndecodableMessage)), 1)
@@ -204,7 +250,9 @@ class Serving(BrokerTestCase):
         heard: list[bytes] = []
         for wait_s in (5.0, 50.0):
             watch = encode(Watch([(task_id(1), "DEVICE1"), (task_id(2), "DEVICE1")], wait_s))
-            subscription = self.rpc.subscribe(SHARD.inquiry, watch, exchange=STATUS_EXCHANGE, timeout_s=60.0, each=heard.append)
+            subscription = self.rpc.subscribe(
+                SHARD.inquiry, watch, exchange=STATUS_EXCHANGE, timeout_s=60.0, each=heard.append
+            )
             subscription.addErrback(lambda reason: None)
         self.network.advance(6.0)
         self.assertEqual(self.server.watched, 2)

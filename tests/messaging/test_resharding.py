@@ -1,4 +1,6 @@
-"""`rtprov.messaging.resharding` and `rtprov.messaging.shard_count`, on the embedded broker in memory."""
+"""`rtprov.messaging.resharding` and `rtprov.messaging.shard_count`, on the embedded broker in
+memory.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ class _Session:
 class CountTestCase(BrokerTestCase):
     shards = ()
 
-    def on_a_connection(self, work: Callable[[AmqpConnection], Awaitable[Any]], *before: Any) -> Deferred[Any]:
+    def on_a_connection(
+        self, work: Callable[[AmqpConnection], Awaitable[Any]], *before: Any
+    ) -> Deferred[Any]:
         session = _Session(work)
         connection = self.begin([*before, session])
         self.network.until(lambda: bool(session.outcome.called), 60.0)
@@ -62,7 +66,9 @@ class CountTestCase(BrokerTestCase):
         session = ShardCount(given or 1, given=given is not None)
         session.on_other = counts.append
         session.on_agreed = lambda: counts.append(given or 1)
-        self.on_a_connection(session.attach).addErrback(lambda reason: reason.trap(BrokerUnavailable))
+        self.on_a_connection(session.attach).addErrback(
+            lambda reason: reason.trap(BrokerUnavailable)
+        )
         return counts[0]
 
     def refused(self, given: int | None) -> str:
@@ -123,7 +129,9 @@ class Counts(CountTestCase):
 
     def test_while_it_is_changed(self) -> None:
         """While the count is being changed, no role connects."""
-        self.successResultOf(self.on_a_connection(lambda connection: remember(connection, Remembered(1, 4))))
+        self.successResultOf(
+            self.on_a_connection(lambda connection: remember(connection, Remembered(1, 4)))
+        )
         connection = self.begin([ShardCount(1, given=False)])
         self.network.advance(20.0)
         self.assertFalse(connection.connected)
@@ -139,7 +147,9 @@ class Change(CountTestCase):
         publisher = Publisher(clock=self.clock)
 
         async def work(connection: AmqpConnection) -> None:
-            await Resharding(connection=connection, publisher=publisher, new_id=self.new_id, say=self.said.append).run(count)
+            await Resharding(
+                connection=connection, publisher=publisher, new_id=self.new_id, say=self.said.append
+            ).run(count)
 
         return self.on_a_connection(work, publisher)
 
@@ -156,8 +166,16 @@ class Change(CountTestCase):
             self.publish("rtprov.tasks", shard.requested_key, encode_task(task))
             self.publish("rtprov.tasks", shard.event_key, encode_event(Marker("m")))
             if number < 4:
-                self.publish("rtprov.tasks", shard.event_key, encode_event(Started(task_id(number), device, EPOCH, 1, "p")))
-                self.publish("rtprov.tasks", shard.event_key, encode_event(Finished(task_id(number), device, EPOCH, State.COMPLETED, "ok")))
+                self.publish(
+                    "rtprov.tasks",
+                    shard.event_key,
+                    encode_event(Started(task_id(number), device, EPOCH, 1, "p")),
+                )
+                self.publish(
+                    "rtprov.tasks",
+                    shard.event_key,
+                    encode_event(Finished(task_id(number), device, EPOCH, State.COMPLETED, "ok")),
+                )
 
     def events(self, shard: Shard) -> list[Event]:
         """All that a journal holds, but for markers."""
@@ -182,31 +200,56 @@ class Change(CountTestCase):
         """All is in its new place, a device's in order, and nothing is left of the old one."""
         queues = sorted(name for name in self.broker.engine.queues if "of" in name)
         new = [Shard(index, count) for index in range(count)]
-        self.assertEqual(queues, sorted(name for shard in new for name in (shard.work, shard.journal, shard.dead)))
+        self.assertEqual(
+            queues,
+            sorted(name for shard in new for name in (shard.work, shard.journal, shard.dead)),
+        )
         orders: list[int] = []
         for shard in new:
             tasks = [decode_task(delivery.body) for delivery in self.take(shard.work)]
-            self.assertTrue(all(shard_of(task.equipment_id, count) == shard.index for task in tasks))
+            self.assertTrue(
+                all(shard_of(task.equipment_id, count) == shard.index for task in tasks)
+            )
             for device in DEVICES:
-                mine = list(dict.fromkeys(int(task.task_id, 16) for task in tasks if task.equipment_id == device))
+                mine = list(
+                    dict.fromkeys(
+                        int(task.task_id, 16) for task in tasks if task.equipment_id == device
+                    )
+                )
                 self.assertEqual(mine, sorted(mine))
                 orders += mine
             events = self.events(shard)
-            for number in [int(event.task_id, 16) for event in events if isinstance(event, Requested)]:
-                kinds = [type(event) for event in events if getattr(event, "task_id", "") == task_id(number)]
-                self.assertEqual(list(dict.fromkeys(kinds)), [Requested, Started, Finished] if number < 4 else [Requested])
+            for number in [
+                int(event.task_id, 16) for event in events if isinstance(event, Requested)
+            ]:
+                kinds = [
+                    type(event)
+                    for event in events
+                    if getattr(event, "task_id", "") == task_id(number)
+                ]
+                self.assertEqual(
+                    list(dict.fromkeys(kinds)),
+                    [Requested, Started, Finished] if number < 4 else [Requested],
+                )
         self.assertEqual(sorted(orders), list(range(16)))
         self.assertEqual(self.count(None), count)
 
     def test_change(self) -> None:
-        """Queues, journals and dead letters move to the new count, up and down, and the broker remembers it."""
+        """Queues, journals and dead letters move to the new count, up and down, and the broker
+        remembers it.
+        """
         self.fill(self.begin_with(1))
         headers = {"x-death": [{"reason": "rejected"}]}
-        self.publish("rtprov.dead", Shard(0, 1).requested_key, encode_task(make_task(99, "DEVICE1")), headers)
+        self.publish(
+            "rtprov.dead", Shard(0, 1).requested_key, encode_task(make_task(99, "DEVICE1")), headers
+        )
         self.successResultOf(self.change(4))
         self.assertIn("start the workers", self.said[-1])
         dead = self.take(Shard(shard_of("DEVICE1", 4), 4).dead)
-        self.assertEqual([(decode_task(each.body).task_id, each.properties.headers) for each in dead], [(task_id(99), headers)])
+        self.assertEqual(
+            [(decode_task(each.body).task_id, each.properties.headers) for each in dead],
+            [(task_id(99), headers)],
+        )
         self.successResultOf(self.change(3))
         self.check(3)
 
@@ -232,7 +275,9 @@ class Change(CountTestCase):
         self.check(1)
 
     def test_after_a_crash(self) -> None:
-        """A change that was broken off anywhere is completed by another run; only copies are left of the first one."""
+        """A change that was broken off anywhere is completed by another run; only copies are left
+        of the first one.
+        """
         for frames in range(1, 400, 23):
             with self.subTest(frames=frames):
                 self.start_broker()
@@ -250,12 +295,16 @@ class Change(CountTestCase):
         return self.connect([self.outside])
 
     def break_off_after(self, turns: int, count: int) -> bool:
-        """Begin a change and break its connection after so many turns; return whether it was still going on."""
+        """Begin a change and break its connection after so many turns; return whether it was still
+        going on.
+        """
         publisher = Publisher(clock=self.clock)
         done: list[bool] = []
 
         async def work(connection: AmqpConnection) -> None:
-            await Resharding(connection=connection, publisher=publisher, new_id=self.new_id, say=self.said.append).run(count)
+            await Resharding(
+                connection=connection, publisher=publisher, new_id=self.new_id, say=self.said.append
+            ).run(count)
             done.append(True)
 
         session = _Session(work)
@@ -267,16 +316,22 @@ class Change(CountTestCase):
         return not done
 
     def test_a_late_front_end(self) -> None:
-        """What a front end publishes that still runs comes back to it as unroutable, and is in no old queue."""
+        """What a front end publishes that still runs comes back to it as unroutable, and is in no
+        old queue.
+        """
         shards = self.begin_with(1)
         self.fill(shards)
         self.successResultOf(self.change(2))
-        published = self.outside.publish("rtprov.tasks", shards[0].requested_key, b"{}", properties=persistent(), mandatory=True)
+        published = self.outside.publish(
+            "rtprov.tasks", shards[0].requested_key, b"{}", properties=persistent(), mandatory=True
+        )
         self.network.settle()
         self.assertEqual(self.failureResultOf(published).type.__name__, "Unroutable")
 
     def test_a_front_end_that_nobody_posts_to(self) -> None:
-        """A front end that was told no number learns of the new one within seconds, though its connection stands and no POST comes."""
+        """A front end that was told no number learns of the new one within seconds, though its
+        connection stands and no POST comes.
+        """
         shards: list[int] = []
         around = Surroundings(
             clock=self.clock,
@@ -286,7 +341,9 @@ class Change(CountTestCase):
             broker=self.network.connect("broker"),
             broker_url=BrokerUrl.parse("amqp://guest:guest@broker/"),
         )
-        service = FrontendService(around, sealer=PlainSealer(), shards=1, running_status=200, shards_given=False)
+        service = FrontendService(
+            around, sealer=PlainSealer(), shards=1, running_status=200, shards_given=False
+        )
         service.shard_count.on_other = shards.append
         service.startService()
         self.addCleanup(lambda: self.network.until(service.stopService().called.__bool__))

@@ -21,30 +21,66 @@ class TopologyTests(AmqpTestCase):
         self.assertEqual((shard.requested_key, shard.event_key), ("requested.3of8", "event.3of8"))
 
     def test_declared(self) -> None:
-        """Exchanges, queues and bindings of each shard are declared, all durable; the channel is not kept."""
+        """Exchanges, queues and bindings of each shard are declared, all durable; the channel is
+        not kept.
+        """
         connection = self.connect()
         self.result(Topology([Shard(0, 2), Shard(1, 2)]).attach(connection))
         self.assertEqual(
-            [(declare.exchange, declare.exchange_type, declare.durable) for declare in self.peer.commands(Exchange.Declare)],
+            [
+                (declare.exchange, declare.exchange_type, declare.durable)
+                for declare in self.peer.commands(Exchange.Declare)
+            ],
             [(f"rtprov.{name}", "direct", True) for name in ("tasks", "dead", "status")],
         )
         declared = {declare.queue: declare for declare in self.peer.commands(Queue.Declare)}
         self.assertEqual(
-            sorted(declared), sorted(["rtprov.parked", *(f"rtprov.{kind}.{k}of2" for kind in ("work", "journal", "dead") for k in (0, 1))])
+            sorted(declared),
+            sorted(
+                [
+                    "rtprov.parked",
+                    *(
+                        f"rtprov.{kind}.{k}of2"
+                        for kind in ("work", "journal", "dead")
+                        for k in (0, 1)
+                    ),
+                ]
+            ),
         )
-        self.assertTrue(all(declare.durable and not declare.auto_delete and not declare.exclusive for declare in declared.values()))
+        self.assertTrue(
+            all(
+                declare.durable and not declare.auto_delete and not declare.exclusive
+                for declare in declared.values()
+            )
+        )
         self.assertEqual(
             declared["rtprov.work.1of2"].arguments,
-            {"x-queue-type": "quorum", "x-single-active-consumer": True, "x-delivery-limit": 100, "x-dead-letter-exchange": "rtprov.dead"},
+            {
+                "x-queue-type": "quorum",
+                "x-single-active-consumer": True,
+                "x-delivery-limit": 100,
+                "x-dead-letter-exchange": "rtprov.dead",
+            },
         )
         for name in ("rtprov.parked", "rtprov.dead.1of2"):
-            self.assertEqual(declared[name].arguments, {"x-queue-type": "quorum", "x-delivery-limit": LETTER_DELIVERY_LIMIT})
+            self.assertEqual(
+                declared[name].arguments,
+                {"x-queue-type": "quorum", "x-delivery-limit": LETTER_DELIVERY_LIMIT},
+            )
         self.assertEqual(
             declared["rtprov.journal.1of2"].arguments,
-            {"x-queue-type": "stream", "x-max-age": "7D", "x-stream-max-segment-size-bytes": 16_777_216},
+            {
+                "x-queue-type": "stream",
+                "x-max-age": "7D",
+                "x-stream-max-segment-size-bytes": 16_777_216,
+            },
         )
         self.assertEqual(
-            {(bind.exchange, bind.routing_key, bind.queue) for bind in self.peer.commands(Queue.Bind) if bind.queue.endswith(".1of2")},
+            {
+                (bind.exchange, bind.routing_key, bind.queue)
+                for bind in self.peer.commands(Queue.Bind)
+                if bind.queue.endswith(".1of2")
+            },
             {
                 ("rtprov.tasks", "requested.1of2", "rtprov.work.1of2"),
                 ("rtprov.tasks", "requested.1of2", "rtprov.journal.1of2"),
@@ -57,11 +93,18 @@ class TopologyTests(AmqpTestCase):
 
     def test_differs(self) -> None:
         """Where a queue of the name exists and differs, the broker's reason is told."""
-        self.broker.answers[Queue.Declare] = lambda peer, _: Channel.Close(406, "PRECONDITION_FAILED - inequivalent arg", 50, 10)
-        self.assertIn("inequivalent arg", str(self.error(Topology([Shard(0, 1)]).attach(self.connect()), AmqpError)))
+        self.broker.answers[Queue.Declare] = lambda peer, _: Channel.Close(
+            406, "PRECONDITION_FAILED - inequivalent arg", 50, 10
+        )
+        self.assertIn(
+            "inequivalent arg",
+            str(self.error(Topology([Shard(0, 1)]).attach(self.connect()), AmqpError)),
+        )
 
     def test_repair(self) -> None:
-        """Whatever is gone is declared again on the same connection; asking while that is under way does it once."""
+        """Whatever is gone is declared again on the same connection; asking while that is under way
+        does it once.
+        """
         topology, connection = Topology([Shard(0, 1)]), self.connect()
         topology.repair()  # nothing is there to work on
         self.result(topology.attach(connection))
@@ -69,7 +112,9 @@ class TopologyTests(AmqpTestCase):
         for _ in range(3):
             topology.repair()
         self.network.settle()
-        self.assertEqual((len(self.peer.commands(Queue.Declare)), list(connection.channels)), (2 * declared, [0]))
+        self.assertEqual(
+            (len(self.peer.commands(Queue.Declare)), list(connection.channels)), (2 * declared, [0])
+        )
         topology.repair()
         self.network.settle()
         self.assertEqual(len(self.peer.commands(Queue.Declare)), 3 * declared)
@@ -78,7 +123,9 @@ class TopologyTests(AmqpTestCase):
         """A repair that the broker refuses costs no connection; the next one is made as usual."""
         topology, connection = Topology([Shard(0, 1)]), self.connect()
         self.result(topology.attach(connection))
-        self.broker.answers[Queue.Declare] = lambda peer, _: Channel.Close(406, "PRECONDITION_FAILED - inequivalent arg", 50, 10)
+        self.broker.answers[Queue.Declare] = lambda peer, _: Channel.Close(
+            406, "PRECONDITION_FAILED - inequivalent arg", 50, 10
+        )
         topology.repair()
         self.network.settle()
         self.assertFalse(connection.closed)
@@ -90,11 +137,20 @@ class TopologyTests(AmqpTestCase):
         topology.repair()
 
     def test_status(self) -> None:
-        """Each worker has a queue of its own for status requests, which goes with its connection."""
+        """Each worker has a queue of its own for status requests, which goes with its
+        connection.
+        """
         channel = self.channel(self.connect())
         names = [self.result(declare_status(channel, Shard(0, 1))) for _ in range(2)]
         self.assertEqual(len(set(names)), 2)
-        for name, declare, bind in zip(names, self.peer.commands(Queue.Declare), self.peer.commands(Queue.Bind), strict=True):
+        for name, declare, bind in zip(
+            names, self.peer.commands(Queue.Declare), self.peer.commands(Queue.Bind), strict=True
+        ):
             self.assertTrue(name.startswith("rtprov.status.0of1."), name)
-            self.assertEqual((declare.queue, declare.durable, declare.exclusive), (name, False, True))
-            self.assertEqual((bind.queue, bind.exchange, bind.routing_key), (name, "rtprov.status", "status.0of1"))
+            self.assertEqual(
+                (declare.queue, declare.durable, declare.exclusive), (name, False, True)
+            )
+            self.assertEqual(
+                (bind.queue, bind.exchange, bind.routing_key),
+                (name, "rtprov.status", "status.0of1"),
+            )

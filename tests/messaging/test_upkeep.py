@@ -1,4 +1,6 @@
-"""`rtprov.messaging.upkeep`: what an operator deletes or unbinds while a worker is connected is there again within seconds."""
+"""`rtprov.messaging.upkeep`: what an operator deletes or unbinds while a worker is connected is
+there again within seconds.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,9 @@ from tests.worker.test_census import DEVICES, DONE, EXCHANGES, SHARD, CensusTest
 
 
 class Restored(CensusTestCase):
-    """What a connected worker has declared or bound comes back within seconds, though nobody uses it meanwhile."""
+    """What a connected worker has declared or bound comes back within seconds, though nobody uses
+    it meanwhile.
+    """
 
     def everything(self) -> tuple[set[str], set[tuple[str, str, str]]]:
         """The names of all queues, and all bindings."""
@@ -58,7 +62,9 @@ class Restored(CensusTestCase):
         self.assert_restored()
 
     def test_the_exchange_of_questions(self) -> None:
-        """If the exchange of status requests is deleted, clients are told again within seconds, though no worker reconnects."""
+        """If the exchange of status requests is deleted, clients are told again within seconds,
+        though no worker reconnects.
+        """
         tasks = self.accepted(DEVICES[:1])
         worker = self.system.workers[0].connection._connection
         self.engine.routing.delete(STATUS_EXCHANGE, if_unused=False)
@@ -69,11 +75,21 @@ class Restored(CensusTestCase):
         self.assertIs(self.system.workers[0].connection._connection, worker)
 
     def test_old_letters(self) -> None:
-        """A queue of letters that an earlier rtprov declared stays as it is, and the rest is restored all the same."""
+        """A queue of letters that an earlier rtprov declared stays as it is, and the rest is
+        restored all the same.
+        """
         self.stop_worker()
         self.operator("delete", SHARD.dead)
         old = {"x-queue-type": "quorum"}
-        self.engine.declare_queue(SHARD.dead, passive=False, durable=True, exclusive=False, auto_delete=False, arguments=old, owner=None)
+        self.engine.declare_queue(
+            SHARD.dead,
+            passive=False,
+            durable=True,
+            exclusive=False,
+            auto_delete=False,
+            arguments=old,
+            owner=None,
+        )
         self.system.start_worker()
         self.system.network.advance(1.0)
         self.look()

@@ -26,7 +26,11 @@ from tests.support.memory import MemoryNetwork, MemoryTransport
 
 OURS = Authority()
 SERVER = OURS.issue(dns("a.example"))
-V4, OTHER_V4, V6 = IPv4Address("TCP", "127.0.0.1", 0), IPv4Address("TCP", "127.0.0.2", 0), IPv6Address("TCP", "::1", 0)
+V4, OTHER_V4, V6 = (
+    IPv4Address("TCP", "127.0.0.1", 0),
+    IPv4Address("TCP", "127.0.0.2", 0),
+    IPv6Address("TCP", "::1", 0),
+)
 
 
 class Talker(Protocol):
@@ -56,7 +60,9 @@ class Slow(TLSMemoryBIOProtocol):
 
 
 class Phases(SynchronousTestCase):
-    """TLS on a network in memory. "a" is a server with TLS, "silent" one that accepts connections and says nothing."""
+    """TLS on a network in memory. "a" is a server with TLS, "silent" one that accepts connections
+    and says nothing.
+    """
 
     def setUp(self) -> None:
         folder = tempfile.TemporaryDirectory()
@@ -68,7 +74,12 @@ class Phases(SynchronousTestCase):
         self.network = MemoryNetwork(self.clock)
         self.made: list[Talker] = []
         self.heard: list[Talker] = []
-        self.tls = TLSMemoryBIOFactory(SERVER.options(), False, Factory.forProtocol(self.new_server), cast("IReactorTime", self.clock))
+        self.tls = TLSMemoryBIOFactory(
+            SERVER.options(),
+            False,
+            Factory.forProtocol(self.new_server),
+            cast("IReactorTime", self.clock),
+        )
         self.network.listen("a").listen(self.tls)
         self.network.listen("silent").listen(Factory.forProtocol(Protocol))
         self.network.listen("smtp").listen(Factory.forProtocol(self.new_server))
@@ -81,7 +92,9 @@ class Phases(SynchronousTestCase):
         self.made.append(Talker())
         return self.made[-1]
 
-    def endpoint(self, name: str, host: str = "a.example", tls: bool = True, at_once: int = 10) -> ServerEndpoint:
+    def endpoint(
+        self, name: str, host: str = "a.example", tls: bool = True, at_once: int = 10
+    ) -> ServerEndpoint:
         return ServerEndpoint(
             self.network.connect(name),
             where=f"{name}:443",
@@ -103,7 +116,9 @@ class Phases(SynchronousTestCase):
         return self.network.connections[-1][1]
 
     def test_tls(self) -> None:
-        """The application's protocol is made once the server is verified, is what connecting fires with, and talks to its server."""
+        """The application's protocol is made once the server is verified, is what connecting fires
+        with, and talks to its server.
+        """
         connecting = self.connect(self.endpoint("a"))
         self.network.settle()
         self.assertEqual(self.made, [self.successResultOf(connecting)])
@@ -121,12 +136,17 @@ class Phases(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_tls_never_finished(self) -> None:
-        """A server that accepts TCP and never finishes TLS is given up after the deadline, and the connection is closed."""
+        """A server that accepts TCP and never finishes TLS is given up after the deadline, and the
+        connection is closed.
+        """
         connecting = self.connect(self.endpoint("silent"))
         self.network.advance(9.9)
         self.assertNoResult(connecting)
         self.network.advance(0.2)
-        self.assert_not_connected(connecting, "TLS: silent:443 accepted the connection and did not finish the handshake within 10 s")
+        self.assert_not_connected(
+            connecting,
+            "TLS: silent:443 accepted the connection and did not finish the handshake within 10 s",
+        )
         self.assertFalse(self.transport().connected)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
@@ -167,19 +187,25 @@ class Phases(SynchronousTestCase):
         """What is wrong with the certificate is said, and the server is told in an alert."""
         connecting = self.connect(self.endpoint("a", "b.example"))
         self.network.settle()
-        self.assert_not_connected(connecting, "TLS: the certificate is for a.example, and not for b.example")
+        self.assert_not_connected(
+            connecting, "TLS: the certificate is for a.example, and not for b.example"
+        )
         reason = self.heard[0].reason
         assert reason is not None
         self.assertIn("alert", str(reason.value))
 
     def test_replaced_ca(self) -> None:
-        """A CA file that was replaced counts from the next connection on, and the one before does not any longer."""
+        """A CA file that was replaced counts from the next connection on, and the one before does
+        not any longer.
+        """
         endpoint = self.endpoint("a")
         self.ca.write_bytes(Authority("another").pem)
         self.servers.reload()
         connecting = self.connect(endpoint)
         self.network.settle()
-        self.assert_not_connected(connecting, "no CA that we trust (--ca) has signed the certificate")
+        self.assert_not_connected(
+            connecting, "no CA that we trust (--ca) has signed the certificate"
+        )
         self.ca.write_bytes(OURS.pem)
         self.servers.reload()
         connecting = self.connect(endpoint)
@@ -255,7 +281,11 @@ class Hosts(SynchronousTestCase):
 
     def connect(self, *addresses: Address) -> Deferred[IProtocol]:
         endpoint = HostEndpoint(
-            self.reactor, "my_a.example", 8444, FixedNames(*addresses), lambda address, port: address not in self.unusable
+            self.reactor,
+            "my_a.example",
+            8444,
+            FixedNames(*addresses),
+            lambda address, port: address not in self.unusable,
         )
         return endpoint.connect(Factory.forProtocol(Protocol))
 
@@ -266,7 +296,9 @@ class Hosts(SynchronousTestCase):
     def refuse(self, number: int, error: Exception | None = None) -> None:
         """The attempt number `number` fails."""
         factory, connector = self.reactor.tcpClients[number][2], self.reactor.connectors[number]
-        factory.clientConnectionFailed(connector, Failure(error or ConnectionRefusedError(osError=errno.ECONNREFUSED)))
+        factory.clientConnectionFailed(
+            connector, Failure(error or ConnectionRefusedError(osError=errno.ECONNREFUSED))
+        )
 
     def accept(self, number: int) -> StringTransport:
         transport = StringTransport()
@@ -277,7 +309,9 @@ class Hosts(SynchronousTestCase):
         return transport
 
     def test_first(self) -> None:
-        """The first address is tried first, the next one after a moment; the first answer counts, and the other attempts end."""
+        """The first address is tried first, the next one after a moment; the first answer counts,
+        and the other attempts end.
+        """
         connecting = self.connect(V6, V4, OTHER_V4)
         self.assertEqual(self.tried, [("::1", 8444)])
         self.reactor.advance(ATTEMPT_DELAY_S)
@@ -309,11 +343,17 @@ class Hosts(SynchronousTestCase):
         self.refuse(2)
         error = self.failureResultOf(connecting, NotConnected).value
         self.assertNotIsInstance(error, OutOfResources)
-        self.assertEqual(str(error), "could not connect to my_a.example:8444: Network is unreachable; Connection refused")
+        self.assertEqual(
+            str(error),
+            "could not connect to my_a.example:8444: Network is unreachable; Connection refused",
+        )
 
     def test_no_name(self) -> None:
         """Where the name is not found, nothing is tried."""
-        self.assertIn("the name my_a.example was not found", str(self.failureResultOf(self.connect(), NotConnected).value))
+        self.assertIn(
+            "the name my_a.example was not found",
+            str(self.failureResultOf(self.connect(), NotConnected).value),
+        )
         self.assertEqual(self.tried, [])
 
     def test_cancelled(self) -> None:
@@ -340,7 +380,9 @@ class Hosts(SynchronousTestCase):
             self.assertIn(text, str(self.failureResultOf(connecting, OutOfResources).value))
 
     def test_shortage_beside_an_answer(self) -> None:
-        """If one of the addresses has refused, the server is out of reach, whatever became of the others."""
+        """If one of the addresses has refused, the server is out of reach, whatever became of the
+        others.
+        """
         connecting = self.connect(V6, V4)
         self.refuse(0, ConnectError(osError=errno.EMFILE))
         self.refuse(1)
@@ -349,7 +391,9 @@ class Hosts(SynchronousTestCase):
         self.assertEqual(str(error), "could not connect to my_a.example:8444: Connection refused")
 
     def test_no_such_address_here(self) -> None:
-        """An address that this machine can reach from none of its own (::1 without IPv6) is out of reach: waiting would not help."""
+        """An address that this machine can reach from none of its own (::1 without IPv6) is out of
+        reach: waiting would not help.
+        """
         self.unusable.add("::1")
         connecting = self.connect(V6)
         self.refuse(0, ConnectError(osError=errno.EADDRNOTAVAIL))

@@ -44,20 +44,36 @@ NONE = (
         "a" * 64,
         ".".join(["a" * 60] * 5),
     ),
-    *("127.1", "10.0.0.300", "1.2.3.4.5", "2130706433", "0x7f000001", "127.0.0.0x1", "127.0.0.1.", "1.2.3", "::1::", "[::1]", "1:2"),
+    *(
+        "127.1",
+        "10.0.0.300",
+        "1.2.3.4.5",
+        "2130706433",
+        "0x7f000001",
+        "127.0.0.0x1",
+        "127.0.0.1.",
+        "1.2.3",
+        "::1::",
+        "[::1]",
+        "1:2",
+    ),
     *("xn--\udcff", "ü" * 64, "a\0", "a%20b", "\u2100", "ﬁ\u200b.example."),
 )
 
 
 class Hosts(SynchronousTestCase):
     def test_accepted(self) -> None:
-        """Addresses, names, names with underscores and international names are accepted, in lower case and ASCII from then on."""
+        """Addresses, names, names with underscores and international names are accepted, in lower
+        case and ASCII from then on.
+        """
         for text, expected in ANY.items():
             for verified in (True, False):
                 self.assertEqual(parse_host(text, verified=verified), expected)
 
     def test_refused(self) -> None:
-        """What can be neither looked up nor verified is refused, in a sentence that does not repeat it: it may be part of a password."""
+        """What can be neither looked up nor verified is refused, in a sentence that does not repeat
+        it: it may be part of a password.
+        """
         for text in NONE:
             error = self.assertRaises(ValueError, parse_host, text, verified=False)
             self.assertNotIn("\n", str(error))
@@ -72,7 +88,9 @@ class Hosts(SynchronousTestCase):
 
     def test_bracketed(self) -> None:
         """Only IPv6 addresses stand in brackets."""
-        self.assertEqual([bracketed(host) for host in ("::1", "127.0.0.1", "a")], ["[::1]", "127.0.0.1", "a"])
+        self.assertEqual(
+            [bracketed(host) for host in ("::1", "127.0.0.1", "a")], ["[::1]", "127.0.0.1", "a"]
+        )
 
 
 class EquipmentUrls(SynchronousTestCase):
@@ -94,8 +112,26 @@ class EquipmentUrls(SynchronousTestCase):
     def test_refused(self) -> None:
         """Everything else is refused in one line that says what is expected."""
         for text in (
-            *("", "localhost:8444", "http://a", "https://", "https:///a", "https://:443", "ftp://a", "https//a", "https:a"),
-            *("https://u@a", "https://u:p@a", "https://a?", "https://a?b=c", "https://a#", "https://a#b", "https://@a"),
+            *(
+                "",
+                "localhost:8444",
+                "http://a",
+                "https://",
+                "https:///a",
+                "https://:443",
+                "ftp://a",
+                "https//a",
+                "https:a",
+            ),
+            *(
+                "https://u@a",
+                "https://u:p@a",
+                "https://a?",
+                "https://a?b=c",
+                "https://a#",
+                "https://a#b",
+                "https://@a",
+            ),
             *(
                 "https://a:",
                 "https://a:/",
@@ -107,9 +143,33 @@ class EquipmentUrls(SynchronousTestCase):
                 "https://a: 1",
                 "https://a:１",
             ),
-            *("https://[::1", "https://[::1%25eth0]", "https://[::1%eth0]", "https://::1", "https://[a]", "https://[1.2.3.4]"),
-            *("https://a b", "https://a/b c", "https://a/\n", " https://a", "https://a\t", "https://a%ff", "https://a%00", "https://a%2Fb"),
-            *("https://127.1", "https://*.example", "https://a..b", "https://a/%zz", "https://a/%", "https://a/%ff", "https://a\\b"),
+            *(
+                "https://[::1",
+                "https://[::1%25eth0]",
+                "https://[::1%eth0]",
+                "https://::1",
+                "https://[a]",
+                "https://[1.2.3.4]",
+            ),
+            *(
+                "https://a b",
+                "https://a/b c",
+                "https://a/\n",
+                " https://a",
+                "https://a\t",
+                "https://a%ff",
+                "https://a%00",
+                "https://a%2Fb",
+            ),
+            *(
+                "https://127.1",
+                "https://*.example",
+                "https://a..b",
+                "https://a/%zz",
+                "https://a/%",
+                "https://a/%ff",
+                "https://a\\b",
+            ),
         ):
             error = self.assertRaises(ValueError, parse_https_url, text)
             self.assertTrue(str(error))
@@ -118,7 +178,9 @@ class EquipmentUrls(SynchronousTestCase):
 
 class BrokerUrls(SynchronousTestCase):
     def test_accepted(self) -> None:
-        """The broker's host may be whatever can be looked up and, for TLS, verified; it may be percent-encoded."""
+        """The broker's host may be whatever can be looked up and, for TLS, verified; it may be
+        percent-encoded.
+        """
         for text, host, port in (
             ("amqp://my_rabbit", "my_rabbit", 5672),
             ("amqps://my_rabbit/", "my_rabbit", 5671),

@@ -1,4 +1,6 @@
-"""Names are looked up on threads that nothing waits for. Here a thread's work is done when a test says so."""
+"""Names are looked up on threads that nothing waits for. Here a thread's work is done when a test
+says so.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +11,26 @@ from typing import Any, cast
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IHostnameResolver, IHostResolution, IReactorTime, IResolutionReceiver
+from twisted.internet.interfaces import (
+    IHostnameResolver,
+    IHostResolution,
+    IReactorTime,
+    IResolutionReceiver,
+)
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from rtprov.errors import NotConnected, OutOfResources
-from rtprov.network.names import DEADLINE_S, MAX_THREADS, MAX_THREADS_PER_NAME, STUCK_AFTER_S, Address, Names
+from rtprov.network.names import (
+    DEADLINE_S,
+    MAX_THREADS,
+    MAX_THREADS_PER_NAME,
+    STUCK_AFTER_S,
+    Address,
+    Names,
+)
 
 A = ("a.example", [(socket.AF_INET6, ("2001:db8::1", 0, 0, 0)), (socket.AF_INET, ("192.0.2.1", 0))])
 
@@ -76,7 +90,10 @@ class LookUps(SynchronousTestCase):
         looking = self.names.look_up("a.example")
         self.assertNoResult(looking)
         self.unblock()
-        self.assertEqual(self.successResultOf(looking), [IPv6Address("TCP", "2001:db8::1", 0, 0, 0), IPv4Address("TCP", "192.0.2.1", 0)])
+        self.assertEqual(
+            self.successResultOf(looking),
+            [IPv6Address("TCP", "2001:db8::1", 0, 0, 0), IPv4Address("TCP", "192.0.2.1", 0)],
+        )
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_address(self) -> None:
@@ -108,12 +125,16 @@ class LookUps(SynchronousTestCase):
         self.successResultOf(second)
 
     def test_late(self) -> None:
-        """A look-up that does not end fails after its deadline, for each who waits counted from when he asked; its end is harmless."""
+        """A look-up that does not end fails after its deadline, for each who waits counted from
+        when he asked; its end is harmless.
+        """
         first = self.names.look_up("a.example")
         self.clock.advance(DEADLINE_S - 1)
         second = self.names.look_up("a.example")
         self.clock.advance(1)
-        self.assert_not_connected(first, "the name a.example was not found within 5 s: the name server does not answer")
+        self.assert_not_connected(
+            first, "the name a.example was not found within 5 s: the name server does not answer"
+        )
         self.assertNoResult(second)
         self.unblock()
         self.successResultOf(second)
@@ -126,7 +147,10 @@ class LookUps(SynchronousTestCase):
                 "the name a.example was not found: Name or service not known",
             ),
             ([], "the name a.example has no address"),
-            (UnicodeError("label too long"), "the name a.example could not be looked up: UnicodeError: label too long"),
+            (
+                UnicodeError("label too long"),
+                "the name a.example could not be looked up: UnicodeError: label too long",
+            ),
         ):
             self.answers["a.example"] = answer
             looking = self.names.look_up("a.example")
@@ -134,7 +158,9 @@ class LookUps(SynchronousTestCase):
             self.assertNotIsInstance(self.assert_not_connected(looking, text), OutOfResources)
 
     def test_shortage(self) -> None:
-        """A look-up that fails for want of files or memory of this machine says so: the name is not to blame."""
+        """A look-up that fails for want of files or memory of this machine says so: the name is not
+        to blame.
+        """
         for number in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
             self.answers["a.example"] = OSError(number, "no")
             looking = self.names.look_up("a.example")
@@ -142,10 +168,14 @@ class LookUps(SynchronousTestCase):
             self.failureResultOf(looking, OutOfResources)
 
     def test_no_thread(self) -> None:
-        """Where no thread can be started, that is this machine's shortage, and the next attempt may succeed."""
+        """Where no thread can be started, that is this machine's shortage, and the next attempt may
+        succeed.
+        """
         threads, self.names._run_in_thread = self.threads.append, self.refuse
         looking = self.names.look_up("a.example")
-        self.assertIn("can't start new thread", str(self.failureResultOf(looking, OutOfResources).value))
+        self.assertIn(
+            "can't start new thread", str(self.failureResultOf(looking, OutOfResources).value)
+        )
         self.names._run_in_thread = threads
         looking = self.names.look_up("a.example")
         self.unblock()
@@ -155,7 +185,9 @@ class LookUps(SynchronousTestCase):
         raise RuntimeError("can't start new thread")
 
     def test_stuck(self) -> None:
-        """A look-up that hangs for long is asked again on another thread, a few times; the first answer that comes counts for its own."""
+        """A look-up that hangs for long is asked again on another thread, a few times; the first
+        answer that comes counts for its own.
+        """
         for number in range(MAX_THREADS_PER_NAME + 2):
             self.names.look_up("a.example").addErrback(lambda _: None)
             self.assertEqual(len(self.threads), min(number + 1, MAX_THREADS_PER_NAME))
@@ -188,14 +220,23 @@ class LookUps(SynchronousTestCase):
         self.clock.advance(DEADLINE_S)
 
     def test_for_twisted(self) -> None:
-        """Twisted is told of the same addresses, with its port and of the kinds that it asks for; a failure has none."""
+        """Twisted is told of the same addresses, with its port and of the kinds that it asks for; a
+        failure has none.
+        """
         verifyObject(IHostnameResolver, self.names)
         receiver = Receiver()
         self.names.resolveHostName(receiver, "a.example", 443)
         self.unblock()
-        self.assertEqual(receiver.addresses, [IPv6Address("TCP", "2001:db8::1", 443, 0, 0), IPv4Address("TCP", "192.0.2.1", 443)])
+        self.assertEqual(
+            receiver.addresses,
+            [IPv6Address("TCP", "2001:db8::1", 443, 0, 0), IPv4Address("TCP", "192.0.2.1", 443)],
+        )
         self.assertEqual(receiver.complete, 1)
-        for kinds, family in (([IPv4Address], socket.AF_INET), ([IPv6Address], socket.AF_INET6), ([IPv4Address, IPv6Address], 0)):
+        for kinds, family in (
+            ([IPv4Address], socket.AF_INET),
+            ([IPv6Address], socket.AF_INET6),
+            ([IPv4Address, IPv6Address], 0),
+        ):
             self.names.resolveHostName(Receiver(), "a.example", 443, kinds)
             self.unblock()
             self.assertEqual(self.asked[-1], ("a.example", family))

@@ -1,4 +1,6 @@
-"""Connections that come through a proxy which says whose they are: PROXY headers, good, bad and late."""
+"""Connections that come through a proxy which says whose they are: PROXY headers, good, bad and
+late.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,14 @@ import tests.support.strategies  # noqa: F401 # how Hypothesis runs here
 from rtprov.http.admission import Admission
 from rtprov.http.request import caller_of
 from rtprov.http.site import IDLE_TIMEOUT_S, JsonSite
-from rtprov.network.proxy_protocol import MAX_V1_BYTES, WARN_EVERY_S, BadHeader, Header, ProxiedEndpoint, parse_header
+from rtprov.network.proxy_protocol import (
+    MAX_V1_BYTES,
+    WARN_EVERY_S,
+    BadHeader,
+    Header,
+    ProxiedEndpoint,
+    parse_header,
+)
 from rtprov.security.limits import Connections, Rate
 from rtprov.security.tls_server import TLSEndpoint
 from tests.security.test_certificates import Peers
@@ -51,14 +60,38 @@ def v2_tcp(source: str, destination: str = "192.0.2.1", tlvs: bytes = b"") -> by
 LOCAL = v2(b"\x04\x00\x01x", command=0x20, family=0)
 UNKNOWN = b"PROXY UNKNOWN\r\n"
 GOOD: tuple[tuple[bytes, IAddress | None, IAddress | None], ...] = (
-    (v1("198.51.100.7"), IPv4Address("TCP", "198.51.100.7", 1234), IPv4Address("TCP", "192.0.2.1", 443)),
-    (v1("198.51.100.7", ports=(0, 65535)), IPv4Address("TCP", "198.51.100.7", 0), IPv4Address("TCP", "192.0.2.1", 65535)),
-    (v1("2001:DB8:0::7", "::1"), IPv6Address("TCP", "2001:db8::7", 1234), IPv6Address("TCP", "::1", 443)),
+    (
+        v1("198.51.100.7"),
+        IPv4Address("TCP", "198.51.100.7", 1234),
+        IPv4Address("TCP", "192.0.2.1", 443),
+    ),
+    (
+        v1("198.51.100.7", ports=(0, 65535)),
+        IPv4Address("TCP", "198.51.100.7", 0),
+        IPv4Address("TCP", "192.0.2.1", 65535),
+    ),
+    (
+        v1("2001:DB8:0::7", "::1"),
+        IPv6Address("TCP", "2001:db8::7", 1234),
+        IPv6Address("TCP", "::1", 443),
+    ),
     (UNKNOWN, None, None),
     (b"PROXY UNKNOWN ffff::1 whatever 1 2\r\n", None, None),
-    (v2_tcp("198.51.100.7"), IPv4Address("TCP", "198.51.100.7", 1234), IPv4Address("TCP", "192.0.2.1", 443)),
-    (v2_tcp("2001:db8::7", "::1", b"\x04\x00\x01x"), IPv6Address("TCP", "2001:db8::7", 1234), IPv6Address("TCP", "::1", 443)),
-    (v2(b"/a".ljust(108, b"\x00") + b"/b".ljust(108, b"\x00"), family=0x31), UNIXAddress(b"/a"), UNIXAddress(b"/b")),
+    (
+        v2_tcp("198.51.100.7"),
+        IPv4Address("TCP", "198.51.100.7", 1234),
+        IPv4Address("TCP", "192.0.2.1", 443),
+    ),
+    (
+        v2_tcp("2001:db8::7", "::1", b"\x04\x00\x01x"),
+        IPv6Address("TCP", "2001:db8::7", 1234),
+        IPv6Address("TCP", "::1", 443),
+    ),
+    (
+        v2(b"/a".ljust(108, b"\x00") + b"/b".ljust(108, b"\x00"), family=0x31),
+        UNIXAddress(b"/a"),
+        UNIXAddress(b"/b"),
+    ),
     (LOCAL, None, None),
     (v2(command=0x20, family=0x11), None, None),
     (v2(b"anything", family=0), None, None),
@@ -101,7 +134,9 @@ BAD = (
 
 class Headers(SynchronousTestCase):
     def test_good(self) -> None:
-        """A header of either version tells both addresses, or none, and where it ends; it may arrive in pieces."""
+        """A header of either version tells both addresses, or none, and where it ends; it may
+        arrive in pieces.
+        """
         for data, source, destination in GOOD:
             for end in range(len(data)):
                 self.assertIsNone(parse_header(data[:end]), data[:end])
@@ -113,7 +148,9 @@ class Headers(SynchronousTestCase):
         for data in BAD:
             self.assertRaises(BadHeader, parse_header, data)
 
-    @given(st.sampled_from([data for data, *_ in GOOD]), st.integers(0, 300), st.binary(max_size=300))
+    @given(
+        st.sampled_from([data for data, *_ in GOOD]), st.integers(0, 300), st.binary(max_size=300)
+    )
     def test_anything(self, data: bytes, start: int, garbage: bytes) -> None:
         """Nothing else is ever raised, and a header is never longer than what there is."""
         for text in (garbage, data[:start] + garbage):
@@ -148,7 +185,9 @@ class Announcing(WrappingFactory[Any]):
 
 
 class ProxiedTestCase(ServerTestCase):
-    """A site at "b", without TLS, and peers at "a", with TLS on at most three connections, one an address; before both a PROXY header."""
+    """A site at "b", without TLS, and peers at "a", with TLS on at most three connections, one an
+    address; before both a PROXY header.
+    """
 
     def setUp(self) -> None:
         super().setUp()
@@ -196,7 +235,9 @@ class Callers(ProxiedTestCase):
         return answer.body.decode() if answer.status == 200 else str(answer.status)
 
     def test_names(self) -> None:
-        """A client is known, in the audit too, by its own address; by the proxy's where the header names none."""
+        """A client is known, in the audit too, by its own address; by the proxy's where the header
+        names none.
+        """
         for header, name in (
             (v1("198.51.100.7"), "address:198.51.100.7"),
             (v2_tcp("198.51.100.8"), "address:198.51.100.8"),
@@ -209,8 +250,14 @@ class Callers(ProxiedTestCase):
 
     def test_rate(self) -> None:
         """Requests are counted by that address, whichever way it is written."""
-        self.assertEqual([self.ask(v1("198.51.100.7")), self.ask(v1("198.51.100.8"))], ["address:198.51.100.7", "address:198.51.100.8"])
-        self.assertEqual([self.ask(v2_tcp("198.51.100.7")), self.ask(v1("::ffff:198.51.100.8", "::1"))], ["429", "429"])
+        self.assertEqual(
+            [self.ask(v1("198.51.100.7")), self.ask(v1("198.51.100.8"))],
+            ["address:198.51.100.7", "address:198.51.100.8"],
+        )
+        self.assertEqual(
+            [self.ask(v2_tcp("198.51.100.7")), self.ask(v1("::ffff:198.51.100.8", "::1"))],
+            ["429", "429"],
+        )
 
     def test_in_pieces(self) -> None:
         """A header and the first request may arrive together, or byte by byte."""
@@ -222,31 +269,49 @@ class Callers(ProxiedTestCase):
 
 class Limits(ProxiedTestCase):
     def test_by_the_clients_address(self) -> None:
-        """Connections are counted by the client's address, whichever proxy they come through, and given back by the same."""
+        """Connections are counted by the client's address, whichever proxy they come through, and
+        given back by the same.
+        """
         for _ in range(5):
             peers = [
-                self.handshake_behind(header) for header in (v1("198.51.100.7"), v2_tcp("198.51.100.8"), v1("::ffff:198.51.100.7", "::1"))
+                self.handshake_behind(header)
+                for header in (
+                    v1("198.51.100.7"),
+                    v2_tcp("198.51.100.8"),
+                    v1("::ffff:198.51.100.7", "::1"),
+                )
             ]
             self.assertEqual([bool(each.peer.heard) for each in peers], [True, True, False])
             self.assertEqual((self.connections.open, len(self.connections)), (2, 2))
             self.network.cut("a")
             self.network.settle()
             self.assertEqual((self.connections.open, len(self.connections)), (0, 0))
-        self.assertEqual(self.log, ["too many connections: one from 198.51.100.7 was closed, as others may be"])
+        self.assertEqual(
+            self.log, ["too many connections: one from 198.51.100.7 was closed, as others may be"]
+        )
 
     def test_by_the_proxys_address(self) -> None:
         """What is the proxy's own doing counts for the proxy."""
-        self.assertEqual([self.dial("a", header).lost for header in (LOCAL, UNKNOWN, v1("127.0.0.1"))], [False, True, True])
+        self.assertEqual(
+            [self.dial("a", header).lost for header in (LOCAL, UNKNOWN, v1("127.0.0.1"))],
+            [False, True, True],
+        )
 
     def test_at_once(self) -> None:
-        """A connection that names an address with too many is closed with its header, before anything of TLS."""
-        self.assertEqual([self.dial("a", v1("198.51.100.7")).lost for _ in range(3)], [False, True, True])
+        """A connection that names an address with too many is closed with its header, before
+        anything of TLS.
+        """
+        self.assertEqual(
+            [self.dial("a", v1("198.51.100.7")).lost for _ in range(3)], [False, True, True]
+        )
 
     def test_in_all(self) -> None:
         """A connection counts from its first moment, though nothing is said on it."""
         silent = [self.dial("a", b"PROXY TCP4 " if number else b"") for number in range(3)]
         self.assertTrue(self.dial("a").lost)
-        self.assertEqual(self.log, ["too many connections: one from a proxy was closed, as others may be"])
+        self.assertEqual(
+            self.log, ["too many connections: one from a proxy was closed, as others may be"]
+        )
         silent[0].hang_up()
         self.assertFalse(self.dial("a", v1("198.51.100.7")).lost)
 
@@ -259,27 +324,36 @@ class Limits(ProxiedTestCase):
 
 class BadHeaders(ProxiedTestCase):
     def test_closed(self) -> None:
-        """A connection without a proper header is closed with no answer, counted no longer, and mentioned once a minute."""
+        """A connection without a proper header is closed with no answer, counted no longer, and
+        mentioned once a minute.
+        """
         for where in ("a", "b"):
             for data in BAD:
                 client = self.dial(where, data)
                 self.assertEqual((client.lost, bytes(client.received)), (True, b""), data)
         self.assertEqual(self.connections.open, 0)
-        line = "a connection from 127.0.0.1 was closed, as others may be: it did not begin with a PROXY header"
+        line = (
+            "a connection from 127.0.0.1 was closed, as others may be: it did not begin with a"
+            " PROXY header"
+        )
         self.assertEqual(self.log, [line] * 2)  # two ports
         self.network.advance(WARN_EVERY_S)
         self.dial("b", b"x" * 100)
         self.assertEqual(self.log, [line] * 3)
 
     def test_no_word_of_health_checks(self) -> None:
-        """A proxy that only looks whether somebody is there leaves no line, with a header of its own or without."""
+        """A proxy that only looks whether somebody is there leaves no line, with a header of its
+        own or without.
+        """
         for data in (b"", LOCAL, UNKNOWN):
             self.dial("a", data).hang_up()
             self.dial("b", data).hang_up()
         self.assertEqual((self.log, self.connections.open), ([], 0))
 
     def test_late(self) -> None:
-        """A header that never comes, or trickles, holds a connection for as long as a request may take to arrive, and no longer."""
+        """A header that never comes, or trickles, holds a connection for as long as a request may
+        take to arrive, and no longer.
+        """
         silent, slow = self.dial("b"), self.dial("b")
         for byte in v1("198.51.100.7")[: IDLE_TIMEOUT_S // 2 - 1]:
             slow.send(bytes([byte]))

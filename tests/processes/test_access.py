@@ -1,4 +1,6 @@
-"""Who may come in, on real processes: tokens, SIGHUP, the audit trail, addresses beyond this machine, and the broker's own user and TLS."""
+"""Who may come in, on real processes: tokens, SIGHUP, the audit trail, addresses beyond this
+machine, and the broker's own user and TLS.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ class AccessTestCase(ProcessTestCase):
         lines = command.log.splitlines()
         return parse_tokens("\n".join(lines[:3]))[0], lines[3]
 
-    def ask(self, port: int, method: str, path: str, body: bytes | None = None, token: str | None = None) -> RawAnswer:
+    def ask(
+        self, port: int, method: str, path: str, body: bytes | None = None, token: str | None = None
+    ) -> RawAnswer:
         """One request on a connection of its own."""
         fields = [] if token is None else [f"Authorization: Bearer {token}"]
         with Wire(port, context(self.folder / "certs" / "ca.pem")) as wire:
@@ -37,14 +41,18 @@ class AccessTestCase(ProcessTestCase):
 
 class Tokens(AccessTestCase):
     async def test_tokens(self) -> None:
-        """Tokens let in, those for reading only to read. A new file is used, by itself or on SIGHUP. Audit lines tell who sent what."""
+        """Tokens let in, those for reading only to read. A new file is used, by itself or on
+        SIGHUP. Audit lines tell who sent what.
+        """
         billing, secret = await self.new_token("billing")
         dash, reader = await self.new_token("dash", "--read")
         file = self.folder / "tokens"
         file.write_text(f"# ours\n{billing.line}\n{dash.line}\n")
         broker = self.twistd("rtprov-broker", "--listen", ANY_PORT)
         url = f"amqp://guest:guest@127.0.0.1:{await broker.port('the AMQP broker')}/"
-        frontend = self.twistd("rtprov-frontend", "--listen", ANY_PORT, "--broker", url, "--tokens", "tokens")
+        frontend = self.twistd(
+            "rtprov-frontend", "--listen", ANY_PORT, "--broker", url, "--tokens", "tokens"
+        )
         await frontend.logged("rtprov#info. ready\n")
         port = await frontend.port("service B (front end)")
 
@@ -54,10 +62,15 @@ class Tokens(AccessTestCase):
         accepted = self.ask(port, "POST", POST_PATH, BODY, secret)
         self.assertEqual(accepted.status, 200)
         task_id = accepted.json["taskId"]
-        line = rf"accepted: task {task_id} for {ID} from token:billing at \d+-\d+-\d+T[\d:.]+\+00:00"
+        line = (
+            rf"accepted: task {task_id} for {ID} from token:billing at \d+-\d+-\d+T[\d:.]+\+00:00"
+        )
         await frontend.logged(rf"\[rtprov\.audit#info\] {line}\n")
         self.assertEqual(frontend.log.count("accepted: "), 1)
-        self.assertEqual(self.ask(port, "GET", f"{POST_PATH}/task/{task_id}", None, reader).status, 503)  # no worker is there
+        # no worker is there
+        self.assertEqual(
+            self.ask(port, "GET", f"{POST_PATH}/task/{task_id}", None, reader).status, 503
+        )
 
         file.write_text(f"{dash.line}\n")  # no signal: the file is watched
         await frontend.logged("tokens reloaded")
@@ -81,24 +94,35 @@ class Tokens(AccessTestCase):
 
 class BeyondThisMachine(AccessTestCase):
     async def test_front_end(self) -> None:
-        """Where anybody could come in, a front end does not listen beyond this machine, unless it is told that this is meant."""
+        """Where anybody could come in, a front end does not listen beyond this machine, unless it
+        is told that this is meant.
+        """
         line = (
-            r"rtprov-frontend: service B \(front end\) may not listen beyond this machine, on 0\.0\.0\.0:\d+: anybody could come in; "
+            r"rtprov-frontend: service B \(front end\) may not listen beyond this machine, on"
+            r" 0\.0\.0\.0:\d+: anybody could come in; "
             r"--client-ca or --tokens says who may, --open that anybody is meant"
         )
         await self.assert_refused(self.twistd("rtprov-frontend", "--listen", ANYWHERE), line)
         (self.folder / "tokens").write_text("")
         guarded = (["--open"], ["--tokens", "tokens"], ["--client-ca", "certs/ca.pem"])
-        processes = [self.twistd("rtprov-frontend", "--listen", ANYWHERE, *arguments) for arguments in guarded]
-        processes.append(self.twistd("rtprov-frontend", "--listen", ANYWHERE, environment={"RTPROV_OPEN": "yes"}))
+        processes = [
+            self.twistd("rtprov-frontend", "--listen", ANYWHERE, *arguments)
+            for arguments in guarded
+        ]
+        processes.append(
+            self.twistd("rtprov-frontend", "--listen", ANYWHERE, environment={"RTPROV_OPEN": "yes"})
+        )
         for process in processes:
             await process.logged(r"service B \(front end\) listens on 0\.0\.0\.0:\d+\n")
             await self.stop(process)
 
     async def test_broker(self) -> None:
-        """With the password that everybody knows, the broker does not listen beyond this machine."""
+        """With the password that everybody knows, the broker does not listen beyond this
+        machine.
+        """
         line = (
-            r"rtprov-broker: the AMQP broker may not listen beyond this machine, on 0\.0\.0\.0:\d+: everybody knows the password guest; "
+            r"rtprov-broker: the AMQP broker may not listen beyond this machine, on 0\.0\.0\.0:\d+:"
+            r" everybody knows the password guest; "
             r"give --user and --password, or RTPROV_USER and RTPROV_PASSWORD"
         )
         await self.assert_refused(self.twistd("rtprov-broker", "--listen", ANYWHERE), line)
@@ -108,16 +132,22 @@ class BeyondThisMachine(AccessTestCase):
             ([], {"RTPROV_USER": "joe", "RTPROV_PASSWORD": SECRET}),
             ([], {"RTPROV_PASSWORD": SECRET}),
         ):
-            process = self.twistd("rtprov-broker", "--listen", ANYWHERE, *arguments, environment=environment)
+            process = self.twistd(
+                "rtprov-broker", "--listen", ANYWHERE, *arguments, environment=environment
+            )
             await process.logged(r"the AMQP broker listens on 0\.0\.0\.0:\d+\n")
             await self.stop(process)
 
 
 class Broker(AccessTestCase):
     async def test_user_and_tls(self) -> None:
-        """Front end and worker log in over amqps, and a task is completed; who has another password, or no TLS, gets no further."""
+        """Front end and worker log in over amqps, and a task is completed; who has another
+        password, or no TLS, gets no further.
+        """
         environment = {"RTPROV_USER": "joe", "RTPROV_PASSWORD": SECRET}
-        broker = self.twistd("rtprov-broker", "--listen", ANY_PORT, "--tls", environment=environment)
+        broker = self.twistd(
+            "rtprov-broker", "--listen", ANY_PORT, "--tls", environment=environment
+        )
         broker_port = await broker.port("the AMQP broker")
         url = {"RTPROV_BROKER": f"amqps://joe:{SECRET}@localhost:{broker_port}/"}
         stub = self.twistd("rtprov-stub", "--listen", ANY_PORT, "--delay", "0")
@@ -129,16 +159,28 @@ class Broker(AccessTestCase):
         client = self.client(await frontend.port("service B (front end)"))
         self.assertEqual((await client.final(await client.accepted(ID))).json, COMPLETED)
 
-        wrong = (("amqps", "joe:wrong", "ACCESS_REFUSED"), ("amqps", "guest:guest", "ACCESS_REFUSED"), ("amqp", f"joe:{SECRET}", ""))
+        wrong = (
+            ("amqps", "joe:wrong", "ACCESS_REFUSED"),
+            ("amqps", "guest:guest", "ACCESS_REFUSED"),
+            ("amqp", f"joe:{SECRET}", ""),
+        )
         for scheme, user, reason in wrong:
-            stranger = self.twistd("rtprov-frontend", "--listen", ANY_PORT, "--broker", f"{scheme}://{user}@localhost:{broker_port}/")
+            stranger = self.twistd(
+                "rtprov-frontend",
+                "--listen",
+                ANY_PORT,
+                "--broker",
+                f"{scheme}://{user}@localhost:{broker_port}/",
+            )
             await stranger.logged(f"frontend: not connected to {scheme}://.*{reason}")
             await self.stop(stranger)
         for process in (worker, frontend, stub, broker):
             await self.stop(process)
 
     async def test_single_files(self) -> None:
-        """Given certificate and key, the broker speaks TLS with them; files that are missing are named."""
+        """Given certificate and key, the broker speaks TLS with them; files that are missing are
+        named.
+        """
         certs = self.folder / "certs"
         files = ("--certificate", str(certs / "stub.pem"), "--private-key", str(certs / "stub.key"))
         broker = self.twistd("rtprov-broker", "--listen", ANY_PORT, *files)
@@ -147,4 +189,7 @@ class Broker(AccessTestCase):
             self.assertEqual(wire.socket.recv(1), b"\x01")  # a method's frame: connection.start
         await self.stop(broker)
         (certs / "broker.pem").unlink()
-        await self.assert_refused(self.twistd("rtprov-broker", "--tls"), "rtprov-broker: .*/certs/broker.pem is missing; .*")
+        await self.assert_refused(
+            self.twistd("rtprov-broker", "--tls"),
+            "rtprov-broker: .*/certs/broker.pem is missing; .*",
+        )

@@ -20,7 +20,9 @@ class AllInOne(ProcessTestCase):
         return process, self.client(await process.port("service B (front end)"))
 
     async def test_quick_start(self) -> None:
-        """With nothing prepared, a task is taken, seen running, and completed; SIGTERM ends it all, and no password was logged."""
+        """With nothing prepared, a task is taken, seen running, and completed; SIGTERM ends it all,
+        and no password was logged.
+        """
         process, client = await self.start("--stub-delay", "0.5")
         location = await client.accepted("ABC123456")
         running = await client.request("GET", location)
@@ -30,7 +32,9 @@ class AllInOne(ProcessTestCase):
         await self.stop(process)
 
     async def test_certificates(self) -> None:
-        """The first start makes certificates whose keys only their owner can read; the second one takes what is there."""
+        """The first start makes certificates whose keys only their owner can read; the second one
+        takes what is there.
+        """
         process, _ = await self.start()
         self.assertIn("made development certificates", process.log)
         await self.stop(process, "INT")

@@ -1,4 +1,6 @@
-"""``docs/api.md``: each of its commands is run, in order, against a real front end, and gives the answer that stands below it."""
+"""``docs/api.md``: each of its commands is run, in order, against a real front end, and gives the
+answer that stands below it.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +21,17 @@ def examples(text: str) -> list[tuple[str, str]]:
     """The commands of all console blocks, and what they print."""
     found: list[tuple[str, str]] = []
     for block in re.findall(r"^```console\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
-        for command, printed in re.findall(r"^\$ (.*(?:\\\n.*)*)\n((?:(?!\$ ).*\n)*)", block, re.MULTILINE):
+        for command, printed in re.findall(
+            r"^\$ (.*(?:\\\n.*)*)\n((?:(?!\$ ).*\n)*)", block, re.MULTILINE
+        ):
             found.append((command, printed.strip()))
     return found
 
 
 def masked(command: str, printed: str) -> str:
-    """Without what is another one each time: times, processes, and the id of a task that was ordered without a key."""
+    """Without what is another one each time: times, processes, and the id of a task that was
+    ordered without a key.
+    """
     printed = _PROCESS.sub("PROCESS", _TIME.sub("TIME", printed))
     return printed if "Idempotency-Key" in command else _RECEIPT.sub("ID", printed)
 
@@ -35,13 +41,25 @@ class ApiDocs(ProcessTestCase):
 
     async def test_every_command(self) -> None:
         """Every answer in the documentation is the real one, but for times."""
-        process = self.twistd("rtprov", "--port", "0", "--stub-port", "0", "--broker-port", "0", "--stub-delay", STUB_DELAY_S)
+        process = self.twistd(
+            "rtprov",
+            "--port",
+            "0",
+            "--stub-port",
+            "0",
+            "--broker-port",
+            "0",
+            "--stub-delay",
+            STUB_DELAY_S,
+        )
         port = await process.port("service B (front end)")
         await process.logged("ready; try")
         commands = examples(DOCS.read_text("utf-8"))
         self.assertGreater(len(commands), 15)
         for command, expected in commands:
-            printed = await self.run_in_shell(command.replace("localhost:8443", f"localhost:{port}"))
+            printed = await self.run_in_shell(
+                command.replace("localhost:8443", f"localhost:{port}")
+            )
             self.assertEqual(masked(command, printed), masked(command, expected), command)
         await self.stop(process)
 

@@ -1,4 +1,6 @@
-"""The embedded broker in a process of its own is killed while it is being published to, again and again."""
+"""The embedded broker in a process of its own is killed while it is being published to, again and
+again.
+"""
 
 from __future__ import annotations
 
@@ -30,12 +32,18 @@ class KilledBroker(ProcessTestCase):
 
     async def connect(self, url: BrokerUrl) -> AmqpConnection:
         connection = AmqpConnection(url=url, clock=reactor)
-        await TCP4ClientEndpoint(reactor, url.host, url.port).connect(Factory.forProtocol(lambda: connection))
+        await TCP4ClientEndpoint(reactor, url.host, url.port).connect(
+            Factory.forProtocol(lambda: connection)
+        )
         await connection.handshake()
         return connection
 
-    async def publish_until_the_end(self, connection: AmqpConnection, confirmed: list[int], number: int) -> None:
-        """Publish until the broker is gone; the bodies are numbers that go up by the number of publishers."""
+    async def publish_until_the_end(
+        self, connection: AmqpConnection, confirmed: list[int], number: int
+    ) -> None:
+        """Publish until the broker is gone; the bodies are numbers that go up by the number of
+        publishers.
+        """
         publisher = Publisher(clock=reactor)
         await publisher.attach(connection)
         with contextlib.suppress(BrokerError):
@@ -53,16 +61,23 @@ class KilledBroker(ProcessTestCase):
             found.append(int(answer.content.body))
 
     async def test_confirmed_messages_survive(self) -> None:
-        """After each kill -9 the broker starts again with every message that it had confirmed, each publisher's in their order."""
+        """After each kill -9 the broker starts again with every message that it had confirmed, each
+        publisher's in their order.
+        """
         confirmed: list[int] = []
         for turn in range(ROUNDS):
             broker, url = await self.start()
             connection = await self.connect(url)
             channel = await connection.open_channel()
-            await channel.queue_declare(queue="work", durable=True, arguments={"x-queue-type": "quorum"})
+            await channel.queue_declare(
+                queue="work", durable=True, arguments={"x-queue-type": "quorum"}
+            )
             first = turn * 1_000_000
             publishing = [
-                Deferred.fromCoroutine(self.publish_until_the_end(connection, confirmed, first + number)) for number in range(UNDER_WAY)
+                Deferred.fromCoroutine(
+                    self.publish_until_the_end(connection, confirmed, first + number)
+                )
+                for number in range(UNDER_WAY)
             ]
             while len(confirmed) < (turn + 1) * 1000:
                 await channel.queue_declare(queue="work", passive=True)
@@ -85,7 +100,10 @@ class KilledBroker(ProcessTestCase):
         broker, url = await self.start()
         second = self.twistd("rtprov-broker", "--listen", ANY_PORT)
         self.assertEqual(await second.ended, 1)
-        self.assertRegex(second.errors, r"\Artprov-broker: .*/state: another broker is running on this state; .*\n\Z")
+        self.assertRegex(
+            second.errors,
+            r"\Artprov-broker: .*/state: another broker is running on this state; .*\n\Z",
+        )
         await (await self.connect(url)).close()
         await self.stop(broker)
 
@@ -96,5 +114,9 @@ class KilledBroker(ProcessTestCase):
         (state / "broker.sqlite3").write_bytes(b"precious" * 1000)
         broker = self.twistd("rtprov-broker", "--listen", ANY_PORT)
         self.assertEqual(await broker.ended, 78)
-        self.assertRegex(broker.errors, r"\Artprov-broker: .*/broker.sqlite3: is no database of rtprov's broker; nothing was changed\n\Z")
+        self.assertRegex(
+            broker.errors,
+            r"\Artprov-broker: .*/broker.sqlite3: is no database of rtprov's broker; nothing was"
+            r" changed\n\Z",
+        )
         self.assertEqual((state / "broker.sqlite3").read_bytes(), b"precious" * 1000)

@@ -1,4 +1,6 @@
-"""Another number of shards, changed as docs/operations.md says; the same test on the embedded broker and on RabbitMQ."""
+"""Another number of shards, changed as docs/operations.md says; the same test on the embedded
+broker and on RabbitMQ.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +29,11 @@ CALL_S = 1.0
 
 
 class Questions:
-    """Asks for all that was accepted, and orders one more task, again and again until it is stopped.
+    """Asks for all that was accepted, and orders one more task, again and again until it is
+    stopped.
 
-    `answers` are the HTTP statuses that came for `accepted` tasks; `ordered` those that came for POSTs.
-    """
+    `answers` are the HTTP statuses that came for `accepted` tasks; `ordered` those that came for
+    POSTs."""
 
     def __init__(self, client: Client, accepted: list[str]) -> None:
         self._client = client
@@ -129,7 +132,9 @@ class ReshardingMixin(_Base):
             await self.stop(process)
 
     def check_calls(self, accepted: list[str]) -> None:
-        """A was called once for each task, and for each device in the order of its tasks, one call after the other."""
+        """A was called once for each task, and for each device in the order of its tasks, one call
+        after the other.
+        """
         called: dict[str, list[Call]] = {}
         for location in accepted:
             *_, device, _, task_id = location.split("/")

@@ -29,16 +29,27 @@ class Answers(ProcessTestCase):
         """``--help`` of a command says how to use it."""
         process = self.twistd("rtprov-frontend", "--help")
         self.assertEqual(await process.ended, 0)
-        self.assertTrue(process.log.startswith("Usage: twistd [twistd options] rtprov-frontend [options]\n"), process.log)
+        self.assertTrue(
+            process.log.startswith("Usage: twistd [twistd options] rtprov-frontend [options]\n"),
+            process.log,
+        )
         self.assertEqual(process.errors, "")
 
 
 class Mistakes(ProcessTestCase):
     async def test_wrong_options(self) -> None:
-        """A wrong option, a wrong value and a wrong variable each end in one line that names them."""
+        """A wrong option, a wrong value and a wrong variable each end in one line that names
+        them.
+        """
         wrong = (
-            (self.twistd("rtprov", "--port", "x"), "rtprov: --port: expected an integer from 0 to 65535"),
-            (self.twistd("rtprov-stub", "--dely", "5"), "rtprov-stub: option --dely not recognized"),
+            (
+                self.twistd("rtprov", "--port", "x"),
+                "rtprov: --port: expected an integer from 0 to 65535",
+            ),
+            (
+                self.twistd("rtprov-stub", "--dely", "5"),
+                "rtprov-stub: option --dely not recognized",
+            ),
             (
                 self.twistd("rtprov-worker", environment={"RTPROV_BROKER": "amqp://joe:sesame@/"}),
                 "rtprov-worker: RTPROV_BROKER: The broker URL names no host",
@@ -49,12 +60,24 @@ class Mistakes(ProcessTestCase):
 
     async def test_missing_certificates(self) -> None:
         """Where there are no certificates, one line says what is missing, and how to make a set."""
-        commands = {"rtprov-frontend": "frontend.pem", "rtprov-stub": "stub.pem", "rtprov-worker": "ca.pem"}
-        for process, command, file in [(self.twistd(command), command, file) for command, file in commands.items()]:
-            await self.assert_refused(process, rf"{command}: .*/certs/{file} is missing; python -m rtprov.certs .*/certs makes a set .*")
+        commands = {
+            "rtprov-frontend": "frontend.pem",
+            "rtprov-stub": "stub.pem",
+            "rtprov-worker": "ca.pem",
+        }
+        for process, command, file in [
+            (self.twistd(command), command, file) for command, file in commands.items()
+        ]:
+            await self.assert_refused(
+                process,
+                rf"{command}: .*/certs/{file} is missing; python -m rtprov.certs .*/certs makes a"
+                r" set .*",
+            )
 
     async def test_port_in_use(self) -> None:
-        """A port that somebody else has ends the command in one line, whichever of its ports it is."""
+        """A port that somebody else has ends the command in one line, whichever of its ports it
+        is.
+        """
         make_development_set(self.folder / "certs")
         with socket.create_server(("127.0.0.1", 0)) as other:
             port = str(other.getsockname()[1])
@@ -63,7 +86,17 @@ class Mistakes(ProcessTestCase):
                 (self.twistd("rtprov-broker", "--listen", where), "rtprov-broker: the AMQP broker"),
                 (self.twistd("rtprov-stub", "--listen", where), r"rtprov-stub: service A \(stub\)"),
                 (
-                    self.twistd("rtprov", "--state", "other", "--broker-port", "0", "--stub-port", "0", "--port", port),
+                    self.twistd(
+                        "rtprov",
+                        "--state",
+                        "other",
+                        "--broker-port",
+                        "0",
+                        "--stub-port",
+                        "0",
+                        "--port",
+                        port,
+                    ),
                     r"rtprov: service B \(front end\)",
                 ),
             )

@@ -1,4 +1,6 @@
-"""What keeps a command from starting, or from going on, is one line on a terminal and a status that supervisors understand."""
+"""What keeps a command from starting, or from going on, is one line on a terminal and a status that
+supervisors understand.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ run()
 
 
 def without_root() -> list[str]:
-    """What begins a command line for a process that permissions count for, though root starts it."""
+    """What begins a command line for a process that permissions count for, though root starts
+    it.
+    """
     if os.getuid() != 0:
         return []
     setpriv = shutil.which("setpriv")
@@ -39,29 +43,54 @@ def without_root() -> list[str]:
 
 class Files(ProcessTestCase):
     async def test_not_usable(self) -> None:
-        """Files and folders that are of another kind, are not there or cannot be written are named in one line."""
+        """Files and folders that are of another kind, are not there or cannot be written are named
+        in one line.
+        """
         make_development_set(self.folder / "certs")
         (self.folder / "file").touch()
         for process, line in (
-            (self.twistd("rtprov-stub", "--certs", "file"), "rtprov-stub: .*/file/stub.pem is missing; .*"),
-            (self.twistd("rtprov-stub", "--certs", "a" * 300), "rtprov-stub: .*/stub.pem: File name too long"),
-            (self.twistd("rtprov-frontend", "--tokens", "certs"), "rtprov-frontend: .*/certs: cannot read the tokens: Is a directory"),
-            (self.twistd("rtprov-worker", "--ca", "certs/worker.key"), "rtprov-worker: .*/worker.key: holds no PEM certificate"),
+            (
+                self.twistd("rtprov-stub", "--certs", "file"),
+                "rtprov-stub: .*/file/stub.pem is missing; .*",
+            ),
+            (
+                self.twistd("rtprov-stub", "--certs", "a" * 300),
+                "rtprov-stub: .*/stub.pem: File name too long",
+            ),
+            (
+                self.twistd("rtprov-frontend", "--tokens", "certs"),
+                "rtprov-frontend: .*/certs: cannot read the tokens: Is a directory",
+            ),
+            (
+                self.twistd("rtprov-worker", "--ca", "certs/worker.key"),
+                "rtprov-worker: .*/worker.key: holds no PEM certificate",
+            ),
             (
                 self.twistd("rtprov-stub", "--private-key", "certs/worker.key"),
                 "rtprov-stub: .*/worker.key: is not the PEM private key for .*/stub.pem",
             ),
-            (self.twistd("rtprov-broker", "--state", "file"), "rtprov-broker: .*/file: cannot keep the broker's state here: File exists"),
+            (
+                self.twistd("rtprov-broker", "--state", "file"),
+                "rtprov-broker: .*/file: cannot keep the broker's state here: File exists",
+            ),
             (
                 self.twistd("rtprov-broker", "--state", "/proc/state"),
-                "rtprov-broker: /proc/state: cannot keep the broker's state here: No such file or directory",
+                (
+                    "rtprov-broker: /proc/state: cannot keep the broker's state here: No such file"
+                    " or directory"
+                ),
             ),
-            (self.twistd("rtprov-frontend", "--broker-file", "file"), "rtprov-frontend: .*/file: expected one line, the broker's URL; .*"),
+            (
+                self.twistd("rtprov-frontend", "--broker-file", "file"),
+                "rtprov-frontend: .*/file: expected one line, the broker's URL; .*",
+            ),
         ):
             await self.assert_refused(process, line)
 
     async def test_no_permission(self) -> None:
-        """So are those that are not for us: a folder of certificates, and one in which twistd.pid or twistd.log cannot be written."""
+        """So are those that are not for us: a folder of certificates, and one in which twistd.pid
+        or twistd.log cannot be written.
+        """
         make_development_set(self.folder / "certs")
         closed = self.folder / "closed"
         closed.mkdir()
@@ -69,11 +98,26 @@ class Files(ProcessTestCase):
             folder.chmod(mode)
             self.addCleanup(folder.chmod, 0o755)
         for options, line in (
-            (["-n", "--pidfile=", "rtprov-stub", "--certs=closed"], r"rtprov-stub: .*/closed/stub\.pem: Permission denied"),
-            (["-n", "--pidfile=", "rtprov", "--certs=closed"], r"rtprov: .*/closed/ca\.pem: Permission denied"),
-            (["-n", "rtprov-stub"], r"rtprov-stub: .*/twistd\.pid: cannot write the pid file: Permission denied; .*"),
-            (["--pidfile=", "rtprov-stub", "--listen", ANY_PORT], r"rtprov-stub: .*/twistd\.log: Permission denied"),
-            (["-n", "--pidfile=", "rtprov-broker"], r"rtprov-broker: .*/state: cannot keep the broker's state here: Permission denied"),
+            (
+                ["-n", "--pidfile=", "rtprov-stub", "--certs=closed"],
+                r"rtprov-stub: .*/closed/stub\.pem: Permission denied",
+            ),
+            (
+                ["-n", "--pidfile=", "rtprov", "--certs=closed"],
+                r"rtprov: .*/closed/ca\.pem: Permission denied",
+            ),
+            (
+                ["-n", "rtprov-stub"],
+                r"rtprov-stub: .*/twistd\.pid: cannot write the pid file: Permission denied; .*",
+            ),
+            (
+                ["--pidfile=", "rtprov-stub", "--listen", ANY_PORT],
+                r"rtprov-stub: .*/twistd\.log: Permission denied",
+            ),
+            (
+                ["-n", "--pidfile=", "rtprov-broker"],
+                r"rtprov-broker: .*/state: cannot keep the broker's state here: Permission denied",
+            ),
         ):
             await self.assert_refused(self.spawn([*without_root(), *TWISTD, *options]), line)
 
@@ -82,11 +126,22 @@ class Files(ProcessTestCase):
         make_development_set(self.folder / "certs")
         for arguments, line in (
             (["-n", "--pidfile=certs"], "rtprov-stub: .*/certs: Is a directory"),
-            (["-n", "--pidfile=no/twistd.pid"], "rtprov-stub: .*/no/twistd.pid: cannot write the pid file: No such file or directory; .*"),
-            (["--pidfile=", "--logfile=no/log"], "rtprov-stub: .*/no/log: No such file or directory"),
+            (
+                ["-n", "--pidfile=no/twistd.pid"],
+                (
+                    "rtprov-stub: .*/no/twistd.pid: cannot write the pid file: No such file or"
+                    " directory; .*"
+                ),
+            ),
+            (
+                ["--pidfile=", "--logfile=no/log"],
+                "rtprov-stub: .*/no/log: No such file or directory",
+            ),
             (["--pidfile=", "--rundir=no"], "rtprov-stub: no: No such file or directory"),
         ):
-            await self.assert_refused(self.spawn([*TWISTD, *arguments, "rtprov-stub", "--listen", ANY_PORT]), line)
+            await self.assert_refused(
+                self.spawn([*TWISTD, *arguments, "rtprov-stub", "--listen", ANY_PORT]), line
+            )
 
 
 class Addresses(ProcessTestCase):
@@ -102,7 +157,10 @@ class Addresses(ProcessTestCase):
             other = [] if option == "--listen" else ["--listen", ANY_PORT]
             process = self.twistd(command, option, where, *other)
             reason = "Cannot assign requested address"
-            line = rf"{command}: {what} cannot listen on {where}: {reason}; {option} takes an address and a port that .*"
+            line = (
+                rf"{command}: {what} cannot listen on {where}: {reason}; {option} takes an address"
+                r" and a port that .*"
+            )
             await self.assert_refused(process, line)
 
     async def test_state_in_use(self) -> None:
@@ -110,7 +168,9 @@ class Addresses(ProcessTestCase):
         first = self.twistd("rtprov-broker", "--listen", ANY_PORT)
         await first.port("the AMQP broker")
         second = self.twistd("rtprov-broker", "--listen", ANY_PORT)
-        await self.assert_refused(second, "rtprov-broker: .*/state: another broker is running on this state; .*", 1)
+        await self.assert_refused(
+            second, "rtprov-broker: .*/state: another broker is running on this state; .*", 1
+        )
 
 
 class Daemons(ProcessTestCase):
@@ -120,24 +180,43 @@ class Daemons(ProcessTestCase):
         return self.spawn([*TWISTD, *arguments])
 
     async def test_refused(self) -> None:
-        """The process that was started shows the line, before and after it has made a daemon, and ends with the right status."""
-        await self.assert_refused(self.daemon("rtprov-frontend"), "rtprov-frontend: .*/certs/frontend.pem is missing; .*")
+        """The process that was started shows the line, before and after it has made a daemon, and
+        ends with the right status.
+        """
+        await self.assert_refused(
+            self.daemon("rtprov-frontend"), "rtprov-frontend: .*/certs/frontend.pem is missing; .*"
+        )
         make_development_set(self.folder / "certs")
-        line = r"rtprov-stub: service A \(stub\) cannot listen on tcp:0:interface=192.0.2.1: Cannot assign requested address; .*"
-        await self.assert_refused(self.daemon("rtprov-stub", "--listen", "tcp:0:interface=192.0.2.1"), line)
+        line = (
+            r"rtprov-stub: service A \(stub\) cannot listen on tcp:0:interface=192.0.2.1: Cannot"
+            r" assign requested address; .*"
+        )
+        await self.assert_refused(
+            self.daemon("rtprov-stub", "--listen", "tcp:0:interface=192.0.2.1"), line
+        )
         self.assertRegex((self.folder / "twistd.log").read_text(), line)
         self.assertFalse((self.folder / "twistd.pid").exists())
-        await self.assert_refused(self.daemon("--pidfile=no/twistd.pid", "rtprov-stub"), "rtprov-stub: .*/no/twistd.pid: cannot write .*")
-        line = "rtprov-broker: .*/certs: cannot be .*|rtprov-broker: /proc/state: cannot keep the broker's state here: .*"
+        await self.assert_refused(
+            self.daemon("--pidfile=no/twistd.pid", "rtprov-stub"),
+            "rtprov-stub: .*/no/twistd.pid: cannot write .*",
+        )
+        line = (
+            "rtprov-broker: .*/certs: cannot be .*|rtprov-broker: /proc/state: cannot keep the"
+            " broker's state here: .*"
+        )
         await self.assert_refused(self.daemon("rtprov-broker", "--state", "/proc/state"), line)
         with socket.create_server(("127.0.0.1", 0)) as other:
             where = f"tcp:{other.getsockname()[1]}:interface=127.0.0.1"
             process = self.daemon("rtprov-broker", "--listen", where)
-            line = f"rtprov-broker: the AMQP broker cannot listen on {where}: Address already in use"
+            line = (
+                f"rtprov-broker: the AMQP broker cannot listen on {where}: Address already in use"
+            )
             await self.assert_refused(process, line, 1)
 
     async def test_started(self) -> None:
-        """A daemon that starts ends its first process with 0, writes its own log, and nothing of Twisted's."""
+        """A daemon that starts ends its first process with 0, writes its own log, and nothing of
+        Twisted's.
+        """
         process = self.daemon("rtprov-broker", "--listen", ANY_PORT)
         status = await process.ended
         pid_file = self.folder / "twistd.pid"
@@ -149,17 +228,25 @@ class Daemons(ProcessTestCase):
 
 class Later(ProcessTestCase):
     async def test_broker_contradicts(self) -> None:
-        """What a session finds out later stops the command in good order, with the line and the status of a wrong configuration."""
+        """What a session finds out later stops the command in good order, with the line and the
+        status of a wrong configuration.
+        """
         make_development_set(self.folder / "certs")
         broker = self.twistd("rtprov-broker", "--listen", ANY_PORT)
         url = f"amqp://guest:guest@127.0.0.1:{await broker.port('the AMQP broker')}/"
         script = [sys.executable, "-c", CONTRADICTED]
         for options in (["-n", "--pidfile=pid"], ["-n", "--pidfile=", "--logfile=log"]):
-            process = self.spawn([*script, *options, "rtprov-frontend", "--listen", ANY_PORT, "--broker", url])
+            process = self.spawn(
+                [*script, *options, "rtprov-frontend", "--listen", ANY_PORT, "--broker", url]
+            )
             self.assertEqual(await process.ended, 78, process.log)
-            self.assertEqual(process.errors, "rtprov-frontend: the broker holds 4 shards, and --shards says 1\n")
+            self.assertEqual(
+                process.errors, "rtprov-frontend: the broker holds 4 shards, and --shards says 1\n"
+            )
         self.assertFalse((self.folder / "pid").exists())
-        self.assertIn("rtprov-frontend: the broker holds 4 shards", (self.folder / "log").read_text())
+        self.assertIn(
+            "rtprov-frontend: the broker holds 4 shards", (self.folder / "log").read_text()
+        )
 
 
 class Log(ProcessTestCase):
@@ -178,7 +265,9 @@ class Log(ProcessTestCase):
 
 class Environment(ProcessTestCase):
     async def test_kubernetes(self) -> None:
-        """Beside a service called rtprov a container starts, and says once what it passes over; a misspelt variable is a warning."""
+        """Beside a service called rtprov a container starts, and says once what it passes over; a
+        misspelt variable is a warning.
+        """
         environment = {
             "RTPROV_PORT": "tcp://10.0.0.1:8443",
             "RTPROV_SERVICE_HOST": "10.0.0.1",
@@ -188,6 +277,14 @@ class Environment(ProcessTestCase):
         }
         process = self.twistd("rtprov-broker", environment=environment)
         await process.port("the AMQP broker")
-        self.assertIn("#info] passed over, as Kubernetes sets them for services: RTPROV_PORT, RTPROV_SERVICE_HOST\n", process.log)
-        self.assertIn("#warn] RTPROV_STAET is set, but no option reads it; the nearest name is RTPROV_STATE\n", process.log)
+        self.assertIn(
+            "#info] passed over, as Kubernetes sets them for services: RTPROV_PORT,"
+            " RTPROV_SERVICE_HOST\n",
+            process.log,
+        )
+        self.assertIn(
+            "#warn] RTPROV_STAET is set, but no option reads it; the nearest name is"
+            " RTPROV_STATE\n",
+            process.log,
+        )
         await self.stop(process)

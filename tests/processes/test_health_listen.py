@@ -22,18 +22,24 @@ class HealthListen(ProcessTestCase):
         self.assertEqual(answer, (200, b'{"code":200,"message":"Ready"}'))
 
     async def test_behind_client_certificates(self) -> None:
-        """A front end that asks for certificates tells its health to probes, which have none; so does the whole in one process."""
+        """A front end that asks for certificates tells its health to probes, which have none; so
+        does the whole in one process.
+        """
         ports = ("--port=0", "--stub-port=0", "--broker-port=0", "--health-listen", ANY_PORT)
         everything = self.twistd("rtprov", "--client-ca=certs/ca.pem", *ports)
         await self.ready(await everything.port("health"))
         url = f"amqp://guest:guest@127.0.0.1:{await everything.port('the AMQP broker')}/"
         where = ("--listen", ANY_PORT, "--health-listen", ANY_PORT)
-        frontend = self.twistd("rtprov-frontend", *where, "--broker", url, "--client-ca=certs/ca.pem")
+        frontend = self.twistd(
+            "rtprov-frontend", *where, "--broker", url, "--client-ca=certs/ca.pem"
+        )
         port = await frontend.port("health")
         await self.ready(port)
         self.assertEqual((await self.get(port, "/docs"))[0], 404)
         client = self.client(await frontend.port("service B (front end)"))
-        await self.assertFailure(Deferred.fromCoroutine(client.request("GET", "/livez")), ResponseNeverReceived)
+        await self.assertFailure(
+            Deferred.fromCoroutine(client.request("GET", "/livez")), ResponseNeverReceived
+        )
         await self.stop(everything)
         while (await self.get(port, "/readyz"))[0] == 200:
             await deferLater(reactor, POLL_EVERY_S)
@@ -49,7 +55,9 @@ class HealthListen(ProcessTestCase):
         await self.stop(broker)
 
     async def test_stub_and_worker(self) -> None:
-        """Both tell that they live; the stub is ready at once, the worker once it has its broker."""
+        """Both tell that they live; the stub is ready at once, the worker once it has its
+        broker.
+        """
         everything = self.twistd("rtprov", "--port", "0", "--stub-port", "0", "--broker-port", "0")
         broker = await everything.port("the AMQP broker")
         await everything.logged("ready; try")
@@ -58,10 +66,14 @@ class HealthListen(ProcessTestCase):
         worker = self.twistd("rtprov-worker", "--broker", url, "--health-listen", ANY_PORT)
         for process in (stub, worker):
             port = await process.port("health")
-            self.assertEqual(await self.get(port, "/livez"), (200, b'{"code":200,"message":"Alive"}'))
+            self.assertEqual(
+                await self.get(port, "/livez"), (200, b'{"code":200,"message":"Alive"}')
+            )
             while (await self.get(port, "/readyz"))[0] == 503:
                 await deferLater(reactor, POLL_EVERY_S)
-            self.assertEqual(await self.get(port, "/readyz"), (200, b'{"code":200,"message":"Ready"}'))
+            self.assertEqual(
+                await self.get(port, "/readyz"), (200, b'{"code":200,"message":"Ready"}')
+            )
         await self.stop(everything)
         while (await self.get(port, "/readyz"))[0] == 200:
             await deferLater(reactor, POLL_EVERY_S)

@@ -1,4 +1,6 @@
-"""Each limit of a front end, exceeded over a real connection; and that whoever exceeds or exhausts one is not felt by the others."""
+"""Each limit of a front end, exceeded over a real connection; and that whoever exceeds or exhausts
+one is not felt by the others.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ POST = request("POST", POST_PATH, BODY)
 
 class Requests(FrontEndCase):
     async def test_sizes(self) -> None:
-        """A body, a head and a URL that are too large are a 413, a 431 and a 414; what is at the limit is taken."""
+        """A body, a head and a URL that are too large are a 413, a 431 and a 414; what is at the
+        limit is taken.
+        """
         port = await self.start()
         fits, too_large = (BODY + b" " * (MAX_BODY_BYTES + more - len(BODY)) for more in (0, 1))
         for data, status in (
@@ -44,17 +48,23 @@ class Requests(FrontEndCase):
         await self.stop(self.frontend)
 
     async def test_time(self) -> None:
-        """A request that does not arrive in time is a 408; a connection on which none begins is closed without a word."""
+        """A request that does not arrive in time is a 408; a connection on which none begins is
+        closed without a word.
+        """
         port = await self.start("--request-timeout", "0.3")
         with Wire(port, self.tls()) as slow, Wire(port, self.tls()) as idle:
             slow.send(POST[:-1])
-            self.assertEqual(message(slow.answer()), (408, "The request did not arrive within 0.3 s"))
+            self.assertEqual(
+                message(slow.answer()), (408, "The request did not arrive within 0.3 s")
+            )
             self.assertTrue(slow.closed)
             self.assertTrue(idle.closed)
         await self.stop(self.frontend)
 
     async def test_rate(self) -> None:
-        """A client that asks too often is told when to come again, whichever connection it comes by; the others are answered."""
+        """A client that asks too often is told when to come again, whichever connection it comes
+        by; the others are answered.
+        """
         tokens = [new_token(name) for name in ("billing", "dash")]
         (self.folder / "tokens").write_text("".join(f"{token.line}\n" for token, _ in tokens))
         port = await self.start("--rate", "0.01", "--tokens", "tokens")
@@ -69,7 +79,9 @@ class Requests(FrontEndCase):
         await self.stop(self.frontend)
 
     async def test_unconfirmed(self) -> None:
-        """While the broker does not confirm, only so many tasks wait for it; one more is a 503 at once."""
+        """While the broker does not confirm, only so many tasks wait for it; one more is a 503 at
+        once.
+        """
         broker = self.twistd("rtprov-broker", "--listen", ANY_PORT)
         url = f"amqp://guest:guest@127.0.0.1:{await broker.port('the AMQP broker')}/"
         port = await self.start("--max-unconfirmed", "1", "--broker", url)
@@ -96,7 +108,9 @@ class Requests(FrontEndCase):
 
 class Connections(FrontEndCase):
     async def test_per_address(self) -> None:
-        """One connection too many from an address is closed, before TLS; when another has gone there is room for it."""
+        """One connection too many from an address is closed, before TLS; when another has gone
+        there is room for it.
+        """
         port = await self.start("--max-connections-per-address", "2")
         with Wire(port, self.tls()) as first, dial(port) as silent:
             self.assert_closed(port)
@@ -139,7 +153,9 @@ class Connections(FrontEndCase):
         self.fail("there is no room")
 
     async def test_a_thousand_stalled(self) -> None:
-        """A thousand connections that say nothing, or half a request, or half of TLS, do not slow the others."""
+        """A thousand connections that say nothing, or half a request, or half of TLS, do not slow
+        the others.
+        """
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         if most < 2 * STALLED + 200:
             self.skipTest(f"only {most} files may be open at once")
@@ -150,7 +166,8 @@ class Connections(FrontEndCase):
             stalled = [stack.enter_context(dial(port)) for _ in range(STALLED // 2)]
             for number, connection in enumerate(stalled):
                 if number % 2:
-                    connection.sendall(b"\x16\x03\x01\x02\x00\x01")  # the beginning of a ClientHello
+                    # the beginning of a ClientHello
+                    connection.sendall(b"\x16\x03\x01\x02\x00\x01")
             wires = [stack.enter_context(Wire(port, self.tls())) for _ in range(STALLED // 2)]
             for number, wire in enumerate(wires):
                 wire.send(POST[:-1] if number % 2 else b"GET /")
@@ -173,4 +190,8 @@ class Connections(FrontEndCase):
                 times.append(time.monotonic() - began)
             return times
 
-        return [each for times in await gatherResults([deferToThread(ask) for _ in range(4)]) for each in times]
+        return [
+            each
+            for times in await gatherResults([deferToThread(ask) for _ in range(4)])
+            for each in times
+        ]

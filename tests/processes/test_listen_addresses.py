@@ -19,35 +19,56 @@ class FirstSteps(ProcessTestCase):
     async def try_it(self, process: Twistd) -> None:
         """Run the line that the log says to try."""
         found = await process.logged(r"ready; try: (curl .*)\n")
-        curl = self.spawn([shutil.which("curl") or "curl", "--silent", "--show-error", *shlex.split(found[1])[1:]])
+        curl = self.spawn(
+            [shutil.which("curl") or "curl", "--silent", "--show-error", *shlex.split(found[1])[1:]]
+        )
         self.assertEqual(await curl.ended, 0, curl.errors)
         self.assertRegex(curl.log, r'\A\{"code":200,"taskId":"[0-9a-f]{32}"\}\Z')
 
     async def test_try(self) -> None:
-        """The line works wherever it listens: on any address, in the file system, behind a proxy that says who is there."""
+        """The line works wherever it listens: on any address, in the file system, behind a proxy
+        that says who is there.
+        """
         if shutil.which("curl") is None:
             raise SkipTest("curl is not installed")
         make_development_set(self.folder / "certs")
-        places = (ANY_PORT, ANYWHERE, "tcp:0:interface=127.0.0.2", f"unix:{self.folder}/b.sock", f"haproxy:{ANY_PORT}")
+        places = (
+            ANY_PORT,
+            ANYWHERE,
+            "tcp:0:interface=127.0.0.2",
+            f"unix:{self.folder}/b.sock",
+            f"haproxy:{ANY_PORT}",
+        )
         first, *others = places
         everything = self.twistd("rtprov", *FREE_PORTS, "--listen", first)
         url = f"amqp://guest:guest@127.0.0.1:{await everything.port('the AMQP broker')}/"
         await self.try_it(everything)
         for where in others:
-            await self.try_it(self.twistd("rtprov-frontend", "--open", "--listen", where, "--broker", url))
+            await self.try_it(
+                self.twistd("rtprov-frontend", "--open", "--listen", where, "--broker", url)
+            )
 
 
 class Everything(ProcessTestCase):
     async def test_listen(self) -> None:
-        """``twistd rtprov`` lets others in with ``--listen``, by the rules of a front end: somebody says who may."""
+        """``twistd rtprov`` lets others in with ``--listen``, by the rules of a front end: somebody
+        says who may.
+        """
         (self.folder / "tokens").touch()
         refused = self.twistd("rtprov", "--listen", ANYWHERE, *FREE_PORTS)
-        line = r"rtprov: service B \(front end\) may not listen beyond this machine, on 0\.0\.0\.0:\d+: anybody could come in; .*"
+        line = (
+            r"rtprov: service B \(front end\) may not listen beyond this machine, on"
+            r" 0\.0\.0\.0:\d+: anybody could come in; .*"
+        )
         self.assertEqual(await refused.ended, 78)
         self.assertTrue(re.fullmatch(line, refused.errors.rstrip("\n")), refused.errors)
         for number, option in enumerate(("--open", "--tokens=tokens", "--client-ca=certs/ca.pem")):
-            process = self.twistd("rtprov", "--listen", ANYWHERE, *FREE_PORTS, option, "--state", f"state{number}")
-            port = int((await process.logged(r"service B \(front end\) listens on 0\.0\.0\.0:(\d+)\n"))[1])
+            process = self.twistd(
+                "rtprov", "--listen", ANYWHERE, *FREE_PORTS, option, "--state", f"state{number}"
+            )
+            port = int(
+                (await process.logged(r"service B \(front end\) listens on 0\.0\.0\.0:(\d+)\n"))[1]
+            )
             await process.logged(r"rtprov#info\] ready")
             if option == "--tokens=tokens":
                 client = self.client(port)

@@ -1,4 +1,6 @@
-"""``--broker-file`` with real processes: another broker is found without a restart, and no password is shown."""
+"""``--broker-file`` with real processes: another broker is found without a restart, and no password
+is shown.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,20 @@ class BrokerFile(ProcessTestCase):
         make_development_set(self.folder / "certs")
         file = self.folder / "url"
         brokers = [
-            self.twistd("rtprov-broker", "--listen", ANY_PORT, "--state", f"state{n}", environment={"RTPROV_PASSWORD": "s3cr3t"})
+            self.twistd(
+                "rtprov-broker",
+                "--listen",
+                ANY_PORT,
+                "--state",
+                f"state{n}",
+                environment={"RTPROV_PASSWORD": "s3cr3t"},
+            )
             for n in range(2)
         ]
-        urls = [f"amqp://guest:s3cr3t@127.0.0.1:{await broker.port('the AMQP broker')}/" for broker in brokers]
+        urls = [
+            f"amqp://guest:s3cr3t@127.0.0.1:{await broker.port('the AMQP broker')}/"
+            for broker in brokers
+        ]
         file.write_text(f"\ufeff{urls[0]}\r\n")
         roles = [
             self.twistd("rtprov-frontend", "--listen", ANY_PORT, "--broker-file", "url"),

@@ -33,7 +33,9 @@ class NameServer(ProcessTestCase):
     timeout = 90.0
 
     async def test_silent(self) -> None:
-        """A worker whose look-ups of A's name hang finds its broker, by name, when that comes back, and stops when it is told to."""
+        """A worker whose look-ups of A's name hang finds its broker, by name, when that comes back,
+        and stops when it is told to.
+        """
         make_development_set(self.folder / "certs")
         (self.folder / "site").mkdir()
         (self.folder / "site" / "sitecustomize.py").write_text(SITE)
@@ -48,7 +50,10 @@ class NameServer(ProcessTestCase):
         client = self.client(await frontend.port("service B (front end)"))
         for number in range(30):
             await client.accepted(f"DEVICE{number}")
-        await worker.logged("A cannot be reached: the name hang.example was not found within 5 s: the name server does not answer")
+        await worker.logged(
+            "A cannot be reached: the name hang.example was not found within 5 s: the name server"
+            " does not answer"
+        )
         await self.stop(broker)
         self.twistd("rtprov-broker", "--listen", f"tcp:{port}:interface=127.0.0.1")
         await worker.logged("(?s)not connected to .*worker: connected to amqp://guest@localhost")

@@ -45,27 +45,37 @@ class ParkedLetters(ProcessTestCase):
         return process.log
 
     async def test_parked(self) -> None:
-        """The printed program lists parked letters, orders a task again, which is then done under its new id, and drops what is no task."""
+        """The printed program lists parked letters, orders a task again, which is then done under
+        its new id, and drops what is no task.
+        """
         make_development_set(self.folder / "certs")
         ensure_seal_key(self.folder / "certs" / SEAL_KEY)
         broker = self.twistd("rtprov-broker", "--listen", ANY_PORT)
         url = f"amqp://guest:guest@127.0.0.1:{await broker.port('the AMQP broker')}/"
         stub = self.twistd("rtprov-stub", "--listen", ANY_PORT, "--delay", "0")
         stub_port = await stub.port("service A (stub)")
-        worker = self.twistd("rtprov-worker", "--broker", url, "--equipment-url", f"https://localhost:{stub_port}")
+        worker = self.twistd(
+            "rtprov-worker", "--broker", url, "--equipment-url", f"https://localhost:{stub_port}"
+        )
         await worker.logged("worker: connected to amqp://guest@")
         frontend = self.twistd("rtprov-frontend", "--listen", ANY_PORT, "--broker", url)
         client = self.client(await frontend.port("service B (front end)"))
         sealer = FernetSealer(load_keys((self.folder / "certs" / SEAL_KEY).read_text()))
-        order = encode_task(Task(TASK, DEVICE, 14, 0.0, sealer.seal(json.dumps(REQUEST).encode()))).decode()
+        order = encode_task(
+            Task(TASK, DEVICE, 14, 0.0, sealer.seal(json.dumps(REQUEST).encode()))
+        ).decode()
         await self.run_python(PARK, url.removesuffix("/") + "/%2F", order, "not ours")
         await worker.logged("parking a message that is no task")
-        self.assertEqual((await client.final(f"/api/v1/equipment/cpe/{DEVICE}/task/{TASK}")).status, 500)
+        self.assertEqual(
+            (await client.final(f"/api/v1/equipment/cpe/{DEVICE}/task/{TASK}")).status, 500
+        )
         listed = await self.run_python(self.script, url)
         self.assertIn(f"{TASK} delivery_limit rtprov.work.0of1", listed)
         self.assertRegex(listed, r"(?m)^letter\d delivery_limit rtprov\.work\.0of1 .* 8 bytes$")
         again = await self.run_python(self.script, url, "again", TASK)
         fresh = again.partition("ordered again as ")[2].split()[0]
-        self.assertEqual((await client.final(f"/api/v1/equipment/cpe/{DEVICE}/task/{fresh}")).json["code"], 200)
+        self.assertEqual(
+            (await client.final(f"/api/v1/equipment/cpe/{DEVICE}/task/{fresh}")).json["code"], 200
+        )
         await self.run_python(self.script, url, "drop", "letter1")
         self.assertEqual(await self.run_python(self.script, url), "")

@@ -35,14 +35,18 @@ class BeforeB(ProxyTestCase):
         return await self.everything.port("service B (front end)")
 
     async def use(self, proxy: Proxy) -> None:
-        """Orders pass, errors stay JSON, and a client that waits as long as the proxy does is answered by B."""
+        """Orders pass, errors stay JSON, and a client that waits as long as the proxy does is
+        answered by B.
+        """
         client = self.client(proxy.port)
         running = await client.accepted("HANG123456")
         self.assertEqual(await self.told(client, await client.accepted(ID)), COMPLETED)
         refused = await client.request("POST", POST_PATH, {"timeoutInSeconds": 0})
         self.assertEqual((refused.status, refused.json["code"]), (400, 400))
         self.assertEqual((await client.request("GET", "/nowhere")).status, 404)
-        self.assertEqual(await gatherResults([self.told(client, running) for _ in range(3)]), [RUNNING] * 3)
+        self.assertEqual(
+            await gatherResults([self.told(client, running) for _ in range(3)]), [RUNNING] * 3
+        )
         await self.stop_proxy(proxy)
 
     def told(self, client: Client, path: str) -> Deferred[tuple[int, object]]:
@@ -59,7 +63,9 @@ class BeforeB(ProxyTestCase):
         await proxy.process.ended
 
     async def test_nginx(self) -> None:
-        """nginx as it comes, which speaks HTTP/1.0 to B and closes, and nginx that keeps connections open."""
+        """nginx as it comes, which speaks HTTP/1.0 to B and closes, and nginx that keeps
+        connections open.
+        """
         port = await self.start()
         waits = f"proxy_read_timeout {PROXY_WAITS_S}s;"
         await self.use(await self.nginx(port, waits))
@@ -80,7 +86,9 @@ class BeforeB(ProxyTestCase):
 
 
 class ProxyProtocol(ProxyTestCase):
-    """A front end with ``haproxy:`` before its endpoint, and haproxy, which passes TLS on and says whose it is."""
+    """A front end with ``haproxy:`` before its endpoint, and haproxy, which passes TLS on and says
+    whose it is.
+    """
 
     async def start(self, *arguments: str) -> int:
         self.broker = self.twistd("rtprov-broker", "--listen", ANY_PORT)
@@ -95,7 +103,9 @@ class ProxyProtocol(ProxyTestCase):
         return Wire(proxy.port, context(self.certs / "ca.pem"), source)
 
     async def test_addresses(self) -> None:
-        """Audit and limits go by the client's address, in either version of the protocol; health checks leave no line."""
+        """Audit and limits go by the client's address, in either version of the protocol; health
+        checks leave no line.
+        """
         port = await self.start("--max-connections-per-address", "2")
         await self.frontend.logged("no worker answers")  # which is the last line of its start
         for version, source in (("send-proxy", "127.0.0.2"), ("send-proxy-v2", "127.0.0.3")):
@@ -117,7 +127,9 @@ class ProxyProtocol(ProxyTestCase):
         await self.stop(self.broker)
 
     def two_wires(self, proxy: Proxy, source: str) -> list[Wire]:
-        """All the connections that one address may have, once the front end has noticed that those before are closed."""
+        """All the connections that one address may have, once the front end has noticed that those
+        before are closed.
+        """
         for _ in range(100):
             wires: list[Wire] = []
             try:
@@ -132,7 +144,9 @@ class ProxyProtocol(ProxyTestCase):
         self.fail("there is no room")
 
     async def test_no_header(self) -> None:
-        """A connection without a header, or with a bad or slow one, is closed in time, and was counted from its beginning."""
+        """A connection without a header, or with a bad or slow one, is closed in time, and was
+        counted from its beginning.
+        """
         port = await self.start("--max-connections", "3", "--request-timeout", "0.5")
         with dial(port) as silent, dial(port) as slow, dial(port) as third:
             slow.sendall(b"PROXY TCP4 ")
@@ -161,14 +175,18 @@ class ProxyProtocol(ProxyTestCase):
 
 
 class BeforeA(ProxyTestCase):
-    """A proxy between worker and A that closes connections which are idle for a second, as often as not under the worker's hands."""
+    """A proxy between worker and A that closes connections which are idle for a second, as often as
+    not under the worker's hands.
+    """
 
     async def start(self) -> int:
         self.stub = self.twistd("rtprov-stub", "--listen", ANY_PORT, "--delay", "0")
         return await self.stub.port("service A (stub)")
 
     async def order(self, proxy: Proxy) -> None:
-        """Orders for many devices, each round as long after the last as the proxy keeps connections: all are called once."""
+        """Orders for many devices, each round as long after the last as the proxy keeps
+        connections: all are called once.
+        """
         everything = self.twistd(*RTPROV, "--equipment-url", f"https://localhost:{proxy.port}")
         await everything.logged("ready; try")
         client = self.client(await everything.port("service B (front end)"))
@@ -176,8 +194,12 @@ class BeforeA(ProxyTestCase):
         for number in range(ROUNDS):
             if number:
                 await deferLater(reactor, KEEP_ALIVE_S)
-            paths = await gatherResults([Deferred.fromCoroutine(client.accepted(device)) for device in devices])
-            answers = await gatherResults([Deferred.fromCoroutine(client.final(path)) for path in paths])
+            paths = await gatherResults(
+                [Deferred.fromCoroutine(client.accepted(device)) for device in devices]
+            )
+            answers = await gatherResults(
+                [Deferred.fromCoroutine(client.final(path)) for path in paths]
+            )
             self.assertEqual({answer.json["message"] for answer in answers}, {"Completed"})
         calls = Counter(re.findall(r"call \d+: (\w+)", self.stub.log))
         self.assertEqual(calls, dict.fromkeys(devices, ROUNDS))
@@ -193,13 +215,20 @@ class BeforeA(ProxyTestCase):
     async def test_nginx(self) -> None:
         """Through nginx, which keeps connections to A for as long."""
         port = await self.start()
-        settings = f'keepalive_timeout {KEEP_ALIVE_S}s; proxy_http_version 1.1; proxy_set_header Connection "";'
-        await self.order(await self.nginx(port, settings, f"keepalive 8; keepalive_timeout {KEEP_ALIVE_S}s;"))
+        settings = (
+            f"keepalive_timeout {KEEP_ALIVE_S}s; proxy_http_version 1.1; proxy_set_header"
+            ' Connection "";'
+        )
+        await self.order(
+            await self.nginx(port, settings, f"keepalive 8; keepalive_timeout {KEEP_ALIVE_S}s;")
+        )
 
     async def test_haproxy(self) -> None:
         """Through haproxy, whose health checks leave no line in A's log."""
         port = await self.start()
-        proxy = await self.haproxy(port, defaults=f"timeout http-keep-alive {KEEP_ALIVE_S}s", server=CHECKED)
+        proxy = await self.haproxy(
+            port, defaults=f"timeout http-keep-alive {KEEP_ALIVE_S}s", server=CHECKED
+        )
         before = self.stub.log
         await proxy.checked()
         self.assertEqual(self.stub.log, before)

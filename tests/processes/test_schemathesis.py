@@ -1,4 +1,6 @@
-"""schemathesis against a real front end: whatever it makes of ``/openapi.json``, requests and answers are what the document says."""
+"""schemathesis against a real front end: whatever it makes of ``/openapi.json``, requests and
+answers are what the document says.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +9,8 @@ from importlib.util import find_spec
 
 from tests.support.processes import ProcessTestCase
 
-# A task's status is the HTTP status: 500 tells one that failed or was cancelled; and a used key is no fault of a body. An unexpected
-# error, which is a 500 too, leaves its traceback in the log.
+# A task's status is the HTTP status: 500 tells one that failed or was cancelled; and a used key is
+# no fault of a body. An unexpected error, which is a 500 too, leaves its traceback in the log.
 CONFIGURATION = """
 [checks]
 not_a_server_error.expected-statuses = ["2xx", "3xx", "4xx", "500"]
@@ -21,13 +23,35 @@ class Schemathesis(ProcessTestCase):
     timeout = 120.0
 
     async def test_the_document_holds(self) -> None:
-        """Generated requests, valid and not, alone and one after the other, find no answer that the document does not promise."""
-        process = self.twistd("rtprov", "--port", "0", "--stub-port", "0", "--broker-port", "0", "--stub-delay", "0.2")
+        """Generated requests, valid and not, alone and one after the other, find no answer that the
+        document does not promise.
+        """
+        process = self.twistd(
+            "rtprov", "--port", "0", "--stub-port", "0", "--broker-port", "0", "--stub-delay", "0.2"
+        )
         port = await process.port("service B (front end)")
         await process.logged("ready; try")
         (self.folder / "schemathesis.toml").write_text(CONFIGURATION)
-        arguments = [sys.executable, "-c", RUN, "--config-file", "schemathesis.toml", "run", f"https://localhost:{port}/openapi.json"]
-        arguments += ["--tls-verify", "certs/ca.pem", "--seed", "7", "--max-examples", "25", "--checks", "all", "--no-color"]
+        arguments = [
+            sys.executable,
+            "-c",
+            RUN,
+            "--config-file",
+            "schemathesis.toml",
+            "run",
+            f"https://localhost:{port}/openapi.json",
+        ]
+        arguments += [
+            "--tls-verify",
+            "certs/ca.pem",
+            "--seed",
+            "7",
+            "--max-examples",
+            "25",
+            "--checks",
+            "all",
+            "--no-color",
+        ]
         run = self.spawn(arguments, {"SCHEMATHESIS_HOOKS": "tests.support.schema_hooks"})
         self.assertEqual(await run.ended, 0, run.log + run.errors)
         self.assertRegex(run.log, r"Operations: +7 selected / 7 total")

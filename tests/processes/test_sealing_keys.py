@@ -1,4 +1,6 @@
-"""Key files that differ, are replaced, or are missing, with real processes; the same tests on the embedded broker and on RabbitMQ."""
+"""Key files that differ, are replaced, or are missing, with real processes; the same tests on the
+embedded broker and on RabbitMQ.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,10 @@ else:
     _Base = object
 
 COMPLETED = {"code": 200, "message": "Completed"}
-NO_NEW_KEY = r"{}: \S+/seal\.key is missing, and rtprov\.{}\.0of1 holds tasks that are sealed with a key: no new key is made\. Restore .*"
+NO_NEW_KEY = (
+    r"{}: \S+/seal\.key is missing, and rtprov\.{}\.0of1 holds tasks that are sealed with a key: no"
+    r" new key is made\. Restore .*"
+)
 RUNNING = {"code": 204, "message": "Task is still running"}
 
 
@@ -30,7 +35,9 @@ class SealingKeysMixin(_Base):
         raise NotImplementedError
 
     async def start(self) -> Client:
-        """Broker, stub and front end. The front end makes the first key; the worker's key file is `self.file`, which holds another one."""
+        """Broker, stub and front end. The front end makes the first key; the worker's key file is
+        `self.file`, which holds another one.
+        """
         self.certs = self.folder / "certs"
         self.file = self.folder / "other.key"
         make_development_set(self.certs)
@@ -43,13 +50,25 @@ class SealingKeysMixin(_Base):
         return self.client(await self.frontend.port("service B (front end)"))
 
     async def start_frontend(self, *arguments: str) -> Twistd:
-        frontend = self.twistd("rtprov-frontend", "--listen", ANY_PORT, *arguments, environment={"RTPROV_BROKER": self.broker_url})
+        frontend = self.twistd(
+            "rtprov-frontend",
+            "--listen",
+            ANY_PORT,
+            *arguments,
+            environment={"RTPROV_BROKER": self.broker_url},
+        )
         await frontend.logged("ready; try: curl ")
         return frontend
 
     def worker(self, *arguments: str) -> Twistd:
         url = f"https://localhost:{self.stub_port}"
-        return self.twistd("rtprov-worker", "--equipment-url", url, *arguments, environment={"RTPROV_BROKER": self.broker_url})
+        return self.twistd(
+            "rtprov-worker",
+            "--equipment-url",
+            url,
+            *arguments,
+            environment={"RTPROV_BROKER": self.broker_url},
+        )
 
     def replace(self, text: str) -> None:
         """Put another file in the place of the worker's, at one moment."""
@@ -66,7 +85,9 @@ class SealingKeysMixin(_Base):
             await deferLater(reactor, POLL_EVERY_S)
 
     async def test_another_key_file(self) -> None:
-        """A backlog waits for a worker with the wrong key file; when the file gets the key it is done, with no restart of anything."""
+        """A backlog waits for a worker with the wrong key file; when the file gets the key it is
+        done, with no restart of anything.
+        """
         client = await self.start()
         tasks = [await client.accepted(f"DEVICE{number:04}") for number in range(5)]
         worker = self.worker("--seal-keys", str(self.file))
@@ -74,13 +95,17 @@ class SealingKeysMixin(_Base):
         await worker.logged(rf"sealing key {key} is missing: 5 tasks wait for it")
         for task in tasks:
             self.assertEqual((await client.request("GET", task)).json, RUNNING)
-        told = (await client.request("GET", "/api/v1/tasks/" + tasks[0].rpartition("/")[2])).json["task"]
+        told = (await client.request("GET", "/api/v1/tasks/" + tasks[0].rpartition("/")[2])).json[
+            "task"
+        ]
         self.assertEqual((told["state"], told["waitsFor"]["reason"]), ("running", "key"))
         self.assertIn(f"this front end's first sealing key, {key}", await self.until(client, 503))
         refused = await client.post("DEVICE9999")
         self.assertEqual((refused.status, refused.json["code"]), (503, 503))
         self.replace("not a key\n")
-        await worker.logged("sealing keys not reloaded, those before stay: .*line 1 is not a Fernet key")
+        await worker.logged(
+            "sealing keys not reloaded, those before stay: .*line 1 is not a Fernet key"
+        )
         self.replace(f"{new_key()}\n{self.ours}\n")
         for task in tasks:
             self.assertEqual((await client.final(task)).json, COMPLETED)
@@ -89,11 +114,15 @@ class SealingKeysMixin(_Base):
         self.assertNotIn("call 7", self.stub.log)
         for process in (worker, self.frontend):
             self.assertNotIn(self.ours, process.log)
-            self.assertEqual(len(re.findall("POSTs are refused", process.log)), int(process is self.frontend))
+            self.assertEqual(
+                len(re.findall("POSTs are refused", process.log)), int(process is self.frontend)
+            )
             await self.stop(process)
 
     async def test_no_new_key(self) -> None:
-        """Where the broker holds tasks, a role that finds no key file makes none: one line, status 78. The file, restored, works on."""
+        """Where the broker holds tasks, a role that finds no key file makes none: one line, status
+        78. The file, restored, works on.
+        """
         client = await self.start()
         task = await client.accepted("DEVICE0001")
         await self.stop(self.frontend)
@@ -103,7 +132,10 @@ class SealingKeysMixin(_Base):
         self.assertFalse((self.certs / SEAL_KEY).exists())
         (self.certs / SEAL_KEY).write_text(self.ours)
         worker, frontend = self.worker(), await self.start_frontend()
-        self.assertEqual((await self.client(await frontend.port("service B (front end)")).final(task)).json, COMPLETED)
+        self.assertEqual(
+            (await self.client(await frontend.port("service B (front end)")).final(task)).json,
+            COMPLETED,
+        )
         for process in (worker, frontend):
             await self.stop(process)
         (self.certs / SEAL_KEY).unlink()
@@ -132,7 +164,9 @@ class AllInOne(ProcessTestCase):
     PORTS = ("--port", "0", "--stub-port", "0", "--broker-port", "0", "--stub-delay", "0")
 
     async def test_moved_certs(self) -> None:
-        """With the state of before and another ``--certs`` nothing is sealed with a new key: status 78; the folder given, it works on."""
+        """With the state of before and another ``--certs`` nothing is sealed with a new key: status
+        78; the folder given, it works on.
+        """
         first = self.twistd("rtprov", *self.PORTS)
         client = self.client(await first.port("service B (front end)"))
         await first.logged("ready; try: curl ")

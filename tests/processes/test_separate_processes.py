@@ -1,4 +1,6 @@
-"""Broker, stub, workers and front end as separate processes; the same tests on the embedded broker and on RabbitMQ."""
+"""Broker, stub, workers and front end as separate processes; the same tests on the embedded broker
+and on RabbitMQ.
+"""
 
 from __future__ import annotations
 
@@ -34,13 +36,22 @@ class RolesMixin(_Base):
         make_development_set(self.folder / "certs")
         self.broker_url, self.worker_url = await self.start_broker()
         self.stub = self.twistd("rtprov-stub", "--listen", ANY_PORT, "--delay", str(delay_s))
-        self.frontend = self.twistd("rtprov-frontend", "--listen", ANY_PORT, environment={"RTPROV_BROKER": self.broker_url})
+        self.frontend = self.twistd(
+            "rtprov-frontend", "--listen", ANY_PORT, environment={"RTPROV_BROKER": self.broker_url}
+        )
         self.stub_port = await self.stub.port("service A (stub)")
         await self.frontend.logged("ready; try: curl ")
 
     async def start_worker(self, *arguments: str) -> Twistd:
-        """A worker, once it is connected. The first one is the active one, each further one a standby."""
-        where = ("--broker", self.worker_url, "--equipment-url", f"https://localhost:{self.stub_port}")
+        """A worker, once it is connected. The first one is the active one, each further one a
+        standby.
+        """
+        where = (
+            "--broker",
+            self.worker_url,
+            "--equipment-url",
+            f"https://localhost:{self.stub_port}",
+        )
         worker = self.twistd("rtprov-worker", *where, *arguments)
         await worker.logged("worker: connected to amqp://")
         return worker
@@ -49,7 +60,9 @@ class RolesMixin(_Base):
         return self.client(await self.frontend.port("service B (front end)"))
 
     async def test_standby(self) -> None:
-        """The active worker is killed in the middle of a call: its standby calls again, and the task is completed."""
+        """The active worker is killed in the middle of a call: its standby calls again, and the
+        task is completed.
+        """
         await self.start(delay_s=1)
         active, standby = await self.start_worker(), await self.start_worker()
         client = await self.front_end()
@@ -65,26 +78,48 @@ class RolesMixin(_Base):
             await self.stop(process)
 
     async def test_orders(self) -> None:
-        """A key is one task through two front ends; a task that waits is cancelled; who waits for the end is told of it."""
+        """A key is one task through two front ends; a task that waits is cancelled; who waits for
+        the end is told of it.
+        """
         await self.start(delay_s=3)
         for _ in range(2):
             await self.start_worker()
-        other = self.twistd("rtprov-frontend", "--listen", ANY_PORT, environment={"RTPROV_BROKER": self.broker_url})
+        other = self.twistd(
+            "rtprov-frontend", "--listen", ANY_PORT, environment={"RTPROV_BROKER": self.broker_url}
+        )
         clients = [await self.front_end(), self.client(await other.port("service B (front end)"))]
         for client in clients:
             while (await client.request("GET", "/readyz")).status == NO_WORKER:
                 await deferLater(reactor, POLL_EVERY_S)
-        posts = [Deferred.fromCoroutine(client.request("POST", CPE, REQUEST, Idempotency_Key="k1")) for client in clients]
+        posts = [
+            Deferred.fromCoroutine(client.request("POST", CPE, REQUEST, Idempotency_Key="k1"))
+            for client in clients
+        ]
         first, second = await gatherResults(posts)
         self.assertEqual((first.status, first.json), (200, second.json))
-        self.assertEqual((await clients[1].request("POST", CPE, {**REQUEST, "timeoutInSeconds": 15}, Idempotency_Key="k1")).status, 422)
-        waiting = (await clients[1].request("POST", CPE, REQUEST, Idempotency_Key="k2")).header("Location")
+        self.assertEqual(
+            (
+                await clients[1].request(
+                    "POST", CPE, {**REQUEST, "timeoutInSeconds": 15}, Idempotency_Key="k1"
+                )
+            ).status,
+            422,
+        )
+        waiting = (await clients[1].request("POST", CPE, REQUEST, Idempotency_Key="k2")).header(
+            "Location"
+        )
         assert waiting is not None
-        self.assertEqual((await clients[0].request("DELETE", waiting)).json, {"code": 200, "message": "Cancelled"})
+        self.assertEqual(
+            (await clients[0].request("DELETE", waiting)).json,
+            {"code": 200, "message": "Cancelled"},
+        )
         self.assertEqual((await clients[1].request("GET", waiting, Prefer="wait=60")).status, 500)
         task = f"{CPE}/task/{first.json['taskId']}"
         self.assertEqual((await clients[1].request("DELETE", task)).status, 409)
-        waits = [Deferred.fromCoroutine(client.request("GET", task, Prefer="wait=25")) for client in (*clients, *clients)]
+        waits = [
+            Deferred.fromCoroutine(client.request("GET", task, Prefer="wait=25"))
+            for client in (*clients, *clients)
+        ]
         self.assertEqual([answer.json for answer in await gatherResults(waits)], [COMPLETED] * 4)
         listed = (await clients[0].request("GET", f"{CPE}/task")).json["tasks"]
         self.assertEqual([each["state"] for each in listed], ["cancelled", "completed"])
@@ -92,7 +127,9 @@ class RolesMixin(_Base):
         self.assertNotIn("call 2", self.stub.log)
 
     async def test_drain(self) -> None:
-        """SIGTERM lets a worker's calls end, and none begin; the next worker knows of them, and gets what was left."""
+        """SIGTERM lets a worker's calls end, and none begin; the next worker knows of them, and
+        gets what was left.
+        """
         await self.start(delay_s=1)
         worker = await self.start_worker("--concurrency", "1")
         client = await self.front_end()
@@ -116,7 +153,9 @@ class OnEmbeddedBroker(RolesMixin, ProcessTestCase):
         return url, url
 
     async def test_stop_in_any_order(self) -> None:
-        """The broker goes first: the others say so once in their logs, and end cleanly all the same."""
+        """The broker goes first: the others say so once in their logs, and end cleanly all the
+        same.
+        """
         await self.start(delay_s=0)
         worker = await self.start_worker()
         await self.stop(self.broker)
@@ -126,13 +165,16 @@ class OnEmbeddedBroker(RolesMixin, ProcessTestCase):
         await self.stop(self.stub)
 
     async def test_stop_in_the_middle_of_a_post(self) -> None:
-        """A front end that is stopped still gets its broker's word for the POST under way, however late, and answers it."""
+        """A front end that is stopped still gets its broker's word for the POST under way, however
+        late, and answers it.
+        """
         await self.start(delay_s=0)
         client = await self.front_end()
         await client.accepted("ABC123456")
         self.broker.signal("STOP")
         post = Deferred.fromCoroutine(client.post("ABC123456"))  # on the connection that is there
-        self.assertEqual((await client.request("GET", "/nothing")).status, 404)  # on a new one: by now the POST is under way
+        # on a new one: by now the POST is under way
+        self.assertEqual((await client.request("GET", "/nothing")).status, 404)
         stopping = Deferred.fromCoroutine(self.stop(self.frontend))
         await self.frontend.logged("Received SIGTERM, shutting down")
         await self.frontend.logged(r"service B \(front end\) no longer listens")

@@ -16,7 +16,8 @@ ENDPOINTS = {
     "rtprov-worker": ["--health-listen", ANY_PORT],
     "rtprov-broker": ["--listen", ANY_PORT],
 }
-# Sends itself a SIGHUP whenever one of our modules is imported, from the first one on, and before each step of the start.
+# Sends itself a SIGHUP whenever one of our modules is imported, from the first one on, and before
+# each step of the start.
 HASTY = """
 import os, signal, sys
 from twisted.application import app, service
@@ -45,13 +46,17 @@ run()
 
 class Hangup(ProcessTestCase):
     async def test_from_the_first_moment(self) -> None:
-        """Not while a command is imported, made and started; nor later, whether or not there is something to reload; nor while it stops."""
+        """Not while a command is imported, made and started; nor later, whether or not there is
+        something to reload; nor while it stops.
+        """
         make_development_set(self.folder / "certs")
         ensure_seal_key(self.folder / "certs" / SEAL_KEY)
         commands = {}
         for name, where in ENDPOINTS.items():
             options = [] if name != "rtprov" else ["--state", "another"]
-            commands[name] = self.spawn([sys.executable, "-c", HASTY, "-n", "--pidfile=", name, *where, *options])
+            commands[name] = self.spawn(
+                [sys.executable, "-c", HASTY, "-n", "--pidfile=", name, *where, *options]
+            )
         for process in commands.values():
             await process.logged(r"listens on 127\.0\.0\.1:\d+\n")
         for process in commands.values():
@@ -67,11 +72,19 @@ class Hangup(ProcessTestCase):
             self.assert_clean(process)
 
     async def test_before_our_code(self) -> None:
-        """Nor while the interpreter and Twisted load, if it is started as docs/operations.md has it; it heeds SIGHUP later."""
+        """Nor while the interpreter and Twisted load, if it is started as docs/operations.md has
+        it; it heeds SIGHUP later.
+        """
         (line,) = re.findall(r"(?m)^ExecStart=(.*)/opt/rtprov/bin/twistd ", OPERATIONS.read_text())
         make_development_set(self.folder / "certs")
-        script = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGHUP)" + HASTY]
-        stub = self.spawn([*line.split(), *script, "-n", "--pidfile=", "rtprov-stub", "--listen", ANY_PORT])
+        script = [
+            sys.executable,
+            "-c",
+            "import os, signal; os.kill(os.getpid(), signal.SIGHUP)" + HASTY,
+        ]
+        stub = self.spawn(
+            [*line.split(), *script, "-n", "--pidfile=", "rtprov-stub", "--listen", ANY_PORT]
+        )
         await stub.port("service A (stub)")
         stub.signal("HUP")
         await stub.logged("certificates reloaded")

@@ -1,4 +1,6 @@
-"""A front end's TLS, looked at from outside: versions, ciphers, protocols, client certificates, and certificates that change under load."""
+"""A front end's TLS, looked at from outside: versions, ciphers, protocols, client certificates, and
+certificates that change under load.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,11 @@ from tests.support.sockets import PATIENCE_S, Wire, context, dial, refused, unsc
 NOBODY = "amqp://guest:guest@127.0.0.1:1/"
 ASK = request("GET", "/")
 MODERN = {
-    *(f"ECDHE-{key}-{cipher}" for key in ("ECDSA", "RSA") for cipher in ("AES128-GCM-SHA256", "AES256-GCM-SHA384", "CHACHA20-POLY1305")),
+    *(
+        f"ECDHE-{key}-{cipher}"
+        for key in ("ECDSA", "RSA")
+        for cipher in ("AES128-GCM-SHA256", "AES256-GCM-SHA384", "CHACHA20-POLY1305")
+    ),
 }
 
 
@@ -36,17 +42,30 @@ class FrontEndCase(ProcessTestCase):
 
     async def start(self, *arguments: str) -> int:
         """The front end's port."""
-        self.frontend: Twistd = self.twistd("rtprov-frontend", "--listen", ANY_PORT, "--broker", NOBODY, *arguments)
+        self.frontend: Twistd = self.twistd(
+            "rtprov-frontend", "--listen", ANY_PORT, "--broker", NOBODY, *arguments
+        )
         return await self.frontend.port("service B (front end)")
 
     def tls(self, identity: str | None = None, alpn: tuple[str, ...] = ()) -> ssl.SSLContext:
-        files = (None, None) if identity is None else (self.folder / f"{identity}.pem", self.folder / f"{identity}.key")
+        files = (
+            (None, None)
+            if identity is None
+            else (self.folder / f"{identity}.pem", self.folder / f"{identity}.key")
+        )
         return context(self.certs / "ca.pem", *files, alpn=alpn)
 
-    def issue(self, name: str, ca: trustme.CA, host: str, *, ends_in: timedelta = timedelta(days=100)) -> tuple[Path, Path]:
+    def issue(
+        self, name: str, ca: trustme.CA, host: str, *, ends_in: timedelta = timedelta(days=100)
+    ) -> tuple[Path, Path]:
         """A certificate and its key, in the working folder."""
         now = datetime.now(timezone.utc)
-        leaf = ca.issue_cert(host, common_name=f"{name} of ours", not_before=now - timedelta(days=365), not_after=now + ends_in)
+        leaf = ca.issue_cert(
+            host,
+            common_name=f"{name} of ours",
+            not_before=now - timedelta(days=365),
+            not_after=now + ends_in,
+        )
         files = self.folder / f"{name}.pem", self.folder / f"{name}.key"
         files[0].write_bytes(leaf.cert_chain_pems[0].bytes())
         files[1].write_bytes(leaf.private_key_pem.bytes())
@@ -68,28 +87,46 @@ class Scan(FrontEndCase):
         await self.stop(self.frontend)
 
     async def test_ciphers(self) -> None:
-        """Of all suites of TLS 1.2 that there are, only those with forward secrecy and authenticated encryption are taken."""
+        """Of all suites of TLS 1.2 that there are, only those with forward secrecy and
+        authenticated encryption are taken.
+        """
         port = await self.start()
-        names = {suite["name"] for suite in unscrupulous(ssl.TLSVersion.TLSv1_2).get_ciphers() if suite["protocol"] != "TLSv1.3"}
-        reasons = {name: refused(port, unscrupulous(ssl.TLSVersion.TLSv1_2, name)) for name in names}
+        names = {
+            suite["name"]
+            for suite in unscrupulous(ssl.TLSVersion.TLSv1_2).get_ciphers()
+            if suite["protocol"] != "TLSv1.3"
+        }
+        reasons = {
+            name: refused(port, unscrupulous(ssl.TLSVersion.TLSv1_2, name)) for name in names
+        }
         taken = {name for name, reason in reasons.items() if reason is None}
-        refused_by_server = {name for name, reason in reasons.items() if reason == "HANDSHAKE_FAILURE"}
+        refused_by_server = {
+            name for name, reason in reasons.items() if reason == "HANDSHAKE_FAILURE"
+        }
         self.assertGreater(len(refused_by_server), 30)
         self.assertGreaterEqual(len(taken), 3)
         self.assertEqual(taken - MODERN, set())
         others = {reasons[name] for name in names - taken - refused_by_server}
-        self.assertEqual(others - {"NO_CIPHERS_AVAILABLE"}, set())  # suites that a client without secrets cannot even ask for
+        # suites that a client without secrets cannot even ask for
+        self.assertEqual(others - {"NO_CIPHERS_AVAILABLE"}, set())
         await self.stop(self.frontend)
 
     async def test_protocols(self) -> None:
-        """HTTP/1.1 and 1.0 are agreed to; a client that offers only something else is refused. Nothing is compressed."""
+        """HTTP/1.1 and 1.0 are agreed to; a client that offers only something else is refused.
+        Nothing is compressed.
+        """
         port = await self.start()
-        for offered, agreed in ((("h2", "http/1.1"), "http/1.1"), (("http/1.0",), "http/1.0"), ((), None)):
+        for offered, agreed in (
+            (("h2", "http/1.1"), "http/1.1"),
+            (("http/1.0",), "http/1.0"),
+            ((), None),
+        ):
             with Wire(port, self.tls(alpn=offered)) as wire:
                 self.assertEqual(wire.socket.selected_alpn_protocol(), agreed)
                 self.assertIsNone(wire.socket.compression())
                 self.assertEqual(wire.ask(ASK).status, 404)
-        reason = refused(port, self.tls(alpn=("h2",))) or ""  # in the words of this version of Python
+        # in the words of this version of Python
+        reason = refused(port, self.tls(alpn=("h2",))) or ""
         self.assertIn("no application protocol", reason.lower().replace("_", " "))
         await self.stop(self.frontend)
 
@@ -100,7 +137,9 @@ class Scan(FrontEndCase):
         made.set_max_proto_version(SSL.TLS1_2_VERSION)
         plain = socket.create_connection(("127.0.0.1", port))
         plain.settimeout(None)
-        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, int(PATIENCE_S).to_bytes(8, "little") + bytes(8))
+        plain.setsockopt(
+            socket.SOL_SOCKET, socket.SO_RCVTIMEO, int(PATIENCE_S).to_bytes(8, "little") + bytes(8)
+        )
         self.addCleanup(plain.close)
         connection = SSL.Connection(made, plain)
         connection.set_connect_state()
@@ -111,7 +150,9 @@ class Scan(FrontEndCase):
         await self.stop(self.frontend)
 
     async def test_client_certificates(self) -> None:
-        """With --client-ca only certificates of that CA come in, in their time; the audit trail and --rate would know them by name."""
+        """With --client-ca only certificates of that CA come in, in their time; the audit trail and
+        --rate would know them by name.
+        """
         ca, other = trustme.CA(), trustme.CA()
         ca.cert_pem.write_to_path(str(self.folder / "clients.pem"))
         self.issue("ours", ca, "client.example")
@@ -132,7 +173,9 @@ class Scan(FrontEndCase):
 
 class Reload(FrontEndCase):
     def ask_until(self, over: Event, begun: Event, port: int) -> set[str]:
-        """Ask on one connection, and each time on a new one too, until it is over, and once more; which certificates were seen."""
+        """Ask on one connection, and each time on a new one too, until it is over, and once more;
+        which certificates were seen.
+        """
         seen = set()
         with Wire(port, self.tls()) as kept:
             last = False
@@ -146,7 +189,9 @@ class Reload(FrontEndCase):
         return seen
 
     async def test_under_load(self) -> None:
-        """Certificates are replaced while requests come: no connection and no request is lost, and new ones see the new certificate."""
+        """Certificates are replaced while requests come: no connection and no request is lost, and
+        new ones see the new certificate.
+        """
         ca = trustme.CA()
         ca.cert_pem.write_to_path(str(self.certs / "ca.pem"))
         served = self.issue("served", ca, "localhost")
@@ -171,7 +216,9 @@ class Reload(FrontEndCase):
         await self.stop(self.frontend)
 
     async def test_without_being_told(self) -> None:
-        """Certificates that are replaced are taken over without a signal; those that do not fit are told of, and not taken."""
+        """Certificates that are replaced are taken over without a signal; those that do not fit are
+        told of, and not taken.
+        """
         ca = trustme.CA()
         ca.cert_pem.write_to_path(str(self.certs / "ca.pem"))
         served = self.issue("served", ca, "localhost")

@@ -28,7 +28,15 @@ class Twist(ProcessTestCase):
 
     async def test_refused(self) -> None:
         """Mistakes are one line, as under twistd."""
-        await self.assert_refused(self.twist("rtprov-stub"), "rtprov-stub: .*/certs/stub.pem is missing; .*")
-        await self.assert_refused(self.twist("rtprov-stub", "--frob"), "rtprov-stub: option --frob not recognized", 1)
+        await self.assert_refused(
+            self.twist("rtprov-stub"), "rtprov-stub: .*/certs/stub.pem is missing; .*"
+        )
+        await self.assert_refused(
+            self.twist("rtprov-stub", "--frob"), "rtprov-stub: option --frob not recognized", 1
+        )
         process = self.twist("rtprov-broker", "--listen", "tcp:0:interface=192.0.2.1")
-        await self.assert_refused(process, "rtprov-broker: the AMQP broker cannot listen on .*: Cannot assign requested address; .*")
+        await self.assert_refused(
+            process,
+            "rtprov-broker: the AMQP broker cannot listen on .*: Cannot assign requested"
+            " address; .*",
+        )

@@ -1,4 +1,6 @@
-"""Front ends whose sealing key no worker has; who may make a key; and keys that are rotated while everything runs."""
+"""Front ends whose sealing key no worker has; who may make a key; and keys that are rotated while
+everything runs.
+"""
 
 from __future__ import annotations
 
@@ -40,21 +42,29 @@ class FrontEnds(KeysTestCase):
         return [line for line in self.errors if line.startswith("POSTs are refused")]
 
     def test_refused(self) -> None:
-        """POSTs are a 503 that says why, with an ``Idempotency-Key`` too, and made no task; the front end is not ready, and says why."""
+        """POSTs are a 503 that says why, with an ``Idempotency-Key`` too, and made no task; the
+        front end is not ready, and says why.
+        """
         for key in (None, "k1"):
             answer = self.system.post(DEVICE, key=key)
-            self.assertEqual((answer.status, answer.json["code"], answer.header("Retry-After")), (503, 503, "2"))
+            self.assertEqual(
+                (answer.status, answer.json["code"], answer.header("Retry-After")), (503, 503, "2")
+            )
             self.assertEqual(
                 answer.json["message"],
-                f"The task was not accepted: no worker has this front end's first sealing key, {OUR_ID}. "
-                "Front ends and workers need the same key file",
+                "The task was not accepted: no worker has this front end's first sealing key,"
+                f" {OUR_ID}. Front ends and workers need the same key file",
             )
         why = f"Not ready: no worker of shard 0of1 has this front end's first sealing key, {OUR_ID}"
         self.assertEqual(self.ready(), (503, why))
-        self.assertEqual(self.system.request("GET", f"/api/v1/equipment/cpe/{DEVICE}/task").json["tasks"], [])
+        self.assertEqual(
+            self.system.request("GET", f"/api/v1/equipment/cpe/{DEVICE}/task").json["tasks"], []
+        )
 
     def test_said_once(self) -> None:
-        """The log says it once, with the ids of both sides, however long it lasts; and once that it is over."""
+        """The log says it once, with the ids of both sides, however long it lasts; and once that it
+        is over.
+        """
         for _ in range(20):
             self.posted()
             self.system.network.advance(1)
@@ -75,7 +85,9 @@ class FrontEnds(KeysTestCase):
         self.assertEqual((self.posted(), self.ready()[0]), (TAKEN, 200))
 
     def test_no_worker(self) -> None:
-        """With no worker alive a POST is taken, also where the last one that lived did not have the key."""
+        """With no worker alive a POST is taken, also where the last one that lived did not have the
+        key.
+        """
         self.assertEqual(self.posted(), REFUSED)
         self.stop_worker()
         self.system.network.advance(2)
@@ -85,7 +97,9 @@ class FrontEnds(KeysTestCase):
         self.assertEqual((self.posted(), len(self.refusals())), (REFUSED, 1))
 
     def test_probed(self) -> None:
-        """Who asks whether the front end is ready is told what holds now, and so is the next POST."""
+        """Who asks whether the front end is ready is told what holds now, and so is the next
+        POST.
+        """
         self.system.sealer.replace([THEIRS])
         self.system.network.advance(5)
         self.assertEqual(self.ready()[0], 200)
@@ -103,7 +117,9 @@ class FrontEnds(KeysTestCase):
         self.assertEqual(statuses, {REFUSED})
 
     def test_its_own_file_changes(self) -> None:
-        """A front end whose file gets a new first key seals with that from then on; it need not be restarted to have the right one."""
+        """A front end whose file gets a new first key seals with that from then on; it need not be
+        restarted to have the right one.
+        """
         self.assertEqual(self.posted(), REFUSED)
         self.system.sealer.replace([THEIRS, OURS])
         self.system.network.settle()
@@ -115,7 +131,9 @@ class FrontEnds(KeysTestCase):
         self.assertEqual(self.posted(), REFUSED)
 
     def test_workers_go(self) -> None:
-        """A worker that loses the key is noticed within seconds; a task that was taken meanwhile waits."""
+        """A worker that loses the key is noticed within seconds; a task that was taken meanwhile
+        waits.
+        """
         self.file.replace([OURS])
         self.system.network.advance(COMPARE_EVERY_S)
         self.assertEqual(self.posted(), TAKEN)
@@ -125,12 +143,18 @@ class FrontEnds(KeysTestCase):
         self.assertEqual((self.posted(), self.status(DEVICE, taken)), (REFUSED, RUNNING))
 
     def test_a_worker_that_hangs(self) -> None:
-        """Workers that have answered before and are silent for once are asked again within seconds, and not only after a minute."""
+        """Workers that have answered before and are silent for once are asked again within seconds,
+        and not only after a minute.
+        """
         self.system.sealer.replace([THEIRS])
         self.system.network.advance(5)
         connection = self.system.workers[0].connection
         asked: list[float] = []
-        server = next(each for each in cast("Any", connection)._sessions if isinstance(each, inquiries.InquiryServer))
+        server = next(
+            each
+            for each in cast("Any", connection)._sessions
+            if isinstance(each, inquiries.InquiryServer)
+        )
 
         def hang() -> list[str]:
             asked.append(self.system.clock.seconds())
@@ -142,7 +166,10 @@ class FrontEnds(KeysTestCase):
         self.patch(server, "_key_ids", lambda: [OUR_ID])
         self.assertEqual(self.posted(), TAKEN)
         self.system.network.advance(COMPARE_EVERY_S + 2)
-        self.assertEqual((self.posted(), len(asked), len(self.flushLoggedErrors(ZeroDivisionError))), (REFUSED, 1, 1))
+        self.assertEqual(
+            (self.posted(), len(asked), len(self.flushLoggedErrors(ZeroDivisionError))),
+            (REFUSED, 1, 1),
+        )
 
     def test_connections_break(self) -> None:
         """A front end that refuses, and loses the broker, goes on refusing."""
@@ -165,7 +192,9 @@ class EarlierWorker(KeysTestCase):
         super().setUp()
 
     def test_does_not_understand(self) -> None:
-        """A worker of an earlier version says nothing of its keys: POSTs are taken. It is not asked again and again."""
+        """A worker of an earlier version says nothing of its keys: POSTs are taken. It is not asked
+        again and again.
+        """
         for _ in range(50):
             self.assertEqual(self.system.post(DEVICE).status, TAKEN)
             self.system.network.advance(1)
@@ -178,7 +207,9 @@ class TwoShards(KeysTestCase):
         return System(delay_s=2.0, shards=2)
 
     def test_only_one_has_it(self) -> None:
-        """Only the tasks of the shard whose workers lack the key are refused; not ready is the whole front end."""
+        """Only the tasks of the shard whose workers lack the key are refused; not ready is the
+        whole front end.
+        """
         self.stop_worker()
         for shard, keys in ((0, [OURS]), (1, [THEIRS])):
             self.system.start_worker(shards=[shard], sealer=FernetSealer(keys))
@@ -193,7 +224,9 @@ class Rotation(KeysTestCase):
     theirs = (OURS,)
 
     def test_as_documented(self) -> None:
-        """Add as second everywhere, make it the first, drop the old one: no step refuses a POST, and every task is completed."""
+        """Add as second everywhere, make it the first, drop the old one: no step refuses a POST,
+        and every task is completed.
+        """
         front, worker = self.system.sealer, self.file
         tasks: list[tuple[str, str]] = []
 
@@ -206,13 +239,16 @@ class Rotation(KeysTestCase):
         for keys in ([OURS, NEXT], [NEXT, OURS], [NEXT]):
             for one, other in ((front, worker), (worker, front)):
                 if keys == [NEXT] and one is worker:
-                    self.system.network.advance(5)  # the last task that the old key sealed has ended
+                    # the last task that the old key sealed has ended
+                    self.system.network.advance(5)
                 one.replace(keys)
                 post()
                 other.replace(keys)
                 post()
         self.system.network.advance(3)
-        self.assertEqual([self.status(device, task_id) for device, task_id in tasks], [COMPLETED] * len(tasks))
+        self.assertEqual(
+            [self.status(device, task_id) for device, task_id in tasks], [COMPLETED] * len(tasks)
+        )
         self.assertEqual(self.errors, [])
 
 
@@ -222,18 +258,28 @@ class Idempotency(KeysTestCase):
     theirs = (OURS, NEXT)
 
     def test_key_gone(self) -> None:
-        """Whether the body is the same cannot be told: 503, which says so, and never "another body"; with the key it is told again."""
+        """Whether the body is the same cannot be told: 503, which says so, and never "another
+        body"; with the key it is told again.
+        """
         body = {"timeoutInSeconds": 14, "parameters": [{"vlan": 1}]}
-        self.assertEqual(self.system.post(DEVICE, body, key="k1").json["taskId"], keyed_task_id(DEVICE, "k1"))
+        self.assertEqual(
+            self.system.post(DEVICE, body, key="k1").json["taskId"], keyed_task_id(DEVICE, "k1")
+        )
         self.system.sealer.replace([NEXT])
         self.system.network.settle()
         for each in (body, {**body, "timeoutInSeconds": 15}):
             answer = self.system.post(DEVICE, each, key="k1")
             self.assertEqual((answer.status, answer.header("Retry-After")), (503, "2"))
-            self.assertIn(f"the sealing key {OUR_ID} of that time is not in this front end's key file", answer.json["message"])
+            self.assertIn(
+                f"the sealing key {OUR_ID} of that time is not in this front end's key file",
+                answer.json["message"],
+            )
         self.assertEqual(self.system.post(DEVICE, body, key="k2").status, 200)
         self.system.sealer.replace([NEXT, OURS])
-        statuses = [self.system.post(DEVICE, each, key="k1").status for each in (body, {**body, "timeoutInSeconds": 15})]
+        statuses = [
+            self.system.post(DEVICE, each, key="k1").status
+            for each in (body, {**body, "timeoutInSeconds": 15})
+        ]
         self.assertEqual(statuses, [200, 422])
 
 
@@ -268,15 +314,21 @@ class FirstKey(KeysTestCase):
         """Start a front end or a worker with that key file; what it objects to."""
         refused: list[ConfigurationError] = []
         if role == "worker":
-            connection = self.system.start_worker(sealer=source.sealer, key_source=source).connection
+            connection = self.system.start_worker(
+                sealer=source.sealer, key_source=source
+            ).connection
         else:
-            connection = self.system.start_frontend("b2", sealer=source.sealer, key_source=source).connection
+            connection = self.system.start_frontend(
+                "b2", sealer=source.sealer, key_source=source
+            ).connection
         connection.on_contradiction = refused.append
         self.system.network.advance(1)
         return refused
 
     def test_before_the_first_task(self) -> None:
-        """Before the first task a key is made, by whichever role comes first; markers and workers that came and went are no tasks."""
+        """Before the first task a key is made, by whichever role comes first; markers and workers
+        that came and went are no tasks.
+        """
         self.replaced()
         for role in ("frontend", "worker"):
             source = self.source()
@@ -284,14 +336,20 @@ class FirstKey(KeysTestCase):
             self.assertEqual((source.made, len(source.sealer.key_ids)), (1, 1))
 
     def test_with_tasks(self) -> None:
-        """Where the journal knows a task, ended or not, no key is made: the role says so in one line that names file and journal."""
+        """Where the journal knows a task, ended or not, no key is made: the role says so in one
+        line that names file and journal.
+        """
         self.system.accepted(DEVICE)
         self.system.network.advance(5)
         for role in ("frontend", "worker"):
             source = self.source()
             refused = self.start(source, role)
             self.assertEqual(source.made, 0)
-            self.assertIn("certs/seal.key is missing, and rtprov.journal.0of1 holds tasks that are sealed with a key", str(refused[0]))
+            self.assertIn(
+                "certs/seal.key is missing, and rtprov.journal.0of1 holds tasks that are sealed"
+                " with a key",
+                str(refused[0]),
+            )
             self.assertNotIn("\n", str(refused[0]))
         self.assertEqual(self.system.post(DEVICE, frontend="b2").status, 503)
 
@@ -304,7 +362,9 @@ class FirstKey(KeysTestCase):
         self.assertIn("rtprov.work.0of1 holds tasks", str(refused[0]))
 
     def test_comes_meanwhile(self) -> None:
-        """A file that comes in time is taken: another role has made it, and its first task is no reason to refuse."""
+        """A file that comes in time is taken: another role has made it, and its first task is no
+        reason to refuse.
+        """
         self.system.accepted(DEVICE)
         source = self.source()
         source.comes = OURS

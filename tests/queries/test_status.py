@@ -1,4 +1,6 @@
-"""Status questions, from a front end's `StatusClient` to a worker's `StatusServer`, over the embedded broker."""
+"""Status questions, from a front end's `StatusClient` to a worker's `StatusServer`, over the
+embedded broker.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,15 @@ from rtprov.journal.store import Store
 from rtprov.messaging.event_messages import decode_status_request, encode_status_reply
 from rtprov.messaging.topology import Shard, declare_status
 from rtprov.model import Event, Finished, Requested, State, shard_of
-from rtprov.queries.status import BARRIER_DEADLINE_S, MAX_BATCH, MAX_PENDING, REPLY_DEADLINE_S, WATCH_EVERY_S, StatusClient, StatusServer
+from rtprov.queries.status import (
+    BARRIER_DEADLINE_S,
+    MAX_BATCH,
+    MAX_PENDING,
+    REPLY_DEADLINE_S,
+    WATCH_EVERY_S,
+    StatusClient,
+    StatusServer,
+)
 from tests.support.brokered import EPOCH, SHARD, BrokerTestCase, task_id
 
 Answer = Deferred["State | None"]
@@ -23,7 +33,9 @@ Answer = Deferred["State | None"]
 
 @define(eq=False)
 class Worker:
-    """A session that answers status requests with whatever `reply` makes of them, and keeps them."""
+    """A session that answers status requests with whatever `reply` makes of them, and keeps
+    them.
+    """
 
     shard: Shard
     reply: Callable[[list[tuple[str, str]], bool], bytes | Deferred[bytes]]
@@ -56,7 +68,11 @@ class StatusTestCase(BrokerTestCase):
         self.client = StatusClient(rpc=rpc, shards=len(self.shards), clock=self.clock)
         self.frontend = self.connect([rpc])
 
-    def worker(self, reply: Callable[[list[tuple[str, str]], bool], bytes | Deferred[bytes]] = all_running, shard: Shard = SHARD) -> Worker:
+    def worker(
+        self,
+        reply: Callable[[list[tuple[str, str]], bool], bytes | Deferred[bytes]] = all_running,
+        shard: Shard = SHARD,
+    ) -> Worker:
         worker = Worker(shard, reply)
         self.worker_connection = self.connect([worker])
         return worker
@@ -90,10 +106,15 @@ class Watching(StatusTestCase):
         return [line for line in self.logged if "answers on" in line]
 
     def test_no_worker_at_the_start(self) -> None:
-        """A front end that finds no worker says so for each shard, once, soon after it has connected; then that one answers."""
+        """A front end that finds no worker says so for each shard, once, soon after it has
+        connected; then that one answers.
+        """
         self.assertEqual(self.told(), [])
         self.network.advance(WATCH_EVERY_S)
-        self.assertEqual([line.split(":")[0] for line in self.told()], [f"no worker answers on status.{k}of2" for k in range(2)])
+        self.assertEqual(
+            [line.split(":")[0] for line in self.told()],
+            [f"no worker answers on status.{k}of2" for k in range(2)],
+        )
         self.network.advance(60)
         self.assertEqual(len(self.told()), 2)
         self.worker(shard=self.shards[1])
@@ -108,7 +129,9 @@ class Watching(StatusTestCase):
         self.assertEqual(self.told(), [])
         self.disconnect(self.worker_connection)
         self.network.advance(WATCH_EVERY_S)
-        self.assertEqual([line.split(":")[0] for line in self.told()], ["no worker answers on status.1of2"])
+        self.assertEqual(
+            [line.split(":")[0] for line in self.told()], ["no worker answers on status.1of2"]
+        )
         self.worker(shard=self.shards[1])
         self.network.advance(WATCH_EVERY_S)
         self.disconnect(self.worker_connection)
@@ -117,7 +140,9 @@ class Watching(StatusTestCase):
         self.assertEqual(self.told()[1:], ["a worker answers on status.1of2 again"])
 
     def test_a_worker_that_is_silent(self) -> None:
-        """A worker that does not answer is asked by one question at a time, and is not said to be away."""
+        """A worker that does not answer is asked by one question at a time, and is not said to be
+        away.
+        """
         asked: list[Deferred[bytes]] = []
 
         def silent(pairs: list[tuple[str, str]], barrier: bool) -> Deferred[bytes]:
@@ -150,7 +175,9 @@ class Batching(StatusTestCase):
     shards = tuple(Shard(index, 2) for index in range(2))
 
     def test_one_message_a_turn_and_shard(self) -> None:
-        """The questions of one reactor turn travel together, each to its equipment's shard, and come back in order."""
+        """The questions of one reactor turn travel together, each to its equipment's shard, and
+        come back in order.
+        """
         states = [State.RUNNING, State.COMPLETED, State.FAILED, State.NOT_FOUND]
 
         def reply(pairs: list[tuple[str, str]], barrier: bool) -> bytes:
@@ -160,7 +187,11 @@ class Batching(StatusTestCase):
         answers = [self.client.status(task_id(number), f"DEVICE{number}") for number in range(40)]
         self.assertEqual(self.settled(answers), states * 10)
         for index, worker in enumerate(workers):
-            pairs = [(task_id(number), f"DEVICE{number}") for number in range(40) if shard_of(f"DEVICE{number}", 2) == index]
+            pairs = [
+                (task_id(number), f"DEVICE{number}")
+                for number in range(40)
+                if shard_of(f"DEVICE{number}", 2) == index
+            ]
             self.assertEqual(worker.requests, [(pairs, False)])
 
     def test_the_next_turn(self) -> None:
@@ -172,7 +203,9 @@ class Batching(StatusTestCase):
         self.assertEqual(sorted(len(worker.requests) for worker in workers), [0, 2])
 
     def test_a_dead_shard_harms_no_other(self) -> None:
-        """With a worker on one shard only, the questions for that one are answered, and the others refused."""
+        """With a worker on one shard only, the questions for that one are answered, and the others
+        refused.
+        """
         self.worker(shard=self.shards[1])
         for number in range(20):
             equipment_id = f"DEVICE{number}"
@@ -191,7 +224,9 @@ class Size(StatusTestCase):
         self.assertEqual([len(pairs) for pairs, _ in worker.requests], [MAX_BATCH, MAX_BATCH, 201])
 
     def test_too_many(self) -> None:
-        """Beyond what may wait, a question is refused at once; when the others are answered, there is room again."""
+        """Beyond what may wait, a question is refused at once; when the others are answered, there
+        is room again.
+        """
         self.worker()
         answers = self.ask(*range(MAX_PENDING))
         self.refused(self.ask(1), Overloaded)
@@ -209,18 +244,24 @@ class Size(StatusTestCase):
 
 class Doubt(StatusTestCase):
     def test_unknown_tasks_are_asked_for_again(self) -> None:
-        """What a replica does not know is asked for once more, behind the barrier; honest questions are answered meanwhile."""
+        """What a replica does not know is asked for once more, behind the barrier; honest questions
+        are answered meanwhile.
+        """
         behind: Deferred[bytes] = Deferred()
 
         def reply(pairs: list[tuple[str, str]], barrier: bool) -> bytes | Deferred[bytes]:
-            known = encode_status_reply([State.RUNNING if each == task_id(1) else None for each, _ in pairs])
+            known = encode_status_reply(
+                [State.RUNNING if each == task_id(1) else None for each, _ in pairs]
+            )
             return behind if barrier else known
 
         worker = self.worker(reply)
         known, late, bogus = self.ask(1, 2, 3)
         self.assertEqual(self.settled([known]), [State.RUNNING])
         self.assertNoResult(late)
-        self.assertEqual(worker.requests[1:], [([(task_id(2), "DEVICE1"), (task_id(3), "DEVICE1")], True)])
+        self.assertEqual(
+            worker.requests[1:], [([(task_id(2), "DEVICE1"), (task_id(3), "DEVICE1")], True)]
+        )
         behind.callback(encode_status_reply([State.RUNNING, None]))
         self.assertEqual(self.settled([late, bogus]), [State.RUNNING, None])
         self.assertEqual(len(worker.requests), 2)
@@ -229,7 +270,9 @@ class Doubt(StatusTestCase):
         """Questions that need the barrier never travel with those that do not."""
 
         def reply(pairs: list[tuple[str, str]], barrier: bool) -> bytes:
-            return encode_status_reply([State.RUNNING if each == task_id(1) else None for each, _ in pairs])
+            return encode_status_reply(
+                [State.RUNNING if each == task_id(1) else None for each, _ in pairs]
+            )
 
         worker = self.worker(reply)
         known, unknown = self.ask(1, 2)
@@ -241,7 +284,9 @@ class Doubt(StatusTestCase):
         known.addCallback(ask_more)
         self.assertEqual(self.settled([unknown]), [None])
         self.assertEqual(self.settled(more), [None])
-        numbers = [([int(each, 16) for each, _ in pairs], barrier) for pairs, barrier in worker.requests]
+        numbers = [
+            ([int(each, 16) for each, _ in pairs], barrier) for pairs, barrier in worker.requests
+        ]
         self.assertEqual(numbers, [([1, 2], False), ([3], False), ([2], True), ([3], True)])
 
 
@@ -250,7 +295,9 @@ class Trouble(StatusTestCase):
         return [line for line in self.logged if "answers on" in line]
 
     def test_no_worker(self) -> None:
-        """Without a worker every question is refused at once, and that is said once; when one answers again, that is said too."""
+        """Without a worker every question is refused at once, and that is said once; when one
+        answers again, that is said too.
+        """
         for _ in range(3):
             self.refused(self.ask(1, 2), NoWorker)
         self.assertEqual(len(self.no_worker_lines()), 1)
@@ -275,8 +322,16 @@ class Trouble(StatusTestCase):
         self.network.settle()
 
     def test_answers_that_make_no_sense(self) -> None:
-        """An answer that cannot be understood, or is too short or too long, refuses its questions and harms no others."""
-        replies = [b"?", b"\xff", encode_status_reply([]), encode_status_reply([State.RUNNING] * 2), b'{"kind":"states","states":["gone"]}']
+        """An answer that cannot be understood, or is too short or too long, refuses its questions
+        and harms no others.
+        """
+        replies = [
+            b"?",
+            b"\xff",
+            encode_status_reply([]),
+            encode_status_reply([State.RUNNING] * 2),
+            b'{"kind":"states","states":["gone"]}',
+        ]
         worker = self.worker()
         for reply in replies:
             worker.reply = lambda pairs, barrier, reply=reply: reply  # type: ignore[misc]
@@ -286,7 +341,9 @@ class Trouble(StatusTestCase):
         self.assertEqual(len(self.flushLoggedErrors()), 3)
 
     def test_what_cannot_be_asked(self) -> None:
-        """A question that cannot be encoded is refused like one that is not answered, not left to wait."""
+        """A question that cannot be encoded is refused like one that is not answered, not left to
+        wait.
+        """
         self.worker()
         self.refused([self.client.status("\ud800", "DEVICE1")], NoReply)
         self.assertEqual(len(self.flushLoggedErrors(UnicodeEncodeError)), 1)
@@ -300,7 +357,9 @@ class Trouble(StatusTestCase):
         self.assertEqual(self.settled([kept]), [State.RUNNING])
 
     def test_cancelled_under_way(self) -> None:
-        """The same when the client goes while the batch is under way, whether it is answered or refused."""
+        """The same when the client goes while the batch is under way, whether it is answered or
+        refused.
+        """
         reply: Deferred[bytes] = Deferred()
         self.worker(lambda pairs, barrier: reply)
         gone, kept = self.ask(1, 2)
@@ -310,7 +369,9 @@ class Trouble(StatusTestCase):
         self.refused([kept], NoReply, REPLY_DEADLINE_S)
 
     def test_the_connection_goes(self) -> None:
-        """When the front end's connection is lost, its questions are refused at once, and so are new ones until it is back."""
+        """When the front end's connection is lost, its questions are refused at once, and so are
+        new ones until it is back.
+        """
         self.worker(lambda pairs, barrier: Deferred())
         answers = self.ask(1)
         self.network.settle()
@@ -359,7 +420,9 @@ class Serving(StatusTestCase):
         self.serving = self.serve()
 
     def serve(self) -> BrokerConnection:
-        return self.connect([StatusServer(shard=SHARD, replica=self.store, journal=self.held, clock=self.clock)])
+        return self.connect(
+            [StatusServer(shard=SHARD, replica=self.store, journal=self.held, clock=self.clock)]
+        )
 
     def finish(self, number: int, state: State) -> None:
         self.store.apply(Finished(task_id(number), "DEVICE1", EPOCH, state, ""))
@@ -369,7 +432,10 @@ class Serving(StatusTestCase):
         self.store.apply(Requested(task_id(0), "DEVICE1", EPOCH))
         for number, state in enumerate((State.COMPLETED, State.FAILED, State.NOT_FOUND), 1):
             self.finish(number, state)
-        self.assertEqual(self.settled(self.ask(0, 1, 2, 3)), [State.RUNNING, State.COMPLETED, State.FAILED, State.NOT_FOUND])
+        self.assertEqual(
+            self.settled(self.ask(0, 1, 2, 3)),
+            [State.RUNNING, State.COMPLETED, State.FAILED, State.NOT_FOUND],
+        )
         self.assertEqual(self.held.barriers, [])
 
     def test_unknown(self) -> None:
@@ -391,16 +457,22 @@ class Serving(StatusTestCase):
         self.assertEqual(self.settled(answers), [None])
 
     def test_a_barrier_that_takes_too_long(self) -> None:
-        """A barrier that does not land in time refuses its questions, in a line and not a traceback; known tasks are answered meanwhile."""
+        """A barrier that does not land in time refuses its questions, in a line and not a
+        traceback; known tasks are answered meanwhile.
+        """
         self.finish(1, State.COMPLETED)
         answers = self.ask(2)
         self.network.settle()
         self.assertEqual(self.settled(self.ask(1)), [State.COMPLETED])
         self.refused(answers, NoReply, BARRIER_DEADLINE_S)
-        self.assertEqual(len([line for line in self.logged if "cannot tell unknown tasks" in line]), 1)
+        self.assertEqual(
+            len([line for line in self.logged if "cannot tell unknown tasks" in line]), 1
+        )
 
     def test_a_barrier_that_fails(self) -> None:
-        """A barrier that fails is no reason to say that there is no such task: the question is refused, at once."""
+        """A barrier that fails is no reason to say that there is no such task: the question is
+        refused, at once.
+        """
         self.held.error = Overloaded("full")
         self.refused(self.ask(1), NoReply)
         self.held.error = None

@@ -1,4 +1,6 @@
-"""Clients that wait for a task to end (``Prefer: wait``): when they are answered, and what it costs."""
+"""Clients that wait for a task to end (``Prefer: wait``): when they are answered, and what it
+costs.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ DEVICE = "ABC123456"
 
 
 class WaitTestCase(SystemTestCase):
-    def begin(self, task_id: str, wait: object = 60, equipment_id: str = DEVICE, frontend: str = "b") -> Deferred[Answer]:
+    def begin(
+        self, task_id: str, wait: object = 60, equipment_id: str = DEVICE, frontend: str = "b"
+    ) -> Deferred[Answer]:
         path = f"/api/v1/equipment/cpe/{equipment_id}/task/{task_id}"
         return self.system.send("GET", path, None, frontend, {"Prefer": f"wait={wait}"})
 
@@ -34,10 +38,15 @@ class Waiting(WaitTestCase):
         self.assertNoResult(pending)
         self.system.network.advance(0.2)
         answer = self.successResultOf(pending)
-        self.assertEqual((answer.status, answer.json, answer.header("Preference-Applied")), (*COMPLETED, "wait=60"))
+        self.assertEqual(
+            (answer.status, answer.json, answer.header("Preference-Applied")),
+            (*COMPLETED, "wait=60"),
+        )
 
     def test_the_time_is_over(self) -> None:
-        """The answer comes a little before the time is over, as it would have without waiting: a second, or a quarter of the time."""
+        """The answer comes a little before the time is over, as it would have without waiting: a
+        second, or a quarter of the time.
+        """
         task_id = self.system.accepted("HANG123456")
         for wait, early_s in ((1, 0.25), (2, 0.5), (3, 0.75), (4, 1), (5, 1), (30, 1)):
             self.system.network.advance(0.333)
@@ -47,10 +56,15 @@ class Waiting(WaitTestCase):
             self.system.network.advance(SLOT_S + 0.02)
             answer = self.successResultOf(pending)
             self.assertEqual((answer.status, answer.json), RUNNING)
-            self.assertEqual((answer.header("Preference-Applied"), answer.header("Retry-After")), (f"wait={wait}", "5"))
+            self.assertEqual(
+                (answer.header("Preference-Applied"), answer.header("Retry-After")),
+                (f"wait={wait}", "5"),
+            )
 
     def test_at_most_a_minute(self) -> None:
-        """Who would wait for longer waits for a minute, and is told so; no proxy that waits for a minute sees it pass."""
+        """Who would wait for longer waits for a minute, and is told so; no proxy that waits for a
+        minute sees it pass.
+        """
         task_id = self.system.accepted("HANG123456")
         pending = self.begin(task_id, 3600, "HANG123456")
         self.system.network.advance(58.8)
@@ -77,7 +91,12 @@ class Waiting(WaitTestCase):
         waits = [self.begin(failing, 60, "FAIL123456"), self.begin(running), self.begin(queued)]
         self.system.network.advance(1)
         for task_id, status in ((running, 409), (queued, 200)):
-            self.assertEqual(self.system.request("DELETE", f"/api/v1/equipment/cpe/{DEVICE}/task/{task_id}").status, status)
+            self.assertEqual(
+                self.system.request(
+                    "DELETE", f"/api/v1/equipment/cpe/{DEVICE}/task/{task_id}"
+                ).status,
+                status,
+            )
         self.assertEqual(self.told(waits[2])[0], 500)
         self.assertNoResult(waits[1])
         self.system.network.advance(59)
@@ -99,7 +118,9 @@ class Waiting(WaitTestCase):
         self.assertEqual(self.system.frontends["b"].ends.waiting, 0)
 
     def test_again(self) -> None:
-        """Who comes again once the first subscription has lapsed is told of the end as if it were the first time."""
+        """Who comes again once the first subscription has lapsed is told of the end as if it were
+        the first time.
+        """
         task_id = self.system.accepted(DEVICE)
         self.system.network.advance(5)
         first = self.begin(task_id, 5)
@@ -129,11 +150,15 @@ class Trouble(WaitTestCase):
         self.system.network.advance(1)
 
     def workers_end(self) -> MemoryTransport:
-        """The worker's end of its connection to the broker, which was made after the front end's."""
+        """The worker's end of its connection to the broker, which was made after the front
+        end's.
+        """
         return [end for name, end in self.system.network.connections if name == "broker"][-1]
 
     def test_broker_connections_lost(self) -> None:
-        """When every connection to the broker breaks, waiting goes on, and the end is told when it comes."""
+        """When every connection to the broker breaks, waiting goes on, and the end is told when it
+        comes.
+        """
         task_id = self.system.accepted(DEVICE)
         self.system.network.advance(5)
         pending = self.begin(task_id)
@@ -160,7 +185,9 @@ class Trouble(WaitTestCase):
         self.assertEqual(self.told(pending), COMPLETED)
 
     def test_no_worker(self) -> None:
-        """Where the last worker goes, waiting goes on until one tells; with none at the end of the time the answer is a 503."""
+        """Where the last worker goes, waiting goes on until one tells; with none at the end of the
+        time the answer is a 503.
+        """
         task_id = self.system.accepted(DEVICE)
         pending = self.begin(task_id, 20)
         self.system.network.advance(1)
@@ -171,7 +198,9 @@ class Trouble(WaitTestCase):
         self.assertEqual(self.told(pending)[0], 503)
 
     def test_silent_worker(self) -> None:
-        """The time is an upper bound: a worker that does not say how the task stands now, or at all, does not make it longer."""
+        """The time is an upper bound: a worker that does not say how the task stands now, or at
+        all, does not make it longer.
+        """
         task_id = self.system.accepted("HANG123456")
         self.system.network.advance(1)
         for wait, answer in ((1, RUNNING), (4, RUNNING), (20, RUNNING)):
@@ -197,7 +226,9 @@ class Failover(WaitTestCase):
         return System(delay_s=30.0)
 
     def test_a_standby_tells(self) -> None:
-        """When the active worker goes, those whom it would have told are told by the standby, which calls again."""
+        """When the active worker goes, those whom it would have told are told by the standby, which
+        calls again.
+        """
         task_id = self.system.accepted(DEVICE)
         self.system.start_worker()
         self.system.network.advance(5)
@@ -219,7 +250,9 @@ class Renewal(WaitTestCase):
         return System(delay_s=15.5)
 
     def test_no_gap(self) -> None:
-        """A subscription is renewed in the moment in which it ends: a task that ends right behind it is told of at once."""
+        """A subscription is renewed in the moment in which it ends: a task that ends right behind
+        it is told of at once.
+        """
         task_id = self.system.accepted(DEVICE)
         self.system.network.advance(5.3)
         pending = self.begin(task_id)
@@ -234,23 +267,35 @@ class Many(WaitTestCase):
         return System(shards=2, delay_s=35.0)
 
     def test_cost(self) -> None:
-        """Hundreds of clients that wait cost a shard a message in ten seconds, and one more when their tasks end together."""
-        task_ids = {f"DEVICE{number:04}": self.system.accepted(f"DEVICE{number:04}") for number in range(300)}
+        """Hundreds of clients that wait cost a shard a message in ten seconds, and one more when
+        their tasks end together.
+        """
+        task_ids = {
+            f"DEVICE{number:04}": self.system.accepted(f"DEVICE{number:04}")
+            for number in range(300)
+        }
         self.system.network.advance(1)
         front = self.system.frontends["b"]
-        pending = [self.begin(task_id, 60, equipment_id) for equipment_id, task_id in task_ids.items()]
+        pending = [
+            self.begin(task_id, 60, equipment_id) for equipment_id, task_id in task_ids.items()
+        ]
         self.system.network.advance(2)
         self.assertEqual(front.ends.waiting, 300)
         sent = front.ends._rpc._last_id
         self.system.network.advance(25)
-        looks = 2 * (25 / WATCH_EVERY_S + 25 / COMPARE_EVERY_S)  # for a worker, and its keys, of each shard
+        # for a worker, and its keys, of each shard
+        looks = 2 * (25 / WATCH_EVERY_S + 25 / COMPARE_EVERY_S)
         self.assertLessEqual(front.ends._rpc._last_id - sent, 2 * 3 * 2 + looks)
         self.system.network.advance(9)
         self.assertEqual({self.told(each)[0] for each in pending}, {200})
-        self.assertEqual({worker.watched for service in self.system.workers for worker in service.inquiries}, {0})
+        self.assertEqual(
+            {worker.watched for service in self.system.workers for worker in service.inquiries}, {0}
+        )
 
     def test_timers(self) -> None:
-        """However many wait, for however long, one timer looks after them; whoever is due earlier moves it."""
+        """However many wait, for however long, one timer looks after them; whoever is due earlier
+        moves it.
+        """
         ends = self.system.frontends["b"].ends
         before = len(self.system.clock.getDelayedCalls())
         fired: list[tuple[float, float]] = []
@@ -262,18 +307,23 @@ class Many(WaitTestCase):
         for number in range(1000):
             wait_s = (number * 37 % 600) / 10
             ends.wait(f"{number:032x}", DEVICE, wait_s).addCallback(note, wait_s)
-        self.assertLessEqual(len(self.system.clock.getDelayedCalls()) - before, 3)  # and one for each shard's subscription
+        # and one for each shard's subscription
+        self.assertLessEqual(len(self.system.clock.getDelayedCalls()) - before, 3)
         self.system.network.advance(60)
         self.assertEqual((len(fired), ends.waiting), (1000, 0))
         for wait_s, after_s in fired:
             self.assertTrue(wait_s - SLOT_S - 0.001 <= after_s <= wait_s + 0.001, (wait_s, after_s))
 
     def test_full(self) -> None:
-        """Beyond what a front end lets wait the preference is not applied: the answer comes at once."""
+        """Beyond what a front end lets wait the preference is not applied: the answer comes at
+        once.
+        """
         task_id = self.system.accepted(DEVICE)
         self.system.frontends["b"].ends.waiting = MAX_WAITING
         pending = self.begin(task_id)
         self.system.network.advance(1)
         answer = self.successResultOf(pending)
-        self.assertEqual((answer.status, answer.json, answer.header("Preference-Applied")), (*RUNNING, None))
+        self.assertEqual(
+            (answer.status, answer.json, answer.header("Preference-Applied")), (*RUNNING, None)
+        )
         self.system.frontends["b"].ends.waiting = 0

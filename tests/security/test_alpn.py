@@ -5,7 +5,11 @@ from __future__ import annotations
 from typing import cast
 
 from OpenSSL import SSL
-from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IProtocolFactory, IReactorTime
+from twisted.internet.interfaces import (
+    IOpenSSLClientConnectionCreator,
+    IProtocolFactory,
+    IReactorTime,
+)
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 from twisted.protocols.tls import TLSMemoryBIOFactory
@@ -51,13 +55,20 @@ class Talker(Peer):
 
 
 class Alpn(ServerTestCase):
-    def offer(self, factory: IProtocolFactory, protocols: list[bytes] | None, version: int = SSL.TLS1_3_VERSION) -> Talker:
+    def offer(
+        self,
+        factory: IProtocolFactory,
+        protocols: list[bytes] | None,
+        version: int = SSL.TLS1_3_VERSION,
+    ) -> Talker:
         """A client that connects to a server of `factory`'s, and has heard what that says."""
         clock = Clock()
         network = MemoryNetwork(clock)
         TLSEndpoint(network.listen("a"), self.identity, cast("IReactorTime", clock)).listen(factory)
         client = Talker()
-        factory = TLSMemoryBIOFactory(Offering(protocols, version), True, Factory.forProtocol(lambda: client), clock)
+        factory = TLSMemoryBIOFactory(
+            Offering(protocols, version), True, Factory.forProtocol(lambda: client), clock
+        )
         network.connect("a").connect(factory)
         network.advance(1)
         network.cut("a")
@@ -68,7 +79,9 @@ class Alpn(ServerTestCase):
         return JsonSite(Resource(), reactor=cast("IReactorTime", Clock()))
 
     def test_in_common(self) -> None:
-        """HTTP/1.1 is agreed to, else HTTP/1.0, whatever else a client offers and in whatever order."""
+        """HTTP/1.1 is agreed to, else HTTP/1.0, whatever else a client offers and in whatever
+        order.
+        """
         for protocols, agreed in (
             ([b"http/1.1"], b"http/1.1"),
             ([b"http/1.0"], b"http/1.0"),
@@ -83,7 +96,14 @@ class Alpn(ServerTestCase):
 
     def test_nothing_in_common(self) -> None:
         """A client that offers other protocols only gets alert 120, and is not served."""
-        for protocols in ([b"h2"], [b"http/0.9"], [b"HTTP/1.1"], [b"http/1.1x"], [b"amqp"], [b"h2", b"h3"]):
+        for protocols in (
+            [b"h2"],
+            [b"http/0.9"],
+            [b"HTTP/1.1"],
+            [b"http/1.1x"],
+            [b"amqp"],
+            [b"h2", b"h3"],
+        ):
             for version in (SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION):
                 peer = self.offer(self.site(), protocols, version)
                 assert peer.reason is not None
@@ -102,8 +122,11 @@ class Alpn(ServerTestCase):
         self.assertEqual(self.offer(self.site(), [b"h2"]).heard, b"")
 
     def test_broker(self) -> None:
-        """AMQP 0-9-1 has no name in ALPN: the embedded broker serves a client whatever it offers, as RabbitMQ does."""
+        """AMQP 0-9-1 has no name in ALPN: the embedded broker serves a client whatever it offers,
+        as RabbitMQ does.
+        """
         for protocols in (None, [b"amqp"], [b"h2", b"http/1.1"]):
             broker = make_broker(clock=cast("IReactorTime", Clock()), storage=MemoryStorage())
             peer = self.offer(broker, protocols)
-            self.assertEqual((peer.agreed, peer.heard[:4]), (b"", b"AMQP"))  # the version that it should speak
+            # the version that it should speak
+            self.assertEqual((peer.agreed, peer.heard[:4]), (b"", b"AMQP"))

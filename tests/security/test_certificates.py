@@ -21,7 +21,10 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import NameOID
 from OpenSSL import SSL
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IOpenSSLServerConnectionCreator
+from twisted.internet.interfaces import (
+    IOpenSSLClientConnectionCreator,
+    IOpenSSLServerConnectionCreator,
+)
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import Clock
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
@@ -31,7 +34,15 @@ from zope.interface import implementer
 
 from rtprov.errors import ConfigurationError
 from rtprov.security import certificates as tls
-from rtprov.security.certificates import expiry_warning, is_there, load_certificates, load_identity, read_file, read_text, server_options
+from rtprov.security.certificates import (
+    expiry_warning,
+    is_there,
+    load_certificates,
+    load_identity,
+    read_file,
+    read_text,
+    server_options,
+)
 from rtprov.security.sealer import load_keys, new_key
 from rtprov.security.tls_client import VerifiedServers
 from rtprov.security.tokens import load_tokens, new_token
@@ -81,7 +92,9 @@ class Peers(Factory):
 class Old:
     """One side that speaks no TLS later than `version`, and has no other scruple."""
 
-    def __init__(self, version: int, certificate: Path | None = None, key: Path | None = None) -> None:
+    def __init__(
+        self, version: int, certificate: Path | None = None, key: Path | None = None
+    ) -> None:
         self._context = SSL.Context(SSL.TLS_METHOD)
         self._context.set_cipher_list(b"ALL:@SECLEVEL=0")
         self._context.set_max_proto_version(version)
@@ -96,7 +109,9 @@ class Old:
 
 
 class TlsTestCase(SynchronousTestCase):
-    """In `folder`, "a" (.pem, .key) is for a.example, 127.0.0.1 and ::1, "client" for a client; "ca.pem" signed both."""
+    """In `folder`, "a" (.pem, .key) is for a.example, 127.0.0.1 and ::1, "client" for a client;
+    "ca.pem" signed both.
+    """
 
     def setUp(self) -> None:
         folder = tempfile.TemporaryDirectory()
@@ -125,16 +140,26 @@ class TlsTestCase(SynchronousTestCase):
         self.successResultOf(self.connected(network, clock, client, here))
         return there.peer, here.peer
 
-    def connected(self, network: MemoryNetwork, clock: Clock, client: Any, here: Peers) -> Deferred[Any]:
+    def connected(
+        self, network: MemoryNetwork, clock: Clock, client: Any, here: Peers
+    ) -> Deferred[Any]:
         connecting = network.connect("a").connect(TLSMemoryBIOFactory(client, True, here, clock))
         network.advance(1)
         return connecting
 
     def server(self, client_ca: str | None = None) -> Any:
-        return server_options(self.file("a.pem"), self.file("a.key"), None if client_ca is None else self.file(client_ca))
+        return server_options(
+            self.file("a.pem"),
+            self.file("a.key"),
+            None if client_ca is None else self.file(client_ca),
+        )
 
-    def client(self, host: str = "a.example", ca: str = "ca.pem", identity: str | None = None) -> Any:
-        files = () if identity is None else (self.file(f"{identity}.pem"), self.file(f"{identity}.key"))
+    def client(
+        self, host: str = "a.example", ca: str = "ca.pem", identity: str | None = None
+    ) -> Any:
+        files = (
+            () if identity is None else (self.file(f"{identity}.pem"), self.file(f"{identity}.key"))
+        )
         return VerifiedServers(self.file(ca), *files).server(host)
 
     def assert_agreed(self, peers: tuple[Peer, Peer]) -> None:
@@ -142,7 +167,9 @@ class TlsTestCase(SynchronousTestCase):
             self.assertEqual((peer.heard, peer.reason), (PING, None))
 
     def assert_failed(self, peer: Peer, text: str) -> None:
-        """The connection of `peer` failed before a word was heard, for a reason that `text` is part of."""
+        """The connection of `peer` failed before a word was heard, for a reason that `text` is part
+        of.
+        """
         assert peer.reason is not None
         self.assertEqual(peer.heard, b"")
         self.assertIn(text, repr(peer.reason.value))
@@ -150,7 +177,9 @@ class TlsTestCase(SynchronousTestCase):
 
 class Handshakes(TlsTestCase):
     def test_agreed(self) -> None:
-        """A client that knows the CA talks to a server with one of its certificates, by name or by address, over TLS 1.3."""
+        """A client that knows the CA talks to a server with one of its certificates, by name or by
+        address, over TLS 1.3.
+        """
         for host in ("a.example", "127.0.0.1", "::1"):
             peers = self.handshake(self.server(), self.client(host))
             self.assert_agreed(peers)
@@ -173,7 +202,10 @@ class Handshakes(TlsTestCase):
         """Either side talks TLS 1.2, and nothing older."""
         files = (self.file("a.pem"), self.file("a.key"))
         for version, name in ((SSL.TLS1_2_VERSION, "TLSv1.2"), (SSL.TLS1_1_VERSION, None)):
-            for server, client in ((self.server(), Old(version)), (Old(version, *files), self.client())):
+            for server, client in (
+                (self.server(), Old(version)),
+                (Old(version, *files), self.client()),
+            ):
                 peers = self.handshake(server, client)
                 if name is None:
                     for peer in peers:
@@ -183,7 +215,9 @@ class Handshakes(TlsTestCase):
                     self.assertEqual(peers[0].tls.get_protocol_version_name(), name)
 
     def test_no_client_certificate_wanted(self) -> None:
-        """Without a CA for clients, a client is not asked who it is, not even one that could tell."""
+        """Without a CA for clients, a client is not asked who it is, not even one that could
+        tell.
+        """
         for identity in (None, "client"):
             server, client = self.handshake(self.server(), self.client(identity=identity))
             self.assert_agreed((server, client))
@@ -196,7 +230,9 @@ class Handshakes(TlsTestCase):
         self.assertIsNotNone(server.tls.get_peer_certificate())
 
     def test_client_certificate_missing(self) -> None:
-        """With a CA for clients, one without a certificate, or with somebody else's, is kept out."""
+        """With a CA for clients, one without a certificate, or with somebody else's, is kept
+        out.
+        """
         self.issue("stranger", trustme.CA(), "client.example")
         server, _ = self.handshake(self.server("ca.pem"), self.client())
         self.assert_failed(server, "peer did not return a certificate")
@@ -204,7 +240,9 @@ class Handshakes(TlsTestCase):
         self.assert_failed(server, "certificate verify failed")
 
     def test_chain(self) -> None:
-        """A server shows the intermediate certificates in its file, so a client needs to know only the root."""
+        """A server shows the intermediate certificates in its file, so a client needs to know only
+        the root.
+        """
         self.issue("a", self.ca.create_child_ca(), "a.example")
         self.assertGreater(len(load_certificates(self.file("a.pem"))), 1)
         self.assert_agreed(self.handshake(self.server(), self.client()))
@@ -219,41 +257,77 @@ class Handshakes(TlsTestCase):
         """All connections share one context: another for each would cost about 20 KB of memory."""
         policy = VerifiedServers(self.file("ca.pem"))
         contexts = [
-            self.handshake(self.server(), policy.server(host))[1].tls.get_context() for host in ("a.example", "a.example", "127.0.0.1")
+            self.handshake(self.server(), policy.server(host))[1].tls.get_context()
+            for host in ("a.example", "a.example", "127.0.0.1")
         ]
         self.assertEqual(len(set(map(id, contexts))), 1)
 
 
 class Files(TlsTestCase):
     def assert_refused(self, name: str, text: str, call: Any, *arguments: Any) -> None:
-        """The call fails with one line that begins with the file's path; nothing of a file's content is in it."""
+        """The call fails with one line that begins with the file's path; nothing of a file's
+        content is in it.
+        """
         error = self.assertRaises(ConfigurationError, call, *arguments)
         self.assertEqual(str(error), f"{self.file(name)}: {text}")
 
     def test_unreadable(self) -> None:
         """A file that cannot be read is named, with what it should have been."""
-        self.assert_refused("no.pem", "cannot read the certificate: No such file or directory", load_certificates, self.file("no.pem"))
-        self.assert_refused(".", "cannot read the scenario: Is a directory", read_file, self.folder, "scenario")
         self.assert_refused(
-            "no.key", "cannot read the private key: No such file or directory", load_identity, self.file("a.pem"), self.file("no.key")
+            "no.pem",
+            "cannot read the certificate: No such file or directory",
+            load_certificates,
+            self.file("no.pem"),
+        )
+        self.assert_refused(
+            ".", "cannot read the scenario: Is a directory", read_file, self.folder, "scenario"
+        )
+        self.assert_refused(
+            "no.key",
+            "cannot read the private key: No such file or directory",
+            load_identity,
+            self.file("a.pem"),
+            self.file("no.key"),
         )
 
     def test_no_certificate(self) -> None:
-        """A file without a certificate, or with a damaged one, is refused wherever a certificate is wanted."""
+        """A file without a certificate, or with a damaged one, is refused wherever a certificate is
+        wanted.
+        """
         good = self.file("a.pem").read_bytes()
-        for content in (b"", b"s3cr3t", self.file("a.key").read_bytes(), good.replace(b"MII", b"XII", 1), good[:-30], good[30:]):
+        for content in (
+            b"",
+            b"s3cr3t",
+            self.file("a.key").read_bytes(),
+            good.replace(b"MII", b"XII", 1),
+            good[:-30],
+            good[30:],
+        ):
             self.file("bad.pem").write_bytes(content)
             bad = self.file("bad.pem")
             self.assert_refused("bad.pem", "holds no PEM certificate", load_certificates, bad)
             self.assert_refused("bad.pem", "holds no PEM certificate", VerifiedServers, bad)
-            self.assert_refused("bad.pem", "holds no PEM certificate", server_options, bad, self.file("a.key"))
-            self.assert_refused("bad.pem", "holds no PEM certificate", server_options, self.file("a.pem"), self.file("a.key"), bad)
+            self.assert_refused(
+                "bad.pem", "holds no PEM certificate", server_options, bad, self.file("a.key")
+            )
+            self.assert_refused(
+                "bad.pem",
+                "holds no PEM certificate",
+                server_options,
+                self.file("a.pem"),
+                self.file("a.key"),
+                bad,
+            )
 
     def test_damaged_second(self) -> None:
-        """One damaged certificate spoils a file of several: what is trusted is never half of what was meant."""
+        """One damaged certificate spoils a file of several: what is trusted is never half of what
+        was meant.
+        """
         good = self.file("ca.pem").read_bytes()
         self.file("bad.pem").write_bytes(good + good.replace(b"MII", b"XII", 1))
-        self.assert_refused("bad.pem", "holds no PEM certificate", load_certificates, self.file("bad.pem"))
+        self.assert_refused(
+            "bad.pem", "holds no PEM certificate", load_certificates, self.file("bad.pem")
+        )
 
     def test_no_key(self) -> None:
         """A file that is no private key is refused."""
@@ -261,26 +335,51 @@ class Files(TlsTestCase):
         for content in (b"", b"s3cr3t", self.file("a.pem").read_bytes(), good[:40]):
             self.file("bad.key").write_bytes(content)
             text = f"is not the PEM private key for {self.file('a.pem')}"
-            self.assert_refused("bad.key", text, server_options, self.file("a.pem"), self.file("bad.key"))
+            self.assert_refused(
+                "bad.key", text, server_options, self.file("a.pem"), self.file("bad.key")
+            )
 
     def test_key_with_a_passphrase(self) -> None:
         """A private key that is encrypted is refused; nobody is asked for its passphrase."""
         key = load_pem_private_key(self.file("a.key").read_bytes(), None)
         for form in (PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL):
-            self.file("bad.key").write_bytes(key.private_bytes(Encoding.PEM, form, BestAvailableEncryption(b"sesame")))
-            text = "is encrypted, and there is nobody to ask for the passphrase; store the key without one"
-            self.assert_refused("bad.key", text, server_options, self.file("a.pem"), self.file("bad.key"))
+            self.file("bad.key").write_bytes(
+                key.private_bytes(Encoding.PEM, form, BestAvailableEncryption(b"sesame"))
+            )
+            text = (
+                "is encrypted, and there is nobody to ask for the passphrase; store the key"
+                " without one"
+            )
+            self.assert_refused(
+                "bad.key", text, server_options, self.file("a.pem"), self.file("bad.key")
+            )
 
     def test_weak_key(self) -> None:
-        """A certificate that OpenSSL finds too weak is refused at once, not with the first connection, for servers and for clients."""
+        """A certificate that OpenSSL finds too weak is refused at once, not with the first
+        connection, for servers and for clients.
+        """
         key = rsa.generate_private_key(65537, 1024)  # noqa: S505 - weak on purpose
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "weak")])
-        builder = x509.CertificateBuilder(name, name, key.public_key(), 1, NOW, NOW + timedelta(days=1))
-        self.file("weak.pem").write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
-        self.file("weak.key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        builder = x509.CertificateBuilder(
+            name, name, key.public_key(), 1, NOW, NOW + timedelta(days=1)
+        )
+        self.file("weak.pem").write_bytes(
+            builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
+        )
+        self.file("weak.key").write_bytes(
+            key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        )
         files = (self.file("weak.pem"), self.file("weak.key"))
-        self.assert_refused("weak.pem", "OpenSSL does not take it: ee key too small", server_options, *files)
-        self.assert_refused("weak.pem", "OpenSSL does not take it: ee key too small", VerifiedServers, self.file("ca.pem"), *files)
+        self.assert_refused(
+            "weak.pem", "OpenSSL does not take it: ee key too small", server_options, *files
+        )
+        self.assert_refused(
+            "weak.pem",
+            "OpenSSL does not take it: ee key too small",
+            VerifiedServers,
+            self.file("ca.pem"),
+            *files,
+        )
 
     def test_key_of_another(self) -> None:
         """A private key that is not the certificate's is refused, for servers and for clients."""
@@ -296,10 +395,16 @@ class Expiry(TlsTestCase):
         leaf = self.ca.issue_cert("a.example", not_before=NOW + begins_in, not_after=NOW + ends_in)
         self.file("a.pem").write_bytes(leaf.cert_chain_pems[0].bytes())
         warning = expiry_warning(self.file("a.pem"), NOW)
-        return warning if warning is None else warning.removeprefix(f"{self.file('a.pem')}: the certificate ")
+        return (
+            warning
+            if warning is None
+            else warning.removeprefix(f"{self.file('a.pem')}: the certificate ")
+        )
 
     def test_warning(self) -> None:
-        """A certificate that has expired, or will have within two weeks, or is not yet valid, is spoken of; any other is not."""
+        """A certificate that has expired, or will have within two weeks, or is not yet valid, is
+        spoken of; any other is not.
+        """
         day = timedelta(days=1)
         self.assertIsNone(self.warning(-day, 15 * day))
         self.assertEqual(self.warning(-day, 13 * day), "expires on 2030-01-14 12:00 UTC")
@@ -313,7 +418,10 @@ class Expiry(TlsTestCase):
         ending = self.file("a.pem").read_bytes()
         self.assertIsNone(self.warning(-day, 100 * day))
         self.file("a.pem").write_bytes(self.file("a.pem").read_bytes() + ending)
-        self.assertEqual(expiry_warning(self.file("a.pem"), NOW), f"{self.file('a.pem')}: the certificate expires on 2030-01-14 12:00 UTC")
+        self.assertEqual(
+            expiry_warning(self.file("a.pem"), NOW),
+            f"{self.file('a.pem')}: the certificate expires on 2030-01-14 12:00 UTC",
+        )
 
 
 class TextFiles(SynchronousTestCase):
@@ -331,11 +439,16 @@ class TextFiles(SynchronousTestCase):
         for content, load in (
             (token.line, lambda: self.assertEqual(load_tokens(self.file), (token,))),
             (new_key(), lambda: load_keys(read_text(self.file, "sealing keys"))),
-            ('[[rule]]\nmatch = "A.*"\nanswer = 200\n', lambda: self.assertEqual(len(rules(self.file)), 1)),
+            (
+                '[[rule]]\nmatch = "A.*"\nanswer = 200\n',
+                lambda: self.assertEqual(len(rules(self.file)), 1),
+            ),
             (leaf.cert_chain_pems[0].bytes().decode(), lambda: load_certificates(self.file)),
         ):
             for newline in ("\n", "\r\n"):
-                self.file.write_bytes(f"\ufeff{content.replace(chr(10), newline)}{newline}".encode())
+                self.file.write_bytes(
+                    f"\ufeff{content.replace(chr(10), newline)}{newline}".encode()
+                )
                 load()
 
     def test_private_key(self) -> None:
@@ -343,7 +456,9 @@ class TextFiles(SynchronousTestCase):
         leaf = trustme.CA().issue_cert("localhost")
         certificate = self.file.with_name("certificate")
         certificate.write_bytes(leaf.cert_chain_pems[0].bytes())
-        self.file.write_bytes(b"\xef\xbb\xbf" + leaf.private_key_pem.bytes().replace(b"\n", b"\r\n"))
+        self.file.write_bytes(
+            b"\xef\xbb\xbf" + leaf.private_key_pem.bytes().replace(b"\n", b"\r\n")
+        )
         load_identity(certificate, self.file)
 
     def test_wide_characters(self) -> None:
@@ -351,7 +466,10 @@ class TextFiles(SynchronousTestCase):
         for encoding in ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-be"):
             self.file.write_bytes("billing sha256:s3cr3t\n".encode(encoding))
             error = self.assertRaises(ConfigurationError, load_tokens, self.file)
-            text = f"{self.file}: cannot read the tokens: it is not UTF-8 text (UTF-16?); save it as UTF-8"
+            text = (
+                f"{self.file}: cannot read the tokens: it is not UTF-8 text (UTF-16?); save it as"
+                " UTF-8"
+            )
             self.assertEqual(str(error), text)
 
     def test_out_of_memory(self) -> None:
@@ -375,4 +493,7 @@ class Presence(SynchronousTestCase):
         self.assertFalse(is_there(Path(__file__).with_name("none")))
         self.assertFalse(is_there(Path(__file__) / "none"))
         long = Path("/", "a" * 300)
-        self.assertEqual(str(self.assertRaises(ConfigurationError, is_there, long)), f"{long}: File name too long")
+        self.assertEqual(
+            str(self.assertRaises(ConfigurationError, is_there, long)),
+            f"{long}: File name too long",
+        )

@@ -32,21 +32,28 @@ class Clients(TlsTestCase):
         """The server's side of a connection with such a client."""
         identity.write(self.folder, "client")
         server, _ = self.handshake(
-            server_options(self.file("a.pem"), self.file("a.key"), self.file("client-ca.pem")), self.client(identity="client")
+            server_options(self.file("a.pem"), self.file("a.key"), self.file("client-ca.pem")),
+            self.client(identity="client"),
         )
         return server
 
     def caller(self, *common_names: str, usage: ObjectIdentifier | None = CLIENT) -> str:
         """Who a client with these common names is."""
-        server = self.connect(self.ours.issue(dns("client.example"), common_names=common_names, usage=usage))
+        server = self.connect(
+            self.ours.issue(dns("client.example"), common_names=common_names, usage=usage)
+        )
         self.assertEqual(server.heard, PING)
         return caller_at(cast("Any", server.transport)).name
 
     def test_refused(self) -> None:
-        """A client whose certificate is not of the CA, not for clients, or not valid now, is not heard."""
+        """A client whose certificate is not of the CA, not for clients, or not valid now, is not
+        heard.
+        """
         for what, identity in {
             "of another authority": Authority().issue(dns("client.example"), usage=CLIENT),
-            "of another authority of the same name": Authority().issue(None, common_names=["billing"], usage=CLIENT),
+            "of another authority of the same name": Authority().issue(
+                None, common_names=["billing"], usage=CLIENT
+            ),
             "self-signed": self.ours.issue(None, usage=CLIENT, self_signed=True),
             "for servers only": self.ours.issue(dns("client.example"), usage=SERVER),
             "expired": self.ours.issue(None, usage=CLIENT, begins_in=-2 * DAY, ends_in=-DAY),
@@ -58,7 +65,9 @@ class Clients(TlsTestCase):
             self.assertEqual(server.heard, b"", what)
 
     def test_accepted(self) -> None:
-        """A certificate of the CA is accepted, also through an intermediate authority, and if it does not say what it is for."""
+        """A certificate of the CA is accepted, also through an intermediate authority, and if it
+        does not say what it is for.
+        """
         for identity in (
             self.ours.issue(None, usage=CLIENT),
             self.ours.issue(None, usage=None),
@@ -67,7 +76,9 @@ class Clients(TlsTestCase):
             self.assertEqual(self.connect(identity).heard, PING)
 
     def test_common_name(self) -> None:
-        """A client with a certificate is known by its common name, in one line of bounded length; without one by its address."""
+        """A client with a certificate is known by its common name, in one line of bounded length;
+        without one by its address.
+        """
         self.assertEqual(self.caller("billing 7"), "certificate:billing 7")
         self.assertEqual(self.caller("счёт"), "certificate:счёт")
         self.assertEqual(self.caller("a\nb\x1b"), "certificate:a\ufffdb\ufffd")
@@ -76,7 +87,9 @@ class Clients(TlsTestCase):
         self.assertEqual(self.caller(), "address:127.0.0.1")
 
     def test_no_name_of_its_own(self) -> None:
-        """A client whose name is empty, too long, one of several, or unreadable is known by its address, never by another client's name."""
+        """A client whose name is empty, too long, one of several, or unreadable is known by its
+        address, never by another client's name.
+        """
         for common_names in (["billing", "intruder"], ["billing", "billing"], ["x" * 65], [""]):
             self.assertEqual(self.caller(*common_names), "address:127.0.0.1", common_names)
         self.flushWarnings()  # of `cryptography`, about the lengths
@@ -86,8 +99,14 @@ class Clients(TlsTestCase):
 
 
 class Unreadable(StringTransport):
-    """A connection whose other end shows a certificate with a common name that is no text: a PrintableString of other bytes."""
+    """A connection whose other end shows a certificate with a common name that is no text: a
+    PrintableString of other bytes.
+    """
 
     def getPeerCertificate(self) -> X509:
-        der = Authority().issue(None, common_names=["ABCDEF"]).certificate.public_bytes(Encoding.DER)
-        return load_certificate(FILETYPE_ASN1, der.replace(b"\x0c\x06ABCDEF", b"\x13\x06" + b"\xff" * 6))
+        der = (
+            Authority().issue(None, common_names=["ABCDEF"]).certificate.public_bytes(Encoding.DER)
+        )
+        return load_certificate(
+            FILETYPE_ASN1, der.replace(b"\x0c\x06ABCDEF", b"\x13\x06" + b"\xff" * 6)
+        )

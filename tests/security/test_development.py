@@ -1,4 +1,6 @@
-"""Development certificates and the sealing key: what is made, with which modes, and that nothing is ever overwritten."""
+"""Development certificates and the sealing key: what is made, with which modes, and that nothing is
+ever overwritten.
+"""
 
 from __future__ import annotations
 
@@ -79,12 +81,19 @@ class DevelopmentSet(CertsTestCase):
         make_development_set(self.folder)
         for name in ("frontend", "stub", "broker"):
             certificate = x509.load_pem_x509_certificate((self.folder / f"{name}.pem").read_bytes())
-            names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+            names = certificate.extensions.get_extension_for_class(
+                x509.SubjectAlternativeName
+            ).value
             self.assertEqual(names.get_values_for_type(x509.DNSName), ["localhost"])
-            self.assertEqual([str(address) for address in names.get_values_for_type(x509.IPAddress)], ["127.0.0.1", "::1"])
+            self.assertEqual(
+                [str(address) for address in names.get_values_for_type(x509.IPAddress)],
+                ["127.0.0.1", "::1"],
+            )
 
     def test_without_a_broker(self) -> None:
-        """A set from before the broker had a certificate is whole without one, but not with half of one."""
+        """A set from before the broker had a certificate is whole without one, but not with half of
+        one.
+        """
         make_development_set(self.folder)
         (self.folder / "broker.pem").unlink()
         self.assertRaises(ConfigurationError, make_development_set, self.folder)
@@ -100,13 +109,18 @@ class DevelopmentSet(CertsTestCase):
         self.assertEqual(self.contents(), before)
 
     def test_incomplete(self) -> None:
-        """A set that is there in part is an error that names what is missing; nothing is written."""
+        """A set that is there in part is an error that names what is missing; nothing is
+        written.
+        """
         make_development_set(self.folder)
         for name in ("stub.key", "ca.pem"):
             (self.folder / name).unlink()
         before = self.contents()
         error = self.assertRaises(ConfigurationError, make_development_set, self.folder)
-        expected = f"{self.folder}: the set of certificates is incomplete, ca.pem, stub.key missing; nothing was overwritten"
+        expected = (
+            f"{self.folder}: the set of certificates is incomplete, ca.pem, stub.key missing;"
+            " nothing was overwritten"
+        )
         self.assertEqual(str(error), expected)
         self.assertEqual(self.contents(), before)
 
@@ -123,7 +137,10 @@ class DevelopmentSet(CertsTestCase):
         target = self.folder.parent / "target.key"
         (self.folder / "stub.key").symlink_to(target)
         error = self.assertRaises(ConfigurationError, make_development_set, self.folder)
-        self.assertEqual(str(error), f"{self.folder / 'stub.key'}: cannot write the development certificates: File exists")
+        self.assertEqual(
+            str(error),
+            f"{self.folder / 'stub.key'}: cannot write the development certificates: File exists",
+        )
         self.assertFalse(target.exists())
         self.assertEqual([path.name for path in self.folder.iterdir()], ["stub.key"])
 
@@ -132,7 +149,9 @@ class DevelopmentSet(CertsTestCase):
         self.folder.parent.mkdir()
         self.folder.write_bytes(b"a file")
         error = self.assertRaises(ConfigurationError, make_development_set, self.folder)
-        self.assertEqual(str(error), f"{self.folder}: cannot write the development certificates: File exists")
+        self.assertEqual(
+            str(error), f"{self.folder}: cannot write the development certificates: File exists"
+        )
 
 
 class SealingKey(CertsTestCase):
@@ -177,17 +196,24 @@ class Command(CertsTestCase):
         """It says what it has made, and the second time that there is nothing to do."""
         self.assertEqual(main([str(self.folder)]), 0)
         self.assertEqual(main([str(self.folder)]), 0)
-        made = f"{self.folder}: made development certificates and a sealing key\n{self.folder}: all is there already\n"
+        made = (
+            f"{self.folder}: made development certificates and a sealing key\n{self.folder}: all is"
+            " there already\n"
+        )
         self.assertEqual((self.out.getvalue(), self.err.getvalue()), (made, ""))
         self.assertEqual(set(self.contents()), {*FILES, SEAL_KEY})
 
     def test_more_names(self) -> None:
-        """``--name`` adds host names and addresses to the servers' certificates, and to no other."""
+        """``--name`` adds host names and addresses to the servers' certificates, and to no
+        other.
+        """
         names = ["b.example", "*.b.example", "192.0.2.7", "2001:db8::7", "B2.example."]
         self.assertEqual(main([str(self.folder), *(f"--name={name}" for name in names)]), 0)
         for name in ("frontend", "stub", "broker", "worker"):
             certificate = x509.load_pem_x509_certificate((self.folder / f"{name}.pem").read_bytes())
-            found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+            found = certificate.extensions.get_extension_for_class(
+                x509.SubjectAlternativeName
+            ).value
             hosts = found.get_values_for_type(x509.DNSName)
             addresses = [str(address) for address in found.get_values_for_type(x509.IPAddress)]
             if name == "worker":
@@ -198,15 +224,30 @@ class Command(CertsTestCase):
         self.assertEqual(main([str(self.folder), "--name", "b.example"]), 0)
 
     def test_wrong_names(self) -> None:
-        """What is no name, and a name that the set which is there lacks, is one line; nothing is made or changed."""
-        for name in ("", "a b", "joe@b.example", "-b", "b..example", "a.*.example", "б.example", "b" * 64, "192.0.2.0/24"):
+        """What is no name, and a name that the set which is there lacks, is one line; nothing is
+        made or changed.
+        """
+        for name in (
+            "",
+            "a b",
+            "joe@b.example",
+            "-b",
+            "b..example",
+            "a.*.example",
+            "б.example",
+            "b" * 64,
+            "192.0.2.0/24",
+        ):
             self.assertEqual(main([str(self.folder), f"--name={name}"]), 1)
         self.assertFalse(self.folder.exists())
         main([str(self.folder)])
         before = self.contents()
         self.err.truncate(0)
         self.assertEqual(main([str(self.folder), "--name=b.example", "--name=localhost"]), 1)
-        line = r"\A\0*rtprov.certs: .*/frontend.pem: is there already, without b.example; nothing was overwritten: .*\n\Z"
+        line = (
+            r"\A\0*rtprov.certs: .*/frontend.pem: is there already, without b.example; nothing was"
+            r" overwritten: .*\n\Z"
+        )
         self.assertRegex(self.err.getvalue(), line)
         self.assertEqual(self.contents(), before)
 
@@ -215,7 +256,9 @@ class Command(CertsTestCase):
         make_development_set(self.folder)
         (self.folder / "ca.pem").unlink()
         self.assertEqual(main([str(self.folder)]), 1)
-        self.assertRegex(self.err.getvalue(), r"\Artprov.certs: .* ca.pem missing; nothing was overwritten\n\Z")
+        self.assertRegex(
+            self.err.getvalue(), r"\Artprov.certs: .* ca.pem missing; nothing was overwritten\n\Z"
+        )
         self.assertEqual(self.out.getvalue(), "")
 
     def test_module(self) -> None:
@@ -223,6 +266,8 @@ class Command(CertsTestCase):
         self.patch(sys, "argv", ["rtprov.certs", str(self.folder)])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # the module has been imported before
-            error = self.assertRaises(SystemExit, runpy.run_module, "rtprov.certs", run_name="__main__")
+            error = self.assertRaises(
+                SystemExit, runpy.run_module, "rtprov.certs", run_name="__main__"
+            )
         self.assertEqual(error.code, 0)
         self.assertEqual(set(self.contents()), {*FILES, SEAL_KEY})

@@ -24,7 +24,9 @@ class Watched(RenewalTestCase):
     def watch(self) -> KeyFile:
         self.keys = KeyFile(self.file)
         self.keys.sealer.watch(self.count)
-        self.renewal = Renewal(self.keys, clock=cast("IReactorTime", self.clock), what="sealing keys")
+        self.renewal = Renewal(
+            self.keys, clock=cast("IReactorTime", self.clock), what="sealing keys"
+        )
         self.renewal.startService()
         self.addCleanup(self.renewal.stopService)
         return self.keys
@@ -42,10 +44,15 @@ class Watched(RenewalTestCase):
         temporary.replace(self.file)
 
     def test_replaced(self) -> None:
-        """A file that is replaced is noticed within five seconds; whoever watches the keys is told."""
+        """A file that is replaced is noticed within five seconds; whoever watches the keys is
+        told.
+        """
         self.replace(self.one)
         keys = self.watch()
-        for text, ids in ((f"{self.one}\n{self.other}\n", self.ids(self.one, self.other)), (self.other, self.ids(self.other))):
+        for text, ids in (
+            (f"{self.one}\n{self.other}\n", self.ids(self.one, self.other)),
+            (self.other, self.ids(self.other)),
+        ):
             self.replace(text)
             self.clock.advance(LOOK_EVERY_S)
             self.assertEqual(keys.sealer.key_ids, ids)
@@ -62,11 +69,16 @@ class Watched(RenewalTestCase):
         self.assertEqual((keys.sealer.key_ids, self.changes), (self.ids(self.other), 1))
 
     def test_damaged(self) -> None:
-        """A file that is damaged, empty, unreadable or gone changes nothing, and is told of once; the next good one is taken."""
+        """A file that is damaged, empty, unreadable or gone changes nothing, and is told of once;
+        the next good one is taken.
+        """
         self.replace(self.one)
         keys = self.watch()
         for spoil, why in (
-            (lambda: self.replace("s3cr3t\n"), "line 1 is not a Fernet key (32 bytes in URL-safe base64)"),
+            (
+                lambda: self.replace("s3cr3t\n"),
+                "line 1 is not a Fernet key (32 bytes in URL-safe base64)",
+            ),
             (lambda: self.replace("# nothing\n"), "the file holds no key"),
             (self.file.unlink, "cannot read the sealing keys: No such file or directory"),
             (self.file.mkdir, "cannot read the sealing keys: Is a directory"),
@@ -74,7 +86,9 @@ class Watched(RenewalTestCase):
             spoil()
             self.clock.pump([LOOK_EVERY_S] * 10)
             self.assertEqual((keys.sealer.key_ids, self.changes), (self.ids(self.one), 0))
-            self.assertEqual(self.lines, [f"sealing keys not reloaded, those before stay: {self.file}: {why}"])
+            self.assertEqual(
+                self.lines, [f"sealing keys not reloaded, those before stay: {self.file}: {why}"]
+            )
             self.lines.clear()
         self.file.rmdir()
         self.replace(self.other)
@@ -82,14 +96,18 @@ class Watched(RenewalTestCase):
         self.assertEqual(keys.sealer.key_ids, self.ids(self.other))
 
     def test_access_rights(self) -> None:
-        """A file whose access rights alone change is looked at again: it may have been unreadable before."""
+        """A file whose access rights alone change is looked at again: it may have been unreadable
+        before.
+        """
         self.replace(self.one)
         keys = self.watch()
         self.file.chmod(0o640)
         self.assertTrue(keys.changed)
 
     def test_comes_later(self) -> None:
-        """A file that is missing at first is noticed when it comes; until then nothing is said of it."""
+        """A file that is missing at first is noticed when it comes; until then nothing is said of
+        it.
+        """
         keys = self.watch()
         self.clock.pump([LOOK_EVERY_S] * 3)
         self.assertEqual((keys.sealer.key_ids, self.lines), ((), []))
@@ -111,4 +129,7 @@ class Watched(RenewalTestCase):
         with capturedLogs() as events:
             KeyFile(self.file)
         one, other = self.ids(self.one, self.other)
-        self.assertEqual([formatEvent(event) for event in events], [f"sealing keys in {self.file}: {one}, {other}; the first one seals"])
+        self.assertEqual(
+            [formatEvent(event) for event in events],
+            [f"sealing keys in {self.file}: {one}, {other}; the first one seals"],
+        )

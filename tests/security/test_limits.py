@@ -20,7 +20,9 @@ def taken(rate: Rate, client: str, now: float) -> bool:
 
 class Rates(SynchronousTestCase):
     def test_a_second_at_once(self) -> None:
-        """A client that was silent may send a second's worth at once, and then as many as the time that passes allows."""
+        """A client that was silent may send a second's worth at once, and then as many as the time
+        that passes allows.
+        """
         rate = Rate(4)
         self.assertEqual([taken(rate, "a", 10.0) for _ in range(6)], [True] * 4 + [False] * 2)
         self.assertEqual([taken(rate, "a", 10.25) for _ in range(2)], [True, False])
@@ -30,7 +32,10 @@ class Rates(SynchronousTestCase):
     def test_less_than_one_a_second(self) -> None:
         """A rate below one a second allows one at a time."""
         rate = Rate(0.1)
-        self.assertEqual([taken(rate, "a", now) for now in (0.0, 0.0, 9.9, 10.0, 19.9)], [True, False, False, True, False])
+        self.assertEqual(
+            [taken(rate, "a", now) for now in (0.0, 0.0, 9.9, 10.0, 19.9)],
+            [True, False, False, True, False],
+        )
 
     def test_retry_after(self) -> None:
         """Who is refused is told the whole seconds after which the next request is taken."""
@@ -45,10 +50,15 @@ class Rates(SynchronousTestCase):
     def test_each_for_itself(self) -> None:
         """What one client takes costs another nothing."""
         rate = Rate(1)
-        self.assertEqual([taken(rate, client, 0.0) for client in ("a", "a", "b", "b")], [True, False, True, False])
+        self.assertEqual(
+            [taken(rate, client, 0.0) for client in ("a", "a", "b", "b")],
+            [True, False, True, False],
+        )
 
     def test_forgotten(self) -> None:
-        """Clients that would be allowed all again are forgotten, and never more are remembered than there may be."""
+        """Clients that would be allowed all again are forgotten, and never more are remembered than
+        there may be.
+        """
         rate = Rate(2, max_remembered=100)
         for number in range(50):
             rate.take(f"once{number}", 0.0)
@@ -63,7 +73,9 @@ class Rates(SynchronousTestCase):
     @settings(deadline=None)
     @given(st.floats(0.01, 1000), st.lists(st.floats(0, 5), max_size=60))
     def test_over_any_time(self, per_s: float, pauses: list[float]) -> None:
-        """Whatever a client does, over no stretch of time more is taken than its length allows, and a burst."""
+        """Whatever a client does, over no stretch of time more is taken than its length allows, and
+        a burst.
+        """
         rate, now, times = Rate(per_s), 0.0, []
         for pause in pauses:
             now += pause
@@ -71,7 +83,9 @@ class Rates(SynchronousTestCase):
                 times.append(now)
         for first in range(len(times)):
             for last in range(first, len(times)):
-                self.assertLessEqual(last - first + 1, max(1.0, per_s) + per_s * (times[last] - times[first]) + 1e-3)
+                self.assertLessEqual(
+                    last - first + 1, max(1.0, per_s) + per_s * (times[last] - times[first]) + 1e-3
+                )
 
 
 class ConnectionCounts(SynchronousTestCase):
@@ -87,26 +101,39 @@ class ConnectionCounts(SynchronousTestCase):
         self.assertEqual([connections.room_for(address) for address in ("a", "b")], [False, False])
         for _ in range(2):  # nothing happens the second time
             first.closed()
-            self.assertEqual([connections.room_for(address) for address in ("a", "b")], [True, True])
+            self.assertEqual(
+                [connections.room_for(address) for address in ("a", "b")], [True, True]
+            )
             self.assertEqual(connections.open, 2)
 
     def test_known_later(self) -> None:
-        """A connection whose address is not known yet takes of the total; then of what its address may have, if there is room."""
+        """A connection whose address is not known yet takes of the total; then of what its address
+        may have, if there is room.
+        """
         connections = Connections(total=3, per_address=1)
         places = [connections.opened(None) for _ in range(3)]
-        self.assertEqual((connections.room_for(None), connections.room_for("a"), connections.open), (False, False, 3))
+        self.assertEqual(
+            (connections.room_for(None), connections.room_for("a"), connections.open),
+            (False, False, 3),
+        )
         self.assertEqual([place.known_as("a") for place in places], [True, False, False])
         self.assertFalse(places[0].known_as("b"))  # it is a's
         places[1].closed()
         self.assertFalse(places[1].known_as("b"))
-        self.assertEqual([connections.room_for(address) for address in (None, "a", "b")], [True, False, True])
+        self.assertEqual(
+            [connections.room_for(address) for address in (None, "a", "b")], [True, False, True]
+        )
         for place in places:
             place.closed()
         self.assertEqual((connections.open, len(connections)), (0, 0))
 
-    @given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from([None, "a", "b", "c"])), max_size=60))
+    @given(
+        st.lists(st.tuples(st.integers(0, 5), st.sampled_from([None, "a", "b", "c"])), max_size=60)
+    )
     def test_always_given_back(self, steps: list[tuple[int, str | None]]) -> None:
-        """Whatever connections come, are known later and go, when all are gone nothing is counted, and no limit was passed."""
+        """Whatever connections come, are known later and go, when all are gone nothing is counted,
+        and no limit was passed.
+        """
         connections, places = Connections(total=4, per_address=2), []
         for choice, address in steps:
             if choice < 3 and connections.room_for(address):
@@ -122,7 +149,9 @@ class ConnectionCounts(SynchronousTestCase):
         self.assertEqual((connections.open, len(connections)), (0, 0))
 
     def test_nothing_is_kept(self) -> None:
-        """Of addresses without a connection nothing is kept, also where there was no room for them."""
+        """Of addresses without a connection nothing is kept, also where there was no room for
+        them.
+        """
         connections = Connections(total=1, per_address=1)
         place = connections.opened("a")
         for number in range(10):
@@ -131,7 +160,9 @@ class ConnectionCounts(SynchronousTestCase):
         self.assertEqual(len(connections), 0)
 
     def test_networks(self) -> None:
-        """An IPv4 address counts for itself, also where it is written as IPv6; an IPv6 address for its /64."""
+        """An IPv4 address counts for itself, also where it is written as IPv6; an IPv6 address for
+        its /64.
+        """
         for host, network in (
             ("192.0.2.7", "192.0.2.7"),
             ("::ffff:192.0.2.7", "192.0.2.7"),

@@ -36,11 +36,15 @@ class Sealing(SynchronousTestCase):
         self.assertEqual(self.sealer.open(self.sealer.seal(bytes(65536)), None), bytes(65536))
 
     def test_sealed_twice(self) -> None:
-        """The same body never looks the same, so nobody learns that two devices have the same password."""
+        """The same body never looks the same, so nobody learns that two devices have the same
+        password.
+        """
         self.assertNotEqual(self.sealer.seal(BODY), self.sealer.seal(BODY))
 
     def test_fingerprint(self) -> None:
-        """A fingerprint tells the same body of the same task from all others, and is made again the same; it holds nothing of the body."""
+        """A fingerprint tells the same body of the same task from all others, and is made again the
+        same; it holds nothing of the body.
+        """
         fingerprint = self.sealer.fingerprint("t1", BODY)
         self.assertEqual(self.sealer.fingerprint("t1", BODY), fingerprint)
         self.assertTrue(self.sealer.matches(fingerprint, "t1", BODY))
@@ -52,7 +56,9 @@ class Sealing(SynchronousTestCase):
         self.assertRegex(fingerprint, "^[A-Za-z0-9_-]{24}$")
 
     def test_fingerprint_and_other_keys(self) -> None:
-        """While keys are rotated each side knows the other's fingerprints; who has neither key can neither make nor check one."""
+        """While keys are rotated each side knows the other's fingerprints; who has neither key can
+        neither make nor check one.
+        """
         old, first, last = FernetSealer([OLD]), FernetSealer([OLD, NEW]), FernetSealer([NEW, OLD])
         for maker in (old, first, last):
             self.assertTrue(first.matches(maker.fingerprint("t1", BODY), "t1", BODY))
@@ -62,7 +68,8 @@ class Sealing(SynchronousTestCase):
     def test_tampered_with(self) -> None:
         """A token that was changed anywhere does not open."""
         sealed = self.sealer.seal(BODY)
-        for place in range(0, len(sealed) - 4, 7):  # the last characters may hold bits that mean nothing
+        # the last characters may hold bits that mean nothing
+        for place in range(0, len(sealed) - 4, 7):
             changed = sealed[:place] + ("A" if sealed[place] != "A" else "B") + sealed[place + 1 :]
             self.assert_damaged(changed)
         self.assert_damaged(sealed[:-4])
@@ -81,7 +88,10 @@ class Sealing(SynchronousTestCase):
     def test_foreign_key(self) -> None:
         """Without the key there is no way in, and the error says nothing of body, token or key."""
         sealed = FernetSealer([OLD]).seal(BODY)
-        errors = [self.assertRaises(KeyMissing, self.sealer.open, sealed, key) for key in (key_id(OLD), None)]
+        errors = [
+            self.assertRaises(KeyMissing, self.sealer.open, sealed, key)
+            for key in (key_id(OLD), None)
+        ]
         self.assertEqual([error.key for error in errors], [key_id(OLD), None])
         error = errors[0]
         shown = "".join(traceback.format_exception(type(error), error, error.__traceback__))
@@ -99,7 +109,10 @@ class Rotation(SynchronousTestCase):
         sealed = FernetSealer([NEW, OLD]).seal(BODY)
         self.assertEqual(FernetSealer([NEW]).open(sealed, key_id(NEW)), BODY)
         self.assertRaises(KeyMissing, FernetSealer([OLD]).open, sealed, key_id(NEW))
-        self.assertEqual((FernetSealer([NEW, OLD]).key_id, FernetSealer([NEW, OLD]).key_ids), (key_id(NEW), (key_id(NEW), key_id(OLD))))
+        self.assertEqual(
+            (FernetSealer([NEW, OLD]).key_id, FernetSealer([NEW, OLD]).key_ids),
+            (key_id(NEW), (key_id(NEW), key_id(OLD))),
+        )
 
     def test_every_key_decrypts(self) -> None:
         """What an older key sealed still opens while that key is kept."""
@@ -109,7 +122,9 @@ class Rotation(SynchronousTestCase):
                 self.assertEqual(FernetSealer(keys).open(sealed, key), BODY)
 
     def test_no_key(self) -> None:
-        """A sealer without a key seals nothing, opens nothing, and makes no fingerprint, until it has one."""
+        """A sealer without a key seals nothing, opens nothing, and makes no fingerprint, until it
+        has one.
+        """
         sealer, sealed = FernetSealer([]), FernetSealer([NEW]).seal(BODY)
         self.assertEqual((sealer.key_id, sealer.key_ids), (None, ()))
         self.assertRaises(NotReady, sealer.seal, BODY)
@@ -121,7 +136,9 @@ class Rotation(SynchronousTestCase):
         self.assertEqual(sealer.open(sealed, key_id(NEW)), BODY)
 
     def test_replaced(self) -> None:
-        """Keys are replaced while a process runs; whoever watches is told, where they are others."""
+        """Keys are replaced while a process runs; whoever watches is told, where they are
+        others.
+        """
         sealer, seen = FernetSealer([OLD]), list[tuple[str, ...]]()
         sealer.watch(lambda: seen.append(sealer.key_ids))
         for keys in ([OLD], [OLD, NEW], [OLD, NEW], [NEW, OLD], [NEW]):
@@ -137,7 +154,9 @@ class KeyIds(SynchronousTestCase):
         self.assertEqual(len({key_id(new_key().encode()) for _ in range(100)}), 100)
 
     def test_it_reveals_nothing(self) -> None:
-        """Neither the key nor a plain hash of it, nor the key of its fingerprints, begins like the id."""
+        """Neither the key nor a plain hash of it, nor the key of its fingerprints, begins like the
+        id.
+        """
         raw = urlsafe_b64decode(NEW)
         for text in (NEW.decode(), raw.hex(), sha256(raw).hexdigest(), sha256(NEW).hexdigest()):
             self.assertNotIn(key_id(NEW), text)
@@ -152,8 +171,12 @@ class KeyFiles(SynchronousTestCase):
         self.assertEqual(Fernet(one).decrypt(FernetSealer([one.encode()]).seal(BODY)), BODY)
 
     def test_comments_and_blank_lines(self) -> None:
-        """Lines that are blank or begin with "#", spaces around a key and Windows' line ends do not count; the order does."""
-        text = f"# since May\r\n{NEW.decode()}\r\n\r\n   \r\n  # the one before\r\n  {OLD.decode()}  "
+        """Lines that are blank or begin with "#", spaces around a key and Windows' line ends do not
+        count; the order does.
+        """
+        text = (
+            f"# since May\r\n{NEW.decode()}\r\n\r\n   \r\n  # the one before\r\n  {OLD.decode()}  "
+        )
         self.assertEqual(load_keys(text), [NEW, OLD])
 
     def test_no_key(self) -> None:
@@ -165,8 +188,17 @@ class KeyFiles(SynchronousTestCase):
     def test_damaged_key(self) -> None:
         """A line that is no key is named by its number, as an editor counts, and never shown."""
         damaged = NEW.decode()[:-2]
-        for line in (damaged, damaged + "пароль", "s3cr3t", NEW.decode() + OLD.decode(), f'"{NEW.decode()}"', NEW.decode() + " # ours"):
-            error = self.assertRaises(ConfigurationError, load_keys, f"# a comment\x0b\u2028\n{OLD.decode()}\n\n{line}\n")
+        for line in (
+            damaged,
+            damaged + "пароль",
+            "s3cr3t",
+            NEW.decode() + OLD.decode(),
+            f'"{NEW.decode()}"',
+            NEW.decode() + " # ours",
+        ):
+            error = self.assertRaises(
+                ConfigurationError, load_keys, f"# a comment\x0b\u2028\n{OLD.decode()}\n\n{line}\n"
+            )
             shown = "".join(traceback.format_exception(type(error), error, error.__traceback__))
             self.assertEqual(str(error), "line 4 is not a Fernet key (32 bytes in URL-safe base64)")
             self.assertNotIn(line, shown)

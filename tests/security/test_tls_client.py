@@ -1,4 +1,6 @@
-"""Which servers are accepted: a table of certificates, tried with real handshakes towards A and towards the broker."""
+"""Which servers are accepted: a table of certificates, tried with real handshakes towards A and
+towards the broker.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,10 @@ OURS = Authority()
 THEIRS = Authority("another authority")
 BETWEEN = Authority("an intermediate authority", OURS)
 NO_HOST = "the certificate is for no host at all, and not for "
-NO_CA = "no CA that we trust (--ca) has signed the certificate, or an intermediate certificate is missing"
+NO_CA = (
+    "no CA that we trust (--ca) has signed the certificate, or an intermediate certificate is"
+    " missing"
+)
 
 UPN = x509.OtherName(x509.ObjectIdentifier("1.3.6.1.4.1.311.20.2.3"), b"\x0c\x09a.example")
 DAMAGED_SRV = x509.OtherName(x509.ObjectIdentifier("1.3.6.1.5.5.7.8.7"), b"\x0c\x01_")
@@ -68,48 +73,99 @@ def names_from(der: bytes) -> x509.UnrecognizedExtension:
 
 # What `HOST` must not be taken for, and a part of what is said of it.
 REFUSED: Mapping[str, tuple[Identity, str]] = {
-    "no subjectAltName": (OURS.issue(None), "the certificate has no subjectAltName, and its common name counts for nothing"),
-    "the name only as common name": (OURS.issue(None, common_names=[HOST]), "has no subjectAltName"),
-    "the name as one of several common names": (OURS.issue([], common_names=["b.example", HOST]), NO_HOST),
+    "no subjectAltName": (
+        OURS.issue(None),
+        "the certificate has no subjectAltName, and its common name counts for nothing",
+    ),
+    "the name only as common name": (
+        OURS.issue(None, common_names=[HOST]),
+        "has no subjectAltName",
+    ),
+    "the name as one of several common names": (
+        OURS.issue([], common_names=["b.example", HOST]),
+        NO_HOST,
+    ),
     "no subject at all": (OURS.issue(dns("b.example"), common_names=[]), "is for b.example, and"),
     "an empty subjectAltName": (OURS.issue([]), NO_HOST),
-    "a subjectAltName that is no list": (OURS.issue(None, extra=[names_from(b"\x04\x02no")]), "the certificate"),
-    "a name that is not ASCII": (OURS.issue(None, extra=[names_from(b"\x30\x04\x82\x02\xff.")]), "the certificate cannot be read"),
+    "a subjectAltName that is no list": (
+        OURS.issue(None, extra=[names_from(b"\x04\x02no")]),
+        "the certificate",
+    ),
+    "a name that is not ASCII": (
+        OURS.issue(None, extra=[names_from(b"\x30\x04\x82\x02\xff.")]),
+        "the certificate cannot be read",
+    ),
     "only an e-mail address": (OURS.issue([x509.RFC822Name("admin@a.example")]), NO_HOST),
     "only a URI": (OURS.issue([x509.UniformResourceIdentifier("https://a.example")]), NO_HOST),
-    "only a URI with three colons": (OURS.issue([x509.UniformResourceIdentifier("urn:a.example:1:2")]), NO_HOST),
+    "only a URI with three colons": (
+        OURS.issue([x509.UniformResourceIdentifier("urn:a.example:1:2")]),
+        NO_HOST,
+    ),
     "only a registered id": (OURS.issue([x509.RegisteredID(SERVER)]), NO_HOST),
     "only a directory name": (OURS.issue([x509.DirectoryName(OURS.name)]), NO_HOST),
     "only a user's principal name": (OURS.issue([UPN]), NO_HOST),
     "only a service name that cannot be read": (OURS.issue([DAMAGED_SRV]), NO_HOST),
-    "only an address": (OURS.issue(ip("127.0.0.1")), "the certificate is for 127.0.0.1, and not for a.example"),
-    "another name": (OURS.issue(dns("b.example")), "the certificate is for b.example, and not for a.example"),
-    "many other names": (OURS.issue(dns("b", "c", "d", "e")), "the certificate is for b, c, d, …, and not for a.example"),
+    "only an address": (
+        OURS.issue(ip("127.0.0.1")),
+        "the certificate is for 127.0.0.1, and not for a.example",
+    ),
+    "another name": (
+        OURS.issue(dns("b.example")),
+        "the certificate is for b.example, and not for a.example",
+    ),
+    "many other names": (
+        OURS.issue(dns("b", "c", "d", "e")),
+        "the certificate is for b, c, d, …, and not for a.example",
+    ),
     "the name's parent": (OURS.issue(dns("example")), "is for example, and"),
     "the name's child": (OURS.issue(dns("b.a.example")), "is for b.a.example, and"),
     "*": (OURS.issue(dns("*")), "is for *, and"),
     "*.*": (OURS.issue(dns("*.*")), "is for *.*, and"),
     "a whole top level": (OURS.issue(dns("*.example")), "is for *.example, and"),
-    "wildcards within a label": (OURS.issue(dns("*a.example", "a*.example")), "is for *a.example, a*.example, and"),
+    "wildcards within a label": (
+        OURS.issue(dns("*a.example", "a*.example")),
+        "is for *a.example, a*.example, and",
+    ),
     "a wildcard that is not the first label": (OURS.issue(dns("a.*")), "is for a.*, and"),
     "a wildcard for another level": (OURS.issue(dns("*.a.example")), "is for *.a.example, and"),
     "an empty name": (OURS.issue(dns("")), "and not for a.example"),
-    "a name with a zero byte": (OURS.issue(dns("a.example\0.b.example")), "is for a.example\ufffd.b.example, and"),
+    "a name with a zero byte": (
+        OURS.issue(dns("a.example\0.b.example")),
+        "is for a.example\ufffd.b.example, and",
+    ),
     "a name with a space": (OURS.issue(dns("a.example ")), "and not for a.example"),
     "a name with a new line": (OURS.issue(dns("a.example\n")), "is for a.example\ufffd, and"),
     "a name with a dot at its end": (OURS.issue(dns("a.example.")), "and not for a.example"),
     "a name of 5000 characters": (OURS.issue(dns("a" * 5000)), "and not for a.example"),
-    "expired": (OURS.issue(dns(HOST), begins_in=-2 * DAY, ends_in=-DAY), "the certificate has expired"),
-    "not yet valid": (OURS.issue(dns(HOST), begins_in=DAY, ends_in=2 * DAY), "the certificate is not valid yet"),
-    "for clients only": (OURS.issue(dns(HOST), usage=CLIENT), "the certificate is not for servers (extended key usage)"),
-    "for signing certificates only": (OURS.issue(dns(HOST), extra=[ONLY_SIGNS_CERTIFICATES]), "the certificate"),
+    "expired": (
+        OURS.issue(dns(HOST), begins_in=-2 * DAY, ends_in=-DAY),
+        "the certificate has expired",
+    ),
+    "not yet valid": (
+        OURS.issue(dns(HOST), begins_in=DAY, ends_in=2 * DAY),
+        "the certificate is not valid yet",
+    ),
+    "for clients only": (
+        OURS.issue(dns(HOST), usage=CLIENT),
+        "the certificate is not for servers (extended key usage)",
+    ),
+    "for signing certificates only": (
+        OURS.issue(dns(HOST), extra=[ONLY_SIGNS_CERTIFICATES]),
+        "the certificate",
+    ),
     "of another authority": (THEIRS.issue(dns(HOST)), NO_CA),
     "self-signed": (OURS.issue(dns(HOST), self_signed=True), "the certificate is self-signed"),
-    "self-signed, as an authority": (OURS.issue(dns(HOST), self_signed=True, is_ca=True), "the certificate is self-signed"),
+    "self-signed, as an authority": (
+        OURS.issue(dns(HOST), self_signed=True, is_ca=True),
+        "the certificate is self-signed",
+    ),
     "the intermediate authority is missing": (BETWEEN.issue(dns(HOST)), NO_CA),
     "another intermediate authority": (BETWEEN.issue(dns(HOST), chain=[THEIRS.certificate]), NO_CA),
     "signed by a server": (signed_by_a_server(), "a CA's certificate in the chain is not a CA's"),
-    "an authority without the name": (OURS.issue(None, common_names=[HOST], is_ca=True), "has no subjectAltName"),
+    "an authority without the name": (
+        OURS.issue(None, common_names=[HOST], is_ca=True),
+        "has no subjectAltName",
+    ),
 }
 
 # Hosts, and what they may show.
@@ -123,12 +179,21 @@ ACCEPTED: Mapping[str, tuple[str, Identity]] = {
     "a name with an underscore": ("my_a", OURS.issue(dns("my_a"))),
     "an IPv4 address": ("127.0.0.1", OURS.issue(ip("127.0.0.1"))),
     "an IPv6 address": ("::1", OURS.issue(ip("::1"))),
-    "improper names beside the name": (HOST, OURS.issue(dns("*", "10.0.0.1", "f*.example", "", HOST))),
-    "a URI beside the name": (HOST, OURS.issue([x509.UniformResourceIdentifier("urn:uuid:1:2"), *dns(HOST)])),
+    "improper names beside the name": (
+        HOST,
+        OURS.issue(dns("*", "10.0.0.1", "f*.example", "", HOST)),
+    ),
+    "a URI beside the name": (
+        HOST,
+        OURS.issue([x509.UniformResourceIdentifier("urn:uuid:1:2"), *dns(HOST)]),
+    ),
     "no word of usage": (HOST, OURS.issue(dns(HOST), usage=None)),
     "no subject": (HOST, OURS.issue(dns(HOST), common_names=[])),
     "an authority's": (HOST, OURS.issue(dns(HOST), is_ca=True)),
-    "with the intermediate authority": (HOST, BETWEEN.issue(dns(HOST), chain=[BETWEEN.certificate])),
+    "with the intermediate authority": (
+        HOST,
+        BETWEEN.issue(dns(HOST), chain=[BETWEEN.certificate]),
+    ),
 }
 
 # Addresses are no names, and names are no addresses.
@@ -138,7 +203,10 @@ CONFUSED: Mapping[str, tuple[str, Identity]] = {
     "another address": ("127.0.0.1", OURS.issue(ip("127.0.0.2"))),
     "a wildcard for an address": ("127.0.0.1", OURS.issue(dns("*.0.0.1"))),
     "an IPv6 address that ends so": ("127.0.0.1", OURS.issue(ip("::ffff:127.0.0.1"))),
-    "a wildcard for an international label": ("xn--bcher-kva.b.example", OURS.issue(dns("*.b.example"))),
+    "a wildcard for an international label": (
+        "xn--bcher-kva.b.example",
+        OURS.issue(dns("*.b.example")),
+    ),
 }
 
 
@@ -181,7 +249,9 @@ class ServerCertificates(SynchronousTestCase):
         self.network = MemoryNetwork(self.clock)
         self.server = Listener(answer)
         factory = Factory.forProtocol(lambda: self.server)
-        secure = TLSMemoryBIOFactory(identity.options(), False, factory, cast("IReactorTime", self.clock))
+        secure = TLSMemoryBIOFactory(
+            identity.options(), False, factory, cast("IReactorTime", self.clock)
+        )
         self.network.listen("server").listen(secure)
 
     def endpoint(self, host: str) -> IStreamClientEndpoint:
@@ -199,8 +269,12 @@ class ServerCertificates(SynchronousTestCase):
         self.listen(identity, ANSWER)
         clock = cast("IReactorTime", self.clock)
         agent = equipment_agent(self.endpoint(host), concurrency=1, clock=clock)
-        equipment = HttpEquipment(agent=agent, base_url=f"https://{HOST}", clock=clock, wall_clock=self.clock.seconds)
-        outcome = equipment.configure(Task("0123456789abcdef" * 2, "ABC123456", 14, 0.0, "sealed"), BODY)
+        equipment = HttpEquipment(
+            agent=agent, base_url=f"https://{HOST}", clock=clock, wall_clock=self.clock.seconds
+        )
+        outcome = equipment.configure(
+            Task("0123456789abcdef" * 2, "ABC123456", 14, 0.0, "sealed"), BODY
+        )
         self.network.advance(1)
         return outcome
 
@@ -225,7 +299,9 @@ class ServerCertificates(SynchronousTestCase):
         self.successResultOf(stopped)
 
     def test_refused_as_a(self) -> None:
-        """A server that cannot show that it is A gets no byte of the order: that is an outage whose reason is what is wrong."""
+        """A server that cannot show that it is A gets no byte of the order: that is an outage whose
+        reason is what is wrong.
+        """
         for what, (identity, reason) in REFUSED.items():
             text = str(self.failureResultOf(self.call(HOST, identity), EquipmentUnreachable).value)
             self.assertEqual(self.server.heard, b"", what)
@@ -235,18 +311,24 @@ class ServerCertificates(SynchronousTestCase):
             self.assertNotIn("\n", text, what)
 
     def test_refused_as_the_broker(self) -> None:
-        """A server that cannot show that it is the broker gets no byte of AMQP, let alone the password, and the log says what is wrong."""
+        """A server that cannot show that it is the broker gets no byte of AMQP, let alone the
+        password, and the log says what is wrong.
+        """
         for what, (identity, reason) in REFUSED.items():
             connection = self.connect(HOST, identity)
             self.assertEqual(self.server.heard, b"", what)
             self.assertFalse(connection.connected, what)
             (line,) = self.logged
-            self.assertIn("worker: not connected to amqps://joe@a.example:5671/, trying again: ", line, what)
+            self.assertIn(
+                "worker: not connected to amqps://joe@a.example:5671/, trying again: ", line, what
+            )
             self.assertIn(reason, line, f"{what}: {line}")
             self.stop(connection)
 
     def test_accepted(self) -> None:
-        """A certificate of the authority that holds the name or the address is accepted, whatever else stands in it."""
+        """A certificate of the authority that holds the name or the address is accepted, whatever
+        else stands in it.
+        """
         for what, (host, identity) in ACCEPTED.items():
             self.assertIs(self.successResultOf(self.call(host, identity))[0], State.COMPLETED, what)
             self.assertIn(BODY, self.server.heard, what)
@@ -255,7 +337,9 @@ class ServerCertificates(SynchronousTestCase):
             self.stop(connection)
 
     def test_confused(self) -> None:
-        """An address must be in the certificate as an address, a name as a name; a wildcard is for no international label."""
+        """An address must be in the certificate as an address, a name as a name; a wildcard is for
+        no international label.
+        """
         for what, (host, identity) in CONFUSED.items():
             self.failureResultOf(self.call(host, identity), EquipmentUnreachable)
             self.assertEqual(self.server.heard, b"", what)
@@ -264,10 +348,21 @@ class ServerCertificates(SynchronousTestCase):
             self.stop(connection)
 
     def test_any_error_refuses(self) -> None:
-        """An error of whatever kind while a certificate is looked at refuses the connection; nothing is left to OpenSSL's opinion."""
-        for error in (RuntimeError("unforeseen"), ValueError("unforeseen"), KeyError("unforeseen"), RecursionError()):
+        """An error of whatever kind while a certificate is looked at refuses the connection;
+        nothing is left to OpenSSL's opinion.
+        """
+        for error in (
+            RuntimeError("unforeseen"),
+            ValueError("unforeseen"),
+            KeyError("unforeseen"),
+            RecursionError(),
+        ):
             cast("Any", self.servers).server = partial(self.raising, error)
-            text = str(self.failureResultOf(self.call(HOST, OURS.issue(dns(HOST))), EquipmentUnreachable).value)
+            text = str(
+                self.failureResultOf(
+                    self.call(HOST, OURS.issue(dns(HOST))), EquipmentUnreachable
+                ).value
+            )
             self.assertEqual(self.server.heard, b"")
             self.assertIn("the certificate cannot be read", text)
 
@@ -278,7 +373,9 @@ class ServerCertificates(SynchronousTestCase):
         return server
 
     def test_server_name(self) -> None:
-        """The name is sent in the clear, as servers of several names need it (SNI); an address is not (RFC 6066 §3)."""
+        """The name is sent in the clear, as servers of several names need it (SNI); an address is
+        not (RFC 6066 §3).
+        """
         identity = OURS.issue([*dns(HOST), *ip("127.0.0.1", "::1")])
         for host, expected in (("A.example", b"a.example"), ("127.0.0.1", None), ("::1", None)):
             self.successResultOf(self.call(host, identity))

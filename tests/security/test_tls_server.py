@@ -1,4 +1,6 @@
-"""A server's TLS: which ciphers, certificates that are replaced under a connection, and how many connections there may be."""
+"""A server's TLS: which ciphers, certificates that are replaced under a connection, and how many
+connections there may be.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,11 @@ class ServerTestCase(TlsTestCase):
         self.identity = self.new_identity()
 
     def new_identity(self, client_ca: str | None = None) -> ServerIdentity:
-        return ServerIdentity(self.file("a.pem"), self.file("a.key"), None if client_ca is None else self.file(client_ca))
+        return ServerIdentity(
+            self.file("a.pem"),
+            self.file("a.key"),
+            None if client_ca is None else self.file(client_ca),
+        )
 
     def serial_seen(self, peers: tuple[Peer, Peer]) -> int:
         """The serial number of the certificate that the server showed."""
@@ -59,7 +65,9 @@ class ServerTestCase(TlsTestCase):
 
 class Ciphers(ServerTestCase):
     def test_suites(self) -> None:
-        """Of TLS 1.2 a server takes suites with forward secrecy and authenticated encryption, and no other that the client knows."""
+        """Of TLS 1.2 a server takes suites with forward secrecy and authenticated encryption, and
+        no other that the client knows.
+        """
         for name, agreed in (
             ("ECDHE-RSA-AES128-GCM-SHA256", False),  # the certificate's key is none of RSA's
             ("ECDHE-ECDSA-AES128-GCM-SHA256", True),
@@ -79,17 +87,23 @@ class Ciphers(ServerTestCase):
 
 class Replacing(ServerTestCase):
     def test_reload(self) -> None:
-        """After a reload new connections see the new certificate; one that stands goes on with the old one."""
+        """After a reload new connections see the new certificate; one that stands goes on with the
+        old one.
+        """
         clock = Clock()
         network = MemoryNetwork(clock)
         everybody = Everybody()
-        TLSEndpoint(network.listen("a"), self.identity, cast("IReactorTime", clock)).listen(everybody)
+        TLSEndpoint(network.listen("a"), self.identity, cast("IReactorTime", clock)).listen(
+            everybody
+        )
         here, there = Peers(), Peers()
         self.successResultOf(self.connected(network, clock, self.client(), here))
         self.issue("a", self.ca, "a.example")
         self.identity.reload()
         self.successResultOf(self.connected(network, clock, self.client(), there))
-        old, new = (self.serial_seen((everybody.peers[0], each)) for each in (here.peer, there.peer))
+        old, new = (
+            self.serial_seen((everybody.peers[0], each)) for each in (here.peer, there.peer)
+        )
         self.assertNotEqual(old, new)
         cast("Any", here.peer.transport).write(b"still here")
         network.settle()
@@ -110,7 +124,9 @@ class Replacing(ServerTestCase):
         self.assertTrue(self.identity.changed)
 
     def test_half_replaced(self) -> None:
-        """Where certificate and key do not belong together, or a file is damaged, the ones before are shown on."""
+        """Where certificate and key do not belong together, or a file is damaged, the ones before
+        are shown on.
+        """
         before = self.serial_seen(self.handshake(self.identity, self.client()))
         key = self.file("a.key").read_bytes()
         self.issue("a", self.ca, "a.example")
@@ -140,8 +156,12 @@ class Replacing(ServerTestCase):
         self.assert_failed(server, "certificate verify failed")
 
     def test_client(self) -> None:
-        """A client takes over its files as a server does: the CA that it trusts, and the certificate that it shows."""
-        policy = VerifiedServers(self.file("ca.pem"), self.file("client.pem"), self.file("client.key"))
+        """A client takes over its files as a server does: the CA that it trusts, and the
+        certificate that it shows.
+        """
+        policy = VerifiedServers(
+            self.file("ca.pem"), self.file("client.pem"), self.file("client.key")
+        )
         self.assertFalse(policy.changed)
         before = policy.server("a.example")
         identity, old_ca = self.new_identity("ca.pem"), self.ca
@@ -165,7 +185,9 @@ class Replacing(ServerTestCase):
     def test_whose_time_runs_out(self) -> None:
         """The files whose time can run out are the certificate, and the CA for clients."""
         self.assertEqual(self.identity.certificates, [self.file("a.pem")])
-        self.assertEqual(self.new_identity("ca.pem").certificates, [self.file("a.pem"), self.file("ca.pem")])
+        self.assertEqual(
+            self.new_identity("ca.pem").certificates, [self.file("a.pem"), self.file("ca.pem")]
+        )
 
 
 class ConnectionLimits(ServerTestCase):
@@ -176,7 +198,9 @@ class ConnectionLimits(ServerTestCase):
         self.connections = Connections(total=2, per_address=2)
         self.everybody = Everybody()
         reactor = cast("IReactorTime", self.clock)
-        TLSEndpoint(self.network.listen("a"), self.identity, reactor, self.connections).listen(self.everybody)
+        TLSEndpoint(self.network.listen("a"), self.identity, reactor, self.connections).listen(
+            self.everybody
+        )
         self.warnings: list[str] = []
         observer = cast("ILogObserver", self._observe)
         globalLogPublisher.addObserver(observer)
@@ -189,7 +213,9 @@ class ConnectionLimits(ServerTestCase):
     def connect(self) -> bool:
         """Whether a client is served."""
         before = len(self.everybody.peers)
-        connecting = self.network.connect("a").connect(TLSMemoryBIOFactory(self.client(), True, Peers(), self.clock))
+        connecting = self.network.connect("a").connect(
+            TLSMemoryBIOFactory(self.client(), True, Peers(), self.clock)
+        )
         connecting.addErrback(lambda _: None)
         self.network.advance(1)
         return len(self.everybody.peers) > before
@@ -213,7 +239,9 @@ class ConnectionLimits(ServerTestCase):
         """A connection that never became one of TLS is counted no longer, once it is closed."""
         old = Old(SSL.TLS1_1_VERSION)
         for _ in range(5):
-            self.network.connect("a").connect(TLSMemoryBIOFactory(cast("Any", old), True, Peers(), self.clock))
+            self.network.connect("a").connect(
+                TLSMemoryBIOFactory(cast("Any", old), True, Peers(), self.clock)
+            )
             self.network.advance(1)
         self.assertEqual((len(self.everybody.peers), self.connections.open), (5, 0))
 
@@ -221,7 +249,9 @@ class ConnectionLimits(ServerTestCase):
         """The log says so once a minute, however many are closed."""
         for _ in range(10):
             self.connect()
-        self.assertEqual(self.warnings, ["too many connections: one from 127.0.0.1 was closed, as others may be"])
+        self.assertEqual(
+            self.warnings, ["too many connections: one from 127.0.0.1 was closed, as others may be"]
+        )
         self.network.advance(WARN_EVERY_S)
         self.connect()
         self.assertEqual(len(self.warnings), 2)

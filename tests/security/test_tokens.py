@@ -1,4 +1,6 @@
-"""Tokens: the file and its mistakes, which token is taken for which, and the command that makes one."""
+"""Tokens: the file and its mistakes, which token is taken for which, and the command that makes
+one.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,21 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov.errors import ConfigurationError
-from rtprov.security.tokens import MAX_TOKENS, Role, Token, find_token, load_tokens, main, new_token, parse_tokens
+from rtprov.security.tokens import (
+    MAX_TOKENS,
+    Role,
+    Token,
+    find_token,
+    load_tokens,
+    main,
+    new_token,
+    parse_tokens,
+)
 
 NAME = "line {}: a name is 1 to 64 of A-Z a-z 0-9 . _ - and begins with a letter or digit"
 HASH = (
-    "line {}: expected NAME sha256:HASH, with 64 lower-case hexadecimal digits, and perhaps read, order, operate, and perhaps expires=DATE"
+    "line {}: expected NAME sha256:HASH, with 64 lower-case hexadecimal digits, and perhaps read,"
+    " order, operate, and perhaps expires=DATE"
 )
 
 
@@ -30,7 +42,9 @@ class Files(SynchronousTestCase):
         self.assertEqual(str(error), message)
 
     def test_tokens(self) -> None:
-        """A line is a name and a hash, and perhaps ``read``; empty lines and comments say nothing."""
+        """A line is a name and a hash, and perhaps ``read``; empty lines and comments say
+        nothing.
+        """
         text = f"# ours\n\n billing\t{hashed('a')} \r\n  # theirs\ndash-2.x_y {hashed('b')} read\n"
         billing, dash = parse_tokens(text)
         self.assertEqual((billing.name, billing.role), ("billing", Role.ORDER))
@@ -38,7 +52,9 @@ class Files(SynchronousTestCase):
         self.assertEqual(parse_tokens(f"{billing.line}\n{dash.line}"), (billing, dash))
 
     def test_roles(self) -> None:
-        """The third word is the role, ``order`` without it; the last may be the last day on which the token is valid."""
+        """The third word is the role, ``order`` without it; the last may be the last day on which
+        the token is valid.
+        """
         for words, role, expires in (
             ("", Role.ORDER, None),
             ("read", Role.READ, None),
@@ -54,14 +70,19 @@ class Files(SynchronousTestCase):
     def test_dates(self) -> None:
         """A day that there is not is a mistake, which is named."""
         for text in ("", "2027-02-29", "2027-1-31", "31.01.2027", "20270131", "2027-01-31T00:00"):
-            self.assert_refused(f"billing {hashed('a')} expires={text}", "line 1: expires=: expected a date such as 2027-01-31")
+            self.assert_refused(
+                f"billing {hashed('a')} expires={text}",
+                "line 1: expires=: expected a date such as 2027-01-31",
+            )
 
     def test_none(self) -> None:
         """A file may hold no token: nobody is let in."""
         self.assertEqual(parse_tokens("# nobody\n"), ())
 
     def test_mistakes(self) -> None:
-        """A line that is no good is named by its number, and nothing of it is shown that may be a token."""
+        """A line that is no good is named by its number, and nothing of it is shown that may be a
+        token.
+        """
         good = hashed("a")
         for line in (
             "billing",
@@ -80,8 +101,12 @@ class Files(SynchronousTestCase):
 
     def test_twice(self) -> None:
         """A name stands for one token, and a token for one name."""
-        self.assert_refused(f"a {hashed('x')}\na {hashed('y')}", "line 2: there is another token of the name a")
-        self.assert_refused(f"a {hashed('x')}\nb {hashed('x')}", "line 2: this token has another name already")
+        self.assert_refused(
+            f"a {hashed('x')}\na {hashed('y')}", "line 2: there is another token of the name a"
+        )
+        self.assert_refused(
+            f"a {hashed('x')}\nb {hashed('x')}", "line 2: this token has another name already"
+        )
 
     def test_too_many(self) -> None:
         """A file holds no more tokens than can be compared with each request."""
@@ -94,7 +119,9 @@ class Files(SynchronousTestCase):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "tokens"
             error = self.assertRaises(ConfigurationError, load_tokens, path)
-            self.assertEqual(str(error), f"{path}: cannot read the tokens: No such file or directory")
+            self.assertEqual(
+                str(error), f"{path}: cannot read the tokens: No such file or directory"
+            )
             path.write_bytes(b"billing \xff\n")
             error = self.assertRaises(ConfigurationError, load_tokens, path)
             self.assertEqual(str(error), f"{path}: {HASH.format(1)}")
@@ -104,12 +131,21 @@ class Files(SynchronousTestCase):
 
 class Comparing(SynchronousTestCase):
     def test_found(self) -> None:
-        """A token is known by all of its bytes, wherever in the file it stands; near misses and hashes are nobody's."""
+        """A token is known by all of its bytes, wherever in the file it stands; near misses and
+        hashes are nobody's.
+        """
         made = [new_token(f"name{number}") for number in range(3)]
         tokens = [token for token, _ in made]
         for token, secret in made:
             self.assertIs(find_token(tokens, secret.encode()), token)
-            for wrong in (secret[:-1], secret + "x", secret.swapcase(), token.digest.hex(), token.line, ""):
+            for wrong in (
+                secret[:-1],
+                secret + "x",
+                secret.swapcase(),
+                token.digest.hex(),
+                token.line,
+                "",
+            ):
                 self.assertIsNone(find_token(tokens, wrong.encode()))
         self.assertIsNone(find_token([], made[0][1].encode()))
 
@@ -124,7 +160,10 @@ class Comparing(SynchronousTestCase):
                 return object.__getattribute__(self, name)
 
         token, secret = new_token("a")
-        found = find_token([Watched("a", token.digest), Watched("b", b"x" * 32), Watched("c", b"y" * 32)], secret.encode())
+        found = find_token(
+            [Watched("a", token.digest), Watched("b", b"x" * 32), Watched("c", b"y" * 32)],
+            secret.encode(),
+        )
         assert found is not None
         self.assertEqual((found.name, compared), ("a", ["a", "b", "c"]))
 
@@ -145,7 +184,9 @@ class CommandLine(SynchronousTestCase):
         return status, out.getvalue().splitlines(), err.getvalue()
 
     def test_new(self) -> None:
-        """``new NAME`` prints the file's line and the token, 32 random bytes; each time another one."""
+        """``new NAME`` prints the file's line and the token, 32 random bytes; each time another
+        one.
+        """
         secrets = set()
         kinds: dict[tuple[str, ...], tuple[Role, date | None]] = {
             (): (Role.ORDER, None),
@@ -161,13 +202,17 @@ class CommandLine(SynchronousTestCase):
             self.assertEqual(len(lines[3]), 43)
             tokens = parse_tokens("\n".join(lines[:3]))
             self.assertEqual(find_token(tokens, lines[3].encode()), tokens[0])
-            self.assertEqual((tokens[0].name, tokens[0].role, tokens[0].expires), ("billing", role, expires))
+            self.assertEqual(
+                (tokens[0].name, tokens[0].role, tokens[0].expires), ("billing", role, expires)
+            )
         self.assertEqual(len(secrets), 3)
 
     def test_wrong_date(self) -> None:
         """So is a day that there is not."""
         status, lines, errors = self.run_command("new", "billing", "--expires", "tomorrow")
-        self.assertEqual((status, lines, errors), (1, [], "rtprov.tokens: expected a date such as 2027-01-31\n"))
+        self.assertEqual(
+            (status, lines, errors), (1, [], "rtprov.tokens: expected a date such as 2027-01-31\n")
+        )
 
     def test_wrong_name(self) -> None:
         """A name that the file could not have is refused in one line."""

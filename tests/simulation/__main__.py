@@ -15,11 +15,20 @@ from tests.simulation.seeds import quiet, simulate_many
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description="Simulate the whole system, seed by seed.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.simulation", description="Simulate the whole system, seed by seed."
+    )
     parser.add_argument("--seed", type=int, help="one seed, with its trace")
     parser.add_argument("--seeds", type=int, default=2000, metavar="N", help="how many seeds")
-    parser.add_argument("--from", type=int, default=0, dest="first", metavar="SEED", help="the first of them")
-    parser.add_argument("--mutation", choices=sorted(MUTATIONS), metavar="NAME", help="with this bug put in, for --seed alone")
+    parser.add_argument(
+        "--from", type=int, default=0, dest="first", metavar="SEED", help="the first of them"
+    )
+    parser.add_argument(
+        "--mutation",
+        choices=sorted(MUTATIONS),
+        metavar="NAME",
+        help="with this bug put in, for --seed alone",
+    )
     options = parser.parse_args(arguments)
     quiet()
     if options.seed is not None:

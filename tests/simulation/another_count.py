@@ -1,4 +1,6 @@
-"""Another number of shards, in some of the seeds: all workers are stopped, the number is changed, and they start again."""
+"""Another number of shards, in some of the seeds: all workers are stopped, the number is changed,
+and they start again.
+"""
 
 from __future__ import annotations
 
@@ -46,9 +48,9 @@ class _Command:
 class AnotherCount:
     """Changes the number once, at a random time before `until`. Has dice of its own.
 
-    Until then the command may be killed or cut off in the middle; it is run again until it is done. Some roles are told no number: front
-    ends among them run on all the time. Those that are told one are started again when it has changed.
-    """
+    Until then the command may be killed or cut off in the middle; it is run again until it is done.
+    Some roles are told no number: front ends among them run on all the time. Those that are told
+    one are started again when it has changed."""
 
     world: World
     rng: random.Random
@@ -99,7 +101,9 @@ class AnotherCount:
         endpoint: Any = self.world.network.endpoint(role, "broker")
         try:
             try:
-                await connectProtocol(endpoint, connection).addTimeout(CONNECT_DEADLINE_S, role.clock)
+                await connectProtocol(endpoint, connection).addTimeout(
+                    CONNECT_DEADLINE_S, role.clock
+                )
             except Exception as error:
                 raise BrokerUnavailable(str(error)) from error
             await connection.handshake()
@@ -131,15 +135,23 @@ class AnotherCount:
                 link.break_off()
 
     def _again(self) -> None:
-        self.world.clock.call_later(None, self.rng.choice([0.1, 5.0]) * self.rng.random(), self._run)
+        self.world.clock.call_later(
+            None, self.rng.choice([0.1, 5.0]) * self.rng.random(), self._run
+        )
 
     def _failed(self, role: Role, reason: Failure) -> None:
         if not role.alive:
             return
         self.world.trace.note(f"{OPERATOR}: {reason.getErrorMessage()}")
         self.world.kill(OPERATOR)
-        early = reason.check(ConfigurationError) and "A worker still consumes" in reason.getErrorMessage()
-        self.world.checks.expect(bool(early or reason.check(BrokerError)), f"The number was not changed: {reason.getTraceback()}")
+        early = (
+            reason.check(ConfigurationError)
+            and "A worker still consumes" in reason.getErrorMessage()
+        )
+        self.world.checks.expect(
+            bool(early or reason.check(BrokerError)),
+            f"The number was not changed: {reason.getTraceback()}",
+        )
         self._again()
 
     def _done(self, role: Role) -> None:

@@ -1,4 +1,6 @@
-"""A backup of the broker's disk, in some of the seeds: made while the broker runs, and restored later."""
+"""A backup of the broker's disk, in some of the seeds: made while the broker runs, and restored
+later.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ TRY_AGAIN_S = 1.0
 
 @define(eq=False)
 class Backups:
-    """Makes one at a random time before `until`, as a snapshot of the disk, and restores it at another. Has dice of its own.
+    """Makes one at a random time before `until`, as a snapshot of the disk, and restores it at
+    another. Has dice of its own.
 
     Workers run on meanwhile, or are stopped before and started after, as docs/operations.md has it.
     """
@@ -39,7 +42,9 @@ class Backups:
         self.world.trace.note("a backup is made")
         self._backup = self.world.disk.save()
         self.world.checks.on_backup()
-        self.world.clock.call_later(None, self.rng.random() * (self.until - self.world.clock.now), self._begin)
+        self.world.clock.call_later(
+            None, self.rng.random() * (self.until - self.world.clock.now), self._begin
+        )
 
     def _begin(self) -> None:
         stopped = self.rng.random() < 0.4

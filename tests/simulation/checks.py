@@ -1,16 +1,23 @@
-"""What must hold, whatever happens. Checked as things happen, against what A did and what is on the disk; the first breach counts.
+"""What must hold, whatever happens. Checked as things happen, against what A did and what is on the
+disk; the first breach counts.
 
 - A task whose POST was answered 200 gets exactly one final status, and is never "not found".
-- A final status is the one that the journal has, and never changes; nobody who has seen it is told "running" again, unless replicas lag.
-- `Completed` needs a success of A, "equipment not found" A's 404, a failure A's 500, its nonsense, or its long silence.
+- A final status is the one that the journal has, and never changes; nobody who has seen it is told
+  "running" again, unless replicas lag.
+- `Completed` needs a success of A, "equipment not found" A's 404, a failure A's 500, its nonsense,
+  or its long silence.
 - A success that reached a worker's machine in time counts, though the worker's process was stopped.
 - No task is out of patience early, however clocks are set.
 - A gets the body that the client sent.
-- Calls for one device never overlap: not within a worker, nor between two while the broker holds the first one's connection for alive.
-- A device's tasks run in the order in which the broker took them: none is called before all earlier ones have ended.
+- Calls for one device never overlap: not within a worker, nor between two while the broker holds
+  the first one's connection for alive.
+- A device's tasks run in the order in which the broker took them: none is called before all earlier
+  ones have ended.
 - A task that has ended is not begun again; one that was cancelled is never called at all.
-- Device, key and body have one task; another body with the key is never accepted, and never reaches A. Who was refused stays so.
-- Whoever cancels is told the truth: that A never hears of the task, or that its call had begun or it had ended.
+- Device, key and body have one task; another body with the key is never accepted, and never reaches
+  A. Who was refused stays so.
+- Whoever cancels is told the truth: that A never hears of the task, or that its call had begun or
+  it had ended.
 - A front end answers within 5 s over a connection that nothing was done to.
 - Nothing is logged as an error.
 
@@ -61,7 +68,8 @@ class Checks:
     shortest_wait_s: float  # before a worker gives up on an A that does not answer
     patience_s: float
     dead_letters: bool  # whether the broker may give up on a task: it fails then, and out of order
-    late_streams: bool  # whether a worker may learn of an end after it has confirmed its own beginning
+    # whether a worker may learn of an end after it has confirmed its own beginning
+    late_streams: bool
     lagging: bool  # whether one replica may learn of an event much later than another
     disk: Disk | None = None
     broken: str | None = None
@@ -74,14 +82,22 @@ class Checks:
     _calls: dict[str, list[Call]] = field(factory=dict)  # a device's, as they came
     _broker_links: dict[str, list[Link]] = field(factory=dict)  # of each role that consumes
 
-    def expect(self, holds: bool, text: str | Callable[[], str], task_id: str | None = None, device: str | None = None) -> None:
+    def expect(
+        self,
+        holds: bool,
+        text: str | Callable[[], str],
+        task_id: str | None = None,
+        device: str | None = None,
+    ) -> None:
         """Note a breach, unless there was one."""
         if holds or self.broken is not None:
             return
         message = text if isinstance(text, str) else text()
         about = [f"task {task_id}" if task_id else "", f"device {device}" if device else ""]
         where = ", ".join(each for each in about if each)
-        self.broken = f"{message}{f' ({where})' if where else ''}\n{self.trace.about(task_id, device)}"
+        self.broken = (
+            f"{message}{f' ({where})' if where else ''}\n{self.trace.about(task_id, device)}"
+        )
 
     def task(self, task_id: str, device: str) -> Task:
         task = self.tasks.get(task_id)
@@ -94,7 +110,9 @@ class Checks:
     def on_written(self, batch: Batch) -> None:
         """A batch is safe: this is what the journal says from now on."""
         for row in batch.added.values():
-            if row[4] == "rtprov.tasks" and self._queue_name(row[0] >> POSITION_BITS).startswith("rtprov.journal"):
+            if row[4] == "rtprov.tasks" and self._queue_name(row[0] >> POSITION_BITS).startswith(
+                "rtprov.journal"
+            ):
                 self._on_event(row[7])
 
     def _queue_name(self, queue_id: int) -> str:
@@ -113,7 +131,11 @@ class Checks:
             if not task.requested:
                 self._begin(task, self._order_in(body))
         elif isinstance(event, Started):
-            self.trace.note(f"disk: started {event.task_id}, attempt {event.attempt}", event.task_id, task.device)
+            self.trace.note(
+                f"disk: started {event.task_id}, attempt {event.attempt}",
+                event.task_id,
+                task.device,
+            )
             if task.started == 0 and not self.restores.excuses(task.task_id):
                 task.first_started_at = self.world.now
             task.first_stamp = event.at if task.started == 0 else min(task.first_stamp, event.at)
@@ -123,11 +145,17 @@ class Checks:
             if not task.started:
                 self._end(task, State.CANCELLED)
         else:
-            self.trace.note(f"disk: finished {event.task_id}: {event.state.value}, {event.reason}", event.task_id, task.device)
+            self.trace.note(
+                f"disk: finished {event.task_id}: {event.state.value}, {event.reason}",
+                event.task_id,
+                task.device,
+            )
             self._end(task, event.state, event.reason)
 
     def _order_in(self, body: bytes) -> Order | None:
-        """The order that a `Requested` is the message of; None where it is the worker's, which is without the body."""
+        """The order that a `Requested` is the message of; None where it is the worker's, which is
+        without the body.
+        """
         try:
             return self.orders.get(PlainSealer().open(decode_task(body).sealed, None))
         except UndecodableMessage:
@@ -137,7 +165,12 @@ class Checks:
         task.requested, task.order = True, order
         self._order.setdefault(task.device, []).append(task)
         if order is not None and order.key is not None:
-            self.expect(order.key.task_id in (None, task.task_id), "A key has two tasks", task.task_id, task.device)
+            self.expect(
+                order.key.task_id in (None, task.task_id),
+                "A key has two tasks",
+                task.task_id,
+                task.device,
+            )
             order.key.task_id = task.task_id
 
     def _end(self, task: Task, state: State, reason: str = "") -> None:
@@ -147,39 +180,77 @@ class Checks:
 
     def _justified(self, task: Task, reason: str) -> None:
         if task.finished is State.COMPLETED:
-            self.expect(task.succeeded, "Completed, but A never had a success", task.task_id, task.device)
+            self.expect(
+                task.succeeded, "Completed, but A never had a success", task.task_id, task.device
+            )
         elif task.finished is State.NOT_FOUND:
-            self.expect(task.unknown_to_a, "Equipment not found, but A never said so", task.task_id, task.device)
+            self.expect(
+                task.unknown_to_a,
+                "Equipment not found, but A never said so",
+                task.task_id,
+                task.device,
+            )
         elif task.finished is State.FAILED:
             waited_s = self.world.now - task.first_started_at
             given_up = task.started > 0 and waited_s + self._skew_s(task) >= self.shortest_wait_s
             excused = self.dead_letters or self.restores.excuses(task.task_id)
-            self.expect(task.failed or given_up or excused, f"Failed after {waited_s:.1f} s, but A did not", task.task_id, task.device)
+            self.expect(
+                task.failed or given_up or excused,
+                f"Failed after {waited_s:.1f} s, but A did not",
+                task.task_id,
+                task.device,
+            )
             if not self.restores.excuses(task.task_id):
                 self._in_time(task, reason, waited_s)
         elif task.finished is State.CANCELLED:
-            self.expect(task.called_off, "Cancelled, but no client asked for it", task.task_id, task.device)
+            self.expect(
+                task.called_off, "Cancelled, but no client asked for it", task.task_id, task.device
+            )
 
     def _in_time(self, task: Task, reason: str, waited_s: float) -> None:
-        """No success was passed over, and no patience was cut short by a clock, as far as the worker's process could know of it."""
+        """No success was passed over, and no patience was cut short by a clock, as far as the
+        worker's process could know of it.
+        """
         calls = [call for call in self._calls.get(task.device, []) if call.task_id == task.task_id]
         if len({call.worker.name for call in calls}) == 1:
             unread = [call.number for call in calls if call.in_time and call.worker.alive]
-            self.expect(not unread, f"Failed, though A's success to call {unread} has arrived: {reason}", task.task_id, task.device)
-        if "out of patience" not in reason or any(worker.born_at > task.first_started_at for worker in self._workers):
+            self.expect(
+                not unread,
+                f"Failed, though A's success to call {unread} has arrived: {reason}",
+                task.task_id,
+                task.device,
+            )
+        if "out of patience" not in reason or any(
+            worker.born_at > task.first_started_at for worker in self._workers
+        ):
             return  # a process that began later has not seen how clocks were set before
         due_s = self.patience_s - LONGEST_RETRY_AFTER_S - self._skew_s(task) - 1.0
-        self.expect(waited_s >= due_s, f"Out of patience after {waited_s:.1f} s of {self.patience_s:.0f}", task.task_id, task.device)
+        self.expect(
+            waited_s >= due_s,
+            f"Out of patience after {waited_s:.1f} s of {self.patience_s:.0f}",
+            task.task_id,
+            task.device,
+        )
 
     @property
     def _workers(self) -> set[Role]:
         """All processes of workers that there have been."""
-        return {link.client_role for name, links in self._broker_links.items() if name.startswith("w") for link in links}
+        return {
+            link.client_role
+            for name, links in self._broker_links.items()
+            if name.startswith("w")
+            for link in links
+        }
 
     def _skew_s(self, task: Task) -> float:
-        """By how much a worker's clock may have been ahead of the one that the task's first attempt was noted by; at least 0."""
+        """By how much a worker's clock may have been ahead of the one that the task's first attempt
+        was noted by; at least 0.
+        """
         began = EPOCH + task.first_started_at
-        ahead = [began + worker.offset_at(max(worker.born_at, task.first_started_at)) - task.first_stamp for worker in self._workers]
+        ahead = [
+            began + worker.offset_at(max(worker.born_at, task.first_started_at)) - task.first_stamp
+            for worker in self._workers
+        ]
         return max([0.0, *ahead])
 
     # A.
@@ -192,10 +263,23 @@ class Checks:
         """A has got a call."""
         task = self.task(call.task_id, call.device)
         task.calls += 1
-        self.trace.note(f"A: call {call.number} by {call.worker.name} for {call.task_id}: {call.conduct}", call.task_id, call.device)
+        self.trace.note(
+            f"A: call {call.number} by {call.worker.name} for {call.task_id}: {call.conduct}",
+            call.task_id,
+            call.device,
+        )
         order = self.orders.get(call.body)
-        right = order is not None and order.device == call.device and order.task_id in (None, call.task_id)
-        self.expect(right, "A got a body that its client did not send for this task", call.task_id, call.device)
+        right = (
+            order is not None
+            and order.device == call.device
+            and order.task_id in (None, call.task_id)
+        )
+        self.expect(
+            right,
+            "A got a body that its client did not send for this task",
+            call.task_id,
+            call.device,
+        )
         if order is not None:
             order.called = True
         if not self.restores.excuses(call.task_id):
@@ -205,40 +289,68 @@ class Checks:
     def _in_its_turn(self, call: Call, task: Task, order: Order | None) -> None:
         if order is not None:
             first = not order.refused and task.order in (None, order)
-            self.expect(first, "A got a body whose key had another one before", call.task_id, call.device)
+            self.expect(
+                first, "A got a body whose key had another one before", call.task_id, call.device
+            )
             task.order = order
-        self.expect(task.finished is not State.CANCELLED, "A is called for a task that was cancelled", call.task_id, call.device)
+        self.expect(
+            task.finished is not State.CANCELLED,
+            "A is called for a task that was cancelled",
+            call.task_id,
+            call.device,
+        )
         for earlier in self._order.get(call.device, []):
             if earlier is task:
                 break
-            if task.requested and not self.dead_letters and earlier.task_id not in self.restores.lost:
-                ended = earlier.finished is not None or bool(self.restores.ends_before(earlier.task_id))
+            if (
+                task.requested
+                and not self.dead_letters
+                and earlier.task_id not in self.restores.lost
+            ):
+                ended = earlier.finished is not None or bool(
+                    self.restores.ends_before(earlier.task_id)
+                )
                 message = f"A is called before the earlier task {earlier.task_id} has ended"
                 self.expect(ended, message, call.task_id, call.device)
         over = task.finished is not None and task.calls > task.started and not self.late_streams
-        self.expect(not over, "A is called again for a task that had ended", call.task_id, call.device)
+        self.expect(
+            not over, "A is called again for a task that had ended", call.task_id, call.device
+        )
 
     def _alone(self, call: Call) -> None:
-        """No other call for the device goes on, as far as worker and broker can know. Calls may come in another order than they began."""
+        """No other call for the device goes on, as far as worker and broker can know. Calls may
+        come in another order than they began.
+        """
         for other in self._calls.setdefault(call.device, []):
             first, second = sorted((call, other), key=lambda each: each.begun_at)
             if first.over_at(second.begun_at) is not None:
                 continue
             if first.worker is second.worker:
-                message = f"{second.worker.name} begins call {second.number} while its call {first.number} goes on"
-                self.expect(False, message, call.task_id, call.device)
-            elif self._held_alive(first.worker, first.begun_at, second.begun_at) and not self._unaware(second):
                 message = (
-                    f"{second.worker.name} begins call {second.number} while {first.worker.name}, which the broker holds for alive, "
-                    f"has its call {first.number}"
+                    f"{second.worker.name} begins call {second.number} while its call"
+                    f" {first.number} goes on"
+                )
+                self.expect(False, message, call.task_id, call.device)
+            elif self._held_alive(
+                first.worker, first.begun_at, second.begun_at
+            ) and not self._unaware(second):
+                message = (
+                    f"{second.worker.name} begins call {second.number} while {first.worker.name},"
+                    f" which the broker holds for alive, has its call {first.number}"
                 )
                 self.expect(False, message, call.task_id, call.device)
         self._calls[call.device].append(call)
 
     def _held_alive(self, worker: Role, since: float, until: float) -> bool:
-        """Whether the connection that the worker had when it began its call was alive for the broker through all this time."""
+        """Whether the connection that the worker had when it began its call was alive for the
+        broker through all this time.
+        """
         for link in self._broker_links.get(worker.name, []):
-            had = link.client_role is worker and link.since <= since and not _before(link.client.lost_at, since)
+            had = (
+                link.client_role is worker
+                and link.since <= since
+                and not _before(link.client.lost_at, since)
+            )
             if had and not _before(link.server.lost_at, until):
                 return True
         return False
@@ -273,11 +385,25 @@ class Checks:
         same = order.key is not None and before is order
         again = task_id in self.restores.lost
         self.expect(before is None or same, "Two POSTs got one task id", task_id, order.device)
-        self.expect(order.task_id == task_id, f"The same POST got another task id than {order.task_id}", task_id, order.device)
-        self.expect(not order.refused or again, "A POST was accepted that was refused before", task_id, order.device)
-        self.expect(task.requested, "A POST was accepted, and the journal has it not", task_id, order.device)
+        self.expect(
+            order.task_id == task_id,
+            f"The same POST got another task id than {order.task_id}",
+            task_id,
+            order.device,
+        )
+        self.expect(
+            not order.refused or again,
+            "A POST was accepted that was refused before",
+            task_id,
+            order.device,
+        )
+        self.expect(
+            task.requested, "A POST was accepted, and the journal has it not", task_id, order.device
+        )
         right = task.order in (None, order) or again
-        self.expect(right, "A POST was accepted whose key had another body before", task_id, order.device)
+        self.expect(
+            right, "A POST was accepted whose key had another body before", task_id, order.device
+        )
         order.lost = order.unknown = False
         self.accepted[task_id] = order
 
@@ -286,8 +412,15 @@ class Checks:
         assert order.key is not None
         task = self.tasks.get(order.key.task_id or "")
         other = task is not None and task.order is not order
-        right = (other and order.task_id is None and not order.called) or order.key.task_id in self.restores.lost
-        self.expect(right, f"Order {order.number} was refused, and its key has no other body", order.key.task_id, order.device)
+        right = (
+            other and order.task_id is None and not order.called
+        ) or order.key.task_id in self.restores.lost
+        self.expect(
+            right,
+            f"Order {order.number} was refused, and its key has no other body",
+            order.key.task_id,
+            order.device,
+        )
         order.refused = True
 
     def on_cancelling(self, order: Order) -> None:
@@ -300,7 +433,12 @@ class Checks:
         assert order.task_id is not None
         calls = self.task(order.task_id, order.device).calls
         untrue = calls and not self.restores.excuses(order.task_id)
-        self.expect(not untrue, f"A client is told that a task is cancelled, but A has had {calls} calls", order.task_id, order.device)
+        self.expect(
+            not untrue,
+            f"A client is told that a task is cancelled, but A has had {calls} calls",
+            order.task_id,
+            order.device,
+        )
         self.on_status(order, State.CANCELLED, order.final)
 
     def on_too_late(self, order: Order) -> None:
@@ -310,11 +448,20 @@ class Checks:
             return
         order.too_late = True
         task = self.task(order.task_id, order.device)
-        late = task.finished is not State.CANCELLED and (task.started > 0 or task.finished is not None)
-        self.expect(late, "A client is told that it is too late to cancel, and it was not", order.task_id, order.device)
+        late = task.finished is not State.CANCELLED and (
+            task.started > 0 or task.finished is not None
+        )
+        self.expect(
+            late,
+            "A client is told that it is too late to cancel, and it was not",
+            order.task_id,
+            order.device,
+        )
 
     def on_status(self, order: Order, state: State | None, known: State | None) -> None:
-        """A client was told; None is "task not found". `known` is the final status that had been told when it asked."""
+        """A client was told; None is "task not found". `known` is the final status that had been
+        told when it asked.
+        """
         task_id, device = order.task_id, order.device
         assert task_id is not None
         if state is None and order.lost:
@@ -322,7 +469,8 @@ class Checks:
             return
         self.expect(state is not None, "404 for a task that was accepted", task_id, device)
         excused = self.restores.excuses(task_id)
-        behind = self.lagging and state is State.RUNNING  # another front end, or another replica, told the final status
+        # another front end, or another replica, told the final status
+        behind = self.lagging and state is State.RUNNING
         changed = not (known is None or state is known or behind or excused)
         self.expect(not changed, f"A final status changed from {known} to {state}", task_id, device)
         if state is None or not state.final or self.broken is not None:
@@ -330,11 +478,18 @@ class Checks:
         contradicts = state is State.CANCELLED and order.too_late
         self.expect(not contradicts, "Cancelled, and it was too late before", task_id, device)
         same = order.final in (None, state) or excused
-        self.expect(same, f"Clients were told two final statuses, {order.final} and {state}", task_id, device)
+        self.expect(
+            same,
+            f"Clients were told two final statuses, {order.final} and {state}",
+            task_id,
+            device,
+        )
         order.final = state
         finished = self.task(task_id, device).finished
         right = finished is state or state in self.restores.ends_before(task_id)
-        self.expect(right, f"A client is told {state}, the journal says {finished}", task_id, device)
+        self.expect(
+            right, f"A client is told {state}, the journal says {finished}", task_id, device
+        )
 
     # The disk as it was.
 
@@ -354,22 +509,37 @@ class Checks:
     def on_exchange(self, link: Link, seconds: float, what: str) -> None:
         """A request was answered, or given up, after so long."""
         late = seconds > FRONTEND_DEADLINE_S + 0.3 and not link.disturbed and not self.network.slow
-        self.expect(not late, lambda: f"{what}: no answer within {FRONTEND_DEADLINE_S:g} s, but after {seconds:.1f} s")
+        self.expect(
+            not late,
+            lambda: (
+                f"{what}: no answer within {FRONTEND_DEADLINE_S:g} s, but after {seconds:.1f} s"
+            ),
+        )
 
     def on_log(self, text: str, event: LogEvent) -> None:
         """An error was logged."""
         failure = event.get("log_failure")
-        self.expect(False, f"An error was logged: {text}\n{failure.getTraceback() if failure is not None else ''}")
+        self.expect(
+            False,
+            f"An error was logged: {text}\n{failure.getTraceback() if failure is not None else ''}",
+        )
 
     # The end.
 
     def at_end(self) -> None:
         """Everything has come to rest."""
         for task_id, order in self.accepted.items():
-            self.expect(order.final is not None, "An accepted task has no final status", task_id, order.device)
+            self.expect(
+                order.final is not None,
+                "An accepted task has no final status",
+                task_id,
+                order.device,
+            )
         for task in self.tasks.values():
             ended = task.finished is not None or not task.requested
-            self.expect(ended, "A task that the broker took has no final status", task.task_id, task.device)
+            self.expect(
+                ended, "A task that the broker took has no final status", task.task_id, task.device
+            )
 
 
 def _before(moment: float | None, time: float) -> bool:

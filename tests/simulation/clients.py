@@ -1,4 +1,6 @@
-"""Clients: each wants a few tasks done, and is as patient, forgetful and impolite as its dice have it."""
+"""Clients: each wants a few tasks done, and is as patient, forgetful and impolite as its dice have
+it.
+"""
 
 from __future__ import annotations
 
@@ -34,17 +36,31 @@ STATES: dict[tuple[int, int, str], State | None] = {
     COMPLETED: State.COMPLETED,
     (200, 204, "Task is still running"): State.RUNNING,
     (500, 500, "Internal provisioning exception"): State.FAILED,
-    (500, 500, "The task was cancelled before it was sent to the equipment service"): State.CANCELLED,
+    (
+        500,
+        500,
+        "The task was cancelled before it was sent to the equipment service",
+    ): State.CANCELLED,
     (404, 404, "The requested equipment is not found"): State.NOT_FOUND,
     UNKNOWN: None,
 }
 CANCELLED = (200, 200, "Cancelled")
-TOO_LATE = (409, 409, "The task cannot be cancelled any more: it was sent to the equipment service, or has ended")
-KEY_REUSED = (422, 422, "This Idempotency-Key was used for this equipment before, with another body")
+TOO_LATE = (
+    409,
+    409,
+    "The task cannot be cancelled any more: it was sent to the equipment service, or has ended",
+)
+KEY_REUSED = (
+    422,
+    422,
+    "This Idempotency-Key was used for this equipment before, with another body",
+)
 
 
 class _Exchange(Protocol):
-    """One request on a connection of its own; `answer` fires with status and body, or fails when the connection goes before."""
+    """One request on a connection of its own; `answer` fires with status and body, or fails when
+    the connection goes before.
+    """
 
     def __init__(self, request: bytes) -> None:
         self._request = request
@@ -61,7 +77,10 @@ class _Exchange(Protocol):
         if not end or self.answer.called:
             return
         lines = head.split(b"\r\n")
-        fields = {name.lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines[1:])}
+        fields = {
+            name.lower(): value.strip()
+            for name, _, value in (line.partition(b":") for line in lines[1:])
+        }
         if len(body) >= int(fields[b"content-length"]):
             self.hang_up()
             self.answer.callback((int(lines[0].split()[1]), body))
@@ -88,8 +107,8 @@ class _Exchanges(Factory):
 class Client:
     """Posts its orders, in order, and polls each task until it has ended, and sometimes after that.
 
-    `wild` clients poll in a hurry. `fickle` is how often, from 0 to 1, it cancels a task or repeats a POST that has a key, be it another's.
-    """
+    `wild` clients poll in a hurry. `fickle` is how often, from 0 to 1, it cancels a task or repeats
+    a POST that has a key, be it another's."""
 
     role: Role
     rng: random.Random
@@ -147,13 +166,17 @@ class Client:
         return None
 
     async def _race(self, order: Order) -> None:
-        """Post it, another body with its key, and perhaps itself once more, all at the same time."""
+        """Post it, another body with its key, and perhaps itself once more, all at the same
+        time.
+        """
         rivals = [order, self.new_order(order.device, order.key), order][: self.rng.choice([2, 3])]
         self.rng.shuffle(rivals)
         await gatherResults([Deferred.fromCoroutine(self.post(each)) for each in rivals])
 
     async def _change_its_mind(self) -> None:
-        """Cancel a task, more than once perhaps, or repeat POSTs that have a key; some of that at the same time."""
+        """Cancel a task, more than once perhaps, or repeat POSTs that have a key; some of that at
+        the same time.
+        """
         accepted = list(self.checks.accepted.values())
         keyed = [order for order in self.checks.orders.values() if order.key is not None]
         mine = self._accepted[-1:] if self.rng.random() < 0.5 else []
@@ -162,7 +185,9 @@ class Client:
             if keyed and self.rng.random() < 0.5:
                 requests.append(Deferred.fromCoroutine(self.post(self.rng.choice(keyed))))
             elif accepted:
-                requests.append(Deferred.fromCoroutine(self.cancel(self.rng.choice(mine or accepted))))
+                requests.append(
+                    Deferred.fromCoroutine(self.cancel(self.rng.choice(mine or accepted)))
+                )
             if self.rng.random() < 0.5:
                 await self._sleep(self.rng.random() * self.rng.choice([0.1, 3.0]))
         await gatherResults(requests)
@@ -183,11 +208,14 @@ class Client:
             await self._insist(self.post, order)
         if order.task_id is not None:
             await self._insist(self.ask, order)
-            await self._poll(order)  # it is accepted only now, perhaps, and its end is news to this client
+            # it is accepted only now, perhaps, and its end is news to this client
+            await self._poll(order)
             if self.rng.random() < 0.5:
                 await self._insist(self.cancel, order)
 
-    async def _insist(self, request: Callable[[Order], Coroutine[Any, Any, bool]], order: Order) -> None:
+    async def _insist(
+        self, request: Callable[[Order], Coroutine[Any, Any, bool]], order: Order
+    ) -> None:
         while not await request(order) and self.checks.broken is None:
             await self._sleep(1.0)
 
@@ -197,17 +225,27 @@ class Client:
         """One POST."""
         key = order.key.text if order.key is not None else None
         restores = self.checks.restores.count
-        answer = await self._request("POST", order.device, "", order.body, f"order {order.number}", key)
+        answer = await self._request(
+            "POST", order.device, "", order.body, f"order {order.number}", key
+        )
         if answer is None or answer[0] == 503:
             return False
         if order.key is not None and _told(answer) == KEY_REUSED:
-            self.trace.note(f"{self.role.name}: order {order.number} is refused", order.key.task_id, order.device)
+            self.trace.note(
+                f"{self.role.name}: order {order.number} is refused",
+                order.key.task_id,
+                order.device,
+            )
             self.checks.on_refused(order)
             return True
         self.checks.expect(answer[0] == 200, f"POST was answered {answer}", None, order.device)
         if answer[0] == 200:
             task_id = answer[1]["taskId"]
-            self.trace.note(f"{self.role.name}: order {order.number} for {order.device} is task {task_id}", task_id, order.device)
+            self.trace.note(
+                f"{self.role.name}: order {order.number} for {order.device} is task {task_id}",
+                task_id,
+                order.device,
+            )
             self.checks.on_accepted(order, task_id, began_after=restores)
             if order not in self._accepted:
                 self._accepted.append(order)
@@ -216,28 +254,43 @@ class Client:
     async def ask(self, order: Order) -> bool:
         """One GET."""
         known = order.final
-        answer = await self._request("GET", order.device, f"/task/{order.task_id}", None, f"status of {order.task_id}")
+        answer = await self._request(
+            "GET", order.device, f"/task/{order.task_id}", None, f"status of {order.task_id}"
+        )
         if answer is None or answer[0] == 503:
             return False
         told = _told(answer)
         self.checks.expect(told in STATES, f"GET was answered {told}", order.task_id, order.device)
         state = STATES.get(told)
-        self.trace.note(f"{self.role.name}: {order.task_id} is {state.value if state else 'not found'}", order.task_id, order.device)
+        self.trace.note(
+            f"{self.role.name}: {order.task_id} is {state.value if state else 'not found'}",
+            order.task_id,
+            order.device,
+        )
         self.checks.on_status(order, state, known)
         return True
 
     async def cancel(self, order: Order) -> bool:
         """One DELETE."""
         self.checks.on_cancelling(order)
-        answer = await self._request("DELETE", order.device, f"/task/{order.task_id}", None, f"task {order.task_id}")
+        answer = await self._request(
+            "DELETE", order.device, f"/task/{order.task_id}", None, f"task {order.task_id}"
+        )
         if answer is None or answer[0] == 503:
             return False
         told = _told(answer)
         if order.lost and told == UNKNOWN:
             self.checks.on_status(order, None, None)
             return True
-        self.checks.expect(told in (CANCELLED, TOO_LATE), f"DELETE was answered {told}", order.task_id, order.device)
-        self.trace.note(f"{self.role.name}: to cancel {order.task_id}: {told[0]}", order.task_id, order.device)
+        self.checks.expect(
+            told in (CANCELLED, TOO_LATE),
+            f"DELETE was answered {told}",
+            order.task_id,
+            order.device,
+        )
+        self.trace.note(
+            f"{self.role.name}: to cancel {order.task_id}: {told[0]}", order.task_id, order.device
+        )
         if told == CANCELLED:
             self.checks.on_cancelled(order)
         else:
@@ -248,9 +301,17 @@ class Client:
         return deferLater(self.clock, seconds)
 
     async def _request(
-        self, method: str, device: str, rest: str, body: bytes | None, what: str, key: str | None = None
+        self,
+        method: str,
+        device: str,
+        rest: str,
+        body: bytes | None,
+        what: str,
+        key: str | None = None,
     ) -> tuple[int, dict[str, Any]] | None:
-        """Status and document, or None where there was no answer: refused, lost, given up, or hung up on."""
+        """Status and document, or None where there was no answer: refused, lost, given up, or hung
+        up on.
+        """
         head = f"{method} /api/v1/equipment/cpe/{device}{rest} HTTP/1.1\r\nHost: b\r\n"
         if body is not None:
             head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
@@ -259,7 +320,10 @@ class Client:
         request = f"{head}\r\n".encode() + (body or b"")
         frontend = self.frontend if self.rng.random() < 0.7 else self.rng.choice(self.frontends)
         try:
-            exchange = cast("_Exchange", await self.network.endpoint(self.role, frontend).connect(_Exchanges(request)))
+            exchange = cast(
+                "_Exchange",
+                await self.network.endpoint(self.role, frontend).connect(_Exchanges(request)),
+            )
         except Exception:
             return None
         link = cast("End", exchange.transport).link
@@ -278,7 +342,9 @@ class Client:
             return None
         self.checks.on_exchange(link, self.role.world.now - began, what)
         if status == 503:
-            self.trace.note(f"{self.role.name}: {status} to {method} {what}: {document.decode()}", None, device)
+            self.trace.note(
+                f"{self.role.name}: {status} to {method} {what}: {document.decode()}", None, device
+            )
         return status, json.loads(document)
 
 

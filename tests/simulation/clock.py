@@ -1,4 +1,5 @@
-"""Virtual time: one clock for the whole world, and for each role its own view of it, which ends with the role.
+"""Virtual time: one clock for the whole world, and for each role its own view of it, which ends
+with the role.
 
 world = WorldClock()
 role = Role("worker1", world, offset_s=-90.0)
@@ -33,10 +34,11 @@ class _Call(DelayedCall):
 
 @define(eq=False)
 class Role:
-    """A process of the world. Nothing of it runs once it is not `alive`, and nothing from `frozen_from` to `frozen_until`.
+    """A process of the world. Nothing of it runs once it is not `alive`, and nothing from
+    `frozen_from` to `frozen_until`.
 
-    `offset_s` is how far its wall clock is ahead of the world's; `steps` are the offsets that it had before, each with its end.
-    """
+    `offset_s` is how far its wall clock is ahead of the world's; `steps` are the offsets that it
+    had before, each with its end."""
 
     name: str
     world: WorldClock
@@ -76,7 +78,9 @@ class Role:
 
 
 class WorldClock:
-    """All that is to happen, in order: first by time, then by the order in which it was asked for. `now` is in seconds from 0."""
+    """All that is to happen, in order: first by time, then by the order in which it was asked for.
+    `now` is in seconds from 0.
+    """
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -87,11 +91,19 @@ class WorldClock:
     def seconds(self) -> float:
         return self.now
 
-    def call_later(self, role: Role | None, delay: float, function: Callable[..., object], *args: Any, **kwargs: Any) -> DelayedCall:
-        """Call `function` after `delay` seconds, if `role` is still there then; None is the world itself.
+    def call_later(
+        self,
+        role: Role | None,
+        delay: float,
+        function: Callable[..., object],
+        *args: Any,
+        **kwargs: Any,
+    ) -> DelayedCall:
+        """Call `function` after `delay` seconds, if `role` is still there then; None is the world
+        itself.
 
-        A role's seconds are those of its own clock, as in a reactor: a call that comes too early by it is made later.
-        """
+        A role's seconds are those of its own clock, as in a reactor: a call that comes too early by
+        it is made later."""
         seconds = self.seconds if role is None else role.clock.seconds
 
         def push(call: DelayedCall) -> None:
@@ -137,7 +149,9 @@ class WorldClock:
             try:
                 call.func(*call.args, **call.kw)
             except Exception:
-                _log.failure("an event of {role} failed", role=role.name if role is not None else "the world")
+                _log.failure(
+                    "an event of {role} failed", role=role.name if role is not None else "the world"
+                )
             return True
         return False
 
@@ -148,12 +162,16 @@ def _ignore(_: object) -> None:
 
 @implementer(IReactorTime)
 class RoleClock:
-    """The reactor's clock as one role has it: the product's own, read once a second while the process runs."""
+    """The reactor's clock as one role has it: the product's own, read once a second while the
+    process runs.
+    """
 
     def __init__(self, role: Role) -> None:
         self._role = role
         self._monotonic = role.world.now
-        self._awake = AwakeClock(lambda: self._monotonic, start=EPOCH + role.world.now + role.offset_s)
+        self._awake = AwakeClock(
+            lambda: self._monotonic, start=EPOCH + role.world.now + role.offset_s
+        )
         self.wall = WallClock(lambda: EPOCH + self._monotonic + role.offset_s, self._awake.seconds)
 
     def seconds(self) -> float:
@@ -178,8 +196,17 @@ class RoleClock:
         self._monotonic = monotonic
         self.wall()
 
-    def callLater(self, delay: float, callable: Callable[..., Any], *args: object, **kwargs: object) -> IDelayedCall:
-        return cast("IDelayedCall", self._role.world.call_later(self._role, delay, callable, *args, **kwargs))
+    def callLater(
+        self, delay: float, callable: Callable[..., Any], *args: object, **kwargs: object
+    ) -> IDelayedCall:
+        return cast(
+            "IDelayedCall",
+            self._role.world.call_later(self._role, delay, callable, *args, **kwargs),
+        )
 
     def getDelayedCalls(self) -> list[IDelayedCall]:
-        return [cast("IDelayedCall", call) for role, call in self._role.world.pending() if role is self._role]
+        return [
+            cast("IDelayedCall", call)
+            for role, call in self._role.world.pending()
+            if role is self._role
+        ]

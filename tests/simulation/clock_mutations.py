@@ -1,4 +1,6 @@
-"""Bugs put in on purpose in what a process makes of time: stops of the process, and steps of the system's clock. See `mutations`."""
+"""Bugs put in on purpose in what a process makes of time: stops of the process, and steps of the
+system's clock. See `mutations`.
+"""
 
 from __future__ import annotations
 
@@ -23,4 +25,9 @@ def _count_stops(self: Any) -> float:
 def _left_by_the_wall(self: Any, job: Any) -> float:
     first_started_at = self._store.first_started_at(job.task.task_id)
     now = self._wall_clock()
-    return float((now if first_started_at is None else first_started_at) + self._patience_s - job.waited_s - now)
+    return float(
+        (now if first_started_at is None else first_started_at)
+        + self._patience_s
+        - job.waited_s
+        - now
+    )

@@ -1,8 +1,8 @@
-"""The embedded broker's disk: the real storage on a database in memory, whose writer takes its time and dies with its broker.
+"""The embedded broker's disk: the real storage on a database in memory, whose writer takes its time
+and dies with its broker.
 
-What was committed survives the broker; what waited for the writer is lost. A batch that was being written when the broker died may be
-there or not, as on a real disk.
-"""
+What was committed survives the broker; what waited for the writer is lost. A batch that was being
+written when the broker died may be there or not, as on a real disk."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from tests.simulation.clock import Role, WorldClock
 
 
 class Disk(Database):
-    """What survives. `on_written` is called with each batch right after it is safe; `full` makes writing fail, `slow_s` all slow.
+    """What survives. `on_written` is called with each batch right after it is safe; `full` makes
+    writing fail, `slow_s` all slow.
 
     Whoever reads waits up to `reading_s` longer.
     """
@@ -45,7 +46,9 @@ class Disk(Database):
     def messages(self, queue_id: int) -> int:
         """How many are kept for a queue."""
         bounds = row_id(queue_id, 0), row_id(queue_id + 1, 0) - 1
-        (count,) = self._connection.execute("SELECT count(*) FROM message WHERE id BETWEEN ? AND ?", bounds).fetchone()
+        (count,) = self._connection.execute(
+            "SELECT count(*) FROM message WHERE id BETWEEN ? AND ?", bounds
+        ).fetchone()
         return int(count)
 
     def close(self) -> None:
@@ -76,13 +79,23 @@ class SimulatedStorage(SqliteStorage):
         self._disk_rng = rng
         self._free_at = 0.0
         self._under_way: list[tuple[Callable[..., Any], tuple[Any, ...], Deferred[Any]]] = []
-        super().__init__(directory=Path("disk"), run=self._run_later, clock=role.clock, open_database=lambda _: disk)
+        super().__init__(
+            directory=Path("disk"),
+            run=self._run_later,
+            clock=role.clock,
+            open_database=lambda _: disk,
+        )
 
     def _run_later(self, function: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
         """The writer thread: one call at a time, each a little later."""
         result: Deferred[Any] = Deferred()
         rng = self._disk_rng
-        takes_s = 0.0005 + rng.random() * 0.02 + (rng.random() * 0.5 if rng.random() < 0.05 else 0.0) + self._disk.slow_s * rng.random()
+        takes_s = (
+            0.0005
+            + rng.random() * 0.02
+            + (rng.random() * 0.5 if rng.random() < 0.05 else 0.0)
+            + self._disk.slow_s * rng.random()
+        )
         if function == self._disk.load:
             takes_s += rng.random() * self._disk.reading_s
         self._free_at = max(self._free_at, self._world.now) + takes_s

@@ -20,7 +20,9 @@ MOODS = ("normal", "busy", "down", "hanging", "late", "broken")
 
 @define(eq=False)
 class Faults:
-    """Strikes at random times until `until`, and some of the time right behind something that matters: see `heed`."""
+    """Strikes at random times until `until`, and some of the time right behind something that
+    matters: see `heed`.
+    """
 
     world: World
     rng: random.Random
@@ -65,8 +67,15 @@ class Faults:
         self.rng.choice(self.kinds)()
 
     def heed(self) -> None:
-        """Something that matters has happened: perhaps a fault is to strike within the next few events."""
-        if self.hot and self._countdown < 0 and self.world.clock.now < self.until and self.rng.random() < self.hot:
+        """Something that matters has happened: perhaps a fault is to strike within the next few
+        events.
+        """
+        if (
+            self.hot
+            and self._countdown < 0
+            and self.world.clock.now < self.until
+            and self.rng.random() < self.hot
+        ):
             self._countdown = self.rng.randrange(HOT_EVENTS)
 
     def tick(self) -> None:
@@ -115,12 +124,17 @@ class Faults:
         if link is not None:
             ends = self.rng.choice([[link.client], [link.server], [link.client, link.server]])
             seconds = self.rng.choice([2.0, 15.0, 40.0, 200.0]) * self.rng.random()
-            self.world.trace.note(f"{link} is mute for {seconds:.1f} s, {' and '.join(end.role.name for end in ends)} unheard")
+            self.world.trace.note(
+                f"{link} is mute for {seconds:.1f} s, {' and '.join(end.role.name for end in ends)}"
+                " unheard"
+            )
             link.mute(ends, seconds)
 
     def block(self) -> None:
         """A role cannot reach another one's server."""
-        client = self.rng.choice([name for name in self.world.names if name[0] in "w" or name in ("b1", "b2")])
+        client = self.rng.choice(
+            [name for name in self.world.names if name[0] in "w" or name in ("b1", "b2")]
+        )
         name = self.rng.choice(["broker", "a"]) if client.startswith("w") else "broker"
         seconds = self.rng.choice([2.0, 15.0, 60.0]) * self.rng.random()
         self.world.trace.note(f"{client} cannot reach {name} for {seconds:.1f} s")
@@ -155,7 +169,9 @@ class Faults:
 
     def freeze(self) -> None:
         """A role's process is stopped, or its machine paused, for up to ten minutes."""
-        self.world.freeze(self._victim(), self.rng.choice([1.0, 12.0, 60.0, 600.0]) * self.rng.random())
+        self.world.freeze(
+            self._victim(), self.rng.choice([1.0, 12.0, 60.0, 600.0]) * self.rng.random()
+        )
 
     def clock_step(self) -> None:
         """The system's clock of a role's machine is set, by up to ten minutes."""
@@ -166,14 +182,18 @@ class Faults:
         return [name for name in self.world.names if name not in ("broker", "a")]
 
     def key_file(self) -> None:
-        """An operator gives a role another key file, the wrong one perhaps, and puts it right after a while."""
+        """An operator gives a role another key file, the wrong one perhaps, and puts it right after
+        a while.
+        """
         world = self.world
         name = self.rng.choice(self._holders())
         keys = self.rng.choice([KEYS[1:], KEYS[1:], KEYS[::-1], KEYS])
         seconds = self.rng.choice([3.0, 20.0, 60.0]) * self.rng.random()
         world.trace.note(f"the key file of {name} is {keys} for {seconds:.1f} s")
         world.replace_key_file(name, keys, self.rng.random() * NOTICED_WITHIN_S)
-        world.clock.call_later(None, seconds, world.replace_key_file, name, KEYS, self.rng.random() * NOTICED_WITHIN_S)
+        world.clock.call_later(
+            None, seconds, world.replace_key_file, name, KEYS, self.rng.random() * NOTICED_WITHIN_S
+        )
 
     # Of the disk.
 

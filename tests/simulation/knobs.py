@@ -1,4 +1,6 @@
-"""Limits that are far away in life, turned so low that a few tasks reach them: pages, windows, batches, renewals, dead letters."""
+"""Limits that are far away in life, turned so low that a few tasks reach them: pages, windows,
+batches, renewals, dead letters.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""One connection with its two ends: a stream of bytes each way, which arrives late, in pieces, or not at all. See `network`."""
+"""One connection with its two ends: a stream of bytes each way, which arrives late, in pieces, or
+not at all. See `network`.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ _log = Logger()
 
 @define(eq=False)
 class Link:
-    """One connection, from `client` to the server `name`: `client` began to connect at `dialed_at`, and it is there since `since`."""
+    """One connection, from `client` to the server `name`: `client` began to connect at `dialed_at`,
+    and it is there since `since`.
+    """
 
     network: Network
     number: int
@@ -39,7 +43,8 @@ class Link:
     dialed_at: float
     since: float
     cut: bool = False
-    disturbed: bool = False  # something was done to it or to a role at its ends: no deadline can be asked of those
+    # something was done to it or to a role at its ends: no deadline can be asked of those
+    disturbed: bool = False
     harmed: bool = False  # something was done to it: what it carries may be lost
     client: End = field(init=False)
     server: End = field(init=False)
@@ -77,7 +82,9 @@ class Link:
 
 @implementer(ITransport, IPushProducer)
 class End:
-    """One end of a link, as its role's transport. `connected` ends before the protocol is told; `told` is then."""
+    """One end of a link, as its role's transport. `connected` ends before the protocol is told;
+    `told` is then.
+    """
 
     def __init__(self, link: Link, role: Role) -> None:
         self.link = link
@@ -188,7 +195,9 @@ class End:
 
     def schedule(self) -> None:
         if self._scheduled is None or not self._scheduled.active():
-            self._scheduled = self._network.world.call_later(None, self._network.delay_s(self.link), self._flush)
+            self._scheduled = self._network.world.call_later(
+                None, self._network.delay_s(self.link), self._flush
+            )
 
     def _flush(self) -> None:
         other, world = self.other, self._network.world
@@ -198,7 +207,9 @@ class End:
                 self._lose(ConnectionDone())  # the rest is the kernel's business
             return
         if other.role.frozen_until > world.now:
-            self._scheduled = world.call_later(None, other.role.frozen_until - world.now, self._flush)
+            self._scheduled = world.call_later(
+                None, other.role.frozen_until - world.now, self._flush
+            )
             return
         if not other.connected:
             self._outgoing.clear()

@@ -46,7 +46,9 @@ async def _ack_first(self: Any, job: Any) -> None:
     job.delivery.ack()
     if outcome is not None:
         state, reason = outcome
-        await self._journal.append(Finished(job.task.task_id, job.task.equipment_id, self._wall_clock(), state, reason))
+        await self._journal.append(
+            Finished(job.task.task_id, job.task.equipment_id, self._wall_clock(), state, reason)
+        )
 
 
 _take_delivery = ShardWorker._on_delivery
@@ -54,7 +56,10 @@ _take_delivery = ShardWorker._on_delivery
 
 @mutation("no adoption", ShardWorker, "_on_delivery")
 def _no_adoption(self: Any, delivery: Any) -> None:
-    if decode_census(delivery.body) is not None or decode_task(delivery.body).task_id not in self._jobs:
+    if (
+        decode_census(delivery.body) is not None
+        or decode_task(delivery.body).task_id not in self._jobs
+    ):
         _take_delivery(self, delivery)
 
 
@@ -72,7 +77,8 @@ async def _no_delivery_required(self: Any, job: Any) -> None:
 @mutation("a task whose key is missing has failed", Attempts, "_has_key")
 async def _no_waiting(self: Any, job: Any) -> bool:
     if not self._can_open(job):
-        raise EquipmentSilent("The body is sealed with a key that is not in the key file")  # which is final, too
+        # which is final, too
+        raise EquipmentSilent("The body is sealed with a key that is not in the key file")
     return True
 
 
@@ -185,7 +191,9 @@ def _remember(self: Any, correlation_id: str) -> Any:
 @mutation("unknown without a barrier", StatusServer, "_answer")
 async def _answer_at_once(self: Any, request: bytes) -> bytes:
     pairs, _ = decode_status_request(request)
-    return encode_status_reply([self._replica.lookup(task_id, equipment_id) for task_id, equipment_id in pairs])
+    return encode_status_reply(
+        [self._replica.lookup(task_id, equipment_id) for task_id, equipment_id in pairs]
+    )
 
 
 # The broker.

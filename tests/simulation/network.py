@@ -1,14 +1,17 @@
 """The network between roles: streams of bytes that arrive late, in pieces, or not at all.
 
-A *link* is one connection with its two *ends*. What one end writes reaches the other in order, after a delay, cut into pieces anywhere;
-links do not wait for one another. A link can be
+A *link* is one connection with its two *ends*. What one end writes reaches the other in order,
+after a delay, cut into pieces anywhere; links do not wait for one another. A link can be
 
-- *cut*: each direction still carries some of what was on its way, up to any byte, then both ends learn of it, each at its own time;
-- *mute*, in one direction or both: nothing arrives and nobody is told, until it is heard again (a half-open connection);
-- *orphaned*, when a role dies: its peers see the connection go or, where the machine lost its power, nothing at all.
+- *cut*: each direction still carries some of what was on its way, up to any byte, then both ends
+  learn of it, each at its own time;
+- *mute*, in one direction or both: nothing arrives and nobody is told, until it is heard again (a
+  half-open connection);
+- *orphaned*, when a role dies: its peers see the connection go or, where the machine lost its
+  power, nothing at all.
 
-A *route*, from one role to one server's name, can be blocked: its links are mute then, and connecting hangs.
-"""
+A *route*, from one role to one server's name, can be blocked: its links are mute then, and
+connecting hangs."""
 
 from __future__ import annotations
 
@@ -41,7 +44,9 @@ class _Listener:
 
 
 class Network:
-    """`split` is how often a piece of bytes is cut in two, `slow` how often one takes long; both from 0 to 1."""
+    """`split` is how often a piece of bytes is cut in two, `slow` how often one takes long; both
+    from 0 to 1.
+    """
 
     def __init__(self, world: WorldClock, rng: random.Random, *, split: float, slow: float) -> None:
         self.world = world
@@ -102,7 +107,9 @@ class Network:
                 end.unmute()
 
     def role_died(self, role: Role, silent_s: float | None) -> None:
-        """Take a dead role from the network. With `silent_s` its peers see nothing at all for so long, or until they give up."""
+        """Take a dead role from the network. With `silent_s` its peers see nothing at all for so
+        long, or until they give up.
+        """
         for name in [name for name, listener in self._listeners.items() if listener.role is role]:
             del self._listeners[name]
             if silent_s is not None:
@@ -137,13 +144,17 @@ class Network:
     # Connecting.
 
     def unreachable(self, client: str, name: str) -> bool:
-        """Whether whoever connects hears nothing at all for now: blocked, without power, or frozen."""
+        """Whether whoever connects hears nothing at all for now: blocked, without power, or
+        frozen.
+        """
         listener = self._listeners.get(name)
         if listener is None:
             return self._silent.get(name, 0.0) > self.world.now or self._is_blocked(client, name)
         return listener.role.frozen_until > self.world.now or self._is_blocked(client, name)
 
-    def join(self, role: Role, name: str, factory: IProtocolFactory, latency_s: float, dialed_at: float) -> IProtocol:
+    def join(
+        self, role: Role, name: str, factory: IProtocolFactory, latency_s: float, dialed_at: float
+    ) -> IProtocol:
         """Connect at once. Raises `ConnectionRefusedError`."""
         listener = self._listeners.get(name)
         server = listener.factory.buildProtocol(HERE) if listener is not None else None
@@ -151,7 +162,9 @@ class Network:
         if listener is None or server is None or client is None:
             raise ConnectionRefusedError(f"nobody listens on {name}")
         self._number += 1
-        link = Link(self, self._number, role, listener.role, name, latency_s, dialed_at, self.world.now)
+        link = Link(
+            self, self._number, role, listener.role, name, latency_s, dialed_at, self.world.now
+        )
         link.client.protocol, link.server.protocol = client, server
         self.links.append(link)
         self.every_link.append(link)
@@ -162,7 +175,9 @@ class Network:
 
 
 class _Dial:
-    """Connecting to a server; while nothing answers at all, it is tried again and again, as TCP does."""
+    """Connecting to a server; while nothing answers at all, it is tried again and again, as TCP
+    does.
+    """
 
     def __init__(self, network: Network, role: Role, name: str, factory: IProtocolFactory) -> None:
         self._network, self._role, self._name, self._factory = network, role, name, factory
@@ -170,7 +185,9 @@ class _Dial:
         self._latency_s = 0.0002 + network.rng.random() ** 3 * 0.03
         self.connected: Deferred[IProtocol] = Deferred(lambda _: self._stop())
         self._next = network.world.call_later(role, self._latency_s, self._try)
-        self._give_up = network.world.call_later(role, CONNECT_TIMEOUT_S, self._fail, TimeoutError())
+        self._give_up = network.world.call_later(
+            role, CONNECT_TIMEOUT_S, self._fail, TimeoutError()
+        )
 
     def _stop(self) -> None:
         for call in (self._next, self._give_up):
@@ -187,7 +204,9 @@ class _Dial:
             self._next = network.world.call_later(self._role, REDIAL_S, self._try)
             return
         try:
-            protocol = network.join(self._role, self._name, self._factory, self._latency_s, self._began)
+            protocol = network.join(
+                self._role, self._name, self._factory, self._latency_s, self._began
+            )
         except ConnectionRefusedError as error:
             self._fail(error)
         else:

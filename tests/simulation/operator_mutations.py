@@ -1,4 +1,6 @@
-"""Bugs put in on purpose in what makes good another number of shards, and a restored backup. See `mutations`."""
+"""Bugs put in on purpose in what makes good another number of shards, and a restored backup. See
+`mutations`.
+"""
 
 from __future__ import annotations
 
@@ -43,4 +45,6 @@ def _complete(self: Any) -> bool:
     return True
 
 
-mutation("answers count before the new journal is told", JournalKeeper, "complete")(property(_complete))
+mutation("answers count before the new journal is told", JournalKeeper, "complete")(
+    property(_complete)
+)

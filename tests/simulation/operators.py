@@ -1,4 +1,6 @@
-"""What an operator does to the broker's queues, in some of the seeds: purges them, deletes them, unbinds them."""
+"""What an operator does to the broker's queues, in some of the seeds: purges them, deletes them,
+unbinds them.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ HOW_OFTEN = 0.35  # of the seeds
 
 @define(eq=False)
 class Operator:
-    """Acts at random times until `until`. Has dice of its own, so that the other seeds, and the faults, stay what they are."""
+    """Acts at random times until `until`. Has dice of its own, so that the other seeds, and the
+    faults, stay what they are.
+    """
 
     world: World
     rng: random.Random
@@ -49,9 +53,13 @@ class Operator:
 
     def delete(self, engine: Engine, shard: Shard) -> None:
         """A queue of tasks or of letters is gone, with all that was handed out of it."""
-        queue = engine.queues.get(self.rng.choice([shard.work, shard.work, shard.dead, PARKED_QUEUE]))
+        queue = engine.queues.get(
+            self.rng.choice([shard.work, shard.work, shard.dead, PARKED_QUEUE])
+        )
         if queue is not None:
-            self.world.trace.note(f"{queue.name} is deleted with {engine.delete_queue(queue)} messages")
+            self.world.trace.note(
+                f"{queue.name} is deleted with {engine.delete_queue(queue)} messages"
+            )
 
     def unbind(self, engine: Engine, shard: Shard) -> None:
         """The work queue gets no tasks any more."""

@@ -25,7 +25,9 @@ async def _may_be_cancelled(self: Any, task_id: str, equipment_id: str) -> bool:
     known = await self._directory.details(task_id, equipment_id, barrier=True)
     if known is None:
         raise TaskNotFound
-    if known.state is not State.CANCELLED and (known.state is not State.RUNNING or known.attempt_count):
+    if known.state is not State.CANCELLED and (
+        known.state is not State.RUNNING or known.attempt_count
+    ):
         raise TooLate
     return known.state is State.RUNNING
 
@@ -46,7 +48,9 @@ _details = Directory.details
 
 
 @mutation("what the journal decided is asked without a barrier", Directory, "details")
-def _at_once(self: Any, task_id: str, equipment_id: str, *, barrier: bool) -> Deferred[Details | None]:
+def _at_once(
+    self: Any, task_id: str, equipment_id: str, *, barrier: bool
+) -> Deferred[Details | None]:
     return _details(self, task_id, equipment_id, barrier=False)
 
 
@@ -73,7 +77,9 @@ async def _start_blindly(self: Any, job: Any, permit: Any) -> tuple[State, str] 
         return None
     body = self._open(job)
     job.attempt = max(job.attempt, self._store.attempts(task.task_id)) + 1
-    await self._journal.append(Started(task.task_id, task.equipment_id, self._wall_clock(), job.attempt))
+    await self._journal.append(
+        Started(task.task_id, task.equipment_id, self._wall_clock(), job.attempt)
+    )
     await self._require_delivery(job)
     job.calling = True
     if job.attempt == 1:
@@ -94,7 +100,9 @@ _over = Store.over
 
 
 @mutation("both bodies of a key are called", Store, "over")
-def _over_by_body(self: Any, task_id: str, fingerprint: str | None, accepted_at: float) -> bool | None:
+def _over_by_body(
+    self: Any, task_id: str, fingerprint: str | None, accepted_at: float
+) -> bool | None:
     """A task is over for its own body only."""
     record = self._records.get(task_id)
     if record is not None and record.fingerprint != fingerprint:

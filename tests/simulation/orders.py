@@ -1,4 +1,6 @@
-"""What clients want, and what became of it: from their side (`Order`, `Key`), and from the disk's and A's (`Task`)."""
+"""What clients want, and what became of it: from their side (`Order`, `Key`), and from the disk's
+and A's (`Task`).
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,9 @@ from rtprov.model import State
 
 @define(eq=False)
 class Key:
-    """An ``Idempotency-Key`` for a device. Several orders may have it, each with a body of its own: at most one of them is to be done."""
+    """An ``Idempotency-Key`` for a device. Several orders may have it, each with a body of its own:
+    at most one of them is to be done.
+    """
 
     text: str
     task_id: str | None = None  # as the disk has it
@@ -17,7 +21,9 @@ class Key:
 
 @define(eq=False)
 class Order:
-    """What a client wants: one POST's worth of work, its body like no other's. `task_id` once it was accepted."""
+    """What a client wants: one POST's worth of work, its body like no other's. `task_id` once it
+    was accepted.
+    """
 
     number: int
     device: str
@@ -48,4 +54,5 @@ class Task:
     unknown_to_a: bool = False
     failed: bool = False  # A said so, or talked nonsense
     first_started_at: float = 0.0
-    first_stamp: float = 0.0  # the earliest time that a `Started` of it has: seconds since the epoch by some worker's clock
+    # the earliest time that a `Started` of it has: seconds since the epoch by some worker's clock
+    first_stamp: float = 0.0

@@ -1,4 +1,6 @@
-"""Bugs put in on purpose in what makes good lost messages, and keeps the order meanwhile. See `mutations`."""
+"""Bugs put in on purpose in what makes good lost messages, and keeps the order meanwhile. See
+`mutations`.
+"""
 
 from __future__ import annotations
 

@@ -10,13 +10,18 @@ from tests.simulation.world import Broker, Service, World
 
 
 def at_rest(world: World, *, running: bool) -> None:
-    """Check that no table holds more than at its beginning, and, where nothing is `running`, that no timer and no connection is left."""
+    """Check that no table holds more than at its beginning, and, where nothing is `running`, that
+    no timer and no connection is left.
+    """
     for name, process in world.processes.items():
         for what, size in _sizes(process):
             world.checks.expect(not size, f"{name}: {what} holds {size}")
     for name, queue_id in world.disk.queue_ids().items():
         kept = "journal" in name or name == PARKED_QUEUE
-        world.checks.expect(kept or not world.disk.messages(queue_id), f"disk: {name} holds {world.disk.messages(queue_id)}")
+        world.checks.expect(
+            kept or not world.disk.messages(queue_id),
+            f"disk: {name} holds {world.disk.messages(queue_id)}",
+        )
         other = name.count("of") == 1 and not name.endswith(f"of{world.shards}")
         world.checks.expect(not other, f"disk: {name} is left of another number of shards")
     if not running:
@@ -29,20 +34,39 @@ def at_rest(world: World, *, running: bool) -> None:
 
 def jobs(world: World) -> int:
     """How many tasks the workers hold."""
-    workers = [process.service for process in world.processes.values() if isinstance(process, Service)]
-    return sum(each.held for worker in workers if isinstance(worker, WorkerService) for each in worker.workers)
+    workers = [
+        process.service for process in world.processes.values() if isinstance(process, Service)
+    ]
+    return sum(
+        each.held
+        for worker in workers
+        if isinstance(worker, WorkerService)
+        for each in worker.workers
+    )
 
 
 def no_marker(world: World) -> bool:
-    """Whether no worker has published what is not confirmed, or not delivered: a standby looks for lost tasks now and then."""
-    workers = [process.service for process in world.processes.values() if isinstance(process, Service)]
-    if any(worker._publisher.unconfirmed for worker in workers if isinstance(worker, WorkerService)):
+    """Whether no worker has published what is not confirmed, or not delivered: a standby looks for
+    lost tasks now and then.
+    """
+    workers = [
+        process.service for process in world.processes.values() if isinstance(process, Service)
+    ]
+    if any(
+        worker._publisher.unconfirmed for worker in workers if isinstance(worker, WorkerService)
+    ):
         return False
-    return not any(world.disk.messages(queue_id) for name, queue_id in world.disk.queue_ids().items() if "work" in name)
+    return not any(
+        world.disk.messages(queue_id)
+        for name, queue_id in world.disk.queue_ids().items()
+        if "work" in name
+    )
 
 
 def stop_looking(world: World) -> None:
-    """Have the front ends ask no more whether workers are there, nor for their keys, until they connect again: it would never end."""
+    """Have the front ends ask no more whether workers are there, nor for their keys, until they
+    connect again: it would never end.
+    """
     for process in world.processes.values():
         if isinstance(process, Service) and isinstance(process.service, FrontendService):
             statuses: Any = process.service.frontend._statuses
@@ -52,7 +76,11 @@ def stop_looking(world: World) -> None:
 
 def connected(world: World) -> bool:
     """Whether all front ends and workers are at their work."""
-    return all(process.service.connection.connected for process in world.processes.values() if isinstance(process, Service))
+    return all(
+        process.service.connection.connected
+        for process in world.processes.values()
+        if isinstance(process, Service)
+    )
 
 
 def _sizes(process: object) -> list[tuple[str, int]]:
@@ -66,13 +94,19 @@ def _sizes(process: object) -> list[tuple[str, int]]:
 
 
 def _broker(broker: Broker) -> list[tuple[str, int]]:
-    queues = [queue for queue in broker.factory.engine.queues.values() if queue.kind != "stream" and queue.name != PARKED_QUEUE]
+    queues = [
+        queue
+        for queue in broker.factory.engine.queues.values()
+        if queue.kind != "stream" and queue.name != PARKED_QUEUE
+    ]
     sizes = [(queue.name, queue.message_count) for queue in queues]
     for number, connection in enumerate(broker.factory.connections):
         for channel in connection.channels:
             for each in channel.consuming.unsettled.values():
                 if each.queue.kind != "stream":
-                    sizes.append((f"what connection {number} has not settled of {each.queue.name}", 1))
+                    sizes.append(
+                        (f"what connection {number} has not settled of {each.queue.name}", 1)
+                    )
     return sizes
 
 
@@ -88,7 +122,10 @@ def _frontend(service: FrontendService) -> list[tuple[str, int]]:
 
 
 def _worker(service: WorkerService) -> list[tuple[str, int]]:
-    sizes = [("unconfirmed", len(service._publisher._unconfirmed)), ("calls to A", service._settings.concurrency - service._gate._free)]
+    sizes = [
+        ("unconfirmed", len(service._publisher._unconfirmed)),
+        ("calls to A", service._settings.concurrency - service._gate._free),
+    ]
     for worker in service.workers:
         journal: Any = worker._journal
         sizes += [

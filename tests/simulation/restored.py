@@ -1,11 +1,10 @@
 """What the checks know of a backup that was restored: what it excuses, by task.
 
-- Tasks whose requests are not in the backup are *lost*: they may be unknown, until a POST that began after the restore is
-  answered 200 with their id.
-- Tasks of the backup that went on since are *set back*: they may be called again, and may end again, otherwise perhaps.
-  They are never unknown, and they end.
-- All other tasks are as good as ever.
-"""
+- Tasks whose requests are not in the backup are *lost*: they may be unknown, until a POST that
+  began after the restore is answered 200 with their id.
+- Tasks of the backup that went on since are *set back*: they may be called again, and may end
+  again, otherwise perhaps. They are never unknown, and they end.
+- All other tasks are as good as ever."""
 
 from __future__ import annotations
 
@@ -22,7 +21,9 @@ if TYPE_CHECKING:
 
 @define(eq=False)
 class Restores:
-    """`count` is how often a backup was restored. Tasks that are lost or set back come with the final states that they had."""
+    """`count` is how often a backup was restored. Tasks that are lost or set back come with the
+    final states that they had.
+    """
 
     count: int = 0
     lost: dict[str, set[State]] = field(factory=dict)
@@ -34,7 +35,9 @@ class Restores:
         self._saved = {task.task_id: evolve(task) for task in tasks if task.requested}
 
     def restore(self, tasks: Iterable[Task], orders: Iterable[Order]) -> None:
-        """It is restored: put back what is known of tasks from the disk, and what clients were told of those that it changes."""
+        """It is restored: put back what is known of tasks from the disk, and what clients were told
+        of those that it changes.
+        """
         self.count += 1
         for task in tasks:
             saved = self._saved.get(task.task_id)

@@ -47,13 +47,17 @@ class Result:
 
     def report(self) -> str:
         """What to do with a seed that failed."""
-        return f"seed {self.seed}: {self.broken}\n\nTo see it again:  python -m tests.simulation --seed {self.seed}\n"
+        return (
+            f"seed {self.seed}: {self.broken}\n\nTo see it again:  python -m tests.simulation"
+            f" --seed {self.seed}\n"
+        )
 
 
 def simulate(seed: int, *, live: bool = False) -> Result:
     """Run one seed. With `live`, its trace is printed as it goes."""
     collecting = gc.isenabled()
-    gc.disable()  # what is forgotten ends when it is collected: that must not depend on how much there was before
+    # what is forgotten ends when it is collected: that must not depend on how much there was before
+    gc.disable()
     run = _Run(seed, live)
     observer = cast("ILogObserver", run.on_log)
     globalLogPublisher.addObserver(observer)
@@ -86,7 +90,10 @@ class _Run:
         Operator(self.world, self.world.rng("operator"), self._fault_s)
         AnotherCount(self.world, self.world.rng("another count"), self._fault_s)
         Backups(self.world, self.world.rng("backups"), self._fault_s)
-        self.world.trace.note(f"faults: {', '.join(kind.__name__ for kind in self.faults.kinds)} each {self.faults.mean_pause_s} s")
+        self.world.trace.note(
+            f"faults: {', '.join(kind.__name__ for kind in self.faults.kinds)} each"
+            f" {self.faults.mean_pause_s} s"
+        )
 
     def _make_clients(self, rng: random.Random) -> list[Client]:
         world = self.world
@@ -94,14 +101,20 @@ class _Run:
         keyed, fickle = rng.choice([0.0, 0.3, 0.9]), rng.choice([0.0, 0.3, 0.9])
         clients = []
         for number in range(rng.randint(1, 4)):
-            orders = [self._make_order(rng, rng.choice(devices), keyed) for _ in range(rng.randint(1, 5))]
+            orders = [
+                self._make_order(rng, rng.choice(devices), keyed) for _ in range(rng.randint(1, 5))
+            ]
             name = f"c{number + 1}"
             frontend = f"b{number % world.setup.frontends + 1}"
-            clients.append(self._client(name, frontend, orders, wild=rng.random() < 0.2, fickle=fickle))
+            clients.append(
+                self._client(name, frontend, orders, wild=rng.random() < 0.2, fickle=fickle)
+            )
         return clients
 
     def _make_order(self, rng: random.Random, device: str, keyed: float) -> Order:
-        """A new one, or with a key one that another client has, too, or another body with its key."""
+        """A new one, or with a key one that another client has, too, or another body with its
+        key.
+        """
         if rng.random() >= keyed:
             return self.world.new_order(device)
         known = [order for order in self.world.orders if order.key is not None]
@@ -110,7 +123,9 @@ class _Run:
         like = rng.choice(known)
         return like if rng.random() < 0.6 else self.world.new_order(like.device, like.key)
 
-    def _client(self, name: str, frontend: str, orders: list[Order], *, wild: bool, fickle: float) -> Client:
+    def _client(
+        self, name: str, frontend: str, orders: list[Order], *, wild: bool, fickle: float
+    ) -> Client:
         world = self.world
         return Client(
             role=Role(name, world.clock),
@@ -128,7 +143,9 @@ class _Run:
         )
 
     def on_log(self, event: LogEvent) -> None:
-        """Errors break a seed, unless they tell of a full disk, a missing key, a restored backup, or that the broker gave up as it may."""
+        """Errors break a seed, unless they tell of a full disk, a missing key, a restored backup,
+        or that the broker gave up as it may.
+        """
         level = event.get("log_level")
         if self._burying or level is None:
             return
@@ -187,10 +204,21 @@ class _Run:
             alarm.cancel()
 
     def _settle(self) -> None:
-        """Tasks that no client knows of come to their end, too, and calls that a worker makes for what another one has finished."""
-        self._advance(lambda: not self.world.held and self.world.processes.keys() >= set(self.world.names), CALM_S)
+        """Tasks that no client knows of come to their end, too, and calls that a worker makes for
+        what another one has finished.
+        """
+        self._advance(
+            lambda: not self.world.held and self.world.processes.keys() >= set(self.world.names),
+            CALM_S,
+        )
         self.checks.expect(not self.world.held, "The number of shards is not changed")
-        self._advance(lambda: all(task.finished is not None or not task.requested for task in self.checks.tasks.values()), CALM_S)
+        self._advance(
+            lambda: all(
+                task.finished is not None or not task.requested
+                for task in self.checks.tasks.values()
+            ),
+            CALM_S,
+        )
         self._advance(lambda: not (jobs(self.world) or self.world.frozen), LONGEST_CALL_S)
         self._advance(lambda: connected(self.world), CALM_S)
         self.checks.expect(connected(self.world), "Some role does not connect to the broker")
@@ -198,7 +226,12 @@ class _Run:
     def _ask_again(self) -> None:
         """Whoever asks now, orders again or cancels, and whomever, is told the same."""
         world = self.world
-        had = [order for order in world.orders if order.task_id is not None or (order.key is not None and order.key.task_id is not None)]
+        had = [
+            order
+            for order in world.orders
+            if order.task_id is not None
+            or (order.key is not None and order.key.task_id is not None)
+        ]
         for frontend in world.frontends:
             client = self._client("late", frontend, [], wild=False, fickle=0.0)
             for order in had:
@@ -209,7 +242,8 @@ class _Run:
     def _stop(self) -> None:
         world = self.world
         self._advance(lambda: False, 3.0)  # what is under way arrives …
-        self._advance(lambda: connected(self.world), CALM_S)  # … and who has been restarted meanwhile is at his work
+        # … and who has been restarted meanwhile is at his work
+        self._advance(lambda: connected(self.world), CALM_S)
         stop_looking(world)
         self._advance(lambda: False, 3.0)
         self._advance(lambda: no_marker(world), 3.0)
@@ -229,7 +263,12 @@ class _Run:
         """Bury the dead, and look whether anybody was forgotten."""
         world = self.world
         result = Result(
-            world.seed, self.checks.broken, world.trace.digest(), world.clock.events, world.clock.now, len(self.checks.accepted)
+            world.seed,
+            self.checks.broken,
+            world.trace.digest(),
+            world.clock.events,
+            world.clock.now,
+            len(self.checks.accepted),
         )
         self._burying = True
         for link in world.network.every_link:

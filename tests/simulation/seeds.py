@@ -14,7 +14,8 @@ from tests.simulation.mutations import MUTATIONS
 from tests.simulation.run import Result, simulate
 
 CHUNK = 25
-FULL = os.environ.get("RTPROV_FULL") == "1"  # as .ci/full sets it: what takes more than a few minutes runs, too
+# as .ci/full sets it: what takes more than a few minutes runs, too
+FULL = os.environ.get("RTPROV_FULL") == "1"
 
 
 def simulate_many(seeds: Iterable[int]) -> Iterator[Result]:
@@ -40,7 +41,9 @@ def _catch(name: str, within: int) -> Result | None:
 
 
 def _pool() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(os.cpu_count() or 1, mp_context=get_context("spawn"), initializer=_begin)
+    return ProcessPoolExecutor(
+        os.cpu_count() or 1, mp_context=get_context("spawn"), initializer=_begin
+    )
 
 
 def _begin() -> None:

@@ -1,8 +1,7 @@
 """The simulation's own A: it remembers every call, and misbehaves as its mood has it.
 
-It speaks just enough HTTP for the worker's real client, and nothing of the worker's: what it remembers is the truth that statuses are
-checked against.
-"""
+It speaks just enough HTTP for the worker's real client, and nothing of the worker's: what it
+remembers is the truth that statuses are checked against."""
 
 from __future__ import annotations
 
@@ -20,7 +19,13 @@ from tests.simulation.links import End
 SUCCESS = b'{"code": 200, "message": "success"}'
 NOT_FOUND = b'{"code": 404, "message": "The requested equipment is not found"}'
 FAILURE = b'{"code": 500, "message": "Internal provisioning exception"}'
-REASONS = {200: "OK", 404: "Not Found", 500: "Internal Server Error", 502: "Bad Gateway", 503: "Service Unavailable"}
+REASONS = {
+    200: "OK",
+    404: "Not Found",
+    500: "Internal Server Error",
+    502: "Bad Gateway",
+    503: "Service Unavailable",
+}
 
 LONGEST_RETRY_AFTER_S = 7.0
 IN_TIME_S = 60.0  # half a minute before the shortest of the worker's deadlines
@@ -39,7 +44,9 @@ MOODS: dict[str, dict[str, float]] = {
 
 @define(eq=False)
 class Call:
-    """One call as A had it. The worker began to send, or to connect where it had to, at `begun_at`; A had answered at `answered_at`."""
+    """One call as A had it. The worker began to send, or to connect where it had to, at `begun_at`;
+    A had answered at `answered_at`.
+    """
 
     number: int
     task_id: str
@@ -55,19 +62,29 @@ class Call:
 
     @property
     def in_time(self) -> bool:
-        """Whether its success left A long before any deadline, and the network has carried it to the worker's machine."""
+        """Whether its success left A long before any deadline, and the network has carried it to
+        the worker's machine.
+        """
         answered_in_s = math.inf if self.answered_at is None else self.answered_at - self.came_at
         return self.succeeded and answered_in_s < IN_TIME_S and not self.end.link.harmed
 
     def over_at(self, now: float) -> float | None:
-        """When the worker had done with it, as far as can be known; None where it goes on at `now`."""
-        ends = [each for each in (self.answered_at, self.end.other.lost_at) if each is not None and each <= now]
+        """When the worker had done with it, as far as can be known; None where it goes on at
+        `now`.
+        """
+        ends = [
+            each
+            for each in (self.answered_at, self.end.other.lost_at)
+            if each is not None and each <= now
+        ]
         return min(ends, default=None)
 
 
 @define(eq=False)
 class ServiceA(Factory):
-    """`on_call` hears of each call before it is answered, `on_answer` right before the answer leaves."""
+    """`on_call` hears of each call before it is answered, `on_answer` right before the answer
+    leaves.
+    """
 
     role: Role
     rng: random.Random
@@ -108,7 +125,10 @@ class _Connection(Protocol):
         if not end:
             return
         request, *lines = head.split(b"\r\n")
-        fields = {name.lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines)}
+        fields = {
+            name.lower(): value.strip()
+            for name, _, value in (line.partition(b":") for line in lines)
+        }
         if len(body) < int(fields[b"content-length"]):
             return
         self._received = b""
@@ -149,14 +169,27 @@ class _Connection(Protocol):
         elif call.conduct == "failure":
             status, body = 500, FAILURE
         elif call.conduct == "busy":
-            status, body, fields = 503, b"busy", rng.choice(["", "Retry-After: 1\r\n", f"Retry-After: {LONGEST_RETRY_AFTER_S:.0f}\r\n"])
+            status, body, fields = (
+                503,
+                b"busy",
+                rng.choice(
+                    ["", "Retry-After: 1\r\n", f"Retry-After: {LONGEST_RETRY_AFTER_S:.0f}\r\n"]
+                ),
+            )
         elif call.conduct == "gateway":
             status, body = 502, b"<html>bad gateway</html>"
         elif call.conduct == "garbage":
-            body = rng.choice([b"<garbage>", b'{"code": 500}', b'{"code": "200"}', b"", b"\xff\xfe", b"[" * 2000])
-        answer = f"HTTP/1.1 {status} {REASONS[status]}\r\n{fields}Content-Length: {len(body)}\r\n\r\n".encode() + body
+            body = rng.choice(
+                [b"<garbage>", b'{"code": 500}', b'{"code": "200"}', b"", b"\xff\xfe", b"[" * 2000]
+            )
+        answer = (
+            f"HTTP/1.1 {status} {REASONS[status]}\r\n{fields}Content-Length: {len(body)}\r\n\r\n".encode()
+            + body
+        )
         if call.conduct == "nonsense":
-            answer = rng.choice([b"\x00\x01\x02\r\n\r\n", b"HTTP/9 hello\r\n\r\n", b"HTTP/1.1 2OO OK\r\n\r\n"])
+            answer = rng.choice(
+                [b"\x00\x01\x02\r\n\r\n", b"HTTP/9 hello\r\n\r\n", b"HTTP/1.1 2OO OK\r\n\r\n"]
+            )
         elif call.conduct == "cut short":
             answer = answer[: rng.randrange(len(answer))]
         elif call.conduct in ("drop", "reset"):

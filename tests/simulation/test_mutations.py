@@ -20,11 +20,17 @@ class Mutations(SynchronousTestCase):
         self.assertEqual([name for name, result in caught.items() if result is None], [])
 
     def test_report(self) -> None:
-        """What was broken is told with task, device, the last events, and the command that shows it again."""
+        """What was broken is told with task, device, the last events, and the command that shows it
+        again.
+        """
         with MUTATIONS["every answer is a success"].switched_on():
             result = next(result for result in map(simulate, range(100)) if result.broken)
         report = result.report()
-        self.assertRegex(report, rf"seed {result.seed}: Completed, but A never had a success \(task [0-9a-f]{{32}}, device DEVICE\d+\)\n")
+        self.assertRegex(
+            report,
+            rf"seed {result.seed}: Completed, but A never had a success \(task [0-9a-f]{{32}},"
+            r" device DEVICE\d+\)\n",
+        )
         self.assertRegex(report, r"A: answers call \d+: \w+\n")
         self.assertIn(f"python -m tests.simulation --seed {result.seed}\n", report)
         self.assertIsNone(simulate(result.seed).broken)

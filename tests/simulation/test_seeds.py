@@ -18,7 +18,9 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 class Seeds(SynchronousTestCase):
     def test_many(self) -> None:
-        """Whatever goes wrong, every task comes to its end, and nothing that must hold is broken."""
+        """Whatever goes wrong, every task comes to its end, and nothing that must hold is
+        broken.
+        """
         broken, accepted = [], 0
         for result in simulate_many(range(SEEDS)):
             accepted += result.accepted
@@ -37,8 +39,18 @@ class Determinism(SynchronousTestCase):
 
     def test_another_process(self) -> None:
         """A seed goes the same way in another process, where strings hash differently."""
-        script = "from tests.simulation.run import simulate; print(*(simulate(seed).digest for seed in range(10)))"
+        script = (
+            "from tests.simulation.run import simulate; print(*(simulate(seed).digest for seed in"
+            " range(10)))"
+        )
         for hash_seed in ("1", "2"):
             environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT)}
-            output = subprocess.run([sys.executable, "-c", script], env=environment, cwd=ROOT, check=True, capture_output=True, text=True)
+            output = subprocess.run(
+                [sys.executable, "-c", script],
+                env=environment,
+                cwd=ROOT,
+                check=True,
+                capture_output=True,
+                text=True,
+            )
             self.assertEqual(output.stdout.split(), [simulate(seed).digest for seed in range(10)])

@@ -56,10 +56,14 @@ class Clocks(WorldTestCase):
         self.assertEqual(happened, ["a", "b", "c"])
 
     def test_reset_and_cancel(self) -> None:
-        """A call that is put off happens then, one that is brought forward at once, one that is cancelled never."""
+        """A call that is put off happens then, one that is brought forward at once, one that is
+        cancelled never.
+        """
         happened: list[tuple[str, float]] = []
         calls = {
-            name: self.world.call_later(None, 5.0, lambda name=name: happened.append((name, self.world.now)))
+            name: self.world.call_later(
+                None, 5.0, lambda name=name: happened.append((name, self.world.now))
+            )
             for name in ("later", "sooner", "never")
         }
         calls["later"].reset(9.0)
@@ -69,7 +73,9 @@ class Clocks(WorldTestCase):
         self.assertEqual(happened, [("sooner", 1.0), ("later", 9.0)])
 
     def test_a_dead_role(self) -> None:
-        """Nothing of a role happens after its death, neither what it had asked for before nor what it asks for then."""
+        """Nothing of a role happens after its death, neither what it had asked for before nor what
+        it asks for then.
+        """
         role, happened = Role("r", self.world), list[str]()
         role.clock.callLater(1.0, happened.append, "before")
         role.alive = False
@@ -78,10 +84,14 @@ class Clocks(WorldTestCase):
         self.assertEqual((happened, self.world.pending()), ([], []))
 
     def test_a_frozen_role(self) -> None:
-        """While a role stands still its clock does, too: what is due then happens later by as much."""
+        """While a role stands still its clock does, too: what is due then happens later by as
+        much.
+        """
         role, happened = Role("r", self.world), list[tuple[str, float]]()
         for name, delay in (("second", 3.0), ("first", 1.0)):
-            role.clock.callLater(delay, lambda name=name: happened.append((name, round(self.world.now, 3))))
+            role.clock.callLater(
+                delay, lambda name=name: happened.append((name, round(self.world.now, 3)))
+            )
         role.freeze(10.0)
         self.advance(10.5)
         self.assertEqual(happened, [])
@@ -89,7 +99,9 @@ class Clocks(WorldTestCase):
         self.assertEqual(happened, [("first", 11.0), ("second", 13.0)])
 
     def test_a_clock_that_is_set(self) -> None:
-        """A step of the system's clock moves no timer; the role's wall clock shows it, and does not count it in an age."""
+        """A step of the system's clock moves no timer; the role's wall clock shows it, and does not
+        count it in an age.
+        """
         role, happened = Role("r", self.world), list[float]()
         began = role.wall_clock()
         role.clock.callLater(20.0, lambda: happened.append(round(self.world.now, 3)))
@@ -146,12 +158,17 @@ class Links(WorldTestCase):
         self.client.write(b"hello")
         self.server.write(b"are you there?")
         self.advance(59.0)
-        self.assertEqual((self.listener(self.server).received, self.listener(self.client).received), (b"", b"are you there?"))
+        self.assertEqual(
+            (self.listener(self.server).received, self.listener(self.client).received),
+            (b"", b"are you there?"),
+        )
         self.advance(2.0)
         self.assertEqual(self.listener(self.server).received, b"hello")
 
     def test_half_open_and_given_up(self) -> None:
-        """An end that gives up a mute link is rid of it; the other learns of it when it is heard again."""
+        """An end that gives up a mute link is rid of it; the other learns of it when it is heard
+        again.
+        """
         self.link.mute(self.link.ends, 60.0)
         self.client.abortConnection()
         self.advance(59.0)
@@ -165,7 +182,9 @@ class Links(WorldTestCase):
         self.client_role.alive = False
         self.network.role_died(self.client_role, None)
         self.advance(1.0)
-        self.assertEqual((self.listener(self.client).received, self.listener(self.client).lost), (b"", False))
+        self.assertEqual(
+            (self.listener(self.client).received, self.listener(self.client).lost), (b"", False)
+        )
         self.assertTrue(self.listener(self.server).lost)
 
     def test_power_loss(self) -> None:

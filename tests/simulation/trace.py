@@ -15,7 +15,9 @@ LAST_LINES = 25
 
 @define(eq=False)
 class Trace:
-    """Lines with their time, and the task and device that they are about. With `live` each is printed at once."""
+    """Lines with their time, and the task and device that they are about. With `live` each is
+    printed at once.
+    """
 
     world: WorldClock
     live: bool = False
@@ -37,7 +39,9 @@ class Trace:
         chosen = [
             (at, text)
             for at, text, task, about in self.lines
-            if (task is None and about is None) or task_id in (None, task) or (device is not None and about == device)
+            if (task is None and about is None)
+            or task_id in (None, task)
+            or (device is not None and about == device)
         ]
         return "\n".join(_line(at, text) for at, text in chosen[-LAST_LINES:])
 

@@ -1,4 +1,6 @@
-"""The world of one seed: roles with their processes, which start, die and start again, on one clock, one network and one disk."""
+"""The world of one seed: roles with their processes, which start, die and start again, on one
+clock, one network and one disk.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +80,9 @@ class Process(Protocol):
 
 @define(eq=False)
 class Service:
-    """A front end's or a worker's life; `service` is the role as it is made for the number of shards, `given` the one that it was told."""
+    """A front end's or a worker's life; `service` is the role as it is made for the number of
+    shards, `given` the one that it was told.
+    """
 
     role: Role
     sharded: Sharded[Any]
@@ -131,11 +135,11 @@ class Stateless:
 
 @define(eq=False)
 class World:
-    """Everything; `processes` are those that live, by name: ``broker``, ``a``, ``b1`` … and ``w1`` …
+    """Everything; `processes` are those that live, by name: ``broker``, ``a``, ``b1`` … and ``w1``
+    …
 
-    `shards` is their number, which may have `changed`; `untold` says of each role whether it must find that out (and is empty where the
-    number stays). Roles that are `held` do not start.
-    """
+    `shards` is their number, which may have `changed`; `untold` says of each role whether it must
+    find that out (and is empty where the number stays). Roles that are `held` do not start."""
 
     seed: int
     setup: Setup
@@ -150,7 +154,8 @@ class World:
     held: set[str] = field(factory=set)
     url: BrokerUrl = URL
     orders: list[Order] = field(factory=list)
-    key_files: dict[str, tuple[str, ...]] = field(factory=dict)  # by role, where it is not the one that all began with
+    # by role, where it is not the one that all began with
+    key_files: dict[str, tuple[str, ...]] = field(factory=dict)
     trace: Trace = field(init=False)
     network: Network = field(init=False)
     checks: Checks = field(init=False)
@@ -161,8 +166,13 @@ class World:
     def __attrs_post_init__(self) -> None:
         self.shards = self.setup.shards
         self.trace = Trace(self.clock)
-        self.network = Network(self.clock, self.rng("network"), split=self.setup.split, slow=self.setup.slow)
-        patience_s = min(self.setup.patience_s - LONGEST_RETRY_AFTER_S, SHORTEST_DEADLINE_S) - 2 * self.setup.skew_s
+        self.network = Network(
+            self.clock, self.rng("network"), split=self.setup.split, slow=self.setup.slow
+        )
+        patience_s = (
+            min(self.setup.patience_s - LONGEST_RETRY_AFTER_S, SHORTEST_DEADLINE_S)
+            - 2 * self.setup.skew_s
+        )
         knobs = self.setup.knobs
         self.checks = Checks(
             self.trace,
@@ -177,7 +187,13 @@ class World:
         self.network.on_link = self.checks.on_link
         self.disk = self.checks.disk = Disk(self.checks.on_written)
         self.disk.reading_s = READING_S if LONG_JOURNALS in knobs else 0.0
-        self.a = ServiceA(Role("a", self.clock), self.rng("a"), self.checks.on_call, self.checks.on_answer, self.setup.delay_s)
+        self.a = ServiceA(
+            Role("a", self.clock),
+            self.rng("a"),
+            self.checks.on_call,
+            self.checks.on_answer,
+            self.setup.delay_s,
+        )
 
     def rng(self, name: str) -> random.Random:
         """Dice of one's own, so that what one rolls changes nothing for the others."""
@@ -190,13 +206,21 @@ class World:
     @property
     def names(self) -> list[str]:
         """All roles, living or not."""
-        return ["broker", "a", *self.frontends, *(f"w{number}" for number in range(1, self.setup.workers + 1))]
+        return [
+            "broker",
+            "a",
+            *self.frontends,
+            *(f"w{number}" for number in range(1, self.setup.workers + 1)),
+        ]
 
     def new_order(self, device: str, key: Key | None = None) -> Order:
         """An order whose body is like no other's."""
         number = len(self.orders) + 1
         timeout_s = self.rng(f"order {number}").choice([1, 14, 60, 100])
-        body = b'{"timeoutInSeconds": %d, "parameters": [{"vlan": 534}, {"order": %d}, {"password": "p\xc3\xa4ss"}]}' % (timeout_s, number)
+        body = (
+            b'{"timeoutInSeconds": %d, "parameters": [{"vlan": 534}, {"order": %d}, {"password":'
+            b' "p\xc3\xa4ss"}]}' % (timeout_s, number)
+        )
         order = Order(number, device, body, key)
         self.orders.append(order)
         self.checks.orders[body] = order
@@ -212,7 +236,12 @@ class World:
         rng = self.rng(f"{name} {life}")
         role = Role(name, self.clock, rng.uniform(-self.setup.skew_s, self.setup.skew_s))
         self.trace.note(f"{name} starts")
-        kinds = {"broker": self._start_broker, "a": self._start_a, "b": self._start_frontend, "w": self._start_worker}
+        kinds = {
+            "broker": self._start_broker,
+            "a": self._start_a,
+            "b": self._start_frontend,
+            "w": self._start_worker,
+        }
         self.processes[name] = kinds[name.rstrip("0123456789")](role, rng)
 
     def _start_broker(self, role: Role, rng: random.Random) -> Process:
@@ -232,11 +261,19 @@ class World:
 
         def make(shards: int) -> FrontendService:
             around = self._surroundings(role, rng)
-            return FrontendService(around, sealer=sealer, shards=shards, running_status=200, shards_given=given is not None)
+            return FrontendService(
+                around,
+                sealer=sealer,
+                shards=shards,
+                running_status=200,
+                shards_given=given is not None,
+            )
 
         def serve(service: FrontendService) -> None:
             if role.alive and role.name not in self.stopping:
-                self.network.listen(role, role.name, JsonSite(service.frontend.resource(), reactor=role.clock))
+                self.network.listen(
+                    role, role.name, JsonSite(service.frontend.resource(), reactor=role.clock)
+                )
 
         sharded = Sharded(make, given, role.clock)
         sharded.on_made = serve
@@ -245,8 +282,12 @@ class World:
         return Service(role, sharded, sealer, given)
 
     def _start_worker(self, role: Role, rng: random.Random) -> Process:
-        agent = equipment_agent(self.network.endpoint(role, "a"), concurrency=self.setup.concurrency, clock=role.clock)
-        equipment = HttpEquipment(agent=agent, base_url="http://a", clock=role.clock, wall_clock=role.wall_clock)
+        agent = equipment_agent(
+            self.network.endpoint(role, "a"), concurrency=self.setup.concurrency, clock=role.clock
+        )
+        equipment = HttpEquipment(
+            agent=agent, base_url="http://a", clock=role.clock, wall_clock=role.wall_clock
+        )
         sealer = PlainSealer(*self.key_files.get(role.name, ()))
         given = self._given(role.name)
 
@@ -259,14 +300,18 @@ class World:
                 retention_s=self.setup.retention_s,
                 shards_given=given is not None,
             )
-            return WorkerService(self._surroundings(role, rng), settings, equipment=equipment, sealer=sealer)
+            return WorkerService(
+                self._surroundings(role, rng), settings, equipment=equipment, sealer=sealer
+            )
 
         sharded = Sharded(make, given, role.clock)
         sharded.startService()
         return Service(role, sharded, sealer, given)
 
     def _given(self, name: str) -> int | None:
-        """The number of shards that a role is told. None must do: a broker that knows no number yet would take 1."""
+        """The number of shards that a role is told. None must do: a broker that knows no number yet
+        would take 1.
+        """
         untold = self.untold.get(name, False) and (self.changed or self.shards == 1)
         return None if untold else self.shards
 
@@ -281,7 +326,9 @@ class World:
         )
 
     def replace_key_file(self, name: str, keys: tuple[str, ...], noticed_after_s: float) -> None:
-        """Give a role another key file; a process that lives notices it after a while, one that starts has it at once."""
+        """Give a role another key file; a process that lives notices it after a while, one that
+        starts has it at once.
+        """
         self.key_files[name] = keys
         process = self.processes.get(name)
         if isinstance(process, Service):
@@ -294,14 +341,22 @@ class World:
     # Death.
 
     def kill(self, name: str, silent_s: float | None = None) -> None:
-        """Kill a role as ``kill -9`` does; with `silent_s`, as pulling the plug does: its peers hear nothing for so long."""
+        """Kill a role as ``kill -9`` does; with `silent_s`, as pulling the plug does: its peers
+        hear nothing for so long.
+        """
         process = self.processes.get(name)
         if process is not None:
-            self.trace.note(f"{name} is killed" if silent_s is None else f"{name} loses its power, {silent_s:.0f} s of silence")
+            self.trace.note(
+                f"{name} is killed"
+                if silent_s is None
+                else f"{name} loses its power, {silent_s:.0f} s of silence"
+            )
             self._end(name, process, silent_s)
 
     def stop(self, name: str, then: Callable[[], object] = lambda: None) -> None:
-        """Stop a role in the orderly way; `then` is called when its process has ended, unless it was killed before."""
+        """Stop a role in the orderly way; `then` is called when its process has ended, unless it
+        was killed before.
+        """
         process = self.processes.get(name)
         if process is None or name in self.stopping:
             return
@@ -340,7 +395,9 @@ class World:
     @property
     def frozen(self) -> bool:
         """Whether some process stands still."""
-        return any(process.role.frozen_until > self.clock.now for process in self.processes.values())
+        return any(
+            process.role.frozen_until > self.clock.now for process in self.processes.values()
+        )
 
     def _end(self, name: str, process: Process, silent_s: float | None) -> None:
         process.died()

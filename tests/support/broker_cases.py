@@ -1,6 +1,8 @@
-"""One description of what a broker does, run on two brokers: the embedded one in memory, and a real RabbitMQ over TCP.
+"""One description of what a broker does, run on two brokers: the embedded one in memory, and a real
+RabbitMQ over TCP.
 
-A theme is a mixin, whose tests are coroutines that wait for answers and deliveries, and never for time to pass:
+A theme is a mixin, whose tests are coroutines that wait for answers and deliveries, and never for
+time to pass:
 
     class PurgeContract(BrokerContract):
         async def test_purge(self) -> None:
@@ -11,16 +13,18 @@ A theme is a mixin, whose tests are coroutines that wait for answers and deliver
     class SqlitePurge(SqliteTestCase, PurgeContract): ...
     class RabbitMQPurge(RabbitMQTestCase, PurgeContract): ...
 
-On the embedded broker the virtual clock is turned until the coroutine is done; on RabbitMQ the reactor runs and trial holds the deadline.
-That something does *not* happen is shown by a later thing that does: `BrokerContract.settle`, or a marker message in the same queue.
+On the embedded broker the virtual clock is turned until the coroutine is done; on RabbitMQ the
+reactor runs and trial holds the deadline. That something does *not* happen is shown by a later
+thing that does: `BrokerContract.settle`, or a marker message in the same queue.
 
-The measure is RabbitMQ 3.10, which the embedded broker follows. Where a later RabbitMQ does something else, the test says so, and what:
+The measure is RabbitMQ 3.10, which the embedded broker follows. Where a later RabbitMQ does
+something else, the test says so, and what:
 
-    @differs(since=(4, 3), because="`basic.nack` does not count as a delivery; `basic.reject` and a lost consumer do")
-    async def test_delivery_limit(self) -> None: ...
+    @differs(since=(4, 3), because="`basic.nack` does not count as a delivery; `basic.reject` and a
+    lost consumer do") async def test_delivery_limit(self) -> None: ...
 
-    async def delivery_limit_since_4_3(self) -> None: ...     # runs in its place on RabbitMQ 4.3 and later
-"""
+    async def delivery_limit_since_4_3(self) -> None: ...     # runs in its place on RabbitMQ 4.3
+and later"""
 
 from __future__ import annotations
 
@@ -105,7 +109,8 @@ class Inbox:
 
 
 class BrokerContract(_Case):
-    """What the tests of a theme use. `clock` is the client's, `url` the broker's, and `endpoint` the way to it.
+    """What the tests of a theme use. `clock` is the client's, `url` the broker's, and `endpoint`
+    the way to it.
 
     `version` is the RabbitMQ's; the embedded broker counts as none.
     """
@@ -126,13 +131,17 @@ class BrokerContract(_Case):
 
     async def connect(self, url: BrokerUrl | None = None, **options: Any) -> AmqpConnection:
         """A connection whose handshake is done."""
-        connection = await self.open(AmqpConnection(url=url or self.url, clock=self.clock, **options))
+        connection = await self.open(
+            AmqpConnection(url=url or self.url, clock=self.clock, **options)
+        )
         self.connections.append(connection)
         await connection.handshake()
         return connection
 
     async def channel(self, connection: AmqpConnection | None = None) -> AmqpChannel:
-        """A channel that may be closed without harm to its connection; on a connection of its own if none is given."""
+        """A channel that may be closed without harm to its connection; on a connection of its own
+        if none is given.
+        """
         return await (connection or await self.connect()).open_channel(fatal=False)
 
     async def publisher(self) -> Publisher:
@@ -154,11 +163,17 @@ class BrokerContract(_Case):
 
     async def ask(self, channel: AmqpChannel, method: base.Frame) -> Message:
         """The broker's answer to a method, or None where it has none."""
-        answer: Message = await channel.invoke(METHODS[type(method)], [value for _, value in method])
+        answer: Message = await channel.invoke(
+            METHODS[type(method)], [value for _, value in method]
+        )
         return answer
 
-    async def refused(self, channel: AmqpChannel, method: base.Frame, code: int, words: str = "") -> AmqpError:
-        """Send a method that the broker refuses by closing its channel, or its connection where the code asks for that."""
+    async def refused(
+        self, channel: AmqpChannel, method: base.Frame, code: int, words: str = ""
+    ) -> AmqpError:
+        """Send a method that the broker refuses by closing its channel, or its connection where the
+        code asks for that.
+        """
         closed: Deferred[BrokerError] = Deferred()
         channel.on_closed(closed.callback)
         try:
@@ -192,7 +207,9 @@ class BrokerContract(_Case):
 
     async def settle(self, channel: AmqpChannel, queue: str) -> None:
         """Return when all that the broker had to say on this channel about a queue has arrived."""
-        for _ in range(2):  # RabbitMQ's channel may answer while a delivery is in its mailbox, but handles that before the next method
+        # RabbitMQ's channel may answer while a delivery is in its mailbox, but handles that before
+        # the next method
+        for _ in range(2):
             await self.count(channel, queue)
 
     # Queues.
@@ -201,10 +218,20 @@ class BrokerContract(_Case):
         """A name that no other test has."""
         return f"{word}.{uuid.uuid4().hex}"
 
-    async def queue(self, channel: AmqpChannel, kind: str = "classic", arguments: Mapping[str, Any] | None = None) -> str:
+    async def queue(
+        self,
+        channel: AmqpChannel,
+        kind: str = "classic",
+        arguments: Mapping[str, Any] | None = None,
+    ) -> str:
         """Declare a durable queue; return its name."""
         name = self.name(kind)
-        await self.ask(channel, Queue.Declare(queue=name, durable=True, arguments={"x-queue-type": kind, **(arguments or {})}))
+        await self.ask(
+            channel,
+            Queue.Declare(
+                queue=name, durable=True, arguments={"x-queue-type": kind, **(arguments or {})}
+            ),
+        )
         return name
 
     async def stream(self, channel: AmqpChannel) -> str:
@@ -216,20 +243,26 @@ class BrokerContract(_Case):
         answer = await self.ask(channel, Queue.Declare(queue=queue, passive=True))
         return int(answer.message_count)
 
-    async def publish(self, queue: str, *bodies: bytes, exchange: str = "", **properties: Any) -> None:
+    async def publish(
+        self, queue: str, *bodies: bytes, exchange: str = "", **properties: Any
+    ) -> None:
         """Publish to a queue, or by a routing key to an exchange; return when all is confirmed."""
         publisher = self.__dict__.get("_publisher")
         if publisher is None or publisher.channel is None:
             publisher = self.__dict__["_publisher"] = await self.publisher()
         waiting = [
-            publisher.publish(exchange, queue, body, properties=Basic.Properties(**properties), mandatory=False)
+            publisher.publish(
+                exchange, queue, body, properties=Basic.Properties(**properties), mandatory=False
+            )
             for body in bodies or (b"",)
         ]
         for each in waiting:
             await each
 
     def publish_raw(self, channel: AmqpChannel, exchange: str = "", **parts: bytes) -> None:
-        """Publish an empty message whose properties are written as they stand here: pamqp leaves out what is empty or 0."""
+        """Publish an empty message whose properties are written as they stand here: pamqp leaves
+        out what is empty or 0.
+        """
         method = Basic.Publish(exchange=exchange, routing_key="x")
         channel.send(encode_content(channel.id, method, join(parts, 0), b"", 4096))
 
@@ -245,7 +278,15 @@ class BrokerContract(_Case):
     ) -> Inbox:
         """Consume a queue."""
         inbox = Inbox()
-        inbox.tag = await consume(channel, queue, inbox.put, prefetch=prefetch, no_ack=no_ack, exclusive=exclusive, arguments=arguments)
+        inbox.tag = await consume(
+            channel,
+            queue,
+            inbox.put,
+            prefetch=prefetch,
+            no_ack=no_ack,
+            exclusive=exclusive,
+            arguments=arguments,
+        )
         return inbox
 
     async def get(self, channel: AmqpChannel, queue: str, *, no_ack: bool = True) -> Message | None:
@@ -265,12 +306,13 @@ Test = Callable[[Any], Coroutine[Any, Any, None]]
 def differs(*, since: tuple[int, int], because: str) -> Callable[[Test], Test]:
     """Mark a test that RabbitMQ passes no more from version `since` on.
 
-    There, the method named after the test and the version is run, which says what holds instead. `because` is for the reader, and for the
-    table in docs/embedded-broker.md.
-    """
+    There, the method named after the test and the version is run, which says what holds instead.
+    `because` is for the reader, and for the table in docs/embedded-broker.md."""
 
     def mark(test: Test) -> Test:
-        difference = Difference(since, because, f"{test.__name__.removeprefix('test_')}_since_{since[0]}_{since[1]}")
+        difference = Difference(
+            since, because, f"{test.__name__.removeprefix('test_')}_since_{since[0]}_{since[1]}"
+        )
 
         @wraps(test)
         async def run(self: Any) -> None:
@@ -298,7 +340,9 @@ def _factory(protocol: Protocol) -> IProtocolFactory:
 
 
 class EmbeddedTestCase(SynchronousTestCase):
-    """The embedded broker in memory. Coroutine tests are run by turning the virtual clock; nothing may be left on it at the end."""
+    """The embedded broker in memory. Coroutine tests are run by turning the virtual clock; nothing
+    may be left on it at the end.
+    """
 
     def __init_subclass__(cls) -> None:
         for name in dir(cls):
@@ -338,10 +382,16 @@ class EmbeddedTestCase(SynchronousTestCase):
 
 
 class SqliteTestCase(EmbeddedTestCase):
-    """The embedded broker on SQLite. Its writer takes a turn of the clock for each call, and it keeps next to nothing in memory."""
+    """The embedded broker on SQLite. Its writer takes a turn of the clock for each call, and it
+    keeps next to nothing in memory.
+    """
 
     def make_storage(self) -> Storage:
-        for module, name in ((backlog, "RESIDENT_MESSAGES"), (streams, "TAIL_MESSAGES"), (database, "PAGE_MESSAGES")):
+        for module, name in (
+            (backlog, "RESIDENT_MESSAGES"),
+            (streams, "TAIL_MESSAGES"),
+            (database, "PAGE_MESSAGES"),
+        ):
             self.patch(module, name, 2)
         return SqliteStorage(directory=Path(self.mktemp()), run=self.in_next_turn, clock=self.clock)
 

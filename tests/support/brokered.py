@@ -40,7 +40,9 @@ def make_task(number: int, equipment_id: str = "DEVICE1") -> Task:
 
 
 class BrokerTestCase(SynchronousTestCase):
-    """A broker that runs, and `outside`, the publisher of somebody else who is connected to it. `logged` is what was logged."""
+    """A broker that runs, and `outside`, the publisher of somebody else who is connected to it.
+    `logged` is what was logged.
+    """
 
     shards: Sequence[Shard] = (SHARD,)
 
@@ -103,7 +105,14 @@ class BrokerTestCase(SynchronousTestCase):
 
     def journal(self, apply: Any, publisher: Publisher) -> ShardJournal:
         """A journal to be attached behind topology and `publisher`."""
-        return ShardJournal(shard=SHARD, apply=apply, publisher=publisher, clock=self.clock, rng=self.rng, new_marker_id=self.new_id)
+        return ShardJournal(
+            shard=SHARD,
+            apply=apply,
+            publisher=publisher,
+            clock=self.clock,
+            rng=self.rng,
+            new_marker_id=self.new_id,
+        )
 
     def result(self, work: Deferred[T] | Coroutine[Any, Any, T]) -> T:
         """What `work` comes to, without time passing."""
@@ -113,12 +122,18 @@ class BrokerTestCase(SynchronousTestCase):
 
     # What somebody else does.
 
-    def publish(self, exchange: str, key: str, body: bytes, headers: dict[str, Any] | None = None) -> None:
+    def publish(
+        self, exchange: str, key: str, body: bytes, headers: dict[str, Any] | None = None
+    ) -> None:
         properties = Basic.Properties(delivery_mode=2, headers=headers)
         self.result(self.outside.publish(exchange, key, body, properties=properties))
 
     def publish_event(self, event: Event | bytes) -> None:
-        self.publish(TASKS_EXCHANGE, SHARD.event_key, event if isinstance(event, bytes) else encode_event(event))
+        self.publish(
+            TASKS_EXCHANGE,
+            SHARD.event_key,
+            event if isinstance(event, bytes) else encode_event(event),
+        )
 
     def publish_task(self, task: Task) -> None:
         self.publish(TASKS_EXCHANGE, SHARD.requested_key, encode_task(task))
@@ -129,7 +144,9 @@ class BrokerTestCase(SynchronousTestCase):
 
     @contextmanager
     def consuming(self, queue: str) -> Iterator[list[Delivery]]:
-        """Consume a queue for a while, over a connection that is lost at the end; what has come then has come."""
+        """Consume a queue for a while, over a connection that is lost at the end; what has come
+        then has come.
+        """
         taken: list[Delivery] = []
         connection = self.connect([_Taker(queue, taken)])
         self.network.settle()
@@ -151,6 +168,8 @@ class _Taker:
         self._queue, self._taken = queue, taken
 
     async def attach(self, connection: Any) -> None:
-        await consume(await connection.open_channel(), self._queue, self._taken.append, prefetch=1000)
+        await consume(
+            await connection.open_channel(), self._queue, self._taken.append, prefetch=1000
+        )
 
     def detach(self) -> None: ...

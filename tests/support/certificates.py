@@ -1,4 +1,5 @@
-"""Certificates of every kind, right and wrong, made with `cryptography`: what trustme, which only makes proper ones, cannot do.
+"""Certificates of every kind, right and wrong, made with `cryptography`: what trustme, which only
+makes proper ones, cannot do.
 
 authority = Authority()
 identity = authority.issue(dns("a.example"))
@@ -44,7 +45,12 @@ def subject(*common_names: str) -> x509.Name:
     """A distinguished name with these common names, or an empty one."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a name that is too long is meant
-        return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name, _validate=False) for name in common_names])
+        return x509.Name(
+            [
+                x509.NameAttribute(NameOID.COMMON_NAME, name, _validate=False)
+                for name in common_names
+            ]
+        )
 
 
 @frozen
@@ -65,7 +71,11 @@ class Identity:
 
     def options(self, trusted: Authority | None = None) -> CertificateOptions:
         """For Twisted: shows this certificate and, with `trusted`, asks the other side for one."""
-        root: Any = None if trusted is None else trustRootFromCertificates([TwistedCertificate.loadPEM(trusted.pem)])
+        root: Any = (
+            None
+            if trusted is None
+            else trustRootFromCertificates([TwistedCertificate.loadPEM(trusted.pem)])
+        )
         return CertificateOptions(
             privateKey=PKey.from_cryptography_key(self.key),
             certificate=X509.from_cryptography(self.certificate),
@@ -85,7 +95,13 @@ class Authority:
         self.name = subject(name)
         self.key = ec.generate_private_key(ec.SECP256R1())
         signer = parent or self
-        self.certificate = _certificate(self.name, signer.name, self.key, signer.key, x509.BasicConstraints(ca=True, path_length=None))
+        self.certificate = _certificate(
+            self.name,
+            signer.name,
+            self.key,
+            signer.key,
+            x509.BasicConstraints(ca=True, path_length=None),
+        )
         self.pem = self.certificate.public_bytes(Encoding.PEM)
 
     def issue(
@@ -101,7 +117,9 @@ class Authority:
         chain: Sequence[x509.Certificate] = (),
         self_signed: bool = False,
     ) -> Identity:
-        """A certificate for these subjectAltNames; None makes one without that extension, an empty list one with an empty extension."""
+        """A certificate for these subjectAltNames; None makes one without that extension, an empty
+        list one with an empty extension.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         extensions = list(extra)
         if names is not None:
@@ -132,7 +150,9 @@ def _certificate(
     ends_in: timedelta = DAY,
 ) -> x509.Certificate:
     now = datetime.now(timezone.utc)  # OpenSSL compares with the real clock
-    builder = x509.CertificateBuilder(issuer, owner, key.public_key(), x509.random_serial_number(), now + begins_in, now + ends_in)
+    builder = x509.CertificateBuilder(
+        issuer, owner, key.public_key(), x509.random_serial_number(), now + begins_in, now + ends_in
+    )
     for extension in extensions:
         builder = builder.add_extension(extension, critical=False)
     return builder.sign(signing_key, hashes.SHA256())

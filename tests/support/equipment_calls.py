@@ -49,7 +49,9 @@ class CallsTestCase(SynchronousTestCase):
         self.network = MemoryNetwork(self.clock)
         self.received = bytearray()
         self.network.listen("a").listen(Factory.forProtocol(lambda: RawServer(self.received)))
-        self.equipment = self.equipment_with(equipment_agent(self.network.connect("a"), concurrency=10, clock=self.reactor))
+        self.equipment = self.equipment_with(
+            equipment_agent(self.network.connect("a"), concurrency=10, clock=self.reactor)
+        )
 
     def _observe(self, event: LogEvent) -> None:
         """Keep what rtprov logs."""
@@ -61,7 +63,9 @@ class CallsTestCase(SynchronousTestCase):
         return cast("IReactorTime", self.clock)
 
     def equipment_with(self, agent: IAgent) -> HttpEquipment:
-        return HttpEquipment(agent=agent, base_url="https://a/", clock=self.reactor, wall_clock=self.clock.seconds)
+        return HttpEquipment(
+            agent=agent, base_url="https://a/", clock=self.reactor, wall_clock=self.clock.seconds
+        )
 
     def call(self) -> Deferred[tuple[State, str]]:
         task = Task("0123456789abcdef" * 2, "ABC123456", 14, 0.0, "sealed")
@@ -77,4 +81,6 @@ class CallsTestCase(SynchronousTestCase):
         self.network.settle()
 
     def assertUnreachable(self, outcome: Deferred[tuple[State, str]]) -> EquipmentUnreachable:
-        return cast("EquipmentUnreachable", self.failureResultOf(outcome, EquipmentUnreachable).value)
+        return cast(
+            "EquipmentUnreachable", self.failureResultOf(outcome, EquipmentUnreachable).value
+        )

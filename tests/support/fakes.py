@@ -16,7 +16,9 @@ from rtprov.model import Active, Event, Marker, State, Task, Unrecognised
 
 
 class PlainSealer:
-    """Seals by a prefix; what lacks it was tampered with. `replace` gives it other keys, by their ids alone."""
+    """Seals by a prefix; what lacks it was tampered with. `replace` gives it other keys, by their
+    ids alone.
+    """
 
     def __init__(self, *key_ids: str) -> None:
         self.key_ids: tuple[str, ...] = key_ids or ("plain",)
@@ -80,7 +82,9 @@ class FakeDelivery:
 
 @define(eq=False)
 class FakeJournal:
-    """Applies appended events at once while `up`; while it is not, appends and barriers wait for `come_up`."""
+    """Applies appended events at once while `up`; while it is not, appends and barriers wait for
+    `come_up`.
+    """
 
     apply: Callable[[Event], None]
     up: bool = True
@@ -116,7 +120,9 @@ class FakeJournal:
 
 @define(eq=False)
 class FakeReplica:
-    """A store and its open tasks, which take events as a worker's do; `after` is called with each event then."""
+    """A store and its open tasks, which take events as a worker's do; `after` is called with each
+    event then.
+    """
 
     store: Store
     open_tasks: OpenTasks = field(factory=OpenTasks)

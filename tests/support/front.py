@@ -15,7 +15,10 @@ from rtprov.model import Cancelled, Details, Event, Requested, State, Task
 from tests.support.fakes import PlainSealer
 from tests.support.raw_http import RawAnswer, WebTestCase
 
-BODY = '{"timeoutInSeconds": 14, "parameters": [{"username": "admin"}, {"password": "s3cr3t-пароль"}, {"vlan": 534}]}'.encode()
+BODY = (
+    '{"timeoutInSeconds": 14, "parameters": [{"username": "admin"}, {"password": "s3cr3t-пароль"},'
+    ' {"vlan": 534}]}'.encode()
+)
 CPE = "/api/v1/equipment/cpe/"
 ID = "ABC123456"
 TASK = "0123456789abcdef" * 2
@@ -33,7 +36,8 @@ NOT_HTTP = "The request is not valid HTTP/1.1"
 
 @define(eq=False)
 class FakeTasks:
-    """A `TaskSink` that takes each task at once; or fails with `error`; or, `silent`, never says anything.
+    """A `TaskSink` that takes each task at once; or fails with `error`; or, `silent`, never says
+    anything.
 
     The store is told of all that it takes, and `then` is called.
     """
@@ -79,7 +83,9 @@ class FakeTasks:
 
 @define(eq=False)
 class FakeStatuses:
-    """A `StatusSource` with the states in `states`; or fails with `error`; or, `silent`, answers when the test does in `asked`."""
+    """A `StatusSource` with the states in `states`; or fails with `error`; or, `silent`, answers
+    when the test does in `asked`.
+    """
 
     states: dict[tuple[str, str], State] = field(factory=dict)
     error: Exception | None = None
@@ -100,7 +106,9 @@ class FakeStatuses:
 
 @define(eq=False)
 class FakeDirectory:
-    """A `TaskDirectory` on a store of the test's own; or fails with `error`; or, `silent`, never says anything."""
+    """A `TaskDirectory` on a store of the test's own; or fails with `error`; or, `silent`, never
+    says anything.
+    """
 
     store: Store = field(factory=lambda: Store(86400.0))
     error: Exception | None = None
@@ -108,14 +116,18 @@ class FakeDirectory:
     now: float = 1000.0
     barriers: list[bool] = field(factory=list)
 
-    def details(self, task_id: str, equipment_id: str, *, barrier: bool) -> Deferred[Details | None]:
+    def details(
+        self, task_id: str, equipment_id: str, *, barrier: bool
+    ) -> Deferred[Details | None]:
         self.barriers.append(barrier)
         return self._answer(self.store.details(task_id, equipment_id, self.now))
 
     def find(self, task_id: str) -> Deferred[Details | None]:
         return self._answer(self.store.details(task_id, None, self.now))
 
-    def tasks_of(self, equipment_id: str, before: str | None, limit: int) -> Deferred[list[Details]]:
+    def tasks_of(
+        self, equipment_id: str, before: str | None, limit: int
+    ) -> Deferred[list[Details]]:
         return self._answer(self.store.tasks_of(equipment_id, before, limit, self.now))
 
     def _answer(self, result: T) -> Deferred[T]:
@@ -185,7 +197,9 @@ class FrontendTestCase(WebTestCase):
         self.statuses.states[task_id, equipment_id] = state
 
     def assertAccepted(self, answer: RawAnswer) -> None:
-        self.assertEqual((answer.status, answer.header("Content-Type")), (200, "application/json"), answer.body)
+        self.assertEqual(
+            (answer.status, answer.header("Content-Type")), (200, "application/json"), answer.body
+        )
         self.assertEqual(set(answer.json), {"code", "taskId"})
 
     def assertRefused(self, answer: RawAnswer, status: int, message: str | None = None) -> None:

@@ -1,4 +1,5 @@
-"""A network in memory, on a virtual clock: endpoints whose bytes arrive at the clock's next turn, and connections that can be cut.
+"""A network in memory, on a virtual clock: endpoints whose bytes arrive at the clock's next turn,
+and connections that can be cut.
 
     clock = Clock()
     network = MemoryNetwork(clock)
@@ -7,8 +8,8 @@
     network.settle()      # turn the clock by nothing until no byte is on its way
     network.advance(60)   # the same, with a minute passing
 
-Every byte, connect and close is an event of the clock, so a test decides when, and in which order, anything happens.
-"""
+Every byte, connect and close is an event of the clock, so a test decides when, and in which order,
+anything happens."""
 
 from __future__ import annotations
 
@@ -115,7 +116,9 @@ class MemoryTransport:
     # What a test calls.
 
     def cut(self, reason: Exception | None = None) -> None:
-        """Break the connection: what was not yet delivered is lost, both ends learn of it at the clock's next turn."""
+        """Break the connection: what was not yet delivered is lost, both ends learn of it at the
+        clock's next turn.
+        """
         for end in (self, self.other):
             if end.connected:
                 end._outgoing.clear()
@@ -221,16 +224,24 @@ class MemoryNetwork:
         return len(ends)
 
     def settle(self, turns: int = 10_000) -> None:
-        """Turn the clock, with no time passing, until nothing is due now. Fails a test that never comes to rest."""
+        """Turn the clock, with no time passing, until nothing is due now. Fails a test that never
+        comes to rest.
+        """
         for _ in range(turns):
-            due = [call for call in self.clock.getDelayedCalls() if call.getTime() <= self.clock.seconds()]
+            due = [
+                call
+                for call in self.clock.getDelayedCalls()
+                if call.getTime() <= self.clock.seconds()
+            ]
             if not due:
                 return
             self.clock.advance(0)
         raise AssertionError(f"still busy after {turns} turns")
 
     def advance(self, seconds: float, step: float | None = None) -> None:
-        """Let time pass, and settle. Stops at each timer on the way, so that what it sets off happens at its own time."""
+        """Let time pass, and settle. Stops at each timer on the way, so that what it sets off
+        happens at its own time.
+        """
         end = self.clock.seconds() + seconds
         self.settle()
         while (now := self.clock.seconds()) < end:
@@ -292,7 +303,9 @@ class _AgentEndpoints:
 
 
 def http_agent(network: MemoryNetwork) -> Agent:
-    """Twisted's own HTTP client on the network: a URL's host is a server's name there. ``https`` URLs go without TLS."""
+    """Twisted's own HTTP client on the network: a URL's host is a server's name there. ``https``
+    URLs go without TLS.
+    """
     pool = HTTPConnectionPool(network.clock, persistent=True)
     pool.maxPersistentPerHost = 1000
     agent: Agent = Agent.usingEndpointFactory(network.clock, _AgentEndpoints(network), pool)

@@ -5,8 +5,8 @@
     stub.signal("TERM")
     await stub.ended
 
-A test waits for lines of a log, never for time to pass. Nothing outlives its test: neither a process nor a folder nor a connection.
-"""
+A test waits for lines of a log, never for time to pass. Nothing outlives its test: neither a
+process nor a folder nor a connection."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ TWIST = [sys.executable, "-c", "from twisted.application.twist._twist import Twi
 
 
 class Twistd(ProcessProtocol):
-    """One child process. `ended` fires with its exit status, or with minus the signal that ended it."""
+    """One child process. `ended` fires with its exit status, or with minus the signal that ended
+    it.
+    """
 
     def __init__(self) -> None:
         self._out = bytearray()
@@ -76,7 +78,9 @@ class Twistd(ProcessProtocol):
         return ended
 
     def logged(self, pattern: str) -> Deferred[re.Match[str]]:
-        """Fires once the log matches the regular expression; fails when the process ends without."""
+        """Fires once the log matches the regular expression; fails when the process ends
+        without.
+        """
         found: Deferred[re.Match[str]] = Deferred()
         self._waiting.append((re.compile(pattern), found))
         self._look()
@@ -115,7 +119,11 @@ class Twistd(ProcessProtocol):
         assert self.status is not None
         waiting, self._waiting = self._waiting, []
         for pattern, found in waiting:
-            found.errback(AssertionError(f"ended without logging {pattern.pattern!r}:\n{self.log}\n{self.errors}"))
+            found.errback(
+                AssertionError(
+                    f"ended without logging {pattern.pattern!r}:\n{self.log}\n{self.errors}"
+                )
+            )
         enders, self._enders = self._enders, []
         for ended in enders:
             ended.callback(self.status)
@@ -134,7 +142,9 @@ class Client:
     def __init__(self, ca: Path, port: int) -> None:
         self._url = f"https://localhost:{port}"
         self._pool = HTTPConnectionPool(reactor)
-        policy = BrowserLikePolicyForHTTPS(trustRootFromCertificates([Certificate.loadPEM(ca.read_bytes())]))
+        policy = BrowserLikePolicyForHTTPS(
+            trustRootFromCertificates([Certificate.loadPEM(ca.read_bytes())])
+        )
         self._http = HTTPClient(Agent(reactor, contextFactory=policy, pool=self._pool))
 
     async def request(self, method: str, path: str, body: object = None, **fields: str) -> Answer:
@@ -154,11 +164,15 @@ class Client:
         answer = await self.post(equipment_id)
         assert answer.status == 200, answer
         location = answer.header("Location")
-        assert location == f"/api/v1/equipment/cpe/{equipment_id}/task/{answer.json['taskId']}", location
+        assert location == f"/api/v1/equipment/cpe/{equipment_id}/task/{answer.json['taskId']}", (
+            location
+        )
         return location
 
     async def final(self, path: str) -> Answer:
-        """Ask for a status until it is no longer that of a running task, and there is a worker to tell it."""
+        """Ask for a status until it is no longer that of a running task, and there is a worker to
+        tell it.
+        """
         while True:
             answer = await self.request("GET", path)
             if answer.status != 503 and answer.json["code"] != 204:
@@ -178,7 +192,13 @@ class ProcessTestCase(TestCase):
         self.folder = Path(tempfile.mkdtemp(prefix="rtprov-"))
         self.addCleanup(shutil.rmtree, self.folder)
 
-    def twistd(self, command: str, *arguments: str, environment: dict[str, str] | None = None, pidfile: str = "") -> Twistd:
+    def twistd(
+        self,
+        command: str,
+        *arguments: str,
+        environment: dict[str, str] | None = None,
+        pidfile: str = "",
+    ) -> Twistd:
         """Start ``twistd -n COMMAND ARGUMENTS``."""
         return self.spawn([*TWISTD, "-n", f"--pidfile={pidfile}", command, *arguments], environment)
 
@@ -187,7 +207,9 @@ class ProcessTestCase(TestCase):
         return self.spawn([*TWIST, "--log-format=text", command, *arguments])
 
     async def assert_refused(self, process: Twistd, line: str, status: int = 78) -> None:
-        """The process ends with this status, and this line (a regular expression) on standard error, and nothing else anywhere."""
+        """The process ends with this status, and this line (a regular expression) on standard
+        error, and nothing else anywhere.
+        """
         self.assertEqual(await process.ended, status, process.log + process.errors)
         self.assertRegex(process.errors, rf"\A{line}\n\Z")
         self.assertNotIn("Traceback", process.log)
@@ -196,11 +218,23 @@ class ProcessTestCase(TestCase):
             self.assertNotIn(password, process.log)
 
     def spawn(self, arguments: list[str], environment: dict[str, str] | None = None) -> Twistd:
-        """Start a program in the working folder, with our own modules first on its path and nothing else that would change how it runs."""
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RTPROV_", "PYTHON"))}
+        """Start a program in the working folder, with our own modules first on its path and nothing
+        else that would change how it runs.
+        """
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("RTPROV_", "PYTHON"))
+        }
         inherited["PYTHONPATH"] = str(Path(rtprov.__file__).resolve().parent.parent)
         process = Twistd()
-        reactor.spawnProcess(process, arguments[0], arguments, env=inherited | (environment or {}), path=str(self.folder))
+        reactor.spawnProcess(
+            process,
+            arguments[0],
+            arguments,
+            env=inherited | (environment or {}),
+            path=str(self.folder),
+        )
         self.addCleanup(self._kill, process)
         return process
 

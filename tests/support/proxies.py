@@ -1,4 +1,5 @@
-"""Real proxies for tests, each a child process with its files in the test's folder: nginx and haproxy, with TLS on both sides.
+"""Real proxies for tests, each a child process with its files in the test's folder: nginx and
+haproxy, with TLS on both sides.
 
     proxy = await self.nginx(upstream_port, "keepalive_timeout 1s;")    # in a `ProxyTestCase`
     client = self.client(proxy.port)
@@ -73,7 +74,9 @@ listen proxy
 
 
 def find_program(name: str, *, required: bool = True) -> str:
-    """The program's path. Raises `SkipTest` if it is not installed, `FailTest` if it must be and `required` is true."""
+    """The program's path. Raises `SkipTest` if it is not installed, `FailTest` if it must be and
+    `required` is true.
+    """
     found = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:{SBIN}")
     if found is None:
         if required and os.environ.get(REQUIRE) == "1":
@@ -83,7 +86,9 @@ def find_program(name: str, *, required: bool = True) -> str:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nothing listens on: these programs cannot tell which port they were given."""
+    """A port of 127.0.0.1 that nothing listens on: these programs cannot tell which port they were
+    given.
+    """
     with ExitStack() as stack:
         return int(stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1])
 
@@ -97,7 +102,9 @@ class Proxy:
     folder: Path
 
     async def checked(self) -> None:
-        """Have haproxy believe that its server is down; fires when as many checks as ``rise`` says have shown that it is up."""
+        """Have haproxy believe that its server is down; fires when as many checks as ``rise`` says
+        have shown that it is up.
+        """
         control = socket.socket(socket.AF_UNIX)
         with control:
             control.connect(str(self.folder / "haproxy.sock"))
@@ -107,7 +114,9 @@ class Proxy:
 
 
 class ProxyTestCase(ProcessTestCase):
-    """A test with a development set of certificates in its folder, and proxies that show the front end's."""
+    """A test with a development set of certificates in its folder, and proxies that show the front
+    end's.
+    """
 
     timeout = 60.0
 
@@ -120,19 +129,37 @@ class ProxyTestCase(ProcessTestCase):
         return self.folder / "certs"
 
     async def nginx(self, upstream: int, settings: str = "", upstream_settings: str = "") -> Proxy:
-        """Start nginx before a port. `settings` go into the ``server`` block, `upstream_settings` into ``upstream``."""
+        """Start nginx before a port. `settings` go into the ``server`` block, `upstream_settings`
+        into ``upstream``.
+        """
         program, port, file = find_program("nginx"), free_port(), self.folder / "nginx.conf"
-        values = {"port": port, "upstream": upstream, "settings": settings, "upstream_settings": upstream_settings}
+        values = {
+            "port": port,
+            "upstream": upstream,
+            "settings": settings,
+            "upstream_settings": upstream_settings,
+        }
         file.write_text(NGINX.format(**values))
-        return await self._started(port, program, "-p", str(self.folder), "-c", str(file), "-e", "stderr")
+        return await self._started(
+            port, program, "-p", str(self.folder), "-c", str(file), "-e", "stderr"
+        )
 
-    async def haproxy(self, upstream: int, *, mode: str = "http", defaults: str = "", server: str = "") -> Proxy:
-        """Start haproxy before a port. `server` are the server's parameters. In mode ``tcp`` TLS passes through."""
+    async def haproxy(
+        self, upstream: int, *, mode: str = "http", defaults: str = "", server: str = ""
+    ) -> Proxy:
+        """Start haproxy before a port. `server` are the server's parameters. In mode ``tcp`` TLS
+        passes through.
+        """
         program, port, file = find_program("haproxy"), free_port(), self.folder / "haproxy.cfg"
         both = self.certs / "both.pem"
-        both.write_bytes((self.certs / "frontend.pem").read_bytes() + (self.certs / "frontend.key").read_bytes())
+        both.write_bytes(
+            (self.certs / "frontend.pem").read_bytes() + (self.certs / "frontend.key").read_bytes()
+        )
         if mode == "http":
-            server += f" ssl verify required ca-file {self.certs / 'ca.pem'} verifyhost localhost sni str(localhost)"
+            server += (
+                f" ssl verify required ca-file {self.certs / 'ca.pem'} verifyhost localhost sni"
+                " str(localhost)"
+            )
         bind = f"ssl crt {both}" if mode == "http" else ""
         values = {
             "mode": mode,

@@ -1,21 +1,24 @@
-"""A real RabbitMQ for tests: one node for each trial process, started when the first test asks for it, gone when the process is.
+"""A real RabbitMQ for tests: one node for each trial process, started when the first test asks for
+it, gone when the process is.
 
-    async def test_something(self) -> None:
-        node = await rabbitmq()                       # raises SkipTest where no RabbitMQ is installed
-        url = BrokerUrl.parse(node.url)               # amqp://guest:guest@127.0.0.1:<port>/
-        output = await node.ctl("list_queues", "--quiet", "name")
+    async def test_something(self) -> None: node = await rabbitmq()                       # raises
+        SkipTest where no RabbitMQ is installed url = BrokerUrl.parse(node.url)               #
+        amqp://guest:guest@127.0.0.1:<port>/ output = await node.ctl("list_queues", "--quiet",
+        "name")
 
-The node has its name, ports, cookie and files to itself, so that it meets neither an installed broker nor another test run. Tests share it:
-they use names of their own (`node.unique`) or a virtual host of their own (`node.add_vhost`). `node.version` is RabbitMQ's, such as
-``(3, 10, 8)``. Two environment variables matter:
+The node has its name, ports, cookie and files to itself, so that it meets neither an installed
+broker nor another test run. Tests share it: they use names of their own (`node.unique`) or a
+virtual host of their own (`node.add_vhost`). `node.version` is RabbitMQ's, such as ``(3, 10, 8)``.
+Two environment variables matter:
 
-- ``RTPROV_RABBITMQ``: the folder with the programs ``rabbitmq-server``, ``rabbitmqctl`` and ``epmd`` of the RabbitMQ to test with. Without
-  it, the installed one is looked for. ``.ci/rabbitmq`` makes such a folder for other versions than the machine's own.
+- ``RTPROV_RABBITMQ``: the folder with the programs ``rabbitmq-server``, ``rabbitmqctl`` and
+  ``epmd`` of the RabbitMQ to test with. Without it, the installed one is looked for.
+  ``.ci/rabbitmq`` makes such a folder for other versions than the machine's own.
 - ``RTPROV_REQUIRE_RABBITMQ=1``: a missing RabbitMQ fails the tests instead of skipping them.
 
-Between the test process and the node stands a shell that waits for the end of its standard input. That comes when the test process ends,
-however it ends; the shell then kills the node with all that belongs to it, and removes its folder.
-"""
+Between the test process and the node stands a shell that waits for the end of its standard input.
+That comes when the test process ends, however it ends; the shell then kills the node with all that
+belongs to it, and removes its folder."""
 
 from __future__ import annotations
 
@@ -54,7 +57,8 @@ OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
 START_DEADLINE_S = 60.0
 STOP_DEADLINE_S = 10.0
 
-# The Debian package's own programs: those in the PATH are wrappers that insist on the user rabbitmq.
+# The Debian package's own programs: those in the PATH are wrappers that insist on the user
+# rabbitmq.
 _SERVERS = ("/usr/lib/rabbitmq/bin", "/usr/lib/rabbitmq/lib/*/sbin", "/opt/rabbitmq/sbin")
 _EPMDS = ("/usr/lib/erlang/erts-*/bin", "/usr/local/lib/erlang/erts-*/bin")
 
@@ -72,7 +76,8 @@ rm -rf -- "$3"
 
 @define(eq=False)
 class RabbitMQ:
-    """A running node. `url` is its broker URL with the virtual host ``/``; `port` its AMQP port on 127.0.0.1.
+    """A running node. `url` is its broker URL with the virtual host ``/``; `port` its AMQP port on
+    127.0.0.1.
 
     `version` is empty until the node has greeted for the first time.
     """
@@ -98,18 +103,23 @@ class RabbitMQ:
         return f"{word}.{uuid.uuid4().hex}"
 
     async def ctl(self, *arguments: str) -> str:
-        """Run ``rabbitmqctl`` on the node, for about a second; return its standard output. Raises `FailTest` where it fails."""
+        """Run ``rabbitmqctl`` on the node, for about a second; return its standard output. Raises
+        `FailTest` where it fails.
+        """
         return await rabbitmqctl(self._sbin, self._environment, self.folder, *arguments)
 
     async def add_vhost(self) -> str:
-        """Make a virtual host that guest may use, and return its broker URL. Takes two calls of `ctl`."""
+        """Make a virtual host that guest may use, and return its broker URL. Takes two calls of
+        `ctl`.
+        """
         name = self.unique("vhost")
         await self.ctl("add_vhost", name)
         await self.ctl("set_permissions", "-p", name, "guest", ".*", ".*", ".*")
         return self.url_of(name)
 
     async def add_roles(self) -> tuple[str, str]:
-        """Make a virtual host, and return its broker URLs for a front end and a worker with the permissions that the documentation names.
+        """Make a virtual host, and return its broker URLs for a front end and a worker with the
+        permissions that the documentation names.
 
         Takes up to five calls of `ctl`.
         """
@@ -127,7 +137,8 @@ class RabbitMQ:
     def log_tail(self, lines: int = 40) -> str:
         """The last lines of what the node has said."""
         text = "".join(
-            path.read_text(errors="replace") for path in sorted(self.folder.rglob("*.log"), key=lambda path: path.stat().st_mtime)
+            path.read_text(errors="replace")
+            for path in sorted(self.folder.rglob("*.log"), key=lambda path: path.stat().st_mtime)
         )
         return "\n".join(text.splitlines()[-lines:])
 
@@ -143,7 +154,9 @@ class RabbitMQ:
 
 
 def documented_permissions(role: str) -> list[str]:
-    """The user, and the patterns for configure, write and read, that docs/operations.md gives a ``frontend`` or a ``worker``."""
+    """The user, and the patterns for configure, write and read, that docs/operations.md gives a
+    ``frontend`` or a ``worker``.
+    """
     start = f"rabbitmqctl set_permissions -p rtprov rtprov-{role} "
     (line,) = (line for line in OPERATIONS.read_text().splitlines() if line.startswith(start))
     return shlex.split(line)[4:]
@@ -155,9 +168,9 @@ _node: RabbitMQ | Exception | None = None
 async def rabbitmq() -> RabbitMQ:
     """The process's RabbitMQ, started by the first call and ready for AMQP.
 
-    Raises `SkipTest` where none is installed (`FailTest` where one is required), and `FailTest` with the end of its log where it does not
-    come up within 60 s; then every further call fails at once.
-    """
+    Raises `SkipTest` where none is installed (`FailTest` where one is required), and `FailTest`
+    with the end of its log where it does not come up within 60 s; then every further call fails at
+    once."""
     global _node
     if _node is None:
         try:
@@ -173,12 +186,16 @@ async def rabbitmq() -> RabbitMQ:
 
 
 def start_rabbitmq() -> RabbitMQ:
-    """Begin to start a node, which is killed at the end of the process at the latest. Raises as `rabbitmq` does."""
+    """Begin to start a node, which is killed at the end of the process at the latest. Raises as
+    `rabbitmq` does.
+    """
     server, epmd = find_programs()
     folder = Path(tempfile.mkdtemp(prefix="rabbitmq-"))
     port, distribution, mapper = _free_ports(3)
     environment = _settings(folder, port, distribution, mapper)
-    supervisor = shell(_SUPERVISOR, "supervisor", epmd, server, folder, cwd=folder, environment=environment)
+    supervisor = shell(
+        _SUPERVISOR, "supervisor", epmd, server, folder, cwd=folder, environment=environment
+    )
     node = RabbitMQ(port, folder, server.parent, environment, supervisor)
     atexit.register(node.kill)
     return node
@@ -187,19 +204,25 @@ def start_rabbitmq() -> RabbitMQ:
 def find_programs() -> tuple[Path, Path]:
     """``rabbitmq-server`` and ``epmd``.
 
-    Raises `SkipTest` where one is missing; `FailTest` where they are required, or missing in the folder that `FOLDER` names.
-    """
+    Raises `SkipTest` where one is missing; `FailTest` where they are required, or missing in the
+    folder that `FOLDER` names."""
     server, epmd = _find("rabbitmq-server", _SERVERS), _find("epmd", _EPMDS)
     if server is None or epmd is None:
         missing = f"no {'rabbitmq-server' if server is None else 'epmd'}"
         if chosen := os.environ.get(FOLDER):
             raise FailTest(f"{FOLDER}={chosen} is no folder of RabbitMQ's programs: {missing}")
-        raise (FailTest if os.environ.get(REQUIRE) == "1" else SkipTest)(f"RabbitMQ is not installed: {missing}")
+        raise (FailTest if os.environ.get(REQUIRE) == "1" else SkipTest)(
+            f"RabbitMQ is not installed: {missing}"
+        )
     return server, epmd
 
 
-def shell(script: str, *arguments: object, cwd: Path, environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
-    """Start a script in a session of its own. The first argument is its name; its standard input ends with this process."""
+def shell(
+    script: str, *arguments: object, cwd: Path, environment: dict[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a script in a session of its own. The first argument is its name; its standard input
+    ends with this process.
+    """
     return subprocess.Popen(
         ["sh", "-c", script, *map(str, arguments)],
         stdin=subprocess.PIPE,
@@ -211,11 +234,20 @@ def shell(script: str, *arguments: object, cwd: Path, environment: dict[str, str
     )
 
 
-async def rabbitmqctl(sbin: Path, environment: dict[str, str], folder: Path, *arguments: str) -> str:
-    """Run ``rabbitmqctl`` in `folder`; return its standard output. Raises `FailTest` where it fails."""
-    output, errors, status = await getProcessOutputAndValue(str(sbin / "rabbitmqctl"), arguments, env=environment, path=str(folder))
+async def rabbitmqctl(
+    sbin: Path, environment: dict[str, str], folder: Path, *arguments: str
+) -> str:
+    """Run ``rabbitmqctl`` in `folder`; return its standard output. Raises `FailTest` where it
+    fails.
+    """
+    output, errors, status = await getProcessOutputAndValue(
+        str(sbin / "rabbitmqctl"), arguments, env=environment, path=str(folder)
+    )
     if status:
-        raise FailTest(f"rabbitmqctl {' '.join(arguments)} ended with {status}: {(errors or output).decode(errors='replace')}")
+        raise FailTest(
+            f"rabbitmqctl {' '.join(arguments)} ended with {status}:"
+            f" {(errors or output).decode(errors='replace')}"
+        )
     return bytes(output).decode()
 
 
@@ -238,9 +270,13 @@ def _free_ports(count: int) -> Iterator[int]:
 
 
 def _settings(folder: Path, port: int, distribution: int, mapper: int) -> dict[str, str]:
-    """Write the node's configuration; return its environment, in which nothing points out of `folder`."""
+    """Write the node's configuration; return its environment, in which nothing points out of
+    `folder`.
+    """
     (folder / "enabled_plugins").write_text("[].\n")
-    (folder / "rabbitmq.conf").write_text(f"listeners.tcp.1 = 127.0.0.1:{port}\ndisk_free_limit.absolute = 1MB\n")
+    (folder / "rabbitmq.conf").write_text(
+        f"listeners.tcp.1 = 127.0.0.1:{port}\ndisk_free_limit.absolute = 1MB\n"
+    )
     name = f"rtprov-{uuid.uuid4().hex}@localhost"
     return {
         "PATH": f"{os.environ.get('PATH', '')}:/usr/local/bin:/usr/bin:/bin",
@@ -299,7 +335,10 @@ async def _accepting(node: RabbitMQ) -> None:
     deadline = reactor.seconds() + START_DEADLINE_S
     while not (version := await _greets(reactor, node.port)):
         if not node.running or reactor.seconds() > deadline:
-            raise FailTest(f"RabbitMQ did not start within {START_DEADLINE_S:g} s; its log ends with\n{node.log_tail()}")
+            raise FailTest(
+                f"RabbitMQ did not start within {START_DEADLINE_S:g} s; its log ends"
+                f" with\n{node.log_tail()}"
+            )
         await deferLater(reactor, 0.1)
     node.version = version
 
@@ -312,4 +351,8 @@ async def _greets(reactor: IReactorCore, port: int) -> tuple[int, ...]:
     except Exception:
         return ()
     properties = await answered
-    return () if properties is None else tuple(int(part) for part in re.findall(r"\d+", str(properties["version"])))
+    return (
+        ()
+        if properties is None
+        else tuple(int(part) for part in re.findall(r"\d+", str(properties["version"])))
+    )

@@ -11,30 +11,52 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from rtprov.amqp.codec import encode_header
-from rtprov.amqp.framing import PROTOCOL_HEADER, Assembler, FrameParser, encode_content, encode_method
+from rtprov.amqp.framing import (
+    PROTOCOL_HEADER,
+    Assembler,
+    FrameParser,
+    encode_content,
+    encode_method,
+)
 from rtprov.amqp.transport import IAmqpTransport
 from tests.support.broker_cases import BrokerContract
 
 LOGIN = Connection.StartOk({}, "PLAIN", "\0guest\0guest", "en_US")
 
 
-OPENING = PROTOCOL_HEADER + encode_method(0, LOGIN) + encode_method(0, Connection.TuneOk(2047, 131072, 0))
+OPENING = (
+    PROTOCOL_HEADER + encode_method(0, LOGIN) + encode_method(0, Connection.TuneOk(2047, 131072, 0))
+)
 OPENING += encode_method(0, Connection.Open("/"))
 CHANNEL = OPENING + encode_method(1, Channel.Open())
 
 
 def frame(kind: int, channel: int, payload: bytes) -> bytes:
     """One frame."""
-    return bytes([kind]) + channel.to_bytes(2, "big") + len(payload).to_bytes(4, "big") + payload + b"\xce"
+    return (
+        bytes([kind])
+        + channel.to_bytes(2, "big")
+        + len(payload).to_bytes(4, "big")
+        + payload
+        + b"\xce"
+    )
 
 
 def publish(channel: int, body: bytes, **options: Any) -> bytes:
     """The frames of a message."""
-    return encode_content(channel, Basic.Publish(**options), encode_header(Basic.Properties(), len(body)), body, 131072)
+    return encode_content(
+        channel,
+        Basic.Publish(**options),
+        encode_header(Basic.Properties(), len(body)),
+        body,
+        131072,
+    )
 
 
 class RawClient(Protocol):
-    """Says what it is told to, and keeps what it hears: whole methods, heartbeats as None, and at the end the loss."""
+    """Says what it is told to, and keeps what it hears: whole methods, heartbeats as None, and at
+    the end the loss.
+    """
 
     transport: IAmqpTransport | None
 
@@ -52,7 +74,9 @@ class RawClient(Protocol):
             if frame.kind == 8:
                 self.heard.put(None)
                 continue
-            command = self._assemblers.setdefault(frame.channel, Assembler(frame.channel, 1 << 24)).feed(frame)
+            command = self._assemblers.setdefault(
+                frame.channel, Assembler(frame.channel, 1 << 24)
+            ).feed(frame)
             if command is not None:
                 self.heard.put(command.method)
 
@@ -62,10 +86,16 @@ class RawClient(Protocol):
     def say(self, *items: base.Frame | bytes, channel: int = 0) -> None:
         """Send methods or bytes."""
         assert self.transport is not None
-        self.transport.write(b"".join(item if isinstance(item, bytes) else encode_method(channel, item) for item in items))
+        self.transport.write(
+            b"".join(
+                item if isinstance(item, bytes) else encode_method(channel, item) for item in items
+            )
+        )
 
     async def hear(self, kind: type[base.Frame] | None) -> Any:
-        """The next method, which must be of this kind; heartbeats are passed over, unless they are waited for."""
+        """The next method, which must be of this kind; heartbeats are passed over, unless they are
+        waited for.
+        """
         heard = await self.heard.get()
         while heard is None and kind is not None:
             heard = await self.heard.get()

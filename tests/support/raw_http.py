@@ -1,4 +1,5 @@
-"""HTTP from the outside, byte for byte: connections on which a test says what it likes, and the answers taken apart.
+"""HTTP from the outside, byte for byte: connections on which a test says what it likes, and the
+answers taken apart.
 
     class Things(WebTestCase):
         def test_a_thing(self) -> None:
@@ -31,8 +32,16 @@ from tests.support.memory import MemoryNetwork, MemoryTransport
 MANY_BYTES = 20_000
 
 
-def request(method: str, path: str | bytes, body: bytes | None = None, headers: Iterable[str] = (), version: str = "HTTP/1.1") -> bytes:
-    """A request as bytes. With a body it has a Content-Length, and a JSON Content-Type unless `headers` have one."""
+def request(
+    method: str,
+    path: str | bytes,
+    body: bytes | None = None,
+    headers: Iterable[str] = (),
+    version: str = "HTTP/1.1",
+) -> bytes:
+    """A request as bytes. With a body it has a Content-Length, and a JSON Content-Type unless
+    `headers` have one.
+    """
     fields = ["Host: b", *headers]
     if body is not None:
         fields.append(f"Content-Length: {len(body)}")
@@ -40,7 +49,12 @@ def request(method: str, path: str | bytes, body: bytes | None = None, headers: 
             fields.append("Content-Type: application/json")
     target = path if isinstance(path, bytes) else path.encode()
     start = b"%s %s %s\r\n" % (method.encode(), target, version.encode())
-    return start + "".join(f"{field}\r\n" for field in fields).encode("latin-1") + b"\r\n" + (body or b"")
+    return (
+        start
+        + "".join(f"{field}\r\n" for field in fields).encode("latin-1")
+        + b"\r\n"
+        + (body or b"")
+    )
 
 
 def chunked(*chunks: bytes) -> bytes:
@@ -50,7 +64,9 @@ def chunked(*chunks: bytes) -> bytes:
 
 @frozen
 class RawAnswer:
-    """One answer, its fields in order and their names in lower case. `phrase` is the status line's."""
+    """One answer, its fields in order and their names in lower case. `phrase` is the status
+    line's.
+    """
 
     version: str
     status: int
@@ -85,7 +101,9 @@ class RawClient(Protocol):
         self.lost = True
 
     def send(self, data: bytes) -> None:
-        """Let the bytes arrive, in pieces where `piece` says so; fewer and larger ones for much data."""
+        """Let the bytes arrive, in pieces where `piece` says so; fewer and larger ones for much
+        data.
+        """
         piece = self._piece or len(data) or 1
         if self._piece and len(data) > MANY_BYTES:
             piece = max(piece, 997)
@@ -105,15 +123,23 @@ class RawClient(Protocol):
         return cast("MemoryTransport", self.transport)
 
     def answers(self, *methods: str) -> list[RawAnswer]:
-        """All that has been received, as whole answers, 1xx among them; a rest fails the test. `methods`: those of the requests."""
+        """All that has been received, as whole answers, 1xx among them; a rest fails the test.
+        `methods`: those of the requests.
+        """
         data, answers, asked = bytes(self.received), [], list(methods)
         while data:
             head, separator, data = data.partition(b"\r\n\r\n")
             assert separator, f"half an answer: {head!r}"
             start, *lines = head.decode("latin-1").split("\r\n")
             version, status, phrase = start.split(" ", 2)
-            fields = tuple((name.lower(), value) for name, value in (line.split(": ", 1) for line in lines))
-            has_body = int(status) >= 200 and int(status) != 204 and (asked.pop(0) if asked else "") != "HEAD"
+            fields = tuple(
+                (name.lower(), value) for name, value in (line.split(": ", 1) for line in lines)
+            )
+            has_body = (
+                int(status) >= 200
+                and int(status) != 204
+                and (asked.pop(0) if asked else "") != "HEAD"
+            )
             body, data = _take_body(dict(fields), data) if has_body else (b"", data)
             answers.append(RawAnswer(version, int(status), phrase, fields, body))
         return answers
@@ -134,7 +160,9 @@ def _take_body(fields: dict[str, str], data: bytes) -> tuple[bytes, bytes]:
 
 
 class WebTestCase(SynchronousTestCase):
-    """A site in memory, on a virtual clock. At its end no timer is left, and nothing was logged as an error or as secret."""
+    """A site in memory, on a virtual clock. At its end no timer is left, and nothing was logged as
+    an error or as secret.
+    """
 
     piece: int | None = None
     secret = "s3cr3t"
@@ -157,7 +185,9 @@ class WebTestCase(SynchronousTestCase):
         for client in self.clients:
             client.hang_up()
         self.assertEqual(self.clock.getDelayedCalls(), [], "timers are left behind")
-        self.assertEqual([event for event in self.events if self.secret in event], [], "a secret is logged")
+        self.assertEqual(
+            [event for event in self.events if self.secret in event], [], "a secret is logged"
+        )
 
     def serve(self, resource: IResource) -> None:
         self.network.listen("b").listen(JsonSite(resource, reactor=self.reactor))
@@ -177,7 +207,12 @@ class WebTestCase(SynchronousTestCase):
         return client.answers(*methods)
 
     def ask(
-        self, method: str, path: str | bytes, body: bytes | None = None, headers: Iterable[str] = (), version: str = "HTTP/1.1"
+        self,
+        method: str,
+        path: str | bytes,
+        body: bytes | None = None,
+        headers: Iterable[str] = (),
+        version: str = "HTTP/1.1",
     ) -> RawAnswer:
         """One request on a connection of its own, and the answer, which comes at once."""
         answers = self.say(request(method, path, body, headers, version), method)
@@ -186,8 +221,13 @@ class WebTestCase(SynchronousTestCase):
 
     def assertError(self, answer: RawAnswer, status: int, message: str | None = None) -> None:
         """The answer is the envelope, in JSON, with no more in it than status and message."""
-        self.assertEqual((answer.status, answer.header("Content-Type")), (status, "application/json"))
-        self.assertEqual(answer.json, {"code": status, "message": message if message is not None else answer.json["message"]})
+        self.assertEqual(
+            (answer.status, answer.header("Content-Type")), (status, "application/json")
+        )
+        self.assertEqual(
+            answer.json,
+            {"code": status, "message": message if message is not None else answer.json["message"]},
+        )
         self.assertIsInstance(answer.json["message"], str)
         self.assertNotIn(b"<", answer.body)
         self.assertNotIn(self.secret.encode(), answer.body)

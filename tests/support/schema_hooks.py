@@ -1,4 +1,6 @@
-"""What JSON Schema cannot say of a body, said to schemathesis, which imports this module (``SCHEMATHESIS_HOOKS``)."""
+"""What JSON Schema cannot say of a body, said to schemathesis, which imports this module
+(``SCHEMATHESIS_HOOKS``).
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ CHECKED = ("timeoutInSeconds", "username", "password", "vlan", "interfaces")
 
 
 def filter_body(context: Any, body: Any) -> bool:
-    """Leave out what is valid to a schema alone: integers written as 1.0, and keys that are given twice with different values."""
+    """Leave out what is valid to a schema alone: integers written as 1.0, and keys that are given
+    twice with different values.
+    """
     if not isinstance(body, dict):
         return True
     parameters = body.get("parameters")
@@ -22,11 +26,16 @@ def filter_body(context: Any, body: Any) -> bool:
             if key in seen and repr(seen[key]) != repr(value):
                 return False
             seen[key] = value
-    return not any(_holds_a_float(value) for value in [body.get("timeoutInSeconds"), *(seen.get(key) for key in CHECKED)])
+    return not any(
+        _holds_a_float(value)
+        for value in [body.get("timeoutInSeconds"), *(seen.get(key) for key in CHECKED)]
+    )
 
 
 hook(filter_body)
 
 
 def _holds_a_float(value: Any) -> bool:
-    return isinstance(value, float) or (isinstance(value, list) and any(isinstance(item, float) for item in value))
+    return isinstance(value, float) or (
+        isinstance(value, list) and any(isinstance(item, float) for item in value)
+    )

@@ -1,8 +1,8 @@
 """A broker that does what a test tells it to, and the test case that connects to it.
 
-The peer answers each method as a friendly broker would; `ScriptedBroker.answers` holds something else for what a test is about. Run a whole
-test case once more with ``bytewise = True`` and every byte arrives alone, on both sides.
-"""
+The peer answers each method as a friendly broker would; `ScriptedBroker.answers` holds something
+else for what a test is about. Run a whole test case once more with ``bytewise = True`` and every
+byte arrives alone, on both sides."""
 
 from __future__ import annotations
 
@@ -21,7 +21,14 @@ from rtprov.amqp.client.channel import AmqpChannel
 from rtprov.amqp.client.protocol import AmqpConnection
 from rtprov.amqp.client.url import BrokerUrl
 from rtprov.amqp.codec import encode_header
-from rtprov.amqp.framing import PROTOCOL_HEADER, Assembler, Command, FrameParser, encode_content, encode_method
+from rtprov.amqp.framing import (
+    PROTOCOL_HEADER,
+    Assembler,
+    Command,
+    FrameParser,
+    encode_content,
+    encode_method,
+)
 from tests.support.memory import MemoryNetwork, MemoryTransport
 
 T = TypeVar("T")
@@ -32,7 +39,9 @@ URL = BrokerUrl.parse("amqp://alice:secret@broker/")
 
 
 class ScriptedPeer(Protocol):
-    """One connection, seen from the broker. `received` holds what came, `heartbeats` counts those."""
+    """One connection, seen from the broker. `received` holds what came, `heartbeats` counts
+    those.
+    """
 
     def __init__(self, broker: ScriptedBroker) -> None:
         self.broker = broker
@@ -54,7 +63,9 @@ class ScriptedPeer(Protocol):
                 if frame.kind == 8:
                     self.heartbeats += 1
                     continue
-                assembler = self._assemblers.setdefault(frame.channel, Assembler(frame.channel, 1 << 24))
+                assembler = self._assemblers.setdefault(
+                    frame.channel, Assembler(frame.channel, 1 << 24)
+                )
                 command = assembler.feed(frame)
                 if command is not None:
                     self.received.append(command)
@@ -74,14 +85,28 @@ class ScriptedPeer(Protocol):
         self.send_bytes(encode_method(channel, method))
 
     def send_content(
-        self, channel: int, method: base.Frame, body: bytes, properties: Basic.Properties | None = None, frame_max: int = 4096
+        self,
+        channel: int,
+        method: base.Frame,
+        body: bytes,
+        properties: Basic.Properties | None = None,
+        frame_max: int = 4096,
     ) -> None:
         header = encode_header(properties or Basic.Properties(), len(body))
         self.send_bytes(encode_content(channel, method, header, body, frame_max))
 
-    def deliver(self, channel: int, tag: str, delivery_tag: int, body: bytes, properties: Basic.Properties | None = None) -> None:
+    def deliver(
+        self,
+        channel: int,
+        tag: str,
+        delivery_tag: int,
+        body: bytes,
+        properties: Basic.Properties | None = None,
+    ) -> None:
         """Send a ``basic.deliver``."""
-        self.send_content(channel, Basic.Deliver(tag, delivery_tag, False, "exchange", "key"), body, properties)
+        self.send_content(
+            channel, Basic.Deliver(tag, delivery_tag, False, "exchange", "key"), body, properties
+        )
 
     def send_back(self, publish: Command) -> None:
         """Send the ``basic.return`` for a publish."""
@@ -109,7 +134,9 @@ class ScriptedPeer(Protocol):
 
 
 class ScriptedBroker(Factory):
-    """Makes a `ScriptedPeer` for each connection; `peer` is the newest. A method whose answer is None meets silence."""
+    """Makes a `ScriptedPeer` for each connection; `peer` is the newest. A method whose answer is
+    None meets silence.
+    """
 
     noisy = False
 
@@ -191,7 +218,9 @@ class AmqpTestCase(SynchronousTestCase):
 
     def begin(self, url: BrokerUrl = URL, **options: Any) -> AmqpConnection:
         """A connection whose handshake has got as far as the peer lets it."""
-        factory: IProtocolFactory = ConnectionFactory(lambda: AmqpConnection(url=url, clock=self.clock, **options), self.bytewise)
+        factory: IProtocolFactory = ConnectionFactory(
+            lambda: AmqpConnection(url=url, clock=self.clock, **options), self.bytewise
+        )
         connected = self.network.connect("broker").connect(factory)
         self.clock.advance(0)
         connection = self.successResultOf(connected)
@@ -215,7 +244,9 @@ class AmqpTestCase(SynchronousTestCase):
         self.network.settle()
         return self.successResultOf(deferred)
 
-    def error(self, work: Deferred[Any] | Coroutine[Any, Any, Any], *kinds: type[Exception]) -> BaseException:
+    def error(
+        self, work: Deferred[Any] | Coroutine[Any, Any, Any], *kinds: type[Exception]
+    ) -> BaseException:
         """The exception that `work` comes to, without time passing."""
         deferred = work if isinstance(work, Deferred) else Deferred.fromCoroutine(work)
         self.network.settle()

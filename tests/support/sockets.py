@@ -1,7 +1,8 @@
-"""Real TLS connections as a stranger makes them: any version, any cipher, any bytes; each call waits for at most `PATIENCE_S`.
+"""Real TLS connections as a stranger makes them: any version, any cipher, any bytes; each call
+waits for at most `PATIENCE_S`.
 
-They block. The server they speak to is another process, or runs in a test that moves the calls to threads.
-"""
+They block. The server they speak to is another process, or runs in a test that moves the calls to
+threads."""
 
 from __future__ import annotations
 
@@ -17,7 +18,13 @@ PATIENCE_S = 15.0
 HOST = "127.0.0.1"
 
 
-def context(ca: Path, certificate: Path | None = None, key: Path | None = None, *, alpn: tuple[str, ...] = ()) -> ssl.SSLContext:
+def context(
+    ca: Path,
+    certificate: Path | None = None,
+    key: Path | None = None,
+    *,
+    alpn: tuple[str, ...] = (),
+) -> ssl.SSLContext:
     """A client that trusts `ca`, and is otherwise as Python makes one."""
     made = ssl.create_default_context(cafile=str(ca))
     if certificate is not None:
@@ -70,7 +77,9 @@ class Wire:
             self._receive()
         head, _, self._rest = self._rest.partition(b"\r\n\r\n")
         start, *lines = head.decode().split("\r\n")
-        fields = tuple((name.lower(), value) for name, value in (line.split(": ", 1) for line in lines))
+        fields = tuple(
+            (name.lower(), value) for name, value in (line.split(": ", 1) for line in lines)
+        )
         length = int(dict(fields)["content-length"])
         while len(self._rest) < length:
             self._receive()
@@ -98,7 +107,9 @@ class Wire:
 
 
 def refused(port: int, tls: ssl.SSLContext) -> str | None:
-    """The server's reason not to talk to such a client, as its TLS alert has it (RFC 8446 §6); None where it talks."""
+    """The server's reason not to talk to such a client, as its TLS alert has it (RFC 8446 §6); None
+    where it talks.
+    """
     try:
         with Wire(port, tls) as wire:
             wire.ask(b"GET / HTTP/1.1\r\nHost: b\r\n\r\n")

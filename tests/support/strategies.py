@@ -1,11 +1,24 @@
-"""Hypothesis strategies for the model's values, and how Hypothesis runs here: the same examples every time, without a deadline for each."""
+"""Hypothesis strategies for the model's values, and how Hypothesis runs here: the same examples
+every time, without a deadline for each.
+"""
 
 from __future__ import annotations
 
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from rtprov.model import Cancelled, Event, Finished, Marker, Postponed, Requested, Started, State, Task, Withheld
+from rtprov.model import (
+    Cancelled,
+    Event,
+    Finished,
+    Marker,
+    Postponed,
+    Requested,
+    Started,
+    State,
+    Task,
+    Withheld,
+)
 
 settings.register_profile("rtprov", deadline=None, derandomize=True)
 settings.load_profile("rtprov")
@@ -13,7 +26,9 @@ settings.load_profile("rtprov")
 task_ids = st.text("0123456789abcdef", min_size=32, max_size=32)
 equipment_ids = st.from_regex(r"[a-zA-Z0-9]{6,40}", fullmatch=True)
 times = st.floats(min_value=0, max_value=4e9)
-final_states = st.sampled_from([state for state in State if state.final and state is not State.CANCELLED])
+final_states = st.sampled_from(
+    [state for state in State if state.final and state is not State.CANCELLED]
+)
 # What UTF-8 can carry: all but lone surrogates.
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 
@@ -35,11 +50,21 @@ tasks = st.builds(
 def task_events(
     task_id: st.SearchStrategy[str], equipment_id: st.SearchStrategy[str]
 ) -> st.SearchStrategy[Requested | Started | Postponed | Withheld | Cancelled | Finished]:
-    """Events of the tasks that the two strategies name; none of them with an ``Idempotency-Key``."""
+    """Events of the tasks that the two strategies name; none of them with an
+    ``Idempotency-Key``.
+    """
     return st.one_of(
         st.builds(Requested, task_id, equipment_id, times, st.none(), key=key_ids),
         st.builds(Started, task_id, equipment_id, times, st.integers(min_value=1, max_value=1000)),
-        st.builds(Postponed, task_id, equipment_id, times, st.integers(min_value=1, max_value=1000), texts, times),
+        st.builds(
+            Postponed,
+            task_id,
+            equipment_id,
+            times,
+            st.integers(min_value=1, max_value=1000),
+            texts,
+            times,
+        ),
         st.builds(Withheld, task_id, equipment_id, times, key_ids, st.booleans()),
         st.builds(Cancelled, task_id, equipment_id, times),
         st.builds(Finished, task_id, equipment_id, times, final_states, texts),
@@ -47,4 +72,6 @@ def task_events(
 
 
 _requested = st.builds(Requested, task_ids, equipment_ids, times, fingerprints, key=key_ids)
-events: st.SearchStrategy[Event] = st.one_of(task_events(task_ids, equipment_ids), _requested, st.builds(Marker, texts))
+events: st.SearchStrategy[Event] = st.one_of(
+    task_events(task_ids, equipment_ids), _requested, st.builds(Marker, texts)
+)

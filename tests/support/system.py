@@ -1,4 +1,5 @@
-"""The whole system in memory: stub of A, front end, worker and embedded broker on one virtual clock.
+"""The whole system in memory: stub of A, front end, worker and embedded broker on one virtual
+clock.
 
     system = System()
     system.start()
@@ -6,8 +7,8 @@
     system.network.advance(61)
     system.get("ABC123456", answer.json["taskId"]).json   # {"code": 200, "message": "Completed"}
 
-Nothing is faked but the network and the clock: HTTP goes through Twisted's own client and server, AMQP through our client and broker.
-"""
+Nothing is faked but the network and the clock: HTTP goes through Twisted's own client and server,
+AMQP through our client and broker."""
 
 from __future__ import annotations
 
@@ -38,7 +39,10 @@ from tests.support.memory import MemoryNetwork, http_client
 
 NONE: Mapping[str, str] = {}
 EPOCH = 1_800_000_000.0
-REQUEST = {"timeoutInSeconds": 14, "parameters": [{"username": "admin"}, {"password": "s3cr3t-пароль"}, {"vlan": 534}]}
+REQUEST = {
+    "timeoutInSeconds": 14,
+    "parameters": [{"username": "admin"}, {"password": "s3cr3t-пароль"}, {"vlan": 534}],
+}
 
 
 @frozen
@@ -60,7 +64,9 @@ class Answer:
 
 @define(eq=False, slots=False)
 class System:
-    """One broker ("broker"), one A ("a"), and as many front ends ("b", "b2" …) and workers as a test starts."""
+    """One broker ("broker"), one A ("a"), and as many front ends ("b", "b2" …) and workers as a
+    test starts.
+    """
 
     delay_s: float = 60.0
     seed: int = 1
@@ -91,7 +97,9 @@ class System:
         self.start_stub()
         self.start_frontend()
         self.start_worker()
-        connections = [role.connection for role in self.frontends.values()] + [role.connection for role in self.workers]
+        connections = [role.connection for role in self.frontends.values()] + [
+            role.connection for role in self.workers
+        ]
         self.network.until(lambda: all(connection.connected for connection in connections), 10.0)
 
     def start_broker(self) -> None:
@@ -99,12 +107,18 @@ class System:
         self.network.listen("broker").listen(self.broker)
 
     def start_stub(self) -> Stub:
-        self.stub = Stub(clock=self.clock, delay_s=self.delay_s, honour_timeout=False, rules=tuple(self.rules))
+        self.stub = Stub(
+            clock=self.clock, delay_s=self.delay_s, honour_timeout=False, rules=tuple(self.rules)
+        )
         self._serve("a", self.stub)
         return self.stub
 
     def start_frontend(
-        self, name: str = "b", *, sealer: FernetSealer | None = None, key_source: KeySource | None = None
+        self,
+        name: str = "b",
+        *,
+        sealer: FernetSealer | None = None,
+        key_source: KeySource | None = None,
     ) -> FrontendService:
         service = FrontendService(
             self._surroundings(),
@@ -127,14 +141,27 @@ class System:
         key_source: KeySource | None = None,
     ) -> WorkerService:
         settings = WorkerSettings(
-            shards=[Shard(index, self.shards) for index in (range(self.shards) if shards is None else shards)],
+            shards=[
+                Shard(index, self.shards)
+                for index in (range(self.shards) if shards is None else shards)
+            ],
             concurrency=concurrency or self.concurrency,
             patience_s=self.patience_s,
             drain_s=self.drain_s,
         )
-        agent = equipment_agent(self.network.connect("a"), concurrency=settings.concurrency, clock=self.clock)
-        equipment = HttpEquipment(agent=agent, base_url="http://a", clock=self.clock, wall_clock=self.wall_clock)
-        service = WorkerService(self._surroundings(), settings, equipment=equipment, sealer=sealer or self.sealer, key_source=key_source)
+        agent = equipment_agent(
+            self.network.connect("a"), concurrency=settings.concurrency, clock=self.clock
+        )
+        equipment = HttpEquipment(
+            agent=agent, base_url="http://a", clock=self.clock, wall_clock=self.wall_clock
+        )
+        service = WorkerService(
+            self._surroundings(),
+            settings,
+            equipment=equipment,
+            sealer=sealer or self.sealer,
+            key_source=key_source,
+        )
         self.workers.append(service)
         service.startService()
         return service
@@ -148,12 +175,18 @@ class System:
 
     # What a client does.
 
-    def post(self, equipment_id: str, body: object = REQUEST, frontend: str = "b", key: str | None = None) -> Answer:
+    def post(
+        self, equipment_id: str, body: object = REQUEST, frontend: str = "b", key: str | None = None
+    ) -> Answer:
         headers = {} if key is None else {"Idempotency-Key": key}
-        return self.request("POST", f"/api/v1/equipment/cpe/{equipment_id}", body, frontend, headers)
+        return self.request(
+            "POST", f"/api/v1/equipment/cpe/{equipment_id}", body, frontend, headers
+        )
 
     def get(self, equipment_id: str, task_id: str, frontend: str = "b") -> Answer:
-        return self.request("GET", f"/api/v1/equipment/cpe/{equipment_id}/task/{task_id}", None, frontend)
+        return self.request(
+            "GET", f"/api/v1/equipment/cpe/{equipment_id}/task/{task_id}", None, frontend
+        )
 
     def accepted(self, equipment_id: str, body: object = REQUEST, frontend: str = "b") -> str:
         """POST a task that is accepted; return its id."""
@@ -161,23 +194,45 @@ class System:
         assert answer.status == 200, answer
         return cast("str", answer.json["taskId"])
 
-    def request(self, method: str, path: str, body: object = None, frontend: str = "b", headers: Mapping[str, str] = NONE) -> Answer:
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        frontend: str = "b",
+        headers: Mapping[str, str] = NONE,
+    ) -> Answer:
         """One request; the clock runs until it is answered."""
         pending = self.send(method, path, body, frontend, headers)
         self.network.until(lambda: bool(pending.called), 10.0)
         return cast("Answer", pending.result)
 
-    def send(self, method: str, path: str, body: object = None, frontend: str = "b", headers: Mapping[str, str] = NONE) -> Deferred[Answer]:
+    def send(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        frontend: str = "b",
+        headers: Mapping[str, str] = NONE,
+    ) -> Deferred[Answer]:
         """Begin a request; it goes on as the clock is turned."""
-        data = body if isinstance(body, bytes) or body is None else json.dumps(body, ensure_ascii=False).encode()
+        data = (
+            body
+            if isinstance(body, bytes) or body is None
+            else json.dumps(body, ensure_ascii=False).encode()
+        )
         return Deferred.fromCoroutine(self._send(method, f"http://{frontend}{path}", data, headers))
 
-    async def _send(self, method: str, url: str, data: bytes | None, fields: Mapping[str, str]) -> Answer:
+    async def _send(
+        self, method: str, url: str, data: bytes | None, fields: Mapping[str, str]
+    ) -> Answer:
         headers = Headers({"Content-Type": ["application/json"]} if data is not None else {})
         for name, value in fields.items():
             headers.setRawHeaders(name, [value])
         body = None if data is None else BytesBody(data)
-        response = await self._client.request(method, url, data=body, headers=headers, allow_redirects=False)
+        response = await self._client.request(
+            method, url, data=body, headers=headers, allow_redirects=False
+        )
         return Answer(response.code, response.headers, await response.content())
 
     # Inside.

@@ -1,4 +1,6 @@
-"""A front end's and a worker's parts together: starting, stopping, and what goes on beside the tasks."""
+"""A front end's and a worker's parts together: starting, stopping, and what goes on beside the
+tasks.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ class WorkerServiceTests(SynchronousTestCase):
         self.addCleanup(self.system.stop)
 
     def test_finished_tasks_are_forgotten(self) -> None:
-        """A task that finished longer than the retention ago is unknown, to the store and to a front end that has no memory of it."""
+        """A task that finished longer than the retention ago is unknown, to the store and to a
+        front end that has no memory of it.
+        """
         task_id = self.system.accepted("ABC123456")
         self.system.network.advance(11)
         (worker,) = self.system.workers
@@ -44,7 +48,9 @@ class WorkerServiceTests(SynchronousTestCase):
         self.assertIsNone(self.successResultOf(stopped))
 
     def test_one_limit_for_all_shards(self) -> None:
-        """The slots of a worker are shared by its shards; each shard's prefetch leaves room for tasks that wait, and fits into AMQP."""
+        """The slots of a worker are shared by its shards; each shard's prefetch leaves room for
+        tasks that wait, and fits into AMQP.
+        """
         (worker,) = self.system.workers
         gates = {id(each._attempts._gate) for each in worker.workers}
         self.assertEqual((len(worker.workers), len(gates)), (2, 1))
@@ -80,7 +86,9 @@ class Handover(SynchronousTestCase):
         return self.system.get("ABC123456", task_id).json["code"]
 
     def test_the_old_worker_comes_back(self) -> None:
-        """The standby calls again for what it takes over; both calls come to one final state, and the next task is called once."""
+        """The standby calls again for what it takes over; both calls come to one final state, and
+        the next task is called once.
+        """
         tasks = [self.system.accepted("ABC123456") for _ in range(2)]
         self.system.start_worker()
         self.system.network.advance(10)
@@ -90,7 +98,9 @@ class Handover(SynchronousTestCase):
                 end.cut()
         self.system.network.advance(5)
         self.assertTrue(old.connection.connected)
-        self.assertEqual((old.workers[0].held, new.workers[0].held, self.system.stub.calls), (1, 2, 2))
+        self.assertEqual(
+            (old.workers[0].held, new.workers[0].held, self.system.stub.calls), (1, 2, 2)
+        )
         self.system.network.advance(50)
         self.assertEqual([self.status(task_id) for task_id in tasks], [200, 204])
         self.assertEqual((old.workers[0].held, self.system.stub.calls), (0, 2))

@@ -1,4 +1,6 @@
-"""Cancelling a task: honest under every race, since the journal's order decides; and what is told of tasks meanwhile."""
+"""Cancelling a task: honest under every race, since the journal's order decides; and what is told
+of tasks meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +12,21 @@ from tests.support.system import System
 from tests.system.test_system import COMPLETED, NO_EQUIPMENT, NO_TASK, SystemTestCase
 
 DEVICE = "ABC123456"
-CANCELLED = (500, {"code": 500, "message": "The task was cancelled before it was sent to the equipment service"})
+CANCELLED = (
+    500,
+    {"code": 500, "message": "The task was cancelled before it was sent to the equipment service"},
+)
 DONE = (200, {"code": 200, "message": "Cancelled"})
-TOO_LATE = (409, {"code": 409, "message": "The task cannot be cancelled any more: it was sent to the equipment service, or has ended"})
+TOO_LATE = (
+    409,
+    {
+        "code": 409,
+        "message": (
+            "The task cannot be cancelled any more: it was sent to the equipment service, or has"
+            " ended"
+        ),
+    },
+)
 
 
 def path(equipment_id: str, task_id: str) -> str:
@@ -20,7 +34,9 @@ def path(equipment_id: str, task_id: str) -> str:
 
 
 class CancelTestCase(SystemTestCase):
-    def cancel(self, task_id: str, equipment_id: str = DEVICE, frontend: str = "b") -> tuple[int, object]:
+    def cancel(
+        self, task_id: str, equipment_id: str = DEVICE, frontend: str = "b"
+    ) -> tuple[int, object]:
         answer = self.system.request("DELETE", path(equipment_id, task_id), None, frontend)
         return answer.status, answer.json
 
@@ -35,12 +51,17 @@ class CancelTestCase(SystemTestCase):
 
 class Cancelling(CancelTestCase):
     def test_a_task_that_waits(self) -> None:
-        """A task that waits for its device is cancelled: its status says so, A never hears of it, and the next one's turn comes."""
+        """A task that waits for its device is cancelled: its status says so, A never hears of it,
+        and the next one's turn comes.
+        """
         first, second, third = (self.system.accepted(DEVICE) for _ in range(3))
         self.assertEqual(self.cancel(second), DONE)
         self.assertEqual(self.status(DEVICE, second), CANCELLED)
         self.system.network.advance(121)
-        self.assertEqual([self.status(DEVICE, each) for each in (first, second, third)], [COMPLETED, CANCELLED, COMPLETED])
+        self.assertEqual(
+            [self.status(DEVICE, each) for each in (first, second, third)],
+            [COMPLETED, CANCELLED, COMPLETED],
+        )
         self.assertEqual(self.system.stub.calls, 2)
         self.assertEqual(self.system.workers[0].workers[0].held, 0)
 
@@ -50,7 +71,9 @@ class Cancelling(CancelTestCase):
         for each in cancelled:
             self.assertEqual(self.cancel(each), DONE)
         self.system.network.advance(121)
-        self.assertEqual([self.status(DEVICE, each) for each in (first, last)], [COMPLETED, COMPLETED])
+        self.assertEqual(
+            [self.status(DEVICE, each) for each in (first, last)], [COMPLETED, COMPLETED]
+        )
         self.assertEqual((self.system.workers[0].workers[0].held, self.system.stub.calls), (0, 2))
 
     def test_again(self) -> None:
@@ -64,7 +87,9 @@ class Cancelling(CancelTestCase):
         self.system.network.advance(1)
         self.assertEqual(self.cancel(task_id), TOO_LATE)
         self.system.network.advance(60)
-        self.assertEqual((self.cancel(task_id), self.status(DEVICE, task_id)), (TOO_LATE, COMPLETED))
+        self.assertEqual(
+            (self.cancel(task_id), self.status(DEVICE, task_id)), (TOO_LATE, COMPLETED)
+        )
 
     def test_what_is_not_there(self) -> None:
         """Unknown tasks, another device's task, and malformed ids are the 404s of a GET."""
@@ -75,7 +100,9 @@ class Cancelling(CancelTestCase):
         self.assertEqual(self.cancel(task_id, "ABC"), NO_EQUIPMENT)
 
     def test_no_worker(self) -> None:
-        """Without a worker nobody can tell whether it is too late: 503, and nothing is cancelled."""
+        """Without a worker nobody can tell whether it is too late: 503, and nothing is
+        cancelled.
+        """
         stopped = self.system.workers.pop().stopService()
         self.system.network.until(lambda: bool(stopped.called))
         task_id = self.system.accepted(DEVICE)
@@ -100,7 +127,9 @@ class Cancelling(CancelTestCase):
         self.assertEqual(self.cancel(second), DONE)
         self.system.workers[0].connection.stopService()
         self.system.network.advance(125)
-        self.assertEqual([self.status(DEVICE, each) for each in (first, second)], [COMPLETED, CANCELLED])
+        self.assertEqual(
+            [self.status(DEVICE, each) for each in (first, second)], [COMPLETED, CANCELLED]
+        )
         self.system.start_frontend("b2")
         self.system.network.advance(1)
         self.assertEqual(self.status(DEVICE, second, "b2"), CANCELLED)
@@ -111,7 +140,9 @@ class Races(CancelTestCase):
         return System(delay_s=5.0)
 
     def test_against_the_start(self) -> None:
-        """However a DELETE races the start of its task: 200 means that A was never called, 409 that the task goes on to its end."""
+        """However a DELETE races the start of its task: 200 means that A was never called, 409 that
+        the task goes on to its end.
+        """
         outcomes = set()
         for turns in range(-30, 30):
             device, calls = f"RACE{turns + 100:06}", self.system.stub.calls
@@ -130,12 +161,16 @@ class Races(CancelTestCase):
             status = self.successResultOf(deleting).status
             self.system.network.advance(10)
             expected = {200: (CANCELLED, 1), 409: (COMPLETED, 2)}[status]
-            self.assertEqual((self.status(device, second), self.system.stub.calls - calls), expected, turns)
+            self.assertEqual(
+                (self.status(device, second), self.system.stub.calls - calls), expected, turns
+            )
             outcomes.add(status)
         self.assertEqual(outcomes, {200, 409})
 
     def test_cut_at_any_point(self) -> None:
-        """Wherever the broker's connections break, a DELETE's 200 or 409 holds, and a 503 repeated is one of them."""
+        """Wherever the broker's connections break, a DELETE's 200 or 409 holds, and a 503 repeated
+        is one of them.
+        """
         outcomes = set()
         for turns in range(40):
             device, calls = f"CUT{turns:06}", self.system.stub.calls
@@ -151,7 +186,9 @@ class Races(CancelTestCase):
             status = self.cancel(second, device)[0] if answer.status == 503 else answer.status
             self.system.network.advance(15)
             expected = {200: (CANCELLED, 1), 409: (COMPLETED, 2)}[status]
-            self.assertEqual((self.status(device, second), self.system.stub.calls - calls), expected, turns)
+            self.assertEqual(
+                (self.status(device, second), self.system.stub.calls - calls), expected, turns
+            )
             outcomes.add(answer.status)
         self.assertEqual(outcomes, {200, 503})
 
@@ -166,13 +203,24 @@ class Told(CancelTestCase):
         first, second = (self.system.accepted(DEVICE) for _ in range(2))
         self.system.network.advance(10)
         running, waiting = self.details(first, "b2"), self.details(second, "b2")
-        self.assertEqual((running["state"], running["waitsFor"], running["attemptCount"]), ("running", None, 1))
-        self.assertEqual((running["acceptedAt"], running["expectedFinishAt"]), ("2027-01-15T08:00:00.000Z", "2027-01-15T08:01:00.000Z"))
-        self.assertEqual((waiting["state"], waiting["waitsFor"]), ("running", {"reason": "device", "tasksAhead": 1}))
+        self.assertEqual(
+            (running["state"], running["waitsFor"], running["attemptCount"]), ("running", None, 1)
+        )
+        self.assertEqual(
+            (running["acceptedAt"], running["expectedFinishAt"]),
+            ("2027-01-15T08:00:00.000Z", "2027-01-15T08:01:00.000Z"),
+        )
+        self.assertEqual(
+            (waiting["state"], waiting["waitsFor"]),
+            ("running", {"reason": "device", "tasksAhead": 1}),
+        )
         self.assertEqual((waiting["startedAt"], waiting["attempts"]), (None, []))
         self.system.network.advance(51)
         ended = self.details(first)
-        self.assertEqual((ended["state"], ended["reason"], ended["expectedFinishAt"]), ("completed", "A answered 200", None))
+        self.assertEqual(
+            (ended["state"], ended["reason"], ended["expectedFinishAt"]),
+            ("completed", "A answered 200", None),
+        )
         self.assertEqual(ended["finishedAt"], "2027-01-15T08:01:00.000Z")
 
     def test_concurrency(self) -> None:
@@ -181,23 +229,38 @@ class Told(CancelTestCase):
             self.system.accepted(f"BUSYA{number}XX")
         task_id = self.system.accepted(DEVICE)
         self.system.network.advance(1)
-        self.assertEqual(self.details(task_id)["waitsFor"], {"reason": "concurrency", "tasksAhead": 0})
+        self.assertEqual(
+            self.details(task_id)["waitsFor"], {"reason": "concurrency", "tasksAhead": 0}
+        )
 
     def test_a_is_down(self) -> None:
-        """While A is out of reach the attempts are told with their errors, and when the next is due; by a standby too."""
+        """While A is out of reach the attempts are told with their errors, and when the next is
+        due; by a standby too.
+        """
         self.system.network.factories.pop("a")
         task_id = self.system.accepted(DEVICE)
         self.system.start_worker()
         self.system.network.advance(40)
         for _ in range(4):
             task = self.details(task_id)
-            self.assertEqual((task["state"], task["waitsFor"]), ("running", {"reason": "service", "tasksAhead": 0}))
+            self.assertEqual(
+                (task["state"], task["waitsFor"]),
+                ("running", {"reason": "service", "tasksAhead": 0}),
+            )
             self.assertEqual(task["attempts"][-1]["number"], task["attemptCount"])
             for attempt in task["attempts"]:
                 self.assertIn("A cannot be reached: ConnectionRefusedError", attempt["error"])
-            self.assertEqual({attempt["nextAttemptAt"] for attempt in task["attempts"][:-1]}, {None})  # they were followed up
+            # they were followed up
+            self.assertEqual(
+                {attempt["nextAttemptAt"] for attempt in task["attempts"][:-1]}, {None}
+            )
             due = task["attempts"][-1]["nextAttemptAt"]
-            self.assertTrue(due is None or datetime.fromisoformat(due.replace("Z", "+00:00")).timestamp() > self.system.wall_clock(), due)
+            self.assertTrue(
+                due is None
+                or datetime.fromisoformat(due.replace("Z", "+00:00")).timestamp()
+                > self.system.wall_clock(),
+                due,
+            )
         self.system.workers[0].connection.stopService()
         self.system.network.advance(1)
         self.assertGreaterEqual(self.details(task_id)["attemptCount"], 3)
@@ -220,9 +283,13 @@ class Told(CancelTestCase):
             answer = self.system.request("GET", page["next"])
             page = answer.json
             seen += page["tasks"]
-            self.assertEqual(answer.header("Link"), f'<{page["next"]}>; rel="next"' if page["next"] else None)
+            self.assertEqual(
+                answer.header("Link"), f'<{page["next"]}>; rel="next"' if page["next"] else None
+            )
         self.assertEqual([task["taskId"] for task in seen], task_ids[::-1])
-        self.assertEqual(self.listed(equipment_id="NONE123456"), {"code": 200, "tasks": [], "next": None})
+        self.assertEqual(
+            self.listed(equipment_id="NONE123456"), {"code": 200, "tasks": [], "next": None}
+        )
 
     def test_every_page(self) -> None:
         """Whatever the pages' size, going from one to the next shows every task once."""
@@ -236,12 +303,16 @@ class Told(CancelTestCase):
             self.assertEqual(found[::-1], accepted, limit)
 
     def test_a_shard_without_a_worker(self) -> None:
-        """While a shard has no worker nobody can say that a task is not there: 503; what another shard knows is told all the same."""
+        """While a shard has no worker nobody can say that a task is not there: 503; what another
+        shard knows is told all the same.
+        """
         stopped = self.system.workers.pop().stopService()
         self.system.network.until(lambda: bool(stopped.called))
         self.system.start_worker(shards=[0])
         self.system.network.advance(2)
         known = [self.system.accepted(f"DEVICE{number}") for number in range(9)]
-        statuses = [self.system.request("GET", f"/api/v1/tasks/{task_id}").status for task_id in known]
+        statuses = [
+            self.system.request("GET", f"/api/v1/tasks/{task_id}").status for task_id in known
+        ]
         self.assertEqual(set(statuses), {200, 503})
         self.assertEqual(self.system.request("GET", "/api/v1/tasks/" + "0" * 32).status, 503)

@@ -1,4 +1,6 @@
-"""When tasks will end, as clients are told when they are accepted, against when they do: on a worker with its gate and lanes."""
+"""When tasks will end, as clients are told when they are accepted, against when they do: on a
+worker with its gate and lanes.
+"""
 
 from __future__ import annotations
 
@@ -40,13 +42,17 @@ class TimedEquipment:
 class Accepted(WorkerTestCase):
     """1,000 tasks, each of which is asked about when it is accepted."""
 
-    def off_by(self, concurrency: int, call_s: float, spread: float, devices: Sequence[str]) -> list[float]:
+    def off_by(
+        self, concurrency: int, call_s: float, spread: float, devices: Sequence[str]
+    ) -> list[float]:
         """How far the estimates were off, as shares of what the tasks took."""
         self.concurrency = concurrency
         self.setUp()
         self.store.backlog.active = Active("p1", EPOCH, concurrency, EquipmentState.CLOSED)
         rng = random.Random(3)
-        self.worker._attempts._equipment = TimedEquipment(self.clock, lambda: call_s * (1 + spread * (2 * rng.random() - 1)))
+        self.worker._attempts._equipment = TimedEquipment(
+            self.clock, lambda: call_s * (1 + spread * (2 * rng.random() - 1))
+        )
         self.worker._attempts._patience_s = 1e9
         for number in range(WARM):  # or a call is taken for a minute
             self.deliver(TASKS + number, f"WARM{number:03}")
@@ -67,7 +73,9 @@ class Accepted(WorkerTestCase):
         return details
 
     def test_honest(self) -> None:
-        """Nine of ten estimates are within a quarter, whatever calls take, however many there may be, and whose the tasks are."""
+        """Nine of ten estimates are within a quarter, whatever calls take, however many there may
+        be, and whose the tasks are.
+        """
         rng = random.Random(5)
         each = [f"DEVICE{number:04}" for number in range(TASKS)]
         mixed = [f"DEVICE{rng.randrange(300):04}" for _ in range(TASKS)]
@@ -76,24 +84,36 @@ class Accepted(WorkerTestCase):
         for concurrency in (1, 10, 100, 500):
             for call_s, spread in ((60.0, 0.2), (2.0, 0.0)):
                 for devices in (each, mixed, rows, few):
-                    good = sum(off <= 0.25 for off in self.off_by(concurrency, call_s, spread, devices))
-                    self.assertGreaterEqual(good, 0.9 * TASKS, (concurrency, call_s, len(set(devices))))
+                    good = sum(
+                        off <= 0.25 for off in self.off_by(concurrency, call_s, spread, devices)
+                    )
+                    self.assertGreaterEqual(
+                        good, 0.9 * TASKS, (concurrency, call_s, len(set(devices)))
+                    )
 
     def test_first_come_first_called(self) -> None:
-        """A device's next task goes before those that came later, for whatever device: so what comes later delays nothing."""
+        """A device's next task goes before those that came later, for whatever device: so what
+        comes later delays nothing.
+        """
         self.concurrency = 2
         self.setUp()
         self.worker._attempts._equipment = equipment = TimedEquipment(self.clock, lambda: 1.0)
-        for number, device in enumerate(("DEVICE1", "DEVICE2", "DEVICE1", "DEVICE3", "DEVICE4", "DEVICE5")):
+        for number, device in enumerate(
+            ("DEVICE1", "DEVICE2", "DEVICE1", "DEVICE3", "DEVICE4", "DEVICE5")
+        ):
             self.deliver(number, device)
         self.clock.pump([0.5] * 12)
-        self.assertEqual(equipment.calls, ["DEVICE1", "DEVICE2", "DEVICE3", "DEVICE1", "DEVICE4", "DEVICE5"])
+        self.assertEqual(
+            equipment.calls, ["DEVICE1", "DEVICE2", "DEVICE3", "DEVICE1", "DEVICE4", "DEVICE5"]
+        )
 
 
 class Rules(WorkerTestCase):
     """What the store tells, event by event."""
 
-    def backlog(self, count: int, concurrency: int = 10, store: Store | None = None, first: int = 0) -> Store:
+    def backlog(
+        self, count: int, concurrency: int = 10, store: Store | None = None, first: int = 0
+    ) -> Store:
         store = Store(86400.0, Backlog(concurrency)) if store is None else store
         for number in range(first, first + count):
             store.apply(Requested(task_id(number), f"DEVICE{number:06}", EPOCH))
@@ -105,15 +125,22 @@ class Rules(WorkerTestCase):
         return None if details.expected_at is None else details.expected_at - EPOCH
 
     def test_whole_shard(self) -> None:
-        """Other devices' tasks count: of 100 with ten slots, the last one ends in the tenth round."""
+        """Other devices' tasks count: of 100 with ten slots, the last one ends in the tenth
+        round.
+        """
         store = self.backlog(100)
-        self.assertEqual([self.expected_s(store, number) for number in (0, 9, 10, 99)], [60.0, 60.0, 120.0, 600.0])
+        self.assertEqual(
+            [self.expected_s(store, number) for number in (0, 9, 10, 99)],
+            [60.0, 60.0, 120.0, 600.0],
+        )
 
     def test_what_the_worker_says(self) -> None:
         """It goes by the concurrency of the worker that is active, not by the one that answers."""
         store = self.backlog(100)
         store.apply(Active("p1", EPOCH, 50, EquipmentState.CLOSED))
-        self.assertEqual([self.expected_s(store, number) for number in (49, 50, 99)], [60.0, 120.0, 120.0])
+        self.assertEqual(
+            [self.expected_s(store, number) for number in (49, 50, 99)], [60.0, 120.0, 120.0]
+        )
 
     def test_far_behind(self) -> None:
         """A task behind hundreds of thousands is told the same way."""
@@ -126,12 +153,16 @@ class Rules(WorkerTestCase):
         stores = [Store(86400.0, Backlog(10, company)) for _ in range(3)]
         for index, store in enumerate(stores):
             self.backlog(100, store=store, first=1000 * index)
-        self.assertEqual([self.expected_s(stores[0], number) for number in (0, 99)], [60.0, 60.0 * 30])
+        self.assertEqual(
+            [self.expected_s(stores[0], number) for number in (0, 99)], [60.0, 60.0 * 30]
+        )
         stores[2].apply(Active("p2", EPOCH, 10, EquipmentState.CLOSED))
         self.assertEqual(self.expected_s(stores[1], 1099), 60.0 * 20)
 
     def test_missing_keys(self) -> None:
-        """Tasks that wait for their sealing key take no slot, nor do those that would wait for the same key, or that stand behind one."""
+        """Tasks that wait for their sealing key take no slot, nor do those that would wait for the
+        same key, or that stand behind one.
+        """
         store = self.backlog(50)
         for number in range(100, 150):
             store.apply(Requested(task_id(number), f"DEVICE{number:06}", EPOCH, key="k1"))
@@ -140,11 +171,17 @@ class Rules(WorkerTestCase):
         for number in range(100, 110):
             store.apply(Requested(task_id(100 + number), f"DEVICE{number:06}", EPOCH, key="k2"))
         self.backlog(10, store=store, first=300)
-        self.assertEqual([self.expected_s(store, number) for number in (49, 100, 149, 200, 309)], [300.0, None, None, None, 360.0])
+        self.assertEqual(
+            [self.expected_s(store, number) for number in (49, 100, 149, 200, 309)],
+            [300.0, None, None, None, 360.0],
+        )
         for number in range(100, 120):
             store.apply(Withheld(task_id(number), f"DEVICE{number:06}", EPOCH, "k1", over=True))
         store._forecaster._schedule = None
-        self.assertEqual([self.expected_s(store, number) for number in (49, 149, 200, 309)], [300.0, 600.0, 660.0, 720.0])
+        self.assertEqual(
+            [self.expected_s(store, number) for number in (49, 149, 200, 309)],
+            [300.0, 600.0, 660.0, 720.0],
+        )
 
     def test_missing_keys_elsewhere(self) -> None:
         """The same in the other shards of the worker, and far behind what is played forward."""
@@ -161,7 +198,9 @@ class Rules(WorkerTestCase):
         self.assertEqual(self.expected_s(store, 9_999), 60.0 * 50)
 
     def test_trouble(self) -> None:
-        """While the worker's breaker keeps calls back, all wait for A but those behind a call that runs, and no end is promised."""
+        """While the worker's breaker keeps calls back, all wait for A but those behind a call that
+        runs, and no end is promised.
+        """
         for state in (EquipmentState.OPEN, EquipmentState.HALF_OPEN):
             self.setUp()
             self.deliver(1, "DEVICE1")
@@ -171,12 +210,24 @@ class Rules(WorkerTestCase):
             self.deliver(12, "DEVICE11")
             self.store.apply(Active("p1", EPOCH, 5, state))
             told = [self.store.details(task_id(number), None, EPOCH) for number in (1, 2, 11, 12)]
-            waits = [(each.waits_for, each.ahead, each.expected_at) for each in told if each is not None]
+            waits = [
+                (each.waits_for, each.ahead, each.expected_at) for each in told if each is not None
+            ]
             service = Waiting.SERVICE
-            self.assertEqual(waits, [(None, 0, EPOCH + 60.0), (Waiting.DEVICE, 1, None), (service, 0, None), (service, 1, None)])
+            self.assertEqual(
+                waits,
+                [
+                    (None, 0, EPOCH + 60.0),
+                    (Waiting.DEVICE, 1, None),
+                    (service, 0, None),
+                    (service, 1, None),
+                ],
+            )
 
     def test_cost(self) -> None:
-        """To tell of tasks plays no more of the others than a worker holds, and does that once a second."""
+        """To tell of tasks plays no more of the others than a worker holds, and does that once a
+        second.
+        """
         store = self.backlog(5000)
         self.expected_s(store, 4999)
         schedule = store._forecaster._schedule
@@ -189,7 +240,9 @@ class Rules(WorkerTestCase):
 
 
 class WholeSystem(SystemTestCase):
-    """Over HTTP. The worker whose word counts has other settings than its standby, and one of the two answers."""
+    """Over HTTP. The worker whose word counts has other settings than its standby, and one of the
+    two answers.
+    """
 
     def make(self) -> System:
         return System(concurrency=5)
@@ -200,7 +253,9 @@ class WholeSystem(SystemTestCase):
         self.system.network.advance(1)
 
     def task(self, number: str) -> dict[str, Any]:
-        return cast("dict[str, Any]", self.system.request("GET", f"/api/v1/tasks/{number}").json["task"])
+        return cast(
+            "dict[str, Any]", self.system.request("GET", f"/api/v1/tasks/{number}").json["task"]
+        )
 
     def at(self, text: str) -> float:
         return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
@@ -209,20 +264,27 @@ class WholeSystem(SystemTestCase):
         """The last of many tasks is told when it will end, and does."""
         numbers = [self.system.accepted(f"DEVICE{number:04}") for number in range(40)]
         told = [self.task(numbers[-1]) for _ in range(4)]
-        self.assertEqual({(each["phase"], each["waitsFor"]["reason"]) for each in told}, {("waiting", "concurrency")})
+        self.assertEqual(
+            {(each["phase"], each["waitsFor"]["reason"]) for each in told},
+            {("waiting", "concurrency")},
+        )
         self.system.network.advance(60.0 * 8 + 5)
         ended = self.at(self.task(numbers[-1])["finishedAt"])
         for each in told:
             self.assertAlmostEqual(self.at(each["expectedFinishAt"]), ended, delta=5.0)
 
     def test_a_is_down(self) -> None:
-        """While A is down all that waits waits for it, no end is promised, and no next attempt lies in the past; then it goes on."""
+        """While A is down all that waits waits for it, no end is promised, and no next attempt lies
+        in the past; then it goes on.
+        """
         self.system.network.factories.pop("a")
         numbers = [self.system.accepted(f"DEVICE{number:04}") for number in range(60)]
         self.system.network.advance(60.0)
         for number in (*numbers[:3], *numbers[-3:]) * 2:
             task = self.task(number)
-            self.assertEqual((task["waitsFor"]["reason"], task["expectedFinishAt"]), ("service", None))
+            self.assertEqual(
+                (task["waitsFor"]["reason"], task["expectedFinishAt"]), ("service", None)
+            )
             for attempt in task["attempts"]:
                 due = attempt["nextAttemptAt"]
                 self.assertTrue(due is None or self.at(due) >= self.system.wall_clock(), due)

@@ -1,4 +1,6 @@
-"""``Idempotency-Key``: one key is one task, whoever repeats the POST, through whichever front end, and whatever breaks in between."""
+"""``Idempotency-Key``: one key is one task, whoever repeats the POST, through whichever front end,
+and whatever breaks in between.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,13 @@ from tests.system.test_system import COMPLETED, NO_TASK, RUNNING, SystemTestCase
 DEVICE = "ABC123456"
 PATH = f"/api/v1/equipment/cpe/{DEVICE}"
 OTHER = {**REQUEST, "timeoutInSeconds": 15}
-REUSED = (422, {"code": 422, "message": "This Idempotency-Key was used for this equipment before, with another body"})
+REUSED = (
+    422,
+    {
+        "code": 422,
+        "message": "This Idempotency-Key was used for this equipment before, with another body",
+    },
+)
 
 
 def outcomes(events: Sequence[LogEvent]) -> list[str]:
@@ -28,11 +36,23 @@ def outcomes(events: Sequence[LogEvent]) -> list[str]:
 
 
 class KeyTestCase(SystemTestCase):
-    def post(self, body: object = REQUEST, key: str = "k1", frontend: str = "b", equipment_id: str = DEVICE) -> tuple[int, object]:
+    def post(
+        self,
+        body: object = REQUEST,
+        key: str = "k1",
+        frontend: str = "b",
+        equipment_id: str = DEVICE,
+    ) -> tuple[int, object]:
         answer = self.system.post(equipment_id, body, frontend, key)
         return answer.status, answer.json
 
-    def accepted(self, body: object = REQUEST, key: str = "k1", frontend: str = "b", equipment_id: str = DEVICE) -> str:
+    def accepted(
+        self,
+        body: object = REQUEST,
+        key: str = "k1",
+        frontend: str = "b",
+        equipment_id: str = DEVICE,
+    ) -> str:
         status, answer = self.post(body, key, frontend, equipment_id)
         self.assertEqual(status, 200, answer)
         return cast("dict[str, str]", answer)["taskId"]
@@ -43,7 +63,9 @@ class KeyTestCase(SystemTestCase):
 
 class OneKey(KeyTestCase):
     def test_repeated(self) -> None:
-        """The same key and body give the same task, before it runs, while it does and after it; A is called once."""
+        """The same key and body give the same task, before it runs, while it does and after it; A
+        is called once.
+        """
         task_id = self.accepted()
         self.assertEqual(self.accepted(), task_id)
         self.system.network.advance(30)
@@ -54,15 +76,26 @@ class OneKey(KeyTestCase):
         self.assertEqual(self.system.stub.calls, 1)
 
     def test_the_id(self) -> None:
-        """The id follows from device and key; another key, or the same key for another device, is another task."""
+        """The id follows from device and key; another key, or the same key for another device, is
+        another task.
+        """
         ids = [self.accepted(), self.accepted(key="k2"), self.accepted(equipment_id="DEF123456")]
-        self.assertEqual(ids, [keyed_task_id(DEVICE, "k1"), keyed_task_id(DEVICE, "k2"), keyed_task_id("DEF123456", "k1")])
+        self.assertEqual(
+            ids,
+            [
+                keyed_task_id(DEVICE, "k1"),
+                keyed_task_id(DEVICE, "k2"),
+                keyed_task_id("DEF123456", "k1"),
+            ],
+        )
         self.assertEqual(len(set(ids)), 3)
         self.system.network.advance(130)
         self.assertEqual(self.system.stub.calls, 3)
 
     def test_another_body(self) -> None:
-        """Another body under the same key is a 422, even where it means the same; the first one's task goes on."""
+        """Another body under the same key is a 422, even where it means the same; the first one's
+        task goes on.
+        """
         task_id = self.accepted()
         same = b" " + repr(REQUEST).replace("'", '"').encode()
         for body in (OTHER, same):
@@ -80,7 +113,9 @@ class OneKey(KeyTestCase):
         self.assertEqual(self.post(OTHER, frontend="b2"), REUSED)
 
     def test_a_key_is_forgotten(self) -> None:
-        """An hour behind the retention the key is free again and makes a new task, which runs; a worker that reads the journal agrees."""
+        """An hour behind the retention the key is free again and makes a new task, which runs; a
+        worker that reads the journal agrees.
+        """
         task_id = self.accepted()
         self.system.network.advance(61)
         self.system.network.advance(86400 + 3600 + 2 * EXPIRE_EVERY_S)
@@ -95,7 +130,9 @@ class OneKey(KeyTestCase):
         self.assertEqual(self.post(), REUSED)
 
     def test_no_front_end_remembers_the_old_task(self) -> None:
-        """A front end that knows the old task's end tells how the new one stands, whoever took it."""
+        """A front end that knows the old task's end tells how the new one stands, whoever took
+        it.
+        """
         self.system.start_frontend("b2")
         self.system.network.advance(1)
         task_id = self.accepted()
@@ -148,7 +185,9 @@ class AtOnce(KeyTestCase):
         self.accepted(winner)
 
     def test_accepted_once(self) -> None:
-        """Of POSTs of a key that come at once, one is said to be accepted, the others to repeat it, whichever front end has them."""
+        """Of POSTs of a key that come at once, one is said to be accepted, the others to repeat it,
+        whichever front end has them.
+        """
         with capturedLogs() as events:
             pending = [self.send(REQUEST, frontend) for frontend in ("b", "b2", "b", "b2", "b")]
             self.system.network.until(lambda: all(each.called for each in pending), 10.0)
@@ -164,12 +203,18 @@ class AtOnce(KeyTestCase):
         self.assertEqual(outcomes(events), ["accepted", "accepted", "repeated"])
 
     def test_the_audit_trail(self) -> None:
-        """Who was refused is not said to have ordered; who repeats what has begun has ordered nothing more."""
+        """Who was refused is not said to have ordered; who repeats what has begun has ordered
+        nothing more.
+        """
         with capturedLogs() as events:
             self.both(REQUEST, OTHER)
             self.system.network.advance(1)
             self.both(REQUEST, OTHER)
-        lines = [formatEvent(event).partition(" from ")[0] for event in events if event["log_namespace"] == "rtprov.audit"]
+        lines = [
+            formatEvent(event).partition(" from ")[0]
+            for event in events
+            if event["log_namespace"] == "rtprov.audit"
+        ]
         self.assertEqual(lines, [f"accepted: task {keyed_task_id(DEVICE, 'k1')} for {DEVICE}"])
 
 
@@ -178,7 +223,9 @@ class Breaks(KeyTestCase):
 
     def broken_after(self, turns: int, equipment_id: str) -> Answer:
         """A POST; all connections to the broker are cut after so many turns of the clock."""
-        pending = self.system.send("POST", f"/api/v1/equipment/cpe/{equipment_id}", REQUEST, "b", {"Idempotency-Key": "k1"})
+        pending = self.system.send(
+            "POST", f"/api/v1/equipment/cpe/{equipment_id}", REQUEST, "b", {"Idempotency-Key": "k1"}
+        )
         for _ in range(turns):
             self.system.clock.advance(0)
         self.system.network.cut("broker")
@@ -186,7 +233,9 @@ class Breaks(KeyTestCase):
         return self.successResultOf(pending)
 
     def test_cut_at_any_point(self) -> None:
-        """Wherever the broker's connections break, the answer is 200 or 503, and the repeated POST gives the one task."""
+        """Wherever the broker's connections break, the answer is 200 or 503, and the repeated POST
+        gives the one task.
+        """
         statuses = set()
         for turns in range(40):
             equipment_id = f"CUT{turns:06}"
@@ -195,7 +244,11 @@ class Breaks(KeyTestCase):
             self.system.network.advance(10)
             self.assertEqual(self.accepted(equipment_id=equipment_id), task_id)
             self.system.network.advance(70)
-            self.assertEqual((self.status(equipment_id, task_id), self.system.stub.calls), (COMPLETED, turns + 1), turns)
+            self.assertEqual(
+                (self.status(equipment_id, task_id), self.system.stub.calls),
+                (COMPLETED, turns + 1),
+                turns,
+            )
         self.assertEqual(statuses, {200, 503})
 
     def test_no_worker(self) -> None:
@@ -205,11 +258,15 @@ class Breaks(KeyTestCase):
         self.assertEqual(self.post()[0], 503)
         self.system.start_worker()
         self.system.network.advance(10)
-        self.assertEqual((self.system.stub.calls, self.status(DEVICE, keyed_task_id(DEVICE, "k1"))), (0, NO_TASK))
+        self.assertEqual(
+            (self.system.stub.calls, self.status(DEVICE, keyed_task_id(DEVICE, "k1"))), (0, NO_TASK)
+        )
         self.accepted()
 
     def test_failover(self) -> None:
-        """A standby knows the key, and calls A again only for a call that the first worker's end has cut off."""
+        """A standby knows the key, and calls A again only for a call that the first worker's end
+        has cut off.
+        """
         task_id = self.accepted()
         self.system.network.advance(61)
         self.system.start_worker()
@@ -221,10 +278,19 @@ class Breaks(KeyTestCase):
         self.assertEqual(self.system.stub.calls, 1)
 
     def test_only_in_the_work_queue(self) -> None:
-        """A message that reached the work queue and never the journal is put there by the worker, and is its key's task."""
+        """A message that reached the work queue and never the journal is put there by the worker,
+        and is its key's task.
+        """
         body = b'{"timeoutInSeconds": 14, "parameters": [{"vlan": 534}]}'
         task_id, sealer = keyed_task_id(DEVICE, "k1"), self.system.sealer
-        task = Task(task_id, DEVICE, 14, self.system.wall_clock(), sealer.seal(body), sealer.fingerprint(task_id, body))
+        task = Task(
+            task_id,
+            DEVICE,
+            14,
+            self.system.wall_clock(),
+            sealer.seal(body),
+            sealer.fingerprint(task_id, body),
+        )
         publisher = self.system.workers[0]._publisher
         publisher.publish("", Shard(0, 1).work, encode_task(task), properties=persistent())
         self.system.network.advance(1)
@@ -233,24 +299,50 @@ class Breaks(KeyTestCase):
         self.assertEqual((self.status(DEVICE, task_id), self.system.stub.calls), (COMPLETED, 1))
 
     def test_only_in_the_journal(self) -> None:
-        """A message that reached the journal and never the work queue is sent again by who repeats the POST, sealed with whatever key."""
+        """A message that reached the journal and never the work queue is sent again by who repeats
+        the POST, sealed with whatever key.
+        """
         body = b'{"timeoutInSeconds": 14, "parameters": [{"vlan": 534}]}'
         task_id, sealer = keyed_task_id(DEVICE, "k1"), self.system.sealer
-        requested = Requested(task_id, DEVICE, self.system.wall_clock(), sealer.fingerprint(task_id, body))
+        requested = Requested(
+            task_id, DEVICE, self.system.wall_clock(), sealer.fingerprint(task_id, body)
+        )
         publisher = self.system.workers[0]._publisher
-        publisher.publish(TASKS_EXCHANGE, Shard(0, 1).event_key, encode_event(requested), properties=persistent())
+        publisher.publish(
+            TASKS_EXCHANGE, Shard(0, 1).event_key, encode_event(requested), properties=persistent()
+        )
         self.system.network.advance(1)
-        self.assertEqual((self.post(OTHER), self.accepted(body), self.accepted(body)), (REUSED, task_id, task_id))
+        self.assertEqual(
+            (self.post(OTHER), self.accepted(body), self.accepted(body)), (REUSED, task_id, task_id)
+        )
         self.system.network.advance(61)
         self.assertEqual((self.status(DEVICE, task_id), self.system.stub.calls), (COMPLETED, 1))
 
     def test_another_body_behind_the_check(self) -> None:
-        """A second body that gets past every check into the queue is never sent to A, nor does it end the task."""
+        """A second body that gets past every check into the queue is never sent to A, nor does it
+        end the task.
+        """
         task_id, sealer = self.accepted(), self.system.sealer
-        task = Task(task_id, DEVICE, 14, self.system.wall_clock(), sealer.seal(b"{}"), sealer.fingerprint(task_id, b"{}"))
+        task = Task(
+            task_id,
+            DEVICE,
+            14,
+            self.system.wall_clock(),
+            sealer.seal(b"{}"),
+            sealer.fingerprint(task_id, b"{}"),
+        )
         publisher = self.system.workers[0]._publisher
-        publisher.publish(TASKS_EXCHANGE, Shard(0, 1).requested_key, encode_task(task), properties=persistent())
+        publisher.publish(
+            TASKS_EXCHANGE, Shard(0, 1).requested_key, encode_task(task), properties=persistent()
+        )
         self.system.network.advance(30)
         self.assertEqual(self.status(DEVICE, task_id), RUNNING)
         self.system.network.advance(100)
-        self.assertEqual((self.status(DEVICE, task_id), self.system.stub.calls, self.system.workers[0].workers[0].held), (COMPLETED, 1, 0))
+        self.assertEqual(
+            (
+                self.status(DEVICE, task_id),
+                self.system.stub.calls,
+                self.system.workers[0].workers[0].held,
+            ),
+            (COMPLETED, 1, 0),
+        )

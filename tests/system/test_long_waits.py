@@ -1,6 +1,5 @@
-"""A task may wait for a month: no delivery limit, no renewal, no restart and no journal that forgets puts an end to
-it.
-"""
+"""A task may wait for a month: no delivery limit, no renewal, no restart and no journal that
+forgets puts an end to it."""
 
 from __future__ import annotations
 
@@ -26,7 +25,9 @@ assert DAYS * STARTS_A_DAY > DELIVERY_LIMIT
 
 
 class AMonth(SystemTestCase):
-    """A sends one device away for a month. Workers live for minutes, four times a day, and renew their deliveries meanwhile."""
+    """A sends one device away for a month. Workers live for minutes, four times a day, and renew
+    their deliveries meanwhile.
+    """
 
     def make(self) -> System:
         self.patch(streams, "TRIM_EVERY", 1)
@@ -41,7 +42,8 @@ class AMonth(SystemTestCase):
             self.system.frontends.pop("b").stopService(),
         ]
         self.system.network.until(lambda: all(each.called for each in stopping))
-        self.system.network.cut("b")  # the client's connections, which the front end's process would take with it
+        # the client's connections, which the front end's process would take with it
+        self.system.network.cut("b")
 
     def start(self) -> None:
         self.system.start_frontend()
@@ -55,12 +57,13 @@ class AMonth(SystemTestCase):
         return journal
 
     def call_off(self, task_id: str) -> int:
-        return self.system.request("DELETE", f"/api/v1/equipment/cpe/AWAY123456/task/{task_id}").status
+        return self.system.request(
+            "DELETE", f"/api/v1/equipment/cpe/AWAY123456/task/{task_id}"
+        ).status
 
     def test_a_month(self) -> None:
-        """The task, those behind it, and a cancellation among them outlive the journal's segments; each is called in
-        its turn, and ends once.
-        """
+        """The task, those behind it, and a cancellation among them outlive the journal's segments;
+        each is called in its turn, and ends once."""
         first, second, third = (self.system.accepted("AWAY123456") for _ in range(3))
         self.assertEqual(self.call_off(second), 200)
         began_at = self.system.wall_clock()
@@ -80,7 +83,10 @@ class AMonth(SystemTestCase):
         self.stop()
         self.start()
         self.system.network.advance(10.0)
-        self.assertEqual([self.system.get("AWAY123456", each).json["code"] for each in (first, third)], [200, 200])
+        self.assertEqual(
+            [self.system.get("AWAY123456", each).json["code"] for each in (first, third)],
+            [200, 200],
+        )
         self.assertEqual(self.system.stub.calls, 2)
         self.assertEqual(self.system.broker.engine.queues[PARKED_QUEUE].message_count, 0)
         self.assertEqual(self.system.broker.engine.queues[SHARD.work].message_count, 0)

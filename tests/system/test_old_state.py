@@ -1,4 +1,6 @@
-"""The embedded broker gets an earlier copy of its state folder, as docs/operations.md says of backups. Real files, in memory all else."""
+"""The embedded broker gets an earlier copy of its state folder, as docs/operations.md says of
+backups. Real files, in memory all else.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +84,9 @@ class DurableSystem(System):
 
 
 class OldState(SystemTestCase):
-    """Calls of 10 s, three at a time, so that some tasks run and others wait when the copy is made."""
+    """Calls of 10 s, three at a time, so that some tasks run and others wait when the copy is
+    made.
+    """
 
     def make(self) -> System:
         self.directories = 0
@@ -100,11 +104,15 @@ class OldState(SystemTestCase):
 
     def accepted(self, *numbers: int) -> Tasks:
         """Tasks for devices of these numbers, each with a key of its own."""
-        return [(device, self.post(device)) for device in (f"DEVICE{number:04}" for number in numbers)]
+        return [
+            (device, self.post(device)) for device in (f"DEVICE{number:04}" for number in numbers)
+        ]
 
     def post(self, device: str) -> str:
         headers = {"Idempotency-Key": f"key-of-{device}"}
-        answer = self.system.request("POST", f"/api/v1/equipment/cpe/{device}", REQUEST, headers=headers)
+        answer = self.system.request(
+            "POST", f"/api/v1/equipment/cpe/{device}", REQUEST, headers=headers
+        )
         self.assertEqual(answer.status, 200, answer.body)
         return str(answer.json["taskId"])
 
@@ -121,7 +129,9 @@ class OldState(SystemTestCase):
         self.assertEqual(told - {503}, told & {DONE, RUNNING} | {DONE})
 
     def before_and_after(self, backup: Callable[[], Path]) -> tuple[Tasks, Tasks, Path]:
-        """Tasks that were accepted before the copy was made, and after it: of both some have ended, some run, and some wait."""
+        """Tasks that were accepted before the copy was made, and after it: of both some have ended,
+        some run, and some wait.
+        """
         before = self.accepted(*range(3))
         self.system.network.advance(11.0)
         before += self.accepted(*range(3, 9))
@@ -154,7 +164,9 @@ class OldState(SystemTestCase):
         self.assertEqual(self.system.broker.engine.queues[SHARD.work].message_count, 0)
 
     def test_copied_while_it_runs(self) -> None:
-        """Tasks of before the copy end, those of after it are unknown; a key of either gives the task that it gave, which is done."""
+        """Tasks of before the copy end, those of after it are unknown; a key of either gives the
+        task that it gave, which is done.
+        """
         self.check_new_roles(self.durable.copy)
 
     def test_copied_when_it_was_stopped(self) -> None:
@@ -162,14 +174,18 @@ class OldState(SystemTestCase):
         self.check_new_roles(self.copy_of_stopped)
 
     def test_roles_that_run_on(self) -> None:
-        """A worker that runs on tells the old journal what it knows: what has ended stays so, what it holds is done."""
+        """A worker that runs on tells the old journal what it knows: what has ended stays so, what
+        it holds is done.
+        """
         before, after, copy = self.before_and_after(self.durable.copy)
         calls = self.system.stub.calls
         self.durable.restore(copy)
         self.system.network.advance(120.0)
         self.assert_end(before + after[:6])
         self.assertEqual(set(self.codes(after)) - {DONE, 500}, set())
-        self.assertEqual([(device, self.post(device)) for device, _ in before + after], before + after)
+        self.assertEqual(
+            [(device, self.post(device)) for device, _ in before + after], before + after
+        )
         self.durable.stop_roles()
         self.durable.start_roles()
         self.assertEqual(self.codes(before + after[:6]), [DONE] * 15)

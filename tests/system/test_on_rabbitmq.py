@@ -1,4 +1,6 @@
-"""Front end and worker in this process, on a real RabbitMQ: what depends on how a version of it counts deliveries."""
+"""Front end and worker in this process, on a real RabbitMQ: what depends on how a version of it
+counts deliveries.
+"""
 
 from __future__ import annotations
 
@@ -76,9 +78,13 @@ class OnRabbitMQ(RabbitMQTestCase, BrokerContract):
 
     async def start(self, equipment: Any) -> tuple[FrontendService, WorkerService]:
         """Both, connected."""
-        frontend = FrontendService(self.surroundings(self.frontend_url), sealer=PlainSealer(), shards=1, running_status=200)
+        frontend = FrontendService(
+            self.surroundings(self.frontend_url), sealer=PlainSealer(), shards=1, running_status=200
+        )
         settings = WorkerSettings(shards=[Shard(0, 1)])
-        service = WorkerService(self.surroundings(self.worker_url), settings, equipment=equipment, sealer=PlainSealer())
+        service = WorkerService(
+            self.surroundings(self.worker_url), settings, equipment=equipment, sealer=PlainSealer()
+        )
         for role in (frontend, service):
             role.startService()
             self.addCleanup(role.stopService)
@@ -86,30 +92,46 @@ class OnRabbitMQ(RabbitMQTestCase, BrokerContract):
         return frontend, service
 
     async def test_a_run_that_fails(self) -> None:
-        """A task in whose run the worker fails ends as failed, and is parked, after ten runs; all others go on meanwhile."""
+        """A task in whose run the worker fails ends as failed, and is parked, after ten runs; all
+        others go on meanwhile.
+        """
         equipment = FailingEquipment("BAD000001")
         frontend, _ = await self.start(equipment)
         for device, state in (("BAD000001", State.FAILED), ("GOOD00001", State.COMPLETED)):
             task_id = await frontend.frontend._orders.submit(device, 14, BODY, "test")
-            while (now := await frontend.frontend._statuses.status(task_id, device)) is State.RUNNING:
+            while (
+                now := await frontend.frontend._statuses.status(task_id, device)
+            ) is State.RUNNING:
                 await deferLater(self.clock, POLL_EVERY_S)
             self.assertIs(now, state)
         self.assertEqual(equipment.calls, ["BAD000001"] * MAX_FAILURES + ["GOOD00001"])
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), MAX_FAILURES)
         channel = await self.channel()
-        while not (await self.ask(channel, Queue.Declare(queue=PARKED_QUEUE, passive=True))).message_count:
+        while not (
+            await self.ask(channel, Queue.Declare(queue=PARKED_QUEUE, passive=True))
+        ).message_count:
             await deferLater(self.clock, POLL_EVERY_S)
         self.assertEqual(await self.count(channel, Shard(0, 1).work), 0)
 
     async def test_a_long_wait(self) -> None:
-        """Deliveries may be renewed far more often than the delivery limit: each task is called once, in its turn."""
-        for module, name, value in ((topology, "DELIVERY_LIMIT", 3), (renewals, "RENEW_AFTER_S", 0.2), (renewals, "RENEW_LOOK_S", 0.1)):
+        """Deliveries may be renewed far more often than the delivery limit: each task is called
+        once, in its turn.
+        """
+        for module, name, value in (
+            (topology, "DELIVERY_LIMIT", 3),
+            (renewals, "RENEW_AFTER_S", 0.2),
+            (renewals, "RENEW_LOOK_S", 0.1),
+        ):
             self.patch(module, name, value)
         equipment = SlowEquipment(self.clock)
         frontend, _ = await self.start(equipment)
-        tasks = [await frontend.frontend._orders.submit("SLOW00001", 14, BODY, "test") for _ in range(2)]
+        tasks = [
+            await frontend.frontend._orders.submit("SLOW00001", 14, BODY, "test") for _ in range(2)
+        ]
         for task_id in tasks:
-            while (now := await frontend.frontend._statuses.status(task_id, "SLOW00001")) is State.RUNNING:
+            while (
+                now := await frontend.frontend._statuses.status(task_id, "SLOW00001")
+            ) is State.RUNNING:
                 await deferLater(self.clock, POLL_EVERY_S)
             self.assertIs(now, State.COMPLETED)
         self.assertEqual(equipment.calls, tasks)
@@ -118,7 +140,9 @@ class OnRabbitMQ(RabbitMQTestCase, BrokerContract):
             self.assertEqual(await self.count(channel, queue), 0)
 
     async def test_deleted_exchanges(self) -> None:
-        """Exchanges that an operator deletes come back with all bindings, that of the worker's own queue included."""
+        """Exchanges that an operator deletes come back with all bindings, that of the worker's own
+        queue included.
+        """
         self.patch(upkeep, "EVERY_S", 0.2)
         frontend, worker = await self.start(FailingEquipment())
         connection = worker.connection._connection
@@ -128,7 +152,9 @@ class OnRabbitMQ(RabbitMQTestCase, BrokerContract):
         await deferLater(self.clock, 1.0)
         await frontend.connection.when_connected()
         task_id = await frontend.frontend._orders.submit("GOOD00001", 14, BODY, "test")
-        while (now := await frontend.frontend._statuses.status(task_id, "GOOD00001")) is State.RUNNING:
+        while (
+            now := await frontend.frontend._statuses.status(task_id, "GOOD00001")
+        ) is State.RUNNING:
             await deferLater(self.clock, POLL_EVERY_S)
         self.assertIs(now, State.COMPLETED)
         self.assertIs(worker.connection._connection, connection)

@@ -28,7 +28,9 @@ class Ready(SystemTestCase):
         return "Ready"
 
     def test_ready(self) -> None:
-        """With a broker that confirms and a worker for each shard, front end and worker are ready."""
+        """With a broker that confirms and a worker for each shard, front end and worker are
+        ready.
+        """
         self.assertEqual((self.frontend(), self.worker()), ((200, "Ready"), "Ready"))
 
     def test_no_worker(self) -> None:
@@ -45,7 +47,10 @@ class Ready(SystemTestCase):
         factory = self.system.network.factories.pop("broker")
         self.system.network.cut("broker")
         self.assertEqual(self.frontend(), (503, "Not ready: the broker does not confirm"))
-        self.assertEqual(self.worker(), "Not ready: it is not connected to the broker, or still replays its journals")
+        self.assertEqual(
+            self.worker(),
+            "Not ready: it is not connected to the broker, or still replays its journals",
+        )
         self.system.network.factories["broker"] = factory
         self.system.network.advance(30)
         self.assertEqual((self.frontend(), self.worker()), ((200, "Ready"), "Ready"))

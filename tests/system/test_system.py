@@ -17,7 +17,9 @@ NO_TASK = (404, {"code": 404, "message": "The requested task is not found"})
 
 
 class SystemTestCase(SynchronousTestCase):
-    """Starts a `System` as `make` describes it, and checks at the end that it stops without a trace."""
+    """Starts a `System` as `make` describes it, and checks at the end that it stops without a
+    trace.
+    """
 
     def make(self) -> System:
         return System()
@@ -43,8 +45,12 @@ class SystemTestCase(SynchronousTestCase):
         answer = self.system.get(equipment_id, task_id, frontend)
         return answer.status, answer.json
 
-    def final_status(self, equipment_id: str, body: object = REQUEST, within_s: float = 61.0) -> tuple[int, object]:
-        """POST a task, check that it runs until just before `within_s`, and return its status then."""
+    def final_status(
+        self, equipment_id: str, body: object = REQUEST, within_s: float = 61.0
+    ) -> tuple[int, object]:
+        """POST a task, check that it runs until just before `within_s`, and return its status
+        then.
+        """
         task_id = self.system.accepted(equipment_id, body)
         self.system.network.advance(within_s - 2.0)
         self.assertEqual(self.status(equipment_id, task_id), RUNNING)
@@ -59,7 +65,9 @@ class TheWayOfATask(SystemTestCase):
         self.assertEqual(answer.status, 200)
         task_id = answer.json["taskId"]
         self.assertEqual(answer.json, {"code": 200, "taskId": task_id})
-        self.assertEqual(answer.header("Location"), f"/api/v1/equipment/cpe/ABC123456/task/{task_id}")
+        self.assertEqual(
+            answer.header("Location"), f"/api/v1/equipment/cpe/ABC123456/task/{task_id}"
+        )
         running = self.system.get("ABC123456", task_id)
         self.assertEqual((running.status, running.json), RUNNING)
         self.assertIsNotNone(running.header("Retry-After"))
@@ -89,7 +97,9 @@ class TheWayOfATask(SystemTestCase):
         self.assertEqual(self.final_status("HANG123456", body, within_s=231.0), FAILED)
 
     def test_a_drops_every_connection(self) -> None:
-        """Connections that A closes without an answer are outages: the task is tried until its patience runs out, then has failed."""
+        """Connections that A closes without an answer are outages: the task is tried until its
+        patience runs out, then has failed.
+        """
         task_id = self.system.accepted("DROP123456")
         self.system.network.advance(590)
         self.assertEqual(self.status("DROP123456", task_id), RUNNING)
@@ -121,7 +131,9 @@ class TheWayOfATask(SystemTestCase):
 
 class Races(SystemTestCase):
     def test_get_right_behind_its_post(self) -> None:
-        """A GET sent as soon as its POST is answered never says that the task is not found, on any front end."""
+        """A GET sent as soon as its POST is answered never says that the task is not found, on any
+        front end.
+        """
         self.system.start_frontend("b2")
         self.system.network.advance(1)
         for number in range(50):
@@ -131,7 +143,10 @@ class Races(SystemTestCase):
 
     def test_fifty_devices_at_once(self) -> None:
         """Fifty devices are configured side by side: all are completed after A's one minute."""
-        posts = [self.system.send("POST", f"/api/v1/equipment/cpe/DEVICE{number:04}", REQUEST) for number in range(50)]
+        posts = [
+            self.system.send("POST", f"/api/v1/equipment/cpe/DEVICE{number:04}", REQUEST)
+            for number in range(50)
+        ]
         self.system.network.until(lambda: all(post.called for post in posts))
         task_ids = [self.successResultOf(post).json["taskId"] for post in posts]
         self.assertEqual(len(set(task_ids)), 50)
@@ -155,18 +170,27 @@ class Concurrency(SystemTestCase):
 
     def test_calls_under_way_are_limited(self) -> None:
         """With 10 slots, 25 tasks take three minutes."""
-        tasks = {f"DEVICE{number:04}": self.system.accepted(f"DEVICE{number:04}") for number in range(25)}
+        tasks = {
+            f"DEVICE{number:04}": self.system.accepted(f"DEVICE{number:04}") for number in range(25)
+        }
         done = []
         for _ in range(3):
             self.system.network.advance(60.5)
-            done.append(sum(self.status(equipment_id, task_id) == COMPLETED for equipment_id, task_id in tasks.items()))
+            done.append(
+                sum(
+                    self.status(equipment_id, task_id) == COMPLETED
+                    for equipment_id, task_id in tasks.items()
+                )
+            )
         self.assertEqual(done, [10, 20, 25])
 
     def test_waiting_tasks_of_one_device_hold_no_slot(self) -> None:
         """Twelve tasks of one device leave nine slots to the other devices."""
         for _ in range(12):
             self.system.accepted("SAME123456")
-        others = {f"DEVICE{number:04}": self.system.accepted(f"DEVICE{number:04}") for number in range(9)}
+        others = {
+            f"DEVICE{number:04}": self.system.accepted(f"DEVICE{number:04}") for number in range(9)
+        }
         self.system.network.advance(61)
         for equipment_id, task_id in others.items():
             self.assertEqual(self.status(equipment_id, task_id), COMPLETED)
@@ -178,7 +202,9 @@ class Shards(SystemTestCase):
 
     def test_every_shard_serves(self) -> None:
         """With four shards, tasks of many devices are all completed."""
-        tasks = {f"DEVICE{number:04}": self.system.accepted(f"DEVICE{number:04}") for number in range(20)}
+        tasks = {
+            f"DEVICE{number:04}": self.system.accepted(f"DEVICE{number:04}") for number in range(20)
+        }
         self.system.network.advance(61)
         for equipment_id, task_id in tasks.items():
             self.assertEqual(self.status(equipment_id, task_id), COMPLETED)
@@ -191,7 +217,9 @@ class Outages(SystemTestCase):
         return len([end for name, end in self.system.network.connections if name == "a"])
 
     def test_no_worker(self) -> None:
-        """Without a worker a POST is accepted and its GET is a 503; a worker that comes completes the task."""
+        """Without a worker a POST is accepted and its GET is a 503; a worker that comes completes
+        the task.
+        """
         worker = self.system.workers.pop()
         stopped = worker.stopService()
         self.system.network.until(lambda: bool(stopped.called))
@@ -205,7 +233,9 @@ class Outages(SystemTestCase):
         self.assertEqual(self.status("ABC123456", task_id), COMPLETED)
 
     def test_broker_connections_lost_while_a_works(self) -> None:
-        """When every broker connection breaks during the call to A, the call goes on, is adopted, and is not made again."""
+        """When every broker connection breaks during the call to A, the call goes on, is adopted,
+        and is not made again.
+        """
         task_id = self.system.accepted("ABC123456")
         self.system.network.advance(30)
         self.assertGreater(self.system.network.cut("broker"), 1)
@@ -214,7 +244,9 @@ class Outages(SystemTestCase):
         self.assertEqual(self.system.stub.calls, 1)
 
     def test_broker_away(self) -> None:
-        """With the broker's port closed and all connections cut, POST and GET are 503; it comes back and the task has its status."""
+        """With the broker's port closed and all connections cut, POST and GET are 503; it comes
+        back and the task has its status.
+        """
         task_id = self.system.accepted("ABC123456")
         factory = self.system.network.factories.pop("broker")
         self.system.network.cut("broker")
@@ -239,7 +271,9 @@ class Outages(SystemTestCase):
         self.assertEqual(self.status("ABC123456", task_id), COMPLETED)
 
     def test_standby(self) -> None:
-        """A second worker on the shard stands by, and takes over the tasks of the first when that one's connection is gone for good."""
+        """A second worker on the shard stands by, and takes over the tasks of the first when that
+        one's connection is gone for good.
+        """
         task_ids = [self.system.accepted("ABC123456"), self.system.accepted("ABC123456")]
         self.system.start_worker()
         self.system.network.advance(10)
@@ -250,10 +284,14 @@ class Outages(SystemTestCase):
         self.assertTrue(stopped.called)
         self.assertEqual(second.workers[0].held, 2)
         self.system.network.advance(121)
-        self.assertEqual([self.status("ABC123456", task_id) for task_id in task_ids], [COMPLETED, COMPLETED])
+        self.assertEqual(
+            [self.status("ABC123456", task_id) for task_id in task_ids], [COMPLETED, COMPLETED]
+        )
 
     def test_drain(self) -> None:
-        """A worker that is stopped lets its running call end and hands everything else to the standby."""
+        """A worker that is stopped lets its running call end and hands everything else to the
+        standby.
+        """
         task_ids = [self.system.accepted("ABC123456"), self.system.accepted("ABC123456")]
         self.system.start_worker()
         self.system.network.advance(10)
@@ -271,7 +309,9 @@ class Outages(SystemTestCase):
 
 class Renewal(SystemTestCase):
     def test_a_delivery_held_for_long_is_renewed(self) -> None:
-        """Tasks that wait for their device for more than 20 minutes go back to the broker once, and still run in order, each once."""
+        """Tasks that wait for their device for more than 20 minutes go back to the broker once, and
+        still run in order, each once.
+        """
         task_ids = [self.system.accepted("ABC123456") for _ in range(30)]
         for done in range(1, 31):
             self.system.network.advance(60.1)

@@ -1,4 +1,6 @@
-"""A in trouble: what becomes of its tasks, by the worker's rules alone, and in the whole system in memory."""
+"""A in trouble: what becomes of its tasks, by the worker's rules alone, and in the whole system in
+memory.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ class WorkerInTrouble(WorkerTestCase):
         return deliveries
 
     def test_no_call_is_made(self) -> None:
-        """After a row of outages new tasks wait without an attempt, and one of all tasks at a time is called."""
+        """After a row of outages new tasks wait without an attempt, and one of all tasks at a time
+        is called.
+        """
         self.bring_trouble()
         for number in range(10, 110):
             self.deliver(number, f"DEVICE{number}")
@@ -53,7 +57,9 @@ class WorkerInTrouble(WorkerTestCase):
         self.assertEqual({delivery.settled for delivery in deliveries}, {"ack"})
 
     def test_patience_of_a_task_that_was_never_called(self) -> None:
-        """A task that comes while A is in trouble waits for as long as its patience lasts, and then has failed without a call."""
+        """A task that comes while A is in trouble waits for as long as its patience lasts, and then
+        has failed without a call.
+        """
         self.bring_trouble()
         deliveries = [self.deliver(number, f"DEVICE{number}") for number in range(100, 110)]
         self.clock.pump([1.0] * 599)
@@ -61,11 +67,17 @@ class WorkerInTrouble(WorkerTestCase):
         self.assertLess(called, 9)  # one that hangs is joined by another after 90 s
         self.assertEqual([delivery.settled for delivery in deliveries], [None] * 10)
         self.clock.pump([1.0] * 2)
-        self.assertEqual([delivery.settled for delivery in deliveries], [None] * called + ["ack"] * (10 - called))
-        self.assertEqual((self.state(109, "DEVICE109"), self.store.attempts(task_id(109))), (State.FAILED, 0))
+        self.assertEqual(
+            [delivery.settled for delivery in deliveries], [None] * called + ["ack"] * (10 - called)
+        )
+        self.assertEqual(
+            (self.state(109, "DEVICE109"), self.store.attempts(task_id(109))), (State.FAILED, 0)
+        )
 
     def test_patience_of_a_task_that_was_called(self) -> None:
-        """A task whose calls found A out of reach has failed when its patience, counted from its first attempt, is over."""
+        """A task whose calls found A out of reach has failed when its patience, counted from its
+        first attempt, is over.
+        """
         deliveries = self.bring_trouble()
         while any(delivery.settled is None for delivery in deliveries):
             self.clock.advance(1.0)
@@ -74,7 +86,9 @@ class WorkerInTrouble(WorkerTestCase):
                     call.break_off(EquipmentUnreachable("refused"))
             self.assertLess(self.clock.seconds(), 603.0)
         self.assertGreaterEqual(self.clock.seconds(), 599.0)
-        self.assertEqual({self.state(number, f"DEVICE{number}") for number in range(ROW)}, {State.FAILED})
+        self.assertEqual(
+            {self.state(number, f"DEVICE{number}") for number in range(ROW)}, {State.FAILED}
+        )
         self.assertLess(len(self.equipment.calls), ROW + 2 * self.patience_s / LONGEST_PROBE_S + 10)
 
     def test_silence(self) -> None:
@@ -88,7 +102,9 @@ class WorkerInTrouble(WorkerTestCase):
         self.assertEqual(self.equipment.under_way, [])
 
     def test_busy_devices_among_others(self) -> None:
-        """Devices that are busy, each with Retry-After, hold nobody up as long as others are answered in between."""
+        """Devices that are busy, each with Retry-After, hold nobody up as long as others are
+        answered in between.
+        """
         for number in range(0, 200, 2):
             self.deliver(number, f"BUSY{number:06}")
             self.equipment.calls[-1].break_off(EquipmentUnreachable("A answered HTTP 503", 1000.0))
@@ -97,7 +113,9 @@ class WorkerInTrouble(WorkerTestCase):
             self.assertEqual(well.settled, "ack")
 
     def test_drain(self) -> None:
-        """A worker that is stopped while A is in trouble begins no call, and leaves all tasks to the broker."""
+        """A worker that is stopped while A is in trouble begins no call, and leaves all tasks to
+        the broker.
+        """
         deliveries = [*self.bring_trouble(), self.deliver(99, "DEVICE99")]
         drained = self.drain()
         self.assertIsNone(self.successResultOf(drained))
@@ -107,7 +125,9 @@ class WorkerInTrouble(WorkerTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_the_broker_goes(self) -> None:
-        """A task that waits for A's recovery is forgotten with the connection, and waits again when it is delivered again."""
+        """A task that waits for A's recovery is forgotten with the connection, and waits again when
+        it is delivered again.
+        """
         self.bring_trouble()
         delivery = self.deliver(99, "DEVICE99")
         self.lose_connection(delivery)
@@ -117,7 +137,9 @@ class WorkerInTrouble(WorkerTestCase):
         self.assertEqual(self.equipment.under_way, [task_id(99)])
 
     def test_finished_elsewhere(self) -> None:
-        """A task that was delivered again, has finished elsewhere, and loses its patience here is only acknowledged."""
+        """A task that was delivered again, has finished elsewhere, and loses its patience here is
+        only acknowledged.
+        """
         self.bring_trouble()
         self.store.apply(Started(task_id(99), "DEVICE99", EPOCH - 600.0, 1))
         delivery = self.deliver(99, "DEVICE99", redelivered=True)
@@ -125,7 +147,12 @@ class WorkerInTrouble(WorkerTestCase):
         self.clock.advance(0.1)
         self.clock.advance(1.0)
         self.assertEqual(delivery.settled, "ack")
-        self.assertFalse(any(isinstance(event, Finished) and event.task_id == task_id(99) for event in self.journal.events))
+        self.assertFalse(
+            any(
+                isinstance(event, Finished) and event.task_id == task_id(99)
+                for event in self.journal.events
+            )
+        )
 
 
 class SystemInTroubleTestCase(SystemTestCase):
@@ -136,9 +163,14 @@ class SystemInTroubleTestCase(SystemTestCase):
 
     def submit(self, count: int, word: str = "DEVICE") -> list[tuple[str, str]]:
         names = [f"{word}{number:04}" for number in range(count)]
-        posts = [self.system.send("POST", f"/api/v1/equipment/cpe/{name}", REQUEST) for name in names]
+        posts = [
+            self.system.send("POST", f"/api/v1/equipment/cpe/{name}", REQUEST) for name in names
+        ]
         self.system.network.until(lambda: all(post.called for post in posts))
-        return [(name, self.successResultOf(post).json["taskId"]) for name, post in zip(names, posts, strict=True)]
+        return [
+            (name, self.successResultOf(post).json["taskId"])
+            for name, post in zip(names, posts, strict=True)
+        ]
 
     def count(self, tasks: list[tuple[str, str]], status: tuple[int, object]) -> int:
         return sum(self.status(*task) == status for task in tasks)
@@ -151,7 +183,9 @@ class Away(SystemInTroubleTestCase):
     """Nobody listens at A."""
 
     def test_a_is_down_for_a_minute(self) -> None:
-        """A hundred tasks wait while nobody listens at A, which is asked few times; all are completed when it is back, each called once."""
+        """A hundred tasks wait while nobody listens at A, which is asked few times; all are
+        completed when it is back, each called once.
+        """
         factory = self.system.network.factories.pop("a")
         tasks = self.submit(100)
         self.system.network.advance(60)
@@ -165,7 +199,9 @@ class Away(SystemInTroubleTestCase):
         self.assertEqual((self.said("one at a time tries"), self.said("A has recovered")), (1, 1))
 
     def test_a_stays_away(self) -> None:
-        """When A does not come back, every task has failed when its patience is over, and no call was made in vain for each."""
+        """When A does not come back, every task has failed when its patience is over, and no call
+        was made in vain for each.
+        """
         self.system.network.factories.pop("a")
         tasks = self.submit(100)
         self.system.network.advance(595)
@@ -181,7 +217,9 @@ class AllBusy(SystemInTroubleTestCase):
         return System(delay_s=2.0, concurrency=20, rules=[busy])
 
     def test_everybody_is_busy_once(self) -> None:
-        """Where A turns everybody away once, all are completed within their patience, others too."""
+        """Where A turns everybody away once, all are completed within their patience, others
+        too.
+        """
         swamped, others = self.submit(100, "SWAMPED"), self.submit(20)
         self.system.network.advance(300)
         self.assertEqual((self.count(swamped, COMPLETED), self.count(others, COMPLETED)), (100, 20))

@@ -1,4 +1,6 @@
-"""Two versions at once, which read one another's journal and tasks; and messages that nobody can read."""
+"""Two versions at once, which read one another's journal and tasks; and messages that nobody can
+read.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,15 @@ def task_id(number: int) -> str:
 
 def message(kind: str, number: int, **fields: Any) -> bytes:
     """An event as a version writes it that has everything the present one has, and more."""
-    body = {"v": 2, "kind": kind, "task": task_id(number), "equipment": DEVICE, "at": EPOCH, "region": {"name": "north"}, **fields}
+    body = {
+        "v": 2,
+        "kind": kind,
+        "task": task_id(number),
+        "equipment": DEVICE,
+        "at": EPOCH,
+        "region": {"name": "north"},
+        **fields,
+    }
     return json.dumps(body).encode()
 
 
@@ -61,8 +71,12 @@ class VersionsTestCase(SystemTestCase):
         stopped = connection.stopService()
         self.system.network.until(lambda: bool(stopped.called), 10.0)
 
-    def publish(self, exchange: str, key: str, body: bytes, headers: dict[str, Any] | None = None) -> None:
-        published = self.publisher.publish(exchange, key, body, properties=Basic.Properties(delivery_mode=2, headers=headers))
+    def publish(
+        self, exchange: str, key: str, body: bytes, headers: dict[str, Any] | None = None
+    ) -> None:
+        published = self.publisher.publish(
+            exchange, key, body, properties=Basic.Properties(delivery_mode=2, headers=headers)
+        )
         self.system.network.settle()
         self.successResultOf(published)
 
@@ -87,7 +101,9 @@ class NextVersion(VersionsTestCase):
     """A worker of this version beside one of the next."""
 
     def test_its_journal(self) -> None:
-        """Tasks that the next version began and ended have their states here, now and after a replay, whatever else stands there."""
+        """Tasks that the next version began and ended have their states here, now and after a
+        replay, whatever else stands there.
+        """
         self.write(
             message("requested", 1, deadline=5),
             message("priority", 1, value=[1]),
@@ -113,22 +129,32 @@ class NextVersion(VersionsTestCase):
     def test_its_tasks(self) -> None:
         """A task with fields of the next version is done."""
         sealed = self.system.sealer.seal(b'{"timeoutInSeconds": 14, "parameters": [{"vlan": 1}]}')
-        self.publish(TASKS_EXCHANGE, SHARD.requested_key, message("requested", 1, timeout=14, sealed=sealed, priority=3))
+        self.publish(
+            TASKS_EXCHANGE,
+            SHARD.requested_key,
+            message("requested", 1, timeout=14, sealed=sealed, priority=3),
+        )
         self.system.network.advance(1.1)
         self.assertEqual(self.status(DEVICE, task_id(1)), COMPLETED)
 
     def test_a_state_that_we_do_not_know(self) -> None:
-        """A task that ended as we cannot say has ended: it is a failure here, and it is not called again."""
+        """A task that ended as we cannot say has ended: it is a failure here, and it is not called
+        again.
+        """
         sealed = self.system.sealer.seal(b'{"timeoutInSeconds": 14, "parameters": [{"vlan": 1}]}')
         self.write(message("finished", 1, state="superseded", reason="by a later task"))
-        self.publish(TASKS_EXCHANGE, SHARD.requested_key, message("requested", 1, timeout=14, sealed=sealed))
+        self.publish(
+            TASKS_EXCHANGE, SHARD.requested_key, message("requested", 1, timeout=14, sealed=sealed)
+        )
         self.assertEqual(self.status(DEVICE, task_id(1)), FAILED)
         self.system.network.cut("broker")
         self.system.network.advance(10)
         self.assertEqual(self.status(DEVICE, task_id(1)), FAILED)
 
     def test_a_task_that_we_cannot_do(self) -> None:
-        """A task whose order has another form has failed; the message is parked with the reason, and the rest goes on."""
+        """A task whose order has another form has failed; the message is parked with the reason,
+        and the rest goes on.
+        """
         order = message("requested", 1, body={"cipher": "other"})
         self.publish(TASKS_EXCHANGE, SHARD.requested_key, order)
         self.system.network.advance(1)
@@ -140,10 +166,20 @@ class NextVersion(VersionsTestCase):
 class NotOurs(VersionsTestCase):
     """Messages of somebody else."""
 
-    BODIES = (b"", b"\xff\x00", b"null", b"[" * 10_000, b'{"kind": "requested"}', b'{"kind": 1}', b"<event/>")
+    BODIES = (
+        b"",
+        b"\xff\x00",
+        b"null",
+        b"[" * 10_000,
+        b'{"kind": "requested"}',
+        b'{"kind": 1}',
+        b"<event/>",
+    )
 
     def test_in_the_work_queue(self) -> None:
-        """What is no task is parked as it is, with the reason; tasks before and behind it are done."""
+        """What is no task is parked as it is, with the reason; tasks before and behind it are
+        done.
+        """
         before = self.system.accepted(DEVICE)
         for body in self.BODIES:
             self.publish("", SHARD.work, body)
@@ -158,7 +194,9 @@ class NotOurs(VersionsTestCase):
         self.assert_alive()
         self.system.start_worker()
         self.system.network.advance(2)
-        self.assertEqual(sum("passing over offset" in event for event in self.events), 2 * len(self.BODIES))
+        self.assertEqual(
+            sum("passing over offset" in event for event in self.events), 2 * len(self.BODIES)
+        )
         self.assert_alive()
 
     def test_in_the_status_queue(self) -> None:
@@ -190,8 +228,12 @@ class NotOurs(VersionsTestCase):
 
 class KillsItsWorker(VersionsTestCase):
     def test_every_time(self) -> None:
-        """A task whose worker dies in each call has failed after some of them and is parked; those under way beside it are done."""
-        others = {f"BESIDE{number:04}": self.system.accepted(f"BESIDE{number:04}") for number in range(20)}
+        """A task whose worker dies in each call has failed after some of them and is parked; those
+        under way beside it are done.
+        """
+        others = {
+            f"BESIDE{number:04}": self.system.accepted(f"BESIDE{number:04}") for number in range(20)
+        }
         killer = self.system.accepted(DEVICE)
         deaths = 0
         while self.status(DEVICE, killer) == RUNNING:

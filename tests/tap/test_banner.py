@@ -48,11 +48,18 @@ class Banner(FilesTestCase):
         return line
 
     def test_command(self) -> None:
-        """There is a command to paste, which trusts the folder's CA, whatever characters are in its path."""
+        """There is a command to paste, which trusts the folder's CA, whatever characters are in its
+        path.
+        """
         self.options["certs"] = self.certs = self.certs.parent / "our certs"
         make_development_set(self.certs)
         line = self.show()
-        self.assertTrue(line.startswith(f"ready; try: curl --cacert '{self.certs}/ca.pem' -H 'Content-Type: application/json' -d '{{"))
+        self.assertTrue(
+            line.startswith(
+                f"ready; try: curl --cacert '{self.certs}/ca.pem' -H 'Content-Type:"
+                " application/json' -d '{"
+            )
+        )
         self.assertTrue(line.endswith("}' https://localhost:8443/api/v1/equipment/cpe/ABC123456"))
 
     def test_no_ca(self) -> None:
@@ -63,10 +70,14 @@ class Banner(FilesTestCase):
 
     def test_client_certificates(self) -> None:
         """Where clients need a certificate, no command is shown that would not work."""
-        self.assertEqual(self.show(HERE, "tcp:8443", **cast("Any", {"client-ca": Path("/ca.pem")})), "ready")
+        self.assertEqual(
+            self.show(HERE, "tcp:8443", **cast("Any", {"client-ca": Path("/ca.pem")})), "ready"
+        )
 
     def test_other_addresses(self) -> None:
-        """The certificate is for localhost: curl is told which address that is, where it is not this machine's usual one."""
+        """The certificate is for localhost: curl is told which address that is, where it is not
+        this machine's usual one.
+        """
         for host, way in (
             (IPv4Address("TCP", "0.0.0.0", 99), ""),  # noqa: S104
             (IPv4Address("TCP", "192.0.2.7", 99), "--resolve localhost:99:192.0.2.7 "),
@@ -81,7 +92,9 @@ class Banner(FilesTestCase):
     def test_socket_in_the_file_system(self) -> None:
         """A unix: endpoint has no URL of its own: curl is told the path."""
         line = self.show(UNIXAddress("/run/our rtprov.sock"), "unix:/run/our rtprov.sock")
-        self.assertTrue(line.startswith("ready; try: curl --unix-socket '/run/our rtprov.sock' -H "), line)
+        self.assertTrue(
+            line.startswith("ready; try: curl --unix-socket '/run/our rtprov.sock' -H "), line
+        )
         self.assertIn(" https://localhost/api/", line)
 
     def test_behind_a_proxy(self) -> None:

@@ -35,8 +35,19 @@ class Contents(BrokerFileTestCase):
 
     def test_wrong(self) -> None:
         """Anything else is one line that names the file and shows nothing of it."""
-        contents = ("", "\n", f"{TEXT}\n{TEXT}\n", "sesame", "http://sesame@broker/", "amqp://joe:sesame@broker:0/")
-        for content in (*(text.encode() for text in contents), TEXT.encode("utf-16"), b"amqp://joe:\xff@broker/\0"):
+        contents = (
+            "",
+            "\n",
+            f"{TEXT}\n{TEXT}\n",
+            "sesame",
+            "http://sesame@broker/",
+            "amqp://joe:sesame@broker:0/",
+        )
+        for content in (
+            *(text.encode() for text in contents),
+            TEXT.encode("utf-16"),
+            b"amqp://joe:\xff@broker/\0",
+        ):
             self.file.write_bytes(content)
             text = str(self.assertRaises(ConfigurationError, read_broker_url, self.file))
             self.assertTrue(text.startswith(f"{self.file}: "), text)
@@ -90,7 +101,8 @@ class Changes(BrokerFileTestCase):
     def test_mistake(self) -> None:
         """A file that is no good is told of, without what it holds, and the URL of before stays."""
         self.follow()
-        for content in ("sesame\n", "amqps://joe:sesame@elsewhere/"):  # there is no CA for the second
+        # there is no CA for the second
+        for content in ("sesame\n", "amqps://joe:sesame@elsewhere/"):
             self.file.write_text(content)
             with capturedLogs() as events:
                 self.clock.advance(LOOK_EVERY_S)

@@ -21,24 +21,56 @@ def surveyed(environment: dict[str, str], command: str = "rtprov-frontend") -> S
 
 class Surveys(SynchronousTestCase):
     def test_kubernetes(self) -> None:
-        """Variables of services called rtprov or rtprov-something are passed over, whatever their ports are called."""
+        """Variables of services called rtprov or rtprov-something are passed over, whatever their
+        ports are called.
+        """
         names = []
         for service in ("RTPROV", "RTPROV_FRONTEND", "RTPROV_FRONT_END_2"):
-            names += [f"{service}_SERVICE_HOST", f"{service}_SERVICE_PORT", f"{service}_SERVICE_PORT_HTTPS"]
+            names += [
+                f"{service}_SERVICE_HOST",
+                f"{service}_SERVICE_PORT",
+                f"{service}_SERVICE_PORT_HTTPS",
+            ]
             names += [f"{service}_PORT_8443_TCP{part}" for part in ("", "_PROTO", "_PORT", "_ADDR")]
-        environment = dict.fromkeys(names, "10.0.0.1") | {"RTPROV_PORT": "tcp://10.0.0.1:8443", "RTPROV_X_PORT": "udp://10.0.0.1:53"}
+        environment = dict.fromkeys(names, "10.0.0.1") | {
+            "RTPROV_PORT": "tcp://10.0.0.1:8443",
+            "RTPROV_X_PORT": "udp://10.0.0.1:53",
+        }
         self.assertEqual(surveyed(environment), Survey(tuple(sorted(environment)), ()))
 
     def test_misspelt(self) -> None:
         """An unknown variable is told with the nearest name; one without a value is none."""
-        wrong = {"RTPROV_BROKR": "RTPROV_BROKER", "RTPROV_TOKEN": "RTPROV_TOKENS", "RTPROV_FRONTEND_LISTN": "RTPROV_FRONTEND_LISTEN"}
-        environment = {**dict.fromkeys(wrong, "x"), "RTPROV_EMPTY": "", "PATH": "/bin", "XRTPROV_A": "x"}
+        wrong = {
+            "RTPROV_BROKR": "RTPROV_BROKER",
+            "RTPROV_TOKEN": "RTPROV_TOKENS",
+            "RTPROV_FRONTEND_LISTN": "RTPROV_FRONTEND_LISTEN",
+        }
+        environment = {
+            **dict.fromkeys(wrong, "x"),
+            "RTPROV_EMPTY": "",
+            "PATH": "/bin",
+            "XRTPROV_A": "x",
+        }
         self.assertEqual(surveyed(environment), Survey((), tuple(sorted(wrong.items()))))
 
     def test_known(self) -> None:
-        """Options of all commands are known, under their own names and with a command's; so is what others read."""
-        names = ["RTPROV_STUB_DELAY", "RTPROV_SHARD", "RTPROV_WORKER_CONCURRENCY", "RTPROV_BROKER_PORT", "RTPROV_BROKER_FILE"]
-        names += ["RTPROV_API_URL", "RTPROV_API_CA", "RTPROV_API_TOKEN_FILE", "RTPROV_API_CERT", "RTPROV_API_KEY"]
+        """Options of all commands are known, under their own names and with a command's; so is what
+        others read.
+        """
+        names = [
+            "RTPROV_STUB_DELAY",
+            "RTPROV_SHARD",
+            "RTPROV_WORKER_CONCURRENCY",
+            "RTPROV_BROKER_PORT",
+            "RTPROV_BROKER_FILE",
+        ]
+        names += [
+            "RTPROV_API_URL",
+            "RTPROV_API_CA",
+            "RTPROV_API_TOKEN_FILE",
+            "RTPROV_API_CERT",
+            "RTPROV_API_KEY",
+        ]
         names += ["RTPROV_REQUIRE_RABBITMQ"]
         self.assertEqual(surveyed(dict.fromkeys(names, "1")), Survey((), ()))
 
@@ -51,7 +83,9 @@ class Surveys(SynchronousTestCase):
 
 class Told(SynchronousTestCase):
     def test_lines(self) -> None:
-        """A command says it in its log: one line for all that is passed over, a warning for each unknown name, and never a value."""
+        """A command says it in its log: one line for all that is passed over, a warning for each
+        unknown name, and never a value.
+        """
         self.patch(sys, "excepthook", sys.excepthook)
         environment = {
             "RTPROV_PORT": "tcp://sesame",
@@ -68,8 +102,26 @@ class Told(SynchronousTestCase):
         self.assertEqual(
             lines,
             [
-                ("info", "passed over, as Kubernetes sets them for services: RTPROV_PORT, RTPROV_SERVICE_HOST"),
-                ("warn", "RTPROV_BROKR is set, but no option reads it; the nearest name is RTPROV_BROKER"),
-                ("warn", "RTPROV_PASSWORT is set, but no option reads it; the nearest name is RTPROV_PASSWORD"),
+                (
+                    "info",
+                    (
+                        "passed over, as Kubernetes sets them for services: RTPROV_PORT,"
+                        " RTPROV_SERVICE_HOST"
+                    ),
+                ),
+                (
+                    "warn",
+                    (
+                        "RTPROV_BROKR is set, but no option reads it; the nearest name is"
+                        " RTPROV_BROKER"
+                    ),
+                ),
+                (
+                    "warn",
+                    (
+                        "RTPROV_PASSWORT is set, but no option reads it; the nearest name is"
+                        " RTPROV_PASSWORD"
+                    ),
+                ),
             ],
         )

@@ -1,4 +1,6 @@
-"""What an operator's mistake ends in: one line and the right exit status; `tests/processes/test_exits.py` has real processes."""
+"""What an operator's mistake ends in: one line and the right exit status;
+`tests/processes/test_exits.py` has real processes.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +22,16 @@ WRONG = ConfigurationError("certs/stub.pem: holds no PEM certificate")
 class Endings(SynchronousTestCase):
     def setUp(self) -> None:
         self.err = io.StringIO()
-        for name, value in (("excepthook", sys.excepthook), ("__stderr__", self.err), ("stderr", self.err)):
+        for name, value in (
+            ("excepthook", sys.excepthook),
+            ("__stderr__", self.err),
+            ("stderr", self.err),
+        ):
             self.patch(sys, name, value)
 
-    def raised(self, error: BaseException, launcher: Mapping[str, Any] | None = None) -> int | str | None:
+    def raised(
+        self, error: BaseException, launcher: Mapping[str, Any] | None = None
+    ) -> int | str | None:
         """Let an exception end the process; return its exit status."""
         Ending("rtprov-stub", launcher).install()
         try:
@@ -36,14 +44,24 @@ class Endings(SynchronousTestCase):
         """A configuration that cannot work is 78, what may pass is 1; each is one line."""
         for error, status in ((WRONG, 78), (TemporarilyUnavailable("Address already in use"), 1)):
             self.assertEqual(self.raised(error), status)
-        lines = ["rtprov-stub: certs/stub.pem: holds no PEM certificate", "rtprov-stub: Address already in use"]
+        lines = [
+            "rtprov-stub: certs/stub.pem: holds no PEM certificate",
+            "rtprov-stub: Address already in use",
+        ]
         self.assertEqual(self.err.getvalue().splitlines(), lines)
 
     def test_files_of_twistd(self) -> None:
         """A file that twistd cannot have is one line too; a full disk may pass."""
-        self.assertEqual(self.raised(PermissionError(errno.EACCES, "Permission denied", "/run/twistd.pid")), 78)
-        self.assertEqual(self.raised(OSError(errno.ENOSPC, "No space left on device", b"/log/twistd.log")), 1)
-        lines = ["rtprov-stub: /run/twistd.pid: Permission denied", "rtprov-stub: /log/twistd.log: No space left on device"]
+        self.assertEqual(
+            self.raised(PermissionError(errno.EACCES, "Permission denied", "/run/twistd.pid")), 78
+        )
+        self.assertEqual(
+            self.raised(OSError(errno.ENOSPC, "No space left on device", b"/log/twistd.log")), 1
+        )
+        lines = [
+            "rtprov-stub: /run/twistd.pid: Permission denied",
+            "rtprov-stub: /log/twistd.log: No space left on device",
+        ]
         self.assertEqual(self.err.getvalue().splitlines(), lines)
 
     def test_error_of_ours(self) -> None:
@@ -54,7 +72,9 @@ class Endings(SynchronousTestCase):
         self.assertEqual(self.err.getvalue(), "ZeroDivisionError: by zero\n")
 
     def test_logged_once(self) -> None:
-        """The line is in the log too where that is a file, and not where it goes to the terminal as well."""
+        """The line is in the log too where that is a file, and not where it goes to the terminal as
+        well.
+        """
         for launcher, logged in (
             (None, False),
             ({"nodaemon": 1, "logfile": None}, False),
@@ -64,7 +84,11 @@ class Endings(SynchronousTestCase):
         ):
             with capturedLogs() as events:
                 self.raised(WRONG, launcher)
-            self.assertEqual([formatEvent(event) for event in events], [f"rtprov-stub: {WRONG}"] * logged, launcher)
+            self.assertEqual(
+                [formatEvent(event) for event in events],
+                [f"rtprov-stub: {WRONG}"] * logged,
+                launcher,
+            )
 
     def test_daemon(self) -> None:
         """Where twistd is to make a daemon and there is none yet, everything is shown at once."""

@@ -19,7 +19,14 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from rtprov.errors import ConfigurationError
-from rtprov.tap.listening import ANSWERED_WITHIN_S, FLUSH_S, OPEN_WITHIN_S, Answering, CountingSite, Listening
+from rtprov.tap.listening import (
+    ANSWERED_WITHIN_S,
+    FLUSH_S,
+    OPEN_WITHIN_S,
+    Answering,
+    CountingSite,
+    Listening,
+)
 from tests.support.memory import MemoryNetwork, http_client
 
 
@@ -40,12 +47,17 @@ class ListeningTests(SynchronousTestCase):
         return Listening("the broker", "tcp:5673", TCP4ServerEndpoint(reactor, 5673), Factory())
 
     def test_address(self) -> None:
-        """The log gets host and port, an IPv6 address in brackets; for what has no port, the description that was given."""
+        """The log gets host and port, an IPv6 address in brackets; for what has no port, the
+        description that was given.
+        """
         listening = self.listening(MemoryReactor())
         self.assertEqual(listening.address, "tcp:5673")
         listening.privilegedStartService()
         self.assertEqual((listening.address, listening.port_number), ("0.0.0.0:5673", 5673))
-        for host, address in ((IPv6Address("TCP", "::1", 5673), "[::1]:5673"), (UNIXAddress("socket"), "tcp:5673")):
+        for host, address in (
+            (IPv6Address("TCP", "::1", 5673), "[::1]:5673"),
+            (UNIXAddress("socket"), "tcp:5673"),
+        ):
             listening.port = Port(host)  # type: ignore[assignment] # no more than that is used
             self.assertEqual(listening.address, address)
 
@@ -55,7 +67,12 @@ class ListeningTests(SynchronousTestCase):
 
         with socket.create_server(("127.0.0.1", 0)) as other:
             port = other.getsockname()[1]
-            listening = Listening("the broker", "tcp:x", TCP4ServerEndpoint(reactor, port, interface="127.0.0.1"), Factory())
+            listening = Listening(
+                "the broker",
+                "tcp:x",
+                TCP4ServerEndpoint(reactor, port, interface="127.0.0.1"),
+                Factory(),
+            )
             error = self.assertRaises(ConfigurationError, listening.privilegedStartService)
         self.assertEqual(str(error), "the broker cannot listen on tcp:x: Address already in use")
         self.successResultOf(listening.stopService())
@@ -64,7 +81,12 @@ class ListeningTests(SynchronousTestCase):
         """A port that is no port is one line too."""
         from twisted.internet import reactor
 
-        listening = Listening("the broker", "tcp:70000", TCP4ServerEndpoint(reactor, 70000, interface="127.0.0.1"), Factory())
+        listening = Listening(
+            "the broker",
+            "tcp:70000",
+            TCP4ServerEndpoint(reactor, 70000, interface="127.0.0.1"),
+            Factory(),
+        )
         error = self.assertRaises(ConfigurationError, listening.privilegedStartService)
         self.assertIn("the broker cannot listen on tcp:70000: ", str(error))
         self.assertNotIn("\n", str(error))
@@ -84,7 +106,9 @@ class BeyondThisMachine(SynchronousTestCase):
         return listening
 
     def test_refused(self) -> None:
-        """Where only this machine may be listened to, any other address is refused in one line that says why."""
+        """Where only this machine may be listened to, any other address is refused in one line that
+        says why.
+        """
         for host, address in (
             (IPv4Address("TCP", "0.0.0.0", 5673), "0.0.0.0:5673"),  # noqa: S104
             (IPv4Address("TCP", "192.0.2.7", 5673), "192.0.2.7:5673"),
@@ -93,7 +117,10 @@ class BeyondThisMachine(SynchronousTestCase):
             (IPv6Address("TCP", "fe80::1%eth0", 5673), "[fe80::1%eth0]:5673"),
         ):
             error = self.assertRaises(ConfigurationError, self.listen, host, "so and so")
-            self.assertEqual(str(error), f"the broker may not listen beyond this machine, on {address}: so and so")
+            self.assertEqual(
+                str(error),
+                f"the broker may not listen beyond this machine, on {address}: so and so",
+            )
             self.listen(host, None)
 
     def test_this_machine(self) -> None:
@@ -171,7 +198,9 @@ class AnsweringTests(SynchronousTestCase):
         self.successResultOf(self.service.stopService())
 
     def test_too_early(self) -> None:
-        """Requests that come before the service is ready wait for it, on connections old and new, and are answered then."""
+        """Requests that come before the service is ready wait for it, on connections old and new,
+        and are answered then.
+        """
         ready: Deferred[None] = Deferred()
         self.service.open_when(ready)
         first = self.request()
@@ -201,7 +230,9 @@ class AnsweringTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(requested), b"done")
 
     def test_answered(self) -> None:
-        """A stop takes no new connection, and waits for every answer and until its bytes are gone."""
+        """A stop takes no new connection, and waits for every answer and until its bytes are
+        gone.
+        """
         first, second = self.request(), self.request()
         stopped = self.service.stopService()
         refused = self.request()
@@ -229,7 +260,9 @@ class AnsweringTests(SynchronousTestCase):
         self.network.settle()
 
     def test_kept_connections(self) -> None:
-        """A stop closes connections on which nothing is due; an answer is the last on its own, and says so; nothing comes behind it."""
+        """A stop closes connections on which nothing is due; an answer is the last on its own, and
+        says so; nothing comes behind it.
+        """
         idle, asking, arriving = (self.raw() for _ in range(3))
         self.say(idle)
         self.resource.answer()
@@ -237,7 +270,9 @@ class AnsweringTests(SynchronousTestCase):
         self.say(arriving, b"GET / HTTP/1.1\r\n")
         stopped = self.service.stopService()
         self.network.settle()
-        self.assertEqual([client.closed for client in (idle, asking, arriving)], [True, False, False])
+        self.assertEqual(
+            [client.closed for client in (idle, asking, arriving)], [True, False, False]
+        )
         self.say(arriving, b"Host: b\r\n\r\n")
         for client in (asking, arriving):
             self.assertEqual(len(self.resource.requests), 2 if client is asking else 1)

@@ -15,7 +15,13 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov.tap.logs import quiet_observer
 
-HERE: dict[str, Any] = {"logger": None, "logfile": None, "nodaemon": 1, "syslog": 0, "prefix": "twisted"}
+HERE: dict[str, Any] = {
+    "logger": None,
+    "logfile": None,
+    "nodaemon": 1,
+    "syslog": 0,
+    "prefix": "twisted",
+}
 
 
 class Quiet(SynchronousTestCase):
@@ -31,7 +37,9 @@ class Quiet(SynchronousTestCase):
         return [line.partition("] ")[2] for line in self.out.getvalue().splitlines()]
 
     def test_twisted(self) -> None:
-        """What Twisted tells of itself is left out: versions, factories, ports. The signal that ends the process is shown."""
+        """What Twisted tells of itself is left out: versions, factories, ports. The signal that
+        ends the process is shown.
+        """
         for namespace, text in (
             ("twisted.scripts._twistd_unix.UnixAppLogger", "twistd 26.10.0 starting up."),
             ("twisted.internet.protocol.Factory", "Starting factory"),
@@ -67,7 +75,9 @@ class Places(SynchronousTestCase):
         self.assertNotEqual(signal.getsignal(signal.SIGUSR1), signal.SIG_DFL)
 
     def test_left_to_twistd(self) -> None:
-        """An operator's own observer stays, and a daemon's log on standard output is for twistd to refuse."""
+        """An operator's own observer stays, and a daemon's log on standard output is for twistd to
+        refuse.
+        """
         self.assertIsNone(quiet_observer(HERE | {"logger": print}))
         self.assertIsNone(quiet_observer(HERE | {"logfile": "-", "nodaemon": 0}))
 

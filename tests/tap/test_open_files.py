@@ -23,9 +23,16 @@ class OpenFiles(SynchronousTestCase):
         self.patch(resource, "setrlimit", set_limit)
 
     def test_raised(self) -> None:
-        """The limit is raised as far as the process may, and no further than any system takes; the hard one stays."""
+        """The limit is raised as far as the process may, and no further than any system takes; the
+        hard one stays.
+        """
         unlimited = resource.RLIM_INFINITY
-        for soft, hard, raised in ((1024, 524288, 524288), (1024, 1024, 1024), (256, unlimited, 1 << 20), (unlimited, unlimited, 1 << 20)):
+        for soft, hard, raised in (
+            (1024, 524288, 524288),
+            (1024, 1024, 1024),
+            (256, unlimited, 1 << 20),
+            (unlimited, unlimited, 1 << 20),
+        ):
             self.limit(soft, hard)
             self.assertEqual(open_files(), raised)
             self.assertEqual(self.limits, (raised if soft != unlimited else unlimited, hard))

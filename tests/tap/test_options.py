@@ -1,4 +1,6 @@
-"""The commands' options: which there are, their defaults, where their values come from, and one line for each mistake."""
+"""The commands' options: which there are, their defaults, where their values come from, and one
+line for each mistake.
+"""
 
 from __future__ import annotations
 
@@ -34,9 +36,15 @@ BROKER = BrokerUrl.parse("amqp://guest:guest@127.0.0.1:5673/")
 CERTS = Path("certs")
 STUB = {"honour-timeout": False, "scenario": None}
 SERVER = {"certs": CERTS, "certificate": None, "private-key": None, "client-ca": None}
-WORKER: dict[str, Any] = {"concurrency": 500, "retention": 86400.0, "patience": 600.0, "drain": 120.0}
+WORKER: dict[str, Any] = {
+    "concurrency": 500,
+    "retention": 86400.0,
+    "patience": 600.0,
+    "drain": 120.0,
+}
 
-# Each command's options with their defaults, as the contract has them. Paths are within the working directory.
+# Each command's options with their defaults, as the contract has them. Paths are within the working
+# directory.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "rtprov": {
         "listen": None,
@@ -56,7 +64,13 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         **WORKER,
         **STUB,
     },
-    "rtprov-stub": {"listen": "tcp:8444:interface=127.0.0.1", "delay": 60.0, "health-listen": None, **STUB, **SERVER},
+    "rtprov-stub": {
+        "listen": "tcp:8444:interface=127.0.0.1",
+        "delay": 60.0,
+        "health-listen": None,
+        **STUB,
+        **SERVER,
+    },
     "rtprov-frontend": {
         "listen": "tcp:8443:interface=127.0.0.1",
         "health-listen": None,
@@ -108,7 +122,18 @@ PATH = ("some/where", Path("some/where"))
 PORT = ("0", 0)
 DELAY = ("0.5", 0.5)
 FLAGS = ("honour-timeout", "open", "tls")
-PATHS = ("certs", "state", "scenario", "certificate", "private-key", "client-ca", "ca", "seal-keys", "tokens", "broker-file")
+PATHS = (
+    "certs",
+    "state",
+    "scenario",
+    "certificate",
+    "private-key",
+    "client-ca",
+    "ca",
+    "seal-keys",
+    "tokens",
+    "broker-file",
+)
 COUNTS = ("max-connections", "max-connections-per-address", "max-unconfirmed")
 RIGHT: dict[str, tuple[str, Any]] = {
     **dict.fromkeys(("port", "stub-port", "broker-port"), PORT),
@@ -121,8 +146,13 @@ RIGHT: dict[str, tuple[str, Any]] = {
     "request-timeout": ("0.5", 0.5),
     **dict.fromkeys(("delay", "stub-delay", "patience", "drain"), DELAY),
     "retention": ("3600", 3600.0),
-    **dict.fromkeys(("listen", "health-listen"), ("tcp:1234:interface=\\:\\:1", "tcp:1234:interface=\\:\\:1")),
-    "broker": ("amqps://joe:sesame@broker/v", BrokerUrl("broker", 5671, "joe", "sesame", "v", True)),
+    **dict.fromkeys(
+        ("listen", "health-listen"), ("tcp:1234:interface=\\:\\:1", "tcp:1234:interface=\\:\\:1")
+    ),
+    "broker": (
+        "amqps://joe:sesame@broker/v",
+        BrokerUrl("broker", 5671, "joe", "sesame", "v", True),
+    ),
     "equipment-url": ("https://a.example/base/", "https://a.example/base"),
     "shards": ("16", 16),
     "shard": ("0", [0]),
@@ -153,9 +183,26 @@ WRONG: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("delay", "stub-delay", "patience", "drain"), WRONG_DELAYS),
     "retention": ("0", "518401", "a day"),
     **dict.fromkeys(
-        ("listen", "health-listen"), ("", "8443", "tcp", "tcp:x", "tcp:1:frob=1", "ssl:8443", "tls:8443", "nothing:1", *WRONG_ENDPOINTS)
+        ("listen", "health-listen"),
+        (
+            "",
+            "8443",
+            "tcp",
+            "tcp:x",
+            "tcp:1:frob=1",
+            "ssl:8443",
+            "tls:8443",
+            "nothing:1",
+            *WRONG_ENDPOINTS,
+        ),
     ),
-    "broker": ("", "broker", "http://joe:sesame@broker/", "amqp://joe:sesame@broker/v?x=1", "amqp://joe:sesame@broker:0/"),
+    "broker": (
+        "",
+        "broker",
+        "http://joe:sesame@broker/",
+        "amqp://joe:sesame@broker/v?x=1",
+        "amqp://joe:sesame@broker:0/",
+    ),
     "equipment-url": (
         "",
         "http://a",
@@ -189,18 +236,25 @@ class OptionsTestCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.patch(sys, "excepthook", sys.excepthook)  # parsing replaces it
 
-    def parse(self, command: str, *arguments: str, environment: Mapping[str, str] | None = None) -> dict[str, Any]:
+    def parse(
+        self, command: str, *arguments: str, environment: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
         """The values of all options."""
         self.patch(os, "environ", dict(environment or {}))
         options = options_of(command)
         options.parseOptions(arguments)
         return {name: plain(name, value) for name, value in options.items()}
 
-    def refused(self, command: str, *arguments: str, environment: Mapping[str, str] | None = None) -> str:
+    def refused(
+        self, command: str, *arguments: str, environment: Mapping[str, str] | None = None
+    ) -> str:
         """The one line that a mistake ends in."""
-        error = self.assertRaises(SystemExit, self.parse, command, *arguments, environment=environment)
+        error = self.assertRaises(
+            SystemExit, self.parse, command, *arguments, environment=environment
+        )
         line = error.code
-        assert isinstance(line, str)  # the interpreter writes it to standard error, and ends with status 1
+        # the interpreter writes it to standard error, and ends with status 1
+        assert isinstance(line, str)
         self.assertEqual(len(line.splitlines()), 1, line)
         self.assertTrue(line.startswith(f"{command}: "), line)
         self.assertNotIn("sesame", line)
@@ -217,7 +271,9 @@ class OptionsTestCase(SynchronousTestCase):
 
 
 def plain(name: str, value: Any) -> Any:
-    """A value in the form that the tables have: an endpoint as its description, an absolute path from the working directory on."""
+    """A value in the form that the tables have: an endpoint as its description, an absolute path
+    from the working directory on.
+    """
     if isinstance(value, Path):
         return value.relative_to(Path.cwd())
     return value[0] if name.endswith("listen") and value is not None else value
@@ -231,14 +287,29 @@ class PerCommand(OptionsTestCase):
     """Variables that count for one command."""
 
     def test_before_the_shared_one(self) -> None:
-        """A variable with the command's name in it goes before the one that all commands read, for that command alone."""
-        environment = {"RTPROV_CERTS": "all", "RTPROV_STUB_CERTS": "mine", "RTPROV_WORKER_CONCURRENCY": "7", "RTPROV_FRONTEND_OPEN": "yes"}
-        certs = {command: self.parse(command, environment=environment)["certs"] for command in MODULES}
+        """A variable with the command's name in it goes before the one that all commands read, for
+        that command alone.
+        """
+        environment = {
+            "RTPROV_CERTS": "all",
+            "RTPROV_STUB_CERTS": "mine",
+            "RTPROV_WORKER_CONCURRENCY": "7",
+            "RTPROV_FRONTEND_OPEN": "yes",
+        }
+        certs = {
+            command: self.parse(command, environment=environment)["certs"] for command in MODULES
+        }
         self.assertEqual(certs.pop("rtprov-stub"), Path("mine"))
         self.assertEqual(set(certs.values()), {Path("all")})
         self.assertEqual(self.parse("rtprov-worker", environment=environment)["concurrency"], 7)
         self.assertEqual(self.parse("rtprov", environment=environment)["concurrency"], 500)
-        self.assertEqual([self.parse(each, environment=environment)["open"] for each in ("rtprov-frontend", "rtprov")], [True, False])
+        self.assertEqual(
+            [
+                self.parse(each, environment=environment)["open"]
+                for each in ("rtprov-frontend", "rtprov")
+            ],
+            [True, False],
+        )
 
     def test_empty(self) -> None:
         """An empty one counts as not given."""
@@ -247,7 +318,9 @@ class PerCommand(OptionsTestCase):
 
     def test_named_in_an_error(self) -> None:
         """An error names the variable that was read."""
-        line = self.refused("rtprov-worker", environment={"RTPROV_WORKER_DRAIN": "soon", "RTPROV_DRAIN": "5"})
+        line = self.refused(
+            "rtprov-worker", environment={"RTPROV_WORKER_DRAIN": "soon", "RTPROV_DRAIN": "5"}
+        )
         self.assertTrue(line.startswith("RTPROV_WORKER_DRAIN: "), line)
 
     def test_kubernetes(self) -> None:
@@ -281,7 +354,10 @@ class Values(OptionsTestCase):
         for command, defaults in DEFAULTS.items():
             for option in defaults:
                 text, value = RIGHT[option]
-                self.assertEqual(self.parse(command, environment={variable(option): text}), {**defaults, option: value})
+                self.assertEqual(
+                    self.parse(command, environment={variable(option): text}),
+                    {**defaults, option: value},
+                )
                 self.assertEqual(self.parse(command, environment={variable(option): ""}), defaults)
 
     def test_command_line_wins(self) -> None:
@@ -300,10 +376,14 @@ class Values(OptionsTestCase):
         self.assertEqual(self.parse("rtprov-worker", *arguments)["shard"], [3, 0])
         environment = {"RTPROV_SHARDS": "4", "RTPROV_SHARD": "1,2"}
         self.assertEqual(self.parse("rtprov-worker", environment=environment)["shard"], [1, 2])
-        self.assertEqual(self.parse("rtprov-worker", *arguments, environment=environment)["shard"], [3, 0])
+        self.assertEqual(
+            self.parse("rtprov-worker", *arguments, environment=environment)["shard"], [3, 0]
+        )
 
     def test_endpoints(self) -> None:
-        """Where TCP is listened on, many may wait to be taken, unless the description says how many."""
+        """Where TCP is listened on, many may wait to be taken, unless the description says how
+        many.
+        """
         for text, backlog in (
             ("tcp:1234", BACKLOG),
             ("tcp6:1234:interface=\\:\\:1", BACKLOG),
@@ -318,33 +398,65 @@ class Values(OptionsTestCase):
 
     def test_flag_in_the_environment(self) -> None:
         """A flag's variable says yes or no in words that people use."""
-        for text, value in (("1", True), ("TRUE", True), ("on", True), ("0", False), ("No", False), ("off", False)):
-            self.assertIs(self.parse("rtprov-stub", environment={"RTPROV_HONOUR_TIMEOUT": text})["honour-timeout"], value)
+        for text, value in (
+            ("1", True),
+            ("TRUE", True),
+            ("on", True),
+            ("0", False),
+            ("No", False),
+            ("off", False),
+        ):
+            self.assertIs(
+                self.parse("rtprov-stub", environment={"RTPROV_HONOUR_TIMEOUT": text})[
+                    "honour-timeout"
+                ],
+                value,
+            )
 
 
 class Mistakes(OptionsTestCase):
     def test_too_many_shards(self) -> None:
-        """A worker takes only as many shards as a connection has channels for; where there are more, they are divided."""
-        self.assertIn("--shard: one worker can take 400 shards at most", self.refused("rtprov-worker", "--shards", "401"))
+        """A worker takes only as many shards as a connection has channels for; where there are
+        more, they are divided.
+        """
+        self.assertIn(
+            "--shard: one worker can take 400 shards at most",
+            self.refused("rtprov-worker", "--shards", "401"),
+        )
         self.parse("rtprov-worker", "--shards", "400")
         self.parse("rtprov-worker", "--shards", "1024", "--shard", "1000")
 
     def test_wrong_values(self) -> None:
-        """A wrong value ends in one line that names the option or the variable, whichever it came from."""
+        """A wrong value ends in one line that names the option or the variable, whichever it came
+        from.
+        """
         for command, defaults in DEFAULTS.items():
             for option in defaults:
                 for text in WRONG[option]:
                     if option not in FLAGS:
-                        self.assertTrue(self.refused(command, f"--{option}={text}").startswith(f"--{option}: "), (option, text))
+                        self.assertTrue(
+                            self.refused(command, f"--{option}={text}").startswith(f"--{option}: "),
+                            (option, text),
+                        )
                     if text:
                         line = self.refused(command, environment={variable(option): text})
-                        self.assertTrue(line.startswith((f"{variable(option)}: ", f"--{option}: ")), (option, text, line))
+                        self.assertTrue(
+                            line.startswith((f"{variable(option)}: ", f"--{option}: ")),
+                            (option, text, line),
+                        )
 
     def test_exclusive(self) -> None:
         """Two options for one thing are refused, wherever they come from."""
         for command in ("rtprov-frontend", "rtprov-worker"):
-            line = self.refused(command, "--broker-file", "url", environment={"RTPROV_BROKER": "amqp://joe:sesame@broker/"})
-            self.assertEqual(line, "RTPROV_BROKER and --broker-file exclude each other: give one of them")
+            line = self.refused(
+                command,
+                "--broker-file",
+                "url",
+                environment={"RTPROV_BROKER": "amqp://joe:sesame@broker/"},
+            )
+            self.assertEqual(
+                line, "RTPROV_BROKER and --broker-file exclude each other: give one of them"
+            )
         line = self.refused("rtprov", "--listen", "tcp:1234", "--port", "1234")
         self.assertEqual(line, "--listen and --port exclude each other: give one of them")
 
@@ -361,7 +473,9 @@ class Mistakes(OptionsTestCase):
             self.refused(command, "--amqp://joe:sesame@broker/")
 
     def test_stray_argument(self) -> None:
-        """A stray argument is refused without being shown: it may be a broker URL whose option was forgotten."""
+        """A stray argument is refused without being shown: it may be a broker URL whose option was
+        forgotten.
+        """
         for command in MODULES:
             self.assertIn("argument", self.refused(command, "amqp://joe:sesame@broker/"))
 
@@ -371,7 +485,9 @@ class Help(OptionsTestCase):
         """``--help`` lists each option with its variable and, where it has one, its default."""
         for command, defaults in DEFAULTS.items():
             text = self.printed(command, "--help")
-            self.assertTrue(text.startswith(f"Usage: twistd [twistd options] {command} [options]\n"))
+            self.assertTrue(
+                text.startswith(f"Usage: twistd [twistd options] {command} [options]\n")
+            )
             words = text.split()
             for option in defaults:
                 self.assertTrue(f"--{option}=" in words or f"--{option}" in words, option)

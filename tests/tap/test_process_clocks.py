@@ -1,4 +1,6 @@
-"""`rtprov.tap.process_clocks`: the reactor's clock is the awake clock, and what happens to time stands in the log."""
+"""`rtprov.tap.process_clocks`: the reactor's clock is the awake clock, and what happens to time
+stands in the log.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ from rtprov.tap.process_clocks import TimeWatch, clock, wall_clock
 
 class Reactor(SynchronousTestCase):
     def test_timers_use_the_awake_clock(self) -> None:
-        """Twisted's timers take their time from it (checked on Twisted 26.10: `ReactorBase.callLater` asks `self.seconds`)."""
+        """Twisted's timers take their time from it (checked on Twisted 26.10:
+        `ReactorBase.callLater` asks `self.seconds`).
+        """
         self.assertIs(clock, reactor)
         seconds = cast("Any", reactor).seconds
         self.assertIsInstance(seconds.__self__, AwakeClock)
@@ -25,7 +29,9 @@ class Reactor(SynchronousTestCase):
         self.assertLess(abs(call.getTime() - clock.seconds() - 1000.0), 60.0)
 
     def test_it_starts_at_the_wall_clock(self) -> None:
-        """Its readings are near the wall clock's: they can be compared with what an earlier process has written."""
+        """Its readings are near the wall clock's: they can be compared with what an earlier process
+        has written.
+        """
         self.assertLess(abs(clock.seconds() - wall_clock()), 3600.0)
 
 
@@ -34,7 +40,9 @@ class Watching(SynchronousTestCase):
         self.timers = Clock()
         self.monotonic, self.wall = 0.0, 1_800_000_000.0
         awake = AwakeClock(lambda: self.monotonic)
-        self.watch = TimeWatch(awake, WallClock(lambda: self.wall, awake.seconds), cast("IReactorTime", self.timers))
+        self.watch = TimeWatch(
+            awake, WallClock(lambda: self.wall, awake.seconds), cast("IReactorTime", self.timers)
+        )
         self.logged: list[str] = []
         observer = cast("ILogObserver", self.observe)
         globalLogPublisher.addObserver(observer)
@@ -64,11 +72,16 @@ class Watching(SynchronousTestCase):
         self.pass_by(1.0, -599.0)
         self.assertEqual(
             [line.partition(";")[0] for line in self.logged],
-            ["the system's clock was set 600.0 s forward", "the system's clock was set 600.0 s back"],
+            [
+                "the system's clock was set 600.0 s forward",
+                "the system's clock was set 600.0 s back",
+            ],
         )
 
     def test_nothing_happens(self) -> None:
-        """A process that runs on an honest clock has nothing to tell, and leaves no timer when it ends."""
+        """A process that runs on an honest clock has nothing to tell, and leaves no timer when it
+        ends.
+        """
         for _ in range(10):
             self.pass_by(1.0, 1.0)
         self.watch.stopService()

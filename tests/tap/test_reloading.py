@@ -47,7 +47,9 @@ class RenewalTestCase(FilesTestCase):
 
     def issue(self, *, days: float = 100) -> None:
         """Put another certificate into the place of the stub's, with its key."""
-        leaf = self.ca.issue_cert("localhost", not_after=datetime.now(timezone.utc) + timedelta(days=days))
+        leaf = self.ca.issue_cert(
+            "localhost", not_after=datetime.now(timezone.utc) + timedelta(days=days)
+        )
         self.key.write_bytes(leaf.private_key_pem.bytes())
         self.certificate.write_bytes(leaf.cert_chain_pems[0].bytes())
 
@@ -81,7 +83,10 @@ class Certificates(RenewalTestCase):
         self.issue()
         new_key = self.key.read_bytes()
         self.key.write_bytes(key)
-        text = f"certificates not reloaded, those before stay: {self.key}: is not the PEM private key for {self.certificate}"
+        text = (
+            f"certificates not reloaded, those before stay: {self.key}: is not the PEM private key"
+            f" for {self.certificate}"
+        )
         self.assertEqual(self.look(), [text])
         self.assertEqual(self.look(), [])
         self.key.write_bytes(new_key + b"\n")
@@ -102,7 +107,9 @@ class Certificates(RenewalTestCase):
         self.issue(days=13.5)
         loaded, warning = self.look()
         self.assertEqual(loaded, "certificates reloaded")
-        self.assertTrue(warning.startswith(f"{self.certificate}: the certificate expires on "), warning)
+        self.assertTrue(
+            warning.startswith(f"{self.certificate}: the certificate expires on "), warning
+        )
         self.lines.clear()
         self.clock.pump([LOOK_EVERY_S] * int(3 * WARN_EVERY_S / LOOK_EVERY_S))
         self.assertEqual(self.lines, [warning] * 3)
@@ -133,7 +140,9 @@ class Tokens(RenewalTestCase):
         return admission
 
     def test_watched(self) -> None:
-        """A token that is removed is refused within 5 s, and one that is added is let in, without a signal."""
+        """A token that is removed is refused within 5 s, and one that is added is let in, without a
+        signal.
+        """
         admission, (second, _) = self.watch(), new_token("second")
         self.assertEqual(admission.tokens, (self.first,))
         headers = Headers({"Authorization": [f"Bearer {self.secret}"]})
@@ -150,7 +159,9 @@ class Tokens(RenewalTestCase):
         self.assertEqual(self.lines, ["tokens reloaded"])
 
     def test_broken(self) -> None:
-        """A file with a mistake in it, or none at all, changes nothing; that is told of once, and nothing of the file is shown."""
+        """A file with a mistake in it, or none at all, changes nothing; that is told of once, and
+        nothing of the file is shown.
+        """
         admission = self.watch()
         self.file.write_text(f"{self.first.line}\ns3cr3t")
         (line,) = self.look()
@@ -174,7 +185,9 @@ class Tokens(RenewalTestCase):
         self.assertEqual((admission.tokens, watching), (None, []))
 
     def test_rate(self) -> None:
-        """Rates run on the process's awake clock, which a step of the system's clock does not move."""
+        """Rates run on the process's awake clock, which a step of the system's clock does not
+        move.
+        """
         self.patch(frontend, "clock", self.clock)
         admission, _ = make_admission(self.options_with(None) | {"rate": 1.0})
         caller = Caller("address:192.0.2.7")
@@ -185,7 +198,9 @@ class Tokens(RenewalTestCase):
 
     def test_wrong_at_the_start(self) -> None:
         """A file that is no good at the start ends the command."""
-        self.assertRaises(ConfigurationError, make_admission, self.options_with(self.certs / "none"))
+        self.assertRaises(
+            ConfigurationError, make_admission, self.options_with(self.certs / "none")
+        )
 
 
 class Hangup(RenewalTestCase):

@@ -1,4 +1,6 @@
-"""The table of operations.md that says which files are watched, against the options and services of all commands."""
+"""The table of operations.md that says which files are watched, against the options and services of
+all commands.
+"""
 
 from __future__ import annotations
 
@@ -36,15 +38,26 @@ FILES = {  # of the development set, for the options that name single files
 
 def table() -> dict[str, str]:
     """Each option of the table, and what becomes of its file when it is replaced."""
-    text = OPERATIONS.read_text("utf-8").partition("### Files that are replaced")[2].partition("\nReplace a file")[0]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| `")]
+    text = (
+        OPERATIONS.read_text("utf-8")
+        .partition("### Files that are replaced")[2]
+        .partition("\nReplace a file")[0]
+    )
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in text.splitlines()
+        if line.startswith("| `")
+    ]
     return {option: row[2] for row in rows for option in re.findall(r"`--([a-z-]+)`", row[0])}
 
 
 def file_options() -> dict[str, dict[str, Option]]:
     """The options that name a file or a folder, command by command."""
     return {
-        command: {each.name: each for each in namedAny(module).Options.options if each.parse is path} for command, module in MODULES.items()
+        command: {
+            each.name: each for each in namedAny(module).Options.options if each.parse is path
+        }
+        for command, module in MODULES.items()
     }
 
 
@@ -65,32 +78,52 @@ class ReplacedFiles(SynchronousTestCase):
         module = namedAny(MODULES[command])
         parsed = module.Options()
         parsed.parseOptions(["--certs", str(self.folder), *arguments])
-        renewals = [each for each in cast("Any", IService(module.makeService(parsed))) if isinstance(each, Renewal)]
+        renewals = [
+            each
+            for each in cast("Any", IService(module.makeService(parsed)))
+            if isinstance(each, Renewal)
+        ]
         return {file for each in renewals for file in cast("Any", each)._files._watched}
 
     def test_every_option(self) -> None:
-        """Each option that names a file stands in the table, and no other does; the table says one of three things, or points to those."""
+        """Each option that names a file stands in the table, and no other does; the table says one
+        of three things, or points to those.
+        """
         named = {name for of_command in file_options().values() for name in of_command}
         self.assertEqual(set(table()), named)
         for option, replaced in table().items():
-            self.assertTrue(replaced in (WATCHED, ON_SIGHUP, RESTART) or option == "certs", (option, replaced))
+            self.assertTrue(
+                replaced in (WATCHED, ON_SIGHUP, RESTART) or option == "certs", (option, replaced)
+            )
 
     def test_as_the_commands_do(self) -> None:
-        """What the table calls watched is watched by each command that has the option, and nothing else is."""
+        """What the table calls watched is watched by each command that has the option, and nothing
+        else is.
+        """
         for command, of_command in file_options().items():
             for option in set(of_command) & set(FILES):
                 file = self.folder / f"{option}.file"
-                file.write_bytes((self.folder / FILES[option]).read_bytes() if (self.folder / FILES[option]).exists() else b"")
+                file.write_bytes(
+                    (self.folder / FILES[option]).read_bytes()
+                    if (self.folder / FILES[option]).exists()
+                    else b""
+                )
                 arguments = [f"--{option}", str(file)]
                 if command in ("rtprov-frontend", "rtprov-worker"):
                     arguments += ["--broker", "amqps://localhost"]
                 if option in ("certificate", "private-key"):
                     other = {"certificate": "private-key", "private-key": "certificate"}[option]
                     arguments += [f"--{other}", str(self.folder / FILES[other])]
-                self.assertEqual(file in self.watched(command, arguments), table()[option] == WATCHED, (command, option))
+                self.assertEqual(
+                    file in self.watched(command, arguments),
+                    table()[option] == WATCHED,
+                    (command, option),
+                )
 
     def test_the_set(self) -> None:
-        """Of the folder with the development set, each command watches its certificate and key, and the CA and the sealing keys it uses."""
+        """Of the folder with the development set, each command watches its certificate and key, and
+        the CA and the sealing keys it uses.
+        """
         for command, names in (
             ("rtprov-frontend", {"frontend.pem", "frontend.key", "ca.pem", SEAL_KEY}),
             ("rtprov-worker", {"worker.pem", "worker.key", "ca.pem", SEAL_KEY}),
@@ -100,7 +133,9 @@ class ReplacedFiles(SynchronousTestCase):
             self.assertEqual({file.name for file in self.watched(command, arguments)}, names)
 
     def test_broker_in_a_file(self) -> None:
-        """With --broker-file the CA is watched whatever the URL is, since the file may name an amqps broker later."""
+        """With --broker-file the CA is watched whatever the URL is, since the file may name an
+        amqps broker later.
+        """
         file = self.folder / "broker"
         file.write_text("amqp://localhost")
         for command in ("rtprov-frontend", "rtprov-worker"):
@@ -108,7 +143,9 @@ class ReplacedFiles(SynchronousTestCase):
             self.assertTrue(names >= {"broker", "ca.pem"}, names)
 
     def test_no_ca(self) -> None:
-        """An amqps broker in the file needs a CA: where there is none, that is one line, at the start or when the file changes."""
+        """An amqps broker in the file needs a CA: where there is none, that is one line, at the
+        start or when the file changes.
+        """
         file = self.folder / "broker"
         file.write_text("amqp://localhost")
         ca = self.folder / "none.pem"
@@ -118,7 +155,9 @@ class ReplacedFiles(SynchronousTestCase):
         (_, renewal) = route.follow(lambda: cast("Any", Redirected(followed)))
         file.write_text("amqps://localhost")
         files = cast("Any", renewal)._files
-        self.assertIn("none.pem is missing", str(self.assertRaises(ConfigurationError, files.reload)))
+        self.assertIn(
+            "none.pem is missing", str(self.assertRaises(ConfigurationError, files.reload))
+        )
         self.assertRaises(ConfigurationError, BrokerRoute, values)
         self.assertEqual(followed, [])
         ca.write_bytes((self.folder / "ca.pem").read_bytes())

@@ -1,4 +1,6 @@
-"""What the commands are made of: order, files, the sealing key; and that every command can be made."""
+"""What the commands are made of: order, files, the sealing key; and that every command can be
+made.
+"""
 
 from __future__ import annotations
 
@@ -102,31 +104,46 @@ class Files(FilesTestCase):
     def test_from_the_folder(self) -> None:
         """Without single files, those of the folder are taken."""
         make_development_set(self.certs)
-        self.assertEqual(identity_files(self.options, "stub"), (self.certs / "stub.pem", self.certs / "stub.key"))
+        self.assertEqual(
+            identity_files(self.options, "stub"), (self.certs / "stub.pem", self.certs / "stub.key")
+        )
         self.assertEqual(ca_file(self.options), self.certs / "ca.pem")
         server_identity(self.options, "stub")
 
     def test_expired(self) -> None:
         """A certificate that has expired is used all the same, and the log says so."""
         make_development_set(self.certs)
-        leaf = trustme.CA().issue_cert("localhost", not_after=datetime(2020, 1, 1, tzinfo=timezone.utc))
+        leaf = trustme.CA().issue_cert(
+            "localhost", not_after=datetime(2020, 1, 1, tzinfo=timezone.utc)
+        )
         leaf.cert_chain_pems[0].write_to_path(str(self.certs / "stub.pem"))
         (self.certs / "stub.key").write_bytes(leaf.private_key_pem.bytes())
         with capturedLogs() as events:
             server_identity(self.options, "stub")
         lines = [formatEvent(event) for event in events]
-        self.assertEqual(lines, [f"{self.certs / 'stub.pem'}: the certificate has expired on 2020-01-01 00:00 UTC"])
+        self.assertEqual(
+            lines,
+            [f"{self.certs / 'stub.pem'}: the certificate has expired on 2020-01-01 00:00 UTC"],
+        )
 
     def test_single_files(self) -> None:
         """Single files go before those of the folder, which need not be there."""
-        files = {"certificate": Path("/a.pem"), "private-key": Path("/a.key"), "ca": Path("/ca.pem")}
-        self.assertEqual(identity_files(self.options | files, "stub"), (Path("/a.pem"), Path("/a.key")))
+        files = {
+            "certificate": Path("/a.pem"),
+            "private-key": Path("/a.key"),
+            "ca": Path("/ca.pem"),
+        }
+        self.assertEqual(
+            identity_files(self.options | files, "stub"), (Path("/a.pem"), Path("/a.key"))
+        )
         self.assertEqual(ca_file(self.options | files), Path("/ca.pem"))
 
     def test_missing(self) -> None:
         """What the folder lacks is named, with the command that makes a set."""
         advice = f"is missing; python -m rtprov.certs {self.certs} makes a set for development"
-        self.assert_refused(f"{self.certs / 'stub.pem'} {advice}", identity_files, self.options, "stub")
+        self.assert_refused(
+            f"{self.certs / 'stub.pem'} {advice}", identity_files, self.options, "stub"
+        )
         self.assert_refused(f"{self.certs / 'ca.pem'} {advice}", ca_file, self.options)
 
     def test_missing_single_file(self) -> None:
@@ -140,7 +157,10 @@ class Files(FilesTestCase):
         """A private key that belongs to another certificate is named."""
         make_development_set(self.certs)
         files = {"private-key": self.certs / "frontend.key"}
-        text = f"{self.certs / 'frontend.key'}: is not the PEM private key for {self.certs / 'stub.pem'}"
+        text = (
+            f"{self.certs / 'frontend.key'}: is not the PEM private key for"
+            f" {self.certs / 'stub.pem'}"
+        )
         self.assert_refused(text, server_identity, self.options | files, "stub")
 
 
@@ -152,7 +172,9 @@ class SealingKey(FilesTestCase):
         self.assertEqual(other.open(one.seal(b"body"), one.key_id), b"body")
 
     def test_missing(self) -> None:
-        """A missing file is not made here: who may make it, only the broker can tell. Until then there is no key."""
+        """A missing file is not made here: who may make it, only the broker can tell. Until then
+        there is no key.
+        """
         keys = key_file(self.options)
         self.assertEqual((keys.found(), keys.sealer.key_ids), (False, ()))
         self.assertFalse(self.certs.exists())
@@ -181,14 +203,20 @@ class SealingKey(FilesTestCase):
         file = self.certs.parent / "keys"
         file.write_bytes(b"s3cr3t\xff\n")
         self.assert_refused(
-            f"{file}: line 1 is not a Fernet key (32 bytes in URL-safe base64)", key_file, self.options | {"seal-keys": file}
+            f"{file}: line 1 is not a Fernet key (32 bytes in URL-safe base64)",
+            key_file,
+            self.options | {"seal-keys": file},
         )
 
     def test_cannot_be_read(self) -> None:
         """A file that is there and cannot be read is an error, and not a missing one."""
         self.certs.mkdir()
         (self.certs / SEAL_KEY).mkdir()
-        self.assert_refused(f"{self.certs / SEAL_KEY}: cannot read the sealing keys: Is a directory", key_file, self.options)
+        self.assert_refused(
+            f"{self.certs / SEAL_KEY}: cannot read the sealing keys: Is a directory",
+            key_file,
+            self.options,
+        )
 
 
 class ScenarioFile(FilesTestCase):
@@ -202,21 +230,33 @@ class ScenarioFile(FilesTestCase):
 
     def test_rules(self) -> None:
         """The file's rules are taken in order."""
-        self.file.write_text('[[rule]]\nmatch = "SLOW.*"\nanswer = 200\ndelay = 90\n\n[[rule]]\nmatch = "A.*"\nanswer = "hang"\n')
-        self.assertEqual([(rule.match.pattern, rule.answer) for rule in rules(self.file)], [("SLOW.*", 200), ("A.*", "hang")])
+        self.file.write_text(
+            '[[rule]]\nmatch = "SLOW.*"\nanswer = 200\ndelay = 90\n\n[[rule]]\nmatch ='
+            ' "A.*"\nanswer = "hang"\n'
+        )
+        self.assertEqual(
+            [(rule.match.pattern, rule.answer) for rule in rules(self.file)],
+            [("SLOW.*", 200), ("A.*", "hang")],
+        )
 
     def test_wrong(self) -> None:
         """A file that is missing, or wrong, is one line that names it and the place."""
-        self.assert_refused(f"{self.file}: cannot read the scenario: No such file or directory", rules, self.file)
+        self.assert_refused(
+            f"{self.file}: cannot read the scenario: No such file or directory", rules, self.file
+        )
         self.file.write_bytes(b'[[rule]]\nmatch = "(\xff"\nanswer = 200\n')
         error = self.assertRaises(ConfigurationError, rules, self.file)
-        self.assertTrue(str(error).startswith(f"{self.file}: rule 1: match: not a regular expression: "), error)
+        self.assertTrue(
+            str(error).startswith(f"{self.file}: rule 1: match: not a regular expression: "), error
+        )
         self.assertNotIn("\n", str(error))
 
 
 class Commands(FilesTestCase):
     def test_made(self) -> None:
-        """Every command makes a service of its defaults, given certificates; nothing is started by that."""
+        """Every command makes a service of its defaults, given certificates; nothing is started by
+        that.
+        """
         self.patch(sys, "excepthook", sys.excepthook)
         self.patch(os, "environ", {"RTPROV_CERTS": str(self.certs)})
         make_development_set(self.certs)
@@ -237,7 +277,10 @@ class Commands(FilesTestCase):
             def privilegedStartService(self) -> None:
                 diary.append("privileged")
 
-        for prepare, expected in ((False, ["privileged", "start a"]), (True, ["privileged", "start a"])):
+        for prepare, expected in (
+            (False, ["privileged", "start a"]),
+            (True, ["privileged", "start a"]),
+        ):
             diary.clear()
             self.patch(sys, "excepthook", sys.excepthook)
             command = Command(parsed("rtprov-stub"), Privileged("a", diary))

@@ -1,4 +1,6 @@
-"""Attempts: calls that do not reach A, the patience for them, and calls that may kill the worker."""
+"""Attempts: calls that do not reach A, the patience for them, and calls that may kill the
+worker.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ class Deadly(WorkerTestCase):
         return self.deliver(number, equipment_id, redelivered=True)
 
     def test_suspects_run_alone_at_last(self) -> None:
-        """Of several tasks that have seen some processes die, one is called at a time; others are called beside them."""
+        """Of several tasks that have seen some processes die, one is called at a time; others are
+        called beside them.
+        """
         for number in range(3):
             self.deaths(number, f"DEVICE{number}", 7)
         self.deliver(9, "DEVICE9")
@@ -32,9 +36,8 @@ class Deadly(WorkerTestCase):
         self.assertEqual(self.equipment.under_way, [task_id(9), task_id(1)])
 
     def test_given_up(self) -> None:
-        """A task that has killed one process after another goes to the dead letters uncalled; its device goes on once
-        those have ended it.
-        """
+        """A task that has killed one process after another goes to the dead letters uncalled; its
+        device goes on once those have ended it."""
         delivery = self.deaths(1, "DEVICE1", GIVE_UP_AFTER)
         self.assertEqual((delivery.settled, self.equipment.calls), ("dead", []))
         self.deliver(2)
@@ -43,14 +46,20 @@ class Deadly(WorkerTestCase):
         self.assertEqual(self.equipment.under_way, [task_id(2)])
 
     def test_ended_elsewhere(self) -> None:
-        """A suspect that has ended waits for nobody, and is not given up, however many processes it has seen die."""
+        """A suspect that has ended waits for nobody, and is not given up, however many processes it
+        has seen die.
+        """
         self.deaths(1, "DEVICE1", 7)
         for number, deaths in ((2, 7), (3, GIVE_UP_AFTER)):
             self.apply(Requested(task_id(number), f"DEVICE{number}", EPOCH, whole=True))
             for attempt in range(1, deaths + 2):
-                self.apply(Started(task_id(number), f"DEVICE{number}", EPOCH, attempt, f"p0.{attempt}"))
+                self.apply(
+                    Started(task_id(number), f"DEVICE{number}", EPOCH, attempt, f"p0.{attempt}")
+                )
             self.apply(Finished(task_id(number), f"DEVICE{number}", EPOCH, State.COMPLETED, ""))
-            self.assertEqual(self.deliver(number, f"DEVICE{number}", redelivered=True).settled, "ack")
+            self.assertEqual(
+                self.deliver(number, f"DEVICE{number}", redelivered=True).settled, "ack"
+            )
         self.assertEqual(len(self.equipment.calls), 1)
 
     def test_drained(self) -> None:
@@ -68,7 +77,9 @@ class Retries(WorkerTestCase):
         self.equipment.calls[-1].break_off(EquipmentUnreachable("refused", retry_after_s))
 
     def test_an_outage_is_waited_out(self) -> None:
-        """After an outage the task pauses, holds no slot, and is called again; its attempts are journalled."""
+        """After an outage the task pauses, holds no slot, and is called again; its attempts are
+        journalled.
+        """
         self.deliver(1)
         self.fail_call()
         self.assertEqual(self.equipment.under_way, [])
@@ -103,7 +114,9 @@ class Retries(WorkerTestCase):
             self.clock.advance(SHORTAGE_PAUSE_S)
 
     def test_a_shortage_of_this_machine(self) -> None:
-        """A call for which this machine has no file waits in its slot, for as long as it takes, and that is no attempt."""
+        """A call for which this machine has no file waits in its slot, for as long as it takes, and
+        that is no attempt.
+        """
         delivery = self.deliver(1)
         self.run_out(2000)
         self.assertIsNone(delivery.settled)
@@ -135,7 +148,9 @@ class Retries(WorkerTestCase):
         self.assertIn(task_id(9), self.equipment.under_way)
 
     def test_a_shortage_while_the_delivery_is_lost(self) -> None:
-        """A call that waits begins only with a live delivery, like any other: the task may be another worker's by then."""
+        """A call that waits begins only with a live delivery, like any other: the task may be
+        another worker's by then.
+        """
         delivery = self.deliver(1)
         self.equipment.calls[-1].break_off(OutOfResources("no open file left"))
         delivery.lost = True
@@ -164,7 +179,9 @@ class Retries(WorkerTestCase):
         self.assertIs(self.state(1), State.FAILED)
 
     def test_a_clock_that_is_set_ends_no_patience(self) -> None:
-        """Patience runs on a clock that does not jump: a step of the system's clock changes nothing for a task that was called here."""
+        """Patience runs on a clock that does not jump: a step of the system's clock changes nothing
+        for a task that was called here.
+        """
         delivery = self.deliver(1)
         self.fail_call()
         self.set_clock(600.0)
@@ -176,7 +193,9 @@ class Retries(WorkerTestCase):
         self.assertIsNone(delivery.settled)
 
     def test_a_clock_that_is_set_ends_no_patience_after_a_failover(self) -> None:
-        """A step that this process has seen does not age a first attempt that another process made before it."""
+        """A step that this process has seen does not age a first attempt that another process made
+        before it.
+        """
         self.store.apply(Started(task_id(1), "DEVICE1", EPOCH - 10.0, 1))
         self.clock.advance(1.0)
         self.set_clock(600.0)
@@ -207,5 +226,7 @@ class Retries(WorkerTestCase):
         rng = random.Random(1)
         for attempt, longest in ((1, 1.0), (2, 2.0), (6, 32.0), (7, 60.0), (1000, 60.0)):
             pauses = [retry_pause_s(attempt, rng) for _ in range(50)]
-            self.assertTrue(all(longest / 2 <= pause <= longest for pause in pauses), (attempt, pauses))
+            self.assertTrue(
+                all(longest / 2 <= pause <= longest for pause in pauses), (attempt, pauses)
+            )
             self.assertGreater(len(set(pauses)), 10)

@@ -23,7 +23,9 @@ class GateTestCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         breaker = Breaker(concurrency=self.concurrency, rng=random.Random(7))
-        self.gate = Gate(concurrency=self.concurrency, breaker=breaker, clock=cast("IReactorTime", self.clock))
+        self.gate = Gate(
+            concurrency=self.concurrency, breaker=breaker, clock=cast("IReactorTime", self.clock)
+        )
         self.logged: list[str] = []
         observer = cast("ILogObserver", self.observe)
         globalLogPublisher.addObserver(observer)
@@ -51,7 +53,9 @@ class Concurrency(GateTestCase):
     concurrency = 2
 
     def test_first_come_first_served(self) -> None:
-        """As many as may are let in at once; as they leave, the others follow in the order of their coming."""
+        """As many as may are let in at once; as they leave, the others follow in the order of their
+        coming.
+        """
         first, second, third, fourth = (self.enter() for _ in range(4))
         permit = self.successResultOf(first)
         self.successResultOf(second)
@@ -63,10 +67,16 @@ class Concurrency(GateTestCase):
         self.assertNoResult(fourth)
 
     def test_turns(self) -> None:
-        """An earlier turn goes first, whenever it comes; one that is new comes last. Those that gave up leave nothing behind."""
+        """An earlier turn goes first, whenever it comes; one that is new comes last. Those that
+        gave up leave nothing behind.
+        """
         held = [self.successResultOf(self.enter()) for _ in range(2)]
         early, late = self.gate.next_turn(), self.gate.next_turn()
-        new, behind, before = self.enter(), self.gate.enter(600.0, late), self.gate.enter(600.0, early)
+        new, behind, before = (
+            self.enter(),
+            self.gate.enter(600.0, late),
+            self.gate.enter(600.0, early),
+        )
         for _ in range(5000):
             self.failureResultOf(self.cancelled(self.gate.enter(600.0, early)))
         self.assertLess(len(self.gate._queue), 2000)
@@ -103,7 +113,9 @@ class Concurrency(GateTestCase):
 
 class Trouble(GateTestCase):
     def test_one_probe(self) -> None:
-        """In trouble, whoever comes waits; one is let through after a while, and the next one once that has failed, later still."""
+        """In trouble, whoever comes waits; one is let through after a while, and the next one once
+        that has failed, later still.
+        """
         self.bring_trouble()
         waiting = [self.enter() for _ in range(100)]
         self.assertEqual(sum(each.called for each in waiting), 0)
@@ -144,10 +156,14 @@ class Trouble(GateTestCase):
         permit.end()
         self.advance(30.0)
         self.successResultOf(self.enter())
-        self.assertEqual(states, [EquipmentState.OPEN, EquipmentState.HALF_OPEN, EquipmentState.CLOSED])
+        self.assertEqual(
+            states, [EquipmentState.OPEN, EquipmentState.HALF_OPEN, EquipmentState.CLOSED]
+        )
 
     def test_said_once(self) -> None:
-        """The log says once that A is in trouble, and once that it is over, however many calls fail."""
+        """The log says once that A is in trouble, and once that it is over, however many calls
+        fail.
+        """
         permits = [self.successResultOf(self.enter()) for _ in range(20)]
         for number, permit in enumerate(permits):
             self.fail_call(permit, f"DEVICE{number}")
@@ -156,7 +172,9 @@ class Trouble(GateTestCase):
             self.advance(3.0)
             self.fail_call(self.successResultOf(waiting[number]), f"PROBE{number}")
         self.assertEqual(
-            self.logged, ["A is in trouble (refused): calls wait, and one at a time tries whether it is over"], "while it lasts"
+            self.logged,
+            ["A is in trouble (refused): calls wait, and one at a time tries whether it is over"],
+            "while it lasts",
         )
         self.advance(5.0)
         probe = self.successResultOf(waiting[2])
@@ -167,7 +185,9 @@ class Trouble(GateTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_patience(self) -> None:
-        """Whoever waits for an A in trouble is turned away when patience is over, each at its own time, also those who came before."""
+        """Whoever waits for an A in trouble is turned away when patience is over, each at its own
+        time, also those who came before.
+        """
         held = [self.successResultOf(self.enter()) for _ in range(self.concurrency)]
         before = self.enter(left_s=5.0)
         for number, permit in enumerate(held[:ROW]):
@@ -185,7 +205,9 @@ class Trouble(GateTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_patience_while_it_gets_better(self) -> None:
-        """Nobody is turned away once A answers again; time spent waiting for that is told to whoever gets in."""
+        """Nobody is turned away once A answers again; time spent waiting for that is told to
+        whoever gets in.
+        """
         self.bring_trouble()
         waiting = [self.enter(left_s=5.0) for _ in range(12)]
         self.advance(1.1)

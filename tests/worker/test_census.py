@@ -1,10 +1,18 @@
-"""Tasks that no queue holds, whatever took them out of it: each is put back and done, once, in its turn."""
+"""Tasks that no queue holds, whatever took them out of it: each is put back and done, once, in its
+turn.
+"""
 
 from __future__ import annotations
 
 from twisted.internet.defer import Deferred
 
-from rtprov.messaging.topology import DEAD_EXCHANGE, PARKED_QUEUE, STATUS_EXCHANGE, TASKS_EXCHANGE, Shard
+from rtprov.messaging.topology import (
+    DEAD_EXCHANGE,
+    PARKED_QUEUE,
+    STATUS_EXCHANGE,
+    TASKS_EXCHANGE,
+    Shard,
+)
 from rtprov.tap import assembly
 from tests.support.system import REQUEST, System
 from tests.system.test_system import SystemTestCase
@@ -44,7 +52,9 @@ class CensusTestCase(SystemTestCase):
     def assert_done(self, tasks: list[tuple[str, str]], *, within_s: float = 300.0) -> None:
         """All are completed, with one call each."""
         self.system.network.advance(within_s)
-        self.assertEqual((self.codes(tasks), self.system.stub.calls), ([DONE] * len(tasks), len(tasks)))
+        self.assertEqual(
+            (self.codes(tasks), self.system.stub.calls), ([DONE] * len(tasks), len(tasks))
+        )
         self.assertEqual(self.engine.queues[SHARD.work].message_count, 0)
 
     def codes(self, tasks: list[tuple[str, str]]) -> list[int]:
@@ -57,7 +67,9 @@ class CensusTestCase(SystemTestCase):
 
 class WhileAWorkerRuns(CensusTestCase):
     def test_purged_at_each_moment(self) -> None:
-        """A purge loses no task, be its message in the queue, with the worker, or with its device's earlier one."""
+        """A purge loses no task, be its message in the queue, with the worker, or with its device's
+        earlier one.
+        """
         tasks = self.accepted(DEVICES[:3] * 4)
         for _ in range(4):
             self.system.network.advance(7.0)
@@ -65,7 +77,9 @@ class WhileAWorkerRuns(CensusTestCase):
         self.assert_done(tasks)
 
     def test_deleted_at_each_moment(self) -> None:
-        """A deleted queue is declared again, and gets its tasks back; calls under way are not repeated."""
+        """A deleted queue is declared again, and gets its tasks back; calls under way are not
+        repeated.
+        """
         tasks = self.accepted(DEVICES)
         for _ in range(4):
             self.system.network.advance(7.0)
@@ -92,7 +106,9 @@ class WhileAWorkerRuns(CensusTestCase):
             self.assertEqual(self.codes(lost + later), [DONE] * done + [RUNNING] * (12 - done))
 
     def test_nothing_is_wrong(self) -> None:
-        """A system at rest publishes no marker; one that works is not disturbed by those that it does."""
+        """A system at rest publishes no marker; one that works is not disturbed by those that it
+        does.
+        """
         tasks = self.accepted(DEVICES)
         self.system.start_worker()  # a standby
         self.assert_done(tasks)
@@ -101,7 +117,9 @@ class WhileAWorkerRuns(CensusTestCase):
         self.assertEqual(self.engine.queues[SHARD.work]._next_position, published)
 
     def test_a_standby(self) -> None:
-        """A standby, which holds none of the open tasks, does not ask for them while it sees the active worker at work."""
+        """A standby, which holds none of the open tasks, does not ask for them while it sees the
+        active worker at work.
+        """
         self.system.start_worker()
         self.system.network.advance(1.0)
         published = self.engine.queues[SHARD.work]._next_position
@@ -111,7 +129,9 @@ class WhileAWorkerRuns(CensusTestCase):
         self.assertEqual(self.engine.queues[SHARD.work]._next_position - published, 40)
 
     def test_dead_letters_deleted(self) -> None:
-        """The queues of dead and parked letters are declared again where they are deleted; the work goes on."""
+        """The queues of dead and parked letters are declared again where they are deleted; the work
+        goes on.
+        """
         for queue in (SHARD.dead, PARKED_QUEUE):
             self.operator("delete", queue)
         self.assert_done(self.accepted(DEVICES[:2]))
@@ -120,7 +140,9 @@ class WhileAWorkerRuns(CensusTestCase):
 
 class WhileNoWorkerLives(CensusTestCase):
     def test_the_queue_is_deleted(self) -> None:
-        """A POST is answered 200 though there is no work queue: the task is done when a worker comes."""
+        """A POST is answered 200 though there is no work queue: the task is done when a worker
+        comes.
+        """
         self.stop_worker()
         self.operator("delete")
         tasks = self.accepted(DEVICES[:2])
@@ -148,9 +170,8 @@ class WhileNoWorkerLives(CensusTestCase):
         self.assertEqual(set(self.codes(tasks)), {DONE})
 
     def test_all_is_deleted(self) -> None:
-        """A POST that neither queue nor journal takes is a 503; the front end declares them again, and the next POST
-        is taken.
-        """
+        """A POST that neither queue nor journal takes is a 503; the front end declares them again,
+        and the next POST is taken."""
         self.stop_worker()
         self.operator("delete")
         self.operator("delete", SHARD.journal)
@@ -174,9 +195,8 @@ class WhileNoWorkerLives(CensusTestCase):
 
 class TheJournalIsDeleted(CensusTestCase):
     def test_while_a_worker_runs(self) -> None:
-        """A worker tells the next journal all that it knows: ended tasks, open ones, and their orders as far as it has
-        them.
-        """
+        """A worker tells the next journal all that it knows: ended tasks, open ones, and their
+        orders as far as it has them."""
         ended = self.accepted(DEVICES[:2])
         self.system.network.advance(11.0)
         tasks = self.accepted(DEVICES[:3] * 3)
@@ -189,7 +209,9 @@ class TheJournalIsDeleted(CensusTestCase):
         self.assertEqual(set(self.codes([*ended, *tasks])), {DONE})
 
     def test_with_the_queue(self) -> None:
-        """What is in neither queue nor journal, nor in a worker's hands, has failed: its client is told so."""
+        """What is in neither queue nor journal, nor in a worker's hands, has failed: its client is
+        told so.
+        """
         tasks = self.accepted(DEVICES)
         self.operator("purge")
         self.operator("delete", SHARD.journal)
@@ -200,7 +222,9 @@ class TheJournalIsDeleted(CensusTestCase):
         self.assertEqual(self.system.stub.calls, codes.count(DONE))
 
     def test_a_repeated_post(self) -> None:
-        """A POST that repeats a key is answered 200 only when the new journal has its task: until then it is a 503."""
+        """A POST that repeats a key is answered 200 only when the new journal has its task: until
+        then it is a 503.
+        """
         key = {"Idempotency-Key": "order-1"}
         task_id = self.system.request("POST", PATH, REQUEST, headers=key).json["taskId"]
         self.system.network.advance(11.0)

@@ -132,9 +132,8 @@ class Asking(CensusTestCase):
         self.assertEqual(self.queue.markers, [])
 
     def test_what_is_new(self) -> None:
-        """A task whose request came since the last look may still be on its way to the queue: it gives no reason to
-        ask.
-        """
+        """A task whose request came since the last look may still be on its way to the queue: it
+        gives no reason to ask."""
         self.request(1)
         self.look()
         self.assertEqual(len(self.queue.markers), 0)
@@ -142,9 +141,8 @@ class Asking(CensusTestCase):
         self.assertEqual(len(self.queue.markers), 1)
 
     def test_a_marker_that_does_not_come(self) -> None:
-        """A marker may be behind a long queue, be lost, or go to the active worker: the next ones follow ever more
-        seldom.
-        """
+        """A marker may be behind a long queue, be lost, or go to the active worker: the next ones
+        follow ever more seldom."""
         self.request(1)
         self.look(2)
         self.clock.pump([LOOK_S] * int(EVERY_S / LOOK_S))
@@ -180,7 +178,9 @@ class Asking(CensusTestCase):
 
 class Missing(CensusTestCase):
     def test_put_back(self) -> None:
-        """What was open before the marker, and is not held when it comes, is put back in the journal's order."""
+        """What was open before the marker, and is not held when it comes, is put back in the
+        journal's order.
+        """
         self.request(1, 2, 3)
         self.look(2)
         self.request(4)
@@ -198,9 +198,8 @@ class Missing(CensusTestCase):
         self.assertEqual(self.put_back(), [])
 
     def test_a_copy_behind_the_marker(self) -> None:
-        """A copy that was published after the marker is no loss: it comes after it. One that was published before it
-        is.
-        """
+        """A copy that was published after the marker is no loss: it comes after it. One that was
+        published before it is."""
         self.request(1, 2)
         self.queue.put(task_id(1), b"", {})
         self.look(2)
@@ -231,7 +230,9 @@ class Missing(CensusTestCase):
         return succeed(None)
 
     def test_without_an_order(self) -> None:
-        """A task of which neither queue nor journal has the order has failed, once that was found several times."""
+        """A task of which neither queue nor journal has the order has failed, once that was found
+        several times.
+        """
         self.request(1)
         self.journal.orders.clear()
         for times in range(1, SURE_AFTER + 1):

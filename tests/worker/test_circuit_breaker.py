@@ -1,4 +1,6 @@
-"""When the breaker opens, how it probes and how it lets calls grow back: by examples, and in any order of events."""
+"""When the breaker opens, how it probes and how it lets calls grow back: by examples, and in any
+order of events.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ class BreakerTestCase(SynchronousTestCase):
         self.now = 1000.0
         self.breaker = Breaker(concurrency=CONCURRENCY, rng=random.Random(7))
 
-    def call(self, device: str, *, answered: bool = False, retry_after_s: float | None = None) -> None:
+    def call(
+        self, device: str, *, answered: bool = False, retry_after_s: float | None = None
+    ) -> None:
         """A whole call, in no time."""
         self.assertTrue(self.breaker.may_begin(self.now))
         era = self.breaker.begin(self.now)
@@ -86,7 +90,9 @@ class Opening(BreakerTestCase):
         self.assertTrue(self.breaker.closed)
 
     def test_answers_that_set_the_pace(self) -> None:
-        """Devices that are told when to come back are paced by that: they neither make a row nor break one."""
+        """Devices that are told when to come back are paced by that: they neither make a row nor
+        break one.
+        """
         self.row(ROW - 1)
         for number in range(1000):
             self.call(f"BUSY{number}", retry_after_s=0.0)
@@ -155,7 +161,9 @@ class Growing(BreakerTestCase):
         self.call("PROBE", answered=True)
 
     def test_step_by_step(self) -> None:
-        """Calls grow back from 5 at once, doubling every two seconds, until all are allowed and it is closed."""
+        """Calls grow back from 5 at once, doubling every two seconds, until all are allowed and it
+        is closed.
+        """
         rooms = []
         while not self.breaker.closed:
             rooms.append(self.room())
@@ -164,7 +172,9 @@ class Growing(BreakerTestCase):
         self.assertIsNone(self.breaker.next_look_s(self.now))
 
     def test_a_short_row(self) -> None:
-        """Three devices in a row without an answer open it again, and its probes are as rare as before; two do not."""
+        """Three devices in a row without an answer open it again, and its probes are as rare as
+        before; two do not.
+        """
         self.row(ROW_WHILE_GROWING - 1)
         self.call("WELL", answered=True)
         self.row(ROW_WHILE_GROWING - 1)
@@ -182,7 +192,12 @@ class Growing(BreakerTestCase):
 
 
 STEPS = st.lists(
-    st.tuples(st.sampled_from(["begin", "answer", "outage", "give up", "wait"]), st.integers(0, 30), st.floats(0.0, 100.0)), max_size=200
+    st.tuples(
+        st.sampled_from(["begin", "answer", "outage", "give up", "wait"]),
+        st.integers(0, 30),
+        st.floats(0.0, 100.0),
+    ),
+    max_size=200,
 )
 
 
@@ -191,7 +206,9 @@ class AnyOrder(SynchronousTestCase):
 
     @given(steps=STEPS, seed=st.integers(0, 99))
     def test_it_never_sticks(self, steps: list[tuple[str, int, float]], seed: int) -> None:
-        """Open, it lets one probe through at a time; and when A answers all calls again, it closes before long."""
+        """Open, it lets one probe through at a time; and when A answers all calls again, it closes
+        before long.
+        """
         now, under_way = 0.0, list[int]()
         breaker = Breaker(concurrency=20, rng=random.Random(seed))
         for what, number, seconds in steps:

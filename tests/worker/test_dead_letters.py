@@ -25,7 +25,9 @@ DEATH = {"x-death": [{"reason": "delivery_limit", "count": 1}, {"reason": "older
 
 
 class _OddHeaders:
-    """A session of somebody else, who dead-letters a message with a string that is not UTF-8 among its headers."""
+    """A session of somebody else, who dead-letters a message with a string that is not UTF-8 among
+    its headers.
+    """
 
     def __init__(self, body: bytes) -> None:
         self._body = body
@@ -57,15 +59,24 @@ class DeadLettersTestCase(BrokerTestCase):
             clock=self.clock,
             wall_clock=self.wall_clock,
         )
-        self.connection = self.connect([Topology([SHARD]), self.publisher, self.replica, self.letters])
+        self.connection = self.connect(
+            [Topology([SHARD]), self.publisher, self.replica, self.letters]
+        )
 
     def apply(self, event: Event) -> None:
         self.seen.append(event)
         self.store.apply(event)
 
-    def die(self, number: int, headers: dict[str, Any] | None = DEATH, body: bytes | None = None) -> None:
+    def die(
+        self, number: int, headers: dict[str, Any] | None = DEATH, body: bytes | None = None
+    ) -> None:
         """A task, or whatever `body` is, is dead-lettered."""
-        self.publish(DEAD_EXCHANGE, SHARD.requested_key, encode_task(make_task(number)) if body is None else body, headers)
+        self.publish(
+            DEAD_EXCHANGE,
+            SHARD.requested_key,
+            encode_task(make_task(number)) if body is None else body,
+            headers,
+        )
         self.network.settle()
 
     def finished(self) -> list[Finished]:
@@ -82,19 +93,34 @@ class DeadLettersTestCase(BrokerTestCase):
 
 class Burial(DeadLettersTestCase):
     def test_delivered_too_often(self) -> None:
-        """A task that was delivered more often than allowed has failed, by the broker's newest reason; its letter is parked as it was."""
+        """A task that was delivered more often than allowed has failed, by the broker's newest
+        reason; its letter is parked as it was.
+        """
         self.die(1)
         self.assertEqual(
-            self.finished(), [Finished(task_id(1), "DEVICE1", self.wall_clock(), State.FAILED, "dead-lettered: delivery_limit")]
+            self.finished(),
+            [
+                Finished(
+                    task_id(1),
+                    "DEVICE1",
+                    self.wall_clock(),
+                    State.FAILED,
+                    "dead-lettered: delivery_limit",
+                )
+            ],
         )
         self.assertIs(self.state(1), State.FAILED)
         (parked,) = self.take(PARKED_QUEUE)
-        self.assertEqual((parked.body, parked.properties.headers), (encode_task(make_task(1)), DEATH))
+        self.assertEqual(
+            (parked.body, parked.properties.headers), (encode_task(make_task(1)), DEATH)
+        )
         self.assertEqual(parked.properties.delivery_mode, 2)
         self.assertEqual(self.left(), 0)
 
     def test_a_task_that_kills_its_worker(self) -> None:
-        """A task whose every delivery ends with a lost connection has failed after the limit, and no client waits for ever."""
+        """A task whose every delivery ends with a lost connection has failed after the limit, and
+        no client waits for ever.
+        """
         self.publish_task(make_task(1))
         for _ in range(DELIVERY_LIMIT + 1):
             with self.consuming(SHARD.work) as taken:
@@ -118,10 +144,18 @@ class Burial(DeadLettersTestCase):
 
     def test_no_reason(self) -> None:
         """A letter that says nothing sensible of its death is dealt with all the same."""
-        senseless: list[dict[str, Any] | None] = [None, {}, {"x-death": "?"}, {"x-death": []}, {"x-death": ["?"]}]
+        senseless: list[dict[str, Any] | None] = [
+            None,
+            {},
+            {"x-death": "?"},
+            {"x-death": []},
+            {"x-death": ["?"]},
+        ]
         for number, headers in enumerate(senseless):
             self.die(number, headers)
-        self.assertEqual([event.reason for event in self.finished()], ["dead-lettered: unknown reason"] * 5)
+        self.assertEqual(
+            [event.reason for event in self.finished()], ["dead-lettered: unknown reason"] * 5
+        )
         self.assertEqual(self.messages(PARKED_QUEUE), 5)
 
     def test_finished_meanwhile(self) -> None:
@@ -129,33 +163,55 @@ class Burial(DeadLettersTestCase):
         self.publish_event(Requested(task_id(1), "DEVICE1", EPOCH))
         self.publish_event(Finished(task_id(1), "DEVICE1", EPOCH, State.COMPLETED, ""))
         self.die(1)
-        self.assertEqual((self.state(1), len(self.finished()), self.messages(PARKED_QUEUE)), (State.COMPLETED, 1, 1))
+        self.assertEqual(
+            (self.state(1), len(self.finished()), self.messages(PARKED_QUEUE)),
+            (State.COMPLETED, 1, 1),
+        )
 
     def test_no_task(self) -> None:
         """What is no task is parked as it is, and logged without what is in it."""
         self.die(1, body=b"\xff s3cr3t")
         (parked,) = self.take(PARKED_QUEUE)
-        self.assertEqual((parked.body, parked.properties.headers, self.seen), (b"\xff s3cr3t", DEATH, []))
-        self.assertEqual(len([line for line in self.logged if "parking a message that is no task" in line]), 1)
+        self.assertEqual(
+            (parked.body, parked.properties.headers, self.seen), (b"\xff s3cr3t", DEATH, [])
+        )
+        self.assertEqual(
+            len([line for line in self.logged if "parking a message that is no task" in line]), 1
+        )
         self.assertEqual([line for line in self.logged if "s3cr3t" in line], [])
 
     def test_headers_that_nobody_can_write(self) -> None:
-        """A letter whose headers cannot be written again is parked with the broker's reason alone."""
+        """A letter whose headers cannot be written again is parked with the broker's reason
+        alone.
+        """
         self.connect([_OddHeaders(encode_task(make_task(1)))])
         self.network.settle()
         (parked,) = self.take(PARKED_QUEUE)
-        self.assertEqual(parked.properties.headers, {"x-death": [{"reason": "unknown reason", "queue": SHARD.work}]})
-        self.assertEqual((parked.body, self.state(1), self.left()), (encode_task(make_task(1)), State.FAILED, 0))
+        self.assertEqual(
+            parked.properties.headers,
+            {"x-death": [{"reason": "unknown reason", "queue": SHARD.work}]},
+        )
+        self.assertEqual(
+            (parked.body, self.state(1), self.left()), (encode_task(make_task(1)), State.FAILED, 0)
+        )
 
     def test_headers_that_no_broker_takes(self) -> None:
-        """So is one whose headers, with what the broker has added, are too large to be published again."""
-        for headers in ({"large": "x" * (ACCEPTED_BYTES - 30)}, {"many": [None] * (ACCEPTED_FIELDS - 1)}):
+        """So is one whose headers, with what the broker has added, are too large to be published
+        again.
+        """
+        for headers in (
+            {"large": "x" * (ACCEPTED_BYTES - 30)},
+            {"many": [None] * (ACCEPTED_FIELDS - 1)},
+        ):
             self.publish("", SHARD.work, b"no task", headers)
             with self.consuming(SHARD.work) as (delivery,):
                 delivery.nack(requeue=False)
                 self.network.settle()
             (parked,) = self.take(PARKED_QUEUE)
-            self.assertEqual(parked.properties.headers, {"x-death": [{"reason": "rejected", "queue": SHARD.work}]})
+            self.assertEqual(
+                parked.properties.headers,
+                {"x-death": [{"reason": "rejected", "queue": SHARD.work}]},
+            )
             self.assertEqual(self.messages(SHARD.dead), 0)
         self.assertTrue(self.connection.connected)
 
@@ -163,7 +219,9 @@ class Burial(DeadLettersTestCase):
         """More letters than are taken at a time are all dealt with."""
         for number in range(50):
             self.die(number)
-        self.assertEqual((len(self.finished()), self.messages(PARKED_QUEUE), self.left()), (50, 50, 0))
+        self.assertEqual(
+            (len(self.finished()), self.messages(PARKED_QUEUE), self.left()), (50, 50, 0)
+        )
 
 
 class Keys(DeadLettersTestCase):
@@ -172,7 +230,9 @@ class Keys(DeadLettersTestCase):
         self.publish_event(Requested(task_id(1), "DEVICE1", EPOCH, "f1"))
         second = evolve(make_task(1), fingerprint="f2")
         self.die(1, body=encode_task(second))
-        self.assertEqual((self.state(1), self.finished(), self.messages(PARKED_QUEUE)), (State.RUNNING, [], 1))
+        self.assertEqual(
+            (self.state(1), self.finished(), self.messages(PARKED_QUEUE)), (State.RUNNING, [], 1)
+        )
 
     def test_the_order(self) -> None:
         """The message that is the key's order ends its task, like that of any other."""
@@ -183,7 +243,9 @@ class Keys(DeadLettersTestCase):
 
 class Trouble(DeadLettersTestCase):
     def test_finished_in_front_of_the_barrier(self) -> None:
-        """Whether the task has finished is judged behind the barrier, not by a replica that lags."""
+        """Whether the task has finished is judged behind the barrier, not by a replica that
+        lags.
+        """
         self.replica._apply = lambda _: None  # the replica learns of it with the barrier only
 
         def barrier() -> Deferred[None]:
@@ -195,28 +257,40 @@ class Trouble(DeadLettersTestCase):
         self.assertEqual((len(self.finished()), self.messages(PARKED_QUEUE)), (1, 0))
 
     def test_a_barrier_that_fails(self) -> None:
-        """While the barrier fails the letter waits; then its task is failed and it is parked, on the same connection."""
+        """While the barrier fails the letter waits; then its task is failed and it is parked, on
+        the same connection.
+        """
         barrier, failures = self.replica.barrier, [BrokerUnavailable("away"), Overloaded("full")]
         self.replica.barrier = lambda: fail(failures.pop()) if failures else barrier()  # type: ignore[method-assign]
         self.die(1)
         self.network.advance(RETRY_PAUSE_S)
         self.assertEqual((failures, self.state(1), self.messages(PARKED_QUEUE)), ([], None, 0))
         self.network.advance(RETRY_PAUSE_S)
-        self.assertEqual((self.state(1), self.messages(PARKED_QUEUE), self.left()), (State.FAILED, 1, 0))
+        self.assertEqual(
+            (self.state(1), self.messages(PARKED_QUEUE), self.left()), (State.FAILED, 1, 0)
+        )
 
     def test_parking_fails(self) -> None:
-        """While the broker takes no message the letter stays unsettled; the task has failed once, whatever comes."""
+        """While the broker takes no message the letter stays unsettled; the task has failed once,
+        whatever comes.
+        """
         publish, failures = self.publisher.publish, [Overloaded("full")] * 2
 
         def flaky(exchange: str, *rest: Any, **options: Any) -> Deferred[None]:
-            return fail(failures.pop()) if not exchange and failures else publish(exchange, *rest, **options)
+            return (
+                fail(failures.pop())
+                if not exchange and failures
+                else publish(exchange, *rest, **options)
+            )
 
         self.publisher.publish = flaky  # type: ignore[method-assign]
         self.die(1)
         self.network.advance(RETRY_PAUSE_S)
         self.assertEqual((self.state(1), self.messages(PARKED_QUEUE)), (State.FAILED, 0))
         self.network.advance(RETRY_PAUSE_S)
-        self.assertEqual((len(self.finished()), self.messages(PARKED_QUEUE), self.left()), (1, 1, 0))
+        self.assertEqual(
+            (len(self.finished()), self.messages(PARKED_QUEUE), self.left()), (1, 1, 0)
+        )
 
     def test_parking_never_succeeds(self) -> None:
         """A letter that could not be parked is still with the broker when the worker stops."""
@@ -225,7 +299,9 @@ class Trouble(DeadLettersTestCase):
         self.assertEqual((self.left(), self.messages(PARKED_QUEUE)), (1, 0))
 
     def test_the_connection_goes(self) -> None:
-        """A letter that was not done when the connection went comes again, and ends in the same state."""
+        """A letter that was not done when the connection went comes again, and ends in the same
+        state.
+        """
         barrier = self.replica.barrier
         self.replica.barrier = Deferred  # type: ignore[method-assign]
         self.die(1)
@@ -234,7 +310,10 @@ class Trouble(DeadLettersTestCase):
         self.network.settle()
         self.reconnected(self.connection)
         self.network.settle()
-        self.assertEqual((self.state(1), len(self.finished()), self.messages(PARKED_QUEUE), self.left()), (State.FAILED, 1, 1, 0))
+        self.assertEqual(
+            (self.state(1), len(self.finished()), self.messages(PARKED_QUEUE), self.left()),
+            (State.FAILED, 1, 1, 0),
+        )
 
     def test_stopped(self) -> None:
         """A letter that waits for the broker leaves nothing behind when the worker stops."""
@@ -253,4 +332,6 @@ class Trouble(DeadLettersTestCase):
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
         self.store.over = over  # type: ignore[method-assign]
         self.network.advance(RETURN_PAUSE_S)
-        self.assertEqual((self.state(1), self.messages(PARKED_QUEUE), self.left()), (State.FAILED, 1, 0))
+        self.assertEqual(
+            (self.state(1), self.messages(PARKED_QUEUE), self.left()), (State.FAILED, 1, 0)
+        )

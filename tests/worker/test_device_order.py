@@ -1,4 +1,6 @@
-"""The journal decides which of a device's tasks comes first, whatever the broker brings, and whatever it has lost."""
+"""The journal decides which of a device's tasks comes first, whatever the broker brings, and
+whatever it has lost.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from tests.worker.test_shard_worker import BODY, EPOCH, WorkerTestCase, task_id
 
 class Turns(WorkerTestCase):
     def known(self, *numbers: int) -> None:
-        self.apply(*(Requested(task_id(number), "DEVICE1", EPOCH, whole=True) for number in numbers))
+        self.apply(
+            *(Requested(task_id(number), "DEVICE1", EPOCH, whole=True) for number in numbers)
+        )
 
     def test_an_earlier_task_that_is_not_here(self) -> None:
         """A task waits for an earlier one of its device, though that one's message has not come."""
@@ -56,7 +60,10 @@ class Expected(LateTestCase):
         delivery = self.fresh(1)
         self.assertEqual(self.equipment.calls, [])
         self.apply(Requested(task_id(1), "DEVICE1", EPOCH, whole=True))
-        self.assertEqual((self.late.events, delivery.settled), ([Started(task_id(1), "DEVICE1", EPOCH, 1, "p1")], None))
+        self.assertEqual(
+            (self.late.events, delivery.settled),
+            ([Started(task_id(1), "DEVICE1", EPOCH, 1, "p1")], None),
+        )
 
     def test_it_does_not_come(self) -> None:
         """A message that the journal lacks is put there, as it is; the task is called then."""
@@ -74,6 +81,8 @@ class Expected(LateTestCase):
         self.assertEqual((self.worker.held, self.clock.getDelayedCalls()), (0, []))
 
     def fresh(self, number: int) -> FakeDelivery:
-        delivery = FakeDelivery(encode_task(Task(task_id(number), "DEVICE1", 14, EPOCH, PlainSealer().seal(BODY))))
+        delivery = FakeDelivery(
+            encode_task(Task(task_id(number), "DEVICE1", 14, EPOCH, PlainSealer().seal(BODY)))
+        )
         self.worker._on_delivery(delivery)
         return delivery

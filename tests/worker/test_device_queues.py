@@ -20,7 +20,9 @@ class Examples(SynchronousTestCase):
 
     def test_one_at_a_time(self) -> None:
         """A device's first item may go at once, the next ones in their order as the head leaves."""
-        self.assertEqual([self.lanes.enter("ABC123", item) for item in (1, 2, 3)], [True, False, False])
+        self.assertEqual(
+            [self.lanes.enter("ABC123", item) for item in (1, 2, 3)], [True, False, False]
+        )
         self.assertEqual(self.counts(), (1, 2, 3))
         self.assertEqual([self.lanes.leave("ABC123") for _ in range(3)], [2, 3, None])
         self.assertEqual(self.counts(), (0, 0, 0))
@@ -44,7 +46,13 @@ class Examples(SynchronousTestCase):
 
     def test_drop_waiting(self) -> None:
         """Dropping forgets all that waits and leaves the heads where they are."""
-        for device, item in (("ABC123", 1), ("DEF456", 2), ("ABC123", 3), ("DEF456", 4), ("ABC123", 5)):
+        for device, item in (
+            ("ABC123", 1),
+            ("DEF456", 2),
+            ("ABC123", 3),
+            ("DEF456", 4),
+            ("ABC123", 5),
+        ):
             self.lanes.enter(device, item)
         self.assertEqual(sorted(self.lanes.drop_waiting()), [3, 4, 5])
         self.assertEqual(self.counts(), (2, 0, 2))
@@ -53,13 +61,21 @@ class Examples(SynchronousTestCase):
 
 
 # "enter" and "leave" twice as likely as the rest, so that lanes grow long and empty again.
-actions = st.lists(st.tuples(st.sampled_from(["enter", "enter", "enter", "leave", "leave", "drop"]), st.sampled_from(DEVICES)), max_size=60)
+actions = st.lists(
+    st.tuples(
+        st.sampled_from(["enter", "enter", "enter", "leave", "leave", "drop"]),
+        st.sampled_from(DEVICES),
+    ),
+    max_size=60,
+)
 
 
 class AgainstLists(SynchronousTestCase):
     @given(actions)
     def test_any_sequence(self, sequence: list[tuple[str, str]]) -> None:
-        """Whatever is done in whatever order: one head a device, first in first out, nothing lost, the counters right, no lane empty."""
+        """Whatever is done in whatever order: one head a device, first in first out, nothing lost,
+        the counters right, no lane empty.
+        """
         lanes: Lanes[int] = Lanes()
         model: dict[str, list[int]] = {device: [] for device in DEVICES}
         for item, (action, device) in enumerate(sequence):
@@ -73,7 +89,10 @@ class AgainstLists(SynchronousTestCase):
             elif action == "leave":
                 self.assertRaises(KeyError, lanes.leave, device)
             else:
-                self.assertEqual(sorted(lanes.drop_waiting()), sorted(item for lane in model.values() for item in lane[1:]))
+                self.assertEqual(
+                    sorted(lanes.drop_waiting()),
+                    sorted(item for lane in model.values() for item in lane[1:]),
+                )
                 for lane in model.values():
                     del lane[1:]
             self.assertEqual(len(lanes), sum(map(len, model.values())))
@@ -85,7 +104,14 @@ class AgainstLists(SynchronousTestCase):
     def test_drop_all_keeps_each_device_in_order(self, devices: list[str]) -> None:
         """What is dropped of all devices is, for each device, in the order it came."""
         lanes: Lanes[tuple[str, int]] = Lanes()
-        behind = [item for item in [(device, number) for number, device in enumerate(devices)] if not lanes.enter(item[0], item)]
+        behind = [
+            item
+            for item in [(device, number) for number, device in enumerate(devices)]
+            if not lanes.enter(item[0], item)
+        ]
         dropped = lanes.drop_waiting()
         for device in DEVICES:
-            self.assertEqual([item for item in dropped if item[0] == device], [item for item in behind if item[0] == device])
+            self.assertEqual(
+                [item for item in dropped if item[0] == device],
+                [item for item in behind if item[0] == device],
+            )

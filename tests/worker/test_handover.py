@@ -1,4 +1,6 @@
-"""What a worker does with tasks that it holds when the connection goes, or when another worker may have had them meanwhile."""
+"""What a worker does with tasks that it holds when the connection goes, or when another worker may
+have had them meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ class NotBegun(WorkerTestCase):
     concurrency = 1
 
     def test_a_task_that_waits_for_a_slot(self) -> None:
-        """A task that waits for a slot is forgotten with the connection: no attempt is journalled that is not made."""
+        """A task that waits for a slot is forgotten with the connection: no attempt is journalled
+        that is not made.
+        """
         first, second = self.deliver(1, "DEVICE1"), self.deliver(2, "DEVICE2")
         self.lose_connection(first, second)
         self.assertEqual(self.worker.held, 1)
@@ -36,10 +40,14 @@ class NotBegun(WorkerTestCase):
         self.journal.come_up()
         again = self.deliver(1, redelivered=True)
         self.equipment.calls[0].break_off(EquipmentUnreachable("refused"))
-        self.assertEqual((again.settled, self.store.first_started_at(task_id(1))), (None, EPOCH + 700.0))
+        self.assertEqual(
+            (again.settled, self.store.first_started_at(task_id(1))), (None, EPOCH + 700.0)
+        )
 
     def test_an_attempt_that_waits_with_its_connection(self) -> None:
-        """Patience counts from the first call, however long the broker took to write down that it was to begin."""
+        """Patience counts from the first call, however long the broker took to write down that it
+        was to begin.
+        """
         self.journal.up = False
         delivery = self.deliver(1)
         self.clock.advance(self.patience_s + 100.0)
@@ -61,7 +69,9 @@ class NotBegun(WorkerTestCase):
         self.assertEqual(self.equipment.under_way, [task_id(2)])
 
     def test_a_pause_ends_without_a_delivery(self) -> None:
-        """A task whose pause ends while its delivery is dead leaves its lane at once, even where no slot is free."""
+        """A task whose pause ends while its delivery is dead leaves its lane at once, even where no
+        slot is free.
+        """
         delivery = self.deliver(1, "DEVICE1")
         self.equipment.calls[0].break_off(EquipmentUnreachable("refused"))
         self.deliver(2, "DEVICE2")
@@ -75,7 +85,9 @@ class JudgedAgain(WorkerTestCase):
     patience_s = 7200.0
 
     def test_adopted_right_before_its_call(self) -> None:
-        """A task that adopts a delivery while its attempt is journalled is judged again before it is called."""
+        """A task that adopts a delivery while its attempt is journalled is judged again before it
+        is called.
+        """
         self.journal.up = False
         first = self.deliver(1)
         first.lost = True
@@ -99,7 +111,9 @@ class DrainingWithoutBroker(WorkerTestCase):
     """A worker that is stopped while the broker is away."""
 
     def test_an_outcome_that_waits(self) -> None:
-        """Drain waits for the broker to take the outcome of a call that has ended; the task is done then."""
+        """Drain waits for the broker to take the outcome of a call that has ended; the task is done
+        then.
+        """
         delivery = self.deliver(1)
         self.journal.up = False
         self.equipment.calls[0].end()
@@ -111,7 +125,9 @@ class DrainingWithoutBroker(WorkerTestCase):
         self.assertEqual((delivery.settled, self.state(1)), ("ack", State.COMPLETED))
 
     def test_an_outcome_that_waits_too_long(self) -> None:
-        """At the deadline the outcome is given up, and the task left to the broker unsettled: the next worker calls again."""
+        """At the deadline the outcome is given up, and the task left to the broker unsettled: the
+        next worker calls again.
+        """
         delivery = self.deliver(1)
         self.journal.up = False
         self.equipment.calls[0].end()
@@ -130,21 +146,27 @@ class DrainingWithoutBroker(WorkerTestCase):
         self.assertEqual((delivery.settled, self.equipment.calls), (None, []))
 
     def test_a_call_that_is_delivered_again(self) -> None:
-        """A call whose message comes back during the drain ends as usual: its outcome is safe, and the message left for judgement."""
+        """A call whose message comes back during the drain ends as usual: its outcome is safe, and
+        the message left for judgement.
+        """
         first = self.deliver(1)
         drained = self.drain()
         self.lose_connection(first)
         again = self.deliver(1, redelivered=True)
         self.equipment.calls[0].end()
         self.assertIsNone(self.successResultOf(drained))
-        self.assertEqual((again.settled, self.state(1), len(self.equipment.calls)), (None, State.COMPLETED, 1))
+        self.assertEqual(
+            (again.settled, self.state(1), len(self.equipment.calls)), (None, State.COMPLETED, 1)
+        )
 
 
 class ManyAtOnce(WorkerTestCase):
     concurrency = 1
 
     def test_a_slot_that_passes_through_many_hands(self) -> None:
-        """When thousands of waiting tasks cannot be opened, one after the other has failed, and the slot still serves the next."""
+        """When thousands of waiting tasks cannot be opened, one after the other has failed, and the
+        slot still serves the next.
+        """
         self.deliver(0, "DEVICE0")
         bad = [self.deliver(number, f"DEVICE{number}", sealed="?") for number in range(1, 3001)]
         last = self.deliver(3001, "DEVICE3001")
@@ -155,7 +177,10 @@ class ManyAtOnce(WorkerTestCase):
 
     def test_a_large_body_is_held_once(self) -> None:
         """A task that waits or is called holds its sealed body once, in its delivery."""
-        tasks = [Task(task_id(number), "DEVICE1", 14, EPOCH, "sealed:" + "x" * 65536) for number in range(50)]
+        tasks = [
+            Task(task_id(number), "DEVICE1", 14, EPOCH, "sealed:" + "x" * 65536)
+            for number in range(50)
+        ]
         deliveries = [FakeDelivery(encode_task(task)) for task in tasks]
         self.apply(*(Requested(task.task_id, "DEVICE1", EPOCH, whole=True) for task in tasks))
         tracemalloc.start()

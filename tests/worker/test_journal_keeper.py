@@ -1,6 +1,5 @@
-"""What is written into the journal again: open tasks, cancellations and ends, before they are forgotten; and all, when
-it was lost.
-"""
+"""What is written into the journal again: open tasks, cancellations and ends, before they are
+forgotten; and all, when it was lost."""
 
 from __future__ import annotations
 
@@ -27,7 +26,9 @@ def task_id(number: int) -> str:
 
 
 class Stream:
-    """A journal that forgets: what stands below the offset `first` is gone. Its replica has seen everything."""
+    """A journal that forgets: what stands below the offset `first` is gone. Its replica has seen
+    everything.
+    """
 
     def __init__(self, replica: FakeReplica) -> None:
         self.replica = replica
@@ -103,7 +104,15 @@ class KeeperTestCase(SynchronousTestCase):
         self.successResultOf(Deferred.fromCoroutine(self.keeper.attach(cast("Any", object()))))
 
     def order(self, number: int) -> bytes:
-        return encode_task(Task(task_id(number), "DEVICE1", 14, self.wall_clock(), PlainSealer().seal(b"%d" % number)))
+        return encode_task(
+            Task(
+                task_id(number),
+                "DEVICE1",
+                14,
+                self.wall_clock(),
+                PlainSealer().seal(b"%d" % number),
+            )
+        )
 
     def request(self, *numbers: int) -> None:
         for number in numbers:
@@ -123,9 +132,8 @@ class KeeperTestCase(SynchronousTestCase):
 
 class OpenTasks(KeeperTestCase):
     def test_at_half_the_age(self) -> None:
-        """What the journal says of an open task is written again at half the journal's age, and not before; again at
-        the next half.
-        """
+        """What the journal says of an open task is written again at half the journal's age, and not
+        before; again at the next half."""
         self.request(1)
         self.stream.append(Started(task_id(1), "DEVICE1", EPOCH + 1.0, 1, "p1"))
         self.stream.append(Postponed(task_id(1), "DEVICE1", EPOCH + 2.0, 1, "refused", EPOCH + 3.0))
@@ -141,21 +149,24 @@ class OpenTasks(KeeperTestCase):
         self.assertEqual(len(self.stream.bodies), 9)
 
     def test_thirty_days(self) -> None:
-        """After thirty days of which the journal keeps one, all is known of a device's row, in its order; ended tasks
-        are not kept.
-        """
+        """After thirty days of which the journal keeps one, all is known of a device's row, in its
+        order; ended tasks are not kept."""
         self.request(1, 2, 3, 4)
         self.stream.append(Finished(task_id(2), "DEVICE1", EPOCH, State.COMPLETED, ""))
         for _ in range(60):
             length = len(self.stream.bodies)
             self.pass_(AGE_S / 2)
-            self.stream.first = max(0, length - 6)  # what was written before the last half of the age, and a little of that
+            # what was written before the last half of the age, and a little of that
+            self.stream.first = max(0, length - 6)
         store = self.replayed()
         self.assertEqual(
             [store.state(task_id(number)) for number in (1, 2, 3, 4)],
             [State.RUNNING, None, State.RUNNING, State.RUNNING],
         )
-        self.assertEqual([self.row.may_go(task_id(number), "DEVICE1") for number in (1, 3, 4)], [True, False, False])
+        self.assertEqual(
+            [self.row.may_go(task_id(number), "DEVICE1") for number in (1, 3, 4)],
+            [True, False, False],
+        )
 
     def test_a_standby(self) -> None:
         """A standby writes at three quarters what no active worker has written at the half."""
@@ -173,12 +184,17 @@ class OpenTasks(KeeperTestCase):
 
         def end_first(body: bytes) -> Deferred[None]:
             self.stream.append_message = append_message  # type: ignore[method-assign]
-            self.stream.append(Finished(task_id(1), "DEVICE1", EPOCH + 9.0, State.COMPLETED, "A answered 200"))
+            self.stream.append(
+                Finished(task_id(1), "DEVICE1", EPOCH + 9.0, State.COMPLETED, "A answered 200")
+            )
             return append_message(body)
 
         self.stream.append_message = end_first  # type: ignore[method-assign]
         self.pass_(AGE_S / 2 + 2 * LOOK_S)
-        self.assertEqual([type(event) for event in self.stream.events()], [Requested, Finished, Requested, Finished])
+        self.assertEqual(
+            [type(event) for event in self.stream.events()],
+            [Requested, Finished, Requested, Finished],
+        )
         self.stream.first = 2
         self.assertIs(self.replayed().state(task_id(1)), State.COMPLETED)
 
@@ -211,9 +227,8 @@ class OpenTasks(KeeperTestCase):
 
 class Ends(KeeperTestCase):
     def test_cancellations(self) -> None:
-        """A cancellation is written again for as long as its task's message may wait; a store does not forget it
-        meanwhile.
-        """
+        """A cancellation is written again for as long as its task's message may wait; a store does
+        not forget it meanwhile."""
         self.request(1)
         self.stream.append(Cancelled(task_id(1), "DEVICE1", EPOCH))
         self.pass_(30 * AGE_S)
@@ -248,14 +263,17 @@ class Ends(KeeperTestCase):
 
 class Lost(KeeperTestCase):
     def test_all_is_told(self) -> None:
-        """A journal that was lost is told of all tasks: those that have ended, and those that are open, with their
-        orders where they are held.
-        """
+        """A journal that was lost is told of all tasks: those that have ended, and those that are
+        open, with their orders where they are held."""
         self.request(1, 2, 3)
-        self.stream.append(Finished(task_id(1), "DEVICE1", EPOCH, State.COMPLETED, "A answered 200"))
+        self.stream.append(
+            Finished(task_id(1), "DEVICE1", EPOCH, State.COMPLETED, "A answered 200")
+        )
         for attempt in (1, 2):
             self.stream.append(Started(task_id(2), "DEVICE1", EPOCH + attempt, attempt, "p1"))
-            self.stream.append(Postponed(task_id(2), "DEVICE1", EPOCH + attempt, attempt, "refused", EPOCH + 3.0))
+            self.stream.append(
+                Postponed(task_id(2), "DEVICE1", EPOCH + attempt, attempt, "refused", EPOCH + 3.0)
+            )
         self.request(4)
         self.stream.append(Cancelled(task_id(4), "DEVICE1", EPOCH))
         self.worker.held = {task_id(2): self.order(2)}
@@ -276,7 +294,10 @@ class Lost(KeeperTestCase):
                 (told.state, told.requested_at, told.attempt_count),
                 (details.state, details.requested_at, details.attempt_count),
             )
-        self.assertEqual([self.row.may_go(task_id(number), "DEVICE1") for number in (2, 3, 5)], [True, False, False])
+        self.assertEqual(
+            [self.row.may_go(task_id(number), "DEVICE1") for number in (2, 3, 5)],
+            [True, False, False],
+        )
         first, second = self.row.get(task_id(2)), self.row.get(task_id(3))
         assert first is not None and second is not None
         self.assertEqual((first.request is None, second.request is None), (False, True))

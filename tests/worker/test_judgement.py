@@ -1,4 +1,6 @@
-"""What a worker does with a task whose journal has more to say than the worker's replica has seen: cancellations, and keys used twice."""
+"""What a worker does with a task whose journal has more to say than the worker's replica has seen:
+cancellations, and keys used twice.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from tests.worker.test_shard_worker import BODY, EPOCH, WorkerTestCase, task_id
 
 @define(eq=False)
 class LateJournal(FakeJournal):
-    """A journal that the replica sees only at its barriers, which the test lands. `order` is what it holds and the replica has not seen."""
+    """A journal that the replica sees only at its barriers, which the test lands. `order` is what
+    it holds and the replica has not seen.
+    """
 
     order: list[Event] = field(factory=list)
     landing: list[Deferred[None]] = field(factory=list)
@@ -48,7 +52,9 @@ class LateTestCase(WorkerTestCase):
         self.late = LateJournal(self.apply)
         return self.late
 
-    def deliver_keyed(self, fingerprint: str, equipment_id: str = "DEVICE1", *, redelivered: bool = False) -> FakeDelivery:
+    def deliver_keyed(
+        self, fingerprint: str, equipment_id: str = "DEVICE1", *, redelivered: bool = False
+    ) -> FakeDelivery:
         task = Task(task_id(1), equipment_id, 14, EPOCH, PlainSealer().seal(BODY), fingerprint)
         delivery = FakeDelivery(encode_task(task), redelivered)
         self.worker._on_delivery(delivery)
@@ -60,12 +66,16 @@ class LateTestCase(WorkerTestCase):
 
 class Cancellations(LateTestCase):
     def test_before_the_start(self) -> None:
-        """A task whose cancellation comes before its start in the journal is not called, though the worker had seen neither."""
+        """A task whose cancellation comes before its start in the journal is not called, though the
+        worker had seen neither.
+        """
         delivery = self.deliver(1)
         self.assertEqual(self.equipment.calls, [])
         self.late.order.insert(0, Cancelled(task_id(1), "DEVICE1", EPOCH))
         self.late.land()
-        self.assertEqual((self.equipment.calls, delivery.settled, self.state(1)), ([], "ack", State.CANCELLED))
+        self.assertEqual(
+            (self.equipment.calls, delivery.settled, self.state(1)), ([], "ack", State.CANCELLED)
+        )
         self.assertEqual(self.late.events, [Started(task_id(1), "DEVICE1", EPOCH, 1, "p1")])
 
     def test_behind_the_start(self) -> None:
@@ -76,14 +86,18 @@ class Cancellations(LateTestCase):
         self.assertEqual((self.equipment.under_way, self.state(1)), ([task_id(1)], State.RUNNING))
 
     def test_in_its_lane(self) -> None:
-        """A task that was cancelled while it waited for its device is passed over without a word to the journal."""
+        """A task that was cancelled while it waited for its device is passed over without a word to
+        the journal.
+        """
         self.deliver(1)
         second, third = self.deliver(2), self.deliver(3)
         self.late.land()
         self.apply(Cancelled(task_id(2), "DEVICE1", EPOCH))
         self.equipment.calls[0].end()
         self.late.land()
-        self.assertEqual((self.equipment.under_way, second.settled, third.settled), ([task_id(3)], "ack", None))
+        self.assertEqual(
+            (self.equipment.under_way, second.settled, third.settled), ([task_id(3)], "ack", None)
+        )
 
 
 class Returned(LateTestCase):
@@ -92,7 +106,9 @@ class Returned(LateTestCase):
             self.apply(Requested(task_id(number), "DEVICE1", EPOCH, whole=True))
 
     def test_in_the_order_of_the_journal(self) -> None:
-        """Tasks that come back in another order, and what comes behind them, are called in the order in which they were requested."""
+        """Tasks that come back in another order, and what comes behind them, are called in the
+        order in which they were requested.
+        """
         self.known(1, 2, 3)
         for number in (2, 1):
             self.deliver(number, redelivered=True)
@@ -122,7 +138,9 @@ class Returned(LateTestCase):
         self.assertEqual(self.equipment.under_way, [task_id(2)])
 
     def test_lost_again(self) -> None:
-        """When the connection goes before the barrier, what has come back is forgotten, and comes back once more."""
+        """When the connection goes before the barrier, what has come back is forgotten, and comes
+        back once more.
+        """
         self.known(1, 2)
         deliveries = [self.deliver(number, redelivered=True) for number in (2, 1)]
         self.lose_connection(*deliveries)
@@ -155,7 +173,9 @@ class Returned(LateTestCase):
 
 class Keys(LateTestCase):
     def test_judged_first(self) -> None:
-        """A task with a key is judged behind the barrier though it is delivered for the first time."""
+        """A task with a key is judged behind the barrier though it is delivered for the first
+        time.
+        """
         self.deliver_keyed("f1")
         self.apply(self.requested("f1"))
         self.assertEqual((self.late.barriers, self.late.events), (1, []))
@@ -168,18 +188,27 @@ class Keys(LateTestCase):
         delivery = self.deliver_keyed("f2")
         self.late.order += [self.requested("f1"), self.requested("f2")]
         self.late.land()
-        self.assertEqual((delivery.settled, self.equipment.calls, self.late.events, self.state(1)), ("ack", [], [], State.RUNNING))
+        self.assertEqual(
+            (delivery.settled, self.equipment.calls, self.late.events, self.state(1)),
+            ("ack", [], [], State.RUNNING),
+        )
 
     def test_another_body_first(self) -> None:
-        """Where the second body's message is delivered first, it is let go, and the first one's is called in its turn."""
+        """Where the second body's message is delivered first, it is let go, and the first one's is
+        called in its turn.
+        """
         second, first = self.deliver_keyed("f2"), self.deliver_keyed("f1")
         self.late.order += [self.requested("f1"), self.requested("f2")]
         for _ in range(3):
             self.late.land()
-        self.assertEqual((second.settled, first.settled, self.equipment.under_way), ("ack", None, [task_id(1)]))
+        self.assertEqual(
+            (second.settled, first.settled, self.equipment.under_way), ("ack", None, [task_id(1)])
+        )
 
     def test_the_same_order_twice(self) -> None:
-        """The second message of an order is acknowledged at once while the first is held, and calls nothing once that has finished."""
+        """The second message of an order is acknowledged at once while the first is held, and calls
+        nothing once that has finished.
+        """
         self.late.order.append(self.requested("f1"))
         first, again = self.deliver_keyed("f1"), self.deliver_keyed("f1")
         self.assertEqual((first.settled, again.settled), (None, "ack"))
@@ -189,7 +218,9 @@ class Keys(LateTestCase):
         self.late.land()
         late = self.deliver_keyed("f1")
         self.late.land()
-        self.assertEqual((first.settled, late.settled, len(self.equipment.calls)), ("ack", "ack", 1))
+        self.assertEqual(
+            (first.settled, late.settled, len(self.equipment.calls)), ("ack", "ack", 1)
+        )
 
     def test_the_same_order_stands_in(self) -> None:
         """When the first message's delivery is lost, the second one's is adopted in its place."""
@@ -203,7 +234,9 @@ class Keys(LateTestCase):
         self.assertEqual((again.settled, len(self.equipment.calls)), ("ack", 1))
 
     def test_a_journal_that_does_not_know(self) -> None:
-        """A message that the journal has not told of is put there, and called only where it is the first of its key then."""
+        """A message that the journal has not told of is put there, and called only where it is the
+        first of its key then.
+        """
         delivery = self.deliver_keyed("f1")
         self.clock.advance(EXPECTED_WITHIN_S)
         self.late.land()
@@ -213,26 +246,38 @@ class Keys(LateTestCase):
         self.assertEqual((delivery.settled, self.equipment.calls), ("ack", []))
 
     def test_forgotten_with_the_connection(self) -> None:
-        """Two bodies of one key that wait are both forgotten with the connection, and both come back."""
+        """Two bodies of one key that wait are both forgotten with the connection, and both come
+        back.
+        """
         self.late.order += [self.requested("f1")]
         deliveries = [self.deliver_keyed("f1"), self.deliver_keyed("f2")]
         self.lose_connection(*deliveries)
         self.assertEqual(self.worker.held, 0)
-        again = [self.deliver_keyed("f1", redelivered=True), self.deliver_keyed("f2", redelivered=True)]
+        again = [
+            self.deliver_keyed("f1", redelivered=True),
+            self.deliver_keyed("f2", redelivered=True),
+        ]
         self.late.land()
         self.late.land()
         self.equipment.calls[0].end()
         self.late.land()
         self.late.land()
-        self.assertEqual(([each.settled for each in again], len(self.equipment.calls)), (["ack", "ack"], 1))
+        self.assertEqual(
+            ([each.settled for each in again], len(self.equipment.calls)), (["ack", "ack"], 1)
+        )
 
 
 class Postponements(WorkerTestCase):
     def test_told(self) -> None:
-        """An attempt that did not reach A is journalled with its reason, cut to 200 characters, and when the next is due."""
+        """An attempt that did not reach A is journalled with its reason, cut to 200 characters, and
+        when the next is due.
+        """
         self.deliver(1)
         self.equipment.calls[0].break_off(EquipmentUnreachable("x" * 300, 100.0))
-        self.assertEqual(self.journal.events[-1], Postponed(task_id(1), "DEVICE1", EPOCH, 1, "x" * 200, EPOCH + 100.0))
+        self.assertEqual(
+            self.journal.events[-1],
+            Postponed(task_id(1), "DEVICE1", EPOCH, 1, "x" * 200, EPOCH + 100.0),
+        )
 
     def test_the_journal_is_away(self) -> None:
         """While the journal takes nothing the pause goes on, and no longer for that."""

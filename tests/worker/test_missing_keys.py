@@ -1,4 +1,6 @@
-"""Workers whose key file lacks keys: their tasks wait, held in their lanes, and go on when the file has the key."""
+"""Workers whose key file lacks keys: their tasks wait, held in their lanes, and go on when the file
+has the key.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,14 @@ from tests.worker.test_shard_worker import BODY, EPOCH, WorkerTestCase, task_id
 OURS, THEIRS, NEXT = (Fernet.generate_key() for _ in range(3))
 OUR_ID, THEIR_ID = key_id(OURS), key_id(THEIRS)
 CANCELLED = {"code": 200, "message": "Cancelled"}
-CALLED_OFF = (500, {"code": 500, "message": "The task was cancelled before it was sent to the equipment service"})
-ADVICE = "put it into the key file, as a further line, and they go on; if there is no such key, cancel them by DELETE, first task "
+CALLED_OFF = (
+    500,
+    {"code": 500, "message": "The task was cancelled before it was sent to the equipment service"},
+)
+ADVICE = (
+    "put it into the key file, as a further line, and they go on; if there is no such key, cancel"
+    " them by DELETE, first task "
+)
 DAY_S = 86400.0
 
 
@@ -39,14 +47,24 @@ class MissingKeysTestCase(WorkerTestCase):
     def logged(self) -> Iterator[list[str]]:
         """What is logged meanwhile, with its level."""
         lines: list[str] = []
-        observer = cast("ILogObserver", lambda event: lines.append(f"{event['log_level'].name}: {formatEvent(event)}"))
+        observer = cast(
+            "ILogObserver",
+            lambda event: lines.append(f"{event['log_level'].name}: {formatEvent(event)}"),
+        )
         globalLogPublisher.addObserver(observer)
         try:
             yield lines
         finally:
             globalLogPublisher.removeObserver(observer)
 
-    def withhold(self, number: int, equipment_id: str = "DEVICE1", *, redelivered: bool = False, key: str | None = "gone") -> FakeDelivery:
+    def withhold(
+        self,
+        number: int,
+        equipment_id: str = "DEVICE1",
+        *,
+        redelivered: bool = False,
+        key: str | None = "gone",
+    ) -> FakeDelivery:
         """Deliver a task that is sealed with a key that is not there."""
         sealed = "sealed:" + BODY.decode() if key is not None else "with another key"
         task = Task(task_id(number), equipment_id, 14, EPOCH, sealed, key=key)
@@ -59,13 +77,19 @@ class MissingKeysTestCase(WorkerTestCase):
 
 class Rules(MissingKeysTestCase):
     def test_waits(self) -> None:
-        """The task waits, running and without a call; the journal has that, each day anew; with the key it is called at once."""
+        """The task waits, running and without a call; the journal has that, each day anew; with the
+        key it is called at once.
+        """
         delivery = self.withhold(1)
         self.clock.advance(0.9 * DAY_S)
-        self.assertEqual((delivery.settled, self.state(1), self.equipment.calls), (None, State.RUNNING, []))
+        self.assertEqual(
+            (delivery.settled, self.state(1), self.equipment.calls), (None, State.RUNNING, [])
+        )
         self.assertEqual(self.journal.events, [Withheld(task_id(1), "DEVICE1", EPOCH, "gone")])
         self.clock.pump([DAY_S] * 30)
-        self.assertEqual((delivery.settled, self.state(1), len(self.journal.events)), (None, State.RUNNING, 31))
+        self.assertEqual(
+            (delivery.settled, self.state(1), len(self.journal.events)), (None, State.RUNNING, 31)
+        )
         self.sealer.replace("plain", "gone")
         self.assertEqual(self.equipment.calls[0].body, BODY)
         self.equipment.calls[0].end()
@@ -97,14 +121,22 @@ class Rules(MissingKeysTestCase):
         self.assertEqual((delivery.settled, self.missing_keys.waiting), (None, {None: 1}))
 
     def test_tampered_with(self) -> None:
-        """A body that its own key cannot open ends its task as failed, without a call; the reason is logged as an error."""
+        """A body that its own key cannot open ends its task as failed, without a call; the reason
+        is logged as an error.
+        """
         with self.logged() as lines:
             delivery = self.deliver(1, sealed="?")
-        self.assertEqual((delivery.settled, self.state(1), self.equipment.calls), ("ack", State.FAILED, []))
-        self.assertEqual(lines[0], f"error: task {task_id(1)} cannot be carried out: The body was tampered with")
+        self.assertEqual(
+            (delivery.settled, self.state(1), self.equipment.calls), ("ack", State.FAILED, [])
+        )
+        self.assertEqual(
+            lines[0], f"error: task {task_id(1)} cannot be carried out: The body was tampered with"
+        )
 
     def test_dropped_while_it_waits_for_a_slot(self) -> None:
-        """A key that goes while the task waits for a slot is waited for, and the slot is free for others."""
+        """A key that goes while the task waits for a slot is waited for, and the slot is free for
+        others.
+        """
         self.deliver(1)
         self.deliver(2, "DEVICE2")
         self.sealer.replace("other")
@@ -114,31 +146,41 @@ class Rules(MissingKeysTestCase):
         self.assertEqual(self.equipment.under_way, [task_id(2)])
 
     def test_ended_elsewhere(self) -> None:
-        """A task that has ended needs no key: it is acknowledged, whether it ended before it came or while it waited."""
+        """A task that has ended needs no key: it is acknowledged, whether it ended before it came
+        or while it waited.
+        """
         self.apply(Finished(task_id(1), "DEVICE1", EPOCH, State.COMPLETED, ""))
         self.assertEqual(self.withhold(1, redelivered=True).settled, "ack")
         delivery = self.withhold(2)
         finished = Finished(task_id(2), "DEVICE1", EPOCH, State.FAILED, "dead-lettered")
         self.apply(finished)
         self.missing_keys.saw(finished)
-        self.assertEqual((delivery.settled, self.worker.held, self.missing_keys.waiting), ("ack", 0, {}))
+        self.assertEqual(
+            (delivery.settled, self.worker.held, self.missing_keys.waiting), ("ack", 0, {})
+        )
 
     def test_lost(self) -> None:
-        """With the connection the task is forgotten; it comes back, waits on, and the journal is told nothing again."""
+        """With the connection the task is forgotten; it comes back, waits on, and the journal is
+        told nothing again.
+        """
         self.lose_connection(self.withhold(1))
         self.assertEqual((self.worker.held, self.missing_keys.waiting), (0, {}))
         self.withhold(1, redelivered=True)
         self.assertEqual((len(self.journal.events), self.missing_keys.waiting), (1, {"gone": 1}))
 
     def test_renewed(self) -> None:
-        """A delivery that is held for long is put back into the queue; the next one is adopted, and the task is called with it."""
+        """A delivery that is held for long is put back into the queue; the next one is adopted, and
+        the task is called with it.
+        """
         first = self.withhold(1)
         self.worker._jobs[task_id(1)].released = True
         first.ack()
         second = self.withhold(1, redelivered=True)
         self.sealer.replace("gone")
         self.equipment.calls[0].end()
-        self.assertEqual((first.settled, second.settled, len(self.equipment.calls)), ("ack", "ack", 1))
+        self.assertEqual(
+            (first.settled, second.settled, len(self.equipment.calls)), ("ack", "ack", 1)
+        )
 
     def test_drained(self) -> None:
         """A worker that is stopped does not wait for keys."""
@@ -147,13 +189,17 @@ class Rules(MissingKeysTestCase):
         self.assertEqual((delivery.settled, self.missing_keys.waiting), (None, {}))
 
     def test_patience_stands_still(self) -> None:
-        """While the key is missing no patience is used: what is left then is what was left before, in the next process, too."""
+        """While the key is missing no patience is used: what is left then is what was left before,
+        in the next process, too.
+        """
         for other_process in (False, True):
             number = 2 if other_process else 1
             self.apply(Requested(task_id(number), "DEVICE1", EPOCH, key="gone", whole=True))
             self.apply(Started(task_id(number), "DEVICE1", EPOCH + self.clock.seconds() - 100.0, 1))
             if other_process:
-                self.apply(Withheld(task_id(number), "DEVICE1", EPOCH + self.clock.seconds(), "gone"))
+                self.apply(
+                    Withheld(task_id(number), "DEVICE1", EPOCH + self.clock.seconds(), "gone")
+                )
                 self.clock.advance(3 * DAY_S)
                 self.sealer.replace("gone")
             delivery = self.withhold(number, redelivered=True)
@@ -181,7 +227,9 @@ class Log(MissingKeysTestCase):
     """What the log says of missing keys: a state, not an event for each task."""
 
     def test_states(self) -> None:
-        """Once when it begins, with the count; again when the count has doubled or halved, or minutes later; once when it is over."""
+        """Once when it begins, with the count; again when the count has doubled or halved, or
+        minutes later; once when it is over.
+        """
         with self.logged() as lines:
             for number in range(10):
                 self.withhold(number, f"DEVICE{number}")
@@ -201,7 +249,9 @@ class Log(MissingKeysTestCase):
             self.clock.pump([LOOK_EVERY_S] * int(REPEAT_AFTER_S / LOOK_EVERY_S))
             self.assertEqual(len(lines), 3)
             self.sealer.replace("gone")
-            self.assertEqual(lines[3:], ["info: sealing key gone is there: 20 tasks that waited for it go on"])
+            self.assertEqual(
+                lines[3:], ["info: sealing key gone is there: 20 tasks that waited for it go on"]
+            )
 
     def test_all_ended(self) -> None:
         """When no task waits any longer, that is said, too, and no timer is left."""
@@ -259,15 +309,21 @@ class Backlog(KeysTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.stop_worker()
-        self.tasks = {f"DEVICE{number:04}": self.system.accepted(f"DEVICE{number:04}") for number in range(20)}
+        self.tasks = {
+            f"DEVICE{number:04}": self.system.accepted(f"DEVICE{number:04}") for number in range(20)
+        }
         self.second = self.system.accepted("DEVICE0000")
         self.replaced()
 
     def statuses(self) -> set[Any]:
-        return {str(self.status(equipment_id, task_id)) for equipment_id, task_id in self.tasks.items()}
+        return {
+            str(self.status(equipment_id, task_id)) for equipment_id, task_id in self.tasks.items()
+        }
 
     def test_waits(self) -> None:
-        """No task ends; the file gets the key, and all go on at once, in order, each called once."""
+        """No task ends; the file gets the key, and all go on at once, in order, each called
+        once.
+        """
         self.system.network.advance(3600)
         self.assertEqual(self.statuses(), {str(RUNNING)})
         self.file.replace([THEIRS, OURS])
@@ -275,19 +331,35 @@ class Backlog(KeysTestCase):
         self.assertEqual(self.statuses(), {str(COMPLETED)})
         self.assertEqual(self.status("DEVICE0000", self.second), RUNNING)
         self.system.network.advance(2.5)
-        self.assertEqual((self.status("DEVICE0000", self.second), self.system.stub.calls), (COMPLETED, 21))
+        self.assertEqual(
+            (self.status("DEVICE0000", self.second), self.system.stub.calls), (COMPLETED, 21)
+        )
 
     def test_said(self) -> None:
         """The log says which key is missing, and for how many tasks; it shows no key."""
         self.system.network.advance(60)
         missing = [line for line in self.errors if "is missing" in line]
-        self.assertEqual(missing, [f"sealing key {OUR_ID} is missing: 20 tasks wait for it; " + ADVICE + self.tasks["DEVICE0000"]])
-        self.assertTrue(any(f"the latest tasks are sealed with key {OUR_ID}" in line and THEIR_ID in line for line in self.errors))
+        self.assertEqual(
+            missing,
+            [
+                f"sealing key {OUR_ID} is missing: 20 tasks wait for it; "
+                + ADVICE
+                + self.tasks["DEVICE0000"]
+            ],
+        )
+        self.assertTrue(
+            any(
+                f"the latest tasks are sealed with key {OUR_ID}" in line and THEIR_ID in line
+                for line in self.errors
+            )
+        )
         for key in (OURS, THEIRS):
             self.assertEqual([event for event in self.events if key.decode() in event], [])
 
     def test_told(self) -> None:
-        """``waitsFor`` says so, as the active worker tells it and as a standby does that has the key; of what is behind them, too."""
+        """``waitsFor`` says so, as the active worker tells it and as a standby does that has the
+        key; of what is behind them, too.
+        """
         self.system.network.advance(2)
         standby = self.system.start_worker()
         self.system.network.until(lambda: standby.connection.connected, 10.0)
@@ -296,26 +368,47 @@ class Backlog(KeysTestCase):
             now = self.system.wall_clock()
             details = worker.stores[0].details(self.tasks["DEVICE0001"], None, now)
             behind = worker.stores[0].details(self.second, None, now)
-            assert details is not None and behind is not None and details.waits_for is not None and behind.waits_for is not None
-            self.assertEqual((details.state, details.waits_for.value, details.expected_at), (State.RUNNING, "key", None))
-            self.assertEqual((behind.waits_for.value, behind.ahead, behind.expected_at), ("device", 1, None))
+            assert (
+                details is not None
+                and behind is not None
+                and details.waits_for is not None
+                and behind.waits_for is not None
+            )
+            self.assertEqual(
+                (details.state, details.waits_for.value, details.expected_at),
+                (State.RUNNING, "key", None),
+            )
+            self.assertEqual(
+                (behind.waits_for.value, behind.ahead, behind.expected_at), ("device", 1, None)
+            )
         told = self.waits_for(self.tasks["DEVICE0001"])
-        self.assertEqual((told["state"], told["waitsFor"], told["expectedFinishAt"]), ("running", {"reason": "key", "tasksAhead": 0}, None))
+        self.assertEqual(
+            (told["state"], told["waitsFor"], told["expectedFinishAt"]),
+            ("running", {"reason": "key", "tasksAhead": 0}, None),
+        )
         self.file.replace([OURS])
         self.system.network.settle()
         self.assertIsNone(self.waits_for(self.tasks["DEVICE0001"])["waitsFor"])
 
     def test_cancelled(self) -> None:
-        """A task that waits for its key can be cancelled, and its device's next one is the head then."""
+        """A task that waits for its key can be cancelled, and its device's next one is the head
+        then.
+        """
         path = f"/api/v1/equipment/cpe/DEVICE0000/task/{self.tasks['DEVICE0000']}"
         self.assertEqual(self.system.request("DELETE", path).json, CANCELLED)
-        self.assertEqual(self.waits_for(self.second)["waitsFor"], {"reason": "key", "tasksAhead": 0})
+        self.assertEqual(
+            self.waits_for(self.second)["waitsFor"], {"reason": "key", "tasksAhead": 0}
+        )
         self.file.replace([OURS])
         self.system.network.advance(2.5)
-        self.assertEqual((self.status("DEVICE0000", self.second), self.system.stub.calls), (COMPLETED, 20))
+        self.assertEqual(
+            (self.status("DEVICE0000", self.second), self.system.stub.calls), (COMPLETED, 20)
+        )
 
     def test_another_worker_has_it(self) -> None:
-        """A standby that has the key carries all out when the active worker stops, which it does at once."""
+        """A standby that has the key carries all out when the active worker stops, which it does at
+        once.
+        """
         self.system.start_worker()
         self.system.network.advance(5)
         self.stop_worker()
@@ -323,7 +416,9 @@ class Backlog(KeysTestCase):
         self.assertEqual(self.statuses(), {str(COMPLETED)})
 
     def test_connections_break(self) -> None:
-        """Tasks that wait survive the loss of the connection, and deliveries that are renewed for hours."""
+        """Tasks that wait survive the loss of the connection, and deliveries that are renewed for
+        hours.
+        """
         for _ in range(3):
             self.system.network.cut("broker")
             self.system.network.advance(4000)
@@ -341,13 +436,17 @@ class SmallWindow(KeysTestCase):
         return System(delay_s=2.0, concurrency=1)
 
     def test_not_delivered_yet(self) -> None:
-        """A task that the worker has not been given yet is said to wait for its key, too, once others do."""
+        """A task that the worker has not been given yet is said to wait for its key, too, once
+        others do.
+        """
         self.stop_worker()
         tasks = [self.system.accepted(f"DEVICE{number:04}") for number in range(5)]
         self.replaced()
         self.system.network.advance(1)
         self.assertEqual(self.system.workers[0].workers[0].held, 2)
-        self.assertEqual([self.waits_for(task)["waitsFor"]["reason"] for task in tasks], ["key"] * 5)
+        self.assertEqual(
+            [self.waits_for(task)["waitsFor"]["reason"] for task in tasks], ["key"] * 5
+        )
         self.file.replace([OURS])
         self.system.network.settle()
         self.assertEqual(self.waits_for(tasks[4])["waitsFor"]["reason"], "concurrency")
@@ -360,7 +459,9 @@ class Messages(KeysTestCase):
 
     def publish(self, task: Task) -> None:
         publisher = self.system.workers[0]._publisher
-        publisher.publish(TASKS_EXCHANGE, Shard(0, 1).requested_key, encode_task(task), properties=persistent())
+        publisher.publish(
+            TASKS_EXCHANGE, Shard(0, 1).requested_key, encode_task(task), properties=persistent()
+        )
         self.system.network.settle()
 
     def task(self, sealed: str, key: str | None) -> Task:
@@ -383,13 +484,17 @@ class Messages(KeysTestCase):
         self.assertEqual(self.status("ABC123456", task_id(1)), COMPLETED)
 
     def test_tampered_with_and_no_id(self) -> None:
-        """A tampered one cannot be told from that, and waits too; the log says how it is ended, and its device's next task goes on."""
+        """A tampered one cannot be told from that, and waits too; the log says how it is ended, and
+        its device's next task goes on.
+        """
         sealed = self.system.sealer.seal(BODY_OF_A)
         self.publish(self.task(sealed[:-8] + "AAAAAA==", None))
         following = self.system.accepted("ABC123456")
         self.system.network.advance(3600)
         self.assertEqual(self.status("ABC123456", task_id(1)), RUNNING)
-        nameless = "a key for bodies that do not name theirs (of an earlier version, or tampered with)"
+        nameless = (
+            "a key for bodies that do not name theirs (of an earlier version, or tampered with)"
+        )
         line = f"{nameless} is missing: 1 tasks wait for it; {ADVICE}{task_id(1)}"
         self.assertEqual(set(self.errors), {line})
         path = f"/api/v1/equipment/cpe/ABC123456/task/{task_id(1)}"
@@ -407,7 +512,10 @@ class Messages(KeysTestCase):
         self.publish(self.task(sealed[:-8] + "AAAAAA==", OUR_ID))
         self.system.network.advance(1)
         self.assertEqual(self.status("ABC123456", task_id(1)), FAILED)
-        why = f"The body cannot be opened with its sealing key {OUR_ID}: it was damaged or tampered with"
+        why = (
+            f"The body cannot be opened with its sealing key {OUR_ID}: it was damaged or tampered"
+            " with"
+        )
         self.assertEqual(self.errors, [f"task {task_id(1)} cannot be carried out: {why}"])
         self.assertEqual(self.waits_for(task_id(1))["reason"], why)
 

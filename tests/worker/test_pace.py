@@ -19,7 +19,9 @@ class Pace(SynchronousTestCase):
         await self.under_way[-1]
 
     def test_in_order(self) -> None:
-        """No more than the given number is under way; the next one begins when one ends, in their order."""
+        """No more than the given number is under way; the next one begins when one ends, in their
+        order.
+        """
         done = Deferred.fromCoroutine(for_each(range(5), self.work, at_once=2))
         self.assertEqual(self.begun, [0, 1])
         for _ in range(5):

@@ -1,4 +1,6 @@
-"""Who is active, as workers find out, say and log; and that each end of a task is one line, by the active one."""
+"""Who is active, as workers find out, say and log; and that each end of a task is one line, by the
+active one.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ class Roles(Lines):
         self.assertEqual([line for line in self.taken() if "shard" in line], [])
 
     def test_standby_takes_over(self) -> None:
-        """A standby says so; when it takes over, it does, and so does the one that comes back behind it."""
+        """A standby says so; when it takes over, it does, and so does the one that comes back
+        behind it.
+        """
         self.taken()
         self.system.start_worker()
         self.system.network.advance(1)
@@ -59,38 +63,62 @@ class Roles(Lines):
         self.assertIn(f"shard 0of1: active: this process, {new._process_id}", lines)
         self.assertEqual(lines[-1], f"shard 0of1: standby: process {new._process_id} is active")
         self.assertEqual(
-            {store.backlog.active.by for worker in (old, new) for store in worker.stores if store.backlog.active}, {new._process_id}
+            {
+                store.backlog.active.by
+                for worker in (old, new)
+                for store in worker.stores
+                if store.backlog.active
+            },
+            {new._process_id},
         )
 
     def test_only_the_active_one_counts(self) -> None:
-        """What a process that is not the active one has said before its connection broke is set right by the next delivery."""
+        """What a process that is not the active one has said before its connection broke is set
+        right by the next delivery.
+        """
         self.system.start_worker()
         self.system.network.advance(2)
         active, standby = self.system.workers
-        (journal,) = [session for session in standby.connection._sessions if hasattr(session, "append")]
-        journal.append(Active(standby._process_id, self.system.wall_clock(), 7, EquipmentState.OPEN))
+        (journal,) = [
+            session for session in standby.connection._sessions if hasattr(session, "append")
+        ]
+        journal.append(
+            Active(standby._process_id, self.system.wall_clock(), 7, EquipmentState.OPEN)
+        )
         self.system.network.advance(2)
         self.assertEqual(active.stores[0].backlog.concurrency, 7)
         self.system.accepted("ABC123456")
         self.system.network.advance(1)
-        self.assertEqual([worker.stores[0].backlog.concurrency for worker in self.system.workers], [500, 500])
+        self.assertEqual(
+            [worker.stores[0].backlog.concurrency for worker in self.system.workers], [500, 500]
+        )
         self.assertFalse(active.stores[0].backlog.trouble)
 
 
 class Ends(Lines):
     def test_every_end(self) -> None:
-        """Each end is one line that names task, device and caller, whatever replicas there are; a replay writes none."""
+        """Each end is one line that names task, device and caller, whatever replicas there are; a
+        replay writes none.
+        """
         self.system.start_worker()
         self.system.network.advance(1)
         self.taken()
-        tasks = [self.system.accepted(device) for device in ("ABC123456", "FAIL123456", "NOTFOUND12", "ABC123456")]
-        self.system.request("DELETE", f"/api/v1/equipment/cpe/ABC123456/task/{tasks[3]}?reason=typing+error")
+        tasks = [
+            self.system.accepted(device)
+            for device in ("ABC123456", "FAIL123456", "NOTFOUND12", "ABC123456")
+        ]
+        self.system.request(
+            "DELETE", f"/api/v1/equipment/cpe/ABC123456/task/{tasks[3]}?reason=typing+error"
+        )
         self.system.network.advance(1)
         caller = "address:127.0.0.1"
         self.assertEqual(
             self.taken(),
             [
-                f"cancelled: task {tasks[3]} for ABC123456 from {caller}: by a client, before it was sent",
+                (
+                    f"cancelled: task {tasks[3]} for ABC123456 from {caller}: by a client, before"
+                    " it was sent"
+                ),
                 f"cancelled: task {tasks[3]} for ABC123456, by {caller}, who says: typing error",
             ],
         )
@@ -109,13 +137,20 @@ class Ends(Lines):
 
 class Wire(SynchronousTestCase):
     def test_events(self) -> None:
-        """What is said of the active worker, and whose a task is, comes back as it was; an unknown state of A is no good sign."""
+        """What is said of the active worker, and whose a task is, comes back as it was; an unknown
+        state of A is no good sign.
+        """
         for event in (
             Active("p1", 1.0, 7, EquipmentState.HALF_OPEN),
             Requested("0" * 32, "ABC123456", 1.0, caller="token:billing", accepted_by="f1"),
         ):
             self.assertEqual(decode_event(encode_event(event)), event)
-        later = b'{"kind":"active","by":"p1","at":1.0,"concurrency":0,"equipment":"resting","load":3}'
+        later = (
+            b'{"kind":"active","by":"p1","at":1.0,"concurrency":0,"equipment":"resting","load":3}'
+        )
         self.assertEqual(decode_event(later), Active("p1", 1.0, 1, EquipmentState.OPEN))
         long = Requested("0" * 32, "ABC123456", 1.0, caller="x" * 5000)
-        self.assertEqual(decode_event(encode_event(long)), Requested("0" * 32, "ABC123456", 1.0, caller="x" * 100))
+        self.assertEqual(
+            decode_event(encode_event(long)),
+            Requested("0" * 32, "ABC123456", 1.0, caller="x" * 100),
+        )

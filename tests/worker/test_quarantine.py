@@ -1,4 +1,6 @@
-"""Tasks that may kill their worker: how many of them run together, and that the one that does is found."""
+"""Tasks that may kill their worker: how many of them run together, and that the one that does is
+found.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,10 @@ from rtprov.worker.quarantine import GIVE_UP_AFTER, SUSPECT_AFTER, Quarantine, c
 class Company(SynchronousTestCase):
     def test_by_deaths(self) -> None:
         """A few deaths are nothing; then ever fewer run together, at last each alone."""
-        self.assertEqual([company(deaths) for deaths in range(SUSPECT_AFTER + 4)], [None] * SUSPECT_AFTER + [64, 8, 1, 1])
+        self.assertEqual(
+            [company(deaths) for deaths in range(SUSPECT_AFTER + 4)],
+            [None] * SUSPECT_AFTER + [64, 8, 1, 1],
+        )
         self.assertEqual(company(GIVE_UP_AFTER), 1)
 
 
@@ -32,7 +37,9 @@ class QuarantineTests(SynchronousTestCase):
             self.successResultOf(self.quarantine.enter(SUSPECT_AFTER - 1))
 
     def test_company(self) -> None:
-        """So many suspects run at once as the most suspicious of them allows; the others follow in their order."""
+        """So many suspects run at once as the most suspicious of them allows; the others follow in
+        their order.
+        """
         entered = [self.quarantine.enter(SUSPECT_AFTER) for _ in range(70)]
         self.assertEqual(self.running(entered), 64)
         self.quarantine.leave(SUSPECT_AFTER)
@@ -41,7 +48,10 @@ class QuarantineTests(SynchronousTestCase):
     def test_alone(self) -> None:
         """One that is to run alone waits for all before it, and all behind it wait for it."""
         first = [self.quarantine.enter(SUSPECT_AFTER) for _ in range(2)]
-        alone, later = self.quarantine.enter(SUSPECT_AFTER + 2), self.quarantine.enter(SUSPECT_AFTER)
+        alone, later = (
+            self.quarantine.enter(SUSPECT_AFTER + 2),
+            self.quarantine.enter(SUSPECT_AFTER),
+        )
         self.assertEqual(self.running([*first, alone, later]), 2)
         self.quarantine.leave(SUSPECT_AFTER)
         self.assertNoResult(alone)
@@ -52,7 +62,9 @@ class QuarantineTests(SynchronousTestCase):
         self.successResultOf(later)
 
     def test_nothing_to_do(self) -> None:
-        """However many have nothing to do, and leave as they come, all get their turn, and nobody's place is lost."""
+        """However many have nothing to do, and leave as they come, all get their turn, and nobody's
+        place is lost.
+        """
         self.quarantine.enter(SUSPECT_AFTER + 2)
         left: list[int] = []
 
@@ -69,18 +81,25 @@ class QuarantineTests(SynchronousTestCase):
     def test_cancelled(self) -> None:
         """Whoever gives up holds no place."""
         self.quarantine.enter(SUSPECT_AFTER + 2)
-        second, third = self.quarantine.enter(SUSPECT_AFTER + 2), self.quarantine.enter(SUSPECT_AFTER + 2)
+        second, third = (
+            self.quarantine.enter(SUSPECT_AFTER + 2),
+            self.quarantine.enter(SUSPECT_AFTER + 2),
+        )
         second.addErrback(lambda _: None).cancel()
         self.quarantine.leave(SUSPECT_AFTER + 2)
         self.successResultOf(third)
 
     @given(st.lists(st.integers(0, GIVE_UP_AFTER), max_size=60))
     def test_all_get_their_turn(self, deaths: list[int]) -> None:
-        """Whatever comes together, nobody is left waiting, and never do more run together than any of them allows."""
+        """Whatever comes together, nobody is left waiting, and never do more run together than any
+        of them allows.
+        """
         quarantine = Quarantine()
         waiting = [(each, quarantine.enter(each)) for each in deaths]
         while waiting:
-            inside = [each for each, entered in waiting if entered.called and company(each) is not None]
+            inside = [
+                each for each, entered in waiting if entered.called and company(each) is not None
+            ]
             self.assertTrue(all(len(inside) <= (company(each) or 0) for each in inside))
             going = next((pair for pair in waiting if pair[1].called), None)
             assert going is not None, "nobody can go on"

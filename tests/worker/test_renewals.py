@@ -32,20 +32,23 @@ class RenewalTestCase(WorkerTestCase):
 
 class Renewed(RenewalTestCase):
     def test_a_call_under_way(self) -> None:
-        """A delivery held for 20 minutes is acknowledged once a copy is in the queue; the call goes on, and adopts the
-        copy.
-        """
+        """A delivery held for 20 minutes is acknowledged once a copy is in the queue; the call goes
+        on, and adopts the copy."""
         delivery = self.deliver(1)
         self.clock.pump([RENEW_LOOK_S] * int(RENEW_AFTER_S / RENEW_LOOK_S - 1))
         self.assertEqual(self.copied(), [])
         self.clock.advance(RENEW_LOOK_S)
-        self.assertEqual((delivery.settled, self.queue.put_back), ("ack", [(task_id(1), delivery.body)]))
+        self.assertEqual(
+            (delivery.settled, self.queue.put_back), ("ack", [(task_id(1), delivery.body)])
+        )
         copy = self.deliver(1, headers=COPY)
         self.equipment.calls[0].end()
         self.assertEqual((copy.settled, len(self.equipment.calls), self.worker.held), ("ack", 1, 0))
 
     def test_not_before_the_copy_is_safe(self) -> None:
-        """Until the copy is confirmed the delivery is kept; where it is not, the next look tries again."""
+        """Until the copy is confirmed the delivery is kept; where it is not, the next look tries
+        again.
+        """
         delivery = self.deliver(1)
         self.queue.up = False
         self.hold()
@@ -74,12 +77,13 @@ class Renewed(RenewalTestCase):
         self.equipment.calls[0].end()
         self.queue.confirm()
         copy = self.deliver(1, headers=COPY)
-        self.assertEqual((delivery.settled, copy.settled, len(self.equipment.calls)), ("ack", "ack", 1))
+        self.assertEqual(
+            (delivery.settled, copy.settled, len(self.equipment.calls)), ("ack", "ack", 1)
+        )
 
     def test_called_while_its_copy_is_far(self) -> None:
-        """However far back in the queue its copy is, a task is called when its turn comes; the copy is acknowledged
-        when it comes.
-        """
+        """However far back in the queue its copy is, a task is called when its turn comes; the copy
+        is acknowledged when it comes."""
         self.deliver(1)
         self.deliver(2)
         self.hold()
@@ -87,25 +91,31 @@ class Renewed(RenewalTestCase):
         self.assertEqual(self.equipment.under_way, [task_id(2)])
         self.equipment.calls[1].end()
         copies = [self.deliver(number, headers=COPY) for number in (1, 2)]
-        self.assertEqual(([each.settled for each in copies], len(self.equipment.calls), self.worker.held), (["ack", "ack"], 2, 0))
+        self.assertEqual(
+            ([each.settled for each in copies], len(self.equipment.calls), self.worker.held),
+            (["ack", "ack"], 2, 0),
+        )
 
     def test_the_connection_goes(self) -> None:
-        """Once the connection is lost, another worker may be the active one: a task whose copy is in the queue is not
-        called before it comes.
-        """
+        """Once the connection is lost, another worker may be the active one: a task whose copy is
+        in the queue is not called before it comes."""
         first, second = self.deliver(1), self.deliver(2)
         self.hold()
         self.equipment.calls[0].break_off(EquipmentUnreachable("refused"))
         self.lose_connection(first, second)
         self.clock.advance(60.0)
-        self.assertEqual((second.settled, self.worker.held, len(self.equipment.calls)), ("ack", 0, 1))
+        self.assertEqual(
+            (second.settled, self.worker.held, len(self.equipment.calls)), ("ack", 0, 1)
+        )
         self.deliver(2, headers=COPY)
         self.assertEqual(len(self.equipment.calls), 1)  # the first comes first
         self.deliver(1, headers=COPY)
         self.assertEqual(self.equipment.under_way, [task_id(1)])
 
     def test_held_for_long_again_and_again(self) -> None:
-        """Thirty days of waiting: a copy every 20 minutes, one call, and the task is as alive as on its first day."""
+        """Thirty days of waiting: a copy every 20 minutes, one call, and the task is as alive as on
+        its first day.
+        """
         self.deliver(1)
         self.deliver(2)
         for _ in range(30 * 72):
@@ -117,9 +127,8 @@ class Renewed(RenewalTestCase):
         self.assertEqual(len(self.copied()), 2 * 30 * 72)
 
     def test_a_crowd(self) -> None:
-        """Where very many tasks wait, those far from their turn are forgotten with their delivery, and come again with
-        their message.
-        """
+        """Where very many tasks wait, those far from their turn are forgotten with their delivery,
+        and come again with their message."""
         many = (MOST_HELD + 1) * 100
         for number in range(many):
             self.deliver(number, "DEVICE1")
@@ -137,26 +146,28 @@ class Renewed(RenewalTestCase):
 
 class Copies(RenewalTestCase):
     def test_forgotten(self) -> None:
-        """A copy of a task that the journal, which goes back to before the copy, does not know any more, is only
-        acknowledged.
-        """
+        """A copy of a task that the journal, which goes back to before the copy, does not know any
+        more, is only acknowledged."""
         self.apply(Requested(task_id(9), "DEVICE9", EPOCH))
         copy = self.deliver(1, headers={COPY_HEADER: int(EPOCH + CLOCKS_DIFFER_S + 1)})
         self.assertEqual((copy.settled, self.equipment.calls, self.worker.held), ("ack", [], 0))
 
     def test_of_before_the_journal(self) -> None:
-        """Where the journal is younger than the copy it knows nothing of that time: the task is told to it, and
-        called.
-        """
+        """Where the journal is younger than the copy it knows nothing of that time: the task is
+        told to it, and called."""
         self.apply(Requested(task_id(9), "DEVICE9", EPOCH))
         copy = self.deliver(1, headers=COPY)
         self.assertEqual((copy.settled, self.equipment.under_way), (None, [task_id(1)]))
-        self.assertEqual(self.journal.events[0], Requested(task_id(1), "DEVICE1", EPOCH, key="plain"))
+        self.assertEqual(
+            self.journal.events[0], Requested(task_id(1), "DEVICE1", EPOCH, key="plain")
+        )
 
 
 class LateCopies(LateTestCase):
     def test_judged(self) -> None:
-        """A copy is judged behind the barrier: the replica may not have seen yet that the task has ended."""
+        """A copy is judged behind the barrier: the replica may not have seen yet that the task has
+        ended.
+        """
         self.apply(Requested(task_id(1), "DEVICE1", EPOCH, whole=True))
         self.late.order.append(Finished(task_id(1), "DEVICE1", EPOCH, State.COMPLETED, ""))
         copy: FakeDelivery = self.deliver(1, headers=COPY)

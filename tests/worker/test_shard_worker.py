@@ -27,7 +27,14 @@ from rtprov.worker.missing_keys import MissingKeys
 from rtprov.worker.quarantine import Quarantine
 from rtprov.worker.run_failures import FIRST_FAILURE_PAUSE_S, MAX_FAILURES, failure_pause_s
 from rtprov.worker.shard_worker import ShardWorker
-from tests.support.fakes import FakeDelivery, FakeEquipment, FakeJournal, FakeQueue, FakeReplica, PlainSealer
+from tests.support.fakes import (
+    FakeDelivery,
+    FakeEquipment,
+    FakeJournal,
+    FakeQueue,
+    FakeReplica,
+    PlainSealer,
+)
 
 EPOCH = 1_800_000_000.0
 BODY = b'{"timeoutInSeconds": 14}'
@@ -54,9 +61,13 @@ class WorkerTestCase(SynchronousTestCase):
         self.markers: list[str] = []
         self.equipment = FakeEquipment()
         self.offset_s = 0.0
-        self.wall_clock = WallClock(lambda: EPOCH + self.offset_s + self.clock.seconds(), self.clock.seconds)
+        self.wall_clock = WallClock(
+            lambda: EPOCH + self.offset_s + self.clock.seconds(), self.clock.seconds
+        )
         breaker = Breaker(concurrency=self.concurrency, rng=random.Random(7))
-        self.gate = Gate(concurrency=self.concurrency, breaker=breaker, clock=cast("IReactorTime", self.clock))
+        self.gate = Gate(
+            concurrency=self.concurrency, breaker=breaker, clock=cast("IReactorTime", self.clock)
+        )
         attempts = Attempts(
             store=self.store,
             journal=self.journal,
@@ -100,7 +111,9 @@ class WorkerTestCase(SynchronousTestCase):
             self.replica.apply(event)
 
     def cut_short(self) -> None:
-        """End what is under way here and now, or its end is some other test's business, when memory is tidied up."""
+        """End what is under way here and now, or its end is some other test's business, when memory
+        is tidied up.
+        """
         self.journal.come_up()
         drained = self.drain(0.0)
         self.clock.advance(0.0)
@@ -115,7 +128,14 @@ class WorkerTestCase(SynchronousTestCase):
         sealed: str | None = None,
         headers: Mapping[str, object] = NO_HEADERS,
     ) -> FakeDelivery:
-        task = Task(task_id(number), equipment_id, 14, EPOCH, PlainSealer().seal(BODY) if sealed is None else sealed, key="plain")
+        task = Task(
+            task_id(number),
+            equipment_id,
+            14,
+            EPOCH,
+            PlainSealer().seal(BODY) if sealed is None else sealed,
+            key="plain",
+        )
         if not (redelivered or headers):
             self.apply(Requested(task.task_id, equipment_id, EPOCH, whole=True))
         delivery = FakeDelivery(encode_task(task), redelivered, headers=headers)
@@ -205,7 +225,9 @@ class Failures(WorkerTestCase):
         self.equipment.calls[-1].break_off(ZeroDivisionError())
 
     def test_tried_again(self) -> None:
-        """A run that fails is repeated with the same delivery, and the task's device waits for it; others do not."""
+        """A run that fails is repeated with the same delivery, and the task's device waits for it;
+        others do not.
+        """
         delivery = self.deliver(1)
         self.fail_run()
         self.deliver(2)
@@ -219,7 +241,9 @@ class Failures(WorkerTestCase):
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     def test_without_end(self) -> None:
-        """One that always fails goes to the dead letters after ten runs, in two minutes, with pauses that grow."""
+        """One that always fails goes to the dead letters after ten runs, in two minutes, with
+        pauses that grow.
+        """
         delivery = self.deliver(1)
         began = [self.clock.seconds()]
         self.fail_run()
@@ -242,7 +266,9 @@ class Failures(WorkerTestCase):
         self.assertIsNone(delivery.settled)
         self.clock.advance(failure_pause_s(2))
         self.equipment.calls[-1].end()
-        self.assertEqual((delivery.settled, self.state(1), self.journal.fails), ("ack", State.COMPLETED, []))
+        self.assertEqual(
+            (delivery.settled, self.state(1), self.journal.fails), ("ack", State.COMPLETED, [])
+        )
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
 
     def test_ended_elsewhere(self) -> None:
@@ -308,14 +334,18 @@ class Order(WorkerTestCase):
             self.deliver(number, "DEVICE1")
         for number in range(20, 30):
             self.deliver(number, f"DEVICE{number}")
-        self.assertEqual(self.equipment.under_way, [task_id(number) for number in (0, 20, 21, 22, 23)])
+        self.assertEqual(
+            self.equipment.under_way, [task_id(number) for number in (0, 20, 21, 22, 23)]
+        )
         self.equipment.calls[1].end()
         self.assertEqual(len(self.equipment.under_way), 5)
 
 
 class Reconnection(WorkerTestCase):
     def test_adoption(self) -> None:
-        """A running call survives the loss of the connection, and its message, redelivered, only renews the delivery."""
+        """A running call survives the loss of the connection, and its message, redelivered, only
+        renews the delivery.
+        """
         first = self.deliver(1)
         self.lose_connection(first)
         again = self.deliver(1, redelivered=True)
@@ -325,7 +355,9 @@ class Reconnection(WorkerTestCase):
         self.assertIs(self.state(1), State.COMPLETED)
 
     def test_finished_while_the_broker_was_away(self) -> None:
-        """A call that ends meanwhile is journalled when the broker is back, and the redelivered message is acknowledged."""
+        """A call that ends meanwhile is journalled when the broker is back, and the redelivered
+        message is acknowledged.
+        """
         first = self.deliver(1)
         self.journal.up = False
         self.lose_connection(first)
@@ -337,10 +369,14 @@ class Reconnection(WorkerTestCase):
         self.assertEqual(len(self.equipment.calls), 1)
 
     def test_finished_before_the_redelivery(self) -> None:
-        """A redelivered task that the journal knows as finished is acknowledged, behind a barrier, without a call."""
+        """A redelivered task that the journal knows as finished is acknowledged, behind a barrier,
+        without a call.
+        """
         self.apply(Finished(task_id(1), "DEVICE1", EPOCH, State.COMPLETED, ""))
         delivery = self.deliver(1, redelivered=True)
-        self.assertEqual((delivery.settled, self.equipment.calls, self.journal.barriers), ("ack", [], 1))
+        self.assertEqual(
+            (delivery.settled, self.equipment.calls, self.journal.barriers), ("ack", [], 1)
+        )
 
     def test_waiting_tasks_are_forgotten(self) -> None:
         """Tasks that wait in a lane are dropped with the connection, and come back in order."""
@@ -354,7 +390,9 @@ class Reconnection(WorkerTestCase):
             self.equipment.calls[-1].end()
 
     def test_no_call_begins_without_a_delivery(self) -> None:
-        """A task that pauses when the connection goes is let go at its next attempt; its message makes it a new job."""
+        """A task that pauses when the connection goes is let go at its next attempt; its message
+        makes it a new job.
+        """
         delivery = self.deliver(1)
         self.equipment.calls[0].break_off(EquipmentUnreachable("refused"))
         self.lose_connection(delivery)
@@ -386,7 +424,9 @@ class Reconnection(WorkerTestCase):
 
 class Drain(WorkerTestCase):
     def test_running_calls_end_and_no_other_begins(self) -> None:
-        """Drain waits for the running call, and leaves everything else unsettled for the broker to deliver elsewhere."""
+        """Drain waits for the running call, and leaves everything else unsettled for the broker to
+        deliver elsewhere.
+        """
         running, waiting = self.deliver(1), self.deliver(2)
         paused = self.deliver(3, "DEVICE3")
         self.equipment.calls[1].break_off(EquipmentUnreachable("refused"))
@@ -396,7 +436,9 @@ class Drain(WorkerTestCase):
         self.assertNoResult(drained)
         self.equipment.calls[0].end()
         self.assertIsNone(self.successResultOf(drained))
-        self.assertEqual([each.settled for each in (running, waiting, paused, late)], ["ack", None, None, None])
+        self.assertEqual(
+            [each.settled for each in (running, waiting, paused, late)], ["ack", None, None, None]
+        )
         self.assertEqual(len(self.equipment.calls), 2)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 

@@ -1,8 +1,8 @@
 """txAMQP as the type checker sees it: the only module that imports the untyped package.
 
-Of txAMQP 0.8.2 rtprov takes the channel model: a client with channels, methods generated on each channel from a specification, messages,
-delegates. Not its codec, its queues or its timers; `rtprov.amqp.client.protocol` says why. Importing this imports no reactor.
-"""
+Of txAMQP 0.8.2 rtprov takes the channel model: a client with channels, methods generated on each
+channel from a specification, messages, delegates. Not its codec, its queues or its timers;
+`rtprov.amqp.client.protocol` says why. Importing this imports no reactor."""
 
 from __future__ import annotations
 
@@ -38,14 +38,18 @@ if TYPE_CHECKING:
     class Constant:
         id: int
 
-        def __init__(self, spec: Spec, name: str, id: int, klass: str | None, docs: list[str]) -> None: ...
+        def __init__(
+            self, spec: Spec, name: str, id: int, klass: str | None, docs: list[str]
+        ) -> None: ...
 
     class Class:
         name: str
         id: int
         methods: _Container
 
-        def __init__(self, spec: Spec, name: str, id: int, handler: str, docs: list[str]) -> None: ...
+        def __init__(
+            self, spec: Spec, name: str, id: int, handler: str, docs: list[str]
+        ) -> None: ...
 
     class Method:
         name: str
@@ -78,15 +82,21 @@ if TYPE_CHECKING:
         body: bytes
         properties: Any
 
-        def __init__(self, body: bytes = ..., children: None = None, properties: object = None) -> None: ...
+        def __init__(
+            self, body: bytes = ..., children: None = None, properties: object = None
+        ) -> None: ...
 
     class Message:
-        """A method that arrived: its fields are attributes, spelt as in `rtprov.amqp.client.methods`."""
+        """A method that arrived: its fields are attributes, spelt as in
+        `rtprov.amqp.client.methods`.
+        """
 
         method: Any
         content: Content | None
 
-        def __init__(self, method: Method, fields: Sequence[object], content: Content | None = None) -> None: ...
+        def __init__(
+            self, method: Method, fields: Sequence[object], content: Content | None = None
+        ) -> None: ...
         def __getattr__(self, name: str) -> Any: ...
 
     class TwistedEvent:

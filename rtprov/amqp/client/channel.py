@@ -1,10 +1,12 @@
-"""One AMQP channel: the generated methods with their answers, consumers, and the confirms of what was published.
+"""One AMQP channel: the generated methods with their answers, consumers, and the confirms of what
+was published.
 
-Methods are called as txAMQP has it: ``await channel.queue_declare(queue="q", durable=True)`` (see `rtprov.amqp.client.methods`). One method that
-has an answer is under way at a time; further ones wait their turn. Whoever cancels such a Deferred is only forgotten: the method is sent
-and answered all the same, so that channel and broker stay in step. A method that is not answered within the connection's `call_deadline_s`
-takes the connection with it, or only the channel where that was opened with ``fatal=False``.
-"""
+Methods are called as txAMQP has it: ``await channel.queue_declare(queue="q", durable=True)`` (see
+`rtprov.amqp.client.methods`). One method that has an answer is under way at a time; further ones
+wait their turn. Whoever cancels such a Deferred is only forgotten: the method is sent and answered
+all the same, so that channel and broker stay in step. A method that is not answered within the
+connection's `call_deadline_s` takes the connection with it, or only the channel where that was
+opened with ``fatal=False``."""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ _CLOSE = METHODS[Channel.Close]
 
 
 class ConfirmListener(Protocol):
-    """Whoever publishes on a channel in confirm mode: see `rtprov.amqp.client.publisher`. Each may raise `AmqpError` on nonsense."""
+    """Whoever publishes on a channel in confirm mode: see `rtprov.amqp.client.publisher`. Each may
+    raise `AmqpError` on nonsense.
+    """
 
     def on_confirm(self, delivery_tag: int, *, multiple: bool, positive: bool) -> None: ...
 
@@ -53,10 +57,10 @@ class _Call:
 class AmqpChannel(ChannelBase):
     """Made by `AmqpConnection.open_channel`, and never again usable once `closed`.
 
-    `consumers` maps consumer tags to what takes their deliveries (use `rtprov.amqp.client.consumer.consume`); `confirms` hears of confirms and
-    returns; deliveries up to the tag `settled_upto` have been acknowledged together; `flowing` is false while the broker forbids us to
-    publish here (``channel.flow``).
-    """
+    `consumers` maps consumer tags to what takes their deliveries (use
+    `rtprov.amqp.client.consumer.consume`); `confirms` hears of confirms and returns; deliveries up
+    to the tag `settled_upto` have been acknowledged together; `flowing` is false while the broker
+    forbids us to publish here (``channel.flow``)."""
 
     _log = Logger()
 
@@ -79,7 +83,9 @@ class AmqpChannel(ChannelBase):
         self._closed_callbacks: list[Callable[[BrokerError], None]] = []
 
     def on_closed(self, callback: Callable[[BrokerError], None]) -> None:
-        """Have `callback` called, once, with the reason for which the channel is gone; at once when it is."""
+        """Have `callback` called, once, with the reason for which the channel is gone; at once when
+        it is.
+        """
         if self.reason is not None:
             callback(self.reason)
         else:
@@ -103,8 +109,12 @@ class AmqpChannel(ChannelBase):
 
     # What txAMQP's generated methods call.
 
-    def invoke(self, method: PamqpMethod, args: Sequence[Any], content: Content | None = None) -> Deferred[Any]:
-        """Send a method; see `rtprov.amqp.client.methods` for what the Deferred tells. All is encoded before a byte of it is sent."""
+    def invoke(
+        self, method: PamqpMethod, args: Sequence[Any], content: Content | None = None
+    ) -> Deferred[Any]:
+        """Send a method; see `rtprov.amqp.client.methods` for what the Deferred tells. All is
+        encoded before a byte of it is sent.
+        """
         if self.closed or self._closing:
             return fail(self.reason or BrokerUnavailable("The channel is being closed"))
         try:
@@ -115,7 +125,11 @@ class AmqpChannel(ChannelBase):
             self.client.send(data)
             return succeed(None)
         if len(self._calls) >= MAX_WAITING_CALLS:
-            return fail(Overloaded(f"{MAX_WAITING_CALLS} methods wait for their answer on channel {self.id}"))
+            return fail(
+                Overloaded(
+                    f"{MAX_WAITING_CALLS} methods wait for their answer on channel {self.id}"
+                )
+            )
         self._closing = method is _CLOSE
         call = _Call(method, data, Deferred())
         self._calls.append(call)
@@ -133,7 +147,9 @@ class AmqpChannel(ChannelBase):
             raise TypeError(f"a body is bytes, not {type(body).__name__}")
         if not isinstance(properties, Basic.Properties):
             properties = Basic.Properties(**(properties or {}))
-        return encode_content(self.id, command, encode_header(properties, len(body)), body, self.client.frame_max)
+        return encode_content(
+            self.id, command, encode_header(properties, len(body)), body, self.client.frame_max
+        )
 
     def _send_call(self) -> None:
         self._deadline = self.client.clock.callLater(self.client.call_deadline_s, self._overdue)
@@ -141,7 +157,10 @@ class AmqpChannel(ChannelBase):
 
     def _overdue(self) -> None:
         method = self._calls[0].method
-        text = f"The broker did not answer {method.command.name} within {self.client.call_deadline_s:g} s"
+        text = (
+            f"The broker did not answer {method.command.name} within"
+            f" {self.client.call_deadline_s:g} s"
+        )
         self._deadline = None
         if self.fatal:
             self.client.drop(text)
@@ -174,24 +193,39 @@ class AmqpChannel(ChannelBase):
     def _deliver(self, method: Basic.Deliver, command: Command) -> None:
         take = self.consumers.get(str(method.consumer_tag))
         if take is None:
-            raise AmqpError(503, f"COMMAND_INVALID - delivery for an unknown consumer {method.consumer_tag!r}", 60, 60)
+            raise AmqpError(
+                503,
+                f"COMMAND_INVALID - delivery for an unknown consumer {method.consumer_tag!r}",
+                60,
+                60,
+            )
         try:
             take(command)
         except Exception:
-            # It must not be held for ever unsettled: with the connection gone, the broker delivers it again.
+            # It must not be held for ever unsettled: with the connection gone, the broker delivers
+            # it again.
             where = f"{method.exchange!r}, {method.routing_key!r}"
-            self._log.failure("the consumer {tag} failed on a delivery ({where})", tag=method.consumer_tag, where=where)
+            self._log.failure(
+                "the consumer {tag} failed on a delivery ({where})",
+                tag=method.consumer_tag,
+                where=where,
+            )
             self.client.drop("A consumer failed on a delivery")
 
     def on_confirm(self, delivery_tag: int, *, multiple: bool, positive: bool) -> None:
         """The broker's ``basic.ack`` or ``basic.nack``."""
         if self.confirms is None:
-            raise AmqpError(503, "COMMAND_INVALID - confirm on a channel that is not in confirm mode", 60, 80)
+            raise AmqpError(
+                503, "COMMAND_INVALID - confirm on a channel that is not in confirm mode", 60, 80
+            )
         self.confirms.on_confirm(delivery_tag, multiple=multiple, positive=positive)
 
     def _on_answer(self, message: Message) -> None:
         if not self._calls or message.method not in self._calls[0].method.responses:
-            raise AmqpError(503, f"COMMAND_INVALID - {message.method.command.name} answers nothing that was asked")
+            raise AmqpError(
+                503,
+                f"COMMAND_INVALID - {message.method.command.name} answers nothing that was asked",
+            )
         call = self._calls.popleft()
         self._stop_deadline()
         if self._calls:
@@ -199,12 +233,15 @@ class AmqpChannel(ChannelBase):
         call.answer.callback(message)
 
     def _on_late(self, command: Command) -> None:
-        """Once we want the channel closed, only the close matters; all else is to be passed over (§1.5.2.5)."""
+        """Once we want the channel closed, only the close matters; all else is to be passed over
+        (§1.5.2.5).
+        """
         method = command.method
         if isinstance(method, Channel.Close):
             self.client.send(encode_method(self.id, Channel.CloseOk()))
             if not self.closed and self._calls[0].method is not _CLOSE:
-                self.client.channels.pop(self.id, None)  # ours was never sent, so no answer to it is due
+                # ours was never sent, so no answer to it is due
+                self.client.channels.pop(self.id, None)
             self.do_close(closed_by(method))
         elif isinstance(method, Channel.CloseOk):
             self.client.channels.pop(self.id, None)
@@ -242,9 +279,15 @@ def closed_by(method: Any) -> AmqpError:
 
 def _as_message(command: Command) -> Message:
     method = command.method
-    content = None if command.properties is None else Content(command.body, None, command.properties)
+    content = (
+        None if command.properties is None else Content(command.body, None, command.properties)
+    )
     return Message(METHODS[type(method)], [value for _, value in method], content)
 
 
-CHANNEL_CLASS: Callable[..., AmqpChannel] = type("GeneratedAmqpChannel", (AmqpChannel, SPEC.klass), {})
-"""The channel with txAMQP's generated methods; what txAMQP's client makes for itself as `channelFactory`."""
+CHANNEL_CLASS: Callable[..., AmqpChannel] = type(
+    "GeneratedAmqpChannel", (AmqpChannel, SPEC.klass), {}
+)
+"""The channel with txAMQP's generated methods; what txAMQP's client makes for itself as
+`channelFactory`.
+"""

@@ -1,4 +1,6 @@
-"""Consuming: each delivery goes straight to a callback, and is settled through the `Delivery` it brings."""
+"""Consuming: each delivery goes straight to a callback, and is settled through the `Delivery` it
+brings.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +18,30 @@ if TYPE_CHECKING:
 class Delivery:
     """One message handed out by the broker; an `rtprov.interfaces.Delivery`.
 
-    `properties.headers` has what the broker adds, such as ``x-stream-offset``. Settling does nothing once the message is settled, its
-    channel gone, or where the consumer takes messages without acknowledgement.
-    """
+    `properties.headers` has what the broker adds, such as ``x-stream-offset``. Settling does
+    nothing once the message is settled, its channel gone, or where the consumer takes messages
+    without acknowledgement."""
 
-    __slots__ = ("_channel", "_settled", "body", "delivery_tag", "exchange", "properties", "redelivered", "routing_key")
+    __slots__ = (
+        "_channel",
+        "_settled",
+        "body",
+        "delivery_tag",
+        "exchange",
+        "properties",
+        "redelivered",
+        "routing_key",
+    )
 
-    def __init__(self, channel: AmqpChannel, method: Basic.Deliver, properties: Basic.Properties, body: bytes, *, settled: bool) -> None:
+    def __init__(
+        self,
+        channel: AmqpChannel,
+        method: Basic.Deliver,
+        properties: Basic.Properties,
+        body: bytes,
+        *,
+        settled: bool,
+    ) -> None:
         self._channel = channel
         self._settled = settled
         self.body = body
@@ -33,7 +52,10 @@ class Delivery:
         self.delivery_tag: int = method.delivery_tag or 0
 
     def __repr__(self) -> str:
-        return f"<Delivery {self.delivery_tag} by {self.exchange!r} {self.routing_key!r}, {len(self.body)} bytes>"
+        return (
+            f"<Delivery {self.delivery_tag} by {self.exchange!r} {self.routing_key!r},"
+            f" {len(self.body)} bytes>"
+        )
 
     @property
     def headers(self) -> Mapping[str, object]:
@@ -48,7 +70,9 @@ class Delivery:
     @property
     def live(self) -> bool:
         """Whether the channel it came by still stands and it is unsettled."""
-        return not (self._settled or self._channel.closed or self.delivery_tag <= self._channel.settled_upto)
+        return not (
+            self._settled or self._channel.closed or self.delivery_tag <= self._channel.settled_upto
+        )
 
     def ack(self) -> None:
         """Tell the broker that it may forget the message."""
@@ -57,10 +81,14 @@ class Delivery:
             self._channel.send(encode_method(self._channel.id, Basic.Ack(self.delivery_tag)))
 
     def nack(self, *, requeue: bool) -> None:
-        """Return the message to its queue, or, with `requeue` false, to the queue's dead letters."""
+        """Return the message to its queue, or, with `requeue` false, to the queue's dead
+        letters.
+        """
         if self.live:
             self._settled = True
-            self._channel.send(encode_method(self._channel.id, Basic.Nack(self.delivery_tag, False, requeue)))
+            self._channel.send(
+                encode_method(self._channel.id, Basic.Nack(self.delivery_tag, False, requeue))
+            )
 
 
 async def consume(
@@ -75,10 +103,10 @@ async def consume(
 ) -> str:
     """Have `on_delivery` called with each message of `queue`; return the consumer tag.
 
-    The broker leaves at most `prefetch` deliveries unsettled (1 to 65535; 0, only sensible with `no_ack`, is no limit). `arguments` go to
-    ``basic.consume``, a stream's ``x-stream-offset`` among them. A callback that raises costs the connection: no message may stay
-    unsettled for good. Raises `BrokerError`.
-    """
+    The broker leaves at most `prefetch` deliveries unsettled (1 to 65535; 0, only sensible with
+    `no_ack`, is no limit). `arguments` go to ``basic.consume``, a stream's ``x-stream-offset``
+    among them. A callback that raises costs the connection: no message may stay unsettled for good.
+    Raises `BrokerError`."""
     tag = channel.new_consumer_tag()
 
     def take(command: Command) -> None:
@@ -90,7 +118,13 @@ async def consume(
         await channel.basic_qos(prefetch_count=prefetch)
     channel.consumers[tag] = take
     try:
-        await channel.basic_consume(queue=queue, consumer_tag=tag, no_ack=no_ack, exclusive=exclusive, arguments=dict(arguments or {}))
+        await channel.basic_consume(
+            queue=queue,
+            consumer_tag=tag,
+            no_ack=no_ack,
+            exclusive=exclusive,
+            arguments=dict(arguments or {}),
+        )
     except Exception:
         channel.consumers.pop(tag, None)
         raise
@@ -98,6 +132,8 @@ async def consume(
 
 
 async def cancel(channel: AmqpChannel, tag: str) -> None:
-    """Consume no more. Deliveries that are on their way still come; none does after this has returned. Raises `BrokerError`."""
+    """Consume no more. Deliveries that are on their way still come; none does after this has
+    returned. Raises `BrokerError`.
+    """
     await channel.basic_cancel(consumer_tag=tag)
     channel.consumers.pop(tag, None)

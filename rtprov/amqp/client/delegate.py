@@ -1,4 +1,5 @@
-"""What a connection does with the methods that the broker sends of its own accord; a fresh one for each connection.
+"""What a connection does with the methods that the broker sends of its own accord; a fresh one for
+each connection.
 
 Deliveries and confirms, the bulk, do not come this way: `AmqpChannel.feed` hands them out directly.
 """
@@ -18,17 +19,23 @@ if TYPE_CHECKING:
 
 
 class AmqpDelegate(DelegateBase):
-    """One method for each AMQP method, named and called as txAMQP has it. What has none here, the broker may not send."""
+    """One method for each AMQP method, named and called as txAMQP has it. What has none here, the
+    broker may not send.
+    """
 
     _log = Logger()
     client: AmqpConnection
 
     def dispatch(self, channel: AmqpChannel, message: Message) -> object:
-        """Call the handler of a message. Raises `AmqpError` 503 where the broker may not send that, or not on this channel."""
+        """Call the handler of a message. Raises `AmqpError` 503 where the broker may not send that,
+        or not on this channel.
+        """
         klass, method = message.method.klass.name, message.method.name
         handler = getattr(self, f"{klass}_{pythonize(method)}", None)
         if handler is None or (klass == "connection") != (channel.id == 0):
-            raise AmqpError(503, f"COMMAND_INVALID - unexpected {klass}.{method} on channel {channel.id}")
+            raise AmqpError(
+                503, f"COMMAND_INVALID - unexpected {klass}.{method} on channel {channel.id}"
+            )
         return super().dispatch(channel, message)
 
     # The handshake (§2.2.4).
@@ -42,7 +49,11 @@ class AmqpDelegate(DelegateBase):
     # The connection.
 
     def connection_blocked(self, channel: AmqpChannel, message: Message) -> None:
-        self._log.warn("{url}: the broker blocks publishers: {reason}", url=self.client.url, reason=message.reason)
+        self._log.warn(
+            "{url}: the broker blocks publishers: {reason}",
+            url=self.client.url,
+            reason=message.reason,
+        )
         self.client.blocked = True
 
     def connection_unblocked(self, channel: AmqpChannel, message: Message) -> None:
@@ -70,7 +81,10 @@ class AmqpDelegate(DelegateBase):
     def basic_cancel(self, channel: AmqpChannel, message: Message) -> None:
         channel.consumers.pop(message.consumer_tag, None)
         if channel.fatal:
-            self.client.drop(f"The broker cancelled the consumer {message.consumer_tag}: its queue is gone or has moved")
+            self.client.drop(
+                f"The broker cancelled the consumer {message.consumer_tag}: its queue is gone or"
+                " has moved"
+            )
 
     def basic_nack(self, channel: AmqpChannel, message: Message) -> None:
         channel.on_confirm(message.delivery_tag, multiple=message.multiple, positive=False)

@@ -11,7 +11,9 @@ T = TypeVar("T")
 
 
 async def gather(deferreds: Iterable[Deferred[T]]) -> list[T]:
-    """Wait for all; return their results in order. Raises the error of the first that fails, not wrapped; the others are consumed."""
+    """Wait for all; return their results in order. Raises the error of the first that fails, not
+    wrapped; the others are consumed.
+    """
     try:
         return await gatherResults(list(deferreds), consumeErrors=True)
     except FirstError as error:

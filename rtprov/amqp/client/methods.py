@@ -1,9 +1,11 @@
-"""The methods that txAMQP generates on each channel, as far as rtprov calls them, spelt out for readers and the type checker.
+"""The methods that txAMQP generates on each channel, as far as rtprov calls them, spelt out for
+readers and the type checker.
 
-They are generated from `rtprov.amqp.client.spec.SPEC`, which has all of AMQP 0-9-1 and RabbitMQ's extensions; a test holds the two together. Each
-returns a Deferred that fires with the answer as a `Message`, or at once with None where the method has no answer or is called with
-`nowait`. It fails with `AmqpError` when the broker refuses, with `BrokerUnavailable` when channel or connection are lost, and with
-ValueError or TypeError, nothing being sent, when an argument does not fit its field.
+They are generated from `rtprov.amqp.client.spec.SPEC`, which has all of AMQP 0-9-1 and RabbitMQ's
+extensions; a test holds the two together. Each returns a Deferred that fires with the answer as a
+`Message`, or at once with None where the method has no answer or is called with `nowait`. It fails
+with `AmqpError` when the broker refuses, with `BrokerUnavailable` when channel or connection are
+lost, and with ValueError or TypeError, nothing being sent, when an argument does not fit its field.
 """
 
 from __future__ import annotations
@@ -23,12 +25,20 @@ class Methods(Protocol):
     """Tickets are obsolete and always 0."""
 
     def connection_start_ok(
-        self, client_properties: Table = ..., mechanism: str = ..., response: str = ..., locale: str = ...
+        self,
+        client_properties: Table = ...,
+        mechanism: str = ...,
+        response: str = ...,
+        locale: str = ...,
     ) -> Deferred[None]: ...
 
-    def connection_tune_ok(self, channel_max: int = ..., frame_max: int = ..., heartbeat: int = ...) -> Deferred[None]: ...
+    def connection_tune_ok(
+        self, channel_max: int = ..., frame_max: int = ..., heartbeat: int = ...
+    ) -> Deferred[None]: ...
 
-    def connection_open(self, virtual_host: str = ..., capabilities: str = ..., insist: bool = ...) -> Deferred[Message]: ...
+    def connection_open(
+        self, virtual_host: str = ..., capabilities: str = ..., insist: bool = ...
+    ) -> Deferred[Message]: ...
 
     def connection_close_ok(self) -> Deferred[None]: ...
 
@@ -37,7 +47,11 @@ class Methods(Protocol):
     def channel_flow_ok(self, active: bool = ...) -> Deferred[None]: ...
 
     def channel_close(
-        self, reply_code: int = ..., reply_text: str = ..., class_id: int = ..., method_id: int = ...
+        self,
+        reply_code: int = ...,
+        reply_text: str = ...,
+        class_id: int = ...,
+        method_id: int = ...,
     ) -> Deferred[Message]: ...
 
     def channel_close_ok(self) -> Deferred[None]: ...
@@ -78,14 +92,26 @@ class Methods(Protocol):
     ) -> Deferred[Message]: ...
 
     def queue_unbind(
-        self, ticket: int = ..., queue: str = ..., exchange: str = ..., routing_key: str = ..., arguments: Table = ...
+        self,
+        ticket: int = ...,
+        queue: str = ...,
+        exchange: str = ...,
+        routing_key: str = ...,
+        arguments: Table = ...,
     ) -> Deferred[Message]: ...
 
     def queue_delete(
-        self, ticket: int = ..., queue: str = ..., if_unused: bool = ..., if_empty: bool = ..., nowait: bool = ...
+        self,
+        ticket: int = ...,
+        queue: str = ...,
+        if_unused: bool = ...,
+        if_empty: bool = ...,
+        nowait: bool = ...,
     ) -> Deferred[Message]: ...
 
-    def basic_qos(self, prefetch_size: int = ..., prefetch_count: int = ..., global_: bool = ...) -> Deferred[Message]: ...
+    def basic_qos(
+        self, prefetch_size: int = ..., prefetch_count: int = ..., global_: bool = ...
+    ) -> Deferred[Message]: ...
 
     def basic_consume(
         self,
@@ -101,7 +127,9 @@ class Methods(Protocol):
 
     def basic_cancel(self, consumer_tag: str = ..., nowait: bool = ...) -> Deferred[Message]: ...
 
-    def basic_get(self, ticket: int = ..., queue: str = ..., no_ack: bool = ...) -> Deferred[Message]: ...
+    def basic_get(
+        self, ticket: int = ..., queue: str = ..., no_ack: bool = ...
+    ) -> Deferred[Message]: ...
 
     def basic_publish(
         self,
@@ -115,6 +143,8 @@ class Methods(Protocol):
 
     def basic_ack(self, delivery_tag: int = ..., multiple: bool = ...) -> Deferred[None]: ...
 
-    def basic_nack(self, delivery_tag: int = ..., multiple: bool = ..., requeue: bool = ...) -> Deferred[None]: ...
+    def basic_nack(
+        self, delivery_tag: int = ..., multiple: bool = ..., requeue: bool = ...
+    ) -> Deferred[None]: ...
 
     def confirm_select(self, nowait: bool = ...) -> Deferred[Message]: ...

@@ -1,12 +1,13 @@
 """The client's end of an AMQP 0-9-1 connection: txAMQP's model on pamqp's codec.
 
-In order of use: make an `AmqpConnection`, let an endpoint connect it, wait for `handshake`, `open_channel`, and work on channels until
-`when_lost` fires; `close` ends it in agreement with the broker, `drop` at once. The first thing that goes wrong with a connection is
-kept as its `failure`, and everything that waits on it fails with that.
+In order of use: make an `AmqpConnection`, let an endpoint connect it, wait for `handshake`,
+`open_channel`, and work on channels until `when_lost` fires; `close` ends it in agreement with the
+broker, `drop` at once. The first thing that goes wrong with a connection is kept as its `failure`,
+and everything that waits on it fails with that.
 
-txAMQP's `AMQClient` gives the model and is overridden where it meets the wire: its codec damages what is not ASCII, its writer dies of
-the first error, its queues grow without bound and import the global reactor.
-"""
+txAMQP's `AMQClient` gives the model and is overridden where it meets the wire: its codec damages
+what is not ASCII, its writer dies of the first error, its queues grow without bound and import the
+global reactor."""
 
 from __future__ import annotations
 
@@ -69,10 +70,10 @@ CLIENT_PROPERTIES = {
 class AmqpConnection(ClientBase):
     """One connection, from connect to loss; never used twice.
 
-    `heartbeat_s` is what we ask for (0 leaves it to the broker); `handshake_deadline_s` bounds all from the first byte to the broker's
-    ``open-ok``. `blocked` tells that the broker bids publishers wait (``connection.blocked``), `paused` that it does not read as fast as
-    we write; `closed` that it is of no more use, `failure` why, and `lost` that the transport is gone.
-    """
+    `heartbeat_s` is what we ask for (0 leaves it to the broker); `handshake_deadline_s` bounds all
+    from the first byte to the broker's ``open-ok``. `blocked` tells that the broker bids publishers
+    wait (``connection.blocked``), `paused` that it does not read as fast as we write; `closed` that
+    it is of no more use, `failure` why, and `lost` that the transport is gone."""
 
     _log = Logger()
     transport: IAmqpTransport | None
@@ -87,7 +88,8 @@ class AmqpConnection(ClientBase):
         call_deadline_s: float = CALL_DEADLINE_S,
         max_body_bytes: int = MAX_BODY_BYTES,
     ) -> None:
-        # Not txAMQP's own __init__: it imports the global reactor and starts the queues that must not be used.
+        # Not txAMQP's own __init__: it imports the global reactor and starts the queues that must
+        # not be used.
         self.spec = SPEC
         self.vhost = url.virtual_host
         self.clock = clock
@@ -104,18 +106,24 @@ class AmqpConnection(ClientBase):
         self.url = url
         self._heartbeat_s = heartbeat_s
         self._handshake_deadline_s = handshake_deadline_s
-        self._stage = "silence"  # then "greeting", "login", "opening", "open", and at the end "closing"
+        # then "greeting", "login", "opening", "open", and at the end "closing"
+        self._stage = "silence"
         self._last_channel, self._max_channels = 0, MAX_CHANNELS
-        self._held_back_bytes: int | None = None  # written since the transport's buffer was full; None while it is not
+        # written since the transport's buffer was full; None while it is not
+        self._held_back_bytes: int | None = None
         self._parser = FrameParser()
-        self._heartbeat = Heartbeat(clock=clock, beat=lambda: self.send(HEARTBEAT), dead=self._on_silence)
+        self._heartbeat = Heartbeat(
+            clock=clock, beat=lambda: self.send(HEARTBEAT), dead=self._on_silence
+        )
         self._timer: IDelayedCall | None = None
         self.channels[0] = CHANNEL_CLASS(0, self, fatal=True)
 
     # For the user.
 
     def handshake(self) -> Deferred[None]:
-        """Fire once the virtual host is open. Fails with `AmqpError` where the broker refuses us, else with `BrokerUnavailable`."""
+        """Fire once the virtual host is open. Fails with `AmqpError` where the broker refuses us,
+        else with `BrokerUnavailable`.
+        """
         return self.started.wait().addCallback(lambda _: None)
 
     def when_lost(self) -> Deferred[None]:
@@ -125,9 +133,9 @@ class AmqpConnection(ClientBase):
     def open_channel(self, *, fatal: bool = True) -> Deferred[AmqpChannel]:
         """Open a channel under a number that no living channel has.
 
-        With `fatal`, a channel that the broker closes, or a consumer that it cancels, drops the whole connection: one failure domain, and
-        the loop comes back. Without, only what waits on the channel fails. Fails with `BrokerError`.
-        """
+        With `fatal`, a channel that the broker closes, or a consumer that it cancels, drops the
+        whole connection: one failure domain, and the loop comes back. Without, only what waits on
+        the channel fails. Fails with `BrokerError`."""
         return Deferred.fromCoroutine(self._open_channel(fatal))
 
     async def _open_channel(self, fatal: bool) -> AmqpChannel:
@@ -156,16 +164,22 @@ class AmqpConnection(ClientBase):
 
     @property
     def paused(self) -> bool:
-        """Whether more waits to be sent than a burst explains: nothing but what must be sent should be."""
+        """Whether more waits to be sent than a burst explains: nothing but what must be sent should
+        be.
+        """
         return self._held_back_bytes is not None and self._held_back_bytes > MAX_HELD_BACK_BYTES
 
     def drop(self, reason: str, error: BrokerError | None = None) -> None:
-        """End the connection at once, without a word to the broker; what waits on it fails with `error` or `BrokerUnavailable`."""
+        """End the connection at once, without a word to the broker; what waits on it fails with
+        `error` or `BrokerUnavailable`.
+        """
         self._fail(error or BrokerUnavailable(reason))
         self._abort()
 
     def close(self) -> Deferred[None]:
-        """End the connection in agreement with the broker, or without it after 2 s. Fires once it is lost."""
+        """End the connection in agreement with the broker, or without it after 2 s. Fires once it
+        is lost.
+        """
         lost = self.when_lost()
         if self._stage == "open" and not self.closed:
             self.send(encode_method(0, Connection.Close(200, "goodbye", 0, 0)))
@@ -189,7 +203,9 @@ class AmqpConnection(ClientBase):
         self.send(PROTOCOL_HEADER)
 
     def pauseProducing(self) -> None:
-        """The transport's buffer is full, be it of a broker that does not read or of one turn's burst."""
+        """The transport's buffer is full, be it of a broker that does not read or of one turn's
+        burst.
+        """
         self._held_back_bytes = 0
 
     def resumeProducing(self) -> None:
@@ -210,12 +226,17 @@ class AmqpConnection(ClientBase):
                 elif frame.kind != HEARTBEAT_KIND:
                     channel = self.channels.get(frame.channel)
                     if channel is None:
-                        raise AmqpError(504, f"CHANNEL_ERROR - frame for channel {frame.channel}, which is not open")
+                        raise AmqpError(
+                            504,
+                            f"CHANNEL_ERROR - frame for channel {frame.channel}, which is not open",
+                        )
                     channel.feed(frame)
         except AmqpError as error:
             self.drop(f"The broker broke the protocol: {error}")
         except Exception:
-            self._log.failure("the connection to {url} is dropped for an error of ours", url=self.url)
+            self._log.failure(
+                "the connection to {url} is dropped for an error of ours", url=self.url
+            )
             self.drop("An error of ours")
 
     def connectionLost(self, reason: Failure = Failure(Exception("lost"))) -> None:  # noqa: B008 - Twisted's signature
@@ -229,19 +250,32 @@ class AmqpConnection(ClientBase):
     def _check_first_byte(self, data: bytes) -> None:
         self._stage = "greeting"
         if data[:1] != b"\x01":
-            raise AmqpError(501, "FRAME_ERROR - the peer does not speak AMQP 0-9-1 in the clear; is the port right, or TLS meant?")
+            raise AmqpError(
+                501,
+                "FRAME_ERROR - the peer does not speak AMQP 0-9-1 in the clear; is the port right,"
+                " or TLS meant?",
+            )
 
     def on_start(self, channel: AmqpChannel, message: Message) -> None:
         """``connection.start``: log in."""
         self._advance("greeting", "login", message)
         if (message.version_major, message.version_minor) != (0, 9):
-            raise AmqpError(540, f"NOT_IMPLEMENTED - AMQP {message.version_major}-{message.version_minor} is not spoken here")
+            raise AmqpError(
+                540,
+                f"NOT_IMPLEMENTED - AMQP {message.version_major}-{message.version_minor} is not"
+                " spoken here",
+            )
         mechanisms = message.mechanisms if isinstance(message.mechanisms, str) else ""
         if "PLAIN" not in mechanisms.split():
             raise AmqpError(540, f"NOT_IMPLEMENTED - the broker offers {mechanisms}, not PLAIN")
         self.server_properties = message.server_properties
         response = f"\0{self.url.username}\0{self.url.password}"
-        channel.connection_start_ok(client_properties=CLIENT_PROPERTIES, mechanism="PLAIN", response=response, locale="en_US")
+        channel.connection_start_ok(
+            client_properties=CLIENT_PROPERTIES,
+            mechanism="PLAIN",
+            response=response,
+            locale="en_US",
+        )
 
     def on_tune(self, channel: AmqpChannel, message: Message) -> None:
         """``connection.tune``: settle the limits and ask for the virtual host."""
@@ -270,7 +304,9 @@ class AmqpConnection(ClientBase):
 
     def _on_late_handshake(self) -> None:
         self._timer = None
-        self.drop(f"The broker did not finish the handshake within {self._handshake_deadline_s:g} s")
+        self.drop(
+            f"The broker did not finish the handshake within {self._handshake_deadline_s:g} s"
+        )
 
     # The end.
 
@@ -282,7 +318,12 @@ class AmqpConnection(ClientBase):
         self._lose()
 
     def _on_frame_after_end(self, frame: Frame) -> None:
-        if self._stage == "closing" and frame.kind == METHOD and frame.channel == 0 and frame.payload[:4] in CLOSES:
+        if (
+            self._stage == "closing"
+            and frame.kind == METHOD
+            and frame.channel == 0
+            and frame.payload[:4] in CLOSES
+        ):
             self._lose()
 
     def _lose(self) -> None:
@@ -318,7 +359,10 @@ class AmqpConnection(ClientBase):
         assert reason.value is not None
         text = explain(reason.value) or reason.getErrorMessage().rstrip(".")
         if self._stage == "login":
-            return f"The broker hung up after the login, most likely for a wrong user name or password: {text}"
+            return (
+                "The broker hung up after the login, most likely for a wrong user name or"
+                f" password: {text}"
+            )
         if self._stage == "opening":
             return f"The broker hung up instead of opening the virtual host {self.vhost!r}: {text}"
         return f"The connection to the broker was lost: {text}"

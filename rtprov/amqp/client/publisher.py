@@ -1,4 +1,6 @@
-"""Publishing with confirms (https://www.rabbitmq.com/docs/confirms): a message is safe when its Deferred has fired, and not before."""
+"""Publishing with confirms (https://www.rabbitmq.com/docs/confirms): a message is safe when its
+Deferred has fired, and not before.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,14 @@ from twisted.logger import Logger
 
 from rtprov.amqp.codec import encode_header
 from rtprov.amqp.framing import encode_content
-from rtprov.errors import AmqpError, BrokerError, BrokerUnavailable, Overloaded, Unconfirmed, Unroutable
+from rtprov.errors import (
+    AmqpError,
+    BrokerError,
+    BrokerUnavailable,
+    Overloaded,
+    Unconfirmed,
+    Unroutable,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +35,9 @@ if TYPE_CHECKING:
 SWEEP_S = 0.25
 
 _Mark = tuple[str, str, "str | None", "str | None", int]
-"""Exchange, routing key, message id, correlation id and the body's hash: by these a returned message is known again."""
+"""Exchange, routing key, message id, correlation id and the body's hash: by these a returned
+message is known again.
+"""
 
 
 @attrs.define(eq=False)
@@ -39,12 +50,12 @@ class _Publish:
 
 
 class Publisher:
-    """Publishes on a channel of its own. A session of a `BrokerConnection`: attach it before whatever publishes with
-    it.
+    """Publishes on a channel of its own. A session of a `BrokerConnection`: attach it before
+    whatever publishes with it.
 
-    At most `max_unconfirmed` messages are under way; each is confirmed within `confirm_deadline_s` seconds (over 1) or
-    counts as `Unconfirmed`, though it keeps its place among those under way until the broker has spoken.
-    `on_unroutable` is called when no queue took a mandatory message.
+    At most `max_unconfirmed` messages are under way; each is confirmed within `confirm_deadline_s`
+    seconds (over 1) or counts as `Unconfirmed`, though it keeps its place among those under way
+    until the broker has spoken. `on_unroutable` is called when no queue took a mandatory message.
     """
 
     _log = Logger()
@@ -113,14 +124,20 @@ class Publisher:
         return None
 
     def publish(
-        self, exchange: str, routing_key: str, body: bytes, *, properties: Basic.Properties, mandatory: bool = True
+        self,
+        exchange: str,
+        routing_key: str,
+        body: bytes,
+        *,
+        properties: Basic.Properties,
+        mandatory: bool = True,
     ) -> Deferred[None]:
         """Fire once the broker has confirmed the message: every queue that it goes to has it.
 
-        Fails with `BrokerUnavailable` or `Overloaded` when nothing was sent, `Unroutable` when no queue took a `mandatory` message,
-        `Unconfirmed` when the broker said no, nothing in time, or was lost; ValueError or TypeError when the message cannot be encoded.
-        Cancelling forgets the caller; the message stays on its way.
-        """
+        Fails with `BrokerUnavailable` or `Overloaded` when nothing was sent, `Unroutable` when no
+        queue took a `mandatory` message, `Unconfirmed` when the broker said no, nothing in time, or
+        was lost; ValueError or TypeError when the message cannot be encoded. Cancelling forgets the
+        caller; the message stays on its way."""
         refusal = self.refusal()
         if refusal is not None:
             return fail(refusal)
@@ -128,12 +145,16 @@ class Publisher:
         assert channel is not None and connection is not None
         try:
             method = Basic.Publish(exchange=exchange, routing_key=routing_key, mandatory=mandatory)
-            data = encode_content(channel.id, method, encode_header(properties, len(body)), body, connection.frame_max)
+            data = encode_content(
+                channel.id, method, encode_header(properties, len(body)), body, connection.frame_max
+            )
         except Exception:
             return fail()
         waiter: Deferred[None] = Deferred()
         self._last_tag += 1
-        self._unconfirmed[self._last_tag] = _Publish(waiter, _mark(exchange, routing_key, properties, body) if mandatory else None)
+        self._unconfirmed[self._last_tag] = _Publish(
+            waiter, _mark(exchange, routing_key, properties, body) if mandatory else None
+        )
         if self._sweep_call is None:
             self._sweep_call = self._clock.callLater(SWEEP_S, self._sweep)
         connection.send(data)
@@ -142,7 +163,9 @@ class Publisher:
     # What the channel tells.
 
     def on_return(self, message: Message) -> None:
-        """``basic.return`` comes before the confirm of the same message, which then means: handled, and nobody has it."""
+        """``basic.return`` comes before the confirm of the same message, which then means: handled,
+        and nobody has it.
+        """
         content = message.content
         assert content is not None
         mark = _mark(message.exchange, message.routing_key, content.properties, content.body)
@@ -150,12 +173,23 @@ class Publisher:
             if publish.mark == mark and publish.returned is None:
                 publish.returned = f"{message.reply_code} {message.reply_text}"
                 return
-        self._log.debug("a message came back that is not on its way: {exchange} {key}", exchange=message.exchange, key=message.routing_key)
+        self._log.debug(
+            "a message came back that is not on its way: {exchange} {key}",
+            exchange=message.exchange,
+            key=message.routing_key,
+        )
 
     def on_confirm(self, delivery_tag: int, *, multiple: bool, positive: bool) -> None:
-        """One confirm, or with `multiple` that of all up to this tag (0: of all). Unknown tags were settled before."""
+        """One confirm, or with `multiple` that of all up to this tag (0: of all). Unknown tags were
+        settled before.
+        """
         if delivery_tag > self._last_tag or (delivery_tag < 1 and not multiple):
-            raise AmqpError(503, f"COMMAND_INVALID - confirm for message {delivery_tag} of {self._last_tag}", 60, 80)
+            raise AmqpError(
+                503,
+                f"COMMAND_INVALID - confirm for message {delivery_tag} of {self._last_tag}",
+                60,
+                80,
+            )
         if not multiple:
             self._confirm(delivery_tag, positive)
             return
@@ -176,13 +210,15 @@ class Publisher:
         else:
             _settle(publish, Unconfirmed("The broker could not take care of the message"))
 
-    # Deadlines: no timer for each message, but a look at all of them every quarter of a second while any is on its way.
+    # Deadlines: no timer for each message, but a look at all of them every quarter of a second
+    # while any is on its way.
 
     def _sweep(self) -> None:
         now = self._clock.seconds()
         self._sweeps.append((now, self._last_tag))
         overdue_upto = 0
-        # A mark's messages may be one sweep older than it, and the next look is one sweep away: never late, at most two sweeps early.
+        # A mark's messages may be one sweep older than it, and the next look is one sweep away:
+        # never late, at most two sweeps early.
         while self._sweeps and self._sweeps[0][0] <= now - self._confirm_deadline_s + 2 * SWEEP_S:
             overdue_upto = self._sweeps.popleft()[1]
         overdue = []
@@ -191,11 +227,18 @@ class Publisher:
                 break
             if publish.waiter is not None:
                 overdue.append(publish)
-        self._sweep_call = self._clock.callLater(SWEEP_S, self._sweep) if self._unconfirmed else None
+        self._sweep_call = (
+            self._clock.callLater(SWEEP_S, self._sweep) if self._unconfirmed else None
+        )
         if self._sweep_call is None:
             self._sweeps.clear()
         for publish in overdue:
-            _settle(publish, Unconfirmed(f"The broker did not confirm the message within {self._confirm_deadline_s:g} s"))
+            _settle(
+                publish,
+                Unconfirmed(
+                    f"The broker did not confirm the message within {self._confirm_deadline_s:g} s"
+                ),
+            )
 
 
 def _settle(publish: _Publish, error: BrokerError | None) -> None:

@@ -1,9 +1,8 @@
 """Requests over AMQP with direct reply-to (https://www.rabbitmq.com/docs/direct-reply-to).
 
-`RpcClient` asks, `serve` answers. A request is mandatory, so that it comes straight back when nobody serves, and expires together with its
-caller's patience; a reply is given at most once. A request of `RpcClient.subscribe`, which `serve_many` takes, may be replied to again and
-again.
-"""
+`RpcClient` asks, `serve` answers. A request is mandatory, so that it comes straight back when
+nobody serves, and expires together with its caller's patience; a reply is given at most once. A
+request of `RpcClient.subscribe`, which `serve_many` takes, may be replied to again and again."""
 
 from __future__ import annotations
 
@@ -43,7 +42,9 @@ class _Request:
 
 
 class RpcClient:
-    """Asks a queue, or all that a routing key leads to; the first reply counts. A session of a `BrokerConnection`."""
+    """Asks a queue, or all that a routing key leads to; the first reply counts. A session of a
+    `BrokerConnection`.
+    """
 
     _log = Logger()
 
@@ -74,25 +75,42 @@ class RpcClient:
         for correlation_id in list(self._requests):
             self._end(correlation_id, NoReply(f"The reply was lost: {reason}"))
 
-    def call(self, routing_key: str, body: bytes, *, exchange: str = "", timeout_s: float) -> Deferred[bytes]:
-        """Send `body` to a queue, or to all that `exchange` has for the routing key, and fire with the body of the first reply.
+    def call(
+        self, routing_key: str, body: bytes, *, exchange: str = "", timeout_s: float
+    ) -> Deferred[bytes]:
+        """Send `body` to a queue, or to all that `exchange` has for the routing key, and fire with
+        the body of the first reply.
 
-        Fails with `Unroutable` when there is no such queue, `NoReply` when nothing came within `timeout_s` seconds or the connection was
-        lost, `BrokerUnavailable` or `Overloaded` when nothing was sent. Cancelling forgets the request.
-        """
+        Fails with `Unroutable` when there is no such queue, `NoReply` when nothing came within
+        `timeout_s` seconds or the connection was lost, `BrokerUnavailable` or `Overloaded` when
+        nothing was sent. Cancelling forgets the request."""
         return self._request(exchange, routing_key, body, timeout_s, timeout_s, None)
 
     def subscribe(
-        self, routing_key: str, body: bytes, *, exchange: str = "", timeout_s: float, each: Callable[[bytes], None]
+        self,
+        routing_key: str,
+        body: bytes,
+        *,
+        exchange: str = "",
+        timeout_s: float,
+        each: Callable[[bytes], None],
     ) -> Deferred[bytes]:
         """The same, with `each` called with every reply that comes within `timeout_s` seconds.
 
-        Never fires; fails as `call` does, with `NoReply` when the time is over. Cancelling forgets the request.
-        """
-        return self._request(exchange, routing_key, body, timeout_s, min(timeout_s, TAKEN_WITHIN_S), each)
+        Never fires; fails as `call` does, with `NoReply` when the time is over. Cancelling forgets
+        the request."""
+        return self._request(
+            exchange, routing_key, body, timeout_s, min(timeout_s, TAKEN_WITHIN_S), each
+        )
 
     def _request(
-        self, exchange: str, routing_key: str, body: bytes, timeout_s: float, expiration_s: float, each: Callable[[bytes], None] | None
+        self,
+        exchange: str,
+        routing_key: str,
+        body: bytes,
+        timeout_s: float,
+        expiration_s: float,
+        each: Callable[[bytes], None] | None,
     ) -> Deferred[bytes]:
         self._last_id += 1
         correlation_id = str(self._last_id)
@@ -101,16 +119,23 @@ class RpcClient:
             reply.errback(BrokerUnavailable("There is no connection to the broker"))
             return reply
         late = NoReply(f"No reply within {timeout_s:g} s")
-        self._requests[correlation_id] = _Request(reply, self._clock.callLater(timeout_s, self._end, correlation_id, late), each)
+        self._requests[correlation_id] = _Request(
+            reply, self._clock.callLater(timeout_s, self._end, correlation_id, late), each
+        )
         expiration = str(max(1, math.ceil(expiration_s * 1000)))
-        properties = Basic.Properties(correlation_id=correlation_id, reply_to=REPLY_TO, expiration=expiration)
-        published = self._publisher.publish(exchange, routing_key, body, properties=properties, mandatory=True)
+        properties = Basic.Properties(
+            correlation_id=correlation_id, reply_to=REPLY_TO, expiration=expiration
+        )
+        published = self._publisher.publish(
+            exchange, routing_key, body, properties=properties, mandatory=True
+        )
         published.addErrback(lambda reason: self._on_unpublished(correlation_id, reason))
         return reply
 
     def _on_unpublished(self, correlation_id: str, reason: Failure) -> None:
         if reason.check(Unconfirmed) is not None:
-            # The broker may have passed it on all the same; only a refusal or the deadline ends the wait.
+            # The broker may have passed it on all the same; only a refusal or the deadline ends the
+            # wait.
             return
         self._end(correlation_id, reason.value or NoReply("The request could not be sent"))
 
@@ -141,12 +166,14 @@ class RpcClient:
         return request
 
 
-async def serve(channel: AmqpChannel, queue: str, handler: Callable[[bytes], Awaitable[bytes]], *, prefetch: int) -> str:
-    """Answer the requests in `queue` with what `handler` makes of their bodies, at most `prefetch` at a time; return the consumer tag.
+async def serve(
+    channel: AmqpChannel, queue: str, handler: Callable[[bytes], Awaitable[bytes]], *, prefetch: int
+) -> str:
+    """Answer the requests in `queue` with what `handler` makes of their bodies, at most `prefetch`
+    at a time; return the consumer tag.
 
-    A handler that fails is logged, and its request dropped: the caller's deadline tells it. When the channel is lost, handlers still at
-    work are cancelled. Raises `BrokerError`.
-    """
+    A handler that fails is logged, and its request dropped: the caller's deadline tells it. When
+    the channel is lost, handlers still at work are cancelled. Raises `BrokerError`."""
 
     async def once(body: bytes, reply: Reply) -> None:
         reply(await handler(body))
@@ -154,11 +181,17 @@ async def serve(channel: AmqpChannel, queue: str, handler: Callable[[bytes], Awa
     return await serve_many(channel, queue, once, prefetch=prefetch)
 
 
-async def serve_many(channel: AmqpChannel, queue: str, handler: Callable[[bytes, Reply], Awaitable[None]], *, prefetch: int) -> str:
+async def serve_many(
+    channel: AmqpChannel,
+    queue: str,
+    handler: Callable[[bytes, Reply], Awaitable[None]],
+    *,
+    prefetch: int,
+) -> str:
     """As `serve`, with a handler that replies itself: once, later, or again and again.
 
-    Once it is done the request is settled, and its place among the `prefetch` free; its `Reply` still works.
-    """
+    Once it is done the request is settled, and its place among the `prefetch` free; its `Reply`
+    still works."""
     server = _Server(channel, queue, handler)
     tag = await consume(channel, queue, server.on_request, prefetch=prefetch)
     channel.on_closed(server.stop)
@@ -168,7 +201,9 @@ async def serve_many(channel: AmqpChannel, queue: str, handler: Callable[[bytes,
 class _Server:
     _log = Logger()
 
-    def __init__(self, channel: AmqpChannel, queue: str, handler: Callable[[bytes, Reply], Awaitable[None]]) -> None:
+    def __init__(
+        self, channel: AmqpChannel, queue: str, handler: Callable[[bytes, Reply], Awaitable[None]]
+    ) -> None:
         self._channel = channel
         self._queue = queue
         self._handler = handler
@@ -195,10 +230,16 @@ class _Server:
     def _reply(self, delivery: Delivery, body: bytes) -> None:
         if not self._channel.closed:
             sent = Deferred.fromCoroutine(self._send(delivery, body))
-            sent.addErrback(lambda reason: self._log.failure("a reply to a request from {queue} broke", reason, queue=self._queue))
+            sent.addErrback(
+                lambda reason: self._log.failure(
+                    "a reply to a request from {queue} broke", reason, queue=self._queue
+                )
+            )
 
     async def _send(self, delivery: Delivery, reply: bytes) -> None:
         properties = delivery.properties
         if properties.reply_to:
-            content = Content(reply, None, Basic.Properties(correlation_id=properties.correlation_id))
+            content = Content(
+                reply, None, Basic.Properties(correlation_id=properties.correlation_id)
+            )
             await self._channel.basic_publish(routing_key=properties.reply_to, content=content)

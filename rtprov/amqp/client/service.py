@@ -1,7 +1,8 @@
-"""The connection that comes back: connect, log in, attach what works on it, serve until it is lost, detach, back off, again.
+"""The connection that comes back: connect, log in, attach what works on it, serve until it is lost,
+detach, back off, again.
 
-A plain loop in place of `twisted.application.internet.ClientService`, which does not survive the loss of a connection during its handshake.
-"""
+A plain loop in place of `twisted.application.internet.ClientService`, which does not survive the
+loss of a connection during its handshake."""
 
 from __future__ import annotations
 
@@ -37,21 +38,26 @@ class Session(Protocol):
     """Something that works on the connection for as long as there is one."""
 
     async def attach(self, connection: AmqpConnection) -> None:
-        """Set up on a fresh connection. Whatever it raises costs the connection; the loop comes back with a new one."""
+        """Set up on a fresh connection. Whatever it raises costs the connection; the loop comes
+        back with a new one.
+        """
 
     def detach(self) -> None:
-        """The connection is gone. Called once for each `attach` that was begun, finished or not; must not raise."""
+        """The connection is gone. Called once for each `attach` that was begun, finished or not;
+        must not raise.
+        """
 
 
 class BrokerConnection(Service):
-    """Keeps one connection to the broker, with `sessions` attached in order and detached in reverse.
+    """Keeps one connection to the broker, with `sessions` attached in order and detached in
+    reverse.
 
-    A session that finds the broker's state at odds with the configuration raises `ConfigurationError`: `on_contradiction` is called with
-    it, at each attempt.
+    A session that finds the broker's state at odds with the configuration raises
+    `ConfigurationError`: `on_contradiction` is called with it, at each attempt.
 
-    `rng` spreads the pauses between attempts (0.1 s growing to 5 s), `handshake_deadline_s` bounds connecting and logging in each,
-    `attach_deadline_s` each session's attach; that one is a last resort, since every AMQP method has a deadline of its own.
-    """
+    `rng` spreads the pauses between attempts (0.1 s growing to 5 s), `handshake_deadline_s` bounds
+    connecting and logging in each, `attach_deadline_s` each session's attach; that one is a last
+    resort, since every AMQP method has a deadline of its own."""
 
     _log = Logger()
 
@@ -86,7 +92,9 @@ class BrokerConnection(Service):
         self.on_contradiction: Callable[[ConfigurationError], None] = nobody
 
     def redirect(self, endpoint: IStreamClientEndpoint, url: BrokerUrl) -> None:
-        """Use another endpoint and URL from the next connection on; if they name another broker or user, leave the present one now."""
+        """Use another endpoint and URL from the next connection on; if they name another broker or
+        user, leave the present one now.
+        """
         before, self._endpoint, self._url = self._url, endpoint, url
         if _lead_apart(before, url):
             self._log.info("{name}: the broker is now {url}", name=self.name, url=url)
@@ -94,7 +102,9 @@ class BrokerConnection(Service):
                 self._connection.close()
 
     def when_connected(self) -> Deferred[None]:
-        """Fire once all sessions are attached; at once when they are. Never fires when the service is stopped before."""
+        """Fire once all sessions are attached; at once when they are. Never fires when the service
+        is stopped before.
+        """
         waiter: Deferred[None] = Deferred()
         if self.connected:
             waiter.callback(None)
@@ -118,7 +128,9 @@ class BrokerConnection(Service):
             self._loop.addErrback(self._on_loop_end)
 
     def stopService(self) -> Deferred[None]:
-        """End the connection cleanly, within about 2 s. Fires when it is gone and no timer is left."""
+        """End the connection cleanly, within about 2 s. Fires when it is gone and no timer is
+        left.
+        """
         super().stopService()  # type: ignore[no-untyped-call] # untyped in Twisted
         loop, self._loop = self._loop, None
         stopped: Deferred[None] = Deferred()
@@ -130,7 +142,9 @@ class BrokerConnection(Service):
 
     def _on_loop_end(self, reason: object) -> None:
         if self.running:
-            self._log.critical("{name}: the connection loop ended: {reason}", name=self.name, reason=reason)
+            self._log.critical(
+                "{name}: the connection loop ended: {reason}", name=self.name, reason=reason
+            )
 
     # The loop.
 
@@ -149,7 +163,11 @@ class BrokerConnection(Service):
             except Exception as error:
                 if repr(error) != self._last_complaint:
                     self._last_complaint = repr(error)
-                    self._log.failure("{name}: the connection to {url} fails for an error of ours", name=self.name, url=self._url)
+                    self._log.failure(
+                        "{name}: the connection to {url} fails for an error of ours",
+                        name=self.name,
+                        url=self._url,
+                    )
             if not self.running:
                 return
             self._failures += 1
@@ -180,18 +198,25 @@ class BrokerConnection(Service):
 
     async def _connect(self) -> AmqpConnection:
         try:
-            protocol = await self._endpoint.connect(_Factory(self._new_connection)).addTimeout(self._handshake_deadline_s, self._clock)
+            protocol = await self._endpoint.connect(_Factory(self._new_connection)).addTimeout(
+                self._handshake_deadline_s, self._clock
+            )
         except CancelledError:
             raise
         except TimeoutError as error:
-            raise BrokerUnavailable(f"No connection came about within {self._handshake_deadline_s:g} s") from error
+            raise BrokerUnavailable(
+                f"No connection came about within {self._handshake_deadline_s:g} s"
+            ) from error
         except Exception as error:
             raise BrokerUnavailable(f"No connection came about: {error}") from error
         return cast("AmqpConnection", protocol)
 
     def _new_connection(self) -> AmqpConnection:
         return AmqpConnection(
-            url=self._url, clock=self._clock, heartbeat_s=self._heartbeat_s, handshake_deadline_s=self._handshake_deadline_s
+            url=self._url,
+            clock=self._clock,
+            heartbeat_s=self._heartbeat_s,
+            handshake_deadline_s=self._handshake_deadline_s,
         )
 
     async def _handshake(self, connection: AmqpConnection) -> None:
@@ -199,7 +224,10 @@ class BrokerConnection(Service):
             await connection.handshake()
         except AmqpError as error:
             if error.reply_code == ACCESS_REFUSED:
-                raise BrokerUnavailable(f"The broker refused the user name or the password of {self._url.username!r}: {error}") from error
+                raise BrokerUnavailable(
+                    f"The broker refused the user name or the password of {self._url.username!r}:"
+                    f" {error}"
+                ) from error
             raise
 
     async def _attach(self, connection: AmqpConnection, attached: list[Session]) -> None:
@@ -210,7 +238,9 @@ class BrokerConnection(Service):
             try:
                 await work.addTimeout(self._attach_deadline_s, self._clock)
             except TimeoutError as error:
-                raise BrokerUnavailable(f"{_name(session)} was not ready within {self._attach_deadline_s:g} s") from error
+                raise BrokerUnavailable(
+                    f"{_name(session)} was not ready within {self._attach_deadline_s:g} s"
+                ) from error
             except BrokerError as error:
                 raise BrokerUnavailable(f"{_name(session)} could not set up: {error}") from error
             except CancelledError:
@@ -223,8 +253,16 @@ class BrokerConnection(Service):
     def _on_connected(self, connection: AmqpConnection) -> float:
         self.connected = True
         self._last_complaint = ""
-        product, version = (connection.server_properties.get(key, "") for key in ("product", "version"))
-        self._log.info("{name}: connected to {url} ({product} {version})", name=self.name, url=self._url, product=product, version=version)
+        product, version = (
+            connection.server_properties.get(key, "") for key in ("product", "version")
+        )
+        self._log.info(
+            "{name}: connected to {url} ({product} {version})",
+            name=self.name,
+            url=self._url,
+            product=product,
+            version=version,
+        )
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             waiter.callback(None)
@@ -234,17 +272,23 @@ class BrokerConnection(Service):
         try:
             session.detach()
         except Exception:
-            self._log.failure("{name}: detaching {session} failed", name=self.name, session=_name(session))
+            self._log.failure(
+                "{name}: detaching {session} failed", name=self.name, session=_name(session)
+            )
 
     async def _end(self, connection: AmqpConnection) -> None:
-        """Wait until the transport is gone, whoever cancels meanwhile: nothing of this connection may reach into the next one's time."""
+        """Wait until the transport is gone, whoever cancels meanwhile: nothing of this connection
+        may reach into the next one's time.
+        """
         connection.close()
         while not connection.lost:
             with suppress(CancelledError):
                 await connection.when_lost()
 
     def _complain(self, error: RtprovError) -> None:
-        """Once for each new trouble, not once for each attempt. Names that are made anew for each attempt make no new trouble."""
+        """Once for each new trouble, not once for each attempt. Names that are made anew for each
+        attempt make no new trouble.
+        """
         text = str(error)
         missing = missing_permission(error) or missing_permission(error.__cause__)
         if missing is not None:
@@ -252,11 +296,18 @@ class BrokerConnection(Service):
         known = _MADE_ANEW.sub("", text)
         if self.running and known != self._last_complaint:
             self._last_complaint = known
-            self._log.warn("{name}: not connected to {url}, trying again: {text}", name=self.name, url=self._url, text=text)
+            self._log.warn(
+                "{name}: not connected to {url}, trying again: {text}",
+                name=self.name,
+                url=self._url,
+                text=text,
+            )
 
 
 def _lead_apart(one: BrokerUrl, other: BrokerUrl) -> bool:
-    """Whether they name different brokers or users. Another password alone is no reason to leave a connection."""
+    """Whether they name different brokers or users. Another password alone is no reason to leave a
+    connection.
+    """
     return attrs.evolve(one, password="") != attrs.evolve(other, password="")
 
 

@@ -1,8 +1,8 @@
 """AMQP 0-9-1 as a txAMQP specification, built from pamqp's own tables of methods.
 
-txAMQP wants an XML file and installs none; pamqp has the same knowledge, RabbitMQ's additions (confirms, ``basic.nack``,
-``connection.blocked``) included. `SPEC` and `METHODS` are built once, when this module is imported.
-"""
+txAMQP wants an XML file and installs none; pamqp has the same knowledge, RabbitMQ's additions
+(confirms, ``basic.nack``, ``connection.blocked``) included. `SPEC` and `METHODS` are built once,
+when this module is imported."""
 
 from __future__ import annotations
 
@@ -15,20 +15,28 @@ from pamqp import base, commands
 from rtprov.amqp.client._txamqp import Class, Constant, Field, Method, Spec
 from rtprov.amqp.framing import WITH_CONTENT
 
-_CONSTANTS = {"frame-method": 1, "frame-header": 2, "frame-body": 3, "frame-heartbeat": 8, "frame-end": 206}
+_CONSTANTS = {
+    "frame-method": 1,
+    "frame-header": 2,
+    "frame-body": 3,
+    "frame-heartbeat": 8,
+    "frame-end": 206,
+}
 
 
 class PamqpMethod(Method):
     """A method of the specification that knows its pamqp class.
 
-    `command` encodes and decodes it; `nowait` is the place of the no-wait bit among its fields, or None.
-    """
+    `command` encodes and decodes it; `nowait` is the place of the no-wait bit among its fields, or
+    None."""
 
     command: type[base.Frame]
     nowait: int | None = None
 
     def define_method(self, name: str) -> FunctionType:
-        """Generate the channel's method, with pamqp's defaults where it has any: txAMQP's, one for each type, fit not every field."""
+        """Generate the channel's method, with pamqp's defaults where it has any: txAMQP's, one for
+        each type, fit not every field.
+        """
         function = super().define_method(name)
         defaults = list(function.__defaults__ or ())
         for position, parameter in enumerate(inspect.signature(self.command).parameters.values()):
@@ -52,7 +60,9 @@ def build_spec() -> Spec:
         klass.methods.add(_method(klass, index & 0xFFFF, command))
     for klass in spec.classes:
         for method in klass.methods:
-            method.responses = [klass.methods.byname[_hyphenated(name)] for name in method.command.valid_responses]
+            method.responses = [
+                klass.methods.byname[_hyphenated(name)] for name in method.command.valid_responses
+            ]
             for response in method.responses:
                 response.response = True
     spec.klass = spec.define_class("Amqp091")
@@ -62,7 +72,16 @@ def build_spec() -> Spec:
 def _method(klass: Class, method_id: int, command: type[base.Frame]) -> PamqpMethod:
     description = inspect.getdoc(command) or ""
     content = issubclass(command, WITH_CONTENT)
-    method = PamqpMethod(klass, _hyphenated(command.name), method_id, content, [], command.synchronous, description, [])
+    method = PamqpMethod(
+        klass,
+        _hyphenated(command.name),
+        method_id,
+        content,
+        [],
+        command.synchronous,
+        description,
+        [],
+    )
     method.command = command
     for position, slot in enumerate(command.attributes()):
         # pamqp writes `global_`, which is no word of the protocol; txAMQP escapes keywords itself.
@@ -78,4 +97,6 @@ def _hyphenated(name: str) -> str:
 
 
 SPEC = build_spec()
-METHODS: dict[type[base.Frame], PamqpMethod] = {method.command: method for klass in SPEC.classes for method in klass.methods}
+METHODS: dict[type[base.Frame], PamqpMethod] = {
+    method.command: method for klass in SPEC.classes for method in klass.methods
+}

@@ -1,7 +1,8 @@
-"""Where the broker is, as one URL: ``amqp://user:password@host:port/virtual-host``, or ``amqps://`` for TLS.
+"""Where the broker is, as one URL: ``amqp://user:password@host:port/virtual-host``, or ``amqps://``
+for TLS.
 
-Every part is percent-decoded (https://www.rabbitmq.com/docs/uri-spec). In rtprov an empty path, or ``/``, means the virtual host ``/``.
-"""
+Every part is percent-decoded (https://www.rabbitmq.com/docs/uri-spec). In rtprov an empty path, or
+``/``, means the virtual host ``/``."""
 
 from __future__ import annotations
 
@@ -29,15 +30,20 @@ class BrokerUrl:
 
     @classmethod
     def parse(cls, text: str) -> BrokerUrl:
-        """Parse a URL. Raises `ConfigurationError`, whose message never repeats what may hold a password."""
+        """Parse a URL. Raises `ConfigurationError`, whose message never repeats what may hold a
+        password.
+        """
         try:
             parts = urlsplit(text)
             scheme, host, port = parts.scheme, parts.hostname, parts.port
             username, password, path = (
-                unquote(part, errors="strict") for part in (parts.username or "guest", parts.password or "", parts.path)
+                unquote(part, errors="strict")
+                for part in (parts.username or "guest", parts.password or "", parts.path)
             )
         except ValueError as error:
-            raise ConfigurationError("The broker URL cannot be parsed: is every special character percent-encoded?") from error
+            raise ConfigurationError(
+                "The broker URL cannot be parsed: is every special character percent-encoded?"
+            ) from error
         if scheme not in _PORTS:
             raise ConfigurationError("The broker URL must begin with amqp:// or amqps://")
         if not host:
@@ -55,7 +61,9 @@ class BrokerUrl:
             host = parse_host(unquote(host, errors="strict"), verified=scheme == "amqps")
         except ValueError as error:
             raise ConfigurationError(f"The broker URL is wrong: {error}") from None
-        return cls(host, port or _PORTS[scheme], username, password, virtual_host, scheme == "amqps")
+        return cls(
+            host, port or _PORTS[scheme], username, password, virtual_host, scheme == "amqps"
+        )
 
     def __str__(self) -> str:
         path = "" if self.virtual_host == "/" else self.virtual_host

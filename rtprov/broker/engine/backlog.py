@@ -1,8 +1,8 @@
 """The messages of one queue that wait to be handed out, in their order.
 
-What came back stands first, then the head of the queue; both are in memory. What is stored behind that is only counted, and loaded page by
-page as its turn comes; what is not stored keeps its place among it, in memory.
-"""
+What came back stands first, then the head of the queue; both are in memory. What is stored behind
+that is only counted, and loaded page by page as its turn comes; what is not stored keeps its place
+among it, in memory."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ RESIDENT_BYTES = 8 * 1024 * 1024
 
 @attrs.define(eq=False)
 class Backlog:
-    """`on_page` is called when a page has come that was on its way; `loading` fires then, and is None while none is.
+    """`on_page` is called when a page has come that was on its way; `loading` fires then, and is
+    None while none is.
 
     Should a storage fail to load a page, it is asked for again by whatever looks for the head next.
     """
@@ -47,7 +48,8 @@ class Backlog:
     _paged_after: int = 0
     _last: int = 0
     _out_before: int = 0  # an earlier run has handed out what lies up to this position
-    _behind: deque[Entry] = attrs.Factory(deque)  # what is not stored and came while others were paged out
+    # what is not stored and came while others were paged out
+    _behind: deque[Entry] = attrs.Factory(deque)
     _purges: int = 0
 
     def __len__(self) -> int:
@@ -61,9 +63,15 @@ class Backlog:
     # In.
 
     def put(self, entry: Entry) -> None:
-        """The entry's position is higher than any before it: it goes to the end, in memory or, where it is stored, out of it."""
+        """The entry's position is higher than any before it: it goes to the end, in memory or,
+        where it is stored, out of it.
+        """
         self._last = entry.position
-        if entry.stored and (self._paged or len(self._ready) >= RESIDENT_MESSAGES or self._ready_bytes >= RESIDENT_BYTES):
+        if entry.stored and (
+            self._paged
+            or len(self._ready) >= RESIDENT_MESSAGES
+            or self._ready_bytes >= RESIDENT_BYTES
+        ):
             if not self._paged:
                 self._paged_after = entry.position - 1
             self._paged += 1
@@ -74,7 +82,9 @@ class Backlog:
             self._append(entry)
 
     def put_back(self, entry: Entry, rank: int) -> None:
-        """An entry that was handed out stands before all that were not, ordered by its rank among those that came back."""
+        """An entry that was handed out stands before all that were not, ordered by its rank among
+        those that came back.
+        """
         self.memory.take(entry.message.size)
         heapq.heappush(self._returned, (rank, entry))
 
@@ -99,11 +109,17 @@ class Backlog:
         size = self._ready.popleft().message.size
         self._ready_bytes -= size
         self.memory.give(size)
-        if self._paged and len(self._ready) < RESIDENT_MESSAGES // 2 and self._ready_bytes < RESIDENT_BYTES // 2:
+        if (
+            self._paged
+            and len(self._ready) < RESIDENT_MESSAGES // 2
+            and self._ready_bytes < RESIDENT_BYTES // 2
+        ):
             self.load()
 
     def purge(self) -> tuple[list[Entry], tuple[int, int] | None]:
-        """Remove all; return the entries that were in memory, and from where to where the storage has more."""
+        """Remove all; return the entries that were in memory, and from where to where the storage
+        has more.
+        """
         resident = [*(entry for _, entry in self._returned), *self._ready, *self._behind]
         for entry in resident:
             self.memory.give(entry.message.size)
@@ -144,9 +160,18 @@ class Backlog:
             self._take_behind(self._last + 1)
 
     def _entry_of(self, record: Record) -> Entry:
-        """What an earlier run has handed out counts as having come back: it did when that ended, if not before."""
+        """What an earlier run has handed out counts as having come back: it did when that ended, if
+        not before.
+        """
         deliveries = max(record.deliveries, int(record.position <= self._out_before))
-        return Entry(record.position, record.message, record.expires_at, deliveries, deliveries > 0, stored=True)
+        return Entry(
+            record.position,
+            record.message,
+            record.expires_at,
+            deliveries,
+            deliveries > 0,
+            stored=True,
+        )
 
     def _take_behind(self, before: int) -> None:
         while self._behind and self._behind[0].position < before:

@@ -11,20 +11,27 @@ TYPES = ("direct", "topic", "fanout")
 
 @lru_cache(maxsize=4096)
 def topic_matches(binding_key: str, routing_key: str) -> bool:
-    """Whether a topic exchange routes by this binding: ``*`` is one word, ``#`` any number of them; words stand between dots.
+    """Whether a topic exchange routes by this binding: ``*`` is one word, ``#`` any number of them;
+    words stand between dots.
 
     The time grows with the product of both lengths at most, whatever the pattern.
     """
     pattern = binding_key.split(".") if binding_key else []
     places = _skipping({0}, pattern)  # where in the pattern the words so far may have led
     for word in routing_key.split(".") if routing_key else ():
-        taking = [place for place in places if place < len(pattern) and pattern[place] in ("#", "*", word)]
-        places = _skipping({place if pattern[place] == "#" else place + 1 for place in taking}, pattern)
+        taking = [
+            place for place in places if place < len(pattern) and pattern[place] in ("#", "*", word)
+        ]
+        places = _skipping(
+            {place if pattern[place] == "#" else place + 1 for place in taking}, pattern
+        )
     return len(pattern) in places
 
 
 def _skipping(places: set[int], pattern: list[str]) -> set[int]:
-    """These places, and those behind each ``#`` that stands there, since it may stand for no word."""
+    """These places, and those behind each ``#`` that stands there, since it may stand for no
+    word.
+    """
     for place in sorted(places):
         while place < len(pattern) and pattern[place] == "#":
             place += 1
@@ -34,7 +41,9 @@ def _skipping(places: set[int], pattern: list[str]) -> set[int]:
 
 @attrs.define(eq=False)
 class Exchange:
-    """`bindings` maps a binding key to the names of the queues bound by it, in order (a dict stands for an ordered set)."""
+    """`bindings` maps a binding key to the names of the queues bound by it, in order (a dict stands
+    for an ordered set).
+    """
 
     name: str
     kind: str

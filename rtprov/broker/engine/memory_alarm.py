@@ -11,7 +11,9 @@ ENOUGH = 0.8  # of the limit: the alarm is over once no more than this is used
 
 @attrs.define(eq=False)
 class Memory:
-    """An account in bytes. `on_change` is called with True when more than `limit` is used, and with False once there is room again."""
+    """An account in bytes. `on_change` is called with True when more than `limit` is used, and with
+    False once there is room again.
+    """
 
     limit: int = 256 * 1024 * 1024
     on_change: Callable[[bool], None] = lambda full: None

@@ -1,7 +1,7 @@
 """Queues: messages handed out to consumers in order, and taken back.
 
-Classic and quorum queues differ in what they accept and store, in the delivery limit, and in the order of what came back in several pieces.
-"""
+Classic and quorum queues differ in what they accept and store, in the delivery limit, and in the
+order of what came back in several pieces."""
 
 from __future__ import annotations
 
@@ -35,12 +35,16 @@ class Consumer(Protocol):
 
 
 DeadLetter = Callable[["Queue", Message, str], None]
-"""Called with the queue, the message and the reason, as `rtprov.broker.engine.dead_lettering` has it."""
+"""Called with the queue, the message and the reason, as `rtprov.broker.engine.dead_lettering` has
+it.
+"""
 
 
 @attrs.define(eq=False)
 class Queue:
-    """One queue. `owner` is the connection that an exclusive queue belongs to; `commit` is called after work that no client set off."""
+    """One queue. `owner` is the connection that an exclusive queue belongs to; `commit` is called
+    after work that no client set off.
+    """
 
     name: str
     durable: bool
@@ -51,7 +55,8 @@ class Queue:
     memory: Memory
     now: Callable[[], float]
     dead_letter: DeadLetter
-    head_expires: Callable[[Queue, float | None], None]  # told when the first message expires, None for never, whenever that changes
+    # told when the first message expires, None for never, whenever that changes
+    head_expires: Callable[[Queue, float | None], None]
     commit: Callable[[], object]
     kind: str = "classic"
     single_active: bool = False
@@ -74,14 +79,19 @@ class Queue:
         return len(self._backlog)
 
     def publish(self, message: Message) -> None:
-        """Put a message at the end. A consumer that waits for it gets it, even if it expires at once."""
+        """Put a message at the end. A consumer that waits for it gets it, even if it expires at
+        once.
+        """
         expires_s = expiration_s(message.properties)
         expires_at = None if expires_s is None else self.now() + expires_s
         # A quorum queue keeps everything, as RabbitMQ's does.
-        stored = self.durable and self.owner is None and (self.kind == "quorum" or message.persistent)
+        stored = (
+            self.durable and self.owner is None and (self.kind == "quorum" or message.persistent)
+        )
         entry = Entry(self._next_position, message, stored=stored)
         self._put(entry, expires_at)
-        if self.consumers or self._backlog.head() is None:  # else there is nobody to hand out to, and nothing to load
+        # else there is nobody to hand out to, and nothing to load
+        if self.consumers or self._backlog.head() is None:
             self.pump()
         if expires_at is not None:
             entry.expires_at = expires_at
@@ -91,7 +101,10 @@ class Queue:
         """The entry has the next position: it goes to the end."""
         self._next_position += 1
         if entry.stored:
-            self.storage.added(self.name, Record(entry.position, self.now(), entry.message, expires_at, entry.deliveries))
+            self.storage.added(
+                self.name,
+                Record(entry.position, self.now(), entry.message, expires_at, entry.deliveries),
+            )
         self._backlog.put(entry)
 
     def restore(self, stored: StoredQueue) -> None:
@@ -133,7 +146,9 @@ class Queue:
         return entry
 
     def expire(self) -> None:
-        """Drop what has expired, as far as it stands at the head: no message behind one that lives is looked at."""
+        """Drop what has expired, as far as it stands at the head: no message behind one that lives
+        is looked at.
+        """
         self._live_head()
         self._look_at_head()
 
@@ -180,7 +195,9 @@ class Queue:
             self.storage.handed_out_again(self.name, entry.position, entry.deliveries + 1)
 
     def header_for(self, entry: Entry) -> bytes:
-        """The content header to hand an entry out with; quorum queues tell how often it came back."""
+        """The content header to hand an entry out with; quorum queues tell how often it came
+        back.
+        """
         if self.kind == "quorum" and entry.deliveries:
             return entry.message.with_number("x-delivery-count", entry.deliveries)
         return entry.message.header
@@ -206,11 +223,11 @@ class Queue:
         self._drop(entry, REJECTED)
 
     def requeue(self, entries: Iterable[Entry], *, lost: bool) -> None:
-        """Take back what was handed out, in its order; `lost` tells that its consumer is gone, else it was returned.
+        """Take back what was handed out, in its order; `lost` tells that its consumer is gone, else
+        it was returned.
 
-        It takes its old place again. In a quorum queue it stands behind all that came back before, ahead of the rest; where that has no
-        delivery limit, what was returned goes to the end.
-        """
+        It takes its old place again. In a quorum queue it stands behind all that came back before,
+        ahead of the rest; where that has no delivery limit, what was returned goes to the end."""
         for entry in entries:
             entry.redelivered = True
             entry.deliveries += 1
@@ -222,7 +239,9 @@ class Queue:
                 self._put(entry, entry.expires_at)
             else:
                 self._returns += 1
-                self._backlog.put_back(entry, self._returns if self.kind == "quorum" else entry.position)
+                self._backlog.put_back(
+                    entry, self._returns if self.kind == "quorum" else entry.position
+                )
         self._look_at_head()
         self.pump()
 
@@ -243,7 +262,8 @@ class Queue:
         self.purge()
 
     def _drop(self, entry: Entry, reason: str) -> None:
-        self.dead_letter(self, entry.message, reason)  # first: a crash between the two may repeat a letter, but lose none
+        # first: a crash between the two may repeat a letter, but lose none
+        self.dead_letter(self, entry.message, reason)
         self._forget(entry)
 
     def _forget(self, entry: Entry) -> None:
@@ -253,7 +273,9 @@ class Queue:
     # Consumers.
 
     def add_consumer(self, consumer: Consumer, arguments: Mapping[str, Any]) -> None:
-        """From now on it gets messages; with a single active consumer, once those before it are gone."""
+        """From now on it gets messages; with a single active consumer, once those before it are
+        gone.
+        """
         self.consumers.append(consumer)
         self.pump()
 

@@ -1,4 +1,5 @@
-"""Exchanges, and which queues are bound to them; of queues it knows only the names (AMQP 0-9-1 §3.1.3).
+"""Exchanges, and which queues are bound to them; of queues it knows only the names (AMQP 0-9-1
+§3.1.3).
 
 Methods raise `AmqpError` with the reply codes that RabbitMQ gives.
 """
@@ -20,18 +21,24 @@ MAX_KEYS = 1_000  # by which one queue is bound to one exchange
 
 
 class Routing:
-    """From a message to the names of the queues that it goes to. What is durable is told to `storage`."""
+    """From a message to the names of the queues that it goes to. What is durable is told to
+    `storage`.
+    """
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
         self._exchanges: dict[str, Exchange] = {}
         for kind in TYPES:
-            self._exchanges[f"amq.{kind}"] = Exchange(f"amq.{kind}", kind, durable=True, auto_delete=False)
+            self._exchanges[f"amq.{kind}"] = Exchange(
+                f"amq.{kind}", kind, durable=True, auto_delete=False
+            )
 
     def restore(self, recovered: Recovered) -> None:
         """Take over what the storage has, at the start."""
         for each in recovered.exchanges:
-            self._exchanges[each.name] = Exchange(each.name, each.kind, True, each.auto_delete, each.internal)
+            self._exchanges[each.name] = Exchange(
+                each.name, each.kind, True, each.auto_delete, each.internal
+            )
         for queue in recovered.queues:
             for exchange, key in queue.bindings:
                 self._exchanges[exchange].bind(queue.name, key)
@@ -39,7 +46,15 @@ class Routing:
     # Exchanges.
 
     def declare(
-        self, name: str, kind: str, *, passive: bool, durable: bool, auto_delete: bool, internal: bool, arguments: Mapping[str, Any]
+        self,
+        name: str,
+        kind: str,
+        *,
+        passive: bool,
+        durable: bool,
+        auto_delete: bool,
+        internal: bool,
+        arguments: Mapping[str, Any],
     ) -> None:
         """§1.6.2.1."""
         existing = self._exchanges.get(name)
@@ -51,8 +66,18 @@ class Routing:
         if kind not in TYPES:
             raise AmqpError(503, f"COMMAND_INVALID - unknown exchange type '{kind}'")
         if existing is not None:
-            ours = {"type": existing.kind, "durable": existing.durable, "auto_delete": existing.auto_delete, "internal": existing.internal}
-            theirs = {"type": kind, "durable": durable, "auto_delete": auto_delete, "internal": internal}
+            ours = {
+                "type": existing.kind,
+                "durable": existing.durable,
+                "auto_delete": existing.auto_delete,
+                "internal": existing.internal,
+            }
+            theirs = {
+                "type": kind,
+                "durable": durable,
+                "auto_delete": auto_delete,
+                "internal": internal,
+            }
             check_equivalent("exchange", name, ours, theirs)
             return
         refuse_reserved("exchange", name)
@@ -72,14 +97,20 @@ class Routing:
         return found
 
     def named(self, name: str) -> Exchange:
-        """An exchange that can be asked about and bound to. Raises `AmqpError` 403 for the default one, 404."""
+        """An exchange that can be asked about and bound to. Raises `AmqpError` 403 for the default
+        one, 404.
+        """
         _refuse_default(name)
         return self.exchange(name)
 
     def delete(self, name: str, *, if_unused: bool) -> None:
         """§1.6.2.3; deleting what is not there succeeds, as in RabbitMQ."""
         if name == "" or name.startswith("amq."):
-            raise AmqpError(403, f"ACCESS_REFUSED - operation not permitted on the default or a reserved exchange '{name}'")
+            raise AmqpError(
+                403,
+                "ACCESS_REFUSED - operation not permitted on the default or a reserved exchange"
+                f" '{name}'",
+            )
         exchange = self._exchanges.get(name)
         if exchange is None:
             return
@@ -95,16 +126,22 @@ class Routing:
     # Bindings.
 
     def bind(self, queue: str, exchange_name: str, key: str, *, stored: bool) -> None:
-        """Bind a queue, of which the storage has a record where it is `stored`. Raises `AmqpError` 403, 404, 506."""
+        """Bind a queue, of which the storage has a record where it is `stored`. Raises `AmqpError`
+        403, 404, 506.
+        """
         exchange = self.named(exchange_name)
         if not exchange.is_bound(queue, key) and exchange.key_count(queue) >= MAX_KEYS:
-            raise AmqpError(506, f"RESOURCE_ERROR - at most {MAX_KEYS} bindings of a queue to an exchange")
+            raise AmqpError(
+                506, f"RESOURCE_ERROR - at most {MAX_KEYS} bindings of a queue to an exchange"
+            )
         exchange.bind(queue, key)
         if exchange.durable and stored:
             self._storage.bound(queue, exchange_name, key)
 
     def is_bound(self, queue: str, exchange_name: str, key: str) -> bool:
-        """Whether the exchange is there, and the queue bound to it by this key. Raises `AmqpError` 403 for the default exchange."""
+        """Whether the exchange is there, and the queue bound to it by this key. Raises `AmqpError`
+        403 for the default exchange.
+        """
         _refuse_default(exchange_name)
         exchange = self._exchanges.get(exchange_name)
         return exchange is not None and exchange.is_bound(queue, key)
@@ -128,7 +165,9 @@ class Routing:
             self._remove(exchange)
 
     def route(self, exchange: str, key: str) -> list[str]:
-        """The names of the queues for a message; none where there is no such exchange. The default one knows every name (§3.1.3.1)."""
+        """The names of the queues for a message; none where there is no such exchange. The default
+        one knows every name (§3.1.3.1).
+        """
         if not exchange:
             return [key]
         found = self._exchanges.get(exchange)
@@ -143,4 +182,6 @@ def _refuse_default(exchange_name: str) -> None:
 def refuse_reserved(what: str, name: str) -> None:
     """Raise `AmqpError` 403 where nobody may give this name to an exchange or a queue."""
     if name == "" or name.startswith("amq."):
-        raise AmqpError(403, f"ACCESS_REFUSED - {what} name '{name}' contains reserved prefix 'amq.*'")
+        raise AmqpError(
+            403, f"ACCESS_REFUSED - {what} name '{name}' contains reserved prefix 'amq.*'"
+        )

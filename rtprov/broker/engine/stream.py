@@ -1,8 +1,8 @@
-"""Streams: append-only logs that every consumer reads for itself, from where it likes (https://www.rabbitmq.com/docs/streams).
+"""Streams: append-only logs that every consumer reads for itself, from where it likes
+(https://www.rabbitmq.com/docs/streams).
 
-The newest messages stay in memory; who reads further back gets them from the storage, page by page. A message is shown only once it is
-committed: whoever has seen it may rely on it.
-"""
+The newest messages stay in memory; who reads further back gets them from the storage, page by page.
+A message is shown only once it is committed: whoever has seen it may rely on it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ def max_age_s(arguments: Mapping[str, Any]) -> float | None:
 
 @attrs.define(eq=False)
 class _Reader:
-    """One consumer's place: the next offset it is to get, and what was loaded for it. `loading` also while the place is looked up."""
+    """One consumer's place: the next offset it is to get, and what was loaded for it. `loading`
+    also while the place is looked up.
+    """
 
     consumer: Consumer
     offset: int
@@ -135,7 +137,9 @@ class Stream:
             return
         self._untrimmed = 0
         self._trimming = True
-        self.storage.trim(self.name, self.now() - self.max_age_s).addCallbacks(self._on_trimmed, self._on_untrimmed)
+        self.storage.trim(self.name, self.now() - self.max_age_s).addCallbacks(
+            self._on_trimmed, self._on_untrimmed
+        )
 
     def _on_trimmed(self, first: int | None) -> None:
         self._trimming = False
@@ -155,7 +159,9 @@ class Stream:
         self._readers[consumer] = reader
         if isinstance(spec, datetime):
             reader.loading = True
-            self._load(reader, self.storage.position_at(self.name, spec.timestamp()), self._on_place)
+            self._load(
+                reader, self.storage.position_at(self.name, spec.timestamp()), self._on_place
+            )
         self._serve(reader)
 
     def _start(self, spec: Any) -> int:
@@ -201,13 +207,21 @@ class Stream:
             reader.page.popleft()
         if not reader.page:
             reader.loading = True
-            self._load(reader, self.storage.load(self.name, offset - 1, self._shown_upto - 1), self._on_page)
+            self._load(
+                reader,
+                self.storage.load(self.name, offset - 1, self._shown_upto - 1),
+                self._on_page,
+            )
         return reader.page.popleft() if reader.page else None
 
-    def _load(self, reader: _Reader, loaded: Deferred[Any], take: Callable[[_Reader, Any], None]) -> None:
+    def _load(
+        self, reader: _Reader, loaded: Deferred[Any], take: Callable[[_Reader, Any], None]
+    ) -> None:
         at_once = loaded.called
         loaded.addCallback(lambda result: take(reader, result))
-        loaded.addCallbacks(lambda _: self._loaded(reader, at_once), self._on_unreadable, errbackArgs=(reader,))
+        loaded.addCallbacks(
+            lambda _: self._loaded(reader, at_once), self._on_unreadable, errbackArgs=(reader,)
+        )
 
     def _loaded(self, reader: _Reader, at_once: bool) -> None:
         reader.loading = False
@@ -242,11 +256,19 @@ class Stream:
 
     def pop(self) -> Entry | None:
         """``basic.get``. Raises `AmqpError` 540, as RabbitMQ does."""
-        raise AmqpError(540, f"NOT_IMPLEMENTED - basic.get not supported by stream queues queue '{self.name}' in vhost '/'")
+        raise AmqpError(
+            540,
+            f"NOT_IMPLEMENTED - basic.get not supported by stream queues queue '{self.name}' in"
+            " vhost '/'",
+        )
 
     def header_for(self, entry: Entry) -> bytes:
         return entry.message.header
 
     def purge(self) -> int:
         """Raises `AmqpError` 540, as RabbitMQ does."""
-        raise AmqpError(540, f"NOT_IMPLEMENTED - queue.purge not supported by stream queues queue '{self.name}' in vhost '/'")
+        raise AmqpError(
+            540,
+            f"NOT_IMPLEMENTED - queue.purge not supported by stream queues queue '{self.name}' in"
+            " vhost '/'",
+        )

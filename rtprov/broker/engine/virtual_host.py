@@ -1,14 +1,20 @@
-"""The broker's state: its queues and what is in them. It knows neither sockets nor frames; the time is asked for, never waited for.
+"""The broker's state: its queues and what is in them. It knows neither sockets nor frames; the time
+is asked for, never waited for.
 
-Methods raise `AmqpError` with the reply codes that RabbitMQ gives (docs/embedded-broker.md lists where it differs on purpose).
-"""
+Methods raise `AmqpError` with the reply codes that RabbitMQ gives (docs/embedded-broker.md lists
+where it differs on purpose)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from rtprov.broker.engine.arguments import check_equivalent, check_equivalent_arguments, check_properties, queue_kind
+from rtprov.broker.engine.arguments import (
+    check_equivalent,
+    check_equivalent_arguments,
+    check_properties,
+    queue_kind,
+)
 from rtprov.broker.engine.dead_lettering import REJECTED, dead_letter, in_circles
 from rtprov.broker.engine.memory_alarm import Memory
 from rtprov.broker.engine.queue import Queue
@@ -27,12 +33,20 @@ MAX_QUEUES = 10_000
 
 
 class Engine:
-    """One virtual host, ``/``. `now` gives seconds since the epoch; `new_name` makes names for queues that are declared without one.
+    """One virtual host, ``/``. `now` gives seconds since the epoch; `new_name` makes names for
+    queues that are declared without one.
 
-    With `max_age_s`, streams keep nothing for longer, whatever ``x-max-age`` they were declared with (RabbitMQ: operator policy).
-    """
+    With `max_age_s`, streams keep nothing for longer, whatever ``x-max-age`` they were declared
+    with (RabbitMQ: operator policy)."""
 
-    def __init__(self, *, storage: Storage, now: Callable[[], float], new_name: Callable[[], str], max_age_s: float | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        storage: Storage,
+        now: Callable[[], float],
+        new_name: Callable[[], str],
+        max_age_s: float | None = None,
+    ) -> None:
         self.storage = storage
         self.memory = Memory()
         self._now = now
@@ -41,7 +55,8 @@ class Engine:
         self.routing = Routing(storage)
         self.queues: dict[str, AnyQueue] = {}
         self._unshown: dict[Stream, None] = {}  # an ordered set
-        self.after_work: Callable[[], None] = lambda: None  # called after work that no client set off, to have it committed
+        # called after work that no client set off, to have it committed
+        self.after_work: Callable[[], None] = lambda: None
         self._expiring: dict[Queue, float] = {}
         self._recover()
 
@@ -49,7 +64,9 @@ class Engine:
         recovered = self.storage.recover()
         self.routing.restore(recovered)
         for stored in recovered.queues:
-            queue = self.queues[stored.name] = self._make_queue(stored.name, True, stored.auto_delete, None, stored.arguments)
+            queue = self.queues[stored.name] = self._make_queue(
+                stored.name, True, stored.auto_delete, None, stored.arguments
+            )
             queue.restore(stored)
 
     def wake(self) -> None:
@@ -59,7 +76,9 @@ class Engine:
                 queue.expire()
 
     def commit(self) -> Deferred[None]:
-        """Make all that was done so far safe, and show it to whoever reads streams; fire when it is."""
+        """Make all that was done so far safe, and show it to whoever reads streams; fire when it
+        is.
+        """
         streams, self._unshown = self._unshown, {}
         marks = [(stream, stream.next_offset) for stream in streams]
         return self.storage.commit().addCallback(lambda _: _show(marks))
@@ -67,7 +86,15 @@ class Engine:
     # Queues.
 
     def declare_queue(
-        self, name: str, *, passive: bool, durable: bool, exclusive: bool, auto_delete: bool, arguments: Mapping[str, Any], owner: object
+        self,
+        name: str,
+        *,
+        passive: bool,
+        durable: bool,
+        exclusive: bool,
+        auto_delete: bool,
+        arguments: Mapping[str, Any],
+        owner: object,
     ) -> AnyQueue:
         """§1.7.2.1. An exclusive queue belongs to `owner`, a connection."""
         if not passive:
@@ -90,7 +117,9 @@ class Engine:
         if len(self.queues) >= MAX_QUEUES:
             raise AmqpError(506, f"RESOURCE_ERROR - at most {MAX_QUEUES} queues")
         check_properties(name, kind, durable=durable, exclusive=exclusive, auto_delete=auto_delete)
-        queue = self._make_queue(name, durable, auto_delete, owner if exclusive else None, arguments)
+        queue = self._make_queue(
+            name, durable, auto_delete, owner if exclusive else None, arguments
+        )
         if durable:
             self.storage.queue_declared(name, arguments, auto_delete)
         self.queues[name] = queue
@@ -101,7 +130,14 @@ class Engine:
             pass
         return name
 
-    def _make_queue(self, name: str, durable: bool, auto_delete: bool, owner: object | None, arguments: Mapping[str, Any]) -> AnyQueue:
+    def _make_queue(
+        self,
+        name: str,
+        durable: bool,
+        auto_delete: bool,
+        owner: object | None,
+        arguments: Mapping[str, Any],
+    ) -> AnyQueue:
         kind = arguments.get("x-queue-type", "classic")
         if kind == "stream":
             ages = [age for age in (max_age_s(arguments), self._max_age_s) if age is not None]
@@ -124,7 +160,9 @@ class Engine:
         )
 
     def queue(self, name: str, owner: object) -> AnyQueue:
-        """The queue, for this connection. Raises `AmqpError` 404, or 405 where it is another connection's own."""
+        """The queue, for this connection. Raises `AmqpError` 404, or 405 where it is another
+        connection's own.
+        """
         found = self.queues.get(name)
         if found is None:
             raise AmqpError(404, f"NOT_FOUND - no queue '{name}' in vhost '/'")
@@ -137,21 +175,30 @@ class Engine:
         self.routing.bind(queue.name, exchange, key, stored=queue.durable and queue.owner is None)
 
     def unbind(self, queue: str, exchange: str, key: str, owner: object) -> None:
-        """§1.7.2.5; unbinding what is not bound succeeds for everybody, as in RabbitMQ. Raises `AmqpError` 403, 405."""
+        """§1.7.2.5; unbinding what is not bound succeeds for everybody, as in RabbitMQ. Raises
+        `AmqpError` 403, 405.
+        """
         if self.routing.is_bound(queue, exchange, key):
             self.queue(queue, owner)
             self.routing.unbind(queue, exchange, key)
 
-    def delete_queue(self, queue: AnyQueue, *, if_unused: bool = False, if_empty: bool = False) -> int:
+    def delete_queue(
+        self, queue: AnyQueue, *, if_unused: bool = False, if_empty: bool = False
+    ) -> int:
         """§1.7.2.9; its consumers are told. Return how many messages went with it."""
         if queue.kind == "quorum" and (if_unused or if_empty):
             flag = "if-unused" if if_unused else "if-empty"
-            text = f"cannot delete queue '{queue.name}' in vhost '/'. queue.delete operations with {flag} flag set are not supported"
+            text = (
+                f"cannot delete queue '{queue.name}' in vhost '/'. queue.delete operations with"
+                f" {flag} flag set are not supported"
+            )
             raise AmqpError(540, f"NOT_IMPLEMENTED - {text} by quorum queues")
         if if_unused and queue.consumers:
             raise AmqpError(406, f"PRECONDITION_FAILED - queue '{queue.name}' in vhost '/' in use")
         if if_empty and queue.message_count:
-            raise AmqpError(406, f"PRECONDITION_FAILED - queue '{queue.name}' in vhost '/' is not empty")
+            raise AmqpError(
+                406, f"PRECONDITION_FAILED - queue '{queue.name}' in vhost '/' is not empty"
+            )
         count = queue.message_count
         del self.queues[queue.name]
         queue.delete()
@@ -168,7 +215,9 @@ class Engine:
         return count
 
     def consumer_gone(self, queue: AnyQueue) -> None:
-        """A consumer has left: an auto-delete queue goes with its last one, any other hands its messages to the next."""
+        """A consumer has left: an auto-delete queue goes with its last one, any other hands its
+        messages to the next.
+        """
         if queue.auto_delete and not queue.consumers and self.queues.get(queue.name) is queue:
             self.delete_queue(queue)
         else:
@@ -182,9 +231,15 @@ class Engine:
     # Messages.
 
     def publish(self, message: Message) -> bool:
-        """Put a message into every queue that its exchange routes it to; return whether there was one. Raises `AmqpError` 404, 403."""
+        """Put a message into every queue that its exchange routes it to; return whether there was
+        one. Raises `AmqpError` 404, 403.
+        """
         if message.exchange and self.routing.exchange(message.exchange).internal:
-            raise AmqpError(403, f"ACCESS_REFUSED - cannot publish to internal exchange '{message.exchange}' in vhost '/'")
+            raise AmqpError(
+                403,
+                f"ACCESS_REFUSED - cannot publish to internal exchange '{message.exchange}' in"
+                " vhost '/'",
+            )
         queues = self._route(message)
         for queue in queues:
             self._put(queue, message)
@@ -234,4 +289,7 @@ def _show(marks: list[tuple[Stream, int]]) -> None:
 
 
 def _locked(name: str) -> AmqpError:
-    return AmqpError(405, f"RESOURCE_LOCKED - cannot obtain exclusive access to locked queue '{name}' in vhost '/'")
+    return AmqpError(
+        405,
+        f"RESOURCE_LOCKED - cannot obtain exclusive access to locked queue '{name}' in vhost '/'",
+    )

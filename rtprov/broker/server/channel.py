@@ -1,4 +1,6 @@
-"""One channel of a client's connection: carries out methods on the engine; `Publishing` and `Consuming` are its two halves."""
+"""One channel of a client's connection: carries out methods on the engine; `Publishing` and
+`Consuming` are its two halves.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ class BrokerChannel:
         self.connection.send_method(self.id, method)
 
     def send_content(self, method: base.Frame, header: bytes, body: bytes) -> None:
-        self.connection.write(encode_content(self.id, method, header, body, self.connection.handshake.frame_max))
+        self.connection.write(
+            encode_content(self.id, method, header, body, self.connection.handshake.frame_max)
+        )
 
     def answer(self, method: base.Frame, answer: base.Frame) -> None:
         """Send the answer to a method, unless the client wants none (``no-wait``)."""
@@ -59,7 +63,9 @@ class BrokerChannel:
             return
         handler = _HANDLERS.get(type(method))
         if handler is None:
-            raise AmqpError(540, f"NOT_IMPLEMENTED - {method.name}", method.index >> 16, method.index & 0xFFFF)
+            raise AmqpError(
+                540, f"NOT_IMPLEMENTED - {method.name}", method.index >> 16, method.index & 0xFFFF
+            )
         handler(self, method)
 
     # The channel's own methods, exchanges and queues.
@@ -118,7 +124,9 @@ class BrokerChannel:
         self.answer(method, Queue.BindOk())
 
     def _on_queue_unbind(self, method: Queue.Unbind) -> None:
-        self._engine.unbind(self._name(method.queue), method.exchange, self._key(method), self.connection)
+        self._engine.unbind(
+            self._name(method.queue), method.exchange, self._key(method), self.connection
+        )
         self.send(Queue.UnbindOk())
 
     def _key(self, method: Queue.Bind | Queue.Unbind) -> str:
@@ -131,7 +139,9 @@ class BrokerChannel:
     def _on_queue_delete(self, method: Queue.Delete) -> None:
         count, name = 0, self._name(method.queue)
         if name in self._engine.queues:  # deleting what is not there succeeds, as in RabbitMQ
-            count = self._engine.delete_queue(self.queue(name), if_unused=method.if_unused, if_empty=method.if_empty)
+            count = self._engine.delete_queue(
+                self.queue(name), if_unused=method.if_unused, if_empty=method.if_empty
+            )
         self.answer(method, Queue.DeleteOk(count))
 
     # The end.

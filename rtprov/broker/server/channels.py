@@ -1,4 +1,6 @@
-"""The channels of one connection, by their numbers (AMQP 0-9-1 §1.5): opened, closed, and closed by us where a method asks for too much."""
+"""The channels of one connection, by their numbers (AMQP 0-9-1 §1.5): opened, closed, and closed by
+us where a method asks for too much.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ _OPEN, _CLOSE_OK = (method.index.to_bytes(4, "big") for method in (Channel.Open,
 
 
 class Channels:
-    """Number 0 is the connection itself: its frames are assembled here too, its methods carried out there.
+    """Number 0 is the connection itself: its frames are assembled here too, its methods carried out
+    there.
 
     Methods raise `AmqpError`; what concerns one channel alone closes that.
     """
@@ -37,15 +40,25 @@ class Channels:
         return iter(list(self._channels.values()))
 
     def assemble(self, frame: Frame) -> Command | None:
-        """The command that `frame` completes, if it does. A channel's first frame must open it (§1.5.2.1)."""
+        """The command that `frame` completes, if it does. A channel's first frame must open it
+        (§1.5.2.1).
+        """
         assembler = self._assemblers.get(frame.channel)
         if assembler is None:
             if frame.kind == METHOD and frame.payload[:4] == _CLOSE_OK:
                 return None  # both sides have closed the channel at the same time
             limits = self._connection.factory.limits
-            if frame.channel > limits.channels or frame.kind != METHOD or frame.payload[:4] != _OPEN:
-                raise AmqpError(504, f"CHANNEL_ERROR - expected 'channel.open' on channel {frame.channel}")
-            assembler = self._assemblers[frame.channel] = Assembler(frame.channel, limits.body_bytes)
+            if (
+                frame.channel > limits.channels
+                or frame.kind != METHOD
+                or frame.payload[:4] != _OPEN
+            ):
+                raise AmqpError(
+                    504, f"CHANNEL_ERROR - expected 'channel.open' on channel {frame.channel}"
+                )
+            assembler = self._assemblers[frame.channel] = Assembler(
+                frame.channel, limits.body_bytes
+            )
         before = assembler.unfinished
         command = assembler.feed(frame)
         if assembler.unfinished != before:
@@ -58,7 +71,11 @@ class Channels:
         factory.unfinished_bytes += unfinished
         if unfinished > 0 and factory.unfinished_bytes > factory.limits.unfinished_bytes:
             most = factory.limits.unfinished_bytes
-            raise AmqpError(506, f"RESOURCE_ERROR - the unfinished messages of all clients take more than {most} bytes")
+            raise AmqpError(
+                506,
+                f"RESOURCE_ERROR - the unfinished messages of all clients take more than {most}"
+                " bytes",
+            )
 
     def carry_out(self, command: Command) -> None:
         """Carry out a channel's method."""
@@ -80,12 +97,25 @@ class Channels:
             except AmqpError as error:
                 class_id, method_id = method.index >> 16, method.index & 0xFFFF
                 if error.hard:
-                    error.class_id, error.method_id = error.class_id or class_id, error.method_id or method_id
+                    error.class_id, error.method_id = (
+                        error.class_id or class_id,
+                        error.method_id or method_id,
+                    )
                     raise
                 peer = self._connection.peer()
-                self._log.info("{peer}: closing channel {channel}: {error}", peer=peer, channel=number, error=error)
+                self._log.info(
+                    "{peer}: closing channel {channel}: {error}",
+                    peer=peer,
+                    channel=number,
+                    error=error,
+                )
                 channel.close()
-                self._connection.send_method(number, Channel.Close(error.reply_code, cut_short(error.reply_text), class_id, method_id))
+                self._connection.send_method(
+                    number,
+                    Channel.Close(
+                        error.reply_code, cut_short(error.reply_text), class_id, method_id
+                    ),
+                )
 
     def _forget(self, number: int) -> None:
         channel = self._channels.pop(number, None)

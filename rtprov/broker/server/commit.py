@@ -1,4 +1,6 @@
-"""The end of a reactor turn, for one connection: queues that have got room are served, then all is committed together, then confirmed."""
+"""The end of a reactor turn, for one connection: queues that have got room are served, then all is
+committed together, then confirmed.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ if TYPE_CHECKING:
 
 
 class Turn:
-    """What a client's methods leave to be done at the end of each turn. `peer` names the client in the log."""
+    """What a client's methods leave to be done at the end of each turn. `peer` names the client in
+    the log.
+    """
 
     _log = Logger()
 
@@ -35,7 +39,9 @@ class Turn:
         self._pumps[queue] = None
 
     def end(self) -> Deferred[None] | None:
-        """Do it all. Where the disk cannot follow, return what must have fired before more is taken from the client."""
+        """Do it all. Where the disk cannot follow, return what must have fired before more is taken
+        from the client.
+        """
         pumps, self._pumps = self._pumps, {}
         for queue in pumps:
             queue.pump()
@@ -43,8 +49,12 @@ class Turn:
         if self._confirms:
             due, self._confirms = [(each, each.published) for each in self._confirms], {}
             committed.addCallback(lambda _: confirm(due))
-        committed.addErrback(lambda reason: self._log.failure("{peer}: a commit failed", reason, peer=self._peer()))
-        return committed if self._factory.engine.storage.congested and not committed.called else None
+        committed.addErrback(
+            lambda reason: self._log.failure("{peer}: a commit failed", reason, peer=self._peer())
+        )
+        return (
+            committed if self._factory.engine.storage.congested and not committed.called else None
+        )
 
 
 def confirm(due: list[tuple[Publishing, int]]) -> None:

@@ -1,9 +1,10 @@
-"""One client's connection to the broker (AMQP 0-9-1 §2.2): channels, heartbeats, errors on their right scope; `Handshake` sets it up.
+"""One client's connection to the broker (AMQP 0-9-1 §2.2): channels, heartbeats, errors on their
+right scope; `Handshake` sets it up.
 
-A connection's life: protocol header, start, log-in, tune, open, then methods on channels. What arrives in one turn of the reactor is
-carried out, then committed, then confirmed: one commit and one confirm a channel, however many publishes. A client is not listened to while
-it does not read what it is sent, nor a publisher while memory is full or the disk cannot follow.
-"""
+A connection's life: protocol header, start, log-in, tune, open, then methods on channels. What
+arrives in one turn of the reactor is carried out, then committed, then confirmed: one commit and
+one confirm a channel, however many publishes. A client is not listened to while it does not read
+what it is sent, nor a publisher while memory is full or the disk cannot follow."""
 
 from __future__ import annotations
 
@@ -21,7 +22,17 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rtprov.amqp.codec import cut_short
-from rtprov.amqp.framing import CLOSES, HEARTBEAT, HEARTBEAT_KIND, METHOD, PROTOCOL_HEADER, Command, Frame, FrameParser, encode_method
+from rtprov.amqp.framing import (
+    CLOSES,
+    HEARTBEAT,
+    HEARTBEAT_KIND,
+    METHOD,
+    PROTOCOL_HEADER,
+    Command,
+    Frame,
+    FrameParser,
+    encode_method,
+)
 from rtprov.amqp.heartbeat import Heartbeat
 from rtprov.broker.server.channels import Channels
 from rtprov.broker.server.commit import Turn
@@ -55,7 +66,9 @@ class BrokerProtocol(Protocol):
         self._closing = self._gone = False
         self._timer: IDelayedCall | None = None
         self._reading: IDelayedCall | None = None  # while a method waits for messages from the disk
-        self._heartbeat = Heartbeat(clock=factory.clock, beat=lambda: self._write(HEARTBEAT), dead=self._on_silence)
+        self._heartbeat = Heartbeat(
+            clock=factory.clock, beat=lambda: self._write(HEARTBEAT), dead=self._on_silence
+        )
         self._unread_bytes = 0  # written since the client has stopped reading
         self._frames: deque[Frame] = deque()  # received, and not yet carried out
 
@@ -115,7 +128,11 @@ class BrokerProtocol(Protocol):
     def _listening(self) -> bool:
         if self._closing:
             return True  # to the client's last word
-        return not self._held and not self._waits_for_room and self._unread_bytes <= self.factory.limits.backlog_bytes
+        return (
+            not self._held
+            and not self._waits_for_room
+            and self._unread_bytes <= self.factory.limits.backlog_bytes
+        )
 
     def _listen_again(self) -> None:
         """Go on with what was received, then with what comes."""
@@ -130,14 +147,21 @@ class BrokerProtocol(Protocol):
         try:
             while self._frames and self._listening:
                 frame = self._frames.popleft()
-                if self.engine.memory.full and frame.payload[:4] == _PUBLISH and frame.kind == METHOD and not self._closing:
+                if (
+                    self.engine.memory.full
+                    and frame.payload[:4] == _PUBLISH
+                    and frame.kind == METHOD
+                    and not self._closing
+                ):
                     self._frames.appendleft(frame)
                     self._waits_for_room = True
                 elif frame.kind != HEARTBEAT_KIND:
                     self._on_frame(frame)
         except NotYet as wait:
             self._frames.appendleft(frame)
-            self._reading = self.factory.clock.callLater(self.factory.limits.reading_s, self._on_unreadable)
+            self._reading = self.factory.clock.callLater(
+                self.factory.limits.reading_s, self._on_unreadable
+            )
             self.hold(wait.until)
         except AmqpError as error:
             self._close(error)
@@ -177,7 +201,13 @@ class BrokerProtocol(Protocol):
 
     def _on_unreadable(self) -> None:
         """A method has waited too long for messages from the disk."""
-        self._close(AmqpError(541, f"INTERNAL_ERROR - messages could not be read for {self.factory.limits.reading_s:g} s"))
+        self._close(
+            AmqpError(
+                541,
+                "INTERNAL_ERROR - messages could not be read for"
+                f" {self.factory.limits.reading_s:g} s",
+            )
+        )
         self._end_turn()
 
     def _unhold(self, _: object) -> None:
@@ -206,7 +236,9 @@ class BrokerProtocol(Protocol):
         if frame.channel == 0:
             self._on_connection_method(command)
         elif not self.handshake.done:
-            raise AmqpError(503, f"COMMAND_INVALID - channel {frame.channel} before the connection is open")
+            raise AmqpError(
+                503, f"COMMAND_INVALID - channel {frame.channel} before the connection is open"
+            )
         else:
             self.channels.carry_out(command)
 
@@ -221,13 +253,19 @@ class BrokerProtocol(Protocol):
         elif not self.handshake.done:
             self._go_on_with_handshake(command)
         else:
-            raise AmqpError(540, f"NOT_IMPLEMENTED - {method.name}", method.index >> 16, method.index & 0xFFFF)
+            raise AmqpError(
+                540, f"NOT_IMPLEMENTED - {method.name}", method.index >> 16, method.index & 0xFFFF
+            )
 
     def _go_on_with_handshake(self, command: Command) -> None:
         try:
             answer = self.handshake.answer(command)
         except LoginRefused as error:
-            self._log.warn("{peer}: log-in refused for user {user!r}", peer=self.peer(), user=error.username[:64])
+            self._log.warn(
+                "{peer}: log-in refused for user {user!r}",
+                peer=self.peer(),
+                user=error.username[:64],
+            )
             if error.told:
                 raise
             self._begin_to_end()
@@ -244,10 +282,14 @@ class BrokerProtocol(Protocol):
                 self.tell_alarm()
 
     def tell_alarm(self) -> None:
-        """Bid an open connection's publishers wait, or go on (https://www.rabbitmq.com/docs/connection-blocked)."""
+        """Bid an open connection's publishers wait, or go on
+        (https://www.rabbitmq.com/docs/connection-blocked).
+        """
         if self.handshake.done and "connection.blocked" in self.handshake.capabilities:
             alarm = self.factory.alarm
-            self.send_method(0, Connection.Unblocked() if alarm is None else Connection.Blocked(cut_short(alarm)))
+            self.send_method(
+                0, Connection.Unblocked() if alarm is None else Connection.Blocked(cut_short(alarm))
+            )
 
     def _on_silence(self) -> None:
         if self._held or self._waits_for_room:  # what it sends meanwhile is not read
@@ -264,12 +306,19 @@ class BrokerProtocol(Protocol):
         if self._closing:
             return
         self._log.info("{peer}: closing the connection: {error}", peer=self.peer(), error=error)
-        self.send_method(0, Connection.Close(error.reply_code, cut_short(error.reply_text), error.class_id, error.method_id))
+        self.send_method(
+            0,
+            Connection.Close(
+                error.reply_code, cut_short(error.reply_text), error.class_id, error.method_id
+            ),
+        )
         self._begin_to_end()
         self._listen_again()
 
     def _begin_to_end(self) -> None:
-        """Give everything back, carry out nothing more, and wait only a little for the client to go."""
+        """Give everything back, carry out nothing more, and wait only a little for the client to
+        go.
+        """
         self._closing = True
         self._stop_timer()
         self._timer = self.factory.clock.callLater(self.factory.limits.closing_s, self._abort)
@@ -283,7 +332,12 @@ class BrokerProtocol(Protocol):
     def close_for_shutdown(self) -> None:
         """The broker stops."""
         if self.handshake.done:
-            self._close(AmqpError(320, "CONNECTION_FORCED - broker forced connection closure with reason 'shutdown'"))
+            self._close(
+                AmqpError(
+                    320,
+                    "CONNECTION_FORCED - broker forced connection closure with reason 'shutdown'",
+                )
+            )
         else:
             self._abort()
 
@@ -328,7 +382,11 @@ class BrokerProtocol(Protocol):
     def peer(self) -> str:
         """Who it is, for the log."""
         peer = self.transport.getPeer() if self.transport is not None else None
-        return f"{peer.host}:{peer.port}" if isinstance(peer, (IPv4Address, IPv6Address)) else str(peer)
+        return (
+            f"{peer.host}:{peer.port}"
+            if isinstance(peer, (IPv4Address, IPv6Address))
+            else str(peer)
+        )
 
 
 _PUBLISH = Basic.Publish.index.to_bytes(4, "big")

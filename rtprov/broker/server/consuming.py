@@ -1,4 +1,6 @@
-"""The consuming half of a channel: consumers and ``basic.get``, and what was handed out until it is settled."""
+"""The consuming half of a channel: consumers and ``basic.get``, and what was handed out until it is
+settled.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ MAX_CONSUMERS = 2000
 
 
 class NotYet(Exception):
-    """A method cannot be carried out before `until` has fired; it is then to be tried again, before anything that came behind it."""
+    """A method cannot be carried out before `until` has fired; it is then to be tried again, before
+    anything that came behind it.
+    """
 
     def __init__(self, until: Deferred[None]) -> None:
         super().__init__()
@@ -32,7 +36,9 @@ class NotYet(Exception):
 
 @attrs.define(eq=False)
 class ChannelConsumer:
-    """A `rtprov.broker.engine.queue.Consumer`: one ``basic.consume`` on a channel. `prefetch` 0 is no limit."""
+    """A `rtprov.broker.engine.queue.Consumer`: one ``basic.consume`` on a channel. `prefetch` 0 is
+    no limit.
+    """
 
     channel: BrokerChannel
     tag: str
@@ -43,7 +49,9 @@ class ChannelConsumer:
 
     @property
     def ready(self) -> bool:
-        return self.channel.connection.writable and (self.no_ack or not self.prefetch or self.unsettled < self.prefetch)
+        return self.channel.connection.writable and (
+            self.no_ack or not self.prefetch or self.unsettled < self.prefetch
+        )
 
     def deliver(self, entry: Entry, header: bytes) -> None:
         channel, message = self.channel, entry.message
@@ -63,7 +71,8 @@ class _Unsettled:
 
 
 class Consuming:
-    """`unsettled` are, by their delivery tags, the messages that were handed out and wait to be settled, in order.
+    """`unsettled` are, by their delivery tags, the messages that were handed out and wait to be
+    settled, in order.
 
     The ``on_`` methods carry out the client's; they raise `AmqpError`.
     """
@@ -79,7 +88,9 @@ class Consuming:
 
     # Handing out.
 
-    def hand_out(self, queue: AnyQueue, consumer: ChannelConsumer | None, entry: Entry, no_ack: bool) -> int:
+    def hand_out(
+        self, queue: AnyQueue, consumer: ChannelConsumer | None, entry: Entry, no_ack: bool
+    ) -> int:
         """Note a message as unsettled, or as settled with `no_ack`; return its delivery tag."""
         tag = self.new_delivery_tag()
         if no_ack:
@@ -107,27 +118,46 @@ class Consuming:
 
     def on_consume(self, method: Basic.Consume) -> None:
         tag = method.consumer_tag or f"amq.ctag-{self._connection.factory.new_token()}"
-        if tag in self._consumers or (tag == self._channel.replies.tag and method.queue != REPLY_TO):
+        if tag in self._consumers or (
+            tag == self._channel.replies.tag and method.queue != REPLY_TO
+        ):
             raise AmqpError(530, f"NOT_ALLOWED - attempt to reuse consumer tag '{tag}'", 60, 20)
         if len(self._consumers) >= MAX_CONSUMERS:
-            raise AmqpError(506, f"RESOURCE_ERROR - at most {MAX_CONSUMERS} consumers a channel", 60, 20)
+            raise AmqpError(
+                506, f"RESOURCE_ERROR - at most {MAX_CONSUMERS} consumers a channel", 60, 20
+            )
         if method.queue == REPLY_TO:
             self._channel.replies.open(method, tag)
             self._channel.answer(method, Basic.ConsumeOk(tag))
             return
         queue = self._channel.queue(method.queue)
-        alone = method.exclusive and (queue.consumers or (queue.kind == "classic" and queue.single_active))
+        alone = method.exclusive and (
+            queue.consumers or (queue.kind == "classic" and queue.single_active)
+        )
         if queue.exclusive_consumer or alone:
-            raise AmqpError(403, f"ACCESS_REFUSED - queue '{queue.name}' in vhost '/' in exclusive use", 60, 20)
+            raise AmqpError(
+                403, f"ACCESS_REFUSED - queue '{queue.name}' in vhost '/' in exclusive use", 60, 20
+            )
         if "x-priority" in (method.arguments or {}):
             raise AmqpError(540, "NOT_IMPLEMENTED - x-priority of a consumer", 60, 20)
         if queue.kind != "stream" and "x-stream-offset" in (method.arguments or {}):
-            text = f"invalid arg 'x-stream-offset' for queue '{queue.name}' in vhost '/' of queue type rabbit_{queue.kind}_queue"
+            text = (
+                f"invalid arg 'x-stream-offset' for queue '{queue.name}' in vhost '/' of queue type"
+                f" rabbit_{queue.kind}_queue"
+            )
             raise AmqpError(406, f"PRECONDITION_FAILED - {text}", 60, 20)
         if queue.kind == "stream" and method.no_ack:
-            raise AmqpError(540, f"NOT_IMPLEMENTED - no-ack consumers of stream queue '{queue.name}'", 60, 20)
+            raise AmqpError(
+                540, f"NOT_IMPLEMENTED - no-ack consumers of stream queue '{queue.name}'", 60, 20
+            )
         if queue.kind == "stream" and not self._prefetch:
-            raise AmqpError(406, f"PRECONDITION_FAILED - consumer prefetch count is not set for stream queue '{queue.name}'", 60, 20)
+            raise AmqpError(
+                406,
+                "PRECONDITION_FAILED - consumer prefetch count is not set for stream queue"
+                f" '{queue.name}'",
+                60,
+                20,
+            )
         consumer = ChannelConsumer(self._channel, tag, queue, method.no_ack, self._prefetch)
         self._consumers[tag] = consumer
         queue.exclusive_consumer = method.exclusive
@@ -152,14 +182,22 @@ class Consuming:
     def on_queue_gone(self, consumer: ChannelConsumer) -> None:
         """The engine has deleted the queue; a client that can bear it is told."""
         self._consumers.pop(consumer.tag, None)
-        if "consumer_cancel_notify" in self._connection.handshake.capabilities and not self._channel.closing:
+        if (
+            "consumer_cancel_notify" in self._connection.handshake.capabilities
+            and not self._channel.closing
+        ):
             self._channel.send(Basic.Cancel(consumer.tag, True))
 
     def on_get(self, method: Basic.Get) -> None:
         queue = self._channel.queue(method.queue)
         if queue.kind == "quorum" and queue.single_active:
-            text = f"cannot obtain access to locked queue '{queue.name}' in vhost '/'. basic.get operations are not supported"
-            raise AmqpError(405, f"RESOURCE_LOCKED - {text} by quorum queues with single active consumer")
+            text = (
+                f"cannot obtain access to locked queue '{queue.name}' in vhost '/'. basic.get"
+                " operations are not supported"
+            )
+            raise AmqpError(
+                405, f"RESOURCE_LOCKED - {text} by quorum queues with single active consumer"
+            )
         entry = queue.pop()
         loaded = queue.when_loaded()
         if entry is None and loaded is not None and queue.message_count:
@@ -170,7 +208,9 @@ class Consuming:
         header = queue.header_for(entry)
         tag = self.hand_out(queue, None, entry, method.no_ack)
         message = entry.message
-        answer = GetOk(tag, entry.redelivered, message.exchange, message.routing_key, queue.message_count)
+        answer = GetOk(
+            tag, entry.redelivered, message.exchange, message.routing_key, queue.message_count
+        )
         self._channel.send_content(answer, header, message.body)
 
     # Settling.
@@ -192,7 +232,9 @@ class Consuming:
         self._channel.send(Basic.RecoverOk())
 
     def _take(self, tag: int, multiple: bool) -> list[_Unsettled]:
-        """Remove from the unsettled; with `multiple` all up to `tag`, or all for tag 0. Raises `AmqpError` 406."""
+        """Remove from the unsettled; with `multiple` all up to `tag`, or all for tag 0. Raises
+        `AmqpError` 406.
+        """
         if multiple and tag == 0:
             taken = list(self.unsettled.values())
             self.unsettled.clear()
@@ -222,7 +264,11 @@ class Consuming:
                     queue.reject(entry)
         streams = [queue.name for queue in by_queue if queue.kind == "stream"]
         if streams and not lost:
-            raise AmqpError(540, f"NOT_IMPLEMENTED - basic.nack and basic.reject not supported by stream queues queue '{streams[0]}'")
+            raise AmqpError(
+                540,
+                "NOT_IMPLEMENTED - basic.nack and basic.reject not supported by stream queues"
+                f" queue '{streams[0]}'",
+            )
 
     # The end.
 

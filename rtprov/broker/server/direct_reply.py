@@ -19,10 +19,11 @@ REPLY_TO = "amq.rabbitmq.reply-to"
 
 
 class Replies:
-    """The replies to one channel's requests. `tag` is that of the reply consumer, None while there is none.
+    """The replies to one channel's requests. `tag` is that of the reply consumer, None while there
+    is none.
 
-    The broker knows it by its `address`, which stands in the requests' ``reply-to`` in place of `REPLY_TO`.
-    """
+    The broker knows it by its `address`, which stands in the requests' ``reply-to`` in place of
+    `REPLY_TO`."""
 
     def __init__(self, channel: BrokerChannel) -> None:
         self._channel = channel
@@ -43,14 +44,18 @@ class Replies:
         """The message with the address to reply to. Raises `AmqpError` 406."""
         if self.address is None:
             raise AmqpError(406, "PRECONDITION_FAILED - fast reply consumer does not exist", 60, 40)
-        return message.with_parts({**split(message.header), "reply_to": encode.short_string(self.address)})
+        return message.with_parts(
+            {**split(message.header), "reply_to": encode.short_string(self.address)}
+        )
 
     def deliver(self, message: Message) -> None:
         """A reply; at most once, so one that cannot be written now is dropped."""
         channel = self._channel
         if self.tag is None or channel.closing or not channel.connection.writable:
             return
-        method = Deliver(self.tag, channel.consuming.new_delivery_tag(), False, "", message.routing_key)
+        method = Deliver(
+            self.tag, channel.consuming.new_delivery_tag(), False, "", message.routing_key
+        )
         channel.send_content(method, message.header, message.body)
 
     def close(self) -> None:

@@ -1,4 +1,5 @@
-"""The embedded broker as a whole: a factory of connections to one engine, its alarms, and what happens with no client's doing.
+"""The embedded broker as a whole: a factory of connections to one engine, its alarms, and what
+happens with no client's doing.
 
 `make_broker` is the way in.
 """
@@ -29,10 +30,10 @@ if TYPE_CHECKING:
 class Limits:
     """What one client may take. Sizes in bytes, times in seconds.
 
-    Who leaves more than `backlog_bytes` unread is not listened to until it has read that; nor is a publisher while messages in all queues
-    together take more than `memory_bytes` of memory. Unfinished messages of all clients together may take `unfinished_bytes`. A method that
-    waits longer than `reading_s` for messages from the disk costs the connection.
-    """
+    Who leaves more than `backlog_bytes` unread is not listened to until it has read that; nor is a
+    publisher while messages in all queues together take more than `memory_bytes` of memory.
+    Unfinished messages of all clients together may take `unfinished_bytes`. A method that waits
+    longer than `reading_s` for messages from the disk costs the connection."""
 
     connections: int = 1000
     channels: int = 2047
@@ -48,10 +49,11 @@ class Limits:
 
 
 class BrokerFactory(Factory):
-    """Connections to one engine. `credentials` maps user names to passwords. `stop` ends all connections and leaves no timer.
+    """Connections to one engine. `credentials` maps user names to passwords. `stop` ends all
+    connections and leaves no timer.
 
-    `new_token` gives words that were never said before, by an earlier broker on the same state either. `unfinished_bytes` is what has come
-    of messages that are not complete, of all clients.
+    `new_token` gives words that were never said before, by an earlier broker on the same state
+    either. `unfinished_bytes` is what has come of messages that are not complete, of all clients.
     """
 
     noisy = False
@@ -91,7 +93,10 @@ class BrokerFactory(Factory):
     def buildProtocol(self, addr: IAddress | None) -> BrokerProtocol | None:  # type: ignore[override] # not made by Factory's `protocol`
         if len(self.connections) >= self.limits.connections:
             if not self._crowded:
-                self._log.warn("{count} connections are open: no more are taken until one ends", count=len(self.connections))
+                self._log.warn(
+                    "{count} connections are open: no more are taken until one ends",
+                    count=len(self.connections),
+                )
             self._crowded = True
             return None
         return BrokerProtocol(self)
@@ -108,11 +113,18 @@ class BrokerFactory(Factory):
 
     def _on_memory(self, full: bool) -> None:
         if full:
-            self._log.warn("messages in memory take {bytes} bytes: publishers wait", bytes=self.engine.memory.used)
+            self._log.warn(
+                "messages in memory take {bytes} bytes: publishers wait",
+                bytes=self.engine.memory.used,
+            )
         else:
-            self._log.info("messages in memory take {bytes} bytes: publishers go on", bytes=self.engine.memory.used)
+            self._log.info(
+                "messages in memory take {bytes} bytes: publishers go on",
+                bytes=self.engine.memory.used,
+            )
             if self._going_on is None and not self._stopped:
-                self._going_on = self.clock.callLater(0, self._go_on)  # who made room is in the middle of something
+                # who made room is in the middle of something
+                self._going_on = self.clock.callLater(0, self._go_on)
         self._set_alarm("memory", "low on memory" if full else None)
 
     def _go_on(self) -> None:
@@ -131,7 +143,9 @@ class BrokerFactory(Factory):
                 connection.tell_alarm()
 
     def stop(self) -> Deferred[None]:
-        """Close every connection in the orderly way, those that do not answer after a while. Fires when all are gone."""
+        """Close every connection in the orderly way, those that do not answer after a while. Fires
+        when all are gone.
+        """
         self._stopped = True
         for call in (self._expiration, self._going_on):
             if call is not None and call.active():
@@ -155,7 +169,9 @@ class BrokerFactory(Factory):
             gone.callback(None)
 
     def end_turn(self) -> Deferred[None]:
-        """Make all that was done safe, and fire when it is; have the next message that expires be dropped when it does."""
+        """Make all that was done safe, and fire when it is; have the next message that expires be
+        dropped when it does.
+        """
         self._watch_expiration()
         return self.engine.commit()
 
@@ -167,7 +183,9 @@ class BrokerFactory(Factory):
             call.cancel()
             call = None
         if call is None:
-            self._expiration = self.clock.callLater(max(0.0, due - self.clock.seconds()), self._expire)
+            self._expiration = self.clock.callLater(
+                max(0.0, due - self.clock.seconds()), self._expire
+            )
 
     def _expire(self) -> None:
         self._expiration = None
@@ -187,12 +205,22 @@ def make_broker(
     password: str = "guest",  # noqa: S107
     max_age_s: float | None = None,
 ) -> BrokerFactory:
-    """A broker with one virtual host ``/`` and one user. `clock`'s seconds are taken as seconds since the epoch; see `Engine`."""
+    """A broker with one virtual host ``/`` and one user. `clock`'s seconds are taken as seconds
+    since the epoch; see `Engine`.
+    """
     start, number = int(clock.seconds() * 1000), count(1)
 
     def new_name() -> str:
-        """A word that no broker on this state has said before: what an earlier one has named may still be asked for."""
+        """A word that no broker on this state has said before: what an earlier one has named may
+        still be asked for.
+        """
         return f"{start:x}.{next(number):x}"
 
     engine = Engine(storage=storage, now=clock.seconds, new_name=new_name, max_age_s=max_age_s)
-    return BrokerFactory(engine=engine, credentials={username: password}, clock=clock, limits=Limits(), new_token=new_name)
+    return BrokerFactory(
+        engine=engine,
+        credentials={username: password},
+        clock=clock,
+        limits=Limits(),
+        new_token=new_name,
+    )

@@ -1,4 +1,5 @@
-"""How a client's connection is set up, seen from the server (AMQP 0-9-1 §2.2.4): protocol header, log-in, tuning, virtual host.
+"""How a client's connection is set up, seen from the server (AMQP 0-9-1 §2.2.4): protocol header,
+log-in, tuning, virtual host.
 
 The connection passes on what it receives and sends what it is given; nothing here writes.
 """
@@ -40,10 +41,15 @@ class OtherProtocol(Exception):
 
 
 class LoginRefused(AmqpError):
-    """The user name or the password is wrong. `told` is whether the client can bear to be told so; if not, it is hung up on."""
+    """The user name or the password is wrong. `told` is whether the client can bear to be told so;
+    if not, it is hung up on.
+    """
 
     def __init__(self, username: str, mechanism: str, told: bool) -> None:
-        text = f"ACCESS_REFUSED - Login was refused using authentication mechanism {mechanism}. For details see the broker logfile."
+        text = (
+            f"ACCESS_REFUSED - Login was refused using authentication mechanism {mechanism}. For"
+            " details see the broker logfile."
+        )
         super().__init__(403, text)
         self.username = username
         self.told = told
@@ -52,9 +58,9 @@ class LoginRefused(AmqpError):
 class Handshake:
     """One client's. `credentials` maps user names to passwords.
 
-    `greeted` once the protocol header has come, `done` once the virtual host is open. Agreed are `username`, `capabilities` (the names
-    of those that the client has), `frame_max` in bytes, `heartbeat_s` in seconds, 0 for none.
-    """
+    `greeted` once the protocol header has come, `done` once the virtual host is open. Agreed are
+    `username`, `capabilities` (the names of those that the client has), `frame_max` in bytes,
+    `heartbeat_s` in seconds, 0 for none."""
 
     def __init__(self, *, credentials: Mapping[str, str], limits: Limits) -> None:
         self._credentials = credentials
@@ -68,7 +74,9 @@ class Handshake:
         self.heartbeat_s = 0
 
     def greet(self, data: bytes) -> bytes:
-        """Take the first bytes; return what comes behind the protocol header. Raises `OtherProtocol`."""
+        """Take the first bytes; return what comes behind the protocol header. Raises
+        `OtherProtocol`.
+        """
         self._header += data
         if len(self._header) < len(PROTOCOL_HEADER) and PROTOCOL_HEADER.startswith(self._header):
             return b""
@@ -83,7 +91,9 @@ class Handshake:
         return Connection.Start(0, 9, _PROPERTIES, MECHANISMS, "en_US")
 
     def answer(self, command: Command) -> base.Frame | None:
-        """The next method's answer, where it has one. Raises `AmqpError`, and `LoginRefused` in particular."""
+        """The next method's answer, where it has one. Raises `AmqpError`, and `LoginRefused` in
+        particular.
+        """
         return self._stage(command)
 
     def _on_start_ok(self, command: Command) -> base.Frame:
@@ -94,16 +104,22 @@ class Handshake:
         username, password = credentials_from(method.mechanism, method.response)
         expected = self._credentials.get(username)
         if expected is None or not hmac.compare_digest(expected.encode(), password.encode()):
-            raise LoginRefused(username, method.mechanism, "authentication_failure_close" in self.capabilities)
+            raise LoginRefused(
+                username, method.mechanism, "authentication_failure_close" in self.capabilities
+            )
         self.username = username
         self._stage = self._on_tune_ok
-        return Connection.Tune(self._limits.channels, self._limits.frame_bytes, self._limits.heartbeat_s)
+        return Connection.Tune(
+            self._limits.channels, self._limits.frame_bytes, self._limits.heartbeat_s
+        )
 
     def _on_tune_ok(self, command: Command) -> None:
         method = _expect(command, Connection.TuneOk)
         frame_max = method.frame_max or self._limits.frame_bytes
         if not FRAME_MIN_SIZE <= frame_max <= self._limits.frame_bytes:
-            raise AmqpError(530, f"NOT_ALLOWED - negotiated frame_max = {frame_max} is out of range")
+            raise AmqpError(
+                530, f"NOT_ALLOWED - negotiated frame_max = {frame_max} is out of range"
+            )
         self.frame_max, self.heartbeat_s = frame_max, method.heartbeat
         self._stage = self._on_open
 

@@ -1,8 +1,7 @@
 """Methods of ours that carry names which clients have chosen.
 
-pamqp holds names to the letter of AMQP 0-9-1 (127 bytes, few signs) wherever it makes or writes a method; RabbitMQ takes any that fit
-into a short string, and so do we.
-"""
+pamqp holds names to the letter of AMQP 0-9-1 (127 bytes, few signs) wherever it makes or writes a
+method; RabbitMQ takes any that fit into a short string, and so do we."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The publishing half of a channel: messages to exchanges, those that no queue takes back again, and publisher confirms."""
+"""The publishing half of a channel: messages to exchanges, those that no queue takes back again,
+and publisher confirms.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ if TYPE_CHECKING:
 
 
 class Publishing:
-    """`published` counts what was published in confirm mode (https://www.rabbitmq.com/docs/confirms)."""
+    """`published` counts what was published in confirm mode
+    (https://www.rabbitmq.com/docs/confirms).
+    """
 
     def __init__(self, channel: BrokerChannel) -> None:
         self._channel = channel
@@ -33,7 +37,9 @@ class Publishing:
         self._channel.answer(method, Confirm.SelectOk())
 
     def on_publish(self, method: Basic.Publish, command: Command) -> None:
-        """Put the message where it belongs; what is mandatory and belongs nowhere is returned. Raises `AmqpError`."""
+        """Put the message where it belongs; what is mandatory and belongs nowhere is returned.
+        Raises `AmqpError`.
+        """
         message = self._message(method, command)
         if message.properties.reply_to == REPLY_TO:
             message = self._channel.replies.request(message)
@@ -55,15 +61,21 @@ class Publishing:
         wrong = self._wrong(properties)
         if wrong is not None:
             if method.exchange:
-                self._connection.engine.routing.exchange(method.exchange)  # whether it is there counts first
+                # whether it is there counts first
+                self._connection.engine.routing.exchange(method.exchange)
             raise AmqpError(406, f"PRECONDITION_FAILED - {wrong}", 60, 40)
-        return Message(method.exchange, method.routing_key, properties, command.header, command.body)
+        return Message(
+            method.exchange, method.routing_key, properties, command.header, command.body
+        )
 
     def _wrong(self, properties: Basic.Properties) -> str | None:
         """What RabbitMQ refuses a message's properties for; None if they are in order."""
         username = self._connection.handshake.username
         if properties.user_id is not None and properties.user_id != username:
-            return f"user_id property set to '{properties.user_id}' but authenticated user was '{username}'"
+            return (
+                f"user_id property set to '{properties.user_id}' but authenticated user was"
+                f" '{username}'"
+            )
         try:
             expiration_s(properties)
         except ValueError:
@@ -84,7 +96,9 @@ class Publishing:
         return self._connection.engine.publish(message)
 
     def confirm(self, upto: int) -> None:
-        """The first `upto` messages that were published are safe: say so, in one frame. More may have come while they were written."""
+        """The first `upto` messages that were published are safe: say so, in one frame. More may
+        have come while they were written.
+        """
         if upto > self._confirmed and not self._channel.closing:
             self._confirmed = upto
             self._channel.send(Basic.Ack(upto, True))

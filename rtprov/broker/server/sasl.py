@@ -11,7 +11,9 @@ MECHANISMS = "PLAIN AMQPLAIN"
 
 
 def credentials_from(mechanism: str, response: str | bytes) -> tuple[str, str]:
-    """User name and password. Raises `AmqpError` 503 for an unknown mechanism, 501 for a response that does not parse."""
+    """User name and password. Raises `AmqpError` 503 for an unknown mechanism, 501 for a response
+    that does not parse.
+    """
     data = response if isinstance(response, bytes) else response.encode()
     try:
         if mechanism == "PLAIN":  # RFC 4616
@@ -22,4 +24,6 @@ def credentials_from(mechanism: str, response: str | bytes) -> tuple[str, str]:
             return str(table["LOGIN"]), str(table["PASSWORD"])
     except UNPARSABLE as error:
         raise AmqpError(501, "FRAME_ERROR - the log-in does not parse", 10, 11) from error
-    raise AmqpError(503, f"COMMAND_INVALID - unknown authentication mechanism '{mechanism[:32]}'", 10, 11)
+    raise AmqpError(
+        503, f"COMMAND_INVALID - unknown authentication mechanism '{mechanism[:32]}'", 10, 11
+    )

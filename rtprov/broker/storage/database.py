@@ -1,8 +1,9 @@
-"""What stands in the embedded broker's file, read and written; `rtprov.broker.storage.database_file` opens it.
+"""What stands in the embedded broker's file, read and written;
+`rtprov.broker.storage.database_file` opens it.
 
-Plain blocking code for the writer thread; `rtprov.broker.storage.sqlite` is its face towards the reactor. A message's row id is its queue's id and
-its position in one integer, so that a queue's messages lie together, in order, and need no index beside.
-"""
+Plain blocking code for the writer thread; `rtprov.broker.storage.sqlite` is its face towards the
+reactor. A message's row id is its queue's id and its position in one integer, so that a queue's
+messages lie together, in order, and need no index beside."""
 
 from __future__ import annotations
 
@@ -21,7 +22,14 @@ import msgspec
 from rtprov.amqp.codec import decode_header
 from rtprov.broker.messages import Message
 from rtprov.broker.storage.database_file import VERSION, open_file
-from rtprov.broker.storage.interface import PAGE_BYTES, PAGE_MESSAGES, Record, Recovered, StoredExchange, StoredQueue
+from rtprov.broker.storage.interface import (
+    PAGE_BYTES,
+    PAGE_MESSAGES,
+    Record,
+    Recovered,
+    StoredExchange,
+    StoredQueue,
+)
 
 POSITION_BITS = 44
 MAX_QUEUE_ID = 1 << (62 - POSITION_BITS)
@@ -56,7 +64,9 @@ def row_of(queue_id: int, record: Record) -> Row:
 
 @attrs.define(eq=False)
 class Batch:
-    """One transaction. Statements come first, then messages are added and removed; ranges of messages go last."""
+    """One transaction. Statements come first, then messages are added and removed; ranges of
+    messages go last.
+    """
 
     statements: list[tuple[str, tuple[Any, ...]]] = attrs.Factory(list)
     added: dict[int, Row] = attrs.Factory(dict)
@@ -68,11 +78,20 @@ class Batch:
 
     @property
     def empty(self) -> bool:
-        return not (self.statements or self.added or self.removed or self.handed_out_again or self.handed_out or self.ranges)
+        return not (
+            self.statements
+            or self.added
+            or self.removed
+            or self.handed_out_again
+            or self.handed_out
+            or self.ranges
+        )
 
 
 class Database:
-    """An open file. Use `Database.open`. Methods raise `sqlite3.Error`; a transaction that failed has changed nothing."""
+    """An open file. Use `Database.open`. Methods raise `sqlite3.Error`; a transaction that failed
+    has changed nothing.
+    """
 
     def __init__(self, connection: sqlite3.Connection, lock: int) -> None:
         self._connection = connection
@@ -80,7 +99,9 @@ class Database:
 
     @classmethod
     def open(cls, directory: Path) -> Database:
-        """Open the database in `directory`, both made where missing. Raises `ConfigurationError`."""
+        """Open the database in `directory`, both made where missing. Raises
+        `ConfigurationError`.
+        """
         return cls(*open_file(directory))
 
     def close(self) -> None:
@@ -98,16 +119,34 @@ class Database:
         """Everything but the messages; nothing is changed."""
         query = self._connection.execute
         queues = []
-        for queue_id, name, text, auto_delete, handed_out in query("SELECT * FROM queue ORDER BY id").fetchall():
+        for queue_id, name, text, auto_delete, handed_out in query(
+            "SELECT * FROM queue ORDER BY id"
+        ).fetchall():
             bounds = row_id(queue_id, 0), row_id(queue_id + 1, 0) - 1
-            count, first, last = query("SELECT count(*), min(id), max(id) FROM message WHERE id BETWEEN ? AND ?", bounds).fetchone()
-            bindings = query("SELECT exchange, routing_key FROM binding WHERE queue = ?", (queue_id,)).fetchall()
+            count, first, last = query(
+                "SELECT count(*), min(id), max(id) FROM message WHERE id BETWEEN ? AND ?", bounds
+            ).fetchone()
+            bindings = query(
+                "SELECT exchange, routing_key FROM binding WHERE queue = ?", (queue_id,)
+            ).fetchall()
             start = handed_out + 1 if first is None else first - bounds[0]
             end = handed_out if last is None else max(last - bounds[0], 0)
             arguments = msgspec.json.decode(text)
-            queues.append(StoredQueue(name, arguments, bool(auto_delete), tuple(bindings), count, start, end, handed_out))
+            queues.append(
+                StoredQueue(
+                    name,
+                    arguments,
+                    bool(auto_delete),
+                    tuple(bindings),
+                    count,
+                    start,
+                    end,
+                    handed_out,
+                )
+            )
         exchanges = [
-            StoredExchange(name, kind, bool(gone), bool(internal)) for name, kind, gone, internal in query("SELECT * FROM exchange")
+            StoredExchange(name, kind, bool(gone), bool(internal))
+            for name, kind, gone, internal in query("SELECT * FROM exchange")
         ]
         return Recovered(exchanges, queues)
 
@@ -120,7 +159,11 @@ class Database:
         bounds = row_id(queue_id, after), row_id(queue_id, upto)
         page: list[Record] = []
         size = 0
-        with closing(self._connection.execute("SELECT * FROM message WHERE id > ? AND id <= ? ORDER BY id", bounds)) as cursor:
+        with closing(
+            self._connection.execute(
+                "SELECT * FROM message WHERE id > ? AND id <= ? ORDER BY id", bounds
+            )
+        ) as cursor:
             for row in cursor:
                 record = _record(row)
                 page.append(record)
@@ -143,7 +186,8 @@ class Database:
         """Carry out a batch in one transaction."""
         steps = list(_steps(batch))
         query = self._connection.execute
-        if len(steps) == 1:  # a transaction of its own (https://www.sqlite.org/lang_transaction.html)
+        # a transaction of its own (https://www.sqlite.org/lang_transaction.html)
+        if len(steps) == 1:
             query(*steps[0])
             return
         query("BEGIN IMMEDIATE")
@@ -157,35 +201,49 @@ class Database:
             raise
 
     def trim(self, queue_id: int, before: float) -> int | None:
-        """See `rtprov.broker.storage.interface.Storage.trim`; at most `TRIM_ROWS` messages go at once."""
+        """See `rtprov.broker.storage.interface.Storage.trim`; at most `TRIM_ROWS` messages go at
+        once.
+        """
         query = self._connection.execute
         low, high = row_id(queue_id, 0), row_id(queue_id + 1, 0) - 1
-        first, last = query("SELECT min(id), max(id) FROM message WHERE id BETWEEN ? AND ?", (low, high)).fetchone()
+        first, last = query(
+            "SELECT min(id), max(id) FROM message WHERE id BETWEEN ? AND ?", (low, high)
+        ).fetchone()
         if first is None:
             return None
         end = min(last, first + TRIM_ROWS)
-        kept = query("SELECT id FROM message WHERE id BETWEEN ? AND ? AND time >= ? ORDER BY id LIMIT 1", (first, end, before)).fetchone()
+        kept = query(
+            "SELECT id FROM message WHERE id BETWEEN ? AND ? AND time >= ? ORDER BY id LIMIT 1",
+            (first, end, before),
+        ).fetchone()
         cut = end if kept is None else kept[0]
         query("DELETE FROM message WHERE id >= ? AND id < ?", (first, cut))
         return _position(cut)
 
     def give_back_space(self) -> bool:
-        """Return some of the space that deletions have left free to the file system; tell whether there is more to return."""
+        """Return some of the space that deletions have left free to the file system; tell whether
+        there is more to return.
+        """
         (free,) = self._connection.execute("PRAGMA freelist_count").fetchone()
         if free > SPARE_PAGES:
             # A step for each page, of which `execute` takes only the first.
-            self._connection.executescript(f"PRAGMA incremental_vacuum({min(TIDY_PAGES, free - SPARE_PAGES)})")
+            self._connection.executescript(
+                f"PRAGMA incremental_vacuum({min(TIDY_PAGES, free - SPARE_PAGES)})"
+            )
         return bool(free > SPARE_PAGES + TIDY_PAGES)
 
 
 def _steps(batch: Batch) -> Iterator[tuple[str, Sequence[Any]]]:
     """A batch's statements, and what goes into their places.
 
-    Each lets go of Python's global lock, and may wait long to get it back: so many messages are added, or removed, by one.
-    """
+    Each lets go of Python's global lock, and may wait long to get it back: so many messages are
+    added, or removed, by one."""
     yield from batch.statements
     for rows in _pieces(batch.added.values()):
-        yield _many("INSERT INTO message VALUES %s", "(?, ?, ?, ?, ?, ?, ?, ?)", len(rows)), list(chain.from_iterable(rows))
+        yield (
+            _many("INSERT INTO message VALUES %s", "(?, ?, ?, ?, ?, ?, ?, ?)", len(rows)),
+            list(chain.from_iterable(rows)),
+        )
     for start in range(0, len(batch.removed), STATEMENT_ROWS):
         ids = batch.removed[start : start + STATEMENT_ROWS]
         yield _many("DELETE FROM message WHERE id IN (%s)", "?", len(ids)), ids

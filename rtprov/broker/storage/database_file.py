@@ -1,7 +1,8 @@
-"""How the embedded broker comes by its file, a SQLite database (https://www.sqlite.org/wal.html) that one process at a time may have open.
+"""How the embedded broker comes by its file, a SQLite database (https://www.sqlite.org/wal.html)
+that one process at a time may have open.
 
-What is not whole, not ours or not of this version is refused, and left as it is. A kill at any moment leaves what the next start opens.
-"""
+What is not whole, not ours or not of this version is refused, and left as it is. A kill at any
+moment leaves what the next start opens."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ CREATE TABLE message (
 
 
 def open_file(directory: Path) -> tuple[sqlite3.Connection, int]:
-    """Open the file in `directory`, both made where missing; return the connection and the lock's file descriptor.
+    """Open the file in `directory`, both made where missing; return the connection and the lock's
+    file descriptor.
 
     Raises `ConfigurationError`; nothing is changed then.
     """
@@ -48,7 +50,9 @@ def open_file(directory: Path) -> tuple[sqlite3.Connection, int]:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
-        raise refusal(f"{directory}: cannot keep the broker's state here: {error.strerror}", error) from None
+        raise refusal(
+            f"{directory}: cannot keep the broker's state here: {error.strerror}", error
+        ) from None
     try:
         _take(lock, directory)
         if not os.path.lexists(path):
@@ -73,14 +77,19 @@ def _take(lock: int, directory: Path) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise TemporarilyUnavailable(f"{directory}: another broker is running on this state; give each its own --state") from None
+        raise TemporarilyUnavailable(
+            f"{directory}: another broker is running on this state; give each its own --state"
+        ) from None
 
 
 def _refuse_leftovers(path: Path) -> None:
     """A log without its file is what is left of a state: SQLite would make it part of a new one."""
     for left in (_beside(path, "wal"), _beside(path, "journal")):
         if os.path.lexists(left):
-            raise ConfigurationError(f"{left}: the file that it belongs to, {FILE}, is missing; put it back, or remove this one too")
+            raise ConfigurationError(
+                f"{left}: the file that it belongs to, {FILE}, is missing; put it back, or remove"
+                " this one too"
+            )
 
 
 def create(path: Path) -> None:
@@ -92,7 +101,9 @@ def create(path: Path) -> None:
     with closing(sqlite3.connect(fresh, isolation_level=None)) as connection:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        connection.executescript(f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; {SCHEMA}")
+        connection.executescript(
+            f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; {SCHEMA}"
+        )
         _use_wal(connection)
     fresh.rename(path)
     handle = os.open(path.parent, os.O_RDONLY)
@@ -114,26 +125,39 @@ def _beside(path: Path, what: str) -> Path:
 
 
 def _check_header(path: Path) -> None:
-    """Look before SQLite does: it would bring a foreign file up to date (https://www.sqlite.org/fileformat2.html#the_database_header)."""
+    """Look before SQLite does: it would bring a foreign file up to date
+    (https://www.sqlite.org/fileformat2.html#the_database_header).
+    """
     with path.open("rb") as file:
         header = file.read(100)
-    if len(header) < 100 or not header.startswith(_MAGIC) or int.from_bytes(header[68:72], "big") != APPLICATION_ID:
+    if (
+        len(header) < 100
+        or not header.startswith(_MAGIC)
+        or int.from_bytes(header[68:72], "big") != APPLICATION_ID
+    ):
         raise ConfigurationError(f"{path}: is no database of rtprov's broker; nothing was changed")
     version = int.from_bytes(header[60:64], "big")
     if version != VERSION:
-        raise ConfigurationError(f"{path}: was written by another version of rtprov (format {version}, not {VERSION}); nothing was changed")
+        raise ConfigurationError(
+            f"{path}: was written by another version of rtprov (format {version}, not {VERSION});"
+            " nothing was changed"
+        )
 
 
 def _check(path: Path) -> None:
-    """Look for damage without the means to change anything: to close a database that could be written would move its log into it.
+    """Look for damage without the means to change anything: to close a database that could be
+    written would move its log into it.
 
-    Without locks (`_take` has one) and alone, so that SQLite needs no file for memory to share: a full disk has no room for that.
-    """
+    Without locks (`_take` has one) and alone, so that SQLite needs no file for memory to share: a
+    full disk has no room for that."""
     uri = f"{path.absolute().as_uri()}?mode=ro&vfs=unix-none"
     with closing(sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None)) as connection:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        tables = {
+            name
+            for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        }
     if verdict != "ok":
         raise ConfigurationError(f"{path}: is damaged: {' '.join(verdict.split())}")
     if not tables.issuperset(TABLES):
@@ -141,13 +165,16 @@ def _check(path: Path) -> None:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=PREPARED)
+    connection = sqlite3.connect(
+        path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=PREPARED
+    )
     try:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         _use_wal(connection)
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA journal_size_limit = 67108864")
-        connection.execute("BEGIN IMMEDIATE")  # which takes the file's lock now, and not with the first write
+        # which takes the file's lock now, and not with the first write
+        connection.execute("BEGIN IMMEDIATE")
         connection.execute("COMMIT")
     except BaseException:
         connection.close()

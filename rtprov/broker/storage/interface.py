@@ -1,9 +1,9 @@
-"""Where the broker keeps what must survive it. The engine tells a storage what happens; the storage writes it down, and gives messages back
-page by page, after a restart too.
+"""Where the broker keeps what must survive it. The engine tells a storage what happens; the storage
+writes it down, and gives messages back page by page, after a restart too.
 
-All that happens in one turn of the reactor is one transaction: the engine records operations as it goes, the server calls `commit` once at
-the end of the turn, and confirms leave only when its Deferred has fired.
-"""
+All that happens in one turn of the reactor is one transaction: the engine records operations as it
+goes, the server calls `commit` once at the end of the turn, and confirms leave only when its
+Deferred has fired."""
 
 from __future__ import annotations
 
@@ -24,10 +24,9 @@ PAGE_BYTES = 4 * 1024 * 1024
 class Record:
     """A message as it is stored in one queue or stream.
 
-    `position` orders it there (a stream's offset) and is never given again. `time` is when it came, `expires_at` when it expires, both in
-    seconds since the epoch. `deliveries` counts how often it was handed out where that is more than once: once is what a queue's
-    `handed_out` tells.
-    """
+    `position` orders it there (a stream's offset) and is never given again. `time` is when it came,
+    `expires_at` when it expires, both in seconds since the epoch. `deliveries` counts how often it
+    was handed out where that is more than once: once is what a queue's `handed_out` tells."""
 
     position: int
     time: float
@@ -45,9 +44,8 @@ class Record:
 class StoredQueue:
     """A durable queue or stream as the last run left it, without its messages: see `Storage.load`.
 
-    `first` and `last` are the positions of its oldest and newest message (`last` is `first` - 1 where there is none); messages up to
-    `handed_out` may have been delivered before.
-    """
+    `first` and `last` are the positions of its oldest and newest message (`last` is `first` - 1
+    where there is none); messages up to `handed_out` may have been delivered before."""
 
     name: str
     arguments: Mapping[str, Any]
@@ -78,11 +76,11 @@ class Recovered:
 
 
 class Storage(Protocol):
-    """What the engine tells, of durable things only. A queue is told before its messages, and never again once it is deleted.
+    """What the engine tells, of durable things only. A queue is told before its messages, and never
+    again once it is deleted.
 
-    `on_trouble` is called with a reason when nothing can be written at present, and with None when it can again; meanwhile nothing is lost:
-    commits wait.
-    """
+    `on_trouble` is called with a reason when nothing can be written at present, and with None when
+    it can again; meanwhile nothing is lost: commits wait."""
 
     on_trouble: Callable[[str | None], None]
 
@@ -97,7 +95,9 @@ class Storage(Protocol):
 
     def exchange_deleted(self, name: str) -> None: ...
 
-    def queue_declared(self, name: str, arguments: Mapping[str, Any], auto_delete: bool) -> None: ...
+    def queue_declared(
+        self, name: str, arguments: Mapping[str, Any], auto_delete: bool
+    ) -> None: ...
 
     def queue_deleted(self, name: str) -> None: ...
 
@@ -118,19 +118,26 @@ class Storage(Protocol):
         """The messages up to this position may have been delivered."""
 
     def handed_out_again(self, queue: str, position: int, deliveries: int) -> None:
-        """A message that had come back may have been delivered again: for the `deliveries`th time, counted from 1."""
-
-    def load(self, queue: str, after: int, upto: int) -> Deferred[Sequence[Record]]:
-        """Fire with the next messages at positions over `after` and up to `upto`, in order: at most `PAGE_MESSAGES`, of about `PAGE_BYTES`.
-
-        What was told before is seen. An empty answer means that there is none. Where the disk cannot be read for a while, it takes as long.
+        """A message that had come back may have been delivered again: for the `deliveries`th time,
+        counted from 1.
         """
 
+    def load(self, queue: str, after: int, upto: int) -> Deferred[Sequence[Record]]:
+        """Fire with the next messages at positions over `after` and up to `upto`, in order: at most
+        `PAGE_MESSAGES`, of about `PAGE_BYTES`.
+
+        What was told before is seen. An empty answer means that there is none. Where the disk
+        cannot be read for a while, it takes as long."""
+
     def position_at(self, stream: str, time: float) -> Deferred[int | None]:
-        """Fire with the position of the first message that came at `time` or later; None where there is none."""
+        """Fire with the position of the first message that came at `time` or later; None where
+        there is none.
+        """
 
     def trim(self, stream: str, before: float) -> Deferred[int | None]:
-        """Forget messages that came before this time, but never the newest; fire with the first position left, None where none is."""
+        """Forget messages that came before this time, but never the newest; fire with the first
+        position left, None where none is.
+        """
 
     def commit(self) -> Deferred[None]:
         """Make all that was told so far safe; fire when it is."""
@@ -144,7 +151,9 @@ def nobody(_: str | None) -> None:
 
 
 class MemoryStorage:
-    """Keeps messages in memory: they end with the process. For tests and measurements; every command has a `SqliteStorage`."""
+    """Keeps messages in memory: they end with the process. For tests and measurements; every
+    command has a `SqliteStorage`.
+    """
 
     congested = False
 
@@ -202,7 +211,11 @@ class MemoryStorage:
         return succeed(page)
 
     def position_at(self, stream: str, time: float) -> Deferred[int | None]:
-        return succeed(next((each.position for each in self._queues[stream].values() if each.time >= time), None))
+        return succeed(
+            next(
+                (each.position for each in self._queues[stream].values() if each.time >= time), None
+            )
+        )
 
     def trim(self, stream: str, before: float) -> Deferred[int | None]:
         records, first, last = self._queues[stream], self._first[stream], self._last[stream]

@@ -1,7 +1,8 @@
-"""A `rtprov.broker.storage.interface.Storage` in a SQLite file: gathers what the engine tells into batches, and has one thread write them.
+"""A `rtprov.broker.storage.interface.Storage` in a SQLite file: gathers what the engine tells into
+batches, and has one thread write them.
 
-While one batch is being written, the next gathers: so all that happens meanwhile, however much, shares one transaction and one `fsync`.
-"""
+While one batch is being written, the next gathers: so all that happens meanwhile, however much,
+shares one transaction and one `fsync`."""
 
 from __future__ import annotations
 
@@ -30,11 +31,12 @@ TIDY_EVERY_S = 10.0
 
 
 class SqliteStorage:
-    """`run` calls a function in the writer thread, one call at a time and in order, and fires with what it returns or raises.
+    """`run` calls a function in the writer thread, one call at a time and in order, and fires with
+    what it returns or raises.
 
-    When the file cannot be written, the disk being full, the batch is tried again each second until it can; nothing is confirmed
-    meanwhile, and nothing lost. `open_database` is another way to have a database than a file in `directory`.
-    """
+    When the file cannot be written, the disk being full, the batch is tried again each second until
+    it can; nothing is confirmed meanwhile, and nothing lost. `open_database` is another way to have
+    a database than a file in `directory`."""
 
     _log = Logger()
 
@@ -65,7 +67,10 @@ class SqliteStorage:
 
     @property
     def congested(self) -> bool:
-        return self._batch.size + (self._writing.size if self._writing is not None else 0) > CONGESTED_BYTES
+        return (
+            self._batch.size + (self._writing.size if self._writing is not None else 0)
+            > CONGESTED_BYTES
+        )
 
     def recover(self) -> Recovered:
         """Blocking: the broker does not run yet."""
@@ -74,7 +79,13 @@ class SqliteStorage:
     # What the engine tells.
 
     def exchange_declared(self, exchange: StoredExchange) -> None:
-        self._tell("INSERT INTO exchange VALUES (?, ?, ?, ?)", exchange.name, exchange.kind, exchange.auto_delete, exchange.internal)
+        self._tell(
+            "INSERT INTO exchange VALUES (?, ?, ?, ?)",
+            exchange.name,
+            exchange.kind,
+            exchange.auto_delete,
+            exchange.internal,
+        )
 
     def exchange_deleted(self, name: str) -> None:
         self._tell("DELETE FROM exchange WHERE name = ?", name)
@@ -86,7 +97,9 @@ class SqliteStorage:
         self._last_id += 1
         self._ids[name] = self._last_id
         text = msgspec.json.encode(arguments).decode()
-        self._tell("INSERT INTO queue VALUES (?, ?, ?, ?, -1)", self._last_id, name, text, auto_delete)
+        self._tell(
+            "INSERT INTO queue VALUES (?, ?, ?, ?, -1)", self._last_id, name, text, auto_delete
+        )
 
     def queue_deleted(self, name: str) -> None:
         queue_id = self._ids.pop(name)
@@ -95,11 +108,21 @@ class SqliteStorage:
         self._batch.ranges.append((row_id(queue_id, 0), row_id(queue_id + 1, 0) - 1))
 
     def bound(self, queue: str, exchange: str, routing_key: str) -> None:
-        self._tell("INSERT OR IGNORE INTO binding VALUES (?, ?, ?)", self._ids[queue], exchange, routing_key)
+        self._tell(
+            "INSERT OR IGNORE INTO binding VALUES (?, ?, ?)",
+            self._ids[queue],
+            exchange,
+            routing_key,
+        )
 
     def unbound(self, queue: str, exchange: str, routing_key: str) -> None:
         if queue in self._ids:
-            self._tell("DELETE FROM binding WHERE queue = ? AND exchange = ? AND routing_key = ?", self._ids[queue], exchange, routing_key)
+            self._tell(
+                "DELETE FROM binding WHERE queue = ? AND exchange = ? AND routing_key = ?",
+                self._ids[queue],
+                exchange,
+                routing_key,
+            )
 
     def _tell(self, statement: str, *values: object) -> None:
         self._batch.statements.append((statement, values))
@@ -136,7 +159,8 @@ class SqliteStorage:
         return self._after_commit(self._run, self._database.trim, self._ids[stream], before)
 
     def _after_commit(self, run: Callable[..., Awaitable[T]], *arguments: Any) -> Deferred[T]:
-        # A coroutine's Deferred, whose `called` tells the truth; a chained one's is True before its result is there.
+        # A coroutine's Deferred, whose `called` tells the truth; a chained one's is True before its
+        # result is there.
         return Deferred.fromCoroutine(self._run_after_commit(run, *arguments))
 
     async def _run_after_commit(self, run: Callable[..., Awaitable[T]], *arguments: Any) -> T:
@@ -146,14 +170,20 @@ class SqliteStorage:
         return await run(*arguments)
 
     async def _read(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Read, again and again until it can be done: a queue waits for its page, and nobody else for that queue."""
+        """Read, again and again until it can be done: a queue waits for its page, and nobody else
+        for that queue.
+        """
         told = False
         while True:
             try:
                 result: T = await self._run(function, *arguments)
             except Exception as error:  # a row that makes no sense is as bad
                 if not told:
-                    self._log.critical("{folder}: cannot be read: {error}; tried again each second", folder=self._directory, error=error)
+                    self._log.critical(
+                        "{folder}: cannot be read: {error}; tried again each second",
+                        folder=self._directory,
+                        error=error,
+                    )
                     told = True
                 await self._pause()
             else:
@@ -176,7 +206,8 @@ class SqliteStorage:
 
     def commit(self) -> Deferred[None]:
         if self._closed:
-            return Deferred()  # what comes this late, such as a page, sets nothing off that could still be written
+            # what comes this late, such as a page, sets nothing off that could still be written
+            return Deferred()
         if not self._batch.empty:
             waiter: Deferred[None] = Deferred()
             self._waiters.append(waiter)
@@ -194,14 +225,17 @@ class SqliteStorage:
         self._written, self._waiters = self._waiters, []
         writing = Deferred.fromCoroutine(self._write(self._writing))
         writing.addErrback(
-            lambda reason: self._log.failure("{folder}: the broker's state is no longer written", reason, folder=self._directory)
+            lambda reason: self._log.failure(
+                "{folder}: the broker's state is no longer written", reason, folder=self._directory
+            )
         )
 
     async def _write(self, batch: Batch) -> None:
         while True:
             try:
                 await self._run(self._database.write, batch)
-            except Exception as error:  # whatever it is: what waits for this batch must not wait for ever
+            # whatever it is: what waits for this batch must not wait for ever
+            except Exception as error:
                 if not isinstance(error, sqlite3.Error) and self._trouble is None:
                     self._log.failure("{folder}: unexpected error", folder=self._directory)
                 self._report(str(error) or type(error).__name__)
@@ -211,7 +245,8 @@ class SqliteStorage:
         self._report(None)
         self._tidy_now_and_then()
         waiters, self._written, self._writing = self._written, [], None
-        if self._batch.empty:  # what they wait for has been taken back, as a message that has expired
+        # what they wait for has been taken back, as a message that has expired
+        if self._batch.empty:
             waiters += self._waiters
             self._waiters = []
         elif self._waiters:
@@ -227,7 +262,11 @@ class SqliteStorage:
         if trouble is None:
             self._log.info("{folder}: can be written again", folder=self._directory)
         else:
-            self._log.critical("{folder}: cannot be written: {error}; publishers wait", folder=self._directory, error=trouble)
+            self._log.critical(
+                "{folder}: cannot be written: {error}; publishers wait",
+                folder=self._directory,
+                error=trouble,
+            )
         self.on_trouble(trouble)
 
     # Tidying up: in small pieces, between which other work has its turn.
@@ -237,7 +276,11 @@ class SqliteStorage:
         if self._tidying is None and not self._closed and now - self._tidied_at >= TIDY_EVERY_S:
             self._tidied_at = now
             self._tidying = Deferred.fromCoroutine(self._tidy())
-            self._tidying.addErrback(lambda reason: self._log.failure("{folder}: no space is given back", reason, folder=self._directory))
+            self._tidying.addErrback(
+                lambda reason: self._log.failure(
+                    "{folder}: no space is given back", reason, folder=self._directory
+                )
+            )
 
     async def _tidy(self) -> None:
         try:
@@ -247,7 +290,9 @@ class SqliteStorage:
             self._tidying = None
 
     def probe(self) -> Deferred[None]:
-        """Write something that changes nothing. Fires once that is safe; fails with `sqlite3.Error` or OSError if it cannot be written."""
+        """Write something that changes nothing. Fires once that is safe; fails with `sqlite3.Error`
+        or OSError if it cannot be written.
+        """
         if self._closed or self._trouble is not None:
             return fail(OSError(self._trouble or "closed"))
         return self._run(self._database.touch)

@@ -18,8 +18,12 @@ class ChannelTests(AmqpTestCase):
         """A method's answer has its fields by name."""
         channel = self.channel(self.connect())
         self.broker.answers[Queue.Declare] = lambda peer, _: Queue.DeclareOk("amq.gen-1", 7, 2)
-        message = self.result(channel.queue_declare(exclusive=True, arguments={"x-max-length": 5, "ключ": "значение"}))
-        self.assertEqual((message.queue, message.message_count, message.consumer_count), ("amq.gen-1", 7, 2))
+        message = self.result(
+            channel.queue_declare(exclusive=True, arguments={"x-max-length": 5, "ключ": "значение"})
+        )
+        self.assertEqual(
+            (message.queue, message.message_count, message.consumer_count), ("amq.gen-1", 7, 2)
+        )
         (declare,) = self.peer.commands(Queue.Declare)
         self.assertEqual((declare.exclusive, declare.durable), (True, False))
         self.assertEqual(declare.arguments, {"x-max-length": 5, "ключ": "значение"})
@@ -28,7 +32,9 @@ class ChannelTests(AmqpTestCase):
         """An answer that carries a message has it as bytes."""
         channel = self.channel(self.connect())
         properties = Basic.Properties(headers={"a": [1, None]})
-        self.broker.answers[Basic.Get] = lambda peer, _: peer.send_content(1, Basic.GetOk(1, False, "e", "k", 0), b"\xff\0", properties)
+        self.broker.answers[Basic.Get] = lambda peer, _: peer.send_content(
+            1, Basic.GetOk(1, False, "e", "k", 0), b"\xff\0", properties
+        )
         message = self.result(channel.basic_get(queue="q"))
         assert message.content is not None
         self.assertEqual(message.content.body, b"\xff\0")
@@ -69,7 +75,9 @@ class ChannelTests(AmqpTestCase):
         self.assertEqual([declare.nowait for declare in self.peer.commands(Queue.Declare)], [True])
 
     def test_flow(self) -> None:
-        """The broker can stop and restart publishing on a channel, and hears that it was understood."""
+        """The broker can stop and restart publishing on a channel, and hears that it was
+        understood.
+        """
         channel = self.channel(self.connect())
         for active in (False, True):
             self.peer.send(Channel.Flow(active), 1)
@@ -200,7 +208,9 @@ class ChannelTests(AmqpTestCase):
         self.assertEqual(self.result(second).queue, "b")
 
     def test_unencodable(self) -> None:
-        """Arguments that do not fit their field fail at the caller; nothing is sent, and the channel goes on."""
+        """Arguments that do not fit their field fail at the caller; nothing is sent, and the
+        channel goes on.
+        """
         channel = self.channel(self.connect())
         before = len(self.peer.received)
         for call in (
@@ -221,7 +231,11 @@ class ChannelTests(AmqpTestCase):
         """A publish as txAMQP has it works, in one write."""
         channel = self.channel(self.connect())
         body = bytes(range(256)) * 1200
-        self.successResultOf(channel.basic_publish(routing_key="q", content=Content(body, None, {"delivery_mode": 2})))
+        self.successResultOf(
+            channel.basic_publish(
+                routing_key="q", content=Content(body, None, {"delivery_mode": 2})
+            )
+        )
         self.network.settle()
         (publish,) = self.peer.contents(Basic.Publish)
         assert publish.properties is not None

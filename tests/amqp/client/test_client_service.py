@@ -1,4 +1,6 @@
-"""The loop: sessions come and go with the connection, troubles are told once, pauses grow, and stopping leaves nothing behind."""
+"""The loop: sessions come and go with the connection, troubles are told once, pauses grow, and
+stopping leaves nothing behind.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ class LoopTests(AmqpTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.diary: list[str] = []
-        self.first, self.second = (RecordingSession(name, self.diary) for name in ("first", "second"))
+        self.first, self.second = (
+            RecordingSession(name, self.diary) for name in ("first", "second")
+        )
         self.events: Sequence[LogEvent] = ()
         self.service = self.make((self.first, self.second))
         self.logs = capturedLogs()
@@ -75,10 +79,14 @@ class LoopTests(AmqpTestCase):
         self.assert_idle()
 
     def warnings(self) -> list[str]:
-        return [str(event.get("text")) for event in self.events if event["log_level"] >= LogLevel.warn]
+        return [
+            str(event.get("text")) for event in self.events if event["log_level"] >= LogLevel.warn
+        ]
 
     def test_serves(self) -> None:
-        """Sessions are attached in order; only then it counts as connected; stopping detaches them in reverse and says goodbye."""
+        """Sessions are attached in order; only then it counts as connected; stopping detaches them
+        in reverse and says goodbye.
+        """
         connected = self.service.when_connected()
         self.assertNoResult(connected)
         self.second.hold = Deferred()
@@ -90,7 +98,9 @@ class LoopTests(AmqpTestCase):
         self.assertTrue(self.service.connected)
         self.successResultOf(self.service.when_connected())
         self.stop()
-        self.assertEqual(self.diary, ["attach first", "attach second", "detach second", "detach first"])
+        self.assertEqual(
+            self.diary, ["attach first", "attach second", "detach second", "detach first"]
+        )
         self.assertEqual(len(self.peer.commands(Connection.Close)), 1)
         self.assertEqual(self.warnings(), [])
 
@@ -103,13 +113,25 @@ class LoopTests(AmqpTestCase):
         again = self.service.when_connected()
         self.network.advance(0.1)
         self.successResultOf(again)
-        self.assertEqual(self.diary, ["attach first", "attach second", "detach second", "detach first", "attach first", "attach second"])
+        self.assertEqual(
+            self.diary,
+            [
+                "attach first",
+                "attach second",
+                "detach second",
+                "detach first",
+                "attach first",
+                "attach second",
+            ],
+        )
         self.assertEqual(len(self.broker.peers), 2)
         self.assertEqual(len(self.warnings()), 1)
         self.stop()
 
     def test_refused(self) -> None:
-        """Where nobody listens it tries again, with pauses that grow to 5 seconds, and complains once."""
+        """Where nobody listens it tries again, with pauses that grow to 5 seconds, and complains
+        once.
+        """
         self.network.factories.clear()
         self.start()
         attempts = []
@@ -170,7 +192,9 @@ class LoopTests(AmqpTestCase):
             self.stop()
 
     def test_silent_broker(self) -> None:
-        """A broker that accepts and says nothing is left after 5 seconds, again and again; one that speaks is served."""
+        """A broker that accepts and says nothing is left after 5 seconds, again and again; one that
+        speaks is served.
+        """
         self.patch(self.broker, "greet", lambda peer: None)
         self.start()
         self.network.advance(20)
@@ -180,7 +204,9 @@ class LoopTests(AmqpTestCase):
 
     def test_wrong_password(self) -> None:
         """A refused password is said plainly, once, and never shown."""
-        self.broker.answers[Connection.StartOk] = lambda peer, _: Connection.Close(403, "ACCESS_REFUSED", 0, 0)
+        self.broker.answers[Connection.StartOk] = lambda peer, _: Connection.Close(
+            403, "ACCESS_REFUSED", 0, 0
+        )
         self.start()
         self.network.advance(20)
         (warning,) = self.warnings()
@@ -189,11 +215,15 @@ class LoopTests(AmqpTestCase):
         self.stop()
 
     def test_attach_refused(self) -> None:
-        """A session that cannot set up costs the connection, is told once with its name, and all that were begun are detached."""
+        """A session that cannot set up costs the connection, is told once with its name, and all
+        that were begun are detached.
+        """
         self.second.error = BrokerUnavailable("no such thing")
         self.start()
         self.network.advance(10)
-        self.assertEqual(self.diary[:4], ["attach first", "attach second", "detach second", "detach first"])
+        self.assertEqual(
+            self.diary[:4], ["attach first", "attach second", "detach second", "detach first"]
+        )
         self.assertEqual(self.warnings(), ["RecordingSession could not set up: no such thing"])
         self.assertFalse(self.service.connected)
         self.assertTrue(all(peer.lost for peer in self.broker.peers))
@@ -203,7 +233,9 @@ class LoopTests(AmqpTestCase):
         self.stop()
 
     def test_attach_bug(self) -> None:
-        """A session that fails for an error of ours is logged with its traceback, once, and tried again."""
+        """A session that fails for an error of ours is logged with its traceback, once, and tried
+        again.
+        """
         self.first.error = RuntimeError("bug")
         self.start()
         self.network.advance(10)
@@ -249,15 +281,21 @@ class LoopTests(AmqpTestCase):
             async def attach(self, connection: AmqpConnection) -> None:
                 await (await connection.open_channel()).queue_declare(queue="q")
 
-        self.broker.answers[Queue.Declare] = lambda peer, _: Channel.Close(406, "PRECONDITION_FAILED - x-max-age", 50, 10)
+        self.broker.answers[Queue.Declare] = lambda peer, _: Channel.Close(
+            406, "PRECONDITION_FAILED - x-max-age", 50, 10
+        )
         self.service = self.make([Declaring("third", self.diary)])
         self.start()
         self.network.advance(3)
-        self.assertEqual(self.warnings(), ["Declaring could not set up: 406 PRECONDITION_FAILED - x-max-age"])
+        self.assertEqual(
+            self.warnings(), ["Declaring could not set up: 406 PRECONDITION_FAILED - x-max-age"]
+        )
         self.stop()
 
     def test_permission_refused(self) -> None:
-        """A missing permission is named, and told once, though the queue has another name at each attempt."""
+        """A missing permission is named, and told once, though the queue has another name at each
+        attempt.
+        """
 
         class Serving(RecordingSession):
             async def attach(self, connection: AmqpConnection) -> None:
@@ -266,7 +304,12 @@ class LoopTests(AmqpTestCase):
         def refuse(peer: object, declare: Command) -> Channel.Close:
             assert isinstance(declare.method, Queue.Declare)
             name = declare.method.queue
-            return Channel.Close(403, f"ACCESS_REFUSED - access to queue '{name}' in vhost '/' refused for user 'alice'", 50, 10)
+            return Channel.Close(
+                403,
+                f"ACCESS_REFUSED - access to queue '{name}' in vhost '/' refused for user 'alice'",
+                50,
+                10,
+            )
 
         self.broker.answers[Queue.Declare] = refuse
         self.service = self.make([Serving("third", self.diary)])
@@ -279,7 +322,10 @@ class LoopTests(AmqpTestCase):
 
     def test_may_not_publish(self) -> None:
         """So is that for publishing, though the broker says so only when something is published."""
-        text = "ACCESS_REFUSED - access to exchange 'rtprov.tasks' in vhost '/' refused for user 'alice'"
+        text = (
+            "ACCESS_REFUSED - access to exchange 'rtprov.tasks' in vhost '/' refused for user"
+            " 'alice'"
+        )
         self.broker.answers[Basic.Publish] = lambda peer, _: Channel.Close(403, text, 60, 40)
         publisher = Publisher(clock=self.clock)
         self.service = self.make([publisher, MayPublish(publisher, ["rtprov.tasks"])])
@@ -291,10 +337,14 @@ class LoopTests(AmqpTestCase):
         self.stop()
 
     def test_may_publish_later(self) -> None:
-        """A broker that takes no messages at present does not keep a process from its connection."""
+        """A broker that takes no messages at present does not keep a process from its
+        connection.
+        """
         self.broker.answers[Basic.Publish] = lambda peer, _: None
         publisher = Publisher(clock=self.clock, confirm_deadline_s=4.0)
-        self.service = self.make([publisher, MayPublish(publisher, ["rtprov.tasks", "rtprov.status"])])
+        self.service = self.make(
+            [publisher, MayPublish(publisher, ["rtprov.tasks", "rtprov.status"])]
+        )
         self.start()
         self.network.advance(8)
         self.assertTrue(self.service.connected)
@@ -336,8 +386,18 @@ class LoopTests(AmqpTestCase):
         self.stop()
 
     def test_stop_at_each_step(self) -> None:
-        """It can be stopped whatever it is about: connecting, shaking hands, attaching, serving, pausing."""
-        for step in ("before", "connecting", "greeting", "login", "attaching", "serving", "pausing"):
+        """It can be stopped whatever it is about: connecting, shaking hands, attaching, serving,
+        pausing.
+        """
+        for step in (
+            "before",
+            "connecting",
+            "greeting",
+            "login",
+            "attaching",
+            "serving",
+            "pausing",
+        ):
             self.setUp()
             if step == "greeting":
                 self.patch(self.broker, "greet", lambda peer: None)
@@ -404,6 +464,10 @@ class LoopTests(AmqpTestCase):
         self.start()
         self.stop()
         self.assertEqual(
-            [event["log_format"].partition(" (")[0] for event in self.events if event.get("log_namespace", "").startswith("rtprov")],
+            [
+                event["log_format"].partition(" (")[0]
+                for event in self.events
+                if event.get("log_namespace", "").startswith("rtprov")
+            ],
             ["{name}: connected to {url}", "{name}: disconnected from {url}"],
         )

@@ -34,18 +34,27 @@ class ConsumerTests(AmqpTestCase):
         """Each ack and nack that the broker got: its name, tag, multiple, requeue."""
         self.network.settle()
         return [
-            (command.method.name, command.method.delivery_tag, command.method.multiple, getattr(command.method, "requeue", None))
+            (
+                command.method.name,
+                command.method.delivery_tag,
+                command.method.multiple,
+                getattr(command.method, "requeue", None),
+            )
             for command in self.peer.received
             if isinstance(command.method, (Basic.Ack, Basic.Nack))
         ]
 
     def test_setup(self) -> None:
-        """Prefetch and arguments reach the broker, prefetch first; qos is the consumer's own, never global."""
+        """Prefetch and arguments reach the broker, prefetch first; qos is the consumer's own, never
+        global.
+        """
         tag = self.consume(arguments={"x-stream-offset": 5}, exclusive=True)
         qos, sent = self.peer.received[-2].method, self.peer.received[-1].method
         assert isinstance(qos, Basic.Qos) and isinstance(sent, Basic.Consume)
         self.assertEqual((qos.prefetch_count, qos.global_), (10, False))
-        self.assertEqual((sent.queue, sent.consumer_tag, sent.no_ack, sent.exclusive), ("q", tag, False, True))
+        self.assertEqual(
+            (sent.queue, sent.consumer_tag, sent.no_ack, sent.exclusive), ("q", tag, False, True)
+        )
         self.assertEqual(sent.arguments, {"x-stream-offset": 5})
 
     def test_no_prefetch(self) -> None:
@@ -54,19 +63,31 @@ class ConsumerTests(AmqpTestCase):
         self.assertEqual(self.peer.commands(Basic.Qos), [])
 
     def test_delivery(self) -> None:
-        """A delivery has all that the broker says of the message; its body is bytes, whatever they are."""
+        """A delivery has all that the broker says of the message; its body is bytes, whatever they
+        are.
+        """
         tag = self.consume()
-        headers: FieldTable = {"x-stream-offset": 1 << 40, "x-death": [{"count": 3, "queue": "очередь"}], "x": -1000}
+        headers: FieldTable = {
+            "x-stream-offset": 1 << 40,
+            "x-death": [{"count": 3, "queue": "очередь"}],
+            "x": -1000,
+        }
         for size in (0, 1, 4088, 4089, 100_000):
             body = bytes(i % 251 for i in range(size))
             method = Basic.Deliver(tag, size + 1, True, "exchange", "ключ")
             properties = Basic.Properties(headers=headers, correlation_id="Ж")
-            self.peer.send_bytes(encode_content(1, method, encode_header(properties, size), body, 4096))
+            self.peer.send_bytes(
+                encode_content(1, method, encode_header(properties, size), body, 4096)
+            )
             self.network.settle()
             delivery = self.deliveries.pop()
-            self.assertEqual((delivery.body, delivery.exchange, delivery.routing_key), (body, "exchange", "ключ"))
+            self.assertEqual(
+                (delivery.body, delivery.exchange, delivery.routing_key), (body, "exchange", "ключ")
+            )
             self.assertEqual((delivery.redelivered, delivery.delivery_tag), (True, size + 1))
-            self.assertEqual((delivery.properties.headers, delivery.properties.correlation_id), (headers, "Ж"))
+            self.assertEqual(
+                (delivery.properties.headers, delivery.properties.correlation_id), (headers, "Ж")
+            )
 
     def test_repr(self) -> None:
         """What is in a message does not get into a log."""
@@ -114,7 +135,9 @@ class ConsumerTests(AmqpTestCase):
         first.nack(requeue=True)
         second.nack(requeue=False)
         first.ack()
-        self.assertEqual(self.settled(), [("Basic.Nack", 1, False, True), ("Basic.Nack", 2, False, False)])
+        self.assertEqual(
+            self.settled(), [("Basic.Nack", 1, False, True), ("Basic.Nack", 2, False, False)]
+        )
 
     def test_ack_all(self) -> None:
         """One ack can settle all deliveries up to one; none of them can then be settled again."""
@@ -125,7 +148,9 @@ class ConsumerTests(AmqpTestCase):
             delivery.ack()
         self.channel_.ack_all(deliveries[1])
         deliveries[3].ack()
-        self.assertEqual(self.settled(), [("Basic.Ack", 3, True, None), ("Basic.Ack", 4, False, None)])
+        self.assertEqual(
+            self.settled(), [("Basic.Ack", 3, True, None), ("Basic.Ack", 4, False, None)]
+        )
 
     def test_no_ack(self) -> None:
         """Where messages are taken without acknowledgement, none is sent."""
@@ -168,7 +193,9 @@ class ConsumerTests(AmqpTestCase):
         self.assertEqual(channel.consumers, {})
 
     def test_cancelled_by_broker(self) -> None:
-        """When the broker cancels a consumer, for its queue is gone, the connection is dropped and comes back."""
+        """When the broker cancels a consumer, for its queue is gone, the connection is dropped and
+        comes back.
+        """
         tag = self.consume()
         self.peer.send(Basic.Cancel(tag, True), 1)
         self.network.settle()
@@ -181,7 +208,9 @@ class ConsumerTests(AmqpTestCase):
         tag = self.result(consume(channel, "q", self.deliveries.append, prefetch=1))
         self.peer.send(Basic.Cancel(tag, True), channel.id)
         self.network.settle()
-        self.assertEqual((channel.consumers, channel.closed, self.connection.closed), ({}, False, False))
+        self.assertEqual(
+            (channel.consumers, channel.closed, self.connection.closed), ({}, False, False)
+        )
 
     def test_unknown_consumer(self) -> None:
         """A delivery for nobody would stay unsettled for ever: the connection is dropped."""
@@ -190,7 +219,9 @@ class ConsumerTests(AmqpTestCase):
         self.assertIn("unknown consumer", str(self.connection.failure))
 
     def test_failing_callback(self) -> None:
-        """A consumer that raises is logged, and costs the connection: its message must come again."""
+        """A consumer that raises is logged, and costs the connection: its message must come
+        again.
+        """
 
         def fail(delivery: Delivery) -> None:
             raise RuntimeError("bug")
@@ -203,7 +234,9 @@ class ConsumerTests(AmqpTestCase):
         self.assertTrue(self.connection.lost)
 
     def test_drop_from_callback(self) -> None:
-        """A consumer may drop the connection; no further delivery comes, not even one already received."""
+        """A consumer may drop the connection; no further delivery comes, not even one already
+        received.
+        """
 
         def drop(delivery: Delivery) -> None:
             self.deliveries.append(delivery)
@@ -219,7 +252,9 @@ class ConsumerTests(AmqpTestCase):
     def test_lost(self) -> None:
         """A consumer that waits for the broker's agreement learns of a lost connection."""
         self.broker.answers[Basic.Consume] = lambda peer, _: peer.cut()
-        self.error(consume(self.channel_, "q", self.deliveries.append, prefetch=1), BrokerUnavailable)
+        self.error(
+            consume(self.channel_, "q", self.deliveries.append, prefetch=1), BrokerUnavailable
+        )
 
 
 class BytewiseConsumerTests(ConsumerTests):

@@ -1,4 +1,6 @@
-"""How a connection begins: the handshake, what it agrees on, and what is no broker, or none for us."""
+"""How a connection begins: the handshake, what it agrees on, and what is no broker, or none for
+us.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ class HandshakeTests(AmqpTestCase):
     def test_virtual_host(self) -> None:
         """The URL's virtual host is opened."""
         self.result(self.begin(BrokerUrl.parse("amqp://broker/%2Fa%20b")).handshake())
-        self.assertEqual([open.virtual_host for open in self.peer.commands(Connection.Open)], ["/a b"])
+        self.assertEqual(
+            [open.virtual_host for open in self.peer.commands(Connection.Open)], ["/a b"]
+        )
 
     def test_server_properties(self) -> None:
         """What the broker says of itself can be told to the operator."""
@@ -61,13 +65,17 @@ class HandshakeTests(AmqpTestCase):
         self.patch(self.broker, "greet", lambda peer: None)
         connection = self.begin()
         handshake = connection.handshake()
-        connection.connectionLost(Failure(SSL.Error([("SSL routines", "", "certificate verify failed")])))
+        connection.connectionLost(
+            Failure(SSL.Error([("SSL routines", "", "certificate verify failed")]))
+        )
         text = str(self.error(handshake, BrokerUnavailable))
         self.assertIn("TLS: certificate verify failed (", text)
         self.assertNotIn("SSL routines", text)
 
     def test_lost_at_each_step(self) -> None:
-        """A connection that is lost at any step of the handshake fails it, and leaves no timer behind."""
+        """A connection that is lost at any step of the handshake fails it, and leaves no timer
+        behind.
+        """
 
         def hang_up(peer: ScriptedPeer, _: object) -> None:
             peer.cut()
@@ -86,10 +94,15 @@ class HandshakeTests(AmqpTestCase):
     def test_hangs_up_on_login(self) -> None:
         """A broker that hangs up on the login is taken to dislike it."""
         self.broker.answers[Connection.StartOk] = lambda peer, _: peer.cut()
-        self.assertIn("wrong user name or password", str(self.error(self.begin().handshake(), BrokerUnavailable)))
+        self.assertIn(
+            "wrong user name or password",
+            str(self.error(self.begin().handshake(), BrokerUnavailable)),
+        )
 
     def test_silent_at_each_step(self) -> None:
-        """A broker that falls silent at any step of the handshake is given 5 seconds, and not one more."""
+        """A broker that falls silent at any step of the handshake is given 5 seconds, and not one
+        more.
+        """
         for step in (None, Connection.StartOk, Connection.Open):
             self.setUp()
             if step is None:
@@ -118,25 +131,46 @@ class HandshakeTests(AmqpTestCase):
 
     def test_no_plain(self) -> None:
         """A broker that does not offer PLAIN is told from one that is away."""
-        self.patch(self.broker, "greet", lambda peer: peer.send(Connection.Start(0, 9, {}, "EXTERNAL PLAINER", "en_US")))
+        self.patch(
+            self.broker,
+            "greet",
+            lambda peer: peer.send(Connection.Start(0, 9, {}, "EXTERNAL PLAINER", "en_US")),
+        )
         self.assertIn("not PLAIN", str(self.error(self.begin().handshake(), BrokerUnavailable)))
         self.assertEqual(self.peer.commands(Connection.StartOk), [])
 
     def test_other_version(self) -> None:
         """A broker of another version of AMQP gets no password."""
-        self.patch(self.broker, "greet", lambda peer: peer.send(Connection.Start(0, 8, {}, "PLAIN", "en_US")))
+        self.patch(
+            self.broker,
+            "greet",
+            lambda peer: peer.send(Connection.Start(0, 8, {}, "PLAIN", "en_US")),
+        )
         self.assertIn("AMQP 0-8", str(self.error(self.begin().handshake(), BrokerUnavailable)))
         self.assertEqual(self.peer.commands(Connection.StartOk), [])
 
     def test_no_amqp(self) -> None:
         """A peer that speaks something else is named as such, whatever it says."""
-        for garbage in (b"AMQP\x00\x01\x00\x00", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x15\x03\x03\x00\x02\x02\x28", b"\0" * 100):
+        for garbage in (
+            b"AMQP\x00\x01\x00\x00",
+            b"HTTP/1.1 400 Bad Request\r\n\r\n",
+            b"\x15\x03\x03\x00\x02\x02\x28",
+            b"\0" * 100,
+        ):
             self.patch(self.broker, "greet", lambda peer, garbage=garbage: peer.send_bytes(garbage))
-            self.assertIn("does not speak AMQP 0-9-1", str(self.error(self.begin().handshake(), BrokerUnavailable)))
+            self.assertIn(
+                "does not speak AMQP 0-9-1",
+                str(self.error(self.begin().handshake(), BrokerUnavailable)),
+            )
 
     def test_out_of_turn(self) -> None:
         """Methods of the handshake that come out of turn end the connection."""
-        for method in (Connection.Start(), Connection.Tune(0, 0, 0), Connection.OpenOk(), Connection.Secure("who?")):
+        for method in (
+            Connection.Start(),
+            Connection.Tune(0, 0, 0),
+            Connection.OpenOk(),
+            Connection.Secure("who?"),
+        ):
             connection = self.connect()
             self.peer.send(method)
             self.network.settle()

@@ -69,7 +69,9 @@ class LifeTests(AmqpTestCase):
         self.assertFalse(connection.blocked)
 
     def test_paused(self) -> None:
-        """A broker that stops reading pauses the connection once more is buffered than a burst; when it reads again, all is well."""
+        """A broker that stops reading pauses the connection once more is buffered than a burst;
+        when it reads again, all is well.
+        """
         connection = self.connect()
         transport = self.peer.transport
         assert isinstance(transport, MemoryTransport)
@@ -145,7 +147,9 @@ class EndTests(AmqpTestCase):
         closed = connection.close()
         self.network.settle()
         self.successResultOf(closed)
-        self.assertEqual([close.reply_code for close in self.peer.commands(Connection.Close)], [200])
+        self.assertEqual(
+            [close.reply_code for close in self.peer.commands(Connection.Close)], [200]
+        )
         self.failureResultOf(channel.queue_declare(queue="q"), BrokerUnavailable)
         self.assert_idle()
 
@@ -171,7 +175,9 @@ class EndTests(AmqpTestCase):
 
     def test_close_crossing(self) -> None:
         """When both sides close at once, both are done."""
-        self.broker.answers[Connection.Close] = lambda peer, _: Connection.Close(320, "CONNECTION_FORCED", 0, 0)
+        self.broker.answers[Connection.Close] = lambda peer, _: Connection.Close(
+            320, "CONNECTION_FORCED", 0, 0
+        )
         self.result(self.connect().close())
         self.assert_idle()
 
@@ -200,7 +206,9 @@ class EndTests(AmqpTestCase):
         """When the broker closes the connection, we agree, and everything fails with its reason."""
         connection = self.connect()
         channel = self.channel(connection)
-        self.broker.answers[Queue.Declare] = lambda peer, _: peer.send(Connection.Close(320, "CONNECTION_FORCED - shutdown", 0, 0))
+        self.broker.answers[Queue.Declare] = lambda peer, _: peer.send(
+            Connection.Close(320, "CONNECTION_FORCED - shutdown", 0, 0)
+        )
         error = self.error(channel.queue_declare(queue="q"), AmqpError)
         self.assertEqual(str(error), "320 CONNECTION_FORCED - shutdown")
         self.assertEqual(len(self.peer.commands(Connection.CloseOk)), 1)

@@ -21,7 +21,9 @@ class PublisherTests(AmqpTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.unroutable = 0
-        self.publisher = Publisher(clock=self.clock, max_unconfirmed=100, on_unroutable=self.count_unroutable)
+        self.publisher = Publisher(
+            clock=self.clock, max_unconfirmed=100, on_unroutable=self.count_unroutable
+        )
 
     def attach(self) -> None:
         self.connection = self.connect()
@@ -30,8 +32,16 @@ class PublisherTests(AmqpTestCase):
     def count_unroutable(self) -> None:
         self.unroutable += 1
 
-    def publish(self, body: bytes = b"body", *, properties: Basic.Properties = PERSISTENT, mandatory: bool = True) -> Deferred[None]:
-        published = self.publisher.publish("exchange", "key", body, properties=properties, mandatory=mandatory)
+    def publish(
+        self,
+        body: bytes = b"body",
+        *,
+        properties: Basic.Properties = PERSISTENT,
+        mandatory: bool = True,
+    ) -> Deferred[None]:
+        published = self.publisher.publish(
+            "exchange", "key", body, properties=properties, mandatory=mandatory
+        )
         self.network.settle()
         return published
 
@@ -47,7 +57,9 @@ class PublisherTests(AmqpTestCase):
         (publish,) = self.peer.contents(Basic.Publish)
         method = publish.method
         assert isinstance(method, Basic.Publish)
-        self.assertEqual((method.exchange, method.routing_key, method.mandatory), ("exchange", "key", True))
+        self.assertEqual(
+            (method.exchange, method.routing_key, method.mandatory), ("exchange", "key", True)
+        )
         self.assertEqual((publish.body, publish.properties), (body, PERSISTENT))
 
     def test_confirmed(self) -> None:
@@ -103,7 +115,9 @@ class PublisherTests(AmqpTestCase):
         self.assertFalse(self.connection.closed)
 
     def test_confirm_of_nothing(self) -> None:
-        """A confirm for what was never published is no confirm: the connection is dropped, and nothing counts as safe."""
+        """A confirm for what was never published is no confirm: the connection is dropped, and
+        nothing counts as safe.
+        """
         for tag, multiple in ((2, False), (2, True), (1 << 62, True), (0, False)):
             self.attach()
             published = self.publish()
@@ -138,7 +152,10 @@ class PublisherTests(AmqpTestCase):
         """Of many messages, the returned ones are known again, by what is in them."""
         self.attach()
         bodies = [b"a", b"b", b"b", b"", b"c" * 10_000]
-        published = [self.publish(body, properties=Basic.Properties(correlation_id=str(i))) for i, body in enumerate(bodies)]
+        published = [
+            self.publish(body, properties=Basic.Properties(correlation_id=str(i)))
+            for i, body in enumerate(bodies)
+        ]
         publishes = self.peer.contents(Basic.Publish)
         for index in (2, 3):
             self.peer.send_back(publishes[index])
@@ -165,7 +182,9 @@ class PublisherTests(AmqpTestCase):
         self.attach()
         self.publish(mandatory=False)
         self.publish(b"other")
-        self.peer.send_content(1, Basic.Return(312, "NO_ROUTE", "exchange", "key"), b"body", PERSISTENT)
+        self.peer.send_content(
+            1, Basic.Return(312, "NO_ROUTE", "exchange", "key"), b"body", PERSISTENT
+        )
         self.confirm(2, multiple=True)
         self.assertEqual(self.publisher.unconfirmed, 0)
         self.assertFalse(self.connection.closed)
@@ -178,7 +197,9 @@ class PublisherTests(AmqpTestCase):
         self.failureResultOf(self.publish(), BrokerUnavailable)
 
     def test_lost(self) -> None:
-        """When the channel is lost, whatever is under way may or may not be safe; a later connection knows nothing of it."""
+        """When the channel is lost, whatever is under way may or may not be safe; a later
+        connection knows nothing of it.
+        """
         for end in ("cut", "drop", "channel", "detach"):
             self.attach()
             published = [self.publish() for _ in range(2)]
@@ -211,7 +232,9 @@ class PublisherTests(AmqpTestCase):
         self.confirm(count, multiple=True)
 
     def test_deadline(self) -> None:
-        """A message that is not confirmed within 4 seconds may or may not be safe; its late confirm hurts nobody."""
+        """A message that is not confirmed within 4 seconds may or may not be safe; its late confirm
+        hurts nobody.
+        """
         self.attach()
         early = self.publish()
         self.network.advance(2)
@@ -226,10 +249,19 @@ class PublisherTests(AmqpTestCase):
         self.successResultOf(late)
         self.assertEqual(self.publisher.unconfirmed, 0)
         self.network.advance(1)
-        self.assertEqual([call for call in self.clock.getDelayedCalls() if call.getTime() < self.clock.seconds() + 1], [])
+        self.assertEqual(
+            [
+                call
+                for call in self.clock.getDelayedCalls()
+                if call.getTime() < self.clock.seconds() + 1
+            ],
+            [],
+        )
 
     def test_deadline_of_all(self) -> None:
-        """No message waits longer than 4 seconds, and none less than 3.5, whenever it was published."""
+        """No message waits longer than 4 seconds, and none less than 3.5, whenever it was
+        published.
+        """
         self.attach()
         ages: list[float] = []
 
@@ -246,7 +278,9 @@ class PublisherTests(AmqpTestCase):
         self.assertGreaterEqual(min(ages), 3.5)
 
     def test_too_many(self) -> None:
-        """No more than `max_unconfirmed` messages are under way, those that nobody waits for any more included."""
+        """No more than `max_unconfirmed` messages are under way, those that nobody waits for any
+        more included.
+        """
         self.attach()
         waiting = [self.publish() for _ in range(100)]
         self.failureResultOf(self.publish(), Overloaded)
@@ -288,16 +322,26 @@ class PublisherTests(AmqpTestCase):
         self.assertLess((50 - len(failed)) * len(body), MAX_HELD_BACK_BYTES + 1_000_000)
 
     def test_unencodable(self) -> None:
-        """What cannot be encoded fails at the caller, takes no tag, and the next message goes its way."""
+        """What cannot be encoded fails at the caller, takes no tag, and the next message goes its
+        way.
+        """
         self.attach()
-        self.failureResultOf(self.publisher.publish("e", "k" * 256, b"", properties=PERSISTENT), TypeError, ValueError)
-        self.failureResultOf(self.publish(properties=Basic.Properties(headers={"x": object()})), TypeError)  # type: ignore[dict-item]
+        self.failureResultOf(
+            self.publisher.publish("e", "k" * 256, b"", properties=PERSISTENT),
+            TypeError,
+            ValueError,
+        )
+        self.failureResultOf(
+            self.publish(properties=Basic.Properties(headers={"x": object()})), TypeError
+        )  # type: ignore[dict-item]
         published = self.publish()
         self.confirm(1)
         self.successResultOf(published)
 
     def test_cancelled(self) -> None:
-        """A caller who gives up is forgotten; the message stays on its way, and its confirm goes to nobody else."""
+        """A caller who gives up is forgotten; the message stays on its way, and its confirm goes to
+        nobody else.
+        """
         self.attach()
         first, second = self.publish(), self.publish()
         first.cancel()
@@ -321,7 +365,9 @@ class PublisherTests(AmqpTestCase):
         self.failureResultOf(again[1], BrokerUnavailable)
 
     def test_idle(self) -> None:
-        """A publisher with nothing on its way keeps no timer; nor does one that has lost its channel."""
+        """A publisher with nothing on its way keeps no timer; nor does one that has lost its
+        channel.
+        """
         self.broker.tune = Connection.Tune(0, 0, 0)
         connection = self.connect(heartbeat_s=0)
         self.result(self.publisher.attach(connection))

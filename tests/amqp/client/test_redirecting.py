@@ -1,4 +1,6 @@
-"""A connection whose broker's URL changes, and one whose broker's state contradicts the configuration."""
+"""A connection whose broker's URL changes, and one whose broker's state contradicts the
+configuration.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,9 @@ class Redirecting(ConnectionTestCase):
         self.network.advance(1)
 
     def test_another_broker(self) -> None:
-        """Another host, user or virtual host leads there at once, with a goodbye to the broker of before."""
+        """Another host, user or virtual host leads there at once, with a goodbye to the broker of
+        before.
+        """
         for change in ({"host": "other"}, {"username": "bob"}, {"virtual_host": "v"}):
             self.setUp()
             self.start()
@@ -69,7 +73,9 @@ class Redirecting(ConnectionTestCase):
         self.peer.cut()
         self.network.advance(1)
         self.assertEqual([len(each.peers) for each in (self.broker, self.other)], [1, 1])
-        self.assertEqual(self.other.peers[0].commands(Connection.StartOk)[0].response, f"\0{URL.username}\0new")
+        self.assertEqual(
+            self.other.peers[0].commands(Connection.StartOk)[0].response, f"\0{URL.username}\0new"
+        )
         self.stop()
 
     def test_while_connecting(self) -> None:
@@ -91,9 +97,13 @@ class Redirecting(ConnectionTestCase):
 
 class Contradicting(ConnectionTestCase):
     def test_told(self) -> None:
-        """A session that finds the broker's state at odds with the configuration is told, at each attempt, until it finds it right."""
+        """A session that finds the broker's state at odds with the configuration is told, at each
+        attempt, until it finds it right.
+        """
         errors: list[str] = []
-        trouble: list[ConfigurationError] = [ConfigurationError("the broker has 4 shards, --shards says 1")]
+        trouble: list[ConfigurationError] = [
+            ConfigurationError("the broker has 4 shards, --shards says 1")
+        ]
 
         class Looking:
             async def attach(self, connection: AmqpConnection) -> None:

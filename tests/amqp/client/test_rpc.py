@@ -29,16 +29,23 @@ class RpcClientTests(AmqpTestCase):
         """Answer the request, counted from 0."""
         properties = self.peer.contents(Basic.Publish)[request].properties
         assert properties is not None
-        self.peer.deliver(1, self.tag, 1, body, Basic.Properties(correlation_id=properties.correlation_id))
+        self.peer.deliver(
+            1, self.tag, 1, body, Basic.Properties(correlation_id=properties.correlation_id)
+        )
         self.network.settle()
 
     def test_request(self) -> None:
-        """A request is mandatory, expires with its caller's patience and says where the reply goes."""
+        """A request is mandatory, expires with its caller's patience and says where the reply
+        goes.
+        """
         self.call(b"\xff", timeout_s=1.5)
         (publish,) = self.peer.contents(Basic.Publish)
         method, properties = publish.method, publish.properties
         assert isinstance(method, Basic.Publish) and properties is not None
-        self.assertEqual((method.exchange, method.routing_key, method.mandatory, publish.body), ("", "service", True, b"\xff"))
+        self.assertEqual(
+            (method.exchange, method.routing_key, method.mandatory, publish.body),
+            ("", "service", True, b"\xff"),
+        )
         self.assertEqual((properties.expiration, properties.reply_to), ("1500", REPLY_TO))
 
     def test_replies(self) -> None:
@@ -79,7 +86,9 @@ class RpcClientTests(AmqpTestCase):
         self.failureResultOf(reply, Unroutable)
 
     def test_doubtful(self) -> None:
-        """A request that the broker does not confirm may be answered all the same; else the timeout ends it."""
+        """A request that the broker does not confirm may be answered all the same; else the timeout
+        ends it.
+        """
         answered, unanswered = self.call(), self.call()
         self.peer.send(Basic.Nack(2, True), 1)
         self.network.settle()
@@ -96,7 +105,9 @@ class RpcClientTests(AmqpTestCase):
         self.failureResultOf(self.call(), Overloaded)
 
     def test_lost(self) -> None:
-        """When the connection is lost, every waiting caller learns it at once, and later ones too."""
+        """When the connection is lost, every waiting caller learns it at once, and later ones
+        too.
+        """
         replies = [self.call() for _ in range(2)]
         self.peer.cut()
         self.network.settle()
@@ -139,7 +150,9 @@ class ServeTests(AmqpTestCase):
         super().setUp()
         self.connection = self.connect()
         self.waiting: list[tuple[bytes, Deferred[bytes]]] = []
-        self.tag = self.result(serve(self.channel(self.connection), "service", self.handle, prefetch=5))
+        self.tag = self.result(
+            serve(self.channel(self.connection), "service", self.handle, prefetch=5)
+        )
 
     async def handle(self, body: bytes) -> bytes:
         answer: Deferred[bytes] = Deferred()
@@ -164,13 +177,17 @@ class ServeTests(AmqpTestCase):
         return [ack.delivery_tag for ack in self.peer.commands(Basic.Ack)]
 
     def test_answers(self) -> None:
-        """Each request is answered when its handler is done, in any order, and acknowledged behind its answer."""
+        """Each request is answered when its handler is done, in any order, and acknowledged behind
+        its answer.
+        """
         self.request(1, b"one")
         self.request(2, b"two")
         self.assertEqual((self.replies(), self.acked()), ([], []))
         for body, answer in reversed(self.waiting):
             answer.callback(body.upper())
-        self.assertEqual(self.replies(), [("client", "request 2", b"TWO"), ("client", "request 1", b"ONE")])
+        self.assertEqual(
+            self.replies(), [("client", "request 2", b"TWO"), ("client", "request 1", b"ONE")]
+        )
         self.assertEqual(self.acked(), [2, 1])
 
     def test_handler_fails(self) -> None:

@@ -23,11 +23,15 @@ class SpecTests(SynchronousTestCase):
         for index, command in table.items():
             method = METHODS[command]
             self.assertEqual((method.klass.id, method.id), (index >> 16, index & 0xFFFF))
-            self.assertEqual([pythonize(field.name) for field in method.fields], list(command.attributes()))
+            self.assertEqual(
+                [pythonize(field.name) for field in method.fields], list(command.attributes())
+            )
             self.assertLessEqual({field.type for field in method.fields}, TYPES)
 
     def test_extensions(self) -> None:
-        """RabbitMQ's extensions are among them: confirms, negative acknowledgement, blocked connections."""
+        """RabbitMQ's extensions are among them: confirms, negative acknowledgement, blocked
+        connections.
+        """
         for klass, method in (
             ("confirm", "select"),
             ("confirm", "select-ok"),
@@ -56,16 +60,29 @@ class SpecTests(SynchronousTestCase):
         self.assertIsNone(METHODS[commands.Queue.Unbind].nowait)
 
     def test_generated_as_spelt_out(self) -> None:
-        """The generated methods have the names and arguments that `Methods` tells the type checker."""
-        spelt = {name: function for name, function in vars(Methods).items() if inspect.isfunction(function) and not name.startswith("_")}
+        """The generated methods have the names and arguments that `Methods` tells the type
+        checker.
+        """
+        spelt = {
+            name: function
+            for name, function in vars(Methods).items()
+            if inspect.isfunction(function) and not name.startswith("_")
+        }
         self.assertGreater(len(spelt), 15)
         for name, function in spelt.items():
             generated = getattr(CHANNEL_CLASS, name)
-            self.assertEqual(list(inspect.signature(generated).parameters), list(inspect.signature(function).parameters), name)
+            self.assertEqual(
+                list(inspect.signature(generated).parameters),
+                list(inspect.signature(function).parameters),
+                name,
+            )
 
     def test_every_default_fits(self) -> None:
         """Each generated method's defaults can be sent."""
         for klass in build_spec().classes:
             for method in klass.methods:
-                defaults = getattr(CHANNEL_CLASS, pythonize(f"{klass.name}_{method.name}")).__defaults__ or ()
+                defaults = (
+                    getattr(CHANNEL_CLASS, pythonize(f"{klass.name}_{method.name}")).__defaults__
+                    or ()
+                )
                 method.command(*defaults[: len(method.fields)]).marshal()

@@ -1,4 +1,6 @@
-"""Each trap that stock txAMQP 0.8.2 lays, and that rtprov does not fall into. Most show with one byte at a time, too."""
+"""Each trap that stock txAMQP 0.8.2 lays, and that rtprov does not fall into. Most show with one
+byte at a time, too.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ class CountingClock(Clock):
 
     set_timers = 0
 
-    def callLater(self, delay: float, callable: Callable[..., object], *args: object, **kw: object) -> IDelayedCall:
+    def callLater(
+        self, delay: float, callable: Callable[..., object], *args: object, **kw: object
+    ) -> IDelayedCall:
         self.set_timers += 1
         return super().callLater(delay, callable, *args, **kw)
 
@@ -41,7 +45,9 @@ class CountingClock(Clock):
 class TrapTests(AmqpTestCase):
     def consumer(self, connection: AmqpConnection) -> tuple[str, list[Delivery]]:
         deliveries: list[Delivery] = []
-        return self.result(consume(self.channel(connection), "q", deliveries.append, prefetch=1000)), deliveries
+        return self.result(
+            consume(self.channel(connection), "q", deliveries.append, prefetch=1000)
+        ), deliveries
 
     def publisher(self, connection: AmqpConnection) -> Publisher:
         publisher = Publisher(clock=self.clock)
@@ -56,7 +62,9 @@ class TrapTests(AmqpTestCase):
         self.assertTrue(issubclass(CHANNEL_CLASS, SPEC.klass))  # type: ignore[arg-type]
 
     def test_no_spec_file(self) -> None:
-        """1: No specification file is needed; it is built once, with confirms, and every no-wait field is called `nowait`."""
+        """1: No specification file is needed; it is built once, with confirms, and every no-wait
+        field is called `nowait`.
+        """
         self.assertIn("select-ok", SPEC.classes.byname["confirm"].methods.byname)
         for klass in SPEC.classes:
             for method in klass.methods:
@@ -77,7 +85,12 @@ class TrapTests(AmqpTestCase):
         """3: Headers of every type and script go out and come in whole."""
         connection = self.connect()
         tag, deliveries = self.consumer(connection)
-        headers = {"ключ": TEXT, "x-death": [{"count": -3000}], "x-stream-offset": 2**40, "x": [True, None, 1.5]}
+        headers = {
+            "ключ": TEXT,
+            "x-death": [{"count": -3000}],
+            "x-stream-offset": 2**40,
+            "x": [True, None, 1.5],
+        }
         properties = Basic.Properties(headers=headers)  # type: ignore[arg-type]
         self.publisher(connection).publish("e", "k", b"", properties=properties)
         self.network.settle()
@@ -89,11 +102,16 @@ class TrapTests(AmqpTestCase):
         self.assertEqual(deliveries[0].properties.headers, headers)
 
     def test_encoding_error(self) -> None:
-        """4: What cannot be encoded fails at its caller, none of it is sent, and the writer lives on."""
+        """4: What cannot be encoded fails at its caller, none of it is sent, and the writer lives
+        on.
+        """
         connection = self.connect()
         publisher = self.publisher(connection)
         before = self.peer.received[:]
-        self.failureResultOf(publisher.publish("e", "k", b"x", properties=Basic.Properties(priority=1000)), ValueError)
+        self.failureResultOf(
+            publisher.publish("e", "k", b"x", properties=Basic.Properties(priority=1000)),
+            ValueError,
+        )
         self.network.settle()
         self.assertEqual(self.peer.received, before)
         published = publisher.publish("e", "k", b"x", properties=PERSISTENT)
@@ -103,7 +121,9 @@ class TrapTests(AmqpTestCase):
         self.successResultOf(published)
 
     def test_property_names(self) -> None:
-        """5: Properties have names of Python's, a misspelt one is an error, and persistent messages are persistent."""
+        """5: Properties have names of Python's, a misspelt one is an error, and persistent messages
+        are persistent.
+        """
         self.publisher(self.connect()).publish("e", "k", b"x", properties=PERSISTENT)
         self.network.settle()
         properties = self.peer.contents(Basic.Publish)[0].properties
@@ -111,7 +131,9 @@ class TrapTests(AmqpTestCase):
         self.assertEqual(properties.delivery_mode, 2)
 
     def test_fresh_delegates(self) -> None:
-        """6: Each connection has a delegate of its own: the end of an old one leaves the new one alone; confirms close neither."""
+        """6: Each connection has a delegate of its own: the end of an old one leaves the new one
+        alone; confirms close neither.
+        """
         old = self.connect()
         old_peer = self.peer
         new = self.connect()
@@ -128,10 +150,16 @@ class TrapTests(AmqpTestCase):
         self.assertFalse(new.closed)
 
     def test_confirms(self) -> None:
-        """7: Confirms count from 1 on each channel, may stand for many, and are all lost with the channel."""
+        """7: Confirms count from 1 on each channel, may stand for many, and are all lost with the
+        channel.
+        """
         connection = self.connect()
         first, second = self.publisher(connection), self.publisher(connection)
-        published = [publisher.publish("e", "k", b"x", properties=PERSISTENT) for publisher in (first, second) for _ in range(500)]
+        published = [
+            publisher.publish("e", "k", b"x", properties=PERSISTENT)
+            for publisher in (first, second)
+            for _ in range(500)
+        ]
         self.network.settle()
         self.peer.send(Basic.Ack(500, True), 2)
         self.network.settle()
@@ -175,7 +203,9 @@ class TrapTests(AmqpTestCase):
         self.assertFalse(hasattr(connection, "basic_return_queue"))
 
     def test_silent_handshake(self) -> None:
-        """11: A broker that accepts and is silent does not hang us; closing closes every channel."""
+        """11: A broker that accepts and is silent does not hang us; closing closes every
+        channel.
+        """
         self.patch(self.broker, "greet", lambda peer: None)
         handshake = self.begin().handshake()
         self.network.advance(5)
@@ -204,7 +234,9 @@ class TrapTests(AmqpTestCase):
         self.assertLessEqual(self.clock.set_timers - before, 1)
 
     def test_no_frame_limit(self) -> None:
-        """13: Where the broker names no limit to frames, bodies are sent in frames of at most 131072 bytes."""
+        """13: Where the broker names no limit to frames, bodies are sent in frames of at most
+        131072 bytes.
+        """
         self.broker.tune = Connection.Tune(0, 0, 0)
         publisher = self.publisher(self.connect())
         body = bytes(300_000)
@@ -228,7 +260,9 @@ class TrapTests(AmqpTestCase):
         self.assertLess((1000 - refused) * len(body), MAX_HELD_BACK_BYTES + 200_000)
 
     def test_no_deferred_a_frame(self) -> None:
-        """15: A delivery and its ack make no Deferred; a publish makes the one that its caller waits for."""
+        """15: A delivery and its ack make no Deferred; a publish makes the one that its caller
+        waits for.
+        """
         connection = self.connect()
         publisher = self.publisher(connection)
         tag, deliveries = self.consumer(connection)
@@ -255,14 +289,24 @@ class TrapTests(AmqpTestCase):
 
     def test_url(self) -> None:
         """16: The URL is percent-decoded, and knows TLS."""
-        self.assertEqual(BrokerUrl.parse("amqps://a%40b:p%3Aw@h/%2F"), BrokerUrl("h", 5671, "a@b", "p:w", "/", True))
+        self.assertEqual(
+            BrokerUrl.parse("amqps://a%40b:p%3Aw@h/%2F"),
+            BrokerUrl("h", 5671, "a@b", "p:w", "/", True),
+        )
 
     def test_loop(self) -> None:
-        """17: A connection that is lost during the handshake is followed by a good one, and by one only."""
+        """17: A connection that is lost during the handshake is followed by a good one, and by one
+        only.
+        """
         answer = self.broker.answers[Connection.Open]
         self.broker.answers[Connection.Open] = lambda peer, _: peer.cut()
         service = BrokerConnection(
-            name="test", endpoint=self.network.connect("broker"), url=URL, clock=self.clock, rng=random.Random(1), sessions=()
+            name="test",
+            endpoint=self.network.connect("broker"),
+            url=URL,
+            clock=self.clock,
+            rng=random.Random(1),
+            sessions=(),
         )
         service.startService()
         self.network.advance(1)
@@ -305,6 +349,10 @@ class ReactorTests(AmqpTestCase):
             "print('twisted.internet.reactor' in sys.modules)\n"
         )
         done = subprocess.run(
-            [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, env={"PYTHONPATH": ":".join(sys.path)}
+            [sys.executable, "-c", script],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env={"PYTHONPATH": ":".join(sys.path)},
         )
         self.assertEqual((done.stdout, done.stderr), ("False\n", ""))

@@ -16,13 +16,24 @@ class ParseTests(SynchronousTestCase):
 
     def test_defaults(self) -> None:
         """What is not given is what RabbitMQ would take it for."""
-        self.assertEqual(BrokerUrl.parse("amqp://broker"), BrokerUrl("broker", 5672, "guest", "guest", "/", False))
+        self.assertEqual(
+            BrokerUrl.parse("amqp://broker"),
+            BrokerUrl("broker", 5672, "guest", "guest", "/", False),
+        )
         self.assertEqual(BrokerUrl.parse("amqps://broker").port, 5671)
         self.assertEqual(BrokerUrl.parse("amqp://joe@broker").password, "")
 
     def test_virtual_host(self) -> None:
         """No path and `/` both mean the virtual host `/`; else it is the path, percent-decoded."""
-        for path, expected in (("", "/"), ("/", "/"), ("/%2F", "/"), ("/%2f", "/"), ("/a", "a"), ("/a%2Fb", "a/b"), ("/%D0%96", "Ж")):
+        for path, expected in (
+            ("", "/"),
+            ("/", "/"),
+            ("/%2F", "/"),
+            ("/%2f", "/"),
+            ("/a", "a"),
+            ("/a%2Fb", "a/b"),
+            ("/%D0%96", "Ж"),
+        ):
             self.assertEqual(BrokerUrl.parse(f"amqp://broker{path}").virtual_host, expected)
 
     def test_ip6(self) -> None:

@@ -1,4 +1,6 @@
-"""Dead letters: refused, expired, delivered too often; what they tell of their way, and where that ends."""
+"""Dead letters: refused, expired, delivered too often; what they tell of their way, and where that
+ends.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +15,22 @@ from rtprov.amqp.client.channel import AmqpChannel
 from rtprov.amqp.client.consumer import Delivery
 from rtprov.amqp.codec import encode_header
 from rtprov.amqp.framing import encode_content
-from tests.support.broker_cases import KINDS, BrokerContract, EmbeddedTestCase, RabbitMQTestCase, SqliteTestCase, differs
+from tests.support.broker_cases import (
+    KINDS,
+    BrokerContract,
+    EmbeddedTestCase,
+    RabbitMQTestCase,
+    SqliteTestCase,
+    differs,
+)
 
 FIRST = ("x-first-death-reason", "x-first-death-queue", "x-first-death-exchange")
 
 
 class DeadLettersContract(BrokerContract):
-    async def pair(self, channel: AmqpChannel, kind: str, arguments: dict[str, Any] | None = None) -> tuple[str, str]:
+    async def pair(
+        self, channel: AmqpChannel, kind: str, arguments: dict[str, Any] | None = None
+    ) -> tuple[str, str]:
         """A queue, and the queue that gets its dead letters."""
         dead = await self.queue(channel)
         target = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": dead}
@@ -35,19 +46,41 @@ class DeadLettersContract(BrokerContract):
         return deaths
 
     async def test_rejected(self) -> None:
-        """A refused message goes to the dead-letter exchange, with its body and properties, and tells reason, queue, exchange and keys."""
+        """A refused message goes to the dead-letter exchange, with its body and properties, and
+        tells reason, queue, exchange and keys.
+        """
         channel = await self.channel()
         for kind in KINDS:
             queue, dead = await self.pair(channel, kind)
-            await self.ask(channel, Queue.Bind(queue=queue, exchange="amq.direct", routing_key=queue))
+            await self.ask(
+                channel, Queue.Bind(queue=queue, exchange="amq.direct", routing_key=queue)
+            )
             inbox, dead_letters = await self.inbox(channel, queue), await self.inbox(channel, dead)
             headers = {"mine": "моё"}
-            await self.publish(queue, b"body", exchange="amq.direct", message_id="m", delivery_mode=2, headers=headers)
+            await self.publish(
+                queue,
+                b"body",
+                exchange="amq.direct",
+                message_id="m",
+                delivery_mode=2,
+                headers=headers,
+            )
             (await inbox.next()).nack(requeue=False)
             letter = await dead_letters.next()
-            self.assertEqual((letter.body, letter.exchange, letter.routing_key, letter.redelivered), (b"body", "", dead, False))
-            self.assertEqual((letter.properties.message_id, letter.properties.delivery_mode), ("m", 2))
-            expected = {"count": 1, "reason": "rejected", "queue": queue, "exchange": "amq.direct", "routing-keys": [queue]}
+            self.assertEqual(
+                (letter.body, letter.exchange, letter.routing_key, letter.redelivered),
+                (b"body", "", dead, False),
+            )
+            self.assertEqual(
+                (letter.properties.message_id, letter.properties.delivery_mode), ("m", 2)
+            )
+            expected = {
+                "count": 1,
+                "reason": "rejected",
+                "queue": queue,
+                "exchange": "amq.direct",
+                "routing-keys": [queue],
+            }
             self.assertEqual(self.deaths(letter), [expected])
             found = letter.properties.headers
             assert found is not None
@@ -55,27 +88,50 @@ class DeadLettersContract(BrokerContract):
             self.assertEqual(found["mine"], "моё")
 
     async def test_headers_stay(self) -> None:
-        """A dead letter keeps the headers that it came with, those too that a client library would write in another way or not at all."""
+        """A dead letter keeps the headers that it came with, those too that a client library would
+        write in another way or not at all.
+        """
         channel = await self.channel()
-        fields = b"\x04largd" + struct.pack(">d", 1e300) + b"\x04fined" + struct.pack(">d", 0.1) + b"\x03odd" + b"S\0\0\0\x02\xff\xfe"
+        fields = (
+            b"\x04largd"
+            + struct.pack(">d", 1e300)
+            + b"\x04fined"
+            + struct.pack(">d", 0.1)
+            + b"\x03odd"
+            + b"S\0\0\0\x02\xff\xfe"
+        )
         rest = encode_header(Basic.Properties(expiration="60000", message_id="m"), 0)
         flags = int.from_bytes(rest[12:14], "big") | Basic.Properties.flags["headers"]
-        header = rest[:12] + flags.to_bytes(2, "big") + len(fields).to_bytes(4, "big") + fields + rest[14:]
+        header = (
+            rest[:12]
+            + flags.to_bytes(2, "big")
+            + len(fields).to_bytes(4, "big")
+            + fields
+            + rest[14:]
+        )
         for kind in KINDS:
             queue, dead = await self.pair(channel, kind)
             inbox, dead_letters = await self.inbox(channel, queue), await self.inbox(channel, dead)
-            channel.send(encode_content(channel.id, Basic.Publish(routing_key=queue), header, b"", 4096))
+            channel.send(
+                encode_content(channel.id, Basic.Publish(routing_key=queue), header, b"", 4096)
+            )
             (await inbox.next()).nack(requeue=False)
             letter = await dead_letters.next()
             found = letter.properties.headers
             assert found is not None
-            self.assertEqual([found[name] for name in ("larg", "fine", "odd")], [1e300, 0.1, b"\xff\xfe"])
-            self.assertEqual((letter.properties.message_id, letter.properties.expiration), ("m", None))
+            self.assertEqual(
+                [found[name] for name in ("larg", "fine", "odd")], [1e300, 0.1, b"\xff\xfe"]
+            )
+            self.assertEqual(
+                (letter.properties.message_id, letter.properties.expiration), ("m", None)
+            )
             self.assertEqual(len(self.deaths(letter)), 1)
 
     @differs(since=(4, 0), because="an `x-death` that a client wrote is not counted on")
     async def test_made_up_deaths(self) -> None:
-        """Where the first death was is told anew unless there is an ``x-death`` already, whoever wrote it."""
+        """Where the first death was is told anew unless there is an ``x-death`` already, whoever
+        wrote it.
+        """
         await self.made_up_deaths(believed=True)
 
     async def made_up_deaths_since_4_0(self) -> None:
@@ -90,14 +146,21 @@ class DeadLettersContract(BrokerContract):
             anew = ["rejected", queue, ""]
             for headers, first in (
                 ({"x-first-death-reason": "mine"}, anew),
-                ({"x-death": [], "x-first-death-queue": "mine"}, [None, "mine", None] if believed else anew),
+                (
+                    {"x-death": [], "x-first-death-queue": "mine"},
+                    [None, "mine", None] if believed else anew,
+                ),
                 ({"x-death": "mine"}, [None, None, None] if believed else anew),
             ):
                 await self.publish(queue, b"body", headers=headers)
                 (await inbox.next()).nack(requeue=False)
                 letter = await dead_letters.next()
                 found = letter.properties.headers or {}
-                self.assertEqual(([found.get(name) for name in FIRST], len(self.deaths(letter))), (first, 1), headers)
+                self.assertEqual(
+                    ([found.get(name) for name in FIRST], len(self.deaths(letter))),
+                    (first, 1),
+                    headers,
+                )
 
     async def test_own_key(self) -> None:
         """Without a dead-letter routing key the message keeps its own."""
@@ -110,7 +173,9 @@ class DeadLettersContract(BrokerContract):
             await self.publish(queue, b"1")
             (await inbox.next()).nack(requeue=False)
             letter = await dead_letters.next()
-            self.assertEqual((letter.body, letter.exchange, letter.routing_key), (b"1", "amq.topic", queue))
+            self.assertEqual(
+                (letter.body, letter.exchange, letter.routing_key), (b"1", "amq.topic", queue)
+            )
 
     async def test_order(self) -> None:
         """Messages that are refused together arrive in their order."""
@@ -120,12 +185,17 @@ class DeadLettersContract(BrokerContract):
             inbox, dead_letters = await self.inbox(channel, queue), await self.inbox(channel, dead)
             await self.publish(queue, b"1", b"2", b"3")
             deliveries = [await inbox.next() for _ in range(3)]
-            await self.ask(channel, Basic.Nack(delivery_tag=deliveries[-1].delivery_tag, multiple=True, requeue=False))
+            await self.ask(
+                channel,
+                Basic.Nack(delivery_tag=deliveries[-1].delivery_tag, multiple=True, requeue=False),
+            )
             self.assertEqual(await dead_letters.bodies(3), [b"1", b"2", b"3"])
             self.assertEqual(await self.count(channel, queue), 0)
 
     async def test_no_exchange(self) -> None:
-        """A dead-letter exchange that is not there, or that routes to nowhere, loses the message; the queue works on."""
+        """A dead-letter exchange that is not there, or that routes to nowhere, loses the message;
+        the queue works on.
+        """
         channel = await self.channel()
         for kind in KINDS:
             for exchange in (self.name("nowhere"), "amq.direct"):
@@ -136,7 +206,9 @@ class DeadLettersContract(BrokerContract):
                 self.assertEqual(await inbox.bodies(1, ack=True), [b"2"])
 
     async def test_expired(self) -> None:
-        """A message that expires in its queue becomes a dead letter, without its expiration, with nobody looking."""
+        """A message that expires in its queue becomes a dead letter, without its expiration, with
+        nobody looking.
+        """
         channel = await self.channel()
         for kind in KINDS:
             queue, dead = await self.pair(channel, kind)
@@ -146,11 +218,22 @@ class DeadLettersContract(BrokerContract):
             self.assertIsNone(letter.properties.expiration)
             (death,) = self.deaths(letter)
             self.assertEqual(death.pop("original-expiration"), "1")
-            self.assertEqual(death, {"count": 1, "reason": "expired", "queue": queue, "exchange": "", "routing-keys": [queue]})
+            self.assertEqual(
+                death,
+                {
+                    "count": 1,
+                    "reason": "expired",
+                    "queue": queue,
+                    "exchange": "",
+                    "routing-keys": [queue],
+                },
+            )
             self.assertEqual(await self.count(channel, queue), 0)
 
     async def test_expires_at_the_head(self) -> None:
-        """A message expires only at the head of its queue: one behind it that lives longer holds nothing up, one before it does."""
+        """A message expires only at the head of its queue: one behind it that lives longer holds
+        nothing up, one before it does.
+        """
         channel = await self.channel()
         for kind in KINDS:
             queue, dead = await self.pair(channel, kind)
@@ -164,7 +247,9 @@ class DeadLettersContract(BrokerContract):
             self.assertEqual(await dead_letters.bodies(1), [b"short"])
 
     async def test_expired_with_consumer(self) -> None:
-        """A queue with a consumer that has room loses nothing to expiration 0; without one, it expires at once."""
+        """A queue with a consumer that has room loses nothing to expiration 0; without one, it
+        expires at once.
+        """
         channel = await self.channel()
         queue, dead = await self.pair(channel, "classic")
         inbox, dead_letters = await self.inbox(channel, queue), await self.inbox(channel, dead)
@@ -188,8 +273,23 @@ class DeadLettersContract(BrokerContract):
             self.assertEqual(await dead_letters.bodies(1), [b"held"])
 
     async def test_bad_expiration(self) -> None:
-        """An expiration that is no number of milliseconds, or one of more than ten years, closes the channel with 406."""
-        for expiration in ("", "soon", "-1", "1.5", " 1", "1 ", "1_0", "0x5", "٣", "+", "315360000001", "9" * 30):
+        """An expiration that is no number of milliseconds, or one of more than ten years, closes
+        the channel with 406.
+        """
+        for expiration in (
+            "",
+            "soon",
+            "-1",
+            "1.5",
+            " 1",
+            "1 ",
+            "1_0",
+            "0x5",
+            "٣",
+            "+",
+            "315360000001",
+            "9" * 30,
+        ):
             channel = await self.channel()
             text = expiration.encode()
             self.publish_raw(channel, expiration=bytes([len(text)]) + text)
@@ -200,15 +300,25 @@ class DeadLettersContract(BrokerContract):
         """An expiration may have a sign, as long as it is not below 0."""
         channel = await self.channel()
         for expiration in ("+60000", "-0", "00060000"):
-            await channel.basic_publish(routing_key="x", content=Content(b"", None, Basic.Properties(expiration=expiration)))
+            await channel.basic_publish(
+                routing_key="x", content=Content(b"", None, Basic.Properties(expiration=expiration))
+            )
             await self.ask(channel, Basic.Qos())
 
-    @differs(since=(4, 3), because="`basic.nack` does not count as a delivery; `basic.reject` and a lost consumer do")
+    @differs(
+        since=(4, 3),
+        because="`basic.nack` does not count as a delivery; `basic.reject` and a lost consumer do",
+    )
     async def test_delivery_limit(self) -> None:
-        """A quorum queue counts in ``x-delivery-count`` how often a message came back, and gives up on it beyond its delivery limit."""
+        """A quorum queue counts in ``x-delivery-count`` how often a message came back, and gives up
+        on it beyond its delivery limit.
+        """
         channel = await self.channel()
         queue, dead = await self.pair(channel, "quorum", {"x-delivery-limit": 2})
-        inbox, dead_letters = await self.inbox(channel, queue, prefetch=1), await self.inbox(channel, dead)
+        inbox, dead_letters = (
+            await self.inbox(channel, queue, prefetch=1),
+            await self.inbox(channel, dead),
+        )
         await self.publish(queue, b"1", b"2")
         counts = []
         for _ in range(3):
@@ -220,10 +330,15 @@ class DeadLettersContract(BrokerContract):
         self.assertEqual(await inbox.bodies(1, ack=True), [b"2"])
         letter = await dead_letters.next()
         self.assertEqual(letter.body, b"1")
-        self.assertEqual([(death["reason"], death["count"]) for death in self.deaths(letter)], [("delivery_limit", 1)])
+        self.assertEqual(
+            [(death["reason"], death["count"]) for death in self.deaths(letter)],
+            [("delivery_limit", 1)],
+        )
 
     async def delivery_limit_since_4_3(self) -> None:
-        """A message that is returned by ``basic.nack`` comes again without end, counted in ``x-acquired-count`` alone."""
+        """A message that is returned by ``basic.nack`` comes again without end, counted in
+        ``x-acquired-count`` alone.
+        """
         channel = await self.channel()
         queue, _ = await self.pair(channel, "quorum", {"x-delivery-limit": 2})
         inbox = await self.inbox(channel, queue, prefetch=1)
@@ -231,14 +346,20 @@ class DeadLettersContract(BrokerContract):
         for count in range(10):
             delivery = await inbox.next()
             headers = delivery.properties.headers or {}
-            self.assertEqual((headers.get("x-acquired-count"), headers.get("x-delivery-count")), (count or None, None))
+            self.assertEqual(
+                (headers.get("x-acquired-count"), headers.get("x-delivery-count")),
+                (count or None, None),
+            )
             delivery.nack(requeue=True)
 
     async def test_delivery_limit_rejected(self) -> None:
         """``basic.reject`` with requeue counts as a delivery, on every version."""
         channel = await self.channel()
         queue, dead = await self.pair(channel, "quorum", {"x-delivery-limit": 2})
-        inbox, dead_letters = await self.inbox(channel, queue, prefetch=1), await self.inbox(channel, dead)
+        inbox, dead_letters = (
+            await self.inbox(channel, queue, prefetch=1),
+            await self.inbox(channel, dead),
+        )
         await self.publish(queue, b"1")
         for count in (None, 1, 2):
             delivery = await inbox.next()
@@ -258,7 +379,10 @@ class DeadLettersContract(BrokerContract):
             await other.client.close()
         self.assertEqual(await dead_letters.bodies(1), [b"1"])
 
-    @differs(since=(4, 0), because="a quorum queue has a delivery limit of 20 unless it is told another one")
+    @differs(
+        since=(4, 0),
+        because="a quorum queue has a delivery limit of 20 unless it is told another one",
+    )
     async def test_no_limit(self) -> None:
         """A quorum queue without a delivery limit, and a classic queue, never give up."""
         channel = await self.channel()
@@ -271,15 +395,24 @@ class DeadLettersContract(BrokerContract):
             (await inbox.next()).ack()
 
     async def no_limit_since_4_0(self) -> None:
-        """A quorum queue gives up after 20 redeliveries unless it is told otherwise; a classic queue never does."""
+        """A quorum queue gives up after 20 redeliveries unless it is told otherwise; a classic
+        queue never does.
+        """
         channel = await self.channel()
         for kind, limit in (("classic", None), ("quorum", None), ("quorum", 1_000_000_000)):
-            queue, dead = await self.pair(channel, kind, None if limit is None else {"x-delivery-limit": limit})
-            inbox, dead_letters = await self.inbox(channel, queue, prefetch=1), await self.inbox(channel, dead)
+            queue, dead = await self.pair(
+                channel, kind, None if limit is None else {"x-delivery-limit": limit}
+            )
+            inbox, dead_letters = (
+                await self.inbox(channel, queue, prefetch=1),
+                await self.inbox(channel, dead),
+            )
             await self.publish(queue, b"1")
             for _ in range(21):
                 delivery = await inbox.next()
-                await self.ask(channel, Basic.Reject(delivery_tag=delivery.delivery_tag, requeue=True))
+                await self.ask(
+                    channel, Basic.Reject(delivery_tag=delivery.delivery_tag, requeue=True)
+                )
             if kind == "quorum" and limit is None:
                 self.assertEqual(await dead_letters.bodies(1), [b"1"])
             else:
@@ -287,7 +420,9 @@ class DeadLettersContract(BrokerContract):
 
     @differs(since=(4, 0), because="an `x-death` that a client wrote is not counted on")
     async def test_twice(self) -> None:
-        """A message that dies again in the same queue counts, that of another queue comes first, and the first death stays noted."""
+        """A message that dies again in the same queue counts, that of another queue comes first,
+        and the first death stays noted.
+        """
         await self.twice(2)
 
     async def twice_since_4_0(self) -> None:
@@ -298,25 +433,35 @@ class DeadLettersContract(BrokerContract):
         channel = await self.channel()
         for kind in KINDS:
             queue, dead = await self.pair(channel, kind)
-            back = await self.queue(channel, kind, {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": queue})
+            back = await self.queue(
+                channel, kind, {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": queue}
+            )
             inbox, dead_letters = await self.inbox(channel, queue), await self.inbox(channel, dead)
             backs = await self.inbox(channel, back)
             await self.publish(back, b"1")
             (await backs.next()).nack(requeue=False)
             (await inbox.next()).nack(requeue=False)
             letter = await dead_letters.next()
-            self.assertEqual([(death["queue"], death["count"]) for death in self.deaths(letter)], [(queue, 1), (back, 1)])
+            self.assertEqual(
+                [(death["queue"], death["count"]) for death in self.deaths(letter)],
+                [(queue, 1), (back, 1)],
+            )
             await self.publish(back, b"1", headers=letter.properties.headers)
             (await backs.next()).nack(requeue=False)
             (await inbox.next()).nack(requeue=False)
             again = await dead_letters.next()
-            self.assertEqual([(death["queue"], death["count"]) for death in self.deaths(again)], [(queue, count), (back, count)])
+            self.assertEqual(
+                [(death["queue"], death["count"]) for death in self.deaths(again)],
+                [(queue, count), (back, count)],
+            )
             headers = again.properties.headers
             assert headers is not None
             self.assertEqual([headers[name] for name in FIRST], ["rejected", back, ""])
 
     async def test_round_by_hand(self) -> None:
-        """A message that is refused in a queue that is its own dead letters' comes again, as often as it is refused."""
+        """A message that is refused in a queue that is its own dead letters' comes again, as often
+        as it is refused.
+        """
         channel = await self.channel()
         for kind in KINDS:
             queue = await self.own_dead_letters(channel, {"x-queue-type": kind})
@@ -343,7 +488,9 @@ class DeadLettersContract(BrokerContract):
         await self.publish(other, b"expires later", expiration="100")
         await (await self.inbox(channel, dead)).next()
         self.assertEqual(await self.count(channel, queue), 0)
-        queue = await self.own_dead_letters(channel, {"x-queue-type": "quorum", "x-delivery-limit": 1})
+        queue = await self.own_dead_letters(
+            channel, {"x-queue-type": "quorum", "x-delivery-limit": 1}
+        )
         inbox = await self.inbox(channel, queue, prefetch=1)
         await self.publish(queue, b"1", b"2")
         for _ in range(2):

@@ -29,7 +29,9 @@ class LongQueues(DurableCase):
         self.assertEqual([body for body, _ in await self.drained(queue, 100)], bodies)
 
     async def test_purged_while_a_page_is_on_its_way(self) -> None:
-        """Messages that are purged while they are being read are gone; what comes after them is delivered."""
+        """Messages that are purged while they are being read are gone; what comes after them is
+        delivered.
+        """
         channel = await self.channel()
         queue = await self.queue(channel, "quorum")
         await self.publish(queue, *(b"old" for _ in range(10)))
@@ -49,7 +51,9 @@ class LongQueues(DurableCase):
         self.assertLess(len(rest), 4)
 
     async def get_in_vain(self, channel: AmqpChannel, queue: str) -> None:
-        """Get from a queue of which no page can be read: two messages are in memory; the third get ends the connection."""
+        """Get from a queue of which no page can be read: two messages are in memory; the third get
+        ends the connection.
+        """
         for _ in range(2):
             await self.get(channel, queue)
         closed = channel.client.when_lost()
@@ -58,7 +62,9 @@ class LongQueues(DurableCase):
         await closed
 
     async def test_get_does_not_wait_for_ever(self) -> None:
-        """Who gets from a queue whose page does not come is told so after a while, with 541; the message is there for the next."""
+        """Who gets from a queue whose page does not come is told so after a while, with 541; the
+        message is there for the next.
+        """
         channel = await self.channel(await self.connect(call_deadline_s=1000.0))
         queue = await self.queue(channel, "quorum")
         await self.publish(queue, *(b"%d" % number for number in range(5)))
@@ -70,9 +76,17 @@ class LongQueues(DurableCase):
         self.assertEqual([body for body, _ in await self.drained(queue, 3)], [b"2", b"3", b"4"])
 
     async def test_what_a_getter_gives_back(self) -> None:
-        """What he held is handed out to others, and that is written down at once, though nothing else happens."""
-        channel, getter = await self.channel(), await self.channel(await self.connect(call_deadline_s=1000.0))
-        queue, long = await self.queue(channel, "quorum", {"x-delivery-limit": 3}), await self.queue(channel, "quorum")
+        """What he held is handed out to others, and that is written down at once, though nothing
+        else happens.
+        """
+        channel, getter = (
+            await self.channel(),
+            await self.channel(await self.connect(call_deadline_s=1000.0)),
+        )
+        queue, long = (
+            await self.queue(channel, "quorum", {"x-delivery-limit": 3}),
+            await self.queue(channel, "quorum"),
+        )
         await self.publish(queue, b"held")
         await self.publish(long, *(b"%d" % number for number in range(5)))
         held = await self.get(getter, queue, no_ack=False)
@@ -82,7 +96,9 @@ class LongQueues(DurableCase):
         self.patch(storage._database, "load", raise_disk_error)
         await self.get_in_vain(getter, long)
         self.assertEqual((await inbox.next()).redelivered, True)
-        self.assertEqual(self.sql("SELECT deliveries FROM message WHERE body = x'68656c64'"), [(2,)])
+        self.assertEqual(
+            self.sql("SELECT deliveries FROM message WHERE body = x'68656c64'"), [(2,)]
+        )
         self.flushLoggedErrors()
 
 
@@ -92,23 +108,31 @@ def raise_disk_error(*_: object) -> None:
 
 class FullMemory(EmbeddedTestCase, RawContract):
     async def test_blocked(self) -> None:
-        """While messages take too much memory, publishers are told and not listened to; consumers are served, and nothing is lost."""
+        """While messages take too much memory, publishers are told and not listened to; consumers
+        are served, and nothing is lost.
+        """
         self.broker.engine.memory.limit = 50_000
         channel = await self.channel()
         await self.ask(channel, Queue.Declare(queue="transient"))
         publisher = await self.publisher()
         publishes = []
         for _ in range(30):
-            publishes.append(publisher.publish("", "transient", bytes(4000), properties=Basic.Properties()))
+            publishes.append(
+                publisher.publish("", "transient", bytes(4000), properties=Basic.Properties())
+            )
             self.network.settle()
             if channel.client.blocked:
                 break
         self.assertGreater(len(publishes), 8)
         late = publisher.channel
         assert late is not None
-        await self.assertFails(publisher.publish("", "transient", b"", properties=Basic.Properties()), Overloaded)
+        await self.assertFails(
+            publisher.publish("", "transient", b"", properties=Basic.Properties()), Overloaded
+        )
         for _ in range(5):  # one who does not heed it is no longer read
-            late.basic_publish(routing_key="transient", content=Content(bytes(4000), None, Basic.Properties()))
+            late.basic_publish(
+                routing_key="transient", content=Content(bytes(4000), None, Basic.Properties())
+            )
         self.network.settle()
         count = await self.count(channel, "transient")
         self.assertLess(count, len(publishes) + 5)
@@ -121,7 +145,9 @@ class FullMemory(EmbeddedTestCase, RawContract):
         self.assertEqual(self.broker.engine.memory.used, 0)
 
     async def test_one_by_one(self) -> None:
-        """Who was not listened to goes on in a turn of its own, not in the middle of what made room, and as far as there is room."""
+        """Who was not listened to goes on in a turn of its own, not in the middle of what made
+        room, and as far as there is room.
+        """
         engine = self.broker.engine
         engine.memory.limit = 1000
         channel = await self.channel()
@@ -139,7 +165,9 @@ class FullMemory(EmbeddedTestCase, RawContract):
         self.assertEqual(engine.queues[queue].message_count, 0)
 
     async def test_come_again(self) -> None:
-        """Publishers that hang up and come again do not get more into a full memory than those that wait, nor are they waited for."""
+        """Publishers that hang up and come again do not get more into a full memory than those that
+        wait, nor are they waited for.
+        """
         engine = self.broker.engine
         engine.memory.limit = 1000
         channel = await self.channel()
@@ -155,7 +183,9 @@ class FullMemory(EmbeddedTestCase, RawContract):
         self.assertEqual(await self.count(channel, queue), 1)
 
     async def test_what_is_deleted_is_given_back(self) -> None:
-        """A queue that is purged or deleted takes no memory any longer, whatever of it had been returned."""
+        """A queue that is purged or deleted takes no memory any longer, whatever of it had been
+        returned.
+        """
         channel = await self.channel()
         for end in (Queue.Purge, Queue.Delete):
             queue = await self.queue(channel, "quorum")

@@ -1,4 +1,6 @@
-"""A long queue: what of it is in memory, and what happens when its messages cannot be read from the storage."""
+"""A long queue: what of it is in memory, and what happens when its messages cannot be read from the
+storage.
+"""
 
 from __future__ import annotations
 
@@ -51,10 +53,18 @@ class PagingCase(SynchronousTestCase):
     def start(self, storage: MemoryStorage) -> None:
         """A broker's engine with a durable queue."""
         self.clock, names = Clock(), count()
-        self.engine = Engine(storage=storage, now=self.clock.seconds, new_name=lambda: f"{next(names)}")
+        self.engine = Engine(
+            storage=storage, now=self.clock.seconds, new_name=lambda: f"{next(names)}"
+        )
         quorum = {"x-queue-type": "quorum"}
         queue = self.engine.declare_queue(
-            "q", passive=False, durable=True, exclusive=False, auto_delete=False, arguments=quorum, owner=self
+            "q",
+            passive=False,
+            durable=True,
+            exclusive=False,
+            auto_delete=False,
+            arguments=quorum,
+            owner=self,
         )
         assert isinstance(queue, Queue)
         self.queue = queue
@@ -66,7 +76,9 @@ class PagingCase(SynchronousTestCase):
 
 class Memory(PagingCase):
     def test_large_messages(self) -> None:
-        """However large the messages of a long queue are, what is in memory of them stays within the limit, while it is read on too."""
+        """However large the messages of a long queue are, what is in memory of them stays within
+        the limit, while it is read on too.
+        """
         self.patch(backlog, "RESIDENT_BYTES", 20_000)
         self.patch(storage, "PAGE_BYTES", 10_000)
         self.start(MemoryStorage())
@@ -79,14 +91,18 @@ class Memory(PagingCase):
             consumer.ready = True
             self.queue.pump()
             used.append(self.engine.memory.used)
-        self.assertEqual([int(entry.message.body.rstrip(b"\0")) for entry in consumer.taken], list(range(200)))
+        self.assertEqual(
+            [int(entry.message.body.rstrip(b"\0")) for entry in consumer.taken], list(range(200))
+        )
         self.assertLess(max(used), 25_000)
         self.assertEqual(used[-1], 0)
 
 
 class Unreadable(PagingCase):
     def test_tried_again(self) -> None:
-        """Once a page could not be read, the next publish has it read again, whether anybody consumes the queue or not."""
+        """Once a page could not be read, the next publish has it read again, whether anybody
+        consumes the queue or not.
+        """
         self.patch(backlog, "RESIDENT_MESSAGES", 2)
         troubled = Troubled()
         self.start(troubled)

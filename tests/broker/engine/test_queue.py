@@ -1,4 +1,6 @@
-"""Queues as such: declaring, passive looks, equivalence, ownership, purging, deleting, ``basic.get``."""
+"""Queues as such: declaring, passive looks, equivalence, ownership, purging, deleting,
+``basic.get``.
+"""
 
 from __future__ import annotations
 
@@ -6,25 +8,41 @@ from typing import Any
 
 from pamqp.commands import Basic, Queue
 
-from tests.support.broker_cases import KINDS, BrokerContract, EmbeddedTestCase, RabbitMQTestCase, SqliteTestCase
+from tests.support.broker_cases import (
+    KINDS,
+    BrokerContract,
+    EmbeddedTestCase,
+    RabbitMQTestCase,
+    SqliteTestCase,
+)
 
 
 class QueuesContract(BrokerContract):
     async def test_declare_again(self) -> None:
-        """Declaring a queue again, just so, changes nothing and tells its messages and consumers."""
+        """Declaring a queue again, just so, changes nothing and tells its messages and
+        consumers.
+        """
         channel = await self.channel()
         for kind in KINDS:
             queue = await self.queue(channel, kind)
             await self.publish(queue, b"1", b"2")
-            again = await self.ask(channel, Queue.Declare(queue=queue, durable=True, arguments={"x-queue-type": kind}))
-            self.assertEqual((again.queue, again.message_count, again.consumer_count), (queue, 2, 0))
+            again = await self.ask(
+                channel, Queue.Declare(queue=queue, durable=True, arguments={"x-queue-type": kind})
+            )
+            self.assertEqual(
+                (again.queue, again.message_count, again.consumer_count), (queue, 2, 0)
+            )
             inbox = await self.inbox(channel, queue, prefetch=1)
             await inbox.next()
             again = await self.ask(channel, Queue.Declare(queue=queue, passive=True))
-            self.assertEqual((again.queue, again.message_count, again.consumer_count), (queue, 1, 1))
+            self.assertEqual(
+                (again.queue, again.message_count, again.consumer_count), (queue, 1, 1)
+            )
 
     async def test_inequivalent(self) -> None:
-        """Declaring a queue as something else is a 406 on the channel, which names the first thing that differs."""
+        """Declaring a queue as something else is a 406 on the channel, which names the first thing
+        that differs.
+        """
         connection = await self.connect()
         channel = await self.channel(connection)
         queue = self.name()
@@ -33,12 +51,23 @@ class QueuesContract(BrokerContract):
         differing: list[tuple[str, dict[str, Any]]] = [
             ("inequivalent arg 'durable'", {"durable": False}),
             ("inequivalent arg 'auto_delete'", {"auto_delete": True}),
-            ("inequivalent arg 'x-dead-letter-exchange'", {"arguments": {**arguments, "x-dead-letter-exchange": "other"}}),
-            ("inequivalent arg 'x-dead-letter-exchange'", {"arguments": {"x-queue-type": "classic"}}),
-            ("inequivalent arg 'x-queue-type'", {"arguments": {**arguments, "x-queue-type": "quorum"}}),
+            (
+                "inequivalent arg 'x-dead-letter-exchange'",
+                {"arguments": {**arguments, "x-dead-letter-exchange": "other"}},
+            ),
+            (
+                "inequivalent arg 'x-dead-letter-exchange'",
+                {"arguments": {"x-queue-type": "classic"}},
+            ),
+            (
+                "inequivalent arg 'x-queue-type'",
+                {"arguments": {**arguments, "x-queue-type": "quorum"}},
+            ),
         ]
         for words, changed in differing:
-            method = Queue.Declare(**{"queue": queue, "durable": True, "arguments": dict(arguments), **changed})
+            method = Queue.Declare(
+                **{"queue": queue, "durable": True, "arguments": dict(arguments), **changed}
+            )
             error = await self.refused(await self.channel(connection), method, 406, words)
             self.assertEqual((error.class_id, error.method_id), (50, 10))
 
@@ -48,19 +77,36 @@ class QueuesContract(BrokerContract):
         for first, second in (({}, {"x-queue-type": "classic"}), ({"x-queue-type": "classic"}, {})):
             queue = self.name()
             await self.ask(channel, Queue.Declare(queue=queue, durable=True, arguments=dict(first)))
-            await self.ask(channel, Queue.Declare(queue=queue, durable=True, arguments=dict(second)))
-        await self.refused(channel, Queue.Declare(queue=self.name(), durable=True, arguments={"x-queue-type": "heap"}), 406)
+            await self.ask(
+                channel, Queue.Declare(queue=queue, durable=True, arguments=dict(second))
+            )
+        await self.refused(
+            channel,
+            Queue.Declare(queue=self.name(), durable=True, arguments={"x-queue-type": "heap"}),
+            406,
+        )
 
     async def test_passive(self) -> None:
-        """A passive declare of a queue that is not there is a 404 on the channel; of one that is, it looks at nothing but the name."""
+        """A passive declare of a queue that is not there is a 404 on the channel; of one that is,
+        it looks at nothing but the name.
+        """
         channel = await self.channel()
         queue = await self.queue(channel, "quorum")
-        await self.ask(channel, Queue.Declare(queue=queue, passive=True, auto_delete=True, arguments={"x-queue-type": "stream"}))
+        await self.ask(
+            channel,
+            Queue.Declare(
+                queue=queue, passive=True, auto_delete=True, arguments={"x-queue-type": "stream"}
+            ),
+        )
         name = self.name()
-        await self.refused(channel, Queue.Declare(queue=name, passive=True), 404, f"no queue '{name}'")
+        await self.refused(
+            channel, Queue.Declare(queue=name, passive=True), 404, f"no queue '{name}'"
+        )
 
     async def test_server_named(self) -> None:
-        """A queue declared without a name gets one, and is meant by the empty name on its channel from then on."""
+        """A queue declared without a name gets one, and is meant by the empty name on its channel
+        from then on.
+        """
         channel = await self.channel()
         declared = await self.ask(channel, Queue.Declare(exclusive=True))
         self.assertTrue(declared.queue.startswith("amq.gen-"), declared.queue)
@@ -74,15 +120,25 @@ class QueuesContract(BrokerContract):
     async def test_no_last_queue(self) -> None:
         """The empty name on a channel that has declared no queue is a 404."""
         connection = await self.connect()
-        for method in (Queue.Bind(exchange="amq.direct", routing_key="a"), Queue.Purge(), Basic.Get(), Basic.Consume(), Queue.Delete()):
-            await self.refused(await self.channel(connection), method, 404, "no previously declared queue")
+        for method in (
+            Queue.Bind(exchange="amq.direct", routing_key="a"),
+            Queue.Purge(),
+            Basic.Get(),
+            Basic.Consume(),
+            Queue.Delete(),
+        ):
+            await self.refused(
+                await self.channel(connection), method, 404, "no previously declared queue"
+            )
 
     async def test_reserved_name(self) -> None:
         """A queue whose name begins with ``amq.`` cannot be declared."""
         await self.refused(await self.channel(), Queue.Declare(queue=f"amq.{self.name()}"), 403)
 
     async def test_exclusive(self) -> None:
-        """An exclusive queue is closed to every other connection (405), whatever that wants of it, and goes with its own."""
+        """An exclusive queue is closed to every other connection (405), whatever that wants of it,
+        and goes with its own.
+        """
         owner, other = await self.connect(), await self.connect()
         queue = self.name()
         await self.ask(await self.channel(owner), Queue.Declare(queue=queue, exclusive=True))
@@ -98,7 +154,9 @@ class QueuesContract(BrokerContract):
         ):
             await self.refused(await self.channel(other), method, 405)
         await self.publish(queue, b"anybody may publish")
-        self.assertEqual(await self.get_body(await self.channel(owner), queue), b"anybody may publish")
+        self.assertEqual(
+            await self.get_body(await self.channel(owner), queue), b"anybody may publish"
+        )
         await owner.close()
         await self.gone(await self.channel(other), queue)
 
@@ -106,18 +164,26 @@ class QueuesContract(BrokerContract):
         await self.refused(channel, Queue.Declare(queue=queue, passive=True), 404)
 
     async def test_exclusive_or_not(self) -> None:
-        """A queue that is shared cannot be declared again as exclusive, nor one's own exclusive one as shared; durable it never is."""
+        """A queue that is shared cannot be declared again as exclusive, nor one's own exclusive one
+        as shared; durable it never is.
+        """
         channel = await self.channel()
         shared, own = self.name(), self.name()
         await self.ask(channel, Queue.Declare(queue=shared))
         await self.ask(channel, Queue.Declare(queue=own, exclusive=True))
         await self.ask(channel, Queue.Declare(queue=own, exclusive=True, durable=True))
         await self.refused(await self.channel(channel.client), Queue.Declare(queue=own), 405)
-        await self.refused(await self.channel(channel.client), Queue.Declare(queue=shared, exclusive=True, durable=True), 405)
+        await self.refused(
+            await self.channel(channel.client),
+            Queue.Declare(queue=shared, exclusive=True, durable=True),
+            405,
+        )
         await self.ask(channel, Queue.Delete(queue=shared))
 
     async def test_auto_delete(self) -> None:
-        """An auto-delete queue goes with its last consumer, cancelled or lost, and not before it had one."""
+        """An auto-delete queue goes with its last consumer, cancelled or lost, and not before it
+        had one.
+        """
         connection = await self.connect()
         for lost in (False, True):
             channel, consuming = await self.channel(connection), await self.channel()
@@ -147,7 +213,9 @@ class QueuesContract(BrokerContract):
             self.assertEqual((again.body, again.redelivered), (b"1", True))
 
     async def test_delete(self) -> None:
-        """A delete tells how many messages went with the queue; deleting what is not there succeeds with 0."""
+        """A delete tells how many messages went with the queue; deleting what is not there succeeds
+        with 0.
+        """
         channel = await self.channel()
         for kind in KINDS:
             queue = await self.queue(channel, kind)
@@ -179,7 +247,9 @@ class QueuesContract(BrokerContract):
         """Quorum queues are deleted without conditions only: 540, which closes the connection."""
         for options in ({"if_unused": True}, {"if_empty": True}):
             channel = await self.channel()
-            await self.refused(channel, Queue.Delete(queue=await self.queue(channel, "quorum"), **options), 540)
+            await self.refused(
+                channel, Queue.Delete(queue=await self.queue(channel, "quorum"), **options), 540
+            )
 
     async def test_nowait(self) -> None:
         """With no-wait, declare, purge and delete do their work without an answer."""
@@ -194,7 +264,9 @@ class QueuesContract(BrokerContract):
         await self.gone(channel, queue)
 
     async def test_get(self) -> None:
-        """``basic.get`` hands out one message after the other, telling how many remain, and then says that there is none."""
+        """``basic.get`` hands out one message after the other, telling how many remain, and then
+        says that there is none.
+        """
         channel = await self.channel()
         for kind in KINDS:
             queue = await self.queue(channel, kind)
@@ -202,7 +274,10 @@ class QueuesContract(BrokerContract):
             for body, remaining in ((b"1", 1), (b"2", 0)):
                 message = await self.get(channel, queue, no_ack=False)
                 assert message is not None and message.content is not None
-                self.assertEqual((message.content.body, message.message_count, message.redelivered), (body, remaining, False))
+                self.assertEqual(
+                    (message.content.body, message.message_count, message.redelivered),
+                    (body, remaining, False),
+                )
                 self.assertEqual((message.exchange, message.routing_key), ("", queue))
                 self.assertEqual(message.content.properties.correlation_id, "c")
             self.assertIsNone(await self.get(channel, queue))
@@ -225,12 +300,21 @@ class QueuesContract(BrokerContract):
             await self.refused(await self.channel(connection), method, 404, f"no queue '{name}'")
 
     async def test_what_a_quorum_queue_refuses(self) -> None:
-        """A quorum queue must be durable and shared, and stay; it knows no priorities, and has no age."""
-        await self.refuses("quorum", {"x-max-priority": 10}, {"x-max-age": "1D"}, {"x-stream-max-segment-size-bytes": 1000})
+        """A quorum queue must be durable and shared, and stay; it knows no priorities, and has no
+        age.
+        """
+        await self.refuses(
+            "quorum",
+            {"x-max-priority": 10},
+            {"x-max-age": "1D"},
+            {"x-stream-max-segment-size-bytes": 1000},
+        )
         await self.refuses_properties("quorum")
 
     async def test_what_a_stream_refuses(self) -> None:
-        """A stream must be durable and shared, and stay; its age is a number with a unit, and what is in it is nobody's own."""
+        """A stream must be durable and shared, and stay; its age is a number with a unit, and what
+        is in it is nobody's own.
+        """
         await self.refuses(
             "stream",
             {"x-max-age": "5"},
@@ -243,7 +327,9 @@ class QueuesContract(BrokerContract):
         await self.refuses_properties("stream")
 
     async def test_what_a_classic_queue_refuses(self) -> None:
-        """A classic queue has neither age nor delivery limit, and no dead letters' key without their exchange; types are checked."""
+        """A classic queue has neither age nor delivery limit, and no dead letters' key without
+        their exchange; types are checked.
+        """
         await self.refuses(
             "classic",
             {"x-dead-letter-exchange": 5},
@@ -255,7 +341,9 @@ class QueuesContract(BrokerContract):
         )
 
     async def test_bind_by_the_last_queue(self) -> None:
-        """With neither queue nor key, the last queue is bound by its own name; unbinding is the same, and works on after it is deleted."""
+        """With neither queue nor key, the last queue is bound by its own name; unbinding is the
+        same, and works on after it is deleted.
+        """
         channel = await self.channel()
         queue = await self.queue(channel)
         await self.ask(channel, Queue.Bind(exchange="amq.topic"))
@@ -275,20 +363,28 @@ class QueuesContract(BrokerContract):
         await self.ask(other, Queue.Declare(queue=locked, exclusive=True))
         await self.refused(await self.channel(), Queue.Bind(queue=missing, exchange=""), 403)
         await self.refused(await self.channel(), Queue.Unbind(queue=missing, exchange=""), 403)
-        await self.refused(await self.channel(), Queue.Bind(queue=locked, exchange=missing), 404, "exchange")
-        await self.refused(await self.channel(), Queue.Bind(queue=missing, exchange="amq.topic"), 404, "queue")
+        await self.refused(
+            await self.channel(), Queue.Bind(queue=locked, exchange=missing), 404, "exchange"
+        )
+        await self.refused(
+            await self.channel(), Queue.Bind(queue=missing, exchange="amq.topic"), 404, "queue"
+        )
 
     async def test_bind_again(self) -> None:
         """Binding by a key again is no binding more, also where there is no room for one."""
         channel = await self.channel()
         queue = await self.queue(channel)
         for number in range(1000):
-            await channel.queue_bind(queue=queue, exchange="amq.direct", routing_key=f"{number}", nowait=True)
+            await channel.queue_bind(
+                queue=queue, exchange="amq.direct", routing_key=f"{number}", nowait=True
+            )
         await self.ask(channel, Queue.Bind(queue=queue, exchange="amq.direct", routing_key="7"))
 
     async def refuses(self, kind: str, *refused: dict[str, Any]) -> None:
         for arguments in refused:
-            method = Queue.Declare(queue=self.name(), durable=True, arguments={"x-queue-type": kind, **arguments})
+            method = Queue.Declare(
+                queue=self.name(), durable=True, arguments={"x-queue-type": kind, **arguments}
+            )
             await self.refused(await self.channel(), method, 406, f"'{next(iter(arguments))}'")
 
     async def refuses_properties(self, kind: str) -> None:
@@ -304,19 +400,37 @@ class QueuesContract(BrokerContract):
 class EmbeddedQueues(EmbeddedTestCase, QueuesContract):
     async def test_not_implemented(self) -> None:
         """Arguments that we do not know are not passed over."""
-        for key, value in (("x-message-ttl", 1000), ("x-max-length", 5), ("x-max-priority", 5), ("x-mine", "my own")):
-            await self.refused(await self.channel(), Queue.Declare(queue=self.name(), arguments={key: value}), 540, key)
+        for key, value in (
+            ("x-message-ttl", 1000),
+            ("x-max-length", 5),
+            ("x-max-priority", 5),
+            ("x-mine", "my own"),
+        ):
+            await self.refused(
+                await self.channel(),
+                Queue.Declare(queue=self.name(), arguments={key: value}),
+                540,
+                key,
+            )
 
     async def test_priority_of_a_consumer(self) -> None:
         """Nor is a consumer's priority."""
         channel = await self.channel()
         queue = await self.queue(channel)
-        await self.refused(channel, Basic.Consume(queue=queue, arguments={"x-priority": 5}), 540, "x-priority")
+        await self.refused(
+            channel, Basic.Consume(queue=queue, arguments={"x-priority": 5}), 540, "x-priority"
+        )
 
     async def test_long_names(self) -> None:
-        """A dead-letter exchange or key that no frame has room for is refused, rather than found out about with the first dead letter."""
+        """A dead-letter exchange or key that no frame has room for is refused, rather than found
+        out about with the first dead letter.
+        """
         long = "ж" * 128
-        await self.refuses("classic", {"x-dead-letter-exchange": long}, {"x-dead-letter-routing-key": long, "x-dead-letter-exchange": ""})
+        await self.refuses(
+            "classic",
+            {"x-dead-letter-exchange": long},
+            {"x-dead-letter-routing-key": long, "x-dead-letter-exchange": ""},
+        )
 
 
 class SqliteQueues(SqliteTestCase, QueuesContract):

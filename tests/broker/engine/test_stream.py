@@ -8,7 +8,13 @@ from typing import Any
 from pamqp.commands import Basic, Queue
 
 from rtprov.amqp.client.channel import AmqpChannel
-from tests.support.broker_cases import BrokerContract, EmbeddedTestCase, Inbox, RabbitMQTestCase, differs
+from tests.support.broker_cases import (
+    BrokerContract,
+    EmbeddedTestCase,
+    Inbox,
+    RabbitMQTestCase,
+    differs,
+)
 
 
 class StreamsContract(BrokerContract):
@@ -19,17 +25,24 @@ class StreamsContract(BrokerContract):
             await self.publish(stream, b"%d" % number)
         return stream
 
-    async def read(self, channel: AmqpChannel, stream: str, offset: Any = None, prefetch: int = 100) -> Inbox:
+    async def read(
+        self, channel: AmqpChannel, stream: str, offset: Any = None, prefetch: int = 100
+    ) -> Inbox:
         arguments = None if offset is None else {"x-stream-offset": offset}
         return await self.inbox(channel, stream, prefetch=prefetch, arguments=arguments)
 
     async def test_first(self) -> None:
-        """From ``first`` on, everything is read, and each delivery carries its offset, counted from 0."""
+        """From ``first`` on, everything is read, and each delivery carries its offset, counted from
+        0.
+        """
         channel = await self.channel()
         inbox = await self.read(channel, await self.filled(channel), "first")
         deliveries = [await inbox.next() for _ in range(5)]
         self.assertEqual([delivery.body for delivery in deliveries], [b"0", b"1", b"2", b"3", b"4"])
-        self.assertEqual([(delivery.properties.headers or {}).get("x-stream-offset") for delivery in deliveries], [0, 1, 2, 3, 4])
+        self.assertEqual(
+            [(delivery.properties.headers or {}).get("x-stream-offset") for delivery in deliveries],
+            [0, 1, 2, 3, 4],
+        )
         self.assertEqual([delivery.redelivered for delivery in deliveries], [False] * 5)
 
     async def test_next(self) -> None:
@@ -40,20 +53,28 @@ class StreamsContract(BrokerContract):
         await self.publish(stream, b"new")
         for inbox in inboxes:
             delivery = await inbox.next()
-            self.assertEqual((delivery.body, (delivery.properties.headers or {})["x-stream-offset"]), (b"new", 5))
+            self.assertEqual(
+                (delivery.body, (delivery.properties.headers or {})["x-stream-offset"]), (b"new", 5)
+            )
 
     async def test_last(self) -> None:
-        """From ``last`` on, reading begins near the end: with the last chunk, which here is one message."""
+        """From ``last`` on, reading begins near the end: with the last chunk, which here is one
+        message.
+        """
         channel = await self.channel()
         inbox = await self.read(channel, await self.filled(channel), "last")
         self.assertEqual(await inbox.bodies(1), [b"4"])
 
     async def test_number(self) -> None:
-        """From an offset on, that message comes first; an offset beyond the end waits for what comes."""
+        """From an offset on, that message comes first; an offset beyond the end waits for what
+        comes.
+        """
         channel = await self.channel()
         stream = await self.filled(channel)
         self.assertEqual(await (await self.read(channel, stream, 3)).bodies(2), [b"3", b"4"])
-        self.assertEqual(await (await self.read(channel, stream, 0)).bodies(5), [b"0", b"1", b"2", b"3", b"4"])
+        self.assertEqual(
+            await (await self.read(channel, stream, 0)).bodies(5), [b"0", b"1", b"2", b"3", b"4"]
+        )
         beyond = await self.read(channel, stream, 5)
         await self.publish(stream, b"5")
         self.assertEqual(await beyond.bodies(1), [b"5"])
@@ -70,7 +91,9 @@ class StreamsContract(BrokerContract):
         return float(self.clock.seconds())
 
     async def test_not_consumed(self) -> None:
-        """Acknowledging takes nothing away: another consumer, or the same later, reads it all again."""
+        """Acknowledging takes nothing away: another consumer, or the same later, reads it all
+        again.
+        """
         channel = await self.channel()
         stream = await self.filled(channel, 3)
         for _ in range(2):
@@ -101,21 +124,34 @@ class StreamsContract(BrokerContract):
         self.assertEqual(await inbox.bodies(2, ack=True), [b"4", b"5"])
 
     async def settle_stream(self, channel: AmqpChannel) -> None:
-        """What a stream has for a channel is read by the channel itself, before it does anything else."""
+        """What a stream has for a channel is read by the channel itself, before it does anything
+        else.
+        """
         for _ in range(3):
             await self.ask(channel, Basic.Qos(prefetch_count=2))
 
-    @differs(since=(4, 0), because="a message of a stream that is refused or returned counts as acknowledged")
+    @differs(
+        since=(4, 0),
+        because="a message of a stream that is refused or returned counts as acknowledged",
+    )
     async def test_settling_otherwise(self) -> None:
-        """A stream's message can be neither refused nor returned: not implemented, which closes the connection."""
+        """A stream's message can be neither refused nor returned: not implemented, which closes the
+        connection.
+        """
         for requeue in (False, True):
             for how in (Basic.Nack, Basic.Reject):
                 channel = await self.channel()
                 inbox = await self.read(channel, await self.filled(channel, 1), "first")
-                await self.refused(channel, how(delivery_tag=(await inbox.next()).delivery_tag, requeue=requeue), 540)
+                await self.refused(
+                    channel,
+                    how(delivery_tag=(await inbox.next()).delivery_tag, requeue=requeue),
+                    540,
+                )
 
     async def settling_otherwise_since_4_0(self) -> None:
-        """A stream's message that is refused or returned counts as acknowledged: it does not come again, the next one does."""
+        """A stream's message that is refused or returned counts as acknowledged: it does not come
+        again, the next one does.
+        """
         for requeue in (False, True):
             for how in (Basic.Nack, Basic.Reject):
                 channel = await self.channel()
@@ -139,14 +175,18 @@ class StreamsContract(BrokerContract):
         await self.refused(await self.channel(), Basic.Consume(queue=stream), 406, "prefetch")
 
     async def test_no_ack(self) -> None:
-        """Consuming a stream without acknowledgements is not implemented, which closes the connection."""
+        """Consuming a stream without acknowledgements is not implemented, which closes the
+        connection.
+        """
         channel = await self.channel()
         stream = await self.stream(channel)
         await self.ask(channel, Basic.Qos(prefetch_count=1))
         await self.refused(channel, Basic.Consume(queue=stream, no_ack=True), 540)
 
     async def test_get_and_purge(self) -> None:
-        """``basic.get`` and ``queue.purge`` are not implemented for streams, which closes the connection."""
+        """``basic.get`` and ``queue.purge`` are not implemented for streams, which closes the
+        connection.
+        """
         for method in (Basic.Get, Queue.Purge):
             channel = await self.channel()
             await self.refused(channel, method(queue=await self.stream(channel)), 540)
@@ -161,14 +201,19 @@ class StreamsContract(BrokerContract):
         self.assertEqual(await inbox.bodies(2), [b"0", b"1"])
 
     async def test_lost(self) -> None:
-        """A reader that is lost without acknowledging takes nothing with it, and leaves no redelivery behind."""
+        """A reader that is lost without acknowledging takes nothing with it, and leaves no
+        redelivery behind.
+        """
         channel = await self.channel()
         stream = await self.filled(channel, 2)
         await (await self.read(channel, stream, "first")).bodies(2)
         await channel.client.close()
         inbox = await self.read(await self.channel(), stream, "first")
         deliveries = [await inbox.next() for _ in range(2)]
-        self.assertEqual([(delivery.body, delivery.redelivered) for delivery in deliveries], [(b"0", False), (b"1", False)])
+        self.assertEqual(
+            [(delivery.body, delivery.redelivered) for delivery in deliveries],
+            [(b"0", False), (b"1", False)],
+        )
 
     async def test_cancel(self) -> None:
         """A cancelled consumer reads no more."""
@@ -185,11 +230,19 @@ class StreamsContract(BrokerContract):
         """A stream with another maximal age is another stream: 406."""
         connection, name = await self.connect(), self.name("stream")
         channel = await self.channel(connection)
-        arguments: dict[str, Any] = {"x-queue-type": "stream", "x-max-age": "7D", "x-stream-max-segment-size-bytes": 1_000_000}
+        arguments: dict[str, Any] = {
+            "x-queue-type": "stream",
+            "x-max-age": "7D",
+            "x-stream-max-segment-size-bytes": 1_000_000,
+        }
         for _ in range(2):
-            await self.ask(channel, Queue.Declare(queue=name, durable=True, arguments=dict(arguments)))
+            await self.ask(
+                channel, Queue.Declare(queue=name, durable=True, arguments=dict(arguments))
+            )
         other = {**arguments, "x-max-age": "6D"}
-        await self.refused(channel, Queue.Declare(queue=name, durable=True, arguments=other), 406, "'x-max-age'")
+        await self.refused(
+            channel, Queue.Declare(queue=name, durable=True, arguments=other), 406, "'x-max-age'"
+        )
 
 
 class EmbeddedStreams(EmbeddedTestCase, StreamsContract):
@@ -198,7 +251,9 @@ class EmbeddedStreams(EmbeddedTestCase, StreamsContract):
         channel = await self.channel()
         stream = await self.filled(channel, 1)
         await self.ask(channel, Basic.Qos(prefetch_count=1))
-        await self.refused(channel, Basic.Consume(queue=stream, arguments={"x-stream-offset": "middle"}), 406)
+        await self.refused(
+            channel, Basic.Consume(queue=stream, arguments={"x-stream-offset": "middle"}), 406
+        )
 
 
 class RabbitMQStreams(RabbitMQTestCase, StreamsContract):

@@ -43,12 +43,16 @@ class Confirms(BrokerTestCase):
 
     def begin_publish(self) -> Deferred[None]:
         """Publish a message, which is with the broker when this returns."""
-        published = self.outside.publish(TASKS_EXCHANGE, SHARD.event_key, b"{}", properties=Basic.Properties(delivery_mode=2))
+        published = self.outside.publish(
+            TASKS_EXCHANGE, SHARD.event_key, b"{}", properties=Basic.Properties(delivery_mode=2)
+        )
         self.network.settle()
         return published
 
     def test_in_the_order_of_commits(self) -> None:
-        """A commit confirms what was published before it was asked for, and nothing that came while it was under way."""
+        """A commit confirms what was published before it was asked for, and nothing that came while
+        it was under way.
+        """
         self.storage.held = True
         first = self.begin_publish()
         before = len(self.storage.commits)

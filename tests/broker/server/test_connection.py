@@ -18,11 +18,18 @@ from tests.support.raw_amqp import RawContract, publish
 
 class ConnectionsContract(RawContract):
     async def test_wrong_password(self) -> None:
-        """A wrong password, or an unknown user, is refused with 403, to a client that says it can bear that."""
-        for url in (attrs.evolve(self.url, password="wrong"), attrs.evolve(self.url, username="nobody")):
+        """A wrong password, or an unknown user, is refused with 403, to a client that says it can
+        bear that.
+        """
+        for url in (
+            attrs.evolve(self.url, password="wrong"),
+            attrs.evolve(self.url, username="nobody"),
+        ):
             error = await self.assertFails(self.connect(url), AmqpError)
             self.assertEqual(error.reply_code, 403)
-            self.assertIn("Login was refused using authentication mechanism PLAIN", error.reply_text)
+            self.assertIn(
+                "Login was refused using authentication mechanism PLAIN", error.reply_text
+            )
 
     async def test_wrong_password_of_old_client(self) -> None:
         """To a client that does not say so, the connection is just lost."""
@@ -35,17 +42,24 @@ class ConnectionsContract(RawContract):
 
     async def test_unknown_vhost(self) -> None:
         """An unknown virtual host is a 530."""
-        error = await self.assertFails(self.connect(attrs.evolve(self.url, virtual_host="nowhere")), AmqpError)
+        error = await self.assertFails(
+            self.connect(attrs.evolve(self.url, virtual_host="nowhere")), AmqpError
+        )
         self.assertEqual((error.reply_code, error.class_id, error.method_id), (530, 10, 40))
         self.assertIn("vhost nowhere not found", error.reply_text)
 
-    @differs(since=(4, 0), because="a client that speaks no AMQP is told the header of AMQP 1.0, not of 0-9-1")
+    @differs(
+        since=(4, 0),
+        because="a client that speaks no AMQP is told the header of AMQP 1.0, not of 0-9-1",
+    )
     async def test_other_protocol(self) -> None:
         """Whoever does not speak AMQP 0-9-1 is told its header, and hung up on."""
         await self.other_protocol(PROTOCOL_HEADER)
 
     async def other_protocol_since_4_0(self) -> None:
-        """A client that speaks no AMQP is told the header of AMQP 1.0 with SASL; one of another 0-9, that of 0-9-1."""
+        """A client that speaks no AMQP is told the header of AMQP 1.0 with SASL; one of another
+        0-9, that of 0-9-1.
+        """
         await self.other_protocol(b"AMQP\x03\x01\x00\x00")
 
     async def other_protocol(self, told: bytes) -> None:
@@ -73,7 +87,9 @@ class ConnectionsContract(RawContract):
         await self.refused(await self.channel(), Queue.Declare(queue=queue, passive=True), 404)
 
     async def test_channel_error(self) -> None:
-        """A channel's error closes it alone; others, and new ones under the same number, work on."""
+        """A channel's error closes it alone; others, and new ones under the same number, work
+        on.
+        """
         client = await self.raw_open()
         for channel in (1, 2):
             client.say(Channel.Open(), channel=channel)
@@ -81,7 +97,8 @@ class ConnectionsContract(RawContract):
         client.say(Queue.Declare(queue=self.name(), passive=True), channel=1)
         close = await client.hear(Channel.Close)
         self.assertEqual((close.reply_code, close.class_id, close.method_id), (404, 50, 10))
-        client.say(Queue.Declare(queue=self.name(), passive=True), Basic.Qos(), channel=1)  # passed over
+        # passed over
+        client.say(Queue.Declare(queue=self.name(), passive=True), Basic.Qos(), channel=1)
         client.say(Basic.Qos(), channel=2)
         await client.hear(Basic.QosOk)
         client.say(Channel.CloseOk(), Channel.Open(), Basic.Qos(), channel=1)
@@ -90,12 +107,16 @@ class ConnectionsContract(RawContract):
         client.end()
 
     async def test_both_close_a_channel(self) -> None:
-        """A channel that client and broker close at the same time takes nothing with it, and can be opened again."""
+        """A channel that client and broker close at the same time takes nothing with it, and can be
+        opened again.
+        """
         client = await self.raw_open()
         for channel in (1, 2):
             client.say(Channel.Open(), channel=channel)
             await client.hear(Channel.OpenOk)
-        client.say(Queue.Declare(queue=self.name(), passive=True), Channel.Close(200, "", 0, 0), channel=1)
+        client.say(
+            Queue.Declare(queue=self.name(), passive=True), Channel.Close(200, "", 0, 0), channel=1
+        )
         await client.hear(Channel.Close)
         await client.hear(Channel.CloseOk)
         client.say(Channel.CloseOk(), channel=1)
@@ -129,7 +150,9 @@ class ConnectionsContract(RawContract):
         await self.closed(client, 504)
 
     async def test_methods_of_the_wrong_side(self) -> None:
-        """What only a broker says, and connection methods on a channel, close the connection with 503 or 504 at most."""
+        """What only a broker says, and connection methods on a channel, close the connection with
+        503 or 504 at most.
+        """
         client = await self.raw_open()
         client.say(Channel.Open(), channel=1)
         await client.hear(Channel.OpenOk)
@@ -167,7 +190,11 @@ class ConnectionsContract(RawContract):
         header = encode_header(Basic.Properties(), 5)
         publish = encode_method(1, Basic.Publish(routing_key="x"))
         content = encode_content(1, Basic.Publish(routing_key="x"), header, b"12345", 4096)
-        for wrong in (content[len(publish) :], publish + encode_method(1, Basic.Qos()), publish + publish):
+        for wrong in (
+            content[len(publish) :],
+            publish + encode_method(1, Basic.Qos()),
+            publish + publish,
+        ):
             client = await self.raw_open()
             client.say(Channel.Open(), channel=1)
             await client.hear(Channel.OpenOk)
@@ -179,8 +206,15 @@ class ConnectionsContract(RawContract):
         client = await self.raw_open()
         queue = self.name()
         declare = encode_method(1, Queue.Declare(queue=queue, exclusive=True))
-        publish = encode_content(1, Basic.Publish(routing_key=queue), encode_header(Basic.Properties(), 3), b"abc", 4096)
-        for byte in encode_method(1, Channel.Open()) + declare + publish + encode_method(1, Queue.Purge(queue=queue)):
+        publish = encode_content(
+            1, Basic.Publish(routing_key=queue), encode_header(Basic.Properties(), 3), b"abc", 4096
+        )
+        for byte in (
+            encode_method(1, Channel.Open())
+            + declare
+            + publish
+            + encode_method(1, Queue.Purge(queue=queue))
+        ):
             client.say(bytes([byte]))
         await client.hear(Channel.OpenOk)
         await client.hear(Queue.DeclareOk)
@@ -188,7 +222,9 @@ class ConnectionsContract(RawContract):
         client.end()
 
     async def test_heartbeats(self) -> None:
-        """The broker sends heartbeats as agreed, and gives up on a client that is silent for two of them."""
+        """The broker sends heartbeats as agreed, and gives up on a client that is silent for two of
+        them.
+        """
         client = await self.raw_open(heartbeat_s=1)
         await client.hear(None)
         await client.lost
@@ -196,7 +232,8 @@ class ConnectionsContract(RawContract):
     async def test_our_heartbeats(self) -> None:
         """Our client's heartbeats keep a connection alive that has nothing to say."""
         connection, silent = await self.connect(heartbeat_s=1), await self.raw_open(heartbeat_s=2)
-        await silent.lost  # which takes longer than a connection with heartbeats of a second could live without any
+        # which takes longer than a connection with heartbeats of a second could live without any
+        await silent.lost
         self.assertFalse(connection.closed)
         await (await self.channel(connection)).channel_close(reply_code=200)
 
@@ -221,14 +258,25 @@ class EmbeddedConnections(EmbeddedTestCase, ConnectionsContract):
         await self.closed(client, 504)
 
     async def test_not_listened_to(self) -> None:
-        """A publisher that the broker does not listen to is not taken for silent, and still gets heartbeats."""
+        """A publisher that the broker does not listen to is not taken for silent, and still gets
+        heartbeats.
+        """
         channel = await self.channel()
         queue = await self.queue(channel)
         self.broker.engine.memory.limit = 1000
         client = await self.raw_open(heartbeat_s=1)
         client.say(Channel.Open(), channel=1)
         await client.hear(Channel.OpenOk)
-        client.say(encode_content(1, Basic.Publish(0, "", queue), encode_header(Basic.Properties(), 2000), bytes(2000), 131072) * 2)
+        client.say(
+            encode_content(
+                1,
+                Basic.Publish(0, "", queue),
+                encode_header(Basic.Properties(), 2000),
+                bytes(2000),
+                131072,
+            )
+            * 2
+        )
         for _ in range(8):
             await client.hear(None)
         await self.ask(channel, Queue.Purge(queue=queue))
@@ -236,13 +284,20 @@ class EmbeddedConnections(EmbeddedTestCase, ConnectionsContract):
         await client.hear(Channel.CloseOk)
 
     async def test_closed_unread(self) -> None:
-        """A client whose connection is closed, by either side, and that does not read: it gives all back at once, and is cut off."""
+        """A client whose connection is closed, by either side, and that does not read: it gives all
+        back at once, and is cut off.
+        """
         channel = await self.channel()
         queue = await self.queue(channel)
         await self.publish(queue, b"1")
         for number, last in enumerate((Connection.Close(200, "", 0, 0), Channel.Open())):
             client, own = await self.raw_open(), self.name()
-            client.say(Channel.Open(), Queue.Declare(queue=own, exclusive=True), Basic.Consume(queue=queue), channel=1)
+            client.say(
+                Channel.Open(),
+                Queue.Declare(queue=own, exclusive=True),
+                Basic.Consume(queue=queue),
+                channel=1,
+            )
             for kind in (Channel.OpenOk, Queue.DeclareOk, Basic.ConsumeOk, Basic.Deliver):
                 await client.hear(kind)
             assert client.transport is not None
@@ -250,15 +305,23 @@ class EmbeddedConnections(EmbeddedTestCase, ConnectionsContract):
             client.say(last, channel=number)
             self.network.settle()
             self.assertEqual(await self.count(channel, queue), 1)
-            await self.refused(await self.channel(channel.client), Queue.Declare(queue=own, passive=True), 404)
+            await self.refused(
+                await self.channel(channel.client), Queue.Declare(queue=own, passive=True), 404
+            )
             self.network.advance(self.broker.limits.closing_s)
             await client.lost
 
     async def test_nothing_for_who_leaves(self) -> None:
-        """What one channel of a closing connection gives back is not handed out to another one of it, whoever closes it."""
+        """What one channel of a closing connection gives back is not handed out to another one of
+        it, whoever closes it.
+        """
         channel = await self.channel()
         dead = await self.queue(channel)
-        limited = {"x-delivery-limit": 2, "x-dead-letter-exchange": "", "x-dead-letter-routing-key": dead}
+        limited = {
+            "x-delivery-limit": 2,
+            "x-dead-letter-exchange": "",
+            "x-dead-letter-routing-key": dead,
+        }
         for number, last in enumerate((Connection.Close(200, "", 0, 0), Channel.Open())):
             held, counted = await self.queue(channel), await self.queue(channel, "quorum", limited)
             for queue in (held, counted):
@@ -266,14 +329,23 @@ class EmbeddedConnections(EmbeddedTestCase, ConnectionsContract):
             client = await self.raw_open()
             client.say(Channel.Open(), Basic.Get(queue=held), channel=1)
             for each in (2, 3, 4, 5):
-                client.say(Channel.Open(), Basic.Consume(queue=held, no_ack=True), Basic.Consume(queue=counted), channel=each)
+                client.say(
+                    Channel.Open(),
+                    Basic.Consume(queue=held, no_ack=True),
+                    Basic.Consume(queue=counted),
+                    channel=each,
+                )
             self.network.settle()
             client.say(last, channel=number)
             self.network.settle()
-            self.assertEqual([await self.count(channel, queue) for queue in (held, counted, dead)], [1, 1, 0])
+            self.assertEqual(
+                [await self.count(channel, queue) for queue in (held, counted, dead)], [1, 1, 0]
+            )
 
     async def test_other_protocols(self) -> None:
-        """Who speaks something else is told what is spoken here, and cut off, whatever comes of him meanwhile; nothing of it is kept."""
+        """Who speaks something else is told what is spoken here, and cut off, whatever comes of him
+        meanwhile; nothing of it is kept.
+        """
         server, transport = self.broker.buildProtocol(None), StringTransport()
         assert server is not None
         server.makeConnection(transport)
@@ -287,7 +359,9 @@ class EmbeddedConnections(EmbeddedTestCase, ConnectionsContract):
         server.connectionLost()
 
     async def test_stop_while_a_publisher_waits(self) -> None:
-        """A publisher that the broker does not listen to hears that it stops, and is heard when it answers."""
+        """A publisher that the broker does not listen to hears that it stops, and is heard when it
+        answers.
+        """
         self.broker.engine.memory.limit = 1000
         client = await self.raw_open()
         client.say(Channel.Open(), Queue.Declare(queue="q"), channel=1)
@@ -311,7 +385,9 @@ class EmbeddedConnections(EmbeddedTestCase, ConnectionsContract):
         client.say(Channel.Open(), Queue.Declare(queue="none", passive=True), channel=1)
         await client.hear(Channel.OpenOk)
         await client.hear(Channel.Close)
-        self.assertIn("closing channel 1: 404 NOT_FOUND - no queue 'none' in vhost '/'", self.logged[-1])
+        self.assertIn(
+            "closing channel 1: 404 NOT_FOUND - no queue 'none' in vhost '/'", self.logged[-1]
+        )
         client.say(Channel.CloseOk(), Channel.Open(), channel=1)
         await client.hear(Channel.OpenOk)
         assert client.transport is not None

@@ -6,25 +6,46 @@ from pamqp.commands import Basic, Queue
 
 from rtprov.amqp.client.channel import AmqpChannel
 from rtprov.errors import AmqpError
-from tests.support.broker_cases import KINDS, BrokerContract, EmbeddedTestCase, Inbox, RabbitMQTestCase, SqliteTestCase, differs
+from tests.support.broker_cases import (
+    KINDS,
+    BrokerContract,
+    EmbeddedTestCase,
+    Inbox,
+    RabbitMQTestCase,
+    SqliteTestCase,
+    differs,
+)
 
 
 class ConsumingContract(BrokerContract):
     async def test_delivery(self) -> None:
-        """A delivery tells the exchange and routing key of its publish, and carries its properties and body."""
+        """A delivery tells the exchange and routing key of its publish, and carries its properties
+        and body.
+        """
         channel = await self.channel()
         for kind in KINDS:
             queue = await self.queue(channel, kind)
-            await self.ask(channel, Queue.Bind(queue=queue, exchange="amq.topic", routing_key=queue))
+            await self.ask(
+                channel, Queue.Bind(queue=queue, exchange="amq.topic", routing_key=queue)
+            )
             inbox = await self.inbox(channel, queue)
-            await self.publish(queue, b"body", exchange="amq.topic", message_id="m", delivery_mode=2)
+            await self.publish(
+                queue, b"body", exchange="amq.topic", message_id="m", delivery_mode=2
+            )
             delivery = await inbox.next()
-            self.assertEqual((delivery.exchange, delivery.routing_key, delivery.body), ("amq.topic", queue, b"body"))
-            self.assertEqual((delivery.properties.message_id, delivery.properties.delivery_mode), ("m", 2))
+            self.assertEqual(
+                (delivery.exchange, delivery.routing_key, delivery.body),
+                ("amq.topic", queue, b"body"),
+            )
+            self.assertEqual(
+                (delivery.properties.message_id, delivery.properties.delivery_mode), ("m", 2)
+            )
             self.assertEqual(delivery.redelivered, False)
 
     async def test_order(self) -> None:
-        """Messages come in the order of their publishing, those that waited first; delivery tags count up from 1 on a channel."""
+        """Messages come in the order of their publishing, those that waited first; delivery tags
+        count up from 1 on a channel.
+        """
         for kind in KINDS:
             channel = await self.channel()
             queue = await self.queue(channel, kind)
@@ -32,11 +53,18 @@ class ConsumingContract(BrokerContract):
             inbox = await self.inbox(channel, queue)
             await self.publish(queue, *(b"%d" % number for number in range(50, 100)))
             deliveries = [await inbox.next() for _ in range(100)]
-            self.assertEqual([delivery.body for delivery in deliveries], [b"%d" % number for number in range(100)])
-            self.assertEqual([delivery.delivery_tag for delivery in deliveries], list(range(1, 101)))
+            self.assertEqual(
+                [delivery.body for delivery in deliveries],
+                [b"%d" % number for number in range(100)],
+            )
+            self.assertEqual(
+                [delivery.delivery_tag for delivery in deliveries], list(range(1, 101))
+            )
 
     async def test_prefetch(self) -> None:
-        """No more than the prefetch is under way to a consumer; each settled delivery makes room for the next, however it is settled."""
+        """No more than the prefetch is under way to a consumer; each settled delivery makes room
+        for the next, however it is settled.
+        """
         channel = await self.channel()
         for kind in KINDS:
             queue = await self.queue(channel, kind)
@@ -56,12 +84,17 @@ class ConsumingContract(BrokerContract):
         """``basic.qos`` sets the prefetch of the consumers that come after it, each for itself."""
         channel = await self.channel()
         for kind in KINDS:
-            first_queue, second_queue = await self.queue(channel, kind), await self.queue(channel, kind)
+            first_queue, second_queue = (
+                await self.queue(channel, kind),
+                await self.queue(channel, kind),
+            )
             await self.publish(first_queue, b"1", b"2", b"3")
             await self.publish(second_queue, b"1", b"2", b"3")
             first = await self.inbox(channel, first_queue, prefetch=1)
             second = await self.inbox(channel, second_queue, prefetch=2)
-            self.assertEqual((await first.bodies(1), await second.bodies(2)), ([b"1"], [b"1", b"2"]))
+            self.assertEqual(
+                (await first.bodies(1), await second.bodies(2)), ([b"1"], [b"1", b"2"])
+            )
             await self.settle(channel, first_queue)
             await self.settle(channel, second_queue)
             self.assertEqual((first.waiting, second.waiting), ([], []))
@@ -77,7 +110,9 @@ class ConsumingContract(BrokerContract):
             await inbox.bodies(300)
 
     async def test_no_ack(self) -> None:
-        """A consumer without acknowledgements gets everything, whatever its prefetch, and what it got is gone."""
+        """A consumer without acknowledgements gets everything, whatever its prefetch, and what it
+        got is gone.
+        """
         channel = await self.channel()
         for kind in KINDS:
             queue = await self.queue(channel, kind)
@@ -89,7 +124,9 @@ class ConsumingContract(BrokerContract):
 
     @differs(since=(4, 3), because="a global prefetch is taken as each consumer's own")
     async def test_global_qos(self) -> None:
-        """A quorum queue has no consumers under a global prefetch: 540, which closes the connection."""
+        """A quorum queue has no consumers under a global prefetch: 540, which closes the
+        connection.
+        """
         channel = await self.channel()
         queue = await self.queue(channel, "quorum")
         error = await self.assertFails(self.consume_under_global_qos(channel, queue), AmqpError)
@@ -111,7 +148,9 @@ class ConsumingContract(BrokerContract):
         await self.ask(channel, Basic.Consume(queue=queue))
 
     async def test_offset_elsewhere(self) -> None:
-        """Only a stream is consumed from an offset: for another queue it is a 406, whatever it says."""
+        """Only a stream is consumed from an offset: for another queue it is a 406, whatever it
+        says.
+        """
         for kind in KINDS:
             queue = await self.queue(await self.channel(), kind)
             for offset in ("first", 1, "nonsense"):
@@ -130,7 +169,9 @@ class ConsumingContract(BrokerContract):
             inboxes = [await self.inbox(channel, queue) for _ in range(3)]
             await self.publish(queue, *(b"%d" % number for number in range(9)))
             bodies = [await inbox.bodies(3) for inbox in inboxes]
-            self.assertEqual(sorted(bodies), [[b"0", b"3", b"6"], [b"1", b"4", b"7"], [b"2", b"5", b"8"]])
+            self.assertEqual(
+                sorted(bodies), [[b"0", b"3", b"6"], [b"1", b"4", b"7"], [b"2", b"5", b"8"]]
+            )
 
     async def test_a_newcomer(self) -> None:
         """Who has been served stands behind those who wait, and who comes then behind him."""
@@ -147,13 +188,18 @@ class ConsumingContract(BrokerContract):
         channel = await self.channel()
         for kind in KINDS:
             queue = await self.queue(channel, kind)
-            small, large = await self.inbox(channel, queue, prefetch=1), await self.inbox(channel, queue, prefetch=10)
+            small, large = (
+                await self.inbox(channel, queue, prefetch=1),
+                await self.inbox(channel, queue, prefetch=10),
+            )
             await self.publish(queue, *(b"%d" % number for number in range(6)))
             bodies = await small.bodies(1) + await large.bodies(5)
             self.assertEqual(sorted(bodies), [b"0", b"1", b"2", b"3", b"4", b"5"])
 
     async def test_cancel(self) -> None:
-        """A cancelled consumer gets nothing more, keeps what it has, and may still acknowledge that; the rest is for others."""
+        """A cancelled consumer gets nothing more, keeps what it has, and may still acknowledge
+        that; the rest is for others.
+        """
         for kind in KINDS:
             channel, other = await self.channel(), await self.channel()
             queue = await self.queue(channel, kind)
@@ -174,7 +220,9 @@ class ConsumingContract(BrokerContract):
         self.assertEqual(answer.consumer_tag, "nobody")
 
     async def test_tags(self) -> None:
-        """Without a consumer tag the broker makes one; one that is in use on the channel closes the connection."""
+        """Without a consumer tag the broker makes one; one that is in use on the channel closes the
+        connection.
+        """
         channel = await self.channel()
         queue = await self.queue(channel)
         tag = (await self.ask(channel, Basic.Consume(queue=queue))).consumer_tag
@@ -190,30 +238,45 @@ class ConsumingContract(BrokerContract):
         inbox.tag = await self.inbox_tag(channel, queue)
         await self.ask(channel, Basic.Cancel(consumer_tag=inbox.tag, nowait=True))
         await self.ask(channel, Queue.Declare(queue=queue, passive=True))
-        self.assertEqual((await self.ask(channel, Queue.Declare(queue=queue, passive=True))).consumer_count, 0)
+        self.assertEqual(
+            (await self.ask(channel, Queue.Declare(queue=queue, passive=True))).consumer_count, 0
+        )
 
     async def inbox_tag(self, channel: AmqpChannel, queue: str) -> str:
         await self.ask(channel, Basic.Consume(queue=queue, consumer_tag="mine", nowait=True))
         await self.settle(channel, queue)
-        self.assertEqual((await self.ask(channel, Queue.Declare(queue=queue, passive=True))).consumer_count, 1)
+        self.assertEqual(
+            (await self.ask(channel, Queue.Declare(queue=queue, passive=True))).consumer_count, 1
+        )
         return "mine"
 
     async def test_exclusive_consumer(self) -> None:
-        """An exclusive consumer keeps others away (403), cannot come where others are, and makes room when it goes."""
+        """An exclusive consumer keeps others away (403), cannot come where others are, and makes
+        room when it goes.
+        """
         connection = await self.connect()
         channel = await self.channel(connection)
         queue = await self.queue(channel)
         inbox = await self.inbox(channel, queue, exclusive=True)
-        await self.refused(await self.channel(connection), Basic.Consume(queue=queue), 403, "exclusive use")
+        await self.refused(
+            await self.channel(connection), Basic.Consume(queue=queue), 403, "exclusive use"
+        )
         await self.ask(channel, Basic.Cancel(consumer_tag=inbox.tag))
         await self.inbox(channel, queue)
-        await self.refused(await self.channel(connection), Basic.Consume(queue=queue, exclusive=True), 403, "exclusive use")
+        await self.refused(
+            await self.channel(connection),
+            Basic.Consume(queue=queue, exclusive=True),
+            403,
+            "exclusive use",
+        )
 
     async def test_exclusive_consumer_of_single_active(self) -> None:
         """A classic queue with a single active consumer takes no exclusive one."""
         channel = await self.channel()
         queue = await self.queue(channel, "classic", {"x-single-active-consumer": True})
-        await self.refused(channel, Basic.Consume(queue=queue, exclusive=True), 403, "exclusive use")
+        await self.refused(
+            channel, Basic.Consume(queue=queue, exclusive=True), 403, "exclusive use"
+        )
 
     async def test_queue_deleted(self) -> None:
         """When its queue is deleted, a consumer is told, and its channel lives on."""
@@ -231,7 +294,10 @@ class ConsumingContract(BrokerContract):
         for kind in KINDS:
             channel, other = await self.channel(), await self.channel()
             queue = await self.queue(channel, kind, {"x-single-active-consumer": True})
-            first, second = await self.inbox(channel, queue, prefetch=1), await self.inbox(other, queue, prefetch=1)
+            first, second = (
+                await self.inbox(channel, queue, prefetch=1),
+                await self.inbox(other, queue, prefetch=1),
+            )
             await self.publish(queue, b"1", b"2", b"3")
             for body in (b"1", b"2", b"3"):
                 self.assertEqual(await first.bodies(1, ack=True), [body])
@@ -239,11 +305,20 @@ class ConsumingContract(BrokerContract):
             self.assertEqual(second.waiting, [])
 
     async def test_failover(self) -> None:
-        """When the active consumer's connection ends, the next gets what was unacknowledged, redelivered and in order, then the rest."""
-        for kind, arguments in (("classic", {}), ("quorum", {}), ("quorum", {"x-delivery-limit": 20})):
+        """When the active consumer's connection ends, the next gets what was unacknowledged,
+        redelivered and in order, then the rest.
+        """
+        for kind, arguments in (
+            ("classic", {}),
+            ("quorum", {}),
+            ("quorum", {"x-delivery-limit": 20}),
+        ):
             channel, other, third = await self.channel(), await self.channel(), await self.channel()
             queue = await self.queue(channel, kind, {"x-single-active-consumer": True, **arguments})
-            first, second = await self.inbox(channel, queue, prefetch=4), await self.inbox(other, queue)
+            first, second = (
+                await self.inbox(channel, queue, prefetch=4),
+                await self.inbox(other, queue),
+            )
             idle = await self.inbox(third, queue)
             await self.publish(queue, *(b"%d" % number for number in range(6)))
             held = [await first.next() for _ in range(4)]
@@ -251,17 +326,26 @@ class ConsumingContract(BrokerContract):
             await first.next()
             await channel.client.close()
             deliveries = [await second.next() for _ in range(5)]
-            self.assertEqual([delivery.body for delivery in deliveries], [b"0", b"2", b"3", b"4", b"5"])
-            self.assertEqual([delivery.redelivered for delivery in deliveries], [True, True, True, True, False])
+            self.assertEqual(
+                [delivery.body for delivery in deliveries], [b"0", b"2", b"3", b"4", b"5"]
+            )
+            self.assertEqual(
+                [delivery.redelivered for delivery in deliveries], [True, True, True, True, False]
+            )
             await self.settle(third, queue)
             self.assertEqual(idle.waiting, [])
 
     async def test_returned_to_the_active(self) -> None:
-        """What the active consumer returns comes back to it, before the rest, and not to the next."""
+        """What the active consumer returns comes back to it, before the rest, and not to the
+        next.
+        """
         for kind, arguments in (("classic", {}), ("quorum", {"x-delivery-limit": 20})):
             channel, other = await self.channel(), await self.channel()
             queue = await self.queue(channel, kind, {"x-single-active-consumer": True, **arguments})
-            active, standby = await self.inbox(channel, queue, prefetch=2), await self.inbox(other, queue)
+            active, standby = (
+                await self.inbox(channel, queue, prefetch=2),
+                await self.inbox(other, queue),
+            )
             await self.publish(queue, b"1", b"2", b"3")
             first, second = await active.next(), await active.next()
             first.nack(requeue=True)
@@ -276,7 +360,9 @@ class ConsumingContract(BrokerContract):
         """A second failover gives the third consumer everything in order once more."""
         for kind, arguments in (("classic", {}), ("quorum", {"x-delivery-limit": 20})):
             channels = [await self.channel() for _ in range(3)]
-            queue = await self.queue(channels[0], kind, {"x-single-active-consumer": True, **arguments})
+            queue = await self.queue(
+                channels[0], kind, {"x-single-active-consumer": True, **arguments}
+            )
             inboxes = [await self.inbox(channel, queue, prefetch=3) for channel in channels]
             await self.publish(queue, b"1", b"2", b"3", b"4")
             for channel, inbox in zip(channels, inboxes, strict=True):
@@ -284,7 +370,9 @@ class ConsumingContract(BrokerContract):
                 await channel.client.close()
 
     async def test_failover_by_cancel(self) -> None:
-        """When the active consumer is cancelled, the next gets what waits; what the first holds stays with it."""
+        """When the active consumer is cancelled, the next gets what waits; what the first holds
+        stays with it.
+        """
         channel, other = await self.channel(), await self.channel()
         queue = await self.queue(channel, "quorum", {"x-single-active-consumer": True})
         first, second = await self.inbox(channel, queue, prefetch=1), await self.inbox(other, queue)
@@ -300,7 +388,9 @@ class EmbeddedConsuming(EmbeddedTestCase, ConsumingContract):
     async def test_refused_exclusive_consumer(self) -> None:
         """An exclusive consumer that is refused keeps nobody away."""
         stream = await self.stream(await self.channel())
-        consume = Basic.Consume(queue=stream, exclusive=True, arguments={"x-stream-offset": "nowhere"})
+        consume = Basic.Consume(
+            queue=stream, exclusive=True, arguments={"x-stream-offset": "nowhere"}
+        )
         channel = await self.channel()
         await self.ask(channel, Basic.Qos(prefetch_count=1))
         await self.refused(channel, consume, 406, "x-stream-offset")

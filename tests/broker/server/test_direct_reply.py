@@ -8,7 +8,13 @@ from rtprov.amqp.client._txamqp import Content
 from rtprov.amqp.client.channel import AmqpChannel
 from rtprov.amqp.client.rpc import REPLY_TO, RpcClient, serve
 from rtprov.errors import Unroutable
-from tests.support.broker_cases import BrokerContract, EmbeddedTestCase, Inbox, RabbitMQTestCase, differs
+from tests.support.broker_cases import (
+    BrokerContract,
+    EmbeddedTestCase,
+    Inbox,
+    RabbitMQTestCase,
+    differs,
+)
 
 
 class ReplyToContract(BrokerContract):
@@ -18,7 +24,9 @@ class ReplyToContract(BrokerContract):
 
     async def request(self, channel: AmqpChannel, queue: str) -> None:
         properties = Basic.Properties(reply_to=REPLY_TO, correlation_id="c")
-        await channel.basic_publish(routing_key=queue, content=Content(b"question", None, properties))
+        await channel.basic_publish(
+            routing_key=queue, content=Content(b"question", None, properties)
+        )
 
     async def test_rpc(self) -> None:
         """Our RPC client asks, our server answers, many times at once."""
@@ -32,11 +40,15 @@ class ReplyToContract(BrokerContract):
         client = RpcClient(clock=self.clock)
         await client.attach(await self.connect())
         calls = [client.call(queue, b"request %d" % number, timeout_s=20) for number in range(30)]
-        self.assertEqual([await call for call in calls], [b"REQUEST %d" % number for number in range(30)])
+        self.assertEqual(
+            [await call for call in calls], [b"REQUEST %d" % number for number in range(30)]
+        )
         await self.assertFails(client.call(self.name(), b"", timeout_s=20), Unroutable)
 
     async def test_address(self) -> None:
-        """A request carries an address made by the broker; what is published to it reaches the asker, as from the default exchange."""
+        """A request carries an address made by the broker; what is published to it reaches the
+        asker, as from the default exchange.
+        """
         asker, replies = await self.asker()
         channel = await self.channel()
         queue = await self.queue(channel)
@@ -49,12 +61,16 @@ class ReplyToContract(BrokerContract):
         content = Content("ответ".encode(), None, Basic.Properties(correlation_id="c"))
         await channel.basic_publish(routing_key=address, content=content)
         reply = await replies.next()
-        self.assertEqual((reply.body, reply.exchange, reply.routing_key), ("ответ".encode(), "", address))
+        self.assertEqual(
+            (reply.body, reply.exchange, reply.routing_key), ("ответ".encode(), "", address)
+        )
         self.assertEqual((reply.properties.correlation_id, reply.redelivered), ("c", False))
 
     @differs(since=(4, 3), because="a mandatory reply by direct reply-to does not come back")
     async def test_mandatory(self) -> None:
-        """The address is no queue: a mandatory reply always comes back, but reaches an asker that is there all the same."""
+        """The address is no queue: a mandatory reply always comes back, but reaches an asker that
+        is there all the same.
+        """
         await self.mandatory(returned=True)
 
     async def mandatory_since_4_3(self) -> None:
@@ -71,7 +87,10 @@ class ReplyToContract(BrokerContract):
         publishing = publisher.publish("", address, b"1", properties=Basic.Properties())
         await (self.assertFails(publishing, Unroutable) if returned else publishing)
         self.assertEqual(await replies.bodies(1), [b"1"])
-        await self.assertFails(publisher.publish("", f"{REPLY_TO}.nonsense", b"3", properties=Basic.Properties()), Unroutable)
+        await self.assertFails(
+            publisher.publish("", f"{REPLY_TO}.nonsense", b"3", properties=Basic.Properties()),
+            Unroutable,
+        )
 
     async def test_asker_gone(self) -> None:
         """A reply to an asker that has gone is dropped."""
@@ -91,7 +110,9 @@ class ReplyToContract(BrokerContract):
         return address
 
     async def found(self, channel: AmqpChannel, address: str) -> None:
-        """Overridden where the client can declare an address: RabbitMQ's have characters that pamqp does not let pass."""
+        """Overridden where the client can declare an address: RabbitMQ's have characters that pamqp
+        does not let pass.
+        """
 
     async def test_request_without_consumer(self) -> None:
         """Asking without consuming the replies first is a 406 on the channel."""
@@ -101,15 +122,24 @@ class ReplyToContract(BrokerContract):
 
     async def test_with_ack(self) -> None:
         """Replies cannot be acknowledged: consuming them with acknowledgements is a 406."""
-        await self.refused(await self.channel(), Basic.Consume(queue=REPLY_TO), 406, "reply consumer cannot acknowledge")
+        await self.refused(
+            await self.channel(),
+            Basic.Consume(queue=REPLY_TO),
+            406,
+            "reply consumer cannot acknowledge",
+        )
 
     async def test_second_consumer(self) -> None:
-        """A channel has one consumer of replies, whatever the tag of the other, and after its cancel may have another."""
+        """A channel has one consumer of replies, whatever the tag of the other, and after its
+        cancel may have another.
+        """
         for same_tag in (False, True):
             channel, replies = await self.asker()
             await self.ask(channel, Basic.Cancel(consumer_tag=replies.tag))
             replies = await self.inbox(channel, REPLY_TO, prefetch=0, no_ack=True)
-            second = Basic.Consume(queue=REPLY_TO, no_ack=True, consumer_tag=replies.tag if same_tag else "")
+            second = Basic.Consume(
+                queue=REPLY_TO, no_ack=True, consumer_tag=replies.tag if same_tag else ""
+            )
             await self.refused(channel, second, 406, "reply consumer already set")
 
     async def test_declare(self) -> None:
@@ -117,7 +147,9 @@ class ReplyToContract(BrokerContract):
         channel = await self.channel()
         for passive in (True, False):
             declared = await self.ask(channel, Queue.Declare(queue=REPLY_TO, passive=passive))
-            self.assertEqual((declared.queue, declared.message_count, declared.consumer_count), (REPLY_TO, 0, 1))
+            self.assertEqual(
+                (declared.queue, declared.message_count, declared.consumer_count), (REPLY_TO, 0, 1)
+            )
 
 
 class EmbeddedReplyTo(EmbeddedTestCase, ReplyToContract):
@@ -125,8 +157,14 @@ class EmbeddedReplyTo(EmbeddedTestCase, ReplyToContract):
         await self.ask(channel, Queue.Declare(queue=address, passive=True))
 
     async def test_address_gone(self) -> None:
-        """An address can be declared passively while its asker is there, and is a 404 afterwards."""
-        await self.refused(await self.channel(), Queue.Declare(queue=await self.address_of_gone(), passive=True), 404)
+        """An address can be declared passively while its asker is there, and is a 404
+        afterwards.
+        """
+        await self.refused(
+            await self.channel(),
+            Queue.Declare(queue=await self.address_of_gone(), passive=True),
+            404,
+        )
 
 
 class RabbitMQReplyTo(RabbitMQTestCase, ReplyToContract):

@@ -1,4 +1,6 @@
-"""Names that AMQP 0-9-1 does not foresee (§1.1, exchange-name and queue-name), and that RabbitMQ takes."""
+"""Names that AMQP 0-9-1 does not foresee (§1.1, exchange-name and queue-name), and that RabbitMQ
+takes.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def publish(exchange: str, key: str) -> bytes:
 
 class NamesContract(RawContract):
     async def test_any_name(self) -> None:
-        """Names may be longer and of other signs than AMQP 0-9-1 has it: they are declared, and messages pass through them."""
+        """Names may be longer and of other signs than AMQP 0-9-1 has it: they are declared, and
+        messages pass through them.
+        """
         client = await self.raw_open()
         client.say(Channel.Open(), channel=1)
         await client.hear(Channel.OpenOk)
@@ -48,7 +52,12 @@ class NamesContract(RawContract):
             self.assertEqual((await client.hear(Queue.DeclareOk)).queue, name)
             await client.hear(Queue.BindOk)
             self.assertEqual((await client.hear(Basic.Return)).exchange, name)
-            client.say(publish(name, name), publish(name, name), loose(Basic.Get, queue=name, no_ack=True), channel=1)
+            client.say(
+                publish(name, name),
+                publish(name, name),
+                loose(Basic.Get, queue=name, no_ack=True),
+                channel=1,
+            )
             self.assertEqual((await client.hear(Basic.GetOk)).exchange, name)
             client.say(loose(Basic.Consume, queue=name, no_ack=True), channel=1)
             await client.hear(Basic.ConsumeOk)

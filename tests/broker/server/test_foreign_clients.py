@@ -1,7 +1,7 @@
 """pika and aio-pika use the embedded broker, over TCP, as they would use RabbitMQ.
 
-One blocks, the other brings an event loop: each test's client runs in a thread, with a deadline, while the broker runs in the reactor.
-"""
+One blocks, the other brings an event loop: each test's client runs in a thread, with a deadline,
+while the broker runs in the reactor."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ from typing import Any
 import aio_pika
 import pika  # type: ignore[import-untyped]
 from pika.adapters.blocking_connection import BlockingChannel  # type: ignore[import-untyped]
-from pika.exceptions import ChannelClosedByBroker, NackError, ProbableAuthenticationError, UnroutableError  # type: ignore[import-untyped]
+from pika.exceptions import (  # type: ignore[import-untyped]
+    ChannelClosedByBroker,
+    NackError,
+    ProbableAuthenticationError,
+    UnroutableError,
+)
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
@@ -71,18 +76,26 @@ class PikaTests(ForeignClientTestCase):
         def work(channel: BlockingChannel) -> None:
             channel.confirm_delivery()
             channel.exchange_declare("events", "topic", durable=True)
-            channel.queue_declare("q", durable=True, arguments={"x-queue-type": "quorum", "x-delivery-limit": 5})
+            channel.queue_declare(
+                "q", durable=True, arguments={"x-queue-type": "quorum", "x-delivery-limit": 5}
+            )
             channel.queue_bind("q", "events", "a.#")
-            properties = pika.BasicProperties(delivery_mode=2, headers={"слово": ["x", 1, {"y": None}]})
+            properties = pika.BasicProperties(
+                delivery_mode=2, headers={"слово": ["x", 1, {"y": None}]}
+            )
             channel.basic_publish("events", "a.b", "тело".encode(), properties, mandatory=True)
             method, found, body = channel.basic_get("q")
             assert method is not None and found is not None
-            self.assertEqual((body, method.routing_key, method.redelivered), ("тело".encode(), "a.b", False))
+            self.assertEqual(
+                (body, method.routing_key, method.redelivered), ("тело".encode(), "a.b", False)
+            )
             self.assertEqual(found.headers, {"слово": ["x", 1, {"y": None}]})
             channel.basic_nack(method.delivery_tag, requeue=True)
             method, found, _ = channel.basic_get("q")
             assert method is not None and found is not None
-            self.assertEqual((method.redelivered, (found.headers or {})["x-delivery-count"]), (True, 1))
+            self.assertEqual(
+                (method.redelivered, (found.headers or {})["x-delivery-count"]), (True, 1)
+            )
             channel.basic_ack(method.delivery_tag)
             self.assertEqual(channel.basic_get("q"), (None, None, None))
             self.assertEqual(channel.queue_delete("q").method.message_count, 0)
@@ -118,17 +131,29 @@ class PikaTests(ForeignClientTestCase):
             server.queue_declare("questions", exclusive=True)
 
             def answer(_: Any, method: Any, properties: Any, body: bytes) -> None:
-                server.basic_publish("", properties.reply_to, body.upper(), pika.BasicProperties(correlation_id=properties.correlation_id))
+                server.basic_publish(
+                    "",
+                    properties.reply_to,
+                    body.upper(),
+                    pika.BasicProperties(correlation_id=properties.correlation_id),
+                )
                 server.basic_ack(method.delivery_tag)
 
             server.basic_consume("questions", answer)
             replies: list[tuple[bytes, str]] = []
             channel.basic_consume(
                 "amq.rabbitmq.reply-to",
-                lambda _channel, _method, properties, body: replies.append((body, properties.correlation_id)),
+                lambda _channel, _method, properties, body: replies.append(
+                    (body, properties.correlation_id)
+                ),
                 auto_ack=True,
             )
-            channel.basic_publish("", "questions", b"hi", pika.BasicProperties(reply_to="amq.rabbitmq.reply-to", correlation_id="7"))
+            channel.basic_publish(
+                "",
+                "questions",
+                b"hi",
+                pika.BasicProperties(reply_to="amq.rabbitmq.reply-to", correlation_id="7"),
+            )
             while not replies:
                 channel.connection.process_data_events(time_limit=DEADLINE_S)
             self.assertEqual(replies, [(b"HI", "7")])
@@ -144,7 +169,9 @@ class PikaTests(ForeignClientTestCase):
             for number in range(5):
                 channel.basic_publish("", "s", b"%d" % number)
             channel.basic_qos(prefetch_count=10)
-            reading = channel.consume("s", arguments={"x-stream-offset": 3}, inactivity_timeout=DEADLINE_S)
+            reading = channel.consume(
+                "s", arguments={"x-stream-offset": 3}, inactivity_timeout=DEADLINE_S
+            )
             found = []
             for method, properties, body in reading:
                 assert method is not None and properties is not None, "nothing came in time"
@@ -182,18 +209,24 @@ class PikaTests(ForeignClientTestCase):
 
 
 class AioPikaTests(ForeignClientTestCase):
-    async def run_client(self, work: Callable[[aio_pika.abc.AbstractConnection], Awaitable[None]]) -> None:
+    async def run_client(
+        self, work: Callable[[aio_pika.abc.AbstractConnection], Awaitable[None]]
+    ) -> None:
         """Do `work` with a connection, in a thread with an event loop of its own."""
 
         async def session() -> None:
-            connection = await aio_pika.connect(f"amqp://guest:guest@127.0.0.1:{self.port}/", timeout=DEADLINE_S)
+            connection = await aio_pika.connect(
+                f"amqp://guest:guest@127.0.0.1:{self.port}/", timeout=DEADLINE_S
+            )
             async with connection:
                 await work(connection)
 
         await deferToThread(lambda: asyncio.run(asyncio.wait_for(session(), DEADLINE_S)))
 
     async def test_consume(self) -> None:
-        """aio-pika declares, publishes with confirms, consumes, rejects, and finds the dead letter."""
+        """aio-pika declares, publishes with confirms, consumes, rejects, and finds the dead
+        letter.
+        """
 
         async def work(connection: aio_pika.abc.AbstractConnection) -> None:
             channel = await connection.channel(publisher_confirms=True)
@@ -204,10 +237,14 @@ class AioPikaTests(ForeignClientTestCase):
                 "x-dead-letter-routing-key": "dead",
             }
             queue = await channel.declare_queue("q", durable=True, arguments=arguments)
-            exchange = await channel.declare_exchange("events", aio_pika.ExchangeType.TOPIC, durable=True)
+            exchange = await channel.declare_exchange(
+                "events", aio_pika.ExchangeType.TOPIC, durable=True
+            )
             await queue.bind(exchange, "a.*")
             await channel.set_qos(prefetch_count=10)
-            message = aio_pika.Message("тело".encode(), delivery_mode=aio_pika.DeliveryMode.PERSISTENT, headers={"h": "ж"})
+            message = aio_pika.Message(
+                "тело".encode(), delivery_mode=aio_pika.DeliveryMode.PERSISTENT, headers={"h": "ж"}
+            )
             await exchange.publish(message, "a.b")
             async with queue.iterator(timeout=DEADLINE_S) as messages:
                 async for received in messages:
@@ -232,7 +269,9 @@ class AioPikaTests(ForeignClientTestCase):
 
             async def answer(message: aio_pika.abc.AbstractIncomingMessage) -> None:
                 assert message.reply_to is not None
-                await channel.default_exchange.publish(aio_pika.Message(message.body.upper()), message.reply_to, mandatory=False)
+                await channel.default_exchange.publish(
+                    aio_pika.Message(message.body.upper()), message.reply_to, mandatory=False
+                )
                 await message.ack()
 
             async def reply(message: aio_pika.abc.AbstractIncomingMessage) -> None:
@@ -252,12 +291,16 @@ class AioPikaTests(ForeignClientTestCase):
 
         async def work(connection: aio_pika.abc.AbstractConnection) -> None:
             channel = await connection.channel()
-            stream = await channel.declare_queue("s", durable=True, arguments={"x-queue-type": "stream"})
+            stream = await channel.declare_queue(
+                "s", durable=True, arguments={"x-queue-type": "stream"}
+            )
             for number in range(3):
                 await channel.default_exchange.publish(aio_pika.Message(b"%d" % number), "s")
             await channel.set_qos(prefetch_count=1)
             bodies: list[bytes] = []
-            async with stream.iterator(arguments={"x-stream-offset": "first"}, timeout=DEADLINE_S) as messages:
+            async with stream.iterator(
+                arguments={"x-stream-offset": "first"}, timeout=DEADLINE_S
+            ) as messages:
                 async for message in messages:
                     bodies.append(message.body)
                     await message.ack()
@@ -273,7 +316,9 @@ class AioPikaTests(ForeignClientTestCase):
         async def work(connection: aio_pika.abc.AbstractConnection) -> None:
             channel = await connection.channel(on_return_raises=True)
             with self.assertRaises(aio_pika.exceptions.DeliveryError):
-                await channel.default_exchange.publish(aio_pika.Message(b"x"), "nowhere", mandatory=True)
+                await channel.default_exchange.publish(
+                    aio_pika.Message(b"x"), "nowhere", mandatory=True
+                )
             with self.assertRaises(aio_pika.exceptions.ChannelNotFoundEntity):
                 await channel.declare_queue("nowhere", passive=True)
 

@@ -1,4 +1,6 @@
-"""What a client may do to the embedded broker: floods, huge sizes and silence end in the proper error, and others are served meanwhile."""
+"""What a client may do to the embedded broker: floods, huge sizes and silence end in the proper
+error, and others are served meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ class FloodTests(EmbeddedTestCase, BrokerContract):
         return client
 
     async def flood(self, methods: Iterable[base.Frame], code: int) -> None:
-        """Send methods without waiting; the connection must end with this code, and another client be served."""
+        """Send methods without waiting; the connection must end with this code, and another client
+        be served.
+        """
         client = await self.opened()
         client.say(b"".join(encode_method(1, method) for method in methods))
         heard = await client.heard.get()
@@ -41,11 +45,19 @@ class FloodTests(EmbeddedTestCase, BrokerContract):
 
     async def test_queues(self) -> None:
         """There are only so many queues: 506."""
-        await self.flood((Queue.Declare(exclusive=True, nowait=True) for _ in range(MAX_QUEUES + 1)), 506)
+        await self.flood(
+            (Queue.Declare(exclusive=True, nowait=True) for _ in range(MAX_QUEUES + 1)), 506
+        )
 
     async def test_exchanges(self) -> None:
         """There are only so many exchanges: 506."""
-        await self.flood((Exchange.Declare(exchange=f"e{number}", nowait=True) for number in range(MAX_EXCHANGES + 1)), 506)
+        await self.flood(
+            (
+                Exchange.Declare(exchange=f"e{number}", nowait=True)
+                for number in range(MAX_EXCHANGES + 1)
+            ),
+            506,
+        )
 
     async def test_consumers(self) -> None:
         """A channel has only so many consumers: 506."""
@@ -54,7 +66,10 @@ class FloodTests(EmbeddedTestCase, BrokerContract):
 
     async def test_bindings(self) -> None:
         """A queue is bound to an exchange only so often: 506."""
-        binds = (Queue.Bind(exchange="amq.topic", routing_key=f"{number}", nowait=True) for number in range(MAX_KEYS + 1))
+        binds = (
+            Queue.Bind(exchange="amq.topic", routing_key=f"{number}", nowait=True)
+            for number in range(MAX_KEYS + 1)
+        )
         await self.flood([Queue.Declare(exclusive=True, nowait=True), *binds], 506)
 
     async def test_channels(self) -> None:
@@ -80,14 +95,21 @@ class FloodTests(EmbeddedTestCase, BrokerContract):
     async def test_silent(self) -> None:
         """A client that says nothing, or stops in the middle of its log-in, is hung up on."""
         clients = []
-        for said in (b"", PROTOCOL_HEADER[:3], PROTOCOL_HEADER, PROTOCOL_HEADER + encode_method(0, LOGIN)):
+        for said in (
+            b"",
+            PROTOCOL_HEADER[:3],
+            PROTOCOL_HEADER,
+            PROTOCOL_HEADER + encode_method(0, LOGIN),
+        ):
             clients.append(await self.open(RawClient()))
             clients[-1].say(said)
         for client in clients:
             await client.lost
 
     async def test_huge_sizes(self) -> None:
-        """A body larger than allowed is refused when it is announced, a frame larger than agreed when it begins."""
+        """A body larger than allowed is refused when it is announced, a frame larger than agreed
+        when it begins.
+        """
         for wrong in (_huge_body(), b"\x03\x00\x01\xff\xff\xff\xff" + b"x"):
             client = await self.opened()
             client.say(wrong)
@@ -96,11 +118,15 @@ class FloodTests(EmbeddedTestCase, BrokerContract):
             await client.lost
 
     async def test_unfinished_bodies(self) -> None:
-        """Messages that never end may take only so much together: 506 for whom it is too much; what others have begun is finished."""
+        """Messages that never end may take only so much together: 506 for whom it is too much; what
+        others have begun is finished.
+        """
         self.broker.limits = attrs.evolve(self.broker.limits, unfinished_bytes=100_000)
         honest = await self.opened()
         header = encode_header(Basic.Properties(), 60_000)
-        start = encode_method(1, Basic.Publish(routing_key="nowhere", mandatory=True)) + frame(2, 1, header)
+        start = encode_method(1, Basic.Publish(routing_key="nowhere", mandatory=True)) + frame(
+            2, 1, header
+        )
         honest.say(start + frame(3, 1, bytes(30_000)))
         large: FieldTable = {"large": "x" * 30_000}
         for headers, pieces in ((None, [bytes(30_000)]), (None, [b"", b"x"] * 30_000), (large, [])):
@@ -108,7 +134,11 @@ class FloodTests(EmbeddedTestCase, BrokerContract):
             header = encode_header(Basic.Properties(headers=headers), 200_000)
             for number in range(2, 5):
                 start = encode_method(number, Basic.Publish()) + frame(2, number, header)
-                greedy.say(encode_method(number, Channel.Open()) + start + b"".join(frame(3, number, piece) for piece in pieces))
+                greedy.say(
+                    encode_method(number, Channel.Open())
+                    + start
+                    + b"".join(frame(3, number, piece) for piece in pieces)
+                )
             for _ in range(3):
                 await greedy.hear(Channel.OpenOk)
             self.assertEqual((await greedy.hear(Connection.Close)).reply_code, 506)
@@ -120,7 +150,9 @@ class FloodTests(EmbeddedTestCase, BrokerContract):
         honest.end()
 
     async def test_large_properties(self) -> None:
-        """Properties that leave no room for what the broker adds are refused with 406: they would stop whoever consumes them."""
+        """Properties that leave no room for what the broker adds are refused with 406: they would
+        stop whoever consumes them.
+        """
         dead = await self.queue(await self.channel())
         arguments = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": dead}
         large: FieldTable = {"large": "x" * (ACCEPTED_BYTES - 29)}
@@ -151,11 +183,15 @@ class FloodTests(EmbeddedTestCase, BrokerContract):
         """A binding and a routing key made to be slow to compare are not."""
         channel = await self.channel()
         await self.ask(channel, Queue.Declare(exclusive=True))
-        await self.ask(channel, Queue.Bind(exchange="amq.topic", routing_key=".".join(["#.a"] * 60)))
+        await self.ask(
+            channel, Queue.Bind(exchange="amq.topic", routing_key=".".join(["#.a"] * 60))
+        )
         await self.publish(".".join(["a"] * 120 + ["b"]), exchange="amq.topic")
 
     async def test_reads_nothing(self) -> None:
-        """Who never reads is sent only so much, be it deliveries, answers or returns; others are served meanwhile."""
+        """Who never reads is sent only so much, be it deliveries, answers or returns; others are
+        served meanwhile.
+        """
         limit = self.broker.limits.backlog_bytes
         channel = await self.channel()
         queue = await self.queue(channel)
@@ -168,7 +204,9 @@ class FloodTests(EmbeddedTestCase, BrokerContract):
             encode_method(1, Basic.Qos()) * 500_000,
         ):
             client = await self.opened()
-            server = next(end for name, end in reversed(self.network.connections) if end.protocol is client).other
+            server = next(
+                end for name, end in reversed(self.network.connections) if end.protocol is client
+            ).other
             written = server.written
             client.transport.pauseProducing()  # type: ignore[union-attr]
             client.say(greedy)
@@ -197,7 +235,12 @@ class FloodTests(EmbeddedTestCase, BrokerContract):
 
     async def test_wrong_log_ins(self) -> None:
         """Log-ins that do not parse close the connection."""
-        for mechanism, response in (("PLAIN", "no zeros"), ("AMQPLAIN", "no table"), ("GSSAPI", ""), ("PLAIN", "\0" * 9)):
+        for mechanism, response in (
+            ("PLAIN", "no zeros"),
+            ("AMQPLAIN", "no table"),
+            ("GSSAPI", ""),
+            ("PLAIN", "\0" * 9),
+        ):
             client = await self.open(RawClient())
             client.say(PROTOCOL_HEADER, Connection.StartOk({}, mechanism, response, "en_US"))
             await client.hear(Connection.Start)
@@ -209,4 +252,10 @@ class FloodTests(EmbeddedTestCase, BrokerContract):
 def _huge_body() -> bytes:
     """A publish whose header announces a terabyte."""
     header = encode_header(Basic.Properties(), 1 << 40)
-    return encode_method(1, Basic.Publish(routing_key="q")) + b"\x02\x00\x01" + len(header).to_bytes(4, "big") + header + b"\xce"
+    return (
+        encode_method(1, Basic.Publish(routing_key="q"))
+        + b"\x02\x00\x01"
+        + len(header).to_bytes(4, "big")
+        + header
+        + b"\xce"
+    )

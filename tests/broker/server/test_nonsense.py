@@ -1,4 +1,6 @@
-"""Nonsense said to the embedded broker, by Hypothesis above all: nothing unexpected is raised, nothing left, and others are served."""
+"""Nonsense said to the embedded broker, by Hypothesis above all: nothing unexpected is raised,
+nothing left, and others are served.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,20 @@ from tests.support.broker_cases import BrokerContract, EmbeddedTestCase
 from tests.support.raw_amqp import CHANNEL, OPENING, RawClient, publish
 
 quick = settings(
-    derandomize=True, max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+    derandomize=True,
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 
 CONVERSATION = CHANNEL + b"".join(
     (
-        encode_method(1, Queue.Declare(queue="q", durable=True, arguments={"x-queue-type": "quorum", "x-delivery-limit": 1})),
+        encode_method(
+            1,
+            Queue.Declare(
+                queue="q", durable=True, arguments={"x-queue-type": "quorum", "x-delivery-limit": 1}
+            ),
+        ),
         encode_method(1, Queue.Bind(queue="q", exchange="amq.topic", routing_key="a.#")),
         encode_method(1, Confirm.Select()),
         publish(1, b"body", exchange="amq.topic", routing_key="a.b", mandatory=True),
@@ -33,11 +43,18 @@ CONVERSATION = CHANNEL + b"".join(
     )
 )
 
-names = st.sampled_from(["", "q", "r", "amq.topic", "amq.rabbitmq.reply-to", "amq.rabbitmq.reply-to.1", "x" * 200])
+names = st.sampled_from(
+    ["", "q", "r", "amq.topic", "amq.rabbitmq.reply-to", "amq.rabbitmq.reply-to.1", "x" * 200]
+)
 tables: st.SearchStrategy[Any] = st.dictionaries(
-    st.sampled_from(["x-queue-type", "x-stream-offset", "x-max-age", "x-dead-letter-exchange", "x-death", "x"]),
+    st.sampled_from(
+        ["x-queue-type", "x-stream-offset", "x-max-age", "x-dead-letter-exchange", "x-death", "x"]
+    ),
     st.one_of(
-        st.sampled_from(["stream", "quorum", "first", "1D", "", "amq.topic"]), st.integers(-5, 5), st.none(), st.just([{"queue": 1}])
+        st.sampled_from(["stream", "quorum", "first", "1D", "", "amq.topic"]),
+        st.integers(-5, 5),
+        st.none(),
+        st.just([{"queue": 1}]),
     ),
     max_size=2,
 )
@@ -56,8 +73,12 @@ BY_TYPE: dict[str, st.SearchStrategy[Any]] = {
 
 @st.composite
 def frames(draw: st.DrawFn) -> bytes:
-    """One method of either side, with arguments that often mean something, on a channel that may be open."""
-    method_class: type[base.Frame] = draw(st.sampled_from([INDEX_MAPPING[index] for index in sorted(INDEX_MAPPING)]))
+    """One method of either side, with arguments that often mean something, on a channel that may be
+    open.
+    """
+    method_class: type[base.Frame] = draw(
+        st.sampled_from([INDEX_MAPPING[index] for index in sorted(INDEX_MAPPING)])
+    )
     channel = draw(st.sampled_from([0, 1, 1, 1, 2, 3000]))
     method = method_class()
     for name in method_class.attributes():
@@ -96,7 +117,9 @@ def damaged(draw: st.DrawFn) -> bytes:
 
 class NonsenseTests(EmbeddedTestCase, BrokerContract):
     def suffer(self, *pieces: bytes) -> None:
-        """Send these bytes; then another client must be served, nothing unexpected be logged, and nothing be left of this one."""
+        """Send these bytes; then another client must be served, nothing unexpected be logged, and
+        nothing be left of this one.
+        """
         client = RawClient()
         self.pump(self.meet(client))
         for piece in pieces:
@@ -130,12 +153,16 @@ class NonsenseTests(EmbeddedTestCase, BrokerContract):
     @given(damaged(), st.booleans())
     def test_damaged(self, data: bytes, bytewise: bool) -> None:
         """A conversation with damaged bytes, in one piece or in small ones."""
-        self.suffer(*((data[place : place + 7] for place in range(0, len(data), 7)) if bytewise else [data]))
+        self.suffer(
+            *((data[place : place + 7] for place in range(0, len(data), 7)) if bytewise else [data])
+        )
 
     @quick
     @given(st.lists(frames(), min_size=1, max_size=12))
     def test_methods(self, methods: list[bytes]) -> None:
-        """Well-formed methods in any order, on any channel, those of the broker's side among them."""
+        """Well-formed methods in any order, on any channel, those of the broker's side among
+        them.
+        """
         self.suffer(CHANNEL + encode_method(1, Queue.Declare(queue="q", durable=True)), *methods)
 
     def test_every_prefix(self) -> None:
@@ -149,4 +176,6 @@ class NonsenseTests(EmbeddedTestCase, BrokerContract):
         for _ in range(500):
             table = b"\x01aF" + len(table).to_bytes(4, "big") + table
         payload = b"\x00\x0a\x00\x0b" + len(table).to_bytes(4, "big") + table
-        self.suffer(PROTOCOL_HEADER + b"\x01\x00\x00" + len(payload).to_bytes(4, "big") + payload + b"\xce")
+        self.suffer(
+            PROTOCOL_HEADER + b"\x01\x00\x00" + len(payload).to_bytes(4, "big") + payload + b"\xce"
+        )

@@ -14,7 +14,14 @@ from rtprov.amqp.client.publisher import Publisher
 from rtprov.amqp.codec import encode_header
 from rtprov.broker.content_header import split
 from rtprov.errors import Unconfirmed, Unroutable
-from tests.support.broker_cases import KINDS, BrokerContract, EmbeddedTestCase, RabbitMQTestCase, SqliteTestCase, differs
+from tests.support.broker_cases import (
+    KINDS,
+    BrokerContract,
+    EmbeddedTestCase,
+    RabbitMQTestCase,
+    SqliteTestCase,
+    differs,
+)
 
 HEADERS: dict[str, Any] = {
     "text": "текст",
@@ -37,7 +44,9 @@ HEADERS: dict[str, Any] = {
 
 
 class Listener:
-    """Hears of a channel's confirms and returns, in order; fires `done` once so many messages are confirmed."""
+    """Hears of a channel's confirms and returns, in order; fires `done` once so many messages are
+    confirmed.
+    """
 
     def __init__(self, count: int) -> None:
         self.events: list[tuple[str, object]] = []
@@ -48,7 +57,9 @@ class Listener:
     def on_confirm(self, delivery_tag: int, *, multiple: bool, positive: bool) -> None:
         assert positive
         first = (self.confirmed[-1] if self.confirmed else 0) + 1 if multiple else delivery_tag
-        self.confirmed += [tag for tag in range(first, delivery_tag + 1) if tag not in self.confirmed]
+        self.confirmed += [
+            tag for tag in range(first, delivery_tag + 1) if tag not in self.confirmed
+        ]
         self.confirmed.sort()
         self.events.append(("confirm", delivery_tag))
         if len(self.confirmed) == self._count and not self.done.called:
@@ -62,7 +73,9 @@ class Listener:
 
 class PublishingContract(BrokerContract):
     async def test_confirms(self) -> None:
-        """In confirm mode every message is confirmed, by tags that count up from 1 on its channel, one by one or many together."""
+        """In confirm mode every message is confirmed, by tags that count up from 1 on its channel,
+        one by one or many together.
+        """
         channel = await self.channel()
         queue = await self.queue(channel, "quorum")
         channel.confirms = listener = Listener(200)
@@ -86,21 +99,35 @@ class PublishingContract(BrokerContract):
         self.assertEqual((listener.confirmed, await self.count(channel, queue)), ([1], 2))
 
     async def test_return(self) -> None:
-        """A mandatory message that nobody takes is returned with its content, before its confirm."""
+        """A mandatory message that nobody takes is returned with its content, before its
+        confirm.
+        """
         channel = await self.channel()
         await self.ask(channel, Confirm.Select())
         channel.confirms = listener = Listener(1)
-        content = Content("тело".encode(), None, Basic.Properties(message_id="m", headers={"a": "б"}))
-        await channel.basic_publish(exchange="amq.direct", routing_key=self.name(), mandatory=True, content=content)
+        content = Content(
+            "тело".encode(), None, Basic.Properties(message_id="m", headers={"a": "б"})
+        )
+        await channel.basic_publish(
+            exchange="amq.direct", routing_key=self.name(), mandatory=True, content=content
+        )
         await listener.done
         self.assertEqual(listener.events, [("return", "тело".encode()), ("confirm", 1)])
         returned = listener.returned
-        self.assertEqual((returned.reply_code, returned.reply_text, returned.exchange), (312, "NO_ROUTE", "amq.direct"))
+        self.assertEqual(
+            (returned.reply_code, returned.reply_text, returned.exchange),
+            (312, "NO_ROUTE", "amq.direct"),
+        )
         assert returned.content is not None
-        self.assertEqual((returned.content.properties.message_id, returned.content.properties.headers), ("m", {"a": "б"}))
+        self.assertEqual(
+            (returned.content.properties.message_id, returned.content.properties.headers),
+            ("m", {"a": "б"}),
+        )
 
     async def test_return_without_confirms(self) -> None:
-        """A mandatory message is returned outside confirm mode too; one that is not mandatory just goes."""
+        """A mandatory message is returned outside confirm mode too; one that is not mandatory just
+        goes.
+        """
         channel = await self.channel()
         channel.confirms = listener = Listener(1)
         await channel.basic_publish(routing_key=self.name(), content=Content(b"1"))
@@ -109,18 +136,27 @@ class PublishingContract(BrokerContract):
         await self.ask(channel, Basic.Qos())
         self.assertEqual(listener.events, [("return", b"2")])
 
-    @differs(since=(4, 3), because="for a moment after a queue is deleted, messages for it are nacked, not returned")
+    @differs(
+        since=(4, 3),
+        because="for a moment after a queue is deleted, messages for it are nacked, not returned",
+    )
     async def test_auto_delete_tells_that_nobody_is_there(self) -> None:
-        """A queue without a consumer takes mandatory messages; only one that went with its last consumer returns them."""
+        """A queue without a consumer takes mandatory messages; only one that went with its last
+        consumer returns them.
+        """
         channel, publisher, queue = await self.channel(), await self.publisher(), self.name()
         await self.ask(channel, Queue.Declare(queue=queue, durable=True, auto_delete=True))
         await publisher.publish("", queue, b"1", properties=Basic.Properties())
         inbox = await self.inbox(channel, queue)
         await self.ask(channel, Basic.Cancel(consumer_tag=inbox.tag))
-        await self.assertFails(publisher.publish("", queue, b"2", properties=Basic.Properties()), Unroutable)
+        await self.assertFails(
+            publisher.publish("", queue, b"2", properties=Basic.Properties()), Unroutable
+        )
 
     async def auto_delete_tells_that_nobody_is_there_since_4_3(self) -> None:
-        """The same, but for a moment after the queue has gone, in which its messages are nacked rather than returned."""
+        """The same, but for a moment after the queue has gone, in which its messages are nacked
+        rather than returned.
+        """
         channel, publisher, queue = await self.channel(), await self.publisher(), self.name()
         await self.ask(channel, Queue.Declare(queue=queue, durable=True, auto_delete=True))
         inbox = await self.inbox(channel, queue)
@@ -136,7 +172,9 @@ class PublishingContract(BrokerContract):
         self.fail("the message was taken")
 
     async def test_one_publish_many_queues(self) -> None:
-        """The confirm of a message that goes to a quorum queue, a classic queue and a stream comes when all have it."""
+        """The confirm of a message that goes to a quorum queue, a classic queue and a stream comes
+        when all have it.
+        """
         channel = await self.channel()
         key = self.name()
         queues = [await self.queue(channel, kind) for kind in (*KINDS, "stream")]
@@ -144,11 +182,17 @@ class PublishingContract(BrokerContract):
             await self.ask(channel, Queue.Bind(queue=queue, exchange="amq.topic", routing_key=key))
         await self.publish(key, b"to all", exchange="amq.topic", delivery_mode=2)
         for queue in queues:
-            inbox = await self.inbox(channel, queue, arguments={"x-stream-offset": "first"} if queue == queues[-1] else None)
+            inbox = await self.inbox(
+                channel,
+                queue,
+                arguments={"x-stream-offset": "first"} if queue == queues[-1] else None,
+            )
             self.assertEqual(await inbox.bodies(1), [b"to all"])
 
     async def test_bodies(self) -> None:
-        """Bodies arrive as they were sent: empty, of any bytes, over several frames, at the edges of a frame."""
+        """Bodies arrive as they were sent: empty, of any bytes, over several frames, at the edges
+        of a frame.
+        """
         channel = await self.channel()
         edge = channel.client.frame_max - 8
         for kind in KINDS:
@@ -192,9 +236,18 @@ class PublishingContract(BrokerContract):
         stream = await self.stream(channel)
         inbox = await self.inbox(channel, stream)
         headers: dict[str, Any] = {"текст": "слово", "long": 2**40, "negative": -1000, "yes": True}
-        await self.publish(stream, b"x", message_id="m", correlation_id="c", content_type="text/plain", headers=headers)
+        await self.publish(
+            stream,
+            b"x",
+            message_id="m",
+            correlation_id="c",
+            content_type="text/plain",
+            headers=headers,
+        )
         found = (await inbox.next()).properties
-        self.assertEqual((found.message_id, found.correlation_id, found.content_type), ("m", "c", "text/plain"))
+        self.assertEqual(
+            (found.message_id, found.correlation_id, found.content_type), ("m", "c", "text/plain")
+        )
         self.assertEqual(found.headers, {**headers, "x-stream-offset": 0})
 
     async def test_no_properties(self) -> None:
@@ -211,7 +264,9 @@ class PublishingContract(BrokerContract):
             await self.refused_for("user_id", user_id=user)
 
     async def refused_for(self, text: str, **parts: bytes) -> None:
-        """A message with these properties closes the channel with 406; to an exchange that is not there, with 404."""
+        """A message with these properties closes the channel with 406; to an exchange that is not
+        there, with 404.
+        """
         for exchange, code, why in (("", 406, text), (self.name("nowhere"), 404, "no exchange")):
             channel = await self.channel()
             self.publish_raw(channel, exchange, **parts)
@@ -219,7 +274,9 @@ class PublishingContract(BrokerContract):
 
     @differs(since=(4, 0), because="a delivery mode other than 1 and 2 is accepted")
     async def test_unknown_delivery_mode(self) -> None:
-        """A delivery mode that is neither transient (1) nor persistent (2) closes the channel with 406."""
+        """A delivery mode that is neither transient (1) nor persistent (2) closes the channel with
+        406.
+        """
         for mode in (0, 3, 255):
             await self.refused_for("invalid message", delivery_mode=bytes([mode]))
 
@@ -231,7 +288,9 @@ class PublishingContract(BrokerContract):
             await self.ask(channel, Basic.Qos())
 
     async def test_copies_for_nothing(self) -> None:
-        """The headers ``CC`` and ``BCC`` are arrays of routing keys; anything else closes the channel with 406."""
+        """The headers ``CC`` and ``BCC`` are arrays of routing keys; anything else closes the
+        channel with 406.
+        """
         for name in ("CC", "BCC"):
             values: tuple[Any, ...] = ("key", 1, {"key": "x"})
             for value in values:

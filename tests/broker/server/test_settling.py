@@ -5,7 +5,14 @@ from __future__ import annotations
 from pamqp.commands import Basic, Channel, Queue
 
 from rtprov.amqp.client.channel import AmqpChannel
-from tests.support.broker_cases import KINDS, BrokerContract, EmbeddedTestCase, RabbitMQTestCase, SqliteTestCase, differs
+from tests.support.broker_cases import (
+    KINDS,
+    BrokerContract,
+    EmbeddedTestCase,
+    RabbitMQTestCase,
+    SqliteTestCase,
+    differs,
+)
 
 
 class SettlingContract(BrokerContract):
@@ -31,7 +38,9 @@ class SettlingContract(BrokerContract):
             self.assertEqual(await self.rest(queue), [b"4"])
 
     async def test_all(self) -> None:
-        """A multiple ack for tag 0 covers all that is handed out, over all queues of the channel; there may be none."""
+        """A multiple ack for tag 0 covers all that is handed out, over all queues of the channel;
+        there may be none.
+        """
         channel = await self.channel()
         queues = [await self.queue(channel, kind) for kind in KINDS]
         await self.ask(channel, Basic.Ack(delivery_tag=0, multiple=True))
@@ -44,7 +53,9 @@ class SettlingContract(BrokerContract):
             self.assertEqual(await self.rest(queue), [])
 
     async def test_unknown_tag(self) -> None:
-        """Settling what is not handed out, or not any more, closes the channel with 406, and returns what it held."""
+        """Settling what is not handed out, or not any more, closes the channel with 406, and
+        returns what it held.
+        """
         for method in (
             Basic.Ack(delivery_tag=1),
             Basic.Nack(delivery_tag=1),
@@ -64,19 +75,25 @@ class SettlingContract(BrokerContract):
             self.assertEqual(await self.rest(queue), [b"2"])
 
     async def test_settled_tag(self) -> None:
-        """A tag that was settled before stands for no others either: 406, with all that was open back in its queue."""
+        """A tag that was settled before stands for no others either: 406, with all that was open
+        back in its queue.
+        """
         channel = await self.channel()
         queue = await self.queue(channel)
         inbox = await self.inbox(channel, queue)
         await self.publish(queue, b"1", b"2", b"3")
         await inbox.bodies(3)
         await self.ask(channel, Basic.Ack(delivery_tag=2))
-        await self.refused(channel, Basic.Ack(delivery_tag=2, multiple=True), 406, "unknown delivery tag 2")
+        await self.refused(
+            channel, Basic.Ack(delivery_tag=2, multiple=True), 406, "unknown delivery tag 2"
+        )
         self.assertEqual(await self.rest(queue), [b"1", b"3"])
 
     async def limited(self, channel: AmqpChannel, kind: str) -> str:
         """A queue whose returned messages come again before the rest."""
-        return await self.queue(channel, kind, {"x-delivery-limit": 20} if kind == "quorum" else None)
+        return await self.queue(
+            channel, kind, {"x-delivery-limit": 20} if kind == "quorum" else None
+        )
 
     async def test_requeue(self) -> None:
         """A returned message comes again, before those that were never handed out, and says so."""
@@ -111,8 +128,13 @@ class SettlingContract(BrokerContract):
             self.assertEqual(await self.rest(queue), [b"1", b"2", b"3", b"5"])
 
     async def test_requeue_one_by_one(self) -> None:
-        """Returned one by one, messages take their old places in a classic queue; in a quorum queue they keep the order of their return."""
-        for kind, expected in (("classic", [b"1", b"2", b"3", b"4"]), ("quorum", [b"3", b"1", b"2", b"4"])):
+        """Returned one by one, messages take their old places in a classic queue; in a quorum queue
+        they keep the order of their return.
+        """
+        for kind, expected in (
+            ("classic", [b"1", b"2", b"3", b"4"]),
+            ("quorum", [b"3", b"1", b"2", b"4"]),
+        ):
             channel = await self.channel()
             queue = await self.limited(channel, kind)
             await self.publish(queue, b"1", b"2", b"3", b"4")
@@ -128,9 +150,17 @@ class SettlingContract(BrokerContract):
             delivery.nack(requeue=True)
             await self.settle(channel, queue)
 
-    @differs(since=(4, 0), because="what is returned to a quorum queue without a delivery limit comes again first, not last")
+    @differs(
+        since=(4, 0),
+        because=(
+            "what is returned to a quorum queue without a delivery limit comes again first, not"
+            " last"
+        ),
+    )
     async def test_requeue_without_limit(self) -> None:
-        """Where a quorum queue has no delivery limit, what is returned goes to its end; what is lost still comes first."""
+        """Where a quorum queue has no delivery limit, what is returned goes to its end; what is
+        lost still comes first.
+        """
         channel = await self.channel()
         queue = await self.queue(channel, "quorum")
         await self.publish(queue, b"1", b"2", b"3", b"4")
@@ -156,13 +186,17 @@ class SettlingContract(BrokerContract):
                 queue = await self.queue(channel, kind)
                 await self.publish(queue, b"1", b"2")
                 inbox = await self.inbox(channel, queue, prefetch=1)
-                await self.ask(channel, how(delivery_tag=(await inbox.next()).delivery_tag, requeue=False))
+                await self.ask(
+                    channel, how(delivery_tag=(await inbox.next()).delivery_tag, requeue=False)
+                )
                 self.assertEqual(await inbox.bodies(1, ack=True), [b"2"])
                 await self.settle(channel, queue)
                 self.assertEqual(await self.rest(queue), [])
 
     async def test_lost(self) -> None:
-        """What a channel or connection holds unsettled when it ends is returned in order; what it settled is gone."""
+        """What a channel or connection holds unsettled when it ends is returned in order; what it
+        settled is gone.
+        """
         for kind in KINDS:
             for whole_connection in (False, True):
                 channel = await self.channel()
@@ -175,11 +209,16 @@ class SettlingContract(BrokerContract):
                 if whole_connection:
                     await channel.client.close()
                 else:
-                    await self.ask(channel, Channel.Close(reply_code=200, reply_text="", class_id=0, method_id=0))
+                    await self.ask(
+                        channel,
+                        Channel.Close(reply_code=200, reply_text="", class_id=0, method_id=0),
+                    )
                 self.assertEqual(await self.rest(queue), [b"1", b"3", b"4"])
 
     async def test_recover(self) -> None:
-        """``basic.recover`` returns all that the channel holds; it comes again, to its own consumers too."""
+        """``basic.recover`` returns all that the channel holds; it comes again, to its own
+        consumers too.
+        """
         channel = await self.channel()
         for kind in KINDS:
             queue = await self.queue(channel, kind)
@@ -188,7 +227,9 @@ class SettlingContract(BrokerContract):
             await inbox.bodies(2)
             await self.ask(channel, Basic.Recover(requeue=True))
             again = [await inbox.next() for _ in range(2)]
-            self.assertEqual([(each.body, each.redelivered) for each in again], [(b"1", True), (b"2", True)])
+            self.assertEqual(
+                [(each.body, each.redelivered) for each in again], [(b"1", True), (b"2", True)]
+            )
             await self.ask(channel, Basic.Cancel(consumer_tag=inbox.tag))
             await self.ask(channel, Basic.Ack(delivery_tag=0, multiple=True))
 
@@ -228,7 +269,9 @@ class SettlingContract(BrokerContract):
         await self.ask(channel, Queue.Delete(queue=queue))
 
     async def test_get_and_consume_share_tags(self) -> None:
-        """Messages by ``basic.get`` and by delivery count their tags together, and are returned alike."""
+        """Messages by ``basic.get`` and by delivery count their tags together, and are returned
+        alike.
+        """
         channel = await self.channel()
         queue = await self.queue(channel)
         await self.publish(queue, b"1", b"2")
@@ -242,7 +285,9 @@ class SettlingContract(BrokerContract):
 
 class EmbeddedSettling(EmbeddedTestCase, SettlingContract):
     async def test_stream_among_others(self) -> None:
-        """Returning the deliveries of a stream closes the connection (540); those of queues, asked for in one, are handed out again."""
+        """Returning the deliveries of a stream closes the connection (540); those of queues, asked
+        for in one, are handed out again.
+        """
         channel = await self.channel()
         stream, queue = await self.stream(channel), await self.queue(channel)
         streamed, queued = await self.inbox(channel, stream), await self.inbox(channel, queue)
@@ -250,7 +295,12 @@ class EmbeddedSettling(EmbeddedTestCase, SettlingContract):
         await self.publish(queue, b"2")
         await streamed.next()
         await queued.next()
-        await self.refused(channel, Basic.Nack(delivery_tag=0, multiple=True), 540, "not supported by stream queues")
+        await self.refused(
+            channel,
+            Basic.Nack(delivery_tag=0, multiple=True),
+            540,
+            "not supported by stream queues",
+        )
         self.assertEqual(await self.rest(queue), [b"2"])
 
 

@@ -24,7 +24,9 @@ class WithoutWal(sqlite3.Connection):
     """Where there is no room for a write-ahead log, say, SQLite stays with what it has."""
 
     def execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
-        return super().execute("SELECT 'delete'" if statement == "PRAGMA journal_mode = WAL" else statement, *values)
+        return super().execute(
+            "SELECT 'delete'" if statement == "PRAGMA journal_mode = WAL" else statement, *values
+        )
 
 
 class DatabaseCase(SynchronousTestCase):
@@ -36,13 +38,17 @@ class DatabaseCase(SynchronousTestCase):
         return Database.open(self.directory)
 
     def assert_refused(self, text: str) -> None:
-        """Opening ends in one line that has `text` in it and names the place; the folder's files stay as they are."""
+        """Opening ends in one line that has `text` in it and names the place; the folder's files
+        stay as they are.
+        """
         before = {file.name: file.read_bytes() for file in self.directory.iterdir()}
         error = self.assertRaises(ConfigurationError, self.open)
         self.assertIn(text, str(error))
         self.assertIn(str(self.directory), str(error))
         self.assertNotIn("\n", str(error))
-        after = {file.name: file.read_bytes() for file in self.directory.iterdir() if file.name in before}
+        after = {
+            file.name: file.read_bytes() for file in self.directory.iterdir() if file.name in before
+        }
         self.assertEqual(after, before)
 
 
@@ -73,7 +79,9 @@ class Opening(DatabaseCase):
         self.assertFalse(self.path.with_suffix(".new").exists())
 
     def test_made_whole(self) -> None:
-        """The file gets its name only when its form is final: a first start that is killed leaves it whole, or not there."""
+        """The file gets its name only when its form is final: a first start that is killed leaves
+        it whole, or not there.
+        """
         self.open().close()
         self.path.unlink()
         opening.create(self.path)
@@ -81,7 +89,9 @@ class Opening(DatabaseCase):
         self.assertEqual({file.name for file in self.directory.iterdir()}, {FILE, opening.LOCK})
 
     def test_a_log_without_its_file(self) -> None:
-        """Where the file was removed and its log was not, nothing is made that the log would become part of."""
+        """Where the file was removed and its log was not, nothing is made that the log would become
+        part of.
+        """
         self.open().close()
         self.path.unlink()
         for left in (f"{FILE}-wal", f"{FILE}-journal"):
@@ -99,13 +109,18 @@ class Opening(DatabaseCase):
         self.assertTrue(self.path.is_symlink())
 
     def test_a_journal(self) -> None:
-        """A journal beside the file, which no broker leaves, is refused, and both stay as they are."""
+        """A journal beside the file, which no broker leaves, is refused, and both stay as they
+        are.
+        """
         self.open().close()
         left, self.directory = self.directory, Path(self.mktemp())
         with closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
             for statement in ("PRAGMA journal_mode = DELETE", "PRAGMA cache_size = 1", "BEGIN"):
                 connection.execute(statement)
-            connection.executemany("INSERT INTO message VALUES (?, 0, NULL, 0, '', '', x'', zeroblob(4000))", ((n,) for n in range(1, 101)))
+            connection.executemany(
+                "INSERT INTO message VALUES (?, 0, NULL, 0, '', '', x'', zeroblob(4000))",
+                ((n,) for n in range(1, 101)),
+            )
             shutil.copytree(left, self.directory)
         self.path = self.directory / FILE
         self.assertGreater((self.directory / f"{FILE}-journal").stat().st_size, 0)
@@ -118,7 +133,9 @@ class Opening(DatabaseCase):
             if there:
                 self.open().close()
             # For this opening alone: the one before made a good file, and shall.
-            with mock.patch.object(sqlite3, "connect", partial(sqlite3.connect, factory=WithoutWal)):
+            with mock.patch.object(
+                sqlite3, "connect", partial(sqlite3.connect, factory=WithoutWal)
+            ):
                 self.assert_refused("write-ahead logging cannot be used here")
             self.assertEqual(self.path.exists(), there)
 
@@ -162,14 +179,23 @@ class Opening(DatabaseCase):
         """A page of nonsense in the middle is noticed before anything is read from it."""
         with closing(self.open()) as database:
             database.write(Batch([("INSERT INTO queue VALUES (1, 'q', '{}', 0, -1)", ())]))
-            database.write(Batch(added={row_of(1, each)[0]: row_of(1, each) for each in (record(n, bytes(500)) for n in range(200))}))
+            database.write(
+                Batch(
+                    added={
+                        row_of(1, each)[0]: row_of(1, each)
+                        for each in (record(n, bytes(500)) for n in range(200))
+                    }
+                )
+            )
         content = bytearray(self.path.read_bytes())
         content[len(content) // 2 : len(content) // 2 + 4096] = b"\xff" * 4096
         self.path.write_bytes(content)
         self.assert_refused("damaged")
 
     def test_a_full_disk(self) -> None:
-        """What a process that was killed has left is opened without a file more, for which a full disk would have no room."""
+        """What a process that was killed has left is opened without a file more, for which a full
+        disk would have no room.
+        """
         with closing(self.open()) as database:
             database.write(Batch([("INSERT INTO queue VALUES (1, 'q', '{}', 0, -1)", ())]))
             left, self.directory = self.directory, Path(self.mktemp())
@@ -180,11 +206,27 @@ class Opening(DatabaseCase):
             self.assertEqual(database.queue_ids(), {"q": 1})
 
     def test_damage_beside_a_log(self) -> None:
-        """A damaged file that a process which was killed has left with its log is refused, and both stay as they are."""
+        """A damaged file that a process which was killed has left with its log is refused, and both
+        stay as they are.
+        """
         with closing(self.open()) as database:
-            database.write(Batch(added={row_of(1, each)[0]: row_of(1, each) for each in (record(n, bytes(500)) for n in range(200))}))
+            database.write(
+                Batch(
+                    added={
+                        row_of(1, each)[0]: row_of(1, each)
+                        for each in (record(n, bytes(500)) for n in range(200))
+                    }
+                )
+            )
             database._connection.execute("PRAGMA wal_checkpoint")
-            database.write(Batch(added={row_of(1, each)[0]: row_of(1, each) for each in (record(n) for n in range(200, 210))}))
+            database.write(
+                Batch(
+                    added={
+                        row_of(1, each)[0]: row_of(1, each)
+                        for each in (record(n) for n in range(200, 210))
+                    }
+                )
+            )
             left, self.directory = self.directory, Path(self.mktemp())
             shutil.copytree(left, self.directory)
         self.path = self.directory / FILE
@@ -203,10 +245,15 @@ class Opening(DatabaseCase):
 
 class Space(DatabaseCase):
     def test_the_file_shrinks(self) -> None:
-        """Most of the space that a long queue took is given back, piece by piece, once the queue is empty."""
+        """Most of the space that a long queue took is given back, piece by piece, once the queue is
+        empty.
+        """
         with closing(self.open()) as database:
             database.write(Batch([("INSERT INTO queue VALUES (1, 'q', '{}', 0, -1)", ())]))
-            rows = [row_of(1, record(position, bytes(4000))) for position in range(module.SPARE_PAGES + 3000)]
+            rows = [
+                row_of(1, record(position, bytes(4000)))
+                for position in range(module.SPARE_PAGES + 3000)
+            ]
             database.write(Batch(added={row[0]: row for row in rows}))
             database.write(Batch(removed=[row[0] for row in rows]))
             pieces = 1
@@ -230,13 +277,19 @@ class Transactions(DatabaseCase):
         """A batch of which one statement fails changes nothing, and the next is carried out."""
         with closing(self.open()) as database:
             good = ("INSERT INTO queue VALUES (1, 'q', '{}', 0, -1)", ())
-            self.assertRaises(sqlite3.Error, database.write, Batch([good, ("INSERT INTO nonsense VALUES (1)", ())]))
+            self.assertRaises(
+                sqlite3.Error,
+                database.write,
+                Batch([good, ("INSERT INTO nonsense VALUES (1)", ())]),
+            )
             self.assertEqual(database.queue_ids(), {})
             database.write(Batch([good]))
             self.assertEqual(database.queue_ids(), {"q": 1})
 
     def test_all_or_nothing_of_one_statement(self) -> None:
-        """A batch that one statement carries out changes nothing either when the last of its messages cannot be written."""
+        """A batch that one statement carries out changes nothing either when the last of its
+        messages cannot be written.
+        """
         with closing(self.open()) as database:
             rows = {position: row_of(1, record(position)) for position in range(3)}
             taken = {2: rows[2]}
@@ -245,7 +298,9 @@ class Transactions(DatabaseCase):
             self.assertEqual([each.position for each in database.load(1, -1, 9)], [2])
 
     def test_large_messages(self) -> None:
-        """Few large messages go with one statement, since SQLite keeps a copy of what it was given; all of them are written."""
+        """Few large messages go with one statement, since SQLite keeps a copy of what it was given;
+        all of them are written.
+        """
         with closing(self.open()) as database:
             statements: list[str] = []
             database._connection.set_trace_callback(statements.append)

@@ -1,4 +1,6 @@
-"""What the embedded broker on SQLite promises beyond the contract suite: what it has confirmed survives, and a full disk loses nothing."""
+"""What the embedded broker on SQLite promises beyond the contract suite: what it has confirmed
+survives, and a full disk loses nothing.
+"""
 
 from __future__ import annotations
 
@@ -94,7 +96,9 @@ class DurableCase(SqliteTestCase, BrokerContract):
 
 class Crash(DurableCase):
     async def test_what_was_confirmed(self) -> None:
-        """Confirmed messages are there again in order, those that were handed out first and redelivered; settled ones are gone."""
+        """Confirmed messages are there again in order, those that were handed out first and
+        redelivered; settled ones are gone.
+        """
         channel = await self.channel()
         queue = await self.queue(channel, "quorum", SINGLE_ACTIVE)
         inbox = await self.inbox(channel, queue, prefetch=3)
@@ -105,7 +109,15 @@ class Crash(DurableCase):
         await self.settle(channel, queue)
         await self.crash()
         found = await self.drained(queue, 7)
-        self.assertEqual(found, [(b"0", True), (b"2", True), (b"3", True), *((b"%d" % number, False) for number in range(4, 8))])
+        self.assertEqual(
+            found,
+            [
+                (b"0", True),
+                (b"2", True),
+                (b"3", True),
+                *((b"%d" % number, False) for number in range(4, 8)),
+            ],
+        )
 
     async def test_what_was_not_confirmed(self) -> None:
         """A message whose confirm had not come may be gone, and everything before it is there."""
@@ -129,13 +141,19 @@ class Crash(DurableCase):
         await self.publish(stream, *(b"%d" % number for number in range(5)))
         await self.crash()
         await self.publish(stream, b"5", b"6")
-        inbox = await self.inbox(await self.channel(), stream, prefetch=10, arguments={"x-stream-offset": 3})
+        inbox = await self.inbox(
+            await self.channel(), stream, prefetch=10, arguments={"x-stream-offset": 3}
+        )
         deliveries = [await inbox.next() for _ in range(4)]
-        seen = [((each.properties.headers or {})["x-stream-offset"], each.body) for each in deliveries]
+        seen = [
+            ((each.properties.headers or {})["x-stream-offset"], each.body) for each in deliveries
+        ]
         self.assertEqual(seen, [(number, b"%d" % number) for number in range(3, 7)])
 
     async def test_starts_are_not_counted(self) -> None:
-        """However often the broker starts with nobody there, a message that was handed out once counts one delivery more, and no other."""
+        """However often the broker starts with nobody there, a message that was handed out once
+        counts one delivery more, and no other.
+        """
         channel = await self.channel()
         queue = await self.queue(channel, "quorum", SINGLE_ACTIVE)
         inbox = await self.inbox(channel, queue, prefetch=1)
@@ -144,11 +162,16 @@ class Crash(DurableCase):
         for _ in range(6):
             await self.crash()
         inbox = await self.inbox(await self.channel(), queue)
-        counts = [((await inbox.next()).properties.headers or {}).get("x-delivery-count", 0) for _ in range(2)]
+        counts = [
+            ((await inbox.next()).properties.headers or {}).get("x-delivery-count", 0)
+            for _ in range(2)
+        ]
         self.assertEqual(counts, [1, 0])
 
     async def test_what_waits_is_not_counted(self) -> None:
-        """A message that came back and waits counts nothing more, however often the broker dies meanwhile."""
+        """A message that came back and waits counts nothing more, however often the broker dies
+        meanwhile.
+        """
         channel = await self.channel()
         queue = await self.queue(channel, "quorum", SINGLE_ACTIVE)
         await self.publish(queue, b"body")
@@ -163,7 +186,9 @@ class Crash(DurableCase):
         self.assertEqual((delivery.properties.headers or {}).get("x-delivery-count"), 1)
 
     async def test_stop_in_good_order(self) -> None:
-        """When the broker stops, what it gets back is handed to nobody else: it counts the one delivery that it was."""
+        """When the broker stops, what it gets back is handed to nobody else: it counts the one
+        delivery that it was.
+        """
         channel = await self.channel()
         queue = await self.queue(channel, "quorum", SINGLE_ACTIVE)
         inboxes = [await self.inbox(await self.channel(), queue) for _ in range(5)]
@@ -174,15 +199,23 @@ class Crash(DurableCase):
         self.assertEqual((delivery.properties.headers or {}).get("x-delivery-count"), 1)
 
     async def test_deliveries_are_counted(self) -> None:
-        """A message that takes the broker down each time that it is handed out is dead-lettered once its limit is over."""
+        """A message that takes the broker down each time that it is handed out is dead-lettered
+        once its limit is over.
+        """
         channel = await self.channel()
         dead = await self.queue(channel)
-        queue = await self.queue(channel, "quorum", {**SINGLE_ACTIVE, "x-dead-letter-exchange": "", "x-dead-letter-routing-key": dead})
+        queue = await self.queue(
+            channel,
+            "quorum",
+            {**SINGLE_ACTIVE, "x-dead-letter-exchange": "", "x-dead-letter-routing-key": dead},
+        )
         await self.publish(queue, b"poison")
         for deliveries in range(4):
             inbox = await self.inbox(await self.channel(), queue)
             delivery = await inbox.next()
-            self.assertEqual((delivery.properties.headers or {}).get("x-delivery-count", 0), deliveries)
+            self.assertEqual(
+                (delivery.properties.headers or {}).get("x-delivery-count", 0), deliveries
+            )
             self.network.settle()
             await self.crash()
         await self.inbox(await self.channel(), queue)
@@ -199,10 +232,14 @@ class Crash(DurableCase):
         self.assertEqual(await self.drained(queue, 1), [(b"kept", False)])
 
     async def test_expiration(self) -> None:
-        """A message that stands at the head of a recovered queue expires when it would have, with no client there."""
+        """A message that stands at the head of a recovered queue expires when it would have, with
+        no client there.
+        """
         channel = await self.channel()
         dead = await self.queue(channel)
-        queue = await self.queue(channel, "quorum", {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": dead})
+        queue = await self.queue(
+            channel, "quorum", {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": dead}
+        )
         await self.publish(queue, b"short-lived", expiration="60000")
         await self.publish(queue, b"lives on")
         self.network.advance(30)
@@ -214,35 +251,50 @@ class Crash(DurableCase):
         self.assertEqual(counts, [2, 0, 1, 1])
 
     async def test_declarations(self) -> None:
-        """A durable auto-delete queue can be declared again as it was, and its binding still routes."""
+        """A durable auto-delete queue can be declared again as it was, and its binding still
+        routes.
+        """
         channel = await self.channel()
         declare = Queue.Declare(queue=self.name(), durable=True, auto_delete=True)
         await self.ask(channel, declare)
-        await self.ask(channel, Queue.Bind(queue=declare.queue, exchange="amq.topic", routing_key="a.*"))
+        await self.ask(
+            channel, Queue.Bind(queue=declare.queue, exchange="amq.topic", routing_key="a.*")
+        )
         await self.publish("a.b", b"before", exchange="amq.topic", delivery_mode=PERSISTENT)
         await self.crash()
         await self.ask(await self.channel(), declare)
         await self.publish("a.c", b"after", exchange="amq.topic", delivery_mode=PERSISTENT)
-        self.assertEqual(await self.drained(declare.queue, 2), [(b"before", False), (b"after", False)])
+        self.assertEqual(
+            await self.drained(declare.queue, 2), [(b"before", False), (b"after", False)]
+        )
 
     async def test_what_is_no_longer_accepted(self) -> None:
-        """A queue that an earlier version has accepted does not keep the broker from starting, whatever is asked of new ones."""
+        """A queue that an earlier version has accepted does not keep the broker from starting,
+        whatever is asked of new ones.
+        """
         channel = await self.channel()
         queue = await self.queue(channel, "quorum", {"x-dead-letter-exchange": "amq.fanout"})
         await self.publish(queue, b"body")
-        self.sql("UPDATE queue SET arguments = replace(arguments, 'amq.fanout', hex(zeroblob(200)))")
+        self.sql(
+            "UPDATE queue SET arguments = replace(arguments, 'amq.fanout', hex(zeroblob(200)))"
+        )
         await self.crash()
         self.assertEqual(await self.drained(queue, 1), [(b"body", False)])
 
 
 class GroupCommit(DurableCase):
     async def test_confirms_wait_for_the_disk(self) -> None:
-        """No confirm leaves before what it confirms is written; then one write has brought them all."""
+        """No confirm leaves before what it confirms is written; then one write has brought them
+        all.
+        """
         channel = await self.channel()
         queue = await self.queue(channel, "quorum")
         publisher = await self.publisher()
         self.stop_disk()
-        publishes = [publisher.publish("", queue, b"%d" % number, properties=self.properties()) for number in range(50)]
+        publishes = [
+            publisher.publish("", queue, b"%d" % number, properties=self.properties())
+            for number in range(50)
+        ]
         self.network.settle()
         for publish in publishes:
             self.assertNoResult(publish)
@@ -253,7 +305,9 @@ class GroupCommit(DurableCase):
             await publish
 
     async def test_streams_show_what_is_written(self) -> None:
-        """A stream's reader is shown a message only once it is written: it may have told others of it."""
+        """A stream's reader is shown a message only once it is written: it may have told others of
+        it.
+        """
         channel = await self.channel()
         stream = await self.stream(channel)
         inbox = await self.inbox(channel, stream, prefetch=10)
@@ -267,7 +321,9 @@ class GroupCommit(DurableCase):
         self.assertEqual(await inbox.bodies(1), [b"event"])
 
     async def test_back_pressure(self) -> None:
-        """While too much waits for the disk, a publisher is read no further; nothing of what it sends is lost."""
+        """While too much waits for the disk, a publisher is read no further; nothing of what it
+        sends is lost.
+        """
         self.patch(sqlite, "CONGESTED_BYTES", 10_000)
         channel = await self.channel()
         queue = await self.queue(channel, "quorum")
@@ -275,18 +331,27 @@ class GroupCommit(DurableCase):
         self.stop_disk()
         publishes = []
         for number in range(20):
-            publishes.append(publisher.publish("", queue, b"%d" % number + bytes(4000), properties=self.properties()))
+            publishes.append(
+                publisher.publish(
+                    "", queue, b"%d" % number + bytes(4000), properties=self.properties()
+                )
+            )
             self.network.settle()
         self.assertLess(await self.count(channel, queue), 10)
         self.start_disk()
         for publish in publishes:
             await publish
-        self.assertEqual([body[:2].strip(b"\0") for body, _ in await self.drained(queue, 20)], [b"%d" % number for number in range(20)])
+        self.assertEqual(
+            [body[:2].strip(b"\0") for body, _ in await self.drained(queue, 20)],
+            [b"%d" % number for number in range(20)],
+        )
 
 
 class FullDisk(DurableCase):
     async def test_blocked(self) -> None:
-        """On a full disk publishers are told to wait and nothing is confirmed; with room again both ends go on, with nothing lost."""
+        """On a full disk publishers are told to wait and nothing is confirmed; with room again both
+        ends go on, with nothing lost.
+        """
         channel = await self.channel()
         queue = await self.queue(channel, "quorum")
         publisher = await self.publisher()
@@ -296,11 +361,15 @@ class FullDisk(DurableCase):
         self.network.settle()
         self.assertNoResult(publish)
         late = await self.channel()
-        self.assertEqual([connection.blocked for connection in self.connections], [True] * len(self.connections))
+        self.assertEqual(
+            [connection.blocked for connection in self.connections], [True] * len(self.connections)
+        )
         self.sql("PRAGMA max_page_count = 100000")
         await publish
         await self.settle(late, queue)
-        self.assertEqual([connection.blocked for connection in self.connections], [False] * len(self.connections))
+        self.assertEqual(
+            [connection.blocked for connection in self.connections], [False] * len(self.connections)
+        )
         self.assertEqual(len(await self.drained(queue, 1)), 1)
 
 
@@ -308,7 +377,9 @@ class OldEvents(DurableCase):
     """Streams forget what is too old, in pieces."""
 
     async def left_after_a_minute(self, max_age: str) -> list[bytes]:
-        """What a stream still has of four old messages, and of the four that come a minute later."""
+        """What a stream still has of four old messages, and of the four that come a minute
+        later.
+        """
         self.patch(streams, "TRIM_EVERY", 4)
         channel = await self.channel()
         stream = await self.queue(channel, "stream", {"x-max-age": max_age})
@@ -317,7 +388,9 @@ class OldEvents(DurableCase):
         await self.publish(stream, *(b"%d" % number for number in range(4)))
         self.network.settle()
         count = self.broker.engine.queues[stream].message_count
-        inbox = await self.inbox(await self.channel(), stream, prefetch=10, arguments={"x-stream-offset": "first"})
+        inbox = await self.inbox(
+            await self.channel(), stream, prefetch=10, arguments={"x-stream-offset": "first"}
+        )
         return await inbox.bodies(count)
 
     async def test_max_age(self) -> None:
@@ -331,6 +404,8 @@ class OldEvents(DurableCase):
         self.assertEqual(len(await self.left_after_a_minute("2m")), 8)
 
     async def test_policy(self) -> None:
-        """A broker that is told to keep nothing for longer than a while keeps nothing for longer, whatever the declaration says."""
+        """A broker that is told to keep nothing for longer than a while keeps nothing for longer,
+        whatever the declaration says.
+        """
         self.broker.engine._max_age_s = 59.0
         self.assertEqual(len(await self.left_after_a_minute("7D")), 4)

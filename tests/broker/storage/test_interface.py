@@ -28,7 +28,9 @@ def message(body: bytes) -> Message:
     return Message("exchange", "ключ", properties, encode_header(properties, len(body)), body)
 
 
-def record(position: int, body: bytes = b"", *, time: float = 0.0, expires_at: float | None = None) -> Record:
+def record(
+    position: int, body: bytes = b"", *, time: float = 0.0, expires_at: float | None = None
+) -> Record:
     return Record(position, time, message(body or b"%d" % position), expires_at)
 
 
@@ -59,7 +61,9 @@ class StorageContract(_Case):
         self.assertEqual(loaded, stored)
 
     def test_load_a_range(self) -> None:
-        """Only positions over `after` and up to `upto` are loaded, in order, whatever lies between them."""
+        """Only positions over `after` and up to `upto` are loaded, in order, whatever lies between
+        them.
+        """
         self.add(1, 2, 5, 6, 9)
         self.assertEqual(self.load(), [1, 2, 5, 6, 9])
         self.assertEqual(self.load(2, 6), [5, 6])
@@ -83,14 +87,18 @@ class StorageContract(_Case):
         self.assertEqual(self.load(count), list(range(count + 1, count + 11)))
 
     def test_pages_are_small(self) -> None:
-        """A page ends with the message that brings it over 4 MiB; a larger message is a page of its own."""
+        """A page ends with the message that brings it over 4 MiB; a larger message is a page of its
+        own.
+        """
         for position in range(1, 5):
             self.storage.added("q", record(position, bytes(storage_module.PAGE_BYTES // 2)))
         self.storage.added("q", record(5, bytes(storage_module.PAGE_BYTES + 1)))
         self.assertEqual([self.load(), self.load(2), self.load(4)], [[1, 2], [3, 4], [5]])
 
     def test_queues_know_nothing_of_one_another(self) -> None:
-        """Equal positions in two queues are different messages; a deleted queue that is declared again is empty."""
+        """Equal positions in two queues are different messages; a deleted queue that is declared
+        again is empty.
+        """
         self.storage.queue_declared("other", {}, False)
         self.add(1, 2)
         self.storage.added("other", record(1, b"other"))
@@ -103,7 +111,10 @@ class StorageContract(_Case):
     def test_position_at(self) -> None:
         """The first message of a time or later is found; None where all are older."""
         self.add(1, 2, 5)
-        found = [self.successResultOf(self.storage.position_at("q", time)) for time in (0.0, 2.0, 2.5, 5.1)]
+        found = [
+            self.successResultOf(self.storage.position_at("q", time))
+            for time in (0.0, 2.0, 2.5, 5.1)
+        ]
         self.assertEqual(found, [1, 2, 5, None])
 
     def test_trim(self) -> None:
@@ -122,7 +133,9 @@ class Memory(StorageContract, SynchronousTestCase):
 
 
 class Writer:
-    """Stands in for the writer thread: calls at once, or, `held`, one at a time when the test says so."""
+    """Stands in for the writer thread: calls at once, or, `held`, one at a time when the test says
+    so.
+    """
 
     def __init__(self) -> None:
         self.held = False

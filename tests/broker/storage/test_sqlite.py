@@ -1,4 +1,6 @@
-"""The storage on SQLite beyond the contract: what it recovers, what shares a transaction, trouble, and the end."""
+"""The storage on SQLite beyond the contract: what it recovers, what shares a transaction, trouble,
+and the end.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,10 @@ class Recovery(SqliteCase):
     def test_exchanges_queues_and_bindings(self) -> None:
         """All that was declared is found again, with its flags; what was deleted is not."""
         storage = self.open()
-        exchanges = [StoredExchange("first", "topic", True, False), StoredExchange("second", "direct", False, True)]
+        exchanges = [
+            StoredExchange("first", "topic", True, False),
+            StoredExchange("second", "direct", False, True),
+        ]
         for exchange in [*exchanges, StoredExchange("gone", "fanout", False, False)]:
             storage.exchange_declared(exchange)
         storage.queue_declared("q", {"x-queue-type": "quorum", "x-delivery-limit": 20}, True)
@@ -31,11 +36,16 @@ class Recovery(SqliteCase):
         recovered = self.reopen(storage).recover()
         self.assertCountEqual(recovered.exchanges, exchanges)
         (queue,) = recovered.queues
-        self.assertEqual((queue.name, queue.arguments, queue.auto_delete), ("q", {"x-queue-type": "quorum", "x-delivery-limit": 20}, True))
+        self.assertEqual(
+            (queue.name, queue.arguments, queue.auto_delete),
+            ("q", {"x-queue-type": "quorum", "x-delivery-limit": 20}, True),
+        )
         self.assertEqual(queue.bindings, (("first", "a"),))
 
     def test_messages(self) -> None:
-        """What was not settled is there, in order, with what was told of its deliveries, and how far it may have been handed out."""
+        """What was not settled is there, in order, with what was told of its deliveries, and how
+        far it may have been handed out.
+        """
         storage = self.open()
         storage.queue_declared("q", {}, False)
         for position in range(1, 7):
@@ -48,7 +58,10 @@ class Recovery(SqliteCase):
             (queue,) = storage.recover().queues
             self.assertEqual((queue.count, queue.first, queue.last, queue.handed_out), (5, 2, 6, 4))
             loaded = self.successResultOf(storage.load("q", 1, 6))
-            self.assertEqual([(each.position, each.deliveries) for each in loaded], [(2, 0), (3, 5), (4, 0), (5, 0), (6, 0)])
+            self.assertEqual(
+                [(each.position, each.deliveries) for each in loaded],
+                [(2, 0), (3, 5), (4, 0), (5, 0), (6, 0)],
+            )
 
     def test_an_empty_queue_goes_on_behind_what_it_has_handed_out(self) -> None:
         """Positions are not used again, though no message is left to tell of them."""
@@ -69,7 +82,10 @@ class Recovery(SqliteCase):
         storage = self.reopen(storage)
         storage.queue_declared("new", {}, False)
         storage.added("new", record(1, b"new"))
-        bodies = [self.successResultOf(storage.load(name, 0, 9))[0].message.body for name in ("old", "new")]
+        bodies = [
+            self.successResultOf(storage.load(name, 0, 9))[0].message.body
+            for name in ("old", "new")
+        ]
         self.assertEqual(bodies, [b"old", b"new"])
 
 
@@ -129,7 +145,9 @@ class GroupCommit(SqliteCase):
         self.assertEqual(self.writer.calls, [])
 
     def test_added_and_removed_while_another_is_written(self) -> None:
-        """Where all that a commit was for has been taken back before its turn, it fires with the one before it."""
+        """Where all that a commit was for has been taken back before its turn, it fires with the
+        one before it.
+        """
         self.storage.added("q", record(1))
         first = self.storage.commit()
         self.storage.added("q", record(2))
@@ -152,7 +170,9 @@ class GroupCommit(SqliteCase):
 
 class Closing(SqliteCase):
     def test_a_read_that_is_overtaken(self) -> None:
-        """What waited to be read when the file is closed is not read any more, and nothing is said of it."""
+        """What waited to be read when the file is closed is not read any more, and nothing is said
+        of it.
+        """
         storage = self.open()
         storage.queue_declared("q", {}, False)
         storage.added("q", record(1))
@@ -173,7 +193,9 @@ class Closing(SqliteCase):
         self.assertEqual((events, self.clock.getDelayedCalls()), ([], []))
 
     def test_nothing_is_written_any_more(self) -> None:
-        """What a page that came late sets off when the broker has stopped writes nothing, fails nothing and leaves no timer."""
+        """What a page that came late sets off when the broker has stopped writes nothing, fails
+        nothing and leaves no timer.
+        """
         storage = self.open()
         storage.queue_declared("q", {}, False)
         storage.added("q", record(1))
@@ -202,7 +224,9 @@ TOLD = (LogLevel.critical, LogLevel.info)
 
 class Tidying(SqliteCase):
     def test_space_is_given_back_now_and_then(self) -> None:
-        """With the first commit after a while, free space is given back in pieces between which other work has its turn."""
+        """With the first commit after a while, free space is given back in pieces between which
+        other work has its turn.
+        """
         storage = self.open()
         storage.queue_declared("q", {}, False)
         for position in range(1, 7000):
@@ -228,11 +252,16 @@ class Tidying(SqliteCase):
 
 class Trouble(SqliteCase):
     def test_a_full_disk(self) -> None:
-        """While the file cannot grow, commits wait and trouble is told once; then all of it is written, and the end of trouble told."""
+        """While the file cannot grow, commits wait and trouble is told once; then all of it is
+        written, and the end of trouble told.
+        """
         storage = self.open()
         with capturedLogs() as events:
             self.fill_and_make_room(storage)
-        self.assertEqual([(event["log_level"], event["folder"]) for event in events], [(level, self.directory) for level in TOLD])
+        self.assertEqual(
+            [(event["log_level"], event["folder"]) for event in events],
+            [(level, self.directory) for level in TOLD],
+        )
 
     def fill_and_make_room(self, storage: SqliteStorage) -> None:
         told: list[str | None] = []
@@ -258,7 +287,9 @@ class Trouble(SqliteCase):
         self.assertEqual([each.position for each in loaded], [1, 2])
 
     def test_probe(self) -> None:
-        """Whether the file can be written is tried, and is not while a commit waits, nor behind the end."""
+        """Whether the file can be written is tried, and is not while a commit waits, nor behind the
+        end.
+        """
         storage = self.open()
         self.successResultOf(storage.probe())
         storage.queue_declared("q", {}, False)
@@ -268,7 +299,9 @@ class Trouble(SqliteCase):
         storage.added("q", record(1, bytes(50_000)))
         with capturedLogs():
             storage.commit()
-        self.assertEqual(str(self.failureResultOf(storage.probe(), OSError).value), "database or disk is full")
+        self.assertEqual(
+            str(self.failureResultOf(storage.probe(), OSError).value), "database or disk is full"
+        )
         self.sql(storage, "PRAGMA max_page_count = 100000")
         with capturedLogs():
             self.clock.advance(RETRY_S)
@@ -299,10 +332,14 @@ class Trouble(SqliteCase):
         self.assertNoResult(committed)
         self.clock.advance(RETRY_S)
         self.successResultOf(committed)
-        self.assertEqual((told, len(self.flushLoggedErrors(MemoryError))), (["MemoryError", None], 1))
+        self.assertEqual(
+            (told, len(self.flushLoggedErrors(MemoryError))), (["MemoryError", None], 1)
+        )
 
     def test_closed_while_it_cannot_be_read(self) -> None:
-        """A read that would be tried again is given up when the storage is closed, and leaves no timer."""
+        """A read that would be tried again is given up when the storage is closed, and leaves no
+        timer.
+        """
         storage = self.open()
         storage.queue_declared("q", {}, False)
         self.successResultOf(storage.commit())
@@ -314,15 +351,23 @@ class Trouble(SqliteCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_reading(self) -> None:
-        """What cannot be read is read again each second, until it can; that it cannot is logged once."""
-        self.read_in_spite_of("ALTER TABLE message RENAME TO elsewhere", "ALTER TABLE elsewhere RENAME TO message", [1])
+        """What cannot be read is read again each second, until it can; that it cannot is logged
+        once.
+        """
+        self.read_in_spite_of(
+            "ALTER TABLE message RENAME TO elsewhere",
+            "ALTER TABLE elsewhere RENAME TO message",
+            [1],
+        )
 
     def test_a_row_that_makes_no_sense(self) -> None:
         """It is as what cannot be read."""
         self.read_in_spite_of("UPDATE message SET header = x'00'", "DELETE FROM message", [])
 
     def read_in_spite_of(self, spoilt: str, mended: str, positions: list[int]) -> None:
-        """A page with one message is asked for when the file is spoilt, and comes once it is mended."""
+        """A page with one message is asked for when the file is spoilt, and comes once it is
+        mended.
+        """
         storage = self.open()
         storage.queue_declared("q", {}, False)
         storage.added("q", record(1))
@@ -336,7 +381,10 @@ class Trouble(SqliteCase):
             self.sql(storage, mended)
             self.clock.advance(RETRY_S)
         self.assertEqual([each.position for each in self.successResultOf(page)], positions)
-        self.assertEqual([(event["log_level"], event["folder"]) for event in events], [(LogLevel.critical, self.directory)])
+        self.assertEqual(
+            [(event["log_level"], event["folder"]) for event in events],
+            [(LogLevel.critical, self.directory)],
+        )
 
     def sql(self, storage: SqliteStorage, statement: str) -> sqlite3.Cursor:
         database: Database = storage._database
