@@ -16,7 +16,6 @@ from msgspec import UNSET, Meta, UnsetType
 
 from rtprov.errors import InvalidBody
 
-MAX_BODY_BYTES = 65536
 # RFC 8259 §9 leaves it to us; a number of ours is the same on every Python and however deep the
 # caller's stack
 MAX_DEPTH = 100

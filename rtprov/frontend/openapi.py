@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from rtprov import __version__
-from rtprov.equipment.request import MAX_BODY_BYTES, RequestBody
+from rtprov.equipment.request import RequestBody
 from rtprov.frontend.query_parameters import DEFAULT_PAGE, MAX_PAGE, MAX_REASON
 from rtprov.frontend.schemas import (
     MAX_KEY_LENGTH,
@@ -24,6 +24,7 @@ from rtprov.frontend.schemas import (
     TaskAnswer,
     TasksAnswer,
 )
+from rtprov.http.request import MAX_BODY_BYTES
 
 _CPE = "/api/v1/equipment/cpe/{equipmentId}"
 _TYPES = (RequestBody, Receipt, Envelope, Problem, TaskAnswer, TasksAnswer)

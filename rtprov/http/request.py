@@ -14,7 +14,6 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 from twisted.web.iweb import IRequest
 from twisted.web.server import Request
 
-from rtprov.equipment.request import MAX_BODY_BYTES
 from rtprov.errors import (
     BodyTooLarge,
     CredentialsMalformed,
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
 
 # An oversized body is read up to here, and answered when it ends: a client that is still sending
 # may never see an answer.
+MAX_BODY_BYTES = 65536
 MAX_DISCARDED_BYTES = 1024 * 1024
 
 # What needs no credentials: probes, which have none, and the description of the interface, which

@@ -16,11 +16,10 @@ from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
-from rtprov.equipment.request import MAX_BODY_BYTES
 from rtprov.errors import BodyTooLarge, RtprovError
 from rtprov.http.admission import Admission, Caller, caller_at
 from rtprov.http.refusals import STATUSES, Refusals
-from rtprov.http.request import JsonRequest
+from rtprov.http.request import MAX_BODY_BYTES, JsonRequest
 from rtprov.http.responses import answer_error, encode, envelope, phrase, row_of
 
 if TYPE_CHECKING:

@@ -10,9 +10,8 @@ from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
 
 import rtprov.http.request
-from rtprov.equipment.request import MAX_BODY_BYTES
 from rtprov.http.admission import Admission
-from rtprov.http.request import caller_of, is_open
+from rtprov.http.request import MAX_BODY_BYTES, caller_of, is_open
 from rtprov.http.site import JsonSite
 from rtprov.model import State
 from rtprov.security.limits import Rate

@@ -7,7 +7,7 @@ from typing import Any, cast
 from twisted.internet.testing import StringTransport
 from twisted.web.resource import Resource
 
-from rtprov.equipment.request import MAX_BODY_BYTES
+from rtprov.http.request import MAX_BODY_BYTES
 from rtprov.http.site import CLOSE_TIMEOUT_S, IDLE_TIMEOUT_S, JsonChannel, JsonSite
 from tests.http.test_site import CHUNKED, HttpTestCase
 from tests.support.front import BODY, CPE, POST_PATH

@@ -4,8 +4,7 @@ JSON.
 
 from __future__ import annotations
 
-from rtprov.equipment.request import MAX_BODY_BYTES
-from rtprov.http.request import MAX_DISCARDED_BYTES
+from rtprov.http.request import MAX_BODY_BYTES, MAX_DISCARDED_BYTES
 from rtprov.model import State
 from tests.support.front import BODY, GET_PATH, NO_ROUTE, NOT_HTTP, POST_PATH, FrontendTestCase
 from tests.support.raw_http import RawClient, chunked, request

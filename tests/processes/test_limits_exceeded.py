@@ -17,7 +17,7 @@ from typing import Any
 from twisted.internet.defer import gatherResults
 from twisted.internet.threads import deferToThread
 
-from rtprov.equipment.request import MAX_BODY_BYTES
+from rtprov.http.request import MAX_BODY_BYTES
 from rtprov.security.tokens import new_token
 from tests.processes.test_tls_scan import ASK, FrontEndCase
 from tests.support.front import BODY, POST_PATH

@@ -331,9 +331,8 @@ class PublisherTests(AmqpTestCase):
             TypeError,
             ValueError,
         )
-        self.failureResultOf(
-            self.publish(properties=Basic.Properties(headers={"x": object()})), TypeError
-        )  # type: ignore[dict-item]
+        unknown = Basic.Properties(headers={"x": object()})  # type: ignore[dict-item] # on purpose
+        self.failureResultOf(self.publish(properties=unknown), TypeError)
         published = self.publish()
         self.confirm(1)
         self.successResultOf(published)
