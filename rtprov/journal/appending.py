@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pamqp.commands import Basic
 from twisted.internet.defer import Deferred
 
 from rtprov.errors import BrokerError
-from rtprov.messaging.topology import TASKS_EXCHANGE
+from rtprov.messaging.topology import TASKS_EXCHANGE, persistent
 
 if TYPE_CHECKING:
     import random
@@ -19,13 +18,6 @@ if TYPE_CHECKING:
     from rtprov.messaging.topology import Shard
 
 RETRY_PAUSE_S = 0.5
-
-
-def persistent() -> Basic.Properties:
-    """Properties of a message that survives a restart of the broker (AMQP 0-9-1 ``delivery-mode``
-    2).
-    """
-    return Basic.Properties(content_type="application/json", delivery_mode=2)
 
 
 class Appender:

@@ -12,9 +12,8 @@ from twisted.internet.defer import Deferred
 
 from rtprov.amqp.client.consumer import consume
 from rtprov.errors import AmqpError, ConfigurationError, UndecodableMessage
-from rtprov.journal.appending import persistent
 from rtprov.messaging.event_messages import decode_event, encode_event
-from rtprov.messaging.topology import TASKS_EXCHANGE, Shard
+from rtprov.messaging.topology import TASKS_EXCHANGE, Shard, persistent
 from rtprov.model import Cancelled, Finished, Marker, Postponed, Requested, Started, Withheld
 
 if TYPE_CHECKING:

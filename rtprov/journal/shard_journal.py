@@ -19,9 +19,9 @@ from twisted.logger import Logger
 
 from rtprov.amqp.client.consumer import consume
 from rtprov.errors import BrokerUnavailable, UndecodableMessage
-from rtprov.journal.appending import Appender, persistent
+from rtprov.journal.appending import Appender
 from rtprov.messaging.event_messages import decode_event, encode_event, encode_task
-from rtprov.messaging.topology import TASKS_EXCHANGE, Shard
+from rtprov.messaging.topology import TASKS_EXCHANGE, Shard, persistent
 from rtprov.model import Cancelled, Event, Marker, Task, shard_of
 
 if TYPE_CHECKING:

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import attrs
+from pamqp.commands import Basic
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
@@ -284,3 +285,10 @@ async def _declare_own(channel: AmqpChannel, routing_key: str) -> str:
     await channel.queue_declare(queue=queue, exclusive=True)
     await channel.queue_bind(queue=queue, exchange=STATUS_EXCHANGE, routing_key=routing_key)
     return queue
+
+
+def persistent() -> Basic.Properties:
+    """Properties of a message that survives a restart of the broker (AMQP 0-9-1 ``delivery-mode``
+    2).
+    """
+    return Basic.Properties(content_type="application/json", delivery_mode=2)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rtprov.journal.appending import persistent
 from rtprov.messaging.markers import encode_census
+from rtprov.messaging.topology import persistent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

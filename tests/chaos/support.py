@@ -25,7 +25,7 @@ from twisted.web.client import HTTPConnectionPool
 from rtprov.amqp.client.publisher import Publisher
 from rtprov.amqp.client.service import BrokerConnection
 from rtprov.amqp.client.url import BrokerUrl
-from rtprov.journal.appending import persistent
+from rtprov.messaging.topology import persistent
 from tests.chaos.equipment import Call, RecordingA, make_certificates, reactor
 from tests.support.processes import ANY_PORT, Client, ProcessTestCase, Twistd
 from tests.support.system import REQUEST

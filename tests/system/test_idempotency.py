@@ -10,9 +10,8 @@ from typing import cast
 from twisted.internet.defer import Deferred
 from twisted.logger import LogEvent, capturedLogs, formatEvent
 
-from rtprov.journal.appending import persistent
 from rtprov.messaging.event_messages import encode_event, encode_task
-from rtprov.messaging.topology import TASKS_EXCHANGE, Shard
+from rtprov.messaging.topology import TASKS_EXCHANGE, Shard, persistent
 from rtprov.model import Requested, Task, keyed_task_id
 from rtprov.tap.assembly import EXPIRE_EVERY_S
 from tests.support.system import REQUEST, Answer

@@ -12,9 +12,8 @@ from cryptography.fernet import Fernet
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
 
 from rtprov.errors import EquipmentUnreachable
-from rtprov.journal.appending import persistent
 from rtprov.messaging.event_messages import encode_task
-from rtprov.messaging.topology import TASKS_EXCHANGE, Shard
+from rtprov.messaging.topology import TASKS_EXCHANGE, Shard, persistent
 from rtprov.model import Finished, Requested, Started, State, Task, Withheld
 from rtprov.security.sealer import FernetSealer, key_id
 from rtprov.tap.assembly import WorkerService
