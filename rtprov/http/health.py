@@ -10,18 +10,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from klein import Klein
-from pamqp.commands import Basic
-from twisted.internet.defer import Deferred, TimeoutError, succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
 
-from rtprov.amqp.client.gathering import gather
-from rtprov.amqp.client.permissions import PROBE_KEY
-from rtprov.errors import BrokerError, NotReady
+from rtprov.errors import NotReady
 from rtprov.http.request import json_resource
 from rtprov.http.responses import answer, answer_error, envelope
-from rtprov.messaging.event_messages import encode_status_request
-from rtprov.messaging.topology import STATUS_EXCHANGE, TASKS_EXCHANGE, Shard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -30,11 +25,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
     from twisted.web.resource import IResource
 
-    from rtprov.amqp.client.publisher import Publisher
-    from rtprov.amqp.client.rpc import RpcClient
-    from rtprov.queries.shared_keys import SharedKeys
 
-PROBE_DEADLINE_S = 2.0
 REMEMBERED_S = 1.0
 
 
@@ -75,47 +66,6 @@ class Readiness:
         for waiter in waiters:
             if not waiter.called:
                 waiter.callback(None)
-
-
-def readiness_of_frontend(
-    publisher: Publisher, rpc: RpcClient, shards: int, keys: SharedKeys, clock: IReactorTime
-) -> Readiness:
-    """Ready while the broker confirms, a worker answers for each shard, and none lacks the key that
-    seals.
-    """
-    queues = [Shard(index, shards).status for index in range(shards)]
-
-    async def probe() -> None:
-        asked = [
-            broker_confirms(publisher, clock),
-            *(_worker_answers(rpc, queue) for queue in queues),
-            keys.check(),
-        ]
-        await gather(Deferred.fromCoroutine(each) for each in asked)
-
-    return Readiness(probe, clock)
-
-
-async def broker_confirms(publisher: Publisher, clock: IReactorTime) -> None:
-    """Raises `NotReady`."""
-    try:
-        await publisher.publish(
-            TASKS_EXCHANGE, PROBE_KEY, b"", properties=Basic.Properties(), mandatory=False
-        ).addTimeout(PROBE_DEADLINE_S, clock)
-    except (BrokerError, TimeoutError):
-        raise NotReady("Not ready: the broker does not confirm") from None
-
-
-async def _worker_answers(rpc: RpcClient, key: str) -> None:
-    try:
-        await rpc.call(
-            key,
-            encode_status_request([], barrier=False),
-            exchange=STATUS_EXCHANGE,
-            timeout_s=PROBE_DEADLINE_S,
-        )
-    except BrokerError:
-        raise NotReady(f"Not ready: no worker answers on {key}") from None
 
 
 def always_ready(clock: IReactorTime) -> Readiness:

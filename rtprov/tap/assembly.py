@@ -20,11 +20,13 @@ from rtprov.amqp.client.service import BrokerConnection, Session
 from rtprov.amqp.client.url import BrokerUrl
 from rtprov.clocks import WallClock
 from rtprov.errors import NotReady
+from rtprov.frontend.readiness import readiness_of_frontend
 from rtprov.frontend.resource import Frontend
-from rtprov.http.health import Readiness, broker_confirms, readiness_of_frontend
+from rtprov.http.health import Readiness
 from rtprov.interfaces import Equipment, Sealer
 from rtprov.journal.first_key import FirstKey, KeySource
 from rtprov.journal.shard_journal import TaskPublisher
+from rtprov.messaging.probe import broker_confirms
 from rtprov.messaging.shard_count import ShardCount
 from rtprov.messaging.topology import (
     JOURNAL_MAX_AGE_S,

@@ -17,7 +17,8 @@ from twisted.python.threadpool import ThreadPool
 from rtprov.broker.server.factory import BrokerFactory, make_broker
 from rtprov.broker.storage.sqlite import SqliteStorage
 from rtprov.errors import NotReady
-from rtprov.http.health import PROBE_DEADLINE_S, Readiness
+from rtprov.http.health import Readiness
+from rtprov.messaging.probe import PROBE_DEADLINE_S
 from rtprov.security.tls_server import TLSEndpoint
 from rtprov.tap import options as opt
 from rtprov.tap.command import Closing, Command, InOrder
