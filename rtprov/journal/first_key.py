@@ -11,9 +11,16 @@ from typing import TYPE_CHECKING, Protocol
 from twisted.internet.defer import Deferred
 
 from rtprov.amqp.client.consumer import consume
+from rtprov.amqp.client.publisher import Publisher
+from rtprov.amqp.client.service import Session
 from rtprov.errors import AmqpError, ConfigurationError, UndecodableMessage
+from rtprov.messaging.environment import Surroundings
 from rtprov.messaging.event_messages import decode_event, encode_event
-from rtprov.messaging.topology import TASKS_EXCHANGE, Shard, persistent
+from rtprov.messaging.topology import (
+    TASKS_EXCHANGE,
+    Shard,
+    persistent,
+)
 from rtprov.model import Cancelled, Finished, Marker, Postponed, Requested, Started, Withheld
 
 if TYPE_CHECKING:
@@ -134,3 +141,18 @@ class FirstKey:
         held = await read
         await channel.channel_close(reply_code=200, reply_text="done")
         return shard.journal if held else None
+
+
+def first_key_sessions(
+    source: KeySource | None, shards: int, publisher: Publisher, surroundings: Surroundings
+) -> list[Session]:
+    """What sees to it that there is a sealing key, where it may have to be made."""
+    return (
+        []
+        if source is None
+        else [
+            FirstKey(
+                source=source, shards=shards, publisher=publisher, new_marker_id=surroundings.new_id
+            )
+        ]
+    )

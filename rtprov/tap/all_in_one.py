@@ -10,11 +10,11 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint
 
 from rtprov.amqp.client.url import BrokerUrl
+from rtprov.frontend.service import FrontendService
 from rtprov.http.health import Readiness
 from rtprov.messaging.topology import JOURNAL_MAX_AGE_S, Shard
 from rtprov.security.development import make_development_set
 from rtprov.tap import options as opt
-from rtprov.tap.assembly import FrontendService
 from rtprov.tap.banner import all_connected, first_steps
 from rtprov.tap.broker import BrokerService
 from rtprov.tap.command import Command

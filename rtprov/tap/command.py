@@ -18,7 +18,6 @@ from twisted.logger import ILogObserver
 from twisted.python.components import Componentized
 
 from rtprov.errors import ConfigurationError, refusal
-from rtprov.tap.assembly import WorkerService
 from rtprov.tap.client_connections import install_names
 from rtprov.tap.command_options import CommandOptions
 from rtprov.tap.environment_variables import survey
@@ -29,6 +28,7 @@ from rtprov.tap.options import ALL_NAMES
 from rtprov.tap.process_clocks import TimeWatch
 from rtprov.tap.reloading import Renewal
 from rtprov.tap.sharded import Sharded
+from rtprov.worker.service import WorkerService
 
 threads = cast("IReactorFromThreads", reactor)
 

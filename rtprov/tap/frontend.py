@@ -7,12 +7,12 @@ from typing import Any, cast
 
 from twisted.application.service import IService
 
+from rtprov.frontend.service import FrontendService
 from rtprov.http.admission import Admission
 from rtprov.http.health import Readiness
 from rtprov.security.limits import Connections, Rate
 from rtprov.security.tokens import Token, TokensFile
 from rtprov.tap import options as opt
-from rtprov.tap.assembly import FrontendService
 from rtprov.tap.banner import first_steps
 from rtprov.tap.broker_file import BrokerRoute
 from rtprov.tap.command import Command

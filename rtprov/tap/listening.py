@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from twisted.web.resource import IResource
     from twisted.web.server import Request
 
+    from rtprov.frontend.service import FrontendService
     from rtprov.http.admission import Admission
     from rtprov.security.limits import Connections
-    from rtprov.tap.assembly import FrontendService
 
 log = Logger(namespace="rtprov")
 ANSWERED_WITHIN_S = 5.0

@@ -11,11 +11,11 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 
 from rtprov.amqp.client.url import BrokerUrl
 from rtprov.errors import ConfigurationError
+from rtprov.messaging.environment import Surroundings
 from rtprov.security.certificates import is_there
 from rtprov.security.development import SEAL_KEY
 from rtprov.security.key_file import KeyFile
 from rtprov.security.tls_server import ServerIdentity
-from rtprov.tap.assembly import Surroundings
 from rtprov.tap.process_clocks import clock, wall_clock
 from rtprov.tap.reloading import warn_of_expiry
 

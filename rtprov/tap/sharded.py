@@ -10,7 +10,8 @@ from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from rtprov.tap.assembly import FrontendService, WorkerService
+from rtprov.frontend.service import FrontendService
+from rtprov.worker.service import WorkerService
 
 log = Logger(namespace="rtprov")
 

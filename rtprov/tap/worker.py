@@ -10,12 +10,12 @@ from twisted.application.service import IService
 from rtprov.equipment.client import HttpEquipment
 from rtprov.errors import ConfigurationError
 from rtprov.http.health import Readiness
+from rtprov.messaging.environment import Surroundings
 from rtprov.messaging.topology import JOURNAL_MAX_AGE_S, Shard
 from rtprov.security.certificates import is_there
 from rtprov.security.key_file import KeyFile
 from rtprov.security.tls_client import VerifiedServers
 from rtprov.tap import options as opt
-from rtprov.tap.assembly import Surroundings, WorkerService, WorkerSettings
 from rtprov.tap.broker_file import BrokerRoute
 from rtprov.tap.client_connections import agent_for
 from rtprov.tap.command import Command
@@ -25,6 +25,8 @@ from rtprov.tap.process_clocks import clock
 from rtprov.tap.reloading import Renewal, warn_of_expiry
 from rtprov.tap.services import ca_file, identity_files, key_file, surroundings
 from rtprov.tap.sharded import Sharded
+from rtprov.worker.service import WorkerService
+from rtprov.worker.settings import WorkerSettings
 
 MAX_SHARDS = 400  # each takes five channels of the 2047 that a connection may have
 

@@ -30,12 +30,13 @@ if TYPE_CHECKING:
     from rtprov.amqp.client.publisher import Publisher
     from rtprov.amqp.client.service import Session
     from rtprov.interfaces import Equipment, Sealer
+    from rtprov.messaging.environment import Surroundings
     from rtprov.messaging.topology import Shard, Topology
     from rtprov.model import Event
-    from rtprov.tap.assembly import Surroundings, WorkerSettings
     from rtprov.worker.call_limiter import Gate
     from rtprov.worker.missing_keys import MissingKeys
     from rtprov.worker.quarantine import Quarantine
+    from rtprov.worker.settings import WorkerSettings
 
 
 @frozen

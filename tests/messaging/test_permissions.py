@@ -20,8 +20,9 @@ from rtprov.amqp.client.rpc import RpcClient
 from rtprov.amqp.client.service import BrokerConnection, Session
 from rtprov.amqp.client.url import BrokerUrl
 from rtprov.errors import AmqpError, BrokerError
+from rtprov.frontend.service import PUBLISHED_TO_BY_FRONTEND
 from rtprov.messaging.topology import Shard, Topology, declare_inquiry, declare_status
-from rtprov.tap.assembly import PUBLISHED_TO_BY_FRONTEND, PUBLISHED_TO_BY_WORKER
+from rtprov.worker.service import PUBLISHED_TO_BY_WORKER
 from tests.support.broker_cases import BrokerContract, RabbitMQTestCase
 from tests.support.rabbitmq import documented_permissions
 

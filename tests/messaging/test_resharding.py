@@ -15,12 +15,13 @@ from rtprov.amqp.client.publisher import Publisher
 from rtprov.amqp.client.url import BrokerUrl
 from rtprov.clocks import WallClock
 from rtprov.errors import BrokerUnavailable, ConfigurationError
+from rtprov.frontend.service import FrontendService
+from rtprov.messaging.environment import Surroundings
 from rtprov.messaging.event_messages import decode_event, decode_task, encode_event, encode_task
 from rtprov.messaging.resharding import Resharding
 from rtprov.messaging.shard_count import Remembered, ShardCount, remember
 from rtprov.messaging.topology import Shard, Topology, persistent
 from rtprov.model import Event, Finished, Marker, Requested, Started, State, shard_of
-from rtprov.tap.assembly import FrontendService, Surroundings
 from tests.support.brokered import EPOCH, BrokerTestCase, make_task, task_id
 from tests.support.fakes import PlainSealer
 

@@ -18,8 +18,8 @@ from rtprov.frontend import final_states as finals
 from rtprov.journal import shard_journal as journal
 from rtprov.messaging import topology
 from rtprov.queries import status
-from rtprov.tap import assembly
 from rtprov.worker import renewals
+from rtprov.worker import service as assembly
 from tests.simulation.clock import WorldClock
 
 Knob = tuple[tuple[ModuleType, str, float], ...]

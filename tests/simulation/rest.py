@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from rtprov.frontend.service import FrontendService
 from rtprov.messaging.topology import PARKED_QUEUE
-from rtprov.tap.assembly import FrontendService, WorkerService
+from rtprov.worker.service import WorkerService
 from tests.simulation.world import Broker, Service, World
 
 

@@ -14,10 +14,13 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from rtprov.amqp.client.url import BrokerUrl
 from rtprov.broker.server.factory import make_broker
 from rtprov.equipment.client import HttpEquipment, equipment_agent
+from rtprov.frontend.service import FrontendService
 from rtprov.http.site import JsonSite
+from rtprov.messaging.environment import Surroundings
 from rtprov.messaging.topology import Shard
-from rtprov.tap.assembly import FrontendService, Surroundings, WorkerService, WorkerSettings
 from rtprov.tap.sharded import Sharded
+from rtprov.worker.service import WorkerService
+from rtprov.worker.settings import WorkerSettings
 from tests.simulation.checks import Checks
 from tests.simulation.clock import Role, WorldClock
 from tests.simulation.disk import Disk, SimulatedStorage

@@ -30,11 +30,14 @@ from rtprov.clocks import WallClock
 from rtprov.equipment.client import BytesBody, HttpEquipment, equipment_agent
 from rtprov.equipment.scenario import Rule
 from rtprov.equipment.stub import Stub
+from rtprov.frontend.service import FrontendService
 from rtprov.http.site import JsonSite
 from rtprov.journal.first_key import KeySource
+from rtprov.messaging.environment import Surroundings
 from rtprov.messaging.topology import Shard
 from rtprov.security.sealer import FernetSealer
-from rtprov.tap.assembly import FrontendService, Surroundings, WorkerService, WorkerSettings
+from rtprov.worker.service import WorkerService
+from rtprov.worker.settings import WorkerSettings
 from tests.support.memory import MemoryNetwork, http_client
 
 NONE: Mapping[str, str] = {}

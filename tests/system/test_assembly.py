@@ -7,7 +7,7 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov.model import State
-from rtprov.tap.assembly import EXPIRE_EVERY_S, MAX_WINDOW, WAITING_ROOM
+from rtprov.worker.service import EXPIRE_EVERY_S, MAX_WINDOW, WAITING_ROOM
 from tests.support.system import System
 
 

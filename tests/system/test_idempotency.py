@@ -13,7 +13,7 @@ from twisted.logger import LogEvent, capturedLogs, formatEvent
 from rtprov.messaging.event_messages import encode_event, encode_task
 from rtprov.messaging.topology import TASKS_EXCHANGE, Shard, persistent
 from rtprov.model import Requested, Task, keyed_task_id
-from rtprov.tap.assembly import EXPIRE_EVERY_S
+from rtprov.worker.service import EXPIRE_EVERY_S
 from tests.support.system import REQUEST, Answer
 from tests.system.test_system import COMPLETED, NO_TASK, RUNNING, SystemTestCase
 

@@ -14,13 +14,16 @@ from twisted.internet.task import deferLater
 
 from rtprov.amqp.client.url import BrokerUrl
 from rtprov.clocks import WallClock
+from rtprov.frontend.service import FrontendService
 from rtprov.messaging import topology, upkeep
+from rtprov.messaging.environment import Surroundings
 from rtprov.messaging.topology import PARKED_QUEUE, STATUS_EXCHANGE, TASKS_EXCHANGE, Shard
 from rtprov.model import State, Task
-from rtprov.tap.assembly import FrontendService, Surroundings, WorkerService, WorkerSettings
 from rtprov.worker import renewals
 from rtprov.worker import run_failures as failures
 from rtprov.worker.run_failures import MAX_FAILURES
+from rtprov.worker.service import WorkerService
+from rtprov.worker.settings import WorkerSettings
 from tests.support.broker_cases import BrokerContract, RabbitMQTestCase
 from tests.support.fakes import PlainSealer
 

@@ -13,7 +13,7 @@ from rtprov.messaging.topology import (
     TASKS_EXCHANGE,
     Shard,
 )
-from rtprov.tap import assembly
+from rtprov.worker import service as assembly
 from tests.support.system import REQUEST, System
 from tests.system.test_system import SystemTestCase
 

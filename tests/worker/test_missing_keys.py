@@ -16,8 +16,8 @@ from rtprov.messaging.event_messages import encode_task
 from rtprov.messaging.topology import TASKS_EXCHANGE, Shard, persistent
 from rtprov.model import Finished, Requested, Started, State, Task, Withheld
 from rtprov.security.sealer import FernetSealer, key_id
-from rtprov.tap.assembly import WorkerService
 from rtprov.worker.missing_keys import FIRST_LOOK_S, LOOK_EVERY_S, REPEAT_AFTER_S
+from rtprov.worker.service import WorkerService
 from tests.support.fakes import FakeDelivery
 from tests.support.system import System
 from tests.system.test_system import COMPLETED, FAILED, RUNNING, SystemTestCase
@@ -429,7 +429,7 @@ class Backlog(KeysTestCase):
 
 class SmallWindow(KeysTestCase):
     def make(self) -> System:
-        from rtprov.tap import assembly
+        from rtprov.worker import service as assembly
 
         self.patch(assembly, "WAITING_ROOM", 0)
         return System(delay_s=2.0, concurrency=1)

@@ -1,169 +1,46 @@
-"""How the parts are joined to a front end and to a worker. Reactor, endpoints, ids and randomness
-come from the caller, so that tests can join the same parts in memory on a virtual clock."""
+"""A worker: its connection to the broker, and what it has for each of its shards."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Sequence
-
-from attrs import frozen
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from rtprov.amqp.client.permissions import MayPublish
 from rtprov.amqp.client.publisher import Publisher
-from rtprov.amqp.client.rpc import RpcClient
-from rtprov.amqp.client.service import BrokerConnection, Session
-from rtprov.amqp.client.url import BrokerUrl
-from rtprov.clocks import WallClock
+from rtprov.amqp.client.service import Session
 from rtprov.errors import NotReady
-from rtprov.frontend.readiness import readiness_of_frontend
-from rtprov.frontend.resource import Frontend
 from rtprov.http.health import Readiness
 from rtprov.interfaces import Equipment, Sealer
-from rtprov.journal.first_key import FirstKey, KeySource
-from rtprov.journal.shard_journal import TaskPublisher
+from rtprov.journal.first_key import KeySource, first_key_sessions
+from rtprov.messaging.environment import (
+    CONFIRM_DEADLINE_S,
+    MAX_UNCONFIRMED,
+    Surroundings,
+    broker_connection,
+)
 from rtprov.messaging.probe import broker_confirms
 from rtprov.messaging.shard_count import ShardCount
 from rtprov.messaging.topology import (
-    JOURNAL_MAX_AGE_S,
-    STATUS_EXCHANGE,
     TASKS_EXCHANGE,
-    Shard,
     Topology,
 )
 from rtprov.messaging.upkeep import Upkeep
-from rtprov.queries.directory import Directory
-from rtprov.queries.shared_keys import SharedKeys
-from rtprov.queries.status import StatusClient
-from rtprov.queries.watches import EndsOfTasks
 from rtprov.worker.call_limiter import Gate
 from rtprov.worker.circuit_breaker import Breaker
 from rtprov.worker.missing_keys import MissingKeys
 from rtprov.worker.quarantine import Quarantine
+from rtprov.worker.settings import WorkerSettings
 from rtprov.worker.shard_parts import Shared, join_shard
 
-MAX_UNCONFIRMED = 10_000
-CONFIRM_DEADLINE_S = 4.0
 EXPIRE_EVERY_S = 30.0
-PUBLISHED_TO_BY_FRONTEND = (TASKS_EXCHANGE, STATUS_EXCHANGE)
 # the default exchange: replies, and letters to be parked
 PUBLISHED_TO_BY_WORKER = (TASKS_EXCHANGE, "")
 # Beside the calls under way a worker holds tasks that wait for their device or for A: room for
 # them, within AMQP's 16 bits of prefetch.
 WAITING_ROOM = 2000
 MAX_WINDOW = 65535
-
-
-@frozen
-class Surroundings:
-    """What a role gets from the process it lives in.
-
-    `clock` is the awake clock that all deadlines run on (`rtprov.clocks`); `new_id` makes 32
-    hexadecimal digits."""
-
-    clock: IReactorTime
-    wall_clock: WallClock
-    rng: random.Random
-    new_id: Callable[[], str]
-    broker: IStreamClientEndpoint
-    broker_url: BrokerUrl
-
-
-@frozen
-class WorkerSettings:
-    """The worker's options, as the contract names them; times in seconds.
-
-    `journal_age_s` is how long the broker keeps journals. With `shards_given`, the operator asked
-    for the number of shards."""
-
-    shards: Sequence[Shard]
-    concurrency: int = 500
-    retention_s: float = 86400.0
-    patience_s: float = 600.0
-    drain_s: float = 120.0
-    journal_age_s: float = JOURNAL_MAX_AGE_S
-    shards_given: bool = True
-
-
-class FrontendService(Service):
-    """A front end's way to the broker, and its `frontend`, whose resource is to be served.
-
-    `process_id` names it in what tasks tell. `key_source` is where the sealer's first key comes
-    from, if it has none yet. It is made for `shards` shards; with `shards_given`, the operator
-    asked for that number (`rtprov.messaging.shard_count`)."""
-
-    _log = Logger()
-
-    def __init__(
-        self,
-        surroundings: Surroundings,
-        *,
-        sealer: Sealer,
-        shards: int,
-        running_status: int,
-        max_unconfirmed: int = MAX_UNCONFIRMED,
-        key_source: KeySource | None = None,
-        shards_given: bool = True,
-    ) -> None:
-        clock = surroundings.clock
-        self.process_id = surroundings.new_id()[:12]
-        self.shard_count = ShardCount(shards, given=shards_given)
-        topology = Topology(
-            [Shard(index, shards) for index in range(shards)], count=self.shard_count
-        )
-        publisher = Publisher(
-            clock=clock,
-            max_unconfirmed=max_unconfirmed,
-            confirm_deadline_s=CONFIRM_DEADLINE_S,
-            on_unroutable=topology.repair,
-        )
-        rpc = RpcClient(clock=clock)
-        statuses = StatusClient(
-            rpc=rpc, shards=shards, clock=clock, in_doubt=self.shard_count.verify
-        )
-        may_publish = MayPublish(publisher, PUBLISHED_TO_BY_FRONTEND)
-        self.keys = keys = SharedKeys(rpc=rpc, sealer=sealer, shards=shards, clock=clock)
-        first_key = _first_key(key_source, shards, publisher, surroundings)
-        sessions: list[Session] = [
-            self.shard_count,
-            topology,
-            publisher,
-            may_publish,
-            *first_key,
-            rpc,
-            statuses,
-            keys,
-        ]
-        self.connection = _connection("frontend", surroundings, sessions)
-        self.ends = EndsOfTasks(rpc=rpc, shards=shards, clock=clock)
-        self.readiness = readiness_of_frontend(publisher, rpc, shards, keys, clock)
-        self.frontend = Frontend(
-            tasks=TaskPublisher(publisher=publisher, shards=shards, refusal=keys.refusal),
-            statuses=statuses,
-            directory=Directory(rpc=rpc, shards=shards),
-            ends=self.ends,
-            readiness=self.readiness,
-            sealer=sealer,
-            clock=clock,
-            new_task_id=surroundings.new_id,
-            wall_clock=surroundings.wall_clock,
-            running_status=running_status,
-            process_id=self.process_id,
-        )
-
-    def startService(self) -> None:
-        super().startService()
-        self._log.info("front end {process_id} starts", process_id=self.process_id)
-        self.connection.startService()
-
-    def stopService(self) -> Deferred[None]:
-        super().stopService()
-        self.ends.stop()
-        return self.connection.stopService()
 
 
 class WorkerService(Service):
@@ -205,7 +82,9 @@ class WorkerService(Service):
             topology,
             self._publisher,
             MayPublish(self._publisher, PUBLISHED_TO_BY_WORKER),
-            *_first_key(key_source, settings.shards[0].count, self._publisher, surroundings),
+            *first_key_sessions(
+                key_source, settings.shards[0].count, self._publisher, surroundings
+            ),
         ]
         shared = Shared(
             surroundings=surroundings,
@@ -236,7 +115,7 @@ class WorkerService(Service):
                 clock=surroundings.clock,
             )
         )
-        self.connection = _connection("worker", surroundings, sessions)
+        self.connection = broker_connection("worker", surroundings, sessions)
         self.readiness = Readiness(self._probe, surroundings.clock)
         self._expiry = LoopingCall(self._expire)
         self._expiry.clock = surroundings.clock
@@ -290,31 +169,3 @@ class WorkerService(Service):
         now = self._surroundings.wall_clock.without_jumps(self._settings.retention_s)
         for store, keeper in zip(self.stores, self.keepers, strict=True):
             store.expire(now, keeper.keeps)
-
-
-def _first_key(
-    source: KeySource | None, shards: int, publisher: Publisher, surroundings: Surroundings
-) -> list[Session]:
-    """What sees to it that there is a sealing key, where it may have to be made."""
-    return (
-        []
-        if source is None
-        else [
-            FirstKey(
-                source=source, shards=shards, publisher=publisher, new_marker_id=surroundings.new_id
-            )
-        ]
-    )
-
-
-def _connection(
-    name: str, surroundings: Surroundings, sessions: Sequence[Session]
-) -> BrokerConnection:
-    return BrokerConnection(
-        name=name,
-        endpoint=surroundings.broker,
-        url=surroundings.broker_url,
-        clock=surroundings.clock,
-        rng=surroundings.rng,
-        sessions=sessions,
-    )

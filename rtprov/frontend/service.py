@@ -1,0 +1,113 @@
+"""A front end: its connection to the broker, and the resource that it serves."""
+
+from __future__ import annotations
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from rtprov.amqp.client.permissions import MayPublish
+from rtprov.amqp.client.publisher import Publisher
+from rtprov.amqp.client.rpc import RpcClient
+from rtprov.amqp.client.service import Session
+from rtprov.frontend.readiness import readiness_of_frontend
+from rtprov.frontend.resource import Frontend
+from rtprov.interfaces import Sealer
+from rtprov.journal.first_key import KeySource, first_key_sessions
+from rtprov.journal.shard_journal import TaskPublisher
+from rtprov.messaging.environment import (
+    CONFIRM_DEADLINE_S,
+    MAX_UNCONFIRMED,
+    Surroundings,
+    broker_connection,
+)
+from rtprov.messaging.shard_count import ShardCount
+from rtprov.messaging.topology import (
+    STATUS_EXCHANGE,
+    TASKS_EXCHANGE,
+    Shard,
+    Topology,
+)
+from rtprov.queries.directory import Directory
+from rtprov.queries.shared_keys import SharedKeys
+from rtprov.queries.status import StatusClient
+from rtprov.queries.watches import EndsOfTasks
+
+PUBLISHED_TO_BY_FRONTEND = (TASKS_EXCHANGE, STATUS_EXCHANGE)
+
+
+class FrontendService(Service):
+    """A front end's way to the broker, and its `frontend`, whose resource is to be served.
+
+    `process_id` names it in what tasks tell. `key_source` is where the sealer's first key comes
+    from, if it has none yet. It is made for `shards` shards; with `shards_given`, the operator
+    asked for that number (`rtprov.messaging.shard_count`)."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        surroundings: Surroundings,
+        *,
+        sealer: Sealer,
+        shards: int,
+        running_status: int,
+        max_unconfirmed: int = MAX_UNCONFIRMED,
+        key_source: KeySource | None = None,
+        shards_given: bool = True,
+    ) -> None:
+        clock = surroundings.clock
+        self.process_id = surroundings.new_id()[:12]
+        self.shard_count = ShardCount(shards, given=shards_given)
+        topology = Topology(
+            [Shard(index, shards) for index in range(shards)], count=self.shard_count
+        )
+        publisher = Publisher(
+            clock=clock,
+            max_unconfirmed=max_unconfirmed,
+            confirm_deadline_s=CONFIRM_DEADLINE_S,
+            on_unroutable=topology.repair,
+        )
+        rpc = RpcClient(clock=clock)
+        statuses = StatusClient(
+            rpc=rpc, shards=shards, clock=clock, in_doubt=self.shard_count.verify
+        )
+        may_publish = MayPublish(publisher, PUBLISHED_TO_BY_FRONTEND)
+        self.keys = keys = SharedKeys(rpc=rpc, sealer=sealer, shards=shards, clock=clock)
+        first_key = first_key_sessions(key_source, shards, publisher, surroundings)
+        sessions: list[Session] = [
+            self.shard_count,
+            topology,
+            publisher,
+            may_publish,
+            *first_key,
+            rpc,
+            statuses,
+            keys,
+        ]
+        self.connection = broker_connection("frontend", surroundings, sessions)
+        self.ends = EndsOfTasks(rpc=rpc, shards=shards, clock=clock)
+        self.readiness = readiness_of_frontend(publisher, rpc, shards, keys, clock)
+        self.frontend = Frontend(
+            tasks=TaskPublisher(publisher=publisher, shards=shards, refusal=keys.refusal),
+            statuses=statuses,
+            directory=Directory(rpc=rpc, shards=shards),
+            ends=self.ends,
+            readiness=self.readiness,
+            sealer=sealer,
+            clock=clock,
+            new_task_id=surroundings.new_id,
+            wall_clock=surroundings.wall_clock,
+            running_status=running_status,
+            process_id=self.process_id,
+        )
+
+    def startService(self) -> None:
+        super().startService()
+        self._log.info("front end {process_id} starts", process_id=self.process_id)
+        self.connection.startService()
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()
+        self.ends.stop()
+        return self.connection.stopService()
