@@ -12,9 +12,9 @@ from rtprov.amqp.client.rpc import RpcClient
 from rtprov.amqp.client.service import Session
 from rtprov.frontend.readiness import readiness_of_frontend
 from rtprov.frontend.resource import Frontend
+from rtprov.frontend.task_publisher import TaskPublisher
 from rtprov.interfaces import Sealer
 from rtprov.journal.first_key import KeySource, first_key_sessions
-from rtprov.journal.shard_journal import TaskPublisher
 from rtprov.messaging.environment import (
     CONFIRM_DEADLINE_S,
     MAX_UNCONFIRMED,

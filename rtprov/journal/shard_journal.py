@@ -13,16 +13,16 @@ import random
 from typing import TYPE_CHECKING, cast
 
 from attrs import define, field
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from rtprov.amqp.client.consumer import consume
 from rtprov.errors import BrokerUnavailable, UndecodableMessage
 from rtprov.journal.appending import Appender
-from rtprov.messaging.event_messages import decode_event, encode_event, encode_task
-from rtprov.messaging.topology import TASKS_EXCHANGE, Shard, persistent
-from rtprov.model import Cancelled, Event, Marker, Task, shard_of
+from rtprov.messaging.event_messages import decode_event, encode_event
+from rtprov.messaging.topology import Shard
+from rtprov.model import Event, Marker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -40,45 +40,6 @@ ACK_EVERY = 500  # one ack for many: a stream's acks only move its credit
 # But the broker gives up on a delivery that is not acknowledged within 30 minutes, a stream's too.
 SETTLE_EVERY_S = 300.0
 STALL_S = 30.0
-
-
-class TaskPublisher:
-    """The front end's `rtprov.interfaces.TaskSink`."""
-
-    def __init__(
-        self,
-        *,
-        publisher: Publisher,
-        shards: int,
-        refusal: Callable[[int, str | None], Exception | None],
-    ) -> None:
-        self._publisher = publisher
-        self._shards = [Shard(index, shards) for index in range(shards)]
-        self._refusal = refusal
-
-    def submit(self, task: Task) -> Deferred[None]:
-        """See `rtprov.interfaces.TaskSink.submit`. Nothing is sent where `refusal` of shard and
-        sealing key gives an error: it fails so.
-        """
-        refusal = self._refusal(shard_of(task.equipment_id, len(self._shards)), task.key)
-        if refusal is not None:
-            return fail(refusal)
-        shard = self._shards[shard_of(task.equipment_id, len(self._shards))]
-        return self._publisher.publish(
-            TASKS_EXCHANGE,
-            shard.requested_key,
-            encode_task(task),
-            properties=persistent(),
-            mandatory=True,
-        )
-
-    def call_off(self, task_id: str, equipment_id: str, at: float) -> Deferred[None]:
-        """See `rtprov.interfaces.TaskSink.call_off`."""
-        shard = self._shards[shard_of(equipment_id, len(self._shards))]
-        body = encode_event(Cancelled(task_id, equipment_id, at))
-        return self._publisher.publish(
-            TASKS_EXCHANGE, shard.event_key, body, properties=persistent(), mandatory=True
-        )
 
 
 @define(eq=False)

@@ -9,7 +9,8 @@ from twisted.internet.defer import CancelledError
 from rtprov.amqp.client.publisher import Publisher
 from rtprov.amqp.client.service import BrokerConnection
 from rtprov.errors import BrokerUnavailable, Overloaded, Unconfirmed, Unroutable
-from rtprov.journal.shard_journal import SETTLE_EVERY_S, ShardJournal, TaskPublisher
+from rtprov.frontend.task_publisher import TaskPublisher
+from rtprov.journal.shard_journal import SETTLE_EVERY_S, ShardJournal
 from rtprov.messaging.event_messages import decode_event, decode_task
 from rtprov.messaging.topology import TASKS_EXCHANGE, Shard, Topology
 from rtprov.model import Event, Finished, Marker, Requested, Started, State, Unrecognised, shard_of

@@ -20,7 +20,8 @@ from rtprov.broker.server.consuming import Consuming
 from rtprov.broker.storage.sqlite import SqliteStorage
 from rtprov.equipment import client as equipment
 from rtprov.errors import BrokerError, EquipmentSilent
-from rtprov.journal.shard_journal import ShardJournal, TaskPublisher
+from rtprov.frontend.task_publisher import TaskPublisher
+from rtprov.journal.shard_journal import ShardJournal
 from rtprov.journal.store import Store
 from rtprov.messaging.event_messages import decode_status_request, decode_task, encode_status_reply
 from rtprov.messaging.markers import decode_census

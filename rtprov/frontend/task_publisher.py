@@ -1,0 +1,55 @@
+"""Publishing tasks and cancellations for the shards."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import Deferred, fail
+
+from rtprov.messaging.event_messages import encode_event, encode_task
+from rtprov.messaging.topology import TASKS_EXCHANGE, Shard, persistent
+from rtprov.model import Cancelled, Task, shard_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rtprov.amqp.client.publisher import Publisher
+
+
+class TaskPublisher:
+    """The front end's `rtprov.interfaces.TaskSink`."""
+
+    def __init__(
+        self,
+        *,
+        publisher: Publisher,
+        shards: int,
+        refusal: Callable[[int, str | None], Exception | None],
+    ) -> None:
+        self._publisher = publisher
+        self._shards = [Shard(index, shards) for index in range(shards)]
+        self._refusal = refusal
+
+    def submit(self, task: Task) -> Deferred[None]:
+        """See `rtprov.interfaces.TaskSink.submit`. Nothing is sent where `refusal` of shard and
+        sealing key gives an error: it fails so.
+        """
+        refusal = self._refusal(shard_of(task.equipment_id, len(self._shards)), task.key)
+        if refusal is not None:
+            return fail(refusal)
+        shard = self._shards[shard_of(task.equipment_id, len(self._shards))]
+        return self._publisher.publish(
+            TASKS_EXCHANGE,
+            shard.requested_key,
+            encode_task(task),
+            properties=persistent(),
+            mandatory=True,
+        )
+
+    def call_off(self, task_id: str, equipment_id: str, at: float) -> Deferred[None]:
+        """See `rtprov.interfaces.TaskSink.call_off`."""
+        shard = self._shards[shard_of(equipment_id, len(self._shards))]
+        body = encode_event(Cancelled(task_id, equipment_id, at))
+        return self._publisher.publish(
+            TASKS_EXCHANGE, shard.event_key, body, properties=persistent(), mandatory=True
+        )
