@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 
 from rtprov.amqp.client.gathering import gather
 from rtprov.errors import BrokerError, NotReady
-from rtprov.messaging.event_messages import encode_status_request
+from rtprov.messaging.status_messages import encode_status_request
 from rtprov.messaging.topology import STATUS_EXCHANGE, Shard
 
 if TYPE_CHECKING:

@@ -7,13 +7,20 @@ a task that ended in an unknown state has failed."""
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import TypeVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from rtprov.errors import UndecodableMessage
+from rtprov.messaging.format import (
+    MALFORMED,
+    MAX_CALLER,
+    VERSION,
+    Tagged,
+    given,
+    short_name,
+    undecodable,
+)
 from rtprov.model import (
     Active,
     Cancelled,
@@ -33,16 +40,8 @@ from rtprov.model import (
     is_task_id,
 )
 
-VERSION = 1
-T = TypeVar("T")
-MAX_CALLER = 100  # characters of a caller's or a process's name that are kept
 
-
-class _Tagged(msgspec.Struct, tag_field="kind", gc=False):
-    pass
-
-
-class _Task(_Tagged, tag="requested"):
+class _Task(Tagged, tag="requested"):
     task: str
     equipment: str
     at: float
@@ -55,7 +54,7 @@ class _Task(_Tagged, tag="requested"):
     key: str | UnsetType = UNSET
 
 
-class _Requested(_Tagged, tag="requested"):
+class _Requested(Tagged, tag="requested"):
     """A `_Task` as the journal's readers see it: what only the worker needs is not looked into."""
 
     task: str
@@ -70,7 +69,7 @@ class _Requested(_Tagged, tag="requested"):
     copied: Copied | UnsetType = UNSET
 
 
-class _Started(_Tagged, tag="started"):
+class _Started(Tagged, tag="started"):
     task: str
     equipment: str
     at: float
@@ -79,7 +78,7 @@ class _Started(_Tagged, tag="started"):
     v: int = VERSION
 
 
-class _Postponed(_Tagged, tag="postponed"):
+class _Postponed(Tagged, tag="postponed"):
     task: str
     equipment: str
     at: float
@@ -89,7 +88,7 @@ class _Postponed(_Tagged, tag="postponed"):
     v: int = VERSION
 
 
-class _Withheld(_Tagged, tag="withheld"):
+class _Withheld(Tagged, tag="withheld"):
     task: str
     equipment: str
     at: float
@@ -98,7 +97,7 @@ class _Withheld(_Tagged, tag="withheld"):
     v: int = VERSION
 
 
-class _Cancelled(_Tagged, tag="cancelled"):
+class _Cancelled(Tagged, tag="cancelled"):
     task: str
     equipment: str
     at: float
@@ -106,7 +105,7 @@ class _Cancelled(_Tagged, tag="cancelled"):
     copied: Copied | UnsetType = UNSET
 
 
-class _Finished(_Tagged, tag="finished"):
+class _Finished(Tagged, tag="finished"):
     task: str
     equipment: str
     at: float
@@ -115,7 +114,7 @@ class _Finished(_Tagged, tag="finished"):
     v: int = VERSION
 
 
-class _Active(_Tagged, tag="active"):
+class _Active(Tagged, tag="active"):
     by: str
     at: float
     concurrency: int
@@ -123,25 +122,9 @@ class _Active(_Tagged, tag="active"):
     v: int = VERSION
 
 
-class _Marker(_Tagged, tag="marker"):
+class _Marker(Tagged, tag="marker"):
     id: str
     v: int = VERSION
-
-
-class _StatusRequest(_Tagged, tag="status"):
-    tasks: list[tuple[str, str]]
-    barrier: bool
-    v: int = VERSION
-
-
-class _StatusReply(_Tagged, tag="states"):
-    """A cancelled task stands as failed in `states`, which is all that earlier front ends know, and
-    its place in `cancelled`.
-    """
-
-    states: list[State | None]
-    v: int = VERSION
-    cancelled: list[int] | UnsetType = UNSET
 
 
 class _AnyKind(msgspec.Struct):
@@ -161,23 +144,16 @@ _decode_event = msgspec.json.Decoder(
     _Requested | _Started | _Postponed | _Withheld | _Cancelled | _Finished | _Active | _Marker
 ).decode
 _decode_any_kind = msgspec.json.Decoder(_AnyKind).decode
-_decode_status_request = msgspec.json.Decoder(_StatusRequest).decode
-_decode_status_reply = msgspec.json.Decoder(_StatusReply).decode
-
-# What msgspec raises on bytes from outside: not JSON, or of another form; not UTF-8; nested without
-# end.
-_MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-_PLACE = re.compile(r"`\$[^`]*`$")
 
 
 def encode_task(task: Task) -> bytes:
     """The message that is the worker's order and the journal's `Requested` at once."""
     message = _Task(task.task_id, task.equipment_id, task.accepted_at, task.timeout_s, task.sealed)
-    message.fingerprint = _given(task.fingerprint)
+    message.fingerprint = given(task.fingerprint)
     message.caller, message.by, message.key = (
-        _given(task.caller),
-        _given(task.accepted_by),
-        _given(task.key),
+        given(task.caller),
+        given(task.accepted_by),
+        given(task.key),
     )
     return _encode(message)
 
@@ -186,15 +162,15 @@ def decode_task(body: bytes) -> Task:
     """Raises `UndecodableMessage`."""
     try:
         message = _decode_task(body)
-    except _MALFORMED as error:
-        raise _undecodable("a task", error) from None
+    except MALFORMED as error:
+        raise undecodable("a task", error) from None
     if not is_task_id(message.task) or not is_equipment_id(message.equipment):
         raise UndecodableMessage("not a task: an id is malformed")
     if message.key and not _KEY_ID.fullmatch(message.key):
         raise UndecodableMessage("not a task: the id of its key is malformed")
     origin = {
-        "caller": _name(message.caller),
-        "accepted_by": _name(message.by),
+        "caller": short_name(message.caller),
+        "accepted_by": short_name(message.by),
         "key": message.key or None,
     }
     return Task(
@@ -212,7 +188,7 @@ def encode_event(event: Event) -> bytes:
     """A journal's message. `Unrecognised` events are only read, never written: TypeError."""
     if isinstance(event, Started):
         return _encode(
-            _Started(event.task_id, event.equipment_id, event.at, event.attempt, _given(event.by))
+            _Started(event.task_id, event.equipment_id, event.at, event.attempt, given(event.by))
         )
     if isinstance(event, Finished):
         return _encode(
@@ -233,22 +209,22 @@ def encode_event(event: Event) -> bytes:
         )
     if isinstance(event, Withheld):
         return _encode(
-            _Withheld(event.task_id, event.equipment_id, event.at, _given(event.key), event.over)
+            _Withheld(event.task_id, event.equipment_id, event.at, given(event.key), event.over)
         )
     if isinstance(event, Cancelled):
         return _encode(
-            _Cancelled(event.task_id, event.equipment_id, event.at, copied=_given(event.copied))
+            _Cancelled(event.task_id, event.equipment_id, event.at, copied=given(event.copied))
         )
     if isinstance(event, Requested):
         request = _Requested(
-            event.task_id, event.equipment_id, event.at, fingerprint=_given(event.fingerprint)
+            event.task_id, event.equipment_id, event.at, fingerprint=given(event.fingerprint)
         )
         request.caller, request.by, request.key = (
-            _given(event.caller),
-            _given(event.accepted_by),
-            _given(event.key),
+            given(event.caller),
+            given(event.accepted_by),
+            given(event.key),
         )
-        request.copied = _given(event.copied)
+        request.copied = given(event.copied)
         return _encode(request)
     if isinstance(event, Active):
         return _encode(_Active(event.by, event.at, event.concurrency, event.equipment.value))
@@ -261,7 +237,7 @@ def decode_event(body: bytes) -> Event:
     """
     try:
         message = _decode_event(body)
-    except _MALFORMED as error:
+    except MALFORMED as error:
         return _unrecognised(body, error)
     if isinstance(message, _Requested):
         return Requested(
@@ -269,8 +245,8 @@ def decode_event(body: bytes) -> Event:
             message.equipment,
             message.at,
             message.fingerprint or None,
-            caller=_name(message.caller),
-            accepted_by=_name(message.by),
+            caller=short_name(message.caller),
+            accepted_by=short_name(message.by),
             key=message.key or None,
             whole=message.sealed is not UNSET,
             copied=message.copied or None,
@@ -318,66 +294,8 @@ def _unrecognised(body: bytes, error: Exception) -> Unrecognised:
     """What `decode_event` makes of a body that is none of our events, for the reason `error`."""
     try:
         kind = _decode_any_kind(body).kind
-    except _MALFORMED:
-        raise _undecodable("an event", error) from None
+    except MALFORMED:
+        raise undecodable("an event", error) from None
     if kind in _EVENT_KINDS:
-        raise _undecodable("an event", error) from None
+        raise undecodable("an event", error) from None
     return Unrecognised(kind)
-
-
-def encode_status_request(pairs: Sequence[tuple[str, str]], *, barrier: bool) -> bytes:
-    """A batch of (task id, equipment id) pairs; with `barrier`, the replica is to pass its barrier
-    before it answers.
-    """
-    return _encode(_StatusRequest(list(pairs), barrier))
-
-
-def decode_status_request(body: bytes) -> tuple[list[tuple[str, str]], bool]:
-    """The pairs, and whether a barrier comes first. Raises `UndecodableMessage`."""
-    try:
-        message = _decode_status_request(body)
-    except _MALFORMED as error:
-        raise _undecodable("a status request", error) from None
-    return message.tasks, message.barrier
-
-
-def encode_status_reply(states: Sequence[State | None]) -> bytes:
-    """The answers to a batch, in its order; None for a task that is not known."""
-    reply = _StatusReply([State.FAILED if state is State.CANCELLED else state for state in states])
-    if State.CANCELLED in states:
-        reply.cancelled = [index for index, state in enumerate(states) if state is State.CANCELLED]
-    return _encode(reply)
-
-
-def decode_status_reply(body: bytes) -> list[State | None]:
-    """Raises `UndecodableMessage`."""
-    try:
-        reply = _decode_status_reply(body)
-    except _MALFORMED as error:
-        raise _undecodable("a status reply", error) from None
-    for index in reply.cancelled or ():
-        if not 0 <= index < len(reply.states):
-            raise UndecodableMessage("not a status reply: wrong at `$.cancelled`")
-        reply.states[index] = State.CANCELLED
-    return reply.states
-
-
-def _given(value: T | None) -> T | UnsetType:
-    return UNSET if value is None else value
-
-
-def _name(text: str | UnsetType) -> str | None:
-    """A name from a message, cut to a length at which millions of them can be kept."""
-    return text[:MAX_CALLER] or None if isinstance(text, str) else None
-
-
-def _undecodable(what: str, error: Exception) -> UndecodableMessage:
-    """Name the place at most: some of msgspec's messages repeat the value that they object to."""
-    if not isinstance(error, msgspec.ValidationError):
-        return UndecodableMessage(f"not {what}: damaged JSON")
-    place = _PLACE.search(str(error))
-    return UndecodableMessage(
-        f"not {what}: wrong at {place[0]}"
-        if place
-        else f"not {what}: a field is missing, or it is no object"
-    )

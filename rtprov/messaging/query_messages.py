@@ -14,7 +14,7 @@ from attrs import evolve
 from msgspec import UNSET, UnsetType
 
 from rtprov.errors import UndecodableMessage
-from rtprov.messaging.event_messages import VERSION
+from rtprov.messaging.format import MALFORMED, VERSION
 from rtprov.model import Details, State, Waiting
 
 
@@ -84,14 +84,12 @@ _decode_keys = msgspec.json.Decoder(_Keys).decode
 _decode_known = msgspec.json.Decoder(_Known).decode
 _decode_ended = msgspec.json.Decoder(_Ended).decode
 
-_MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-
 
 def decode_question(body: bytes) -> Inquiry | Listing | Watch | KeysAsked:
     """Raises `UndecodableMessage`."""
     try:
         question: Inquiry | Listing | Watch | KeysAsked = _decode_question(body)
-    except _MALFORMED:
+    except MALFORMED:
         raise UndecodableMessage("not a question about tasks") from None
     return question
 
@@ -111,7 +109,7 @@ def decode_known(body: bytes) -> list[Details]:
     """Raises `UndecodableMessage`."""
     try:
         known = _decode_known(body)
-    except _MALFORMED:
+    except MALFORMED:
         raise UndecodableMessage("not an answer about tasks") from None
     for index in known.withheld or ():
         if not 0 <= index < len(known.tasks):
@@ -129,7 +127,7 @@ def decode_keys(body: bytes) -> list[str]:
     """Raises `UndecodableMessage`."""
     try:
         return _decode_keys(body).keys
-    except _MALFORMED:
+    except MALFORMED:
         raise UndecodableMessage("not a worker's keys") from None
 
 
@@ -142,7 +140,7 @@ def decode_ended(body: bytes) -> list[tuple[int, State]]:
     """Raises `UndecodableMessage`."""
     try:
         tasks = _decode_ended(body).tasks
-    except _MALFORMED:
+    except MALFORMED:
         raise UndecodableMessage("not a report of ended tasks") from None
     if any(not state.final for _, state in tasks):
         raise UndecodableMessage("not a report of ended tasks: a state is not final")

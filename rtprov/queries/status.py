@@ -21,7 +21,7 @@ from twisted.logger import Logger
 
 from rtprov.amqp.client.rpc import serve
 from rtprov.errors import BrokerError, NoReply, NoWorker, Overloaded, Unroutable
-from rtprov.messaging.event_messages import (
+from rtprov.messaging.status_messages import (
     decode_status_reply,
     decode_status_request,
     encode_status_reply,

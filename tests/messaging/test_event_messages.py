@@ -14,17 +14,14 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov.errors import UndecodableMessage
-from rtprov.messaging.event_messages import (
-    decode_event,
+from rtprov.messaging.event_messages import decode_event, decode_task, encode_event, encode_task
+from rtprov.messaging.markers import copy_event, decode_census, encode_census
+from rtprov.messaging.status_messages import (
     decode_status_reply,
     decode_status_request,
-    decode_task,
-    encode_event,
     encode_status_reply,
     encode_status_request,
-    encode_task,
 )
-from rtprov.messaging.markers import copy_event, decode_census, encode_census
 from rtprov.model import (
     Cancelled,
     Copied,

@@ -14,7 +14,7 @@ from rtprov.amqp.client.rpc import RpcClient, serve
 from rtprov.amqp.client.service import BrokerConnection
 from rtprov.errors import BrokerUnavailable, NoReply, NoWorker, Overloaded
 from rtprov.journal.store import Store
-from rtprov.messaging.event_messages import decode_status_request, encode_status_reply
+from rtprov.messaging.status_messages import decode_status_request, encode_status_reply
 from rtprov.messaging.topology import Shard, declare_status
 from rtprov.model import Event, Finished, Requested, State, shard_of
 from rtprov.queries.status import (

@@ -23,8 +23,9 @@ from rtprov.errors import BrokerError, EquipmentSilent
 from rtprov.frontend.task_publisher import TaskPublisher
 from rtprov.journal.shard_journal import ShardJournal
 from rtprov.journal.store import Store
-from rtprov.messaging.event_messages import decode_status_request, decode_task, encode_status_reply
+from rtprov.messaging.event_messages import decode_task
 from rtprov.messaging.markers import decode_census
+from rtprov.messaging.status_messages import decode_status_request, encode_status_reply
 from rtprov.model import Finished, State
 from rtprov.queries.status import StatusServer
 from rtprov.worker import shard_worker as worker
