@@ -14,16 +14,9 @@ import msgspec
 
 from rtprov import __version__
 from rtprov.equipment.request import RequestBody
+from rtprov.frontend.headers import MAX_KEY_LENGTH, MAX_WAIT_S
 from rtprov.frontend.query_parameters import DEFAULT_PAGE, MAX_PAGE, MAX_REASON
-from rtprov.frontend.schemas import (
-    MAX_KEY_LENGTH,
-    MAX_WAIT_S,
-    Envelope,
-    Problem,
-    Receipt,
-    TaskAnswer,
-    TasksAnswer,
-)
+from rtprov.frontend.schemas import Envelope, Problem, Receipt, TaskAnswer, TasksAnswer
 from rtprov.http.request import MAX_BODY_BYTES
 
 _CPE = "/api/v1/equipment/cpe/{equipmentId}"

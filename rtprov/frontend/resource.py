@@ -27,19 +27,12 @@ from rtprov.errors import (
 )
 from rtprov.frontend.docs_page import POLICY, page
 from rtprov.frontend.final_states import FinalStates
+from rtprov.frontend.headers import answered_within_s, idempotency_key, preferred_wait_s, waits_s
 from rtprov.frontend.openapi import document_bytes
 from rtprov.frontend.query_parameters import arguments_of, no_parameters
 from rtprov.frontend.query_parameters import page as page_of
 from rtprov.frontend.query_parameters import reason as reason_of
-from rtprov.frontend.schemas import (
-    TaskAnswer,
-    TasksAnswer,
-    answered_within_s,
-    idempotency_key,
-    preferred_wait_s,
-    task_document,
-    waits_s,
-)
+from rtprov.frontend.schemas import TaskAnswer, TasksAnswer, task_document
 from rtprov.frontend.submission import DEADLINE_S, Orders
 from rtprov.http.health import Readiness, answer_alive, answer_ready
 from rtprov.http.request import caller_of, check_media_type, json_resource, read_body

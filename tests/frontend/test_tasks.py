@@ -7,7 +7,7 @@ from __future__ import annotations
 from twisted.python.failure import Failure
 
 from rtprov.errors import BrokerUnavailable, NoReply, NoWorker, Unconfirmed
-from rtprov.frontend.schemas import preferred_wait_s
+from rtprov.frontend.headers import preferred_wait_s
 from rtprov.model import Finished, Requested, Started, State
 from tests.support.front import (
     BODY,
