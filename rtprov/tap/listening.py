@@ -15,6 +15,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from rtprov.errors import ConfigurationError, TemporarilyUnavailable, refusal
+from rtprov.http.counting_site import CountingSite
 from rtprov.http.health import Health, Readiness
 from rtprov.http.refusals import Refusals
 from rtprov.http.site import IDLE_TIMEOUT_S, JsonSite
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IProtocolFactory, IReactorTime
     from twisted.web.resource import IResource
-    from twisted.web.server import Request
 
     from rtprov.frontend.service import FrontendService
     from rtprov.http.admission import Admission
@@ -181,44 +181,6 @@ class Answering(Listening):
             with suppress(TimeoutError):
                 await self._site.when_idle().addTimeout(until - self._clock.seconds(), self._clock)
             await deferLater(self._clock, FLUSH_S)
-
-
-class CountingSite(JsonSite):
-    """Knows how many requests are `under_way`."""
-
-    def __init__(
-        self,
-        resource: IResource,
-        *,
-        reactor: IReactorTime,
-        admission: Admission | None = None,
-        refusals: Refusals | None = None,
-        timeout_s: float = IDLE_TIMEOUT_S,
-    ) -> None:
-        super().__init__(
-            resource, reactor=reactor, admission=admission, refusals=refusals, timeout_s=timeout_s
-        )
-        self.under_way = 0
-        self._waiting: list[Deferred[None]] = []
-
-    def when_idle(self) -> Deferred[None]:
-        """Fire once no request is under way any longer."""
-        idle: Deferred[None] = Deferred()
-        self._waiting.append(idle)
-        return idle
-
-    def getResourceFor(self, request: Request) -> IResource:
-        self.under_way += 1
-        request.notifyFinish().addBoth(self._on_end)
-        return super().getResourceFor(request)
-
-    def _on_end(self, _: object) -> None:
-        self.under_way -= 1
-        if not self.under_way:
-            waiting, self._waiting = self._waiting, []
-            for idle in waiting:
-                if not idle.called:
-                    idle.callback(None)
 
 
 def health(where: tuple[str, Any], readiness: Readiness) -> Listening:

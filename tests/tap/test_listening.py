@@ -19,14 +19,8 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from rtprov.errors import ConfigurationError
-from rtprov.tap.listening import (
-    ANSWERED_WITHIN_S,
-    FLUSH_S,
-    OPEN_WITHIN_S,
-    Answering,
-    CountingSite,
-    Listening,
-)
+from rtprov.http.counting_site import CountingSite
+from rtprov.tap.listening import ANSWERED_WITHIN_S, FLUSH_S, OPEN_WITHIN_S, Answering, Listening
 from tests.support.memory import MemoryNetwork, http_client
 
 

@@ -1,0 +1,55 @@
+"""A site that knows how many requests are under way, so that a stop can wait for them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import Deferred
+
+from rtprov.http.refusals import Refusals
+from rtprov.http.site import IDLE_TIMEOUT_S, JsonSite
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+    from twisted.web.resource import IResource
+    from twisted.web.server import Request
+
+    from rtprov.http.admission import Admission
+
+
+class CountingSite(JsonSite):
+    """Knows how many requests are `under_way`."""
+
+    def __init__(
+        self,
+        resource: IResource,
+        *,
+        reactor: IReactorTime,
+        admission: Admission | None = None,
+        refusals: Refusals | None = None,
+        timeout_s: float = IDLE_TIMEOUT_S,
+    ) -> None:
+        super().__init__(
+            resource, reactor=reactor, admission=admission, refusals=refusals, timeout_s=timeout_s
+        )
+        self.under_way = 0
+        self._waiting: list[Deferred[None]] = []
+
+    def when_idle(self) -> Deferred[None]:
+        """Fire once no request is under way any longer."""
+        idle: Deferred[None] = Deferred()
+        self._waiting.append(idle)
+        return idle
+
+    def getResourceFor(self, request: Request) -> IResource:
+        self.under_way += 1
+        request.notifyFinish().addBoth(self._on_end)
+        return super().getResourceFor(request)
+
+    def _on_end(self, _: object) -> None:
+        self.under_way -= 1
+        if not self.under_way:
+            waiting, self._waiting = self._waiting, []
+            for idle in waiting:
+                if not idle.called:
+                    idle.callback(None)
