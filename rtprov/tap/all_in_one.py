@@ -19,11 +19,11 @@ from rtprov.tap.banner import all_connected, first_steps
 from rtprov.tap.broker import BrokerService
 from rtprov.tap.command import Command
 from rtprov.tap.frontend import make_admission, objection_to
+from rtprov.tap.identity import key_file, server_identity
 from rtprov.tap.listening import Listening, front_end, health_if, https, log
 from rtprov.tap.option_values import server_endpoint
-from rtprov.tap.process_clocks import clock
+from rtprov.tap.process import clock, surroundings
 from rtprov.tap.reloading import Renewal
-from rtprov.tap.services import key_file, server_identity, surroundings
 from rtprov.tap.stub import make_stub
 from rtprov.tap.worker import make_policy, make_worker, room_for_calls
 

@@ -22,10 +22,10 @@ from rtprov.messaging.probe import PROBE_DEADLINE_S
 from rtprov.security.tls_server import TLSEndpoint
 from rtprov.tap import options as opt
 from rtprov.tap.command import Closing, Command, InOrder
+from rtprov.tap.identity import server_identity
 from rtprov.tap.listening import Listening, health_if, log
-from rtprov.tap.process_clocks import clock
+from rtprov.tap.process import clock
 from rtprov.tap.reloading import Renewal
-from rtprov.tap.services import server_identity
 
 CLOSE_DEADLINE_S = 10.0
 GUEST = "guest"

@@ -12,9 +12,9 @@ from rtprov.errors import ConfigurationError
 from rtprov.security.certificates import Files, read_text
 from rtprov.security.tls_client import VerifiedServers
 from rtprov.tap.client_connections import broker_endpoint
-from rtprov.tap.process_clocks import clock
+from rtprov.tap.identity import ca_file
+from rtprov.tap.process import clock
 from rtprov.tap.reloading import Renewal
-from rtprov.tap.services import ca_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,7 +16,7 @@ from rtprov.equipment.client import equipment_agent
 from rtprov.network.connecting import HostEndpoint, ServerEndpoint, is_usable
 from rtprov.network.hosts import bracketed
 from rtprov.network.names import Names
-from rtprov.tap.process_clocks import clock
+from rtprov.tap.process import clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -25,7 +25,7 @@ from rtprov.tap.listening import log
 from rtprov.tap.logs import quiet_observer
 from rtprov.tap.open_files import open_files
 from rtprov.tap.options import ALL_NAMES
-from rtprov.tap.process_clocks import TimeWatch
+from rtprov.tap.process import TimeWatch
 from rtprov.tap.reloading import Renewal
 from rtprov.tap.sharded import Sharded
 from rtprov.worker.service import WorkerService

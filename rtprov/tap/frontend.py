@@ -16,11 +16,11 @@ from rtprov.tap import options as opt
 from rtprov.tap.banner import first_steps
 from rtprov.tap.broker_file import BrokerRoute
 from rtprov.tap.command import Command
+from rtprov.tap.identity import key_file, server_identity
 from rtprov.tap.listening import front_end, health_if, log
 from rtprov.tap.open_files import open_files, room_for
-from rtprov.tap.process_clocks import clock, wall_clock
+from rtprov.tap.process import clock, surroundings, wall_clock
 from rtprov.tap.reloading import Renewal
-from rtprov.tap.services import key_file, server_identity, surroundings
 from rtprov.tap.sharded import Sharded
 
 OBJECTION = (

@@ -20,7 +20,7 @@ from rtprov.http.health import Health, Readiness
 from rtprov.http.refusals import Refusals
 from rtprov.http.site import IDLE_TIMEOUT_S, JsonSite
 from rtprov.security.tls_server import ServerIdentity, TLSEndpoint
-from rtprov.tap.process_clocks import clock
+from rtprov.tap.process import clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

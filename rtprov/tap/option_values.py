@@ -14,7 +14,7 @@ from twisted.internet.endpoints import serverFromString
 
 from rtprov.network.proxy_protocol import ProxiedEndpoint
 from rtprov.security.tokens import ROLES, Role
-from rtprov.tap.process_clocks import clock
+from rtprov.tap.process import clock
 
 BACKLOG = 1024  # Twisted's is 50
 

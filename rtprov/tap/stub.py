@@ -14,10 +14,10 @@ from rtprov.http.health import always_ready
 from rtprov.security.certificates import read_text
 from rtprov.tap import options as opt
 from rtprov.tap.command import Command
+from rtprov.tap.identity import server_identity
 from rtprov.tap.listening import health_if, https
-from rtprov.tap.process_clocks import clock
+from rtprov.tap.process import clock
 from rtprov.tap.reloading import Renewal
-from rtprov.tap.services import server_identity
 
 
 class Options(opt.CommandOptions):

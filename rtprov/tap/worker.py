@@ -19,11 +19,11 @@ from rtprov.tap import options as opt
 from rtprov.tap.broker_file import BrokerRoute
 from rtprov.tap.client_connections import agent_for
 from rtprov.tap.command import Command
+from rtprov.tap.identity import ca_file, identity_files, key_file
 from rtprov.tap.listening import health_if, log
 from rtprov.tap.open_files import open_files, room_for
-from rtprov.tap.process_clocks import clock
+from rtprov.tap.process import clock, surroundings
 from rtprov.tap.reloading import Renewal, warn_of_expiry
-from rtprov.tap.services import ca_file, identity_files, key_file, surroundings
 from rtprov.tap.sharded import Sharded
 from rtprov.worker.service import WorkerService
 from rtprov.worker.settings import WorkerSettings

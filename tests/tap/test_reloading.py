@@ -24,7 +24,7 @@ from rtprov.tap import frontend
 from rtprov.tap.command import Command
 from rtprov.tap.frontend import make_admission
 from rtprov.tap.reloading import LOOK_EVERY_S, WARN_EVERY_S, Renewal
-from tests.tap.test_services import FilesTestCase, parsed
+from tests.tap.test_commands import FilesTestCase, parsed
 
 
 class RenewalTestCase(FilesTestCase):

@@ -25,7 +25,7 @@ from rtprov.security.development import SEAL_KEY, ensure_seal_key, make_developm
 from rtprov.security.sealer import new_key
 from rtprov.tap.command import Closing, Command, InOrder
 from rtprov.tap.command_options import CommandOptions
-from rtprov.tap.services import ca_file, identity_files, key_file, server_identity
+from rtprov.tap.identity import ca_file, identity_files, key_file, server_identity
 from rtprov.tap.stub import rules
 from tests.tap.test_options import MODULES, options_of
 

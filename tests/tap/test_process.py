@@ -1,4 +1,4 @@
-"""`rtprov.tap.process_clocks`: the reactor's clock is the awake clock, and what happens to time
+"""`rtprov.tap.process`: the reactor's clock is the awake clock, and what happens to time
 stands in the log.
 """
 
@@ -13,7 +13,7 @@ from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublish
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov.clocks import AwakeClock, WallClock
-from rtprov.tap.process_clocks import TimeWatch, clock, wall_clock
+from rtprov.tap.process import TimeWatch, clock, wall_clock
 
 
 class Reactor(SynchronousTestCase):

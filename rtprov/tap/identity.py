@@ -1,22 +1,15 @@
-"""What the commands are made of: the files that options name, and clients."""
+"""The files that say who a command is, and whom it trusts: certificates, CA, sealing keys."""
 
 from __future__ import annotations
 
-import random
-import secrets
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.interfaces import IStreamClientEndpoint
-
-from rtprov.amqp.client.url import BrokerUrl
 from rtprov.errors import ConfigurationError
-from rtprov.messaging.environment import Surroundings
 from rtprov.security.certificates import is_there
 from rtprov.security.development import SEAL_KEY
 from rtprov.security.key_file import KeyFile
 from rtprov.security.tls_server import ServerIdentity
-from rtprov.tap.process_clocks import clock, wall_clock
 from rtprov.tap.reloading import warn_of_expiry
 
 
@@ -60,15 +53,3 @@ def key_file(options: dict[str, Any]) -> KeyFile:
     may. Raises `ConfigurationError`.
     """
     return KeyFile(options.get("seal-keys") or options["certs"] / SEAL_KEY)
-
-
-def surroundings(broker: IStreamClientEndpoint, url: BrokerUrl) -> Surroundings:
-    """The real process: its reactor, its clock, its randomness."""
-    return Surroundings(
-        clock=clock,
-        wall_clock=wall_clock,
-        rng=random.Random(),
-        new_id=lambda: secrets.token_hex(16),
-        broker=broker,
-        broker_url=url,
-    )

@@ -1,17 +1,23 @@
-"""The time of this process: the reactor's clock, made monotonic, and the wall clock beside it."""
+"""What a role gets from this process: the reactor's clock, made monotonic, the wall clock beside
+it, randomness and ids.
+"""
 
 from __future__ import annotations
 
+import random
+import secrets
 import time
 from typing import Any, cast
 
 from twisted.application.service import Service
 from twisted.internet import reactor
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
+from rtprov.amqp.client.url import BrokerUrl
 from rtprov.clocks import READ_EVERY_S, AwakeClock, Step, WallClock
+from rtprov.messaging.environment import Surroundings
 
 log = Logger(namespace="rtprov")
 
@@ -73,3 +79,15 @@ class TimeWatch(Service):
                     seconds=abs(step.size_s),
                     direction="forward" if step.size_s > 0 else "back",
                 )
+
+
+def surroundings(broker: IStreamClientEndpoint, url: BrokerUrl) -> Surroundings:
+    """The real process: its reactor, its clock, its randomness."""
+    return Surroundings(
+        clock=clock,
+        wall_clock=wall_clock,
+        rng=random.Random(),
+        new_id=lambda: secrets.token_hex(16),
+        broker=broker,
+        broker_url=url,
+    )
