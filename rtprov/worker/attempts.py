@@ -29,8 +29,9 @@ from rtprov.errors import (
 )
 from rtprov.messaging.event_messages import decode_task
 from rtprov.model import Postponed, Started, State, Withheld
-from rtprov.worker.job import BARRIER_RETRY_S, Job
+from rtprov.worker.job import Job
 from rtprov.worker.quarantine import GIVE_UP_AFTER, SUSPECT_AFTER
+from rtprov.worker.redeliveries import BARRIER_RETRY_S
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime

@@ -31,7 +31,8 @@ from rtprov.model import Active, Cancelled, Finished, Marker, Unrecognised
 from rtprov.worker.attempts import Abandoned, Deadly
 from rtprov.worker.copies import copied_at
 from rtprov.worker.device_queues import Lanes
-from rtprov.worker.job import Arrivals, Job, key_of
+from rtprov.worker.job import Job, key_of
+from rtprov.worker.redeliveries import Arrivals
 from rtprov.worker.renewals import Renewals
 from rtprov.worker.run_failures import Broken, repeated
 

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred, succeed
 from rtprov.errors import BrokerUnavailable, EquipmentUnreachable
 from rtprov.messaging.event_messages import encode_task
 from rtprov.model import Cancelled, Event, Finished, Postponed, Requested, Started, State, Task
-from rtprov.worker.job import BARRIER_RETRY_S, EXPECTED_WITHIN_S
+from rtprov.worker.redeliveries import BARRIER_RETRY_S, EXPECTED_WITHIN_S
 from tests.support.fakes import FakeDelivery, FakeJournal, PlainSealer
 from tests.worker.test_shard_worker import BODY, EPOCH, WorkerTestCase, task_id
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rtprov.errors import EquipmentUnreachable, Unconfirmed
 from rtprov.model import Finished, Requested, State
 from rtprov.worker.copies import COPY_HEADER
-from rtprov.worker.job import CLOCKS_DIFFER_S
+from rtprov.worker.redeliveries import CLOCKS_DIFFER_S
 from rtprov.worker.renewals import MOST_HELD, NEAR, RENEW_AFTER_S, RENEW_LOOK_S
 from tests.support.fakes import FakeDelivery
 from tests.worker.test_judgement import LateTestCase

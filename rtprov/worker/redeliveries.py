@@ -1,0 +1,194 @@
+"""Messages of tasks that the worker may hold already, judged after a barrier."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from rtprov.errors import BrokerError
+from rtprov.worker.copies import copied_at
+from rtprov.worker.pace import for_each
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+    from twisted.python.failure import Failure
+
+    from rtprov.interfaces import Journal
+    from rtprov.journal.open_tasks import OpenTasks
+    from rtprov.journal.store import Store
+from rtprov.worker.job import Job
+
+BARRIER_RETRY_S = 1.0
+EXPECTED_WITHIN_S = 1.0  # the replica sees a request that a worker has the message of
+CLOCKS_DIFFER_S = 900.0
+AT_ONCE = 50
+
+
+class Arrivals:
+    """Jobs before they enter their lanes: their tasks' places in the journal are not known yet, or
+    may have ended elsewhere.
+
+    A message that comes for the first time waits until the replica has seen its request, which is a
+    matter of milliseconds. One that comes again, or a copy, is judged behind the barrier; so is one
+    that waits for longer. What the journal does not know is put there. A copy that it does not know
+    any more is of a task that has ended and was forgotten: it is only acknowledged, and its job
+    passed to `forget`. `enter` is called with each of the others."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        *,
+        queue: str,
+        store: Store,
+        open_tasks: OpenTasks,
+        journal: Journal,
+        clock: IReactorTime,
+        enter: Callable[[Job], None],
+        forget: Callable[[Job], None],
+    ) -> None:
+        self._queue = queue
+        self._store = store
+        self._open_tasks = open_tasks
+        self._journal = journal
+        self._clock = clock
+        self._enter = enter
+        self._forget = forget
+        self._expected: dict[str, Job] = {}  # by task id
+        self._looking: IDelayedCall | None = None
+        self._jobs: list[Job] = []
+        self._sorting: Deferred[None] | None = None
+
+    def __len__(self) -> int:
+        return len(self._jobs) + len(self._expected)
+
+    def expect(self, job: Job) -> None:
+        """It enters its lane as soon as the journal's copy of its request is seen; in the same
+        moment where that has come before."""
+        if self._known(job):
+            self._enter(job)
+        elif job.task.task_id in self._expected:  # another body with the same key
+            self.add(job)
+        else:
+            self._expected[job.task.task_id] = job
+            if self._looking is None:
+                self._looking = self._clock.callLater(EXPECTED_WITHIN_S, self._look)
+
+    def saw(self, task_id: str) -> None:
+        """The replica has taken the journal's event about this task."""
+        job = self._expected.pop(task_id, None)
+        if job is not None:
+            self.expect(job)
+
+    def _look(self) -> None:
+        """What has waited for a second or two is judged behind the barrier."""
+        self._looking = None
+        expected, self._expected = self._expected, {}
+        for job in expected.values():
+            self.add(job)
+
+    def add(self, job: Job) -> None:
+        """It enters its lane once the journal has told, behind the barrier, what became of its
+        task.
+        """
+        self._jobs.append(job)
+        if self._sorting is None:
+            sorting = Deferred.fromCoroutine(self._enter_in_order())
+            if not sorting.called:
+                self._sorting = sorting
+            sorting.addErrback(self._unsorted)
+
+    def forget(self) -> list[Job]:
+        """None of them enters its lane; return them."""
+        jobs = [*self._jobs, *self._expected.values()]
+        self._jobs, self._expected = [], {}
+        if self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
+        sorting, self._sorting = self._sorting, None
+        if sorting is not None:
+            sorting.cancel()
+        return jobs
+
+    async def _enter_in_order(self) -> None:
+        while self._jobs:
+            judged = list(self._jobs)
+            try:
+                await self._judge(judged)
+            except BrokerError:
+                await deferLater(self._clock, BARRIER_RETRY_S)
+                continue
+            self._jobs = self._jobs[len(judged) :]
+            places = self._store.places(job.task.task_id for job in judged)
+            for job in sorted(judged, key=lambda job: places.get(job.task.task_id, math.inf)):
+                job.unjudged = False
+                self._let_in(job)
+        self._sorting = None
+
+    async def _judge(self, jobs: list[Job]) -> None:
+        """Let the replica learn of these all that the journal has, and the journal what it has
+        not.
+        """
+        await self._journal.barrier()
+        unknown = [job for job in jobs if not self._known(job) and not self._ended_long_ago(job)]
+        if not unknown:
+            return
+        self._log.warn(
+            "{queue}: the journal lacks {n} tasks that the queue has; adding them",
+            queue=self._queue,
+            n=len(unknown),
+        )
+
+        async def add(job: Job) -> None:
+            await self._journal.append_message(job.delivery.body)
+
+        await for_each(unknown, add, at_once=AT_ONCE)
+        await self._journal.barrier()
+
+    def _let_in(self, job: Job) -> None:
+        if self._known(job):
+            self._enter(job)
+            return
+        if self._ended_long_ago(job):
+            job.delivery.ack()
+        else:
+            task_id = job.task.task_id
+            self._log.error(
+                "{queue}: task {task_id} goes to the dead letters: its message is no event",
+                queue=self._queue,
+                task_id=task_id,
+            )
+            job.delivery.nack(requeue=False)
+        self._forget(job)
+
+    def _known(self, job: Job) -> bool:
+        """Whether the journal has told of the task's request, with its body."""
+        task = job.task
+        over = self._store.over(task.task_id, task.fingerprint, task.accepted_at)
+        known = self._open_tasks.get(task.task_id)
+        return over is True or (over is False and known is not None and known.request is not None)
+
+    def _ended_long_ago(self, job: Job) -> bool:
+        """Whether the task was open when its message was copied, and the journal, which goes back
+        to then, does not know it any more."""
+        copied_at_, began_at = copied_at(job.delivery), self._open_tasks.began_at
+        if (
+            copied_at_ is None
+            or began_at is None
+            or self._store.state(job.task.task_id) is not None
+        ):
+            return False
+        return copied_at_ > began_at + CLOCKS_DIFFER_S
+
+    def _unsorted(self, reason: Failure) -> None:
+        self._sorting = None
+        if not reason.check(CancelledError):
+            self._log.failure(
+                "{queue}: what has come back stays where it is", reason, queue=self._queue
+            )
