@@ -1,4 +1,7 @@
-"""When a front end is ready: its broker confirms, and for each shard a worker answers that has its sealing key."""
+"""When a front end is ready: its broker confirms, and for each shard a worker answers.
+
+No worker may lack the key that the front end seals with.
+"""
 
 from __future__ import annotations
 
