@@ -23,13 +23,13 @@ class TaskSink(Protocol):
         certainly not accepted, with `Unconfirmed` when it may have been. Fires within 5 s.
         Cancelling forgets the caller; it does not call the task back."""
 
-    def call_off(self, task_id: str, equipment_id: str, at: float) -> Deferred[None]:
+    def cancel(self, task_id: str, equipment_id: str, at: float) -> Deferred[None]:
         """Fire once the broker has confirmed that the journal has a `Cancelled` for this task.
         Fails as `submit` does.
         """
 
 
-class TaskDirectory(Protocol):
+class TaskQueries(Protocol):
     """Where the front end learns all about tasks. Everything fires within 5 s, or fails with
     `NoWorker` or `BrokerError`.
     """
@@ -52,7 +52,7 @@ class TaskDirectory(Protocol):
         """
 
 
-class EndOfTasks(Protocol):
+class Completions(Protocol):
     """Where the front end waits for tasks to end."""
 
     @property

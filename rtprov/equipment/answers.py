@@ -121,7 +121,7 @@ def reasons_of(error: BaseException) -> list[BaseException]:
     return [error]
 
 
-def objection(error: BaseException) -> NotAnAnswer | None:
+def unusable_answer(error: BaseException) -> NotAnAnswer | None:
     """What is wrong with what A has answered; None if it has not, or its connection was lost on the
     way.
 

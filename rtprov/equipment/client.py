@@ -27,11 +27,11 @@ from rtprov.equipment.answers import (
     answered_at,
     header,
     interpret,
-    objection,
     read_unless_outage,
     reasons_of,
     retry_after_s,
     summary,
+    unusable_answer,
 )
 from rtprov.equipment.reachability import Reachability
 from rtprov.errors import EquipmentSilent, EquipmentUnreachable, OutOfResources
@@ -187,7 +187,7 @@ class HttpEquipment:
         reasons = reasons_of(error)
         if any(isinstance(reason, defer.CancelledError) for reason in reasons):
             raise defer.CancelledError from error
-        wrong = objection(error)
+        wrong = unusable_answer(error)
         if wrong is None:
             self._note_miss(device, reasons)
             raise EquipmentUnreachable(f"A cannot be reached: {summary(reasons)}") from error

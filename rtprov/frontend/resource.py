@@ -3,7 +3,7 @@ about it.
 
 A thin layer: the rules of a body are `rtprov.equipment.request`'s, the way to the broker is
 `rtprov.frontend.submission`', the state a `StatusSource`'s, the rest of what is known a
-`TaskDirectory`'s, the answers to failures `rtprov.http.responses`'s."""
+`TaskQueries`'s, the answers to failures `rtprov.http.responses`'s."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from rtprov.frontend.query_parameters import arguments_of, no_parameters
 from rtprov.frontend.query_parameters import page as page_of
 from rtprov.frontend.query_parameters import reason as reason_of
 from rtprov.frontend.schemas import TaskAnswer, TasksAnswer, task_document
-from rtprov.frontend.submission import DEADLINE_S, Orders
+from rtprov.frontend.submission import DEADLINE_S, TaskSubmission
 from rtprov.http.health import Readiness, answer_alive, answer_ready
 from rtprov.http.request import caller_of, check_media_type, json_resource, read_body
 from rtprov.http.responses import answer, answer_bytes, answer_error, envelope
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
     from twisted.web.resource import IResource
 
-    from rtprov.interfaces import EndOfTasks, Sealer, StatusSource, TaskDirectory, TaskSink
+    from rtprov.interfaces import Completions, Sealer, StatusSource, TaskQueries, TaskSink
 
 T = TypeVar("T")
 
@@ -72,8 +72,8 @@ class Frontend:
         *,
         tasks: TaskSink,
         statuses: StatusSource,
-        directory: TaskDirectory,
-        ends: EndOfTasks,
+        directory: TaskQueries,
+        ends: Completions,
         readiness: Readiness,
         sealer: Sealer,
         clock: IReactorTime,
@@ -82,7 +82,7 @@ class Frontend:
         running_status: int,
         process_id: str | None = None,
     ) -> None:
-        self._orders = Orders(
+        self._submission = TaskSubmission(
             tasks=tasks,
             directory=directory,
             sealer=sealer,
@@ -116,11 +116,11 @@ class Frontend:
         body = read_body(request)
         timeout_s = parse_request(body).timeout_s
         if key is None:
-            task_id = await self._orders.submit(
+            task_id = await self._submission.submit(
                 equipment_id, timeout_s, body, caller_of(request).name
             )
         else:
-            task_id = await self._orders.submit_once(
+            task_id = await self._submission.submit_idempotent(
                 equipment_id, timeout_s, body, key, caller_of(request).name
             )
             self._finals.forget(task_id, equipment_id)
@@ -177,7 +177,7 @@ class Frontend:
     @app.route(_TASK, methods=["DELETE"])
     async def _cancel(self, request: IRequest, equipment_id: str, task_id: str) -> bytes:
         _check_ids(equipment_id, task_id)
-        await self._orders.cancel(
+        await self._submission.cancel(
             task_id, equipment_id, caller_of(request), reason_of(_arguments(request))
         )
         # a replica that lags behind may not know it yet

@@ -18,7 +18,7 @@ from rtprov.journal.first_key import KeySource, first_key_sessions
 from rtprov.messaging.environment import (
     CONFIRM_DEADLINE_S,
     MAX_UNCONFIRMED,
-    Surroundings,
+    Environment,
     broker_connection,
 )
 from rtprov.messaging.shard_count import ShardCount
@@ -28,10 +28,10 @@ from rtprov.messaging.topology import (
     Shard,
     Topology,
 )
-from rtprov.queries.directory import Directory
+from rtprov.queries.directory import TaskQueryClient
 from rtprov.queries.shared_keys import SharedKeys
 from rtprov.queries.status import StatusClient
-from rtprov.queries.watches import EndsOfTasks
+from rtprov.queries.watches import CompletionWatcher
 
 PUBLISHED_TO_BY_FRONTEND = (TASKS_EXCHANGE, STATUS_EXCHANGE)
 
@@ -47,7 +47,7 @@ class FrontendService(Service):
 
     def __init__(
         self,
-        surroundings: Surroundings,
+        environment: Environment,
         *,
         sealer: Sealer,
         shards: int,
@@ -56,8 +56,8 @@ class FrontendService(Service):
         key_source: KeySource | None = None,
         shards_given: bool = True,
     ) -> None:
-        clock = surroundings.clock
-        self.process_id = surroundings.new_id()[:12]
+        clock = environment.clock
+        self.process_id = environment.new_id()[:12]
         self.shard_count = ShardCount(shards, given=shards_given)
         topology = Topology(
             [Shard(index, shards) for index in range(shards)], count=self.shard_count
@@ -74,7 +74,7 @@ class FrontendService(Service):
         )
         may_publish = MayPublish(publisher, PUBLISHED_TO_BY_FRONTEND)
         self.keys = keys = SharedKeys(rpc=rpc, sealer=sealer, shards=shards, clock=clock)
-        first_key = first_key_sessions(key_source, shards, publisher, surroundings)
+        first_key = first_key_sessions(key_source, shards, publisher, environment)
         sessions: list[Session] = [
             self.shard_count,
             topology,
@@ -85,19 +85,19 @@ class FrontendService(Service):
             statuses,
             keys,
         ]
-        self.connection = broker_connection("frontend", surroundings, sessions)
-        self.ends = EndsOfTasks(rpc=rpc, shards=shards, clock=clock)
+        self.connection = broker_connection("frontend", environment, sessions)
+        self.ends = CompletionWatcher(rpc=rpc, shards=shards, clock=clock)
         self.readiness = readiness_of_frontend(publisher, rpc, shards, keys, clock)
         self.frontend = Frontend(
             tasks=TaskPublisher(publisher=publisher, shards=shards, refusal=keys.refusal),
             statuses=statuses,
-            directory=Directory(rpc=rpc, shards=shards),
+            directory=TaskQueryClient(rpc=rpc, shards=shards),
             ends=self.ends,
             readiness=self.readiness,
             sealer=sealer,
             clock=clock,
-            new_task_id=surroundings.new_id,
-            wall_clock=surroundings.wall_clock,
+            new_task_id=environment.new_id,
+            wall_clock=environment.wall_clock,
             running_status=running_status,
             process_id=self.process_id,
         )

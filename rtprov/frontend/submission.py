@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
     from rtprov.http.admission import Caller
-    from rtprov.interfaces import Sealer, TaskDirectory, TaskSink
+    from rtprov.interfaces import Sealer, TaskQueries, TaskSink
 
     _Condition = Callable[[Details | None], bool]
     _Publish = Callable[[Details | None], Deferred[None]]
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 DEADLINE_S = 4.5  # B answers within 5 s, whatever is broken behind it
 
 
-class Orders:
+class TaskSubmission:
     """Takes orders. `new_task_id` makes ids that nobody can guess; `wall_clock` gives seconds since
     the epoch.
 
@@ -66,7 +66,7 @@ class Orders:
         self,
         *,
         tasks: TaskSink,
-        directory: TaskDirectory,
+        directory: TaskQueries,
         sealer: Sealer,
         clock: IReactorTime,
         new_task_id: Callable[[], str],
@@ -104,14 +104,14 @@ class Orders:
             raise Unconfirmed("The broker did not confirm the task in time") from None
         return task.task_id
 
-    async def submit_once(
+    async def submit_idempotent(
         self, equipment_id: str, timeout_s: int, body: bytes, key: str, caller: str
     ) -> str:
         """The id of the one task of this device and key: ordered now, or before.
 
         Raises `KeyReused` where that was ordered with another body, `KeyGone` where that cannot be
         told any more, `Undecided` where it was sent and that could not be learned, and what
-        `TaskDirectory` and `TaskSink` fail with where nothing was sent."""
+        `TaskQueries` and `TaskSink` fail with where nothing was sent."""
         task_id = keyed_task_id(equipment_id, key)
         fingerprint = self._sealer.fingerprint(task_id, body)
         origin = {"caller": caller, "accepted_by": self._process_id, "key": self._sealer.key_id}
@@ -195,7 +195,7 @@ class Orders:
         """Call a task off, for `caller`, who says `why`; done where the journal has that before its
         first call to A.
 
-        Raises `TaskNotFound`, `NotYours`, `TooLate`, and otherwise as `submit_once`. An audit line
+        Raises `TaskNotFound`, `NotYours`, `TooLate`, and otherwise as `submit_idempotent`. An audit line
         says what came of it."""
 
         def may_be_cancelled(known: Details | None) -> bool:
@@ -209,15 +209,15 @@ class Orders:
 
         sent: list[float] = []
 
-        def call_off(_: Details | None) -> Deferred[None]:
+        def cancel(_: Details | None) -> Deferred[None]:
             sent.append(self._wall_clock())
-            return self._tasks.call_off(task_id, equipment_id, sent[0])
+            return self._tasks.cancel(task_id, equipment_id, sent[0])
 
         def tell(outcome: str) -> None:
             note_cancellation(outcome, task_id, equipment_id, caller.name, why)
 
         try:
-            known = await self._settle(task_id, equipment_id, may_be_cancelled, call_off)
+            known = await self._settle(task_id, equipment_id, may_be_cancelled, cancel)
         except (Undecided, CancelledError):
             if sent:
                 tell("perhaps cancelled")
@@ -256,7 +256,7 @@ class _Settling:
 
     def __init__(
         self,
-        directory: TaskDirectory,
+        directory: TaskQueries,
         task_id: str,
         equipment_id: str,
         needed: _Condition,

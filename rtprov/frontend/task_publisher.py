@@ -46,8 +46,8 @@ class TaskPublisher:
             mandatory=True,
         )
 
-    def call_off(self, task_id: str, equipment_id: str, at: float) -> Deferred[None]:
-        """See `rtprov.interfaces.TaskSink.call_off`."""
+    def cancel(self, task_id: str, equipment_id: str, at: float) -> Deferred[None]:
+        """See `rtprov.interfaces.TaskSink.cancel`."""
         shard = self._shards[shard_of(equipment_id, len(self._shards))]
         body = encode_event(Cancelled(task_id, equipment_id, at))
         return self._publisher.publish(

@@ -52,10 +52,10 @@ class Refusals:
             )
             return
         if not self._untold:
-            self._clock.callLater(max(0.0, self._until - now), self._tell)
+            self._clock.callLater(max(0.0, self._until - now), self._log_suppressed)
         self._untold[status] += 1
 
-    def _tell(self) -> None:
+    def _log_suppressed(self) -> None:
         untold, self._untold = self._untold, Counter()
         counts = ", ".join(f"{count} with {status}" for status, count in sorted(untold.items()))
         _log.info(

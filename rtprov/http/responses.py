@@ -175,7 +175,7 @@ def answer_error(request: IRequest, failure: Failure) -> bytes:
     assert error is not None
     if isinstance(error, HTTPException):
         return _answer_routing(request, error)
-    row = row_of(error)
+    row = answer_for(error)
     if row is not None:
         status, message, headers = row
         note = getattr(request, "note_refusal", None)  # of our own requests
@@ -197,7 +197,7 @@ def answer_error(request: IRequest, failure: Failure) -> bytes:
     return _answer_refusal(request, 500, "Internal server error")
 
 
-def row_of(error: BaseException) -> tuple[int, str, Mapping[str, str]] | None:
+def answer_for(error: BaseException) -> tuple[int, str, Mapping[str, str]] | None:
     """Status, message and headers of an error that the table knows."""
     for kind, status, message, headers in _TABLE:
         if isinstance(error, kind):

@@ -20,7 +20,7 @@ from rtprov.errors import BodyTooLarge, RtprovError
 from rtprov.http.admission import Admission, Caller, caller_at
 from rtprov.http.refusals import STATUSES, Refusals
 from rtprov.http.request import MAX_BODY_BYTES, JsonRequest
-from rtprov.http.responses import answer_error, encode, envelope, phrase, row_of
+from rtprov.http.responses import answer_error, answer_for, encode, envelope, phrase
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -53,7 +53,7 @@ class JsonChannel(HTTPChannel):
 
     def refuse_for(self, error: RtprovError) -> None:
         """Answer an error of the table at once."""
-        row = row_of(error)
+        row = answer_for(error)
         assert row is not None
         if self.requests:
             self.note_refusal(self.requests[-1], row[0], error)

@@ -38,15 +38,15 @@ class Lane:
 
 
 class Backlog:
-    """`concurrency` is assumed until a worker has said which it has. `company` are the backlogs of
+    """`concurrency` is assumed until a worker has said which it has. `worker_backlogs` are the backlogs of
     all shards of this process.
 
     Call each method once the record has been changed accordingly. A record is kept here from `add`
     to `end`."""
 
-    def __init__(self, concurrency: int, company: list[Backlog] | None = None) -> None:
-        self.company = [] if company is None else company
-        self.company.append(self)
+    def __init__(self, concurrency: int, worker_backlogs: list[Backlog] | None = None) -> None:
+        self.worker_backlogs = [] if worker_backlogs is None else worker_backlogs
+        self.worker_backlogs.append(self)
         self.active: Active | None = None
         self.withheld = WithheldTasks()  # those that wait for their keys take no slot
         self.lanes: dict[str, Lane] = {}  # by device
@@ -142,7 +142,9 @@ class Backlog:
         """This backlog, and those of the other shards whose calls the same worker makes."""
         by = None if self.active is None else self.active.by
         return [
-            each for each in self.company if (None if each.active is None else each.active.by) == by
+            each
+            for each in self.worker_backlogs
+            if (None if each.active is None else each.active.by) == by
         ]
 
     @property

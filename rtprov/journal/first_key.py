@@ -14,7 +14,7 @@ from rtprov.amqp.client.consumer import consume
 from rtprov.amqp.client.publisher import Publisher
 from rtprov.amqp.client.service import Session
 from rtprov.errors import AmqpError, ConfigurationError, UndecodableMessage
-from rtprov.messaging.environment import Surroundings
+from rtprov.messaging.environment import Environment
 from rtprov.messaging.event_messages import decode_event, encode_event
 from rtprov.messaging.topology import (
     TASKS_EXCHANGE,
@@ -144,7 +144,7 @@ class FirstKey:
 
 
 def first_key_sessions(
-    source: KeySource | None, shards: int, publisher: Publisher, surroundings: Surroundings
+    source: KeySource | None, shards: int, publisher: Publisher, environment: Environment
 ) -> list[Session]:
     """What sees to it that there is a sealing key, where it may have to be made."""
     return (
@@ -152,7 +152,7 @@ def first_key_sessions(
         if source is None
         else [
             FirstKey(
-                source=source, shards=shards, publisher=publisher, new_marker_id=surroundings.new_id
+                source=source, shards=shards, publisher=publisher, new_marker_id=environment.new_id
             )
         ]
     )

@@ -43,7 +43,7 @@ class Record:
     shares it.
 
     `log` has the attempts one by one, where there was more to tell of them than when the first one
-    began. `begun_by` is the process that makes the latest one, while that has no end; `deaths`
+    began. `begun_by` is the process that makes the latest one, while that has no end; `crash_count`
     counts the attempts without an end that another process followed up. `earlier` and `later` are
     the device's tasks before and after this one. `turn` is the task's place in the backlog while it
     is open."""
@@ -55,7 +55,7 @@ class Record:
     first_started_at: float | None = None
     finished_at: float = 0.0
     attempts: int = 0
-    deaths: int = 0
+    crash_count: int = 0
     begun_by: str | None = None
     reason: str | None = None
     fingerprint: str | None = None

@@ -138,7 +138,7 @@ class ShardJournal:
         if flight is not None:
             self._end(flight)
             waiting = flight.waiters | waiting
-        _tell(waiting, lost)
+        _fire_all(waiting, lost)
 
     def _settle_now_and_then(self, channel: AmqpChannel) -> None:
         self._settling = LoopingCall(self._settle, channel)
@@ -248,12 +248,12 @@ class ShardJournal:
         flight = self._flight
         if flight is not None and marker.marker_id == flight.marker_id:
             self._land(flight)
-            _tell(flight.waiters, None)
+            _fire_all(flight.waiters, None)
 
     def _marker_failed(self, reason: Failure, flight: _Flight) -> None:
         if flight is self._flight:
             self._land(flight)
-            _tell(flight.waiters, reason.value)
+            _fire_all(flight.waiters, reason.value)
 
     def _land(self, flight: _Flight) -> None:
         self._flight = None
@@ -283,7 +283,7 @@ class ShardJournal:
             )
 
 
-def _tell(waiters: Iterable[Deferred[None]], error: BaseException | None) -> None:
+def _fire_all(waiters: Iterable[Deferred[None]], error: BaseException | None) -> None:
     """Fire each, unless what an earlier one set off has cancelled it."""
     for waiter in list(waiters):
         if waiter.called:

@@ -143,7 +143,7 @@ class Store:
 
     def _note_process(self, record: Record, by: str | None) -> None:
         if record.begun_by is not None and by != record.begun_by:
-            record.deaths += 1
+            record.crash_count += 1
         record.begun_by = None if by is None else self._shared(by)
 
     def _postpone(self, record: Record, event: Postponed) -> None:
@@ -240,12 +240,12 @@ class Store:
         record = self._records.get(task_id)
         return record.attempts if record is not None else 0
 
-    def deaths(self, task_id: str) -> int:
+    def crash_count(self, task_id: str) -> int:
         """How many processes have begun to call for the task and were followed by another one
         before they had told of an end.
         """
         record = self._records.get(task_id)
-        return record.deaths if record is not None else 0
+        return record.crash_count if record is not None else 0
 
     def caller(self, task_id: str) -> str | None:
         """Whose POST made the task; None where the journal does not say."""

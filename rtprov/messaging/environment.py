@@ -17,7 +17,7 @@ CONFIRM_DEADLINE_S = 4.0
 
 
 @frozen
-class Surroundings:
+class Environment:
     """What a role gets from the process it lives in.
 
     `clock` is the awake clock that all deadlines run on (`rtprov.clocks`); `new_id` makes 32
@@ -32,13 +32,13 @@ class Surroundings:
 
 
 def broker_connection(
-    name: str, surroundings: Surroundings, sessions: Sequence[Session]
+    name: str, environment: Environment, sessions: Sequence[Session]
 ) -> BrokerConnection:
     return BrokerConnection(
         name=name,
-        endpoint=surroundings.broker,
-        url=surroundings.broker_url,
-        clock=surroundings.clock,
-        rng=surroundings.rng,
+        endpoint=environment.broker,
+        url=environment.broker_url,
+        clock=environment.clock,
+        rng=environment.rng,
         sessions=sessions,
     )

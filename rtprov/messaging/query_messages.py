@@ -1,7 +1,7 @@
 """What front ends ask replicas beyond a plain status: all about tasks, and to be told when they
 end. JSON ⇄ model, as in `rtprov.messaging.event_messages`.
 
-An `Inquiry` or a `Listing` is answered once, with the tasks that are known; a `Watch` with any
+An `TaskQuery` or a `Listing` is answered once, with the tasks that are known; a `Watch` with any
 number of messages that tell which of its tasks have ended; `KeysAsked` by each worker, with the ids
 of its sealing keys."""
 
@@ -18,7 +18,7 @@ from rtprov.messaging.format import MALFORMED, VERSION
 from rtprov.model import Details, State, Waiting
 
 
-class Inquiry(msgspec.Struct, tag_field="kind", tag="inquiry", frozen=True):
+class TaskQuery(msgspec.Struct, tag_field="kind", tag="inquiry", frozen=True):
     """About one task, of this equipment where it is given. With `barrier` the replica is to pass
     its barrier first.
     """
@@ -79,23 +79,23 @@ class _Ended(msgspec.Struct, tag_field="kind", tag="ended"):
 
 
 encode = msgspec.json.Encoder().encode
-_decode_question = msgspec.json.Decoder(Inquiry | Listing | Watch | KeysAsked).decode
+_decode_question = msgspec.json.Decoder(TaskQuery | Listing | Watch | KeysAsked).decode
 _decode_keys = msgspec.json.Decoder(_Keys).decode
 _decode_known = msgspec.json.Decoder(_Known).decode
 _decode_ended = msgspec.json.Decoder(_Ended).decode
 
 
-def decode_question(body: bytes) -> Inquiry | Listing | Watch | KeysAsked:
+def decode_question(body: bytes) -> TaskQuery | Listing | Watch | KeysAsked:
     """Raises `UndecodableMessage`."""
     try:
-        question: Inquiry | Listing | Watch | KeysAsked = _decode_question(body)
+        question: TaskQuery | Listing | Watch | KeysAsked = _decode_question(body)
     except MALFORMED:
         raise UndecodableMessage("not a question about tasks") from None
     return question
 
 
 def encode_known(tasks: Sequence[Details]) -> bytes:
-    """The answer to an `Inquiry`, of one task or none, and to a `Listing`."""
+    """The answer to an `TaskQuery`, of one task or none, and to a `Listing`."""
     known = _Known(list(tasks))
     withheld = [index for index, task in enumerate(tasks) if task.waits_for is Waiting.KEY]
     if withheld:

@@ -1,8 +1,8 @@
 """Questions about tasks over AMQP: details, a device's tasks, and the news that a task has ended.
 
 Each replica of the shard that has passed its first barrier has a queue for them, and answers; the
-first answer counts, and with no replica alive a question comes straight back. `Directory` asks,
-`InquiryServer` answers."""
+first answer counts, and with no replica alive a question comes straight back. `TaskQueryClient` asks,
+`TaskQueryServer` answers."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from twisted.python.failure import Failure
 from rtprov.amqp.client.rpc import serve_many
 from rtprov.errors import BrokerError, NoReply, NoWorker, UndecodableMessage, Unroutable
 from rtprov.messaging.query_messages import (
-    Inquiry,
     KeysAsked,
     Listing,
+    TaskQuery,
     Watch,
     decode_known,
     decode_question,
@@ -46,8 +46,8 @@ MAX_LISTED = 101  # a page has 100; one more tells that there is another
 PREFETCH = 1000
 
 
-class Directory:
-    """The front end's `rtprov.interfaces.TaskDirectory`."""
+class TaskQueryClient:
+    """The front end's `rtprov.interfaces.TaskQueries`."""
 
     def __init__(self, *, rpc: RpcClient, shards: int) -> None:
         self._rpc = rpc
@@ -56,18 +56,20 @@ class Directory:
     def details(
         self, task_id: str, equipment_id: str, *, barrier: bool
     ) -> Deferred[Details | None]:
-        """See `rtprov.interfaces.TaskDirectory.details`."""
+        """See `rtprov.interfaces.TaskQueries.details`."""
         shard = self._shards[shard_of(equipment_id, len(self._shards))]
-        return Deferred.fromCoroutine(self._details(shard, Inquiry(task_id, equipment_id, barrier)))
+        return Deferred.fromCoroutine(
+            self._details(shard, TaskQuery(task_id, equipment_id, barrier))
+        )
 
     def find(self, task_id: str) -> Deferred[Details | None]:
-        """See `rtprov.interfaces.TaskDirectory.find`."""
+        """See `rtprov.interfaces.TaskQueries.find`."""
         return Deferred.fromCoroutine(self._find(task_id))
 
     def tasks_of(
         self, equipment_id: str, before: str | None, limit: int
     ) -> Deferred[list[Details]]:
-        """See `rtprov.interfaces.TaskDirectory.tasks_of`."""
+        """See `rtprov.interfaces.TaskQueries.tasks_of`."""
         shard = self._shards[shard_of(equipment_id, len(self._shards))]
         return Deferred.fromCoroutine(self._ask(shard, Listing(equipment_id, before, limit)))
 
@@ -77,7 +79,7 @@ class Directory:
         """
         for barrier in (False, True):
             asked = [
-                Deferred.fromCoroutine(self._details(shard, Inquiry(task_id, None, barrier)))
+                Deferred.fromCoroutine(self._details(shard, TaskQuery(task_id, None, barrier)))
                 for shard in self._shards
             ]
             answers: list[Any] = await DeferredList(asked, consumeErrors=True)
@@ -89,11 +91,11 @@ class Directory:
                     answer.raiseException()
         return None
 
-    async def _details(self, shard: Shard, inquiry: Inquiry) -> Details | None:
+    async def _details(self, shard: Shard, inquiry: TaskQuery) -> Details | None:
         known = await self._ask(shard, inquiry)
         return known[0] if known else None
 
-    async def _ask(self, shard: Shard, question: Inquiry | Listing) -> list[Details]:
+    async def _ask(self, shard: Shard, question: TaskQuery | Listing) -> list[Details]:
         try:
             answer = await self._rpc.call(
                 shard.inquiry,
@@ -118,7 +120,7 @@ class _Watch:
     timer: IDelayedCall | None = None
 
 
-class InquiryServer:
+class TaskQueryServer:
     """Answers for one shard, from a replica. A session of the worker's connection: attach it after
     the shard's journal.
 
@@ -186,7 +188,7 @@ class InquiryServer:
                     error=error,
                 )
                 return  # the asker's deadline tells
-        if isinstance(question, Inquiry) and not self._may_tell():
+        if isinstance(question, TaskQuery) and not self._may_tell():
             return  # as above
         now = self._wall_clock()
         if isinstance(question, Listing):

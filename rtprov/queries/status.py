@@ -98,7 +98,7 @@ class _Question:
 
 
 @define(eq=False)
-class _Desk:
+class _ShardBatch:
     """The questions for one shard that wait for the end of the reactor's turn, and how the last
     conversation with it went.
     """
@@ -133,7 +133,7 @@ class StatusClient:
         self._clock = clock
         self._in_doubt = in_doubt
         self._doubted_at = float("-inf")
-        self._desks = [_Desk(Shard(index, shards)) for index in range(shards)]
+        self._batches = [_ShardBatch(Shard(index, shards)) for index in range(shards)]
         self._pending = 0
         self._conversations: set[Deferred[None]] = set()
         self._watch = LoopingCall(self._look)
@@ -158,7 +158,10 @@ class StatusClient:
         is under way at once.
         """
         return DeferredList(
-            [self._begin_to_converse(desk, (), barrier=False) for desk in self._desks]
+            [
+                self._begin_to_converse(shard_batch, (), barrier=False)
+                for shard_batch in self._batches
+            ]
         )
 
     def status(self, task_id: str, equipment_id: str) -> Deferred[State | None]:
@@ -169,27 +172,27 @@ class StatusClient:
             return fail(Overloaded("Too many status requests are waiting"))
         # a cancelled question is answered to nobody
         answer: Deferred[State | None] = Deferred(lambda _: None)
-        desk = self._desks[shard_of(equipment_id, len(self._desks))]
+        shard_batch = self._batches[shard_of(equipment_id, len(self._batches))]
         self._pending += 1
-        self._ask(desk, desk.questions, _Question((task_id, equipment_id), answer))
+        self._ask(shard_batch, shard_batch.questions, _Question((task_id, equipment_id), answer))
         return answer
 
-    def _ask(self, desk: _Desk, counter: list[_Question], question: _Question) -> None:
-        if not desk.questions and not desk.doubtful:
-            self._clock.callLater(0, self._turn_over, desk)
+    def _ask(self, shard_batch: _ShardBatch, counter: list[_Question], question: _Question) -> None:
+        if not shard_batch.questions and not shard_batch.doubtful:
+            self._clock.callLater(0, self._turn_over, shard_batch)
         counter.append(question)
 
-    def _turn_over(self, desk: _Desk) -> None:
-        questions, desk.questions = desk.questions, []
-        doubtful, desk.doubtful = desk.doubtful, []
+    def _turn_over(self, shard_batch: _ShardBatch) -> None:
+        questions, shard_batch.questions = shard_batch.questions, []
+        doubtful, shard_batch.doubtful = shard_batch.doubtful, []
         for waiting, barrier in ((questions, False), (doubtful, True)):
             for start in range(0, len(waiting), MAX_BATCH):
-                self._begin_to_converse(desk, waiting[start : start + MAX_BATCH], barrier)
+                self._begin_to_converse(shard_batch, waiting[start : start + MAX_BATCH], barrier)
 
     def _begin_to_converse(
-        self, desk: _Desk, batch: Sequence[_Question], barrier: bool
+        self, shard_batch: _ShardBatch, batch: Sequence[_Question], barrier: bool
     ) -> Deferred[None]:
-        conversation = Deferred.fromCoroutine(self._converse(desk, batch, barrier))
+        conversation = Deferred.fromCoroutine(self._converse(shard_batch, batch, barrier))
         self._conversations.add(conversation)
         conversation.addErrback(
             lambda reason: self._log.failure("a status conversation broke", reason)
@@ -197,17 +200,22 @@ class StatusClient:
         conversation.addCallback(lambda _: self._conversations.discard(conversation))
         return conversation
 
-    async def _converse(self, desk: _Desk, batch: Sequence[_Question], barrier: bool) -> None:
+    async def _converse(
+        self, shard_batch: _ShardBatch, batch: Sequence[_Question], barrier: bool
+    ) -> None:
         try:
             request = encode_status_request([question.pair for question in batch], barrier=barrier)
             reply = await self._rpc.call(
-                desk.shard.status, request, exchange=STATUS_EXCHANGE, timeout_s=REPLY_DEADLINE_S
+                shard_batch.shard.status,
+                request,
+                exchange=STATUS_EXCHANGE,
+                timeout_s=REPLY_DEADLINE_S,
             )
             states = decode_status_reply(reply)
             if len(states) != len(batch):
                 raise NoReply(f"The worker answered {len(states)} of {len(batch)} status questions")
         except Unroutable:
-            self._note(desk, staffed=False)
+            self._note(shard_batch, staffed=False)
             self._doubt()
             self._refuse(batch, NoWorker("No worker is alive that could tell the task's status"))
         except BrokerError as error:
@@ -216,10 +224,10 @@ class StatusClient:
             self._refuse(batch, NoReply("The worker's answer could not be understood"))
             raise
         else:
-            self._note(desk, staffed=True)
+            self._note(shard_batch, staffed=True)
             for question, state in zip(batch, states, strict=True):
                 if state is None and not barrier:
-                    self._ask(desk, desk.doubtful, question)
+                    self._ask(shard_batch, shard_batch.doubtful, question)
                 else:
                     self._settle(question, state)
 
@@ -242,16 +250,16 @@ class StatusClient:
             self._doubted_at = now
             self._in_doubt()
 
-    def _note(self, desk: _Desk, *, staffed: bool) -> None:
+    def _note(self, shard_batch: _ShardBatch, *, staffed: bool) -> None:
         """Say once that nobody answers for a shard, and once that somebody does again."""
-        if desk.staffed == staffed:
+        if shard_batch.staffed == staffed:
             return
-        desk.staffed = staffed
+        shard_batch.staffed = staffed
         if staffed:
-            self._log.info("a worker answers on {queue} again", queue=desk.shard.status)
+            self._log.info("a worker answers on {queue} again", queue=shard_batch.shard.status)
         else:
             self._log.warn(
                 "no worker answers on {queue}: none is alive, or the workers were started with"
                 " another --shards than this front end",
-                queue=desk.shard.status,
+                queue=shard_batch.shard.status,
             )

@@ -40,7 +40,7 @@ _Waiter = Deferred["State | None"]
 
 
 @define(eq=False)
-class _Desk:
+class _ShardBatch:
     """A shard's tasks whose end somebody waits for; which of them a subscription covers, and which
     are to have one soon.
     """
@@ -52,15 +52,15 @@ class _Desk:
     turning: bool = False
 
 
-class EndsOfTasks:
-    """The front end's `rtprov.interfaces.EndOfTasks`."""
+class CompletionWatcher:
+    """The front end's `rtprov.interfaces.Completions`."""
 
     _log = Logger()
 
     def __init__(self, *, rpc: RpcClient, shards: int, clock: IReactorTime) -> None:
         self._rpc = rpc
         self._clock = clock
-        self._desks = [_Desk(Shard(index, shards)) for index in range(shards)]
+        self._batches = [_ShardBatch(Shard(index, shards)) for index in range(shards)]
         # by the clock's time in slots, in the order in which they came
         self._due: dict[int, dict[_Waiter, None]] = {}
         self._ticking: IDelayedCall | None = None
@@ -71,25 +71,25 @@ class EndsOfTasks:
 
     @property
     def full(self) -> bool:
-        """See `rtprov.interfaces.EndOfTasks.full`."""
+        """See `rtprov.interfaces.Completions.full`."""
         return self.waiting >= MAX_WAITING
 
     def wait(self, task_id: str, equipment_id: str, wait_s: float) -> Deferred[State | None]:
-        """See `rtprov.interfaces.EndOfTasks.wait`. Cancelling forgets the client."""
+        """See `rtprov.interfaces.Completions.wait`. Cancelling forgets the client."""
         if self._stopped:
             return succeed(None)
-        desk = self._desks[shard_of(equipment_id, len(self._desks))]
+        shard_batch = self._batches[shard_of(equipment_id, len(self._batches))]
         pair = (task_id, equipment_id)
         waiter: _Waiter = Deferred()
         now = self._clock.seconds()
         due = math.floor((now + wait_s) / SLOT_S)
         self.waiting += 1
         self._due.setdefault(due, {})[waiter] = None
-        desk.waiters.setdefault(pair, {})[waiter] = None
-        waiter.addBoth(self._leave, desk, pair, due, waiter)
-        if pair not in desk.covered:
-            desk.uncovered[pair] = None
-            self._soon(desk)
+        shard_batch.waiters.setdefault(pair, {})[waiter] = None
+        waiter.addBoth(self._leave, shard_batch, pair, due, waiter)
+        if pair not in shard_batch.covered:
+            shard_batch.uncovered[pair] = None
+            self._soon(shard_batch)
         self._tick_by(min(due * SLOT_S, now + LOOK_EVERY_S))
         return waiter
 
@@ -97,23 +97,28 @@ class EndsOfTasks:
         """Nobody waits any longer: the front end stops."""
         self._stopped = True
         for due in list(self._due.values()):
-            _tell(list(due), None)
+            _fire_all(list(due), None)
         if self._ticking is not None:
             self._ticking.cancel()
             self._ticking = None
 
     def _leave(
-        self, result: State | Failure | None, desk: _Desk, pair: _Pair, due: int, waiter: _Waiter
+        self,
+        result: State | Failure | None,
+        shard_batch: _ShardBatch,
+        pair: _Pair,
+        due: int,
+        waiter: _Waiter,
     ) -> State | Failure | None:
         self.waiting -= 1
         others = self._due.get(due, {})
         others.pop(waiter, None)
         if not others:
             self._due.pop(due, None)
-        waiters = desk.waiters.get(pair, {})
+        waiters = shard_batch.waiters.get(pair, {})
         waiters.pop(waiter, None)
         if not waiters:
-            desk.waiters.pop(pair, None)
+            shard_batch.waiters.pop(pair, None)
         return result
 
     # Time.
@@ -132,70 +137,74 @@ class EndsOfTasks:
         # a timer's time is not to the last digit what it was told
         now = self._clock.seconds() + 0.001
         for due in [due for due in self._due if due * SLOT_S <= now]:
-            _tell(list(self._due[due]), None)
+            _fire_all(list(self._due[due]), None)
         if now >= self._look_at_s:
             self._look_at_s = now + LOOK_EVERY_S
-            for desk in self._desks:
-                self._cover(desk)
+            for shard_batch in self._batches:
+                self._cover(shard_batch)
         if self.waiting:
             self._tick_by(min(self._look_at_s, min(self._due) * SLOT_S))
 
     # Subscriptions.
 
-    def _soon(self, desk: _Desk) -> None:
-        if not desk.turning:
-            desk.turning = True
-            self._clock.callLater(0, self._turn_over, desk)
+    def _soon(self, shard_batch: _ShardBatch) -> None:
+        if not shard_batch.turning:
+            shard_batch.turning = True
+            self._clock.callLater(0, self._turn_over, shard_batch)
 
-    def _turn_over(self, desk: _Desk) -> None:
-        desk.turning = False
-        self._cover(desk)
+    def _turn_over(self, shard_batch: _ShardBatch) -> None:
+        shard_batch.turning = False
+        self._cover(shard_batch)
 
-    def _cover(self, desk: _Desk) -> None:
-        uncovered, desk.uncovered = desk.uncovered, {}
-        pairs = [pair for pair in uncovered if pair in desk.waiters]
+    def _cover(self, shard_batch: _ShardBatch) -> None:
+        uncovered, shard_batch.uncovered = shard_batch.uncovered, {}
+        pairs = [pair for pair in uncovered if pair in shard_batch.waiters]
         for start in range(0, len(pairs), MAX_BATCH):
-            self._subscribe(desk, pairs[start : start + MAX_BATCH])
+            self._subscribe(shard_batch, pairs[start : start + MAX_BATCH])
 
-    def _subscribe(self, desk: _Desk, batch: list[_Pair]) -> None:
-        desk.covered.update(batch)
+    def _subscribe(self, shard_batch: _ShardBatch, batch: list[_Pair]) -> None:
+        shard_batch.covered.update(batch)
         watch = encode(Watch(batch, RENEW_AFTER_S))
         subscription = self._rpc.subscribe(
-            desk.shard.inquiry,
+            shard_batch.shard.inquiry,
             watch,
             exchange=STATUS_EXCHANGE,
             timeout_s=RENEW_AFTER_S,
-            each=lambda body: self._on_ended(desk, batch, body),
+            each=lambda body: self._on_ended(shard_batch, batch, body),
         )
         renewed_at = self._clock.seconds() + RENEW_AFTER_S
-        subscription.addErrback(lambda reason: self._on_over(desk, batch, reason, renewed_at))
+        subscription.addErrback(
+            lambda reason: self._on_over(shard_batch, batch, reason, renewed_at)
+        )
         subscription.addErrback(
             lambda reason: self._log.failure("a subscription to ends of tasks broke", reason)
         )
 
-    def _on_over(self, desk: _Desk, batch: list[_Pair], reason: Failure, renewed_at: float) -> None:
+    def _on_over(
+        self, shard_batch: _ShardBatch, batch: list[_Pair], reason: Failure, renewed_at: float
+    ) -> None:
         """The subscription's time is over, and it is renewed at once; or nobody took it, or it was
         lost: the next tick tries again.
         """
         reason.trap(BrokerError)
-        desk.covered.difference_update(batch)
-        waited_for = [pair for pair in batch if pair in desk.waiters]
-        desk.uncovered.update(dict.fromkeys(waited_for))
+        shard_batch.covered.difference_update(batch)
+        waited_for = [pair for pair in batch if pair in shard_batch.waiters]
+        shard_batch.uncovered.update(dict.fromkeys(waited_for))
         if waited_for and reason.check(NoReply) and self._clock.seconds() >= renewed_at:
-            self._soon(desk)
+            self._soon(shard_batch)
 
-    def _on_ended(self, desk: _Desk, batch: list[_Pair], body: bytes) -> None:
+    def _on_ended(self, shard_batch: _ShardBatch, batch: list[_Pair], body: bytes) -> None:
         try:
             ended = decode_ended(body)
         except UndecodableMessage as error:
-            self._log.error("shard {shard}: {error}", shard=str(desk.shard), error=error)
+            self._log.error("shard {shard}: {error}", shard=str(shard_batch.shard), error=error)
             return
         for index, state in ended:
             if 0 <= index < len(batch):
-                _tell(list(desk.waiters.pop(batch[index], ())), state)
+                _fire_all(list(shard_batch.waiters.pop(batch[index], ())), state)
 
 
-def _tell(waiters: Sequence[_Waiter], state: State | None) -> None:
+def _fire_all(waiters: Sequence[_Waiter], state: State | None) -> None:
     """Fire each, unless what an earlier one set off has cancelled it."""
     for waiter in list(waiters):
         if not waiter.called:

@@ -18,11 +18,11 @@ from rtprov.tap import options as opt
 from rtprov.tap.banner import all_connected, first_steps
 from rtprov.tap.broker import BrokerService
 from rtprov.tap.command import Command
-from rtprov.tap.frontend import make_admission, objection_to
+from rtprov.tap.frontend import make_admission, public_bind_refusal
 from rtprov.tap.identity import key_file, server_identity
 from rtprov.tap.listening import Listening, front_end, health_if, https, log
 from rtprov.tap.option_values import server_endpoint
-from rtprov.tap.process import clock, surroundings
+from rtprov.tap.process import clock, environment
 from rtprov.tap.reloading import Renewal
 from rtprov.tap.stub import make_stub
 from rtprov.tap.worker import make_policy, make_worker, room_for_calls
@@ -121,7 +121,7 @@ class _Everything(Command):
         options: dict[str, Any] = self._options
         port = self._broker.listening.port_number
         url = BrokerUrl.parse(f"amqp://guest:guest@127.0.0.1:{port}/")
-        around = surroundings(TCP4ClientEndpoint(reactor, "127.0.0.1", port), url)
+        around = environment(TCP4ClientEndpoint(reactor, "127.0.0.1", port), url)
         equipment_url = options["equipment-url"]
         if self._stub is not None:
             equipment_url = f"https://localhost:{self._stub.port_number}"
@@ -150,7 +150,11 @@ class _Everything(Command):
             role.connection.on_contradiction = self.fail
         where = options["listen"] or _on_loopback(options["port"])
         self._listening = front_end(
-            where, front, self._identity, admission=self._admission, objection=objection_to(options)
+            where,
+            front,
+            self._identity,
+            admission=self._admission,
+            public_bind_refusal=public_bind_refusal(options),
         )
         self._listening.option = "--listen" if options["listen"] else "--port"
         for listening in (*health_if(options, Readiness(self._probe, clock)), self._listening):

@@ -21,7 +21,7 @@ from rtprov.http.health import Readiness
 from rtprov.messaging.probe import PROBE_DEADLINE_S
 from rtprov.security.tls_server import TLSEndpoint
 from rtprov.tap import options as opt
-from rtprov.tap.command import Closing, Command, InOrder
+from rtprov.tap.command import Closing, Command, SequentialMultiService
 from rtprov.tap.identity import server_identity
 from rtprov.tap.listening import Listening, health_if, log
 from rtprov.tap.process import clock
@@ -54,7 +54,7 @@ class Options(opt.CommandOptions):
     )
 
 
-class BrokerService(InOrder):
+class BrokerService(SequentialMultiService):
     """The broker with its port and its state, which is opened when the service starts: twistd may
     fork before that, SQLite must not.
 

@@ -44,7 +44,7 @@ class Closing(Service):
         return maybeDeferred(self._close)
 
 
-class InOrder(MultiService):
+class SequentialMultiService(MultiService):
     """Services that start in the order in which they were added, and stop one after the other in
     the reverse one, all of them.
     """
@@ -61,7 +61,7 @@ class InOrder(MultiService):
                 log.failure("{service} did not stop in good order", service=type(each).__name__)
 
 
-class Command(InOrder):
+class Command(SequentialMultiService):
     """All that a command runs. The first SIGTERM or SIGINT stops it, a second one cuts short what
     the first one waits for.
 
@@ -126,15 +126,15 @@ class Command(InOrder):
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
         for number in (signal.SIGTERM, signal.SIGINT):
             # Twisted's own handler would only complain that the reactor is stopping already.
-            signal.signal(number, lambda *_: threads.callFromThread(self.hurry))
+            signal.signal(number, lambda *_: threads.callFromThread(self.stop_now))
         return super().stopService()
 
-    def hurry(self) -> None:
+    def stop_now(self) -> None:
         """Drain no longer."""
         log.warn("told to stop again: nothing is waited for any longer")
         for each in self:
             if isinstance(each, (WorkerService, Sharded)):
-                each.hurry()
+                each.stop_now()
 
 
 def check_pid_file(launcher: Mapping[str, Any] | None) -> None:

@@ -19,7 +19,7 @@ from rtprov.tap.command import Command
 from rtprov.tap.identity import key_file, server_identity
 from rtprov.tap.listening import front_end, health_if, log
 from rtprov.tap.open_files import open_files, room_for
-from rtprov.tap.process import clock, surroundings, wall_clock
+from rtprov.tap.process import clock, environment, wall_clock
 from rtprov.tap.reloading import Renewal
 from rtprov.tap.sharded import Sharded
 
@@ -87,7 +87,7 @@ def make_admission(options: Mapping[str, Any]) -> tuple[Admission, list[Renewal]
     )
 
 
-def objection_to(options: Mapping[str, Any]) -> str | None:
+def public_bind_refusal(options: Mapping[str, Any]) -> str | None:
     """Why the front end may not listen beyond this machine; None where it may."""
     return None if options["open"] or options["client-ca"] or options["tokens"] else OBJECTION
 
@@ -104,7 +104,7 @@ class _FrontendCommand(Command):
 
         def make(shards: int) -> FrontendService:
             service = FrontendService(
-                surroundings(route.endpoint, route.url),
+                environment(route.endpoint, route.url),
                 sealer=keys.sealer,
                 key_source=keys,
                 shards=shards,
@@ -144,7 +144,7 @@ class _FrontendCommand(Command):
             admission=admission,
             connections=Connections(total=most, per_address=options["max-connections-per-address"]),
             timeout_s=options["request-timeout"],
-            objection=objection_to(options),
+            public_bind_refusal=public_bind_refusal(options),
         )
         self._listening.setServiceParent(self)
         self._options = options

@@ -43,7 +43,7 @@ class Listening(Service):
     """Listens on `endpoint` from the start of the process to its stop. `what` names it in the log,
     `where` in an error.
 
-    With `objection`, a reason and what to do about it, only this machine may be listened to.
+    With `public_bind_refusal`, a reason and what to do about it, only this machine may be listened to.
     `option` says where an operator puts it."""
 
     option = "--listen"
@@ -54,13 +54,13 @@ class Listening(Service):
         where: str,
         endpoint: IStreamServerEndpoint,
         factory: IProtocolFactory,
-        objection: str | None = None,
+        public_bind_refusal: str | None = None,
     ) -> None:
         self._what = what
         self.where = where
         self._endpoint = endpoint
         self._factory = factory
-        self._objection = objection
+        self._public_bind_refusal = public_bind_refusal
         self.port: IListeningPort | None = None
 
     def privilegedStartService(self) -> None:
@@ -79,11 +79,11 @@ class Listening(Service):
             if getattr(error, "errno", None) != errno.EADDRINUSE:
                 message += f"; {self.option} takes {TAKEN}"
             raise refusal(message, error)
-        if self._objection is not None and not self._on_loopback:
+        if self._public_bind_refusal is not None and not self._on_loopback:
             self.stopService()
             raise ConfigurationError(
                 f"{self._what} may not listen beyond this machine, on {self.address}:"
-                f" {self._objection}"
+                f" {self._public_bind_refusal}"
             )
 
     def _on_port(self, port: IListeningPort) -> None:
@@ -149,10 +149,10 @@ class Answering(Listening):
         endpoint: IStreamServerEndpoint,
         site: CountingSite,
         clock: IReactorTime,
-        objection: str | None = None,
+        public_bind_refusal: str | None = None,
         release: Callable[[], None] = lambda: None,
     ) -> None:
-        super().__init__(what, where, endpoint, site, objection)
+        super().__init__(what, where, endpoint, site, public_bind_refusal)
         self._site = site
         self._clock = clock
         self._release = release
@@ -217,7 +217,7 @@ def front_end(
     admission: Admission | None = None,
     connections: Connections | None = None,
     timeout_s: float = IDLE_TIMEOUT_S,
-    objection: str | None = None,
+    public_bind_refusal: str | None = None,
 ) -> Answering:
     """Serve the front end over HTTPS to those whom `admission` admits, on as many `connections` as
     there may be.
@@ -232,5 +232,5 @@ def front_end(
     )
     secure = TLSEndpoint(endpoint, identity, clock, connections)
     return Answering(
-        "service B (front end)", text, secure, site, clock, objection, service.ends.stop
+        "service B (front end)", text, secure, site, clock, public_bind_refusal, service.ends.stop
     )

@@ -17,7 +17,7 @@ from twisted.logger import Logger
 
 from rtprov.amqp.client.url import BrokerUrl
 from rtprov.clocks import READ_EVERY_S, AwakeClock, Step, WallClock
-from rtprov.messaging.environment import Surroundings
+from rtprov.messaging.environment import Environment
 
 log = Logger(namespace="rtprov")
 
@@ -81,9 +81,9 @@ class TimeWatch(Service):
                 )
 
 
-def surroundings(broker: IStreamClientEndpoint, url: BrokerUrl) -> Surroundings:
+def environment(broker: IStreamClientEndpoint, url: BrokerUrl) -> Environment:
     """The real process: its reactor, its clock, its randomness."""
-    return Surroundings(
+    return Environment(
         clock=clock,
         wall_clock=wall_clock,
         rng=random.Random(),

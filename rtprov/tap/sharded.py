@@ -59,10 +59,10 @@ class Sharded(MultiService, Generic[Role]):
         self.role = self._begin(count)
         self.on_made(self.role)
 
-    def hurry(self) -> None:
+    def stop_now(self) -> None:
         """Cut short what a stop waits for."""
         if isinstance(self.role, WorkerService):
-            self.role.hurry()
+            self.role.stop_now()
 
     def stopService(self) -> Deferred[Any]:
         stopping = maybeDeferred(super().stopService)

@@ -10,7 +10,7 @@ from twisted.application.service import IService
 from rtprov.equipment.client import HttpEquipment
 from rtprov.errors import ConfigurationError
 from rtprov.http.health import Readiness
-from rtprov.messaging.environment import Surroundings
+from rtprov.messaging.environment import Environment
 from rtprov.messaging.topology import JOURNAL_MAX_AGE_S, Shard
 from rtprov.security.certificates import is_there
 from rtprov.security.key_file import KeyFile
@@ -22,7 +22,7 @@ from rtprov.tap.command import Command
 from rtprov.tap.identity import ca_file, identity_files, key_file
 from rtprov.tap.listening import health_if, log
 from rtprov.tap.open_files import open_files, room_for
-from rtprov.tap.process import clock, surroundings
+from rtprov.tap.process import clock, environment
 from rtprov.tap.reloading import Renewal, warn_of_expiry
 from rtprov.tap.sharded import Sharded
 from rtprov.worker.service import WorkerService
@@ -112,7 +112,7 @@ def make_worker(
     options: dict[str, Any],
     policy: VerifiedServers,
     keys: KeyFile,
-    around: Surroundings,
+    around: Environment,
     equipment_url: str,
     shards: list[Shard],
     concurrency: int,
@@ -151,7 +151,7 @@ def makeService(options: Options) -> IService:
     )
 
     def make(count: int) -> WorkerService:
-        around, shards = surroundings(route.endpoint, route.url), shards_of(options["shard"], count)
+        around, shards = environment(route.endpoint, route.url), shards_of(options["shard"], count)
         worker = make_worker(
             options,
             policy,

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from rtprov.clocks import WallClock
     from rtprov.interfaces import Equipment, Journal, Sealer
     from rtprov.journal.store import Store
-    from rtprov.worker.call_limiter import Gate, Permit
+    from rtprov.worker.call_limiter import CallLimiter, Permit
     from rtprov.worker.missing_keys import MissingKeys
     from rtprov.worker.quarantine import Quarantine
 
@@ -87,7 +87,7 @@ class Attempts:
         equipment: Equipment,
         sealer: Sealer,
         missing_keys: MissingKeys,
-        gate: Gate,
+        gate: CallLimiter,
         quarantine: Quarantine,
         process_id: str,
         patience_s: float,
@@ -217,7 +217,7 @@ class Attempts:
         over = self._store.over(task.task_id, task.fingerprint, task.accepted_at)
         if over is None:  # the broker gave it to us, and to the journal not yet, or never
             await self._journal.append_message(job.delivery.body)
-            job.unjudged = True
+            job.needs_barrier = True
             await self._judge(job)
             over = self._store.over(task.task_id, task.fingerprint, task.accepted_at)
         return over is not False
@@ -227,12 +227,12 @@ class Attempts:
         before, or ordered more than once.
         """
         await self._require_delivery(job)
-        while job.unjudged:
-            job.unjudged = False
+        while job.needs_barrier:
+            job.needs_barrier = False
             try:
                 await self._journal.barrier()
             except BrokerError:
-                job.unjudged = True
+                job.needs_barrier = True
                 await deferLater(self._clock, BARRIER_RETRY_S)
             await self._require_delivery(job)
 
@@ -249,14 +249,14 @@ class Attempts:
 
         Raises `OutOfPatience` where they do not, and what `_attempt` raises.
         """
-        if self._store.deaths(job.task.task_id) >= SUSPECT_AFTER and await self._over(job):
+        if self._store.crash_count(job.task.task_id) >= SUSPECT_AFTER and await self._over(job):
             # it has ended elsewhere: no reason to wait beside those that may kill, nor to be given
             # up
             return None
-        deaths = self._store.deaths(job.task.task_id)
-        if deaths >= GIVE_UP_AFTER:
+        crash_count = self._store.crash_count(job.task.task_id)
+        if crash_count >= GIVE_UP_AFTER:
             raise Deadly
-        await self._quarantine.enter(deaths)
+        await self._quarantine.enter(crash_count)
         try:
             # one that is tried again comes last, or it would have all probes of an open breaker
             turn, job.turn = job.turn, None
@@ -268,7 +268,7 @@ class Attempts:
             finally:
                 permit.end()
         finally:
-            self._quarantine.leave(deaths)
+            self._quarantine.leave(crash_count)
 
     async def _attempt(self, job: Job, permit: Permit) -> tuple[State, str] | None:
         """One call to A; None where there is nothing to call for. Raises `NoAnswer`, `SealError`,
@@ -286,7 +286,7 @@ class Attempts:
         )
         if self._store.attempts(task.task_id) < job.attempt:
             # our own copy of it is still to come, and before it perhaps a cancellation
-            job.unjudged = True
+            job.needs_barrier = True
         if await self._over(job):  # the delivery may have been renewed meanwhile
             return None
         if job.attempt == 1:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
     from rtprov.errors import NoAnswer
-    from rtprov.worker.circuit_breaker import Breaker
+    from rtprov.worker.circuit_breaker import CircuitBreaker
 
 LOOK_EVERY_S = 1.0  # at who has run out of patience, while A is in trouble
 LOOK_AGAIN_S = 0.01  # at the least: times are floats
@@ -37,8 +37,8 @@ MANY_GONE = 1000
 class Permit:
     """Leave for one call, to be given back by `end`."""
 
-    _gate: Gate
-    _era: int
+    _gate: CallLimiter
+    _generation: int
     waited_s: float = 0.0  # for an A in trouble
     _ended: bool = False
 
@@ -48,13 +48,13 @@ class Permit:
 
     def outage(self, device: str, error: NoAnswer) -> None:
         """A gave no answer for this device, or none of its own."""
-        self._gate._outage(self._era, device, error)
+        self._gate._outage(self._generation, device, error)
 
     def end(self) -> None:
         """The call is over, or was never made. Does nothing the second time."""
         if not self._ended:
             self._ended = True
-            self._gate._leave(self._era)
+            self._gate._leave(self._generation)
 
 
 @define(eq=False)
@@ -64,7 +64,7 @@ class _Waiter:
     deadline: float | None = None  # while A is in trouble
 
 
-class Gate:
+class CallLimiter:
     """`concurrency` is how many calls may be under way at once, all shards of the process together.
 
     Each of `watchers` is called when `state` has changed.
@@ -72,7 +72,7 @@ class Gate:
 
     _log = Logger()
 
-    def __init__(self, *, concurrency: int, breaker: Breaker, clock: IReactorTime) -> None:
+    def __init__(self, *, concurrency: int, breaker: CircuitBreaker, clock: IReactorTime) -> None:
         self.concurrency = concurrency
         self.watchers: list[Callable[[], None]] = []
         self._free = concurrency
@@ -92,7 +92,7 @@ class Gate:
         """How A looks."""
         if self._breaker.closed:
             return EquipmentState.CLOSED
-        return EquipmentState.HALF_OPEN if self._breaker.growing else EquipmentState.OPEN
+        return EquipmentState.HALF_OPEN if self._breaker.half_open else EquipmentState.OPEN
 
     def next_turn(self) -> int:
         """A turn later than all before it."""
@@ -125,17 +125,17 @@ class Gate:
 
     # What a permit calls.
 
-    def _leave(self, era: int) -> None:
+    def _leave(self, generation: int) -> None:
         self._free += 1
-        self._breaker.end(era)
+        self._breaker.end(generation)
         self._admit()
 
     def _answered(self) -> None:
         self._breaker.answered(self._clock.seconds())
         self._admit()
 
-    def _outage(self, era: int, device: str, error: NoAnswer) -> None:
-        self._breaker.outage(era, device, self._clock.seconds(), error.retry_after_s)
+    def _outage(self, generation: int, device: str, error: NoAnswer) -> None:
+        self._breaker.outage(generation, device, self._clock.seconds(), error.retry_after_s)
         if not self._breaker.closed and not self._in_trouble:
             self._in_trouble = True
             self._log.warn(
@@ -191,7 +191,7 @@ class Gate:
         if self._look is not None:
             self._look.cancel()
             self._look = None
-        if self._stopped or not self._in_trouble or not (self._waiting or self._breaker.growing):
+        if self._stopped or not self._in_trouble or not (self._waiting or self._breaker.half_open):
             return
         next_look_s = self._breaker.next_look_s(self._clock.seconds())
         next_look_s = LOOK_EVERY_S if next_look_s is None else min(next_look_s, LOOK_EVERY_S)
@@ -200,7 +200,7 @@ class Gate:
     def _look_again(self) -> None:
         self._look = None
         self._admit()
-        if self._in_trouble and not self._breaker.growing:
+        if self._in_trouble and not self._breaker.half_open:
             self._lose_patience()
 
     def _lose_patience(self) -> None:

@@ -18,7 +18,7 @@ import random
 
 # So many devices in a row, out of as many calls, leave little doubt; during the growth there is
 # some already.
-ROW = 10
+FAILURE_THRESHOLD = 10
 ROW_WHILE_GROWING = 3
 FIRST_PROBE_S = 1.0
 LONGEST_PROBE_S = 15.0
@@ -32,7 +32,7 @@ FIRST_GROWTH = 5
 GROWTH_STEP_S = 2.0
 
 
-class Breaker:
+class CircuitBreaker:
     """`concurrency` is how many calls may be under way where all is well; `rng` spreads the probes
     of several workers.
     """
@@ -41,8 +41,10 @@ class Breaker:
         self._concurrency = concurrency
         self._rng = rng
         self._row: set[str] = set()
-        self._era = 0  # how often it has opened: tells calls that began before from those after
-        self._under_way = 0  # calls of this era
+        self._generation = (
+            0  # how often it has opened: tells calls that began before from those after
+        )
+        self._under_way = 0  # calls of this generation
         self._opened_at: float | None = None  # in trouble since; None while closed
         self._grows_since: float | None = None
         self._probe_at = 0.0
@@ -55,7 +57,7 @@ class Breaker:
         return self._opened_at is None
 
     @property
-    def growing(self) -> bool:
+    def half_open(self) -> bool:
         """A answers again, and is given more calls step by step."""
         return self._grows_since is not None
 
@@ -86,16 +88,16 @@ class Breaker:
         return self._next_probe_at - now if now < self._next_probe_at else None
 
     def begin(self, now: float) -> int:
-        """A call begins. Return its era, for the methods below."""
+        """A call begins. Return its generation, for the methods below."""
         self._overdue_at = now + PROBE_OVERDUE_S
         self._under_way += 1
-        return self._era
+        return self._generation
 
-    def end(self, era: int) -> None:
+    def end(self, generation: int) -> None:
         """The call is over, whatever came of it; where nothing did, as when it was given up,
         another one may take its place.
         """
-        if era == self._era:
+        if generation == self._generation:
             self._under_way -= 1
 
     def answered(self, now: float) -> None:
@@ -104,12 +106,14 @@ class Breaker:
         if self._opened_at is not None and self._grows_since is None:
             self._grows_since = now
 
-    def outage(self, era: int, device: str, now: float, retry_after_s: float | None = None) -> None:
+    def outage(
+        self, generation: int, device: str, now: float, retry_after_s: float | None = None
+    ) -> None:
         """A call got no answer in time, or an answer that is none. `retry_after_s` is A's own
         wish.
         """
         probing = self._opened_at is not None and self._grows_since is None
-        if era != self._era or (retry_after_s is not None and not probing):
+        if generation != self._generation or (retry_after_s is not None and not probing):
             return
         self._row.add(device)
         if len(self._row) >= self._enough:
@@ -122,7 +126,7 @@ class Breaker:
         interval = longest * (0.5 + self._rng.random() / 2)
         self._probe_at = now + max(interval, min(retry_after_s or 0.0, LONGEST_RETRY_AFTER_S))
         self._openings += 1
-        self._era += 1
+        self._generation += 1
         self._under_way = 0
         self._grows_since = None
         self._row.clear()
@@ -131,7 +135,7 @@ class Breaker:
     def _enough(self) -> int:
         """How long a row opens it (again)."""
         if self._opened_at is None:
-            return ROW
+            return FAILURE_THRESHOLD
         return 1 if self._grows_since is None else ROW_WHILE_GROWING
 
     @property

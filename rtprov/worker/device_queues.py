@@ -20,7 +20,7 @@ class _Lane(Generic[T]):
     waiting: deque[T] = field(factory=deque)
 
 
-class Lanes(Generic[T]):
+class DeviceQueues(Generic[T]):
     """One item of a device goes at a time; devices do not know of one another. A device with
     nothing to do costs nothing.
 

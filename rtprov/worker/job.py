@@ -23,7 +23,7 @@ class Job:
     task: Task
     delivery: Delivery
     taken_at: float
-    unjudged: bool
+    needs_barrier: bool
     turn: int | None = None  # when it came here; None once it has had its first turn here
     attempt: int = 0
     waited_s: float = 0.0  # for an A in trouble, before the first attempt
@@ -57,7 +57,7 @@ class Job:
         """Go on with the same message's next delivery. Another worker may have had it in between:
         it is to be judged again.
         """
-        self.delivery, self.taken_at, self.unjudged, self.renewing, self.released = (
+        self.delivery, self.taken_at, self.needs_barrier, self.renewing, self.released = (
             delivery,
             now,
             True,

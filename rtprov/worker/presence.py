@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rtprov.journal.store import Store
     from rtprov.messaging.topology import Shard
     from rtprov.model import Event
-    from rtprov.worker.call_limiter import Gate
+    from rtprov.worker.call_limiter import CallLimiter
 
 SAY_AGAIN_S = 60.0  # while tasks are open
 SAY_AGAIN_SOONEST_S = 1.0  # for a delivery while the journal names another process
@@ -48,7 +48,7 @@ class Presence:
         shard: Shard,
         store: Store,
         journal: Journal,
-        gate: Gate,
+        gate: CallLimiter,
         process_id: str,
         clock: IReactorTime,
         wall_clock: Callable[[], float],

@@ -11,25 +11,25 @@ from collections import deque
 from attrs import define, field
 from twisted.internet.defer import Deferred, succeed
 
-SUSPECT_AFTER = 3  # deaths
+SUSPECT_AFTER = 3  # crash_count
 GIVE_UP_AFTER = 20  # so many that no series of restarts looks like it
 # how many suspects may run at once, by how often their worker died since they became ones; then one
 _COMPANY = (64, 8)
 
 
-def company(deaths: int) -> int | None:
-    """How many suspects may run at once where one of them has seen so many deaths; None where it is
+def max_concurrent_suspects(crash_count: int) -> int | None:
+    """How many suspects may run at once where one of them has seen so many crash_count; None where it is
     no suspect.
     """
-    if deaths < SUSPECT_AFTER:
+    if crash_count < SUSPECT_AFTER:
         return None
-    steps = deaths - SUSPECT_AFTER
+    steps = crash_count - SUSPECT_AFTER
     return _COMPANY[steps] if steps < len(_COMPANY) else 1
 
 
 @define(eq=False)
 class _Waiter:
-    company: int
+    max_concurrent_suspects: int
     admitted: Deferred[None] = field(repr=False)
 
 
@@ -41,11 +41,11 @@ class Quarantine:
         self._waiting: deque[_Waiter] = deque()
         self._admitting = False
 
-    def enter(self, deaths: int) -> Deferred[None]:
+    def enter(self, crash_count: int) -> Deferred[None]:
         """Fire when the task may go on: at once for one that is no suspect. Cancelling gives the
         place up.
         """
-        limit = company(deaths)
+        limit = max_concurrent_suspects(crash_count)
         if limit is None:
             return succeed(None)
         waiter = _Waiter(limit, Deferred(lambda _: self._waiting.remove(waiter)))
@@ -53,9 +53,9 @@ class Quarantine:
         self._admit()
         return waiter.admitted
 
-    def leave(self, deaths: int) -> None:
+    def leave(self, crash_count: int) -> None:
         """The task's attempt is over. To be called once for each `enter` that has fired."""
-        limit = company(deaths)
+        limit = max_concurrent_suspects(crash_count)
         if limit is not None:
             self._running.remove(limit)
             self._admit()
@@ -69,10 +69,10 @@ class Quarantine:
         self._admitting = True
         try:
             while self._waiting and len(self._running) < min(
-                [self._waiting[0].company, *self._running]
+                [self._waiting[0].max_concurrent_suspects, *self._running]
             ):
                 waiter = self._waiting.popleft()
-                self._running.append(waiter.company)
+                self._running.append(waiter.max_concurrent_suspects)
                 waiter.admitted.callback(None)
         finally:
             self._admitting = False

@@ -30,7 +30,7 @@ CLOCKS_DIFFER_S = 900.0
 AT_ONCE = 50
 
 
-class Arrivals:
+class Redeliveries:
     """Jobs before they enter their lanes: their tasks' places in the journal are not known yet, or
     may have ended elsewhere.
 
@@ -127,7 +127,7 @@ class Arrivals:
             self._jobs = self._jobs[len(judged) :]
             places = self._store.places(job.task.task_id for job in judged)
             for job in sorted(judged, key=lambda job: places.get(job.task.task_id, math.inf)):
-                job.unjudged = False
+                job.needs_barrier = False
                 self._let_in(job)
         self._sorting = None
 

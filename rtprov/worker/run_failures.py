@@ -61,6 +61,6 @@ async def repeated(
             raise Abandoned
         if job.failures >= MAX_FAILURES:
             raise Broken
-        job.unjudged = job.pausing = True
+        job.needs_barrier = job.pausing = True
         await deferLater(clock, failure_pause_s(job.failures))
         job.pausing = False

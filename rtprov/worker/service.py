@@ -17,7 +17,7 @@ from rtprov.journal.first_key import KeySource, first_key_sessions
 from rtprov.messaging.environment import (
     CONFIRM_DEADLINE_S,
     MAX_UNCONFIRMED,
-    Surroundings,
+    Environment,
     broker_connection,
 )
 from rtprov.messaging.probe import broker_confirms
@@ -27,8 +27,8 @@ from rtprov.messaging.topology import (
     Topology,
 )
 from rtprov.messaging.upkeep import Upkeep
-from rtprov.worker.call_limiter import Gate
-from rtprov.worker.circuit_breaker import Breaker
+from rtprov.worker.call_limiter import CallLimiter
+from rtprov.worker.circuit_breaker import CircuitBreaker
 from rtprov.worker.missing_keys import MissingKeys
 from rtprov.worker.quarantine import Quarantine
 from rtprov.worker.settings import WorkerSettings
@@ -54,25 +54,25 @@ class WorkerService(Service):
 
     def __init__(
         self,
-        surroundings: Surroundings,
+        environment: Environment,
         settings: WorkerSettings,
         *,
         equipment: Equipment,
         sealer: Sealer,
         key_source: KeySource | None = None,
     ) -> None:
-        self._surroundings = surroundings
+        self._environment = environment
         self._settings = settings
-        breaker = Breaker(concurrency=settings.concurrency, rng=surroundings.rng)
-        self.missing_keys = MissingKeys(sealer=sealer, clock=surroundings.clock)
-        self._process_id = surroundings.new_id()[:12]
-        self._gate = Gate(
-            concurrency=settings.concurrency, breaker=breaker, clock=surroundings.clock
+        breaker = CircuitBreaker(concurrency=settings.concurrency, rng=environment.rng)
+        self.missing_keys = MissingKeys(sealer=sealer, clock=environment.clock)
+        self._process_id = environment.new_id()[:12]
+        self._gate = CallLimiter(
+            concurrency=settings.concurrency, breaker=breaker, clock=environment.clock
         )
         self.shard_count = ShardCount(settings.shards[0].count, given=settings.shards_given)
         topology = Topology(settings.shards, replaces=True, count=self.shard_count)
         self._publisher = Publisher(
-            clock=surroundings.clock,
+            clock=environment.clock,
             max_unconfirmed=MAX_UNCONFIRMED,
             confirm_deadline_s=CONFIRM_DEADLINE_S,
             on_unroutable=topology.repair,
@@ -82,12 +82,10 @@ class WorkerService(Service):
             topology,
             self._publisher,
             MayPublish(self._publisher, PUBLISHED_TO_BY_WORKER),
-            *first_key_sessions(
-                key_source, settings.shards[0].count, self._publisher, surroundings
-            ),
+            *first_key_sessions(key_source, settings.shards[0].count, self._publisher, environment),
         ]
         shared = Shared(
-            surroundings=surroundings,
+            environment=environment,
             settings=settings,
             topology=topology,
             publisher=self._publisher,
@@ -112,15 +110,15 @@ class WorkerService(Service):
             Upkeep(
                 topology=topology,
                 own=lambda: [own for each in parts for own in each.own_queues],
-                clock=surroundings.clock,
+                clock=environment.clock,
             )
         )
-        self.connection = broker_connection("worker", surroundings, sessions)
-        self.readiness = Readiness(self._probe, surroundings.clock)
+        self.connection = broker_connection("worker", environment, sessions)
+        self.readiness = Readiness(self._probe, environment.clock)
         self._expiry = LoopingCall(self._expire)
-        self._expiry.clock = surroundings.clock
+        self._expiry.clock = environment.clock
         self._draining: list[Deferred[None]] = []
-        self._hurried = False
+        self._stopping_now = False
 
     async def _probe(self) -> None:
         """Raises `NotReady`."""
@@ -130,7 +128,7 @@ class WorkerService(Service):
             raise NotReady(
                 "Not ready: it is not connected to the broker, or still replays its journals"
             )
-        await broker_confirms(self._publisher, self._surroundings.clock)
+        await broker_confirms(self._publisher, self._environment.clock)
 
     def startService(self) -> None:
         super().startService()
@@ -148,8 +146,8 @@ class WorkerService(Service):
         self._draining = [
             Deferred.fromCoroutine(worker.drain(self._settings.drain_s)) for worker in self.workers
         ]
-        if self._hurried:
-            self.hurry()
+        if self._stopping_now:
+            self.stop_now()
         await gatherResults(self._draining)
         if self._expiry.running:
             self._expiry.stop()
@@ -157,15 +155,15 @@ class WorkerService(Service):
         self._gate.stop()
         self.missing_keys.stop()
 
-    def hurry(self) -> None:
+    def stop_now(self) -> None:
         """Cut the calls short that a stop waits for, now or when it comes: their tasks are called
         again, by whoever gets them next.
         """
-        self._hurried = True
+        self._stopping_now = True
         for draining in self._draining:
             draining.cancel()
 
     def _expire(self) -> None:
-        now = self._surroundings.wall_clock.without_jumps(self._settings.retention_s)
+        now = self._environment.wall_clock.without_jumps(self._settings.retention_s)
         for store, keeper in zip(self.stores, self.keepers, strict=True):
             store.expire(now, keeper.keeps)

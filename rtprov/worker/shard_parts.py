@@ -14,7 +14,7 @@ from rtprov.journal.reader import JournalReader
 from rtprov.journal.shard_journal import ShardJournal
 from rtprov.journal.store import Store
 from rtprov.model import Active, Marker, Unrecognised
-from rtprov.queries.directory import InquiryServer
+from rtprov.queries.directory import TaskQueryServer
 from rtprov.queries.status import StatusServer
 from rtprov.worker.attempts import Attempts
 from rtprov.worker.census import Census
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from rtprov.amqp.client.publisher import Publisher
     from rtprov.amqp.client.service import Session
     from rtprov.interfaces import Equipment, Sealer
-    from rtprov.messaging.environment import Surroundings
+    from rtprov.messaging.environment import Environment
     from rtprov.messaging.topology import Shard, Topology
     from rtprov.model import Event
-    from rtprov.worker.call_limiter import Gate
+    from rtprov.worker.call_limiter import CallLimiter
     from rtprov.worker.missing_keys import MissingKeys
     from rtprov.worker.quarantine import Quarantine
     from rtprov.worker.settings import WorkerSettings
@@ -45,14 +45,14 @@ class Shared:
     most.
     """
 
-    surroundings: Surroundings
+    environment: Environment
     settings: WorkerSettings
     topology: Topology
     publisher: Publisher
     equipment: Equipment
     sealer: Sealer
     missing_keys: MissingKeys
-    gate: Gate
+    gate: CallLimiter
     quarantine: Quarantine
     process_id: str
     window: int
@@ -66,7 +66,7 @@ class ShardParts:
     shard: Shard
     store: Store
     status: StatusServer
-    inquiries: InquiryServer
+    inquiries: TaskQueryServer
     worker: ShardWorker
     keeper: JournalKeeper
     sessions: Sequence[Session]
@@ -82,7 +82,7 @@ class ShardParts:
 
 def join_shard(shard: Shard, shared: Shared) -> ShardParts:
     """Make a shard's parts, and join them."""
-    outer, settings = shared.surroundings, shared.settings
+    outer, settings = shared.environment, shared.settings
     store = Store(settings.retention_s, Backlog(settings.concurrency, shared.backlogs))
     open_tasks = OpenTasks()
 
@@ -107,7 +107,7 @@ def join_shard(shard: Shard, shared: Shared) -> ShardParts:
         new_marker_id=outer.new_id,
         lost=journal_lost,
     )
-    inquiries = InquiryServer(
+    inquiries = TaskQueryServer(
         shard=shard,
         replica=store,
         journal=journal,

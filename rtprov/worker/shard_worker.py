@@ -30,9 +30,9 @@ from rtprov.messaging.markers import decode_census
 from rtprov.model import Active, Cancelled, Finished, Marker, Unrecognised
 from rtprov.worker.attempts import Abandoned, Deadly
 from rtprov.worker.copies import copied_at
-from rtprov.worker.device_queues import Lanes
+from rtprov.worker.device_queues import DeviceQueues
 from rtprov.worker.job import Job, key_of
-from rtprov.worker.redeliveries import Arrivals
+from rtprov.worker.redeliveries import Redeliveries
 from rtprov.worker.renewals import Renewals
 from rtprov.worker.run_failures import Broken, repeated
 
@@ -90,10 +90,10 @@ class ShardWorker:
         self._wall_clock = wall_clock
         self._handed_out = on_delivery
         self._jobs: dict[str, Job] = {}
-        self._lanes: Lanes[Job] = Lanes(self._may_go)
+        self._lanes: DeviceQueues[Job] = DeviceQueues(self._may_go)
         self._next: deque[Job] = deque()
         self._starting = False
-        self._arrivals = Arrivals(
+        self._redeliveries = Redeliveries(
             queue=shard.work,
             store=store,
             open_tasks=open_tasks,
@@ -208,9 +208,9 @@ class ShardWorker:
         )
         self._jobs[job.key] = job
         if again:
-            self._arrivals.add(job)
+            self._redeliveries.add(job)
         else:
-            self._arrivals.expect(job)
+            self._redeliveries.expect(job)
 
     def _may_go(self, job: Job) -> bool:
         return self._open_tasks.may_go(job.task.task_id, job.task.equipment_id)
@@ -229,7 +229,7 @@ class ShardWorker:
         """
         if isinstance(event, (Active, Marker, Unrecognised)) or not self._jobs:
             return
-        self._arrivals.saw(event.task_id)
+        self._redeliveries.saw(event.task_id)
         if isinstance(event, (Cancelled, Finished)) and not self._attempts.draining:
             successor = self._lanes.wake(event.equipment_id)
             if successor is not None:
@@ -237,7 +237,7 @@ class ShardWorker:
 
     def _send_away_arriving(self) -> None:
         """Forget what has entered no lane yet: the broker has it, or will have it back."""
-        for job in self._arrivals.forget():
+        for job in self._redeliveries.forget():
             del self._jobs[job.key]
 
     def _send_away(self, job: Job) -> None:
@@ -279,11 +279,11 @@ class ShardWorker:
 
     def _not_finished(self, reason: Failure, job: Job) -> None:
         if reason.check(Deadly):
-            deaths = self._store.deaths(job.task.task_id)
+            crash_count = self._store.crash_count(job.task.task_id)
             self._log.error(
                 "task {task_id} goes to the dead letters: {n} workers died in its calls",
                 task_id=job.task.task_id,
-                n=deaths,
+                n=crash_count,
             )
             job.delivery.nack(requeue=False)
         elif reason.check(Broken):

@@ -255,7 +255,7 @@ class Expiry(SynchronousTestCase):
 
 
 class Deaths(SynchronousTestCase):
-    def deaths(self, *events: tuple[int, str | None] | int) -> int:
+    def crash_count(self, *events: tuple[int, str | None] | int) -> int:
         """Of a task with these attempts, each a number and who began it; a number alone
         postpones.
         """
@@ -265,23 +265,23 @@ class Deaths(SynchronousTestCase):
                 store.apply(Postponed(task_id(1), DEVICE, 2.0, event, "refused", 3.0))
             else:
                 store.apply(Started(task_id(1), DEVICE, 2.0, *event))
-        return store.deaths(task_id(1))
+        return store.crash_count(task_id(1))
 
     def test_counted(self) -> None:
         """An attempt counts that another process followed up before it had an end, once, whoever
         tells of it how often.
         """
-        self.assertEqual(self.deaths((1, "a"), (2, "b"), (3, "c")), 2)
-        self.assertEqual(self.deaths((1, "a"), (2, "b"), (2, "b"), (1, "a"), (2, "c")), 1)
+        self.assertEqual(self.crash_count((1, "a"), (2, "b"), (3, "c")), 2)
+        self.assertEqual(self.crash_count((1, "a"), (2, "b"), (2, "b"), (1, "a"), (2, "c")), 1)
 
     def test_not_counted(self) -> None:
         """Attempts that had an end, attempts of one process, and those of a version that does not
         say whose they are do not count.
         """
-        self.assertEqual(self.deaths((1, "a"), 1, (2, "b"), 2, (3, "c")), 0)
-        self.assertEqual(self.deaths((1, "a"), (2, "a"), (3, "a")), 0)
-        self.assertEqual(self.deaths((1, None), (2, None), (3, "c")), 0)
-        self.assertEqual(fold([]).deaths(task_id(1)), 0)
+        self.assertEqual(self.crash_count((1, "a"), 1, (2, "b"), 2, (3, "c")), 0)
+        self.assertEqual(self.crash_count((1, "a"), (2, "a"), (3, "a")), 0)
+        self.assertEqual(self.crash_count((1, None), (2, None), (3, "c")), 0)
+        self.assertEqual(fold([]).crash_count(task_id(1)), 0)
 
 
 class Memory(SynchronousTestCase):

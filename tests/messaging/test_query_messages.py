@@ -14,9 +14,9 @@ from rtprov.amqp.client.rpc import RpcClient
 from rtprov.errors import NoReply, NoWorker, UndecodableMessage
 from rtprov.journal.store import Store
 from rtprov.messaging.query_messages import (
-    Inquiry,
     KeysAsked,
     Listing,
+    TaskQuery,
     Watch,
     decode_ended,
     decode_keys,
@@ -33,8 +33,8 @@ from rtprov.queries.directory import (
     BARRIER_DEADLINE_S,
     MAX_LISTED,
     REPLY_DEADLINE_S,
-    Directory,
-    InquiryServer,
+    TaskQueryClient,
+    TaskQueryServer,
 )
 from tests.queries.test_status import HeldJournal
 from tests.support.brokered import EPOCH, SHARD, BrokerTestCase, task_id
@@ -62,7 +62,7 @@ details = st.builds(
     key=key_ids,
 )
 questions = st.one_of(
-    st.builds(Inquiry, task_ids, st.none() | equipment_ids, st.booleans()),
+    st.builds(TaskQuery, task_ids, st.none() | equipment_ids, st.booleans()),
     st.builds(
         Listing, equipment_ids, st.none() | task_ids, st.integers(min_value=1, max_value=100)
     ),
@@ -78,7 +78,7 @@ final = st.sampled_from([state for state in State if state.final])
 
 class Messages(SynchronousTestCase):
     @given(questions)
-    def test_questions(self, question: Inquiry | Listing | Watch | KeysAsked) -> None:
+    def test_questions(self, question: TaskQuery | Listing | Watch | KeysAsked) -> None:
         """A question comes out as it went in; fields of a later version are passed over."""
         self.assertEqual(decode_question(encode(question)), question)
         self.assertEqual(
@@ -146,13 +146,13 @@ class Messages(SynchronousTestCase):
 
 
 class Serving(BrokerTestCase):
-    """`InquiryServer`, asked by a `Directory`."""
+    """`TaskQueryServer`, asked by a `TaskQueryClient`."""
 
     def setUp(self) -> None:
         super().setUp()
         self.store = Store(86400.0)
         self.held = HeldJournal()
-        self.server = InquiryServer(
+        self.server = TaskQueryServer(
             shard=SHARD,
             replica=self.store,
             journal=self.held,
@@ -161,7 +161,7 @@ class Serving(BrokerTestCase):
             wall_clock=self.wall_clock,
         )
         self.rpc = RpcClient(clock=self.clock)
-        self.directory = Directory(rpc=self.rpc, shards=1)
+        self.directory = TaskQueryClient(rpc=self.rpc, shards=1)
         self.connect([self.rpc])
 
     def serve(self) -> None:

@@ -16,7 +16,7 @@ from rtprov.amqp.client.url import BrokerUrl
 from rtprov.clocks import WallClock
 from rtprov.errors import BrokerUnavailable, ConfigurationError
 from rtprov.frontend.service import FrontendService
-from rtprov.messaging.environment import Surroundings
+from rtprov.messaging.environment import Environment
 from rtprov.messaging.event_messages import decode_event, decode_task, encode_event, encode_task
 from rtprov.messaging.resharding import Resharding
 from rtprov.messaging.shard_count import Remembered, ShardCount, remember
@@ -333,7 +333,7 @@ class Change(CountTestCase):
         connection stands and no POST comes.
         """
         shards: list[int] = []
-        around = Surroundings(
+        around = Environment(
             clock=self.clock,
             wall_clock=WallClock(self.wall_clock, self.clock.seconds),
             rng=self.rng,

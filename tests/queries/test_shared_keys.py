@@ -153,7 +153,7 @@ class FrontEnds(KeysTestCase):
         server = next(
             each
             for each in cast("Any", connection)._sessions
-            if isinstance(each, inquiries.InquiryServer)
+            if isinstance(each, inquiries.TaskQueryServer)
         )
 
         def hang() -> list[str]:

@@ -30,7 +30,7 @@ from rtprov.model import Finished, State
 from rtprov.queries.status import StatusServer
 from rtprov.worker import shard_worker as worker
 from rtprov.worker.attempts import Abandoned, Attempts
-from rtprov.worker.device_queues import Lanes
+from rtprov.worker.device_queues import DeviceQueues
 from rtprov.worker.missing_keys import MissingKeys
 from rtprov.worker.shard_worker import ShardWorker
 from tests.simulation import clock_mutations, operator_mutations, order_mutations, queue_mutations  # noqa: F401 (they add their own)
@@ -94,8 +94,8 @@ def _unheard(self: Any) -> None:
     pass
 
 
-@mutation("lanes off", worker, "Lanes")
-class _NoLanes(Lanes[Any]):
+@mutation("lanes off", worker, "DeviceQueues")
+class _NoLanes(DeviceQueues[Any]):
     """Everybody goes at once, and nobody follows."""
 
     def enter(self, device: str, item: Any) -> bool:

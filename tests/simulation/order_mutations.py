@@ -9,10 +9,10 @@ from twisted.internet.defer import Deferred
 
 from rtprov.errors import NoAnswer, TaskNotFound, TooLate
 from rtprov.frontend import submission as orders
-from rtprov.frontend.submission import Orders
+from rtprov.frontend.submission import TaskSubmission
 from rtprov.journal.store import Store
 from rtprov.model import Cancelled, Details, Finished, Started, State
-from rtprov.queries.directory import Directory
+from rtprov.queries.directory import TaskQueryClient
 from rtprov.worker.attempts import Attempts
 from tests.simulation.mutation import mutation
 from tests.support.fakes import PlainSealer
@@ -32,22 +32,22 @@ async def _may_be_cancelled(self: Any, task_id: str, equipment_id: str) -> bool:
     return known.state is State.RUNNING
 
 
-@mutation("a cancellation is answered before it is journalled", Orders, "cancel")
+@mutation("a cancellation is answered before it is journalled", TaskSubmission, "cancel")
 async def _cancel_and_forget(self: Any, task_id: str, equipment_id: str, *_: Any) -> None:
     if await _may_be_cancelled(self, task_id, equipment_id):
-        self._tasks.call_off(task_id, equipment_id, self._wall_clock()).addErrback(lambda _: None)
+        self._tasks.cancel(task_id, equipment_id, self._wall_clock()).addErrback(lambda _: None)
 
 
-@mutation("a cancellation counts once it is confirmed", Orders, "cancel")
+@mutation("a cancellation counts once it is confirmed", TaskSubmission, "cancel")
 async def _cancel_and_hope(self: Any, task_id: str, equipment_id: str, *_: Any) -> None:
     if await _may_be_cancelled(self, task_id, equipment_id):
-        await self._tasks.call_off(task_id, equipment_id, self._wall_clock())
+        await self._tasks.cancel(task_id, equipment_id, self._wall_clock())
 
 
-_details = Directory.details
+_details = TaskQueryClient.details
 
 
-@mutation("what the journal decided is asked without a barrier", Directory, "details")
+@mutation("what the journal decided is asked without a barrier", TaskQueryClient, "details")
 def _at_once(
     self: Any, task_id: str, equipment_id: str, *, barrier: bool
 ) -> Deferred[Details | None]:

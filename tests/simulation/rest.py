@@ -113,7 +113,7 @@ def _broker(broker: Broker) -> list[tuple[str, int]]:
 
 def _frontend(service: FrontendService) -> list[tuple[str, int]]:
     statuses: Any = service.frontend._statuses
-    tasks: Any = service.frontend._orders._tasks
+    tasks: Any = service.frontend._submission._tasks
     return [
         ("open questions", statuses._pending),
         ("conversations", len(statuses._conversations)),

@@ -16,7 +16,7 @@ from rtprov.broker.server.factory import make_broker
 from rtprov.equipment.client import HttpEquipment, equipment_agent
 from rtprov.frontend.service import FrontendService
 from rtprov.http.site import JsonSite
-from rtprov.messaging.environment import Surroundings
+from rtprov.messaging.environment import Environment
 from rtprov.messaging.topology import Shard
 from rtprov.tap.sharded import Sharded
 from rtprov.worker.service import WorkerService
@@ -263,7 +263,7 @@ class World:
         given = self._given(role.name)
 
         def make(shards: int) -> FrontendService:
-            around = self._surroundings(role, rng)
+            around = self._environment(role, rng)
             return FrontendService(
                 around,
                 sealer=sealer,
@@ -304,7 +304,7 @@ class World:
                 shards_given=given is not None,
             )
             return WorkerService(
-                self._surroundings(role, rng), settings, equipment=equipment, sealer=sealer
+                self._environment(role, rng), settings, equipment=equipment, sealer=sealer
             )
 
         sharded = Sharded(make, given, role.clock)
@@ -318,8 +318,8 @@ class World:
         untold = self.untold.get(name, False) and (self.changed or self.shards == 1)
         return None if untold else self.shards
 
-    def _surroundings(self, role: Role, rng: random.Random) -> Surroundings:
-        return Surroundings(
+    def _environment(self, role: Role, rng: random.Random) -> Environment:
+        return Environment(
             clock=role.clock,
             wall_clock=role.wall_clock,
             rng=rng,

@@ -66,7 +66,7 @@ class FakeTasks:
         )
         return Deferred(self._cancel) if self.silent else succeed(None)
 
-    def call_off(self, task_id: str, equipment_id: str, at: float) -> Deferred[None]:
+    def cancel(self, task_id: str, equipment_id: str, at: float) -> Deferred[None]:
         if self.error is not None:
             return fail(self.error)
         self.called_off.append(task_id)
@@ -106,7 +106,7 @@ class FakeStatuses:
 
 @define(eq=False)
 class FakeDirectory:
-    """A `TaskDirectory` on a store of the test's own; or fails with `error`; or, `silent`, never
+    """A `TaskQueries` on a store of the test's own; or fails with `error`; or, `silent`, never
     says anything.
     """
 
@@ -138,7 +138,7 @@ class FakeDirectory:
 
 @define(eq=False)
 class FakeEnds:
-    """An `EndOfTasks` whose clients wait for the test."""
+    """An `Completions` whose clients wait for the test."""
 
     full: bool = False
     waiting: list[tuple[str, float, Deferred[State | None]]] = field(factory=list)

@@ -33,7 +33,7 @@ from rtprov.equipment.stub import Stub
 from rtprov.frontend.service import FrontendService
 from rtprov.http.site import JsonSite
 from rtprov.journal.first_key import KeySource
-from rtprov.messaging.environment import Surroundings
+from rtprov.messaging.environment import Environment
 from rtprov.messaging.topology import Shard
 from rtprov.security.sealer import FernetSealer
 from rtprov.worker.service import WorkerService
@@ -124,7 +124,7 @@ class System:
         key_source: KeySource | None = None,
     ) -> FrontendService:
         service = FrontendService(
-            self._surroundings(),
+            self._environment(),
             sealer=sealer or self.sealer,
             key_source=key_source,
             shards=self.shards,
@@ -159,7 +159,7 @@ class System:
             agent=agent, base_url="http://a", clock=self.clock, wall_clock=self.wall_clock
         )
         service = WorkerService(
-            self._surroundings(),
+            self._environment(),
             settings,
             equipment=equipment,
             sealer=sealer or self.sealer,
@@ -243,8 +243,8 @@ class System:
     def _serve(self, name: str, role: Any) -> None:
         self.network.listen(name).listen(JsonSite(role.resource(), reactor=self.clock))
 
-    def _surroundings(self) -> Surroundings:
-        return Surroundings(
+    def _environment(self) -> Environment:
+        return Environment(
             clock=self.clock,
             wall_clock=self.wall_clock,
             rng=random.Random(self._rng.random()),

@@ -149,8 +149,8 @@ class Rules(WorkerTestCase):
 
     def test_shards_of_one_worker(self) -> None:
         """The shards of one worker share its slots; those of another do not count."""
-        company: list[Backlog] = []
-        stores = [Store(86400.0, Backlog(10, company)) for _ in range(3)]
+        worker_backlogs: list[Backlog] = []
+        stores = [Store(86400.0, Backlog(10, worker_backlogs)) for _ in range(3)]
         for index, store in enumerate(stores):
             self.backlog(100, store=store, first=1000 * index)
         self.assertEqual(
@@ -185,8 +185,8 @@ class Rules(WorkerTestCase):
 
     def test_missing_keys_elsewhere(self) -> None:
         """The same in the other shards of the worker, and far behind what is played forward."""
-        company: list[Backlog] = []
-        stores = [Store(86400.0, Backlog(10, company)) for _ in range(2)]
+        worker_backlogs: list[Backlog] = []
+        stores = [Store(86400.0, Backlog(10, worker_backlogs)) for _ in range(2)]
         for index, store in enumerate(stores):
             self.backlog(100, store=store, first=1000 * index)
         for number in range(1000, 1100):

@@ -56,7 +56,7 @@ class AMonth(SystemTestCase):
         assert isinstance(journal, Stream)
         return journal
 
-    def call_off(self, task_id: str) -> int:
+    def cancel(self, task_id: str) -> int:
         return self.system.request(
             "DELETE", f"/api/v1/equipment/cpe/AWAY123456/task/{task_id}"
         ).status
@@ -65,7 +65,7 @@ class AMonth(SystemTestCase):
         """The task, those behind it, and a cancellation among them outlive the journal's segments;
         each is called in its turn, and ends once."""
         first, second, third = (self.system.accepted("AWAY123456") for _ in range(3))
-        self.assertEqual(self.call_off(second), 200)
+        self.assertEqual(self.cancel(second), 200)
         began_at = self.system.wall_clock()
         for _ in range(DAYS):
             for _ in range(STARTS_A_DAY):

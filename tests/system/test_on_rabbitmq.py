@@ -16,7 +16,7 @@ from rtprov.amqp.client.url import BrokerUrl
 from rtprov.clocks import WallClock
 from rtprov.frontend.service import FrontendService
 from rtprov.messaging import topology, upkeep
-from rtprov.messaging.environment import Surroundings
+from rtprov.messaging.environment import Environment
 from rtprov.messaging.topology import PARKED_QUEUE, STATUS_EXCHANGE, TASKS_EXCHANGE, Shard
 from rtprov.model import State, Task
 from rtprov.worker import renewals
@@ -68,9 +68,9 @@ class OnRabbitMQ(RabbitMQTestCase, BrokerContract):
         for name, value in (("FIRST_FAILURE_PAUSE_S", 0.01), ("LONGEST_FAILURE_PAUSE_S", 0.1)):
             self.patch(failures, name, value)
 
-    def surroundings(self, url: str) -> Surroundings:
+    def environment(self, url: str) -> Environment:
         where = BrokerUrl.parse(url)
-        return Surroundings(
+        return Environment(
             clock=self.clock,
             wall_clock=WallClock(self.clock.seconds, self.clock.seconds),
             rng=random.Random(1),
@@ -82,11 +82,11 @@ class OnRabbitMQ(RabbitMQTestCase, BrokerContract):
     async def start(self, equipment: Any) -> tuple[FrontendService, WorkerService]:
         """Both, connected."""
         frontend = FrontendService(
-            self.surroundings(self.frontend_url), sealer=PlainSealer(), shards=1, running_status=200
+            self.environment(self.frontend_url), sealer=PlainSealer(), shards=1, running_status=200
         )
         settings = WorkerSettings(shards=[Shard(0, 1)])
         service = WorkerService(
-            self.surroundings(self.worker_url), settings, equipment=equipment, sealer=PlainSealer()
+            self.environment(self.worker_url), settings, equipment=equipment, sealer=PlainSealer()
         )
         for role in (frontend, service):
             role.startService()
@@ -101,7 +101,7 @@ class OnRabbitMQ(RabbitMQTestCase, BrokerContract):
         equipment = FailingEquipment("BAD000001")
         frontend, _ = await self.start(equipment)
         for device, state in (("BAD000001", State.FAILED), ("GOOD00001", State.COMPLETED)):
-            task_id = await frontend.frontend._orders.submit(device, 14, BODY, "test")
+            task_id = await frontend.frontend._submission.submit(device, 14, BODY, "test")
             while (
                 now := await frontend.frontend._statuses.status(task_id, device)
             ) is State.RUNNING:
@@ -129,7 +129,8 @@ class OnRabbitMQ(RabbitMQTestCase, BrokerContract):
         equipment = SlowEquipment(self.clock)
         frontend, _ = await self.start(equipment)
         tasks = [
-            await frontend.frontend._orders.submit("SLOW00001", 14, BODY, "test") for _ in range(2)
+            await frontend.frontend._submission.submit("SLOW00001", 14, BODY, "test")
+            for _ in range(2)
         ]
         for task_id in tasks:
             while (
@@ -154,7 +155,7 @@ class OnRabbitMQ(RabbitMQTestCase, BrokerContract):
             await self.ask(channel, Exchange.Delete(exchange=exchange))
         await deferLater(self.clock, 1.0)
         await frontend.connection.when_connected()
-        task_id = await frontend.frontend._orders.submit("GOOD00001", 14, BODY, "test")
+        task_id = await frontend.frontend._submission.submit("GOOD00001", 14, BODY, "test")
         while (
             now := await frontend.frontend._statuses.status(task_id, "GOOD00001")
         ) is State.RUNNING:

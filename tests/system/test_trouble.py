@@ -9,7 +9,7 @@ import re
 from rtprov.equipment.scenario import Rule
 from rtprov.errors import EquipmentSilent, EquipmentUnreachable
 from rtprov.model import Finished, Started, State
-from rtprov.worker.circuit_breaker import LONGEST_PROBE_S, ROW
+from rtprov.worker.circuit_breaker import FAILURE_THRESHOLD, LONGEST_PROBE_S
 from tests.support.fakes import FakeDelivery
 from tests.support.system import REQUEST, System
 from tests.system.test_system import COMPLETED, FAILED, RUNNING, SystemTestCase
@@ -21,7 +21,9 @@ class WorkerInTrouble(WorkerTestCase):
 
     def bring_trouble(self) -> list[FakeDelivery]:
         """Tasks 0 to 9 find A out of reach."""
-        deliveries = [self.deliver(number, f"DEVICE{number}") for number in range(ROW)]
+        deliveries = [
+            self.deliver(number, f"DEVICE{number}") for number in range(FAILURE_THRESHOLD)
+        ]
         for call in self.equipment.calls:
             call.break_off(EquipmentUnreachable("refused"))
         return deliveries
@@ -33,10 +35,10 @@ class WorkerInTrouble(WorkerTestCase):
         self.bring_trouble()
         for number in range(10, 110):
             self.deliver(number, f"DEVICE{number}")
-        self.assertEqual(len(self.equipment.calls), ROW)
+        self.assertEqual(len(self.equipment.calls), FAILURE_THRESHOLD)
         for calls in range(1, 6):
             self.clock.pump([0.1] * 310)
-            self.assertEqual(len(self.equipment.calls), ROW + calls)
+            self.assertEqual(len(self.equipment.calls), FAILURE_THRESHOLD + calls)
             self.equipment.calls[-1].break_off(EquipmentUnreachable("refused"))
         self.assertEqual(self.store.attempts(task_id(109)), 0)
 
@@ -63,7 +65,7 @@ class WorkerInTrouble(WorkerTestCase):
         self.bring_trouble()
         deliveries = [self.deliver(number, f"DEVICE{number}") for number in range(100, 110)]
         self.clock.pump([1.0] * 599)
-        called = len(self.equipment.calls) - ROW
+        called = len(self.equipment.calls) - FAILURE_THRESHOLD
         self.assertLess(called, 9)  # one that hangs is joined by another after 90 s
         self.assertEqual([delivery.settled for delivery in deliveries], [None] * 10)
         self.clock.pump([1.0] * 2)
@@ -87,13 +89,19 @@ class WorkerInTrouble(WorkerTestCase):
             self.assertLess(self.clock.seconds(), 603.0)
         self.assertGreaterEqual(self.clock.seconds(), 599.0)
         self.assertEqual(
-            {self.state(number, f"DEVICE{number}") for number in range(ROW)}, {State.FAILED}
+            {self.state(number, f"DEVICE{number}") for number in range(FAILURE_THRESHOLD)},
+            {State.FAILED},
         )
-        self.assertLess(len(self.equipment.calls), ROW + 2 * self.patience_s / LONGEST_PROBE_S + 10)
+        self.assertLess(
+            len(self.equipment.calls),
+            FAILURE_THRESHOLD + 2 * self.patience_s / LONGEST_PROBE_S + 10,
+        )
 
     def test_silence(self) -> None:
         """No answer in time is final for the task, and trouble where it comes in a row."""
-        deliveries = [self.deliver(number, f"DEVICE{number}") for number in range(ROW)]
+        deliveries = [
+            self.deliver(number, f"DEVICE{number}") for number in range(FAILURE_THRESHOLD)
+        ]
         for call in self.equipment.calls:
             call.break_off(EquipmentSilent("A gave no answer within 90 s"))
         self.assertEqual({delivery.settled for delivery in deliveries}, {"ack"})
@@ -121,7 +129,7 @@ class WorkerInTrouble(WorkerTestCase):
         self.assertIsNone(self.successResultOf(drained))
         self.clock.advance(1000.0)
         self.assertEqual({delivery.settled for delivery in deliveries}, {None})
-        self.assertEqual(len(self.equipment.calls), ROW)
+        self.assertEqual(len(self.equipment.calls), FAILURE_THRESHOLD)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_the_broker_goes(self) -> None:
@@ -191,7 +199,7 @@ class Away(SystemInTroubleTestCase):
         self.system.network.advance(60)
         self.assertEqual(self.count(tasks, RUNNING), 100)
         attempts = sum(self.system.workers[0].stores[0].attempts(task_id) for _, task_id in tasks)
-        self.assertLess(attempts, 20 + ROW + 10)
+        self.assertLess(attempts, 20 + FAILURE_THRESHOLD + 10)
         self.system.network.factories["a"] = factory
         self.system.network.advance(120)
         self.assertEqual(self.count(tasks, COMPLETED), 100)

@@ -235,12 +235,12 @@ class KillsItsWorker(VersionsTestCase):
             f"BESIDE{number:04}": self.system.accepted(f"BESIDE{number:04}") for number in range(20)
         }
         killer = self.system.accepted(DEVICE)
-        deaths = 0
+        crash_count = 0
         while self.status(DEVICE, killer) == RUNNING:
             if self.called(killer):
                 self.die(self.system.workers.pop())
-                deaths += 1
-                self.assertLessEqual(deaths, GIVE_UP_AFTER + 1)
+                crash_count += 1
+                self.assertLessEqual(crash_count, GIVE_UP_AFTER + 1)
                 self.system.start_worker()
                 self.system.network.until(lambda: self.system.workers[0].connection.connected, 30.0)
             else:

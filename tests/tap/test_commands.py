@@ -23,7 +23,7 @@ from zope.interface.verify import verifyObject
 from rtprov.errors import ConfigurationError
 from rtprov.security.development import SEAL_KEY, ensure_seal_key, make_development_set
 from rtprov.security.sealer import new_key
-from rtprov.tap.command import Closing, Command, InOrder
+from rtprov.tap.command import Closing, Command, SequentialMultiService
 from rtprov.tap.command_options import CommandOptions
 from rtprov.tap.identity import ca_file, identity_files, key_file, server_identity
 from rtprov.tap.stub import rules
@@ -58,7 +58,7 @@ class Order(SynchronousTestCase):
     def setUp(self) -> None:
         self.diary: list[str] = []
         self.a, self.b = Slow("a", self.diary), Slow("b", self.diary)
-        self.services = InOrder()
+        self.services = SequentialMultiService()
         for each in (self.a, self.b):
             each.setServiceParent(self.services)
         self.services.startService()
@@ -294,4 +294,4 @@ class Commands(FilesTestCase):
     def test_hurry(self) -> None:
         """A command without calls to drain can be told to stop twice all the same."""
         self.patch(sys, "excepthook", sys.excepthook)
-        Command(parsed("rtprov-stub"), Slow("a", [])).hurry()
+        Command(parsed("rtprov-stub"), Slow("a", [])).stop_now()

@@ -87,7 +87,7 @@ class ListeningTests(SynchronousTestCase):
 
 
 class BeyondThisMachine(SynchronousTestCase):
-    def listen(self, host: IAddress, objection: str | None) -> Listening:
+    def listen(self, host: IAddress, public_bind_refusal: str | None) -> Listening:
         """Listen, on a reactor whose port turns out to be there."""
 
         class Reactor(MemoryReactor):
@@ -95,7 +95,7 @@ class BeyondThisMachine(SynchronousTestCase):
                 return Port(host)
 
         endpoint = TCP4ServerEndpoint(Reactor(), 5673)
-        listening = Listening("the broker", "tcp:5673", endpoint, Factory(), objection)
+        listening = Listening("the broker", "tcp:5673", endpoint, Factory(), public_bind_refusal)
         listening.privilegedStartService()
         return listening
 

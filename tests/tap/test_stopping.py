@@ -35,12 +35,12 @@ class Stopping(SynchronousTestCase):
         self.assert_completed(calls=1)
 
     def test_hurry(self) -> None:
-        """A worker in a hurry ends at once; the next one makes the same call again."""
+        """A worker in a stop_now ends at once; the next one makes the same call again."""
         worker = self.system.workers.pop()
         stopped = worker.stopService()
         self.system.network.advance(10)
         self.assertNoResult(stopped)
-        worker.hurry()
+        worker.stop_now()
         self.system.network.advance(0)
         self.successResultOf(stopped)
         self.system.start_worker()
@@ -49,7 +49,7 @@ class Stopping(SynchronousTestCase):
     def test_hurry_before_the_stop(self) -> None:
         """A worker whose turn to stop has not come yet goes on, and ends at once when it comes."""
         worker = self.system.workers.pop()
-        worker.hurry()
+        worker.stop_now()
         self.system.network.advance(10)
         self.assertEqual(self.system.stub.calls, 1)
         stopped = worker.stopService()

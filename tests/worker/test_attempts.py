@@ -17,10 +17,10 @@ from tests.worker.test_shard_worker import EPOCH, WorkerTestCase, task_id
 class Deadly(WorkerTestCase):
     """Tasks in whose calls other processes have died."""
 
-    def deaths(self, number: int, equipment_id: str, deaths: int) -> FakeDelivery:
+    def crash_count(self, number: int, equipment_id: str, crash_count: int) -> FakeDelivery:
         """Deliver a task that so many processes have begun before, and never ended."""
         self.apply(Requested(task_id(number), equipment_id, EPOCH, whole=True))
-        for attempt in range(1, deaths + 2):
+        for attempt in range(1, crash_count + 2):
             self.apply(Started(task_id(number), equipment_id, EPOCH, attempt, f"p0.{attempt}"))
         return self.deliver(number, equipment_id, redelivered=True)
 
@@ -29,7 +29,7 @@ class Deadly(WorkerTestCase):
         called beside them.
         """
         for number in range(3):
-            self.deaths(number, f"DEVICE{number}", 7)
+            self.crash_count(number, f"DEVICE{number}", 7)
         self.deliver(9, "DEVICE9")
         self.assertEqual(self.equipment.under_way, [task_id(0), task_id(9)])
         self.equipment.calls[0].end()
@@ -38,7 +38,7 @@ class Deadly(WorkerTestCase):
     def test_given_up(self) -> None:
         """A task that has killed one process after another goes to the dead letters uncalled; its
         device goes on once those have ended it."""
-        delivery = self.deaths(1, "DEVICE1", GIVE_UP_AFTER)
+        delivery = self.crash_count(1, "DEVICE1", GIVE_UP_AFTER)
         self.assertEqual((delivery.settled, self.equipment.calls), ("dead", []))
         self.deliver(2)
         self.assertEqual(self.equipment.calls, [])
@@ -49,10 +49,10 @@ class Deadly(WorkerTestCase):
         """A suspect that has ended waits for nobody, and is not given up, however many processes it
         has seen die.
         """
-        self.deaths(1, "DEVICE1", 7)
-        for number, deaths in ((2, 7), (3, GIVE_UP_AFTER)):
+        self.crash_count(1, "DEVICE1", 7)
+        for number, crash_count in ((2, 7), (3, GIVE_UP_AFTER)):
             self.apply(Requested(task_id(number), f"DEVICE{number}", EPOCH, whole=True))
-            for attempt in range(1, deaths + 2):
+            for attempt in range(1, crash_count + 2):
                 self.apply(
                     Started(task_id(number), f"DEVICE{number}", EPOCH, attempt, f"p0.{attempt}")
                 )
@@ -65,7 +65,7 @@ class Deadly(WorkerTestCase):
     def test_drained(self) -> None:
         """A worker that is stopped does not wait for suspects that wait for one another."""
         for number in range(2):
-            self.deaths(number, f"DEVICE{number}", 7)
+            self.crash_count(number, f"DEVICE{number}", 7)
         drained = self.drain()
         self.equipment.calls[0].end()
         self.successResultOf(drained)

@@ -13,8 +13,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov.errors import EquipmentUnreachable, OutOfPatience
 from rtprov.model import EquipmentState
-from rtprov.worker.call_limiter import Gate, Permit
-from rtprov.worker.circuit_breaker import ROW, Breaker
+from rtprov.worker.call_limiter import CallLimiter, Permit
+from rtprov.worker.circuit_breaker import FAILURE_THRESHOLD, CircuitBreaker
 
 
 class GateTestCase(SynchronousTestCase):
@@ -22,8 +22,8 @@ class GateTestCase(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
-        breaker = Breaker(concurrency=self.concurrency, rng=random.Random(7))
-        self.gate = Gate(
+        breaker = CircuitBreaker(concurrency=self.concurrency, rng=random.Random(7))
+        self.gate = CallLimiter(
             concurrency=self.concurrency, breaker=breaker, clock=cast("IReactorTime", self.clock)
         )
         self.logged: list[str] = []
@@ -42,7 +42,7 @@ class GateTestCase(SynchronousTestCase):
         permit.end()
 
     def bring_trouble(self) -> None:
-        for number in range(ROW):
+        for number in range(FAILURE_THRESHOLD):
             self.fail_call(self.successResultOf(self.enter()), f"DEVICE{number}")
 
     def advance(self, seconds: float) -> None:
@@ -190,7 +190,7 @@ class Trouble(GateTestCase):
         """
         held = [self.successResultOf(self.enter()) for _ in range(self.concurrency)]
         before = self.enter(left_s=5.0)
-        for number, permit in enumerate(held[:ROW]):
+        for number, permit in enumerate(held[:FAILURE_THRESHOLD]):
             permit.outage(f"DEVICE{number}", EquipmentUnreachable("refused"))
         after = self.enter(left_s=10.0)
         self.advance(4.8)

@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov.worker.circuit_breaker import (
+    FAILURE_THRESHOLD,
     FIRST_GROWTH,
     FIRST_PROBE_S,
     GROWTH_STEP_S,
     LONGEST_PROBE_S,
     LONGEST_RETRY_AFTER_S,
     PROBE_OVERDUE_S,
-    ROW,
     ROW_WHILE_GROWING,
-    Breaker,
+    CircuitBreaker,
 )
 
 CONCURRENCY = 500
@@ -28,21 +28,21 @@ CONCURRENCY = 500
 class BreakerTestCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.now = 1000.0
-        self.breaker = Breaker(concurrency=CONCURRENCY, rng=random.Random(7))
+        self.breaker = CircuitBreaker(concurrency=CONCURRENCY, rng=random.Random(7))
 
     def call(
         self, device: str, *, answered: bool = False, retry_after_s: float | None = None
     ) -> None:
         """A whole call, in no time."""
         self.assertTrue(self.breaker.may_begin(self.now))
-        era = self.breaker.begin(self.now)
+        generation = self.breaker.begin(self.now)
         if answered:
             self.breaker.answered(self.now)
         else:
-            self.breaker.outage(era, device, self.now, retry_after_s)
-        self.breaker.end(era)
+            self.breaker.outage(generation, device, self.now, retry_after_s)
+        self.breaker.end(generation)
 
-    def row(self, length: int = ROW) -> None:
+    def row(self, length: int = FAILURE_THRESHOLD) -> None:
         for number in range(length):
             self.call(f"DEVICE{number}")
 
@@ -61,15 +61,15 @@ class BreakerTestCase(SynchronousTestCase):
         eras: list[int] = []
         while len(eras) < CONCURRENCY and self.breaker.may_begin(self.now):
             eras.append(self.breaker.begin(self.now))
-        for era in eras:
-            self.breaker.end(era)
+        for generation in eras:
+            self.breaker.end(generation)
         return len(eras)
 
 
 class Opening(BreakerTestCase):
     def test_a_row(self) -> None:
         """Ten devices in a row without an answer open it, and no call may begin; nine do not."""
-        self.row(ROW - 1)
+        self.row(FAILURE_THRESHOLD - 1)
         self.assertTrue(self.breaker.closed)
         self.assertEqual(self.room(), CONCURRENCY)
         self.call("ONEMORE")
@@ -79,7 +79,7 @@ class Opening(BreakerTestCase):
     def test_answers_in_between(self) -> None:
         """An answer to anybody begins the row anew."""
         for _ in range(10):
-            self.row(ROW - 1)
+            self.row(FAILURE_THRESHOLD - 1)
             self.call("WELL", answered=True)
         self.assertTrue(self.breaker.closed)
 
@@ -93,7 +93,7 @@ class Opening(BreakerTestCase):
         """Devices that are told when to come back are paced by that: they neither make a row nor
         break one.
         """
-        self.row(ROW - 1)
+        self.row(FAILURE_THRESHOLD - 1)
         for number in range(1000):
             self.call(f"BUSY{number}", retry_after_s=0.0)
         self.assertTrue(self.breaker.closed)
@@ -126,9 +126,9 @@ class Probing(BreakerTestCase):
     def test_a_probe_that_is_given_up(self) -> None:
         """A probe that ends without having called leaves its place to the next one at once."""
         self.wait()
-        era = self.breaker.begin(self.now)
+        generation = self.breaker.begin(self.now)
         self.assertEqual(self.room(), 0)
-        self.breaker.end(era)
+        self.breaker.end(generation)
         self.assertEqual(self.room(), 1)
 
     def test_retry_after(self) -> None:
@@ -140,11 +140,11 @@ class Probing(BreakerTestCase):
 
     def test_silence_of_the_past(self) -> None:
         """Calls that began before it opened change nothing when they end without an answer."""
-        breaker = Breaker(concurrency=CONCURRENCY, rng=random.Random(7))
+        breaker = CircuitBreaker(concurrency=CONCURRENCY, rng=random.Random(7))
         eras = [breaker.begin(self.now) for _ in range(CONCURRENCY)]
-        for number, era in enumerate(eras):
-            breaker.outage(era, f"DEVICE{number}", self.now, None)
-            breaker.end(era)
+        for number, generation in enumerate(eras):
+            breaker.outage(generation, f"DEVICE{number}", self.now, None)
+            breaker.end(generation)
         self.assertLessEqual(breaker.next_look_s(self.now) or 0.0, FIRST_PROBE_S)
 
     def test_an_answer_of_the_past(self) -> None:
@@ -178,9 +178,9 @@ class Growing(BreakerTestCase):
         self.row(ROW_WHILE_GROWING - 1)
         self.call("WELL", answered=True)
         self.row(ROW_WHILE_GROWING - 1)
-        self.assertTrue(self.breaker.growing)
+        self.assertTrue(self.breaker.half_open)
         self.call("ONEMORE")
-        self.assertFalse(self.breaker.growing)
+        self.assertFalse(self.breaker.half_open)
         self.assertGreaterEqual(self.wait(), FIRST_PROBE_S)
 
     def test_afterwards(self) -> None:
@@ -210,9 +210,9 @@ class AnyOrder(SynchronousTestCase):
         before long.
         """
         now, under_way = 0.0, list[int]()
-        breaker = Breaker(concurrency=20, rng=random.Random(seed))
+        breaker = CircuitBreaker(concurrency=20, rng=random.Random(seed))
         for what, number, seconds in steps:
-            open_before, probing = not breaker.closed and not breaker.growing, breaker._under_way
+            open_before, probing = not breaker.closed and not breaker.half_open, breaker._under_way
             if what == "wait":
                 now += seconds
             elif what == "begin":
@@ -220,34 +220,36 @@ class AnyOrder(SynchronousTestCase):
                     self.assertFalse(open_before and probing and now < breaker._overdue_at)
                     under_way.append(breaker.begin(now))
             elif under_way:
-                era = under_way.pop(number % len(under_way))
+                generation = under_way.pop(number % len(under_way))
                 if what == "answer":
                     breaker.answered(now)
                 elif what == "outage":
-                    breaker.outage(era, f"DEVICE{number}", now, seconds if number % 2 else None)
-                breaker.end(era)
+                    breaker.outage(
+                        generation, f"DEVICE{number}", now, seconds if number % 2 else None
+                    )
+                breaker.end(generation)
             self.assertGreaterEqual(breaker._under_way, 0)
             self.assertLessEqual(breaker._under_way, len(under_way))
-        for era in under_way:
-            breaker.end(era)
+        for generation in under_way:
+            breaker.end(generation)
         limit = now + LONGEST_RETRY_AFTER_S + 60.0
         while not breaker.closed and now < limit:
             now += max(breaker.next_look_s(now) or 0.0, 0.01)
             if breaker.may_begin(now):
-                era = breaker.begin(now)
+                generation = breaker.begin(now)
                 breaker.answered(now)
-                breaker.end(era)
+                breaker.end(generation)
         self.assertTrue(breaker.closed)
 
-    @given(outcomes=st.lists(st.tuples(st.integers(0, ROW - 2), st.booleans())))
+    @given(outcomes=st.lists(st.tuples(st.integers(0, FAILURE_THRESHOLD - 2), st.booleans())))
     def test_few_devices(self, outcomes: list[tuple[int, bool]]) -> None:
         """As long as nine devices or fewer are in trouble, it stays closed."""
-        breaker = Breaker(concurrency=20, rng=random.Random(1))
+        breaker = CircuitBreaker(concurrency=20, rng=random.Random(1))
         for device, answered in outcomes:
-            era = breaker.begin(0.0)
+            generation = breaker.begin(0.0)
             if answered:
                 breaker.answered(0.0)
             else:
-                breaker.outage(era, f"DEVICE{device}", 0.0)
-            breaker.end(era)
+                breaker.outage(generation, f"DEVICE{device}", 0.0)
+            breaker.end(generation)
             self.assertTrue(breaker.closed)

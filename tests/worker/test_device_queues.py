@@ -6,14 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtprov.worker.device_queues import Lanes
+from rtprov.worker.device_queues import DeviceQueues
 
 DEVICES = ["ABC123", "DEF456", "GHI789"]
 
 
 class Examples(SynchronousTestCase):
     def setUp(self) -> None:
-        self.lanes: Lanes[int] = Lanes()
+        self.lanes: DeviceQueues[int] = DeviceQueues()
 
     def counts(self) -> tuple[int, int, int]:
         return self.lanes.active, self.lanes.waiting, len(self.lanes)
@@ -76,7 +76,7 @@ class AgainstLists(SynchronousTestCase):
         """Whatever is done in whatever order: one head a device, first in first out, nothing lost,
         the counters right, no lane empty.
         """
-        lanes: Lanes[int] = Lanes()
+        lanes: DeviceQueues[int] = DeviceQueues()
         model: dict[str, list[int]] = {device: [] for device in DEVICES}
         for item, (action, device) in enumerate(sequence):
             expected = model[device]
@@ -103,7 +103,7 @@ class AgainstLists(SynchronousTestCase):
     @given(st.lists(st.sampled_from(DEVICES), max_size=40))
     def test_drop_all_keeps_each_device_in_order(self, devices: list[str]) -> None:
         """What is dropped of all devices is, for each device, in the order it came."""
-        lanes: Lanes[tuple[str, int]] = Lanes()
+        lanes: DeviceQueues[tuple[str, int]] = DeviceQueues()
         behind = [
             item
             for item in [(device, number) for number, device in enumerate(devices)]

@@ -9,17 +9,22 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtprov.worker.quarantine import GIVE_UP_AFTER, SUSPECT_AFTER, Quarantine, company
+from rtprov.worker.quarantine import (
+    GIVE_UP_AFTER,
+    SUSPECT_AFTER,
+    Quarantine,
+    max_concurrent_suspects,
+)
 
 
 class Company(SynchronousTestCase):
     def test_by_deaths(self) -> None:
-        """A few deaths are nothing; then ever fewer run together, at last each alone."""
+        """A few crash_count are nothing; then ever fewer run together, at last each alone."""
         self.assertEqual(
-            [company(deaths) for deaths in range(SUSPECT_AFTER + 4)],
+            [max_concurrent_suspects(crash_count) for crash_count in range(SUSPECT_AFTER + 4)],
             [None] * SUSPECT_AFTER + [64, 8, 1, 1],
         )
-        self.assertEqual(company(GIVE_UP_AFTER), 1)
+        self.assertEqual(max_concurrent_suspects(GIVE_UP_AFTER), 1)
 
 
 class QuarantineTests(SynchronousTestCase):
@@ -90,17 +95,21 @@ class QuarantineTests(SynchronousTestCase):
         self.successResultOf(third)
 
     @given(st.lists(st.integers(0, GIVE_UP_AFTER), max_size=60))
-    def test_all_get_their_turn(self, deaths: list[int]) -> None:
+    def test_all_get_their_turn(self, crash_count: list[int]) -> None:
         """Whatever comes together, nobody is left waiting, and never do more run together than any
         of them allows.
         """
         quarantine = Quarantine()
-        waiting = [(each, quarantine.enter(each)) for each in deaths]
+        waiting = [(each, quarantine.enter(each)) for each in crash_count]
         while waiting:
             inside = [
-                each for each, entered in waiting if entered.called and company(each) is not None
+                each
+                for each, entered in waiting
+                if entered.called and max_concurrent_suspects(each) is not None
             ]
-            self.assertTrue(all(len(inside) <= (company(each) or 0) for each in inside))
+            self.assertTrue(
+                all(len(inside) <= (max_concurrent_suspects(each) or 0) for each in inside)
+            )
             going = next((pair for pair in waiting if pair[1].called), None)
             assert going is not None, "nobody can go on"
             waiting.remove(going)

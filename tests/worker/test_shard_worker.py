@@ -20,8 +20,8 @@ from rtprov.messaging.topology import Shard
 from rtprov.model import Event, Finished, Requested, Started, State, Task
 from rtprov.worker import shard_worker as worker
 from rtprov.worker.attempts import Attempts
-from rtprov.worker.call_limiter import Gate
-from rtprov.worker.circuit_breaker import Breaker
+from rtprov.worker.call_limiter import CallLimiter
+from rtprov.worker.circuit_breaker import CircuitBreaker
 from rtprov.worker.copies import WorkQueue
 from rtprov.worker.missing_keys import MissingKeys
 from rtprov.worker.quarantine import Quarantine
@@ -64,8 +64,8 @@ class WorkerTestCase(SynchronousTestCase):
         self.wall_clock = WallClock(
             lambda: EPOCH + self.offset_s + self.clock.seconds(), self.clock.seconds
         )
-        breaker = Breaker(concurrency=self.concurrency, rng=random.Random(7))
-        self.gate = Gate(
+        breaker = CircuitBreaker(concurrency=self.concurrency, rng=random.Random(7))
+        self.gate = CallLimiter(
             concurrency=self.concurrency, breaker=breaker, clock=cast("IReactorTime", self.clock)
         )
         attempts = Attempts(

@@ -79,7 +79,7 @@ class SqliteStorage:
     # What the engine tells.
 
     def exchange_declared(self, exchange: StoredExchange) -> None:
-        self._tell(
+        self._record(
             "INSERT INTO exchange VALUES (?, ?, ?, ?)",
             exchange.name,
             exchange.kind,
@@ -88,8 +88,8 @@ class SqliteStorage:
         )
 
     def exchange_deleted(self, name: str) -> None:
-        self._tell("DELETE FROM exchange WHERE name = ?", name)
-        self._tell("DELETE FROM binding WHERE exchange = ?", name)
+        self._record("DELETE FROM exchange WHERE name = ?", name)
+        self._record("DELETE FROM binding WHERE exchange = ?", name)
 
     def queue_declared(self, name: str, arguments: Mapping[str, Any], auto_delete: bool) -> None:
         if self._last_id + 1 >= MAX_QUEUE_ID:
@@ -97,18 +97,18 @@ class SqliteStorage:
         self._last_id += 1
         self._ids[name] = self._last_id
         text = msgspec.json.encode(arguments).decode()
-        self._tell(
+        self._record(
             "INSERT INTO queue VALUES (?, ?, ?, ?, -1)", self._last_id, name, text, auto_delete
         )
 
     def queue_deleted(self, name: str) -> None:
         queue_id = self._ids.pop(name)
-        self._tell("DELETE FROM queue WHERE id = ?", queue_id)
-        self._tell("DELETE FROM binding WHERE queue = ?", queue_id)
+        self._record("DELETE FROM queue WHERE id = ?", queue_id)
+        self._record("DELETE FROM binding WHERE queue = ?", queue_id)
         self._batch.ranges.append((row_id(queue_id, 0), row_id(queue_id + 1, 0) - 1))
 
     def bound(self, queue: str, exchange: str, routing_key: str) -> None:
-        self._tell(
+        self._record(
             "INSERT OR IGNORE INTO binding VALUES (?, ?, ?)",
             self._ids[queue],
             exchange,
@@ -117,14 +117,14 @@ class SqliteStorage:
 
     def unbound(self, queue: str, exchange: str, routing_key: str) -> None:
         if queue in self._ids:
-            self._tell(
+            self._record(
                 "DELETE FROM binding WHERE queue = ? AND exchange = ? AND routing_key = ?",
                 self._ids[queue],
                 exchange,
                 routing_key,
             )
 
-    def _tell(self, statement: str, *values: object) -> None:
+    def _record(self, statement: str, *values: object) -> None:
         self._batch.statements.append((statement, values))
 
     def added(self, queue: str, record: Record) -> None:
