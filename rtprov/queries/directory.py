@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from attrs import define, field
 from twisted.internet.defer import Deferred, DeferredList, TimeoutError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -23,17 +22,17 @@ from rtprov.messaging.query_messages import (
     decode_known,
     decode_question,
     encode,
-    encode_ended,
     encode_keys,
     encode_known,
 )
 from rtprov.messaging.topology import STATUS_EXCHANGE, Shard, declare_inquiry
-from rtprov.model import Cancelled, Details, Event, Finished, State, shard_of
+from rtprov.model import Details, Event, shard_of
+from rtprov.queries.watches import Watches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+    from twisted.internet.interfaces import IReactorTime
 
     from rtprov.amqp.client.protocol import AmqpConnection
     from rtprov.amqp.client.rpc import Reply, RpcClient
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
 
 REPLY_DEADLINE_S = 2.0
 BARRIER_DEADLINE_S = 1.8
-LONGEST_WATCH_S = 60.0
 MAX_LISTED = 101  # a page has 100; one more tells that there is another
 PREFETCH = 1000
 
@@ -110,16 +108,6 @@ class TaskQueryClient:
             raise NoReply("The worker's answer could not be understood") from None
 
 
-@define(eq=False)
-class _Watch:
-    """One front end's batch of tasks, and those of them that have ended since the last message."""
-
-    reply: Reply
-    pairs: list[tuple[str, str]]
-    ended: list[tuple[int, State]] = field(factory=list)
-    timer: IDelayedCall | None = None
-
-
 class TaskQueryServer:
     """Answers for one shard, from a replica. A session of the worker's connection: attach it after
     the shard's journal.
@@ -149,15 +137,18 @@ class TaskQueryServer:
         self._may_tell = may_tell
         self._clock = clock
         self._wall_clock = wall_clock
-        self._watched: dict[str, list[tuple[_Watch, int]]] = {}
-        self._watches: dict[_Watch, None] = {}  # an ordered set
+        self._watches = Watches(replica=replica, clock=clock)
         self.queue: str | None = None
         """The queue that it answers from, of the present connection."""
 
     @property
     def watched(self) -> int:
-        """How many tasks somebody watches."""
-        return len(self._watched)
+        """How many tasks are watched."""
+        return self._watches.watched
+
+    def saw(self, event: Event) -> None:
+        """The replica has taken this event of the journal."""
+        self._watches.saw(event)
 
     async def attach(self, connection: AmqpConnection) -> None:
         """Start to answer. The journal has passed its barrier on this connection before."""
@@ -166,14 +157,13 @@ class TaskQueryServer:
         await serve_many(channel, self.queue, self._answer, prefetch=PREFETCH)
 
     def detach(self) -> None:
-        """The connection is gone: nobody can be told any more."""
-        for watch in list(self._watches):
-            self._end(watch)
+        """The connection is gone, and the watches with it."""
+        self._watches.end_all()
 
     async def _answer(self, body: bytes, reply: Reply) -> None:
         question = decode_question(body)
         if isinstance(question, Watch):
-            self._begin(question, reply)
+            self._watches.begin(question, reply)
             return
         if isinstance(question, KeysAsked):
             reply(encode_keys(self._key_ids()))
@@ -201,48 +191,3 @@ class TaskQueryServer:
         else:
             details = self._replica.details(question.task, question.equipment, now)
             reply(encode_known([] if details is None else [details]))
-
-    # Watches.
-
-    def _begin(self, question: Watch, reply: Reply) -> None:
-        watch = _Watch(reply, question.tasks)
-        for index, (task_id, equipment_id) in enumerate(question.tasks):
-            state = self._replica.lookup(task_id, equipment_id)
-            if state is not None and state.final:
-                watch.ended.append((index, state))
-            else:
-                self._watched.setdefault(task_id, []).append((watch, index))
-        self._watches[watch] = None
-        watch.timer = self._clock.callLater(
-            min(max(question.wait, 0.0), LONGEST_WATCH_S), self._end, watch
-        )
-        if watch.ended:
-            self._tell(watch)
-
-    def saw(self, event: Event) -> None:
-        """The replica has taken this event: tell whoever waits for it, with all that a reactor turn
-        brings in one message.
-        """
-        if not isinstance(event, (Finished, Cancelled)) or event.task_id not in self._watched:
-            return
-        state = self._replica.lookup(event.task_id, event.equipment_id)
-        if state is None or not state.final:
-            return  # a cancellation that came too late
-        for watch, index in self._watched.pop(event.task_id):
-            if not watch.ended:
-                self._clock.callLater(0, self._tell, watch)
-            watch.ended.append((index, state))
-
-    def _tell(self, watch: _Watch) -> None:
-        ended, watch.ended = watch.ended, []
-        if watch in self._watches and ended:
-            watch.reply(encode_ended(ended))
-
-    def _end(self, watch: _Watch) -> None:
-        self._watches.pop(watch, None)
-        if watch.timer is not None and watch.timer.active():
-            watch.timer.cancel()
-        for task_id, _ in watch.pairs:
-            left = [entry for entry in self._watched.pop(task_id, ()) if entry[0] is not watch]
-            if left:
-                self._watched[task_id] = left

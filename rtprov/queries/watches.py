@@ -18,22 +18,24 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from rtprov.errors import BrokerError, NoReply, UndecodableMessage
-from rtprov.messaging.query_messages import Watch, decode_ended, encode
+from rtprov.messaging.query_messages import Watch, decode_ended, encode, encode_ended
 from rtprov.messaging.topology import STATUS_EXCHANGE, Shard
-from rtprov.model import State, shard_of
+from rtprov.model import Cancelled, Event, Finished, State, shard_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-    from rtprov.amqp.client.rpc import RpcClient
+    from rtprov.amqp.client.rpc import Reply, RpcClient
+    from rtprov.interfaces import Replica
 
 MAX_WAITING = 20_000
 SLOT_S = 0.1  # clients whose time is over within one share a timer
 LOOK_EVERY_S = 1.0  # at tasks that no subscription covers
 MAX_BATCH = 500
 RENEW_AFTER_S = 10.0
+LONGEST_WATCH_S = 60.0
 
 _Pair = tuple[str, str]
 _Waiter = Deferred["State | None"]
@@ -209,3 +211,77 @@ def _fire_all(waiters: Sequence[_Waiter], state: State | None) -> None:
     for waiter in list(waiters):
         if not waiter.called:
             waiter.callback(state)
+
+
+@define(eq=False)
+class _Watch:
+    """One front end's batch of tasks, and those that have ended since its last message."""
+
+    reply: Reply
+    pairs: list[tuple[str, str]]
+    ended: list[tuple[int, State]] = field(factory=list)
+    timer: IDelayedCall | None = None
+
+
+class Watches:
+    """The worker's half: tells each watch which of its tasks have ended, as `replica` knows it.
+
+    All tasks of a watch that end in one reactor turn go into one message.
+    """
+
+    def __init__(self, *, replica: Replica, clock: IReactorTime) -> None:
+        self._replica = replica
+        self._clock = clock
+        self._by_task: dict[str, list[tuple[_Watch, int]]] = {}
+        self._watches: dict[_Watch, None] = {}  # an ordered set
+
+    @property
+    def watched(self) -> int:
+        """How many tasks are watched."""
+        return len(self._by_task)
+
+    def begin(self, question: Watch, reply: Reply) -> None:
+        """Watch the tasks of `question`; `reply` is called with each message for the front end."""
+        watch = _Watch(reply, question.tasks)
+        for index, (task_id, equipment_id) in enumerate(question.tasks):
+            state = self._replica.lookup(task_id, equipment_id)
+            if state is not None and state.final:
+                watch.ended.append((index, state))
+            else:
+                self._by_task.setdefault(task_id, []).append((watch, index))
+        self._watches[watch] = None
+        wait_s = min(max(question.wait, 0.0), LONGEST_WATCH_S)
+        watch.timer = self._clock.callLater(wait_s, self._end, watch)
+        if watch.ended:
+            self._report(watch)
+
+    def saw(self, event: Event) -> None:
+        """The replica has taken this event of the journal."""
+        if not isinstance(event, (Finished, Cancelled)) or event.task_id not in self._by_task:
+            return
+        state = self._replica.lookup(event.task_id, event.equipment_id)
+        if state is None or not state.final:
+            return  # a cancellation that came too late
+        for watch, index in self._by_task.pop(event.task_id):
+            if not watch.ended:
+                self._clock.callLater(0, self._report, watch)
+            watch.ended.append((index, state))
+
+    def end_all(self) -> None:
+        """No watch can be answered any more."""
+        for watch in list(self._watches):
+            self._end(watch)
+
+    def _report(self, watch: _Watch) -> None:
+        ended, watch.ended = watch.ended, []
+        if watch in self._watches and ended:
+            watch.reply(encode_ended(ended))
+
+    def _end(self, watch: _Watch) -> None:
+        self._watches.pop(watch, None)
+        if watch.timer is not None and watch.timer.active():
+            watch.timer.cancel()
+        for task_id, _ in watch.pairs:
+            left = [entry for entry in self._by_task.pop(task_id, ()) if entry[0] is not watch]
+            if left:
+                self._by_task[task_id] = left
