@@ -238,6 +238,11 @@ class Waiting(enum.Enum):
     CONCURRENCY = "concurrency"  # a worker with a free slot
     KEY = "key"  # the key that its body is sealed with
 
+    @classmethod
+    def _missing_(cls, value: object) -> Waiting:
+        """A reason that a later version has added."""
+        return cls.CONCURRENCY
+
 
 class Phase(enum.Enum):
     """What happens to a task that has not ended."""
@@ -245,6 +250,11 @@ class Phase(enum.Enum):
     WAITING = "waiting"  # it was never sent to A
     CALLING = "calling"  # a call to A is under way
     RETRYING = "retrying"  # a call did not reach A; another one will be made
+
+    @classmethod
+    def _missing_(cls, value: object) -> Phase:
+        """A phase that a later version has added."""
+        return cls.WAITING
 
 
 @attrs.frozen

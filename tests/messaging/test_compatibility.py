@@ -1,0 +1,203 @@
+"""Versions beside each other: each decodes messages that have fewer fields, or more, than its own.
+
+A field that is added to a message, or to what is nested in one, must have a default: otherwise a
+new front end refuses the replies of an old worker.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+from msgspec import inspect
+from twisted.trial.unittest import SynchronousTestCase
+
+from rtprov.messaging import event_messages, markers, query_messages, status_messages
+from rtprov.model import (
+    Active,
+    Attempt,
+    Cancelled,
+    Copied,
+    Details,
+    EquipmentState,
+    Finished,
+    Marker,
+    Phase,
+    Postponed,
+    Requested,
+    Started,
+    State,
+    Task,
+    Waiting,
+    Withheld,
+)
+
+REQUIRED = {
+    "_Task": "task equipment at timeout sealed",
+    "_Requested": "task equipment at",
+    "_Started": "task equipment at attempt",
+    "_Postponed": "task equipment at attempt reason until",
+    "_Withheld": "task equipment at",
+    "_Cancelled": "task equipment at",
+    "_Finished": "task equipment at state reason",
+    "_Active": "by at concurrency equipment",
+    "_Marker": "id",
+    "_AnyKind": "kind",
+    "_StatusRequest": "tasks barrier",
+    "_StatusReply": "states",
+    "_Census": "id",
+    "TaskQuery": "task equipment barrier",
+    "Listing": "equipment before limit",
+    "Watch": "tasks wait",
+    "KeysAsked": "",
+    "_Keys": "keys",
+    "_Known": "tasks",
+    "_Ended": "tasks",
+    "Details": (
+        "task_id equipment_id state requested_at started_at finished_at reason attempt_count"
+        " attempts waits_for ahead expected_at fingerprint"
+    ),
+    "Attempt": "number started_at",
+    "Copied": "at place upto",
+}
+"""What the first version of each message has. Nothing may be added here, but for a new message."""
+
+ID, DEVICE, AT = "0123456789abcdef" * 2, "ABC123456", 1_800_000_000.25
+COPIED = Copied(AT, 7, 9)
+DETAILS = Details(
+    ID,
+    DEVICE,
+    State.RUNNING,
+    AT,
+    AT,
+    None,
+    None,
+    2,
+    (Attempt(1, AT, AT, "refused", AT), Attempt(2, AT)),
+    Waiting.SERVICE,
+    3,
+    AT,
+    "f" * 32,
+    Phase.RETRYING,
+    "token:billing",
+    "b1",
+    "k1",
+)
+EVENTS = (
+    Requested(ID, DEVICE, AT, "f", caller="c", accepted_by="b", key="k", copied=COPIED),
+    Started(ID, DEVICE, AT, 1, "w1"),
+    Postponed(ID, DEVICE, AT, 1, "refused", AT),
+    Withheld(ID, DEVICE, AT, "k", True),
+    Cancelled(ID, DEVICE, AT, copied=COPIED),
+    Finished(ID, DEVICE, AT, State.COMPLETED, "A answered 200"),
+    Active("w1", AT, 500, EquipmentState.OPEN),
+    Marker("m1"),
+)
+TASK = Task(ID, DEVICE, 14, AT, "gAAAAA", "f", caller="c", accepted_by="b", key="k")
+QUESTIONS = (
+    query_messages.TaskQuery(ID, DEVICE, True),
+    query_messages.Listing(DEVICE, ID, 100),
+    query_messages.Watch([(ID, DEVICE)], 10.0),
+    query_messages.KeysAsked(),
+)
+Sample = tuple[bytes, Callable[[bytes], object], type]
+
+
+def structs() -> dict[str, type]:
+    """The messages of all formats, by name."""
+    return {
+        name: each
+        for module in (event_messages, status_messages, query_messages, markers)
+        for name, each in vars(module).items()
+        if isinstance(each, type)
+        and issubclass(each, msgspec.Struct)
+        and each.__module__ == module.__name__
+    }
+
+
+def samples() -> Iterator[Sample]:
+    """A message of each kind with all its fields, what decodes it, and its type."""
+    types = structs()
+    yield event_messages.encode_task(TASK), event_messages.decode_task, types["_Task"]
+    for event in EVENTS:
+        kind = types[f"_{type(event).__name__}"]
+        yield event_messages.encode_event(event), event_messages.decode_event, kind
+    status = status_messages
+    asked = status.encode_status_request([(ID, DEVICE)], barrier=True)
+    yield asked, status.decode_status_request, types["_StatusRequest"]
+    states = status.encode_status_reply([State.CANCELLED, None])
+    yield states, status.decode_status_reply, types["_StatusReply"]
+    for question in QUESTIONS:
+        yield query_messages.encode(question), query_messages.decode_question, type(question)
+    yield query_messages.encode_known([DETAILS]), query_messages.decode_known, types["_Known"]
+    yield query_messages.encode_keys(["k1"]), query_messages.decode_keys, types["_Keys"]
+    ended = query_messages.encode_ended([(0, State.FAILED)])
+    yield ended, query_messages.decode_ended, types["_Ended"]
+    yield markers.encode_census("m1"), markers.decode_census, types["_Census"]
+
+
+def objects(value: Any, kind: Any) -> Iterator[tuple[dict[str, Any], Any]]:
+    """The JSON objects in `value`, which is of the type `kind`, with their own types."""
+    if isinstance(kind, inspect.UnionType):
+        for each in kind.types:
+            yield from objects(value, each)
+    elif isinstance(kind, (inspect.ListType, inspect.VarTupleType)) and isinstance(value, list):
+        for item in value:
+            yield from objects(item, kind.item_type)
+    elif isinstance(kind, (inspect.StructType, inspect.DataclassType)) and isinstance(value, dict):
+        yield value, kind
+        for field in kind.fields:
+            if field.encode_name in value:
+                yield from objects(value[field.encode_name], field.type)
+
+
+class Compatibility(SynchronousTestCase):
+    def test_required(self) -> None:
+        """Each message requires what its first version had, and nothing that was added later."""
+        found = dict(structs(), Details=Details, Attempt=Attempt, Copied=Copied)
+        self.assertEqual(set(found), set(REQUIRED))
+        for name, each in found.items():
+            fields = inspect.type_info(each).fields  # type: ignore[attr-defined] # of all structs
+            required = {field.encode_name for field in fields if field.required}
+            self.assertEqual(required, set(REQUIRED[name].split()), name)
+
+    def test_every_message_has_a_sample(self) -> None:
+        """No message is left out of the tests below."""
+        kinds = {kind.__name__ for _, _, kind in samples()}
+        self.assertEqual(kinds | {"_AnyKind"}, set(structs()))
+
+    def test_from_a_later_version(self) -> None:
+        """A field that a later version added, at any depth, changes nothing."""
+        for body, decode, kind in samples():
+            count = len(list(objects(json.loads(body), inspect.type_info(kind))))
+            self.assertGreater(count, 0, kind)
+            for index in range(count):
+                message = json.loads(body)
+                added, _ = list(objects(message, inspect.type_info(kind)))[index]
+                added["addedLater"] = {"any": ["thing"]}
+                later = decode(json.dumps(message).encode())
+                self.assertEqual(later, decode(body), (kind, index))
+
+    def test_from_an_earlier_version(self) -> None:
+        """A message decodes without any of the fields that were added to its first version."""
+        for body, decode, kind in samples():
+            whole = json.loads(body)
+            places = list(objects(whole, inspect.type_info(kind)))
+            for index, (value, struct) in enumerate(places):
+                for field in struct.fields:
+                    if field.required or field.encode_name not in value:
+                        continue
+                    message = copy.deepcopy(whole)
+                    earlier, _ = list(objects(message, inspect.type_info(kind)))[index]
+                    del earlier[field.encode_name]
+                    self.assertIsNotNone(decode(json.dumps(message).encode()), (kind, field))
+
+    def test_values_that_a_later_version_added(self) -> None:
+        """What a later version's task waits for, or its phase, is shown as what comes nearest."""
+        body = json.loads(query_messages.encode_known([DETAILS]))
+        body["tasks"][0].update(waits_for="weather", phase="dreaming")
+        (known,) = query_messages.decode_known(json.dumps(body).encode())
+        self.assertEqual((known.waits_for, known.phase), (Waiting.CONCURRENCY, Phase.WAITING))
