@@ -207,7 +207,7 @@ class ConnectionLimits(ServerTestCase):
         self.addCleanup(globalLogPublisher.removeObserver, observer)
 
     def _observe(self, event: LogEvent) -> None:
-        if event["log_namespace"] == "rtprov.tls_server":
+        if event["log_namespace"] == "rtprov.security.tls_server":
             self.warnings.append(formatEvent(event))
 
     def connect(self) -> bool:
