@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from rtprov.journal.record import CANCELLED_SLACK_S, KEY_SLACK_S
 from rtprov.journal.store import Store
 from rtprov.model import (
     Cancelled,
@@ -180,7 +181,8 @@ class Laws(SynchronousTestCase):
     @given(histories, st.floats(min_value=0, max_value=5e9))
     def test_expiry(self, events: list[Event], now: float) -> None:
         """At any time exactly those are forgotten whose (first) end is longer ago than the
-        retention, in whatever order the ends came.
+        retention, in whatever order the ends came. Cancelled tasks, and those with a key, are
+        remembered for longer.
         """
         ends: dict[str, float] = {}
         store = Store(RETENTION_S)
@@ -189,7 +191,15 @@ class Laws(SynchronousTestCase):
             if isinstance(event, (Finished, Cancelled)) and store.finished(event.task_id):
                 ends.setdefault(event.task_id, event.at)
         before = len(store)
-        old = {each for each, at in ends.items() if at < now - RETENTION_S}
+        old = set()
+        for each, at in ends.items():
+            details = store.details(each, None, now)
+            assert details is not None
+            slack_s = 0.0 if details.fingerprint is None else KEY_SLACK_S
+            if details.state is State.CANCELLED:
+                slack_s = CANCELLED_SLACK_S
+            if at + slack_s < now - RETENTION_S:
+                old.add(each)
         self.assertEqual(store.expire(now), len(old))
         self.assertEqual(len(store), before - len(old))
         self.assertEqual(
