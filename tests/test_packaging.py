@@ -74,14 +74,14 @@ class Packaging(SynchronousTestCase):
             (self.source / name).parent.mkdir(exist_ok=True)
             (self.source / name).write_bytes(b"secret")
 
-    def sources(self, package: str) -> set[str]:
+    def sources(self, folder: str, pattern: str = "*.py") -> set[str]:
         return {
-            str(path.relative_to(self.source)) for path in (self.source / package).rglob("*.py")
+            str(path.relative_to(self.source)) for path in (self.source / folder).rglob(pattern)
         }
 
     def test_built(self) -> None:
-        """The sdist has all sources, tests and documents, the wheel made from it the package with
-        its types, and the plugin; no keys.
+        """The sdist has all sources, stubs, tests and documents, the wheel made from it the package
+        with its types, and the plugin; no keys.
         """
         sdist = build("sdist", self.source, self.folder)
         with tarfile.open(sdist) as archive:
@@ -90,6 +90,7 @@ class Packaging(SynchronousTestCase):
         wanted = (
             self.sources("rtprov")
             | self.sources("tests")
+            | self.sources("stubs", "*.pyi")
             | {PLUGIN, "rtprov/py.typed", "setup.py", "pyproject.toml", "LICENSE"}
         )
         self.assertEqual(wanted - inside, set())

@@ -29,7 +29,13 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
 
     from rtprov.amqp.client.consumer import Delivery
+    from rtprov.amqp.client.methods import Methods
     from rtprov.amqp.client.protocol import AmqpConnection
+
+    class _GeneratedBase(ChannelBase, Methods):
+        """The type checker sees the methods here; at run time `CHANNEL_CLASS` adds them."""
+else:
+    _GeneratedBase = ChannelBase
 
 MAX_WAITING_CALLS = 1000
 _CLOSE = METHODS[Channel.Close]
@@ -54,7 +60,7 @@ class _Call:
     answer: Deferred[Message]
 
 
-class AmqpChannel(ChannelBase):
+class AmqpChannel(_GeneratedBase):
     """Made by `AmqpConnection.open_channel`, and never again usable once `closed`.
 
     `consumers` maps consumer tags to what takes their deliveries (use

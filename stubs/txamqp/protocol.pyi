@@ -1,0 +1,15 @@
+from typing import Any
+
+from twisted.internet.protocol import Protocol
+from txamqp.client import TwistedEvent
+
+class AMQChannel:
+    id: int
+    closed: bool
+
+class AMQClient(Protocol):
+    vhost: str
+    closed: bool
+    channels: dict[int, Any]
+    started: TwistedEvent
+    disconnected: TwistedEvent
