@@ -30,7 +30,8 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 from twisted.trial.unittest import SkipTest
 
-from rtprov.amqp.client.consumer import Delivery, consume
+from rtprov.amqp.client.consumer import consume
+from rtprov.amqp.client.delivery import Delivery
 from rtprov.amqp.client.protocol import AmqpConnection
 from rtprov.amqp.client.publisher import Publisher
 from rtprov.amqp.client.rpc import RpcClient, serve

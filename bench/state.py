@@ -25,7 +25,8 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.python.failure import Failure
 
 from bench.broker import connect
-from rtprov.amqp.client.consumer import Delivery, consume
+from rtprov.amqp.client.consumer import consume
+from rtprov.amqp.client.delivery import Delivery
 from rtprov.amqp.client.publisher import Publisher
 from rtprov.amqp.client.url import BrokerUrl
 from rtprov.messaging import topology

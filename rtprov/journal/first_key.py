@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rtprov.amqp.client.channel import AmqpChannel
-    from rtprov.amqp.client.consumer import Delivery
+    from rtprov.amqp.client.delivery import Delivery
     from rtprov.amqp.client.protocol import AmqpConnection
     from rtprov.amqp.client.publisher import Publisher
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
     from rtprov.amqp.client.channel import AmqpChannel
-    from rtprov.amqp.client.consumer import Delivery
+    from rtprov.amqp.client.delivery import Delivery
     from rtprov.amqp.client.protocol import AmqpConnection
 
 PREFETCH = 200

@@ -42,7 +42,7 @@ from rtprov.messaging.topology import TASKS_EXCHANGE, Shard, Topology
 from rtprov.model import shard_of
 
 if TYPE_CHECKING:
-    from rtprov.amqp.client.consumer import Delivery
+    from rtprov.amqp.client.delivery import Delivery
     from rtprov.amqp.client.protocol import AmqpConnection
     from rtprov.amqp.client.publisher import Publisher
 

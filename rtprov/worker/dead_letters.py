@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
     from twisted.python.failure import Failure
 
-    from rtprov.amqp.client.consumer import Delivery
+    from rtprov.amqp.client.delivery import Delivery
     from rtprov.amqp.client.protocol import AmqpConnection
     from rtprov.amqp.client.publisher import Publisher
     from rtprov.interfaces import Journal

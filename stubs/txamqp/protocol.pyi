@@ -5,6 +5,7 @@ from txamqp.client import TwistedEvent
 
 class AMQChannel:
     id: int
+    client: Any
     closed: bool
 
 class AMQClient(Protocol):

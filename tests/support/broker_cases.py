@@ -48,7 +48,8 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from rtprov.amqp.client._txamqp import Message
 from rtprov.amqp.client.channel import AmqpChannel
-from rtprov.amqp.client.consumer import Delivery, consume
+from rtprov.amqp.client.consumer import consume
+from rtprov.amqp.client.delivery import Delivery
 from rtprov.amqp.client.protocol import AmqpConnection
 from rtprov.amqp.client.publisher import Publisher
 from rtprov.amqp.client.spec import METHODS

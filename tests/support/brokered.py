@@ -13,7 +13,8 @@ from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtprov.amqp.client.consumer import Delivery, consume
+from rtprov.amqp.client.consumer import consume
+from rtprov.amqp.client.delivery import Delivery
 from rtprov.amqp.client.publisher import Publisher
 from rtprov.amqp.client.service import BrokerConnection, Session
 from rtprov.amqp.client.url import BrokerUrl

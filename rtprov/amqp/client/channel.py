@@ -28,9 +28,9 @@ from rtprov.errors import AmqpError, BrokerError, BrokerUnavailable, Overloaded
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
 
-    from rtprov.amqp.client.consumer import Delivery
+    from rtprov.amqp.client.delivery import Delivery
+    from rtprov.amqp.client.link import Link
     from rtprov.amqp.client.methods import Methods
-    from rtprov.amqp.client.protocol import AmqpConnection
 
     class _GeneratedBase(ChannelBase, Methods):
         """The type checker sees the methods here; at run time `CHANNEL_CLASS` adds them."""
@@ -63,17 +63,17 @@ class _Call:
 class AmqpChannel(_GeneratedBase):
     """Made by `AmqpConnection.open_channel`, and never again usable once `closed`.
 
-    `consumers` maps consumer tags to what takes their deliveries (use
-    `rtprov.amqp.client.consumer.consume`); `confirms` hears of confirms and returns; deliveries up
-    to the tag `settled_upto` have been acknowledged together; `flowing` is false while the broker
-    forbids us to publish here (``channel.flow``)."""
+    `client` is that connection (txAMQP's name for it). `consumers` maps consumer tags to what takes
+    their deliveries (use `rtprov.amqp.client.consumer.consume`); `confirms` hears of confirms and
+    returns; deliveries up to the tag `settled_upto` have been acknowledged together; `flowing` is
+    false while the broker forbids us to publish here (``channel.flow``)."""
 
     _log = Logger()
 
-    def __init__(self, id: int, client: AmqpConnection, *, fatal: bool) -> None:
+    def __init__(self, id: int, link: Link, *, fatal: bool) -> None:
         # Not txAMQP's own __init__: it makes queues that import the global reactor.
         self.id = id
-        self.client = client
+        self.client = self._link = link
         self.fatal = fatal
         self.closed = False
         self.reason: BrokerError | None = None
@@ -83,7 +83,7 @@ class AmqpChannel(_GeneratedBase):
         self.settled_upto = 0
         self._tags = 0
         self._closing = False
-        self._assembler = Assembler(id, client.max_body_bytes)
+        self._assembler = Assembler(id, link.max_body_bytes)
         self._calls: deque[_Call] = deque()
         self._deadline: IDelayedCall | None = None
         self._closed_callbacks: list[Callable[[BrokerError], None]] = []
@@ -111,7 +111,7 @@ class AmqpChannel(_GeneratedBase):
     def send(self, data: bytes) -> None:
         """Write finished frames of this channel. Nothing happens once the channel is closed."""
         if not self.closed:
-            self.client.send(data)
+            self._link.send(data)
 
     # What txAMQP's generated methods call.
 
@@ -128,7 +128,7 @@ class AmqpChannel(_GeneratedBase):
         except Exception:
             return fail()
         if not method.responses or (method.nowait is not None and args[method.nowait]):
-            self.client.send(data)
+            self._link.send(data)
             return succeed(None)
         if len(self._calls) >= MAX_WAITING_CALLS:
             return fail(
@@ -154,25 +154,25 @@ class AmqpChannel(_GeneratedBase):
         if not isinstance(properties, Basic.Properties):
             properties = Basic.Properties(**(properties or {}))
         return encode_content(
-            self.id, command, encode_header(properties, len(body)), body, self.client.frame_max
+            self.id, command, encode_header(properties, len(body)), body, self._link.frame_max
         )
 
     def _send_call(self) -> None:
-        self._deadline = self.client.clock.callLater(self.client.call_deadline_s, self._overdue)
-        self.client.send(self._calls[0].data)
+        self._deadline = self._link.clock.callLater(self._link.call_deadline_s, self._overdue)
+        self._link.send(self._calls[0].data)
 
     def _overdue(self) -> None:
         method = self._calls[0].method
         text = (
             f"The broker did not answer {method.command.name} within"
-            f" {self.client.call_deadline_s:g} s"
+            f" {self._link.call_deadline_s:g} s"
         )
         self._deadline = None
         if self.fatal:
-            self.client.drop(text)
+            self._link.drop(text)
             return
         if method is not _CLOSE:
-            self.client.send(encode_method(self.id, Channel.Close(200, "gave up waiting", 0, 0)))
+            self._link.send(encode_method(self.id, Channel.Close(200, "gave up waiting", 0, 0)))
         self.do_close(BrokerUnavailable(text))
 
     # What the connection calls.
@@ -194,7 +194,7 @@ class AmqpChannel(_GeneratedBase):
             if message.method.response:
                 self._on_answer(message)
             else:
-                self.client.delegate.dispatch(self, message)
+                self._link.delegate.dispatch(self, message)
 
     def _deliver(self, method: Basic.Deliver, command: Command) -> None:
         take = self.consumers.get(str(method.consumer_tag))
@@ -216,7 +216,7 @@ class AmqpChannel(_GeneratedBase):
                 tag=method.consumer_tag,
                 where=where,
             )
-            self.client.drop("A consumer failed on a delivery")
+            self._link.drop("A consumer failed on a delivery")
 
     def on_confirm(self, delivery_tag: int, *, multiple: bool, positive: bool) -> None:
         """The broker's ``basic.ack`` or ``basic.nack``."""
@@ -244,13 +244,12 @@ class AmqpChannel(_GeneratedBase):
         """
         method = command.method
         if isinstance(method, Channel.Close):
-            self.client.send(encode_method(self.id, Channel.CloseOk()))
+            self._link.send(encode_method(self.id, Channel.CloseOk()))
             if not self.closed and self._calls[0].method is not _CLOSE:
-                # ours was never sent, so no answer to it is due
-                self.client.channels.pop(self.id, None)
+                self._link.forget_channel(self.id)  # ours was never sent, so no answer to it is due
             self.do_close(closed_by(method))
         elif isinstance(method, Channel.CloseOk):
-            self.client.channels.pop(self.id, None)
+            self._link.forget_channel(self.id)
             close = None if self.closed else self._calls.pop()
             self.do_close(BrokerUnavailable("The channel was closed"))
             if close is not None:

@@ -6,16 +6,35 @@ Deliveries and confirms, the bulk, do not come this way: `AmqpChannel.feed` hand
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from twisted.logger import Logger
 
 from rtprov.amqp.client._txamqp import DelegateBase, Message, pythonize
 from rtprov.amqp.client.channel import AmqpChannel, closed_by
+from rtprov.amqp.client.link import Link
 from rtprov.errors import AmqpError, BrokerError
 
 if TYPE_CHECKING:
-    from rtprov.amqp.client.protocol import AmqpConnection
+    from rtprov.amqp.client.url import BrokerUrl
+
+
+class HandshakingLink(Link, Protocol):
+    """The connection as the delegate sees it. `blocked` while the broker wants nothing published
+    (``connection.blocked``).
+    """
+
+    url: BrokerUrl
+    blocked: bool
+
+    def on_start(self, channel: AmqpChannel, message: Message) -> None:
+        """``connection.start``."""
+
+    def on_tune(self, channel: AmqpChannel, message: Message) -> None:
+        """``connection.tune``."""
+
+    def on_close(self, error: AmqpError) -> None:
+        """``connection.close``, answered already; `error` is the reason it gives."""
 
 
 class AmqpDelegate(DelegateBase):
@@ -24,7 +43,7 @@ class AmqpDelegate(DelegateBase):
     """
 
     _log = Logger()
-    client: AmqpConnection
+    client: HandshakingLink
 
     def dispatch(self, channel: AmqpChannel, message: Message) -> object:
         """Call the handler of a message. Raises `AmqpError` 503 where the broker may not send that,
@@ -68,7 +87,7 @@ class AmqpDelegate(DelegateBase):
 
     def channel_close(self, channel: AmqpChannel, message: Message) -> None:
         channel.channel_close_ok()
-        self.client.channels.pop(channel.id, None)
+        self.client.forget_channel(channel.id)
         error = closed_by(message)
         channel.do_close(error)
         if channel.fatal:

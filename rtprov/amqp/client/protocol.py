@@ -153,6 +153,10 @@ class AmqpConnection(ClientBase):
                 return self._last_channel
         raise BrokerUnavailable(f"All {self._max_channels} channels are in use")
 
+    def forget_channel(self, id: int) -> None:
+        """Both sides have closed this channel: its number may be used again."""
+        self.channels.pop(id, None)
+
     def send(self, data: bytes) -> None:
         """Write finished frames, in one piece. Nothing happens once the connection is closed."""
         if not self.closed:

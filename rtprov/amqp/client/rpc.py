@@ -17,7 +17,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from rtprov.amqp.client._txamqp import Content
-from rtprov.amqp.client.consumer import Delivery, consume
+from rtprov.amqp.client.consumer import consume
+from rtprov.amqp.client.delivery import Delivery
 from rtprov.amqp.client.publisher import Publisher
 from rtprov.errors import BrokerError, BrokerUnavailable, NoReply, Unconfirmed
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pamqp.commands import Basic, Channel
 from pamqp.common import FieldTable
 
-from rtprov.amqp.client.consumer import Delivery, cancel, consume
+from rtprov.amqp.client.consumer import cancel, consume
+from rtprov.amqp.client.delivery import Delivery
 from rtprov.amqp.codec import encode_header
 from rtprov.amqp.framing import encode_content
 from rtprov.errors import AmqpError, BrokerUnavailable

@@ -16,7 +16,8 @@ from twisted.internet.task import Clock
 from txamqp.protocol import AMQChannel, AMQClient
 
 from rtprov.amqp.client.channel import CHANNEL_CLASS
-from rtprov.amqp.client.consumer import Delivery, consume
+from rtprov.amqp.client.consumer import consume
+from rtprov.amqp.client.delivery import Delivery
 from rtprov.amqp.client.protocol import MAX_HELD_BACK_BYTES, AmqpConnection
 from rtprov.amqp.client.publisher import Publisher
 from rtprov.amqp.client.service import BrokerConnection

@@ -12,7 +12,7 @@ from pamqp.commands import Basic, Queue
 
 from rtprov.amqp.client._txamqp import Content
 from rtprov.amqp.client.channel import AmqpChannel
-from rtprov.amqp.client.consumer import Delivery
+from rtprov.amqp.client.delivery import Delivery
 from rtprov.amqp.codec import encode_header
 from rtprov.amqp.framing import encode_content
 from tests.support.broker_cases import (
