@@ -36,7 +36,8 @@ from rtprov.amqp.client.protocol import AmqpConnection
 from rtprov.amqp.client.publisher import Publisher
 from rtprov.amqp.client.rpc import RpcClient, serve
 from rtprov.amqp.client.url import BrokerUrl
-from rtprov.broker.server.factory import make_broker
+from rtprov.broker.server.broker import make_broker
+from rtprov.broker.server.factory import BrokerFactory
 from rtprov.broker.storage.interface import MemoryStorage
 from rtprov.broker.storage.sqlite import SqliteStorage
 from tests.support.rabbitmq import start_rabbitmq
@@ -179,8 +180,8 @@ def serve_broker(storage: str, folder: str) -> None:
         if storage == "sqlite"
         else MemoryStorage()
     )
-    factory = make_broker(clock=reactor, storage=kept)
-    listening = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(factory)
+    broker = make_broker(clock=reactor, storage=kept)
+    listening = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(BrokerFactory(broker))
     listening.addCallback(
         lambda port: print(f"amqp://guest:guest@127.0.0.1:{port.getHost().port}/", flush=True)
     )

@@ -14,7 +14,8 @@ from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
-from rtprov.broker.server.factory import BrokerFactory, make_broker
+from rtprov.broker.server.broker import Broker, make_broker
+from rtprov.broker.server.factory import BrokerFactory
 from rtprov.broker.storage.sqlite import SqliteStorage
 from rtprov.errors import NotReady
 from rtprov.http.health import Readiness
@@ -98,17 +99,21 @@ class BrokerService(SequentialMultiService):
         run = partial(deferToThreadPool, cast("IReactorFromThreads", reactor), self._writer)
         storage = self._storage = SqliteStorage(directory=self._state, run=run, clock=clock)
         username, password = self._credentials
-        factory = make_broker(
+        broker = make_broker(
             clock=clock,
             storage=storage,
             username=username,
             password=password,
             max_age_s=self._max_age_s,
         )
-        Closing(partial(_close, factory, storage, self._writer)).setServiceParent(self)
+        Closing(partial(_close, broker, storage, self._writer)).setServiceParent(self)
         text, endpoint = self._where
         self.listening = Listening(
-            "the AMQP broker", text, endpoint, factory, OBJECTION if password == GUEST else None
+            "the AMQP broker",
+            text,
+            endpoint,
+            BrokerFactory(broker),
+            OBJECTION if password == GUEST else None,
         )
         self.listening.option = self.option
         self.listening.setServiceParent(self)
@@ -120,13 +125,13 @@ class BrokerService(SequentialMultiService):
         super().startService()
 
 
-def _close(factory: BrokerFactory, storage: SqliteStorage, pool: ThreadPool) -> Deferred[None]:
-    return Deferred.fromCoroutine(_close_in_order(factory, storage, pool))
+def _close(broker: Broker, storage: SqliteStorage, pool: ThreadPool) -> Deferred[None]:
+    return Deferred.fromCoroutine(_close_in_order(broker, storage, pool))
 
 
-async def _close_in_order(factory: BrokerFactory, storage: SqliteStorage, pool: ThreadPool) -> None:
+async def _close_in_order(broker: Broker, storage: SqliteStorage, pool: ThreadPool) -> None:
     try:
-        await factory.stop()
+        await broker.stop()
         await storage.close().addTimeout(CLOSE_DEADLINE_S, clock)
     except TimeoutError:
         log.error(

@@ -4,10 +4,13 @@ publisher.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, cast
+
 from twisted.internet.defer import CancelledError
 
 from rtprov.amqp.client.publisher import Publisher
 from rtprov.amqp.client.service import BrokerConnection
+from rtprov.broker.server.factory import BrokerFactory
 from rtprov.errors import BrokerUnavailable, Overloaded, Unconfirmed, Unroutable
 from rtprov.frontend.task_publisher import TaskPublisher
 from rtprov.journal.shard_journal import SETTLE_EVERY_S, ShardJournal
@@ -15,6 +18,9 @@ from rtprov.messaging.event_messages import decode_event, decode_task
 from rtprov.messaging.topology import TASKS_EXCHANGE, Shard, Topology
 from rtprov.model import Event, Finished, Marker, Requested, Started, State, Unrecognised, shard_of
 from tests.support.brokered import EPOCH, SHARD, BrokerTestCase, make_task, task_id
+
+if TYPE_CHECKING:
+    from rtprov.broker.server.connection import BrokerProtocol
 
 
 def started(number: int) -> Started:
@@ -49,7 +55,7 @@ class JournalTestCase(BrokerTestCase):
         self.lose()
 
     def open_broker(self) -> None:
-        self.network.factories["broker"] = self.broker
+        self.network.factories["broker"] = BrokerFactory(self.broker)
         self.reconnected(self.connection, self.outside_connection)
 
 
@@ -138,8 +144,8 @@ class Credit(JournalTestCase):
         """How many of the stream's deliveries the broker counts as unacknowledged."""
         return sum(
             len(channel.consuming.unsettled)
-            for protocol in self.broker.connections
-            for channel in protocol.channels
+            for connection in self.broker.connections
+            for channel in cast("BrokerProtocol", connection).channels
         )
 
     def test_batches(self) -> None:

@@ -16,7 +16,8 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.web.resource import Resource
 from zope.interface import implementer
 
-from rtprov.broker.server.factory import make_broker
+from rtprov.broker.server.broker import make_broker
+from rtprov.broker.server.factory import BrokerFactory
 from rtprov.broker.storage.interface import MemoryStorage
 from rtprov.http.site import JsonSite
 from rtprov.security.tls_server import TLSEndpoint
@@ -127,6 +128,7 @@ class Alpn(ServerTestCase):
         """
         for protocols in (None, [b"amqp"], [b"h2", b"http/1.1"]):
             broker = make_broker(clock=cast("IReactorTime", Clock()), storage=MemoryStorage())
-            peer = self.offer(broker, protocols)
-            # the version that it should speak
-            self.assertEqual((peer.agreed, peer.heard[:4]), (b"", b"AMQP"))
+            peer = self.offer(BrokerFactory(broker), protocols)
+            self.assertEqual(
+                (peer.agreed, peer.heard[:4]), (b"", b"AMQP")
+            )  # the version that it should speak

@@ -208,7 +208,7 @@ def _confirm_first(self: Any) -> None:
         queue.pump()
     due, self._confirms = [(each, each.published) for each in self._confirms], {}
     confirm(due)
-    self._factory.end_turn()
+    self._broker.commit()
 
 
 _publish = Stream.publish

@@ -39,10 +39,10 @@ class Operator:
     def _act_on(self) -> None:
         broker = self.world.processes.get("broker")
         act = self.rng.choice([self.purge, self.delete, self.unbind])
-        shard = Shard(self.rng.randrange(self.world.shards), self.world.shards)
-        if isinstance(broker, Broker) and not self.world.held:
-            act(broker.factory.engine, shard)
-            broker.factory.engine.after_work()
+        shard = Shard(self.rng.randrange(self.world.setup.shards), self.world.setup.shards)
+        if isinstance(broker, Broker):
+            act(broker.real.engine, shard)
+            broker.real.after_work()
         self._later()
 
     def purge(self, engine: Engine, shard: Shard) -> None:

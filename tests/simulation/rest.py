@@ -97,11 +97,11 @@ def _sizes(process: object) -> list[tuple[str, int]]:
 def _broker(broker: Broker) -> list[tuple[str, int]]:
     queues = [
         queue
-        for queue in broker.factory.engine.queues.values()
+        for queue in broker.real.engine.queues.values()
         if queue.kind != "stream" and queue.name != PARKED_QUEUE
     ]
     sizes = [(queue.name, queue.message_count) for queue in queues]
-    for number, connection in enumerate(broker.factory.connections):
+    for number, connection in enumerate(broker.real.connections):
         for channel in connection.channels:
             for each in channel.consuming.unsettled.values():
                 if each.queue.kind != "stream":

@@ -12,7 +12,8 @@ from attrs import define, field, frozen
 from twisted.internet.defer import Deferred, maybeDeferred
 
 from rtprov.amqp.client.url import BrokerUrl
-from rtprov.broker.server.factory import make_broker
+from rtprov.broker.server.broker import make_broker
+from rtprov.broker.server.factory import BrokerFactory
 from rtprov.equipment.client import HttpEquipment, equipment_agent
 from rtprov.frontend.service import FrontendService
 from rtprov.http.site import JsonSite
@@ -105,17 +106,17 @@ class Service:
 
 @define(eq=False)
 class Broker:
-    """The broker's life; `factory` and `storage` are the real ones."""
+    """The broker's life; `real` is the broker under test."""
 
     role: Role
-    factory: Any
+    real: Any
     storage: SimulatedStorage
 
     def stop(self) -> Deferred[Any]:
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        await self.factory.stop()
+        await self.real.stop()
         await self.storage.close()
 
     def died(self) -> None:
@@ -249,9 +250,9 @@ class World:
 
     def _start_broker(self, role: Role, rng: random.Random) -> Process:
         storage = SimulatedStorage(self.disk, role=role, world=self.clock, rng=rng)
-        factory = make_broker(clock=role.clock, storage=storage)
-        self.network.listen(role, "broker", factory)
-        return Broker(role, factory, storage)
+        broker = make_broker(clock=role.clock, storage=storage)
+        self.network.listen(role, "broker", BrokerFactory(broker))
+        return Broker(role, broker, storage)
 
     def _start_a(self, role: Role, rng: random.Random) -> Process:
         self.a.role = role

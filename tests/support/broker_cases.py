@@ -58,7 +58,8 @@ from rtprov.amqp.framing import encode_content
 from rtprov.broker.content_header import join
 from rtprov.broker.engine import backlog
 from rtprov.broker.engine import stream as streams
-from rtprov.broker.server.factory import make_broker
+from rtprov.broker.server.broker import make_broker
+from rtprov.broker.server.factory import BrokerFactory
 from rtprov.broker.storage import database
 from rtprov.broker.storage.interface import MemoryStorage, Storage
 from rtprov.broker.storage.sqlite import SqliteStorage
@@ -355,7 +356,7 @@ class EmbeddedTestCase(SynchronousTestCase):
         self.clock.advance(EPOCH)
         self.network = MemoryNetwork(self.clock)
         self.broker = make_broker(clock=self.clock, storage=self.make_storage())
-        self.network.listen("broker").listen(self.broker)
+        self.network.listen("broker").listen(BrokerFactory(self.broker))
         self.url = BrokerUrl.parse("amqp://guest:guest@broker/")
 
     def make_storage(self) -> Storage:

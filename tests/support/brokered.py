@@ -18,7 +18,8 @@ from rtprov.amqp.client.delivery import Delivery
 from rtprov.amqp.client.publisher import Publisher
 from rtprov.amqp.client.service import BrokerConnection, Session
 from rtprov.amqp.client.url import BrokerUrl
-from rtprov.broker.server.factory import make_broker
+from rtprov.broker.server.broker import make_broker
+from rtprov.broker.server.factory import BrokerFactory
 from rtprov.broker.storage.interface import MemoryStorage
 from rtprov.journal.shard_journal import ShardJournal
 from rtprov.messaging.event_messages import encode_event, encode_task
@@ -71,7 +72,7 @@ class BrokerTestCase(SynchronousTestCase):
     def start_broker(self) -> None:
         """Start a broker that knows nothing."""
         self.broker = make_broker(clock=self.clock, storage=MemoryStorage())
-        self.network.listen("broker").listen(self.broker)
+        self.network.listen("broker").listen(BrokerFactory(self.broker))
         self.addCleanup(self.network.settle)
         self.addCleanup(self.broker.stop)
 

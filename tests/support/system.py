@@ -24,7 +24,8 @@ from twisted.internet.task import Clock
 from twisted.web.http_headers import Headers
 
 from rtprov.amqp.client.url import BrokerUrl
-from rtprov.broker.server.factory import make_broker
+from rtprov.broker.server.broker import make_broker
+from rtprov.broker.server.factory import BrokerFactory
 from rtprov.broker.storage.interface import MemoryStorage
 from rtprov.clocks import WallClock
 from rtprov.equipment.client import BytesBody, HttpEquipment, equipment_agent
@@ -107,7 +108,7 @@ class System:
 
     def start_broker(self) -> None:
         self.broker = make_broker(clock=self.clock, storage=MemoryStorage())
-        self.network.listen("broker").listen(self.broker)
+        self.network.listen("broker").listen(BrokerFactory(self.broker))
 
     def start_stub(self) -> Stub:
         self.stub = Stub(

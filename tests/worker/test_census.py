@@ -43,7 +43,7 @@ class CensusTestCase(SystemTestCase):
             self.engine.delete_queue(self.engine.queues[queue])
         elif act == "unbind":
             self.engine.unbind(queue, TASKS_EXCHANGE, SHARD.requested_key, None)
-        self.engine.after_work()
+        self.system.broker.after_work()
 
     def stop_worker(self) -> None:
         stopped: Deferred[None] = self.system.workers.pop().stopService()
@@ -185,7 +185,7 @@ class WhileNoWorkerLives(CensusTestCase):
         """The same if the exchanges are gone."""
         for exchange in EXCHANGES:
             self.engine.routing.delete(exchange, if_unused=False)
-        self.engine.after_work()
+        self.system.broker.after_work()
         self.assertEqual(self.system.post(DEVICES[0]).status, 503)
         self.system.network.advance(10.0)
         tasks = self.accepted(DEVICES[:1])

@@ -15,8 +15,8 @@ class Memory:
     False once there is room again.
     """
 
-    limit: int = 256 * 1024 * 1024
-    on_change: Callable[[bool], None] = lambda full: None
+    limit: int
+    on_change: Callable[[bool], None]
     used: int = 0
     full: bool = False
 

@@ -42,8 +42,8 @@ it.
 
 @attrs.define(eq=False)
 class Queue:
-    """One queue. `owner` is the connection that an exclusive queue belongs to; `commit` is called
-    after work that no client set off.
+    """One queue. `owner` is the connection that an exclusive queue belongs to; `after_work` is
+    called to commit work that no client set off.
     """
 
     name: str
@@ -55,9 +55,10 @@ class Queue:
     memory: Memory
     now: Callable[[], float]
     dead_letter: DeadLetter
-    # told when the first message expires, None for never, whenever that changes
-    head_expires: Callable[[Queue, float | None], None]
-    commit: Callable[[], object]
+    head_expires: Callable[
+        [Queue, float | None], None
+    ]  # told when the first message expires, None for never, whenever that changes
+    after_work: Callable[[], None]
     kind: str = "classic"
     single_active: bool = False
     delivery_limit: int | None = None
@@ -210,7 +211,7 @@ class Queue:
         if not self.deleted:
             self._look_at_head()
             self.pump()
-            self.commit()
+            self.after_work()
 
     # Settling.
 

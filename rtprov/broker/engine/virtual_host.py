@@ -34,7 +34,8 @@ MAX_QUEUES = 10_000
 
 class Engine:
     """One virtual host, ``/``. `now` gives seconds since the epoch; `new_name` makes names for
-    queues that are declared without one.
+    queues that are declared without one. `memory` counts the messages that are held in memory;
+    `after_work` is called to commit work that no client set off.
 
     With `max_age_s`, streams keep nothing for longer, whatever ``x-max-age`` they were declared
     with (RabbitMQ: operator policy)."""
@@ -43,20 +44,21 @@ class Engine:
         self,
         *,
         storage: Storage,
+        memory: Memory,
         now: Callable[[], float],
         new_name: Callable[[], str],
+        after_work: Callable[[], None],
         max_age_s: float | None = None,
     ) -> None:
         self.storage = storage
-        self.memory = Memory()
+        self.memory = memory
         self._now = now
         self._new_name = new_name
+        self._after_work = after_work
         self._max_age_s = max_age_s
         self.routing = Routing(storage)
         self.queues: dict[str, AnyQueue] = {}
         self._unshown: dict[Stream, None] = {}  # an ordered set
-        # called after work that no client set off, to have it committed
-        self.after_work: Callable[[], None] = lambda: None
         self._expiring: dict[Queue, float] = {}
         self._recover()
 
@@ -152,7 +154,7 @@ class Engine:
             memory=self.memory,
             now=self._now,
             dead_letter=self._dead_letter,
-            commit=lambda: self.after_work(),
+            after_work=self._after_work,
             head_expires=self._head_expires,
             kind=kind,
             single_active=bool(arguments.get("x-single-active-consumer", False)),

@@ -19,39 +19,45 @@ from rtprov.errors import AmqpError
 
 if TYPE_CHECKING:
     from rtprov.broker.engine.virtual_host import AnyQueue
-    from rtprov.broker.server.connection import BrokerProtocol
+    from rtprov.broker.server.interface import Client
 
 
 class BrokerChannel:
-    """`id` is the channel's number on `connection`; `closing` once it does nothing more.
+    """`id` is the channel's number on `client`'s connection; `closing` once it does nothing more.
 
     Methods raise `AmqpError`; the connection turns it into a close.
     """
 
-    def __init__(self, id: int, connection: BrokerProtocol) -> None:
+    def __init__(self, id: int, client: Client) -> None:
         self.id = id
-        self.connection = connection
+        self.client = client
         self.closing = False
         self.replies = Replies(self)
-        self.publishing = Publishing(self)
-        self.consuming = Consuming(self)
-        self._engine = connection.engine
+        self.publishing = Publishing(self, self.replies)
+        self.consuming = Consuming(self, self.replies)
+        self._engine = client.broker.engine
         self._last_queue = ""
+        self._last_delivery_tag = 0
 
     # Out.
 
     def send(self, method: base.Frame) -> None:
-        self.connection.send_method(self.id, method)
+        self.client.send_method(self.id, method)
 
     def send_content(self, method: base.Frame, header: bytes, body: bytes) -> None:
-        self.connection.write(
-            encode_content(self.id, method, header, body, self.connection.handshake.frame_max)
+        self.client.write(
+            encode_content(self.id, method, header, body, self.client.handshake.frame_max)
         )
 
     def answer(self, method: base.Frame, answer: base.Frame) -> None:
         """Send the answer to a method, unless the client wants none (``no-wait``)."""
         if not getattr(method, "nowait", False):
             self.send(answer)
+
+    def new_delivery_tag(self) -> int:
+        """The next delivery tag. Tags count from 1 on each channel, replies included."""
+        self._last_delivery_tag += 1
+        return self._last_delivery_tag
 
     # In.
 
@@ -99,10 +105,10 @@ class BrokerChannel:
 
     def queue(self, name: str) -> AnyQueue:
         """The queue of this name."""
-        return self._engine.queue(self._name(name), self.connection)
+        return self._engine.queue(self._name(name), self.client)
 
     def _on_queue_declare(self, method: Queue.Declare) -> None:
-        if method.queue == REPLY_TO or method.queue in self.connection.factory.replies:
+        if method.queue == REPLY_TO or method.queue in self.client.broker.replies:
             self.answer(method, DeclareOk(method.queue, 0, 1))
             return
         queue = self._engine.declare_queue(
@@ -112,7 +118,7 @@ class BrokerChannel:
             exclusive=method.exclusive,
             auto_delete=method.auto_delete,
             arguments=method.arguments or {},
-            owner=self.connection,
+            owner=self.client,
         )
         self._last_queue = queue.name
         self.answer(method, DeclareOk(queue.name, queue.message_count, len(queue.consumers)))
@@ -125,7 +131,7 @@ class BrokerChannel:
 
     def _on_queue_unbind(self, method: Queue.Unbind) -> None:
         self._engine.unbind(
-            self._name(method.queue), method.exchange, self._key(method), self.connection
+            self._name(method.queue), method.exchange, self._key(method), self.client
         )
         self.send(Queue.UnbindOk())
 

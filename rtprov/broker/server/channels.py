@@ -17,7 +17,7 @@ from rtprov.errors import AmqpError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from rtprov.broker.server.connection import BrokerProtocol
+    from rtprov.broker.server.interface import Client
 
 _OPEN, _CLOSE_OK = (method.index.to_bytes(4, "big") for method in (Channel.Open, Channel.CloseOk))
 
@@ -31,8 +31,8 @@ class Channels:
 
     _log = Logger()
 
-    def __init__(self, connection: BrokerProtocol) -> None:
-        self._connection = connection
+    def __init__(self, client: Client) -> None:
+        self._client = client
         self._channels: dict[int, BrokerChannel] = {}
         self._assemblers: dict[int, Assembler] = {0: Assembler(0, 0)}
 
@@ -47,7 +47,7 @@ class Channels:
         if assembler is None:
             if frame.kind == METHOD and frame.payload[:4] == _CLOSE_OK:
                 return None  # both sides have closed the channel at the same time
-            limits = self._connection.factory.limits
+            limits = self._client.broker.limits
             if (
                 frame.channel > limits.channels
                 or frame.kind != METHOD
@@ -67,10 +67,10 @@ class Channels:
 
     def _account(self, unfinished: int) -> None:
         """So many bytes more have come of messages that are not complete, or less."""
-        factory = self._connection.factory
-        factory.unfinished_bytes += unfinished
-        if unfinished > 0 and factory.unfinished_bytes > factory.limits.unfinished_bytes:
-            most = factory.limits.unfinished_bytes
+        broker = self._client.broker
+        broker.unfinished_bytes += unfinished
+        if unfinished > 0 and broker.unfinished_bytes > broker.limits.unfinished_bytes:
+            most = broker.limits.unfinished_bytes
             raise AmqpError(
                 506,
                 f"RESOURCE_ERROR - the unfinished messages of all clients take more than {most}"
@@ -84,11 +84,11 @@ class Channels:
         if isinstance(method, Channel.Open):
             if channel is not None:
                 raise AmqpError(504, f"CHANNEL_ERROR - second 'channel.open' on channel {number}")
-            self._channels[number] = BrokerChannel(number, self._connection)
-            self._connection.send_method(number, Channel.OpenOk())
+            self._channels[number] = BrokerChannel(number, self._client)
+            self._client.send_method(number, Channel.OpenOk())
         elif isinstance(method, Channel.Close):
             self._forget(number)
-            self._connection.send_method(number, Channel.CloseOk())
+            self._client.send_method(number, Channel.CloseOk())
         elif isinstance(method, Channel.CloseOk):
             self._forget(number)
         elif channel is not None and not channel.closing:
@@ -102,7 +102,7 @@ class Channels:
                         error.method_id or method_id,
                     )
                     raise
-                peer = self._connection.peer()
+                peer = self._client.peer()
                 self._log.info(
                     "{peer}: closing channel {channel}: {error}",
                     peer=peer,
@@ -110,7 +110,7 @@ class Channels:
                     error=error,
                 )
                 channel.close()
-                self._connection.send_method(
+                self._client.send_method(
                     number,
                     Channel.Close(
                         error.reply_code, cut_short(error.reply_text), class_id, method_id

@@ -5,7 +5,7 @@ committed together, then confirmed.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from twisted.logger import Logger
 
@@ -13,8 +13,16 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
     from rtprov.broker.engine.virtual_host import AnyQueue
-    from rtprov.broker.server.factory import BrokerFactory
-    from rtprov.broker.server.publishing import Publishing
+    from rtprov.broker.server.broker import Broker
+
+
+class Confirming(Protocol):
+    """A channel in confirm mode. `published` counts what was published since."""
+
+    published: int
+
+    def confirm(self, upto: int) -> None:
+        """The first `upto` messages are safe: tell the client."""
 
 
 class Turn:
@@ -24,15 +32,15 @@ class Turn:
 
     _log = Logger()
 
-    def __init__(self, factory: BrokerFactory, peer: Callable[[], str]) -> None:
-        self._factory = factory
+    def __init__(self, broker: Broker, peer: Callable[[], str]) -> None:
+        self._broker = broker
         self._peer = peer
-        self._confirms: dict[Publishing, None] = {}  # an ordered set, as the next
+        self._confirms: dict[Confirming, None] = {}  # an ordered set, as the next
         self._pumps: dict[AnyQueue, None] = {}
 
-    def confirm_due(self, publishing: Publishing) -> None:
-        """A channel's publishes want confirming."""
-        self._confirms[publishing] = None
+    def confirm_due(self, channel: Confirming) -> None:
+        """This channel's publishes are to be confirmed."""
+        self._confirms[channel] = None
 
     def pump_due(self, queue: AnyQueue) -> None:
         """This queue's consumers may have got room."""
@@ -45,19 +53,17 @@ class Turn:
         pumps, self._pumps = self._pumps, {}
         for queue in pumps:
             queue.pump()
-        committed = self._factory.end_turn()
+        committed = self._broker.commit()
         if self._confirms:
             due, self._confirms = [(each, each.published) for each in self._confirms], {}
             committed.addCallback(lambda _: confirm(due))
         committed.addErrback(
             lambda reason: self._log.failure("{peer}: a commit failed", reason, peer=self._peer())
         )
-        return (
-            committed if self._factory.engine.storage.congested and not committed.called else None
-        )
+        return committed if self._broker.engine.storage.congested and not committed.called else None
 
 
-def confirm(due: list[tuple[Publishing, int]]) -> None:
+def confirm(due: list[tuple[Confirming, int]]) -> None:
     """What these channels have published so far is safe."""
-    for publishing, published in due:
-        publishing.confirm(published)
+    for channel, published in due:
+        channel.confirm(published)

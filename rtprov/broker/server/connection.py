@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
 
     from rtprov.amqp.transport import IAmqpTransport
-    from rtprov.broker.server.factory import BrokerFactory
+    from rtprov.broker.server.broker import Broker
 
 
 @implementer(IPushProducer)
@@ -54,20 +54,19 @@ class BrokerProtocol(Protocol):
     _log = Logger()
     transport: IAmqpTransport | None
 
-    def __init__(self, factory: BrokerFactory) -> None:
-        self.factory: BrokerFactory = factory
-        self.engine = factory.engine
-        self.handshake = Handshake(credentials=factory.credentials, limits=factory.limits)
+    def __init__(self, broker: Broker) -> None:
+        self.broker = broker
+        self.handshake = Handshake(credentials=broker.credentials, limits=broker.limits)
         self.writable = True
-        self.turn = Turn(factory, self.peer)
+        self.turn = Turn(broker, self.peer)
         self.channels = Channels(self)
         self._held = self._waits_for_room = False
-        self._parser = FrameParser(factory.limits.frame_bytes)
+        self._parser = FrameParser(broker.limits.frame_bytes)
         self._closing = self._gone = False
         self._timer: IDelayedCall | None = None
         self._reading: IDelayedCall | None = None  # while a method waits for messages from the disk
         self._heartbeat = Heartbeat(
-            clock=factory.clock, beat=lambda: self._write(HEARTBEAT), dead=self._on_silence
+            clock=broker.clock, beat=lambda: self._write(HEARTBEAT), dead=self._on_silence
         )
         self._unread_bytes = 0  # written since the client has stopped reading
         self._frames: deque[Frame] = deque()  # received, and not yet carried out
@@ -76,12 +75,12 @@ class BrokerProtocol(Protocol):
 
     def connectionMade(self) -> None:
         assert self.transport is not None
-        self.factory.connections[self] = None
+        self.broker.connections[self] = None
         set_no_delay = getattr(self.transport, "setTcpNoDelay", None)
         if set_no_delay is not None:
             set_no_delay(True)
         self.transport.registerProducer(self, True)
-        self._timer = self.factory.clock.callLater(self.factory.limits.handshake_s, self._abort)
+        self._timer = self.broker.clock.callLater(self.broker.limits.handshake_s, self._abort)
 
     def pauseProducing(self) -> None:
         self.writable = False
@@ -103,7 +102,7 @@ class BrokerProtocol(Protocol):
             self._write(data)
 
     def _write(self, data: bytes) -> None:
-        self._heartbeat.sent_at = self.factory.clock.seconds()
+        self._heartbeat.sent_at = self.broker.clock.seconds()
         assert self.transport is not None
         self.transport.write(data)
         if not self.writable:
@@ -113,7 +112,7 @@ class BrokerProtocol(Protocol):
         self.write(encode_method(channel, method))
 
     def dataReceived(self, data: bytes) -> None:
-        self._heartbeat.received_at = self.factory.clock.seconds()
+        self._heartbeat.received_at = self.broker.clock.seconds()
         if not self.handshake.greeted:
             if self._closing:
                 return  # TLS hands on what comes behind its close
@@ -131,7 +130,7 @@ class BrokerProtocol(Protocol):
         return (
             not self._held
             and not self._waits_for_room
-            and self._unread_bytes <= self.factory.limits.backlog_bytes
+            and self._unread_bytes <= self.broker.limits.backlog_bytes
         )
 
     def _listen_again(self) -> None:
@@ -148,7 +147,7 @@ class BrokerProtocol(Protocol):
             while self._frames and self._listening:
                 frame = self._frames.popleft()
                 if (
-                    self.engine.memory.full
+                    self.broker.engine.memory.full
                     and frame.payload[:4] == _PUBLISH
                     and frame.kind == METHOD
                     and not self._closing
@@ -159,8 +158,8 @@ class BrokerProtocol(Protocol):
                     self._on_frame(frame)
         except NotYet as wait:
             self._frames.appendleft(frame)
-            self._reading = self.factory.clock.callLater(
-                self.factory.limits.reading_s, self._on_unreadable
+            self._reading = self.broker.clock.callLater(
+                self.broker.limits.reading_s, self._on_unreadable
             )
             self.hold(wait.until)
         except AmqpError as error:
@@ -205,7 +204,7 @@ class BrokerProtocol(Protocol):
             AmqpError(
                 541,
                 "INTERNAL_ERROR - messages could not be read for"
-                f" {self.factory.limits.reading_s:g} s",
+                f" {self.broker.limits.reading_s:g} s",
             )
         )
         self._end_turn()
@@ -213,14 +212,14 @@ class BrokerProtocol(Protocol):
     def _unhold(self, _: object) -> None:
         self._stop_reading()
         self._held = False
-        self._heartbeat.received_at = self.factory.clock.seconds()
+        self._heartbeat.received_at = self.broker.clock.seconds()
         self._listen_again()
 
     def on_room(self) -> None:
         """There is room in memory again: a publisher goes on."""
         if self._waits_for_room:
             self._waits_for_room = False
-            self._heartbeat.received_at = self.factory.clock.seconds()
+            self._heartbeat.received_at = self.broker.clock.seconds()
             self._listen_again()
 
     # Frames.
@@ -278,7 +277,7 @@ class BrokerProtocol(Protocol):
             self._heartbeat.start(self.handshake.heartbeat_s)
         elif self.handshake.done:
             self._stop_timer()
-            if self.factory.alarm is not None:
+            if self.broker.alarm is not None:
                 self.tell_alarm()
 
     def tell_alarm(self) -> None:
@@ -286,14 +285,14 @@ class BrokerProtocol(Protocol):
         (https://www.rabbitmq.com/docs/connection-blocked).
         """
         if self.handshake.done and "connection.blocked" in self.handshake.capabilities:
-            alarm = self.factory.alarm
+            alarm = self.broker.alarm
             self.send_method(
                 0, Connection.Unblocked() if alarm is None else Connection.Blocked(cut_short(alarm))
             )
 
     def _on_silence(self) -> None:
         if self._held or self._waits_for_room:  # what it sends meanwhile is not read
-            self._heartbeat.received_at = self.factory.clock.seconds()
+            self._heartbeat.received_at = self.broker.clock.seconds()
             return
         trouble = "no heartbeat" if self._listening else "does not read what it is sent"
         self._log.info("{peer}: {trouble} for two heartbeats", peer=self.peer(), trouble=trouble)
@@ -321,7 +320,7 @@ class BrokerProtocol(Protocol):
         """
         self._closing = True
         self._stop_timer()
-        self._timer = self.factory.clock.callLater(self.factory.limits.closing_s, self._abort)
+        self._timer = self.broker.clock.callLater(self.broker.limits.closing_s, self._abort)
         self._release()
 
     def retire(self) -> None:
@@ -362,12 +361,12 @@ class BrokerProtocol(Protocol):
             self._release()
             self._end_turn()
         finally:
-            self.factory.forget(self)
+            self.broker.forget(self)
 
     def _release(self) -> None:
         """Give everything back that the client held."""
         self.channels.release()
-        self.engine.owner_gone(self)
+        self.broker.engine.owner_gone(self)
 
     def _stop_reading(self) -> None:
         reading, self._reading = self._reading, None

@@ -11,7 +11,7 @@ import attrs
 from pamqp.commands import Basic
 
 from rtprov.broker.messages import Entry
-from rtprov.broker.server.direct_reply import REPLY_TO
+from rtprov.broker.server.direct_reply import REPLY_TO, Replies
 from rtprov.broker.server.methods import Deliver, GetOk
 from rtprov.errors import AmqpError
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
     from rtprov.broker.engine.virtual_host import AnyQueue
-    from rtprov.broker.server.channel import BrokerChannel
+    from rtprov.broker.server.interface import Channel
 
 MAX_CONSUMERS = 2000
 
@@ -40,7 +40,7 @@ class ChannelConsumer:
     no limit.
     """
 
-    channel: BrokerChannel
+    consuming: Consuming
     tag: str
     queue: AnyQueue
     no_ack: bool
@@ -49,18 +49,15 @@ class ChannelConsumer:
 
     @property
     def ready(self) -> bool:
-        return self.channel.connection.writable and (
+        return self.consuming.writable and (
             self.no_ack or not self.prefetch or self.unsettled < self.prefetch
         )
 
     def deliver(self, entry: Entry, header: bytes) -> None:
-        channel, message = self.channel, entry.message
-        tag = channel.consuming.hand_out(self.queue, self, entry, self.no_ack)
-        method = Deliver(self.tag, tag, entry.redelivered, message.exchange, message.routing_key)
-        channel.send_content(method, header, message.body)
+        self.consuming.deliver(self, entry, header)
 
     def cancelled(self) -> None:
-        self.channel.consuming.on_queue_gone(self)
+        self.consuming.on_queue_gone(self)
 
 
 @attrs.define(eq=False)
@@ -77,22 +74,36 @@ class Consuming:
     The ``on_`` methods carry out the client's; they raise `AmqpError`.
     """
 
-    def __init__(self, channel: BrokerChannel) -> None:
+    def __init__(self, channel: Channel, replies: Replies) -> None:
         self._channel = channel
-        self._connection = channel.connection
-        self._engine = channel.connection.engine
+        self._client = channel.client
+        self._replies = replies
+        self._engine = channel.client.broker.engine
         self._prefetch = 0
         self._consumers: dict[str, ChannelConsumer] = {}
         self.unsettled: dict[int, _Unsettled] = {}
-        self._last_delivery_tag = 0
 
-    # Handing out.
+    # Delivering.
 
-    def hand_out(
+    @property
+    def writable(self) -> bool:
+        """Whether the client reads what it is sent."""
+        return self._client.writable
+
+    def deliver(self, consumer: ChannelConsumer, entry: Entry, header: bytes) -> None:
+        """Send a message to a consumer (``basic.deliver``)."""
+        message = entry.message
+        tag = self._new_delivery(consumer.queue, consumer, entry, consumer.no_ack)
+        method = Deliver(
+            consumer.tag, tag, entry.redelivered, message.exchange, message.routing_key
+        )
+        self._channel.send_content(method, header, message.body)
+
+    def _new_delivery(
         self, queue: AnyQueue, consumer: ChannelConsumer | None, entry: Entry, no_ack: bool
     ) -> int:
         """Note a message as unsettled, or as settled with `no_ack`; return its delivery tag."""
-        tag = self.new_delivery_tag()
+        tag = self._channel.new_delivery_tag()
         if no_ack:
             queue.ack(entry)
         else:
@@ -100,11 +111,6 @@ class Consuming:
             if consumer is not None:
                 consumer.unsettled += 1
         return tag
-
-    def new_delivery_tag(self) -> int:
-        """Tags count from 1 on each channel, replies included."""
-        self._last_delivery_tag += 1
-        return self._last_delivery_tag
 
     # Consuming.
 
@@ -117,17 +123,15 @@ class Consuming:
         self._channel.send(Basic.QosOk())
 
     def on_consume(self, method: Basic.Consume) -> None:
-        tag = method.consumer_tag or f"amq.ctag-{self._connection.factory.new_token()}"
-        if tag in self._consumers or (
-            tag == self._channel.replies.tag and method.queue != REPLY_TO
-        ):
+        tag = method.consumer_tag or f"amq.ctag-{self._client.broker.new_token()}"
+        if tag in self._consumers or (tag == self._replies.tag and method.queue != REPLY_TO):
             raise AmqpError(530, f"NOT_ALLOWED - attempt to reuse consumer tag '{tag}'", 60, 20)
         if len(self._consumers) >= MAX_CONSUMERS:
             raise AmqpError(
                 506, f"RESOURCE_ERROR - at most {MAX_CONSUMERS} consumers a channel", 60, 20
             )
         if method.queue == REPLY_TO:
-            self._channel.replies.open(method, tag)
+            self._replies.open(method, tag)
             self._channel.answer(method, Basic.ConsumeOk(tag))
             return
         queue = self._channel.queue(method.queue)
@@ -158,7 +162,7 @@ class Consuming:
                 60,
                 20,
             )
-        consumer = ChannelConsumer(self._channel, tag, queue, method.no_ack, self._prefetch)
+        consumer = ChannelConsumer(self, tag, queue, method.no_ack, self._prefetch)
         self._consumers[tag] = consumer
         queue.exclusive_consumer = method.exclusive
         self._channel.answer(method, Basic.ConsumeOk(tag))
@@ -173,8 +177,8 @@ class Consuming:
         tag = method.consumer_tag or ""
         consumer = self._consumers.pop(tag, None)
         self._channel.answer(method, Basic.CancelOk(tag))
-        if tag == self._channel.replies.tag:
-            self._channel.replies.close()
+        if tag == self._replies.tag:
+            self._replies.close()
         if consumer is not None:
             consumer.queue.remove_consumer(consumer)
             self._engine.consumer_gone(consumer.queue)
@@ -183,7 +187,7 @@ class Consuming:
         """The engine has deleted the queue; a client that can bear it is told."""
         self._consumers.pop(consumer.tag, None)
         if (
-            "consumer_cancel_notify" in self._connection.handshake.capabilities
+            "consumer_cancel_notify" in self._client.handshake.capabilities
             and not self._channel.closing
         ):
             self._channel.send(Basic.Cancel(consumer.tag, True))
@@ -206,7 +210,7 @@ class Consuming:
             self._channel.send(Basic.GetEmpty())
             return
         header = queue.header_for(entry)
-        tag = self.hand_out(queue, None, entry, method.no_ack)
+        tag = self._new_delivery(queue, None, entry, method.no_ack)
         message = entry.message
         answer = GetOk(
             tag, entry.redelivered, message.exchange, message.routing_key, queue.message_count
@@ -248,7 +252,7 @@ class Consuming:
         for each in taken:
             if each.consumer is not None:
                 each.consumer.unsettled -= 1
-                self._connection.turn.pump_due(each.queue)
+                self._client.turn.pump_due(each.queue)
         return taken
 
     def _give_back(self, taken: list[_Unsettled], *, requeue: bool, lost: bool = False) -> None:

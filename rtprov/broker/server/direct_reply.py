@@ -13,7 +13,7 @@ from rtprov.broker.server.methods import Deliver
 from rtprov.errors import AmqpError
 
 if TYPE_CHECKING:
-    from rtprov.broker.server.channel import BrokerChannel
+    from rtprov.broker.server.interface import Channel
 
 REPLY_TO = "amq.rabbitmq.reply-to"
 
@@ -25,9 +25,9 @@ class Replies:
     The broker knows it by its `address`, which stands in the requests' ``reply-to`` in place of
     `REPLY_TO`."""
 
-    def __init__(self, channel: BrokerChannel) -> None:
+    def __init__(self, channel: Channel) -> None:
         self._channel = channel
-        self._factory = channel.connection.factory
+        self._broker = channel.client.broker
         self.tag: str | None = None
         self.address: str | None = None
 
@@ -37,8 +37,8 @@ class Replies:
             raise AmqpError(406, "PRECONDITION_FAILED - reply consumer cannot acknowledge", 60, 20)
         if self.address is not None:
             raise AmqpError(406, "PRECONDITION_FAILED - reply consumer already set", 60, 20)
-        self.tag, self.address = tag, f"{REPLY_TO}.{self._factory.new_token()}"
-        self._factory.replies[self.address] = self
+        self.tag, self.address = tag, f"{REPLY_TO}.{self._broker.new_token()}"
+        self._broker.replies[self.address] = self
 
     def request(self, message: Message) -> Message:
         """The message with the address to reply to. Raises `AmqpError` 406."""
@@ -51,15 +51,13 @@ class Replies:
     def deliver(self, message: Message) -> None:
         """A reply; at most once, so one that cannot be written now is dropped."""
         channel = self._channel
-        if self.tag is None or channel.closing or not channel.connection.writable:
+        if self.tag is None or channel.closing or not channel.client.writable:
             return
-        method = Deliver(
-            self.tag, channel.consuming.new_delivery_tag(), False, "", message.routing_key
-        )
+        method = Deliver(self.tag, channel.new_delivery_tag(), False, "", message.routing_key)
         channel.send_content(method, message.header, message.body)
 
     def close(self) -> None:
         """Take no more."""
         if self.address is not None:
-            self._factory.replies.pop(self.address, None)
+            self._broker.replies.pop(self.address, None)
             self.tag = self.address = None

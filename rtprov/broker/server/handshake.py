@@ -19,7 +19,7 @@ from rtprov.broker.server.sasl import MECHANISMS, credentials_from
 from rtprov.errors import AmqpError
 
 if TYPE_CHECKING:
-    from rtprov.broker.server.factory import Limits
+    from rtprov.broker.server.limits import Limits
 
 _PROPERTIES: dict[str, Any] = {
     "product": "rtprov",

@@ -10,13 +10,13 @@ from pamqp.commands import Basic, Confirm
 
 from rtprov.broker.content_header import refusal
 from rtprov.broker.messages import Message, expiration_s
-from rtprov.broker.server.direct_reply import REPLY_TO
+from rtprov.broker.server.direct_reply import REPLY_TO, Replies
 from rtprov.broker.server.methods import Return
 from rtprov.errors import AmqpError
 
 if TYPE_CHECKING:
     from rtprov.amqp.framing import Command
-    from rtprov.broker.server.channel import BrokerChannel
+    from rtprov.broker.server.interface import Channel
 
 
 class Publishing:
@@ -24,9 +24,10 @@ class Publishing:
     (https://www.rabbitmq.com/docs/confirms).
     """
 
-    def __init__(self, channel: BrokerChannel) -> None:
+    def __init__(self, channel: Channel, replies: Replies) -> None:
         self._channel = channel
-        self._connection = channel.connection
+        self._client = channel.client
+        self._replies = replies
         self._confirming = False
         self.published = 0
         self._confirmed = 0
@@ -42,10 +43,10 @@ class Publishing:
         """
         message = self._message(method, command)
         if message.properties.reply_to == REPLY_TO:
-            message = self._channel.replies.request(message)
+            message = self._replies.request(message)
         if self._confirming:
             self.published += 1
-            self._connection.turn.confirm_due(self)
+            self._client.turn.confirm_due(self)
         if not self._route(message) and method.mandatory:
             returned = Return(312, "NO_ROUTE", method.exchange, method.routing_key)
             self._channel.send_content(returned, command.header, command.body)
@@ -61,8 +62,9 @@ class Publishing:
         wrong = self._wrong(properties)
         if wrong is not None:
             if method.exchange:
-                # whether it is there counts first
-                self._connection.engine.routing.exchange(method.exchange)
+                self._client.broker.engine.routing.exchange(
+                    method.exchange
+                )  # whether it is there counts first
             raise AmqpError(406, f"PRECONDITION_FAILED - {wrong}", 60, 40)
         return Message(
             method.exchange, method.routing_key, properties, command.header, command.body
@@ -70,7 +72,7 @@ class Publishing:
 
     def _wrong(self, properties: Basic.Properties) -> str | None:
         """What RabbitMQ refuses a message's properties for; None if they are in order."""
-        username = self._connection.handshake.username
+        username = self._client.handshake.username
         if properties.user_id is not None and properties.user_id != username:
             return (
                 f"user_id property set to '{properties.user_id}' but authenticated user was"
@@ -89,11 +91,11 @@ class Publishing:
 
     def _route(self, message: Message) -> bool:
         if message.exchange == "" and message.routing_key.startswith(f"{REPLY_TO}."):
-            replies = self._connection.factory.replies.get(message.routing_key)
+            replies = self._client.broker.replies.get(message.routing_key)
             if replies is not None:
                 replies.deliver(message)
             return False  # an address is no queue, says RabbitMQ
-        return self._connection.engine.publish(message)
+        return self._client.broker.engine.publish(message)
 
     def confirm(self, upto: int) -> None:
         """The first `upto` messages that were published are safe: say so, in one frame. More may

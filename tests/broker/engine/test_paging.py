@@ -14,7 +14,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov.amqp.codec import decode_header, encode_header
-from rtprov.broker.engine import backlog
+from rtprov.broker.engine import backlog, memory_alarm
 from rtprov.broker.engine.queue import Queue
 from rtprov.broker.engine.virtual_host import Engine
 from rtprov.broker.messages import Entry, Message
@@ -54,7 +54,11 @@ class PagingCase(SynchronousTestCase):
         """A broker's engine with a durable queue."""
         self.clock, names = Clock(), count()
         self.engine = Engine(
-            storage=storage, now=self.clock.seconds, new_name=lambda: f"{next(names)}"
+            storage=storage,
+            memory=memory_alarm.Memory(limit=2**28, on_change=lambda full: None),
+            now=self.clock.seconds,
+            new_name=lambda: f"{next(names)}",
+            after_work=lambda: None,
         )
         quorum = {"x-queue-type": "quorum"}
         queue = self.engine.declare_queue(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pamqp.commands import Basic
 from twisted.internet.defer import Deferred
 
-from rtprov.broker.server.factory import make_broker
+from rtprov.broker.server.broker import make_broker
+from rtprov.broker.server.factory import BrokerFactory
 from rtprov.broker.storage.interface import MemoryStorage
 from rtprov.messaging.topology import TASKS_EXCHANGE
 from tests.support.brokered import SHARD, BrokerTestCase
@@ -36,7 +37,7 @@ class Confirms(BrokerTestCase):
     def start_broker(self) -> None:
         self.storage = HeldStorage()
         self.broker = make_broker(clock=self.clock, storage=self.storage)
-        self.network.listen("broker").listen(self.broker)
+        self.network.listen("broker").listen(BrokerFactory(self.broker))
         self.addCleanup(self.network.settle)
         self.addCleanup(self.broker.stop)
         self.addCleanup(setattr, self.storage, "held", False)

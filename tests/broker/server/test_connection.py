@@ -11,6 +11,7 @@ from twisted.logger import ILogObserver, formatEvent, globalLogPublisher
 
 from rtprov.amqp.codec import encode_header
 from rtprov.amqp.framing import HEARTBEAT, PROTOCOL_HEADER, encode_content, encode_method
+from rtprov.broker.server.factory import BrokerFactory
 from rtprov.errors import AmqpError, BrokerError, BrokerUnavailable
 from tests.support.broker_cases import EmbeddedTestCase, RabbitMQTestCase, differs
 from tests.support.raw_amqp import RawContract, publish
@@ -346,7 +347,7 @@ class EmbeddedConnections(EmbeddedTestCase, ConnectionsContract):
         """Who speaks something else is told what is spoken here, and cut off, whatever comes of him
         meanwhile; nothing of it is kept.
         """
-        server, transport = self.broker.buildProtocol(None), StringTransport()
+        server, transport = BrokerFactory(self.broker).buildProtocol(None), StringTransport()
         assert server is not None
         server.makeConnection(transport)
         server.dataReceived(b"GET / HTTP/1.1\r\n")

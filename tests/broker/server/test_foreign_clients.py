@@ -22,7 +22,8 @@ from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
-from rtprov.broker.server.factory import make_broker
+from rtprov.broker.server.broker import make_broker
+from rtprov.broker.server.factory import BrokerFactory
 from rtprov.broker.storage.interface import MemoryStorage
 
 DEADLINE_S = 15.0
@@ -37,7 +38,9 @@ class ForeignClientTestCase(TestCase):
         from twisted.internet import reactor
 
         self.broker = make_broker(clock=reactor, storage=MemoryStorage())
-        port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(self.broker)
+        port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(
+            BrokerFactory(self.broker)
+        )
         self.addCleanup(port.stopListening)
         self.addCleanup(self.broker.stop)
         self.port: int = port.getHost().port

@@ -13,7 +13,8 @@ from pamqp.commands import Basic, Queue
 from twisted.internet.defer import Deferred
 
 from rtprov.broker.engine import stream as streams
-from rtprov.broker.server.factory import make_broker
+from rtprov.broker.server.broker import make_broker
+from rtprov.broker.server.factory import BrokerFactory
 from rtprov.broker.storage import sqlite
 from rtprov.broker.storage.interface import Storage
 from rtprov.broker.storage.sqlite import SqliteStorage
@@ -71,7 +72,7 @@ class DurableCase(SqliteTestCase, BrokerContract):
 
     def come_back(self) -> None:
         self.broker = make_broker(clock=self.clock, storage=self.open_storage())
-        self.network.listen("broker").listen(self.broker)
+        self.network.listen("broker").listen(BrokerFactory(self.broker))
         self.connections.clear()
         self.__dict__.pop("_publisher", None)
 

@@ -1,0 +1,55 @@
+"""What the parts of a connection see of it, and the parts of a channel of that."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from pamqp import base
+
+    from rtprov.broker.engine.virtual_host import AnyQueue
+    from rtprov.broker.server.broker import Broker
+    from rtprov.broker.server.commit import Turn
+    from rtprov.broker.server.handshake import Handshake
+
+
+class Client(Protocol):
+    """One client's connection. `writable` is False while the client does not read."""
+
+    broker: Broker
+    handshake: Handshake
+    turn: Turn
+    writable: bool
+
+    def write(self, data: bytes) -> None:
+        """Send whole frames."""
+
+    def send_method(self, channel: int, method: base.Frame) -> None:
+        """Send a method without content."""
+
+    def peer(self) -> str:
+        """The client's address, for the log."""
+
+
+class Channel(Protocol):
+    """One channel of `client`; `closing` once it does nothing more."""
+
+    client: Client
+    closing: bool
+
+    def send(self, method: base.Frame) -> None:
+        """Send a method without content."""
+
+    def send_content(self, method: base.Frame, header: bytes, body: bytes) -> None:
+        """Send a method with its content; `header` is the payload of the header frame."""
+
+    def answer(self, method: base.Frame, answer: base.Frame) -> None:
+        """Send the answer to a method, unless the client wants none (``no-wait``)."""
+
+    def queue(self, name: str) -> AnyQueue:
+        """The queue of this name; for "" the last one declared on this channel. Raises `AmqpError`
+        404, 405.
+        """
+
+    def new_delivery_tag(self) -> int:
+        """The next delivery tag. Tags count from 1 on each channel, replies included."""
