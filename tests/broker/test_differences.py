@@ -20,8 +20,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "embedded-broker.md"
 class DifferenceTests(SynchronousTestCase):
     def differences(self) -> Iterator[tuple[type[BrokerContract], Difference]]:
         """Each marked test of a contract, by its class."""
-        for module in pkgutil.iter_modules(tests.broker.__path__):
-            for kind in vars(importlib.import_module(f"tests.broker.{module.name}")).values():
+        for module in pkgutil.walk_packages(tests.broker.__path__, "tests.broker."):
+            for kind in vars(importlib.import_module(module.name)).values():
                 if (
                     isinstance(kind, type)
                     and issubclass(kind, BrokerContract)
