@@ -38,7 +38,7 @@ from rtprov.amqp.client.rpc import RpcClient, serve
 from rtprov.amqp.client.url import BrokerUrl
 from rtprov.broker.server.broker import make_broker
 from rtprov.broker.server.factory import BrokerFactory
-from rtprov.broker.storage.interface import MemoryStorage
+from rtprov.broker.storage.memory import MemoryStorage
 from rtprov.broker.storage.sqlite import SqliteStorage
 from tests.support.rabbitmq import start_rabbitmq
 

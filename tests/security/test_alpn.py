@@ -18,7 +18,7 @@ from zope.interface import implementer
 
 from rtprov.broker.server.broker import make_broker
 from rtprov.broker.server.factory import BrokerFactory
-from rtprov.broker.storage.interface import MemoryStorage
+from rtprov.broker.storage.memory import MemoryStorage
 from rtprov.http.site import JsonSite
 from rtprov.security.tls_server import TLSEndpoint
 from tests.security.test_certificates import Peer

@@ -61,7 +61,8 @@ from rtprov.broker.engine import stream as streams
 from rtprov.broker.server.broker import make_broker
 from rtprov.broker.server.factory import BrokerFactory
 from rtprov.broker.storage import database
-from rtprov.broker.storage.interface import MemoryStorage, Storage
+from rtprov.broker.storage.interface import Storage
+from rtprov.broker.storage.memory import MemoryStorage
 from rtprov.broker.storage.sqlite import SqliteStorage
 from rtprov.errors import AmqpError, BrokerError
 from tests.support.memory import MemoryNetwork

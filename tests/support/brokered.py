@@ -20,7 +20,7 @@ from rtprov.amqp.client.service import BrokerConnection, Session
 from rtprov.amqp.client.url import BrokerUrl
 from rtprov.broker.server.broker import make_broker
 from rtprov.broker.server.factory import BrokerFactory
-from rtprov.broker.storage.interface import MemoryStorage
+from rtprov.broker.storage.memory import MemoryStorage
 from rtprov.journal.shard_journal import ShardJournal
 from rtprov.messaging.event_messages import encode_event, encode_task
 from rtprov.messaging.topology import TASKS_EXCHANGE, Shard, Topology

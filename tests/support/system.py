@@ -26,7 +26,7 @@ from twisted.web.http_headers import Headers
 from rtprov.amqp.client.url import BrokerUrl
 from rtprov.broker.server.broker import make_broker
 from rtprov.broker.server.factory import BrokerFactory
-from rtprov.broker.storage.interface import MemoryStorage
+from rtprov.broker.storage.memory import MemoryStorage
 from rtprov.clocks import WallClock
 from rtprov.equipment.client import BytesBody, HttpEquipment, equipment_agent
 from rtprov.equipment.scenario import Rule

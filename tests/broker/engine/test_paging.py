@@ -18,8 +18,9 @@ from rtprov.broker.engine import backlog, memory_alarm
 from rtprov.broker.engine.queue import Queue
 from rtprov.broker.engine.virtual_host import Engine
 from rtprov.broker.messages import Entry, Message
-from rtprov.broker.storage import interface as storage
-from rtprov.broker.storage.interface import MemoryStorage, Record
+from rtprov.broker.storage import memory as memory_storage
+from rtprov.broker.storage.interface import Record
+from rtprov.broker.storage.memory import MemoryStorage
 
 
 class Troubled(MemoryStorage):
@@ -84,7 +85,7 @@ class Memory(PagingCase):
         the limit, while it is read on too.
         """
         self.patch(backlog, "RESIDENT_BYTES", 20_000)
-        self.patch(storage, "PAGE_BYTES", 10_000)
+        self.patch(memory_storage, "PAGE_BYTES", 10_000)
         self.start(MemoryStorage())
         for number in range(200):
             self.publish(b"%d" % number + bytes(1000))

@@ -7,7 +7,7 @@ from twisted.internet.defer import Deferred
 
 from rtprov.broker.server.broker import make_broker
 from rtprov.broker.server.factory import BrokerFactory
-from rtprov.broker.storage.interface import MemoryStorage
+from rtprov.broker.storage.memory import MemoryStorage
 from rtprov.messaging.topology import TASKS_EXCHANGE
 from tests.support.brokered import SHARD, BrokerTestCase
 

@@ -24,7 +24,7 @@ from twisted.trial.unittest import TestCase
 
 from rtprov.broker.server.broker import make_broker
 from rtprov.broker.server.factory import BrokerFactory
-from rtprov.broker.storage.interface import MemoryStorage
+from rtprov.broker.storage.memory import MemoryStorage
 
 DEADLINE_S = 15.0
 

@@ -14,7 +14,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from rtprov.amqp.codec import encode_header
 from rtprov.broker.messages import Message
 from rtprov.broker.storage import interface as storage_module
-from rtprov.broker.storage.interface import MemoryStorage, Record, Storage
+from rtprov.broker.storage.interface import Record, Storage
+from rtprov.broker.storage.memory import MemoryStorage
 from rtprov.broker.storage.sqlite import SqliteStorage
 
 if TYPE_CHECKING:
