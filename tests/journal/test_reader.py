@@ -51,7 +51,7 @@ class Reading(BrokerTestCase):
     def test_forgotten(self) -> None:
         """What the journal has forgotten is not there."""
         self.write(5)
-        stream = self.broker.engine.queues[SHARD.journal]
+        stream = self.broker.virtual_host.queues[SHARD.journal]
         stream._on_trimmed(3)  # type: ignore[union-attr]
         self.assertEqual(list(self.read(1, 2, 3)), [3])
 

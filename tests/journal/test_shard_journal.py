@@ -286,7 +286,7 @@ class Submitting(BrokerTestCase):
         """A task that no queue takes is refused."""
         for shard in self.shards:
             for queue in (shard.work, shard.journal):
-                self.broker.engine.delete_queue(self.broker.engine.queue(queue, None))
+                self.broker.virtual_host.delete_queue(self.broker.virtual_host.queue(queue, None))
         submitted = self.tasks.submit(make_task(1))
         self.network.settle()
         self.failureResultOf(submitted, Unroutable)

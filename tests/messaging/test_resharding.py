@@ -198,7 +198,7 @@ class Change(CountTestCase):
 
     def check(self, count: int) -> None:
         """All is in its new place, a device's in order, and nothing is left of the old one."""
-        queues = sorted(name for name in self.broker.engine.queues if "of" in name)
+        queues = sorted(name for name in self.broker.virtual_host.queues if "of" in name)
         new = [Shard(index, count) for index in range(count)]
         self.assertEqual(
             queues,

@@ -15,7 +15,7 @@ from rtprov.amqp.client.publisher import Publisher, _settle
 from rtprov.amqp.client.rpc import RpcClient
 from rtprov.broker.engine.queue import Queue
 from rtprov.broker.engine.stream import Stream
-from rtprov.broker.server.commit import Turn, confirm
+from rtprov.broker.server.commit import PendingCommit, confirm
 from rtprov.broker.server.consuming import Consuming
 from rtprov.broker.storage.sqlite import SqliteStorage
 from rtprov.equipment import client as equipment
@@ -201,7 +201,7 @@ async def _answer_at_once(self: Any, request: bytes) -> bytes:
 # The broker.
 
 
-@mutation("confirm before commit", Turn, "end")
+@mutation("confirm before commit", PendingCommit, "commit")
 def _confirm_first(self: Any) -> None:
     pumps, self._pumps = self._pumps, {}
     for queue in pumps:

@@ -8,7 +8,7 @@ import random
 
 from attrs import define, field
 
-from rtprov.broker.engine.virtual_host import Engine
+from rtprov.broker.engine.virtual_host import VirtualHost
 from rtprov.messaging.topology import PARKED_QUEUE, TASKS_EXCHANGE, Shard
 from tests.simulation.world import Broker, World
 
@@ -41,27 +41,25 @@ class Operator:
         act = self.rng.choice([self.purge, self.delete, self.unbind])
         shard = Shard(self.rng.randrange(self.world.setup.shards), self.world.setup.shards)
         if isinstance(broker, Broker):
-            act(broker.real.engine, shard)
+            act(broker.real.virtual_host, shard)
             broker.real.after_work()
         self._later()
 
-    def purge(self, engine: Engine, shard: Shard) -> None:
+    def purge(self, host: VirtualHost, shard: Shard) -> None:
         """The work queue loses all that it has not handed out."""
-        queue = engine.queues.get(shard.work)
+        queue = host.queues.get(shard.work)
         if queue is not None:
             self.world.trace.note(f"{shard.work} is purged of {queue.purge()} messages")
 
-    def delete(self, engine: Engine, shard: Shard) -> None:
+    def delete(self, host: VirtualHost, shard: Shard) -> None:
         """A queue of tasks or of letters is gone, with all that was handed out of it."""
-        queue = engine.queues.get(
-            self.rng.choice([shard.work, shard.work, shard.dead, PARKED_QUEUE])
-        )
+        queue = host.queues.get(self.rng.choice([shard.work, shard.work, shard.dead, PARKED_QUEUE]))
         if queue is not None:
             self.world.trace.note(
-                f"{queue.name} is deleted with {engine.delete_queue(queue)} messages"
+                f"{queue.name} is deleted with {host.delete_queue(queue)} messages"
             )
 
-    def unbind(self, engine: Engine, shard: Shard) -> None:
+    def unbind(self, host: VirtualHost, shard: Shard) -> None:
         """The work queue gets no tasks any more."""
         self.world.trace.note(f"{shard.work} is unbound")
-        engine.unbind(shard.work, TASKS_EXCHANGE, shard.requested_key, None)
+        host.unbind(shard.work, TASKS_EXCHANGE, shard.requested_key, None)

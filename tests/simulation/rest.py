@@ -97,7 +97,7 @@ def _sizes(process: object) -> list[tuple[str, int]]:
 def _broker(broker: Broker) -> list[tuple[str, int]]:
     queues = [
         queue
-        for queue in broker.real.engine.queues.values()
+        for queue in broker.real.virtual_host.queues.values()
         if queue.kind != "stream" and queue.name != PARKED_QUEUE
     ]
     sizes = [(queue.name, queue.message_count) for queue in queues]

@@ -379,7 +379,7 @@ class EmbeddedTestCase(SynchronousTestCase):
         self.pump(self.close_connections())
         self.broker.stop()
         self.network.settle()
-        self.broker.engine.storage.close()
+        self.broker.virtual_host.storage.close()
         self.network.settle()
         self.assertEqual(self.clock.getDelayedCalls(), [], "timers are left behind")
 

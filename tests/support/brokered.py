@@ -142,7 +142,7 @@ class BrokerTestCase(SynchronousTestCase):
 
     def messages(self, queue: str) -> int:
         """How many messages wait in a queue, or are kept in a stream."""
-        return self.broker.engine.queues[queue].message_count
+        return self.broker.virtual_host.queues[queue].message_count
 
     @contextmanager
     def consuming(self, queue: str) -> Iterator[list[Delivery]]:

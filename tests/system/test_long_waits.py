@@ -52,7 +52,7 @@ class AMonth(SystemTestCase):
 
     @property
     def journal(self) -> Stream:
-        journal = self.system.broker.engine.queues[SHARD.journal]
+        journal = self.system.broker.virtual_host.queues[SHARD.journal]
         assert isinstance(journal, Stream)
         return journal
 
@@ -88,5 +88,5 @@ class AMonth(SystemTestCase):
             [200, 200],
         )
         self.assertEqual(self.system.stub.calls, 2)
-        self.assertEqual(self.system.broker.engine.queues[PARKED_QUEUE].message_count, 0)
-        self.assertEqual(self.system.broker.engine.queues[SHARD.work].message_count, 0)
+        self.assertEqual(self.system.broker.virtual_host.queues[PARKED_QUEUE].message_count, 0)
+        self.assertEqual(self.system.broker.virtual_host.queues[SHARD.work].message_count, 0)

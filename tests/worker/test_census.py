@@ -32,17 +32,17 @@ class CensusTestCase(SystemTestCase):
         return System(delay_s=10.0, concurrency=3)
 
     @property
-    def engine(self):  # type: ignore[no-untyped-def]
-        return self.system.broker.engine
+    def virtual_host(self):  # type: ignore[no-untyped-def]
+        return self.system.broker.virtual_host
 
     def operator(self, act: str, queue: str = SHARD.work) -> None:
         """What an operator does to the broker."""
         if act == "purge":
-            self.engine.queues[queue].purge()
+            self.virtual_host.queues[queue].purge()
         elif act == "delete":
-            self.engine.delete_queue(self.engine.queues[queue])
+            self.virtual_host.delete_queue(self.virtual_host.queues[queue])
         elif act == "unbind":
-            self.engine.unbind(queue, TASKS_EXCHANGE, SHARD.requested_key, None)
+            self.virtual_host.unbind(queue, TASKS_EXCHANGE, SHARD.requested_key, None)
         self.system.broker.after_work()
 
     def stop_worker(self) -> None:
@@ -55,7 +55,7 @@ class CensusTestCase(SystemTestCase):
         self.assertEqual(
             (self.codes(tasks), self.system.stub.calls), ([DONE] * len(tasks), len(tasks))
         )
-        self.assertEqual(self.engine.queues[SHARD.work].message_count, 0)
+        self.assertEqual(self.virtual_host.queues[SHARD.work].message_count, 0)
 
     def codes(self, tasks: list[tuple[str, str]]) -> list[int]:
         """What clients are told of these tasks."""
@@ -112,9 +112,9 @@ class WhileAWorkerRuns(CensusTestCase):
         tasks = self.accepted(DEVICES)
         self.system.start_worker()  # a standby
         self.assert_done(tasks)
-        published = self.engine.queues[SHARD.work]._next_position
+        published = self.virtual_host.queues[SHARD.work]._next_position
         self.system.network.advance(3600.0)
-        self.assertEqual(self.engine.queues[SHARD.work]._next_position, published)
+        self.assertEqual(self.virtual_host.queues[SHARD.work]._next_position, published)
 
     def test_a_standby(self) -> None:
         """A standby, which holds none of the open tasks, does not ask for them while it sees the
@@ -122,11 +122,11 @@ class WhileAWorkerRuns(CensusTestCase):
         """
         self.system.start_worker()
         self.system.network.advance(1.0)
-        published = self.engine.queues[SHARD.work]._next_position
+        published = self.virtual_host.queues[SHARD.work]._next_position
         for _ in range(20):
             self.accepted(DEVICES[:2])
             self.system.network.advance(11.0)
-        self.assertEqual(self.engine.queues[SHARD.work]._next_position - published, 40)
+        self.assertEqual(self.virtual_host.queues[SHARD.work]._next_position - published, 40)
 
     def test_dead_letters_deleted(self) -> None:
         """The queues of dead and parked letters are declared again where they are deleted; the work
@@ -135,7 +135,7 @@ class WhileAWorkerRuns(CensusTestCase):
         for queue in (SHARD.dead, PARKED_QUEUE):
             self.operator("delete", queue)
         self.assert_done(self.accepted(DEVICES[:2]))
-        self.assertIn(SHARD.dead, self.engine.queues)
+        self.assertIn(SHARD.dead, self.virtual_host.queues)
 
 
 class WhileNoWorkerLives(CensusTestCase):
@@ -182,9 +182,9 @@ class WhileNoWorkerLives(CensusTestCase):
         self.assert_done(tasks)
 
     def test_the_exchanges_are_deleted(self) -> None:
-        """The same if the exchanges are gone."""
-        for exchange in EXCHANGES:
-            self.engine.routing.delete(exchange, if_unused=False)
+        """The same where the exchanges are gone."""
+        for exchange in (TASKS_EXCHANGE, DEAD_EXCHANGE, STATUS_EXCHANGE):
+            self.virtual_host.routing.delete(exchange, if_unused=False)
         self.system.broker.after_work()
         self.assertEqual(self.system.post(DEVICES[0]).status, 503)
         self.system.network.advance(10.0)

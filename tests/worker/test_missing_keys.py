@@ -526,7 +526,7 @@ class Messages(KeysTestCase):
         self.assertNotIn(OURS, body)
 
     def journal(self) -> list[bytes]:
-        stream = cast("Any", self.system.broker.engine.queues[Shard(0, 1).journal])
+        stream = cast("Any", self.system.broker.virtual_host.queues[Shard(0, 1).journal])
         return [each.message.body for each in stream._tail]
 
 

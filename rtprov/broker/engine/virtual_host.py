@@ -32,7 +32,7 @@ AnyQueue = Queue | Stream
 MAX_QUEUES = 10_000
 
 
-class Engine:
+class VirtualHost:
     """One virtual host, ``/``. `now` gives seconds since the epoch; `new_name` makes names for
     queues that are declared without one. `memory` counts the messages that are held in memory;
     `after_work` is called to commit work that no client set off.

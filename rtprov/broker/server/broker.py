@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
 from rtprov.broker.engine.memory_alarm import Memory
-from rtprov.broker.engine.virtual_host import Engine
+from rtprov.broker.engine.virtual_host import VirtualHost
 from rtprov.broker.server.limits import Limits
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Broker:
 
     `new_token` returns a word that no broker on the same state has said before.
     `replies` are the reply addresses in use. `unfinished_bytes` counts the received parts of
-    messages that are not complete, of all clients. For `max_age_s` see `Engine`."""
+    messages that are not complete, of all clients. For `max_age_s` see `VirtualHost`."""
 
     _log = Logger()
 
@@ -80,7 +80,7 @@ class Broker:
         self._expiration: IDelayedCall | None = None
         self._going_on: IDelayedCall | None = None
         self._memory = Memory(limits.memory_bytes, self._on_memory)
-        self.engine = Engine(
+        self.virtual_host = VirtualHost(
             storage=storage,
             memory=self._memory,
             now=clock.seconds,
@@ -92,7 +92,7 @@ class Broker:
 
     def start(self) -> None:
         """Expire messages from now on, those of earlier runs included."""
-        self.engine.wake()
+        self.virtual_host.wake()
         self._watch_expiration()
 
     def stop(self) -> Deferred[None]:
@@ -179,14 +179,14 @@ class Broker:
     def commit(self) -> Deferred[None]:
         """Make all that was done so far safe; fire when it is. The next expiration is scheduled."""
         self._watch_expiration()
-        return self.engine.commit()
+        return self.virtual_host.commit()
 
     def after_work(self) -> None:
         """Commit work that no client set off."""
         self.commit().addErrback(lambda reason: self._log.failure("a commit failed", reason))
 
     def _watch_expiration(self) -> None:
-        due, call = self.engine.next_expiration, self._expiration
+        due, call = self.virtual_host.next_expiration, self._expiration
         if due is None or self._stopped:
             return
         if call is not None and call.getTime() > due:
@@ -199,7 +199,7 @@ class Broker:
 
     def _expire(self) -> None:
         self._expiration = None
-        self.engine.expire()
+        self.virtual_host.expire()
         self.after_work()
 
 
@@ -212,7 +212,7 @@ def make_broker(
     max_age_s: float | None = None,
 ) -> Broker:
     """A broker with one virtual host ``/`` and one user. `clock`'s seconds are taken as seconds
-    since the epoch; see `Engine`.
+    since the epoch; see `VirtualHost`.
     """
     start, number = int(clock.seconds() * 1000), count(1)
 

@@ -1,4 +1,4 @@
-"""One channel of a client's connection: carries out methods on the engine; `Publishing` and
+"""One channel of a client's connection: carries out methods on the virtual host; `Publishing` and
 `Consuming` are its two halves.
 """
 
@@ -12,7 +12,7 @@ from pamqp.commands import Basic, Channel, Confirm, Exchange, Queue
 
 from rtprov.amqp.framing import Command, encode_content
 from rtprov.broker.server.consuming import Consuming
-from rtprov.broker.server.direct_reply import REPLY_TO, Replies
+from rtprov.broker.server.direct_reply import REPLY_TO, DirectReplies
 from rtprov.broker.server.methods import DeclareOk
 from rtprov.broker.server.publishing import Publishing
 from rtprov.errors import AmqpError
@@ -32,10 +32,10 @@ class BrokerChannel:
         self.id = id
         self.client = client
         self.closing = False
-        self.replies = Replies(self)
+        self.replies = DirectReplies(self)
         self.publishing = Publishing(self, self.replies)
         self.consuming = Consuming(self, self.replies)
-        self._engine = client.broker.engine
+        self._virtual_host = client.broker.virtual_host
         self._last_queue = ""
         self._last_delivery_tag = 0
 
@@ -82,7 +82,7 @@ class BrokerChannel:
         self.send(Channel.FlowOk(True))
 
     def _on_exchange_declare(self, method: Exchange.Declare) -> None:
-        self._engine.routing.declare(
+        self._virtual_host.routing.declare(
             method.exchange,
             method.exchange_type,
             passive=method.passive,
@@ -94,7 +94,7 @@ class BrokerChannel:
         self.answer(method, Exchange.DeclareOk())
 
     def _on_exchange_delete(self, method: Exchange.Delete) -> None:
-        self._engine.routing.delete(method.exchange, if_unused=method.if_unused)
+        self._virtual_host.routing.delete(method.exchange, if_unused=method.if_unused)
         self.answer(method, Exchange.DeleteOk())
 
     def _name(self, name: str) -> str:
@@ -105,13 +105,13 @@ class BrokerChannel:
 
     def queue(self, name: str) -> AnyQueue:
         """The queue of this name."""
-        return self._engine.queue(self._name(name), self.client)
+        return self._virtual_host.queue(self._name(name), self.client)
 
     def _on_queue_declare(self, method: Queue.Declare) -> None:
         if method.queue == REPLY_TO or method.queue in self.client.broker.replies:
             self.answer(method, DeclareOk(method.queue, 0, 1))
             return
-        queue = self._engine.declare_queue(
+        queue = self._virtual_host.declare_queue(
             method.queue,
             passive=method.passive,
             durable=method.durable,
@@ -125,12 +125,12 @@ class BrokerChannel:
 
     def _on_queue_bind(self, method: Queue.Bind) -> None:
         name = self._name(method.queue)
-        self._engine.routing.named(method.exchange)  # whether it is there counts first
-        self._engine.bind(self.queue(name), method.exchange, self._key(method))
+        self._virtual_host.routing.named(method.exchange)  # whether it is there counts first
+        self._virtual_host.bind(self.queue(name), method.exchange, self._key(method))
         self.answer(method, Queue.BindOk())
 
     def _on_queue_unbind(self, method: Queue.Unbind) -> None:
-        self._engine.unbind(
+        self._virtual_host.unbind(
             self._name(method.queue), method.exchange, self._key(method), self.client
         )
         self.send(Queue.UnbindOk())
@@ -144,8 +144,8 @@ class BrokerChannel:
 
     def _on_queue_delete(self, method: Queue.Delete) -> None:
         count, name = 0, self._name(method.queue)
-        if name in self._engine.queues:  # deleting what is not there succeeds, as in RabbitMQ
-            count = self._engine.delete_queue(
+        if name in self._virtual_host.queues:  # deleting what is not there succeeds, as in RabbitMQ
+            count = self._virtual_host.delete_queue(
                 self.queue(name), if_unused=method.if_unused, if_empty=method.if_empty
             )
         self.answer(method, Queue.DeleteOk(count))

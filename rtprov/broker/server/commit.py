@@ -25,7 +25,7 @@ class Confirming(Protocol):
         """The first `upto` messages are safe: tell the client."""
 
 
-class Turn:
+class PendingCommit:
     """What a client's methods leave to be done at the end of each turn. `peer` names the client in
     the log.
     """
@@ -46,9 +46,9 @@ class Turn:
         """This queue's consumers may have got room."""
         self._pumps[queue] = None
 
-    def end(self) -> Deferred[None] | None:
-        """Do it all. Where the disk cannot follow, return what must have fired before more is taken
-        from the client.
+    def commit(self) -> Deferred[None] | None:
+        """Serve the queues, commit, and confirm once that is done. If the disk is too slow, return
+        the Deferred that must have fired before more is read from the client.
         """
         pumps, self._pumps = self._pumps, {}
         for queue in pumps:
@@ -60,7 +60,8 @@ class Turn:
         committed.addErrback(
             lambda reason: self._log.failure("{peer}: a commit failed", reason, peer=self._peer())
         )
-        return committed if self._broker.engine.storage.congested and not committed.called else None
+        congested = self._broker.virtual_host.storage.congested
+        return committed if congested and not committed.called else None
 
 
 def confirm(due: list[tuple[Confirming, int]]) -> None:

@@ -35,8 +35,8 @@ from rtprov.amqp.framing import (
 )
 from rtprov.amqp.heartbeat import Heartbeat
 from rtprov.broker.server.channels import Channels
-from rtprov.broker.server.commit import Turn
-from rtprov.broker.server.consuming import NotYet
+from rtprov.broker.server.commit import PendingCommit
+from rtprov.broker.server.consuming import RetryWhenLoaded
 from rtprov.broker.server.handshake import Handshake, LoginRefused, OtherProtocol
 from rtprov.errors import AmqpError
 
@@ -58,7 +58,7 @@ class BrokerProtocol(Protocol):
         self.broker = broker
         self.handshake = Handshake(credentials=broker.credentials, limits=broker.limits)
         self.writable = True
-        self.turn = Turn(broker, self.peer)
+        self.pending_commit = PendingCommit(broker, self.peer)
         self.channels = Channels(self)
         self._held = self._waits_for_room = False
         self._parser = FrameParser(broker.limits.frame_bytes)
@@ -147,7 +147,7 @@ class BrokerProtocol(Protocol):
             while self._frames and self._listening:
                 frame = self._frames.popleft()
                 if (
-                    self.broker.engine.memory.full
+                    self.broker.virtual_host.memory.full
                     and frame.payload[:4] == _PUBLISH
                     and frame.kind == METHOD
                     and not self._closing
@@ -156,7 +156,7 @@ class BrokerProtocol(Protocol):
                     self._waits_for_room = True
                 elif frame.kind != HEARTBEAT_KIND:
                     self._on_frame(frame)
-        except NotYet as wait:
+        except RetryWhenLoaded as wait:
             self._frames.appendleft(frame)
             self._reading = self.broker.clock.callLater(
                 self.broker.limits.reading_s, self._on_unreadable
@@ -185,7 +185,7 @@ class BrokerProtocol(Protocol):
         return rest
 
     def _end_turn(self) -> None:
-        wait = self.turn.end()
+        wait = self.pending_commit.commit()
         if wait is not None:
             self.hold(wait)
 
@@ -366,7 +366,7 @@ class BrokerProtocol(Protocol):
     def _release(self) -> None:
         """Give everything back that the client held."""
         self.channels.release()
-        self.broker.engine.owner_gone(self)
+        self.broker.virtual_host.owner_gone(self)
 
     def _stop_reading(self) -> None:
         reading, self._reading = self._reading, None

@@ -11,7 +11,7 @@ import attrs
 from pamqp.commands import Basic
 
 from rtprov.broker.messages import Entry
-from rtprov.broker.server.direct_reply import REPLY_TO, Replies
+from rtprov.broker.server.direct_reply import REPLY_TO, DirectReplies
 from rtprov.broker.server.methods import Deliver, GetOk
 from rtprov.errors import AmqpError
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 MAX_CONSUMERS = 2000
 
 
-class NotYet(Exception):
+class RetryWhenLoaded(Exception):
     """A method cannot be carried out before `until` has fired; it is then to be tried again, before
     anything that came behind it.
     """
@@ -74,11 +74,11 @@ class Consuming:
     The ``on_`` methods carry out the client's; they raise `AmqpError`.
     """
 
-    def __init__(self, channel: Channel, replies: Replies) -> None:
+    def __init__(self, channel: Channel, replies: DirectReplies) -> None:
         self._channel = channel
         self._client = channel.client
         self._replies = replies
-        self._engine = channel.client.broker.engine
+        self._virtual_host = channel.client.broker.virtual_host
         self._prefetch = 0
         self._consumers: dict[str, ChannelConsumer] = {}
         self.unsettled: dict[int, _Unsettled] = {}
@@ -181,10 +181,10 @@ class Consuming:
             self._replies.close()
         if consumer is not None:
             consumer.queue.remove_consumer(consumer)
-            self._engine.consumer_gone(consumer.queue)
+            self._virtual_host.consumer_gone(consumer.queue)
 
     def on_queue_gone(self, consumer: ChannelConsumer) -> None:
-        """The engine has deleted the queue; a client that can bear it is told."""
+        """The queue is deleted: tell the client, if it has ``consumer_cancel_notify``."""
         self._consumers.pop(consumer.tag, None)
         if (
             "consumer_cancel_notify" in self._client.handshake.capabilities
@@ -205,7 +205,7 @@ class Consuming:
         entry = queue.pop()
         loaded = queue.when_loaded()
         if entry is None and loaded is not None and queue.message_count:
-            raise NotYet(loaded)
+            raise RetryWhenLoaded(loaded)
         if entry is None:
             self._channel.send(Basic.GetEmpty())
             return
@@ -252,13 +252,13 @@ class Consuming:
         for each in taken:
             if each.consumer is not None:
                 each.consumer.unsettled -= 1
-                self._client.turn.pump_due(each.queue)
+                self._client.pending_commit.pump_due(each.queue)
         return taken
 
     def _give_back(self, taken: list[_Unsettled], *, requeue: bool, lost: bool = False) -> None:
         by_queue: dict[AnyQueue, list[Entry]] = {}
         for each in taken:
-            if self._engine.queues.get(each.queue.name) is each.queue:
+            if self._virtual_host.queues.get(each.queue.name) is each.queue:
                 by_queue.setdefault(each.queue, []).append(each.entry)
         for queue, entries in by_queue.items():
             if requeue:
@@ -288,7 +288,7 @@ class Consuming:
         unsettled, self.unsettled = list(self.unsettled.values()), {}
         self._give_back(unsettled, requeue=True, lost=True)
         for consumer in consumers.values():
-            self._engine.consumer_gone(consumer.queue)
+            self._virtual_host.consumer_gone(consumer.queue)
 
     def pump(self) -> None:
         """The connection can be written to again."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 REPLY_TO = "amq.rabbitmq.reply-to"
 
 
-class Replies:
+class DirectReplies:
     """The replies to one channel's requests. `tag` is that of the reply consumer, None while there
     is none.
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from rtprov.broker.engine.virtual_host import AnyQueue
     from rtprov.broker.server.broker import Broker
-    from rtprov.broker.server.commit import Turn
+    from rtprov.broker.server.commit import PendingCommit
     from rtprov.broker.server.handshake import Handshake
 
 
@@ -18,7 +18,7 @@ class Client(Protocol):
 
     broker: Broker
     handshake: Handshake
-    turn: Turn
+    pending_commit: PendingCommit
     writable: bool
 
     def write(self, data: bytes) -> None:

@@ -10,7 +10,7 @@ from pamqp.commands import Basic, Confirm
 
 from rtprov.broker.content_header import refusal
 from rtprov.broker.messages import Message, expiration_s
-from rtprov.broker.server.direct_reply import REPLY_TO, Replies
+from rtprov.broker.server.direct_reply import REPLY_TO, DirectReplies
 from rtprov.broker.server.methods import Return
 from rtprov.errors import AmqpError
 
@@ -24,7 +24,7 @@ class Publishing:
     (https://www.rabbitmq.com/docs/confirms).
     """
 
-    def __init__(self, channel: Channel, replies: Replies) -> None:
+    def __init__(self, channel: Channel, replies: DirectReplies) -> None:
         self._channel = channel
         self._client = channel.client
         self._replies = replies
@@ -46,7 +46,7 @@ class Publishing:
             message = self._replies.request(message)
         if self._confirming:
             self.published += 1
-            self._client.turn.confirm_due(self)
+            self._client.pending_commit.confirm_due(self)
         if not self._route(message) and method.mandatory:
             returned = Return(312, "NO_ROUTE", method.exchange, method.routing_key)
             self._channel.send_content(returned, command.header, command.body)
@@ -62,7 +62,7 @@ class Publishing:
         wrong = self._wrong(properties)
         if wrong is not None:
             if method.exchange:
-                self._client.broker.engine.routing.exchange(
+                self._client.broker.virtual_host.routing.exchange(
                     method.exchange
                 )  # whether it is there counts first
             raise AmqpError(406, f"PRECONDITION_FAILED - {wrong}", 60, 40)
@@ -95,7 +95,7 @@ class Publishing:
             if replies is not None:
                 replies.deliver(message)
             return False  # an address is no queue, says RabbitMQ
-        return self._client.broker.engine.publish(message)
+        return self._client.broker.virtual_host.publish(message)
 
     def confirm(self, upto: int) -> None:
         """The first `upto` messages that were published are safe: say so, in one frame. More may

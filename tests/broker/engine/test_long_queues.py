@@ -23,7 +23,7 @@ class LongQueues(DurableCase):
         queue = await self.queue(channel, "quorum")
         bodies = [b"%d" % number for number in range(100)]
         await self.publish(queue, *bodies)
-        kept = self.broker.engine.queues[queue]
+        kept = self.broker.virtual_host.queues[queue]
         assert isinstance(kept, QueueOfBroker)
         self.assertEqual((kept.message_count, len(kept._backlog._ready)), (100, 2))
         self.assertEqual([body for body, _ in await self.drained(queue, 100)], bodies)
@@ -91,7 +91,7 @@ class LongQueues(DurableCase):
         await self.publish(long, *(b"%d" % number for number in range(5)))
         held = await self.get(getter, queue, no_ack=False)
         inbox = await self.inbox(channel, queue)
-        storage = self.broker.engine.storage
+        storage = self.broker.virtual_host.storage
         assert held is not None and isinstance(storage, SqliteStorage)
         self.patch(storage._database, "load", raise_disk_error)
         await self.get_in_vain(getter, long)
@@ -111,7 +111,7 @@ class FullMemory(EmbeddedTestCase, RawContract):
         """While messages take too much memory, publishers are told and not listened to; consumers
         are served, and nothing is lost.
         """
-        self.broker.engine.memory.limit = 50_000
+        self.broker.virtual_host.memory.limit = 50_000
         channel = await self.channel()
         await self.ask(channel, Queue.Declare(queue="transient"))
         publisher = await self.publisher()
@@ -142,14 +142,14 @@ class FullMemory(EmbeddedTestCase, RawContract):
             await published
         await self.settle(channel, "transient")
         self.assertFalse(channel.client.blocked)
-        self.assertEqual(self.broker.engine.memory.used, 0)
+        self.assertEqual(self.broker.virtual_host.memory.used, 0)
 
     async def test_one_by_one(self) -> None:
         """Who was not listened to goes on in a turn of its own, not in the middle of what made
         room, and as far as there is room.
         """
-        engine = self.broker.engine
-        engine.memory.limit = 1000
+        host = self.broker.virtual_host
+        host.memory.limit = 1000
         channel = await self.channel()
         queue = await self.queue(channel)
         clients = [await self.raw_open() for _ in range(3)]
@@ -158,18 +158,18 @@ class FullMemory(EmbeddedTestCase, RawContract):
             client.say(publish(1, bytes(2000), routing_key=queue))
         self.network.settle()
         for _ in range(3):
-            self.assertEqual(engine.queues[queue].message_count, 1)
-            engine.queues[queue].purge()
-            self.assertEqual(engine.queues[queue].message_count, 0)
+            self.assertEqual(host.queues[queue].message_count, 1)
+            host.queues[queue].purge()
+            self.assertEqual(host.queues[queue].message_count, 0)
             self.network.settle()
-        self.assertEqual(engine.queues[queue].message_count, 0)
+        self.assertEqual(host.queues[queue].message_count, 0)
 
     async def test_come_again(self) -> None:
         """Publishers that hang up and come again do not get more into a full memory than those that
         wait, nor are they waited for.
         """
-        engine = self.broker.engine
-        engine.memory.limit = 1000
+        host = self.broker.virtual_host
+        host.memory.limit = 1000
         channel = await self.channel()
         queue = await self.queue(channel)
         for _ in range(10):
@@ -196,4 +196,4 @@ class FullMemory(EmbeddedTestCase, RawContract):
             for delivery in deliveries:
                 delivery.nack(requeue=True)
             await self.ask(channel, end(queue=queue))
-            self.assertEqual(self.broker.engine.memory.used, 0)
+            self.assertEqual(self.broker.virtual_host.memory.used, 0)

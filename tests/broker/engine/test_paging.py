@@ -16,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from rtprov.amqp.codec import decode_header, encode_header
 from rtprov.broker.engine import backlog, memory_alarm
 from rtprov.broker.engine.queue import Queue
-from rtprov.broker.engine.virtual_host import Engine
+from rtprov.broker.engine.virtual_host import VirtualHost
 from rtprov.broker.messages import Entry, Message
 from rtprov.broker.storage import memory as memory_storage
 from rtprov.broker.storage.interface import Record
@@ -52,9 +52,9 @@ class Consumer:
 
 class PagingCase(SynchronousTestCase):
     def start(self, storage: MemoryStorage) -> None:
-        """A broker's engine with a durable queue."""
+        """A virtual host with a durable queue."""
         self.clock, names = Clock(), count()
-        self.engine = Engine(
+        self.virtual_host = VirtualHost(
             storage=storage,
             memory=memory_alarm.Memory(limit=2**28, on_change=lambda full: None),
             now=self.clock.seconds,
@@ -62,7 +62,7 @@ class PagingCase(SynchronousTestCase):
             after_work=lambda: None,
         )
         quorum = {"x-queue-type": "quorum"}
-        queue = self.engine.declare_queue(
+        queue = self.virtual_host.declare_queue(
             "q",
             passive=False,
             durable=True,
@@ -76,7 +76,7 @@ class PagingCase(SynchronousTestCase):
 
     def publish(self, body: bytes = b"", **properties: Any) -> None:
         header = encode_header(Basic.Properties(**properties), len(body))
-        self.engine.publish(Message("", "q", decode_header(header).properties, header, body))
+        self.virtual_host.publish(Message("", "q", decode_header(header).properties, header, body))
 
 
 class Memory(PagingCase):
@@ -95,7 +95,7 @@ class Memory(PagingCase):
         for _ in range(200):
             consumer.ready = True
             self.queue.pump()
-            used.append(self.engine.memory.used)
+            used.append(self.virtual_host.memory.used)
         self.assertEqual(
             [int(entry.message.body.rstrip(b"\0")) for entry in consumer.taken], list(range(200))
         )
@@ -114,7 +114,7 @@ class Unreadable(PagingCase):
         for _ in range(3):
             self.publish(expiration="1000")
         self.clock.advance(1)
-        self.engine.expire()
+        self.virtual_host.expire()
         troubled.loads.pop().errback(OSError("the disk is gone"))
         self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
         self.publish(expiration="1000")

@@ -264,7 +264,7 @@ class EmbeddedConnections(EmbeddedTestCase, ConnectionsContract):
         """
         channel = await self.channel()
         queue = await self.queue(channel)
-        self.broker.engine.memory.limit = 1000
+        self.broker.virtual_host.memory.limit = 1000
         client = await self.raw_open(heartbeat_s=1)
         client.say(Channel.Open(), channel=1)
         await client.hear(Channel.OpenOk)
@@ -363,12 +363,12 @@ class EmbeddedConnections(EmbeddedTestCase, ConnectionsContract):
         """A publisher that the broker does not listen to hears that it stops, and is heard when it
         answers.
         """
-        self.broker.engine.memory.limit = 1000
+        self.broker.virtual_host.memory.limit = 1000
         client = await self.raw_open()
         client.say(Channel.Open(), Queue.Declare(queue="q"), channel=1)
         client.say(publish(1, bytes(2000), routing_key="q") * 2)
         self.network.settle()
-        self.assertEqual(self.broker.engine.queues["q"].message_count, 1)
+        self.assertEqual(self.broker.virtual_host.queues["q"].message_count, 1)
         stopped = self.broker.stop()
         for kind in (Channel.OpenOk, Queue.DeclareOk, Connection.Close):
             await client.hear(kind)

@@ -60,14 +60,14 @@ class DurableCase(SqliteTestCase, BrokerContract):
         left, self.stopped = self.directory, None
         self.directory = Path(self.mktemp())
         shutil.copytree(left, self.directory)
-        self.addCleanup(self.broker.engine.storage.close)
+        self.addCleanup(self.broker.virtual_host.storage.close)
         self.come_back()
         self.network.cut("broker")
 
     async def restart(self) -> None:
         """The broker stops in good order, and comes back."""
         await self.broker.stop()
-        await self.broker.engine.storage.close()
+        await self.broker.virtual_host.storage.close()
         self.come_back()
 
     def come_back(self) -> None:
@@ -77,7 +77,7 @@ class DurableCase(SqliteTestCase, BrokerContract):
         self.__dict__.pop("_publisher", None)
 
     def sql(self, statement: str) -> list[Any]:
-        storage = self.broker.engine.storage
+        storage = self.broker.virtual_host.storage
         assert isinstance(storage, SqliteStorage)
         return storage._database._connection.execute(statement).fetchall()
 
@@ -246,9 +246,9 @@ class Crash(DurableCase):
         self.network.advance(30)
         await self.crash()
         self.network.advance(29)
-        counts = [self.broker.engine.queues[name].message_count for name in (queue, dead)]
+        counts = [self.broker.virtual_host.queues[name].message_count for name in (queue, dead)]
         self.network.advance(1)
-        counts += [self.broker.engine.queues[name].message_count for name in (queue, dead)]
+        counts += [self.broker.virtual_host.queues[name].message_count for name in (queue, dead)]
         self.assertEqual(counts, [2, 0, 1, 1])
 
     async def test_declarations(self) -> None:
@@ -388,7 +388,7 @@ class OldEvents(DurableCase):
         self.network.advance(60)
         await self.publish(stream, *(b"%d" % number for number in range(4)))
         self.network.settle()
-        count = self.broker.engine.queues[stream].message_count
+        count = self.broker.virtual_host.queues[stream].message_count
         inbox = await self.inbox(
             await self.channel(), stream, prefetch=10, arguments={"x-stream-offset": "first"}
         )
@@ -408,5 +408,5 @@ class OldEvents(DurableCase):
         """A broker that is told to keep nothing for longer than a while keeps nothing for longer,
         whatever the declaration says.
         """
-        self.broker.engine._max_age_s = 59.0
+        self.broker.virtual_host._max_age_s = 59.0
         self.assertEqual(len(await self.left_after_a_minute("7D")), 4)
