@@ -135,33 +135,7 @@ class Consuming:
             self._channel.answer(method, Basic.ConsumeOk(tag))
             return
         queue = self._channel.queue(method.queue)
-        alone = method.exclusive and (
-            queue.consumers or (queue.kind == "classic" and queue.single_active)
-        )
-        if queue.exclusive_consumer or alone:
-            raise AmqpError(
-                403, f"ACCESS_REFUSED - queue '{queue.name}' in vhost '/' in exclusive use", 60, 20
-            )
-        if "x-priority" in (method.arguments or {}):
-            raise AmqpError(540, "NOT_IMPLEMENTED - x-priority of a consumer", 60, 20)
-        if queue.kind != "stream" and "x-stream-offset" in (method.arguments or {}):
-            text = (
-                f"invalid arg 'x-stream-offset' for queue '{queue.name}' in vhost '/' of queue type"
-                f" rabbit_{queue.kind}_queue"
-            )
-            raise AmqpError(406, f"PRECONDITION_FAILED - {text}", 60, 20)
-        if queue.kind == "stream" and method.no_ack:
-            raise AmqpError(
-                540, f"NOT_IMPLEMENTED - no-ack consumers of stream queue '{queue.name}'", 60, 20
-            )
-        if queue.kind == "stream" and not self._prefetch:
-            raise AmqpError(
-                406,
-                "PRECONDITION_FAILED - consumer prefetch count is not set for stream queue"
-                f" '{queue.name}'",
-                60,
-                20,
-            )
+        _check_consumer(queue, method, self._prefetch)
         consumer = ChannelConsumer(self, tag, queue, method.no_ack, self._prefetch)
         self._consumers[tag] = consumer
         queue.exclusive_consumer = method.exclusive
@@ -294,3 +268,34 @@ class Consuming:
         """The connection can be written to again."""
         for consumer in list(self._consumers.values()):
             consumer.queue.pump()
+
+
+def _check_consumer(queue: AnyQueue, method: Basic.Consume, prefetch: int) -> None:
+    """Raise `AmqpError` 403, 406 or 540 if the queue cannot have this consumer."""
+    alone = method.exclusive and (
+        queue.consumers or (queue.kind == "classic" and queue.single_active)
+    )
+    if queue.exclusive_consumer or alone:
+        raise AmqpError(
+            403, f"ACCESS_REFUSED - queue '{queue.name}' in vhost '/' in exclusive use", 60, 20
+        )
+    if "x-priority" in (method.arguments or {}):
+        raise AmqpError(540, "NOT_IMPLEMENTED - x-priority of a consumer", 60, 20)
+    if queue.kind != "stream" and "x-stream-offset" in (method.arguments or {}):
+        text = (
+            f"invalid arg 'x-stream-offset' for queue '{queue.name}' in vhost '/' of queue type"
+            f" rabbit_{queue.kind}_queue"
+        )
+        raise AmqpError(406, f"PRECONDITION_FAILED - {text}", 60, 20)
+    if queue.kind == "stream" and method.no_ack:
+        raise AmqpError(
+            540, f"NOT_IMPLEMENTED - no-ack consumers of stream queue '{queue.name}'", 60, 20
+        )
+    if queue.kind == "stream" and not prefetch:
+        raise AmqpError(
+            406,
+            "PRECONDITION_FAILED - consumer prefetch count is not set for stream queue"
+            f" '{queue.name}'",
+            60,
+            20,
+        )
