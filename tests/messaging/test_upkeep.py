@@ -15,7 +15,7 @@ class Restored(CensusTestCase):
 
     def everything(self) -> tuple[set[str], set[tuple[str, str, str]]]:
         """The names of all queues, and all bindings."""
-        exchanges = self.engine.routing._exchanges
+        exchanges = self.virtual_host.routing._exchanges
         bindings = {
             (name, key, queue)
             for name in EXCHANGES
@@ -23,7 +23,7 @@ class Restored(CensusTestCase):
             for key, queues in exchanges[name].bindings.items()
             for queue in queues
         }
-        return set(self.engine.queues), bindings
+        return set(self.virtual_host.queues), bindings
 
     def assert_restored(self, *, within_s: float = 11.0) -> None:
         """All is as it was, and no connection was lost."""
@@ -45,15 +45,15 @@ class Restored(CensusTestCase):
     def test_exchanges(self) -> None:
         """Each exchange that is deleted is there again, with all its bindings."""
         for exchange in (TASKS_EXCHANGE, DEAD_EXCHANGE):
-            self.engine.routing.delete(exchange, if_unused=False)
-            self.engine.after_work()
+            self.virtual_host.routing.delete(exchange, if_unused=False)
+            self.virtual_host.after_work()
             self.assert_restored()
 
     def test_bindings(self) -> None:
         """So is each binding, those of the worker's own queues included."""
         for exchange, key, queue in sorted(self.before[1]):
-            owner = self.engine.queues[queue].owner
-            self.engine.unbind(queue, exchange, key, owner)
+            owner = self.virtual_host.queues[queue].owner
+            self.virtual_host.unbind(queue, exchange, key, owner)
             self.assert_restored()
 
     def test_letters(self) -> None:
@@ -67,8 +67,8 @@ class Restored(CensusTestCase):
         """
         tasks = self.accepted(DEVICES[:1])
         worker = self.system.workers[0].connection._connection
-        self.engine.routing.delete(STATUS_EXCHANGE, if_unused=False)
-        self.engine.after_work()
+        self.virtual_host.routing.delete(STATUS_EXCHANGE, if_unused=False)
+        self.virtual_host.after_work()
         self.assertEqual(self.system.get(*tasks[0]).status, 503)
         self.system.network.advance(11.0)
         self.assertEqual(self.codes(tasks), [DONE])
@@ -81,7 +81,7 @@ class Restored(CensusTestCase):
         self.stop_worker()
         self.operator("delete", SHARD.dead)
         old = {"x-queue-type": "quorum"}
-        self.engine.declare_queue(
+        self.virtual_host.declare_queue(
             SHARD.dead,
             passive=False,
             durable=True,
@@ -95,4 +95,4 @@ class Restored(CensusTestCase):
         self.look()
         self.operator("unbind")
         self.assert_restored()
-        self.assertEqual(dict(self.engine.queues[SHARD.dead].arguments), old)
+        self.assertEqual(dict(self.virtual_host.queues[SHARD.dead].arguments), old)

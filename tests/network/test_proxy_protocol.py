@@ -207,7 +207,10 @@ class ProxiedTestCase(ServerTestCase):
         self.addCleanup(globalLogPublisher.removeObserver, observer)
 
     def _observe(self, event: LogEvent) -> None:
-        if event["log_namespace"] in ("rtprov.security.tls_server", "rtprov.network.proxy_protocol"):
+        if event["log_namespace"] in (
+            "rtprov.security.tls_server",
+            "rtprov.network.proxy_protocol",
+        ):
             self.log.append(formatEvent(event))
 
     def dial(self, where: str, data: bytes = b"") -> RawClient:

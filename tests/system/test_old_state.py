@@ -12,7 +12,8 @@ from typing import Any, cast
 from attrs import define, field
 from twisted.internet.defer import Deferred
 
-from rtprov.broker.server.factory import make_broker
+from rtprov.broker.server.broker import make_broker
+from rtprov.broker.server.factory import BrokerFactory
 from rtprov.broker.storage.sqlite import SqliteStorage
 from rtprov.messaging.topology import Shard
 from tests.support.system import REQUEST, System
@@ -35,7 +36,7 @@ class DurableSystem(System):
             self.directory = self.new_directory()
         storage = SqliteStorage(directory=self.directory, run=self.in_next_turn, clock=self.clock)
         self.broker = make_broker(clock=self.clock, storage=storage)
-        self.network.listen("broker").listen(self.broker)
+        self.network.listen("broker").listen(BrokerFactory(self.broker))
 
     def in_next_turn(self, function: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
         """The writer thread."""
@@ -48,7 +49,7 @@ class DurableSystem(System):
         """As SIGTERM does."""
         self.network.factories.pop("broker")
         self.wait(self.broker.stop())
-        self.wait(cast("Any", self.broker.engine.storage).close())
+        self.wait(cast("Any", self.broker.virtual_host.storage).close())
 
     def wait(self, deferred: Deferred[Any]) -> None:
         self.network.until(lambda: bool(deferred.called), 30.0)
@@ -80,7 +81,7 @@ class DurableSystem(System):
 
     def stop(self) -> None:
         super().stop()
-        self.wait(cast("Any", self.broker.engine.storage).close())
+        self.wait(cast("Any", self.broker.virtual_host.storage).close())
 
 
 class OldState(SystemTestCase):
@@ -161,7 +162,7 @@ class OldState(SystemTestCase):
         self.assertEqual([(device, self.post(device)) for device, _ in after[:4]], after[:4])
         self.assert_end(before + after[:4])
         self.assertEqual(self.codes(after[4:]), [UNKNOWN] * 5)
-        self.assertEqual(self.system.broker.engine.queues[SHARD.work].message_count, 0)
+        self.assertEqual(self.system.broker.virtual_host.queues[SHARD.work].message_count, 0)
 
     def test_copied_while_it_runs(self) -> None:
         """Tasks of before the copy end, those of after it are unknown; a key of either gives the

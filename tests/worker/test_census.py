@@ -240,5 +240,5 @@ class TheJournalIsDeleted(CensusTestCase):
 
     def journal(self) -> list[bytes]:
         """What the journal holds."""
-        stream = self.engine.queues[SHARD.journal]
+        stream = self.virtual_host.queues[SHARD.journal]
         return [record.message.body for record in stream._tail]
