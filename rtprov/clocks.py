@@ -1,16 +1,16 @@
-"""Time that can be trusted: deadlines that no clock step and no pause of the process ends, and
-wall-clock times that tell their age.
+"""Clocks for deadlines and for times that cross processes.
 
-`AwakeClock` is the clock that every deadline in a process runs on. It is monotonic, and it stands
-still while the process does not run: stopped (SIGSTOP), or on a machine that is paused or migrated.
-What arrived meanwhile is therefore read before any deadline is judged.
+`AwakeClock` drives every deadline in a process. It is monotonic. It stands still while the process
+does not run: while it is stopped (SIGSTOP), or while its machine is paused or migrated. So input
+that arrived in the meantime is read before a deadline expires.
 
-`WallClock` gives seconds since the epoch, for what crosses processes: the journal's events. The
-system's clock may be set while the process runs. `WallClock` notices such a step by comparing it
-with the awake clock, and does not count it in the age of an earlier time.
+`WallClock` returns seconds since the epoch, for times that cross processes, such as those in the
+journal's events. The system's clock may be set while the process runs. `WallClock` detects such a
+step by comparison with the awake clock, and leaves it out of the age of earlier times.
 
-Both must be read about once a second (`READ_EVERY_S`) to notice what happens between two readings;
-`rtprov.tap` sees to that."""
+Both clocks must be read about once a second (`READ_EVERY_S`) to detect stops and steps between two
+readings. `rtprov.tap` does that.
+"""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ from collections.abc import Callable
 import attrs
 
 READ_EVERY_S = 1.0
-# Longer than a reading is ever late in a process that runs, however busy; a shorter stop counts as
-# time that has passed.
+# Even in a busy process, a reading is never this late. A shorter stop counts as time that passed.
 LONGEST_GAP_S = 3.0
-# A smaller difference between the two clocks is a reading that was interrupted, or NTP's slow
+# A smaller difference between the two clocks comes from an interrupted reading, or from NTP's slow
 # correction.
 SMALLEST_STEP_S = 1.0
 MAX_STEPS = 100
 
 
 class AwakeClock:
-    """Seconds in which this process ran, on top of `start`.
+    """Counts the seconds in which this process ran, from `start`.
 
-    `monotonic` gives seconds from any origin (`time.monotonic`). `start` is what the clock shows at
-    first; with the seconds since the epoch there, its readings are near the wall clock's and can be
-    compared with those of an earlier process."""
+    `monotonic` returns seconds from any origin (`time.monotonic`). `start` is the clock's first
+    reading. With seconds since the epoch as `start`, readings are close to the wall clock's and can
+    be compared with those of an earlier process.
+    """
 
     def __init__(self, monotonic: Callable[[], float], start: float = 0.0) -> None:
         self._monotonic = monotonic
         self._last = monotonic()
         self._now = start
         self.stopped_s = 0.0
-        """For how many seconds in all the process did not run."""
+        """How many seconds the process did not run, in total."""
 
     def seconds(self) -> float:
-        """The present time. It never goes back."""
+        """Return the present time in seconds. It never decreases."""
         now = self._monotonic()
         passed_s, self._last = now - self._last, now
         if passed_s > LONGEST_GAP_S:
@@ -56,8 +56,10 @@ class AwakeClock:
 
 @attrs.frozen
 class Step:
-    """The system's clock was set by `size_s` seconds, forward if positive, when it showed `before`
-    and the awake clock `at`.
+    """One step of the system's clock, of `size_s` seconds (positive if forward).
+
+    `before` is what the system's clock would have shown without the step, `at` what the awake clock
+    showed.
     """
 
     at: float
@@ -66,10 +68,11 @@ class Step:
 
 
 class WallClock:
-    """Seconds since the epoch, and how long ago a time was.
+    """Returns seconds since the epoch, and the age of earlier times.
 
-    `wall` gives seconds since the epoch (`time.time`), `awake` the process's awake clock in
-    seconds."""
+    `wall` returns seconds since the epoch (`time.time`), `awake` the seconds of the process's awake
+    clock.
+    """
 
     def __init__(self, wall: Callable[[], float], awake: Callable[[], float]) -> None:
         self._wall = wall
@@ -78,7 +81,7 @@ class WallClock:
         self.steps: deque[Step] = deque(maxlen=MAX_STEPS)
 
     def __call__(self) -> float:
-        """Seconds since the epoch, as the system's clock shows them now."""
+        """Return seconds since the epoch, as the system's clock shows them now."""
         now, awake = self._wall(), self._awake()
         before, last_awake = self._last
         self._last = now, awake
@@ -88,11 +91,11 @@ class WallClock:
         return now
 
     def age_s(self, at: float) -> float:
-        """How many seconds ago the clock showed `at`, without the steps that it made since; at
-        least 0.
+        """Return how many seconds ago the clock showed `at`, without its steps since; at least 0.
 
         A time that the clock has shown twice, before and after it was set back, counts as the later
-        one."""
+        one.
+        """
         age_s = self() - at
         for step in self.steps:
             if at <= min(step.before, step.before + step.size_s):
@@ -100,10 +103,11 @@ class WallClock:
         return max(0.0, age_s)
 
     def without_jumps(self, window_s: float) -> float:
-        """Seconds since the epoch, less the steps forward of the last `window_s` seconds.
+        """Return seconds since the epoch, minus the forward steps of the last `window_s` seconds.
 
-        What was noted down before such a step is not older than `window_s` by this time unless that
-        time has really passed."""
+        By this time, a timestamp from before such a step is older than `window_s` only if that much
+        time has really passed.
+        """
         now = self()
         recent = self._awake() - window_s
         return now - sum(

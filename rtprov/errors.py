@@ -1,8 +1,8 @@
-"""Everything that can go wrong, as one small hierarchy.
+"""The errors that rtprov raises on purpose, as one hierarchy.
 
-The message of each error is plain English, fit to be shown to a client or an operator, and never
-holds a parameter of a task. `rtprov.http.responses` maps each class to its HTTP status; nothing
-else decides on one."""
+Each message is plain English and may be shown to clients and operators. It never contains a
+parameter of a task. `rtprov.http.responses` has the only table from error class to HTTP status.
+"""
 
 from __future__ import annotations
 
@@ -10,27 +10,29 @@ import errno
 
 
 class RtprovError(Exception):
-    """Base of all errors raised on purpose in rtprov.
+    """Base class of all errors that rtprov raises on purpose.
 
-    `detail` says more than the message, which clients compare with the contract's; None where there
-    is no more to say."""
+    `detail` is a longer text than the message, or None. Clients compare the message with the
+    contract's, so additions go into `detail`.
+    """
 
     detail: str | None = None
 
 
 class ConfigurationError(RtprovError):
-    """An option, a file, an address or the broker's state is wrong: the command ends with this one
-    line.
+    """An option, a file, an address or the broker's state is wrong.
 
-    `exit_status` is EX_CONFIG of sysexits.h: a supervisor need not start the command again before
-    an operator has changed something."""
+    The command prints the message as one line and exits. `exit_status` is EX_CONFIG of sysexits.h:
+    a supervisor need not restart the command until an operator has changed something.
+    """
 
     exit_status = 78
 
 
 class TemporarilyUnavailable(ConfigurationError):
-    """The command cannot start now, but may later without any change: an address or a folder is in
-    use, a disk is full.
+    """The command cannot start now, but may start later without any change.
+
+    Examples: an address or a folder is in use, or a disk is full.
     """
 
     exit_status = 1
@@ -52,8 +54,9 @@ _MAY_PASS = frozenset(
 
 
 def refusal(message: str, error: BaseException) -> ConfigurationError:
-    """The error to raise, with `message`, where the operating system's `error` keeps a command from
-    starting.
+    """Return the error to raise if the operating system's `error` keeps a command from starting.
+
+    It has the text `message`. It is a `TemporarilyUnavailable` if the condition may pass by itself.
     """
     return (
         TemporarilyUnavailable if getattr(error, "errno", None) in _MAY_PASS else ConfigurationError
@@ -61,17 +64,18 @@ def refusal(message: str, error: BaseException) -> ConfigurationError:
 
 
 class InvalidBody(RtprovError):
-    """A request's body is not JSON or breaks the schema.
+    """A request's body is not JSON or violates the schema.
 
     The message names the place, for example ``parameters[2].vlan: expected an integer from 1 to
-    4094``."""
+    4094``.
+    """
 
 
 class BodyTooLarge(RtprovError):
-    """A request's body is over the limit of `max_bytes`."""
+    """A request's body is larger than `max_bytes`."""
 
     def __init__(self, max_bytes: int) -> None:
-        super().__init__(f"The body is too large: at most {max_bytes} bytes are taken")
+        super().__init__(f"The body is too large: the limit is {max_bytes} bytes")
 
 
 class UnsupportedMediaType(RtprovError):
@@ -84,7 +88,7 @@ class UnsupportedMediaType(RtprovError):
 
 
 class UnsupportedContentEncoding(RtprovError):
-    """A request's body is compressed, or encoded in some other way."""
+    """A request's body is compressed or encoded in another way."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -93,11 +97,11 @@ class UnsupportedContentEncoding(RtprovError):
 
 
 class MalformedRequest(RtprovError):
-    """A request's head breaks HTTP itself; the message says where. Its connection is closed."""
+    """A request's head is not valid HTTP. The message names the field; the connection is closed."""
 
 
 class ExpectationFailed(RtprovError):
-    """A request's ``Expect`` asks for something else than 100-continue."""
+    """A request's ``Expect`` asks for something other than 100-continue."""
 
     def __init__(self) -> None:
         super().__init__("Expect: only 100-continue is supported")
@@ -111,11 +115,11 @@ class EquipmentNotFound(RtprovError):
 
 
 class EquipmentMalformed(EquipmentNotFound):
-    """The equipment id can be that of no equipment."""
+    """The equipment id is malformed, so no equipment can have it."""
 
     detail = (
-        "The requested equipment is not found: its id is malformed, it has six or more characters,"
-        " a-z, A-Z and 0-9"
+        "The requested equipment is not found: the id is malformed; expected 6 or more characters"
+        " from a-z, A-Z and 0-9"
     )
 
 
@@ -127,18 +131,19 @@ class TaskNotFound(RtprovError):
 
 
 class TaskMalformed(TaskNotFound):
-    """The task id can be that of no task."""
+    """The task id is malformed, so no task can have it."""
 
     detail = (
-        "The requested task is not found: its id is malformed, it has 32 characters, 0-9 and a-f"
+        "The requested task is not found: the id is malformed; expected 32 characters from 0-9 and"
+        " a-f"
     )
 
 
 class CredentialsMissing(RtprovError):
-    """The request says nothing of who sends it, where that is asked."""
+    """The request has no credentials, but they are required."""
 
     def __init__(self) -> None:
-        super().__init__("Credentials are required: send Authorization: Bearer and a token")
+        super().__init__("Credentials are required: send Authorization: Bearer TOKEN")
 
 
 class CredentialsMalformed(RtprovError):
@@ -146,23 +151,21 @@ class CredentialsMalformed(RtprovError):
 
     def __init__(self) -> None:
         super().__init__(
-            "The credentials are malformed: send one field, Authorization: Bearer and a token"
+            "The credentials are malformed: send one header field, Authorization: Bearer TOKEN"
         )
 
 
 class CredentialsUnknown(RtprovError):
-    """The request's token is none of those that are let in."""
+    """The request's token is not in the tokens file."""
 
     def __init__(self) -> None:
         super().__init__("The credentials are not valid")
 
 
 class CredentialsExpired(CredentialsUnknown):
-    """The request's token was let in until the day it expired. `why` is for the log, and says whose
-    it is.
-    """
+    """The request's token is in the tokens file, and its last day has passed."""
 
-    detail = "The credentials are not valid: they have expired"
+    detail = "The credentials are not valid: the token has expired"
 
     def __init__(self, until_when: str) -> None:
         super().__init__()
@@ -170,42 +173,44 @@ class CredentialsExpired(CredentialsUnknown):
 
 
 class Forbidden(RtprovError):
-    """The client is known, and its role `has` is too low: `needed` is the lowest that will do."""
+    """The client is known, but its role `has` is too low; `needed` is the lowest role allowed."""
 
     def __init__(
-        self, needed: str, has: str, why: str = "These credentials do not allow that"
+        self, needed: str, has: str, why: str = "These credentials do not allow this request"
     ) -> None:
-        super().__init__(f"{why}: the role {needed} is needed, and they have {has}")
+        super().__init__(f"{why}: it needs the role {needed}, and they have the role {has}")
 
 
 class NotYours(Forbidden):
-    """The task belongs to another caller, and the client's role `has` is for its own."""
+    """The task belongs to another caller; the client's role `has` covers only its own tasks."""
 
     def __init__(self, has: str) -> None:
         super().__init__(
             "operate",
             has,
-            "These credentials do not allow that, since the task belongs to another caller",
+            "These credentials do not allow this request, because the task belongs to another"
+            " caller",
         )
 
 
 class ForeignOrigin(RtprovError):
-    """A browser sends the request for a page of another site, which may use the log-in without its
-    owner's knowledge.
+    """A browser sent the request on behalf of a page of another site.
+
+    Such a page may use the client's credentials without the user's knowledge.
     """
 
     def __init__(self) -> None:
         super().__init__(
-            "Requests that change something are not taken from pages of other sites (Origin,"
-            " Sec-Fetch-Site)"
+            "Requests that change something are not accepted from pages of other sites (see Origin"
+            " and Sec-Fetch-Site)"
         )
 
 
 class TooManyRequests(RtprovError):
-    """The client asks more often than it may. `retry_after_s` are whole seconds after which the
-    next request is taken.
+    """The client sent more requests than its rate allows.
 
-    `caller` names the client as it is counted.
+    `retry_after_s` is the number of whole seconds until its next request is accepted. `caller` is
+    the name by which the client is counted.
     """
 
     def __init__(self, retry_after_s: int, caller: str | None = None) -> None:
@@ -215,15 +220,15 @@ class TooManyRequests(RtprovError):
 
 
 class InvalidHeader(RtprovError):
-    """A header field of the request breaks its rules; the message names it."""
+    """A header field of the request is invalid; the message names it."""
 
 
 class InvalidQuery(RtprovError):
-    """A parameter of the request's query breaks its rules; the message names it."""
+    """A query parameter of the request is unknown or invalid; the message names it."""
 
 
 class KeyReused(RtprovError):
-    """An ``Idempotency-Key`` comes again with another body."""
+    """An ``Idempotency-Key`` was used again with a different body."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -232,7 +237,7 @@ class KeyReused(RtprovError):
 
 
 class TooLate(RtprovError):
-    """A task cannot be cancelled any more."""
+    """A task can no longer be cancelled."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -242,47 +247,50 @@ class TooLate(RtprovError):
 
 
 class TaskCancelled(RtprovError):
-    """The task's final status, where it was cancelled."""
+    """The task was cancelled. This is its final status."""
 
     def __init__(self) -> None:
         super().__init__("The task was cancelled before it was sent to the equipment service")
 
 
 class ProvisioningFailed(RtprovError):
-    """Service A failed, or the stub was told to (A's only 500)."""
+    """Service A failed, or the stub was told to fail (A's only 500)."""
 
     def __init__(self) -> None:
         super().__init__("Internal provisioning exception")
 
 
 class SealError(RtprovError):
-    """A sealed body cannot be opened with the key that it names: it was damaged or tampered
-    with.
+    """A sealed body cannot be opened with the key that its message names.
+
+    The body was damaged or tampered with.
     """
 
 
 class KeyMissing(SealError):
-    """The key that a body is sealed with is not at hand. `key` is its id, None where the message
-    names none and no key opens it.
+    """The key that sealed a body is not loaded.
+
+    `key` is the id of that key. It is None if the message names no key and no loaded key opens the
+    body.
     """
 
     def __init__(self, key: str | None) -> None:
         super().__init__(
             f"The sealing key {key} is missing"
             if key is not None
-            else "No sealing key at hand opens the body"
+            else "None of the loaded sealing keys opens the body"
         )
         self.key = key
 
 
 class UndecodableMessage(RtprovError):
-    """A message in one of our queues is not ours, or is damaged."""
+    """A message in one of rtprov's queues is damaged, or has a format that rtprov does not know."""
 
 
 class NoAnswer(RtprovError):
-    """Service A gave no answer, or none of its own.
+    """Service A gave no answer, or an answer that does not come from A itself.
 
-    `retry_after_s` is A's own wish (RFC 9110 §10.2.3), in seconds, where it gave one.
+    `retry_after_s` is A's ``Retry-After`` in seconds (RFC 9110 §10.2.3), or None.
     """
 
     def __init__(self, message: str, retry_after_s: float | None = None) -> None:
@@ -291,54 +299,55 @@ class NoAnswer(RtprovError):
 
 
 class EquipmentUnreachable(NoAnswer):
-    """Service A could not be reached at all: the call may be made again."""
+    """Service A could not be reached: the call may be repeated."""
 
 
 class EquipmentSilent(NoAnswer):
-    """Service A gave no answer in time, which is final: it may have done what it was told."""
+    """Service A gave no answer in time. This is final: A may have executed the order."""
 
 
 class OutOfPatience(RtprovError):
-    """A task has waited for service A, which is in trouble, for as long as a task may."""
+    """Service A was unavailable for as long as a task may wait for it."""
 
     def __init__(self) -> None:
         super().__init__("out of patience: A is in trouble")
 
 
 class NotConnected(RtprovError):
-    """No connection to a server came about, so nothing was sent. The message says what was tried
-    last, and why it failed.
+    """A connection to a server could not be opened, so nothing was sent.
+
+    The message names the last attempt and why it failed.
     """
 
 
 class OutOfResources(NotConnected):
-    """A connection could not even be tried: this machine has no file, port, memory or thread left
-    for it. The server is not to blame.
+    """A connection could not be attempted, because this machine lacks a resource.
+
+    The resource is a file descriptor, a port, memory or a thread. The server is not to blame.
     """
 
 
 class BrokerError(RtprovError):
-    """The AMQP broker, or the way to it, failed us."""
+    """An operation on the AMQP broker failed, or the connection to the broker failed."""
 
 
 class BrokerUnavailable(BrokerError):
-    """There is no usable connection to the broker now; nothing was sent."""
+    """There is no usable connection to the broker at present; nothing was sent."""
 
 
 class Overloaded(BrokerError):
-    """The broker blocks publishers, or too many publishes wait for their confirm; nothing was
-    sent.
-    """
+    """The broker blocks publishers, or too many publishes wait for a confirm; nothing was sent."""
 
 
 class Unconfirmed(BrokerError):
-    """A publish was sent and its confirm is lost, late or negative: the message may or may not be
-    safe.
+    """A message was published, and its confirm is lost, late or negative.
+
+    The broker may or may not have the message.
     """
 
 
 class Undecided(BrokerError):
-    """An order was sent, and whether it counts could not be learned."""
+    """A request was sent, and whether it took effect is unknown."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -348,52 +357,49 @@ class Undecided(BrokerError):
 
 
 class Unroutable(BrokerError):
-    """A mandatory message was returned: no queue took it (AMQP 0-9-1 ``basic.return``)."""
+    """A mandatory message was returned because no queue matched (AMQP 0-9-1 ``basic.return``)."""
 
 
 class NoReply(BrokerError):
-    """A request over AMQP was sent and not answered in time, or the connection was lost
-    meanwhile.
-    """
+    """A request over AMQP got no reply in time, or the connection was lost before the reply."""
 
 
 class NoWorker(RtprovError):
-    """No worker is alive that could tell a task's status."""
+    """No live worker can report a task's status."""
 
 
 class NotReady(RtprovError):
-    """The process is alive and of no use at present; the message says why."""
+    """The process is alive but cannot do its work at present; the message says why."""
 
 
 class KeyNotShared(NotReady):
-    """No live worker has the key that a front end seals with: nothing was sent."""
+    """No live worker has the key with which the front end seals; nothing was sent."""
 
     def __init__(self, key: str) -> None:
         super().__init__(
-            f"The task was not accepted: no worker has this front end's first sealing key, {key}. "
-            "Front ends and workers need the same key file"
+            f"The task was not accepted: no worker has this front end's first sealing key, {key}."
+            " Front ends and workers need the same key file"
         )
 
 
 class KeyGone(NotReady):
-    """Whether a POST repeats an earlier one with the same ``Idempotency-Key`` cannot be told: the
-    key that could tell is not at hand.
-    """
+    """The key needed to check an ``Idempotency-Key`` against an earlier POST is not loaded."""
 
     def __init__(self, key: str) -> None:
         super().__init__(
-            "This Idempotency-Key was used before, and whether with this body cannot be checked:"
-            f" the sealing key {key} of that time is not in this front end's key file"
+            "This Idempotency-Key was used before, and this front end cannot check whether the body"
+            f" is the same: the sealing key {key} is not in its key file"
         )
 
 
 class AmqpError(BrokerError):
     """An AMQP 0-9-1 exception (§1.1 of the specification), raised by either side.
 
-    `reply_code` is one of the specification's constants, `class_id` and `method_id` name the method
-    that caused it (0 where none did)."""
+    `reply_code` is one of the specification's constants. `class_id` and `method_id` name the method
+    that caused it, or are 0.
+    """
 
-    # §1.2: these close the whole connection, all others only the channel.
+    # §1.2: these codes close the connection; all others close only the channel.
     HARD = frozenset({320, 402, 501, 502, 503, 504, 505, 506, 530, 540, 541})
 
     def __init__(
@@ -407,5 +413,5 @@ class AmqpError(BrokerError):
 
     @property
     def hard(self) -> bool:
-        """Whether the connection, and not only the channel, is to be closed."""
+        """Whether the exception closes the connection, and not only the channel."""
         return self.reply_code in self.HARD

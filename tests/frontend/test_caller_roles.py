@@ -32,7 +32,8 @@ class Roles(SynchronousTestCase):
             error = self.assertRaises(Forbidden, reader.check_method, method)
             self.assertEqual(
                 str(error),
-                "These credentials do not allow that: the role order is needed, and they have read",
+                "These credentials do not allow this request: it needs the role order, and they"
+                " have the role read",
             )
             Caller("token:billing", Role.ORDER).check_method(method)
         self.assertRaises(Forbidden, Caller("token:billing", Role.ORDER).require, Role.OPERATE)
@@ -134,8 +135,8 @@ class Ownership(FrontendTestCase):
         """Another caller's task is not cancelled, ended or not; who operates cancels any."""
         self.assertAccepted(self.by("billing", "POST", f"{CPE}{ID}", BODY))
         message = (
-            "These credentials do not allow that, since the task belongs to another caller: the"
-            " role operate is needed, and they have order"
+            "These credentials do not allow this request, because the task belongs to another"
+            " caller: it needs the role operate, and they have the role order"
         )
         self.assertError(self.by("shop", "DELETE", GET_PATH), 403, message)
         self.assertEqual(

@@ -210,9 +210,10 @@ class Problems(FrontendTestCase):
             "The requested task is not found",
         )
         of_equipment = (
-            f"{no_equipment}: its id is malformed, it has six or more characters, a-z, A-Z and 0-9"
+            f"{no_equipment}: the id is malformed; expected 6 or more characters from a-z, A-Z and"
+            " 0-9"
         )
-        of_task = f"{no_task}: its id is malformed, it has 32 characters, 0-9 and a-f"
+        of_task = f"{no_task}: the id is malformed; expected 32 characters from 0-9 and a-f"
         self.knows(State.NOT_FOUND)
         for method, path, message, detail in (
             ("GET", GET_PATH, no_equipment, no_equipment),

@@ -19,10 +19,13 @@ from rtprov.security.tokens import Role, new_token
 from tests.support.front import BODY, GET_PATH, NO_ROUTE, POST_PATH, FrontendTestCase
 from tests.support.raw_http import RawAnswer, WebTestCase, chunked, request
 
-MISSING = "Credentials are required: send Authorization: Bearer and a token"
-MALFORMED = "The credentials are malformed: send one field, Authorization: Bearer and a token"
+MISSING = "Credentials are required: send Authorization: Bearer TOKEN"
+MALFORMED = "The credentials are malformed: send one header field, Authorization: Bearer TOKEN"
 UNKNOWN = "The credentials are not valid"
-FORBIDDEN = "These credentials do not allow that: the role order is needed, and they have read"
+FORBIDDEN = (
+    "These credentials do not allow this request: it needs the role order, and they have the role"
+    " read"
+)
 CHALLENGE = 'Bearer realm="rtprov"'
 
 

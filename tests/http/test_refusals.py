@@ -55,7 +55,7 @@ class Refused(FrontendTestCase):
 class Lines(Refused):
     def test_who_what_why(self) -> None:
         """A line has status, method, device and task, caller and reason."""
-        missing = "Credentials are required: send Authorization: Bearer and a token"
+        missing = "Credentials are required: send Authorization: Bearer TOKEN"
         self.ask("GET", GET_PATH)
         self.assertEqual(
             self.taken(), [f"refused with 401: GET {GET_PATH} from address:127.0.0.1: {missing}"]
@@ -69,7 +69,10 @@ class Lines(Refused):
             ],
         )
         self.post(BODY, self.bearer(self.dash))
-        low = "These credentials do not allow that: the role order is needed, and they have read"
+        low = (
+            "These credentials do not allow this request: it needs the role order, and they have"
+            " the role read"
+        )
         self.assertEqual(
             self.taken(), [f"refused with 403: POST {POST_PATH} from token:dash: {low}"]
         )

@@ -13,8 +13,8 @@ from rtprov.security.tokens import new_token
 from tests.support.front import BODY, GET_PATH, POST_PATH, FrontendTestCase
 
 MESSAGE = (
-    "Requests that change something are not taken from pages of other sites (Origin,"
-    " Sec-Fetch-Site)"
+    "Requests that change something are not accepted from pages of other sites (see Origin"
+    " and Sec-Fetch-Site)"
 )
 
 

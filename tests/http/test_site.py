@@ -9,7 +9,7 @@ from rtprov.model import State
 from tests.support.front import BODY, GET_PATH, NO_ROUTE, NOT_HTTP, POST_PATH, FrontendTestCase
 from tests.support.raw_http import RawClient, chunked, request
 
-TOO_LARGE = f"The body is too large: at most {MAX_BODY_BYTES} bytes are taken"
+TOO_LARGE = f"The body is too large: the limit is {MAX_BODY_BYTES} bytes"
 HEAD_TOO_LARGE = "The request's head is too large: at most 16384 bytes and 500 fields are taken"
 URL_TOO_LONG = "The URL is too long: at most 16384 bytes are taken"
 COMPLETED = {"code": 200, "message": "Completed"}

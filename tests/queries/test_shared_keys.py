@@ -271,7 +271,7 @@ class Idempotency(KeysTestCase):
             answer = self.system.post(DEVICE, each, key="k1")
             self.assertEqual((answer.status, answer.header("Retry-After")), (503, "2"))
             self.assertIn(
-                f"the sealing key {OUR_ID} of that time is not in this front end's key file",
+                f"the sealing key {OUR_ID} is not in its key file",
                 answer.json["message"],
             )
         self.assertEqual(self.system.post(DEVICE, body, key="k2").status, 200)
