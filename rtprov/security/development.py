@@ -23,7 +23,8 @@ import trustme
 from cryptography import x509
 
 from rtprov.errors import ConfigurationError, refusal
-from rtprov.security.certificates import is_there, load_certificates
+from rtprov.security.certificates import load_certificates
+from rtprov.security.files import is_there
 from rtprov.security.sealer import new_key
 
 SERVERS = ("frontend", "stub", "broker")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from twisted.logger import Logger
 
 from rtprov.errors import ConfigurationError
-from rtprov.security.certificates import Files, is_there, read_text
 from rtprov.security.development import ensure_seal_key
+from rtprov.security.files import Files, is_there, read_text
 from rtprov.security.sealer import FernetSealer, load_keys
 
 if TYPE_CHECKING:

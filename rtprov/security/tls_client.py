@@ -18,7 +18,8 @@ from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from twisted.internet.ssl import CertificateOptions, trustRootFromCertificates
 from zope.interface import implementer
 
-from rtprov.security.certificates import MINIMUM, Files, load_certificates, load_identity
+from rtprov.security.certificates import MINIMUM, load_certificates, load_identity
+from rtprov.security.files import Files
 from rtprov.security.tls_failures import CertificateRefused, reason_of_refusal
 
 if TYPE_CHECKING:

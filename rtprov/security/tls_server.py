@@ -17,7 +17,8 @@ from twisted.logger import Logger
 from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from zope.interface import implementer
 
-from rtprov.security.certificates import Files, server_options
+from rtprov.security.certificates import server_options
+from rtprov.security.files import Files
 from rtprov.security.limits import Connections, Place, network_of
 
 if TYPE_CHECKING:

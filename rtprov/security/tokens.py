@@ -30,7 +30,7 @@ from pathlib import Path
 import attrs
 
 from rtprov.errors import ConfigurationError
-from rtprov.security.certificates import Files, read_text
+from rtprov.security.files import Files, read_text
 
 MAX_TOKENS = 1000
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.defer import Deferred, gatherResults
 
 from rtprov.errors import ConfigurationError
-from rtprov.security.certificates import is_there
+from rtprov.security.files import is_there
 from rtprov.tap.listening import Listening, log
 
 if TYPE_CHECKING:

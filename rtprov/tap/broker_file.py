@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rtprov.amqp.client.url import BrokerUrl
 from rtprov.errors import ConfigurationError
-from rtprov.security.certificates import Files, read_text
+from rtprov.security.files import Files, read_text
 from rtprov.security.tls_client import VerifiedServers
 from rtprov.tap.client_connections import broker_endpoint
 from rtprov.tap.identity import ca_file

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from rtprov.errors import ConfigurationError
-from rtprov.security.certificates import is_there
 from rtprov.security.development import SEAL_KEY
+from rtprov.security.files import is_there
 from rtprov.security.key_file import KeyFile
 from rtprov.security.tls_server import ServerIdentity
 from rtprov.tap.reloading import warn_of_expiry

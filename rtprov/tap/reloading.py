@@ -19,7 +19,7 @@ from rtprov.tap.listening import log
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
-    from rtprov.security.certificates import Files
+    from rtprov.security.files import Files
 
 LOOK_EVERY_S = 2.0  # a token that is removed is refused within 5 s
 WARN_EVERY_S = 86400.0

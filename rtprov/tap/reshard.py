@@ -26,7 +26,7 @@ from rtprov.amqp.client.publisher import Publisher
 from rtprov.amqp.client.url import BrokerUrl
 from rtprov.errors import BrokerError, BrokerUnavailable, ConfigurationError
 from rtprov.messaging.resharding import Resharding
-from rtprov.security.certificates import read_text
+from rtprov.security.files import read_text
 from rtprov.security.tls_client import VerifiedServers
 from rtprov.tap.client_connections import broker_endpoint, install_names
 

@@ -11,7 +11,7 @@ from rtprov.equipment.scenario import Rule, load_scenario
 from rtprov.equipment.stub import Stub
 from rtprov.errors import ConfigurationError
 from rtprov.http.health import always_ready
-from rtprov.security.certificates import read_text
+from rtprov.security.files import read_text
 from rtprov.tap import options as opt
 from rtprov.tap.command import Command
 from rtprov.tap.identity import server_identity

@@ -12,7 +12,7 @@ from rtprov.errors import ConfigurationError
 from rtprov.http.health import Readiness
 from rtprov.messaging.environment import Environment
 from rtprov.messaging.topology import JOURNAL_MAX_AGE_S, Shard
-from rtprov.security.certificates import is_there
+from rtprov.security.files import is_there
 from rtprov.security.key_file import KeyFile
 from rtprov.security.tls_client import VerifiedServers
 from rtprov.tap import options as opt

@@ -36,13 +36,11 @@ from rtprov.errors import ConfigurationError
 from rtprov.security import certificates as tls
 from rtprov.security.certificates import (
     expiry_warning,
-    is_there,
     load_certificates,
     load_identity,
-    read_file,
-    read_text,
     server_options,
 )
+from rtprov.security.files import is_there, read_file, read_text
 from rtprov.security.sealer import load_keys, new_key
 from rtprov.security.tls_client import VerifiedServers
 from rtprov.security.tokens import load_tokens, new_token
