@@ -24,12 +24,11 @@ from attrs import define, field
 from treq.client import HTTPClient
 from twisted.internet import task
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.internet.ssl import trustRootFromCertificates
 from twisted.web.client import Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool
 from twisted.web.http_headers import Headers
 
 from rtprov.equipment.client import BytesBody
-from rtprov.security.certificates import load_certificates
+from rtprov.security.certificates import load_trust_root
 from rtprov.security.development import make_development_set
 
 T = TypeVar("T")
@@ -159,9 +158,7 @@ async def measure(
     port = roles[0].wait_for(r"listens on 127.0.0.1:([0-9]+)")
     pool = HTTPConnectionPool(reactor)
     pool.maxPersistentPerHost = options.clients
-    policy = BrowserLikePolicyForHTTPS(
-        trustRootFromCertificates(load_certificates(folder / "certs" / "ca.pem"))
-    )
+    policy = BrowserLikePolicyForHTTPS(load_trust_root(folder / "certs" / "ca.pem"))
     load = Load(HTTPClient(Agent(reactor, policy, pool=pool)), f"https://localhost:{port}")
     await load.get("/warm-up")
     for role in roles:

@@ -50,6 +50,11 @@ def load_certificates(path: Path) -> list[Certificate]:
     return certificates
 
 
+def load_trust_root(path: Path) -> Any:  # Twisted's interface for it is private
+    """Return the CAs of a PEM file, for peers' certificates to be verified against."""
+    return trustRootFromCertificates(load_certificates(path))
+
+
 def load_identity(certificate: Path, private_key: Path) -> dict[str, Any]:
     """Arguments for Twisted's `CertificateOptions` that make us show this certificate, with its
     chain, if the file has one.
@@ -108,9 +113,7 @@ def server_options(
     """What a server shows. With `client_ca`, clients must show a certificate that it vouches
     for.
     """
-    trust_root = (
-        None if client_ca is None else trustRootFromCertificates(load_certificates(client_ca))
-    )
+    trust_root = None if client_ca is None else load_trust_root(client_ca)
     identity = load_identity(certificate, private_key)
     return CertificateOptions(
         **identity, trustRoot=trust_root, raiseMinimumTo=MINIMUM, acceptableCiphers=CIPHERS

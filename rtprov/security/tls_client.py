@@ -15,10 +15,10 @@ from OpenSSL import SSL
 from service_identity.exceptions import CertificateError
 from service_identity.hazmat import DNS_ID, DNSPattern, IPAddress_ID, IPAddressPattern
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
-from twisted.internet.ssl import CertificateOptions, trustRootFromCertificates
+from twisted.internet.ssl import CertificateOptions
 from zope.interface import implementer
 
-from rtprov.security.certificates import MINIMUM, load_certificates, load_identity
+from rtprov.security.certificates import MINIMUM, load_identity, load_trust_root
 from rtprov.security.files import Files
 from rtprov.security.tls_failures import CertificateRefused, reason_of_refusal
 
@@ -139,7 +139,7 @@ class VerifiedServers(Files):
 
     def load(self) -> None:
         ca, certificate, private_key = self._paths
-        trust_root = trustRootFromCertificates(load_certificates(ca))
+        trust_root = load_trust_root(ca)
         identity: dict[str, Any] = {}
         if certificate is not None and private_key is not None:
             identity = load_identity(certificate, private_key)
