@@ -33,7 +33,7 @@ SERVER_NAMES = ("localhost", "127.0.0.1", "::1")
 SEAL_KEY = "seal.key"
 _HOST_NAME = re.compile(r"(?:\*\.)?(?!-)[a-z0-9-]{1,63}(?<!-)(?:\.(?!-)[a-z0-9-]{1,63}(?<!-))*")
 # a set that was made before there were these is whole without them
-LATER = ("broker.pem", "broker.key")
+ADDED_LATER = ("broker.pem", "broker.key")
 FILES = (
     "ca.pem",
     *(f"{name}.{suffix}" for name in (*SERVERS, *CLIENTS) for suffix in ("pem", "key")),
@@ -48,7 +48,7 @@ def make_development_set(directory: Path, names: Sequence[str] = ()) -> bool:
     mode 0600 from the start. Raises `ConfigurationError` for a set that is there in part or without
     one of the names, or a folder that cannot be written."""
     missing = [name for name in FILES if not is_there(directory / name)]
-    if tuple(missing) in ((), LATER):
+    if tuple(missing) in ((), ADDED_LATER):
         _check_names(directory, names)
         return False
     if len(missing) < len(FILES):
@@ -144,7 +144,7 @@ def _names_in(file: Path) -> set[str]:
     }
 
 
-def _sync(directory: Path) -> None:
+def _sync_folder(directory: Path) -> None:
     """Have the names in it survive a power cut."""
     handle = os.open(directory, os.O_RDONLY)
     try:
@@ -174,7 +174,7 @@ def ensure_seal_key(path: Path) -> bool:
                 file.flush()
                 os.fsync(file.fileno())  # what is sealed with it is on the broker's disk soon
             os.link(temporary, path)
-            _sync(path.parent)
+            _sync_folder(path.parent)
         except FileExistsError:  # another process was quicker
             return False
         finally:

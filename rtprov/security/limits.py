@@ -93,42 +93,42 @@ class Connections:
         """
         return self.open < self._total and self._room_at(address)
 
-    def opened(self, address: str | None) -> Place:
-        """Count a connection, until `Place.closed` is called."""
+    def opened(self, address: str | None) -> Slot:
+        """Count a connection, until `Slot.release` is called."""
         self.open += 1
-        place = Place(self)
+        slot = Slot(self)
         if address is not None:
-            place._count_for(address)
-        return place
+            slot._count_for(address)
+        return slot
 
     def _room_at(self, address: str | None) -> bool:
         return address is None or self._by_address[address] < self._per_address
 
 
 @define(eq=False)
-class Place:
+class Slot:
     """One connection's share of `Connections`. It keeps the address that it was counted for, and
     releases that one.
     """
 
     _connections: Connections
     _address: str | None = None
-    _closed: bool = False
+    _released: bool = False
 
-    def known_as(self, address: str) -> bool:
+    def set_address(self, address: str) -> bool:
         """Count for this address, which was unknown when the connection was opened. Returns False
         if it has no room.
         """
-        if self._address is not None or self._closed or not self._connections._room_at(address):
+        if self._address is not None or self._released or not self._connections._room_at(address):
             return False
         self._count_for(address)
         return True
 
-    def closed(self) -> None:
+    def release(self) -> None:
         """Release the share. Does nothing the second time."""
-        if self._closed:
+        if self._released:
             return
-        self._closed = True
+        self._released = True
         self._connections.open -= 1
         if self._address is not None:
             by_address = self._connections._by_address

@@ -19,7 +19,7 @@ from zope.interface import implementer
 
 from rtprov.security.certificates import server_options
 from rtprov.security.files import Files
-from rtprov.security.limits import Connections, Place, network_of
+from rtprov.security.limits import Connections, Slot, network_of
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
@@ -84,10 +84,10 @@ def _agree(connection: SSL.Connection, offered: list[bytes]) -> Any:
 
 class CountedTLS(BufferingTLSTransport):
     """One connection, the `address` that it is counted for (None: not known yet), and its
-    `place`.
+    `slot`.
     """
 
-    place: Place | None = None
+    slot: Slot | None = None
 
     def __init__(self, factory: LimitedTLS, wrapped: IProtocol, address: str | None) -> None:
         super().__init__(factory, wrapped)
@@ -95,8 +95,8 @@ class CountedTLS(BufferingTLSTransport):
 
     def peer_known(self) -> bool:
         """See `rtprov.network.proxy_protocol.KnowsPeerLater`."""
-        self.address = _address_of(cast("ITransport", self.transport).getPeer())
-        return cast("LimitedTLS", self.factory).let_in(self)
+        self.address = _counted_as(cast("ITransport", self.transport).getPeer())
+        return cast("LimitedTLS", self.factory).count_address(self)
 
 
 class LimitedTLS(TLSMemoryBIOFactory):
@@ -119,9 +119,9 @@ class LimitedTLS(TLSMemoryBIOFactory):
         """Make a protocol for a connection from `addr`, which is None if `CountedTLS.peer_known`
         will tell it.
         """
-        address = None if addr is None else _address_of(addr)
+        address = None if addr is None else _counted_as(addr)
         if self._connections is not None and not self._connections.room_for(address):
-            self._tell(address)
+            self._warn(address)
             return None
         wrapped = self.wrappedFactory.buildProtocol(addr)
         return None if wrapped is None else CountedTLS(self, wrapped, address)
@@ -129,29 +129,29 @@ class LimitedTLS(TLSMemoryBIOFactory):
     def registerProtocol(self, protocol: TLSMemoryBIOProtocol) -> None:
         cast("Any", super()).registerProtocol(protocol)
         assert isinstance(protocol, CountedTLS)
-        if self._connections is not None and protocol.place is None:  # Twisted registers each twice
-            protocol.place = self._connections.opened(protocol.address)
+        if self._connections is not None and protocol.slot is None:  # Twisted registers each twice
+            protocol.slot = self._connections.opened(protocol.address)
 
     def unregisterProtocol(self, protocol: TLSMemoryBIOProtocol) -> None:
         cast("Any", super()).unregisterProtocol(protocol)
         assert isinstance(protocol, CountedTLS)
-        if protocol.place is not None:
-            protocol.place.closed()
+        if protocol.slot is not None:
+            protocol.slot.release()
 
-    def let_in(self, protocol: CountedTLS) -> bool:
+    def count_address(self, protocol: CountedTLS) -> bool:
         """Count the connection for its client's address, now that it is known. Returns False if
         that has no room.
         """
         if (
-            protocol.place is None
+            protocol.slot is None
             or protocol.address is None
-            or protocol.place.known_as(protocol.address)
+            or protocol.slot.set_address(protocol.address)
         ):
             return True
-        self._tell(protocol.address)
+        self._warn(protocol.address)
         return False
 
-    def _tell(self, address: str | None) -> None:
+    def _warn(self, address: str | None) -> None:
         now = self._clock.seconds()
         if now >= self._warn_from:
             self._warn_from = now + WARN_EVERY_S
@@ -161,7 +161,7 @@ class LimitedTLS(TLSMemoryBIOFactory):
             )
 
 
-def _address_of(addr: object) -> str:
+def _counted_as(addr: object) -> str:
     """What connections are counted by."""
     return network_of(getattr(addr, "host", None))
 

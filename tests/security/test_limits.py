@@ -100,7 +100,7 @@ class ConnectionCounts(SynchronousTestCase):
         connections.opened("b")
         self.assertEqual([connections.room_for(address) for address in ("a", "b")], [False, False])
         for _ in range(2):  # nothing happens the second time
-            first.closed()
+            first.release()
             self.assertEqual(
                 [connections.room_for(address) for address in ("a", "b")], [True, True]
             )
@@ -111,20 +111,20 @@ class ConnectionCounts(SynchronousTestCase):
         may have, if there is room.
         """
         connections = Connections(total=3, per_address=1)
-        places = [connections.opened(None) for _ in range(3)]
+        slots = [connections.opened(None) for _ in range(3)]
         self.assertEqual(
             (connections.room_for(None), connections.room_for("a"), connections.open),
             (False, False, 3),
         )
-        self.assertEqual([place.known_as("a") for place in places], [True, False, False])
-        self.assertFalse(places[0].known_as("b"))  # it is a's
-        places[1].closed()
-        self.assertFalse(places[1].known_as("b"))
+        self.assertEqual([slot.set_address("a") for slot in slots], [True, False, False])
+        self.assertFalse(slots[0].set_address("b"))  # it is a's
+        slots[1].release()
+        self.assertFalse(slots[1].set_address("b"))
         self.assertEqual(
             [connections.room_for(address) for address in (None, "a", "b")], [True, False, True]
         )
-        for place in places:
-            place.closed()
+        for slot in slots:
+            slot.release()
         self.assertEqual((connections.open, len(connections)), (0, 0))
 
     @given(
@@ -134,18 +134,18 @@ class ConnectionCounts(SynchronousTestCase):
         """Whatever connections come, are known later and go, when all are gone nothing is counted,
         and no limit was passed.
         """
-        connections, places = Connections(total=4, per_address=2), []
+        connections, slots = Connections(total=4, per_address=2), []
         for choice, address in steps:
             if choice < 3 and connections.room_for(address):
-                places.append(connections.opened(address))
-            elif choice < 5 and places and address is not None:
-                places[0].known_as(address)
-            elif places:
-                places.pop(0).closed()
-            self.assertEqual(connections.open, len(places))
+                slots.append(connections.opened(address))
+            elif choice < 5 and slots and address is not None:
+                slots[0].set_address(address)
+            elif slots:
+                slots.pop(0).release()
+            self.assertEqual(connections.open, len(slots))
             self.assertLessEqual(max(connections._by_address.values(), default=0), 2)
-        for place in places:
-            place.closed()
+        for slot in slots:
+            slot.release()
         self.assertEqual((connections.open, len(connections)), (0, 0))
 
     def test_nothing_is_kept(self) -> None:
@@ -153,10 +153,10 @@ class ConnectionCounts(SynchronousTestCase):
         them.
         """
         connections = Connections(total=1, per_address=1)
-        place = connections.opened("a")
+        slot = connections.opened("a")
         for number in range(10):
             connections.room_for(f"b{number}")
-        place.closed()
+        slot.release()
         self.assertEqual(len(connections), 0)
 
     def test_networks(self) -> None:
