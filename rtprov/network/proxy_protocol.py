@@ -223,7 +223,7 @@ class ProxiedFactory(WrappingFactory[ProxiedProtocol]):
         self._clock = clock
         self._warn_from = clock.seconds()
 
-    def buildProtocol(self, addr: IAddress | None) -> ProxiedProtocol | None:  # type: ignore[override] # as IProtocolFactory has it
+    def buildProtocol(self, addr: IAddress | None) -> ProxiedProtocol | None:  # type: ignore[override] # IProtocolFactory allows None
         wrapped = self.wrappedFactory.buildProtocol(None)
         return None if wrapped is None else ProxiedProtocol(self, wrapped)
 

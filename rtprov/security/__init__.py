@@ -1,1 +1,1 @@
-"""Keys, certificates, tokens and rate limits."""
+"""TLS, certificates, sealing keys, bearer tokens, and limits for each client."""

@@ -1,7 +1,7 @@
-"""TLS for both sides: 1.2 or later, certificates from PEM files.
+"""PEM certificates and private keys, and what servers and clients share of TLS (1.2 or later).
 
-Every problem with a file is a `ConfigurationError` of one line that names the file and never its
-content."""
+An invalid file raises `ConfigurationError`: one line that names the file and never its content.
+"""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ from rtprov.errors import ConfigurationError
 from rtprov.security.files import read_file
 
 MINIMUM = TLSVersion.TLSv1_2
-# What a server takes of TLS 1.2: forward secrecy and authenticated encryption only, as all of TLS
-# 1.3 has them (RFC 9325 §4.2).
+# A server's cipher suites for TLS 1.2: only those with forward secrecy and authenticated
+# encryption, which all suites of TLS 1.3 have (RFC 9325 §4.2).
 CIPHERS = AcceptableCiphers.fromOpenSSLCipherString("ECDHE+AESGCM:ECDHE+CHACHA20")
 WARN_BEFORE = timedelta(days=14)
-# of pyOpenSSL and cryptography, for what is not PEM, X.509 or a key
+# Raised by pyOpenSSL and cryptography for data that is not PEM, not X.509 or not a key.
 UNREADABLE = (OpenSSLError, ValueError)
 
 
 def load_certificates(path: Path) -> list[Certificate]:
-    """All certificates of a PEM file, at least one."""
+    """Return all certificates of a PEM file. Raises `ConfigurationError` if there is none."""
     marker = b"-----END CERTIFICATE-----"
     parts = read_file(path, "certificate").split(marker)[:-1]
     try:
         certificates = [Certificate.loadPEM(part + marker) for part in parts]
         for each in certificates:
-            _ = each.original.to_cryptography().not_valid_after_utc  # is stricter than OpenSSL
+            _ = each.original.to_cryptography().not_valid_after_utc  # stricter than OpenSSL
     except UNREADABLE:
         certificates = []
     if not certificates:
@@ -51,23 +51,24 @@ def load_certificates(path: Path) -> list[Certificate]:
 
 
 def load_trust_root(path: Path) -> Any:  # Twisted's interface for it is private
-    """Return the CAs of a PEM file, for peers' certificates to be verified against."""
+    """Return the CAs of a PEM file as a trust root for `CertificateOptions`."""
     return trustRootFromCertificates(load_certificates(path))
 
 
 def load_identity(certificate: Path, private_key: Path) -> dict[str, Any]:
-    """Arguments for Twisted's `CertificateOptions` that make us show this certificate, with its
-    chain, if the file has one.
+    """Return arguments for Twisted's `CertificateOptions` that present this certificate.
+
+    The intermediate certificates in the file are sent along. Raises `ConfigurationError`.
     """
     first, *chain = load_certificates(certificate)
     pem = read_file(private_key, "private key")
     if b"ENCRYPTED" in pem:
         raise ConfigurationError(
-            f"{private_key}: is encrypted, and there is nobody to ask for the passphrase; store the"
-            " key without one"
+            f"{private_key}: is encrypted, and rtprov cannot ask for a passphrase; store the key"
+            " without one"
         )
     try:
-        # with no passphrase at all, OpenSSL would ask the terminal for one
+        # Without this empty passphrase, OpenSSL would ask for one on the terminal.
         pair = KeyPair(load_privatekey(FILETYPE_PEM, pem, b""))
         private = PrivateCertificate.fromCertificateAndKeyPair(first, pair)
     except (*UNREADABLE, VerifyError):
@@ -83,14 +84,15 @@ def load_identity(certificate: Path, private_key: Path) -> dict[str, Any]:
         CertificateOptions(**identity).getContext()
     except SSL.Error as error:
         raise ConfigurationError(
-            f"{certificate}: OpenSSL does not take it: {error.args[0][-1][-1]}"
+            f"{certificate}: OpenSSL does not accept it: {error.args[0][-1][-1]}"
         ) from None
     return identity
 
 
 def expiry_warning(path: Path, now: datetime) -> str | None:
-    """What is wrong with the time of one of the file's certificates, or will be within 14 days;
-    None where nothing is.
+    """Return a warning if a certificate of the file is not valid, or expires within 14 days.
+
+    Otherwise return None. Raises `ConfigurationError` if the file is invalid.
     """
     certificates = [each.original.to_cryptography() for each in load_certificates(path)]
     begin, end = (
@@ -110,8 +112,10 @@ def expiry_warning(path: Path, now: datetime) -> str | None:
 def server_options(
     certificate: Path, private_key: Path, client_ca: Path | None = None
 ) -> CertificateOptions:
-    """What a server shows. With `client_ca`, clients must show a certificate that it vouches
-    for.
+    """Return the TLS options of a server that presents `certificate`.
+
+    With `client_ca`, clients must present a certificate that one of these CAs has signed. Raises
+    `ConfigurationError`.
     """
     trust_root = None if client_ca is None else load_trust_root(client_ca)
     identity = load_identity(certificate, private_key)

@@ -1,11 +1,10 @@
-"""Development certificates, and the sealing key: ``python -m rtprov.certs DIR`` makes what is
-needed to try rtprov out.
+"""Makes certificates and a sealing key for development: ``python -m rtprov.certs DIR``.
 
-A set is ``ca.pem`` with a ``.pem`` and a ``.key`` for each of `frontend`, `stub`, `broker`
-(localhost, 127.0.0.1, ::1, and each ``--name``) and `worker`. The CA's own key is thrown away:
-nobody, us included, can make another certificate that it vouches for. Nothing is ever overwritten.
+A set is ``ca.pem``, and a ``.pem`` and a ``.key`` for each of `frontend`, `stub`, `broker` (for
+localhost, 127.0.0.1, ::1 and each ``--name``) and `worker`. The CA's own key is not stored, so no
+further certificate can be signed with it. Existing files are never overwritten.
 
-Making keys takes some milliseconds of computing: not on the reactor.
+Making keys takes several milliseconds of CPU time. Do not call it on the reactor's thread.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ CLIENTS = ("worker",)
 SERVER_NAMES = ("localhost", "127.0.0.1", "::1")
 SEAL_KEY = "seal.key"
 _HOST_NAME = re.compile(r"(?:\*\.)?(?!-)[a-z0-9-]{1,63}(?<!-)(?:\.(?!-)[a-z0-9-]{1,63}(?<!-))*")
-# a set that was made before there were these is whole without them
+# Earlier versions made no certificate for the broker; their sets count as complete.
 ADDED_LATER = ("broker.pem", "broker.key")
 FILES = (
     "ca.pem",
@@ -41,12 +40,14 @@ FILES = (
 
 
 def make_development_set(directory: Path, names: Sequence[str] = ()) -> bool:
-    """Make a whole set in `directory`, which is created where missing; return whether one was made
-    (False: there is one).
+    """Make a set of certificates in `directory`; return False if there is one already.
 
-    `names` are host names and addresses of the servers, besides `SERVER_NAMES`. Private keys have
-    mode 0600 from the start. Raises `ConfigurationError` for a set that is there in part or without
-    one of the names, or a folder that cannot be written."""
+    `directory` is created if it does not exist. `names` are host names and addresses of the
+    servers, in addition to `SERVER_NAMES`. Private keys have mode 0600 from the start.
+
+    Raises `ConfigurationError` if a set is incomplete or lacks one of the names, or if the folder
+    cannot be written.
+    """
     missing = [name for name in FILES if not is_there(directory / name)]
     if tuple(missing) in ((), ADDED_LATER):
         _check_names(directory, names)
@@ -69,7 +70,7 @@ def make_development_set(directory: Path, names: Sequence[str] = ()) -> bool:
 
 
 def _write_set(directory: Path, names: Sequence[str]) -> None:
-    """Write all files of a set; where one cannot be written, none stays."""
+    """Write all files of a set. If one cannot be written, remove the others."""
     written: list[Path] = []
     try:
         for name, content in _new_set(names).items():
@@ -104,8 +105,9 @@ def _new_set(names: Sequence[str]) -> dict[str, bytes]:
 
 
 def server_name(text: str) -> str:
-    """A host name, with ``*`` as its first label or without, or an IP address, as a certificate has
-    it. Raises ValueError.
+    """Return a certificate's form of an IP address or a host name.
+
+    The first label of a host name may be ``*``. Raises ValueError.
     """
     try:
         return str(ip_address(text))
@@ -117,9 +119,7 @@ def server_name(text: str) -> str:
 
 
 def _check_names(directory: Path, names: Sequence[str]) -> None:
-    """Raises `ConfigurationError` if a server's certificate that is there lacks one of the
-    names.
-    """
+    """Raise `ConfigurationError` if an existing server certificate lacks one of the names."""
     for server in SERVERS:
         file = directory / f"{server}.pem"
         if is_there(file):
@@ -127,8 +127,8 @@ def _check_names(directory: Path, names: Sequence[str]) -> None:
             lacking = [name for name in names if name not in there]
             if lacking:
                 raise ConfigurationError(
-                    f"{file}: is there already, without {', '.join(lacking)}; nothing was"
-                    " overwritten: make a set in another folder"
+                    f"{file}: exists already, without {', '.join(lacking)}; nothing was"
+                    " overwritten; make a set in another folder"
                 )
 
 
@@ -145,7 +145,7 @@ def _names_in(file: Path) -> set[str]:
 
 
 def _sync_folder(directory: Path) -> None:
-    """Have the names in it survive a power cut."""
+    """Flush the folder's entries to disk, so that new files survive a power failure."""
     handle = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -154,10 +154,9 @@ def _sync_folder(directory: Path) -> None:
 
 
 def ensure_seal_key(path: Path) -> bool:
-    """Make the sealing key file where it is missing; return whether it was made. Two processes that
-    do it at once get the same key.
+    """Make the file with the sealing key if it does not exist; return whether it was made.
 
-    Raises `ConfigurationError`.
+    Two processes that call this at the same time get the same key. Raises `ConfigurationError`.
     """
     if is_there(path):
         return False
@@ -172,10 +171,10 @@ def ensure_seal_key(path: Path) -> bool:
             with os.fdopen(handle, "w", encoding="ascii") as file:
                 file.write(text)
                 file.flush()
-                os.fsync(file.fileno())  # what is sealed with it is on the broker's disk soon
+                os.fsync(file.fileno())  # or a power failure could lose the key of stored tasks
             os.link(temporary, path)
             _sync_folder(path.parent)
-        except FileExistsError:  # another process was quicker
+        except FileExistsError:  # another process made it meanwhile
             return False
         finally:
             Path(temporary).unlink()
@@ -185,7 +184,7 @@ def ensure_seal_key(path: Path) -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line."""
+    """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m rtprov.certs",
         description="Make a set of development certificates and a sealing key.",
@@ -194,7 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "directory",
         type=Path,
         metavar="DIR",
-        help="where; created when missing, nothing in it is overwritten",
+        help="the folder; created if it does not exist; existing files are not overwritten",
     )
     parser.add_argument(
         "--name",
@@ -202,8 +201,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=[],
         metavar="NAME",
         help=(
-            "a host name or IP address of the servers, besides localhost, 127.0.0.1 and ::1;"
-            " repeatable"
+            "a further host name or IP address of the servers, besides localhost, 127.0.0.1 and"
+            " ::1; repeatable"
         ),
     )
     options = parser.parse_args(arguments)
@@ -212,12 +211,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         made = make_development_set(directory, [server_name(text) for text in options.name])
         made_key = ensure_seal_key(directory / SEAL_KEY)
     except (ConfigurationError, ValueError) as error:
-        print(f"rtprov.certs: {error}", file=sys.stderr)  # noqa: T201 - a command's answer
+        print(f"rtprov.certs: {error}", file=sys.stderr)  # noqa: T201 - a command's output
         return 1
     done = [
         what
         for what, fresh in (("development certificates", made), ("a sealing key", made_key))
         if fresh
     ]
-    print(f"{directory}: {'made ' + ' and '.join(done) if done else 'all is there already'}")  # noqa: T201
+    print(f"{directory}: {'made ' + ' and '.join(done) if done else 'all files exist already'}")  # noqa: T201
     return 0

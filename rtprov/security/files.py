@@ -1,4 +1,4 @@
-"""Text files that an operator provides, and may replace while a process runs."""
+"""Text files that operators provide, and that may be replaced while a process runs."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from rtprov.errors import ConfigurationError, refusal
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# UTF-32's little-endian mark begins with the first
+# The mark of little-endian UTF-32 begins with that of little-endian UTF-16.
 _WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def is_there(path: Path) -> bool:
-    """Whether there is such a file or folder. Raises `ConfigurationError` if that cannot be known,
-    as in a folder without permission.
+    """Return whether a file or folder exists.
+
+    Raises `ConfigurationError` if this cannot be found out, for example because a folder may not be
+    read.
     """
     try:
         path.stat()
@@ -29,10 +31,10 @@ def is_there(path: Path) -> bool:
 
 
 def read_file(path: Path, what: str) -> bytes:
-    """The content of a text file, without the byte order mark that some editors write; `what` says
-    in the error what it should have been.
+    """Return the content of a text file, without a byte order mark.
 
-    Raises `ConfigurationError` if it cannot be read, or is UTF-16 or UTF-32.
+    `what` names the expected content in errors. Raises `ConfigurationError` if the file cannot be
+    read, or is UTF-16 or UTF-32.
     """
     try:
         content = path.read_bytes()
@@ -46,15 +48,17 @@ def read_file(path: Path, what: str) -> bytes:
 
 
 def read_text(path: Path, what: str) -> str:
-    """What `read_file` reads, decoded; bytes that are not UTF-8 become U+FFFD, for the caller's own
-    check to name the line.
+    """Return the content of a text file as text (see `read_file`).
+
+    Bytes that are not UTF-8 become U+FFFD, so that the caller's own check can name the line.
     """
     return read_file(path, what).decode("utf-8", "replace")
 
 
 class Files:
-    """TLS files that are loaded, and that somebody may replace. `certificates` are those whose time
-    can run out.
+    """Base class for files that are loaded at the start and may be replaced later.
+
+    `certificates` are those of the files that contain certificates, which expire.
     """
 
     certificates: Sequence[Path] = ()
@@ -64,19 +68,20 @@ class Files:
         self._seen = self._look()
 
     def load(self) -> None:
-        """Load the files; changes nothing where it raises `ConfigurationError`."""
+        """Load the files. Raises `ConfigurationError`, and then changes nothing."""
         raise NotImplementedError
 
     def reload(self) -> None:
-        """Load the files again. Raises `ConfigurationError` where they are no good: what was loaded
-        before goes on.
+        """Load the files again.
+
+        Raises `ConfigurationError` if a file is invalid; what was loaded before stays in use.
         """
         self._seen = self._look()
         self.load()
 
     @property
     def changed(self) -> bool:
-        """Whether a file is another one than when it was last loaded, whatever came of that."""
+        """Whether a file differs from when it was last loaded, successfully or not."""
         return self._look() != self._seen
 
     def _look(self) -> list[object]:
@@ -84,10 +89,10 @@ class Files:
 
 
 def _version(path: Path) -> object:
-    """What tells one version of a file from another."""
+    """Return a value that differs for each version of a file; None if there is no file."""
     try:
         status = path.stat()
     except OSError:
         return None
-    # the last one changes with the access rights
+    # the change time also changes with the access rights
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -1,6 +1,4 @@
-"""The file with the sealing keys: loaded, watched, and made where there is none and nothing is
-sealed yet.
-"""
+"""The file with the sealing keys: loads it, watches it, and makes it before the first task."""
 
 from __future__ import annotations
 
@@ -20,8 +18,10 @@ _log = Logger()
 
 
 class KeyFile(Files):
-    """`sealer` has the keys of the file; none while the file is missing. Raises
-    `ConfigurationError` where the file is no good.
+    """The sealing keys of the file at `path`, in `sealer`.
+
+    `sealer` has no keys while the file does not exist. Raises `ConfigurationError` if the file is
+    invalid.
     """
 
     def __init__(self, path: Path) -> None:
@@ -46,7 +46,7 @@ class KeyFile(Files):
         self.reload()
 
     def load(self) -> None:
-        """Load the file; changes nothing where it raises `ConfigurationError`."""
+        """See `Files.load`."""
         text = read_text(self.path, "sealing keys")
         try:
             keys = load_keys(text)

@@ -1,5 +1,6 @@
-"""How much one client may take: requests a second, and connections. Pure counting; time is an
-argument.
+"""Limits for each client: requests per second and open connections.
+
+The classes only count; the caller passes the time.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ MAX_REMEMBERED = 100_000
 
 
 def network_of(host: str | None) -> str:
-    """What an address is counted by: itself, or for IPv6 its /64, of which whoever has one address
-    has all.
+    """Return the name by which an address is counted.
 
-    A client without an address, as on a Unix socket, is "local".
+    This is the address itself, or the /64 of an IPv6 address: a client that has one address of it
+    usually has all of them. A client without an address, as on a Unix socket, is "local".
     """
     if host is None:
         return "local"
@@ -35,11 +36,12 @@ def network_of(host: str | None) -> str:
 
 
 class Rate:
-    """At most `per_s` requests a second from each client, over any time, and at once as many as
-    come in a second, at least one.
+    """Allows each client `per_s` requests a second on average, in bursts of one second's worth.
 
-    Kept is, for each client, when it would have used up what it has taken (the "generic cell rate
-    algorithm"); who is past that time is forgotten. What is refused costs the client nothing more.
+    A burst is at least one request. A refused request does not count.
+
+    This is the generic cell rate algorithm: for each client, the class keeps the time at which the
+    client's past requests are used up at the rate `per_s`. A client is forgotten after that time.
     """
 
     def __init__(self, per_s: float, max_remembered: int = MAX_REMEMBERED) -> None:
@@ -53,7 +55,7 @@ class Rate:
         return len(self._used_up)
 
     def take(self, client: str, now: float) -> None:
-        """Count a request. Raises `TooManyRequests` where it is one too many."""
+        """Count a request at `now`, in seconds. Raises `TooManyRequests` if it exceeds the rate."""
         used_up = max(self._used_up.get(client, now), now) + self._each_s
         too_early_s = used_up - now - self._burst_s
         if too_early_s > 1e-6:
@@ -63,8 +65,10 @@ class Rate:
         self._forget(now)
 
     def _forget(self, now: float) -> None:
-        """Those that were heard of longest ago come first; two of them on each call keep pace with
-        all that come.
+        """Forget clients whose time has passed, those seen longest ago first.
+
+        Each call looks at two clients and adds at most one, so the table does not grow without
+        limit.
         """
         for _ in range(2):
             client, used_up = next(iter(self._used_up.items()))
@@ -74,8 +78,9 @@ class Rate:
 
 
 class Connections:
-    """At most `total` connections at once, and `per_address` from one address. `open` counts them;
-    the length is that of addresses.
+    """Limits open connections to `total` in all, and to `per_address` from one address.
+
+    `open` is the number of open connections, ``len`` that of addresses that have some.
     """
 
     def __init__(self, *, total: int, per_address: int) -> None:
@@ -88,13 +93,14 @@ class Connections:
         return len(self._by_address)
 
     def room_for(self, address: str | None) -> bool:
-        """Whether another connection may be opened from this address, or from one that is not known
-        yet (None).
+        """Return whether another connection from this address may be opened.
+
+        `address` is None if it is not known yet.
         """
         return self.open < self._total and self._room_at(address)
 
     def opened(self, address: str | None) -> Slot:
-        """Count a connection, until `Slot.release` is called."""
+        """Count a connection until `Slot.release` is called."""
         self.open += 1
         slot = Slot(self)
         if address is not None:
@@ -107,17 +113,16 @@ class Connections:
 
 @define(eq=False)
 class Slot:
-    """One connection's share of `Connections`. It keeps the address that it was counted for, and
-    releases that one.
-    """
+    """One counted connection. It remembers for which address it was counted."""
 
     _connections: Connections
     _address: str | None = None
     _released: bool = False
 
     def set_address(self, address: str) -> bool:
-        """Count for this address, which was unknown when the connection was opened. Returns False
-        if it has no room.
+        """Count the connection for this address, which was unknown when it was opened.
+
+        Return False, and count nothing, if the address has no room.
         """
         if self._address is not None or self._released or not self._connections._room_at(address):
             return False
@@ -125,7 +130,7 @@ class Slot:
         return True
 
     def release(self) -> None:
-        """Release the share. Does nothing the second time."""
+        """Stop counting the connection. A second call does nothing."""
         if self._released:
             return
         self._released = True

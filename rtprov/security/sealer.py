@@ -1,12 +1,12 @@
-"""Sealing: from the moment a request is validated until A is called, its body is readable by nobody
-in between.
+"""Sealing: encrypts a request's body from its validation until A is called.
 
 A sealed body is a Fernet token (https://github.com/fernet/spec): AES-128-CBC and HMAC-SHA256. Front
-ends and workers share a key file; its first key encrypts, all of them decrypt, so that keys can be
-rotated. A body's fingerprint is an HMAC-SHA256, its key derived from the first one.
+ends and workers share a key file. Its first key encrypts, and all keys decrypt, so keys can be
+rotated. The fingerprint of a body is an HMAC-SHA256 under a key derived from the first one.
 
-A key has an id, which travels with each token that it made: the first 32 bits of an HMAC-SHA256 of
-a fixed text under the key. It tells keys apart and says nothing about them."""
+Each key has an id, which travels with each token that the key made: the first 32 bits of an
+HMAC-SHA256 of a fixed text under the key. The id tells keys apart and reveals nothing about them.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
 from rtprov.errors import ConfigurationError, KeyMissing, NotReady, SealError
 
-# Stricter than `Fernet`, which passes over foreign characters, and over a second key that was
-# appended without a line's end.
+# Stricter than `Fernet`, which ignores foreign characters, and a second key appended to the same
+# line.
 _KEY = re.compile(r"[A-Za-z0-9_-]{43}=")
 
 
 class FernetSealer:
-    """A `rtprov.interfaces.Sealer`. `keys` are Fernet keys; without one it seals nothing and opens
-    nothing, until `replace` gives some.
+    """Implements `rtprov.interfaces.Sealer` with Fernet keys.
+
+    Without keys it can neither seal nor open, until `replace` provides some.
     """
 
     def __init__(self, keys: Sequence[bytes]) -> None:
@@ -37,9 +38,7 @@ class FernetSealer:
         return "<FernetSealer>"
 
     def replace(self, keys: Sequence[bytes]) -> None:
-        """Use these keys from now on, and call those who `watch`, if the keys are others than
-        before.
-        """
+        """Use these keys from now on. If they have changed, call the functions given to `watch`."""
         before = getattr(self, "key_ids", None)
         self._keys = {key_id(key): Fernet(key) for key in keys}
         self._fingerprint_keys = [
@@ -60,8 +59,9 @@ class FernetSealer:
         return self.key_ids[0] if self.key_ids else None
 
     def seal(self, body: bytes) -> str:
-        """Encrypt with the first key; the result is URL-safe ASCII text. Raises `NotReady` without
-        a key.
+        """Encrypt with the first key; return URL-safe ASCII text.
+
+        Raises `NotReady` if there is no key.
         """
         return self._first().encrypt(body).decode("ascii")
 
@@ -82,8 +82,9 @@ class FernetSealer:
         )
 
     def fingerprint(self, task_id: str, body: bytes) -> str:
-        """See `rtprov.interfaces.Sealer.fingerprint`. The task id is part of it: equal bodies of
-        two tasks do not show.
+        """See `rtprov.interfaces.Sealer.fingerprint`.
+
+        The task id is part of the input, so equal bodies of two tasks have different fingerprints.
         """
         self._first()
         return _fingerprint(self._fingerprint_keys[0], task_id, body)
@@ -103,7 +104,7 @@ class FernetSealer:
 
 
 def key_id(key: bytes) -> str:
-    """The id of a Fernet key: 8 hexadecimal digits."""
+    """Return the id of a Fernet key: 8 hexadecimal digits."""
     return hmac.digest(urlsafe_b64decode(key), b"rtprov.key-id", "sha256")[:4].hex()
 
 
@@ -114,12 +115,12 @@ def _fingerprint(key: bytes, task_id: str, body: bytes) -> str:
 
 
 def new_key() -> str:
-    """A fresh key, as a key file's line has it."""
+    """Return a new key, as a line of a key file."""
     return Fernet.generate_key().decode("ascii")
 
 
 def load_keys(text: str) -> list[bytes]:
-    """The keys of a key file: one a line; blank lines and those that begin with ``#`` do not count.
+    """Return the keys of a key file: one per line. Blank lines and lines with ``#`` are ignored.
 
     Raises `ConfigurationError` that names the line, never the key.
     """

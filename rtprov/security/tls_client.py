@@ -1,8 +1,9 @@
-"""The client's side of TLS: which servers are accepted, and under which name.
+"""The client's side of TLS: verifies a server's certificate and its name.
 
-A server is accepted if a CA that we trust vouches for its certificate and the host that was called
-stands in the certificate's subjectAltName (RFC 9525 §6). Its common name counts for nothing. Any
-error while this is checked refuses the connection."""
+A server is accepted if a trusted CA signed its certificate and the certificate's subjectAltName
+contains the called host (RFC 9525 §6). The common name is ignored. Any error during verification
+refuses the connection.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +36,9 @@ MAX_NAME_SHOWN = 100
 
 
 def service_id(host: str) -> ServiceID:
-    """What a certificate is asked for when `host` is called. Raises ValueError for what is neither
-    an IP address nor a DNS name.
+    """Return the identity that the certificate of `host` must contain.
+
+    Raises ValueError if `host` is neither an IP address nor a DNS name.
     """
     try:
         return IPAddress_ID(ip_address(host))
@@ -45,17 +47,19 @@ def service_id(host: str) -> ServiceID:
 
 
 def check_name(certificate: Certificate, wanted: ServiceID, host: str) -> None:
-    """Check that `wanted`, the identity of `host`, stands in the certificate's subjectAltName.
+    """Check that the certificate's subjectAltName contains `wanted`, the identity of `host`.
 
-    Presented names that are no proper ones (``*``, ``f*.example``, an address written as a DNS
-    name) are passed over, as RFC 9525 §6.3 asks, and so are URIs and e-mail addresses. Raises
-    `CertificateRefused` if no name is left that fits, and anything else if the certificate cannot
-    be read."""
+    Invalid names in the certificate (``*``, ``f*.example``, an address written as a DNS name) are
+    ignored, as RFC 9525 §6.3 requires; so are URIs and e-mail addresses.
+
+    Raises `CertificateRefused` if no name matches, and other errors if the certificate cannot be
+    parsed.
+    """
     try:
         names = certificate.extensions.get_extension_for_class(SubjectAlternativeName).value
     except ExtensionNotFound:
         raise CertificateRefused(
-            "the certificate has no subjectAltName, and its common name counts for nothing"
+            "the certificate has no subjectAltName (a common name is not enough)"
         ) from None
     if any(wanted.verify(pattern) for name in names for pattern in _patterns(name)):
         return
@@ -66,9 +70,9 @@ def check_name(certificate: Certificate, wanted: ServiceID, host: str) -> None:
 
 
 def _patterns(name: GeneralName) -> list[CertificatePattern]:
-    """What a presented name vouches for: one thing or, if it is no proper name of a host, none."""
+    """Return the pattern of one name in a certificate; nothing if it is not a valid host name."""
     if isinstance(name, IPAddress):
-        return [IPAddressPattern(name.value)]  # type: ignore[arg-type] # a network, which is no name either, equals no address
+        return [IPAddressPattern(name.value)]  # type: ignore[arg-type] # a network is not a valid name, and equals no address
     if isinstance(name, DNSName) and name.value == name.value.strip():  # service-identity strips
         with suppress(CertificateError):
             return [DNSPattern.from_bytes(name.value.encode())]
@@ -76,19 +80,21 @@ def _patterns(name: GeneralName) -> list[CertificatePattern]:
 
 
 def _shown(name: object) -> str:
-    """A name that a stranger has written, fit for one line of a log."""
+    """Return a foreign certificate's name, shortened and printable, for one line of a log."""
     return "".join(each if each.isprintable() else "\ufffd" for each in str(name)[:MAX_NAME_SHOWN])
 
 
 @implementer(IOpenSSLClientConnectionCreator)
 class VerifiedServer:
-    """Makes the client's side of TLS for one connection to `host`, a DNS name in ASCII or an IP
-    address.
+    """Makes the client's side of TLS for one connection to `host`.
 
-    `refusal` is set once the server's certificate is refused, which ends the handshake with an
-    alert. Twisted's own `optionsForClientTLS` lets a certificate pass whenever checking its names
-    ends in another error than a mismatch; one without a subjectAltName is such a case
-    (service-identity 24.1 and later). Here every error refuses."""
+    `host` is a DNS name in ASCII or an IP address. `refusal` is set when the server's certificate
+    is refused; the handshake then ends with an alert.
+
+    Twisted's own `optionsForClientTLS` accepts a certificate if the name check fails with any error
+    other than a mismatch. A certificate without a subjectAltName is such a case (service-identity
+    24.1 and later). This class refuses on every error.
+    """
 
     def __init__(self, options: CertificateOptions, host: str) -> None:
         self._options = options
@@ -107,7 +113,8 @@ class VerifiedServer:
         self, connection: SSL.Connection, certificate: X509, error: int, depth: int, ok: int
     ) -> bool:
         """Called by OpenSSL for each certificate of the chain, the server's own last, at depth 0.
-        False ends the handshake.
+
+        Returning False ends the handshake.
         """
         try:
             if not ok:
@@ -122,11 +129,11 @@ class VerifiedServer:
 
 
 class VerifiedServers(Files):
-    """Trusts servers that `ca` vouches for, under the name or address that is called; may show our
-    own certificate to them.
+    """Verifies servers against the CAs in `ca`, and may present a client certificate to them.
 
-    One TLS context serves all connections: a context for each would cost about 20 KB of memory a
-    connection."""
+    All connections share one TLS context: a context of its own would cost each about 20 KB of
+    memory.
+    """
 
     def __init__(
         self, ca: Path, certificate: Path | None = None, private_key: Path | None = None
@@ -146,7 +153,5 @@ class VerifiedServers(Files):
         self._options = CertificateOptions(**identity, trustRoot=trust_root, raiseMinimumTo=MINIMUM)
 
     def server(self, host: str) -> VerifiedServer:
-        """TLS for one connection to this host, with the files as they were when they were last
-        loaded.
-        """
+        """Return the TLS side of one connection to `host`, with the files as last loaded."""
         return VerifiedServer(self._options, host)

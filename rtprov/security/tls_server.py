@@ -1,6 +1,4 @@
-"""A server's side of TLS: certificates that are replaced while it runs, ALPN, and a limit to
-connections.
-"""
+"""The server's side of TLS: reloadable certificates, ALPN, and a limit on connections."""
 
 from __future__ import annotations
 
@@ -40,10 +38,10 @@ _log = Logger()
 
 @implementer(IOpenSSLServerConnectionCreator)
 class ServerIdentity(Files):
-    """What a server shows to each connection that begins, and asks of it: the files as they were
-    when they were last loaded.
+    """The certificate that a server presents, and the CA for client certificates, if any.
 
-    Raises `ConfigurationError` where a file is no good.
+    Each new connection uses the files as last loaded. Raises `ConfigurationError` if a file is
+    invalid.
     """
 
     def __init__(self, certificate: Path, private_key: Path, client_ca: Path | None = None) -> None:
@@ -53,7 +51,7 @@ class ServerIdentity(Files):
         self._options = self._make_options()
 
     def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
-        """A new connection's side of OpenSSL."""
+        """Return OpenSSL's side of a new connection."""
         return self._options.serverConnectionForTLS(protocol)
 
     def load(self) -> None:
@@ -66,12 +64,12 @@ class ServerIdentity(Files):
 
 
 def _agree(connection: SSL.Connection, offered: list[bytes]) -> Any:
-    """Choose a protocol for a client that offers these by ALPN: the first of the factory's own that
-    the client offers.
+    """Select a protocol by ALPN: the first of the factory's own that the client offers.
 
-    If there is none, raises `SSL.Error`, for which OpenSSL sends alert 120 (RFC 7301 §3.2).
+    If there is none, raise `SSL.Error`, for which OpenSSL sends alert 120 (RFC 7301 §3.2);
     Twisted's own callback causes alert 80. A factory that names no protocols ignores ALPN: AMQP
-    0-9-1 has no registered name to offer."""
+    0-9-1 has no registered protocol name.
+    """
     protocol = cast("TLSMemoryBIOProtocol", connection.get_app_data())
     ours = IProtocolNegotiationFactory(cast("Any", protocol.factory).wrappedFactory, None)
     if ours is None:
@@ -83,8 +81,9 @@ def _agree(connection: SSL.Connection, offered: list[bytes]) -> Any:
 
 
 class CountedTLS(BufferingTLSTransport):
-    """One connection, the `address` that it is counted for (None: not known yet), and its
-    `slot`.
+    """One TLS connection, which holds a `slot` of the connection limit.
+
+    `address` is the name by which it is counted, or None if that is not known yet.
     """
 
     slot: Slot | None = None
@@ -100,8 +99,9 @@ class CountedTLS(BufferingTLSTransport):
 
 
 class LimitedTLS(TLSMemoryBIOFactory):
-    """TLS on top of connections, of which `connections` says how many: one too many is closed
-    before anything is read of it.
+    """Adds TLS to each connection, and closes connections over the limit of `connections`.
+
+    Such a connection is closed before anything is read from it.
     """
 
     def __init__(
@@ -115,9 +115,10 @@ class LimitedTLS(TLSMemoryBIOFactory):
         self._connections = connections
         self._warn_from = clock.seconds()
 
-    def buildProtocol(self, addr: IAddress | None) -> CountedTLS | None:  # type: ignore[override] # as IProtocolFactory has it
-        """Make a protocol for a connection from `addr`, which is None if `CountedTLS.peer_known`
-        will tell it.
+    def buildProtocol(self, addr: IAddress | None) -> CountedTLS | None:  # type: ignore[override] # IProtocolFactory allows None
+        """Make the protocol of a connection from `addr`; None if the limit is reached.
+
+        `addr` is None if the address is reported later, to `CountedTLS.peer_known`.
         """
         address = None if addr is None else _counted_as(addr)
         if self._connections is not None and not self._connections.room_for(address):
@@ -129,7 +130,9 @@ class LimitedTLS(TLSMemoryBIOFactory):
     def registerProtocol(self, protocol: TLSMemoryBIOProtocol) -> None:
         cast("Any", super()).registerProtocol(protocol)
         assert isinstance(protocol, CountedTLS)
-        if self._connections is not None and protocol.slot is None:  # Twisted registers each twice
+        if (
+            self._connections is not None and protocol.slot is None
+        ):  # Twisted registers each protocol twice
             protocol.slot = self._connections.opened(protocol.address)
 
     def unregisterProtocol(self, protocol: TLSMemoryBIOProtocol) -> None:
@@ -139,8 +142,9 @@ class LimitedTLS(TLSMemoryBIOFactory):
             protocol.slot.release()
 
     def count_address(self, protocol: CountedTLS) -> bool:
-        """Count the connection for its client's address, now that it is known. Returns False if
-        that has no room.
+        """Count the connection for its client's address, which is known from now on.
+
+        Return False if the address has no room.
         """
         if (
             protocol.slot is None
@@ -156,19 +160,21 @@ class LimitedTLS(TLSMemoryBIOFactory):
         if now >= self._warn_from:
             self._warn_from = now + WARN_EVERY_S
             _log.warn(
-                "too many connections: one from {address} was closed, as others may be",
+                "too many connections: closed one from {address}; more are not logged for"
+                " {quiet_s:g} s",
                 address=address or "a proxy",
+                quiet_s=WARN_EVERY_S,
             )
 
 
 def _counted_as(addr: object) -> str:
-    """What connections are counted by."""
+    """Return the name by which connections from `addr` are counted."""
     return network_of(getattr(addr, "host", None))
 
 
 @implementer(IStreamServerEndpoint)
 class TLSEndpoint:
-    """Listens where `endpoint` does, with a server's TLS on top."""
+    """Listens on `endpoint`, and adds the server's side of TLS to each connection."""
 
     def __init__(
         self,

@@ -1,18 +1,17 @@
-"""Bearer tokens (RFC 6750): the file that says whose are let in, and ``python -m rtprov.tokens new
-NAME``, which makes one.
+"""Bearer tokens (RFC 6750): the file that lists them, and ``python -m rtprov.tokens new NAME``.
 
-The file holds a token a line, as a name and the SHA-256 of the token; the token itself is only
-shown when it is made. A third word is the token's `Role`, ``order`` without it; ``expires=`` with a
-date behind it is the last day (UTC) on which it is valid. Lines that are empty or begin with ``#``
-say nothing::
+Each line of the file has the caller's name and the SHA-256 of its token. The token itself is shown
+only once, when it is made. A third word is the token's `Role`; the default is ``order``. A word
+``expires=DATE`` names the last day (UTC) on which the token is valid. Empty lines and lines that
+begin with ``#`` are ignored::
 
-    # who       which                                      what
+    # name      token                                      role
     billing     sha256:8a1f…64 hexadecimal digits…
     dashboard   sha256:03cd…                               read
     shift       sha256:5be0…                               operate expires=2027-01-31
 
-A token is 32 random bytes, so a plain hash of it is as good as a slow one: there is nothing to
-guess."""
+A token consists of 32 random bytes and cannot be guessed, so a slow hash would add nothing.
+"""
 
 from __future__ import annotations
 
@@ -36,11 +35,11 @@ MAX_TOKENS = 1000
 
 
 class Role(enum.IntEnum):
-    """What a caller may do; each may do all that those before it may."""
+    """What a caller may do. Each role includes the ones before it."""
 
-    READ = 1  # see everything that is told, of all callers
-    ORDER = 2  # order tasks, and cancel its own
-    OPERATE = 3  # everything, on all tasks
+    READ = 1  # read everything, of all callers
+    ORDER = 2  # submit tasks, and cancel its own
+    OPERATE = 3  # do everything, on all tasks
 
     def __str__(self) -> str:
         return self.name.lower()
@@ -56,8 +55,10 @@ _EXPIRES = "expires="
 
 @attrs.frozen
 class Token:
-    """What the file tells of a token: whose it is, its SHA-256, what it may do, and the last day
-    (UTC) on which it is valid.
+    """One line of the tokens file.
+
+    `name` is the caller, `digest` the SHA-256 of the token, `role` what the caller may do, and
+    `expires` the last day (UTC) on which the token is valid.
     """
 
     name: str
@@ -76,7 +77,7 @@ class Token:
         return " ".join(words)
 
     def expired(self, now: float) -> bool:
-        """Whether its last day is over at `now`, in seconds since the epoch."""
+        """Return whether the last day is over at `now`, in seconds since the epoch."""
         return (
             self.expires is not None
             and datetime.fromtimestamp(now, timezone.utc).date() > self.expires
@@ -84,8 +85,9 @@ class Token:
 
 
 def parse_tokens(text: str) -> tuple[Token, ...]:
-    """The tokens of a file's text. There may be none: nobody is let in. Raises `ConfigurationError`
-    that names the line, and no hash.
+    """Return the tokens of a file's text. If there are none, no request is accepted.
+
+    Raises `ConfigurationError` that names the line, and no hash.
     """
     tokens: dict[str, Token] = {}
     digests: set[bytes] = set()
@@ -96,14 +98,16 @@ def parse_tokens(text: str) -> tuple[Token, ...]:
         token = _parse_line(words, number)
         if token.name in tokens:
             raise ConfigurationError(
-                f"line {number}: there is another token of the name {token.name}"
+                f"line {number}: the name {token.name} is already used by another token"
             )
         if token.digest in digests:
-            raise ConfigurationError(f"line {number}: this token has another name already")
+            raise ConfigurationError(
+                f"line {number}: this token is already listed under another name"
+            )
         tokens[token.name] = token
         digests.add(token.digest)
     if len(tokens) > MAX_TOKENS:
-        raise ConfigurationError(f"holds more than {MAX_TOKENS} tokens")
+        raise ConfigurationError(f"contains more than {MAX_TOKENS} tokens")
     return tuple(tokens.values())
 
 
@@ -111,8 +115,8 @@ def _parse_line(words: Sequence[str], number: int) -> Token:
     name, hashed, *rest = (*words, "")[: max(2, len(words))]
     if not _NAME.fullmatch(name):
         raise ConfigurationError(
-            f"line {number}: a name is 1 to 64 of A-Z a-z 0-9 . _ - and begins with a letter or"
-            " digit"
+            f"line {number}: a name has 1 to 64 characters from A-Z a-z 0-9 . _ - and begins with a"
+            " letter or digit"
         )
     match = _HASH.fullmatch(hashed)
     role, expires = Role.ORDER, None
@@ -125,14 +129,14 @@ def _parse_line(words: Sequence[str], number: int) -> Token:
             raise ConfigurationError(f"line {number}: {_EXPIRES}: {error}") from None
     if match is None or rest:
         raise ConfigurationError(
-            f"line {number}: expected NAME sha256:HASH, with 64 lower-case hexadecimal digits, "
-            f"and perhaps {', '.join(ROLES)}, and perhaps {_EXPIRES}DATE"
+            f"line {number}: expected NAME sha256:HASH [{'|'.join(ROLES)}] [{_EXPIRES}DATE], where"
+            " HASH has 64 lower-case hexadecimal digits"
         )
     return Token(name, bytes.fromhex(match[1]), role, expires)
 
 
 def parse_date(text: str) -> date:
-    """A day such as 2027-01-31. Raises ValueError with a sentence."""
+    """Parse a day such as 2027-01-31. Raises ValueError with a message for the operator."""
     try:
         if _DATE.fullmatch(text):
             return date.fromisoformat(text)
@@ -142,7 +146,7 @@ def parse_date(text: str) -> date:
 
 
 def load_tokens(path: Path) -> tuple[Token, ...]:
-    """The file's tokens. Raises `ConfigurationError`."""
+    """Return the tokens of a file. Raises `ConfigurationError`."""
     text = read_text(path, "tokens")
     try:
         return parse_tokens(text)
@@ -151,10 +155,11 @@ def load_tokens(path: Path) -> tuple[Token, ...]:
 
 
 def find_token(tokens: Iterable[Token], shown: bytes) -> Token | None:
-    """The token that was shown, None where it is none of these.
+    """Return the token whose digest matches `shown`, the token of a request; None if none does.
 
-    Each is compared, whole, whether or not an earlier one was it: how long it takes tells nothing
-    of how near a guess came."""
+    Every digest is compared completely, even after a match, so that the time taken reveals nothing
+    about the digests.
+    """
     digest = hashlib.sha256(shown).digest()
     found = None
     for token in tokens:
@@ -166,16 +171,16 @@ def find_token(tokens: Iterable[Token], shown: bytes) -> Token | None:
 def new_token(
     name: str, *, role: Role = Role.ORDER, expires: date | None = None
 ) -> tuple[Token, str]:
-    """A new token as the file knows it, and as its client does."""
+    """Make a token; return its entry for the file, and the secret for the client."""
     secret = secrets.token_urlsafe(32)
     return Token(name, hashlib.sha256(secret.encode()).digest(), role, expires), secret
 
 
 class TokensFile(Files):
-    """The file at `path`, which may change while a front end runs: `take` gets its tokens, at once
-    and whenever they are loaded again.
+    """The tokens file at `path`, which may change while a front end runs.
 
-    Raises `ConfigurationError` where the file is no good at first.
+    `take` is called with the tokens at once, and each time they are loaded again. Raises
+    `ConfigurationError` if the file is invalid at the start.
     """
 
     def __init__(self, path: Path, take: Callable[[tuple[Token, ...]], None]) -> None:
@@ -194,17 +199,17 @@ def _arguments() -> argparse.ArgumentParser:
         description="Make bearer tokens for the front end's --tokens file.",
     )
     new = parser.add_subparsers(required=True, metavar="new").add_parser(
-        "new", help="make a token and print it, this once"
+        "new", help="make a token and print it, only once"
     )
     new.add_argument(
-        "name", metavar="NAME", help="whose it is: the name that audit lines and --rate go by"
+        "name", metavar="NAME", help="the caller's name, used in audit lines and by --rate"
     )
     roles = new.add_mutually_exclusive_group()
     roles.add_argument(
         "--role",
         choices=list(ROLES),
         default=str(Role.ORDER),
-        help="what it may do [default: order]",
+        help="what the caller may do [default: order]",
     )
     roles.add_argument(
         "--read",
@@ -216,23 +221,24 @@ def _arguments() -> argparse.ArgumentParser:
     new.add_argument(
         "--expires",
         metavar="DATE",
-        help="the last day on which it is valid (UTC), such as 2027-01-31",
+        help="the last day (UTC) on which the token is valid, such as 2027-01-31",
     )
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line."""
+    """Run the command line; return the exit status."""
     options = _arguments().parse_args(arguments)
     try:
         if not _NAME.fullmatch(options.name):
             raise ValueError(
-                "a name is 1 to 64 of A-Z a-z 0-9 . _ - and begins with a letter or digit"
+                "a name has 1 to 64 characters from A-Z a-z 0-9 . _ - and begins with a letter"
+                " or digit"
             )
         expires = None if options.expires is None else parse_date(options.expires)
     except ValueError as error:
         print(f"rtprov.tokens: {error}", file=sys.stderr)  # noqa: T201
         return 1
     token, secret = new_token(options.name, role=ROLES[options.role], expires=expires)
-    print(f"# for the --tokens file:\n{token.line}\n# for the client, shown this once:\n{secret}")  # noqa: T201 - the command's answer
+    print(f"# for the --tokens file:\n{token.line}\n# for the client, shown only once:\n{secret}")  # noqa: T201 - the command's output
     return 0

@@ -117,7 +117,7 @@ class Connections(FrontEndCase):
             self.assertEqual(first.ask(ASK).status, 404)
             silent.shutdown(socket.SHUT_RDWR)
             silent.close()
-            await self.frontend.logged("too many connections: one from 127.0.0.1 was closed")
+            await self.frontend.logged("too many connections: closed one from 127.0.0.1")
             self.assert_room(port)
         await self.stop(self.frontend)
 

@@ -344,10 +344,7 @@ class Files(TlsTestCase):
             self.file("bad.key").write_bytes(
                 key.private_bytes(Encoding.PEM, form, BestAvailableEncryption(b"sesame"))
             )
-            text = (
-                "is encrypted, and there is nobody to ask for the passphrase; store the key"
-                " without one"
-            )
+            text = "is encrypted, and rtprov cannot ask for a passphrase; store the key without one"
             self.assert_refused(
                 "bad.key", text, server_options, self.file("a.pem"), self.file("bad.key")
             )
@@ -369,11 +366,11 @@ class Files(TlsTestCase):
         )
         files = (self.file("weak.pem"), self.file("weak.key"))
         self.assert_refused(
-            "weak.pem", "OpenSSL does not take it: ee key too small", server_options, *files
+            "weak.pem", "OpenSSL does not accept it: ee key too small", server_options, *files
         )
         self.assert_refused(
             "weak.pem",
-            "OpenSSL does not take it: ee key too small",
+            "OpenSSL does not accept it: ee key too small",
             VerifiedServers,
             self.file("ca.pem"),
             *files,

@@ -197,8 +197,8 @@ class Command(CertsTestCase):
         self.assertEqual(main([str(self.folder)]), 0)
         self.assertEqual(main([str(self.folder)]), 0)
         made = (
-            f"{self.folder}: made development certificates and a sealing key\n{self.folder}: all is"
-            " there already\n"
+            f"{self.folder}: made development certificates and a sealing key\n"
+            f"{self.folder}: all files exist already\n"
         )
         self.assertEqual((self.out.getvalue(), self.err.getvalue()), (made, ""))
         self.assertEqual(set(self.contents()), {*FILES, SEAL_KEY})
@@ -245,8 +245,8 @@ class Command(CertsTestCase):
         self.err.truncate(0)
         self.assertEqual(main([str(self.folder), "--name=b.example", "--name=localhost"]), 1)
         line = (
-            r"\A\0*rtprov.certs: .*/frontend.pem: is there already, without b.example; nothing was"
-            r" overwritten: .*\n\Z"
+            r"\A\0*rtprov.certs: .*/frontend.pem: exists already, without b.example; nothing was"
+            r" overwritten; .*\n\Z"
         )
         self.assertRegex(self.err.getvalue(), line)
         self.assertEqual(self.contents(), before)

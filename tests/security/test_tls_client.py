@@ -38,10 +38,7 @@ OURS = Authority()
 THEIRS = Authority("another authority")
 BETWEEN = Authority("an intermediate authority", OURS)
 NO_HOST = "the certificate is for no host at all, and not for "
-NO_CA = (
-    "no CA that we trust (--ca) has signed the certificate, or an intermediate certificate is"
-    " missing"
-)
+NO_CA = "no trusted CA (--ca) has signed the certificate, or an intermediate certificate is missing"
 
 UPN = x509.OtherName(x509.ObjectIdentifier("1.3.6.1.4.1.311.20.2.3"), b"\x0c\x09a.example")
 DAMAGED_SRV = x509.OtherName(x509.ObjectIdentifier("1.3.6.1.5.5.7.8.7"), b"\x0c\x01_")
@@ -75,7 +72,7 @@ def names_from(der: bytes) -> x509.UnrecognizedExtension:
 REFUSED: Mapping[str, tuple[Identity, str]] = {
     "no subjectAltName": (
         OURS.issue(None),
-        "the certificate has no subjectAltName, and its common name counts for nothing",
+        "the certificate has no subjectAltName (a common name is not enough)",
     ),
     "the name only as common name": (
         OURS.issue(None, common_names=[HOST]),
@@ -161,7 +158,10 @@ REFUSED: Mapping[str, tuple[Identity, str]] = {
     ),
     "the intermediate authority is missing": (BETWEEN.issue(dns(HOST)), NO_CA),
     "another intermediate authority": (BETWEEN.issue(dns(HOST), chain=[THEIRS.certificate]), NO_CA),
-    "signed by a server": (signed_by_a_server(), "a CA's certificate in the chain is not a CA's"),
+    "signed by a server": (
+        signed_by_a_server(),
+        "a certificate in the chain is not a CA certificate",
+    ),
     "an authority without the name": (
         OURS.issue(None, common_names=[HOST], is_ca=True),
         "has no subjectAltName",

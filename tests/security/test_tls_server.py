@@ -250,7 +250,8 @@ class ConnectionLimits(ServerTestCase):
         for _ in range(10):
             self.connect()
         self.assertEqual(
-            self.warnings, ["too many connections: one from 127.0.0.1 was closed, as others may be"]
+            self.warnings,
+            ["too many connections: closed one from 127.0.0.1; more are not logged for 60 s"],
         )
         self.network.advance(WARN_EVERY_S)
         self.connect()

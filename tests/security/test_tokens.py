@@ -25,10 +25,13 @@ from rtprov.security.tokens import (
     parse_tokens,
 )
 
-NAME = "line {}: a name is 1 to 64 of A-Z a-z 0-9 . _ - and begins with a letter or digit"
+NAME = (
+    "line {}: a name has 1 to 64 characters from A-Z a-z 0-9 . _ - and begins with a letter or"
+    " digit"
+)
 HASH = (
-    "line {}: expected NAME sha256:HASH, with 64 lower-case hexadecimal digits, and perhaps read,"
-    " order, operate, and perhaps expires=DATE"
+    "line {}: expected NAME sha256:HASH [read|order|operate] [expires=DATE], where HASH has 64"
+    " lower-case hexadecimal digits"
 )
 
 
@@ -102,17 +105,19 @@ class Files(SynchronousTestCase):
     def test_twice(self) -> None:
         """A name stands for one token, and a token for one name."""
         self.assert_refused(
-            f"a {hashed('x')}\na {hashed('y')}", "line 2: there is another token of the name a"
+            f"a {hashed('x')}\na {hashed('y')}",
+            "line 2: the name a is already used by another token",
         )
         self.assert_refused(
-            f"a {hashed('x')}\nb {hashed('x')}", "line 2: this token has another name already"
+            f"a {hashed('x')}\nb {hashed('x')}",
+            "line 2: this token is already listed under another name",
         )
 
     def test_too_many(self) -> None:
         """A file holds no more tokens than can be compared with each request."""
         lines = [f"name{number} {hashed(str(number))}" for number in range(MAX_TOKENS + 1)]
         self.assertEqual(len(parse_tokens("\n".join(lines[1:]))), MAX_TOKENS)
-        self.assert_refused("\n".join(lines), f"holds more than {MAX_TOKENS} tokens")
+        self.assert_refused("\n".join(lines), f"contains more than {MAX_TOKENS} tokens")
 
     def test_files(self) -> None:
         """What is wrong with a file is told with its path."""
