@@ -83,9 +83,9 @@ class ServerEndpoint:
         self._clock = clock
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
-        return Deferred.fromCoroutine(self._in_turn(protocolFactory))
+        return Deferred.fromCoroutine(self._connect(protocolFactory))
 
-    async def _in_turn(self, factory: IProtocolFactory) -> IProtocol:
+    async def _connect(self, factory: IProtocolFactory) -> IProtocol:
         await self._slots.acquire()
         try:
             opening = _Opening()
@@ -102,7 +102,9 @@ class ServerEndpoint:
         server = self._secure()
         handshake = _Handshake(factory)
         await self._tcp.connect(
-            TLSMemoryBIOFactory(server, True, _Only(handshake, factory), self._clock)
+            TLSMemoryBIOFactory(
+                server, True, _SingleProtocolFactory(handshake, factory), self._clock
+            )
         )
         opening.in_tls = True
         try:
@@ -170,7 +172,7 @@ class _Handshake(TwistedProtocol):
         cast("Any", self.transport).abortConnection()
 
 
-class _Only(Factory):
+class _SingleProtocolFactory(Factory):
     """Hands out one protocol; starts and stops with the application's `factory`."""
 
     noisy = False
@@ -236,7 +238,7 @@ class HostEndpoint:
         if all(shortages):
             return OutOfResources(f"could not connect to {here}: {shortages[0]}")
         words = dict.fromkeys(
-            _in_words(error)
+            _describe(error)
             for error, shortage in zip(errors, shortages, strict=True)
             if shortage is None
         )
@@ -314,7 +316,7 @@ def _numeric(address: Address) -> str:
     return address.host
 
 
-def _in_words(error: Exception | None) -> str:
+def _describe(error: Exception | None) -> str:
     number = getattr(error, "osError", None)
     return os.strerror(number) if isinstance(number, int) else str(error)
 

@@ -84,7 +84,7 @@ class Names:
         literal = _literal(host, family)
         if literal:
             return succeed(literal)
-        look_up = self._current(host, family)
+        look_up = self._joinable(host, family)
         if look_up is None:
             try:
                 look_up = self._begin(host, family)
@@ -98,7 +98,7 @@ class Names:
         )
         return waiter.addTimeout(DEADLINE_S, self._clock, lambda *_: Failure(late))
 
-    def _current(self, host: str, family: int) -> _LookUp | None:
+    def _joinable(self, host: str, family: int) -> _LookUp | None:
         """The look-up to join, if there is one that may still end, or that no other may stand
         beside.
         """
@@ -115,7 +115,7 @@ class Names:
             raise OutOfResources(f"all {MAX_THREADS} threads that look names up are busy")
         look_up = _LookUp(host, family, self._clock.seconds())
         try:
-            self._run_in_thread(partial(self._ask, look_up))
+            self._run_in_thread(partial(self._run, look_up))
         except RuntimeError as error:
             raise OutOfResources(
                 f"no thread to look {host} up could be started ({error}); see ulimit -u"
@@ -123,7 +123,7 @@ class Names:
         self._running.append(look_up)
         return look_up
 
-    def _ask(self, look_up: _LookUp) -> None:
+    def _run(self, look_up: _LookUp) -> None:
         """Runs on the look-up's own thread."""
         result: list[Address] | Failure
         try:
@@ -136,7 +136,7 @@ class Names:
         self._running.remove(look_up)
         error: Exception | None = None
         if isinstance(result, Failure):
-            error = _in_words(look_up.host, result.value)
+            error = _describe(look_up.host, result.value)
         elif not result:
             error = NotConnected(f"the name {look_up.host} has no address")
         for waiter in look_up.waiting:
@@ -222,7 +222,7 @@ def _with_port(address: Address, port: int) -> Address:
     return IPv4Address("TCP", address.host, port)
 
 
-def _in_words(host: str, error: BaseException | None) -> Exception:
+def _describe(host: str, error: BaseException | None) -> Exception:
     if isinstance(error, socket.gaierror):
         return NotConnected(f"the name {host} was not found: {error.strerror}")
     shortage = shortage_of(getattr(error, "errno", None))

@@ -177,7 +177,7 @@ class ProxiedProtocol(ProtocolWrapper):
             try:
                 self._header = parse_header(self._begun)
             except BadHeader:
-                self.factory.tell_of_bad_header(cast("ITCPTransport", self.transport).getPeer())
+                self.factory.warn_of_bad_header(cast("ITCPTransport", self.transport).getPeer())
                 self.abort()
                 return
             if self._header is None:
@@ -227,7 +227,7 @@ class ProxiedFactory(WrappingFactory[ProxiedProtocol]):
         wrapped = self.wrappedFactory.buildProtocol(None)
         return None if wrapped is None else ProxiedProtocol(self, wrapped)
 
-    def tell_of_bad_header(self, proxy: object) -> None:
+    def warn_of_bad_header(self, proxy: object) -> None:
         """Log a connection without a valid header, at most one a minute: clients that connect
         directly cause many.
         """
