@@ -1,3 +1,1 @@
-"""Opening connections: hosts, name look-ups, one deadline for each phase, and the PROXY
-protocol.
-"""
+"""Opens connections: host names, name look-ups, a deadline over all phases, the PROXY protocol."""

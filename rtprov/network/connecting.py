@@ -1,14 +1,22 @@
-"""How a connection to A or to the broker is opened: name, TCP, TLS, each phase with an error of its
-own, and one deadline over all.
+"""Opens connections to A and to the broker: name look-up, TCP and TLS under one deadline.
 
-    tcp = HostEndpoint(reactor, "a.example", 8444, names, is_usable) secure = lambda:
-    servers.server("a.example") endpoint = ServerEndpoint(tcp, where="a.example:8444",
-    secure=secure, timeout_s=10, at_once=64, clock=reactor) protocol = await
-    endpoint.connect(factory)
+Each phase has its own error. For example::
 
-The application's protocol is made only once the last phase is over: with TLS, once the handshake is
-complete and the server verified. So whatever fails before that is known to have failed before a
-byte of the application was sent."""
+    tcp = HostEndpoint(reactor, "a.example", 8444, names, is_usable)
+    endpoint = ServerEndpoint(
+        tcp,
+        where="a.example:8444",
+        secure=lambda: servers.server("a.example"),
+        timeout_s=10,
+        at_once=64,
+        clock=reactor,
+    )
+    protocol = await endpoint.connect(factory)
+
+The application's protocol is made only after the last phase: with TLS, after the handshake is
+complete and the server is verified. So if an earlier phase fails, no byte of the application has
+been sent.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +52,7 @@ if TYPE_CHECKING:
 
     from rtprov.security.tls_client import VerifiedServer
 
-ATTEMPT_DELAY_S = 0.3  # between a host's addresses (RFC 8305 §5)
+ATTEMPT_DELAY_S = 0.3  # between attempts at a host's addresses (RFC 8305 §5)
 
 Address = IPv4Address | IPv6Address
 
@@ -57,13 +65,17 @@ class Names(Protocol):
 
 @implementer(IStreamClientEndpoint)
 class ServerEndpoint:
-    """A connection to the server at `where`, which `tcp` leads to, with TLS on top if `secure`
-    makes its client's side.
+    """Connects to a server over `tcp`, with TLS on top if `secure` is given.
 
-    All phases together may take `timeout_s`. Only `at_once` connections are opened at a time, the
-    others wait, and their time has not begun: thousands of handshakes at once would take so long
-    that each of them is late. Connecting fires once all phases are over, and fails with
-    `NotConnected`. Cancelling aborts."""
+    `where` names the server in errors. `secure` makes the client's side of TLS for one connection.
+    All phases together may take `timeout_s` seconds.
+
+    At most `at_once` connections are opened at the same time. Others wait, and their time starts
+    when they stop waiting: with thousands of simultaneous handshakes, every one would be late.
+
+    Connecting fires after the last phase. It fails with `NotConnected`. Cancelling aborts the
+    connection.
+    """
 
     def __init__(
         self,
@@ -126,18 +138,18 @@ class ServerEndpoint:
 
 @define
 class _Opening:
-    """How far one connection has come."""
+    """How far the opening of one connection has come."""
 
     in_tls: bool = False
 
 
 @implementer(IHandshakeListener)
 class _Handshake(TwistedProtocol):
-    """Stands between TLS and the application's protocol, which it makes when the handshake is
-    complete.
+    """The protocol on top of TLS until the handshake is complete.
 
-    `finished` fires with that protocol, or fails with `NotConnected`. Cancelling it aborts the
-    connection."""
+    It then makes the application's protocol. `finished` fires with that protocol, or fails with
+    `NotConnected`. Cancelling `finished` aborts the connection.
+    """
 
     def __init__(self, factory: IProtocolFactory) -> None:
         self._factory = factory
@@ -173,7 +185,7 @@ class _Handshake(TwistedProtocol):
 
 
 class _SingleProtocolFactory(Factory):
-    """Hands out one protocol; starts and stops with the application's `factory`."""
+    """Builds one given protocol. Starts and stops together with the application's `factory`."""
 
     noisy = False
 
@@ -195,11 +207,12 @@ class _SingleProtocolFactory(Factory):
 
 @implementer(IStreamClientEndpoint)
 class HostEndpoint:
-    """TCP to a host, at the first of its addresses that answers (RFC 8305).
+    """Connects by TCP to the first address of a host that answers (RFC 8305).
 
-    `usable` tells whether connections from this machine to an address and port are possible at all.
-    Connecting fails with `NotConnected`, or with `OutOfResources` if none of the addresses could be
-    tried for want of something of this machine's."""
+    `usable` returns whether this machine can send to an address and port at all (see `is_usable`).
+    Connecting fails with `NotConnected`, or with `OutOfResources` if every attempt failed because
+    this machine lacks a resource.
+    """
 
     def __init__(
         self, reactor: Any, host: str, port: int, names: Names, usable: Callable[[str, int], bool]
@@ -228,8 +241,9 @@ class HostEndpoint:
     def _error(
         self, addresses: Sequence[Address], errors: Sequence[Exception | None]
     ) -> NotConnected:
-        """What to say of the addresses' errors; the machine's own shortage only if it is the only
-        one.
+        """Return the error for a host of which no address answered.
+
+        It speaks of this machine's shortage only if every address failed because of one.
         """
         shortages = [
             self._shortage(address, error) for address, error in zip(addresses, errors, strict=True)
@@ -252,11 +266,12 @@ class HostEndpoint:
 
 
 class _Race:
-    """Tries endpoints one after the other, the next one when one fails or has not answered for 0.3
-    s.
+    """Tries endpoints one after the other.
 
-    `winner` fires with the first protocol, or with None when all have failed: then `errors` holds
-    each one's error. Cancelling it ends all attempts."""
+    The next attempt begins when one fails, or 0.3 s after it began. `winner` fires with the first
+    protocol, or with None if all attempts have failed; `errors` then has the error of each.
+    Cancelling `winner` ends all attempts.
+    """
 
     def __init__(
         self,
@@ -291,7 +306,7 @@ class _Race:
 
     def _win(self, protocol: IProtocol, attempt: Deferred[IProtocol]) -> None:
         self._pending.remove(attempt)
-        if self._stopped:  # it came too late to be cancelled
+        if self._stopped:  # connected in spite of being cancelled
             cast("Any", protocol).transport.abortConnection()
             return
         self._stop()
@@ -322,11 +337,11 @@ def _describe(error: Exception | None) -> str:
 
 
 def is_usable(address: str, port: int) -> bool:
-    """Whether this machine has an address of its own to send from to that one; True if it has run
-    out of files.
+    """Return whether this machine has a source address for packets to `address`.
 
-    Sends nothing: a UDP socket only notes its peer, and takes none of the TCP ports that may be
-    used up."""
+    Also True if the check fails because this machine has run out of a resource. Nothing is sent: a
+    UDP socket only stores its peer, and uses none of the TCP ports.
+    """
     try:
         with socket.socket(
             socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM

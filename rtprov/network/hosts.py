@@ -1,7 +1,8 @@
-"""Which hosts may stand in an option's URL, and how they are written from then on.
+"""Parses the hosts and URLs of options, and writes them in one form.
 
-A host is accepted if it can work: it can be looked up and, where TLS verifies it, a certificate can
-hold it."""
+A host is accepted if it can work: it can be looked up and, if TLS verifies it, a certificate can
+contain it.
+"""
 
 from __future__ import annotations
 
@@ -12,28 +13,30 @@ from urllib.parse import quote, unquote, urlsplit
 from service_identity.hazmat import DNS_ID
 
 MAX_NAME = 253
-# Letters, digits, hyphens as RFC 1123 §2.1 has them, and the underscores of container networks.
+# Letters, digits and hyphens (RFC 1123 §2.1), and underscores, which container networks use.
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _NO_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
-_PATH = "/%:@!$&'()*+,;=~"  # RFC 3986 §3.3, beside letters, digits and -._
+_PATH = "/%:@!$&'()*+,;=~"  # RFC 3986 §3.3, in addition to letters, digits and -._
 _UNPRINTABLE = re.compile(r"[\x00-\x20\x7f\\]")
 
 
 def parse_host(text: str, *, verified: bool) -> str:
-    """The host as it is looked up and verified: an IP address, or a DNS name in lower case, with
-    A-labels (RFC 5890).
+    """Return the host in the form that is looked up and verified.
 
-    A dot at a name's end stays: it says that the name is not to be looked up in search domains.
-    `verified` says that a certificate must hold it. Raises ValueError with a sentence that does not
-    repeat the host: it may be part of a password."""
+    This is an IP address, or a DNS name in lower case with A-labels (RFC 5890). A trailing dot is
+    kept: it means that the name is not looked up in search domains.
+
+    `verified` says that a certificate must contain the host. Raises ValueError with a message that
+    does not repeat the host, which may be part of a password.
+    """
     try:
         address = ip_address(text)
     except ValueError:
         return _parse_name(text)
     if verified and "%" in text:
         raise ValueError(
-            "an address with a zone (%eth0) stands in no certificate; give a name or another"
+            "a certificate cannot contain an address with a zone (%eth0); give a name or another"
             " address"
         )
     return str(address)
@@ -44,8 +47,8 @@ def _parse_name(text: str) -> str:
     if not name.isascii():
         try:
             name = DNS_ID(name).hostname.decode()
-        except ValueError:  # of the idna package
-            raise ValueError("the host is no valid international name (IDNA)") from None
+        except ValueError:  # raised by the idna package
+            raise ValueError("the host is not a valid international name (IDNA)") from None
     labels = name.removesuffix(".").split(".")
     if len(name) > MAX_NAME or not all(_LABEL.fullmatch(label) for label in labels):
         raise ValueError(
@@ -54,21 +57,21 @@ def _parse_name(text: str) -> str:
         )
     if _NUMBER.fullmatch(labels[-1]):
         raise ValueError(
-            "the host looks like an IPv4 address and is none: expected four numbers from 0 to 255"
+            "the host is not a valid IPv4 address: expected four numbers from 0 to 255"
         )
     return name
 
 
 def bracketed(host: str) -> str:
-    """The host as it stands in a URL and in a ``Host`` field."""
+    """Return the host as it is written in a URL and in a ``Host`` field."""
     return f"[{host}]" if ":" in host else host
 
 
 def parse_https_url(text: str) -> str:
-    """An ``https:`` URL with a host that TLS can verify, and with neither user nor query; without a
-    slash at its end.
+    """Return an ``https:`` URL in normal form, without a trailing slash.
 
-    Raises ValueError with a sentence.
+    TLS must be able to verify the host. User, query and fragment are not allowed. Raises ValueError
+    with a message for the operator.
     """
     example = "expected an https:// URL such as https://localhost:8444"
     if _UNPRINTABLE.search(text):

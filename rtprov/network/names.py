@@ -1,11 +1,15 @@
-"""Names are looked up on threads of their own: one look-up may block for a minute, and nothing else
-is to wait for it.
+"""Looks host names up on separate threads, so that a slow name server blocks nothing else.
 
-The system's own `getaddrinfo` is asked, since it knows what the administrator has set up
-(/etc/hosts, search domains, NSS); it blocks for as long as a name server does not answer. So each
-look-up has a deadline, those for one name share a thread, the number of threads is bounded, for
-each name too, so that one name's look-ups cannot use up another's, and the threads are daemons: a
-stop waits for none."""
+The system's `getaddrinfo` does the work, because it follows the administrator's configuration
+(/etc/hosts, search domains, NSS). It blocks for as long as a name server does not answer, which may
+be a minute. Therefore:
+
+- Each look-up has a deadline.
+- Look-ups for the same name share a thread.
+- The number of threads is limited, in total and for each name. Look-ups for one name cannot use up
+  the threads of another.
+- The threads are daemons, so a stopping process does not wait for them.
+"""
 
 from __future__ import annotations
 
@@ -34,8 +38,8 @@ from rtprov.network.shortages import shortage_of
 DEADLINE_S = 5.0
 MAX_THREADS = 16
 MAX_THREADS_PER_NAME = 3
-# then a further thread asks again; the system's own limits for a name server that is silent lie
-# below that
+# After this time a further thread tries again. The system's own timeouts for a silent name server
+# are shorter.
 STUCK_AFTER_S = 30.0
 
 Address = IPv4Address | IPv6Address
@@ -45,7 +49,7 @@ GetAddrInfo = Callable[..., Sequence[tuple[Any, ...]]]
 
 @define(eq=False)
 class _LookUp:
-    """One thread's work, and who waits for it."""
+    """The work of one thread, and the Deferreds that wait for its result."""
 
     host: str
     family: int
@@ -55,11 +59,12 @@ class _LookUp:
 
 @implementer(IHostnameResolver)
 class Names:
-    """Looks names up.
+    """Looks names up. Also a resolver for Twisted's reactor.
 
-    `run_in_thread` runs a function on a new daemon thread, and raises RuntimeError if there is none
-    to be had; `call_from_thread` brings a call back to the reactor's thread; `getaddrinfo` is
-    `socket.getaddrinfo`."""
+    `run_in_thread` runs a function on a new daemon thread; it raises RuntimeError if no thread can
+    be started. `call_from_thread` calls a function on the reactor's thread. `getaddrinfo` is
+    `socket.getaddrinfo`.
+    """
 
     def __init__(
         self,
@@ -76,11 +81,11 @@ class Names:
         self._running: list[_LookUp] = []
 
     def look_up(self, host: str, family: int = socket.AF_UNSPEC) -> Deferred[list[Address]]:
-        """Fire with the host's addresses (their port is 0), best first (RFC 6724); there is at
-        least one. IP addresses need no look-up.
+        """Fire with the host's addresses (with port 0), best first (RFC 6724); at least one.
 
-        Fails with `NotConnected` after 5 s at the latest, or with `OutOfResources`. Cancelling
-        gives the wait up, not the look-up."""
+        IP addresses need no look-up. Fails with `NotConnected` after 5 s at the latest, or with
+        `OutOfResources`. Cancelling ends the wait, but not the look-up.
+        """
         literal = _literal(host, family)
         if literal:
             return succeed(literal)
@@ -99,8 +104,9 @@ class Names:
         return waiter.addTimeout(DEADLINE_S, self._clock, lambda *_: Failure(late))
 
     def _joinable(self, host: str, family: int) -> _LookUp | None:
-        """The look-up to join, if there is one that may still end, or that no other may stand
-        beside.
+        """Return a running look-up to wait for, or None if a new one should begin.
+
+        A look-up that takes too long is not joined, unless the name has used up its threads.
         """
         same = [each for each in self._running if (each.host, each.family) == (host, family)]
         if same and (
@@ -112,19 +118,19 @@ class Names:
 
     def _begin(self, host: str, family: int) -> _LookUp:
         if len(self._running) >= MAX_THREADS:
-            raise OutOfResources(f"all {MAX_THREADS} threads that look names up are busy")
+            raise OutOfResources(f"all {MAX_THREADS} threads for name look-ups are busy")
         look_up = _LookUp(host, family, self._clock.seconds())
         try:
             self._run_in_thread(partial(self._run, look_up))
         except RuntimeError as error:
             raise OutOfResources(
-                f"no thread to look {host} up could be started ({error}); see ulimit -u"
+                f"could not start a thread to look up {host} ({error}); see ulimit -u"
             ) from None
         self._running.append(look_up)
         return look_up
 
     def _run(self, look_up: _LookUp) -> None:
-        """Runs on the look-up's own thread."""
+        """Look the name up. Runs on the look-up's own thread."""
         result: list[Address] | Failure
         try:
             result = _addresses(_resolve(self._getaddrinfo, look_up.host, look_up.family))
@@ -140,7 +146,7 @@ class Names:
         elif not result:
             error = NotConnected(f"the name {look_up.host} has no address")
         for waiter in look_up.waiting:
-            if waiter.called:  # given up
+            if waiter.called:  # cancelled, or timed out
                 continue
             if error is None:
                 waiter.callback(cast("list[Address]", result))
@@ -155,7 +161,7 @@ class Names:
         addressTypes: Sequence[type] | None = None,
         transportSemantics: str = "TCP",
     ) -> IHostResolution:
-        """The same for Twisted, which hears nothing of reasons."""
+        """Implement `IHostnameResolver`, which has no way to report a reason."""
         types = list(addressTypes or _FAMILIES)
         looking = self.look_up(
             hostName, _FAMILIES[types[0]] if len(types) == 1 else socket.AF_UNSPEC
@@ -179,7 +185,7 @@ class _Resolution:
     _looking: Deferred[Any]
 
     def cancel(self) -> None:
-        """Give the wait up."""
+        """End the wait."""
         self._looking.cancel()
 
 
@@ -187,14 +193,16 @@ def _resolve(getaddrinfo: GetAddrInfo, host: str, family: int) -> Sequence[tuple
     try:
         return getaddrinfo(host, None, family, socket.SOCK_STREAM)
     except socket.gaierror:
-        # where no file can be opened, the C library says that there is no such name
+        # If no file can be opened, the C library reports an unknown name. Opening a socket then
+        # raises the real error.
         with socket.socket():
             raise
 
 
 def _literal(host: str, family: int) -> list[Address]:
-    """The address that `host` is; nothing if it is a name. Asks nobody: not even `getaddrinfo`,
-    which may block.
+    """Return the address if `host` is an IP address, else nothing.
+
+    Does not call `getaddrinfo`, which may block.
     """
     try:
         address = ip_address(host)
@@ -206,7 +214,7 @@ def _literal(host: str, family: int) -> list[Address]:
             )
         else:
             found = IPv4Address("TCP", str(address), 0)
-    except (ValueError, OSError):  # OSError: there is no such interface
+    except (ValueError, OSError):  # OSError: no such network interface
         return []
     return [found] if family in (socket.AF_UNSPEC, _FAMILIES[type(found)]) else []
 

@@ -1,9 +1,10 @@
-"""The PROXY protocol, versions 1 and 2: a proxy says in front of each connection which client it is
-for (https://www.haproxy.org/download/2.6/doc/proxy-protocol.txt).
+"""The PROXY protocol, versions 1 and 2: a proxy sends the client's address before its data.
 
-`ProxiedEndpoint` is the endpoint that ``haproxy:`` describes. It replaces Twisted's own, which
-accepts any text as an address, logs a traceback if a port is not a number or if the factory refuses
-a connection, and has no hook for the moment when the client's address is known."""
+The specification is https://www.haproxy.org/download/2.6/doc/proxy-protocol.txt. `ProxiedEndpoint`
+implements ``haproxy:`` endpoints. It replaces Twisted's own, which accepts any text as an address,
+logs a traceback if a port is not a number or if the factory refuses a connection, and has no hook
+for the moment when the client's address is known.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 WARN_EVERY_S = 60.0
 MAX_V1_BYTES = 107
-# at most 216 for addresses; the rest is for further fields (TLVs), which are ignored
+# Addresses take at most 216 bytes. The rest is for further fields (TLVs), which are ignored.
 MAX_V2_BYTES = 4096
 
 _V1_BEGIN = b"PROXY "
@@ -48,13 +49,14 @@ _log = Logger()
 
 
 class BadHeader(Exception):
-    """A connection does not begin with a PROXY header."""
+    """A connection does not begin with a valid PROXY header."""
 
 
 @attrs.frozen
 class Header:
-    """A PROXY header of `length` bytes. The addresses are None if it has none, as for the proxy's
-    health checks.
+    """A PROXY header of `length` bytes.
+
+    The addresses are None if the header has none, as in a proxy's health checks.
     """
 
     length: int
@@ -63,7 +65,10 @@ class Header:
 
 
 def parse_header(data: bytes) -> Header | None:
-    """The header that `data` begins with; None while it is not complete. Raises `BadHeader`."""
+    """Return the header at the beginning of `data`; None while it is incomplete.
+
+    Raises `BadHeader`.
+    """
     if data.startswith(_V2_BEGIN):
         return _parse_v2(data)
     if data.startswith(_V1_BEGIN):
@@ -95,7 +100,7 @@ def _parse_v1(data: bytes) -> Header | None:
 
 
 def _tcp(family: str, host: str, port: int) -> IAddress:
-    """Raises `BadHeader`."""
+    """Return a TCP address. Raises `BadHeader`."""
     if port > 65535:
         raise BadHeader
     try:
@@ -149,26 +154,25 @@ def _v6(packed: bytes, port: int) -> IAddress:
 
 @runtime_checkable
 class KnowsPeerLater(Protocol):
-    """A protocol that is called when ``getPeer`` of its transport returns the client, and no longer
-    the proxy.
+    """A protocol that is told when its transport's ``getPeer`` starts to return the client.
+
+    Until then, ``getPeer`` returns the proxy.
     """
 
     def peer_known(self) -> bool:
-        """Called once, before any data of the client. Returns False if the connection is to be
-        closed.
-        """
+        """Called once, before the client's first data. Return False to close the connection."""
 
 
 class ProxiedProtocol(ProtocolWrapper):
-    """Reads the header, then passes all data on to the wrapped protocol. Before the header, the
-    peer is the proxy.
+    """Reads the PROXY header, then passes all data on to the wrapped protocol.
 
     A connection that does not begin with a valid header is aborted. The wrapped protocol is
-    connected at once, so its own timeout also limits the time that a header may take."""
+    connected from the start, so its own timeout also limits the time for the header.
+    """
 
     factory: ProxiedFactory
     _header: Header | None = None
-    _begun = b""  # what has arrived of the header
+    _begun = b""  # the part of the header that has arrived
     _aborted = False
 
     def dataReceived(self, data: bytes) -> None:
@@ -193,7 +197,7 @@ class ProxiedProtocol(ProtocolWrapper):
             self.wrappedProtocol.dataReceived(data)
 
     def abort(self) -> None:
-        """Close the connection at once; data that has arrived is not passed on."""
+        """Close the connection at once. Data that has arrived is not passed on."""
         self._aborted = True
         cast("ITCPTransport", self.transport).abortConnection()
 
@@ -211,8 +215,9 @@ class ProxiedProtocol(ProtocolWrapper):
 
 
 class ProxiedFactory(WrappingFactory[ProxiedProtocol]):
-    """Expects a PROXY header on each connection to `factory`, whose ``buildProtocol`` gets None for
-    an address.
+    """Reads a PROXY header on each connection to `factory`.
+
+    ``buildProtocol`` of `factory` is called with None, since the client's address is not known yet.
     """
 
     protocol = ProxiedProtocol
@@ -228,23 +233,26 @@ class ProxiedFactory(WrappingFactory[ProxiedProtocol]):
         return None if wrapped is None else ProxiedProtocol(self, wrapped)
 
     def warn_of_bad_header(self, proxy: object) -> None:
-        """Log a connection without a valid header, at most one a minute: clients that connect
-        directly cause many.
+        """Log a connection without a valid header, at most once a minute.
+
+        Clients that connect directly cause many of them.
         """
         now = self._clock.seconds()
         if now >= self._warn_from:
             self._warn_from = now + WARN_EVERY_S
             _log.warn(
-                "a connection from {address} was closed, as others may be: it did not begin with a"
-                " PROXY header",
+                "closed a connection from {address}: it did not begin with a PROXY header; more are"
+                " not logged for {quiet_s:g} s",
                 address=getattr(proxy, "host", "a local socket"),
+                quiet_s=WARN_EVERY_S,
             )
 
 
 @implementer(IStreamServerEndpoint)
 class ProxiedEndpoint:
-    """Listens where `endpoint` does, for connections that begin with a PROXY header. `clock` limits
-    log lines.
+    """Listens on `endpoint` for connections that begin with a PROXY header.
+
+    `clock` limits the rate of log lines.
     """
 
     def __init__(self, endpoint: IStreamServerEndpoint, clock: IReactorTime) -> None:

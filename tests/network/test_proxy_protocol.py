@@ -338,8 +338,8 @@ class BadHeaders(ProxiedTestCase):
                 self.assertEqual((client.lost, bytes(client.received)), (True, b""), data)
         self.assertEqual(self.connections.open, 0)
         line = (
-            "a connection from 127.0.0.1 was closed, as others may be: it did not begin with a"
-            " PROXY header"
+            "closed a connection from 127.0.0.1: it did not begin with a PROXY header; more are not"
+            " logged for 60 s"
         )
         self.assertEqual(self.log, [line] * 2)  # two ports
         self.network.advance(WARN_EVERY_S)
