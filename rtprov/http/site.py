@@ -11,38 +11,32 @@ from typing import TYPE_CHECKING, Any, cast
 
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
-from twisted.web.http import HTTPChannel, datetimeToString
+from twisted.web.http import datetimeToString
 from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from rtprov.errors import BodyTooLarge, RtprovError
 from rtprov.http.admission import Admission, Caller, caller_at
+from rtprov.http.channel import LimitedChannel
 from rtprov.http.refusals import STATUSES, Refusals
 from rtprov.http.request import MAX_BODY_BYTES, JsonRequest
 from rtprov.http.responses import answer_error, answer_for, encode, envelope, phrase
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+    from twisted.internet.interfaces import IReactorTime
     from twisted.web.http_headers import Headers
     from twisted.web.resource import IResource
 
 IDLE_TIMEOUT_S = 60  # for a request to arrive as a whole, and between requests
-CLOSE_TIMEOUT_S = 15
 
 
-class JsonChannel(HTTPChannel):
-    """An HTTP/1.1 connection that refuses in JSON too what is no proper request, and that no client
-    can hold for ever.
-    """
+class JsonChannel(LimitedChannel):
+    """A connection that answers invalid and unauthorized requests with errors in JSON."""
 
     site: JsonSite
     refused = False
     _caller: Caller | None = None
-    _arriving = False
-    _cut: IDelayedCall | None = None
-    _held: bytes | None = None  # what has arrived behind the request that was answered last
-    _unread = False  # whether the client lets our answers wait
 
     def admit(self, headers: Headers) -> Caller:
         """Who sends a request with these headers. Raises what it is refused for."""
@@ -87,7 +81,7 @@ class JsonChannel(HTTPChannel):
             b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
             % (
                 status,
-                phrase(status).encode(),
+                _REASON_PHRASES[status],
                 datetimeToString(),
                 fields,
                 len(body),
@@ -109,65 +103,20 @@ class JsonChannel(HTTPChannel):
         self.site.channels[self] = None
         if self.site.waiting is not None:
             self.site.waiting.append(self)
-            self._held = b""
+            self.hold_requests()
 
-    def site_opened(self) -> None:
-        """Requests are answered from now on."""
-        self._go_on()
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.site.channels.pop(self, None)
+        super().connectionLost(reason)
 
-    def close_behind_the_answer(self) -> None:
-        """Close, behind the answer of the request that is under way or arriving."""
+    def close_after_answer(self) -> None:
+        """Close after the answer to the current request, or at once if there is no request."""
         for request in self.requests:
             self.persistent = False
             if not request.startedWriting:
                 request.responseHeaders.setRawHeaders(b"Connection", [b"close"])
-        if not self.requests and not self._arriving:
+        if not self.requests and not self.arriving:
             self.loseConnection()
-
-    def dataReceived(self, data: bytes) -> None:
-        if self._held is not None:
-            self._hold(data)
-        # TLS hands on what comes behind its close, which is no request any more
-        elif self._cut is None:
-            super().dataReceived(data)
-
-    def requestDone(self, request: Request) -> None:
-        """Called when a request is answered. The next waits for the reactor's next turn, and for a
-        client who reads.
-
-        Twisted would answer all that has arrived at once: a thousand requests in one piece, whose
-        answers fill the memory if nobody reads."""
-        self.paused = True  # LineReceiver's
-        super().requestDone(request)
-        self.paused = False
-        rest = self.clearLineBuffer()
-        if self.persistent:
-            self._held = b""
-            self.callLater(0, self._go_on)
-            if rest:
-                self._hold(rest)
-
-    def _hold(self, data: bytes) -> None:
-        assert self._held is not None
-        self._held += data
-        cast("Any", self.transport).pauseProducing()
-
-    def _go_on(self) -> None:
-        if self._held is not None and not self._unread:
-            rest, self._held = self._held, None
-            if rest:
-                cast("Any", self.transport).resumeProducing()
-                self.dataReceived(rest)
-
-    def pauseProducing(self) -> None:
-        self._unread = True
-        super().pauseProducing()
-
-    def resumeProducing(self) -> None:
-        self._unread = False
-        super().resumeProducing()
-        if self._held is not None:
-            self.callLater(0, self._go_on)
 
     def headerReceived(self, line: bytes) -> bool:
         try:
@@ -191,38 +140,8 @@ class JsonChannel(HTTPChannel):
         request.responseHeaders.setRawHeaders(b"Connection", [b"close"])
         return False
 
-    def allContentReceived(self) -> None:
-        self._arriving = False
-        super().allContentReceived()
-
-    def resetTimeout(self) -> None:
-        """Called with every piece that arrives. Only a request's first piece counts, or it could
-        trickle in for days.
-        """
-        if not self._arriving:
-            self._arriving = True
-            super().resetTimeout()
-
-    def timeoutConnection(self) -> None:
-        if self._arriving:
-            self.refuse(408, f"The request did not arrive within {self.site.timeout_s:g} s")
-        else:
-            self.loseConnection()
-
-    def loseConnection(self) -> None:
-        """Close once all is written; cut off a client that does not let it happen: TLS waits for
-        its farewell too.
-        """
-        if self._cut is None:
-            self._cut = self.callLater(CLOSE_TIMEOUT_S, cast("Any", self.transport).abortConnection)
-            super().loseConnection()
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        if self._cut is not None and self._cut.active():
-            self._cut.cancel()
-        self._held = None
-        self.site.channels.pop(self, None)
-        super().connectionLost(reason)
+    def request_timed_out(self) -> None:
+        self.refuse(408, f"The request did not arrive within {self.site.timeout_s:g} s")
 
     def lineLengthExceeded(self, line: bytes) -> None:
         self._refuse_head()
@@ -248,6 +167,19 @@ class JsonChannel(HTTPChannel):
             f"The request's head is too large: at most {self.totalHeadersSize} bytes and"
             f" {self.maxHeaders} fields are taken",
         )
+
+
+_REASON_PHRASES = {
+    400: b"Bad Request",
+    401: b"Unauthorized",
+    408: b"Request Timeout",
+    413: b"Content Too Large",
+    414: b"URI Too Long",
+    415: b"Unsupported Media Type",
+    417: b"Expectation Failed",
+    429: b"Too Many Requests",
+    431: b"Request Header Fields Too Large",
+}
 
 
 class _Refused(Resource):
@@ -301,7 +233,7 @@ class JsonSite(Site):
         """
         self.closing = True
         for channel in list(self.channels):
-            channel.close_behind_the_answer()
+            channel.close_after_answer()
 
     def hold(self) -> None:
         """Take connections, and let their requests wait for `open`."""
@@ -311,7 +243,7 @@ class JsonSite(Site):
         """Answer requests, first those that have waited."""
         waiting, self.waiting = self.waiting, None
         for channel in waiting or ():
-            channel.site_opened()
+            channel.resume_requests()
 
     def getResourceFor(self, request: Request) -> IResource:
         if isinstance(request, JsonRequest) and request.refusal is not None:

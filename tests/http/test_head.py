@@ -8,8 +8,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov.equipment.scenario import BUILT_IN
 from rtprov.equipment.stub import Stub
+from rtprov.http.channel import CLOSE_TIMEOUT_S
 from rtprov.http.head import is_host
-from rtprov.http.site import CLOSE_TIMEOUT_S
 from rtprov.model import State
 from tests.http.test_site import HttpTestCase
 from tests.support.front import BODY, GET_PATH, NOT_HTTP, POST_PATH

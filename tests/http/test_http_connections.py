@@ -7,8 +7,9 @@ from typing import Any, cast
 from twisted.internet.testing import StringTransport
 from twisted.web.resource import Resource
 
+from rtprov.http.channel import CLOSE_TIMEOUT_S
 from rtprov.http.request import MAX_BODY_BYTES
-from rtprov.http.site import CLOSE_TIMEOUT_S, IDLE_TIMEOUT_S, JsonChannel, JsonSite
+from rtprov.http.site import IDLE_TIMEOUT_S, JsonChannel, JsonSite
 from tests.http.test_site import CHUNKED, HttpTestCase
 from tests.support.front import BODY, CPE, POST_PATH
 from tests.support.memory import HIGH_WATER, MemoryTransport
