@@ -21,9 +21,9 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgentEndpointFactory, IBodyProducer
 from zope.interface import implementer
 
+from rtprov.equipment.answer_limits import HeadLimit
 from rtprov.equipment.answers import (
     OUTAGE_STATUSES,
-    HeadLimit,
     answered_at,
     header,
     interpret,

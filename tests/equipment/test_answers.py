@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClie
 from twisted.internet.protocol import Factory, Protocol
 from zope.interface import implementer
 
-from rtprov.equipment.answers import (
+from rtprov.equipment.answer_limits import (
     MAX_BODY_BYTES,
     MAX_HEAD_BYTES,
     MAX_INTERIM_ANSWERS,
