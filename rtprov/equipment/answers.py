@@ -115,10 +115,10 @@ def summary(reasons: list[BaseException]) -> str:
     """One line for log and journal: the reasons in words, or by class and message; they speak of
     connections, never of bodies.
     """
-    return "; ".join(dict.fromkeys(_in_words(reason) for reason in reasons))
+    return "; ".join(dict.fromkeys(_describe(reason) for reason in reasons))
 
 
-def _in_words(reason: BaseException) -> str:
+def _describe(reason: BaseException) -> str:
     if isinstance(reason, NotConnected):
         return str(reason)
     return explain(reason) or f"{type(reason).__name__}: {reason}".strip(": ")

@@ -49,7 +49,7 @@ _HTTP11ClientFactory.noisy = False
 
 MIN_WAIT_S = 60
 ANSWER_GRACE_S = 30
-SHORTAGE_TOLD_EVERY_S = 60.0
+SHORTAGE_LOGGED_EVERY_S = 60.0
 # A proxy before A closes idle connections after seconds (nginx 75, node 5, some 1), perhaps just
 # when an order is written: that order would count as an outage. Under load a connection is taken
 # again at once.
@@ -82,7 +82,7 @@ class HttpEquipment:
         self._clock = clock
         self._wall_clock = wall_clock
         self._reachability = Reachability()
-        self._shortage_told_at: float | None = None
+        self._shortage_logged_at: float | None = None
 
     def configure(self, task: Task, body: bytes) -> Deferred[tuple[State, str]]:
         """See `rtprov.interfaces.Equipment.configure`. Cancelling closes the connection to A."""
@@ -117,13 +117,13 @@ class HttpEquipment:
         if self._reachability.answered():
             self._log.info("A can be reached again")
 
-    def _note_miss(self, device: str, reasons: list[BaseException]) -> None:
+    def _note_unanswered(self, device: str, reasons: list[BaseException]) -> None:
         """Say why A, the service, cannot be reached: once for each reason, not for each task, and
         not for one device alone.
         """
         connected = any(isinstance(reason, (ConnectionDone, ConnectionLost)) for reason in reasons)
         reason = summary(reasons)
-        if self._reachability.missed(
+        if self._reachability.unanswered(
             device, reason, connected=connected, now=self._clock.seconds()
         ):
             self._log.warn(
@@ -135,8 +135,11 @@ class HttpEquipment:
     def _note_shortage(self, error: OutOfResources) -> None:
         """Say once a minute what this machine has run out of."""
         now = self._clock.seconds()
-        if self._shortage_told_at is None or now - self._shortage_told_at >= SHORTAGE_TOLD_EVERY_S:
-            self._shortage_told_at = now
+        if (
+            self._shortage_logged_at is None
+            or now - self._shortage_logged_at >= SHORTAGE_LOGGED_EVERY_S
+        ):
+            self._shortage_logged_at = now
             self._log.warn(
                 "calls to A wait for resources of this machine, which counts against no task:"
                 " {error}",
@@ -189,7 +192,7 @@ class HttpEquipment:
             raise defer.CancelledError from error
         wrong = unusable_answer(error)
         if wrong is None:
-            self._note_miss(device, reasons)
+            self._note_unanswered(device, reasons)
             raise EquipmentUnreachable(f"A cannot be reached: {summary(reasons)}") from error
         self._note_answer()
         if wrong.status in OUTAGE_STATUSES:

@@ -9,9 +9,9 @@ had no answer."""
 
 from __future__ import annotations
 
-ROW = 3
-ROW_SOON_AGAIN = 10
-SOON_S = 60.0
+UNANSWERED_LIMIT = 3
+UNANSWERED_LIMIT_SOON_AFTER = 10
+SOON_AFTER_S = 60.0
 MAX_REASONS = 5  # of one outage, that are told
 
 
@@ -21,22 +21,22 @@ class Reachability:
     """
 
     def __init__(self) -> None:
-        self._missed = 0  # calls in a row to which no connection came about
+        self._unconnected = 0  # calls in a row to which no connection came about
         self._devices: set[str] = set()  # in a row, whose connection was closed without an answer
         # told of the present outage; None while A can be reached
         self._reasons: set[str] | None = None
-        self._told_at: float | None = None
+        self._reported_at: float | None = None
 
     def answered(self) -> bool:
         """A has answered, whatever it said. Return whether that is news: it could not be reached
         before.
         """
         was_out, self._reasons = self._reasons is not None, None
-        self._missed = 0
+        self._unconnected = 0
         self._devices.clear()
         return was_out
 
-    def missed(self, device: str, reason: str, *, connected: bool, now: float) -> bool:
+    def unanswered(self, device: str, reason: str, *, connected: bool, now: float) -> bool:
         """A call got no answer; `connected` says whether A had the order by then. Return whether
         the reason is to be told.
         """
@@ -48,9 +48,11 @@ class Reachability:
         if connected:
             self._devices.add(device)
         else:
-            self._missed += 1
-        soon = self._told_at is not None and now - self._told_at < SOON_S
-        if self._missed + len(self._devices) < (ROW_SOON_AGAIN if soon else ROW):
+            self._unconnected += 1
+        soon = self._reported_at is not None and now - self._reported_at < SOON_AFTER_S
+        if self._unconnected + len(self._devices) < (
+            UNANSWERED_LIMIT_SOON_AFTER if soon else UNANSWERED_LIMIT
+        ):
             return False
-        self._reasons, self._told_at = {reason}, now
+        self._reasons, self._reported_at = {reason}, now
         return True

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
 STATUSES = (401, 403, 429)
-MOST_A_SECOND = 10
+MAX_LINES_PER_S = 10
 
 _log = Logger(namespace="rtprov.audit")
 
@@ -33,14 +33,14 @@ class Refusals:
         self._clock = clock
         self._until = 0.0  # the end of the second that counts
         self._lines = 0  # in it
-        self._untold: Counter[int] = Counter()  # by status
+        self._suppressed: Counter[int] = Counter()  # by status
 
     def note(self, status: int, method: bytes, path: bytes, caller: str, why: str) -> None:
         """Write the line, or count it: the count follows at the end of the second."""
         now = self._clock.seconds()
-        if not self._until - 1.0 <= now < self._until and not self._untold:
+        if not self._until - 1.0 <= now < self._until and not self._suppressed:
             self._until, self._lines = now + 1.0, 0
-        if self._lines < MOST_A_SECOND:
+        if self._lines < MAX_LINES_PER_S:
             self._lines += 1
             _log.info(
                 "refused with {status}: {method} {path} from {caller}: {why}",
@@ -51,13 +51,15 @@ class Refusals:
                 why=why,
             )
             return
-        if not self._untold:
+        if not self._suppressed:
             self._clock.callLater(max(0.0, self._until - now), self._log_suppressed)
-        self._untold[status] += 1
+        self._suppressed[status] += 1
 
     def _log_suppressed(self) -> None:
-        untold, self._untold = self._untold, Counter()
-        counts = ", ".join(f"{count} with {status}" for status, count in sorted(untold.items()))
+        suppressed, self._suppressed = self._suppressed, Counter()
+        counts = ", ".join(f"{count} with {status}" for status, count in sorted(suppressed.items()))
         _log.info(
-            "refused {n} more requests within a second: {counts}", n=untold.total(), counts=counts
+            "refused {n} more requests within a second: {counts}",
+            n=suppressed.total(),
+            counts=counts,
         )

@@ -210,11 +210,11 @@ def _routable(target: bytes) -> bytes:
     if path is None:
         return b"/*"
     if b"%" in path or not path.isascii():
-        return b"/".join(_tame(segment) for segment in path.split(b"/"))
+        return b"/".join(_quote_segment(segment) for segment in path.split(b"/"))
     return path
 
 
-def _tame(segment: bytes) -> bytes:
+def _quote_segment(segment: bytes) -> bytes:
     """One path segment with what is no UTF-8, or would make two segments of it, replaced by U+FFFD,
     which no route and no id takes.
     """
