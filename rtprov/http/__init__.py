@@ -1,1 +1,1 @@
-"""One HTTP edge for all servers: limits on every request, admission, and answers in one form."""
+"""The HTTP server side of all commands: limits, admission, JSON answers, and health checks."""

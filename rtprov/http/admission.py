@@ -1,8 +1,8 @@
-"""Who may come in, and who it is: one `Admission` before all routes of the front end.
+"""Admission: identifies the caller of each request, and checks credentials, role and rate.
 
-A client is known by its bearer token's name, else by the common name of its certificate, else by
-its address; `Caller.name` says which of these it is. By this name requests are counted, and
-accepted tasks told of in the log."""
+A caller is named by its bearer token, else by the common name of its certificate, else by its
+address; see `Caller`. Requests are counted by this name, and audit lines show it.
+"""
 
 from __future__ import annotations
 
@@ -42,26 +42,28 @@ SAFE_METHODS = (b"GET", b"HEAD", b"OPTIONS")  # RFC 9110 §9.2.1
 
 @attrs.frozen
 class Caller:
-    """Who sends a request: ``token:NAME``, ``certificate:COMMON NAME`` or ``address:ADDRESS``; and
-    what it may do.
+    """The sender of a request.
+
+    `name` is ``token:NAME``, ``certificate:COMMON NAME`` or ``address:ADDRESS``. `role` is what the
+    caller may do.
     """
 
     name: str
     role: Role = Role.OPERATE
 
     def require(self, role: Role) -> None:
-        """Raises `Forbidden` where this caller has a lower role."""
+        """Raise `Forbidden` if this caller's role is lower than `role`."""
         if self.role < role:
             raise Forbidden(str(role), str(self.role))
 
     def check_method(self, method: bytes) -> None:
-        """Raises `Forbidden` where this caller may not use the method, whatever the path."""
+        """Raise `Forbidden` if this caller may not use the method on any path."""
         if method not in SAFE_METHODS:
             self.require(Role.ORDER)
 
 
 def caller_at(transport: ITransport) -> Caller:
-    """Who is at the other end of a connection, as far as that tells."""
+    """Return the caller at the other end of a connection, from its certificate or address."""
     certificate: Any = (
         transport.getPeerCertificate() if ISSLTransport.providedBy(transport) else None
     )
@@ -72,10 +74,10 @@ def caller_at(transport: ITransport) -> Caller:
 
 
 def _common_name(certificate: X509) -> str | bytes | None:
-    """The certificate's common name; None unless it has exactly one, of 1 to 64 characters (X.520),
-    that can be read.
+    """Return the certificate's common name.
 
-    A name that had to be chosen among several, or cut, could be that of another client.
+    Return None unless the certificate has exactly one, of 1 to 64 characters (X.520), that can be
+    parsed. A name that was selected among several, or shortened, could be another client's.
     """
     try:
         names = certificate.to_cryptography().subject.get_attributes_for_oid(NameOID.COMMON_NAME)
@@ -87,19 +89,23 @@ def _common_name(certificate: X509) -> str | bytes | None:
 
 
 def _printable(text: str | bytes) -> str:
-    """A name that begins no new line."""
+    """Return the name without characters that could begin a new line in the log."""
     shown = text if isinstance(text, str) else text.decode("utf-8", "replace")
     return "".join(each if each.isprintable() else "\ufffd" for each in shown)
 
 
 class Admission:
-    """Judges each request by its head, before anything of its body is kept.
+    """Checks each request's head, before any of its body is kept.
 
-    With `tokens`, a request must have one of them (an empty list lets nobody in), and has its role.
-    With `certificates`, clients have shown a certificate; they have the role ``order``, or the one
-    that `roles` has for its common name. Where neither is asked, everybody has ``operate``. With
-    `rate`, each client is kept to it; those who are not let in count by where they come from. `now`
-    gives seconds of a clock that never goes back, `wall_clock` seconds since the epoch."""
+    With `tokens`, a request must have one of them, and has its role; with an empty tuple, no
+    request is admitted. With `certificates`, clients have presented a certificate; they have the
+    role that `roles` has for its common name, or ``order``. Without either, every request has the
+    role ``operate``.
+
+    With `rate`, each caller is limited to it; a request without valid credentials counts for its
+    certificate or address. `now` returns seconds of a monotonic clock, `wall_clock` seconds since
+    the epoch.
+    """
 
     def __init__(
         self,
@@ -119,8 +125,9 @@ class Admission:
         self._rate = rate
 
     def admit(self, headers: Headers, caller: Caller) -> Caller:
-        """Who sends this request on `caller`'s connection. Raises one of `rtprov.errors`' where it
-        is not let in.
+        """Return the caller of a request with these headers on `caller`'s connection.
+
+        Raises an error of `rtprov.errors` if the request is refused.
         """
         refusal: RtprovError | None = None
         if self.tokens is not None:

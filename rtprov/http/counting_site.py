@@ -1,4 +1,4 @@
-"""A site that knows how many requests are under way, so that a stop can wait for them."""
+"""A site that counts the requests in progress, so that a stop can wait for them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class CountingSite(JsonSite):
-    """Knows how many requests are `under_way`."""
+    """Counts the requests in progress in `under_way`."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class CountingSite(JsonSite):
         self._waiting: list[Deferred[None]] = []
 
     def when_idle(self) -> Deferred[None]:
-        """Fire once no request is under way any longer."""
+        """Fire when no request is in progress any more."""
         idle: Deferred[None] = Deferred()
         self._waiting.append(idle)
         return idle

@@ -1,7 +1,8 @@
-"""The rules for the head of every request, on any path (RFC 9110 and RFC 9112).
+"""Checks for the head of every request, on any path (RFC 9110 and RFC 9112).
 
-Each check raises the error that the request is refused for. `rtprov.http.request` decides when the
-refusal is sent."""
+Each check raises the error with which the request is refused. `rtprov.http.request` decides when
+the refusal is sent.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 CONTINUE = b"100-continue"
 MAX_PORT = 65535
 
-# RFC 3986 §3.2.2: a registered name, to which IPv4 addresses belong too, or an address in brackets.
+# RFC 3986 §3.2.2: a registered name, which may be an IPv4 address, or an address in brackets.
 _REGISTERED_NAME = rb"(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*"
 _FUTURE = rb"[vV][0-9A-Fa-f]+\.[A-Za-z0-9._~!$&'()*+,;=:-]+"
 _HOST = re.compile(
@@ -26,7 +27,7 @@ _HOST = re.compile(
 
 
 def is_host(value: bytes, *, may_be_empty: bool) -> bool:
-    """Whether `value` is a host, with or without a port from 0 to 65535 (RFC 9110 §7.2)."""
+    """Return whether `value` is a host, with or without a port from 0 to 65535 (RFC 9110 §7.2)."""
     match = _HOST.fullmatch(value)
     if match is None:
         return False
@@ -47,11 +48,11 @@ def _is_ipv6(address: bytes) -> bool:
 
 
 def check_message(headers: Headers, version: bytes) -> None:
-    """Check that host and length of the request are clear. `version` is ``HTTP/1.1`` or
-    ``HTTP/1.0``.
+    """Check that the request's host and length are unambiguous.
 
-    Raises `MalformedRequest`. The connection must be closed then: it is not certain where the next
-    request begins."""
+    `version` is ``HTTP/1.1`` or ``HTTP/1.0``. Raises `MalformedRequest`. The connection must then
+    be closed, because it is not certain where the next request begins.
+    """
     hosts = headers.getRawHeaders(b"Host", [])
     if len(hosts) > 1:
         raise MalformedRequest("Host: expected one field, not several")
@@ -63,17 +64,17 @@ def check_message(headers: Headers, version: bytes) -> None:
     codings = headers.getRawHeaders(b"Transfer-Encoding", [])
     if codings and version != b"HTTP/1.1":  # RFC 9112 §6.1
         raise MalformedRequest("Transfer-Encoding: not expected in an HTTP/1.0 request")
-    # Twisted accepts identity, RFC 9112 does not
+    # Twisted accepts identity; RFC 9112 does not.
     if any(coding.lower() != b"chunked" for coding in codings):
         raise MalformedRequest("Transfer-Encoding: expected chunked")
 
 
 def check_expectation(headers: Headers, version: bytes) -> bool:
-    """Whether the client waits for a 100 before it sends the body (RFC 9110 §10.1.1). Raises
-    `ExpectationFailed`.
+    """Return whether the client waits for a 100 before it sends the body (RFC 9110 §10.1.1).
 
-    Leaves the field in the only form that Twisted understands: one ``100-continue``, or none.
-    HTTP/1.0 has no expectations, so the field is removed there."""
+    Raises `ExpectationFailed`. Leaves ``Expect`` in the only form that Twisted understands: one
+    ``100-continue``, or none. HTTP/1.0 has no expectations, so the field is removed there.
+    """
     expected = set(_members(headers, b"Expect")) if version == b"HTTP/1.1" else set()
     headers.removeHeader(b"Expect")
     if expected - {CONTINUE}:
@@ -90,8 +91,9 @@ def check_content_encoding(headers: Headers) -> None:
 
 
 def _members(headers: Headers, name: bytes) -> list[bytes]:
-    """The members of all fields of this name, in lower case; empty ones are passed over (RFC 9110
-    §5.6.1).
+    """Return the members of all fields of this name, in lower case.
+
+    Empty members are ignored (RFC 9110 §5.6.1).
     """
     members = b",".join(headers.getRawHeaders(name, [])).split(b",")
     return [member for member in (each.strip(b" \t").lower() for each in members) if member]
@@ -101,15 +103,15 @@ _AUTHORITY = re.compile(rb"https?://([^/?#]*)", re.IGNORECASE)
 
 
 def path_of(target: bytes) -> bytes | None:
-    """The path in a request's target (RFC 9112 §3.2), whose query was cut off. None if it has no
-    path, like ``*``.
+    """Return the path of a request's target without query (RFC 9112 §3.2); None if it has no path.
 
-    The host of an absolute URI takes the place of Host, and neither is compared with anything.
-    Raises `MalformedRequest` if it is not a valid host, for example empty or with a user name
-    before it (RFC 9110 §4.2)."""
+    ``*`` is a target without a path. The host of an absolute URI replaces ``Host``; neither is
+    compared with anything. Raises `MalformedRequest` if that host is not valid, for example empty
+    or preceded by a user name (RFC 9110 §4.2).
+    """
     origin = _AUTHORITY.match(target)
     if origin is not None and not is_host(origin[1], may_be_empty=False):
         raise MalformedRequest("The request's target is not a valid URI")
     path = target if origin is None else target[origin.end() :] or b"/"
-    # routing passes over leading slashes
+    # The routing ignores leading slashes.
     return path if path.startswith(b"/") and not path.startswith(b"//") else None

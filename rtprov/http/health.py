@@ -1,9 +1,14 @@
-"""Whether a process is alive, and whether it is of use: ``/livez`` and ``/readyz``, for whoever
-restarts and routes.
+"""Health checks: ``/livez`` for supervisors, ``/readyz`` for load balancers.
 
-Alive is what answers. Ready is a front end whose broker confirms, and for each of whose shards a
-worker answers and has the front end's sealing key; a worker that has replayed its journals and
-whose broker confirms; a stub. However often it is asked, a process looks once a second."""
+A process is alive if it answers. Readiness depends on the role:
+
+- A front end is ready if the broker confirms messages, and a worker of each shard answers and has
+  the front end's sealing key.
+- A worker is ready if it has replayed its journals, and the broker confirms messages.
+- A stub is always ready.
+
+However often a process is asked, it checks its readiness at most once a second.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +35,9 @@ REMEMBERED_S = 1.0
 
 
 class Readiness:
-    """Answers by `probe`, a coroutine function that raises `NotReady`; all who ask within a second
-    share one answer.
+    """Checks readiness with `probe`, a coroutine function that raises `NotReady`.
+
+    All requests within a second share one result.
     """
 
     def __init__(self, probe: Callable[[], Coroutine[Any, Any, None]], clock: IReactorTime) -> None:
@@ -42,8 +48,8 @@ class Readiness:
         self._waiters: list[Deferred[None]] | None = None
 
     async def check(self) -> None:
-        """Raises `NotReady`."""
-        # clocks are set back, too
+        """Return if the process is ready, else raise `NotReady`."""
+        # The clock may be set back.
         if not 0 <= self._clock.seconds() - self._looked_at < REMEMBERED_S:
             waiter: Deferred[None] = Deferred()
             if self._waiters is None:
@@ -69,7 +75,7 @@ class Readiness:
 
 
 def always_ready(clock: IReactorTime) -> Readiness:
-    """For what depends on nothing."""
+    """Return the readiness of a process that depends on nothing."""
 
     async def probe() -> None:
         await succeed(None)
@@ -78,7 +84,7 @@ def always_ready(clock: IReactorTime) -> Readiness:
 
 
 class Health:
-    """The two resources alone, for processes that have no other of their own."""
+    """Serves ``/livez`` and ``/readyz`` alone, on their own address."""
 
     app = Klein()
 
@@ -86,7 +92,7 @@ class Health:
         self._readiness = readiness
 
     def resource(self) -> IResource:
-        """What a `rtprov.http.site.JsonSite` serves."""
+        """Return the resource for a `rtprov.http.site.JsonSite`."""
         return json_resource(self.app)
 
     @app.handle_errors(Exception)
@@ -103,11 +109,11 @@ class Health:
 
 
 def answer_alive(request: IRequest) -> bytes:
-    """The answer to ``GET /livez``."""
+    """Return the answer to ``GET /livez``."""
     return answer(request, 200, envelope(200, "Alive"))
 
 
 async def answer_ready(request: IRequest, readiness: Readiness) -> bytes:
-    """The answer to ``GET /readyz``. Raises `NotReady`."""
+    """Return the answer to ``GET /readyz``. Raises `NotReady`."""
     await readiness.check()
     return answer(request, 200, envelope(200, "Ready"))

@@ -1,5 +1,7 @@
-"""Requests that are refused for who sends them (401, 403) or for how many there are (429): each
-leaves a line in the audit trail, until there are too many."""
+"""Audit lines for requests refused because of their caller (401, 403) or its rate (429).
+
+At most `MAX_LINES_PER_S` lines are written per second; further refusals are counted.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ MAX_LINES_PER_S = 10
 
 _log = Logger(namespace="rtprov.audit")
 
-# Only what looks like one of our paths is shown: others may hold anything, a token too.
+# Only known forms of paths are logged. Others may contain anything, even a token.
 _PATH = re.compile(
     rb"/api/v1/equipment/cpe/[A-Za-z0-9]{6,64}(?:/task(?:/[0-9a-f]{32})?)?|/api/v1/tasks/[0-9a-f]{32}|(?:/[a-z0-9.]{1,16}){1,4}"
 )
@@ -25,18 +27,19 @@ _METHOD = re.compile(rb"[A-Z]{1,10}")
 
 
 class Refusals:
-    """Those of one site. `clock` carries the timer; a second begins with the first refusal in
-    it.
+    """Writes the audit lines for the refusals of one site.
+
+    `clock` runs the timer. A second begins with the first refusal in it.
     """
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
-        self._until = 0.0  # the end of the second that counts
-        self._lines = 0  # in it
-        self._suppressed: Counter[int] = Counter()  # by status
+        self._until = 0.0  # the end of the current second
+        self._lines = 0  # lines written in it
+        self._suppressed: Counter[int] = Counter()  # refusals without a line, by status
 
     def note(self, status: int, method: bytes, path: bytes, caller: str, why: str) -> None:
-        """Write the line, or count it: the count follows at the end of the second."""
+        """Log one refusal. If there are too many, count it; the second's end logs the count."""
         now = self._clock.seconds()
         if not self._until - 1.0 <= now < self._until and not self._suppressed:
             self._until, self._lines = now + 1.0, 0

@@ -1,7 +1,6 @@
-"""One HTTP request of front end and stub: what it is held to before a handler sees it, and what
-handlers ask of it.
+"""One HTTP request: checks before a handler sees it, and functions for handlers.
 
-`rtprov.http.site` has the connections that requests come by.
+The connection of a request is in `rtprov.http.site`.
 """
 
 from __future__ import annotations
@@ -35,25 +34,25 @@ if TYPE_CHECKING:
 
     from rtprov.http.admission import Caller
 
-# An oversized body is read up to here, and answered when it ends: a client that is still sending
-# may never see an answer.
 MAX_BODY_BYTES = 65536
+# A larger body is read and discarded up to this size, and answered at its end: a client that is
+# still sending may never see the answer.
 MAX_DISCARDED_BYTES = 1024 * 1024
 
-# What needs no credentials: probes, which have none, and the description of the interface, which
-# holds no secret.
+# Paths that need no credentials: health checks, which have none, and the API's description, which
+# contains no secret.
 OPEN_PATHS = frozenset({b"/livez", b"/readyz", b"/docs", b"/openapi.json"})
 OPEN_FOLDERS: tuple[bytes, ...] = ()
-"""Paths that end in a slash: all below them is open, too."""
+"""Paths that end in a slash. Everything below them needs no credentials either."""
 
 
 def is_open(path: bytes) -> bool:
-    """Whether a path is answered without credentials."""
+    """Return whether a path is answered without credentials."""
     return path in OPEN_PATHS or path.startswith(OPEN_FOLDERS)
 
 
 def json_resource(app: Klein) -> IResource:
-    """The app's resource; no path of it redirects to another."""
+    """Return the app's resource. None of its paths redirects to another."""
     app.url_map.merge_slashes = False
     return cast("IResource", app.resource())
 
@@ -65,8 +64,9 @@ _JSON = re.compile(
 
 
 def check_media_type(request: IRequest) -> None:
-    """Take ``application/json``, any ``+json`` type, or no Content-Type at all. Raises
-    `UnsupportedMediaType`.
+    """Accept ``application/json``, any ``+json`` type, or no Content-Type at all.
+
+    Raises `UnsupportedMediaType`.
     """
     values = request.requestHeaders.getRawHeaders(b"Content-Type")
     if values is not None and (len(values) != 1 or not _JSON.fullmatch(values[0])):
@@ -74,7 +74,7 @@ def check_media_type(request: IRequest) -> None:
 
 
 def read_body(request: IRequest) -> bytes:
-    """The request's body, at most `MAX_BODY_BYTES`. Raises `BodyTooLarge`."""
+    """Return the request's body, at most `MAX_BODY_BYTES`. Raises `BodyTooLarge`."""
     if isinstance(request, JsonRequest) and request.too_large:
         raise BodyTooLarge(MAX_BODY_BYTES)
     assert request.content is not None
@@ -82,37 +82,40 @@ def read_body(request: IRequest) -> bytes:
 
 
 def caller_of(request: IRequest) -> Caller:
-    """Who sent the request."""
+    """Return the caller of the request."""
     assert isinstance(request, JsonRequest) and request.caller is not None
     return request.caller
 
 
 def abort_connection(request: IRequest) -> None:
-    """Close the request's connection with no answer."""
+    """Close the request's connection without an answer."""
     cast("Any", request).transport.abortConnection()
 
 
 class Connection(Protocol):
-    """What a request needs of the connection it comes by."""
+    """What a request needs of its connection."""
 
     refused: bool
 
     def admit(self, headers: Headers) -> Caller:
-        """Who sends a request with these headers. Raises what it is refused for."""
+        """Return the caller of a request with these headers. Raises the error to refuse it with."""
 
     def refuse_for(self, error: RtprovError) -> None:
-        """Answer an error of the table at once, and close."""
+        """Answer with an error of the table at once, and close the connection."""
 
     def note_refusal(self, request: JsonRequest, status: int, error: BaseException) -> None:
-        """A request is answered with an error of the table."""
+        """Called when a request is answered with an error of the table."""
 
 
 class JsonRequest(Request):
-    """Keeps no more of the body than is taken, and spells method and path so that Klein routes what
-    is meant.
+    """A request that keeps at most `MAX_BODY_BYTES` of its body.
+
+    `process` rewrites method and path where werkzeug's routing would misread them. `refusal` is the
+    error that the request is answered with, or None. `caller` is None unless the request is
+    admitted.
     """
 
-    channel: Connection  # type: ignore[assignment] # an HTTPChannel, of which no more is asked
+    channel: Connection  # type: ignore[assignment] # an HTTPChannel, used only through this Protocol
     defaultContentType = b"application/json"
     received = 0
     too_large = False
@@ -120,8 +123,9 @@ class JsonRequest(Request):
     refusal: RtprovError | None = None
 
     def gotLength(self, length: int | None) -> None:
-        """Judge the head, once it is complete. `length` is that of the body in bytes, None if it is
-        chunked.
+        """Check the complete head.
+
+        `length` is the length of the body in bytes, None if it is chunked.
         """
         self.content = io.BytesIO()
         try:
@@ -139,13 +143,13 @@ class JsonRequest(Request):
             if expects:
                 self._refuse_now(error)
                 return
-        # A client that sends Expect asks whether to send the body: where that is too large, the
-        # answer is no.
+        # A client that sends Expect asks whether to send the body. If it is too large, the answer
+        # is no.
         if length is not None and length > (MAX_BODY_BYTES if expects else MAX_DISCARDED_BYTES):
             self._refuse_now(BodyTooLarge(MAX_BODY_BYTES))
 
     def _refuse_now(self, error: RtprovError) -> None:
-        """Answer without the body, and do not ask for it."""
+        """Answer before the body has arrived, and do not ask the client for it."""
         self.requestHeaders.removeHeader(b"Expect")
         self.channel.refuse_for(error)
 
@@ -155,18 +159,18 @@ class JsonRequest(Request):
             self.too_large = True
         if not self.too_large and self.refusal is None:
             cast("io.BytesIO", self.content).write(data)
-        if self.received > MAX_DISCARDED_BYTES:  # a chunked body does not tell its length
+        if self.received > MAX_DISCARDED_BYTES:  # a chunked body does not announce its length
             self.channel.refuse_for(BodyTooLarge(MAX_BODY_BYTES))
 
     def getRequestHostname(self) -> bytes:
-        """Routes do not depend on the Host field, which may hold anything."""
+        """Return a constant: routes do not depend on the Host field."""
         return b"rtprov"
 
     def process(self) -> None:
         if self.channel.refused:
-            return  # the rest of a body that was refused
+            return  # the body of a request that was refused at its head
         if self.method != self.method.upper():
-            # methods are case-sensitive (RFC 9110 §9.1), werkzeug's routing is not
+            # Methods are case-sensitive (RFC 9110 §9.1); werkzeug's routing is not.
             self.method = b"~" + self.method
         try:
             self.path = _routable(self.path)
@@ -185,14 +189,14 @@ class JsonRequest(Request):
         super().process()
 
     def processingFailed(self, reason: Failure) -> Any:
-        """The last resort, for what failed outside of a handler."""
+        """Answer a request that failed outside of a handler."""
         body = answer_error(self, reason)
         if not self.startedWriting:
             self.write(body)
         self.finish()
 
     def note_refusal(self, status: int, error: BaseException) -> None:
-        """The answer is an error of the table."""
+        """Called by `answer_error` when the answer is an error of the table."""
         self.channel.note_refusal(self, status, error)
 
     def setResponseCode(self, code: int, message: bytes | None = None) -> None:
@@ -203,8 +207,9 @@ class JsonRequest(Request):
 
 
 def _routable(target: bytes) -> bytes:
-    """The path in a request's target, or one without a route if there is none. Raises
-    `MalformedRequest`.
+    """Return the path of a request's target, or one that has no route if the target has no path.
+
+    Raises `MalformedRequest`.
     """
     path = path_of(target)
     if path is None:
@@ -215,8 +220,9 @@ def _routable(target: bytes) -> bytes:
 
 
 def _quote_segment(segment: bytes) -> bytes:
-    """One path segment with what is no UTF-8, or would make two segments of it, replaced by U+FFFD,
-    which no route and no id takes.
+    """Return one path segment, quoted so that it stays one segment and is valid UTF-8.
+
+    Other bytes, and an encoded slash, become U+FFFD, which no route and no id accepts.
     """
     text = unquote_to_bytes(segment).decode("utf-8", "replace").replace("/", "\ufffd")
     return quote_from_bytes(text.encode(), safe="").encode()

@@ -1,7 +1,6 @@
-"""What every answer of front end and stub looks like: JSON, one envelope for errors, and one table
-from error to status.
+"""JSON answers: the envelope of errors, and the table from error class to HTTP status.
 
-Handlers of Klein return what `answer` returns, and hand their failures to `answer_error`.
+Klein handlers return what `answer` returns, and pass their failures to `answer_error`.
 """
 
 from __future__ import annotations
@@ -59,8 +58,7 @@ _RETRY = {"Retry-After": str(RETRY_AFTER_S)}
 _BEARER = 'Bearer realm="rtprov"'  # RFC 6750 §3
 _UNCERTAIN = "The task may or may not have been accepted: the broker's answer was lost"
 
-# From error to status, message (None: the error's own) and headers. The first class that fits
-# counts.
+# Error class, status, message (None: the error's own) and headers. The first matching row is used.
 _TABLE: tuple[tuple[type[Exception], int, str | None, Mapping[str, str]], ...] = (
     (InvalidBody, 400, None, {}),
     (MalformedRequest, 400, None, {}),
@@ -79,7 +77,7 @@ _TABLE: tuple[tuple[type[Exception], int, str | None, Mapping[str, str]], ...] =
     (UnsupportedContentEncoding, 415, None, {"Accept-Encoding": "identity"}),  # RFC 9110 §12.5.3
     (ExpectationFailed, 417, None, {}),
     (KeyReused, 422, None, {}),
-    (TooManyRequests, 429, None, {}),  # and its own Retry-After
+    (TooManyRequests, 429, None, {}),  # Retry-After is added from the error
     (ProvisioningFailed, 500, None, {}),
     (TaskCancelled, 500, None, {}),
     (Unconfirmed, 503, _UNCERTAIN, _RETRY),
@@ -98,7 +96,7 @@ def phrase(status: int) -> str:
 def answer(
     request: IRequest, status: int, document: object, headers: Mapping[str, str] | None = None
 ) -> bytes:
-    """Set status and headers, and return the body for a Klein handler to return."""
+    """Set status and headers; return the body, for a Klein handler to return."""
     body = encode(document)
     request.setResponseCode(status)
     request.setHeader(b"Content-Type", b"application/json")
@@ -110,7 +108,7 @@ def answer(
 
 
 def answer_bytes(request: IRequest, media_type: bytes, body: bytes) -> bytes:
-    """The same for a document that is made once and for all."""
+    """Set the headers of a constant document, and return its body."""
     request.setHeader(b"Content-Type", media_type)
     request.setHeader(b"Content-Length", b"%d" % len(body))
     request.setHeader(b"X-Content-Type-Options", b"nosniff")
@@ -118,7 +116,7 @@ def answer_bytes(request: IRequest, media_type: bytes, body: bytes) -> bytes:
 
 
 def envelope(status: int, message: str) -> dict[str, object]:
-    """What every error looks like."""
+    """Return the document of an error or a simple answer."""
     return {"code": status, "message": message}
 
 
@@ -129,8 +127,10 @@ def _answer_refusal(
     headers: Mapping[str, str] | None = None,
     detail: str | None = None,
 ) -> bytes:
-    """An error in its envelope; or, for who asks for ``application/problem+json`` (RFC 9457), as
-    that, with `detail` if there is any.
+    """Answer with an error in its envelope.
+
+    A client that asks for ``application/problem+json`` (RFC 9457) gets that instead, with `detail`
+    if there is one.
     """
     if not _asks_for_problem(request):
         return answer(request, status, envelope(status, message), headers)
@@ -146,8 +146,9 @@ def _answer_refusal(
 
 
 def _asks_for_problem(request: IRequest) -> bool:
-    """Whether ``Accept`` names the type of problems, and not plain JSON with a higher weight (RFC
-    9110 §12.5.1). ``*/*`` names nothing.
+    """Return whether ``Accept`` prefers ``application/problem+json`` (RFC 9110 §12.5.1).
+
+    It must name the type, with at least the weight of plain JSON. ``*/*`` does not count.
     """
     weights = {_PROBLEM_JSON: 0.0, b"application/json": 0.0}
     for accepted in b",".join(request.requestHeaders.getRawHeaders(b"Accept", [])).split(b","):
@@ -168,8 +169,9 @@ def _weight(parameter: bytes) -> float:
 
 
 def answer_error(request: IRequest, failure: Failure) -> bytes:
-    """The answer to a request that failed. What is in no row of the table is logged with its
-    traceback, and a plain 500.
+    """Answer a request that failed.
+
+    An error that is not in the table is logged with its traceback, and answered with a plain 500.
     """
     error = failure.value
     assert error is not None
@@ -178,7 +180,7 @@ def answer_error(request: IRequest, failure: Failure) -> bytes:
     row = answer_for(error)
     if row is not None:
         status, message, headers = row
-        note = getattr(request, "note_refusal", None)  # of our own requests
+        note = getattr(request, "note_refusal", None)  # only a `JsonRequest` has it
         if note is not None:
             note(status, error)
         return _answer_refusal(
@@ -198,7 +200,7 @@ def answer_error(request: IRequest, failure: Failure) -> bytes:
 
 
 def answer_for(error: BaseException) -> tuple[int, str, Mapping[str, str]] | None:
-    """Status, message and headers of an error that the table knows."""
+    """Return status, message and headers of an error; None if it is not in the table."""
     for kind, status, message, headers in _TABLE:
         if isinstance(error, kind):
             own = (

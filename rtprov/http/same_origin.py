@@ -1,6 +1,8 @@
-"""Requests that a browser sends for a page of another site. It sends a client's certificate with
-them by itself, so they are refused if they would change something, whatever the log-in (Fetch
-Metadata, ``Sec-Fetch-Site``; RFC 6454, ``Origin``)."""
+"""Protection against cross-site requests: refuses changes that a page of another site requests.
+
+A browser sends a client's certificate with such requests without asking. So they are refused
+whatever the credentials are (Fetch Metadata, ``Sec-Fetch-Site``; RFC 6454, ``Origin``).
+"""
 
 from __future__ import annotations
 
@@ -23,10 +25,10 @@ _DEFAULT_PORTS = {b"http": b":80", b"https": b":443"}
 
 
 def is_foreign(headers: Headers, secure: bool) -> bool:
-    """Whether a page of another origin sends the request, or may. `secure` says whether it came by
-    TLS.
+    """Return whether a page of another origin sends the request, or may have sent it.
 
-    What is no browser sends neither field.
+    `secure` says whether the request came over TLS. Clients other than browsers send neither field,
+    and are not foreign.
     """
     sites = headers.getRawHeaders(b"Sec-Fetch-Site")
     if sites is not None and (
@@ -54,7 +56,7 @@ def _host(host: bytes, scheme: bytes) -> bytes:
 
 
 class SameOrigin(Resource):
-    """Serves `resource`, but for foreign requests that would change something."""
+    """Serves `resource`, but refuses foreign requests with a method that may change something."""
 
     isLeaf = True
 

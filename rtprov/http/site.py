@@ -1,8 +1,9 @@
-"""The HTTP edge of front end and stub: limits on every request, and no answer that is not ours.
+"""The HTTP site of front end and stub: every answer, refusals too, is JSON.
 
-`JsonSite` serves a Klein resource. Whatever Twisted would answer in HTML, plain text or not at all
-(RFC 9110 §15) leaves it in the envelope of `rtprov.http.responses`. `rtprov.http.request` has what
-is done with each request."""
+`JsonSite` serves a Klein resource. Requests that Twisted would answer in HTML, in plain text or not
+at all (RFC 9110 §15) get the envelope of `rtprov.http.responses`. The checks of each request are in
+`rtprov.http.request`, the limits of a connection in `rtprov.http.channel`.
+"""
 
 from __future__ import annotations
 
@@ -28,25 +29,25 @@ if TYPE_CHECKING:
     from twisted.web.http_headers import Headers
     from twisted.web.resource import IResource
 
-IDLE_TIMEOUT_S = 60  # for a request to arrive as a whole, and between requests
+IDLE_TIMEOUT_S = 60  # for a request to arrive as a whole, and between two requests
 
 
 class JsonChannel(LimitedChannel):
-    """A connection that answers invalid and unauthorized requests with errors in JSON."""
+    """A connection that refuses invalid and unauthorized requests with errors in JSON."""
 
     site: JsonSite
     refused = False
     _caller: Caller | None = None
 
     def admit(self, headers: Headers) -> Caller:
-        """Who sends a request with these headers. Raises what it is refused for."""
+        """See `rtprov.http.request.Connection.admit`."""
         if self._caller is None:
             self._caller = caller_at(cast("Any", self.transport))
         admission = self.site.admission
         return self._caller if admission is None else admission.admit(headers, self._caller)
 
     def refuse_for(self, error: RtprovError) -> None:
-        """Answer an error of the table at once."""
+        """See `rtprov.http.request.Connection.refuse_for`."""
         row = answer_for(error)
         assert row is not None
         if self.requests:
@@ -54,14 +55,14 @@ class JsonChannel(LimitedChannel):
         self.refuse(*row)
 
     def note_refusal(self, request: Request, status: int, error: BaseException) -> None:
-        """Have a line written of a request that is refused for who sends it."""
+        """Log a request that is refused because of its caller, or of the caller's rate."""
         if self.site.refusals is None or status not in STATUSES:
             return
         caller = getattr(request, "caller", None) or self._caller
         name = getattr(error, "caller", None) or (
             "an unknown caller" if caller is None else caller.name
         )
-        # A request that is refused before its end does not know its method and path yet.
+        # Twisted sets the request's method and path only when all of it has arrived.
         method, path = (
             getattr(self, "_command", request.method),
             getattr(self, "_path", request.path).partition(b"?")[0],
@@ -69,7 +70,7 @@ class JsonChannel(LimitedChannel):
         self.site.refusals.note(status, method, path, name, getattr(error, "why", str(error)))
 
     def refuse(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
-        """Answer at once, whatever is still to come of the request, and close the connection."""
+        """Answer at once, without waiting for the rest of the request, and close the connection."""
         if self.refused:
             return
         self.refused = True
@@ -110,7 +111,7 @@ class JsonChannel(LimitedChannel):
         super().connectionLost(reason)
 
     def close_after_answer(self) -> None:
-        """Close after the answer to the current request, or at once if there is no request."""
+        """Close after the answer to the current request; at once if there is no request."""
         for request in self.requests:
             self.persistent = False
             if not request.startedWriting:
@@ -121,15 +122,17 @@ class JsonChannel(LimitedChannel):
     def headerReceived(self, line: bytes) -> bool:
         try:
             return cast("bool", super().headerReceived(line))
-        except ValueError:  # a Content-Length of more digits than Python reads
+        except ValueError:  # a Content-Length of more digits than Python converts
             self.refuse_for(BodyTooLarge(MAX_BODY_BYTES))
             return False
 
     def checkPersistence(self, request: Request, version: bytes) -> bool:
-        """Whether the connection goes on: not if any option of any ``Connection`` field is
-        ``close`` (RFC 9112 §9.3).
+        """Return whether the connection stays open after this request.
+
+        It does not if any option of any ``Connection`` field is ``close`` (RFC 9112 §9.3), or if
+        the site closes.
         """
-        # for `JsonRequest.gotLength`, which comes next; Twisted says it later
+        # `JsonRequest.gotLength` is called next and needs the version; Twisted sets it later.
         request.clientproto = version
         fields = b",".join(request.requestHeaders.getRawHeaders(b"Connection", []))
         goes_on = version == b"HTTP/1.1" and b"close" not in {
@@ -147,7 +150,7 @@ class JsonChannel(LimitedChannel):
         self._refuse_head()
 
     def _respondToBadRequestAndDisconnect(self) -> None:
-        """Twisted's hook for its bare 400 without a body."""
+        """Called by Twisted for an invalid request. Twisted's own 400 has no body."""
         if (
             self._receivedHeaderSize > self.totalHeadersSize
             or self._receivedHeaderCount > self.maxHeaders
@@ -157,15 +160,13 @@ class JsonChannel(LimitedChannel):
             self.refuse(400, "The request is not valid HTTP/1.1")
 
     def _refuse_head(self) -> None:
-        if not self.requests:  # its first line is not over yet
-            self.refuse(
-                414, f"The URL is too long: at most {self.totalHeadersSize} bytes are taken"
-            )
+        if not self.requests:  # the request line is not complete yet
+            self.refuse(414, f"The URL is too long: the limit is {self.totalHeadersSize} bytes")
             return
         self.refuse(
             431,
-            f"The request's head is too large: at most {self.totalHeadersSize} bytes and"
-            f" {self.maxHeaders} fields are taken",
+            f"The request's head is too large: the limits are {self.totalHeadersSize} bytes and"
+            f" {self.maxHeaders} fields",
         )
 
 
@@ -183,7 +184,7 @@ _REASON_PHRASES = {
 
 
 class _Refused(Resource):
-    """Stands in for every route, for a request that is not let in."""
+    """Replaces every route for a request that is not admitted."""
 
     isLeaf = True
 
@@ -196,15 +197,17 @@ class _Refused(Resource):
 
 
 class JsonSite(Site):
-    """Serves `resource` on HTTP/1.1 to those whom `admission` admits; without one, to everybody.
+    """Serves `resource` over HTTP/1.1 to the requests that `admission` admits; without it, to all.
 
-    `refusals` is told of those that are turned away. `reactor` carries the timers. A request has
-    `timeout_s` seconds to arrive as a whole, and as long may pass until the next one begins.
-    `channels` are its connections; `waiting` those whose requests wait for `open`, None while none
-    does. `closing` tells that it is about to end."""
+    `refusals` logs the requests that are refused. `reactor` runs the timers. A request has
+    `timeout_s` seconds to arrive as a whole. As much time may pass before the next one begins.
+
+    `channels` are the open connections. `waiting` are the connections that wait for `open`, None if
+    requests are answered. `closing` is set by `close`.
+    """
 
     noisy = False
-    protocol = JsonChannel  # type: ignore[assignment] # not Twisted's switch between HTTP/1.1 and HTTP/2
+    protocol = JsonChannel  # type: ignore[assignment] # Twisted's default selects HTTP/1.1 or HTTP/2
     requestFactory = JsonRequest
 
     def __init__(
@@ -228,19 +231,17 @@ class JsonSite(Site):
         self.closing = False
 
     def close(self) -> None:
-        """From now on an answer is the last one on its connection; where none is due, the
-        connection is closed.
-        """
+        """Close each connection after the answer to its current request; at once if it has none."""
         self.closing = True
         for channel in list(self.channels):
             channel.close_after_answer()
 
     def hold(self) -> None:
-        """Take connections, and let their requests wait for `open`."""
+        """Accept connections, but answer no request until `open` is called."""
         self.waiting = []
 
     def open(self) -> None:
-        """Answer requests, first those that have waited."""
+        """Answer requests, beginning with those that have waited."""
         waiting, self.waiting = self.waiting, None
         for channel in waiting or ():
             channel.resume_requests()
@@ -251,12 +252,12 @@ class JsonSite(Site):
         return cast("IResource", super().getResourceFor(request))
 
     def startFactory(self) -> None:
-        """No access log: a line for each poll would bury everything else."""
+        """Write no access log: clients poll, and a line for each poll would hide all others."""
 
     def stopFactory(self) -> None: ...
 
     def log(self, request: object) -> None: ...
 
     def acceptableProtocols(self) -> list[bytes]:
-        """What `rtprov.security.tls_server` agrees to by ALPN, the best first."""
+        """The protocols for ALPN, best first; `rtprov.security.tls_server` selects one."""
         return [b"http/1.1", b"http/1.0"]

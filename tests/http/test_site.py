@@ -10,8 +10,8 @@ from tests.support.front import BODY, GET_PATH, NO_ROUTE, NOT_HTTP, POST_PATH, F
 from tests.support.raw_http import RawClient, chunked, request
 
 TOO_LARGE = f"The body is too large: the limit is {MAX_BODY_BYTES} bytes"
-HEAD_TOO_LARGE = "The request's head is too large: at most 16384 bytes and 500 fields are taken"
-URL_TOO_LONG = "The URL is too long: at most 16384 bytes are taken"
+HEAD_TOO_LARGE = "The request's head is too large: the limits are 16384 bytes and 500 fields"
+URL_TOO_LONG = "The URL is too long: the limit is 16384 bytes"
 COMPLETED = {"code": 200, "message": "Completed"}
 CHUNKED = ("Transfer-Encoding: chunked", "Content-Type: application/json")
 
