@@ -1,3 +1,1 @@
-"""Service A: the client that calls it, the stub that stands in for it, and what the body of an
-order may hold.
-"""
+"""Service A: its HTTP client, its stub, and the validation of an order's body."""

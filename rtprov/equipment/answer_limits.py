@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 MAX_BODY_BYTES = 65536
 MAX_HEAD_BYTES = 65536
-MAX_LINE_BYTES = 16384  # Twisted's client reads no longer ones
+MAX_LINE_BYTES = 16384  # the limit of Twisted's client
 MAX_INTERIM_ANSWERS = 20
 TOO_LARGE = (
     f"the head of A's answer has more than {MAX_HEAD_BYTES} bytes, or a line of more than"
@@ -31,10 +31,9 @@ TOO_LARGE = (
 
 
 class NotAnAnswer(RtprovError):
-    """What came from A is not HTTP, or too much of it. The message is the reason for the task's
-    failure.
+    """A's answer is not HTTP, or is too large. The message is the reason of the task's failure.
 
-    `status` is what A's answer began with, where that much could be read.
+    `status` is the HTTP status of the answer, or None if it could not be read.
     """
 
     def __init__(self, message: str, status: int | None = None) -> None:
@@ -43,12 +42,12 @@ class NotAnAnswer(RtprovError):
 
 
 class HeadLimit(ProtocolWrapper):
-    """Stands between a connection to A and Twisted's HTTP client, and ends the connection when an
-    answer's head is too large.
+    """Ends a connection to A if the head of an answer is too large.
 
-    The client's own parser keeps any number of fields and reads interim answers (1xx) for ever. At
-    a line that is too long it closes the connection without a word, which would look like an
-    outage. `NotAnAnswer` is the reason that it is given instead."""
+    It wraps the protocol of Twisted's HTTP client, which limits neither the number of fields nor
+    that of interim answers (1xx). At a line that is too long, the client closes the connection
+    without a reason, which would look like an outage. This class closes it with `NotAnAnswer`.
+    """
 
     transport: ITCPTransport
     _in_head = False
@@ -63,11 +62,11 @@ class HeadLimit(ProtocolWrapper):
         self.transport.writeSequence(data)
 
     def _expect_a_head(self) -> None:
-        """A request is written, and an answer comes next."""
+        """Prepare for the head of an answer, because a request is being written."""
         if not self._in_head:
             self._in_head = True
-            self._line = b""  # the part of a line that has arrived
-            self._status: int | None = None  # of the head that is arriving
+            self._line = b""  # the part of the current line that has arrived
+            self._status: int | None = None  # the status of the current head
             self._lines = self._head_bytes = self._interim_answers = 0
 
     def dataReceived(self, data: bytes) -> None:
@@ -85,7 +84,7 @@ class HeadLimit(ProtocolWrapper):
         )
 
     def _follow(self, data: bytes) -> str | None:
-        """Follow the head to its end, which may lie within `data`; return what is wrong with it."""
+        """Count the head up to its end, which may be within `data`; return what is wrong."""
         *lines, rest = (self._line + data).split(b"\n")
         for line in lines:
             self._head_bytes += len(line) + 1
@@ -110,7 +109,7 @@ class HeadLimit(ProtocolWrapper):
 
 
 def _status_in(line: bytes) -> int | None:
-    """The status in an answer's first line, if there is one."""
+    """Return the status in the first line of an answer, or None."""
     try:
         return int(line.split(b" ", 2)[1])
     except (IndexError, ValueError):
@@ -118,6 +117,11 @@ def _status_in(line: bytes) -> int | None:
 
 
 def read_body(response: IResponse) -> Deferred[bytes]:
+    """Fire with the body of an answer.
+
+    Fails with `NotAnAnswer` if the body is too large, or with the error of a lost connection.
+    Cancelling closes the connection.
+    """
     finished: Deferred[bytes] = Deferred(lambda _: collector.abort())
     collector = _Collector(finished)
     response.deliverBody(collector)
@@ -125,6 +129,8 @@ def read_body(response: IResponse) -> Deferred[bytes]:
 
 
 class _Collector(Protocol):
+    """Collects a body of at most `MAX_BODY_BYTES`."""
+
     def __init__(self, finished: Deferred[bytes]) -> None:
         self._finished: Deferred[bytes] | None = finished
         self._body = bytearray()
@@ -141,7 +147,7 @@ class _Collector(Protocol):
 
     def abort(self) -> None:
         if self.transport is not None:
-            # The body's transport is a proxy that has abortConnection where the connection has one.
+            # This transport is a proxy, which has abortConnection only if the connection has it.
             getattr(self.transport, "abortConnection", self.transport.loseConnection)()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:

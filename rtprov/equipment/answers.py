@@ -1,6 +1,4 @@
-"""What each kind of answer of A means, and how one is read: within limits, since an answer that
-breaks them is none of A's contract.
-"""
+"""The meaning of A's answers and errors: final states, outages, and reasons for the journal."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ OUTAGE_STATUSES = frozenset({502, 503, 504})
 
 
 class _Answer(msgspec.Struct):
-    """A's body, as far as it matters here."""
+    """The part of A's body that rtprov uses."""
 
     code: int
 
@@ -36,23 +34,25 @@ _FINAL_STATES = {200: State.COMPLETED, 404: State.NOT_FOUND, 500: State.FAILED}
 
 
 def interpret(status: int, body: bytes) -> tuple[State, str]:
-    """The final state that A's answer means, and why. An answer that is not A's contract is a
-    failure.
+    """Return the final state that A's answer means, and the reason.
 
-    A byte order mark is passed over, as RFC 8259 §8.1 allows.
+    An answer that breaks A's contract means failure. A byte order mark is ignored, as RFC 8259 §8.1
+    allows.
     """
     try:
         code = _decode_answer(body.removeprefix(codecs.BOM_UTF8)).code
     except (msgspec.DecodeError, RecursionError):
-        return State.FAILED, f"A answered HTTP {status} with a body that is not its contract's"
+        return State.FAILED, f"A answered HTTP {status} with a body that breaks its contract"
     if code != status or status not in _FINAL_STATES:
-        return State.FAILED, f"A answered HTTP {status} with code {code}, which is not its contract"
+        return State.FAILED, f"A answered HTTP {status} with code {code}, which breaks its contract"
     return _FINAL_STATES[status], f"A answered {status}"
 
 
 def retry_after_s(value: str | None, now: float) -> float | None:
-    """The pause that a ``Retry-After`` field asks for (RFC 9110 §10.2.3: seconds or a date), or
-    None where it says nothing sensible.
+    """Return the seconds that a ``Retry-After`` field asks to wait (RFC 9110 §10.2.3).
+
+    The field has seconds or a date. `now` is seconds since the epoch, by the clock that the date
+    refers to. Return None if there is no field or it is invalid.
     """
     if value is None:
         return None
@@ -60,16 +60,16 @@ def retry_after_s(value: str | None, now: float) -> float | None:
         return float(value[:9])
     try:
         date = parse_date(value)
-    except OverflowError:  # a year that no clock will ever show
+    except OverflowError:  # a year too large for a datetime
         return None
     return max(0.0, date.timestamp() - now) if date else None
 
 
 def answered_at(response: IResponse, now: float) -> float:
-    """When A sent the answer by its own clock (RFC 9110 §6.6.1), in seconds since the epoch; `now`
-    if it does not say.
+    """Return when A sent the answer, by A's clock (RFC 9110 §6.6.1), in seconds since the epoch.
 
-    A date in ``Retry-After`` is by A's clock, too: ours may differ from it, or may have been set.
+    Return `now` if the answer has no date. A date in ``Retry-After`` also refers to A's clock,
+    which may differ from the one of this machine.
     """
     try:
         date = parse_date(header(response, b"date"))
@@ -79,30 +79,31 @@ def answered_at(response: IResponse, now: float) -> float:
 
 
 def header(response: IResponse, name: bytes) -> str | None:
-    """The field's last value."""
+    """Return the last value of a header field, or None."""
     values = response.headers.getRawHeaders(name)
     return values[-1].decode("latin-1").strip() if values else None
 
 
-# What went wrong.
+# Errors of calls.
 
 
 def reasons_of(error: BaseException) -> list[BaseException]:
-    """The causes inside Twisted's wrapping exceptions, or the error itself."""
+    """Return the causes inside Twisted's wrapping exceptions, or the error itself."""
     if isinstance(error, (ResponseFailed, RequestTransmissionFailed)):
         return [inner for reason in error.reasons for inner in reasons_of(reason.value)]
     return [error]
 
 
 def unusable_answer(error: BaseException) -> NotAnAnswer | None:
-    """What is wrong with what A has answered; None if it has not, or its connection was lost on the
-    way.
+    """Return what is wrong with the answer that A sent.
 
-    Twisted's parser raises all sorts of errors (ValueError, KeyError) for what is not HTTP, so all
-    count as that but for those that tell of a connection."""
+    Return None if A sent no answer, or the connection was lost in the middle of it. Twisted's
+    parser raises many kinds of errors (ValueError, KeyError) for data that is not HTTP. So every
+    error counts as such, except those of connections.
+    """
     if isinstance(error, NotAnAnswer) or not isinstance(error, ResponseFailed):
         return error if isinstance(error, NotAnAnswer) else None
-    reason = reasons_of(error)[0]  # a second one tells only of what is missing
+    reason = reasons_of(error)[0]  # a further one only reports missing data
     if isinstance(reason, NotAnAnswer):
         return reason
     return None if isinstance(reason, _LOST) else NotAnAnswer("A's answer is not HTTP")
@@ -112,8 +113,10 @@ _LOST = (ConnectionClosed, SSL.Error, OSError)
 
 
 def summary(reasons: list[BaseException]) -> str:
-    """One line for log and journal: the reasons in words, or by class and message; they speak of
-    connections, never of bodies.
+    """Return the errors as one line for log and journal.
+
+    They are readable phrases, or class names with messages. They concern connections and never
+    contain parts of a body.
     """
     return "; ".join(dict.fromkeys(_describe(reason) for reason in reasons))
 
@@ -125,11 +128,11 @@ def _describe(reason: BaseException) -> str:
 
 
 async def read_unless_outage(response: IResponse) -> bytes:
-    """The answer's body, or nothing if it is too large and a gateway's: its page says nothing to
-    us.
+    """Return the answer's body, or no bytes if a gateway's error page is too large.
 
-    Raises `NotAnAnswer`, or what tells of a connection that was lost. Cancelling closes the
-    connection."""
+    A gateway's error is known by its status (502, 503, 504); its page does not matter. Raises
+    `NotAnAnswer`, or the error of a lost connection. Cancelling closes the connection.
+    """
     try:
         return await read_body(response)
     except NotAnAnswer:

@@ -1,8 +1,8 @@
-"""Service A as a client sees it: one HTTPS call a task, and what each way in which it can end
-means.
+"""The HTTP client of service A: one HTTPS call per task.
 
-`HttpEquipment` implements `rtprov.interfaces.Equipment`. It makes one attempt; whoever calls it
-decides about another. What kind of an answer means what stands in `rtprov.equipment.answers`."""
+`HttpEquipment` implements `rtprov.interfaces.Equipment`. It makes one attempt; its caller decides
+whether to make another one. `rtprov.equipment.answers` defines what answers mean.
+"""
 
 from __future__ import annotations
 
@@ -44,30 +44,31 @@ if TYPE_CHECKING:
     from twisted.web.client import URI
     from twisted.web.iweb import IAgent
 
-# or each connection to A costs two lines of log; there is no public way to say so
+# Without this, each connection to A would write two log lines. There is no public option for it.
 _HTTP11ClientFactory.noisy = False
 
 MIN_WAIT_S = 60
 ANSWER_GRACE_S = 30
 SHORTAGE_LOGGED_EVERY_S = 60.0
-# A proxy before A closes idle connections after seconds (nginx 75, node 5, some 1), perhaps just
-# when an order is written: that order would count as an outage. Under load a connection is taken
-# again at once.
+# A proxy in front of A closes idle connections after some seconds (nginx 75, node 5, some 1). If it
+# does so while a request is written, the call counts as an outage. So connections are kept only for
+# a moment; under load, the next call uses one at once.
 IDLE_TO_A_S = 0.5
-# The parser of URLs that treq uses refuses IPv6 literals and underscores, so A's real host stands
-# in the Host field alone. The agent leads to A whatever the URL.
+# treq's URL parser rejects IPv6 literals and underscores. So URLs contain this name, and only the
+# Host field contains A's real host. The agent connects to A for every URL.
 ANY_HOST = "service-a"
 
 
 def answer_deadline_s(timeout_s: int) -> int:
-    """How long A may take for a request whose ``timeoutInSeconds`` is `timeout_s`."""
+    """Return how many seconds A may take for a request with this ``timeoutInSeconds``."""
     return max(timeout_s, MIN_WAIT_S) + ANSWER_GRACE_S
 
 
 class HttpEquipment:
-    """Calls A with treq through `agent`, which leads to A, over verified TLS (`equipment_agent`).
+    """Calls A with treq through `agent`, which connects to A over verified TLS.
 
-    `base_url` is A's URL; `wall_clock` gives seconds since the epoch (for ``Retry-After`` dates).
+    See `equipment_agent`. `base_url` is A's URL. `wall_clock` returns seconds since the epoch, for
+    dates in ``Retry-After``.
     """
 
     _log = Logger()
@@ -89,7 +90,7 @@ class HttpEquipment:
         return Deferred.fromCoroutine(self._configure(task, body))
 
     async def _configure(self, task: Task, body: bytes) -> tuple[State, str]:
-        """One call, whose time begins when the order is written."""
+        """Make one call. Its deadline starts when the request is written."""
         wait_s = answer_deadline_s(task.timeout_s)
         timers: list[IDelayedCall] = []
         late = False
@@ -113,13 +114,14 @@ class HttpEquipment:
                     timer.cancel()
 
     def _note_answer(self) -> None:
-        """Say that A can be reached again, if it could not before."""
+        """Log that A can be reached again, if it could not before."""
         if self._reachability.answered():
             self._log.info("A can be reached again")
 
     def _note_unanswered(self, device: str, reasons: list[BaseException]) -> None:
-        """Say why A, the service, cannot be reached: once for each reason, not for each task, and
-        not for one device alone.
+        """Log why A cannot be reached: once for each reason, not for each task.
+
+        One device without an answer is not logged.
         """
         connected = any(isinstance(reason, (ConnectionDone, ConnectionLost)) for reason in reasons)
         reason = summary(reasons)
@@ -127,13 +129,12 @@ class HttpEquipment:
             device, reason, connected=connected, now=self._clock.seconds()
         ):
             self._log.warn(
-                "A cannot be reached: {reason}; its tasks are tried again until their patience is"
-                " over",
+                "A cannot be reached: {reason}; tasks are tried again until --patience is over",
                 reason=reason,
             )
 
     def _note_shortage(self, error: OutOfResources) -> None:
-        """Say once a minute what this machine has run out of."""
+        """Log at most once a minute which resource this machine lacks."""
         now = self._clock.seconds()
         if (
             self._shortage_logged_at is None
@@ -141,7 +142,7 @@ class HttpEquipment:
         ):
             self._shortage_logged_at = now
             self._log.warn(
-                "calls to A wait for resources of this machine, which counts against no task:"
+                "calls to A wait for resources of this machine (tasks lose no patience meanwhile):"
                 " {error}",
                 error=error,
             )
@@ -182,10 +183,10 @@ class HttpEquipment:
         )
 
     def _failed(self, device: str, error: Exception) -> tuple[State, str]:
-        """What a call that ended in an error means: refused, reset, unknown host, failed TLS,
-        closed without an answer have no common base.
+        """Return the outcome of a call that ended in an error.
 
-        Raises `EquipmentUnreachable` for all of those.
+        Raises `EquipmentUnreachable` if A sent no answer. Such errors (refused, reset, unknown
+        host, failed TLS, closed without an answer) have no common base class.
         """
         reasons = reasons_of(error)
         if any(isinstance(reason, defer.CancelledError) for reason in reasons):
@@ -202,7 +203,7 @@ class HttpEquipment:
 
 @implementer(IBodyProducer)
 class BytesBody:
-    """A body that is at hand, written in one piece; `on_start` is called when that begins."""
+    """A request body that is written in one piece. `on_start` is called when that begins."""
 
     def __init__(self, body: bytes, on_start: Callable[[], None] = lambda: None) -> None:
         self._body = body
@@ -224,10 +225,9 @@ class BytesBody:
 def equipment_agent(
     endpoint: IStreamClientEndpoint, *, concurrency: int, clock: IReactorTime
 ) -> IAgent:
-    """An agent whose every request goes to `endpoint`, over as many persistent connections as there
-    are calls at once.
+    """Return an agent that sends every request to `endpoint`, and limits the heads of answers.
 
-    A POST is never repeated behind our back, and answers' heads are limited.
+    It keeps up to `concurrency` persistent connections. It never repeats a POST by itself.
     """
     pool = HTTPConnectionPool(clock, persistent=True)
     pool.maxPersistentPerHost = concurrency
@@ -238,7 +238,7 @@ def equipment_agent(
 
 @implementer(IAgentEndpointFactory, IStreamClientEndpoint)
 class _Limited:
-    """Leads to one server whatever the URL, and limits the heads of its answers."""
+    """Connects to one server for every URL, and limits the heads of its answers."""
 
     def __init__(self, endpoint: IStreamClientEndpoint) -> None:
         self._endpoint = endpoint

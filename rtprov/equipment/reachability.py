@@ -1,44 +1,46 @@
-"""Whether A, the service, can be reached: a state that is entered and left, for the log. Pure
-bookkeeping; time is an argument, in seconds.
+"""Decides when to log that A cannot be reached, and that it can be reached again.
 
-One call without an answer says little. Three in a row, with no answer to anybody in between, say
-that A cannot be reached, if no connection came about. If A took the order and closed the
-connection, the device may be the reason: then three different devices in a row count. Any answer
-ends the state. An A that comes and goes is told of once a minute at most, unless ten calls in a row
-had no answer."""
+One call without an answer means little. A counts as unreachable after three such calls in a row,
+with no answer to any call in between, if no connection was opened. If A received the order and then
+closed the connection, the device may be the cause; so then three different devices in a row are
+needed. Any answer ends the state.
+
+If A fails and recovers repeatedly, an outage within a minute of the previous report is reported
+only after ten calls without an answer.
+"""
 
 from __future__ import annotations
 
 UNANSWERED_LIMIT = 3
 UNANSWERED_LIMIT_SOON_AFTER = 10
 SOON_AFTER_S = 60.0
-MAX_REASONS = 5  # of one outage, that are told
+MAX_REASONS = 5  # logged reasons of one outage
 
 
 class Reachability:
-    """What is known of A from the calls of this process. It can be reached, as far as is known at
-    the start.
+    """The state of A, as seen by the calls of this process. At the start A counts as reachable.
+
+    Times are arguments, in seconds.
     """
 
     def __init__(self) -> None:
-        self._unconnected = 0  # calls in a row to which no connection came about
-        self._devices: set[str] = set()  # in a row, whose connection was closed without an answer
-        # told of the present outage; None while A can be reached
+        self._unconnected = 0  # calls in a row without a connection
+        self._devices: set[str] = set()  # in a row, closed without an answer
+        # The logged reasons of the current outage; None while A can be reached.
         self._reasons: set[str] | None = None
         self._reported_at: float | None = None
 
     def answered(self) -> bool:
-        """A has answered, whatever it said. Return whether that is news: it could not be reached
-        before.
-        """
+        """Note that A has answered. Return whether it was unreachable before."""
         was_out, self._reasons = self._reasons is not None, None
         self._unconnected = 0
         self._devices.clear()
         return was_out
 
     def unanswered(self, device: str, reason: str, *, connected: bool, now: float) -> bool:
-        """A call got no answer; `connected` says whether A had the order by then. Return whether
-        the reason is to be told.
+        """Note a call without an answer. Return whether to log the reason.
+
+        `connected` says whether A had received the order.
         """
         if self._reasons is not None:
             news = reason not in self._reasons and len(self._reasons) < MAX_REASONS

@@ -1,8 +1,9 @@
-"""The body of a request: what may stand in it, and what is said of one that breaks the rules.
+"""Validates the body of an order, and words the errors for one that breaks the rules.
 
-The schema is msgspec's; it does the checks here and can give an API document. What msgspec cannot
-see, a key that is given twice, is found before: the standard library reads the text, and each
-object is kept as its list of pairs. Messages name the place, never a value nor an unknown key."""
+The schema is msgspec's; it validates here, and generates the API description. msgspec cannot detect
+a key that is given twice. So the standard library parses the text, each object is kept as a list of
+pairs, and duplicates are found first. Messages name the place, but never a value or an unknown key.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +17,13 @@ from msgspec import UNSET, Meta, UnsetType
 
 from rtprov.errors import InvalidBody
 
-# RFC 8259 §9 leaves it to us; a number of ours is the same on every Python and however deep the
-# caller's stack
+# RFC 8259 §9 allows such a limit. An explicit one does not depend on Python's version or on the
+# depth of the caller's stack.
 MAX_DEPTH = 100
 
 
 class Parameters(msgspec.Struct):
-    """The keys that are checked; others are the equipment's own business."""
+    """The keys that are validated. Other keys are passed on to the equipment unchecked."""
 
     username: Annotated[str, Meta(min_length=1)] | UnsetType = UNSET
     password: Annotated[str, Meta(min_length=1)] | UnsetType = UNSET
@@ -30,8 +31,8 @@ class Parameters(msgspec.Struct):
     interfaces: list[Annotated[int, Meta(ge=0)]] | UnsetType = UNSET
 
 
-# What `_gather` and `_check_items` look after, said in JSON Schema: at least one key, and a single
-# one in each of several objects.
+# The rules of `_gather` and `_check_items` in JSON Schema: at least one key, and exactly one key in
+# each of several objects.
 _SHAPE = {
     "minProperties": 1,
     "minItems": 1,
@@ -42,7 +43,10 @@ _SHAPE = {
 
 
 class RequestBody(msgspec.Struct):
-    """The whole body. A list holds objects of one key each, or a single object."""
+    """The body of an order.
+
+    `parameters` is an object, a list of objects with one key each, or a list of one object.
+    """
 
     timeout_s: Annotated[int, Meta(ge=1, le=1500)] = msgspec.field(name="timeoutInSeconds")
     parameters: Annotated[Parameters | list[Parameters], Meta(extra_json_schema=_SHAPE)]
@@ -62,13 +66,13 @@ _NAMEABLE = _KNOWN_PARAMETERS | {"timeoutInSeconds", "parameters"}
 
 @attrs.frozen
 class ProvisioningRequest:
-    """What the front end needs to know of a valid body. `timeout_s` is 1 to 1500."""
+    """The part of a valid body that the front end uses. `timeout_s` is 1 to 1500."""
 
     timeout_s: int
 
 
 def parse_request(body: bytes) -> ProvisioningRequest:
-    """Check a body of at most `MAX_BODY_BYTES`. Raises `InvalidBody`."""
+    """Validate a body of at most `MAX_BODY_BYTES`. Raises `InvalidBody`."""
     document = _decode(body)
     if not isinstance(document, _Object):
         raise InvalidBody("the body: expected a JSON object")
@@ -88,18 +92,19 @@ def parse_request(body: bytes) -> ProvisioningRequest:
 
 @attrs.define(eq=False)
 class _Object:
-    """A JSON object as its pairs, in order, duplicates included. (No list: msgspec would take it
-    for one.)
+    """A JSON object as its pairs, in order, including duplicates.
+
+    A list of pairs would look like a JSON array to msgspec.
     """
 
     pairs: list[tuple[str, Any]]
 
 
 class _Huge(int):
-    """An integer of 20 characters or more, cut to its first 19: enough for any rule. Its digits
-    tell it from others of its size.
+    """An integer of 20 characters or more, shortened to its first 19: enough for any rule.
 
-    Python refuses to read integers of more than 4,300 digits, and takes its time over long ones.
+    `digits` is the complete text, to tell such integers apart. Python refuses to convert more than
+    4,300 digits, and is slow for long integers.
     """
 
     digits: str
@@ -114,7 +119,7 @@ def _integer(digits: str) -> int:
 
 
 def _refuse_constant(_: str) -> NoReturn:
-    raise InvalidBody("the body is not JSON: NaN and Infinity are no numbers")
+    raise InvalidBody("the body is not JSON: NaN and Infinity are not allowed")
 
 
 _decoder = json.JSONDecoder(
@@ -126,13 +131,13 @@ def _decode(body: bytes) -> Any:
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InvalidBody(f"the body is not UTF-8: byte {error.start} does not fit") from None
+        raise InvalidBody(f"the body is not UTF-8: byte {error.start} is invalid") from None
     if not text:
         raise InvalidBody("the body is empty")
     if text.startswith("\ufeff"):
         raise InvalidBody("the body is not JSON: it begins with a byte order mark")
     if _deeper_than(MAX_DEPTH, text):
-        raise InvalidBody(f"the body is nested too deeply: at most {MAX_DEPTH} levels are taken")
+        raise InvalidBody(f"the body is nested too deeply: the limit is {MAX_DEPTH} levels")
     try:
         return _decoder.decode(text)
     except json.JSONDecodeError as error:
@@ -141,8 +146,8 @@ def _decode(body: bytes) -> Any:
         ) from None
 
 
-# A bracket, or a whole string, whose brackets do not count. The closing quote is optional: a match
-# never fails, so it never backtracks.
+# A bracket, or a complete string, whose brackets do not count. The closing quote is optional, so a
+# match never fails and never backtracks.
 _BRACKETS = re.compile(r'[\[{\]}]|"(?:[^"\\]+|\\.)*"?', re.DOTALL)
 
 
@@ -164,8 +169,9 @@ def _deeper_than(limit: int, text: str) -> bool:
 
 
 def _gather(item: _Object, place: str, seen: dict[str, Any]) -> None:
-    """Add an object's pairs to those `seen` before. Raises `InvalidBody` where a key comes again
-    with a different value.
+    """Add an object's pairs to `seen`.
+
+    Raises `InvalidBody` if a key is already there with a different value.
     """
     for key, value in item.pairs:
         if key in seen and _canonical(seen[key]) != _canonical(value):
@@ -176,8 +182,9 @@ def _gather(item: _Object, place: str, seen: dict[str, Any]) -> None:
 
 
 def _canonical(value: Any) -> object:
-    """Equal for what is the same JSON, whatever the order of an object's keys; 1, 1.0 and true are
-    not the same.
+    """Return a value that is equal for equal JSON.
+
+    The order of an object's keys does not matter. 1, 1.0 and true are different.
     """
     if isinstance(value, _Object):
         return _Object, [
@@ -189,8 +196,9 @@ def _canonical(value: Any) -> object:
 
 
 def _known(parameters: Any) -> dict[str, Any] | list[dict[str, Any]]:
-    """The checked keys of ``parameters``, in the form they came in. Raises `InvalidBody` where that
-    is none of the three forms.
+    """Return the validated keys of ``parameters``, in the form in which they were given.
+
+    Raises `InvalidBody` if that is none of the three forms.
     """
     seen: dict[str, Any] = {}
     known: dict[str, Any] | list[dict[str, Any]]
@@ -210,7 +218,7 @@ def _known(parameters: Any) -> dict[str, Any] | list[dict[str, Any]]:
 
 
 def _check_items(items: list[Any]) -> None:
-    """One object may hold any number of keys, each of several holds one."""
+    """Check a list's objects: a single one may have any number of keys, several one key each."""
     single = len(items) > 1
     for index, item in enumerate(items):
         if not isinstance(item, _Object) or (single and len({key for key, _ in item.pairs}) != 1):
@@ -225,7 +233,7 @@ def _only_known(item: _Object) -> dict[str, Any]:
 
 # Types and ranges.
 
-# How a message of msgspec's ends: "… - at `$.parameters[3].interfaces[1]`"
+# The end of a message of msgspec: "… - at `$.parameters[3].interfaces[1]`"
 _PLACE = re.compile(r" - at `\$\.(?P<place>(?:.*\.)?(?P<key>\w+)(?P<index>\[\d+\])?)`$")
 
 
@@ -234,6 +242,6 @@ def _convert(fields: dict[str, Any]) -> RequestBody:
         return msgspec.convert(fields, RequestBody)
     except msgspec.ValidationError as error:
         match = _PLACE.search(str(error))
-        assert match is not None, "every rule of the schema stands on a field"
+        assert match is not None, "every rule of the schema belongs to a field"
         expected = _EXPECTED[match["key"] + ("[]" if match["index"] else "")]
         raise InvalidBody(f"{match['place']}: expected {expected}") from None

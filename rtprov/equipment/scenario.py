@@ -1,13 +1,13 @@
-"""How the stub of A misbehaves: rules from serial to answer, built in or from a TOML file.
+"""Rules for the stub of A: which answer for which serial, built in or from a TOML file.
 
-::
+A file looks like this::
 
     [[rule]]
     match = "SLOW.*"       # a regular expression for the whole serial
     answer = 200           # 200, 404, 500, 503, "hang", "drop" or "garbage"
-    delay = 90.0           # seconds; without it, the stub's own
-    retry_after = 5        # seconds, on a 503
-    times = 2              # only the first two calls for each serial; then the rules behind this one count
+    delay = 90.0           # seconds; the default is the stub's --delay
+    retry_after = 5        # seconds, for a 503
+    times = 2              # applies to the first two calls for each serial; then later rules apply
 """
 
 from __future__ import annotations
@@ -32,8 +32,10 @@ Answer = Literal[200, 404, 500, 503, "hang", "drop", "garbage"]
 
 @attrs.frozen
 class Rule:
-    """What A does for a serial that `match` matches as a whole. Times in seconds; `times` None is
-    always.
+    """The stub's answer for serials that `match` matches completely.
+
+    `delay` and `retry_after` are seconds. The rule applies to the first `times` calls for each
+    serial, or always if that is None.
     """
 
     match: re.Pattern[str]
@@ -66,10 +68,13 @@ class _Scenario(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def load_scenario(text: str) -> tuple[Rule, ...]:
-    """Parse a scenario. Raises `ConfigurationError` that names the rule, from 1, and the key."""
+    """Parse a scenario.
+
+    Raises `ConfigurationError` that names the rule, counted from 1, and the key.
+    """
     try:
         document = tomllib.loads(text)
-    # TOMLDecodeError is one; an integer of thousands of digits gives another
+    # TOMLDecodeError is a ValueError; an integer of thousands of digits raises another one.
     except (ValueError, RecursionError) as error:
         raise ConfigurationError(f"not TOML: {error}") from None
     try:
@@ -93,7 +98,7 @@ def _rule(number: int, table: Any) -> Rule:
 
 
 def _explain(message: str) -> str:
-    """msgspec's message with its place in front: ``answer: invalid enum value …``."""
+    """Return msgspec's message with its place in front: ``answer: invalid enum value …``."""
     text, _, place = message.partition(" - at `$.")
     if place.startswith("answer"):
         text = 'expected 200, 404, 500, 503, "hang", "drop" or "garbage"'

@@ -1,7 +1,6 @@
-"""Service A, as far as rtprov needs one to try things out: it takes its time, and misbehaves on
-demand.
+"""The stub of service A: answers after a delay, and misbehaves on demand.
 
-The real A belongs to somebody else; this is the only one that the project ships.
+The real A belongs to another company and is not part of this project.
 """
 
 from __future__ import annotations
@@ -33,11 +32,12 @@ MAX_COUNTED_SERIALS = 100_000
 
 
 class Stub:
-    """A's only resource. `delay_s` is how long it takes over a well-formed request; `rules` come
-    before the built-in ones.
+    """The HTTP resource of A.
 
-    With `honour_timeout`, a request whose ``timeoutInSeconds`` is shorter than the delay ends in
-    500 after that many seconds. `calls` counts the well-formed requests."""
+    `delay_s` is the time from a well-formed request to its answer. `rules` are checked before the
+    built-in ones. With `honour_timeout`, a request whose ``timeoutInSeconds`` is shorter than the
+    delay ends in 500 after that many seconds. `calls` counts the well-formed requests.
+    """
 
     app = Klein()
     _log = Logger()
@@ -53,7 +53,7 @@ class Stub:
         self.calls = 0
 
     def resource(self) -> IResource:
-        """What a `rtprov.http.site.JsonSite` serves."""
+        """Return the resource for a `rtprov.http.site.JsonSite`."""
         return json_resource(self.app)
 
     @app.handle_errors(Exception)
@@ -68,7 +68,7 @@ class Stub:
         try:
             order = parse_request(read_body(request))
         except InvalidBody:
-            raise ProvisioningFailed from None  # A has no fourth answer
+            raise ProvisioningFailed from None  # A's contract has no other error for this
         self.calls += 1
         rule = self._rule_for(equipment_id)
         delay_s = self._delay_s if rule is None or rule.delay is None else rule.delay
@@ -80,7 +80,7 @@ class Stub:
         return await self._answer(request, rule)
 
     def _rule_for(self, serial: str) -> Rule | None:
-        """The first rule that matches and is not used up for this serial."""
+        """Return the first rule that matches and is not used up for this serial."""
         for number, rule in enumerate(self._rules):
             if rule.match.fullmatch(serial) and (
                 rule.times is None or self._count(number, serial) <= rule.times
@@ -109,5 +109,5 @@ class Stub:
             return b"<garbage>"
         if rule.answer == "drop":
             abort_connection(request)
-        await Deferred[None]()  # until the client hangs up, which cancels it
-        raise AssertionError("a Deferred that nobody fires has fired")
+        await Deferred[None]()  # never fires; is cancelled when the client disconnects
+        raise AssertionError("a Deferred that is never fired has fired")

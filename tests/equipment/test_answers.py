@@ -275,8 +275,8 @@ class Shortages(CallsTestCase):
         self.assertEqual(len(self.logged), 3)
         for line in self.logged:
             self.assertIn(
-                "calls to A wait for resources of this machine, which counts against no task: no"
-                " open file left",
+                "calls to A wait for resources of this machine (tasks lose no patience meanwhile):"
+                " no open file left",
                 line,
             )
 

@@ -89,13 +89,13 @@ class Text(BodyTestCase):
             self.assertRaises(InvalidBody, parse_request, text.encode(encoding))
         for damaged in (b"\xff", b"\xed\xa0\x80", b"\xc0\xaf", b"\xd0"):
             body = b'{"timeoutInSeconds": 14, "parameters": {"password": "' + damaged + b'"}}'
-            self.refuses(body, "the body is not UTF-8: byte 53 does not fit")
+            self.refuses(body, "the body is not UTF-8: byte 53 is invalid")
 
     def test_not_a_number(self) -> None:
         """NaN and Infinity, which Python would read, are refused wherever they stand."""
         for number in ("NaN", "Infinity", "-Infinity"):
             self.refuses_parameters(
-                f'{{"x": [{number}]}}', "the body is not JSON: NaN and Infinity are no numbers"
+                f'{{"x": [{number}]}}', "the body is not JSON: NaN and Infinity are not allowed"
             )
 
     def test_not_an_object(self) -> None:
@@ -107,7 +107,7 @@ class Text(BodyTestCase):
         """Levels up to `MAX_DEPTH` are taken; beyond, by one or by ten thousand, the body is
         refused.
         """
-        refusal = f"the body is nested too deeply: at most {MAX_DEPTH} levels are taken"
+        refusal = f"the body is nested too deeply: the limit is {MAX_DEPTH} levels"
         around = 2  # the body, and ``parameters``
         self.accepts_parameters(nested(MAX_DEPTH - around), nested(MAX_DEPTH - around, "{"))
         for levels in (MAX_DEPTH - around + 1, 10_000):
