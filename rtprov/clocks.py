@@ -20,7 +20,8 @@ from collections.abc import Callable
 import attrs
 
 READ_EVERY_S = 1.0
-# Even in a busy process, a reading is never this late. A shorter stop counts as time that passed.
+# A running process reads the clock more often than this, however busy it is. So a longer gap means
+# that it was stopped. A shorter stop is not detected, and counts as time that passed.
 LONGEST_GAP_S = 3.0
 # A smaller difference between the two clocks comes from an interrupted reading, or from NTP's slow
 # correction.
@@ -58,8 +59,8 @@ class AwakeClock:
 class Step:
     """One step of the system's clock, of `size_s` seconds (positive if forward).
 
-    `before` is what the system's clock would have shown without the step, `at` what the awake clock
-    showed.
+    `before` is what the system's clock would have shown without the step, in seconds since the
+    epoch. `at` is the time of the awake clock.
     """
 
     at: float
@@ -105,8 +106,8 @@ class WallClock:
     def without_jumps(self, window_s: float) -> float:
         """Return seconds since the epoch, minus the forward steps of the last `window_s` seconds.
 
-        By this time, a timestamp from before such a step is older than `window_s` only if that much
-        time has really passed.
+        Measured against this time, a timestamp from before such a step is older than `window_s`
+        only if that much time has really passed.
         """
         now = self()
         recent = self._awake() - window_s

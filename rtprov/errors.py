@@ -56,7 +56,7 @@ _MAY_PASS = frozenset(
 def refusal(message: str, error: BaseException) -> ConfigurationError:
     """Return the error to raise if the operating system's `error` keeps a command from starting.
 
-    It has the text `message`. It is a `TemporarilyUnavailable` if the condition may pass by itself.
+    `message` is its text. It is a `TemporarilyUnavailable` if the condition may pass by itself.
     """
     return (
         TemporarilyUnavailable if getattr(error, "errno", None) in _MAY_PASS else ConfigurationError
@@ -288,9 +288,9 @@ class UndecodableMessage(RtprovError):
 
 
 class NoAnswer(RtprovError):
-    """Service A gave no answer, or an answer that does not come from A itself.
+    """Service A gave no answer, or only a gateway in front of A answered.
 
-    `retry_after_s` is A's ``Retry-After`` in seconds (RFC 9110 §10.2.3), or None.
+    `retry_after_s` is the answer's ``Retry-After`` in seconds (RFC 9110 §10.2.3), or None.
     """
 
     def __init__(self, message: str, retry_after_s: float | None = None) -> None:

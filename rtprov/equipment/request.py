@@ -1,4 +1,4 @@
-"""Validates the body of an order, and words the errors for one that breaks the rules.
+"""Validates the body of an order, and writes the error messages for invalid ones.
 
 The schema is msgspec's; it validates here, and generates the API description. msgspec cannot detect
 a key that is given twice. So the standard library parses the text, each object is kept as a list of

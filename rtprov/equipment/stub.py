@@ -1,6 +1,6 @@
 """The stub of service A: answers after a delay, and misbehaves on demand.
 
-The real A belongs to another company and is not part of this project.
+The real A is not part of this project.
 """
 
 from __future__ import annotations

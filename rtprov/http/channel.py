@@ -1,7 +1,7 @@
-"""The limits of one HTTP connection: requests in turn, time to arrive, time to close.
+"""The limits of one HTTP connection: one request at a time, time to arrive, time to close.
 
-Twisted's `HTTPChannel` answers all requests that have arrived at once, and lets a client keep a
-connection open for as long as it sends or leaves answers unread. `LimitedChannel` does neither.
+Twisted's `HTTPChannel` answers all requests that have arrived at once. It keeps a connection open
+for as long as a client sends data or leaves answers unread. `LimitedChannel` does neither.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CLOSE_TIMEOUT_S = 15
 
 
 class LimitedChannel(HTTPChannel):
-    """An HTTP/1.1 connection whose use of time and memory does not depend on its client.
+    """An HTTP/1.1 connection with limits on time and memory.
 
     - A request is read only after the previous one is answered, in a later turn of the reactor, and
       while the client reads its answers.
@@ -64,7 +64,7 @@ class LimitedChannel(HTTPChannel):
         Twisted would answer everything that has arrived at once. A thousand requests in one piece
         of data would fill the memory with answers if the client does not read them.
         """
-        self.paused = True  # LineReceiver's
+        self.paused = True  # LineReceiver then parses no further data
         super().requestDone(request)
         self.paused = False
         rest = self.clearLineBuffer()

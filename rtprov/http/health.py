@@ -84,7 +84,7 @@ def always_ready(clock: IReactorTime) -> Readiness:
 
 
 class Health:
-    """Serves ``/livez`` and ``/readyz`` alone, on their own address."""
+    """Serves only ``/livez`` and ``/readyz``, on an address of their own."""
 
     app = Klein()
 

@@ -1,6 +1,7 @@
 """Audit lines for requests refused because of their caller (401, 403) or its rate (429).
 
-At most `MAX_LINES_PER_S` lines are written per second; further refusals are counted.
+At most `MAX_LINES_PER_S` lines are written per second. Further refusals are counted; the count is
+logged at the end of the second.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Refusals:
         self._suppressed: Counter[int] = Counter()  # refusals without a line, by status
 
     def note(self, status: int, method: bytes, path: bytes, caller: str, why: str) -> None:
-        """Log one refusal. If there are too many, count it; the second's end logs the count."""
+        """Log one refusal, or only count it if this second already has `MAX_LINES_PER_S` lines."""
         now = self._clock.seconds()
         if not self._until - 1.0 <= now < self._until and not self._suppressed:
             self._until, self._lines = now + 1.0, 0

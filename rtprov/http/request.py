@@ -1,6 +1,6 @@
-"""One HTTP request: checks before a handler sees it, and functions for handlers.
+"""One HTTP request: checks before a handler sees it, and functions that handlers use.
 
-The connection of a request is in `rtprov.http.site`.
+`rtprov.http.site` has the connections that requests arrive on.
 """
 
 from __future__ import annotations

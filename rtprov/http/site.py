@@ -1,4 +1,4 @@
-"""The HTTP site of front end and stub: every answer, refusals too, is JSON.
+"""The HTTP site of front end and stub: every answer is JSON, also for invalid requests.
 
 `JsonSite` serves a Klein resource. Requests that Twisted would answer in HTML, in plain text or not
 at all (RFC 9110 §15) get the envelope of `rtprov.http.responses`. The checks of each request are in
@@ -55,7 +55,7 @@ class JsonChannel(LimitedChannel):
         self.refuse(*row)
 
     def note_refusal(self, request: Request, status: int, error: BaseException) -> None:
-        """Log a request that is refused because of its caller, or of the caller's rate."""
+        """Log a request that is refused because of its caller or the caller's rate."""
         if self.site.refusals is None or status not in STATUSES:
             return
         caller = getattr(request, "caller", None) or self._caller

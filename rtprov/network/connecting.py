@@ -70,8 +70,8 @@ class ServerEndpoint:
     `where` names the server in errors. `secure` makes the client's side of TLS for one connection.
     All phases together may take `timeout_s` seconds.
 
-    At most `at_once` connections are opened at the same time. Others wait, and their time starts
-    when they stop waiting: with thousands of simultaneous handshakes, every one would be late.
+    At most `at_once` connections are opened at the same time. Further calls wait, and their timeout
+    starts when it is their turn. Thousands of simultaneous handshakes would all exceed it.
 
     Connecting fires after the last phase. It fails with `NotConnected`. Cancelling aborts the
     connection.
@@ -243,7 +243,7 @@ class HostEndpoint:
     ) -> NotConnected:
         """Return the error for a host of which no address answered.
 
-        It speaks of this machine's shortage only if every address failed because of one.
+        It is `OutOfResources` only if every address failed for lack of a resource of this machine.
         """
         shortages = [
             self._shortage(address, error) for address, error in zip(addresses, errors, strict=True)

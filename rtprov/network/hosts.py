@@ -1,4 +1,4 @@
-"""Parses the hosts and URLs of options, and writes them in one form.
+"""Parses the hosts and URLs of options, and returns them in a normal form.
 
 A host is accepted if it can work: it can be looked up and, if TLS verifies it, a certificate can
 contain it.

@@ -154,7 +154,7 @@ def _v6(packed: bytes, port: int) -> IAddress:
 
 @runtime_checkable
 class KnowsPeerLater(Protocol):
-    """A protocol that is told when its transport's ``getPeer`` starts to return the client.
+    """A protocol that is notified when its transport's ``getPeer`` returns the client.
 
     Until then, ``getPeer`` returns the proxy.
     """

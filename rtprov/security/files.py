@@ -18,8 +18,7 @@ _WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 def is_there(path: Path) -> bool:
     """Return whether a file or folder exists.
 
-    Raises `ConfigurationError` if this cannot be found out, for example because a folder may not be
-    read.
+    Raises `ConfigurationError` if the system does not say, for example for lack of permission.
     """
     try:
         path.stat()
@@ -58,7 +57,7 @@ def read_text(path: Path, what: str) -> str:
 class Files:
     """Base class for files that are loaded at the start and may be replaced later.
 
-    `certificates` are those of the files that contain certificates, which expire.
+    `certificates` lists the files that contain certificates, for checks of their expiry.
     """
 
     certificates: Sequence[Path] = ()

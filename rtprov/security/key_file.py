@@ -1,4 +1,4 @@
-"""The file with the sealing keys: loads it, watches it, and makes it before the first task."""
+"""The file with the sealing keys: loading, watching, and creation before the first task."""
 
 from __future__ import annotations
 

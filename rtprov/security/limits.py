@@ -19,8 +19,8 @@ MAX_REMEMBERED = 100_000
 def network_of(host: str | None) -> str:
     """Return the name by which an address is counted.
 
-    This is the address itself, or the /64 of an IPv6 address: a client that has one address of it
-    usually has all of them. A client without an address, as on a Unix socket, is "local".
+    This is the address itself, or the /64 of an IPv6 address: one client usually has all addresses
+    of a /64. A client without an address, as on a Unix socket, is "local".
     """
     if host is None:
         return "local"
@@ -40,8 +40,9 @@ class Rate:
 
     A burst is at least one request. A refused request does not count.
 
-    This is the generic cell rate algorithm: for each client, the class keeps the time at which the
-    client's past requests are used up at the rate `per_s`. A client is forgotten after that time.
+    This is the generic cell rate algorithm. For each client it stores the time at which all
+    accepted requests would be finished at the rate `per_s`. After that time the client is
+    forgotten.
     """
 
     def __init__(self, per_s: float, max_remembered: int = MAX_REMEMBERED) -> None:
@@ -65,10 +66,10 @@ class Rate:
         self._forget(now)
 
     def _forget(self, now: float) -> None:
-        """Forget clients whose time has passed, those seen longest ago first.
+        """Remove up to two clients, those seen longest ago first.
 
-        Each call looks at two clients and adds at most one, so the table does not grow without
-        limit.
+        A client is removed if its time has passed, or if the table is full. `take` adds at most one
+        client, so the table does not grow beyond its limit.
         """
         for _ in range(2):
             client, used_up = next(iter(self._used_up.items()))

@@ -1,11 +1,11 @@
-"""Sealing: encrypts a request's body from its validation until A is called.
+"""Sealing: a request's body is encrypted from its validation until A is called.
 
 A sealed body is a Fernet token (https://github.com/fernet/spec): AES-128-CBC and HMAC-SHA256. Front
 ends and workers share a key file. Its first key encrypts, and all keys decrypt, so keys can be
 rotated. The fingerprint of a body is an HMAC-SHA256 under a key derived from the first one.
 
-Each key has an id, which travels with each token that the key made: the first 32 bits of an
-HMAC-SHA256 of a fixed text under the key. The id tells keys apart and reveals nothing about them.
+Each key has an id, which is stored with each token that the key made: the first 32 bits of an
+HMAC-SHA256 of a fixed text under the key. The id identifies the key and reveals nothing about it.
 """
 
 from __future__ import annotations

@@ -131,8 +131,8 @@ class VerifiedServer:
 class VerifiedServers(Files):
     """Verifies servers against the CAs in `ca`, and may present a client certificate to them.
 
-    All connections share one TLS context: a context of its own would cost each about 20 KB of
-    memory.
+    All connections share one TLS context. A separate context would cost about 20 KB of memory per
+    connection.
     """
 
     def __init__(

@@ -130,9 +130,8 @@ class LimitedTLS(TLSMemoryBIOFactory):
     def registerProtocol(self, protocol: TLSMemoryBIOProtocol) -> None:
         cast("Any", super()).registerProtocol(protocol)
         assert isinstance(protocol, CountedTLS)
-        if (
-            self._connections is not None and protocol.slot is None
-        ):  # Twisted registers each protocol twice
+        # Twisted registers each protocol twice.
+        if self._connections is not None and protocol.slot is None:
             protocol.slot = self._connections.opened(protocol.address)
 
     def unregisterProtocol(self, protocol: TLSMemoryBIOProtocol) -> None:
