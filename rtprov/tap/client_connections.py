@@ -13,7 +13,8 @@ from twisted.internet import reactor
 from twisted.internet.interfaces import IReactorFromThreads, IReactorPluggableNameResolver
 
 from rtprov.equipment.client import equipment_agent
-from rtprov.network.connecting import HostEndpoint, ServerEndpoint, is_usable
+from rtprov.network.connecting import ServerEndpoint
+from rtprov.network.host_endpoint import HostEndpoint, is_usable
 from rtprov.network.hosts import bracketed
 from rtprov.network.names import Names
 from rtprov.tap.process import clock

@@ -19,7 +19,8 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov.errors import NotConnected, OutOfResources
-from rtprov.network.connecting import ATTEMPT_DELAY_S, Address, HostEndpoint, ServerEndpoint
+from rtprov.network.connecting import ServerEndpoint
+from rtprov.network.host_endpoint import ATTEMPT_DELAY_S, Address, HostEndpoint
 from rtprov.security.tls_client import VerifiedServers
 from tests.support.certificates import Authority, dns
 from tests.support.memory import MemoryNetwork, MemoryTransport
