@@ -82,7 +82,7 @@ class JsonChannel(LimitedChannel):
             b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
             % (
                 status,
-                _REASON_PHRASES[status],
+                phrase(status).encode(),
                 datetimeToString(),
                 fields,
                 len(body),
@@ -168,19 +168,6 @@ class JsonChannel(LimitedChannel):
             f"The request's head is too large: the limits are {self.totalHeadersSize} bytes and"
             f" {self.maxHeaders} fields",
         )
-
-
-_REASON_PHRASES = {
-    400: b"Bad Request",
-    401: b"Unauthorized",
-    408: b"Request Timeout",
-    413: b"Content Too Large",
-    414: b"URI Too Long",
-    415: b"Unsupported Media Type",
-    417: b"Expectation Failed",
-    429: b"Too Many Requests",
-    431: b"Request Header Fields Too Large",
-}
 
 
 class _Refused(Resource):
