@@ -1,16 +1,18 @@
-"""What clients order, a task or its cancellation, where the journal's order decides what becomes of
-it.
+"""Accept and cancel tasks, if the shard's journal decides so.
 
-The pattern is the same for both: put it into the journal, and once that is confirmed, ask a replica
-behind its barrier what the journal says. Whoever came first is seen there by everybody, whichever
-front end he came through and whatever crashed meanwhile. What is known before spares the publish.
+An `Idempotency-Key` and a cancellation work alike. The front end asks a replica what it knows of
+the task. If a message is needed, it publishes the message to the journal, waits for the broker's
+confirm, and asks a replica again, after the replica's barrier. The journal has one order of events
+for all replicas. So all front ends get the same result, even if several of them sent messages for
+one task, or if a process crashed in between.
 """
 
 from __future__ import annotations
 
 import math
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
@@ -49,17 +51,16 @@ if TYPE_CHECKING:
     from rtprov.http.admission import Caller
     from rtprov.interfaces import Sealer, TaskQueries, TaskSink
 
-    _Condition = Callable[[Details | None], bool]
-    _Publish = Callable[[Details | None], Deferred[None]]
+T = TypeVar("T")
 
-DEADLINE_S = 4.5  # B answers within 5 s, whatever is broken behind it
+DEADLINE_S = 4.5  # the contract promises an answer within 5 s, even if the broker does not answer
 
 
 class TaskSubmission:
-    """Takes orders. `new_task_id` makes ids that nobody can guess; `wall_clock` gives seconds since
-    the epoch.
+    """Accepts and cancels tasks for clients.
 
-    `process_id` names this process in the journal.
+    `new_task_id` returns unguessable task ids, `wall_clock` seconds since the epoch. `process_id`
+    names this process in the journal.
     """
 
     def __init__(
@@ -84,17 +85,13 @@ class TaskSubmission:
         self._under_way: set[tuple[str, float]] = set()
 
     async def submit(self, equipment_id: str, timeout_s: int, body: bytes, caller: str) -> str:
-        """Order a task for `caller`; its id, once the broker has confirmed it. Raises what
-        `TaskSink.submit` fails with.
+        """Accept a task for `caller`; return its id once the broker has confirmed it.
+
+        Raises `Unconfirmed` if the confirm does not come in time, and the errors of
+        `TaskSink.submit`.
         """
-        origin = {"caller": caller, "accepted_by": self._process_id, "key": self._sealer.key_id}
-        task = Task(
-            self._new_task_id(),
-            equipment_id,
-            timeout_s,
-            self._wall_clock(),
-            self._sealer.seal(body),
-            **origin,
+        task = self._task(
+            self._new_task_id(), equipment_id, timeout_s, body, caller, self._wall_clock()
         )
         try:
             await audited(self._tasks.submit(task), task, caller).addTimeout(
@@ -107,78 +104,61 @@ class TaskSubmission:
     async def submit_idempotent(
         self, equipment_id: str, timeout_s: int, body: bytes, key: str, caller: str
     ) -> str:
-        """The id of the one task of this device and key: ordered now, or before.
+        """Return the id of the task with this ``Idempotency-Key``; accept the task if it is new.
 
-        Raises `KeyReused` where that was ordered with another body, `KeyGone` where that cannot be
-        told any more, `Undecided` where it was sent and that could not be learned, and what
-        `TaskQueries` and `TaskSink` fail with where nothing was sent."""
+        Raises `KeyReused` if the task was accepted with another body, `KeyGone` if the bodies
+        cannot be compared, `Undecided` if a message was sent and its effect is not known, and the
+        errors of `TaskQueries` and `TaskSink` if no message was sent.
+        """
         task_id = keyed_task_id(equipment_id, key)
         fingerprint = self._sealer.fingerprint(task_id, body)
-        origin = {"caller": caller, "accepted_by": self._process_id, "key": self._sealer.key_id}
         with self._moment(task_id) as now:
-            task = Task(
-                task_id,
-                equipment_id,
-                timeout_s,
-                now,
-                self._sealer.seal(body),
-                fingerprint,
-                **origin,
-            )
-            known = await self._submit_once(task, body, caller)
-        if not self._is_ours(known, body):
+            task = self._task(task_id, equipment_id, timeout_s, body, caller, now, fingerprint)
+            known = await self._submit_if_needed(task, body, caller)
+        if not self._has_body(known, task_id, body):
             if known.key is not None and known.key not in self._sealer.key_ids:
                 raise KeyGone(known.key)
             raise KeyReused
         return task_id
 
-    async def _submit_once(self, task: Task, body: bytes, caller: str) -> Details:
-        """What the journal says of the task, to which it adds this order if it is needed; with a
-        line in the audit trail.
+    async def _submit_if_needed(self, task: Task, body: bytes, caller: str) -> Details:
+        """Return what the journal has of the task; publish `task` first if the journal needs it.
+
+        What was published leaves a line in the audit trail.
         """
-
-        def needed(known: Details | None) -> bool:
-            """A task that has not begun may have reached the journal alone, and one message too
-            many does no harm.
-            """
-            return known is None or (
-                known.state is State.RUNNING
-                and not known.attempt_count
-                and self._is_ours(known, body)
-            )
-
-        sent: list[Task] = []
-
-        def submit(known: Details | None) -> Deferred[None]:
-            # a later key makes another one
-            sent.append(task if known is None else evolve(task, fingerprint=known.fingerprint))
-            return self._tasks.submit(sent[0])
-
+        task_id, equipment_id = task.task_id, task.equipment_id
+        deadline = self._deadline()
+        known = await self._ask(task_id, equipment_id, deadline, barrier=False)
+        if known is not None:
+            if not (_not_begun(known) and self._has_body(known, task_id, body)):
+                return known
+            # The message may have reached the journal alone; a second one does no harm. It has
+            # the fingerprint of the first one, which an older sealing key may have made.
+            task = evolve(task, fingerprint=known.fingerprint)
         try:
-            known = await self._settle(task.task_id, task.equipment_id, needed, submit)
+            await self._publish(self._tasks.submit(task), deadline)
+            known = await self._ask_after_publish(task_id, equipment_id, deadline)
         except (Undecided, CancelledError):
-            if sent:
-                note(task, caller, PERHAPS_ACCEPTED)
+            note(task, caller, PERHAPS_ACCEPTED)
             raise
-        if sent and self._is_ours(known, body):
+        if self._has_body(known, task_id, body):
             note(task, caller, ACCEPTED if self._is_first(task, known) else REPEATED)
         return known
 
-    def _is_ours(self, known: Details, body: bytes) -> bool:
-        fingerprint = known.fingerprint
-        return fingerprint is not None and self._sealer.matches(fingerprint, known.task_id, body)
-
     def _is_first(self, task: Task, known: Details) -> bool:
-        """Whether the journal has this order before all others of its task. Earlier workers do not
-        tell who accepted it.
+        """Whether the journal has this request before all others of its task.
+
+        Earlier workers do not report who accepted it.
         """
         here = known.accepted_by in (self._process_id, None)
         return here and known.requested_at == task.accepted_at
 
     @contextmanager
     def _moment(self, task_id: str) -> Iterator[float]:
-        """The time of an order with a key: of those of one task that are under way at once, each
-        has its own.
+        """The time of a request with a key, in seconds since the epoch.
+
+        Requests of one task that are handled at once have different times, so that the journal
+        shows which of them came first.
         """
         now = self._wall_clock()
         while (task_id, now) in self._under_way:
@@ -192,98 +172,117 @@ class TaskSubmission:
     async def cancel(
         self, task_id: str, equipment_id: str, caller: Caller, why: str | None
     ) -> None:
-        """Call a task off, for `caller`, who says `why`; done where the journal has that before its
-        first call to A.
+        """Cancel a task for `caller`, who gives the reason `why`.
 
-        Raises `TaskNotFound`, `NotYours`, `TooLate`, and otherwise as `submit_idempotent`. An audit line
-        says what came of it."""
+        Done once the journal has the cancellation, before the task's first call to A.
 
-        def may_be_cancelled(known: Details | None) -> bool:
-            if (
-                known is not None
-                and caller.role < Role.OPERATE
-                and known.caller not in (None, caller.name)
-            ):
-                raise NotYours(str(caller.role))
-            return known is not None and known.state is State.RUNNING and not known.attempt_count
-
-        sent: list[float] = []
-
-        def cancel(_: Details | None) -> Deferred[None]:
-            sent.append(self._wall_clock())
-            return self._tasks.cancel(task_id, equipment_id, sent[0])
-
-        def tell(outcome: str) -> None:
-            note_cancellation(outcome, task_id, equipment_id, caller.name, why)
-
-        try:
-            known = await self._settle(task_id, equipment_id, may_be_cancelled, cancel)
-        except (Undecided, CancelledError):
-            if sent:
-                tell("perhaps cancelled")
-            raise
-        if may_be_cancelled(known):
-            tell("not cancelled, the worker is of an earlier version")
+        Raises `TaskNotFound`, `NotYours`, `TooLate`, `Undecided` if the cancellation was sent and
+        its effect is not known, and the errors of `TaskQueries` and `TaskSink` if it was not sent.
+        An audit line gives the outcome.
+        """
+        audit = partial(
+            note_cancellation,
+            task_id=task_id,
+            equipment_id=equipment_id,
+            caller=caller.name,
+            why=why,
+        )
+        deadline = self._deadline()
+        known = await self._ask(task_id, equipment_id, deadline, barrier=False)
+        if known is None:
+            known = await self._ask(task_id, equipment_id, deadline, barrier=True)
+        if known is None:
+            raise TaskNotFound
+        if caller.role < Role.OPERATE and known.caller not in (None, caller.name):
+            raise NotYours(str(caller.role))
+        if _not_begun(known):
+            try:
+                cancelled = self._tasks.cancel(task_id, equipment_id, self._wall_clock())
+                await self._publish(cancelled, deadline)
+                known = await self._ask_after_publish(task_id, equipment_id, deadline)
+            except (Undecided, CancelledError):
+                audit("perhaps cancelled")
+                raise
+        if _not_begun(known):
+            audit("not cancelled, the worker is of an earlier version")
             raise NoWorker("The worker that answers is of an earlier version, which cannot cancel")
         if known.state is not State.CANCELLED:
-            tell("not cancelled, too late")
+            audit("not cancelled, too late")
             raise TooLate
-        tell("cancelled")
+        audit("cancelled")
 
-    async def _settle(
-        self, task_id: str, equipment_id: str, needed: _Condition, publish: _Publish
-    ) -> Details:
-        """What the journal says of the task, once `publish` has been confirmed where that was
-        needed.
-
-        Raises `TaskNotFound`, `NoWorker`, `BrokerError`.
-        """
-        settling = _Settling(self._directory, task_id, equipment_id, needed, publish)
-        try:
-            return await Deferred.fromCoroutine(settling.run()).addTimeout(DEADLINE_S, self._clock)
-        except (BrokerError, NoWorker, TimeoutError) as error:
-            if settling.sent:
-                raise Undecided from None
-            raise (
-                NoReply("The worker did not tell of the task in time")
-                if isinstance(error, TimeoutError)
-                else error
-            ) from None
-
-
-class _Settling:
-    """One order's way; `sent` tells whether it may have reached the journal."""
-
-    def __init__(
+    def _task(
         self,
-        directory: TaskQueries,
         task_id: str,
         equipment_id: str,
-        needed: _Condition,
-        publish: _Publish,
-    ) -> None:
-        self._ask: Callable[[bool], Deferred[Details | None]] = lambda barrier: directory.details(
-            task_id, equipment_id, barrier=barrier
+        timeout_s: int,
+        body: bytes,
+        caller: str,
+        now: float,
+        fingerprint: str | None = None,
+    ) -> Task:
+        return Task(
+            task_id,
+            equipment_id,
+            timeout_s,
+            now,
+            self._sealer.seal(body),
+            fingerprint,
+            caller=caller,
+            accepted_by=self._process_id,
+            key=self._sealer.key_id,
         )
-        self._needed = needed
-        self._publish = publish
-        self.sent = False
 
-    async def run(self) -> Details:
-        known = await self._ask(False)
-        if known is None and not self._needed(None):
-            known = await self._ask(True)
-        if self._needed(known):
-            await self._send(known)
-            known = await self._ask(True)
+    def _has_body(self, known: Details, task_id: str, body: bytes) -> bool:
+        """Return whether the task was accepted with this body."""
+        return known.fingerprint is not None and self._sealer.matches(
+            known.fingerprint, task_id, body
+        )
+
+    # One deadline for all steps of a request.
+
+    def _deadline(self) -> float:
+        return self._clock.seconds() + DEADLINE_S
+
+    def _by(self, deadline: float, step: Deferred[T]) -> Deferred[T]:
+        return step.addTimeout(max(0.0, deadline - self._clock.seconds()), self._clock)
+
+    async def _ask(
+        self, task_id: str, equipment_id: str, deadline: float, *, barrier: bool
+    ) -> Details | None:
+        """Ask a replica for the task. Raises `NoWorker` and `BrokerError`."""
+        asked = self._directory.details(task_id, equipment_id, barrier=barrier)
+        try:
+            return await self._by(deadline, asked)
+        except TimeoutError:
+            raise NoReply("The worker did not answer for the task in time") from None
+
+    async def _publish(self, published: Deferred[None], deadline: float) -> None:
+        """Wait for the broker's confirm.
+
+        Raises `Undecided` if the message may be in the journal, another error if it is not.
+        """
+        try:
+            await self._by(deadline, published)
+        except (BrokerUnavailable, Overloaded, Unroutable):
+            raise
+        except (BrokerError, TimeoutError):
+            raise Undecided from None
+
+    async def _ask_after_publish(self, task_id: str, equipment_id: str, deadline: float) -> Details:
+        """Ask what the journal says, now that it has the message.
+
+        Raises `Undecided` and `TaskNotFound`.
+        """
+        try:
+            known = await self._ask(task_id, equipment_id, deadline, barrier=True)
+        except (BrokerError, NoWorker):
+            raise Undecided from None
         if known is None:
             raise TaskNotFound
         return known
 
-    async def _send(self, known: Details | None) -> None:
-        self.sent = True
-        try:
-            await self._publish(known)
-        except (BrokerUnavailable, Overloaded, Unroutable):
-            self.sent = False
-            raise
+
+def _not_begun(known: Details) -> bool:
+    """Return whether the task has not ended and was never sent to A."""
+    return known.state is State.RUNNING and not known.attempt_count
