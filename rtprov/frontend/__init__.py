@@ -1,1 +1,1 @@
-"""Service B, the front end: accepts tasks over HTTPS and answers questions about them."""
+"""Service B, the front end: accepts provisioning tasks over HTTP and returns their status."""

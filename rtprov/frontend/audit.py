@@ -1,5 +1,8 @@
-"""The audit trail: a line of the log, under ``rtprov.audit``, for each task that is accepted, each
-cancellation, and each request that is refused for who sends it. Never a parameter, nor a token."""
+"""The audit trail: one log line for each accepted task and each cancellation request.
+
+The lines have the log namespace ``rtprov.audit``. Refused requests are logged there, too, by
+`rtprov.http`. No line holds a parameter of a task or a token.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +26,12 @@ _log = Logger(namespace="rtprov.audit")
 
 
 def audited(submitted: Deferred[None], task: Task, caller: str) -> Deferred[None]:
-    """Write the line once `submitted` fires; `caller` says who sent the task.
+    """Write the audit line of `task` when `submitted` fires; return `submitted`.
 
-    Where nobody knows whether the task was accepted, since the broker's answer was lost or the
-    client did not wait for it, the line says "perhaps". A task that was certainly not accepted
-    leaves none."""
+    `caller` names the client that sent the task. If it is not known whether the task was accepted
+    (the broker's confirm was lost, or the client closed the connection first), the line says
+    "perhaps accepted". If the task was certainly not accepted, no line is written.
+    """
 
     def on_accepted(_: None) -> None:
         note(task, caller, ACCEPTED)
@@ -41,8 +45,10 @@ def audited(submitted: Deferred[None], task: Task, caller: str) -> Deferred[None
 
 
 def note(task: Task, caller: str, outcome: str) -> None:
-    """Write the line of a POST; `outcome` begins it. A task has one line that begins with
-    `ACCEPTED`, at most.
+    """Write the audit line of a POST.
+
+    `outcome` is `ACCEPTED`, `PERHAPS_ACCEPTED` or `REPEATED`. A task has at most one line that
+    begins with `ACCEPTED`.
     """
     when = datetime.fromtimestamp(task.accepted_at, timezone.utc).isoformat(timespec="milliseconds")
     _log.info(
@@ -58,8 +64,11 @@ def note(task: Task, caller: str, outcome: str) -> None:
 def note_cancellation(
     outcome: str, task_id: str, equipment_id: str, caller: str, why: str | None
 ) -> None:
-    """Write the line of a request to cancel a task; `outcome` begins it."""
-    because = "" if why is None else f", who says: {why}"
+    """Write the audit line of a request to cancel a task.
+
+    `outcome` is the first word or words of the line. `why` is the reason that the client gave.
+    """
+    because = "" if why is None else f", reason: {why}"
     _log.info(
         "{outcome}: task {task_id} for {equipment_id}, by {caller}{because}",
         outcome=outcome,

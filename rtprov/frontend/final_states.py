@@ -1,5 +1,6 @@
-"""The final states that a front end has learned of. They never change, so remembering the latest
-spares the broker the polls that come.
+"""A front end's cache of final task states.
+
+A final state never changes, so a cached one answers later polls without a question to the broker.
 """
 
 from __future__ import annotations
@@ -13,25 +14,28 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MAX_REMEMBERED = 100_000
-REMEMBERED_KEYED_S = 60.0  # a final state whose id may be another task's later
+# For ids made from an Idempotency-Key: after the retention, a new task may get the same id.
+REMEMBERED_KEYED_S = 60.0
 
 
 class FinalStates:
-    """By task and equipment. `seconds` is a clock's."""
+    """The latest `MAX_REMEMBERED` final states, by task id and equipment id.
+
+    `seconds` returns the time of a monotonic clock, in seconds.
+    """
 
     def __init__(self, seconds: Callable[[], float]) -> None:
         self._seconds = seconds
-        # The time beside a state is when it is forgotten: only the id of a key may be another
-        # task's later.
+        # A state, and the time at which it expires; None for ids that are never used again.
         self._remembered: OrderedDict[tuple[str, str], tuple[State, float | None]] = OrderedDict()
 
     def recall(self, task_id: str, equipment_id: str) -> State | None:
-        """The task's final state, if it is remembered."""
+        """Return the task's final state, or None if it is not in the cache."""
         state, until = self._remembered.get((task_id, equipment_id), (None, None))
         return state if until is None or self._seconds() < until else None
 
     def remember(self, task_id: str, equipment_id: str, state: State) -> State:
-        """Keep a final state; return the one that counts: the first that was learned stands."""
+        """Store a final state; return the one that counts, which is the first that was stored."""
         known = self.recall(task_id, equipment_id)
         if known is not None:
             return known
@@ -42,5 +46,5 @@ class FinalStates:
         return state
 
     def forget(self, task_id: str, equipment_id: str) -> None:
-        """The id may be a new task's."""
+        """Remove the task's state, because a new task may have its id."""
         self._remembered.pop((task_id, equipment_id), None)

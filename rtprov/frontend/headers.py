@@ -1,4 +1,4 @@
-"""What a client's request says in its headers: ``Idempotency-Key`` and ``Prefer``."""
+"""Parse the request headers ``Idempotency-Key`` and ``Prefer: wait`` (RFC 7240)."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ import re
 from rtprov.errors import InvalidHeader
 
 MAX_WAIT_S = 60
-ANSWER_EARLY_S = 0.5  # at most, before a client's time is over: the answer takes time to arrive
-LAST_QUESTION_S = 0.5  # at most, before that: for the worker to tell the task's state once more
+# The answer is sent this long before the client's wait ends, because it takes time to arrive.
+ANSWER_EARLY_S = 0.5
+# Before that, a worker is asked for the task's state once more. It gets this long to answer.
+LAST_QUESTION_S = 0.5
 MAX_KEY_LENGTH = 255
 _KEY = re.compile(f"[!-~]{{1,{MAX_KEY_LENGTH}}}")
 
 
 def idempotency_key(values: list[str]) -> str | None:
-    """The key that the ``Idempotency-Key`` fields give; None where there is none. Raises
-    `InvalidHeader`.
+    """Return the key from the request's ``Idempotency-Key`` fields, or None if there are none.
+
+    Raises `InvalidHeader` if there are several fields, or if the key is not 1 to 255 visible ASCII
+    characters.
     """
     if not values:
         return None
@@ -26,16 +30,16 @@ def idempotency_key(values: list[str]) -> str | None:
     return values[0]
 
 
-# A quoted string, whose closing quote is optional so that a match never fails, nor backtracks; a
-# comma; or what is neither.
+# A quoted string, a comma, or any other text. The closing quote is optional, so a match never
+# fails and never backtracks.
 _PIECES = re.compile(r'"(?:[^"\\]+|\\.)*"?|,|[^",]+', re.DOTALL)
 
 
 def preferred_wait_s(values: list[str]) -> int:
-    """How long a client would wait for an answer, by its ``Prefer`` fields (RFC 7240 §4.3), at most
-    60 s; 0 where it does not say.
+    """Return how many seconds the client wants to wait for an answer: 0 to 60.
 
-    Of a preference that comes twice the first counts (§2).
+    `values` are the request's ``Prefer`` fields (RFC 7240 §4.3). 0 means that there is no valid
+    ``wait``. If a preference is repeated, the first one counts (§2).
     """
     preferences = [""]
     for piece in _PIECES.findall(",".join(values)):
@@ -52,14 +56,16 @@ def preferred_wait_s(values: list[str]) -> int:
 
 
 def answered_within_s(wait_s: int) -> float:
-    """Seconds within which to answer a client that waits for `wait_s`, which is an upper bound (RFC
-    7240 §4.3).
+    """Return the seconds within which a client that waits for `wait_s` must be answered.
+
+    The result is a little less than `wait_s`, because ``wait`` is an upper bound (RFC 7240 §4.3).
     """
     return wait_s - min(ANSWER_EARLY_S, wait_s / 8)
 
 
 def waits_s(wait_s: int) -> float:
-    """Seconds after which such a client stops waiting for the task's end, and the worker is asked
-    for the state.
+    """Return the seconds after which the front end stops waiting for the task's end.
+
+    It then asks a worker for the task's state, and answers with that.
     """
     return answered_within_s(wait_s) - min(LAST_QUESTION_S, wait_s / 8)

@@ -1,7 +1,6 @@
-"""The description of service B: an OpenAPI 3.1 document made from the very types that check and
-write its JSON.
+"""The OpenAPI 3.1 document of service B, built from the types that validate and encode its JSON.
 
-https://spec.openapis.org/oas/v3.1.0
+See https://spec.openapis.org/oas/v3.1.0.
 """
 
 from __future__ import annotations
@@ -31,26 +30,29 @@ _EXAMPLE = {
     ],
 }
 _REFUSALS = {
-    401: "Credentials are required, or these are not known or have expired",
+    400: "The request is invalid; the message names the field and the rule",
+    401: "Credentials are required, or the credentials are unknown or expired",
     403: (
-        "The caller's role is too low, the task is another caller's, or a page of another site"
-        " sends the request"
+        "The caller's role is too low, the task belongs to another caller, or a browser sent the"
+        " request from a page of another site"
     ),
-    400: "The request breaks a rule; the message says which, and where",
-    404: "The id is malformed, or there is no such equipment or task",
-    409: "The task was sent to the equipment service, or has ended",
-    413: f"The body has more than {MAX_BODY_BYTES} bytes",
-    415: "The body is not JSON by its Content-Type, or is encoded",
-    422: "The Idempotency-Key was used for this equipment before, with another body",
-    429: "Too many requests of this client; Retry-After says when the next one is taken",
-    500: "The task has failed, or was cancelled; or an error of the front end",
-    503: "The broker is away, no worker can tell, or the answer was lost; ask again",
+    404: "The id is malformed, or the equipment or task does not exist",
+    409: "The task cannot be cancelled: it was already sent to the equipment, or it has ended",
+    413: f"The body is larger than {MAX_BODY_BYTES} bytes",
+    415: "The Content-Type is not JSON, or the body has a Content-Encoding",
+    422: "The Idempotency-Key was already used for this equipment with a different body",
+    429: "The client sends too many requests; try again after the time in Retry-After",
+    500: "The task failed or was cancelled, or the front end had an internal error",
+    503: (
+        "The broker is not available, no worker answered, or the result is not known; try again"
+        " after the time in Retry-After"
+    ),
 }
 
 
 @functools.cache
 def document() -> dict[str, Any]:
-    """The whole document."""
+    """Return the document as a dictionary. It is built once."""
     _, schemas = msgspec.json.schema_components(_TYPES, ref_template="#/components/schemas/{name}")
     return {
         "openapi": "3.1.0",
@@ -58,8 +60,8 @@ def document() -> dict[str, Any]:
             "title": "rtprov",
             "version": __version__,
             "description": (
-                "Takes orders to configure equipment, answers each with a receipt at once, and"
-                " tells what became of it."
+                "Accepts tasks that configure equipment. Each accepted task gets a task id at"
+                " once; the task runs in the background, and its status can be requested by the id."
             ),
             "license": {"name": "MIT", "identifier": "MIT"},
         },
@@ -71,7 +73,7 @@ def document() -> dict[str, Any]:
 
 @functools.cache
 def document_bytes() -> bytes:
-    """The document as JSON."""
+    """Return the document as JSON, encoded in UTF-8."""
     return json.dumps(document(), ensure_ascii=False).encode()
 
 
@@ -87,12 +89,16 @@ def _paths() -> dict[str, Any]:
         "/api/v1/tasks/{taskId}": {"parameters": [_task_id()], "get": _details()},
         "/livez": {
             "get": _operation(
-                "getLivez", "Is the front end alive?", {200: ("It is", "Envelope")}, 500
+                "getLivez", "Liveness probe", {200: ("The process is alive", "Envelope")}, 500
             )
         },
         "/readyz": {
             "get": _operation(
-                "getReadyz", "Can it be of use?", {200: ("It can", "Envelope")}, 500, 503
+                "getReadyz",
+                "Readiness probe: the broker confirms messages, and workers answer",
+                {200: ("The front end is ready", "Envelope")},
+                500,
+                503,
             )
         },
     }
@@ -101,13 +107,14 @@ def _paths() -> dict[str, Any]:
 def _submit() -> dict[str, Any]:
     key = _header(
         "Idempotency-Key",
-        "Makes the POST safe to repeat: one key and body is one task",
+        "Makes the request safe to repeat: requests for the same equipment with the same key and"
+        " the same body create one task",
         {"pattern": f"^[!-~]{{1,{MAX_KEY_LENGTH}}}$"},
     )
     operation = _operation(
         "submitTask",
-        "Order that equipment be configured",
-        {200: ("The task is safe", "Receipt")},
+        "Create a task that configures equipment",
+        {200: ("The task is accepted and stored", "Receipt")},
         400,
         403,
         404,
@@ -125,7 +132,7 @@ def _submit() -> dict[str, Any]:
     created = operation["responses"]["200"]
     created["headers"] = {
         "Location": {
-            "description": "Where the task's status is",
+            "description": "The URL of the task's status",
             "required": True,
             "schema": {"type": "string"},
         }
@@ -141,34 +148,36 @@ def _submit() -> dict[str, Any]:
 
 
 def _status() -> dict[str, Any]:
-    summary = "How a task stands: code 200 completed, 204 still running"
+    summary = "Return a task's status: code 200 if it is completed, 204 if it is still running"
     operation = _operation(
         "getStatus",
         summary,
-        {200: ("It is completed, or still runs: see the code", "Envelope")},
+        {200: ("The task is completed, or it is still running: see `code`", "Envelope")},
         404,
         500,
         503,
     )
     operation["responses"]["202"] = {
         **operation["responses"]["200"],
-        "description": "It still runs (with --running-status 202)",
+        "description": "The task is still running (if started with --running-status 202)",
     }
-    operation["responses"]["204"] = {"description": "It still runs (with --running-status 204)"}
+    operation["responses"]["204"] = {
+        "description": "The task is still running (if started with --running-status 204)"
+    }
     wait = (
-        "wait=N: the answer comes when the task has ended, or shortly before N seconds are over,"
-        f" at most {MAX_WAIT_S} (RFC 7240)"
+        "wait=N (RFC 7240): wait until the task has ended, but at most N seconds, N up to"
+        f" {MAX_WAIT_S}"
     )
     operation["parameters"] = [_header("Prefer", wait, {"examples": ["wait=30"]})]
     return operation
 
 
 def _cancel() -> dict[str, Any]:
-    summary = "Cancel a task that was not sent yet"
+    summary = "Cancel a task that was not yet sent to the equipment"
     operation = _operation(
         "cancelTask",
         summary,
-        {200: ("It will never be sent", "Envelope")},
+        {200: ("The task is cancelled; it will not be sent", "Envelope")},
         400,
         403,
         404,
@@ -177,14 +186,14 @@ def _cancel() -> dict[str, Any]:
         503,
     )
     text = {"type": "string", "minLength": 1, "maxLength": MAX_REASON}
-    operation["parameters"] = [_parameter("reason", "query", "Why, for the audit line", text)]
+    operation["parameters"] = [_parameter("reason", "query", "The reason, for the audit log", text)]
     return operation
 
 
 def _details() -> dict[str, Any]:
     return _operation(
         "getTask",
-        "All that is known of a task",
+        "Return a task with its history and its expected end",
         {200: ("The task", "TaskAnswer")},
         400,
         404,
@@ -196,8 +205,8 @@ def _details() -> dict[str, Any]:
 def _list() -> dict[str, Any]:
     operation = _operation(
         "listTasks",
-        "A device's tasks, newest first",
-        {200: ("A page of them", "TasksAnswer")},
+        "List the tasks of one device, newest first",
+        {200: ("One page of tasks", "TasksAnswer")},
         400,
         404,
         500,
@@ -207,13 +216,13 @@ def _list() -> dict[str, Any]:
         _parameter(
             "limit",
             "query",
-            "How many make a page",
+            "The maximum number of tasks on the page",
             {"type": "integer", "minimum": 1, "maximum": MAX_PAGE, "default": DEFAULT_PAGE},
         ),
         _parameter(
             "before",
             "query",
-            "Only those before this task",
+            "A task id; only older tasks are listed",
             {"type": "string", "pattern": "^[0-9a-f]{32}$"},
         ),
     ]
@@ -242,7 +251,7 @@ def _equipment_id() -> dict[str, Any]:
     return _parameter(
         "equipmentId",
         "path",
-        "The equipment's serial",
+        "The equipment's serial number",
         {"type": "string", "pattern": "^[a-zA-Z0-9]{6,}$"},
     )
 
@@ -251,7 +260,7 @@ def _task_id() -> dict[str, Any]:
     return _parameter(
         "taskId",
         "path",
-        "The task's id, from its receipt",
+        "The task id, as returned by POST",
         {"type": "string", "pattern": "^[0-9a-f]{32}$"},
     )
 

@@ -1,5 +1,7 @@
-"""The query parameters of requests that take some (RFC 3986 §3.4). What is not expected is refused,
-by its name: it may be a typing error that would change what the request means."""
+"""Validate the query parameters of a request (RFC 3986 §3.4).
+
+An unknown parameter is an error: a misspelt name must not silently change what a request means.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +21,10 @@ _UNFIT = re.compile(r"[^A-Za-z0-9_.\[\]-]")
 
 
 def arguments_of(target: bytes) -> dict[bytes, list[bytes]]:
-    """The parameters in the query of a request's target, percent-decoded.
+    """Return the query parameters in a request's target, percent-decoded.
 
-    Twisted leaves those out that have no equals sign; here they have an empty value.
+    A parameter without an equals sign has an empty value. (``request.args`` of Twisted leaves it
+    out.)
     """
     arguments: dict[bytes, list[bytes]] = {}
     for part in target.partition(b"?")[2].split(b"&"):
@@ -36,18 +39,19 @@ def arguments_of(target: bytes) -> dict[bytes, list[bytes]]:
 def parameters(
     arguments: Mapping[bytes, Sequence[bytes]], expected: Mapping[str, str]
 ) -> dict[str, str]:
-    """The values of a query's parameters, as `arguments_of` gives them; `expected` says for each
-    name what it should be.
+    """Return the values of the query parameters `arguments`, as `arguments_of` returns them.
 
-    Raises `InvalidQuery` where one has another name, comes twice, has no value, or one that is not
-    UTF-8."""
+    `expected` maps each known name to a text that says what its value should be, for example
+    ``expected a task's id``. Raises `InvalidQuery` if a name is unknown or repeated, or if a value
+    is empty or not UTF-8.
+    """
     values: dict[str, str] = {}
     for raw_name, raw_values in arguments.items():
         name = raw_name.decode("utf-8", "replace")
         if not name and not any(raw_values):
-            continue  # nothing between two ampersands
+            continue  # an empty part between two ampersands
         if name not in expected:
-            taken = f"expected {' or '.join(expected)}" if expected else "this request takes none"
+            taken = f"expected {' or '.join(expected)}" if expected else "this request has none"
             raise InvalidQuery(
                 f"{_UNFIT.sub('?', name)[:MAX_SHOWN] or '(no name)'}: no such query parameter;"
                 f" {taken}"
@@ -66,12 +70,12 @@ _REASON = {"reason": f"expected a text of 1 to {MAX_REASON} characters"}
 
 
 def no_parameters(arguments: Mapping[bytes, Sequence[bytes]]) -> None:
-    """Raises `InvalidQuery` where there are any."""
+    """Raise `InvalidQuery` if there are any query parameters."""
     parameters(arguments, {})
 
 
 def page(arguments: Mapping[bytes, Sequence[bytes]]) -> tuple[int, str | None]:
-    """``limit`` and ``before`` of a list of tasks. Raises `InvalidQuery`."""
+    """Return ``limit`` and ``before`` of a request for a list of tasks. Raises `InvalidQuery`."""
     values = parameters(arguments, _PAGE)
     limit, before = values.get("limit", str(DEFAULT_PAGE)), values.get("before")
     if not re.fullmatch(r"[0-9]{1,3}", limit) or not 1 <= int(limit) <= MAX_PAGE:
@@ -82,10 +86,10 @@ def page(arguments: Mapping[bytes, Sequence[bytes]]) -> tuple[int, str | None]:
 
 
 def reason(arguments: Mapping[bytes, Sequence[bytes]]) -> str | None:
-    """Why something is done, for the audit line; None where that is not said. Raises
-    `InvalidQuery`.
+    """Return the ``reason`` for the audit line, or None if the client gives none.
 
-    Characters that would break the line, or show nothing, are replaced by U+FFFD.
+    Characters that are not printable are replaced by U+FFFD, so the audit line stays one line.
+    Raises `InvalidQuery`.
     """
     text = parameters(arguments, _REASON).get("reason")
     if text is None:

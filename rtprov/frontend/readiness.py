@@ -1,6 +1,7 @@
-"""When a front end is ready: its broker confirms, and for each shard a worker answers.
+"""The readiness check of a front end.
 
-No worker may lack the key that the front end seals with.
+A front end is ready if its broker confirms messages, a worker answers for each shard, and the
+workers have the front end's sealing key.
 """
 
 from __future__ import annotations
@@ -27,8 +28,10 @@ from rtprov.messaging.probe import PROBE_DEADLINE_S, broker_confirms
 def readiness_of_frontend(
     publisher: Publisher, rpc: RpcClient, shards: int, keys: SharedKeys, clock: IReactorTime
 ) -> Readiness:
-    """Ready while the broker confirms, a worker answers for each shard, and none lacks the key that
-    seals.
+    """Return the check for a front end of `shards` shards.
+
+    It fails with `NotReady` if the broker does not confirm a message, if no worker answers for some
+    shard, or if the workers that answer do not have the sealing key.
     """
     queues = [Shard(index, shards).status for index in range(shards)]
 

@@ -1,9 +1,9 @@
-"""Service B, the front end: takes a task, answers with a receipt, and tells a task's status and all
-about it.
+"""The HTTP resources of service B: tasks, lists of tasks, probes and documentation.
 
-A thin layer: the rules of a body are `rtprov.equipment.request`'s, the way to the broker is
-`rtprov.frontend.submission`', the state a `StatusSource`'s, the rest of what is known a
-`TaskQueries`'s, the answers to failures `rtprov.http.responses`'s."""
+The handlers only connect other modules. `rtprov.equipment.request` validates a body,
+`rtprov.frontend.submission` sends tasks to the broker, a `StatusSource` returns a task's state, a
+`TaskQueries` returns its details, and `rtprov.http.responses` turns errors into answers.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ T = TypeVar("T")
 
 POLL_AGAIN_S = 5
 
-# An id may be empty here: it is malformed then, like any other that is.
+# An empty id matches, so that it gets the same 404 as any other malformed id.
 _EQUIPMENT = "/api/v1/equipment/cpe/<string(minlength=0):equipment_id>"
 _TASKS = f"{_EQUIPMENT}/task"
 _TASK = f"{_TASKS}/<string(minlength=0):task_id>"
@@ -58,12 +58,13 @@ _ANY_TASK = "/api/v1/tasks/<string(minlength=0):task_id>"
 
 
 class Frontend:
-    """B's resources.
+    """The routes of service B and their handlers.
 
-    `new_task_id` makes ids of 32 lower-case hexadecimal digits that nobody can guess; `wall_clock`
-    gives seconds since the epoch; `running_status` is the HTTP status of a task that still runs:
-    200, 202, or 204, which carries no body. `process_id` names this process in what clients are
-    told of the tasks that it accepted."""
+    `new_task_id` returns unguessable ids of 32 lower-case hexadecimal digits; `wall_clock` returns
+    seconds since the epoch. `running_status` is the HTTP status for a task that is still running:
+    200, 202, or 204, which has no body. `process_id` names this process in the details of the tasks
+    that it accepts.
+    """
 
     app = Klein()
 
@@ -100,7 +101,7 @@ class Frontend:
         self._finals = FinalStates(clock.seconds)
 
     def resource(self) -> IResource:
-        """What a `rtprov.http.site.JsonSite` serves."""
+        """Return the root resource, to be served by a `rtprov.http.site.JsonSite`."""
         return cast("IResource", SameOrigin(json_resource(self.app)))
 
     @app.handle_errors(Exception)
@@ -159,8 +160,9 @@ class Frontend:
     async def _wait(
         self, task_id: str, equipment_id: str, wait_s: int, began: float
     ) -> State | None:
-        """Wait for a running task to end, then ask once more. The `wait_s` seconds count from
-        `began`, the clock's time.
+        """Wait for a running task to end; if it does not, ask for its state once more.
+
+        `began` is the clock's time at which the `wait_s` seconds began.
         """
         left_s = began + waits_s(wait_s) - self._clock.seconds()
         state = await self._ends.wait(task_id, equipment_id, max(0.0, left_s))
@@ -171,7 +173,7 @@ class Frontend:
                 task_id, equipment_id, began + answered_within_s(wait_s) - self._clock.seconds()
             )
         except _TooSlow:
-            # the answer to this request's first question; there is no time for another
+            # There is no time for another question, so the first answer of this request stands.
             return State.RUNNING
 
     @app.route(_TASK, methods=["DELETE"])
@@ -180,7 +182,7 @@ class Frontend:
         await self._submission.cancel(
             task_id, equipment_id, caller_of(request), reason_of(_arguments(request))
         )
-        # a replica that lags behind may not know it yet
+        # A GET may be answered by a replica that has not seen the cancellation yet.
         self._finals.remember(task_id, equipment_id, State.CANCELLED)
         return answer(request, 200, envelope(200, "Cancelled"))
 
@@ -205,7 +207,10 @@ class Frontend:
         following = None
         if len(tasks) > limit:
             tasks = tasks[:limit]
-            following = f"/api/v1/equipment/cpe/{equipment_id}/task?limit={limit}&before={tasks[-1].task_id}"
+            following = (
+                f"/api/v1/equipment/cpe/{equipment_id}/task"
+                f"?limit={limit}&before={tasks[-1].task_id}"
+            )
         headers = {} if following is None else {"Link": f'<{following}>; rel="next"'}
         return answer(
             request,
@@ -235,21 +240,23 @@ class Frontend:
         try:
             return await asked.addTimeout(DEADLINE_S, self._clock)
         except TimeoutError:
-            raise NoReply("The worker did not tell of the task in time") from None
+            raise NoReply("The worker did not answer for the task in time") from None
 
     async def _ask(
         self, task_id: str, equipment_id: str, within_s: float = DEADLINE_S
     ) -> State | None:
-        """Raises `_TooSlow` if there is no answer within `within_s` seconds, at most
+        """Ask a worker for the task's state.
+
+        Raises `_TooSlow` if the answer does not come within `within_s` seconds, at most
         `DEADLINE_S`.
         """
         asked: Deferred[State | None] = self._statuses.status(task_id, equipment_id)
         try:
             state = await asked.addTimeout(min(DEADLINE_S, max(0.0, within_s)), self._clock)
         except TimeoutError:
-            raise _TooSlow("The worker did not tell the task's status in time") from None
+            raise _TooSlow("The worker did not return the task's status in time") from None
         if state is None or not state.final:
-            # another request may have learned of the end meanwhile
+            # Another request may have received the final state in the meantime.
             return self._finals.recall(task_id, equipment_id) or state
         return self._finals.remember(task_id, equipment_id, state)
 
@@ -262,14 +269,14 @@ class Frontend:
         )
         if self._running_status != 204:
             return body
-        # RFC 9110 §15.3.5: a 204 has no content, so nothing that describes one either.
+        # A 204 has no content (RFC 9110 §15.3.5), so it has no headers that describe content.
         request.responseHeaders.removeHeader("Content-Length")
         request.responseHeaders.removeHeader("Content-Type")
         return b""
 
 
 class _TooSlow(NoReply):
-    """The worker did not answer in the time that it had."""
+    """The worker did not answer within the given time."""
 
 
 def _fields(request: IRequest, name: bytes) -> list[str]:
@@ -285,5 +292,5 @@ def _check_ids(equipment_id: str, task_id: str) -> None:
 
 
 def _arguments(request: IRequest) -> Mapping[bytes, Sequence[bytes]]:
-    """The parameters of the request's query."""
+    """Return the parameters in the request's query."""
     return arguments_of(cast("bytes", request.uri))

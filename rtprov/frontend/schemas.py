@@ -1,6 +1,8 @@
-"""The JSON that front end and clients exchange, beside a task's request body and the error
-envelope: what requests say in their head, and how a task is shown. `rtprov.frontend.openapi`
-describes the same types."""
+"""The JSON documents that the front end sends: receipts, errors, tasks and lists of tasks.
+
+A task's request body is in `rtprov.equipment.request`. `rtprov.frontend.openapi` describes these
+types; their docstrings are part of the OpenAPI document, so clients read them.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +15,16 @@ from msgspec import Meta
 from rtprov.model import Attempt, Details, Phase, State, Waiting
 
 Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
-"""RFC 3339, in UTC, to the millisecond: such texts sort like what they mean."""
+"""A time as in RFC 3339, in UTC with milliseconds. Such texts sort in the order of time."""
 
 
 class AttemptDocument(msgspec.Struct, rename="camel"):
-    """One call to the equipment service. `error` tells why it did not get there.
+    """One call to the equipment service.
 
-    `nextAttemptAt` is when the next call is due, told of the last one while that is to come; null
-    also where a service in trouble keeps it back."""
+    `error` says why the call did not reach the service; it is null if it did. `nextAttemptAt` is
+    the time of the next call. It is set only in the latest attempt, and only until that time; it is
+    null while calls are held back because the service does not work.
+    """
 
     number: int
     started_at: Time | None
@@ -30,21 +34,25 @@ class AttemptDocument(msgspec.Struct, rename="camel"):
 
 
 class WaitingDocument(msgspec.Struct, rename="camel"):
-    """What keeps a task from being sent.
+    """What a waiting task waits for, and how many tasks come before it.
 
-    ``device``: an earlier task of it. ``service``: it is or was out of reach. ``concurrency``:
-    there is no free slot. ``key``: the worker has not the key that the task is sealed with."""
+    `reason` is `device` (an earlier task of the same device has not ended), `service` (the
+    equipment service is or was not reachable), `concurrency` (all call slots are in use) or `key`
+    (the worker does not have the key that the task is sealed with). `tasksAhead` counts the earlier
+    tasks of the same device.
+    """
 
     reason: Waiting
     tasks_ahead: int
 
 
 class TaskDocument(msgspec.Struct, rename="camel"):
-    """A task. Times are UTC; those that are not known, or have not come yet, are null.
+    """A task. All times are UTC. A time that is unknown or in the future is null.
 
-    `phase` is null once the task has ended. `expectedFinishAt` is an estimate, null also while the
-    equipment service is in trouble. `caller` says whose POST made the task, `acceptedBy` which
-    front end process accepted it. `campaign`, `retryOf` and `retriedAs` are null in this version.
+    `phase` is null once the task has ended. `expectedFinishAt` is an estimate; it is null if no
+    estimate is possible, for example while the equipment service does not work. `caller` is the
+    client whose POST created the task. `acceptedBy` is the front end process that accepted it.
+    `campaign`, `retryOf` and `retriedAs` are always null in this version.
     """
 
     task_id: str
@@ -67,15 +75,16 @@ class TaskDocument(msgspec.Struct, rename="camel"):
 
 
 class Receipt(msgspec.Struct, rename="camel"):
-    """A task was accepted."""
+    """The answer to a POST whose task was accepted."""
 
     code: int
     task_id: str
 
 
 class Envelope(msgspec.Struct):
-    """What every error looks like, and every answer that has nothing more to say. `code` is the
-    HTTP status, 204 while a task runs.
+    """The form of every error, and of every answer that has only a message.
+
+    `code` is the HTTP status, or 204 while a task is running.
     """
 
     code: int
@@ -83,7 +92,7 @@ class Envelope(msgspec.Struct):
 
 
 class Problem(msgspec.Struct):
-    """The same for who asks for ``application/problem+json`` (RFC 9457)."""
+    """An error for clients that request `application/problem+json` (RFC 9457)."""
 
     type: str
     title: str
@@ -92,15 +101,16 @@ class Problem(msgspec.Struct):
 
 
 class TaskAnswer(msgspec.Struct):
-    """One task."""
+    """The answer with one task."""
 
     code: int
     task: TaskDocument
 
 
 class TasksAnswer(msgspec.Struct):
-    """A page of a device's tasks, newest first. `next` is where the page behind it is; null where
-    there is none.
+    """One page of a device's tasks, newest first.
+
+    `next` is the URL of the next page, or null on the last page.
     """
 
     code: int
@@ -109,7 +119,7 @@ class TasksAnswer(msgspec.Struct):
 
 
 def task_document(details: Details) -> TaskDocument:
-    """A task as clients see it."""
+    """Convert a task's details to the document that clients get."""
     waits_for = (
         None if details.waits_for is None else WaitingDocument(details.waits_for, details.ahead)
     )

@@ -1,4 +1,4 @@
-"""A front end: its connection to the broker, and the resource that it serves."""
+"""The front end as a Twisted service: its connection to the broker and its HTTP resource."""
 
 from __future__ import annotations
 
@@ -37,11 +37,13 @@ PUBLISHED_TO_BY_FRONTEND = (TASKS_EXCHANGE, STATUS_EXCHANGE)
 
 
 class FrontendService(Service):
-    """A front end's way to the broker, and its `frontend`, whose resource is to be served.
+    """Connect a front end to the broker; `frontend` has the HTTP resource to serve.
 
-    `process_id` names it in what tasks tell. `key_source` is where the sealer's first key comes
-    from, if it has none yet. It is made for `shards` shards; with `shards_given`, the operator
-    asked for that number (`rtprov.messaging.shard_count`)."""
+    `process_id` identifies this process in the details of tasks. `key_source` provides the first
+    sealing key if `sealer` has none yet. The service works with `shards` shards. With
+    `shards_given` the operator set this number, and a broker with another number is an error (see
+    `rtprov.messaging.shard_count`).
+    """
 
     _log = Logger()
 
@@ -104,7 +106,7 @@ class FrontendService(Service):
 
     def startService(self) -> None:
         super().startService()
-        self._log.info("front end {process_id} starts", process_id=self.process_id)
+        self._log.info("starting front end {process_id}", process_id=self.process_id)
         self.connection.startService()
 
     def stopService(self) -> Deferred[None]:

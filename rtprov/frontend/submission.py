@@ -258,9 +258,9 @@ class TaskSubmission:
             raise NoReply("The worker did not answer for the task in time") from None
 
     async def _publish(self, published: Deferred[None], deadline: float) -> None:
-        """Wait for the broker's confirm.
+        """Wait until the broker confirms the message.
 
-        Raises `Undecided` if the message may be in the journal, another error if it is not.
+        Raises `Undecided` if the message may be in the journal, and another error if it is not.
         """
         try:
             await self._by(deadline, published)

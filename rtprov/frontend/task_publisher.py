@@ -1,4 +1,4 @@
-"""Publishing tasks and cancellations for the shards."""
+"""Publish tasks and cancellations to the work queue and journal of their shard."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
 
 class TaskPublisher:
-    """The front end's `rtprov.interfaces.TaskSink`."""
+    """The front end's implementation of `rtprov.interfaces.TaskSink`.
+
+    `refusal` is called with a shard's number and the id of a sealing key. It returns an error if
+    tasks with this key must not be sent to the shard (see `rtprov.queries.shared_keys`), else None.
+    """
 
     def __init__(
         self,
@@ -31,8 +35,9 @@ class TaskPublisher:
         self._refusal = refusal
 
     def submit(self, task: Task) -> Deferred[None]:
-        """See `rtprov.interfaces.TaskSink.submit`. Nothing is sent where `refusal` of shard and
-        sealing key gives an error: it fails so.
+        """See `rtprov.interfaces.TaskSink.submit`.
+
+        If `refusal` returns an error, the Deferred fails with it, and nothing is published.
         """
         refusal = self._refusal(shard_of(task.equipment_id, len(self._shards)), task.key)
         if refusal is not None:

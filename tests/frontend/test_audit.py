@@ -83,7 +83,7 @@ class Audit(FrontendTestCase):
         )
         self.ask("DELETE", GET_PATH)  # again is as good as once
         self.assertEqual(
-            self.lines, [f"cancelled: {of_whom}, who says: ошибка", f"cancelled: {of_whom}"]
+            self.lines, [f"cancelled: {of_whom}, reason: ошибка", f"cancelled: {of_whom}"]
         )
 
     def test_not_cancelled(self) -> None:

@@ -158,7 +158,7 @@ class Lists(FrontendTestCase):
             self.assertError(
                 self.ask("GET", f"{path}?verbose=1"),
                 400,
-                "verbose: no such query parameter; this request takes none",
+                "verbose: no such query parameter; this request has none",
             )
         self.assertError(
             self.ask("DELETE", GET_PATH + "?why=x"),

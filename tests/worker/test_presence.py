@@ -119,7 +119,7 @@ class Ends(Lines):
                     f"cancelled: task {tasks[3]} for ABC123456 from {caller}: by a client, before"
                     " it was sent"
                 ),
-                f"cancelled: task {tasks[3]} for ABC123456, by {caller}, who says: typing error",
+                f"cancelled: task {tasks[3]} for ABC123456, by {caller}, reason: typing error",
             ],
         )
         self.system.network.advance(70)
