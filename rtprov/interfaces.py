@@ -1,5 +1,6 @@
-"""The seams between the roles. Each is small enough to be faked in a test by a class of a few
-lines.
+"""The interfaces between the packages, as protocols.
+
+Each is small, so that a test can implement it with a class of a few lines.
 """
 
 from __future__ import annotations
@@ -14,129 +15,144 @@ if TYPE_CHECKING:
 
 
 class TaskSink(Protocol):
-    """Where the front end puts a task."""
+    """Accepts tasks and cancellations from the front end."""
 
     def submit(self, task: Task) -> Deferred[None]:
-        """Fire once the broker has confirmed that work queue and journal both have the task.
+        """Publish a task; fire once the broker has confirmed it for the work queue and the journal.
 
-        Fails with `BrokerUnavailable`, `Overloaded`, `Unroutable` or `NotReady` when the task was
-        certainly not accepted, with `Unconfirmed` when it may have been. Fires within 5 s.
-        Cancelling forgets the caller; it does not call the task back."""
+        Fails with `BrokerUnavailable`, `Overloaded`, `Unroutable` or `NotReady` if the task was
+        certainly not accepted, and with `Unconfirmed` if it may have been. Fires within 5 s.
+        Cancelling the Deferred stops the wait; it does not withdraw the task.
+        """
 
     def cancel(self, task_id: str, equipment_id: str, at: float) -> Deferred[None]:
-        """Fire once the broker has confirmed that the journal has a `Cancelled` for this task.
+        """Publish a `Cancelled` event with the time `at`; fire once the broker has confirmed it.
+
         Fails as `submit` does.
         """
 
 
 class TaskQueries(Protocol):
-    """Where the front end learns all about tasks. Everything fires within 5 s, or fails with
-    `NoWorker` or `BrokerError`.
+    """Returns details of tasks to the front end.
+
+    All Deferreds fire within 5 s, or fail with `NoWorker` or `BrokerError`.
     """
 
     def details(
         self, task_id: str, equipment_id: str, *, barrier: bool
     ) -> Deferred[Details | None]:
-        """Fire with all that a replica knows of the task, or None; with `barrier`, with all that
-        was confirmed before the call.
+        """Fire with what a replica knows of the task, or None if it knows no such task.
+
+        With `barrier`, the replica first reads every event that was confirmed before this call.
         """
 
     def find(self, task_id: str) -> Deferred[Details | None]:
-        """The same for a task of any equipment; None only where there is no such task."""
+        """Fire with the task of this id, whatever its equipment; None if there is no such task."""
 
     def tasks_of(
         self, equipment_id: str, before: str | None, limit: int
     ) -> Deferred[list[Details]]:
-        """Fire with the equipment's tasks, newest first, at most `limit` (to 100): those before the
-        task `before`, or from the newest.
+        """Fire with at most `limit` (1 to 100) tasks of the equipment, newest first.
+
+        If `before` is the id of a task, only tasks older than that one are listed.
         """
 
 
 class Completions(Protocol):
-    """Where the front end waits for tasks to end."""
+    """Lets the front end wait until tasks end."""
 
     @property
     def full(self) -> bool:
-        """Whether no more clients can wait."""
+        """Whether the maximum number of clients is waiting."""
 
     def wait(self, task_id: str, equipment_id: str, wait_s: float) -> Deferred[State | None]:
-        """Fire with the task's final state, or with None after `wait_s` seconds, at most 0.1 s
-        earlier and never later.
+        """Fire with the task's final state, or with None after `wait_s` seconds.
 
-        Fires with None at once when the front end stops. Never fails.
+        None may come up to 0.1 s early, never late. It comes at once when the front end stops. The
+        Deferred never fails.
         """
 
 
 class StatusSource(Protocol):
-    """Where the front end learns how a task stands."""
+    """Returns the states of tasks to the front end."""
 
     def status(self, task_id: str, equipment_id: str) -> Deferred[State | None]:
-        """Fire with the state, or None where there is no such task of this equipment.
+        """Fire with the task's state, or None if this equipment has no such task.
 
-        Fails with `NoWorker`, `NoReply` or `BrokerUnavailable`; within 5 s.
+        Fails with `NoWorker`, `NoReply` or `BrokerUnavailable`. Fires within 5 s.
         """
 
 
 class Equipment(Protocol):
-    """Service A as the worker sees it."""
+    """Calls service A for the worker."""
 
     def configure(self, task: Task, body: bytes) -> Deferred[tuple[State, str]]:
-        """Call A once, with `body` unchanged. Fire with a final state and the reason for it (for
-        the journal; no parameter in it).
+        """Call A once, with `body` unchanged; fire with a final state and the reason for it.
 
-        Fails with `EquipmentUnreachable` when the call may be made again, with `EquipmentSilent`,
-        which is final, when there is no answer, and with `OutOfResources` when this machine could
-        not even try. Fires within max(`task.timeout_s`, 60) + 30 s of the moment at which the order
-        is written; the connection that comes before takes a few seconds at most, once it is its
-        turn to be opened."""
+        The reason goes into the journal, so it contains no parameter. Fails with
+        `EquipmentUnreachable` if the call may be repeated, with `EquipmentSilent` if A did not
+        answer (which is final), and with `OutOfResources` if this machine could not make the call.
+
+        Once the request is written, the Deferred fires within max(`task.timeout_s`, 60) + 30 s.
+        Before that the call may wait for its turn to connect; connecting itself takes a few seconds
+        at most.
+        """
 
 
 class Sealer(Protocol):
-    """Keeps the parameters of a task from everybody but A."""
+    """Encrypts the parameters of tasks, so that only the worker can read them."""
 
     def seal(self, body: bytes) -> str:
-        """Encrypt a request's body with the first key; the result is ASCII text. Raises `NotReady`
-        where there is no key yet.
+        """Encrypt a request's body with the first key; return ASCII text.
+
+        Raises `NotReady` if there is no key yet.
         """
 
     def open(self, sealed: str, key: str | None) -> bytes:
-        """The body again. `key` is the id of the key that sealed it, None where its message does
-        not say.
+        """Return the body that was sealed.
 
-        Raises `KeyMissing` where that key is not at hand, or none at hand opens what has no id;
-        otherwise `SealError`."""
+        `key` is the id of the key that sealed it, None if its message has no id. Raises
+        `KeyMissing` if this process does not have that key, or if `key` is None and no key opens
+        the body; otherwise `SealError`.
+        """
 
     @property
     def key_ids(self) -> Sequence[str]:
-        """The ids of all keys at hand. The first one seals. An id tells keys apart, and reveals
-        nothing of them.
-        """
+        """The ids of all keys. The first key seals. An id reveals nothing about its key."""
 
     @property
     def key_id(self) -> str | None:
-        """The id of the key that seals; None where there is no key yet."""
+        """The id of the key that seals, None if there is no key yet."""
 
     def watch(self, changed: Callable[[], None]) -> None:
-        """Call `changed` whenever the keys have changed."""
+        """Call `changed` each time the keys have changed."""
 
     def fingerprint(self, task_id: str, body: bytes) -> str:
-        """ASCII text that tells, to who has the keys, whether another body of the same task is the
-        same, and tells nobody what is in it.
+        """Return a fingerprint of a task's body, as ASCII text.
+
+        With the keys, one can check whether another body of the same task is equal. Without them,
+        the fingerprint reveals nothing about the body.
         """
 
     def matches(self, fingerprint: str, task_id: str, body: bytes) -> bool:
-        """Whether `fingerprint` was made, with any of the keys, of this task's body."""
+        """Return whether `fingerprint` was made of this task's body, with any of the keys."""
 
 
 class StatusReader(Protocol):
-    """A replica's answers, as the status server asks for them."""
+    """The part of a replica that answers status requests."""
 
     def lookup(self, task_id: str, equipment_id: str) -> State | None:
-        """The state, or None where this replica knows no such task of this equipment (yet)."""
+        """Return the task's state, or None if this equipment has no such task.
+
+        None may also mean that the replica has not read the task's event yet.
+        """
 
 
 class Replica(StatusReader, Protocol):
-    """And about the rest; see `rtprov.journal.store.Store`. `now` is seconds since the epoch."""
+    """A replica that answers all questions about tasks; see `rtprov.journal.store.Store`.
+
+    `now` is seconds since the epoch.
+    """
 
     def details(self, task_id: str, equipment_id: str | None, now: float) -> Details | None: ...
 
@@ -146,28 +162,30 @@ class Replica(StatusReader, Protocol):
 
 
 class Journal(Protocol):
-    """One shard's ordered record of events, and this process's replica of it."""
+    """The ordered events of one shard, and this process's replica of them."""
 
     def append(self, event: Event) -> Deferred[None]:
-        """Publish an event; fire once the broker has confirmed it. Waits for the broker, without
-        limit, while it is away.
+        """Publish an event; fire once the broker has confirmed it.
 
-        Cancelled when the journal stops.
+        If the broker is not available, the event is kept and published later, without a time limit.
+        The Deferred is cancelled when the journal stops.
         """
 
     def append_message(self, body: bytes) -> Deferred[None]:
-        """The same for an event's message, or a task's, as it stands."""
+        """Append the encoded message of an event or a task, as `append` does."""
 
     def barrier(self) -> Deferred[None]:
-        """Fire once the own replica has seen everything that was confirmed before this call.
+        """Fire once this process's replica has every event that was confirmed before this call.
 
-        Callers share markers: those who come while one is under way share the next. Fails with
-        `BrokerError` when the broker is lost meanwhile."""
+        Calls that come while a marker is on its way share the next marker. Fails with `BrokerError`
+        if the connection to the broker is lost first.
+        """
 
 
 class Delivery(Protocol):
-    """One message handed out by the broker, until it is settled. Settling twice, or after the
-    channel is gone, does nothing.
+    """A message delivered by the broker, until it is acknowledged or rejected.
+
+    To settle it twice, or after its channel was closed, has no effect.
     """
 
     @property
@@ -175,22 +193,20 @@ class Delivery(Protocol):
 
     @property
     def headers(self) -> Mapping[str, object]:
-        """The message's, the broker's own among them."""
+        """The headers of the message, including those added by the broker."""
 
     @property
     def redelivered(self) -> bool: ...
 
     @property
     def live(self) -> bool:
-        """Whether the channel it came by still stands and it is unsettled."""
+        """Whether the message is not settled and its channel is still open."""
 
     @property
     def standing(self) -> bool:
-        """Whether the channel it came by still stands, so that the broker still takes its consumer
-        for the active one.
-        """
+        """Whether its channel is still open, so the broker still treats its consumer as active."""
 
     def ack(self) -> None: ...
 
     def nack(self, *, requeue: bool) -> None:
-        """Return the message to its queue, or, with `requeue` false, to the dead letters."""
+        """Return the message to its queue; with `requeue` false, send it to the dead letters."""

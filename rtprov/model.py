@@ -1,6 +1,6 @@
-"""What rtprov talks about: tasks, their states, and the events that make up a journal.
+"""The data model: tasks, their states, and the events of a shard's journal.
 
-All are values. Times are seconds since the epoch (UTC), as floats.
+All classes are values. Times are seconds since the epoch (UTC), as floats.
 """
 
 from __future__ import annotations
@@ -12,27 +12,28 @@ from zlib import crc32
 
 import attrs
 
-KEYED = "1de0"  # how ids that come from keys begin, and a few others by chance
+# The first digits of each task id made from an Idempotency-Key. A random id may begin so, too.
+KEYED = "1de0"
 
 _EQUIPMENT_ID = re.compile(r"[a-zA-Z0-9]{6,}")
 _TASK_ID = re.compile(r"[0-9a-f]{32}")
 
 
 def is_equipment_id(text: str) -> bool:
-    """Tell whether `text` can name equipment: a full match of ``[a-zA-Z0-9]{6,}``."""
+    """Return whether `text` is a valid equipment id: a full match of ``[a-zA-Z0-9]{6,}``."""
     return _EQUIPMENT_ID.fullmatch(text) is not None
 
 
 def is_task_id(text: str) -> bool:
-    """Tell whether `text` has the form of a task id: 32 lower-case hexadecimal digits."""
+    """Return whether `text` has the form of a task id: 32 lower-case hexadecimal digits."""
     return _TASK_ID.fullmatch(text) is not None
 
 
 def keyed_task_id(equipment_id: str, key: str) -> str:
-    """The id of the task that was ordered for this equipment with this ``Idempotency-Key``, whoever
-    computes it.
+    """Return the id of the task with this ``Idempotency-Key``, the same in every process.
 
-    `key` is ASCII. An equipment id holds no NUL, so no two pairs make the same text.
+    `key` is ASCII. An equipment id has no NUL, so different pairs are never hashed as the same
+    text.
     """
     return (
         KEYED
@@ -43,42 +44,49 @@ def keyed_task_id(equipment_id: str, key: str) -> str:
 
 
 def may_come_again(task_id: str) -> bool:
-    """Whether the id may be another task's one day, its key being used again after it was
-    forgotten: true of all that have a key.
+    """Return whether a later task may get the same id.
+
+    That is true of all ids made from an ``Idempotency-Key``: the client may use the key again after
+    its task is forgotten.
     """
     return task_id.startswith(KEYED)
 
 
 def shard_of(equipment_id: str, shards: int) -> int:
-    """The shard, 0 to `shards` - 1, that all tasks of this equipment belong to."""
+    """Return the shard of all tasks of this equipment, 0 to `shards` - 1."""
     return crc32(equipment_id.encode()) % shards
 
 
 class State(enum.Enum):
-    """Where a task stands. A task ends in exactly one of the final states."""
+    """The state of a task. Each task ends in exactly one of the final states."""
 
-    RUNNING = "running"  # queued, running, or waiting to be retried
+    RUNNING = "running"  # queued, running, or waiting for the next attempt
     COMPLETED = "completed"  # A configured the equipment
-    FAILED = "failed"  # A failed, gave no answer in time, or stayed out of reach
+    FAILED = "failed"  # A failed, did not answer in time, or could not be reached for too long
     NOT_FOUND = "not_found"  # A does not know the equipment
-    CANCELLED = "cancelled"  # called off before its first call to A
+    CANCELLED = "cancelled"  # cancelled before the first call to A
 
     @property
     def final(self) -> bool:
-        """Whether a task in this state never changes again."""
+        """Whether a task in this state can no longer change."""
         return self is not State.RUNNING
 
 
 @attrs.frozen
 class Task:
-    """One accepted request, on its way to service A.
+    """One accepted request: the message that a worker gets from the work queue.
 
-    `timeout_s` is the client's ``timeoutInSeconds`` (1 to 1500), `sealed` the request's body as
-    `rtprov.security.sealer` made it. `fingerprint` is the body's (see `rtprov.interfaces.Sealer`)
-    where the client gave an ``Idempotency-Key``: several messages may then be one task's, and only
-    the one whose body came first is its order. `caller` names the client whose POST made the task,
-    `accepted_by` the process that took it; both are None where an earlier version took it. So is
-    `key`, the id of the key that sealed the body."""
+    `timeout_s` is the client's ``timeoutInSeconds``, 1 to 1500. `sealed` is the request's body,
+    encrypted by `rtprov.security.sealer`.
+
+    `fingerprint` is set if the client sent an ``Idempotency-Key`` (see `rtprov.interfaces.Sealer`).
+    Then several messages may have the same task id; the task has the body of the first one in the
+    journal.
+
+    `caller` is the client whose POST created the task. `accepted_by` is the process that accepted
+    it. `key` is the id of the key that sealed the body. These three are None if an earlier version
+    accepted the task.
+    """
 
     task_id: str
     equipment_id: str
@@ -93,10 +101,10 @@ class Task:
 
 @attrs.frozen
 class Copied:
-    """An event was written again, at `at`, before the journal forgets it. `place` is the offset of
-    its task's first event.
+    """A mark on an event that was written to the journal again, at time `at`.
 
-    All that the journal said of the task up to the offset `upto` was written again with it.
+    Workers write what they need again before the broker removes the old copy. `place` is the offset
+    of the task's first event. The copy replaces all events of the task up to the offset `upto`.
     """
 
     at: float
@@ -106,11 +114,12 @@ class Copied:
 
 @attrs.frozen
 class Requested:
-    """The front end accepted a task. (The same message, with the sealed body, is the worker's
-    order.)
+    """The front end accepted a task. The worker gets the same message, with the sealed body.
 
-    `fingerprint`, `caller`, `accepted_by` and `key` are `Task`'s. Of several such events of one
-    task the first counts. With `whole` the message is a worker's order: it has the sealed body."""
+    `fingerprint`, `caller`, `accepted_by` and `key` are those of `Task`. If a task has several such
+    events, the first one counts. `whole` tells whether the message includes the sealed body, so
+    that a worker can run the task from it.
+    """
 
     task_id: str
     equipment_id: str
@@ -125,8 +134,9 @@ class Requested:
 
 @attrs.frozen
 class Started:
-    """A worker calls A; `attempt` counts from 1. `by` names the worker's process, where its version
-    says so.
+    """A worker begins a call to A. `attempt` counts from 1.
+
+    `by` identifies the worker's process. It is None if the worker's version does not write it.
     """
 
     task_id: str
@@ -138,8 +148,9 @@ class Started:
 
 @attrs.frozen
 class Postponed:
-    """Attempt `attempt` did not reach A, for `reason`, which holds no parameter; the next one is
-    made at `until` or later.
+    """Attempt `attempt` did not reach A; the next one is made at `until` or later.
+
+    `reason` is for the operator and contains no parameter of the task.
     """
 
     task_id: str
@@ -152,10 +163,10 @@ class Postponed:
 
 @attrs.frozen
 class Withheld:
-    """The worker has not the key that the task is sealed with: it waits for it. With `over` it has
-    the key, and the task goes on.
+    """The worker does not have the key that sealed the task's body, so the task waits for the key.
 
-    `key` is the key's id, None where the task's message has none. A `Started` ends the wait, too.
+    With `over`, the worker has got the key and the task goes on. A `Started` also ends the wait.
+    `key` is the key's id, None if the task's message has none.
     """
 
     task_id: str
@@ -167,8 +178,9 @@ class Withheld:
 
 @attrs.frozen
 class Cancelled:
-    """A client calls the task off. It counts only where the journal has it before the task's first
-    `Started`.
+    """A client cancelled the task.
+
+    The event counts only if it comes before the task's first `Started` in the journal.
     """
 
     task_id: str
@@ -179,7 +191,10 @@ class Cancelled:
 
 @attrs.frozen
 class Finished:
-    """A task ended. `state` is final; `reason` is for the operator and holds no parameter."""
+    """A task ended. `state` is a final state.
+
+    `reason` is for the operator and contains no parameter of the task.
+    """
 
     task_id: str
     equipment_id: str
@@ -189,20 +204,21 @@ class Finished:
 
 
 class EquipmentState(enum.Enum):
-    """How service A looks to the worker that calls it: the state of its circuit breaker."""
+    """The state of a worker's circuit breaker for service A."""
 
-    CLOSED = "closed"  # it answers
-    OPEN = "open"  # it does not: one call at a time probes
-    HALF_OPEN = "half_open"  # it answers again, and gets more calls step by step
+    CLOSED = "closed"  # A answers
+    OPEN = "open"  # A does not answer; one call at a time is made as a probe
+    HALF_OPEN = "half_open"  # A answers again; the number of calls grows step by step
 
 
 @attrs.frozen
 class Active:
-    """A worker process is its shard's active one: it may have `concurrency` calls under way, all
-    its shards together, and so it sees A.
+    """A worker process became the active one of its shard, or reports its state again.
 
-    `by` names the process as `Started.by` does. Said when it becomes active, when `equipment`
-    changes, and now and then while tasks are open."""
+    `by` identifies the process, as in `Started`. It runs at most `concurrency` calls at once, over
+    all its shards. `equipment` is the state of its circuit breaker. The event is written when the
+    process becomes active, when `equipment` changes, and from time to time while tasks are open.
+    """
 
     by: str
     at: float
@@ -212,7 +228,9 @@ class Active:
 
 @attrs.frozen
 class Marker:
-    """A barrier's mark: whoever has seen it has seen all that was confirmed before it was
+    """The marker of a barrier.
+
+    A replica that has read the marker has read every event that was confirmed before the marker was
     published.
     """
 
@@ -221,7 +239,7 @@ class Marker:
 
 @attrs.frozen
 class Unrecognised:
-    """An event of a kind that a newer version made: carried, never fatal."""
+    """An event of a kind that this version does not know. Such events are ignored."""
 
     kind: str
 
@@ -231,36 +249,38 @@ Event = TaskEvent | Active | Marker | Unrecognised
 
 
 class Waiting(enum.Enum):
-    """What keeps a task from being called."""
+    """The reason why a task is not being sent to A."""
 
-    DEVICE = "device"  # an earlier task of the same device
-    SERVICE = "service"  # A, which is or was out of reach
-    CONCURRENCY = "concurrency"  # a worker with a free slot
-    KEY = "key"  # the key that its body is sealed with
+    DEVICE = "device"  # an earlier task of the same device has not ended
+    SERVICE = "service"  # A cannot be reached, or could not be reached at the last attempt
+    CONCURRENCY = "concurrency"  # no worker has a free slot
+    KEY = "key"  # the worker does not have the key that sealed the body
 
     @classmethod
     def _missing_(cls, value: object) -> Waiting:
-        """A reason that a later version has added."""
+        """Map a reason that a later version added to the nearest known one."""
         return cls.CONCURRENCY
 
 
 class Phase(enum.Enum):
-    """What happens to a task that has not ended."""
+    """The phase of a task that has not ended."""
 
-    WAITING = "waiting"  # it was never sent to A
-    CALLING = "calling"  # a call to A is under way
-    RETRYING = "retrying"  # a call did not reach A; another one will be made
+    WAITING = "waiting"  # no call to A has begun
+    CALLING = "calling"  # a call to A is running
+    RETRYING = "retrying"  # a call did not reach A; the task waits for the next attempt
 
     @classmethod
     def _missing_(cls, value: object) -> Phase:
-        """A phase that a later version has added."""
+        """Map a phase that a later version added to the nearest known one."""
         return cls.WAITING
 
 
 @attrs.frozen
 class Attempt:
-    """One call to A. `error` tells why A was not reached, `retry_at` when the next attempt is due;
-    both None while the call runs.
+    """One call to A.
+
+    `error` says why the call did not reach A, `retry_at` is the time of the next attempt. Both are
+    None while the call runs.
     """
 
     number: int
@@ -272,13 +292,16 @@ class Attempt:
 
 @attrs.frozen
 class Details:
-    """All that is known of a task. Of its attempts the latest are kept; `attempt_count` counts them
-    all.
+    """All that is known about a task.
 
-    `reason` says why it ended so. `expected_at` is an estimate of its end, None where it has ended,
-    or where nothing can be said. `fingerprint`, `caller`, `accepted_by` and `key` are `Task`'s;
-    `phase` is None once the task has ended. What has a default is not told by workers of earlier
-    versions."""
+    `attempts` has only the latest attempts; `attempt_count` is the number of all. `reason` says why
+    the task ended. `waits_for` says what the task waits for, `ahead` how many open tasks of its
+    device come before it. `expected_at` is the estimated time of its end, None if the task has
+    ended or no estimate is possible. `phase` is None if the task has ended. `fingerprint`,
+    `caller`, `accepted_by` and `key` are those of `Task`.
+
+    Workers of earlier versions do not send the fields that have a default.
+    """
 
     task_id: str
     equipment_id: str
