@@ -1,1 +1,1 @@
-"""Questions about tasks over AMQP: what front ends ask, and how workers answer."""
+"""Questions about tasks over AMQP: the front end's clients and the worker's servers."""

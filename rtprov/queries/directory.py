@@ -1,8 +1,10 @@
-"""Questions about tasks over AMQP: details, a device's tasks, and the news that a task has ended.
+"""Task details and lists of tasks over AMQP: the front end's client and the worker's server.
 
-Each replica of the shard that has passed its first barrier has a queue for them, and answers; the
-first answer counts, and with no replica alive a question comes straight back. `TaskQueryClient` asks,
-`TaskQueryServer` answers."""
+Each replica of a shard has its own queue for questions, once it has passed its first barrier. A
+question goes to all of them, and the first answer counts. If no replica is connected, the broker
+returns the question at once. `TaskQueryClient` asks, `TaskQueryServer` answers. The server also
+handles the watches of `rtprov.queries.watches`.
+"""
 
 from __future__ import annotations
 
@@ -40,12 +42,12 @@ if TYPE_CHECKING:
 
 REPLY_DEADLINE_S = 2.0
 BARRIER_DEADLINE_S = 1.8
-MAX_LISTED = 101  # a page has 100; one more tells that there is another
+MAX_LISTED = 101  # a page of 100, and one more to show that there is another page
 PREFETCH = 1000
 
 
 class TaskQueryClient:
-    """The front end's `rtprov.interfaces.TaskQueries`."""
+    """The front end's implementation of `rtprov.interfaces.TaskQueries`."""
 
     def __init__(self, *, rpc: RpcClient, shards: int) -> None:
         self._rpc = rpc
@@ -72,8 +74,10 @@ class TaskQueryClient:
         return Deferred.fromCoroutine(self._ask(shard, Listing(equipment_id, before, limit)))
 
     async def _find(self, task_id: str) -> Details | None:
-        """Ask every shard, since an id does not tell its own: first what they know, and behind
-        their barriers only if none does.
+        """Ask all shards, because the task id does not contain the shard.
+
+        The first round has no barriers. If no shard knows the task, a second round asks again with
+        them.
         """
         for barrier in (False, True):
             asked = [
@@ -103,19 +107,19 @@ class TaskQueryClient:
             )
             return decode_known(answer)
         except Unroutable:
-            raise NoWorker("No worker is alive that could tell of the task") from None
+            raise NoWorker("No worker is connected that could answer for the task") from None
         except UndecodableMessage:
-            raise NoReply("The worker's answer could not be understood") from None
+            raise NoReply("The worker's answer could not be decoded") from None
 
 
 class TaskQueryServer:
-    """Answers for one shard, from a replica. A session of the worker's connection: attach it after
-    the shard's journal.
+    """Answers the questions about one shard from a replica.
 
-    Pass it each of the journal's events after the replica has taken it (`saw`). `key_ids` gives the
-    ids of the worker's sealing keys, `wall_clock` seconds since the epoch. While `may_tell` says
-    no, questions about one task are not answered: what the replica knows may not be in the broker's
-    journal, and an answer may be taken for a promise."""
+    A session of the worker's connection; attach it after the shard's journal. Call `saw` with each
+    event of the journal, after the replica. `key_ids` returns the ids of the worker's sealing keys,
+    `wall_clock` seconds since the epoch. While `may_tell` returns False, questions about one task
+    are not answered: the broker's journal may not have what the replica knows.
+    """
 
     _log = Logger()
 
@@ -143,21 +147,24 @@ class TaskQueryServer:
 
     @property
     def watched(self) -> int:
-        """How many tasks are watched."""
+        """The number of tasks that front ends watch."""
         return self._watches.watched
 
     def saw(self, event: Event) -> None:
-        """The replica has taken this event of the journal."""
+        """Notify the watches of an event that the replica has applied."""
         self._watches.saw(event)
 
     async def attach(self, connection: AmqpConnection) -> None:
-        """Start to answer. The journal has passed its barrier on this connection before."""
+        """Declare the queue and start to answer. Raises `BrokerError`.
+
+        The journal must have passed its barrier on this connection.
+        """
         channel = await connection.open_channel()
         self.queue = await declare_inquiry(channel, self._shard)
         await serve_many(channel, self.queue, self._answer, prefetch=PREFETCH)
 
     def detach(self) -> None:
-        """The connection is gone, and the watches with it."""
+        """End all watches, because the connection is closed."""
         self._watches.end_all()
 
     async def _answer(self, body: bytes, reply: Reply) -> None:
@@ -173,13 +180,14 @@ class TaskQueryServer:
                 await self._journal.barrier().addTimeout(BARRIER_DEADLINE_S, self._clock)
             except (BrokerError, TimeoutError) as error:
                 self._log.warn(
-                    "shard {shard}: cannot tell of tasks: {error}",
+                    "shard {shard}: a question about tasks was not answered, because the journal's"
+                    " barrier failed: {error}",
                     shard=str(self._shard),
                     error=error,
                 )
-                return  # the asker's deadline tells
+                return  # the front end's request times out
         if isinstance(question, TaskQuery) and not self._may_tell():
-            return  # as above
+            return  # the same
         now = self._wall_clock()
         if isinstance(question, Listing):
             limit = min(max(question.limit, 0), MAX_LISTED)

@@ -1,10 +1,11 @@
-"""Whether a front end and the workers have the same sealing keys: ids of keys are compared through
-the broker, before a task is taken.
+"""Check that the workers have the front end's sealing key, before tasks are sealed with it.
 
-A worker answers `rtprov.messaging.query_messages.KeysAsked` with the ids of its keys. A front end
-asks all workers of its shards: when it connects, when its own keys change, when it is asked whether
-it is ready, and every two seconds; every second while no worker has its key, or none is there. No
-POST waits for that."""
+Front ends and workers compare the ids of their keys through the broker. A worker answers
+`rtprov.messaging.query_messages.KeysAsked` with the ids of its keys. A front end asks all workers
+of its shards when it connects, when its own keys change, for its readiness check, and every two
+seconds. While no worker has its key, or none answers, it asks every second. A POST uses the latest
+result and does not wait.
+"""
 
 from __future__ import annotations
 
@@ -35,20 +36,22 @@ if TYPE_CHECKING:
 
 ANSWERS_WITHIN_S = 1.0
 COMPARE_EVERY_S = 2.0
-# while no worker has the key, or none is there; and at the most as often when it is asked whether
-# it is ready
+# While no worker has the key, or none answers. Readiness checks do not ask more often, either.
 IN_DOUBT_S = 1.0
-# at the longest, doubling: an earlier version's worker logs an error for each question
+# The longest interval while workers do not answer; the interval doubles up to it. A worker of an
+# earlier version logs an error for each question.
 WHILE_SILENT_S = 60.0
 
 
 class SharedKeys:
-    """A session of the front end's connection: attach it after the `RpcClient`.
+    """Compares the front end's first sealing key with the keys of the workers.
 
-    For each shard it knows one of three things: a live worker has the front end's first key; live
-    workers have answered, and none has it; or nothing, since no worker is alive, or those that are
-    do not answer (an earlier version). Only the second one is a refusal. (Before the first
-    comparison everything is refused; that takes a second at the most.)"""
+    A session of the front end's connection; attach it after the `RpcClient`. There are three
+    results for a shard. A connected worker has the key. Workers have answered, and none has the
+    key: only then tasks are refused. Or nothing is known, because no worker is connected or the
+    workers are of an earlier version, which does not answer. Before the first comparison all tasks
+    are refused, for a second at most.
+    """
 
     _log = Logger()
 
@@ -57,16 +60,17 @@ class SharedKeys:
         self._sealer = sealer
         self._shards = [Shard(index, shards) for index in range(shards)]
         self._clock = clock
-        # by shard: the key that no live worker has; None before the first comparison
+        # By shard: the key that none of its workers has. None before the first comparison.
         self._refused: dict[int, str] | None = None
-        self._logged: str | None = None  # the key of which the log has said that no worker has it
+        self._logged: str | None = None  # the refused key that was logged last
         self._connection: AmqpConnection | None = None
         self._comparing: Deferred[None] | None = None
         self._again = False
         self._compared_at = clock.seconds()
-        self._spoken: set[Shard] = set()  # of which some worker has answered
-        self._silent = False  # the workers of some shard are there and have never answered
-        self._answered = False  # for each shard some worker has answered
+        self._spoken: set[Shard] = set()  # shards of which a worker has ever answered
+        # Some shard has workers, and none of them has ever answered.
+        self._silent = False
+        self._answered = False  # in the latest comparison, a worker answered for each shard
         self._pause_s = IN_DOUBT_S
         self._next: IDelayedCall | None = None
         sealer.watch(self._soon)
@@ -79,9 +83,7 @@ class SharedKeys:
             await _once(self._comparing)
 
     def detach(self) -> None:
-        """The connection is gone: what was known of the workers stays, until they can be asked
-        again.
-        """
+        """Stop comparing, because the connection is closed. The latest results stay in use."""
         self._connection = None
         if self._next is not None:
             self._next.cancel()
@@ -90,16 +92,15 @@ class SharedKeys:
             self._comparing.cancel()
 
     def refusal(self, shard: int, key: str | None) -> RtprovError | None:
-        """Why a task that is sealed with this key is not to be sent to the shard; None where it may
-        be.
-        """
+        """Return the error if tasks sealed with `key` must not be sent to the shard, else None."""
         if self._refused is None:
             return BrokerUnavailable("The front end is not connected to the broker yet")
         return KeyNotShared(key) if key is not None and self._refused.get(shard) == key else None
 
     async def check(self) -> None:
-        """Compare anew, unless that was done within a second. Raises `NotReady` where some shard's
-        tasks are refused.
+        """Compare again, unless the last comparison is less than a second old.
+
+        Raises `NotReady` if the tasks of some shard are refused.
         """
         if self._clock.seconds() - self._compared_at >= IN_DOUBT_S:
             self._soon()
@@ -109,13 +110,13 @@ class SharedKeys:
             if key == self._sealer.key_id:
                 raise NotReady(
                     f"Not ready: no worker of shard {self._shards[shard]} has this front end's"
-                    f" first sealing key, {key}"
+                    f" first sealing key, {key}. Front ends and workers need the same key file"
                 )
 
     # Comparing.
 
     def _soon(self) -> None:
-        """Compare now, or once more when the comparison that goes on is done."""
+        """Start a comparison; if one is running, start another one after it."""
         if self._connection is None:
             return
         if self._comparing is not None:
@@ -131,7 +132,10 @@ class SharedKeys:
 
     def _not_compared(self, reason: Failure) -> None:
         if not reason.check(CancelledError):
-            self._log.failure("sealing keys could not be compared with the workers'", reason)
+            self._log.failure(
+                "could not compare the sealing keys with those of the workers; trying again",
+                reason,
+            )
 
     def _compared(self, _: None) -> None:
         self._comparing = None
@@ -159,7 +163,7 @@ class SharedKeys:
             [Deferred.fromCoroutine(self._ask(shard, key)) for shard in self._shards]
         )
         if self._connection is None or self._connection.closed:
-            return  # no answer means nothing then
+            return  # the connection was lost, so missing answers mean nothing
         self._answered = None not in answers
         lacking = {
             shard: theirs
@@ -172,12 +176,15 @@ class SharedKeys:
         elif self._logged is not None and self._answered:
             self._logged = None
             self._log.info(
-                "POSTs are taken again: the workers have the first sealing key {key}", key=key
+                "POSTs are accepted again: the workers have this front end's first sealing key"
+                " {key}",
+                key=key,
             )
 
     async def _ask(self, shard: Shard, key: str) -> set[str] | None:
-        """The keys of the shard's live workers, None where none says: all answers of a second, or
-        those up to the first that has `key`.
+        """Return the ids of all keys that the shard's workers have, None if no worker answers.
+
+        Collects the answers for one second, or until a worker has `key`.
         """
         theirs: set[str] = set()
         answered = False
@@ -187,7 +194,11 @@ class SharedKeys:
             try:
                 theirs.update(decode_keys(body))
             except UndecodableMessage as error:
-                self._log.error("shard {shard}: {error}", shard=str(shard), error=error)
+                self._log.error(
+                    "shard {shard}: ignoring a worker's answer about sealing keys: {error}",
+                    shard=str(shard),
+                    error=error,
+                )
                 return
             answered = True
             self._spoken.add(shard)
@@ -213,14 +224,14 @@ class SharedKeys:
         return theirs
 
     def _log_refusal(self, key: str, shard: Shard, theirs: set[str]) -> None:
-        """Say it once for each key, however often workers come and go meanwhile."""
+        """Log the refusal once for each key, even if workers come and go in the meantime."""
         if self._logged == key:
             return
         self._logged = key
         self._log.error(
             "POSTs are refused: no worker of shard {shard} has this front end's first sealing key"
-            " {key}; theirs: {theirs}; give all of them the same key file, and this goes on by"
-            " itself",
+            " {key}; the workers have: {theirs}. Give the same key file to all front ends and"
+            " workers; no restart is needed",
             shard=str(shard),
             key=key,
             theirs=", ".join(sorted(theirs)) or "none",
@@ -228,7 +239,7 @@ class SharedKeys:
 
 
 async def _once(deferred: Deferred[None]) -> None:
-    """Wait for a Deferred that others wait for, too; cancelling this ends only our own wait."""
+    """Wait for a Deferred that has other waiters. Cancelling ends this wait only."""
     waiter: Deferred[None] = Deferred()
 
     def tell(result: None) -> None:

@@ -1,14 +1,16 @@
-"""How the front end learns a task's state: one conversation over AMQP.
+"""Task states over AMQP: the front end's client and the worker's server.
 
-A front end sends a batch of (task id, equipment id) pairs to all replicas of the shard; each
-answers with a batch of states, in the same order, from its memory, and the first answer counts. A
-pair that is unknown there is asked for once more, in another batch that bids the replicas wait for
-their journals' barriers first; only then does "unknown" mean that there is no such task. So a GET
-right behind its POST is never a false 404, and bogus ids never delay the answers to honest ones. A
-replica that cannot pass its barrier answers with no states.
+A front end sends a batch of (task id, equipment id) pairs to all replicas of a shard. Each replica
+answers from memory with a batch of states in the same order, and the first answer counts. If a
+replica does not know a pair, the client asks for it again in a second batch. For that batch the
+replicas first pass their journals' barriers. Only a pair that is still unknown then is a task that
+does not exist. So a GET right after its POST never returns a false 404, and unknown ids do not
+delay the answers for known ones. A replica that cannot pass its barrier answers with an empty
+batch.
 
-Each replica has a queue of its own, which goes away with its connection: with no worker alive the
-request comes straight back (`Unroutable`)."""
+Each replica has its own queue, which the broker deletes with the replica's connection. If no worker
+is connected, the broker returns the request at once (`Unroutable`).
+"""
 
 from __future__ import annotations
 
@@ -49,8 +51,9 @@ PREFETCH = 100
 
 
 class StatusServer:
-    """Answers for one shard, from a replica. A session of the worker's connection: attach it after
-    the shard's journal.
+    """Answers the status requests of one shard from a replica.
+
+    A session of the worker's connection; attach it after the shard's journal.
     """
 
     _log = Logger()
@@ -66,13 +69,16 @@ class StatusServer:
         """The queue that it answers from, of the present connection."""
 
     async def attach(self, connection: AmqpConnection) -> None:
-        """Start to answer. The journal has passed its barrier on this connection before."""
+        """Declare the queue and start to answer. Raises `BrokerError`.
+
+        The journal must have passed its barrier on this connection.
+        """
         channel = await connection.open_channel()
         self.queue = await declare_status(channel, self._shard)
         await serve(channel, self.queue, self._answer, prefetch=PREFETCH)
 
     def detach(self) -> None:
-        """The connection, and with it the consumer, is gone: nothing to undo."""
+        """Do nothing: the broker deletes the queue and its consumer with the connection."""
 
     async def _answer(self, request: bytes) -> bytes:
         pairs, barrier = decode_status_request(request)
@@ -81,7 +87,8 @@ class StatusServer:
                 await self._journal.barrier().addTimeout(BARRIER_DEADLINE_S, self._clock)
             except (BrokerError, TimeoutError) as error:
                 self._log.warn(
-                    "{queue}: cannot tell unknown tasks: {error}",
+                    "{queue}: a request for unknown tasks was not answered, because the journal's"
+                    " barrier failed: {error}",
                     queue=self._shard.status,
                     error=error,
                 )
@@ -99,25 +106,28 @@ class _Question:
 
 @define(eq=False)
 class _ShardBatch:
-    """The questions for one shard that wait for the end of the reactor's turn, and how the last
-    conversation with it went.
+    """The questions for one shard that are sent at the end of the reactor turn.
+
+    `has_worker` tells whether a worker answered the last request.
     """
 
     shard: Shard
     questions: list[_Question] = field(factory=list)
-    # unknown to a replica: asked again behind the barrier
-    doubtful: list[_Question] = field(factory=list)
-    staffed: bool = True
+    # a replica did not know these tasks: ask again, after a barrier
+    unknown: list[_Question] = field(factory=list)
+    has_worker: bool = True
 
 
 class StatusClient:
-    """The front end's `rtprov.interfaces.StatusSource`: gathers the questions of one reactor turn
-    into one message for each shard.
+    """The front end's implementation of `rtprov.interfaces.StatusSource`.
 
-    Also a session, to be attached after the `rpc`: every 2 s it asks each shard an empty question,
-    so that the log tells of a shard without a worker, and of a worker that is back, whether or not
-    a client asks. `in_doubt` is called while a shard has none, every 10 s at most: its queues may
-    have gone with another number of shards."""
+    All questions of one reactor turn are sent in one message for each shard.
+
+    It is also a session; attach it after `rpc`. Every 2 s it sends an empty request to each shard,
+    to log when a shard has no worker and when a worker is back, even if no client asks. While a
+    shard has no worker, `in_doubt` is called at most every 10 s: its queues may have been replaced
+    by those of another number of shards.
+    """
 
     _log = Logger()
 
@@ -135,72 +145,77 @@ class StatusClient:
         self._doubted_at = float("-inf")
         self._batches = [_ShardBatch(Shard(index, shards)) for index in range(shards)]
         self._pending = 0
-        self._conversations: set[Deferred[None]] = set()
+        self._requests: set[Deferred[None]] = set()
         self._watch = LoopingCall(self._look)
         self._watch.clock = clock
 
     async def attach(self, connection: AmqpConnection) -> None:
-        """Look for workers from now on; not at once, since those of the same process or site may be
-        about to connect.
+        """Start to look for workers.
+
+        The first look is after 2 s, because the workers of the same process or site may still be
+        connecting.
         """
         watching = self._watch.start(WATCH_EVERY_S, now=False)
         watching.addErrback(
-            lambda reason: self._log.failure("the front end no longer looks for workers", reason)
+            lambda reason: self._log.failure(
+                "the check for workers failed and was stopped; the log will not report missing"
+                " workers until the next connection to the broker",
+                reason,
+            )
         )
 
     def detach(self) -> None:
-        """The connection is gone."""
+        """Stop looking for workers."""
         if self._watch.running:
             self._watch.stop()
 
     def _look(self) -> Deferred[list[tuple[bool, None]]]:
-        """Ask each shard nothing; done when all have answered, or have let the time pass: no more
-        is under way at once.
+        """Send an empty request to each shard.
+
+        Fires when all of them were answered or timed out, so that only one round runs at a time.
         """
         return DeferredList(
-            [
-                self._begin_to_converse(shard_batch, (), barrier=False)
-                for shard_batch in self._batches
-            ]
+            [self._start_request(shard_batch, (), barrier=False) for shard_batch in self._batches]
         )
 
     def status(self, task_id: str, equipment_id: str) -> Deferred[State | None]:
-        """See `rtprov.interfaces.StatusSource.status`. Fails with `Overloaded` beyond `MAX_PENDING`
-        open questions.
+        """See `rtprov.interfaces.StatusSource.status`.
+
+        Fails with `Overloaded` if `MAX_PENDING` questions are waiting.
         """
         if self._pending >= MAX_PENDING:
             return fail(Overloaded("Too many status requests are waiting"))
-        # a cancelled question is answered to nobody
+        # The question of a cancelled Deferred stays in its batch; the answer is ignored.
         answer: Deferred[State | None] = Deferred(lambda _: None)
         shard_batch = self._batches[shard_of(equipment_id, len(self._batches))]
         self._pending += 1
         self._ask(shard_batch, shard_batch.questions, _Question((task_id, equipment_id), answer))
         return answer
 
-    def _ask(self, shard_batch: _ShardBatch, counter: list[_Question], question: _Question) -> None:
-        if not shard_batch.questions and not shard_batch.doubtful:
+    def _ask(
+        self, shard_batch: _ShardBatch, questions: list[_Question], question: _Question
+    ) -> None:
+        if not shard_batch.questions and not shard_batch.unknown:
             self._clock.callLater(0, self._turn_over, shard_batch)
-        counter.append(question)
+        questions.append(question)
 
     def _turn_over(self, shard_batch: _ShardBatch) -> None:
         questions, shard_batch.questions = shard_batch.questions, []
-        doubtful, shard_batch.doubtful = shard_batch.doubtful, []
-        for waiting, barrier in ((questions, False), (doubtful, True)):
+        unknown, shard_batch.unknown = shard_batch.unknown, []
+        for waiting, barrier in ((questions, False), (unknown, True)):
             for start in range(0, len(waiting), MAX_BATCH):
-                self._begin_to_converse(shard_batch, waiting[start : start + MAX_BATCH], barrier)
+                self._start_request(shard_batch, waiting[start : start + MAX_BATCH], barrier)
 
-    def _begin_to_converse(
+    def _start_request(
         self, shard_batch: _ShardBatch, batch: Sequence[_Question], barrier: bool
     ) -> Deferred[None]:
-        conversation = Deferred.fromCoroutine(self._converse(shard_batch, batch, barrier))
-        self._conversations.add(conversation)
-        conversation.addErrback(
-            lambda reason: self._log.failure("a status conversation broke", reason)
-        )
-        conversation.addCallback(lambda _: self._conversations.discard(conversation))
-        return conversation
+        request = Deferred.fromCoroutine(self._request(shard_batch, batch, barrier))
+        self._requests.add(request)
+        request.addErrback(lambda reason: self._log.failure("a status request failed", reason))
+        request.addCallback(lambda _: self._requests.discard(request))
+        return request
 
-    async def _converse(
+    async def _request(
         self, shard_batch: _ShardBatch, batch: Sequence[_Question], barrier: bool
     ) -> None:
         try:
@@ -215,19 +230,21 @@ class StatusClient:
             if len(states) != len(batch):
                 raise NoReply(f"The worker answered {len(states)} of {len(batch)} status questions")
         except Unroutable:
-            self._note(shard_batch, staffed=False)
+            self._note(shard_batch, has_worker=False)
             self._doubt()
-            self._refuse(batch, NoWorker("No worker is alive that could tell the task's status"))
+            self._refuse(
+                batch, NoWorker("No worker is connected that could return the task's status")
+            )
         except BrokerError as error:
             self._refuse(batch, error)
         except Exception:
-            self._refuse(batch, NoReply("The worker's answer could not be understood"))
+            self._refuse(batch, NoReply("The worker's answer could not be decoded"))
             raise
         else:
-            self._note(shard_batch, staffed=True)
+            self._note(shard_batch, has_worker=True)
             for question, state in zip(batch, states, strict=True):
                 if state is None and not barrier:
-                    self._ask(shard_batch, shard_batch.doubtful, question)
+                    self._ask(shard_batch, shard_batch.unknown, question)
                 else:
                     self._settle(question, state)
 
@@ -250,16 +267,17 @@ class StatusClient:
             self._doubted_at = now
             self._in_doubt()
 
-    def _note(self, shard_batch: _ShardBatch, *, staffed: bool) -> None:
-        """Say once that nobody answers for a shard, and once that somebody does again."""
-        if shard_batch.staffed == staffed:
+    def _note(self, shard_batch: _ShardBatch, *, has_worker: bool) -> None:
+        """Log when the shard's last worker is lost, and when a worker answers again."""
+        if shard_batch.has_worker == has_worker:
             return
-        shard_batch.staffed = staffed
-        if staffed:
+        shard_batch.has_worker = has_worker
+        if has_worker:
             self._log.info("a worker answers on {queue} again", queue=shard_batch.shard.status)
         else:
             self._log.warn(
-                "no worker answers on {queue}: none is alive, or the workers were started with"
-                " another --shards than this front end",
+                "no worker answers on {queue}: no worker is connected, or the workers were started"
+                " with another --shards than this front end. Status requests are answered with 503"
+                " until a worker answers",
                 queue=shard_batch.shard.status,
             )

@@ -1,11 +1,13 @@
-"""How a front end waits for tasks to end: thousands of clients, one message for hundreds of them,
-and no polling.
+"""Wait for tasks to end: many clients share a few messages, without polling.
 
-All that begin to wait in one reactor turn share a subscription with the replicas of their shard,
-which tell at once of each task that ends. A subscription is renewed after a while, and again and
-again where nobody takes it; so a connection that breaks costs its clients a second. One timer
-serves all clients. It fires once a second, and when the time of clients is over: at most ten times
-a second."""
+A front end collects all tasks that clients begin to wait for in one reactor turn. It sends one
+subscription for them to the replicas of the shard. The replicas answer at once when a task ends. A
+subscription is renewed after 10 s. A subscription that fails is tried again every second, so a lost
+connection delays an answer by a second.
+
+One timer serves all clients. It fires once a second and at the deadlines of clients, at most ten
+times a second.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +33,8 @@ if TYPE_CHECKING:
     from rtprov.interfaces import Replica
 
 MAX_WAITING = 20_000
-SLOT_S = 0.1  # clients whose time is over within one share a timer
-LOOK_EVERY_S = 1.0  # at tasks that no subscription covers
+SLOT_S = 0.1  # the resolution of deadlines
+LOOK_EVERY_S = 1.0  # how often to subscribe to tasks that have no subscription
 MAX_BATCH = 500
 RENEW_AFTER_S = 10.0
 LONGEST_WATCH_S = 60.0
@@ -43,19 +45,21 @@ _Waiter = Deferred["State | None"]
 
 @define(eq=False)
 class _ShardBatch:
-    """A shard's tasks whose end somebody waits for; which of them a subscription covers, and which
-    are to have one soon.
+    """The tasks of one shard that clients wait for.
+
+    `covered` are those with a subscription, `uncovered` those that get one soon. `turning` tells
+    whether `_turn_over` is scheduled.
     """
 
     shard: Shard
-    waiters: dict[_Pair, dict[_Waiter, None]] = field(factory=dict)  # in ordered sets
+    waiters: dict[_Pair, dict[_Waiter, None]] = field(factory=dict)  # values are ordered sets
     covered: set[_Pair] = field(factory=set)
     uncovered: dict[_Pair, None] = field(factory=dict)
     turning: bool = False
 
 
 class CompletionWatcher:
-    """The front end's `rtprov.interfaces.Completions`."""
+    """The front end's implementation of `rtprov.interfaces.Completions`."""
 
     _log = Logger()
 
@@ -63,7 +67,7 @@ class CompletionWatcher:
         self._rpc = rpc
         self._clock = clock
         self._batches = [_ShardBatch(Shard(index, shards)) for index in range(shards)]
-        # by the clock's time in slots, in the order in which they came
+        # The waiters by deadline, in units of `SLOT_S`; each value is an ordered set.
         self._due: dict[int, dict[_Waiter, None]] = {}
         self._ticking: IDelayedCall | None = None
         self._tick_at_s = 0.0
@@ -77,7 +81,7 @@ class CompletionWatcher:
         return self.waiting >= MAX_WAITING
 
     def wait(self, task_id: str, equipment_id: str, wait_s: float) -> Deferred[State | None]:
-        """See `rtprov.interfaces.Completions.wait`. Cancelling forgets the client."""
+        """See `rtprov.interfaces.Completions.wait`. Cancel the Deferred to stop waiting."""
         if self._stopped:
             return succeed(None)
         shard_batch = self._batches[shard_of(equipment_id, len(self._batches))]
@@ -96,7 +100,7 @@ class CompletionWatcher:
         return waiter
 
     def stop(self) -> None:
-        """Nobody waits any longer: the front end stops."""
+        """Fire all waiting Deferreds with None, because the front end stops."""
         self._stopped = True
         for due in list(self._due.values()):
             _fire_all(list(due), None)
@@ -126,7 +130,7 @@ class CompletionWatcher:
     # Time.
 
     def _tick_by(self, at_s: float) -> None:
-        """Have `_tick` called at this time of the clock, if not earlier."""
+        """Call `_tick` at this time of the clock, or earlier."""
         if self._ticking is not None:
             if self._tick_at_s <= at_s:
                 return
@@ -136,7 +140,7 @@ class CompletionWatcher:
 
     def _tick(self) -> None:
         self._ticking = None
-        # a timer's time is not to the last digit what it was told
+        # A timer may fire a rounding error early.
         now = self._clock.seconds() + 0.001
         for due in [due for due in self._due if due * SLOT_S <= now]:
             _fire_all(list(self._due[due]), None)
@@ -179,14 +183,16 @@ class CompletionWatcher:
             lambda reason: self._on_over(shard_batch, batch, reason, renewed_at)
         )
         subscription.addErrback(
-            lambda reason: self._log.failure("a subscription to ends of tasks broke", reason)
+            lambda reason: self._log.failure("a subscription to ends of tasks failed", reason)
         )
 
     def _on_over(
         self, shard_batch: _ShardBatch, batch: list[_Pair], reason: Failure, renewed_at: float
     ) -> None:
-        """The subscription's time is over, and it is renewed at once; or nobody took it, or it was
-        lost: the next tick tries again.
+        """Handle the end of a subscription.
+
+        If its time is over, it is renewed at once. If no replica accepted it, or the connection was
+        lost, the next tick tries again.
         """
         reason.trap(BrokerError)
         shard_batch.covered.difference_update(batch)
@@ -199,7 +205,11 @@ class CompletionWatcher:
         try:
             ended = decode_ended(body)
         except UndecodableMessage as error:
-            self._log.error("shard {shard}: {error}", shard=str(shard_batch.shard), error=error)
+            self._log.error(
+                "shard {shard}: ignoring a worker's report of ended tasks: {error}",
+                shard=str(shard_batch.shard),
+                error=error,
+            )
             return
         for index, state in ended:
             if 0 <= index < len(batch):
@@ -207,7 +217,7 @@ class CompletionWatcher:
 
 
 def _fire_all(waiters: Sequence[_Waiter], state: State | None) -> None:
-    """Fire each, unless what an earlier one set off has cancelled it."""
+    """Fire each waiter that the callbacks of an earlier one have not cancelled."""
     for waiter in list(waiters):
         if not waiter.called:
             waiter.callback(state)
@@ -215,7 +225,7 @@ def _fire_all(waiters: Sequence[_Waiter], state: State | None) -> None:
 
 @define(eq=False)
 class _Watch:
-    """One front end's batch of tasks, and those that have ended since its last message."""
+    """One subscription of a front end, with the ended tasks that are not yet reported."""
 
     reply: Reply
     pairs: list[tuple[str, str]]
@@ -224,9 +234,10 @@ class _Watch:
 
 
 class Watches:
-    """The worker's half: tells each watch which of its tasks have ended, as `replica` knows it.
+    """The worker's part: reports to each subscription which of its tasks have ended.
 
-    All tasks of a watch that end in one reactor turn go into one message.
+    All tasks of a subscription that end in one reactor turn are reported in one message. The states
+    come from `replica`.
     """
 
     def __init__(self, *, replica: Replica, clock: IReactorTime) -> None:
@@ -237,11 +248,11 @@ class Watches:
 
     @property
     def watched(self) -> int:
-        """How many tasks are watched."""
+        """The number of tasks that front ends watch."""
         return len(self._by_task)
 
     def begin(self, question: Watch, reply: Reply) -> None:
-        """Watch the tasks of `question`; `reply` is called with each message for the front end."""
+        """Watch the tasks of `question`. `reply` is called with each message for the front end."""
         watch = _Watch(reply, question.tasks)
         for index, (task_id, equipment_id) in enumerate(question.tasks):
             state = self._replica.lookup(task_id, equipment_id)
@@ -256,19 +267,19 @@ class Watches:
             self._report(watch)
 
     def saw(self, event: Event) -> None:
-        """The replica has taken this event of the journal."""
+        """Notify the subscriptions of an event that the replica has applied."""
         if not isinstance(event, (Finished, Cancelled)) or event.task_id not in self._by_task:
             return
         state = self._replica.lookup(event.task_id, event.equipment_id)
         if state is None or not state.final:
-            return  # a cancellation that came too late
+            return  # a cancellation after the task's first call to A: it does not count
         for watch, index in self._by_task.pop(event.task_id):
             if not watch.ended:
                 self._clock.callLater(0, self._report, watch)
             watch.ended.append((index, state))
 
     def end_all(self) -> None:
-        """No watch can be answered any more."""
+        """End all subscriptions, because the connection is closed."""
         for watch in list(self._watches):
             self._end(watch)
 

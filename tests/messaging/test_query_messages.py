@@ -219,7 +219,9 @@ class Serving(BrokerTestCase):
         self.network.advance(REPLY_DEADLINE_S)
         for each in asked:
             self.failureResultOf(each, NoReply)
-        self.assertEqual(len([line for line in self.logged if "cannot tell of tasks" in line]), 2)
+        self.assertEqual(
+            len([line for line in self.logged if "a question about tasks was not" in line]), 2
+        )
 
     def test_nobody(self) -> None:
         """Without a worker, or with one of an earlier version, a question is refused at once."""

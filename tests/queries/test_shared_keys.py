@@ -55,7 +55,10 @@ class FrontEnds(KeysTestCase):
                 "The task was not accepted: no worker has this front end's first sealing key,"
                 f" {OUR_ID}. Front ends and workers need the same key file",
             )
-        why = f"Not ready: no worker of shard 0of1 has this front end's first sealing key, {OUR_ID}"
+        why = (
+            f"Not ready: no worker of shard 0of1 has this front end's first sealing key, {OUR_ID}."
+            " Front ends and workers need the same key file"
+        )
         self.assertEqual(self.ready(), (503, why))
         self.assertEqual(
             self.system.request("GET", f"/api/v1/equipment/cpe/{DEVICE}/task").json["tasks"], []
@@ -70,11 +73,11 @@ class FrontEnds(KeysTestCase):
             self.system.network.advance(1)
         self.assertEqual(len(self.refusals()), 1)
         self.assertIn(OUR_ID, self.refusals()[0])
-        self.assertIn(f"theirs: {THEIR_ID};", self.refusals()[0])
+        self.assertIn(f"the workers have: {THEIR_ID}.", self.refusals()[0])
         self.file.replace([THEIRS, OURS])
         self.system.network.advance(COMPARE_EVERY_S)
         self.assertEqual((self.posted(), self.ready()[0], len(self.refusals())), (TAKEN, 200, 1))
-        self.assertEqual(sum("POSTs are taken again" in event for event in self.events), 1)
+        self.assertEqual(sum("POSTs are accepted again" in event for event in self.events), 1)
 
     def test_a_worker_comes_that_has_it(self) -> None:
         """The front end goes on by itself as soon as some worker has its key, be it the standby."""

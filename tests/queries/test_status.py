@@ -466,7 +466,7 @@ class Serving(StatusTestCase):
         self.assertEqual(self.settled(self.ask(1)), [State.COMPLETED])
         self.refused(answers, NoReply, BARRIER_DEADLINE_S)
         self.assertEqual(
-            len([line for line in self.logged if "cannot tell unknown tasks" in line]), 1
+            len([line for line in self.logged if "request for unknown tasks" in line]), 1
         )
 
     def test_a_barrier_that_fails(self) -> None:

@@ -116,7 +116,7 @@ def _frontend(service: FrontendService) -> list[tuple[str, int]]:
     tasks: Any = service.frontend._submission._tasks
     return [
         ("open questions", statuses._pending),
-        ("conversations", len(statuses._conversations)),
+        ("status requests", len(statuses._requests)),
         ("requests", len(statuses._rpc._requests)),
         ("unconfirmed", len(tasks._publisher._unconfirmed)),
     ]
