@@ -1,3 +1,1 @@
-"""What rtprov declares at the broker, and the format of every message that its processes
-exchange.
-"""
+"""The queues and exchanges of rtprov at the broker, and the format of its messages."""

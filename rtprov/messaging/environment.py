@@ -1,4 +1,4 @@
-"""What a role gets from the process that it lives in, and its connection to the broker."""
+"""What every role needs from its process: clocks, random numbers, ids, and the broker's address."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ CONFIRM_DEADLINE_S = 4.0
 
 @frozen
 class Environment:
-    """What a role gets from the process it lives in.
+    """The clocks, random numbers, ids and broker of a process.
 
-    `clock` is the awake clock that all deadlines run on (`rtprov.clocks`); `new_id` makes 32
-    hexadecimal digits."""
+    `clock` runs all timers and deadlines (the awake clock of `rtprov.clocks`). `wall_clock` returns
+    seconds since the epoch. `new_id` returns a new id of 32 hexadecimal digits.
+    """
 
     clock: IReactorTime
     wall_clock: WallClock
@@ -34,6 +35,10 @@ class Environment:
 def broker_connection(
     name: str, environment: Environment, sessions: Sequence[Session]
 ) -> BrokerConnection:
+    """Return a service that keeps a role connected to the broker.
+
+    `name` is the role, for the log. `sessions` are attached to each new connection, in this order.
+    """
     return BrokerConnection(
         name=name,
         endpoint=environment.broker,

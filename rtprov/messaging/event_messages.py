@@ -1,8 +1,9 @@
-"""The messages that front ends, workers and journals exchange over AMQP: JSON ⇄ model.
+"""Encode and decode tasks and journal events as JSON messages.
 
-Each is an object with ``"v"`` (the format's version) and ``"kind"``. What a later version adds is
-carried, not fatal: unknown fields are passed over, events of an unknown kind become `Unrecognised`,
-a task that ended in an unknown state has failed."""
+Each message is an object with ``"v"``, the version of the format, and ``"kind"``. Additions of
+later versions are not an error. Unknown fields are ignored. An event of an unknown kind is decoded
+as `Unrecognised`. A task that ended in an unknown state is decoded as failed.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +56,7 @@ class _Task(Tagged, tag="requested"):
 
 
 class _Requested(Tagged, tag="requested"):
-    """A `_Task` as the journal's readers see it: what only the worker needs is not looked into."""
+    """The part of a `_Task` that a journal's readers need; the sealed body is not decoded."""
 
     task: str
     equipment: str
@@ -147,7 +148,7 @@ _decode_any_kind = msgspec.json.Decoder(_AnyKind).decode
 
 
 def encode_task(task: Task) -> bytes:
-    """The message that is the worker's order and the journal's `Requested` at once."""
+    """Return the message of a task, for the work queue and, as `Requested`, for the journal."""
     message = _Task(task.task_id, task.equipment_id, task.accepted_at, task.timeout_s, task.sealed)
     message.fingerprint = given(task.fingerprint)
     message.caller, message.by, message.key = (
@@ -159,7 +160,7 @@ def encode_task(task: Task) -> bytes:
 
 
 def decode_task(body: bytes) -> Task:
-    """Raises `UndecodableMessage`."""
+    """Return the task of a message from the work queue. Raises `UndecodableMessage`."""
     try:
         message = _decode_task(body)
     except MALFORMED as error:
@@ -185,7 +186,10 @@ def decode_task(body: bytes) -> Task:
 
 
 def encode_event(event: Event) -> bytes:
-    """A journal's message. `Unrecognised` events are only read, never written: TypeError."""
+    """Return the journal's message of an event.
+
+    Raises TypeError for `Unrecognised`, which is never written.
+    """
     if isinstance(event, Started):
         return _encode(
             _Started(event.task_id, event.equipment_id, event.at, event.attempt, given(event.by))
@@ -232,8 +236,10 @@ def encode_event(event: Event) -> bytes:
 
 
 def decode_event(body: bytes) -> Event:
-    """The event; `Requested` for what `encode_task` made, `Unrecognised` for a kind that we do not
-    know. Raises `UndecodableMessage`.
+    """Return the event of a journal's message.
+
+    A message of `encode_task` is a `Requested`. An unknown kind is `Unrecognised`. Raises
+    `UndecodableMessage` if the message is damaged.
     """
     try:
         message = _decode_event(body)
@@ -273,7 +279,7 @@ def decode_event(body: bytes) -> Event:
     if isinstance(message, _Cancelled):
         return Cancelled(message.task, message.equipment, message.at, copied=message.copied or None)
     if isinstance(message, _Active):
-        # one that we do not know is no good sign
+        # A state that this version does not know is treated as trouble.
         equipment = _EQUIPMENT_STATES.get(message.equipment, EquipmentState.OPEN)
         return Active(message.by[:MAX_CALLER], message.at, max(1, message.concurrency), equipment)
     state = _STATES.get(message.state)
@@ -291,7 +297,10 @@ def decode_event(body: bytes) -> Event:
 
 
 def _unrecognised(body: bytes, error: Exception) -> Unrecognised:
-    """What `decode_event` makes of a body that is none of our events, for the reason `error`."""
+    """Return `Unrecognised` if `body` is an event of an unknown kind.
+
+    Otherwise raises `UndecodableMessage`; `error` says why the body could not be decoded.
+    """
     try:
         kind = _decode_any_kind(body).kind
     except MALFORMED:

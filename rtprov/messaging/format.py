@@ -1,4 +1,4 @@
-"""What all messages have in common: tag, version, and one error for what cannot be decoded."""
+"""The parts that all message formats share: version, tag, optional fields, and decoding errors."""
 
 from __future__ import annotations
 
@@ -12,30 +12,37 @@ from rtprov.errors import UndecodableMessage
 
 VERSION = 1
 T = TypeVar("T")
-MAX_CALLER = 100  # characters of a caller's or a process's name that are kept
+MAX_CALLER = 100  # characters; longer names of callers and processes are cut
 
 
 class Tagged(msgspec.Struct, tag_field="kind", gc=False):
+    """Base of all messages: the field ``kind`` has the name of the message's type."""
+
     pass
 
 
-# What msgspec raises on bytes from outside: not JSON, or of another form; not UTF-8; nested without
-# end.
+# The errors of msgspec for a damaged message: invalid JSON or another schema, invalid UTF-8, too
+# deep nesting.
 MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _PLACE = re.compile(r"`\$[^`]*`$")
 
 
 def given(value: T | None) -> T | UnsetType:
+    """Return the value of an optional field, which is left out of the JSON if it is None."""
     return UNSET if value is None else value
 
 
 def short_name(text: str | UnsetType) -> str | None:
-    """A name from a message, cut to a length at which millions of them can be kept."""
+    """Return a name from a message, cut to `MAX_CALLER` characters to limit the use of memory."""
     return text[:MAX_CALLER] or None if isinstance(text, str) else None
 
 
 def undecodable(what: str, error: Exception) -> UndecodableMessage:
-    """Name the place at most: some of msgspec's messages repeat the value that they object to."""
+    """Return the error for a message that is not `what`.
+
+    It names the place at most, because some messages of msgspec repeat the invalid value, which may
+    be secret.
+    """
     if not isinstance(error, msgspec.ValidationError):
         return UndecodableMessage(f"not {what}: damaged JSON")
     place = _PLACE.search(str(error))

@@ -1,17 +1,21 @@
-"""The queues of letters, ``rtprov.dead.K`` and ``rtprov.parked``: declared so that no broker gives
-a letter up.
+"""The queues of dead and parked letters, ``rtprov.dead.K`` and ``rtprov.parked``.
 
-RabbitMQ 4 drops a message of a quorum queue that came back 20 times, unless the queue was declared
-with an ``x-delivery-limit``. Each connection that is lost with a letter in hand, and each look at a
-parked one, counts. So these queues have a limit that is never reached, which works on every
-version.
+A *letter* is a message in one of these queues. RabbitMQ 4 drops a message of a quorum queue after
+20 deliveries, unless the queue has an ``x-delivery-limit``. Each lost connection and each look at a
+parked letter counts as a delivery. So the queues are declared with a limit that is never reached.
+That works on all versions.
 
-A queue of an earlier rtprov has no limit, and the argument of a queue that exists cannot be
-changed. RabbitMQ 3 and the embedded broker have no default limit, and there it stays as it is. On
-RabbitMQ 4 the first worker that finds it, while no worker consumes dead letters, replaces it: its
-letters are moved to a queue beside it, it is deleted and declared anew, and the letters are moved
-back. Each letter is confirmed in one queue before it is acknowledged in the other. A replacement
-that was cut off is finished by the next worker that connects."""
+A queue that an earlier rtprov declared has no limit, and AMQP cannot change the arguments of an
+existing queue. RabbitMQ 3 and the embedded broker have no default limit; there such a queue stays
+as it is. On RabbitMQ 4 a worker replaces it, while no worker consumes dead letters:
+
+1. It moves the letters to a second queue.
+2. It deletes the first queue and declares it with a limit.
+3. It moves the letters back.
+
+Each letter is confirmed in one queue before it is acknowledged in the other. If a worker stops in
+between, the next one that connects completes the replacement.
+"""
 
 from __future__ import annotations
 
@@ -35,17 +39,18 @@ if TYPE_CHECKING:
     from rtprov.amqp.client.protocol import AmqpConnection
 
 LETTER_DELIVERY_LIMIT = 1_000_000_000
-MAX_HEADERS = 1000  # bytes, and so fields: brokers limit both
-LOCK_QUEUE = "rtprov.replacing"  # exclusive: whoever has it replaces
+MAX_HEADERS = 1000  # bytes. This also limits the number of fields; brokers limit both.
+LOCK_QUEUE = "rtprov.replacing"  # exclusive: the worker that declared it does the replacement
 _NOT_FOUND, _PRECONDITION_FAILED = 404, 406
-# what a quorum queue adds to a message that it hands out
+# headers that a quorum queue adds to the messages that it delivers
 _COUNTS = ("x-delivery-count", "x-acquired-count")
 
 
 @attrs.frozen
 class LetterQueue:
-    """A queue of letters, bound to `exchange` by `keys` (none: letters are published to it by its
-    name).
+    """A queue of letters, bound to `exchange` with `keys`.
+
+    Without keys, letters are published to the queue by its name.
     """
 
     name: str
@@ -54,17 +59,17 @@ class LetterQueue:
 
     @property
     def arguments(self) -> dict[str, object]:
-        """What it is declared with."""
+        """The arguments that it is declared with."""
         return {"x-queue-type": "quorum", "x-delivery-limit": LETTER_DELIVERY_LIMIT}
 
     @property
-    def beside(self) -> str:
-        """The queue that has the letters while this one is replaced."""
+    def temporary(self) -> str:
+        """The name of the queue that holds the letters while this one is replaced."""
         return f"{self.name}.moving"
 
 
 class Letters:
-    """The queues of letters on one connection."""
+    """Declares and replaces the queues of letters, over one connection."""
 
     _log = Logger()
 
@@ -73,7 +78,10 @@ class Letters:
         self._queues = tuple(queues)
 
     async def declare(self) -> list[LetterQueue]:
-        """Declare them; return those that exist without a delivery limit. Raises `BrokerError`."""
+        """Declare the queues; return those that exist without a delivery limit.
+
+        Raises `BrokerError`.
+        """
         old = []
         channel = await self._connection.open_channel(fatal=False)
         for queue in self._queues:
@@ -92,21 +100,25 @@ class Letters:
         return old
 
     async def replace(self, old: Sequence[LetterQueue], consumed: Sequence[str]) -> bool:
-        """Replace `old`, and finish what another worker has begun, where the broker has a default
-        delivery limit.
+        """Replace the queues `old`, and complete a replacement that another worker began.
 
-        While any of the queues `consumed` has a consumer, another worker lives, perhaps one of the
-        earlier version, and none of `old` is replaced. Return whether nothing is left to do. Raises
-        `BrokerError`: 405 while another worker replaces."""
+        Does nothing if the broker has no default delivery limit. If one of the queues `consumed`
+        has a consumer, another worker is running, perhaps of an earlier version; then none of `old`
+        is replaced. Returns whether all queues have a delivery limit now. Raises `BrokerError`; its
+        code is 405 if another worker is replacing queues.
+        """
         if not has_default_limit(self._connection.server_properties):
             return False
-        begun = [queue for queue in self._queues if await self._consumers(queue.beside) is not None]
+        begun = [
+            queue for queue in self._queues if await self._consumers(queue.temporary) is not None
+        ]
         if old and any([await self._consumers(name) for name in consumed]):
             for queue in old:
                 self._log.warn(
                     "{queue} was declared by an earlier rtprov, without a delivery limit: the"
-                    " broker drops a letter that came back 20 times. Stop all workers and start"
-                    " one: it replaces the queue and keeps the letters",
+                    " broker drops a letter after 20 deliveries. The queue cannot be replaced while"
+                    " a worker runs. Stop all workers and start one; it replaces the queue and"
+                    " keeps the letters",
                     queue=queue.name,
                 )
             kept, old = old, ()
@@ -117,7 +129,7 @@ class Letters:
         return not kept
 
     async def _replace_alone(self, kept: Sequence[LetterQueue]) -> None:
-        """Do so for all queues but `kept`, as the only worker."""
+        """Replace all queues but `kept`; an exclusive queue locks out other workers."""
         channel = await self._connection.open_channel()
         await channel.queue_declare(queue=LOCK_QUEUE, exclusive=True)
         publisher = Publisher(clock=self._connection.clock)
@@ -128,43 +140,47 @@ class Letters:
                 if queue in kept:
                     continue
                 if queue in old:
-                    await self._take_away(channel, publisher, queue)
-                if await self._consumers(queue.beside) is not None:
-                    await self._bring_back(channel, publisher, queue)
+                    await self._move_out(channel, publisher, queue)
+                if await self._consumers(queue.temporary) is not None:
+                    await self._move_back(channel, publisher, queue)
         finally:
             publisher.detach()
         await channel.queue_delete(queue=LOCK_QUEUE)
         await channel.channel_close(reply_code=200, reply_text="done")
 
-    async def _take_away(
+    async def _move_out(
         self, channel: AmqpChannel, publisher: Publisher, queue: LetterQueue
     ) -> None:
-        """Move the letters beside, with those that come meanwhile, and delete the queue."""
-        await _declare(channel, queue.beside, {"x-delivery-limit": LETTER_DELIVERY_LIMIT})
+        """Move the letters to the second queue, with those that still arrive; delete the first."""
+        await _declare(channel, queue.temporary, {"x-delivery-limit": LETTER_DELIVERY_LIMIT})
         for key in queue.keys:
-            await channel.queue_bind(queue=queue.beside, exchange=queue.exchange, routing_key=key)
+            await channel.queue_bind(
+                queue=queue.temporary, exchange=queue.exchange, routing_key=key
+            )
             await channel.queue_unbind(queue=queue.name, exchange=queue.exchange, routing_key=key)
-        await _move(channel, publisher, queue.name, queue.beside)
+        await _move(channel, publisher, queue.name, queue.temporary)
         await channel.queue_delete(queue=queue.name)
 
-    async def _bring_back(
+    async def _move_back(
         self, channel: AmqpChannel, publisher: Publisher, queue: LetterQueue
     ) -> None:
-        """Declare the queue anew, and move its letters back."""
+        """Declare the queue again and move its letters back."""
         await _declare(channel, queue.name, {"x-delivery-limit": LETTER_DELIVERY_LIMIT})
         for key in queue.keys:
             await channel.queue_bind(queue=queue.name, exchange=queue.exchange, routing_key=key)
-            await channel.queue_unbind(queue=queue.beside, exchange=queue.exchange, routing_key=key)
-        moved = await _move(channel, publisher, queue.beside, queue.name)
-        await channel.queue_delete(queue=queue.beside)
+            await channel.queue_unbind(
+                queue=queue.temporary, exchange=queue.exchange, routing_key=key
+            )
+        moved = await _move(channel, publisher, queue.temporary, queue.name)
+        await channel.queue_delete(queue=queue.temporary)
         self._log.info(
-            "{queue}: replaced by a queue with a delivery limit; {n} letters were kept",
+            "{queue}: replaced by a queue with a delivery limit; {n} letters were moved",
             queue=queue.name,
             n=moved,
         )
 
     async def _consumers(self, name: str) -> int | None:
-        """How many consumers a queue has; None where there is no such queue."""
+        """Return the number of consumers of a queue, None if there is no such queue."""
         channel = await self._connection.open_channel(fatal=False)
         try:
             declared = await channel.queue_declare(queue=name, passive=True)
@@ -177,7 +193,10 @@ class Letters:
 
 
 def has_default_limit(server_properties: dict[str, object]) -> bool:
-    """Whether a quorum queue that says nothing of a delivery limit has one: since RabbitMQ 4.0."""
+    """Return whether the broker has a delivery limit for quorum queues that do not set one.
+
+    RabbitMQ has one since version 4.0.
+    """
     found = re.match(r"\d+", str(server_properties.get("version", "")))
     return (
         server_properties.get("product") == "RabbitMQ" and found is not None and int(found[0]) >= 4
@@ -191,7 +210,7 @@ async def _declare(channel: AmqpChannel, name: str, arguments: dict[str, object]
 
 
 async def _move(channel: AmqpChannel, publisher: Publisher, source: str, target: str) -> int:
-    """Move all letters, in order; return how many."""
+    """Move all letters from `source` to `target`, in order; return their number."""
     moved = 0
     while (answer := await channel.basic_get(queue=source)).content is not None:
         properties = answer.content.properties
@@ -213,14 +232,15 @@ async def _move(channel: AmqpChannel, publisher: Publisher, source: str, target:
 async def send_letter(
     publisher: Publisher, queue: str, body: bytes, headers: FieldTable | None
 ) -> None:
-    """Put a letter into a queue of letters; done once it is safe there. Raises `BrokerError`."""
+    """Publish a letter to a queue; done once the broker has confirmed it. Raises `BrokerError`."""
     properties = Basic.Properties(content_type="application/json", delivery_mode=2, headers=headers)
     await publisher.publish("", queue, body, properties=properties, mandatory=True)
 
 
 def writable(headers: FieldTable | None) -> FieldTable | None:
-    """These headers, which any client may have written, if they can be written again and are not
-    too large for any broker; else None.
+    """Return `headers` if every broker accepts them, else None.
+
+    The headers may come from any client, so they may be too large or impossible to encode.
     """
     try:
         return (

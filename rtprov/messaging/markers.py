@@ -1,6 +1,4 @@
-"""Messages that are made neither of a task nor of an event: markers of the census, and events that
-are written again.
-"""
+"""Messages that need no model: census markers, and copies of events for the journal."""
 
 from __future__ import annotations
 
@@ -23,12 +21,15 @@ _decode = msgspec.json.Decoder(_Census).decode
 
 
 def encode_census(marker_id: str) -> bytes:
-    """A marker: the worker that gets it has got all that the queue held before it."""
+    """Return a census marker (see `rtprov.worker.census`).
+
+    A worker that receives the marker has received every message that was in the queue before it.
+    """
     return _encode(_Census(marker_id))
 
 
 def decode_census(body: bytes) -> str | None:
-    """The marker's id; None where the message is no marker."""
+    """Return the marker's id, None if the message is not a marker."""
     try:
         return _decode(body).id
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -36,8 +37,9 @@ def decode_census(body: bytes) -> str | None:
 
 
 def copy_event(body: bytes, copied: Copied) -> bytes:
-    """The message of a `Requested` or `Cancelled` for being written again, with all that is in it,
-    known or not.
+    """Return a copy of the message of a `Requested` or `Cancelled`, marked as `copied`.
+
+    The copy keeps all fields, including those that this version does not know.
     """
     fields = _decode_fields(body)
     fields["copied"] = msgspec.Raw(_encode(copied))

@@ -1,4 +1,4 @@
-"""Whether the broker confirms what is published: a part of readiness."""
+"""A readiness check: does the broker confirm messages?"""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ PROBE_DEADLINE_S = 2.0
 
 
 async def broker_confirms(publisher: Publisher, clock: IReactorTime) -> None:
-    """Raises `NotReady`."""
+    """Publish a message that no queue gets, and wait for the broker's confirm.
+
+    Raises `NotReady` if it does not come within 2 s.
+    """
     try:
         await publisher.publish(
             TASKS_EXCHANGE, PROBE_KEY, b"", properties=Basic.Properties(), mandatory=False

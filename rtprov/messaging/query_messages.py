@@ -1,9 +1,9 @@
-"""What front ends ask replicas beyond a plain status: all about tasks, and to be told when they
-end. JSON ⇄ model, as in `rtprov.messaging.event_messages`.
+"""Encode and decode the questions of front ends about tasks, and the answers of workers.
 
-An `TaskQuery` or a `Listing` is answered once, with the tasks that are known; a `Watch` with any
-number of messages that tell which of its tasks have ended; `KeysAsked` by each worker, with the ids
-of its sealing keys."""
+A `TaskQuery` or `Listing` has one answer, the tasks that are known. A `Watch` has any number of
+answers; each names tasks that have ended. `KeysAsked` is answered by each worker, with the ids of
+its sealing keys. The rules for versions are those of `rtprov.messaging.event_messages`.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from rtprov.model import Details, State, Waiting
 
 
 class TaskQuery(msgspec.Struct, tag_field="kind", tag="inquiry", frozen=True):
-    """About one task, of this equipment where it is given. With `barrier` the replica is to pass
-    its barrier first.
+    """Asks for one task; `equipment` is None if it is not known.
+
+    With `barrier` the replica passes its barrier before it answers.
     """
 
     task: str
@@ -30,8 +31,10 @@ class TaskQuery(msgspec.Struct, tag_field="kind", tag="inquiry", frozen=True):
 
 
 class Listing(msgspec.Struct, tag_field="kind", tag="listing", frozen=True):
-    """About a device's tasks: at most `limit`, newest first, those before the task `before` if it
-    is given. Always behind the barrier.
+    """Asks for at most `limit` tasks of a device, newest first.
+
+    If `before` is the id of a task, only older tasks are listed. The replica passes its barrier
+    before it answers.
     """
 
     equipment: str
@@ -41,7 +44,7 @@ class Listing(msgspec.Struct, tag_field="kind", tag="listing", frozen=True):
 
 
 class Watch(msgspec.Struct, tag_field="kind", tag="watch", frozen=True):
-    """About the end of these (task id, equipment id) pairs, for `wait` seconds."""
+    """Asks for reports of the end of these (task id, equipment id) pairs, for `wait` seconds."""
 
     tasks: list[tuple[str, str]]
     wait: float
@@ -49,21 +52,23 @@ class Watch(msgspec.Struct, tag_field="kind", tag="watch", frozen=True):
 
 
 class KeysAsked(msgspec.Struct, tag_field="kind", tag="keys_asked", frozen=True):
-    """Which sealing keys the worker has. Earlier versions do not answer."""
+    """Asks for the ids of a worker's sealing keys. Workers of earlier versions do not answer."""
 
     v: int = VERSION
 
 
 class _Keys(msgspec.Struct, tag_field="kind", tag="keys"):
-    """The ids of a worker's keys: the answer to `KeysAsked`."""
+    """The answer to `KeysAsked`: the ids of a worker's keys."""
 
     keys: list[str]
     v: int = VERSION
 
 
 class _Known(msgspec.Struct, tag_field="kind", tag="known"):
-    """A task that waits for its key waits for a free slot as earlier versions know it, and its
-    place is in `withheld`.
+    """The answer to a `TaskQuery` or `Listing`.
+
+    `withheld` has the indexes of the tasks that wait for their keys. Earlier versions do not know
+    this reason, so in `tasks` they wait for a free slot.
     """
 
     tasks: list[Details]
@@ -72,7 +77,7 @@ class _Known(msgspec.Struct, tag_field="kind", tag="known"):
 
 
 class _Ended(msgspec.Struct, tag_field="kind", tag="ended"):
-    """Places in the watch's batch, and the final states."""
+    """An answer to a `Watch`: indexes in its list of tasks, and the final states."""
 
     tasks: list[tuple[int, State]]
     v: int = VERSION
@@ -86,7 +91,7 @@ _decode_ended = msgspec.json.Decoder(_Ended).decode
 
 
 def decode_question(body: bytes) -> TaskQuery | Listing | Watch | KeysAsked:
-    """Raises `UndecodableMessage`."""
+    """Return the question in a message. Raises `UndecodableMessage`."""
     try:
         question: TaskQuery | Listing | Watch | KeysAsked = _decode_question(body)
     except MALFORMED:
@@ -95,7 +100,7 @@ def decode_question(body: bytes) -> TaskQuery | Listing | Watch | KeysAsked:
 
 
 def encode_known(tasks: Sequence[Details]) -> bytes:
-    """The answer to an `TaskQuery`, of one task or none, and to a `Listing`."""
+    """Return the answer to a `TaskQuery` (one task or none) or a `Listing`."""
     known = _Known(list(tasks))
     withheld = [index for index, task in enumerate(tasks) if task.waits_for is Waiting.KEY]
     if withheld:
@@ -106,7 +111,7 @@ def encode_known(tasks: Sequence[Details]) -> bytes:
 
 
 def decode_known(body: bytes) -> list[Details]:
-    """Raises `UndecodableMessage`."""
+    """Return the tasks in an answer. Raises `UndecodableMessage`."""
     try:
         known = _decode_known(body)
     except MALFORMED:
@@ -119,25 +124,25 @@ def decode_known(body: bytes) -> list[Details]:
 
 
 def encode_keys(key_ids: Sequence[str]) -> bytes:
-    """The answer to `KeysAsked`."""
+    """Return the answer to `KeysAsked`."""
     return encode(_Keys(list(key_ids)))
 
 
 def decode_keys(body: bytes) -> list[str]:
-    """Raises `UndecodableMessage`."""
+    """Return the ids of keys in an answer. Raises `UndecodableMessage`."""
     try:
         return _decode_keys(body).keys
     except MALFORMED:
-        raise UndecodableMessage("not a worker's keys") from None
+        raise UndecodableMessage("not a list of sealing keys") from None
 
 
 def encode_ended(tasks: Sequence[tuple[int, State]]) -> bytes:
-    """One answer to a `Watch`."""
+    """Return one answer to a `Watch`."""
     return encode(_Ended(list(tasks)))
 
 
 def decode_ended(body: bytes) -> list[tuple[int, State]]:
-    """Raises `UndecodableMessage`."""
+    """Return the indexes and final states in an answer. Raises `UndecodableMessage`."""
     try:
         tasks = _decode_ended(body).tasks
     except MALFORMED:

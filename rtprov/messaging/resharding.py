@@ -1,18 +1,18 @@
-"""Changing the number of shards: all that the old queues and journals hold moves to new ones,
-device by device in its order.
+"""Change the number of shards: move the messages of all queues and journals to new ones.
 
-No worker may run meanwhile. Front ends answer 503 until it is done. The steps, each of which may be
-repeated after a crash:
+The messages of a device keep their order. No worker may run in the meantime; front ends answer 503
+until the change is done. Each step can be repeated after a crash:
 
-1. The broker remembers that the count is being changed: no front end or worker connects any more
-   (`rtprov.messaging.shard_count`).
-2. The new queues and journals are declared. The old ones are unbound, so that a front end which
-   still runs has its POSTs returned.
-3. The events of the old journals are appended to the new ones, then the messages of the old work
-   queues and dead letters move. What is confirmed in the new place only then leaves the old one. A
-   crash leaves copies, which do no harm: journals are folded idempotently, and a task that comes
-   twice is called once.
-4. The old queues are deleted, and the broker remembers the new count."""
+1. The broker remembers that the number is being changed. From then on no front end or worker can
+   connect (`rtprov.messaging.shard_count`).
+2. The new queues and journals are declared. The old ones are unbound, so that the POSTs of a front
+   end that is still running are returned.
+3. The events of the old journals are copied to the new ones. Then the messages of the old work
+   queues and dead letters are moved. A message is removed from its old queue once the broker has
+   confirmed it in the new one. A crash leaves copies. They do no harm: the store ignores repeated
+   events, and a task with two messages is called once.
+4. The old queues are deleted, and the broker remembers the new number.
+"""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from rtprov.errors import ConfigurationError
 from rtprov.messaging.shard_count import (
     MAX_SHARDS,
     Remembered,
-    counts_of_before,
     delete_queue,
     forget,
     message_count,
     queue_counts,
     read,
     remember,
+    scan_counts,
 )
 from rtprov.messaging.topology import TASKS_EXCHANGE, Shard, Topology
 from rtprov.model import shard_of
@@ -48,12 +48,12 @@ if TYPE_CHECKING:
 
 BATCH = 500
 MARKER = "x-rtprov-moved-upto"
-# headers that the old queue has added
+# headers that the old queue added
 _OF_THE_QUEUE = ("x-stream-offset", "x-delivery-count", "x-acquired-count")
 
 
 class _OfDevice(msgspec.Struct):
-    """What every message about a task has."""
+    """The field that every message about a task has."""
 
     equipment: str
 
@@ -64,7 +64,8 @@ _decode = msgspec.json.Decoder(_OfDevice).decode
 class Resharding:
     """Changes the number of shards over `connection`; `publisher` is attached to it.
 
-    `new_id` makes ids that no other process makes; `say` tells the operator what is done.
+    `new_id` returns an id that no other process has. `say` is called with each line for the
+    operator.
     """
 
     def __init__(
@@ -83,19 +84,20 @@ class Resharding:
     async def run(self, count: int) -> None:
         """Change to `count` shards, 1 to 1024.
 
-        Raises `ConfigurationError` if that is not possible, `BrokerError` if the broker failed: it
-        may be repeated then."""
+        Raises `ConfigurationError` if that is not possible. Raises `BrokerError` if the broker
+        fails; then run it again.
+        """
         if not 1 <= count <= MAX_SHARDS:
             raise ConfigurationError(f"The number of shards must be from 1 to {MAX_SHARDS}")
         before = await self._begin(count)
         if before is None:
-            self._say(f"The broker has {count} shards; there is nothing to move")
+            self._say(f"The broker already has {count} shards; nothing to do")
             return
         old = [Shard(index, before) for index in range(before)]
         new = [Shard(index, count) for index in range(count)]
         await Topology(new).attach(self._connection)
-        # A front end that had begun to connect before the first step may bind again what was
-        # unbound: hence twice.
+        # Twice, because a front end that began to connect before the first step may have bound the
+        # old queues again.
         offsets: dict[str, int] = {}
         for _ in range(2):
             await self._unbind(old)
@@ -106,24 +108,30 @@ class Resharding:
                 await delete_queue(self._connection, queue)
         await forget(self._connection)
         await remember(self._connection, Remembered(count))
-        self._say(f"The broker has {count} shards now: start the workers")
+        self._say(f"The broker now has {count} shards; start the workers")
 
     async def _begin(self, count: int) -> int | None:
-        """The old count, once nothing uses it any more; None if it is the new one."""
-        known = await read(self._connection, Remembered(count)) or await self._known_of_before(
-            count
-        )
+        """Mark the number as changing; return the old one, or None if it is already `count`.
+
+        Raises `ConfigurationError` if a worker is running, or another change was begun.
+        """
+        known = await read(
+            self._connection, Remembered(count)
+        ) or await self._count_of_earlier_version(count)
         if known == Remembered(count):
             return None
         if known.changing_to not in (None, count):
             raise ConfigurationError(
-                f"A change to {known.changing_to} shards was begun: finish it first"
+                f"A change to {known.changing_to} shards was begun and is not complete: run it"
+                " again first"
             )
         for index in range(known.count):
             queue = Shard(index, known.count).work
             counts = await queue_counts(self._connection, queue)
             if counts is not None and counts[1]:
-                raise ConfigurationError(f"A worker still consumes {queue}: stop all workers first")
+                raise ConfigurationError(
+                    f"A worker is still consuming {queue}: stop all workers first"
+                )
         self._say(f"Changing from {known.count} to {count} shards")
         changing = Remembered(known.count, count)
         while known != changing:
@@ -131,17 +139,18 @@ class Resharding:
             known = await remember(self._connection, changing)
         return changing.count
 
-    async def _known_of_before(self, count: int) -> Remembered:
-        """What a broker that remembers no count has been used with; a new one remembers `count`
-        from now on.
+    async def _count_of_earlier_version(self, count: int) -> Remembered:
+        """Return the number that an earlier version of rtprov used with this broker.
+
+        A new broker gets `count`.
         """
-        before = await counts_of_before(self._connection)
+        before = await scan_counts(self._connection)
         if not before:
             return await remember(self._connection, Remembered(count))
         if len(before) > 1:
             held = " and ".join(map(str, before))
             raise ConfigurationError(
-                f"The broker holds queues of {held} shards: delete those that are not in use"
+                f"The broker has queues of {held} shards: delete those that are not in use"
             )
         return await remember(self._connection, Remembered(before[0]))
 
@@ -160,8 +169,9 @@ class Resharding:
         await channel.channel_close(reply_code=200, reply_text="done")
 
     async def _move_all(self, shard: Shard, new: list[Shard], offsets: dict[str, int]) -> None:
-        """Move what a shard's queues hold; `offsets` are those in the streams up to which all was
-        copied before.
+        """Move the messages of a shard's queues.
+
+        `offsets` has, for each stream, the offset up to which it was copied before; it is updated.
         """
 
         def queue_of(kind: str) -> Callable[[Delivery], str | None]:
@@ -169,7 +179,7 @@ class Resharding:
                 try:
                     device = _decode(delivery.body).equipment
                 except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                    return None  # a marker of a barrier, or what no worker could read either
+                    return None  # a barrier's marker, or a message that no worker can decode
                 return str(getattr(new[shard_of(device, len(new))], kind))
 
             return find
@@ -192,11 +202,11 @@ class Resharding:
 
 
 class _Move:
-    """Moves all messages of one queue up to a marker at its end. Those of a stream are copied, from
-    `next_offset` on.
+    """Moves the messages of one queue, up to a marker that it publishes to the end of the queue.
 
-    `queue_of` gives each message's new queue, None for what is left out. `next_offset` is None for
-    what is no stream."""
+    `queue_of` returns the new queue of a message, or None if the message is dropped. A stream is
+    copied from `next_offset` on; for other queues it is None.
+    """
 
     def __init__(
         self,
@@ -215,7 +225,7 @@ class _Move:
         self._arrival: Deferred[None] | None = None
 
     async def run(self, marker: str) -> int:
-        """Move all up to now; return how many. Raises `BrokerError`."""
+        """Move all present messages; return their number. Raises `BrokerError`."""
         mark = Basic.Properties(delivery_mode=2, headers={MARKER: marker})
         await self._publisher.publish("", self._queue, b"{}", properties=mark)
         channel = await self._connection.open_channel()
@@ -265,7 +275,7 @@ class _Move:
         if self.next_offset is not None:
             offset = cast("int", (delivery.properties.headers or {})["x-stream-offset"])
             if offset < self.next_offset:
-                return  # RabbitMQ begins with the chunk that holds the offset
+                return  # RabbitMQ starts at the beginning of the chunk that has the offset
             self.next_offset = offset + 1
         self._arrived.append(delivery)
         self._wake(None)

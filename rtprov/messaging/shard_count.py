@@ -1,14 +1,14 @@
-"""How many shards there are, as the broker remembers it: one number that front ends and workers
-must agree on.
+"""The number of shards, which the broker remembers for all front ends and workers.
 
-AMQP has no place for a number, but a broker compares the arguments of a queue that is declared
-again, and refuses others (406): that makes the first declaration count, whichever process makes it.
-So the count is an argument of an empty queue that carries no message, ``rtprov.shards``: its
-``x-delivery-limit``. While the count is being changed the argument holds both counts
+AMQP has no place to store a number. But when a queue is declared again, a broker compares the
+arguments and refuses different ones (406). So the first declaration counts, whichever process makes
+it. The number is stored as the argument ``x-delivery-limit`` of ``rtprov.shards``, a queue that
+stays empty. While the number is being changed, the argument holds the old and the new one
 (`Remembered`).
 
-A broker that earlier versions have used has no such queue. The names of its work queues tell the
-count then."""
+A broker that earlier versions of rtprov used has no such queue. Then the number is taken from the
+names of its work queues.
+"""
 
 from __future__ import annotations
 
@@ -34,16 +34,17 @@ MAX_SHARDS = 1024
 SCAN_AT_ONCE = 32
 NOT_FOUND, PRECONDITION_FAILED = 404, 406
 
-_CHANGING = 10_000  # more than any count
-# RabbitMQ: "… received the value '4' of type 'signedint' but current is the value '1' of type …";
-# ours is shorter.
+_CHANGING = 10_000  # greater than any number of shards
+# The 406 of RabbitMQ: "… received the value '4' of type 'signedint' but current is the value '1' of
+# type …". The embedded broker's text is shorter.
 _CURRENT = re.compile(r"current is (?:the value )?'([0-9]+)'")
 
 
 @attrs.frozen
 class Remembered:
-    """`count` shards, 1 to 1024; `changing_to` is the count that they are being changed to, None
-    while they are not.
+    """The number of shards, 1 to 1024, as the broker remembers it.
+
+    `changing_to` is the new number while the number is being changed, else None.
     """
 
     count: int
@@ -51,18 +52,19 @@ class Remembered:
 
     @property
     def value(self) -> int:
-        """The two as one number."""
+        """Both numbers encoded in one."""
         return self.count + _CHANGING * (self.changing_to or 0)
 
     @classmethod
     def of(cls, value: int) -> Remembered:
-        """The reverse of `value`."""
+        """Decode a `value`."""
         return cls(value % _CHANGING, value // _CHANGING or None)
 
 
 async def read(connection: AmqpConnection, guess: Remembered) -> Remembered | None:
-    """What the broker remembers, None if it remembers nothing. A right `guess` spares it an error.
-    Raises `BrokerError`.
+    """Return what the broker remembers, None if it remembers nothing.
+
+    If `guess` is right, the broker does not log an error. Raises `BrokerError`.
     """
     if await message_count(connection, SHARDS_QUEUE) is None:
         return None
@@ -70,8 +72,9 @@ async def read(connection: AmqpConnection, guess: Remembered) -> Remembered | No
 
 
 async def remember(connection: AmqpConnection, wanted: Remembered) -> Remembered:
-    """Have the broker remember `wanted` unless it remembers something already; return what it
-    remembers. Raises `BrokerError`.
+    """Store `wanted`, unless a number is already stored; return the number that is stored.
+
+    Raises `BrokerError`.
     """
     channel = await connection.open_channel(fatal=False)
     arguments = {"x-queue-type": "quorum", "x-delivery-limit": wanted.value}
@@ -87,12 +90,12 @@ async def remember(connection: AmqpConnection, wanted: Remembered) -> Remembered
 
 
 async def forget(connection: AmqpConnection) -> None:
-    """Have the broker remember nothing. Raises `BrokerError`."""
+    """Delete the stored number. Raises `BrokerError`."""
     await delete_queue(connection, SHARDS_QUEUE)
 
 
 async def delete_queue(connection: AmqpConnection, queue: str) -> None:
-    """Delete a queue if there is one. Raises `BrokerError`."""
+    """Delete a queue if it exists. Raises `BrokerError`."""
     channel = await connection.open_channel(fatal=False)
     try:
         await channel.queue_delete(queue=queue)
@@ -104,14 +107,18 @@ async def delete_queue(connection: AmqpConnection, queue: str) -> None:
 
 
 async def message_count(connection: AmqpConnection, queue: str) -> int | None:
-    """How many messages wait in a queue, None if there is no such queue. Raises `BrokerError`."""
+    """Return the number of ready messages of a queue, None if there is no such queue.
+
+    Raises `BrokerError`.
+    """
     counts = await queue_counts(connection, queue)
     return None if counts is None else counts[0]
 
 
 async def queue_counts(connection: AmqpConnection, queue: str) -> tuple[int, int] | None:
-    """How many messages and consumers a queue has, None if there is no such queue. Raises
-    `BrokerError`.
+    """Return the numbers of ready messages and consumers of a queue, None if it does not exist.
+
+    Raises `BrokerError`.
     """
     channel = await connection.open_channel(fatal=False)
     try:
@@ -124,12 +131,13 @@ async def queue_counts(connection: AmqpConnection, queue: str) -> tuple[int, int
     return declared.message_count, declared.consumer_count
 
 
-async def counts_of_before(connection: AmqpConnection) -> list[int]:
-    """The counts of shards for which the broker holds a work queue, where no count is remembered.
-    Raises `BrokerError`.
+async def scan_counts(connection: AmqpConnection) -> list[int]:
+    """Return the numbers of shards for which the broker has work queues, in ascending order.
+
+    It is for a broker that has no stored number. Raises `BrokerError`.
     """
     if await message_count(connection, PARKED_QUEUE) is None:
-        return []  # every version declares it: the broker is new
+        return []  # Every version of rtprov declares this queue, so the broker is new.
     found: list[int] = []
     for start in range(1, MAX_SHARDS + 1, SCAN_AT_ONCE):
         counts = range(start, min(start + SCAN_AT_ONCE, MAX_SHARDS + 1))
@@ -143,12 +151,13 @@ async def counts_of_before(connection: AmqpConnection) -> list[int]:
 
 
 class ShardCount:
-    """Makes sure on each connection that the broker has as many shards as this role is made for.
-    Its first session.
+    """Checks on each connection that the broker has the same number of shards as this role.
 
-    `made_for` is that number; with `given` the operator asks for it. Without, `on_other` is called
-    with the broker's number if that is another one, so that the role can be made anew. `on_agreed`
-    is called once the numbers agree; it may raise `ConfigurationError`."""
+    It is the first session of the connection. `made_for` is the role's number; `given` tells
+    whether the operator set it. If not, `on_other` is called with the broker's number when that
+    differs, so that the role can be built again. `on_agreed` is called when the numbers are equal;
+    it may raise `ConfigurationError`.
+    """
 
     _log = Logger()
 
@@ -163,17 +172,19 @@ class ShardCount:
         self.on_agreed: Callable[[], None] = lambda: None
 
     async def attach(self, connection: AmqpConnection) -> None:
-        """Raises `ConfigurationError` if another number was asked for, `BrokerUnavailable` while it
-        is being changed, else `BrokerError`.
+        """Compare the numbers.
 
-        A role that has worked with its number before is not ended by another one: it is of no use
-        until the number is back, or it is started anew."""
+        Raises `ConfigurationError` if the operator set another number, `BrokerUnavailable` while
+        the number is being changed, and other `BrokerError`s. If the numbers were equal before,
+        another number is a `BrokerUnavailable`: the process does not end, and waits until the
+        number is changed back.
+        """
         self._connection = connection
         remembered = await read(connection, self._guess) or await self._remember_first(connection)
         if remembered.changing_to is not None:
             raise BrokerUnavailable(
                 f"The number of shards is being changed from {remembered.count} to"
-                f" {remembered.changing_to}; waiting until that is done"
+                f" {remembered.changing_to}; waiting until the change is complete"
             )
         self._guess = remembered
         self._check(remembered.count)
@@ -181,14 +192,15 @@ class ShardCount:
         self._agreed = True
 
     def detach(self) -> None:
-        """The number is known still."""
+        """Stop a comparison that is under way; the role keeps its number."""
         self._connection = None
         if self._verifying is not None:
             self._verifying.cancel()
 
     def verify(self) -> None:
-        """Compare the numbers again, unless that is under way: the broker's may have changed. The
-        connection is dropped if they differ.
+        """Compare the numbers again, because the broker's may have changed.
+
+        The connection is dropped if they differ. Does nothing while a comparison is under way.
         """
         if self._connection is None or self._verifying is not None:
             return
@@ -209,12 +221,12 @@ class ShardCount:
             self._log.failure("the number of shards could not be compared again", result)
 
     async def _remember_first(self, connection: AmqpConnection) -> Remembered:
-        before = await counts_of_before(connection)
+        before = await scan_counts(connection)
         if len(before) > 1 and not (self._given and self._made_for in before):
             held = " and ".join(map(str, before))
             raise ConfigurationError(
-                f"--shards: the broker holds queues of {held} shards; give the number that is"
-                " in use"
+                f"--shards: the broker has queues of {held} shards; set --shards to the number"
+                " that is in use"
             )
         if before and self._made_for not in before:
             self._check(before[0])
@@ -226,10 +238,10 @@ class ShardCount:
         if not self._given:
             self.on_other(count)
             raise BrokerUnavailable(
-                f"The broker has {count} shards, not {self._made_for}; beginning anew with {count}"
+                f"The broker has {count} shards, not {self._made_for}; restarting with {count}"
             )
         text = (
-            f"--shards {self._made_for}: the broker holds the tasks of {count} shards; start"
-            " without --shards, or change the number with python -m rtprov.shards"
+            f"--shards {self._made_for}: the broker has {count} shards; start without --shards, or"
+            " change the number with python -m rtprov.shards"
         )
         raise BrokerUnavailable(text) if self._agreed else ConfigurationError(text)

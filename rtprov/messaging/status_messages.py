@@ -1,4 +1,4 @@
-"""Questions for the states of tasks, and the answers."""
+"""Encode and decode status requests and their replies."""
 
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ class _StatusRequest(Tagged, tag="status"):
 
 
 class _StatusReply(Tagged, tag="states"):
-    """A cancelled task stands as failed in `states`, which is all that earlier front ends know, and
-    its place in `cancelled`.
+    """The states of a batch, in its order.
+
+    A cancelled task is FAILED in `states`, because earlier front ends do not know CANCELLED; its
+    index is in `cancelled`.
     """
 
     states: list[State | None]
@@ -41,14 +43,15 @@ _decode_status_reply = msgspec.json.Decoder(_StatusReply).decode
 
 
 def encode_status_request(pairs: Sequence[tuple[str, str]], *, barrier: bool) -> bytes:
-    """A batch of (task id, equipment id) pairs; with `barrier`, the replica is to pass its barrier
-    before it answers.
+    """Return the request for the states of (task id, equipment id) pairs.
+
+    With `barrier`, a replica passes its barrier before it answers.
     """
     return _encode(_StatusRequest(list(pairs), barrier))
 
 
 def decode_status_request(body: bytes) -> tuple[list[tuple[str, str]], bool]:
-    """The pairs, and whether a barrier comes first. Raises `UndecodableMessage`."""
+    """Return the pairs, and whether a barrier is requested. Raises `UndecodableMessage`."""
     try:
         message = _decode_status_request(body)
     except MALFORMED as error:
@@ -57,7 +60,7 @@ def decode_status_request(body: bytes) -> tuple[list[tuple[str, str]], bool]:
 
 
 def encode_status_reply(states: Sequence[State | None]) -> bytes:
-    """The answers to a batch, in its order; None for a task that is not known."""
+    """Return the reply to a batch, in its order; None stands for an unknown task."""
     reply = _StatusReply([State.FAILED if state is State.CANCELLED else state for state in states])
     if State.CANCELLED in states:
         reply.cancelled = [index for index, state in enumerate(states) if state is State.CANCELLED]
@@ -65,7 +68,7 @@ def encode_status_reply(states: Sequence[State | None]) -> bytes:
 
 
 def decode_status_reply(body: bytes) -> list[State | None]:
-    """Raises `UndecodableMessage`."""
+    """Return the states of a batch, in its order. Raises `UndecodableMessage`."""
     try:
         reply = _decode_status_reply(body)
     except MALFORMED as error:

@@ -1,16 +1,15 @@
-"""Exchanges, queues and streams of rtprov, and their names. All is durable; declaring it again
-changes nothing.
+"""The exchanges, queues and streams of rtprov, their names, and their declaration.
 
-::
+K is a shard, for example ``3of8``: its index, from 0, and the number of shards. ::
 
-    rtprov.tasks ─┬─ requested.K ─▶ rtprov.work.K ── too many deliveries ──▶ rtprov.dead
-                  ─────────────▶ rtprov.dead.K └─ requested.K, event.K ─▶ rtprov.journal.K
+    rtprov.tasks ──┬─ requested.K ──────────▶ rtprov.work.K     the tasks (quorum queue)
+                   └─ requested.K, event.K ─▶ rtprov.journal.K  the events (stream)
+    rtprov.dead ──── requested.K, work queue ▶ rtprov.dead.K    tasks rejected by rtprov.work.K
+    rtprov.status ── status.K, inquiry.K ───▶ two queues of each worker, for status requests and
+                                              other questions; deleted with its connection
+    rtprov.parked    letters that rtprov cannot process; rtprov only writes to this queue
 
-    rtprov.parked      what can be neither used nor dropped; rtprov only fills it rtprov.status ─
-    status.K, inquiry.K ─▶ queues of each worker's own, which go with its connection: status
-    requests, other questions
-
-K is a shard such as ``3of8``: its number, from 0, and how many there are.
+All but the workers' own queues is durable. Declaring it again changes nothing.
 """
 
 from __future__ import annotations
@@ -38,10 +37,10 @@ DEAD_EXCHANGE = "rtprov.dead"
 STATUS_EXCHANGE = "rtprov.status"
 PARKED_QUEUE = "rtprov.parked"
 
-# Every bounce of broker or worker counts as a delivery.
+# Each restart of the broker or a worker counts as a delivery.
 DELIVERY_LIMIT = 100
-# A stream forgets whole segments only, and never the newest one: keep them small. The store's own
-# retention may be shorter, never longer.
+# A stream deletes whole segments only, and never the newest one, so segments are small. The
+# retention of the store must not be longer.
 JOURNAL_MAX_AGE = "7D"
 JOURNAL_MAX_AGE_S = 7 * 86400.0
 JOURNAL_SEGMENT_BYTES = 16 * 1024 * 1024
@@ -49,9 +48,7 @@ JOURNAL_SEGMENT_BYTES = 16 * 1024 * 1024
 
 @attrs.frozen
 class Shard:
-    """Shard `index`, 0 to `count` - 1, of `count`, and what its queues and routing keys are
-    called.
-    """
+    """One shard: its index, 0 to `count` - 1, and the names of its queues and routing keys."""
 
     index: int
     count: int
@@ -61,12 +58,12 @@ class Shard:
 
     @property
     def work(self) -> str:
-        """The queue of tasks."""
+        """The name of the queue of tasks."""
         return f"rtprov.work.{self}"
 
     @property
     def journal(self) -> str:
-        """The stream of events."""
+        """The name of the stream of events."""
         return f"rtprov.journal.{self}"
 
     @property
@@ -76,48 +73,49 @@ class Shard:
 
     @property
     def inquiry(self) -> str:
-        """The routing key of questions about tasks."""
+        """The routing key of other questions about tasks."""
         return f"inquiry.{self}"
 
     @property
     def dead(self) -> str:
-        """The queue of tasks that were delivered too often, or refused."""
+        """The name of the queue of tasks that were rejected, or delivered too often."""
         return f"rtprov.dead.{self}"
 
     @property
     def dead_letters(self) -> LetterQueue:
-        """The same with its bindings: a letter keeps its routing key, which is the work queue's
-        name if it was published there directly.
+        """The queue of dead letters with its bindings.
+
+        A letter keeps its routing key. That is the name of the work queue if the message was
+        published to the queue directly.
         """
         return LetterQueue(self.dead, DEAD_EXCHANGE, (self.requested_key, self.work))
 
     @property
     def requested_key(self) -> str:
-        """The routing key that leads to work queue and journal."""
+        """The routing key to the work queue and the journal."""
         return f"requested.{self}"
 
     @property
     def event_key(self) -> str:
-        """The routing key that leads to the journal alone."""
+        """The routing key to the journal only."""
         return f"event.{self}"
 
 
 class Guard(Protocol):
-    """What must agree before anything is declared again; see
-    `rtprov.messaging.shard_count.ShardCount`.
-    """
+    """A check before anything is declared again; see `rtprov.messaging.shard_count.ShardCount`."""
 
     async def attach(self, connection: AmqpConnection) -> None:
-        """Raises `BrokerError` or `ConfigurationError` if it does not agree."""
+        """Raise `BrokerError` or `ConfigurationError` if the check fails."""
 
 
 class Topology:
-    """Declares what the shards need, but for the queues of questions. The first session of each
-    connection of front end and worker.
+    """Declares the exchanges, queues and bindings of shards, on each connection to the broker.
 
-    With `replaces`, which is a worker's, queues of letters that an earlier rtprov declared are
-    replaced where they must be. `count` must agree before anything is declared again on a
-    connection."""
+    The queues of questions are declared by their servers. With `replaces`, which only workers set,
+    queues of letters without a delivery limit are replaced if necessary
+    (`rtprov.messaging.letter_queues`). `count` is checked before anything is declared again on the
+    same connection.
+    """
 
     _log = Logger()
 
@@ -127,33 +125,35 @@ class Topology:
         self._shards = tuple(shards)
         self._count = count
         self._replaces = replaces
-        # queues of letters that stay as an earlier rtprov has declared them
+        # Queues of letters that stay as an earlier rtprov has declared them.
         self._old: frozenset[str] = frozenset()
-        # nothing is left to replace: not looked for again, which RabbitMQ would log as errors
+        # Nothing is left to replace. Each check would make RabbitMQ log errors, so it is not
+        # repeated.
         self._replaced = False
         self._connection: AmqpConnection | None = None
         self._repairing: Deferred[None] | None = None
 
     async def attach(self, connection: AmqpConnection) -> None:
-        """Declare; done once the broker has it all. Raises `AmqpError` 406 where something of the
-        name exists and differs.
+        """Declare everything; done once the broker has it.
+
+        Raises `AmqpError` 406 if a queue or exchange exists with other arguments.
         """
         self._connection = connection
         await self._declare(connection, fatal=True)
 
     def detach(self) -> None:
-        """What is declared outlives the connection."""
+        """Stop declaring. What was declared stays at the broker."""
         self._connection = None
         if self._repairing is not None:
             self._repairing.cancel()
 
     def repair(self) -> None:
-        """Declare all again, unless that is under way: something of it seems to be gone."""
+        """Declare everything again, unless that is running, because a part seems to be missing."""
         if self._connection is None or self._repairing is not None:
             return
         self._log.warn(
-            "a message found no queue, or a queue misses messages; declaring all exchanges, queues"
-            " and bindings again"
+            "the broker could not route a message, or a queue has lost messages; declaring all"
+            " exchanges, queues and bindings again"
         )
         repairing = Deferred.fromCoroutine(self._declare_again(self._connection))
         if not repairing.called:
@@ -166,21 +166,22 @@ class Topology:
             return
         if result.check(BrokerError):
             self._log.warn(
-                "exchanges, queues and bindings could not be declared again: {error}",
+                "could not declare exchanges, queues and bindings again: {error}",
                 error=result.value,
             )
         else:
-            self._log.failure("exchanges, queues and bindings could not be declared again", result)
+            self._log.failure("could not declare exchanges, queues and bindings again", result)
 
     async def _declare_again(self, connection: AmqpConnection) -> None:
-        """The queues may be gone because the number of shards was changed: these must not come back
-        then.
+        """Declare everything, if the number of shards is unchanged.
+
+        If it was changed, the old queues were deleted on purpose and must not be declared.
         """
         if self._count is not None:
             try:
                 await self._count.attach(connection)
             except (BrokerError, ConfigurationError) as error:
-                connection.drop(f"The queues are not declared again: {error}")
+                connection.drop(f"Queues are missing and were not declared again: {error}")
                 return
         await self._declare(connection, fatal=False)
 
@@ -261,26 +262,29 @@ async def _declare_shard(channel: AmqpChannel, shard: Shard, *, nowait: bool = F
 
 
 async def declare_status(channel: AmqpChannel, shard: Shard) -> str:
-    """Make a queue for the shard's status requests, which goes away with the connection, and return
-    its name. Raises `BrokerError`.
+    """Declare a worker's queue for the shard's status requests; return its name.
+
+    The broker deletes the queue with the connection. Raises `BrokerError`.
     """
     return await _declare_own(channel, shard.status)
 
 
 async def declare_inquiry(channel: AmqpChannel, shard: Shard) -> str:
-    """Make a queue for questions about the shard's tasks, which goes with the connection, and
-    return its name. Raises `BrokerError`.
+    """Declare a worker's queue for other questions about the shard's tasks; return its name.
+
+    The broker deletes the queue with the connection. Raises `BrokerError`.
     """
     return await _declare_own(channel, shard.inquiry)
 
 
 async def _declare_own(channel: AmqpChannel, routing_key: str) -> str:
-    """A queue of this worker's.
+    """Declare an exclusive queue of this worker.
 
-    One for each worker, not one for all: that would live on one node of a cluster, and while it is
-    down nobody could have another. Its name is ours, so that permissions can be given for
-    ``rtprov.`` alone; it is a new one for each connection, since the broker may keep the queue of a
-    lost connection until it notices the loss."""
+    Each worker has its own queue. A queue for all workers would live on one node of a cluster and
+    be unavailable while that node is down. The name begins with ``rtprov.``, so that permissions
+    can be limited to this prefix. It is new for each connection, because the broker may keep the
+    queue of a lost connection for a while.
+    """
     queue = f"rtprov.{routing_key}.{uuid.uuid4().hex}"
     await channel.queue_declare(queue=queue, exclusive=True)
     await channel.queue_bind(queue=queue, exchange=STATUS_EXCHANGE, routing_key=routing_key)
@@ -288,7 +292,8 @@ async def _declare_own(channel: AmqpChannel, routing_key: str) -> str:
 
 
 def persistent() -> Basic.Properties:
-    """Properties of a message that survives a restart of the broker (AMQP 0-9-1 ``delivery-mode``
-    2).
+    """Return the properties of a message that survives a restart of the broker.
+
+    (AMQP 0-9-1 ``delivery-mode`` 2.)
     """
     return Basic.Properties(content_type="application/json", delivery_mode=2)

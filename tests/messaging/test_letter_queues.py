@@ -153,7 +153,7 @@ class LetterQueuesContract(BrokerContract):
         for deleted in (False, True):
             await self.declare_as_before(b"1")
             channel = await self.channel()
-            beside = SHARD.dead_letters.beside
+            beside = SHARD.dead_letters.temporary
             await self.ask(channel, Queue.Declare(queue=beside, durable=True, arguments=LIMITED))
             await self.publish(beside, b"0", headers=HEADERS, delivery_mode=2)
             if deleted:
@@ -174,7 +174,7 @@ class LetterQueuesContract(BrokerContract):
             return
         await self.attach()
         channel = await self.channel()
-        beside = SHARD.dead_letters.beside
+        beside = SHARD.dead_letters.temporary
         await self.ask(channel, Queue.Declare(queue=beside, durable=True, arguments=LIMITED))
         await self.publish(beside, b"0", headers=HEADERS, delivery_mode=2)
         inbox = await self.inbox(channel, SHARD.dead)

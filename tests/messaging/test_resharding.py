@@ -87,7 +87,7 @@ class Counts(CountTestCase):
         """A new broker is given the first count that a process is told, or 1, and remembers it."""
         self.assertEqual(self.count(None), 1)
         self.assertEqual(self.count(None), 1)
-        self.assertIn("the broker holds the tasks of 1 shards", self.refused(4))
+        self.assertIn("the broker has 1 shards", self.refused(4))
         self.assertEqual(self.count(1), 1)
 
     def test_given(self) -> None:
@@ -111,14 +111,14 @@ class Counts(CountTestCase):
     def test_a_broker_of_before(self) -> None:
         """A broker that an earlier version has used holds what its queues say."""
         self.declare(4)
-        self.assertIn("holds the tasks of 4 shards", self.refused(1))
+        self.assertIn("the broker has 4 shards", self.refused(1))
         self.assertEqual(self.count(None), 4)
 
     def test_several_of_before(self) -> None:
         """Where queues of several counts are left, the operator must say which is in use."""
         self.declare(2)
         self.declare(5)
-        self.assertIn("holds queues of 2 and 5 shards", self.refused(None))
+        self.assertIn("has queues of 2 and 5 shards", self.refused(None))
         self.assertEqual(self.count(5), 5)
         self.assertEqual(self.count(None), 5)
 
