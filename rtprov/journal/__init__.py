@@ -1,1 +1,1 @@
-"""A shard's journal, a stream of events, and the state of tasks that is folded from it."""
+"""The journal of a shard, a stream of events, and the replica of task states built from it."""

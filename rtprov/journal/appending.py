@@ -1,4 +1,4 @@
-"""Appending to a shard's journal: each message is published until the broker has confirmed it."""
+"""Append messages to a shard's journal: publish each one until the broker has confirmed it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ RETRY_PAUSE_S = 0.5
 
 
 class Appender:
-    """`waiting` are the appends that wait for the broker; `rng` spreads their retries."""
+    """Publishes messages to the journal of `shard`, and repeats those that fail.
+
+    `waiting` has the messages that wait for the next try. `rng` spreads the tries of several
+    processes over time.
+    """
 
     def __init__(
         self, *, shard: Shard, publisher: Publisher, clock: IReactorTime, rng: random.Random
@@ -38,7 +42,7 @@ class Appender:
         return Deferred.fromCoroutine(self._append(body))
 
     def publish(self, body: bytes) -> Deferred[None]:
-        """Publish it once. Fails as `Publisher.publish` does."""
+        """Publish a message once. Fails as `Publisher.publish` does."""
         return self._publisher.publish(
             TASKS_EXCHANGE, self._shard.event_key, body, properties=persistent(), mandatory=True
         )
@@ -48,15 +52,18 @@ class Appender:
             try:
                 await self.publish(body)
             except BrokerError:
-                # Whether it was lost or only its confirm: publishing again is safe, the fold takes
-                # each event once.
+                # Only the confirm may be lost. It is safe to publish the event again, because the
+                # store applies each event once.
                 await self._pause()
             else:
                 return
 
     def _pause(self) -> Deferred[None]:
-        """Fire when it is time to publish again: one timer for all that wait, however many the
-        broker's outage has gathered."""
+        """Fire when it is time to publish again.
+
+        All waiting messages share one timer, because an outage of the broker can leave tens of
+        thousands.
+        """
         waiter: Deferred[None] = Deferred(self._forget)
         self.waiting[waiter] = None
         if self._retry_call is None:
@@ -75,12 +82,12 @@ class Appender:
             self._retry_call = None
 
     def _retry(self) -> None:
-        # tens of thousands need not be told so, one by one, each second
+        # While the publisher refuses everything, do not wake each of the waiting messages.
         if self._publisher.refusal() is not None:
             self._retry_later()
             return
         self._retry_call = None
         waiting, self.waiting = self.waiting, {}
         for waiter in waiting:
-            if not waiter.called:  # what an earlier one set off may have cancelled it
+            if not waiter.called:  # the callbacks of an earlier one may have cancelled it
                 waiter.callback(None)

@@ -1,9 +1,9 @@
-"""A shard's open tasks in the order in which they came: who is before whom, what is called, and how
-long calls take. Pure bookkeeping.
+"""The open tasks of a shard in their order, the running calls, and how long calls take.
 
-`rtprov.journal.forecast` reckons from it when a task may end. Each event costs the same however
-many tasks are open. Tasks that wait are kept in blocks by their number, so that those before one of
-them are counted block by block."""
+`rtprov.journal.forecast` estimates from this when tasks end. The cost of an event does not depend
+on the number of open tasks. Waiting tasks are kept in blocks by their number, so that the tasks
+before a given one can be counted block by block. This module does no I/O.
+"""
 
 from __future__ import annotations
 
@@ -24,25 +24,27 @@ if TYPE_CHECKING:
     from rtprov.model import Active
 
 BLOCK = 512
-FIRST_GUESS_S = 60.0  # how long a call takes, until one has ended
+FIRST_GUESS_S = 60.0  # the assumed duration of a call, until one has ended
 LONGEST_CALL_S = 1530.0
 KEPT_CALLS = 101
 
 
 @define(eq=False)
 class Lane:
-    """A device's open tasks: the first of them, and the place of the next one to come."""
+    """The open tasks of a device: the first one, and the place of the next one that comes."""
 
     head: Record
     next_place: int = 0
 
 
 class Backlog:
-    """`concurrency` is assumed until a worker has said which it has. `worker_backlogs` are the backlogs of
-    all shards of this process.
+    """The open tasks of one shard.
 
-    Call each method once the record has been changed accordingly. A record is kept here from `add`
-    to `end`."""
+    `concurrency` is used until an `Active` event says how many calls the active worker may run.
+    `worker_backlogs` is the list of the backlogs of all shards of this process; this one is added
+    to it. Call each method after the record was changed. A record is in the backlog from `add` to
+    `end`.
+    """
 
     def __init__(self, concurrency: int, worker_backlogs: list[Backlog] | None = None) -> None:
         self.worker_backlogs = [] if worker_backlogs is None else worker_backlogs
@@ -50,21 +52,21 @@ class Backlog:
         self.active: Active | None = None
         self.withheld = WithheldTasks()  # those that wait for their keys take no slot
         self.lanes: dict[str, Lane] = {}  # by device
-        self.calling: dict[Record, None] = {}  # in the order in which the calls began
-        self.waiting = 0  # tasks that were never called
+        self.calling: dict[Record, None] = {}  # an ordered set; the oldest call first
+        self.waiting = 0  # number of tasks that were never called
         self.open = 0
         self._concurrency = concurrency
-        self._blocks: dict[int, dict[int, Record]] = {}  # what waits, by number
-        self.came = 0  # how many tasks; the number of the next one
-        # called with the number of a task whose call begins
+        self._blocks: dict[int, dict[int, Record]] = {}  # the waiting tasks, by number
+        self.came = 0  # the number of tasks so far, and so the number of the next one
+        # Called with the number of a task when its call begins.
         self.on_call: Callable[[int], None] = lambda number: None
         self._durations: deque[float] = deque(maxlen=KEPT_CALLS)
         self._typical_s: float | None = FIRST_GUESS_S
 
-    # What happens to tasks.
+    # Changes.
 
     def add(self, record: Record) -> None:
-        """A task became known, and waits."""
+        """Add a new task, which waits."""
         lane, number = self.lanes.get(record.equipment_id), self.came
         if lane is None:
             lane = self.lanes[record.equipment_id] = Lane(record)
@@ -79,20 +81,23 @@ class Backlog:
         self.open += 1
 
     def call(self, record: Record) -> None:
-        """A call for it began."""
+        """A call for the task began."""
         self._wait_no_longer(record)
         assert record.turn is not None
         self.on_call(record.turn.number)
-        self.calling.pop(record, None)  # the one before died with its worker
+        self.calling.pop(record, None)  # a worker may have died in an earlier call
         self.calling[record] = None
 
     def pause(self, record: Record) -> None:
-        """Its call did not reach A; it is called again later."""
+        """The task's call did not reach A; the task waits for its next attempt."""
         self._wait_no_longer(record)
         self.calling.pop(record, None)
 
     def end(self, record: Record, took_s: float | None) -> None:
-        """It ended, after a call of `took_s` seconds if there was one."""
+        """Remove a task that ended.
+
+        `took_s` is the duration of its last call in seconds, None if there was no call.
+        """
         self._wait_no_longer(record)
         self.calling.pop(record, None)
         record.turn = None
@@ -119,27 +124,27 @@ class Backlog:
             if not block:
                 del self._blocks[number]
 
-    # What can be asked.
+    # Queries.
 
     @property
     def typical_s(self) -> float:
-        """How long a call takes: the median of the latest that ended."""
+        """The typical duration of a call in seconds: the median of the latest calls."""
         if self._typical_s is None:
             self._typical_s = median(self._durations)
         return self._typical_s
 
     @property
     def concurrency(self) -> int:
-        """How many calls the active worker may have under way, all its shards together."""
+        """How many calls the active worker runs at once, over all its shards."""
         return self._concurrency if self.active is None else self.active.concurrency
 
     @property
     def trouble(self) -> bool:
-        """Whether the active worker's circuit breaker keeps calls back."""
+        """Whether the circuit breaker of the active worker is not closed."""
         return self.active is not None and self.active.equipment is not EquipmentState.CLOSED
 
     def siblings(self) -> list[Backlog]:
-        """This backlog, and those of the other shards whose calls the same worker makes."""
+        """Return the backlogs of all shards with the same active worker, including this one."""
         by = None if self.active is None else self.active.by
         return [
             each
@@ -155,7 +160,7 @@ class Backlog:
         return max(0, self.waiting - self.withheld.waiting)
 
     def waiting_before(self, number: int) -> int:
-        """How many tasks wait that came before the task of this number."""
+        """Return the number of waiting tasks that came before the task with this number."""
         count = 0
         for block_number, block in self._blocks.items():
             if (block_number + 1) * BLOCK <= number:
@@ -170,7 +175,7 @@ class Backlog:
         return count
 
     def waiting_from(self, number: int) -> Iterator[Record]:
-        """The tasks that wait, in their order, from the one of this number on."""
+        """Yield the waiting tasks in their order, beginning with this number."""
         for block_number, block in self._blocks.items():
             if (block_number + 1) * BLOCK > number:
                 for each, record in block.items():

@@ -1,5 +1,6 @@
-"""What clients are told of a task: its history, what it waits for, and a guess when it may end. A
-courtesy: nothing is decided by it.
+"""Build the details of tasks for clients: history, what the task waits for, and its estimated end.
+
+The results are for information only; no decision of rtprov uses them.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ LONGEST_WALK = 1000
 def describe(
     row: Sequence[Record], backlog: Backlog, withheld: WithheldTasks, forecast: Forecast, now: float
 ) -> list[Details]:
-    """All that is known at `now` (seconds since the epoch) of a device's neighbouring tasks, newest
-    first.
+    """Return the details of neighbouring tasks of one device, newest first, as in `row`.
 
-    `backlog` has those that are open, `withheld` those that wait for their keys, `forecast` says
-    when they may end."""
+    `backlog` has the open tasks, `withheld` those that wait for their keys, and `forecast`
+    estimates when tasks end. `now` is seconds since the epoch.
+    """
     found: list[Details] = []
     ahead = _before(row[-1]) if row else 0
     for record in reversed(row):
@@ -49,7 +50,7 @@ def _describe(
     forecast: Forecast,
     now: float,
 ) -> Details:
-    """`ahead` tasks are to end before this one begins if it has not."""
+    """`ahead` is the number of the device's tasks that must end before this one begins."""
     ended, last = record.state.final, record.last_attempt()
     if ended or last is not None:
         ahead = 0
@@ -83,10 +84,12 @@ def _describe(
 
 
 def _before(record: Record) -> int:
-    """How many of the device's tasks are to end before this one.
+    """Return how many tasks of the device must end before this one begins.
 
-    They run in order, so nothing waits behind one that has ended but for the cancelled. No more
-    than `MOST_BEFORE` are counted, nor more than `LONGEST_WALK` looked at."""
+    A device's tasks run in order. So if an earlier task has ended, all tasks before it have, too,
+    unless that task was cancelled. The result is at most `MOST_BEFORE`; at most `LONGEST_WALK`
+    tasks are looked at.
+    """
     count, earlier = 0, record.earlier
     for _ in range(LONGEST_WALK):
         if (
@@ -102,15 +105,17 @@ def _before(record: Record) -> int:
 
 
 def _phase(last: Attempt | None) -> Phase:
-    """What happens to an open task of which this is the latest attempt."""
+    """Return the phase of an open task; `last` is its latest attempt."""
     if last is None:
         return Phase.WAITING
     return Phase.CALLING if last.ended_at is None else Phase.RETRYING
 
 
 def _attempts(record: Record, last: Attempt | None, now: float) -> tuple[Attempt, ...]:
-    """A task's end is that of its last attempt, too. When the next one is due is told only of the
-    last one, and while it is to come.
+    """Return the attempts of a task, as clients see them.
+
+    If the task has ended, its last attempt ended with it. `retry_at` is kept only in the last
+    attempt, and only if it is in the future.
     """
     if last is None:
         return ()
@@ -123,7 +128,10 @@ def _attempts(record: Record, last: Attempt | None, now: float) -> tuple[Attempt
 
 
 def _waits_for(record: Record, phase: Phase | None, ahead: int, backlog: Backlog) -> Waiting | None:
-    """While A is in trouble, all wait for it but those behind a call that runs."""
+    """Return what the task waits for.
+
+    While A is in trouble, all tasks wait for A, but for those of a device whose call is running.
+    """
     if phase is None or phase is Phase.CALLING:
         return None
     if phase is Phase.RETRYING:

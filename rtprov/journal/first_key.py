@@ -1,8 +1,8 @@
-"""Who may make the sealing key: only a role that finds no key file, on a broker that has never
-taken a task.
+"""Make the first sealing key, but only if the broker has never had a task.
 
-Where the broker holds tasks, they are sealed with a key that exists somewhere: a new one would only
-hide that this role looks for it in the wrong place."""
+If the broker has tasks, they were sealed with a key that exists elsewhere. A new key would not open
+them, and would hide that the configured path of the key file is wrong.
+"""
 
 from __future__ import annotations
 
@@ -38,26 +38,28 @@ OF_TASKS = (Requested, Started, Postponed, Withheld, Cancelled, Finished)
 
 
 class KeySource(Protocol):
-    """Where the keys come from; see `rtprov.security.key_file.KeyFile`."""
+    """The key file; see `rtprov.security.key_file.KeyFile`."""
 
     @property
     def path(self) -> Path: ...
 
     def found(self) -> bool:
-        """Whether there are keys; they are loaded where the file has come meanwhile. Raises
-        `ConfigurationError`.
+        """Return whether there are keys; load them if the file exists now.
+
+        Raises `ConfigurationError`.
         """
 
     def make(self) -> None:
-        """Make the file, with a new key. Raises `ConfigurationError`."""
+        """Create the file with a new key. Raises `ConfigurationError`."""
 
 
 class FirstKey:
-    """A session of a role's connection: attach it after topology and publisher, and before whatever
-    seals or opens.
+    """Makes sure that there is a sealing key.
 
-    `shards` is how many there are: all are looked at. `new_marker_id` makes ids that no other
-    process makes."""
+    A session of a role's connection; attach it after topology and publisher, and before the
+    sessions that need the key. It looks at all `shards` shards. `new_marker_id` returns an id that
+    no other process has.
+    """
 
     def __init__(
         self,
@@ -73,41 +75,41 @@ class FirstKey:
         self._new_marker_id = new_marker_id
 
     async def attach(self, connection: AmqpConnection) -> None:
-        """Done once there are keys. Raises `ConfigurationError` where there is none and none may be
-        made, `BrokerError`.
+        """Look for the keys, or make the first one; done once there are keys.
+
+        Raises `ConfigurationError` if there is no key file and the broker has tasks, and
+        `BrokerError`.
         """
         if self._source.found():
             return
         for shard in (Shard(index, self._count) for index in range(self._count)):
             queue = await self._holding_tasks(connection, shard)
-            # another role has made the file meanwhile, and perhaps taken a task
+            # Another role may have made the file in the meantime, and accepted a task.
             if self._source.found():
                 return
             if queue is not None:
                 raise ConfigurationError(
                     f"{self._source.path} is missing, and {queue} holds tasks that are sealed with"
-                    " a key: no new key is made. Restore the file from the backup, or copy it from"
+                    " a key, so no new key was made. Restore the file from a backup, copy it from"
                     " another front end or worker, or correct --certs or --seal-keys"
                 )
         self._source.make()
 
     def detach(self) -> None:
-        """The connection is gone: nothing to undo."""
+        """Do nothing."""
 
     async def _holding_tasks(self, connection: AmqpConnection, shard: Shard) -> str | None:
-        """The name of a queue or journal of the shard that holds, or held, a task; None without
-        one.
-        """
+        """Return the name of a queue or journal of the shard that has or had a task, else None."""
         try:
             return await self._look_at(await connection.open_channel(), shard)
         except AmqpError as error:
-            if error.reply_code == NOT_FOUND:  # the shard has not been declared yet
+            if error.reply_code == NOT_FOUND:  # the shard is not declared yet
                 return None
             if error.reply_code == ACCESS_REFUSED:
                 raise ConfigurationError(
-                    f"{self._source.path} is missing, and the broker's user may not read"
-                    f" {shard.journal}, so it cannot be known whether there are tasks: no new key"
-                    " is made. Give this role the key file of the others"
+                    f"{self._source.path} is missing, and the broker's user has no permission to"
+                    f" read {shard.journal}, which may have tasks; no new key was made. Give this"
+                    " role the key file of the other roles"
                 ) from None
             raise
 
@@ -146,7 +148,7 @@ class FirstKey:
 def first_key_sessions(
     source: KeySource | None, shards: int, publisher: Publisher, environment: Environment
 ) -> list[Session]:
-    """What sees to it that there is a sealing key, where it may have to be made."""
+    """Return the sessions that make sure that there is a sealing key; none without a `source`."""
     return (
         []
         if source is None

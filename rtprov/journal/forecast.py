@@ -1,9 +1,9 @@
-"""When tasks that have not ended may end: a guess for clients, by which nothing is decided.
+"""Estimate when open tasks end. The estimates are for clients; no decision of rtprov uses them.
 
-The active worker calls first the task that came first, as soon as there is a free slot and no
-earlier task of its device is open; so what comes later delays nothing. `Schedule` plays that
-forward in *rounds*, in each of which every slot is used once. With calls that all take the same
-time, that is exact."""
+The active worker calls the oldest task for which there is a free slot and no earlier open task of
+the same device. So later tasks never delay earlier ones. `Schedule` plays this forward in *rounds*;
+each round uses each call slot once. If all calls take the same time, the result is exact.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
     from rtprov.journal.backlog import Backlog
     from rtprov.journal.record import Record
 
-MOST_PLAYED = 2000  # tasks; about as many as a worker holds
-MOST_PASSED = 20_000  # tasks that take no slot, since they wait for their keys
-PLAYED_FOR_S = 1.0
-STALE_FOR_S = 0.1
-FEW = 200  # tasks that wait, with which it is cheap to play again
+MOST_PLAYED = 2000  # tasks in a schedule; about as many as a worker holds
+MOST_PASSED = 20_000  # tasks that take no slot, because they wait for their keys
+PLAYED_FOR_S = 1.0  # how long a schedule is used
+STALE_FOR_S = 0.1  # how long it is used after a call that it did not predict
+FEW = 200  # with so few waiting tasks, a new schedule is cheap
 
 
 class Schedule:
-    """Where the tasks of `backlog` that wait will come, as it looks at `now`, in seconds since the
-    epoch. What comes later is added.
+    """The predicted order of the waiting tasks of `backlog`, made at the time `now`.
 
-    Tasks that wait for their sealing keys, and those of their devices behind them, have no place.
+    `now` is seconds since the epoch. Tasks that come later are added when they are asked for. Tasks
+    that wait for their sealing keys, and the later tasks of the same devices, have no place.
     """
 
     def __init__(self, backlog: Backlog, now: float) -> None:
@@ -34,12 +34,12 @@ class Schedule:
         self.slots = backlog.concurrency
         self.call_s = backlog.typical_s
         self.stale = False
-        self._next = 0  # the number from which on tasks have not been played
-        self.played: dict[int, int] = {}  # by number: how many uses of slots come before
-        self._passed: list[int] = []  # the numbers of those that have no place
-        self._held: set[str] = set()  # their devices
-        self._used: dict[int, int] = {}  # by round: how many slots
-        self._full = 0  # all rounds before are full
+        self._next = 0  # the number of the next task to be added
+        self.played: dict[int, int] = {}  # by task number: how many slots are used before it
+        self._passed: list[int] = []  # the numbers of the tasks that have no place
+        self._held: set[str] = set()  # the devices of those tasks
+        self._used: dict[int, int] = {}  # by round: how many slots are in use
+        self._full = 0  # the first round that is not full
         self._lanes: dict[str, int] = {}  # by device: the first round for its next task
         under_way = [
             end_of_call(record, now, self.call_s)
@@ -49,7 +49,10 @@ class Schedule:
         self._free_at = [now] * (self.slots - len(under_way)) + sorted(under_way)
 
     def begins_at(self, number: int) -> float:
-        """When the task of this number gets its slot, or one that comes behind all that wait."""
+        """Return when the task with this number gets a slot.
+
+        A number that no task has yet is placed after all waiting tasks.
+        """
         self._play()
         backlog = self._backlog
         before = backlog.waiting_before(number) - bisect_left(self._passed, number)
@@ -57,11 +60,11 @@ class Schedule:
         if place is None:
             place = self._full * self.slots + self._used.get(self._full, 0)
             if before > len(self.played):
-                # things go on as in what was played
+                # assume that the tasks after the schedule use slots at the same rate
                 place = max(place, before * place // max(1, len(self.played)))
         elsewhere = sum(each.able for each in backlog.siblings() if each is not backlog)
-        # in the worker's other shards as many came earlier as did here; they take what slots this
-        # one leaves
+        # Assume that the same share of tasks came earlier in the worker's other shards as in this
+        # one. They use the slots that this shard leaves free.
         if elsewhere:
             earlier = int(
                 elsewhere * min(1.0, (before + 1) / max(1, backlog.waiting - len(self._passed)))
@@ -110,8 +113,10 @@ class Schedule:
         return round_ * self.slots + used
 
     def _first_round(self, equipment_id: str) -> int:
-        """A device's first task that waits may have to wait for one that is tried again; for one
-        that is called, it is the first round.
+        """Return the first round for a device's first waiting task.
+
+        It may have to wait for an earlier task that will be tried again. If the earlier task is
+        being called, it is the first round, because the call's slot becomes free then.
         """
         last = self._backlog.lanes[equipment_id].head.last_attempt()
         if last is None or last.retry_at is None:
@@ -120,8 +125,9 @@ class Schedule:
 
 
 class Forecaster:
-    """Makes the forecasts of `backlog`. Those of one second share a schedule, unless calls begin
-    that it did not foresee.
+    """Makes the forecasts of `backlog`.
+
+    Forecasts within one second share a schedule, unless calls begin that it did not predict.
     """
 
     def __init__(self, backlog: Backlog) -> None:
@@ -134,7 +140,7 @@ class Forecaster:
             self._schedule.stale = True
 
     def at(self, now: float) -> Forecast:
-        """What to expect at `now`, in seconds since the epoch."""
+        """Return the forecast at `now`, in seconds since the epoch."""
         schedule = self._schedule
         if schedule is None or not self._may_serve(schedule, now):
             schedule = self._schedule = Schedule(self._backlog, now)
@@ -149,9 +155,7 @@ class Forecaster:
 
 
 class Forecast:
-    """What `backlog` lets expect at `now`, in seconds since the epoch, by a schedule of about that
-    time.
-    """
+    """Estimates of the ends of tasks at `now` (seconds since the epoch), from one schedule."""
 
     def __init__(self, backlog: Backlog, schedule: Schedule, now: float) -> None:
         self._backlog = backlog
@@ -161,19 +165,20 @@ class Forecast:
         self._heads: dict[str, float] = {}
 
     def end_of(self, record: Record, ahead: int | None = None) -> float | None:
-        """When the task may end; None where that cannot be said, since A is in trouble and the task
-        needs a call to come.
+        """Return when the task may end, in seconds since the epoch.
 
-        `ahead` open tasks of its device come before it; without it, the cancelled ones among them
-        count, too."""
+        Returns None while A is in trouble, unless the task's call is running. `ahead` is the number
+        of open tasks of its device that come before it. If it is None, it is taken from the
+        backlog, which also counts tasks that were cancelled since.
+        """
         if record in self._backlog.calling:
             return end_of_call(record, self._now, self._backlog.typical_s)
         return None if self._backlog.trouble else self._end_of_other(record, ahead)
 
     def _end_of_other(self, record: Record, ahead: int | None = None) -> float:
-        """Of a task whose call does not run."""
+        """Estimate the end of a task whose call is not running."""
         last = record.last_attempt()
-        # it goes to the end of the queue once its pause is over
+        # After its pause, the task goes to the end of the queue.
         if last is not None or record.turn is None:
             due = self._now if last is None or last.retry_at is None else last.retry_at
             return max(self._now, due, self._schedule.begins_at(self._backlog.came)) + self._call_s
@@ -185,7 +190,7 @@ class Forecast:
         return begins + self._call_s
 
     def _end_of_head(self, head: Record) -> float:
-        """Of the first open task of a device: the same for all behind it."""
+        """Estimate the end of a device's first open task. All its other tasks need the result."""
         if head.equipment_id not in self._heads:
             calling = head in self._backlog.calling
             self._heads[head.equipment_id] = (
@@ -195,7 +200,7 @@ class Forecast:
 
 
 def end_of_call(record: Record, now: float, call_s: float) -> float:
-    """When a call that runs may end, if one takes `call_s`."""
+    """Estimate when a running call ends, if a call takes `call_s` seconds."""
     last = record.last_attempt()
     started_at = None if last is None else last.started_at
     return max(now, (now if started_at is None else started_at) + call_s)

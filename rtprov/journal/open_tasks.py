@@ -1,11 +1,11 @@
-"""A shard's open tasks, as its journal tells of them: their order, and where in the journal what is
-known of each stands. Pure bookkeeping.
+"""The open tasks of a shard, their order in the journal, and the offsets of their events.
 
-The journal's order decides which of a device's tasks comes first, not the order in which the broker
-brings their messages: those may be renewed, put back or lost. An event's *offset* is its place in
-the journal. A journal forgets, so what it says of an open task is copied to its end from time to
-time; a copied request tells the task's own *place*, which is the offset of its first event, and
-keeps it."""
+The journal's order decides which task of a device comes first. The order of the messages in the
+work queue does not matter, since messages may be replaced, returned or lost. The *offset* of an
+event is its position in the journal. A broker deletes old events, so workers copy the events of
+open tasks to the journal's end from time to time. The *place* of a task is the offset of its first
+event. A copy has the place in it, so the task keeps it. This module does no I/O.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from rtprov.model import TaskEvent
 
-KEPT_FIRST, KEPT_LAST = 20, 180  # offsets of one task's events that are kept
+KEPT_FIRST, KEPT_LAST = 20, 180  # how many offsets of a task's events are kept
 JOURNAL_SPAN = 1 << 44  # more than any journal's offsets
 
 _place = attrgetter("place")
@@ -30,11 +30,12 @@ _place = attrgetter("place")
 
 @define(eq=False)
 class OpenTask:
-    """`place` is the task's among all of the shard, `offsets` are those of its events.
+    """An open task: its `place` among all tasks of the shard, and the `offsets` of its events.
 
-    `request` is the offset of the request whose message has the sealed body, None where none is
-    known. `written_at` is when the oldest event that is still needed was written (seconds since the
-    epoch). `missed` counts how often the task was found to be in no queue."""
+    `request` is the offset of the message with the sealed body, None if it is not known.
+    `written_at` is when the oldest event that is still needed was written, in seconds since the
+    epoch. `missed` is how often the task was found to be in no queue.
+    """
 
     task_id: str
     equipment_id: str
@@ -47,8 +48,9 @@ class OpenTask:
 
 @define(eq=False)
 class CancelledTask:
-    """A cancelled task whose message may still wait in a queue: the cancellation must not be
-    forgotten before.
+    """A cancelled task whose message may still be in a queue.
+
+    As long as it is, the journal must keep the cancellation, or the message would be run.
     """
 
     task_id: str
@@ -58,11 +60,12 @@ class CancelledTask:
 
 
 class OpenTasks:
-    """Pass it each of the journal's events once the store has taken it (`saw`).
+    """The open tasks of one shard. Call `saw` with each event of the journal, after the store.
 
-    `unended` are tasks that have ended, and of which the journal has an event after that end. The
-    journal must say the end again, or it forgets the end before the event, and the task looks open.
-    `began_at` is when the journal's first known event was written."""
+    `unended` has the tasks that have ended, but have a later event in the journal. Their end must
+    be written again. Otherwise the broker would delete the end first, and the task would seem to be
+    open. `began_at` is when the oldest known event of the journal was written.
+    """
 
     def __init__(self) -> None:
         self._tasks: dict[str, OpenTask] = {}
@@ -81,27 +84,29 @@ class OpenTasks:
         return iter(self._tasks.values())
 
     def get(self, task_id: str) -> OpenTask | None:
-        """The task, if it is open."""
+        """Return the task if it is open, else None."""
         return self._tasks.get(task_id)
 
     # The order.
 
     def may_go(self, task_id: str, equipment_id: str) -> bool:
-        """Whether all tasks of this device that come before this one have ended. True of a task
-        that is not open.
+        """Return whether all earlier tasks of this device have ended.
+
+        Returns True for a task that is not open.
         """
         row = self._rows.get(equipment_id)
         return row is None or row[0].task_id == task_id or task_id not in self._tasks
 
     def row_place(self, task: OpenTask) -> int:
-        """How many open tasks of the device come before this one."""
+        """Return the number of open tasks of the device that come before this one."""
         return bisect_left(self._rows[task.equipment_id], task.place, key=_place)
 
     # Events.
 
     def saw(self, event: TaskEvent, offset: int, state: State | None) -> None:
-        """Take the journal's event at `offset`. `state` is that of its task once the store has
-        taken the event.
+        """Apply the journal's event at `offset`.
+
+        `state` is the state of its task after the store has applied the event.
         """
         copied = event.copied if isinstance(event, (Requested, Cancelled)) else None
         written_at = event.at if copied is None else copied.at
@@ -166,8 +171,10 @@ class OpenTasks:
             row.remove(task)
 
     def journal_lost(self) -> None:
-        """The journal that told all this is gone. What is known stays so, before all that the next
-        one has, which counts from 0 again."""
+        """The broker has lost the journal, and a new one begins at offset 0.
+
+        All known tasks keep their order, and come before those of the new journal.
+        """
         for task in self._tasks.values():
             task.place -= JOURNAL_SPAN
             task.offsets.clear()
@@ -178,9 +185,7 @@ class OpenTasks:
     # Messages.
 
     def missing(self, before: int, held: Collection[str]) -> list[OpenTask]:
-        """The open tasks with a place before `before` that are not in `held`, in the journal's
-        order.
-        """
+        """Return the open tasks with a place below `before` that are not in `held`, by place."""
         found = [
             task
             for task in self._tasks.values()
@@ -189,7 +194,10 @@ class OpenTasks:
         return sorted(found, key=_place)
 
     def any_missing(self, before: int, held: Collection[str]) -> bool:
-        """Whether some message may be missing: that of an open task, or of a cancelled one."""
+        """Return whether the message of an open or cancelled task may be missing.
+
+        Only tasks with a place below `before` that are not in `held` count.
+        """
         tasks: Iterable[OpenTask | CancelledTask]
         for tasks in (self._tasks.values(), self.cancelled.values()):
             if any(task.place < before and task.task_id not in held for task in tasks):
@@ -197,8 +205,9 @@ class OpenTasks:
         return False
 
     def messages_gone(self, before: int, held: Collection[str]) -> None:
-        """No queue holds the message of a cancelled task with a place before `before`, unless it is
-        in `held`.
+        """Forget the cancelled tasks with a place below `before` that are not in `held`.
+
+        No queue has their messages any more.
         """
         for task in [
             task

@@ -1,4 +1,4 @@
-"""Reading single messages of a journal again, by their offsets."""
+"""Read single messages of a journal again, by their offsets."""
 
 from __future__ import annotations
 
@@ -21,20 +21,21 @@ if TYPE_CHECKING:
 
 PREFETCH = 200
 ACK_EVERY = 100
-WIDEST_GAP = 2000  # further apart, messages are looked for one by one rather than read through
-DEADLINE_S = 60.0  # for one stretch of messages
+WIDEST_GAP = 2000  # offsets that are closer are read in one go, with the messages between them
+DEADLINE_S = 60.0  # for one such range
 
 
 class JournalReader:
-    """Reads the stream `name` over consumers of its own."""
+    """Reads the stream `name` with consumers of its own."""
 
     def __init__(self, *, name: str, clock: IReactorTime) -> None:
         self._name = name
         self._clock = clock
 
     async def read(self, connection: AmqpConnection, offsets: Iterable[int]) -> dict[int, Delivery]:
-        """The messages at these offsets, but for those that the journal has forgotten. Raises
-        `BrokerError`.
+        """Return the messages at these offsets, but for those that the broker has deleted.
+
+        Raises `BrokerError`.
         """
         found: dict[int, Delivery] = {}
         stretches = _stretches(sorted(set(offsets)))
@@ -82,13 +83,13 @@ class JournalReader:
             await done.addTimeout(DEADLINE_S, self._clock)
         except TimeoutError:
             raise BrokerUnavailable(
-                f"{self._name} did not bring offset {stretch[-1]} within {DEADLINE_S:.0f} s"
+                f"{self._name} did not deliver offset {stretch[-1]} within {DEADLINE_S:.0f} s"
             ) from None
         await cancel(channel, tag)
 
 
 def _stretches(offsets: Sequence[int]) -> list[list[int]]:
-    """Offsets that are near one another, together."""
+    """Group sorted offsets: neighbours that are at most `WIDEST_GAP` apart are in one group."""
     stretches: list[list[int]] = []
     for offset in offsets:
         if stretches and offset - stretches[-1][-1] <= WIDEST_GAP:

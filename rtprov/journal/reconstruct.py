@@ -1,4 +1,4 @@
-"""What a store knows of a task, as the events that tell it: for a journal that has lost them."""
+"""Make events again from a task's record, for a journal that has lost them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 
 def retell(record: Record, copied: Copied | None = None) -> list[TaskEvent]:
-    """The events, in their order. `copied` is for the request; None where the task has ended."""
+    """Return the events of a task, in their order.
+
+    `copied` is the mark for the `Requested` event; it is None if the task has ended.
+    """
     events: list[TaskEvent] = []
     if record.requested_at is not None:
         events.append(
@@ -34,7 +37,7 @@ def retell(record: Record, copied: Copied | None = None) -> list[TaskEvent]:
 
 
 def end_of(record: Record) -> Finished | Cancelled | None:
-    """The event that ended the task."""
+    """Return the event that ended the task, None if it is open."""
     if not record.state.final:
         return None
     if record.state is State.CANCELLED:
@@ -45,7 +48,7 @@ def end_of(record: Record) -> Finished | Cancelled | None:
 
 
 def _attempts(record: Record) -> list[TaskEvent]:
-    """The first attempt, which patience counts from, and the latest."""
+    """Return the events of the first attempt, from which patience counts, and of the latest one."""
     last = record.last_attempt()
     events: list[TaskEvent] = []
     if last is None:

@@ -1,4 +1,4 @@
-"""What is kept of one task, and its place among those of its device."""
+"""The record of one task in the store, linked to the other tasks of its device."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ import attrs
 
 from rtprov.model import Attempt, State
 
-KEY_SLACK_S = 3600.0  # front ends send no order for a key while its record is there
-# its message may still wait for its turn, and must not be taken for an order that nobody has
-# cancelled
+# Records are kept longer than the retention in two cases. With an Idempotency-Key: front ends send
+# no new task for a key while the store has its record.
+KEY_SLACK_S = 3600.0
+# Cancelled: the task's message may still be in the work queue. Without the record, it would be run.
 CANCELLED_SLACK_S = 604800.0
-KEPT_ATTEMPTS = 10  # of a task that runs
+KEPT_ATTEMPTS = 10  # per open task
 
 
 @attrs.frozen
 class Origin:
-    """Whose POST made a task, which process took it, and the id of the key that sealed it. Very
-    many tasks share one.
+    """Where a task comes from: its caller, the process that accepted it, and its sealing key's id.
+
+    Tasks with the same values share one object.
     """
 
     caller: str | None = None
@@ -29,8 +31,10 @@ NO_ORIGIN = Origin()
 
 @attrs.define(eq=False)
 class Turn:
-    """An open task's `number` among all of its shard, and its `place` among those of its device
-    since that had none open.
+    """The position of an open task.
+
+    `number` counts all tasks of the shard. `place` counts the tasks of the device since it last had
+    no open task.
     """
 
     number: int
@@ -39,14 +43,14 @@ class Turn:
 
 @attrs.define(eq=False, weakref_slot=False)
 class Record:
-    """`task_id` is the very string that is the record's key, so that everything else that needs it
-    shares it.
+    """What the store knows of one task.
 
-    `log` has the attempts one by one, where there was more to tell of them than when the first one
-    began. `begun_by` is the process that makes the latest one, while that has no end; `crash_count`
-    counts the attempts without an end that another process followed up. `earlier` and `later` are
-    the device's tasks before and after this one. `turn` is the task's place in the backlog while it
-    is open."""
+    `task_id` is the same string object as the record's key in the store, to save memory. `log` has
+    the attempts, but only if there is more to say than the start of the first one. `begun_by` is
+    the process of the latest attempt while that has no end. `crash_count` is the number of attempts
+    without an end after which another process took over. `earlier` and `later` are the neighbouring
+    tasks of the device. `turn` is the task's position in the backlog, None once the task has ended.
+    """
 
     task_id: str
     equipment_id: str
@@ -70,20 +74,19 @@ class Record:
 
     @property
     def forgotten_at(self) -> float:
-        """When it may be forgotten, but for the retention."""
+        """The time from which the retention counts, in seconds since the epoch."""
         if self.state is State.CANCELLED:
             return self.finished_at + CANCELLED_SLACK_S
         return self.finished_at if self.fingerprint is None else self.finished_at + KEY_SLACK_S
 
     def last_attempt(self) -> Attempt | None:
+        """Return the latest attempt, None if there was none."""
         if self.log:
             return self.log[-1]
         return Attempt(self.attempts, self.first_started_at) if self.attempts else None
 
     def add(self, attempt: Attempt) -> None:
-        """Put an attempt behind those before it, or in the place of the last one where that has the
-        same number.
-        """
+        """Append an attempt, or replace the last one if it has the same number."""
         known = self.log or tuple(filter(None, [self.last_attempt()]))
         if known and known[-1].number == attempt.number:
             known = known[:-1]

@@ -1,11 +1,11 @@
-"""One shard's journal: the ordered record of what happened to its tasks, and this process's live
-view of it.
+"""One shard's journal at the broker: read its stream, append events, and pass barriers.
 
-The front end's `TaskPublisher` puts each task into work queue and journal with one confirmed
-publish. A worker's `ShardJournal` replays the stream from its beginning, follows it live, and hands
-every event to the store; it appends the worker's own events, and its barrier tells when the view is
-complete. After a lost connection it goes on behind the last event it has seen; that some events may
-come twice does no harm, since the store is an idempotent fold."""
+The front end's `TaskPublisher` publishes each task to the work queue and the journal with one
+message. A worker's `ShardJournal` reads the stream from its beginning, follows it, and passes each
+event to the store. It appends the worker's own events. Its barrier fires when the store has every
+event that was confirmed before. After a lost connection it continues at the last event it has read.
+Some events may be delivered twice; the store ignores repeated events.
+"""
 
 from __future__ import annotations
 
@@ -36,15 +36,16 @@ if TYPE_CHECKING:
     from rtprov.amqp.client.publisher import Publisher
 
 PREFETCH = 2000
-ACK_EVERY = 500  # one ack for many: a stream's acks only move its credit
-# But the broker gives up on a delivery that is not acknowledged within 30 minutes, a stream's too.
+# One acknowledgement for many deliveries: on a stream it only grants credit.
+ACK_EVERY = 500
+# But the broker closes the channel if a delivery is not acknowledged within 30 minutes.
 SETTLE_EVERY_S = 300.0
 STALL_S = 30.0
 
 
 @define(eq=False)
 class _Flight:
-    """One marker on its way, and who waits for it."""
+    """A marker that was published and not yet read, and the barriers that wait for it."""
 
     marker_id: str
     waiters: dict[Deferred[None], None]  # an ordered set
@@ -54,12 +55,13 @@ class _Flight:
 
 
 class ShardJournal:
-    """`rtprov.interfaces.Journal` on a stream. A session of the worker's connection: attach it
-    after topology and publisher.
+    """The implementation of `rtprov.interfaces.Journal` on a stream.
 
-    `apply` is called with each event, in the journal's order; the event's offset is one less than
-    `next_offset` then. `lost` is called when the broker's journal is another one than before, which
-    is then read from its beginning. `new_marker_id` makes ids that no other process makes."""
+    A session of the worker's connection; attach it after topology and publisher. `apply` is called
+    with each event, in the journal's order; the event's offset is then `next_offset` - 1. `lost` is
+    called if the broker has another journal than before; the new one is read from its beginning.
+    `new_marker_id` returns an id that no other process has.
+    """
 
     _log = Logger()
 
@@ -81,10 +83,12 @@ class ShardJournal:
         self._lost = lost
         self._appender = Appender(shard=shard, publisher=publisher, clock=clock, rng=rng)
         self._connection: AmqpConnection | None = None
-        # offset and message of the last event that was seen
+        # The offset and message of the last event that was read.
         self._newest: tuple[int, bytes] | None = None
-        self._met = True  # whether it has been seen again on this connection
-        self._doubted = False  # whether the journal is to be searched for it from the beginning
+        # Whether that event was found again on this connection, so the journal is the same.
+        self._met = True
+        # Whether to read the journal from its beginning to find that event.
+        self._doubted = False
         self._seen = 0
         self._last: Delivery | None = None
         self._settling: LoopingCall | None = None
@@ -93,17 +97,18 @@ class ShardJournal:
 
     @property
     def next_offset(self) -> int:
-        """Above the offsets of all events that were seen."""
+        """The offset after that of the last event that was read."""
         return 0 if self._newest is None else self._newest[0] + 1
 
     # The session.
 
     async def attach(self, connection: AmqpConnection) -> None:
-        """Follow the stream; done once everything confirmed before this call has been replayed.
+        """Read and follow the stream; done once every event confirmed before this call was read.
+
         Raises `BrokerError`.
         """
         channel = await connection.open_channel()
-        # From the last event that was seen, to see that it is the same journal.
+        # Begin with the last event that was read, to check that the journal is the same.
         offset = "first" if self._newest is None or self._doubted else self._newest[0]
         self._met = self._newest is None
         self._connection = connection
@@ -125,7 +130,7 @@ class ShardJournal:
         )
 
     def detach(self) -> None:
-        """The connection is gone: all barriers fail."""
+        """Let all barriers fail, because the connection is closed."""
         self._connection = self._last = None
         if self._settling is not None:
             self._settling.stop()
@@ -133,7 +138,7 @@ class ShardJournal:
         flight, self._flight = self._flight, None
         waiting, self._waiting = self._waiting, {}
         lost = BrokerUnavailable(
-            "The connection to the broker was lost before the journal's barrier"
+            "The connection to the broker was lost while waiting for the journal's barrier"
         )
         if flight is not None:
             self._end(flight)
@@ -146,7 +151,9 @@ class ShardJournal:
         settling = self._settling.start(SETTLE_EVERY_S, now=False)
         settling.addErrback(
             lambda reason: self._log.failure(
-                "{journal}: no longer settled", reason, journal=self._shard.journal
+                "{journal}: periodic acknowledgements stopped after an error",
+                reason,
+                journal=self._shard.journal,
             )
         )
 
@@ -169,7 +176,7 @@ class ShardJournal:
             self._begin_anew()
 
     def _meet(self, offset: int, body: bytes) -> None:
-        """The last event that was seen is to come again, or it is another journal."""
+        """Check that this is the last event that was read before; if not, the journal is new."""
         assert self._newest is not None
         if (offset, body) == self._newest:
             self._met, self._doubted = True, False
@@ -181,7 +188,7 @@ class ShardJournal:
             event = decode_event(body)
         except UndecodableMessage as error:
             self._log.error(
-                "{journal}: passing over offset {offset}: {error}",
+                "{journal}: ignoring the message at offset {offset}: {error}",
                 journal=self._shard.journal,
                 offset=offset,
                 error=error,
@@ -197,18 +204,16 @@ class ShardJournal:
         return flight is not None and body == encode_event(Marker(flight.marker_id))
 
     def _begin_anew(self) -> None:
-        """The broker has lost the journal that we know and begun another: that one is to be read
-        from its first event, too.
-        """
+        """The broker has lost the journal and begun a new one: read it from its beginning."""
         self._log.error(
-            "{journal}: the broker's journal began anew; reading it from its beginning, and adding"
-            " what this process knows",
+            "{journal}: the broker has lost this journal and begun a new one; reading the new one"
+            " from its beginning, and adding what this process knows to it",
             journal=self._shard.journal,
         )
         self._newest, self._met, self._doubted = None, True, False
         self._lost()
         if self._connection is not None:
-            self._connection.drop(f"{self._shard.journal} began anew")
+            self._connection.drop(f"The broker has begun a new {self._shard.journal}")
 
     # Appending.
 
@@ -220,8 +225,8 @@ class ShardJournal:
         """See `rtprov.interfaces.Journal.append_message`."""
         return self._appender.append(body)
 
-    # The barrier: one marker under way; whoever comes meanwhile shares the next one, since this one
-    # may be too early for them.
+    # The barrier. One marker is on its way at a time. Later callers share the next marker, because
+    # the present one may have been published before the events that they wait for.
 
     def barrier(self) -> Deferred[None]:
         """See `rtprov.interfaces.Journal.barrier`."""
@@ -268,23 +273,25 @@ class ShardJournal:
             flight.publish.cancel()
 
     def _check_stall(self, flight: _Flight) -> None:
-        """A long replay is patience's business; a stream that brings nothing at all while a marker
-        is due is a broken one.
+        """Drop the connection if the stream delivers nothing while a marker is on its way.
+
+        A long replay is not a stall: it keeps delivering events.
         """
         if self._seen != flight.events_seen:
             flight.events_seen = self._seen
             flight.watchdog = self._clock.callLater(STALL_S, self._check_stall, flight)
         elif self._connection is not None:
-            # perhaps the journal began anew, and RabbitMQ waits for it to reach the offset that we
-            # asked for
+            # The journal may be a new one that has not reached the requested offset yet. RabbitMQ
+            # delivers nothing then.
             self._doubted = True
             self._connection.drop(
-                f"{self._shard.journal} brought nothing for {STALL_S:.0f} s while a marker was due"
+                f"{self._shard.journal} delivered nothing for {STALL_S:.0f} s while a marker was"
+                " expected"
             )
 
 
 def _fire_all(waiters: Iterable[Deferred[None]], error: BaseException | None) -> None:
-    """Fire each, unless what an earlier one set off has cancelled it."""
+    """Fire each waiter that the callbacks of an earlier one have not cancelled."""
     for waiter in list(waiters):
         if waiter.called:
             continue

@@ -1,12 +1,14 @@
-"""What this process knows of its shard's tasks: a pure, idempotent fold over the journal's events.
+"""The state of all tasks of a shard, computed from the journal's events.
 
-The first end of a task, a `Finished` or a `Cancelled` that came before any `Started`, wins for
-ever; whatever comes after it, again or out of order, changes nothing. Times are the events' own.
+The store is a pure, idempotent fold. The first end of a task counts: a `Finished`, or a `Cancelled`
+before any `Started`. Repeated events, and events after the end, change nothing. All times come from
+the events.
 
-A task with an ``Idempotency-Key`` has an id that comes again with the key. Its record is kept an
-hour longer than others, and a `Requested` that comes more than half an hour behind the retention
-begins a new task. The events' times alone decide that, not when a replica forgot: all replicas
-agree, and so does one that reads the journal again."""
+An id made from an ``Idempotency-Key`` may be used again. Its record is kept an hour longer than
+others. A `Requested` that comes more than half an hour after the end of the retention begins a new
+task. Only the times of the events decide that, not the time at which a replica forgot the record.
+So all replicas agree, also one that replays the journal.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,7 @@ from rtprov.model import (
     Withheld,
 )
 
-# half of `KEY_SLACK_S`: what is a new task is clear wherever clocks differ by less than that
+# Half of `KEY_SLACK_S`: replicas agree on what is a new task if their clocks differ by less.
 NEW_TASK_AFTER_S = 1800.0
 KEPT_ATTEMPTS_AT_END = 3
 MAX_SHARED_TEXTS = 1000
@@ -41,10 +43,10 @@ ASSUMED_CONCURRENCY = 500
 
 
 class Store:
-    """`retention_s` is how long, in seconds, a finished task can still be asked about; a task that
-    has not finished is never forgotten.
+    """The tasks of one shard.
 
-    `backlog` keeps account of those.
+    A task that has ended is kept for `retention_s` seconds; an open task is never forgotten.
+    `backlog` is kept up to date with the open tasks.
     """
 
     def __init__(self, retention_s: float, backlog: Backlog | None = None) -> None:
@@ -53,19 +55,22 @@ class Store:
         self._forecaster = Forecaster(self.backlog)
         self._records: dict[str, Record] = {}
         self._newest: dict[str, Record] = {}  # by equipment
-        # A heap. Events come nearly in the order of their times, where a push costs next to
-        # nothing; and a writer whose clock runs ahead keeps its own tasks longer, not everybody's.
+        # A heap by time. A push is cheap, because events come nearly in the order of their times.
+        # If the clock of one worker is ahead, only the tasks that it ended are kept longer.
         self._finished: list[Record] = []
         self._withheld = self.backlog.withheld
-        self._texts: dict[str, str] = {}  # reasons are few, and told of very many tasks
-        self._origins: dict[tuple[str | None, ...], Origin] = {}  # and so are callers
+        # There are few different reasons and origins, so the records share them.
+        self._texts: dict[str, str] = {}
+        self._origins: dict[tuple[str | None, ...], Origin] = {}
 
     def __len__(self) -> int:
         return len(self._records)
 
     def apply(self, event: Event) -> None:
-        """Take the journal's next event. One for an unknown task makes it known: its beginning may
-        have left the journal.
+        """Apply the journal's next event.
+
+        An event of an unknown task creates its record, because the first events of the task may
+        have been deleted from the journal.
         """
         if isinstance(event, Active):
             self.backlog.active = event
@@ -105,7 +110,7 @@ class Store:
         )
 
     def _stale(self, record: Record, at: float) -> bool:
-        """Whether an event is one of the task that had the same key before, read again."""
+        """Return whether the event belongs to an earlier task with the same ``Idempotency-Key``."""
         begun_at = record.requested_at if record.fingerprint is not None else None
         return begun_at is not None and at < begun_at - self._retention_s - NEW_TASK_AFTER_S
 
@@ -122,7 +127,7 @@ class Store:
         return record
 
     def _request(self, record: Record, event: Requested) -> None:
-        # what was copied is the one that came first
+        # A copy is always one of the first request.
         if record.requested_at is None or event.copied is not None:
             record.requested_at = event.at
             record.fingerprint = event.fingerprint
@@ -133,7 +138,7 @@ class Store:
             if record.attempts:
                 record.add(Attempt(event.attempt, event.at))
                 self._withheld.end(record.task_id, event.at)
-            else:  # patience begins now: what the task has waited before does not count
+            else:  # patience begins now, so earlier waits for the key do not count
                 self._withheld.forget(record.task_id)
             record.attempts = event.attempt
             self._note_process(record, event.by)
@@ -184,34 +189,35 @@ class Store:
             self._texts.clear()
         return self._texts.setdefault(text, text)
 
-    # What can be asked.
+    # Queries.
 
     def lookup(self, task_id: str, equipment_id: str) -> State | None:
-        """The task's state, or None where no such task of this equipment is known."""
+        """Return the task's state, or None if no such task of this equipment is known."""
         record = self._records.get(task_id)
         return record.state if record is not None and record.equipment_id == equipment_id else None
 
     def finished(self, task_id: str) -> bool:
-        """Whether the task is known to have ended."""
+        """Return whether the task is known and has ended."""
         record = self._records.get(task_id)
         return record is not None and record.state.final
 
     def state(self, task_id: str) -> State | None:
-        """The task's state, whatever its equipment; None where it is not known."""
+        """Return the task's state, whatever its equipment, or None if it is not known."""
         record = self._records.get(task_id)
         return None if record is None else record.state
 
     def record(self, task_id: str) -> Record | None:
-        """All that is kept of the task."""
+        """Return the task's record, or None if it is not known."""
         return self._records.get(task_id)
 
     def records(self) -> Iterator[Record]:
-        """All tasks. The store must not change meanwhile."""
+        """Iterate over all records. The store must not change during the iteration."""
         return iter(self._records.values())
 
     def places(self, task_ids: Iterable[str]) -> dict[str, int]:
-        """The places of these tasks in the rows of their devices, which is the journal's order; a
-        task that is not known has none.
+        """Return numbers that give the journal's order of these tasks within each device.
+
+        Unknown tasks are left out.
         """
         wanted: dict[str, set[str]] = {}
         for task_id in task_ids:
@@ -229,45 +235,47 @@ class Store:
         return places
 
     def first_started_at(self, task_id: str) -> float | None:
-        """When the task's first attempt began, in seconds since the epoch; None where none is
-        known.
-        """
+        """Return when the first attempt began, in seconds since the epoch, or None."""
         record = self._records.get(task_id)
         return record.first_started_at if record is not None else None
 
     def attempts(self, task_id: str) -> int:
-        """How many attempts are known to have begun."""
+        """Return the number of attempts that are known to have begun."""
         record = self._records.get(task_id)
         return record.attempts if record is not None else 0
 
     def crash_count(self, task_id: str) -> int:
-        """How many processes have begun to call for the task and were followed by another one
-        before they had told of an end.
+        """Return how many processes stopped in a call for this task.
+
+        That is the number of attempts without an end after which another process took over.
         """
         record = self._records.get(task_id)
         return record.crash_count if record is not None else 0
 
     def caller(self, task_id: str) -> str | None:
-        """Whose POST made the task; None where the journal does not say."""
+        """Return the client whose POST created the task, or None if it is not known."""
         record = self._records.get(task_id)
         return record.origin.caller if record is not None else None
 
     def withheld(self, task_id: str) -> bool:
-        """Whether the task waits for its key, as far as the journal tells."""
+        """Return whether the task waits for its sealing key."""
         return self._withheld.waits(task_id)
 
     def withheld_s(self, task_id: str, now: float) -> float:
-        """For how many seconds, until `now` (seconds since the epoch), the task has waited for its
-        key: its patience stood still.
+        """Return for how many seconds the task has waited for its sealing key, up to `now`.
+
+        `now` is seconds since the epoch. During this time the task's patience does not run.
         """
         return self._withheld.seconds(task_id, now)
 
     def over(self, task_id: str, fingerprint: str | None, accepted_at: float) -> bool | None:
-        """Whether nothing is to be done for a task's message: the task has ended, or is another
-        message's, with another body.
+        """Return whether a message of a task needs no work.
 
-        None where the journal has not told (yet) of the task, or which of the messages with its
-        ``Idempotency-Key`` is its order."""
+        That is so if the task has ended, or if the task has the body of another message.
+        `fingerprint` and `accepted_at` are those of the message. Returns None if the journal does
+        not yet have the task, or does not yet tell which of the messages with this
+        ``Idempotency-Key`` is the first one.
+        """
         record = self._records.get(task_id)
         if fingerprint is None:
             return None if record is None else record.state.final
@@ -278,8 +286,9 @@ class Store:
         return None if record.fingerprint is None else record.fingerprint != fingerprint
 
     def details(self, task_id: str, equipment_id: str | None, now: float) -> Details | None:
-        """All that is known of the task, of whatever equipment where None is given, at `now`
-        (seconds since the epoch).
+        """Return the details of a task at `now` (seconds since the epoch), None if it is unknown.
+
+        If `equipment_id` is given, the task must be one of this equipment.
         """
         record = self._records.get(task_id)
         if record is None or equipment_id not in (None, record.equipment_id):
@@ -289,11 +298,11 @@ class Store:
     def tasks_of(
         self, equipment_id: str, before: str | None, limit: int, now: float
     ) -> list[Details]:
-        """The device's tasks, newest first, at most `limit`: those before the task `before`, or
-        from the newest.
+        """Return the details of at most `limit` tasks of a device, newest first.
 
-        "New" is by the journal's order. None are before a task that is not known, or is another
-        device's."""
+        If `before` is the id of a task, only older tasks are returned; none if that task is unknown
+        or belongs to another device. The order is the journal's.
+        """
         if before is None:
             record = self._newest.get(equipment_id)
         else:
@@ -308,11 +317,11 @@ class Store:
         return describe(row, self.backlog, self._withheld, self._forecaster.at(now), now)
 
     def expire(self, now: float, keep: Callable[[str], bool] = lambda task_id: False) -> int:
-        """Forget the tasks that finished more than the retention before `now` (seconds since the
-        epoch), but for those to `keep`; return how many.
+        """Forget the tasks whose retention is over at `now`; return their number.
 
-        Costs in proportion to what is forgotten, whatever else is kept (but for the logarithm of a
-        heap)."""
+        `now` is seconds since the epoch. Tasks for which `keep` returns True stay. The cost depends
+        on the number of tasks that are forgotten (and the logarithm of all).
+        """
         limit = now - self._retention_s
         forgotten = 0
         kept: list[Record] = []

@@ -1,6 +1,4 @@
-"""Which tasks wait for the key that their bodies are sealed with, and for how long they have: a
-fold over the journal's events.
-"""
+"""Which tasks wait for their sealing key, and for how long: computed from the journal's events."""
 
 from __future__ import annotations
 
@@ -16,10 +14,10 @@ if TYPE_CHECKING:
 
 @attrs.define
 class _Wait:
-    """`since` is when the present wait began, None where it is over; the waits before it took
-    `earlier_s` seconds.
+    """The waits of one task for its key.
 
-    `over_at` is when the last of those was over: what began before that has been counted.
+    `since` is when the present wait began, None if there is none. The earlier waits took
+    `earlier_s` seconds in all; the last of them ended at `over_at`.
     """
 
     key: str | None
@@ -29,8 +27,9 @@ class _Wait:
 
 
 class WithheldTasks:
-    """Holds an entry for each open task that has waited at all: few. `now` and times of events are
-    seconds since the epoch.
+    """The open tasks of a shard that wait, or have waited, for their sealing key.
+
+    All times are seconds since the epoch.
     """
 
     def __init__(self) -> None:
@@ -41,7 +40,7 @@ class WithheldTasks:
         return len(self._waits)
 
     def apply(self, event: Withheld) -> None:
-        """Take an event of a task that has not ended."""
+        """Apply an event of an open task."""
         if event.over:
             self.end(event.task_id, event.at)
             return
@@ -51,7 +50,7 @@ class WithheldTasks:
             self._waiting[wait.key] = self._waiting.get(wait.key, 0) + 1
 
     def end(self, task_id: str, at: float) -> None:
-        """The task waits no longer."""
+        """End the task's wait at the time `at`."""
         wait = self._waits.get(task_id)
         if wait is not None and wait.since is not None:
             wait.earlier_s += max(0.0, at - wait.since)
@@ -63,18 +62,18 @@ class WithheldTasks:
                 del self._waiting[wait.key]
 
     def forget(self, task_id: str) -> None:
-        """The task has ended, or its waits do not count."""
+        """Forget the task's waits: it has ended, or they do not count."""
         if task_id in self._waits:
             self.end(task_id, 0.0)
             del self._waits[task_id]
 
     def waits(self, task_id: str) -> bool:
-        """Whether the task waits for its key."""
+        """Return whether the task waits for its key."""
         wait = self._waits.get(task_id)
         return wait is not None and wait.since is not None
 
     def missing(self, key: str | None) -> bool:
-        """Whether some task waits for this key: so will others that are sealed with it."""
+        """Return whether some task waits for this key. Other tasks with the key will wait, too."""
         return key is not None and key in self._waiting
 
     def holds(self, record: Record) -> bool:
@@ -89,7 +88,7 @@ class WithheldTasks:
         return sum(self._waiting.values())
 
     def seconds(self, task_id: str, now: float) -> float:
-        """For how long the task has waited in all, since its first attempt."""
+        """Return for how many seconds the task has waited since its first attempt."""
         wait = self._waits.get(task_id)
         if wait is None:
             return 0.0

@@ -297,7 +297,7 @@ class Stall(BarrierTestCase):
         self.network.advance(STALL_S - 1)
         self.assertFalse(self.connection.closed)
         self.network.advance(1)
-        self.assertIn("brought nothing for 30 s", str(self.connection.failure))
+        self.assertIn("delivered nothing for 30 s", str(self.connection.failure))
         self.journal.detach()
         self.failureResultOf(barrier, BrokerUnavailable)
 

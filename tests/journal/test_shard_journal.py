@@ -102,7 +102,7 @@ class Following(JournalTestCase):
         self.lose()
         self.reconnected(self.connection)
         self.assertEqual(self.seen, [started(1)])
-        (line,) = [line for line in self.logged if "passing over offset 0" in line]
+        (line,) = [line for line in self.logged if "ignoring the message at offset 0" in line]
         self.assertNotIn("s3cr3t", line)
 
     def test_unrecognised(self) -> None:

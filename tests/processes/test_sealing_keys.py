@@ -21,8 +21,8 @@ else:
 
 COMPLETED = {"code": 200, "message": "Completed"}
 NO_NEW_KEY = (
-    r"{}: \S+/seal\.key is missing, and rtprov\.{}\.0of1 holds tasks that are sealed with a key: no"
-    r" new key is made\. Restore .*"
+    r"{}: \S+/seal\.key is missing, and rtprov\.{}\.0of1 holds tasks that are sealed with a key, so"
+    r" no new key was made\. Restore .*"
 )
 RUNNING = {"code": 204, "message": "Task is still running"}
 

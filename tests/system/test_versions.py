@@ -195,7 +195,8 @@ class NotOurs(VersionsTestCase):
         self.system.start_worker()
         self.system.network.advance(2)
         self.assertEqual(
-            sum("passing over offset" in event for event in self.events), 2 * len(self.BODIES)
+            sum("ignoring the message at offset" in event for event in self.events),
+            2 * len(self.BODIES),
         )
         self.assert_alive()
 
