@@ -185,7 +185,7 @@ class Journal(Protocol):
 class Delivery(Protocol):
     """A message delivered by the broker, until it is acknowledged or rejected.
 
-    To settle it twice, or after its channel was closed, has no effect.
+    Settling it twice, or after its channel was closed, has no effect.
     """
 
     @property

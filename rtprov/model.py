@@ -103,8 +103,9 @@ class Task:
 class Copied:
     """A mark on an event that was written to the journal again, at time `at`.
 
-    Workers write what they need again before the broker removes the old copy. `place` is the offset
-    of the task's first event. The copy replaces all events of the task up to the offset `upto`.
+    The broker deletes old events, so workers write the events of open tasks again. `place` is the
+    offset of the task's first event. The copy replaces all events of the task up to the offset
+    `upto`.
     """
 
     at: float

@@ -35,7 +35,10 @@ class FinalStates:
         return state if until is None or self._seconds() < until else None
 
     def remember(self, task_id: str, equipment_id: str, state: State) -> State:
-        """Store a final state; return the one that counts, which is the first that was stored."""
+        """Store a final state and return it.
+
+        If a state of the task is already stored, it is kept and returned instead.
+        """
         known = self.recall(task_id, equipment_id)
         if known is not None:
             return known

@@ -8,8 +8,9 @@ from rtprov.errors import InvalidHeader
 
 MAX_WAIT_S = 60
 # The answer is sent this long before the client's wait ends, because it takes time to arrive.
+# Before that, a worker is asked for the task's state once more, and has `LAST_QUESTION_S` to
+# answer. Both times are shorter if the client waits for less than 4 s.
 ANSWER_EARLY_S = 0.5
-# Before that, a worker is asked for the task's state once more. It gets this long to answer.
 LAST_QUESTION_S = 0.5
 MAX_KEY_LENGTH = 255
 _KEY = re.compile(f"[!-~]{{1,{MAX_KEY_LENGTH}}}")

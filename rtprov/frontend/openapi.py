@@ -37,7 +37,10 @@ _REFUSALS = {
         " request from a page of another site"
     ),
     404: "The id is malformed, or the equipment or task does not exist",
-    409: "The task cannot be cancelled: it was already sent to the equipment, or it has ended",
+    409: (
+        "The task cannot be cancelled: it was already sent to the equipment service, or it has"
+        " ended"
+    ),
     413: f"The body is larger than {MAX_BODY_BYTES} bytes",
     415: "The Content-Type is not JSON, or the body has a Content-Encoding",
     422: "The Idempotency-Key was already used for this equipment with a different body",
@@ -173,7 +176,7 @@ def _status() -> dict[str, Any]:
 
 
 def _cancel() -> dict[str, Any]:
-    summary = "Cancel a task that was not yet sent to the equipment"
+    summary = "Cancel a task that was not yet sent to the equipment service"
     operation = _operation(
         "cancelTask",
         summary,

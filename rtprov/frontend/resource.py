@@ -240,7 +240,7 @@ class Frontend:
         try:
             return await asked.addTimeout(DEADLINE_S, self._clock)
         except TimeoutError:
-            raise NoReply("The worker did not answer for the task in time") from None
+            raise NoReply("The worker did not answer in time") from None
 
     async def _ask(
         self, task_id: str, equipment_id: str, within_s: float = DEADLINE_S

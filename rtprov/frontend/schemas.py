@@ -22,8 +22,8 @@ class AttemptDocument(msgspec.Struct, rename="camel"):
     """One call to the equipment service.
 
     `error` says why the call did not reach the service; it is null if it did. `nextAttemptAt` is
-    the time of the next call. It is set only in the latest attempt, and only until that time; it is
-    null while calls are held back because the service does not work.
+    the time of the next call. It is set only in the latest attempt, and only until that time. It is
+    null while calls are held back because the service cannot be reached.
     """
 
     number: int
@@ -37,9 +37,9 @@ class WaitingDocument(msgspec.Struct, rename="camel"):
     """What a waiting task waits for, and how many tasks come before it.
 
     `reason` is `device` (an earlier task of the same device has not ended), `service` (the
-    equipment service is or was not reachable), `concurrency` (all call slots are in use) or `key`
-    (the worker does not have the key that the task is sealed with). `tasksAhead` counts the earlier
-    tasks of the same device.
+    equipment service cannot be reached, or could not be reached in the last attempt), `concurrency`
+    (all call slots are in use) or `key` (the worker does not have the key that sealed the task's
+    body). `tasksAhead` counts the earlier tasks of the same device.
     """
 
     reason: Waiting
@@ -47,10 +47,10 @@ class WaitingDocument(msgspec.Struct, rename="camel"):
 
 
 class TaskDocument(msgspec.Struct, rename="camel"):
-    """A task. All times are UTC. A time that is unknown or in the future is null.
+    """A task. Times are UTC; a time that is not known, or not known yet, is null.
 
     `phase` is null once the task has ended. `expectedFinishAt` is an estimate; it is null if no
-    estimate is possible, for example while the equipment service does not work. `caller` is the
+    estimate is possible, for example while the equipment service cannot be reached. `caller` is the
     client whose POST created the task. `acceptedBy` is the front end process that accepted it.
     `campaign`, `retryOf` and `retriedAs` are always null in this version.
     """

@@ -1,10 +1,15 @@
-"""Accept and cancel tasks, if the shard's journal decides so.
+"""Accept and cancel tasks for clients.
 
-An `Idempotency-Key` and a cancellation work alike. The front end asks a replica what it knows of
-the task. If a message is needed, it publishes the message to the journal, waits for the broker's
-confirm, and asks a replica again, after the replica's barrier. The journal has one order of events
-for all replicas. So all front ends get the same result, even if several of them sent messages for
-one task, or if a process crashed in between.
+A POST without an ``Idempotency-Key`` is published to the broker and answered after the confirm. A
+POST with a key and a cancellation depend on the task's history, so they take more steps:
+
+1. The front end asks a replica what it knows of the task.
+2. If a message is needed, it is published to the journal, and confirmed by the broker.
+3. The front end asks a replica again. The replica first passes its barrier, so it has read the
+   message, and all messages before it.
+
+The journal has one order of events for all replicas. So all front ends get the same result, even if
+several of them published messages for one task, or if a process crashed in between.
 """
 
 from __future__ import annotations
@@ -205,7 +210,7 @@ class TaskSubmission:
                 raise
         if _not_begun(known):
             audit("not cancelled, the worker is of an earlier version")
-            raise NoWorker("The worker that answers is of an earlier version, which cannot cancel")
+            raise NoWorker("The worker is of an earlier version, which cannot cancel tasks")
         if known.state is not State.CANCELLED:
             audit("not cancelled, too late")
             raise TooLate
@@ -255,7 +260,7 @@ class TaskSubmission:
         try:
             return await self._by(deadline, asked)
         except TimeoutError:
-            raise NoReply("The worker did not answer for the task in time") from None
+            raise NoReply("The worker did not answer in time") from None
 
     async def _publish(self, published: Deferred[None], deadline: float) -> None:
         """Wait until the broker confirms the message.

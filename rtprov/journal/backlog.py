@@ -31,7 +31,7 @@ KEPT_CALLS = 101
 
 @define(eq=False)
 class Lane:
-    """The open tasks of a device: the first one, and the place of the next one that comes."""
+    """A device's open tasks: `head` is the first one, `next_place` the place of the next one."""
 
     head: Record
     next_place: int = 0

@@ -35,7 +35,7 @@ class Schedule:
         self.call_s = backlog.typical_s
         self.stale = False
         self._next = 0  # the number of the next task to be added
-        self.played: dict[int, int] = {}  # by task number: how many slots are used before it
+        self.played: dict[int, int] = {}  # by task number: its position, counted in slots
         self._passed: list[int] = []  # the numbers of the tasks that have no place
         self._held: set[str] = set()  # the devices of those tasks
         self._used: dict[int, int] = {}  # by round: how many slots are in use

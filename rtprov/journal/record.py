@@ -46,8 +46,8 @@ class Record:
     """What the store knows of one task.
 
     `task_id` is the same string object as the record's key in the store, to save memory. `log` has
-    the attempts, but only if there is more to say than the start of the first one. `begun_by` is
-    the process of the latest attempt while that has no end. `crash_count` is the number of attempts
+    the attempts; it is None as long as only the start of the first one is known. `begun_by` is the
+    process of the latest attempt while that has no end. `crash_count` is the number of attempts
     without an end after which another process took over. `earlier` and `later` are the neighbouring
     tasks of the device. `turn` is the task's position in the backlog, None once the task has ended.
     """

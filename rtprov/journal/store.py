@@ -215,7 +215,7 @@ class Store:
         return iter(self._records.values())
 
     def places(self, task_ids: Iterable[str]) -> dict[str, int]:
-        """Return numbers that give the journal's order of these tasks within each device.
+        """Return a number for each of these tasks; within a device, they give the journal's order.
 
         Unknown tasks are left out.
         """

@@ -104,8 +104,8 @@ class Letters:
 
         Does nothing if the broker has no default delivery limit. If one of the queues `consumed`
         has a consumer, another worker is running, perhaps of an earlier version; then none of `old`
-        is replaced. Returns whether all queues have a delivery limit now. Raises `BrokerError`; its
-        code is 405 if another worker is replacing queues.
+        is replaced. Returns True once all queues are known to have a delivery limit. Raises
+        `BrokerError`; its code is 405 if another worker is replacing queues.
         """
         if not has_default_limit(self._connection.server_properties):
             return False

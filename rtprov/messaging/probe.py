@@ -30,4 +30,4 @@ async def broker_confirms(publisher: Publisher, clock: IReactorTime) -> None:
             TASKS_EXCHANGE, PROBE_KEY, b"", properties=Basic.Properties(), mandatory=False
         ).addTimeout(PROBE_DEADLINE_S, clock)
     except (BrokerError, TimeoutError):
-        raise NotReady("Not ready: the broker does not confirm") from None
+        raise NotReady("Not ready: the broker does not confirm messages") from None

@@ -122,8 +122,8 @@ class Resharding:
             return None
         if known.changing_to not in (None, count):
             raise ConfigurationError(
-                f"A change to {known.changing_to} shards was begun and is not complete: run it"
-                " again first"
+                f"An earlier change to {known.changing_to} shards is not complete: run"
+                f" python -m rtprov.shards {known.changing_to} first"
             )
         for index in range(known.count):
             queue = Shard(index, known.count).work

@@ -9,7 +9,7 @@ K is a shard, for example ``3of8``: its index, from 0, and the number of shards.
                                               other questions; deleted with its connection
     rtprov.parked    letters that rtprov cannot process; rtprov only writes to this queue
 
-All but the workers' own queues is durable. Declaring it again changes nothing.
+Everything but the workers' own queues is durable. Declaring it again has no effect.
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ class TaskQueryClient:
             )
             return decode_known(answer)
         except Unroutable:
-            raise NoWorker("No worker is connected that could answer for the task") from None
+            raise NoWorker("No worker is connected, so the task cannot be looked up") from None
         except UndecodableMessage:
             raise NoReply("The worker's answer could not be decoded") from None
 

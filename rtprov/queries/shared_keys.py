@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 ANSWERS_WITHIN_S = 1.0
 COMPARE_EVERY_S = 2.0
-# While no worker has the key, or none answers. Readiness checks do not ask more often, either.
+# While no worker has the key, or none answers. Readiness checks reuse a result that is not older.
 IN_DOUBT_S = 1.0
 # The longest interval while workers do not answer; the interval doubles up to it. A worker of an
 # earlier version logs an error for each question.
@@ -46,11 +46,15 @@ WHILE_SILENT_S = 60.0
 class SharedKeys:
     """Compares the front end's first sealing key with the keys of the workers.
 
-    A session of the front end's connection; attach it after the `RpcClient`. There are three
-    results for a shard. A connected worker has the key. Workers have answered, and none has the
-    key: only then tasks are refused. Or nothing is known, because no worker is connected or the
-    workers are of an earlier version, which does not answer. Before the first comparison all tasks
-    are refused, for a second at most.
+    A session of the front end's connection; attach it after the `RpcClient`. The result for a shard
+    is one of these:
+
+    - A worker has the key. Tasks are accepted.
+    - Workers have answered, and none of them has the key. Tasks are refused.
+    - No worker is connected, or the workers are of an earlier version, which does not answer. Tasks
+      are accepted.
+
+    Before the first comparison, which takes a second at most, all tasks are refused.
     """
 
     _log = Logger()
@@ -60,7 +64,8 @@ class SharedKeys:
         self._sealer = sealer
         self._shards = [Shard(index, shards) for index in range(shards)]
         self._clock = clock
-        # By shard: the key that none of its workers has. None before the first comparison.
+        # By shard: the front end's key, if none of the shard's workers has it. None before the
+        # first comparison.
         self._refused: dict[int, str] | None = None
         self._logged: str | None = None  # the refused key that was logged last
         self._connection: AmqpConnection | None = None

@@ -228,12 +228,12 @@ class StatusClient:
             )
             states = decode_status_reply(reply)
             if len(states) != len(batch):
-                raise NoReply(f"The worker answered {len(states)} of {len(batch)} status questions")
+                raise NoReply(f"The worker returned {len(states)} states for {len(batch)} tasks")
         except Unroutable:
             self._note(shard_batch, has_worker=False)
             self._doubt()
             self._refuse(
-                batch, NoWorker("No worker is connected that could return the task's status")
+                batch, NoWorker("No worker is connected, so the task's status is not available")
             )
         except BrokerError as error:
             self._refuse(batch, error)

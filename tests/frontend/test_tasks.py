@@ -217,7 +217,7 @@ class Cancelling(FrontendTestCase):
         self.assertError(
             self.ask("DELETE", GET_PATH),
             503,
-            "The worker that answers is of an earlier version, which cannot cancel",
+            "The worker is of an earlier version, which cannot cancel tasks",
         )
 
     def test_lost(self) -> None:

@@ -46,7 +46,7 @@ class Ready(SystemTestCase):
         """Without a broker neither is ready; both are again when it is back."""
         factory = self.system.network.factories.pop("broker")
         self.system.network.cut("broker")
-        self.assertEqual(self.frontend(), (503, "Not ready: the broker does not confirm"))
+        self.assertEqual(self.frontend(), (503, "Not ready: the broker does not confirm messages"))
         self.assertEqual(
             self.worker(),
             "Not ready: it is not connected to the broker, or still replays its journals",
@@ -61,7 +61,7 @@ class Ready(SystemTestCase):
             if name == "broker":
                 end.pauseProducing()
         self.assertEqual(self.frontend()[0], 503)
-        self.assertEqual(self.worker(), "Not ready: the broker does not confirm")
+        self.assertEqual(self.worker(), "Not ready: the broker does not confirm messages")
         self.system.network.advance(40)  # heartbeats end it
 
     def test_stopping(self) -> None:
