@@ -43,7 +43,7 @@ def keyed_task_id(equipment_id: str, key: str) -> str:
     )
 
 
-def may_come_again(task_id: str) -> bool:
+def may_be_reused(task_id: str) -> bool:
     """Return whether a later task may get the same id.
 
     That is true of all ids made from an ``Idempotency-Key``: the client may use the key again after

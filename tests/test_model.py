@@ -12,7 +12,7 @@ from rtprov.model import (
     is_equipment_id,
     is_task_id,
     keyed_task_id,
-    may_come_again,
+    may_be_reused,
     shard_of,
 )
 from tests.support.strategies import equipment_ids, task_ids
@@ -55,8 +55,8 @@ class KeyedTaskIds(SynchronousTestCase):
             keyed_task_id("ABC123456", "order-4711"), "1de0911a74b7b37c4c3ab022ba279eae"
         )
         self.assertTrue(is_task_id(keyed_task_id("ABC123456", "!" * 255)))
-        self.assertTrue(may_come_again(keyed_task_id("ABC123456", "k")))
-        self.assertFalse(may_come_again("0" * 32))
+        self.assertTrue(may_be_reused(keyed_task_id("ABC123456", "k")))
+        self.assertFalse(may_be_reused("0" * 32))
 
     def test_distinct(self) -> None:
         """No two pairs of device and key share an id, however device and key are cut."""

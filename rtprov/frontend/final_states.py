@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from rtprov.model import State, may_come_again
+from rtprov.model import State, may_be_reused
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,7 +42,7 @@ class FinalStates:
         known = self.recall(task_id, equipment_id)
         if known is not None:
             return known
-        until = self._seconds() + REMEMBERED_KEYED_S if may_come_again(task_id) else None
+        until = self._seconds() + REMEMBERED_KEYED_S if may_be_reused(task_id) else None
         self._remembered[task_id, equipment_id] = state, until
         if len(self._remembered) > MAX_REMEMBERED:
             self._remembered.popitem(last=False)
