@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
 ANSWERS_WITHIN_S = 1.0
 COMPARE_EVERY_S = 2.0
-# While no worker has the key, or none answers. Readiness checks reuse a result that is not older.
+# While no worker has the key, or none answers. A readiness check uses a result that is younger than
+# this.
 IN_DOUBT_S = 1.0
 # The longest interval while workers do not answer; the interval doubles up to it. A worker of an
 # earlier version logs an error for each question.
