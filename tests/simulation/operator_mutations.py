@@ -6,10 +6,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from rtprov.journal.shard_journal import ShardJournal
-from rtprov.messaging.resharding import Resharding, _Move
-from rtprov.messaging.shard_count import ShardCount
-from rtprov.worker.journal_keeper import JournalKeeper
+from rtprov.amqp.shard_count import ShardCount
+from rtprov.journal import ShardJournal
+from rtprov.resharding import _Move
 from tests.simulation.mutation import mutation
 
 # Another number of shards.
@@ -23,11 +22,6 @@ async def _move_queues_only(self: Any, marker: str) -> int:
     return await _run(self, marker) if self.next_offset is None else 0
 
 
-@mutation("old queues stay bound while the number of shards changes", Resharding, "_unbind")
-async def _stay_bound(self: Any, shards: Any) -> None:
-    pass
-
-
 @mutation("a front end without workers asks nobody for the number of shards", ShardCount, "verify")
 def _not_verified(self: Any) -> None:
     pass
@@ -39,12 +33,3 @@ def _not_verified(self: Any) -> None:
 @mutation("nobody notices that the journal began anew", ShardJournal, "_begin_anew")
 def _unnoticed(self: Any) -> None:
     pass
-
-
-def _complete(self: Any) -> bool:
-    return True
-
-
-mutation("answers count before the new journal is told", JournalKeeper, "complete")(
-    property(_complete)
-)
