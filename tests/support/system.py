@@ -76,6 +76,7 @@ class System:
     seed: int = 1
     shards: int = 1
     concurrency: int = 500
+    retention_s: float = 86400.0
     patience_s: float = 600.0
     drain_s: float = 120.0
     running_status: int = 200
@@ -150,6 +151,7 @@ class System:
                 for index in (range(self.shards) if shards is None else shards)
             ],
             concurrency=concurrency or self.concurrency,
+            retention_s=self.retention_s,
             patience_s=self.patience_s,
             drain_s=self.drain_s,
         )

@@ -10,10 +10,12 @@ from rtprov.model import State
 from rtprov.worker.service import EXPIRE_EVERY_S, MAX_WINDOW, WAITING_ROOM
 from tests.support.system import System
 
+RETENTION_S = 120.0  # a virtual day takes minutes to pass
+
 
 class WorkerServiceTests(SynchronousTestCase):
     def setUp(self) -> None:
-        self.system = System(delay_s=10.0, shards=2)
+        self.system = System(delay_s=10.0, shards=2, retention_s=RETENTION_S)
         self.system.start()
         self.addCleanup(self.system.stop)
 
@@ -25,7 +27,7 @@ class WorkerServiceTests(SynchronousTestCase):
         self.system.network.advance(11)
         (worker,) = self.system.workers
         self.assertEqual(sum(map(len, worker.stores)), 1)
-        self.system.network.advance(86400 - 60)
+        self.system.network.advance(RETENTION_S - 60)
         self.assertEqual(self.system.get("ABC123456", task_id).json["code"], 200)
         self.system.network.advance(60 + EXPIRE_EVERY_S)
         self.assertEqual(sum(map(len, worker.stores)), 0)
