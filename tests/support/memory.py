@@ -228,12 +228,8 @@ class MemoryNetwork:
         comes to rest.
         """
         for _ in range(turns):
-            due = [
-                call
-                for call in self.clock.getDelayedCalls()
-                if call.getTime() <= self.clock.seconds()
-            ]
-            if not due:
+            now = self.clock.seconds()
+            if not any(call.getTime() <= now for call in self.clock.getDelayedCalls()):
                 return
             self.clock.advance(0)
         raise AssertionError(f"still busy after {turns} turns")
