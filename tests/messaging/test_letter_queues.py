@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import attrs
 from pamqp.commands import Basic, Queue
 
 from rtprov.amqp.client.url import BrokerUrl
@@ -213,6 +212,4 @@ class RabbitMQLetterQueues(RabbitMQTestCase, LetterQueuesContract):
 
     async def setUp(self) -> None:  # type: ignore[override]
         await super().setUp()
-        self.url = attrs.evolve(
-            self.url, virtual_host=BrokerUrl.parse(await self.node.add_vhost()).virtual_host
-        )
+        self.url = BrokerUrl.parse(await self.node.add_vhost())

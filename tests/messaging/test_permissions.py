@@ -7,10 +7,10 @@ more."""
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from twisted.internet.defer import Deferred
-from twisted.logger import LogEvent, LogLevel, capturedLogs
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.logger import LogLevel, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov.amqp.client.permissions import MayPublish, missing_permission
@@ -24,12 +24,19 @@ from rtprov.frontend.service import PUBLISHED_TO_BY_FRONTEND
 from rtprov.messaging.topology import Shard, Topology, declare_inquiry, declare_status
 from rtprov.worker.service import PUBLISHED_TO_BY_WORKER
 from tests.support.broker_cases import BrokerContract, RabbitMQTestCase
-from tests.support.rabbitmq import documented_permissions
+from tests.support.rabbitmq import (
+    KINDS,
+    PASSWORD,
+    documented_permissions,
+    permission_definition,
+    user_definition,
+)
 
 NOTHING = "^$"
 SHARD = Shard(0, 1)
 TRIES = 3
-KINDS = ("configure", "write", "read")
+
+Warnings = dict[str, list[str]]  # by the name of the process
 
 
 class _Tries:
@@ -63,37 +70,60 @@ class RabbitMQPermissions(RabbitMQTestCase, BrokerContract):
         """All queues and exchanges are there: what is missing is the permission to use them."""
         await super().setUp()
         self.url = BrokerUrl.parse(await self.node.add_vhost())
-        self.user = self.node.unique("user")
-        await self.node.ctl("add_user", self.user, "secret")
+        self.users: dict[str, str] = {}
         await Topology([SHARD]).attach(await self.connect())
 
-    async def refusals(
-        self, role: str, permissions: Sequence[str], sessions: Callable[[], Sequence[Session]]
-    ) -> list[str]:
-        """What a process with these permissions warns of in its first attempts to connect."""
-        await self.node.ctl("set_permissions", "-p", self.url.virtual_host, self.user, *permissions)
+    async def add_users(self, permissions: Mapping[str, Sequence[str]]) -> None:
+        """Make a user for each name, with these permissions."""
+        self.users = {name: self.node.unique("user") for name in permissions}
+        await self.node.define(
+            {
+                "users": [user_definition(user) for user in self.users.values()],
+                "permissions": [
+                    permission_definition(self.url.virtual_host, self.users[name], patterns)
+                    for name, patterns in permissions.items()
+                ],
+            }
+        )
+
+    async def refusals(self, sessions: Mapping[str, Callable[[], Sequence[Session]]]) -> Warnings:
+        """What a process of each of these users, with these sessions, warns of in its first
+        attempts to connect.
+        """
+        with capturedLogs() as events:
+            await gatherResults(
+                [
+                    Deferred.fromCoroutine(self.try_to_connect(name, make()))
+                    for name, make in sessions.items()
+                ],
+                consumeErrors=True,
+            )
+        return {
+            name: [
+                str(event["text"])
+                for event in events
+                if event["log_level"] is LogLevel.warn and "text" in event and event["name"] == name
+            ]
+            for name in sessions
+        }
+
+    async def try_to_connect(self, name: str, sessions: Sequence[Session]) -> None:
         tries = _Tries()
+        url = self.node.url_of(self.url.virtual_host, self.users[name], PASSWORD)
         connection = BrokerConnection(
-            name=role,
+            name=name,
             endpoint=self.endpoint(),
-            url=BrokerUrl.parse(self.node.url_of(self.url.virtual_host, self.user, "secret")),
+            url=BrokerUrl.parse(
+                self.node.url_of(self.url.virtual_host, self.users[name], PASSWORD)
+            ),
             clock=self.clock,
             rng=random.Random(1),
-            sessions=[tries, *sessions()],
+            sessions=[tries, *sessions],
         )
-        with capturedLogs() as events:
-            connection.startService()
-            await tries.enough
-            await connection.stopService()
+        connection.startService()
+        await tries.enough
+        await connection.stopService()
         self.assertFalse(connection.connected)
-        return self.warnings(events)
-
-    def warnings(self, events: Sequence[LogEvent]) -> list[str]:
-        return [
-            str(event["text"])
-            for event in events
-            if event["log_level"] is LogLevel.warn and "text" in event
-        ]
 
     def frontend(self) -> Sequence[Session]:
         publisher = Publisher(clock=self.clock)
@@ -117,25 +147,36 @@ class RabbitMQPermissions(RabbitMQTestCase, BrokerContract):
         """Without one kind of permission a process never counts as connected, and says once which
         it needs.
         """
+        permissions, processes = {}, {}
         for role, sessions in (("frontend", self.frontend), ("worker", self.worker)):
             _, *patterns = documented_permissions(role)
-            for index, kind in enumerate(KINDS):
-                left = [
-                    NOTHING if each == index else pattern for each, pattern in enumerate(patterns)
+            for kind in KINDS:
+                name = f"{role} without {kind}"
+                processes[name] = sessions
+                permissions[name] = [
+                    NOTHING if each == kind else pattern
+                    for each, pattern in zip(KINDS, patterns, strict=True)
                 ]
-                warnings = await self.refusals(role, left, sessions)
-                self.assertEqual(len(warnings), 1, warnings)
-                self.assertIn(kind, warnings[0].partition("the user needs the")[2], warnings)
+        await self.add_users(permissions)
+        for name, warnings in (await self.refusals(processes)).items():
+            self.assertEqual(len(warnings), 1, warnings)
+            kind = name.rpartition(" ")[2]
+            self.assertIn(kind, warnings[0].partition("the user needs the")[2], warnings)
 
     async def test_each_exchange(self) -> None:
         """An exchange to which it may not publish is named at once, not with the first task."""
+        permissions, processes, missing = {}, {}, {}
         for role, sessions, gap, name in (
             ("frontend", self.frontend, "(?!rtprov\\.status$)", "rtprov.status"),
             ("worker", self.worker, "(?!amq\\.default$)", "amq.default"),
         ):
             _, configure, _, read = documented_permissions(role)
-            (warning,) = await self.refusals(role, [configure, f"^{gap}.*", read], sessions)
-            self.assertIn(f"access to exchange '{name}'", warning)
+            permissions[role] = [configure, f"^{gap}.*", read]
+            processes[role], missing[role] = sessions, name
+        await self.add_users(permissions)
+        for role, warnings in (await self.refusals(processes)).items():
+            (warning,) = warnings
+            self.assertIn(f"access to exchange '{missing[role]}'", warning)
             self.assertIn("the user needs the write permission", warning)
 
 

@@ -189,4 +189,5 @@ class OnRabbitMQ(RolesMixin, ProcessTestCase):
     timeout = 120.0  # starting RabbitMQ is part of the first test
 
     async def start_broker(self) -> tuple[str, str]:
-        return await (await rabbitmq()).add_roles()
+        _, frontend_url, worker_url = await (await rabbitmq()).add_roles()
+        return frontend_url, worker_url

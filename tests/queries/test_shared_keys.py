@@ -360,9 +360,8 @@ class FirstKey(KeysTestCase):
         """A work queue that is not empty says the same, where the journal is gone."""
         self.stop_worker()
         self.system.accepted(DEVICE)
-        cast(
-            "Any", self.system.broker.virtual_host.queues["rtprov.journal.shard_journal.0of1"]
-        )._tail.clear()
+        journal = self.system.broker.virtual_host.queues["rtprov.journal.0of1"]
+        cast("Any", journal)._tail.clear()
         refused = self.start(self.source(), "frontend")
         self.assertIn("rtprov.work.0of1 holds tasks", str(refused[0]))
 

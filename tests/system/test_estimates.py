@@ -214,7 +214,15 @@ class Rules(WorkerTestCase):
                 (each.waits_for, each.ahead, each.expected_at) for each in told if each is not None
             ]
             service = Waiting.SERVICE
-            self.assertEqual(waits, [(None, 0, EPOCH + 60.0), (Waiting.DEVICE, 1, None), (service, 0, None), (service, 1, None)])
+            self.assertEqual(
+                waits,
+                [
+                    (None, 0, EPOCH + 60.0),
+                    (Waiting.DEVICE, 1, None),
+                    (service, 0, None),
+                    (service, 1, None),
+                ],
+            )
             self.worker.detach()  # jobs that wait for the gate must not end when they are collected
 
     def test_cost(self) -> None:

@@ -61,10 +61,8 @@ class SlowEquipment:
 class OnRabbitMQ(RabbitMQTestCase, BrokerContract):
     async def setUp(self) -> None:  # type: ignore[override]
         await super().setUp()
-        self.frontend_url, self.worker_url = await self.node.add_roles()
-        vhost = BrokerUrl.parse(self.worker_url).virtual_host
-        await self.node.ctl("set_permissions", "-p", vhost, "guest", ".*", ".*", ".*")
-        self.url = BrokerUrl.parse(self.node.url_of(vhost))
+        url, self.frontend_url, self.worker_url = await self.node.add_roles()
+        self.url = BrokerUrl.parse(url)
         for name, value in (("FIRST_FAILURE_PAUSE_S", 0.01), ("LONGEST_FAILURE_PAUSE_S", 0.1)):
             self.patch(failures, name, value)
 
