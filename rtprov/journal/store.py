@@ -95,7 +95,8 @@ class Store:
         elif isinstance(event, Postponed):
             self._postpone(record, event)
         elif isinstance(event, Withheld):
-            self._withheld.apply(event)
+            if record.first_started_at is None or event.at > record.first_started_at:
+                self._withheld.apply(event)  # else it comes again: it was from before the call
         elif isinstance(event, Finished):
             self._end(record, event.at, event.state, event.reason)
         elif not record.attempts:

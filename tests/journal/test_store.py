@@ -5,7 +5,7 @@ from __future__ import annotations
 import tracemalloc
 
 import attrs
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -21,6 +21,7 @@ from rtprov.model import (
     Started,
     State,
     Unrecognised,
+    Withheld,
 )
 from tests.support.strategies import task_events
 
@@ -50,6 +51,14 @@ histories = st.lists(
     )
 )
 own_events = st.lists(task_events(ONE, st.just(DEVICE)))
+
+
+def one_after_the_other(events: list[Event]) -> list[Event]:
+    """The same events at increasing times."""
+    return [
+        attrs.evolve(event, at=float(at)) if hasattr(event, "at") else event
+        for at, event in enumerate(events)
+    ]
 
 
 def view(store: Store) -> list[object]:
@@ -152,9 +161,19 @@ class Laws(SynchronousTestCase):
         end: list[Event] = [*before, Finished(task_id(1), DEVICE, 5.0, state, "")]
         self.assertEqual(all_of(fold([*end, *after])), all_of(fold(end)))
 
+    def test_withheld_comes_again(self) -> None:
+        """That a task waits for its key means nothing once a call has begun later."""
+        events: list[Event] = [
+            Requested(task_id(1), DEVICE, 1.0),
+            Withheld(task_id(1), DEVICE, 2.0, "key"),
+            Started(task_id(1), DEVICE, 3.0, 1),
+        ]
+        self.assertEqual(all_of(fold([*events, *events[1:]])), all_of(fold(events)))
+
     @given(histories, st.data())
     def test_duplicates(self, events: list[Event], data: st.DataObject) -> None:
         """Events that come again, singly or as a replay from any point, change nothing."""
+        events = one_after_the_other(events)
         again = [
             event
             for event in events
@@ -179,6 +198,7 @@ class Laws(SynchronousTestCase):
                     known[each] = state
 
     @given(histories, st.floats(min_value=0, max_value=5e9))
+    @example([Cancelled(task_id(0), DEVICE, 0.0)], RETENTION_S + 1)
     def test_expiry(self, events: list[Event], now: float) -> None:
         """At any time exactly those are forgotten whose (first) end is longer ago than the
         retention, in whatever order the ends came. Cancelled tasks, and those with a key, are
