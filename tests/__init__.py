@@ -1,0 +1,8 @@
+"""The tests. Hypothesis runs the same examples every time, however slow the machine is."""
+
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "rtprov", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("rtprov")

@@ -61,7 +61,7 @@ def decoded_by_pamqp(payload: bytes) -> base.Frame:
 class HotMethodTests(SynchronousTestCase):
     """The methods that come with every message."""
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=300)
     @given(hot_methods)
     def test_as_pamqp(self, method: base.Frame) -> None:
         """Each is written as pamqp writes it, and read again, the first time and the second."""
@@ -71,7 +71,7 @@ class HotMethodTests(SynchronousTestCase):
             self.assertIs(type(decoded), type(method))
             self.assertEqual(dict(decoded), dict(method))
 
-    @settings(max_examples=500, deadline=None)
+    @settings(max_examples=500)
     @given(hot_methods, st.data())
     def test_damaged(self, method: base.Frame, data: st.DataObject) -> None:
         """Whatever follows the method's number is read as pamqp reads it, or is as wrong as it is
@@ -103,7 +103,7 @@ class _Autumn(tzinfo):
 
 
 class HeaderTests(SynchronousTestCase):
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=300)
     @given(properties, st.integers(0, 2**32))
     def test_as_pamqp(self, properties: Basic.Properties, size: int) -> None:
         """A header is written and read as pamqp does it, the first time and the second."""
@@ -192,7 +192,7 @@ class WrongTests(SynchronousTestCase):
             AmqpError, decode_header, encode_header(Basic.Properties(), 0)[:12] + b"\0\x01"
         )
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=300)
     @given(st.binary(max_size=200))
     def test_any_bytes(self, data: bytes) -> None:
         """Whatever bytes come, an `AmqpError` is the worst that happens."""

@@ -55,7 +55,7 @@ def commands(data: bytes, chunk: int = 1 << 30, frame_max: int = 131072) -> list
 
 
 class RoundTripTests(SynchronousTestCase):
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150)
     @given(
         st.binary(max_size=300),
         st.dictionaries(st.text("abcжз", min_size=1, max_size=9), field_values, max_size=4),
@@ -174,14 +174,14 @@ class WrongTests(SynchronousTestCase):
         )
         self.assertEqual(self.code(huge), 501)
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=300)
     @given(st.binary(max_size=200))
     def test_any_bytes(self, data: bytes) -> None:
         """Whatever bytes come, an `AmqpError` is the worst that happens."""
         with contextlib.suppress(AmqpError):
             commands(data)
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=300)
     @given(st.data())
     def test_damaged(self, data: st.DataObject) -> None:
         """Any one byte of a good stream may be any other: an `AmqpError` is the worst that

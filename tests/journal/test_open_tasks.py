@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -86,7 +86,6 @@ class Order(OpenTasksTestCase):
         st.lists(st.integers(min_value=0, max_value=5), max_size=6),
         st.integers(min_value=0, max_value=11),
     )
-    @settings(deadline=None)
     def test_copies_keep_their_places(self, count: int, copies: list[int], forgotten: int) -> None:
         """Whatever the journal has forgotten, its copies of what is open tell the order that its
         first events had.

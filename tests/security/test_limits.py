@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -70,7 +70,6 @@ class Rates(SynchronousTestCase):
             rate.take(f"many{number}", 100.0)
         self.assertEqual(len(rate), 100)
 
-    @settings(deadline=None)
     @given(st.floats(0.01, 1000), st.lists(st.floats(0, 5), max_size=60))
     def test_over_any_time(self, per_s: float, pauses: list[float]) -> None:
         """Whatever a client does, over no stretch of time more is taken than its length allows, and

@@ -1,10 +1,7 @@
-"""Hypothesis strategies for the model's values, and how Hypothesis runs here: the same examples
-every time, without a deadline for each.
-"""
+"""Hypothesis strategies for the model's values."""
 
 from __future__ import annotations
 
-from hypothesis import settings
 from hypothesis import strategies as st
 
 from rtprov.model import (
@@ -19,9 +16,6 @@ from rtprov.model import (
     Task,
     Withheld,
 )
-
-settings.register_profile("rtprov", deadline=None, derandomize=True)
-settings.load_profile("rtprov")
 
 task_ids = st.text("0123456789abcdef", min_size=32, max_size=32)
 equipment_ids = st.from_regex(r"[a-zA-Z0-9]{6,40}", fullmatch=True)
