@@ -113,9 +113,7 @@ class RabbitMQPermissions(RabbitMQTestCase, BrokerContract):
         connection = BrokerConnection(
             name=name,
             endpoint=self.endpoint(),
-            url=BrokerUrl.parse(
-                self.node.url_of(self.url.virtual_host, self.users[name], PASSWORD)
-            ),
+            url=BrokerUrl.parse(url),
             clock=self.clock,
             rng=random.Random(1),
             sessions=[tries, *sessions],
