@@ -1,9 +1,9 @@
-"""One deployment of rtprov as processes, five hundred tasks for it, and the checks that are the
-same whatever breaks.
+"""One deployment of rtprov as processes, a hundred tasks for it (five hundred in the full tests),
+and the checks that are the same whatever breaks.
 
 site = Site(self, broker_url)
 await site.start(workers=2)
-posting = site.post(500)
+posting = site.post()
 await site.a_is_busy()          # then break something
 await posting
 await site.check(broken=[...])
@@ -28,11 +28,13 @@ from rtprov.amqp.client.url import BrokerUrl
 from rtprov.messaging.topology import persistent
 from tests.chaos.equipment import Call, RecordingA, make_certificates, reactor
 from tests.support.processes import ANY_PORT, Client, ProcessTestCase, Twistd
+from tests.support.scale import FULL
 from tests.support.system import REQUEST
 
-TASKS = 500
-AT_ONCE = 25  # requests of the client
-PAUSE_S = 0.1
+TASKS = 500 if FULL else 100
+CONCURRENCY = TASKS // 5  # calls of a worker, each of which takes a second
+AT_ONCE = TASKS // 20  # requests of the client
+PAUSE_S = 0.1  # of the client, after each
 # A call may come to A, whose process has much to do, so long after it was made.
 ARRIVAL_S = 5.0
 COMPLETED = re.compile(r"completed: task ([0-9a-f]{32}) ")
@@ -94,7 +96,7 @@ class Site:
             "--equipment-url",
             self.a_for_next(),
             "--concurrency",
-            "100",
+            str(CONCURRENCY),
         )
         worker = self.case.twistd("rtprov-worker", *where)
         self.calls_a(worker)
@@ -134,6 +136,7 @@ class Site:
     async def _post(self, number: int) -> None:
         answer = await self._insist("POST", f"/api/v1/equipment/cpe/CHAOS{number:06}", number)
         self.accepted[answer.json["taskId"]] = answer.header("Location") or ""
+        await deferLater(reactor, PAUSE_S)
 
     async def _insist(self, method: str, path: str, number: int) -> Any:
         """Ask one front end after the other until one answers as a front end that is well does."""
@@ -262,4 +265,14 @@ def seconds(number: float) -> Deferred[None]:
     return deferLater(reactor, number)
 
 
-__all__ = ["ANY_PORT", "Break", "ChaosTestCase", "Site", "kill", "publish", "seconds"]
+__all__ = [
+    "ANY_PORT",
+    "CONCURRENCY",
+    "TASKS",
+    "Break",
+    "ChaosTestCase",
+    "Site",
+    "kill",
+    "publish",
+    "seconds",
+]

@@ -1,10 +1,10 @@
-"""``twistd rtprov``, everything in one process, is killed in the middle of five hundred tasks, and
-started again.
+"""``twistd rtprov``, everything in one process, is killed in the middle of its tasks, and started
+again.
 """
 
 from __future__ import annotations
 
-from tests.chaos.support import ChaosTestCase, Site
+from tests.chaos.support import CONCURRENCY, ChaosTestCase, Site
 from tests.support.processes import Twistd
 
 
@@ -26,7 +26,7 @@ class AllInOne(ChaosTestCase):
 
     async def start(self, site: Site) -> Twistd:
         where = ("--port", "0", "--broker-port", "0", "--equipment-url", site.a_for_next())
-        process = self.twistd("rtprov", *where, "--concurrency", "100")
+        process = self.twistd("rtprov", *where, "--concurrency", str(CONCURRENCY))
         site.calls_a(process)
         await process.logged("ready; try: curl ")
         site.use(await process.port("service B (front end)"))

@@ -319,7 +319,7 @@ class Memory(SynchronousTestCase):
         """A finished task costs at most 350 bytes its own id included, and next to nothing once it
         is forgotten.
         """
-        count = 20_000
+        count = 5_000
         ids = [task_id(number) for number in range(count)]
         store = Store(RETENTION_S)
         tracemalloc.start()
@@ -342,7 +342,7 @@ class Memory(SynchronousTestCase):
         """One of a device of its own, with a key and an outage of A in its past, costs at most
         1,300 bytes, and nothing once forgotten.
         """
-        count = 10_000
+        count = 5_000
         store = Store(RETENTION_S)
         tracemalloc.start()
         self.addCleanup(tracemalloc.stop)

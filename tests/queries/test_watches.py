@@ -267,12 +267,12 @@ class Many(WaitTestCase):
         return System(shards=2, delay_s=35.0)
 
     def test_cost(self) -> None:
-        """Hundreds of clients that wait cost a shard a message in ten seconds, and one more when
+        """A hundred clients that wait cost a shard a message in ten seconds, and one more when
         their tasks end together.
         """
         task_ids = {
             f"DEVICE{number:04}": self.system.accepted(f"DEVICE{number:04}")
-            for number in range(300)
+            for number in range(100)
         }
         self.system.network.advance(1)
         front = self.system.frontends["b"]
@@ -280,7 +280,7 @@ class Many(WaitTestCase):
             self.begin(task_id, 60, equipment_id) for equipment_id, task_id in task_ids.items()
         ]
         self.system.network.advance(2)
-        self.assertEqual(front.ends.waiting, 300)
+        self.assertEqual(front.ends.waiting, 100)
         sent = front.ends._rpc._last_id
         self.system.network.advance(25)
         # for a worker, and its keys, of each shard

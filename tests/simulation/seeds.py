@@ -14,8 +14,6 @@ from tests.simulation.mutations import MUTATIONS
 from tests.simulation.run import Result, simulate
 
 CHUNK = 25
-# as .ci/full sets it: what takes more than a few minutes runs, too
-FULL = os.environ.get("RTPROV_FULL") == "1"
 
 
 def simulate_many(seeds: Iterable[int]) -> Iterator[Result]:

@@ -6,7 +6,8 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from tests.simulation.mutations import MUTATIONS
 from tests.simulation.run import simulate
-from tests.simulation.seeds import FULL, catch_all
+from tests.simulation.seeds import catch_all
+from tests.support.scale import FULL
 
 WITHIN = 500
 

@@ -35,6 +35,7 @@ T = TypeVar("T")
 M = TypeVar("M", bound=base.Frame)
 Answer = Callable[["ScriptedPeer", Command], "base.Frame | None"]
 
+MANY_BYTES = 10_000
 URL = BrokerUrl.parse("amqp://alice:secret@broker/")
 
 
@@ -174,8 +175,18 @@ class ScriptedBroker(Factory):
 
 
 def pieces(data: bytes, bytewise: bool) -> list[bytes]:
-    """The same bytes, in one piece or each alone."""
-    return [data[i : i + 1] for i in range(len(data))] if bytewise else [data]
+    """The same bytes, in one piece or each alone; of more than `MANY_BYTES`, those in the middle
+    in larger pieces.
+    """
+    if not bytewise:
+        return [data]
+    first, last = data[: MANY_BYTES // 2], data[MANY_BYTES // 2 :][-MANY_BYTES // 2 :]
+    middle = data[len(first) : len(data) - len(last)]
+    return [
+        *(first[i : i + 1] for i in range(len(first))),
+        *(middle[i : i + 997] for i in range(0, len(middle), 997)),
+        *(last[i : i + 1] for i in range(len(last))),
+    ]
 
 
 class ConnectionFactory(Factory):

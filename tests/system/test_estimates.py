@@ -16,11 +16,12 @@ from twisted.internet.task import Clock
 from rtprov.journal.backlog import Backlog
 from rtprov.journal.store import Store
 from rtprov.model import Active, Details, EquipmentState, Requested, State, Task, Waiting, Withheld
+from tests.support.scale import FULL
 from tests.support.system import System
 from tests.system.test_system import SystemTestCase
 from tests.worker.test_shard_worker import EPOCH, WorkerTestCase, task_id
 
-TASKS = 1000
+TASKS = 1000 if FULL else 300
 WARM = 5
 
 
@@ -40,7 +41,7 @@ class TimedEquipment:
 
 
 class Accepted(WorkerTestCase):
-    """1,000 tasks, each of which is asked about when it is accepted."""
+    """Very many tasks, each of which is asked about when it is accepted."""
 
     def off_by(
         self, concurrency: int, call_s: float, spread: float, devices: Sequence[str]

@@ -113,7 +113,7 @@ class WhileAWorkerRuns(CensusTestCase):
         self.system.start_worker()  # a standby
         self.assert_done(tasks)
         published = self.virtual_host.queues[SHARD.work]._next_position
-        self.system.network.advance(3600.0)
+        self.system.network.advance(900.0)
         self.assertEqual(self.virtual_host.queues[SHARD.work]._next_position, published)
 
     def test_a_standby(self) -> None:

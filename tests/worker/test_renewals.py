@@ -113,18 +113,18 @@ class Renewed(RenewalTestCase):
         self.assertEqual(self.equipment.under_way, [task_id(1)])
 
     def test_held_for_long_again_and_again(self) -> None:
-        """Thirty days of waiting: a copy every 20 minutes, one call, and the task is as alive as on
+        """Three days of waiting: a copy every 20 minutes, one call, and the task is as alive as on
         its first day.
         """
         self.deliver(1)
         self.deliver(2)
-        for _ in range(30 * 72):
+        for _ in range(3 * 72):
             self.hold()
             for number in (1, 2):
                 self.deliver(number, headers=COPY)
         self.equipment.calls[0].end()
         self.assertEqual(self.equipment.under_way, [task_id(2)])
-        self.assertEqual(len(self.copied()), 2 * 30 * 72)
+        self.assertEqual(len(self.copied()), 2 * 3 * 72)
 
     def test_a_crowd(self) -> None:
         """Where very many tasks wait, those far from their turn are forgotten with their delivery,

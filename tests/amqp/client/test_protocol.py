@@ -5,7 +5,7 @@ from __future__ import annotations
 from pamqp.commands import Basic, Channel, Connection, Queue, Tx
 from twisted.internet.defer import CancelledError
 
-from rtprov.amqp.client.protocol import MAX_HELD_BACK_BYTES
+from rtprov.amqp.client import protocol
 from rtprov.amqp.framing import HEARTBEAT, encode_method
 from rtprov.errors import AmqpError, BrokerUnavailable
 from tests.support.memory import MemoryTransport
@@ -72,11 +72,12 @@ class LifeTests(AmqpTestCase):
         """A broker that stops reading pauses the connection once more is buffered than a burst;
         when it reads again, all is well.
         """
+        self.patch(protocol, "MAX_HELD_BACK_BYTES", 65_536)
         connection = self.connect()
         transport = self.peer.transport
         assert isinstance(transport, MemoryTransport)
         transport.pauseProducing()
-        for _ in range(MAX_HELD_BACK_BYTES // 1024):
+        for _ in range(64):
             connection.send(HEARTBEAT * 128)
         self.assertFalse(connection.paused)
         for _ in range(65):
