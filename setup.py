@@ -47,7 +47,7 @@ setup(
         "test": [
             "aio-pika>=9,<10; python_version < '3.11'",
             "aio-pika>=10,<11; python_version >= '3.11'",
-            "coverage[toml]>=7,<8",
+            "coverage[toml]>=7.10,<8",
             "hypothesis>=6,<7",
             "pika>=1.3,<2",
             "schemathesis>=4,<5",

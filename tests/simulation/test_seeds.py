@@ -11,9 +11,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.simulation.run import simulate
 from tests.simulation.seeds import simulate_many
-from tests.support.scale import FULL
+from tests.support.scale import FULL, QUICK
 
-SEEDS = 2000 if FULL else 150
+SEEDS = 2000 if FULL else 20 if QUICK else 150
 AGAIN = 3  # seeds, whose runs are compared
 ROOT = Path(__file__).resolve().parent.parent.parent
 

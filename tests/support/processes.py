@@ -224,7 +224,7 @@ class ProcessTestCase(TestCase):
         inherited = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith(("RTPROV_", "PYTHON"))
+            if not name.startswith(("RTPROV_", "PYTHON", "COVERAGE_"))
         }
         inherited["PYTHONPATH"] = str(Path(rtprov.__file__).resolve().parent.parent)
         process = Twistd()

@@ -51,6 +51,7 @@ from twisted.trial.unittest import FailTest, SkipTest
 from rtprov.amqp.client.protocol import MAX_BODY_BYTES
 from rtprov.amqp.framing import PROTOCOL_HEADER, Assembler, FrameParser
 from rtprov.errors import AmqpError
+from tests.support.scale import QUICK
 
 REQUIRE = "RTPROV_REQUIRE_RABBITMQ"
 FOLDER = "RTPROV_RABBITMQ"
@@ -255,8 +256,10 @@ def _load_when_started(folder: Path, vhosts: Sequence[str]) -> None:
 def find_programs() -> tuple[Path, Path]:
     """``rabbitmq-server`` and ``epmd``.
 
-    Raises `SkipTest` where one is missing; `FailTest` where they are required, or missing in the
-    folder that `FOLDER` names."""
+    Raises `SkipTest` where one is missing, and in the quick tests; `FailTest` where they are
+    required, or missing in the folder that `FOLDER` names."""
+    if QUICK:
+        raise SkipTest("the quick tests use no RabbitMQ")
     server, epmd = _find("rabbitmq-server", _SERVERS), _find("epmd", _EPMDS)
     if server is None or epmd is None:
         missing = f"no {'rabbitmq-server' if server is None else 'epmd'}"
