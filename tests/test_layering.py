@@ -1,9 +1,13 @@
-"""What import-linter cannot hold: who may import the reactor, and txamqp. Source is only parsed."""
+"""What import-linter cannot hold: who may import the reactor, txamqp, and a test module.
+
+Source is only parsed.
+"""
 
 from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,33 +35,49 @@ def importers(name: str, sources: dict[str, str]) -> list[str]:
     return sorted(found)
 
 
-def project() -> dict[str, str]:
-    """The text of all files below ``rtprov/``, by path."""
-    files = (ROOT / "rtprov").rglob("*.py")
+def sources(folder: str) -> dict[str, str]:
+    """The text of all Python files below a folder of the project, by path."""
+    files = (ROOT / folder).rglob("*.py")
     return {file.relative_to(ROOT).as_posix(): file.read_text("utf-8") for file in files}
 
 
 class Layering(SynchronousTestCase):
     def test_reactor(self) -> None:
         """Only the commands import the reactor; everything else gets a clock as an argument."""
-        found = importers("twisted.internet.reactor", project())
+        found = importers("twisted.internet.reactor", sources("rtprov"))
         self.assertTrue(found)
         self.assertEqual([path for path in found if not path.startswith(TAP)], [])
 
     def test_txamqp(self) -> None:
         """One module imports the untyped package."""
-        found = importers("txamqp", project())
+        found = importers("txamqp", sources("rtprov"))
         self.assertEqual([Path(path).name for path in found], ["_txamqp.py"])
 
     def test_what_mypy_is_told_to_ignore(self) -> None:
         """Each line that mypy is told to ignore says why."""
         silent = [
             f"{path}:{number}"
-            for path, text in project().items()
+            for path, text in sources("rtprov").items()
             for number, line in enumerate(text.splitlines(), 1)
             if "# type: ignore" in line and not re.search(r"# type: ignore\[[a-z,-]+\] # \w", line)
         ]
         self.assertEqual(silent, [])
+
+    def test_tests(self) -> None:
+        """No test module imports another one: tests/support has what they share.
+
+        Each name of a test module is there once.
+        """
+        tests = sources("tests")
+        found = {
+            path: [name for name in imported(ast.parse(text, path)) if ".test_" in name]
+            for path, text in tests.items()
+        }
+        self.assertEqual({path: names for path, names in found.items() if names}, {})
+        names = Counter(Path(path).name for path in tests)
+        self.assertEqual(
+            [name for name in names if name.startswith("test_") and names[name] > 1], []
+        )
 
     def test_importers(self) -> None:
         """The check finds an import in every form."""

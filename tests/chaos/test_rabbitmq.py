@@ -173,7 +173,8 @@ class OnRabbitMQ(ChaosTestCase):
         await posting
         await seconds(OUTAGE_S / 2)
         site.a.start("expired")
-        await gatherResults([seconds(OUTAGE_S / 2), worker.logged("certificate")])
+        rest: list[Deferred[Any]] = [seconds(OUTAGE_S / 2), worker.logged("certificate")]
+        await gatherResults(rest)
         await site.a.stop()
         site.a.start()
         await site.check(broken=[cut])

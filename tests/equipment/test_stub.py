@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import rtprov.equipment.stub
 from rtprov.equipment.scenario import Rule, load_scenario
 from rtprov.equipment.stub import Stub
-from tests.frontend.test_bodies import NAMED, NOT_JSON, TAKEN
-from tests.http.test_routing import MALFORMED_IDS
 from tests.support.front import BODY, CPE, ID, NO_EQUIPMENT, NO_METHOD, NO_ROUTE
+from tests.support.malformed_ids import MALFORMED_IDS
 from tests.support.raw_http import RawAnswer, RawClient, WebTestCase, request
+from tests.support.request_bodies import NAMED, NOT_JSON, TAKEN
 
 SUCCESS = {"code": 200, "message": "success"}
 FAILURE = "Internal provisioning exception"

@@ -9,7 +9,7 @@ from twisted.internet.protocol import Factory
 from tests.support.front import BODY, CPE, TASK
 from tests.support.raw_http import RawClient, request
 from tests.support.system import REQUEST
-from tests.system.test_system import COMPLETED, NO_TASK, RUNNING, SystemTestCase
+from tests.support.system_case import COMPLETED, NO_TASK, RUNNING, SystemTestCase
 
 MAX_EVENTS = 100
 

@@ -11,8 +11,8 @@ from rtprov.equipment.stub import Stub
 from rtprov.http.channel import CLOSE_TIMEOUT_S
 from rtprov.http.head import is_host
 from rtprov.model import State
-from tests.http.test_site import HttpTestCase
 from tests.support.front import BODY, GET_PATH, NOT_HTTP, POST_PATH
+from tests.support.http_case import HttpTestCase
 from tests.support.raw_http import chunked, request
 
 HOSTS = (

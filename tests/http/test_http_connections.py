@@ -10,8 +10,8 @@ from twisted.web.resource import Resource
 from rtprov.http.channel import CLOSE_TIMEOUT_S
 from rtprov.http.request import MAX_BODY_BYTES
 from rtprov.http.site import IDLE_TIMEOUT_S, JsonChannel, JsonSite
-from tests.http.test_site import CHUNKED, HttpTestCase
 from tests.support.front import BODY, CPE, POST_PATH
+from tests.support.http_case import CHUNKED, HttpTestCase
 from tests.support.memory import HIGH_WATER, MemoryTransport
 from tests.support.raw_http import WebTestCase, chunked, request
 

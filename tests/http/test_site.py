@@ -6,34 +6,19 @@ from __future__ import annotations
 
 from rtprov.http.request import MAX_BODY_BYTES, MAX_DISCARDED_BYTES
 from rtprov.model import State
-from tests.support.front import BODY, GET_PATH, NO_ROUTE, NOT_HTTP, POST_PATH, FrontendTestCase
-from tests.support.raw_http import RawClient, chunked, request
+from tests.support.front import BODY, GET_PATH, NO_ROUTE, NOT_HTTP, POST_PATH
+from tests.support.http_case import CHUNKED, HttpTestCase
+from tests.support.raw_http import chunked, request
 
 TOO_LARGE = f"The body is too large: the limit is {MAX_BODY_BYTES} bytes"
 HEAD_TOO_LARGE = "The request's head is too large: the limits are 16384 bytes and 500 fields"
 URL_TOO_LONG = "The URL is too long: the limit is 16384 bytes"
 COMPLETED = {"code": 200, "message": "Completed"}
-CHUNKED = ("Transfer-Encoding: chunked", "Content-Type: application/json")
 
 
 def padded(size: int) -> bytes:
     """A valid body of `size` bytes."""
     return BODY + b" " * (size - len(BODY))
-
-
-class HttpTestCase(FrontendTestCase):
-    def assertClosed(self, client: RawClient, status: int, message: str) -> None:
-        """The connection's only answer is this refusal, which says that the connection ends, and it
-        has ended.
-        """
-        (answer,) = client.answers()
-        self.assertRefused(answer, status, message)
-        self.assertEqual((answer.header("Connection"), client.lost), ("close", True))
-
-    def assertRefusedAndClosed(self, data: bytes, status: int, message: str) -> None:
-        client = self.connect()
-        client.send(data)
-        self.assertClosed(client, status, message)
 
 
 class Framing(HttpTestCase):

@@ -20,7 +20,7 @@ from rtprov.model import (
     Waiting,
     Withheld,
 )
-from tests.journal.test_store import DEVICE, RETENTION_S, all_of, fold, task_id
+from tests.support.journal_folds import DEVICE, RETENTION_S, all_of, fold, task_id
 
 
 class Keys(SynchronousTestCase):

@@ -23,22 +23,8 @@ from rtprov.model import (
     Unrecognised,
     Withheld,
 )
+from tests.support.journal_folds import DEVICE, RETENTION_S, all_of, fold, task_id, view
 from tests.support.strategies import task_events
-
-RETENTION_S = 100.0
-DEVICE = "ABC123456"
-
-
-def task_id(number: int) -> str:
-    return f"{number:032x}"
-
-
-def fold(events: list[Event], retention_s: float = RETENTION_S) -> Store:
-    store = Store(retention_s)
-    for event in events:
-        store.apply(event)
-    return store
-
 
 # Few tasks, so that a list of events holds several of each.
 ONE = st.just(task_id(1))
@@ -56,28 +42,9 @@ own_events = st.lists(task_events(ONE, st.just(DEVICE)))
 def one_after_the_other(events: list[Event]) -> list[Event]:
     """The same events at increasing times."""
     return [
-        attrs.evolve(event, at=float(at)) if hasattr(event, "at") else event
+        event if isinstance(event, (Marker, Unrecognised)) else attrs.evolve(event, at=float(at))
         for at, event in enumerate(events)
     ]
-
-
-def view(store: Store) -> list[object]:
-    """All that can be asked of the tasks of `A_FEW`."""
-    asked: list[object] = [len(store)]
-    for each in map(task_id, range(4)):
-        asked += [
-            store.lookup(each, DEVICE),
-            store.finished(each),
-            store.first_started_at(each),
-            store.attempts(each),
-        ]
-    return asked
-
-
-def all_of(store: Store) -> list[object]:
-    """All that can be asked, the details too."""
-    details = [store.details(each, None, 5e9) for each in map(task_id, range(4))]
-    return [*view(store), *details, store.tasks_of(DEVICE, None, 10, 5e9)]
 
 
 class TheWayOfATask(SynchronousTestCase):

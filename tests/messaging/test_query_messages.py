@@ -36,8 +36,8 @@ from rtprov.queries.directory import (
     TaskQueryClient,
     TaskQueryServer,
 )
-from tests.queries.test_status import HeldJournal
 from tests.support.brokered import EPOCH, SHARD, BrokerTestCase, task_id
+from tests.support.held_journal import HeldJournal
 from tests.support.strategies import equipment_ids, key_ids, task_ids, texts, times
 
 maybe_times = st.none() | times

@@ -5,7 +5,7 @@ there again within seconds.
 from __future__ import annotations
 
 from rtprov.messaging.topology import DEAD_EXCHANGE, PARKED_QUEUE, STATUS_EXCHANGE, TASKS_EXCHANGE
-from tests.worker.test_census import DEVICES, DONE, EXCHANGES, SHARD, CensusTestCase
+from tests.support.census_case import DEVICES, DONE, EXCHANGES, SHARD, CensusTestCase
 
 
 class Restored(CensusTestCase):

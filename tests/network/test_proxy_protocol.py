@@ -35,10 +35,10 @@ from rtprov.network.proxy_protocol import (
 )
 from rtprov.security.limits import Connections, Rate
 from rtprov.security.tls_server import TLSEndpoint
-from tests.security.test_certificates import Peers
-from tests.security.test_tls_server import Everybody, ServerTestCase
 from tests.support.memory import MemoryNetwork
 from tests.support.raw_http import RawClient, request
+from tests.support.tls_peers import Peers
+from tests.support.tls_server_case import Everybody, ServerTestCase
 
 SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
 

@@ -13,10 +13,12 @@ from twisted.internet.task import deferLater
 
 from rtprov.security.development import make_development_set
 from tests.chaos.equipment import Call, RecordingA
-from tests.processes.test_separate_processes import COMPLETED
 from tests.support.processes import ANY_PORT, POLL_EVERY_S, Client, ProcessTestCase, Twistd, reactor
 from tests.support.rabbitmq import rabbitmq
 from tests.support.system import REQUEST, Answer
+
+COMPLETED = {"code": 200, "message": "Completed"}
+
 
 if TYPE_CHECKING:
     _Base = ProcessTestCase
@@ -168,4 +170,5 @@ class OnRabbitMQ(ReshardingMixin, ProcessTestCase):
     timeout = 120.0
 
     async def start_broker(self) -> tuple[str, str]:
-        return await (await rabbitmq()).add_roles()
+        _, frontend, worker = await (await rabbitmq()).add_roles()
+        return frontend, worker

@@ -19,8 +19,8 @@ from twisted.internet.threads import deferToThread
 
 from rtprov.http.request import MAX_BODY_BYTES
 from rtprov.security.tokens import new_token
-from tests.processes.test_tls_scan import ASK, FrontEndCase
 from tests.support.front import BODY, POST_PATH
+from tests.support.front_end_process import ASK, FrontEndCase
 from tests.support.processes import ANY_PORT, Twistd
 from tests.support.raw_http import request
 from tests.support.sockets import Wire, dial, message

@@ -16,9 +16,9 @@ from rtprov.model import keyed_task_id, shard_of
 from rtprov.queries import directory as inquiries
 from rtprov.queries.shared_keys import COMPARE_EVERY_S
 from rtprov.security.sealer import FernetSealer
+from tests.support.sealing_keys import NEXT, OUR_ID, OURS, THEIR_ID, THEIRS, KeysTestCase
 from tests.support.system import System
-from tests.system.test_system import COMPLETED, RUNNING
-from tests.worker.test_missing_keys import NEXT, OUR_ID, OURS, THEIR_ID, THEIRS, KeysTestCase
+from tests.support.system_case import COMPLETED, RUNNING
 
 DEVICE = "ABC123456"
 TAKEN, REFUSED = 200, 503

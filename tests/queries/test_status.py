@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from attrs import define, field
-from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.defer import CancelledError, Deferred
 
 from rtprov.amqp.client.protocol import AmqpConnection
 from rtprov.amqp.client.rpc import RpcClient, serve
@@ -16,7 +16,7 @@ from rtprov.errors import BrokerUnavailable, NoReply, NoWorker, Overloaded
 from rtprov.journal.store import Store
 from rtprov.messaging.status_messages import decode_status_request, encode_status_reply
 from rtprov.messaging.topology import Shard, declare_status
-from rtprov.model import Event, Finished, Requested, State, shard_of
+from rtprov.model import Finished, Requested, State, shard_of
 from rtprov.queries.status import (
     BARRIER_DEADLINE_S,
     MAX_BATCH,
@@ -27,6 +27,7 @@ from rtprov.queries.status import (
     StatusServer,
 )
 from tests.support.brokered import EPOCH, SHARD, BrokerTestCase, task_id
+from tests.support.held_journal import HeldJournal
 
 Answer = Deferred["State | None"]
 
@@ -388,26 +389,6 @@ class Trouble(StatusTestCase):
         self.refused(answers, NoReply, REPLY_DEADLINE_S)
         self.worker()
         self.assertEqual(self.settled(self.ask(1)), [State.RUNNING])
-
-
-@define(eq=False)
-class HeldJournal:
-    """A journal whose barriers the test lands."""
-
-    barriers: list[Deferred[None]] = field(factory=list)
-    error: Exception | None = None
-
-    def append(self, event: Event) -> Deferred[None]:
-        return succeed(None)
-
-    def append_message(self, body: bytes) -> Deferred[None]:
-        return succeed(None)
-
-    def barrier(self) -> Deferred[None]:
-        if self.error is not None:
-            return fail(self.error)
-        self.barriers.append(Deferred())
-        return self.barriers[-1]
 
 
 class Serving(StatusTestCase):

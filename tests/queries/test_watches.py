@@ -11,7 +11,7 @@ from rtprov.queries.status import WATCH_EVERY_S
 from rtprov.queries.watches import MAX_WAITING, SLOT_S
 from tests.support.memory import MemoryTransport
 from tests.support.system import Answer, System
-from tests.system.test_system import COMPLETED, FAILED, NO_TASK, RUNNING, SystemTestCase
+from tests.support.system_case import COMPLETED, FAILED, NO_TASK, RUNNING, SystemTestCase
 
 DEVICE = "ABC123456"
 

@@ -21,9 +21,9 @@ from rtprov.broker.server.factory import BrokerFactory
 from rtprov.broker.storage.memory import MemoryStorage
 from rtprov.http.site import JsonSite
 from rtprov.security.tls_server import TLSEndpoint
-from tests.security.test_certificates import Peer
-from tests.security.test_tls_server import ServerTestCase
 from tests.support.memory import MemoryNetwork
+from tests.support.tls_peers import Peer
+from tests.support.tls_server_case import ServerTestCase
 
 
 @implementer(IOpenSSLClientConnectionCreator)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import trustme
 from cryptography import x509
@@ -20,17 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import NameOID
 from OpenSSL import SSL
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import (
-    IOpenSSLClientConnectionCreator,
-    IOpenSSLServerConnectionCreator,
-)
-from twisted.internet.protocol import Factory, Protocol, connectionDone
-from twisted.internet.task import Clock
-from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
-from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
-from zope.interface import implementer
 
 from rtprov.errors import ConfigurationError
 from rtprov.security import certificates as tls
@@ -45,132 +35,9 @@ from rtprov.security.sealer import load_keys, new_key
 from rtprov.security.tls_client import VerifiedServers
 from rtprov.security.tokens import load_tokens, new_token
 from rtprov.tap.stub import rules
-from tests.support.memory import MemoryNetwork
+from tests.support.tls_peers import Old, TlsTestCase
 
-PING = b"ping"
 NOW = datetime(2030, 1, 1, 12, tzinfo=timezone.utc)
-
-
-class Peer(Protocol):
-    """Says "ping", and keeps what it hears, and why the connection ended."""
-
-    def __init__(self) -> None:
-        self.heard = b""
-        self.reason: Failure | None = None
-
-    def connectionMade(self) -> None:
-        assert self.transport is not None
-        self.transport.write(PING)
-
-    def dataReceived(self, data: bytes) -> None:
-        self.heard += data
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.reason = reason
-
-    @property
-    def tls(self) -> SSL.Connection:
-        """OpenSSL's side of the connection."""
-        return cast("SSL.Connection", cast("TLSMemoryBIOProtocol", self.transport).getHandle())
-
-
-class Peers(Factory):
-    """Makes one peer."""
-
-    noisy = False
-
-    def __init__(self) -> None:
-        self.peer = Peer()
-
-    def buildProtocol(self, addr: object) -> Peer:
-        return self.peer
-
-
-@implementer(IOpenSSLServerConnectionCreator, IOpenSSLClientConnectionCreator)
-class Old:
-    """One side that speaks no TLS later than `version`, and has no other scruple."""
-
-    def __init__(
-        self, version: int, certificate: Path | None = None, key: Path | None = None
-    ) -> None:
-        self._context = SSL.Context(SSL.TLS_METHOD)
-        self._context.set_cipher_list(b"ALL:@SECLEVEL=0")
-        self._context.set_max_proto_version(version)
-        if certificate is not None and key is not None:
-            self._context.use_certificate_file(str(certificate))
-            self._context.use_privatekey_file(str(key))
-
-    def serverConnectionForTLS(self, tlsProtocol: object) -> SSL.Connection:
-        return SSL.Connection(self._context, None)
-
-    clientConnectionForTLS = serverConnectionForTLS
-
-
-class TlsTestCase(SynchronousTestCase):
-    """In `folder`, "a" (.pem, .key) is for a.example, 127.0.0.1 and ::1, "client" for a client;
-    "ca.pem" signed both.
-    """
-
-    def setUp(self) -> None:
-        folder = tempfile.TemporaryDirectory()
-        self.addCleanup(folder.cleanup)
-        self.folder = Path(folder.name)
-        self.ca = trustme.CA()
-        self.ca.cert_pem.write_to_path(str(self.file("ca.pem")))
-        trustme.CA().cert_pem.write_to_path(str(self.file("other-ca.pem")))
-        self.issue("a", self.ca, "a.example", "127.0.0.1", "::1")
-        self.issue("client", self.ca, "client.example")
-
-    def file(self, name: str) -> Path:
-        return self.folder / name
-
-    def issue(self, name: str, ca: trustme.CA, *hosts: str) -> None:
-        leaf = ca.issue_cert(*hosts)
-        self.file(f"{name}.key").write_bytes(leaf.private_key_pem.bytes())
-        self.file(f"{name}.pem").write_bytes(b"".join(pem.bytes() for pem in leaf.cert_chain_pems))
-
-    def handshake(self, server: Any, client: Any) -> tuple[Peer, Peer]:
-        """Connect, and let both sides have their say."""
-        clock = Clock()
-        network = MemoryNetwork(clock)
-        here, there = Peers(), Peers()
-        network.listen("a").listen(TLSMemoryBIOFactory(server, False, there, clock))
-        self.successResultOf(self.connected(network, clock, client, here))
-        return there.peer, here.peer
-
-    def connected(
-        self, network: MemoryNetwork, clock: Clock, client: Any, here: Peers
-    ) -> Deferred[Any]:
-        connecting = network.connect("a").connect(TLSMemoryBIOFactory(client, True, here, clock))
-        network.advance(1)
-        return connecting
-
-    def server(self, client_ca: str | None = None) -> Any:
-        return server_options(
-            self.file("a.pem"),
-            self.file("a.key"),
-            None if client_ca is None else self.file(client_ca),
-        )
-
-    def client(
-        self, host: str = "a.example", ca: str = "ca.pem", identity: str | None = None
-    ) -> Any:
-        files = (
-            () if identity is None else (self.file(f"{identity}.pem"), self.file(f"{identity}.key"))
-        )
-        return VerifiedServers(self.file(ca), *files).server(host)
-
-    def assert_agreed(self, peers: tuple[Peer, Peer]) -> None:
-        for peer in peers:
-            self.assertEqual((peer.heard, peer.reason), (PING, None))
-
-    def assert_failed(self, peer: Peer, text: str) -> None:
-        """The connection of `peer` failed before a word was heard, for a reason that `text` is part
-        of.
-        """
-        assert peer.reason is not None
-        self.assertEqual(peer.heard, b"")
-        self.assertIn(text, repr(peer.reason.value))
 
 
 class Handshakes(TlsTestCase):

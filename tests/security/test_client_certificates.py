@@ -14,8 +14,8 @@ from zope.interface import directlyProvides
 
 from rtprov.http.admission import caller_at
 from rtprov.security.certificates import server_options
-from tests.security.test_certificates import PING, Peer, TlsTestCase
 from tests.support.certificates import CLIENT, DAY, SERVER, Authority, Identity, dns
+from tests.support.tls_peers import PING, Peer, TlsTestCase
 
 
 class Clients(TlsTestCase):

@@ -11,7 +11,7 @@ from rtprov.security.development import SEAL_KEY
 from rtprov.security.key_file import KeyFile
 from rtprov.security.sealer import key_id, new_key
 from rtprov.tap.reloading import LOOK_EVERY_S, Renewal
-from tests.tap.test_reloading import RenewalTestCase
+from tests.support.renewal_case import RenewalTestCase
 
 
 class Watched(RenewalTestCase):

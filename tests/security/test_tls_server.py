@@ -16,9 +16,10 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from rtprov.errors import ConfigurationError
 from rtprov.security.limits import Connections
 from rtprov.security.tls_client import VerifiedServers
-from rtprov.security.tls_server import WARN_EVERY_S, ServerIdentity, TLSEndpoint
-from tests.security.test_certificates import PING, Old, Peer, Peers, TlsTestCase
+from rtprov.security.tls_server import WARN_EVERY_S, TLSEndpoint
 from tests.support.memory import MemoryNetwork
+from tests.support.tls_peers import PING, Old, Peers
+from tests.support.tls_server_case import Everybody, ServerTestCase
 
 
 class Suite(Old):
@@ -27,40 +28,6 @@ class Suite(Old):
     def __init__(self, name: str) -> None:
         super().__init__(SSL.TLS1_2_VERSION)
         self._context.set_cipher_list(f"{name}:@SECLEVEL=0".encode())
-
-
-class Everybody(Peers):
-    """Makes peers, as many as it has room for."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.peers: list[Peer] = []
-        self.room = 100
-
-    def buildProtocol(self, addr: object) -> Peer | None:  # type: ignore[override] # as IProtocolFactory has it
-        if len(self.peers) >= self.room:
-            return None
-        self.peers.append(Peer())
-        return self.peers[-1]
-
-
-class ServerTestCase(TlsTestCase):
-    def setUp(self) -> None:
-        super().setUp()
-        self.identity = self.new_identity()
-
-    def new_identity(self, client_ca: str | None = None) -> ServerIdentity:
-        return ServerIdentity(
-            self.file("a.pem"),
-            self.file("a.key"),
-            None if client_ca is None else self.file(client_ca),
-        )
-
-    def serial_seen(self, peers: tuple[Peer, Peer]) -> int:
-        """The serial number of the certificate that the server showed."""
-        certificate = peers[1].tls.get_peer_certificate()
-        assert certificate is not None
-        return certificate.get_serial_number()
 
 
 class Ciphers(ServerTestCase):

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from rtprov.amqp.shard_count import ShardCount
-from rtprov.journal import ShardJournal
-from rtprov.resharding import _Move
+from rtprov.journal.shard_journal import ShardJournal
+from rtprov.messaging.resharding import _Move
+from rtprov.messaging.shard_count import ShardCount
 from tests.simulation.mutation import mutation
 
 # Another number of shards.

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from rtprov.model import keyed_task_id
 from tests.support.system import System
-from tests.system.test_system import COMPLETED, NO_EQUIPMENT, NO_TASK, SystemTestCase
+from tests.support.system_case import COMPLETED, NO_EQUIPMENT, NO_TASK, SystemTestCase
 
 DEVICE = "ABC123456"
 CANCELLED = (

@@ -18,8 +18,8 @@ from rtprov.journal.store import Store
 from rtprov.model import Active, Details, EquipmentState, Requested, State, Task, Waiting, Withheld
 from tests.support.scale import FULL
 from tests.support.system import System
-from tests.system.test_system import SystemTestCase
-from tests.worker.test_shard_worker import EPOCH, WorkerTestCase, task_id
+from tests.support.system_case import SystemTestCase
+from tests.support.worker_case import EPOCH, WorkerTestCase, task_id
 
 TASKS = 1000 if FULL else 300
 WARM = 5

@@ -16,7 +16,7 @@ from rtprov.messaging.topology import TASKS_EXCHANGE, Shard, persistent
 from rtprov.model import Requested, Task, keyed_task_id
 from rtprov.worker.service import EXPIRE_EVERY_S
 from tests.support.system import REQUEST, Answer, System
-from tests.system.test_system import COMPLETED, NO_TASK, RUNNING, SystemTestCase
+from tests.support.system_case import COMPLETED, NO_TASK, RUNNING, SystemTestCase
 
 DEVICE = "ABC123456"
 RETENTION_S = 600.0

@@ -14,7 +14,7 @@ from rtprov.messaging.topology import DELIVERY_LIMIT, PARKED_QUEUE, Shard
 from rtprov.model import State
 from rtprov.worker import renewals
 from tests.support.system import System
-from tests.system.test_system import SystemTestCase
+from tests.support.system_case import SystemTestCase
 
 SHARD = Shard(0, 1)
 DAY_S = 86400.0

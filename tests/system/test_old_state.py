@@ -17,7 +17,7 @@ from rtprov.broker.server.factory import BrokerFactory
 from rtprov.broker.storage.sqlite import SqliteStorage
 from rtprov.messaging.topology import Shard
 from tests.support.system import REQUEST, System
-from tests.system.test_system import SystemTestCase
+from tests.support.system_case import SystemTestCase
 
 DONE, RUNNING, UNKNOWN = 200, 204, 404
 SHARD = Shard(0, 1)

@@ -6,7 +6,7 @@ from twisted.internet.defer import Deferred
 
 from rtprov.errors import NotReady
 from tests.support.system import System
-from tests.system.test_system import SystemTestCase
+from tests.support.system_case import SystemTestCase
 
 
 class Ready(SystemTestCase):

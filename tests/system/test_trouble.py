@@ -12,8 +12,8 @@ from rtprov.model import Finished, Started, State
 from rtprov.worker.circuit_breaker import FAILURE_THRESHOLD, LONGEST_PROBE_S
 from tests.support.fakes import FakeDelivery
 from tests.support.system import REQUEST, System
-from tests.system.test_system import COMPLETED, FAILED, RUNNING, SystemTestCase
-from tests.worker.test_shard_worker import EPOCH, WorkerTestCase, task_id
+from tests.support.system_case import COMPLETED, FAILED, RUNNING, SystemTestCase
+from tests.support.worker_case import EPOCH, WorkerTestCase, task_id
 
 
 class WorkerInTrouble(WorkerTestCase):

@@ -18,7 +18,7 @@ from rtprov.messaging.topology import PARKED_QUEUE, STATUS_EXCHANGE, TASKS_EXCHA
 from rtprov.worker.quarantine import GIVE_UP_AFTER
 from tests.support.brokered import _Taker
 from tests.support.system import EPOCH, System
-from tests.system.test_system import COMPLETED, FAILED, RUNNING, SystemTestCase
+from tests.support.system_case import COMPLETED, FAILED, RUNNING, SystemTestCase
 
 SHARD = Shard(0, 1)
 DEVICE = "ABC123456"

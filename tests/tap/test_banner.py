@@ -13,7 +13,7 @@ from twisted.internet.interfaces import IAddress
 from rtprov.security.development import make_development_set
 from rtprov.tap import banner
 from rtprov.tap.banner import first_steps
-from tests.tap.test_commands import FilesTestCase
+from tests.support.command_files import FilesTestCase
 
 HERE = IPv4Address("TCP", "127.0.0.1", 8443)
 

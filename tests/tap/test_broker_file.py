@@ -13,7 +13,7 @@ from rtprov.errors import ConfigurationError
 from rtprov.tap import broker_file
 from rtprov.tap.broker_file import BrokerRoute, read_broker_url
 from rtprov.tap.reloading import LOOK_EVERY_S
-from tests.tap.test_commands import FilesTestCase
+from tests.support.command_files import FilesTestCase
 
 TEXT = "amqp://joe:sesame@broker/v"
 URL = BrokerUrl.parse(TEXT)

@@ -7,10 +7,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import tempfile
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 import trustme
 from twisted.application.service import IService, Service
@@ -24,17 +22,10 @@ from rtprov.errors import ConfigurationError
 from rtprov.security.development import SEAL_KEY, ensure_seal_key, make_development_set
 from rtprov.security.sealer import new_key
 from rtprov.tap.command import Closing, Command, SequentialMultiService
-from rtprov.tap.command_options import CommandOptions
 from rtprov.tap.identity import ca_file, identity_files, key_file, server_identity
 from rtprov.tap.stub import rules
-from tests.tap.test_options import MODULES, options_of
-
-
-def parsed(command: str) -> CommandOptions:
-    """The command's options, none of them given."""
-    options = options_of(command)
-    options.parseOptions([])
-    return options
+from tests.support.command_files import FilesTestCase, parsed
+from tests.support.command_lines import MODULES
 
 
 class Slow(Service):
@@ -87,17 +78,6 @@ class Order(SynchronousTestCase):
         closed: list[str] = []
         self.successResultOf(Closing(lambda: closed.append("closed")).stopService())
         self.assertEqual(closed, ["closed"])
-
-
-class FilesTestCase(SynchronousTestCase):
-    def setUp(self) -> None:
-        folder = tempfile.TemporaryDirectory()
-        self.addCleanup(folder.cleanup)
-        self.certs = Path(folder.name) / "certs"
-        self.options: dict[str, Any] = {"certs": self.certs}
-
-    def assert_refused(self, text: str, call: Any, *arguments: Any) -> None:
-        self.assertEqual(str(self.assertRaises(ConfigurationError, call, *arguments)), text)
 
 
 class Files(FilesTestCase):

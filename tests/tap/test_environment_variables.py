@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from rtprov.tap.command import Command
 from rtprov.tap.environment_variables import Survey, survey
 from rtprov.tap.options import ALL_NAMES
-from tests.tap.test_options import options_of
+from tests.support.command_lines import options_of
 
 
 def surveyed(environment: dict[str, str], command: str = "rtprov-frontend") -> Survey:

@@ -13,24 +13,15 @@ from typing import Any
 
 from twisted.application.service import IServiceMaker
 from twisted.plugin import getPlugins
-from twisted.python.reflect import namedAny
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov import __version__
 from rtprov.amqp.client.url import BrokerUrl
 from rtprov.network.proxy_protocol import ProxiedEndpoint
 from rtprov.security.tokens import Role
-from rtprov.tap.command_options import CommandOptions
 from rtprov.tap.option_values import BACKLOG, server_endpoint
 from rtprov.tap.options import ALL_NAMES
-
-MODULES = {
-    "rtprov": "rtprov.tap.all_in_one",
-    "rtprov-stub": "rtprov.tap.stub",
-    "rtprov-frontend": "rtprov.tap.frontend",
-    "rtprov-worker": "rtprov.tap.worker",
-    "rtprov-broker": "rtprov.tap.broker",
-}
+from tests.support.command_lines import MODULES, options_of
 
 BROKER = BrokerUrl.parse("amqp://guest:guest@127.0.0.1:5673/")
 CERTS = Path("certs")
@@ -225,11 +216,6 @@ WRONG: dict[str, tuple[str, ...]] = {
     "concurrency": ("0", "30001", "many"),
     "running-status": ("0", "201", "2O4", ""),
 }
-
-
-def options_of(command: str) -> CommandOptions:
-    options: CommandOptions = namedAny(f"{MODULES[command]}.Options")()
-    return options
 
 
 class OptionsTestCase(SynchronousTestCase):

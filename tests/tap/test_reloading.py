@@ -4,67 +4,23 @@ from __future__ import annotations
 
 import signal
 import sys
-from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, cast
 
-import trustme
 from twisted.application.service import IService, Service
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import Clock
-from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from twisted.web.http_headers import Headers
 
 from rtprov.errors import ConfigurationError, CredentialsUnknown, TooManyRequests
 from rtprov.http.admission import Admission, Caller
-from rtprov.security.development import make_development_set
 from rtprov.security.tls_server import ServerIdentity
 from rtprov.security.tokens import new_token
 from rtprov.tap import frontend
 from rtprov.tap.command import Command
 from rtprov.tap.frontend import make_admission
 from rtprov.tap.reloading import LOOK_EVERY_S, WARN_EVERY_S, Renewal
-from tests.tap.test_commands import FilesTestCase, parsed
-
-
-class RenewalTestCase(FilesTestCase):
-    """A set of certificates in `certs`, a clock, and `lines` of the log."""
-
-    def setUp(self) -> None:
-        super().setUp()
-        make_development_set(self.certs)
-        self.clock = Clock()
-        self.lines: list[str] = []
-        observer = cast("ILogObserver", self._observe)
-        globalLogPublisher.addObserver(observer)
-        self.addCleanup(globalLogPublisher.removeObserver, observer)
-        self.certificate, self.key = self.certs / "stub.pem", self.certs / "stub.key"
-        self.ca = trustme.CA()
-
-    def _observe(self, event: LogEvent) -> None:
-        if event["log_namespace"] == "rtprov":
-            self.lines.append(formatEvent(event))
-
-    def issue(self, *, days: float = 100) -> None:
-        """Put another certificate into the place of the stub's, with its key."""
-        leaf = self.ca.issue_cert(
-            "localhost", not_after=datetime.now(timezone.utc) + timedelta(days=days)
-        )
-        self.key.write_bytes(leaf.private_key_pem.bytes())
-        self.certificate.write_bytes(leaf.cert_chain_pems[0].bytes())
-
-    def start(self) -> Renewal:
-        identity = ServerIdentity(self.certificate, self.key)
-        self.renewal = Renewal(identity, clock=cast("IReactorTime", self.clock))
-        self.renewal.startService()
-        self.addCleanup(self.renewal.stopService)
-        return self.renewal
-
-    def look(self) -> list[str]:
-        """What is in the log of the next look."""
-        self.lines.clear()
-        self.clock.advance(LOOK_EVERY_S)
-        return list(self.lines)
+from tests.support.command_files import parsed
+from tests.support.renewal_case import RenewalTestCase
 
 
 class Certificates(RenewalTestCase):

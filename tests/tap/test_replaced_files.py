@@ -21,7 +21,7 @@ from rtprov.tap.broker_file import BrokerRoute
 from rtprov.tap.command_options import Option
 from rtprov.tap.option_values import path
 from rtprov.tap.reloading import Renewal
-from tests.tap.test_options import MODULES
+from tests.support.command_lines import MODULES
 
 OPERATIONS = Path(__file__).resolve().parents[2] / "docs" / "operations.md"
 WATCHED, ON_SIGHUP, RESTART = "watched", "on SIGHUP", "needs a restart"

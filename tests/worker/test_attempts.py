@@ -11,7 +11,7 @@ from rtprov.model import Finished, Requested, Started, State
 from rtprov.worker.attempts import SHORTAGE_PAUSE_S, retry_pause_s
 from rtprov.worker.quarantine import GIVE_UP_AFTER
 from tests.support.fakes import FakeDelivery
-from tests.worker.test_shard_worker import EPOCH, WorkerTestCase, task_id
+from tests.support.worker_case import EPOCH, WorkerTestCase, task_id
 
 
 class Deadly(WorkerTestCase):

@@ -8,8 +8,8 @@ from rtprov.messaging.event_messages import encode_task
 from rtprov.model import Cancelled, Finished, Requested, Started, State, Task
 from rtprov.worker.redeliveries import EXPECTED_WITHIN_S
 from tests.support.fakes import FakeDelivery, PlainSealer
-from tests.worker.test_judgement import LateTestCase
-from tests.worker.test_shard_worker import BODY, EPOCH, WorkerTestCase, task_id
+from tests.support.late_worker_case import LateTestCase
+from tests.support.worker_case import BODY, EPOCH, WorkerTestCase, task_id
 
 
 class Turns(WorkerTestCase):

@@ -10,7 +10,7 @@ from rtprov.errors import EquipmentUnreachable
 from rtprov.messaging.event_messages import encode_task
 from rtprov.model import Finished, Requested, Started, State, Task
 from tests.support.fakes import FakeDelivery
-from tests.worker.test_shard_worker import EPOCH, WorkerTestCase, task_id
+from tests.support.worker_case import EPOCH, WorkerTestCase, task_id
 
 
 class NotBegun(WorkerTestCase):

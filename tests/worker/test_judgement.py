@@ -4,64 +4,11 @@ cancellations, and keys used twice.
 
 from __future__ import annotations
 
-from attrs import define, field
-from twisted.internet.defer import Deferred, succeed
-
 from rtprov.errors import BrokerUnavailable, EquipmentUnreachable
-from rtprov.messaging.event_messages import encode_task
-from rtprov.model import Cancelled, Event, Finished, Postponed, Requested, Started, State, Task
+from rtprov.model import Cancelled, Finished, Postponed, Requested, Started, State
 from rtprov.worker.redeliveries import BARRIER_RETRY_S, EXPECTED_WITHIN_S
-from tests.support.fakes import FakeDelivery, FakeJournal, PlainSealer
-from tests.worker.test_shard_worker import BODY, EPOCH, WorkerTestCase, task_id
-
-
-@define(eq=False)
-class LateJournal(FakeJournal):
-    """A journal that the replica sees only at its barriers, which the test lands. `order` is what
-    it holds and the replica has not seen.
-    """
-
-    order: list[Event] = field(factory=list)
-    landing: list[Deferred[None]] = field(factory=list)
-
-    def append(self, event: Event) -> Deferred[None]:
-        self.events.append(event)
-        self.order.append(event)
-        return succeed(None)
-
-    def barrier(self) -> Deferred[None]:
-        self.barriers += 1
-        self.landing.append(Deferred())
-        return self.landing[-1]
-
-    def land(self) -> None:
-        """The replica catches up."""
-        order, self.order = self.order, []
-        for event in order:
-            self.apply(event)
-        landing, self.landing = self.landing, []
-        for each in landing:
-            if not each.called:
-                each.callback(None)
-
-
-class LateTestCase(WorkerTestCase):
-    late: LateJournal
-
-    def new_journal(self) -> FakeJournal:
-        self.late = LateJournal(self.apply)
-        return self.late
-
-    def deliver_keyed(
-        self, fingerprint: str, equipment_id: str = "DEVICE1", *, redelivered: bool = False
-    ) -> FakeDelivery:
-        task = Task(task_id(1), equipment_id, 14, EPOCH, PlainSealer().seal(BODY), fingerprint)
-        delivery = FakeDelivery(encode_task(task), redelivered)
-        self.worker._on_delivery(delivery)
-        return delivery
-
-    def requested(self, fingerprint: str) -> Requested:
-        return Requested(task_id(1), "DEVICE1", EPOCH, fingerprint, whole=True)
+from tests.support.late_worker_case import LateTestCase
+from tests.support.worker_case import EPOCH, WorkerTestCase, task_id
 
 
 class Cancellations(LateTestCase):

@@ -8,24 +8,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
-from cryptography.fernet import Fernet
-from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
+from twisted.logger import ILogObserver, formatEvent, globalLogPublisher
 
 from rtprov.errors import EquipmentUnreachable
 from rtprov.messaging.event_messages import encode_task
 from rtprov.messaging.topology import TASKS_EXCHANGE, Shard, persistent
 from rtprov.model import Finished, Requested, Started, State, Task, Withheld
-from rtprov.security.sealer import FernetSealer, key_id
+from rtprov.security.sealer import FernetSealer
 from rtprov.worker.missing_keys import FIRST_LOOK_S, LOOK_EVERY_S, REPEAT_AFTER_S
 from rtprov.worker.renewals import RENEW_AFTER_S
-from rtprov.worker.service import WorkerService
 from tests.support.fakes import FakeDelivery
+from tests.support.sealing_keys import NEXT, OUR_ID, OURS, THEIR_ID, THEIRS, KeysTestCase
 from tests.support.system import System
-from tests.system.test_system import COMPLETED, FAILED, RUNNING, SystemTestCase
-from tests.worker.test_shard_worker import BODY, EPOCH, WorkerTestCase, task_id
+from tests.support.system_case import COMPLETED, FAILED, RUNNING
+from tests.support.worker_case import BODY, EPOCH, WorkerTestCase, task_id
 
-OURS, THEIRS, NEXT = (Fernet.generate_key() for _ in range(3))
-OUR_ID, THEIR_ID = key_id(OURS), key_id(THEIRS)
 CANCELLED = {"code": 200, "message": "Cancelled"}
 CALLED_OFF = (
     500,
@@ -265,43 +262,6 @@ class Log(MissingKeysTestCase):
             self.clock.advance(LOOK_EVERY_S)
         self.assertEqual(lines[1:], ["info: no task waits for sealing key gone any longer"])
         self.assertEqual(self.clock.getDelayedCalls(), [])
-
-
-class KeysTestCase(SystemTestCase):
-    """A front end with `OURS`, and a worker whose key file the test decides on."""
-
-    theirs: tuple[bytes, ...] = (THEIRS,)
-
-    def make(self) -> System:
-        return System(delay_s=2.0)
-
-    def setUp(self) -> None:
-        self.errors: list[str] = []
-        super().setUp()
-        self.system.sealer.replace([OURS])
-        self.replaced()
-
-    def observe(self, event: LogEvent) -> None:
-        super().observe(event)
-        level = event.get("log_level")
-        if level is not None and level >= LogLevel.error:
-            self.errors.append(formatEvent(event))
-
-    def replaced(self, keys: tuple[bytes, ...] | None = None) -> WorkerService:
-        """Stop the worker, if there is one, and start one with another key file."""
-        if self.system.workers:
-            self.stop_worker()
-        self.file = FernetSealer(self.theirs if keys is None else keys)
-        worker = self.system.start_worker(sealer=self.file)
-        self.system.network.until(lambda: worker.connection.connected, 10.0)
-        return worker
-
-    def stop_worker(self) -> None:
-        stopped = self.system.workers.pop(0).stopService()
-        self.system.network.until(lambda: bool(stopped.called), 10.0)
-
-    def waits_for(self, task_id: str) -> Any:
-        return self.system.request("GET", f"/api/v1/tasks/{task_id}").json["task"]
 
 
 class Backlog(KeysTestCase):

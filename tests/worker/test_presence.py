@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from rtprov.messaging.event_messages import decode_event, encode_event
 from rtprov.model import Active, EquipmentState, Requested
 from tests.support.system import System
-from tests.system.test_system import SystemTestCase
+from tests.support.system_case import SystemTestCase
 
 
 class Lines(SystemTestCase):

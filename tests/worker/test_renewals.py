@@ -8,8 +8,8 @@ from rtprov.worker.copies import COPY_HEADER
 from rtprov.worker.redeliveries import CLOCKS_DIFFER_S
 from rtprov.worker.renewals import MOST_HELD, NEAR, RENEW_AFTER_S, RENEW_LOOK_S
 from tests.support.fakes import FakeDelivery
-from tests.worker.test_judgement import LateTestCase
-from tests.worker.test_shard_worker import EPOCH, WorkerTestCase, task_id
+from tests.support.late_worker_case import LateTestCase
+from tests.support.worker_case import EPOCH, WorkerTestCase, task_id
 
 COPY = {COPY_HEADER: int(EPOCH)}
 

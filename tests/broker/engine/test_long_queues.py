@@ -11,8 +11,8 @@ from rtprov.amqp.client.channel import AmqpChannel
 from rtprov.broker.engine.queue import Queue as QueueOfBroker
 from rtprov.broker.storage.sqlite import SqliteStorage
 from rtprov.errors import AmqpError, Overloaded
-from tests.broker.storage.test_durability import DurableCase
 from tests.support.broker_cases import EmbeddedTestCase
+from tests.support.durable_case import DurableCase
 from tests.support.raw_amqp import RawContract, publish
 
 

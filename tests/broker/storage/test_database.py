@@ -17,7 +17,7 @@ from rtprov.broker.storage import database_file as opening
 from rtprov.broker.storage.database import Batch, Database, row_of
 from rtprov.broker.storage.database_file import FILE
 from rtprov.errors import ConfigurationError
-from tests.broker.storage.test_interface import record
+from tests.support.storage_cases import record
 
 
 class WithoutWal(sqlite3.Connection):

@@ -13,7 +13,7 @@ from twisted.logger import LogLevel, capturedLogs
 from rtprov.broker.storage.database import Batch, Database
 from rtprov.broker.storage.interface import StoredExchange
 from rtprov.broker.storage.sqlite import CONGESTED_BYTES, RETRY_S, TIDY_EVERY_S, SqliteStorage
-from tests.broker.storage.test_interface import SqliteCase, record
+from tests.support.storage_cases import SqliteCase, record
 
 
 class Recovery(SqliteCase):

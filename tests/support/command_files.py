@@ -1,0 +1,31 @@
+"""A test case with a folder that holds the files which commands read."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from rtprov.errors import ConfigurationError
+from rtprov.tap.command_options import CommandOptions
+from tests.support.command_lines import options_of
+
+
+def parsed(command: str) -> CommandOptions:
+    """The command's options, none of them given."""
+    options = options_of(command)
+    options.parseOptions([])
+    return options
+
+
+class FilesTestCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.certs = Path(folder.name) / "certs"
+        self.options: dict[str, Any] = {"certs": self.certs}
+
+    def assert_refused(self, text: str, call: Any, *arguments: Any) -> None:
+        self.assertEqual(str(self.assertRaises(ConfigurationError, call, *arguments)), text)
