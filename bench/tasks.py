@@ -135,7 +135,8 @@ async def main(reactor: Any, options: argparse.Namespace) -> None:
             running(folder, "rtprov-stub", *any_port, "--delay", str(options.delay))
         )
         broker = stack.enter_context(running(folder, "rtprov-broker", *any_port))
-        url = f"amqp://guest:guest@127.0.0.1:{broker.wait_for(r'broker listens on 127.0.0.1:([0-9]+)')}/"
+        port = broker.wait_for(r"broker listens on 127.0.0.1:([0-9]+)")
+        url = f"amqp://guest:guest@127.0.0.1:{port}/"
         equipment = f"https://localhost:{stub.wait_for(r'listens on 127.0.0.1:([0-9]+)')}"
         there = (
             "--broker",

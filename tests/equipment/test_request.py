@@ -16,7 +16,8 @@ from rtprov.http.request import MAX_BODY_BYTES
 from tests.support.strategies import texts
 
 CONTRACT_EXAMPLE = b"""{"timeoutInSeconds": 14,
- "parameters": [{"username": "admin"}, {"password": "admin"}, {"vlan": 534}, {"interfaces": [1, 2, 3, 4]}]}"""
+ "parameters": [{"username": "admin"}, {"password": "admin"}, {"vlan": 534},
+  {"interfaces": [1, 2, 3, 4]}]}"""
 
 
 def with_parameters(text: str) -> bytes:

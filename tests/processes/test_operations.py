@@ -26,7 +26,8 @@ channel.confirm_delivery()
 death = {"reason": "delivery_limit", "queue": "rtprov.work.0of1", "count": 1}
 properties = pika.BasicProperties(headers={"x-death": [death]})
 for body in sys.argv[2:]:
-    channel.basic_publish("rtprov.dead", "requested.0of1", body.encode(), properties, mandatory=True)
+    letter = body.encode()
+    channel.basic_publish("rtprov.dead", "requested.0of1", letter, properties, mandatory=True)
 """
 
 

@@ -31,7 +31,12 @@ class Finder:
             hang_up()
 
 sys.meta_path.insert(0, Finder())
-for owner, name in ((app.ApplicationRunner, "createOrGetApplication"), (app.AppLogger, "start"), (service.MultiService, "startService")):
+STEPS = (
+    (app.ApplicationRunner, "createOrGetApplication"),
+    (app.AppLogger, "start"),
+    (service.MultiService, "startService"),
+)
+for owner, name in STEPS:
     def step(self, *arguments, original=getattr(owner, name)):
         hang_up()
         try:

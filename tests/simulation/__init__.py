@@ -10,9 +10,10 @@ everything must come to its end.
     python -m tests.simulation --seeds 100000                      many, from --from on (0)
     python -m tests.simulation --seed 0 --mutation "lanes off"     one seed, with a bug put in
 
-Read `faults` and `knobs` (what goes wrong), `operators`, `another_count` and `backups` (what operators do), `checks`, `restored` and
-`rest` (what must hold), `run` (a seed's acts), then `world` and what it is made of: `clock`, `network`, `links`, `disk`, `service_a`,
-`clients`, `orders`. `mutations` and those beside it are bugs that must be found.
+Read `faults` and `knobs` (what goes wrong), `operators`, `another_count` and `backups` (what
+operators do), `checks`, `restored` and `rest` (what must hold), `run` (a seed's acts), then `world`
+and what it is made of: `clock`, `network`, `links`, `disk`, `service_a`, `clients`, `orders`.
+`mutations` and those beside it are bugs that must be found.
 
 A run depends on its seed alone: all dice are `World.rng`'s, and nothing of the product may depend
 on the order of a set of objects."""

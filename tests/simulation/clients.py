@@ -107,8 +107,8 @@ class _Exchanges(Factory):
 class Client:
     """Posts its orders, in order, and polls each task until it has ended, and sometimes after that.
 
-    `wild` clients poll in a stop_now. `fickle` is how often, from 0 to 1, it cancels a task or repeats
-    a POST that has a key, be it another's."""
+    `wild` clients poll without a pause. `fickle` is how often, from 0 to 1, it cancels a task or
+    repeats a POST that has a key, be it another's."""
 
     role: Role
     rng: random.Random

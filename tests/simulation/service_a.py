@@ -183,7 +183,8 @@ class _Connection(Protocol):
                 [b"<garbage>", b'{"code": 500}', b'{"code": "200"}', b"", b"\xff\xfe", b"[" * 2000]
             )
         answer = (
-            f"HTTP/1.1 {status} {REASONS[status]}\r\n{fields}Content-Length: {len(body)}\r\n\r\n".encode()
+            f"HTTP/1.1 {status} {REASONS[status]}\r\n{fields}".encode()
+            + f"Content-Length: {len(body)}\r\n\r\n".encode()
             + body
         )
         if call.conduct == "nonsense":

@@ -73,7 +73,8 @@ _EPMDS = ("/usr/lib/erlang/erts-*/bin", "/usr/local/lib/erlang/erts-*/bin")
 
 _SUPERVISOR = """
 trap '' INT HUP TERM
-setsid sh -c '"$0" -port "$ERL_EPMD_PORT" -address 127.0.0.1 & "$1"; echo "ended with $?" >ended.log' \\
+setsid sh -c '"$0" -port "$ERL_EPMD_PORT" -address 127.0.0.1 &
+    "$1"; echo "ended with $?" >ended.log' \\
     "$1" "$2" </dev/null >"$3/startup.log" 2>&1 &
 node=$!
 cat >/dev/null
@@ -105,7 +106,8 @@ class RabbitMQ:
 
     def url_of(self, vhost: str, user: str = "guest", password: str = "guest") -> str:
         """The broker URL with this virtual host, for this user."""
-        return f"amqp://{user}:{password}@127.0.0.1:{self.port}/{quote(vhost, safe='') if vhost != '/' else ''}"
+        path = "" if vhost == "/" else quote(vhost, safe="")
+        return f"amqp://{user}:{password}@127.0.0.1:{self.port}/{path}"
 
     def unique(self, word: str = "test") -> str:
         """A name that no other test has."""

@@ -19,7 +19,7 @@ from rtprov.worker.quarantine import (
 
 class Company(SynchronousTestCase):
     def test_by_deaths(self) -> None:
-        """A few crash_count are nothing; then ever fewer run together, at last each alone."""
+        """A few crashes are nothing; then ever fewer run together, at last each alone."""
         self.assertEqual(
             [max_concurrent_suspects(crash_count) for crash_count in range(SUSPECT_AFTER + 4)],
             [None] * SUSPECT_AFTER + [64, 8, 1, 1],

@@ -24,13 +24,16 @@ TABLES = ("exchange", "queue", "binding", "message")
 _MAGIC = b"SQLite format 3\0"
 SCHEMA = """
 CREATE TABLE exchange (
-    name TEXT PRIMARY KEY, kind TEXT NOT NULL, auto_delete INTEGER NOT NULL, internal INTEGER NOT NULL
+    name TEXT PRIMARY KEY, kind TEXT NOT NULL, auto_delete INTEGER NOT NULL,
+    internal INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE queue (
-    id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, arguments TEXT NOT NULL, auto_delete INTEGER NOT NULL, handed_out INTEGER NOT NULL
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, arguments TEXT NOT NULL,
+    auto_delete INTEGER NOT NULL, handed_out INTEGER NOT NULL
 );
 CREATE TABLE binding (
-    queue INTEGER NOT NULL, exchange TEXT NOT NULL, routing_key TEXT NOT NULL, PRIMARY KEY (queue, exchange, routing_key)
+    queue INTEGER NOT NULL, exchange TEXT NOT NULL, routing_key TEXT NOT NULL,
+    PRIMARY KEY (queue, exchange, routing_key)
 ) WITHOUT ROWID;
 CREATE TABLE message (
     id INTEGER PRIMARY KEY, time REAL NOT NULL, expires_at REAL, deliveries INTEGER NOT NULL,
