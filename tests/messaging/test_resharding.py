@@ -8,13 +8,14 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
 from rtprov.amqp.client.consumer import consume
 from rtprov.amqp.client.protocol import AmqpConnection
 from rtprov.amqp.client.publisher import Publisher
 from rtprov.amqp.client.url import BrokerUrl
 from rtprov.clocks import WallClock
-from rtprov.errors import BrokerUnavailable, ConfigurationError
+from rtprov.errors import BrokerUnavailable, ConfigurationError, Unroutable
 from rtprov.frontend.service import FrontendService
 from rtprov.messaging.environment import Environment
 from rtprov.messaging.event_messages import decode_event, decode_task, encode_event, encode_task
@@ -278,15 +279,16 @@ class Change(CountTestCase):
         """A change that was broken off anywhere is completed by another run; only copies are left
         of the first one.
         """
-        for frames in range(1, 400, 23):
-            with self.subTest(frames=frames):
+        for events in range(40, 2000, 23):
+            with self.subTest(events=events):
                 self.start_broker()
                 self.outside_connection = self.reconnect_outside()
                 self.fill(self.begin_with(1))
-                broken = self.break_off_after(frames, 2)
+                broken = self.break_off_after(events, 2)
                 self.successResultOf(self.change(2))
                 self.check(2)
                 if not broken:
+                    self.assertGreater(events, 200)  # or hardly any was broken off
                     return
         self.fail("the change was never completed before its end")
 
@@ -294,8 +296,8 @@ class Change(CountTestCase):
         self.outside = Publisher(clock=self.clock)
         return self.connect([self.outside])
 
-    def break_off_after(self, turns: int, count: int) -> bool:
-        """Begin a change and break its connection after so many turns; return whether it was still
+    def break_off_after(self, events: int, count: int) -> bool:
+        """Begin a change and break its connection after so many events; return whether it was still
         going on.
         """
         publisher = Publisher(clock=self.clock)
@@ -310,10 +312,19 @@ class Change(CountTestCase):
         session = _Session(work)
         connection = self.begin([publisher, session])
         session.outcome.addErrback(lambda _: None)
-        for _ in range(turns):
-            self.clock.advance(0)
+        for _ in range(events):
+            self.next_event()
+        broken = not done
         self.disconnect(connection)
-        return not done
+        return broken
+
+    def next_event(self) -> None:
+        """Let one thing happen. (`Clock.advance` does not return before all is done that is due at this time.)"""
+        call = self.clock.calls.pop(0)
+        self.assertLessEqual(call.getTime(), self.clock.seconds() + 1.0, "nothing happens any more")
+        self.clock.rightNow = max(self.clock.rightNow, call.getTime())
+        call.called = 1
+        call.func(*call.args, **call.kw)
 
     def test_a_late_front_end(self) -> None:
         """What a front end publishes that still runs comes back to it as unroutable, and is in no
@@ -327,6 +338,42 @@ class Change(CountTestCase):
         )
         self.network.settle()
         self.assertEqual(self.failureResultOf(published).type.__name__, "Unroutable")
+
+    def test_posts_meanwhile(self) -> None:
+        """What a front end that runs on publishes during the change either comes back to it, or is in its new place."""
+        (shard,) = self.begin_with(1)
+        publisher = Publisher(clock=self.clock)
+        taken: list[int] = []
+        refused: list[int] = []
+
+        def came_back(reason: Failure, number: int) -> None:
+            reason.trap(Unroutable)
+            refused.append(number)
+
+        async def work(connection: AmqpConnection) -> None:
+            await Resharding(connection=connection, publisher=publisher, new_id=self.new_id, say=self.said.append).run(2)
+
+        session = _Session(work)
+        connection = self.begin([publisher, session])
+        for number in range(100, 2000):
+            task = encode_task(make_task(number))
+            published = self.outside.publish("rtprov.tasks", shard.requested_key, task, properties=persistent(), mandatory=True)
+            published.addCallbacks(lambda _, number: taken.append(number), came_back, callbackArgs=(number,), errbackArgs=(number,))
+            for _ in range(5):
+                self.next_event()
+            if session.outcome.called:
+                break
+        self.successResultOf(session.outcome)
+        self.network.settle()
+        self.disconnect(connection)
+        new = Shard(shard_of("DEVICE1", 2), 2)
+        self.assertTrue(taken and refused, (len(taken), len(refused)))
+        requested = [event.task_id for event in self.events(new) if isinstance(event, Requested)]
+        self.assertEqual(set(requested), set(map(task_id, taken)))
+        # The work queue is unbound first: what reached the journal alone is put back by the worker's census.
+        queued = {decode_task(delivery.body).task_id for delivery in self.take(new.work)}
+        self.assertLessEqual(queued, set(requested))
+        self.assertGreater(len(queued), len(set(requested)) - 10)
 
     def test_a_front_end_that_nobody_posts_to(self) -> None:
         """A front end that was told no number learns of the new one within seconds, though its
