@@ -43,8 +43,8 @@ class Listening(Service):
     """Listens on `endpoint` from the start of the process to its stop. `what` names it in the log,
     `where` in an error.
 
-    With `public_bind_refusal`, a reason and what to do about it, only this machine may be listened to.
-    `option` says where an operator puts it."""
+    With `public_bind_refusal`, a reason and what to do about it, only this machine may be listened
+    to. `option` says where an operator puts it."""
 
     option = "--listen"
 

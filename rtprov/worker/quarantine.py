@@ -18,9 +18,8 @@ _COMPANY = (64, 8)
 
 
 def max_concurrent_suspects(crash_count: int) -> int | None:
-    """How many suspects may run at once where one of them has seen so many crash_count; None where it is
-    no suspect.
-    """
+    """How many suspects may run at once where one of them has seen so many crash_count; None where
+    it is no suspect."""
     if crash_count < SUSPECT_AFTER:
         return None
     steps = crash_count - SUSPECT_AFTER

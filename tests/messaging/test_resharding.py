@@ -319,7 +319,9 @@ class Change(CountTestCase):
         return broken
 
     def next_event(self) -> None:
-        """Let one thing happen. (`Clock.advance` does not return before all is done that is due at this time.)"""
+        """Let one thing happen. (`Clock.advance` does not return before all is done that is due at
+        this time.)
+        """
         call = self.clock.calls.pop(0)
         self.assertLessEqual(call.getTime(), self.clock.seconds() + 1.0, "nothing happens any more")
         self.clock.rightNow = max(self.clock.rightNow, call.getTime())
@@ -340,7 +342,9 @@ class Change(CountTestCase):
         self.assertEqual(self.failureResultOf(published).type.__name__, "Unroutable")
 
     def test_posts_meanwhile(self) -> None:
-        """What a front end that runs on publishes during the change either comes back to it, or is in its new place."""
+        """What a front end that runs on publishes during the change either comes back to it, or is
+        in its new place.
+        """
         (shard,) = self.begin_with(1)
         publisher = Publisher(clock=self.clock)
         taken: list[int] = []
@@ -351,14 +355,23 @@ class Change(CountTestCase):
             refused.append(number)
 
         async def work(connection: AmqpConnection) -> None:
-            await Resharding(connection=connection, publisher=publisher, new_id=self.new_id, say=self.said.append).run(2)
+            await Resharding(
+                connection=connection, publisher=publisher, new_id=self.new_id, say=self.said.append
+            ).run(2)
 
         session = _Session(work)
         connection = self.begin([publisher, session])
         for number in range(100, 2000):
             task = encode_task(make_task(number))
-            published = self.outside.publish("rtprov.tasks", shard.requested_key, task, properties=persistent(), mandatory=True)
-            published.addCallbacks(lambda _, number: taken.append(number), came_back, callbackArgs=(number,), errbackArgs=(number,))
+            published = self.outside.publish(
+                "rtprov.tasks", shard.requested_key, task, properties=persistent(), mandatory=True
+            )
+            published.addCallbacks(
+                lambda _, number: taken.append(number),
+                came_back,
+                callbackArgs=(number,),
+                errbackArgs=(number,),
+            )
             for _ in range(5):
                 self.next_event()
             if session.outcome.called:
@@ -370,7 +383,8 @@ class Change(CountTestCase):
         self.assertTrue(taken and refused, (len(taken), len(refused)))
         requested = [event.task_id for event in self.events(new) if isinstance(event, Requested)]
         self.assertEqual(set(requested), set(map(task_id, taken)))
-        # The work queue is unbound first: what reached the journal alone is put back by the worker's census.
+        # The work queue is unbound first: what reached the journal alone is put back by the
+        # worker's census.
         queued = {decode_task(delivery.body).task_id for delivery in self.take(new.work)}
         self.assertLessEqual(queued, set(requested))
         self.assertGreater(len(queued), len(set(requested)) - 10)

@@ -46,7 +46,7 @@ class Restored(CensusTestCase):
         """Each exchange that is deleted is there again, with all its bindings."""
         for exchange in (TASKS_EXCHANGE, DEAD_EXCHANGE):
             self.virtual_host.routing.delete(exchange, if_unused=False)
-            self.virtual_host.after_work()
+            self.system.broker.after_work()
             self.assert_restored()
 
     def test_bindings(self) -> None:
@@ -68,7 +68,7 @@ class Restored(CensusTestCase):
         tasks = self.accepted(DEVICES[:1])
         worker = self.system.workers[0].connection._connection
         self.virtual_host.routing.delete(STATUS_EXCHANGE, if_unused=False)
-        self.virtual_host.after_work()
+        self.system.broker.after_work()
         self.assertEqual(self.system.get(*tasks[0]).status, 503)
         self.system.network.advance(11.0)
         self.assertEqual(self.codes(tasks), [DONE])

@@ -35,7 +35,9 @@ class Stopping(SynchronousTestCase):
         self.assert_completed(calls=1)
 
     def test_hurry(self) -> None:
-        """A worker that is told to stop now ends at once; the next one makes the same call again."""
+        """A worker that is told to stop now ends at once; the next one makes the same call
+        again.
+        """
         worker = self.system.workers.pop()
         stopped = worker.stopService()
         self.system.network.advance(10)
