@@ -19,7 +19,7 @@ ROLES = ("FRONTEND", "WORKER", "STUB", "BROKER")
 # Variables that something else than a command's options reads: the command line rtprov, and the
 # tests.
 _OF_CLIENTS = ("API_URL", "API_CA", "API_TOKEN_FILE", "API_CERT", "API_KEY")
-_OF_TESTS = ("REQUIRE_RABBITMQ", "REQUIRE_PROXIES", "RABBITMQ", "CI_CACHE", "FULL")
+_OF_TESTS = ("REQUIRE_RABBITMQ", "REQUIRE_PROXIES", "RABBITMQ", "CI_CACHE", "FULL", "QUICK")
 ELSEWHERE = frozenset(PREFIX + name for name in (*_OF_CLIENTS, *_OF_TESTS))
 
 _PORT = r"PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?"
