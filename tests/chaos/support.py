@@ -165,6 +165,11 @@ class Site:
         """``kill -9`` of a process that makes calls."""
         return self.broken(await kill(process), self.callers[process])
 
+    async def all_called(self, count: int) -> None:
+        """Wait until A was called for so many tasks."""
+        while len(self.a.calls) < count:
+            await deferLater(reactor, PAUSE_S)
+
     def broken(self, at: float, caller: str | None = None) -> Break:
         """What `check` needs to know of something that broke."""
         tasks = (task for process in self.callers for task in COMPLETED.findall(process.log))

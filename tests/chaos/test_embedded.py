@@ -21,12 +21,11 @@ class OnEmbeddedBroker(ChaosTestCase):
         was under way is called again.
         """
         site, _, _ = await self.site("state")
-        await site.start(workers=2, frontends=2)
+        await site.start(workers=3, frontends=2)
         posting = site.post()
         broken = []
-        await site.a_is_busy(TASKS // 10)
-        for worker in site.workers[:2]:
-            await site.start_worker()
+        for worker, calls in zip(site.workers, (TASKS // 10, TASKS * 2 // 5), strict=False):
+            await site.a_is_busy(calls)
             broken.append(await site.kill(worker))
         await kill(site.frontends[0])
         await posting
