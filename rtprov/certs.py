@@ -1,4 +1,4 @@
-"""``python -m rtprov.certs DIR`` makes development certificates and a sealing key."""
+"""``python -m rtprov.certs DIR`` creates development certificates and a sealing key in DIR."""
 
 from rtprov.security.development import main
 

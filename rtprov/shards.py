@@ -1,4 +1,4 @@
-"""``python -m rtprov.shards N`` changes the number of shards. See `rtprov.tap.reshard`."""
+"""``python -m rtprov.shards N`` changes the number of shards; see `rtprov.tap.reshard`."""
 
 from __future__ import annotations
 

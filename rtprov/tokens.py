@@ -1,4 +1,4 @@
-"""``python -m rtprov.tokens new NAME`` makes a bearer token and its line for the file of tokens."""
+"""``python -m rtprov.tokens new NAME`` creates a bearer token and its line for the tokens file."""
 
 from rtprov.security.tokens import main
 

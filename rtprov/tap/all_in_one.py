@@ -1,4 +1,4 @@
-"""``twistd rtprov``: everything in one process."""
+"""``twistd rtprov``: a stub of service A, service B, the worker and the broker in one process."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ from rtprov.tap.reloading import Renewal
 from rtprov.tap.stub import make_stub
 from rtprov.tap.worker import make_policy, make_worker, room_for_calls
 
-FILES_PER_CALL = 3  # its two ends, where the stub is called, and that of a client who waits for it
+# Open files for each call: both ends of the connection to the stub, and the connection of a client
+# that waits for the task.
+FILES_PER_CALL = 3
 SHORTEST_JOURNAL_S = 3600.0
 
 
@@ -69,15 +71,17 @@ def _on_loopback(port: int) -> tuple[str, Any]:
 
 
 class _Everything(Command):
-    """Broker and stub listen first; worker and front end are made once their ports are known."""
+    """The broker and the stub listen first. The worker and the front end are created once the ports
+    of those two are known.
+    """
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)
         self._options = options
         if make_development_set(options["certs"]):
             log.info("made development certificates in {folder}", folder=str(options["certs"]))
-        # Here the retention is known to the broker, too. What is needed for longer is written again
-        # by the worker, which looks each minute.
+        # The broker in this process knows the retention, so it can drop journal events early. The
+        # worker checks every minute for events that are needed for longer, and writes them again.
         max_age_s = max(options["retention"] + options["patience"], SHORTEST_JOURNAL_S)
         self._journal_age_s = min(max_age_s, JOURNAL_MAX_AGE_S)
         self._broker = BrokerService(
@@ -121,7 +125,7 @@ class _Everything(Command):
         options: dict[str, Any] = self._options
         port = self._broker.listening.port_number
         url = BrokerUrl.parse(f"amqp://guest:guest@127.0.0.1:{port}/")
-        around = environment(TCP4ClientEndpoint(reactor, "127.0.0.1", port), url)
+        env = environment(TCP4ClientEndpoint(reactor, "127.0.0.1", port), url)
         equipment_url = options["equipment-url"]
         if self._stub is not None:
             equipment_url = f"https://localhost:{self._stub.port_number}"
@@ -131,7 +135,7 @@ class _Everything(Command):
             options,
             self._policy,
             self._keys,
-            around,
+            env,
             equipment_url,
             shards,
             concurrency,
@@ -139,7 +143,7 @@ class _Everything(Command):
         )
         self._worker.setServiceParent(self)
         self._front = front = FrontendService(
-            around,
+            env,
             sealer=self._keys.sealer,
             key_source=self._keys,
             shards=1,
@@ -162,7 +166,7 @@ class _Everything(Command):
             listening.privilegedStartService()
 
     async def _probe(self) -> None:
-        """Raises `NotReady`."""
+        """Raise `NotReady` if the worker or the front end is not ready."""
         for each in (self._worker.readiness, self._front.readiness):
             await Deferred.fromCoroutine(each.check())
 

@@ -1,6 +1,4 @@
-"""The log's line for a newcomer: a request that works as it stands, once the front end has its
-broker.
-"""
+"""The log line that shows a new user a curl command for the front end's address."""
 
 from __future__ import annotations
 
@@ -26,12 +24,16 @@ BODY = '{"timeoutInSeconds": 14, "parameters": [{"vlan": 534}]}'
 def first_steps(
     connections: Sequence[BrokerConnection], listening: Listening, options: Mapping[str, Any]
 ) -> None:
-    """Show the line once all connections to the broker are there."""
+    """Log the curl command once all `connections` to the broker are up.
+
+    With ``--client-ca`` or ``--tokens`` the line is just "ready": the command would lack the
+    credentials.
+    """
     all_connected(connections).addCallback(lambda _: _show_first_steps(listening, options))
 
 
 def all_connected(connections: Sequence[BrokerConnection]) -> Deferred[Any]:
-    """Fire once each of them is connected."""
+    """Return a Deferred that fires once each connection is up."""
     return gatherResults(
         [connection.when_connected() for connection in connections], consumeErrors=True
     )
@@ -39,7 +41,7 @@ def all_connected(connections: Sequence[BrokerConnection]) -> Deferred[Any]:
 
 def _show_first_steps(listening: Listening, options: Mapping[str, Any]) -> None:
     if options.get("client-ca") is not None or options.get("tokens") is not None:
-        log.info("ready")  # who has one of those needs no first steps
+        log.info("ready")
         return
     log.info(
         "ready; try: curl {trust}{way}-H 'Content-Type: application/json' -d '{body}'"
@@ -58,8 +60,9 @@ def _trust(ca: Path) -> str:
 
 
 def _way_to(listening: Listening) -> dict[str, str]:
-    """curl's options for where it listens, and the URL: the certificate is one for localhost,
-    whatever the address.
+    """Return curl's options that reach the port, and the URL.
+
+    The URL says localhost for any address, because the development certificate is for localhost.
     """
     way = "--haproxy-protocol " if listening.where.startswith("haproxy:") else ""
     host = listening.host

@@ -30,16 +30,16 @@ from rtprov.tap.reloading import Renewal
 
 CLOSE_DEADLINE_S = 10.0
 GUEST = "guest"
-OBJECTION = (
-    "everybody knows the password guest; give --user and --password, or RTPROV_USER and"
+GUEST_REFUSAL = (
+    "the password is guest, the public default; set --user and --password, or RTPROV_USER and"
     " RTPROV_PASSWORD"
 )
 
 
 class Options(opt.CommandOptions):
     longdesc = (
-        "Runs the embedded AMQP 0-9-1 broker alone. What it confirms is kept in --state and"
-        " survives its end, however sudden."
+        "Runs the embedded AMQP 0-9-1 broker alone. Confirmed messages are stored in --state and"
+        " survive a crash."
     )
     command = "rtprov-broker"
     options = (
@@ -56,11 +56,14 @@ class Options(opt.CommandOptions):
 
 
 class BrokerService(SequentialMultiService):
-    """The broker with its port and its state, which is opened when the service starts: twistd may
-    fork before that, SQLite must not.
+    """The embedded broker: its listening port and its stored state.
 
-    `max_age_s` bounds how long journals are kept; None leaves it to whoever declares them. `option`
-    says where an operator puts the port."""
+    `where` is an endpoint description and its endpoint, `state` the folder of the database.
+    `max_age_s` limits how long journals are kept, in seconds; with None only the arguments of the
+    queues count. `option` is the command-line option for the port, which error messages name.
+
+    The database is opened when the service starts, not earlier: twistd may fork before that, and
+    an open SQLite database does not survive a fork."""
 
     option = "--listen"
 
@@ -84,17 +87,19 @@ class BrokerService(SequentialMultiService):
         self.readiness = Readiness(self._probe, clock)
 
     async def _probe(self) -> None:
-        """Raises `NotReady`."""
+        """Raise `NotReady` if the broker is not running or cannot write its state."""
         if not self.running or self._storage is None:
-            raise NotReady("Not ready: it does not listen, or stops")
+            raise NotReady("Not ready: the broker is starting or stopping")
         try:
             await self._storage.probe().addTimeout(PROBE_DEADLINE_S, clock)
         except (sqlite3.Error, OSError, TimeoutError):
             raise NotReady("Not ready: the broker's state cannot be written") from None
 
     def privilegedStartService(self) -> None:
-        """Raises `ConfigurationError` where state or port cannot be had, or the port would let
-        everybody in.
+        """Open the state and the port.
+
+        Raises `ConfigurationError` if either cannot be opened, or if the port is reachable from
+        other machines and the password is the default one.
         """
         run = partial(deferToThreadPool, cast("IReactorFromThreads", reactor), self._writer)
         storage = self._storage = SqliteStorage(directory=self._state, run=run, clock=clock)
@@ -113,14 +118,15 @@ class BrokerService(SequentialMultiService):
             text,
             endpoint,
             BrokerFactory(broker),
-            OBJECTION if password == GUEST else None,
+            GUEST_REFUSAL if password == GUEST else None,
         )
         self.listening.option = self.option
         self.listening.setServiceParent(self)
         super().privilegedStartService()
 
     def startService(self) -> None:
-        # not before all else has succeeded: a thread would keep the process from ending
+        # Only after everything else has succeeded: a running thread would keep a process that
+        # failed to start from ending.
         self._writer.start()
         super().startService()
 
@@ -135,7 +141,9 @@ async def _close_in_order(broker: Broker, storage: SqliteStorage, pool: ThreadPo
         await storage.close().addTimeout(CLOSE_DEADLINE_S, clock)
     except TimeoutError:
         log.error(
-            "the broker's state could not be written to its end; what was not confirmed is lost"
+            "could not write the broker's state within {seconds:.0f} s; stopping without it,"
+            " unconfirmed messages are lost",
+            seconds=CLOSE_DEADLINE_S,
         )
     finally:
         pool.stop()

@@ -1,5 +1,5 @@
-"""Where a front end or a worker finds its broker: ``--broker``, or the file that ``--broker-file``
-names, which may change.
+"""The broker's address: ``--broker``, or the file of ``--broker-file``, which may change at run
+time.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ if TYPE_CHECKING:
 
 
 def read_broker_url(file: Path) -> BrokerUrl:
-    """The URL that the file holds in its only line. Raises `ConfigurationError`, which never
-    repeats what may hold a password.
+    """Return the URL in the file's only line.
+
+    Raises `ConfigurationError`. Its message never quotes the file, which may contain a password.
     """
     lines = [line.strip() for line in read_text(file, "broker's URL").splitlines() if line.strip()]
     if len(lines) != 1:
         raise ConfigurationError(
-            f"{file}: expected one line, the broker's URL; there are {len(lines)}"
+            f"{file}: expected one line with the broker's URL, found {len(lines)} lines"
         )
     try:
         return BrokerUrl.parse(lines[0])
@@ -40,7 +41,7 @@ def read_broker_url(file: Path) -> BrokerUrl:
 
 
 class BrokerFile(Files):
-    """The file's URL. `on_change` is called with another one, once it is read."""
+    """The file of ``--broker-file``. `on_change` is called with the new URL when it has changed."""
 
     def __init__(self, file: Path) -> None:
         """Raises `ConfigurationError`."""
@@ -57,8 +58,8 @@ class BrokerFile(Files):
 
 
 class BrokerCA(Files):
-    """Which brokers are accepted over ``amqps``. The CA file is needed, and loaded, only once there
-    is such a URL.
+    """The CA that verifies the broker's certificate. Its file is loaded when the first ``amqps``
+    URL comes, and need not exist before.
     """
 
     def __init__(self, options: dict[str, Any]) -> None:
@@ -67,7 +68,7 @@ class BrokerCA(Files):
         super().__init__(options.get("ca") or options["certs"] / "ca.pem")
 
     def servers(self) -> VerifiedServers:
-        """Raises `ConfigurationError`."""
+        """Return the verifier, loaded at the first call. Raises `ConfigurationError`."""
         if self._servers is None:
             self._servers = VerifiedServers(ca_file(self._options))
             self.certificates = self._servers.certificates
@@ -79,8 +80,9 @@ class BrokerCA(Files):
 
 
 class BrokerRoute:
-    """The broker's URL and an endpoint that leads to it, from a command's options. Raises
-    `ConfigurationError`.
+    """The broker's `url` and the `endpoint` that connects to it, from a command's options.
+
+    Raises `ConfigurationError` if the URL's file or the CA cannot be used.
     """
 
     def __init__(self, options: dict[str, Any]) -> None:
@@ -94,8 +96,9 @@ class BrokerRoute:
         return broker_endpoint(url, self._ca.servers() if url.tls else None)
 
     def follow(self, connection: Callable[[], BrokerConnection]) -> list[Renewal]:
-        """The services that have the present `connection` go where the file says, if there is one,
-        and that watch the CA.
+        """Return services that watch the files of ``--broker-file`` and the CA.
+
+        When the URL changes, the current connection, which `connection` returns, is redirected.
         """
         if self._file is None:
             return [Renewal(self._ca, clock=clock, what="CA certificates")] if self.url.tls else []

@@ -1,6 +1,4 @@
-"""The connections that a command opens itself, to A and to the broker, and how their hosts' names
-are looked up.
-"""
+"""Client connections to service A and to the broker, and the look-up of their host names."""
 
 from __future__ import annotations
 
@@ -35,7 +33,7 @@ HTTPS_PORT = 443
 
 
 def _run_in_thread(function: Callable[[], None]) -> None:
-    # a daemon: the process ends without waiting for it
+    # A daemon thread: the process ends without waiting for a look-up.
     Thread(target=function, name="rtprov-names", daemon=True).start()
 
 
@@ -48,8 +46,9 @@ names = Names(
 
 
 def install_names() -> None:
-    """Have all of Twisted look names up as we do: the reactor's own threads are waited for when it
-    stops.
+    """Make the reactor resolve all host names with `names`.
+
+    Twisted's resolver uses the reactor's thread pool, and the reactor waits for that when it stops.
     """
     cast("IReactorPluggableNameResolver", reactor).installNameResolver(names)
 
@@ -68,16 +67,20 @@ def _endpoint(
 
 
 def broker_endpoint(url: BrokerUrl, servers: VerifiedServers | None) -> IStreamClientEndpoint:
-    """Leads to the broker; for ``amqps`` to one that `servers` accepts, with its files as they are
-    by then.
+    """Return the endpoint for the broker's URL.
+
+    With ``amqps`` the broker's certificate is verified by `servers`, with the files that are loaded
+    at the time of the connection.
     """
     assert servers is not None or not url.tls
     return _endpoint(url.host, url.port, servers if url.tls else None, TO_BROKER_WITHIN_S, 1)
 
 
 def agent_for(equipment_url: str, servers: VerifiedServers, concurrency: int) -> IAgent:
-    """The HTTP client for A, whose URL has the form that `rtprov.network.hosts.parse_https_url`
-    makes.
+    """Return the HTTP client for service A.
+
+    `equipment_url` is a result of `rtprov.network.hosts.parse_https_url`; `concurrency` is the
+    largest number of calls at the same time.
     """
     parts = urlsplit(equipment_url)
     assert parts.hostname is not None

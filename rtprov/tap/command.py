@@ -1,6 +1,4 @@
-"""All that runs in one process as one service, from its start to its end; stopping in order;
-signals.
-"""
+"""The service of a whole process: start, signals, stop in order."""
 
 from __future__ import annotations
 
@@ -34,7 +32,7 @@ threads = cast("IReactorFromThreads", reactor)
 
 
 class Closing(Service):
-    """Calls something when the process stops."""
+    """Calls `close` when the process stops, and waits for the Deferred that it may return."""
 
     def __init__(self, close: Callable[[], object]) -> None:
         self._close = close
@@ -46,7 +44,7 @@ class Closing(Service):
 
 class SequentialMultiService(MultiService):
     """Services that start in the order in which they were added, and stop one after the other in
-    the reverse one, all of them.
+    reverse order. One that fails to stop does not keep the others from stopping.
     """
 
     def stopService(self) -> Deferred[None]:
@@ -58,15 +56,17 @@ class SequentialMultiService(MultiService):
             try:
                 await maybeDeferred(each.stopService)
             except Exception:
-                log.failure("{service} did not stop in good order", service=type(each).__name__)
+                log.failure(
+                    "{service} failed to stop; stopping the rest", service=type(each).__name__
+                )
 
 
 class Command(SequentialMultiService):
-    """All that a command runs. The first SIGTERM or SIGINT stops it, a second one cuts short what
-    the first one waits for.
+    """The top-level service of a command.
 
-    SIGHUP has the files loaded again that can be replaced while it runs, and never ends a command.
-    It runs under twistd, and under twist, which knows of no privileged start."""
+    The first SIGTERM or SIGINT stops it in order; a second one stops it without waiting for calls
+    under way. SIGHUP reloads certificates, sealing keys and tokens, and never ends the process. It
+    runs under twistd, and under twist, which never calls `privilegedStartService`."""
 
     def __init__(self, options: CommandOptions, *services: IService) -> None:
         """Raises `ConfigurationError`."""
@@ -75,15 +75,15 @@ class Command(SequentialMultiService):
         self._ending = options.ending
         self._prepared = False
         check_pid_file(self._launcher)
-        _tell_of_environment(options)
+        _log_ineffective_variables(options)
         open_files()
         TimeWatch().setServiceParent(self)
         for each in services:
             each.setServiceParent(self)
 
     def setServiceParent(self, parent: Any) -> None:
-        """twistd's application takes the log's observer from its components, before the log
-        begins.
+        """Set the log observer, too: twistd reads it from the application's components before it
+        starts the log.
         """
         if (
             self._launcher is not None
@@ -115,31 +115,32 @@ class Command(SequentialMultiService):
                 each.reload()
 
     def fail(self, error: ConfigurationError) -> None:
-        """Stop the command, which cannot go on as it is configured, and end the process with the
-        error's exit status.
+        """Stop the command because of a configuration error found at run time, and end the process
+        with the error's exit status.
         """
         self._ending.end(error)
 
     def stopService(self) -> Deferred[None]:
         if hasattr(signal, "SIGHUP"):
-            # Python's own handlers are gone before its end
+            # Python removes its handlers before the process ends; SIGHUP would end it then.
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
         for number in (signal.SIGTERM, signal.SIGINT):
-            # Twisted's own handler would only complain that the reactor is stopping already.
+            # Twisted's handler would only log that the reactor is stopping already.
             signal.signal(number, lambda *_: threads.callFromThread(self.stop_now))
         return super().stopService()
 
     def stop_now(self) -> None:
-        """Drain no longer."""
-        log.warn("told to stop again: nothing is waited for any longer")
+        """Stop without waiting for calls under way."""
+        log.warn("told to stop again: stopping without waiting for calls under way")
         for each in self:
             if isinstance(each, (WorkerService, Sharded)):
                 each.stop_now()
 
 
 def check_pid_file(launcher: Mapping[str, Any] | None) -> None:
-    """Raises `ConfigurationError` if twistd will not be able to write its file, which it tries too
-    late for one plain line.
+    """Raise `ConfigurationError` if twistd cannot write its pid file.
+
+    twistd itself tries that so late that the error is a traceback.
     """
     name = (launcher or {}).get("pidfile")
     if not name:
@@ -152,20 +153,20 @@ def check_pid_file(launcher: Mapping[str, Any] | None) -> None:
             file.unlink()
     except OSError as error:
         raise refusal(
-            f"{file}: cannot write the pid file: {error.strerror}; --pidfile= before the command"
-            " does without",
+            f"{file}: cannot write the pid file: {error.strerror}; put --pidfile= before the"
+            " command to run without one",
             error,
         ) from None
 
 
-def _tell_of_environment(options: CommandOptions) -> None:
-    """Say which variables have no effect, though their names begin with rtprov."""
+def _log_ineffective_variables(options: CommandOptions) -> None:
+    """Log the variables that begin with ``RTPROV_`` but have no effect."""
     found = survey(
         os.environ, options.command, [option.name for option in options.options], ALL_NAMES
     )
     if found.injected:
         log.info(
-            "passed over, as Kubernetes sets them for services: {names}",
+            "ignoring variables that Kubernetes sets for services: {names}",
             names=", ".join(found.injected),
         )
     for name, nearest in found.unknown:

@@ -1,8 +1,7 @@
-"""Command-line options that also come from the environment: ``--broker`` is ``RTPROV_BROKER``. The
-command line wins.
+"""Command-line options that are also read from environment variables.
 
-A wrong value, from either place, ends the command with one line on standard error and exit status
-1."""
+``--broker`` is also read from ``RTPROV_BROKER``; the command line takes precedence. A wrong value,
+from either source, ends the command with one line on standard error and exit status 1."""
 
 from __future__ import annotations
 
@@ -21,10 +20,11 @@ from rtprov.tap.exit_status import Ending
 
 @attrs.frozen
 class Option:
-    """`default` is as a user would write it, None where there is none; `parse` makes the value of
-    it, or raises ValueError with a sentence.
+    """An option of one or more commands.
 
-    A flag has no value: it is on or off.
+    `default` is the text that a user would write, or None. `parse` converts the text to the value;
+    it raises ValueError with a message for the user. A `flag` has no text: it is on or off. The
+    value of a `repeatable` option is a list.
     """
 
     name: str
@@ -36,12 +36,12 @@ class Option:
 
     @property
     def variable(self) -> str:
-        """The environment variable."""
+        """The name of the environment variable that sets the option for all commands."""
         return variable(self.name)
 
     @property
     def description(self) -> str:
-        """The line of ``--help``."""
+        """The option's text in ``--help``."""
         default = (
             f" [default: {self.default}]" if self.default is not None and not self.flag else ""
         )
@@ -49,8 +49,10 @@ class Option:
 
 
 class CommandOptions(usage.Options):
-    """What the five commands share. A subclass lists its `options` and says in `longdesc` what
-    runs.
+    """Base class of the options of the five commands.
+
+    A subclass sets `command`, `options` and `longdesc`. After parsing, the values are items of this
+    mapping, by the options' names.
     """
 
     command: ClassVar[str]
@@ -71,7 +73,7 @@ class CommandOptions(usage.Options):
     def __init__(self) -> None:
         super().__init__()
         self.collected: dict[str, list[str]] = {}
-        # where the options that were given come from: "--listen", "RTPROV_LISTEN"
+        # The source of each option that was given, by its name: "--listen", "RTPROV_LISTEN".
         self.sources: dict[str, str] = {}
         self.ending: Ending
 
@@ -80,8 +82,10 @@ class CommandOptions(usage.Options):
 
     def parseArgs(self, *arguments: str) -> None:
         if arguments:
-            # not shown: see parseOptions
-            raise usage.UsageError("unexpected argument: all is said by options, see --help")
+            # The argument may be a misplaced URL with a password: it is not shown.
+            raise usage.UsageError(
+                "unexpected argument: this command takes options only, see --help"
+            )
 
     def opt_version(self) -> None:
         """Show rtprov's version and exit."""
@@ -89,27 +93,27 @@ class CommandOptions(usage.Options):
         raise SystemExit(0)
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
-        """Raises SystemExit, with one line, where something is wrong."""
+        """Parse the command line and the environment. Raises SystemExit with one line on errors."""
         self.ending = Ending(self.command, self.parent)
         self.ending.install()
         try:
             super().parseOptions(options)
         except (usage.UsageError, ConfigurationError) as error:
             text = str(error)
-            # a broker URL gone astray, password and all
+            # The text may be a misplaced broker URL with a password.
             if "://" in text and isinstance(error, usage.UsageError):
                 text = "an option is not recognized, see --help"
             raise SystemExit(f"{self.command}: {text}") from None
 
     def postOptions(self) -> None:
-        """Give every option its value."""
+        """Set every option's value."""
         for option in self.options:
             self._fill_in(option)
         self.check()
 
     def _fill_in(self, option: Option) -> None:
         name, found = option.name, lookup(option.name, self.command, os.environ)
-        # 0 is a flag that is off
+        # usage.Options sets a flag that is off to 0.
         given = self.collected.get(name) or [
             text for text in [self.get(name)] if text not in (None, 0)
         ]
@@ -131,14 +135,14 @@ class CommandOptions(usage.Options):
             self[name] = option.parse(option.default)
 
     def check(self) -> None:
-        """What options must hold together. Raises `ConfigurationError`."""
+        """Check combinations of options. Raises `ConfigurationError`."""
 
     def exclude(self, one: str, other: str) -> None:
-        """Raises `ConfigurationError` if both options were given."""
+        """Raise `ConfigurationError` if both options were given."""
         if one in self.sources and other in self.sources:
             raise ConfigurationError(
-                f"{self.sources[one]} and {self.sources[other]} exclude each other: give one of"
-                " them"
+                f"{self.sources[one]} and {self.sources[other]} cannot be used together: give one"
+                " of them"
             )
 
 

@@ -1,9 +1,8 @@
-"""Environment variables: which ones give an option its value, and which ones look like ours and are
-not.
+"""Environment variables that set options, and ``RTPROV_`` variables that set none.
 
 ``--listen`` of ``rtprov-frontend`` is read from ``RTPROV_FRONTEND_LISTEN``, else from
-``RTPROV_LISTEN``. An empty variable counts as not given. Kubernetes sets ``RTPROV_PORT=tcp://…``
-and others in each container beside a service called ``rtprov``: those are passed over
+``RTPROV_LISTEN``. An empty variable counts as not given. In a namespace with a service called
+``rtprov``, Kubernetes sets ``RTPROV_PORT=tcp://…`` and others in each container; those are ignored
 (https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables)."""
 
 from __future__ import annotations
@@ -16,8 +15,7 @@ import attrs
 
 PREFIX = "RTPROV_"
 ROLES = ("FRONTEND", "WORKER", "STUB", "BROKER")
-# Variables that something else than a command's options reads: the command line rtprov, and the
-# tests.
+# Variables that are not read by a command's options, but by the command line rtprov and by tests.
 _OF_CLIENTS = ("API_URL", "API_CA", "API_TOKEN_FILE", "API_CERT", "API_KEY")
 _OF_TESTS = ("REQUIRE_RABBITMQ", "REQUIRE_PROXIES", "RABBITMQ", "CI_CACHE", "FULL", "QUICK")
 ELSEWHERE = frozenset(PREFIX + name for name in (*_OF_CLIENTS, *_OF_TESTS))
@@ -30,24 +28,24 @@ _ADDRESS = re.compile(r"(?:tcp|udp|sctp)://", re.IGNORECASE)
 
 
 def injected(name: str, value: str) -> bool:
-    """Whether Kubernetes sets this variable, for a service whose name begins with ``rtprov``."""
+    """Return whether Kubernetes sets this variable for a service whose name begins with
+    ``rtprov``.
+    """
     return _INJECTED.fullmatch(name) is not None or (
         name.endswith("_PORT") and _ADDRESS.match(value) is not None
     )
 
 
 def variable(option: str, command: str = "rtprov") -> str:
-    """The variable of an option; with a command such as ``rtprov-frontend``, the one that counts
-    there alone.
+    """Return the name of the variable that sets an option for all commands or, with a `command`
+    such as ``rtprov-frontend``, for that command only.
     """
     role = command.removeprefix("rtprov").removeprefix("-")
     return PREFIX + "_".join(part.upper().replace("-", "_") for part in (role, option) if part)
 
 
 def lookup(option: str, command: str, environment: Mapping[str, str]) -> tuple[str, str] | None:
-    """The variable that gives an option of `command` its value, and that value; None if there is
-    none.
-    """
+    """Return the variable that sets an option of `command`, and its value; None if none is set."""
     for name in (variable(option, command), variable(option)):
         value = environment.get(name, "")
         if value and not injected(name, value):
@@ -57,8 +55,9 @@ def lookup(option: str, command: str, environment: Mapping[str, str]) -> tuple[s
 
 @attrs.frozen
 class Survey:
-    """What is in the environment and has no effect: variables that Kubernetes sets, and unknown
-    ones with the nearest known name.
+    """The ``RTPROV_`` variables that have no effect.
+
+    `injected` are set by Kubernetes. `unknown` holds each unknown name with the nearest known one.
     """
 
     injected: tuple[str, ...]
@@ -71,7 +70,11 @@ def survey(
     options: Iterable[str],
     all_options: Collection[str],
 ) -> Survey:
-    """`options` are the names of the command's own options, `all_options` those of all commands."""
+    """Find the variables in `environment` that have no effect on `command`.
+
+    `options` are the names of the command's own options, `all_options` those of all commands.
+    Variables of another command, such as ``RTPROV_WORKER_LISTEN``, count as known.
+    """
     own_role = variable("", command)
     known = {
         *ELSEWHERE,

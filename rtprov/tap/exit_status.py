@@ -1,9 +1,8 @@
-"""How a command that cannot start, or cannot go on, ends: one line on standard error, the right
-exit status, no traceback.
+"""Exit statuses: a command that fails ends with one line on standard error and no traceback.
 
-Exit status 1 is for a wrong option and for what may pass (an address in use), 78 (EX_CONFIG) for a
-configuration that cannot work. What ends the process at its start reaches `sys.excepthook`. What
-comes later is passed to `end`, which lets the process stop in good order first."""
+Exit status 1 means a wrong option or a temporary problem (an address in use), 78 (EX_CONFIG) a
+configuration that cannot work. Errors during the start reach `sys.excepthook`. Later errors are
+passed to `Ending.end`, which stops the reactor in order first."""
 
 from __future__ import annotations
 
@@ -24,8 +23,10 @@ _log = Logger(namespace="rtprov")
 
 
 class Ending:
-    """The end of one command. `launcher` are the options of twistd or twist, which run it; None
-    where nobody does, as in a test.
+    """Ends the process of one command with the right line and status.
+
+    `launcher` holds the options of twistd or twist; None if the command runs without either, as in
+    tests.
     """
 
     def __init__(self, command: str, launcher: Mapping[str, Any] | None) -> None:
@@ -40,45 +41,48 @@ class Ending:
         self._ended = False
 
     def install(self) -> None:
-        """Show what ends the process from now on as one line, if it is an operator's mistake;
-        anything else keeps its traceback.
+        """From now on, report configuration errors that end the process as one line. All other
+        exceptions keep their tracebacks.
         """
         sys.excepthook = self._on_exception
 
     def _on_exception(self, kind: type[BaseException], error: BaseException, trace: Any) -> None:
-        # twistd's own files: twistd.pid, its log, its folder
+        # An error with one of twistd's own files: twistd.pid, the log, the working directory.
         if isinstance(error, OSError) and error.filename is not None:
             error = refusal(f"{os.fsdecode(error.filename)}: {error.strerror}", error)
         if isinstance(error, ConfigurationError):
-            self._tell(error)
-            # the interpreter heeds that in a hook, and ends with this status
+            self._report(error)
+            # Raised in an excepthook, SystemExit still sets the interpreter's exit status.
             raise SystemExit(error.exit_status)
-        if not isinstance(error, KeyboardInterrupt):  # which ends the process by its signal
+        if not isinstance(error, KeyboardInterrupt):  # Python ends the process with SIGINT
             sys.__excepthook__(kind, error, trace)
 
-    def _tell(self, error: ConfigurationError) -> None:
-        """Once: where standard output has the log, standard error is shown beside it."""
+    def _report(self, error: ConfigurationError) -> None:
+        """Write the error to standard error, and to the log unless that is on standard output,
+        which an operator sees next to standard error.
+        """
         line = f"{self._command}: {error}"
         if self._logged_elsewhere:
             _log.error("{line}", line=line)
         if self._waiting is not None and self._waiting.fail(line, error.exit_status):
             return
-        with suppress(OSError):  # a terminal that is gone
+        with suppress(OSError):  # the terminal may be closed
             print(line, file=sys.__stderr__, flush=True)
 
     def end(self, error: ConfigurationError) -> None:
-        """Say what is wrong, stop the reactor, and have the process end with the error's exit
-        status.
+        """Report the error, stop the reactor, and end the process with the error's exit status.
+
+        Does nothing at the second call.
         """
         if self._ended:
             return
         self._ended = True
-        self._tell(error)
+        self._report(error)
         atexit.register(_exit, error.exit_status)
         cast("Any", reactor).callWhenRunning(_stop)
 
     def started(self) -> None:
-        """The command has started: nobody waits any longer."""
+        """Call this once the command has started: twistd's first process stops waiting then."""
         if self._waiting is not None:
             self._waiting.close()
             self._waiting = None
@@ -90,7 +94,7 @@ def _stop() -> None:
 
 
 def _exit(status: int) -> None:
-    """twistd gives no other way to say with which status its process ends."""
+    """End the process with `status`. twistd offers no other way to set its exit status."""
     for stream in (sys.__stdout__, sys.__stderr__):
         if stream is not None:
             with suppress(OSError, ValueError):
@@ -99,11 +103,11 @@ def _exit(status: int) -> None:
 
 
 class _WaitingProcess:
-    """Takes the place of `sys.__stderr__` where twistd makes a daemon.
+    """Replaces `sys.__stderr__` while twistd starts a daemon.
 
-    There the first process waits for the daemon to start. If that fails, twistd has it write a text
-    of its own, cut short, to `sys.__stderr__`, and end with status 1. This one writes the daemon's
-    line instead, and ends with the daemon's status."""
+    twistd's first process waits for the daemon to start. If the daemon fails, twistd writes its own
+    shortened text to `sys.__stderr__` and ends with status 1. This object writes the line that the
+    daemon sent over a pipe instead, and ends the process with the daemon's status."""
 
     def __init__(self) -> None:
         self._stream = cast("TextIO", sys.__stderr__)
@@ -115,8 +119,9 @@ class _WaitingProcess:
         return getattr(self._stream, name)
 
     def fail(self, line: str, status: int) -> bool:
-        """Called in the daemon: pass the line on. Return False in a process that is no daemon
-        yet.
+        """Send the line and the status from the daemon to the waiting process.
+
+        Return False if this process is not the daemon yet.
         """
         if os.getpid() == self._process_id:
             return False
@@ -124,19 +129,19 @@ class _WaitingProcess:
         return True
 
     def write(self, text: str) -> int:
-        """Called by twistd in the waiting process."""
+        """Write `text`, or the daemon's line instead of twistd's. Called in the waiting process."""
         if not text.startswith("An error has occurred"):
             return self._stream.write(text)
         os.close(self._writer)
-        # to its end, which comes when the daemon has ended
-        with os.fdopen(self._reader, encoding="utf-8") as told:
-            status, _, line = told.read().partition(" ")
+        # The pipe ends when the daemon has ended.
+        with os.fdopen(self._reader, encoding="utf-8") as pipe:
+            status, _, line = pipe.read().partition(" ")
         self._stream.write(line or text)
         self._stream.flush()
         os._exit(int(status or 1))
 
     def close(self) -> None:
-        """Called in the daemon once it runs."""
+        """Restore `sys.__stderr__`. Called in the daemon once it runs."""
         sys.__stderr__ = self._stream  # type: ignore[misc,assignment] # the stream of before
         os.close(self._reader)
         os.close(self._writer)

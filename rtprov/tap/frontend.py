@@ -1,4 +1,4 @@
-"""``twistd rtprov-frontend``: service B."""
+"""``twistd rtprov-frontend``: service B, the HTTPS front end."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from rtprov.tap.process import clock, environment, wall_clock
 from rtprov.tap.reloading import Renewal
 from rtprov.tap.sharded import Sharded
 
-OBJECTION = (
-    "anybody could come in; --client-ca or --tokens says who may, --open that anybody is meant"
+OPEN_ACCESS_REFUSAL = (
+    "any client would be accepted; set --client-ca or --tokens, or --open if that is intended"
 )
 
 
 class Options(opt.CommandOptions):
     longdesc = (
-        "Runs service B, the front end: takes tasks over HTTPS, stores them through the AMQP"
-        " broker, and tells their status."
+        "Runs service B, the front end: accepts tasks over HTTPS, publishes them to the AMQP"
+        " broker, and answers requests for their status."
     )
     command = "rtprov-frontend"
     options = (
@@ -62,8 +62,9 @@ class Options(opt.CommandOptions):
 
 
 def make_admission(options: Mapping[str, Any]) -> tuple[Admission, list[Renewal]]:
-    """Whom the front end lets in and what they may do, and what watches the file that says so.
-    Raises `ConfigurationError`.
+    """Return the front end's access control, and the services that watch the tokens file.
+
+    Raises `ConfigurationError` if the tokens file cannot be used.
     """
     admission = Admission(
         now=clock.seconds,
@@ -74,8 +75,8 @@ def make_admission(options: Mapping[str, Any]) -> tuple[Admission, list[Renewal]
     )
     if options["role-of"] and (options["client-ca"] is None or options["tokens"] is not None):
         log.warn(
-            "--role-of has no effect: it is for clients that are known by certificate alone, with"
-            " --client-ca and without --tokens"
+            "--role-of has no effect: it applies only to clients that are identified by"
+            " certificate, with --client-ca and without --tokens"
         )
 
     def take(tokens: tuple[Token, ...]) -> None:
@@ -88,8 +89,12 @@ def make_admission(options: Mapping[str, Any]) -> tuple[Admission, list[Renewal]
 
 
 def public_bind_refusal(options: Mapping[str, Any]) -> str | None:
-    """Why the front end may not listen beyond this machine; None where it may."""
-    return None if options["open"] or options["client-ca"] or options["tokens"] else OBJECTION
+    """Return why the front end must not listen on an address that other machines can reach; None
+    if it may.
+    """
+    if options["open"] or options["client-ca"] or options["tokens"]:
+        return None
+    return OPEN_ACCESS_REFUSAL
 
 
 class _FrontendCommand(Command):
@@ -132,9 +137,10 @@ class _FrontendCommand(Command):
         most = room_for(options["max-connections"])
         if most < options["max-connections"]:
             log.warn(
-                "{most} connections at once are taken, no more: {files} open files are allowed"
-                " (ulimit -n)",
+                "accepting at most {most} connections at the same time, not the {wanted} of"
+                " --max-connections: only {files} open files are allowed (ulimit -n)",
                 most=most,
+                wanted=options["max-connections"],
                 files=open_files(),
             )
         self._listening = front_end(

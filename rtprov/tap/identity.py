@@ -1,4 +1,4 @@
-"""The files that say who a command is, and whom it trusts: certificates, CA, sealing keys."""
+"""The files of a command's identity and trust: certificate, private key, CA, sealing keys."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from rtprov.tap.reloading import warn_of_expiry
 
 
 def server_identity(options: dict[str, Any], role: str) -> ServerIdentity:
-    """What a server command shows. Raises `ConfigurationError`."""
+    """Load the certificate, private key and client CA of a server command.
+
+    Raises `ConfigurationError`.
+    """
     certificate, key = identity_files(options, role)
     identity = ServerIdentity(certificate, key, options.get("client-ca"))
     warn_of_expiry(*identity.certificates)
@@ -22,8 +25,10 @@ def server_identity(options: dict[str, Any], role: str) -> ServerIdentity:
 
 
 def identity_files(options: dict[str, Any], role: str) -> tuple[Path, Path]:
-    """Certificate and key of a role: single files, or those of --certs. Raises `ConfigurationError`
-    that says how to make a set.
+    """Return the paths of a role's certificate and private key: single files, or files in --certs.
+
+    Raises `ConfigurationError` if a file in --certs is missing; the message names the command that
+    creates a set.
     """
     certs: Path = options["certs"]
     certificate: Path = options.get("certificate") or certs / f"{role}.pem"
@@ -41,7 +46,10 @@ def _require(file: Path, certs: Path) -> None:
 
 
 def ca_file(options: dict[str, Any]) -> Path:
-    """The CA that vouches for the servers we call. Raises `ConfigurationError`."""
+    """Return the path of the CA that verifies the servers this process connects to.
+
+    Raises `ConfigurationError`.
+    """
     certs: Path = options["certs"]
     file: Path = options.get("ca") or certs / "ca.pem"
     _require(file, certs)
@@ -49,7 +57,9 @@ def ca_file(options: dict[str, Any]) -> Path:
 
 
 def key_file(options: dict[str, Any]) -> KeyFile:
-    """The file with the sealing keys. It may be missing: `rtprov.journal.first_key` makes it, if it
-    may. Raises `ConfigurationError`.
+    """Load the sealing keys. Raises `ConfigurationError`.
+
+    The file may be missing: `rtprov.journal.first_key` creates it later if no task needs an older
+    key.
     """
     return KeyFile(options.get("seal-keys") or options["certs"] / SEAL_KEY)

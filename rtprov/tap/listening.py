@@ -1,4 +1,4 @@
-"""Services that listen, from the start of the process to its stop."""
+"""Services that listen on a port: the front end, the stub, the broker, ``--health-listen``."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ if TYPE_CHECKING:
 log = Logger(namespace="rtprov")
 ANSWERED_WITHIN_S = 5.0
 OPEN_WITHIN_S = 3.0
-TAKEN = "an address and a port that this process may have, such as tcp:8443:interface=127.0.0.1"
-FLUSH_S = 0.1  # for the last answer's bytes to leave the process
+EXAMPLE = "an address and port that this process may use, such as tcp:8443:interface=127.0.0.1"
+FLUSH_S = 0.1  # time for the last answer's bytes to leave the process
 
 
 class Listening(Service):
-    """Listens on `endpoint` from the start of the process to its stop. `what` names it in the log,
-    `where` in an error.
+    """Listens on `endpoint` from the start of the process to its stop.
 
-    With `public_bind_refusal`, a reason and what to do about it, only this machine may be listened
-    to. `option` says where an operator puts it."""
+    `what` names the service in the log, `where` is the endpoint's description for error messages,
+    `option` the command-line option that sets it. With `public_bind_refusal`, only addresses of the
+    loopback interface are allowed; the text says why, and which option changes that."""
 
     option = "--listen"
 
@@ -64,7 +64,11 @@ class Listening(Service):
         self.port: IListeningPort | None = None
 
     def privilegedStartService(self) -> None:
-        """Raises `ConfigurationError` where the port cannot be had, or may not."""
+        """Open the port.
+
+        Raises `ConfigurationError` if that fails, or if the address is not allowed by
+        `public_bind_refusal`.
+        """
         super().privilegedStartService()
         failures: list[Failure] = []
         self._endpoint.listen(self._factory).addCallbacks(self._on_port, failures.append)
@@ -77,12 +81,12 @@ class Listening(Service):
             if str(error) == "Cannot acquire lock":  # another process's unix: socket
                 raise TemporarilyUnavailable(f"{message}; another process listens there")
             if getattr(error, "errno", None) != errno.EADDRINUSE:
-                message += f"; {self.option} takes {TAKEN}"
+                message += f"; set {self.option} to {EXAMPLE}"
             raise refusal(message, error)
         if self._public_bind_refusal is not None and not self._on_loopback:
             self.stopService()
             raise ConfigurationError(
-                f"{self._what} may not listen beyond this machine, on {self.address}:"
+                f"{self._what} must not listen on {self.address}, which other machines can reach:"
                 f" {self._public_bind_refusal}"
             )
 
@@ -95,7 +99,7 @@ class Listening(Service):
 
     @property
     def address(self) -> str:
-        """``host:port``, or whatever else the endpoint listens on."""
+        """``host:port``, or the endpoint's description if it has no port."""
         host = self.host
         if hasattr(host, "port"):
             return f"[{host.host}]:{host.port}" if ":" in host.host else f"{host.host}:{host.port}"
@@ -103,21 +107,19 @@ class Listening(Service):
 
     @property
     def host(self) -> Any:
-        """Twisted's address of the port, such as an IPv4Address; None before it listens."""
+        """The port's Twisted address, such as an IPv4Address; None before it listens."""
         return None if self.port is None else self.port.getHost()
 
     @property
     def _on_loopback(self) -> bool:
-        """Whether only this machine reaches the port: what has no host is a socket in the file
-        system.
-        """
+        """Whether only this machine can reach the port. True for a Unix socket."""
         host = getattr(self.host, "host", "127.0.0.1")
         address = ip_address(str(host).partition("%")[0])
         return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
     @property
     def port_number(self) -> int:
-        """The TCP port, once it listens."""
+        """The TCP port number. Call it only once the service listens."""
         assert self.port is not None
         return cast("int", cast("Any", self.port.getHost()).port)
 
@@ -135,12 +137,12 @@ class Listening(Service):
 
 
 class Answering(Listening):
-    """Serves HTTP, and when it is stopped waits for the requests under way: a POST is never left
-    without its answer.
+    """Serves HTTP. When it is stopped, it waits for the requests under way, so that every POST gets
+    an answer.
 
-    They get 5 s, in which a front end answers whatever happens, and are the last ones on their
-    connections: who goes on sending on those is told to look elsewhere. `release` is called first,
-    and has those answered that wait for something."""
+    The requests under way get 5 s, within which the front end answers any request. Each is the
+    last one on its connection: the answer says ``Connection: close``. `release` is called first; it
+    makes requests that wait for a status change answer at once."""
 
     def __init__(
         self,
@@ -158,13 +160,14 @@ class Answering(Listening):
         self._release = release
 
     def serve(self, resource: IResource, release: Callable[[], None]) -> None:
-        """Serve another resource from the next request on."""
+        """Serve another resource from the next request on, and replace `release`."""
         self._site.resource = resource
         self._release = release
 
     def open_when(self, ready: Deferred[Any]) -> None:
-        """Let requests wait until `ready` fires, for 3 s at most: who comes as soon as there is a
-        port is not told that it is too early.
+        """Hold requests until `ready` fires, for 3 s at most.
+
+        A client that connects as soon as the port is open then gets no 503.
         """
         self._site.hold()
         ready.addTimeout(OPEN_WITHIN_S, self._clock).addBoth(lambda _: self._site.open())
@@ -184,7 +187,7 @@ class Answering(Listening):
 
 
 def health(where: tuple[str, Any], readiness: Readiness) -> Listening:
-    """Answer ``/livez`` and ``/readyz``, over plain HTTP."""
+    """Return a service that answers ``/livez`` and ``/readyz`` over plain HTTP."""
     text, endpoint = where
     listening = Listening(
         "health", text, endpoint, JsonSite(Health(readiness).resource(), reactor=clock)
@@ -194,7 +197,7 @@ def health(where: tuple[str, Any], readiness: Readiness) -> Listening:
 
 
 def health_if(options: Mapping[str, Any], readiness: Readiness) -> list[Listening]:
-    """The service for ``--health-listen``, if that is given."""
+    """Return the service for ``--health-listen``, in a list that is empty if it is not given."""
     where = options["health-listen"]
     return [] if where is None else [health(where, readiness)]
 
@@ -202,7 +205,10 @@ def health_if(options: Mapping[str, Any], readiness: Readiness) -> list[Listenin
 def https(
     what: str, where: tuple[str, Any], resource: IResource, identity: ServerIdentity
 ) -> Listening:
-    """Serve a resource over HTTPS; stopping does not wait for the requests under way."""
+    """Return a service that serves a resource over HTTPS.
+
+    Stopping it does not wait for the requests under way.
+    """
     text, endpoint = where
     return Listening(
         what, text, TLSEndpoint(endpoint, identity, clock), JsonSite(resource, reactor=clock)
@@ -219,8 +225,11 @@ def front_end(
     timeout_s: float = IDLE_TIMEOUT_S,
     public_bind_refusal: str | None = None,
 ) -> Answering:
-    """Serve the front end over HTTPS to those whom `admission` admits, on as many `connections` as
-    there may be.
+    """Return a service that serves the front end over HTTPS.
+
+    `admission` is the access control, `connections` limits the open connections, `timeout_s` is how
+    long a request may take to arrive and a connection may stay idle. For `public_bind_refusal` see
+    `Listening`.
     """
     text, endpoint = where
     site = CountingSite(

@@ -1,6 +1,4 @@
-"""The log under twistd: it goes where twistd would write it, without the lines that twistd and
-Twisted write about themselves.
-"""
+"""The log observer under twistd: twistd's destination without Twisted's own info lines."""
 
 from __future__ import annotations
 
@@ -24,14 +22,14 @@ from twisted.python.logfile import LogFile
 
 
 def quiet_observer(launcher: Mapping[str, Any]) -> ILogObserver | None:
-    """The observer for twistd's `launcher` options; None where twistd is to do what it always does.
+    """Return the observer for twistd's options `launcher`; None to leave logging to twistd.
 
     Raises OSError if the log file cannot be opened.
     """
     if launcher.get("logger") is not None or (
         launcher["logfile"] == "-" and not launcher["nodaemon"]
     ):
-        return None  # an operator's own observer, or a mistake that twistd refuses
+        return None  # the operator's own observer, or a combination that twistd refuses
     if launcher.get("syslog"):
         from twisted.python.syslog import SyslogObserver  # not on every platform
 
@@ -46,7 +44,7 @@ def quiet_observer(launcher: Mapping[str, Any]) -> ILogObserver | None:
 
 
 def _rotate_on_signal(file: LogFile) -> None:
-    """SIGUSR1 begins a new log file, as twistd has it."""
+    """Start a new log file on SIGUSR1, as twistd does."""
     if not signal.getsignal(signal.SIGUSR1):
         signal.signal(
             signal.SIGUSR1,
@@ -55,9 +53,7 @@ def _rotate_on_signal(file: LogFile) -> None:
 
 
 def _worth_a_line(event: LogEvent) -> Any:
-    """Leave out what Twisted tells of itself, but for its warnings and errors, and the signal that
-    ends the process.
-    """
+    """Drop Twisted's own debug and info events, except for the signal that ends the process."""
     namespace = event.get("log_namespace") or ""
     by_twisted = namespace == "log_legacy" or namespace.startswith("twisted.")
     if (

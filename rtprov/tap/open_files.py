@@ -1,18 +1,18 @@
-"""How many files, connections among them, this process may have open at once."""
+"""The limit of open files, which also limits connections."""
 
 from __future__ import annotations
 
 import resource
 
-# that are no calls and no clients' connections: the broker's, the log, certificates that are read
-# again; a quarter of few
+# Files reserved for other things than calls and client connections: the broker's connection, the
+# log, certificates that are read again. With a low limit, a quarter of it is reserved.
 OWN = 200
 
-_MOST = 1_048_576  # Linux takes no more (fs.nr_open), nor does it take "unlimited"
+_MOST = 1_048_576  # Linux accepts no more (fs.nr_open), and no "unlimited" either
 
 
 def open_files() -> int:
-    """Have the limit raised as far as we may; return it."""
+    """Raise the soft limit to the hard limit; return the limit that applies."""
     soft, hard = (
         _MOST if limit == resource.RLIM_INFINITY else limit
         for limit in resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -23,12 +23,12 @@ def open_files() -> int:
             resource.setrlimit(
                 resource.RLIMIT_NOFILE, (wanted, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
             )
-        except (ValueError, OSError):  # macOS has a limit of its own below that
+        except (ValueError, OSError):  # macOS has a lower limit of its own
             return soft
     return max(soft, wanted)
 
 
 def room_for(connections: int) -> int:
-    """How many of so many connections there may be, with what else is open; at least one."""
+    """Return how many of `connections` the limit of open files allows; at least one."""
     files = open_files()
     return max(1, min(connections, files - min(OWN, files // 4)))

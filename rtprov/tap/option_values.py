@@ -1,6 +1,4 @@
-"""From an option's text to its value. Each function raises ValueError with a sentence that says
-what is taken.
-"""
+"""Parsers of option values. Each raises ValueError with a message that says what is expected."""
 
 from __future__ import annotations
 
@@ -23,7 +21,7 @@ _SEPARATOR = re.compile(r"(?<!\\):")  # of an endpoint description's arguments
 
 
 def integer(low: int, high: int) -> Callable[[str], int]:
-    """An integer within these bounds."""
+    """Return a parser of integers from `low` to `high`."""
 
     def parse(text: str) -> int:
         if not (text.isascii() and text.isdigit() and len(text) <= 12 and low <= int(text) <= high):
@@ -34,7 +32,7 @@ def integer(low: int, high: int) -> Callable[[str], int]:
 
 
 def seconds(low: float, high: float) -> Callable[[str], float]:
-    """A number of seconds within these bounds."""
+    """Return a parser of numbers of seconds from `low` to `high`."""
 
     def parse(text: str) -> float:
         try:
@@ -49,18 +47,18 @@ def seconds(low: float, high: float) -> Callable[[str], float]:
 
 
 def per_second(text: str) -> float:
-    """A number of requests a second."""
+    """Parse a number of requests per second."""
     try:
         value = float(text)
     except ValueError:
         value = -1.0
     if not 0.001 <= value <= 1_000_000:
-        raise ValueError("expected a number of requests a second from 0.001 to 1000000")
+        raise ValueError("expected a number of requests per second from 0.001 to 1000000")
     return value
 
 
 def secret(text: str) -> str:
-    """A text that is not empty, and that AMQP can carry."""
+    """Return the text, which must not be empty and must be encodable as UTF-8, as AMQP needs."""
     if not text:
         raise ValueError("expected at least one character")
     try:
@@ -71,7 +69,7 @@ def secret(text: str) -> str:
 
 
 def role_of(text: str) -> tuple[str, Role]:
-    """The common name of a certificate, and its role."""
+    """Parse ``NAME=ROLE``: a certificate's common name and the role of its client."""
     name, separator, role = text.rpartition("=")
     if not (name and separator and role in ROLES):
         raise ValueError(
@@ -81,7 +79,7 @@ def role_of(text: str) -> tuple[str, Role]:
 
 
 def choice(*values: int) -> Callable[[str], int]:
-    """One of these integers."""
+    """Return a parser that accepts one of these integers."""
 
     def parse(text: str) -> int:
         if text not in map(str, values):
@@ -92,7 +90,7 @@ def choice(*values: int) -> Callable[[str], int]:
 
 
 def path(text: str) -> Path:
-    """A path, made absolute now: twistd may change its working directory."""
+    """Parse a path. It is made absolute at once: twistd may change the working directory later."""
     if not text:
         raise ValueError("expected a path")
     try:
@@ -102,24 +100,22 @@ def path(text: str) -> Path:
 
 
 def server_endpoint(text: str) -> tuple[str, Any]:
-    """The description, and the endpoint that it describes, with a long backlog: whole campaigns may
-    connect at once.
+    """Parse a Twisted endpoint description; return it and its endpoint.
 
-    ``haproxy:`` before another description is for connections that begin with a PROXY header.
+    The backlog is longer than Twisted's, since thousands of clients may connect at the same time.
+    After the prefix ``haproxy:``, connections begin with a PROXY header.
     """
     below = text.removeprefix("haproxy:")
     kind, *arguments = _SEPARATOR.split(below)
     if kind in ("ssl", "tls"):
-        raise ValueError("TLS is on top of every HTTPS port already: use tcp:")
+        raise ValueError("the port uses TLS already: use tcp:")
     if kind == "haproxy":
         raise ValueError(
-            f"one PROXY header is enough: expected a Twisted endpoint description {_EXAMPLE} after"
-            " haproxy:"
+            f"haproxy: was given twice: expected a Twisted endpoint description {_EXAMPLE} after"
+            " the first one"
         )
     if kind == "stdio":
-        raise ValueError(
-            f"standard input is not a port: expected a Twisted endpoint description {_EXAMPLE}"
-        )
+        raise ValueError(f"stdio is not a port: expected a Twisted endpoint description {_EXAMPLE}")
     try:
         backlog = (
             f":backlog={BACKLOG}"
@@ -129,7 +125,7 @@ def server_endpoint(text: str) -> tuple[str, Any]:
         endpoint = serverFromString(reactor, below + backlog)
     except MemoryError:
         raise
-    except Exception as error:  # Twisted raises whatever the endpoint's parser does
+    except Exception as error:  # an endpoint's parser may raise anything
         raise ValueError(
             f"{text!r} is not a Twisted endpoint description {_EXAMPLE} ({error})"
         ) from None

@@ -1,5 +1,6 @@
-"""The options of the five commands, each defined once. How they get their values stands in
-`rtprov.tap.command_options`.
+"""The options of the five commands, each defined once, with their ``--help`` texts.
+
+`rtprov.tap.command_options` parses them; `rtprov.tap.option_values` converts their values.
 """
 
 from __future__ import annotations
@@ -23,149 +24,175 @@ from rtprov.tap.option_values import (
 
 
 def _port_of(what: str) -> str:
-    return f"port of {what} on 127.0.0.1; 0 picks a free one"
+    return f"TCP port of {what} on 127.0.0.1; 0 picks a free one"
 
 
 CERTS = Option(
     "certs",
     "certs",
-    "folder with ca.pem, and a .pem and .key for each of frontend, stub and worker",
+    "folder with ca.pem, and NAME.pem and NAME.key for frontend, stub and worker",
     path,
 )
 BROKER_CERTS = attrs.evolve(CERTS, help="folder with broker.pem and broker.key, for --tls")
 CERTIFICATE = Option(
-    "certificate", None, "PEM certificate to show, instead of the one in --certs", path
+    "certificate",
+    None,
+    "PEM file with this process's certificate, instead of the one in --certs",
+    path,
 )
-PRIVATE_KEY = Option("private-key", None, "its private key, instead of the one in --certs", path)
+PRIVATE_KEY = Option(
+    "private-key",
+    None,
+    "PEM file with the certificate's private key, instead of the one in --certs",
+    path,
+)
 CLIENT_CA = Option(
-    "client-ca", None, "ask clients for a certificate that this CA vouches for", path
+    "client-ca",
+    None,
+    "PEM file with a CA; clients must have a certificate that it signed",
+    path,
 )
 TOKENS = Option(
     "tokens",
     None,
-    "file of the bearer tokens that are let in; python -m rtprov.tokens makes them",
+    "file with the accepted bearer tokens; python -m rtprov.tokens creates them",
     path,
 )
 ROLE_OF = Option(
     "role-of",
     None,
-    "NAME=ROLE: what a client may do that shows this certificate; order without it",
+    "NAME=ROLE: role (read, order or operate) of the client whose certificate has this common"
+    " name; repeatable; order if not given",
     role_of,
     repeatable=True,
 )
 RATE = Option(
     "rate",
     None,
-    "requests a second that are taken from one client; any number without it",
+    "requests per second accepted from one client; unlimited if not given",
     per_second,
 )
 OPEN = Option(
     "open",
     None,
-    "listen beyond this machine though neither --client-ca nor --tokens keeps anybody out",
+    "accept any client, also from other machines, without --client-ca or --tokens",
     flag=True,
 )
-MAX_CONNECTIONS = Option("max-connections", "10000", "connections at once", integer(1, 1_000_000))
+MAX_CONNECTIONS = Option(
+    "max-connections", "10000", "maximum number of open client connections", integer(1, 1_000_000)
+)
 MAX_PER_ADDRESS = Option(
     "max-connections-per-address",
     "2000",
-    "connections at once from one address",
+    "maximum number of open client connections from one address",
     integer(1, 1_000_000),
 )
 REQUEST_TIMEOUT = Option(
     "request-timeout",
     "60",
-    "seconds for a request to arrive, and until the next one begins",
+    "seconds that a request may take to arrive, and that a connection may stay idle",
     seconds(0.1, 3600),
 )
 MAX_UNCONFIRMED = Option(
     "max-unconfirmed",
     "10000",
-    "tasks that wait for the broker's confirm at once",
+    "maximum number of tasks that wait for the broker's confirm; further POSTs are answered 503",
     integer(1, 1_000_000),
 )
 TLS = Option(
     "tls",
     None,
-    "speak TLS (amqps), with --certificate and --private-key or the files in --certs",
+    "accept TLS connections only (amqps), with --certificate and --private-key or the files in"
+    " --certs",
     flag=True,
 )
-USER = Option("user", "guest", "the only user that may log in", secret)
+USER = Option("user", "guest", "name of the only user that may log in", secret)
 PASSWORD = Option(
     "password",
     "guest",
-    "the user's password; best in the environment, where no process list shows it",
+    "the user's password; prefer the environment variable, which no process list shows",
     secret,
 )
 CA = Option(
-    "ca", None, "CA that vouches for the servers we call, instead of ca.pem in --certs", path
+    "ca",
+    None,
+    "PEM file with the CA of the servers that this process connects to, instead of ca.pem in"
+    " --certs",
+    path,
 )
 BROKER = Option(
     "broker",
     "amqp://guest:guest@127.0.0.1:5673/",
-    "the AMQP broker; amqps:// verifies it against --ca",
+    "URL of the AMQP broker; with amqps:// its certificate is verified with --ca",
     BrokerUrl.parse,
 )
 BROKER_FILE = Option(
     "broker-file",
     None,
-    "file that holds the AMQP broker's URL, instead of --broker; a change of it is used",
+    "file with the URL of the AMQP broker, instead of --broker; read again when it changes",
     path,
 )
 SEAL_KEYS = Option(
     "seal-keys",
     None,
-    "file with the sealing keys, the same for front ends and workers, instead of seal.key in"
-    " --certs",
+    "file with the sealing keys, instead of seal.key in --certs; front ends and workers need the"
+    " same keys",
     path,
 )
 SHARDS = Option(
     "shards",
     None,
-    "how many shards there are [default: what the broker holds; a new one, 1]",
+    "number of shards [default: the number stored in the broker, or 1 if it stores none]",
     integer(1, 1024),
 )
 SHARD = Option(
     "shard",
     None,
-    "a shard to serve, from 0; repeatable; all of them without it",
+    "number of a shard to serve, from 0; repeatable; all shards if not given",
     integer(0, 1023),
     repeatable=True,
 )
-EQUIPMENT_URL = Option("equipment-url", "https://localhost:8444", "service A", parse_https_url)
-OTHER_EQUIPMENT_URL = Option(
-    "equipment-url", None, "service A; given, no stub is started", parse_https_url
+EQUIPMENT_URL = Option(
+    "equipment-url", "https://localhost:8444", "URL of service A", parse_https_url
 )
-CONCURRENCY = Option("concurrency", "500", "calls to A under way at once", integer(1, 30000))
+OTHER_EQUIPMENT_URL = Option(
+    "equipment-url", None, "URL of service A; if given, no stub is started", parse_https_url
+)
+CONCURRENCY = Option(
+    "concurrency", "500", "maximum number of calls to service A at the same time", integer(1, 30000)
+)
 RETENTION = Option(
     "retention",
     "86400",
-    "seconds for which a finished task can still be asked about",
+    "seconds for which the status of a finished task is kept",
     seconds(1, 518400),
 )
 PATIENCE = Option(
     "patience",
     "600",
-    "seconds for which a task is tried again while A cannot be reached",
+    "seconds for which a task is retried while service A cannot be reached",
     seconds(0, 86400),
 )
 DRAIN = Option(
-    "drain", "120", "seconds that running calls get when the worker is stopped", seconds(0, 86400)
+    "drain",
+    "120",
+    "seconds that running calls to service A get to finish when the worker stops",
+    seconds(0, 86400),
 )
 RUNNING_STATUS = Option(
     "running-status",
     "200",
-    "HTTP status of a task that still runs: 200, 202 or 204",
+    "HTTP status of the answer about a task that is still running: 200, 202 or 204",
     choice(200, 202, 204),
 )
 HONOUR_TIMEOUT = Option(
     "honour-timeout",
     None,
-    "the stub gives up after timeoutInSeconds where that is below its delay",
+    "the stub answers 500 after timeoutInSeconds if that is shorter than its delay",
     flag=True,
 )
 SCENARIO = Option(
-    "scenario", None, "TOML file with rules for the stub, before the built-in ones", path
+    "scenario", None, "TOML file with rules for the stub, tried before the built-in rules", path
 )
 PORT = Option("port", "8443", _port_of("service B"), integer(0, 65535))
 STUB_PORT = Option("stub-port", "8444", _port_of("service A"), integer(0, 65535))
@@ -173,30 +200,30 @@ BROKER_PORT = Option("broker-port", "5673", _port_of("the broker"), integer(0, 6
 FRONT_END_LISTEN = Option(
     "listen",
     None,
-    "Twisted endpoint description of where service B listens, instead of --port",
+    "Twisted endpoint description of service B's port, instead of --port",
     server_endpoint,
 )
-STATE = Option("state", "state", "folder for what the embedded broker keeps", path)
+STATE = Option("state", "state", "folder for the embedded broker's database", path)
 
 HEALTH_LISTEN = Option(
     "health-listen",
     None,
-    "Twisted endpoint description of where to answer /livez and /readyz, over plain HTTP",
+    "Twisted endpoint description of a plain HTTP port for /livez and /readyz",
     server_endpoint,
 )
 
 
 def listen(default: str) -> Option:
-    """Where a command listens."""
+    """Return the option for a command's port."""
     return Option(
-        "listen", default, "Twisted endpoint description of where to listen", server_endpoint
+        "listen", default, "Twisted endpoint description of the port to listen on", server_endpoint
     )
 
 
 def stub_delay(name: str) -> Option:
-    """How long the stub takes."""
+    """Return the option for the stub's delay; commands name it differently."""
     return Option(
-        name, "60", "seconds that the stub takes over a well-formed request", seconds(0, 86400)
+        name, "60", "seconds until the stub answers a well-formed request", seconds(0, 86400)
     )
 
 
@@ -204,6 +231,4 @@ ALL_NAMES = frozenset(
     {"listen", "delay", "stub-delay"}
     | {each.name for each in globals().copy().values() if isinstance(each, Option)}
 )
-"""The names of all options, for the environment variables that another command than the one that
-runs may read.
-"""
+"""The names of all options of all commands: their environment variables are known."""

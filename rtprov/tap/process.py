@@ -1,5 +1,5 @@
-"""What a role gets from this process: the reactor's clock, made monotonic, the wall clock beside
-it, randomness and ids.
+"""The process's clocks: the reactor's, made monotonic, and the wall clock; and the `Environment`
+that they are part of.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from rtprov.messaging.environment import Environment
 
 log = Logger(namespace="rtprov")
 
-# Twisted's reactor takes its time from the system's clock, which may be set, and counts the seconds
-# in which the process was stopped. All its timers read `seconds`. The new clock starts at the old
-# one's time, so that timers which are set already stay as they are.
+# Twisted's reactor uses the system's clock. That clock can be set, and it counts the seconds during
+# which the process was stopped. All the reactor's timers read `seconds`. The new clock starts at
+# the old clock's time, so timers that are set already stay valid.
 _awake = AwakeClock(time.monotonic, start=time.time())
 cast("Any", reactor).seconds = _awake.seconds
 
@@ -32,8 +32,8 @@ wall_clock = WallClock(time.time, clock.seconds)
 
 
 class TimeWatch(Service):
-    """Reads both clocks once a second, so that they notice a stop of the process or a step of the
-    system's clock, and logs each.
+    """Reads both clocks once a second. They then notice that the process was stopped or that the
+    system's clock was set; both are logged.
     """
 
     def __init__(
@@ -51,7 +51,9 @@ class TimeWatch(Service):
         reading = self._reading.start(READ_EVERY_S, now=False)
         reading.addErrback(
             lambda reason: log.failure(
-                "the clocks are no longer read: a stop of the process may end calls early", reason
+                "the clocks are no longer read; calls may time out early after a pause of this"
+                " process",
+                reason,
             )
         )
 
@@ -66,7 +68,7 @@ class TimeWatch(Service):
         if stopped_s:
             log.warn(
                 "this process did not run for {seconds:.1f} s: it was stopped, or its machine was"
-                " paused; deadlines are put off by as much",
+                " paused; all deadlines are extended by that time",
                 seconds=stopped_s,
             )
         step = self._wall.steps[-1] if self._wall.steps else None
@@ -74,15 +76,15 @@ class TimeWatch(Service):
             self._last_step = step
             if step is not None and not stopped_s:
                 log.warn(
-                    "the system's clock was set {seconds:.1f} s {direction}; no deadline and no"
-                    " task's patience changes by it",
+                    "the system's clock was set {seconds:.1f} s {direction}; deadlines and the"
+                    " patience of tasks are not affected",
                     seconds=abs(step.size_s),
                     direction="forward" if step.size_s > 0 else "back",
                 )
 
 
 def environment(broker: IStreamClientEndpoint, url: BrokerUrl) -> Environment:
-    """The real process: its reactor, its clock, its randomness."""
+    """Return the environment of a role in this process: clocks, randomness, ids, broker."""
     return Environment(
         clock=clock,
         wall_clock=wall_clock,

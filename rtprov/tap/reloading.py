@@ -1,6 +1,4 @@
-"""Files that are replaced while a server runs, such as certificates, whose end is also told of in
-time, and tokens.
-"""
+"""Reloading of files that change at run time (certificates, keys, tokens), and expiry warnings."""
 
 from __future__ import annotations
 
@@ -26,8 +24,9 @@ WARN_EVERY_S = 86400.0
 
 
 def warn_of_expiry(*certificates: Path) -> None:
-    """Say in the log that a certificate has expired, or soon will have: from outside that looks
-    like any other failure of TLS.
+    """Log a warning for each certificate that has expired or expires soon.
+
+    From outside, an expired certificate looks like any other TLS failure.
     """
     for certificate in certificates:
         trouble = expiry_warning(certificate, datetime.now(timezone.utc))
@@ -36,10 +35,10 @@ def warn_of_expiry(*certificates: Path) -> None:
 
 
 class Renewal(Service):
-    """Loads `files` again within seconds when they are replaced, or when told to `reload`. `what`
-    names them in the log.
+    """Watches `files`: reloads them within 2 s of a change, or when `reload` is called.
 
-    What is no good is told of in the log, once, and what was loaded before stays.
+    `what` names the files in the log. If the new files cannot be used, the error is logged once and
+    the previous version stays in use.
     """
 
     def __init__(self, files: Files, *, clock: IReactorTime, what: str = "certificates") -> None:
@@ -54,7 +53,7 @@ class Renewal(Service):
         looking = self._looking.start(LOOK_EVERY_S, now=False)
         looking.addErrback(
             lambda reason: log.failure(
-                "the {what} are no longer looked at", reason, what=self._what
+                "{what}: the files are no longer watched for changes", reason, what=self._what
             )
         )
 
@@ -69,11 +68,15 @@ class Renewal(Service):
             self._files.reload()
         except ConfigurationError as error:
             log.error(
-                "{what} not reloaded, those before stay: {error}", what=self._what, error=error
+                "{what} not reloaded, the previous version stays in use: {error}",
+                what=self._what,
+                error=error,
             )
         except Exception:
             log.failure(
-                "{what} not reloaded for an error of ours, those before stay", what=self._what
+                "{what} not reloaded because of an internal error, the previous version stays in"
+                " use",
+                what=self._what,
             )
         else:
             log.info("{what} reloaded", what=self._what)
@@ -87,6 +90,6 @@ class Renewal(Service):
 
     def _warn(self) -> None:
         self._warned = self._clock.seconds()
-        # a file that cannot be read now was told of when it was not loaded
+        # A file that cannot be read now was logged when it could not be loaded.
         with suppress(ConfigurationError):
             warn_of_expiry(*self._files.certificates)

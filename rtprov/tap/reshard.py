@@ -1,8 +1,8 @@
-"""``python -m rtprov.shards N``: change the number of shards. `rtprov.messaging.resharding` says
-what is done.
+"""``python -m rtprov.shards N``: the command line that changes the number of shards.
 
-Stop all workers first. Front ends may go on running: they answer 503 until it is done. Another run
-completes one that was broken off."""
+Stop all workers first. Front ends may go on running; they answer 503 until the change is complete.
+After an interruption, run the command again: it completes the change. The steps are in
+`rtprov.messaging.resharding`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m rtprov.shards",
         description=(
             "Change the number of shards that the broker's tasks are divided into. Stop all workers"
-            " first."
+            " first. After an interruption, run the command again."
         ),
     )
     parser.add_argument(
@@ -49,13 +49,13 @@ def _parser() -> argparse.ArgumentParser:
         "--broker-file",
         type=Path,
         metavar="FILE",
-        help="file with the broker's URL ($RTPROV_BROKER_FILE)",
+        help="file with the URL of the AMQP broker ($RTPROV_BROKER_FILE)",
     )
     parser.add_argument(
         "--ca",
         type=Path,
         metavar="FILE",
-        help="CA that vouches for an amqps:// broker (default: certs/ca.pem)",
+        help="PEM file with the CA of an amqps:// broker's certificate (default: certs/ca.pem)",
     )
     parser.epilog = (
         "The broker's URL is read from --broker-file or from $RTPROV_BROKER (default:"
@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _broker(file: Path | None) -> BrokerUrl:
-    """Raises `ConfigurationError`."""
+    """Return the broker's URL from the file or the environment. Raises `ConfigurationError`."""
     name = file or os.environ.get("RTPROV_BROKER_FILE")
     text = (
         read_text(Path(name), "broker's URL").strip()
@@ -83,13 +83,13 @@ def _say(text: str) -> None:
 async def _connect(
     reactor: Any, endpoint: IStreamClientEndpoint, connection: AmqpConnection
 ) -> None:
-    """Raises `BrokerError`."""
+    """Connect and log in. Raises `BrokerError`."""
     try:
         await connectProtocol(endpoint, cast("Any", connection)).addTimeout(
             CONNECT_DEADLINE_S, reactor
         )
-    except Exception as error:  # the ways not to reach a host have no common base class
-        raise BrokerUnavailable(f"No connection to {connection.url}: {error}") from error
+    except Exception as error:  # connection errors have no common base class
+        raise BrokerUnavailable(f"Could not connect to {connection.url}: {error}") from error
     await connection.handshake()
 
 
@@ -113,10 +113,11 @@ async def _change(reactor: Any, url: BrokerUrl, ca: Path, count: int) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line. Ends the process: 0 done, 78 not possible as things are, 1 the broker
-    failed: run it again.
+    """Run the command and end the process.
 
-    A terminal that goes away in the middle does not break it off.
+    Exit status: 0 the change is complete; 1 the broker failed, run the command again; 78 the change
+    is not possible with this configuration or state. SIGHUP is ignored: a closed terminal does not
+    interrupt the change.
     """
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -130,7 +131,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"rtprov.shards: {error}", file=sys.stderr)  # noqa: T201
             raise SystemExit(error.exit_status) from None
         except BrokerError as error:
-            print(f"rtprov.shards: {error}; nothing is lost, run it again", file=sys.stderr)  # noqa: T201
+            print(  # noqa: T201
+                f"rtprov.shards: {error}; no task is lost, run the command again", file=sys.stderr
+            )
             raise SystemExit(1) from None
 
     react(lambda reactor: Deferred.fromCoroutine(run(reactor)))

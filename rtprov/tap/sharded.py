@@ -1,4 +1,4 @@
-"""A front end or a worker that learns from the broker how many shards there are."""
+"""A front end or a worker that reads the number of shards from the broker."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Role = TypeVar("Role", FrontendService, WorkerService)
 
 
 class Sharded(MultiService, Generic[Role]):
-    """Runs the role that `make` makes for a number of shards: the one `given`, or 1 until the
-    broker says that it holds another one.
+    """Runs the role that `make` creates for a number of shards.
 
-    Then, and when that number is changed later, the role is made anew, before it has done anything
-    with the wrong one. `on_made` is called with each new one; `role` is the present one."""
+    The number is `given`, or 1 until the broker reports another one. Then, and when the number
+    changes later, the role is stopped and created again, before it has done anything with the wrong
+    number. `role` is the current role; `on_made` is called with each new one."""
 
     def __init__(self, make: Callable[[int], Role], given: int | None, clock: IReactorTime) -> None:
         """Raises `ConfigurationError`."""
@@ -41,18 +41,18 @@ class Sharded(MultiService, Generic[Role]):
         return role
 
     def _soon(self, role: Role, count: int) -> None:
-        """Not at once: the role is in the middle of connecting."""
+        """Replace the role in the next reactor turn: now it is in the middle of connecting."""
         if role is self.role:
             self._clock.callLater(0, self._replace, role, count)
 
     def _replace(self, role: Role, count: int) -> None:
         if role is not self.role or not self.running:
             return
-        log.info("the broker holds {count} shards: beginning anew with that number", count=count)
+        log.info("the broker has {count} shards; restarting with that number", count=count)
         ending = maybeDeferred(role.disownServiceParent)
         ending.addErrback(
             lambda reason: log.failure(
-                "the role for the former number of shards did not stop in good order", reason
+                "the part of this process for the previous number of shards failed to stop", reason
             )
         )
         self._ending.append(ending)
@@ -60,7 +60,7 @@ class Sharded(MultiService, Generic[Role]):
         self.on_made(self.role)
 
     def stop_now(self) -> None:
-        """Cut short what a stop waits for."""
+        """Stop without waiting for calls under way."""
         if isinstance(self.role, WorkerService):
             self.role.stop_now()
 

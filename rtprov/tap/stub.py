@@ -1,4 +1,4 @@
-"""``twistd rtprov-stub``: service A."""
+"""``twistd rtprov-stub``: a stub of service A."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Options(opt.CommandOptions):
 
 
 def rules(file: Path | None) -> tuple[Rule, ...]:
-    """The scenario's rules. Raises `ConfigurationError`."""
+    """Return the rules of the scenario `file`. Raises `ConfigurationError`."""
     if file is None:
         return ()
     text = read_text(file, "scenario")
@@ -48,7 +48,7 @@ def rules(file: Path | None) -> tuple[Rule, ...]:
 
 
 def make_stub(options: dict[str, Any], delay: str) -> Stub:
-    """The stub as the options describe it."""
+    """Return the stub that the options describe. `delay` is the name of its delay option."""
     return Stub(
         clock=clock,
         delay_s=options[delay],

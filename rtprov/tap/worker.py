@@ -28,13 +28,13 @@ from rtprov.tap.sharded import Sharded
 from rtprov.worker.service import WorkerService
 from rtprov.worker.settings import WorkerSettings
 
-MAX_SHARDS = 400  # each takes five channels of the 2047 that a connection may have
+MAX_SHARDS = 400  # each uses five of the 2047 channels that a connection may have
 
 
 class Options(opt.CommandOptions):
     longdesc = (
-        "Runs a worker: calls service A for each task, keeps every task's state in memory, and"
-        " answers for it over AMQP."
+        "Runs a worker: calls service A for each task, and answers the front ends' requests for the"
+        " status of tasks over AMQP."
     )
     command = "rtprov-worker"
     options = (
@@ -62,28 +62,35 @@ class Options(opt.CommandOptions):
 
 
 def check_shards(chosen: Sequence[int], count: int) -> None:
-    """Check what ``--shard`` says against the number of shards. Raises `ConfigurationError`."""
+    """Check the values of ``--shard`` against the number of shards.
+
+    Raises `ConfigurationError` if a shard does not exist, or if they are too many for one worker.
+    """
     for shard in chosen:
         if shard >= count:
             raise ConfigurationError(
-                f"--shard: there is no shard {shard} of {count}; they count from 0"
+                f"--shard: there is no shard {shard}: the {count} shards are numbered from 0"
             )
     if len(set(chosen) or range(count)) > MAX_SHARDS:
         raise ConfigurationError(
-            f"--shard: one worker can take {MAX_SHARDS} shards at most; divide the {count} among"
-            " several"
+            f"--shard: one worker can serve at most {MAX_SHARDS} shards; divide the {count} shards"
+            " among several workers"
         )
 
 
 def shards_of(chosen: Sequence[int], count: int) -> list[Shard]:
-    """The shards that a worker serves, at least one: those chosen, as far as they exist, or all."""
+    """Return the shards that a worker serves: those of `chosen` that exist, or all if none does."""
     return [Shard(index, count) for index in sorted(set(chosen)) if index < count] or [
         Shard(index, count) for index in range(count)
     ]
 
 
 def make_policy(options: dict[str, Any]) -> VerifiedServers:
-    """Whom the worker trusts, and what it shows. Raises `ConfigurationError`."""
+    """Load the CA for service A and the broker, and the worker's client certificate if there is
+    one.
+
+    Raises `ConfigurationError`.
+    """
     certificate, key = (options.get("certificate"), options.get("private-key"))
     if certificate is not None or key is not None or is_there(options["certs"] / "worker.pem"):
         certificate, key = identity_files(options, "worker")
@@ -93,14 +100,14 @@ def make_policy(options: dict[str, Any]) -> VerifiedServers:
 
 
 def room_for_calls(concurrency: int, files_per_call: int) -> int:
-    """How many calls to A there may be at once: as many as were asked for, or as there are open
-    files for.
+    """Return how many calls to A may be under way at the same time: `concurrency`, or what the
+    limit of open files allows.
     """
     most = room_for(concurrency * files_per_call) // files_per_call or 1
     if most < concurrency:
         log.warn(
-            "at most {most} calls to A are made at once, not the {wanted} of --concurrency: {files}"
-            " open files are allowed (ulimit -n)",
+            "making at most {most} calls to A at the same time, not the {wanted} of --concurrency:"
+            " only {files} open files are allowed (ulimit -n)",
             most=most,
             wanted=concurrency,
             files=open_files(),
@@ -112,7 +119,7 @@ def make_worker(
     options: dict[str, Any],
     policy: VerifiedServers,
     keys: KeyFile,
-    around: Environment,
+    env: Environment,
     equipment_url: str,
     shards: list[Shard],
     concurrency: int,
@@ -120,10 +127,11 @@ def make_worker(
     journal_age_s: float = JOURNAL_MAX_AGE_S,
     shards_given: bool = True,
 ) -> WorkerService:
-    """The worker as the options describe it, with so many calls at once, on a broker that keeps
-    journals for `journal_age_s`.
+    """Return the worker that the options describe.
 
-    Raises `ConfigurationError`.
+    `concurrency` is the largest number of calls to A at the same time. `journal_age_s` is how long
+    the broker keeps journals, in seconds. `shards_given` says that the operator set the number of
+    shards. Raises `ConfigurationError`.
     """
     settings = WorkerSettings(
         shards=shards,
@@ -136,9 +144,9 @@ def make_worker(
     )
     agent = agent_for(equipment_url, policy, concurrency)
     equipment = HttpEquipment(
-        agent=agent, base_url=equipment_url, clock=around.clock, wall_clock=around.wall_clock
+        agent=agent, base_url=equipment_url, clock=env.clock, wall_clock=env.wall_clock
     )
-    return WorkerService(around, settings, equipment=equipment, sealer=keys.sealer, key_source=keys)
+    return WorkerService(env, settings, equipment=equipment, sealer=keys.sealer, key_source=keys)
 
 
 def makeService(options: Options) -> IService:
@@ -151,12 +159,12 @@ def makeService(options: Options) -> IService:
     )
 
     def make(count: int) -> WorkerService:
-        around, shards = environment(route.endpoint, route.url), shards_of(options["shard"], count)
+        env, shards = environment(route.endpoint, route.url), shards_of(options["shard"], count)
         worker = make_worker(
             options,
             policy,
             keys,
-            around,
+            env,
             options["equipment-url"],
             shards,
             concurrency,

@@ -77,7 +77,9 @@ class Tokens(AccessTestCase):
         self.assertEqual(message(self.ask(port, "POST", POST_PATH, BODY, secret))[0], 401)
         file.write_text(f"{billing.line}\nmistake\n")
         frontend.signal("HUP")
-        await frontend.logged("tokens not reloaded, those before stay: .*/tokens: line 2: ")
+        await frontend.logged(
+            "tokens not reloaded, the previous version stays in use: .*/tokens: line 2: "
+        )
         self.assertEqual(message(self.ask(port, "POST", POST_PATH, BODY, secret))[0], 401)
         self.assertEqual(message(self.ask(port, "POST", POST_PATH, BODY, reader))[0], 403)
         for each in (secret, reader):
@@ -98,9 +100,9 @@ class BeyondThisMachine(AccessTestCase):
         is told that this is meant.
         """
         line = (
-            r"rtprov-frontend: service B \(front end\) may not listen beyond this machine, on"
-            r" 0\.0\.0\.0:\d+: anybody could come in; "
-            r"--client-ca or --tokens says who may, --open that anybody is meant"
+            r"rtprov-frontend: service B \(front end\) must not listen on 0\.0\.0\.0:\d+, which"
+            r" other machines can reach: any client would be accepted; "
+            r"set --client-ca or --tokens, or --open if that is intended"
         )
         await self.assert_refused(self.twistd("rtprov-frontend", "--listen", ANYWHERE), line)
         (self.folder / "tokens").write_text("")
@@ -121,9 +123,9 @@ class BeyondThisMachine(AccessTestCase):
         machine.
         """
         line = (
-            r"rtprov-broker: the AMQP broker may not listen beyond this machine, on 0\.0\.0\.0:\d+:"
-            r" everybody knows the password guest; "
-            r"give --user and --password, or RTPROV_USER and RTPROV_PASSWORD"
+            r"rtprov-broker: the AMQP broker must not listen on 0\.0\.0\.0:\d+, which other"
+            r" machines can reach: the password is guest, the public default; "
+            r"set --user and --password, or RTPROV_USER and RTPROV_PASSWORD"
         )
         await self.assert_refused(self.twistd("rtprov-broker", "--listen", ANYWHERE), line)
         await self.assert_refused(self.twistd("rtprov-broker", "--listen", ANYWHERE, "--tls"), line)

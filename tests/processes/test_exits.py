@@ -82,7 +82,7 @@ class Files(ProcessTestCase):
             ),
             (
                 self.twistd("rtprov-frontend", "--broker-file", "file"),
-                "rtprov-frontend: .*/file: expected one line, the broker's URL; .*",
+                "rtprov-frontend: .*/file: expected one line with the broker's URL, .*",
             ),
         ):
             await self.assert_refused(process, line)
@@ -158,8 +158,8 @@ class Addresses(ProcessTestCase):
             process = self.twistd(command, option, where, *other)
             reason = "Cannot assign requested address"
             line = (
-                rf"{command}: {what} cannot listen on {where}: {reason}; {option} takes an address"
-                r" and a port that .*"
+                rf"{command}: {what} cannot listen on {where}: {reason}; set {option} to an address"
+                r" and port that this process may use, .*"
             )
             await self.assert_refused(process, line)
 
@@ -278,7 +278,7 @@ class Environment(ProcessTestCase):
         process = self.twistd("rtprov-broker", environment=environment)
         await process.port("the AMQP broker")
         self.assertIn(
-            "#info] passed over, as Kubernetes sets them for services: RTPROV_PORT,"
+            "#info] ignoring variables that Kubernetes sets for services: RTPROV_PORT,"
             " RTPROV_SERVICE_HOST\n",
             process.log,
         )

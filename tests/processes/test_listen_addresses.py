@@ -57,8 +57,8 @@ class Everything(ProcessTestCase):
         (self.folder / "tokens").touch()
         refused = self.twistd("rtprov", "--listen", ANYWHERE, *FREE_PORTS)
         line = (
-            r"rtprov: service B \(front end\) may not listen beyond this machine, on"
-            r" 0\.0\.0\.0:\d+: anybody could come in; .*"
+            r"rtprov: service B \(front end\) must not listen on 0\.0\.0\.0:\d+, which other"
+            r" machines can reach: any client would be accepted; .*"
         )
         self.assertEqual(await refused.ended, 78)
         self.assertTrue(re.fullmatch(line, refused.errors.rstrip("\n")), refused.errors)

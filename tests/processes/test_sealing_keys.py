@@ -104,7 +104,8 @@ class SealingKeysMixin(_Base):
         self.assertEqual((refused.status, refused.json["code"]), (503, 503))
         self.replace("not a key\n")
         await worker.logged(
-            "sealing keys not reloaded, those before stay: .*line 1 is not a Fernet key"
+            "sealing keys not reloaded, the previous version stays in use: .*line 1 is not a"
+            " Fernet key"
         )
         self.replace(f"{new_key()}\n{self.ours}\n")
         for task in tasks:

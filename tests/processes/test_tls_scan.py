@@ -187,7 +187,9 @@ class Reload(FrontEndCase):
                 self.assertNotEqual(other.serial, before)
             served[1].write_bytes(b"s3cr3t")
             self.frontend.signal("HUP")
-            await self.frontend.logged("certificates not reloaded, those before stay: ")
+            await self.frontend.logged(
+                "certificates not reloaded, the previous version stays in use: "
+            )
             self.assertEqual(wire.ask(ASK).status, 404)
             self.assertIsNone(refused(port, self.tls()))
         await self.stop(self.frontend)

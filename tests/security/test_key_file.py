@@ -86,9 +86,8 @@ class Watched(RenewalTestCase):
             spoil()
             self.clock.pump([LOOK_EVERY_S] * 10)
             self.assertEqual((keys.sealer.key_ids, self.changes), (self.ids(self.one), 0))
-            self.assertEqual(
-                self.lines, [f"sealing keys not reloaded, those before stay: {self.file}: {why}"]
-            )
+            line = "sealing keys not reloaded, the previous version stays in use: "
+            self.assertEqual(self.lines, [f"{line}{self.file}: {why}"])
             self.lines.clear()
         self.file.rmdir()
         self.replace(self.other)

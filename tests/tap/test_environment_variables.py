@@ -105,7 +105,7 @@ class Told(SynchronousTestCase):
                 (
                     "info",
                     (
-                        "passed over, as Kubernetes sets them for services: RTPROV_PORT,"
+                        "ignoring variables that Kubernetes sets for services: RTPROV_PORT,"
                         " RTPROV_SERVICE_HOST"
                     ),
                 ),

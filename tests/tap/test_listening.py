@@ -113,7 +113,8 @@ class BeyondThisMachine(SynchronousTestCase):
             error = self.assertRaises(ConfigurationError, self.listen, host, "so and so")
             self.assertEqual(
                 str(error),
-                f"the broker may not listen beyond this machine, on {address}: so and so",
+                f"the broker must not listen on {address}, which other machines can reach: so"
+                " and so",
             )
             self.listen(host, None)
 

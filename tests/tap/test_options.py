@@ -406,7 +406,7 @@ class Mistakes(OptionsTestCase):
         more, they are divided.
         """
         self.assertIn(
-            "--shard: one worker can take 400 shards at most",
+            "--shard: one worker can serve at most 400 shards",
             self.refused("rtprov-worker", "--shards", "401"),
         )
         self.parse("rtprov-worker", "--shards", "400")
@@ -441,15 +441,15 @@ class Mistakes(OptionsTestCase):
                 environment={"RTPROV_BROKER": "amqp://joe:sesame@broker/"},
             )
             self.assertEqual(
-                line, "RTPROV_BROKER and --broker-file exclude each other: give one of them"
+                line, "RTPROV_BROKER and --broker-file cannot be used together: give one of them"
             )
         line = self.refused("rtprov", "--listen", "tcp:1234", "--port", "1234")
-        self.assertEqual(line, "--listen and --port exclude each other: give one of them")
+        self.assertEqual(line, "--listen and --port cannot be used together: give one of them")
 
     def test_no_such_shard(self) -> None:
         """A shard that is not one of ``--shards`` is refused."""
         line = self.refused("rtprov-worker", "--shards", "4", "--shard", "4")
-        self.assertEqual(line, "--shard: there is no shard 4 of 4; they count from 0")
+        self.assertEqual(line, "--shard: there is no shard 4: the 4 shards are numbered from 0")
 
     def test_unknown_option(self) -> None:
         """What is no option is named, but not what may hold a password."""

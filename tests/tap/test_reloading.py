@@ -40,8 +40,8 @@ class Certificates(RenewalTestCase):
         new_key = self.key.read_bytes()
         self.key.write_bytes(key)
         text = (
-            f"certificates not reloaded, those before stay: {self.key}: is not the PEM private key"
-            f" for {self.certificate}"
+            "certificates not reloaded, the previous version stays in use:"
+            f" {self.key}: is not the PEM private key for {self.certificate}"
         )
         self.assertEqual(self.look(), [text])
         self.assertEqual(self.look(), [])
@@ -53,7 +53,9 @@ class Certificates(RenewalTestCase):
         self.start()
         self.certificate.unlink()
         text = f"{self.certificate}: cannot read the certificate: No such file or directory"
-        self.assertEqual(self.look(), [f"certificates not reloaded, those before stay: {text}"])
+        self.assertEqual(
+            self.look(), [f"certificates not reloaded, the previous version stays in use: {text}"]
+        )
         self.clock.advance(WARN_EVERY_S)
         self.assertEqual(self.look(), [])
 
@@ -121,7 +123,9 @@ class Tokens(RenewalTestCase):
         admission = self.watch()
         self.file.write_text(f"{self.first.line}\ns3cr3t")
         (line,) = self.look()
-        self.assertIn(f"tokens not reloaded, those before stay: {self.file}: line 2: ", line)
+        self.assertIn(
+            f"tokens not reloaded, the previous version stays in use: {self.file}: line 2: ", line
+        )
         self.assertNotIn("s3cr3t", line)
         self.file.unlink()
         self.assertEqual(len(self.look()), 1)

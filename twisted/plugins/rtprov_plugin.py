@@ -1,4 +1,4 @@
-"""Tells twistd of rtprov's commands."""
+"""The twistd plugins of rtprov's five commands."""
 
 import signal
 
@@ -6,11 +6,10 @@ from twisted.application.service import ServiceMaker
 
 
 class Command(ServiceMaker):
-    """One of rtprov's commands. From the moment that twistd asks for its options on, SIGHUP does
-    not end the process.
+    """One of rtprov's commands. SIGHUP is ignored from the moment that twistd reads its options.
 
-    The handler that loads files again comes later, with the command's service; importing that takes
-    a second."""
+    The handler that reloads files is installed later, by the command's service; importing that
+    takes about a second, in which a SIGHUP would end the process."""
 
     @property
     def options(self) -> object:
@@ -26,12 +25,15 @@ rtprov = Command(
     "rtprov",
 )
 stub = Command(
-    "rtprov stub", "rtprov.tap.stub", "Asynchronous provisioning: service A, a stub", "rtprov-stub"
+    "rtprov stub",
+    "rtprov.tap.stub",
+    "Asynchronous provisioning: a stub of service A",
+    "rtprov-stub",
 )
 frontend = Command(
     "rtprov front end",
     "rtprov.tap.frontend",
-    "Asynchronous provisioning: service B",
+    "Asynchronous provisioning: service B, the front end",
     "rtprov-frontend",
 )
 worker = Command(
