@@ -1,13 +1,16 @@
-"""The way of one job through a worker: judged, admitted, called, attempt by attempt, until it has
-an outcome.
+"""The calls to service A for one job, attempt by attempt, until its task has an outcome.
 
-No call begins unless the broker takes this worker for the active one: the job has a live delivery,
-or its message was put back into the queue over a channel that still stands. What was delivered
-before, or ordered more than once, is judged first, behind the journal's barrier: if it has ended
-elsewhere, or is not the order, there is nothing to call for. A task whose sealing key is not at
-hand waits for it in its lane, before it asks for a place among the calls. A call begins only once
-the own replica has seen its `Started`: the journal's order decides whether a cancellation came
-before."""
+Before a call begins, these conditions hold:
+
+- The broker treats this worker as the active consumer: the job's delivery is live, or its message
+  was put back into the queue over a channel that is still open.
+- The task is still open and the message is its order. For a message that was delivered before, or
+  whose ``Idempotency-Key`` came more than once, this is checked after a journal barrier.
+- The sealing key is in the key file. A task without its key waits in its device's lane and uses no
+  call permit.
+- This process's replica has seen the attempt's `Started` event, so the order of the journal decides
+  whether a cancellation came first.
+"""
 
 from __future__ import annotations
 
@@ -50,32 +53,33 @@ MAX_REASON = 200
 
 
 def retry_pause_s(attempt: int, rng: random.Random) -> float:
-    """The pause after attempt number `attempt` (from 1) found A out of reach: doubling from 1 to 60
-    s, jittered down to a half.
+    """Return the pause after attempt number `attempt` (from 1) could not reach A, in seconds.
+
+    It doubles from 1 s to 60 s; `rng` reduces it by up to a half.
     """
     longest = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(attempt - 1, 16))
     return longest * (0.5 + rng.random() / 2)
 
 
 class Abandoned(Exception):
-    """The job may not begin a call: the broker has its message, and gives it to the worker that is
-    active now.
+    """The job must not begin a call. The broker delivers its message again, to the worker that is
+    active then.
     """
 
 
 class Deadly(Exception):
-    """One worker after another has died in the task's calls."""
+    """Too many workers have died during the task's calls; it is not called again."""
 
 
 class Attempts:
     """Carries out the jobs of one shard.
 
-    `gate` lets the calls of this process through to A, `quarantine` those that may kill it;
-    `missing_keys` holds its tasks that wait for their keys; the journal knows it as `process_id`.
-    `patience_s` is how long a task whose calls do not reach A is tried, counted from its first
-    attempt. It runs on `clock`; `wall_clock` gives the times of events, and the age of a first
-    attempt that another process made. With `draining`, an attempt that did not reach A is not
-    followed by another."""
+    `gate` limits the calls of this process, `quarantine` those of tasks during whose calls workers
+    have died. `missing_keys` holds the tasks that wait for their sealing keys. `process_id` is this
+    process's name in the journal. `patience_s` is how long, in seconds, a task is retried while its
+    calls do not reach A. It counts from the first attempt, on `clock`; `wall_clock` gives the times
+    of events, and the age of a first attempt that another process made. While `draining` is true,
+    an attempt that did not reach A is not retried."""
 
     _log = Logger()
 
@@ -110,12 +114,14 @@ class Attempts:
         self.draining = False
 
     def next_turn(self) -> int:
-        """A turn at the gate, later than all before it."""
+        """Return a turn for `CallLimiter.enter`, later than all turns before it."""
         return self._gate.next_turn()
 
     async def outcome(self, job: Job) -> tuple[State, str] | None:
-        """Call A until it has answered or patience is over; None where there is nothing to call
-        for. Raises `Abandoned`, `Deadly`.
+        """Call A until it has answered or patience is over.
+
+        Return the task's final state and the reason; None if no call is to be made, because the
+        task has ended or the message is not its order. Raises `Abandoned`, `Deadly`.
         """
         while True:
             try:
@@ -123,7 +129,7 @@ class Attempts:
                     return None
                 return await self._admitted(job)
             except KeyMissing:
-                continue  # it went while the task waited for its turn
+                continue  # the key was removed while the task waited for its turn
             except EquipmentUnreachable as error:
                 unreachable = error
             except OutOfPatience as error:
@@ -132,7 +138,7 @@ class Attempts:
                 return State.FAILED, str(error)
             except SealError as error:
                 self._log.error(
-                    "task {task_id} cannot be carried out: {error}",
+                    "task {task_id} has failed: its order cannot be opened: {error}",
                     task_id=job.task.task_id,
                     error=error,
                 )
@@ -164,8 +170,8 @@ class Attempts:
         await deferLater(self._clock, max(0.0, resume_at - self._clock.seconds()))
 
     async def _has_key(self, job: Job) -> bool:
-        """Wait until the job's sealing key is at hand; False where there is nothing to call for any
-        more. Raises `Abandoned`.
+        """Wait until the job's sealing key is in the key file. Return False if no call is to be
+        made. Raises `Abandoned`.
         """
         task, began = job.task, self._clock.seconds()
         told = self._store.withheld(task.task_id)
@@ -193,7 +199,9 @@ class Attempts:
         return True
 
     def _can_open(self, job: Job) -> bool:
-        """Whether the job's key is at hand; a message that does not name its key must be tried."""
+        """Return whether the job's key is in the key file. If the message does not name its key,
+        all keys are tried.
+        """
         if job.task.key is not None:
             return job.task.key in self._sealer.key_ids
         try:
@@ -203,19 +211,19 @@ class Attempts:
         return True
 
     def _open(self, job: Job) -> bytes:
-        """The body. Raises `KeyMissing`, `SealError`."""
+        """Return the order's body in plain text. Raises `KeyMissing`, `SealError`."""
         return self._sealer.open(decode_task(job.delivery.body).sealed, job.task.key)
 
     async def _over(self, job: Job) -> bool:
-        """Whether there is nothing to call for: the task has ended, or the message is not its
+        """Return whether no call is to be made: the task has ended, or the message is not its
         order.
 
-        When this returns, a call may begin. Raises `Abandoned` where it may not.
+        If this returns False, a call may begin. Raises `Abandoned`.
         """
         task = job.task
         await self._judge(job)
         over = self._store.over(task.task_id, task.fingerprint, task.accepted_at)
-        if over is None:  # the broker gave it to us, and to the journal not yet, or never
+        if over is None:  # the message is not in the journal: it comes late, or was lost there
             await self._journal.append_message(job.delivery.body)
             job.needs_barrier = True
             await self._judge(job)
@@ -223,8 +231,10 @@ class Attempts:
         return over is not False
 
     async def _judge(self, job: Job) -> None:
-        """Only behind the barrier does the store know what became of a task that was delivered
-        before, or ordered more than once.
+        """Wait for a barrier if the job needs one. Raises `Abandoned`.
+
+        Only after the barrier does the store know all about a task that was delivered before, or
+        ordered more than once.
         """
         await self._require_delivery(job)
         while job.needs_barrier:
@@ -237,28 +247,26 @@ class Attempts:
             await self._require_delivery(job)
 
     async def _require_delivery(self, job: Job) -> None:
-        """Raise `Abandoned` where the broker does not take this worker for the active one any
-        more.
-        """
+        """Raise `Abandoned` if the broker does not treat this worker as the active one any more."""
         if not job.entitled:
             raise Abandoned
 
     async def _admitted(self, job: Job) -> tuple[State, str] | None:
-        """One attempt, once quarantine and gate let it through; None where there is nothing to call
-        for.
+        """Make one attempt as soon as `quarantine` and `gate` permit it; return None if no call is
+        to be made.
 
-        Raises `OutOfPatience` where they do not, and what `_attempt` raises.
+        Raises `OutOfPatience` if the permit takes too long, `Deadly`, and what `_attempt` raises.
         """
         if self._store.crash_count(job.task.task_id) >= SUSPECT_AFTER and await self._over(job):
-            # it has ended elsewhere: no reason to wait beside those that may kill, nor to be given
-            # up
+            # The task has ended elsewhere: it need not wait for the quarantine, nor be given up.
             return None
         crash_count = self._store.crash_count(job.task.task_id)
         if crash_count >= GIVE_UP_AFTER:
             raise Deadly
         await self._quarantine.enter(crash_count)
         try:
-            # one that is tried again comes last, or it would have all probes of an open breaker
+            # A retried task goes to the end of the queue; otherwise the same task would make all
+            # probes of an open breaker.
             turn, job.turn = job.turn, None
             permit = await self._gate.enter(self._left_s(job), turn)
             if not self._store.attempts(job.task.task_id):
@@ -271,8 +279,9 @@ class Attempts:
             self._quarantine.leave(crash_count)
 
     async def _attempt(self, job: Job, permit: Permit) -> tuple[State, str] | None:
-        """One call to A; None where there is nothing to call for. Raises `NoAnswer`, `SealError`,
-        `Abandoned`.
+        """Append `Started` and call A; return None if no call is to be made.
+
+        Raises `NoAnswer`, `SealError`, `Abandoned`.
         """
         task = job.task
         if await self._over(job):
@@ -285,12 +294,12 @@ class Attempts:
             )
         )
         if self._store.attempts(task.task_id) < job.attempt:
-            # our own copy of it is still to come, and before it perhaps a cancellation
+            # The replica has not seen the event yet. A cancellation may come before it.
             job.needs_barrier = True
         if await self._over(job):  # the delivery may have been renewed meanwhile
             return None
         if job.attempt == 1:
-            # the journal's time is when the broker was first asked to write it down
+            # The event's time is earlier: the append may have taken long.
             job.patience_from = self._clock.seconds()
         try:
             outcome = await self._call(job, body)
@@ -302,10 +311,10 @@ class Attempts:
         return outcome
 
     async def _call(self, job: Job, body: bytes) -> tuple[State, str] | None:
-        """Call A, once this machine has what a call takes; None where there is nothing to call for
-        by then.
+        """Call A; return None if no call is to be made any more.
 
-        The wait keeps its place among the calls, and costs neither an attempt nor patience. Raises
+        While this machine lacks files or ports for a connection, wait and try again. That wait
+        keeps the permit, and counts neither as an attempt nor against the task's patience. Raises
         `NoAnswer`, `Abandoned`."""
         while True:
             job.calling, began_at = True, self._clock.seconds()
@@ -321,10 +330,11 @@ class Attempts:
                 return None
 
     def _left_s(self, job: Job) -> float:
-        """What is left of the task's patience, which begins with its first attempt, or with its
-        wait for one while A is in trouble.
+        """Return what is left of the task's patience, in seconds.
 
-        It stands still while the task waits for its key.
+        Patience begins with the first attempt, or when the first attempt has to wait because A is
+        in trouble. It does not run while the task waits for its sealing key or this machine lacks
+        resources.
         """
         now = self._clock.seconds()
         if job.patience_from is None:
@@ -342,8 +352,9 @@ class Attempts:
         )
 
     def _pause_s(self, job: Job, retry_after_s: float | None) -> float | None:
-        """How long to wait for the next attempt; None when patience is over. The last attempt is
-        made at patience's very end.
+        """Return the seconds until the next attempt, or None if patience is over.
+
+        The last attempt is made exactly when patience ends.
         """
         left_s = self._left_s(job)
         if left_s <= 0 or (retry_after_s is not None and retry_after_s > left_s):

@@ -1,11 +1,12 @@
-"""What every call to A passes through: so many at once in this process and, while A is in trouble,
-as few as the breaker says.
+"""The limit of concurrent calls to A in one process; lower while the circuit breaker is open.
 
-permit = await gate.enter(left_s, turn)  # first come, first served; raises `OutOfPatience`
-try:
-    ...                                  # call A; then permit.answered() or permit.outage(…)
-finally:
-    permit.end()
+Each call needs a permit. Permits are given in the order of the turns::
+
+    permit = await limiter.enter(left_s, turn)  # raises `OutOfPatience`
+    try:
+        ...  # call A, then permit.answered() or permit.outage(device, error)
+    finally:
+        permit.end()
 """
 
 from __future__ import annotations
@@ -28,30 +29,32 @@ if TYPE_CHECKING:
     from rtprov.errors import NoAnswer
     from rtprov.worker.circuit_breaker import CircuitBreaker
 
-LOOK_EVERY_S = 1.0  # at who has run out of patience, while A is in trouble
-LOOK_AGAIN_S = 0.01  # at the least: times are floats
-MANY_GONE = 1000
+LOOK_EVERY_S = 1.0  # how often waiters are checked for lost patience while A is in trouble
+LOOK_AGAIN_S = (
+    0.01  # shortest timer: float rounding could otherwise set one for 0 s again and again
+)
+MANY_GONE = 1000  # the heap is rebuilt when it holds this many cancelled waiters, and half its size
 
 
 @define(eq=False)
 class Permit:
-    """Leave for one call, to be given back by `end`."""
+    """The permission for one call. Give it back with `end`."""
 
     _gate: CallLimiter
     _generation: int
-    waited_s: float = 0.0  # for an A in trouble
+    waited_s: float = 0.0  # how long it waited because A was in trouble
     _ended: bool = False
 
     def answered(self) -> None:
-        """A has answered the call, be it with an error of its own."""
+        """Call this when A has answered, also with an error."""
         self._gate._answered()
 
     def outage(self, device: str, error: NoAnswer) -> None:
-        """A gave no answer for this device, or none of its own."""
+        """Call this when the call for `device` got no answer from A."""
         self._gate._outage(self._generation, device, error)
 
     def end(self) -> None:
-        """The call is over, or was never made. Does nothing the second time."""
+        """Give the permit back. Does nothing the second time."""
         if not self._ended:
             self._ended = True
             self._gate._leave(self._generation)
@@ -61,13 +64,14 @@ class Permit:
 class _Waiter:
     permitted: Deferred[Permit] = field(repr=False)
     left_s: float
-    deadline: float | None = None  # while A is in trouble
+    deadline: float | None = None  # set while A is in trouble
 
 
 class CallLimiter:
-    """`concurrency` is how many calls may be under way at once, all shards of the process together.
+    """Gives permits for calls to A, for all shards of the process together.
 
-    Each of `watchers` is called when `state` has changed.
+    `concurrency` is the largest number of calls at the same time. Each function in `watchers` is
+    called when `state` has changed.
     """
 
     _log = Logger()
@@ -80,7 +84,7 @@ class CallLimiter:
         self._clock = clock
         self._turns = count()
         self._waiting: dict[_Waiter, None] = {}  # an ordered set
-        self._queue: list[tuple[int, int, _Waiter]] = []  # a heap, with some that wait no longer
+        self._queue: list[tuple[int, int, _Waiter]] = []  # a heap; may hold cancelled waiters
         self._state = EquipmentState.CLOSED
         self._admitting = False
         self._look: IDelayedCall | None = None
@@ -89,21 +93,21 @@ class CallLimiter:
 
     @property
     def state(self) -> EquipmentState:
-        """How A looks."""
+        """The state of A, as the circuit breaker sees it."""
         if self._breaker.closed:
             return EquipmentState.CLOSED
         return EquipmentState.HALF_OPEN if self._breaker.half_open else EquipmentState.OPEN
 
     def next_turn(self) -> int:
-        """A turn later than all before it."""
+        """Return a turn that is later than all turns before it."""
         return next(self._turns)
 
     def enter(self, left_s: float, turn: int | None = None) -> Deferred[Permit]:
-        """Fire when the call may be made: before those with a later `turn`, of `next_turn`; a new
-        one is taken where none is given.
+        """Return a Deferred that fires with a permit when the call may be made.
 
-        Cancelling gives the place in the queue up. Fails with `OutOfPatience` after `left_s`
-        seconds of waiting for an A in trouble. Waiting for one's turn costs none otherwise."""
+        Waiters are served by `turn`, a result of `next_turn`; without one, a new turn is taken.
+        Fails with `OutOfPatience` after `left_s` seconds of waiting while A is in trouble; other
+        waiting time does not count. Cancelling the Deferred gives up the place."""
         waiter: _Waiter = _Waiter(Deferred(lambda _: self._waiting.pop(waiter, None)), left_s)
         if self._in_trouble:
             waiter.deadline = self._clock.seconds() + left_s
@@ -117,13 +121,13 @@ class CallLimiter:
         return waiter.permitted
 
     def stop(self) -> None:
-        """Leave no timer behind."""
+        """Cancel the timer, and set no other one."""
         self._stopped = True
         if self._look is not None:
             self._look.cancel()
             self._look = None
 
-    # What a permit calls.
+    # Called by permits.
 
     def _leave(self, generation: int) -> None:
         self._free += 1
@@ -139,18 +143,18 @@ class CallLimiter:
         if not self._breaker.closed and not self._in_trouble:
             self._in_trouble = True
             self._log.warn(
-                "A is in trouble ({error}): calls wait, and one at a time tries whether it is over",
+                "A is in trouble ({error}): holding back calls, one call at a time probes it",
                 error=error,
             )
             for waiter in self._waiting:
                 waiter.deadline = self._clock.seconds() + waiter.left_s
         self._note_change()
 
-    # Inside.
-
     def _admit(self) -> None:
-        """Let in whoever may go, in a loop: thousands may come and go at once without nesting their
-        calls.
+        """Give permits to the waiters that may call now.
+
+        A nested call returns at once and leaves the work to the loop of the outer one. So thousands
+        of permits can be given and returned without recursion.
         """
         if self._admitting:
             return
@@ -182,12 +186,14 @@ class CallLimiter:
     def _note_recovery(self) -> None:
         if self._in_trouble and self._breaker.closed:
             self._in_trouble = False
-            self._log.info("A has recovered: calls are made as usual")
+            self._log.info("A has recovered: making calls as usual")
             for waiter in self._waiting:
                 waiter.deadline = None
 
     def _arm(self) -> None:
-        """Look again when time alone may let a call begin, or has used a patience up."""
+        """Set the timer for the next change that comes from time alone: a probe is due, or a
+        waiter's patience is over.
+        """
         if self._look is not None:
             self._look.cancel()
             self._look = None

@@ -1,18 +1,19 @@
-"""Tasks that no queue holds: found, and put back.
+"""The census: finds open tasks whose message is in no queue, and puts the messages back.
 
-A task's message may vanish though the journal has the task: its queue was purged, or deleted while
-no worker lived, or a backup without it was restored. So a worker that knows of open tasks which it
-does not hold puts a *marker* at the end of the work queue. A queue gives out first what came first:
-when the marker comes, all that the queue held before has come to the same worker. What was open
-before that, is open still behind the journal's barrier, and is not held, is in no queue.
+A task's message may be lost although the journal has the task: the queue was purged, deleted while
+no worker ran, or restored from an older backup. A worker that knows of open tasks which it does not
+hold therefore publishes a *marker* to the end of the work queue. The queue is first in, first out:
+when the marker is delivered, all earlier messages have been delivered to the same worker. A task
+is missing if it was open before the marker was published, is still open after a journal barrier,
+and is not held by the worker.
 
-Its message is in the journal, and goes from there to the queue's end, in the journal's order. That
-it might have been on its way all the same does no harm: such a copy is judged like any message that
-is delivered again.
+The task's message is read from the journal and published to the end of the queue, in the journal's
+order. If the original message was only late, no harm is done: a copy is checked like any
+redelivered message.
 
-A worker that has got nothing yet may be a standby. It publishes markers, too, unless it sees
-another one at work: the active worker gets them, and acknowledges them. (A worker of an earlier
-version takes them for messages that are not ours.)"""
+A worker that has received nothing yet may be a standby. It publishes markers too, unless the
+journal shows that another worker is active. The active worker receives and acknowledges them. (A
+worker of an earlier version treats a marker as a message that is not a task.)"""
 
 from __future__ import annotations
 
@@ -44,24 +45,25 @@ if TYPE_CHECKING:
     from rtprov.worker.presence import Presence
     from rtprov.worker.shard_worker import ShardWorker
 
-LOOK_S = 5.0  # longer than a front end's publish is on its way
-# between two markers; ever longer while they do not come back, since a long queue may be before
-# them
+LOOK_S = 5.0  # longer than a front end's publish takes
+# The pause between two markers. It doubles up to SELDOM_S while markers do not come back: a long
+# queue may be before them.
 EVERY_S = 30.0
 SELDOM_S = 3600.0
-# since another worker was seen at work; an active one says so every minute while tasks are open
+# How long another worker counts as active after its last event. An active worker writes `Active`
+# every minute while tasks are open.
 RIVAL_S = 150.0
 BATCH = 200
 AT_ONCE = 50
-# times that a task was found to be nowhere, before it is given up where the journal has no order of
-# it
+# How often a task must be found missing before it is failed because the journal has no order of it.
 SURE_AFTER = 3
 
 
 @frozen
 class _Marker:
-    """`before` is the journal's offset before which everything concerned stands; `copies` is the
-    number of the last copy before it."""
+    """A published marker. It concerns tasks whose events are before the journal offset `before`.
+    `copies` is the number of the last copy that was published before the marker.
+    """
 
     marker_id: str
     before: int
@@ -69,11 +71,11 @@ class _Marker:
 
 
 class Census:
-    """A session of the worker's connection: attach it after the shard's worker, and pass it the ids
-    of the markers that come to that.
+    """Runs the census of one shard's work queue, `name`.
 
-    `repair` is called when something was missing: perhaps the queue's binding is, too. `wall_clock`
-    gives seconds since the epoch."""
+    A session of the worker's connection: attach it after the shard's worker, and call `came` with
+    the id of each marker that the worker receives. `repair` is called when a task was missing: the
+    queue's binding may be missing too. `wall_clock` gives seconds since the epoch."""
 
     _log = Logger()
 
@@ -117,19 +119,19 @@ class Census:
     # The session.
 
     async def attach(self, connection: AmqpConnection) -> None:
-        """Begin to look."""
+        """Start looking for missing tasks."""
         self._connection = connection
         self._seen_before = self._journal.next_offset
         self._pause_s, self._next_at = EVERY_S, 0.0
         looking = self._looking.start(LOOK_S, now=False)
         looking.addErrback(
             lambda reason: self._log.failure(
-                "{queue}: lost tasks are no longer looked for", reason, queue=self._name
+                "{queue}: the search for lost tasks has stopped", reason, queue=self._name
             )
         )
 
     def detach(self) -> None:
-        """The connection is gone."""
+        """Stop: the connection is closed."""
         self._connection = self._marker = None
         if self._looking.running:
             self._looking.stop()
@@ -152,15 +154,15 @@ class Census:
         )
 
     def _is_standby(self, now: float) -> bool:
-        """Whether another worker seems to be the active one."""
+        """Return whether another worker seems to be the active one."""
         rival_at = self._presence.rival_at
         return not self._presence.consuming and rival_at is not None and now - rival_at < RIVAL_S
 
     def came(self, marker_id: str) -> None:
-        """The worker has got this marker."""
+        """The worker has received this marker: put missing tasks back."""
         marker = self._marker
         if marker is None or marker.marker_id != marker_id:
-            return  # an earlier one, or another process's
+            return  # an earlier marker, or one of another process
         self._marker = None
         self._pause_s, self._next_at = EVERY_S, self._clock.seconds() + EVERY_S
         self._queue.delivered_upto(marker.copies)
@@ -175,10 +177,10 @@ class Census:
         self._work = None
         if result is not None and not result.check(CancelledError, BrokerError):
             self._log.failure(
-                "{queue}: lost tasks could not be put back; tried again", result, queue=self._name
+                "{queue}: could not put lost tasks back; trying again", result, queue=self._name
             )
 
-    # What is missing.
+    # Missing tasks.
 
     async def _settle(self, before: int, held: set[str], missing: list[OpenTask]) -> None:
         await self._journal.barrier()
@@ -219,7 +221,7 @@ class Census:
         )
 
     def _order(self, task: OpenTask, messages: dict[int, Delivery]) -> Delivery | None:
-        """The message that is the task's order."""
+        """Return the message of the task's order; None if it is not in the journal any more."""
         message = None if task.request is None else messages.get(task.request)
         if message is None:
             return None
@@ -236,8 +238,8 @@ class Census:
         )
 
     async def _without_order(self, task: OpenTask) -> None:
-        """The broker has lost the task, but for its id. Its client is told so, once that is
-        sure.
+        """Fail a task whose order is neither in a queue nor in the journal, once that has been seen
+        `SURE_AFTER` times.
         """
         task.missed += 1
         if task.missed < SURE_AFTER:

@@ -1,70 +1,72 @@
-"""Whether A is in trouble, and how many calls it may get then. Pure bookkeeping; time is an
-argument, in seconds.
+"""The circuit breaker for service A: decides whether A is in trouble, and how many calls it gets.
 
-A row of calls that got no answer, for different devices and with no answer to anybody in between,
-opens the breaker: a device that is busy, or alone out of order, never does. While it is *open*, one
-call at a time *probes*, at growing, jittered intervals. An answer lets the calls *grow* back in
-number step by step, unless a short row of outages opens it again; at the end of the growth it is
-*closed*.
+Pure logic; time is an argument, in seconds. The breaker has three states:
 
-An answer that is none, but comes with a Retry-After, sets the pace by itself: it neither opens the
-breaker nor speaks against doing so. What becomes of a call that began before the breaker opened
-speaks of the past: its silence changes nothing. Its answer, however late, tells that A is there.
+- *Closed*: calls are unlimited. Ten calls in succession for ten different devices without an answer
+  open it; any answer in between starts the count again. So a single busy or broken device never
+  opens it.
+- *Open*: one call at a time probes A, after pauses that grow and are jittered. Any answer makes the
+  breaker half open.
+- *Half open*: the permitted number of calls doubles every two seconds. Calls for three devices in
+  succession without an answer open the breaker again. When the limit reaches the concurrency, the
+  breaker closes.
+
+An outage with a ``Retry-After`` (a 503) does not count while the breaker is closed or half open: A
+limits the calls itself. An outage of a call that began before the breaker opened does not count
+either. An answer always counts, however late: A can be reached.
 """
 
 from __future__ import annotations
 
 import random
 
-# So many devices in a row, out of as many calls, leave little doubt; during the growth there is
-# some already.
+# Devices without an answer in succession that open the breaker: when closed, and when half open.
 FAILURE_THRESHOLD = 10
 ROW_WHILE_GROWING = 3
 FIRST_PROBE_S = 1.0
 LONGEST_PROBE_S = 15.0
-# A probe that has not ended by then may hang where the next one would not.
+# After this time a second probe may begin: the first one may hang for a reason of its own.
 PROBE_OVERDUE_S = 90.0
-# A's own Retry-After puts a probe off, but one answer's mistake must not keep all devices waiting
+# A's Retry-After delays the next probe, by this at most: one wrong value must not stop all devices
 # for a day.
 LONGEST_RETRY_AFTER_S = 300.0
-# 5 calls at once, two seconds later 10, and so on.
+# When half open: 5 calls at the same time, after two seconds 10, and so on.
 FIRST_GROWTH = 5
 GROWTH_STEP_S = 2.0
 
 
 class CircuitBreaker:
-    """`concurrency` is how many calls may be under way where all is well; `rng` spreads the probes
-    of several workers.
+    """The breaker of one worker process.
+
+    `concurrency` is the largest number of calls at the same time when A is well; `rng` gives the
+    jitter that spreads the probes of several workers.
     """
 
     def __init__(self, *, concurrency: int, rng: random.Random) -> None:
         self._concurrency = concurrency
         self._rng = rng
         self._row: set[str] = set()
-        self._generation = (
-            0  # how often it has opened: tells calls that began before from those after
-        )
+        # How often the breaker has opened; it tells the calls that began before that apart.
+        self._generation = 0
         self._under_way = 0  # calls of this generation
-        self._opened_at: float | None = None  # in trouble since; None while closed
+        self._opened_at: float | None = None  # None while closed
         self._grows_since: float | None = None
         self._probe_at = 0.0
         self._overdue_at = 0.0
-        self._openings = 0  # without having been closed in between
+        self._openings = 0  # since it was closed last
 
     @property
     def closed(self) -> bool:
-        """All is well, as far as is known."""
+        """Whether calls are unlimited."""
         return self._opened_at is None
 
     @property
     def half_open(self) -> bool:
-        """A answers again, and is given more calls step by step."""
+        """Whether A answers again and the number of calls grows step by step."""
         return self._grows_since is not None
 
     def may_begin(self, now: float) -> bool:
-        """Whether one more call may begin. Closes the breaker where the growth has come to its
-        end.
-        """
+        """Return whether one more call may begin. Closes the breaker if the growth is complete."""
         if self._opened_at is None:
             return True
         if self._grows_since is None:
@@ -78,8 +80,8 @@ class CircuitBreaker:
         return self._under_way < limit
 
     def next_look_s(self, now: float) -> float | None:
-        """In how many seconds `may_begin` may become true though nothing but time has passed; None:
-        never, or it is true now.
+        """Return in how many seconds `may_begin` may become true by time alone; None if it is true
+        now, or if time alone changes nothing.
         """
         if self._opened_at is None:
             return None
@@ -88,20 +90,20 @@ class CircuitBreaker:
         return self._next_probe_at - now if now < self._next_probe_at else None
 
     def begin(self, now: float) -> int:
-        """A call begins. Return its generation, for the methods below."""
+        """Register the begin of a call. Return its generation, for `end` and `outage`."""
         self._overdue_at = now + PROBE_OVERDUE_S
         self._under_way += 1
         return self._generation
 
     def end(self, generation: int) -> None:
-        """The call is over, whatever came of it; where nothing did, as when it was given up,
-        another one may take its place.
+        """Register the end of a call, whatever its result. If it had none, as when it was
+        cancelled, another probe may begin.
         """
         if generation == self._generation:
             self._under_way -= 1
 
     def answered(self, now: float) -> None:
-        """A has answered a call, be it with an error of its own."""
+        """Register an answer of A, also one with an error."""
         self._row.clear()
         if self._opened_at is not None and self._grows_since is None:
             self._grows_since = now
@@ -109,8 +111,8 @@ class CircuitBreaker:
     def outage(
         self, generation: int, device: str, now: float, retry_after_s: float | None = None
     ) -> None:
-        """A call got no answer in time, or an answer that is none. `retry_after_s` is A's own
-        wish.
+        """Register a call without an answer from A. `retry_after_s` is the ``Retry-After`` of a
+        503, in seconds.
         """
         probing = self._opened_at is not None and self._grows_since is None
         if generation != self._generation or (retry_after_s is not None and not probing):
@@ -133,7 +135,7 @@ class CircuitBreaker:
 
     @property
     def _enough(self) -> int:
-        """How long a row opens it (again)."""
+        """How many devices without an answer in succession open the breaker now."""
         if self._opened_at is None:
             return FAILURE_THRESHOLD
         return 1 if self._grows_since is None else ROW_WHILE_GROWING

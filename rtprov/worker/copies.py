@@ -1,9 +1,8 @@
-"""Copies of a task's message in its work queue, and the markers that tell what that queue does not
-hold.
+"""Publishing to a work queue: copies of messages, and census markers.
 
-A copy stands in for a message that was held for long, or for one that was lost. It may be one too
-many: a crash between the copy's confirm and the acknowledgement of the message leaves both. So a
-copy says in its header that it is one, and is judged behind the journal's barrier."""
+A copy replaces a message that was held for long, or one that was lost. A crash after the copy's
+confirm and before the acknowledgement of the original leaves both in the queue. So a copy is marked
+by a header, and the worker checks it after a journal barrier."""
 
 from __future__ import annotations
 
@@ -26,17 +25,17 @@ COPY_HEADER = "rtprov-copy"
 
 
 def copied_at(delivery: Delivery) -> float | None:
-    """When this copy was made, in seconds since the epoch; None for a message that is none."""
+    """Return when this copy was made, in seconds since the epoch; None if it is an original."""
     at = delivery.headers.get(COPY_HEADER)
     return float(at) if isinstance(at, int) else None
 
 
 class WorkQueue:
-    """Puts messages into a shard's work queue alone. All go over one channel, so the queue gets
-    them in the order of the calls.
+    """Publishes messages to a shard's work queue, but not to its journal.
 
-    `copies` has, for each task of which a copy is on its way, the copy's number; `published` is the
-    number of the last one. `wall_clock` gives seconds since the epoch."""
+    All go over one channel, so the queue gets them in the order of the calls. `copies` maps each
+    task with a copy under way to the copy's number; `published` is the number of the last copy.
+    `wall_clock` gives seconds since the epoch."""
 
     def __init__(
         self, *, shard: Shard, publisher: Publisher, wall_clock: Callable[[], float]
@@ -48,10 +47,10 @@ class WorkQueue:
         self.copies: dict[str, int] = {}
 
     def put(self, task_id: str, body: bytes, headers: Mapping[str, object]) -> Deferred[None]:
-        """Publish a copy of the task's message; fire once it is confirmed. Fails as
-        `Publisher.publish` does.
+        """Publish a copy of the task's message; the Deferred fires when it is confirmed, and fails
+        as `Publisher.publish` does.
 
-        Of the message's headers, those that hold text and are not the broker's are kept.
+        Of the message's headers, the ones with text are kept, except those of the broker (``x-…``).
         """
         self.published += 1
         self.copies[task_id] = self.published
@@ -67,11 +66,11 @@ class WorkQueue:
         return self._publish(encode_census(marker_id), {})
 
     def came(self, task_id: str) -> None:
-        """The task's copy has been delivered."""
+        """Call this when a message of the task has been delivered."""
         self.copies.pop(task_id, None)
 
     def delivered_upto(self, number: int) -> None:
-        """All copies up to this number have been delivered, or are lost."""
+        """Call this when all copies up to `number` have been delivered or are lost."""
         self.copies = {task_id: copy for task_id, copy in self.copies.items() if copy > number}
 
     def _publish(self, body: bytes, headers: FieldTable) -> Deferred[None]:

@@ -1,9 +1,10 @@
-"""What the broker could not get done: one shard's dead letters, so that no client waits for ever.
+"""The consumer of one shard's dead letters: fails their tasks and parks the letters.
 
-A task ends here when it was delivered more often than its queue allows; a message that is no task,
-or one in another version's form, when the worker rejected it. The task, if there is one, is
-finished as failed, unless it has finished meanwhile; the letter is then parked, with the broker's
-reason (``x-death``) in its headers, for an operator to look at."""
+The broker dead-letters a task that was delivered more often than its queue allows, and any message
+that the worker rejected, such as one that is not a task or has an unknown format. If the letter
+holds a task that is still open, the task is failed, so that no client waits forever. Then the
+letter is moved to the queue of parked letters for an operator, with the broker's reason
+(``x-death``) in its headers."""
 
 from __future__ import annotations
 
@@ -34,12 +35,15 @@ if TYPE_CHECKING:
     from rtprov.journal.store import Store
 
 PREFETCH = 10
-RETRY_PAUSE_S = 5.0  # while the broker is there, but takes no messages
-RETURN_PAUSE_S = 60.0  # before a letter over which we failed goes to the queue's end
+RETRY_PAUSE_S = 5.0  # while the broker is connected but accepts no messages
+RETURN_PAUSE_S = 60.0  # before a letter that could not be processed goes to the end of the queue
 
 
 class DeadLetters:
-    """A session of the worker's connection: attach it after the shard's journal."""
+    """Consumes the dead letters of one shard.
+
+    A session of the worker's connection: attach it after the shard's journal.
+    """
 
     _log = Logger()
 
@@ -67,7 +71,7 @@ class DeadLetters:
         await consume(channel, self._shard.dead, self._on_delivery, prefetch=PREFETCH)
 
     def detach(self) -> None:
-        """The connection is gone: the broker delivers the unsettled letters again."""
+        """Stop: the connection is closed, and the broker delivers unsettled letters again."""
         for burial in list(self._burials):
             burial.cancel()
 
@@ -80,7 +84,8 @@ class DeadLetters:
     def _unburied(self, reason: Failure) -> None:
         if not reason.check(CancelledError):
             self._log.failure(
-                "{queue}: a dead letter is held until the connection ends",
+                "{queue}: could not process a dead letter; it stays unsettled until the connection"
+                " is closed",
                 reason,
                 queue=self._shard.dead,
             )
@@ -92,25 +97,27 @@ class DeadLetters:
             raise
         except Exception:
             self._log.failure(
-                "{queue}: a dead letter could not be dealt with; it goes to the queue's end",
+                "{queue}: could not process a dead letter; moving it to the end of the queue in"
+                " {pause_s:.0f} s",
                 queue=self._shard.dead,
+                pause_s=RETURN_PAUSE_S,
             )
             await deferLater(self._clock, RETURN_PAUSE_S)
-            # As a fresh copy: it makes way for others, and is not counted by a queue that gives up
-            # after so many deliveries.
+            # A new copy, not a requeue: it lets other letters go first, and does not count towards
+            # the queue's delivery limit.
             await self._send(self._shard.dead, delivery)
             delivery.ack()
 
     async def _bury(self, delivery: Delivery) -> None:
         reason = _reason(delivery)
         task = _task_of(delivery.body)
-        # an earlier version knows no markers
+        # Workers of an earlier version reject census markers.
         if task is None and decode_census(delivery.body) is not None:
             delivery.ack()
             return
         if task is None:
             self._log.error(
-                "{queue}: parking a message that is no task ({reason})",
+                "{queue}: parking a message that is not a task ({reason})",
                 queue=self._shard.dead,
                 reason=reason,
             )
@@ -134,8 +141,8 @@ class DeadLetters:
         delivery.ack()
 
     async def _send(self, queue: str, delivery: Delivery) -> None:
-        """Put a copy of the letter into a queue of letters; one with unusual headers keeps the
-        broker's reason alone.
+        """Publish a copy of the letter to `queue`. If its headers cannot be encoded again, only the
+        broker's reason is kept.
         """
         headers = delivery.properties.headers
         if headers is not None and writable(headers) is None:
@@ -143,7 +150,7 @@ class DeadLetters:
         await self._insist(lambda: send_letter(self._publisher, queue, delivery.body, headers))
 
     async def _insist(self, ask: Callable[[], Awaitable[None]]) -> None:
-        """Ask the broker again and again until it has agreed; `detach` puts an end to it."""
+        """Call `ask` until it raises no `BrokerError`; `detach` cancels this."""
         while True:
             try:
                 await ask()
@@ -154,8 +161,8 @@ class DeadLetters:
 
 
 def _task_of(body: bytes) -> Requested | None:
-    """The task that clients know of, even where the worker can do nothing with the rest of the
-    message.
+    """Return the task of a message, or None. Less is required than for an order: the task is found
+    even if the worker could not carry the message out.
     """
     try:
         event = decode_event(body)
@@ -165,7 +172,7 @@ def _task_of(body: bytes) -> Requested | None:
 
 
 def _reason(delivery: Delivery) -> str:
-    """The broker's word for why (``rejected``, ``delivery_limit`` …), from the newest entry of
+    """Return the broker's reason (``rejected``, ``delivery_limit`` …) from the newest entry of
     ``x-death``.
     """
     deaths = (delivery.properties.headers or {}).get("x-death")

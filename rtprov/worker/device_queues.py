@@ -1,5 +1,6 @@
-"""Per-device order: one lane for each device, of which one item goes while the others wait. Pure
-bookkeeping; time and I/O are the caller's."""
+"""Per-device order: one lane for each device, in which one item at a time is active.
+
+Pure data structure, without time or I/O."""
 
 from __future__ import annotations
 
@@ -21,11 +22,10 @@ class _Lane(Generic[T]):
 
 
 class DeviceQueues(Generic[T]):
-    """One item of a device goes at a time; devices do not know of one another. A device with
-    nothing to do costs nothing.
+    """The lanes of all devices. The active item of a lane is its head; the others wait.
 
-    `may_go` tells whether it is an item's turn. Of those whose turn it is, the one that came first
-    goes. Who knows that a turn may have come calls `wake`."""
+    `may_go` returns whether an item may become the head; of those that may, the one that entered
+    first does. Call `wake` when an item's turn may have come. An empty lane uses no memory."""
 
     def __init__(self, may_go: Callable[[T], bool] = lambda item: True) -> None:
         self._may_go = may_go
@@ -38,7 +38,7 @@ class DeviceQueues(Generic[T]):
 
     @property
     def active(self) -> int:
-        """How many devices have a head, which is an item that goes."""
+        """How many devices have a head."""
         return sum(lane.head is not None for lane in self._lanes.values())
 
     @property
@@ -47,7 +47,7 @@ class DeviceQueues(Generic[T]):
         return sum(len(lane.waiting) for lane in self._lanes.values())
 
     def enter(self, device: str, item: T) -> bool:
-        """Put `item` at the end of its device's lane. True: it is the head and may go now."""
+        """Add `item` to the end of its device's lane. Return True if it is the head now."""
         self._size += 1
         lane = self._lanes.setdefault(device, _Lane())
         if lane.head is None and self._may_go(item):
@@ -57,8 +57,9 @@ class DeviceQueues(Generic[T]):
         return False
 
     def leave(self, device: str) -> T | None:
-        """The device's head is done. Return the new head, which may go now, or None where there is
-        none. Raises KeyError without a head."""
+        """Remove the device's head. Return the new head, or None if no item may go.
+
+        Raises KeyError if the device has no head."""
         lane = self._lanes[device]
         if lane.head is None:
             raise KeyError(device)
@@ -67,8 +68,8 @@ class DeviceQueues(Generic[T]):
         return self.wake(device)
 
     def wake(self, device: str) -> T | None:
-        """Return the device's new head, which may go now; None where it has one, or where nothing
-        that waits has its turn."""
+        """Choose a head for the device if it has none. Return the new head; None if there was one
+        already, or if no waiting item may go."""
         lane = self._lanes.get(device)
         if lane is None or lane.head is not None:
             return None
@@ -82,7 +83,7 @@ class DeviceQueues(Generic[T]):
         return None
 
     def drop(self, device: str, item: T) -> bool:
-        """Forget an item that waits; return whether it was there."""
+        """Remove a waiting item; return whether it was there."""
         lane = self._lanes.get(device)
         if lane is None or item not in lane.waiting:
             return False
@@ -93,7 +94,7 @@ class DeviceQueues(Generic[T]):
         return True
 
     def drop_waiting(self) -> list[T]:
-        """Forget everything that waits; return it, in each device's order. Heads stay."""
+        """Remove all waiting items and return them, in each device's order. Heads stay."""
         dropped: list[T] = []
         for device, lane in list(self._lanes.items()):
             dropped += lane.waiting

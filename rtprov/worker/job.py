@@ -1,6 +1,4 @@
-"""What a worker holds of a task: a job; and how jobs whose task the journal may know more of get
-into their lanes.
-"""
+"""A job: one task as a worker holds it, with its delivery and the progress of its attempts."""
 
 from __future__ import annotations
 
@@ -16,46 +14,50 @@ if TYPE_CHECKING:
 
 @define(eq=False)
 class Job:
-    """One task in this worker. Its sealed body, which may be large, is held once: `task` is without
-    it, `delivery` has it.
+    """One task in this worker.
+
+    The sealed body may be large and is held only once, in `delivery`; `task` is without it.
+    `taken_at` is when the delivery came, by the process's clock. With `needs_barrier`, the journal
+    may know more of the task than this replica: a barrier comes before the next decision.
     """
 
     task: Task
     delivery: Delivery
     taken_at: float
     needs_barrier: bool
-    turn: int | None = None  # when it came here; None once it has had its first turn here
+    turn: int | None = None  # its turn for a call permit; None after the first permit here
     attempt: int = 0
-    waited_s: float = 0.0  # for an A in trouble, before the first attempt
-    # for its sealing key, since the first attempt; None until that is looked up
+    waited_s: float = 0.0  # wait while A was in trouble, before the first attempt
+    # Wait for the sealing key since the first attempt; None until it was read from the store.
     withheld_s: float | None = None
-    # for want of files or ports of this machine, within attempts: costs no patience
+    # Wait for files or ports of this machine during attempts. It does not count against patience.
     shortage_s: float = 0.0
-    # when its first attempt began, by the clock of this process; None before it
+    # When the first attempt began, by the process's clock; None before that.
     patience_from: float | None = None
-    calling: bool = False  # a call to A is under way, or its outcome waits for the journal
-    pausing: bool = False  # A was out of reach, and is called again after a while
-    failures: int = 0  # how often its run has failed for an error of ours
-    renewing: bool = False  # a copy of its message is being put into the queue
-    released: bool = False  # the copy is there, and the delivery was acknowledged
+    calling: bool = False  # a call to A is under way, or its outcome is being journalled
+    pausing: bool = False  # A could not be reached; the next attempt comes after a pause
+    failures: int = 0  # how often the job has failed because of an internal error
+    renewing: bool = False  # a copy of its message is being published to the queue
+    released: bool = False  # the copy is confirmed, and the delivery acknowledged
     running: Deferred[None] | None = field(default=None, repr=False)
 
     @property
     def key(self) -> str:
-        """What tells it from other jobs. Two bodies that came with one ``Idempotency-Key`` are two
-        jobs, until they are judged.
+        """The job's key in the worker. Two messages with the same ``Idempotency-Key`` and different
+        bodies are two jobs until the journal shows which one is the order.
         """
         return key_of(self.task)
 
     @property
     def entitled(self) -> bool:
-        """Whether a call may begin: the broker takes this worker for the active one, and holds the
-        task's message, here or in the queue."""
+        """Whether a call may begin: the broker treats this worker as the active one, and still has
+        the task's message, as an unsettled delivery or in the queue."""
         return self.delivery.live or (self.released and self.delivery.standing)
 
     def adopt(self, delivery: Delivery, now: float) -> None:
-        """Go on with the same message's next delivery. Another worker may have had it in between:
-        it is to be judged again.
+        """Continue with the next delivery of the same message.
+
+        Another worker may have had the message in between, so a barrier is needed again.
         """
         self.delivery, self.taken_at, self.needs_barrier, self.renewing, self.released = (
             delivery,
@@ -67,5 +69,5 @@ class Job:
 
 
 def key_of(task: Task) -> str:
-    """The key of a task's job."""
+    """Return the key of a task's job; see `Job.key`."""
     return task.task_id + (task.fingerprint or "")

@@ -1,16 +1,17 @@
-"""What must not leave the journal while it is needed, and what it has lost.
+"""Upkeep of a journal: events that are still needed are written again before the broker drops them.
 
-A journal forgets what is older than its age, and a task may wait for longer. When what it says of
-an open task has reached half that age, the active worker writes it again: the very messages, so
-that nothing is lost that another version has put in them. The request comes last, and tells the
-task's place. A standby does so at three quarters: the active worker may be of a version that does
-not.
+A journal drops events that are older than its maximum age, and a task may stay open for longer.
+When an open task's events have reached half of that age, the active worker writes them to the end
+of the journal again. It copies the messages byte for byte, so that fields of other versions are
+kept. The request comes last and carries the task's place. A standby does the same at three quarters
+of the age, in case the active worker is of a version that does not.
 
-Nothing of an ended task may look open to a reader who comes when its end is forgotten. Where an
-event stands behind its task's end, the end is written again. The cancellation of a task whose
-message still waits in a queue is written again like an open task.
+A task that has ended must not look open to a later reader. If an event follows its task's end in
+the journal, the end is written again. The cancellation of a task whose message still waits in a
+queue is written again like an open task.
 
-Where the broker has lost its journal and begun another, each worker tells it all that it knows.
+If the broker has lost the journal and begun a new one, each worker writes all that it knows to the
+new one.
 """
 
 from __future__ import annotations
@@ -51,10 +52,11 @@ AT_ONCE = 20
 
 
 class JournalKeeper:
-    """A session of the worker's connection: attach it after the shard's worker.
+    """Keeps one shard's journal, `name`, complete.
 
-    `max_age_s` is how long the broker keeps the journal's events. `wall_clock` gives seconds since
-    the epoch."""
+    A session of the worker's connection: attach it after the shard's worker. `max_age_s` is how
+    long the broker keeps the journal's events, in seconds. `wall_clock` gives seconds since the
+    epoch."""
 
     _log = Logger()
 
@@ -88,17 +90,17 @@ class JournalKeeper:
         self._looking.clock = clock
 
     async def attach(self, connection: AmqpConnection) -> None:
-        """Begin to look."""
+        """Start checking for old events, every minute."""
         self._connection = connection
         looking = self._looking.start(LOOK_S, now=self._lost)
         looking.addErrback(
             lambda reason: self._log.failure(
-                "{journal}: nothing is written again any more", reason, journal=self._name
+                "{journal}: old events are no longer written again", reason, journal=self._name
             )
         )
 
     def detach(self) -> None:
-        """The connection is gone."""
+        """Stop: the connection is closed."""
         self._connection = None
         if self._looking.running:
             self._looking.stop()
@@ -106,8 +108,8 @@ class JournalKeeper:
             self._work.cancel()
 
     def journal_lost(self) -> None:
-        """The broker has lost the journal: what is known here is to be told to the next one, once
-        that has been read.
+        """The broker has lost the journal: write all that is known here to the new one, once that
+        has been read.
         """
         self._lost = True
 
@@ -119,7 +121,7 @@ class JournalKeeper:
         return not self._lost
 
     def keeps(self, task_id: str) -> bool:
-        """Whether the end of this task must not be forgotten yet."""
+        """Return whether the end of this task must not be forgotten yet."""
         return task_id in self._open_tasks.cancelled or task_id in self._open_tasks.unended
 
     def _look(self) -> None:
@@ -133,12 +135,13 @@ class JournalKeeper:
         self._work = None
         if result is not None and not result.check(CancelledError, BrokerError):
             self._log.failure(
-                "{journal}: open tasks were not written again; tried again in a minute",
+                "{journal}: could not write old events again; trying again in {pause_s:.0f} s",
                 result,
                 journal=self._name,
+                pause_s=LOOK_S,
             )
 
-    # What is due.
+    # What is old.
 
     @property
     def _written_before(self) -> float:
@@ -152,7 +155,7 @@ class JournalKeeper:
         now, before = self._wall_clock(), self._written_before
         old: list[OpenTask] = []
         for task in self._open_tasks:
-            task.written_at = min(task.written_at, now)  # by a clock that is ahead
+            task.written_at = min(task.written_at, now)  # another machine's clock may be ahead
             if task.written_at < before and len(old) < BATCH:
                 old.append(task)
         return old
@@ -162,7 +165,7 @@ class JournalKeeper:
         old = [task for task in cancelled.values() if task.written_at < before]
         if self._presence.consuming:
             return old[:BATCH]
-        for task in old:  # the active worker knows better whether a message still waits
+        for task in old:  # only the active worker knows whether the message still waits
             if task.written_at < self._wall_clock() - self._max_age_s:
                 del cancelled[task.task_id]
         return []
@@ -198,7 +201,7 @@ class JournalKeeper:
 
     async def _copy_tasks(self, tasks: list[OpenTask]) -> None:
         self._log.info(
-            "{journal}: writing {n} open tasks again before they are forgotten",
+            "{journal}: writing {n} open tasks again before their events expire",
             journal=self._name,
             n=len(tasks),
         )
@@ -216,7 +219,7 @@ class JournalKeeper:
 
         await for_each(tasks, copy, at_once=AT_ONCE)
         await self._journal.barrier()
-        for task in tasks:  # one that had no request to be copied, too
+        for task in tasks:  # also those that had no request to copy
             task.written_at = self._wall_clock()
 
     async def _copy_task(self, task: OpenTask, messages: dict[int, Delivery]) -> None:
@@ -242,12 +245,14 @@ class JournalKeeper:
                 copied = Copied(self._wall_clock(), task.place, task.offset)
                 await self._journal.append_message(copy_event(message.body, copied))
 
-    # Telling a new journal.
+    # Filling a new journal.
 
     async def _retell(self) -> None:
         records, messages = list(self._store.records()), self._worker.messages()
         self._log.warn(
-            "{journal}: telling the new journal of {n} tasks", journal=self._name, n=len(records)
+            "{journal}: the broker began a new journal; writing {n} known tasks to it",
+            journal=self._name,
+            n=len(records),
         )
 
         async def tell(record: Record) -> None:

@@ -1,8 +1,4 @@
-"""Tasks whose sealing key is not in the key file: they wait for it, and go on as soon as the file
-has it.
-
-await missing_keys.come(task_id, key)     # fires when the keys have changed, the task has ended, or
-a day is over: look again"""
+"""Tasks whose sealing key is not in the key file: they wait until it is added."""
 
 from __future__ import annotations
 
@@ -20,15 +16,17 @@ if TYPE_CHECKING:
     from rtprov.amqp.client.protocol import AmqpConnection
     from rtprov.interfaces import Sealer
 
-FIRST_LOOK_S = 1.0  # a backlog arrives within that, and is one line
+FIRST_LOOK_S = 1.0  # before the first log line, so that one line counts a whole backlog
 LOOK_EVERY_S = 10.0
 REPEAT_AFTER_S = 300.0
-JOURNALLED_FOR_S = 86400.0  # the journal forgets after days, and is told anew before
+JOURNALLED_FOR_S = 86400.0  # then `Withheld` is journalled again, before the journal drops it
 
 
 @define(eq=False)
 class _Missing:
-    """The tasks that wait for one key, and what the log said of them: how many, and when."""
+    """The tasks that wait for one key. `logged` is how many the last log line counted, `logged_at`
+    when it was written.
+    """
 
     tasks: dict[str, Deferred[bool]] = field(factory=dict)
     logged: int = 0
@@ -36,10 +34,11 @@ class _Missing:
 
 
 class MissingKeys:
-    """All tasks of a worker process that wait for keys.
+    """All tasks of a worker process that wait for sealing keys.
 
-    A session of the worker's connection: attach it after the journals. `unknown_total` counts how
-    often a task began to wait, each day anew. Call `stop` when the process stops: no timer is left.
+    A session of the worker's connection: attach it after the journals. `unknown_total` counts the
+    calls of `come`: one for each task, and another for each day that it waits. Call `stop` when the
+    process stops.
     """
 
     _log = Logger()
@@ -57,27 +56,25 @@ class MissingKeys:
         sealer.watch(self._keys_changed)
 
     async def attach(self, connection: AmqpConnection) -> None:
-        """The journals are replayed: see whether the keys are those of their latest tasks."""
+        """The journals are replayed: check that the key of the latest task is in the key file."""
         self._attached = True
         self._compare()
 
     def detach(self) -> None:
-        """The connection is gone: tasks that wait are cancelled by their shard's worker."""
+        """The connection is closed. Each shard's worker cancels its waiting tasks."""
         self._attached = False
 
     @property
     def waiting(self) -> dict[str | None, int]:
-        """How many tasks wait, by the id of their key; None stands for messages that do not name
-        theirs.
-        """
+        """How many tasks wait, by key id; the id None stands for messages that name no key."""
         return {key: len(missing.tasks) for key, missing in self._missing.items() if missing.tasks}
 
     def come(self, task_id: str, key: str | None) -> Deferred[bool]:
-        """Fire with True when the keys have changed so that the task may go on, or the task has
+        """Return a Deferred that fires with True when the task's key was added, or the task has
         ended.
 
-        Fire with False after a day: the journal is to be told again that the task waits. Cancelling
-        forgets the task."""
+        It fires with False after a day: the caller then journals again that the task waits.
+        Cancelling it forgets the task."""
         missing = self._missing.setdefault(key, _Missing())
 
         def forget(_: object) -> None:
@@ -90,8 +87,8 @@ class MissingKeys:
         return waiter
 
     def saw(self, event: Event) -> None:
-        """Pass each of the journal's events after the store has taken it: whatever has ended waits
-        no longer.
+        """Call this with each of the journal's events, after the store has applied it. A task that
+        has ended stops waiting.
         """
         if isinstance(event, Requested):
             if event.key is not None:
@@ -105,20 +102,20 @@ class MissingKeys:
                     waiter.callback(True)
 
     def _compare(self) -> None:
-        """Say once where the latest task is sealed with a key that is not at hand, whether or not a
-        task waits for it here.
+        """Log once that the latest task is sealed with a key that is missing, whether or not a task
+        waits for that key here.
         """
         if self._latest not in (None, self._absent, *self._sealer.key_ids):
             self._absent = self._latest
             self._log.error(
                 "the latest tasks are sealed with key {key}, which this worker's key file does not"
-                " hold (it holds {keys}); such tasks wait until it does",
+                " hold (it holds {keys}); such tasks wait until the key is added",
                 key=self._latest,
                 keys=", ".join(self._sealer.key_ids) or "none",
             )
 
     def stop(self) -> None:
-        """Leave no timer behind."""
+        """Cancel the timer, and set no other one."""
         self._stopped = True
         if self._look_call is not None:
             self._look_call.cancel()
@@ -134,12 +131,12 @@ class MissingKeys:
             if key is not None:
                 del self._missing[key]
                 self._log.info(
-                    "sealing key {key} is there: {n} tasks that waited for it go on",
+                    "sealing key {key} was added: {n} tasks that waited for it continue",
                     key=key,
                     n=len(tasks),
                 )
             for waiter in tasks.values():
-                if not waiter.called:  # one that went on before may have cancelled it
+                if not waiter.called:  # the callback of an earlier task may have cancelled it
                     waiter.callback(True)
 
     # The log.
@@ -164,9 +161,9 @@ class MissingKeys:
             ):
                 missing.logged, missing.logged_at = count, now
                 self._log.error(
-                    "{what} is missing: {n} tasks wait for it; put it into the key file, as a"
-                    " further line, and they go on; if there is no such key, cancel them by DELETE,"
-                    " first task {first}",
+                    "{what} is missing: {n} tasks wait for it; add it to the key file as another"
+                    " line, and they continue; if the key is lost, cancel them by DELETE, first"
+                    " task {first}",
                     what=_name(key),
                     n=count,
                     first=next(iter(missing.tasks)),
@@ -178,4 +175,4 @@ class MissingKeys:
 def _name(key: str | None) -> str:
     if key is not None:
         return f"sealing key {key}"
-    return "a key for bodies that do not name theirs (of an earlier version, or tampered with)"
+    return "the key of tasks that do not name theirs (from an earlier version, or altered)"

@@ -1,4 +1,4 @@
-"""Much work, a little of it at a time."""
+"""Concurrency limits for batches of asynchronous work."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ T = TypeVar("T")
 async def for_each(
     items: Iterable[T], work: Callable[[T], Coroutine[Any, Any, None]], *, at_once: int
 ) -> None:
-    """Do `work` for each item, begun in their order, `at_once` of it under way. Raises the first
-    error; the rest is cancelled then."""
+    """Await `work` for each item, started in order, at most `at_once` at the same time.
+
+    Raises the first error, after cancelling the rest."""
     remaining = iter(items)
 
     async def run() -> None:

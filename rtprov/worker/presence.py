@@ -1,10 +1,10 @@
 """Which worker process is a shard's active one, and the log lines that only that one writes.
 
-A broker does not tell a consumer whether it is the active one or a standby. A worker takes itself
-for the active one when no other consumes the work queue as it comes, and when it gets a delivery.
-It then says so in the journal (`rtprov.model.Active`), with how many calls it may have under way
-and how A looks to it, so that every replica can tell clients what to expect. The process that the
-journal named last is the active one for all replicas; it alone logs the ends of tasks."""
+AMQP does not tell a consumer whether it is the active one or a standby. A worker assumes that it is
+active if nothing else consumes the work queue when it connects, and when it gets a delivery. It
+then appends an `Active` event to the journal, with its concurrency and its view of A's state;
+replicas use both for estimates. For all replicas the process that the journal named last is the
+active one. Only that process logs the ends of tasks."""
 
 from __future__ import annotations
 
@@ -29,16 +29,17 @@ if TYPE_CHECKING:
     from rtprov.model import Event
     from rtprov.worker.call_limiter import CallLimiter
 
-SAY_AGAIN_S = 60.0  # while tasks are open
-SAY_AGAIN_SOONEST_S = 1.0  # for a delivery while the journal names another process
+SAY_AGAIN_S = 60.0  # `Active` is repeated this often while tasks are open
+SAY_AGAIN_SOONEST_S = 1.0  # and this often on deliveries while the journal names another process
 
 
 class Presence:
-    """One shard's. A session of the worker's connection: attach it after the journal, and before
-    the work queue is consumed.
+    """The presence of one shard's workers, as this process sees it.
 
-    `process_id` names this process in the journal; `wall_clock` gives seconds since the epoch. Give
-    `saw` each of the journal's events, and call `delivered` for each task from the work queue."""
+    A session of the worker's connection: attach it after the journal, and before the work queue is
+    consumed. `process_id` names this process in the journal; `wall_clock` gives seconds since the
+    epoch. Call `saw` with each of the journal's events, and `delivered` for each message from the
+    work queue."""
 
     _log = Logger()
 
@@ -60,14 +61,14 @@ class Presence:
         self._process_id = process_id
         self._clock = clock
         self._wall_clock = wall_clock
-        self._named: str | None = None  # by the journal
-        # whether the journal has been replayed once: what is seen after that happens now
+        self._named: str | None = None  # the active process, as the journal says
+        # Whether the journal has been replayed once; later events are current ones.
         self._live = False
-        self._role: str | None = None  # as it was logged last
-        self._taken = False  # whether it takes itself for the active one, on this connection
+        self._role: str | None = None  # the role that was logged last
+        self._taken = False  # whether this worker assumes it is active, on this connection
         self._said_at: float | None = None
         self.rival_at: float | None = None
-        """When the journal last told that another process was at work, on this connection."""
+        """When the journal last showed another process at work, on this connection."""
         self._due = False
         self._saying: Deferred[None] | None = None
         self._again = LoopingCall(self._say_again)
@@ -81,13 +82,13 @@ class Presence:
 
     @property
     def consuming(self) -> bool:
-        """Whether this worker takes itself for the active one, on this connection."""
+        """Whether this worker assumes that it is the active one, on this connection."""
         return self._taken
 
     # The session.
 
     async def attach(self, connection: AmqpConnection) -> None:
-        """Learn from the broker whether another worker is there already. Raises `BrokerError`."""
+        """Ask the broker whether another worker consumes the queue. Raises `BrokerError`."""
         self._live, self.rival_at = True, None
         channel = await connection.open_channel()
         declared = await channel.queue_declare(queue=self._shard.work, passive=True)
@@ -95,7 +96,9 @@ class Presence:
         again = self._again.start(SAY_AGAIN_S, now=False)
         again.addErrback(
             lambda reason: self._log.failure(
-                "shard {shard}: the journal is not told again", reason, shard=str(self._shard)
+                "shard {shard}: the journal is no longer told regularly that this worker is active",
+                reason,
+                shard=str(self._shard),
             )
         )
         if declared.consumer_count:
@@ -107,7 +110,7 @@ class Presence:
             self._say()
 
     def detach(self) -> None:
-        """The connection is gone: another worker may become the active one."""
+        """The connection is closed: another worker may become the active one."""
         self._taken = False
         if self._again.running:
             self._again.stop()
@@ -115,7 +118,7 @@ class Presence:
             self._saying.cancel()
 
     def delivered(self) -> None:
-        """The broker has handed out a task here: this worker is the active one."""
+        """The broker has delivered a message here: this worker is the active one."""
         if self._taken and self.active:
             return
         now = self._clock.seconds()
@@ -123,15 +126,15 @@ class Presence:
             self._taken = True
             self._say()
 
-    # Saying.
+    # `Active` events of this process.
 
     def _say_again(self) -> None:
         if self._store.backlog.open:
             self._say()
 
     def _say(self) -> None:
-        """Have the journal told how things stand. Once at a time: what changes meanwhile is said
-        next.
+        """Append an `Active` event, if this worker is active. One append is under way at a time;
+        changes during it are in the next one.
         """
         if not self._taken:
             return
@@ -156,16 +159,16 @@ class Presence:
         self._saying = None
         if result is not None and not result.check(CancelledError):
             self._log.failure(
-                "shard {shard}: the journal could not be told who is active",
+                "shard {shard}: could not write to the journal that this worker is active",
                 result,
                 shard=str(self._shard),
             )
 
-    # Seeing.
+    # Events of the journal.
 
     def saw(self, event: Event, apply: Callable[[Event], None]) -> None:
-        """Have the replica `apply` an event, and log it if it ends a task, or says that another
-        worker is active.
+        """Call `apply`, which applies the event to the replica. Log the end of a task and a change
+        of the active worker.
         """
         if isinstance(event, (Active, Started)) and event.by not in (None, self._process_id):
             self.rival_at = self._clock.seconds()
@@ -189,7 +192,7 @@ class Presence:
         if self.active:
             self._note("active", f"this process, {self._process_id}")
         else:
-            self._role = None  # another standby's change is one, too
+            self._role = None  # a change from one other process to another is logged, too
             self._note("standby", f"process {event.by} is active")
 
     def _note(self, role: str, why: str) -> None:

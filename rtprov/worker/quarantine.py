@@ -1,8 +1,9 @@
-"""Tasks in whose calls one worker after another has died. Few of them run at once: so the one that
-kills is found, and the others end.
+"""The quarantine: a limit of concurrent calls for tasks during whose calls workers have died.
 
-Whoever was under way beside it looks just as guilty. With each death, fewer run together: 64, then
-8, then each alone. A task that goes on killing then is given up."""
+If a task makes workers crash, all tasks under way at that moment are suspects. With each further
+crash, fewer suspects run at the same time: 64, then 8, then one alone. So the task that causes the
+crashes is found, and the others finish. A task whose calls end in `GIVE_UP_AFTER` crashes is given
+up."""
 
 from __future__ import annotations
 
@@ -11,19 +12,21 @@ from collections import deque
 from attrs import define, field
 from twisted.internet.defer import Deferred, succeed
 
-SUSPECT_AFTER = 3  # crash_count
-GIVE_UP_AFTER = 20  # so many that no series of restarts looks like it
-# how many suspects may run at once, by how often their worker died since they became ones; then one
-_COMPANY = (64, 8)
+SUSPECT_AFTER = 3  # crashes
+GIVE_UP_AFTER = 20  # crashes; more than a series of restarts for other reasons causes
+# How many suspects may run at the same time, by the number of crashes after SUSPECT_AFTER. With
+# more crashes, each runs alone.
+_LIMITS = (64, 8)
 
 
 def max_concurrent_suspects(crash_count: int) -> int | None:
-    """How many suspects may run at once where one of them has seen so many crash_count; None where
-    it is no suspect."""
+    """Return how many suspects may run at the same time if one of them has had `crash_count`
+    crashes; None if a task with that count is not a suspect.
+    """
     if crash_count < SUSPECT_AFTER:
         return None
     steps = crash_count - SUSPECT_AFTER
-    return _COMPANY[steps] if steps < len(_COMPANY) else 1
+    return _LIMITS[steps] if steps < len(_LIMITS) else 1
 
 
 @define(eq=False)
@@ -33,7 +36,7 @@ class _Waiter:
 
 
 class Quarantine:
-    """All suspects of a process, first come, first served."""
+    """Limits the suspects of a process; first come, first served."""
 
     def __init__(self) -> None:
         self._running: list[int] = []
@@ -41,8 +44,9 @@ class Quarantine:
         self._admitting = False
 
     def enter(self, crash_count: int) -> Deferred[None]:
-        """Fire when the task may go on: at once for one that is no suspect. Cancelling gives the
-        place up.
+        """Return a Deferred that fires when the task may run: at once if it is not a suspect.
+
+        Cancelling the Deferred gives up the place.
         """
         limit = max_concurrent_suspects(crash_count)
         if limit is None:
@@ -53,15 +57,17 @@ class Quarantine:
         return waiter.admitted
 
     def leave(self, crash_count: int) -> None:
-        """The task's attempt is over. To be called once for each `enter` that has fired."""
+        """The task's attempt is over. Call this once for each `enter` that has fired."""
         limit = max_concurrent_suspects(crash_count)
         if limit is not None:
             self._running.remove(limit)
             self._admit()
 
     def _admit(self) -> None:
-        """In a loop: hundreds may have nothing to do, and leave as they come, without nesting their
-        calls.
+        """Let the first waiters run, as far as the limits allow.
+
+        A nested call returns at once and leaves the work to the loop of the outer one, so hundreds
+        of tasks that end at once cause no deep recursion.
         """
         if self._admitting:
             return

@@ -1,4 +1,4 @@
-"""Messages of tasks that the worker may hold already, judged after a barrier."""
+"""New jobs before they enter their lanes: they wait until the journal shows their tasks' places."""
 
 from __future__ import annotations
 
@@ -25,20 +25,22 @@ if TYPE_CHECKING:
 from rtprov.worker.job import Job
 
 BARRIER_RETRY_S = 1.0
-EXPECTED_WITHIN_S = 1.0  # the replica sees a request that a worker has the message of
-CLOCKS_DIFFER_S = 900.0
+EXPECTED_WITHIN_S = 1.0  # by then the replica has normally seen the request of a delivered task
+CLOCKS_DIFFER_S = 900.0  # the largest difference of two machines' clocks that is tolerated
 AT_ONCE = 50
 
 
 class Redeliveries:
-    """Jobs before they enter their lanes: their tasks' places in the journal are not known yet, or
-    may have ended elsewhere.
+    """The jobs of one work queue, `queue`, that have not entered their lanes.
 
-    A message that comes for the first time waits until the replica has seen its request, which is a
-    matter of milliseconds. One that comes again, or a copy, is judged behind the barrier; so is one
-    that waits for longer. What the journal does not know is put there. A copy that it does not know
-    any more is of a task that has ended and was forgotten: it is only acknowledged, and its job
-    passed to `forget`. `enter` is called with each of the others."""
+    The job of a message that is delivered for the first time waits until the replica has seen its
+    request, which takes milliseconds. The job of a redelivered message or a copy waits for a
+    barrier, since its task may have ended elsewhere; so does one that waits for more than a second.
+
+    If the journal does not have the task after the barrier, the message is appended to it. The
+    exception is a copy whose task has ended so long ago that the journal has dropped it: it is
+    acknowledged, and its job is passed to `forget`. All other jobs are passed to `enter`, in the
+    journal's order."""
 
     _log = Logger()
 
@@ -69,8 +71,9 @@ class Redeliveries:
         return len(self._jobs) + len(self._expected)
 
     def expect(self, job: Job) -> None:
-        """It enters its lane as soon as the journal's copy of its request is seen; in the same
-        moment where that has come before."""
+        """Let the job enter its lane as soon as the replica has seen its request; at once if it has
+        seen it already.
+        """
         if self._known(job):
             self._enter(job)
         elif job.task.task_id in self._expected:  # another body with the same key
@@ -81,22 +84,20 @@ class Redeliveries:
                 self._looking = self._clock.callLater(EXPECTED_WITHIN_S, self._look)
 
     def saw(self, task_id: str) -> None:
-        """The replica has taken the journal's event about this task."""
+        """Call this when the replica has applied an event of this task."""
         job = self._expected.pop(task_id, None)
         if job is not None:
             self.expect(job)
 
     def _look(self) -> None:
-        """What has waited for a second or two is judged behind the barrier."""
+        """Pass the jobs that have waited for a second or more to `add`."""
         self._looking = None
         expected, self._expected = self._expected, {}
         for job in expected.values():
             self.add(job)
 
     def add(self, job: Job) -> None:
-        """It enters its lane once the journal has told, behind the barrier, what became of its
-        task.
-        """
+        """Let the job enter its lane after a barrier, when the store knows its task's state."""
         self._jobs.append(job)
         if self._sorting is None:
             sorting = Deferred.fromCoroutine(self._enter_in_order())
@@ -105,7 +106,7 @@ class Redeliveries:
             sorting.addErrback(self._unsorted)
 
     def forget(self) -> list[Job]:
-        """None of them enters its lane; return them."""
+        """Remove all jobs and return them: none of them enters its lane."""
         jobs = [*self._jobs, *self._expected.values()]
         self._jobs, self._expected = [], {}
         if self._looking is not None:
@@ -132,8 +133,9 @@ class Redeliveries:
         self._sorting = None
 
     async def _judge(self, jobs: list[Job]) -> None:
-        """Let the replica learn of these all that the journal has, and the journal what it has
-        not.
+        """Wait for a barrier, and append the messages that the journal lacks.
+
+        Raises `BrokerError`.
         """
         await self._journal.barrier()
         unknown = [job for job in jobs if not self._known(job) and not self._ended_long_ago(job)]
@@ -160,7 +162,8 @@ class Redeliveries:
         else:
             task_id = job.task.task_id
             self._log.error(
-                "{queue}: task {task_id} goes to the dead letters: its message is no event",
+                "{queue}: task {task_id} goes to the dead letters: its message is not a journal"
+                " event",
                 queue=self._queue,
                 task_id=task_id,
             )
@@ -168,15 +171,19 @@ class Redeliveries:
         self._forget(job)
 
     def _known(self, job: Job) -> bool:
-        """Whether the journal has told of the task's request, with its body."""
+        """Return whether the store knows what to do with the message: the task has ended or has
+        another order, or the task's request is in the journal.
+        """
         task = job.task
         over = self._store.over(task.task_id, task.fingerprint, task.accepted_at)
         known = self._open_tasks.get(task.task_id)
         return over is True or (over is False and known is not None and known.request is not None)
 
     def _ended_long_ago(self, job: Job) -> bool:
-        """Whether the task was open when its message was copied, and the journal, which goes back
-        to then, does not know it any more."""
+        """Return whether the task has ended so long ago that the journal has dropped it.
+
+        It was open when its message was copied. The journal reaches back to that time and does not
+        have the task."""
         copied_at_, began_at = copied_at(job.delivery), self._open_tasks.began_at
         if (
             copied_at_ is None
@@ -190,5 +197,8 @@ class Redeliveries:
         self._sorting = None
         if not reason.check(CancelledError):
             self._log.failure(
-                "{queue}: what has come back stays where it is", reason, queue=self._queue
+                "{queue}: could not check redelivered messages; they stay unsettled until the"
+                " connection is closed",
+                reason,
+                queue=self._queue,
             )

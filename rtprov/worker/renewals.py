@@ -1,10 +1,10 @@
-"""Deliveries that are held for long are given back before the broker takes them: it does so after
-30 minutes, and counts that.
+"""Renewal of deliveries that are held for long, before the broker's consumer timeout.
 
-Not by returning them, which brokers count too: a copy of the message goes to the end of the queue,
-with a count of its own, and once that is confirmed the delivery is acknowledged. The job goes on
-meanwhile, and adopts the copy when it comes. So no wait is too long, and what waits does not keep
-the broker from handing out what comes behind it."""
+RabbitMQ closes the channel of a consumer that holds a delivery for 30 minutes, and counts that
+against the queue's delivery limit. A returned delivery counts too. So a copy of the message is
+published to the end of the queue, with a count of its own; once the copy is confirmed, the delivery
+is acknowledged. The job continues meanwhile, and adopts the copy when it is delivered. So a task
+may wait for any time, and waiting tasks do not use up the consumer's prefetch."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ if TYPE_CHECKING:
 RENEW_AFTER_S = 1200.0
 RENEW_LOOK_S = 60.0
 AT_ONCE = 100
-# So many windows of tasks may wait while their messages are back in the queue, and of each device's
-# next tasks twice as many. Those beyond are forgotten until their messages come again.
+# Tasks may also wait here while their messages are back in the queue: up to MOST_HELD times the
+# prefetch window, or twice that for the NEAR next tasks of each device. Tasks beyond are forgotten
+# until their messages are delivered again.
 MOST_HELD = 4
 NEAR = 10
 
 
 class Renewals:
-    """Renews the deliveries of `jobs`, which are looked at once a minute between `start` and
-    `stop`.
+    """Renews the deliveries of `jobs`, which it checks every minute between `start` and `stop`.
 
-    A worker holds `window` deliveries at most; `send_away` is called with each job that is too much
-    beside those. `name` is the queue's."""
+    `window` is the prefetch, the largest number of unsettled deliveries. `send_away` is called with
+    each renewed job that exceeds the limit of waiting tasks. `name` is the queue's."""
 
     _log = Logger()
 
@@ -68,16 +68,18 @@ class Renewals:
         self._renewing: Deferred[None] | None = None
 
     def start(self) -> None:
-        """The deliveries can be settled."""
+        """Start checking: the channel is open."""
         looking = self._looking.start(RENEW_LOOK_S, now=False)
         looking.addErrback(
             lambda reason: self._log.failure(
-                "{queue}: deliveries are no longer renewed", reason, queue=self._name
+                "{queue}: deliveries are no longer renewed; the broker may take them back",
+                reason,
+                queue=self._name,
             )
         )
 
     def stop(self) -> None:
-        """The deliveries are dead."""
+        """Stop checking: the channel is closed, and its deliveries cannot be settled."""
         if self._looking.running:
             self._looking.stop()
         if self._renewing is not None:
@@ -97,9 +99,10 @@ class Renewals:
         self._renewing = None
         if result is not None and not result.check(CancelledError):
             self._log.failure(
-                "{queue}: deliveries are not renewed; tried again in a minute",
+                "{queue}: could not renew deliveries; trying again in {pause_s:.0f} s",
                 result,
                 queue=self._name,
+                pause_s=RENEW_LOOK_S,
             )
 
     async def _renew(self, job: Job) -> None:
@@ -110,7 +113,7 @@ class Renewals:
         try:
             await self._queue.put(job.task.task_id, delivery.body, delivery.headers)
         except BrokerError:
-            return  # the queue may have the copy or not: the next look tries again
+            return  # the queue may have the copy or not: the next check tries again
         finally:
             renewing, job.renewing = job.renewing, False
         if renewing and job.delivery is delivery and delivery.live:
@@ -120,7 +123,9 @@ class Renewals:
                 self._send_away(job)
 
     def _is_too_much(self, job: Job) -> bool:
-        """Whether so many tasks wait that this one is to be forgotten until its message comes."""
+        """Return whether so many tasks wait here that this one is to be forgotten until its message
+        is delivered again.
+        """
         held, task = len(self._jobs) / self._window, self._open_tasks.get(job.task.task_id)
         if held <= MOST_HELD or task is None:
             return False

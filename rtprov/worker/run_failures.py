@@ -1,4 +1,4 @@
-"""Runs of a job that fail for an error of ours: repeated, with growing pauses, a few times."""
+"""Repetition of a job that failed because of an internal error, with growing pauses."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
 _log = Logger()
 
-# A run that fails for an error of ours is repeated, after pauses that double: two minutes in all.
+# The pauses double; together they are about two minutes.
 MAX_FAILURES = 10
 FIRST_FAILURE_PAUSE_S = 0.5
 LONGEST_FAILURE_PAUSE_S = 30.0
 
 
 def failure_pause_s(failures: int) -> float:
-    """The pause after a task's run has failed for the `failures`-th time (from 1)."""
+    """Return the pause after a job has failed `failures` times (from 1), in seconds."""
     return min(LONGEST_FAILURE_PAUSE_S, FIRST_FAILURE_PAUSE_S * 2.0 ** (failures - 1))
 
 
 class Broken(Exception):
-    """The task's run has failed `MAX_FAILURES` times for an error of ours."""
+    """The job has failed `MAX_FAILURES` times because of internal errors."""
 
 
 async def repeated(
@@ -42,10 +42,10 @@ async def repeated(
     attempts: Attempts,
     clock: IReactorTime,
 ) -> None:
-    """Carry a job out, again and again if it fails for an error of ours.
+    """Carry a job out, again after an internal error, up to `MAX_FAILURES` times.
 
-    It keeps its delivery and its lane meanwhile: what a returned delivery counts for differs from
-    one broker to the next. Raises `Abandoned`, `Deadly`, `Broken`."""
+    The job keeps its delivery and its lane meanwhile; brokers count returned deliveries in
+    different ways. Raises `Abandoned`, `Deadly`, `Broken`."""
     while True:
         try:
             await carry_out(job)

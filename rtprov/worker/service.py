@@ -1,4 +1,4 @@
-"""A worker: its connection to the broker, and what it has for each of its shards."""
+"""The worker's Twisted service: its connection to the broker, and the sessions for its shards."""
 
 from __future__ import annotations
 
@@ -35,19 +35,21 @@ from rtprov.worker.settings import WorkerSettings
 from rtprov.worker.shard_parts import Shared, join_shard
 
 EXPIRE_EVERY_S = 30.0
-# the default exchange: replies, and letters to be parked
+# "" is the default exchange, for replies and parked letters.
 PUBLISHED_TO_BY_WORKER = (TASKS_EXCHANGE, "")
-# Beside the calls under way a worker holds tasks that wait for their device or for A: room for
-# them, within AMQP's 16 bits of prefetch.
+# Besides the tasks of calls under way, a worker holds tasks that wait for their device or for A.
+# The prefetch leaves room for them, within its 16 bits in AMQP.
 WAITING_ROOM = 2000
 MAX_WINDOW = 65535
 
 
 class WorkerService(Service):
-    """A worker: its connection to the broker with, for each shard, journal, status server, dead
-    letters and the shard's worker.
+    """A worker process: one connection to the broker and, for each shard, the journal's replica,
+    the status server, the consumer of dead letters and the shard's worker.
 
-    Stopping it drains first: no further call to A begins, those under way get `drain_s` to end.
+    When it is stopped, no further call to A begins, and the calls under way get
+    `settings.drain_s` seconds to finish. `equipment` makes the calls, `sealer` opens the orders,
+    `key_source` creates the first sealing key if it may.
     """
 
     _log = Logger()
@@ -121,12 +123,13 @@ class WorkerService(Service):
         self._stopping_now = False
 
     async def _probe(self) -> None:
-        """Raises `NotReady`."""
+        """Raise `NotReady` if the worker stops, is not connected, or cannot publish."""
         if not self.running:
-            raise NotReady("Not ready: it stops")
+            raise NotReady("Not ready: the worker is stopping")
         if not self.connection.connected:
             raise NotReady(
-                "Not ready: it is not connected to the broker, or still replays its journals"
+                "Not ready: the worker is not connected to the broker, or still replays its"
+                " journals"
             )
         await broker_confirms(self._publisher, self._environment.clock)
 
@@ -135,7 +138,9 @@ class WorkerService(Service):
         self.connection.startService()
         expiring = self._expiry.start(EXPIRE_EVERY_S, now=False)
         expiring.addErrback(
-            lambda reason: self._log.failure("finished tasks are no longer forgotten", reason)
+            lambda reason: self._log.failure(
+                "finished tasks are no longer removed from memory", reason
+            )
         )
 
     def stopService(self) -> Deferred[None]:
@@ -156,8 +161,8 @@ class WorkerService(Service):
         self.missing_keys.stop()
 
     def stop_now(self) -> None:
-        """Cut the calls short that a stop waits for, now or when it comes: their tasks are called
-        again, by whoever gets them next.
+        """Cancel the calls under way when stopping, now or later. The broker delivers their tasks
+        again, and the next active worker calls A for them again.
         """
         self._stopping_now = True
         for draining in self._draining:

@@ -1,4 +1,4 @@
-"""The worker's options."""
+"""The worker's settings."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from rtprov.messaging.topology import (
 
 @frozen
 class WorkerSettings:
-    """The worker's options, as the contract names them; times in seconds.
+    """The worker's settings; times are in seconds.
 
-    `journal_age_s` is how long the broker keeps journals. With `shards_given`, the operator asked
-    for the number of shards."""
+    `shards` are the shards it serves, `concurrency` the largest number of calls to A at the same
+    time, `retention_s` how long the status of a finished task is kept, `patience_s` how long a task
+    is retried while A cannot be reached, `drain_s` how long calls may take to finish when the
+    worker stops. `journal_age_s` is how long the broker keeps journals. `shards_given` says that
+    the operator set the number of shards."""
 
     shards: Sequence[Shard]
     concurrency: int = 500

@@ -1,6 +1,4 @@
-"""What a worker has for each of its shards, and how it is joined: journal, replica, answers,
-letters, the shard's worker, and upkeep.
-"""
+"""The parts that a worker has for each shard, and how they are connected."""
 
 from __future__ import annotations
 
@@ -41,9 +39,7 @@ if TYPE_CHECKING:
 
 @frozen
 class Shared:
-    """What all shards of a worker share. `window` is how many deliveries of a shard are held at
-    most.
-    """
+    """What all shards of a worker share. `window` is the prefetch of each shard's work queue."""
 
     environment: Environment
     settings: WorkerSettings
@@ -61,7 +57,7 @@ class Shared:
 
 @frozen
 class ShardParts:
-    """`sessions` are to be attached in this order, behind those of topology and publisher."""
+    """The parts of one shard. Attach `sessions` in this order, after topology and publisher."""
 
     shard: Shard
     store: Store
@@ -81,7 +77,7 @@ class ShardParts:
 
 
 def join_shard(shard: Shard, shared: Shared) -> ShardParts:
-    """Make a shard's parts, and join them."""
+    """Create a shard's parts and connect them."""
     outer, settings = shared.environment, shared.settings
     store = Store(settings.retention_s, Backlog(settings.concurrency, shared.backlogs))
     open_tasks = OpenTasks()

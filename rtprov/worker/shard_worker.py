@@ -1,18 +1,17 @@
-"""The worker of one shard: takes tasks from the work queue, has A called for each, and puts the
-outcome into the journal.
+"""The worker of one shard: consumes the work queue, calls A for each task, journals the outcome.
 
-The way of one task here: a *delivery* becomes a *job*; the job waits in its device's lane until it
-is the head; then, attempt by attempt, it passes the gate that all shards of the process share,
-calls A, and pauses where A was out of reach (`rtprov.worker.attempts`). Its final state is appended
-to the journal, confirmed, and only then is the delivery acknowledged and the lane left.
+A *delivery* becomes a *job*. The job waits in its device's lane until it is the head. Then
+`rtprov.worker.attempts` calls A, and retries with pauses while A cannot be reached. The final state
+is appended to the journal; when that is confirmed, the delivery is acknowledged and the job leaves
+the lane.
 
-The journal decides the order of a device's tasks: none begins before all earlier ones have ended,
-be they here or not.
+The journal decides the order of a device's tasks: a task begins when all earlier ones have ended,
+here or elsewhere.
 
-When the connection to the broker is lost, all deliveries die. Jobs that have begun nothing are
-forgotten: the broker delivers them again to the worker that is the active consumer then. A job
-whose call to A is under way goes on, and so does one that pauses; when its message comes back here,
-the job *adopts* it."""
+When the connection to the broker is lost, its deliveries cannot be settled any more. Jobs that have
+begun nothing are forgotten: the broker delivers their messages again to the worker that is active
+then. A job whose call to A is under way continues, and so does one in a pause between attempts;
+when its message is delivered here again, the job *adopts* the new delivery."""
 
 from __future__ import annotations
 
@@ -53,13 +52,14 @@ if TYPE_CHECKING:
 
 
 class ShardWorker:
-    """A session of the worker's connection: attach it after the shard's journal.
+    """Carries out the tasks of one shard's work queue.
 
-    `attempts` carries its jobs out. `window` is the prefetch, how many deliveries may be held here
-    (1 to 65535); tasks whose messages are back in the queue come on top. `queue` is the work queue,
-    for messages that are held for long. Pass each of the journal's events to `saw` once `store` and
-    `open_tasks` have taken it. `on_delivery` is called for each delivery, `on_marker` with the id
-    of each census marker. `wall_clock` gives seconds since the epoch for events."""
+    A session of the worker's connection: attach it after the shard's journal. `attempts` makes the
+    calls to A. `window` is the prefetch (1 to 65535); tasks whose messages are back in the queue do
+    not count. `queue` publishes copies of messages that are held for long. Call `saw` with each of
+    the journal's events after `store` and `open_tasks` have applied it. `on_delivery` is called for
+    each delivery, `on_marker` with the id of each census marker. `wall_clock` gives seconds since
+    the epoch."""
 
     _log = Logger()
 
@@ -123,11 +123,13 @@ class ShardWorker:
         return sum(job.calling for job in self._jobs.values())
 
     def held_tasks(self) -> set[str]:
-        """Their ids."""
+        """Return the ids of the tasks that this worker holds."""
         return {job.task.task_id for job in self._jobs.values()}
 
     def messages(self) -> dict[str, bytes]:
-        """Their messages, by their ids; of several with one id the one that is its order."""
+        """Return the messages of the open tasks that this worker holds, by task id. If several
+        messages have the same id, the one that is the task's order is returned.
+        """
         over, jobs = self._store.over, [(job.task, job.delivery) for job in self._jobs.values()]
         return {
             task.task_id: held.body
@@ -138,16 +140,14 @@ class ShardWorker:
     # The session.
 
     async def attach(self, connection: AmqpConnection) -> None:
-        """Consume the work queue: at once as its active consumer, or as the standby of another
-        worker. Raises `BrokerError`.
-        """
+        """Consume the work queue, as its active consumer or as a standby. Raises `BrokerError`."""
         channel = await connection.open_channel()
         await consume(channel, self._shard.work, self._on_delivery, prefetch=self._window)
         self._renewals.start()
 
     def detach(self) -> None:
-        """The connection is gone: forget the jobs that neither call nor pause; the others learn of
-        it at their next step.
+        """The connection is closed: forget the jobs that neither call A nor pause. The others
+        notice it at their next step.
         """
         self._renewals.stop()
         self._send_away_arriving()
@@ -159,18 +159,18 @@ class ShardWorker:
 
     def _on_delivery(self, delivery: Delivery) -> None:
         if self._attempts.draining:
-            return  # unsettled, it goes back to the broker with the connection
+            return  # it stays unsettled: the broker requeues it when the connection is closed
         self._handed_out()
         try:
             task = decode_task(delivery.body)
         except UndecodableMessage as error:
             self._on_no_task(delivery, error)
             return
-        # whatever a message does to us, it must not cost the connection, and all other tasks a
-        # delivery
+        # No message may close the connection: that would count as a delivery of all other tasks.
         except Exception:
             self._log.failure(
-                "{queue}: a message that cannot be decoded goes to the dead letters",
+                "{queue}: could not decode a message because of an internal error; it goes to the"
+                " dead letters",
                 queue=self._shard.work,
             )
             delivery.nack(requeue=False)
@@ -180,16 +180,16 @@ class ShardWorker:
         if job is None:
             self._take(task, delivery)
         elif job.delivery.live and not job.renewing:
-            delivery.ack()  # the same order, sent twice
+            delivery.ack()  # the same order was published twice
         else:
-            job.delivery.ack()  # one of the two is enough
+            job.delivery.ack()  # one of the two deliveries is enough
             job.adopt(delivery, self._clock.seconds())
 
     def _on_no_task(self, delivery: Delivery, error: UndecodableMessage) -> None:
         marker_id = decode_census(delivery.body)
         if marker_id is None:
             self._log.error(
-                "{queue}: a message that is no task goes to the dead letters: {error}",
+                "{queue}: a message that is not a task goes to the dead letters: {error}",
                 queue=self._shard.work,
                 error=error,
             )
@@ -224,8 +224,8 @@ class ShardWorker:
         del self._jobs[job.key]
 
     def saw(self, event: Event) -> None:
-        """The replica has taken an event of the journal: tasks may have got their place by it, or
-        their turn.
+        """Call this when the replica has applied an event. Jobs may enter their lanes, or become
+        heads, because of it.
         """
         if isinstance(event, (Active, Marker, Unrecognised)) or not self._jobs:
             return
@@ -236,14 +236,12 @@ class ShardWorker:
                 self._start(successor)
 
     def _send_away_arriving(self) -> None:
-        """Forget what has entered no lane yet: the broker has it, or will have it back."""
+        """Forget the jobs that are in no lane yet; the broker delivers their messages again."""
         for job in self._redeliveries.forget():
             del self._jobs[job.key]
 
     def _send_away(self, job: Job) -> None:
-        """Forget a job that neither calls nor pauses, and has given its delivery back: its message
-        comes again.
-        """
+        """Forget a job that neither calls A nor pauses, and whose message is back in the queue."""
         if job.running is not None:
             job.running.cancel()
         elif self._lanes.drop(job.task.equipment_id, job):
@@ -252,8 +250,10 @@ class ShardWorker:
     # One job.
 
     def _start(self, job: Job) -> None:
-        """In a loop: hundreds may wait for a device, have nothing to do, and end as they begin,
-        without nesting their calls.
+        """Begin a job that is the head of its lane.
+
+        A nested call only adds the job to the queue of the outer call's loop. So hundreds of jobs
+        of one device that have nothing to do, and end at once, cause no deep recursion.
         """
         self._next.append(job)
         if self._starting:
@@ -273,7 +273,10 @@ class ShardWorker:
         running.addCallback(self._leave, job)
         running.addErrback(
             lambda reason: self._log.failure(
-                "{queue}: a lane does not go on", reason, queue=self._shard.work
+                "{queue}: could not begin the next task of device {equipment_id}",
+                reason,
+                queue=self._shard.work,
+                equipment_id=job.task.equipment_id,
             )
         )
 
@@ -281,7 +284,7 @@ class ShardWorker:
         if reason.check(Deadly):
             crash_count = self._store.crash_count(job.task.task_id)
             self._log.error(
-                "task {task_id} goes to the dead letters: {n} workers died in its calls",
+                "task {task_id} goes to the dead letters: {n} workers died during its calls",
                 task_id=job.task.task_id,
                 n=crash_count,
             )
@@ -296,7 +299,7 @@ class ShardWorker:
             job.delivery.nack(requeue=False)
         elif not reason.check(Abandoned, CancelledError):
             self._log.failure(
-                "task {task_id} goes to the dead letters: the worker failed",
+                "task {task_id} goes to the dead letters: internal error in the worker",
                 reason,
                 task_id=job.task.task_id,
             )
@@ -319,15 +322,15 @@ class ShardWorker:
             )
         job.delivery.ack()
 
-    # The end.
+    # Stopping.
 
     async def drain(self, deadline_s: float) -> None:
-        """Begin no further call; done when the running ones have ended, or been cancelled after
-        `deadline_s`.
+        """Begin no further call. Return when the calls under way have ended, or were cancelled
+        after `deadline_s` seconds.
 
-        The consumer stays registered meanwhile: if it went, a standby would get the next task of a
-        device whose call still runs here. What is held unsettled goes back to the broker, in order,
-        when the connection closes."""
+        The consumer stays registered meanwhile: without it, a standby would get the next task of a
+        device whose call still runs here. The broker requeues unsettled deliveries, in order, when
+        the connection is closed."""
         self._attempts.draining = True
         self._send_away_arriving()
         for job in list(self._jobs.values()):
@@ -336,8 +339,8 @@ class ShardWorker:
         running = [job.running for job in self._jobs.values() if job.running is not None]
         if running:
             self._log.info(
-                "{queue}: draining {calls} calls to A, up to {seconds:.0f} s; a second signal cuts"
-                " them short",
+                "{queue}: draining {calls} calls to A, for up to {seconds:.0f} s; a second signal"
+                " cancels them",
                 queue=self._shard.work,
                 calls=len(running),
                 seconds=deadline_s,
@@ -350,7 +353,8 @@ class ShardWorker:
 
     def _cut_short(self, running: list[Deferred[None]]) -> None:
         self._log.warn(
-            "{queue}: cutting calls short; the broker will have these tasks called again",
+            "{queue}: cancelling the calls that are still running; the next active worker calls A"
+            " for their tasks again",
             queue=self._shard.work,
         )
         for each in running:

@@ -75,7 +75,7 @@ class OnRabbitMQ(ChaosTestCase):
         await site.a_is_busy(TASKS // 10)
         await node.ctl("delete_queue", "-p", vhost, "rtprov.journal.0of1")
         await posting
-        await site.workers[0].logged("telling the new journal")
+        await site.workers[0].logged("the broker began a new journal")
         await site.check()
         self.assertEqual(site.repeated, 0)
         await self.stop(site.workers[0])

@@ -55,7 +55,7 @@ class AllInOne(ProcessTestCase):
         await process.logged("call 1: ABC123456")
         await self.stop(process)
         self.assertIn("draining 1 call", process.log)
-        self.assertNotIn("cutting calls short", process.log)
+        self.assertNotIn("cancelling the calls that are still running", process.log)
 
     async def test_drain_is_over(self) -> None:
         """Calls that take longer than --drain are cut short."""
@@ -63,7 +63,7 @@ class AllInOne(ProcessTestCase):
         await client.accepted("HANG123456")
         await process.logged("call 1: HANG123456")
         await self.stop(process)
-        self.assertIn("cutting calls short", process.log)
+        self.assertIn("cancelling the calls that are still running", process.log)
 
     async def test_told_twice(self) -> None:
         """A second signal cuts short what the first one waits for."""
@@ -71,6 +71,6 @@ class AllInOne(ProcessTestCase):
         await client.accepted("HANG123456")
         await process.logged("call 1: HANG123456")
         process.signal("TERM")
-        await process.logged("draining 1 calls to A, up to 60 s; a second signal cuts them short")
+        await process.logged("draining 1 calls to A, for up to 60 s; a second signal cancels them")
         await self.stop(process)
         self.assertIn("told to stop again", process.log)

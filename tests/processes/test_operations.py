@@ -66,7 +66,7 @@ class ParkedLetters(ProcessTestCase):
             Task(TASK, DEVICE, 14, 0.0, sealer.seal(json.dumps(REQUEST).encode()))
         ).decode()
         await self.run_python(PARK, url.removesuffix("/") + "/%2F", order, "not ours")
-        await worker.logged("parking a message that is no task")
+        await worker.logged("parking a message that is not a task")
         self.assertEqual(
             (await client.final(f"/api/v1/equipment/cpe/{DEVICE}/task/{TASK}")).status, 500
         )

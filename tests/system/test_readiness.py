@@ -49,7 +49,7 @@ class Ready(SystemTestCase):
         self.assertEqual(self.frontend(), (503, "Not ready: the broker does not confirm messages"))
         self.assertEqual(
             self.worker(),
-            "Not ready: it is not connected to the broker, or still replays its journals",
+            "Not ready: the worker is not connected to the broker, or still replays its journals",
         )
         self.system.network.factories["broker"] = factory
         self.system.network.advance(30)
@@ -69,6 +69,6 @@ class Ready(SystemTestCase):
         self.system.accepted("ABC123456")
         self.system.network.advance(1)
         self.system.workers[0].stopService()
-        self.assertEqual(self.worker(), "Not ready: it stops")
+        self.assertEqual(self.worker(), "Not ready: the worker is stopping")
         self.system.network.advance(70)
         self.system.workers.pop()

@@ -204,7 +204,9 @@ class Away(SystemInTroubleTestCase):
         self.system.network.advance(120)
         self.assertEqual(self.count(tasks, COMPLETED), 100)
         self.assertEqual(self.system.stub.calls, 100)
-        self.assertEqual((self.said("one at a time tries"), self.said("A has recovered")), (1, 1))
+        self.assertEqual(
+            (self.said("one call at a time probes it"), self.said("A has recovered")), (1, 1)
+        )
 
     def test_a_stays_away(self) -> None:
         """When A does not come back, every task has failed when its patience is over, and no call
@@ -216,7 +218,7 @@ class Away(SystemInTroubleTestCase):
         self.assertEqual(self.count(tasks, RUNNING), 100)
         self.system.network.advance(10)
         self.assertEqual(self.count(tasks, FAILED), 100)
-        self.assertEqual(self.said("one at a time tries"), 1)
+        self.assertEqual(self.said("one call at a time probes it"), 1)
 
 
 class AllBusy(SystemInTroubleTestCase):

@@ -173,7 +173,7 @@ class Trouble(GateTestCase):
             self.fail_call(self.successResultOf(waiting[number]), f"PROBE{number}")
         self.assertEqual(
             self.logged,
-            ["A is in trouble (refused): calls wait, and one at a time tries whether it is over"],
+            ["A is in trouble (refused): holding back calls, one call at a time probes it"],
             "while it lasts",
         )
         self.advance(5.0)
@@ -181,7 +181,7 @@ class Trouble(GateTestCase):
         probe.answered()
         probe.end()
         self.advance(10.0)
-        self.assertEqual(self.logged[1:], ["A has recovered: calls are made as usual"])
+        self.assertEqual(self.logged[1:], ["A has recovered: making calls as usual"])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_patience(self) -> None:

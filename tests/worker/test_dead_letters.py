@@ -176,7 +176,7 @@ class Burial(DeadLettersTestCase):
             (parked.body, parked.properties.headers, self.seen), (b"\xff s3cr3t", DEATH, [])
         )
         self.assertEqual(
-            len([line for line in self.logged if "parking a message that is no task" in line]), 1
+            len([line for line in self.logged if "parking a message that is not a task" in line]), 1
         )
         self.assertEqual([line for line in self.logged if "s3cr3t" in line], [])
 

@@ -29,8 +29,8 @@ CALLED_OFF = (
     {"code": 500, "message": "The task was cancelled before it was sent to the equipment service"},
 )
 ADVICE = (
-    "put it into the key file, as a further line, and they go on; if there is no such key, cancel"
-    " them by DELETE, first task "
+    "add it to the key file as another line, and they continue; if the key is lost, cancel them by"
+    " DELETE, first task "
 )
 DAY_S = 86400.0
 PATIENCE_S = 600.0  # the worker's
@@ -128,7 +128,9 @@ class Rules(MissingKeysTestCase):
             (delivery.settled, self.state(1), self.equipment.calls), ("ack", State.FAILED, [])
         )
         self.assertEqual(
-            lines[0], f"error: task {task_id(1)} cannot be carried out: The body was tampered with"
+            lines[0],
+            f"error: task {task_id(1)} has failed: its order cannot be opened: The body was"
+            " tampered with",
         )
 
     def test_dropped_while_it_waits_for_a_slot(self) -> None:
@@ -248,7 +250,8 @@ class Log(MissingKeysTestCase):
             self.assertEqual(len(lines), 3)
             self.sealer.replace("gone")
             self.assertEqual(
-                lines[3:], ["info: sealing key gone is there: 20 tasks that waited for it go on"]
+                lines[3:],
+                ["info: sealing key gone was added: 20 tasks that waited for it continue"],
             )
 
     def test_all_ended(self) -> None:
@@ -475,7 +478,9 @@ class Messages(KeysTestCase):
             f"The body cannot be opened with its sealing key {OUR_ID}: it was damaged or tampered"
             " with"
         )
-        self.assertEqual(self.errors, [f"task {task_id(1)} cannot be carried out: {why}"])
+        self.assertEqual(
+            self.errors, [f"task {task_id(1)} has failed: its order cannot be opened: {why}"]
+        )
         self.assertEqual(self.waits_for(task_id(1))["reason"], why)
 
     def test_the_id_travels(self) -> None:
