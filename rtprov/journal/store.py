@@ -21,6 +21,7 @@ from rtprov.journal.backlog import Backlog
 from rtprov.journal.describe import describe
 from rtprov.journal.forecast import Forecaster
 from rtprov.journal.record import NO_ORIGIN, Origin, Record
+from rtprov.journal.task_view import TaskView
 from rtprov.model import (
     Active,
     Attempt,
@@ -285,6 +286,21 @@ class Store:
         if record.state.final:
             return True
         return None if record.fingerprint is None else record.fingerprint != fingerprint
+
+    def view(self, task_id: str, fingerprint: str | None, accepted_at: float) -> TaskView:
+        """Return what is known of a task, for a decision about one of its messages; `fingerprint`
+        and `accepted_at` are the message's.
+        """
+        over, record = self.over(task_id, fingerprint, accepted_at), self._records.get(task_id)
+        if record is None:
+            return TaskView(over)
+        return TaskView(
+            over,
+            record.attempts,
+            record.crash_count,
+            record.first_started_at,
+            self._withheld.waits(task_id),
+        )
 
     def details(self, task_id: str, equipment_id: str | None, now: float) -> Details | None:
         """Return the details of a task at `now` (seconds since the epoch), None if it is unknown.

@@ -32,6 +32,7 @@ from rtprov.errors import (
 )
 from rtprov.messaging.event_messages import decode_task
 from rtprov.model import Postponed, Started, State, Withheld
+from rtprov.worker.decision import Step, next_step
 from rtprov.worker.job import Job
 from rtprov.worker.quarantine import GIVE_UP_AFTER, SUSPECT_AFTER
 from rtprov.worker.redeliveries import BARRIER_RETRY_S
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from rtprov.clocks import WallClock
     from rtprov.interfaces import Equipment, Journal, Sealer
     from rtprov.journal.store import Store
+    from rtprov.journal.task_view import TaskView
     from rtprov.worker.call_limiter import CallLimiter, Permit
     from rtprov.worker.missing_keys import MissingKeys
     from rtprov.worker.quarantine import Quarantine
@@ -133,7 +135,7 @@ class Attempts:
             except EquipmentUnreachable as error:
                 unreachable = error
             except OutOfPatience as error:
-                return None if await self._over(job) else (State.FAILED, str(error))
+                return (State.FAILED, str(error)) if await self._may_call(job) else None
             except EquipmentSilent as error:
                 return State.FAILED, str(error)
             except SealError as error:
@@ -152,7 +154,8 @@ class Attempts:
             job.pausing = True
             await self._pause(job, pause_s, str(unreachable))
             job.pausing = False
-            await self._require_delivery(job)
+            if not job.entitled:
+                raise Abandoned
 
     async def _pause(self, job: Job, pause_s: float, reason: str) -> None:
         resume_at = self._clock.seconds() + pause_s
@@ -173,26 +176,26 @@ class Attempts:
         """Wait until the job's sealing key is in the key file. Return False if no call is to be
         made. Raises `Abandoned`.
         """
-        task, began = job.task, self._clock.seconds()
-        told = self._store.withheld(task.task_id)
+        task, began, view = job.task, self._clock.seconds(), self._view(job)
+        journalled = view.withheld
         if job.withheld_s is None:
-            attempted = self._store.attempts(task.task_id) > 0
             job.withheld_s = (
-                self._store.withheld_s(task.task_id, self._wall_clock()) if attempted else 0.0
+                self._store.withheld_s(task.task_id, self._wall_clock()) if view.attempts else 0.0
             )
         while not self._can_open(job):
-            if await self._over(job):
+            if not await self._may_call(job):
                 return False
-            if not told:
+            if not journalled:
                 await self._journal.append(
                     Withheld(task.task_id, task.equipment_id, self._wall_clock(), task.key)
                 )
-                told = True
+                journalled = True
             elif not self._can_open(job):
-                told = await self._missing_keys.come(task.task_id, task.key)
-        if self._store.attempts(task.task_id):
+                journalled = await self._missing_keys.come(task.task_id, task.key)
+        view = self._view(job)
+        if view.attempts:
             job.withheld_s += self._clock.seconds() - began
-        if told or self._store.withheld(task.task_id):
+        if journalled or view.withheld:
             await self._journal.append(
                 Withheld(task.task_id, task.equipment_id, self._wall_clock(), task.key, over=True)
             )
@@ -211,45 +214,51 @@ class Attempts:
         return True
 
     def _open(self, job: Job) -> bytes:
-        """Return the order's body in plain text. Raises `KeyMissing`, `SealError`."""
+        """Return the order's body in plain text. Raises `KeyMissing`, `SealError`.
+
+        The message is decoded a second time here, after its delivery. The alternative is a second
+        copy of each sealed body in memory, for as long as the job waits.
+        """
         return self._sealer.open(decode_task(job.delivery.body).sealed, job.task.key)
 
-    async def _over(self, job: Job) -> bool:
-        """Return whether no call is to be made: the task has ended, or the message is not its
-        order.
-
-        If this returns False, a call may begin. Raises `Abandoned`.
-        """
+    def _view(self, job: Job) -> TaskView:
+        """Return what the replica knows of the job's task now."""
         task = job.task
-        await self._judge(job)
-        over = self._store.over(task.task_id, task.fingerprint, task.accepted_at)
-        if over is None:  # the message is not in the journal: it comes late, or was lost there
-            await self._journal.append_message(job.delivery.body)
-            job.needs_barrier = True
-            await self._judge(job)
-            over = self._store.over(task.task_id, task.fingerprint, task.accepted_at)
-        return over is not False
+        return self._store.view(task.task_id, task.fingerprint, task.accepted_at)
 
-    async def _judge(self, job: Job) -> None:
-        """Wait for a barrier if the job needs one. Raises `Abandoned`.
+    async def _may_call(self, job: Job) -> bool:
+        """Return whether a call may begin, after all that must happen before that is known: a
+        barrier, or the append of a message that the journal does not have.
 
-        Only after the barrier does the store know all about a task that was delivered before, or
-        ordered more than once.
+        False means that the task has ended, or that the message is not its order. Raises
+        `Abandoned`.
         """
-        await self._require_delivery(job)
-        while job.needs_barrier:
-            job.needs_barrier = False
-            try:
-                await self._journal.barrier()
-            except BrokerError:
-                job.needs_barrier = True
-                await deferLater(self._clock, BARRIER_RETRY_S)
-            await self._require_delivery(job)
+        appended = False
+        while True:
+            step = next_step(
+                self._view(job),
+                entitled=job.entitled,
+                needs_barrier=job.needs_barrier,
+                appended=appended,
+            )
+            if step is Step.BARRIER:
+                await self._barrier(job)
+            elif step is Step.APPEND:
+                await self._journal.append_message(job.delivery.body)
+                job.needs_barrier = appended = True
+            elif step is Step.ABANDON:
+                raise Abandoned
+            else:
+                return step is Step.CALL
 
-    async def _require_delivery(self, job: Job) -> None:
-        """Raise `Abandoned` if the broker does not treat this worker as the active one any more."""
-        if not job.entitled:
-            raise Abandoned
+    async def _barrier(self, job: Job) -> None:
+        """Wait for a barrier of the journal, or for a moment if the broker fails."""
+        job.needs_barrier = False
+        try:
+            await self._journal.barrier()
+        except BrokerError:
+            job.needs_barrier = True
+            await deferLater(self._clock, BARRIER_RETRY_S)
 
     async def _admitted(self, job: Job) -> tuple[State, str] | None:
         """Make one attempt as soon as `quarantine` and `gate` permit it; return None if no call is
@@ -257,10 +266,10 @@ class Attempts:
 
         Raises `OutOfPatience` if the permit takes too long, `Deadly`, and what `_attempt` raises.
         """
-        if self._store.crash_count(job.task.task_id) >= SUSPECT_AFTER and await self._over(job):
+        if self._view(job).crash_count >= SUSPECT_AFTER and not await self._may_call(job):
             # The task has ended elsewhere: it need not wait for the quarantine, nor be given up.
             return None
-        crash_count = self._store.crash_count(job.task.task_id)
+        crash_count = self._view(job).crash_count
         if crash_count >= GIVE_UP_AFTER:
             raise Deadly
         await self._quarantine.enter(crash_count)
@@ -269,7 +278,7 @@ class Attempts:
             # probes of an open breaker.
             turn, job.turn = job.turn, None
             permit = await self._gate.enter(self._left_s(job), turn)
-            if not self._store.attempts(job.task.task_id):
+            if not self._view(job).attempts:
                 job.waited_s = permit.waited_s
             try:
                 return await self._attempt(job, permit)
@@ -284,19 +293,19 @@ class Attempts:
         Raises `NoAnswer`, `SealError`, `Abandoned`.
         """
         task = job.task
-        if await self._over(job):
+        if not await self._may_call(job):
             return None
         body = self._open(job)
-        job.attempt = max(job.attempt, self._store.attempts(task.task_id)) + 1
+        job.attempt = max(job.attempt, self._view(job).attempts) + 1
         await self._journal.append(
             Started(
                 task.task_id, task.equipment_id, self._wall_clock(), job.attempt, self._process_id
             )
         )
-        if self._store.attempts(task.task_id) < job.attempt:
+        if self._view(job).attempts < job.attempt:
             # The replica has not seen the event yet. A cancellation may come before it.
             job.needs_barrier = True
-        if await self._over(job):  # the delivery may have been renewed meanwhile
+        if not await self._may_call(job):  # the delivery may have been renewed meanwhile
             return None
         if job.attempt == 1:
             # The event's time is earlier: the append may have taken long.
@@ -326,7 +335,7 @@ class Attempts:
                 raise Abandoned
             await deferLater(self._clock, SHORTAGE_PAUSE_S)
             job.shortage_s += self._clock.seconds() - began_at
-            if await self._over(job):
+            if not await self._may_call(job):
                 return None
 
     def _left_s(self, job: Job) -> float:
@@ -338,7 +347,7 @@ class Attempts:
         """
         now = self._clock.seconds()
         if job.patience_from is None:
-            first_started_at = self._store.first_started_at(job.task.task_id)
+            first_started_at = self._view(job).first_started_at
             if first_started_at is None:
                 return self._patience_s + job.shortage_s - job.waited_s
             job.patience_from = now - self._wall_clock.age_s(first_started_at)

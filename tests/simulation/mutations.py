@@ -31,6 +31,7 @@ from rtprov.queries.status import StatusServer
 from rtprov.worker import shard_worker as worker
 from rtprov.worker.attempts import Abandoned, Attempts
 from rtprov.worker.device_queues import DeviceQueues
+from rtprov.worker.job import Job
 from rtprov.worker.missing_keys import MissingKeys
 from rtprov.worker.shard_worker import ShardWorker
 from tests.simulation import clock_mutations, operator_mutations, order_mutations, queue_mutations  # noqa: F401 (they add their own)
@@ -65,15 +66,14 @@ def _no_adoption(self: Any, delivery: Any) -> None:
         _take_delivery(self, delivery)
 
 
-@mutation("no judgement of redelivered tasks", Attempts, "_over")
+@mutation("no judgement of redelivered tasks", Attempts, "_may_call")
 async def _not_judged(self: Any, job: Any) -> bool:
-    await self._require_delivery(job)
-    return False
+    if not job.entitled:
+        raise Abandoned
+    return True
 
 
-@mutation("a call begins without a delivery", Attempts, "_require_delivery")
-async def _no_delivery_required(self: Any, job: Any) -> None:
-    pass
+mutation("a call begins without a delivery", Job, "entitled")(property(lambda job: True))
 
 
 @mutation("a task whose key is missing has failed", Attempts, "_has_key")

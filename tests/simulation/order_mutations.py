@@ -13,7 +13,7 @@ from rtprov.frontend.submission import TaskSubmission
 from rtprov.journal.store import Store
 from rtprov.model import Cancelled, Details, Finished, Started, State
 from rtprov.queries.directory import TaskQueryClient
-from rtprov.worker.attempts import Attempts
+from rtprov.worker.attempts import Abandoned, Attempts
 from tests.simulation.mutation import mutation
 from tests.support.fakes import PlainSealer
 
@@ -73,14 +73,15 @@ def _another_id(equipment_id: str, key: str) -> str:
 @mutation("a worker starts without looking for a cancellation", Attempts, "_attempt")
 async def _start_blindly(self: Any, job: Any, permit: Any) -> tuple[State, str] | None:
     task = job.task
-    if await self._over(job):
+    if not await self._may_call(job):
         return None
     body = self._open(job)
     job.attempt = max(job.attempt, self._store.attempts(task.task_id)) + 1
     await self._journal.append(
         Started(task.task_id, task.equipment_id, self._wall_clock(), job.attempt)
     )
-    await self._require_delivery(job)
+    if not job.entitled:
+        raise Abandoned
     job.calling = True
     if job.attempt == 1:
         job.patience_from = self._clock.seconds()

@@ -454,9 +454,7 @@ class Messages(KeysTestCase):
         following = self.system.accepted("ABC123456")
         self.system.network.advance(3600)
         self.assertEqual(self.status("ABC123456", task_id(1)), RUNNING)
-        nameless = (
-            "a key for bodies that do not name theirs (of an earlier version, or tampered with)"
-        )
+        nameless = "the key of tasks that do not name theirs (from an earlier version, or altered)"
         line = f"{nameless} is missing: 1 tasks wait for it; {ADVICE}{task_id(1)}"
         self.assertEqual(set(self.errors), {line})
         path = f"/api/v1/equipment/cpe/ABC123456/task/{task_id(1)}"
