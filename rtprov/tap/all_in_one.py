@@ -8,6 +8,7 @@ from twisted.application.service import IService
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.logger import Logger
 
 from rtprov.amqp.client.url import BrokerUrl
 from rtprov.frontend.service import FrontendService
@@ -20,13 +21,14 @@ from rtprov.tap.broker import BrokerService
 from rtprov.tap.command import Command
 from rtprov.tap.frontend import make_admission, public_bind_refusal
 from rtprov.tap.identity import key_file, server_identity
-from rtprov.tap.listening import Listening, front_end, health_if, https, log
+from rtprov.tap.listening import Listening, front_end, health_if, https
 from rtprov.tap.option_values import server_endpoint
 from rtprov.tap.process import clock, environment
 from rtprov.tap.reloading import Renewal
 from rtprov.tap.stub import make_stub
 from rtprov.tap.worker import make_policy, make_worker, room_for_calls
 
+_log = Logger()
 # Open files for each call: both ends of the connection to the stub, and the connection of a client
 # that waits for the task.
 FILES_PER_CALL = 3
@@ -79,7 +81,7 @@ class _Everything(Command):
         super().__init__(options)
         self._options = options
         if make_development_set(options["certs"]):
-            log.info("made development certificates in {folder}", folder=str(options["certs"]))
+            _log.info("made development certificates in {folder}", folder=str(options["certs"]))
         # The broker in this process knows the retention, so it can drop journal events early. The
         # worker checks every minute for events that are needed for longer, and writes them again.
         max_age_s = max(options["retention"] + options["patience"], SHORTEST_JOURNAL_S)

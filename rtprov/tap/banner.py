@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.logger import Logger
 
 from rtprov.errors import ConfigurationError
 from rtprov.security.files import is_there
-from rtprov.tap.listening import Listening, log
+from rtprov.tap.listening import Listening
 
 if TYPE_CHECKING:
     from rtprov.amqp.client.service import BrokerConnection
 
+_log = Logger()
 BODY = '{"timeoutInSeconds": 14, "parameters": [{"vlan": 534}]}'
 
 
@@ -41,9 +43,9 @@ def all_connected(connections: Sequence[BrokerConnection]) -> Deferred[Any]:
 
 def _show_first_steps(listening: Listening, options: Mapping[str, Any]) -> None:
     if options.get("client-ca") is not None or options.get("tokens") is not None:
-        log.info("ready")
+        _log.info("ready")
         return
-    log.info(
+    _log.info(
         "ready; try: curl {trust}{way}-H 'Content-Type: application/json' -d '{body}'"
         " {url}/api/v1/equipment/cpe/ABC123456",
         trust=_trust(options["certs"] / "ca.pem"),

@@ -12,6 +12,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
 from rtprov.broker.server.broker import Broker, make_broker
@@ -24,10 +25,11 @@ from rtprov.security.tls_server import TLSEndpoint
 from rtprov.tap import options as opt
 from rtprov.tap.command import Closing, Command, SequentialMultiService
 from rtprov.tap.identity import server_identity
-from rtprov.tap.listening import Listening, health_if, log
+from rtprov.tap.listening import Listening, health_if
 from rtprov.tap.process import clock
 from rtprov.tap.reloading import Renewal
 
+_log = Logger()
 CLOSE_DEADLINE_S = 10.0
 GUEST = "guest"
 GUEST_REFUSAL = (
@@ -140,7 +142,7 @@ async def _close_in_order(broker: Broker, storage: SqliteStorage, pool: ThreadPo
         await broker.stop()
         await storage.close().addTimeout(CLOSE_DEADLINE_S, clock)
     except TimeoutError:
-        log.error(
+        _log.error(
             "could not write the broker's state within {seconds:.0f} s; stopping without it,"
             " unconfirmed messages are lost",
             seconds=CLOSE_DEADLINE_S,

@@ -12,14 +12,13 @@ from twisted.application.service import IService, MultiService, Service
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IReactorCore, IReactorFromThreads
-from twisted.logger import ILogObserver
+from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 
 from rtprov.errors import ConfigurationError, refusal
 from rtprov.tap.client_connections import install_names
 from rtprov.tap.command_options import CommandOptions
 from rtprov.tap.environment_variables import survey
-from rtprov.tap.listening import log
 from rtprov.tap.logs import quiet_observer
 from rtprov.tap.open_files import open_files
 from rtprov.tap.options import ALL_NAMES
@@ -27,6 +26,8 @@ from rtprov.tap.process import TimeWatch
 from rtprov.tap.reloading import Renewal
 from rtprov.tap.sharded import Sharded
 from rtprov.worker.service import WorkerService
+
+_log = Logger()
 
 threads = cast("IReactorFromThreads", reactor)
 
@@ -56,7 +57,7 @@ class SequentialMultiService(MultiService):
             try:
                 await maybeDeferred(each.stopService)
             except Exception:
-                log.failure(
+                _log.failure(
                     "{service} failed to stop; stopping the rest", service=type(each).__name__
                 )
 
@@ -131,7 +132,7 @@ class Command(SequentialMultiService):
 
     def stop_now(self) -> None:
         """Stop without waiting for calls under way."""
-        log.warn("told to stop again: stopping without waiting for calls under way")
+        _log.warn("told to stop again: stopping without waiting for calls under way")
         for each in self:
             if isinstance(each, (WorkerService, Sharded)):
                 each.stop_now()
@@ -165,12 +166,12 @@ def _log_ineffective_variables(options: CommandOptions) -> None:
         os.environ, options.command, [option.name for option in options.options], ALL_NAMES
     )
     if found.injected:
-        log.info(
+        _log.info(
             "ignoring variables that Kubernetes sets for services: {names}",
             names=", ".join(found.injected),
         )
     for name, nearest in found.unknown:
-        log.warn(
+        _log.warn(
             "{name} is set, but no option reads it; the nearest name is {nearest}",
             name=name,
             nearest=nearest,

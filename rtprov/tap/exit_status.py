@@ -19,7 +19,7 @@ from twisted.logger import Logger
 
 from rtprov.errors import ConfigurationError, refusal
 
-_log = Logger(namespace="rtprov")
+_log = Logger()
 
 
 class Ending:

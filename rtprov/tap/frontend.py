@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from twisted.application.service import IService
+from twisted.logger import Logger
 
 from rtprov.frontend.service import FrontendService
 from rtprov.http.admission import Admission
@@ -17,12 +18,13 @@ from rtprov.tap.banner import first_steps
 from rtprov.tap.broker_file import BrokerRoute
 from rtprov.tap.command import Command
 from rtprov.tap.identity import key_file, server_identity
-from rtprov.tap.listening import front_end, health_if, log
+from rtprov.tap.listening import front_end, health_if
 from rtprov.tap.open_files import open_files, room_for
 from rtprov.tap.process import clock, environment, wall_clock
 from rtprov.tap.reloading import Renewal
 from rtprov.tap.sharded import Sharded
 
+_log = Logger()
 OPEN_ACCESS_REFUSAL = (
     "any client would be accepted; set --client-ca or --tokens, or --open if that is intended"
 )
@@ -74,7 +76,7 @@ def make_admission(options: Mapping[str, Any]) -> tuple[Admission, list[Renewal]
         rate=None if options.get("rate") is None else Rate(options["rate"]),
     )
     if options["role-of"] and (options["client-ca"] is None or options["tokens"] is not None):
-        log.warn(
+        _log.warn(
             "--role-of has no effect: it applies only to clients that are identified by"
             " certificate, with --client-ca and without --tokens"
         )
@@ -136,7 +138,7 @@ class _FrontendCommand(Command):
             renewal.setServiceParent(self)
         most = room_for(options["max-connections"])
         if most < options["max-connections"]:
-            log.warn(
+            _log.warn(
                 "accepting at most {most} connections at the same time, not the {wanted} of"
                 " --max-connections: only {files} open files are allowed (ulimit -n)",
                 most=most,

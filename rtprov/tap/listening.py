@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from rtprov.http.admission import Admission
     from rtprov.security.limits import Connections
 
-log = Logger(namespace="rtprov")
+_log = Logger()
 ANSWERED_WITHIN_S = 5.0
 OPEN_WITHIN_S = 3.0
 EXAMPLE = "an address and port that this process may use, such as tcp:8443:interface=127.0.0.1"
@@ -95,7 +95,7 @@ class Listening(Service):
 
     def startService(self) -> None:
         super().startService()
-        log.info("{what} listens on {address}", what=self._what, address=self.address)
+        _log.info("{what} listens on {address}", what=self._what, address=self.address)
 
     @property
     def address(self) -> str:
@@ -130,7 +130,7 @@ class Listening(Service):
         address = self.address
         stopping: Deferred[Any] = maybeDeferred(self.port.stopListening)
         return stopping.addCallback(
-            lambda _: log.info(
+            lambda _: _log.info(
                 "{what} no longer listens on {address}", what=self._what, address=address
             )
         )

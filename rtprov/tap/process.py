@@ -19,7 +19,7 @@ from rtprov.amqp.client.url import BrokerUrl
 from rtprov.clocks import READ_EVERY_S, AwakeClock, Step, WallClock
 from rtprov.messaging.environment import Environment
 
-log = Logger(namespace="rtprov")
+_log = Logger()
 
 # Twisted's reactor uses the system's clock. That clock can be set, and it counts the seconds during
 # which the process was stopped. All the reactor's timers read `seconds`. The new clock starts at
@@ -50,7 +50,7 @@ class TimeWatch(Service):
         super().startService()
         reading = self._reading.start(READ_EVERY_S, now=False)
         reading.addErrback(
-            lambda reason: log.failure(
+            lambda reason: _log.failure(
                 "the clocks are no longer read; calls may time out early after a pause of this"
                 " process",
                 reason,
@@ -66,7 +66,7 @@ class TimeWatch(Service):
         self._wall()
         stopped_s, self._stopped_s = self._awake.stopped_s - self._stopped_s, self._awake.stopped_s
         if stopped_s:
-            log.warn(
+            _log.warn(
                 "this process did not run for {seconds:.1f} s: it was stopped, or its machine was"
                 " paused; all deadlines are extended by that time",
                 seconds=stopped_s,
@@ -75,7 +75,7 @@ class TimeWatch(Service):
         if step is not self._last_step:
             self._last_step = step
             if step is not None and not stopped_s:
-                log.warn(
+                _log.warn(
                     "the system's clock was set {seconds:.1f} s {direction}; deadlines and the"
                     " patience of tasks are not affected",
                     seconds=abs(step.size_s),

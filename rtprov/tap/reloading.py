@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING
 
 from twisted.application.service import Service
 from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
 
 from rtprov.errors import ConfigurationError
 from rtprov.security.certificates import expiry_warning
-from rtprov.tap.listening import log
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
     from rtprov.security.files import Files
 
+_log = Logger()
 LOOK_EVERY_S = 2.0  # a token that is removed is refused within 5 s
 WARN_EVERY_S = 86400.0
 
@@ -31,7 +32,7 @@ def warn_of_expiry(*certificates: Path) -> None:
     for certificate in certificates:
         trouble = expiry_warning(certificate, datetime.now(timezone.utc))
         if trouble is not None:
-            log.warn("{trouble}", trouble=trouble)
+            _log.warn("{trouble}", trouble=trouble)
 
 
 class Renewal(Service):
@@ -52,7 +53,7 @@ class Renewal(Service):
         super().startService()
         looking = self._looking.start(LOOK_EVERY_S, now=False)
         looking.addErrback(
-            lambda reason: log.failure(
+            lambda reason: _log.failure(
                 "{what}: the files are no longer watched for changes", reason, what=self._what
             )
         )
@@ -67,19 +68,19 @@ class Renewal(Service):
         try:
             self._files.reload()
         except ConfigurationError as error:
-            log.error(
+            _log.error(
                 "{what} not reloaded, the previous version stays in use: {error}",
                 what=self._what,
                 error=error,
             )
         except Exception:
-            log.failure(
+            _log.failure(
                 "{what} not reloaded because of an internal error, the previous version stays in"
                 " use",
                 what=self._what,
             )
         else:
-            log.info("{what} reloaded", what=self._what)
+            _log.info("{what} reloaded", what=self._what)
         self._warn()
 
     def _look(self) -> None:

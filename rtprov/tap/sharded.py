@@ -13,7 +13,7 @@ from twisted.logger import Logger
 from rtprov.frontend.service import FrontendService
 from rtprov.worker.service import WorkerService
 
-log = Logger(namespace="rtprov")
+_log = Logger()
 
 Role = TypeVar("Role", FrontendService, WorkerService)
 
@@ -48,10 +48,10 @@ class Sharded(MultiService, Generic[Role]):
     def _replace(self, role: Role, count: int) -> None:
         if role is not self.role or not self.running:
             return
-        log.info("the broker has {count} shards; restarting with that number", count=count)
+        _log.info("the broker has {count} shards; restarting with that number", count=count)
         ending = maybeDeferred(role.disownServiceParent)
         ending.addErrback(
-            lambda reason: log.failure(
+            lambda reason: _log.failure(
                 "the part of this process for the previous number of shards failed to stop", reason
             )
         )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from twisted.application.service import IService
+from twisted.logger import Logger
 
 from rtprov.equipment.client import HttpEquipment
 from rtprov.errors import ConfigurationError
@@ -20,7 +21,7 @@ from rtprov.tap.broker_file import BrokerRoute
 from rtprov.tap.client_connections import agent_for
 from rtprov.tap.command import Command
 from rtprov.tap.identity import ca_file, identity_files, key_file
-from rtprov.tap.listening import health_if, log
+from rtprov.tap.listening import health_if
 from rtprov.tap.open_files import open_files, room_for
 from rtprov.tap.process import clock, environment
 from rtprov.tap.reloading import Renewal, warn_of_expiry
@@ -28,6 +29,7 @@ from rtprov.tap.sharded import Sharded
 from rtprov.worker.service import WorkerService
 from rtprov.worker.settings import WorkerSettings
 
+_log = Logger()
 MAX_SHARDS = 400  # each uses five of the 2047 channels that a connection may have
 
 
@@ -105,7 +107,7 @@ def room_for_calls(concurrency: int, files_per_call: int) -> int:
     """
     most = room_for(concurrency * files_per_call) // files_per_call or 1
     if most < concurrency:
-        log.warn(
+        _log.warn(
             "making at most {most} calls to A at the same time, not the {wanted} of --concurrency:"
             " only {files} open files are allowed (ulimit -n)",
             most=most,

@@ -53,7 +53,7 @@ class Tokens(AccessTestCase):
         frontend = self.twistd(
             "rtprov-frontend", "--listen", ANY_PORT, "--broker", url, "--tokens", "tokens"
         )
-        await frontend.logged("rtprov#info. ready\n")
+        await frontend.logged("rtprov.tap.banner#info. ready\n")
         port = await frontend.port("service B (front end)")
 
         self.assertEqual(message(self.ask(port, "POST", POST_PATH, BODY))[0], 401)

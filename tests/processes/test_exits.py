@@ -223,7 +223,10 @@ class Daemons(ProcessTestCase):
         self.addCleanup(os.kill, int(pid_file.read_text()), 9)
         self.assertEqual((status, process.log, process.errors), (0, "", ""))
         lines = (self.folder / "twistd.log").read_text().splitlines()
-        self.assertRegex(lines[0], r"\[rtprov#info\] the AMQP broker listens on 127\.0\.0\.1:\d+")
+        self.assertRegex(
+            lines[0],
+            r"\[rtprov\.tap\.listening#info\] the AMQP broker listens on 127\.0\.0\.1:\d+",
+        )
 
 
 class Later(ProcessTestCase):

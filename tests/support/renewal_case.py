@@ -31,7 +31,7 @@ class RenewalTestCase(FilesTestCase):
         self.ca = trustme.CA()
 
     def _observe(self, event: LogEvent) -> None:
-        if event["log_namespace"] == "rtprov":
+        if event["log_namespace"] == "rtprov.tap.reloading":
             self.lines.append(formatEvent(event))
 
     def issue(self, *, days: float = 100) -> None:

@@ -34,7 +34,7 @@ class Banner(FilesTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.lines: list[str] = []
-        self.patch(banner, "log", self)
+        self.patch(banner, "_log", self)
 
     def info(self, text: str, **fields: object) -> None:
         """Stand in for the log."""
