@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from rtprov.backoff import jittered_backoff_s
 from rtprov.errors import (
     BrokerError,
     EquipmentSilent,
@@ -59,8 +60,7 @@ def retry_pause_s(attempt: int, rng: random.Random) -> float:
 
     It doubles from 1 s to 60 s; `rng` reduces it by up to a half.
     """
-    longest = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(attempt - 1, 16))
-    return longest * (0.5 + rng.random() / 2)
+    return jittered_backoff_s(attempt, rng, first_s=FIRST_PAUSE_S, longest_s=LONGEST_PAUSE_S)
 
 
 class Abandoned(Exception):

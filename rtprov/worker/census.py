@@ -24,6 +24,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
+from rtprov.backoff import backoff_s
 from rtprov.errors import BrokerError, UndecodableMessage
 from rtprov.messaging.event_messages import decode_task
 from rtprov.model import Finished, State
@@ -111,7 +112,7 @@ class Census:
         self._looking = LoopingCall(self._look)
         self._looking.clock = clock
         self._seen_before = 0  # the journal's next offset at the last look
-        self._pause_s = EVERY_S
+        self._unanswered = 0  # markers in succession that have not come back
         self._next_at = 0.0
         self._marker: _Marker | None = None
         self._work: Deferred[None] | None = None
@@ -122,7 +123,7 @@ class Census:
         """Start looking for missing tasks."""
         self._connection = connection
         self._seen_before = self._journal.next_offset
-        self._pause_s, self._next_at = EVERY_S, 0.0
+        self._unanswered, self._next_at = 0, 0.0
         looking = self._looking.start(LOOK_S, now=False)
         looking.addErrback(
             lambda reason: self._log.failure(
@@ -144,11 +145,11 @@ class Census:
         if now < self._next_at or self._work is not None or self._is_standby(now):
             return
         if not self._open_tasks.any_missing(before, self._worker().held_tasks()):
-            self._pause_s = EVERY_S
+            self._unanswered = 0
             return
         self._marker = _Marker(self._new_marker_id(), before, self._queue.published)
-        self._next_at = now + self._pause_s
-        self._pause_s = min(2 * self._pause_s, SELDOM_S)
+        self._unanswered += 1
+        self._next_at = now + backoff_s(self._unanswered, first_s=EVERY_S, longest_s=SELDOM_S)
         self._queue.put_marker(self._marker.marker_id).addErrback(
             lambda reason: reason.trap(BrokerError) and None
         )
@@ -164,7 +165,7 @@ class Census:
         if marker is None or marker.marker_id != marker_id:
             return  # an earlier marker, or one of another process
         self._marker = None
-        self._pause_s, self._next_at = EVERY_S, self._clock.seconds() + EVERY_S
+        self._unanswered, self._next_at = 0, self._clock.seconds() + EVERY_S
         self._queue.delivered_upto(marker.copies)
         held = self._worker().held_tasks() | self._queue.copies.keys()
         missing = self._open_tasks.missing(marker.before, held)

@@ -20,6 +20,8 @@ from __future__ import annotations
 
 import random
 
+from rtprov.backoff import jittered_backoff_s
+
 # Devices without an answer in succession that open the breaker: when closed, and when half open.
 FAILURE_THRESHOLD = 10
 ROW_WHILE_GROWING = 3
@@ -124,10 +126,11 @@ class CircuitBreaker:
     def _open(self, now: float, retry_after_s: float | None) -> None:
         if self._opened_at is None:
             self._opened_at = now
-        longest = min(LONGEST_PROBE_S, FIRST_PROBE_S * 2.0 ** min(self._openings, 16))
-        interval = longest * (0.5 + self._rng.random() / 2)
-        self._probe_at = now + max(interval, min(retry_after_s or 0.0, LONGEST_RETRY_AFTER_S))
         self._openings += 1
+        pause_s = jittered_backoff_s(
+            self._openings, self._rng, first_s=FIRST_PROBE_S, longest_s=LONGEST_PROBE_S
+        )
+        self._probe_at = now + max(pause_s, min(retry_after_s or 0.0, LONGEST_RETRY_AFTER_S))
         self._generation += 1
         self._under_way = 0
         self._grows_since = None

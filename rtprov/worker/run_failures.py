@@ -8,6 +8,7 @@ from twisted.internet.defer import CancelledError
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from rtprov.backoff import backoff_s
 from rtprov.worker.attempts import Abandoned, Deadly
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ LONGEST_FAILURE_PAUSE_S = 30.0
 
 def failure_pause_s(failures: int) -> float:
     """Return the pause after a job has failed `failures` times (from 1), in seconds."""
-    return min(LONGEST_FAILURE_PAUSE_S, FIRST_FAILURE_PAUSE_S * 2.0 ** (failures - 1))
+    return backoff_s(failures, first_s=FIRST_FAILURE_PAUSE_S, longest_s=LONGEST_FAILURE_PAUSE_S)
 
 
 class Broken(Exception):

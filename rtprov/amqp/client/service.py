@@ -21,6 +21,7 @@ from twisted.logger import Logger
 
 from rtprov.amqp.client.permissions import missing_permission
 from rtprov.amqp.client.protocol import AmqpConnection
+from rtprov.backoff import jittered_backoff_s
 from rtprov.errors import AmqpError, BrokerError, BrokerUnavailable, ConfigurationError, RtprovError
 
 if TYPE_CHECKING:
@@ -171,8 +172,10 @@ class BrokerConnection(Service):
             if not self.running:
                 return
             self._failures += 1
-            pause = min(BACK_OFF_MAX_S, BACK_OFF_MIN_S * 2.0 ** min(self._failures - 1, 10))
-            await deferLater(self._clock, pause * self._rng.uniform(0.5, 1.0))
+            pause_s = jittered_backoff_s(
+                self._failures, self._rng, first_s=BACK_OFF_MIN_S, longest_s=BACK_OFF_MAX_S
+            )
+            await deferLater(self._clock, pause_s)
 
     async def _serve_once(self) -> None:
         """One connection's life. Raises what ended it."""
