@@ -69,19 +69,19 @@ class Abandoned(Exception):
     """
 
 
-class Deadly(Exception):
+class TooManyCrashes(Exception):
     """Too many workers have died during the task's calls; it is not called again."""
 
 
 class Attempts:
     """Carries out the jobs of one shard.
 
-    `gate` limits the calls of this process, `quarantine` those of tasks during whose calls workers
-    have died. `missing_keys` holds the tasks that wait for their sealing keys. `process_id` is this
-    process's name in the journal. `patience_s` is how long, in seconds, a task is retried while its
-    calls do not reach A. It counts from the first attempt, on `clock`; `wall_clock` gives the times
-    of events, and the age of a first attempt that another process made. While `draining` is true,
-    an attempt that did not reach A is not retried."""
+    `call_limiter` limits the calls of this process, `quarantine` those of tasks during whose calls
+    workers have died. `missing_keys` holds the tasks that wait for their sealing keys. `process_id`
+    is this process's name in the journal. `patience_s` is how long, in seconds, a task is retried
+    while its calls do not reach A. It counts from the first attempt, on `clock`; `wall_clock` gives
+    the times of events, and the age of a first attempt that another process made. While `draining`
+    is true, an attempt that did not reach A is not retried."""
 
     _log = Logger()
 
@@ -93,7 +93,7 @@ class Attempts:
         equipment: Equipment,
         sealer: Sealer,
         missing_keys: MissingKeys,
-        gate: CallLimiter,
+        call_limiter: CallLimiter,
         quarantine: Quarantine,
         process_id: str,
         patience_s: float,
@@ -106,7 +106,7 @@ class Attempts:
         self._equipment = equipment
         self._sealer = sealer
         self._missing_keys = missing_keys
-        self._gate = gate
+        self._call_limiter = call_limiter
         self._quarantine = quarantine
         self._process_id = process_id
         self._patience_s = patience_s
@@ -117,13 +117,13 @@ class Attempts:
 
     def next_turn(self) -> int:
         """Return a turn for `CallLimiter.enter`, later than all turns before it."""
-        return self._gate.next_turn()
+        return self._call_limiter.next_turn()
 
     async def outcome(self, job: Job) -> tuple[State, str] | None:
         """Call A until it has answered or patience is over.
 
         Return the task's final state and the reason; None if no call is to be made, because the
-        task has ended or the message is not its order. Raises `Abandoned`, `Deadly`.
+        task has ended or the message is not its order. Raises `Abandoned`, `TooManyCrashes`.
         """
         while True:
             try:
@@ -191,7 +191,7 @@ class Attempts:
                 )
                 journalled = True
             elif not self._can_open(job):
-                journalled = await self._missing_keys.come(task.task_id, task.key)
+                journalled = await self._missing_keys.wait_for(task.task_id, task.key)
         view = self._view(job)
         if view.attempts:
             job.withheld_s += self._clock.seconds() - began
@@ -261,23 +261,24 @@ class Attempts:
             await deferLater(self._clock, BARRIER_RETRY_S)
 
     async def _admitted(self, job: Job) -> tuple[State, str] | None:
-        """Make one attempt as soon as `quarantine` and `gate` permit it; return None if no call is
-        to be made.
+        """Make one attempt as soon as the quarantine and the call limiter permit it. Return None if
+        no call is to be made.
 
-        Raises `OutOfPatience` if the permit takes too long, `Deadly`, and what `_attempt` raises.
+        Raises `OutOfPatience` if the permit takes too long, `TooManyCrashes`, and what `_attempt`
+        raises.
         """
         if self._view(job).crash_count >= SUSPECT_AFTER and not await self._may_call(job):
             # The task has ended elsewhere: it need not wait for the quarantine, nor be given up.
             return None
         crash_count = self._view(job).crash_count
         if crash_count >= GIVE_UP_AFTER:
-            raise Deadly
+            raise TooManyCrashes
         await self._quarantine.enter(crash_count)
         try:
             # A retried task goes to the end of the queue; otherwise the same task would make all
             # probes of an open breaker.
             turn, job.turn = job.turn, None
-            permit = await self._gate.enter(self._left_s(job), turn)
+            permit = await self._call_limiter.enter(self._left_s(job), turn)
             if not self._view(job).attempts:
                 job.waited_s = permit.waited_s
             try:

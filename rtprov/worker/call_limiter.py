@@ -30,34 +30,33 @@ if TYPE_CHECKING:
     from rtprov.worker.circuit_breaker import CircuitBreaker
 
 LOOK_EVERY_S = 1.0  # how often waiters are checked for lost patience while A is in trouble
-LOOK_AGAIN_S = (
-    0.01  # shortest timer: float rounding could otherwise set one for 0 s again and again
-)
-MANY_GONE = 1000  # the heap is rebuilt when it holds this many cancelled waiters, and half its size
+SHORTEST_TIMER_S = 0.01  # without it, rounding of floats could set a timer for 0 s in a loop
+# The heap is rebuilt when it holds more cancelled waiters than this, and more of them than others.
+MAX_CANCELLED = 1000
 
 
 @define(eq=False)
 class Permit:
     """The permission for one call. Give it back with `end`."""
 
-    _gate: CallLimiter
+    _limiter: CallLimiter
     _generation: int
     waited_s: float = 0.0  # how long it waited because A was in trouble
     _ended: bool = False
 
     def answered(self) -> None:
         """Call this when A has answered, also with an error."""
-        self._gate._answered()
+        self._limiter._answered()
 
     def outage(self, device: str, error: NoAnswer) -> None:
         """Call this when the call for `device` got no answer from A."""
-        self._gate._outage(self._generation, device, error)
+        self._limiter._outage(self._generation, device, error)
 
     def end(self) -> None:
         """Give the permit back. Does nothing the second time."""
         if not self._ended:
             self._ended = True
-            self._gate._leave(self._generation)
+            self._limiter._leave(self._generation)
 
 
 @define(eq=False)
@@ -114,7 +113,7 @@ class CallLimiter:
         self._waiting[waiter] = None
         number = self.next_turn()
         heappush(self._queue, (number if turn is None else turn, number, waiter))
-        if len(self._queue) > 2 * len(self._waiting) + MANY_GONE:
+        if len(self._queue) > 2 * len(self._waiting) + MAX_CANCELLED:
             self._queue = [each for each in self._queue if each[2] in self._waiting]
             heapify(self._queue)
         self._admit()
@@ -201,15 +200,15 @@ class CallLimiter:
             return
         next_look_s = self._breaker.next_look_s(self._clock.seconds())
         next_look_s = LOOK_EVERY_S if next_look_s is None else min(next_look_s, LOOK_EVERY_S)
-        self._look = self._clock.callLater(max(next_look_s, LOOK_AGAIN_S), self._look_again)
+        self._look = self._clock.callLater(max(next_look_s, SHORTEST_TIMER_S), self._look_again)
 
     def _look_again(self) -> None:
         self._look = None
         self._admit()
         if self._in_trouble and not self._breaker.half_open:
-            self._lose_patience()
+            self._fail_overdue()
 
-    def _lose_patience(self) -> None:
+    def _fail_overdue(self) -> None:
         now = self._clock.seconds()
         for waiter in list(self._waiting):
             if waiter.deadline is not None and now >= waiter.deadline and waiter in self._waiting:

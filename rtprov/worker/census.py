@@ -74,9 +74,9 @@ class _Marker:
 class Census:
     """Runs the census of one shard's work queue, `name`.
 
-    A session of the worker's connection: attach it after the shard's worker, and call `came` with
-    the id of each marker that the worker receives. `repair` is called when a task was missing: the
-    queue's binding may be missing too. `wall_clock` gives seconds since the epoch."""
+    A session of the worker's connection: attach it after the shard's worker, and call `on_marker`
+    with the id of each marker that the worker receives. `repair` is called when a task was missing:
+    the queue's binding may be missing too. `wall_clock` gives seconds since the epoch."""
 
     _log = Logger()
 
@@ -159,7 +159,7 @@ class Census:
         rival_at = self._presence.rival_at
         return not self._presence.consuming and rival_at is not None and now - rival_at < RIVAL_S
 
-    def came(self, marker_id: str) -> None:
+    def on_marker(self, marker_id: str) -> None:
         """The worker has received this marker: put missing tasks back."""
         marker = self._marker
         if marker is None or marker.marker_id != marker_id:

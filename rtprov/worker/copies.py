@@ -65,7 +65,7 @@ class WorkQueue:
         """Publish a census marker. Fails as `Publisher.publish` does."""
         return self._publish(encode_census(marker_id), {})
 
-    def came(self, task_id: str) -> None:
+    def delivered(self, task_id: str) -> None:
         """Call this when a message of the task has been delivered."""
         self.copies.pop(task_id, None)
 

@@ -63,7 +63,7 @@ class DeadLetters:
         self._publisher = publisher
         self._clock = clock
         self._wall_clock = wall_clock
-        self._burials: dict[Deferred[None], None] = {}  # an ordered set
+        self._processing: dict[Deferred[None], None] = {}  # an ordered set
 
     async def attach(self, connection: AmqpConnection) -> None:
         """Consume the shard's dead letters. Raises `BrokerError`."""
@@ -72,16 +72,16 @@ class DeadLetters:
 
     def detach(self) -> None:
         """Stop: the connection is closed, and the broker delivers unsettled letters again."""
-        for burial in list(self._burials):
-            burial.cancel()
+        for processing in list(self._processing):
+            processing.cancel()
 
     def _on_delivery(self, delivery: Delivery) -> None:
-        burial = Deferred.fromCoroutine(self._try_to_bury(delivery))
-        self._burials[burial] = None
-        burial.addErrback(self._unburied)
-        burial.addBoth(lambda _: self._burials.pop(burial, None))
+        processing = Deferred.fromCoroutine(self._process_or_return(delivery))
+        self._processing[processing] = None
+        processing.addErrback(self._on_failure)
+        processing.addBoth(lambda _: self._processing.pop(processing, None))
 
-    def _unburied(self, reason: Failure) -> None:
+    def _on_failure(self, reason: Failure) -> None:
         if not reason.check(CancelledError):
             self._log.failure(
                 "{queue}: could not process a dead letter; it stays unsettled until the connection"
@@ -90,9 +90,9 @@ class DeadLetters:
                 queue=self._shard.dead,
             )
 
-    async def _try_to_bury(self, delivery: Delivery) -> None:
+    async def _process_or_return(self, delivery: Delivery) -> None:
         try:
-            await self._bury(delivery)
+            await self._process(delivery)
         except CancelledError:
             raise
         except Exception:
@@ -108,7 +108,7 @@ class DeadLetters:
             await self._send(self._shard.dead, delivery)
             delivery.ack()
 
-    async def _bury(self, delivery: Delivery) -> None:
+    async def _process(self, delivery: Delivery) -> None:
         reason = _reason(delivery)
         task = _task_of(delivery.body)
         # Workers of an earlier version reject census markers.
@@ -122,7 +122,7 @@ class DeadLetters:
                 reason=reason,
             )
         else:
-            await self._insist(self._journal.barrier)
+            await self._until_accepted(self._journal.barrier)
             if not self._store.over(task.task_id, task.fingerprint, task.at):
                 self._log.error(
                     "task {task_id} has failed: dead-lettered by the broker ({reason})",
@@ -147,9 +147,11 @@ class DeadLetters:
         headers = delivery.properties.headers
         if headers is not None and writable(headers) is None:
             headers = {"x-death": [{"reason": _reason(delivery), "queue": self._shard.work}]}
-        await self._insist(lambda: send_letter(self._publisher, queue, delivery.body, headers))
+        await self._until_accepted(
+            lambda: send_letter(self._publisher, queue, delivery.body, headers)
+        )
 
-    async def _insist(self, ask: Callable[[], Awaitable[None]]) -> None:
+    async def _until_accepted(self, ask: Callable[[], Awaitable[None]]) -> None:
         """Call `ask` until it raises no `BrokerError`; `detach` cancels this."""
         while True:
             try:

@@ -175,7 +175,7 @@ class JournalKeeper:
 
     async def _keep(self) -> None:
         if self._lost:
-            await self._retell()
+            await self._fill_new_journal()
             self._lost = False
         while old := self._old_tasks():
             await self._copy_tasks(old)
@@ -247,7 +247,7 @@ class JournalKeeper:
 
     # Filling a new journal.
 
-    async def _retell(self) -> None:
+    async def _fill_new_journal(self) -> None:
         records, messages = list(self._store.records()), self._worker.messages()
         self._log.warn(
             "{journal}: the broker began a new journal; writing {n} known tasks to it",

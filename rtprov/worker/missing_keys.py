@@ -37,8 +37,8 @@ class MissingKeys:
     """All tasks of a worker process that wait for sealing keys.
 
     A session of the worker's connection: attach it after the journals. `unknown_total` counts the
-    calls of `come`: one for each task, and another for each day that it waits. Call `stop` when the
-    process stops.
+    calls of `wait_for`: one for each task, and another for each day that it waits. Call `stop` when
+    the process stops.
     """
 
     _log = Logger()
@@ -69,7 +69,7 @@ class MissingKeys:
         """How many tasks wait, by key id; the id None stands for messages that name no key."""
         return {key: len(missing.tasks) for key, missing in self._missing.items() if missing.tasks}
 
-    def come(self, task_id: str, key: str | None) -> Deferred[bool]:
+    def wait_for(self, task_id: str, key: str | None) -> Deferred[bool]:
         """Return a Deferred that fires with True when the task's key was added, or the task has
         ended.
 

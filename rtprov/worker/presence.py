@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from rtprov.model import Event
     from rtprov.worker.call_limiter import CallLimiter
 
-SAY_AGAIN_S = 60.0  # `Active` is repeated this often while tasks are open
-SAY_AGAIN_SOONEST_S = 1.0  # and this often on deliveries while the journal names another process
+ANNOUNCE_EVERY_S = 60.0  # `Active` is repeated this often while tasks are open
+# On deliveries, `Active` is repeated after this time if the journal names another process.
+ANNOUNCE_AGAIN_AFTER_S = 1.0
 
 
 class Presence:
@@ -49,7 +50,7 @@ class Presence:
         shard: Shard,
         store: Store,
         journal: Journal,
-        gate: CallLimiter,
+        call_limiter: CallLimiter,
         process_id: str,
         clock: IReactorTime,
         wall_clock: Callable[[], float],
@@ -57,33 +58,33 @@ class Presence:
         self._shard = shard
         self._store = store
         self._journal = journal
-        self._gate = gate
+        self._call_limiter = call_limiter
         self._process_id = process_id
         self._clock = clock
         self._wall_clock = wall_clock
-        self._named: str | None = None  # the active process, as the journal says
+        self._active_process: str | None = None  # the active process, as the journal says
         # Whether the journal has been replayed once; later events are current ones.
         self._live = False
         self._role: str | None = None  # the role that was logged last
-        self._taken = False  # whether this worker assumes it is active, on this connection
-        self._said_at: float | None = None
+        self._consuming = False  # whether this worker assumes it is active, on this connection
+        self._announced_at: float | None = None
         self.rival_at: float | None = None
         """When the journal last showed another process at work, on this connection."""
-        self._due = False
-        self._saying: Deferred[None] | None = None
-        self._again = LoopingCall(self._say_again)
-        self._again.clock = clock
-        gate.watchers.append(self._say)
+        self._outdated = False  # whether the last `Active` does not show the present state
+        self._announcing: Deferred[None] | None = None
+        self._timer = LoopingCall(self._announce_again)
+        self._timer.clock = clock
+        call_limiter.watchers.append(self._announce)
 
     @property
     def active(self) -> bool:
         """Whether the journal names this process."""
-        return self._named == self._process_id
+        return self._active_process == self._process_id
 
     @property
     def consuming(self) -> bool:
         """Whether this worker assumes that it is the active one, on this connection."""
-        return self._taken
+        return self._consuming
 
     # The session.
 
@@ -93,8 +94,8 @@ class Presence:
         channel = await connection.open_channel()
         declared = await channel.queue_declare(queue=self._shard.work, passive=True)
         await channel.channel_close(reply_code=200, reply_text="done")
-        again = self._again.start(SAY_AGAIN_S, now=False)
-        again.addErrback(
+        announcing = self._timer.start(ANNOUNCE_EVERY_S, now=False)
+        announcing.addErrback(
             lambda reason: self._log.failure(
                 "shard {shard}: the journal is no longer told regularly that this worker is active",
                 reason,
@@ -104,59 +105,66 @@ class Presence:
         if declared.consumer_count:
             self._note("standby", "another worker is active")
         else:
-            self._taken = True
+            self._consuming = True
             if self.active:
                 self._note("active", f"this process, {self._process_id}")
-            self._say()
+            self._announce()
 
     def detach(self) -> None:
         """The connection is closed: another worker may become the active one."""
-        self._taken = False
-        if self._again.running:
-            self._again.stop()
-        if self._saying is not None:
-            self._saying.cancel()
+        self._consuming = False
+        if self._timer.running:
+            self._timer.stop()
+        if self._announcing is not None:
+            self._announcing.cancel()
 
     def delivered(self) -> None:
         """The broker has delivered a message here: this worker is the active one."""
-        if self._taken and self.active:
+        if self._consuming and self.active:
             return
         now = self._clock.seconds()
-        if not self._taken or self._said_at is None or now - self._said_at >= SAY_AGAIN_SOONEST_S:
-            self._taken = True
-            self._say()
+        if (
+            not self._consuming
+            or self._announced_at is None
+            or now - self._announced_at >= ANNOUNCE_AGAIN_AFTER_S
+        ):
+            self._consuming = True
+            self._announce()
 
     # `Active` events of this process.
 
-    def _say_again(self) -> None:
+    def _announce_again(self) -> None:
         if self._store.backlog.open:
-            self._say()
+            self._announce()
 
-    def _say(self) -> None:
+    def _announce(self) -> None:
         """Append an `Active` event, if this worker is active. One append is under way at a time;
         changes during it are in the next one.
         """
-        if not self._taken:
+        if not self._consuming:
             return
-        self._due = True
-        self._said_at = self._clock.seconds()
-        if self._saying is None:
-            saying = Deferred.fromCoroutine(self._tell())
-            if not saying.called:
-                self._saying = saying
-            saying.addBoth(self._told)
+        self._outdated = True
+        self._announced_at = self._clock.seconds()
+        if self._announcing is None:
+            announcing = Deferred.fromCoroutine(self._append())
+            if not announcing.called:
+                self._announcing = announcing
+            announcing.addBoth(self._on_appended)
 
-    async def _tell(self) -> None:
-        while self._due:
-            self._due = False
+    async def _append(self) -> None:
+        while self._outdated:
+            self._outdated = False
             await self._journal.append(
                 Active(
-                    self._process_id, self._wall_clock(), self._gate.concurrency, self._gate.state
+                    self._process_id,
+                    self._wall_clock(),
+                    self._call_limiter.concurrency,
+                    self._call_limiter.state,
                 )
             )
 
-    def _told(self, result: Failure | None) -> None:
-        self._saying = None
+    def _on_appended(self, result: Failure | None) -> None:
+        self._announcing = None
         if result is not None and not result.check(CancelledError):
             self._log.failure(
                 "shard {shard}: could not write to the journal that this worker is active",
@@ -184,9 +192,9 @@ class Presence:
             apply(event)
 
     def _see_active(self, event: Active) -> None:
-        if event.by == self._named:
+        if event.by == self._active_process:
             return
-        self._named = event.by
+        self._active_process = event.by
         if not self._live:
             return
         if self.active:

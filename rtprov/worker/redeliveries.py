@@ -65,7 +65,7 @@ class Redeliveries:
         self._expected: dict[str, Job] = {}  # by task id
         self._looking: IDelayedCall | None = None
         self._jobs: list[Job] = []
-        self._sorting: Deferred[None] | None = None
+        self._judging: Deferred[None] | None = None
 
     def __len__(self) -> int:
         return len(self._jobs) + len(self._expected)
@@ -99,11 +99,11 @@ class Redeliveries:
     def add(self, job: Job) -> None:
         """Let the job enter its lane after a barrier, when the store knows its task's state."""
         self._jobs.append(job)
-        if self._sorting is None:
-            sorting = Deferred.fromCoroutine(self._enter_in_order())
-            if not sorting.called:
-                self._sorting = sorting
-            sorting.addErrback(self._unsorted)
+        if self._judging is None:
+            judging = Deferred.fromCoroutine(self._enter_in_order())
+            if not judging.called:
+                self._judging = judging
+            judging.addErrback(self._on_failure)
 
     def forget(self) -> list[Job]:
         """Remove all jobs and return them: none of them enters its lane."""
@@ -112,9 +112,9 @@ class Redeliveries:
         if self._looking is not None:
             self._looking.cancel()
             self._looking = None
-        sorting, self._sorting = self._sorting, None
-        if sorting is not None:
-            sorting.cancel()
+        judging, self._judging = self._judging, None
+        if judging is not None:
+            judging.cancel()
         return jobs
 
     async def _enter_in_order(self) -> None:
@@ -129,8 +129,8 @@ class Redeliveries:
             places = self._store.places(job.task.task_id for job in judged)
             for job in sorted(judged, key=lambda job: places.get(job.task.task_id, math.inf)):
                 job.needs_barrier = False
-                self._let_in(job)
-        self._sorting = None
+                self._release(job)
+        self._judging = None
 
     async def _judge(self, jobs: list[Job]) -> None:
         """Wait for a barrier, and append the messages that the journal lacks.
@@ -153,7 +153,7 @@ class Redeliveries:
         await for_each(unknown, add, at_once=AT_ONCE)
         await self._journal.barrier()
 
-    def _let_in(self, job: Job) -> None:
+    def _release(self, job: Job) -> None:
         if self._known(job):
             self._enter(job)
             return
@@ -193,8 +193,8 @@ class Redeliveries:
             return False
         return copied_at_ > began_at + CLOCKS_DIFFER_S
 
-    def _unsorted(self, reason: Failure) -> None:
-        self._sorting = None
+    def _on_failure(self, reason: Failure) -> None:
+        self._judging = None
         if not reason.check(CancelledError):
             self._log.failure(
                 "{queue}: could not check redelivered messages; they stay unsettled until the"

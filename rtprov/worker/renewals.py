@@ -30,17 +30,17 @@ if TYPE_CHECKING:
 RENEW_AFTER_S = 1200.0
 RENEW_LOOK_S = 60.0
 AT_ONCE = 100
-# Tasks may also wait here while their messages are back in the queue: up to MOST_HELD times the
-# prefetch window, or twice that for the NEAR next tasks of each device. Tasks beyond are forgotten
-# until their messages are delivered again.
+# Tasks may wait here while their messages are back in the queue: up to MOST_HELD times the prefetch
+# window, and up to twice that if they are among the NEXT_TASKS first open tasks of their device.
+# Tasks beyond that are forgotten until their messages are delivered again.
 MOST_HELD = 4
-NEAR = 10
+NEXT_TASKS = 10
 
 
 class Renewals:
     """Renews the deliveries of `jobs`, which it checks every minute between `start` and `stop`.
 
-    `window` is the prefetch, the largest number of unsettled deliveries. `send_away` is called with
+    `window` is the prefetch, the largest number of unsettled deliveries. `forget` is called with
     each renewed job that exceeds the limit of waiting tasks. `name` is the queue's."""
 
     _log = Logger()
@@ -53,7 +53,7 @@ class Renewals:
         jobs: Mapping[str, Job],
         open_tasks: OpenTasks,
         window: int,
-        send_away: Callable[[Job], None],
+        forget: Callable[[Job], None],
         clock: IReactorTime,
     ) -> None:
         self._name = name
@@ -61,7 +61,7 @@ class Renewals:
         self._jobs = jobs
         self._open_tasks = open_tasks
         self._window = window
-        self._send_away = send_away
+        self._forget = forget
         self._clock = clock
         self._looking = LoopingCall(self._look)
         self._looking.clock = clock
@@ -119,14 +119,14 @@ class Renewals:
         if renewing and job.delivery is delivery and delivery.live:
             delivery.ack()
             job.released = True
-            if not (job.calling or job.pausing) and self._is_too_much(job):
-                self._send_away(job)
+            if not (job.calling or job.pausing) and self._exceeds_limit(job):
+                self._forget(job)
 
-    def _is_too_much(self, job: Job) -> bool:
+    def _exceeds_limit(self, job: Job) -> bool:
         """Return whether so many tasks wait here that this one is to be forgotten until its message
         is delivered again.
         """
         held, task = len(self._jobs) / self._window, self._open_tasks.get(job.task.task_id)
         if held <= MOST_HELD or task is None:
             return False
-        return held > 2 * MOST_HELD or self._open_tasks.row_place(task) >= NEAR
+        return held > 2 * MOST_HELD or self._open_tasks.row_place(task) >= NEXT_TASKS

@@ -9,7 +9,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from rtprov.backoff import backoff_s
-from rtprov.worker.attempts import Abandoned, Deadly
+from rtprov.worker.attempts import Abandoned, TooManyCrashes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -32,7 +32,7 @@ def failure_pause_s(failures: int) -> float:
     return backoff_s(failures, first_s=FIRST_FAILURE_PAUSE_S, longest_s=LONGEST_FAILURE_PAUSE_S)
 
 
-class Broken(Exception):
+class TooManyFailures(Exception):
     """The job has failed `MAX_FAILURES` times because of internal errors."""
 
 
@@ -46,12 +46,12 @@ async def repeated(
     """Carry a job out, again after an internal error, up to `MAX_FAILURES` times.
 
     The job keeps its delivery and its lane meanwhile; brokers count returned deliveries in
-    different ways. Raises `Abandoned`, `Deadly`, `Broken`."""
+    different ways. Raises `Abandoned`, `TooManyCrashes`, `TooManyFailures`."""
     while True:
         try:
             await carry_out(job)
             return
-        except (Abandoned, Deadly, CancelledError):
+        except (Abandoned, TooManyCrashes, CancelledError):
             raise
         except Exception:
             job.failures += 1
@@ -61,7 +61,7 @@ async def repeated(
         if attempts.draining:
             raise Abandoned
         if job.failures >= MAX_FAILURES:
-            raise Broken
+            raise TooManyFailures
         job.needs_barrier = job.pausing = True
         await deferLater(clock, failure_pause_s(job.failures))
         job.pausing = False

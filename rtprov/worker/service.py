@@ -68,7 +68,7 @@ class WorkerService(Service):
         breaker = CircuitBreaker(concurrency=settings.concurrency, rng=environment.rng)
         self.missing_keys = MissingKeys(sealer=sealer, clock=environment.clock)
         self._process_id = environment.new_id()[:12]
-        self._gate = CallLimiter(
+        self._call_limiter = CallLimiter(
             concurrency=settings.concurrency, breaker=breaker, clock=environment.clock
         )
         self.shard_count = ShardCount(settings.shards[0].count, given=settings.shards_given)
@@ -94,7 +94,7 @@ class WorkerService(Service):
             equipment=equipment,
             sealer=sealer,
             missing_keys=self.missing_keys,
-            gate=self._gate,
+            call_limiter=self._call_limiter,
             quarantine=Quarantine(),
             process_id=self._process_id,
             window=min(MAX_WINDOW, 2 * settings.concurrency + WAITING_ROOM),
@@ -157,7 +157,7 @@ class WorkerService(Service):
         if self._expiry.running:
             self._expiry.stop()
         await self.connection.stopService()
-        self._gate.stop()
+        self._call_limiter.stop()
         self.missing_keys.stop()
 
     def stop_now(self) -> None:

@@ -48,7 +48,7 @@ class Shared:
     equipment: Equipment
     sealer: Sealer
     missing_keys: MissingKeys
-    gate: CallLimiter
+    call_limiter: CallLimiter
     quarantine: Quarantine
     process_id: str
     window: int
@@ -117,7 +117,7 @@ def join_shard(shard: Shard, shared: Shared) -> ShardParts:
         shard=shard,
         store=store,
         journal=journal,
-        gate=shared.gate,
+        call_limiter=shared.call_limiter,
         process_id=shared.process_id,
         clock=outer.clock,
         wall_clock=outer.wall_clock,
@@ -128,7 +128,7 @@ def join_shard(shard: Shard, shared: Shared) -> ShardParts:
         equipment=shared.equipment,
         sealer=shared.sealer,
         missing_keys=shared.missing_keys,
-        gate=shared.gate,
+        call_limiter=shared.call_limiter,
         quarantine=shared.quarantine,
         process_id=shared.process_id,
         patience_s=settings.patience_s,
@@ -160,7 +160,7 @@ def join_shard(shard: Shard, shared: Shared) -> ShardParts:
         queue=queue,
         attempts=attempts,
         window=shared.window,
-        on_marker=census.came,
+        on_marker=census.on_marker,
         on_delivery=presence.delivered,
         clock=outer.clock,
         wall_clock=outer.wall_clock,

@@ -27,13 +27,13 @@ from rtprov.errors import UndecodableMessage
 from rtprov.messaging.event_messages import decode_task
 from rtprov.messaging.markers import decode_census
 from rtprov.model import Active, Cancelled, Finished, Marker, Unrecognised
-from rtprov.worker.attempts import Abandoned, Deadly
+from rtprov.worker.attempts import Abandoned, TooManyCrashes
 from rtprov.worker.copies import copied_at
 from rtprov.worker.device_queues import DeviceQueues
 from rtprov.worker.job import Job, key_of
 from rtprov.worker.redeliveries import Redeliveries
 from rtprov.worker.renewals import Renewals
-from rtprov.worker.run_failures import Broken, repeated
+from rtprov.worker.run_failures import TooManyFailures, repeated
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,7 +88,7 @@ class ShardWorker:
         self._on_marker = on_marker
         self._clock = clock
         self._wall_clock = wall_clock
-        self._handed_out = on_delivery
+        self._on_any_delivery = on_delivery
         self._jobs: dict[str, Job] = {}
         self._lanes: DeviceQueues[Job] = DeviceQueues(self._may_go)
         self._next: deque[Job] = deque()
@@ -108,7 +108,7 @@ class ShardWorker:
             jobs=self._jobs,
             open_tasks=open_tasks,
             window=window,
-            send_away=self._send_away,
+            forget=self._forget_waiting,
             clock=clock,
         )
 
@@ -150,7 +150,7 @@ class ShardWorker:
         notice it at their next step.
         """
         self._renewals.stop()
-        self._send_away_arriving()
+        self._forget_arriving()
         for job in self._lanes.drop_waiting():
             del self._jobs[job.key]
         for job in list(self._jobs.values()):
@@ -160,7 +160,7 @@ class ShardWorker:
     def _on_delivery(self, delivery: Delivery) -> None:
         if self._attempts.draining:
             return  # it stays unsettled: the broker requeues it when the connection is closed
-        self._handed_out()
+        self._on_any_delivery()
         try:
             task = decode_task(delivery.body)
         except UndecodableMessage as error:
@@ -175,10 +175,10 @@ class ShardWorker:
             )
             delivery.nack(requeue=False)
             return
-        self._queue.came(task.task_id)
+        self._queue.delivered(task.task_id)
         job = self._jobs.get(key_of(task))
         if job is None:
-            self._take(task, delivery)
+            self._add_job(task, delivery)
         elif job.delivery.live and not job.renewing:
             delivery.ack()  # the same order was published twice
         else:
@@ -198,7 +198,7 @@ class ShardWorker:
             delivery.ack()
             self._on_marker(marker_id)
 
-    def _take(self, task: Task, delivery: Delivery) -> None:
+    def _add_job(self, task: Task, delivery: Delivery) -> None:
         again = delivery.redelivered or copied_at(delivery) is not None
         job = Job(
             evolve(task, sealed=""),
@@ -235,12 +235,12 @@ class ShardWorker:
             if successor is not None:
                 self._start(successor)
 
-    def _send_away_arriving(self) -> None:
+    def _forget_arriving(self) -> None:
         """Forget the jobs that are in no lane yet; the broker delivers their messages again."""
         for job in self._redeliveries.forget():
             del self._jobs[job.key]
 
-    def _send_away(self, job: Job) -> None:
+    def _forget_waiting(self, job: Job) -> None:
         """Forget a job that neither calls A nor pauses, and whose message is back in the queue."""
         if job.running is not None:
             job.running.cancel()
@@ -281,7 +281,7 @@ class ShardWorker:
         )
 
     def _not_finished(self, reason: Failure, job: Job) -> None:
-        if reason.check(Deadly):
+        if reason.check(TooManyCrashes):
             crash_count = self._store.crash_count(job.task.task_id)
             self._log.error(
                 "task {task_id} goes to the dead letters: {n} workers died during its calls",
@@ -289,7 +289,7 @@ class ShardWorker:
                 n=crash_count,
             )
             job.delivery.nack(requeue=False)
-        elif reason.check(Broken):
+        elif reason.check(TooManyFailures):
             n = job.failures
             self._log.error(
                 "task {task_id} goes to the dead letters: the worker failed {n} times",
@@ -332,7 +332,7 @@ class ShardWorker:
         device whose call still runs here. The broker requeues unsettled deliveries, in order, when
         the connection is closed."""
         self._attempts.draining = True
-        self._send_away_arriving()
+        self._forget_arriving()
         for job in list(self._jobs.values()):
             if job.running is not None and not job.calling:
                 job.running.cancel()
@@ -346,12 +346,12 @@ class ShardWorker:
                 seconds=deadline_s,
             )
         done = DeferredList(running)
-        timer = self._clock.callLater(deadline_s, self._cut_short, running)
+        timer = self._clock.callLater(deadline_s, self._cancel_calls, running)
         await done
         if timer.active():
             timer.cancel()
 
-    def _cut_short(self, running: list[Deferred[None]]) -> None:
+    def _cancel_calls(self, running: list[Deferred[None]]) -> None:
         self._log.warn(
             "{queue}: cancelling the calls that are still running; the next active worker calls A"
             " for their tasks again",

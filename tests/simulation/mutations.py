@@ -84,7 +84,7 @@ async def _no_waiting(self: Any, job: Any) -> bool:
     return True
 
 
-@mutation("a task whose key is missing lets its device go on", MissingKeys, "come")
+@mutation("a task whose key is missing lets its device go on", MissingKeys, "wait_for")
 def _no_room(self: Any, task_id: str, key: str | None) -> Deferred[None]:
     return fail(Abandoned())
 

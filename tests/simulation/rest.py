@@ -125,7 +125,7 @@ def _frontend(service: FrontendService) -> list[tuple[str, int]]:
 def _worker(service: WorkerService) -> list[tuple[str, int]]:
     sizes = [
         ("unconfirmed", len(service._publisher._unconfirmed)),
-        ("calls to A", service._settings.concurrency - service._gate._free),
+        ("calls to A", service._settings.concurrency - service._call_limiter._free),
     ]
     for worker in service.workers:
         journal: Any = worker._journal

@@ -152,7 +152,7 @@ class FakeQueue:
         self._waiting.append(Deferred())
         return self._waiting[-1]
 
-    def came(self, task_id: str) -> None:
+    def delivered(self, task_id: str) -> None:
         pass
 
     def confirm(self) -> None:

@@ -70,7 +70,7 @@ class WorkerTestCase(SynchronousTestCase):
             equipment=self.equipment,
             sealer=self.sealer,
             missing_keys=self.missing_keys,
-            gate=self.gate,
+            call_limiter=self.gate,
             quarantine=Quarantine(),
             process_id="p1",
             patience_s=self.patience_s,

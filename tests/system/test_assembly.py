@@ -54,8 +54,8 @@ class WorkerServiceTests(SynchronousTestCase):
         tasks that wait, and fits into AMQP.
         """
         (worker,) = self.system.workers
-        gates = {id(each._attempts._gate) for each in worker.workers}
-        self.assertEqual((len(worker.workers), len(gates)), (2, 1))
+        limiters = {id(each._attempts._call_limiter) for each in worker.workers}
+        self.assertEqual((len(worker.workers), len(limiters)), (2, 1))
         self.assertEqual({each._window for each in worker.workers}, {2 * 500 + WAITING_ROOM})
         large = self.system.start_worker(concurrency=40_000)
         self.assertEqual({each._window for each in large.workers}, {MAX_WINDOW})

@@ -117,7 +117,7 @@ class CensusTestCase(SynchronousTestCase):
 
     def marker(self) -> None:
         """The newest marker comes to this worker."""
-        self.census.came(self.queue.markers[-1])
+        self.census.on_marker(self.queue.markers[-1])
 
     def put_back(self) -> list[int]:
         return [int(each, 16) for each in self.queue.put_back]
@@ -193,8 +193,8 @@ class Missing(CensusTestCase):
         self.request(1)
         self.look(2)
         self.clock.pump([LOOK_S] * 10)
-        self.census.came("theirs")
-        self.census.came(self.queue.markers[0])
+        self.census.on_marker("theirs")
+        self.census.on_marker(self.queue.markers[0])
         self.assertEqual(self.put_back(), [])
 
     def test_a_copy_behind_the_marker(self) -> None:

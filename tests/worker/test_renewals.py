@@ -6,7 +6,7 @@ from rtprov.errors import EquipmentUnreachable, Unconfirmed
 from rtprov.model import Finished, Requested, State
 from rtprov.worker.copies import COPY_HEADER
 from rtprov.worker.redeliveries import CLOCKS_DIFFER_S
-from rtprov.worker.renewals import MOST_HELD, NEAR, RENEW_AFTER_S, RENEW_LOOK_S
+from rtprov.worker.renewals import MOST_HELD, NEXT_TASKS, RENEW_AFTER_S, RENEW_LOOK_S
 from tests.support.fakes import FakeDelivery
 from tests.support.late_worker_case import LateTestCase
 from tests.support.worker_case import EPOCH, WorkerTestCase, task_id
@@ -134,12 +134,12 @@ class Renewed(RenewalTestCase):
             self.deliver(number, "DEVICE1")
         self.hold()
         self.assertEqual(self.worker.held, MOST_HELD * 100)
-        self.assertIn(task_id(NEAR - 1), self.worker.held_tasks())
+        self.assertIn(task_id(NEXT_TASKS - 1), self.worker.held_tasks())
         again = many - 1
-        self.assertNotIn(task_id(NEAR), self.worker.held_tasks())
+        self.assertNotIn(task_id(NEXT_TASKS), self.worker.held_tasks())
         self.deliver(again, headers=COPY)
-        self.deliver(NEAR, headers=COPY)
-        for number in range(NEAR + 1):
+        self.deliver(NEXT_TASKS, headers=COPY)
+        for number in range(NEXT_TASKS + 1):
             self.assertEqual(self.equipment.under_way, [task_id(number)])
             self.equipment.calls[-1].end()
 
