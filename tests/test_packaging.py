@@ -4,13 +4,13 @@ twistd's plugin, and nothing else.
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 import tarfile
 import tempfile
 import zipfile
 from email.parser import Parser
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from shutil import copytree, ignore_patterns
 
@@ -19,6 +19,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from rtprov import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
+SETUPTOOLS = 77
 PLUGIN = "twisted/plugins/rtprov_plugin.py"
 # What never belongs to the project's files, wherever it lies about.
 LITTER = ignore_patterns(
@@ -40,16 +41,15 @@ BUILD = (
 
 
 def require_setuptools() -> None:
-    """Raise `SkipTest` where no wheel can be built: setuptools does that alone from 70.1 on, and
-    before that with the package wheel.
+    """Raise `SkipTest` where no package can be built: setuptools reads the licence of a project
+    from version 77 on.
     """
-    if importlib.util.find_spec("setuptools") is None:
-        raise SkipTest("setuptools is not installed")
-    if (
-        importlib.util.find_spec("setuptools.command.bdist_wheel") is None
-        and importlib.util.find_spec("wheel") is None
-    ):
-        raise SkipTest("setuptools 70.1 or later is not installed, nor is wheel")
+    try:
+        installed = version("setuptools")
+    except PackageNotFoundError:
+        raise SkipTest("setuptools is not installed") from None
+    if int(installed.partition(".")[0]) < SETUPTOOLS:
+        raise SkipTest(f"setuptools {SETUPTOOLS} or later is not installed")
 
 
 def build(kind: str, source: Path, target: Path) -> Path:
