@@ -1,0 +1,76 @@
+"""``python -m rtprov.health [URL]`` asks a process of rtprov whether it is ready.
+
+For container health checks and scripts: no curl is needed, and nothing but the standard library is
+imported. Exit status: 0 ready, 1 not ready or out of reach, 2 usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+
+TIMEOUT_S = 5.0
+MAX_ANSWER_BYTES = 4096
+_TCP = re.compile(r"tcp:(?:port=)?([0-9]+)(?::interface=(.+))?")
+
+
+def url_of(listen: str) -> str | None:
+    """The URL of ``/readyz`` for the value of ``--health-listen``; None if it is not a TCP port."""
+    match = _TCP.fullmatch(listen)
+    if match is None:
+        return None
+    host = (match[2] or "127.0.0.1").replace("\\:", ":")
+    if host in ("0.0.0.0", "::"):  # noqa: S104 - only compared
+        host = "127.0.0.1" if host == "0.0.0.0" else "::1"  # noqa: S104
+    return (
+        f"http://[{host}]:{match[1]}/readyz" if ":" in host else f"http://{host}:{match[1]}/readyz"
+    )
+
+
+def ask(url: str, timeout_s: float) -> tuple[bool, str]:
+    """Whether the process behind `url` is ready, and its answer or what went wrong."""
+    if not url.startswith(("http://", "https://")):
+        return False, f"expected an http or https URL, not {url}"
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=timeout_s) as answer:
+            return True, answer.read(MAX_ANSWER_BYTES).decode("utf-8", "replace")
+    except urllib.error.HTTPError as error:
+        return False, error.read(MAX_ANSWER_BYTES).decode("utf-8", "replace")
+    except (OSError, ValueError) as error:
+        return False, f"cannot reach {url}: {getattr(error, 'reason', error)}"
+
+
+def main(
+    arguments: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ
+) -> int:
+    """Run the command; return its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m rtprov.health",
+        description="Ask a process of rtprov whether it is ready. Exit status: 0 ready, 1 not.",
+    )
+    parser.add_argument(
+        "url",
+        nargs="?",
+        metavar="URL",
+        help="such as http://127.0.0.1:8080/readyz (default: from $RTPROV_HEALTH_LISTEN)",
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=TIMEOUT_S, metavar="SECONDS", help="default: 5"
+    )
+    options = parser.parse_args(arguments)
+    url = options.url or url_of(environment.get("RTPROV_HEALTH_LISTEN", ""))
+    if url is None:
+        parser.error("give a URL, or set RTPROV_HEALTH_LISTEN to a TCP port such as tcp:8080")
+    ready, text = ask(url, options.timeout)
+    print(text.strip(), file=sys.stdout if ready else sys.stderr)
+    return 0 if ready else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
