@@ -1,0 +1,91 @@
+"""``python -m rtprov.health``, against a server in a thread of this process."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from rtprov.health import main, url_of
+
+
+class Answers(BaseHTTPRequestHandler):
+    """Answers each path with the status that it names."""
+
+    def do_GET(self) -> None:
+        status = int(self.path.rpartition("/")[2])
+        body = b'{"code": %d}' % status
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments: object) -> None:
+        """Nothing is logged."""
+
+
+class Health(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.server = HTTPServer(("127.0.0.1", 0), Answers)
+        self.addCleanup(self.server.server_close)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+
+    def run_main(self, *arguments: str, environment: dict[str, str]) -> tuple[int, str, str]:
+        """The exit status, standard output and standard error."""
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                status = main(arguments, environment)
+            except SystemExit as error:
+                status = int(error.code or 0)
+        return status, out.getvalue(), err.getvalue()
+
+    def ask(self, path: str) -> tuple[int, str, str]:
+        server = threading.Thread(target=self.server.handle_request)
+        server.start()
+        self.addCleanup(server.join)
+        return self.run_main(f"{self.url}/{path}", environment={})
+
+    def test_ready(self) -> None:
+        """An answer of 200 is printed, and the exit status is 0."""
+        self.assertEqual(self.ask("200"), (0, '{"code": 200}\n', ""))
+
+    def test_not_ready(self) -> None:
+        """An answer of 503 goes to standard error, and the exit status is 1."""
+        self.assertEqual(self.ask("503"), (1, "", '{"code": 503}\n'))
+
+    def test_out_of_reach(self) -> None:
+        """A port on which nothing listens is exit status 1, and one line."""
+        self.server.server_close()
+        status, out, error = self.run_main(f"{self.url}/200", environment={})
+        self.assertEqual((status, out), (1, ""))
+        self.assertRegex(error, rf"\Acannot reach {self.url}/200: .*refused\n\Z")
+
+    def test_other_schemes(self) -> None:
+        """Only http and https are asked."""
+        status, _, error = self.run_main("file:///etc/passwd", environment={})
+        self.assertEqual((status, error.count("\n")), (1, 1))
+
+    def test_usage(self) -> None:
+        """Without a URL, and without --health-listen in the environment, it is a usage error."""
+        for environment in ({}, {"RTPROV_HEALTH_LISTEN": "unix:/run/health"}):
+            status, _, error = self.run_main(environment=environment)
+            self.assertEqual(status, 2)
+            self.assertIn("give a URL", error)
+
+    def test_from_environment(self) -> None:
+        """The URL follows from the value of --health-listen."""
+        for listen, url in (
+            ("tcp:8080", "http://127.0.0.1:8080/readyz"),
+            ("tcp:port=8080", "http://127.0.0.1:8080/readyz"),
+            ("tcp:8080:interface=10.0.0.7", "http://10.0.0.7:8080/readyz"),
+            ("tcp:8080:interface=0.0.0.0", "http://127.0.0.1:8080/readyz"),
+            (r"tcp:8080:interface=\:\:1", "http://[::1]:8080/readyz"),
+            (r"tcp:8080:interface=\:\:", "http://[::1]:8080/readyz"),
+            ("unix:/run/health", None),
+            ("", None),
+        ):
+            self.assertEqual(url_of(listen), url, listen)
