@@ -1,4 +1,4 @@
-"""The log line that shows a new user a curl command for the front end's address."""
+"""The log line "ready" of a front end, with a curl command that orders a task."""
 
 from __future__ import annotations
 

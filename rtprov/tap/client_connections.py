@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rtprov.security.tls_client import VerifiedServers
 
 TO_A_WITHIN_S = 10.0
-TO_A_AT_ONCE = 64  # a handshake takes about 2 ms of computing
+TO_A_AT_ONCE = 64  # connections being made at the same time; a handshake takes about 2 ms of CPU
 TO_BROKER_WITHIN_S = 5.0
 HTTPS_PORT = 443
 

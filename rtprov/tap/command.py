@@ -1,4 +1,4 @@
-"""The service of a whole process: start, signals, stop in order."""
+"""The top-level service of a process: starts and stops all others, and handles signals."""
 
 from __future__ import annotations
 
@@ -65,9 +65,10 @@ class SequentialMultiService(MultiService):
 class Command(SequentialMultiService):
     """The top-level service of a command.
 
-    The first SIGTERM or SIGINT stops it in order; a second one stops it without waiting for calls
-    under way. SIGHUP reloads certificates, sealing keys and tokens, and never ends the process. It
-    runs under twistd, and under twist, which never calls `privilegedStartService`."""
+    The first SIGTERM or SIGINT stops the services and waits for calls to A under way; a second one
+    ends that wait. SIGHUP reloads certificates, sealing keys and tokens, and never ends the
+    process. A command runs under twistd, and under twist, which does not call
+    `privilegedStartService`."""
 
     def __init__(self, options: CommandOptions, *services: IService) -> None:
         """Raises `ConfigurationError`."""
@@ -83,8 +84,9 @@ class Command(SequentialMultiService):
             each.setServiceParent(self)
 
     def setServiceParent(self, parent: Any) -> None:
-        """Set the log observer, too: twistd reads it from the application's components before it
-        starts the log.
+        """Attach this service to twistd's application, and set the application's log observer.
+
+        twistd reads the observer from the application's components before it starts the log.
         """
         if (
             self._launcher is not None
@@ -132,7 +134,7 @@ class Command(SequentialMultiService):
 
     def stop_now(self) -> None:
         """Stop without waiting for calls under way."""
-        _log.warn("told to stop again: stopping without waiting for calls under way")
+        _log.warn("second stop signal: stopping without waiting for calls under way")
         for each in self:
             if isinstance(each, (WorkerService, Sharded)):
                 each.stop_now()

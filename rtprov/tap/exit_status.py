@@ -2,7 +2,7 @@
 
 Exit status 1 means a wrong option or a temporary problem (an address in use), 78 (EX_CONFIG) a
 configuration that cannot work. Errors during the start reach `sys.excepthook`. Later errors are
-passed to `Ending.end`, which stops the reactor in order first."""
+passed to `Ending.end`, which stops the reactor, and so all services, first."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The process's clocks: the reactor's, made monotonic, and the wall clock; and the `Environment`
-that they are part of.
-"""
+"""The clocks of this process, one monotonic and one wall clock, and the `Environment` of roles."""
 
 from __future__ import annotations
 

@@ -227,11 +227,10 @@ class Attempts:
         return self._store.view(task.task_id, task.fingerprint, task.accepted_at)
 
     async def _may_call(self, job: Job) -> bool:
-        """Return whether a call may begin, after all that must happen before that is known: a
-        barrier, or the append of a message that the journal does not have.
+        """Find out whether a call may begin. That may take a barrier, or the append of a message
+        that the journal does not have.
 
-        False means that the task has ended, or that the message is not its order. Raises
-        `Abandoned`.
+        Return False if the task has ended, or the message is not its order. Raises `Abandoned`.
         """
         appended = False
         while True:
@@ -252,7 +251,9 @@ class Attempts:
                 return step is Step.CALL
 
     async def _barrier(self, job: Job) -> None:
-        """Wait for a barrier of the journal, or for a moment if the broker fails."""
+        """Wait for a journal barrier. If the broker fails, wait for a second; the job still needs
+        the barrier then.
+        """
         job.needs_barrier = False
         try:
             await self._journal.barrier()

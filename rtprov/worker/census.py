@@ -160,7 +160,9 @@ class Census:
         return not self._presence.consuming and rival_at is not None and now - rival_at < RIVAL_S
 
     def on_marker(self, marker_id: str) -> None:
-        """The worker has received this marker: put missing tasks back."""
+        """Call this when the worker has received a marker. If it is the latest one of this process,
+        missing tasks are put back.
+        """
         marker = self._marker
         if marker is None or marker.marker_id != marker_id:
             return  # an earlier marker, or one of another process

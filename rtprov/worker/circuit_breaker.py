@@ -2,9 +2,9 @@
 
 Pure logic; time is an argument, in seconds. The breaker has three states:
 
-- *Closed*: calls are unlimited. Ten calls in succession for ten different devices without an answer
-  open it; any answer in between starts the count again. So a single busy or broken device never
-  opens it.
+- *Closed*: the breaker does not limit calls. Calls for ten different devices in succession without
+  an answer open it; any answer in between starts the count again. So one busy or broken device
+  never opens it.
 - *Open*: one call at a time probes A, after pauses that grow and are jittered. Any answer makes the
   breaker half open.
 - *Half open*: the permitted number of calls doubles every two seconds. Calls for three devices in
@@ -48,7 +48,7 @@ class CircuitBreaker:
         self._concurrency = concurrency
         self._rng = rng
         self._row: set[str] = set()
-        # How often the breaker has opened; it tells the calls that began before that apart.
+        # How often the breaker has opened. Each call has the generation in which it began.
         self._generation = 0
         self._under_way = 0  # calls of this generation
         self._opened_at: float | None = None  # None while closed
@@ -59,7 +59,7 @@ class CircuitBreaker:
 
     @property
     def closed(self) -> bool:
-        """Whether calls are unlimited."""
+        """Whether the breaker does not limit calls."""
         return self._opened_at is None
 
     @property
@@ -98,8 +98,8 @@ class CircuitBreaker:
         return self._generation
 
     def end(self, generation: int) -> None:
-        """Register the end of a call, whatever its result. If it had none, as when it was
-        cancelled, another probe may begin.
+        """Register the end of a call, whatever its result. After a probe that ended without a
+        result, as when it was cancelled, another probe may begin.
         """
         if generation == self._generation:
             self._under_way -= 1

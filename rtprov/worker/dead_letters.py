@@ -163,8 +163,8 @@ class DeadLetters:
 
 
 def _task_of(body: bytes) -> Requested | None:
-    """Return the task of a message, or None. Less is required than for an order: the task is found
-    even if the worker could not carry the message out.
+    """Return the task of a message, or None. Only the fields that identify the task must be valid;
+    the worker may have rejected the message for another field.
     """
     try:
         event = decode_event(body)

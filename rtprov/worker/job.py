@@ -17,8 +17,9 @@ class Job:
     """One task in this worker.
 
     The sealed body may be large and is held only once, in `delivery`; `task` is without it.
-    `taken_at` is when the delivery came, by the process's clock. With `needs_barrier`, the journal
-    may know more of the task than this replica: a barrier comes before the next decision.
+    `taken_at` is when the delivery came, by the process's clock. `needs_barrier` says that the
+    journal may have events of the task that this process's replica has not seen; no call begins
+    before a barrier then.
     """
 
     task: Task

@@ -97,7 +97,7 @@ class Presence:
         announcing = self._timer.start(ANNOUNCE_EVERY_S, now=False)
         announcing.addErrback(
             lambda reason: self._log.failure(
-                "shard {shard}: the journal is no longer told regularly that this worker is active",
+                "shard {shard}: no longer announcing in the journal that this worker is active",
                 reason,
                 shard=str(self._shard),
             )

@@ -37,10 +37,10 @@ class Redeliveries:
     request, which takes milliseconds. The job of a redelivered message or a copy waits for a
     barrier, since its task may have ended elsewhere; so does one that waits for more than a second.
 
-    If the journal does not have the task after the barrier, the message is appended to it. The
-    exception is a copy whose task has ended so long ago that the journal has dropped it: it is
-    acknowledged, and its job is passed to `forget`. All other jobs are passed to `enter`, in the
-    journal's order."""
+    If the journal does not have the task after the barrier, the message is appended to it. Then
+    the jobs are passed to `enter`, in the journal's order. There are two exceptions, whose jobs are
+    passed to `forget`: a copy whose task has ended so long ago that the journal has dropped it is
+    acknowledged, and a message that is not a journal event goes to the dead letters."""
 
     _log = Logger()
 
@@ -171,8 +171,8 @@ class Redeliveries:
         self._forget(job)
 
     def _known(self, job: Job) -> bool:
-        """Return whether the store knows what to do with the message: the task has ended or has
-        another order, or the task's request is in the journal.
+        """Return whether the replica knows the job's task: it has seen the task's request, or no
+        call is to be made for the message.
         """
         task = job.task
         over = self._store.over(task.task_id, task.fingerprint, task.accepted_at)

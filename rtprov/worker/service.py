@@ -161,8 +161,9 @@ class WorkerService(Service):
         self.missing_keys.stop()
 
     def stop_now(self) -> None:
-        """Cancel the calls under way when stopping, now or later. The broker delivers their tasks
-        again, and the next active worker calls A for them again.
+        """Do not wait for calls under way when stopping: cancel them. May be called before
+        `stopService`. The broker delivers their tasks again, and the next active worker calls A
+        for them.
         """
         self._stopping_now = True
         for draining in self._draining:

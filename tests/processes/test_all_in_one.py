@@ -73,4 +73,4 @@ class AllInOne(ProcessTestCase):
         process.signal("TERM")
         await process.logged("draining 1 calls to A, for up to 60 s; a second signal cancels them")
         await self.stop(process)
-        self.assertIn("told to stop again", process.log)
+        self.assertIn("second stop signal", process.log)
