@@ -1,3 +1,4 @@
-"""AMQP 0-9-1 for Twisted: txamqp's channel model on pamqp's codec, with confirms, RPC and a
-connection that comes back.
+"""AMQP 0-9-1 for Twisted: framing, codec and heartbeats for clients and the broker.
+
+The subpackage `rtprov.amqp.client` is the client.
 """

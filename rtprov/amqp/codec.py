@@ -1,10 +1,15 @@
-"""Methods and content headers, as bytes and back (AMQP 0-9-1 §4.2.5 and §4.2.6). Whatever the peer
-sent, only `AmqpError` is raised.
+"""Encode and decode AMQP 0-9-1 methods and content headers (§4.2.5 and §4.2.6).
 
-Types and codec are pamqp's, but for what comes with every message. A publisher's messages go to the
-same few places, with the same few properties: what was coded lately is remembered, byte for byte,
-so decoded publishes and properties are shared and must not be changed. Deliveries and
-acknowledgements differ in their tags alone: they are coded by hand."""
+Decoding raises only `AmqpError`, for any input.
+
+The method and property types are pamqp's. pamqp also encodes and decodes, except on the paths that
+every message takes:
+
+- ``basic.publish`` and properties are cached, because a publisher uses few routing keys and
+  property sets. Decoded publishes and properties are therefore shared objects. Do not change them.
+- ``basic.deliver`` and ``basic.ack`` differ in every message. They have their own code here, which
+  is faster than pamqp's.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +27,12 @@ from rtprov.amqp.fields import check_method, check_properties
 from rtprov.errors import AmqpError
 
 SHORT_STRING = 255  # bytes
-REMEMBERED = 1024  # publishes, sets of properties, and short strings, each way
-# nothing longer is remembered of what is received; short strings bound what is sent
+REMEMBERED = 1024  # entries in each cache
+# Received payloads that are longer are not cached. Sent ones consist of short strings, which have
+# a limit of their own.
 REMEMBERED_BYTES = 256
 
-# What pamqp raises for bytes that are not what they should be; never MemoryError, which says
-# nothing about the peer.
+# What pamqp raises for malformed bytes. MemoryError is not in the list: it is not the peer's error.
 UNPARSABLE = (
     ArithmeticError,
     LookupError,
@@ -40,10 +45,10 @@ UNPARSABLE = (
     AmqpError,
 )
 
-# class, weight and the body's size; then come flags and properties
+# Class, weight and body size. The property flags and the properties follow.
 _content_header = struct.Struct(">HHQ")
 _property_flags = struct.Struct(">H")
-_tag_and_bit = struct.Struct(">qB")  # signed, as pamqp has it
+_tag_and_bit = struct.Struct(">qB")  # signed, as in pamqp
 
 _METHODS: dict[int, type[base.Frame]] = INDEX_MAPPING
 _WITH_TABLES = {
@@ -52,15 +57,16 @@ _WITH_TABLES = {
 _PUBLISH, _DELIVER, _ACK = (
     method.index.to_bytes(4, "big") for method in (Basic.Publish, Basic.Deliver, Basic.Ack)
 )
-_HEADERS = Basic.Properties.flags["headers"] >> 8  # in the first byte of the flags
+_HEADERS = Basic.Properties.flags["headers"] >> 8  # the bit in the first byte of the flags
 
 
-# Methods: a frame's payload.
+# Methods: the payload of a method frame.
 
 
 def decode_method(payload: bytes) -> base.Frame:
-    """Decode a method. Raises `AmqpError`: 540 for a method we do not know, 502 for arguments that
-    do not parse.
+    """Decode the payload of a method frame.
+
+    Raises `AmqpError`: 540 for an unknown method, 502 for arguments that cannot be parsed.
     """
     decoder = _DECODERS.get(payload[:4])
     return _decode_any(payload) if decoder is None else decoder(payload)
@@ -129,7 +135,10 @@ _DECODERS: dict[bytes, Callable[[bytes], base.Frame]] = {
 
 
 def encode_payload(method: base.Frame) -> bytes:
-    """Raises ValueError or TypeError where an argument does not fit its field."""
+    """Encode a method as the payload of a method frame.
+
+    Raises ValueError or TypeError if an argument does not fit its field.
+    """
     encoder = _ENCODERS.get(method.index, _encode_any)
     try:
         return encoder(method)
@@ -179,15 +188,15 @@ _ENCODERS: dict[int, Callable[[Any], bytes]] = {
 
 
 def cut_short(text: str) -> str:
-    """As much of a text as a short string has room for (§4.2.5.3)."""
+    """Return as much of `text` as fits in a short string: 255 bytes of UTF-8 (§4.2.5.3)."""
     return text.encode()[:SHORT_STRING].decode("utf-8", "ignore")
 
 
-# Content headers: a frame's payload.
+# Content headers: the payload of a content header frame.
 
 
 class Header(NamedTuple):
-    """A decoded content header; `body_size` in bytes."""
+    """A decoded content header. `body_size` is in bytes."""
 
     class_id: int
     body_size: int
@@ -195,7 +204,7 @@ class Header(NamedTuple):
 
 
 def decode_header(payload: bytes) -> Header:
-    """Decode a content header. Raises `AmqpError` 502."""
+    """Decode the payload of a content header frame. Raises `AmqpError` 502 if it is malformed."""
     try:
         class_id, _, body_size = _content_header.unpack_from(payload)
         properties = payload[_content_header.size :]
@@ -224,7 +233,10 @@ _property_values = attrgetter(*Basic.Properties.attributes())
 
 
 def encode_header(properties: Basic.Properties, body_size: int) -> bytes:
-    """Raises ValueError or TypeError as `encode_payload` does."""
+    """Encode properties as the payload of a content header frame; `body_size` is in bytes.
+
+    Raises ValueError or TypeError if a property does not fit its field.
+    """
     try:
         known = _is_common(properties)
         encoded = (
@@ -238,7 +250,7 @@ def encode_header(properties: Basic.Properties, body_size: int) -> bytes:
 
 
 def _is_common(properties: Basic.Properties) -> bool:
-    """Whether other messages may well have the same properties."""
+    """Return whether other messages are likely to have the same properties."""
     return (
         properties.correlation_id is None
         and properties.message_id is None
@@ -251,6 +263,6 @@ def _is_common(properties: Basic.Properties) -> bool:
 def _encode_known_properties(*values: Any) -> bytes:
     properties = Basic.Properties()
     for name, value in zip(Basic.Properties.attributes(), values, strict=True):
-        # its constructor would refuse some values that may be passed on
+        # The constructor rejects some values that a broker must be able to pass on.
         setattr(properties, name, value)
     return properties.marshal()

@@ -1,8 +1,9 @@
-"""A look at received field tables (AMQP 0-9-1 §4.2.5.5) before pamqp decodes them.
+"""Validate received field tables (AMQP 0-9-1 §4.2.5.5) before pamqp decodes them.
 
-pamqp trusts lengths: a damaged array keeps its version 3 busy for ever, and many or deeply nested
-fields cost it time that grows with their square. One pass over the bytes, without copying, finds
-both; what passes here pamqp decodes in bounded time."""
+pamqp 3 does not check lengths. A malformed array makes it loop for ever, and its time grows with
+the square of the number and of the depth of the fields. The checks here read the bytes once,
+without copying. pamqp decodes what passes them in bounded time.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 
 from pamqp import base
 
-MAX_FIELDS = 2048  # in one method or header, nested ones included
+MAX_FIELDS = 2048  # in one method or header, including nested fields
 MAX_DEPTH = 16
 
 _SIZES = {
@@ -36,8 +37,9 @@ _HEADERS, _BEFORE_HEADERS, _CONTINUED = 0x2000, (0x8000, 0x4000), 0x0001
 
 
 def check_method(command: type[base.Frame], arguments: bytes) -> None:
-    """Look at a method's arguments. Raises ValueError where a table or string is damaged or too
-    large.
+    """Check the encoded arguments of a method.
+
+    Raises ValueError if a table or string is malformed or too large.
     """
     checker, offset, in_bits = _Checker(arguments), 0, 0
     for name in command.attributes():
@@ -51,15 +53,15 @@ def check_method(command: type[base.Frame], arguments: bytes) -> None:
 
 
 def check_properties(payload: bytes) -> int:
-    """Look at a content header's flags and properties; return how many fields there are in its
-    header table, nested ones included.
+    """Check the flags and properties of a content header.
 
-    Raises ValueError where its flags or its header table are damaged or too large.
+    Return the number of fields in its header table, including nested fields. Raises ValueError if
+    the flags or the header table are malformed or too large.
     """
     checker = _Checker(payload)
     (flags,) = _PROPERTY_FLAGS.unpack_from(payload, checker.within(0, 2))
     if flags & _CONTINUED:
-        raise ValueError("more properties than the basic class has")
+        raise ValueError("the flags announce more properties than the basic class has")
     if flags & _HEADERS:
         offset = 2
         for flag in _BEFORE_HEADERS:
@@ -70,8 +72,9 @@ def check_properties(payload: bytes) -> int:
 
 
 def table_fields(table: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """The fields of a table that was found good: the name of each, and name, type and value as they
-    are written.
+    """Yield the fields of a table that has passed the checks.
+
+    Each item is the field's name, and the field as encoded: name, type and value.
     """
     checker, offset = _Checker(table), 4
     while offset < len(table):
@@ -88,13 +91,13 @@ class _Checker:
         self.fields = 0
 
     def within(self, offset: int, size: int) -> int:
-        """`offset`, if so many bytes follow."""
+        """Return `offset`. Raises ValueError if fewer than `size` bytes follow it."""
         if offset + size > self._end:
-            raise ValueError("a field reaches beyond the end")
+            raise ValueError("a field extends beyond the end of the data")
         return offset
 
     def skip(self, kind: str, offset: int) -> int:
-        """Where the argument of this type that starts at `offset` ends."""
+        """Return the end of the argument of type `kind` that starts at `offset`."""
         if kind == "table":
             return self._collection(offset, named=True, depth=1)
         if kind == "shortstr":
@@ -106,7 +109,7 @@ class _Checker:
         return self.within(offset, size) + size
 
     def _long(self, offset: int) -> int:
-        """The size of something that begins with its length in four bytes."""
+        """Return the size of a value that starts with its length in four bytes."""
         start = self.within(offset, 4)
         return 4 + int.from_bytes(self._data[start : start + 4], "big")
 
@@ -124,16 +127,16 @@ class _Checker:
                 offset = self.skip("shortstr", offset)
             offset = self.value(offset, depth)
         if offset != end:
-            raise ValueError("a field reaches beyond its table")
+            raise ValueError("a field extends beyond the end of its table")
         return end
 
     def value(self, offset: int, depth: int) -> int:
-        """Where the value ends whose type stands at `offset`."""
+        """Return the end of the value whose type octet is at `offset`."""
         kind = self._data[self.within(offset, 1) : offset + 1]
         offset += 1
         if kind in (b"F", b"A"):
             return self._collection(offset, named=kind == b"F", depth=depth + 1)
         size = self._long(offset) if kind in (b"S", b"x") else _SIZES.get(kind)
         if size is None:
-            raise ValueError(f"unknown type of field {kind!r}")
+            raise ValueError(f"unknown field type {kind!r}")
         return self.within(offset, size) + size

@@ -1,8 +1,9 @@
-"""AMQP 0-9-1 frames (§2.3 and §4.2 of the specification), for both ends of a connection; no I/O.
+"""Parse and build AMQP 0-9-1 frames (§2.3 and §4.2), for clients and the broker. Does no I/O.
 
-Use a `FrameParser` to cut received bytes into frames, an `Assembler` for each channel to join
-method, header and body frames to a `Command`, and `encode_method` or `encode_content` for the way
-out. Whatever the peer sent, only `AmqpError` is raised."""
+To receive: a `FrameParser` splits the byte stream into frames, and one `Assembler` for each channel
+joins method, header and body frames into a `Command`. Both raise only `AmqpError`, for any input.
+To send: use `encode_method` or `encode_content`.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +24,11 @@ METHOD, CONTENT_HEADER, BODY, HEARTBEAT_KIND = (
     amqp.FRAME_HEARTBEAT,
 )
 HEARTBEAT = b"\x08\x00\x00\x00\x00\x00\x00\xce"
-DEFAULT_FRAME_MAX = 131072  # RabbitMQ's; also stands in for 0, "no limit"
+DEFAULT_FRAME_MAX = 131072  # bytes; RabbitMQ's default, and used in place of 0 ("no limit")
 FRAME_MIN_SIZE = amqp.FRAME_MIN_SIZE
-FRAME_OVERHEAD = 8  # 7 bytes of header, 1 of end
+FRAME_OVERHEAD = 8  # bytes: 7 of header, 1 of frame end
 
-# What the method frames begin with that end a connection (§1.4.2.6).
+# The first four bytes of the method frames that close a connection (§1.4.2.6).
 CLOSES = {
     commands.Connection.Close.index.to_bytes(4, "big"),
     commands.Connection.CloseOk.index.to_bytes(4, "big"),
@@ -38,22 +39,23 @@ _KINDS = (METHOD, CONTENT_HEADER, BODY, HEARTBEAT_KIND)
 _FRAME_END = bytes([amqp.FRAME_END])
 
 
-# not frozen: that costs three times as long, and there are four of these to a message
+# Not frozen: a frozen class takes three times as long to make, and each message needs four.
 @attrs.define
 class Frame:
-    """`kind` is `METHOD`, `CONTENT_HEADER`, `BODY` or `HEARTBEAT_KIND` (§4.2.3)."""
+    """One frame. `kind` is `METHOD`, `CONTENT_HEADER`, `BODY` or `HEARTBEAT_KIND` (§4.2.3)."""
 
     kind: int
     channel: int
     payload: bytes
 
 
-@attrs.define  # see Frame
+@attrs.define  # not frozen, for the same reason as Frame
 class Command:
-    """One method with, where it carries content, all of its content.
+    """One method and, if the method carries content, its complete content.
 
-    `header` is the content header's payload as it was received, so that a broker can pass
-    properties on without understanding them."""
+    `header` is the payload of the content header as received. A broker passes it on without
+    encoding the properties again.
+    """
 
     channel: int
     method: base.Frame
@@ -63,9 +65,10 @@ class Command:
 
 
 class FrameParser:
-    """Cuts a byte stream into frames.
+    """Splits a byte stream into frames.
 
-    `frame_max` is the largest whole frame in bytes; set it anew once it has been negotiated.
+    `frame_max` is the largest size of a whole frame in bytes. Set it to the negotiated value after
+    ``connection.tune``.
     """
 
     def __init__(self, frame_max: int = DEFAULT_FRAME_MAX) -> None:
@@ -73,10 +76,11 @@ class FrameParser:
         self._rest = b""
 
     def feed(self, data: bytes) -> list[Frame]:
-        """Return the frames that `data` completes, in order; keep the unfinished rest.
+        """Return the frames that `data` completes, in order, and keep the incomplete rest.
 
-        Raises `AmqpError` 501 on a frame that is too large, of unknown kind, or does not end in
-        0xCE. Nothing can be fed after that."""
+        Raises `AmqpError` 501 if a frame is too large, is of an unknown kind, or does not end in
+        0xCE. The parser cannot be used after that.
+        """
         if self._rest:
             data = self._rest + data
         frames = []
@@ -103,9 +107,9 @@ class FrameParser:
 
 
 class Assembler:
-    """Joins one channel's frames to commands; bodies are bytes, always (§4.2.6).
+    """Joins the frames of one channel into commands (§4.2.6). A body is always bytes.
 
-    `unfinished` is how many bytes of content have come that is not complete.
+    `unfinished` is the number of bytes received of content that is not complete yet.
     """
 
     def __init__(self, channel: int, max_body_bytes: int) -> None:
@@ -119,10 +123,11 @@ class Assembler:
         self.unfinished = 0
 
     def feed(self, frame: Frame) -> Command | None:
-        """Return the command that `frame` completes, or None while more is to come.
+        """Return the command that `frame` completes, or None if more frames must follow.
 
-        Raises `AmqpError` 505 on a frame out of order, 501 on more body than was announced or
-        allowed, 502 and 540 as the decoders do."""
+        Raises `AmqpError`: 505 for a frame out of order, 501 for a body larger than announced or
+        allowed, and 502 or 540 as `decode_method` and `decode_header` do.
+        """
         if frame.kind == METHOD:
             return self._on_method(frame.payload)
         if frame.kind == CONTENT_HEADER:
@@ -166,7 +171,8 @@ class Assembler:
             raise AmqpError(501, "FRAME_ERROR - more body than the content header announced")
         if not self._missing and not self._body:
             return self._finish(payload)
-        self._body += payload  # at once: its frames may be tiny, or empty
+        # Joined at once, not kept in a list: a peer may send many tiny or empty frames.
+        self._body += payload
         self.unfinished += len(payload)
         return self._finish(bytes(self._body)) if not self._missing else None
 
@@ -195,7 +201,10 @@ def _carries_content(method: base.Frame) -> bool:
 
 
 def encode_method(channel: int, method: base.Frame) -> bytes:
-    """The whole frame. Raises ValueError or TypeError where an argument does not fit its field."""
+    """Return the whole method frame.
+
+    Raises ValueError or TypeError if an argument does not fit its field.
+    """
     payload = encode_payload(method)
     return _frame_header.pack(METHOD, channel, len(payload)) + payload + _FRAME_END
 
@@ -203,11 +212,12 @@ def encode_method(channel: int, method: base.Frame) -> bytes:
 def encode_content(
     channel: int, method: base.Frame, header: bytes, body: bytes, frame_max: int
 ) -> bytes:
-    """Method, content header and body frames in one piece: nothing of a message is sent unless all
-    of it could be encoded.
+    """Return the method, content header and body frames of one message as one bytes object.
 
-    `header` comes from `encode_header` or a received `Command`. Raises ValueError or TypeError as
-    `encode_method` does."""
+    A message that cannot be encoded completely is therefore not sent at all. `header` is the result
+    of `encode_header` or the header of a received `Command`. `frame_max` is in bytes. Raises
+    ValueError or TypeError if an argument does not fit its field.
+    """
     frames = [
         encode_method(channel, method),
         _frame_header.pack(CONTENT_HEADER, channel, len(header)),

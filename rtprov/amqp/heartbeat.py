@@ -1,4 +1,4 @@
-"""Heartbeats (AMQP 0-9-1 §4.2.7): keep a silent connection alive, and notice a dead one."""
+"""Heartbeats (AMQP 0-9-1 §4.2.7): keep an idle connection open, and detect a dead one."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ if TYPE_CHECKING:
 
 
 class Heartbeat:
-    """Remembers when a byte last came and went, and looks at it twice each interval; a byte costs
-    no timer.
+    """Checks twice in each interval when bytes were last received and sent.
 
-    The protocol sets `received_at` and `sent_at`. `beat` is called to send a heartbeat, `dead` once
-    nothing has been received for two intervals. (Not a `LoopingCall`: making one imports the global
-    reactor.)"""
+    The protocol sets `received_at` and `sent_at`, so a byte does not reset a timer. `beat` is
+    called to send a heartbeat. `dead` is called when nothing has been received for two intervals.
+
+    This is not a `LoopingCall`, because making one imports the global reactor.
+    """
 
     def __init__(
         self, *, clock: IReactorTime, beat: Callable[[], None], dead: Callable[[], None]
@@ -29,13 +30,13 @@ class Heartbeat:
         self.received_at = self.sent_at = clock.seconds()
 
     def start(self, interval_s: float) -> None:
-        """Start to look; 0 s means that both sides do without heartbeats."""
+        """Start the checks. An interval of 0 s means that heartbeats are off."""
         if interval_s > 0:
             self._interval_s = interval_s
             self._look_later()
 
     def stop(self) -> None:
-        """Leave no timer behind."""
+        """Stop the checks and cancel the timer."""
         call, self._call = self._call, None
         if call is not None:
             call.cancel()
@@ -47,7 +48,7 @@ class Heartbeat:
     def _look(self) -> None:
         now = self._clock.seconds()
         if now - self._looked_at >= self._interval_s:
-            # We, not the peer, have been asleep: what it sent meanwhile still waits to be read.
+            # This process was suspended. What the peer sent meanwhile has not been read yet.
             self.received_at = max(self.received_at, now - self._interval_s)
         self._look_later()
         if now - self.received_at >= 2 * self._interval_s:

@@ -1,4 +1,4 @@
-"""What an AMQP connection stands on, at either end."""
+"""The interface of the transport below an AMQP connection, for clients and the broker."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from twisted.internet.interfaces import IConsumer, IPushProducer, ITCPTransport
 
 
 class IAmqpTransport(ITCPTransport, IConsumer, IPushProducer):
-    """TCP, or TLS on top of it: it tells its user when to stop writing, and is told when not to
-    read. Nobody has to declare it.
+    """A TCP or TLS transport with flow control in both directions.
+
+    It tells the protocol when to stop writing, and the protocol can stop it from reading. Only type
+    checkers use this interface; transports do not declare it.
     """

@@ -1,8 +1,10 @@
-"""The only module that imports txAMQP; its types are in ``stubs/txamqp``.
+"""The classes that rtprov uses from txAMQP 0.8.2. No other module imports txAMQP.
 
-rtprov uses the channel model of txAMQP 0.8.2: a client with channels, methods generated on each
-channel from a specification, messages, delegates. It does not use txAMQP's codec, queues or
-timers; `rtprov.amqp.client.protocol` says why. Importing this module imports no reactor."""
+rtprov uses txAMQP's channel model: a client with channels, methods generated on each channel from a
+specification, messages and delegates. It does not use txAMQP's codec, queues or timers; see
+`rtprov.amqp.client.protocol` for the reasons. The type stubs are in ``stubs/txamqp``. Importing
+this module does not import a reactor.
+"""
 
 from __future__ import annotations
 

@@ -1,12 +1,14 @@
-"""One AMQP channel: the generated methods with their answers, consumers, and the confirms of what
-was published.
+"""An AMQP channel: method calls and their replies, consumers, and publisher confirms.
 
-Methods are called as txAMQP has it: ``await channel.queue_declare(queue="q", durable=True)`` (see
-`rtprov.amqp.client.methods`). One method that has an answer is under way at a time; further ones
-wait their turn. Whoever cancels such a Deferred is only forgotten: the method is sent and answered
-all the same, so that channel and broker stay in step. A method that is not answered within the
-connection's `call_deadline_s` takes the connection with it, or only the channel where that was
-opened with ``fatal=False``."""
+Methods are called as in txAMQP: ``await channel.queue_declare(queue="q", durable=True)``. See
+`rtprov.amqp.client.methods` for the list.
+
+- A channel sends one method at a time and waits for its reply. Further methods wait in a queue.
+- Cancelling the Deferred of a method only means that its result is dropped. The method is still
+  sent and its reply awaited, so that the channel and the broker agree on what comes next.
+- If a reply does not arrive within the connection's `call_deadline_s`, the connection is dropped.
+  A channel opened with ``fatal=False`` is closed instead, and the connection stays.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from rtprov.amqp.client.methods import Methods
 
     class _GeneratedBase(ChannelBase, Methods):
-        """The type checker sees the methods here; at run time `CHANNEL_CLASS` adds them."""
+        """Shows the generated methods to type checkers. At run time `CHANNEL_CLASS` has them."""
 else:
     _GeneratedBase = ChannelBase
 
@@ -42,18 +44,22 @@ _CLOSE = METHODS[Channel.Close]
 
 
 class ConfirmListener(Protocol):
-    """Whoever publishes on a channel in confirm mode: see `rtprov.amqp.client.publisher`. Each may
-    raise `AmqpError` on nonsense.
+    """Receives the confirms and returned messages of a channel in confirm mode.
+
+    `rtprov.amqp.client.publisher.Publisher` implements it. Both methods raise `AmqpError` if the
+    broker breaks the protocol.
     """
 
-    def on_confirm(self, delivery_tag: int, *, multiple: bool, positive: bool) -> None: ...
+    def on_confirm(self, delivery_tag: int, *, multiple: bool, positive: bool) -> None:
+        """Handle ``basic.ack`` (`positive`) or ``basic.nack``."""
 
-    def on_return(self, message: Message) -> None: ...
+    def on_return(self, message: Message) -> None:
+        """Handle ``basic.return``."""
 
 
 @attrs.define(eq=False)
 class _Call:
-    """A method that has an answer; `data` is its frame."""
+    """A call of a method that has a reply. `data` is its frame; `answer` fires with the reply."""
 
     method: PamqpMethod
     data: bytes
@@ -61,17 +67,23 @@ class _Call:
 
 
 class AmqpChannel(_GeneratedBase):
-    """Made by `AmqpConnection.open_channel`, and never again usable once `closed`.
+    """One channel of a connection. Get one from `AmqpConnection.open_channel`.
 
-    `client` is that connection (txAMQP's name for it). `consumers` maps consumer tags to what takes
-    their deliveries (use `rtprov.amqp.client.consumer.consume`); `confirms` hears of confirms and
-    returns; deliveries up to the tag `settled_upto` have been acknowledged together; `flowing` is
-    false while the broker forbids us to publish here (``channel.flow``)."""
+    Once `closed` is true, the channel cannot be used again, and `reason` says why it was closed.
+
+    - `client`: the connection (txAMQP's name for it).
+    - `fatal`: whether the connection is dropped if the broker closes this channel.
+    - `consumers`: maps a consumer tag to the function that is called with its deliveries. Use
+      `rtprov.amqp.client.consumer.consume` to add one.
+    - `confirms`: receives confirms and returned messages; None if not in confirm mode.
+    - `settled_upto`: deliveries up to this delivery tag have been acknowledged with `ack_all`.
+    - `flowing`: false while the broker forbids publishing on this channel (``channel.flow``).
+    """
 
     _log = Logger()
 
     def __init__(self, id: int, link: Link, *, fatal: bool) -> None:
-        # Not txAMQP's own __init__: it makes queues that import the global reactor.
+        # Does not call txAMQP's __init__: that makes queues, which import the global reactor.
         self.id = id
         self.client = self._link = link
         self.fatal = fatal
@@ -89,8 +101,9 @@ class AmqpChannel(_GeneratedBase):
         self._closed_callbacks: list[Callable[[BrokerError], None]] = []
 
     def on_closed(self, callback: Callable[[BrokerError], None]) -> None:
-        """Have `callback` called, once, with the reason for which the channel is gone; at once when
-        it is.
+        """Call `callback` once with the reason when the channel closes.
+
+        If the channel is closed already, `callback` is called at once.
         """
         if self.reason is not None:
             callback(self.reason)
@@ -98,18 +111,18 @@ class AmqpChannel(_GeneratedBase):
             self._closed_callbacks.append(callback)
 
     def new_consumer_tag(self) -> str:
-        """A tag that no consumer of this channel has had."""
+        """Return a consumer tag that has not been used on this channel."""
         self._tags += 1
         return f"rtprov.{self.id}.{self._tags}"
 
     def ack_all(self, delivery: Delivery) -> None:
-        """Acknowledge `delivery` and every earlier one of this channel with one frame."""
+        """Acknowledge `delivery` and all earlier deliveries of this channel with one frame."""
         if delivery.live:
             self.settled_upto = delivery.delivery_tag
             self.send(encode_method(self.id, Basic.Ack(delivery.delivery_tag, True)))
 
     def send(self, data: bytes) -> None:
-        """Write finished frames of this channel. Nothing happens once the channel is closed."""
+        """Write encoded frames of this channel. Does nothing once the channel is closed."""
         if not self.closed:
             self._link.send(data)
 
@@ -118,8 +131,10 @@ class AmqpChannel(_GeneratedBase):
     def invoke(
         self, method: PamqpMethod, args: Sequence[Any], content: Content | None = None
     ) -> Deferred[Any]:
-        """Send a method; see `rtprov.amqp.client.methods` for what the Deferred tells. All is
-        encoded before a byte of it is sent.
+        """Send a method; see `rtprov.amqp.client.methods` for the result of the Deferred.
+
+        The whole method is encoded before any byte is sent. Fails with `Overloaded` if 1,000
+        methods already wait for their replies on this channel.
         """
         if self.closed or self._closing:
             return fail(self.reason or BrokerUnavailable("The channel is being closed"))
@@ -133,7 +148,8 @@ class AmqpChannel(_GeneratedBase):
         if len(self._calls) >= MAX_WAITING_CALLS:
             return fail(
                 Overloaded(
-                    f"{MAX_WAITING_CALLS} methods wait for their answer on channel {self.id}"
+                    f"{MAX_WAITING_CALLS} AMQP methods already wait for replies on channel"
+                    f" {self.id}; the new one is not sent"
                 )
             )
         self._closing = method is _CLOSE
@@ -150,7 +166,7 @@ class AmqpChannel(_GeneratedBase):
         body = content.body if content is not None else b""
         properties = content.properties if content is not None else None
         if not isinstance(body, bytes):
-            raise TypeError(f"a body is bytes, not {type(body).__name__}")
+            raise TypeError(f"a message body must be bytes, not {type(body).__name__}")
         if not isinstance(properties, Basic.Properties):
             properties = Basic.Properties(**(properties or {}))
         return encode_content(
@@ -178,7 +194,7 @@ class AmqpChannel(_GeneratedBase):
     # What the connection calls.
 
     def feed(self, frame: Frame) -> None:
-        """Take a frame of this channel. Raises `AmqpError` where the broker breaks the protocol."""
+        """Handle a frame of this channel. Raises `AmqpError` if the broker breaks the protocol."""
         command = self._assembler.feed(frame)
         if command is None:
             return
@@ -208,18 +224,19 @@ class AmqpChannel(_GeneratedBase):
         try:
             take(command)
         except Exception:
-            # It must not be held for ever unsettled: with the connection gone, the broker delivers
-            # it again.
+            # The delivery must not stay unsettled for ever. When the connection is dropped, the
+            # broker delivers the message again.
             where = f"{method.exchange!r}, {method.routing_key!r}"
             self._log.failure(
-                "the consumer {tag} failed on a delivery ({where})",
+                "the consumer {tag} raised an error for a delivery from {where}; dropping the"
+                " connection, so that the broker delivers the message again",
                 tag=method.consumer_tag,
                 where=where,
             )
-            self._link.drop("A consumer failed on a delivery")
+            self._link.drop(f"The consumer {method.consumer_tag} raised an error for a delivery")
 
     def on_confirm(self, delivery_tag: int, *, multiple: bool, positive: bool) -> None:
-        """The broker's ``basic.ack`` or ``basic.nack``."""
+        """Handle ``basic.ack`` (`positive`) or ``basic.nack`` from the broker."""
         if self.confirms is None:
             raise AmqpError(
                 503, "COMMAND_INVALID - confirm on a channel that is not in confirm mode", 60, 80
@@ -230,7 +247,8 @@ class AmqpChannel(_GeneratedBase):
         if not self._calls or message.method not in self._calls[0].method.responses:
             raise AmqpError(
                 503,
-                f"COMMAND_INVALID - {message.method.command.name} answers nothing that was asked",
+                f"COMMAND_INVALID - {message.method.command.name} is not a reply to the pending"
+                " method",
             )
         call = self._calls.popleft()
         self._stop_deadline()
@@ -239,14 +257,17 @@ class AmqpChannel(_GeneratedBase):
         call.answer.callback(message)
 
     def _on_late(self, command: Command) -> None:
-        """Once we want the channel closed, only the close matters; all else is to be passed over
-        (§1.5.2.5).
+        """Handle a command received after this side started to close the channel (§1.5.2.5).
+
+        Only ``channel.close``, ``channel.close-ok`` and pending replies matter. All else is
+        ignored.
         """
         method = command.method
         if isinstance(method, Channel.Close):
             self._link.send(encode_method(self.id, Channel.CloseOk()))
             if not self.closed and self._calls[0].method is not _CLOSE:
-                self._link.forget_channel(self.id)  # ours was never sent, so no answer to it is due
+                # Our own channel.close has not been sent, so no close-ok will come.
+                self._link.forget_channel(self.id)
             self.do_close(closed_by(method))
         elif isinstance(method, Channel.CloseOk):
             self._link.forget_channel(self.id)
@@ -258,7 +279,7 @@ class AmqpChannel(_GeneratedBase):
             self._on_answer(_as_message(command))
 
     def do_close(self, reason: BrokerError) -> None:
-        """The channel is gone: everything that waits on it fails with `reason`. Nothing is sent."""
+        """Mark the channel as closed and fail all pending calls with `reason`. Sends nothing."""
         if self.closed:
             return
         self.closed, self.reason = True, reason
@@ -278,7 +299,7 @@ class AmqpChannel(_GeneratedBase):
 
 
 def closed_by(method: Any) -> AmqpError:
-    """The reason that a ``channel.close`` or ``connection.close`` gives."""
+    """Return the reason given in a ``channel.close`` or ``connection.close``."""
     return AmqpError(method.reply_code, method.reply_text, method.class_id, method.method_id)
 
 
@@ -293,6 +314,4 @@ def _as_message(command: Command) -> Message:
 CHANNEL_CLASS: Callable[..., AmqpChannel] = type(
     "GeneratedAmqpChannel", (AmqpChannel, SPEC.klass), {}
 )
-"""The channel with txAMQP's generated methods; what txAMQP's client makes for itself as
-`channelFactory`.
-"""
+"""`AmqpChannel` with txAMQP's generated methods, as txAMQP's client makes its `channelFactory`."""

@@ -1,6 +1,4 @@
-"""Consuming: each delivery goes straight to a callback, and is settled through the `Delivery` it
-brings.
-"""
+"""Consume messages: each delivery is passed to a callback as a `Delivery`, which settles it."""
 
 from __future__ import annotations
 
@@ -26,12 +24,15 @@ async def consume(
     no_ack: bool = False,
     exclusive: bool = False,
 ) -> str:
-    """Have `on_delivery` called with each message of `queue`; return the consumer tag.
+    """Call `on_delivery` with each message of `queue`. Return the consumer tag.
 
-    The broker leaves at most `prefetch` deliveries unsettled (1 to 65535; 0, only sensible with
-    `no_ack`, is no limit). `arguments` go to ``basic.consume``, a stream's ``x-stream-offset``
-    among them. A callback that raises costs the connection: no message may stay unsettled for good.
-    Raises `BrokerError`."""
+    `prefetch` is the largest number of unsettled deliveries, 1 to 65535; 0 means no limit and makes
+    sense only with `no_ack`. `arguments` are those of ``basic.consume``, for example
+    ``x-stream-offset`` for a stream.
+
+    If `on_delivery` raises, the connection is dropped, so that the broker delivers the message
+    again. Raises `BrokerError`.
+    """
     tag = channel.new_consumer_tag()
 
     def take(command: Command) -> None:
@@ -57,8 +58,10 @@ async def consume(
 
 
 async def cancel(channel: AmqpChannel, tag: str) -> None:
-    """Consume no more. Deliveries that are on their way still come; none does after this has
-    returned. Raises `BrokerError`.
+    """Cancel the consumer `tag`.
+
+    Deliveries that are already on their way are still passed to the callback, but none after this
+    has returned. Raises `BrokerError`.
     """
     await channel.basic_cancel(consumer_tag=tag)
     channel.consumers.pop(tag, None)

@@ -1,7 +1,7 @@
-"""What a connection does with the methods that the broker sends of its own accord; a fresh one for
-each connection.
+"""Handlers for methods that the broker sends without a request, such as ``connection.close``.
 
-Deliveries and confirms, the bulk, do not come this way: `AmqpChannel.feed` hands them out directly.
+Deliveries and positive confirms are most of the traffic, and `AmqpChannel.feed` handles them
+itself.
 """
 
 from __future__ import annotations
@@ -20,34 +20,37 @@ if TYPE_CHECKING:
 
 
 class HandshakingLink(Link, Protocol):
-    """The connection as the delegate sees it. `blocked` while the broker wants nothing published
-    (``connection.blocked``).
+    """The part of a connection that the delegate uses.
+
+    `blocked` is true while the broker blocks publishers (``connection.blocked``).
     """
 
     url: BrokerUrl
     blocked: bool
 
     def on_start(self, channel: AmqpChannel, message: Message) -> None:
-        """``connection.start``."""
+        """Handle ``connection.start``."""
 
     def on_tune(self, channel: AmqpChannel, message: Message) -> None:
-        """``connection.tune``."""
+        """Handle ``connection.tune``."""
 
     def on_close(self, error: AmqpError) -> None:
-        """``connection.close``, answered already; `error` is the reason it gives."""
+        """Handle ``connection.close`` after ``close-ok`` was sent; `error` is the given reason."""
 
 
 class AmqpDelegate(DelegateBase):
-    """One method for each AMQP method, named and called as txAMQP has it. What has none here, the
-    broker may not send.
+    """Has one handler for each AMQP method that the broker may send without a request.
+
+    Handlers are named and called as in txAMQP. Each connection needs a delegate of its own.
     """
 
     _log = Logger()
     client: HandshakingLink
 
     def dispatch(self, channel: AmqpChannel, message: Message) -> object:
-        """Call the handler of a message. Raises `AmqpError` 503 where the broker may not send that,
-        or not on this channel.
+        """Call the handler of a message.
+
+        Raises `AmqpError` 503 if the broker may not send this method, or not on this channel.
         """
         klass, method = message.method.klass.name, message.method.name
         handler = getattr(self, f"{klass}_{pythonize(method)}", None)
@@ -69,14 +72,15 @@ class AmqpDelegate(DelegateBase):
 
     def connection_blocked(self, channel: AmqpChannel, message: Message) -> None:
         self._log.warn(
-            "{url}: the broker blocks publishers: {reason}",
+            "{url}: the broker blocks publishers: {reason}; publishing nothing until it unblocks"
+            " them",
             url=self.client.url,
             reason=message.reason,
         )
         self.client.blocked = True
 
     def connection_unblocked(self, channel: AmqpChannel, message: Message) -> None:
-        self._log.info("{url}: the broker takes messages again", url=self.client.url)
+        self._log.info("{url}: the broker accepts messages again", url=self.client.url)
         self.client.blocked = False
 
     def connection_close(self, channel: AmqpChannel, message: Message) -> None:
@@ -91,7 +95,7 @@ class AmqpDelegate(DelegateBase):
         error = closed_by(message)
         channel.do_close(error)
         if channel.fatal:
-            self.client.drop(f"The broker closed a channel: {error}", error)
+            self.client.drop(f"The broker closed channel {channel.id}: {error}", error)
 
     def channel_flow(self, channel: AmqpChannel, message: Message) -> None:
         channel.flowing = message.active
@@ -101,8 +105,8 @@ class AmqpDelegate(DelegateBase):
         channel.consumers.pop(message.consumer_tag, None)
         if channel.fatal:
             self.client.drop(
-                f"The broker cancelled the consumer {message.consumer_tag}: its queue is gone or"
-                " has moved"
+                f"The broker cancelled the consumer {message.consumer_tag}: its queue was deleted"
+                " or has moved to another node"
             )
 
     def basic_nack(self, channel: AmqpChannel, message: Message) -> None:
@@ -113,4 +117,4 @@ class AmqpDelegate(DelegateBase):
             channel.confirms.on_return(message)
 
     def close(self, reason: BrokerError) -> None:
-        """The connection looks after itself; see `AmqpConnection.drop`."""
+        """Do nothing: `AmqpConnection.drop` closes the connection. txAMQP requires this method."""

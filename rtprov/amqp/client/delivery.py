@@ -1,4 +1,4 @@
-"""One delivered message, and its settling (AMQP 0-9-1 §1.8.3.9, §1.8.3.13)."""
+"""A delivered message, and how to acknowledge or reject it (AMQP 0-9-1 §1.8.3.9, §1.8.3.13)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from rtprov.amqp.framing import encode_method
 
 
 class DeliveringChannel(Protocol):
-    """What a delivery needs of the channel it came by. Deliveries up to the tag `settled_upto`
-    have been acknowledged together.
+    """The part of a channel that a delivery uses.
+
+    Deliveries up to the delivery tag `settled_upto` have been acknowledged together.
     """
 
     id: int
@@ -20,15 +21,16 @@ class DeliveringChannel(Protocol):
     settled_upto: int
 
     def send(self, data: bytes) -> None:
-        """Write finished frames."""
+        """Write encoded frames."""
 
 
 class Delivery:
-    """One message that the broker delivered on `channel`; an `rtprov.interfaces.Delivery`.
+    """A message that the broker delivered on `channel`. Implements `rtprov.interfaces.Delivery`.
 
-    `properties.headers` has what the broker adds, such as ``x-stream-offset``. Settling does
-    nothing once the message is settled, its channel gone, or where the consumer takes messages
-    without acknowledgement."""
+    `properties.headers` includes headers that the broker adds, such as ``x-stream-offset``. `ack`
+    and `nack` do nothing if the message is settled, if its channel is closed, or if the consumer
+    uses no acknowledgements.
+    """
 
     __slots__ = (
         "_channel",
@@ -67,30 +69,32 @@ class Delivery:
 
     @property
     def headers(self) -> Mapping[str, object]:
-        """The message's headers."""
+        """The message's headers; empty if it has none."""
         return self.properties.headers or {}
 
     @property
     def standing(self) -> bool:
-        """Whether the channel it came by still stands."""
+        """Whether the channel of this delivery is still open."""
         return not self._channel.closed
 
     @property
     def live(self) -> bool:
-        """Whether the channel it came by still stands and it is unsettled."""
+        """Whether the delivery is unsettled and its channel is still open."""
         return not (
             self._settled or self._channel.closed or self.delivery_tag <= self._channel.settled_upto
         )
 
     def ack(self) -> None:
-        """Tell the broker that it may forget the message."""
+        """Acknowledge the message: the broker removes it from the queue."""
         if self.live:
             self._settled = True
             self._channel.send(encode_method(self._channel.id, Basic.Ack(self.delivery_tag)))
 
     def nack(self, *, requeue: bool) -> None:
-        """Return the message to its queue, or, with `requeue` false, to the queue's dead
-        letters.
+        """Reject the message.
+
+        With `requeue`, the broker returns it to its queue. Without, the broker dead-letters it, or
+        discards it if the queue has no dead-letter exchange.
         """
         if self.live:
             self._settled = True

@@ -1,4 +1,4 @@
-"""Waiting for several Deferreds at once."""
+"""Wait for several Deferreds at once."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ T = TypeVar("T")
 
 
 async def gather(deferreds: Iterable[Deferred[T]]) -> list[T]:
-    """Wait for all; return their results in order. Raises the error of the first that fails, not
-    wrapped; the others are consumed.
+    """Wait for all `deferreds` and return their results in order.
+
+    If one fails, raises its error at once, not wrapped in FirstError. Later errors of the others
+    are discarded.
     """
     try:
         return await gatherResults(list(deferreds), consumeErrors=True)
     except FirstError as error:
-        raise error.subFailure.value from None  # type: ignore[misc] # a failure has a value
+        raise error.subFailure.value from None  # type: ignore[misc] # a Failure has a value here

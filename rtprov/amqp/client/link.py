@@ -1,4 +1,4 @@
-"""The connection as its channels see it."""
+"""The interface of a connection that its channels use."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ if TYPE_CHECKING:
 
 
 class Link(Protocol):
-    """One connection. `frame_max` and `max_body_bytes` are limits in bytes; a method must be
-    answered within `call_deadline_s` seconds.
+    """A connection.
+
+    `frame_max` and `max_body_bytes` are limits in bytes. The broker must reply to a method within
+    `call_deadline_s` seconds.
     """
 
     clock: IReactorTime
@@ -23,15 +25,16 @@ class Link(Protocol):
 
     @property
     def delegate(self) -> DelegateBase:
-        """Handles the methods that the broker sends without being asked."""
+        """Handles the methods that the broker sends without a request."""
 
     def send(self, data: bytes) -> None:
-        """Write finished frames, in one piece. Nothing happens once the connection is closed."""
+        """Write encoded frames in one piece. Does nothing once the connection is closed."""
 
     def drop(self, reason: str, error: BrokerError | None = None) -> None:
-        """End the connection at once; all that waits on it fails with `error`, or with
-        `BrokerUnavailable` and `reason`.
+        """Close the transport at once, without ``connection.close``.
+
+        All pending calls fail with `error`, or with `BrokerUnavailable(reason)` if there is none.
         """
 
     def forget_channel(self, id: int) -> None:
-        """Both sides have closed this channel: its number may be used again."""
+        """Make the number of a channel available again, after both sides have closed it."""

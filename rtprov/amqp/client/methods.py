@@ -1,11 +1,14 @@
-"""The methods that txAMQP generates on each channel, as far as rtprov calls them, spelt out for
-readers and the type checker.
+"""Signatures of the generated channel methods that rtprov calls, for readers and type checkers.
 
-They are generated from `rtprov.amqp.client.spec.SPEC`, which has all of AMQP 0-9-1 and RabbitMQ's
-extensions; a test holds the two together. Each returns a Deferred that fires with the answer as a
-`Message`, or at once with None where the method has no answer or is called with `nowait`. It fails
-with `AmqpError` when the broker refuses, with `BrokerUnavailable` when channel or connection are
-lost, and with ValueError or TypeError, nothing being sent, when an argument does not fit its field.
+txAMQP generates the methods on each channel from `rtprov.amqp.client.spec.SPEC`, which has all of
+AMQP 0-9-1 and RabbitMQ's extensions. A test checks that the signatures here match.
+
+Each method returns a Deferred. It fires with the reply as a `Message`. If the method has no reply,
+or is called with `nowait`, it fires at once with None. It fails with
+
+- `AmqpError` if the broker refuses the method,
+- `BrokerUnavailable` if the channel or the connection is lost,
+- ValueError or TypeError if an argument does not fit its field; nothing is sent then.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ Table = Mapping[str, Any]
 
 
 class Methods(Protocol):
-    """Tickets are obsolete and always 0."""
+    """The channel methods. `ticket` is obsolete and always 0."""
 
     def connection_start_ok(
         self,

@@ -1,9 +1,9 @@
-"""What the broker lets our user do: which permission a 403 is for, and a look, on each connection,
-whether we may publish at all.
+"""Check and explain the broker user's permissions.
 
-RabbitMQ gives a user three permissions in a virtual host, for configure, write and read, each a
-pattern of names (https://www.rabbitmq.com/docs/access-control). RabbitMQ 4 says which one is
-missing, 3 does not."""
+RabbitMQ gives a user three permissions in a virtual host: configure, write and read. Each is a
+pattern of names (https://www.rabbitmq.com/docs/access-control). When one is missing, RabbitMQ
+replies 403. RabbitMQ 4 names the missing permission in the reply, RabbitMQ 3 does not.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from rtprov.amqp.client.protocol import AmqpConnection
     from rtprov.amqp.client.publisher import Publisher
 
-PROBE_KEY = "rtprov.probe"  # of no queue: the broker confirms the message and forgets it
+PROBE_KEY = "rtprov.probe"  # bound to no queue: the broker confirms the message and discards it
 _ACCESS_REFUSED = 403
 _REFUSED = re.compile(r"(?:(configure|write|read) )?access to (queue|exchange) '")
-# By the method's numbers, for the queue and for the exchange that it names. A queue with dead
-# letters is also read when it is declared.
+# For each method: the permission it needs on the queue and on the exchange that it names. Declaring
+# a queue with a dead-letter exchange also needs the read permission on the queue.
 _NEEDED: dict[type[base.Frame], tuple[str, str]] = {
     Queue.Declare: ("configure (or, for a queue with dead letters, read)", "write"),
     Queue.Bind: ("write", "read"),
@@ -39,8 +39,9 @@ _BY_INDEX = {method.index: needed for method, needed in _NEEDED.items()}
 
 
 def missing_permission(error: BaseException | None) -> str | None:
-    """Which permission is missing, for the log; None if `error` is not the broker's refusal of
-    one.
+    """Return a hint for the log that names the missing permission.
+
+    Returns None if `error` is not a 403 about a permission.
     """
     if not isinstance(error, AmqpError) or error.reply_code != _ACCESS_REFUSED:
         return None
@@ -60,10 +61,11 @@ def missing_permission(error: BaseException | None) -> str | None:
 
 
 class MayPublish:
-    """A session, after its publisher's: a missing permission to publish is noticed at once, not
-    with a client's first task.
+    """A session that checks the permission to publish to each of `exchanges`.
 
-    It publishes an empty message for no queue to each of `exchanges`.
+    It publishes an empty message to each, with a routing key that is bound to no queue. A missing
+    permission is so found on connecting, not with the first task of a client. Attach it after the
+    session of its `publisher`.
     """
 
     def __init__(self, publisher: Publisher, exchanges: Sequence[str]) -> None:
@@ -71,8 +73,10 @@ class MayPublish:
         self._exchanges = tuple(exchanges)
 
     async def attach(self, connection: AmqpConnection) -> None:
-        """Done when the broker has confirmed the messages, or takes none at present. Raises
-        `BrokerError` where it refuses them.
+        """Publish the test messages and wait for their confirms.
+
+        Returns also if the broker accepts no messages at present. Raises `BrokerError` if it
+        refuses them.
         """
         channel = self._publisher.channel
         for exchange in self._exchanges:
@@ -85,4 +89,4 @@ class MayPublish:
                     raise channel.reason from None
 
     def detach(self) -> None:
-        """Nothing to undo."""
+        """Do nothing: there is nothing to undo."""

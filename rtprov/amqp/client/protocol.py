@@ -1,13 +1,18 @@
-"""The client's end of an AMQP 0-9-1 connection: txAMQP's model on pamqp's codec.
+"""An AMQP 0-9-1 client connection: txAMQP's `AMQClient` with pamqp's codec.
 
-In order of use: make an `AmqpConnection`, let an endpoint connect it, wait for `handshake`,
-`open_channel`, and work on channels until `when_lost` fires; `close` ends it in agreement with the
-broker, `drop` at once. The first thing that goes wrong with a connection is kept as its `failure`,
-and everything that waits on it fails with that.
+In order of use:
 
-txAMQP's `AMQClient` gives the model and is overridden where it meets the wire: its codec damages
-what is not ASCII, its writer dies of the first error, its queues grow without bound and import the
-global reactor."""
+1. Make an `AmqpConnection` and connect it with an endpoint.
+2. Wait for `handshake`.
+3. Call `open_channel`, and work on channels until `when_lost` fires.
+4. `close` ends the connection with ``connection.close``; `drop` ends it at once.
+
+The first error of a connection is kept as its `failure`. All pending calls fail with it.
+
+rtprov overrides the parts of `AMQClient` that read and write the wire, for these reasons: its codec
+corrupts text that is not ASCII, its writer stops silently after the first error, and its queues
+have no limit and import the global reactor.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +54,7 @@ if TYPE_CHECKING:
 
 CALL_DEADLINE_S = 10.0
 CLOSE_DEADLINE_S = 2.0
-MAX_BODY_BYTES = 16 * 1024 * 1024  # RabbitMQ 4's own limit
+MAX_BODY_BYTES = 16 * 1024 * 1024  # the limit of RabbitMQ 4
 MAX_CHANNELS = 2047
 MAX_HELD_BACK_BYTES = 4 * 1024 * 1024
 
@@ -68,12 +73,17 @@ CLIENT_PROPERTIES = {
 
 @implementer(IPushProducer)
 class AmqpConnection(ClientBase):
-    """One connection, from connect to loss; never used twice.
+    """One connection, from connecting until it is lost. It cannot be used again.
 
-    `heartbeat_s` is what we ask for (0 leaves it to the broker); `handshake_deadline_s` bounds all
-    from the first byte to the broker's ``open-ok``. `blocked` tells that the broker bids publishers
-    wait (``connection.blocked``), `paused` that it does not read as fast as we write; `closed` that
-    it is of no more use, `failure` why, and `lost` that the transport is gone."""
+    - `heartbeat_s`: the heartbeat interval to ask for; 0 leaves it to the broker.
+    - `handshake_deadline_s`: the time from the transport's connection to ``connection.open-ok``.
+    - `call_deadline_s`: the time in which the broker must reply to a method.
+    - `max_body_bytes`: the largest body of a received message.
+
+    State: `blocked` while the broker blocks publishers (``connection.blocked``), `paused` while it
+    does not read as fast as this side writes, `closed` once the connection cannot be used any more
+    (`failure` says why), `lost` once the transport is closed.
+    """
 
     _log = Logger()
     transport: IAmqpTransport | None
@@ -88,8 +98,8 @@ class AmqpConnection(ClientBase):
         call_deadline_s: float = CALL_DEADLINE_S,
         max_body_bytes: int = MAX_BODY_BYTES,
     ) -> None:
-        # Not txAMQP's own __init__: it imports the global reactor and starts the queues that must
-        # not be used.
+        # Does not call txAMQP's __init__: that imports the global reactor and starts queues that
+        # rtprov does not use.
         self.spec = SPEC
         self.vhost = url.virtual_host
         self.clock = clock
@@ -106,10 +116,10 @@ class AmqpConnection(ClientBase):
         self.url = url
         self._heartbeat_s = heartbeat_s
         self._handshake_deadline_s = handshake_deadline_s
-        # then "greeting", "login", "opening", "open", and at the end "closing"
+        # "silence", "greeting", "login", "opening", "open", "closing", in this order.
         self._stage = "silence"
         self._last_channel, self._max_channels = 0, MAX_CHANNELS
-        # written since the transport's buffer was full; None while it is not
+        # Bytes written since the transport's buffer became full; None while it is not full.
         self._held_back_bytes: int | None = None
         self._parser = FrameParser()
         self._heartbeat = Heartbeat(
@@ -118,24 +128,27 @@ class AmqpConnection(ClientBase):
         self._timer: IDelayedCall | None = None
         self.channels[0] = CHANNEL_CLASS(0, self, fatal=True)
 
-    # For the user.
+    # For the caller.
 
     def handshake(self) -> Deferred[None]:
-        """Fire once the virtual host is open. Fails with `AmqpError` where the broker refuses us,
-        else with `BrokerUnavailable`.
+        """Return a Deferred that fires once the virtual host is open.
+
+        Fails with `AmqpError` if the broker refuses the connection with a reply code, otherwise
+        with `BrokerUnavailable`.
         """
         return self.started.wait().addCallback(lambda _: None)
 
     def when_lost(self) -> Deferred[None]:
-        """Fire once the transport is gone, for whatever reason; never fails."""
+        """Return a Deferred that fires once the transport is closed. It never fails."""
         return self.disconnected.wait().addCallback(lambda _: None)
 
     def open_channel(self, *, fatal: bool = True) -> Deferred[AmqpChannel]:
-        """Open a channel under a number that no living channel has.
+        """Open a channel. The Deferred fires with it once the broker has replied.
 
-        With `fatal`, a channel that the broker closes, or a consumer that it cancels, drops the
-        whole connection: one failure domain, and the loop comes back. Without, only what waits on
-        the channel fails. Fails with `BrokerError`."""
+        With `fatal`, the whole connection is dropped if the broker closes the channel or cancels a
+        consumer on it, so that `BrokerConnection` reconnects and sets up everything again. Without,
+        only the pending calls of the channel fail. Fails with `BrokerError`.
+        """
         return Deferred.fromCoroutine(self._open_channel(fatal))
 
     async def _open_channel(self, fatal: bool) -> AmqpChannel:
@@ -154,11 +167,11 @@ class AmqpConnection(ClientBase):
         raise BrokerUnavailable(f"All {self._max_channels} channels are in use")
 
     def forget_channel(self, id: int) -> None:
-        """Both sides have closed this channel: its number may be used again."""
+        """Make the number of a channel available again, after both sides have closed it."""
         self.channels.pop(id, None)
 
     def send(self, data: bytes) -> None:
-        """Write finished frames, in one piece. Nothing happens once the connection is closed."""
+        """Write encoded frames in one piece. Does nothing once the connection is closed."""
         if not self.closed:
             self._heartbeat.sent_at = self.clock.seconds()
             if self._held_back_bytes is not None:
@@ -168,21 +181,25 @@ class AmqpConnection(ClientBase):
 
     @property
     def paused(self) -> bool:
-        """Whether more waits to be sent than a burst explains: nothing but what must be sent should
-        be.
+        """Whether more than 4 MiB were written since the transport's buffer became full.
+
+        A burst writes less, so the broker does not read. Publishers must not send then.
         """
         return self._held_back_bytes is not None and self._held_back_bytes > MAX_HELD_BACK_BYTES
 
     def drop(self, reason: str, error: BrokerError | None = None) -> None:
-        """End the connection at once, without a word to the broker; what waits on it fails with
-        `error` or `BrokerUnavailable`.
+        """Close the transport at once, without ``connection.close``.
+
+        All pending calls fail with `error`, or with `BrokerUnavailable(reason)` if there is none.
         """
         self._fail(error or BrokerUnavailable(reason))
         self._abort()
 
     def close(self) -> Deferred[None]:
-        """End the connection in agreement with the broker, or without it after 2 s. Fires once it
-        is lost.
+        """Send ``connection.close`` and wait for the reply, for at most 2 s, then close.
+
+        A connection that is not open yet is dropped. The Deferred fires once the transport is
+        closed.
         """
         lost = self.when_lost()
         if self._stage == "open" and not self.closed:
@@ -207,17 +224,18 @@ class AmqpConnection(ClientBase):
         self.send(PROTOCOL_HEADER)
 
     def pauseProducing(self) -> None:
-        """The transport's buffer is full, be it of a broker that does not read or of one turn's
-        burst.
+        """Note that the transport's buffer is full.
+
+        The broker does not read, or this side has just written a burst.
         """
         self._held_back_bytes = 0
 
     def resumeProducing(self) -> None:
-        """The transport's buffer is empty again."""
+        """Note that the transport's buffer is empty again."""
         self._held_back_bytes = None
 
     def stopProducing(self) -> None:
-        """The transport is gone; `connectionLost` follows."""
+        """Do nothing: `connectionLost` follows."""
 
     def dataReceived(self, data: bytes) -> None:
         self._heartbeat.received_at = self.clock.seconds()
@@ -239,9 +257,9 @@ class AmqpConnection(ClientBase):
             self.drop(f"The broker broke the protocol: {error}")
         except Exception:
             self._log.failure(
-                "the connection to {url} is dropped for an error of ours", url=self.url
+                "internal error in the connection to {url}; dropping the connection", url=self.url
             )
-            self.drop("An error of ours")
+            self.drop("An internal error of the AMQP client; see the log")
 
     def connectionLost(self, reason: Failure = Failure(Exception("lost"))) -> None:  # noqa: B008 - Twisted's signature
         self._fail(BrokerUnavailable(self._describe_loss(reason)))
@@ -256,22 +274,25 @@ class AmqpConnection(ClientBase):
         if data[:1] != b"\x01":
             raise AmqpError(
                 501,
-                "FRAME_ERROR - the peer does not speak AMQP 0-9-1 in the clear; is the port right,"
-                " or TLS meant?",
+                "FRAME_ERROR - the peer does not speak AMQP 0-9-1 without TLS; check the port, and"
+                " whether the URL must begin with amqps://",
             )
 
     def on_start(self, channel: AmqpChannel, message: Message) -> None:
-        """``connection.start``: log in."""
+        """Handle ``connection.start``: log in with PLAIN."""
         self._advance("greeting", "login", message)
         if (message.version_major, message.version_minor) != (0, 9):
             raise AmqpError(
                 540,
-                f"NOT_IMPLEMENTED - AMQP {message.version_major}-{message.version_minor} is not"
-                " spoken here",
+                f"NOT_IMPLEMENTED - the broker speaks AMQP {message.version_major}-"
+                f"{message.version_minor}, not 0-9-1",
             )
         mechanisms = message.mechanisms if isinstance(message.mechanisms, str) else ""
         if "PLAIN" not in mechanisms.split():
-            raise AmqpError(540, f"NOT_IMPLEMENTED - the broker offers {mechanisms}, not PLAIN")
+            raise AmqpError(
+                540,
+                f"NOT_IMPLEMENTED - the broker offers the mechanisms {mechanisms!r}, not PLAIN",
+            )
         self.server_properties = message.server_properties
         response = f"\0{self.url.username}\0{self.url.password}"
         channel.connection_start_ok(
@@ -282,7 +303,7 @@ class AmqpConnection(ClientBase):
         )
 
     def on_tune(self, channel: AmqpChannel, message: Message) -> None:
-        """``connection.tune``: settle the limits and ask for the virtual host."""
+        """Handle ``connection.tune``: agree on the limits and open the virtual host."""
         self._advance("login", "opening", message)
         self.frame_max = min(message.frame_max or DEFAULT_FRAME_MAX, DEFAULT_FRAME_MAX)
         if self.frame_max < FRAME_MIN_SIZE:
@@ -303,7 +324,7 @@ class AmqpConnection(ClientBase):
 
     def _advance(self, stage: str, following: str, message: Message) -> None:
         if self._stage != stage:
-            raise AmqpError(503, f"COMMAND_INVALID - {message.method.command.name} out of turn")
+            raise AmqpError(503, f"COMMAND_INVALID - {message.method.command.name} out of order")
         self._stage = following
 
     def _on_late_handshake(self) -> None:
@@ -315,7 +336,7 @@ class AmqpConnection(ClientBase):
     # The end.
 
     def on_close(self, error: AmqpError) -> None:
-        """``connection.close``: the broker wants to end, and has our agreement."""
+        """Handle ``connection.close``, which has been answered: close the transport."""
         self._fail(error)
         self._stage = "closing"
         self._timer = self.clock.callLater(CLOSE_DEADLINE_S, self._abort)
@@ -335,7 +356,7 @@ class AmqpConnection(ClientBase):
         self.transport.loseConnection()
 
     def _on_silence(self) -> None:
-        self.drop("Nothing came from the broker for two heartbeats")
+        self.drop("The broker sent nothing for two heartbeat intervals")
 
     def _abort(self) -> None:
         if self.transport is not None:
@@ -364,9 +385,12 @@ class AmqpConnection(ClientBase):
         text = explain(reason.value) or reason.getErrorMessage().rstrip(".")
         if self._stage == "login":
             return (
-                "The broker hung up after the login, most likely for a wrong user name or"
-                f" password: {text}"
+                "The broker closed the connection after the login, most likely because of a wrong"
+                f" user name or password: {text}"
             )
         if self._stage == "opening":
-            return f"The broker hung up instead of opening the virtual host {self.vhost!r}: {text}"
+            return (
+                "The broker closed the connection instead of opening the virtual host"
+                f" {self.vhost!r}: {text}"
+            )
         return f"The connection to the broker was lost: {text}"

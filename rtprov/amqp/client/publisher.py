@@ -1,5 +1,6 @@
-"""Publishing with confirms (https://www.rabbitmq.com/docs/confirms): a message is safe when its
-Deferred has fired, and not before.
+"""Publish messages with confirms (https://www.rabbitmq.com/docs/confirms).
+
+A message is safe once its Deferred has fired, and not before.
 """
 
 from __future__ import annotations
@@ -35,14 +36,16 @@ if TYPE_CHECKING:
 SWEEP_S = 0.25
 
 _Mark = tuple[str, str, "str | None", "str | None", int]
-"""Exchange, routing key, message id, correlation id and the body's hash: by these a returned
-message is known again.
-"""
+"""Identifies a returned message: exchange, routing key, message id, correlation id, body hash."""
 
 
 @attrs.define(eq=False)
 class _Publish:
-    """A message on its way. `waiter` is None once its deadline has passed."""
+    """A message that is not confirmed yet.
+
+    `waiter` is None once the deadline has passed. `mark` is None if the message is not mandatory.
+    `returned` is the reply code and text of its ``basic.return``.
+    """
 
     waiter: Deferred[None] | None
     mark: _Mark | None
@@ -50,12 +53,15 @@ class _Publish:
 
 
 class Publisher:
-    """Publishes on a channel of its own. A session of a `BrokerConnection`: attach it before
-    whatever publishes with it.
+    """Publishes messages on a channel of its own, and waits for their confirms.
 
-    At most `max_unconfirmed` messages are under way; each is confirmed within `confirm_deadline_s`
-    seconds (over 1) or counts as `Unconfirmed`, though it keeps its place among those under way
-    until the broker has spoken. `on_unroutable` is called when no queue took a mandatory message.
+    It is a session of a `BrokerConnection`. Attach it before the sessions that publish with it.
+
+    - `max_unconfirmed`: the largest number of messages without a confirm.
+    - `confirm_deadline_s`: seconds in which the broker must confirm a message, more than 1.
+      After that its Deferred fails with `Unconfirmed`. The message still counts as unconfirmed
+      until the broker confirms it or the channel is lost.
+    - `on_unroutable`: called each time a mandatory message is returned.
     """
 
     _log = Logger()
@@ -75,10 +81,10 @@ class Publisher:
         self._connection: AmqpConnection | None = None
         self.channel: AmqpChannel | None = None
         self._last_tag = 0
-        self._confirmed_upto = 0  # tags up to this one are settled, by `multiple` confirms
+        self._confirmed_upto = 0  # highest tag confirmed with `multiple`
         self._unconfirmed: dict[int, _Publish] = {}
         self._sweep_call: IDelayedCall | None = None
-        self._sweeps: deque[tuple[float, int]] = deque()  # when, and the last tag published by then
+        self._sweeps: deque[tuple[float, int]] = deque()  # time, last tag published by then
 
     # The session.
 
@@ -92,7 +98,7 @@ class Publisher:
         channel.on_closed(self._on_lost)
 
     def detach(self) -> None:
-        """The connection is gone."""
+        """Fail all unconfirmed messages with `Unconfirmed`: the connection is closed."""
         self._on_lost(BrokerUnavailable("detached"))
 
     def _on_lost(self, reason: BrokerError) -> None:
@@ -103,24 +109,26 @@ class Publisher:
         self._sweeps.clear()
         unconfirmed, self._unconfirmed = self._unconfirmed, {}
         for publish in unconfirmed.values():
-            _settle(publish, Unconfirmed(f"The message's confirm was lost: {reason}"))
+            _settle(
+                publish, Unconfirmed(f"The channel was lost before the message's confirm: {reason}")
+            )
 
     # Publishing.
 
     @property
     def unconfirmed(self) -> int:
-        """How many messages are on their way."""
+        """The number of messages without a confirm."""
         return len(self._unconfirmed)
 
     def refusal(self) -> BrokerError | None:
-        """What a publish would fail with at once; None where it would be sent."""
+        """Return the error that `publish` would fail with now, or None if it would send."""
         channel, connection = self.channel, self._connection
         if channel is None or connection is None:
             return BrokerUnavailable("There is no connection to the broker")
         if connection.blocked or connection.paused or not channel.flowing:
-            return Overloaded("The broker takes no messages at present")
+            return Overloaded("The broker accepts no messages at present")
         if len(self._unconfirmed) >= self._max_unconfirmed:
-            return Overloaded(f"{self._max_unconfirmed} messages wait for their confirm")
+            return Overloaded(f"{self._max_unconfirmed} messages already wait for their confirms")
         return None
 
     def publish(
@@ -132,12 +140,18 @@ class Publisher:
         properties: Basic.Properties,
         mandatory: bool = True,
     ) -> Deferred[None]:
-        """Fire once the broker has confirmed the message: every queue that it goes to has it.
+        """Publish a message.
 
-        Fails with `BrokerUnavailable` or `Overloaded` when nothing was sent, `Unroutable` when no
-        queue took a `mandatory` message, `Unconfirmed` when the broker said no, nothing in time, or
-        was lost; ValueError or TypeError when the message cannot be encoded. Cancelling forgets the
-        caller; the message stays on its way."""
+        The Deferred fires once the broker has confirmed it, that is, once all queues to which it is
+        routed have stored it. It fails with
+
+        - `BrokerUnavailable` or `Overloaded` if nothing was sent,
+        - `Unroutable` if the message is `mandatory` and is not routed to any queue,
+        - `Unconfirmed` if the broker rejected it, did not confirm it in time, or was lost,
+        - ValueError or TypeError if it cannot be encoded.
+
+        Cancelling the Deferred does not recall the message.
+        """
         refusal = self.refusal()
         if refusal is not None:
             return fail(refusal)
@@ -160,11 +174,12 @@ class Publisher:
         connection.send(data)
         return waiter
 
-    # What the channel tells.
+    # What the channel calls.
 
     def on_return(self, message: Message) -> None:
-        """``basic.return`` comes before the confirm of the same message, which then means: handled,
-        and nobody has it.
+        """Handle ``basic.return``: no queue has the message.
+
+        The broker sends it before the confirm of the same message.
         """
         content = message.content
         assert content is not None
@@ -174,14 +189,17 @@ class Publisher:
                 publish.returned = f"{message.reply_code} {message.reply_text}"
                 return
         self._log.debug(
-            "a message came back that is not on its way: {exchange} {key}",
+            "the broker returned a message that is not pending: exchange {exchange!r}, routing"
+            " key {key!r}",
             exchange=message.exchange,
             key=message.routing_key,
         )
 
     def on_confirm(self, delivery_tag: int, *, multiple: bool, positive: bool) -> None:
-        """One confirm, or with `multiple` that of all up to this tag (0: of all). Unknown tags were
-        settled before.
+        """Handle the confirm of one message, or with `multiple` of all up to this tag (0: of all).
+
+        A tag without a pending message was confirmed before, and is ignored. Raises `AmqpError` 503
+        for a tag that was not published.
         """
         if delivery_tag > self._last_tag or (delivery_tag < 1 and not multiple):
             raise AmqpError(
@@ -204,21 +222,21 @@ class Publisher:
             return
         if publish.returned is not None:
             self._on_unroutable()
-            _settle(publish, Unroutable(f"No queue takes the message: {publish.returned}"))
+            _settle(publish, Unroutable(f"No queue for the message: {publish.returned}"))
         elif positive:
             _settle(publish, None)
         else:
-            _settle(publish, Unconfirmed("The broker could not take care of the message"))
+            _settle(publish, Unconfirmed("The broker rejected the message (basic.nack)"))
 
-    # Deadlines: no timer for each message, but a look at all of them every quarter of a second
-    # while any is on its way.
+    # Deadlines. A timer for each message would cost too much, so one timer checks all messages
+    # every 0.25 s while any is unconfirmed.
 
     def _sweep(self) -> None:
         now = self._clock.seconds()
         self._sweeps.append((now, self._last_tag))
         overdue_upto = 0
-        # A mark's messages may be one sweep older than it, and the next look is one sweep away:
-        # never late, at most two sweeps early.
+        # A message may be up to one sweep older than the entry that covers it, and the next check
+        # is one sweep away. So a message never fails late, and at most two sweeps early.
         while self._sweeps and self._sweeps[0][0] <= now - self._confirm_deadline_s + 2 * SWEEP_S:
             overdue_upto = self._sweeps.popleft()[1]
         overdue = []

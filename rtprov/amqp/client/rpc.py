@@ -1,8 +1,13 @@
-"""Requests over AMQP with direct reply-to (https://www.rabbitmq.com/docs/direct-reply-to).
+"""Requests and replies over AMQP, with direct reply-to.
 
-`RpcClient` asks, `serve` answers. A request is mandatory, so that it comes straight back when
-nobody serves, and expires together with its caller's patience; a reply is given at most once. A
-request of `RpcClient.subscribe`, which `serve_many` takes, may be replied to again and again."""
+`RpcClient` sends requests, `serve` replies to them. See
+https://www.rabbitmq.com/docs/direct-reply-to.
+
+- A request is mandatory: it fails at once if there is no queue for it.
+- A request expires when the caller stops waiting for the reply.
+- A reply is delivered at most once.
+- A request of `RpcClient.subscribe` can have many replies; `serve_many` sends them.
+"""
 
 from __future__ import annotations
 
@@ -29,22 +34,23 @@ if TYPE_CHECKING:
     from rtprov.amqp.client.protocol import AmqpConnection
 
 REPLY_TO = "amq.rabbitmq.reply-to"
-TAKEN_WITHIN_S = 2.0  # or a subscription's request is not taken at all
+TAKEN_WITHIN_S = 2.0  # a subscription's request expires if no server has taken it by then
 
 Reply = Callable[[bytes], None]
-"""Sends one reply to a request; does nothing once the connection is gone."""
+"""Sends one reply to a request. Does nothing once the channel is closed."""
 
 
 @attrs.define(eq=False)
 class _Request:
     reply: Deferred[bytes]
     timer: IDelayedCall
-    each: Callable[[bytes], None] | None = None  # a subscription's replies go here
+    each: Callable[[bytes], None] | None = None  # called with each reply to a subscription
 
 
 class RpcClient:
-    """Asks a queue, or all that a routing key leads to; the first reply counts. A session of a
-    `BrokerConnection`.
+    """Sends requests to a queue, or to all queues bound with a routing key.
+
+    It is a session of a `BrokerConnection`.
     """
 
     _log = Logger()
@@ -67,24 +73,25 @@ class RpcClient:
         self._ready = not channel.closed
 
     def detach(self) -> None:
-        """The connection is gone: no reply can come any more."""
+        """Fail all pending requests with `NoReply`: the connection is closed."""
         self._on_lost(BrokerUnavailable("detached"))
         self._publisher.detach()
 
     def _on_lost(self, reason: BrokerError) -> None:
         self._ready = False
         for correlation_id in list(self._requests):
-            self._end(correlation_id, NoReply(f"The reply was lost: {reason}"))
+            self._end(correlation_id, NoReply(f"The connection was lost before a reply: {reason}"))
 
     def call(
         self, routing_key: str, body: bytes, *, exchange: str = "", timeout_s: float
     ) -> Deferred[bytes]:
-        """Send `body` to a queue, or to all that `exchange` has for the routing key, and fire with
-        the body of the first reply.
+        """Send `body` as a request. The Deferred fires with the body of the first reply.
 
-        Fails with `Unroutable` when there is no such queue, `NoReply` when nothing came within
-        `timeout_s` seconds or the connection was lost, `BrokerUnavailable` or `Overloaded` when
-        nothing was sent. Cancelling forgets the request."""
+        With the default `exchange`, `routing_key` is the name of a queue. Fails with `Unroutable`
+        if there is no queue for the request, `NoReply` if no reply arrives within `timeout_s`
+        seconds or the connection is lost, `BrokerUnavailable` or `Overloaded` if nothing was sent.
+        Cancelling drops the request; a later reply is ignored.
+        """
         return self._request(exchange, routing_key, body, timeout_s, timeout_s, None)
 
     def subscribe(
@@ -96,10 +103,11 @@ class RpcClient:
         timeout_s: float,
         each: Callable[[bytes], None],
     ) -> Deferred[bytes]:
-        """The same, with `each` called with every reply that comes within `timeout_s` seconds.
+        """Send `body` as a request, and call `each` with every reply for `timeout_s` seconds.
 
-        Never fires; fails as `call` does, with `NoReply` when the time is over. Cancelling forgets
-        the request."""
+        The Deferred never fires with a result. It fails as that of `call` does, and with `NoReply`
+        when the time is over. Cancelling ends the subscription.
+        """
         return self._request(
             exchange, routing_key, body, timeout_s, min(timeout_s, TAKEN_WITHIN_S), each
         )
@@ -135,8 +143,7 @@ class RpcClient:
 
     def _on_unpublished(self, correlation_id: str, reason: Failure) -> None:
         if reason.check(Unconfirmed) is not None:
-            # The broker may have passed it on all the same; only a refusal or the deadline ends the
-            # wait.
+            # The broker may have routed the request anyway, so wait for the reply or the deadline.
             return
         self._end(correlation_id, reason.value or NoReply("The request could not be sent"))
 
@@ -151,7 +158,7 @@ class RpcClient:
     def _end(self, correlation_id: str, result: bytes | BaseException) -> None:
         request = self._forget(correlation_id)
         if request is None:
-            return  # it was given up before
+            return  # timed out or cancelled before
         if isinstance(result, bytes):
             request.reply.callback(result)
         else:
@@ -170,11 +177,13 @@ class RpcClient:
 async def serve(
     channel: AmqpChannel, queue: str, handler: Callable[[bytes], Awaitable[bytes]], *, prefetch: int
 ) -> str:
-    """Answer the requests in `queue` with what `handler` makes of their bodies, at most `prefetch`
-    at a time; return the consumer tag.
+    """Reply to the requests in `queue`. Return the consumer tag.
 
-    A handler that fails is logged, and its request dropped: the caller's deadline tells it. When
-    the channel is lost, handlers still at work are cancelled. Raises `BrokerError`."""
+    `handler` is called with the body of a request and returns the body of the reply. At most
+    `prefetch` handlers run at a time. If a handler raises, the error is logged and the request is
+    dropped; its caller times out. When the channel is closed, running handlers are cancelled.
+    Raises `BrokerError`.
+    """
 
     async def once(body: bytes, reply: Reply) -> None:
         reply(await handler(body))
@@ -189,10 +198,12 @@ async def serve_many(
     *,
     prefetch: int,
 ) -> str:
-    """As `serve`, with a handler that replies itself: once, later, or again and again.
+    """Do the same as `serve`, with a handler that sends the replies itself.
 
-    Once it is done the request is settled, and its place among the `prefetch` free; its `Reply`
-    still works."""
+    `handler` is called with the body of a request and a function that sends one reply. It may call
+    this function any number of times. Once the handler has returned, the request is acknowledged
+    and no longer counts for `prefetch`, but the function still works.
+    """
     server = _Server(channel, queue, handler)
     tag = await consume(channel, queue, server.on_request, prefetch=prefetch)
     channel.on_closed(server.stop)
@@ -225,7 +236,11 @@ class _Server:
             await self._handler(delivery.body, lambda body: self._reply(delivery, body))
         except Exception:
             if delivery.live:
-                self._log.failure("a request from {queue} could not be answered", queue=self._queue)
+                self._log.failure(
+                    "the handler of a request from {queue} failed; the request is dropped and its"
+                    " caller times out",
+                    queue=self._queue,
+                )
         delivery.ack()
 
     def _reply(self, delivery: Delivery, body: bytes) -> None:
@@ -233,7 +248,9 @@ class _Server:
             sent = Deferred.fromCoroutine(self._send(delivery, body))
             sent.addErrback(
                 lambda reason: self._log.failure(
-                    "a reply to a request from {queue} broke", reason, queue=self._queue
+                    "could not send a reply to a request from {queue}; the reply is lost",
+                    reason,
+                    queue=self._queue,
                 )
             )
 

@@ -1,8 +1,11 @@
-"""The connection that comes back: connect, log in, attach what works on it, serve until it is lost,
-detach, back off, again.
+"""A service that keeps a connection to the broker and reconnects when it is lost.
 
-A plain loop in place of `twisted.application.internet.ClientService`, which does not survive the
-loss of a connection during its handshake."""
+It repeats these steps: connect, log in, attach the sessions, wait until the connection is lost,
+detach the sessions, pause.
+
+It does not use `twisted.application.internet.ClientService`, because that fails if a connection is
+lost during its handshake.
+"""
 
 from __future__ import annotations
 
@@ -36,29 +39,34 @@ _MADE_ANEW = re.compile(r"[0-9a-f]{32}")
 
 
 class Session(Protocol):
-    """Something that works on the connection for as long as there is one."""
+    """A component that uses the connection. It is attached to each new connection in turn."""
 
     async def attach(self, connection: AmqpConnection) -> None:
-        """Set up on a fresh connection. Whatever it raises costs the connection; the loop comes
-        back with a new one.
+        """Set up channels and consumers on a new connection.
+
+        If it raises, the connection is closed, and the service connects again.
         """
 
     def detach(self) -> None:
-        """The connection is gone. Called once for each `attach` that was begun, finished or not;
-        must not raise.
+        """Release what `attach` has set up: the connection is closed, or about to be.
+
+        Called once for each call of `attach`, even if that did not finish. Must not raise.
         """
 
 
 class BrokerConnection(Service):
-    """Keeps one connection to the broker, with `sessions` attached in order and detached in
-    reverse.
+    """Keeps one connection to the broker, and reconnects when it is lost.
 
-    A session that finds the broker's state at odds with the configuration raises
-    `ConfigurationError`: `on_contradiction` is called with it, at each attempt.
+    `sessions` are attached to each connection in order, and detached in reverse order. A session
+    raises `ConfigurationError` if the broker's state contradicts the configuration;
+    `on_contradiction` is then called with the error, at each attempt.
 
-    `rng` spreads the pauses between attempts (0.1 s growing to 5 s), `handshake_deadline_s` bounds
-    connecting and logging in each, `attach_deadline_s` each session's attach; that one is a last
-    resort, since every AMQP method has a deadline of its own."""
+    - `rng`: adds jitter to the pauses between attempts, which grow from 0.1 s to 5 s.
+    - `heartbeat_s`: the heartbeat interval to ask for; 0 leaves it to the broker.
+    - `handshake_deadline_s`: the limit for connecting, and again for the AMQP handshake.
+    - `attach_deadline_s`: the limit for each session's attach. It is a last resort, because every
+      AMQP method has a deadline of its own.
+    """
 
     _log = Logger()
 
@@ -90,11 +98,12 @@ class BrokerConnection(Service):
         self._last_complaint = ""
         self._connection: AmqpConnection | None = None
         self.connected = False
-        self.on_contradiction: Callable[[ConfigurationError], None] = nobody
+        self.on_contradiction: Callable[[ConfigurationError], None] = ignore_contradiction
 
     def redirect(self, endpoint: IStreamClientEndpoint, url: BrokerUrl) -> None:
-        """Use another endpoint and URL from the next connection on; if they name another broker or
-        user, leave the present one now.
+        """Use another endpoint and URL from the next connection on.
+
+        If the URL names another broker or user, the present connection is closed now.
         """
         before, self._endpoint, self._url = self._url, endpoint, url
         if _lead_apart(before, url):
@@ -103,8 +112,9 @@ class BrokerConnection(Service):
                 self._connection.close()
 
     def when_connected(self) -> Deferred[None]:
-        """Fire once all sessions are attached; at once when they are. Never fires when the service
-        is stopped before.
+        """Return a Deferred that fires once all sessions are attached, or at once if they are.
+
+        It never fires if the service is stopped before.
         """
         waiter: Deferred[None] = Deferred()
         if self.connected:
@@ -122,15 +132,16 @@ class BrokerConnection(Service):
     # The service.
 
     def startService(self) -> None:
-        """Begin to connect."""
+        """Start connecting."""
         super().startService()  # type: ignore[no-untyped-call] # untyped in Twisted
         if self._loop is None:
             self._loop = Deferred.fromCoroutine(self._run())
             self._loop.addErrback(self._on_loop_end)
 
     def stopService(self) -> Deferred[None]:
-        """End the connection cleanly, within about 2 s. Fires when it is gone and no timer is
-        left.
+        """Close the connection with ``connection.close``, within about 2 s.
+
+        The Deferred fires once the transport is closed and no timer is left.
         """
         super().stopService()  # type: ignore[no-untyped-call] # untyped in Twisted
         loop, self._loop = self._loop, None
@@ -144,7 +155,10 @@ class BrokerConnection(Service):
     def _on_loop_end(self, reason: object) -> None:
         if self.running:
             self._log.critical(
-                "{name}: the connection loop ended: {reason}", name=self.name, reason=reason
+                "{name}: the connection loop ended unexpectedly: {reason}; this process does not"
+                " reconnect to the broker",
+                name=self.name,
+                reason=reason,
             )
 
     # The loop.
@@ -156,7 +170,7 @@ class BrokerConnection(Service):
             except BrokerError as error:
                 self._complain(error)
             except ConfigurationError as error:
-                if self.on_contradiction is nobody:
+                if self.on_contradiction is ignore_contradiction:
                     self._complain(error)
                 self.on_contradiction(error)
             except CancelledError:
@@ -165,7 +179,7 @@ class BrokerConnection(Service):
                 if repr(error) != self._last_complaint:
                     self._last_complaint = repr(error)
                     self._log.failure(
-                        "{name}: the connection to {url} fails for an error of ours",
+                        "{name}: internal error in the connection to {url}, trying again",
                         name=self.name,
                         url=self._url,
                     )
@@ -178,13 +192,13 @@ class BrokerConnection(Service):
             await deferLater(self._clock, pause_s)
 
     async def _serve_once(self) -> None:
-        """One connection's life. Raises what ended it."""
+        """Connect once, and wait until the connection is lost. Raises the reason."""
         url = self._url
         connection = self._connection = await self._connect()
         attached: list[Session] = []
         try:
             if _lead_apart(url, self._url):
-                raise BrokerUnavailable("The broker's URL has changed meanwhile")
+                raise BrokerUnavailable("The broker's URL has changed while connecting")
             await self._handshake(connection)
             await self._attach(connection, attached)
             since = self._on_connected(connection)
@@ -208,10 +222,10 @@ class BrokerConnection(Service):
             raise
         except TimeoutError as error:
             raise BrokerUnavailable(
-                f"No connection came about within {self._handshake_deadline_s:g} s"
+                f"Could not connect within {self._handshake_deadline_s:g} s"
             ) from error
         except Exception as error:
-            raise BrokerUnavailable(f"No connection came about: {error}") from error
+            raise BrokerUnavailable(f"Could not connect: {error}") from error
         return cast("AmqpConnection", protocol)
 
     def _new_connection(self) -> AmqpConnection:
@@ -280,8 +294,9 @@ class BrokerConnection(Service):
             )
 
     async def _end(self, connection: AmqpConnection) -> None:
-        """Wait until the transport is gone, whoever cancels meanwhile: nothing of this connection
-        may reach into the next one's time.
+        """Close the connection, and wait until its transport is closed, even if cancelled.
+
+        No event of this connection may arrive after the next one has started.
         """
         connection.close()
         while not connection.lost:
@@ -289,8 +304,10 @@ class BrokerConnection(Service):
                 await connection.when_lost()
 
     def _complain(self, error: RtprovError) -> None:
-        """Once for each new trouble, not once for each attempt. Names that are made anew for each
-        attempt make no new trouble.
+        """Log why there is no connection, if the reason is not the one logged before.
+
+        Generated ids (32 hexadecimal digits) are ignored in the comparison, because each attempt
+        generates new ones.
         """
         text = str(error)
         missing = missing_permission(error) or missing_permission(error.__cause__)
@@ -308,18 +325,19 @@ class BrokerConnection(Service):
 
 
 def _lead_apart(one: BrokerUrl, other: BrokerUrl) -> bool:
-    """Whether they name different brokers or users. Another password alone is no reason to leave a
-    connection.
+    """Return whether the URLs name different brokers or users.
+
+    A new password alone is not a reason to close a connection.
     """
     return attrs.evolve(one, password="") != attrs.evolve(other, password="")
 
 
-def nobody(_: ConfigurationError) -> None:
-    """Nothing is to be done but to try again."""
+def ignore_contradiction(_: ConfigurationError) -> None:
+    """Do nothing: the default `on_contradiction`. The service logs the error and tries again."""
 
 
 class _Factory(Factory):
-    """A fresh connection, with a fresh delegate, for each transport."""
+    """Makes a new connection, with a delegate of its own, for each transport."""
 
     noisy = False
 

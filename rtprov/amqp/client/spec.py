@@ -1,8 +1,9 @@
-"""AMQP 0-9-1 as a txAMQP specification, built from pamqp's own tables of methods.
+"""The AMQP 0-9-1 specification in txAMQP's form, built from pamqp's method tables.
 
-txAMQP wants an XML file and installs none; pamqp has the same knowledge, RabbitMQ's additions
-(confirms, ``basic.nack``, ``connection.blocked``) included. `SPEC` and `METHODS` are built once,
-when this module is imported."""
+txAMQP reads a specification from an XML file, but does not install one. pamqp has the same tables,
+including RabbitMQ's extensions (confirms, ``basic.nack``, ``connection.blocked``). `SPEC` and
+`METHODS` are built once, when this module is imported.
+"""
 
 from __future__ import annotations
 
@@ -25,17 +26,19 @@ _CONSTANTS = {
 
 
 class PamqpMethod(Method):
-    """A method of the specification that knows its pamqp class.
+    """A method of the specification, with its pamqp class.
 
-    `command` encodes and decodes it; `nowait` is the place of the no-wait bit among its fields, or
-    None."""
+    `command` is the pamqp class that encodes and decodes it. `nowait` is the index of the no-wait
+    bit among its fields, or None if it has none.
+    """
 
     command: type[base.Frame]
     nowait: int | None = None
 
     def define_method(self, name: str) -> FunctionType:
-        """Generate the channel's method, with pamqp's defaults where it has any: txAMQP's, one for
-        each type, fit not every field.
+        """Generate the channel's method, with pamqp's default arguments if it has any.
+
+        txAMQP has one default for each type, which is wrong for some fields.
         """
         function = super().define_method(name)
         defaults = list(function.__defaults__ or ())
@@ -47,7 +50,7 @@ class PamqpMethod(Method):
 
 
 def build_spec() -> Spec:
-    """Translate pamqp's tables. Takes some milliseconds."""
+    """Build the specification from pamqp's tables. Takes some milliseconds."""
     spec = Spec(0, 9, "pamqp")
     for name, value in _CONSTANTS.items():
         spec.constants.add(Constant(spec, name, value, None, []))
@@ -84,7 +87,7 @@ def _method(klass: Class, method_id: int, command: type[base.Frame]) -> PamqpMet
     )
     method.command = command
     for position, slot in enumerate(command.attributes()):
-        # pamqp writes `global_`, which is no word of the protocol; txAMQP escapes keywords itself.
+        # pamqp names the field `global_`, the protocol `global`. txAMQP escapes keywords itself.
         method.fields.add(Field(slot.rstrip("_"), position, command.amqp_type(slot), []))
         if slot == "nowait":
             method.nowait = position
@@ -92,7 +95,7 @@ def _method(klass: Class, method_id: int, command: type[base.Frame]) -> PamqpMet
 
 
 def _hyphenated(name: str) -> str:
-    """``Queue.DeclareOk`` as the specification writes it: ``declare-ok``."""
+    """Return a method's name as in the AMQP specification: ``declare-ok`` for ``DeclareOk``."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name.partition(".")[2]).lower()
 
 

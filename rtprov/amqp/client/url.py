@@ -1,8 +1,8 @@
-"""Where the broker is, as one URL: ``amqp://user:password@host:port/virtual-host``, or ``amqps://``
-for TLS.
+"""Parse broker URLs: ``amqp://user:password@host:port/virtual-host``, or ``amqps://`` for TLS.
 
-Every part is percent-decoded (https://www.rabbitmq.com/docs/uri-spec). In rtprov an empty path, or
-``/``, means the virtual host ``/``."""
+Every part is percent-decoded (https://www.rabbitmq.com/docs/uri-spec). An empty path, or ``/``,
+means the virtual host ``/``.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import attrs
 from rtprov.errors import ConfigurationError
 from rtprov.network.hosts import bracketed, parse_host
 
-MAX_VIRTUAL_HOST = 127  # bytes, AMQP's XML has it (domain `path`)
+MAX_VIRTUAL_HOST = 127  # bytes (domain `path` in the AMQP XML specification)
 _PORTS = {"amqp": 5672, "amqps": 5671}
 
 
 @attrs.frozen
 class BrokerUrl:
-    """A parsed broker URL. Neither `str` nor `repr` shows the password."""
+    """A parsed broker URL. `str` and `repr` do not show the password."""
 
     host: str
     port: int
@@ -30,7 +30,9 @@ class BrokerUrl:
 
     @classmethod
     def parse(cls, text: str) -> BrokerUrl:
-        """Parse a URL. Raises `ConfigurationError`, whose message never repeats what may hold a
+        """Parse a URL.
+
+        Raises `ConfigurationError`. Its message does not quote any part that may contain the
         password.
         """
         try:
@@ -42,7 +44,8 @@ class BrokerUrl:
             )
         except ValueError as error:
             raise ConfigurationError(
-                "The broker URL cannot be parsed: is every special character percent-encoded?"
+                "The broker URL cannot be parsed: percent-encode all special characters in the"
+                " user name, the password and the virtual host"
             ) from error
         if scheme not in _PORTS:
             raise ConfigurationError("The broker URL must begin with amqp:// or amqps://")
@@ -54,13 +57,16 @@ class BrokerUrl:
             password = "guest"  # noqa: S105 - every broker's documented default
         virtual_host = path[1:] or "/"
         if len(virtual_host.encode()) > MAX_VIRTUAL_HOST or "\0" in username + password:
-            raise ConfigurationError("The broker URL has a part that AMQP cannot carry")
+            raise ConfigurationError(
+                f"The broker URL has a virtual host of more than {MAX_VIRTUAL_HOST} bytes, or a NUL"
+                " character in the user name or the password"
+            )
         if port == 0:
-            raise ConfigurationError("The broker URL has the port 0: expected 1 to 65535")
+            raise ConfigurationError("The broker URL has port 0; it must be 1 to 65535")
         try:
             host = parse_host(unquote(host, errors="strict"), verified=scheme == "amqps")
         except ValueError as error:
-            raise ConfigurationError(f"The broker URL is wrong: {error}") from None
+            raise ConfigurationError(f"The broker URL is invalid: {error}") from None
         return cls(
             host, port or _PORTS[scheme], username, password, virtual_host, scheme == "amqps"
         )

@@ -38,7 +38,7 @@ class LifeTests(AmqpTestCase):
         self.assertNoResult(lost)
         self.network.advance(6)
         self.successResultOf(lost)
-        self.assertIn("two heartbeats", str(connection.failure))
+        self.assertIn("two heartbeat intervals", str(connection.failure))
         self.assert_idle()
 
     def test_own_sleep(self) -> None:
