@@ -1,4 +1,4 @@
-"""The command: see the package."""
+"""The command line of the simulation. The package's docstring shows how to use it."""
 
 # ruff: noqa: T201
 

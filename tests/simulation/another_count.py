@@ -1,5 +1,5 @@
-"""Another number of shards, in some of the seeds: all workers are stopped, the number is changed,
-and they start again.
+"""A change of the number of shards, in some seeds: all workers stop, ``python -m rtprov.shards``
+runs, and the workers start again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from tests.simulation.world import World
 
-HOW_OFTEN = 0.12  # of the seeds
+HOW_OFTEN = 0.12  # Fraction of the seeds.
 COUNTS = (1, 2, 3, 5)
 OPERATOR = "operator"
 CONNECT_DEADLINE_S = 10.0
@@ -46,11 +46,13 @@ class _Command:
 
 @define(eq=False)
 class AnotherCount:
-    """Changes the number once, at a random time before `until`. Has dice of its own.
+    """Changes the number of shards once, at a random time before `until`. It has its own random
+    numbers.
 
-    Until then the command may be killed or cut off in the middle; it is run again until it is done.
-    Some roles are told no number: front ends among them run on all the time. Those that are told
-    one are started again when it has changed."""
+    The command may be killed or disconnected halfway; it is run again until it succeeds. Some roles
+    are started without ``--shards``, and the front ends among them keep running. Roles that are
+    given a number are restarted after the change.
+    """
 
     world: World
     rng: random.Random
@@ -68,7 +70,7 @@ class AnotherCount:
         world.clock.call_later(None, rng.random() * self.until * 0.8, self._begin)
 
     def _begin(self) -> None:
-        """Stop the workers, or kill them."""
+        """Stop or kill each worker."""
         world = self.world
         world.held = {name for name in world.names if name.startswith("w")}
         for name in sorted(world.held):
@@ -155,7 +157,7 @@ class AnotherCount:
         self._again()
 
     def _done(self, role: Role) -> None:
-        """All roles that know only the old number start anew."""
+        """Restart all roles that were given the old number."""
         if not role.alive:
             return
         world = self.world

@@ -1,6 +1,4 @@
-"""A backup of the broker's disk, in some of the seeds: made while the broker runs, and restored
-later.
-"""
+"""A backup of the broker's disk, in some seeds: taken while the broker runs, and restored later."""
 
 from __future__ import annotations
 
@@ -14,16 +12,17 @@ if TYPE_CHECKING:
 
     from tests.simulation.world import World
 
-HOW_OFTEN = 0.12  # of the seeds
+HOW_OFTEN = 0.12  # Fraction of the seeds.
 TRY_AGAIN_S = 1.0
 
 
 @define(eq=False)
 class Backups:
-    """Makes one at a random time before `until`, as a snapshot of the disk, and restores it at
-    another. Has dice of its own.
+    """Takes one backup at a random time before `until`, as a snapshot of the disk, and restores it
+    later. It has its own random numbers.
 
-    Workers run on meanwhile, or are stopped before and started after, as docs/operations.md has it.
+    During the restore the workers keep running, or are stopped before and started after it, as
+    docs/operations.md says.
     """
 
     world: World

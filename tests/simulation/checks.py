@@ -1,27 +1,29 @@
-"""What must hold, whatever happens. Checked as things happen, against what A did and what is on the
-disk; the first breach counts.
+"""The invariants of the system. They are checked after each event, against what service A did and
+what is on the broker's disk. Only the first violation is reported.
 
 - A task whose POST was answered 200 gets exactly one final status, and is never "not found".
-- A final status is the one that the journal has, and never changes; nobody who has seen it is told
-  "running" again, unless replicas lag.
-- `Completed` needs a success of A, "equipment not found" A's 404, a failure A's 500, its nonsense,
-  or its long silence.
-- A success that reached a worker's machine in time counts, though the worker's process was stopped.
-- No task is out of patience early, however clocks are set.
+- The final status is the one in the journal, and never changes. A client that has seen it is never
+  told "running" again, unless replicas lag.
+- `Completed` requires a success of A. "Equipment not found" requires A's 404. A failure requires
+  A's 500, an answer of A that is not valid, or no answer within the deadline.
+- A success that reached a worker's machine in time counts, even if the worker's process was
+  suspended meanwhile.
+- No task runs out of patience early, however the clocks are set.
 - A gets the body that the client sent.
-- Calls for one device never overlap: not within a worker, nor between two while the broker holds
-  the first one's connection for alive.
-- A device's tasks run in the order in which the broker took them: none is called before all earlier
-  ones have ended.
-- A task that has ended is not begun again; one that was cancelled is never called at all.
-- Device, key and body have one task; another body with the key is never accepted, and never reaches
-  A. Who was refused stays so.
-- Whoever cancels is told the truth: that A never hears of the task, or that its call had begun or
-  it had ended.
-- A front end answers within 5 s over a connection that nothing was done to.
+- Calls for one device never overlap: not within a worker, and not between two workers while the
+  broker considers the first one's connection alive.
+- The tasks of a device run in the order in which the broker accepted them: A is not called for a
+  task before all earlier ones have ended.
+- A task that has ended is not started again. A is never called for a cancelled task.
+- One device and one ``Idempotency-Key`` have one task, with one body. Another body with the same
+  key is never accepted and never reaches A, and a refusal stays a refusal.
+- The answer to a cancellation is true: either A never hears of the task, or the call had begun or
+  the task had ended.
+- A front end answers within 5 s on a connection without faults.
 - Nothing is logged as an error.
 
-A restored backup excuses what `restored` says. Another number of shards excuses nothing.
+`restored` lists the exceptions after a restored backup. There are none after a change of the number
+of shards.
 """
 
 from __future__ import annotations
@@ -55,22 +57,24 @@ FRONTEND_DEADLINE_S = 5.0
 
 
 class Violation(Exception):
-    """Something that must hold did not."""
+    """An invariant that was violated."""
 
 
 @define(eq=False)
 class Checks:
-    """`broken` is the first breach. `disk` is given once there is one."""
+    """Checks the invariants. `broken` describes the first violation. `disk` is set once there is
+    one.
+    """
 
     trace: Trace
     world: WorldClock
     network: Network
-    shortest_wait_s: float  # before a worker gives up on an A that does not answer
+    shortest_wait_s: float  # how long a worker waits for an answer of A at least
     patience_s: float
-    dead_letters: bool  # whether the broker may give up on a task: it fails then, and out of order
-    # whether a worker may learn of an end after it has confirmed its own beginning
+    dead_letters: bool  # the broker may dead-letter a task: it then fails, out of order
+    # A worker may learn that a task has ended after the start of its own attempt was confirmed.
     late_streams: bool
-    lagging: bool  # whether one replica may learn of an event much later than another
+    lagging: bool  # one replica may learn of an event much later than another
     disk: Disk | None = None
     broken: str | None = None
     orders: dict[bytes, Order] = field(factory=dict)
@@ -78,9 +82,9 @@ class Checks:
     tasks: dict[str, Task] = field(factory=dict)
     restores: Restores = field(factory=Restores)
     _queues: dict[int, str] = field(factory=dict)
-    _order: dict[str, list[Task]] = field(factory=dict)  # a device's tasks, as the broker took them
-    _calls: dict[str, list[Call]] = field(factory=dict)  # a device's, as they came
-    _broker_links: dict[str, list[Link]] = field(factory=dict)  # of each role that consumes
+    _order: dict[str, list[Task]] = field(factory=dict)  # by device, in the broker's order
+    _calls: dict[str, list[Call]] = field(factory=dict)  # by device, in order of arrival
+    _broker_links: dict[str, list[Link]] = field(factory=dict)  # by consuming role
 
     def expect(
         self,
@@ -89,7 +93,7 @@ class Checks:
         task_id: str | None = None,
         device: str | None = None,
     ) -> None:
-        """Note a breach, unless there was one."""
+        """Record a violation unless `holds`, or unless one was recorded before."""
         if holds or self.broken is not None:
             return
         message = text if isinstance(text, str) else text()
@@ -108,7 +112,7 @@ class Checks:
     # The disk.
 
     def on_written(self, batch: Batch) -> None:
-        """A batch is safe: this is what the journal says from now on."""
+        """A batch is on disk: the journal contains its events from now on."""
         for row in batch.added.values():
             if row[4] == "rtprov.tasks" and self._queue_name(row[0] >> POSITION_BITS).startswith(
                 "rtprov.journal"
@@ -153,8 +157,8 @@ class Checks:
             self._end(task, event.state, event.reason)
 
     def _order_in(self, body: bytes) -> Order | None:
-        """The order that a `Requested` is the message of; None where it is the worker's, which is
-        without the body.
+        """Return the order that a `Requested` event came from. Return None for an event that a
+        worker published, which has no body.
         """
         try:
             return self.orders.get(PlainSealer().open(decode_task(body).sealed, None))
@@ -208,8 +212,8 @@ class Checks:
             )
 
     def _in_time(self, task: Task, reason: str, waited_s: float) -> None:
-        """No success was passed over, and no patience was cut short by a clock, as far as the
-        worker's process could know of it.
+        """Check that no success of A was ignored and that no clock cut the patience short, as far
+        as the worker's process could know.
         """
         calls = [call for call in self._calls.get(task.device, []) if call.task_id == task.task_id]
         if len({call.worker.name for call in calls}) == 1:
@@ -223,7 +227,7 @@ class Checks:
         if "out of patience" not in reason or any(
             worker.born_at > task.first_started_at for worker in self._workers
         ):
-            return  # a process that began later has not seen how clocks were set before
+            return  # A process that started later could not see how clocks were set before.
         due_s = self.patience_s - LONGEST_RETRY_AFTER_S - self._skew_s(task) - 1.0
         self.expect(
             waited_s >= due_s,
@@ -234,7 +238,7 @@ class Checks:
 
     @property
     def _workers(self) -> set[Role]:
-        """All processes of workers that there have been."""
+        """All worker processes that ever connected."""
         return {
             link.client_role
             for name, links in self._broker_links.items()
@@ -243,8 +247,8 @@ class Checks:
         }
 
     def _skew_s(self, task: Task) -> float:
-        """By how much a worker's clock may have been ahead of the one that the task's first attempt
-        was noted by; at least 0.
+        """Return by how many seconds, at least 0, a worker's clock may have been ahead of the clock
+        that stamped the task's first attempt.
         """
         began = EPOCH + task.first_started_at
         ahead = [
@@ -260,7 +264,7 @@ class Checks:
             self._broker_links.setdefault(link.client_role.name, []).append(link)
 
     def on_call(self, call: Call) -> None:
-        """A has got a call."""
+        """A received a call."""
         task = self.task(call.task_id, call.device)
         task.calls += 1
         self.trace.note(
@@ -318,8 +322,10 @@ class Checks:
         )
 
     def _alone(self, call: Call) -> None:
-        """No other call for the device goes on, as far as worker and broker can know. Calls may
-        come in another order than they began.
+        """Check that no other call for the device is under way, as far as worker and broker can
+        know.
+
+        Calls may arrive in another order than they were started in.
         """
         for other in self._calls.setdefault(call.device, []):
             first, second = sorted((call, other), key=lambda each: each.begun_at)
@@ -342,8 +348,8 @@ class Checks:
         self._calls[call.device].append(call)
 
     def _held_alive(self, worker: Role, since: float, until: float) -> bool:
-        """Whether the connection that the worker had when it began its call was alive for the
-        broker through all this time.
+        """Return whether the broker considered the connection that the worker had at `since` alive
+        from then until `until`.
         """
         for link in self._broker_links.get(worker.name, []):
             had = (
@@ -356,7 +362,9 @@ class Checks:
         return False
 
     def _unaware(self, call: Call) -> bool:
-        """Whether the worker could not know, when it began, that the broker had lost it."""
+        """Return whether the worker could not yet know, when it began the call, that the broker had
+        closed its connection.
+        """
         return any(
             link.client_role is call.worker
             and _before(link.server.lost_at, call.begun_at)
@@ -365,7 +373,7 @@ class Checks:
         )
 
     def on_answer(self, call: Call) -> None:
-        """A answers now."""
+        """A sends its answer now."""
         task = self.task(call.task_id, call.device)
         self.trace.note(f"A: answers call {call.number}: {call.conduct}", call.task_id, call.device)
         task.succeeded |= call.succeeded
@@ -375,7 +383,9 @@ class Checks:
     # Clients.
 
     def on_accepted(self, order: Order, task_id: str, began_after: int = 0) -> None:
-        """A POST was answered 200, which began after so many restored backups."""
+        """A POST was answered 200. `began_after` is the number of backups restored before
+        it began.
+        """
         order.task_id = order.task_id or task_id
         if task_id in self.restores.lost and began_after < self.restores.count:
             order.lost = True
@@ -424,12 +434,12 @@ class Checks:
         order.refused = True
 
     def on_cancelling(self, order: Order) -> None:
-        """A client asks for it."""
+        """A client asks to cancel the order."""
         assert order.task_id is not None
         self.task(order.task_id, order.device).called_off = True
 
     def on_cancelled(self, order: Order) -> None:
-        """A client was told that it is."""
+        """A client was told that its task is cancelled."""
         assert order.task_id is not None
         calls = self.task(order.task_id, order.device).calls
         untrue = calls and not self.restores.excuses(order.task_id)
@@ -442,7 +452,7 @@ class Checks:
         self.on_status(order, State.CANCELLED, order.final)
 
     def on_too_late(self, order: Order) -> None:
-        """A client was told that it cannot be cancelled any more."""
+        """A client was told that its task can no longer be cancelled."""
         assert order.task_id is not None
         if self.restores.excuses(order.task_id):
             return
@@ -459,8 +469,8 @@ class Checks:
         )
 
     def on_status(self, order: Order, state: State | None, known: State | None) -> None:
-        """A client was told; None is "task not found". `known` is the final status that had been
-        told when it asked.
+        """A client was told a status; None is "task not found". `known` is the final status that
+        clients had seen when the request was sent.
         """
         task_id, device = order.task_id, order.device
         assert task_id is not None
@@ -469,7 +479,7 @@ class Checks:
             return
         self.expect(state is not None, "404 for a task that was accepted", task_id, device)
         excused = self.restores.excuses(task_id)
-        # another front end, or another replica, told the final status
+        # Another front end, or another replica, has told the final status.
         behind = self.lagging and state is State.RUNNING
         changed = not (known is None or state is known or behind or excused)
         self.expect(not changed, f"A final status changed from {known} to {state}", task_id, device)
@@ -491,14 +501,14 @@ class Checks:
             right, f"A client is told {state}, the journal says {finished}", task_id, device
         )
 
-    # The disk as it was.
+    # Backups of the disk.
 
     def on_backup(self) -> None:
         """A copy of the disk is made."""
         self.restores.save(self.tasks.values())
 
     def on_restored(self) -> None:
-        """The disk has what it had then."""
+        """The disk is replaced by its copy."""
         self.restores.restore(self.tasks.values(), self.orders.values())
         self._queues = {}
         for task_id in [task_id for task_id in self.accepted if task_id in self.restores.lost]:
@@ -507,7 +517,7 @@ class Checks:
             tasks[:] = [task for task in tasks if task.requested]
 
     def on_exchange(self, link: Link, seconds: float, what: str) -> None:
-        """A request was answered, or given up, after so long."""
+        """A request was answered or given up after this many seconds."""
         late = seconds > FRONTEND_DEADLINE_S + 0.3 and not link.disturbed and not self.network.slow
         self.expect(
             not late,
@@ -527,7 +537,7 @@ class Checks:
     # The end.
 
     def at_end(self) -> None:
-        """Everything has come to rest."""
+        """The run is over and nothing is under way."""
         for task_id, order in self.accepted.items():
             self.expect(
                 order.final is not None,

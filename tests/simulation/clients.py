@@ -1,5 +1,5 @@
-"""Clients: each wants a few tasks done, and is as patient, forgetful and impolite as its dice have
-it.
+"""The simulated clients: each has a few tasks to run, and its random numbers decide how long it
+waits, what it repeats and when it hangs up.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ KEY_REUSED = (
 
 
 class _Exchange(Protocol):
-    """One request on a connection of its own; `answer` fires with status and body, or fails when
-    the connection goes before.
+    """One request on a connection of its own. `answer` fires with the status and the body, or fails
+    if the connection is lost first.
     """
 
     def __init__(self, request: bytes) -> None:
@@ -105,10 +105,12 @@ class _Exchanges(Factory):
 
 @define(eq=False)
 class Client:
-    """Posts its orders, in order, and polls each task until it has ended, and sometimes after that.
+    """Posts its orders one after another and polls each task until it has ended, and sometimes
+    after that.
 
     `wild` clients poll without a pause. `fickle` is how often, from 0 to 1, it cancels a task or
-    repeats a POST that has a key, be it another's."""
+    repeats a POST that has a key, its own or another client's.
+    """
 
     role: Role
     rng: random.Random
@@ -120,7 +122,7 @@ class Client:
     orders: Sequence[Order]
     wild: bool
     fickle: float
-    until: float  # when a client has no more time for mischief
+    until: float  # when it stops to cancel and to repeat
     new_order: Callable[[str, Key | None], Order]
     _accepted: list[Order] = field(factory=list)
 
@@ -129,7 +131,7 @@ class Client:
         return self.role.clock
 
     def run(self) -> Deferred[None]:
-        """Fire when all its tasks have ended."""
+        """Run the client. The Deferred fires when all its tasks have ended."""
         return Deferred.fromCoroutine(self._run())
 
     async def _run(self) -> None:
@@ -141,7 +143,7 @@ class Client:
             elif self.rng.random() < 0.3 and accepted is not None:
                 await self._poll(accepted)
             if self.rng.random() < 0.5 and self._accepted:
-                await self.ask(self.rng.choice(self._accepted))  # perhaps once more
+                await self.ask(self.rng.choice(self._accepted))  # perhaps asks once more
         for order in self._accepted:
             await self._poll(order)
         while self.role.world.now < self.until and self._accepted:
@@ -151,9 +153,10 @@ class Client:
             await self.ask(self.rng.choice(self._accepted))
 
     async def _order(self, order: Order) -> Order | None:
-        """Post until it is accepted or refused, or give up after a few times.
+        """Post an order until it is accepted or refused, or give up after a few tries.
 
-        Without a key each try is an order of its own: the one before may be accepted, too.
+        Without a key each try is a separate order, because an earlier try may have been accepted
+        too.
         """
         if order.key is not None and self.rng.random() < 0.5:
             await self._race(order)
@@ -166,15 +169,15 @@ class Client:
         return None
 
     async def _race(self, order: Order) -> None:
-        """Post it, another body with its key, and perhaps itself once more, all at the same
-        time.
+        """Post the order, another body with the same key, and sometimes the order once more, all at
+        the same time.
         """
         rivals = [order, self.new_order(order.device, order.key), order][: self.rng.choice([2, 3])]
         self.rng.shuffle(rivals)
         await gatherResults([Deferred.fromCoroutine(self.post(each)) for each in rivals])
 
     async def _change_its_mind(self) -> None:
-        """Cancel a task, more than once perhaps, or repeat POSTs that have a key; some of that at
+        """Cancel a task, perhaps more than once, or repeat POSTs that have a key; some of these at
         the same time.
         """
         accepted = list(self.checks.accepted.values())
@@ -200,7 +203,7 @@ class Client:
             pause_s = min(pause_s * 2, 20.0)
 
     def see(self, order: Order) -> Deferred[None]:
-        """Say all again of an order that the broker has, until there is an answer."""
+        """Repeat all requests for an order that the broker has, until each is answered."""
         return Deferred.fromCoroutine(self._see(order))
 
     async def _see(self, order: Order) -> None:
@@ -208,7 +211,7 @@ class Client:
             await self._insist(self.post, order)
         if order.task_id is not None:
             await self._insist(self.ask, order)
-            # it is accepted only now, perhaps, and its end is news to this client
+            # If the order is accepted only now, its final status is new to this client.
             await self._poll(order)
             if self.rng.random() < 0.5:
                 await self._insist(self.cancel, order)
@@ -219,10 +222,10 @@ class Client:
         while not await request(order) and self.checks.broken is None:
             await self._sleep(1.0)
 
-    # The requests. Each returns whether it was answered, and not with a 503.
+    # The requests. Each returns whether there was an answer other than 503.
 
     async def post(self, order: Order) -> bool:
-        """One POST."""
+        """Send one POST."""
         key = order.key.text if order.key is not None else None
         restores = self.checks.restores.count
         answer = await self._request(
@@ -252,7 +255,7 @@ class Client:
         return True
 
     async def ask(self, order: Order) -> bool:
-        """One GET."""
+        """Send one GET."""
         known = order.final
         answer = await self._request(
             "GET", order.device, f"/task/{order.task_id}", None, f"status of {order.task_id}"
@@ -271,7 +274,7 @@ class Client:
         return True
 
     async def cancel(self, order: Order) -> bool:
-        """One DELETE."""
+        """Send one DELETE."""
         self.checks.on_cancelling(order)
         answer = await self._request(
             "DELETE", order.device, f"/task/{order.task_id}", None, f"task {order.task_id}"
@@ -309,8 +312,8 @@ class Client:
         what: str,
         key: str | None = None,
     ) -> tuple[int, dict[str, Any]] | None:
-        """Status and document, or None where there was no answer: refused, lost, given up, or hung
-        up on.
+        """Return status and document, or None if there was no answer: the connection was refused or
+        lost, the request timed out, or the client hung up.
         """
         head = f"{method} /api/v1/equipment/cpe/{device}{rest} HTTP/1.1\r\nHost: b\r\n"
         if body is not None:

@@ -1,11 +1,12 @@
-"""Virtual time: one clock for the whole world, and for each role its own view of it, which ends
-with the role.
+"""Virtual time: one clock for the whole world, and for each role its own view of it.
 
-world = WorldClock()
-role = Role("worker1", world, offset_s=-90.0)
-role.clock.callLater(1.0, print, "never printed")
-role.alive = False
-while world.step(): ...
+    world = WorldClock()
+    role = Role("worker1", world, offset_s=-90.0)
+    role.clock.callLater(1.0, print, "never printed")
+    role.alive = False
+    while world.step(): ...
+
+The calls that a role has scheduled do not run after its end.
 """
 
 from __future__ import annotations
@@ -23,22 +24,23 @@ from zope.interface import implementer
 from rtprov.clocks import READ_EVERY_S, AwakeClock, WallClock
 
 EPOCH = 1_800_000_000.0
-EARLY_S = 1e-6  # times are floats
+EARLY_S = 1e-6  # tolerance for float arithmetic
 
 _log = Logger()
 
 
 class _Call(DelayedCall):
-    number = 0  # of its newest entry in the heap; older ones are void
+    number = 0  # of its newest heap entry; older entries are void
 
 
 @define(eq=False)
 class Role:
-    """A process of the world. Nothing of it runs once it is not `alive`, and nothing from
-    `frozen_from` to `frozen_until`.
+    """A simulated process. Its timers do not run once `alive` is false, nor between `frozen_from`
+    and `frozen_until`.
 
-    `offset_s` is how far its wall clock is ahead of the world's; `steps` are the offsets that it
-    had before, each with its end."""
+    `offset_s` is how far its wall clock is ahead of the world's. `steps` are the offsets that it
+    had before, each with the time at which it ended.
+    """
 
     name: str
     world: WorldClock
@@ -56,30 +58,32 @@ class Role:
 
     @property
     def wall_clock(self) -> WallClock:
-        """Seconds since the epoch, as this role's machine has them."""
+        """The wall clock of this role's machine: seconds since the epoch."""
         return self.clock.wall
 
     def freeze(self, seconds: float) -> None:
-        """Stop the process for a while, from now on."""
+        """Suspend the process from now on, for this many seconds."""
         self.clock.read()
         if self.frozen_until <= self.world.now:
             self.frozen_from = self.world.now
         self.frozen_until = max(self.frozen_until, self.world.now + seconds)
 
     def set_clock(self, offset_s: float) -> None:
-        """Set the system's clock of the role's machine."""
+        """Step the system clock of the role's machine."""
         self.clock.read()
         self.steps.append((self.world.now, self.offset_s))
         self.offset_s = offset_s
 
     def offset_at(self, now: float) -> float:
-        """How far its wall clock was ahead of the world's at that time of the world."""
+        """Return how far the role's wall clock was ahead of the world's at this time of
+        the world.
+        """
         return next((offset_s for until, offset_s in self.steps if now < until), self.offset_s)
 
 
 class WorldClock:
-    """All that is to happen, in order: first by time, then by the order in which it was asked for.
-    `now` is in seconds from 0.
+    """All pending calls, ordered by time, and for equal times by the order in which they were
+    scheduled. `now` is in seconds from 0.
     """
 
     def __init__(self) -> None:
@@ -99,11 +103,12 @@ class WorldClock:
         *args: Any,
         **kwargs: Any,
     ) -> DelayedCall:
-        """Call `function` after `delay` seconds, if `role` is still there then; None is the world
+        """Call `function` after `delay` seconds if `role` is still alive then. None is the world
         itself.
 
-        A role's seconds are those of its own clock, as in a reactor: a call that comes too early by
-        it is made later."""
+        The delay is counted by the role's own clock, as in a reactor: a call that would be early by
+        that clock is postponed.
+        """
         seconds = self.seconds if role is None else role.clock.seconds
 
         def push(call: DelayedCall) -> None:
@@ -119,7 +124,7 @@ class WorldClock:
         return call
 
     def pending(self) -> list[tuple[Role | None, DelayedCall]]:
-        """What is still to happen."""
+        """Return the pending calls."""
         return [
             (role, call)
             for _, _, number, call, role in sorted(self._heap, key=lambda entry: entry[:3])
@@ -127,7 +132,7 @@ class WorldClock:
         ]
 
     def step(self) -> bool:
-        """Let the next thing happen; return whether there was one."""
+        """Run the next call; return whether there was one."""
         while self._heap:
             at, due, number, call, role = heappop(self._heap)
             if call.cancelled or call.called or call.number != number:
@@ -157,13 +162,13 @@ class WorldClock:
 
 
 def _ignore(_: object) -> None:
-    """A cancelled call is passed over when its time comes."""
+    """Do nothing: a cancelled call is skipped when its time comes."""
 
 
 @implementer(IReactorTime)
 class RoleClock:
-    """The reactor's clock as one role has it: the product's own, read once a second while the
-    process runs.
+    """The reactor's clock as one role sees it: the product's own clock, read once a second while
+    the process runs.
     """
 
     def __init__(self, role: Role) -> None:
@@ -179,7 +184,7 @@ class RoleClock:
         return self._awake.seconds()
 
     def read(self) -> None:
-        """Make up for the readings that a process would have made until now."""
+        """Catch up on the readings that a real process would have made until now."""
         role, now = self._role, self._role.world.now
         if self._monotonic < role.frozen_until:
             self._read_until(min(now, role.frozen_from))

@@ -1,5 +1,5 @@
-"""Bugs put in on purpose in what a process makes of time: stops of the process, and steps of the
-system's clock. See `mutations`.
+"""Mutations of how a process handles time: suspensions of the process, and steps of the system
+clock. See `mutations`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""The embedded broker's disk: the real storage on a database in memory, whose writer takes its time
-and dies with its broker.
+"""The embedded broker's disk: the real storage code on an in-memory database, whose writer is slow
+and stops when its broker dies.
 
-What was committed survives the broker; what waited for the writer is lost. A batch that was being
-written when the broker died may be there or not, as on a real disk."""
+Committed data survives the broker. Data that was waiting for the writer is lost. A batch that was
+being written when the broker died may or may not be there, as on a real disk.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +23,11 @@ from tests.simulation.clock import Role, WorldClock
 
 
 class Disk(Database):
-    """What survives. `on_written` is called with each batch right after it is safe; `full` makes
-    writing fail, `slow_s` all slow.
+    """The database that survives the broker. `on_written` is called with each batch right after it
+    is committed. While `full` is true, writing fails. `slow_s` is the longest additional time of a
+    call.
 
-    Whoever reads waits up to `reading_s` longer.
+    Reading takes up to `reading_s` seconds longer.
     """
 
     def __init__(self, on_written: Callable[[Batch], None]) -> None:
@@ -44,7 +46,7 @@ class Disk(Database):
         self._on_written(batch)
 
     def messages(self, queue_id: int) -> int:
-        """How many are kept for a queue."""
+        """Return how many messages are stored for a queue."""
         bounds = row_id(queue_id, 0), row_id(queue_id + 1, 0) - 1
         (count,) = self._connection.execute(
             "SELECT count(*) FROM message WHERE id BETWEEN ? AND ?", bounds
@@ -52,20 +54,20 @@ class Disk(Database):
         return int(count)
 
     def close(self) -> None:
-        """A broker lets go of it; the next one takes it up."""
+        """Do nothing: the next broker process uses the same database."""
 
     def save(self) -> sqlite3.Connection:
-        """A copy of all that is on it now, as a snapshot of the file system makes one."""
+        """Return a copy of the present contents, like a snapshot of a file system."""
         copy = sqlite3.connect(":memory:", isolation_level=None)
         self._connection.backup(copy)
         return copy
 
     def restore(self, copy: sqlite3.Connection) -> None:
-        """Have nothing on it but what such a copy has; no broker may live."""
+        """Replace the contents by a copy. No broker may be running."""
         copy.backup(self._connection)
 
     def destroy(self) -> None:
-        """The end of the world."""
+        """Close the database at the end of the run."""
         self._connection.close()
 
 
@@ -87,7 +89,7 @@ class SimulatedStorage(SqliteStorage):
         )
 
     def _run_later(self, function: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
-        """The writer thread: one call at a time, each a little later."""
+        """Stand in for the writer thread: run one call at a time, each a little later."""
         result: Deferred[Any] = Deferred()
         rng = self._disk_rng
         takes_s = (
@@ -108,13 +110,13 @@ class SimulatedStorage(SqliteStorage):
         try:
             value = function(*arguments)
         except Exception:
-            # The answer comes from another thread, so it comes as an event of its own.
+            # A real answer comes from another thread, so it is an event of its own here.
             self._world.call_later(self._role, 0, result.errback, Failure())
         else:
             self._world.call_later(self._role, 0, result.callback, value)
 
     def die(self) -> None:
-        """The broker is no more; with luck, what was being written is complete."""
+        """Stop with the broker. The batch that is being written is sometimes completed."""
         if self._under_way and self._disk_rng.random() < 0.5 and not self._disk.full:
             function, arguments, _ = self._under_way[0]
             if function == self._disk.write:

@@ -1,4 +1,6 @@
-"""What goes wrong, and when. Each seed has its own choice of kinds of faults, and its own rate."""
+"""The faults: what goes wrong, and when. Each seed has its own selection of kinds of faults, and
+its own rate.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +15,15 @@ from tests.simulation.world import World
 HOT_EVENTS = 12
 LONGEST_STEP_S = 600.0
 NOTICED_WITHIN_S = 5.0
-_WEIGHTS = {"b": 2.0, "a": 1.0, "w": 3.0}  # of roles, by how much there is to lose
-KEYS = ("plain", "other")  # the first one is what all roles begin with
+_WEIGHTS = {"b": 2.0, "a": 1.0, "w": 3.0}  # by role: how likely it is to be chosen
+KEYS = ("plain", "other")  # the first one is what all roles start with
 MOODS = ("normal", "busy", "down", "hanging", "late", "broken")
 
 
 @define(eq=False)
 class Faults:
-    """Strikes at random times until `until`, and some of the time right behind something that
-    matters: see `heed`.
+    """Causes faults at random times until `until`, and sometimes right after an important event;
+    see `heed`.
     """
 
     world: World
@@ -63,13 +65,11 @@ class Faults:
         self._later(self.rng.expovariate(1.0 / self.mean_pause_s))
 
     def strike(self) -> None:
-        """One fault."""
+        """Cause one fault."""
         self.rng.choice(self.kinds)()
 
     def heed(self) -> None:
-        """Something that matters has happened: perhaps a fault is to strike within the next few
-        events.
-        """
+        """Note an important event. A fault may follow within the next few events."""
         if (
             self.hot
             and self._countdown < 0
@@ -79,14 +79,16 @@ class Faults:
             self._countdown = self.rng.randrange(HOT_EVENTS)
 
     def tick(self) -> None:
-        """An event has happened."""
+        """Count an event, and cause the fault that is due."""
         if self._countdown >= 0:
             self._countdown -= 1
             if self._countdown < 0 and self.world.clock.now < self.until:
                 self.strike()
 
     def end(self) -> None:
-        """Nothing goes wrong any longer: all that is down comes up, all that is silent is heard."""
+        """End all faults: start all roles, heal all connections, and restore disk, A and
+        key files.
+        """
         world = self.world
         world.trace.note("the calm begins")
         world.network.heal()
@@ -98,28 +100,28 @@ class Faults:
         for name in world.names:
             world.start(name)
 
-    # Of the network.
+    # The network.
 
     def _link(self) -> Link | None:
         links = self.world.network.open_links()
         return self.rng.choice(links) if links else None
 
     def cut(self) -> None:
-        """A connection breaks, at any byte."""
+        """Break a connection, after any byte."""
         link = self._link()
         if link is not None:
             self.world.trace.note(f"{link} is cut")
             link.break_off()
 
     def bounce(self) -> None:
-        """All connections of the broker break."""
+        """Break all connections to the broker."""
         self.world.trace.note("all links to the broker are cut")
         for link in self.world.network.open_links():
             if link.name == "broker":
                 link.break_off()
 
     def mute(self) -> None:
-        """A connection is half-open, for up to minutes, in one direction or in both."""
+        """Make a connection half-open in one or both directions, for up to minutes."""
         link = self._link()
         if link is not None:
             ends = self.rng.choice([[link.client], [link.server], [link.client, link.server]])
@@ -131,7 +133,7 @@ class Faults:
             link.mute(ends, seconds)
 
     def block(self) -> None:
-        """A role cannot reach another one's server."""
+        """Block a role's way to another role's server."""
         client = self.rng.choice(
             [name for name in self.world.names if name[0] in "w" or name in ("b1", "b2")]
         )
@@ -140,7 +142,7 @@ class Faults:
         self.world.trace.note(f"{client} cannot reach {name} for {seconds:.1f} s")
         self.world.network.block(client, name, seconds)
 
-    # Of the roles.
+    # The roles.
 
     def _victim(self) -> str:
         names = self.world.names
@@ -151,39 +153,39 @@ class Faults:
         self.world.clock.call_later(None, seconds, self.world.start, name)
 
     def kill(self) -> None:
-        """A role dies at once, and comes back after a while."""
+        """Kill a role; it starts again after a while."""
         name = self._victim()
         self.world.kill(name)
         self._again(name)
 
     def power_loss(self) -> None:
-        """A role's machine loses its power: its peers are told nothing."""
+        """Cut the power of a role's machine: its peers are not notified."""
         name = self._victim()
         self.world.kill(name, silent_s=self.rng.choice([3.0, 60.0]) * self.rng.random())
         self._again(name)
 
     def stop(self) -> None:
-        """A role is stopped in the orderly way, and started again."""
+        """Stop a role with SIGTERM, and start it again."""
         name = self._victim()
         self.world.stop(name, lambda: self._again(name))
 
     def freeze(self) -> None:
-        """A role's process is stopped, or its machine paused, for up to ten minutes."""
+        """Suspend a role's process or machine for up to ten minutes."""
         self.world.freeze(
             self._victim(), self.rng.choice([1.0, 12.0, 60.0, 600.0]) * self.rng.random()
         )
 
     def clock_step(self) -> None:
-        """The system's clock of a role's machine is set, by up to ten minutes."""
+        """Step the system clock of a role's machine by up to ten minutes."""
         self.world.set_clock(self._victim(), self.rng.uniform(-LONGEST_STEP_S, LONGEST_STEP_S))
 
     def _holders(self) -> list[str]:
-        """All roles that have a key file."""
+        """Return all roles that have a key file."""
         return [name for name in self.world.names if name not in ("broker", "a")]
 
     def key_file(self) -> None:
-        """An operator gives a role another key file, the wrong one perhaps, and puts it right after
-        a while.
+        """Give a role another key file, perhaps a wrong one, and put the right one back after a
+        while.
         """
         world = self.world
         name = self.rng.choice(self._holders())
@@ -195,31 +197,31 @@ class Faults:
             None, seconds, world.replace_key_file, name, KEYS, self.rng.random() * NOTICED_WITHIN_S
         )
 
-    # Of the disk.
+    # The disk.
 
     def disk_full(self) -> None:
-        """The broker's disk is full for a while."""
+        """Make the broker's disk full for a while."""
         seconds = self.rng.choice([3.0, 60.0]) * self.rng.random()
         self.world.trace.note(f"the disk is full for {seconds:.1f} s")
         self.world.disk.full = True
         self.world.clock.call_later(None, seconds, setattr, self.world.disk, "full", False)
 
     def disk_slow(self) -> None:
-        """Each transaction takes up to seconds."""
+        """Make each transaction take up to seconds."""
         seconds = self.rng.choice([3.0, 60.0]) * self.rng.random()
         self.world.trace.note(f"the disk is slow for {seconds:.1f} s")
         self.world.disk.slow_s = self.rng.choice([0.3, 2.0, 6.0])
         self.world.clock.call_later(None, seconds, setattr, self.world.disk, "slow_s", 0.0)
 
-    # Of A.
+    # Service A.
 
     def a_moody(self) -> None:
-        """A behaves differently from now on."""
+        """Change how A behaves from now on."""
         self.world.a.mood = self.rng.choice(MOODS)
         self.world.trace.note(f"A's mood is {self.world.a.mood}")
 
     def a_away(self) -> None:
-        """A's process is gone; whoever calls is refused, or hears nothing."""
+        """Kill A's process: connections to it are refused, or get no reaction."""
         silent_s = self.rng.choice([None, 30.0 * self.rng.random()])
         self.world.kill("a", silent_s)
         self.world.clock.call_later(None, 60.0 * self.rng.random(), self.world.start, "a")

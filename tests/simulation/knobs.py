@@ -1,5 +1,5 @@
-"""Limits that are far away in life, turned so low that a few tasks reach them: pages, windows,
-batches, renewals, dead letters.
+"""The knobs: limits that real systems seldom reach, set so low that a few tasks reach them. They
+concern pages, windows, batches, renewals and dead letters.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.simulation.clock import WorldClock
 Knob = tuple[tuple[ModuleType, str, float], ...]
 
 DELIVERY_LIMIT = "few deliveries"
-LATE_STREAMS = "late streams"  # what is confirmed can be read a little later only, as in RabbitMQ
+LATE_STREAMS = "late streams"  # confirmed messages become readable a little later, as in RabbitMQ
 LONG_JOURNALS = "long journals"  # replaying one takes seconds
 READING_S = 0.5
 LATENESS_S = (0.05, 2.0)
@@ -51,7 +51,7 @@ KNOBS: dict[str, Knob] = {
 
 
 def draw(rng: random.Random) -> tuple[str, ...]:
-    """Which knobs a seed turns: none, as often as not."""
+    """Choose the knobs of a seed. Half of the seeds have none."""
     if rng.random() < 0.5:
         return ()
     return tuple(rng.sample(list(KNOBS), rng.randint(1, 4)))
@@ -59,7 +59,7 @@ def draw(rng: random.Random) -> tuple[str, ...]:
 
 @contextmanager
 def turned(names: tuple[str, ...], clock: WorldClock, rng: random.Random) -> Iterator[None]:
-    """Turn these for a while."""
+    """Apply these knobs within the context."""
     with _limits(names), _late_streams(clock, rng) if LATE_STREAMS in names else nullcontext():
         yield
 
@@ -77,7 +77,7 @@ def _late_streams(clock: WorldClock, rng: random.Random) -> Iterator[None]:
 
 @contextmanager
 def patched(target: Any, name: str, value: Any) -> Iterator[None]:
-    """Give `name` of `target` another value for a while."""
+    """Replace attribute `name` of `target` within the context."""
     before = getattr(target, name)
     setattr(target, name, value)
     try:

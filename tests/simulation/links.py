@@ -1,5 +1,5 @@
-"""One connection with its two ends: a stream of bytes each way, which arrives late, in pieces, or
-not at all. See `network`.
+"""One connection with its two ends: a stream of bytes in each direction, which arrive late, in
+pieces, or not at all. See `network`.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _log = Logger()
 
 @define(eq=False)
 class Link:
-    """One connection, from `client` to the server `name`: `client` began to connect at `dialed_at`,
-    and it is there since `since`.
+    """One connection, from `client_role` to the server `name`. The client began to connect at
+    `dialed_at`; the connection was established at `since`.
     """
 
     network: Network
@@ -43,9 +43,9 @@ class Link:
     dialed_at: float
     since: float
     cut: bool = False
-    # something was done to it or to a role at its ends: no deadline can be asked of those
+    # A fault affected the link or one of its roles: no deadline is checked on it.
     disturbed: bool = False
-    harmed: bool = False  # something was done to it: what it carries may be lost
+    harmed: bool = False  # a fault affected the link: its data may be lost
     client: End = field(init=False)
     server: End = field(init=False)
 
@@ -66,14 +66,14 @@ class Link:
         return not (self.client.connected or self.server.connected)
 
     def break_off(self) -> None:
-        """Cut it: what is on its way arrives up to some byte."""
+        """Cut the connection. Of the data in flight, a part of random length still arrives."""
         self.cut = self.disturbed = self.harmed = True
         for end in self.ends:
             end.lose_tail()
             end.schedule()
 
     def mute(self, directions: Iterable[End], seconds: float) -> None:
-        """Let nothing pass that these ends send."""
+        """Deliver nothing that these ends send, for this many seconds."""
         self.disturbed = self.harmed = True
         for end in directions:
             end.mute = True
@@ -82,8 +82,8 @@ class Link:
 
 @implementer(ITransport, IPushProducer)
 class End:
-    """One end of a link, as its role's transport. `connected` ends before the protocol is told;
-    `told` is then.
+    """One end of a link, as the transport of its role. `connected` becomes false before the
+    protocol is notified, `told` when it is.
     """
 
     def __init__(self, link: Link, role: Role) -> None:
@@ -100,12 +100,12 @@ class End:
         self._network = link.network
         self._outgoing = bytearray()
         self._scheduled: DelayedCall | None = None
-        self._goodbye: Exception | None = None  # what the other end is told once all has arrived
+        self._goodbye: Exception | None = None  # what the other end gets after all data
         self._producer: IPushProducer | None = None
         self._producer_paused = False
         self._reading = True
 
-    # What a protocol calls.
+    # Called by the protocol.
 
     def write(self, data: bytes) -> None:
         if not self.connected or self.disconnecting or not data or not self.role.alive:
@@ -164,15 +164,15 @@ class End:
 
     def setTcpKeepAlive(self, enabled: bool) -> None: ...
 
-    # What happens to it.
+    # Called by the network.
 
     def lose_tail(self) -> None:
-        """Of what is on its way, only so much arrives."""
+        """Drop a random part of the end of the data in flight."""
         if self._outgoing:
             del self._outgoing[self._network.rng.randrange(len(self._outgoing) + 1) :]
 
     def orphan(self) -> None:
-        """Its role has died."""
+        """Mark the end as one whose role has died."""
         if self.connected:
             self.connected = False
             self.lost_at = self._network.world.now
@@ -181,17 +181,17 @@ class End:
             self.schedule()
 
     def unmute(self) -> None:
-        """It is heard again."""
+        """Deliver again what this end sends."""
         self.mute = False
         self.schedule()
 
     def bury(self) -> None:
-        """Let a dead role's protocol come to an end; nobody hears it."""
+        """Finish the protocol of a dead role. What it sends goes nowhere."""
         if not self.told:
             self.told = True
             self.protocol.connectionLost(Failure(ConnectionLost()))
 
-    # Inside.
+    # Internal.
 
     def schedule(self) -> None:
         if self._scheduled is None or not self._scheduled.active():
@@ -204,7 +204,7 @@ class End:
         if self.mute or self._network.blocked(self.link):
             if self.disconnecting and self.connected and len(self._outgoing) < HIGH_WATER:
                 self._goodbye = ConnectionDone()
-                self._lose(ConnectionDone())  # the rest is the kernel's business
+                self._lose(ConnectionDone())  # The kernel sends the rest.
             return
         if other.role.frozen_until > world.now:
             self._scheduled = world.call_later(

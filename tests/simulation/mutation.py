@@ -1,4 +1,4 @@
-"""One bug put in on purpose, and the list of all: see `mutations`."""
+"""The class of mutations, and the registry of all of them. See `mutations`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from tests.simulation.knobs import patched
 
 @frozen
 class Mutation:
-    """`replace` is what stands in for `name` of `target` while it is switched on."""
+    """A bug put in on purpose: while it is switched on, `replace` replaces attribute `name` of
+    `target`.
+    """
 
     target: Any
     name: str
@@ -21,7 +23,7 @@ class Mutation:
 
     @contextmanager
     def switched_on(self) -> Iterator[None]:
-        """Make the mistake for a while."""
+        """Have the bug within the context."""
         with patched(self.target, self.name, self.replace):
             yield
 
@@ -30,7 +32,7 @@ MUTATIONS: dict[str, Mutation] = {}
 
 
 def mutation(name: str, target: Any, attribute: str) -> Callable[[Any], Any]:
-    """Register the decorated function as what stands in for `attribute` of `target`."""
+    """Register the decorated function as the replacement of `attribute` of `target`."""
 
     def register(replace: Any) -> Any:
         MUTATIONS[name] = Mutation(target, attribute, replace)

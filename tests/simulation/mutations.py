@@ -1,7 +1,10 @@
-"""Bugs put in on purpose: each is one that somebody could make, and that the simulation must find.
+"""Mutations: bugs put in on purpose. Each is a mistake that a programmer could make, and the
+simulation must find it.
 
-with MUTATIONS["lanes off"].switched_on():
-    simulate(1)
+    with MUTATIONS["lanes off"].switched_on():
+        simulate(1)
+
+The other modules whose names end in ``mutations`` register theirs here, too.
 """
 
 from __future__ import annotations
@@ -79,7 +82,7 @@ mutation("a call begins without a delivery", Job, "entitled")(property(lambda jo
 @mutation("a task whose key is missing has failed", Attempts, "_has_key")
 async def _no_waiting(self: Any, job: Any) -> bool:
     if not self._can_open(job):
-        # which is final, too
+        # NOT_FOUND is final too
         raise EquipmentSilent("The body is sealed with a key that is not in the key file")
     return True
 
@@ -96,7 +99,7 @@ def _unheard(self: Any) -> None:
 
 @mutation("lanes off", worker, "DeviceQueues")
 class _NoLanes(DeviceQueues[Any]):
-    """Everybody goes at once, and nobody follows."""
+    """Lanes that let every task go at once."""
 
     def enter(self, device: str, item: Any) -> bool:
         return True

@@ -1,17 +1,18 @@
 """The network between roles: streams of bytes that arrive late, in pieces, or not at all.
 
 A *link* is one connection with its two *ends*. What one end writes reaches the other in order,
-after a delay, cut into pieces anywhere; links do not wait for one another. A link can be
+after a delay, cut into pieces anywhere. Links do not wait for one another. A link can be
 
-- *cut*: each direction still carries some of what was on its way, up to any byte, then both ends
-  learn of it, each at its own time;
-- *mute*, in one direction or both: nothing arrives and nobody is told, until it is heard again (a
-  half-open connection);
-- *orphaned*, when a role dies: its peers see the connection go or, where the machine lost its
-  power, nothing at all.
+- *cut*: each direction still delivers a random part of the data in flight, then both ends are
+  notified, each at its own time;
+- *mute*, in one direction or both (half-open): nothing arrives and neither end is notified, until
+  the link is unmuted;
+- *orphaned*, when a role dies: its peers are notified of the loss or, if the machine lost its
+  power, not at all.
 
-A *route*, from one role to one server's name, can be blocked: its links are mute then, and
-connecting hangs."""
+A *route*, from one role to one server's name, can be blocked: its links are then mute, and
+connecting hangs.
+"""
 
 from __future__ import annotations
 
@@ -44,8 +45,8 @@ class _Listener:
 
 
 class Network:
-    """`split` is how often a piece of bytes is cut in two, `slow` how often one takes long; both
-    from 0 to 1.
+    """The network. `split` is how often a piece of data is cut in two, `slow` how often one takes
+    long; both from 0 to 1.
     """
 
     def __init__(self, world: WorldClock, rng: random.Random, *, split: float, slow: float) -> None:
@@ -68,16 +69,16 @@ class Network:
         return _Endpoint(self, role, name)
 
     def delay_s(self, link: Link) -> float:
-        """How long the next bytes of a link are on their way."""
+        """Return the transit time of the next bytes of a link."""
         delay_s = link.latency_s * (0.5 + self.rng.random())
         if self.slow and self.rng.random() < self.slow:
             delay_s += self.rng.random() * 2.0
         return delay_s
 
-    # What happens to it.
+    # Faults.
 
     def block(self, client: str, name: str, seconds: float) -> None:
-        """Let nothing pass between a client role and a server's name."""
+        """Block the route between a client role and a server's name."""
         self._blocked[client, name] = self.world.now + seconds
         for link in self._alive():
             if (link.client_role.name, link.name) == (client, name):
@@ -91,14 +92,14 @@ class Network:
                     end.schedule()
 
     def blocked(self, link: Link) -> bool:
-        """Whether the link's route is."""
+        """Return whether the link's route is blocked."""
         return self._is_blocked(link.client_role.name, link.name)
 
     def _is_blocked(self, client: str, name: str) -> bool:
         return bool(self._blocked) and self._blocked.get((client, name), 0.0) > self.world.now
 
     def heal(self) -> None:
-        """Let everything pass again."""
+        """End all blocks and unmute all links."""
         self._blocked.clear()
         self._silent.clear()
         self.slow = 0.0
@@ -107,8 +108,8 @@ class Network:
                 end.unmute()
 
     def role_died(self, role: Role, silent_s: float | None) -> None:
-        """Take a dead role from the network. With `silent_s` its peers see nothing at all for so
-        long, or until they give up.
+        """Remove a dead role from the network. With `silent_s` its peers are notified only after so
+        many seconds.
         """
         for name in [name for name, listener in self._listeners.items() if listener.role is role]:
             del self._listeners[name]
@@ -123,13 +124,13 @@ class Network:
                     end.orphan()
 
     def disturb(self, role: Role) -> None:
-        """Something was done to a role: ask no deadlines of its links."""
+        """Mark the role's links as disturbed: no deadline is checked on them."""
         for link in self._alive():
             if role in (link.client_role, link.server_role):
                 link.disturbed = True
 
     def role_left(self, role: Role) -> None:
-        """A role listens no more."""
+        """Stop listening for a role."""
         for name in [name for name, listener in self._listeners.items() if listener.role is role]:
             del self._listeners[name]
 
@@ -138,14 +139,14 @@ class Network:
         return self.links
 
     def open_links(self) -> list[Link]:
-        """Those that connect somebody still."""
+        """Return the links of which an end is still connected."""
         return list(self._alive())
 
     # Connecting.
 
     def unreachable(self, client: str, name: str) -> bool:
-        """Whether whoever connects hears nothing at all for now: blocked, without power, or
-        frozen.
+        """Return whether a connection attempt gets no reaction at all now: the route is blocked, or
+        the server is without power or frozen.
         """
         listener = self._listeners.get(name)
         if listener is None:
@@ -175,9 +176,7 @@ class Network:
 
 
 class _Dial:
-    """Connecting to a server; while nothing answers at all, it is tried again and again, as TCP
-    does.
-    """
+    """One attempt to connect. While there is no reaction it tries again and again, as TCP does."""
 
     def __init__(self, network: Network, role: Role, name: str, factory: IProtocolFactory) -> None:
         self._network, self._role, self._name, self._factory = network, role, name, factory
@@ -225,7 +224,7 @@ class _Endpoint:
 
 @implementer(IAgentEndpointFactory)
 class AgentEndpoints:
-    """For a role's HTTP client: a URL's host is a server's name."""
+    """Endpoints for a role's HTTP client: the host of a URL is a server's name."""
 
     def __init__(self, network: Network, role: Role) -> None:
         self._network, self._role = network, role

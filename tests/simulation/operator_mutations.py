@@ -1,4 +1,4 @@
-"""Bugs put in on purpose in what makes good another number of shards, and a restored backup. See
+"""Mutations of the code that handles a changed number of shards and a restored backup. See
 `mutations`.
 """
 
@@ -11,7 +11,7 @@ from rtprov.messaging.resharding import _Move
 from rtprov.messaging.shard_count import ShardCount
 from tests.simulation.mutation import mutation
 
-# Another number of shards.
+# A changed number of shards.
 
 
 _run = _Move.run

@@ -1,5 +1,5 @@
-"""What an operator does to the broker's queues, in some of the seeds: purges them, deletes them,
-unbinds them.
+"""An operator's actions on the broker's queues, in some seeds: purging, deleting and unbinding
+them.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from rtprov.broker.engine.virtual_host import VirtualHost
 from rtprov.messaging.topology import PARKED_QUEUE, TASKS_EXCHANGE, Shard
 from tests.simulation.world import Broker, World
 
-HOW_OFTEN = 0.35  # of the seeds
+HOW_OFTEN = 0.35  # Fraction of the seeds.
 
 
 @define(eq=False)
 class Operator:
-    """Acts at random times until `until`. Has dice of its own, so that the other seeds, and the
-    faults, stay what they are.
+    """Acts at random times until `until`. It has its own random numbers, so that it does not change
+    the faults of a seed, nor the seeds without an operator.
     """
 
     world: World
@@ -46,13 +46,13 @@ class Operator:
         self._later()
 
     def purge(self, host: VirtualHost, shard: Shard) -> None:
-        """The work queue loses all that it has not handed out."""
+        """Purge a work queue: the tasks that are not handed out are lost."""
         queue = host.queues.get(shard.work)
         if queue is not None:
             self.world.trace.note(f"{shard.work} is purged of {queue.purge()} messages")
 
     def delete(self, host: VirtualHost, shard: Shard) -> None:
-        """A queue of tasks or of letters is gone, with all that was handed out of it."""
+        """Delete a queue of tasks or of dead letters, together with its unacknowledged messages."""
         queue = host.queues.get(self.rng.choice([shard.work, shard.work, shard.dead, PARKED_QUEUE]))
         if queue is not None:
             self.world.trace.note(
@@ -60,6 +60,6 @@ class Operator:
             )
 
     def unbind(self, host: VirtualHost, shard: Shard) -> None:
-        """The work queue gets no tasks any more."""
+        """Unbind a work queue: it gets no tasks any more."""
         self.world.trace.note(f"{shard.work} is unbound")
         host.unbind(shard.work, TASKS_EXCHANGE, shard.requested_key, None)

@@ -1,4 +1,4 @@
-"""Bugs put in on purpose where the journal decides: keys and cancellations. See `mutations`."""
+"""Mutations of what the journal decides: idempotency keys and cancellations. See `mutations`."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ _over = Store.over
 def _over_by_body(
     self: Any, task_id: str, fingerprint: str | None, accepted_at: float
 ) -> bool | None:
-    """A task is over for its own body only."""
+    """Treat a task as ended only if its body is the same."""
     record = self._records.get(task_id)
     if record is not None and record.fingerprint != fingerprint:
         return False

@@ -1,4 +1,4 @@
-"""Bugs put in on purpose in what makes good lost messages, and keeps the order meanwhile. See
+"""Mutations of the code that replaces lost messages and keeps the order of tasks. See
 `mutations`.
 """
 

@@ -1,4 +1,4 @@
-"""What is left when everything is done: nothing but what is meant to be kept."""
+"""Checks for the end of a run: what is left in the roles, on the disk and on the network."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tests.simulation.world import Broker, Service, World
 
 
 def at_rest(world: World, *, running: bool) -> None:
-    """Check that no table holds more than at its beginning, and, where nothing is `running`, that
-    no timer and no connection is left.
+    """Check that no table holds more than at its start and, unless roles are `running`, that no
+    timer and no connection is left.
     """
     for name, process in world.processes.items():
         for what, size in _sizes(process):
@@ -34,7 +34,7 @@ def at_rest(world: World, *, running: bool) -> None:
 
 
 def jobs(world: World) -> int:
-    """How many tasks the workers hold."""
+    """Return how many tasks the workers hold."""
     workers = [
         process.service for process in world.processes.values() if isinstance(process, Service)
     ]
@@ -47,8 +47,9 @@ def jobs(world: World) -> int:
 
 
 def no_marker(world: World) -> bool:
-    """Whether no worker has published what is not confirmed, or not delivered: a standby looks for
-    lost tasks now and then.
+    """Return whether workers have no unconfirmed and no undelivered messages.
+
+    A standby worker publishes a marker now and then, to look for lost tasks.
     """
     workers = [
         process.service for process in world.processes.values() if isinstance(process, Service)
@@ -65,8 +66,8 @@ def no_marker(world: World) -> bool:
 
 
 def stop_looking(world: World) -> None:
-    """Have the front ends ask no more whether workers are there, nor for their keys, until they
-    connect again: it would never end.
+    """Stop the front ends' regular questions for workers and their keys until they connect again.
+    Otherwise a run would never come to rest.
     """
     for process in world.processes.values():
         if isinstance(process, Service) and isinstance(process.service, FrontendService):
@@ -76,7 +77,7 @@ def stop_looking(world: World) -> None:
 
 
 def connected(world: World) -> bool:
-    """Whether all front ends and workers are at their work."""
+    """Return whether all front ends and workers are connected to the broker."""
     return all(
         process.service.connection.connected
         for process in world.processes.values()

@@ -1,10 +1,11 @@
-"""What the checks know of a backup that was restored: what it excuses, by task.
+"""What the checks know about a restored backup, and which violations it excuses, by task.
 
 - Tasks whose requests are not in the backup are *lost*: they may be unknown, until a POST that
   began after the restore is answered 200 with their id.
-- Tasks of the backup that went on since are *set back*: they may be called again, and may end
-  again, otherwise perhaps. They are never unknown, and they end.
-- All other tasks are as good as ever."""
+- Tasks in the backup that made progress after it are *set back*: they may be called again and may
+  end again, perhaps with another status. They are never unknown, and they end.
+- All other tasks follow all rules.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
 @define(eq=False)
 class Restores:
-    """`count` is how often a backup was restored. Tasks that are lost or set back come with the
-    final states that they had.
+    """The restored backups. `count` is their number. `lost` and `set_back` give for each task the
+    final states that it had.
     """
 
     count: int = 0
@@ -35,8 +36,8 @@ class Restores:
         self._saved = {task.task_id: evolve(task) for task in tasks if task.requested}
 
     def restore(self, tasks: Iterable[Task], orders: Iterable[Order]) -> None:
-        """It is restored: put back what is known of tasks from the disk, and what clients were told
-        of those that it changes.
+        """The backup is restored: reset what is known of tasks from the disk, and what clients were
+        told of the tasks that changed.
         """
         self.count += 1
         for task in tasks:
@@ -55,11 +56,13 @@ class Restores:
                 order.final, order.refused, order.too_late = None, False, False
 
     def excuses(self, task_id: str | None) -> bool:
-        """Whether this task need not go the one way that tasks go."""
+        """Return whether this task may break the rules for tasks."""
         return task_id in self.lost or task_id in self.set_back
 
     def ends_before(self, task_id: str) -> set[State]:
-        """What a front end, or a worker that ran on, may still tell of it."""
+        """Return the final states that a front end, or a worker that kept running, may still report
+        for the task.
+        """
         return self.lost.get(task_id, set()) | self.set_back.get(task_id, set())
 
 

@@ -1,7 +1,6 @@
-"""One seed, from its beginning to its end.
+"""One run: a seed, from start to end.
 
-result = simulate(1234)
-assert result.broken is None, result.report()
+`simulate(1234)` runs seed 1234. The `broken` of its result is None if all invariants held.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from tests.simulation.world import Setup, World
 
 MAX_EVENTS = 200_000
 CALM_S = 7200.0  # everything must be done by then
-LONGEST_CALL_S = 900.0  # with the pause after it, and a stop of its worker
+LONGEST_CALL_S = 900.0  # includes the pause after it, and a suspension of its worker
 KEYLESS = (" is missing: ", "the latest tasks are sealed with key", "POSTs are refused: ")
 RESTORED = ("the broker's journal began anew", "the broker has lost its order")
 REST_S = 200.0  # the longest timer that a stopped process may leave to an idle connection
@@ -36,7 +35,7 @@ REST_S = 200.0  # the longest timer that a stopped process may leave to an idle 
 
 @define(eq=False)
 class Result:
-    """How a seed went. `broken` is what did not hold."""
+    """The result of a seed. `broken` describes the violation, if there was one."""
 
     seed: int
     broken: str | None
@@ -46,7 +45,7 @@ class Result:
     accepted: int
 
     def report(self) -> str:
-        """What to do with a seed that failed."""
+        """Return the violation, and the command that shows it again."""
         return (
             f"seed {self.seed}: {self.broken}\n\nTo see it again:  python -m tests.simulation"
             f" --seed {self.seed}\n"
@@ -56,7 +55,8 @@ class Result:
 def simulate(seed: int, *, live: bool = False) -> Result:
     """Run one seed. With `live`, its trace is printed as it goes."""
     collecting = gc.isenabled()
-    # what is forgotten ends when it is collected: that must not depend on how much there was before
+    # Discarded Deferreds log their failures when they are collected. The time of that must not
+    # depend on what ran before.
     gc.disable()
     run = _Run(seed, live)
     observer = cast("ILogObserver", run.on_log)
@@ -65,7 +65,7 @@ def simulate(seed: int, *, live: bool = False) -> Result:
     try:
         with turned(run.world.setup.knobs, run.world.clock, run.world.rng("knobs")):
             run.run()
-        gc.collect(0)  # failures that nobody has looked at are logged now
+        gc.collect(0)  # log the failures of Deferreds that were never handled
         return run.end()
     finally:
         gc.collect(1)
@@ -112,8 +112,8 @@ class _Run:
         return clients
 
     def _make_order(self, rng: random.Random, device: str, keyed: float) -> Order:
-        """A new one, or with a key one that another client has, too, or another body with its
-        key.
+        """Return a new order, an order with a key that another client has too, or another body with
+        such a key.
         """
         if rng.random() >= keyed:
             return self.world.new_order(device)
@@ -143,8 +143,8 @@ class _Run:
         )
 
     def on_log(self, event: LogEvent) -> None:
-        """Errors break a seed, unless they tell of a full disk, a missing key, a restored backup,
-        or that the broker gave up as it may.
+        """Treat a logged error as a violation, unless it is about a full disk, a missing key, a
+        restored backup, or a permitted dead letter.
         """
         level = event.get("log_level")
         if self._burying or level is None:
@@ -162,10 +162,10 @@ class _Run:
             self.checks.on_log(text, event)
 
     def on_unraisable(self, what: Any) -> None:
-        """Something failed where nobody could be told."""
+        """An exception was raised where it could not propagate, such as in a finaliser."""
         self.checks.expect(self._burying, f"Lost: {what.exc_value!r} in {what.object!r}")
 
-    # The acts.
+    # The phases of a run.
 
     def run(self) -> None:
         for name in self.world.names:
@@ -190,7 +190,7 @@ class _Run:
         self.checks.expect(False, f"A client failed: {reason.getTraceback()}")
 
     def _advance(self, done: Any, seconds: float) -> None:
-        """Let things happen until `done`, for so many seconds at most."""
+        """Run events until `done` returns true, for at most so many seconds."""
         clock, checks, faults, trace = self.world.clock, self.checks, self.faults, self.world.trace
         end, lines = clock.now + seconds, len(trace.lines)
         alarm = clock.call_later(None, seconds, lambda: None)
@@ -204,8 +204,8 @@ class _Run:
             alarm.cancel()
 
     def _settle(self) -> None:
-        """Tasks that no client knows of come to their end, too, and calls that a worker makes for
-        what another one has finished.
+        """Wait until tasks that no client knows of have ended, and calls whose task another worker
+        has finished.
         """
         self._advance(
             lambda: not self.world.held and self.world.processes.keys() >= set(self.world.names),
@@ -224,7 +224,7 @@ class _Run:
         self.checks.expect(connected(self.world), "Some role does not connect to the broker")
 
     def _ask_again(self) -> None:
-        """Whoever asks now, orders again or cancels, and whomever, is told the same."""
+        """Repeat the requests for all orders at every front end. All must give the same answers."""
         world = self.world
         had = [
             order
@@ -241,8 +241,8 @@ class _Run:
 
     def _stop(self) -> None:
         world = self.world
-        self._advance(lambda: False, 3.0)  # what is under way arrives …
-        # … and who has been restarted meanwhile is at his work
+        self._advance(lambda: False, 3.0)  # messages in flight arrive
+        # Roles that were restarted meanwhile connect.
         self._advance(lambda: connected(self.world), CALM_S)
         stop_looking(world)
         self._advance(lambda: False, 3.0)
@@ -260,7 +260,9 @@ class _Run:
             at_rest(world, running=False)
 
     def end(self) -> Result:
-        """Bury the dead, and look whether anybody was forgotten."""
+        """Finish the protocols of dead roles, so that Deferreds that never fired do not outlive the
+        run.
+        """
         world = self.world
         result = Result(
             world.seed,

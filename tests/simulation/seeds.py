@@ -1,4 +1,4 @@
-"""Many seeds, in as many processes as there are cores."""
+"""Running many seeds, in as many processes as there are cores."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ CHUNK = 25
 
 
 def simulate_many(seeds: Iterable[int]) -> Iterator[Result]:
-    """Run these seeds; yield how each went, in their order."""
+    """Run these seeds; yield their results in order."""
     with _pool() as pool:
         yield from pool.map(simulate, seeds, chunksize=CHUNK)
 
 
 def catch_all(mutations: Iterable[str], within: int) -> Mapping[str, Result | None]:
-    """How each mutation is caught by the first of so many seeds; None where it is by none."""
+    """Return, by mutation, the first failing result among seeds 0 to `within` - 1, or None if no
+    seed fails.
+    """
     names = list(mutations)
     with _pool() as pool:
         return dict(zip(names, pool.map(_catch, names, [within] * len(names)), strict=True))
@@ -50,5 +52,5 @@ def _begin() -> None:
 
 
 def quiet() -> None:
-    """Have nothing logged but what the simulation looks at."""
+    """Discard all log events except for the simulation's own observer."""
     globalLogBeginner.beginLoggingTo([], redirectStandardIO=False, discardBuffer=True)

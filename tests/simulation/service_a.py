@@ -1,7 +1,8 @@
-"""The simulation's own A: it remembers every call, and misbehaves as its mood has it.
+"""The simulated service A: it remembers every call, and misbehaves as its mood demands.
 
-It speaks just enough HTTP for the worker's real client, and nothing of the worker's: what it
-remembers is the truth that statuses are checked against."""
+It implements as much HTTP as the worker's real client needs, independently of the worker's code.
+Task statuses are checked against the calls that it remembers.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ REASONS = {
 LONGEST_RETRY_AFTER_S = 7.0
 IN_TIME_S = 60.0  # half a minute before the shortest of the worker's deadlines
 
-# What A may do with a call, how often in each mood.
+# By mood: what A may do with a call, and how often (relative weights).
 MOODS: dict[str, dict[str, float]] = {
     "calm": {"success": 1.0},
     "normal": {"success": 12.0, "unknown": 0.5, "failure": 0.7, "slow": 1.0},
@@ -44,8 +45,8 @@ MOODS: dict[str, dict[str, float]] = {
 
 @define(eq=False)
 class Call:
-    """One call as A had it. The worker began to send, or to connect where it had to, at `begun_at`;
-    A had answered at `answered_at`.
+    """One call as A saw it. The worker began to send, or to connect if it had to, at `begun_at`. A
+    sent its answer at `answered_at`.
     """
 
     number: int
@@ -53,7 +54,7 @@ class Call:
     device: str
     body: bytes
     worker: Role
-    end: End  # A's
+    end: End  # A's end
     begun_at: float
     came_at: float
     conduct: str = ""
@@ -62,15 +63,15 @@ class Call:
 
     @property
     def in_time(self) -> bool:
-        """Whether its success left A long before any deadline, and the network has carried it to
-        the worker's machine.
+        """Whether a success left A long before any deadline, and the network delivered it to the
+        worker's machine.
         """
         answered_in_s = math.inf if self.answered_at is None else self.answered_at - self.came_at
         return self.succeeded and answered_in_s < IN_TIME_S and not self.end.link.harmed
 
     def over_at(self, now: float) -> float | None:
-        """When the worker had done with it, as far as can be known; None where it goes on at
-        `now`.
+        """Return when the worker was done with the call, as far as can be known; None if it is
+        still under way at `now`.
         """
         ends = [
             each
@@ -82,8 +83,8 @@ class Call:
 
 @define(eq=False)
 class ServiceA(Factory):
-    """`on_call` hears of each call before it is answered, `on_answer` right before the answer
-    leaves.
+    """The server. `on_call` is called with each call before it is answered, `on_answer` right
+    before the answer is sent.
     """
 
     role: Role
@@ -100,7 +101,7 @@ class ServiceA(Factory):
         return _Connection(self)
 
     def conduct(self) -> str:
-        """What to do with the next call."""
+        """Choose what to do with the next call."""
         choices = MOODS[self.mood]
         return self.rng.choices(list(choices), list(choices.values()))[0]
 
@@ -207,4 +208,4 @@ class _Connection(Protocol):
             transport.loseConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """A does not mind whether the caller still listens."""
+        """Ignore the loss: A carries out the call all the same."""

@@ -1,4 +1,4 @@
-"""That the simulation finds bugs: each mutation is caught."""
+"""The simulation finds bugs: each mutation makes a seed fail."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ WITHIN = 500
 
 class Mutations(SynchronousTestCase):
     def test_each_is_caught(self) -> None:
-        """Each bug that is put in on purpose is found within 500 seeds."""
+        """The first 500 seeds find each mutation."""
         if not FULL:
             raise SkipTest("takes a quarter of an hour: .ci/full runs it, with RTPROV_FULL=1")
         caught = catch_all(MUTATIONS, WITHIN)
         self.assertEqual([name for name, result in caught.items() if result is None], [])
 
     def test_report(self) -> None:
-        """What was broken is told with task, device, the last events, and the command that shows it
-        again.
+        """The report of a violation names task and device, and has the last events and the command
+        that shows it again.
         """
         with MUTATIONS["every answer is a success"].switched_on():
             result = next(result for result in map(simulate, range(100)) if result.broken)

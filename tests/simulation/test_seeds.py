@@ -1,4 +1,4 @@
-"""The simulation's normal run, and that a seed always goes the same way."""
+"""The regular run of the simulation, and its determinism."""
 
 from __future__ import annotations
 
@@ -14,15 +14,13 @@ from tests.simulation.seeds import simulate_many
 from tests.support.scale import FULL, QUICK
 
 SEEDS = 2000 if FULL else 20 if QUICK else 150
-AGAIN = 3  # seeds, whose runs are compared
+AGAIN = 3  # number of seeds that are run twice
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 class Seeds(SynchronousTestCase):
     def test_many(self) -> None:
-        """Whatever goes wrong, every task comes to its end, and nothing that must hold is
-        broken.
-        """
+        """Every task of every seed ends, and no invariant is violated."""
         broken, accepted = [], 0
         for result in simulate_many(range(SEEDS)):
             accepted += result.accepted
@@ -34,13 +32,13 @@ class Seeds(SynchronousTestCase):
 
 class Determinism(SynchronousTestCase):
     def test_again(self) -> None:
-        """A seed goes the same way each time, whatever ran before it."""
+        """A seed has the same trace each time, regardless of what ran before it."""
         first = [simulate(seed).digest for seed in range(AGAIN)]
         self.assertEqual([simulate(seed).digest for seed in reversed(range(AGAIN))], first[::-1])
         self.assertEqual(len(set(first)), AGAIN)
 
     def test_another_process(self) -> None:
-        """A seed goes the same way in another process, where strings hash differently."""
+        """A seed has the same trace in another process, with another hash seed."""
         script = (
             "from tests.simulation.run import simulate\n"
             f"print(*(simulate(seed).digest for seed in range({AGAIN})))"

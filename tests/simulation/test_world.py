@@ -1,4 +1,4 @@
-"""What the simulated world is made of does what it says: clocks, network and disk."""
+"""The parts of the simulated world: clocks, network and disk."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class WorldTestCase(SynchronousTestCase):
         self.rng = random.Random(1)
 
     def advance(self, seconds: float) -> None:
-        """Let so much time pass."""
+        """Let this much time pass."""
         end = self.world.now + seconds
         alarm = self.world.call_later(None, seconds, lambda: None)
         while alarm.active() and self.world.step():
@@ -48,7 +48,7 @@ class WorldTestCase(SynchronousTestCase):
 
 class Clocks(WorldTestCase):
     def test_order(self) -> None:
-        """What is due happens in the order of its times, and of asking where those are the same."""
+        """Calls run in the order of their times, and for equal times in the order of scheduling."""
         happened: list[str] = []
         for name, delay in (("c", 2.0), ("a", 1.0), ("b", 1.0)):
             self.world.call_later(None, delay, happened.append, name)
@@ -56,8 +56,8 @@ class Clocks(WorldTestCase):
         self.assertEqual(happened, ["a", "b", "c"])
 
     def test_reset_and_cancel(self) -> None:
-        """A call that is put off happens then, one that is brought forward at once, one that is
-        cancelled never.
+        """A postponed call runs at its new time, as does one that is moved forward. A cancelled one
+        never runs.
         """
         happened: list[tuple[str, float]] = []
         calls = {
@@ -73,9 +73,7 @@ class Clocks(WorldTestCase):
         self.assertEqual(happened, [("sooner", 1.0), ("later", 9.0)])
 
     def test_a_dead_role(self) -> None:
-        """Nothing of a role happens after its death, neither what it had asked for before nor what
-        it asks for then.
-        """
+        """No call of a dead role runs, whether it was scheduled before or after its death."""
         role, happened = Role("r", self.world), list[str]()
         role.clock.callLater(1.0, happened.append, "before")
         role.alive = False
@@ -84,8 +82,8 @@ class Clocks(WorldTestCase):
         self.assertEqual((happened, self.world.pending()), ([], []))
 
     def test_a_frozen_role(self) -> None:
-        """While a role stands still its clock does, too: what is due then happens later by as
-        much.
+        """The clock of a frozen role stands still: calls that fall due meanwhile run later by the
+        duration of the freeze.
         """
         role, happened = Role("r", self.world), list[tuple[str, float]]()
         for name, delay in (("second", 3.0), ("first", 1.0)):
@@ -99,8 +97,8 @@ class Clocks(WorldTestCase):
         self.assertEqual(happened, [("first", 11.0), ("second", 13.0)])
 
     def test_a_clock_that_is_set(self) -> None:
-        """A step of the system's clock moves no timer; the role's wall clock shows it, and does not
-        count it in an age.
+        """A step of the system clock does not move timers. The role's wall clock shows the step but
+        does not count it in an age.
         """
         role, happened = Role("r", self.world), list[float]()
         began = role.wall_clock()
@@ -133,7 +131,7 @@ class Links(WorldTestCase):
         return protocol
 
     def test_bytes(self) -> None:
-        """What one end writes arrives at the other, whole and in order, before its goodbye."""
+        """What one end writes arrives at the other, complete and in order, before the close."""
         self.client.write(b"a" * 100)
         self.client.write(b"b" * 100)
         self.client.loseConnection()
@@ -143,7 +141,9 @@ class Links(WorldTestCase):
         self.assertEqual(self.network.open_links(), [])
 
     def test_cut(self) -> None:
-        """Of what was on its way when a link was cut, some arrives; then both ends are told."""
+        """Of the data in flight on a cut link, a first part arrives; then both ends are
+        notified.
+        """
         self.client.write(bytes(range(100)))
         self.link.break_off()
         self.client.write(b"more")
@@ -153,7 +153,7 @@ class Links(WorldTestCase):
         self.assertEqual([self.listener(end).lost for end in self.link.ends], [True, True])
 
     def test_half_open(self) -> None:
-        """Of a mute end nothing arrives until it is heard again; then all does."""
+        """Data from a mute end arrives only after it is unmuted, and then completely."""
         self.link.mute([self.client], 60.0)
         self.client.write(b"hello")
         self.server.write(b"are you there?")
@@ -166,8 +166,8 @@ class Links(WorldTestCase):
         self.assertEqual(self.listener(self.server).received, b"hello")
 
     def test_half_open_and_given_up(self) -> None:
-        """An end that gives up a mute link is rid of it; the other learns of it when it is heard
-        again.
+        """An end that aborts a mute link is closed at once. The other end is notified when the link
+        is unmuted.
         """
         self.link.mute(self.link.ends, 60.0)
         self.client.abortConnection()
@@ -177,7 +177,7 @@ class Links(WorldTestCase):
         self.assertTrue(self.listener(self.server).lost)
 
     def test_death(self) -> None:
-        """A dead role's peers are told, and it hears nothing any more."""
+        """The peers of a dead role are notified of the loss; the role itself gets no more calls."""
         self.server.write(b"too late")
         self.client_role.alive = False
         self.network.role_died(self.client_role, None)
@@ -188,7 +188,7 @@ class Links(WorldTestCase):
         self.assertTrue(self.listener(self.server).lost)
 
     def test_power_loss(self) -> None:
-        """A role whose machine has lost its power is missed only after a while."""
+        """The peers of a role whose machine lost its power are notified only after a while."""
         self.client_role.alive = False
         self.network.role_died(self.client_role, 30.0)
         self.advance(29.0)
@@ -208,7 +208,7 @@ class Disks(WorldTestCase):
         return role, SimulatedStorage(self.disk, role=role, world=self.world, rng=self.rng)
 
     def test_what_survives(self) -> None:
-        """What was committed is there after the broker's death; what was not told to be, is not."""
+        """Committed data survives the broker's death; uncommitted data does not."""
         role, storage = self.open()
         storage.queue_declared("q", {}, False)
         storage.added("q", record(1))
@@ -224,7 +224,9 @@ class Disks(WorldTestCase):
         self.assertEqual((queue.name, queue.count, queue.last), ("q", 1, 1))
 
     def test_full(self) -> None:
-        """While the disk is full a commit waits, and the broker is told; then it is done."""
+        """While the disk is full, a commit waits and the broker is notified. When there is space
+        again, the commit completes.
+        """
         _, storage = self.open()
         heard: list[str | None] = []
         storage.on_trouble = heard.append

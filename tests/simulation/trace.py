@@ -1,4 +1,6 @@
-"""What happened, in order: shown when something went wrong, and by ``--seed``."""
+"""The trace of a run: what happened, in order. It is shown after a violation, and with
+``--seed``.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ LAST_LINES = 25
 
 @define(eq=False)
 class Trace:
-    """Lines with their time, and the task and device that they are about. With `live` each is
+    """Lines with their time, and with the task and device that they are about. With `live` each is
     printed at once.
     """
 
@@ -30,12 +32,12 @@ class Trace:
             print(_line(self.world.now, text))  # noqa: T201
 
     def log(self, text: str) -> None:
-        """What the product logs is shown, but is no event."""
+        """Print a log event of the product. It is not part of the trace."""
         if self.live:
             print(_line(self.world.now, f"    log: {text}"))  # noqa: T201
 
     def about(self, task_id: str | None, device: str | None) -> str:
-        """The last lines about a task or its device, and those that concern everybody."""
+        """Return the last lines about a task or its device, or about neither."""
         chosen = [
             (at, text)
             for at, text, task, about in self.lines
@@ -46,7 +48,7 @@ class Trace:
         return "\n".join(_line(at, text) for at, text in chosen[-LAST_LINES:])
 
     def digest(self) -> str:
-        """Two runs with the same digest went the same way."""
+        """Return a hash of the trace. Runs with equal traces have the same digest."""
         text = "\n".join(_line(at, text) for at, text, _, _ in self.lines)
         return hashlib.sha256(text.encode()).hexdigest()
 

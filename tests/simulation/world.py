@@ -1,5 +1,5 @@
-"""The world of one seed: roles with their processes, which start, die and start again, on one
-clock, one network and one disk.
+"""The world of one seed: roles and their processes, which start, die and start again, on one clock,
+one network and one disk.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ URL = BrokerUrl.parse("amqp://guest:guest@broker/")
 
 @frozen
 class Setup:
-    """What a seed's world is like."""
+    """The random properties of a seed's world."""
 
     workers: int
     frontends: int
@@ -46,7 +46,7 @@ class Setup:
     concurrency: int
     patience_s: float
     drain_s: float
-    skew_s: float  # clocks are up to so much ahead or behind
+    skew_s: float  # the largest offset of a machine's clock, ahead or behind
     split: float
     slow: float
     delay_s: float
@@ -71,21 +71,21 @@ class Setup:
 
 
 class Process(Protocol):
-    """One life of a role."""
+    """One process of a role, from its start to its end."""
 
     role: Role
 
     def stop(self) -> Deferred[Any]:
-        """End as after SIGTERM; fires when the process may exit."""
+        """Stop as after SIGTERM. The Deferred fires when the process may exit."""
 
     def died(self) -> None:
-        """It has ended, one way or the other."""
+        """The process has ended, in whatever way."""
 
 
 @define(eq=False)
 class Service:
-    """A front end's or a worker's life; `service` is the role as it is made for the number of
-    shards, `given` the one that it was told.
+    """A process of a front end or worker. `service` is made for the number of shards, `given` is
+    the number on its command line.
     """
 
     role: Role
@@ -106,7 +106,7 @@ class Service:
 
 @define(eq=False)
 class Broker:
-    """The broker's life; `real` is the broker under test."""
+    """A process of the broker; `real` is the broker under test."""
 
     role: Role
     real: Any
@@ -125,7 +125,7 @@ class Broker:
 
 @define(eq=False)
 class Stateless:
-    """A's life."""
+    """A process of service A."""
 
     role: Role
 
@@ -139,11 +139,13 @@ class Stateless:
 
 @define(eq=False)
 class World:
-    """Everything; `processes` are those that live, by name: ``broker``, ``a``, ``b1`` … and ``w1``
-    …
+    """Everything in a run. `processes` are the living ones, by name: ``broker``, ``a``, ``b1`` …
+    and ``w1`` …
 
-    `shards` is their number, which may have `changed`; `untold` says of each role whether it must
-    find that out (and is empty where the number stays). Roles that are `held` do not start."""
+    `shards` is the number of shards; `changed` says whether it was changed. `untold` says for each
+    role whether it runs without ``--shards``; it is empty if the number stays the same. Roles in
+    `held` are not started.
+    """
 
     seed: int
     setup: Setup
@@ -158,7 +160,7 @@ class World:
     held: set[str] = field(factory=set)
     url: BrokerUrl = URL
     orders: list[Order] = field(factory=list)
-    # by role, where it is not the one that all began with
+    # by role, if it is not the file that all started with
     key_files: dict[str, tuple[str, ...]] = field(factory=dict)
     trace: Trace = field(init=False)
     network: Network = field(init=False)
@@ -200,7 +202,9 @@ class World:
         )
 
     def rng(self, name: str) -> random.Random:
-        """Dice of one's own, so that what one rolls changes nothing for the others."""
+        """Return a separate random generator, so that its use does not change the numbers of the
+        others.
+        """
         return random.Random(f"{self.seed}/{name}")
 
     @property
@@ -209,7 +213,7 @@ class World:
 
     @property
     def names(self) -> list[str]:
-        """All roles, living or not."""
+        """The names of all roles, running or not."""
         return [
             "broker",
             "a",
@@ -218,7 +222,7 @@ class World:
         ]
 
     def new_order(self, device: str, key: Key | None = None) -> Order:
-        """An order whose body is like no other's."""
+        """Return an order with a unique body."""
         number = len(self.orders) + 1
         timeout_s = self.rng(f"order {number}").choice([1, 14, 60, 100])
         body = (
@@ -230,10 +234,10 @@ class World:
         self.checks.orders[body] = order
         return order
 
-    # Life.
+    # Starting.
 
     def start(self, name: str) -> None:
-        """Start a role; nothing happens where it lives, is held, or once the world is `closing`."""
+        """Start a role. Do nothing if it runs, is held, or the world is `closing`."""
         if name in self.processes or name in self.held or self.closing:
             return
         life = self._lives[name] = self._lives.get(name, 0) + 1
@@ -313,8 +317,8 @@ class World:
         return Service(role, sharded, sealer, given)
 
     def _given(self, name: str) -> int | None:
-        """The number of shards that a role is told. None must do: a broker that knows no number yet
-        would take 1.
+        """Return the number of shards on a role's command line. It must be there if the broker
+        knows no number yet, because the default would be 1.
         """
         untold = self.untold.get(name, False) and (self.changed or self.shards == 1)
         return None if untold else self.shards
@@ -330,8 +334,8 @@ class World:
         )
 
     def replace_key_file(self, name: str, keys: tuple[str, ...], noticed_after_s: float) -> None:
-        """Give a role another key file; a process that lives notices it after a while, one that
-        starts has it at once.
+        """Give a role another key file. A running process notices it after `noticed_after_s`, a new
+        process reads it at once.
         """
         self.key_files[name] = keys
         process = self.processes.get(name)
@@ -342,11 +346,11 @@ class World:
         if process.sealer.key_ids != self.key_files[name]:
             process.sealer.replace(*self.key_files[name])
 
-    # Death.
+    # Ending and suspending.
 
     def kill(self, name: str, silent_s: float | None = None) -> None:
-        """Kill a role as ``kill -9`` does; with `silent_s`, as pulling the plug does: its peers
-        hear nothing for so long.
+        """Kill a role as ``kill -9`` does. With `silent_s`, it is like a power loss: its peers are
+        notified only after so many seconds.
         """
         process = self.processes.get(name)
         if process is not None:
@@ -358,8 +362,8 @@ class World:
             self._end(name, process, silent_s)
 
     def stop(self, name: str, then: Callable[[], object] = lambda: None) -> None:
-        """Stop a role in the orderly way; `then` is called when its process has ended, unless it
-        was killed before.
+        """Stop a role as after SIGTERM. `then` is called when its process has ended, unless it was
+        killed before.
         """
         process = self.processes.get(name)
         if process is None or name in self.stopping:
@@ -376,13 +380,13 @@ class World:
         def stopped(_: object) -> None:
             if process.role.alive:
                 self.trace.note(f"{name} has stopped")
-                # What a reactor still does in its last turn.
+                # A reactor still completes its last iteration.
                 self.clock.call_later(None, 0.0, exit)
 
         process.stop().addBoth(stopped)
 
     def freeze(self, name: str, seconds: float) -> None:
-        """Stop a role's process for a while (SIGSTOP), its connections with it."""
+        """Suspend a role's process (SIGSTOP), and with it its connections."""
         process = self.processes.get(name)
         if process is not None:
             self.trace.note(f"{name} stands still for {seconds:.1f} s")
@@ -390,7 +394,7 @@ class World:
             self.network.disturb(process.role)
 
     def set_clock(self, name: str, offset_s: float) -> None:
-        """Set the system's clock on a role's machine."""
+        """Step the system clock of a role's machine."""
         process = self.processes.get(name)
         if process is not None:
             self.trace.note(f"{name}'s clock is set to {offset_s:+.1f} s")
@@ -398,7 +402,7 @@ class World:
 
     @property
     def frozen(self) -> bool:
-        """Whether some process stands still."""
+        """Whether some process is suspended."""
         return any(
             process.role.frozen_until > self.clock.now for process in self.processes.values()
         )
