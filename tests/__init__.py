@@ -1,4 +1,6 @@
-"""The tests. Hypothesis runs the same examples every time, however slow the machine is."""
+"""The tests of rtprov. Hypothesis is set up to run the same examples each time, without a
+deadline.
+"""
 
 from hypothesis import HealthCheck, settings
 

@@ -1,8 +1,8 @@
-"""One description of what a broker does, run on two brokers: the embedded one in memory, and a real
-RabbitMQ over TCP.
+"""Contract tests of a broker: each runs on the embedded broker in memory and on a real RabbitMQ
+over TCP.
 
-A theme is a mixin, whose tests are coroutines that wait for answers and deliveries, and never for
-time to pass:
+A topic is a mixin. Its tests are coroutines that wait for answers and deliveries, never for time to
+pass:
 
     class PurgeContract(BrokerContract):
         async def test_purge(self) -> None:
@@ -13,18 +13,21 @@ time to pass:
     class SqlitePurge(SqliteTestCase, PurgeContract): ...
     class RabbitMQPurge(RabbitMQTestCase, PurgeContract): ...
 
-On the embedded broker the virtual clock is turned until the coroutine is done; on RabbitMQ the
-reactor runs and trial holds the deadline. That something does *not* happen is shown by a later
-thing that does: `BrokerContract.settle`, or a marker message in the same queue.
+On the embedded broker the virtual clock is advanced until the coroutine is done. On RabbitMQ the
+reactor runs, and trial enforces the timeout. To show that something does *not* happen, a test waits
+for a later event that does: `BrokerContract.settle`, or a marker message in the same queue.
 
-The measure is RabbitMQ 3.10, which the embedded broker follows. Where a later RabbitMQ does
-something else, the test says so, and what:
+The reference is RabbitMQ 3.10, which the embedded broker follows. If a later RabbitMQ behaves
+differently, the test is marked with the version and the reason, and a second method tests the other
+behaviour:
 
-    @differs(since=(4, 3), because="`basic.nack` does not count as a delivery; `basic.reject` and a
-    lost consumer do") async def test_delivery_limit(self) -> None: ...
+    @differs(since=(4, 3), because="`basic.nack` does not count as a delivery")
+    async def test_delivery_limit(self) -> None: ...
 
-    async def delivery_limit_since_4_3(self) -> None: ...     # runs in its place on RabbitMQ 4.3
-and later"""
+    async def delivery_limit_since_4_3(self) -> None: ...  # replaces it on RabbitMQ 4.3 and later
+
+`differs` also feeds the table in docs/embedded-broker.md.
+"""
 
 from __future__ import annotations
 
@@ -92,11 +95,13 @@ class Inbox:
         self._deliveries.put(delivery)
 
     async def next(self) -> Delivery:
-        """The next delivery, once it is there."""
+        """Return the next delivery, once it has arrived."""
         return await self._deliveries.get()
 
     async def bodies(self, count: int, *, ack: bool = False) -> list[bytes]:
-        """The bodies of the next deliveries, each acknowledged as it comes where that is wanted."""
+        """Return the bodies of the next deliveries. With `ack`, each is acknowledged as it
+        arrives.
+        """
         bodies = []
         for _ in range(count):
             delivery = await self.next()
@@ -107,15 +112,15 @@ class Inbox:
 
     @property
     def waiting(self) -> list[bytes]:
-        """The bodies of what has arrived and was not yet asked for."""
+        """Return the bodies of deliveries that have arrived and were not fetched yet."""
         return [delivery.body for delivery in self._deliveries.pending]
 
 
 class BrokerContract(_Case):
-    """What the tests of a theme use. `clock` is the client's, `url` the broker's, and `endpoint`
-    the way to it.
+    """What the tests of a topic use. `clock` is the client's clock, `url` the broker's URL, and
+    `endpoint` the way to it.
 
-    `version` is the RabbitMQ's; the embedded broker counts as none.
+    `version` is RabbitMQ's version. It is empty for the embedded broker.
     """
 
     clock: Any  # an IReactorTime
@@ -125,7 +130,7 @@ class BrokerContract(_Case):
     def endpoint(self) -> IStreamClientEndpoint:
         raise NotImplementedError
 
-    # Connections and channels; all are closed after the test.
+    # Connections and channels. All are closed after the test.
 
     async def open(self, protocol: P) -> P:
         """Connect a protocol."""
@@ -133,7 +138,7 @@ class BrokerContract(_Case):
         return protocol
 
     async def connect(self, url: BrokerUrl | None = None, **options: Any) -> AmqpConnection:
-        """A connection whose handshake is done."""
+        """Return a connection whose handshake is complete."""
         connection = await self.open(
             AmqpConnection(url=url or self.url, clock=self.clock, **options)
         )
@@ -142,13 +147,13 @@ class BrokerContract(_Case):
         return connection
 
     async def channel(self, connection: AmqpConnection | None = None) -> AmqpChannel:
-        """A channel that may be closed without harm to its connection; on a connection of its own
-        if none is given.
+        """Return an open channel, by default on a connection of its own, so that a channel error
+        harms no other channel.
         """
         return await (connection or await self.connect()).open_channel(fatal=False)
 
     async def publisher(self) -> Publisher:
-        """A publisher on a connection of its own."""
+        """Return a publisher on a connection of its own."""
         publisher = Publisher(clock=self.clock, confirm_deadline_s=DEADLINE_S)
         await publisher.attach(await self.connect())
         return publisher
@@ -165,7 +170,7 @@ class BrokerContract(_Case):
     # Methods.
 
     async def ask(self, channel: AmqpChannel, method: base.Frame) -> Message:
-        """The broker's answer to a method, or None where it has none."""
+        """Send a method and return the broker's answer, or None if the method has no answer."""
         answer: Message = await channel.invoke(
             METHODS[type(method)], [value for _, value in method]
         )
@@ -174,8 +179,8 @@ class BrokerContract(_Case):
     async def refused(
         self, channel: AmqpChannel, method: base.Frame, code: int, words: str = ""
     ) -> AmqpError:
-        """Send a method that the broker refuses by closing its channel, or its connection where the
-        code asks for that.
+        """Send a method, and check that the broker closes the channel, or the connection if the
+        reply code is a connection error.
         """
         closed: Deferred[BrokerError] = Deferred()
         channel.on_closed(closed.callback)
@@ -209,16 +214,18 @@ class BrokerContract(_Case):
         raise AssertionError
 
     async def settle(self, channel: AmqpChannel, queue: str) -> None:
-        """Return when all that the broker had to say on this channel about a queue has arrived."""
-        # RabbitMQ's channel may answer while a delivery is in its mailbox, but handles that before
-        # the next method
+        """Wait until everything that the broker had sent about a queue on this channel has
+        arrived.
+        """
+        # RabbitMQ's channel may answer while a delivery is still in its mailbox. It handles that
+        # delivery before the next method.
         for _ in range(2):
             await self.count(channel, queue)
 
     # Queues.
 
     def name(self, word: str = "test") -> str:
-        """A name that no other test has."""
+        """Return a name that no other test uses."""
         return f"{word}.{uuid.uuid4().hex}"
 
     async def queue(
@@ -242,14 +249,16 @@ class BrokerContract(_Case):
         return await self.queue(channel, "stream")
 
     async def count(self, channel: AmqpChannel, queue: str) -> int:
-        """How many messages wait in a queue."""
+        """Return how many messages are ready in a queue."""
         answer = await self.ask(channel, Queue.Declare(queue=queue, passive=True))
         return int(answer.message_count)
 
     async def publish(
         self, queue: str, *bodies: bytes, exchange: str = "", **properties: Any
     ) -> None:
-        """Publish to a queue, or by a routing key to an exchange; return when all is confirmed."""
+        """Publish to a queue, or to an exchange with a routing key; return when all messages are
+        confirmed.
+        """
         publisher = self.__dict__.get("_publisher")
         if publisher is None or publisher.channel is None:
             publisher = self.__dict__["_publisher"] = await self.publisher()
@@ -263,8 +272,8 @@ class BrokerContract(_Case):
             await each
 
     def publish_raw(self, channel: AmqpChannel, exchange: str = "", **parts: bytes) -> None:
-        """Publish an empty message whose properties are written as they stand here: pamqp leaves
-        out what is empty or 0.
+        """Publish an empty message with these properties unchanged. pamqp omits properties that are
+        empty or 0.
         """
         method = Basic.Publish(exchange=exchange, routing_key="x")
         channel.send(encode_content(channel.id, method, join(parts, 0), b"", 4096))
@@ -293,12 +302,12 @@ class BrokerContract(_Case):
         return inbox
 
     async def get(self, channel: AmqpChannel, queue: str, *, no_ack: bool = True) -> Message | None:
-        """The queue's next message by ``basic.get``, or None."""
+        """Return the queue's next message by ``basic.get``, or None."""
         answer = await self.ask(channel, Basic.Get(queue=queue, no_ack=no_ack))
         return None if answer.content is None else answer
 
     async def get_body(self, channel: AmqpChannel, queue: str) -> bytes | None:
-        """The body of a queue's next message, which is then gone, or None."""
+        """Get and acknowledge the next message of a queue; return its body, or None."""
         answer = await self.get(channel, queue)
         return None if answer is None or answer.content is None else answer.content.body
 
@@ -307,10 +316,11 @@ Test = Callable[[Any], Coroutine[Any, Any, None]]
 
 
 def differs(*, since: tuple[int, int], because: str) -> Callable[[Test], Test]:
-    """Mark a test that RabbitMQ passes no more from version `since` on.
+    """Mark a test that fails on RabbitMQ from version `since` on.
 
-    There, the method named after the test and the version is run, which says what holds instead.
-    `because` is for the reader, and for the table in docs/embedded-broker.md."""
+    From that version on, the method named after the test and the version runs instead. `because` is
+    shown in the table in docs/embedded-broker.md.
+    """
 
     def mark(test: Test) -> Test:
         difference = Difference(
@@ -329,7 +339,7 @@ def differs(*, since: tuple[int, int], because: str) -> Callable[[Test], Test]:
 
 @frozen
 class Difference:
-    """What `differs` was told, and the method that is run instead."""
+    """The arguments of `differs`, and the method that replaces the test."""
 
     since: tuple[int, int]
     because: str
@@ -343,8 +353,8 @@ def _factory(protocol: Protocol) -> IProtocolFactory:
 
 
 class EmbeddedTestCase(SynchronousTestCase):
-    """The embedded broker in memory. Coroutine tests are run by turning the virtual clock; nothing
-    may be left on it at the end.
+    """The embedded broker in memory. Coroutine tests run by advancing the virtual clock. No timer
+    may be left at the end.
     """
 
     def __init_subclass__(cls) -> None:
@@ -367,7 +377,7 @@ class EmbeddedTestCase(SynchronousTestCase):
         return self.network.connect("broker")
 
     def pump(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Turn the clock until a coroutine is done."""
+        """Advance the clock until a coroutine is done."""
         failures: list[Failure] = []
         done = Deferred.fromCoroutine(coroutine).addErrback(failures.append)
         self.network.until(lambda: bool(done.called), DEADLINE_S)
@@ -385,8 +395,8 @@ class EmbeddedTestCase(SynchronousTestCase):
 
 
 class SqliteTestCase(EmbeddedTestCase):
-    """The embedded broker on SQLite. Its writer takes a turn of the clock for each call, and it
-    keeps next to nothing in memory.
+    """The embedded broker on SQLite. Each call of its writer takes one turn of the clock, and it
+    keeps almost nothing in memory.
     """
 
     def make_storage(self) -> Storage:

@@ -1,4 +1,6 @@
-"""The embedded broker on a network in memory, for tests of what works on real connections to it."""
+"""A test case with the embedded broker on an in-memory network, for tests of sessions on real
+connections.
+"""
 
 from __future__ import annotations
 
@@ -42,8 +44,8 @@ def make_task(number: int, equipment_id: str = "DEVICE1") -> Task:
 
 
 class BrokerTestCase(SynchronousTestCase):
-    """A broker that runs, and `outside`, the publisher of somebody else who is connected to it.
-    `logged` is what was logged.
+    """A running broker, and `outside`, the publisher of another client. `logged` is what was
+    logged.
     """
 
     shards: Sequence[Shard] = (SHARD,)
@@ -70,14 +72,14 @@ class BrokerTestCase(SynchronousTestCase):
         return f"{self.rng.getrandbits(128):032x}"
 
     def start_broker(self) -> None:
-        """Start a broker that knows nothing."""
+        """Start a broker with empty storage."""
         self.broker = make_broker(clock=self.clock, storage=MemoryStorage())
         self.network.listen("broker").listen(BrokerFactory(self.broker))
         self.addCleanup(self.network.settle)
         self.addCleanup(self.broker.stop)
 
     def begin(self, sessions: Sequence[Session], name: str = "test") -> BrokerConnection:
-        """A connection that is started, and not yet turned to."""
+        """Start to connect; the handshake has not been processed yet."""
         connection = BrokerConnection(
             name=name,
             endpoint=self.network.connect("broker"),
@@ -91,7 +93,7 @@ class BrokerTestCase(SynchronousTestCase):
         return connection
 
     def connect(self, sessions: Sequence[Session]) -> BrokerConnection:
-        """A connection with all its sessions attached."""
+        """Return a connection with all its sessions attached."""
         connection = self.begin(sessions)
         self.network.until(lambda: connection.connected, 10.0)
         return connection
@@ -106,7 +108,7 @@ class BrokerTestCase(SynchronousTestCase):
         self.network.until(lambda: all(connection.connected for connection in connections), 60.0)
 
     def journal(self, apply: Any, publisher: Publisher) -> ShardJournal:
-        """A journal to be attached behind topology and `publisher`."""
+        """Return a journal, which is to be attached after the topology and `publisher`."""
         return ShardJournal(
             shard=SHARD,
             apply=apply,
@@ -117,12 +119,12 @@ class BrokerTestCase(SynchronousTestCase):
         )
 
     def result(self, work: Deferred[T] | Coroutine[Any, Any, T]) -> T:
-        """What `work` comes to, without time passing."""
+        """Return the result of `work`, which must be available without time passing."""
         deferred = work if isinstance(work, Deferred) else Deferred.fromCoroutine(work)
         self.network.settle()
         return self.successResultOf(deferred)
 
-    # What somebody else does.
+    # Another client.
 
     def publish(
         self, exchange: str, key: str, body: bytes, headers: dict[str, Any] | None = None
@@ -141,13 +143,13 @@ class BrokerTestCase(SynchronousTestCase):
         self.publish(TASKS_EXCHANGE, SHARD.requested_key, encode_task(task))
 
     def messages(self, queue: str) -> int:
-        """How many messages wait in a queue, or are kept in a stream."""
+        """Return how many messages are ready in a queue, or stored in a stream."""
         return self.broker.virtual_host.queues[queue].message_count
 
     @contextmanager
     def consuming(self, queue: str) -> Iterator[list[Delivery]]:
-        """Consume a queue for a while, over a connection that is lost at the end; what has come
-        then has come.
+        """Consume a queue within the context, on a connection that is lost at its end. By then all
+        messages have arrived.
         """
         taken: list[Delivery] = []
         connection = self.connect([_Taker(queue, taken)])
@@ -156,7 +158,7 @@ class BrokerTestCase(SynchronousTestCase):
         self.disconnect(connection)
 
     def take(self, queue: str) -> list[Delivery]:
-        """Take all messages out of a queue."""
+        """Remove all messages from a queue and return them."""
         with self.consuming(queue) as taken:
             for delivery in taken:
                 delivery.ack()

@@ -1,4 +1,6 @@
-"""A system in memory whose queues an operator touches."""
+"""A test case with the whole system in memory, whose queues an operator purges, deletes or
+unbinds.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ DEVICES = [f"DEVICE{number:04}" for number in range(12)]
 
 
 class CensusTestCase(SystemTestCase):
-    """A system with calls of 10 s, three at a time, whose worker holds six deliveries at most."""
+    """A system whose calls to A take 10 s, three at a time. Its worker holds at most six
+    deliveries.
+    """
 
     def make(self) -> System:
         self.patch(assembly, "WAITING_ROOM", 0)
@@ -32,7 +36,7 @@ class CensusTestCase(SystemTestCase):
         return self.system.broker.virtual_host
 
     def operator(self, act: str, queue: str = SHARD.work) -> None:
-        """What an operator does to the broker."""
+        """Do to the broker what an operator might do."""
         if act == "purge":
             self.virtual_host.queues[queue].purge()
         elif act == "delete":
@@ -46,7 +50,7 @@ class CensusTestCase(SystemTestCase):
         self.system.network.until(lambda: bool(stopped.called))
 
     def assert_done(self, tasks: list[tuple[str, str]], *, within_s: float = 300.0) -> None:
-        """All are completed, with one call each."""
+        """Check that all tasks are completed, with one call each."""
         self.system.network.advance(within_s)
         self.assertEqual(
             (self.codes(tasks), self.system.stub.calls), ([DONE] * len(tasks), len(tasks))
@@ -54,7 +58,7 @@ class CensusTestCase(SystemTestCase):
         self.assertEqual(self.virtual_host.queues[SHARD.work].message_count, 0)
 
     def codes(self, tasks: list[tuple[str, str]]) -> list[int]:
-        """What clients are told of these tasks."""
+        """Return the status codes that clients get for these tasks."""
         return [self.system.get(device, task).json["code"] for device, task in tasks]
 
     def accepted(self, devices: list[str]) -> list[tuple[str, str]]:

@@ -1,10 +1,12 @@
-"""Certificates of every kind, right and wrong, made with `cryptography`: what trustme, which only
-makes proper ones, cannot do.
+"""Certificates of every kind, valid and invalid, made with `cryptography`. (trustme makes only
+valid ones.)
 
-authority = Authority()
-identity = authority.issue(dns("a.example"))
-identity.server_options()       # what a server that shows it is given
-authority.pem                   # what its clients trust
+    authority = Authority()
+    identity = authority.issue(dns("a.example"))
+    identity.server_options()       # for a server that shows this certificate
+    authority.pem                   # for its clients, which trust this authority
+
+Certificates are valid by the real clock, because OpenSSL compares with it.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ DAY = timedelta(days=1)
 
 
 def dns(*names: str) -> list[x509.GeneralName]:
-    """DNS names, whatever they look like."""
+    """DNS names, valid or not."""
     return [x509.DNSName(name) for name in names]
 
 
@@ -42,9 +44,9 @@ def ip(*addresses: str) -> list[x509.GeneralName]:
 
 
 def subject(*common_names: str) -> x509.Name:
-    """A distinguished name with these common names, or an empty one."""
+    """Return a distinguished name with these common names, or an empty one."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a name that is too long is meant
+        warnings.simplefilter("ignore")  # a name that is too long is intended
         return x509.Name(
             [
                 x509.NameAttribute(NameOID.COMMON_NAME, name, _validate=False)
@@ -55,7 +57,7 @@ def subject(*common_names: str) -> x509.Name:
 
 @frozen
 class Identity:
-    """A certificate with its key; `chain` are the certificates that are shown with it."""
+    """A certificate with its key. `chain` are the certificates that are shown with it."""
 
     certificate: x509.Certificate
     key: ec.EllipticCurvePrivateKey
@@ -70,7 +72,9 @@ class Identity:
         return self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
     def options(self, trusted: Authority | None = None) -> CertificateOptions:
-        """For Twisted: shows this certificate and, with `trusted`, asks the other side for one."""
+        """Return Twisted's options for an end that shows this certificate. With `trusted`, it
+        requests and verifies the peer's certificate.
+        """
         root: Any = (
             None
             if trusted is None
@@ -117,8 +121,8 @@ class Authority:
         chain: Sequence[x509.Certificate] = (),
         self_signed: bool = False,
     ) -> Identity:
-        """A certificate for these subjectAltNames; None makes one without that extension, an empty
-        list one with an empty extension.
+        """Issue a certificate with these subjectAltNames. With None it has no such extension, with
+        an empty list an empty one.
         """
         key = ec.generate_private_key(ec.SECP256R1())
         extensions = list(extra)

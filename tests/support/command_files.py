@@ -1,4 +1,4 @@
-"""A test case with a folder that holds the files which commands read."""
+"""A test case with a folder of files that commands read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.command_lines import options_of
 
 
 def parsed(command: str) -> CommandOptions:
-    """The command's options, none of them given."""
+    """Return the options of a command line without arguments."""
     options = options_of(command)
     options.parseOptions([])
     return options

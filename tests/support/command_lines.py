@@ -1,4 +1,4 @@
-"""The commands, and their options from command lines and environments."""
+"""The commands, and a function that parses their options from a command line and an environment."""
 
 from __future__ import annotations
 

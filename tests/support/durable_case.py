@@ -1,4 +1,4 @@
-"""A test case with a broker that is stopped and started on the same state."""
+"""A test case with a broker that stops or crashes and starts again with the same state."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PERSISTENT = 2
 
 
 class DurableCase(SqliteTestCase, BrokerContract):
-    """A broker whose disk can be stopped, and that can die and come back."""
+    """A broker that can crash and restart, and whose disk can be blocked."""
 
     def setUp(self) -> None:
         self.stopped: list[tuple[Deferred[Any], Callable[[], Any]]] | None = None
@@ -42,7 +42,7 @@ class DurableCase(SqliteTestCase, BrokerContract):
         return call
 
     def stop_disk(self) -> None:
-        """From now on nothing that is written arrives."""
+        """Block the disk: nothing is written from now on."""
         self.stopped = []
 
     def start_disk(self) -> None:
@@ -51,7 +51,9 @@ class DurableCase(SqliteTestCase, BrokerContract):
             call.callback(function())
 
     async def crash(self) -> None:
-        """The broker dies as by kill -9, with what its file held at this moment, and comes back."""
+        """Crash the broker as ``kill -9`` does, and restart it on a copy of its files as they are
+        now.
+        """
         left, self.stopped = self.directory, None
         self.directory = Path(self.mktemp())
         shutil.copytree(left, self.directory)
@@ -60,7 +62,7 @@ class DurableCase(SqliteTestCase, BrokerContract):
         self.network.cut("broker")
 
     async def restart(self) -> None:
-        """The broker stops in good order, and comes back."""
+        """Stop the broker, and start it again."""
         await self.broker.stop()
         await self.broker.virtual_host.storage.close()
         self.come_back()
@@ -80,7 +82,9 @@ class DurableCase(SqliteTestCase, BrokerContract):
         return Basic.Properties(delivery_mode=PERSISTENT)
 
     async def drained(self, queue: str, count: int) -> list[tuple[bytes, bool]]:
-        """The next deliveries of a queue with their redelivered flags; all are acknowledged."""
+        """Return the next deliveries of a queue with their redelivered flags. All are
+        acknowledged.
+        """
         inbox = await self.inbox(await self.channel(), queue, prefetch=1)
         found = []
         for _ in range(count):

@@ -1,4 +1,4 @@
-"""Calls to A, against a server that says what the test wants said."""
+"""A test case for calls to service A, against a server that sends what the test wants."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BODY = '{"timeoutInSeconds": 14, "parameters": [{"password": "пароль"}]}'.
 
 
 class RawServer(Protocol):
-    """Collects what the client sends, and says what the test wants said."""
+    """Collects what the client sends, and sends what the test wants."""
 
     def __init__(self, received: bytearray) -> None:
         self.received = received
@@ -38,7 +38,7 @@ def http(status: str, body: bytes, *headers: str) -> bytes:
 
 
 class CallsTestCase(SynchronousTestCase):
-    """One call each, against a server that says what the test puts into its mouth."""
+    """Single calls, against a server that sends what the test wants."""
 
     def setUp(self) -> None:
         self.logged: list[str] = []

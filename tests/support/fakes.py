@@ -1,4 +1,4 @@
-"""Small stand-ins for the seams of `rtprov.interfaces`."""
+"""Fake implementations of the protocols in `rtprov.interfaces`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from rtprov.model import Active, Event, Marker, State, Task, Unrecognised
 
 
 class PlainSealer:
-    """Seals by a prefix; what lacks it was tampered with. `replace` gives it other keys, by their
-    ids alone.
+    """A sealer that only adds a prefix. A body without it counts as tampered with. `replace` sets
+    other keys; only their ids are used.
     """
 
     def __init__(self, *key_ids: str) -> None:
@@ -55,7 +55,7 @@ class PlainSealer:
 
 @define(eq=False)
 class FakeDelivery:
-    """A delivery that remembers how it was settled: "ack", "requeue" or "dead"."""
+    """A delivery that records how it was settled: "ack", "requeue" or "dead"."""
 
     body: bytes
     redelivered: bool = False
@@ -82,9 +82,7 @@ class FakeDelivery:
 
 @define(eq=False)
 class FakeJournal:
-    """Applies appended events at once while `up`; while it is not, appends and barriers wait for
-    `come_up`.
-    """
+    """Applies events at once while `up` is true. Otherwise appends wait for `come_up`."""
 
     apply: Callable[[Event], None]
     up: bool = True
@@ -120,8 +118,8 @@ class FakeJournal:
 
 @define(eq=False)
 class FakeReplica:
-    """A store and its open tasks, which take events as a worker's do; `after` is called with each
-    event then.
+    """A store and its open tasks, which apply events like a worker's replica. `after` is called
+    with each applied event.
     """
 
     store: Store
@@ -139,7 +137,9 @@ class FakeReplica:
 
 @define(eq=False)
 class FakeQueue:
-    """Keeps each copy until the test confirms it, or at once where it is `up`."""
+    """Keeps each published copy until the test confirms it. While `up` is true, copies are
+    confirmed at once.
+    """
 
     up: bool = True
     put_back: list[tuple[str, bytes]] = field(factory=list)
@@ -164,7 +164,7 @@ class FakeQueue:
 
 @define(eq=False)
 class Call:
-    """One call to A, and how it ends."""
+    """One call to A, and its result."""
 
     task: Task
     body: bytes
@@ -180,7 +180,7 @@ class Call:
 
 @define(eq=False)
 class FakeEquipment:
-    """Keeps each call until the test ends it."""
+    """Keeps each call open until the test ends it."""
 
     calls: list[Call] = field(factory=list)
 
@@ -194,5 +194,5 @@ class FakeEquipment:
 
     @property
     def under_way(self) -> list[str]:
-        """The tasks whose call has not ended, in the order of the calls."""
+        """Return the tasks whose call has not ended, in the order of the calls."""
         return [call.task.task_id for call in self.calls if not call.outcome.called]

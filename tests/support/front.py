@@ -1,4 +1,4 @@
-"""A front end in memory, before a broker that does what the test says."""
+"""A test case with a front end in memory, whose broker is replaced by fakes."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ NOT_HTTP = "The request is not valid HTTP/1.1"
 
 @define(eq=False)
 class FakeTasks:
-    """A `TaskSink` that takes each task at once; or fails with `error`; or, `silent`, never says
-    anything.
+    """A `TaskSink` that accepts each task at once; fails with `error`; or, if `silent`, never
+    answers.
 
-    The store is told of all that it takes, and `then` is called.
+    The store applies what is accepted, and then `then` is called.
     """
 
     store: Store = field(factory=lambda: Store(86400.0))
@@ -83,8 +83,8 @@ class FakeTasks:
 
 @define(eq=False)
 class FakeStatuses:
-    """A `StatusSource` with the states in `states`; or fails with `error`; or, `silent`, answers
-    when the test does in `asked`.
+    """A `StatusSource` with the states in `states`; fails with `error`; or, if `silent`, answers
+    when the test fires the Deferred in `asked`.
     """
 
     states: dict[tuple[str, str], State] = field(factory=dict)
@@ -106,9 +106,7 @@ class FakeStatuses:
 
 @define(eq=False)
 class FakeDirectory:
-    """A `TaskQueries` on a store of the test's own; or fails with `error`; or, `silent`, never
-    says anything.
-    """
+    """A `TaskQueries` on a store of its own; fails with `error`; or, if `silent`, never answers."""
 
     store: Store = field(factory=lambda: Store(86400.0))
     error: Exception | None = None
@@ -138,7 +136,7 @@ class FakeDirectory:
 
 @define(eq=False)
 class FakeEnds:
-    """An `Completions` whose clients wait for the test."""
+    """A `Completions` whose answers the test fires."""
 
     full: bool = False
     waiting: list[tuple[str, float, Deferred[State | None]]] = field(factory=list)
@@ -150,7 +148,7 @@ class FakeEnds:
 
 
 class FrontendTestCase(WebTestCase):
-    """B at "b". Its first task is `TASK`, and further ones count on from it."""
+    """A front end (B) at "b". Its first task id is `TASK`; further ids count up from it."""
 
     running_status = 200
 
@@ -184,7 +182,7 @@ class FrontendTestCase(WebTestCase):
             raise self.unready
 
     def bodies(self) -> list[bytes]:
-        """What reached the broker, unsealed."""
+        """The unsealed bodies of all tasks that were accepted."""
         return [PlainSealer().open(task.sealed, task.key) for task in self.tasks.submitted]
 
     def post(self, body: bytes = BODY, *headers: str, equipment_id: str = ID) -> RawAnswer:
@@ -203,6 +201,6 @@ class FrontendTestCase(WebTestCase):
         self.assertEqual(set(answer.json), {"code", "taskId"})
 
     def assertRefused(self, answer: RawAnswer, status: int, message: str | None = None) -> None:
-        """An error, and no task."""
+        """Check that the answer is this error, and that no task was accepted."""
         self.assertError(answer, status, message)
         self.assertEqual(self.tasks.submitted, [])

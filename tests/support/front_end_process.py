@@ -18,7 +18,9 @@ ASK = request("GET", "/")
 
 
 class FrontEndCase(ProcessTestCase):
-    """A front end without a broker: whoever is let in is answered, be it that there is nothing."""
+    """A front end without a broker. A client that passes the checks gets an answer, if only that
+    the path does not exist.
+    """
 
     def setUp(self) -> None:
         super().setUp()
@@ -26,7 +28,7 @@ class FrontEndCase(ProcessTestCase):
         make_development_set(self.certs)
 
     async def start(self, *arguments: str) -> int:
-        """The front end's port."""
+        """Start the front end; return its port."""
         self.frontend: Twistd = self.twistd(
             "rtprov-frontend", "--listen", ANY_PORT, "--broker", NOBODY, *arguments
         )
@@ -43,7 +45,7 @@ class FrontEndCase(ProcessTestCase):
     def issue(
         self, name: str, ca: trustme.CA, host: str, *, ends_in: timedelta = timedelta(days=100)
     ) -> tuple[Path, Path]:
-        """A certificate and its key, in the working folder."""
+        """Issue a certificate and its key into the working folder."""
         now = datetime.now(timezone.utc)
         leaf = ca.issue_cert(
             host,

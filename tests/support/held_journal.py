@@ -1,4 +1,4 @@
-"""A journal whose barriers a test holds up."""
+"""A fake journal whose barriers a test completes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rtprov.model import Event
 
 @define(eq=False)
 class HeldJournal:
-    """A journal whose barriers the test lands."""
+    """A journal that accepts events at once. The test fires the Deferreds in `barriers`."""
 
     barriers: list[Deferred[None]] = field(factory=list)
     error: Exception | None = None

@@ -1,4 +1,4 @@
-"""A test case for requests that a site refuses before any resource sees them."""
+"""A test case for requests that a site refuses before they reach a resource."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ CHUNKED = ("Transfer-Encoding: chunked", "Content-Type: application/json")
 
 class HttpTestCase(FrontendTestCase):
     def assertClosed(self, client: RawClient, status: int, message: str) -> None:
-        """The connection's only answer is this refusal, which says that the connection ends, and it
-        has ended.
+        """Check that the only answer on the connection is this refusal with ``Connection: close``,
+        and that the connection is closed.
         """
         (answer,) = client.answers()
         self.assertRefused(answer, status, message)

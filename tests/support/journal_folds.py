@@ -1,4 +1,6 @@
-"""Histories of tasks as the store folds them, and all that can be asked of it then."""
+"""Example histories of tasks, and everything that a store returns about them after it has applied
+them.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ def fold(events: list[Event], retention_s: float = RETENTION_S) -> Store:
 
 
 def view(store: Store) -> list[object]:
-    """All that can be asked of the tasks of `A_FEW`."""
+    """Return everything that can be read about the tasks of `A_FEW`."""
     asked: list[object] = [len(store)]
     for each in map(task_id, range(4)):
         asked += [
@@ -36,6 +38,6 @@ def view(store: Store) -> list[object]:
 
 
 def all_of(store: Store) -> list[object]:
-    """All that can be asked, the details too."""
+    """Return everything that can be read, including the details."""
     details = [store.details(each, None, 5e9) for each in map(task_id, range(4))]
     return [*view(store), *details, store.tasks_of(DEVICE, None, 10, 5e9)]

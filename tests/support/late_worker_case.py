@@ -13,8 +13,8 @@ from tests.support.worker_case import BODY, EPOCH, WorkerTestCase, task_id
 
 @define(eq=False)
 class LateJournal(FakeJournal):
-    """A journal that the replica sees only at its barriers, which the test lands. `order` is what
-    it holds and the replica has not seen.
+    """A journal whose replica gets events only at a barrier, which the test completes by `land`.
+    `order` holds the events that the replica has not applied yet.
     """
 
     order: list[Event] = field(factory=list)
@@ -31,7 +31,7 @@ class LateJournal(FakeJournal):
         return self.landing[-1]
 
     def land(self) -> None:
-        """The replica catches up."""
+        """Apply all events to the replica, and complete all barriers."""
         order, self.order = self.order, []
         for event in order:
             self.apply(event)

@@ -1,4 +1,4 @@
-"""Equipment ids that are none, as they stand in a URL."""
+"""Malformed equipment ids, as they appear in a URL."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ MALFORMED_IDS = (
     "%D0%90%D0%92%D0%A1123",  # Cyrillic letters that look like ABC
     "%EF%BC%A1%EF%BC%A2%EF%BC%A3123",  # full-width letters
     "%E2%91%A0%E2%91%A1%E2%91%A2%E2%91%A3%E2%91%A4%E2%91%A5",  # circled digits
-    "%FF%FE%FD%FC%FB%FA",  # no UTF-8
+    "%FF%FE%FD%FC%FB%FA",  # not UTF-8
     "ABC123%C0%AF",  # an overlong slash
     "ABC123%ED%A0%80",  # a surrogate
     "%F0%9F%98%80%F0%9F%98%80%F0%9F%98%80",

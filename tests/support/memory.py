@@ -1,15 +1,16 @@
-"""A network in memory, on a virtual clock: endpoints whose bytes arrive at the clock's next turn,
+"""An in-memory network on a virtual clock: endpoints whose bytes arrive at the clock's next turn,
 and connections that can be cut.
 
     clock = Clock()
     network = MemoryNetwork(clock)
     network.listen("broker").listen(factory)
     network.connect("broker").connect(other_factory)
-    network.settle()      # turn the clock by nothing until no byte is on its way
-    network.advance(60)   # the same, with a minute passing
+    network.settle()      # advance the clock by 0 s until no byte is in flight
+    network.advance(60)   # the same, while a minute passes
 
-Every byte, connect and close is an event of the clock, so a test decides when, and in which order,
-anything happens."""
+Every byte, connect and close is a call of the clock. So a test decides when, and in which order,
+things happen.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +41,7 @@ HIGH_WATER = 65536
 
 @implementer(ITransport, IPushProducer)
 class MemoryTransport:
-    """One end of a connection: an `ITransport` with push producers, as TCP has them."""
+    """One end of a connection: an `ITransport` with push producers, like TCP's."""
 
     disconnecting = False
     connected = True
@@ -58,7 +59,7 @@ class MemoryTransport:
         self.reading = True
         self.written = 0
 
-    # What a protocol calls.
+    # Called by the protocol.
 
     def write(self, data: bytes) -> None:
         assert isinstance(data, bytes), f"bytes wanted, not {type(data)}"
@@ -113,18 +114,18 @@ class MemoryTransport:
     def setTcpKeepAlive(self, enabled: bool) -> None:
         pass
 
-    # What a test calls.
+    # Called by the test.
 
     def cut(self, reason: Exception | None = None) -> None:
-        """Break the connection: what was not yet delivered is lost, both ends learn of it at the
-        clock's next turn.
+        """Break the connection. Data in flight is lost. Both ends are notified at the clock's next
+        turn.
         """
         for end in (self, self.other):
             if end.connected:
                 end._outgoing.clear()
                 end._lost(reason or ConnectionLost("cut by the test"))
 
-    # Inside.
+    # Internal.
 
     def _schedule(self) -> None:
         if not self._flush_due and self.connected:
@@ -202,7 +203,7 @@ class _ClientEndpoint:
 
 
 class MemoryNetwork:
-    """Named servers, and connections to them. A name that nobody listens on refuses."""
+    """Named servers, and connections to them. Connecting to a name without a server is refused."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
@@ -217,15 +218,15 @@ class MemoryNetwork:
         return _ClientEndpoint(self, name)
 
     def cut(self, name: str) -> int:
-        """Break every connection to `name`; return how many there were."""
+        """Break every connection to `name`; return their number."""
         ends = [end for server, end in self.connections if server == name and end.connected]
         for end in ends:
             end.cut()
         return len(ends)
 
     def settle(self, turns: int = 10_000) -> None:
-        """Turn the clock, with no time passing, until nothing is due now. Fails a test that never
-        comes to rest.
+        """Advance the clock by 0 s until no call is due. Fail the test if there is no end
+        to them.
         """
         for _ in range(turns):
             now = self.clock.seconds()
@@ -235,8 +236,8 @@ class MemoryNetwork:
         raise AssertionError(f"still busy after {turns} turns")
 
     def advance(self, seconds: float, step: float | None = None) -> None:
-        """Let time pass, and settle. Stops at each timer on the way, so that what it sets off
-        happens at its own time.
+        """Advance the clock timer by timer, and settle after each, so that what a timer causes
+        happens at its time.
         """
         end = self.clock.seconds() + seconds
         self.settle()
@@ -246,7 +247,7 @@ class MemoryNetwork:
             self.settle()
 
     def until(self, condition: Callable[[], bool], limit_s: float = 3600.0) -> None:
-        """Let time pass, timer by timer, until `condition` holds."""
+        """Advance the clock timer by timer until `condition` is true."""
         end = self.clock.seconds() + limit_s
         self.settle()
         while not condition():
@@ -299,8 +300,8 @@ class _AgentEndpoints:
 
 
 def http_agent(network: MemoryNetwork) -> Agent:
-    """Twisted's own HTTP client on the network: a URL's host is a server's name there. ``https``
-    URLs go without TLS.
+    """Return Twisted's HTTP client on the network: the host of a URL is a server's name. ``https``
+    URLs are used without TLS.
     """
     pool = HTTPConnectionPool(network.clock, persistent=True)
     pool.maxPersistentPerHost = 1000
@@ -309,5 +310,5 @@ def http_agent(network: MemoryNetwork) -> Agent:
 
 
 def http_client(network: MemoryNetwork) -> HTTPClient:
-    """The same with treq's interface."""
+    """Return the same client with treq's interface."""
     return HTTPClient(http_agent(network))

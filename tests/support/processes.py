@@ -1,12 +1,13 @@
-"""Child processes that run twistd, a client of theirs, and the test case that gets rid of both.
+"""Child processes that run twistd, an HTTP client for them, and a test case that cleans up both.
 
     stub = self.twistd("rtprov-stub", "--listen", ANY_PORT)
     port = await stub.port("service A (stub)")
     stub.signal("TERM")
     await stub.ended
 
-A test waits for lines of a log, never for time to pass. Nothing outlives its test: neither a
-process nor a folder nor a connection."""
+A test waits for lines of a log, never for time to pass. No process, folder or connection outlives
+its test.
+"""
 
 from __future__ import annotations
 
@@ -40,14 +41,14 @@ reactor = cast("Any", _reactor)
 ANY_PORT = "tcp:0:interface=127.0.0.1"
 PASSWORDS = ("s3cr3t", "sesame")
 POLL_EVERY_S = 0.1
-# What the script twistd does, whether or not it is installed beside the interpreter.
+# What the script twistd does. It need not be installed beside the interpreter.
 TWISTD = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()"]
 TWIST = [sys.executable, "-c", "from twisted.application.twist._twist import Twist; Twist.main()"]
 
 
 class Twistd(ProcessProtocol):
-    """One child process. `ended` fires with its exit status, or with minus the signal that ended
-    it.
+    """One child process. `ended` fires with its exit status, or with the negative number of the
+    signal that ended it.
     """
 
     def __init__(self) -> None:
@@ -59,17 +60,17 @@ class Twistd(ProcessProtocol):
 
     @property
     def log(self) -> str:
-        """All that it has written to standard output, which is twistd's log."""
+        """What the process has written to standard output so far: twistd's log."""
         return self._out.decode("utf-8", "replace")
 
     @property
     def errors(self) -> str:
-        """All that it has written to standard error."""
+        """What the process has written to standard error so far."""
         return self._err.decode("utf-8", "replace")
 
     @property
     def ended(self) -> Deferred[int]:
-        """Fires when the process is gone and all its output is here."""
+        """Fires when the process has ended and all its output has been read."""
         ended: Deferred[int] = Deferred()
         if self.status is None:
             self._enders.append(ended)
@@ -78,16 +79,14 @@ class Twistd(ProcessProtocol):
         return ended
 
     def logged(self, pattern: str) -> Deferred[re.Match[str]]:
-        """Fires once the log matches the regular expression; fails when the process ends
-        without.
-        """
+        """Fire when the log matches the regular expression. Fail if the process ends before."""
         found: Deferred[re.Match[str]] = Deferred()
         self._waiting.append((re.compile(pattern), found))
         self._look()
         return found
 
     async def port(self, what: str) -> int:
-        """The port that `what` listens on."""
+        """Return the port that `what` listens on."""
         return int((await self.logged(re.escape(what) + r" listens on 127\.0\.0\.1:(\d+)\n"))[1])
 
     def signal(self, name: str) -> None:
@@ -96,12 +95,12 @@ class Twistd(ProcessProtocol):
         self.transport.signalProcess(signal.Signals[f"SIG{name}"])
 
     def say(self, data: bytes) -> None:
-        """Give it all of its standard input."""
+        """Write the complete standard input, and close it."""
         assert self.transport is not None
         self.transport.write(data)
         self.transport.closeStdin()
 
-    # What Twisted calls.
+    # Called by Twisted.
 
     def outReceived(self, data: bytes) -> None:
         self._out += data
@@ -137,7 +136,7 @@ class Twistd(ProcessProtocol):
 
 
 class Client:
-    """An HTTPS client that trusts one CA, and a front end on this machine."""
+    """An HTTPS client that trusts one CA, for a front end on this machine."""
 
     def __init__(self, ca: Path, port: int) -> None:
         self._url = f"https://localhost:{port}"
@@ -148,7 +147,7 @@ class Client:
         self._http = HTTPClient(Agent(reactor, contextFactory=policy, pool=self._pool))
 
     async def request(self, method: str, path: str, body: object = None, **fields: str) -> Answer:
-        """`fields` are header fields, their hyphens written as underscores."""
+        """Send a request. `fields` are header fields, with underscores instead of hyphens."""
         data = None if body is None else json.dumps(body, ensure_ascii=False).encode()
         headers = Headers({} if data is None else {"Content-Type": ["application/json"]})
         for name, value in fields.items():
@@ -160,7 +159,7 @@ class Client:
         return await self.request("POST", f"/api/v1/equipment/cpe/{equipment_id}", REQUEST)
 
     async def accepted(self, equipment_id: str) -> str:
-        """POST a task that is accepted; return the path of its status."""
+        """POST a task, which must be accepted; return the path of its status."""
         answer = await self.post(equipment_id)
         assert answer.status == 200, answer
         location = answer.header("Location")
@@ -170,9 +169,7 @@ class Client:
         return location
 
     async def final(self, path: str) -> Answer:
-        """Ask for a status until it is no longer that of a running task, and there is a worker to
-        tell it.
-        """
+        """Poll a status until the task is no longer running. Answers of 503 are passed over."""
         while True:
             answer = await self.request("GET", path)
             if answer.status != 503 and answer.json["code"] != 204:
@@ -203,12 +200,12 @@ class ProcessTestCase(TestCase):
         return self.spawn([*TWISTD, "-n", f"--pidfile={pidfile}", command, *arguments], environment)
 
     def twist(self, command: str, *arguments: str) -> Twistd:
-        """Start ``twist COMMAND ARGUMENTS``, with a log that looks like twistd's."""
+        """Start ``twist COMMAND ARGUMENTS``, with a log in twistd's format."""
         return self.spawn([*TWIST, "--log-format=text", command, *arguments])
 
     async def assert_refused(self, process: Twistd, line: str, status: int = 78) -> None:
-        """The process ends with this status, and this line (a regular expression) on standard
-        error, and nothing else anywhere.
+        """Check that the process ends with this status, writes only this line (a regular
+        expression) to standard error, and writes nothing else.
         """
         self.assertEqual(await process.ended, status, process.log + process.errors)
         self.assertRegex(process.errors, rf"\A{line}\n\Z")
@@ -218,8 +215,8 @@ class ProcessTestCase(TestCase):
             self.assertNotIn(password, process.log)
 
     def spawn(self, arguments: list[str], environment: dict[str, str] | None = None) -> Twistd:
-        """Start a program in the working folder, with our own modules first on its path and nothing
-        else that would change how it runs.
+        """Start a program in the working folder. The project's modules are first on its path, and
+        its environment has no other settings that would change its behaviour.
         """
         inherited = {
             name: value
@@ -239,20 +236,20 @@ class ProcessTestCase(TestCase):
         return process
 
     def client(self, port: int) -> Client:
-        """A client of the front end on `port` that trusts the working folder's CA."""
+        """Return a client of the front end on `port` that trusts the working folder's CA."""
         client = Client(self.folder / "certs" / "ca.pem", port)
         self.addCleanup(client.close)
         return client
 
     async def stop(self, process: Twistd, name: str = "TERM") -> None:
-        """End a process with this signal, as an operator would; it ends cleanly."""
+        """End a process with this signal, as an operator would, and check that it ends cleanly."""
         process.signal(name)
         status = await process.ended
         self.assertIn(status, (0, -signal.Signals[f"SIG{name}"]), process.log)
         self.assert_clean(process)
 
     def assert_clean(self, process: Twistd) -> None:
-        """Nothing went wrong in there, and no secret came out."""
+        """Check that the process logged no errors and no secrets."""
         self.assertEqual(process.errors, "")
         self.assertNotIn("Traceback", process.log)
         self.assertNotIn("Unhandled", process.log)

@@ -1,10 +1,11 @@
-"""Real proxies for tests, each a child process with its files in the test's folder: nginx and
-haproxy, with TLS on both sides.
+"""A test case that runs real proxies, nginx and haproxy, as child processes, with TLS on both
+sides.
 
     proxy = await self.nginx(upstream_port, "keepalive_timeout 1s;")    # in a `ProxyTestCase`
     client = self.client(proxy.port)
 
-A missing program skips the test; with ``RTPROV_REQUIRE_PROXIES=1`` in the environment it fails it.
+If a program is not installed, the test is skipped; with ``RTPROV_REQUIRE_PROXIES=1`` in the
+environment it fails.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from rtprov.security.development import make_development_set
 from tests.support.processes import POLL_EVERY_S, ProcessTestCase, Twistd, reactor
 
 REQUIRE = "RTPROV_REQUIRE_PROXIES"
-SBIN = "/usr/local/sbin:/usr/sbin:/sbin"  # not in the PATH of every user
+SBIN = "/usr/local/sbin:/usr/sbin:/sbin"  # not in every user's PATH
 
 NGINX = """
 daemon off;
@@ -74,8 +75,8 @@ listen proxy
 
 
 def find_program(name: str, *, required: bool = True) -> str:
-    """The program's path. Raises `SkipTest` if it is not installed, `FailTest` if it must be and
-    `required` is true.
+    """Return the program's path. Raises `SkipTest` if it is not installed, or `FailTest` if
+    `required` is true and it must be.
     """
     found = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:{SBIN}")
     if found is None:
@@ -86,8 +87,8 @@ def find_program(name: str, *, required: bool = True) -> str:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nothing listens on: these programs cannot tell which port they were
-    given.
+    """Return a port of 127.0.0.1 that is free now. The proxies need a number, because they do not
+    say which port they listen on.
     """
     with ExitStack() as stack:
         return int(stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1])
@@ -102,8 +103,8 @@ class Proxy:
     folder: Path
 
     async def checked(self) -> None:
-        """Have haproxy believe that its server is down; fires when as many checks as ``rise`` says
-        have shown that it is up.
+        """Make haproxy consider its server down. Fires when ``rise`` health checks in a row have
+        shown that it is up.
         """
         control = socket.socket(socket.AF_UNIX)
         with control:
@@ -115,7 +116,7 @@ class Proxy:
 
 class ProxyTestCase(ProcessTestCase):
     """A test with a development set of certificates in its folder, and proxies that show the front
-    end's.
+    end's certificate.
     """
 
     timeout = 60.0
@@ -129,8 +130,8 @@ class ProxyTestCase(ProcessTestCase):
         return self.folder / "certs"
 
     async def nginx(self, upstream: int, settings: str = "", upstream_settings: str = "") -> Proxy:
-        """Start nginx before a port. `settings` go into the ``server`` block, `upstream_settings`
-        into ``upstream``.
+        """Start nginx as a proxy for a port. `settings` go into the ``server`` block,
+        `upstream_settings` into ``upstream``.
         """
         program, port, file = find_program("nginx"), free_port(), self.folder / "nginx.conf"
         values = {
@@ -147,8 +148,8 @@ class ProxyTestCase(ProcessTestCase):
     async def haproxy(
         self, upstream: int, *, mode: str = "http", defaults: str = "", server: str = ""
     ) -> Proxy:
-        """Start haproxy before a port. `server` are the server's parameters. In mode ``tcp`` TLS
-        passes through.
+        """Start haproxy as a proxy for a port. `server` are the parameters of its server line. In
+        mode ``tcp`` it passes TLS through.
         """
         program, port, file = find_program("haproxy"), free_port(), self.folder / "haproxy.cfg"
         both = self.certs / "both.pem"

@@ -1,24 +1,25 @@
-"""A real RabbitMQ for tests: one node for each trial process, started when the first test asks for
-it, gone when the process is.
+"""A real RabbitMQ for tests: one node for each trial process. It is started when the first test
+asks for it, and ends with the process.
 
-    async def test_something(self) -> None: node = await rabbitmq()                       # raises
-        SkipTest where no RabbitMQ is installed url = BrokerUrl.parse(node.url)               #
-        amqp://guest:guest@127.0.0.1:<port>/ output = await node.ctl("list_queues", "--quiet",
-        "name")
+    async def test_something(self) -> None:
+        node = await rabbitmq()  # raises SkipTest if RabbitMQ is not installed
+        url = BrokerUrl.parse(node.url)  # amqp://guest:guest@127.0.0.1:<port>/
+        output = await node.ctl("list_queues", "--quiet", "name")
 
-The node has its name, ports, cookie and files to itself, so that it meets neither an installed
-broker nor another test run. Tests share it: they use names of their own (`node.unique`) or a
-virtual host of their own (`node.add_vhost`). `node.version` is RabbitMQ's, such as ``(3, 10, 8)``.
-Two environment variables matter:
+The node has its own name, ports, cookie and files, so that it interferes neither with an installed
+broker nor with another test run. Tests share it. They use names of their own (`node.unique`) or a
+virtual host of their own (`node.add_vhost`). `node.version` is RabbitMQ's version, such as ``(3,
+10, 8)``. Two environment variables configure it:
 
 - ``RTPROV_RABBITMQ``: the folder with the programs ``rabbitmq-server``, ``rabbitmqctl`` and
-  ``epmd`` of the RabbitMQ to test with. Without it, the installed one is looked for.
-  ``.ci/rabbitmq`` makes such a folder for other versions than the machine's own.
-- ``RTPROV_REQUIRE_RABBITMQ=1``: a missing RabbitMQ fails the tests instead of skipping them.
+  ``epmd`` of the RabbitMQ to test with. The default is the installed one. ``.ci/rabbitmq`` prepares
+  such a folder for other versions.
+- ``RTPROV_REQUIRE_RABBITMQ=1``: if RabbitMQ is missing, the tests fail instead of being skipped.
 
-Between the test process and the node stands a shell that waits for the end of its standard input.
-That comes when the test process ends, however it ends; the shell then kills the node with all that
-belongs to it, and removes its folder."""
+A shell runs between the test process and the node, and waits for the end of its standard input.
+That comes when the test process ends, for whatever reason. The shell then kills the node with all
+its child processes, and removes its folder.
+"""
 
 from __future__ import annotations
 
@@ -64,10 +65,9 @@ PASSWORD = "secret"
 KINDS = ("configure", "write", "read")
 ANYTHING = (".*", ".*", ".*")
 
-Definitions = dict[str, list[dict[str, Any]]]  # as RabbitMQ exports and imports them
+Definitions = dict[str, list[dict[str, Any]]]  # in RabbitMQ's export format
 
-# The Debian package's own programs: those in the PATH are wrappers that insist on the user
-# rabbitmq.
+# The Debian package's own programs. Those in the PATH are wrappers that require the user rabbitmq.
 _SERVERS = ("/usr/lib/rabbitmq/bin", "/usr/lib/rabbitmq/lib/*/sbin", "/opt/rabbitmq/sbin")
 _EPMDS = ("/usr/lib/erlang/erts-*/bin", "/usr/local/lib/erlang/erts-*/bin")
 
@@ -86,10 +86,10 @@ rm -rf -- "$3"
 
 @define(eq=False)
 class RabbitMQ:
-    """A running node. `url` is its broker URL with the virtual host ``/``; `port` its AMQP port on
-    127.0.0.1.
+    """A running node. `url` is its broker URL with the virtual host ``/``; `port` is its AMQP port
+    on 127.0.0.1.
 
-    `version` is empty until the node has greeted for the first time.
+    `version` is empty until the node has sent its first greeting.
     """
 
     port: int
@@ -105,39 +105,40 @@ class RabbitMQ:
         return self.url_of("/")
 
     def url_of(self, vhost: str, user: str = "guest", password: str = "guest") -> str:
-        """The broker URL with this virtual host, for this user."""
+        """Return the broker URL with this virtual host, for this user."""
         path = "" if vhost == "/" else quote(vhost, safe="")
         return f"amqp://{user}:{password}@127.0.0.1:{self.port}/{path}"
 
     def unique(self, word: str = "test") -> str:
-        """A name that no other test has."""
+        """Return a name that no other test uses."""
         return f"{word}.{uuid.uuid4().hex}"
 
     async def ctl(self, *arguments: str) -> str:
-        """Run ``rabbitmqctl`` on the node, for about two seconds; return its standard output.
-        Raises `FailTest` where it fails.
+        """Run ``rabbitmqctl`` on the node, which takes about two seconds; return its standard
+        output. Raises `FailTest` if it fails.
         """
         return await rabbitmqctl(self._sbin, self._environment, self.folder, *arguments)
 
     async def define(self, definitions: Definitions) -> None:
-        """Have users, virtual hosts and permissions made by one call of `ctl`."""
+        """Create users, virtual hosts and permissions with one call of `ctl`."""
         file = self.folder / f"{self.unique('definitions')}.json"
         file.write_text(json.dumps(definitions))
         await self.ctl("import_definitions", str(file))
 
     async def add_vhost(self) -> str:
-        """The broker URL of a virtual host that no other test has, for guest, who may do anything
-        there.
+        """Return the broker URL of a virtual host that no other test uses, for guest, who has all
+        permissions.
 
-        The node is started with `VHOSTS` of them, and gets as many more when these are used up."""
+        The node is started with `VHOSTS` of them; when these are used up, it gets as many more.
+        """
         if not self._vhosts:
             self._vhosts = vhost_names()
             await self.define(vhost_definitions(self._vhosts))
         return self.url_of(self._vhosts.pop())
 
     async def add_roles(self) -> tuple[str, str, str]:
-        """A virtual host as `add_vhost` returns it, and its broker URLs for a front end and a
-        worker with the permissions that the documentation names.
+        """Return a virtual host as from `add_vhost`, and its broker URLs for a front end and a
+        worker with the permissions in the documentation.
         """
         url = await self.add_vhost()
         vhost = url.rpartition("/")[2]
@@ -145,7 +146,7 @@ class RabbitMQ:
         return url, frontend, worker
 
     def log_tail(self, lines: int = 40) -> str:
-        """The last lines of what the node has said."""
+        """Return the last lines of the node's log."""
         text = "".join(
             path.read_text(errors="replace")
             for path in sorted(self.folder.rglob("*.log"), key=lambda path: path.stat().st_mtime)
@@ -157,15 +158,15 @@ class RabbitMQ:
         return self._supervisor.poll() is None and not (self.folder / "ended.log").exists()
 
     def kill(self) -> None:
-        """Kill the node and remove its folder; does nothing the second time."""
+        """Kill the node and remove its folder. A second call does nothing."""
         if self._supervisor.stdin is not None:
             self._supervisor.stdin.close()
         self._supervisor.wait(STOP_DEADLINE_S)
 
 
 def documented_permissions(role: str) -> list[str]:
-    """The user, and the patterns for configure, write and read, that docs/operations.md gives a
-    ``frontend`` or a ``worker``.
+    """Return the user, and the patterns for configure, write and read, that docs/operations.md
+    gives to a ``frontend`` or a ``worker``.
     """
     start = f"rabbitmqctl set_permissions -p rtprov rtprov-{role} "
     (line,) = (line for line in OPERATIONS.read_text().splitlines() if line.startswith(start))
@@ -173,12 +174,14 @@ def documented_permissions(role: str) -> list[str]:
 
 
 def vhost_names() -> list[str]:
-    """Names for `VHOSTS` virtual hosts, which nobody else has."""
+    """Return unique names for `VHOSTS` virtual hosts."""
     return [f"vhost.{uuid.uuid4().hex}" for _ in range(VHOSTS)]
 
 
 def vhost_definitions(names: Sequence[str]) -> Definitions:
-    """These virtual hosts, and the permissions in them of guest, front end and worker."""
+    """Return the definitions of these virtual hosts, with the permissions of guest, front end and
+    worker in them.
+    """
     roles = [documented_permissions(role) for role in ROLES]
     return {
         "users": [user_definition(user) for user, *_ in roles],
@@ -196,7 +199,9 @@ def user_definition(name: str, password: str = PASSWORD, tags: str = "") -> dict
 
 
 def permission_definition(vhost: str, user: str, patterns: Sequence[str]) -> dict[str, Any]:
-    """`patterns` are those for configure, write and read."""
+    """Return the definition of one permission. `patterns` are those for configure, write
+    and read.
+    """
     return {"vhost": vhost, "user": user, **dict(zip(KINDS, patterns, strict=True))}
 
 
@@ -204,11 +209,12 @@ _node: RabbitMQ | Exception | None = None
 
 
 async def rabbitmq() -> RabbitMQ:
-    """The process's RabbitMQ, started by the first call and ready for AMQP.
+    """Return the process's RabbitMQ, which the first call starts, when it is ready for AMQP.
 
-    Raises `SkipTest` where none is installed (`FailTest` where one is required), and `FailTest`
-    with the end of its log where it does not come up within 60 s; then every further call fails at
-    once."""
+    Raises `SkipTest` if RabbitMQ is not installed, or `FailTest` if it is required. Raises
+    `FailTest` with the end of the log if it does not start within 60 s; further calls then fail at
+    once.
+    """
     global _node
     if _node is None:
         try:
@@ -224,8 +230,8 @@ async def rabbitmq() -> RabbitMQ:
 
 
 def start_rabbitmq() -> RabbitMQ:
-    """Begin to start a node, which is killed at the end of the process at the latest. Raises as
-    `rabbitmq` does.
+    """Begin to start a node. It is killed at the end of the process at the latest. Raises the same
+    errors as `rabbitmq`.
     """
     server, epmd = find_programs()
     folder = Path(tempfile.mkdtemp(prefix="rabbitmq-"))
@@ -242,7 +248,7 @@ def start_rabbitmq() -> RabbitMQ:
 
 
 def _load_when_started(folder: Path, vhosts: Sequence[str]) -> None:
-    """Have the node begin with these virtual hosts: made there, each takes it 50 ms, and
+    """Make the node create these virtual hosts when it starts. That takes 50 ms each, while
     ``rabbitmqctl`` takes seconds.
     """
     definitions = vhost_definitions(vhosts)
@@ -256,10 +262,11 @@ def _load_when_started(folder: Path, vhosts: Sequence[str]) -> None:
 
 
 def find_programs() -> tuple[Path, Path]:
-    """``rabbitmq-server`` and ``epmd``.
+    """Return the paths of ``rabbitmq-server`` and ``epmd``.
 
-    Raises `SkipTest` where one is missing, and in the quick tests; `FailTest` where they are
-    required, or missing in the folder that `FOLDER` names."""
+    Raises `SkipTest` if one is missing, and in the quick tests. Raises `FailTest` if they are
+    required, or if one is missing in the folder that `FOLDER` names.
+    """
     if QUICK:
         raise SkipTest("the quick tests use no RabbitMQ")
     server, epmd = _find("rabbitmq-server", _SERVERS), _find("epmd", _EPMDS)
@@ -276,8 +283,8 @@ def find_programs() -> tuple[Path, Path]:
 def shell(
     script: str, *arguments: object, cwd: Path, environment: dict[str, str] | None = None
 ) -> subprocess.Popen[bytes]:
-    """Start a script in a session of its own. The first argument is its name; its standard input
-    ends with this process.
+    """Start a script in a session of its own. The first argument is its name. Its standard input is
+    closed when this process ends.
     """
     return subprocess.Popen(
         ["sh", "-c", script, *map(str, arguments)],
@@ -293,8 +300,8 @@ def shell(
 async def rabbitmqctl(
     sbin: Path, environment: dict[str, str], folder: Path, *arguments: str
 ) -> str:
-    """Run ``rabbitmqctl`` in `folder`; return its standard output. Raises `FailTest` where it
-    fails.
+    """Run ``rabbitmqctl`` in `folder`; return its standard output. Raises `FailTest` if
+    it fails.
     """
     output, errors, status = await getProcessOutputAndValue(
         str(sbin / "rabbitmqctl"), arguments, env=environment, path=str(folder)
@@ -326,7 +333,7 @@ def _free_ports(count: int) -> Iterator[int]:
 
 
 def _settings(folder: Path, port: int, distribution: int, mapper: int) -> dict[str, str]:
-    """Write the node's configuration; return its environment, in which nothing points out of
+    """Write the node's configuration; return its environment, in which all paths are inside
     `folder`.
     """
     (folder / "enabled_plugins").write_text("[].\n")
@@ -358,7 +365,9 @@ def _settings(folder: Path, port: int, distribution: int, mapper: int) -> dict[s
 
 
 class _Greeting(Protocol):
-    """Asks for AMQP, and fires with the properties of the first one that greets, or None."""
+    """Sends the AMQP protocol header. Fires with the server properties of the greeting, or with
+    None.
+    """
 
     def __init__(self, answered: Deferred[dict[str, Any] | None]) -> None:
         self.answered = answered
@@ -385,7 +394,7 @@ class _Greeting(Protocol):
 
 
 async def _accepting(node: RabbitMQ) -> None:
-    """Wait until the node greets in AMQP. Raises `FailTest`."""
+    """Wait until the node sends an AMQP greeting. Raises `FailTest`."""
     from twisted.internet import reactor
 
     deadline = reactor.seconds() + START_DEADLINE_S
@@ -400,7 +409,7 @@ async def _accepting(node: RabbitMQ) -> None:
 
 
 async def _greets(reactor: IReactorCore, port: int) -> tuple[int, ...]:
-    """The version of the RabbitMQ that greets there; empty where none does."""
+    """Return the version of the RabbitMQ that listens there; empty if there is no greeting."""
     answered: Deferred[dict[str, Any] | None] = Deferred()
     try:
         await ClientCreator(reactor, _Greeting, answered).connectTCP("127.0.0.1", port, timeout=5)

@@ -1,4 +1,4 @@
-"""A client that says what it is told to, right or wrong, and things to say."""
+"""A raw AMQP client that sends whatever a test wants, valid or not, and frames to send."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CHANNEL = OPENING + encode_method(1, Channel.Open())
 
 
 def frame(kind: int, channel: int, payload: bytes) -> bytes:
-    """One frame."""
+    """Return one frame."""
     return (
         bytes([kind])
         + channel.to_bytes(2, "big")
@@ -43,7 +43,7 @@ def frame(kind: int, channel: int, payload: bytes) -> bytes:
 
 
 def publish(channel: int, body: bytes, **options: Any) -> bytes:
-    """The frames of a message."""
+    """Return the frames of a message."""
     return encode_content(
         channel,
         Basic.Publish(**options),
@@ -54,8 +54,8 @@ def publish(channel: int, body: bytes, **options: Any) -> bytes:
 
 
 class RawClient(Protocol):
-    """Says what it is told to, and keeps what it hears: whole methods, heartbeats as None, and at
-    the end the loss.
+    """Sends what the test wants, and keeps what it receives: complete methods, heartbeats as None,
+    and at the end the loss.
     """
 
     transport: IAmqpTransport | None
@@ -93,8 +93,8 @@ class RawClient(Protocol):
         )
 
     async def hear(self, kind: type[base.Frame] | None) -> Any:
-        """The next method, which must be of this kind; heartbeats are passed over, unless they are
-        waited for.
+        """Return the next method, which must be of this kind. Heartbeats are skipped unless one is
+        expected.
         """
         heard = await self.heard.get()
         while heard is None and kind is not None:
@@ -111,16 +111,16 @@ class RawClient(Protocol):
 
 
 class RawContract(BrokerContract):
-    """Tests that speak for themselves."""
+    """Tests that write their own frames."""
 
     async def raw(self) -> RawClient:
-        """A connection with nothing said."""
+        """Return a connection on which nothing has been sent."""
         client = await self.open(RawClient())
         self.addCleanup(client.end)
         return client
 
     async def raw_open(self, heartbeat_s: int = 0, frame_max: int = 131072) -> RawClient:
-        """A connection that is open, with nothing on it."""
+        """Return an open connection without channels."""
         client = await self.raw()
         client.say(PROTOCOL_HEADER)
         start = await client.hear(Connection.Start)
@@ -133,7 +133,7 @@ class RawContract(BrokerContract):
         return client
 
     async def closed(self, client: RawClient, code: int) -> Any:
-        """The broker closes the connection with this code."""
+        """Check that the broker closes the connection with this reply code."""
         close = await client.hear(Connection.Close)
         self.assertEqual(close.reply_code, code, close.reply_text)
         client.say(Connection.CloseOk())

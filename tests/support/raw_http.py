@@ -1,15 +1,14 @@
-"""HTTP from the outside, byte for byte: connections on which a test says what it likes, and the
-answers taken apart.
+"""Raw HTTP: connections on which a test sends any bytes, and the parsed answers.
 
     class Things(WebTestCase):
         def test_a_thing(self) -> None:
             self.serve(role.resource())
             answer = self.ask("GET", "/thing")             # one request on a connection of its own
-            client = self.connect()                        # or: whatever bytes, in whatever pieces
+            client = self.connect()                        # or: any bytes, in any pieces
             client.send(request("GET", "/thing") * 2)
             first, second = client.answers()
 
-In a subclass with `piece` set, each request arrives in pieces of that many bytes.
+If a subclass sets `piece`, each request arrives in pieces of that many bytes.
 """
 
 from __future__ import annotations
@@ -39,8 +38,8 @@ def request(
     headers: Iterable[str] = (),
     version: str = "HTTP/1.1",
 ) -> bytes:
-    """A request as bytes. With a body it has a Content-Length, and a JSON Content-Type unless
-    `headers` have one.
+    """Return a request as bytes. If it has a body, it gets a Content-Length, and a JSON
+    Content-Type unless `headers` has one.
     """
     fields = ["Host: b", *headers]
     if body is not None:
@@ -58,14 +57,14 @@ def request(
 
 
 def chunked(*chunks: bytes) -> bytes:
-    """A chunked body (RFC 9112 §7.1)."""
+    """Return a chunked body (RFC 9112 §7.1)."""
     return b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in (*chunks, b""))
 
 
 @frozen
 class RawAnswer:
-    """One answer, its fields in order and their names in lower case. `phrase` is the status
-    line's.
+    """One answer: its header fields in order, with names in lower case. `phrase` is the reason
+    phrase of the status line.
     """
 
     version: str
@@ -79,14 +78,14 @@ class RawAnswer:
         return json.loads(self.body)
 
     def header(self, name: str) -> str | None:
-        """The field's value, None where there is none; a field that comes twice fails the test."""
+        """Return the field's value, or None if it is absent. A repeated field fails the test."""
         values = [value for field, value in self.fields if field == name.lower()]
         assert len(values) <= 1, f"{name} comes {len(values)} times"
         return values[0] if values else None
 
 
 class RawClient(Protocol):
-    """One connection, and all that came back on it."""
+    """One connection, and everything that was received on it."""
 
     def __init__(self, network: MemoryNetwork, piece: int | None) -> None:
         self._network = network
@@ -101,8 +100,8 @@ class RawClient(Protocol):
         self.lost = True
 
     def send(self, data: bytes) -> None:
-        """Let the bytes arrive, in pieces where `piece` says so. What lies more than `END_BYTES`
-        from both ends comes in larger pieces.
+        """Deliver the bytes, in pieces if `piece` is set. Bytes further than `END_BYTES` from both
+        ends are delivered in larger pieces.
         """
         start = 0
         while start < len(data):
@@ -117,7 +116,7 @@ class RawClient(Protocol):
         self._memory.pauseProducing()
 
     def close(self) -> None:
-        """Close the connection in good order."""
+        """Close the connection in the regular way."""
         self._memory.loseConnection()
         self._network.settle()
 
@@ -130,8 +129,8 @@ class RawClient(Protocol):
         return cast("MemoryTransport", self.transport)
 
     def answers(self, *methods: str) -> list[RawAnswer]:
-        """All that has been received, as whole answers, 1xx among them; a rest fails the test.
-        `methods`: those of the requests.
+        """Return everything received as complete answers, including 1xx. An incomplete rest fails
+        the test. `methods` are those of the requests.
         """
         data, answers, asked = bytes(self.received), [], list(methods)
         while data:
@@ -167,8 +166,8 @@ def _take_body(fields: dict[str, str], data: bytes) -> tuple[bytes, bytes]:
 
 
 class WebTestCase(SynchronousTestCase):
-    """A site in memory, on a virtual clock. At its end no timer is left, and nothing was logged as
-    an error or as secret.
+    """A site in memory, on a virtual clock. At the end of a test no timer may be left, and neither
+    an error nor a secret may have been logged.
     """
 
     piece: int | None = None
@@ -208,11 +207,11 @@ class WebTestCase(SynchronousTestCase):
         return client
 
     def say(self, data: bytes, *methods: str) -> list[RawAnswer]:
-        """Bytes on a connection of their own, and the answers to them that come at once."""
+        """Send bytes on a connection of their own; return the answers, which must come at once."""
         client = self.connect()
         client.send(data)
         answers = client.answers(*methods)
-        client.close()  # or its timers would slow down the clock
+        client.close()  # otherwise its timers would slow down the clock
         return answers
 
     def ask(
@@ -223,13 +222,15 @@ class WebTestCase(SynchronousTestCase):
         headers: Iterable[str] = (),
         version: str = "HTTP/1.1",
     ) -> RawAnswer:
-        """One request on a connection of its own, and the answer, which comes at once."""
+        """Send one request on a connection of its own; return the answer, which must come
+        at once.
+        """
         answers = self.say(request(method, path, body, headers, version), method)
         self.assertEqual(len(answers), 1, answers)
         return answers[0]
 
     def assertError(self, answer: RawAnswer, status: int, message: str | None = None) -> None:
-        """The answer is the envelope, in JSON, with no more in it than status and message."""
+        """Check that the answer is the JSON error envelope, with status and message only."""
         self.assertEqual(
             (answer.status, answer.header("Content-Type")), (status, "application/json")
         )

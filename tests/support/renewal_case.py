@@ -1,4 +1,4 @@
-"""A test case whose files are replaced while a command runs."""
+"""A test case that replaces certificate files while a command runs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class RenewalTestCase(FilesTestCase):
             self.lines.append(formatEvent(event))
 
     def issue(self, *, days: float = 100) -> None:
-        """Put another certificate into the place of the stub's, with its key."""
+        """Replace the stub's certificate and key."""
         leaf = self.ca.issue_cert(
             "localhost", not_after=datetime.now(timezone.utc) + timedelta(days=days)
         )
@@ -50,7 +50,7 @@ class RenewalTestCase(FilesTestCase):
         return self.renewal
 
     def look(self) -> list[str]:
-        """What is in the log of the next look."""
+        """Let the next check of the files happen; return what it logged."""
         self.lines.clear()
         self.clock.advance(LOOK_EVERY_S)
         return list(self.lines)

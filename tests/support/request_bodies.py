@@ -1,4 +1,4 @@
-"""Bodies of requests: what is taken, and what is refused for which reason."""
+"""Request bodies that are accepted, and request bodies that are refused, with the reason."""
 
 from __future__ import annotations
 

@@ -1,12 +1,11 @@
-"""How much the tests that could go on for ever do."""
+"""How much the open-ended tests do, such as the simulation."""
 
 from __future__ import annotations
 
 import os
 
-# As .ci/full sets it: more seeds, all mutations, five hundred tasks in the middle of which a
-# process dies.
+# Set by .ci/full: more seeds, all mutations, and chaos runs of five hundred tasks.
 FULL = os.environ.get("RTPROV_FULL") == "1"
 
-# As "tox -e quick" sets it: few seeds, and no RabbitMQ.
+# Set by "tox -e quick": few seeds, and no RabbitMQ.
 QUICK = os.environ.get("RTPROV_QUICK") == "1"

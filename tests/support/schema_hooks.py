@@ -1,5 +1,5 @@
-"""What JSON Schema cannot say of a body, said to schemathesis, which imports this module
-(``SCHEMATHESIS_HOOKS``).
+"""Hooks for schemathesis, which imports this module (``SCHEMATHESIS_HOOKS``): rules for bodies that
+JSON Schema cannot express.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ CHECKED = ("timeoutInSeconds", "username", "password", "vlan", "interfaces")
 
 
 def filter_body(context: Any, body: Any) -> bool:
-    """Leave out what is valid to a schema alone: integers written as 1.0, and keys that are given
+    """Skip bodies that are valid only to a schema: integers written as 1.0, and keys that occur
     twice with different values.
     """
     if not isinstance(body, dict):

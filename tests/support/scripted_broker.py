@@ -1,8 +1,9 @@
-"""A broker that does what a test tells it to, and the test case that connects to it.
+"""A broker that follows a test's script, and the test case that connects to it.
 
-The peer answers each method as a friendly broker would; `ScriptedBroker.answers` holds something
-else for what a test is about. Run a whole test case once more with ``bytewise = True`` and every
-byte arrives alone, on both sides."""
+The peer answers each method as a real broker would, unless `ScriptedBroker.answers` has another
+answer. A subclass of a test case with ``bytewise = True`` runs its tests once more with every byte
+delivered separately, in both directions.
+"""
 
 from __future__ import annotations
 
@@ -40,8 +41,8 @@ URL = BrokerUrl.parse("amqp://alice:secret@broker/")
 
 
 class ScriptedPeer(Protocol):
-    """One connection, seen from the broker. `received` holds what came, `heartbeats` counts
-    those.
+    """The broker's end of one connection. `received` holds what was received, `heartbeats` counts
+    heartbeats.
     """
 
     def __init__(self, broker: ScriptedBroker) -> None:
@@ -126,17 +127,17 @@ class ScriptedPeer(Protocol):
         self.transport.cut()
 
     def commands(self, kind: type[M]) -> list[M]:
-        """The methods of this kind that came, in order."""
+        """Return the received methods of this kind, in order."""
         return [command.method for command in self.received if isinstance(command.method, kind)]
 
     def contents(self, kind: type[base.Frame]) -> list[Command]:
-        """The commands of this kind that came, in order, with their content."""
+        """Return the received commands of this kind, in order, with their content."""
         return [command for command in self.received if isinstance(command.method, kind)]
 
 
 class ScriptedBroker(Factory):
     """Makes a `ScriptedPeer` for each connection; `peer` is the newest. A method whose answer is
-    None meets silence.
+    None gets no answer.
     """
 
     noisy = False
@@ -161,7 +162,7 @@ class ScriptedBroker(Factory):
         }
 
     def greet(self, peer: ScriptedPeer) -> None:
-        """The protocol header has come."""
+        """Answer the protocol header."""
         assert peer.greeting == PROTOCOL_HEADER
         peer.send(Connection.Start(0, 9, {"product": "Scripted"}, "AMQPLAIN PLAIN", "en_US"))
 
@@ -175,8 +176,8 @@ class ScriptedBroker(Factory):
 
 
 def pieces(data: bytes, bytewise: bool) -> list[bytes]:
-    """The same bytes, in one piece or each alone; of more than `MANY_BYTES`, those in the middle
-    in larger pieces.
+    """Return the same bytes in one piece, or each byte alone. Of more than `MANY_BYTES`, those in
+    the middle come in larger pieces.
     """
     if not bytewise:
         return [data]
@@ -190,7 +191,7 @@ def pieces(data: bytes, bytewise: bool) -> list[bytes]:
 
 
 class ConnectionFactory(Factory):
-    """Makes `AmqpConnection`s, which take their bytes one at a time where that is wanted."""
+    """Makes `AmqpConnection`s, which get their bytes one at a time with `bytewise`."""
 
     noisy = False
 
@@ -228,7 +229,7 @@ class AmqpTestCase(SynchronousTestCase):
         return self.broker.peer
 
     def begin(self, url: BrokerUrl = URL, **options: Any) -> AmqpConnection:
-        """A connection whose handshake has got as far as the peer lets it."""
+        """Return a connection whose handshake has proceeded as far as the peer allows."""
         factory: IProtocolFactory = ConnectionFactory(
             lambda: AmqpConnection(url=url, clock=self.clock, **options), self.bytewise
         )
@@ -239,18 +240,18 @@ class AmqpTestCase(SynchronousTestCase):
         return connection
 
     def connect(self, **options: Any) -> AmqpConnection:
-        """A connection whose handshake is done."""
+        """Return a connection whose handshake is complete."""
         connection = self.begin(**options)
         self.network.settle()
         self.successResultOf(connection.handshake())
         return connection
 
     def channel(self, connection: AmqpConnection, *, fatal: bool = True) -> AmqpChannel:
-        """An open channel."""
+        """Return an open channel."""
         return self.result(connection.open_channel(fatal=fatal))
 
     def result(self, work: Deferred[T] | Coroutine[Any, Any, T]) -> T:
-        """What `work` comes to, without time passing."""
+        """Return the result of `work`, which must be available without time passing."""
         deferred = work if isinstance(work, Deferred) else Deferred.fromCoroutine(work)
         self.network.settle()
         return self.successResultOf(deferred)
@@ -258,7 +259,7 @@ class AmqpTestCase(SynchronousTestCase):
     def error(
         self, work: Deferred[Any] | Coroutine[Any, Any, Any], *kinds: type[Exception]
     ) -> BaseException:
-        """The exception that `work` comes to, without time passing."""
+        """Return the exception that `work` raises without time passing."""
         deferred = work if isinstance(work, Deferred) else Deferred.fromCoroutine(work)
         self.network.settle()
         failure = self.failureResultOf(deferred, *kinds)
@@ -267,6 +268,6 @@ class AmqpTestCase(SynchronousTestCase):
         return error
 
     def assert_idle(self) -> None:
-        """No timer is left behind."""
+        """Check that no timer is left."""
         self.network.settle()
         self.assertEqual(self.clock.getDelayedCalls(), [])

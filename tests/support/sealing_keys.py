@@ -17,7 +17,7 @@ OUR_ID, THEIR_ID = key_id(OURS), key_id(THEIRS)
 
 
 class KeysTestCase(SystemTestCase):
-    """A front end with `OURS`, and a worker whose key file the test decides on."""
+    """A front end with the key `OURS`, and a worker whose key file the test chooses."""
 
     theirs: tuple[bytes, ...] = (THEIRS,)
 

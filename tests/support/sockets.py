@@ -1,8 +1,8 @@
-"""Real TLS connections as a stranger makes them: any version, any cipher, any bytes; each call
-waits for at most `PATIENCE_S`.
+"""Raw TLS client connections over real sockets, with any version, any cipher and any bytes. Each
+call waits for at most `PATIENCE_S`.
 
-They block. The server they speak to is another process, or runs in a test that moves the calls to
-threads."""
+The calls block. The server must be another process, or the test must move the calls to threads.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def context(
     *,
     alpn: tuple[str, ...] = (),
 ) -> ssl.SSLContext:
-    """A client that trusts `ca`, and is otherwise as Python makes one."""
+    """Return a client context that trusts `ca`, with Python's defaults otherwise."""
     made = ssl.create_default_context(cafile=str(ca))
     if certificate is not None:
         made.load_cert_chain(certificate, key)
@@ -35,7 +35,7 @@ def context(
 
 
 def unscrupulous(version: ssl.TLSVersion, ciphers: str = "ALL:COMPLEMENTOFALL") -> ssl.SSLContext:
-    """A client of one version that takes anything from anybody."""
+    """Return a client context of one TLS version that verifies nothing and accepts every cipher."""
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     made.check_hostname = False
     made.verify_mode = ssl.CERT_NONE
@@ -45,12 +45,12 @@ def unscrupulous(version: ssl.TLSVersion, ciphers: str = "ALL:COMPLEMENTOFALL") 
 
 
 def dial(port: int, source: str = HOST) -> socket.socket:
-    """A TCP connection from the address `source` of this machine."""
+    """Open a TCP connection from the local address `source`."""
     return socket.create_connection((HOST, port), PATIENCE_S, (source, 0))
 
 
 class Wire:
-    """One TLS connection. Use it in a ``with``."""
+    """One TLS connection, to be used in a ``with`` statement."""
 
     def __init__(self, port: int, tls: ssl.SSLContext, source: str = HOST) -> None:
         self.socket = tls.wrap_socket(dial(port, source), server_hostname="localhost")
@@ -64,7 +64,7 @@ class Wire:
 
     @property
     def serial(self) -> str:
-        """The serial number of the certificate that the server shows."""
+        """The serial number of the server's certificate."""
         certificate: Any = self.socket.getpeercert()
         return str(certificate["serialNumber"])
 
@@ -72,7 +72,7 @@ class Wire:
         self.socket.sendall(data)
 
     def answer(self) -> RawAnswer:
-        """The next answer, with a Content-Length."""
+        """Return the next answer, which must have a Content-Length."""
         while b"\r\n\r\n" not in self._rest:
             self._receive()
         head, _, self._rest = self._rest.partition(b"\r\n\r\n")
@@ -93,7 +93,7 @@ class Wire:
 
     @property
     def closed(self) -> bool:
-        """Wait for the connection's end; whether nothing more has come on it."""
+        """Wait for the end of the connection; return whether nothing more was received."""
         try:
             return self.socket.recv(1) == b"" and not self._rest
         except (ConnectionError, ssl.SSLEOFError):
@@ -107,8 +107,8 @@ class Wire:
 
 
 def refused(port: int, tls: ssl.SSLContext) -> str | None:
-    """The server's reason not to talk to such a client, as its TLS alert has it (RFC 8446 §6); None
-    where it talks.
+    """Return the TLS alert with which the server refuses such a client (RFC 8446 §6), or None if it
+    accepts it.
     """
     try:
         with Wire(port, tls) as wire:
@@ -119,7 +119,7 @@ def refused(port: int, tls: ssl.SSLContext) -> str | None:
 
 
 def message(answer: RawAnswer) -> tuple[int, str]:
-    """An error's status and message; it is in the envelope, which says the same."""
+    """Return an error's status and message; the envelope must repeat the status."""
     document = json.loads(answer.body)
     assert document["code"] == answer.status, answer
     return answer.status, document["message"]

@@ -1,4 +1,4 @@
-"""Storages of the embedded broker under test, and the records they keep."""
+"""The storages of the embedded broker under test, and records to store."""
 
 from __future__ import annotations
 
@@ -34,9 +34,7 @@ def record(
 
 
 class Writer:
-    """Stands in for the writer thread: calls at once, or, `held`, one at a time when the test says
-    so.
-    """
+    """A fake writer thread: it runs each call at once or, if `held`, when the test says so."""
 
     def __init__(self) -> None:
         self.held = False
@@ -72,7 +70,7 @@ class SqliteCase(SynchronousTestCase):
             storage.close()
 
     def reopen(self, storage: SqliteStorage) -> SqliteStorage:
-        """Close in good order, and open again."""
+        """Close the storage, and open it again."""
         self.successResultOf(storage.close())
         self.closed.append(storage)
         return self.open()

@@ -1,4 +1,4 @@
-"""Hypothesis strategies for the model's values."""
+"""Hypothesis strategies for the values of `rtprov.model`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ times = st.floats(min_value=0, max_value=4e9)
 final_states = st.sampled_from(
     [state for state in State if state.final and state is not State.CANCELLED]
 )
-# What UTF-8 can carry: all but lone surrogates.
+# All characters that UTF-8 can encode: all but lone surrogates.
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 
 fingerprints = st.none() | st.text("abcd", min_size=1, max_size=24)
@@ -44,9 +44,7 @@ tasks = st.builds(
 def task_events(
     task_id: st.SearchStrategy[str], equipment_id: st.SearchStrategy[str]
 ) -> st.SearchStrategy[Requested | Started | Postponed | Withheld | Cancelled | Finished]:
-    """Events of the tasks that the two strategies name; none of them with an
-    ``Idempotency-Key``.
-    """
+    """Events of the tasks that the two strategies generate, none with an ``Idempotency-Key``."""
     return st.one_of(
         st.builds(Requested, task_id, equipment_id, times, st.none(), key=key_ids),
         st.builds(Started, task_id, equipment_id, times, st.integers(min_value=1, max_value=1000)),

@@ -1,5 +1,5 @@
-"""The whole system in memory: stub of A, front end, worker and embedded broker on one virtual
-clock.
+"""The whole system in memory: the stub of A, front ends, workers and the embedded broker, on one
+virtual clock.
 
     system = System()
     system.start()
@@ -7,8 +7,9 @@ clock.
     system.network.advance(61)
     system.get("ABC123456", answer.json["taskId"]).json   # {"code": 200, "message": "Completed"}
 
-Nothing is faked but the network and the clock: HTTP goes through Twisted's own client and server,
-AMQP through our client and broker."""
+Only the network and the clock are fake. HTTP uses Twisted's own client and server, AMQP uses
+rtprov's client and broker.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +52,7 @@ REQUEST = {
 
 @frozen
 class Answer:
-    """An HTTP answer, read to its end."""
+    """A complete HTTP answer."""
 
     status: int
     headers: Headers
@@ -94,7 +95,7 @@ class System:
         self.sealer = FernetSealer([Fernet.generate_key()])
         self._client = http_client(self.network)
 
-    # What runs.
+    # Services.
 
     def start(self) -> None:
         """Start one of each, and wait until all are connected."""
@@ -173,13 +174,13 @@ class System:
         return service
 
     def stop(self) -> None:
-        """Stop all that runs, as twistd would; afterwards nothing is left on the clock."""
+        """Stop all services, as twistd would. Afterwards no timer is left."""
         stopped = [role.stopService() for role in [*self.frontends.values(), *self.workers]]
         self.network.until(lambda: all(each.called for each in stopped))
         self.broker.stop()
         self.network.settle()
 
-    # What a client does.
+    # Requests.
 
     def post(
         self, equipment_id: str, body: object = REQUEST, frontend: str = "b", key: str | None = None
@@ -195,7 +196,7 @@ class System:
         )
 
     def accepted(self, equipment_id: str, body: object = REQUEST, frontend: str = "b") -> str:
-        """POST a task that is accepted; return its id."""
+        """POST a task, which must be accepted; return its id."""
         answer = self.post(equipment_id, body, frontend)
         assert answer.status == 200, answer
         return cast("str", answer.json["taskId"])
@@ -208,7 +209,7 @@ class System:
         frontend: str = "b",
         headers: Mapping[str, str] = NONE,
     ) -> Answer:
-        """One request; the clock runs until it is answered."""
+        """Send one request, and advance the clock until it is answered."""
         pending = self.send(method, path, body, frontend, headers)
         self.network.until(lambda: bool(pending.called), 10.0)
         return cast("Answer", pending.result)
@@ -221,7 +222,7 @@ class System:
         frontend: str = "b",
         headers: Mapping[str, str] = NONE,
     ) -> Deferred[Answer]:
-        """Begin a request; it goes on as the clock is turned."""
+        """Begin a request; it proceeds as the clock advances."""
         data = (
             body
             if isinstance(body, bytes) or body is None
@@ -241,7 +242,7 @@ class System:
         )
         return Answer(response.code, response.headers, await response.content())
 
-    # Inside.
+    # Internal.
 
     def _serve(self, name: str, role: Any) -> None:
         self.network.listen(name).listen(JsonSite(role.resource(), reactor=self.clock))

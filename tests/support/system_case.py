@@ -17,8 +17,8 @@ NO_TASK = (404, {"code": 404, "message": "The requested task is not found"})
 
 
 class SystemTestCase(SynchronousTestCase):
-    """Starts a `System` as `make` describes it, and checks at the end that it stops without a
-    trace.
+    """Starts the `System` that `make` returns. At the end it checks that the system stops and
+    leaves no timer.
     """
 
     def make(self) -> System:
@@ -48,7 +48,7 @@ class SystemTestCase(SynchronousTestCase):
     def final_status(
         self, equipment_id: str, body: object = REQUEST, within_s: float = 61.0
     ) -> tuple[int, object]:
-        """POST a task, check that it runs until just before `within_s`, and return its status
+        """POST a task, check that it is running until just before `within_s`, and return its status
         then.
         """
         task_id = self.system.accepted(equipment_id, body)

@@ -1,4 +1,4 @@
-"""The two ends of a TLS connection in memory."""
+"""Test peers for a TLS connection in memory."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PING = b"ping"
 
 
 class Peer(Protocol):
-    """Says "ping", and keeps what it hears, and why the connection ended."""
+    """Sends "ping", and keeps what it receives, and why the connection ended."""
 
     def __init__(self) -> None:
         self.heard = b""
@@ -48,12 +48,12 @@ class Peer(Protocol):
 
     @property
     def tls(self) -> SSL.Connection:
-        """OpenSSL's side of the connection."""
+        """The TLS connection's pyOpenSSL object."""
         return cast("SSL.Connection", cast("TLSMemoryBIOProtocol", self.transport).getHandle())
 
 
 class Peers(Factory):
-    """Makes one peer."""
+    """A factory of one peer."""
 
     noisy = False
 
@@ -66,7 +66,7 @@ class Peers(Factory):
 
 @implementer(IOpenSSLServerConnectionCreator, IOpenSSLClientConnectionCreator)
 class Old:
-    """One side that speaks no TLS later than `version`, and has no other scruple."""
+    """Options of an end that speaks at most this TLS version, and verifies nothing."""
 
     def __init__(
         self, version: int, certificate: Path | None = None, key: Path | None = None
@@ -85,8 +85,8 @@ class Old:
 
 
 class TlsTestCase(SynchronousTestCase):
-    """In `folder`, "a" (.pem, .key) is for a.example, 127.0.0.1 and ::1, "client" for a client;
-    "ca.pem" signed both.
+    """Certificates in `folder`: "a" (.pem, .key) is for a.example, 127.0.0.1 and ::1, "client" for
+    a client. "ca.pem" signed both.
     """
 
     def setUp(self) -> None:
@@ -108,7 +108,7 @@ class TlsTestCase(SynchronousTestCase):
         self.file(f"{name}.pem").write_bytes(b"".join(pem.bytes() for pem in leaf.cert_chain_pems))
 
     def handshake(self, server: Any, client: Any) -> tuple[Peer, Peer]:
-        """Connect, and let both sides have their say."""
+        """Connect, and let both sides send and receive."""
         clock = Clock()
         network = MemoryNetwork(clock)
         here, there = Peers(), Peers()
@@ -143,8 +143,8 @@ class TlsTestCase(SynchronousTestCase):
             self.assertEqual((peer.heard, peer.reason), (PING, None))
 
     def assert_failed(self, peer: Peer, text: str) -> None:
-        """The connection of `peer` failed before a word was heard, for a reason that `text` is part
-        of.
+        """Check that the connection of `peer` failed before it received data, for a reason that
+        contains `text`.
         """
         assert peer.reason is not None
         self.assertEqual(peer.heard, b"")

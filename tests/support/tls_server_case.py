@@ -7,7 +7,7 @@ from tests.support.tls_peers import Peer, Peers, TlsTestCase
 
 
 class Everybody(Peers):
-    """Makes peers, as many as it has room for."""
+    """A factory of peers that counts how many it accepts."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class ServerTestCase(TlsTestCase):
         )
 
     def serial_seen(self, peers: tuple[Peer, Peer]) -> int:
-        """The serial number of the certificate that the server showed."""
+        """Return the serial number of the certificate that the server showed."""
         certificate = peers[1].tls.get_peer_certificate()
         assert certificate is not None
         return certificate.get_serial_number()

@@ -94,7 +94,7 @@ class WorkerTestCase(SynchronousTestCase):
         self.addCleanup(self.cut_short)
 
     def set_clock(self, seconds: float) -> None:
-        """Set the system's clock forward, or back, and let the process notice."""
+        """Step the system clock, and let the process notice it."""
         self.offset_s += seconds
         self.wall_clock()
 
@@ -102,13 +102,13 @@ class WorkerTestCase(SynchronousTestCase):
         return FakeJournal(self.apply)
 
     def apply(self, *events: Event) -> None:
-        """The journal says so, and the replica has seen it."""
+        """Apply events to the replica, as if the journal had them."""
         for event in events:
             self.replica.apply(event)
 
     def cut_short(self) -> None:
-        """End what is under way here and now, or its end is some other test's business, when memory
-        is tidied up.
+        """Finish pending work now. Otherwise its failures would be logged during another test, when
+        it is collected.
         """
         self.journal.come_up()
         drained = self.drain(0.0)
