@@ -1,5 +1,5 @@
-"""`rtprov.clocks`: deadlines that survive a stop of the process, and ages that survive a step of
-the system's clock.
+"""`rtprov.clocks`: deadlines that count only the time in which the process ran, and ages that
+ignore steps of the system clock.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Machine:
         self.clock = WallClock(lambda: self.wall, self.awake.seconds)
 
     def pass_by(self, seconds: float, *, asleep: bool = False) -> None:
-        """Let time pass; with `asleep`, the process is stopped all that time."""
+        """Let time pass. With `asleep`, the process is suspended all that time."""
         while seconds > 0:
             step_s = seconds if asleep else min(1.0, seconds)
             seconds -= step_s
@@ -36,13 +36,15 @@ class AwakeClockTests(SynchronousTestCase):
         self.awake = self.machine.awake
 
     def test_running(self) -> None:
-        """While the process runs its clock goes with the monotonic one, from its start on."""
+        """While the process runs, its clock advances with the monotonic clock, from its
+        start on.
+        """
         self.machine.pass_by(90.0)
         self.assertAlmostEqual(self.awake.seconds() - EPOCH, 90.0, places=3)
         self.assertEqual(self.awake.stopped_s, 0.0)
 
     def test_stopped(self) -> None:
-        """The time of a stop does not count, and is told."""
+        """The time of a suspension does not count, and is reported."""
         self.machine.pass_by(5.0)
         self.machine.pass_by(600.0, asleep=True)
         self.assertAlmostEqual(self.awake.seconds() - EPOCH, 5.0, places=3)
@@ -51,12 +53,12 @@ class AwakeClockTests(SynchronousTestCase):
         self.assertAlmostEqual(self.awake.seconds() - EPOCH, 10.0, places=3)
 
     def test_a_long_turn(self) -> None:
-        """A turn that only takes long counts: a busy process has deadlines, too."""
+        """A reactor turn that takes long counts: a busy process has deadlines too."""
         self.machine.pass_by(LONGEST_GAP_S, asleep=True)
         self.assertAlmostEqual(self.awake.seconds() - EPOCH, LONGEST_GAP_S, places=3)
 
     def test_never_back(self) -> None:
-        """A monotonic clock that goes back all the same does not take this one back."""
+        """The clock never goes back, even if the monotonic clock does."""
         self.machine.pass_by(10.0)
         self.machine.monotonic -= 600.0
         self.assertAlmostEqual(self.awake.seconds() - EPOCH, 10.0, places=3)
@@ -64,7 +66,7 @@ class AwakeClockTests(SynchronousTestCase):
         self.assertAlmostEqual(self.awake.seconds() - EPOCH, 11.0, places=3)
 
     def test_the_wall_clock_is_not_asked(self) -> None:
-        """A step of the system's clock is nothing to it."""
+        """A step of the system clock does not change this clock."""
         self.machine.wall += 3600.0
         self.machine.pass_by(1.0)
         self.assertAlmostEqual(self.awake.seconds() - EPOCH, 1.0, places=3)
@@ -80,16 +82,14 @@ class WallClockTests(SynchronousTestCase):
         self.machine.pass_by(1.0)
 
     def test_age(self) -> None:
-        """A time is as old as the seconds that have passed since; one that is still to come is not
-        old at all.
-        """
+        """The age of a time is the seconds since then. A time in the future has age 0."""
         self.machine.pass_by(30.0)
         self.assertAlmostEqual(self.clock.age_s(EPOCH), 30.0, places=3)
         self.assertEqual(self.clock.age_s(EPOCH + 100.0), 0.0)
 
     def test_forward(self) -> None:
-        """A step forward makes nothing older that was noted before it, and nothing younger that was
-        noted after it.
+        """After a step forward, times noted before it are not older, and times noted after it are
+        not younger.
         """
         self.machine.pass_by(10.0)
         self.step(600.0)
@@ -100,8 +100,8 @@ class WallClockTests(SynchronousTestCase):
         self.assertAlmostEqual(self.clock.age_s(after), 9.0, places=3)
 
     def test_back(self) -> None:
-        """After a step back what was noted long before is as old as it is; what is ambiguous counts
-        as young.
+        """After a step back, times noted long before it keep their age. If a time is ambiguous, the
+        smaller age counts.
         """
         self.machine.pass_by(1000.0)
         before = self.clock()
@@ -119,28 +119,28 @@ class WallClockTests(SynchronousTestCase):
         self.assertAlmostEqual(self.clock.age_s(EPOCH - 50.0), 70.0, places=3)
 
     def test_a_stop_is_like_a_step(self) -> None:
-        """The time in which the process did not run makes nothing older either."""
+        """A suspension of the process does not make a time older."""
         self.machine.pass_by(10.0)
         self.machine.pass_by(600.0, asleep=True)
         self.machine.pass_by(10.0)
         self.assertAlmostEqual(self.clock.age_s(EPOCH), 20.0, places=3)
 
     def test_slow_corrections_are_no_steps(self) -> None:
-        """NTP's slewing is followed."""
+        """NTP's slow corrections of the clock (slewing) are followed."""
         for _ in range(1000):
             self.machine.wall += 0.0005
             self.machine.pass_by(1.0)
         self.assertEqual(len(self.clock.steps), 0)
 
     def test_many_steps(self) -> None:
-        """A clock that is set again and again costs no more memory than a hundred steps."""
+        """The memory for steps is limited to a hundred steps."""
         for _ in range(2 * MAX_STEPS):
             self.step(2.0)
         self.assertEqual(len(self.clock.steps), MAX_STEPS)
 
     def test_without_jumps(self) -> None:
-        """Steps forward are left out for as long as they may shorten what is kept; steps back are
-        not.
+        """Steps forward are ignored if counting them could shorten a retention. Steps back
+        are not.
         """
         self.machine.pass_by(10.0)
         self.step(86400.0)

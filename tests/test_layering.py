@@ -1,6 +1,7 @@
-"""What import-linter cannot hold: who may import the reactor, txamqp, and a test module.
+"""Rules that import-linter cannot check: which modules may import the reactor, txamqp, and test
+modules.
 
-Source is only parsed.
+The source is parsed, not imported.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ TAP = "rtprov/tap/"
 
 
 def imported(tree: ast.AST) -> Iterator[str]:
-    """The dotted names that a module imports, wherever in it."""
+    """Return the dotted names that a module imports, at any place in it."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -27,7 +28,7 @@ def imported(tree: ast.AST) -> Iterator[str]:
 
 
 def importers(name: str, sources: dict[str, str]) -> list[str]:
-    """The files that import `name`, or something in it."""
+    """Return the files that import `name`, or something in it."""
     found = set()
     for path, text in sources.items():
         if any(f"{each}.".startswith(f"{name}.") for each in imported(ast.parse(text, path))):
@@ -36,25 +37,25 @@ def importers(name: str, sources: dict[str, str]) -> list[str]:
 
 
 def sources(folder: str) -> dict[str, str]:
-    """The text of all Python files below a folder of the project, by path."""
+    """Return the text of all Python files below a folder of the project, by path."""
     files = (ROOT / folder).rglob("*.py")
     return {file.relative_to(ROOT).as_posix(): file.read_text("utf-8") for file in files}
 
 
 class Layering(SynchronousTestCase):
     def test_reactor(self) -> None:
-        """Only the commands import the reactor; everything else gets a clock as an argument."""
+        """Only the commands import the reactor. All other modules get a clock as an argument."""
         found = importers("twisted.internet.reactor", sources("rtprov"))
         self.assertTrue(found)
         self.assertEqual([path for path in found if not path.startswith(TAP)], [])
 
     def test_txamqp(self) -> None:
-        """One module imports the untyped package."""
+        """Only one module imports the untyped package txamqp."""
         found = importers("txamqp", sources("rtprov"))
         self.assertEqual([Path(path).name for path in found], ["_txamqp.py"])
 
     def test_what_mypy_is_told_to_ignore(self) -> None:
-        """Each line that mypy is told to ignore says why."""
+        """Each line that mypy ignores gives a reason."""
         silent = [
             f"{path}:{number}"
             for path, text in sources("rtprov").items()
@@ -64,9 +65,9 @@ class Layering(SynchronousTestCase):
         self.assertEqual(silent, [])
 
     def test_tests(self) -> None:
-        """No test module imports another one: tests/support has what they share.
+        """No test module imports another one, since tests/support has what they share.
 
-        Each name of a test module is there once.
+        Each test module has a unique name.
         """
         tests = sources("tests")
         found = {
@@ -80,7 +81,7 @@ class Layering(SynchronousTestCase):
         )
 
     def test_importers(self) -> None:
-        """The check finds an import in every form."""
+        """The check finds every form of import."""
         for statement in (
             "from twisted.internet import reactor",
             "import twisted.internet.reactor",

@@ -1,4 +1,4 @@
-"""Ids, shards, states, and what a task shows of itself."""
+"""`rtprov.model`: ids, shards, states, and the repr of a task."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ TASK_ID = "0123456789abcdef" * 2
 class EquipmentIds(SynchronousTestCase):
     @given(equipment_ids)
     def test_letters_and_digits(self, text: str) -> None:
-        """Six or more ASCII letters and digits name equipment."""
+        """Six or more ASCII letters and digits are a valid equipment id."""
         self.assertTrue(is_equipment_id(text))
 
     def test_anything_else(self) -> None:
-        """Too short, other characters, other alphabets' letters and digits, or a line's end: no
-        equipment.
+        """Ids that are too short, or have other characters, other alphabets' letters and digits, or
+        a line end, are not valid.
         """
         for text in (
             "",
@@ -48,8 +48,8 @@ class EquipmentIds(SynchronousTestCase):
 
 class KeyedTaskIds(SynchronousTestCase):
     def test_fixed(self) -> None:
-        """The id of a device and a key never changes from version to version, has the form of all
-        ids, and shows that a key made it.
+        """The id made from a device and a key is the same in every version, is a valid task id, and
+        shows that it was made from a key.
         """
         self.assertEqual(
             keyed_task_id("ABC123456", "order-4711"), "1de0911a74b7b37c4c3ab022ba279eae"
@@ -59,7 +59,9 @@ class KeyedTaskIds(SynchronousTestCase):
         self.assertFalse(may_be_reused("0" * 32))
 
     def test_distinct(self) -> None:
-        """No two pairs of device and key share an id, however device and key are cut."""
+        """Different pairs of device and key have different ids, even if their concatenations are
+        equal.
+        """
         pairs = [
             ("ABC123", "456"),
             ("ABC1234", "56"),
@@ -73,11 +75,11 @@ class KeyedTaskIds(SynchronousTestCase):
 class TaskIds(SynchronousTestCase):
     @given(task_ids)
     def test_form(self, text: str) -> None:
-        """32 lower-case hexadecimal digits have the form of a task id."""
+        """32 lower-case hexadecimal digits are a valid task id."""
         self.assertTrue(is_task_id(text))
 
     def test_anything_else(self) -> None:
-        """Another length, upper case, other characters or a line's end do not."""
+        """Ids of another length, with upper case, other characters or a line end are not valid."""
         for text in (
             "",
             TASK_ID[:-1],
@@ -97,15 +99,15 @@ class Shards(SynchronousTestCase):
         self.assertIn(shard_of(equipment_id, shards), range(shards))
 
     def test_fixed(self) -> None:
-        """The shard is crc32 (of "123456789" 0xCBF43926) by the number of shards: it never changes,
-        since queues are named by it.
+        """The shard is the device's crc32 (0xCBF43926 for "123456789") modulo the number of shards.
+        It never changes, because queues are named by it.
         """
         self.assertEqual(shard_of("123456789", 1), 0)
         self.assertEqual(shard_of("123456789", 8), 0xCBF43926 % 8)
         self.assertEqual(shard_of("123456789", 16), 0xCBF43926 % 16)
 
     def test_spread(self) -> None:
-        """Serials that follow one another spread over all shards about evenly."""
+        """Consecutive serials are distributed evenly over all shards."""
         counts = [0] * 8
         for number in range(8000):
             counts[shard_of(f"SN{number:08d}", 8)] += 1
@@ -114,13 +116,13 @@ class Shards(SynchronousTestCase):
 
 class States(SynchronousTestCase):
     def test_final(self) -> None:
-        """All states but running are final."""
+        """All states except running are final."""
         self.assertEqual({state for state in State if not state.final}, {State.RUNNING})
 
 
 class Tasks(SynchronousTestCase):
     def test_repr_shows_no_body(self) -> None:
-        """A task's repr shows that there is a sealed body, and not even the sealed form of it."""
+        """A task's repr shows that there is a sealed body, but not the sealed body itself."""
         shown = repr(Task(TASK_ID, "ABC123456", 14, 1.5, "gAAAAAtoken"))
         self.assertIn("<sealed>", shown)
         self.assertNotIn("gAAAAAtoken", shown)

@@ -1,5 +1,5 @@
-"""What is built for others: the sdist builds the wheel, and the wheel holds the package and
-twistd's plugin, and nothing else.
+"""The distributions: the sdist can build the wheel, and the wheel contains the package and twistd's
+plugin, and nothing else.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rtprov import __version__
 ROOT = Path(__file__).resolve().parent.parent
 SETUPTOOLS = 77
 PLUGIN = "twisted/plugins/rtprov_plugin.py"
-# What never belongs to the project's files, wherever it lies about.
+# These must not be among the project's files, in any folder.
 LITTER = ignore_patterns(
     ".*", "__pycache__", "*.egg-info", "build", "dist", "_trial_temp*", "venv", "state"
 )
@@ -41,8 +41,8 @@ BUILD = (
 
 
 def require_setuptools() -> None:
-    """Raise `SkipTest` where no package can be built: setuptools reads the licence of a project
-    from version 77 on.
+    """Raise `SkipTest` if no package can be built. setuptools reads the licence in the form that the
+    project uses from version 77 on.
     """
     try:
         installed = version("setuptools")
@@ -53,9 +53,7 @@ def require_setuptools() -> None:
 
 
 def build(kind: str, source: Path, target: Path) -> Path:
-    """Build a wheel or an sdist, as pip has it done (PEP 517), with the setuptools that is
-    installed.
-    """
+    """Build a wheel or an sdist as pip does (PEP 517), with the installed setuptools."""
     arguments = [sys.executable, "-c", BUILD, kind, str(target)]
     done = subprocess.run(arguments, cwd=source, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -80,8 +78,8 @@ class Packaging(SynchronousTestCase):
         }
 
     def test_built(self) -> None:
-        """The sdist has all sources, stubs, tests and documents, the wheel made from it the package
-        with its types, and the plugin; no keys.
+        """The sdist has all sources, stubs, tests and documents. The wheel made from it has the
+        package with its types, and the plugin. Neither has keys.
         """
         sdist = build("sdist", self.source, self.folder)
         with tarfile.open(sdist) as archive:
@@ -102,7 +100,7 @@ class Packaging(SynchronousTestCase):
             inside = {name for name in archive.namelist() if not name.startswith(f"{metadata}/")}
             fields = Parser().parsestr(archive.read(f"{metadata}/METADATA").decode())
         # Neither twisted/__init__.py nor twisted/plugins/__init__.py, which would replace Twisted's
-        # own.
+        # own files.
         self.assertEqual(inside, self.sources("rtprov") | {PLUGIN, "rtprov/py.typed"})
         self.assertEqual((fields["Name"], fields["Version"]), ("rtprov", __version__))
         self.assertEqual(wheel.name, f"rtprov-{__version__}-py3-none-any.whl")

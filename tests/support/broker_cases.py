@@ -112,7 +112,7 @@ class Inbox:
 
     @property
     def waiting(self) -> list[bytes]:
-        """Return the bodies of deliveries that have arrived and were not fetched yet."""
+        """The bodies of deliveries that have arrived and were not fetched yet."""
         return [delivery.body for delivery in self._deliveries.pending]
 
 

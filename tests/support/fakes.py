@@ -194,5 +194,5 @@ class FakeEquipment:
 
     @property
     def under_way(self) -> list[str]:
-        """Return the tasks whose call has not ended, in the order of the calls."""
+        """The tasks whose call has not ended, in the order of the calls."""
         return [call.task.task_id for call in self.calls if not call.outcome.called]

@@ -1,6 +1,4 @@
-"""A front end's and a worker's parts together: starting, stopping, and what goes on beside the
-tasks.
-"""
+"""The parts of a front end and a worker together: starting, stopping, and their periodic work."""
 
 from __future__ import annotations
 
@@ -10,7 +8,7 @@ from rtprov.model import State
 from rtprov.worker.service import EXPIRE_EVERY_S, MAX_WINDOW, WAITING_ROOM
 from tests.support.system import System
 
-RETENTION_S = 120.0  # a virtual day takes minutes to pass
+RETENTION_S = 120.0  # so that a virtual day does not take minutes
 
 
 class WorkerServiceTests(SynchronousTestCase):
@@ -20,8 +18,8 @@ class WorkerServiceTests(SynchronousTestCase):
         self.addCleanup(self.system.stop)
 
     def test_finished_tasks_are_forgotten(self) -> None:
-        """A task that finished longer than the retention ago is unknown, to the store and to a
-        front end that has no memory of it.
+        """A task that finished longer than the retention ago is unknown to the store, and to a
+        front end that does not remember it.
         """
         task_id = self.system.accepted("ABC123456")
         self.system.network.advance(11)
@@ -36,7 +34,7 @@ class WorkerServiceTests(SynchronousTestCase):
         self.assertEqual(self.system.get("ABC123456", task_id, "b2").status, 404)
 
     def test_stopping_without_expiry(self) -> None:
-        """A worker whose forgetting has failed is logged, works on, and still stops."""
+        """If the expiry of old tasks fails, the worker logs it, keeps working, and still stops."""
         (worker,) = self.system.workers
         worker.stores[0].expire = lambda *of: 1 // 0  # type: ignore[method-assign]
         self.system.network.advance(EXPIRE_EVERY_S)
@@ -50,8 +48,8 @@ class WorkerServiceTests(SynchronousTestCase):
         self.assertIsNone(self.successResultOf(stopped))
 
     def test_one_limit_for_all_shards(self) -> None:
-        """The slots of a worker are shared by its shards; each shard's prefetch leaves room for
-        tasks that wait, and fits into AMQP.
+        """The shards of a worker share its call slots. Each shard's prefetch leaves room for
+        waiting tasks and stays within AMQP's limit.
         """
         (worker,) = self.system.workers
         limiters = {id(each._attempts._call_limiter) for each in worker.workers}
@@ -61,7 +59,7 @@ class WorkerServiceTests(SynchronousTestCase):
         self.assertEqual({each._window for each in large.workers}, {MAX_WINDOW})
 
     def test_a_worker_of_one_shard(self) -> None:
-        """A worker that was given one shard serves that one alone."""
+        """A worker that is given one shard serves only that one."""
         stopped = self.system.workers.pop().stopService()
         self.system.network.until(lambda: bool(stopped.called))
         self.system.start_worker(shards=[1])
@@ -77,7 +75,7 @@ class WorkerServiceTests(SynchronousTestCase):
 
 
 class Handover(SynchronousTestCase):
-    """Two workers on one shard, and an active one whose connection breaks during its calls."""
+    """Two workers on one shard. The active one loses its connection during its calls."""
 
     def setUp(self) -> None:
         self.system = System()
@@ -88,8 +86,8 @@ class Handover(SynchronousTestCase):
         return self.system.get("ABC123456", task_id).json["code"]
 
     def test_the_old_worker_comes_back(self) -> None:
-        """The standby calls again for what it takes over; both calls come to one final state, and
-        the next task is called once.
+        """The standby repeats the calls of the tasks that it takes over. The two calls of a task
+        give one final status, and the next task is called once.
         """
         tasks = [self.system.accepted("ABC123456") for _ in range(2)]
         self.system.start_worker()

@@ -1,5 +1,5 @@
-"""Cancelling a task: honest under every race, since the journal's order decides; and what is told
-of tasks meanwhile.
+"""Cancelling a task: the journal's order decides every race, and the answer is always true. Also
+the details and the list of tasks.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class CancelTestCase(SystemTestCase):
 
 class Cancelling(CancelTestCase):
     def test_a_task_that_waits(self) -> None:
-        """A task that waits for its device is cancelled: its status says so, A never hears of it,
-        and the next one's turn comes.
+        """A waiting task is cancelled: its status says so, A never hears of it, and the device's
+        next task runs.
         """
         first, second, third = (self.system.accepted(DEVICE) for _ in range(3))
         self.assertEqual(self.cancel(second), DONE)
@@ -66,7 +66,7 @@ class Cancelling(CancelTestCase):
         self.assertEqual(self.system.workers[0].workers[0].held, 0)
 
     def test_hundreds_for_one_device(self) -> None:
-        """However many of a device's tasks have nothing to do, its turn comes to the next one."""
+        """A device's next task runs even after many of its tasks were cancelled."""
         first, *cancelled, last = (self.system.accepted(DEVICE) for _ in range(300))
         for each in cancelled:
             self.assertEqual(self.cancel(each), DONE)
@@ -77,12 +77,12 @@ class Cancelling(CancelTestCase):
         self.assertEqual((self.system.workers[0].workers[0].held, self.system.stub.calls), (0, 2))
 
     def test_again(self) -> None:
-        """To cancel again is answered as the first time."""
+        """Cancelling a task again gives the same answer."""
         _, second = (self.system.accepted(DEVICE) for _ in range(2))
         self.assertEqual([self.cancel(second), self.cancel(second)], [DONE, DONE])
 
     def test_too_late(self) -> None:
-        """A task that runs, or has ended, is not cancelled, and goes its way."""
+        """A task that is running or has ended cannot be cancelled and is not affected."""
         task_id = self.system.accepted(DEVICE)
         self.system.network.advance(1)
         self.assertEqual(self.cancel(task_id), TOO_LATE)
@@ -92,7 +92,7 @@ class Cancelling(CancelTestCase):
         )
 
     def test_what_is_not_there(self) -> None:
-        """Unknown tasks, another device's task, and malformed ids are the 404s of a GET."""
+        """Unknown tasks, another device's task, and malformed ids give the same 404s as a GET."""
         task_id = self.system.accepted(DEVICE)
         self.assertEqual(self.cancel("0" * 32), NO_TASK)
         self.assertEqual(self.cancel(task_id, "DEF123456"), NO_TASK)
@@ -100,8 +100,8 @@ class Cancelling(CancelTestCase):
         self.assertEqual(self.cancel(task_id, "ABC"), NO_EQUIPMENT)
 
     def test_no_worker(self) -> None:
-        """Without a worker nobody can tell whether it is too late: 503, and nothing is
-        cancelled.
+        """Without a worker it is unknown whether the task can be cancelled: the answer is 503, and
+        nothing is cancelled.
         """
         stopped = self.system.workers.pop().stopService()
         self.system.network.until(lambda: bool(stopped.called))
@@ -112,7 +112,7 @@ class Cancelling(CancelTestCase):
         self.assertEqual(self.status(DEVICE, task_id), COMPLETED)
 
     def test_a_key(self) -> None:
-        """A cancelled task's key still gives that task."""
+        """The key of a cancelled task still gives that task."""
         self.system.accepted(DEVICE)
         answer = self.system.post(DEVICE, key="k")
         self.assertEqual(self.cancel(answer.json["taskId"]), DONE)
@@ -120,7 +120,7 @@ class Cancelling(CancelTestCase):
         self.assertEqual(self.status(DEVICE, keyed_task_id(DEVICE, "k")), CANCELLED)
 
     def test_failover(self) -> None:
-        """A worker that takes over knows what was cancelled."""
+        """A worker that takes over knows which tasks were cancelled."""
         first, second = (self.system.accepted(DEVICE) for _ in range(2))
         self.system.start_worker()
         self.system.network.advance(2)
@@ -140,8 +140,8 @@ class Races(CancelTestCase):
         return System(delay_s=5.0)
 
     def test_against_the_start(self) -> None:
-        """However a DELETE races the start of its task: 200 means that A was never called, 409 that
-        the task goes on to its end.
+        """Whenever a DELETE races the start of its task, 200 means that A was never called, and 409
+        that the task continues to its end.
         """
         outcomes = set()
         for turns in range(-30, 30):
@@ -150,7 +150,7 @@ class Races(CancelTestCase):
             second = self.system.accepted(device)
             self.system.network.advance(4.99)
             if turns < 0:
-                self.system.clock.advance(0.02)  # the first task ends, and the second one begins
+                self.system.clock.advance(0.02)  # the first task ends, and the second one starts
             for _ in range(-turns):
                 self.system.clock.advance(0)
             deleting = self.system.send("DELETE", path(device, second))
@@ -168,8 +168,8 @@ class Races(CancelTestCase):
         self.assertEqual(outcomes, {200, 409})
 
     def test_cut_at_any_point(self) -> None:
-        """Wherever the broker's connections break, a DELETE's 200 or 409 holds, and a 503 repeated
-        is one of them.
+        """Whenever the broker's connections break, a DELETE's 200 or 409 stays true, and a repeated
+        503 becomes one of them.
         """
         outcomes = set()
         for turns in range(40):
@@ -198,7 +198,9 @@ class Told(CancelTestCase):
         return System(concurrency=2, shards=3)
 
     def test_the_way_of_a_task(self) -> None:
-        """A task's details follow it: waiting for its device, called, ended; on any front end."""
+        """A task's details show each stage, on any front end: waiting for its device, being called,
+        ended.
+        """
         self.system.start_frontend("b2")
         first, second = (self.system.accepted(DEVICE) for _ in range(2))
         self.system.network.advance(10)
@@ -224,7 +226,7 @@ class Told(CancelTestCase):
         self.assertEqual(ended["finishedAt"], "2027-01-15T08:01:00.000Z")
 
     def test_concurrency(self) -> None:
-        """A task that only lacks a free slot says so."""
+        """The details of a task that waits only for a call slot say so."""
         for number in range(2):
             self.system.accepted(f"BUSYA{number}XX")
         task_id = self.system.accepted(DEVICE)
@@ -234,8 +236,8 @@ class Told(CancelTestCase):
         )
 
     def test_a_is_down(self) -> None:
-        """While A is out of reach the attempts are told with their errors, and when the next is
-        due; by a standby too.
+        """While A cannot be reached, the details list the attempts with their errors and the time
+        of the next one, also those from a standby.
         """
         self.system.network.factories.pop("a")
         task_id = self.system.accepted(DEVICE)
@@ -250,7 +252,7 @@ class Told(CancelTestCase):
             self.assertEqual(task["attempts"][-1]["number"], task["attemptCount"])
             for attempt in task["attempts"]:
                 self.assertIn("A cannot be reached: ConnectionRefusedError", attempt["error"])
-            # they were followed up
+            # Earlier attempts were followed by others, so for them no next attempt is due.
             self.assertEqual(
                 {attempt["nextAttemptAt"] for attempt in task["attempts"][:-1]}, {None}
             )
@@ -266,7 +268,7 @@ class Told(CancelTestCase):
         self.assertGreaterEqual(self.details(task_id)["attemptCount"], 3)
 
     def test_unknown(self) -> None:
-        """A task that no shard knows is a 404; one that was just accepted is none."""
+        """A task that no shard knows is a 404. A task that was just accepted is found."""
         self.assertEqual(self.system.request("GET", "/api/v1/tasks/" + "0" * 32).status, 404)
         self.assertEqual(self.system.request("GET", "/api/v1/tasks/x").status, 404)
         for number in range(10):
@@ -292,7 +294,7 @@ class Told(CancelTestCase):
         )
 
     def test_every_page(self) -> None:
-        """Whatever the pages' size, going from one to the next shows every task once."""
+        """Following the pages, of any size, shows every task exactly once."""
         accepted = [self.system.accepted(DEVICE) for _ in range(130)]
         for limit in (1, 20, 99, 100):
             answer, found = self.listed(f"?limit={limit}"), []
@@ -303,8 +305,8 @@ class Told(CancelTestCase):
             self.assertEqual(found[::-1], accepted, limit)
 
     def test_a_shard_without_a_worker(self) -> None:
-        """While a shard has no worker nobody can say that a task is not there: 503; what another
-        shard knows is told all the same.
+        """While a shard has no worker, a task that is not found gives 503, because that shard may
+        have it. Tasks of other shards are found.
         """
         stopped = self.system.workers.pop().stopService()
         self.system.network.until(lambda: bool(stopped.called))

@@ -1,5 +1,5 @@
-"""When tasks will end, as clients are told when they are accepted, against when they do: on a
-worker with its gate and lanes.
+"""The estimated end of a task, which clients get when a task is accepted, compared with its actual
+end, on a worker with its call limiter and lanes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ WARM = 5
 
 @define(eq=False)
 class TimedEquipment:
-    """An A whose calls take what `takes` says."""
+    """A service A whose calls take the seconds that `takes` returns."""
 
     clock: Clock
     takes: Callable[[], float]
@@ -41,12 +41,12 @@ class TimedEquipment:
 
 
 class Accepted(WorkerTestCase):
-    """Very many tasks, each of which is asked about when it is accepted."""
+    """Many tasks, whose estimates are read when they are accepted."""
 
     def off_by(
         self, concurrency: int, call_s: float, spread: float, devices: Sequence[str]
     ) -> list[float]:
-        """How far the estimates were off, as shares of what the tasks took."""
+        """Return the relative errors of the estimates, as fractions of the tasks' durations."""
         self.concurrency = concurrency
         self.setUp()
         self.store.backlog.active = Active("p1", EPOCH, concurrency, EquipmentState.CLOSED)
@@ -55,7 +55,7 @@ class Accepted(WorkerTestCase):
             self.clock, lambda: call_s * (1 + spread * (2 * rng.random() - 1))
         )
         self.worker._attempts._patience_s = 1e9
-        for number in range(WARM):  # or a call is taken for a minute
+        for number in range(WARM):  # otherwise a call is assumed to take a minute
             self.deliver(TASKS + number, f"WARM{number:03}")
         self.clock.pump([call_s / 20] * 40)
         began = EPOCH + self.clock.seconds()
@@ -74,8 +74,8 @@ class Accepted(WorkerTestCase):
         return details
 
     def test_honest(self) -> None:
-        """Nine of ten estimates are within a quarter, whatever calls take, however many there may
-        be, and whose the tasks are.
+        """Nine out of ten estimates are within 25 %, for any duration of the calls, number of tasks
+        and number of devices.
         """
         rng = random.Random(5)
         each = [f"DEVICE{number:04}" for number in range(TASKS)]
@@ -93,8 +93,8 @@ class Accepted(WorkerTestCase):
                     )
 
     def test_first_come_first_called(self) -> None:
-        """A device's next task goes before those that came later, for whatever device: so what
-        comes later delays nothing.
+        """A device's next task goes before tasks of any device that were accepted later. So later
+        tasks delay nothing.
         """
         self.concurrency = 2
         self.setUp()
@@ -110,7 +110,7 @@ class Accepted(WorkerTestCase):
 
 
 class Rules(WorkerTestCase):
-    """What the store tells, event by event."""
+    """The estimates of a store, as events are applied one by one."""
 
     def backlog(
         self, count: int, concurrency: int = 10, store: Store | None = None, first: int = 0
@@ -126,7 +126,7 @@ class Rules(WorkerTestCase):
         return None if details.expected_at is None else details.expected_at - EPOCH
 
     def test_whole_shard(self) -> None:
-        """Other devices' tasks count: of 100 with ten slots, the last one ends in the tenth
+        """Tasks of other devices count: of 100 tasks with ten slots, the last one ends in the tenth
         round.
         """
         store = self.backlog(100)
@@ -136,7 +136,9 @@ class Rules(WorkerTestCase):
         )
 
     def test_what_the_worker_says(self) -> None:
-        """It goes by the concurrency of the worker that is active, not by the one that answers."""
+        """An estimate uses the concurrency of the active worker, not that of the worker that
+        answers.
+        """
         store = self.backlog(100)
         store.apply(Active("p1", EPOCH, 50, EquipmentState.CLOSED))
         self.assertEqual(
@@ -144,12 +146,12 @@ class Rules(WorkerTestCase):
         )
 
     def test_far_behind(self) -> None:
-        """A task behind hundreds of thousands is told the same way."""
+        """A task behind hundreds of thousands gets an estimate by the same rules."""
         store = self.backlog(50_000, 100)
         self.assertEqual(self.expected_s(store, 49_999), 60.0 * 500)
 
     def test_shards_of_one_worker(self) -> None:
-        """The shards of one worker share its slots; those of another do not count."""
+        """The shards of one worker share its slots. Shards of another worker do not count."""
         worker_backlogs: list[Backlog] = []
         stores = [Store(86400.0, Backlog(10, worker_backlogs)) for _ in range(3)]
         for index, store in enumerate(stores):
@@ -161,8 +163,8 @@ class Rules(WorkerTestCase):
         self.assertEqual(self.expected_s(stores[1], 1099), 60.0 * 20)
 
     def test_missing_keys(self) -> None:
-        """Tasks that wait for their sealing key take no slot, nor do those that would wait for the
-        same key, or that stand behind one.
+        """Tasks that wait for a missing sealing key use no slot. Nor do tasks that would wait for
+        the same key, or that are behind such a task.
         """
         store = self.backlog(50)
         for number in range(100, 150):
@@ -185,7 +187,7 @@ class Rules(WorkerTestCase):
         )
 
     def test_missing_keys_elsewhere(self) -> None:
-        """The same in the other shards of the worker, and far behind what is played forward."""
+        """The same holds in other shards of the worker, and far back in the queue."""
         worker_backlogs: list[Backlog] = []
         stores = [Store(86400.0, Backlog(10, worker_backlogs)) for _ in range(2)]
         for index, store in enumerate(stores):
@@ -199,8 +201,8 @@ class Rules(WorkerTestCase):
         self.assertEqual(self.expected_s(store, 9_999), 60.0 * 50)
 
     def test_trouble(self) -> None:
-        """While the worker's breaker keeps calls back, all wait for A but those behind a call that
-        runs, and no end is promised.
+        """While the circuit breaker is open, all tasks wait for A except those behind a running
+        call, and no end is estimated.
         """
         for state in (EquipmentState.OPEN, EquipmentState.HALF_OPEN):
             self.setUp()
@@ -224,10 +226,11 @@ class Rules(WorkerTestCase):
                     (service, 1, None),
                 ],
             )
-            self.worker.detach()  # jobs that wait for the gate must not end when they are collected
+            # Jobs that wait for the call limiter must not end when they are collected.
+            self.worker.detach()
 
     def test_cost(self) -> None:
-        """To tell of tasks plays no more of the others than a worker holds, and does that once a
+        """An estimate simulates at most as many other tasks as a worker holds, and does so once a
         second.
         """
         store = self.backlog(5000)
@@ -242,8 +245,8 @@ class Rules(WorkerTestCase):
 
 
 class WholeSystem(SystemTestCase):
-    """Over HTTP. The worker whose word counts has other settings than its standby, and one of the
-    two answers.
+    """Estimates over HTTP. Settings of the active worker count, not those of its standby; either of
+    the two answers.
     """
 
     def make(self) -> System:
@@ -263,7 +266,7 @@ class WholeSystem(SystemTestCase):
         return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
 
     def test_a_backlog(self) -> None:
-        """The last of many tasks is told when it will end, and does."""
+        """The last of many tasks has an estimated end, and ends then."""
         numbers = [self.system.accepted(f"DEVICE{number:04}") for number in range(40)]
         told = [self.task(numbers[-1]) for _ in range(4)]
         self.assertEqual(
@@ -276,8 +279,8 @@ class WholeSystem(SystemTestCase):
             self.assertAlmostEqual(self.at(each["expectedFinishAt"]), ended, delta=5.0)
 
     def test_a_is_down(self) -> None:
-        """While A is down all that waits waits for it, no end is promised, and no next attempt lies
-        in the past; then it goes on.
+        """While A is down, all waiting tasks wait for A, no end is estimated, and no next attempt
+        is in the past. Then the tasks continue.
         """
         self.system.network.factories.pop("a")
         numbers = [self.system.accepted(f"DEVICE{number:04}") for number in range(60)]

@@ -1,5 +1,5 @@
-"""``Idempotency-Key``: one key is one task, whoever repeats the POST, through whichever front end,
-and whatever breaks in between.
+"""``Idempotency-Key``: one key is one task, however often the POST is repeated, through any front
+end, and whatever fails in between.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ REUSED = (
 
 
 def outcomes(events: Sequence[LogEvent]) -> list[str]:
-    """What the audit trail says of POSTs: the words that its lines begin with."""
+    """Return the outcomes of POSTs in the audit log."""
     return [event["outcome"] for event in events if event["log_namespace"] == "rtprov.audit"]
 
 
@@ -64,7 +64,9 @@ class KeyTestCase(SystemTestCase):
 
 
 class OneKey(KeyTestCase):
-    """The retention and what is added to it for keys are short, or they would take minutes."""
+    """The retention, and the time that keys are kept after it, are short, so that the tests are
+    quick.
+    """
 
     def make(self) -> System:
         self.patch(record, "KEY_SLACK_S", SLACK_S)
@@ -72,8 +74,8 @@ class OneKey(KeyTestCase):
         return System(retention_s=RETENTION_S)
 
     def test_repeated(self) -> None:
-        """The same key and body give the same task, before it runs, while it does and after it; A
-        is called once.
+        """The same key and body give the same task before it runs, while it runs and after it. A is
+        called once.
         """
         task_id = self.accepted()
         self.assertEqual(self.accepted(), task_id)
@@ -85,8 +87,8 @@ class OneKey(KeyTestCase):
         self.assertEqual(self.system.stub.calls, 1)
 
     def test_the_id(self) -> None:
-        """The id follows from device and key; another key, or the same key for another device, is
-        another task.
+        """The task id depends on device and key. Another key, or the same key for another device,
+        is another task.
         """
         ids = [self.accepted(), self.accepted(key="k2"), self.accepted(equipment_id="DEF123456")]
         self.assertEqual(
@@ -102,8 +104,8 @@ class OneKey(KeyTestCase):
         self.assertEqual(self.system.stub.calls, 3)
 
     def test_another_body(self) -> None:
-        """Another body under the same key is a 422, even where it means the same; the first one's
-        task goes on.
+        """Another body with the same key is a 422, even if it means the same. The first task
+        continues.
         """
         task_id = self.accepted()
         same = b" " + repr(REQUEST).replace("'", '"').encode()
@@ -114,7 +116,7 @@ class OneKey(KeyTestCase):
         self.assertEqual(self.system.stub.calls, 1)
 
     def test_another_front_end(self) -> None:
-        """A front end that has never heard of the key gives the same answers."""
+        """A front end that has not seen the key gives the same answers."""
         self.system.start_frontend("b2")
         self.system.network.advance(1)
         task_id = self.accepted()
@@ -122,8 +124,8 @@ class OneKey(KeyTestCase):
         self.assertEqual(self.post(OTHER, frontend="b2"), REUSED)
 
     def test_a_key_is_forgotten(self) -> None:
-        """An hour after the retention the key is free again and makes a new task, which runs; a
-        worker that reads the journal agrees.
+        """An hour after the retention the key makes a new task, which runs. A worker that replays
+        the journal agrees.
         """
         task_id = self.accepted()
         self.system.network.advance(61)
@@ -139,8 +141,8 @@ class OneKey(KeyTestCase):
         self.assertEqual(self.post(), REUSED)
 
     def test_no_front_end_remembers_the_old_task(self) -> None:
-        """A front end that knows the old task's end tells how the new one stands, whoever took
-        it.
+        """A front end that remembers the old task's final status returns the new task's status,
+        whichever front end accepted the new task.
         """
         self.system.start_frontend("b2")
         self.system.network.advance(1)
@@ -155,7 +157,7 @@ class OneKey(KeyTestCase):
             self.assertEqual(self.status(DEVICE, task_id, frontend), RUNNING)
 
     def test_before_it_is_forgotten(self) -> None:
-        """Until then the key gives its old task, whose status can still be had."""
+        """Until the key expires it gives its old task, whose status is still available."""
         task_id = self.accepted()
         self.system.network.advance(61 + RETENTION_S + SLACK_S / 2)
         self.assertEqual((self.accepted(), self.status(DEVICE, task_id)), (task_id, COMPLETED))
@@ -163,7 +165,7 @@ class OneKey(KeyTestCase):
 
 
 class AtOnce(KeyTestCase):
-    """Two front ends take the same key at the same time."""
+    """Two front ends accept the same key at the same time."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -177,14 +179,16 @@ class AtOnce(KeyTestCase):
         return [(answer.status, answer.json) for answer in answers]
 
     def test_the_same_body(self) -> None:
-        """Both get the same task, and A is called once."""
+        """Both return the same task, and A is called once."""
         task_id = keyed_task_id(DEVICE, "k1")
         self.assertEqual(self.both(REQUEST, REQUEST), [(200, {"code": 200, "taskId": task_id})] * 2)
         self.system.network.advance(130)
         self.assertEqual((self.status(DEVICE, task_id), self.system.stub.calls), (COMPLETED, 1))
 
     def test_other_bodies(self) -> None:
-        """One of them gets the task, the other a 422; only the winner's body is sent to A."""
+        """One of them returns the task, the other a 422. Only the first body in the journal is sent
+        to A.
+        """
         answers = self.both(REQUEST, OTHER)
         self.assertEqual(sorted(status for status, _ in answers), [200, 422])
         self.assertIn(REUSED, answers)
@@ -194,8 +198,8 @@ class AtOnce(KeyTestCase):
         self.accepted(winner)
 
     def test_accepted_once(self) -> None:
-        """Of POSTs of a key that come at once, one is said to be accepted, the others to repeat it,
-        whichever front end has them.
+        """Of simultaneous POSTs of a key, the audit log calls one accepted and the others repeated,
+        on any front end.
         """
         with capturedLogs() as events:
             pending = [self.send(REQUEST, frontend) for frontend in ("b", "b2", "b", "b2", "b")]
@@ -204,7 +208,7 @@ class AtOnce(KeyTestCase):
         self.assertEqual(sorted(outcomes(events)), ["accepted", *["repeated"] * 4])
 
     def test_accepted_before(self) -> None:
-        """A POST of a key whose task still waits for its turn is said to repeat it."""
+        """The audit log calls a POST of a key whose task is still waiting a repeat."""
         with capturedLogs() as events:
             for key in ("k0", "k1", "k1"):
                 self.accepted(key=key)
@@ -212,8 +216,8 @@ class AtOnce(KeyTestCase):
         self.assertEqual(outcomes(events), ["accepted", "accepted", "repeated"])
 
     def test_the_audit_trail(self) -> None:
-        """Who was refused is not said to have ordered; who repeats what has begun has ordered
-        nothing more.
+        """The audit log has no line for a refused POST, nor for a repeated POST of a task that has
+        started.
         """
         with capturedLogs() as events:
             self.both(REQUEST, OTHER)
@@ -228,10 +232,12 @@ class AtOnce(KeyTestCase):
 
 
 class Breaks(KeyTestCase):
-    """What the client sees, and repeats, when something breaks."""
+    """What a client sees, and what a repeated POST gives, if something breaks."""
 
     def broken_after(self, turns: int, equipment_id: str) -> Answer:
-        """A POST; all connections to the broker are cut after so many turns of the clock."""
+        """Send a POST, and cut all connections to the broker after this many turns of the clock;
+        return the answer.
+        """
         pending = self.system.send(
             "POST", f"/api/v1/equipment/cpe/{equipment_id}", REQUEST, "b", {"Idempotency-Key": "k1"}
         )
@@ -242,8 +248,8 @@ class Breaks(KeyTestCase):
         return self.successResultOf(pending)
 
     def test_cut_at_any_point(self) -> None:
-        """Wherever the broker's connections break, the answer is 200 or 503, and the repeated POST
-        gives the one task.
+        """Whenever the broker's connections break, the answer is 200 or 503, and a repeated POST
+        gives the same single task.
         """
         statuses = set()
         for turns in range(40):
@@ -261,7 +267,9 @@ class Breaks(KeyTestCase):
         self.assertEqual(statuses, {200, 503})
 
     def test_no_worker(self) -> None:
-        """Without a worker nobody can tell whether the key is used: 503, and no task is made."""
+        """Without a worker it is unknown whether the key is used: the answer is 503, and no task is
+        made.
+        """
         stopped = self.system.workers.pop().stopService()
         self.system.network.until(lambda: bool(stopped.called))
         self.assertEqual(self.post()[0], 503)
@@ -273,8 +281,8 @@ class Breaks(KeyTestCase):
         self.accepted()
 
     def test_failover(self) -> None:
-        """A standby knows the key, and calls A again only for a call that the first worker's end
-        has cut off.
+        """A standby knows the key. It repeats only the call that the first worker's end has cut
+        off.
         """
         task_id = self.accepted()
         self.system.network.advance(61)
@@ -287,8 +295,8 @@ class Breaks(KeyTestCase):
         self.assertEqual(self.system.stub.calls, 1)
 
     def test_only_in_the_work_queue(self) -> None:
-        """A message that reached the work queue and never the journal is put there by the worker,
-        and is its key's task.
+        """If a message reached the work queue but not the journal, the worker adds it to the
+        journal, and the key gives its task.
         """
         body = b'{"timeoutInSeconds": 14, "parameters": [{"vlan": 534}]}'
         task_id, sealer = keyed_task_id(DEVICE, "k1"), self.system.sealer
@@ -308,8 +316,8 @@ class Breaks(KeyTestCase):
         self.assertEqual((self.status(DEVICE, task_id), self.system.stub.calls), (COMPLETED, 1))
 
     def test_only_in_the_journal(self) -> None:
-        """A message that reached the journal and never the work queue is sent again by who repeats
-        the POST, sealed with whatever key.
+        """If a message reached the journal but not the work queue, a repeated POST publishes it
+        again, with any sealing key.
         """
         body = b'{"timeoutInSeconds": 14, "parameters": [{"vlan": 534}]}'
         task_id, sealer = keyed_task_id(DEVICE, "k1"), self.system.sealer
@@ -328,8 +336,8 @@ class Breaks(KeyTestCase):
         self.assertEqual((self.status(DEVICE, task_id), self.system.stub.calls), (COMPLETED, 1))
 
     def test_another_body_behind_the_check(self) -> None:
-        """A second body that gets past every check into the queue is never sent to A, nor does it
-        end the task.
+        """A second body that passes every check and gets into the queue is never sent to A, and
+        does not end the task.
         """
         task_id, sealer = self.accepted(), self.system.sealer
         task = Task(

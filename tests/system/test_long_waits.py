@@ -1,5 +1,6 @@
-"""A task may wait for a month: no delivery limit, no renewal, no restart and no journal that
-forgets puts an end to it."""
+"""A task may wait for a month: delivery limits, renewals, restarts and expired journal segments do
+not end it.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +26,8 @@ assert DAYS * STARTS_A_DAY > DELIVERY_LIMIT
 
 
 class AMonth(SystemTestCase):
-    """A sends one device away for a month. Workers live for minutes, four times a day, and renew
-    their deliveries meanwhile.
+    """A refuses one device for a month. Workers run for minutes, four times a day, and renew their
+    deliveries meanwhile.
     """
 
     def make(self) -> System:
@@ -36,13 +37,13 @@ class AMonth(SystemTestCase):
         return System(delay_s=1.0, patience_s=40 * DAY_S, rules=[away])
 
     def stop(self) -> None:
-        """Worker and front end stop."""
+        """Stop the worker and the front end."""
         stopping: list[Deferred[None]] = [
             self.system.workers.pop().stopService(),
             self.system.frontends.pop("b").stopService(),
         ]
         self.system.network.until(lambda: all(each.called for each in stopping))
-        # the client's connections, which the front end's process would take with it
+        # The client's connections end too, as they would with the front end's process.
         self.system.network.cut("b")
 
     def start(self) -> None:
@@ -62,8 +63,9 @@ class AMonth(SystemTestCase):
         ).status
 
     def test_a_month(self) -> None:
-        """The task, those behind it, and a cancellation among them outlive the journal's segments;
-        each is called in its turn, and ends once."""
+        """The task, those behind it, and the cancellation of one of them outlive the journal's
+        segments. Each task is called in its turn and ends once.
+        """
         first, second, third = (self.system.accepted("AWAY123456") for _ in range(3))
         self.assertEqual(self.cancel(second), 200)
         began_at = self.system.wall_clock()

@@ -1,5 +1,5 @@
-"""The embedded broker gets an earlier copy of its state folder, as docs/operations.md says of
-backups. Real files, in memory all else.
+"""The embedded broker with an earlier copy of its state folder, as docs/operations.md describes
+backups. The files are real, everything else is in memory.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ Tasks = list[tuple[str, str]]
 
 @define(eq=False, slots=False)
 class DurableSystem(System):
-    """Its broker keeps its state in `directory`; `new_directory` makes others."""
+    """A system whose broker keeps its state in `directory`. `new_directory` returns
+    further ones.
+    """
 
     new_directory: Callable[[], Path] = field(kw_only=True)
 
@@ -39,14 +41,14 @@ class DurableSystem(System):
         self.network.listen("broker").listen(BrokerFactory(self.broker))
 
     def in_next_turn(self, function: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
-        """The writer thread."""
+        """Stand in for the writer thread."""
         call: Deferred[Any] = Deferred()
         call.addCallback(lambda _: function(*arguments))
         self.clock.callLater(0, call.callback, None)
         return call
 
     def stop_broker(self) -> None:
-        """As SIGTERM does."""
+        """Stop the broker as SIGTERM does."""
         self.network.factories.pop("broker")
         self.wait(self.broker.stop())
         self.wait(cast("Any", self.broker.virtual_host.storage).close())
@@ -55,19 +57,19 @@ class DurableSystem(System):
         self.network.until(lambda: bool(deferred.called), 30.0)
 
     def copy(self) -> Path:
-        """The whole folder at this moment."""
+        """Copy the whole folder as it is now."""
         copy = self.new_directory()
         shutil.copytree(self.directory, copy, dirs_exist_ok=True)
         return copy
 
     def restore(self, copy: Path) -> None:
-        """The broker is stopped, its folder replaced, and it is started again."""
+        """Stop the broker, replace its folder, and start it again."""
         self.stop_broker()
         self.directory = copy
         self.start_broker()
 
     def stop_roles(self) -> None:
-        """The front end and the workers."""
+        """Stop the front end and the workers."""
         for role in (*self.workers, self.frontends.pop("b")):
             self.wait(role.stopService())
         self.workers.clear()
@@ -75,7 +77,7 @@ class DurableSystem(System):
         self.network.cut("b")
 
     def start_roles(self) -> None:
-        """Others in their place."""
+        """Start a new front end and new workers."""
         roles = (self.start_frontend(), self.start_worker())
         self.network.until(lambda: all(role.connection.connected for role in roles), 10.0)
 
@@ -85,8 +87,8 @@ class DurableSystem(System):
 
 
 class OldState(SystemTestCase):
-    """Calls of 10 s, three at a time, so that some tasks run and others wait when the copy is
-    made.
+    """Calls take 10 s, three at a time, so that at the time of the copy some tasks run and others
+    wait.
     """
 
     def make(self) -> System:
@@ -104,7 +106,7 @@ class OldState(SystemTestCase):
         return cast("DurableSystem", self.system)
 
     def accepted(self, *numbers: int) -> Tasks:
-        """Tasks for devices of these numbers, each with a key of its own."""
+        """POST tasks for the devices of these numbers, each with its own key."""
         return [
             (device, self.post(device)) for device in (f"DEVICE{number:04}" for number in numbers)
         ]
@@ -121,7 +123,7 @@ class OldState(SystemTestCase):
         return [self.system.get(device, task).json["code"] for device, task in tasks]
 
     def assert_end(self, tasks: Tasks) -> None:
-        """They are completed in time, and never unknown."""
+        """Check that the tasks are completed in time, and are never unknown meanwhile."""
         told: set[int] = set()
         for _ in range(60):
             self.system.network.advance(1.0)
@@ -130,8 +132,8 @@ class OldState(SystemTestCase):
         self.assertEqual(told - {503}, told & {DONE, RUNNING} | {DONE})
 
     def before_and_after(self, backup: Callable[[], Path]) -> tuple[Tasks, Tasks, Path]:
-        """Tasks that were accepted before the copy was made, and after it: of both some have ended,
-        some run, and some wait.
+        """Return tasks that were accepted before and after the copy. Of both, some have ended, some
+        run, and some wait.
         """
         before = self.accepted(*range(3))
         self.system.network.advance(11.0)
@@ -165,18 +167,18 @@ class OldState(SystemTestCase):
         self.assertEqual(self.system.broker.virtual_host.queues[SHARD.work].message_count, 0)
 
     def test_copied_while_it_runs(self) -> None:
-        """Tasks of before the copy end, those of after it are unknown; a key of either gives the
-        task that it gave, which is done.
+        """Tasks from before the copy end. Tasks from after it are unknown. A key of either gives
+        the same task id as before, and that task is done.
         """
         self.check_new_roles(self.durable.copy)
 
     def test_copied_when_it_was_stopped(self) -> None:
-        """The same with a copy of the folder of a broker that is stopped."""
+        """The same holds for a copy of the folder of a stopped broker."""
         self.check_new_roles(self.copy_of_stopped)
 
     def test_roles_that_run_on(self) -> None:
-        """A worker that runs on tells the old journal what it knows: what has ended stays so, what
-        it holds is done.
+        """A worker that keeps running publishes what it knows to the old journal: ended tasks stay
+        ended, and tasks that it holds are done.
         """
         before, after, copy = self.before_and_after(self.durable.copy)
         calls = self.system.stub.calls

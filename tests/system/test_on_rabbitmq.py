@@ -1,5 +1,5 @@
-"""Front end and worker in this process, on a real RabbitMQ: what depends on how a version of it
-counts deliveries.
+"""A front end and a worker in this process, on a real RabbitMQ: behaviour that depends on how its
+version counts deliveries.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ POLL_EVERY_S = 0.05
 
 
 class FailingEquipment:
-    """Fails for an error of ours over the devices named in `fails`; A does all else at once."""
+    """Raises an internal error for the devices in `fails`; completes all other calls at once."""
 
     def __init__(self, *fails: str) -> None:
         self.calls: list[str] = []
@@ -46,7 +46,7 @@ class FailingEquipment:
 
 
 class SlowEquipment:
-    """A takes two seconds."""
+    """A service A whose calls take two seconds."""
 
     def __init__(self, clock: Any) -> None:
         self.calls: list[str] = []
@@ -78,7 +78,7 @@ class OnRabbitMQ(RabbitMQTestCase, BrokerContract):
         )
 
     async def start(self, equipment: Any) -> tuple[FrontendService, WorkerService]:
-        """Both, connected."""
+        """Start the front end and the worker; wait until both are connected."""
         frontend = FrontendService(
             self.environment(self.frontend_url), sealer=PlainSealer(), shards=1, running_status=200
         )
@@ -93,8 +93,8 @@ class OnRabbitMQ(RabbitMQTestCase, BrokerContract):
         return frontend, service
 
     async def test_a_run_that_fails(self) -> None:
-        """A task in whose run the worker fails ends as failed, and is parked, after ten runs; all
-        others go on meanwhile.
+        """If a task raises an error in the worker, it fails after ten runs and is parked. All other
+        tasks continue meanwhile.
         """
         equipment = FailingEquipment("BAD000001")
         frontend, _ = await self.start(equipment)
@@ -115,8 +115,8 @@ class OnRabbitMQ(RabbitMQTestCase, BrokerContract):
         self.assertEqual(await self.count(channel, Shard(0, 1).work), 0)
 
     async def test_a_long_wait(self) -> None:
-        """Deliveries may be renewed far more often than the delivery limit: each task is called
-        once, in its turn.
+        """Deliveries may be renewed more often than the delivery limit: each task is called once,
+        in its turn.
         """
         for module, name, value in (
             (topology, "DELIVERY_LIMIT", 3),
@@ -142,8 +142,8 @@ class OnRabbitMQ(RabbitMQTestCase, BrokerContract):
             self.assertEqual(await self.count(channel, queue), 0)
 
     async def test_deleted_exchanges(self) -> None:
-        """Exchanges that an operator deletes come back with all bindings, that of the worker's own
-        queue included.
+        """Exchanges that an operator deletes are declared again with all bindings, including that
+        of the worker's own queue.
         """
         self.patch(upkeep, "EVERY_S", 0.2)
         frontend, worker = await self.start(FailingEquipment())

@@ -1,4 +1,4 @@
-"""Readiness of a front end and a worker, in the whole system."""
+"""Readiness of a front end and a worker in the whole system."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class Ready(SystemTestCase):
         return "Ready"
 
     def test_ready(self) -> None:
-        """With a broker that confirms and a worker for each shard, front end and worker are
-        ready.
+        """With a broker that confirms, and a worker for each shard, front end and worker
+        are ready.
         """
         self.assertEqual((self.frontend(), self.worker()), ((200, "Ready"), "Ready"))
 
     def test_no_worker(self) -> None:
-        """A front end one of whose shards has no worker is not ready, and says which."""
+        """A front end is not ready while a shard has no worker; its message names the shard."""
         stopped = self.system.workers.pop().stopService()
         self.system.network.until(lambda: bool(stopped.called))
         self.system.start_worker(shards=[0])
@@ -43,7 +43,7 @@ class Ready(SystemTestCase):
         self.assertEqual(self.frontend(), (200, "Ready"))
 
     def test_no_broker(self) -> None:
-        """Without a broker neither is ready; both are again when it is back."""
+        """Without a broker neither is ready. Both are ready again when the broker is back."""
         factory = self.system.network.factories.pop("broker")
         self.system.network.cut("broker")
         self.assertEqual(self.frontend(), (503, "Not ready: the broker does not confirm messages"))
@@ -56,16 +56,16 @@ class Ready(SystemTestCase):
         self.assertEqual((self.frontend(), self.worker()), ((200, "Ready"), "Ready"))
 
     def test_a_broker_that_is_silent(self) -> None:
-        """A broker that confirms nothing makes neither ready, within 5 s."""
+        """If the broker does not confirm within 5 s, neither is ready."""
         for name, end in self.system.network.connections:
             if name == "broker":
                 end.pauseProducing()
         self.assertEqual(self.frontend()[0], 503)
         self.assertEqual(self.worker(), "Not ready: the broker does not confirm messages")
-        self.system.network.advance(40)  # heartbeats end it
+        self.system.network.advance(40)  # until the heartbeat timeout
 
     def test_stopping(self) -> None:
-        """A worker that drains is not ready."""
+        """A draining worker is not ready."""
         self.system.accepted("ABC123456")
         self.system.network.advance(1)
         self.system.workers[0].stopService()

@@ -1,4 +1,4 @@
-"""The whole way of a task, POST to final status, in memory on a virtual clock."""
+"""A task from its POST to its final status, in the whole system in memory on a virtual clock."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.system_case import (
 
 class TheWayOfATask(SystemTestCase):
     def test_completed(self) -> None:
-        """A task is accepted at once, runs for A's minute, and is completed."""
+        """A task is accepted at once, runs for the minute that A takes, and is completed."""
         answer = self.system.post("ABC123456")
         self.assertEqual(answer.status, 200)
         task_id = answer.json["taskId"]
@@ -31,29 +31,31 @@ class TheWayOfATask(SystemTestCase):
         self.assertEqual(self.status("ABC123456", task_id), COMPLETED)
 
     def test_a_fails(self) -> None:
-        """A's 500 ends the task in 500."""
+        """If A answers 500, the task's final status is 500."""
         self.assertEqual(self.final_status("FAIL123456"), FAILED)
 
     def test_a_does_not_know_the_equipment(self) -> None:
-        """A's 404 ends the task in the equipment's 404."""
+        """If A answers 404, the task's final status is the equipment's 404."""
         self.assertEqual(self.final_status("NOTFOUND123"), NO_EQUIPMENT)
 
     def test_a_answers_garbage(self) -> None:
-        """An answer that is not A's contract ends the task in 500."""
+        """If A's answer is not valid, the task's final status is 500."""
         self.assertEqual(self.final_status("GARBAGE123"), FAILED)
 
     def test_a_hangs(self) -> None:
-        """No answer within max(timeoutInSeconds, 60) + 30 s ends the task in 500."""
+        """If A does not answer within max(timeoutInSeconds, 60) + 30 s, the task's final status is
+        500.
+        """
         self.assertEqual(self.final_status("HANG123456", within_s=91.0), FAILED)
 
     def test_a_hangs_and_the_request_is_patient(self) -> None:
-        """A longer timeoutInSeconds is waited for, and 30 s more."""
+        """With a longer timeoutInSeconds, the worker waits for that time and 30 s more."""
         body = {**REQUEST, "timeoutInSeconds": 200}
         self.assertEqual(self.final_status("HANG123456", body, within_s=231.0), FAILED)
 
     def test_a_drops_every_connection(self) -> None:
-        """Connections that A closes without an answer are outages: the task is tried until its
-        patience runs out, then has failed.
+        """A connection that A closes without an answer is an outage: the task is retried until its
+        patience is over, and then fails.
         """
         task_id = self.system.accepted("DROP123456")
         self.system.network.advance(590)
@@ -62,7 +64,7 @@ class TheWayOfATask(SystemTestCase):
         self.assertEqual(self.status("DROP123456", task_id), FAILED)
 
     def test_a_is_busy_twice(self) -> None:
-        """503 with Retry-After is retried, and the task is completed."""
+        """A 503 with Retry-After is retried, and the task is completed."""
         task_id = self.system.accepted("BUSY123456")
         self.system.network.advance(130)
         self.assertEqual(self.status("BUSY123456", task_id), RUNNING)
@@ -70,7 +72,7 @@ class TheWayOfATask(SystemTestCase):
         self.assertEqual(self.status("BUSY123456", task_id), COMPLETED)
 
     def test_status_is_asked_for_the_wrong_things(self) -> None:
-        """Unknown tasks, another equipment's task and malformed ids each get their 404."""
+        """Unknown tasks, another equipment's task and malformed ids each give their 404."""
         task_id = self.system.accepted("ABC123456")
         self.assertEqual(self.status("OTHER12345", task_id), NO_TASK)
         self.assertEqual(self.status("ABC123456", "0" * 32), NO_TASK)
@@ -78,7 +80,7 @@ class TheWayOfATask(SystemTestCase):
         self.assertEqual(self.status("ABC", task_id), NO_EQUIPMENT)
 
     def test_nothing_secret_is_logged(self) -> None:
-        """No log event of the whole way holds the password."""
+        """No log event contains the password."""
         self.final_status("ABC123456")
         self.assertTrue(self.events)
         self.assertEqual([event for event in self.events if "s3cr3t" in event], [])
@@ -97,7 +99,7 @@ class Races(SystemTestCase):
             self.assertEqual(self.status(equipment_id, task_id, "b2"), RUNNING)
 
     def test_fifty_devices_at_once(self) -> None:
-        """Fifty devices are configured side by side: all are completed after A's one minute."""
+        """Fifty devices are configured in parallel: all tasks are completed after one minute."""
         posts = [
             self.system.send("POST", f"/api/v1/equipment/cpe/DEVICE{number:04}", REQUEST)
             for number in range(50)
@@ -140,7 +142,7 @@ class Concurrency(SystemTestCase):
         self.assertEqual(done, [10, 20, 25])
 
     def test_waiting_tasks_of_one_device_hold_no_slot(self) -> None:
-        """Twelve tasks of one device leave nine slots to the other devices."""
+        """Twelve tasks of one device leave nine slots to other devices."""
         for _ in range(12):
             self.system.accepted("SAME123456")
         others = {
@@ -166,14 +168,14 @@ class Shards(SystemTestCase):
 
 
 class Outages(SystemTestCase):
-    """What clients see while a part is away."""
+    """What clients see while a part of the system is down."""
 
     def calls(self) -> int:
         return len([end for name, end in self.system.network.connections if name == "a"])
 
     def test_no_worker(self) -> None:
-        """Without a worker a POST is accepted and its GET is a 503; a worker that comes completes
-        the task.
+        """Without a worker a POST is accepted and its GET is a 503. When a worker starts, it
+        completes the task.
         """
         worker = self.system.workers.pop()
         stopped = worker.stopService()
@@ -188,8 +190,8 @@ class Outages(SystemTestCase):
         self.assertEqual(self.status("ABC123456", task_id), COMPLETED)
 
     def test_broker_connections_lost_while_a_works(self) -> None:
-        """When every broker connection breaks during the call to A, the call goes on, is adopted,
-        and is not made again.
+        """If all broker connections break during a call to A, the call continues, and the worker
+        does not repeat it.
         """
         task_id = self.system.accepted("ABC123456")
         self.system.network.advance(30)
@@ -199,8 +201,8 @@ class Outages(SystemTestCase):
         self.assertEqual(self.system.stub.calls, 1)
 
     def test_broker_away(self) -> None:
-        """With the broker's port closed and all connections cut, POST and GET are 503; it comes
-        back and the task has its status.
+        """While the broker cannot be reached, POST and GET are 503. When it is back, the task has
+        its status.
         """
         task_id = self.system.accepted("ABC123456")
         factory = self.system.network.factories.pop("broker")
@@ -216,7 +218,7 @@ class Outages(SystemTestCase):
         self.assertEqual(self.system.stub.calls, 1)
 
     def test_a_is_down_for_a_while(self) -> None:
-        """While nobody listens at A the task waits; when A is back it is completed."""
+        """While A refuses connections the task waits. When A is back, the task is completed."""
         factory = self.system.network.factories.pop("a")
         task_id = self.system.accepted("ABC123456")
         self.system.network.advance(100)
@@ -226,8 +228,8 @@ class Outages(SystemTestCase):
         self.assertEqual(self.status("ABC123456", task_id), COMPLETED)
 
     def test_standby(self) -> None:
-        """A second worker on the shard stands by, and takes over the tasks of the first when that
-        one's connection is gone for good.
+        """A second worker on a shard is the standby. It takes over the tasks when the first one's
+        connection is lost for good.
         """
         task_ids = [self.system.accepted("ABC123456"), self.system.accepted("ABC123456")]
         self.system.start_worker()
@@ -244,9 +246,7 @@ class Outages(SystemTestCase):
         )
 
     def test_drain(self) -> None:
-        """A worker that is stopped lets its running call end and hands everything else to the
-        standby.
-        """
+        """A stopping worker lets its running call end, and hands all other tasks to the standby."""
         task_ids = [self.system.accepted("ABC123456"), self.system.accepted("ABC123456")]
         self.system.start_worker()
         self.system.network.advance(10)
@@ -264,8 +264,8 @@ class Outages(SystemTestCase):
 
 class Renewal(SystemTestCase):
     def test_a_delivery_held_for_long_is_renewed(self) -> None:
-        """Tasks that wait for their device for more than 20 minutes go back to the broker once, and
-        still run in order, each once.
+        """Tasks that wait for their device for more than 20 minutes are returned to the broker
+        once. They still run in order, each once.
         """
         task_ids = [self.system.accepted("ABC123456") for _ in range(30)]
         for done in range(1, 31):

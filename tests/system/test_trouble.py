@@ -1,6 +1,4 @@
-"""A in trouble: what becomes of its tasks, by the worker's rules alone, and in the whole system in
-memory.
-"""
+"""Tasks during an outage of A: by the worker's rules alone, and in the whole system in memory."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ class WorkerInTrouble(WorkerTestCase):
     concurrency = 50
 
     def bring_trouble(self) -> list[FakeDelivery]:
-        """Tasks 0 to 9 find A out of reach."""
+        """Let tasks 0 to 9 find that A cannot be reached."""
         deliveries = [
             self.deliver(number, f"DEVICE{number}") for number in range(FAILURE_THRESHOLD)
         ]
@@ -29,8 +27,8 @@ class WorkerInTrouble(WorkerTestCase):
         return deliveries
 
     def test_no_call_is_made(self) -> None:
-        """After a row of outages new tasks wait without an attempt, and one of all tasks at a time
-        is called.
+        """After several outages in a row new tasks wait without an attempt. Only one task at a time
+        is called, as a probe.
         """
         self.bring_trouble()
         for number in range(10, 110):
@@ -59,14 +57,14 @@ class WorkerInTrouble(WorkerTestCase):
         self.assertEqual({delivery.settled for delivery in deliveries}, {"ack"})
 
     def test_patience_of_a_task_that_was_never_called(self) -> None:
-        """A task that comes while A is in trouble waits for as long as its patience lasts, and then
-        has failed without a call.
+        """A task that arrives during an outage waits for its patience, and then fails without a
+        call.
         """
         self.bring_trouble()
         deliveries = [self.deliver(number, f"DEVICE{number}") for number in range(100, 110)]
         self.clock.pump([1.0] * 599)
         called = len(self.equipment.calls) - FAILURE_THRESHOLD
-        self.assertLess(called, 9)  # one that hangs is joined by another after 90 s
+        self.assertLess(called, 9)  # a probe that hangs is joined by another one after 90 s
         self.assertEqual([delivery.settled for delivery in deliveries], [None] * 10)
         self.clock.pump([1.0] * 2)
         self.assertEqual(
@@ -77,8 +75,8 @@ class WorkerInTrouble(WorkerTestCase):
         )
 
     def test_patience_of_a_task_that_was_called(self) -> None:
-        """A task whose calls found A out of reach has failed when its patience, counted from its
-        first attempt, is over.
+        """A task that was called during an outage fails when its patience, counted from its first
+        attempt, is over.
         """
         deliveries = self.bring_trouble()
         while any(delivery.settled is None for delivery in deliveries):
@@ -98,7 +96,7 @@ class WorkerInTrouble(WorkerTestCase):
         )
 
     def test_silence(self) -> None:
-        """No answer in time is final for the task, and trouble where it comes in a row."""
+        """No answer in time is final for the task. Several in a row count as an outage of A."""
         deliveries = [
             self.deliver(number, f"DEVICE{number}") for number in range(FAILURE_THRESHOLD)
         ]
@@ -110,8 +108,8 @@ class WorkerInTrouble(WorkerTestCase):
         self.assertEqual(self.equipment.under_way, [])
 
     def test_busy_devices_among_others(self) -> None:
-        """Devices that are busy, each with Retry-After, hold nobody up as long as others are
-        answered in between.
+        """Busy devices, each with Retry-After, delay no other task as long as A answers other calls
+        in between.
         """
         for number in range(0, 200, 2):
             self.deliver(number, f"BUSY{number:06}")
@@ -121,8 +119,8 @@ class WorkerInTrouble(WorkerTestCase):
             self.assertEqual(well.settled, "ack")
 
     def test_drain(self) -> None:
-        """A worker that is stopped while A is in trouble begins no call, and leaves all tasks to
-        the broker.
+        """A worker that stops during an outage starts no call, and leaves all tasks to the
+        broker.
         """
         deliveries = [*self.bring_trouble(), self.deliver(99, "DEVICE99")]
         drained = self.drain()
@@ -133,8 +131,8 @@ class WorkerInTrouble(WorkerTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_the_broker_goes(self) -> None:
-        """A task that waits for A's recovery is forgotten with the connection, and waits again when
-        it is delivered again.
+        """A task that waits for A's recovery is forgotten when the connection is lost, and waits
+        again when it is redelivered.
         """
         self.bring_trouble()
         delivery = self.deliver(99, "DEVICE99")
@@ -145,8 +143,8 @@ class WorkerInTrouble(WorkerTestCase):
         self.assertEqual(self.equipment.under_way, [task_id(99)])
 
     def test_finished_elsewhere(self) -> None:
-        """A task that was delivered again, has finished elsewhere, and loses its patience here is
-        only acknowledged.
+        """A task that was redelivered, has finished on another worker, and runs out of patience
+        here is only acknowledged.
         """
         self.bring_trouble()
         self.store.apply(Started(task_id(99), "DEVICE99", EPOCH - 600.0, 1))
@@ -164,7 +162,7 @@ class WorkerInTrouble(WorkerTestCase):
 
 
 class SystemInTroubleTestCase(SystemTestCase):
-    """Everything in memory, with many devices at once."""
+    """The whole system in memory, with many devices at once."""
 
     def make(self) -> System:
         return System(delay_s=2.0, concurrency=20)
@@ -188,11 +186,11 @@ class SystemInTroubleTestCase(SystemTestCase):
 
 
 class Away(SystemInTroubleTestCase):
-    """Nobody listens at A."""
+    """A refuses all connections."""
 
     def test_a_is_down_for_a_minute(self) -> None:
-        """A hundred tasks wait while nobody listens at A, which is asked few times; all are
-        completed when it is back, each called once.
+        """A hundred tasks wait while A refuses connections. A gets few attempts. When it is back,
+        all tasks are completed with one call each.
         """
         factory = self.system.network.factories.pop("a")
         tasks = self.submit(100)
@@ -209,8 +207,8 @@ class Away(SystemInTroubleTestCase):
         )
 
     def test_a_stays_away(self) -> None:
-        """When A does not come back, every task has failed when its patience is over, and no call
-        was made in vain for each.
+        """If A does not come back, every task fails when its patience is over, without a call for
+        each.
         """
         self.system.network.factories.pop("a")
         tasks = self.submit(100)
@@ -227,8 +225,8 @@ class AllBusy(SystemInTroubleTestCase):
         return System(delay_s=2.0, concurrency=20, rules=[busy])
 
     def test_everybody_is_busy_once(self) -> None:
-        """Where A turns everybody away once, all are completed within their patience, others
-        too.
+        """If A answers 503 once for every device, all tasks are completed within their patience,
+        also later ones.
         """
         swamped, others = self.submit(100, "SWAMPED"), self.submit(20)
         self.system.network.advance(300)

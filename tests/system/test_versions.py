@@ -1,5 +1,5 @@
-"""Two versions at once, which read one another's journal and tasks; and messages that nobody can
-read.
+"""Two versions of rtprov at the same time, which read one another's journal and tasks; and messages
+that neither can read.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def task_id(number: int) -> str:
 
 
 def message(kind: str, number: int, **fields: Any) -> bytes:
-    """An event as a version writes it that has everything the present one has, and more."""
+    """Return an event as the next version might write it: with all present fields, and more."""
     body = {
         "v": 2,
         "kind": kind,
@@ -43,7 +43,7 @@ def message(kind: str, number: int, **fields: Any) -> bytes:
 
 
 class VersionsTestCase(SystemTestCase):
-    """A system, and `publish` for what another version, or somebody else, puts into its queues."""
+    """A system, and `publish` for messages of another version or another program."""
 
     def make(self) -> System:
         return System(delay_s=1.0)
@@ -85,24 +85,24 @@ class VersionsTestCase(SystemTestCase):
             self.publish(TASKS_EXCHANGE, SHARD.event_key, event)
 
     def parked(self) -> list[tuple[bytes, str]]:
-        """What lies in the parked queue: body, and the broker's reason."""
+        """The messages in the parked queue: body, and the broker's reason."""
         taken: list[Any] = []
         self.disconnect(self.connect(_Taker(PARKED_QUEUE, taken)))
         return [(each.body, each.properties.headers["x-death"][0]["reason"]) for each in taken]
 
     def assert_alive(self) -> None:
-        """A task that comes now is done as ever."""
+        """Check that a new task is completed as usual."""
         done = self.system.accepted("OTHER12345")
         self.system.network.advance(2)
         self.assertEqual(self.status("OTHER12345", done), COMPLETED)
 
 
 class NextVersion(VersionsTestCase):
-    """A worker of this version beside one of the next."""
+    """A worker of this version beside one of the next version."""
 
     def test_its_journal(self) -> None:
-        """Tasks that the next version began and ended have their states here, now and after a
-        replay, whatever else stands there.
+        """Tasks that the next version started and ended have their states here, now and after a
+        replay, whatever other events are in its journal.
         """
         self.write(
             message("requested", 1, deadline=5),
@@ -127,7 +127,7 @@ class NextVersion(VersionsTestCase):
         self.assert_alive()
 
     def test_its_tasks(self) -> None:
-        """A task with fields of the next version is done."""
+        """A task with fields of the next version is completed."""
         sealed = self.system.sealer.seal(b'{"timeoutInSeconds": 14, "parameters": [{"vlan": 1}]}')
         self.publish(
             TASKS_EXCHANGE,
@@ -138,7 +138,7 @@ class NextVersion(VersionsTestCase):
         self.assertEqual(self.status(DEVICE, task_id(1)), COMPLETED)
 
     def test_a_state_that_we_do_not_know(self) -> None:
-        """A task that ended as we cannot say has ended: it is a failure here, and it is not called
+        """A task that ended in an unknown state has ended: it counts as failed, and A is not called
         again.
         """
         sealed = self.system.sealer.seal(b'{"timeoutInSeconds": 14, "parameters": [{"vlan": 1}]}')
@@ -152,8 +152,8 @@ class NextVersion(VersionsTestCase):
         self.assertEqual(self.status(DEVICE, task_id(1)), FAILED)
 
     def test_a_task_that_we_cannot_do(self) -> None:
-        """A task whose order has another form has failed; the message is parked with the reason,
-        and the rest goes on.
+        """A task in an unknown format fails. The message is parked with the reason, and other tasks
+        continue.
         """
         order = message("requested", 1, body={"cipher": "other"})
         self.publish(TASKS_EXCHANGE, SHARD.requested_key, order)
@@ -164,7 +164,7 @@ class NextVersion(VersionsTestCase):
 
 
 class NotOurs(VersionsTestCase):
-    """Messages of somebody else."""
+    """Messages that are not rtprov's."""
 
     BODIES = (
         b"",
@@ -177,8 +177,8 @@ class NotOurs(VersionsTestCase):
     )
 
     def test_in_the_work_queue(self) -> None:
-        """What is no task is parked as it is, with the reason; tasks before and behind it are
-        done.
+        """A message in the work queue that is not a task is parked unchanged, with the reason.
+        Tasks before and after it are completed.
         """
         before = self.system.accepted(DEVICE)
         for body in self.BODIES:
@@ -189,7 +189,9 @@ class NotOurs(VersionsTestCase):
         self.assert_alive()
 
     def test_in_the_journal(self) -> None:
-        """What is no event is passed over, and again when the journal is replayed."""
+        """A message in the journal that is not an event is skipped, also when the journal is
+        replayed.
+        """
         self.write(*self.BODIES)
         self.assert_alive()
         self.system.start_worker()
@@ -201,7 +203,9 @@ class NotOurs(VersionsTestCase):
         self.assert_alive()
 
     def test_in_the_status_queue(self) -> None:
-        """What is no question gets no answer, and the next question gets one."""
+        """A message in the status queue that is not a question gets no answer. The next question
+        gets one.
+        """
         done = self.system.accepted(DEVICE)
         for body in self.BODIES:
             self.publish(STATUS_EXCHANGE, SHARD.status, body)
@@ -210,7 +214,7 @@ class NotOurs(VersionsTestCase):
         self.assert_alive()
 
     def test_among_the_dead_letters(self) -> None:
-        """What is no letter is parked."""
+        """A message in the dead-letter queue that is not a task is parked."""
         for body in self.BODIES:
             self.publish("", SHARD.dead, body, {"x-death": [{"reason": "mine"}]})
         self.system.network.settle()
@@ -218,7 +222,7 @@ class NotOurs(VersionsTestCase):
         self.assert_alive()
 
     def test_nothing_is_repeated(self) -> None:
-        """Nothing of a message that is not ours reaches the log."""
+        """No content of a message that is not rtprov's is logged."""
         for exchange, key in (("", SHARD.work), ("", SHARD.dead), (STATUS_EXCHANGE, SHARD.status)):
             self.publish(exchange, key, b'{"kind": "s3cr3t", "s3cr3t": "s3cr3t"}')
         self.write(b"s3cr3t", b'{"kind": "finished", "state": "s3cr3t"}')
@@ -229,8 +233,8 @@ class NotOurs(VersionsTestCase):
 
 class KillsItsWorker(VersionsTestCase):
     def test_every_time(self) -> None:
-        """A task whose worker dies in each call has failed after some of them and is parked; those
-        under way beside it are done.
+        """A task whose worker dies in each call fails after some calls and is parked. Tasks that
+        run beside it are completed.
         """
         others = {
             f"BESIDE{number:04}": self.system.accepted(f"BESIDE{number:04}") for number in range(20)
@@ -258,7 +262,7 @@ class KillsItsWorker(VersionsTestCase):
         return any(job.calling for job in jobs if job.task.task_id == task)
 
     def die(self, worker: Any) -> None:
-        """Without a word, as far as the broker can tell."""
+        """End without closing the connection in the regular way."""
         stopped = worker.connection.stopService()
         self.system.network.until(lambda: bool(stopped.called), 30.0)
         for job in list(worker.workers[0]._jobs.values()):
