@@ -1,3 +1,3 @@
-"""Real processes and real RabbitMQ, broken on purpose in the middle of many tasks; A's own log
-tells what was lost or repeated.
+"""Chaos tests: real processes and a real RabbitMQ are broken during many tasks. The log of service
+A shows which calls were lost or repeated.
 """

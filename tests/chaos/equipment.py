@@ -1,9 +1,11 @@
-"""A service A of the tests' own, on TLS in the test's process: it logs all calls, can go down, and
-can let its certificate expire.
+"""A service A for the chaos tests, with TLS, in the test's process. It records all calls, can be
+stopped, and can use an expired certificate.
 
-a = RecordingA(folder)
-a.start()
-a.calls["<task id>"][0].ended
+    a = RecordingA(folder)
+    a.start()
+    a.calls["<task id>"][0].ended
+
+`Call` describes what it records.
 """
 
 from __future__ import annotations
@@ -28,8 +30,8 @@ reactor = cast("Any", _reactor)
 
 
 def make_certificates(folder: Path) -> None:
-    """A set as `rtprov.certs` makes one, and ``expired.pem`` and ``.key``, which were A's until
-    yesterday.
+    """Make a set of certificates as `rtprov.certs` does, and ``expired.pem`` and ``.key`` for A,
+    which expired yesterday.
     """
     folder.mkdir()
     ca = trustme.CA()
@@ -47,10 +49,9 @@ def make_certificates(folder: Path) -> None:
 
 @define(eq=False)
 class Call:
-    """One call to A. `ended` is None while it is under way; `answered` tells whether it ended with
-    A's answer.
+    """One call to A. `ended` is None while it is under way. `answered` says whether A answered it.
 
-    `caller` is the process that made it, as the process's URL of A says.
+    `caller` is the process that made it, as named in the process's URL of A.
     """
 
     began: float
@@ -60,8 +61,8 @@ class Call:
 
 
 class RecordingA:
-    """`calls` has the calls of each task, in their order, by the ``Idempotency-Key``;
-    `most_under_way` is how many there were at once.
+    """A's server. `calls` has the calls of each task in order, by ``Idempotency-Key``.
+    `most_under_way` is the largest number of simultaneous calls.
     """
 
     app = Klein()
@@ -80,11 +81,11 @@ class RecordingA:
         return f"https://localhost:{self._number}"
 
     def url_for(self, caller: str) -> str:
-        """A URL whose calls are known as this caller's."""
+        """Return a URL by which A recognises the calls of this caller."""
         return f"{self.url}/{caller}"
 
     def start(self, identity: str = "stub") -> None:
-        """Listen, at the port of the time before, with a certificate by its name."""
+        """Listen, on the same port as before, with the certificate of this name."""
         options = server_options(
             self._certificates / f"{identity}.pem", self._certificates / f"{identity}.key"
         )
@@ -95,7 +96,7 @@ class RecordingA:
         self._number = cast("Any", self._port).getHost().port
 
     async def stop(self) -> None:
-        """Go down, as a process does that is killed: what is connected is cut."""
+        """Stop as a killed process does: all connections are cut."""
         port, self._port = self._port, None
         if port is not None:
             await cast("Any", port.stopListening())
@@ -113,7 +114,7 @@ class RecordingA:
         try:
             await deferLater(reactor, self._delay_s)
             call.answered = True
-        finally:  # if the caller has hung up, too
+        finally:  # also if the caller has hung up
             self.under_way -= 1
             call.ended = reactor.seconds()
         request.setHeader(b"Content-Type", b"application/json")

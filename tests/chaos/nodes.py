@@ -1,13 +1,15 @@
-"""Nodes of RabbitMQ that are there to be killed: one, or a cluster, each restartable, with a
-balancer in front.
+"""RabbitMQ nodes that tests kill: a single node or a cluster, behind a load balancer.
 
-    nodes = await start_nodes(3)       # raises SkipTest where no RabbitMQ is installed nodes.url
-    # of the balancer, which passes each connection to a node that lives nodes.kill(0)
-    nodes.start(0)                     # and nodes.accepting(0) nodes.stop()
+    nodes = await start_nodes(3)       # raises SkipTest if RabbitMQ is not installed
+    nodes.url                          # of the balancer, which connects to a node that is alive
+    nodes.kill(0)
+    nodes.start(0)                     # then wait for nodes.accepting(0)
+    nodes.stop()
 
-A keeper, a shell between the test process and the nodes, starts what its standard input tells it
-to. When that ends, as it does with the test process, the keeper kills all it has started, and
-removes their folder."""
+A keeper, which is a shell between the test process and the nodes, starts each command that it reads
+from its standard input. When that is closed, at the latest with the end of the test process, the
+keeper kills everything it has started, and removes their folder.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,7 @@ rm -rf -- "$3"
 
 @define(eq=False)
 class Nodes:
-    """Running nodes, by their numbers from 0."""
+    """Running nodes, numbered from 0."""
 
     folder: Path
     ports: list[int]
@@ -72,21 +74,21 @@ class Nodes:
 
     @property
     def url(self) -> str:
-        """Of the balancer; the virtual host is ``/``."""
+        """The balancer's URL, with the virtual host ``/``."""
         return f"amqp://guest:guest@127.0.0.1:{self._balancer.getHost().port}/"
 
     def start(self, number: int) -> None:
-        """Begin to start a node, for the first time or after it was killed."""
+        """Start a node, for the first time or after it was killed."""
         assert self._keeper.stdin is not None
         self._keeper.stdin.write(f"{self.folder}/{number}/start\n".encode())
         self._keeper.stdin.flush()
 
     def kill(self, number: int) -> None:
-        """``kill -9`` of the node, and of nothing else."""
+        """Kill a node with ``kill -9``, and nothing else."""
         os.kill(int((self.folder / f"{number}" / "pid").read_text()), signal.SIGKILL)
 
     async def accepting(self, number: int) -> None:
-        """Wait until a node greets in AMQP."""
+        """Wait until a node sends an AMQP greeting."""
         deadline = reactor.seconds() + START_DEADLINE_S
         while not await _greets(reactor, self.ports[number]):
             if reactor.seconds() > deadline:
@@ -101,7 +103,7 @@ class Nodes:
         return await rabbitmqctl(self._sbin, self._environments[number], self.folder, *arguments)
 
     async def stop(self) -> None:
-        """Kill all, and remove the folder; does nothing the second time."""
+        """Kill all nodes and remove the folder. A second call does nothing."""
         balancer, self._balancer = self._balancer, None
         if balancer is not None:
             await balancer.stopListening()
@@ -111,8 +113,8 @@ class Nodes:
 
 
 async def start_nodes(count: int) -> Nodes:
-    """Start nodes that form a cluster, and a balancer for them. Raises `SkipTest`, or `FailTest`
-    where RabbitMQ is required.
+    """Start nodes that form a cluster, and a balancer for them. Raises `SkipTest`, or `FailTest` if
+    RabbitMQ is required.
     """
     server, epmd = find_programs()
     folder = Path(tempfile.mkdtemp(prefix="rabbitmq-"))
@@ -195,7 +197,7 @@ async def _joined(nodes: Nodes) -> None:
 
 
 class _Pipe(Protocol):
-    """One side of a connection that the balancer passes on."""
+    """One side of a connection through the balancer."""
 
     transport: Any
     other: _Pipe | None = None
@@ -251,8 +253,8 @@ class _Pipes(Factory):
 
 
 class _Balancer(Factory):
-    """Passes each connection to a node that takes it, beginning with the next in turn; refuses
-    where none does.
+    """Connects each client to a node that accepts, beginning with the next in turn. If none does,
+    the client's connection is closed.
     """
 
     noisy = False

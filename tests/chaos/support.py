@@ -1,12 +1,14 @@
 """One deployment of rtprov as processes, a hundred tasks for it (five hundred in the full tests),
-and the checks that are the same whatever breaks.
+and the checks that every chaos test uses.
 
-site = Site(self, broker_url)
-await site.start(workers=2)
-posting = site.post()
-await site.a_is_busy()          # then break something
-await posting
-await site.check(broken=[...])
+    site = Site(self, broker_url)
+    await site.start(workers=2)
+    posting = site.post()
+    await site.a_is_busy()          # then break something
+    await posting
+    await site.check(broken=[...])
+
+The checks compare the calls that A has recorded with the tasks that were accepted.
 """
 
 from __future__ import annotations
@@ -32,10 +34,10 @@ from tests.support.scale import FULL
 from tests.support.system import REQUEST
 
 TASKS = 500 if FULL else 100
-CONCURRENCY = TASKS // 5  # calls of a worker, each of which takes a second
-AT_ONCE = TASKS // 20  # requests of the client
-PAUSE_S = 0.1  # of the client, after each
-# A call may come to A, whose process has much to do, so long after it was made.
+CONCURRENCY = TASKS // 5  # calls of a worker at the same time; each takes a second
+AT_ONCE = TASKS // 20  # requests of the client at the same time
+PAUSE_S = 0.1  # of the client, after each request
+# A busy A may receive a call this long after it was made.
 ARRIVAL_S = 5.0
 COMPLETED = re.compile(r"completed: task ([0-9a-f]{32}) ")
 
@@ -50,12 +52,13 @@ class ChaosTestCase(ProcessTestCase):
 
 @frozen
 class Break:
-    """What cut calls off: the kill of the process `caller`, or something `at` this time that ended
-    no process (None).
+    """A fault that cut calls off: the kill of the process `caller`, or, with None, a fault `at`
+    this time that ended no process.
 
     `completed` are the tasks that a worker had logged as completed by then. They had ended in the
-    journal, so that none of them may be called again. How long it takes from A's answer to the
-    journal depends on the machine, and says nothing."""
+    journal, so A may not be called again for them. The time from A's answer to the journal depends
+    on the machine, and is not checked.
+    """
 
     at: float
     completed: frozenset[str]
@@ -63,7 +66,7 @@ class Break:
 
 
 class Site:
-    """A of its own, front ends, and workers, on one broker."""
+    """Its own A, front ends and workers, on one broker."""
 
     def __init__(self, case: ChaosTestCase, broker_url: str = "", *, delay_s: float = 1.0) -> None:
         self.case = case
@@ -71,15 +74,15 @@ class Site:
         self.a = RecordingA(case.folder / "certs", delay_s=delay_s)
         case.addCleanup(self.a.stop)
         self.workers: list[Twistd] = []
-        # processes that make calls, by the names that A knows them by
+        # processes that make calls, with the names by which A knows them
         self.callers: dict[Twistd, str] = {}
         self.frontends: list[Twistd] = []
         self.clients: list[Client] = []
         self.accepted: dict[str, str] = {}  # paths by task id
 
     async def start(self, *, workers: int = 1, frontends: int = 1) -> None:
-        """Start A and, beside the front ends, one worker after the other: the first is the active
-        one.
+        """Start A, the front ends and, one after the other, the workers. The first worker is the
+        active one.
         """
         self.a.start()
         started = [self._start_workers(workers), *(self.start_frontend() for _ in range(frontends))]
@@ -114,18 +117,18 @@ class Site:
         return frontend
 
     def use(self, port: int) -> None:
-        """Add a front end to those that the client asks in turn."""
+        """Add a front end to those that the client uses in turn."""
         client = self.case.client(port)
         pool: HTTPConnectionPool = client._pool
         pool.maxPersistentPerHost = AT_ONCE
         pool.retryAutomatically = False
         self.clients.append(client)
 
-    # What the client does.
+    # The client.
 
     def post(self, first: int = 0, last: int = TASKS) -> Deferred[None]:
-        """Have tasks accepted, each for a device of its own, however often that takes; a refusal is
-        no promise.
+        """POST tasks, each for its own device, until all are accepted. A POST that was refused is
+        repeated.
         """
         limit = DeferredSemaphore(AT_ONCE)
         posts = [limit.run(self._post, number) for number in range(first, last)]
@@ -139,7 +142,9 @@ class Site:
         await deferLater(reactor, PAUSE_S)
 
     async def _insist(self, method: str, path: str, number: int) -> Any:
-        """Ask one front end after the other until one answers as a front end that is well does."""
+        """Try one front end after the other until one answers 200. A 503 or a lost connection is
+        retried.
+        """
         while True:
             client = self.clients[number % len(self.clients)]
             number += 1
@@ -147,7 +152,7 @@ class Site:
                 answer = await client.request(method, path, REQUEST if method == "POST" else None)
             except CancelledError:
                 raise
-            except Exception:  # a front end that is killed, or not there
+            except Exception:  # a front end that is killed or not started
                 await deferLater(reactor, PAUSE_S)
                 continue
             if answer.status == 200:
@@ -156,13 +161,13 @@ class Site:
             await deferLater(reactor, PAUSE_S)
 
     async def a_is_busy(self, calls: int = TASKS // 5) -> float:
-        """Wait until A has had so many calls, and has some under way; return the time."""
+        """Wait until A has had this many calls and has some under way; return the time."""
         while len(self.a.calls) < calls or not self.a.under_way:
             await deferLater(reactor, PAUSE_S)
         return float(reactor.seconds())
 
     async def kill(self, process: Twistd) -> Break:
-        """``kill -9`` of a process that makes calls."""
+        """Kill a process that makes calls with ``kill -9``."""
         return self.broken(await kill(process), self.callers[process])
 
     async def all_called(self, count: int) -> None:
@@ -171,21 +176,21 @@ class Site:
             await deferLater(reactor, PAUSE_S)
 
     def broken(self, at: float, caller: str | None = None) -> Break:
-        """What `check` needs to know of something that broke."""
+        """Return what `check` needs to know about a fault."""
         tasks = (task for process in self.callers for task in COMPLETED.findall(process.log))
         return Break(at, frozenset(tasks), caller)
 
     def a_for_next(self) -> str:
-        """The URL of A for the next process that makes calls."""
+        """Return the URL of A for the next process that makes calls."""
         return self.a.url_for(f"process{len(self.callers)}")
 
     def calls_a(self, process: Twistd) -> None:
-        """This process was started with the URL of `a_for_next`."""
+        """Note that this process was started with the URL of `a_for_next`."""
         self.callers[process] = f"process{len(self.callers)}"
 
     async def check(self, *, broken: Sequence[Break] = ()) -> None:
-        """All accepted tasks are completed, none lost; and A was called again only for what was in
-        the hands of a process when it broke.
+        """Check that all accepted tasks are completed, and that A was called again only for calls
+        that a fault had cut off.
         """
         limit = DeferredSemaphore(AT_ONCE)
         finals = [limit.run(self._final, path) for path in self.accepted.values()]
@@ -224,12 +229,12 @@ class Site:
 
     @property
     def repeated(self) -> int:
-        """How many calls were made beyond one for each task."""
+        """Return how many calls were made beyond one for each task."""
         return sum(len(calls) - 1 for calls in self.a.calls.values())
 
 
 def _in_hands(task_id: str, call: Call, broken: Sequence[Break]) -> bool:
-    """Whether something cut the call off before a worker had seen its end in the journal."""
+    """Return whether a fault cut the call off before a worker had seen its end in the journal."""
     for each in broken:
         concerned = (
             call.began <= each.at + ARRIVAL_S if each.caller is None else call.caller == each.caller
@@ -240,7 +245,7 @@ def _in_hands(task_id: str, call: Call, broken: Sequence[Break]) -> bool:
 
 
 async def publish(broker_url: str, exchange: str, key: str, *bodies: bytes) -> None:
-    """Put messages where somebody else might."""
+    """Publish messages, as another program could."""
     publisher, url = Publisher(clock=reactor), BrokerUrl.parse(broker_url)
     connection = BrokerConnection(
         name="outside",
@@ -258,7 +263,7 @@ async def publish(broker_url: str, exchange: str, key: str, *bodies: bytes) -> N
 
 
 async def kill(process: Twistd) -> float:
-    """``kill -9``; return when."""
+    """Kill a process with ``kill -9``; return the time."""
     at = float(reactor.seconds())
     process.signal("KILL")
     assert await process.ended == -9
@@ -266,7 +271,7 @@ async def kill(process: Twistd) -> float:
 
 
 def seconds(number: float) -> Deferred[None]:
-    """For what has no line in a log to wait for: an outage's length."""
+    """Wait for the duration of an outage, which has no log line to wait for."""
     return deferLater(reactor, number)
 
 

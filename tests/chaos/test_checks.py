@@ -1,4 +1,4 @@
-"""The check itself: which calls may be made again."""
+"""`Site.check` itself: which calls may be repeated."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ CUT = Break(100.0, frozenset({OTHER}))
 
 class InHands(SynchronousTestCase):
     def test_killed(self) -> None:
-        """A call of the killed process may be made again, answered or not, however late it comes to
-        A; another's may not.
+        """A call of a killed process may be repeated, answered or not, even if it reaches A late.
+        Another process's call may not.
         """
         for began in (50.0, 99.0, 110.0):
             for answered in (True, False):
@@ -27,14 +27,16 @@ class InHands(SynchronousTestCase):
                 )
 
     def test_cut(self) -> None:
-        """A call that had begun when something else broke may be made again, one that began later
+        """A call that had begun before another fault may be repeated, one that began later
         may not.
         """
         self.assertTrue(_in_hands(TASK, Call(99.0, 101.0, caller="first"), [CUT]))
         self.assertFalse(_in_hands(TASK, Call(100.1 + ARRIVAL_S, caller="first"), [CUT]))
 
     def test_in_the_journal(self) -> None:
-        """One whose end a worker had seen in the journal may not, nor any where nothing broke."""
+        """A call whose end a worker had seen in the journal may not be repeated. Without a fault no
+        call may.
+        """
         call = Call(98.0, 99.0, True, "first")
         self.assertFalse(_in_hands(OTHER, call, [KILLED, CUT]))
         self.assertFalse(_in_hands(TASK, call, []))

@@ -1,4 +1,4 @@
-"""The embedded broker: each of its processes is killed in the middle of its tasks."""
+"""The embedded broker: each process is killed during its tasks."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class OnEmbeddedBroker(ChaosTestCase):
         return site, broker, port
 
     async def test_worker_and_front_end(self) -> None:
-        """The active worker, its standby and a front end are killed: nothing is lost, and only what
-        was under way is called again.
+        """The active worker, its standby and a front end are killed: no task is lost, and only
+        calls that were under way are repeated.
         """
         site, _, _ = await self.site("state")
         await site.start(workers=3, frontends=2)
@@ -33,7 +33,7 @@ class OnEmbeddedBroker(ChaosTestCase):
         self.assertGreater(site.repeated, 0)
 
     async def test_broker(self) -> None:
-        """The broker is killed and comes back: nothing is lost, and no call is made twice, since no
+        """The broker is killed and restarted: no task is lost, and no call is repeated, since no
         worker died.
         """
         site, broker, port = await self.site("state")

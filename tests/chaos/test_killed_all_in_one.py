@@ -1,5 +1,5 @@
-"""``twistd rtprov``, everything in one process, is killed in the middle of its tasks, and started
-again.
+"""``twistd rtprov``, with everything in one process, is killed during its tasks and
+started again.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from tests.support.processes import Twistd
 
 class AllInOne(ChaosTestCase):
     async def test_killed(self) -> None:
-        """What was promised is kept by the next process: nothing is lost, and only what was under
-        way is called again.
+        """The next process completes all accepted tasks: none is lost, and only calls that were
+        under way are repeated.
         """
         site = Site(self)
         site.a.start()

@@ -1,7 +1,8 @@
-"""On real RabbitMQ: what dies, what is cut, what is blocked, nodes that are killed, and an A that
-is down.
+"""Chaos tests on a real RabbitMQ: killed processes, cut connections, blocked publishers, killed
+nodes, and an outage of A.
 
-A's outage takes its time; all else happens meanwhile, in virtual hosts or on nodes of its own.
+The outage of A takes some time. The other tests run meanwhile, on virtual hosts or nodes of their
+own.
 """
 
 from __future__ import annotations
@@ -37,15 +38,16 @@ class OnRabbitMQ(ChaosTestCase):
         return nodes
 
     async def test_side_by_side(self) -> None:
-        """Whatever breaks, nothing is lost, and only what a dying process had in its hands is
-        called again.
+        """Whatever breaks, no task is lost, and only calls that a dying process had under way are
+        repeated.
         """
         node = await rabbitmq()
         await together(self.a_down(node), self.all_else(node))
 
     async def test_queues_touched_from_outside(self) -> None:
-        """The work queue is deleted under load, and purged and deleted while no worker lives: all
-        is done, and nothing is called twice."""
+        """The work queue is deleted under load, and purged and deleted while no worker runs: all
+        tasks are done, and no call is repeated.
+        """
         node = await rabbitmq()
         site = await self.site(node)
         vhost = site.broker_url.rpartition("/")[2]
@@ -66,8 +68,9 @@ class OnRabbitMQ(ChaosTestCase):
         self.assertEqual(site.repeated, 0)
 
     async def test_the_journal_is_deleted(self) -> None:
-        """The journal is deleted under load: the worker tells the next one what it knows, so that
-        even its successor does."""
+        """The journal is deleted under load: the worker publishes what it knows again, so that the
+        next worker and its successor know it.
+        """
         node = await rabbitmq()
         site = await self.site(node)
         vhost = site.broker_url.rpartition("/")[2]
@@ -93,7 +96,7 @@ class OnRabbitMQ(ChaosTestCase):
         await self.a_leader_that_stays_away()
 
     async def killed(self, node: RabbitMQ) -> None:
-        """The active worker is killed, and the standby after it; the last one takes over."""
+        """The active worker is killed, and then its standby. The last worker takes over."""
         site = await self.site(node, workers=3)
         posting = site.post()
         await site.a_is_busy(TASKS // 10)
@@ -106,7 +109,7 @@ class OnRabbitMQ(ChaosTestCase):
 
     async def drained(self, node: RabbitMQ) -> None:
         """The active worker is told to stop: its calls end, none is repeated, and the standby does
-        the rest.
+        the other tasks.
         """
         site = await self.site(node, workers=2)
         posting = site.post()
@@ -118,8 +121,8 @@ class OnRabbitMQ(ChaosTestCase):
         self.assertEqual(site.repeated, 0)
 
     async def connections_closed(self, node: RabbitMQ) -> None:
-        """The operator closes all connections: they come back, and no call is repeated, since no
-        worker died.
+        """The operator closes all connections: they are made again, and no call is repeated, since
+        no worker died.
         """
         site = await self.site(node)
         posting = site.post()
@@ -132,8 +135,8 @@ class OnRabbitMQ(ChaosTestCase):
         self.assertEqual(site.repeated, 0)
 
     async def poisoned(self, node: RabbitMQ) -> None:
-        """What is no task, and a task that nobody here can do, are parked; the latter has failed,
-        and all the rest goes on.
+        """A message that is not a task, and a task in an unknown format, are parked. That task
+        fails, and all others continue.
         """
         site = await self.site(node)
         await publish(
@@ -153,16 +156,17 @@ class OnRabbitMQ(ChaosTestCase):
         final = await site.clients[0].final(f"/api/v1/equipment/cpe/ABC123456/task/{'ab' * 16}")
         self.assertEqual(final.status, 500)
         vhost, lengths = site.broker_url.rpartition("/")[2], ""
-        # RabbitMQ counts a quorum queue's messages every five seconds
+        # RabbitMQ updates the message count of a quorum queue every five seconds.
         while "rtprov.parked\t3\n" not in lengths:
             lengths = await node.ctl("list_queues", "--quiet", "-p", vhost, "name", "messages")
 
     async def a_down(self, node: RabbitMQ) -> None:
-        """A is down for a while: it is asked little, said to be in trouble once, and all is done
-        when it is back.
+        """A is down for a while: it gets few calls, the outage is logged once, and all tasks are
+        done when it is back.
 
-        It comes back with a certificate that has expired, which is no better, and then with a good
-        one."""
+        It comes back with an expired certificate, which counts as an outage, and then with a valid
+        one.
+        """
         site = await self.site(node)
         posting = site.post()
         await site.a_is_busy()
@@ -188,8 +192,8 @@ class OnRabbitMQ(ChaosTestCase):
         nodes = await self.nodes(1)
         site = Site(self, nodes.url)
         await site.start()
-        # RabbitMQ 3.10 writes which streams it has within three minutes only; a node killed before
-        # has forgotten a new one.
+        # RabbitMQ 3.10 saves its list of streams only within three minutes. A node that is killed
+        # before that has lost a new stream.
         await nodes.ctl(0, "eval", "[dets:sync(Table) || Table <- dets:all()].")
         await site.post(0, TASKS // 2)
         await nodes.ctl(0, "set_vm_memory_high_watermark", "0.0000001")
@@ -208,11 +212,12 @@ class OnRabbitMQ(ChaosTestCase):
         await nodes.stop()
 
     async def a_leader_that_stays_away(self) -> None:
-        """The node of a cluster that leads work queue and journal is killed for good, with
-        everybody's connection: the others go on.
+        """The cluster node that leads work queue and journal is killed for good, and with it all
+        connections. The other nodes take over.
 
-        The standby may be back before the worker that has calls under way: these, and no others,
-        are called again then."""
+        The standby may be connected before the worker with calls under way. Those calls, and no
+        others, are then repeated.
+        """
         nodes = await self.nodes(3)
         site = Site(self, nodes.url)
         await site.start(workers=2, frontends=2)

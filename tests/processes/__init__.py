@@ -1,1 +1,1 @@
-"""Real processes: twistd, HTTPS, signals."""
+"""Tests of real processes: twistd commands, HTTPS and signals."""

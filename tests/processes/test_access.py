@@ -1,5 +1,5 @@
-"""Who may come in, on real processes: tokens, SIGHUP, the audit trail, addresses beyond this
-machine, and the broker's own user and TLS.
+"""Access control with real processes: tokens, SIGHUP, the audit log, addresses beyond this machine,
+and the broker's user and TLS.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class AccessTestCase(ProcessTestCase):
         make_development_set(self.folder / "certs")
 
     async def new_token(self, *arguments: str) -> tuple[Token, str]:
-        """A token as the command makes it."""
+        """Return a token made by the command."""
         command = self.spawn([sys.executable, "-m", "rtprov.tokens", "new", *arguments])
         self.assertEqual((await command.ended, command.errors), (0, ""))
         lines = command.log.splitlines()
@@ -33,7 +33,7 @@ class AccessTestCase(ProcessTestCase):
     def ask(
         self, port: int, method: str, path: str, body: bytes | None = None, token: str | None = None
     ) -> RawAnswer:
-        """One request on a connection of its own."""
+        """Send one request on a connection of its own; return the answer."""
         fields = [] if token is None else [f"Authorization: Bearer {token}"]
         with Wire(port, context(self.folder / "certs" / "ca.pem")) as wire:
             return wire.ask(request(method, path, body, fields))
@@ -41,8 +41,8 @@ class AccessTestCase(ProcessTestCase):
 
 class Tokens(AccessTestCase):
     async def test_tokens(self) -> None:
-        """Tokens let in, those for reading only to read. A new file is used, by itself or on
-        SIGHUP. Audit lines tell who sent what.
+        """Valid tokens give access, and read-only tokens only for reading. A new token file is used
+        after SIGHUP, or without it. Audit lines name the caller.
         """
         billing, secret = await self.new_token("billing")
         dash, reader = await self.new_token("dash", "--read")
@@ -67,7 +67,7 @@ class Tokens(AccessTestCase):
         )
         await frontend.logged(rf"\[rtprov\.audit#info\] {line}\n")
         self.assertEqual(frontend.log.count("accepted: "), 1)
-        # no worker is there
+        # There is no worker.
         self.assertEqual(
             self.ask(port, "GET", f"{POST_PATH}/task/{task_id}", None, reader).status, 503
         )
@@ -88,7 +88,7 @@ class Tokens(AccessTestCase):
         await self.stop(broker)
 
     async def test_mistake(self) -> None:
-        """A file with a mistake in it ends the command in one line that names the place."""
+        """A token file with an error ends the command with one line that names the place."""
         (self.folder / "tokens").write_text("# ours\nbilling s3cr3t\n")
         process = self.twistd("rtprov-frontend", "--tokens", "tokens")
         await self.assert_refused(process, "rtprov-frontend: .*/tokens: line 2: expected NAME .*")
@@ -96,8 +96,8 @@ class Tokens(AccessTestCase):
 
 class BeyondThisMachine(AccessTestCase):
     async def test_front_end(self) -> None:
-        """Where anybody could come in, a front end does not listen beyond this machine, unless it
-        is told that this is meant.
+        """A front end without access control does not listen beyond this machine, unless --open is
+        given.
         """
         line = (
             r"rtprov-frontend: service B \(front end\) must not listen on 0\.0\.0\.0:\d+, which"
@@ -119,9 +119,7 @@ class BeyondThisMachine(AccessTestCase):
             await self.stop(process)
 
     async def test_broker(self) -> None:
-        """With the password that everybody knows, the broker does not listen beyond this
-        machine.
-        """
+        """With its default password, the broker does not listen beyond this machine."""
         line = (
             r"rtprov-broker: the AMQP broker must not listen on 0\.0\.0\.0:\d+, which other"
             r" machines can reach: the password is guest, the public default; "
@@ -143,8 +141,8 @@ class BeyondThisMachine(AccessTestCase):
 
 class Broker(AccessTestCase):
     async def test_user_and_tls(self) -> None:
-        """Front end and worker log in over amqps, and a task is completed; who has another
-        password, or no TLS, gets no further.
+        """Front end and worker log in over amqps, and a task is completed. A client with another
+        password, or without TLS, is refused.
         """
         environment = {"RTPROV_USER": "joe", "RTPROV_PASSWORD": SECRET}
         broker = self.twistd(
@@ -180,9 +178,7 @@ class Broker(AccessTestCase):
             await self.stop(process)
 
     async def test_single_files(self) -> None:
-        """Given certificate and key, the broker speaks TLS with them; files that are missing are
-        named.
-        """
+        """Given a certificate and a key, the broker uses them for TLS. A missing file is named."""
         certs = self.folder / "certs"
         files = ("--certificate", str(certs / "stub.pem"), "--private-key", str(certs / "stub.key"))
         broker = self.twistd("rtprov-broker", "--listen", ANY_PORT, *files)

@@ -1,4 +1,4 @@
-"""``twistd -n rtprov``: everything in one process."""
+"""``twistd -n rtprov``: all services in one process."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ RUNNING = {"code": 204, "message": "Task is still running"}
 
 class AllInOne(ProcessTestCase):
     async def start(self, *arguments: str) -> tuple[Twistd, Client]:
-        """The process, once it is ready, and a client of its front end."""
+        """Start the process; once it is ready, return it and a client of its front end."""
         process = self.twistd("rtprov", *PORTS, *arguments)
         await process.logged("ready; try: curl --cacert .*/certs/ca.pem ")
         return process, self.client(await process.port("service B (front end)"))
 
     async def test_quick_start(self) -> None:
-        """With nothing prepared, a task is taken, seen running, and completed; SIGTERM ends it all,
-        and no password was logged.
+        """Without any preparation, a task is accepted, seen running, and completed. SIGTERM ends
+        the process, and no password was logged.
         """
         process, client = await self.start("--stub-delay", "0.5")
         location = await client.accepted("ABC123456")
@@ -32,8 +32,8 @@ class AllInOne(ProcessTestCase):
         await self.stop(process)
 
     async def test_certificates(self) -> None:
-        """The first start makes certificates whose keys only their owner can read; the second one
-        takes what is there.
+        """The first start makes certificates whose keys only their owner can read. The second start
+        uses them.
         """
         process, _ = await self.start()
         self.assertIn("made development certificates", process.log)
@@ -49,7 +49,7 @@ class AllInOne(ProcessTestCase):
         await self.stop(process)
 
     async def test_drain(self) -> None:
-        """SIGTERM lets the calls under way end before the process does."""
+        """After SIGTERM the process lets running calls end before it exits."""
         process, client = await self.start("--stub-delay", "1", "--drain", "20")
         await client.accepted("ABC123456")
         await process.logged("call 1: ABC123456")
@@ -58,7 +58,7 @@ class AllInOne(ProcessTestCase):
         self.assertNotIn("cancelling the calls that are still running", process.log)
 
     async def test_drain_is_over(self) -> None:
-        """Calls that take longer than --drain are cut short."""
+        """Calls that take longer than --drain are cancelled."""
         process, client = await self.start("--stub-delay", "0", "--drain", "0.2")
         await client.accepted("HANG123456")
         await process.logged("call 1: HANG123456")
@@ -66,7 +66,7 @@ class AllInOne(ProcessTestCase):
         self.assertIn("cancelling the calls that are still running", process.log)
 
     async def test_told_twice(self) -> None:
-        """A second signal cuts short what the first one waits for."""
+        """A second signal ends the wait that the first one began."""
         process, client = await self.start("--stub-delay", "0", "--drain", "60")
         await client.accepted("HANG123456")
         await process.logged("call 1: HANG123456")

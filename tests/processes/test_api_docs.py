@@ -1,5 +1,5 @@
-"""``docs/api.md``: each of its commands is run, in order, against a real front end, and gives the
-answer that stands below it.
+"""``docs/api.md``: each command in it is run, in order, against a real front end, and gives the
+answer that is printed below it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _RECEIPT = re.compile(r'(?<="taskId":")[0-9a-f]{32}(?="}$)')
 
 
 def examples(text: str) -> list[tuple[str, str]]:
-    """The commands of all console blocks, and what they print."""
+    """Return the commands of all console blocks, and their printed output."""
     found: list[tuple[str, str]] = []
     for block in re.findall(r"^```console\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
         for command, printed in re.findall(
@@ -29,8 +29,8 @@ def examples(text: str) -> list[tuple[str, str]]:
 
 
 def masked(command: str, printed: str) -> str:
-    """Without what is another one each time: times, processes, and the id of a task that was
-    ordered without a key.
+    """Return a text without the parts that differ each time: times, processes, and ids of tasks
+    without a key.
     """
     printed = _PROCESS.sub("PROCESS", _TIME.sub("TIME", printed))
     return printed if "Idempotency-Key" in command else _RECEIPT.sub("ID", printed)
@@ -40,7 +40,7 @@ class ApiDocs(ProcessTestCase):
     timeout = 60.0
 
     async def test_every_command(self) -> None:
-        """Every answer in the documentation is the real one, but for times."""
+        """Every answer in the documentation is the real one, apart from times."""
         process = self.twistd(
             "rtprov",
             "--port",
@@ -64,7 +64,7 @@ class ApiDocs(ProcessTestCase):
         await self.stop(process)
 
     async def run_in_shell(self, command: str) -> str:
-        """What a command prints."""
+        """Run a command in a shell; return its output."""
         shell = self.spawn(["/bin/sh", "-c", command])
         self.assertEqual(await shell.ended, 0, f"{command}\n{shell.log}{shell.errors}")
         return shell.log.strip()

@@ -1,6 +1,4 @@
-"""The embedded broker in a process of its own is killed while it is being published to, again and
-again.
-"""
+"""The embedded broker, in its own process, is killed repeatedly while clients publish to it."""
 
 from __future__ import annotations
 
@@ -41,7 +39,7 @@ class KilledBroker(ProcessTestCase):
     async def publish_until_the_end(
         self, connection: AmqpConnection, confirmed: list[int], number: int
     ) -> None:
-        """Publish until the broker is gone; the bodies are numbers that go up by the number of
+        """Publish until the broker is gone. The bodies are numbers, with a step of the number of
         publishers.
         """
         publisher = Publisher(clock=reactor)
@@ -62,7 +60,7 @@ class KilledBroker(ProcessTestCase):
 
     async def test_confirmed_messages_survive(self) -> None:
         """After each kill -9 the broker starts again with every message that it had confirmed, each
-        publisher's in their order.
+        publisher's in order.
         """
         confirmed: list[int] = []
         for turn in range(ROUNDS):
@@ -96,7 +94,9 @@ class KilledBroker(ProcessTestCase):
         await self.stop(broker)
 
     async def test_one_broker_for_one_state(self) -> None:
-        """A second broker on the same state is refused in one line, and the first goes on."""
+        """A second broker with the same state folder is refused with one line, and the first one
+        continues.
+        """
         broker, url = await self.start()
         second = self.twistd("rtprov-broker", "--listen", ANY_PORT)
         self.assertEqual(await second.ended, 1)
@@ -108,7 +108,7 @@ class KilledBroker(ProcessTestCase):
         await self.stop(broker)
 
     async def test_damaged_state(self) -> None:
-        """A file that is no database of ours is refused in one line, and left as it is."""
+        """A file that is not one of our databases is refused with one line, and not changed."""
         state = self.folder / "state"
         state.mkdir()
         (state / "broker.sqlite3").write_bytes(b"precious" * 1000)

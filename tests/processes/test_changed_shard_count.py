@@ -1,4 +1,4 @@
-"""Another number of shards, changed as docs/operations.md says; the same test on the embedded
+"""Changing the number of shards as docs/operations.md describes; the same test on the embedded
 broker and on RabbitMQ.
 """
 
@@ -31,11 +31,10 @@ CALL_S = 1.0
 
 
 class Questions:
-    """Asks for all that was accepted, and orders one more task, again and again until it is
-    stopped.
+    """Polls all accepted tasks and posts one more task, again and again until it is stopped.
 
-    `answers` are the HTTP statuses that came for `accepted` tasks; `ordered` those that came for
-    POSTs."""
+    `answers` are the HTTP statuses of the polls of `accepted` tasks, `ordered` those of the POSTs.
+    """
 
     def __init__(self, client: Client, accepted: list[str]) -> None:
         self._client = client
@@ -56,20 +55,20 @@ class Questions:
             await deferLater(reactor, POLL_EVERY_S)
 
     def stop(self) -> Deferred[None]:
-        """Fires after the last answer."""
+        """Stop. Fires after the last answer."""
         self._stopped = True
         return self._running
 
 
 class ReshardingMixin(_Base):
-    """A subclass says in `start_broker` where the broker is."""
+    """The tests, for either broker. A subclass starts the broker in `start_broker`."""
 
     async def start_broker(self) -> tuple[str, str]:
         """Return the broker's URLs, for front ends and for workers."""
         raise NotImplementedError
 
     async def start(self) -> Client:
-        """Broker, A and front end."""
+        """Start broker, A and front end."""
         make_development_set(self.folder / "certs")
         self.broker_url, self.worker_url = await self.start_broker()
         self.a = RecordingA(self.folder / "certs", delay_s=CALL_S)
@@ -87,7 +86,7 @@ class ReshardingMixin(_Base):
         return worker
 
     async def order(self, client: Client, device: str, key: str) -> Answer:
-        """POST until it is accepted; a refusal is a 503."""
+        """POST until the task is accepted. The only refusal allowed is a 503."""
         path = f"/api/v1/equipment/cpe/{device}"
         while True:
             answer = await client.request("POST", path, REQUEST, Idempotency_Key=key)
@@ -102,13 +101,15 @@ class ReshardingMixin(_Base):
         change = self.spawn(command, {"RTPROV_BROKER": self.worker_url})
         await change.logged("Changing from")
         if change.status is None:
-            change.signal("HUP")  # as when the operator's connection to the machine is lost
+            change.signal("HUP")  # as if the operator's connection to the machine were lost
         self.assertEqual(await change.ended, 0, change.errors)
         self.assertRegex(change.log, rf"\AChanging from 1 to {count} shards\n")
         self.assertRegex(change.log, rf"\nThe broker has {count} shards now: start the workers\n\Z")
 
     async def test_more_shards(self) -> None:
-        """From 1 to 4 shards while the front end runs: keys, tasks and each device's turn stay."""
+        """From 1 to 4 shards while the front end runs: keys, tasks and the order of each device's
+        tasks are kept.
+        """
         client = await self.start()
         worker = await self.start_worker("--concurrency", "2")
         orders = [await self.order(client, device, key) for device, key in ORDERS]
@@ -134,8 +135,8 @@ class ReshardingMixin(_Base):
             await self.stop(process)
 
     def check_calls(self, accepted: list[str]) -> None:
-        """A was called once for each task, and for each device in the order of its tasks, one call
-        after the other.
+        """Check that A was called once for each task, and for each device in the order of its
+        tasks, one call at a time.
         """
         called: dict[str, list[Call]] = {}
         for location in accepted:
@@ -149,7 +150,7 @@ class ReshardingMixin(_Base):
                 self.assertLessEqual(earlier.ended, later.began, device)
 
     async def assert_one_shard_is_refused(self) -> None:
-        """A command that is given the former number ends with status 78."""
+        """Check that a command that is given the former number ends with status 78."""
         old = self.twistd("rtprov-worker", "--shards", "1", "--broker", self.worker_url)
         line = "rtprov-worker: --shards 1: the broker holds the tasks of 4 shards; .*"
         await self.assert_refused(old, line)
@@ -165,7 +166,7 @@ class OnEmbeddedBroker(ReshardingMixin, ProcessTestCase):
 
 
 class OnRabbitMQ(ReshardingMixin, ProcessTestCase):
-    """With users who have the permissions of docs/operations.md and no more."""
+    """RabbitMQ, with users who have exactly the permissions in docs/operations.md."""
 
     timeout = 120.0
 

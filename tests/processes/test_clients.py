@@ -1,4 +1,4 @@
-"""Clients that are not ours: each orders, waits for the end, and is told of it."""
+"""Third-party HTTP clients: each posts a task, waits for its end, and gets its final status."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ PROGRAMS = Path(__file__).parent / "clients"
 
 class Clients(ProxyTestCase):
     async def start(self) -> int:
-        """The port of a whole rtprov, whose A answers at once."""
+        """Start all of rtprov, with an A that answers at once; return its port."""
         ports = ("--port", "0", "--stub-port", "0", "--broker-port", "0")
         self.everything = self.twistd("rtprov", *ports, "--stub-delay", "0")
         await self.everything.logged("ready; try")
         return await self.everything.port("service B (front end)")
 
     async def output_of(self, program: str, *arguments: str) -> str:
-        """What a program prints that ends well."""
+        """Return what a program prints; it must succeed."""
         process = self.spawn([program, *arguments])
         self.assertEqual((await process.ended, process.errors), (0, ""), process.log)
         return process.log
 
     async def test_curl(self) -> None:
-        """curl in each version that it can be told, which it offers by ALPN, or without ALPN."""
+        """curl with each HTTP version that it can be told to use, with and without ALPN."""
         curl, port = find_program("curl"), await self.start()
         common = (
             "-sS",
@@ -77,7 +77,7 @@ class Clients(ProxyTestCase):
         await self.stop(self.everything)
 
     async def test_node(self) -> None:
-        """node with an agent that keeps connections; chunked bodies and Expect, too."""
+        """node with an agent that keeps connections open, chunked bodies, and Expect."""
         node, port = find_program("node"), await self.start()
         told = json.loads(
             await self.output_of(
@@ -93,7 +93,7 @@ class Clients(ProxyTestCase):
         await self.stop(self.everything)
 
     async def test_java(self) -> None:
-        """Java's HttpClient, which would rather have HTTP/2."""
+        """Java's HttpClient, which prefers HTTP/2."""
         java, port = find_program("java", required=False), await self.start()
         told = await self.output_of(
             java, str(PROGRAMS / "Orders.java"), str(self.certs / "ca.pem"), str(port)
@@ -115,7 +115,7 @@ class Clients(ProxyTestCase):
                 context=ssl.create_default_context(cafile=str(self.certs / "ca.pem")),
             )
             answers = []
-            for body in (BODY, iter([BODY[:10], BODY[10:]])):  # with its length, and in chunks
+            for body in (BODY, iter([BODY[:10], BODY[10:]])):  # with a length, and in chunks
                 connection.request(
                     "POST", CPE + "PYTHON1", body, {"Content-Type": "application/json"}
                 )

@@ -1,4 +1,4 @@
-"""The command line as an operator meets it: help, versions, and one line for each mistake."""
+"""The command line: help, versions, and one line for each mistake."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Answers(ProcessTestCase):
             self.assertRegex(process.log, rf"\n    {command} +Asynchronous provisioning: ")
 
     async def test_version(self) -> None:
-        """``--version`` of a command is rtprov's."""
+        """``--version`` of a command is rtprov's version."""
         process = self.twistd("rtprov", "--version")
         self.assertEqual(await process.ended, 0)
         self.assertEqual((process.log, process.errors), (f"rtprov {__version__}\n", ""))
 
     async def test_help(self) -> None:
-        """``--help`` of a command says how to use it."""
+        """``--help`` of a command describes its use."""
         process = self.twistd("rtprov-frontend", "--help")
         self.assertEqual(await process.ended, 0)
         self.assertTrue(
@@ -38,8 +38,8 @@ class Answers(ProcessTestCase):
 
 class Mistakes(ProcessTestCase):
     async def test_wrong_options(self) -> None:
-        """A wrong option, a wrong value and a wrong variable each end in one line that names
-        them.
+        """A wrong option, a wrong value and a wrong variable each end the command with one line
+        that names it.
         """
         wrong = (
             (
@@ -59,7 +59,7 @@ class Mistakes(ProcessTestCase):
             await self.assert_refused(process, line, 1)
 
     async def test_missing_certificates(self) -> None:
-        """Where there are no certificates, one line says what is missing, and how to make a set."""
+        """If there are no certificates, one line says what is missing and how to make a set."""
         commands = {
             "rtprov-frontend": "frontend.pem",
             "rtprov-stub": "stub.pem",
@@ -75,9 +75,7 @@ class Mistakes(ProcessTestCase):
             )
 
     async def test_port_in_use(self) -> None:
-        """A port that somebody else has ends the command in one line, whichever of its ports it
-        is.
-        """
+        """A port in use ends the command with one line, for each port that it listens on."""
         make_development_set(self.folder / "certs")
         with socket.create_server(("127.0.0.1", 0)) as other:
             port = str(other.getsockname()[1])

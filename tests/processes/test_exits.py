@@ -1,6 +1,4 @@
-"""What keeps a command from starting, or from going on, is one line on a terminal and a status that
-supervisors understand.
-"""
+"""Errors that end a command: one line on standard error, and an exit status for supervisors."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ from twisted.trial.unittest import SkipTest
 from rtprov.security.development import make_development_set
 from tests.support.processes import ANY_PORT, TWISTD, ProcessTestCase, Twistd
 
-# A front end whose broker turns out to contradict its configuration, a moment after the start.
+# A front end whose broker contradicts its configuration shortly after the start.
 CONTRADICTED = """
 import sys
 from rtprov.messaging.topology import Topology
@@ -30,9 +28,7 @@ run()
 
 
 def without_root() -> list[str]:
-    """What begins a command line for a process that permissions count for, though root starts
-    it.
-    """
+    """Return a command prefix that makes file permissions apply to a process that root starts."""
     if os.getuid() != 0:
         return []
     setpriv = shutil.which("setpriv")
@@ -43,8 +39,8 @@ def without_root() -> list[str]:
 
 class Files(ProcessTestCase):
     async def test_not_usable(self) -> None:
-        """Files and folders that are of another kind, are not there or cannot be written are named
-        in one line.
+        """A file or folder that is of another kind, does not exist or cannot be written is named in
+        one line.
         """
         make_development_set(self.folder / "certs")
         (self.folder / "file").touch()
@@ -88,8 +84,8 @@ class Files(ProcessTestCase):
             await self.assert_refused(process, line)
 
     async def test_no_permission(self) -> None:
-        """So are those that are not for us: a folder of certificates, and one in which twistd.pid
-        or twistd.log cannot be written.
+        """So are those without permission: a folder of certificates, and one in which twistd.pid or
+        twistd.log cannot be written.
         """
         make_development_set(self.folder / "certs")
         closed = self.folder / "closed"
@@ -122,7 +118,7 @@ class Files(ProcessTestCase):
             await self.assert_refused(self.spawn([*without_root(), *TWISTD, *options]), line)
 
     async def test_files_of_twistd(self) -> None:
-        """twistd's own files are no exception."""
+        """The same holds for twistd's own files."""
         make_development_set(self.folder / "certs")
         for arguments, line in (
             (["-n", "--pidfile=certs"], "rtprov-stub: .*/certs: Is a directory"),
@@ -146,7 +142,7 @@ class Files(ProcessTestCase):
 
 class Addresses(ProcessTestCase):
     async def test_not_ours(self) -> None:
-        """An address that this machine has not cannot work."""
+        """An address that this machine does not have is a configuration error."""
         make_development_set(self.folder / "certs")
         where = "tcp:0:interface=192.0.2.1"
         for command, option, what in (
@@ -164,7 +160,7 @@ class Addresses(ProcessTestCase):
             await self.assert_refused(process, line)
 
     async def test_state_in_use(self) -> None:
-        """The state of another broker may be free later, as a port may."""
+        """A state folder in use by another broker is a temporary error, as is a port in use."""
         first = self.twistd("rtprov-broker", "--listen", ANY_PORT)
         await first.port("the AMQP broker")
         second = self.twistd("rtprov-broker", "--listen", ANY_PORT)
@@ -174,14 +170,14 @@ class Addresses(ProcessTestCase):
 
 
 class Daemons(ProcessTestCase):
-    """Without ``-n``."""
+    """Commands without ``-n``."""
 
     def daemon(self, *arguments: str) -> Twistd:
         return self.spawn([*TWISTD, *arguments])
 
     async def test_refused(self) -> None:
-        """The process that was started shows the line, before and after it has made a daemon, and
-        ends with the right status.
+        """The process that was started shows the error, before and after it has made a daemon, and
+        exits with the right status.
         """
         await self.assert_refused(
             self.daemon("rtprov-frontend"), "rtprov-frontend: .*/certs/frontend.pem is missing; .*"
@@ -214,8 +210,8 @@ class Daemons(ProcessTestCase):
             await self.assert_refused(process, line, 1)
 
     async def test_started(self) -> None:
-        """A daemon that starts ends its first process with 0, writes its own log, and nothing of
-        Twisted's.
+        """If the daemon starts, the first process exits with 0. The daemon writes its own log,
+        without Twisted's lines.
         """
         process = self.daemon("rtprov-broker", "--listen", ANY_PORT)
         status = await process.ended
@@ -231,8 +227,8 @@ class Daemons(ProcessTestCase):
 
 class Later(ProcessTestCase):
     async def test_broker_contradicts(self) -> None:
-        """What a session finds out later stops the command in good order, with the line and the
-        status of a wrong configuration.
+        """A configuration error that is found later stops the command in the regular way, with the
+        line and the exit status of such an error.
         """
         make_development_set(self.folder / "certs")
         broker = self.twistd("rtprov-broker", "--listen", ANY_PORT)
@@ -254,7 +250,9 @@ class Later(ProcessTestCase):
 
 class Log(ProcessTestCase):
     async def test_ours(self) -> None:
-        """The log begins with our own lines; of Twisted's there is only the signal."""
+        """The log begins with rtprov's own lines. Of Twisted's lines it has only the one for the
+        signal.
+        """
         make_development_set(self.folder / "certs")
         process = self.twistd("rtprov-frontend", "--listen", ANY_PORT)
         client = self.client(await process.port("service B (front end)"))
@@ -268,8 +266,8 @@ class Log(ProcessTestCase):
 
 class Environment(ProcessTestCase):
     async def test_kubernetes(self) -> None:
-        """Beside a service called rtprov a container starts, and says once what it passes over; a
-        misspelt variable is a warning.
+        """A container next to a Kubernetes service called rtprov starts, and logs once which
+        variables it ignores. A misspelt variable is a warning.
         """
         environment = {
             "RTPROV_PORT": "tcp://10.0.0.1:8443",

@@ -15,15 +15,15 @@ class HealthListen(ProcessTestCase):
         return response.code, await readBody(response)
 
     async def ready(self, port: int) -> None:
-        """Wait until it is ready; that it is not yet is a 503 in our own form."""
+        """Wait until the process is ready. Until then the answer is a 503 in JSON."""
         while (answer := await self.get(port, "/readyz"))[0] == 503:
             self.assertIn(b'"code":503', answer[1])
             await deferLater(reactor, POLL_EVERY_S)
         self.assertEqual(answer, (200, b'{"code":200,"message":"Ready"}'))
 
     async def test_behind_client_certificates(self) -> None:
-        """A front end that asks for certificates tells its health to probes, which have none; so
-        does the whole in one process.
+        """A front end that requires client certificates answers health probes without one. So does
+        the all-in-one process.
         """
         ports = ("--port=0", "--stub-port=0", "--broker-port=0", "--health-listen", ANY_PORT)
         everything = self.twistd("rtprov", "--client-ca=certs/ca.pem", *ports)
@@ -55,7 +55,7 @@ class HealthListen(ProcessTestCase):
         await self.stop(broker)
 
     async def test_stub_and_worker(self) -> None:
-        """Both tell that they live; the stub is ready at once, the worker once it has its
+        """Both are alive. The stub is ready at once, the worker once it is connected to its
         broker.
         """
         everything = self.twistd("rtprov", "--port", "0", "--stub-port", "0", "--broker-port", "0")

@@ -1,5 +1,5 @@
-"""Each limit of a front end, exceeded over a real connection; and that whoever exceeds or exhausts
-one is not felt by the others.
+"""Each limit of a front end is exceeded over real connections, and other clients are not
+affected.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ POST = request("POST", POST_PATH, BODY)
 
 class Requests(FrontEndCase):
     async def test_sizes(self) -> None:
-        """A body, a head and a URL that are too large are a 413, a 431 and a 414; what is at the
-        limit is taken.
+        """A body, a head and a URL that are too large are a 413, a 431 and a 414. Those at the
+        limit are accepted.
         """
         port = await self.start()
         fits, too_large = (BODY + b" " * (MAX_BODY_BYTES + more - len(BODY)) for more in (0, 1))
         for data, status in (
-            (request("POST", POST_PATH, fits), 503),  # as far as the broker that is not there
+            (request("POST", POST_PATH, fits), 503),  # accepted, apart from the missing broker
             (request("POST", POST_PATH, too_large), 413),
             (request("GET", "/", None, ["X: " + "x" * 17_000]), 431),
             (request("GET", "/", None, [f"X{number}: x" for number in range(600)]), 431),
@@ -48,8 +48,8 @@ class Requests(FrontEndCase):
         await self.stop(self.frontend)
 
     async def test_time(self) -> None:
-        """A request that does not arrive in time is a 408; a connection on which none begins is
-        closed without a word.
+        """A request that does not arrive in time is a 408. A connection without a request is closed
+        without an answer.
         """
         port = await self.start("--request-timeout", "0.3")
         with Wire(port, self.tls()) as slow, Wire(port, self.tls()) as idle:
@@ -62,8 +62,8 @@ class Requests(FrontEndCase):
         await self.stop(self.frontend)
 
     async def test_rate(self) -> None:
-        """A client that asks too often is told when to come again, whichever connection it comes
-        by; the others are answered.
+        """A client that sends too many requests is told when to try again, on any connection. Other
+        clients are served.
         """
         tokens = [new_token(name) for name in ("billing", "dash")]
         (self.folder / "tokens").write_text("".join(f"{token.line}\n" for token, _ in tokens))
@@ -79,8 +79,8 @@ class Requests(FrontEndCase):
         await self.stop(self.frontend)
 
     async def test_unconfirmed(self) -> None:
-        """While the broker does not confirm, only so many tasks wait for it; one more is a 503 at
-        once.
+        """While the broker does not confirm, a limited number of tasks wait for it. One more is a
+        503 at once.
         """
         broker = self.twistd("rtprov-broker", "--listen", ANY_PORT)
         url = f"amqp://guest:guest@127.0.0.1:{await broker.port('the AMQP broker')}/"
@@ -89,7 +89,7 @@ class Requests(FrontEndCase):
         broker.signal("STOP")
         with Wire(port, self.tls()) as first, Wire(port, self.tls()) as second:
             first.send(POST)
-            with Wire(port, self.tls()) as other:  # answered: the first has arrived
+            with Wire(port, self.tls()) as other:  # answered, so the first has arrived
                 self.assertEqual(other.ask(ASK).status, 404)
             began = time.monotonic()
             refused = second.ask(POST)
@@ -108,8 +108,8 @@ class Requests(FrontEndCase):
 
 class Connections(FrontEndCase):
     async def test_per_address(self) -> None:
-        """One connection too many from an address is closed, before TLS; when another has gone
-        there is room for it.
+        """One connection too many from an address is closed before TLS. When another is closed,
+        there is room again.
         """
         port = await self.start("--max-connections-per-address", "2")
         with Wire(port, self.tls()) as first, dial(port) as silent:
@@ -122,7 +122,7 @@ class Connections(FrontEndCase):
         await self.stop(self.frontend)
 
     async def test_in_all(self) -> None:
-        """So is one too many in all."""
+        """The same holds for the number of all connections."""
         port = await self.start("--max-connections", "1")
         with Wire(port, self.tls()) as first:
             self.assert_closed(port)
@@ -135,14 +135,16 @@ class Connections(FrontEndCase):
             self.assertIn(self.end_of(refused), (b"", None))
 
     def end_of(self, connection: socket.socket) -> bytes | None:
-        """What comes of a connection that nothing is said on; None for a reset."""
+        """Return what is received on an idle connection until its end; None for a reset."""
         try:
             return connection.recv(1)
         except ConnectionResetError:
             return None
 
     def assert_room(self, port: int) -> None:
-        """There is room, as soon as the server has noticed."""
+        """Check that there is room as soon as the server has noticed that a connection was
+        closed.
+        """
         for _ in range(100):
             try:
                 with Wire(port, self.tls()) as wire:
@@ -153,8 +155,8 @@ class Connections(FrontEndCase):
         self.fail("there is no room")
 
     async def test_a_thousand_stalled(self) -> None:
-        """A thousand connections that say nothing, or half a request, or half of TLS, do not slow
-        the others.
+        """A thousand connections that send nothing, half a request, or half a TLS handshake do not
+        slow down others.
         """
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         if most < 2 * STALLED + 200:
@@ -179,7 +181,7 @@ class Connections(FrontEndCase):
         await self.stop(self.frontend)
 
     async def times(self, port: int) -> list[float]:
-        """How long the requests of four clients took, connecting included."""
+        """Return how long the requests of four clients took, including the connections."""
 
         def ask() -> list[float]:
             times = []

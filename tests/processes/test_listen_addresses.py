@@ -1,4 +1,4 @@
-"""Where front ends listen, as their options and the line to try first have it."""
+"""Listening addresses of front ends, and the ``try: curl`` line in the log."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ANYWHERE = "tcp:0:interface=0.0.0.0"
 
 class FirstSteps(ProcessTestCase):
     async def try_it(self, process: Twistd) -> None:
-        """Run the line that the log says to try."""
+        """Run the command line that the log suggests."""
         found = await process.logged(r"ready; try: (curl .*)\n")
         curl = self.spawn(
             [shutil.which("curl") or "curl", "--silent", "--show-error", *shlex.split(found[1])[1:]]
@@ -26,8 +26,8 @@ class FirstSteps(ProcessTestCase):
         self.assertRegex(curl.log, r'\A\{"code":200,"taskId":"[0-9a-f]{32}"\}\Z')
 
     async def test_try(self) -> None:
-        """The line works wherever it listens: on any address, in the file system, behind a proxy
-        that says who is there.
+        """The suggested line works for any address, a UNIX socket, and behind a proxy that uses the
+        PROXY protocol.
         """
         if shutil.which("curl") is None:
             raise SkipTest("curl is not installed")
@@ -51,8 +51,8 @@ class FirstSteps(ProcessTestCase):
 
 class Everything(ProcessTestCase):
     async def test_listen(self) -> None:
-        """``twistd rtprov`` lets others in with ``--listen``, by the rules of a front end: somebody
-        says who may.
+        """``twistd rtprov`` listens beyond this machine with ``--listen``, but as a front end only
+        with access control.
         """
         (self.folder / "tokens").touch()
         refused = self.twistd("rtprov", "--listen", ANYWHERE, *FREE_PORTS)

@@ -1,5 +1,5 @@
-"""``--broker-file`` with real processes: another broker is found without a restart, and no password
-is shown.
+"""``--broker-file`` with real processes: they connect to another broker without a restart, and log
+no password.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ class BrokerFile(ProcessTestCase):
     timeout = 60.0
 
     async def test_changed(self) -> None:
-        """A front end and a worker go to the broker that the file names by now."""
+        """A front end and a worker connect to the broker that the file names now."""
         make_development_set(self.folder / "certs")
         file = self.folder / "url"
         brokers = [

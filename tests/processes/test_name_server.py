@@ -1,4 +1,4 @@
-"""A name server that does not answer for A, in real processes."""
+"""A name server that does not answer look-ups of A's name, with real processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.processes import ANY_PORT, ProcessTestCase
 
 SOURCE = str(Path(rtprov.__file__).resolve().parent.parent)
 
-# Python runs a module of this name before anything else.
+# Python runs a module of this name at its start.
 SITE = """
 import socket
 import time
@@ -33,8 +33,8 @@ class NameServer(ProcessTestCase):
     timeout = 90.0
 
     async def test_silent(self) -> None:
-        """A worker whose look-ups of A's name hang finds its broker, by name, when that comes back,
-        and stops when it is told to.
+        """A worker whose look-ups of A's name hang still finds its broker by name when the broker
+        is back, and stops when it is told to.
         """
         make_development_set(self.folder / "certs")
         (self.folder / "site").mkdir()

@@ -1,4 +1,4 @@
-"""What docs/operations.md gives to whoever is on duty works as it is printed there."""
+"""The program printed in docs/operations.md for operators works as printed."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ class ParkedLetters(ProcessTestCase):
         return process.log
 
     async def test_parked(self) -> None:
-        """The printed program lists parked letters, orders a task again, which is then done under
-        its new id, and drops what is no task.
+        """It lists parked messages, posts a parked task again, which is then completed under its
+        new id, and deletes a message that is not a task.
         """
         make_development_set(self.folder / "certs")
         ensure_seal_key(self.folder / "certs" / SEAL_KEY)

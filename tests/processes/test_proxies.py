@@ -1,4 +1,4 @@
-"""Real proxies before B, and between the worker and A."""
+"""Real proxies in front of B, and between the worker and A."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ KEEP_ALIVE_S = 1
 DEVICES = 20
 ROUNDS = 3
 RTPROV = ("rtprov", "--port", "0", "--stub-port", "0", "--broker-port", "0", "--drain", "0")
-CHECKED = "check inter 2s fastinter 20ms rise 10 fall 2"  # quick while its result is in doubt
+CHECKED = "check inter 2s fastinter 20ms rise 10 fall 2"  # poll often while the result is unknown
 
 
 class BeforeB(ProxyTestCase):
-    """All of rtprov, and a proxy before the front end."""
+    """All of rtprov, and a proxy in front of the front end."""
 
     async def start(self) -> int:
         self.everything = self.twistd(*RTPROV, "--stub-delay", "0")
@@ -35,8 +35,8 @@ class BeforeB(ProxyTestCase):
         return await self.everything.port("service B (front end)")
 
     async def use(self, proxy: Proxy) -> None:
-        """Orders pass, errors stay JSON, and a client that waits as long as the proxy does is
-        answered by B.
+        """Tasks are accepted through it, errors stay JSON, and B answers a client that waits as
+        long as the proxy does.
         """
         client = self.client(proxy.port)
         running = await client.accepted("HANG123456")
@@ -50,7 +50,7 @@ class BeforeB(ProxyTestCase):
         await self.stop_proxy(proxy)
 
     def told(self, client: Client, path: str) -> Deferred[tuple[int, object]]:
-        """A task's status, after as long as the proxy waits for its answers."""
+        """Return a task's status, requested with the longest wait that the proxy allows."""
 
         async def ask() -> tuple[int, object]:
             answer = await client.request("GET", path, Prefer=f"wait={PROXY_WAITS_S}")
@@ -63,7 +63,7 @@ class BeforeB(ProxyTestCase):
         await proxy.process.ended
 
     async def test_nginx(self) -> None:
-        """nginx as it comes, which speaks HTTP/1.0 to B and closes, and nginx that keeps
+        """nginx with its defaults, which uses HTTP/1.0 towards B and closes, and nginx that keeps
         connections open.
         """
         port = await self.start()
@@ -74,7 +74,7 @@ class BeforeB(ProxyTestCase):
         await self.stop(self.everything)
 
     async def test_haproxy(self) -> None:
-        """haproxy, which looks often whether B is ready; that leaves no line in B's log."""
+        """haproxy, whose frequent readiness checks leave no line in B's log."""
         port = await self.start()
         checks = f"option httpchk GET /readyz\n    timeout server {PROXY_WAITS_S}s"
         proxy = await self.haproxy(port, defaults=checks, server=CHECKED)
@@ -86,8 +86,8 @@ class BeforeB(ProxyTestCase):
 
 
 class ProxyProtocol(ProxyTestCase):
-    """A front end with ``haproxy:`` before its endpoint, and haproxy, which passes TLS on and says
-    whose it is.
+    """A front end that listens on a ``haproxy:`` endpoint, and haproxy, which passes TLS through
+    and sends the client's address.
     """
 
     async def start(self, *arguments: str) -> int:
@@ -99,21 +99,21 @@ class ProxyProtocol(ProxyTestCase):
         return await self.frontend.port("service B (front end)")
 
     def wire(self, proxy: Proxy, source: str) -> Wire:
-        """A client at `source`."""
+        """Connect a client from `source`."""
         return Wire(proxy.port, context(self.certs / "ca.pem"), source)
 
     async def test_addresses(self) -> None:
-        """Audit and limits go by the client's address, in either version of the protocol; health
-        checks leave no line.
+        """Audit log and limits use the client's address, with either version of the protocol.
+        Health checks leave no line.
         """
         port = await self.start("--max-connections-per-address", "2")
-        await self.frontend.logged("no worker answers")  # which is the last line of its start
+        await self.frontend.logged("no worker answers")  # the last line of its start
         for version, source in (("send-proxy", "127.0.0.2"), ("send-proxy-v2", "127.0.0.3")):
             proxy = await self.haproxy(port, mode="tcp", server=f"{version} {CHECKED}")
             before = self.frontend.log
             await proxy.checked()
             self.assertEqual(self.frontend.log, before)
-            for _ in range(3):  # what is closed is given back
+            for _ in range(3):  # a closed connection no longer counts
                 first, second = self.two_wires(proxy, source)
                 with first, second:
                     with self.assertRaises((ConnectionError, ssl.SSLError)):
@@ -127,8 +127,8 @@ class ProxyProtocol(ProxyTestCase):
         await self.stop(self.broker)
 
     def two_wires(self, proxy: Proxy, source: str) -> list[Wire]:
-        """All the connections that one address may have, once the front end has noticed that those
-        before are closed.
+        """Open all the connections that one address may have, once the front end has noticed that
+        the earlier ones are closed.
         """
         for _ in range(100):
             wires: list[Wire] = []
@@ -144,8 +144,8 @@ class ProxyProtocol(ProxyTestCase):
         self.fail("there is no room")
 
     async def test_no_header(self) -> None:
-        """A connection without a header, or with a bad or slow one, is closed in time, and was
-        counted from its beginning.
+        """A connection without a PROXY header, or with a bad or slow one, is closed in time, and
+        counts from its beginning.
         """
         port = await self.start("--max-connections", "3", "--request-timeout", "0.5")
         with dial(port) as silent, dial(port) as slow, dial(port) as third:
@@ -167,7 +167,7 @@ class ProxyProtocol(ProxyTestCase):
         await self.stop(self.broker)
 
     def end_of(self, connection: socket.socket) -> bytes:
-        """What comes of a connection until it is closed."""
+        """Return what is received on a connection until it is closed."""
         try:
             return connection.recv(1)
         except ConnectionResetError:
@@ -175,8 +175,8 @@ class ProxyProtocol(ProxyTestCase):
 
 
 class BeforeA(ProxyTestCase):
-    """A proxy between worker and A that closes connections which are idle for a second, as often as
-    not under the worker's hands.
+    """A proxy between worker and A that closes connections after a second without traffic, often
+    just when the worker uses them.
     """
 
     async def start(self) -> int:
@@ -184,8 +184,8 @@ class BeforeA(ProxyTestCase):
         return await self.stub.port("service A (stub)")
 
     async def order(self, proxy: Proxy) -> None:
-        """Orders for many devices, each round as long after the last as the proxy keeps
-        connections: all are called once.
+        """Post tasks for many devices, in rounds that are as far apart as the proxy keeps
+        connections. All are called once.
         """
         everything = self.twistd(*RTPROV, "--equipment-url", f"https://localhost:{proxy.port}")
         await everything.logged("ready; try")
@@ -208,12 +208,12 @@ class BeforeA(ProxyTestCase):
         self.assert_no_trouble(everything)
 
     def assert_no_trouble(self, everything: Twistd) -> None:
-        """The worker has not met an A that cannot be reached."""
+        """Check that no connection failed for the worker."""
         for words in ("cannot be reached", "in trouble", "tried again"):
             self.assertNotIn(words, everything.log)
 
     async def test_nginx(self) -> None:
-        """Through nginx, which keeps connections to A for as long."""
+        """nginx, which keeps connections to A open for as long."""
         port = await self.start()
         settings = (
             f"keepalive_timeout {KEEP_ALIVE_S}s; proxy_http_version 1.1; proxy_set_header"
@@ -224,7 +224,7 @@ class BeforeA(ProxyTestCase):
         )
 
     async def test_haproxy(self) -> None:
-        """Through haproxy, whose health checks leave no line in A's log."""
+        """haproxy, whose health checks leave no line in A's log."""
         port = await self.start()
         proxy = await self.haproxy(
             port, defaults=f"timeout http-keep-alive {KEEP_ALIVE_S}s", server=CHECKED

@@ -1,5 +1,5 @@
-"""schemathesis against a real front end: whatever it makes of ``/openapi.json``, requests and
-answers are what the document says.
+"""schemathesis against a real front end: for all requests that it generates from ``/openapi.json``,
+requests and answers match the document.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from importlib.util import find_spec
 
 from tests.support.processes import ProcessTestCase
 
-# A task's status is the HTTP status: 500 tells one that failed or was cancelled; and a used key is
-# no fault of a body. An unexpected error, which is a 500 too, leaves its traceback in the log.
+# A task's status is the HTTP status: 500 means that it failed or was cancelled. A used key does not
+# mean that a body is not valid. An unexpected error, which is a 500 too, leaves its traceback in
+# the log.
 CONFIGURATION = """
 [checks]
 not_a_server_error.expected-statuses = ["2xx", "3xx", "4xx", "500"]
@@ -23,8 +24,8 @@ class Schemathesis(ProcessTestCase):
     timeout = 120.0
 
     async def test_the_document_holds(self) -> None:
-        """Generated requests, valid and not, alone and one after the other, find no answer that the
-        document does not promise.
+        """Generated requests, valid and invalid, single and in sequences, get only answers that the
+        document lists.
         """
         process = self.twistd(
             "rtprov", "--port", "0", "--stub-port", "0", "--broker-port", "0", "--stub-delay", "0.2"

@@ -1,5 +1,5 @@
-"""Key files that differ, are replaced, or are missing, with real processes; the same tests on the
-embedded broker and on RabbitMQ.
+"""Sealing key files that differ, are replaced, or are missing, with real processes; the same tests
+on the embedded broker and on RabbitMQ.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ RUNNING = {"code": 204, "message": "Task is still running"}
 
 
 class SealingKeysMixin(_Base):
-    """A subclass says in `start_broker` where the broker is."""
+    """The tests, for either broker. A subclass starts the broker in `start_broker`."""
 
     async def start_broker(self) -> str:
         """Return the broker's URL."""
         raise NotImplementedError
 
     async def start(self) -> Client:
-        """Broker, stub and front end. The front end makes the first key; the worker's key file is
-        `self.file`, which holds another one.
+        """Start broker, stub and front end. The front end makes the first key. The worker's key
+        file, `self.file`, has another key.
         """
         self.certs = self.folder / "certs"
         self.file = self.folder / "other.key"
@@ -71,13 +71,13 @@ class SealingKeysMixin(_Base):
         )
 
     def replace(self, text: str) -> None:
-        """Put another file in the place of the worker's, at one moment."""
+        """Replace the worker's key file atomically."""
         temporary = self.folder / "new.key"
         temporary.write_text(text)
         temporary.replace(self.file)
 
     async def until(self, client: Client, status: int) -> str:
-        """Ask whether the front end is ready until it answers so; the message."""
+        """Poll the front end's readiness until it has this status; return the message."""
         while True:
             answer = await client.request("GET", "/readyz")
             if answer.status == status:
@@ -85,8 +85,8 @@ class SealingKeysMixin(_Base):
             await deferLater(reactor, POLL_EVERY_S)
 
     async def test_another_key_file(self) -> None:
-        """A backlog waits for a worker with the wrong key file; when the file gets the key it is
-        done, with no restart of anything.
+        """A backlog waits for a worker with the wrong key file. When the file gets the right key
+        the tasks are done, without a restart.
         """
         client = await self.start()
         tasks = [await client.accepted(f"DEVICE{number:04}") for number in range(5)]
@@ -121,8 +121,8 @@ class SealingKeysMixin(_Base):
             await self.stop(process)
 
     async def test_no_new_key(self) -> None:
-        """Where the broker holds tasks, a role that finds no key file makes none: one line, status
-        78. The file, restored, works on.
+        """If the broker holds tasks, a process without a key file does not make one: it logs one
+        line and exits with status 78. It starts when the file is restored.
         """
         client = await self.start()
         task = await client.accepted("DEVICE0001")
@@ -143,7 +143,9 @@ class SealingKeysMixin(_Base):
         await self.assert_no_new_key("rtprov-frontend", "journal", "--listen", ANY_PORT)
 
     async def assert_no_new_key(self, command: str, queue: str, *arguments: str) -> None:
-        """The command ends with status 78 and one line that names the file and the queue."""
+        """Check that the command ends with status 78 and one line that names the file and the
+        queue.
+        """
         process = self.twistd(command, *arguments, environment={"RTPROV_BROKER": self.broker_url})
         await self.assert_refused(process, NO_NEW_KEY.format(command, queue))
 
@@ -165,8 +167,8 @@ class AllInOne(ProcessTestCase):
     PORTS = ("--port", "0", "--stub-port", "0", "--broker-port", "0", "--stub-delay", "0")
 
     async def test_moved_certs(self) -> None:
-        """With the state of before and another ``--certs`` nothing is sealed with a new key: status
-        78; the folder given, it works on.
+        """With the previous state and another ``--certs`` folder, nothing is sealed with a new key:
+        status 78. With the previous folder it starts.
         """
         first = self.twistd("rtprov", *self.PORTS)
         client = self.client(await first.port("service B (front end)"))

@@ -1,4 +1,4 @@
-"""Broker, stub, workers and front end as separate processes; the same tests on the embedded broker
+"""Broker, stub, workers and front ends as separate processes; the same tests on the embedded broker
 and on RabbitMQ.
 """
 
@@ -25,14 +25,14 @@ CPE = "/api/v1/equipment/cpe/ABC123456"
 
 
 class RolesMixin(_Base):
-    """A subclass says in `start_broker` where the broker is."""
+    """The tests, for either broker. A subclass starts the broker in `start_broker`."""
 
     async def start_broker(self) -> tuple[str, str]:
         """Return the broker's URLs, for front ends and for workers."""
         raise NotImplementedError
 
     async def start(self, *, delay_s: float) -> None:
-        """Broker, stub and front end; the workers are each test's own business."""
+        """Start broker, stub and front end. Each test starts its workers."""
         make_development_set(self.folder / "certs")
         self.broker_url, self.worker_url = await self.start_broker()
         self.stub = self.twistd("rtprov-stub", "--listen", ANY_PORT, "--delay", str(delay_s))
@@ -43,8 +43,8 @@ class RolesMixin(_Base):
         await self.frontend.logged("ready; try: curl ")
 
     async def start_worker(self, *arguments: str) -> Twistd:
-        """A worker, once it is connected. The first one is the active one, each further one a
-        standby.
+        """Start a worker; return it once it is connected. The first one is active, further ones are
+        standbys.
         """
         where = (
             "--broker",
@@ -60,8 +60,8 @@ class RolesMixin(_Base):
         return self.client(await self.frontend.port("service B (front end)"))
 
     async def test_standby(self) -> None:
-        """The active worker is killed in the middle of a call: its standby calls again, and the
-        task is completed.
+        """The active worker is killed during a call: its standby repeats the call, and the task is
+        completed.
         """
         await self.start(delay_s=1)
         active, standby = await self.start_worker(), await self.start_worker()
@@ -78,8 +78,8 @@ class RolesMixin(_Base):
             await self.stop(process)
 
     async def test_orders(self) -> None:
-        """A key is one task through two front ends; a task that waits is cancelled; who waits for
-        the end is told of it.
+        """A key gives one task through two front ends. A waiting task is cancelled. A client that
+        waits for the end is answered when it comes.
         """
         await self.start(delay_s=3)
         for _ in range(2):
@@ -127,8 +127,8 @@ class RolesMixin(_Base):
         self.assertNotIn("call 2", self.stub.log)
 
     async def test_drain(self) -> None:
-        """SIGTERM lets a worker's calls end, and none begin; the next worker knows of them, and
-        gets what was left.
+        """After SIGTERM a worker lets its calls end and starts none. The next worker knows of them,
+        and gets the other tasks.
         """
         await self.start(delay_s=1)
         worker = await self.start_worker("--concurrency", "1")
@@ -153,9 +153,7 @@ class OnEmbeddedBroker(RolesMixin, ProcessTestCase):
         return url, url
 
     async def test_stop_in_any_order(self) -> None:
-        """The broker goes first: the others say so once in their logs, and end cleanly all the
-        same.
-        """
+        """If the broker stops first, the others log that once, and still stop cleanly."""
         await self.start(delay_s=0)
         worker = await self.start_worker()
         await self.stop(self.broker)
@@ -165,15 +163,15 @@ class OnEmbeddedBroker(RolesMixin, ProcessTestCase):
         await self.stop(self.stub)
 
     async def test_stop_in_the_middle_of_a_post(self) -> None:
-        """A front end that is stopped still gets its broker's word for the POST under way, however
-        late, and answers it.
+        """A front end that is stopped during a POST still waits for the broker's confirm, however
+        late, and answers.
         """
         await self.start(delay_s=0)
         client = await self.front_end()
         await client.accepted("ABC123456")
         self.broker.signal("STOP")
-        post = Deferred.fromCoroutine(client.post("ABC123456"))  # on the connection that is there
-        # on a new one: by now the POST is under way
+        post = Deferred.fromCoroutine(client.post("ABC123456"))  # on the existing connection
+        # On a new connection. When it is answered, the front end has got the POST.
         self.assertEqual((await client.request("GET", "/nothing")).status, 404)
         stopping = Deferred.fromCoroutine(self.stop(self.frontend))
         await self.frontend.logged("Received SIGTERM, shutting down")
@@ -184,9 +182,9 @@ class OnEmbeddedBroker(RolesMixin, ProcessTestCase):
 
 
 class OnRabbitMQ(RolesMixin, ProcessTestCase):
-    """With users who have the permissions of docs/operations.md and no more."""
+    """RabbitMQ, with users who have exactly the permissions in docs/operations.md."""
 
-    timeout = 120.0  # starting RabbitMQ is part of the first test
+    timeout = 120.0  # includes the start of RabbitMQ in the first test
 
     async def start_broker(self) -> tuple[str, str]:
         _, frontend_url, worker_url = await (await rabbitmq()).add_roles()

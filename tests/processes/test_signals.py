@@ -1,4 +1,4 @@
-"""SIGHUP ends no command, at no time, once our code is loaded."""
+"""SIGHUP never ends a command, at any time after rtprov's code is loaded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ENDPOINTS = {
     "rtprov-worker": ["--health-listen", ANY_PORT],
     "rtprov-broker": ["--listen", ANY_PORT],
 }
-# Sends itself a SIGHUP whenever one of our modules is imported, from the first one on, and before
+# Sends itself a SIGHUP whenever an rtprov module is imported, from the first one on, and before
 # each step of the start.
 HASTY = """
 import os, signal, sys
@@ -51,8 +51,8 @@ run()
 
 class Hangup(ProcessTestCase):
     async def test_from_the_first_moment(self) -> None:
-        """Not while a command is imported, made and started; nor later, whether or not there is
-        something to reload; nor while it stops.
+        """SIGHUP does not end a command while it is imported, made and started, nor later, whether
+        or not it has files to reload, nor while it stops.
         """
         make_development_set(self.folder / "certs")
         ensure_seal_key(self.folder / "certs" / SEAL_KEY)
@@ -77,8 +77,8 @@ class Hangup(ProcessTestCase):
             self.assert_clean(process)
 
     async def test_before_our_code(self) -> None:
-        """Nor while the interpreter and Twisted load, if it is started as docs/operations.md has
-        it; it heeds SIGHUP later.
+        """Nor while the interpreter and Twisted load, if the command is started as
+        docs/operations.md says. Later it handles SIGHUP.
         """
         (line,) = re.findall(r"(?m)^ExecStart=(.*)/opt/rtprov/bin/twistd ", OPERATIONS.read_text())
         make_development_set(self.folder / "certs")
@@ -96,7 +96,7 @@ class Hangup(ProcessTestCase):
         await self.stop(stub)
 
     async def test_daemon(self) -> None:
-        """Nor a process that becomes a daemon."""
+        """SIGHUP does not end a process that becomes a daemon."""
         script = [sys.executable, "-c", HASTY]
         process = self.spawn([*script, "rtprov-broker", "--listen", ANY_PORT])
         self.assertEqual(await process.ended, 0, process.errors)
@@ -105,7 +105,7 @@ class Hangup(ProcessTestCase):
         self.assertIn("the AMQP broker listens on", (self.folder / "twistd.log").read_text())
 
 
-# SIGHUP, SIGTERM, and wait for the end.
+# Send SIGHUP and SIGTERM, and wait for the end.
 STOP = """
 import os, signal, sys, time
 process_id = int(open(sys.argv[1]).read())

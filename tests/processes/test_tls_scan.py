@@ -1,5 +1,5 @@
-"""A front end's TLS, looked at from outside: versions, ciphers, protocols, client certificates, and
-certificates that change under load.
+"""A scan of a front end's TLS: versions, ciphers, protocols, client certificates, and certificates
+that are replaced under load.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MODERN = {
 
 class Scan(FrontEndCase):
     async def test_versions(self) -> None:
-        """TLS 1.2 and 1.3 are spoken; to anything older the server answers that it does not."""
+        """TLS 1.2 and 1.3 are accepted. Older versions are refused with an alert."""
         port = await self.start()
         for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
             self.assertIsNone(refused(port, unscrupulous(version)), version)
@@ -42,8 +42,8 @@ class Scan(FrontEndCase):
         await self.stop(self.frontend)
 
     async def test_ciphers(self) -> None:
-        """Of all suites of TLS 1.2 that there are, only those with forward secrecy and
-        authenticated encryption are taken.
+        """Of all TLS 1.2 cipher suites, only those with forward secrecy and authenticated
+        encryption are accepted.
         """
         port = await self.start()
         names = {
@@ -62,13 +62,13 @@ class Scan(FrontEndCase):
         self.assertGreaterEqual(len(taken), 3)
         self.assertEqual(taken - MODERN, set())
         others = {reasons[name] for name in names - taken - refused_by_server}
-        # suites that a client without secrets cannot even ask for
+        # suites that a client without credentials cannot even offer
         self.assertEqual(others - {"NO_CIPHERS_AVAILABLE"}, set())
         await self.stop(self.frontend)
 
     async def test_protocols(self) -> None:
-        """HTTP/1.1 and 1.0 are agreed to; a client that offers only something else is refused.
-        Nothing is compressed.
+        """HTTP/1.1 and 1.0 are negotiated. A client that offers only other protocols is refused.
+        There is no compression.
         """
         port = await self.start()
         for offered, agreed in (
@@ -80,13 +80,13 @@ class Scan(FrontEndCase):
                 self.assertEqual(wire.socket.selected_alpn_protocol(), agreed)
                 self.assertIsNone(wire.socket.compression())
                 self.assertEqual(wire.ask(ASK).status, 404)
-        # in the words of this version of Python
+        # as this version of Python reports it
         reason = refused(port, self.tls(alpn=("h2",))) or ""
         self.assertIn("no application protocol", reason.lower().replace("_", " "))
         await self.stop(self.frontend)
 
     async def test_renegotiation(self) -> None:
-        """A client of TLS 1.2 cannot make the server shake hands for ever."""
+        """A TLS 1.2 client cannot make the server renegotiate endlessly."""
         port = await self.start()
         made = SSL.Context(SSL.TLS_METHOD)
         made.set_max_proto_version(SSL.TLS1_2_VERSION)
@@ -105,8 +105,8 @@ class Scan(FrontEndCase):
         await self.stop(self.frontend)
 
     async def test_client_certificates(self) -> None:
-        """With --client-ca only certificates of that CA come in, in their time; the audit trail and
-        --rate would know them by name.
+        """With --client-ca only valid certificates of that CA are accepted. The audit log and
+        --rate use their names.
         """
         ca, other = trustme.CA(), trustme.CA()
         ca.cert_pem.write_to_path(str(self.folder / "clients.pem"))
@@ -128,8 +128,8 @@ class Scan(FrontEndCase):
 
 class Reload(FrontEndCase):
     def ask_until(self, over: Event, begun: Event, port: int) -> set[str]:
-        """Ask on one connection, and each time on a new one too, until it is over, and once more;
-        which certificates were seen.
+        """Send requests on one connection, and each time on a new one too, until `over` is set, and
+        once more; return the serials of the certificates seen.
         """
         seen = set()
         with Wire(port, self.tls()) as kept:
@@ -144,8 +144,8 @@ class Reload(FrontEndCase):
         return seen
 
     async def test_under_load(self) -> None:
-        """Certificates are replaced while requests come: no connection and no request is lost, and
-        new ones see the new certificate.
+        """Certificates are replaced during requests: no connection and no request is lost, and new
+        connections get the new certificate.
         """
         ca = trustme.CA()
         ca.cert_pem.write_to_path(str(self.certs / "ca.pem"))
@@ -171,8 +171,8 @@ class Reload(FrontEndCase):
         await self.stop(self.frontend)
 
     async def test_without_being_told(self) -> None:
-        """Certificates that are replaced are taken over without a signal; those that do not fit are
-        told of, and not taken.
+        """Replaced certificates are used without a signal. If they do not fit each other, that is
+        logged, and the old ones stay in use.
         """
         ca = trustme.CA()
         ca.cert_pem.write_to_path(str(self.certs / "ca.pem"))

@@ -10,7 +10,7 @@ FREE_PORTS = ("--port=0", "--stub-port=0", "--broker-port=0")
 
 class Twist(ProcessTestCase):
     async def test_everything(self) -> None:
-        """``twist rtprov`` takes a task and completes it."""
+        """``twist rtprov`` accepts a task and completes it."""
         process = self.twist("rtprov", *FREE_PORTS, "--stub-delay=0")
         await process.logged("ready; try: curl ")
         client = self.client(await process.port("service B (front end)"))
@@ -19,7 +19,7 @@ class Twist(ProcessTestCase):
         await self.stop(process)
 
     async def test_front_end(self) -> None:
-        """What says that it listens does."""
+        """A service that logs that it listens does so."""
         make_development_set(self.folder / "certs")
         process = self.twist("rtprov-frontend", "--listen", ANY_PORT)
         client = self.client(await process.port("service B (front end)"))
@@ -27,7 +27,7 @@ class Twist(ProcessTestCase):
         await self.stop(process)
 
     async def test_refused(self) -> None:
-        """Mistakes are one line, as under twistd."""
+        """A mistake gives one line, as under twistd."""
         await self.assert_refused(
             self.twist("rtprov-stub"), "rtprov-stub: .*/certs/stub.pem is missing; .*"
         )
