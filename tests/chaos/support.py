@@ -229,7 +229,7 @@ class Site:
 
     @property
     def repeated(self) -> int:
-        """Return how many calls were made beyond one for each task."""
+        """The number of calls beyond one for each task."""
         return sum(len(calls) - 1 for calls in self.a.calls.values())
 
 

@@ -1,4 +1,4 @@
-"""The audit trail of a front end in memory."""
+"""The audit log of a front end in memory."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Audit(FrontendTestCase):
             self.lines.append(formatEvent(event))
 
     def test_accepted(self) -> None:
-        """An accepted task leaves one line: who, when, which device, task id. No parameter is in
-        it.
+        """An accepted task gives one line with caller, time, device and task id. It contains no
+        parameter.
         """
         self.assertAccepted(self.post())
         self.assertEqual(self.lines, [f"accepted: {WHO_AND_WHEN}"])
 
     def test_nothing_accepted(self) -> None:
-        """What makes no task leaves no line."""
+        """A request that makes no task gives no line."""
         self.post(b"{")
         self.get()
         self.tasks.error = BrokerUnavailable("gone")
@@ -42,13 +42,13 @@ class Audit(FrontendTestCase):
         self.assertEqual(self.lines, [])
 
     def test_answer_lost(self) -> None:
-        """A task of which the broker's answer is lost leaves a line that says so."""
+        """If the broker's answer is lost, the line says so."""
         self.tasks.error = Unconfirmed("lost")
         self.assertError(self.post(), 503)
         self.assertEqual(self.lines, [f"perhaps accepted: {WHO_AND_WHEN}"])
 
     def test_with_a_key(self) -> None:
-        """The same holds where there is a key; nothing is said where nothing was sent."""
+        """The same holds for a POST with a key. There is no line if nothing was published."""
         for error, outcomes in (
             (None, ["accepted"]),
             (Unconfirmed("lost"), ["perhaps accepted"]),
@@ -60,8 +60,8 @@ class Audit(FrontendTestCase):
             self.assertEqual([line.partition(":")[0] for line in self.lines], outcomes)
 
     def test_no_answer(self) -> None:
-        """So does a task that the broker does not confirm in time, and one whose client does not
-        wait for it.
+        """A task that the broker does not confirm in time gives such a line, as does one whose
+        client hangs up before.
         """
         self.tasks.silent = True
         client = self.connect()
@@ -74,21 +74,21 @@ class Audit(FrontendTestCase):
         self.assertEqual(len(self.lines), 2)
 
     def test_cancelled(self) -> None:
-        """Each request to cancel leaves a line that says what came of it, for whom, and why."""
+        """Each request to cancel gives a line with its result, the caller and the reason."""
         of_whom = f"task {TASK} for {ID}, by address:127.0.0.1"
         self.store.apply(Requested(TASK, ID, 1000.0))
         self.assertEqual(
             self.ask("DELETE", GET_PATH + "?reason=%D0%BE%D1%88%D0%B8%D0%B1%D0%BA%D0%B0").status,
             200,
         )
-        self.ask("DELETE", GET_PATH)  # again is as good as once
+        self.ask("DELETE", GET_PATH)  # repeating it has the same result
         self.assertEqual(
             self.lines, [f"cancelled: {of_whom}, reason: ошибка", f"cancelled: {of_whom}"]
         )
 
     def test_not_cancelled(self) -> None:
-        """One that comes too late does, and one whose answer is lost; a task that is not there
-        leaves none.
+        """A cancellation that is too late, or whose answer is lost, gives a line. One for a task
+        that does not exist gives none.
         """
         of_whom = f"task {TASK} for {ID}, by address:127.0.0.1"
         self.ask("DELETE", GET_PATH)

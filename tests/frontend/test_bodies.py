@@ -1,8 +1,9 @@
-"""Bodies as a hostile client writes them, over HTTP: what is taken reaches the broker unchanged,
-all else is a 400 that makes no task.
+"""Bodies as a hostile client could send them, over HTTP: a valid body reaches the broker unchanged,
+all others are a 400 that makes no task.
 
-The rules themselves are tested in `tests.equipment.test_request`; here is what a client sees of
-them."""
+The rules themselves are tested in `tests.equipment.test_request`. These tests show what a client
+sees of them.
+"""
 
 from __future__ import annotations
 
@@ -15,29 +16,29 @@ from tests.support.request_bodies import NAMED, NOT_JSON, TAKEN, body
 
 class Bodies(FrontendTestCase):
     def test_taken(self) -> None:
-        """What the contract allows is taken, in each of the three forms, and passed on byte for
-        byte.
+        """A body that the contract allows is accepted in each of the three forms, and passed on
+        byte for byte.
         """
         for data in TAKEN:
             self.assertAccepted(self.post(data))
         self.assertEqual(self.bodies(), list(TAKEN))
 
     def test_not_json(self) -> None:
-        """What is not JSON in UTF-8, or nested without end, is a 400 that says so."""
+        """A body that is not JSON in UTF-8, or is nested too deeply, is a 400 that says so."""
         for data in NOT_JSON:
             answer = self.post(data)
             self.assertRefused(answer, 400)
             self.assertTrue(answer.json["message"].startswith("the body is "), answer.json)
 
     def test_the_place_is_named(self) -> None:
-        """What breaks a rule is a 400 that names the place and never the value, nor a key that we
-        do not know.
+        """A body that breaks a rule is a 400 that names the place, and neither the value nor an
+        unknown key.
         """
         for data, message in NAMED:
             self.assertRefused(self.post(data), 400, message)
 
     def test_no_body(self) -> None:
-        """A POST without a body is a 400, whether its length is 0 or not given."""
+        """A POST without a body is a 400, whether its length is 0 or missing."""
         for data in (
             request("POST", POST_PATH, b""),
             request("POST", POST_PATH),
@@ -53,7 +54,7 @@ class Bodies(FrontendTestCase):
         )
 
     def test_after_a_refusal(self) -> None:
-        """Refused bodies do not disturb the requests behind them on the connection."""
+        """Refused bodies do not affect later requests on the connection."""
         client: RawClient = self.connect()
         for data in NOT_JSON:
             client.send(request("POST", POST_PATH, data))
@@ -63,7 +64,7 @@ class Bodies(FrontendTestCase):
         )
 
     def test_answers_are_ascii(self) -> None:
-        """No refusal repeats anything of the body, so it has only ASCII in it."""
+        """No refusal repeats a part of the body, so it contains only ASCII."""
         for data in (
             body('{"пароль": 1, "пароль": 2}'),
             body('{"password": 5, "пароль": "пароль"}'),

@@ -1,4 +1,4 @@
-"""What callers may do: by the roles of tokens and certificates, and by whose a task is."""
+"""What callers may do: by the roles of tokens and certificates, and by the owner of a task."""
 
 from __future__ import annotations
 
@@ -22,9 +22,7 @@ EXPIRES = 1801440000.0  # 2027-02-01T00:00:00Z
 
 class Roles(SynchronousTestCase):
     def test_methods(self) -> None:
-        """Whoever reads may not change anything, whatever the path; the error names the role that
-        is needed.
-        """
+        """A read-only caller may change nothing, on any path. The error names the required role."""
         reader = Caller("token:dash", Role.READ)
         for method in (b"GET", b"HEAD", b"OPTIONS"):
             reader.check_method(method)
@@ -50,14 +48,14 @@ class Roles(SynchronousTestCase):
         )
 
     def test_nobody_asks(self) -> None:
-        """Where no credentials are asked, everybody may do all."""
+        """Without configured credentials, everyone may do everything."""
         self.assertEqual(
             self.admitted(Caller("address:local")), Caller("address:local", Role.OPERATE)
         )
 
     def test_certificates(self) -> None:
-        """A client that is known by its certificate may order, or what is said of its name; one
-        whose certificate has no name may order.
+        """A client with a certificate has the role configured for its name, by default `order`,
+        also if the certificate has no name.
         """
         roles = {"host7": Role.OPERATE, "dash": Role.READ}
         for name, role in (("host7", Role.OPERATE), ("dash", Role.READ), ("host8", Role.ORDER)):
@@ -68,7 +66,7 @@ class Roles(SynchronousTestCase):
         )
 
     def test_tokens(self) -> None:
-        """A token has its own role, whatever the certificate that comes with it."""
+        """A token has its own role, whatever certificate comes with it."""
         for role in Role:
             token, secret = new_token("billing", role=role)
             caller = self.admitted(
@@ -81,7 +79,7 @@ class Roles(SynchronousTestCase):
             self.assertEqual(caller, Caller("token:billing", role))
 
     def test_expired(self) -> None:
-        """A token is valid to the end of its last day, UTC, and not a second longer."""
+        """A token is valid until the end of its last day in UTC."""
         token, secret = new_token("billing", expires=date(2027, 1, 31))
         self.assertEqual(
             self.admitted(Caller("address:local"), token, secret=secret, now=EXPIRES - 1).name,
@@ -98,7 +96,9 @@ class Roles(SynchronousTestCase):
 
 
 class Ownership(FrontendTestCase):
-    """B, for the tokens "billing", "shop" and "dash", which reads, and "shift", which operates."""
+    """A front end (B) with the tokens "billing" and "shop", which may order, "dash", which may
+    read, and "shift", which may operate.
+    """
 
     def setUp(self) -> None:
         super().setUp()
@@ -125,14 +125,14 @@ class Ownership(FrontendTestCase):
         return self.ask(method, path, body, [f"Authorization: Bearer {self.tokens[name]}", *fields])
 
     def test_own(self) -> None:
-        """Who ordered a task may cancel it, and is told as its caller."""
+        """The caller who posted a task may cancel it, and the details name that caller."""
         self.assertAccepted(self.by("billing", "POST", f"{CPE}{ID}", BODY))
         details = self.by("dash", "GET", f"/api/v1/tasks/{TASK}").json["task"]
         self.assertEqual((details["caller"], details["acceptedBy"]), ("token:billing", "f1"))
         self.assertEqual(self.by("billing", "DELETE", GET_PATH).status, 200)
 
     def test_anothers(self) -> None:
-        """Another caller's task is not cancelled, ended or not; who operates cancels any."""
+        """Another caller cannot cancel the task, ended or not. An operator can cancel any task."""
         self.assertAccepted(self.by("billing", "POST", f"{CPE}{ID}", BODY))
         message = (
             "These credentials do not allow this request, because the task belongs to another"
@@ -147,15 +147,15 @@ class Ownership(FrontendTestCase):
         self.assertError(self.by("shop", "DELETE", GET_PATH), 403, message)
 
     def test_of_nobody(self) -> None:
-        """A task of which the journal does not say whose it is may be cancelled by whoever may
-        order.
+        """A task whose caller is not in the journal may be cancelled by every caller who
+        may order.
         """
         self.store.apply(Requested(TASK, ID, 1000.0))
         self.assertEqual(self.by("shop", "DELETE", GET_PATH).status, 200)
 
     def test_one_key_of_two_callers(self) -> None:
-        """A task that was ordered twice with one key belongs to the first caller: the second learns
-        its id, and cannot cancel it.
+        """A task that two callers posted with one key belongs to the first one. The second gets its
+        id, but cannot cancel it.
         """
         answers = [
             self.by(name, "POST", f"{CPE}{ID}", BODY, "Idempotency-Key: k1")
@@ -169,7 +169,7 @@ class Ownership(FrontendTestCase):
         )
 
     def test_reasons(self) -> None:
-        """A reason has at most 200 characters, and is one line wherever it is shown."""
+        """A reason has at most 200 characters, and is shown as one line everywhere."""
         self.assertAccepted(self.by("billing", "POST", f"{CPE}{ID}", BODY))
         message = "reason: expected a text of 1 to 200 characters"
         for reason in ("", "x" * 201, "a&reason=b", "%FF"):

@@ -1,4 +1,4 @@
-"""Service B over HTTP when something behind it is broken, or its client does not wait."""
+"""A front end (B) over HTTP when the broker or the workers fail, or when its client hangs up."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ UNEXPECTED = "Internal server error"
 
 
 class Failures(FrontendTestCase):
-    """B answers within 5 s, whatever is broken behind it."""
+    """B answers within 5 s, whatever has failed."""
 
     def assertUnavailable(self, answer: RawAnswer, message: str) -> None:
         self.assertError(answer, 503, message)
         self.assertEqual(answer.header("Retry-After"), "2")
 
     def answer_after(self, data: bytes, seconds: float) -> RawAnswer:
-        """The answer, which does not come at once, but within `seconds`."""
+        """Return the answer, which must not come at once, but within `seconds`."""
         client = self.connect()
         client.send(data)
         self.assertEqual(bytes(client.received), b"")
@@ -57,7 +57,7 @@ class Failures(FrontendTestCase):
         return answer
 
     def test_no_broker(self) -> None:
-        """A POST that certainly made no task is a 503, and says nothing about one."""
+        """A POST that certainly made no task is a 503, and does not mention a task."""
         for error in (
             BrokerUnavailable("gone"),
             Overloaded("full"),
@@ -86,7 +86,7 @@ class Failures(FrontendTestCase):
         self.assertUnavailable(self.get(), "No worker is alive that could tell the task's status")
 
     def test_no_status(self) -> None:
-        """A GET is a 503 when the broker is away, loses the answer, or is overloaded."""
+        """A GET is a 503 if the broker cannot be reached, loses the answer, or is overloaded."""
         for error in (
             NoReply("late"),
             BrokerUnavailable("gone"),
@@ -97,20 +97,22 @@ class Failures(FrontendTestCase):
             self.assertUnavailable(self.get(), UNAVAILABLE)
 
     def test_the_worker_never_answers(self) -> None:
-        """A GET that nobody answers is a 503 within 5 s."""
+        """A GET that no worker answers is a 503 within 5 s."""
         self.statuses.silent = True
         self.assertUnavailable(self.answer_after(request("GET", GET_PATH), 5), UNAVAILABLE)
 
     def test_a_remembered_state_needs_nobody(self) -> None:
-        """A final state that was told once is told again while all else is away."""
+        """A final state that was returned once is returned again while broker and workers cannot be
+        reached.
+        """
         self.knows(State.COMPLETED)
         self.get()
         self.statuses.error = BrokerUnavailable("gone")
         self.assertEqual(self.get().json, {"code": 200, "message": "Completed"})
 
     def test_the_unexpected(self) -> None:
-        """What nobody thought of is logged once and answered as a plain 500, in which nothing of it
-        shows, and which is no task's end.
+        """An unexpected error is logged once and answered with a plain 500, which contains nothing
+        of the error and is not a task's final status.
         """
         for error in (
             KeyError("internals"),
@@ -127,8 +129,8 @@ class Failures(FrontendTestCase):
                 self.assertEqual(len(self.flushLoggedErrors(type(error))), 1)
 
     def test_cancelled_from_behind(self) -> None:
-        """Where what is behind gives up with a CancelledError, the client is answered none the
-        less.
+        """If a call behind the front end fails with a CancelledError, the client is answered all
+        the same.
         """
         self.tasks.error = self.statuses.error = CancelledError()
         self.assertError(self.post(), 500, UNEXPECTED)
@@ -137,7 +139,7 @@ class Failures(FrontendTestCase):
 
 
 class HangUps(FrontendTestCase):
-    """A client that does not wait for its answer disturbs nobody."""
+    """A client that does not wait for its answer affects no other client."""
 
     def hang_up_during(self, data: bytes) -> None:
         client = self.connect()
@@ -146,14 +148,14 @@ class HangUps(FrontendTestCase):
         self.assertEqual(bytes(client.received), b"")
 
     def test_during_a_post(self) -> None:
-        """A client that hangs up during its POST is forgotten; the task is not."""
+        """If a client hangs up during its POST, the request is dropped, but the task is not."""
         self.tasks.silent = True
         self.hang_up_during(request("POST", POST_PATH, BODY))
         self.assertEqual((len(self.tasks.submitted), self.tasks.cancelled), (1, 1))
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_during_a_get(self) -> None:
-        """A client that hangs up during its GET leaves the others their answers."""
+        """If a client hangs up during its GET, other clients get their answers."""
         self.statuses.silent = True
         self.hang_up_during(request("GET", GET_PATH))
         other = self.connect()
@@ -163,16 +165,14 @@ class HangUps(FrontendTestCase):
         self.assertEqual(other.answers()[0].json, RUNNING)
 
     def test_with_requests_behind(self) -> None:
-        """Requests pipelined behind the one that was under way are not served when the client hangs
-        up.
-        """
+        """Requests pipelined after the current one are not served if the client hangs up."""
         self.statuses.silent = True
         self.hang_up_during(request("GET", GET_PATH) + request("POST", POST_PATH, BODY))
         self.network.advance(100)
         self.assertEqual(self.tasks.submitted, [])
 
     def test_at_the_same_moment(self) -> None:
-        """An answer that comes when the client has gone is dropped without a word in the log."""
+        """An answer for a client that has hung up is dropped without a log line."""
         for end in (lambda d: d.callback(State.RUNNING), lambda d: d.errback(NoReply("late"))):
             self._end_behind_the_hang_up(end)
         self.assertEqual(
@@ -191,7 +191,7 @@ class HangUps(FrontendTestCase):
 
 class BrokenSealer(WebTestCase):
     def test_a_broken_sealer(self) -> None:
-        """A body that cannot be sealed makes no task, and the client sees a plain 500."""
+        """A body that cannot be sealed makes no task, and the client gets a plain 500."""
 
         class Broken(PlainSealer):
             def seal(self, body: bytes) -> str:
@@ -200,7 +200,7 @@ class BrokenSealer(WebTestCase):
         tasks = FakeTasks()
         frontend = Frontend(
             tasks=tasks,
-            statuses=None,  # type: ignore[arg-type] # nobody asks
+            statuses=None,  # type: ignore[arg-type] # not used
             directory=FakeDirectory(),
             ends=FakeEnds(),
             readiness=always_ready(self.reactor),

@@ -1,4 +1,6 @@
-"""Clients that hang up in the middle of anything, before the real way through the broker."""
+"""Clients that hang up at any point of a request, on a front end with a real broker and worker in
+memory.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,8 @@ MAX_EVENTS = 100
 
 class HangUps(SystemTestCase):
     def hang_up_at_each_event(self, data: bytes) -> Iterator[int]:
-        """Send the request and hang up after 0, 1, 2 … events, until one is answered before; yield
-        after each.
+        """Send the request and hang up after 0, 1, 2 … events, until it is answered before that;
+        yield after each try.
         """
         for events in range(MAX_EVENTS):
             client = self.connect()
@@ -39,7 +41,7 @@ class HangUps(SystemTestCase):
         return client
 
     def let_one_thing_happen(self) -> None:
-        """The next that is due: a Clock would turn on until nothing is."""
+        """Run the next call that is due. (`Clock.advance` would run all that are due.)"""
         clock = self.system.clock
         if clock.calls and clock.calls[0].getTime() <= clock.seconds():
             call = clock.calls.pop(0)
@@ -47,9 +49,7 @@ class HangUps(SystemTestCase):
             call.func(*call.args, **call.kw)
 
     def test_during_a_post(self) -> None:
-        """However far a POST has come when its client hangs up, the next one on the same way is
-        accepted and completed.
-        """
+        """Whenever a client hangs up during a POST, the next POST is accepted and completed."""
         task_ids = {}
         for event in self.hang_up_at_each_event(request("POST", CPE + "HANGUP0", BODY)):
             equipment_id = f"NEXT{event:04}"
@@ -61,8 +61,8 @@ class HangUps(SystemTestCase):
             self.assertEqual(self.status(equipment_id, task_id), COMPLETED)
 
     def test_during_a_get(self) -> None:
-        """However far a GET has come when its client hangs up, the next ones get their own answers,
-        not its.
+        """Whenever a client hangs up during a GET, later requests get their own answers, not its
+        answer.
         """
         task_id = self.system.accepted("ABC123456")
         for events in self.hang_up_at_each_event(request("GET", f"{CPE}ABC123456/task/{task_id}")):

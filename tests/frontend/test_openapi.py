@@ -1,4 +1,4 @@
-"""The description of the API: that it describes what is served, by the rules that are applied; and
+"""The OpenAPI description: it describes what is served, by the same rules that are applied. Also
 the page that shows it.
 """
 
@@ -20,7 +20,7 @@ VOID = {"meta", "link", "br"}
 
 class Document(FrontendTestCase):
     def test_served(self) -> None:
-        """``/openapi.json`` is an OpenAPI 3.1 document, and JSON by its type."""
+        """``/openapi.json`` is an OpenAPI 3.1 document with a JSON media type."""
         answer = self.ask("GET", "/openapi.json")
         self.assertEqual((answer.status, answer.header("Content-Type")), (200, "application/json"))
         self.assertEqual(
@@ -29,8 +29,8 @@ class Document(FrontendTestCase):
         self.assertEqual(answer.json, json.loads(json.dumps(document())))
 
     def test_every_route(self) -> None:
-        """Each route and method that is served is described, but for the description itself; and
-        nothing else is.
+        """Each route and method that is served is described, except for the description itself, and
+        no other.
         """
         served = set()
         for rule in Frontend.app.url_map.iter_rules():
@@ -47,7 +47,7 @@ class Document(FrontendTestCase):
         self.assertEqual(described, served - {("/openapi.json", "GET"), ("/docs", "GET")})
 
     def test_references(self) -> None:
-        """Every reference leads somewhere, and every link to an operation that there is."""
+        """Every reference has a target, and every link names an operation that exists."""
         references = re.findall(r'"\$ref": "#/components/schemas/(\w+)"', json.dumps(document()))
         self.assertEqual(set(references) - set(document()["components"]["schemas"]), set())
         operations = {
@@ -61,7 +61,7 @@ class Document(FrontendTestCase):
             self.assertIn(link["operationId"], operations)
 
     def test_the_rules_that_are_applied(self) -> None:
-        """The body's schema is made from the types that check it."""
+        """The body's schema is made from the types that validate it."""
         schemas = document()["components"]["schemas"]
         self.assertEqual(
             schemas["RequestBody"]["properties"]["timeoutInSeconds"],
@@ -82,7 +82,7 @@ class Document(FrontendTestCase):
 
 
 class Tree(HTMLParser):
-    """Whether every element is closed, which elements there are, and where they lead."""
+    """Checks that every element is closed; collects elements and links."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class Tree(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
         self.attributes += attrs
-        if tag not in VOID | {"tr", "td"}:  # their end tags may be left out
+        if tag not in VOID | {"tr", "td"}:  # their end tags may be omitted
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -112,7 +112,7 @@ class Page(FrontendTestCase):
         return tree
 
     def test_served(self) -> None:
-        """``/docs`` is a page of HTML whose policy lets it load nothing and run nothing."""
+        """``/docs`` is an HTML page whose policy allows it to load nothing and to run nothing."""
         answer = self.ask("GET", "/docs")
         self.assertEqual(
             (answer.status, answer.header("Content-Type")), (200, "text/html; charset=utf-8")
@@ -123,7 +123,7 @@ class Page(FrontendTestCase):
         self.assertNotIn("script-src", policy)
 
     def test_nothing_from_elsewhere(self) -> None:
-        """It holds no script, and loads nothing; its links stay here."""
+        """The page has no script and loads nothing. Its links stay on this host."""
         tree = self.page()
         self.assertEqual(
             tree.tags & {"script", "img", "iframe", "object", "embed", "link", "form"}, set()
@@ -135,7 +135,7 @@ class Page(FrontendTestCase):
         self.assertEqual(targets - anchors, {"/openapi.json"})
 
     def test_everything_is_there(self) -> None:
-        """Each operation is shown with its path, parameters and answers, and each schema."""
+        """The page shows each operation with its path, parameters and answers, and each schema."""
         text = self.page().text
         described: dict[str, Any] = document()
         for path, item in described["paths"].items():
@@ -161,7 +161,9 @@ class Problems(FrontendTestCase):
         )
 
     def test_asked_for(self) -> None:
-        """Who asks for problems gets them: type, title, status, and the message as detail."""
+        """A client that accepts problem details (RFC 9457) gets them: type, title, status, and the
+        message as detail.
+        """
         for method, path, status, title, detail in (
             ("GET", "/nowhere", 404, "Not Found", "There is nothing at this path"),
             ("PUT", GET_PATH, 405, "Method Not Allowed", "The method is not allowed here"),
@@ -189,7 +191,7 @@ class Problems(FrontendTestCase):
             self.assertEqual(answer.header("Content-Length"), str(len(answer.body)))
 
     def test_titles(self) -> None:
-        """A title is the status's reason phrase, which the status line has, too."""
+        """A title is the status's reason phrase, which is also in the status line."""
         for method, path, body, title in (
             ("POST", POST_PATH, b"{", "Bad Request"),
             ("POST", POST_PATH, b" " * 70_000, "Content Too Large"),
@@ -202,8 +204,8 @@ class Problems(FrontendTestCase):
         self.assertEqual((answer.status, answer.phrase), (422, "Unprocessable Content"))
 
     def test_malformed_or_unknown(self) -> None:
-        """An id that can be none is told apart from an unknown one in the detail; the envelope's
-        message is the same for both.
+        """The detail distinguishes a malformed id from an unknown one. The message of the envelope
+        is the same for both.
         """
         no_equipment, no_task = (
             "The requested equipment is not found",
@@ -231,15 +233,15 @@ class Problems(FrontendTestCase):
             )
 
     def test_headers_stay(self) -> None:
-        """What an error says in its head it says either way."""
+        """The headers of an error are the same in either format."""
         self.assertEqual(
             self.ask("PUT", GET_PATH, None, [f"Accept: {PROBLEM}"]).header("Allow"),
             "DELETE, GET, HEAD",
         )
 
     def test_who_asks(self) -> None:
-        """Only who names the type gets it, and where plain JSON is named too, only if that is not
-        liked better.
+        """Only a client that names the media type gets it, and if it also names plain JSON, only if
+        it does not prefer that.
         """
         for accepted in (
             [PROBLEM],
@@ -267,7 +269,7 @@ class Problems(FrontendTestCase):
             self.assertEqual(self.type_of(*accepted), "application/json", accepted)
 
     def test_answers_are_no_problems(self) -> None:
-        """What is no error is not touched by it."""
+        """Other answers than errors do not change."""
         self.assertEqual(
             self.ask("GET", "/livez", None, [f"Accept: {PROBLEM}"]).header("Content-Type"),
             "application/json",

@@ -1,4 +1,4 @@
-"""Service B over HTTP: receipts and statuses."""
+"""A front end (B) over HTTP: posting tasks and reading their status."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FINAL = {
 
 class Receipts(FrontendTestCase):
     def test_accepted(self) -> None:
-        """A POST is answered 200 with the task's id, and the place of its status."""
+        """A POST is answered 200 with the task's id and the location of its status."""
         answer = self.post()
         self.assertEqual((answer.status, answer.json), (200, {"code": 200, "taskId": TASK}))
         self.assertEqual(answer.header("Location"), GET_PATH)
@@ -43,11 +43,11 @@ class Receipts(FrontendTestCase):
         )
 
     def test_each_post_is_a_task(self) -> None:
-        """The same POST twice is two tasks."""
+        """The same POST twice makes two tasks."""
         self.assertNotEqual(self.post().json["taskId"], self.post().json["taskId"])
 
     def test_not_before_the_broker_confirms(self) -> None:
-        """While the broker has not confirmed the task, the POST is not answered."""
+        """A POST is not answered before the broker has confirmed the task."""
         self.tasks.silent = True
         client = self.connect()
         client.send(request("POST", POST_PATH, BODY))
@@ -55,7 +55,7 @@ class Receipts(FrontendTestCase):
         self.assertEqual((len(self.tasks.submitted), bytes(client.received)), (1, b""))
 
     def test_media_types(self) -> None:
-        """JSON by any of its names is taken, and so is a body without a name."""
+        """Each JSON media type is accepted, and so is a body without a media type."""
         for value in (
             "application/json",
             "Application/JSON",
@@ -77,7 +77,7 @@ class Receipts(FrontendTestCase):
         self.assertEqual(self.bodies(), [BODY] * 10)
 
     def test_other_media_types(self) -> None:
-        """Anything else is a 415 that says what to send."""
+        """Any other media type is a 415 that says what to send."""
         message = "Unsupported media type: send a JSON body with Content-Type: application/json"
         for fields in (
             ["Content-Type: text/plain"],
@@ -110,7 +110,7 @@ class Receipts(FrontendTestCase):
             self.assertEqual(answer.header("Accept-Post"), "application/json")
 
     def test_media_type_comes_before_the_body(self) -> None:
-        """What is not JSON by name is not read as JSON."""
+        """A body with another media type is not parsed."""
         self.assertRefused(self.post(b"[", "Content-Type: text/plain"), 415)
 
 
@@ -123,7 +123,7 @@ class Statuses(FrontendTestCase):
             self.assertError(self.get(task_id=task_id), status, message)
 
     def test_running(self) -> None:
-        """A running task is HTTP 200 with code 204, and says when to ask again."""
+        """A running task is HTTP 200 with code 204 and Retry-After."""
         self.knows(State.RUNNING)
         answer = self.get()
         self.assertEqual(
@@ -132,12 +132,12 @@ class Statuses(FrontendTestCase):
         self.assertEqual(answer.header("Content-Type"), "application/json")
 
     def test_unknown(self) -> None:
-        """A task that nobody knows is the task's 404."""
+        """An unknown task is the task's 404."""
         self.assertError(self.get(), 404, NO_TASK)
 
     def test_of_other_equipment(self) -> None:
-        """A task of other equipment is the task's 404, also once its own state is remembered; ids
-        are case-sensitive.
+        """A task of other equipment is the task's 404, also if the front end remembers its final
+        state. Ids are case-sensitive.
         """
         self.knows(State.COMPLETED)
         for _ in range(2):
@@ -146,7 +146,9 @@ class Statuses(FrontendTestCase):
             self.assertEqual(self.get().status, 200)
 
     def test_final_states_are_remembered(self) -> None:
-        """A final state is asked for once; it stays what it was, whoever answers later."""
+        """A final state is requested from a worker once. It stays the same whatever worker answers
+        later.
+        """
         for state, (status, message) in FINAL.items():
             task_id = f"{status:032x}"
             self.knows(state, task_id=task_id)
@@ -157,7 +159,7 @@ class Statuses(FrontendTestCase):
             self.assertEqual(len(self.statuses.asked), asked)
 
     def test_the_latest_are_remembered(self) -> None:
-        """Of very many final states, the earliest are forgotten, and asked for again."""
+        """If there are very many final states, the oldest are forgotten, and requested again."""
         self.patch(rtprov.frontend.final_states, "MAX_REMEMBERED", 2)
         for number in (1, 2, 3, 3, 2, 1):
             self.knows(State.COMPLETED, task_id=f"{number:032x}")
@@ -165,7 +167,7 @@ class Statuses(FrontendTestCase):
         self.assertEqual(len(self.statuses.asked), 4)
 
     def test_others_are_asked_for_again(self) -> None:
-        """A running or unknown task is asked for each time."""
+        """The state of a running or unknown task is requested each time."""
         self.assertError(self.get(), 404, NO_TASK)
         self.knows(State.RUNNING)
         self.assertEqual(self.get().json, RUNNING)
@@ -173,7 +175,7 @@ class Statuses(FrontendTestCase):
         self.assertEqual(self.get().json, {"code": 200, "message": "Completed"})
 
     def test_never_back_from_final(self) -> None:
-        """A state that was on its way when a final one was told does not take that back."""
+        """A running state that arrives after a final state was returned does not replace it."""
         self.statuses.silent = True
         slow, quick = self.connect(), self.connect()
         slow.send(request("GET", GET_PATH))
@@ -187,7 +189,7 @@ class Statuses(FrontendTestCase):
             self.assertEqual(client.answers()[0].json, {"code": 200, "message": "Completed"})
 
     def test_a_body_is_passed_over(self) -> None:
-        """A GET with a body, of whatever kind, is a GET."""
+        """The body of a GET, of any kind, is ignored."""
         self.knows(State.COMPLETED)
         self.assertEqual(
             self.ask("GET", GET_PATH, b"x" * 70_000, ["Content-Type: text/plain"]).status, 200
@@ -207,7 +209,7 @@ class RunningAsAccepted(FrontendTestCase):
         self.assertEqual(answer.header("Content-Type"), "application/json")
 
     def test_not_running(self) -> None:
-        """What is not running is not touched by it."""
+        """It does not change answers about tasks that are not running."""
         self.assertError(self.get(), 404, NO_TASK)
         self.knows(State.COMPLETED)
         self.assertEqual(self.get().json, {"code": 200, "message": "Completed"})
@@ -218,8 +220,8 @@ class RunningAsNoContent(FrontendTestCase):
     running_status = 204
 
     def test_running(self) -> None:
-        """With --running-status 204 a running task is a 204 without a body, nor what describes one;
-        the connection goes on.
+        """With --running-status 204 a running task is a 204 without a body and without headers that
+        describe one. The connection stays open.
         """
         self.knows(State.RUNNING)
         client = self.connect()

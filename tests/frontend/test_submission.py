@@ -1,6 +1,4 @@
-"""``Idempotency-Key`` at the front end: what is a key, and what the client is told when the
-journal's word does not come.
-"""
+"""``Idempotency-Key`` at the front end: valid keys, and answers when the journal cannot be read."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ class KeyTestCase(FrontendTestCase):
 
 class Keys(KeyTestCase):
     def test_keys(self) -> None:
-        """Any visible ASCII makes a key, as it stands: quotes belong to it."""
+        """Any visible ASCII is a key, as it stands: quotes are part of it."""
         for key in (
             "1",
             '"8e03978e-40d5-43dd-bc93-6894a57f9324"',
@@ -38,13 +36,13 @@ class Keys(KeyTestCase):
             self.assertEqual(answer.json["taskId"], keyed_task_id(ID, key))
 
     def test_no_keys(self) -> None:
-        """An empty key, one that is too long or not visible ASCII, and two of them are a 400."""
+        """An empty key, one that is too long or not visible ASCII, and two keys are a 400."""
         for values in ([""], ["x" * 256], ["a b"], ["\xe9"], ["a", "a"]):
             fields = [f"Idempotency-Key: {value}" for value in values]
             self.assertRefused(self.post(BODY, *fields), 400, BAD_KEY)
 
     def test_a_known_key(self) -> None:
-        """A POST whose task has begun publishes nothing; one with another body is a 422."""
+        """A POST whose task has started publishes nothing. With another body it is a 422."""
         first = self.post_with("k")
         self.directory.store.apply(Started(first.json["taskId"], ID, 1000.0, 1))
         self.assertEqual(self.post_with("k").json, first.json)
@@ -53,8 +51,8 @@ class Keys(KeyTestCase):
         self.assertEqual(len(self.tasks.submitted), 1)
 
     def test_a_task_that_has_not_begun(self) -> None:
-        """It may have reached the journal alone: it is sent again, as it was, and never with
-        another body.
+        """A task that has not started may be missing in the work queue: it is published again,
+        unchanged, and never with another body.
         """
         self.post_with("k")
         self.post_with("k")
@@ -63,20 +61,22 @@ class Keys(KeyTestCase):
         self.assertEqual((second.task_id, second.fingerprint), (first.task_id, first.fingerprint))
 
     def test_looked_up_behind_the_barrier(self) -> None:
-        """What was published is answered by what the journal says behind the barrier."""
+        """After the publish and a barrier of the journal, the journal's contents decide the
+        answer.
+        """
         self.assertAccepted(self.post_with("k"))
         self.assertEqual(self.directory.barriers, [False, True])
 
     def test_the_body_comes_first(self) -> None:
-        """A body that breaks the rules is a 400 that uses no key."""
+        """An invalid body is a 400 that uses no key."""
         self.assertError(self.post_with("k", b"{"), 400)
         self.assertAccepted(self.post_with("k"))
 
 
 class Trouble(KeyTestCase):
     def test_nothing_was_sent(self) -> None:
-        """Where the key cannot be looked up, or the broker takes nothing, no task was made, and the
-        answer does not say that one may be.
+        """If the key cannot be looked up, or the broker refuses the message, no task was made, and
+        the answer does not say that one may exist.
         """
         for error, message in (
             (NoWorker("nobody"), "nobody"),
@@ -90,8 +90,8 @@ class Trouble(KeyTestCase):
         self.assertRefused(self.post_with("k"), 503, AWAY)
 
     def test_something_was_sent(self) -> None:
-        """Where the confirm or the journal's word is lost behind the publish, the answer says that
-        the task may be there.
+        """If the confirm or the journal's answer is lost after the publish, the answer says that
+        the task may exist.
         """
         self.tasks.error = Unconfirmed("lost")
         self.assertError(self.post_with("k1"), 503, UNDECIDED)
@@ -105,8 +105,8 @@ class Trouble(KeyTestCase):
         self.directory.error = self.lost
 
     def test_silence(self) -> None:
-        """Whatever is silent, the answer comes within 5 s, and says whether the task may be
-        there.
+        """Whatever does not answer, the client's answer comes within 5 s, and says whether the task
+        may exist.
         """
         self.directory.silent = True
         client = self.connect()
@@ -120,7 +120,7 @@ class Trouble(KeyTestCase):
         self.assertError(client.answers()[0], 503, UNDECIDED)
 
     def test_hang_up(self) -> None:
-        """A client that goes away leaves nothing behind and nothing in the log."""
+        """A client that hangs up leaves no timer and no log line."""
         self.directory.silent = True
         client = self.connect()
         client.send(request("POST", POST_PATH, BODY, ["Idempotency-Key: k"]))

@@ -1,6 +1,4 @@
-"""Details, lists and cancellations over HTTP: paths, queries, preferences, and what is said when
-something is wrong.
-"""
+"""Details, lists and cancellations over HTTP: paths, queries, preferences and errors."""
 
 from __future__ import annotations
 
@@ -36,7 +34,7 @@ def task_id(number: int) -> str:
 
 class Details(FrontendTestCase):
     def test_details(self) -> None:
-        """All that is known of a task, field by field; of its key and body nothing."""
+        """The details have everything that is known about a task except for its key and body."""
         self.store.apply(
             Requested(TASK, ID, 1000.0, "fingerprint", caller="token:billing", accepted_by="f1")
         )
@@ -72,7 +70,7 @@ class Details(FrontendTestCase):
         self.assertEqual(task.json, {"code": 200, "task": expected})
 
     def test_not_found(self) -> None:
-        """Unknown and malformed ids are the task's 404; other methods are not allowed."""
+        """Unknown and malformed ids are the task's 404. Other methods are not allowed."""
         for path in (
             DETAILS,
             "/api/v1/tasks/",
@@ -83,7 +81,7 @@ class Details(FrontendTestCase):
         self.assertError(self.ask("DELETE", DETAILS), 405, NO_METHOD)
 
     def test_trouble(self) -> None:
-        """Without a worker or a broker it is a 503, within 5 s."""
+        """Without a worker or a broker the answer is a 503 within 5 s."""
         for error in (NoWorker("nobody"), NoReply("late"), BrokerUnavailable("away")):
             self.directory.error = error
             for path in (DETAILS, LIST):
@@ -107,9 +105,7 @@ class Lists(FrontendTestCase):
         return [int(task["taskId"], 16) for task in answer.json["tasks"]]
 
     def test_pages(self) -> None:
-        """Twenty tasks make a page where nothing else is asked for; the answer says where the next
-        one is, if there is one.
-        """
+        """By default a page has twenty tasks. It links to the next page if there is one."""
         self.assertEqual(self.listed(), list(range(29, 9, -1)))
         self.assertEqual(self.listed(f"?before={task_id(10)}"), list(range(9, -1, -1)))
         answer = self.ask("GET", LIST + "?limit=3")
@@ -123,7 +119,9 @@ class Lists(FrontendTestCase):
         )
 
     def test_queries(self) -> None:
-        """A limit that is none is a 400 that says so, and so is a place that is no task's id."""
+        """An invalid limit is a 400 that says so, and so is an invalid task id as the start of a
+        page.
+        """
         for limit in ("0", "101", "-1", "1.0", "", "%D9%A1", "x", "1&limit=2", "%FF"):
             self.assertError(
                 self.ask("GET", f"{LIST}?limit={limit}"),
@@ -141,8 +139,8 @@ class Lists(FrontendTestCase):
         self.assertEqual(self.listed("?&limit=1&"), [29])
 
     def test_unknown_parameters(self) -> None:
-        """A parameter that is not known is a 400 that names it, and nothing of its value; POST and
-        a status pass queries over.
+        """An unknown parameter is a 400 that names it, without its value. POST and status ignore
+        queries.
         """
         for query, shown in (
             ("?limits=5", "limits"),
@@ -170,9 +168,7 @@ class Lists(FrontendTestCase):
         self.assertEqual(self.ask("POST", f"{CPE}{ID}?x=y", BODY).status, 200)
 
     def test_equipment(self) -> None:
-        """A malformed id is the equipment's 404; well-formed equipment without tasks has an empty
-        list.
-        """
+        """A malformed id is the equipment's 404. Equipment without tasks has an empty list."""
         self.assertError(self.ask("GET", f"{CPE}ABC/task"), 404, NO_EQUIPMENT)
         self.assertEqual(
             self.ask("GET", f"{CPE}NONE123456/task").json, {"code": 200, "tasks": [], "next": None}
@@ -181,20 +177,22 @@ class Lists(FrontendTestCase):
 
 class Cancelling(FrontendTestCase):
     def test_cancelled(self) -> None:
-        """A task that waits is cancelled; its status is a 500 that says so."""
+        """A waiting task is cancelled. Its status is a 500 that says so."""
         self.store.apply(Requested(TASK, ID, 1000.0))
         answer = self.ask("DELETE", GET_PATH)
         self.assertEqual(
             (answer.status, answer.json, self.tasks.called_off),
             (200, {"code": 200, "message": "Cancelled"}, [TASK]),
         )
-        self.knows(State.RUNNING)  # a replica that has not heard of it yet
+        self.knows(State.RUNNING)  # a replica that does not know it yet
         self.assertError(
             self.get(), 500, "The task was cancelled before it was sent to the equipment service"
         )
 
     def test_too_late(self) -> None:
-        """A task that was sent, or has ended, is a 409, and the journal hears nothing of it."""
+        """Cancelling a task that was sent to A or has ended is a 409, and nothing is written to the
+        journal.
+        """
         self.store.apply(Started(TASK, ID, 1000.0, 1))
         for _ in range(2):
             self.assertError(self.ask("DELETE", GET_PATH), 409)
@@ -202,15 +200,15 @@ class Cancelling(FrontendTestCase):
         self.assertEqual(self.tasks.called_off, [])
 
     def test_overtaken(self) -> None:
-        """A task that was sent while the cancellation was on its way is a 409."""
+        """Cancelling a task that is sent to A meanwhile is a 409."""
         self.store.apply(Requested(TASK, ID, 1000.0))
         self.tasks.store = type(self.store)(1.0)
         self.tasks.then = lambda: self.store.apply(Started(TASK, ID, 1000.0, 1))
         self.assertError(self.ask("DELETE", GET_PATH), 409)
 
     def test_a_worker_that_cannot(self) -> None:
-        """Where the worker passes over the cancellation, being of an earlier version, the answer is
-        a 503 and no promise.
+        """If the worker ignores the cancellation, because its version is too old, the answer is a
+        503 that promises nothing.
         """
         self.store.apply(Requested(TASK, ID, 1000.0))
         self.tasks.store = type(self.store)(1.0)
@@ -221,8 +219,8 @@ class Cancelling(FrontendTestCase):
         )
 
     def test_lost(self) -> None:
-        """Where the confirm is lost the answer says that the task may or may not be cancelled; a
-        client that goes harms nobody.
+        """If the confirm is lost, the answer says that the task may or may not be cancelled. A
+        client that hangs up affects no other.
         """
         self.store.apply(Requested(TASK, ID, 1000.0))
         self.tasks.error = Unconfirmed("lost")
@@ -238,8 +236,8 @@ class Cancelling(FrontendTestCase):
 
 class Preferences(FrontendTestCase):
     def test_wait(self) -> None:
-        """The first well-formed wait among a request's preferences counts, to a minute; what is
-        none is passed over.
+        """The first well-formed wait among a request's preferences counts, up to a minute. Others
+        are ignored.
         """
         for values, wait_s in (
             (["wait=10"], 10),
@@ -268,7 +266,7 @@ class Preferences(FrontendTestCase):
             self.assertEqual(preferred_wait_s(values), wait_s, values)
 
     def test_applied(self) -> None:
-        """Only a task that runs is waited for; who prefers nothing waits for nothing."""
+        """Only a running task is waited for. Without the preference there is no wait."""
         self.knows(State.RUNNING)
         self.assertIsNone(self.get().header("Preference-Applied"))
         client = self.connect()
@@ -285,7 +283,7 @@ class Preferences(FrontendTestCase):
         self.assertEqual(self.get().json["code"], 200)
 
     def test_hang_up(self) -> None:
-        """A client that goes while it waits is no longer waited for."""
+        """A client that hangs up while it waits is forgotten."""
         self.knows(State.RUNNING)
         client = self.connect()
         client.send(request("GET", GET_PATH, None, ["Prefer: wait=30"]))

@@ -1,5 +1,5 @@
-"""Admission to the front end: who is let in, with which answer others are not, and that nothing
-gets past it.
+"""Admission to the front end: which requests are admitted, how others are refused, and that there
+is no way around it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CHALLENGE = 'Bearer realm="rtprov"'
 
 
 class GateTestCase(FrontendTestCase):
-    """B, which admits the tokens of "billing" and, for reading, "dash"."""
+    """A front end (B) that admits the token "billing" and, for reading, "dash"."""
 
     per_s: float | None = None
 
@@ -65,8 +65,8 @@ class GateTestCase(FrontendTestCase):
 
 class Health(GateTestCase):
     def test_open_to_all(self) -> None:
-        """Whether the process is alive and ready is told to those without credentials too, with or
-        without a body; nothing else is.
+        """Liveness and readiness need no credentials, with or without a body. All other
+        paths do.
         """
         for credentials in ([], ["Authorization: Bearer nonsense"], ["Authorization: nonsense"]):
             self.assertEqual(self.ask("GET", "/livez", None, credentials).status, 200)
@@ -83,15 +83,17 @@ class Health(GateTestCase):
                 self.assertIn(self.ask("GET", path, None, credentials).status, (400, 401), path)
 
     def test_description(self) -> None:
-        """The description of the interface holds no secret: anybody reads it, as page and as
-        JSON.
+        """The description of the interface is public, as page and as JSON, since it contains no
+        secret.
         """
         for credentials in ([], ["Authorization: Bearer nonsense"], ["Authorization: nonsense"]):
             for path in ("/openapi.json", "/docs"):
                 self.assertEqual(self.ask("GET", path, None, credentials).status, 200)
 
     def test_folders(self) -> None:
-        """A folder can be open with all that is in it; what only begins like it is not."""
+        """If a folder is public, all paths below it are. A path with only the same prefix
+        is not.
+        """
         self.patch(rtprov.http.request, "OPEN_FOLDERS", (b"/ui/",))
         self.assertEqual(
             [is_open(path) for path in (b"/ui/", b"/ui/a/b.js", b"/ui", b"/uix", b"/")],
@@ -101,8 +103,8 @@ class Health(GateTestCase):
 
 class Tokens(GateTestCase):
     def test_let_in(self) -> None:
-        """A request with one of the tokens is answered as any is where nobody is kept out; the
-        scheme's case and spaces do not matter.
+        """A request with a valid token is answered as without access control. The case of the
+        scheme and spaces do not matter.
         """
         for field in (
             f"Bearer {self.billing}",
@@ -114,8 +116,8 @@ class Tokens(GateTestCase):
         self.assertError(self.ask("GET", "/", None, [self.bearer(self.billing)]), 404, NO_ROUTE)
 
     def test_missing(self) -> None:
-        """A request without a token, or with credentials of another kind, is a 401 that asks for
-        one (RFC 6750 §3).
+        """A request without a token, or with credentials of another scheme, is a 401 that asks for
+        a token (RFC 6750 §3).
         """
         self.assertTurnedAway(self.post(), 401, MISSING, CHALLENGE)
         for field in (
@@ -136,7 +138,7 @@ class Tokens(GateTestCase):
         )
 
     def test_unknown(self) -> None:
-        """A token that is none of ours is a 401 that says so."""
+        """An unknown token is a 401 that says so."""
         for token in ("x", self.billing[:-1], self.billing + "x", self.gate_hash()):
             self.assertTurnedAway(
                 self.post_as(token), 401, UNKNOWN, f'{CHALLENGE}, error="invalid_token"'
@@ -147,7 +149,7 @@ class Tokens(GateTestCase):
         return self.admission.tokens[0].digest.hex()
 
     def test_malformed(self) -> None:
-        """Credentials that cannot be read, or come twice, are a 400, and never those of either."""
+        """Malformed credentials, or two of them, are a 400, even if one would be valid."""
         challenge = f'{CHALLENGE}, error="invalid_request"'
         for fields in (
             ["Bearer"],
@@ -177,7 +179,7 @@ class Tokens(GateTestCase):
         )
 
     def test_reading_only(self) -> None:
-        """A token for reading asks for statuses; what it may not do is a 403."""
+        """A read-only token may read statuses. Other requests with it are a 403."""
         self.assertEqual(self.get_as(self.dash).status, 200)
         self.assertTurnedAway(
             self.post_as(self.dash), 403, FORBIDDEN, f'{CHALLENGE}, error="insufficient_scope"'
@@ -186,9 +188,7 @@ class Tokens(GateTestCase):
             self.assertEqual(self.ask(method, GET_PATH, None, [self.bearer(self.dash)]).status, 403)
 
     def test_no_path_around(self) -> None:
-        """Admission comes before every path and method there is or is not, however it is
-        written.
-        """
+        """Admission applies to every path and method, existing or not, in every spelling."""
         for path in (
             "/",
             "/nothing",
@@ -206,7 +206,7 @@ class Tokens(GateTestCase):
         self.assertEqual((self.tasks.submitted, self.statuses.asked), ([], []))
 
     def test_connection_goes_on(self) -> None:
-        """On one connection each request is judged for itself."""
+        """Each request on a connection is checked separately."""
         client = self.connect()
         right, wrong = (
             request("GET", GET_PATH, None, [self.bearer(token)]) for token in (self.billing, "x")
@@ -225,9 +225,7 @@ class Tokens(GateTestCase):
         self.assertFalse(client.lost)
 
     def test_revoked(self) -> None:
-        """A token that is taken away is not let in any longer, not even on a connection on which it
-        was.
-        """
+        """A revoked token is refused, even on a connection on which it was accepted before."""
         client, data = self.connect(), request("GET", GET_PATH, None, [self.bearer(self.billing)])
         client.send(data)
         self.admission.tokens = ()
@@ -235,8 +233,8 @@ class Tokens(GateTestCase):
         self.assertEqual([answer.status for answer in client.answers()], [200, 401])
 
     def test_body_is_not_kept(self) -> None:
-        """Nothing is kept of a stranger's body; it is read to its end, within the limit for what is
-        discarded.
+        """The body of a refused request is read to its end, within the limit for discarded bodies,
+        but not stored.
         """
         client = self.connect()
         head = request(
@@ -252,14 +250,14 @@ class Tokens(GateTestCase):
         self.assertTurnedAway(client.answers()[0], 401, MISSING, CHALLENGE)
 
     def requests(self) -> list[Any]:
-        """What the front end holds of requests that have not arrived as a whole."""
+        """Return what the front end stores of incomplete requests."""
         _, end = self.network.connections[-1]
         channel: Any = end.other.protocol
         return list(channel.requests)
 
     def test_expect(self) -> None:
-        """A stranger who asks before it sends its body is answered instead of asked for it, and the
-        connection closed.
+        """A client without credentials that expects ``100-continue`` gets the refusal instead, and
+        the connection is closed.
         """
         head, _, body = request("POST", POST_PATH, BODY, ["Expect: 100-continue"]).partition(
             b"\r\n\r\n"
@@ -275,7 +273,7 @@ class Tokens(GateTestCase):
         self.assertEqual([answer.status for answer in client.answers()], [100, 200])
 
     def test_not_logged(self) -> None:
-        """No token, right or wrong, gets into the log or into an answer."""
+        """No token, valid or not, appears in the log or in an answer."""
         for token in (self.billing, "wr0ng"):
             answer = self.post_as(token)
             self.assertNotIn(token.encode(), answer.body)
@@ -290,7 +288,9 @@ class Rates(GateTestCase):
     per_s = 0.5
 
     def test_too_many(self) -> None:
-        """A request too many is a 429 that tells when the next one is taken; then it is."""
+        """A request over the rate limit is a 429 that says when to try again. At that time it is
+        accepted.
+        """
         self.assertAccepted(self.post_as(self.billing))
         answer = self.post_as(self.billing)
         self.assertError(answer, 429, "Too many requests")
@@ -299,8 +299,8 @@ class Rates(GateTestCase):
         self.assertAccepted(self.post_as(self.billing))
 
     def test_by_token(self) -> None:
-        """Each token is counted for itself, over all connections; strangers by their address,
-        before they are told more.
+        """Each token is counted separately, over all connections. Clients without a valid token are
+        counted by address, before they are refused.
         """
         self.assertEqual(
             [self.get_as(token).status for token in (self.billing, self.dash, self.billing)],
@@ -310,7 +310,7 @@ class Rates(GateTestCase):
         self.assertEqual(self.ask("GET", "/").status, 429)
 
     def test_expect(self) -> None:
-        """A client that asks before it sends its body is told right away."""
+        """A client over the limit that expects ``100-continue`` gets the 429 at once."""
         self.post_as(self.billing)
         (answer,) = self.say(
             request(
@@ -327,7 +327,7 @@ class Rates(GateTestCase):
 
 
 class Callers(WebTestCase):
-    """What a handler learns of who sent a request."""
+    """What a handler learns about the caller of a request."""
 
     def served(self, admission: Admission | None, *fields: str) -> bytes:
         class Who(Resource):
@@ -340,7 +340,7 @@ class Callers(WebTestCase):
         return self.ask("GET", "/", None, fields).body
 
     def test_names(self) -> None:
-        """Without tokens it is the address, with them the token's name."""
+        """Without tokens the caller is the address, with tokens the token's name."""
         self.assertEqual(self.served(None), b"address:127.0.0.1")
         self.assertEqual(
             self.served(Admission(now=self.clock.seconds, wall_clock=self.clock.seconds)),

@@ -1,5 +1,5 @@
-"""Whatever bytes come, in whatever pieces: each answer is whole and JSON, nothing is logged as an
-error, nothing is left.
+"""Arbitrary bytes in arbitrary pieces: each answer is complete and JSON, no error is logged, and no
+timer is left.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import itertools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import tests.support.strategies  # noqa: F401 # how Hypothesis runs here
+import tests.support.strategies  # noqa: F401 # Hypothesis settings
 from rtprov.http.site import IDLE_TIMEOUT_S
 from rtprov.model import State
 from tests.support.front import BODY, GET_PATH, NO_TASK, POST_PATH, FrontendTestCase
@@ -73,7 +73,7 @@ streams = st.lists(fragments, min_size=1, max_size=6).map(b"".join)
 
 class AnyBytes(FrontendTestCase):
     def talk(self, data: bytes, cuts: list[int]) -> tuple[RawClient, list[RawAnswer]]:
-        """Send the bytes on a connection of their own, cut at these places."""
+        """Send the bytes on a connection of their own, cut at these places; return the answers."""
         client = self.connect()
         places = [0, *sorted({cut % len(data) for cut in cuts}), len(data)] if data else [0, 0]
         for start, end in itertools.pairwise(places):
@@ -83,8 +83,8 @@ class AnyBytes(FrontendTestCase):
     @settings(max_examples=400)
     @given(streams, st.lists(st.integers(0, 100_000), max_size=8))
     def test_pieces_do_not_matter(self, data: bytes, cuts: list[int]) -> None:
-        """The same bytes get the same answers in one piece and in several; each is JSON, and after
-        the last word the connection ends.
+        """The same bytes get the same answers in one piece and in several. Each answer is JSON, and
+        the connection ends after the last one.
         """
         self.knows(State.RUNNING)
         whole, answers = self.talk(data, [])
@@ -108,7 +108,7 @@ class AnyBytes(FrontendTestCase):
     @settings(max_examples=100)
     @given(st.lists(st.sampled_from(METHODS), min_size=1, max_size=5))
     def test_after_any_methods(self, methods: list[str]) -> None:
-        """Whatever was asked before on a connection, its next request is answered for itself."""
+        """Whatever requests came before on a connection, the next one gets its own answer."""
         client = self.connect()
         client.send(b"".join(request(method, "/") for method in methods) + request("GET", GET_PATH))
         self.assertError(client.answers(*methods, "GET")[-1], 404, NO_TASK)

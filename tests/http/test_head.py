@@ -1,5 +1,5 @@
-"""What every request's head is held to: Host, framing, expectations, content codings (RFC 9110, RFC
-9112).
+"""Rules for the head of every request: Host, framing, expectations and content codings (RFC 9110,
+RFC 9112).
 """
 
 from __future__ import annotations
@@ -101,15 +101,15 @@ EXPECTED = "Expect: only 100-continue is supported"
 def head(
     *fields: str, version: str = "HTTP/1.1", method: str = "GET", target: str = GET_PATH
 ) -> bytes:
-    """A request without a body, with these fields and no other."""
+    """Return a request without a body, with exactly these fields."""
     text = "".join(f"{line}\r\n" for line in (f"{method} {target} {version}", *fields, ""))
     return text.encode("latin-1", "ignore")
 
 
 class Grammar(SynchronousTestCase):
     def test_hosts(self) -> None:
-        """A host is what RFC 3986 §3.2.2 says, with or without a port; it is empty only where that
-        may be.
+        """A host follows RFC 3986 §3.2.2, with or without a port. It is empty only if that is
+        allowed.
         """
         for host in HOSTS:
             for may_be_empty in (False, True):
@@ -131,7 +131,7 @@ class Hosts(HttpTestCase):
         self.assertEqual([answer.status for answer in self.say(data)], [200], data)
 
     def test_valid(self) -> None:
-        """One valid Host is served in either version, however the field is written; it may be
+        """One valid Host is accepted in either version, in any spelling of the field. It may be
         empty.
         """
         for version in ("HTTP/1.1", "HTTP/1.0"):
@@ -146,7 +146,7 @@ class Hosts(HttpTestCase):
             self.assertServed(head(*fields, version="HTTP/1.0"))
 
     def test_several(self) -> None:
-        """Two fields are a 400 in either version, also where they say the same, or nothing."""
+        """Two Host fields are a 400 in either version, even if they are equal or empty."""
         for version in ("HTTP/1.1", "HTTP/1.0"):
             for hosts in (("b", "b"), ("b", "c"), ("b", ""), ("", ""), ("b", "b", "b")):
                 self.assertRefusedAndClosed(
@@ -157,9 +157,7 @@ class Hosts(HttpTestCase):
             )
 
     def test_invalid(self) -> None:
-        """A Host that is none is a 400 in either version; so is one on two lines, which are one
-        value.
-        """
+        """An invalid Host is a 400 in either version. So is one that is folded over two lines."""
         for version in ("HTTP/1.1", "HTTP/1.0"):
             for host in ("b c", "a@b", "http://b", "b:x", "[::1", "\xff", "b,\tc"):
                 self.assertRefusedAndClosed(head(f"Host: {host}", version=version), 400, INVALID)
@@ -168,8 +166,8 @@ class Hosts(HttpTestCase):
             self.assertRefusedAndClosed(head("Host : b", version=version), 400, NOT_HTTP)
 
     def test_everywhere(self) -> None:
-        """The same holds for each method and path, with a body or without; nothing that follows is
-        served, and nothing is asked.
+        """This holds for each method and path, with or without a body. Later requests on the
+        connection are not served, and the broker is not used.
         """
         for method, target in (
             ("POST", POST_PATH),
@@ -198,7 +196,7 @@ class Hosts(HttpTestCase):
         self.assertEqual((self.tasks.submitted, self.statuses.asked), ([], []))
 
     def test_head(self) -> None:
-        """A HEAD is refused without a body, be it for its Host or for its target."""
+        """A refused HEAD has no body, whether its Host or its target is wrong."""
         for data in (head(method="HEAD"), head("Host: b", method="HEAD", target="http://a@b/")):
             client = self.connect()
             client.send(data)
@@ -207,15 +205,15 @@ class Hosts(HttpTestCase):
             self.assertGreater(int(answer.header("Content-Length") or 0), 0)
 
     def test_behind_another(self) -> None:
-        """A request that is refused behind others on its connection leaves them their answers."""
+        """If a pipelined request is refused, the requests before it get their answers."""
         client = self.connect()
         client.send(head("Host: b") + head("Host: c") + head() + head("Host: b"))
         self.assertEqual([answer.status for answer in client.answers()], [200, 200, 400])
         self.assertTrue(client.lost)
 
     def test_absolute_target(self) -> None:
-        """A whole URL as target goes before Host (RFC 9112 §3.2.2), which must be there and valid
-        all the same.
+        """If the target is an absolute URL, its host is used (RFC 9112 §3.2.2). A valid Host is
+        required all the same.
         """
         for origin in ("http://b", "https://other:8443", "http://[::1]:1"):
             for host in ("b", "c", ""):
@@ -227,7 +225,9 @@ class Hosts(HttpTestCase):
             self.assertServed(head(target=origin + GET_PATH, version="HTTP/1.0"))
 
     def test_absolute_target_without_a_host(self) -> None:
-        """A URL whose host is empty or none, or that names a user (RFC 9110 §4.2), is a 400."""
+        """A URL with an empty, missing or invalid host, or with a user (RFC 9110 §4.2),
+        is a 400.
+        """
         for origin in (
             "http://",
             "https://:8443",
@@ -243,7 +243,7 @@ class Hosts(HttpTestCase):
 
 
 class StubHosts(HttpTestCase):
-    """The stub keeps to the same rules."""
+    """The stub has the same rules for Host."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -252,7 +252,7 @@ class StubHosts(HttpTestCase):
         self.serve(self.stub.resource())
 
     def test_hosts(self) -> None:
-        """Without exactly one valid Host there is no call."""
+        """A request without exactly one valid Host makes no call."""
         for fields, message in (
             ((), NONE),
             (("Host: b", "Host: b"), SEVERAL),
@@ -266,7 +266,7 @@ class StubHosts(HttpTestCase):
         self.assertEqual(self.stub.calls, 0)
 
     def test_content_encoding(self) -> None:
-        """A body that is not sent as it is, is a 415."""
+        """A body with a content coding is a 415."""
         answer = self.ask("POST", POST_PATH, BODY, ["Content-Encoding: gzip"])
         self.assertRefused(answer, 415, ENCODED)
         self.assertEqual((answer.header("Accept-Encoding"), self.stub.calls), ("identity", 0))
@@ -274,8 +274,8 @@ class StubHosts(HttpTestCase):
 
 class Framing(HttpTestCase):
     def test_transfer_encoding_in_http_1_0(self) -> None:
-        """HTTP/1.0 has no Transfer-Encoding: its end is in doubt, and the connection is closed (RFC
-        9112 §6.1).
+        """HTTP/1.0 has no Transfer-Encoding, so the end of the body is unknown: the request is
+        refused, and the connection closed (RFC 9112 §6.1).
         """
         data = request(
             "POST", POST_PATH, None, ["Transfer-Encoding: chunked"], version="HTTP/1.0"
@@ -285,8 +285,8 @@ class Framing(HttpTestCase):
         )
 
     def test_transfer_encoding_identity(self) -> None:
-        """The coding ``identity``, which no version has any more, does not smuggle a length past
-        anybody.
+        """The obsolete coding ``identity`` is refused, so that it cannot hide the length of a body
+        (request smuggling).
         """
         for fields in (
             ["Transfer-Encoding: identity"],
@@ -297,13 +297,13 @@ class Framing(HttpTestCase):
                 self.assertRefusedAndClosed(data, 400, "Transfer-Encoding: expected chunked")
 
     def test_repeated_length(self) -> None:
-        """A Content-Length that comes twice is refused, though both say the same."""
+        """A repeated Content-Length is refused, even if the values are equal."""
         data = request("POST", POST_PATH, BODY, [f"Content-Length: {len(BODY)}"])
         self.assertRefusedAndClosed(data, 400, NOT_HTTP)
 
     def test_bare_line_ends(self) -> None:
-        """A bare CR or LF within a head is refused, in whatever place; lines that end so never make
-        a request.
+        """A bare CR or LF is refused anywhere in a head. Lines that end in a bare LF never form a
+        request.
         """
         for data in (
             b"GET / HTTP/1.1\nHost: b\r\n\r\n",
@@ -319,8 +319,8 @@ class Framing(HttpTestCase):
         self.assertEqual(client.answers(), [])
 
     def test_space_before_the_first_field(self) -> None:
-        """A line that begins with a space belongs to the field before it; before the first one it
-        is none.
+        """A line that begins with a space continues the field before it. As the first field it is
+        refused.
         """
         self.assertRefusedAndClosed(b"GET / HTTP/1.1\r\n Host: b\r\n\r\n", 400, NOT_HTTP)
 
@@ -334,7 +334,7 @@ class Expectations(HttpTestCase):
         )
 
     def test_continue(self) -> None:
-        """``100-continue`` is heeded in any case, and where it is said twice."""
+        """``100-continue`` is recognised in any case, and if it is repeated."""
         for fields in (
             ["Expect: 100-Continue"],
             ["Expect: 100-continue, 100-continue"],
@@ -348,7 +348,7 @@ class Expectations(HttpTestCase):
             self.assertEqual([answer.status for answer in client.answers()], [100, 200])
 
     def test_nothing_expected(self) -> None:
-        """An empty field expects nothing."""
+        """An empty Expect field has no effect."""
         client = self.connect()
         client.send(self.asking("Expect: ", "Expect: ,"))
         self.assertEqual(bytes(client.received), b"")
@@ -361,7 +361,7 @@ class Expectations(HttpTestCase):
             self.assertRefusedAndClosed(self.asking(f"Expect: {value}"), 417, EXPECTED)
 
     def test_http_1_0(self) -> None:
-        """HTTP/1.0 has no expectations: they are passed over (RFC 9110 §10.1.1), and a large body
+        """HTTP/1.0 has no expectations: the field is ignored (RFC 9110 §10.1.1), and a large body
         is read before it is refused.
         """
         for value in ("100-continue", "dinner"):
@@ -379,7 +379,7 @@ class Expectations(HttpTestCase):
 
 class ContentEncodings(HttpTestCase):
     def test_identity(self) -> None:
-        """A body that is sent as it is is taken, whether or not that is said."""
+        """A body without content coding is accepted, with or without ``identity``."""
         for values in (
             [""],
             ["identity"],
@@ -393,7 +393,7 @@ class ContentEncodings(HttpTestCase):
             )
 
     def test_others(self) -> None:
-        """Any other coding is a 415 that says what is taken, and the connection goes on."""
+        """Any other coding is a 415 that names the accepted one, and the connection stays open."""
         client = self.connect()
         for values in (
             ["gzip"],
@@ -417,8 +417,8 @@ class ContentEncodings(HttpTestCase):
         self.assertFalse(client.lost)
 
     def test_any_request_with_a_body(self) -> None:
-        """The same goes for chunks, for other methods and paths; a request without a body has
-        nothing encoded.
+        """The same holds for chunked bodies, other methods and other paths. In a request without a
+        body the field is ignored.
         """
         self.knows(State.COMPLETED)
         encoded = ["Content-Encoding: gzip"]
@@ -433,7 +433,9 @@ class ContentEncodings(HttpTestCase):
         self.assertEqual(self.ask("GET", GET_PATH, b"", encoded).status, 200)
 
     def test_asked_before(self) -> None:
-        """A client that asks before it sends such a body is told at once, and never to go on."""
+        """A client that expects ``100-continue`` before such a body gets the refusal at once, and
+        no 100.
+        """
         data = request(
             "POST",
             POST_PATH,
@@ -443,7 +445,7 @@ class ContentEncodings(HttpTestCase):
         self.assertRefusedAndClosed(data, 415, ENCODED)
 
     def test_problem(self) -> None:
-        """Who asks for a problem (RFC 9457) gets one here, too."""
+        """A client that accepts problem details (RFC 9457) gets them here too."""
         answer = self.ask(
             "POST", POST_PATH, BODY, ["Content-Encoding: br", "Accept: application/problem+json"]
         )
@@ -455,7 +457,7 @@ class ContentEncodings(HttpTestCase):
 
 class Closing(HttpTestCase):
     def test_a_client_that_does_not_close(self) -> None:
-        """A refused connection ends, whatever its client still sends."""
+        """A refused connection ends, whatever the client still sends."""
         client = self.connect()
         client.stop_reading()
         client.send(head())

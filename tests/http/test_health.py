@@ -1,4 +1,4 @@
-"""``/livez`` and ``/readyz``, of a front end and of processes that serve nothing else."""
+"""``/livez`` and ``/readyz`` of a front end, and of processes that serve nothing else."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ READY = {"code": 200, "message": "Ready"}
 
 class OfAFrontend(FrontendTestCase):
     def test_alive(self) -> None:
-        """What answers is alive, ready or not."""
+        """A process that answers is alive, ready or not."""
         self.unready = NotReady("Not ready: no broker")
         answer = self.ask("GET", "/livez")
         self.assertEqual((answer.status, answer.json, self.probes), (200, ALIVE, 0))
 
     def test_ready(self) -> None:
-        """What its probe finds ready is a 200; what not, a 503 that says why and when to ask
-        again.
+        """If the probe succeeds the answer is a 200, otherwise a 503 with the reason and
+        Retry-After.
         """
         self.assertEqual(self.ask("GET", "/readyz").json, READY)
         self.unready = NotReady("Not ready: no broker")
@@ -32,34 +32,36 @@ class OfAFrontend(FrontendTestCase):
         self.assertEqual(answer.header("Retry-After"), "2")
 
     def test_methods(self) -> None:
-        """They take GET and HEAD only."""
+        """Only GET and HEAD are allowed."""
         for path in ("/livez", "/readyz"):
             self.assertError(self.ask("POST", path), 405, NO_METHOD)
             self.assertEqual(self.ask("HEAD", path).status, 200)
 
     def test_asked_often(self) -> None:
-        """However often it is asked, it looks once a second."""
+        """The probe runs at most once a second, however many requests there are."""
         for _ in range(30):
             self.ask("GET", "/readyz")
             self.clock.advance(0.1)
         self.assertEqual(self.probes, 3)
 
     def test_clock_set_back(self) -> None:
-        """A clock that is set back does not make an old answer stand."""
+        """If the clock is set back, the cached result is not used."""
         self.ask("GET", "/readyz")
         self.clock.rightNow -= 3600.0
         self.ask("GET", "/readyz")
         self.assertEqual(self.probes, 2)
 
     def test_an_error_of_ours(self) -> None:
-        """A probe that breaks is not ready, and shows nothing of why."""
+        """If the probe raises an unexpected error, the process is not ready, and the answer does
+        not contain the error.
+        """
         self.unready = ZeroDivisionError("secret")
         self.assertError(self.ask("GET", "/readyz"), 503, "Not ready: an unexpected error")
 
 
 class Alone(WebTestCase):
     def test_stub(self) -> None:
-        """A process without needs is ready; nothing else is served beside its health."""
+        """A process without a probe is ready. It serves no other path."""
         self.serve(Health(always_ready(self.reactor)).resource())
         self.assertEqual(
             [self.ask("GET", path).json for path in ("/livez", "/readyz")], [ALIVE, READY]
@@ -67,7 +69,7 @@ class Alone(WebTestCase):
         self.assertError(self.ask("GET", "/"), 404, NO_ROUTE)
 
     def test_hang_ups(self) -> None:
-        """Clients that go while a probe is under way harm neither it nor those that wait for it."""
+        """A client that hangs up during a probe affects neither the probe nor other clients."""
         under_way: Deferred[None] = Deferred()
 
         async def probe() -> None:

@@ -1,4 +1,4 @@
-"""Connections: how long they may last, how they end, and the last resorts."""
+"""Connections: time limits, how they end, and errors outside of handlers."""
 
 from __future__ import annotations
 
@@ -20,9 +20,7 @@ class Times(HttpTestCase):
     """No client can hold a connection for ever."""
 
     def test_idle(self) -> None:
-        """A connection on which nothing comes is closed without a word, from its beginning or after
-        an answer.
-        """
+        """An idle connection is closed without an answer, from its start or after an answer."""
         fresh, used = self.connect(), self.connect()
         used.send(request("GET", "/"))
         used.received.clear()
@@ -33,8 +31,8 @@ class Times(HttpTestCase):
         self.assertEqual((fresh.received, used.received), (b"", b""))
 
     def test_trickle(self) -> None:
-        """A request that has not arrived as a whole in time is a 408, however steadily its bytes
-        come, in head or body.
+        """A request that is not complete in time is a 408, however steadily bytes of its head or
+        body arrive.
         """
         data = request("POST", POST_PATH, BODY, ["X: " + "x" * 200])
         for start in (0, data.index(BODY) - 30):
@@ -48,7 +46,9 @@ class Times(HttpTestCase):
             self.assertClosed(client, 408, f"The request did not arrive within {IDLE_TIMEOUT_S} s")
 
     def test_time_begins_with_the_request(self) -> None:
-        """A request on a connection that was idle has its whole time, and so has the next one."""
+        """The time limit of a request starts when its first byte arrives, on a connection that was
+        idle and for the next request.
+        """
         client = self.connect()
         for _ in range(3):
             self.network.advance(IDLE_TIMEOUT_S - 1)
@@ -59,9 +59,7 @@ class Times(HttpTestCase):
         self.assertEqual([answer.status for answer in client.answers()], [200] * 3)
 
     def test_a_request_behind_another(self) -> None:
-        """A request that begins while another is under way has its whole time once that one is
-        answered.
-        """
+        """The time limit of a pipelined request starts when the request before it is answered."""
         self.tasks.silent = True
         client = self.connect()
         client.send(request("POST", POST_PATH, BODY) + b"GET")
@@ -75,7 +73,7 @@ class Times(HttpTestCase):
         self.assertTrue(client.lost)
 
     def test_others_are_served(self) -> None:
-        """While one request is unfinished, others are served."""
+        """While a request is incomplete, other connections are served."""
         slow = self.connect()
         data = request("POST", POST_PATH, BODY)
         slow.send(data[:-1])
@@ -85,7 +83,7 @@ class Times(HttpTestCase):
         self.assertEqual(len(self.tasks.submitted), 2)
 
     def test_gone_before_its_request_is_whole(self) -> None:
-        """A client that hangs up within its request leaves nothing."""
+        """A client that hangs up during its request leaves no timer."""
         for size in (0, 1, 30, 120, -1):
             client = self.connect()
             client.send(request("POST", POST_PATH, BODY)[:size])
@@ -93,8 +91,8 @@ class Times(HttpTestCase):
         self.assertEqual(self.tasks.submitted, [])
 
     def test_a_client_that_does_not_let_go(self) -> None:
-        """Where a connection does not close as it is told to (TLS waits for the client's farewell),
-        it is cut.
+        """If a connection is not closed in time (TLS waits for the client's close), it is
+        aborted.
         """
         for data in (
             b"nonsense\r\n\r\n",
@@ -112,7 +110,7 @@ class Times(HttpTestCase):
             self.assertTrue(client.lost)
 
     def test_connection_lost_before_it_is_cut(self) -> None:
-        """When a closed connection ends by itself, nothing is left on the clock."""
+        """If the client closes the connection before it is aborted, no timer is left."""
         client = self.connect()
         client.send(b"nonsense\r\n\r\n")
         self.assertTrue(client.lost)
@@ -120,10 +118,10 @@ class Times(HttpTestCase):
 
 
 class Pipelining(HttpTestCase):
-    """A client that sends many requests at once costs others neither time nor memory."""
+    """A client that sends many requests at once delays no other client and uses limited memory."""
 
     def test_in_turn(self) -> None:
-        """Between requests that arrived in one piece, those of other connections are served."""
+        """Other connections are served between the requests that arrive in one piece."""
         greedy, modest = self.connect(), self.connect()
         for client, path, times in ((greedy, "GREEDY01", 3), (modest, "MODEST01", 1)):
             assert client.transport is not None
@@ -136,8 +134,8 @@ class Pipelining(HttpTestCase):
         self.assertEqual((len(greedy.answers()), len(modest.answers())), (3, 1))
 
     def test_unread(self) -> None:
-        """No more is answered than the client reads, and all once it does read, also what comes
-        meanwhile.
+        """Answers are sent only as fast as the client reads. When it reads, all are sent, including
+        those to later requests.
         """
         client = self.connect()
         client.stop_reading()
@@ -149,7 +147,7 @@ class Pipelining(HttpTestCase):
         self.assertEqual(len(client.answers()), 3000)
 
     def test_unread_in_small_pieces(self) -> None:
-        """The same where each request is a piece of its own, as TLS hands them on."""
+        """The same holds if each request arrives in a piece of its own, as with TLS."""
         client = self.connect()
         client.stop_reading()
         server = cast("MemoryTransport", client.transport).other
@@ -162,7 +160,7 @@ class Pipelining(HttpTestCase):
         self.assertEqual(len(client.answers()), 3000)
 
     def test_unread_for_ever(self) -> None:
-        """Who never reads is cut off, and what he sent is forgotten."""
+        """A client that never reads is disconnected, and its requests are dropped."""
         client = self.connect()
         client.stop_reading()
         client.send(request("GET", "/") * 2000)
@@ -171,9 +169,7 @@ class Pipelining(HttpTestCase):
 
 
 class AnyTransport(WebTestCase):
-    """What does not depend on a transport that takes nothing more once it is told to close, as TLS
-    does.
-    """
+    """Behaviour on a transport that still delivers data after it was told to close, unlike TLS."""
 
     def begin(self) -> JsonChannel:
         protocol = cast(
@@ -184,7 +180,7 @@ class AnyTransport(WebTestCase):
         return protocol
 
     def test_one_refusal(self) -> None:
-        """A connection is refused once, whatever else is wrong with the rest of what came."""
+        """A connection is refused only once, whatever else is wrong in the data after that."""
         for data in (
             request("POST", POST_PATH, None, CHUNKED)
             + chunked(*[b"x" * 60_000] * 40)
@@ -204,7 +200,7 @@ class AnyTransport(WebTestCase):
             protocol.connectionLost()
 
     def test_closed_twice(self) -> None:
-        """Closing twice leaves no timer behind."""
+        """Closing twice leaves no timer."""
         protocol = self.begin()
         protocol.loseConnection()
         protocol.loseConnection()
@@ -214,7 +210,7 @@ class AnyTransport(WebTestCase):
 
 class LastResort(WebTestCase):
     def test_a_resource_that_breaks(self) -> None:
-        """What breaks outside of any handler is logged once, and a plain 500."""
+        """An exception outside of a handler is logged once, and answered with a plain 500."""
 
         class Broken(Resource):
             isLeaf = True
@@ -230,7 +226,7 @@ class LastResort(WebTestCase):
             self.assertEqual(len(self.flushLoggedErrors(KeyError)), 1)
 
     def test_a_resource_that_breaks_too_late(self) -> None:
-        """What breaks within its answer does not put another one into it."""
+        """An exception after the start of an answer does not add a second answer."""
 
         class Broken(Resource):
             isLeaf = True
@@ -244,7 +240,7 @@ class LastResort(WebTestCase):
         self.assertEqual(len(self.flushLoggedErrors(KeyError)), 1)
 
     def test_http_2_is_not_offered(self) -> None:
-        """TLS negotiates HTTP/1.1, else HTTP/1.0, and nothing else."""
+        """TLS negotiates HTTP/1.1 or HTTP/1.0, and nothing else."""
         self.assertEqual(
             JsonSite(Resource(), reactor=self.reactor).acceptableProtocols(),
             [b"http/1.1", b"http/1.0"],

@@ -1,4 +1,4 @@
-"""Lines of the audit trail for requests that are turned away: one each, and no flood."""
+"""Audit lines for refused requests: one for each, at a limited rate."""
 
 from __future__ import annotations
 
@@ -89,8 +89,8 @@ class Lines(Refused):
         )
 
     def test_expired(self) -> None:
-        """The line of an expired token says so, and whose it was; the token itself is not shown,
-        nor the owner to the client.
+        """The line for an expired token says so and names its owner. The token is not shown, and
+        the client does not learn its owner.
         """
         expired, secret = new_token("former", expires=date(1970, 1, 1))
         self.admission.tokens = (expired,)
@@ -104,7 +104,7 @@ class Lines(Refused):
             )
 
     def test_before_the_body(self) -> None:
-        """A request that is refused before its body is asked for leaves its line, too."""
+        """A request that is refused before its body is read gives a line too."""
         self.say(
             request(
                 "POST", POST_PATH + "?x=s3cr3t", None, ["Expect: 100-continue", "Content-Length: 9"]
@@ -116,8 +116,8 @@ class Lines(Refused):
         )
 
     def test_nothing_secret(self) -> None:
-        """Queries, and paths that are none of ours, may hold anything, a token too, and are not
-        shown.
+        """Queries and unknown paths are not shown, because they may contain secrets such as a
+        token.
         """
         for path in (
             f"/{self.billing}",
@@ -134,13 +134,15 @@ class Lines(Refused):
         self.assertIn("GET /api/v1/summary from", self.taken()[0])
 
     def test_others(self) -> None:
-        """Other errors leave no such line."""
+        """Other errors give no such line."""
         for path in ("/nothing", f"/api/v1/tasks/{TASK}", f"/api/v1/equipment/cpe/{ID}/task?x=y"):
             self.ask("GET", path, None, [self.bearer(self.billing)])
         self.assertEqual(self.taken(), [])
 
     def test_a_flood(self) -> None:
-        """Ten lines a second at most; then their number, once, at the end of the second."""
+        """There are at most ten lines a second. The number of further ones is logged once, at the
+        end of the second.
+        """
         for _ in range(50):
             self.ask("GET", GET_PATH)
         self.post(BODY, self.bearer(self.dash))
@@ -155,9 +157,7 @@ class Lines(Refused):
         self.assertEqual(len(self.taken()), 1)
 
     def test_a_long_flood(self) -> None:
-        """Over any time there are no more than ten lines a second, and their numbers, and none is
-        left out.
-        """
+        """Over any time there are at most ten lines a second, and numbers for all others."""
         for _ in range(40):
             for _ in range(5):
                 self.ask("GET", GET_PATH)
@@ -175,7 +175,7 @@ class Rates(Refused):
     per_s = 0.5
 
     def test_too_many(self) -> None:
-        """The caller of a request too many is the one who is counted."""
+        """The caller of a request over the rate limit is the one that was counted."""
         for _ in range(2):
             self.ask("GET", GET_PATH, None, [self.bearer(self.billing)])
         self.assertEqual(

@@ -1,6 +1,4 @@
-"""Paths and methods, as a literal-minded client spells them. Whatever is not served is a JSON
-error, and no task.
-"""
+"""Paths and methods. Every request that is not served gets a JSON error and makes no task."""
 
 from __future__ import annotations
 
@@ -77,7 +75,7 @@ UNKNOWN_PATHS = (
 
 class Ids(FrontendTestCase):
     def test_well_formed(self) -> None:
-        """Six or more ASCII letters and digits name equipment, however many, in either case,
+        """Six or more ASCII letters and digits are an equipment id, of any length and case,
         percent-encoded or not.
         """
         for equipment_id in ("ABC123", "abcdef", "000000", "aB3" * 1000, "NOTFOUND1"):
@@ -87,14 +85,16 @@ class Ids(FrontendTestCase):
         self.assertEqual(self.tasks.submitted[-1].equipment_id, "ABC123")
 
     def test_malformed(self) -> None:
-        """Anything else is the equipment's 404, for POST and for GET, and asks nobody."""
+        """Any other id is the equipment's 404, for POST and GET, without a question to a worker."""
         for equipment_id in MALFORMED_IDS:
             self.assertRefused(self.post(equipment_id=equipment_id), 404, NO_EQUIPMENT)
             self.assertError(self.get(equipment_id=equipment_id), 404, NO_EQUIPMENT)
         self.assertEqual(self.statuses.asked, [])
 
     def test_malformed_and_raw(self) -> None:
-        """Bytes that should have been percent-encoded are the equipment's 404 too, or no HTTP."""
+        """Bytes that should have been percent-encoded are the equipment's 404 too, or are refused
+        as not HTTP.
+        """
         for raw in (
             b"ABC123\x80",
             b"ABC123\xb0",
@@ -109,7 +109,7 @@ class Ids(FrontendTestCase):
             self.assertRefused(answer, answer.status)
 
     def test_malformed_comes_first(self) -> None:
-        """A malformed id is a 404 whatever the body is."""
+        """A malformed id is a 404, whatever the body is."""
         for body, field in (
             (b"", "Accept: */*"),
             (b"[", "Accept: */*"),
@@ -119,7 +119,7 @@ class Ids(FrontendTestCase):
             self.assertRefused(self.post(body, field, equipment_id="ABC"), 404, NO_EQUIPMENT)
 
     def test_malformed_task(self) -> None:
-        """What has not a task id's form is the task's 404, and asks nobody."""
+        """A malformed task id is the task's 404, without a question to a worker."""
         for task_id in MALFORMED_TASKS:
             self.assertError(self.get(task_id=task_id), 404, NO_TASK)
         self.assertEqual(self.statuses.asked, [])
@@ -140,7 +140,7 @@ class Ids(FrontendTestCase):
 
 class Paths(FrontendTestCase):
     def test_unknown(self) -> None:
-        """Any other path is a 404 in JSON, with any method; none redirects to another."""
+        """Any other path is a 404 in JSON, with any method. There are no redirects."""
         for path in UNKNOWN_PATHS:
             for method, body in (
                 ("GET", None),
@@ -155,8 +155,8 @@ class Paths(FrontendTestCase):
         self.assertEqual(self.statuses.asked, [])
 
     def test_absolute(self) -> None:
-        """A request for a whole URL (RFC 9112 §3.2.2) is one for its path, whatever host it
-        names.
+        """A request for an absolute URL (RFC 9112 §3.2.2) is a request for its path, whatever its
+        host.
         """
         self.knows(State.COMPLETED)
         for origin in ("http://b", "https://b:8443", "HTTPS://b", "http://[::1]:1", "http://b%FF"):
@@ -172,10 +172,10 @@ class Paths(FrontendTestCase):
 
 
 class Methods(FrontendTestCase):
-    """405 lists what is allowed."""
+    """A 405 lists the allowed methods."""
 
     def test_on_the_post_route(self) -> None:
-        """Equipment takes a POST only."""
+        """The equipment's path allows POST only."""
         for method in (
             "GET",
             "HEAD",
@@ -198,7 +198,7 @@ class Methods(FrontendTestCase):
                 self.assertRefused(answer, 405, NO_METHOD)
 
     def test_on_the_get_route(self) -> None:
-        """A task takes GET, HEAD and DELETE only."""
+        """A task's path allows GET, HEAD and DELETE only."""
         self.knows(State.COMPLETED)
         for method in (
             "POST",
@@ -218,7 +218,7 @@ class Methods(FrontendTestCase):
             self.assertRefused(answer, 405, NO_METHOD)
 
     def test_head(self) -> None:
-        """A HEAD is answered as its GET is, without the body, and the connection goes on."""
+        """The answer to HEAD is that to GET without its body, and the connection stays open."""
         self.knows(State.COMPLETED)
         answer = self.get()
         client = self.connect()
@@ -237,7 +237,7 @@ class Methods(FrontendTestCase):
         self.assertEqual(again.json, {"code": 200, "message": "Completed"})
 
     def test_no_method(self) -> None:
-        """What is no method at all is a 400."""
+        """A malformed method is a 400."""
         for method in (b"", b"GE\xd0\xa2", b"G(T", b"\x00GET", b"GET\x0b", b'"GET"'):
             client = self.connect()
             client.send(b"%s %s HTTP/1.1\r\nHost: b\r\n\r\n" % (method, GET_PATH.encode()))

@@ -1,4 +1,4 @@
-"""Requests that a browser sends for pages of other sites."""
+"""Cross-site requests of browsers."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class Rules(SynchronousTestCase):
         return is_foreign(headers, secure)
 
     def test_no_browser(self) -> None:
-        """What is no browser says nothing of where it comes from."""
+        """A client that is not a browser sends no origin, and is accepted."""
         self.assertFalse(self.foreign())
 
     def test_site(self) -> None:
-        """A page of the same origin, and what the user began, are fine; other sites, and what
-        cannot be understood, are not.
+        """Requests from a page of the same origin, and those started by the user, are accepted.
+        Those from other sites, and with unknown values, are not.
         """
         for site, foreign in (
             ("same-origin", False),
@@ -47,7 +47,7 @@ class Rules(SynchronousTestCase):
         self.assertTrue(self.foreign(Sec_Fetch_Site=["none", "none"]))
 
     def test_origin(self) -> None:
-        """The origin is the one that the request is sent to: scheme, host and port."""
+        """The origin must equal the scheme, host and port of the request."""
         for origin in (
             "https://b.example:8443",
             "HTTPS://B.Example:8443",
@@ -68,7 +68,7 @@ class Rules(SynchronousTestCase):
         self.assertTrue(self.foreign(Origin=["https://b.example:8443"] * 2))
 
     def test_default_port(self) -> None:
-        """The port that a scheme has by default may be left out on either side."""
+        """The default port of a scheme may be omitted on either side."""
         for host, origin, secure in (
             ("b.example", "https://b.example", True),
             ("b.example:443", "https://b.example", True),
@@ -79,7 +79,7 @@ class Rules(SynchronousTestCase):
         self.assertTrue(self.foreign("b.example:80", Origin=["https://b.example"]))
 
     def test_either(self) -> None:
-        """One field that speaks of another site is enough."""
+        """One field that names another site is enough to refuse."""
         self.assertTrue(
             self.foreign(Origin=["https://b.example:8443"], Sec_Fetch_Site=["cross-site"])
         )
@@ -88,8 +88,8 @@ class Rules(SynchronousTestCase):
 
 class Requests(FrontendTestCase):
     def test_changing(self) -> None:
-        """Foreign requests that would change something are a 403, also where there is nothing.
-        Reading is free, as are our own pages.
+        """Cross-site requests that could change something are a 403, on any path. Reading is
+        allowed, as are requests from our own pages.
         """
         self.knows(State.COMPLETED)
         for field in ("Origin: https://evil.example", "Origin: null", "Sec-Fetch-Site: cross-site"):
@@ -107,7 +107,7 @@ class Requests(FrontendTestCase):
         self.assertAccepted(self.post(BODY, "Origin: http://b", "Sec-Fetch-Site: same-origin"))
 
     def test_whatever_the_log_in(self) -> None:
-        """Good credentials do not help."""
+        """Valid credentials do not allow a cross-site request."""
         token, secret = new_token("billing")
         admission = Admission(
             now=self.clock.seconds, wall_clock=self.clock.seconds, tokens=(token,)

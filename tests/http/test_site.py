@@ -1,6 +1,4 @@
-"""The HTTP edge: how requests are cut out of bytes, within which limits, and that every refusal is
-JSON.
-"""
+"""The HTTP site: parsing of requests, limits, and JSON for every refusal."""
 
 from __future__ import annotations
 
@@ -17,14 +15,14 @@ COMPLETED = {"code": 200, "message": "Completed"}
 
 
 def padded(size: int) -> bytes:
-    """A valid body of `size` bytes."""
+    """Return a valid body of `size` bytes."""
     return BODY + b" " * (size - len(BODY))
 
 
 class Framing(HttpTestCase):
     def test_fields_of_an_answer(self) -> None:
-        """Each answer has Date, our own Server, its length, and may not be cached; nothing tells of
-        Twisted.
+        """Each answer has Date, our own Server, its length, and may not be cached. Nothing in it
+        mentions Twisted.
         """
         self.knows(State.COMPLETED)
         answers = [
@@ -48,7 +46,7 @@ class Framing(HttpTestCase):
         self.assertIn("GMT", refused.header("Date") or "")
 
     def test_one_connection_for_many_requests(self) -> None:
-        """Requests on one connection are answered in turn, whatever they come to."""
+        """Requests on one connection are answered in order, whatever their results."""
         self.knows(State.COMPLETED)
         client = self.connect()
         for _ in range(3):
@@ -59,9 +57,7 @@ class Framing(HttpTestCase):
         self.assertEqual([answer.status for answer in client.answers()], [200, 400, 200, 404] * 3)
 
     def test_pipelining(self) -> None:
-        """Requests that arrive at once are answered in their order, also while the first one
-        waits.
-        """
+        """Pipelined requests are answered in order, even if the first one waits."""
         self.tasks.silent = True
         client = self.connect()
         client.send(
@@ -77,8 +73,8 @@ class Framing(HttpTestCase):
         self.assertEqual(len(client.answers()), 4)
 
     def test_chunked(self) -> None:
-        """A chunked body is its chunks' content, with extensions and trailers passed over; the
-        connection goes on.
+        """A chunked body is the content of its chunks. Extensions and trailers are ignored, and the
+        connection stays open.
         """
         client = self.connect()
         head = request("POST", POST_PATH, None, CHUNKED)
@@ -92,7 +88,7 @@ class Framing(HttpTestCase):
         self.assertEqual(self.bodies(), [BODY] * 3)
 
     def test_http_1_0(self) -> None:
-        """An HTTP/1.0 client is answered, and its connection closed."""
+        """An HTTP/1.0 client is answered, and its connection is closed."""
         client = self.connect()
         client.send(request("POST", POST_PATH, BODY, version="HTTP/1.0"))
         (answer,) = client.answers()
@@ -100,8 +96,8 @@ class Framing(HttpTestCase):
         self.assertEqual((answer.header("Connection"), client.lost), ("close", True))
 
     def test_connection_close(self) -> None:
-        """``Connection: close`` is heeded wherever it stands: the answer says so, and what follows
-        is not served.
+        """``Connection: close`` is recognised anywhere in the field: the answer repeats it, and
+        later requests are not served.
         """
         for fields in (
             ["close"],
@@ -120,14 +116,14 @@ class Framing(HttpTestCase):
             self.assertClosed(client, 404, NO_ROUTE)
 
     def test_connection_goes_on(self) -> None:
-        """Other options, and words that only look like it, do not close the connection."""
+        """Other options, and similar words, do not close the connection."""
         client = self.connect()
         for fields in ([], [""], ["keep-alive"], ["TE", "upgrade"], ["closed"], ["disclose"]):
             client.send(request("GET", "/", None, [f"Connection: {field}" for field in fields]))
         self.assertEqual((len(client.answers()), client.lost), (6, False))
 
     def test_expect(self) -> None:
-        """A client that asks before it sends its body is told to go on."""
+        """A client that expects ``100-continue`` gets a 100."""
         client = self.connect()
         head, _, body = request("POST", POST_PATH, BODY, ["Expect: 100-continue"]).partition(
             b"\r\n\r\n"
@@ -140,8 +136,8 @@ class Framing(HttpTestCase):
         self.assertAccepted(answer)
 
     def test_expect_with_a_large_body(self) -> None:
-        """A client that asks before it sends too large a body is refused at once, and never told to
-        go on.
+        """A client that expects ``100-continue`` for a body over the limit is refused at once, and
+        gets no 100.
         """
         head = request(
             "POST",
@@ -152,7 +148,7 @@ class Framing(HttpTestCase):
         self.assertRefusedAndClosed(head, 413, TOO_LARGE)
 
     def test_not_http(self) -> None:
-        """What is no HTTP request is refused in JSON, and the connection closed."""
+        """Data that is not an HTTP request is refused in JSON, and the connection is closed."""
         for line in (
             b"nonsense",
             b"GET /",
@@ -167,8 +163,8 @@ class Framing(HttpTestCase):
         self.assertRefusedAndClosed(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, NOT_HTTP)
 
     def test_bad_fields(self) -> None:
-        """Fields that make no sense, or would make two ends disagree about a body's length, are
-        refused; nothing is served after them.
+        """Invalid fields, and fields that make the length of a body ambiguous, are refused. Later
+        requests are not served.
         """
         for fields in (
             ["no colon"],
@@ -195,7 +191,7 @@ class Framing(HttpTestCase):
             self.assertRefusedAndClosed(data, 400, NOT_HTTP)
 
     def test_bad_chunks(self) -> None:
-        """A chunked body that is none is refused, and what follows is not served."""
+        """A malformed chunked body is refused, and later requests are not served."""
         head = request("POST", POST_PATH, None, CHUNKED)
         for body in (
             b"x\r\n",
@@ -213,7 +209,7 @@ class Framing(HttpTestCase):
 
 class Limits(HttpTestCase):
     def test_largest_body(self) -> None:
-        """64 KiB are taken, in one piece or chunked."""
+        """A body of 64 KiB is accepted, in one piece or chunked."""
         body = padded(MAX_BODY_BYTES)
         self.assertAccepted(self.post(body))
         self.assertAccepted(self.say(request("POST", POST_PATH, None, CHUNKED) + chunked(body))[0])
@@ -225,8 +221,8 @@ class Limits(HttpTestCase):
         self.assertEqual(self.bodies(), [body] * 3)
 
     def test_too_large(self) -> None:
-        """One byte more is a 413, though what was within the limit would be a valid body; the
-        connection goes on.
+        """One byte more is a 413, even if the part within the limit is a valid body. The connection
+        stays open.
         """
         client = self.connect()
         for body in (
@@ -241,7 +237,7 @@ class Limits(HttpTestCase):
             self.assertRefused(second, 404)
 
     def test_too_large_in_chunks(self) -> None:
-        """The same goes for a chunked body, however its chunks are cut."""
+        """The same holds for a chunked body, with chunks of any size."""
         client = self.connect()
         large = padded(MAX_BODY_BYTES + 1)
         for chunks in (
@@ -259,9 +255,7 @@ class Limits(HttpTestCase):
             self.assertRefused(second, 404)
 
     def test_far_too_large(self) -> None:
-        """A body that is not worth waiting for is refused before it ends, and the connection
-        closed.
-        """
+        """A body far over the limit is refused before its end, and the connection is closed."""
         client = self.connect()
         client.send(
             request("POST", POST_PATH, None, [f"Content-Length: {MAX_DISCARDED_BYTES + 1}"])
@@ -278,8 +272,8 @@ class Limits(HttpTestCase):
         self.assertEqual(self.statuses.asked, [])
 
     def test_one_phrase(self) -> None:
-        """A 413 has the same reason phrase (RFC 9110 §15.5.14), whether the body is read to its end
-        or not, and a problem's title.
+        """A 413 has the same reason phrase (RFC 9110 §15.5.14) and the same problem title, whether
+        or not the body is read to its end.
         """
         problem = "Accept: application/problem+json"
         client = self.connect()
@@ -292,7 +286,7 @@ class Limits(HttpTestCase):
         self.assertEqual(phrases, ["Content Too Large"] * 3)
 
     def test_a_length_beyond_all_measure(self) -> None:
-        """A Content-Length of thousands of digits is too large a body, and no error of ours."""
+        """A Content-Length of thousands of digits is a 413, not an internal error."""
         for digits in (20, 4300, 4301, 16_000):
             for last in ("X: y", "Content-Type: application/json"):
                 head = request("POST", POST_PATH, None, ["Content-Length: " + "9" * digits, last])
@@ -312,7 +306,7 @@ class Limits(HttpTestCase):
             )
 
     def test_a_long_url(self) -> None:
-        """A URL over the limit is a 414, whether or not its line has ended, also behind another
+        """A URL over the limit is a 414, even before the end of its line, and also for a pipelined
         request.
         """
         for data in (b"GET /" + b"x" * 17_000, request("GET", "/" + "x" * 17_000)):
@@ -322,7 +316,7 @@ class Limits(HttpTestCase):
             self.assertError(second, 414, URL_TOO_LONG)
 
     def test_a_head_within_the_limits(self) -> None:
-        """A large head within the limits is served."""
+        """A large head within the limits is accepted."""
         self.assertAccepted(self.ask("POST", POST_PATH, BODY, ["X: " + "x" * 15_000]))
         self.assertAccepted(
             self.ask("POST", POST_PATH, BODY, [f"X{number}: x" for number in range(400)])
