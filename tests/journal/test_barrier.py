@@ -1,4 +1,4 @@
-"""The journal's barrier, against a broker that confirms and delivers when the test says so."""
+"""The journal's barrier, with a broker that confirms and delivers when the test says so."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tests.support.scripted_broker import AmqpTestCase, ScriptedPeer
 
 
 class BarrierTestCase(AmqpTestCase):
-    """A journal that is attached. From then on nothing is confirmed or delivered but by `confirm`
-    and `bring`.
+    """An attached journal. After that, the broker confirms only in `confirm` and delivers only in
+    `bring`.
     """
 
     def setUp(self) -> None:
         super().setUp()
-        # a broker that brings nothing for minutes and still lives
+        # without heartbeats, so that a silent broker does not lose the connection
         self.broker.tune = Connection.Tune(2047, 131072, 0)
         self.broker.answers[Basic.Publish] = self.at_once
         self.offsets = itertools.count()
@@ -63,7 +63,7 @@ class BarrierTestCase(AmqpTestCase):
         self.result(self.journal.attach(self.connection))
 
     def lose(self) -> None:
-        """The connection goes, and both sessions with it."""
+        """Lose the connection; both sessions are detached."""
         self.connection.drop("lost")
         self.network.settle()
         self.journal.detach()
@@ -90,7 +90,7 @@ class BarrierTestCase(AmqpTestCase):
         self.network.settle()
 
     def sent(self) -> list[Command]:
-        """The markers that were published, but for that of the attach."""
+        """Return the markers that were published after the attach."""
         self.turn()
         return self.peer.contents(Basic.Publish)[1:]
 
@@ -106,8 +106,8 @@ class BarrierTestCase(AmqpTestCase):
 
 class Barrier(BarrierTestCase):
     def test_a_marker(self) -> None:
-        """A barrier publishes a persistent, mandatory marker to the journal alone, and fires when
-        the marker comes back, not before.
+        """A barrier publishes a persistent, mandatory marker to the journal only, and fires when
+        the marker is delivered, not before.
         """
         barrier = self.journal.barrier()
         (publish,) = self.sent()
@@ -130,14 +130,14 @@ class Barrier(BarrierTestCase):
         self.assertEqual(self.seen, [])
 
     def test_before_its_confirm(self) -> None:
-        """A marker that comes back before its confirm is as good."""
+        """The barrier fires even if the marker is delivered before its confirm."""
         barrier = self.journal.barrier()
         self.bring(self.sent()[0].body)
         self.turn()
         self.assertIsNone(self.successResultOf(barrier))
 
     def test_what_came_before_is_seen(self) -> None:
-        """When the barrier fires, every event in front of its marker has been applied."""
+        """When the barrier fires, every event before its marker has been applied."""
         event = Started("0" * 32, "DEVICE1", 1.0, 1)
         seen: list[list[Event]] = []
         self.journal.barrier().addCallback(lambda _: seen.append(list(self.seen)))
@@ -146,8 +146,8 @@ class Barrier(BarrierTestCase):
         self.assertEqual(seen, [[event]])
 
     def test_late_callers_share_the_next_marker(self) -> None:
-        """Callers who come while a marker is under way wait for the next one, all for the same:
-        theirs may be behind the first.
+        """Callers that arrive while a marker is under way share the next one, because their events
+        may be after the first marker.
         """
         (first,) = self.barriers(1)
         self.turn()
@@ -163,7 +163,7 @@ class Barrier(BarrierTestCase):
         self.assertEqual(len(self.sent()), 2)
 
     def test_a_caller_from_within(self) -> None:
-        """Whoever asks again as soon as the barrier has fired gets a marker of its own."""
+        """A caller that requests a barrier in the callback of another one gets a new marker."""
         inner: list[Deferred[None]] = []
         self.journal.barrier().addCallback(lambda _: inner.append(self.journal.barrier()))
         self.turn()
@@ -173,8 +173,8 @@ class Barrier(BarrierTestCase):
         self.assertIsNone(self.successResultOf(inner[0]))
 
     def test_cancelled(self) -> None:
-        """Cancelled callers, of the marker under way and of the next, are forgotten; the others are
-        served.
+        """Cancelled callers, of the current marker and of the next, are forgotten. Others get their
+        result.
         """
         gone, kept = self.barriers(2)
         self.turn()
@@ -189,7 +189,7 @@ class Barrier(BarrierTestCase):
         )
 
     def test_cancelled_by_another(self) -> None:
-        """One caller may cancel another as it is told; the connection bears it."""
+        """A callback may cancel another caller. The connection is not affected."""
         (first,) = self.barriers(1)
         self.turn()
         barriers = self.barriers(3)
@@ -204,8 +204,8 @@ class Barrier(BarrierTestCase):
 
 class Failing(BarrierTestCase):
     def test_lost(self) -> None:
-        """When the connection is lost, all callers learn it, those of the next marker too; none is
-        sent.
+        """When the connection is lost, all callers fail, also those that wait for the next marker,
+        which is not sent.
         """
         first = self.journal.barrier()
         self.turn()
@@ -221,8 +221,9 @@ class Failing(BarrierTestCase):
         self.failureResultOf(self.journal.barrier(), BrokerUnavailable)
 
     def test_attached_again(self) -> None:
-        """On the next connection the stream goes on from the last event, and barriers work; an old
-        marker means nothing there."""
+        """On the next connection the stream continues after the last event, and barriers work. Old
+        markers are ignored.
+        """
         barrier = self.journal.barrier()
         old = self.sent()[0].body
         self.bring(encode_event(Started("0" * 32, "DEVICE1", 1.0, 1)))
@@ -241,8 +242,8 @@ class Failing(BarrierTestCase):
         self.assertIsNone(self.successResultOf(again))
 
     def test_the_broker_refuses_the_marker(self) -> None:
-        """A marker that the broker does not take fails its callers with the reason; the next
-        callers get another.
+        """If the broker refuses the marker, its callers fail with the reason. The next callers get
+        another marker.
         """
         barrier = self.journal.barrier()
         self.turn()
@@ -255,7 +256,7 @@ class Failing(BarrierTestCase):
         self.assertIsNone(self.successResultOf(late))
 
     def test_no_queue_takes_the_marker(self) -> None:
-        """A marker that comes back fails its callers."""
+        """If the marker is returned as unroutable, its callers fail."""
         barrier = self.journal.barrier()
         self.peer.send_back(self.sent()[0])
         self.confirm()
@@ -263,8 +264,8 @@ class Failing(BarrierTestCase):
         self.failureResultOf(barrier, Unroutable)
 
     def test_no_confirm(self) -> None:
-        """A marker that is not confirmed in time fails its callers; when it comes all the same,
-        nothing happens.
+        """If the marker is not confirmed in time, its callers fail. A later confirm has no
+        effect.
         """
         barrier = self.journal.barrier()
         marker = self.sent()[0].body
@@ -275,9 +276,7 @@ class Failing(BarrierTestCase):
         self.assertFalse(self.connection.closed)
 
     def test_the_broker_is_full(self) -> None:
-        """While the broker takes no messages a barrier fails at once, also for those who come
-        next.
-        """
+        """While the broker accepts no messages, a barrier fails at once, also for later callers."""
         self.connection.blocked = True
         for barrier in self.barriers(2):
             self.failureResultOf(barrier, Overloaded)
@@ -290,7 +289,7 @@ class Failing(BarrierTestCase):
 
 class Stall(BarrierTestCase):
     def test_nothing_comes(self) -> None:
-        """A stream that brings nothing while a marker is due costs the connection."""
+        """If the stream delivers nothing while a marker is due, the connection is closed."""
         barrier = self.journal.barrier()
         self.turn()
         self.confirm()
@@ -302,8 +301,9 @@ class Stall(BarrierTestCase):
         self.failureResultOf(barrier, BrokerUnavailable)
 
     def test_the_journal_is_another(self) -> None:
-        """After a stream that brought nothing, the last event is looked for from the beginning.
-        Where it is not there, all is read."""
+        """After a stream that delivered nothing, the last event is searched from the beginning. If
+        it is not there, the whole stream is read.
+        """
         events = [encode_event(Started(f"{number:032x}", "DEVICE1", 1.0, 1)) for number in range(3)]
         self.bring(*events)
         self.stall()
@@ -331,7 +331,7 @@ class Stall(BarrierTestCase):
         )
 
     def test_the_journal_is_the_same(self) -> None:
-        """Where the last event is found at its place, only what is new is taken."""
+        """If the last event is found at its offset, only newer events are applied."""
         events = [encode_event(Started(f"{number:032x}", "DEVICE1", 1.0, 1)) for number in range(3)]
         self.bring(*events)
         self.stall()
@@ -363,7 +363,7 @@ class Stall(BarrierTestCase):
         self.failureResultOf(barrier, BrokerUnavailable)
 
     def test_a_long_replay(self) -> None:
-        """For as long as the stream brings anything, its marker is waited for."""
+        """As long as the stream delivers anything, the marker is waited for."""
         barrier = self.journal.barrier()
         self.turn()
         self.confirm()
@@ -379,7 +379,7 @@ class Stall(BarrierTestCase):
 
 class Acks(BarrierTestCase):
     def test_one_for_many(self) -> None:
-        """Deliveries are acknowledged with one frame for many."""
+        """One acknowledgement covers many deliveries."""
         self.bring(*[encode_event(Started("0" * 32, "DEVICE1", 1.0, 1))] * (2 * ACK_EVERY))
         self.turn()
         self.assertEqual(

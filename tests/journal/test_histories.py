@@ -1,4 +1,4 @@
-"""What the store makes of keys, cancellations and attempts, and what it tells of them."""
+"""What the store derives from keys, cancellations and attempts, and what it returns about them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.journal_folds import DEVICE, RETENTION_S, all_of, fold, task_
 
 
 class Keys(SynchronousTestCase):
-    """Tasks with an ``Idempotency-Key``, whose ids come again."""
+    """Tasks with an ``Idempotency-Key``, whose ids can be used again."""
 
     def requested(self, at: float, fingerprint: str = "f1") -> Requested:
         return Requested(task_id(1), DEVICE, at, fingerprint)
@@ -36,8 +36,8 @@ class Keys(SynchronousTestCase):
         return store.over(task_id(1), fingerprint, at)
 
     def test_the_first_order_counts(self) -> None:
-        """Of two orders with one key the first in the journal is the task's; the other message is
-        over before it has begun.
+        """Of two requests with one key, the first in the journal is the task. The other message
+        counts as done.
         """
         store = fold([self.requested(10.0, "f1"), self.requested(5.0, "f2")])
         self.assertEqual([self.over(store, 10.0, each) for each in ("f1", "f2")], [False, True])
@@ -45,8 +45,8 @@ class Keys(SynchronousTestCase):
         self.assertEqual([self.over(store, 10.0, each) for each in ("f1", "f2")], [True, True])
 
     def test_not_told(self) -> None:
-        """Nothing is said of a message that the journal has not told of, nor, with a key, before
-        its request has come.
+        """The store does not know whether a message is done before the journal has an event of its
+        task or, with a key, its request.
         """
         self.assertEqual(
             [self.over(fold([]), 1.0, fingerprint) for fingerprint in ("f1", None)], [None, None]
@@ -57,7 +57,7 @@ class Keys(SynchronousTestCase):
         )
 
     def test_within_the_retention(self) -> None:
-        """An order up to half an hour behind the retention changes nothing."""
+        """A request up to half an hour after the retention changes nothing."""
         at = 20.0 + RETENTION_S + 1800.0
         store = fold([self.requested(10.0), self.finished(20.0), self.requested(at)])
         self.assertTrue(store.finished(task_id(1)))
@@ -71,8 +71,8 @@ class Keys(SynchronousTestCase):
         self.assertEqual((store.attempts(task_id(1)), store.finished(task_id(1))), (1, True))
 
     def test_behind_the_retention(self) -> None:
-        """A later one begins a new task, of which nothing is known but that; its message is not
-        over before the journal has told of it.
+        """A later request starts a new task without a history. Its message is not done before the
+        journal has the request.
         """
         at = 20.0 + RETENTION_S + 1800.5
         store = fold([self.requested(10.0), self.finished(20.0)])
@@ -85,7 +85,7 @@ class Keys(SynchronousTestCase):
         self.assertIs(self.over(store, at, "f2"), False)
 
     def test_kept_longer(self) -> None:
-        """A replica keeps them an hour longer: clocks that differ less than that cannot make two
+        """A replica keeps tasks an hour longer, so that clocks that differ by less cannot make two
         replicas disagree.
         """
         store = fold([self.requested(10.0), self.finished(20.0)])
@@ -94,8 +94,8 @@ class Keys(SynchronousTestCase):
 
     @given(st.data())
     def test_read_again(self, data: st.DataObject) -> None:
-        """Reading again, from any point, the journal of a key that was used several times changes
-        nothing; forgotten ends do no harm.
+        """Replaying the journal of a key that was used several times, from any point, changes
+        nothing. Forgotten ends do no harm.
         """
         history: list[Event] = []
         at = 10.0
@@ -121,7 +121,9 @@ class Keys(SynchronousTestCase):
 
 class Withholding(SynchronousTestCase):
     def test_read_again(self) -> None:
-        """Reading again how a task waited for its key counts no second twice, be it over or not."""
+        """Replaying the events of a task that waited for its key counts no second twice, whether or
+        not the wait is over.
+        """
         waits: list[Event] = [
             Withheld(task_id(1), DEVICE, 10.0, "k"),
             Withheld(task_id(1), DEVICE, 15.0, "k", over=True),
@@ -138,8 +140,8 @@ class Withholding(SynchronousTestCase):
 
 class Cancelling(SynchronousTestCase):
     def test_before_the_first_start(self) -> None:
-        """A task that is cancelled before it started is cancelled for good; a start that comes
-        later does not count.
+        """A task that is cancelled before its start stays cancelled. A later start has no
+        effect.
         """
         store = fold(
             [
@@ -155,7 +157,7 @@ class Cancelling(SynchronousTestCase):
         self.assertEqual(store.lookup(task_id(1), DEVICE), State.CANCELLED)
 
     def test_behind_the_first_start(self) -> None:
-        """A cancellation behind the start changes nothing, whatever the times say."""
+        """A cancellation after the start has no effect, whatever the times in the events."""
         events: list[Event] = [
             Requested(task_id(1), DEVICE, 1.0),
             Started(task_id(1), DEVICE, 5.0, 1),
@@ -165,8 +167,8 @@ class Cancelling(SynchronousTestCase):
         )
 
     def test_forgotten(self) -> None:
-        """A cancelled task is remembered a week longer: its message may still wait for its turn,
-        and is no order.
+        """A cancelled task is remembered for another week: its message may still be in the queue,
+        and must not be taken for a new task.
         """
         store = fold([Requested(task_id(1), DEVICE, 1.0), Cancelled(task_id(1), DEVICE, 2.0)])
         last = 2.0 + 7 * 86400.0 + RETENTION_S
@@ -176,7 +178,7 @@ class Cancelling(SynchronousTestCase):
 
 
 class Told(SynchronousTestCase):
-    """Details and lists."""
+    """Details and lists of tasks."""
 
     def details(self, store: Store, number: int = 1, now: float = 100.0) -> Details:
         found = store.details(task_id(number), None, now)
@@ -184,7 +186,7 @@ class Told(SynchronousTestCase):
         return found
 
     def test_of_whom(self) -> None:
-        """A task's details are for who names its equipment, or none."""
+        """A task's details are found with its equipment, or without any equipment."""
         store = fold([Requested(task_id(1), DEVICE, 1.0)])
         self.assertIsNone(store.details(task_id(1), "DEF456789", 1.0))
         self.assertIsNone(store.details(task_id(2), None, 1.0))
@@ -193,8 +195,8 @@ class Told(SynchronousTestCase):
         )
 
     def test_queued(self) -> None:
-        """The first task of a device waits for a free slot, the next ones for the device; a
-        cancelled one keeps nobody waiting.
+        """The first task of a device waits for a free slot, the next ones for the device. Cancelled
+        tasks delay no other.
         """
         store = fold([Requested(task_id(number), DEVICE, float(number)) for number in range(1, 5)])
         store.apply(Cancelled(task_id(2), DEVICE, 5.0))
@@ -211,8 +213,8 @@ class Told(SynchronousTestCase):
         )
 
     def test_running(self) -> None:
-        """While a call runs, its end is expected by what calls took before, and those behind it
-        after it.
+        """While a call runs, its end is estimated from the durations of earlier calls, and those of
+        the tasks behind it from that.
         """
         store = fold(
             [
@@ -230,8 +232,8 @@ class Told(SynchronousTestCase):
         self.assertEqual(self.details(store, now=1000.0).expected_at, 1000.0)
 
     def test_postponed(self) -> None:
-        """Attempts that did not reach A are told with their errors, and when the next is due while
-        that is to come.
+        """Attempts that did not reach A are listed with their errors, and with the time of the next
+        attempt if it is in the future.
         """
         events: list[Event] = [Requested(task_id(1), DEVICE, 1.0)]
         for number in (1, 2):
@@ -261,9 +263,7 @@ class Told(SynchronousTestCase):
         )
 
     def test_a_long_row(self) -> None:
-        """Tasks before a task are told of as far as 500, however long the row; its end is expected
-        by all of them.
-        """
+        """At most 500 tasks are counted as ahead, but the estimated end uses all of them."""
         store = fold([Requested(task_id(number), DEVICE, 1.0) for number in range(1, 3001)])
         store.apply(Started(task_id(1), DEVICE, 90.0, 1))
         near, far = self.details(store, 500), self.details(store, 3000)
@@ -275,7 +275,7 @@ class Told(SynchronousTestCase):
         st.integers(min_value=1, max_value=12),
     )
     def test_one_by_one_or_together(self, states: list[str], limit: int) -> None:
-        """A list tells of each task what its own details tell."""
+        """A list has the same data for each task as its own details."""
         store = Store(RETENTION_S)
         for number, state in enumerate(states):
             store.apply(Requested(task_id(number), DEVICE, float(number)))
@@ -289,16 +289,14 @@ class Told(SynchronousTestCase):
         self.assertEqual(listed, [store.details(each.task_id, DEVICE, 100.0) for each in listed])
 
     def test_a_row_of_cancelled_tasks(self) -> None:
-        """Tasks that were cancelled are looked at, too: behind a thousand of them nothing is
-        seen.
-        """
+        """At most a thousand tasks ahead are examined, including cancelled ones."""
         store = fold([Requested(task_id(number), DEVICE, 1.0) for number in range(1, 3001)])
         for number in {*range(2, 3000)} - {900}:
             store.apply(Cancelled(task_id(number), DEVICE, 2.0))
         self.assertEqual([self.details(store, number).ahead for number in (900, 3000)], [1, 0])
 
     def test_places(self) -> None:
-        """The journal's order is told of any tasks of any devices."""
+        """The journal's order is returned for tasks of all devices."""
         store = fold(
             [Requested(task_id(number), f"{DEVICE}{number % 2}", 1.0) for number in range(1, 9)]
         )
@@ -309,7 +307,7 @@ class Told(SynchronousTestCase):
         )
 
     def test_many_attempts(self) -> None:
-        """The latest ten attempts are kept, three once the task has ended; all are counted."""
+        """The last ten attempts are kept, three once the task has ended. All are counted."""
         events: list[Event] = [
             Started(task_id(1), DEVICE, float(number), number) for number in range(1, 31)
         ]
@@ -326,7 +324,7 @@ class Told(SynchronousTestCase):
         )
 
     def test_the_last_attempt(self) -> None:
-        """The last attempt ends with its task; where that did not complete, its reason is the
+        """The last attempt ends with its task. If the task did not complete, its reason is the
         attempt's error.
         """
         started: list[Event] = [
@@ -344,8 +342,8 @@ class Told(SynchronousTestCase):
             self.assertEqual(ended.attempts, (Attempt(1, 10.0, 70.0, error),))
 
     def test_durations_are_learned(self) -> None:
-        """What calls take is the median of the latest that ended, however they did; until one has,
-        it is a minute.
+        """The expected duration of a call is the median of the latest calls, whatever their
+        results. Before the first one it is a minute.
         """
         store = Store(1e9)
         for number in range(100):
@@ -357,8 +355,8 @@ class Told(SynchronousTestCase):
         self.assertAlmostEqual(self.details(store, 500, 200_000.0).expected_at or 0.0, 200_010.0, 0)
 
     def test_a_devices_tasks(self) -> None:
-        """A device's tasks come newest first by the journal's order, page by page; forgotten ones
-        are gone, wherever they stood.
+        """A device's tasks are listed newest first by the journal's order, page by page. Forgotten
+        ones are left out.
         """
         store = fold(
             [

@@ -1,4 +1,4 @@
-"""What is known of open tasks: their order, where they stand in the journal, and which are in no
+"""What is known of open tasks: their order, their offsets in the journal, and which are in no
 queue.
 """
 
@@ -42,17 +42,17 @@ class OpenTasksTestCase(SynchronousTestCase):
         self.start()
 
     def start(self) -> None:
-        """A replica that knows nothing."""
+        """Make a replica without events."""
         self.store, self.tasks = Store(1000.0), OpenTasks()
 
     def read(self, *events: TaskEvent, offset: int = 0) -> None:
-        """The journal's events from an offset on."""
+        """Read these events of the journal, from an offset on."""
         for each, event in enumerate(events, offset):
             self.store.apply(event)
             self.tasks.saw(event, each, self.store.state(event.task_id))
 
     def order(self, numbers: Sequence[int]) -> list[int]:
-        """Which of these has its turn now."""
+        """Return which of these may go now."""
         return [
             number
             for number in numbers
@@ -68,7 +68,7 @@ class OpenTasksTestCase(SynchronousTestCase):
 
 class Order(OpenTasksTestCase):
     def test_one_after_the_other(self) -> None:
-        """Of a device's open tasks the first has its turn; one that is not open never waits."""
+        """Of a device's open tasks only the first may go. A task that is not open never waits."""
         self.read(requested(1), requested(2), requested(3))
         self.assertEqual(self.order([1, 2, 3]), [1])
         self.read(cancelled(1), offset=3)
@@ -87,8 +87,8 @@ class Order(OpenTasksTestCase):
         st.integers(min_value=0, max_value=11),
     )
     def test_copies_keep_their_places(self, count: int, copies: list[int], forgotten: int) -> None:
-        """Whatever the journal has forgotten, its copies of what is open tell the order that its
-        first events had.
+        """Copies of open tasks have the order of their first events, even if the journal has
+        forgotten those.
         """
         self.start()
         numbers = list(range(count))
@@ -109,7 +109,7 @@ class Order(OpenTasksTestCase):
 
 class Offsets(OpenTasksTestCase):
     def test_of_a_task(self) -> None:
-        """The offsets of a task's events are known, and which of them has its order."""
+        """The offsets of a task's events are known, and which of them has its body."""
         self.read(started(1), requested(1), requested(1), started(1, 2))
         task = self.tasks.get(task_id(1))
         assert task is not None
@@ -118,7 +118,7 @@ class Offsets(OpenTasksTestCase):
         )
 
     def test_copied(self) -> None:
-        """A copy takes the place of what was copied; what came meanwhile stays."""
+        """A copy takes the place of the original. Events between them keep theirs."""
         self.read(
             requested(1),
             started(1),
@@ -134,7 +134,7 @@ class Offsets(OpenTasksTestCase):
         )
 
     def test_many(self) -> None:
-        """Of very many events the first and the last are known."""
+        """Of very many events of a task the first and the last are known."""
         self.read(requested(1), *(started(1, attempt) for attempt in range(1, 1000)))
         task = self.tasks.get(task_id(1))
         assert task is not None
@@ -144,7 +144,7 @@ class Offsets(OpenTasksTestCase):
         )
 
     def test_when_the_journal_began(self) -> None:
-        """The journal began with its first event, or with the copy that is the first."""
+        """The journal began with its first event or, if that is a copy, with its original."""
         self.read(requested(1, 5.0), requested(2, 1.0))
         self.assertEqual(self.tasks.began_at, 5.0)
         self.start()
@@ -152,8 +152,8 @@ class Offsets(OpenTasksTestCase):
         self.assertEqual(self.tasks.began_at, 9.0)
 
     def test_another_journal(self) -> None:
-        """What is known comes before all that a new journal has, and has no offsets there until it
-        is told.
+        """Known tasks come before all tasks in a new journal, and have no offsets until the new
+        journal has their events.
         """
         self.read(requested(1), requested(2))
         self.tasks.journal_lost()
@@ -165,22 +165,22 @@ class Offsets(OpenTasksTestCase):
 
 class Ends(OpenTasksTestCase):
     def test_what_stands_behind_an_end(self) -> None:
-        """A task that has an event behind its end is to have that end told again."""
+        """If a task has an event after its end, the end is to be published again."""
         self.read(requested(1), finished(1), requested(1))
         self.assertEqual((list(self.tasks.unended), len(self.tasks)), ([task_id(1)], 0))
         self.read(finished(1), offset=3)
         self.assertEqual(list(self.tasks.unended), [])
 
     def test_a_plain_end(self) -> None:
-        """Ends that come again change nothing."""
+        """A repeated end changes nothing."""
         self.read(requested(1), finished(1), finished(1), cancelled(1))
         self.assertEqual((list(self.tasks.unended), self.tasks.cancelled), ([], {}))
 
 
 class Missing(OpenTasksTestCase):
     def test_missing(self) -> None:
-        """Missing is what is open, stands before the given offset, and is not held; in the
-        journal's order.
+        """A task is missing if it is open, stands before the given offset, and is not held. Missing
+        tasks are in the journal's order.
         """
         self.read(requested(3), requested(1), requested(2), requested(4), requested(5))
         self.assertEqual(self.missing(4, 1), [3, 2, 4])
@@ -189,7 +189,9 @@ class Missing(OpenTasksTestCase):
         self.assertEqual((self.missing(0), self.tasks.any_missing(0, ())), ([], False))
 
     def test_cancelled(self) -> None:
-        """A cancelled task's message may be anywhere until it is known to be gone."""
+        """The message of a cancelled task counts as being in a queue until it is known to
+        be gone.
+        """
         self.read(requested(1), requested(2), cancelled(1), cancelled(2))
         self.assertTrue(self.tasks.any_missing(9, ()))
         self.tasks.messages_gone(9, {task_id(2)})
@@ -198,7 +200,7 @@ class Missing(OpenTasksTestCase):
         self.assertFalse(self.tasks.any_missing(9, ()))
 
     def test_a_cancellation_alone(self) -> None:
-        """One whose request is forgotten is remembered, too, and a copy of it keeps its place."""
+        """A cancellation without its request is remembered too, and its copy keeps its place."""
         self.read(cancelled(1), offset=7)
         self.read(cancelled(1, Copied(99.0, 3, 7)), offset=8)
         self.assertEqual(

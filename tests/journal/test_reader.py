@@ -1,4 +1,4 @@
-"""Reading single messages of a journal again, on the embedded broker."""
+"""Reading single messages of a journal, on the embedded broker."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ class Reading(BrokerTestCase):
         return {offset: decode_event(message.body) for offset, message in found.items()}
 
     def test_some(self) -> None:
-        """The messages at the given offsets, near one another or far apart; nothing stays open."""
+        """The messages at these offsets are returned, near one another or far apart. No channel
+        stays open.
+        """
         self.write(WIDEST_GAP + 20)
         wanted = (3, 1, 4, WIDEST_GAP + 15, WIDEST_GAP + 19)
         self.assertEqual(
@@ -49,14 +51,14 @@ class Reading(BrokerTestCase):
         self.assertEqual((self.read(), len(self.kept.connection.channels)), ({}, 1))
 
     def test_forgotten(self) -> None:
-        """What the journal has forgotten is not there."""
+        """Messages that the journal has forgotten are left out."""
         self.write(5)
         stream = self.broker.virtual_host.queues[SHARD.journal]
         stream._on_trimmed(3)  # type: ignore[union-attr]
         self.assertEqual(list(self.read(1, 2, 3)), [3])
 
     def test_a_journal_that_brings_nothing(self) -> None:
-        """Messages that do not come are given up."""
+        """Reading ends after a time limit if messages do not arrive."""
         self.write(1)
         reading = Deferred.fromCoroutine(self.reader.read(self.kept.connection, [5]))
         self.network.advance(DEADLINE_S)

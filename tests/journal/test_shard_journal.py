@@ -33,24 +33,24 @@ class JournalTestCase(BrokerTestCase):
         self.seen: list[Event] = []
 
     def make(self) -> tuple[ShardJournal, BrokerConnection]:
-        """A journal whose connection has begun."""
+        """Return a journal whose connection is being made."""
         publisher = Publisher(clock=self.clock)
         journal = self.journal(self.seen.append, publisher)
         return journal, self.begin([Topology([SHARD]), publisher, journal])
 
     def follow(self) -> ShardJournal:
-        """A journal that has replayed everything."""
+        """Return a journal that has replayed everything."""
         self.follower, self.connection = self.make()
         self.reconnected(self.connection)
         return self.follower
 
     def lose(self) -> None:
-        """Every connection breaks; nobody has come back yet."""
+        """Break every connection. No client has reconnected yet."""
         self.network.cut("broker")
         self.network.settle()
 
     def close_broker(self) -> None:
-        """The broker refuses, until `open_broker`."""
+        """Make the broker refuse connections until `open_broker`."""
         del self.network.factories["broker"]
         self.lose()
 
@@ -61,8 +61,8 @@ class JournalTestCase(BrokerTestCase):
 
 class Following(JournalTestCase):
     def test_replay(self) -> None:
-        """Everything in the stream, from its first event on, has been applied in order before the
-        journal counts as attached.
+        """Everything in the stream, from its first event on, is applied in order before the journal
+        counts as attached.
         """
         events = [started(number) for number in range(2500)]
         self.publish_task(make_task(1))
@@ -72,15 +72,15 @@ class Following(JournalTestCase):
         self.assertEqual(self.seen, [Requested(task_id(1), "DEVICE1", EPOCH), *events])
 
     def test_live(self) -> None:
-        """Whatever is published later is applied as it comes."""
+        """Events that are published later are applied as they arrive."""
         self.follow()
         for number in range(3):
             self.publish_event(started(number))
             self.assertEqual(self.seen[-1], started(number))
 
     def test_resume(self) -> None:
-        """After a lost connection it goes on behind the last event it has seen, with nothing twice
-        and nothing missed.
+        """After a lost connection the journal continues after the last event it has applied. None
+        is applied twice, and none is skipped.
         """
         self.follow()
         self.publish_event(started(1))
@@ -93,9 +93,7 @@ class Following(JournalTestCase):
         self.assertEqual(self.seen, [started(1), started(2), started(3)])
 
     def test_undecodable(self) -> None:
-        """What is no event is passed over and logged once, without what is in it; the journal goes
-        on.
-        """
+        """A message that is not an event is skipped and logged once, without its content."""
         self.publish_event(b"s3cr3t")
         self.publish_event(started(1))
         self.follow()
@@ -106,19 +104,19 @@ class Following(JournalTestCase):
         self.assertNotIn("s3cr3t", line)
 
     def test_unrecognised(self) -> None:
-        """An event of a kind that only a later version knows is carried."""
+        """An event of a kind that only a later version knows is passed on as unrecognised."""
         self.publish_event(b'{"kind": "paused", "v": 2, "task": 1}')
         self.follow()
         self.assertEqual(self.seen, [Unrecognised("paused")])
 
     def test_others_markers(self) -> None:
-        """Other replicas' markers are nobody's business here."""
+        """Markers of other replicas are ignored."""
         self.publish_event(Marker("theirs"))
         self.follow()
         self.assertEqual(self.seen, [])
 
     def test_a_journal_that_began_anew(self) -> None:
-        """When the broker comes back with another, shorter journal, that one is read from its
+        """If the broker comes back with another, shorter journal, that one is read from its
         beginning.
         """
         self.follow()
@@ -136,12 +134,12 @@ class Following(JournalTestCase):
 
 
 class Credit(JournalTestCase):
-    """A stream hands out no more than the prefetch allows, and gives up on a consumer that never
-    acknowledges.
+    """A stream delivers at most as many messages as the prefetch count, and closes a consumer that
+    never acknowledges.
     """
 
     def unsettled(self) -> int:
-        """How many of the stream's deliveries the broker counts as unacknowledged."""
+        """Return how many of the stream's deliveries are unacknowledged at the broker."""
         return sum(
             len(channel.consuming.unsettled)
             for connection in self.broker.connections
@@ -149,7 +147,7 @@ class Credit(JournalTestCase):
         )
 
     def test_batches(self) -> None:
-        """Deliveries are acknowledged many at a time, and the stream never runs dry."""
+        """Many deliveries are acknowledged at a time, and the stream never has to wait."""
         self.follow()
         for number in range(600):
             self.publish_event(started(number))
@@ -158,8 +156,8 @@ class Credit(JournalTestCase):
         self.assertLess(self.unsettled(), 500)
 
     def test_an_idle_journal(self) -> None:
-        """Where hardly anything happens, what has come is acknowledged after some minutes, long
-        before the broker's 30.
+        """On a journal with few events, deliveries are acknowledged after some minutes, long before
+        the broker's limit of 30.
         """
         self.follow()
         self.publish_event(started(1))
@@ -172,7 +170,7 @@ class Credit(JournalTestCase):
 
 class Appending(JournalTestCase):
     def test_confirmed(self) -> None:
-        """An event counts as appended once the broker has confirmed it; the own replica sees it
+        """An append succeeds once the broker has confirmed the event. The own replica applies it
         too.
         """
         journal = self.follow()
@@ -183,7 +181,7 @@ class Appending(JournalTestCase):
         self.assertEqual(self.seen, [started(1)])
 
     def test_an_outage(self) -> None:
-        """An event waits for the broker, however long it is away."""
+        """An append waits for the broker, however long the broker is down."""
         journal = self.follow()
         self.close_broker()
         appended = journal.append(started(1))
@@ -195,8 +193,8 @@ class Appending(JournalTestCase):
         self.assertEqual(self.seen, [started(1)])
 
     def test_a_confirm_that_is_lost(self) -> None:
-        """When the connection breaks before the confirm, the event is published again: it may come
-        twice, and never not at all.
+        """If the connection is lost before the confirm, the event is published again. It may be
+        there twice, but is never missing.
         """
         journal = self.follow()
         appended = journal.append(started(1))
@@ -207,7 +205,7 @@ class Appending(JournalTestCase):
         self.assertIn(self.seen, ([started(1)], [started(1)] * 2))
 
     def test_many_wait_on_one_timer(self) -> None:
-        """Thousands of events that wait for the broker cost no timer each."""
+        """Thousands of appends that wait for the broker share one timer."""
         journal = self.follow()
         self.close_broker()
         appended = [journal.append(started(number)) for number in range(3000)]
@@ -222,9 +220,7 @@ class Appending(JournalTestCase):
         )
 
     def test_cancelled(self) -> None:
-        """An append that is cancelled while the broker is away is never made, and leaves nothing
-        behind.
-        """
+        """An append that is cancelled while the broker is down is not made, and leaves no timer."""
         journal = self.follow()
         self.close_broker()
         given_up, other = journal.append(started(1)), journal.append(started(2))
@@ -237,7 +233,7 @@ class Appending(JournalTestCase):
         self.assertEqual(self.seen, [started(2)])
 
     def test_all_cancelled(self) -> None:
-        """When nobody waits any more, no timer is left."""
+        """After all appends are cancelled, no timer is left."""
         journal = self.follow()
         self.close_broker()
         appended = journal.append(Finished(task_id(1), "DEVICE1", EPOCH, State.FAILED, "why"))
@@ -260,8 +256,8 @@ class Submitting(BrokerTestCase):
         )
 
     def test_each_to_its_shard(self) -> None:
-        """A task goes to work queue and journal of its equipment's shard, whole, persistent, with
-        one publish.
+        """A task is published once and routed to the work queue and the journal of its equipment's
+        shard, complete and persistent.
         """
         for number in range(12):
             task = make_task(number, f"DEVICE{number}")
@@ -283,7 +279,7 @@ class Submitting(BrokerTestCase):
         self.assertEqual(sum(self.messages(shard.journal) for shard in self.shards), 12)
 
     def test_no_queue(self) -> None:
-        """A task that no queue takes is refused."""
+        """A task that is routed to no queue is refused."""
         for shard in self.shards:
             for queue in (shard.work, shard.journal):
                 self.broker.virtual_host.delete_queue(self.broker.virtual_host.queue(queue, None))
@@ -297,7 +293,7 @@ class Submitting(BrokerTestCase):
         self.failureResultOf(self.tasks.submit(make_task(1)), BrokerUnavailable)
 
     def test_too_many(self) -> None:
-        """Beyond what may wait for confirms, a task is refused at once."""
+        """If too many messages wait for confirms, a task is refused at once."""
         publisher = Publisher(clock=self.clock, max_unconfirmed=2)
         self.connect([publisher])
         tasks = TaskPublisher(publisher=publisher, shards=4, refusal=lambda shard, key: None)
@@ -307,7 +303,9 @@ class Submitting(BrokerTestCase):
         self.assertEqual([self.successResultOf(each) for each in submitted[:2]], [None, None])
 
     def test_the_confirm_is_lost(self) -> None:
-        """When the connection breaks before the confirm, it is said that the task may be safe."""
+        """If the connection is lost before the confirm, the error says that the task may
+        be safe.
+        """
         submitted = self.tasks.submit(make_task(1))
         self.network.cut("broker")
         self.network.settle()

@@ -1,4 +1,4 @@
-"""The fold over the journal, by examples and by its laws."""
+"""The store as a fold over the journal, by examples and by laws."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from rtprov.model import (
 from tests.support.journal_folds import DEVICE, RETENTION_S, all_of, fold, task_id, view
 from tests.support.strategies import task_events
 
-# Few tasks, so that a list of events holds several of each.
+# Few ids, so that a list of events has several events for each.
 ONE = st.just(task_id(1))
 A_FEW = st.integers(min_value=0, max_value=3).map(task_id)
 histories = st.lists(
@@ -40,7 +40,7 @@ own_events = st.lists(task_events(ONE, st.just(DEVICE)))
 
 
 def one_after_the_other(events: list[Event]) -> list[Event]:
-    """The same events at increasing times."""
+    """Return the same events at increasing times."""
     return [
         event if isinstance(event, (Marker, Unrecognised)) else attrs.evolve(event, at=float(at))
         for at, event in enumerate(events)
@@ -49,11 +49,11 @@ def one_after_the_other(events: list[Event]) -> list[Event]:
 
 class TheWayOfATask(SynchronousTestCase):
     def test_unknown(self) -> None:
-        """Of a task that no event told of nothing is known."""
+        """A task without an event is unknown."""
         self.assertEqual(view(fold([])), [0] + [None, False, None, 0] * 4)
 
     def test_requested(self) -> None:
-        """A requested task runs, as far as anyone is told; no attempt has begun."""
+        """A requested task is running for clients, without an attempt."""
         store = fold([Requested(task_id(1), DEVICE, 1.0)])
         self.assertEqual(store.lookup(task_id(1), DEVICE), State.RUNNING)
         self.assertFalse(store.finished(task_id(1)))
@@ -81,13 +81,13 @@ class TheWayOfATask(SynchronousTestCase):
             self.assertTrue(store.finished(task_id(1)))
 
     def test_other_equipment(self) -> None:
-        """A task is told of only to who names its equipment."""
+        """A task is found only with its own equipment."""
         store = fold([Requested(task_id(1), DEVICE, 1.0)])
         self.assertIsNone(store.lookup(task_id(1), "DEF456789"))
         self.assertIsNone(store.lookup(task_id(2), DEVICE))
 
     def test_beginning_lost(self) -> None:
-        """Events of a task whose beginning has left the journal make it known."""
+        """A task whose first events have left the journal is known from its later events."""
         self.assertEqual(
             fold([Started(task_id(1), DEVICE, 5.0, 2)]).lookup(task_id(1), DEVICE), State.RUNNING
         )
@@ -97,7 +97,7 @@ class TheWayOfATask(SynchronousTestCase):
         )
 
     def test_first_end_wins(self) -> None:
-        """The first `Finished` holds, whatever a second one says and whenever that happened."""
+        """The first `Finished` counts, whatever a second one says and whatever its time."""
         ends = [
             Finished(task_id(1), DEVICE, at, state, "")
             for at, state in ((5.0, State.COMPLETED), (4.0, State.FAILED))
@@ -105,7 +105,7 @@ class TheWayOfATask(SynchronousTestCase):
         self.assertEqual(fold([*ends]).lookup(task_id(1), DEVICE), State.COMPLETED)
 
     def test_begun_again_after_its_end(self) -> None:
-        """A late `Requested` or `Started` does not bring a finished task back."""
+        """A late `Requested` or `Started` does not change a finished task."""
         end = Finished(task_id(1), DEVICE, 5.0, State.COMPLETED, "")
         store = fold([end, Requested(task_id(1), DEVICE, 1.0), Started(task_id(1), DEVICE, 2.0, 1)])
         self.assertEqual(view(store), view(fold([end])))
@@ -122,14 +122,14 @@ class Laws(SynchronousTestCase):
     def test_the_end_is_the_end(
         self, before: list[Event], state: State, after: list[Event]
     ) -> None:
-        """Nothing that comes after a task's end, in whatever order and however often, changes
-        anything that can be asked of it.
+        """No event after a task's end, in whatever order and however often, changes what can be
+        read about it.
         """
         end: list[Event] = [*before, Finished(task_id(1), DEVICE, 5.0, state, "")]
         self.assertEqual(all_of(fold([*end, *after])), all_of(fold(end)))
 
     def test_withheld_comes_again(self) -> None:
-        """That a task waits for its key means nothing once a call has begun later."""
+        """A wait for a key has no effect after a later start."""
         events: list[Event] = [
             Requested(task_id(1), DEVICE, 1.0),
             Withheld(task_id(1), DEVICE, 2.0, "key"),
@@ -139,7 +139,7 @@ class Laws(SynchronousTestCase):
 
     @given(histories, st.data())
     def test_duplicates(self, events: list[Event], data: st.DataObject) -> None:
-        """Events that come again, singly or as a replay from any point, change nothing."""
+        """Repeated events, single ones or a replay from any point, change nothing."""
         events = one_after_the_other(events)
         again = [
             event
@@ -152,7 +152,7 @@ class Laws(SynchronousTestCase):
 
     @given(histories)
     def test_final_states_stay(self, events: list[Event]) -> None:
-        """From event to event a task's state changes at most once, from running to a final one."""
+        """A task's state changes at most once, from running to a final state."""
         store = Store(RETENTION_S)
         known: dict[str, State] = {}
         for event in events:
@@ -167,9 +167,9 @@ class Laws(SynchronousTestCase):
     @given(histories, st.floats(min_value=0, max_value=5e9))
     @example([Cancelled(task_id(0), DEVICE, 0.0)], RETENTION_S + 1)
     def test_expiry(self, events: list[Event], now: float) -> None:
-        """At any time exactly those are forgotten whose (first) end is longer ago than the
-        retention, in whatever order the ends came. Cancelled tasks, and those with a key, are
-        remembered for longer.
+        """At any time, exactly those tasks are forgotten whose (first) end is longer ago than the
+        retention, in any order of ends. Cancelled tasks, and those with a key, are remembered for
+        longer.
         """
         ends: dict[str, float] = {}
         store = Store(RETENTION_S)
@@ -201,7 +201,7 @@ class Expiry(SynchronousTestCase):
         store.apply(Finished(task_id(number), DEVICE, at, State.COMPLETED, ""))
 
     def test_retention(self) -> None:
-        """A finished task can be asked about until the retention is over."""
+        """A finished task is known until the retention is over."""
         store = Store(RETENTION_S)
         self.finish(store, 1, at=1000.0)
         self.assertEqual(store.expire(1100.0), 0)
@@ -211,7 +211,7 @@ class Expiry(SynchronousTestCase):
         self.assertEqual(len(store), 0)
 
     def test_kept(self) -> None:
-        """A task that is to be kept is forgotten once it is not, and keeps no other."""
+        """`keep` delays the expiry of a task, and of no other task."""
         store = Store(RETENTION_S)
         for number in (1, 2):
             self.finish(store, number, at=1000.0)
@@ -221,14 +221,14 @@ class Expiry(SynchronousTestCase):
         self.assertEqual((store.state(task_id(1)), store.expire(1200.0)), (State.COMPLETED, 1))
 
     def test_never_finished(self) -> None:
-        """A task that has not finished is never forgotten, however old it is."""
+        """A task that has not finished is never forgotten."""
         store = fold([Requested(task_id(1), DEVICE, 1.0), Started(task_id(2), DEVICE, 1.0, 1)])
         self.assertEqual(store.expire(1e12), 0)
         self.assertEqual(len(store), 2)
 
     def test_clocks_disagree(self) -> None:
-        """A writer whose clock runs ahead, by a minute or a year, keeps its own tasks longer and no
-        one else's.
+        """A writer whose clock is ahead, by a minute or a year, only delays the expiry of its own
+        tasks.
         """
         store = Store(RETENTION_S)
         for number, at in enumerate((1060.0, 1001.0, 1000.0 + 365 * 86400.0, 1002.0, 940.0)):
@@ -238,7 +238,7 @@ class Expiry(SynchronousTestCase):
         self.assertEqual(store.expire(1161.0), 1)
 
     def test_told_again_after_expiry(self) -> None:
-        """A forgotten task that a replay tells of again is forgotten again."""
+        """A task that was forgotten and comes again in a replay is forgotten again."""
         events: list[Event] = [
             Requested(task_id(1), DEVICE, 1.0),
             Finished(task_id(1), DEVICE, 2.0, State.FAILED, ""),
@@ -253,8 +253,8 @@ class Expiry(SynchronousTestCase):
 
 class Deaths(SynchronousTestCase):
     def crash_count(self, *events: tuple[int, str | None] | int) -> int:
-        """Of a task with these attempts, each a number and who began it; a number alone
-        postpones.
+        """Return the crash count of a task with these attempts, each a number and the process that
+        began it. A number alone postpones.
         """
         store = fold([Requested(task_id(1), DEVICE, 1.0)])
         for event in events:
@@ -265,15 +265,15 @@ class Deaths(SynchronousTestCase):
         return store.crash_count(task_id(1))
 
     def test_counted(self) -> None:
-        """An attempt counts that another process followed up before it had an end, once, whoever
-        tells of it how often.
+        """An attempt counts once if another process began the next one before it had an end,
+        however often its events are repeated.
         """
         self.assertEqual(self.crash_count((1, "a"), (2, "b"), (3, "c")), 2)
         self.assertEqual(self.crash_count((1, "a"), (2, "b"), (2, "b"), (1, "a"), (2, "c")), 1)
 
     def test_not_counted(self) -> None:
-        """Attempts that had an end, attempts of one process, and those of a version that does not
-        say whose they are do not count.
+        """Attempts with an end, attempts of the same process, and those of a version that does not
+        name the process do not count.
         """
         self.assertEqual(self.crash_count((1, "a"), 1, (2, "b"), 2, (3, "c")), 0)
         self.assertEqual(self.crash_count((1, "a"), (2, "a"), (3, "a")), 0)
@@ -283,8 +283,8 @@ class Deaths(SynchronousTestCase):
 
 class Memory(SynchronousTestCase):
     def test_cost_of_a_task(self) -> None:
-        """A finished task costs at most 350 bytes its own id included, and next to nothing once it
-        is forgotten.
+        """A finished task uses at most 350 bytes, including its id, and almost nothing once it is
+        forgotten.
         """
         count = 5_000
         ids = [task_id(number) for number in range(count)]
@@ -298,16 +298,15 @@ class Memory(SynchronousTestCase):
                 Started(each, DEVICE, at + 0.5, 1),
                 Finished(each, DEVICE, at + 60.5, State.COMPLETED, ""),
             ):
-                # Each event is decoded from a message of its own, and brings its own copy of the
-                # id.
+                # Each event is decoded from a message of its own, with its own copy of the id.
                 store.apply(attrs.evolve(event, task_id="".join(each)))
         self.assertLess(tracemalloc.get_traced_memory()[0] / count, 350)
         self.assertEqual(store.expire(2e9), count)
         self.assertLess(tracemalloc.get_traced_memory()[0] / count, 100)
 
     def test_cost_of_a_task_with_all_there_is(self) -> None:
-        """One of a device of its own, with a key and an outage of A in its past, costs at most
-        1,300 bytes, and nothing once forgotten.
+        """A finished task of a device of its own, with a key and an outage of A, uses at most 1,300
+        bytes, and nothing once it is forgotten.
         """
         count = 5_000
         store = Store(RETENTION_S)

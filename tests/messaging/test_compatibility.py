@@ -1,7 +1,7 @@
-"""Versions beside each other: each decodes messages that have fewer fields, or more, than its own.
+"""Compatibility of versions: each decodes messages with fewer or more fields than its own.
 
-A field that is added to a message, or to what is nested in one, must have a default: otherwise a
-new front end refuses the replies of an old worker.
+A field that is added to a message, or to an object in one, must have a default. Otherwise a new
+front end refuses the replies of an old worker.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ Sample = tuple[bytes, Callable[[bytes], object], type]
 
 
 def structs() -> dict[str, type]:
-    """The messages of all formats, by name."""
+    """Return the structs of all messages, by name."""
     return {
         name: each
         for module in (event_messages, status_messages, query_messages, markers)
@@ -119,7 +119,7 @@ def structs() -> dict[str, type]:
 
 
 def samples() -> Iterator[Sample]:
-    """A message of each kind with all its fields, what decodes it, and its type."""
+    """Return a message of each kind with all its fields, its decoder, and its type."""
     types = structs()
     yield event_messages.encode_task(TASK), event_messages.decode_task, types["_Task"]
     for event in EVENTS:
@@ -140,7 +140,7 @@ def samples() -> Iterator[Sample]:
 
 
 def objects(value: Any, kind: Any) -> Iterator[tuple[dict[str, Any], Any]]:
-    """The JSON objects in `value`, which is of the type `kind`, with their own types."""
+    """Return the JSON objects in `value`, which has the type `kind`, with their own types."""
     if isinstance(kind, inspect.UnionType):
         for each in kind.types:
             yield from objects(value, each)
@@ -156,7 +156,7 @@ def objects(value: Any, kind: Any) -> Iterator[tuple[dict[str, Any], Any]]:
 
 class Compatibility(SynchronousTestCase):
     def test_required(self) -> None:
-        """Each message requires what its first version had, and nothing that was added later."""
+        """Each message requires the fields of its first version, and none that was added later."""
         found = dict(structs(), Details=Details, Attempt=Attempt, Copied=Copied)
         self.assertEqual(set(found), set(REQUIRED))
         for name, each in found.items():
@@ -165,12 +165,12 @@ class Compatibility(SynchronousTestCase):
             self.assertEqual(required, set(REQUIRED[name].split()), name)
 
     def test_every_message_has_a_sample(self) -> None:
-        """No message is left out of the tests below."""
+        """The tests below use every message."""
         kinds = {kind.__name__ for _, _, kind in samples()}
         self.assertEqual(kinds | {"_AnyKind"}, set(structs()))
 
     def test_from_a_later_version(self) -> None:
-        """A field that a later version added, at any depth, changes nothing."""
+        """A field that a later version added, at any depth, is ignored."""
         for body, decode, kind in samples():
             count = len(list(objects(json.loads(body), inspect.type_info(kind))))
             self.assertGreater(count, 0, kind)
@@ -182,7 +182,7 @@ class Compatibility(SynchronousTestCase):
                 self.assertEqual(later, decode(body), (kind, index))
 
     def test_from_an_earlier_version(self) -> None:
-        """A message decodes without any of the fields that were added to its first version."""
+        """A message decodes without the fields that were added after its first version."""
         for body, decode, kind in samples():
             whole = json.loads(body)
             places = list(objects(whole, inspect.type_info(kind)))
@@ -196,7 +196,9 @@ class Compatibility(SynchronousTestCase):
                     self.assertIsNotNone(decode(json.dumps(message).encode()), (kind, field))
 
     def test_values_that_a_later_version_added(self) -> None:
-        """What a later version's task waits for, or its phase, is shown as what comes nearest."""
+        """If a later version sends an unknown phase, or reason for waiting, the nearest known one
+        is shown.
+        """
         body = json.loads(query_messages.encode_known([DETAILS]))
         body["tasks"][0].update(waits_for="weather", phase="dreaming")
         (known,) = query_messages.decode_known(json.dumps(body).encode())

@@ -52,7 +52,7 @@ MISTYPED: list[Any] = [None, True, ["x"], {}]
 
 
 def altered(body: bytes, **fields: Any) -> bytes:
-    """The message with other, or more, fields."""
+    """Return the message with other or additional fields."""
     return json.dumps({**json.loads(body), **fields}).encode()
 
 
@@ -63,7 +63,7 @@ def without(body: bytes, field: str) -> bytes:
 
 
 class EarlierTask(msgspec.Struct, tag_field="kind", tag="requested"):
-    """A task as versions read it that knew nothing of keys' ids."""
+    """A task as read by versions without key ids."""
 
     task: str
     equipment: str
@@ -77,7 +77,9 @@ class EarlierTask(msgspec.Struct, tag_field="kind", tag="requested"):
 class Tasks(SynchronousTestCase):
     @given(tasks)
     def test_round_trip(self, task: Task) -> None:
-        """A task comes out as it went in, and the same message is the journal's `Requested`."""
+        """A task decodes to what was encoded. The same message decodes as the journal's
+        `Requested`.
+        """
         body = encode_task(task)
         self.assertEqual(decode_task(body), task)
         requested = Requested(
@@ -86,7 +88,7 @@ class Tasks(SynchronousTestCase):
         self.assertEqual(decode_event(body), requested)
 
     def test_form(self) -> None:
-        """The message on the wire, field by field: other versions read it too."""
+        """The message on the wire, field by field, because other versions read it too."""
         self.assertEqual(
             json.loads(encode_task(TASK)),
             {
@@ -101,8 +103,8 @@ class Tasks(SynchronousTestCase):
         )
 
     def test_fingerprint(self) -> None:
-        """The fingerprint of a body that came with a key travels beside it; an earlier version's
-        task has none.
+        """The fingerprint of a body with an ``Idempotency-Key`` is a field of its own. A task of an
+        earlier version has none.
         """
         body = encode_task(attrs.evolve(TASK, fingerprint="f1"))
         self.assertEqual(json.loads(body), {**json.loads(encode_task(TASK)), "fingerprint": "f1"})
@@ -113,8 +115,8 @@ class Tasks(SynchronousTestCase):
         self.assertEqual(decode_task(without(body, "fingerprint")), TASK)
 
     def test_key(self) -> None:
-        """The id of the sealing key travels beside the token, which stays as it is; an earlier
-        version's task has none.
+        """The id of the sealing key is a field beside the sealed body, whose form is unchanged. A
+        task of an earlier version has none.
         """
         body = encode_task(attrs.evolve(TASK, key="0a1b2c3d"))
         self.assertEqual(json.loads(body), {**json.loads(encode_task(TASK)), "key": "0a1b2c3d"})
@@ -126,7 +128,7 @@ class Tasks(SynchronousTestCase):
         self.assertEqual(decode_task(without(body, "key")), TASK)
 
     def test_malformed_key(self) -> None:
-        """A key's id goes into logs: what has not the form of one is no task."""
+        """A task with a malformed key id is refused, because key ids are logged."""
         for key in ("0a1b\n", "x" * 65, "ключ", "a b"):
             error = self.assertRaises(
                 UndecodableMessage, decode_task, altered(encode_task(TASK), key=key)
@@ -134,9 +136,7 @@ class Tasks(SynchronousTestCase):
             self.assertEqual(str(error), "not a task: the id of its key is malformed")
 
     def test_earlier_versions(self) -> None:
-        """A worker of an earlier version reads this version's task, and passes the key's id
-        over.
-        """
+        """A worker of an earlier version reads this version's task and ignores the key id."""
         read = msgspec.json.decode(
             encode_task(attrs.evolve(TASK, key="0a1b2c3d", fingerprint="f1")), type=EarlierTask
         )
@@ -145,13 +145,13 @@ class Tasks(SynchronousTestCase):
         )
 
     def test_more_fields(self) -> None:
-        """Fields of a later version are passed over."""
+        """Fields of a later version are ignored."""
         self.assertEqual(
             decode_task(altered(encode_task(TASK), v=2, priority={"level": [1, None]})), TASK
         )
 
     def test_malformed_ids(self) -> None:
-        """A task whose ids have not the form of ids is none."""
+        """A task with malformed ids is refused."""
         for fields in (
             {"task": ""},
             {"task": TASK.task_id.upper()},
@@ -168,7 +168,7 @@ class Tasks(SynchronousTestCase):
             self.assertEqual(str(error), "not a task: an id is malformed")
 
     def test_incomplete_or_mistyped(self) -> None:
-        """Each field is required, and of its type."""
+        """Each field is required, and checked for its type."""
         for field in ("task", "equipment", "at", "timeout", "sealed"):
             self.assertRaises(UndecodableMessage, decode_task, without(encode_task(TASK), field))
             for value in MISTYPED:
@@ -177,17 +177,18 @@ class Tasks(SynchronousTestCase):
                 )
 
     def test_other_kinds(self) -> None:
-        """A journal's other events are no tasks."""
+        """Other events of a journal are not tasks."""
         for event in (FINISHED, Marker("m"), Requested(TASK.task_id, TASK.equipment_id, 1.0)):
             self.assertRaises(UndecodableMessage, decode_task, encode_event(event))
 
 
 class Again(SynchronousTestCase):
-    """Messages that are written into the journal again, and markers."""
+    """Events that are copied in the journal, and markers."""
 
     def test_a_copy(self) -> None:
-        """A copied request has all that the first had, what a later version has put in, too, and
-        says when and from where it was copied."""
+        """A copied request has all fields of the first one, also those of a later version, and says
+        when and from where it was copied.
+        """
         body = altered(encode_task(TASK), priority=[1, None, "п"])
         for copied in (Copied(9.5, 7, 12), Copied(10.0, -(1 << 46), -1)):
             body = copy_event(body, copied)
@@ -200,19 +201,19 @@ class Again(SynchronousTestCase):
             )
 
     def test_whole(self) -> None:
-        """A request that a worker wrote has no order in it."""
+        """A request that a worker wrote has no body."""
         event = decode_event(encode_event(Requested(TASK.task_id, TASK.equipment_id, 1.0)))
         assert isinstance(event, Requested)
         self.assertEqual((event.whole, event.copied), (False, None))
 
     def test_events(self) -> None:
-        """Requests and cancellations tell that they are copies, as events."""
+        """Requests and cancellations decode to events that say that they are copies."""
         for kind in (Requested, Cancelled):
             event = kind(TASK.task_id, TASK.equipment_id, 1.0, copied=Copied(9.5, 7, 12))
             self.assertEqual(decode_event(encode_event(event)), event)
 
     def test_census(self) -> None:
-        """A marker is no task, and no task is a marker."""
+        """A marker is not a task, and a task is not a marker."""
         self.assertEqual(decode_census(encode_census("m1")), "m1")
         self.assertRaises(UndecodableMessage, decode_task, encode_census("m1"))
         for body in (encode_task(TASK), b"", b"?", b"[]", encode_event(Marker("m"))):
@@ -222,7 +223,7 @@ class Again(SynchronousTestCase):
 class Events(SynchronousTestCase):
     @given(events)
     def test_round_trip(self, event: Event) -> None:
-        """An event comes out as it went in."""
+        """An event decodes to what was encoded."""
         self.assertEqual(decode_event(encode_event(event)), event)
 
     @given(
@@ -233,7 +234,7 @@ class Events(SynchronousTestCase):
         ),
     )
     def test_more_fields(self, event: Event, fields: dict[str, Any]) -> None:
-        """Fields of a later version are passed over."""
+        """Fields of a later version are ignored."""
         self.assertEqual(decode_event(altered(encode_event(event), v=2, **fields)), event)
 
     def test_form(self) -> None:
@@ -293,7 +294,7 @@ class Events(SynchronousTestCase):
         )
 
     def test_later_kinds(self) -> None:
-        """An event of a kind that we do not know is carried, whatever its fields."""
+        """An event of an unknown kind is decoded as unrecognised, whatever its fields."""
         for body in (
             b'{"kind": "paused"}',
             b'{"v": 2, "kind": "paused", "task": 5, "at": [{}]}',
@@ -302,11 +303,11 @@ class Events(SynchronousTestCase):
             self.assertEqual(decode_event(body), Unrecognised("paused"))
 
     def test_unrecognised_is_not_written(self) -> None:
-        """What was not understood cannot be written again."""
+        """An unrecognised event cannot be encoded."""
         self.assertRaises(TypeError, encode_event, Unrecognised("paused"))
 
     def test_incomplete_or_mistyped(self) -> None:
-        """A kind that we know has all its fields, of their types."""
+        """An event of a known kind needs all its fields, with their types."""
         postponed = Postponed(TASK.task_id, "ABC123456", 1.0, 1, "refused", 2.0)
         cancelled = Cancelled(TASK.task_id, "ABC123456", 1.0)
         started = Started(TASK.task_id, "ABC123456", 1.0, 1)
@@ -327,8 +328,8 @@ class Events(SynchronousTestCase):
                     )
 
     def test_state(self) -> None:
-        """A task is finished in a final state; one of a later version means that it has failed, as
-        far as we can tell.
+        """A task finishes in a final state. An unknown one, of a later version, counts as
+        failed.
         """
         self.assertRaises(
             UndecodableMessage, decode_event, altered(encode_event(FINISHED), state="running")
@@ -342,14 +343,14 @@ class Events(SynchronousTestCase):
 class Statuses(SynchronousTestCase):
     @given(st.lists(st.tuples(task_ids, equipment_ids), max_size=20), st.booleans())
     def test_request_round_trip(self, pairs: list[tuple[str, str]], barrier: bool) -> None:
-        """A batch of pairs, and whether to pass the barrier first, come out as they went in."""
+        """A batch of pairs, and whether a barrier is needed, decode to what was encoded."""
         self.assertEqual(
             decode_status_request(encode_status_request(pairs, barrier=barrier)), (pairs, barrier)
         )
 
     @given(st.lists(st.none() | st.sampled_from(State), max_size=20))
     def test_reply_round_trip(self, states: list[State | None]) -> None:
-        """A batch of states, some unknown, comes out as it went in."""
+        """A batch of states, some unknown, decodes to what was encoded."""
         self.assertEqual(decode_status_reply(encode_status_reply(states)), states)
 
     def test_form(self) -> None:
@@ -372,8 +373,8 @@ class Statuses(SynchronousTestCase):
         )
 
     def test_cancelled(self) -> None:
-        """A cancelled task has failed, for readers that know no better; its place says more to
-        those that do.
+        """For earlier versions a cancelled task has failed. An additional field tells later
+        versions that it was cancelled.
         """
         reply = encode_status_reply([State.CANCELLED, State.FAILED, None, State.CANCELLED])
         self.assertEqual(
@@ -391,7 +392,7 @@ class Statuses(SynchronousTestCase):
             )
 
     def test_more_fields(self) -> None:
-        """Fields of a later version are passed over."""
+        """Fields of a later version are ignored."""
         self.assertEqual(
             decode_status_request(altered(encode_status_request([], barrier=False), v=2, later=1)),
             ([], False),
@@ -401,7 +402,7 @@ class Statuses(SynchronousTestCase):
         )
 
     def test_malformed(self) -> None:
-        """Pairs are two strings each, states are those we know."""
+        """Each pair must be two strings, and each state must be known."""
         request, reply = encode_status_request([], barrier=False), encode_status_reply([])
         pairs: list[Any] = [None, "x", ["x"], [["x"]], [["x", "y", "z"]], [["x", 5]], {}]
         for value in pairs:
@@ -422,13 +423,13 @@ class Statuses(SynchronousTestCase):
 class Garbage(SynchronousTestCase):
     @given(st.binary(max_size=100) | texts.map(str.encode))
     def test_any_bytes(self, body: bytes) -> None:
-        """No bytes whatever raise anything but `UndecodableMessage`."""
+        """Arbitrary bytes raise nothing but `UndecodableMessage`."""
         for decode in DECODERS:
             with contextlib.suppress(UndecodableMessage):
                 decode(body)
 
     def test_not_ours(self) -> None:
-        """What is no JSON object with our fields is refused by every decoder, however deep it is
+        """Every decoder refuses what is not a JSON object with its fields, however deeply
         nested.
         """
         deep = b"[" * 100_000 + b"]" * 100_000
@@ -453,9 +454,7 @@ class Garbage(SynchronousTestCase):
             )
 
     def test_no_value_is_repeated(self) -> None:
-        """What is wrong is named by its place; a message's values may be anything, so they are not
-        repeated.
-        """
+        """An error names the place, and does not repeat values, because these may be secret."""
         values: list[Any] = ["s3cr3t", ["s3cr3t"], {"s3cr3t": "s3cr3t"}]
         for value in values:
             error = self.assertRaises(

@@ -1,4 +1,4 @@
-"""Queues of letters on every broker: no letter is given up, in new queues and in those that an
+"""Queues of dead letters on every broker: no message is lost, in new queues and in queues that an
 earlier rtprov declared.
 """
 
@@ -23,13 +23,13 @@ OLD: dict[str, Any] = {"x-queue-type": "quorum"}
 
 class LetterQueuesContract(BrokerContract):
     async def attach(self, *, replaces: bool = True) -> None:
-        """What front end and worker do first on a connection."""
+        """Do what a front end and a worker do first on a connection."""
         connection = await self.connect()
         await Topology([SHARD], replaces=replaces).attach(connection)
         await connection.close()
 
     async def declare_as_before(self, *letters: bytes) -> None:
-        """The queues of letters as earlier versions declared them, with letters in each."""
+        """Declare the queues as earlier versions did, and put messages into each."""
         connection = await self.connect()
         await Topology([SHARD]).attach(connection)
         channel = await self.channel(connection)
@@ -44,9 +44,7 @@ class LetterQueuesContract(BrokerContract):
         await connection.close()
 
     async def has(self, queue: str, arguments: dict[str, Any] | None) -> bool:
-        """Whether there is a queue of the name with these arguments; with None, whether there is
-        one.
-        """
+        """Return whether the queue exists with these arguments, or with None, whether it exists."""
         channel = await self.channel()
         declare = Queue.Declare(
             queue=queue, durable=True, passive=arguments is None, arguments=arguments or {}
@@ -62,7 +60,9 @@ class LetterQueuesContract(BrokerContract):
         return self.version >= (4, 0)
 
     async def look_at(self, queue: str, *bodies: bytes) -> None:
-        """All letters are there, in order, and stay there however often they are looked at."""
+        """Check that all messages are there, in order, and stay there however often they are
+        fetched and returned.
+        """
         channel = await self.channel()
         for _ in range(LOOKS):
             taken = [await self.get(channel, queue, no_ack=False) for _ in bodies]
@@ -82,8 +82,8 @@ class LetterQueuesContract(BrokerContract):
                 bodies = await self.order(channel, queue, bodies)
 
     async def order(self, channel: Any, queue: str, bodies: tuple[bytes, ...]) -> tuple[bytes, ...]:
-        """Before 4.0, what is returned to a queue without a limit goes to its end: tell the order
-        of now.
+        """Return the present order of the messages. Before RabbitMQ 4.0, a message returned to a
+        queue without a delivery limit goes to its end.
         """
         taken = [await self.get(channel, queue, no_ack=False) for _ in bodies]
         await self.ask(channel, Basic.Recover(requeue=True))
@@ -97,15 +97,15 @@ class LetterQueuesContract(BrokerContract):
         return order
 
     async def test_new(self) -> None:
-        """A letter in a new queue stays there, however often it is taken and returned."""
+        """A message in a new queue stays there, however often it is fetched and returned."""
         await self.attach()
         for queue in (SHARD.dead, PARKED_QUEUE):
             await self.publish(queue, b"1", headers=HEADERS, delivery_mode=2)
             await self.look_at(queue, b"1")
 
     async def test_of_before(self) -> None:
-        """Letters in the queues of an earlier version are kept in their order, and stay from then
-        on; new letters arrive as ever.
+        """Messages in the queues of an earlier version are kept in order, and stay from then on.
+        New messages arrive as before.
         """
         await self.declare_as_before(b"1", b"2", b"3")
         await self.attach()
@@ -122,15 +122,15 @@ class LetterQueuesContract(BrokerContract):
         self.assertEqual(await self.count(await self.channel(), SHARD.dead), 3)
 
     async def test_front_end(self) -> None:
-        """A front end takes the queues as they are."""
+        """A front end uses the queues as they are."""
         await self.declare_as_before(b"1")
         await self.attach(replaces=False)
         self.assertTrue(await self.has(SHARD.dead, OLD))
         self.assertTrue(await self.has(PARKED_QUEUE, OLD))
 
     async def test_beside_a_worker(self) -> None:
-        """Nothing is replaced while a worker consumes dead letters, of whatever shard: it may be
-        one of the earlier version.
+        """No queue is replaced while a worker consumes dead letters of any shard, because it may be
+        of the earlier version.
         """
         await self.declare_as_before(b"1")
         channel = await self.channel()
@@ -144,8 +144,8 @@ class LetterQueuesContract(BrokerContract):
         self.assertEqual(await self.has(SHARD.dead, LIMITED), self.must_replace)
 
     async def test_cut_off(self) -> None:
-        """A replacement that was cut off, wherever, is finished by the next worker; letters that
-        came meanwhile are kept.
+        """A replacement that was interrupted at any point is finished by the next worker. Messages
+        that arrived meanwhile are kept.
         """
         if not self.must_replace:
             return  # nothing was begun
@@ -166,8 +166,8 @@ class LetterQueuesContract(BrokerContract):
                 await self.ask(channel, Queue.Delete(queue=queue))
 
     async def test_cut_off_beside_a_worker(self) -> None:
-        """Letters that a replacement has left beside their queue come back, though workers consume
-        the new one.
+        """Messages that an interrupted replacement has left in a temporary queue are moved back,
+        even if workers consume the new queue.
         """
         if not self.must_replace:
             return
@@ -182,8 +182,8 @@ class LetterQueuesContract(BrokerContract):
         self.assertFalse(await self.has(beside, None))
 
     async def test_two_at_once(self) -> None:
-        """While one worker replaces, another is refused, and finds nothing to do when it comes
-        again.
+        """While one worker replaces the queues, another is refused. When it connects again, nothing
+        is left to do.
         """
         if not self.must_replace:
             return
@@ -198,7 +198,7 @@ class LetterQueuesContract(BrokerContract):
         self.assertEqual(await self.count(await self.channel(), SHARD.dead), 1)
 
     async def test_default_limit(self) -> None:
-        """Whether a broker has a default delivery limit is told by what it says of itself."""
+        """The broker's server properties tell whether it has a default delivery limit."""
         connection = await self.connect()
         self.assertEqual(has_default_limit(connection.server_properties), self.must_replace)
 
@@ -208,7 +208,7 @@ class EmbeddedLetterQueues(EmbeddedTestCase, LetterQueuesContract):
 
 
 class RabbitMQLetterQueues(RabbitMQTestCase, LetterQueuesContract):
-    """Each test in a virtual host of its own, since the names are rtprov's."""
+    """Each test uses a virtual host of its own, since the names of the queues are fixed."""
 
     async def setUp(self) -> None:  # type: ignore[override]
         await super().setUp()

@@ -1,8 +1,9 @@
-"""The permissions that docs/operations.md gives a front end and a worker on RabbitMQ: without any
-of them, its name is logged, once.
+"""The RabbitMQ permissions that docs/operations.md gives a front end and a worker: if one is
+missing, its name is logged once.
 
-That they are enough is shown by `tests.processes.test_separate_processes`, whose users have no
-more."""
+`tests.processes.test_separate_processes` shows that they are sufficient: its users have exactly
+these permissions.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +37,7 @@ NOTHING = "^$"
 SHARD = Shard(0, 1)
 TRIES = 3
 
-Warnings = dict[str, list[str]]  # by the name of the process
+Warnings = dict[str, list[str]]  # by name of the process
 
 
 class _Tries:
@@ -67,7 +68,9 @@ class _Serving:
 
 class RabbitMQPermissions(RabbitMQTestCase, BrokerContract):
     async def setUp(self) -> None:  # type: ignore[override]
-        """All queues and exchanges are there: what is missing is the permission to use them."""
+        """Declare all queues and exchanges first, so that only the permission to use them can be
+        missing.
+        """
         await super().setUp()
         self.url = BrokerUrl.parse(await self.node.add_vhost())
         self.users: dict[str, str] = {}
@@ -87,8 +90,8 @@ class RabbitMQPermissions(RabbitMQTestCase, BrokerContract):
         )
 
     async def refusals(self, sessions: Mapping[str, Callable[[], Sequence[Session]]]) -> Warnings:
-        """What a process of each of these users, with these sessions, warns of in its first
-        attempts to connect.
+        """Return the warnings of a process of each of these users, with these sessions, in its
+        first attempts to connect.
         """
         with capturedLogs() as events:
             await gatherResults(
@@ -142,8 +145,8 @@ class RabbitMQPermissions(RabbitMQTestCase, BrokerContract):
         ]
 
     async def test_each_kind(self) -> None:
-        """Without one kind of permission a process never counts as connected, and says once which
-        it needs.
+        """Without one kind of permission a process never counts as connected, and logs once which
+        permission it needs.
         """
         permissions, processes = {}, {}
         for role, sessions in (("frontend", self.frontend), ("worker", self.worker)):
@@ -162,7 +165,9 @@ class RabbitMQPermissions(RabbitMQTestCase, BrokerContract):
             self.assertIn(kind, warnings[0].partition("the user needs the")[2], warnings)
 
     async def test_each_exchange(self) -> None:
-        """An exchange to which it may not publish is named at once, not with the first task."""
+        """An exchange without write permission is named when the process connects, not at the first
+        task.
+        """
         permissions, processes, missing = {}, {}, {}
         for role, sessions, gap, name in (
             ("frontend", self.frontend, "(?!rtprov\\.status$)", "rtprov.status"),
@@ -180,8 +185,8 @@ class RabbitMQPermissions(RabbitMQTestCase, BrokerContract):
 
 class WordTests(SynchronousTestCase):
     def test_words(self) -> None:
-        """RabbitMQ 4 names the permission; for 3 it follows from the method. Other refusals are
-        about no permission.
+        """RabbitMQ 4 names the permission. For version 3 it follows from the method. Other refusals
+        are not about a permission.
         """
         refused = "access to queue 'q' in vhost '/' refused for user 'u'"
         for text, method, needed in (

@@ -1,4 +1,4 @@
-"""Questions about tasks on the wire, and how a replica's server takes them."""
+"""Messages of task queries, and a worker's server for them."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ final = st.sampled_from([state for state in State if state.final])
 class Messages(SynchronousTestCase):
     @given(questions)
     def test_questions(self, question: TaskQuery | Listing | Watch | KeysAsked) -> None:
-        """A question comes out as it went in; fields of a later version are passed over."""
+        """A query decodes to what was encoded. Fields of a later version are ignored."""
         self.assertEqual(decode_question(encode(question)), question)
         self.assertEqual(
             decode_question(
@@ -93,12 +93,12 @@ class Messages(SynchronousTestCase):
         st.lists(st.tuples(st.integers(min_value=0, max_value=499), final), max_size=3),
     )
     def test_answers(self, tasks: list[Details], ended: list[tuple[int, State]]) -> None:
-        """So do answers."""
+        """The same holds for replies."""
         self.assertEqual(decode_known(encode_known(tasks)), tasks)
         self.assertEqual(decode_ended(encode_ended(ended)), ended)
 
     def test_keys(self) -> None:
-        """A worker's keys come out as they went in; fields of a later version are passed over."""
+        """A worker's key ids decode to what was encoded. Fields of a later version are ignored."""
         self.assertEqual(
             json.loads(encode_keys(["0a1b2c3d"])), {"kind": "keys", "v": 1, "keys": ["0a1b2c3d"]}
         )
@@ -109,8 +109,8 @@ class Messages(SynchronousTestCase):
 
     @given(st.lists(details, min_size=1, max_size=3))
     def test_earlier_versions(self, tasks: list[Details]) -> None:
-        """A front end of an earlier version, which knows no task that waits for its key, takes such
-        a one for one that waits for a slot.
+        """A front end of an earlier version, without the state "waits for its key", shows such a
+        task as waiting for a slot.
         """
         answer = json.loads(encode_known(tasks))
         for sent, task in zip(answer["tasks"], tasks, strict=True):
@@ -125,7 +125,7 @@ class Messages(SynchronousTestCase):
         self.assertEqual({task.key for task in earlier}, {None})
 
     def test_places_that_are_none(self) -> None:
-        """A task that is said to wait for its key and is not in the answer makes it none."""
+        """A reply is refused if a task that waits for its key is not in it."""
         for place in (-1, 0):
             self.assertRaises(
                 UndecodableMessage,
@@ -134,19 +134,19 @@ class Messages(SynchronousTestCase):
             )
 
     def test_not_ended(self) -> None:
-        """No task has ended in a state that is not final."""
+        """A task that ended with a state that is not final is refused."""
         self.assertRaises(UndecodableMessage, decode_ended, encode_ended([(0, State.RUNNING)]))
 
     @given(st.binary(max_size=100) | texts.map(str.encode) | st.just(b"[" * 100_000))
     def test_any_bytes(self, body: bytes) -> None:
-        """No bytes whatever raise anything but `UndecodableMessage`."""
+        """Arbitrary bytes raise nothing but `UndecodableMessage`."""
         for decode in (decode_question, decode_known, decode_ended, decode_keys):
             with contextlib.suppress(UndecodableMessage):
                 decode(body)
 
 
 class Serving(BrokerTestCase):
-    """`TaskQueryServer`, asked by a `TaskQueryClient`."""
+    """`TaskQueryServer`, with a `TaskQueryClient`."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -171,7 +171,7 @@ class Serving(BrokerTestCase):
         self.store.apply(Requested(task_id(number), equipment_id, EPOCH))
 
     def test_known(self) -> None:
-        """What the replica knows is told, with or without the barrier that is asked for."""
+        """What the replica knows is returned, after a barrier if one is requested."""
         self.serve()
         self.requested(1)
         told = self.result(self.directory.details(task_id(1), "DEVICE1", barrier=False))
@@ -184,7 +184,9 @@ class Serving(BrokerTestCase):
         self.assertIsNone(self.result(self.directory.details(task_id(1), "DEVICE2", barrier=False)))
 
     def test_found_behind_the_barrier(self) -> None:
-        """A task that is asked for without its equipment is only unknown behind the barrier."""
+        """A task that is requested without its equipment is unknown only if it is unknown after a
+        barrier.
+        """
         self.serve()
         found: Deferred[Details | None] = self.directory.find(task_id(1))
         self.network.settle()
@@ -195,8 +197,8 @@ class Serving(BrokerTestCase):
         self.assertEqual(details.equipment_id, "DEVICE1")
 
     def test_pages(self) -> None:
-        """No more than a page, and one task that tells of the next, is told, whatever is asked
-        for.
+        """A reply has at most one page, and one more task that shows that there is a next page,
+        whatever limit is requested.
         """
         self.serve()
         for number in range(150):
@@ -208,8 +210,8 @@ class Serving(BrokerTestCase):
             self.assertEqual(len(self.result(listed)), size)
 
     def test_no_barrier(self) -> None:
-        """A question whose barrier fails, or takes too long, is not answered; that is a line of
-        log, not a traceback.
+        """A query whose barrier fails or takes too long is not answered. That is one log line
+        without a traceback.
         """
         self.serve()
         asked = [self.directory.details(task_id(1), "DEVICE1", barrier=True)]
@@ -224,7 +226,7 @@ class Serving(BrokerTestCase):
         )
 
     def test_nobody(self) -> None:
-        """Without a worker, or with one of an earlier version, a question is refused at once."""
+        """Without a worker, or with one of an earlier version, a query is refused at once."""
         self.failureResultOf(
             self.settled(self.directory.details(task_id(1), "DEVICE1", barrier=False)), NoWorker
         )
@@ -235,7 +237,9 @@ class Serving(BrokerTestCase):
         return asked
 
     def test_nonsense(self) -> None:
-        """What is no question is logged, not answered, and harms no other."""
+        """A message that is not a query is logged and not answered. Other queries are not
+        affected.
+        """
         self.serve()
         asked = self.rpc.call(SHARD.inquiry, b"?", exchange=STATUS_EXCHANGE, timeout_s=1.0)
         self.requested(1)
@@ -247,7 +251,7 @@ class Serving(BrokerTestCase):
         self.assertEqual(len(self.flushLoggedErrors(UndecodableMessage)), 1)
 
     def test_watches_end(self) -> None:
-        """A watch ends with its time, or with the connection, and leaves nothing behind."""
+        """A watch ends with its time or with the connection, and leaves no timer."""
         self.serve()
         heard: list[bytes] = []
         for wait_s in (5.0, 50.0):

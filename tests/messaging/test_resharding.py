@@ -62,7 +62,7 @@ class CountTestCase(BrokerTestCase):
         return session.outcome
 
     def count(self, given: int | None) -> int:
-        """What a role learns that is told this count."""
+        """Return the number of shards that a role with this ``--shards`` uses."""
         counts: list[int] = []
         session = ShardCount(given or 1, given=given is not None)
         session.on_other = counts.append
@@ -85,20 +85,22 @@ class CountTestCase(BrokerTestCase):
 
 class Counts(CountTestCase):
     def test_a_new_broker(self) -> None:
-        """A new broker is given the first count that a process is told, or 1, and remembers it."""
+        """A new broker remembers the number of the first process that connects, or 1."""
         self.assertEqual(self.count(None), 1)
         self.assertEqual(self.count(None), 1)
         self.assertIn("the broker has 1 shards", self.refused(4))
         self.assertEqual(self.count(1), 1)
 
     def test_given(self) -> None:
-        """A process that is told nothing takes what the broker remembers."""
+        """A process without a number uses the one in the broker."""
         self.assertEqual(self.count(16), 16)
         self.assertEqual(self.count(None), 16)
         self.assertIn("--shards 1:", self.refused(1))
 
     def test_two_at_once(self) -> None:
-        """Of two that come at once to a new broker with different counts one is refused."""
+        """If two processes with different numbers connect to a new broker at once, one is
+        refused.
+        """
         sessions = [_Session(ShardCount(count, given=True).attach) for count in (2, 3)]
         connections = [self.begin([session]) for session in sessions]
         self.network.until(lambda: all(session.outcome.called for session in sessions), 60.0)
@@ -110,13 +112,13 @@ class Counts(CountTestCase):
         self.assertEqual([outcome is None for outcome in outcomes].count(True), 1, outcomes)
 
     def test_a_broker_of_before(self) -> None:
-        """A broker that an earlier version has used holds what its queues say."""
+        """For a broker used by an earlier version, the queues show the number."""
         self.declare(4)
         self.assertIn("the broker has 4 shards", self.refused(1))
         self.assertEqual(self.count(None), 4)
 
     def test_several_of_before(self) -> None:
-        """Where queues of several counts are left, the operator must say which is in use."""
+        """If there are queues for several numbers, the operator must say which one is in use."""
         self.declare(2)
         self.declare(5)
         self.assertIn("has queues of 2 and 5 shards", self.refused(None))
@@ -124,12 +126,12 @@ class Counts(CountTestCase):
         self.assertEqual(self.count(None), 5)
 
     def test_remembered(self) -> None:
-        """Both counts of a change come back as they were given."""
+        """Both numbers of a change are stored and read back."""
         for each in (Remembered(1), Remembered(1024), Remembered(1024, 1), Remembered(1, 1024)):
             self.assertEqual(Remembered.of(each.value), each)
 
     def test_while_it_is_changed(self) -> None:
-        """While the count is being changed, no role connects."""
+        """While the number is being changed, no role connects."""
         self.successResultOf(
             self.on_a_connection(lambda connection: remember(connection, Remembered(1, 4)))
         )
@@ -159,7 +161,7 @@ class Change(CountTestCase):
         return self.declare(count)
 
     def fill(self, shards: list[Shard]) -> None:
-        """Sixteen tasks for eight devices, some of which have been started or have ended."""
+        """Publish sixteen tasks for eight devices. Some have been started or have ended."""
         for number in range(16):
             device = DEVICES[number % 8]
             shard = shards[shard_of(device, len(shards))]
@@ -179,7 +181,7 @@ class Change(CountTestCase):
                 )
 
     def events(self, shard: Shard) -> list[Event]:
-        """All that a journal holds, but for markers."""
+        """Return all events in a journal except for markers."""
         taken: list[Event] = []
 
         async def take(connection: AmqpConnection) -> None:
@@ -198,7 +200,9 @@ class Change(CountTestCase):
         return [event for event in taken if not isinstance(event, Marker)]
 
     def check(self, count: int) -> None:
-        """All is in its new place, a device's in order, and nothing is left of the old one."""
+        """Check that everything is in its new place, in the order of each device, and that nothing
+        is left of the old one.
+        """
         queues = sorted(name for name in self.broker.virtual_host.queues if "of" in name)
         new = [Shard(index, count) for index in range(count)]
         self.assertEqual(
@@ -236,7 +240,7 @@ class Change(CountTestCase):
         self.assertEqual(self.count(None), count)
 
     def test_change(self) -> None:
-        """Queues, journals and dead letters move to the new count, up and down, and the broker
+        """Queues, journals and dead letters move to the new number, up and down, and the broker
         remembers it.
         """
         self.fill(self.begin_with(1))
@@ -255,19 +259,21 @@ class Change(CountTestCase):
         self.check(3)
 
     def test_nothing_to_do(self) -> None:
-        """A change to the count that there is changes nothing."""
+        """A change to the present number does nothing."""
         self.fill(self.begin_with(2))
         self.successResultOf(self.change(2))
         self.check(2)
 
     def test_a_broker_of_before(self) -> None:
-        """It changes what a version left that remembered no count."""
+        """A change works for a broker whose last version did not store the number."""
         self.fill(self.declare(1))
         self.successResultOf(self.change(2))
         self.check(2)
 
     def test_workers_run(self) -> None:
-        """While a worker consumes, nothing is changed, and the operator is told what to do."""
+        """While a worker consumes, nothing is changed, and the error tells the operator
+        what to do.
+        """
         self.fill(self.begin_with(1))
         with self.consuming("rtprov.work.0of1"):
             error = self.failureResultOf(self.change(2), ConfigurationError)
@@ -276,8 +282,8 @@ class Change(CountTestCase):
         self.check(1)
 
     def test_after_a_crash(self) -> None:
-        """A change that was broken off anywhere is completed by another run; only copies are left
-        of the first one.
+        """A change that was interrupted at any point is completed by another run. Of the first run
+        only copies are left.
         """
         for events in range(40, 2000, 23):
             with self.subTest(events=events):
@@ -288,7 +294,7 @@ class Change(CountTestCase):
                 self.successResultOf(self.change(2))
                 self.check(2)
                 if not broken:
-                    self.assertGreater(events, 200)  # or hardly any was broken off
+                    self.assertGreater(events, 200)  # otherwise few runs were interrupted
                     return
         self.fail("the change was never completed before its end")
 
@@ -298,7 +304,7 @@ class Change(CountTestCase):
 
     def break_off_after(self, events: int, count: int) -> bool:
         """Begin a change and break its connection after so many events; return whether it was still
-        going on.
+        running.
         """
         publisher = Publisher(clock=self.clock)
         done: list[bool] = []
@@ -319,9 +325,7 @@ class Change(CountTestCase):
         return broken
 
     def next_event(self) -> None:
-        """Let one thing happen. (`Clock.advance` does not return before all is done that is due at
-        this time.)
-        """
+        """Run the next call that is due. (`Clock.advance` would run all that are due.)"""
         call = self.clock.calls.pop(0)
         self.assertLessEqual(call.getTime(), self.clock.seconds() + 1.0, "nothing happens any more")
         self.clock.rightNow = max(self.clock.rightNow, call.getTime())
@@ -329,7 +333,7 @@ class Change(CountTestCase):
         call.func(*call.args, **call.kw)
 
     def test_a_late_front_end(self) -> None:
-        """What a front end publishes that still runs comes back to it as unroutable, and is in no
+        """What a front end with the old number publishes is returned as unroutable, and is in no
         old queue.
         """
         shards = self.begin_with(1)
@@ -342,8 +346,8 @@ class Change(CountTestCase):
         self.assertEqual(self.failureResultOf(published).type.__name__, "Unroutable")
 
     def test_posts_meanwhile(self) -> None:
-        """What a front end that runs on publishes during the change either comes back to it, or is
-        in its new place.
+        """What a running front end publishes during the change is either returned to it or in its
+        new place.
         """
         (shard,) = self.begin_with(1)
         publisher = Publisher(clock=self.clock)
@@ -383,15 +387,15 @@ class Change(CountTestCase):
         self.assertTrue(taken and refused, (len(taken), len(refused)))
         requested = [event.task_id for event in self.events(new) if isinstance(event, Requested)]
         self.assertEqual(set(requested), set(map(task_id, taken)))
-        # The work queue is unbound first: what reached the journal alone is put back by the
-        # worker's census.
+        # The work queue is unbound first. A message that only reached the journal is put back by
+        # the worker's census.
         queued = {decode_task(delivery.body).task_id for delivery in self.take(new.work)}
         self.assertLessEqual(queued, set(requested))
         self.assertGreater(len(queued), len(set(requested)) - 10)
 
     def test_a_front_end_that_nobody_posts_to(self) -> None:
-        """A front end that was told no number learns of the new one within seconds, though its
-        connection stands and no POST comes.
+        """A front end that was given no number learns the new one within seconds, even if its
+        connection is not lost and no POST arrives.
         """
         shards: list[int] = []
         around = Environment(

@@ -1,4 +1,4 @@
-"""What is declared at the broker, and how it is called."""
+"""The exchanges, queues and bindings that are declared, and their names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.scripted_broker import AmqpTestCase
 
 class TopologyTests(AmqpTestCase):
     def test_names(self) -> None:
-        """Names carry the shard and the number of shards."""
+        """Names contain the shard and the number of shards."""
         shard = Shard(3, 8)
         self.assertEqual(
             (shard.work, shard.journal, shard.status, shard.dead),
@@ -21,8 +21,8 @@ class TopologyTests(AmqpTestCase):
         self.assertEqual((shard.requested_key, shard.event_key), ("requested.3of8", "event.3of8"))
 
     def test_declared(self) -> None:
-        """Exchanges, queues and bindings of each shard are declared, all durable; the channel is
-        not kept.
+        """Exchanges, queues and bindings of each shard are declared, all durable. The channel is
+        closed afterwards.
         """
         connection = self.connect()
         self.result(Topology([Shard(0, 2), Shard(1, 2)]).attach(connection))
@@ -92,7 +92,7 @@ class TopologyTests(AmqpTestCase):
         self.assertEqual(list(connection.channels), [0])
 
     def test_differs(self) -> None:
-        """Where a queue of the name exists and differs, the broker's reason is told."""
+        """If a queue with the name exists and differs, the error contains the broker's reason."""
         self.broker.answers[Queue.Declare] = lambda peer, _: Channel.Close(
             406, "PRECONDITION_FAILED - inequivalent arg", 50, 10
         )
@@ -102,11 +102,11 @@ class TopologyTests(AmqpTestCase):
         )
 
     def test_repair(self) -> None:
-        """Whatever is gone is declared again on the same connection; asking while that is under way
-        does it once.
+        """Whatever is missing is declared again on the same connection. Requests during a repair
+        are merged into one.
         """
         topology, connection = Topology([Shard(0, 1)]), self.connect()
-        topology.repair()  # nothing is there to work on
+        topology.repair()  # not connected, so nothing is repaired
         self.result(topology.attach(connection))
         declared = len(self.peer.commands(Queue.Declare))
         for _ in range(3):
@@ -120,7 +120,9 @@ class TopologyTests(AmqpTestCase):
         self.assertEqual(len(self.peer.commands(Queue.Declare)), 3 * declared)
 
     def test_a_repair_that_fails(self) -> None:
-        """A repair that the broker refuses costs no connection; the next one is made as usual."""
+        """A repair that the broker refuses does not close the connection. The next repair is made
+        as usual.
+        """
         topology, connection = Topology([Shard(0, 1)]), self.connect()
         self.result(topology.attach(connection))
         self.broker.answers[Queue.Declare] = lambda peer, _: Channel.Close(
@@ -137,9 +139,7 @@ class TopologyTests(AmqpTestCase):
         topology.repair()
 
     def test_status(self) -> None:
-        """Each worker has a queue of its own for status requests, which goes with its
-        connection.
-        """
+        """Each worker has its own queue for status requests, which ends with its connection."""
         channel = self.channel(self.connect())
         names = [self.result(declare_status(channel, Shard(0, 1))) for _ in range(2)]
         self.assertEqual(len(set(names)), 2)

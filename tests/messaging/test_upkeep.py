@@ -1,5 +1,5 @@
-"""`rtprov.messaging.upkeep`: what an operator deletes or unbinds while a worker is connected is
-there again within seconds.
+"""`rtprov.messaging.upkeep`: queues, exchanges and bindings that an operator deletes while a worker
+is connected are declared again within seconds.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from tests.support.census_case import DEVICES, DONE, EXCHANGES, SHARD, CensusTes
 
 
 class Restored(CensusTestCase):
-    """What a connected worker has declared or bound comes back within seconds, though nobody uses
-    it meanwhile.
+    """What a connected worker has declared or bound is restored within seconds, even if it is not
+    used.
     """
 
     def everything(self) -> tuple[set[str], set[tuple[str, str, str]]]:
-        """The names of all queues, and all bindings."""
+        """Return the names of all queues, and all bindings."""
         exchanges = self.virtual_host.routing._exchanges
         bindings = {
             (name, key, queue)
@@ -26,7 +26,7 @@ class Restored(CensusTestCase):
         return set(self.virtual_host.queues), bindings
 
     def assert_restored(self, *, within_s: float = 11.0) -> None:
-        """All is as it was, and no connection was lost."""
+        """Check that everything is as before, and that no connection was lost."""
         self.assertNotEqual(self.everything(), self.before)
         self.system.network.advance(within_s)
         self.assertEqual(self.everything(), self.before)
@@ -38,32 +38,32 @@ class Restored(CensusTestCase):
         self.look()
 
     def look(self) -> None:
-        """Remember how things are."""
+        """Remember the present state."""
         self.before = self.everything()
         self.connections = list(self.system.broker.connections)
 
     def test_exchanges(self) -> None:
-        """Each exchange that is deleted is there again, with all its bindings."""
+        """Each deleted exchange is declared again, with all its bindings."""
         for exchange in (TASKS_EXCHANGE, DEAD_EXCHANGE):
             self.virtual_host.routing.delete(exchange, if_unused=False)
             self.system.broker.after_work()
             self.assert_restored()
 
     def test_bindings(self) -> None:
-        """So is each binding, those of the worker's own queues included."""
+        """Each deleted binding is declared again, including those of the worker's own queues."""
         for exchange, key, queue in sorted(self.before[1]):
             owner = self.virtual_host.queues[queue].owner
             self.virtual_host.unbind(queue, exchange, key, owner)
             self.assert_restored()
 
     def test_letters(self) -> None:
-        """So is the queue of parked letters, which nobody consumes."""
+        """The queue of parked messages, which has no consumer, is declared again."""
         self.operator("delete", PARKED_QUEUE)
         self.assert_restored()
 
     def test_the_exchange_of_questions(self) -> None:
-        """If the exchange of status requests is deleted, clients are told again within seconds,
-        though no worker reconnects.
+        """If the exchange of status requests is deleted, clients get answers again within seconds,
+        even if no worker reconnects.
         """
         tasks = self.accepted(DEVICES[:1])
         worker = self.system.workers[0].connection._connection
@@ -75,8 +75,8 @@ class Restored(CensusTestCase):
         self.assertIs(self.system.workers[0].connection._connection, worker)
 
     def test_old_letters(self) -> None:
-        """A queue of letters that an earlier rtprov declared stays as it is, and the rest is
-        restored all the same.
+        """A queue of dead letters that an earlier rtprov declared stays as it is, and everything
+        else is restored.
         """
         self.stop_worker()
         self.operator("delete", SHARD.dead)
