@@ -1,5 +1,5 @@
-"""Front ends whose sealing key no worker has; who may make a key; and keys that are rotated while
-everything runs.
+"""Front ends whose sealing key no worker has; which roles may make the first key; and rotation of
+keys while everything runs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TAKEN, REFUSED = 200, 503
 
 
 class FrontEnds(KeysTestCase):
-    """A front end with `OURS` in front of a worker with `THEIRS`."""
+    """A front end with the key `OURS`, and a worker with `THEIRS`."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -42,8 +42,8 @@ class FrontEnds(KeysTestCase):
         return [line for line in self.errors if line.startswith("POSTs are refused")]
 
     def test_refused(self) -> None:
-        """POSTs are a 503 that says why, with an ``Idempotency-Key`` too, and made no task; the
-        front end is not ready, and says why.
+        """POSTs are a 503 that gives the reason, also with an ``Idempotency-Key``, and make no
+        task. The front end is not ready, for the same reason.
         """
         for key in (None, "k1"):
             answer = self.system.post(DEVICE, key=key)
@@ -65,8 +65,8 @@ class FrontEnds(KeysTestCase):
         )
 
     def test_said_once(self) -> None:
-        """The log says it once, with the ids of both sides, however long it lasts; and once that it
-        is over.
+        """This is logged once, with the key ids of both sides, however long it lasts. Its end is
+        logged once.
         """
         for _ in range(20):
             self.posted()
@@ -80,7 +80,7 @@ class FrontEnds(KeysTestCase):
         self.assertEqual(sum("POSTs are accepted again" in event for event in self.events), 1)
 
     def test_a_worker_comes_that_has_it(self) -> None:
-        """The front end goes on by itself as soon as some worker has its key, be it the standby."""
+        """The front end accepts POSTs again as soon as a worker has its key, active or standby."""
         self.assertEqual(self.posted(), REFUSED)
         worker = self.system.start_worker()
         self.system.network.until(lambda: worker.connection.connected, 10.0)
@@ -88,9 +88,7 @@ class FrontEnds(KeysTestCase):
         self.assertEqual((self.posted(), self.ready()[0]), (TAKEN, 200))
 
     def test_no_worker(self) -> None:
-        """With no worker alive a POST is taken, also where the last one that lived did not have the
-        key.
-        """
+        """Without a worker a POST is accepted, even if the last worker did not have the key."""
         self.assertEqual(self.posted(), REFUSED)
         self.stop_worker()
         self.system.network.advance(2)
@@ -100,9 +98,7 @@ class FrontEnds(KeysTestCase):
         self.assertEqual((self.posted(), len(self.refusals())), (REFUSED, 1))
 
     def test_probed(self) -> None:
-        """Who asks whether the front end is ready is told what holds now, and so is the next
-        POST.
-        """
+        """Each readiness probe, and each POST after it, gets the state of that moment."""
         self.system.sealer.replace([THEIRS])
         self.system.network.advance(5)
         self.assertEqual(self.ready()[0], 200)
@@ -111,7 +107,7 @@ class FrontEnds(KeysTestCase):
         self.assertEqual((self.ready()[0], self.posted()), (503, REFUSED))
 
     def test_fresh_front_end(self) -> None:
-        """A front end that starts compares before it takes its first POST."""
+        """A new front end compares keys before it accepts its first POST."""
         self.system.start_frontend("b2")
         statuses = set()
         for _ in range(60):
@@ -120,8 +116,8 @@ class FrontEnds(KeysTestCase):
         self.assertEqual(statuses, {REFUSED})
 
     def test_its_own_file_changes(self) -> None:
-        """A front end whose file gets a new first key seals with that from then on; it need not be
-        restarted to have the right one.
+        """A front end whose file gets a new first key seals with it from then on. It needs no
+        restart to get the right key.
         """
         self.assertEqual(self.posted(), REFUSED)
         self.system.sealer.replace([THEIRS, OURS])
@@ -134,8 +130,8 @@ class FrontEnds(KeysTestCase):
         self.assertEqual(self.posted(), REFUSED)
 
     def test_workers_go(self) -> None:
-        """A worker that loses the key is noticed within seconds; a task that was taken meanwhile
-        waits.
+        """If a worker loses the key, that is noticed within seconds. A task that was accepted
+        meanwhile waits.
         """
         self.file.replace([OURS])
         self.system.network.advance(COMPARE_EVERY_S)
@@ -146,8 +142,8 @@ class FrontEnds(KeysTestCase):
         self.assertEqual((self.posted(), self.status(DEVICE, taken)), (REFUSED, RUNNING))
 
     def test_a_worker_that_hangs(self) -> None:
-        """Workers that have answered before and are silent for once are asked again within seconds,
-        and not only after a minute.
+        """Workers that answered before and fail to answer once are asked again within seconds, not
+        after a minute.
         """
         self.system.sealer.replace([THEIRS])
         self.system.network.advance(5)
@@ -175,7 +171,7 @@ class FrontEnds(KeysTestCase):
         )
 
     def test_connections_break(self) -> None:
-        """A front end that refuses, and loses the broker, goes on refusing."""
+        """A front end that refuses POSTs still refuses them after it has lost the broker."""
         for _ in range(5):
             self.system.network.cut("broker")
             self.system.network.advance(8)
@@ -195,8 +191,8 @@ class EarlierWorker(KeysTestCase):
         super().setUp()
 
     def test_does_not_understand(self) -> None:
-        """A worker of an earlier version says nothing of its keys: POSTs are taken. It is not asked
-        again and again.
+        """A worker of an earlier version cannot answer which keys it has: POSTs are accepted, and
+        it is not asked repeatedly.
         """
         for _ in range(50):
             self.assertEqual(self.system.post(DEVICE).status, TAKEN)
@@ -210,8 +206,8 @@ class TwoShards(KeysTestCase):
         return System(delay_s=2.0, shards=2)
 
     def test_only_one_has_it(self) -> None:
-        """Only the tasks of the shard whose workers lack the key are refused; not ready is the
-        whole front end.
+        """Only tasks of the shard whose workers lack the key are refused, but the whole front end
+        is not ready.
         """
         self.stop_worker()
         for shard, keys in ((0, [OURS]), (1, [THEIRS])):
@@ -227,8 +223,8 @@ class Rotation(KeysTestCase):
     theirs = (OURS,)
 
     def test_as_documented(self) -> None:
-        """Add as second everywhere, make it the first, drop the old one: no step refuses a POST,
-        and every task is completed.
+        """The documented rotation (add the key as second everywhere, make it the first, remove the
+        old one) refuses no POST, and every task is completed.
         """
         front, worker = self.system.sealer, self.file
         tasks: list[tuple[str, str]] = []
@@ -242,7 +238,7 @@ class Rotation(KeysTestCase):
         for keys in ([OURS, NEXT], [NEXT, OURS], [NEXT]):
             for one, other in ((front, worker), (worker, front)):
                 if keys == [NEXT] and one is worker:
-                    # the last task that the old key sealed has ended
+                    # The last task that the old key sealed has ended.
                     self.system.network.advance(5)
                 one.replace(keys)
                 post()
@@ -256,13 +252,13 @@ class Rotation(KeysTestCase):
 
 
 class Idempotency(KeysTestCase):
-    """A POST that repeats one whose key is gone."""
+    """A repeated POST of a task that was sealed with a removed key."""
 
     theirs = (OURS, NEXT)
 
     def test_key_gone(self) -> None:
-        """Whether the body is the same cannot be told: 503, which says so, and never "another
-        body"; with the key it is told again.
+        """Without the key the bodies cannot be compared: the answer is a 503 that says so, and
+        never "another body". With the key they can be compared again.
         """
         body = {"timeoutInSeconds": 14, "parameters": [{"vlan": 1}]}
         self.assertEqual(
@@ -288,7 +284,7 @@ class Idempotency(KeysTestCase):
 
 @define(eq=False)
 class Source:
-    """A key file that is made when it may be; `sealer` is without keys until then."""
+    """A key file that is made if that is allowed. Until then `sealer` has no keys."""
 
     sealer: FernetSealer
     path: Path = Path("certs/seal.key")
@@ -314,7 +310,7 @@ class FirstKey(KeysTestCase):
         return Source(FernetSealer([]))
 
     def start(self, source: Source, role: str) -> list[ConfigurationError]:
-        """Start a front end or a worker with that key file; what it objects to."""
+        """Start a front end or a worker with this key file; return its configuration error."""
         refused: list[ConfigurationError] = []
         if role == "worker":
             connection = self.system.start_worker(
@@ -329,8 +325,8 @@ class FirstKey(KeysTestCase):
         return refused
 
     def test_before_the_first_task(self) -> None:
-        """Before the first task a key is made, by whichever role comes first; markers and workers
-        that came and went are no tasks.
+        """Before the first task, the role that starts first makes a key. Markers, and workers that
+        have connected before, do not count as tasks.
         """
         self.replaced()
         for role in ("frontend", "worker"):
@@ -339,8 +335,8 @@ class FirstKey(KeysTestCase):
             self.assertEqual((source.made, len(source.sealer.key_ids)), (1, 1))
 
     def test_with_tasks(self) -> None:
-        """Where the journal knows a task, ended or not, no key is made: the role says so in one
-        line that names file and journal.
+        """If the journal has a task, ended or not, no key is made: the error names file and journal
+        in one line.
         """
         self.system.accepted(DEVICE)
         self.system.network.advance(5)
@@ -357,7 +353,7 @@ class FirstKey(KeysTestCase):
         self.assertEqual(self.system.post(DEVICE, frontend="b2").status, 503)
 
     def test_only_in_the_work_queue(self) -> None:
-        """A work queue that is not empty says the same, where the journal is gone."""
+        """The same holds for a work queue that is not empty, if the journal is gone."""
         self.stop_worker()
         self.system.accepted(DEVICE)
         journal = self.system.broker.virtual_host.queues["rtprov.journal.0of1"]
@@ -366,8 +362,8 @@ class FirstKey(KeysTestCase):
         self.assertIn("rtprov.work.0of1 holds tasks", str(refused[0]))
 
     def test_comes_meanwhile(self) -> None:
-        """A file that comes in time is taken: another role has made it, and its first task is no
-        reason to refuse.
+        """If the file appears in time, it is used: another role has made it, and its first task is
+        no reason to refuse.
         """
         self.system.accepted(DEVICE)
         source = self.source()
@@ -376,7 +372,7 @@ class FirstKey(KeysTestCase):
         self.assertEqual((source.made, self.system.post(DEVICE, frontend="b2").status), (0, 200))
 
     def test_a_refusal_ends(self) -> None:
-        """A process that goes on trying is at work as soon as it finds the file."""
+        """A process that keeps retrying starts its work as soon as the file exists."""
         self.system.accepted(DEVICE)
         source = self.source()
         self.assertTrue(self.start(source, "frontend"))

@@ -1,5 +1,5 @@
-"""Status questions, from a front end's `StatusClient` to a worker's `StatusServer`, over the
-embedded broker.
+"""Status questions from a front end's `StatusClient` to a worker's `StatusServer`, on the embedded
+broker.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ Answer = Deferred["State | None"]
 
 @define(eq=False)
 class Worker:
-    """A session that answers status requests with whatever `reply` makes of them, and keeps
-    them.
+    """A session that answers status requests with the results of `reply`, and keeps the
+    requests.
     """
 
     shard: Shard
@@ -61,7 +61,7 @@ def all_running(pairs: list[tuple[str, str]], barrier: bool) -> bytes:
 
 
 class StatusTestCase(BrokerTestCase):
-    """A front end that is connected, and a worker where a test starts one."""
+    """A connected front end; each test starts its workers."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -82,7 +82,7 @@ class StatusTestCase(BrokerTestCase):
         return [self.client.status(task_id(number), equipment_id) for number in numbers]
 
     def settled(self, answers: list[Answer]) -> list[State | None]:
-        """The answers, which have come without time passing."""
+        """Return the results, which must be available without time passing."""
         self.network.settle()
         return [self.successResultOf(answer) for answer in answers]
 
@@ -93,7 +93,7 @@ class StatusTestCase(BrokerTestCase):
 
 
 class Watching(StatusTestCase):
-    """Whether a worker answers is told when it changes, and asked for by nobody."""
+    """The client watches whether a worker answers, without any requests, and logs each change."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -107,8 +107,8 @@ class Watching(StatusTestCase):
         return [line for line in self.logged if "answers on" in line]
 
     def test_no_worker_at_the_start(self) -> None:
-        """A front end that finds no worker says so for each shard, once, soon after it has
-        connected; then that one answers.
+        """A front end that finds no worker logs that for each shard, once, soon after it has
+        connected, and again once a worker answers.
         """
         self.assertEqual(self.told(), [])
         self.network.advance(WATCH_EVERY_S)
@@ -123,7 +123,7 @@ class Watching(StatusTestCase):
         self.assertEqual(self.told()[2:], ["a worker answers on status.1of2 again"])
 
     def test_a_worker_that_goes(self) -> None:
-        """So is a worker that goes, and one that takes its place in time is no news."""
+        """A worker that stops is logged. If another one replaces it in time, nothing is logged."""
         for shard in self.shards:
             self.worker(shard=shard)
         self.network.advance(60)
@@ -141,8 +141,8 @@ class Watching(StatusTestCase):
         self.assertEqual(self.told()[1:], ["a worker answers on status.1of2 again"])
 
     def test_a_worker_that_is_silent(self) -> None:
-        """A worker that does not answer is asked by one question at a time, and is not said to be
-        away.
+        """A worker that does not answer gets one question at a time, and is not logged as
+        missing.
         """
         asked: list[Deferred[bytes]] = []
 
@@ -160,7 +160,7 @@ class Watching(StatusTestCase):
         self.assertEqual((len(asked), self.told()), (4, []))
 
     def test_reconnected(self) -> None:
-        """Nothing is looked for without a connection, and nothing is told twice by a new one."""
+        """Without a connection the client does not watch. A new connection logs nothing twice."""
         self.network.advance(WATCH_EVERY_S)
         self.network.cut("broker")
         self.network.settle()
@@ -176,8 +176,8 @@ class Batching(StatusTestCase):
     shards = tuple(Shard(index, 2) for index in range(2))
 
     def test_one_message_a_turn_and_shard(self) -> None:
-        """The questions of one reactor turn travel together, each to its equipment's shard, and
-        come back in order.
+        """The questions of one reactor turn are sent in one message for each shard. Their answers
+        keep the order.
         """
         states = [State.RUNNING, State.COMPLETED, State.FAILED, State.NOT_FOUND]
 
@@ -196,7 +196,7 @@ class Batching(StatusTestCase):
             self.assertEqual(worker.requests, [(pairs, False)])
 
     def test_the_next_turn(self) -> None:
-        """A question of the next turn travels in a message of its own."""
+        """A question of the next turn is sent in a separate message."""
         workers = [self.worker(shard=shard) for shard in self.shards]
         first = self.ask(1)
         self.clock.advance(0)
@@ -204,7 +204,7 @@ class Batching(StatusTestCase):
         self.assertEqual(sorted(len(worker.requests) for worker in workers), [0, 2])
 
     def test_a_dead_shard_harms_no_other(self) -> None:
-        """With a worker on one shard only, the questions for that one are answered, and the others
+        """If only one shard has a worker, the questions for that shard are answered, and the others
         refused.
         """
         self.worker(shard=self.shards[1])
@@ -219,14 +219,14 @@ class Batching(StatusTestCase):
 
 class Size(StatusTestCase):
     def test_large_batches_are_split(self) -> None:
-        """A message holds no more than 500 questions."""
+        """A message has at most 500 questions."""
         worker = self.worker()
         self.assertEqual(self.settled(self.ask(*range(1201))), [State.RUNNING] * 1201)
         self.assertEqual([len(pairs) for pairs, _ in worker.requests], [MAX_BATCH, MAX_BATCH, 201])
 
     def test_too_many(self) -> None:
-        """Beyond what may wait, a question is refused at once; when the others are answered, there
-        is room again.
+        """Questions over the limit are refused at once. When others are answered, there is room
+        again.
         """
         self.worker()
         answers = self.ask(*range(MAX_PENDING))
@@ -235,7 +235,7 @@ class Size(StatusTestCase):
         self.assertEqual(self.settled(self.ask(1)), [State.RUNNING])
 
     def test_refused_questions_make_room(self) -> None:
-        """Questions that fail, or are asked twice, are counted once."""
+        """Questions that fail, or are sent twice, are counted once."""
         for _ in range(2):
             self.refused(self.ask(*range(MAX_PENDING)), NoWorker)
         self.worker(lambda pairs, barrier: encode_status_reply([None] * len(pairs)))
@@ -245,8 +245,8 @@ class Size(StatusTestCase):
 
 class Doubt(StatusTestCase):
     def test_unknown_tasks_are_asked_for_again(self) -> None:
-        """What a replica does not know is asked for once more, behind the barrier; honest questions
-        are answered meanwhile.
+        """A task that a replica does not know is asked for once more, with a barrier. Other
+        questions are answered meanwhile.
         """
         behind: Deferred[bytes] = Deferred()
 
@@ -268,7 +268,7 @@ class Doubt(StatusTestCase):
         self.assertEqual(len(worker.requests), 2)
 
     def test_doubtful_questions_are_asked_apart(self) -> None:
-        """Questions that need the barrier never travel with those that do not."""
+        """Questions with a barrier are never in one message with questions without."""
 
         def reply(pairs: list[tuple[str, str]], barrier: bool) -> bytes:
             return encode_status_reply(
@@ -279,7 +279,7 @@ class Doubt(StatusTestCase):
         known, unknown = self.ask(1, 2)
         more: list[Answer] = []
 
-        def ask_more(_: object) -> None:  # in the very turn in which the unknown one is asked again
+        def ask_more(_: object) -> None:  # in the same turn in which the unknown one is asked again
             more.extend(self.ask(3))
 
         known.addCallback(ask_more)
@@ -296,8 +296,8 @@ class Trouble(StatusTestCase):
         return [line for line in self.logged if "answers on" in line]
 
     def test_no_worker(self) -> None:
-        """Without a worker every question is refused at once, and that is said once; when one
-        answers again, that is said too.
+        """Without a worker every question is refused at once, and that is logged once. The next
+        answer is logged too.
         """
         for _ in range(3):
             self.refused(self.ask(1, 2), NoWorker)
@@ -312,7 +312,7 @@ class Trouble(StatusTestCase):
         self.assertEqual(len(self.no_worker_lines()), 3)
 
     def test_a_worker_that_is_silent(self) -> None:
-        """A question that is not answered in 2 s is refused, and its late answer goes to nobody."""
+        """A question without an answer within 2 s is refused. A later answer is dropped."""
         late: Deferred[bytes] = Deferred()
         self.worker(lambda pairs, barrier: late)
         answers = self.ask(1)
@@ -323,8 +323,8 @@ class Trouble(StatusTestCase):
         self.network.settle()
 
     def test_answers_that_make_no_sense(self) -> None:
-        """An answer that cannot be understood, or is too short or too long, refuses its questions
-        and harms no others.
+        """An answer that cannot be decoded, or has the wrong length, refuses its questions. Others
+        are not affected.
         """
         replies = [
             b"?",
@@ -342,15 +342,13 @@ class Trouble(StatusTestCase):
         self.assertEqual(len(self.flushLoggedErrors()), 3)
 
     def test_what_cannot_be_asked(self) -> None:
-        """A question that cannot be encoded is refused like one that is not answered, not left to
-        wait.
-        """
+        """A question that cannot be encoded is refused at once."""
         self.worker()
         self.refused([self.client.status("\ud800", "DEVICE1")], NoReply)
         self.assertEqual(len(self.flushLoggedErrors(UnicodeEncodeError)), 1)
 
     def test_cancelled(self) -> None:
-        """A question whose client has gone is answered to nobody; the others of its batch are."""
+        """The answer to a cancelled question is dropped. The others of its batch get theirs."""
         self.worker()
         gone, kept = self.ask(1, 2)
         gone.cancel()
@@ -358,8 +356,8 @@ class Trouble(StatusTestCase):
         self.assertEqual(self.settled([kept]), [State.RUNNING])
 
     def test_cancelled_under_way(self) -> None:
-        """The same when the client goes while the batch is under way, whether it is answered or
-        refused.
+        """The same holds for a question that is cancelled while its batch is under way, whether it
+        is answered or refused.
         """
         reply: Deferred[bytes] = Deferred()
         self.worker(lambda pairs, barrier: reply)
@@ -371,7 +369,7 @@ class Trouble(StatusTestCase):
 
     def test_the_connection_goes(self) -> None:
         """When the front end's connection is lost, its questions are refused at once, and so are
-        new ones until it is back.
+        new ones until it reconnects.
         """
         self.worker(lambda pairs, barrier: Deferred())
         answers = self.ask(1)
@@ -381,7 +379,7 @@ class Trouble(StatusTestCase):
         self.refused(self.ask(1), BrokerUnavailable)
 
     def test_a_worker_that_restarts(self) -> None:
-        """A worker that goes takes its questions with it; the one that comes answers new ones."""
+        """When a worker stops, its questions fail. The next worker answers new ones."""
         self.worker(lambda pairs, barrier: Deferred())
         answers = self.ask(1)
         self.network.settle()
@@ -392,7 +390,7 @@ class Trouble(StatusTestCase):
 
 
 class Serving(StatusTestCase):
-    """`StatusServer`, asked by a `StatusClient`."""
+    """`StatusServer`, with a `StatusClient`."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -409,7 +407,7 @@ class Serving(StatusTestCase):
         self.store.apply(Finished(task_id(number), "DEVICE1", EPOCH, state, ""))
 
     def test_known(self) -> None:
-        """What the replica knows is answered without a barrier."""
+        """A known task is answered without a barrier."""
         self.store.apply(Requested(task_id(0), "DEVICE1", EPOCH))
         for number, state in enumerate((State.COMPLETED, State.FAILED, State.NOT_FOUND), 1):
             self.finish(number, state)
@@ -420,7 +418,9 @@ class Serving(StatusTestCase):
         self.assertEqual(self.held.barriers, [])
 
     def test_unknown(self) -> None:
-        """What the replica does not know is answered behind the barrier, by what it knows then."""
+        """For an unknown task the server waits for a barrier, and answers with what it
+        knows then.
+        """
         answers = self.ask(1, 2)
         self.network.settle()
         (barrier,) = self.held.barriers
@@ -430,7 +430,7 @@ class Serving(StatusTestCase):
         self.assertEqual(self.settled(answers), [State.COMPLETED, None])
 
     def test_another_equipments_task(self) -> None:
-        """A task of other equipment is as unknown as none."""
+        """A task of other equipment counts as unknown."""
         self.finish(1, State.COMPLETED)
         answers = self.ask(1, equipment_id="DEVICE2")
         self.network.settle()
@@ -438,8 +438,8 @@ class Serving(StatusTestCase):
         self.assertEqual(self.settled(answers), [None])
 
     def test_a_barrier_that_takes_too_long(self) -> None:
-        """A barrier that does not land in time refuses its questions, in a line and not a
-        traceback; known tasks are answered meanwhile.
+        """If the barrier takes too long, its questions are refused, with one log line and no
+        traceback. Known tasks are answered meanwhile.
         """
         self.finish(1, State.COMPLETED)
         answers = self.ask(2)
@@ -451,8 +451,8 @@ class Serving(StatusTestCase):
         )
 
     def test_a_barrier_that_fails(self) -> None:
-        """A barrier that fails is no reason to say that there is no such task: the question is
-        refused, at once.
+        """If the barrier fails, the question is refused at once. It is not answered with
+        "unknown".
         """
         self.held.error = Overloaded("full")
         self.refused(self.ask(1), NoReply)
@@ -463,7 +463,7 @@ class Serving(StatusTestCase):
         self.assertEqual(self.settled(answers), [None])
 
     def test_stopped_behind_the_barrier(self) -> None:
-        """A worker that goes while a question waits for its barrier leaves nothing behind."""
+        """If a worker stops while a question waits for its barrier, nothing is left."""
         answers = self.ask(1)
         self.network.settle()
         self.disconnect(self.serving)
@@ -471,7 +471,7 @@ class Serving(StatusTestCase):
         self.refused(answers, NoReply, REPLY_DEADLINE_S)
 
     def test_two_replicas(self) -> None:
-        """With two replicas, one may go and questions are still answered."""
+        """With two replicas, one may stop and questions are still answered."""
         self.finish(1, State.COMPLETED)
         second = self.serve()
         for _ in range(4):

@@ -1,4 +1,4 @@
-"""Clients that wait for a task to end (``Prefer: wait``): when they are answered, and what it
+"""Clients that wait for the end of a task (``Prefer: wait``): when they are answered, and what it
 costs.
 """
 
@@ -30,7 +30,7 @@ class WaitTestCase(SystemTestCase):
 
 class Waiting(WaitTestCase):
     def test_the_end(self) -> None:
-        """The answer comes in the moment in which the task ends, and says that it waited."""
+        """The answer is sent when the task ends, with ``Preference-Applied``."""
         task_id = self.system.accepted(DEVICE)
         self.system.network.advance(30)
         pending = self.begin(task_id)
@@ -44,8 +44,8 @@ class Waiting(WaitTestCase):
         )
 
     def test_the_time_is_over(self) -> None:
-        """The answer comes a little before the time is over, as it would have without waiting: a
-        second, or a quarter of the time.
+        """The answer is sent a little before the end of the time, by a second or a quarter of it.
+        Then it is the same as without waiting.
         """
         task_id = self.system.accepted("HANG123456")
         for wait, early_s in ((1, 0.25), (2, 0.5), (3, 0.75), (4, 1), (5, 1), (30, 1)):
@@ -62,8 +62,8 @@ class Waiting(WaitTestCase):
             )
 
     def test_at_most_a_minute(self) -> None:
-        """Who would wait for longer waits for a minute, and is told so; no proxy that waits for a
-        minute sees it pass.
+        """A longer wait is limited to a minute, which the answer says. A proxy with a timeout of
+        one minute gets the answer in time.
         """
         task_id = self.system.accepted("HANG123456")
         pending = self.begin(task_id, 3600, "HANG123456")
@@ -73,7 +73,7 @@ class Waiting(WaitTestCase):
         self.assertEqual(self.successResultOf(pending).header("Preference-Applied"), "wait=60")
 
     def test_nothing_to_wait_for(self) -> None:
-        """What has ended, or is not there, is answered at once."""
+        """A task that has ended or does not exist is answered at once."""
         task_id = self.system.accepted(DEVICE)
         self.system.network.advance(61)
         pending = self.begin(task_id)
@@ -84,7 +84,7 @@ class Waiting(WaitTestCase):
         self.assertEqual(self.told(pending), NO_TASK)
 
     def test_each_end(self) -> None:
-        """A failure ends the wait too, and a cancellation; one that comes too late does not."""
+        """A failure ends the wait too, and so does a cancellation, but not one that is too late."""
         failing, running = self.system.accepted("FAIL123456"), self.system.accepted(DEVICE)
         queued = self.system.accepted(DEVICE)
         self.system.network.advance(1)
@@ -103,7 +103,7 @@ class Waiting(WaitTestCase):
         self.assertEqual([self.told(each) for each in waits[:2]], [FAILED, COMPLETED])
 
     def test_hang_up(self) -> None:
-        """A client that goes is forgotten; another one of the same task still waits."""
+        """A client that hangs up is forgotten. Another client of the same task still waits."""
         task_id = self.system.accepted(DEVICE)
         self.system.network.advance(2)
         gone, kept = self.begin(task_id), self.begin(task_id)
@@ -118,8 +118,8 @@ class Waiting(WaitTestCase):
         self.assertEqual(self.system.frontends["b"].ends.waiting, 0)
 
     def test_again(self) -> None:
-        """Who comes again once the first subscription has lapsed is told of the end as if it were
-        the first time.
+        """A client that waits again after the first subscription has expired gets the end as it
+        would the first time.
         """
         task_id = self.system.accepted(DEVICE)
         self.system.network.advance(5)
@@ -131,7 +131,7 @@ class Waiting(WaitTestCase):
         self.assertEqual(self.told(again), COMPLETED)
 
     def test_stop(self) -> None:
-        """A front end that stops lets its clients wait no longer."""
+        """A front end that stops answers its waiting clients."""
         task_id = self.system.accepted(DEVICE)
         pending = self.begin(task_id)
         self.system.network.advance(5)
@@ -142,7 +142,7 @@ class Waiting(WaitTestCase):
 
 class Trouble(WaitTestCase):
     def stop_answering(self) -> None:
-        """The worker reads nothing any more."""
+        """Make the worker stop reading."""
         self.workers_end().pauseProducing()
 
     def go_on(self) -> None:
@@ -150,13 +150,13 @@ class Trouble(WaitTestCase):
         self.system.network.advance(1)
 
     def workers_end(self) -> MemoryTransport:
-        """The worker's end of its connection to the broker, which was made after the front
+        """Return the worker's end of its connection to the broker, which was made after the front
         end's.
         """
         return [end for name, end in self.system.network.connections if name == "broker"][-1]
 
     def test_broker_connections_lost(self) -> None:
-        """When every connection to the broker breaks, waiting goes on, and the end is told when it
+        """If every connection to the broker breaks, clients still wait, and get the end when it
         comes.
         """
         task_id = self.system.accepted(DEVICE)
@@ -170,7 +170,9 @@ class Trouble(WaitTestCase):
         self.assertEqual(self.told(pending), COMPLETED)
 
     def test_ended_while_nobody_told(self) -> None:
-        """A task that ends while the front end is cut off is told of once that is back."""
+        """If a task ends while the front end is disconnected, the client is answered after the
+        reconnect.
+        """
         task_id = self.system.accepted(DEVICE)
         self.system.network.advance(50)
         pending = self.begin(task_id)
@@ -185,8 +187,8 @@ class Trouble(WaitTestCase):
         self.assertEqual(self.told(pending), COMPLETED)
 
     def test_no_worker(self) -> None:
-        """Where the last worker goes, waiting goes on until one tells; with none at the end of the
-        time the answer is a 503.
+        """If the last worker stops, clients wait until another one answers. If there is none at the
+        end of the time, the answer is a 503.
         """
         task_id = self.system.accepted(DEVICE)
         pending = self.begin(task_id, 20)
@@ -198,7 +200,7 @@ class Trouble(WaitTestCase):
         self.assertEqual(self.told(pending)[0], 503)
 
     def test_silent_worker(self) -> None:
-        """The time is an upper bound: a worker that does not say how the task stands now, or at
+        """The time is an upper bound: a worker that does not send the present state, or nothing at
         all, does not make it longer.
         """
         task_id = self.system.accepted("HANG123456")
@@ -226,8 +228,8 @@ class Failover(WaitTestCase):
         return System(delay_s=30.0)
 
     def test_a_standby_tells(self) -> None:
-        """When the active worker goes, those whom it would have told are told by the standby, which
-        calls again.
+        """If the active worker stops, the standby, which repeats the call, notifies the waiting
+        clients.
         """
         task_id = self.system.accepted(DEVICE)
         self.system.start_worker()
@@ -250,8 +252,8 @@ class Renewal(WaitTestCase):
         return System(delay_s=15.5)
 
     def test_no_gap(self) -> None:
-        """A subscription is renewed in the moment in which it ends: a task that ends right behind
-        it is told of at once.
+        """A subscription is renewed when it expires: if the task ends right after that, the client
+        is answered at once.
         """
         task_id = self.system.accepted(DEVICE)
         self.system.network.advance(5.3)
@@ -267,8 +269,8 @@ class Many(WaitTestCase):
         return System(shards=2, delay_s=35.0)
 
     def test_cost(self) -> None:
-        """A hundred clients that wait cost a shard a message in ten seconds, and one more when
-        their tasks end together.
+        """For each shard, a hundred waiting clients cost a message in ten seconds, and one more
+        when their tasks end together.
         """
         task_ids = {
             f"DEVICE{number:04}": self.system.accepted(f"DEVICE{number:04}")
@@ -283,7 +285,7 @@ class Many(WaitTestCase):
         self.assertEqual(front.ends.waiting, 100)
         sent = front.ends._rpc._last_id
         self.system.network.advance(25)
-        # for a worker, and its keys, of each shard
+        # for the workers of each shard, and for their keys
         looks = 2 * (25 / WATCH_EVERY_S + 25 / COMPARE_EVERY_S)
         self.assertLessEqual(front.ends._rpc._last_id - sent, 2 * 3 * 2 + looks)
         self.system.network.advance(9)
@@ -293,8 +295,8 @@ class Many(WaitTestCase):
         )
 
     def test_timers(self) -> None:
-        """However many wait, for however long, one timer looks after them; whoever is due earlier
-        moves it.
+        """One timer serves all waits, however many and however long. A wait that ends earlier
+        reschedules it.
         """
         ends = self.system.frontends["b"].ends
         before = len(self.system.clock.getDelayedCalls())
@@ -315,8 +317,8 @@ class Many(WaitTestCase):
             self.assertTrue(wait_s - SLOT_S - 0.001 <= after_s <= wait_s + 0.001, (wait_s, after_s))
 
     def test_full(self) -> None:
-        """Beyond what a front end lets wait the preference is not applied: the answer comes at
-        once.
+        """Above the limit of a front end the preference is not applied: the answer is sent
+        at once.
         """
         task_id = self.system.accepted(DEVICE)
         self.system.frontends["b"].ends.waiting = MAX_WAITING

@@ -1,4 +1,4 @@
-"""What a server agrees to by ALPN (RFC 7301)."""
+"""ALPN: the protocols that a server negotiates (RFC 7301)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.support.tls_server_case import ServerTestCase
 
 @implementer(IOpenSSLClientConnectionCreator)
 class Offering:
-    """A client that offers these protocols, or does not know of ALPN, and verifies nothing."""
+    """A client that offers these protocols, or does not use ALPN. It verifies nothing."""
 
     def __init__(self, protocols: list[bytes] | None, version: int) -> None:
         self._context = SSL.Context(SSL.TLS_METHOD)
@@ -42,7 +42,7 @@ class Offering:
 
 
 class Talker(Peer):
-    """Says something that no server understands, and keeps the answer, and what was agreed to."""
+    """Sends data that no server understands, and keeps the answer and the negotiated protocol."""
 
     agreed: bytes | None = None
 
@@ -62,7 +62,7 @@ class Alpn(ServerTestCase):
         protocols: list[bytes] | None,
         version: int = SSL.TLS1_3_VERSION,
     ) -> Talker:
-        """A client that connects to a server of `factory`'s, and has heard what that says."""
+        """Connect a client to a server of `factory`, and exchange data; return the client."""
         clock = Clock()
         network = MemoryNetwork(clock)
         TLSEndpoint(network.listen("a"), self.identity, cast("IReactorTime", clock)).listen(factory)
@@ -80,8 +80,8 @@ class Alpn(ServerTestCase):
         return JsonSite(Resource(), reactor=cast("IReactorTime", Clock()))
 
     def test_in_common(self) -> None:
-        """HTTP/1.1 is agreed to, else HTTP/1.0, whatever else a client offers and in whatever
-        order.
+        """HTTP/1.1 is negotiated, or otherwise HTTP/1.0, whatever else a client offers and in
+        whatever order.
         """
         for protocols, agreed in (
             ([b"http/1.1"], b"http/1.1"),
@@ -96,7 +96,7 @@ class Alpn(ServerTestCase):
                 self.assertIn(b"HTTP/1.1 400", peer.heard)
 
     def test_nothing_in_common(self) -> None:
-        """A client that offers other protocols only gets alert 120, and is not served."""
+        """A client that offers only other protocols gets alert 120, and is not served."""
         for protocols in (
             [b"h2"],
             [b"http/0.9"],
@@ -112,23 +112,23 @@ class Alpn(ServerTestCase):
                 self.assertEqual(peer.heard, b"")
 
     def test_not_offered(self) -> None:
-        """A client that does not know of ALPN is served."""
+        """A client that does not use ALPN is served."""
         for version in (SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION):
             self.assertIn(b"HTTP/1.1 400", self.offer(self.site(), None, version).heard)
 
     def test_after_a_reload(self) -> None:
-        """The same holds for certificates that are loaded again."""
+        """The same holds after certificates are reloaded."""
         self.identity.reload()
         self.assertEqual(self.offer(self.site(), [b"h2", b"http/1.1"]).agreed, b"http/1.1")
         self.assertEqual(self.offer(self.site(), [b"h2"]).heard, b"")
 
     def test_broker(self) -> None:
-        """AMQP 0-9-1 has no name in ALPN: the embedded broker serves a client whatever it offers,
-        as RabbitMQ does.
+        """AMQP 0-9-1 has no ALPN name: the embedded broker serves a client whatever it offers, as
+        RabbitMQ does.
         """
         for protocols in (None, [b"amqp"], [b"h2", b"http/1.1"]):
             broker = make_broker(clock=cast("IReactorTime", Clock()), storage=MemoryStorage())
             peer = self.offer(BrokerFactory(broker), protocols)
             self.assertEqual(
                 (peer.agreed, peer.heard[:4]), (b"", b"AMQP")
-            )  # the version that it should speak
+            )  # the protocol version that the client should use

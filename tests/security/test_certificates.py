@@ -1,4 +1,4 @@
-"""TLS: real handshakes in memory, and one clear line for each file that is no good."""
+"""TLS handshakes in memory, and the error for each certificate file that cannot be used."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ NOW = datetime(2030, 1, 1, 12, tzinfo=timezone.utc)
 
 class Handshakes(TlsTestCase):
     def test_agreed(self) -> None:
-        """A client that knows the CA talks to a server with one of its certificates, by name or by
-        address, over TLS 1.3.
+        """A client that trusts the CA connects to a server with one of its certificates, by name or
+        by address, over TLS 1.3.
         """
         for host in ("a.example", "127.0.0.1", "::1"):
             peers = self.handshake(self.server(), self.client(host))
@@ -51,20 +51,20 @@ class Handshakes(TlsTestCase):
             self.assertEqual(peers[1].tls.get_protocol_version_name(), "TLSv1.3")
 
     def test_wrong_name(self) -> None:
-        """A server that shows another host's certificate is not talked to."""
+        """A client refuses a server with another host's certificate."""
         for host in ("b.example", "127.0.0.2", "example"):
             server, client = self.handshake(self.server(), self.client(host))
             self.assert_failed(client, "certificate verify failed")
             self.assertEqual(server.heard, b"")
 
     def test_unknown_ca(self) -> None:
-        """A server that somebody else's CA vouches for is not talked to."""
+        """A client refuses a server with a certificate of another CA."""
         server, client = self.handshake(self.server(), self.client(ca="other-ca.pem"))
         self.assert_failed(client, "certificate verify failed")
         self.assertEqual(server.heard, b"")
 
     def test_version(self) -> None:
-        """Either side talks TLS 1.2, and nothing older."""
+        """Both sides accept TLS 1.2, and no older version."""
         files = (self.file("a.pem"), self.file("a.key"))
         for version, name in ((SSL.TLS1_2_VERSION, "TLSv1.2"), (SSL.TLS1_1_VERSION, None)):
             for server, client in (
@@ -80,23 +80,21 @@ class Handshakes(TlsTestCase):
                     self.assertEqual(peers[0].tls.get_protocol_version_name(), name)
 
     def test_no_client_certificate_wanted(self) -> None:
-        """Without a CA for clients, a client is not asked who it is, not even one that could
-        tell.
-        """
+        """Without a client CA, a client is not asked for a certificate, even if it has one."""
         for identity in (None, "client"):
             server, client = self.handshake(self.server(), self.client(identity=identity))
             self.assert_agreed((server, client))
             self.assertIsNone(server.tls.get_peer_certificate())
 
     def test_client_certificate_wanted(self) -> None:
-        """With a CA for clients, one with a certificate of that CA is let in."""
+        """With a client CA, a client with a certificate of that CA is accepted."""
         server, client = self.handshake(self.server("ca.pem"), self.client(identity="client"))
         self.assert_agreed((server, client))
         self.assertIsNotNone(server.tls.get_peer_certificate())
 
     def test_client_certificate_missing(self) -> None:
-        """With a CA for clients, one without a certificate, or with somebody else's, is kept
-        out.
+        """With a client CA, a client without a certificate, or with one of another CA, is
+        refused.
         """
         self.issue("stranger", trustme.CA(), "client.example")
         server, _ = self.handshake(self.server("ca.pem"), self.client())
@@ -105,21 +103,21 @@ class Handshakes(TlsTestCase):
         self.assert_failed(server, "certificate verify failed")
 
     def test_chain(self) -> None:
-        """A server shows the intermediate certificates in its file, so a client needs to know only
-        the root.
+        """A server sends the intermediate certificates in its file, so that a client needs only the
+        root.
         """
         self.issue("a", self.ca.create_child_ca(), "a.example")
         self.assertGreater(len(load_certificates(self.file("a.pem"))), 1)
         self.assert_agreed(self.handshake(self.server(), self.client()))
 
     def test_several_cas(self) -> None:
-        """A CA file may hold several certificates, with text between them: each is trusted."""
+        """A CA file may have several certificates, with text between them. All are trusted."""
         both = [self.file(name).read_bytes() for name in ("other-ca.pem", "ca.pem")]
         self.file("bundle.pem").write_bytes(b"# theirs\n" + both[0] + b"# ours\n" + both[1])
         self.assert_agreed(self.handshake(self.server(), self.client(ca="bundle.pem")))
 
     def test_one_context(self) -> None:
-        """All connections share one context: another for each would cost about 20 KB of memory."""
+        """All connections share one context. One for each would cost about 20 KB of memory."""
         policy = VerifiedServers(self.file("ca.pem"))
         contexts = [
             self.handshake(self.server(), policy.server(host))[1].tls.get_context()
@@ -130,14 +128,14 @@ class Handshakes(TlsTestCase):
 
 class Files(TlsTestCase):
     def assert_refused(self, name: str, text: str, call: Any, *arguments: Any) -> None:
-        """The call fails with one line that begins with the file's path; nothing of a file's
-        content is in it.
+        """Check that the call fails with one line that begins with the file's path and repeats
+        nothing of the file's content.
         """
         error = self.assertRaises(ConfigurationError, call, *arguments)
         self.assertEqual(str(error), f"{self.file(name)}: {text}")
 
     def test_unreadable(self) -> None:
-        """A file that cannot be read is named, with what it should have been."""
+        """The error for a file that cannot be read says what the file should be."""
         self.assert_refused(
             "no.pem",
             "cannot read the certificate: No such file or directory",
@@ -157,7 +155,7 @@ class Files(TlsTestCase):
 
     def test_no_certificate(self) -> None:
         """A file without a certificate, or with a damaged one, is refused wherever a certificate is
-        wanted.
+        needed.
         """
         good = self.file("a.pem").read_bytes()
         for content in (
@@ -185,8 +183,8 @@ class Files(TlsTestCase):
             )
 
     def test_damaged_second(self) -> None:
-        """One damaged certificate spoils a file of several: what is trusted is never half of what
-        was meant.
+        """One damaged certificate makes the whole file invalid, so that never only a part of it is
+        trusted.
         """
         good = self.file("ca.pem").read_bytes()
         self.file("bad.pem").write_bytes(good + good.replace(b"MII", b"XII", 1))
@@ -195,7 +193,7 @@ class Files(TlsTestCase):
         )
 
     def test_no_key(self) -> None:
-        """A file that is no private key is refused."""
+        """A file without a private key is refused."""
         good = self.file("a.key").read_bytes()
         for content in (b"", b"s3cr3t", self.file("a.pem").read_bytes(), good[:40]):
             self.file("bad.key").write_bytes(content)
@@ -205,7 +203,7 @@ class Files(TlsTestCase):
             )
 
     def test_key_with_a_passphrase(self) -> None:
-        """A private key that is encrypted is refused; nobody is asked for its passphrase."""
+        """An encrypted private key is refused. There is no prompt for its passphrase."""
         key = load_pem_private_key(self.file("a.key").read_bytes(), None)
         for form in (PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL):
             self.file("bad.key").write_bytes(
@@ -217,8 +215,8 @@ class Files(TlsTestCase):
             )
 
     def test_weak_key(self) -> None:
-        """A certificate that OpenSSL finds too weak is refused at once, not with the first
-        connection, for servers and for clients.
+        """A certificate that OpenSSL considers too weak is refused when it is loaded, for servers
+        and for clients.
         """
         key = rsa.generate_private_key(65537, 1024)  # noqa: S505 - weak on purpose
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "weak")])
@@ -244,7 +242,9 @@ class Files(TlsTestCase):
         )
 
     def test_key_of_another(self) -> None:
-        """A private key that is not the certificate's is refused, for servers and for clients."""
+        """A private key that does not match the certificate is refused, for servers and for
+        clients.
+        """
         files = (self.file("a.pem"), self.file("client.key"))
         text = f"is not the PEM private key for {self.file('a.pem')}"
         self.assert_refused("client.key", text, server_options, *files)
@@ -253,7 +253,7 @@ class Files(TlsTestCase):
 
 class Expiry(TlsTestCase):
     def warning(self, begins_in: timedelta, ends_in: timedelta) -> str | None:
-        """What is said at `NOW` of a certificate that begins and ends so much later."""
+        """Return the warning at `NOW` for a certificate with these relative validity times."""
         leaf = self.ca.issue_cert("a.example", not_before=NOW + begins_in, not_after=NOW + ends_in)
         self.file("a.pem").write_bytes(leaf.cert_chain_pems[0].bytes())
         warning = expiry_warning(self.file("a.pem"), NOW)
@@ -264,8 +264,8 @@ class Expiry(TlsTestCase):
         )
 
     def test_warning(self) -> None:
-        """A certificate that has expired, or will have within two weeks, or is not yet valid, is
-        spoken of; any other is not.
+        """There is a warning for a certificate that has expired, expires within two weeks, or is
+        not yet valid, and for no other.
         """
         day = timedelta(days=1)
         self.assertIsNone(self.warning(-day, 15 * day))
@@ -274,7 +274,7 @@ class Expiry(TlsTestCase):
         self.assertEqual(self.warning(day, 100 * day), "is not valid before 2030-01-02 12:00 UTC")
 
     def test_chain(self) -> None:
-        """A certificate that comes after others in its file is spoken of as they are."""
+        """The later certificates of a file get warnings too."""
         day = timedelta(days=1)
         self.warning(-day, 13 * day)
         ending = self.file("a.pem").read_bytes()
@@ -287,7 +287,7 @@ class Expiry(TlsTestCase):
 
 
 class TextFiles(SynchronousTestCase):
-    """What editors make of files that operators write by hand."""
+    """Files that operators write by hand, as various editors save them."""
 
     def setUp(self) -> None:
         folder = tempfile.TemporaryDirectory()
@@ -295,7 +295,7 @@ class TextFiles(SynchronousTestCase):
         self.file = Path(folder.name) / "file"
 
     def test_byte_order_mark(self) -> None:
-        """A byte order mark is no part of the text, in keys, tokens, scenarios and certificates."""
+        """A byte order mark is ignored in keys, tokens, scenarios and certificates."""
         token, _ = new_token("billing")
         leaf = trustme.CA().issue_cert("localhost")
         for content, load in (
@@ -314,7 +314,7 @@ class TextFiles(SynchronousTestCase):
                 load()
 
     def test_private_key(self) -> None:
-        """So it is in a private key."""
+        """It is ignored in a private key too."""
         leaf = trustme.CA().issue_cert("localhost")
         certificate = self.file.with_name("certificate")
         certificate.write_bytes(leaf.cert_chain_pems[0].bytes())
@@ -324,7 +324,7 @@ class TextFiles(SynchronousTestCase):
         load_identity(certificate, self.file)
 
     def test_wide_characters(self) -> None:
-        """Text in UTF-16 or UTF-32 is named as what it is, with what to do."""
+        """The error for text in UTF-16 or UTF-32 names the encoding, and says what to do."""
         for encoding in ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-be"):
             self.file.write_bytes("billing sha256:s3cr3t\n".encode(encoding))
             error = self.assertRaises(ConfigurationError, load_tokens, self.file)
@@ -335,7 +335,9 @@ class TextFiles(SynchronousTestCase):
             self.assertEqual(str(error), text)
 
     def test_out_of_memory(self) -> None:
-        """What says nothing about the file is not taken for a mistake in it."""
+        """An error that is not about the file's content is not reported as a mistake in
+        the file.
+        """
 
         def exhausted(*_: object) -> object:
             raise MemoryError
@@ -350,7 +352,7 @@ class TextFiles(SynchronousTestCase):
 
 class Presence(SynchronousTestCase):
     def test_there(self) -> None:
-        """Whether a file is there; what keeps that from being known is an error of one line."""
+        """Whether a file exists; if that cannot be found out, there is an error of one line."""
         self.assertTrue(is_there(Path(__file__)))
         self.assertFalse(is_there(Path(__file__).with_name("none")))
         self.assertFalse(is_there(Path(__file__) / "none"))

@@ -1,4 +1,4 @@
-"""Which clients' certificates a server accepts, and who a client is by its own."""
+"""Client certificates: which ones a server accepts, and the caller's name in them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.tls_peers import PING, Peer, TlsTestCase
 
 
 class Clients(TlsTestCase):
-    """Clients of a server with a CA for clients, by the certificate that they show."""
+    """Clients of a server with a client CA, with the certificate that they show."""
 
     ours = Authority()
     between = Authority("between", ours)
@@ -29,7 +29,7 @@ class Clients(TlsTestCase):
         self.file("client-ca.pem").write_bytes(self.ours.pem)
 
     def connect(self, identity: Identity) -> Peer:
-        """The server's side of a connection with such a client."""
+        """Return the server's side of a connection with such a client."""
         identity.write(self.folder, "client")
         server, _ = self.handshake(
             server_options(self.file("a.pem"), self.file("a.key"), self.file("client-ca.pem")),
@@ -38,7 +38,7 @@ class Clients(TlsTestCase):
         return server
 
     def caller(self, *common_names: str, usage: ObjectIdentifier | None = CLIENT) -> str:
-        """Who a client with these common names is."""
+        """Return the caller for a client with these common names."""
         server = self.connect(
             self.ours.issue(dns("client.example"), common_names=common_names, usage=usage)
         )
@@ -46,8 +46,8 @@ class Clients(TlsTestCase):
         return caller_at(cast("Any", server.transport)).name
 
     def test_refused(self) -> None:
-        """A client whose certificate is not of the CA, not for clients, or not valid now, is not
-        heard.
+        """A client whose certificate is of another CA, not for clients, or not valid now, is
+        refused.
         """
         for what, identity in {
             "of another authority": Authority().issue(dns("client.example"), usage=CLIENT),
@@ -66,7 +66,7 @@ class Clients(TlsTestCase):
 
     def test_accepted(self) -> None:
         """A certificate of the CA is accepted, also through an intermediate authority, and if it
-        does not say what it is for.
+        has no extended key usage.
         """
         for identity in (
             self.ours.issue(None, usage=CLIENT),
@@ -76,8 +76,8 @@ class Clients(TlsTestCase):
             self.assertEqual(self.connect(identity).heard, PING)
 
     def test_common_name(self) -> None:
-        """A client with a certificate is known by its common name, in one line of bounded length;
-        without one by its address.
+        """A client with a certificate is known by its common name, in one line of limited length.
+        Without one it is known by its address.
         """
         self.assertEqual(self.caller("billing 7"), "certificate:billing 7")
         self.assertEqual(self.caller("счёт"), "certificate:счёт")
@@ -87,7 +87,7 @@ class Clients(TlsTestCase):
         self.assertEqual(self.caller(), "address:127.0.0.1")
 
     def test_no_name_of_its_own(self) -> None:
-        """A client whose name is empty, too long, one of several, or unreadable is known by its
+        """A client whose name is empty, too long, not the only one, or unreadable is known by its
         address, never by another client's name.
         """
         for common_names in (["billing", "intruder"], ["billing", "billing"], ["x" * 65], [""]):
@@ -99,8 +99,8 @@ class Clients(TlsTestCase):
 
 
 class Unreadable(StringTransport):
-    """A connection whose other end shows a certificate with a common name that is no text: a
-    PrintableString of other bytes.
+    """A connection whose peer shows a certificate with a common name that is not text: a
+    PrintableString with other bytes.
     """
 
     def getPeerCertificate(self) -> X509:

@@ -1,4 +1,4 @@
-"""Development certificates and the sealing key: what is made, with which modes, and that nothing is
+"""Development certificates and the sealing key: which files are made, with which modes. Nothing is
 ever overwritten.
 """
 
@@ -41,7 +41,7 @@ class CertsTestCase(SynchronousTestCase):
 
 class DevelopmentSet(CertsTestCase):
     def test_made(self) -> None:
-        """The whole set is made, in a folder that need not be there, and nothing else."""
+        """The complete set is made, in a folder that need not exist, and nothing else."""
         self.assertTrue(make_development_set(self.folder))
         self.assertEqual(set(self.contents()), set(FILES))
         expected = {
@@ -58,7 +58,9 @@ class DevelopmentSet(CertsTestCase):
         self.assertEqual(set(FILES), expected)
 
     def test_modes(self) -> None:
-        """Keys are for their owner alone, whatever the umask; certificates are for all."""
+        """Keys are readable only by their owner, whatever the umask. Certificates are readable by
+        everyone.
+        """
         self.with_umask(0)
         make_development_set(self.folder)
         ensure_seal_key(self.folder / SEAL_KEY)
@@ -66,7 +68,7 @@ class DevelopmentSet(CertsTestCase):
             self.assertEqual(self.mode(name), 0o600 if name.endswith(".key") else 0o644, name)
 
     def test_usable(self) -> None:
-        """Each certificate goes with its key, and with the CA."""
+        """Each certificate matches its key and was signed by the CA."""
         make_development_set(self.folder)
         ca = self.folder / "ca.pem"
         for name in ("frontend", "stub", "broker", "worker"):
@@ -77,7 +79,7 @@ class DevelopmentSet(CertsTestCase):
             certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(ca.read_bytes()))
 
     def test_names(self) -> None:
-        """Servers are localhost, 127.0.0.1 and ::1."""
+        """Servers are named localhost, 127.0.0.1 and ::1."""
         make_development_set(self.folder)
         for name in ("frontend", "stub", "broker"):
             certificate = x509.load_pem_x509_certificate((self.folder / f"{name}.pem").read_bytes())
@@ -91,8 +93,8 @@ class DevelopmentSet(CertsTestCase):
             )
 
     def test_without_a_broker(self) -> None:
-        """A set from before the broker had a certificate is whole without one, but not with half of
-        one.
+        """A set from before the broker had a certificate is complete without one, but not with half
+        of one.
         """
         make_development_set(self.folder)
         (self.folder / "broker.pem").unlink()
@@ -102,16 +104,14 @@ class DevelopmentSet(CertsTestCase):
         self.assertNotIn("broker.pem", self.contents())
 
     def test_never_overwritten(self) -> None:
-        """A set that is there stays as it is."""
+        """An existing set is not changed."""
         make_development_set(self.folder)
         before = self.contents()
         self.assertFalse(make_development_set(self.folder))
         self.assertEqual(self.contents(), before)
 
     def test_incomplete(self) -> None:
-        """A set that is there in part is an error that names what is missing; nothing is
-        written.
-        """
+        """An incomplete set is an error that names what is missing. Nothing is written."""
         make_development_set(self.folder)
         for name in ("stub.key", "ca.pem"):
             (self.folder / name).unlink()
@@ -125,14 +125,14 @@ class DevelopmentSet(CertsTestCase):
         self.assertEqual(self.contents(), before)
 
     def test_other_files(self) -> None:
-        """What else is in the folder does not matter."""
+        """Other files in the folder do not matter."""
         self.folder.mkdir(parents=True)
         (self.folder / "README.md").write_bytes(b"ours")
         self.assertTrue(make_development_set(self.folder))
         self.assertEqual(self.contents()["README.md"], b"ours")
 
     def test_link_into_nowhere(self) -> None:
-        """A link whose target is gone is not written through, and nothing of the set stays."""
+        """A dangling symbolic link is not written through, and no file of the set is left."""
         self.folder.mkdir(parents=True)
         target = self.folder.parent / "target.key"
         (self.folder / "stub.key").symlink_to(target)
@@ -145,7 +145,7 @@ class DevelopmentSet(CertsTestCase):
         self.assertEqual([path.name for path in self.folder.iterdir()], ["stub.key"])
 
     def test_unwritable(self) -> None:
-        """A folder that cannot be written is an error of one line."""
+        """A folder that cannot be written gives an error of one line."""
         self.folder.parent.mkdir()
         self.folder.write_bytes(b"a file")
         error = self.assertRaises(ConfigurationError, make_development_set, self.folder)
@@ -160,7 +160,7 @@ class SealingKey(CertsTestCase):
         self.file = self.folder / SEAL_KEY
 
     def test_made(self) -> None:
-        """The file is made with one good key, in a folder that need not be there, and only once."""
+        """The file is made with one valid key, in a folder that need not exist, and only once."""
         self.with_umask(0)
         self.assertTrue(ensure_seal_key(self.file))
         before = self.contents()
@@ -171,14 +171,14 @@ class SealingKey(CertsTestCase):
         self.assertEqual(self.contents(), before)
 
     def test_link_into_nowhere(self) -> None:
-        """A link whose target is gone is left alone, and is no key."""
+        """A dangling symbolic link is not changed, and does not count as a key file."""
         self.folder.mkdir(parents=True)
         self.file.symlink_to(self.folder / "gone")
         self.assertFalse(ensure_seal_key(self.file))
         self.assertEqual([path.name for path in self.folder.iterdir()], [SEAL_KEY])
 
     def test_unwritable(self) -> None:
-        """A folder that cannot be written is an error of one line."""
+        """A folder that cannot be written gives an error of one line."""
         self.folder.parent.mkdir()
         self.folder.write_bytes(b"a file")
         error = self.assertRaises(ConfigurationError, ensure_seal_key, self.file)
@@ -193,7 +193,7 @@ class Command(CertsTestCase):
         self.patch(sys, "stderr", self.err)
 
     def test_made(self) -> None:
-        """It says what it has made, and the second time that there is nothing to do."""
+        """The command prints what it has made, and the second time that there is nothing to do."""
         self.assertEqual(main([str(self.folder)]), 0)
         self.assertEqual(main([str(self.folder)]), 0)
         made = (
@@ -204,8 +204,8 @@ class Command(CertsTestCase):
         self.assertEqual(set(self.contents()), {*FILES, SEAL_KEY})
 
     def test_more_names(self) -> None:
-        """``--name`` adds host names and addresses to the servers' certificates, and to no
-        other.
+        """``--name`` adds host names and addresses to the servers' certificates, and to
+        no other.
         """
         names = ["b.example", "*.b.example", "192.0.2.7", "2001:db8::7", "B2.example."]
         self.assertEqual(main([str(self.folder), *(f"--name={name}" for name in names)]), 0)
@@ -224,8 +224,8 @@ class Command(CertsTestCase):
         self.assertEqual(main([str(self.folder), "--name", "b.example"]), 0)
 
     def test_wrong_names(self) -> None:
-        """What is no name, and a name that the set which is there lacks, is one line; nothing is
-        made or changed.
+        """An invalid name, and a name that the existing set does not have, is an error of one line.
+        Nothing is made or changed.
         """
         for name in (
             "",
@@ -252,7 +252,7 @@ class Command(CertsTestCase):
         self.assertEqual(self.contents(), before)
 
     def test_mistake(self) -> None:
-        """A mistake is one line on standard error, and exit status 1."""
+        """A mistake gives one line on standard error, and exit status 1."""
         make_development_set(self.folder)
         (self.folder / "ca.pem").unlink()
         self.assertEqual(main([str(self.folder)]), 1)
@@ -262,7 +262,7 @@ class Command(CertsTestCase):
         self.assertEqual(self.out.getvalue(), "")
 
     def test_module(self) -> None:
-        """``python -m rtprov.certs DIR`` is this command."""
+        """``python -m rtprov.certs DIR`` runs this command."""
         self.patch(sys, "argv", ["rtprov.certs", str(self.folder)])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # the module has been imported before

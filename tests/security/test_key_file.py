@@ -1,4 +1,4 @@
-"""The file with the sealing keys: watched, and replaced while a process runs."""
+"""The file with the sealing keys, which a process watches and reloads."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ class Watched(RenewalTestCase):
         return tuple(key_id(key.encode()) for key in keys)
 
     def replace(self, text: str) -> None:
-        """Put another file in the place of the file, as editors and Kubernetes do."""
+        """Replace the file by another one, as editors and Kubernetes do."""
         temporary = self.certs / "new"
         temporary.write_text(text)
         temporary.replace(self.file)
 
     def test_replaced(self) -> None:
-        """A file that is replaced is noticed within five seconds; whoever watches the keys is
-        told.
+        """A replaced file is noticed within five seconds, and the watchers of the keys are
+        notified.
         """
         self.replace(self.one)
         keys = self.watch()
@@ -59,7 +59,9 @@ class Watched(RenewalTestCase):
         self.assertEqual((self.changes, self.lines), (2, ["sealing keys reloaded"] * 2))
 
     def test_written_in_place(self) -> None:
-        """So is one that is written over; the same keys are no change."""
+        """A file that is overwritten in place is noticed too. If the keys are the same, that is not
+        a change.
+        """
         self.replace(self.one)
         keys = self.watch()
         self.file.write_text(f"# May\n{self.other}")
@@ -69,8 +71,8 @@ class Watched(RenewalTestCase):
         self.assertEqual((keys.sealer.key_ids, self.changes), (self.ids(self.other), 1))
 
     def test_damaged(self) -> None:
-        """A file that is damaged, empty, unreadable or gone changes nothing, and is told of once;
-        the next good one is taken.
+        """A file that is damaged, empty, unreadable or missing changes nothing, and is logged once.
+        The next valid file is used.
         """
         self.replace(self.one)
         keys = self.watch()
@@ -95,8 +97,8 @@ class Watched(RenewalTestCase):
         self.assertEqual(keys.sealer.key_ids, self.ids(self.other))
 
     def test_access_rights(self) -> None:
-        """A file whose access rights alone change is looked at again: it may have been unreadable
-        before.
+        """If only the access rights of a file change, it is read again, because it may have been
+        unreadable before.
         """
         self.replace(self.one)
         keys = self.watch()
@@ -104,8 +106,8 @@ class Watched(RenewalTestCase):
         self.assertTrue(keys.changed)
 
     def test_comes_later(self) -> None:
-        """A file that is missing at first is noticed when it comes; until then nothing is said of
-        it.
+        """A file that is missing at first is noticed when it appears. Until then nothing is logged
+        about it.
         """
         keys = self.watch()
         self.clock.pump([LOOK_EVERY_S] * 3)
@@ -115,7 +117,7 @@ class Watched(RenewalTestCase):
         self.assertEqual((keys.sealer.key_ids, self.changes), (self.ids(self.one), 1))
 
     def test_told_to(self) -> None:
-        """SIGHUP has it loaded at once."""
+        """SIGHUP loads the file at once."""
         self.replace(self.one)
         keys = self.watch()
         self.replace(self.other)
@@ -123,7 +125,7 @@ class Watched(RenewalTestCase):
         self.assertEqual(keys.sealer.key_ids, self.ids(self.other))
 
     def test_said(self) -> None:
-        """The log says which keys were loaded, by their ids."""
+        """The log names the loaded keys by their ids."""
         self.replace(f"{self.one}\n{self.other}\n")
         with capturedLogs() as events:
             KeyFile(self.file)

@@ -1,4 +1,4 @@
-"""Counting requests and connections."""
+"""Limits on the rate of requests and on the number of connections."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def taken(rate: Rate, client: str, now: float) -> bool:
 
 class Rates(SynchronousTestCase):
     def test_a_second_at_once(self) -> None:
-        """A client that was silent may send a second's worth at once, and then as many as the time
-        that passes allows.
+        """A client that was idle may send the requests of one second at once, and then as many as
+        the time allows.
         """
         rate = Rate(4)
         self.assertEqual([taken(rate, "a", 10.0) for _ in range(6)], [True] * 4 + [False] * 2)
@@ -30,7 +30,7 @@ class Rates(SynchronousTestCase):
         self.assertEqual([taken(rate, "a", 20.0) for _ in range(6)], [True] * 4 + [False] * 2)
 
     def test_less_than_one_a_second(self) -> None:
-        """A rate below one a second allows one at a time."""
+        """A rate below one per second allows one at a time."""
         rate = Rate(0.1)
         self.assertEqual(
             [taken(rate, "a", now) for now in (0.0, 0.0, 9.9, 10.0, 19.9)],
@@ -38,7 +38,9 @@ class Rates(SynchronousTestCase):
         )
 
     def test_retry_after(self) -> None:
-        """Who is refused is told the whole seconds after which the next request is taken."""
+        """A refused client gets the whole number of seconds after which the next request is
+        accepted.
+        """
         for per_s, first in ((0.1, 10), (0.3, 4), (1, 1), (50, 1)):
             rate = Rate(per_s)
             for _ in range(max(1, int(per_s))):
@@ -48,7 +50,7 @@ class Rates(SynchronousTestCase):
             self.assertTrue(taken(rate, "a", 5.0 + first))
 
     def test_each_for_itself(self) -> None:
-        """What one client takes costs another nothing."""
+        """The requests of one client do not count for another."""
         rate = Rate(1)
         self.assertEqual(
             [taken(rate, client, 0.0) for client in ("a", "a", "b", "b")],
@@ -56,8 +58,8 @@ class Rates(SynchronousTestCase):
         )
 
     def test_forgotten(self) -> None:
-        """Clients that would be allowed all again are forgotten, and never more are remembered than
-        there may be.
+        """Clients that may again send all requests at once are forgotten, and the number of clients
+        in memory is limited.
         """
         rate = Rate(2, max_remembered=100)
         for number in range(50):
@@ -72,8 +74,8 @@ class Rates(SynchronousTestCase):
 
     @given(st.floats(0.01, 1000), st.lists(st.floats(0, 5), max_size=60))
     def test_over_any_time(self, per_s: float, pauses: list[float]) -> None:
-        """Whatever a client does, over no stretch of time more is taken than its length allows, and
-        a burst.
+        """Whatever a client does, in no period more requests are accepted than its length allows,
+        plus one burst.
         """
         rate, now, times = Rate(per_s), 0.0, []
         for pause in pauses:
@@ -89,7 +91,7 @@ class Rates(SynchronousTestCase):
 
 class ConnectionCounts(SynchronousTestCase):
     def test_counts(self) -> None:
-        """There is room until either limit is reached, and again once a connection is gone."""
+        """There is room until either limit is reached, and again after a connection is closed."""
         connections = Connections(total=3, per_address=2)
         self.assertTrue(connections.room_for("a"))
         first = connections.opened("a")
@@ -98,7 +100,7 @@ class ConnectionCounts(SynchronousTestCase):
         self.assertEqual([connections.room_for(address) for address in ("a", "b")], [False, True])
         connections.opened("b")
         self.assertEqual([connections.room_for(address) for address in ("a", "b")], [False, False])
-        for _ in range(2):  # nothing happens the second time
+        for _ in range(2):  # a second release has no effect
             first.release()
             self.assertEqual(
                 [connections.room_for(address) for address in ("a", "b")], [True, True]
@@ -106,8 +108,8 @@ class ConnectionCounts(SynchronousTestCase):
             self.assertEqual(connections.open, 2)
 
     def test_known_later(self) -> None:
-        """A connection whose address is not known yet takes of the total; then of what its address
-        may have, if there is room.
+        """A connection with a still unknown address counts towards the total. Later it counts for
+        its address too, if there is room.
         """
         connections = Connections(total=3, per_address=1)
         slots = [connections.opened(None) for _ in range(3)]
@@ -116,7 +118,7 @@ class ConnectionCounts(SynchronousTestCase):
             (False, False, 3),
         )
         self.assertEqual([slot.set_address("a") for slot in slots], [True, False, False])
-        self.assertFalse(slots[0].set_address("b"))  # it is a's
+        self.assertFalse(slots[0].set_address("b"))  # this one is from "a"
         slots[1].release()
         self.assertFalse(slots[1].set_address("b"))
         self.assertEqual(
@@ -130,8 +132,8 @@ class ConnectionCounts(SynchronousTestCase):
         st.lists(st.tuples(st.integers(0, 5), st.sampled_from([None, "a", "b", "c"])), max_size=60)
     )
     def test_always_given_back(self, steps: list[tuple[int, str | None]]) -> None:
-        """Whatever connections come, are known later and go, when all are gone nothing is counted,
-        and no limit was passed.
+        """Whatever connections come, get an address and go: at the end nothing is counted, and no
+        limit was exceeded.
         """
         connections, slots = Connections(total=4, per_address=2), []
         for choice, address in steps:
@@ -148,9 +150,7 @@ class ConnectionCounts(SynchronousTestCase):
         self.assertEqual((connections.open, len(connections)), (0, 0))
 
     def test_nothing_is_kept(self) -> None:
-        """Of addresses without a connection nothing is kept, also where there was no room for
-        them.
-        """
+        """Nothing is kept for addresses without a connection, also if there was no room for one."""
         connections = Connections(total=1, per_address=1)
         slot = connections.opened("a")
         for number in range(10):
@@ -159,8 +159,8 @@ class ConnectionCounts(SynchronousTestCase):
         self.assertEqual(len(connections), 0)
 
     def test_networks(self) -> None:
-        """An IPv4 address counts for itself, also where it is written as IPv6; an IPv6 address for
-        its /64.
+        """An IPv4 address counts for itself, even written as IPv6. An IPv6 address counts for its
+        /64.
         """
         for host, network in (
             ("192.0.2.7", "192.0.2.7"),

@@ -1,4 +1,4 @@
-"""Sealing, key files, and that neither shows a secret."""
+"""Sealing and key files, neither of which shows a secret."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Sealing(SynchronousTestCase):
 
     @given(st.binary(max_size=300))
     def test_round_trip(self, body: bytes) -> None:
-        """A body comes out byte by byte as it went in; its sealed form is ASCII."""
+        """A body opens to the same bytes that were sealed. The sealed form is ASCII."""
         sealed = self.sealer.seal(body)
         self.assertTrue(sealed.isascii())
         self.assertEqual(self.sealer.open(sealed, self.sealer.key_id), body)
@@ -36,14 +36,14 @@ class Sealing(SynchronousTestCase):
         self.assertEqual(self.sealer.open(self.sealer.seal(bytes(65536)), None), bytes(65536))
 
     def test_sealed_twice(self) -> None:
-        """The same body never looks the same, so nobody learns that two devices have the same
-        password.
+        """The same body has a different sealed form each time, which hides that two devices have
+        the same password.
         """
         self.assertNotEqual(self.sealer.seal(BODY), self.sealer.seal(BODY))
 
     def test_fingerprint(self) -> None:
-        """A fingerprint tells the same body of the same task from all others, and is made again the
-        same; it holds nothing of the body.
+        """The fingerprint is the same for the same body of the same task, and different for all
+        others. It contains nothing of the body.
         """
         fingerprint = self.sealer.fingerprint("t1", BODY)
         self.assertEqual(self.sealer.fingerprint("t1", BODY), fingerprint)
@@ -56,8 +56,8 @@ class Sealing(SynchronousTestCase):
         self.assertRegex(fingerprint, "^[A-Za-z0-9_-]{24}$")
 
     def test_fingerprint_and_other_keys(self) -> None:
-        """While keys are rotated each side knows the other's fingerprints; who has neither key can
-        neither make nor check one.
+        """During a key rotation each side accepts the other's fingerprints. Without either key a
+        fingerprint can be neither made nor checked.
         """
         old, first, last = FernetSealer([OLD]), FernetSealer([OLD, NEW]), FernetSealer([NEW, OLD])
         for maker in (old, first, last):
@@ -66,27 +66,31 @@ class Sealing(SynchronousTestCase):
         self.assertFalse(old.matches(last.fingerprint("t1", BODY), "t1", BODY))
 
     def test_tampered_with(self) -> None:
-        """A token that was changed anywhere does not open."""
+        """A sealed body that was changed anywhere does not open."""
         sealed = self.sealer.seal(BODY)
-        # the last characters may hold bits that mean nothing
+        # the last characters may hold unused bits
         for place in range(0, len(sealed) - 4, 7):
             changed = sealed[:place] + ("A" if sealed[place] != "A" else "B") + sealed[place + 1 :]
             self.assert_damaged(changed)
         self.assert_damaged(sealed[:-4])
 
     def assert_damaged(self, sealed: str) -> None:
-        """With its key's id that is told apart from a key that is missing; without, it is not."""
+        """Check that this is reported as damage with the key's id. Without the id it could also be
+        a missing key.
+        """
         error = self.assertRaises(SealError, self.sealer.open, sealed, self.sealer.key_id)
         self.assertNotIsInstance(error, KeyMissing)
         self.assertRaises(KeyMissing, self.sealer.open, sealed, None)
 
     @given(texts | st.just("\ud800") | st.just("пароль"))
     def test_no_token(self, text: str) -> None:
-        """What was never sealed raises `SealError`, whatever it is."""
+        """Anything that was never sealed raises `SealError`."""
         self.assert_damaged(text)
 
     def test_foreign_key(self) -> None:
-        """Without the key there is no way in, and the error says nothing of body, token or key."""
+        """Without the key a body cannot be opened, and the error contains nothing of body, sealed
+        form or key.
+        """
         sealed = FernetSealer([OLD]).seal(BODY)
         errors = [
             self.assertRaises(KeyMissing, self.sealer.open, sealed, key)
@@ -99,7 +103,7 @@ class Sealing(SynchronousTestCase):
             self.assertNotIn(secret, shown)
 
     def test_repr(self) -> None:
-        """A sealer shows no key."""
+        """The repr of a sealer shows no key."""
         self.assertEqual(repr(self.sealer), "<FernetSealer>")
 
 
@@ -115,16 +119,14 @@ class Rotation(SynchronousTestCase):
         )
 
     def test_every_key_decrypts(self) -> None:
-        """What an older key sealed still opens while that key is kept."""
+        """What an older key has sealed can be opened while that key is kept."""
         sealed = FernetSealer([OLD]).seal(BODY)
         for keys in ([NEW, OLD], [OLD, NEW]):
             for key in (key_id(OLD), None):
                 self.assertEqual(FernetSealer(keys).open(sealed, key), BODY)
 
     def test_no_key(self) -> None:
-        """A sealer without a key seals nothing, opens nothing, and makes no fingerprint, until it
-        has one.
-        """
+        """A sealer without keys cannot seal, open or make a fingerprint until it gets keys."""
         sealer, sealed = FernetSealer([]), FernetSealer([NEW]).seal(BODY)
         self.assertEqual((sealer.key_id, sealer.key_ids), (None, ()))
         self.assertRaises(NotReady, sealer.seal, BODY)
@@ -136,9 +138,7 @@ class Rotation(SynchronousTestCase):
         self.assertEqual(sealer.open(sealed, key_id(NEW)), BODY)
 
     def test_replaced(self) -> None:
-        """Keys are replaced while a process runs; whoever watches is told, where they are
-        others.
-        """
+        """Keys can be replaced while a process runs. Watchers are notified if the keys differ."""
         sealer, seen = FernetSealer([OLD]), list[tuple[str, ...]]()
         sealer.watch(lambda: seen.append(sealer.key_ids))
         for keys in ([OLD], [OLD, NEW], [OLD, NEW], [NEW, OLD], [NEW]):
@@ -149,13 +149,13 @@ class Rotation(SynchronousTestCase):
 
 class KeyIds(SynchronousTestCase):
     def test_the_id(self) -> None:
-        """An id is the same for a key for ever, and another one for another key."""
+        """The id of a key is always the same, and different for other keys."""
         self.assertEqual(key_id(b"A" * 43 + b"="), "c8861677")
         self.assertEqual(len({key_id(new_key().encode()) for _ in range(100)}), 100)
 
     def test_it_reveals_nothing(self) -> None:
-        """Neither the key nor a plain hash of it, nor the key of its fingerprints, begins like the
-        id.
+        """The id is not a prefix of the key, of a plain hash of it, or of the key for
+        fingerprints.
         """
         raw = urlsafe_b64decode(NEW)
         for text in (NEW.decode(), raw.hex(), sha256(raw).hexdigest(), sha256(NEW).hexdigest()):
@@ -164,15 +164,15 @@ class KeyIds(SynchronousTestCase):
 
 class KeyFiles(SynchronousTestCase):
     def test_new_key(self) -> None:
-        """A new key is a line that a key file takes, and each is another."""
+        """A new key is a valid line of a key file, and different each time."""
         one, other = new_key(), new_key()
         self.assertNotEqual(one, other)
         self.assertEqual(load_keys(f"{one}\n{other}\n"), [one.encode(), other.encode()])
         self.assertEqual(Fernet(one).decrypt(FernetSealer([one.encode()]).seal(BODY)), BODY)
 
     def test_comments_and_blank_lines(self) -> None:
-        """Lines that are blank or begin with "#", spaces around a key and Windows' line ends do not
-        count; the order does.
+        """Blank lines, lines that begin with "#", spaces around a key and Windows line ends are
+        ignored. The order of keys counts.
         """
         text = (
             f"# since May\r\n{NEW.decode()}\r\n\r\n   \r\n  # the one before\r\n  {OLD.decode()}  "
@@ -180,13 +180,13 @@ class KeyFiles(SynchronousTestCase):
         self.assertEqual(load_keys(text), [NEW, OLD])
 
     def test_no_key(self) -> None:
-        """A file with no key is an error that says so."""
+        """A file without a key is an error that says so."""
         for text in ("", "\n\n", "# only a comment\n"):
             error = self.assertRaises(ConfigurationError, load_keys, text)
             self.assertEqual(str(error), "the file holds no key")
 
     def test_damaged_key(self) -> None:
-        """A line that is no key is named by its number, as an editor counts, and never shown."""
+        """An invalid line is named by its number, from 1, and never shown."""
         damaged = NEW.decode()[:-2]
         for line in (
             damaged,

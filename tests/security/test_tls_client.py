@@ -1,5 +1,5 @@
-"""Which servers are accepted: a table of certificates, tried with real handshakes towards A and
-towards the broker.
+"""Which servers are accepted: a table of certificates, tried with real handshakes for A and for the
+broker.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ ONLY_SIGNS_CERTIFICATES = x509.KeyUsage(
 
 
 def signed_by_a_server() -> Identity:
-    """A certificate that a server's certificate, no authority's, has signed."""
+    """Return a certificate that was signed by a server's certificate, which is not an authority."""
     server = OURS.issue(dns(HOST), common_names=["no authority"])
     signer = Authority("no authority")
     signer.key = server.key
@@ -64,11 +64,11 @@ def signed_by_a_server() -> Identity:
 
 
 def names_from(der: bytes) -> x509.UnrecognizedExtension:
-    """A subjectAltName of these bytes."""
+    """Return a subjectAltName with these bytes."""
     return x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.17"), der)
 
 
-# What `HOST` must not be taken for, and a part of what is said of it.
+# Names that do not match `HOST`, with a part of the error for each.
 REFUSED: Mapping[str, tuple[Identity, str]] = {
     "no subjectAltName": (
         OURS.issue(None),
@@ -168,7 +168,7 @@ REFUSED: Mapping[str, tuple[Identity, str]] = {
     ),
 }
 
-# Hosts, and what they may show.
+# Hosts, and the names that are accepted for them.
 ACCEPTED: Mapping[str, tuple[str, Identity]] = {
     "the name": (HOST, OURS.issue(dns(HOST))),
     "one of many names": (HOST, OURS.issue(dns("b.example", "c.example", HOST))),
@@ -196,7 +196,7 @@ ACCEPTED: Mapping[str, tuple[str, Identity]] = {
     ),
 }
 
-# Addresses are no names, and names are no addresses.
+# Addresses are not names, and names are not addresses.
 CONFUSED: Mapping[str, tuple[str, Identity]] = {
     "an address as a name": ("127.0.0.1", OURS.issue(dns("127.0.0.1"))),
     "an address as common name": ("127.0.0.1", OURS.issue(None, common_names=["127.0.0.1"])),
@@ -211,7 +211,7 @@ CONFUSED: Mapping[str, tuple[str, Identity]] = {
 
 
 class Listener(Protocol):
-    """A server's side: keeps what it hears, and says `answer` to it."""
+    """A server that keeps what it receives, and sends `answer`."""
 
     def __init__(self, answer: bytes) -> None:
         self.heard = b""
@@ -243,7 +243,7 @@ class ServerCertificates(SynchronousTestCase):
             self.logged.append(formatEvent(event))
 
     def listen(self, identity: Identity, answer: bytes = b"") -> None:
-        """Begin anew, with a server that shows this certificate."""
+        """Start anew, with a server that shows this certificate."""
         self.logged.clear()
         self.clock = Clock()
         self.network = MemoryNetwork(self.clock)
@@ -265,7 +265,7 @@ class ServerCertificates(SynchronousTestCase):
         )
 
     def call(self, host: str, identity: Identity) -> Deferred[tuple[State, str]]:
-        """One task for A."""
+        """Send one task to A."""
         self.listen(identity, ANSWER)
         clock = cast("IReactorTime", self.clock)
         agent = equipment_agent(self.endpoint(host), concurrency=1, clock=clock)
@@ -279,7 +279,7 @@ class ServerCertificates(SynchronousTestCase):
         return outcome
 
     def connect(self, host: str, identity: Identity) -> BrokerConnection:
-        """One attempt to reach the broker."""
+        """Make one attempt to connect to the broker."""
         self.listen(identity)
         connection = BrokerConnection(
             name="worker",
@@ -299,8 +299,8 @@ class ServerCertificates(SynchronousTestCase):
         self.successResultOf(stopped)
 
     def test_refused_as_a(self) -> None:
-        """A server that cannot show that it is A gets no byte of the order: that is an outage whose
-        reason is what is wrong.
+        """A server that cannot prove that it is A gets nothing of the request. That is an outage,
+        and its reason is the error in the certificate.
         """
         for what, (identity, reason) in REFUSED.items():
             text = str(self.failureResultOf(self.call(HOST, identity), EquipmentUnreachable).value)
@@ -311,8 +311,8 @@ class ServerCertificates(SynchronousTestCase):
             self.assertNotIn("\n", text, what)
 
     def test_refused_as_the_broker(self) -> None:
-        """A server that cannot show that it is the broker gets no byte of AMQP, let alone the
-        password, and the log says what is wrong.
+        """A server that cannot prove that it is the broker gets no byte of AMQP, and so no
+        password. The log has the error in the certificate.
         """
         for what, (identity, reason) in REFUSED.items():
             connection = self.connect(HOST, identity)
@@ -326,8 +326,8 @@ class ServerCertificates(SynchronousTestCase):
             self.stop(connection)
 
     def test_accepted(self) -> None:
-        """A certificate of the authority that holds the name or the address is accepted, whatever
-        else stands in it.
+        """A certificate of the authority with the right name or address is accepted, whatever else
+        is in it.
         """
         for what, (host, identity) in ACCEPTED.items():
             self.assertIs(self.successResultOf(self.call(host, identity))[0], State.COMPLETED, what)
@@ -337,8 +337,8 @@ class ServerCertificates(SynchronousTestCase):
             self.stop(connection)
 
     def test_confused(self) -> None:
-        """An address must be in the certificate as an address, a name as a name; a wildcard is for
-        no international label.
+        """An address must be in the certificate as an address, a name as a name. A wildcard does
+        not match an international label.
         """
         for what, (host, identity) in CONFUSED.items():
             self.failureResultOf(self.call(host, identity), EquipmentUnreachable)
@@ -348,8 +348,8 @@ class ServerCertificates(SynchronousTestCase):
             self.stop(connection)
 
     def test_any_error_refuses(self) -> None:
-        """An error of whatever kind while a certificate is looked at refuses the connection;
-        nothing is left to OpenSSL's opinion.
+        """Any error during the verification of a certificate refuses the connection. Nothing is
+        left to OpenSSL's own verification.
         """
         for error in (
             RuntimeError("unforeseen"),
@@ -367,14 +367,14 @@ class ServerCertificates(SynchronousTestCase):
             self.assertIn("the certificate cannot be read", text)
 
     def raising(self, error: Exception, host: str) -> VerifiedServer:
-        """A server, looking at whose certificate fails."""
+        """Return a server whose certificate raises an error when it is verified."""
         server = VerifiedServers(self.ca).server(host)
         cast("Any", server)._wanted = Raising(error)
         return server
 
     def test_server_name(self) -> None:
-        """The name is sent in the clear, as servers of several names need it (SNI); an address is
-        not (RFC 6066 §3).
+        """A name is sent in the clear (SNI), because servers with several names need it. An address
+        is not sent (RFC 6066 §3).
         """
         identity = OURS.issue([*dns(HOST), *ip("127.0.0.1", "::1")])
         for host, expected in (("A.example", b"a.example"), ("127.0.0.1", None), ("::1", None)):
@@ -383,7 +383,7 @@ class ServerCertificates(SynchronousTestCase):
 
 
 class Raising:
-    """The identity of a server, looking at whose certificate fails."""
+    """The identity of a server whose verification raises an error."""
 
     def __init__(self, error: Exception) -> None:
         self._error = error

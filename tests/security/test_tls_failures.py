@@ -1,4 +1,4 @@
-"""What is said where TLS did not come about."""
+"""Descriptions of failed TLS handshakes."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class _Client(Protocol):
 
 
 def failure_of_handshake(hostname: str, trusted: trustme.CA, issuer: trustme.CA) -> BaseException:
-    """How a client fails that calls `hostname` and trusts one CA, at a server that is called
-    ``localhost`` by another.
+    """Return how the handshake of a client fails that expects `hostname` and trusts one CA, with a
+    server ``localhost`` of another CA.
     """
     identity = issuer.issue_cert("localhost")
     pem = identity.private_key_pem.bytes() + identity.cert_chain_pems[0].bytes()
@@ -64,22 +64,22 @@ class Explanations(SynchronousTestCase):
         self.ours = trustme.CA()
 
     def test_unknown_ca(self) -> None:
-        """A certificate of a CA that is not ours is called that."""
+        """A certificate of an unknown CA is described as such."""
         text = explain(failure_of_handshake("localhost", self.ours, trustme.CA()))
         self.assertEqual(
             text, "TLS: certificate verify failed (it has expired, or no trusted CA has signed it)"
         )
 
     def test_certificate(self) -> None:
-        """A certificate that was refused for its names is told of in the words of the refusal."""
+        """A certificate that was refused for its names is described with the reason."""
         self.assertEqual(
             explain(CertificateRefused("the certificate is for b, and not for a")),
             "TLS: the certificate is for b, and not for a",
         )
 
     def test_reasons(self) -> None:
-        """What OpenSSL objects to is said in words, of the server's own certificate or of one of
-        its CAs'; what is new by its number.
+        """OpenSSL's verification errors are described in words, for the server's certificate and
+        for its CAs. An unknown error is given by its number.
         """
         self.assertEqual(reason_of_refusal(10, 0), "the certificate has expired")
         self.assertEqual(reason_of_refusal(10, 1), "a certificate in the chain has expired")
@@ -88,14 +88,14 @@ class Explanations(SynchronousTestCase):
         )
 
     def test_no_tls(self) -> None:
-        """Of what OpenSSL says only the reasons are told."""
+        """Of OpenSSL's errors only the reasons are shown."""
         text = explain(
             SSL.Error([("SSL routines", "", "wrong version number"), ("SSL routines", "", "alert")])
         )
         self.assertEqual(text, "TLS: wrong version number (is the other side a TLS server?); alert")
 
     def test_other_errors(self) -> None:
-        """What is no failure of TLS, or has no reason, is not explained."""
+        """Other errors, and errors without a reason, get no explanation."""
         for error in (
             ConnectionError("refused"),
             SSL.Error(),

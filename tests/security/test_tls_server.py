@@ -1,5 +1,5 @@
-"""A server's TLS: which ciphers, certificates that are replaced under a connection, and how many
-connections there may be.
+"""A server's TLS: ciphers, certificates that are replaced while it runs, and the limit of
+connections.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.support.tls_server_case import Everybody, ServerTestCase
 
 
 class Suite(Old):
-    """A client of TLS 1.2 that knows one cipher suite."""
+    """A TLS 1.2 client with a single cipher suite."""
 
     def __init__(self, name: str) -> None:
         super().__init__(SSL.TLS1_2_VERSION)
@@ -32,11 +32,11 @@ class Suite(Old):
 
 class Ciphers(ServerTestCase):
     def test_suites(self) -> None:
-        """Of TLS 1.2 a server takes suites with forward secrecy and authenticated encryption, and
-        no other that the client knows.
+        """For TLS 1.2 a server accepts suites with forward secrecy and authenticated encryption,
+        and no other that the client supports.
         """
         for name, agreed in (
-            ("ECDHE-RSA-AES128-GCM-SHA256", False),  # the certificate's key is none of RSA's
+            ("ECDHE-RSA-AES128-GCM-SHA256", False),  # The certificate has no RSA key.
             ("ECDHE-ECDSA-AES128-GCM-SHA256", True),
             ("ECDHE-ECDSA-AES256-GCM-SHA384", True),
             ("ECDHE-ECDSA-CHACHA20-POLY1305", True),
@@ -54,8 +54,8 @@ class Ciphers(ServerTestCase):
 
 class Replacing(ServerTestCase):
     def test_reload(self) -> None:
-        """After a reload new connections see the new certificate; one that stands goes on with the
-        old one.
+        """After a reload new connections get the new certificate. An existing one continues with
+        the old one.
         """
         clock = Clock()
         network = MemoryNetwork(clock)
@@ -77,7 +77,7 @@ class Replacing(ServerTestCase):
         self.assertEqual([peer.heard for peer in everybody.peers], [PING + b"still here", PING])
 
     def test_changed(self) -> None:
-        """A file that is replaced, removed or comes back is noticed once, each time."""
+        """A file that is replaced, removed or restored is noticed once each time."""
         self.assertFalse(self.identity.changed)
         self.issue("a", self.ca, "a.example")
         self.assertTrue(self.identity.changed)
@@ -91,8 +91,8 @@ class Replacing(ServerTestCase):
         self.assertTrue(self.identity.changed)
 
     def test_half_replaced(self) -> None:
-        """Where certificate and key do not belong together, or a file is damaged, the ones before
-        are shown on.
+        """If certificate and key do not match, or a file is damaged, the previous ones stay
+        in use.
         """
         before = self.serial_seen(self.handshake(self.identity, self.client()))
         key = self.file("a.key").read_bytes()
@@ -107,7 +107,9 @@ class Replacing(ServerTestCase):
         self.assertNotEqual(self.serial_seen(self.handshake(self.identity, self.client())), before)
 
     def test_client_ca(self) -> None:
-        """A new CA for clients lets in its own, and no longer those of the old one."""
+        """After the client CA is replaced, its clients are accepted, and those of the old one are
+        refused.
+        """
         identity = self.new_identity("ca.pem")
         self.assert_agreed(self.handshake(identity, self.client(identity="client")))
         other = trustme.CA()
@@ -123,9 +125,7 @@ class Replacing(ServerTestCase):
         self.assert_failed(server, "certificate verify failed")
 
     def test_client(self) -> None:
-        """A client takes over its files as a server does: the CA that it trusts, and the
-        certificate that it shows.
-        """
+        """A client reloads its files as a server does: the trusted CA, and its own certificate."""
         policy = VerifiedServers(
             self.file("ca.pem"), self.file("client.pem"), self.file("client.key")
         )
@@ -141,7 +141,8 @@ class Replacing(ServerTestCase):
         self.assertTrue(policy.changed)
         policy.reload()
         server, _ = self.handshake(identity, policy.server("a.example"))
-        self.assert_failed(server, "certificate verify failed")  # the client's is the old CA's
+        # The client's certificate is of the old CA.
+        self.assert_failed(server, "certificate verify failed")
         self.issue("client", self.ca, "client.example")
         policy.reload()
         self.assert_agreed(self.handshake(identity, policy.server("a.example")))
@@ -150,7 +151,7 @@ class Replacing(ServerTestCase):
         self.assert_agreed(self.handshake(identity, policy.server("a.example")))
 
     def test_whose_time_runs_out(self) -> None:
-        """The files whose time can run out are the certificate, and the CA for clients."""
+        """The files that can expire are the certificate and the client CA."""
         self.assertEqual(self.identity.certificates, [self.file("a.pem")])
         self.assertEqual(
             self.new_identity("ca.pem").certificates, [self.file("a.pem"), self.file("ca.pem")]
@@ -178,7 +179,7 @@ class ConnectionLimits(ServerTestCase):
             self.warnings.append(formatEvent(event))
 
     def connect(self) -> bool:
-        """Whether a client is served."""
+        """Return whether a client is served."""
         before = len(self.everybody.peers)
         connecting = self.network.connect("a").connect(
             TLSMemoryBIOFactory(self.client(), True, Peers(), self.clock)
@@ -188,7 +189,7 @@ class ConnectionLimits(ServerTestCase):
         return len(self.everybody.peers) > before
 
     def test_limit(self) -> None:
-        """One connection too many is closed; once another has gone, there is room again."""
+        """One connection too many is closed. When another is closed, there is room again."""
         self.assertEqual([self.connect() for _ in range(4)], [True, True, False, False])
         self.assertEqual(self.connections.open, 2)
         self.network.cut("a")
@@ -197,13 +198,13 @@ class ConnectionLimits(ServerTestCase):
         self.assertEqual([self.connect() for _ in range(3)], [True, True, False])
 
     def test_limit_below(self) -> None:
-        """A connection that what stands on top of TLS has no room for is closed, too."""
+        """A connection that the factory above TLS refuses is closed too."""
         self.everybody.room = 1
         self.assertEqual([self.connect(), self.connect()], [True, False])
         self.assertEqual(self.connections.open, 1)
 
     def test_failed_handshakes(self) -> None:
-        """A connection that never became one of TLS is counted no longer, once it is closed."""
+        """A connection whose handshake fails is no longer counted once it is closed."""
         old = Old(SSL.TLS1_1_VERSION)
         for _ in range(5):
             self.network.connect("a").connect(
@@ -213,7 +214,7 @@ class ConnectionLimits(ServerTestCase):
         self.assertEqual((len(self.everybody.peers), self.connections.open), (5, 0))
 
     def test_told(self) -> None:
-        """The log says so once a minute, however many are closed."""
+        """This is logged once a minute, however many connections are closed."""
         for _ in range(10):
             self.connect()
         self.assertEqual(

@@ -1,6 +1,4 @@
-"""Tokens: the file and its mistakes, which token is taken for which, and the command that makes
-one.
-"""
+"""Tokens: the file and its errors, matching of tokens, and the command that makes a token."""
 
 from __future__ import annotations
 
@@ -45,8 +43,8 @@ class Files(SynchronousTestCase):
         self.assertEqual(str(error), message)
 
     def test_tokens(self) -> None:
-        """A line is a name and a hash, and perhaps ``read``; empty lines and comments say
-        nothing.
+        """A line has a name, a hash, and optionally ``read``. Empty lines and comments are
+        ignored.
         """
         text = f"# ours\n\n billing\t{hashed('a')} \r\n  # theirs\ndash-2.x_y {hashed('b')} read\n"
         billing, dash = parse_tokens(text)
@@ -55,8 +53,8 @@ class Files(SynchronousTestCase):
         self.assertEqual(parse_tokens(f"{billing.line}\n{dash.line}"), (billing, dash))
 
     def test_roles(self) -> None:
-        """The third word is the role, ``order`` without it; the last may be the last day on which
-        the token is valid.
+        """The third word is the role, by default ``order``. The last word may be the last day on
+        which the token is valid.
         """
         for words, role, expires in (
             ("", Role.ORDER, None),
@@ -71,7 +69,7 @@ class Files(SynchronousTestCase):
             self.assertEqual(parse_tokens(token.line), (token,))
 
     def test_dates(self) -> None:
-        """A day that there is not is a mistake, which is named."""
+        """A day that does not exist is an error that names it."""
         for text in ("", "2027-02-29", "2027-1-31", "31.01.2027", "20270131", "2027-01-31T00:00"):
             self.assert_refused(
                 f"billing {hashed('a')} expires={text}",
@@ -79,12 +77,12 @@ class Files(SynchronousTestCase):
             )
 
     def test_none(self) -> None:
-        """A file may hold no token: nobody is let in."""
+        """A file may have no tokens. Then no request is admitted."""
         self.assertEqual(parse_tokens("# nobody\n"), ())
 
     def test_mistakes(self) -> None:
-        """A line that is no good is named by its number, and nothing of it is shown that may be a
-        token.
+        """An invalid line is named by its number, and nothing in it that may be a token
+        is shown.
         """
         good = hashed("a")
         for line in (
@@ -103,7 +101,7 @@ class Files(SynchronousTestCase):
             self.assert_refused(line, NAME.format(1))
 
     def test_twice(self) -> None:
-        """A name stands for one token, and a token for one name."""
+        """Each name has one token, and each token one name."""
         self.assert_refused(
             f"a {hashed('x')}\na {hashed('y')}",
             "line 2: the name a is already used by another token",
@@ -114,13 +112,13 @@ class Files(SynchronousTestCase):
         )
 
     def test_too_many(self) -> None:
-        """A file holds no more tokens than can be compared with each request."""
+        """The number of tokens is limited, because each request is compared with all of them."""
         lines = [f"name{number} {hashed(str(number))}" for number in range(MAX_TOKENS + 1)]
         self.assertEqual(len(parse_tokens("\n".join(lines[1:]))), MAX_TOKENS)
         self.assert_refused("\n".join(lines), f"contains more than {MAX_TOKENS} tokens")
 
     def test_files(self) -> None:
-        """What is wrong with a file is told with its path."""
+        """Errors in a file are reported with its path."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "tokens"
             error = self.assertRaises(ConfigurationError, load_tokens, path)
@@ -136,8 +134,8 @@ class Files(SynchronousTestCase):
 
 class Comparing(SynchronousTestCase):
     def test_found(self) -> None:
-        """A token is known by all of its bytes, wherever in the file it stands; near misses and
-        hashes are nobody's.
+        """All bytes of a token must match, at any place in the file. Similar tokens, and hashes, do
+        not match.
         """
         made = [new_token(f"name{number}") for number in range(3)]
         tokens = [token for token, _ in made]
@@ -155,7 +153,9 @@ class Comparing(SynchronousTestCase):
         self.assertIsNone(find_token([], made[0][1].encode()))
 
     def test_every_token_is_compared(self) -> None:
-        """Each token is compared, also those after the one that it is."""
+        """Each token is compared, also those after the one that matches, so that the time reveals
+        nothing.
+        """
         compared: list[str] = []
 
         class Watched(Token):
@@ -173,7 +173,7 @@ class Comparing(SynchronousTestCase):
         self.assertEqual((found.name, compared), ("a", ["a", "b", "c"]))
 
     def test_not_shown(self) -> None:
-        """A token's repr holds neither token nor hash."""
+        """The repr of a token shows neither token nor hash."""
         token, secret = new_token("a")
         self.assertNotIn(secret, repr(token))
         self.assertNotIn(token.digest.hex(), repr(token))
@@ -189,8 +189,8 @@ class CommandLine(SynchronousTestCase):
         return status, out.getvalue().splitlines(), err.getvalue()
 
     def test_new(self) -> None:
-        """``new NAME`` prints the file's line and the token, 32 random bytes; each time another
-        one.
+        """``new NAME`` prints the line for the file, and the token with 32 random bytes, which
+        differs each time.
         """
         secrets = set()
         kinds: dict[tuple[str, ...], tuple[Role, date | None]] = {
@@ -213,13 +213,13 @@ class CommandLine(SynchronousTestCase):
         self.assertEqual(len(secrets), 3)
 
     def test_wrong_date(self) -> None:
-        """So is a day that there is not."""
+        """A date that does not exist is refused in one line."""
         status, lines, errors = self.run_command("new", "billing", "--expires", "tomorrow")
         self.assertEqual(
             (status, lines, errors), (1, [], "rtprov.tokens: expected a date such as 2027-01-31\n")
         )
 
     def test_wrong_name(self) -> None:
-        """A name that the file could not have is refused in one line."""
+        """A name that is not valid in the file is refused in one line."""
         status, lines, errors = self.run_command("new", "two words")
         self.assertEqual((status, lines, len(errors.splitlines())), (1, [], 1))
