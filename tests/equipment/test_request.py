@@ -58,7 +58,7 @@ class Text(BodyTestCase):
         """What is not JSON is refused with line and column."""
         self.refuses(b"  ", "the body is not JSON: line 1, column 3")
         self.refuses(b"hello", "the body is not JSON: line 1, column 1")
-        self.refuses(CONTRACT_EXAMPLE + b" x", "the body is not JSON: line 2, column 109")
+        self.refuses(CONTRACT_EXAMPLE + b" x", "the body is not JSON: line 3, column 34")
         self.refuses(CONTRACT_EXAMPLE[:-1], "the body is not JSON: line 2, column 107")
         for broken in (
             b'{"a": 1,}',
