@@ -55,7 +55,9 @@ class OnRabbitMQ(ChaosTestCase):
         await site.a_is_busy(TASKS // 10)
         await node.ctl("delete_queue", "-p", vhost, WORK)
         await posting
-        await site.all_called(TASKS // 2)  # so the queue is there again
+        # The worker connects again, and declares the queue again.
+        await site.workers[0].logged("(?s)worker: connected to .*worker: connected to ")
+        await site.all_called(TASKS // 2)
         await self.stop(site.workers[0])
         await site.post(TASKS // 2, TASKS * 3 // 4)
         await node.ctl("purge_queue", "-p", vhost, WORK)
