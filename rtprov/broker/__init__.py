@@ -1,15 +1,18 @@
 """The embedded broker: an AMQP 0-9-1 server for one machine, on the Twisted reactor.
 
-`server.broker.make_broker` is the way in; a `server.factory.BrokerFactory` serves its result on a
-port. A `server.connection` speaks the protocol, with `handshake`, `channels` and, at the end of
-each reactor turn, `commit`; a `channel` carries out methods, with `publishing`, `consuming` and
-`direct_reply`.
+Call `server.broker.make_broker`, and serve the result on a port with a
+`server.factory.BrokerFactory`.
 
-A `engine.virtual_host` has the queues: `routing` leads to them by way of each `exchange`. A `queue`
-or `stream` delivers messages; a `backlog` has those of a queue that wait. `arguments` says what may
-be declared, `dead_lettering` what becomes of a message that is given up; `memory_alarm` counts the
-memory that all of them take.
+- `server`: the AMQP protocol. `connection` handles one client's connection; `handshake` sets it up,
+  `channels` manages its channels, and `commit` runs at the end of each reactor turn. `channel`
+  executes the methods of one channel, with `publishing`, `consuming` and `direct_reply`.
+- `engine`: the state, without I/O. `virtual_host` has all queues and exchanges. `routing` and
+  `exchange` map a message to queues. `queue` and `stream` deliver messages; `backlog` has the
+  messages of a queue that are not delivered yet. `arguments` validates the arguments of a queue,
+  `dead_lettering` makes dead letters, and `memory_alarm` counts the memory used by messages.
+- `storage`: what survives a restart. `interface` defines it; `sqlite` writes it to a SQLite file
+  with `database` and `database_file`; `memory` is for tests.
 
-What must outlive the process is told to a `storage.interface.Storage`. `storage.sqlite` keeps it in
-a `database`, which `database_file` opens; `storage.memory` is for tests. All that rtprov uses is
-implemented; the rest is answered with 540: docs/embedded-broker.md."""
+The broker implements the part of AMQP 0-9-1 that rtprov uses. It replies 540 to everything else;
+see docs/embedded-broker.md.
+"""

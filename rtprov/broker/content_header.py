@@ -1,9 +1,10 @@
-"""A content header (AMQP 0-9-1 §4.2.6.1) changed here and there; all else stays as it came, byte
-for byte.
+"""Change single properties of an encoded content header (AMQP 0-9-1 §4.2.6.1).
 
-`split` it, change its parts, `join` them. Nothing is decoded that is passed on: a client may have
-written what pamqp would write in another way, or not at all. What goes in here has been decoded
-before, so it is well formed."""
+Use `split`, change the parts, and `join` them. All other properties stay the same, byte for byte.
+They are not decoded and encoded again, because pamqp encodes some values in another way than the
+client did, and some not at all. The functions expect a well-formed header, that is, one that has
+been decoded before.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +18,14 @@ from rtprov.amqp.fields import MAX_FIELDS, check_properties, table_fields
 from rtprov.amqp.framing import DEFAULT_FRAME_MAX, FRAME_OVERHEAD
 
 EMPTY_TABLE = bytes(4)
-# a header is one frame, and a number may be added as it is handed out
+# A content header is one frame. 64 bytes are left for a header that is added on delivery.
 MAX_BYTES = DEFAULT_FRAME_MAX - FRAME_OVERHEAD - 64
-# From clients: with what the broker adds, x-death above all, a header is still one that every
-# client can read.
+# Limits for clients. They leave room for the headers that the broker adds, mainly x-death, so that
+# every client can still read the result.
 ACCEPTED_BYTES = MAX_BYTES - 4096
 ACCEPTED_FIELDS = MAX_FIELDS // 2
 
-# class, weight, the body's size, a flag for each property that is there
+# Class, weight, body size, property flags.
 _start = struct.Struct(">HHQH")
 _FLAGS_AT = _start.size - 2
 _length = struct.Struct(">I")
@@ -36,7 +37,7 @@ _SIZES: dict[str, Callable[[bytes, int], int]] = {
     "octet": lambda header, at: 1,
     "timestamp": lambda header, at: 8,
 }
-# Each property's name, flag, and how to tell its size, in their order.
+# Each property's name, flag, and function that returns its size, in the order of the header.
 _PROPERTIES = [
     (name, flag, _SIZES[Basic.Properties.amqp_type(name)])
     for name, flag in Basic.Properties.flags.items()
@@ -44,7 +45,7 @@ _PROPERTIES = [
 
 
 def split(header: bytes) -> dict[str, bytes]:
-    """The properties that are there, by their names, as they are written."""
+    """Return the properties that are present: names and encoded values."""
     *_, flags = _start.unpack_from(header)
     at, parts = _start.size, {}
     for name, flag, size in _PROPERTIES:
@@ -56,7 +57,7 @@ def split(header: bytes) -> dict[str, bytes]:
 
 
 def refusal(header: bytes) -> str | None:
-    """Why a client's content header is not taken; None where it is."""
+    """Return why the broker refuses a client's content header, or None if it accepts it."""
     if len(header) > ACCEPTED_BYTES:
         return f"properties of {len(header)} bytes, at most {ACCEPTED_BYTES} are taken"
     if len(header) > ACCEPTED_FIELDS:  # a field takes at least one byte
@@ -67,14 +68,16 @@ def refusal(header: bytes) -> str | None:
 
 
 def join(parts: Mapping[str, bytes], body_size: int) -> bytes:
-    """A content header with these properties; `body_size` in bytes."""
+    """Return a content header with these encoded properties; `body_size` is in bytes."""
     present = [(flag, parts[name]) for name, flag, _ in _PROPERTIES if name in parts]
     start = _start.pack(Basic.frame_id, 0, body_size, sum(flag for flag, _ in present))
     return start + b"".join(part for _, part in present)
 
 
 def with_headers(table: bytes, headers: Mapping[str, bytes]) -> bytes:
-    """A table with these headers, type and value of each encoded, in place of those of the same
+    """Return an encoded header table with `headers` added.
+
+    `headers` maps names to encoded values with their type octets. They replace headers of the same
     names.
     """
     names = {name.encode() for name in headers}
@@ -85,10 +88,10 @@ def with_headers(table: bytes, headers: Mapping[str, bytes]) -> bytes:
 
 
 def sized(content: bytes) -> bytes:
-    """The content of a table, array or long string, behind its length."""
+    """Return the content of a table, array or long string with its length prepended."""
     return _length.pack(len(content)) + content
 
 
 def number(value: int) -> bytes:
-    """A header's value, a signed 64-bit number as RabbitMQ's own are."""
+    """Return an encoded header value: a signed 64-bit integer, as in RabbitMQ's own headers."""
     return b"l" + _signed.pack(value)

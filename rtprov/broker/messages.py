@@ -1,5 +1,6 @@
-"""Messages as the broker holds them. Properties are passed on byte for byte unless the broker has
-to add a header.
+"""Messages in the embedded broker.
+
+The broker passes a message's properties on byte for byte, except for headers that it adds.
 """
 
 from __future__ import annotations
@@ -14,18 +15,22 @@ from pamqp.commands import Basic
 from rtprov.amqp.codec import decode_header
 from rtprov.broker.content_header import MAX_BYTES, join, number, split, with_headers
 
-MAX_EXPIRATION_MS = 10 * 365 * 86400 * 1000  # RabbitMQ's
+MAX_EXPIRATION_MS = 10 * 365 * 86400 * 1000  # the limit of RabbitMQ
 _INTEGER = re.compile(r"[+-]?[0-9]{1,20}")
 
-# in a content header: class, weight, the body's size, then a bit for each property that is there
+# A content header starts with class, weight and body size. Then follow the property flags: one bit
+# for each property that is present.
 _FLAGS_AT = 12
 _CONTENT_TYPE, _CONTENT_ENCODING, _HEADERS = 0x8000, 0x4000, 0x2000
 _flags, _length = struct.Struct(">H"), struct.Struct(">I")
 
 
-@attrs.define  # not frozen, which takes longer to make
+@attrs.define  # not frozen, because a frozen class takes longer to make
 class Message:
-    """`header` is the content header's payload; `properties` the same, decoded."""
+    """A published message.
+
+    `header` is the payload of the content header frame; `properties` is the same, decoded.
+    """
 
     exchange: str
     routing_key: str
@@ -35,20 +40,21 @@ class Message:
 
     @property
     def size(self) -> int:
-        """About how many bytes of memory it takes."""
+        """The memory that the message needs, in bytes (an estimate)."""
         return len(self.body) + len(self.header) + 400
 
     @property
     def persistent(self) -> bool:
-        """Whether it asks to survive a restart (``delivery-mode`` 2)."""
+        """Whether the message must survive a restart (``delivery-mode`` 2)."""
         return self.properties.delivery_mode == 2
 
     def with_number(self, name: str, value: int) -> bytes:
-        """The content header's payload with one more header, a signed 64-bit number as RabbitMQ's
-        own are.
+        """Return the payload of the content header with the header `name` set to `value`.
 
-        It is spliced in (AMQP 0-9-1 §4.2.6.1): nothing else is looked at, or changed. `split` and
-        `join` would take five times as long, and each delivery of a stream takes this."""
+        The value is a signed 64-bit integer, as in RabbitMQ's own headers. The new field is
+        inserted into the bytes (AMQP 0-9-1 §4.2.6.1); all others stay as they are. Each delivery
+        from a stream needs this, and `split` and `join` would take five times as long.
+        """
         headers = self.properties.headers
         if headers and name in headers:
             parts = split(self.header)
@@ -79,10 +85,11 @@ class Message:
         )
 
     def with_parts(self, parts: Mapping[str, bytes]) -> Message:
-        """The same message with these properties instead, as `rtprov.broker.content_header` has
-        them.
+        """Return the same message with other properties.
 
-        Raises ValueError where they have no room in a frame, or `AmqpError` as a decoder does.
+        `parts` maps property names to encoded values, as `rtprov.broker.content_header.split`
+        returns them. Raises ValueError if they do not fit in a frame, and `AmqpError` if they
+        cannot be decoded.
         """
         header = join(parts, len(self.body))
         if len(header) > MAX_BYTES:
@@ -92,11 +99,14 @@ class Message:
 
 @attrs.define(eq=False)
 class Entry:
-    """A message in one queue. `position` orders the queue and is the entry's id in storage;
-    `expires_at` is in seconds since the epoch.
+    """A message in one queue.
 
-    `deliveries` counts how often it was handed out and came back; `stored` tells that the storage
-    has it too."""
+    - `position`: orders the queue, and is the message's id in the storage.
+    - `expires_at`: in seconds since the epoch; None if the message does not expire.
+    - `deliveries`: how many times the message was delivered and returned.
+    - `redelivered`: whether an earlier delivery was returned.
+    - `stored`: whether the message is in the storage too.
+    """
 
     position: int
     message: Message
@@ -107,14 +117,14 @@ class Entry:
 
 
 def expiration_s(properties: Basic.Properties) -> float | None:
-    """The per-message expiration (milliseconds as text, with or without a sign) in seconds, or
-    None.
+    """Return the ``expiration`` property in seconds, or None if the message has none.
 
-    Raises ValueError if it is there and is no number, or not one from 0 to ten years.
+    The property is text: milliseconds, with or without a sign. Raises ValueError if it is not an
+    integer, or not in the range from 0 to ten years.
     """
     text = properties.expiration
     if text is None:
         return None
     if not _INTEGER.fullmatch(text) or not 0 <= int(text) <= MAX_EXPIRATION_MS:
-        raise ValueError("expiration is no number of milliseconds")
+        raise ValueError("expiration is not a number of milliseconds from 0 to ten years")
     return int(text) / 1000

@@ -116,7 +116,7 @@ class KilledBroker(ProcessTestCase):
         self.assertEqual(await broker.ended, 78)
         self.assertRegex(
             broker.errors,
-            r"\Artprov-broker: .*/broker.sqlite3: is no database of rtprov's broker; nothing was"
+            r"\Artprov-broker: .*/broker.sqlite3: is not a database of rtprov's broker; nothing was"
             r" changed\n\Z",
         )
         self.assertEqual((state / "broker.sqlite3").read_bytes(), b"precious" * 1000)

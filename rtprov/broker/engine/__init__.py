@@ -1,1 +1,1 @@
-"""The embedded broker's state: exchanges, queues and streams. No sockets, no frames."""
+"""The embedded broker's state: exchanges, queues and streams, without sockets and frames."""

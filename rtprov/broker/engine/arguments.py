@@ -1,5 +1,6 @@
-"""What a ``queue.declare`` may say in its arguments
-(https://www.rabbitmq.com/docs/queues#optional-arguments), and again.
+"""Validate the arguments and properties of a ``queue.declare``, also of a repeated one.
+
+See https://www.rabbitmq.com/docs/queues#optional-arguments. The reply texts are RabbitMQ's.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from rtprov.errors import AmqpError
 
 _CLASSIC, _QUORUM, _STREAM = "classic", "quorum", "stream"
 
-# The argument's type, and the types of queues that take it. RabbitMQ knows more; what is not here
-# is answered with 540, never passed over.
+# For each argument: its type, and the queue types that accept it. RabbitMQ has more arguments. The
+# broker replies 540 to an argument that is not listed here; it does not ignore any.
 _KNOWN: dict[str, tuple[type, tuple[str, ...]]] = {
     "x-queue-type": (str, (_CLASSIC, _QUORUM, _STREAM)),
     "x-single-active-consumer": (bool, (_CLASSIC, _QUORUM)),
@@ -22,14 +23,15 @@ _KNOWN: dict[str, tuple[type, tuple[str, ...]]] = {
     "x-delivery-limit": (int, (_QUORUM,)),
     "x-max-age": (str, (_STREAM,)),
     "x-stream-max-segment-size-bytes": (int, (_STREAM,)),
-    # refused by quorum queues and streams, not implemented for classic ones
+    # Invalid for quorum queues and streams; not implemented for classic queues.
     "x-max-priority": (int, ()),
 }
 
 
 def queue_kind(name: str, arguments: Mapping[str, Any]) -> str:
-    """The type of queue that `arguments` ask for. Raises `AmqpError`: 406 where they make no sense,
-    540 where we do not know them.
+    """Return the queue type given in `arguments`: "classic", "quorum" or "stream".
+
+    Raises `AmqpError`: 406 for an invalid argument, 540 for one that is not implemented.
     """
     kind = arguments.get("x-queue-type", _CLASSIC)
     if kind not in (_CLASSIC, _QUORUM, _STREAM):
@@ -61,7 +63,10 @@ def queue_kind(name: str, arguments: Mapping[str, Any]) -> str:
 def check_properties(
     name: str, kind: str, *, durable: bool, exclusive: bool, auto_delete: bool
 ) -> None:
-    """Quorum queues and streams are durable and shared, and stay. Raises `AmqpError` 406."""
+    """Check that a quorum queue or stream is durable, not exclusive and not auto-delete.
+
+    Raises `AmqpError` 406.
+    """
     if kind != _CLASSIC:
         for what, wrong in (
             ("exclusive-owner", exclusive),
@@ -79,8 +84,10 @@ def check_properties(
 def check_equivalent(
     kind: str, name: str, ours: Mapping[str, object], theirs: Mapping[str, object]
 ) -> None:
-    """Whoever declares again what is there must say the same: `ours` is what it has, `theirs` what
-    is said. Raises `AmqpError` 406.
+    """Check that a repeated declaration has the same properties as the existing object.
+
+    `kind` is "queue" or "exchange". `ours` are the existing properties, `theirs` the declared ones.
+    Raises `AmqpError` 406.
     """
     for what, current in ours.items():
         if theirs[what] != current:
@@ -90,7 +97,10 @@ def check_equivalent(
 def check_equivalent_arguments(
     name: str, kind: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]
 ) -> None:
-    """The same for the arguments of a queue of this type."""
+    """Check that a repeated declaration has the same arguments as the existing queue.
+
+    `kind` is the queue type. Raises `AmqpError` 406.
+    """
     for key in sorted(set(ours) | set(theirs)):
         current, received = ours.get(key), theirs.get(key)
         if current != received and not (

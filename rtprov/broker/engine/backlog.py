@@ -1,8 +1,9 @@
-"""The messages of one queue that wait to be handed out, in their order.
+"""The messages of one queue that wait for delivery, in order.
 
-What came back stands first, then the head of the queue; both are in memory. What is stored behind
-that is only counted, and loaded page by page as its turn comes; what is not stored keeps its place
-among it, in memory."""
+Returned messages come first, then the head of the queue. Both are in memory. Of the rest, messages
+that are in the storage are only counted, and loaded page by page when they are needed. Messages
+that are not in the storage stay in memory, and keep their place among the others.
+"""
 
 from __future__ import annotations
 
@@ -28,10 +29,11 @@ RESIDENT_BYTES = 8 * 1024 * 1024
 
 @attrs.define(eq=False)
 class Backlog:
-    """`on_page` is called when a page has come that was on its way; `loading` fires then, and is
-    None while none is.
+    """The waiting messages of the queue `name`.
 
-    Should a storage fail to load a page, it is asked for again by whatever looks for the head next.
+    `loading` is a Deferred while a page is being loaded, otherwise None. When the page has been
+    loaded, `on_page` is called and `loading` fires. If the storage fails to load a page, the next
+    call of `load` asks for it again.
     """
 
     _log = Logger()
@@ -47,8 +49,8 @@ class Backlog:
     _paged: int = 0  # messages that only the storage has
     _paged_after: int = 0
     _last: int = 0
-    _out_before: int = 0  # an earlier run has handed out what lies up to this position
-    # what is not stored and came while others were paged out
+    _out_before: int = 0  # messages up to this position were delivered before the restart
+    # Messages that are not stored and were published while others were only in the storage.
     _behind: deque[Entry] = attrs.Factory(deque)
     _purges: int = 0
 
@@ -56,15 +58,16 @@ class Backlog:
         return len(self._returned) + len(self._ready) + self._paged + len(self._behind)
 
     def restore(self, stored: StoredQueue) -> None:
-        """Take over what the storage has, at the start."""
+        """Restore the state of the queue from the storage, at the start of the broker."""
         self._paged, self._paged_after, self._last = stored.count, stored.first - 1, stored.last
         self._out_before = stored.handed_out
 
     # In.
 
     def put(self, entry: Entry) -> None:
-        """The entry's position is higher than any before it: it goes to the end, in memory or,
-        where it is stored, out of it.
+        """Add an entry at the end. Its position must be higher than all positions before.
+
+        A stored entry is kept in memory only if there are few others.
         """
         self._last = entry.position
         if entry.stored and (
@@ -82,8 +85,9 @@ class Backlog:
             self._append(entry)
 
     def put_back(self, entry: Entry, rank: int) -> None:
-        """An entry that was handed out stands before all that were not, ordered by its rank among
-        those that came back.
+        """Return a delivered entry.
+
+        It comes before all entries that were not delivered. Returned entries are ordered by `rank`.
         """
         self.memory.take(entry.message.size)
         heapq.heappush(self._returned, (rank, entry))
@@ -96,13 +100,13 @@ class Backlog:
     # Out.
 
     def head(self) -> Entry | None:
-        """The first entry; None where there is none in memory."""
+        """Return the first entry, or None if there is none in memory."""
         if self._returned:
             return self._returned[0][1]
         return self._ready[0] if self._ready else None
 
     def take(self) -> None:
-        """Remove the first entry. The next page is asked for in time."""
+        """Remove the first entry. Start loading the next page if few entries are left in memory."""
         if self._returned:
             self.memory.give(heapq.heappop(self._returned)[1].message.size)
             return
@@ -117,8 +121,10 @@ class Backlog:
             self.load()
 
     def purge(self) -> tuple[list[Entry], tuple[int, int] | None]:
-        """Remove all; return the entries that were in memory, and from where to where the storage
-        has more.
+        """Remove all entries.
+
+        Return the entries that were in memory, and the first and last position of those that are
+        only in the storage, or None if there are none.
         """
         resident = [*(entry for _, entry in self._returned), *self._ready, *self._behind]
         for entry in resident:
@@ -134,7 +140,7 @@ class Backlog:
     # Pages.
 
     def load(self) -> bool:
-        """Have the next page loaded; return whether it is there already."""
+        """Start loading the next page. Return whether it is loaded already."""
         if not self._paged or self.loading is not None:
             return False
         page = self.storage.load(self.name, self._paged_after, self._last)
@@ -160,8 +166,10 @@ class Backlog:
             self._take_behind(self._last + 1)
 
     def _entry_of(self, record: Record) -> Entry:
-        """What an earlier run has handed out counts as having come back: it did when that ended, if
-        not before.
+        """Make an entry from a stored message.
+
+        A message that was delivered before the restart counts as returned once: its consumer lost
+        it at the restart at the latest.
         """
         deliveries = max(record.deliveries, int(record.position <= self._out_before))
         return Entry(
@@ -185,4 +193,9 @@ class Backlog:
 
     def _on_unreadable(self, reason: Failure) -> None:
         self.loading = None
-        self._log.failure("{queue}: messages cannot be read", reason, queue=self.name)
+        self._log.failure(
+            "queue {queue}: messages could not be read from the storage; trying again when they"
+            " are needed next",
+            reason,
+            queue=self.name,
+        )

@@ -1,6 +1,4 @@
-"""Dead letters: what a message becomes that a queue gives up on
-(https://www.rabbitmq.com/docs/dlx).
-"""
+"""Make dead letters from messages that a queue drops (https://www.rabbitmq.com/docs/dlx)."""
 
 from __future__ import annotations
 
@@ -22,14 +20,16 @@ REJECTED, EXPIRED, DELIVERY_LIMIT = "rejected", "expired", "delivery_limit"
 def dead_letter(
     message: Message, queue: str, arguments: Mapping[str, Any], reason: str, now: float
 ) -> Message | None:
-    """What goes to the queue's dead-letter exchange, with one more entry in ``x-death``; None where
-    the queue has none.
+    """Return the message to publish to the queue's dead-letter exchange, or None if it has none.
+
+    The header ``x-death`` gets an entry for `queue` and `reason`. `arguments` are those of the
+    queue, `now` is in seconds since the epoch.
     """
     exchange = arguments.get("x-dead-letter-exchange")
     if exchange is None:
         return None
     first = _first_death(message, queue, reason)
-    # where it was is told once
+    # The x-first-death headers are set only once.
     own = {} if "x-death" in (message.properties.headers or {}) else first
     death = _death(message, queue, reason, now)
     letter = attrs.evolve(
@@ -44,16 +44,17 @@ def dead_letter(
         table = with_headers(parts.get("headers", EMPTY_TABLE), {**own, "x-death": deaths})
         return letter.with_parts({**parts, "headers": table})
     except (AmqpError, TypeError, ValueError, OverflowError, struct.error):
-        # Its own headers leave no room for ours, or an x-death that somebody made up cannot be
-        # written again: ours keep it from circling.
+        # The message's own headers leave no room, or a client has set an x-death that cannot be
+        # encoded. Keep only the new headers: they prevent a loop.
         return letter.with_parts(
             {**parts, "headers": with_headers(EMPTY_TABLE, {**first, "x-death": _encoded([death])})}
         )
 
 
 def in_circles(letter: Message, queue: str) -> bool:
-    """Whether the letter has been in this queue before, and nobody has refused it since: it would
-    go round for ever.
+    """Return whether the dead letter would go round for ever if published to `queue`.
+
+    That is so if it was in this queue before, and no consumer has rejected it since.
     """
     deaths = _deaths(letter)
     for place, death in enumerate(deaths):
@@ -63,7 +64,10 @@ def in_circles(letter: Message, queue: str) -> bool:
 
 
 def _deaths(message: Message) -> list[dict[str, Any]]:
-    """The entries of ``x-death``, the newest first; anybody may have written anything there."""
+    """Return the entries of ``x-death``, newest first.
+
+    Clients can set the header to anything; entries that are not tables are ignored.
+    """
     deaths = (message.properties.headers or {}).get("x-death")
     return (
         [death for death in deaths if isinstance(death, dict)] if isinstance(deaths, list) else []
@@ -78,8 +82,9 @@ def _first_death(message: Message, queue: str, reason: str) -> dict[str, bytes]:
 
 
 def _encoded(deaths: list[dict[str, Any]]) -> bytes:
-    """The value of ``x-death``: an array of tables, each with a count that is a 64-bit number, on
-    which clients rely.
+    """Return the encoded value of ``x-death``, an array of tables.
+
+    ``count`` is encoded as a 64-bit integer, because clients rely on that.
     """
     tables = []
     for death in deaths:
@@ -106,7 +111,11 @@ def _death(message: Message, queue: str, reason: str, now: float) -> dict[str, A
 
 
 def _with_death(deaths: list[dict[str, Any]], death: dict[str, Any]) -> list[dict[str, Any]]:
-    """One entry for each queue and reason, which counts; the newest comes first."""
+    """Return `deaths` with `death` added first.
+
+    There is one entry for each queue and reason. If there is one already, its ``count`` is
+    increased, and it moves to the front.
+    """
     for known in deaths:
         if (known.get("queue"), known.get("reason")) == (death["queue"], death["reason"]):
             count = known.get("count")

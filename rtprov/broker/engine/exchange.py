@@ -1,4 +1,4 @@
-"""Exchanges: from a routing key to queues (AMQP 0-9-1 §3.1.3)."""
+"""Exchanges: map a routing key to queues (AMQP 0-9-1 §3.1.3)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ TYPES = ("direct", "topic", "fanout")
 
 @lru_cache(maxsize=4096)
 def topic_matches(binding_key: str, routing_key: str) -> bool:
-    """Whether a topic exchange routes by this binding: ``*`` is one word, ``#`` any number of them;
-    words stand between dots.
+    """Return whether the binding key of a topic exchange matches the routing key.
 
-    The time grows with the product of both lengths at most, whatever the pattern.
+    Words are separated by dots. ``*`` matches one word, ``#`` any number of words. The time is at
+    most proportional to the product of both lengths.
     """
     pattern = binding_key.split(".") if binding_key else []
-    places = _skipping({0}, pattern)  # where in the pattern the words so far may have led
+    places = _skipping({0}, pattern)  # indexes in the pattern where the next word may match
     for word in routing_key.split(".") if routing_key else ():
         taking = [
             place for place in places if place < len(pattern) and pattern[place] in ("#", "*", word)
@@ -29,9 +29,7 @@ def topic_matches(binding_key: str, routing_key: str) -> bool:
 
 
 def _skipping(places: set[int], pattern: list[str]) -> set[int]:
-    """These places, and those behind each ``#`` that stands there, since it may stand for no
-    word.
-    """
+    """Add to `places` the index after each ``#`` there, because ``#`` may match no word."""
     for place in sorted(places):
         while place < len(pattern) and pattern[place] == "#":
             place += 1
@@ -41,8 +39,10 @@ def _skipping(places: set[int], pattern: list[str]) -> set[int]:
 
 @attrs.define(eq=False)
 class Exchange:
-    """`bindings` maps a binding key to the names of the queues bound by it, in order (a dict stands
-    for an ordered set).
+    """One exchange and its bindings.
+
+    `bindings` maps a binding key to the names of the queues bound with it, in order. The inner dict
+    is used as an ordered set.
     """
 
     name: str
@@ -51,23 +51,23 @@ class Exchange:
     auto_delete: bool
     internal: bool = False
     bindings: dict[str, dict[str, None]] = attrs.Factory(dict)
-    _keys: dict[str, set[str]] = attrs.Factory(dict)  # of each queue that is bound
+    _keys: dict[str, set[str]] = attrs.Factory(dict)  # binding keys by queue
 
     def key_count(self, queue: str) -> int:
-        """By how many keys a queue is bound."""
+        """Return the number of keys with which a queue is bound."""
         return len(self._keys.get(queue, ()))
 
     def is_bound(self, queue: str, key: str) -> bool:
-        """Whether a queue is bound by this key."""
+        """Return whether a queue is bound with this key."""
         return key in self._keys.get(queue, ())
 
     def bind(self, queue: str, key: str) -> None:
-        """Binding twice is binding once."""
+        """Bind a queue. Does nothing if it is bound with this key already."""
         self.bindings.setdefault(key, {})[queue] = None
         self._keys.setdefault(queue, set()).add(key)
 
     def unbind(self, queue: str, key: str) -> None:
-        """Raises KeyError where the queue is not bound by this key."""
+        """Remove a binding. Raises KeyError if the queue is not bound with this key."""
         keys = self._keys[queue]
         keys.remove(key)
         if not keys:
@@ -78,14 +78,14 @@ class Exchange:
             del self.bindings[key]
 
     def unbind_queue(self, queue: str) -> bool:
-        """The queue is gone. Return whether it was bound."""
+        """Remove all bindings of a queue. Return whether there were any."""
         keys = list(self._keys.get(queue, ()))
         for key in keys:
             self.unbind(queue, key)
         return bool(keys)
 
     def route(self, routing_key: str) -> list[str]:
-        """The queues that a message goes to, each once."""
+        """Return the names of the queues for a message, each once."""
         if self.kind == "direct":
             return list(self.bindings.get(routing_key, ()))
         found: dict[str, None] = {}

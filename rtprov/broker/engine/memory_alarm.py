@@ -1,4 +1,4 @@
-"""How much memory the messages in all queues take together, and the alarm when that is too much."""
+"""Count the memory used by the messages of all queues, and raise an alarm if it is too much."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from collections.abc import Callable
 
 import attrs
 
-ENOUGH = 0.8  # of the limit: the alarm is over once no more than this is used
+ENOUGH = 0.8  # fraction of the limit at or below which the alarm ends
 
 
 @attrs.define(eq=False)
 class Memory:
-    """An account in bytes. `on_change` is called with True when more than `limit` is used, and with
-    False once there is room again.
+    """Counts used memory, in bytes.
+
+    `on_change` is called with True when more than `limit` is used, and with False once no more than
+    80 % of it is used. `full` is the present state.
     """
 
     limit: int
@@ -21,14 +23,14 @@ class Memory:
     full: bool = False
 
     def take(self, size: int) -> None:
-        """A message is held in memory."""
+        """Count a message of `size` bytes that is now in memory."""
         self.used += size
         if self.used > self.limit and not self.full:
             self.full = True
             self.on_change(True)
 
     def give(self, size: int) -> None:
-        """A message is held no longer, or only for a consumer."""
+        """Uncount a message that was removed, or that is now delivered but not settled."""
         self.used -= size
         if self.full and self.used <= self.limit * ENOUGH:
             self.full = False

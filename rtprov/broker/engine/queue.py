@@ -1,7 +1,8 @@
-"""Queues: messages handed out to consumers in order, and taken back.
+"""Classic and quorum queues: deliver messages to consumers in order, and take them back.
 
-Classic and quorum queues differ in what they accept and store, in the delivery limit, and in the
-order of what came back in several pieces."""
+The two types differ in the arguments they accept, in what they store, in the delivery limit, and in
+the order of messages that are returned at different times.
+"""
 
 from __future__ import annotations
 
@@ -21,29 +22,34 @@ if TYPE_CHECKING:
 
 
 class Consumer(Protocol):
-    """Whoever consumes a queue: a channel's consumer."""
+    """A consumer of a queue or stream, made with ``basic.consume``."""
 
     @property
     def ready(self) -> bool:
-        """Whether it takes one more message now."""
+        """Whether the consumer can receive one more message now."""
 
     def deliver(self, entry: Entry, header: bytes) -> None:
-        """Hand a message out."""
+        """Send a message to the consumer; `header` is the payload of its content header."""
 
     def cancelled(self) -> None:
-        """The queue is gone."""
+        """Handle the deletion of the queue, or that a stream cannot be read."""
 
 
 DeadLetter = Callable[["Queue", Message, str], None]
-"""Called with the queue, the message and the reason, as `rtprov.broker.engine.dead_lettering` has
-it.
-"""
+"""Called with the queue, the message, and a reason from `rtprov.broker.engine.dead_lettering`."""
 
 
 @attrs.define(eq=False)
 class Queue:
-    """One queue. `owner` is the connection that an exclusive queue belongs to; `after_work` is
-    called to commit work that no client set off.
+    """One classic or quorum queue.
+
+    - `owner`: the connection of an exclusive queue, otherwise None.
+    - `now`: returns seconds since the epoch.
+    - `dead_letter`: called with each message that is dropped.
+    - `head_expires`: called with the time at which the first message expires (None if never), each
+      time that changes.
+    - `after_work`: called to commit work that was not caused by a client.
+    - `delivery_limit`: a message that is returned more often is dropped; None for no limit.
     """
 
     name: str
@@ -55,9 +61,7 @@ class Queue:
     memory: Memory
     now: Callable[[], float]
     dead_letter: DeadLetter
-    head_expires: Callable[
-        [Queue, float | None], None
-    ]  # told when the first message expires, None for never, whenever that changes
+    head_expires: Callable[[Queue, float | None], None]
     after_work: Callable[[], None]
     kind: str = "classic"
     single_active: bool = False
@@ -76,22 +80,23 @@ class Queue:
 
     @property
     def message_count(self) -> int:
-        """Messages ready to be handed out."""
+        """The number of messages that wait for delivery."""
         return len(self._backlog)
 
     def publish(self, message: Message) -> None:
-        """Put a message at the end. A consumer that waits for it gets it, even if it expires at
-        once.
+        """Add a message at the end.
+
+        A consumer that waits for a message gets it, even if it expires at once.
         """
         expires_s = expiration_s(message.properties)
         expires_at = None if expires_s is None else self.now() + expires_s
-        # A quorum queue keeps everything, as RabbitMQ's does.
+        # A quorum queue stores all messages, as in RabbitMQ.
         stored = (
             self.durable and self.owner is None and (self.kind == "quorum" or message.persistent)
         )
         entry = Entry(self._next_position, message, stored=stored)
         self._put(entry, expires_at)
-        # else there is nobody to hand out to, and nothing to load
+        # Otherwise there is no consumer, and no page to load.
         if self.consumers or self._backlog.head() is None:
             self.pump()
         if expires_at is not None:
@@ -99,7 +104,7 @@ class Queue:
             self._look_at_head()
 
     def _put(self, entry: Entry, expires_at: float | None) -> None:
-        """The entry has the next position: it goes to the end."""
+        """Add an entry at the end. It must have the next position."""
         self._next_position += 1
         if entry.stored:
             self.storage.added(
@@ -109,15 +114,15 @@ class Queue:
         self._backlog.put(entry)
 
     def restore(self, stored: StoredQueue) -> None:
-        """Take over what the storage has, at the start."""
+        """Restore the state of the queue from the storage, at the start of the broker."""
         self._backlog.restore(stored)
         self._handed_out = max(0, stored.handed_out)
         self._next_position = max(stored.last, self._handed_out) + 1
 
-    # Handing out.
+    # Delivering.
 
     def pump(self) -> None:
-        """Hand out messages for as long as there are any and a consumer takes them."""
+        """Deliver messages while there are any and a consumer is ready."""
         while (entry := self._live_head()) is not None:
             consumer = self._next_consumer()
             if consumer is None:
@@ -131,14 +136,14 @@ class Queue:
             return self.consumers[0] if self.consumers and self.consumers[0].ready else None
         for place, consumer in enumerate(self.consumers):
             if consumer.ready:
-                self.consumers.append(self.consumers.pop(place))  # it is the last one now
+                self.consumers.append(self.consumers.pop(place))  # round robin
                 return consumer
         return None
 
     def pop(self) -> Entry | None:
-        """The first message that may still be delivered; it counts as handed out.
+        """Remove and return the first message that can still be delivered, for ``basic.get``.
 
-        None where there is none, or where its page is on its way: see `when_loaded`.
+        Return None if there is none, or if its page is still being loaded; see `when_loaded`.
         """
         entry = self._live_head()
         if entry is not None:
@@ -147,14 +152,12 @@ class Queue:
         return entry
 
     def expire(self) -> None:
-        """Drop what has expired, as far as it stands at the head: no message behind one that lives
-        is looked at.
-        """
+        """Drop expired messages from the head, up to the first that has not expired."""
         self._live_head()
         self._look_at_head()
 
     def _live_head(self) -> Entry | None:
-        """The first message, once those that may not be delivered any more are dropped."""
+        """Return the first message, after dropping those that may not be delivered any more."""
         while True:
             entry = self._backlog.head()
             if entry is None:
@@ -172,7 +175,7 @@ class Queue:
         if entry.expires_at is not None and entry.expires_at <= self.now():
             return EXPIRED
         if self.delivery_limit is not None and entry.deliveries > self.delivery_limit:
-            return DELIVERY_LIMIT  # it has come so often that the broker has been restarted
+            return DELIVERY_LIMIT  # a broker restart counts as one more return
         return None
 
     def _take_head(self) -> None:
@@ -196,15 +199,16 @@ class Queue:
             self.storage.handed_out_again(self.name, entry.position, entry.deliveries + 1)
 
     def header_for(self, entry: Entry) -> bytes:
-        """The content header to hand an entry out with; quorum queues tell how often it came
-        back.
+        """Return the content header for the delivery of an entry.
+
+        A quorum queue adds the number of earlier deliveries as ``x-delivery-count``.
         """
         if self.kind == "quorum" and entry.deliveries:
             return entry.message.with_number("x-delivery-count", entry.deliveries)
         return entry.message.header
 
     def when_loaded(self) -> Deferred[None] | None:
-        """What fires once the page that is on its way has come; None where none is."""
+        """Return a Deferred that fires once the page being loaded is there, or None if none is."""
         return self._backlog.loading
 
     def _on_page(self) -> None:
@@ -216,19 +220,23 @@ class Queue:
     # Settling.
 
     def ack(self, entry: Entry) -> None:
-        """The consumer is done with it."""
+        """Remove an acknowledged message."""
         self._forget(entry)
 
     def reject(self, entry: Entry) -> None:
-        """The consumer does not want it, nor is anybody else to have it."""
+        """Drop a message that its consumer rejected without requeueing, and dead-letter it."""
         self._drop(entry, REJECTED)
 
     def requeue(self, entries: Iterable[Entry], *, lost: bool) -> None:
-        """Take back what was handed out, in its order; `lost` tells that its consumer is gone, else
-        it was returned.
+        """Take back delivered messages, in their order.
 
-        It takes its old place again. In a quorum queue it stands behind all that came back before,
-        ahead of the rest; where that has no delivery limit, what was returned goes to the end."""
+        `lost` is True if the channel of the consumer was closed, and False if the client returned
+        the messages.
+
+        - Classic queue: a message goes back to its old place.
+        - Quorum queue: a message goes after those that were returned earlier, and before the rest.
+          If there is no delivery limit and `lost` is False, it goes to the end of the queue.
+        """
         for entry in entries:
             entry.redelivered = True
             entry.deliveries += 1
@@ -247,7 +255,7 @@ class Queue:
         self.pump()
 
     def purge(self) -> int:
-        """Drop all that is not handed out; return how many."""
+        """Drop all messages that wait for delivery. Return their number."""
         count = self.message_count
         resident, paged = self._backlog.purge()
         for entry in resident:
@@ -258,12 +266,12 @@ class Queue:
         return count
 
     def delete(self) -> None:
-        """It is gone, with all that is in it; the storage is told by whoever calls this."""
+        """Delete the queue with its messages. The caller deletes it in the storage."""
         self.deleted = True
         self.purge()
 
     def _drop(self, entry: Entry, reason: str) -> None:
-        # first: a crash between the two may repeat a letter, but lose none
+        # In this order: a crash in between may repeat a dead letter, but does not lose one.
         self.dead_letter(self, entry.message, reason)
         self._forget(entry)
 
@@ -274,14 +282,15 @@ class Queue:
     # Consumers.
 
     def add_consumer(self, consumer: Consumer, arguments: Mapping[str, Any]) -> None:
-        """From now on it gets messages; with a single active consumer, once those before it are
-        gone.
+        """Add a consumer and deliver messages to it.
+
+        With a single active consumer, it gets messages once all consumers before it have left.
         """
         self.consumers.append(consumer)
         self.pump()
 
     def remove_consumer(self, consumer: Consumer) -> None:
-        """It gets no more; what it holds comes back by `requeue` or `ack`."""
+        """Remove a consumer. Its unsettled messages are settled later by `requeue` or `ack`."""
         if consumer in self.consumers:
             self.consumers.remove(consumer)
             self.exclusive_consumer = False

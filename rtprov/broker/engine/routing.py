@@ -1,7 +1,6 @@
-"""Exchanges, and which queues are bound to them; of queues it knows only the names (AMQP 0-9-1
-§3.1.3).
+"""The exchanges of a virtual host, and their bindings to queues (AMQP 0-9-1 §3.1.3).
 
-Methods raise `AmqpError` with the reply codes that RabbitMQ gives.
+This module knows queues only by name. Methods raise `AmqpError` with RabbitMQ's reply codes.
 """
 
 from __future__ import annotations
@@ -17,13 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MAX_EXCHANGES = 1_000
-MAX_KEYS = 1_000  # by which one queue is bound to one exchange
+MAX_KEYS = 1_000  # bindings of one queue to one exchange
 
 
 class Routing:
-    """From a message to the names of the queues that it goes to. What is durable is told to
-    `storage`.
-    """
+    """Maps a message to the names of its queues. Records durable changes in `storage`."""
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
@@ -34,7 +31,7 @@ class Routing:
             )
 
     def restore(self, recovered: Recovered) -> None:
-        """Take over what the storage has, at the start."""
+        """Restore exchanges and bindings from the storage, at the start of the broker."""
         for each in recovered.exchanges:
             self._exchanges[each.name] = Exchange(
                 each.name, each.kind, True, each.auto_delete, each.internal
@@ -56,7 +53,12 @@ class Routing:
         internal: bool,
         arguments: Mapping[str, Any],
     ) -> None:
-        """§1.6.2.1."""
+        """Declare an exchange (§1.6.2.1).
+
+        Raises `AmqpError`: 403 for a reserved name, 404 if `passive` and there is no such exchange,
+        406 if it exists with other properties, 503 for an unknown type, 506 if there are too many,
+        540 for what is not implemented.
+        """
         existing = self._exchanges.get(name)
         if passive:
             self.named(name)
@@ -90,21 +92,25 @@ class Routing:
             self._storage.exchange_declared(StoredExchange(name, kind, auto_delete, internal))
 
     def exchange(self, name: str) -> Exchange:
-        """Raises `AmqpError` 404."""
+        """Return the exchange of this name. Raises `AmqpError` 404 if there is none."""
         found = self._exchanges.get(name)
         if found is None:
             raise AmqpError(404, f"NOT_FOUND - no exchange '{name}' in vhost '/'")
         return found
 
     def named(self, name: str) -> Exchange:
-        """An exchange that can be asked about and bound to. Raises `AmqpError` 403 for the default
-        one, 404.
+        """Return an exchange that clients can refer to, that is, not the default exchange.
+
+        Raises `AmqpError` 403 for the default exchange, 404 if there is no such exchange.
         """
         _refuse_default(name)
         return self.exchange(name)
 
     def delete(self, name: str, *, if_unused: bool) -> None:
-        """§1.6.2.3; deleting what is not there succeeds, as in RabbitMQ."""
+        """Delete an exchange (§1.6.2.3). Succeeds if there is none, as in RabbitMQ.
+
+        Raises `AmqpError`: 403 for a reserved name, 406 if it has bindings and `if_unused` is set.
+        """
         if name == "" or name.startswith("amq."):
             raise AmqpError(
                 403,
@@ -126,8 +132,10 @@ class Routing:
     # Bindings.
 
     def bind(self, queue: str, exchange_name: str, key: str, *, stored: bool) -> None:
-        """Bind a queue, of which the storage has a record where it is `stored`. Raises `AmqpError`
-        403, 404, 506.
+        """Bind a queue. `stored` is whether the queue is in the storage.
+
+        Raises `AmqpError`: 403 for the default exchange, 404 if there is no such exchange, 506 if
+        the queue has too many bindings.
         """
         exchange = self.named(exchange_name)
         if not exchange.is_bound(queue, key) and exchange.key_count(queue) >= MAX_KEYS:
@@ -139,34 +147,36 @@ class Routing:
             self._storage.bound(queue, exchange_name, key)
 
     def is_bound(self, queue: str, exchange_name: str, key: str) -> bool:
-        """Whether the exchange is there, and the queue bound to it by this key. Raises `AmqpError`
-        403 for the default exchange.
+        """Return whether the exchange exists and the queue is bound to it with this key.
+
+        Raises `AmqpError` 403 for the default exchange.
         """
         _refuse_default(exchange_name)
         exchange = self._exchanges.get(exchange_name)
         return exchange is not None and exchange.is_bound(queue, key)
 
     def unbind(self, queue: str, exchange_name: str, key: str) -> None:
-        """End what `is_bound`."""
+        """Remove a binding. It must exist; see `is_bound`."""
         exchange = self._exchanges[exchange_name]
         exchange.unbind(queue, key)
         self._storage.unbound(queue, exchange_name, key)
         self._binding_gone(exchange)
 
     def queue_gone(self, queue: str) -> None:
-        """The queue is deleted, and the storage will be told: its bindings go with it."""
+        """Remove all bindings of a deleted queue. The caller deletes the queue in the storage."""
         for exchange in list(self._exchanges.values()):
             if exchange.unbind_queue(queue):
                 self._binding_gone(exchange)
 
     def _binding_gone(self, exchange: Exchange) -> None:
-        """An auto-delete exchange goes with its last binding."""
+        """Delete an auto-delete exchange after its last binding."""
         if exchange.auto_delete and not exchange.bindings:
             self._remove(exchange)
 
     def route(self, exchange: str, key: str) -> list[str]:
-        """The names of the queues for a message; none where there is no such exchange. The default
-        one knows every name (§3.1.3.1).
+        """Return the names of the queues for a message; none if there is no such exchange.
+
+        The default exchange routes to the queue named `key` (§3.1.3.1). That queue need not exist.
         """
         if not exchange:
             return [key]
@@ -180,7 +190,10 @@ def _refuse_default(exchange_name: str) -> None:
 
 
 def refuse_reserved(what: str, name: str) -> None:
-    """Raise `AmqpError` 403 where nobody may give this name to an exchange or a queue."""
+    """Raise `AmqpError` 403 if clients may not declare an exchange or a queue of this name.
+
+    `what` is "exchange" or "queue", for the reply text.
+    """
     if name == "" or name.startswith("amq."):
         raise AmqpError(
             403, f"ACCESS_REFUSED - {what} name '{name}' contains reserved prefix 'amq.*'"

@@ -1,8 +1,9 @@
-"""Streams: append-only logs that every consumer reads for itself, from where it likes
-(https://www.rabbitmq.com/docs/streams).
+"""Streams: append-only logs (https://www.rabbitmq.com/docs/streams).
 
-The newest messages stay in memory; who reads further back gets them from the storage, page by page.
-A message is shown only once it is committed: whoever has seen it may rely on it."""
+Each consumer reads all messages, from the offset that it chooses. The newest messages are in
+memory. A consumer that reads older ones gets them from the storage, page by page. Messages are
+delivered only after they are committed, so a consumer never sees a message that is lost later.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +35,10 @@ _AGE = re.compile(r"(\d{1,9})([smhDMY])")
 
 
 def max_age_s(arguments: Mapping[str, Any]) -> float | None:
-    """The ``x-max-age`` argument in seconds, None without one. Raises `AmqpError` 406."""
+    """Return the ``x-max-age`` argument in seconds, or None if there is none.
+
+    Raises `AmqpError` 406 if it is invalid.
+    """
     text = arguments.get("x-max-age")
     if text is None:
         return None
@@ -46,8 +50,10 @@ def max_age_s(arguments: Mapping[str, Any]) -> float | None:
 
 @attrs.define(eq=False)
 class _Reader:
-    """One consumer's place: the next offset it is to get, and what was loaded for it. `loading`
-    also while the place is looked up.
+    """A consumer's position in the stream.
+
+    `offset` is the next offset to deliver, `page` the messages loaded for it. `loading` is True
+    while a page is being loaded, or the offset for a timestamp is being looked up.
     """
 
     consumer: Consumer
@@ -58,7 +64,10 @@ class _Reader:
 
 @attrs.define(eq=False)
 class Stream:
-    """One stream. Offsets count from 0 and are never used again."""
+    """One stream. Offsets start at 0 and are never used again.
+
+    `max_age_s` is the age in seconds after which messages are deleted; None for never.
+    """
 
     _log = Logger()
 
@@ -77,7 +86,7 @@ class Stream:
     _first_offset: int = 0
     _next_offset: int = 0
     _shown_upto: int = 0  # offsets below this are committed
-    _tail: list[Record] = attrs.Factory(list)  # the newest messages, without a gap
+    _tail: list[Record] = attrs.Factory(list)  # the newest messages, with consecutive offsets
     _tail_bytes: int = 0
     _untrimmed: int = TRIM_EVERY
     _trimming: bool = False
@@ -85,26 +94,26 @@ class Stream:
 
     @property
     def consumers(self) -> list[Consumer]:
-        """Who reads it."""
+        """The consumers of the stream."""
         return list(self._readers)
 
     @property
     def message_count(self) -> int:
-        """All that it remembers."""
+        """The number of messages that the stream keeps."""
         return self._next_offset - self._first_offset
 
     @property
     def next_offset(self) -> int:
-        """What the next message will have."""
+        """The offset of the next message."""
         return self._next_offset
 
     def when_loaded(self) -> None:
-        """A stream has nothing to `pop`."""
+        """Return None: `pop` never waits for a page."""
 
     # Appending.
 
     def publish(self, message: Message) -> None:
-        """Append a message, to be shown once it is committed; its expiration does not count."""
+        """Append a message. It is delivered once it is committed. Its expiration is ignored."""
         record = Record(self._next_offset, self.now(), message)
         self._next_offset += 1
         self.storage.added(self.name, record)
@@ -116,23 +125,29 @@ class Stream:
         self._trim()
 
     def _shorten_tail(self) -> None:
-        """Forget the older half, in one piece: dropping a list's head costs its whole length."""
+        """Remove the older half from memory.
+
+        Many messages at once, because removing the head of a list takes time for its whole length.
+        """
         forgotten = self._tail[: len(self._tail) // 2]
         del self._tail[: len(forgotten)]
         self._tail_bytes -= sum(record.message.size for record in forgotten)
 
     def show(self, upto: int) -> None:
-        """All below this offset is committed."""
+        """Deliver messages below the offset `upto`, which are committed now."""
         self._shown_upto = max(self._shown_upto, upto)
         self.pump()
 
     def restore(self, stored: StoredQueue) -> None:
-        """Take over what the storage has, at the start."""
+        """Restore the state of the stream from the storage, at the start of the broker."""
         self._first_offset = stored.first
         self._next_offset = self._shown_upto = stored.last + 1
 
     def _trim(self) -> None:
-        """Forget what is too old; now and then, since it costs a look at the storage."""
+        """Delete messages that are too old, once for every `TRIM_EVERY` messages published.
+
+        Not for each message, because it needs a query of the storage.
+        """
         if self.max_age_s is None or self._trimming or self._untrimmed < TRIM_EVERY:
             return
         self._untrimmed = 0
@@ -148,12 +163,21 @@ class Stream:
 
     def _on_untrimmed(self, reason: Failure) -> None:
         self._trimming = False
-        self._log.failure("{stream}: old messages cannot be dropped", reason, stream=self.name)
+        self._log.failure(
+            "stream {stream}: old messages could not be deleted; trying again after the next"
+            " {count} messages",
+            reason,
+            stream=self.name,
+            count=TRIM_EVERY,
+        )
 
     # Reading.
 
     def add_consumer(self, consumer: Consumer, arguments: Mapping[str, Any]) -> None:
-        """Read from ``x-stream-offset`` on. Raises `AmqpError` 406."""
+        """Add a consumer that reads from ``x-stream-offset`` on.
+
+        Raises `AmqpError` 406 if the offset is invalid.
+        """
         spec = arguments.get(OFFSET_HEADER, "next")
         reader = _Reader(consumer, self._start(spec))
         self._readers[consumer] = reader
@@ -176,7 +200,7 @@ class Stream:
         raise AmqpError(406, "PRECONDITION_FAILED - invalid 'x-stream-offset'")
 
     def remove_consumer(self, consumer: Consumer) -> None:
-        """It reads no more."""
+        """Remove a consumer."""
         self._readers.pop(consumer, None)
         self.exclusive_consumer = False
 
@@ -196,7 +220,7 @@ class Stream:
             consumer.deliver(Entry(record.position, record.message), header)
 
     def _next(self, reader: _Reader) -> Record | None:
-        """What this reader gets next; None where it has to wait."""
+        """Return the next message for a reader, or None if it has to wait."""
         offset = max(reader.offset, self._first_offset)
         if offset >= self._shown_upto:
             return None
@@ -229,8 +253,12 @@ class Stream:
             self._serve(reader)
 
     def _on_unreadable(self, reason: Failure, reader: _Reader) -> None:
-        """Whoever cannot be served is told so, and may come again."""
-        self._log.failure("{stream}: messages cannot be read", reason, stream=self.name)
+        """Cancel a consumer whose messages cannot be read. Its client may consume again."""
+        self._log.failure(
+            "stream {stream}: messages could not be read from the storage; cancelling the consumer",
+            reason,
+            stream=self.name,
+        )
         if reader.consumer in self._readers:
             self.remove_consumer(reader.consumer)
             reader.consumer.cancelled()
@@ -243,10 +271,10 @@ class Stream:
             reader.offset = offset
 
     def delete(self) -> None:
-        """It is gone."""
+        """Mark the stream as deleted."""
         self.deleted = True
 
-    # A stream's messages are not consumed: settling one only makes room for the next.
+    # Messages stay in a stream. Settling one only makes room for the next in the prefetch.
 
     def ack(self, entry: Entry) -> None: ...
 
@@ -255,7 +283,7 @@ class Stream:
     def requeue(self, entries: Iterable[Entry], *, lost: bool) -> None: ...
 
     def pop(self) -> Entry | None:
-        """``basic.get``. Raises `AmqpError` 540, as RabbitMQ does."""
+        """Raise `AmqpError` 540: streams do not support ``basic.get``, as in RabbitMQ."""
         raise AmqpError(
             540,
             f"NOT_IMPLEMENTED - basic.get not supported by stream queues queue '{self.name}' in"
@@ -266,7 +294,7 @@ class Stream:
         return entry.message.header
 
     def purge(self) -> int:
-        """Raises `AmqpError` 540, as RabbitMQ does."""
+        """Raise `AmqpError` 540: streams do not support ``queue.purge``, as in RabbitMQ."""
         raise AmqpError(
             540,
             f"NOT_IMPLEMENTED - queue.purge not supported by stream queues queue '{self.name}' in"

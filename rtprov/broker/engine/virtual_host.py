@@ -1,8 +1,8 @@
-"""The broker's state: its queues and what is in them. It knows neither sockets nor frames; the time
-is asked for, never waited for.
+"""The virtual host: all queues and exchanges of the broker, and the messages in them.
 
-Methods raise `AmqpError` with the reply codes that RabbitMQ gives (docs/embedded-broker.md lists
-where it differs on purpose)."""
+It does no I/O and sets no timers. Methods raise `AmqpError` with RabbitMQ's reply codes;
+docs/embedded-broker.md lists the intended differences.
+"""
 
 from __future__ import annotations
 
@@ -33,12 +33,15 @@ MAX_QUEUES = 10_000
 
 
 class VirtualHost:
-    """One virtual host, ``/``. `now` gives seconds since the epoch; `new_name` makes names for
-    queues that are declared without one. `memory` counts the messages that are held in memory;
-    `after_work` is called to commit work that no client set off.
+    """The virtual host ``/``.
 
-    With `max_age_s`, streams keep nothing for longer, whatever ``x-max-age`` they were declared
-    with (RabbitMQ: operator policy)."""
+    - `memory`: counts the messages in memory.
+    - `now`: returns seconds since the epoch.
+    - `new_name`: returns a unique suffix for the name of a queue declared without one.
+    - `after_work`: called to commit work that was not caused by a client.
+    - `max_age_s`: the longest time in seconds for which streams keep messages, even if their
+      ``x-max-age`` is longer (an operator policy in RabbitMQ). None for no limit.
+    """
 
     def __init__(
         self,
@@ -58,7 +61,7 @@ class VirtualHost:
         self._max_age_s = max_age_s
         self.routing = Routing(storage)
         self.queues: dict[str, AnyQueue] = {}
-        self._unshown: dict[Stream, None] = {}  # an ordered set
+        self._unshown: dict[Stream, None] = {}  # used as an ordered set
         self._expiring: dict[Queue, float] = {}
         self._recover()
 
@@ -72,14 +75,15 @@ class VirtualHost:
             queue.restore(stored)
 
     def wake(self) -> None:
-        """Look at the heads of recovered queues, whose messages may expire with no client there."""
+        """Start the expiration of recovered messages, even if no client connects."""
         for queue in self.queues.values():
             if isinstance(queue, Queue):
                 queue.expire()
 
     def commit(self) -> Deferred[None]:
-        """Make all that was done so far safe, and show it to whoever reads streams; fire when it
-        is.
+        """Write all changes so far to the storage. The Deferred fires once they are on disk.
+
+        New messages of streams are delivered to their consumers then.
         """
         streams, self._unshown = self._unshown, {}
         marks = [(stream, stream.next_offset) for stream in streams]
@@ -98,10 +102,16 @@ class VirtualHost:
         arguments: Mapping[str, Any],
         owner: object,
     ) -> AnyQueue:
-        """§1.7.2.1. An exclusive queue belongs to `owner`, a connection."""
+        """Declare a queue and return it (§1.7.2.1).
+
+        `owner` is the client's connection, to which an exclusive queue belongs. Raises `AmqpError`:
+        403 for a reserved name, 404 if `passive` and there is no such queue, 405 for another
+        connection's exclusive queue, 406 for invalid or different arguments, 506 if there are too
+        many queues, 540 for arguments that are not implemented.
+        """
         if not passive:
             kind = queue_kind(name, arguments)
-            durable = durable and not exclusive  # it ends with its connection
+            durable = durable and not exclusive  # an exclusive queue is deleted with its connection
         if name == "" and not passive:
             name = self._unused_name()
         elif passive or name in self.queues:
@@ -162,8 +172,9 @@ class VirtualHost:
         )
 
     def queue(self, name: str, owner: object) -> AnyQueue:
-        """The queue, for this connection. Raises `AmqpError` 404, or 405 where it is another
-        connection's own.
+        """Return the queue of this name, for the connection `owner`.
+
+        Raises `AmqpError`: 404 if there is none, 405 if it is another connection's exclusive queue.
         """
         found = self.queues.get(name)
         if found is None:
@@ -173,12 +184,14 @@ class VirtualHost:
         return found
 
     def bind(self, queue: AnyQueue, exchange: str, key: str) -> None:
-        """§1.7.2.3. Raises `AmqpError` as `Routing.bind` does."""
+        """Bind a queue to an exchange (§1.7.2.3). Raises `AmqpError` as `Routing.bind` does."""
         self.routing.bind(queue.name, exchange, key, stored=queue.durable and queue.owner is None)
 
     def unbind(self, queue: str, exchange: str, key: str, owner: object) -> None:
-        """§1.7.2.5; unbinding what is not bound succeeds for everybody, as in RabbitMQ. Raises
-        `AmqpError` 403, 405.
+        """Remove a binding (§1.7.2.5). Succeeds if there is none, as in RabbitMQ.
+
+        Raises `AmqpError`: 403 for the default exchange, 405 for another connection's exclusive
+        queue.
         """
         if self.routing.is_bound(queue, exchange, key):
             self.queue(queue, owner)
@@ -187,7 +200,11 @@ class VirtualHost:
     def delete_queue(
         self, queue: AnyQueue, *, if_unused: bool = False, if_empty: bool = False
     ) -> int:
-        """§1.7.2.9; its consumers are told. Return how many messages went with it."""
+        """Delete a queue and cancel its consumers (§1.7.2.9). Return the number of its messages.
+
+        Raises `AmqpError`: 406 if it is in use or not empty and the flag for that is set, 540 for a
+        flag that quorum queues do not support.
+        """
         if queue.kind == "quorum" and (if_unused or if_empty):
             flag = "if-unused" if if_unused else "if-empty"
             text = (
@@ -217,8 +234,9 @@ class VirtualHost:
         return count
 
     def consumer_gone(self, queue: AnyQueue) -> None:
-        """A consumer has left: an auto-delete queue goes with its last one, any other hands its
-        messages to the next.
+        """Delete an auto-delete queue after its last consumer; otherwise serve the next consumer.
+
+        Called after a consumer was removed from `queue`.
         """
         if queue.auto_delete and not queue.consumers and self.queues.get(queue.name) is queue:
             self.delete_queue(queue)
@@ -226,15 +244,17 @@ class VirtualHost:
             queue.pump()
 
     def owner_gone(self, owner: object) -> None:
-        """A connection is over: its exclusive queues go with it."""
+        """Delete the exclusive queues of a closed connection."""
         for queue in [queue for queue in self.queues.values() if queue.owner is owner]:
             self.delete_queue(queue)
 
     # Messages.
 
     def publish(self, message: Message) -> bool:
-        """Put a message into every queue that its exchange routes it to; return whether there was
-        one. Raises `AmqpError` 404, 403.
+        """Add a message to all queues to which its exchange routes it.
+
+        Return whether there was any. Raises `AmqpError`: 403 for an internal exchange, 404 if there
+        is no such exchange.
         """
         if message.exchange and self.routing.exchange(message.exchange).internal:
             raise AmqpError(
@@ -257,7 +277,7 @@ class VirtualHost:
         return [self.queues[name] for name in names if name in self.queues]
 
     def _dead_letter(self, queue: Queue, message: Message, reason: str) -> None:
-        """Pass a message on to the queue's dead-letter exchange; without one it is gone."""
+        """Publish a dropped message to the queue's dead-letter exchange, if it has one."""
         letter = dead_letter(message, queue.name, queue.arguments, reason, self._now())
         if letter is None:
             return
@@ -275,11 +295,14 @@ class VirtualHost:
 
     @property
     def next_expiration(self) -> float | None:
-        """When the next message at the head of a queue expires: `expire` is due then."""
+        """When the next message at the head of a queue expires, in seconds since the epoch.
+
+        `expire` must be called then. None if no such message expires.
+        """
         return min(self._expiring.values(), default=None)
 
     def expire(self) -> None:
-        """Drop what has expired at the heads of queues."""
+        """Drop expired messages from the heads of queues."""
         now = self._now()
         for queue in [queue for queue, at in self._expiring.items() if at <= now]:
             queue.expire()

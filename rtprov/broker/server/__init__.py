@@ -1,1 +1,1 @@
-"""The embedded broker's connections and channels: AMQP 0-9-1 methods on a virtual host."""
+"""The embedded broker's AMQP server: connections, channels, and the methods on them."""

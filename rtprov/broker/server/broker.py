@@ -1,8 +1,7 @@
-"""The embedded broker as a whole: its virtual host, its clients, its alarms, its reply addresses,
-and the work that no client set off.
+"""The embedded broker: its virtual host, connections, alarms, reply addresses and timers.
 
-In order of use: `make_broker`, serve it with a `rtprov.broker.server.factory.BrokerFactory`,
-`stop`.
+In order of use: call `make_broker`, serve the result with a
+`rtprov.broker.server.factory.BrokerFactory`, and call `stop`.
 """
 
 from __future__ import annotations
@@ -26,34 +25,39 @@ if TYPE_CHECKING:
 
 
 class Connection(Protocol):
-    """What the broker asks of each client's connection."""
+    """The methods of a client's connection that the broker calls."""
 
     def tell_alarm(self) -> None:
-        """An alarm begins or is over: tell the client, if it wants to know."""
+        """Send ``connection.blocked`` or ``connection.unblocked``, if the client supports them."""
 
     def on_room(self) -> None:
-        """There is room in memory again: read on if that was awaited."""
+        """Continue reading from a publisher that waited for free memory."""
 
     def retire(self) -> None:
-        """The broker is about to stop: deliver nothing more to this client."""
+        """Stop delivering to this client, because the broker is about to stop."""
 
     def close_for_shutdown(self) -> None:
-        """The broker stops: close the connection."""
+        """Close the connection, because the broker stops."""
 
 
 class ReplyAddress(Protocol):
-    """Where replies to one channel's requests go (direct reply-to)."""
+    """The destination of replies to the requests of one channel (direct reply-to)."""
 
     def deliver(self, message: Message) -> None:
-        """Send the reply, or drop it."""
+        """Send the reply, or drop it if it cannot be written now."""
 
 
 class Broker:
-    """One virtual host and the clients connected to it. `credentials` maps user names to passwords.
+    """A virtual host and the clients connected to it.
 
-    `new_token` returns a word that no broker on the same state has said before.
-    `replies` are the reply addresses in use. `unfinished_bytes` counts the received parts of
-    messages that are not complete, of all clients. For `max_age_s` see `VirtualHost`."""
+    - `credentials`: maps user names to passwords.
+    - `clock`: its seconds are seconds since the epoch.
+    - `new_token`: returns a string that no broker has returned before on the same state.
+    - `max_age_s`: see `VirtualHost`.
+    - `replies`: the reply addresses in use.
+    - `connections`: the open connections, used as an ordered set.
+    - `unfinished_bytes`: bytes of incompletely received messages, of all clients.
+    """
 
     _log = Logger()
 
@@ -72,7 +76,7 @@ class Broker:
         self.limits = limits
         self.new_token = new_token
         self.replies: dict[str, ReplyAddress] = {}
-        self.connections: dict[Connection, None] = {}  # an ordered set
+        self.connections: dict[Connection, None] = {}
         self.unfinished_bytes = 0
         self._alarms: dict[str, str] = {}
         self._stopped = self._crowded = False
@@ -91,13 +95,14 @@ class Broker:
         storage.on_trouble = self._on_disk_trouble
 
     def start(self) -> None:
-        """Expire messages from now on, those of earlier runs included."""
+        """Start expiring messages, including those from before a restart."""
         self.virtual_host.wake()
         self._watch_expiration()
 
     def stop(self) -> Deferred[None]:
-        """Close every connection in the orderly way, and abort those that do not answer in time.
-        Fires when all are gone; no timer is left.
+        """Close all connections, and abort those that do not reply in time.
+
+        The Deferred fires when all are closed. No timer is left then.
         """
         self._stopped = True
         for call in (self._expiration, self._going_on):
@@ -105,7 +110,8 @@ class Broker:
                 call.cancel()
         self._expiration = self._going_on = None
         for connection in self.connections:
-            connection.retire()  # all of them first: what one gives back is not for the next
+            # Retire all connections first, so that requeued messages do not go to another of them.
+            connection.retire()
         for connection in list(self.connections):
             connection.close_for_shutdown()
         if not self.connections:
@@ -116,30 +122,34 @@ class Broker:
     # Connections.
 
     def admits(self) -> bool:
-        """Whether one more client may connect. If not, the log says so once, until one leaves."""
+        """Return whether one more client may connect.
+
+        The first refusal is logged, and again after a connection has closed.
+        """
         if len(self.connections) < self.limits.connections:
             return True
         if not self._crowded:
             self._log.warn(
-                "{count} connections are open: no more are taken until one ends",
+                "refusing new connections: {count} are open, which is the limit; accepting again"
+                " when one closes",
                 count=len(self.connections),
             )
         self._crowded = True
         return False
 
     def forget(self, connection: Connection) -> None:
-        """The connection is gone."""
+        """Remove a closed connection."""
         self.connections.pop(connection, None)
         self._crowded = False
         if not self.connections and self._gone is not None:
             gone, self._gone = self._gone, None
             gone.callback(None)
 
-    # Alarms: publishers are told once when the first begins, and once when the last is over.
+    # Alarms. Publishers are told once when the first alarm starts, and once when the last ends.
 
     @property
     def alarm(self) -> str | None:
-        """Why publishers are to wait; None if they need not."""
+        """The reason why publishers must wait, or None if there is no alarm."""
         return next(iter(self._alarms.values()), None)
 
     def _on_disk_trouble(self, reason: str | None) -> None:
@@ -148,14 +158,18 @@ class Broker:
     def _on_memory(self, full: bool) -> None:
         if full:
             self._log.warn(
-                "messages in memory take {bytes} bytes: publishers wait", bytes=self._memory.used
+                "messages in memory use {bytes} bytes, more than the limit of {limit}: publishers"
+                " wait",
+                bytes=self._memory.used,
+                limit=self._memory.limit,
             )
         else:
             self._log.info(
-                "messages in memory take {bytes} bytes: publishers go on", bytes=self._memory.used
+                "messages in memory use {bytes} bytes: publishers continue",
+                bytes=self._memory.used,
             )
             if self._going_on is None and not self._stopped:
-                # Later, because the caller that made room is not finished.
+                # In the next turn, because the caller that freed the memory is still running.
                 self._going_on = self.clock.callLater(0, self._go_on)
         self._set_alarm("memory", "low on memory" if full else None)
 
@@ -177,13 +191,18 @@ class Broker:
     # The end of a reactor turn.
 
     def commit(self) -> Deferred[None]:
-        """Make all that was done so far safe; fire when it is. The next expiration is scheduled."""
+        """Commit all changes so far, and schedule the next expiration.
+
+        The Deferred fires once the changes are on disk.
+        """
         self._watch_expiration()
         return self.virtual_host.commit()
 
     def after_work(self) -> None:
-        """Commit work that no client set off."""
-        self.commit().addErrback(lambda reason: self._log.failure("a commit failed", reason))
+        """Commit work that was not caused by a client, such as expiration."""
+        self.commit().addErrback(
+            lambda reason: self._log.failure("a commit of the broker's own work failed", reason)
+        )
 
     def _watch_expiration(self) -> None:
         due, call = self.virtual_host.next_expiration, self._expiration
@@ -211,14 +230,16 @@ def make_broker(
     password: str = "guest",  # noqa: S107
     max_age_s: float | None = None,
 ) -> Broker:
-    """A broker with one virtual host ``/`` and one user. `clock`'s seconds are taken as seconds
-    since the epoch; see `VirtualHost`.
+    """Return a broker with one virtual host, ``/``, and one user.
+
+    The seconds of `clock` must be seconds since the epoch. For `max_age_s`, see `VirtualHost`.
     """
     start, number = int(clock.seconds() * 1000), count(1)
 
     def new_token() -> str:
-        """A word that no broker on this state has said before: names that an earlier one gave may
-        still be asked for.
+        """Return a string that was not returned before, not even before a restart.
+
+        Clients may still use names that the broker generated before it was restarted.
         """
         return f"{start:x}.{next(number):x}"
 

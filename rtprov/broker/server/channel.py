@@ -1,6 +1,4 @@
-"""One channel of a client's connection: carries out methods on the virtual host; `Publishing` and
-`Consuming` are its two halves.
-"""
+"""One channel of a client's connection. It executes the client's methods on the virtual host."""
 
 from __future__ import annotations
 
@@ -23,9 +21,11 @@ if TYPE_CHECKING:
 
 
 class BrokerChannel:
-    """`id` is the channel's number on `client`'s connection; `closing` once it does nothing more.
+    """One channel. `publishing` and `consuming` do the work of the basic class.
 
-    Methods raise `AmqpError`; the connection turns it into a close.
+    `id` is the channel's number on the connection `client`. `closing` is True once the channel
+    ignores all methods. Methods raise `AmqpError`; the caller then closes the channel or the
+    connection.
     """
 
     def __init__(self, id: int, client: Client) -> None:
@@ -39,7 +39,7 @@ class BrokerChannel:
         self._last_queue = ""
         self._last_delivery_tag = 0
 
-    # Out.
+    # Sending.
 
     def send(self, method: base.Frame) -> None:
         self.client.send_method(self.id, method)
@@ -50,19 +50,22 @@ class BrokerChannel:
         )
 
     def answer(self, method: base.Frame, answer: base.Frame) -> None:
-        """Send the answer to a method, unless the client wants none (``no-wait``)."""
+        """Send the reply to a method, unless the client has set ``no-wait``."""
         if not getattr(method, "nowait", False):
             self.send(answer)
 
     def new_delivery_tag(self) -> int:
-        """The next delivery tag. Tags count from 1 on each channel, replies included."""
+        """Return the next delivery tag.
+
+        Tags start at 1 on each channel. Direct replies have tags too.
+        """
         self._last_delivery_tag += 1
         return self._last_delivery_tag
 
-    # In.
+    # Receiving.
 
     def handle(self, command: Command) -> None:
-        """Carry out a method. Raises `AmqpError`; 540 for what is not implemented."""
+        """Execute a method. Raises `AmqpError`, with 540 for methods that are not implemented."""
         method = command.method
         if isinstance(method, Basic.Publish):
             self.publishing.on_publish(method, command)
@@ -98,13 +101,19 @@ class BrokerChannel:
         self.answer(method, Exchange.DeleteOk())
 
     def _name(self, name: str) -> str:
-        """A queue's name; the empty name is the last one declared on this channel."""
+        """Return the name of a queue; for "" that of the last one declared on this channel.
+
+        Raises `AmqpError` 404 for "" if none was declared.
+        """
         if not name and not self._last_queue:
             raise AmqpError(404, "NOT_FOUND - no previously declared queue")
         return name or self._last_queue
 
     def queue(self, name: str) -> AnyQueue:
-        """The queue of this name."""
+        """Return the queue of this name; for "" the last one declared on this channel.
+
+        Raises `AmqpError`: 404 if there is none, 405 if it is another connection's exclusive queue.
+        """
         return self._virtual_host.queue(self._name(name), self.client)
 
     def _on_queue_declare(self, method: Queue.Declare) -> None:
@@ -125,7 +134,8 @@ class BrokerChannel:
 
     def _on_queue_bind(self, method: Queue.Bind) -> None:
         name = self._name(method.queue)
-        self._virtual_host.routing.named(method.exchange)  # whether it is there counts first
+        # As in RabbitMQ, an unknown exchange has precedence over an unknown queue.
+        self._virtual_host.routing.named(method.exchange)
         self._virtual_host.bind(self.queue(name), method.exchange, self._key(method))
         self.answer(method, Queue.BindOk())
 
@@ -136,7 +146,10 @@ class BrokerChannel:
         self.send(Queue.UnbindOk())
 
     def _key(self, method: Queue.Bind | Queue.Unbind) -> str:
-        """With neither queue nor key, the key is the name of the queue (§1.7.2.3.3)."""
+        """Return the binding key.
+
+        If both the queue name and the key are empty, it is the queue's name (§1.7.2.3.3).
+        """
         return method.routing_key if method.queue or method.routing_key else self._last_queue
 
     def _on_queue_purge(self, method: Queue.Purge) -> None:
@@ -144,7 +157,7 @@ class BrokerChannel:
 
     def _on_queue_delete(self, method: Queue.Delete) -> None:
         count, name = 0, self._name(method.queue)
-        if name in self._virtual_host.queues:  # deleting what is not there succeeds, as in RabbitMQ
+        if name in self._virtual_host.queues:  # as in RabbitMQ, deleting no queue succeeds
             count = self._virtual_host.delete_queue(
                 self.queue(name), if_unused=method.if_unused, if_empty=method.if_empty
             )
@@ -153,7 +166,7 @@ class BrokerChannel:
     # The end.
 
     def close(self) -> None:
-        """The channel is over: its consumers leave, and what it held goes back."""
+        """Close the channel: remove its consumers and requeue its unsettled messages."""
         self.closing = True
         self.replies.close()
         self.consuming.close()

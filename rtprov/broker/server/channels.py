@@ -1,6 +1,4 @@
-"""The channels of one connection, by their numbers (AMQP 0-9-1 §1.5): opened, closed, and closed by
-us where a method asks for too much.
-"""
+"""The channels of one connection, by number (AMQP 0-9-1 §1.5): opening, closing, channel errors."""
 
 from __future__ import annotations
 
@@ -23,10 +21,11 @@ _OPEN, _CLOSE_OK = (method.index.to_bytes(4, "big") for method in (Channel.Open,
 
 
 class Channels:
-    """Number 0 is the connection itself: its frames are assembled here too, its methods carried out
-    there.
+    """The channels of `client`.
 
-    Methods raise `AmqpError`; what concerns one channel alone closes that.
+    Frames of channel 0, the connection itself, are assembled here too; the connection executes its
+    methods. Methods raise `AmqpError` for connection errors. A channel error only closes its
+    channel.
     """
 
     _log = Logger()
@@ -40,13 +39,15 @@ class Channels:
         return iter(list(self._channels.values()))
 
     def assemble(self, frame: Frame) -> Command | None:
-        """The command that `frame` completes, if it does. A channel's first frame must open it
-        (§1.5.2.1).
+        """Return the command that `frame` completes, or None if it does not complete one.
+
+        Raises `AmqpError`: 504 if the channel is not open and `frame` does not open it (§1.5.2.1),
+        506 if the incomplete messages of all clients are too large.
         """
         assembler = self._assemblers.get(frame.channel)
         if assembler is None:
             if frame.kind == METHOD and frame.payload[:4] == _CLOSE_OK:
-                return None  # both sides have closed the channel at the same time
+                return None  # both sides closed the channel at the same time
             limits = self._client.broker.limits
             if (
                 frame.channel > limits.channels
@@ -66,7 +67,7 @@ class Channels:
         return command
 
     def _account(self, unfinished: int) -> None:
-        """So many bytes more have come of messages that are not complete, or less."""
+        """Change the count of bytes of incomplete messages by `unfinished`."""
         broker = self._client.broker
         broker.unfinished_bytes += unfinished
         if unfinished > 0 and broker.unfinished_bytes > broker.limits.unfinished_bytes:
@@ -78,7 +79,7 @@ class Channels:
             )
 
     def carry_out(self, command: Command) -> None:
-        """Carry out a channel's method."""
+        """Execute a method of a channel. A channel error closes the channel."""
         number, method = command.channel, command.method
         channel = self._channels.get(number)
         if isinstance(method, Channel.Open):
@@ -124,13 +125,14 @@ class Channels:
             channel.close()
 
     def release(self) -> None:
-        """The connection is over: every channel gives back what it holds."""
+        """Close all channels of a closed connection. Their unsettled messages are requeued."""
         for assembler in self._assemblers.values():
             self._account(-assembler.unfinished)
         self._assemblers.clear()
         channels, self._channels = list(self._channels.values()), {}
         for channel in channels:
-            channel.consuming.retire()  # all of them first: what one gives back is not for the next
+            # Retire all channels first, so that requeued messages do not go to another of them.
+            channel.consuming.retire()
         for channel in channels:
             if not channel.closing:
                 channel.close()

@@ -1,5 +1,7 @@
-"""The end of a reactor turn, for one connection: queues that have got room are served, then all is
-committed together, then confirmed.
+"""The work at the end of a reactor turn, for one connection.
+
+Queues whose consumers have become ready deliver messages. Then all changes are committed together.
+Then the published messages are confirmed.
 """
 
 from __future__ import annotations
@@ -17,17 +19,18 @@ if TYPE_CHECKING:
 
 
 class Confirming(Protocol):
-    """A channel in confirm mode. `published` counts what was published since."""
+    """A channel in confirm mode. `published` counts the messages published in that mode."""
 
     published: int
 
     def confirm(self, upto: int) -> None:
-        """The first `upto` messages are safe: tell the client."""
+        """Confirm the first `upto` messages to the client: they are committed."""
 
 
 class PendingCommit:
-    """What a client's methods leave to be done at the end of each turn. `peer` names the client in
-    the log.
+    """Collects the work that a client's methods cause for the end of the turn, and does it.
+
+    `peer` returns the client's address, for the log.
     """
 
     _log = Logger()
@@ -35,20 +38,22 @@ class PendingCommit:
     def __init__(self, broker: Broker, peer: Callable[[], str]) -> None:
         self._broker = broker
         self._peer = peer
-        self._confirms: dict[Confirming, None] = {}  # an ordered set, as the next
+        self._confirms: dict[Confirming, None] = {}  # both are used as ordered sets
         self._pumps: dict[AnyQueue, None] = {}
 
     def confirm_due(self, channel: Confirming) -> None:
-        """This channel's publishes are to be confirmed."""
+        """Note that messages of this channel must be confirmed."""
         self._confirms[channel] = None
 
     def pump_due(self, queue: AnyQueue) -> None:
-        """This queue's consumers may have got room."""
+        """Note that consumers of this queue may have become ready."""
         self._pumps[queue] = None
 
     def commit(self) -> Deferred[None] | None:
-        """Serve the queues, commit, and confirm once that is done. If the disk is too slow, return
-        the Deferred that must have fired before more is read from the client.
+        """Deliver messages, commit, and confirm once the commit is done.
+
+        If the disk is too slow, return a Deferred. Nothing more may be read from the client until
+        it has fired. Otherwise return None.
         """
         pumps, self._pumps = self._pumps, {}
         for queue in pumps:
@@ -58,13 +63,17 @@ class PendingCommit:
             due, self._confirms = [(each, each.published) for each in self._confirms], {}
             committed.addCallback(lambda _: confirm(due))
         committed.addErrback(
-            lambda reason: self._log.failure("{peer}: a commit failed", reason, peer=self._peer())
+            lambda reason: self._log.failure(
+                "{peer}: a commit failed; its publishes are not confirmed",
+                reason,
+                peer=self._peer(),
+            )
         )
         congested = self._broker.virtual_host.storage.congested
         return committed if congested and not committed.called else None
 
 
 def confirm(due: list[tuple[Confirming, int]]) -> None:
-    """What these channels have published so far is safe."""
+    """Confirm the given number of messages on each channel."""
     for channel, published in due:
         channel.confirm(published)

@@ -1,10 +1,12 @@
-"""One client's connection to the broker (AMQP 0-9-1 §2.2): channels, heartbeats, errors on their
-right scope; `Handshake` sets it up.
+"""One client's connection to the broker: frames, heartbeats, flow control (AMQP 0-9-1 §2.2).
 
-A connection's life: protocol header, start, log-in, tune, open, then methods on channels. What
-arrives in one turn of the reactor is carried out, then committed, then confirmed: one commit and
-one confirm a channel, however many publishes. A client is not listened to while it does not read
-what it is sent, nor a publisher while memory is full or the disk cannot follow."""
+The handshake comes first, then methods on channels. All methods received in one turn of the reactor
+are executed, then committed, then confirmed. So there is one commit for the turn and one confirm
+for each channel, however many messages are published.
+
+The broker stops reading from a client while the client does not read what it is sent. It stops
+reading from a publisher while memory is full or the disk is too slow.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,7 @@ if TYPE_CHECKING:
 
 @implementer(IPushProducer)
 class BrokerProtocol(Protocol):
-    """One client. `writable` is False while it does not read what it is sent."""
+    """The connection of one client. `writable` is False while the client does not read."""
 
     _log = Logger()
     transport: IAmqpTransport | None
@@ -64,12 +66,12 @@ class BrokerProtocol(Protocol):
         self._parser = FrameParser(broker.limits.frame_bytes)
         self._closing = self._gone = False
         self._timer: IDelayedCall | None = None
-        self._reading: IDelayedCall | None = None  # while a method waits for messages from the disk
+        self._reading: IDelayedCall | None = None  # set while a method waits for the disk
         self._heartbeat = Heartbeat(
             clock=broker.clock, beat=lambda: self._write(HEARTBEAT), dead=self._on_silence
         )
-        self._unread_bytes = 0  # written since the client has stopped reading
-        self._frames: deque[Frame] = deque()  # received, and not yet carried out
+        self._unread_bytes = 0  # written since the client stopped reading
+        self._frames: deque[Frame] = deque()  # received, but not executed yet
 
     # The transport.
 
@@ -97,7 +99,7 @@ class BrokerProtocol(Protocol):
         self.writable = False
 
     def write(self, data: bytes) -> None:
-        """Send whole frames."""
+        """Send encoded frames. Does nothing once the connection is closing."""
         if not self._closing:
             self._write(data)
 
@@ -115,7 +117,7 @@ class BrokerProtocol(Protocol):
         self._heartbeat.received_at = self.broker.clock.seconds()
         if not self.handshake.greeted:
             if self._closing:
-                return  # TLS hands on what comes behind its close
+                return  # TLS may still pass on data after the connection was closed
             data = self._greet(data)
         try:
             self._frames += self._parser.feed(data)
@@ -126,7 +128,7 @@ class BrokerProtocol(Protocol):
     @property
     def _listening(self) -> bool:
         if self._closing:
-            return True  # to the client's last word
+            return True  # for the client's connection.close-ok
         return (
             not self._held
             and not self._waits_for_room
@@ -134,7 +136,7 @@ class BrokerProtocol(Protocol):
         )
 
     def _listen_again(self) -> None:
-        """Go on with what was received, then with what comes."""
+        """Execute the frames received so far, then continue reading."""
         if self._listening and self._frames:
             self._carry_out()
         if self._listening and not self._gone:
@@ -142,7 +144,7 @@ class BrokerProtocol(Protocol):
             self.transport.resumeProducing()
 
     def _carry_out(self) -> None:
-        """Carry out what was received, for as long as the client reads what comes of it."""
+        """Execute received frames, until the broker must stop listening to the client."""
         try:
             while self._frames and self._listening:
                 frame = self._frames.popleft()
@@ -165,7 +167,9 @@ class BrokerProtocol(Protocol):
         except AmqpError as error:
             self._close(error)
         except Exception:
-            self._log.failure("{peer}: unexpected error", peer=self.peer())
+            self._log.failure(
+                "{peer}: unexpected error; closing the connection with 541", peer=self.peer()
+            )
             self._close(AmqpError(541, "INTERNAL_ERROR"))
         if not self._listening:
             assert self.transport is not None
@@ -190,7 +194,7 @@ class BrokerProtocol(Protocol):
             self.hold(wait)
 
     def hold(self, until: Deferred[None]) -> None:
-        """Take nothing more from this client until then."""
+        """Read nothing more from this client until the Deferred fires."""
         if self._held or self._closing:
             return
         self._held = True
@@ -199,7 +203,7 @@ class BrokerProtocol(Protocol):
         until.addBoth(self._unhold)
 
     def _on_unreadable(self) -> None:
-        """A method has waited too long for messages from the disk."""
+        """Close the connection: a method has waited too long for messages from the disk."""
         self._close(
             AmqpError(
                 541,
@@ -216,7 +220,7 @@ class BrokerProtocol(Protocol):
         self._listen_again()
 
     def on_room(self) -> None:
-        """There is room in memory again: a publisher goes on."""
+        """Continue reading from a publisher that waited for free memory."""
         if self._waits_for_room:
             self._waits_for_room = False
             self._heartbeat.received_at = self.broker.clock.seconds()
@@ -261,7 +265,8 @@ class BrokerProtocol(Protocol):
             answer = self.handshake.answer(command)
         except LoginRefused as error:
             self._log.warn(
-                "{peer}: log-in refused for user {user!r}",
+                "{peer}: log-in refused for user {user!r}: wrong user name or password; closing the"
+                " connection",
                 peer=self.peer(),
                 user=error.username[:64],
             )
@@ -281,8 +286,9 @@ class BrokerProtocol(Protocol):
                 self.tell_alarm()
 
     def tell_alarm(self) -> None:
-        """Bid an open connection's publishers wait, or go on
-        (https://www.rabbitmq.com/docs/connection-blocked).
+        """Send ``connection.blocked`` or ``connection.unblocked``, if the client supports them.
+
+        See https://www.rabbitmq.com/docs/connection-blocked.
         """
         if self.handshake.done and "connection.blocked" in self.handshake.capabilities:
             alarm = self.broker.alarm
@@ -291,17 +297,21 @@ class BrokerProtocol(Protocol):
             )
 
     def _on_silence(self) -> None:
-        if self._held or self._waits_for_room:  # what it sends meanwhile is not read
+        if self._held or self._waits_for_room:  # the broker does not read the client's heartbeats
             self._heartbeat.received_at = self.broker.clock.seconds()
             return
-        trouble = "no heartbeat" if self._listening else "does not read what it is sent"
-        self._log.info("{peer}: {trouble} for two heartbeats", peer=self.peer(), trouble=trouble)
+        trouble = "sent nothing" if self._listening else "did not read what it was sent"
+        self._log.info(
+            "{peer}: the client {trouble} for two heartbeat intervals; closing the connection",
+            peer=self.peer(),
+            trouble=trouble,
+        )
         self._abort()
 
     # The end.
 
     def _close(self, error: AmqpError) -> None:
-        """Close with a word (§1.4.2.6), and wait a little for the answer."""
+        """Send ``connection.close`` (§1.4.2.6), and wait for the reply for at most `closing_s`."""
         if self._closing:
             return
         self._log.info("{peer}: closing the connection: {error}", peer=self.peer(), error=error)
@@ -315,8 +325,9 @@ class BrokerProtocol(Protocol):
         self._listen_again()
 
     def _begin_to_end(self) -> None:
-        """Give everything back, carry out nothing more, and wait only a little for the client to
-        go.
+        """Release what the client holds, and ignore all further methods.
+
+        If the client does not close the connection within `closing_s`, abort it.
         """
         self._closing = True
         self._stop_timer()
@@ -324,12 +335,12 @@ class BrokerProtocol(Protocol):
         self._release()
 
     def retire(self) -> None:
-        """The broker is about to stop: hand nothing more to this client."""
+        """Stop delivering to this client, because the broker is about to stop."""
         for channel in self.channels:
             channel.consuming.retire()
 
     def close_for_shutdown(self) -> None:
-        """The broker stops."""
+        """Close the connection, because the broker stops."""
         if self.handshake.done:
             self._close(
                 AmqpError(
@@ -364,7 +375,7 @@ class BrokerProtocol(Protocol):
             self.broker.forget(self)
 
     def _release(self) -> None:
-        """Give everything back that the client held."""
+        """Close the channels and delete the exclusive queues of the client."""
         self.channels.release()
         self.broker.virtual_host.owner_gone(self)
 
@@ -379,7 +390,7 @@ class BrokerProtocol(Protocol):
             timer.cancel()
 
     def peer(self) -> str:
-        """Who it is, for the log."""
+        """Return the client's address, for the log."""
         peer = self.transport.getPeer() if self.transport is not None else None
         return (
             f"{peer.host}:{peer.port}"

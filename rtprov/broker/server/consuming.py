@@ -1,6 +1,4 @@
-"""The consuming half of a channel: consumers and ``basic.get``, and what was handed out until it is
-settled.
-"""
+"""The consuming part of a channel: consumers, ``basic.get``, and unsettled messages."""
 
 from __future__ import annotations
 
@@ -25,8 +23,9 @@ MAX_CONSUMERS = 2000
 
 
 class RetryWhenLoaded(Exception):
-    """A method cannot be carried out before `until` has fired; it is then to be tried again, before
-    anything that came behind it.
+    """A method cannot be executed before `until` has fired.
+
+    The connection then executes it again, before all methods received after it.
     """
 
     def __init__(self, until: Deferred[None]) -> None:
@@ -36,8 +35,10 @@ class RetryWhenLoaded(Exception):
 
 @attrs.define(eq=False)
 class ChannelConsumer:
-    """A `rtprov.broker.engine.queue.Consumer`: one ``basic.consume`` on a channel. `prefetch` 0 is
-    no limit.
+    """A consumer of a queue, made by ``basic.consume`` on a channel.
+
+    Implements `rtprov.broker.engine.queue.Consumer`. A `prefetch` of 0 means no limit. `unsettled`
+    is the number of its messages that are not settled.
     """
 
     consuming: Consuming
@@ -63,15 +64,15 @@ class ChannelConsumer:
 @attrs.define(eq=False)
 class _Unsettled:
     queue: AnyQueue
-    consumer: ChannelConsumer | None  # None: handed out by basic.get
+    consumer: ChannelConsumer | None  # None if delivered by basic.get
     entry: Entry
 
 
 class Consuming:
-    """`unsettled` are, by their delivery tags, the messages that were handed out and wait to be
-    settled, in order.
+    """The consumers and the unsettled messages of one channel.
 
-    The ``on_`` methods carry out the client's; they raise `AmqpError`.
+    `unsettled` maps delivery tags to delivered messages that are not settled, in order. The ``on_``
+    methods execute the client's methods, and raise `AmqpError`.
     """
 
     def __init__(self, channel: Channel, replies: DirectReplies) -> None:
@@ -87,7 +88,7 @@ class Consuming:
 
     @property
     def writable(self) -> bool:
-        """Whether the client reads what it is sent."""
+        """Whether the client reads fast enough."""
         return self._client.writable
 
     def deliver(self, consumer: ChannelConsumer, entry: Entry, header: bytes) -> None:
@@ -102,7 +103,7 @@ class Consuming:
     def _new_delivery(
         self, queue: AnyQueue, consumer: ChannelConsumer | None, entry: Entry, no_ack: bool
     ) -> int:
-        """Note a message as unsettled, or as settled with `no_ack`; return its delivery tag."""
+        """Record a message as unsettled, or settle it if `no_ack`. Return its delivery tag."""
         tag = self._channel.new_delivery_tag()
         if no_ack:
             queue.ack(entry)
@@ -158,7 +159,10 @@ class Consuming:
             self._virtual_host.consumer_gone(consumer.queue)
 
     def on_queue_gone(self, consumer: ChannelConsumer) -> None:
-        """The queue is deleted: tell the client, if it has ``consumer_cancel_notify``."""
+        """Remove a consumer whose queue was deleted.
+
+        The client is told with ``basic.cancel`` if it supports ``consumer_cancel_notify``.
+        """
         self._consumers.pop(consumer.tag, None)
         if (
             "consumer_cancel_notify" in self._client.handshake.capabilities
@@ -210,8 +214,10 @@ class Consuming:
         self._channel.send(Basic.RecoverOk())
 
     def _take(self, tag: int, multiple: bool) -> list[_Unsettled]:
-        """Remove from the unsettled; with `multiple` all up to `tag`, or all for tag 0. Raises
-        `AmqpError` 406.
+        """Remove and return an unsettled message.
+
+        With `multiple`, all up to the delivery tag `tag`, or all if `tag` is 0. Raises `AmqpError`
+        406 for an unknown tag.
         """
         if multiple and tag == 0:
             taken = list(self.unsettled.values())
@@ -251,12 +257,12 @@ class Consuming:
     # The end.
 
     def retire(self) -> None:
-        """Consumers get no more; `close` follows."""
+        """Stop delivering to all consumers. `close` must follow."""
         for consumer in self._consumers.values():
             consumer.queue.remove_consumer(consumer)
 
     def close(self) -> None:
-        """All consumers leave, and what was held goes back, before any other consumer is served."""
+        """Remove all consumers and requeue unsettled messages, before others are served."""
         self.retire()
         consumers, self._consumers = self._consumers, {}
         unsettled, self.unsettled = list(self.unsettled.values()), {}
@@ -265,13 +271,17 @@ class Consuming:
             self._virtual_host.consumer_gone(consumer.queue)
 
     def pump(self) -> None:
-        """The connection can be written to again."""
+        """Deliver messages: the connection can be written to again."""
         for consumer in list(self._consumers.values()):
             consumer.queue.pump()
 
 
 def _check_consumer(queue: AnyQueue, method: Basic.Consume, prefetch: int) -> None:
-    """Raise `AmqpError` 403, 406 or 540 if the queue cannot have this consumer."""
+    """Raise `AmqpError` if the queue cannot have this consumer.
+
+    403 if it, or another consumer, would be exclusive; 406 for an invalid argument or a missing
+    prefetch; 540 for what is not implemented.
+    """
     alone = method.exclusive and (
         queue.consumers or (queue.kind == "classic" and queue.single_active)
     )

@@ -1,4 +1,4 @@
-"""Direct reply-to: replies that pass no queue (https://www.rabbitmq.com/docs/direct-reply-to)."""
+"""Direct reply-to: replies without a queue (https://www.rabbitmq.com/docs/direct-reply-to)."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ REPLY_TO = "amq.rabbitmq.reply-to"
 
 
 class DirectReplies:
-    """The replies to one channel's requests. `tag` is that of the reply consumer, None while there
-    is none.
+    """Delivers the replies to the requests of one channel.
 
-    The broker knows it by its `address`, which stands in the requests' ``reply-to`` in place of
-    `REPLY_TO`."""
+    `tag` is the tag of the reply consumer, or None if there is none. `address` is the unique name
+    that replaces `REPLY_TO` in the ``reply-to`` of requests. Replies are published to it.
+    """
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
@@ -32,7 +32,10 @@ class DirectReplies:
         self.address: str | None = None
 
     def open(self, method: Basic.Consume, tag: str) -> None:
-        """Take replies for this consumer. Raises `AmqpError` 406."""
+        """Start a reply consumer.
+
+        Raises `AmqpError` 406 if it needs acknowledgements, or if there is one already.
+        """
         if not method.no_ack:
             raise AmqpError(406, "PRECONDITION_FAILED - reply consumer cannot acknowledge", 60, 20)
         if self.address is not None:
@@ -41,7 +44,10 @@ class DirectReplies:
         self._broker.replies[self.address] = self
 
     def request(self, message: Message) -> Message:
-        """The message with the address to reply to. Raises `AmqpError` 406."""
+        """Return the message with `address` as its ``reply-to``.
+
+        Raises `AmqpError` 406 if there is no reply consumer.
+        """
         if self.address is None:
             raise AmqpError(406, "PRECONDITION_FAILED - fast reply consumer does not exist", 60, 40)
         return message.with_parts(
@@ -49,7 +55,7 @@ class DirectReplies:
         )
 
     def deliver(self, message: Message) -> None:
-        """A reply; at most once, so one that cannot be written now is dropped."""
+        """Send a reply to the client. If it cannot be written now, drop it (at most once)."""
         channel = self._channel
         if self.tag is None or channel.closing or not channel.client.writable:
             return
@@ -57,7 +63,7 @@ class DirectReplies:
         channel.send_content(method, message.header, message.body)
 
     def close(self) -> None:
-        """Take no more."""
+        """Stop accepting replies."""
         if self.address is not None:
             self._broker.replies.pop(self.address, None)
             self.tag = self.address = None

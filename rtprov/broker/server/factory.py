@@ -1,4 +1,4 @@
-"""Connections to one broker."""
+"""The Twisted factory that serves a broker on a port."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 
 class BrokerFactory(Factory):
-    """Starts `broker` when the port opens, and makes a `BrokerProtocol` for each client that it
-    admits.
+    """Starts `broker` when the port opens, and makes a `BrokerProtocol` for each client.
+
+    A client that the broker does not admit is disconnected at once.
     """
 
     noisy = False

@@ -1,7 +1,7 @@
-"""How a client's connection is set up, seen from the server (AMQP 0-9-1 §2.2.4): protocol header,
-log-in, tuning, virtual host.
+"""The server's part of the handshake (AMQP 0-9-1 §2.2.4).
 
-The connection passes on what it receives and sends what it is given; nothing here writes.
+The steps are: protocol header, log-in, tuning, virtual host. This module does no I/O: the
+connection passes in what it receives, and sends what is returned.
 """
 
 from __future__ import annotations
@@ -37,12 +37,17 @@ _PROPERTIES: dict[str, Any] = {
 
 
 class OtherProtocol(Exception):
-    """The client speaks something else. It is told our protocol header, and goes (§4.2.2)."""
+    """The client does not speak AMQP 0-9-1.
+
+    The broker sends its protocol header and closes the connection (§4.2.2).
+    """
 
 
 class LoginRefused(AmqpError):
-    """The user name or the password is wrong. `told` is whether the client can bear to be told so;
-    if not, it is hung up on.
+    """The user name or the password is wrong.
+
+    `told` is whether the client supports ``authentication_failure_close``. If not, the connection
+    is closed without a reply code.
     """
 
     def __init__(self, username: str, mechanism: str, told: bool) -> None:
@@ -56,11 +61,15 @@ class LoginRefused(AmqpError):
 
 
 class Handshake:
-    """One client's. `credentials` maps user names to passwords.
+    """The handshake with one client. `credentials` maps user names to passwords.
 
-    `greeted` once the protocol header has come, `done` once the virtual host is open. Agreed are
-    `username`, `capabilities` (the names of those that the client has), `frame_max` in bytes,
-    `heartbeat_s` in seconds, 0 for none."""
+    - `greeted`: whether the protocol header was received.
+    - `done`: whether the virtual host is open.
+    - `username`: the user that is logged in.
+    - `capabilities`: the names of the capabilities that the client has announced.
+    - `frame_max`: the negotiated largest frame, in bytes.
+    - `heartbeat_s`: the negotiated heartbeat interval, in seconds; 0 for no heartbeats.
+    """
 
     def __init__(self, *, credentials: Mapping[str, str], limits: Limits) -> None:
         self._credentials = credentials
@@ -74,8 +83,9 @@ class Handshake:
         self.heartbeat_s = 0
 
     def greet(self, data: bytes) -> bytes:
-        """Take the first bytes; return what comes behind the protocol header. Raises
-        `OtherProtocol`.
+        """Consume the protocol header from the first bytes. Return the bytes after it.
+
+        Can be called several times, until the header is complete. Raises `OtherProtocol`.
         """
         self._header += data
         if len(self._header) < len(PROTOCOL_HEADER) and PROTOCOL_HEADER.startswith(self._header):
@@ -87,12 +97,13 @@ class Handshake:
 
     @property
     def start(self) -> base.Frame:
-        """The first method, the answer to the protocol header."""
+        """The method that the broker sends after the protocol header."""
         return Connection.Start(0, 9, _PROPERTIES, MECHANISMS, "en_US")
 
     def answer(self, command: Command) -> base.Frame | None:
-        """The next method's answer, where it has one. Raises `AmqpError`, and `LoginRefused` in
-        particular.
+        """Handle the next method of the client. Return the reply, or None if there is none.
+
+        Raises `LoginRefused` for wrong credentials, and `AmqpError` for other errors.
         """
         return self._stage(command)
 
@@ -132,7 +143,7 @@ class Handshake:
 
 
 def _expect(command: Command, kind: type[base.Frame]) -> Any:
-    """The method, where it is the one that is due."""
+    """Return the method of `command`. Raises `AmqpError` 503 if it is not of the expected kind."""
     if not isinstance(command.method, kind):
         raise AmqpError(503, f"COMMAND_INVALID - {command.method.name} out of turn")
     return command.method

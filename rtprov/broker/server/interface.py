@@ -1,4 +1,4 @@
-"""What the parts of a connection see of it, and the parts of a channel of that."""
+"""Interfaces of a client's connection and of a channel, for the objects that they consist of."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Client(Protocol):
-    """One client's connection. `writable` is False while the client does not read."""
+    """One client's connection. `writable` is False while the client does not read fast enough."""
 
     broker: Broker
     handshake: Handshake
@@ -22,7 +22,7 @@ class Client(Protocol):
     writable: bool
 
     def write(self, data: bytes) -> None:
-        """Send whole frames."""
+        """Send encoded frames."""
 
     def send_method(self, channel: int, method: base.Frame) -> None:
         """Send a method without content."""
@@ -32,7 +32,7 @@ class Client(Protocol):
 
 
 class Channel(Protocol):
-    """One channel of `client`; `closing` once it does nothing more."""
+    """One channel of `client`. `closing` is True once the channel ignores all methods."""
 
     client: Client
     closing: bool
@@ -44,12 +44,16 @@ class Channel(Protocol):
         """Send a method with its content; `header` is the payload of the header frame."""
 
     def answer(self, method: base.Frame, answer: base.Frame) -> None:
-        """Send the answer to a method, unless the client wants none (``no-wait``)."""
+        """Send the reply to a method, unless the client has set ``no-wait``."""
 
     def queue(self, name: str) -> AnyQueue:
-        """The queue of this name; for "" the last one declared on this channel. Raises `AmqpError`
-        404, 405.
+        """Return the queue of this name; for "" the last one declared on this channel.
+
+        Raises `AmqpError`: 404 if there is none, 405 if it is another connection's exclusive queue.
         """
 
     def new_delivery_tag(self) -> int:
-        """The next delivery tag. Tags count from 1 on each channel, replies included."""
+        """Return the next delivery tag.
+
+        Tags start at 1 on each channel. Direct replies have tags too.
+        """

@@ -1,4 +1,4 @@
-"""What one client of the broker may use."""
+"""The limits of the embedded broker."""
 
 from __future__ import annotations
 
@@ -7,12 +7,20 @@ import attrs
 
 @attrs.frozen
 class Limits:
-    """Sizes in bytes, times in seconds.
+    """Limits of the broker. Sizes are in bytes, times in seconds.
 
-    A client that leaves more than `backlog_bytes` unread is not read from until it has read them;
-    nor is a publisher while messages in all queues together take more than `memory_bytes` of
-    memory. Unfinished messages of all clients together may take `unfinished_bytes`. A method that
-    waits longer than `reading_s` for messages from the disk costs the connection."""
+    - `connections`: open connections. `channels`: channels of one connection.
+    - `frame_bytes`: the largest frame. `body_bytes`: the largest message body.
+    - `backlog_bytes`: data written to a client that does not read. If there is more, the broker
+      stops reading from the client until it has read everything.
+    - `memory_bytes`: messages of all queues in memory. If there are more, the broker stops reading
+      from publishers.
+    - `unfinished_bytes`: incompletely received messages of all clients.
+    - `handshake_s`: for a client to log in. `closing_s`: for a client to close its connection.
+    - `reading_s`: for a method that waits for messages from the disk. After that, the broker closes
+      the connection.
+    - `heartbeat_s`: the heartbeat interval offered to clients.
+    """
 
     connections: int = 1000
     channels: int = 2047

@@ -1,7 +1,8 @@
-"""Methods of ours that carry names which clients have chosen.
+"""Methods with names chosen by clients, which the broker sends without pamqp's restrictions.
 
-pamqp holds names to the letter of AMQP 0-9-1 (127 bytes, few signs) wherever it makes or writes a
-method; RabbitMQ takes any that fit into a short string, and so do we."""
+pamqp accepts only names that AMQP 0-9-1 allows (127 bytes, few characters) when it makes or encodes
+a method. RabbitMQ accepts all names that fit in a short string, and so does this broker.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +10,28 @@ from pamqp.commands import Basic, Queue
 
 
 class Deliver(Basic.Deliver):
+    """``basic.deliver``."""
+
     def validate(self) -> None:
-        """Any name will do."""
+        """Accept all names."""
 
 
 class GetOk(Basic.GetOk):
+    """``basic.get-ok``."""
+
     def validate(self) -> None:
-        """Any name will do."""
+        """Accept all names."""
 
 
 class Return(Basic.Return):
+    """``basic.return``."""
+
     def validate(self) -> None:
-        """Any name will do."""
+        """Accept all names."""
 
 
 class DeclareOk(Queue.DeclareOk):
+    """``queue.declare-ok``."""
+
     def validate(self) -> None:
-        """Any name will do."""
+        """Accept all names."""

@@ -1,6 +1,4 @@
-"""The publishing half of a channel: messages to exchanges, those that no queue takes back again,
-and publisher confirms.
-"""
+"""The publishing part of a channel: messages to exchanges, returned messages, and confirms."""
 
 from __future__ import annotations
 
@@ -20,8 +18,10 @@ if TYPE_CHECKING:
 
 
 class Publishing:
-    """`published` counts what was published in confirm mode
-    (https://www.rabbitmq.com/docs/confirms).
+    """Executes ``basic.publish`` and ``confirm.select``.
+
+    `published` counts the messages published in confirm mode; see
+    https://www.rabbitmq.com/docs/confirms.
     """
 
     def __init__(self, channel: Channel, replies: DirectReplies) -> None:
@@ -33,13 +33,15 @@ class Publishing:
         self._confirmed = 0
 
     def on_confirm_select(self, method: Confirm.Select) -> None:
-        """From now on, confirm."""
+        """Put the channel in confirm mode."""
         self._confirming = True
         self._channel.answer(method, Confirm.SelectOk())
 
     def on_publish(self, method: Basic.Publish, command: Command) -> None:
-        """Put the message where it belongs; what is mandatory and belongs nowhere is returned.
-        Raises `AmqpError`.
+        """Route a message. Return it to the client if it is mandatory and no queue gets it.
+
+        Raises `AmqpError`: 403 for an internal exchange, 404 for an unknown one, 406 for invalid
+        properties, 540 for ``immediate``.
         """
         message = self._message(method, command)
         if message.properties.reply_to == REPLY_TO:
@@ -64,14 +66,14 @@ class Publishing:
             if method.exchange:
                 self._client.broker.virtual_host.routing.exchange(
                     method.exchange
-                )  # whether it is there counts first
+                )  # as in RabbitMQ, an unknown exchange (404) has precedence
             raise AmqpError(406, f"PRECONDITION_FAILED - {wrong}", 60, 40)
         return Message(
             method.exchange, method.routing_key, properties, command.header, command.body
         )
 
     def _wrong(self, properties: Basic.Properties) -> str | None:
-        """What RabbitMQ refuses a message's properties for; None if they are in order."""
+        """Return why RabbitMQ would refuse the properties of a message, or None if it would not."""
         username = self._client.handshake.username
         if properties.user_id is not None and properties.user_id != username:
             return (
@@ -94,13 +96,11 @@ class Publishing:
             replies = self._client.broker.replies.get(message.routing_key)
             if replies is not None:
                 replies.deliver(message)
-            return False  # an address is no queue, says RabbitMQ
+            return False  # as in RabbitMQ: a reply address does not count as a queue
         return self._client.broker.virtual_host.publish(message)
 
     def confirm(self, upto: int) -> None:
-        """The first `upto` messages that were published are safe: say so, in one frame. More may
-        have come while they were written.
-        """
+        """Confirm the first `upto` published messages, in one frame."""
         if upto > self._confirmed and not self._channel.closing:
             self._confirmed = upto
             self._channel.send(Basic.Ack(upto, True))

@@ -1,4 +1,4 @@
-"""Log-in: what a client says in ``start-ok`` (SASL, RFC 4422), and what it means."""
+"""Decode the SASL response with which a client logs in (``connection.start-ok``, RFC 4422)."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ MECHANISMS = "PLAIN AMQPLAIN"
 
 
 def credentials_from(mechanism: str, response: str | bytes) -> tuple[str, str]:
-    """User name and password. Raises `AmqpError` 503 for an unknown mechanism, 501 for a response
-    that does not parse.
+    """Return the user name and the password.
+
+    Raises `AmqpError`: 503 for an unknown mechanism, 501 for a malformed response.
     """
     data = response if isinstance(response, bytes) else response.encode()
     try:
         if mechanism == "PLAIN":  # RFC 4616
             _, username, password = data.split(b"\0")
             return username.decode(), password.decode()
-        if mechanism == "AMQPLAIN":  # a field table without its length
+        if mechanism == "AMQPLAIN":  # the response is a field table without its length
             _, table = decode.field_table(len(data).to_bytes(4, "big") + data)
             return str(table["LOGIN"]), str(table["PASSWORD"])
     except UNPARSABLE as error:

@@ -1,9 +1,11 @@
-"""What stands in the embedded broker's file, read and written;
-`rtprov.broker.storage.database_file` opens it.
+"""Read and write the embedded broker's SQLite file, with blocking calls.
 
-Plain blocking code for the writer thread; `rtprov.broker.storage.sqlite` is its face towards the
-reactor. A message's row id is its queue's id and its position in one integer, so that a queue's
-messages lie together, in order, and need no index beside."""
+`rtprov.broker.storage.sqlite` calls this code in the writer thread.
+`rtprov.broker.storage.database_file` opens the file.
+
+The row id of a message is one integer made of the queue's id and the message's position. The
+messages of a queue are therefore stored together and in order, and need no index.
+"""
 
 from __future__ import annotations
 
@@ -33,22 +35,22 @@ from rtprov.broker.storage.interface import (
 
 POSITION_BITS = 44
 MAX_QUEUE_ID = 1 << (62 - POSITION_BITS)
-TRIM_ROWS = 20_000  # in one go: other work waits meanwhile
-SPARE_PAGES = 4096  # this much free space is kept for what comes next
-TIDY_PAGES = 1024  # given back in one go
-STATEMENT_ROWS = 100  # messages that one statement adds or removes
-STATEMENT_BYTES = 256 * 1024  # and what it adds may take; a longer message has one to itself
+TRIM_ROWS = 20_000  # deleted at once at most, because other work waits meanwhile
+SPARE_PAGES = 4096  # free pages that are kept in the file for new messages
+TIDY_PAGES = 1024  # free pages returned to the file system at once at most
+STATEMENT_ROWS = 100  # messages that one statement adds or removes at most
+STATEMENT_BYTES = 256 * 1024  # bytes that one statement adds; a longer message is added alone
 
 Row = tuple[int, float, "float | None", int, str, str, bytes, bytes]
 
 
 def row_id(queue_id: int, position: int) -> int:
-    """Where a queue's message lies. Position -1 is before its first."""
+    """Return the row id of a queue's message. Position -1 is before the first message."""
     return (queue_id << POSITION_BITS) + position
 
 
 def row_of(queue_id: int, record: Record) -> Row:
-    """What is written of a message."""
+    """Return the row of a message."""
     message = record.message
     return (
         row_id(queue_id, record.position),
@@ -64,8 +66,11 @@ def row_of(queue_id: int, record: Record) -> Row:
 
 @attrs.define(eq=False)
 class Batch:
-    """One transaction. Statements come first, then messages are added and removed; ranges of
-    messages go last.
+    """The changes of one transaction.
+
+    They are made in this order: `statements`, messages `added`, `removed` and delivered
+    (`handed_out_again`, `handed_out`), and at last the deletion of `ranges`. `size` is about the
+    number of bytes added.
     """
 
     statements: list[tuple[str, tuple[Any, ...]]] = attrs.Factory(list)
@@ -89,8 +94,9 @@ class Batch:
 
 
 class Database:
-    """An open file. Use `Database.open`. Methods raise `sqlite3.Error`; a transaction that failed
-    has changed nothing.
+    """An open database. Use `Database.open`.
+
+    Methods raise `sqlite3.Error`. A failed transaction is rolled back.
     """
 
     def __init__(self, connection: sqlite3.Connection, lock: int) -> None:
@@ -99,24 +105,25 @@ class Database:
 
     @classmethod
     def open(cls, directory: Path) -> Database:
-        """Open the database in `directory`, both made where missing. Raises
-        `ConfigurationError`.
+        """Open the database in `directory`. Create both if missing.
+
+        Raises `ConfigurationError` or `TemporarilyUnavailable`, as `open_file` does.
         """
         return cls(*open_file(directory))
 
     def close(self) -> None:
-        """Let go of the file and its lock."""
+        """Close the file and release its lock."""
         self._connection.close()
         os.close(self._lock)
 
     def touch(self) -> None:
-        """Write the file's format once more."""
+        """Write the format version again, to check that the file is writable."""
         self._connection.execute(f"PRAGMA user_version = {VERSION}")
 
     # Reading.
 
     def recover(self) -> Recovered:
-        """Everything but the messages; nothing is changed."""
+        """Return the exchanges and queues, without messages. Changes nothing."""
         query = self._connection.execute
         queues = []
         for queue_id, name, text, auto_delete, handed_out in query(
@@ -151,7 +158,7 @@ class Database:
         return Recovered(exchanges, queues)
 
     def queue_ids(self) -> Mapping[str, int]:
-        """The durable queues' ids."""
+        """Return the ids of the durable queues, by name."""
         return dict(self._connection.execute("SELECT name, id FROM queue"))
 
     def load(self, queue_id: int, after: int, upto: int) -> Sequence[Record]:
@@ -183,10 +190,10 @@ class Database:
     # Writing.
 
     def write(self, batch: Batch) -> None:
-        """Carry out a batch in one transaction."""
+        """Write a batch in one transaction."""
         steps = list(_steps(batch))
         query = self._connection.execute
-        # a transaction of its own (https://www.sqlite.org/lang_transaction.html)
+        # One statement is a transaction by itself (https://www.sqlite.org/lang_transaction.html).
         if len(steps) == 1:
             query(*steps[0])
             return
@@ -201,8 +208,9 @@ class Database:
             raise
 
     def trim(self, queue_id: int, before: float) -> int | None:
-        """See `rtprov.broker.storage.interface.Storage.trim`; at most `TRIM_ROWS` messages go at
-        once.
+        """Delete at most `TRIM_ROWS` old messages.
+
+        See `rtprov.broker.storage.interface.Storage.trim`.
         """
         query = self._connection.execute
         low, high = row_id(queue_id, 0), row_id(queue_id + 1, 0) - 1
@@ -221,12 +229,13 @@ class Database:
         return _position(cut)
 
     def give_back_space(self) -> bool:
-        """Return some of the space that deletions have left free to the file system; tell whether
-        there is more to return.
+        """Return some free pages of the file to the file system.
+
+        Return True if there are more free pages to return.
         """
         (free,) = self._connection.execute("PRAGMA freelist_count").fetchone()
         if free > SPARE_PAGES:
-            # A step for each page, of which `execute` takes only the first.
+            # The pragma needs one step for each page; `execute` would run only the first.
             self._connection.executescript(
                 f"PRAGMA incremental_vacuum({min(TIDY_PAGES, free - SPARE_PAGES)})"
             )
@@ -234,10 +243,11 @@ class Database:
 
 
 def _steps(batch: Batch) -> Iterator[tuple[str, Sequence[Any]]]:
-    """A batch's statements, and what goes into their places.
+    """Yield the statements of a batch, with their values.
 
-    Each lets go of Python's global lock, and may wait long to get it back: so many messages are
-    added, or removed, by one."""
+    Each statement releases Python's global interpreter lock, and may wait long to get it back. So
+    one statement adds or removes many messages.
+    """
     yield from batch.statements
     for rows in _pieces(batch.added.values()):
         yield (
@@ -256,7 +266,7 @@ def _steps(batch: Batch) -> Iterator[tuple[str, Sequence[Any]]]:
 
 
 def _pieces(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    """The rows, as many together as one statement adds."""
+    """Yield the rows in lists, each for one statement."""
     piece: list[Row] = []
     size = 0
     for row in rows:

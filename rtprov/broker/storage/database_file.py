@@ -1,8 +1,9 @@
-"""How the embedded broker comes by its file, a SQLite database (https://www.sqlite.org/wal.html)
-that one process at a time may have open.
+"""Open, create and check the embedded broker's SQLite file (https://www.sqlite.org/wal.html).
 
-What is not whole, not ours or not of this version is refused, and left as it is. A kill at any
-moment leaves what the next start opens."""
+Only one process at a time can open the file. A file that is damaged, of another program or of
+another version is refused and not changed. The process can be killed at any moment, and the next
+start opens the file.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +17,10 @@ from rtprov.errors import ConfigurationError, TemporarilyUnavailable, refusal
 
 FILE = "broker.sqlite3"
 LOCK = "lock"
-APPLICATION_ID = 0x72747076  # "rtpv", in the file's header
+APPLICATION_ID = 0x72747076  # "rtpv", in the header of the file
 VERSION = 1
-PREPARED = 32  # statements that are kept; SQLite keeps with each what it was last given
+# Prepared statements that are cached. Few, because SQLite keeps the last values of each in memory.
+PREPARED = 32
 
 TABLES = ("exchange", "queue", "binding", "message")
 _MAGIC = b"SQLite format 3\0"
@@ -43,10 +45,11 @@ CREATE TABLE message (
 
 
 def open_file(directory: Path) -> tuple[sqlite3.Connection, int]:
-    """Open the file in `directory`, both made where missing; return the connection and the lock's
-    file descriptor.
+    """Open the broker's file in `directory`. Create the file and the directory if missing.
 
-    Raises `ConfigurationError`; nothing is changed then.
+    Return the connection and the file descriptor of the lock. Raises `ConfigurationError`, or
+    `TemporarilyUnavailable` if another broker uses the directory or the disk is full. An existing
+    file is not changed then.
     """
     path = directory / FILE
     try:
@@ -76,27 +79,37 @@ def open_file(directory: Path) -> tuple[sqlite3.Connection, int]:
 
 
 def _take(lock: int, directory: Path) -> None:
-    """Whoever holds the lock owns the folder; it goes with the process, however that ends."""
+    """Take the lock that makes this process the only user of `directory`.
+
+    The kernel releases the lock when the process ends, in whatever way.
+    """
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise TemporarilyUnavailable(
-            f"{directory}: another broker is running on this state; give each its own --state"
+            f"{directory}: another broker is running on this state; give each broker its own"
+            " --state"
         ) from None
 
 
 def _refuse_leftovers(path: Path) -> None:
-    """A log without its file is what is left of a state: SQLite would make it part of a new one."""
+    """Refuse to create the database if a log file of an earlier one is left.
+
+    SQLite would apply that log to the new database.
+    """
     for left in (_beside(path, "wal"), _beside(path, "journal")):
         if os.path.lexists(left):
             raise ConfigurationError(
-                f"{left}: the file that it belongs to, {FILE}, is missing; put it back, or remove"
-                " this one too"
+                f"{left}: this log file is there, but its database {FILE} is missing; restore the"
+                " database, or remove the log file"
             )
 
 
 def create(path: Path) -> None:
-    """Make the file, WAL and all, under another name first: there is never half a database."""
+    """Create the database under another name, in WAL mode, and rename it when it is complete.
+
+    So an incomplete database never has the name `FILE`.
+    """
     fresh = path.with_suffix(".new")
     for left in (fresh, _beside(fresh, "journal"), _beside(fresh, "wal")):
         left.unlink(missing_ok=True)
@@ -117,7 +130,10 @@ def create(path: Path) -> None:
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:
-    """SQLite says so, and raises nothing, where it could not."""
+    """Switch to write-ahead logging. Raises `sqlite3.OperationalError` if that is not possible.
+
+    SQLite itself only returns another mode then, and raises nothing.
+    """
     (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
     if mode != "wal":
         raise sqlite3.OperationalError("write-ahead logging cannot be used here")
@@ -128,8 +144,10 @@ def _beside(path: Path, what: str) -> Path:
 
 
 def _check_header(path: Path) -> None:
-    """Look before SQLite does: it would bring a foreign file up to date
-    (https://www.sqlite.org/fileformat2.html#the_database_header).
+    """Check the file's header before SQLite opens the file.
+
+    SQLite would recover and so change the database of another program. See
+    https://www.sqlite.org/fileformat2.html#the_database_header.
     """
     with path.open("rb") as file:
         header = file.read(100)
@@ -138,7 +156,9 @@ def _check_header(path: Path) -> None:
         or not header.startswith(_MAGIC)
         or int.from_bytes(header[68:72], "big") != APPLICATION_ID
     ):
-        raise ConfigurationError(f"{path}: is no database of rtprov's broker; nothing was changed")
+        raise ConfigurationError(
+            f"{path}: is not a database of rtprov's broker; nothing was changed"
+        )
     version = int.from_bytes(header[60:64], "big")
     if version != VERSION:
         raise ConfigurationError(
@@ -148,11 +168,12 @@ def _check_header(path: Path) -> None:
 
 
 def _check(path: Path) -> None:
-    """Look for damage without the means to change anything: to close a database that could be
-    written would move its log into it.
+    """Check the database for damage, read-only.
 
-    Without locks (`_take` has one) and alone, so that SQLite needs no file for memory to share: a
-    full disk has no room for that."""
+    Read-only, because closing a writable database would copy its log into it. Without SQLite's
+    locks, because `_take` has locked the directory, and in exclusive mode, so that SQLite needs no
+    shared-memory file: a full disk has no room for one.
+    """
     uri = f"{path.absolute().as_uri()}?mode=ro&vfs=unix-none"
     with closing(sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None)) as connection:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -164,7 +185,8 @@ def _check(path: Path) -> None:
     if verdict != "ok":
         raise ConfigurationError(f"{path}: is damaged: {' '.join(verdict.split())}")
     if not tables.issuperset(TABLES):
-        raise ConfigurationError(f"{path}: is damaged: not all of its tables are there")
+        missing = ", ".join(sorted(set(TABLES) - tables))
+        raise ConfigurationError(f"{path}: is damaged: tables are missing: {missing}")
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -176,7 +198,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         _use_wal(connection)
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA journal_size_limit = 67108864")
-        # which takes the file's lock now, and not with the first write
+        # An empty transaction takes the file's lock now, and not with the first write.
         connection.execute("BEGIN IMMEDIATE")
         connection.execute("COMMIT")
     except BaseException:

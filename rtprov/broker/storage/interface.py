@@ -1,9 +1,11 @@
-"""Where the broker keeps what must survive it. The engine tells a storage what happens; the storage
-writes it down, and gives messages back page by page, after a restart too.
+"""The interface of the broker's storage, which keeps what must survive a restart.
 
-All that happens in one turn of the reactor is one transaction: the engine records operations as it
-goes, the server calls `commit` once at the end of the turn, and confirms leave only when its
-Deferred has fired."""
+The engine calls the storage for each change of a durable exchange, queue or message. The storage
+returns messages page by page, also those from before a restart.
+
+All changes in one turn of the reactor are one transaction. The server calls `Storage.commit` once
+at the end of the turn, and sends publisher confirms only after its Deferred has fired.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +23,16 @@ PAGE_MESSAGES = 1000
 PAGE_BYTES = 4 * 1024 * 1024
 
 
-@attrs.define  # not frozen, which takes longer to make
+@attrs.define  # not frozen, because a frozen class takes longer to make
 class Record:
-    """A message as it is stored in one queue or stream.
+    """A message as stored in one queue or stream.
 
-    `position` orders it there (a stream's offset) and is never given again. `time` is when it came,
-    `expires_at` when it expires, both in seconds since the epoch. `deliveries` counts how often it
-    was handed out where that is more than once: once is what a queue's `handed_out` tells."""
+    - `position`: orders the queue or stream, and is never used again. It is a stream's offset.
+    - `time`: when the message was published, in seconds since the epoch.
+    - `expires_at`: when it expires, in seconds since the epoch.
+    - `deliveries`: how many times it was delivered, if more than once. A first delivery is recorded
+      only in the queue's `handed_out`.
+    """
 
     position: int
     time: float
@@ -37,16 +42,17 @@ class Record:
 
     @property
     def size(self) -> int:
-        """About how many bytes it takes."""
+        """The size of the message in bytes (an estimate)."""
         return self.message.size
 
 
 @attrs.frozen
 class StoredQueue:
-    """A durable queue or stream as the last run left it, without its messages: see `Storage.load`.
+    """A durable queue or stream found in the storage, without its messages (see `Storage.load`).
 
-    `first` and `last` are the positions of its oldest and newest message (`last` is `first` - 1
-    where there is none); messages up to `handed_out` may have been delivered before."""
+    `first` and `last` are the positions of the oldest and newest message; `last` is `first` - 1 if
+    there are none. Messages up to the position `handed_out` may have been delivered before.
+    """
 
     name: str
     arguments: Mapping[str, Any]
@@ -60,7 +66,7 @@ class StoredQueue:
 
 @attrs.frozen
 class StoredExchange:
-    """A durable exchange."""
+    """A durable exchange found in the storage."""
 
     name: str
     kind: str
@@ -70,27 +76,30 @@ class StoredExchange:
 
 @attrs.frozen
 class Recovered:
-    """What the last run left of durable exchanges and queues."""
+    """The durable exchanges and queues found in the storage."""
 
     exchanges: Sequence[StoredExchange]
     queues: Sequence[StoredQueue]
 
 
 class Storage(Protocol):
-    """What the engine tells, of durable things only. A queue is told before its messages, and never
-    again once it is deleted.
+    """Stores durable exchanges, queues, bindings and messages.
 
-    `on_trouble` is called with a reason when nothing can be written at present, and with None when
-    it can again; meanwhile nothing is lost: commits wait."""
+    The engine calls these methods only for durable objects. It declares a queue before it adds
+    messages, and does not use a queue's name after it was deleted, until it is declared again.
+
+    `on_trouble` is called with the reason when the storage cannot write, and with None when it can
+    write again. Nothing is lost in between: commits wait.
+    """
 
     on_trouble: Callable[[str | None], None]
 
     @property
     def congested(self) -> bool:
-        """Whether so much waits to be written that whoever sends more should wait."""
+        """Whether so much data waits to be written that publishers should wait."""
 
     def recover(self) -> Recovered:
-        """Called once, before anything else."""
+        """Return the durable exchanges and queues. Called once, before all other methods."""
 
     def exchange_declared(self, exchange: StoredExchange) -> None: ...
 
@@ -107,45 +116,49 @@ class Storage(Protocol):
     def unbound(self, queue: str, exchange: str, routing_key: str) -> None: ...
 
     def added(self, queue: str, record: Record) -> None:
-        """A message was put into a queue, or appended to a stream. Positions only ever grow."""
+        """Record a message published to a queue or stream. Positions only increase."""
 
     def removed(self, queue: str, position: int) -> None:
-        """A message is settled."""
+        """Record that a message has left a queue."""
 
     def purged(self, queue: str, first: int, last: int) -> None:
-        """All messages at these positions are gone."""
+        """Record that all messages from position `first` to `last` have left a queue."""
 
     def handed_out(self, queue: str, position: int) -> None:
-        """The messages up to this position may have been delivered."""
+        """Record that messages up to this position may have been delivered."""
 
     def handed_out_again(self, queue: str, position: int, deliveries: int) -> None:
-        """A message that had come back may have been delivered again: for the `deliveries`th time,
-        counted from 1.
+        """Record that a returned message may have been delivered again.
+
+        `deliveries` is the number of its deliveries, including this one.
         """
 
     def load(self, queue: str, after: int, upto: int) -> Deferred[Sequence[Record]]:
-        """Fire with the next messages at positions over `after` and up to `upto`, in order: at most
-        `PAGE_MESSAGES`, of about `PAGE_BYTES`.
+        """Load the next messages with positions greater than `after` and up to `upto`.
 
-        What was told before is seen. An empty answer means that there is none. Where the disk
-        cannot be read for a while, it takes as long."""
+        The Deferred fires with at most `PAGE_MESSAGES` records of about `PAGE_BYTES` in all, in
+        order. It fires with an empty list if there are none. All changes recorded before this call
+        are taken into account. If the disk cannot be read, the Deferred waits until it can.
+        """
 
     def position_at(self, stream: str, time: float) -> Deferred[int | None]:
-        """Fire with the position of the first message that came at `time` or later; None where
-        there is none.
+        """Find the first message published at `time` or later (seconds since the epoch).
+
+        The Deferred fires with its position, or None if there is none.
         """
 
     def trim(self, stream: str, before: float) -> Deferred[int | None]:
-        """Forget messages that came before this time, but never the newest; fire with the first
-        position left, None where none is.
+        """Delete messages published before this time, except the newest message.
+
+        The Deferred fires with the first remaining position, or None if the stream is empty.
         """
 
     def commit(self) -> Deferred[None]:
-        """Make all that was told so far safe; fire when it is."""
+        """Write all changes recorded so far. The Deferred fires once they are on disk."""
 
     def close(self) -> Deferred[None]:
-        """Write what is left, and let go of everything; nothing may be told afterwards."""
+        """Write the remaining changes and close the storage. It cannot be used afterwards."""
 
 
-def nobody(_: str | None) -> None:
-    """Hears of no trouble."""
+def ignore_trouble(_: str | None) -> None:
+    """Do nothing: the default `on_trouble`."""

@@ -1,4 +1,4 @@
-"""A `rtprov.broker.storage.interface.Storage` in memory, for tests and measurements."""
+"""A storage in memory, for tests and measurements."""
 
 from __future__ import annotations
 
@@ -13,17 +13,20 @@ from rtprov.broker.storage.interface import (
     Record,
     Recovered,
     StoredExchange,
-    nobody,
+    ignore_trouble,
 )
 
 
 class MemoryStorage:
-    """The messages end with the process. Every command uses a `SqliteStorage`."""
+    """Implements `rtprov.broker.storage.interface.Storage` without a file.
+
+    The messages are lost when the process ends. The commands of rtprov use `SqliteStorage`.
+    """
 
     congested = False
 
     def __init__(self) -> None:
-        self.on_trouble: Callable[[str | None], None] = nobody
+        self.on_trouble: Callable[[str | None], None] = ignore_trouble
         self._queues: dict[str, dict[int, Record]] = {}
         self._last: dict[str, int] = {}
         self._first: dict[str, int] = {}

@@ -1,8 +1,8 @@
-"""A `rtprov.broker.storage.interface.Storage` in a SQLite file: gathers what the engine tells into
-batches, and has one thread write them.
+"""The broker's storage in a SQLite file: collects changes in batches, which one thread writes.
 
-While one batch is being written, the next gathers: so all that happens meanwhile, however much,
-shares one transaction and one `fsync`."""
+While one batch is being written, the next is collected. So all changes in that time share one
+transaction and one `fsync`, however many they are.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from rtprov.broker.storage.database import MAX_QUEUE_ID, Batch, Database, row_id, row_of
-from rtprov.broker.storage.interface import Record, Recovered, StoredExchange, nobody
+from rtprov.broker.storage.interface import Record, Recovered, StoredExchange, ignore_trouble
 from rtprov.errors import AmqpError
 
 if TYPE_CHECKING:
@@ -31,12 +31,14 @@ TIDY_EVERY_S = 10.0
 
 
 class SqliteStorage:
-    """`run` calls a function in the writer thread, one call at a time and in order, and fires with
-    what it returns or raises.
+    """Implements `rtprov.broker.storage.interface.Storage` with a SQLite file in `directory`.
 
-    When the file cannot be written, the disk being full, the batch is tried again each second until
-    it can; nothing is confirmed meanwhile, and nothing lost. `open_database` is another way to have
-    a database than a file in `directory`."""
+    `run` calls a function in the writer thread, one call at a time and in order. Its Deferred fires
+    with the result, or fails with the error. `open_database` opens the database; tests replace it.
+
+    If the file cannot be written, for example because the disk is full, the batch is tried again
+    every second. Nothing is confirmed and nothing is lost in that time.
+    """
 
     _log = Logger()
 
@@ -48,7 +50,7 @@ class SqliteStorage:
         clock: IReactorTime,
         open_database: Callable[[Path], Database] = Database.open,
     ) -> None:
-        self.on_trouble: Callable[[str | None], None] = nobody
+        self.on_trouble: Callable[[str | None], None] = ignore_trouble
         self._database = open_database(directory)
         self._directory = directory
         self._run = run
@@ -63,7 +65,8 @@ class SqliteStorage:
         self._tidied_at = clock.seconds()
         self._tidying: Deferred[None] | None = None
         self._closed = False
-        self._pauses: dict[Deferred[None], None] = {}  # of reads, an ordered set
+        # Pauses before a read is tried again; used as an ordered set.
+        self._pauses: dict[Deferred[None], None] = {}
 
     @property
     def congested(self) -> bool:
@@ -73,10 +76,10 @@ class SqliteStorage:
         )
 
     def recover(self) -> Recovered:
-        """Blocking: the broker does not run yet."""
+        """Return the durable exchanges and queues. Blocks, because the broker does not run yet."""
         return self._database.recover()
 
-    # What the engine tells.
+    # Changes, recorded by the engine.
 
     def exchange_declared(self, exchange: StoredExchange) -> None:
         self._record(
@@ -147,7 +150,7 @@ class SqliteStorage:
     def handed_out_again(self, queue: str, position: int, deliveries: int) -> None:
         self._batch.handed_out_again[row_id(self._ids[queue], position)] = deliveries
 
-    # Reading: in the writer thread too, behind all that was told before.
+    # Reading. It runs in the writer thread too, after all changes recorded before.
 
     def load(self, queue: str, after: int, upto: int) -> Deferred[Sequence[Record]]:
         return self._after_commit(self._read, self._database.load, self._ids[queue], after, upto)
@@ -159,8 +162,8 @@ class SqliteStorage:
         return self._after_commit(self._run, self._database.trim, self._ids[stream], before)
 
     def _after_commit(self, run: Callable[..., Awaitable[T]], *arguments: Any) -> Deferred[T]:
-        # A coroutine's Deferred, whose `called` tells the truth; a chained one's is True before its
-        # result is there.
+        # The engine looks at the Deferred's `called`. That of a coroutine is True only once the
+        # result is there; that of a chained Deferred is True earlier.
         return Deferred.fromCoroutine(self._run_after_commit(run, *arguments))
 
     async def _run_after_commit(self, run: Callable[..., Awaitable[T]], *arguments: Any) -> T:
@@ -170,27 +173,31 @@ class SqliteStorage:
         return await run(*arguments)
 
     async def _read(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Read, again and again until it can be done: a queue waits for its page, and nobody else
-        for that queue.
+        """Read, and try again every second until it succeeds.
+
+        Only the queue whose page is read waits.
         """
-        told = False
+        logged = False
         while True:
             try:
                 result: T = await self._run(function, *arguments)
-            except Exception as error:  # a row that makes no sense is as bad
-                if not told:
+            except Exception as error:  # also a row that cannot be decoded
+                if not logged:
                     self._log.critical(
-                        "{folder}: cannot be read: {error}; tried again each second",
+                        "{folder}: cannot be read: {error}; trying again every second",
                         folder=self._directory,
                         error=error,
                     )
-                    told = True
+                    logged = True
                 await self._pause()
             else:
                 return result
 
     async def _pause(self) -> None:
-        """Until a read is tried again; for ever where the storage is closed, then or meanwhile."""
+        """Wait until a read is to be tried again.
+
+        If the storage is closed before or during the pause, wait for ever.
+        """
         if self._closed:
             await Deferred()
         pause: Deferred[None] = deferLater(self._clock, RETRY_S)
@@ -206,7 +213,7 @@ class SqliteStorage:
 
     def commit(self) -> Deferred[None]:
         if self._closed:
-            # what comes this late, such as a page, sets nothing off that could still be written
+            # Nothing can be written any more, so whatever depends on this commit must not run.
             return Deferred()
         if not self._batch.empty:
             waiter: Deferred[None] = Deferred()
@@ -226,7 +233,10 @@ class SqliteStorage:
         writing = Deferred.fromCoroutine(self._write(self._writing))
         writing.addErrback(
             lambda reason: self._log.failure(
-                "{folder}: the broker's state is no longer written", reason, folder=self._directory
+                "{folder}: the writer of the broker's state has stopped; nothing is confirmed until"
+                " the broker is restarted",
+                reason,
+                folder=self._directory,
             )
         )
 
@@ -234,10 +244,13 @@ class SqliteStorage:
         while True:
             try:
                 await self._run(self._database.write, batch)
-            # whatever it is: what waits for this batch must not wait for ever
+            # Any error: the commits that wait for this batch must not wait for ever.
             except Exception as error:
                 if not isinstance(error, sqlite3.Error) and self._trouble is None:
-                    self._log.failure("{folder}: unexpected error", folder=self._directory)
+                    self._log.failure(
+                        "{folder}: unexpected error while writing; trying again every second",
+                        folder=self._directory,
+                    )
                 self._report(str(error) or type(error).__name__)
                 await deferLater(self._clock, RETRY_S)
             else:
@@ -245,7 +258,7 @@ class SqliteStorage:
         self._report(None)
         self._tidy_now_and_then()
         waiters, self._written, self._writing = self._written, [], None
-        # what they wait for has been taken back, as a message that has expired
+        # The changes that they wait for may have been undone: a message was added and has expired.
         if self._batch.empty:
             waiters += self._waiters
             self._waiters = []
@@ -255,7 +268,7 @@ class SqliteStorage:
             waiter.callback(None)
 
     def _report(self, trouble: str | None) -> None:
-        """Once when it begins, once when it is over."""
+        """Log and report the start of a write problem, and its end, once each."""
         if (trouble is None) == (self._trouble is None):
             return
         self._trouble = trouble
@@ -269,7 +282,7 @@ class SqliteStorage:
             )
         self.on_trouble(trouble)
 
-    # Tidying up: in small pieces, between which other work has its turn.
+    # Freeing space in the file, in small steps, so that other work can run in between.
 
     def _tidy_now_and_then(self) -> None:
         now = self._clock.seconds()
@@ -278,7 +291,9 @@ class SqliteStorage:
             self._tidying = Deferred.fromCoroutine(self._tidy())
             self._tidying.addErrback(
                 lambda reason: self._log.failure(
-                    "{folder}: no space is given back", reason, folder=self._directory
+                    "{folder}: could not return free space to the file system; trying again later",
+                    reason,
+                    folder=self._directory,
                 )
             )
 
@@ -290,8 +305,10 @@ class SqliteStorage:
             self._tidying = None
 
     def probe(self) -> Deferred[None]:
-        """Write something that changes nothing. Fires once that is safe; fails with `sqlite3.Error`
-        or OSError if it cannot be written.
+        """Check that the file can be written, with a write that changes nothing.
+
+        The Deferred fires once the write is on disk. It fails with `sqlite3.Error` or OSError if
+        the file cannot be written.
         """
         if self._closed or self._trouble is not None:
             return fail(OSError(self._trouble or "closed"))

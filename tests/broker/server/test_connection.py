@@ -398,7 +398,7 @@ class EmbeddedConnections(EmbeddedTestCase, ConnectionsContract):
             client.say(HEARTBEAT)
             self.network.advance(1.0)
         await client.lost
-        self.assertIn("does not read what it is sent for two heartbeats", self.logged[-1])
+        self.assertIn("did not read what it was sent for two heartbeat intervals", self.logged[-1])
 
     async def test_unknown_method(self) -> None:
         """An unknown method is a 540; RabbitMQ does not answer it at all."""

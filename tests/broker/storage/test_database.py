@@ -96,7 +96,7 @@ class Opening(DatabaseCase):
         self.path.unlink()
         for left in (f"{FILE}-wal", f"{FILE}-journal"):
             (self.directory / left).write_bytes(b"")
-            self.assert_refused(f"{FILE}, is missing; put it back, or remove this one too")
+            self.assert_refused(f"its database {FILE} is missing; restore the database")
             self.assertFalse(self.path.exists())
             (self.directory / left).unlink()
 
@@ -144,7 +144,7 @@ class Opening(DatabaseCase):
         self.open().close()
         with closing(sqlite3.connect(self.path)) as connection:
             connection.execute("DROP TABLE binding")
-        self.assert_refused("not all of its tables are there")
+        self.assert_refused("tables are missing")
 
     def test_no_folder(self) -> None:
         """A path that cannot be a folder is refused."""
@@ -159,14 +159,14 @@ class Opening(DatabaseCase):
         self.directory.mkdir()
         for content in (b"", b"SQLite format 3\0", b"precious" * 1000):
             self.path.write_bytes(content)
-            self.assert_refused("is no database of rtprov's broker")
+            self.assert_refused("is not a database of rtprov's broker")
 
     def test_a_database_of_something_else(self) -> None:
         """Another program's SQLite database is refused."""
         self.directory.mkdir()
         with closing(sqlite3.connect(self.path)) as connection:
             connection.execute("CREATE TABLE precious (id)")
-        self.assert_refused("is no database of rtprov's broker")
+        self.assert_refused("is not a database of rtprov's broker")
 
     def test_another_version(self) -> None:
         """A database that another version has written is refused, with both versions named."""
