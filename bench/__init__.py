@@ -1,3 +1,1 @@
-"""Measurements. Each prints ratios within one run: what a machine does in a second says little,
-what it does beside another says much.
-"""
+"""Benchmarks. Each compares figures of one run, because absolute figures depend on the machine."""

@@ -1,10 +1,16 @@
-"""Brokers side by side, with the same client: ``python -m bench.broker [--seconds 3] [--bytes
-600]``.
+"""Compare the embedded broker with RabbitMQ, with the same client.
 
-For the embedded broker in memory, the embedded one on SQLite, and RabbitMQ where it is installed,
-each in a process of its own: confirmed persistent publishes a second to a quorum queue with 200
-under way, deliveries a second with a prefetch of 200 and one ack each, and the median round trip of
-a request with direct reply-to. Each figure stands beside its ratio to RabbitMQ's."""
+Run ``python -m bench.broker [--seconds 3] [--bytes 600]``.
+
+The brokers are the embedded broker in memory, the embedded broker with SQLite, and RabbitMQ if it
+is installed. Each runs in a process of its own. The figures are:
+
+- publishes per second: persistent messages to a quorum queue, at most 200 without a confirm,
+- deliveries per second: prefetch 200, each message acknowledged,
+- the median round trip of a request with direct reply-to.
+
+Each figure is printed with its ratio to that of RabbitMQ.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +56,7 @@ QUORUM = {"x-queue-type": "quorum"}
 
 @frozen
 class Figures:
-    """`rpc_ms` is a median."""
+    """The figures of one broker; `rpc_ms` is a median."""
 
     publishes_s: float
     deliveries_s: float
@@ -67,7 +73,7 @@ async def connect(reactor: Any, url: BrokerUrl) -> AmqpConnection:
 
 
 async def measure(reactor: Any, url: BrokerUrl, seconds: float, size: int) -> Figures:
-    """One broker's figures."""
+    """Measure the broker at `url`, for about `seconds`, with messages of `size` bytes."""
     connection = await connect(reactor, url)
     channel = await connection.open_channel()
     await channel.queue_declare(queue="bench", durable=True, arguments=QUORUM)
@@ -81,7 +87,7 @@ async def measure(reactor: Any, url: BrokerUrl, seconds: float, size: int) -> Fi
 async def publishing(
     reactor: Any, connection: AmqpConnection, seconds: float, body: bytes
 ) -> tuple[int, float]:
-    """How many publishes were confirmed, and in how many seconds."""
+    """Return how many publishes were confirmed, and in how many seconds."""
     publisher = Publisher(clock=reactor, confirm_deadline_s=30.0)
     await publisher.attach(connection)
     start = time.perf_counter()
@@ -100,7 +106,7 @@ async def publishing(
 
 
 async def delivering(reactor: Any, connection: AmqpConnection, count: int) -> float:
-    """The seconds that it takes to be handed `count` messages and to acknowledge each."""
+    """Return the seconds needed to receive `count` messages and acknowledge each."""
     channel = await connection.open_channel()
     done: Deferred[float] = Deferred()
     start, seen = time.perf_counter(), 0
@@ -117,7 +123,7 @@ async def delivering(reactor: Any, connection: AmqpConnection, count: int) -> fl
 
 
 async def round_trips(reactor: Any, connection: AmqpConnection, url: BrokerUrl) -> float:
-    """The median of round trips, one after the other, in milliseconds."""
+    """Return the median time of sequential requests with replies, in milliseconds."""
     server = await connect(reactor, url)
     channel = await server.open_channel()
     await channel.queue_declare(queue="bench.rpc", durable=True, auto_delete=True)
@@ -142,7 +148,7 @@ async def round_trips(reactor: Any, connection: AmqpConnection, url: BrokerUrl) 
 
 @contextmanager
 def embedded(storage: str) -> Iterator[BrokerUrl]:
-    """The embedded broker in a process of its own."""
+    """Run the embedded broker in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "bench.broker", "--serve", storage, folder]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -155,7 +161,7 @@ def embedded(storage: str) -> Iterator[BrokerUrl]:
 
 @contextmanager
 def rabbitmq() -> Iterator[BrokerUrl]:
-    """A RabbitMQ node. Raises `SkipTest` where none is installed."""
+    """Run a RabbitMQ node. Raises `SkipTest` if RabbitMQ is not installed."""
     node = start_rabbitmq()
     try:
         while (
@@ -169,7 +175,7 @@ def rabbitmq() -> Iterator[BrokerUrl]:
 
 
 def serve_broker(storage: str, folder: str) -> None:
-    """The child process: serve until killed."""
+    """Run the embedded broker until this process, the child, is killed."""
     from twisted.internet import reactor as imported
 
     reactor: Any = imported
@@ -221,16 +227,16 @@ def show(line: str) -> None:
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
+    """Run the command line."""
     assert __doc__ is not None
     parser = argparse.ArgumentParser(
         prog="python -m bench.broker", description=__doc__.partition("\n")[0]
     )
     parser.add_argument(
-        "--seconds", type=float, default=3.0, help="how long to publish to each broker"
+        "--seconds", type=float, default=3.0, help="seconds to publish to each broker"
     )
     parser.add_argument(
-        "--bytes", type=int, default=600, help="size of a message; a sealed task has about 600"
+        "--bytes", type=int, default=600, help="message size; an encrypted task has about 600"
     )
     parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)

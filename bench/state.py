@@ -1,10 +1,13 @@
-"""The embedded broker's file and memory under steady work: ``python -m bench.state [--tasks 200000]
-[--max-age 20s]``.
+"""Watch the embedded broker's file and memory under steady load.
 
-Does what front end and worker do over AMQP, and nothing else, for so many tasks: each is published
-to work queue and journal, gets a ``started`` and a ``finished``, and is acknowledged; a second
-reader follows the journal. Prints the size of the file and the memory of the broker's process as it
-goes: the file grows until the journal is as old as it may become, and then no more."""
+Run ``python -m bench.state [--tasks 200000] [--max-age 20s]``.
+
+The benchmark sends the AMQP messages of a front end and a worker, without the rest of them. Each
+task is published to the work queue and the journal, gets a ``started`` and a ``finished`` event,
+and is acknowledged. A second consumer reads the journal. The benchmark regularly prints the size of
+the file and the memory of the broker's process. The file must stop growing once the oldest journal
+events have reached the maximum age.
+"""
 
 from __future__ import annotations
 
@@ -37,13 +40,13 @@ from rtprov.model import Event, Finished, Started, State, Task
 PERSISTENT = Basic.Properties(delivery_mode=2)
 SHARD = Shard(0, 1)
 PUBLISHERS = 100
-SEALED = "g" * 460  # about what a usual body comes to
+SEALED = "g" * 460  # about the size of a usual encrypted body
 REPORTS = 10
 
 
 @define
 class Work:
-    """Front end and worker in one."""
+    """Sends the messages of a front end and of a worker, for `tasks` tasks."""
 
     publisher: Publisher
     tasks: int
@@ -53,7 +56,7 @@ class Work:
     finished: int = 0
 
     async def order(self) -> None:
-        """Publish tasks until enough have been."""
+        """Publish tasks until all `tasks` have been published."""
         while self.sent < self.tasks:
             number, self.sent = self.sent, self.sent + 1
             order = Task(f"{number:032x}", f"DEVICE{number:07}", 14, time.time(), SEALED)
@@ -139,14 +142,14 @@ async def steady_work(reactor: Any, url: BrokerUrl, tasks: int, report: Any) -> 
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
+    """Run the command line."""
     assert __doc__ is not None
     parser = argparse.ArgumentParser(
         prog="python -m bench.state", description=__doc__.partition("\n")[0]
     )
-    parser.add_argument("--tasks", type=int, default=200_000)
+    parser.add_argument("--tasks", type=int, default=200_000, help="number of tasks")
     parser.add_argument(
-        "--max-age", default="20s", help="how long the journal is kept, as x-max-age has it"
+        "--max-age", default="20s", help="maximum age of journal events, as x-max-age"
     )
     options = parser.parse_args(arguments)
     task.react(main, (options.tasks, options.max_age))

@@ -1,10 +1,12 @@
-"""The whole way of a task under load: ``python -m bench.tasks [--tasks 5000] [--clients 50]
-[--delay 1]``.
+"""Measure CPU time and memory for tasks, end to end.
 
-Starts stub, embedded broker, worker and front end as processes of their own, posts tasks for as
-many devices from some clients at once, asks for every status until it is final, and prints what
-each process has cost: its CPU time a task, as a share of the whole, and its memory a call to A
-under way."""
+Run ``python -m bench.tasks [--tasks 5000] [--clients 50] [--delay 1]``.
+
+The benchmark starts the stub, the embedded broker, the worker and the front end as separate
+processes. Concurrent clients post tasks, each for another device, and poll each status until it is
+final. The benchmark prints for each process the CPU time per task, its share of the total, and the
+memory per pending call to A.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 @define
 class Role:
-    """A running command."""
+    """A running command of rtprov."""
 
     name: str
     process: subprocess.Popen[bytes]
@@ -185,12 +187,12 @@ def report(
     options: argparse.Namespace, roles: list[Role], posting_s: float, polls: int, asking_s: float
 ) -> None:
     print(
-        f"{options.tasks} tasks: {options.tasks / posting_s:.0f} POSTs a second, then"
-        f" {polls / asking_s:.0f} GETs a second"
+        f"{options.tasks} tasks: {options.tasks / posting_s:.0f} POSTs per second, then"
+        f" {polls / asking_s:.0f} GETs per second"
     )
     costs = [role.cpu_s - role.before_s for role in roles]
     under_way = min(options.tasks, options.concurrency)
-    print(f"{'':18}{'CPU, ms a task':>16}{'share':>8}{'KiB a call under way':>24}")
+    print(f"{'':18}{'CPU ms per task':>16}{'share':>8}{'KiB per pending call':>24}")
     for role, cost in zip(roles, costs, strict=True):
         each = 1000 * cost / options.tasks
         memory = (role.resident_most - role.resident_before) / under_way
@@ -198,15 +200,15 @@ def report(
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
+    """Run the command line."""
     assert __doc__ is not None
     parser = argparse.ArgumentParser(
         prog="python -m bench.tasks", description=__doc__.partition("\n")[0]
     )
-    parser.add_argument("--tasks", type=int, default=5000)
-    parser.add_argument("--clients", type=int, default=50, help="requests under way at once")
-    parser.add_argument("--concurrency", type=int, default=5000, help="the worker's")
-    parser.add_argument("--delay", type=float, default=1.0, help="the stub's, in seconds")
+    parser.add_argument("--tasks", type=int, default=5000, help="number of tasks")
+    parser.add_argument("--clients", type=int, default=50, help="concurrent requests")
+    parser.add_argument("--concurrency", type=int, default=5000, help="the worker's --concurrency")
+    parser.add_argument("--delay", type=float, default=1.0, help="the stub's delay, in seconds")
     task.react(main, (parser.parse_args(arguments),))
 
 
