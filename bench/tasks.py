@@ -45,7 +45,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 @define
 class Role:
-    """A running command of rtprov."""
+    """A running command of rtprov, such as the worker, with its CPU time and memory."""
 
     name: str
     process: subprocess.Popen[bytes]
@@ -65,7 +65,10 @@ class Role:
         return int(found[1]) if found else 0
 
     def wait_for(self, pattern: str) -> str:
-        """The first group of what the log matches, once it does."""
+        """Wait until the log matches `pattern`. Return the first group of the match.
+
+        Raises SystemExit if the process ends before.
+        """
         while not (found := re.search(pattern, self.log.read_text())):
             if self.process.poll() is not None:
                 raise SystemExit(f"{self.name} ended:\n{self.log.read_text()}")
@@ -75,7 +78,7 @@ class Role:
 
 @contextmanager
 def running(folder: Path, command: str, *arguments: str) -> Iterator[Role]:
-    """A command of ours, in `folder`."""
+    """Run a command of rtprov in `folder`, and stop it at the end."""
     log = folder / f"{command}.log"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
     with log.open("wb") as output:
@@ -95,7 +98,7 @@ def running(folder: Path, command: str, *arguments: str) -> Iterator[Role]:
 
 @define
 class Load:
-    """What the clients do."""
+    """The requests of the clients: posts tasks and polls their statuses."""
 
     http: HTTPClient
     url: str
@@ -117,7 +120,7 @@ class Load:
 
 
 async def by_clients(items: Sequence[T], work: Callable[[T], Any], clients: int) -> float:
-    """Have all the work done, by so many at once; return the seconds it took."""
+    """Call `work` with each item, in `clients` concurrent clients. Return the seconds needed."""
     waiting, start = iter(items), time.perf_counter()
 
     async def client() -> None:

@@ -2,8 +2,8 @@
 
 Decoding raises only `AmqpError`, for any input.
 
-The method and property types are pamqp's. pamqp also encodes and decodes, except on the paths that
-every message takes:
+The method and property types are pamqp's. pamqp also encodes and decodes them, except for those
+that each message needs:
 
 - ``basic.publish`` and properties are cached, because a publisher uses few routing keys and
   property sets. Decoded publishes and properties are therefore shared objects. Do not change them.
@@ -28,8 +28,8 @@ from rtprov.errors import AmqpError
 
 SHORT_STRING = 255  # bytes
 REMEMBERED = 1024  # entries in each cache
-# Received payloads that are longer are not cached. Sent ones consist of short strings, which have
-# a limit of their own.
+# Received payloads that are longer are not cached. Cached values that are sent need no such limit,
+# because they consist of short strings.
 REMEMBERED_BYTES = 256
 
 # What pamqp raises for malformed bytes. MemoryError is not in the list: it is not the peer's error.

@@ -1,8 +1,8 @@
 """Validate received field tables (AMQP 0-9-1 §4.2.5.5) before pamqp decodes them.
 
-pamqp 3 does not check lengths. A malformed array makes it loop for ever, and its time grows with
-the square of the number and of the depth of the fields. The checks here read the bytes once,
-without copying. pamqp decodes what passes them in bounded time.
+pamqp 3 does not check lengths. A malformed array makes it loop for ever, and its decoding time
+grows with the square of the number of fields and of their depth. The checks here read the bytes
+once, without copying. pamqp decodes tables that pass the checks in bounded time.
 """
 
 from __future__ import annotations

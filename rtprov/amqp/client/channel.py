@@ -4,10 +4,10 @@ Methods are called as in txAMQP: ``await channel.queue_declare(queue="q", durabl
 `rtprov.amqp.client.methods` for the list.
 
 - A channel sends one method at a time and waits for its reply. Further methods wait in a queue.
-- Cancelling the Deferred of a method only means that its result is dropped. The method is still
-  sent and its reply awaited, so that the channel and the broker agree on what comes next.
+- Cancelling the Deferred of a method discards its result. The method is still sent and the channel
+  still waits for its reply; otherwise a later method would get the wrong reply.
 - If a reply does not arrive within the connection's `call_deadline_s`, the connection is dropped.
-  A channel opened with ``fatal=False`` is closed instead, and the connection stays.
+  A channel opened with ``fatal=False`` is closed instead, and the connection stays open.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class AmqpChannel(_GeneratedBase):
         if not self.closed:
             self._link.send(data)
 
-    # What txAMQP's generated methods call.
+    # Called by txAMQP's generated methods.
 
     def invoke(
         self, method: PamqpMethod, args: Sequence[Any], content: Content | None = None
@@ -191,7 +191,7 @@ class AmqpChannel(_GeneratedBase):
             self._link.send(encode_method(self.id, Channel.Close(200, "gave up waiting", 0, 0)))
         self.do_close(BrokerUnavailable(text))
 
-    # What the connection calls.
+    # Called by the connection.
 
     def feed(self, frame: Frame) -> None:
         """Handle a frame of this channel. Raises `AmqpError` if the broker breaks the protocol."""

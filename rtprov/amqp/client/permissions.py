@@ -63,9 +63,9 @@ def missing_permission(error: BaseException | None) -> str | None:
 class MayPublish:
     """A session that checks the permission to publish to each of `exchanges`.
 
-    It publishes an empty message to each, with a routing key that is bound to no queue. A missing
-    permission is so found on connecting, not with the first task of a client. Attach it after the
-    session of its `publisher`.
+    It publishes an empty message to each, with a routing key that is bound to no queue. So a
+    missing permission is found when the process connects, and not with the first task of a client.
+    Attach it after `publisher`.
     """
 
     def __init__(self, publisher: Publisher, exchanges: Sequence[str]) -> None:
@@ -75,7 +75,7 @@ class MayPublish:
     async def attach(self, connection: AmqpConnection) -> None:
         """Publish the test messages and wait for their confirms.
 
-        Returns also if the broker accepts no messages at present. Raises `BrokerError` if it
+        Also returns if the broker accepts no messages at present. Raises `BrokerError` if it
         refuses them.
         """
         channel = self._publisher.channel

@@ -116,7 +116,7 @@ class AmqpConnection(ClientBase):
         self.url = url
         self._heartbeat_s = heartbeat_s
         self._handshake_deadline_s = handshake_deadline_s
-        # "silence", "greeting", "login", "opening", "open", "closing", in this order.
+        # One of "silence", "greeting", "login", "opening", "open", "closing", in this order.
         self._stage = "silence"
         self._last_channel, self._max_channels = 0, MAX_CHANNELS
         # Bytes written since the transport's buffer became full; None while it is not full.
@@ -183,7 +183,8 @@ class AmqpConnection(ClientBase):
     def paused(self) -> bool:
         """Whether more than 4 MiB were written since the transport's buffer became full.
 
-        A burst writes less, so the broker does not read. Publishers must not send then.
+        A burst of messages is smaller than that, so the broker does not read fast enough.
+        Publishers must not send then.
         """
         return self._held_back_bytes is not None and self._held_back_bytes > MAX_HELD_BACK_BYTES
 
@@ -211,7 +212,7 @@ class AmqpConnection(ClientBase):
             self.drop("The connection to the broker was closed")
         return lost
 
-    # The transport's side.
+    # Called by the transport.
 
     def connectionMade(self) -> None:
         assert self.transport is not None
@@ -267,7 +268,7 @@ class AmqpConnection(ClientBase):
         self.lost = True
         self.disconnected.fire()
 
-    # The handshake; called by the delegate.
+    # The handshake, called by the delegate.
 
     def _check_first_byte(self, data: bytes) -> None:
         self._stage = "greeting"
@@ -333,7 +334,7 @@ class AmqpConnection(ClientBase):
             f"The broker did not finish the handshake within {self._handshake_deadline_s:g} s"
         )
 
-    # The end.
+    # Closing.
 
     def on_close(self, error: AmqpError) -> None:
         """Handle ``connection.close``, which has been answered: close the transport."""

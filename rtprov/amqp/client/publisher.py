@@ -59,8 +59,8 @@ class Publisher:
 
     - `max_unconfirmed`: the largest number of messages without a confirm.
     - `confirm_deadline_s`: seconds in which the broker must confirm a message, more than 1.
-      After that its Deferred fails with `Unconfirmed`. The message still counts as unconfirmed
-      until the broker confirms it or the channel is lost.
+      After that the message's Deferred fails with `Unconfirmed`. The message still counts for
+      `max_unconfirmed` until the broker confirms it or the channel is lost.
     - `on_unroutable`: called each time a mandatory message is returned.
     """
 
@@ -174,7 +174,7 @@ class Publisher:
         connection.send(data)
         return waiter
 
-    # What the channel calls.
+    # Called by the channel.
 
     def on_return(self, message: Message) -> None:
         """Handle ``basic.return``: no queue has the message.
@@ -235,8 +235,9 @@ class Publisher:
         now = self._clock.seconds()
         self._sweeps.append((now, self._last_tag))
         overdue_upto = 0
-        # A message may be up to one sweep older than the entry that covers it, and the next check
-        # is one sweep away. So a message never fails late, and at most two sweeps early.
+        # The publish time of a message is known only to one sweep, and the next check is one sweep
+        # later. Two sweeps are subtracted, so that no message fails late; it may fail up to two
+        # sweeps early.
         while self._sweeps and self._sweeps[0][0] <= now - self._confirm_deadline_s + 2 * SWEEP_S:
             overdue_upto = self._sweeps.popleft()[1]
         overdue = []

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from rtprov.amqp.client.protocol import AmqpConnection
 
 REPLY_TO = "amq.rabbitmq.reply-to"
-TAKEN_WITHIN_S = 2.0  # a subscription's request expires if no server has taken it by then
+TAKEN_WITHIN_S = 2.0  # a subscription's request expires if no server receives it in this time
 
 Reply = Callable[[bytes], None]
 """Sends one reply to a request. Does nothing once the channel is closed."""
@@ -219,7 +219,7 @@ class _Server:
         self._channel = channel
         self._queue = queue
         self._handler = handler
-        self._at_work: dict[Deferred[None], None] = {}  # an ordered set
+        self._at_work: dict[Deferred[None], None] = {}  # used as an ordered set
 
     def on_request(self, delivery: Delivery) -> None:
         work = Deferred.fromCoroutine(self._answer(delivery))

@@ -39,7 +39,7 @@ _MADE_ANEW = re.compile(r"[0-9a-f]{32}")
 
 
 class Session(Protocol):
-    """A component that uses the connection. It is attached to each new connection in turn."""
+    """A component that uses the connection. The service attaches it to each new connection."""
 
     async def attach(self, connection: AmqpConnection) -> None:
         """Set up channels and consumers on a new connection.

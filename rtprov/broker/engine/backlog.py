@@ -62,7 +62,7 @@ class Backlog:
         self._paged, self._paged_after, self._last = stored.count, stored.first - 1, stored.last
         self._out_before = stored.handed_out
 
-    # In.
+    # Adding.
 
     def put(self, entry: Entry) -> None:
         """Add an entry at the end. Its position must be higher than all positions before.
@@ -97,7 +97,7 @@ class Backlog:
         self._ready_bytes += entry.message.size
         self.memory.take(entry.message.size)
 
-    # Out.
+    # Removing.
 
     def head(self) -> Entry | None:
         """Return the first entry, or None if there is none in memory."""

@@ -23,14 +23,14 @@ class Memory:
     full: bool = False
 
     def take(self, size: int) -> None:
-        """Count a message of `size` bytes that is now in memory."""
+        """Add a message of `size` bytes that is now in memory."""
         self.used += size
         if self.used > self.limit and not self.full:
             self.full = True
             self.on_change(True)
 
     def give(self, size: int) -> None:
-        """Uncount a message that was removed, or that is now delivered but not settled."""
+        """Subtract a message of `size` bytes that was removed or delivered."""
         self.used -= size
         if self.full and self.used <= self.limit * ENOUGH:
             self.full = False

@@ -205,7 +205,7 @@ class Stream:
         self.exclusive_consumer = False
 
     def pump(self) -> None:
-        """Let every consumer read on for as long as it takes more."""
+        """Deliver messages to all consumers that are ready."""
         for reader in list(self._readers.values()):
             self._serve(reader)
 

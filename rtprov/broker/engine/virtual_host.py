@@ -83,7 +83,7 @@ class VirtualHost:
     def commit(self) -> Deferred[None]:
         """Write all changes so far to the storage. The Deferred fires once they are on disk.
 
-        New messages of streams are delivered to their consumers then.
+        Then the new messages of streams are delivered to consumers.
         """
         streams, self._unshown = self._unshown, {}
         marks = [(stream, stream.next_offset) for stream in streams]

@@ -145,7 +145,8 @@ class Broker:
             gone, self._gone = self._gone, None
             gone.callback(None)
 
-    # Alarms. Publishers are told once when the first alarm starts, and once when the last ends.
+    # Alarms. Clients get connection.blocked when the first alarm starts, and connection.unblocked
+    # when the last one ends.
 
     @property
     def alarm(self) -> str | None:

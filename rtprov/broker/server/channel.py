@@ -163,7 +163,7 @@ class BrokerChannel:
             )
         self.answer(method, Queue.DeleteOk(count))
 
-    # The end.
+    # Closing.
 
     def close(self) -> None:
         """Close the channel: remove its consumers and requeue its unsettled messages."""

@@ -308,7 +308,7 @@ class BrokerProtocol(Protocol):
         )
         self._abort()
 
-    # The end.
+    # Closing.
 
     def _close(self, error: AmqpError) -> None:
         """Send ``connection.close`` (§1.4.2.6), and wait for the reply for at most `closing_s`."""

@@ -161,7 +161,7 @@ class Consuming:
     def on_queue_gone(self, consumer: ChannelConsumer) -> None:
         """Remove a consumer whose queue was deleted.
 
-        The client is told with ``basic.cancel`` if it supports ``consumer_cancel_notify``.
+        Send ``basic.cancel`` to the client if it supports ``consumer_cancel_notify``.
         """
         self._consumers.pop(consumer.tag, None)
         if (
@@ -254,7 +254,7 @@ class Consuming:
                 f" queue '{streams[0]}'",
             )
 
-    # The end.
+    # Closing.
 
     def retire(self) -> None:
         """Stop delivering to all consumers. `close` must follow."""

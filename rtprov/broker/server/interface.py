@@ -1,4 +1,4 @@
-"""Interfaces of a client's connection and of a channel, for the objects that they consist of."""
+"""Interfaces of a connection and a channel, for the modules that work on them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Client(Protocol):
         """Send a method without content."""
 
     def peer(self) -> str:
-        """The client's address, for the log."""
+        """Return the client's address, for the log."""
 
 
 class Channel(Protocol):

@@ -9,16 +9,20 @@ import attrs
 class Limits:
     """Limits of the broker. Sizes are in bytes, times in seconds.
 
-    - `connections`: open connections. `channels`: channels of one connection.
-    - `frame_bytes`: the largest frame. `body_bytes`: the largest message body.
+    - `connections`: open connections.
+    - `channels`: channels of one connection.
+    - `frame_bytes`: the largest frame.
+    - `body_bytes`: the largest message body.
     - `backlog_bytes`: data written to a client that does not read. If there is more, the broker
-      stops reading from the client until it has read everything.
-    - `memory_bytes`: messages of all queues in memory. If there are more, the broker stops reading
+      stops reading from the client until the client has read everything.
+    - `memory_bytes`: messages of all queues in memory. If they use more, the broker stops reading
       from publishers.
-    - `unfinished_bytes`: incompletely received messages of all clients.
-    - `handshake_s`: for a client to log in. `closing_s`: for a client to close its connection.
-    - `reading_s`: for a method that waits for messages from the disk. After that, the broker closes
-      the connection.
+    - `unfinished_bytes`: incompletely received messages of all clients. If they use more, the
+      broker closes the connection that sent the last part.
+    - `handshake_s`: how long a client may take to log in.
+    - `closing_s`: how long a client may take to reply to ``connection.close``.
+    - `reading_s`: how long a method waits for messages from the disk before the broker closes the
+      connection.
     - `heartbeat_s`: the heartbeat interval offered to clients.
     """
 

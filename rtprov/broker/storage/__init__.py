@@ -1,1 +1,1 @@
-"""Where the embedded broker keeps what must survive it: in memory, or in a SQLite file."""
+"""The embedded broker's storage: durable queues, exchanges and messages in a SQLite file."""

@@ -35,7 +35,7 @@ from rtprov.broker.storage.interface import (
 
 POSITION_BITS = 44
 MAX_QUEUE_ID = 1 << (62 - POSITION_BITS)
-TRIM_ROWS = 20_000  # deleted at once at most, because other work waits meanwhile
+TRIM_ROWS = 20_000  # messages deleted at once at most, because other work waits meanwhile
 SPARE_PAGES = 4096  # free pages that are kept in the file for new messages
 TIDY_PAGES = 1024  # free pages returned to the file system at once at most
 STATEMENT_ROWS = 100  # messages that one statement adds or removes at most

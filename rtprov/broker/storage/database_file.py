@@ -81,7 +81,7 @@ def open_file(directory: Path) -> tuple[sqlite3.Connection, int]:
 def _take(lock: int, directory: Path) -> None:
     """Take the lock that makes this process the only user of `directory`.
 
-    The kernel releases the lock when the process ends, in whatever way.
+    The kernel releases the lock when the process ends, even if it is killed.
     """
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -146,7 +146,7 @@ def _beside(path: Path, what: str) -> Path:
 def _check_header(path: Path) -> None:
     """Check the file's header before SQLite opens the file.
 
-    SQLite would recover and so change the database of another program. See
+    SQLite may change a file when it opens it, and the file may be another program's. See
     https://www.sqlite.org/fileformat2.html#the_database_header.
     """
     with path.open("rb") as file:

@@ -76,7 +76,10 @@ class SqliteStorage:
         )
 
     def recover(self) -> Recovered:
-        """Return the durable exchanges and queues. Blocks, because the broker does not run yet."""
+        """Return the durable exchanges and queues.
+
+        Blocks. Called before the broker serves clients.
+        """
         return self._database.recover()
 
     # Changes, recorded by the engine.
@@ -162,8 +165,8 @@ class SqliteStorage:
         return self._after_commit(self._run, self._database.trim, self._ids[stream], before)
 
     def _after_commit(self, run: Callable[..., Awaitable[T]], *arguments: Any) -> Deferred[T]:
-        # The engine looks at the Deferred's `called`. That of a coroutine is True only once the
-        # result is there; that of a chained Deferred is True earlier.
+        # The engine checks `called` of this Deferred. If it comes from a coroutine, `called` is
+        # True only once the result is there. A chained Deferred sets it earlier.
         return Deferred.fromCoroutine(self._run_after_commit(run, *arguments))
 
     async def _run_after_commit(self, run: Callable[..., Awaitable[T]], *arguments: Any) -> T:
@@ -213,7 +216,7 @@ class SqliteStorage:
 
     def commit(self) -> Deferred[None]:
         if self._closed:
-            # Nothing can be written any more, so whatever depends on this commit must not run.
+            # Nothing can be written any more, so code that waits for this commit must not run.
             return Deferred()
         if not self._batch.empty:
             waiter: Deferred[None] = Deferred()
