@@ -270,7 +270,7 @@ class BrokerProtocol(Protocol):
                 peer=self.peer(),
                 user=error.username[:64],
             )
-            if error.told:
+            if error.send_close:
                 raise
             self._begin_to_end()
             self._lose()

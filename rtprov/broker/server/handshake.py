@@ -46,18 +46,18 @@ class OtherProtocol(Exception):
 class LoginRefused(AmqpError):
     """The user name or the password is wrong.
 
-    `told` is whether the client supports ``authentication_failure_close``. If not, the connection
-    is closed without a reply code.
+    `send_close` is whether to send ``connection.close`` with the reply code. Clients that do not
+    support ``authentication_failure_close`` do not expect it, so the broker only disconnects them.
     """
 
-    def __init__(self, username: str, mechanism: str, told: bool) -> None:
+    def __init__(self, username: str, mechanism: str, send_close: bool) -> None:
         text = (
             f"ACCESS_REFUSED - Login was refused using authentication mechanism {mechanism}. For"
             " details see the broker logfile."
         )
         super().__init__(403, text)
         self.username = username
-        self.told = told
+        self.send_close = send_close
 
 
 class Handshake:
