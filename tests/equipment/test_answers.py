@@ -1,5 +1,5 @@
-"""Calls to A that do not come to its contract: answers that break our limits, no connection, and
-shortages of this machine.
+"""Calls to A that get no valid answer: answers over our limits, failed connections, and shortages
+of this machine.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 def field(size: int) -> str:
-    """A header field of `size` bytes, its line's end included."""
+    """Return a header field of `size` bytes, including its line end."""
     return "X: " + "x" * (size - 5)
 
 
 class Limits(CallsTestCase):
-    """An answer that breaks a limit, or is not HTTP, is final: A was called, and would answer the
-    same again.
+    """An answer that exceeds a limit, or is not HTTP, is final: A was called, and would give the
+    same answer again.
     """
 
     def assert_final(self, answer: bytes, text: str, piece: int = 0) -> None:
-        """The task has failed, for this reason, and the connection is closed; nothing is logged as
-        an error.
+        """Check that the task has failed with this reason, that the connection is closed, and that
+        no error is logged.
         """
         outcome = self.call()
         for at in range(0, len(answer), piece or len(answer)):
@@ -61,7 +61,7 @@ class Limits(CallsTestCase):
         self.assertEqual(self.successResultOf(outcome), (State.COMPLETED, "A answered 200"))
 
     def test_long_line(self) -> None:
-        """A field or a status line of up to 16 KB is read; a longer one is final, however it
+        """A field or a status line of up to 16 KB is accepted. A longer one is final, however it
         arrives.
         """
         for piece in (0, 1000, 16384):
@@ -74,8 +74,8 @@ class Limits(CallsTestCase):
         )
 
     def test_large_head(self) -> None:
-        """All fields together may have 64 KB; more is final, and so is a head that never ends, as
-        soon as it is too large.
+        """All fields together may have 64 KB. A larger head is final, and so is a head without end,
+        as soon as it is too large.
         """
         few, many = [field(1000)] * 60, [field(1000)] * 70
         for piece in (0, 777):
@@ -91,14 +91,14 @@ class Limits(CallsTestCase):
         self.assertIs(self.successResultOf(outcome)[0], State.FAILED)
 
     def test_folded_field(self) -> None:
-        """A field that goes on line by line is limited as a whole."""
+        """A folded field is limited as a whole."""
         self.assert_final(
             b"HTTP/1.1 200 OK\r\nX: x\r\n" + b" x\r\n" * 20_000,
             "the head of A's answer has more than 65536 bytes",
         )
 
     def test_interim_answers(self) -> None:
-        """Some interim answers (1xx) may come first; endless ones are final."""
+        """Some interim answers (1xx) may come first. Too many are final."""
         early = b"HTTP/1.1 103 Early Hints\nLink: </>\n\n"
         for piece in (0, 1):
             self.assert_completed(CONTINUE + early + http("200 OK", OK), piece)
@@ -110,13 +110,13 @@ class Limits(CallsTestCase):
         )
 
     def test_each_answer_for_itself(self) -> None:
-        """Answers on one connection are each limited for themselves."""
+        """Each answer on a connection has the full limits."""
         for _ in range(5):
             self.assert_completed(http("200 OK", OK, *[field(1000)] * 60))
         self.assertEqual(len(self.network.connections), 1)
 
     def test_large_body(self) -> None:
-        """A body of 64 KB is read; a larger one is final, with a length or in chunks."""
+        """A body of 64 KB is accepted. A larger one is final, with a length or in chunks."""
         padded = OK + b" " * (MAX_BODY_BYTES - len(OK))
         self.assert_completed(http("200 OK", padded))
         self.assert_final(http("200 OK", padded + b" "), "A's answer has more than 65536 bytes")
@@ -127,7 +127,7 @@ class Limits(CallsTestCase):
         )
 
     def test_not_http(self) -> None:
-        """What is no HTTP is final, in whatever way it is none."""
+        """An answer that is not HTTP is final."""
         for answer in (
             b"220 smtp.example ESMTP\r\n\r\n",
             b"SSH-2.0-OpenSSH\r\n",
@@ -145,8 +145,8 @@ class Limits(CallsTestCase):
             self.assert_final(answer, "A's answer is not HTTP")
 
     def test_compressed(self) -> None:
-        """A compressed answer is read; what is not as it says, or grows beyond the limit, is
-        final.
+        """A compressed answer is decompressed. An invalid one, or one that grows beyond the limit,
+        is final.
         """
         packed = gzip.compress(OK)
         self.assert_completed(http("200 OK", packed, "Content-Encoding: gzip"))
@@ -159,11 +159,11 @@ class Limits(CallsTestCase):
         )
 
     def test_byte_order_mark(self) -> None:
-        """JSON with a byte order mark is read."""
+        """JSON with a byte order mark is accepted."""
         self.assert_completed(http("200 OK", b"\xef\xbb\xbf" + OK))
 
     def test_gateways(self) -> None:
-        """A gateway's 502, 503 or 504 stays an outage, whatever limit its page breaks."""
+        """A gateway's 502, 503 or 504 is an outage, even if its page exceeds a limit."""
         for status in ("502 Bad Gateway", "503 Service Unavailable", "504 Gateway Timeout"):
             for answer in (
                 http(status, b"<html>" * 20_000),
@@ -176,7 +176,7 @@ class Limits(CallsTestCase):
                 self.assertIn(f"A answered HTTP {status[:3]}", str(self.assertUnreachable(outcome)))
 
     def test_cut(self) -> None:
-        """A connection that is lost within the head, the body or a chunk is an outage still."""
+        """A connection that is lost within the head, the body or a chunk is an outage."""
         for beginning in (
             b"HTTP/1.1 200 OK\r\nX: " + b"x" * 10_000,
             b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{",
@@ -190,7 +190,7 @@ class Limits(CallsTestCase):
 
 
 class Connections(CallsTestCase):
-    """The time before the order is written, and after."""
+    """Connection attempts, before the request is sent."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -201,8 +201,8 @@ class Connections(CallsTestCase):
         self.servers = VerifiedServers(ca)
 
     def test_tls_never_finished(self) -> None:
-        """A that accepts connections and never finishes TLS has got no order: an outage, told of
-        after the deadline for connecting.
+        """If A accepts connections but does not finish TLS, it has not got the request: that is an
+        outage, reported after the deadline for connecting.
         """
         self.network.listen("silent").listen(Factory.forProtocol(Protocol))
         endpoint = ServerEndpoint(
@@ -226,7 +226,7 @@ class Connections(CallsTestCase):
         )
 
     def test_time_begins_with_the_order(self) -> None:
-        """A has its time from when the order is written, however long connecting took."""
+        """A's time starts when the request is sent, however long connecting took."""
         later = Later(self.network.connect("a"))
         self.equipment = self.equipment_with(
             equipment_agent(later, concurrency=10, clock=self.reactor)
@@ -242,7 +242,7 @@ class Connections(CallsTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_connecting_fails(self) -> None:
-        """Each way not to come to a connection is an outage, in words."""
+        """Each way in which connecting can fail is an outage, with a description."""
         for error, text in (
             (
                 NotConnected("could not connect to a:443: Connection refused"),
@@ -257,12 +257,10 @@ class Connections(CallsTestCase):
 
 
 class Shortages(CallsTestCase):
-    """This machine has run out of something."""
+    """Shortages of this machine."""
 
     def test_said_once_a_minute(self) -> None:
-        """The call fails as one that was not made; the log says which limit it is, once a minute
-        and not for each call.
-        """
+        """The call counts as not made. The log names the limit once a minute, not for each call."""
         errors: list[Exception] = [
             OutOfResources("no open file left (ulimit -n)") for _ in range(1000)
         ]
@@ -283,7 +281,7 @@ class Shortages(CallsTestCase):
 
 @implementer(IStreamClientEndpoint)
 class Later:
-    """Connects to `endpoint` when it is told to; before that, each attempt fails with the next of
+    """Connects to `endpoint` when it is told to. Before that, each attempt fails with the next of
     `errors`.
     """
 

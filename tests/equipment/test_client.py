@@ -1,4 +1,4 @@
-"""What each kind of answer of A, or of silence, means."""
+"""The result of each kind of answer of A, and of no answer."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class _Failing:
 
 class Interpretation(SynchronousTestCase):
     def test_the_contract(self) -> None:
-        """A's three answers mean the three final states."""
+        """A's three answers give the three final states."""
         self.assertIs(interpret(200, b'{"code": 200, "message": "success"}')[0], State.COMPLETED)
         self.assertIs(
             interpret(404, b'{"code": 404, "message": "The requested equipment is not found"}')[0],
@@ -45,8 +45,8 @@ class Interpretation(SynchronousTestCase):
         )
 
     def test_anything_else_is_a_failure(self) -> None:
-        """Garbage, a proxy's page, a code that is not the status, or another status has failed; the
-        reason holds nothing of the body.
+        """Invalid JSON, a proxy's page, a code that differs from the status, or another status is a
+        failure. The reason contains nothing of the body.
         """
         for status, body in [
             (200, b"s3cr3t"),
@@ -64,7 +64,7 @@ class Interpretation(SynchronousTestCase):
             self.assertNotIn("s3cr3t", reason)
 
     def test_retry_after(self) -> None:
-        """Retry-After is read in seconds and as a date; nonsense is ignored."""
+        """Retry-After is read in seconds and as a date. Invalid values are ignored."""
         self.assertEqual(retry_after_s("7", 0.0), 7.0)
         self.assertEqual(retry_after_s("Thu, 01 Jan 1970 00:01:40 GMT", 40.0), 60.0)
         self.assertEqual(retry_after_s("Thu, 01 Jan 1970 00:01:40 GMT", 140.0), 0.0)
@@ -72,7 +72,7 @@ class Interpretation(SynchronousTestCase):
             self.assertIsNone(retry_after_s(nonsense, 0.0))
 
     def test_deadline(self) -> None:
-        """A gets max(timeoutInSeconds, 60) + 30 s."""
+        """A has max(timeoutInSeconds, 60) + 30 s to answer."""
         self.assertEqual(
             [answer_deadline_s(1), answer_deadline_s(60), answer_deadline_s(1500)], [90, 90, 1530]
         )
@@ -91,14 +91,14 @@ class Calls(CallsTestCase):
         self.assertIs(self.successResultOf(outcome)[0], State.COMPLETED)
 
     def test_byte_by_byte(self) -> None:
-        """An answer that arrives one byte at a time is the same answer."""
+        """An answer that arrives one byte at a time has the same result."""
         outcome = self.call()
         for byte in http("404 Not Found", b'{"code": 404, "message": "x"}'):
             self.say(bytes([byte]))
         self.assertIs(self.successResultOf(outcome)[0], State.NOT_FOUND)
 
     def test_the_connection_is_used_again(self) -> None:
-        """Two calls after one another share a connection."""
+        """Two successive calls share a connection."""
         for _ in range(2):
             outcome = self.call()
             self.say(http("200 OK", b'{"code": 200}'))
@@ -117,7 +117,7 @@ class Calls(CallsTestCase):
         self.assertFalse(self.server().connected)
 
     def test_half_an_answer(self) -> None:
-        """The deadline covers the body too: headers and then silence have failed."""
+        """The deadline includes the body: headers without a complete body are a failure."""
         outcome = self.call()
         self.say(b'HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"code"')
         self.network.advance(91)
@@ -125,13 +125,13 @@ class Calls(CallsTestCase):
         self.assertFalse(self.server().connected)
 
     def test_nothttp(self) -> None:
-        """Bytes that are no HTTP are an answer that is not A's contract: final."""
+        """Bytes that are not HTTP are an invalid answer of A: a final failure."""
         outcome = self.call()
         self.say(b"220 smtp.example ESMTP\r\n\r\n")
         self.assertIs(self.successResultOf(outcome)[0], State.FAILED)
 
     def test_an_endless_answer(self) -> None:
-        """An answer larger than any of A's has failed, and is not read on."""
+        """An answer larger than any of A's is a failure, and is not read further."""
         outcome = self.call()
         self.say(b"HTTP/1.1 200 OK\r\nContent-Length: 10000000\r\n\r\n" + b"x" * 70_000)
         self.assertEqual(
@@ -140,8 +140,8 @@ class Calls(CallsTestCase):
         self.assertFalse(self.server().connected)
 
     def test_said_once(self) -> None:
-        """The log says once for each reason that nobody is there, whatever number of calls fails,
-        and once that somebody is again.
+        """The log has one line for each reason why A cannot be reached, however many calls fail,
+        and one when A can be reached again.
         """
         logged: list[str] = []
         observer = cast("ILogObserver", lambda event: logged.append(formatEvent(event)))
@@ -174,7 +174,7 @@ class Calls(CallsTestCase):
         self.assertUnreachable(self.call())
 
     def test_tls_failed(self) -> None:
-        """Failed TLS is an outage whose reason is told in words."""
+        """A failed TLS handshake is an outage whose reason is described."""
         errors = [Failure(SSL.Error([("SSL routines", "", "certificate verify failed")]))]
         self.equipment = self.equipment_with(
             cast("IAgent", _Failing(ResponseNeverReceived(errors)))
@@ -199,8 +199,8 @@ class Calls(CallsTestCase):
             self.assertUnreachable(outcome)
 
     def test_retry_after_by_the_clock_of_a(self) -> None:
-        """A date in Retry-After counts from A's own Date, however far the clocks of A and of the
-        worker differ.
+        """A date in Retry-After is compared with A's own Date, so the clocks of A and of the worker
+        may differ.
         """
         outcome = self.call()
         dates = "Date: Sun, 29 Nov 2026 12:00:00 GMT\r\nRetry-After: Sun, 29 Nov 2026 12:00:30 GMT"
@@ -208,23 +208,21 @@ class Calls(CallsTestCase):
         self.assertEqual(self.assertUnreachable(outcome).retry_after_s, 30.0)
 
     def test_gateway_errors(self) -> None:
-        """502, 503 and 504 are outages, and their Retry-After is passed on."""
+        """502, 503 and 504 are outages, and their Retry-After is used."""
         for status in ("502 Bad Gateway", "503 Service Unavailable", "504 Gateway Timeout"):
             outcome = self.call()
             self.say(http(status, b"<html>", "Retry-After: 17"))
             self.assertEqual(self.assertUnreachable(outcome).retry_after_s, 17.0)
 
     def test_gateway_errors_with_a_large_page(self) -> None:
-        """A gateway's page may be as large as it likes: it is an outage all the same, and is not
-        read on.
-        """
+        """A gateway's page may be of any size: it is an outage, and is not read further."""
         outcome = self.call()
         self.say(http("503 Service Unavailable", b"<html>" * 20_000, "Retry-After: 17"))
         self.assertEqual(self.assertUnreachable(outcome).retry_after_s, 17.0)
         self.assertFalse(self.server().connected)
 
     def test_redirects_are_not_followed(self) -> None:
-        """A redirect is not A's contract: failed, and nothing is sent elsewhere."""
+        """A redirect is an invalid answer: a failure, and no request is sent elsewhere."""
         outcome = self.call()
         self.say(http("307 Temporary Redirect", b"", "Location: https://elsewhere/"))
         self.assertIs(self.successResultOf(outcome)[0], State.FAILED)
@@ -238,7 +236,7 @@ class Calls(CallsTestCase):
         self.assertFalse(self.server().connected)
 
     def test_nothing_is_left(self) -> None:
-        """After a call no timer of it is left."""
+        """After a call none of its timers is left."""
         outcome = self.call()
         self.say(http("200 OK", b'{"code": 200}', "Connection: close"))
         self.successResultOf(outcome)

@@ -1,4 +1,4 @@
-"""Whether A can be reached, as the log has it: a state, not each event."""
+"""Log lines about the reachability of A: one for each change, not for each call."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class States(SynchronousTestCase):
         return self.reachability.unanswered(device, reason, connected=connected, now=now)
 
     def test_entered_and_left(self) -> None:
-        """A row of calls that came to no connection is told once, and the first answer takes it
-        back, once.
+        """Several calls in a row without a connection are logged once, and so is the first answer
+        after that.
         """
         self.assertEqual(
             [self.unanswered() for _ in range(UNANSWERED_LIMIT + 3)],
@@ -40,7 +40,7 @@ class States(SynchronousTestCase):
         self.assertEqual([self.reachability.answered() for _ in range(2)], [True, False])
 
     def test_answers_between(self) -> None:
-        """Single calls without an answer, among others that get one, are not told."""
+        """Single calls without an answer, between others with one, are not logged."""
         for _ in range(20):
             self.assertEqual(
                 [self.unanswered() for _ in range(UNANSWERED_LIMIT - 1)],
@@ -49,8 +49,8 @@ class States(SynchronousTestCase):
             self.assertFalse(self.reachability.answered())
 
     def test_one_device(self) -> None:
-        """A device at whose calls A closes the connection says nothing of A, however often that is;
-        several do.
+        """If A closes the connection for the calls of one device only, that is not an outage of A,
+        however often. For several devices it is.
         """
         self.assertFalse(any(self.unanswered(connected=True) for _ in range(100)))
         others = [
@@ -60,14 +60,14 @@ class States(SynchronousTestCase):
         self.assertEqual(others, [False] * (UNANSWERED_LIMIT - 2) + [True])
 
     def test_reasons(self) -> None:
-        """Further reasons of the same outage are told, once each, and not without end."""
+        """Further reasons of the same outage are logged, once each, up to a limit."""
         for _ in range(UNANSWERED_LIMIT):
             self.unanswered()
         told = [self.unanswered(reason=str(number % 20)) for number in range(100)]
         self.assertEqual(told, [True] * (MAX_REASONS - 1) + [False] * (100 - MAX_REASONS + 1))
 
     def test_coming_and_going(self) -> None:
-        """An A that comes and goes is not told of each time; one that stays away is."""
+        """Not every short outage of A is logged; a long one is."""
         told = 0
         for second in range(int(3 * SOON_AFTER_S)):
             told += sum(self.unanswered(now=float(second)) for _ in range(UNANSWERED_LIMIT + 1))
@@ -79,8 +79,8 @@ class States(SynchronousTestCase):
 
     @given(st.lists(st.one_of(st.none(), st.tuples(st.sampled_from("abcdef"), st.booleans()))))
     def test_in_turn(self, events: list[tuple[str, bool] | None]) -> None:
-        """Whatever comes, nothing is taken back that was not told, and what was told is taken back
-        by the next answer.
+        """For any sequence of results, an end is logged only after a beginning, and at the next
+        answer.
         """
         reachability, out = Reachability(), False
         for now, event in enumerate(events):

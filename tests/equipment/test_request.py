@@ -1,4 +1,4 @@
-"""A request's body: what is taken, what is refused, and in which words."""
+"""Request bodies: which are accepted, which are refused, and the messages."""
 
 from __future__ import annotations
 
@@ -44,18 +44,18 @@ class BodyTestCase(SynchronousTestCase):
 
 
 class Text(BodyTestCase):
-    """Bytes that are not the JSON we take."""
+    """Bytes that are not valid JSON."""
 
     def test_contract_example(self) -> None:
-        """The contract's own example is valid."""
+        """The example in the contract is valid."""
         self.accepts(CONTRACT_EXAMPLE)
 
     def test_empty(self) -> None:
-        """An empty body is called empty."""
+        """An empty body is reported as empty."""
         self.refuses(b"", "the body is empty")
 
     def test_not_json(self) -> None:
-        """What is not JSON is refused with line and column."""
+        """A body that is not JSON is refused with line and column."""
         self.refuses(b"  ", "the body is not JSON: line 1, column 3")
         self.refuses(b"hello", "the body is not JSON: line 1, column 1")
         self.refuses(CONTRACT_EXAMPLE + b" x", "the body is not JSON: line 3, column 34")
@@ -74,14 +74,14 @@ class Text(BodyTestCase):
             self.assertRaises(InvalidBody, parse_request, broken)
 
     def test_byte_order_mark(self) -> None:
-        """A byte order mark is no JSON (RFC 8259 §8.1)."""
+        """A byte order mark is not JSON (RFC 8259 §8.1)."""
         self.refuses(
             b"\xef\xbb\xbf" + CONTRACT_EXAMPLE,
             "the body is not JSON: it begins with a byte order mark",
         )
 
     def test_other_encodings(self) -> None:
-        """Only UTF-8 is taken: no UTF-16 or -32, no Latin-1 or CP1251, no encoded surrogates, no
+        """Only UTF-8 is accepted: no UTF-16 or -32, no Latin-1 or CP1251, no encoded surrogates, no
         overlong forms.
         """
         text = '{"timeoutInSeconds": 14, "parameters": {"password": "пароль"}}'
@@ -93,20 +93,20 @@ class Text(BodyTestCase):
             self.refuses(body, "the body is not UTF-8: byte 53 is invalid")
 
     def test_not_a_number(self) -> None:
-        """NaN and Infinity, which Python would read, are refused wherever they stand."""
+        """NaN and Infinity, which Python's parser accepts, are refused everywhere."""
         for number in ("NaN", "Infinity", "-Infinity"):
             self.refuses_parameters(
                 f'{{"x": [{number}]}}', "the body is not JSON: NaN and Infinity are not allowed"
             )
 
     def test_not_an_object(self) -> None:
-        """The whole body is an object."""
+        """The whole body must be an object."""
         for text in ("[]", "null", "true", "14", '"text"', f"[{CONTRACT_EXAMPLE.decode()}]"):
             self.refuses(text, "the body: expected a JSON object")
 
     def test_depth(self) -> None:
-        """Levels up to `MAX_DEPTH` are taken; beyond, by one or by ten thousand, the body is
-        refused.
+        """Up to `MAX_DEPTH` levels are accepted. A deeper body is refused, by one level or by ten
+        thousand.
         """
         refusal = f"the body is nested too deeply: the limit is {MAX_DEPTH} levels"
         around = 2  # the body, and ``parameters``
@@ -117,7 +117,7 @@ class Text(BodyTestCase):
         self.refuses(b"[" * MAX_BODY_BYTES, refusal)
 
     def test_brackets_side_by_side(self) -> None:
-        """Many brackets are not many levels, and brackets in strings are none."""
+        """Adjacent brackets do not count as levels, nor do brackets in strings."""
         self.accepts_parameters('{"x": [' + ", ".join(["[]", "{}"] * 1000) + "]}")
         self.accepts_parameters('{"password": "' + "[{" * 1000 + '"}')
         self.accepts_parameters('{"password": "' + '\\"[{\\\\' * 1000 + '"}')
@@ -127,13 +127,13 @@ class Text(BodyTestCase):
     @example(b"\\")
     @example(b'{"parameters": "\\')
     def test_any_bytes(self, body: bytes) -> None:
-        """No bytes whatever raise anything but `InvalidBody`."""
+        """Arbitrary bytes raise nothing but `InvalidBody`."""
         with contextlib.suppress(InvalidBody):
             parse_request(body)
 
 
 def nested(levels: int, bracket: str = "[") -> str:
-    """``parameters`` with a value of so many levels under an unknown key."""
+    """Return ``parameters`` with a value of this many levels under an unknown key."""
     if bracket == "[":
         return '{"x": ' + "[" * levels + "]" * levels + "}"
     return '{"x": ' + '{"y": ' * (levels - 1) + "{}" + "}" * (levels - 1) + "}"
@@ -141,14 +141,14 @@ def nested(levels: int, bracket: str = "[") -> str:
 
 class TimeoutInSeconds(BodyTestCase):
     def test_range(self) -> None:
-        """1 to 1500 seconds."""
+        """The range is 1 to 1500 seconds."""
         for timeout_s in (1, 14, 1500):
             self.accepts(
                 f'{{"timeoutInSeconds": {timeout_s}, "parameters": {{"vlan": 1}}}}', timeout_s
             )
 
     def test_no_such_integer(self) -> None:
-        """Another number, or what only looks like an integer, is refused."""
+        """Another number, or a value that only looks like an integer, is refused."""
         for value in (
             "0",
             "-1",
@@ -175,12 +175,10 @@ class TimeoutInSeconds(BodyTestCase):
 
 
 class Forms(BodyTestCase):
-    """The shapes of ``parameters``."""
+    """The forms of ``parameters``."""
 
     def test_three_forms(self) -> None:
-        """A list of single-key objects, one object, and a list that holds one object are all
-        taken.
-        """
+        """A list of single-key objects, one object, and a list with one object are accepted."""
         self.accepts_parameters(
             '[{"username": "admin"}, {"vlan": 534}]',
             '{"username": "admin", "vlan": 534}',
@@ -193,12 +191,12 @@ class Forms(BodyTestCase):
         self.refuses('{"timeoutInSeconds": 14}', "parameters: required")
 
     def test_no_key(self) -> None:
-        """At least one key is."""
+        """At least one key is required."""
         for text in ("[]", "{}", "[{}]"):
             self.refuses_parameters(text, "parameters: expected at least one key")
 
     def test_other_shapes(self) -> None:
-        """Anything else is refused, and the place is named."""
+        """Any other form is refused, and the place is named."""
         for text in ("null", "5", "true", '"vlan"', "1.5"):
             self.refuses_parameters(text, "parameters: expected an object or a list of objects")
         for text in ("[null]", "[5]", '["vlan"]', '[[{"vlan": 1}]]'):
@@ -222,9 +220,7 @@ class Forms(BodyTestCase):
 
 class TwiceTheSameKey(BodyTestCase):
     def test_different_values(self) -> None:
-        """A key given twice with different values is refused, within an object and across the
-        list.
-        """
+        """A key with two different values is refused, within an object and across the list."""
         self.refuses_parameters(
             '{"vlan": 1, "vlan": 2}', "parameters.vlan: given twice with different values"
         )
@@ -241,7 +237,7 @@ class TwiceTheSameKey(BodyTestCase):
         )
 
     def test_at_the_top(self) -> None:
-        """So is one of the body's own keys."""
+        """The same holds for the keys of the body itself."""
         self.refuses(
             '{"timeoutInSeconds": 14, "timeoutInSeconds": 15, "parameters": {"vlan": 1}}',
             "timeoutInSeconds: given twice with different values",
@@ -256,7 +252,7 @@ class TwiceTheSameKey(BodyTestCase):
         )
 
     def test_unknown_key_is_not_repeated(self) -> None:
-        """An unknown key may be anything, a secret too: the message names only where it stands."""
+        """An unknown key may be anything, even a secret: the message gives only its place."""
         self.refuses_parameters(
             '{"s3cr3t": 1, "s3cr3t": 2}', "parameters: a key is given twice with different values"
         )
@@ -266,7 +262,7 @@ class TwiceTheSameKey(BodyTestCase):
         )
 
     def test_same_value(self) -> None:
-        """The same value twice is fine, however it is written."""
+        """A repeated key with the same value is accepted, in any spelling of the value."""
         self.accepts_parameters(
             '{"vlan": 1, "vlan": 1}',
             '[{"vlan": 1}, {"vlan": 1}]',
@@ -282,8 +278,8 @@ class TwiceTheSameKey(BodyTestCase):
         )
 
     def test_values_that_python_takes_for_equal(self) -> None:
-        """1, 1.0 and true are different, and so are an empty object and an empty list, a number and
-        its digits, and numbers of any size.
+        """1, 1.0 and true differ, and so do an empty object and an empty list, a number and its
+        digits, and numbers of any size.
         """
         for one, other in (
             ("1", "1.0"),
@@ -308,7 +304,9 @@ class TwiceTheSameKey(BodyTestCase):
 
 class KnownKeys(BodyTestCase):
     def test_contract_wording(self) -> None:
-        """A wrong value is named by its place in the body, as the contract words it."""
+        """The message names an invalid value by its place in the body, in the words of the
+        contract.
+        """
         self.refuses_parameters(
             '[{"username": "a"}, {"password": "b"}, {"vlan": 4095}]',
             "parameters[2].vlan: expected an integer from 1 to 4094",
@@ -370,7 +368,7 @@ class KnownKeys(BodyTestCase):
                 )
 
     def test_interfaces(self) -> None:
-        """interfaces is a list of integers of 0 or more, without an upper bound."""
+        """interfaces is a list of integers of 0 or more, without an upper limit."""
         self.accepts_parameters(
             '{"interfaces": []}',
             '{"interfaces": [0, 1, 1]}',
@@ -388,9 +386,7 @@ class KnownKeys(BodyTestCase):
             )
 
     def test_elsewhere(self) -> None:
-        """Beside ``parameters``, or deeper in them, the same names are the equipment's own
-        business.
-        """
+        """Beside ``parameters``, or deeper in them, the same names have no rules."""
         self.accepts(
             '{"timeoutInSeconds": 14, "parameters": {"a": 1}, "vlan": 0, "username": null}'
         )
@@ -399,8 +395,8 @@ class KnownKeys(BodyTestCase):
 
 class UnknownKeys(BodyTestCase):
     def test_anything_goes(self) -> None:
-        """Other keys and their values may be any JSON: null, huge numbers, lone surrogates, even
-        duplicates inside of them.
+        """Other keys may have any JSON value: null, huge numbers, lone surrogates, even objects
+        with duplicate keys.
         """
         self.accepts_parameters(
             '{"x": null}',
@@ -414,7 +410,7 @@ class UnknownKeys(BodyTestCase):
         self.accepts('{"timeoutInSeconds": 14, "\\ud800": [null], "parameters": {"a": 1}}')
 
     def test_full_size(self) -> None:
-        """A body of 64 KiB is taken, whatever fills it."""
+        """A body of 64 KiB is accepted, whatever it contains."""
         for filler in (
             "9" * 65000,
             '"' + "\\u0430" * 10_800 + '"',
@@ -449,7 +445,7 @@ parameters = st.fixed_dictionaries(
 class AnyBody(BodyTestCase):
     @given(st.integers(min_value=1, max_value=1500), parameters, st.booleans())
     def test_valid(self, timeout_s: int, valid: dict[str, Any], ascii_only: bool) -> None:
-        """Whatever keeps the rules is taken in each of the three forms."""
+        """Every body that follows the rules is accepted in each of the three forms."""
         for form in (valid, [valid], [{key: value} for key, value in valid.items()]):
             self.accepts(
                 json.dumps(
@@ -460,7 +456,7 @@ class AnyBody(BodyTestCase):
 
     @given(json_values, json_values)
     def test_any_json(self, timeout: Any, value: Any) -> None:
-        """Any JSON whatever is taken or refused, never anything else."""
+        """Any JSON is accepted or refused with `InvalidBody`."""
         for body in (
             value,
             {"timeoutInSeconds": timeout, "parameters": value},
@@ -471,7 +467,7 @@ class AnyBody(BodyTestCase):
 
     @given(json_values)
     def test_value_twice(self, value: Any) -> None:
-        """A value is the same as itself, whatever it is."""
+        """Every value equals itself."""
         text = json.dumps(value)
         self.accepts_parameters(f'{{"x": {text}, "x": {text}}}')
 

@@ -1,4 +1,4 @@
-"""Scenario files: what may stand in one, and what is said of a bad one."""
+"""Scenario files: their contents, and the errors for invalid ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class GoodFiles(SynchronousTestCase):
             self.assertEqual(load_scenario(text), ())
 
     def test_a_rule(self) -> None:
-        """A rule has what stands in it, and nothing where nothing stands."""
+        """A rule has the values in the file, and None for the others."""
         (full,) = load_scenario(
             rule("delay = 90.5", "retry_after = 5", "times = 2", match="'A\\d+'", answer="503")
         )
@@ -35,7 +35,7 @@ class GoodFiles(SynchronousTestCase):
         )
 
     def test_every_answer(self) -> None:
-        """Each kind of answer is taken, and the rules keep their order."""
+        """Each kind of answer is accepted, and the rules keep their order."""
         answers = ["200", "404", "500", "503", '"hang"', '"drop"', '"garbage"']
         rules = load_scenario("".join(rule(answer=answer) for answer in answers))
         self.assertEqual(
@@ -43,7 +43,7 @@ class GoodFiles(SynchronousTestCase):
         )
 
     def test_times_of_zero_seconds(self) -> None:
-        """A delay of nothing is a delay, in whole seconds too."""
+        """A delay of 0 s is a delay, also as an integer."""
         for value in ("0", "0.0"):
             self.assertEqual(load_scenario(rule(f"delay = {value}"))[0].delay, 0.0)
 
@@ -70,7 +70,7 @@ class BadFiles(SynchronousTestCase):
         return message
 
     def test_not_toml(self) -> None:
-        """What is not TOML is refused as such."""
+        """A file that is not TOML is refused as such."""
         for text in (
             "[[rule]",
             "match",
@@ -84,7 +84,7 @@ class BadFiles(SynchronousTestCase):
             self.assertIn("not TOML", self.refusal(text))
 
     def test_other_tables(self) -> None:
-        """Only [[rule]] tables are taken, and a misspelt one is named."""
+        """Only [[rule]] tables are accepted. A misspelt one is named."""
         for text in (
             "rule = 5",
             '[rule]\nmatch = "A"\nanswer = 200',
@@ -118,14 +118,14 @@ class BadFiles(SynchronousTestCase):
             self.assertTrue(self.refusal(rule() + rule(line)).startswith(f"rule 2: {key}: "), line)
 
     def test_answer(self) -> None:
-        """A bad answer's message says what can be one."""
+        """The message for an invalid answer lists the valid ones."""
         for value in ("201", "0", '"Hang"', '"200"', '"timeout"', "200.5", "true", "[200]", "{}"):
             self.assertEqual(
                 self.refusal(rule(answer=value)), f"rule 1: answer: expected {ANSWERS}"
             )
 
     def test_match(self) -> None:
-        """A bad `match` is named, a regular expression that is none too."""
+        """An invalid `match` is named, including an invalid regular expression."""
         for value in (
             "5",
             '["A"]',
@@ -139,7 +139,7 @@ class BadFiles(SynchronousTestCase):
             self.assertTrue(self.refusal(rule(match=value)).startswith("rule 1: match: "), value)
 
     def test_missing_and_unknown(self) -> None:
-        """A missing key and a key that is not known are named."""
+        """A missing key and an unknown key are named."""
         for text, key in (
             ("[[rule]]", "match"),
             ('[[rule]]\nmatch = "A"', "answer"),
@@ -152,5 +152,5 @@ class BadFiles(SynchronousTestCase):
             self.assertIn(f"`{key}`", message)
 
     def test_no_table(self) -> None:
-        """A rule that is no table is named."""
+        """A rule that is not a table is named."""
         self.assertTrue(self.refusal("rule = [5]").startswith("rule 1: "))

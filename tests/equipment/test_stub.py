@@ -22,7 +22,7 @@ def patient(timeout_s: int) -> bytes:
 
 
 class StubTestCase(WebTestCase):
-    """A at "b"."""
+    """The stub of A, at "b"."""
 
     honour_timeout = False
     delay_s = DELAY_S
@@ -48,7 +48,7 @@ class StubTestCase(WebTestCase):
         return client
 
     def answer_after(self, seconds: float, serial: str = ID, body: bytes = BODY) -> RawAnswer:
-        """The answer of a call that comes after `seconds`, and not before."""
+        """Return the answer of a call, which must come after `seconds` and not before."""
         client = self.call(serial, body)
         self.network.advance(seconds - 0.001)
         self.assertEqual((bytes(client.received), client.lost), (b"", False))
@@ -71,14 +71,14 @@ class Answers(StubTestCase):
         self.assertEqual(self.stub.calls, 6)
 
     def test_every_form_of_body(self) -> None:
-        """A takes the bodies that B takes."""
+        """A accepts the same bodies as B."""
         clients = [self.call(body=body) for body in TAKEN]
         self.network.advance(DELAY_S)
         for client in clients:
             self.assertConfigured(client.answers()[0])
 
     def test_side_by_side(self) -> None:
-        """Calls run side by side, each with its own delay, also for one serial."""
+        """Calls run in parallel, each with its own delay, also for one serial."""
         first = self.call()
         self.network.advance(30)
         second = self.call()
@@ -96,18 +96,18 @@ class Answers(StubTestCase):
         self.assertEqual(self.stub.calls, 0)
 
     def test_unusable_bodies(self) -> None:
-        """An unusable body is a 500 at once: A has no fourth answer."""
+        """An invalid body is a 500 at once, since A has no fourth answer."""
         for body in (*NOT_JSON, *(body for body, _ in NAMED)):
             self.assertError(self.ask("POST", CPE + ID, body), 500, FAILURE)
         self.assertEqual(self.stub.calls, 0)
 
     def test_too_large_and_not_json(self) -> None:
-        """Too large a body is a 413 and another media type a 415, at once."""
+        """A body over the limit is a 413 and another media type a 415, at once."""
         self.assertError(self.ask("POST", CPE + ID, b"x" * 65_537), 413)
         self.assertError(self.ask("POST", CPE + ID, BODY, ["Content-Type: text/plain"]), 415)
 
     def test_paths_and_methods(self) -> None:
-        """Other paths are a 404 and other methods a 405 with Allow; there are no tasks here."""
+        """Other paths are a 404, and other methods a 405 with Allow. A has no tasks."""
         for path in (
             "/",
             "/api/v1/equipment/cpe",
@@ -123,7 +123,7 @@ class Answers(StubTestCase):
 
 
 class Misbehaviour(StubTestCase):
-    """Serials that begin with a word; each misbehaves after the delay."""
+    """Serials with certain prefixes, each of which misbehaves after the delay."""
 
     def test_not_found(self) -> None:
         """NOTFOUND is A's 404."""
@@ -141,7 +141,7 @@ class Misbehaviour(StubTestCase):
         self.assertEqual((bytes(client.received), client.lost), (b"", False))
 
     def test_drop(self) -> None:
-        """DROP closes the connection with no answer, after the delay."""
+        """DROP closes the connection without an answer, after the delay."""
         client = self.call("DROP00")
         self.network.advance(DELAY_S - 0.001)
         self.assertFalse(client.lost)
@@ -167,7 +167,7 @@ class Misbehaviour(StubTestCase):
                 self.assertConfigured(self.answer_after(DELAY_S, serial))
 
     def test_many_busy_serials(self) -> None:
-        """Of very many serials, the earliest are forgotten, and are busy again."""
+        """If there are very many serials, the oldest are forgotten, and are busy again."""
         self.patch(rtprov.equipment.stub, "MAX_COUNTED_SERIALS", 2)
         serials = ("BUSY01", "BUSY01", "BUSY01", "BUSY02", "BUSY03", "BUSY01")
         statuses = [self.answer_after(DELAY_S, serial).status for serial in serials]
@@ -179,14 +179,14 @@ class Misbehaviour(StubTestCase):
             self.assertConfigured(self.answer_after(DELAY_S, serial))
 
     def test_at_once_where_the_request_is_bad(self) -> None:
-        """A bad request is refused at once for these serials too, and does not count."""
+        """For these serials too, an invalid request is refused at once, and does not count."""
         for serial in ("NOTFOUND", "HANG00", "DROP00", "GARBAGE", "BUSY01", "FAIL00"):
             for _ in range(3):
                 self.assertError(self.ask("POST", CPE + serial, b"{}"), 500, FAILURE)
         self.assertEqual(self.answer_after(DELAY_S, "BUSY01").status, 503)
 
     def test_hang_ups(self) -> None:
-        """A client that hangs up while A works or hangs leaves nothing behind."""
+        """A client that hangs up during the delay, or while A hangs, leaves no timer."""
         for serial in (ID, "HANG00", "DROP00", "BUSY01"):
             for waited_s in (0, 30, DELAY_S + 1):
                 client = self.call(serial)
@@ -199,7 +199,7 @@ class HonouredTimeout(StubTestCase):
     honour_timeout = True
 
     def test_shorter_than_the_delay(self) -> None:
-        """A timeoutInSeconds below the delay ends in 500 after that many seconds."""
+        """A timeoutInSeconds below the delay gives a 500 after that many seconds."""
         for timeout_s in (1, 14, 59):
             self.assertError(self.answer_after(timeout_s, body=patient(timeout_s)), 500, FAILURE)
 
@@ -214,7 +214,7 @@ class NoDelay(StubTestCase):
     delay_s = 0.0
 
     def test_at_once(self) -> None:
-        """Without a delay the answer comes at once, each of them."""
+        """Without a delay each answer comes at once."""
         self.assertConfigured(self.call().answers()[0])
         self.assertError(self.call("FAIL00").answers()[0], 500, FAILURE)
         self.assertTrue(self.call("DROP00").lost)
@@ -267,26 +267,26 @@ class Scenario(StubTestCase):
     """
 
     def test_before_the_built_in_rules(self) -> None:
-        """A scenario's rule comes before a built-in one; what it does not match is left to
-        those.
+        """A scenario's rule comes before a built-in one. Serials that match none use the built-in
+        rules.
         """
         self.assertConfigured(self.answer_after(DELAY_S, "FAIL01"))
         self.assertError(self.answer_after(DELAY_S, "FAIL012"), 500, FAILURE)
         self.assertConfigured(self.answer_after(DELAY_S, ID))
 
     def test_delay(self) -> None:
-        """A rule's delay is the answer's, in place of the stub's."""
+        """A rule's delay replaces the stub's."""
         self.assertConfigured(self.answer_after(90.5, "SLOW01"))
         self.assertError(self.call("GONE01").answers()[0], 404, NO_EQUIPMENT)
 
     def test_whole_serial(self) -> None:
-        """`match` matches the whole serial."""
+        """`match` must match the whole serial."""
         self.assertError(self.call("AWAY01").answers()[0], 404, NO_EQUIPMENT)
         for serial in ("AWAY01x", "xAWAY01"):
             self.assertConfigured(self.answer_after(DELAY_S, serial))
 
     def test_times(self) -> None:
-        """A rule is used `times` times for each serial; then the rules behind it count."""
+        """A rule is used `times` times for each serial. Then the rules after it apply."""
         for serial in ("SEQ000", "SEQ111"):
             busy = self.answer_after(DELAY_S, serial)
             self.assertError(busy, 503)
@@ -298,7 +298,7 @@ class Scenario(StubTestCase):
         self.assertEqual(statuses, [503, 500, 500, 200])
 
     def test_503_without_retry_after(self) -> None:
-        """A 503 without `retry_after` has no such field."""
+        """A 503 without `retry_after` has no Retry-After field."""
         answer = self.answer_after(DELAY_S, "BARE01")
         self.assertError(answer, 503)
         self.assertIsNone(answer.header("Retry-After"))
@@ -322,7 +322,7 @@ class HonouredTimeoutOfARule(StubTestCase):
     )
 
     def test_the_delay_that_counts(self) -> None:
-        """`timeoutInSeconds` is held against the rule's delay."""
+        """`timeoutInSeconds` is compared with the rule's delay."""
         self.assertError(self.answer_after(61, "SLOW01", patient(61)), 500, FAILURE)
         self.assertConfigured(self.answer_after(5, "QUICK1", patient(14)))
 

@@ -1,4 +1,4 @@
-"""How a connection comes about, and what is said of each phase that does not."""
+"""Connecting: the phases of a connection attempt, and the error for each that fails."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ V4, OTHER_V4, V6 = (
 
 
 class Talker(Protocol):
-    """Says hello at once, and keeps what it hears and why its connection ended."""
+    """Sends "hello" at once, and keeps what it receives and why its connection ended."""
 
     def __init__(self) -> None:
         self.heard = b""
@@ -53,7 +53,7 @@ class Talker(Protocol):
 
 
 class Slow(TLSMemoryBIOProtocol):
-    """A server's side of TLS that does not read what comes until it is told to."""
+    """A TLS server that does not read until `resumeProducing`."""
 
     def makeConnection(self, transport: Any) -> None:
         cast("Any", super()).makeConnection(transport)
@@ -61,8 +61,8 @@ class Slow(TLSMemoryBIOProtocol):
 
 
 class Phases(SynchronousTestCase):
-    """TLS on a network in memory. "a" is a server with TLS, "silent" one that accepts connections
-    and says nothing.
+    """TLS on an in-memory network. "a" is a server with TLS. "silent" accepts connections and sends
+    nothing.
     """
 
     def setUp(self) -> None:
@@ -117,8 +117,8 @@ class Phases(SynchronousTestCase):
         return self.network.connections[-1][1]
 
     def test_tls(self) -> None:
-        """The application's protocol is made once the server is verified, is what connecting fires
-        with, and talks to its server.
+        """The application's protocol is made after the server is verified. Connecting fires with
+        it, and it exchanges data with its server.
         """
         connecting = self.connect(self.endpoint("a"))
         self.network.settle()
@@ -130,15 +130,15 @@ class Phases(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_no_tls(self) -> None:
-        """Without TLS it is made once there is a connection."""
+        """Without TLS it is made when the connection is established."""
         connecting = self.connect(self.endpoint("smtp", tls=False))
         self.network.settle()
         self.assertEqual(self.made, [self.successResultOf(connecting)])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_tls_never_finished(self) -> None:
-        """A server that accepts TCP and never finishes TLS is given up after the deadline, and the
-        connection is closed.
+        """If a server accepts TCP but does not finish TLS, the attempt fails after the deadline,
+        and the connection is closed.
         """
         connecting = self.connect(self.endpoint("silent"))
         self.network.advance(9.9)
@@ -152,7 +152,7 @@ class Phases(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_tls_finished_late(self) -> None:
-        """A handshake that would be complete after the deadline finds nobody."""
+        """If the handshake finishes after the deadline, no protocol is made."""
         self.tls.protocol = Slow
         connecting = self.connect(self.endpoint("a"))
         self.network.advance(11)
@@ -162,7 +162,7 @@ class Phases(SynchronousTestCase):
         self.assertEqual(self.made, [])
 
     def test_tls_finished_in_time(self) -> None:
-        """A handshake that takes its time is waited for."""
+        """A slow handshake within the deadline succeeds."""
         self.tls.protocol = Slow
         connecting = self.connect(self.endpoint("a"))
         self.network.advance(9)
@@ -171,7 +171,7 @@ class Phases(SynchronousTestCase):
         self.successResultOf(connecting)
 
     def test_closed_during_tls(self) -> None:
-        """A connection that is closed during the handshake is called that."""
+        """A connection that is closed during the handshake is reported as such."""
         connecting = self.connect(self.endpoint("silent"))
         self.network.settle()
         self.transport().other.loseConnection()
@@ -179,13 +179,13 @@ class Phases(SynchronousTestCase):
         self.assert_not_connected(connecting, "TLS: the connection was closed during the handshake")
 
     def test_no_tls_there(self) -> None:
-        """A server that speaks something else than TLS is asked about in the log."""
+        """If the server does not speak TLS, the error asks whether it should."""
         connecting = self.connect(self.endpoint("smtp"))
         self.network.settle()
         self.assert_not_connected(connecting, "is the other side a TLS server?")
 
     def test_refused_certificate(self) -> None:
-        """What is wrong with the certificate is said, and the server is told in an alert."""
+        """An error in the certificate is reported, and sent to the server as an alert."""
         connecting = self.connect(self.endpoint("a", "b.example"))
         self.network.settle()
         self.assert_not_connected(
@@ -196,9 +196,7 @@ class Phases(SynchronousTestCase):
         self.assertIn("alert", str(reason.value))
 
     def test_replaced_ca(self) -> None:
-        """A CA file that was replaced counts from the next connection on, and the one before does
-        not any longer.
-        """
+        """A replaced CA file is used from the next connection on, instead of the previous one."""
         endpoint = self.endpoint("a")
         self.ca.write_bytes(Authority("another").pem)
         self.servers.reload()
@@ -212,14 +210,16 @@ class Phases(SynchronousTestCase):
         self.successResultOf(connecting)
 
     def test_never_accepted(self) -> None:
-        """TCP that does not come about is given up after the same deadline."""
+        """TCP that is not established fails after the same deadline."""
         self.network.connect = lambda name: cast("Any", Never())  # type: ignore[method-assign]
         connecting = self.connect(self.endpoint("a"))
         self.network.advance(10)
         self.assert_not_connected(connecting, "could not connect to a:443 within 10 s")
 
     def test_cancelled(self) -> None:
-        """Cancelling ends a connection in whatever phase, and what waited for it can begin."""
+        """Cancelling ends a connection attempt in any phase, and the next waiting attempt
+        begins.
+        """
         endpoint = self.endpoint("silent", at_once=1)
         for seconds in (0.0, 1.0):
             connecting = self.connect(endpoint)
@@ -232,7 +232,9 @@ class Phases(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_at_once(self) -> None:
-        """So many connections are opened at once; for the others time has not begun."""
+        """The number of simultaneous attempts is limited. The time of the others does not
+        run yet.
+        """
         endpoint = self.endpoint("silent", at_once=2)
         three = [self.connect(endpoint) for _ in range(3)]
         self.network.advance(9)
@@ -245,7 +247,7 @@ class Phases(SynchronousTestCase):
         self.failureResultOf(three[2], NotConnected)
 
     def test_no_protocol(self) -> None:
-        """An application that wants no connection gets none."""
+        """If the application's factory refuses the connection, no protocol is made."""
         factory = Factory.forProtocol(Protocol)
         cast("Any", factory).buildProtocol = lambda _: None
         connecting = self.endpoint("a").connect(factory)
@@ -255,14 +257,14 @@ class Phases(SynchronousTestCase):
 
 
 class Never:
-    """Connects to nothing, for ever."""
+    """An endpoint that never connects."""
 
     def connect(self, factory: object) -> Deferred[IProtocol]:
         return Deferred()
 
 
 class FixedNames:
-    """Finds these addresses."""
+    """A resolver with fixed addresses."""
 
     def __init__(self, *addresses: Address) -> None:
         self.addresses = addresses
@@ -293,7 +295,7 @@ class Hosts(SynchronousTestCase):
         return [each[:2] for each in self.reactor.tcpClients]
 
     def refuse(self, number: int, error: Exception | None = None) -> None:
-        """The attempt number `number` fails."""
+        """Let attempt `number` fail."""
         factory, connector = self.reactor.tcpClients[number][2], self.reactor.connectors[number]
         factory.clientConnectionFailed(
             connector, Failure(error or ConnectionRefusedError(osError=errno.ECONNREFUSED))
@@ -308,7 +310,7 @@ class Hosts(SynchronousTestCase):
         return transport
 
     def test_first(self) -> None:
-        """The first address is tried first, the next one after a moment; the first answer counts,
+        """The first address is tried first, the next one a moment later. The first success counts,
         and the other attempts end.
         """
         connecting = self.connect(V6, V4, OTHER_V4)
@@ -330,12 +332,12 @@ class Hosts(SynchronousTestCase):
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
     def test_zone(self) -> None:
-        """An address with a zone is called through it."""
+        """An address with a zone is used with its zone."""
         self.connect(IPv6Address("TCP", "fe80::1", 0, 0, 3))
         self.assertEqual(self.tried, [("fe80::1%3", 8444)])
 
     def test_all_fail(self) -> None:
-        """When all attempts have failed, each reason is told once."""
+        """When all attempts have failed, each reason is reported once."""
         connecting = self.connect(V6, V4, OTHER_V4)
         self.refuse(0, NoRouteError(osError=errno.ENETUNREACH))
         self.refuse(1)
@@ -348,7 +350,7 @@ class Hosts(SynchronousTestCase):
         )
 
     def test_no_name(self) -> None:
-        """Where the name is not found, nothing is tried."""
+        """If the name is not found, no connection is attempted."""
         self.assertIn(
             "the name my_a.example was not found",
             str(self.failureResultOf(self.connect(), NotConnected).value),
@@ -356,7 +358,7 @@ class Hosts(SynchronousTestCase):
         self.assertEqual(self.tried, [])
 
     def test_cancelled(self) -> None:
-        """Cancelling ends all attempts and begins none."""
+        """Cancelling ends all attempts and begins no other."""
         connecting = self.connect(V6, V4)
         connecting.cancel()
         self.failureResultOf(connecting, CancelledError)
@@ -365,7 +367,7 @@ class Hosts(SynchronousTestCase):
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
     def test_shortage(self) -> None:
-        """An error that tells of this machine says nothing about the server."""
+        """A shortage on this machine is not reported as the server's error."""
         for number, text in (
             (errno.EMFILE, "ulimit -n"),
             (errno.ENFILE, "fs.file-max"),
@@ -379,8 +381,8 @@ class Hosts(SynchronousTestCase):
             self.assertIn(text, str(self.failureResultOf(connecting, OutOfResources).value))
 
     def test_shortage_beside_an_answer(self) -> None:
-        """If one of the addresses has refused, the server is out of reach, whatever became of the
-        others.
+        """If one of the addresses has refused, the server cannot be reached, whatever happened to
+        the others.
         """
         connecting = self.connect(V6, V4)
         self.refuse(0, ConnectError(osError=errno.EMFILE))
@@ -390,8 +392,8 @@ class Hosts(SynchronousTestCase):
         self.assertEqual(str(error), "could not connect to my_a.example:8444: Connection refused")
 
     def test_no_such_address_here(self) -> None:
-        """An address that this machine can reach from none of its own (::1 without IPv6) is out of
-        reach: waiting would not help.
+        """If this machine has no suitable address of its own (::1 without IPv6), the server cannot
+        be reached. That is no shortage, since waiting would not help.
         """
         self.unusable.add("::1")
         connecting = self.connect(V6)
@@ -401,7 +403,7 @@ class Hosts(SynchronousTestCase):
         self.assertIn("Cannot assign requested address", str(error))
 
     def test_error_without_a_number(self) -> None:
-        """Other errors are told in their own words."""
+        """Other errors are reported with their own text."""
         connecting = self.connect(V4)
         self.refuse(0, UserError("something else"))
         self.assertIn("something else", str(self.failureResultOf(connecting, NotConnected).value))

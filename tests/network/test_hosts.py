@@ -1,4 +1,4 @@
-"""Which hosts may stand in an option."""
+"""Hosts in options: which are valid."""
 
 from __future__ import annotations
 
@@ -63,16 +63,16 @@ NONE = (
 
 class Hosts(SynchronousTestCase):
     def test_accepted(self) -> None:
-        """Addresses, names, names with underscores and international names are accepted, in lower
-        case and ASCII from then on.
+        """Addresses, names, names with underscores and international names are accepted, and
+        converted to lower case and ASCII.
         """
         for text, expected in ANY.items():
             for verified in (True, False):
                 self.assertEqual(parse_host(text, verified=verified), expected)
 
     def test_refused(self) -> None:
-        """What can be neither looked up nor verified is refused, in a sentence that does not repeat
-        it: it may be part of a password.
+        """A host that can be neither looked up nor verified is refused. The error does not repeat
+        it, because it may be part of a password.
         """
         for text in NONE:
             error = self.assertRaises(ValueError, parse_host, text, verified=False)
@@ -81,13 +81,13 @@ class Hosts(SynchronousTestCase):
                 self.assertNotIn(text, str(error))
 
     def test_zone(self) -> None:
-        """An address with a zone is accepted unless a certificate must hold it."""
+        """An address with a zone is accepted, unless a certificate must contain it."""
         self.assertEqual(parse_host("fe80::1%eth0", verified=False), "fe80::1%eth0")
         error = self.assertRaises(ValueError, parse_host, "fe80::1%eth0", verified=True)
         self.assertIn("a certificate cannot contain", str(error))
 
     def test_bracketed(self) -> None:
-        """Only IPv6 addresses stand in brackets."""
+        """Only IPv6 addresses may be in brackets."""
         self.assertEqual(
             [bracketed(host) for host in ("::1", "127.0.0.1", "a")], ["[::1]", "127.0.0.1", "a"]
         )
@@ -110,7 +110,7 @@ class EquipmentUrls(SynchronousTestCase):
             self.assertEqual(parse_https_url(text), expected)
 
     def test_refused(self) -> None:
-        """Everything else is refused in one line that says what is expected."""
+        """Everything else is refused with one line that says what is expected."""
         for text in (
             *(
                 "",
@@ -178,7 +178,7 @@ class EquipmentUrls(SynchronousTestCase):
 
 class BrokerUrls(SynchronousTestCase):
     def test_accepted(self) -> None:
-        """The broker's host may be whatever can be looked up and, for TLS, verified; it may be
+        """The broker's host may be any host that can be looked up and, for TLS, verified. It may be
         percent-encoded.
         """
         for text, host, port in (
@@ -195,7 +195,7 @@ class BrokerUrls(SynchronousTestCase):
             self.assertEqual(BrokerUrl.parse(str(url)).host, host)
 
     def test_refused(self) -> None:
-        """A host or a port that cannot work is refused at once, not at each attempt to connect."""
+        """An invalid host or port is refused at once, not at each attempt to connect."""
         for text in (
             "amqp://joe:sesame@a..b",
             "amqp://joe:sesame@*",

@@ -1,5 +1,5 @@
-"""Names are looked up on threads that nothing waits for. Here a thread's work is done when a test
-says so.
+"""Name look-ups on threads that the process need not wait for. The tests decide when a thread's
+look-up ends.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ A = ("a.example", [(socket.AF_INET6, ("2001:db8::1", 0, 0, 0)), (socket.AF_INET,
 
 @implementer(IResolutionReceiver)
 class Receiver:
-    """Collects what Twisted is told."""
+    """Collects the results for Twisted."""
 
     def __init__(self) -> None:
         self.resolution: Any = None
@@ -58,7 +58,7 @@ class Receiver:
 class LookUps(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
-        self.threads: list[Callable[[], None]] = []  # that block
+        self.threads: list[Callable[[], None]] = []  # blocked look-ups
         self.asked: list[tuple[object, ...]] = []
         self.answers: dict[str, Any] = dict([A])
         self.names = Names(
@@ -69,7 +69,7 @@ class LookUps(SynchronousTestCase):
         )
 
     def getaddrinfo(self, host: str, port: object, family: int, kind: int) -> list[tuple[Any, ...]]:
-        """What the C library would say."""
+        """Stand in for the C library's function."""
         self.asked.append((host, family))
         answer = self.answers[host]
         if isinstance(answer, BaseException):
@@ -77,7 +77,7 @@ class LookUps(SynchronousTestCase):
         return [(each, kind, 6, "", address) for each, address in answer]
 
     def unblock(self, which: int = 0) -> None:
-        """One thread's look-up comes to its end."""
+        """End the look-up of one thread."""
         self.threads.pop(which)()
 
     def assert_not_connected(self, looking: Deferred[list[Address]], text: str) -> NotConnected:
@@ -86,7 +86,7 @@ class LookUps(SynchronousTestCase):
         return cast("NotConnected", error)
 
     def test_found(self) -> None:
-        """A name's addresses come in the C library's order; the reactor waits for nothing."""
+        """A name's addresses are in the C library's order. The reactor waits for nothing."""
         looking = self.names.look_up("a.example")
         self.assertNoResult(looking)
         self.unblock()
@@ -97,7 +97,7 @@ class LookUps(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_address(self) -> None:
-        """An address is its own answer, and takes no thread."""
+        """The look-up of an address returns the address, and uses no thread."""
         for text, expected in (
             ("127.0.0.1", IPv4Address("TCP", "127.0.0.1", 0)),
             ("::1", IPv6Address("TCP", "::1", 0, 0, 0)),
@@ -107,7 +107,7 @@ class LookUps(SynchronousTestCase):
         self.assertEqual(self.threads, [])
 
     def test_shared(self) -> None:
-        """Those who ask for one name share a thread; one that is given up disturbs no other."""
+        """Look-ups of the same name share a thread. Cancelling one does not affect the others."""
         first, second, third = (self.names.look_up("a.example") for _ in range(3))
         second.addErrback(lambda _: None).cancel()
         self.unblock()
@@ -117,7 +117,7 @@ class LookUps(SynchronousTestCase):
         self.assertEqual(len(self.threads), 1)
 
     def test_given_up_meanwhile(self) -> None:
-        """Who is told first may make another give up."""
+        """The callback of one look-up may cancel another."""
         first, second = self.names.look_up("a.example"), self.names.look_up("a.example")
         second.addErrback(lambda _: None)
         first.addCallback(lambda _: second.cancel())
@@ -125,8 +125,8 @@ class LookUps(SynchronousTestCase):
         self.successResultOf(second)
 
     def test_late(self) -> None:
-        """A look-up that does not end fails after its deadline, for each who waits counted from
-        when he asked; its end is harmless.
+        """A look-up that does not end fails after its deadline, which starts for each caller with
+        its call. Its later end has no effect.
         """
         first = self.names.look_up("a.example")
         self.clock.advance(DEADLINE_S - 1)
@@ -140,7 +140,7 @@ class LookUps(SynchronousTestCase):
         self.successResultOf(second)
 
     def test_not_found(self) -> None:
-        """What the C library says is passed on with the name; so is anything unforeseen."""
+        """The C library's error is reported with the name. So is any unexpected error."""
         for answer, text in (
             (
                 socket.gaierror(socket.EAI_NONAME, "Name or service not known"),
@@ -158,8 +158,8 @@ class LookUps(SynchronousTestCase):
             self.assertNotIsInstance(self.assert_not_connected(looking, text), OutOfResources)
 
     def test_shortage(self) -> None:
-        """A look-up that fails for want of files or memory of this machine says so: the name is not
-        to blame.
+        """A look-up that fails because this machine has no files or memory left is reported as
+        that, not as an error of the name.
         """
         for number in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
             self.answers["a.example"] = OSError(number, "no")
@@ -168,7 +168,7 @@ class LookUps(SynchronousTestCase):
             self.failureResultOf(looking, OutOfResources)
 
     def test_no_thread(self) -> None:
-        """Where no thread can be started, that is this machine's shortage, and the next attempt may
+        """If no thread can be started, that is a shortage of this machine, and the next look-up may
         succeed.
         """
         threads, self.names._run_in_thread = self.threads.append, self.refuse
@@ -185,8 +185,8 @@ class LookUps(SynchronousTestCase):
         raise RuntimeError("can't start new thread")
 
     def test_stuck(self) -> None:
-        """A look-up that hangs for long is asked again on another thread, a few times; the first
-        answer that comes counts for its own.
+        """A look-up that hangs for long is repeated on another thread, a few times. The first
+        answer to any of them counts.
         """
         for number in range(MAX_THREADS_PER_NAME + 2):
             self.names.look_up("a.example").addErrback(lambda _: None)
@@ -197,7 +197,7 @@ class LookUps(SynchronousTestCase):
         self.successResultOf(looking)
 
     def test_others(self) -> None:
-        """A name that hangs keeps no other name waiting."""
+        """A name whose look-up hangs does not delay other names."""
         for _ in range(500):
             self.names.look_up("a.example").addErrback(lambda _: None)
         self.answers["broker"] = A[1]
@@ -208,7 +208,9 @@ class LookUps(SynchronousTestCase):
         self.clock.advance(DEADLINE_S)
 
     def test_all_busy(self) -> None:
-        """The number of threads is bounded; one too many is this machine's shortage."""
+        """The number of threads is limited. If it is exceeded, that is a shortage of this
+        machine.
+        """
         for number in range(MAX_THREADS):
             self.names.look_up(f"{number}.example").addErrback(lambda _: None)
         self.failureResultOf(self.names.look_up("a.example"), OutOfResources)
@@ -220,8 +222,8 @@ class LookUps(SynchronousTestCase):
         self.clock.advance(DEADLINE_S)
 
     def test_for_twisted(self) -> None:
-        """Twisted is told of the same addresses, with its port and of the kinds that it asks for; a
-        failure has none.
+        """Twisted gets the same addresses, with its port and of the requested types. A failure
+        gives no address.
         """
         verifyObject(IHostnameResolver, self.names)
         receiver = Receiver()

@@ -1,5 +1,5 @@
-"""Connections that come through a proxy which says whose they are: PROXY headers, good, bad and
-late.
+"""The PROXY protocol: connections through a proxy that sends the client's address in a header,
+which may be good, bad or late.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
 
-import tests.support.strategies  # noqa: F401 # how Hypothesis runs here
+import tests.support.strategies  # noqa: F401 # Hypothesis settings
 from rtprov.http.admission import Admission
 from rtprov.http.request import caller_of
 from rtprov.http.site import IDLE_TIMEOUT_S, JsonSite
@@ -134,8 +134,8 @@ BAD = (
 
 class Headers(SynchronousTestCase):
     def test_good(self) -> None:
-        """A header of either version tells both addresses, or none, and where it ends; it may
-        arrive in pieces.
+        """A header of either version gives both addresses, or none, and its length. It may arrive
+        in pieces.
         """
         for data, source, destination in GOOD:
             for end in range(len(data)):
@@ -144,7 +144,7 @@ class Headers(SynchronousTestCase):
                 self.assertEqual(parse_header(data + rest), Header(len(data), source, destination))
 
     def test_bad(self) -> None:
-        """What is no header, or names no address that there could be, is refused."""
+        """Data that is not a header, or has an invalid address, is refused."""
         for data in BAD:
             self.assertRaises(BadHeader, parse_header, data)
 
@@ -152,7 +152,7 @@ class Headers(SynchronousTestCase):
         st.sampled_from([data for data, *_ in GOOD]), st.integers(0, 300), st.binary(max_size=300)
     )
     def test_anything(self, data: bytes, start: int, garbage: bytes) -> None:
-        """Nothing else is ever raised, and a header is never longer than what there is."""
+        """Arbitrary bytes raise no other error, and a header is never longer than the data."""
         for text in (garbage, data[:start] + garbage):
             try:
                 header = parse_header(text)
@@ -185,8 +185,8 @@ class Announcing(WrappingFactory[Any]):
 
 
 class ProxiedTestCase(ServerTestCase):
-    """A site at "b", without TLS, and peers at "a", with TLS on at most three connections, one an
-    address; before both a PROXY header.
+    """A site at "b", without TLS, and peers at "a", with TLS and at most three connections, one for
+    each address. Both expect a PROXY header.
     """
 
     def setUp(self) -> None:
@@ -214,7 +214,7 @@ class ProxiedTestCase(ServerTestCase):
             self.log.append(formatEvent(event))
 
     def dial(self, where: str, data: bytes = b"") -> RawClient:
-        """A connection on which this is said."""
+        """Connect and send this."""
         client = RawClient(self.network, None)
         connecting = self.network.connect(where).connect(Factory.forProtocol(lambda: client))
         connecting.addErrback(lambda _: setattr(client, "lost", True))
@@ -224,7 +224,7 @@ class ProxiedTestCase(ServerTestCase):
         return client
 
     def handshake_behind(self, header: bytes) -> Peers:
-        """A client of TLS behind a proxy that says the header first."""
+        """Return a TLS client behind a proxy that sends this header first."""
         peers = Peers()
         factory = Announcing(header, TLSMemoryBIOFactory(self.client(), True, peers, self.clock))
         self.network.connect("a").connect(factory).addErrback(lambda _: None)
@@ -238,8 +238,8 @@ class Callers(ProxiedTestCase):
         return answer.body.decode() if answer.status == 200 else str(answer.status)
 
     def test_names(self) -> None:
-        """A client is known, in the audit too, by its own address; by the proxy's where the header
-        names none.
+        """A client is known by its own address, also in the audit log. If the header has none, it
+        is known by the proxy's.
         """
         for header, name in (
             (v1("198.51.100.7"), "address:198.51.100.7"),
@@ -252,7 +252,7 @@ class Callers(ProxiedTestCase):
             self.assertEqual(self.ask(header), name)
 
     def test_rate(self) -> None:
-        """Requests are counted by that address, whichever way it is written."""
+        """Requests are counted by that address, in any spelling."""
         self.assertEqual(
             [self.ask(v1("198.51.100.7")), self.ask(v1("198.51.100.8"))],
             ["address:198.51.100.7", "address:198.51.100.8"],
@@ -272,8 +272,8 @@ class Callers(ProxiedTestCase):
 
 class Limits(ProxiedTestCase):
     def test_by_the_clients_address(self) -> None:
-        """Connections are counted by the client's address, whichever proxy they come through, and
-        given back by the same.
+        """Connections are counted by the client's address, whatever proxy they come through, and
+        are released for the same address.
         """
         for _ in range(5):
             peers = [
@@ -295,22 +295,20 @@ class Limits(ProxiedTestCase):
         )
 
     def test_by_the_proxys_address(self) -> None:
-        """What is the proxy's own doing counts for the proxy."""
+        """Connections of the proxy itself count for the proxy's address."""
         self.assertEqual(
             [self.dial("a", header).lost for header in (LOCAL, UNKNOWN, v1("127.0.0.1"))],
             [False, True, True],
         )
 
     def test_at_once(self) -> None:
-        """A connection that names an address with too many is closed with its header, before
-        anything of TLS.
-        """
+        """A connection with an address that has too many is closed after its header, before TLS."""
         self.assertEqual(
             [self.dial("a", v1("198.51.100.7")).lost for _ in range(3)], [False, True, True]
         )
 
     def test_in_all(self) -> None:
-        """A connection counts from its first moment, though nothing is said on it."""
+        """A connection counts towards the total from its start, even before its header arrives."""
         silent = [self.dial("a", b"PROXY TCP4 " if number else b"") for number in range(3)]
         self.assertTrue(self.dial("a").lost)
         self.assertEqual(
@@ -321,7 +319,7 @@ class Limits(ProxiedTestCase):
         self.assertFalse(self.dial("a", v1("198.51.100.7")).lost)
 
     def test_no_room_on_top(self) -> None:
-        """A factory that has no room for a connection has it closed, and nothing fails."""
+        """A connection that the factory refuses is closed, and nothing fails."""
         self.everybody.room = 0
         self.assertTrue(self.dial("a").lost)
         self.assertEqual((self.connections.open, self.log), (0, []))
@@ -329,8 +327,8 @@ class Limits(ProxiedTestCase):
 
 class BadHeaders(ProxiedTestCase):
     def test_closed(self) -> None:
-        """A connection without a proper header is closed with no answer, counted no longer, and
-        mentioned once a minute.
+        """A connection without a valid header is closed without an answer and no longer counted.
+        This is logged once a minute.
         """
         for where in ("a", "b"):
             for data in BAD:
@@ -347,8 +345,8 @@ class BadHeaders(ProxiedTestCase):
         self.assertEqual(self.log, [line] * 3)
 
     def test_no_word_of_health_checks(self) -> None:
-        """A proxy that only looks whether somebody is there leaves no line, with a header of its
-        own or without.
+        """A proxy's health check, which only connects, leaves no log line, with or without a
+        header.
         """
         for data in (b"", LOCAL, UNKNOWN):
             self.dial("a", data).hang_up()
@@ -356,8 +354,8 @@ class BadHeaders(ProxiedTestCase):
         self.assertEqual((self.log, self.connections.open), ([], 0))
 
     def test_late(self) -> None:
-        """A header that never comes, or trickles, holds a connection for as long as a request may
-        take to arrive, and no longer.
+        """A header that does not arrive, or arrives slowly, holds a connection for as long as a
+        request may take to arrive, and no longer.
         """
         silent, slow = self.dial("b"), self.dial("b")
         for byte in v1("198.51.100.7")[: IDLE_TIMEOUT_S // 2 - 1]:

@@ -36,7 +36,7 @@ class Ciphers(ServerTestCase):
         and no other that the client supports.
         """
         for name, agreed in (
-            ("ECDHE-RSA-AES128-GCM-SHA256", False),  # The certificate has no RSA key.
+            ("ECDHE-RSA-AES128-GCM-SHA256", False),  # the certificate has no RSA key
             ("ECDHE-ECDSA-AES128-GCM-SHA256", True),
             ("ECDHE-ECDSA-AES256-GCM-SHA384", True),
             ("ECDHE-ECDSA-CHACHA20-POLY1305", True),
