@@ -1,1 +1,1 @@
-"""Tests of `rtprov.amqp`, against a scripted peer on a network in memory."""
+"""Tests of `rtprov.amqp`, with a scripted peer on an in-memory network."""

@@ -1,5 +1,5 @@
-"""Methods and content headers: what is coded by hand, or remembered, is as pamqp has it;
-`AmqpError` is the worst that any bytes do.
+"""The codec of methods and content headers: the optimised and cached paths have the same results as
+pamqp, and no bytes raise anything worse than `AmqpError`.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ HOT = (Basic.Publish, Basic.Deliver, Basic.Ack)
 
 
 def payload_of(method: base.Frame) -> bytes:
-    """A method's payload, as pamqp alone writes it."""
+    """Return a method's payload as pamqp encodes it."""
     return method.index.to_bytes(4, "big") + method.marshal()
 
 
 def outcome(decode: Any, payload: bytes) -> object:
-    """What decoding comes to: names and values, or what error."""
+    """Return the result of decoding: names and values, or the error."""
     try:
         return dict(decode(payload))
     except (AmqpError, ValueError, IndexError, struct.error):
@@ -59,12 +59,12 @@ def decoded_by_pamqp(payload: bytes) -> base.Frame:
 
 
 class HotMethodTests(SynchronousTestCase):
-    """The methods that come with every message."""
+    """The methods that are used for every message."""
 
     @settings(max_examples=300)
     @given(hot_methods)
     def test_as_pamqp(self, method: base.Frame) -> None:
-        """Each is written as pamqp writes it, and read again, the first time and the second."""
+        """Each is encoded as pamqp encodes it, and decoded again, the first time and the second."""
         for _ in range(2):
             self.assertEqual(encode_payload(method), payload_of(method))
             decoded = decode_method(payload_of(method))
@@ -74,9 +74,7 @@ class HotMethodTests(SynchronousTestCase):
     @settings(max_examples=500)
     @given(hot_methods, st.data())
     def test_damaged(self, method: base.Frame, data: st.DataObject) -> None:
-        """Whatever follows the method's number is read as pamqp reads it, or is as wrong as it is
-        for pamqp.
-        """
+        """Whatever bytes follow the method's number, the result or error is the same as pamqp's."""
         payload = bytearray(payload_of(method))
         for _ in range(data.draw(st.integers(1, 3))):
             payload[data.draw(st.integers(4, len(payload) - 1))] = data.draw(st.integers(0, 255))
@@ -84,29 +82,29 @@ class HotMethodTests(SynchronousTestCase):
         self.assertEqual(outcome(decode_method, damaged), outcome(decoded_by_pamqp, damaged))
 
     def test_long(self) -> None:
-        """What is too long to be remembered is coded all the same."""
+        """Values that are too long for the cache are encoded and decoded as well."""
         method = Basic.Publish(0, "x" * 127, "k" * 255, True)
         self.assertEqual(dict(decode_method(encode_payload(method))), dict(method))
 
 
 class _Autumn(tzinfo):
-    """The zone of a country whose clocks are put back."""
+    """A time zone at the hour at which clocks are set back."""
 
     def utcoffset(self, moment: datetime | None) -> timedelta:
         return timedelta(hours=1 if moment is not None and moment.fold else 2)
 
     def dst(self, moment: datetime | None) -> None:
-        """Not told."""
+        """Unknown."""
 
     def tzname(self, moment: datetime | None) -> None:
-        """It has none."""
+        """No name."""
 
 
 class HeaderTests(SynchronousTestCase):
     @settings(max_examples=300)
     @given(properties, st.integers(0, 2**32))
     def test_as_pamqp(self, properties: Basic.Properties, size: int) -> None:
-        """A header is written and read as pamqp does it, the first time and the second."""
+        """A header is encoded and decoded as pamqp does it, the first time and the second."""
         expected = ContentHeader(body_size=size, properties=properties).marshal()
         theirs = ContentHeader()
         theirs.unmarshal(expected)
@@ -119,8 +117,8 @@ class HeaderTests(SynchronousTestCase):
             )
 
     def test_folded_times(self) -> None:
-        """Times that Python holds equal, the hour that comes twice in autumn, are written as what
-        they are.
+        """Two times that Python treats as equal, in the hour that occurs twice in autumn, are
+        encoded as different times.
         """
         first = datetime(2026, 10, 25, 2, 30, tzinfo=_Autumn())
         for moment in (first, first.replace(fold=1)):
@@ -130,33 +128,35 @@ class HeaderTests(SynchronousTestCase):
             )
 
     def test_tables_apart(self) -> None:
-        """A table of headers, which could be changed, is never shared."""
+        """A table of headers, which is mutable, is never shared."""
         header = encode_header(Basic.Properties(headers={"a": 1}), 0)
         self.assertIsNot(
             decode_header(header).properties.headers, decode_header(header).properties.headers
         )
 
     def test_types_apart(self) -> None:
-        """What is wrong stays wrong after something equal of another type was right."""
+        """An invalid value is still refused after an equal value of a valid type was accepted."""
         encode_header(Basic.Properties(delivery_mode=2), 0)
         wrong: Any = 2.0
         self.assertRaises(TypeError, encode_header, Basic.Properties(delivery_mode=wrong), 0)
 
     def test_small_negative(self) -> None:
-        """A small negative number is read as such."""
+        """A small negative number is decoded correctly."""
         header = encode_header(Basic.Properties(), 0)[:12] + b"\x20\0\0\0\0\x04\x01nb\xff"
         self.assertEqual(decode_header(header).properties.headers, {"n": -1})
 
 
 class WrongTests(SynchronousTestCase):
     def test_unknown_method(self) -> None:
-        """A method nobody knows is named by its numbers."""
+        """An unknown method is named by its numbers."""
         error = self.assertRaises(AmqpError, decode_method, b"\0\x0a\0\xff")
         self.assertEqual((error.reply_code, error.class_id, error.method_id), (540, 10, 255))
         self.assertTrue(error.hard)
 
     def test_endless_fields(self) -> None:
-        """Damaged, numberless or bottomless fields are syntax errors, found in no time."""
+        """Fields that are damaged, too many or too deeply nested are syntax errors, found
+        quickly.
+        """
 
         def table(content: bytes) -> bytes:
             return b"\x01t" + content
@@ -195,13 +195,13 @@ class WrongTests(SynchronousTestCase):
     @settings(max_examples=300)
     @given(st.binary(max_size=200))
     def test_any_bytes(self, data: bytes) -> None:
-        """Whatever bytes come, an `AmqpError` is the worst that happens."""
+        """Arbitrary bytes raise nothing worse than `AmqpError`."""
         for decode in (decode_method, decode_header):
             with contextlib.suppress(AmqpError):
                 decode(data)
 
     def test_unencodable(self) -> None:
-        """What does not fit its field is a ValueError or a TypeError, whatever the field."""
+        """A value that does not fit its field raises ValueError or TypeError, for every field."""
         wrong: list[base.Frame] = [
             Queue.Bind(routing_key="k" * 256),
             Queue.Bind(routing_key="\ud800"),

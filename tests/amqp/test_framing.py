@@ -1,5 +1,5 @@
-"""Frames: cut from any stream, joined to commands, encoded; and whatever a peer sends, nothing
-worse than `AmqpError`.
+"""Frames: parsed from any stream, assembled to commands, encoded. Nothing that a peer sends raises
+anything worse than `AmqpError`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from rtprov.errors import AmqpError
 MAX_BODY = 1 << 20
 DELIVER = Basic.Deliver("tag", 1, False, "exchange", "ключ")
 
-# pamqp 3, for Python 3.10, cannot write numbers from -128 to -1 (it reads them).
+# pamqp 3, for Python 3.10, cannot encode numbers from -128 to -1. (It decodes them.)
 field_values = st.recursive(
     st.none()
     | st.booleans()
@@ -44,7 +44,7 @@ field_values = st.recursive(
 
 
 def commands(data: bytes, chunk: int = 1 << 30, frame_max: int = 131072) -> list[Command]:
-    """All commands in `data`, fed in chunks."""
+    """Return all commands in `data`, which is fed in chunks."""
     parser, assembler = FrameParser(frame_max), Assembler(1, MAX_BODY)
     fed = [
         assembler.feed(frame)
@@ -62,8 +62,8 @@ class RoundTripTests(SynchronousTestCase):
         st.integers(1, 60),
     )
     def test_any_content(self, body: bytes, headers: FieldTable, chunk: int) -> None:
-        """Any body, under any headers, comes through unchanged, however the stream is cut and
-        however small the frames are.
+        """Any body, with any headers, is unchanged after encoding and parsing, whatever the chunks
+        and the frame size.
         """
         properties = Basic.Properties(headers=headers, correlation_id="Ж")
         data = encode_content(1, DELIVER, encode_header(properties, len(body)), body, frame_max=100)
@@ -74,8 +74,8 @@ class RoundTripTests(SynchronousTestCase):
         self.assertEqual(command.properties.correlation_id, "Ж")
 
     def test_field_types(self) -> None:
-        """Every type of field that RabbitMQ sends comes through: `x-death`, 64-bit offsets,
-        negative numbers, times.
+        """Every field type that RabbitMQ uses is decoded: `x-death`, 64-bit offsets, negative
+        numbers, times.
         """
         headers: FieldTable = {
             "x-death": [
@@ -102,9 +102,7 @@ class RoundTripTests(SynchronousTestCase):
         self.assertEqual(command.properties.headers, headers)
 
     def test_every_size(self) -> None:
-        """Bodies around the edges of a frame are cut and joined rightly, a byte at a time or
-        not.
-        """
+        """Bodies of about one frame are split and assembled correctly, also a byte at a time."""
         for size in (0, 1, 91, 92, 93, 183, 184, 185, 500):
             body = bytes(i % 256 for i in range(size))
             data = encode_content(
@@ -116,7 +114,7 @@ class RoundTripTests(SynchronousTestCase):
                 )
 
     def test_no_limit(self) -> None:
-        """A frame size of 0 means no limit, and never an endless loop or a lost body."""
+        """A frame size of 0 means no limit. It causes no endless loop and loses no body."""
         body = bytes(300_000)
         data = encode_content(
             1, DELIVER, encode_header(Basic.Properties(), len(body)), body, frame_max=0
@@ -124,7 +122,7 @@ class RoundTripTests(SynchronousTestCase):
         self.assertEqual([command.body for command in commands(data)], [body])
 
     def test_pass_on(self) -> None:
-        """A received header can be passed on as it came."""
+        """A received header can be sent again unchanged."""
         header = encode_header(Basic.Properties(message_type="t", headers={"a": 1}), 3)
         (command,) = commands(encode_content(1, DELIVER, header, b"abc", 4096))
         self.assertEqual(command.header, header)
@@ -145,13 +143,13 @@ class WrongTests(SynchronousTestCase):
         return error.reply_code
 
     def test_wrong_frames(self) -> None:
-        """Frames that are too large, of unknown kind or without their end are frame errors."""
+        """Frames that are too large, of unknown type or without their end byte are frame errors."""
         for data in (b"\x01\0\x01\0\x02\0\0\0", b"\x04\0\x01\0\0\0\0\xce", HEARTBEAT[:-1] + b"\0"):
             self.assertEqual(self.code(data), 501)
 
     def test_wrong_order(self) -> None:
-        """Content frames without their method, or a method within another's content, are
-        unexpected.
+        """Content frames without their method, or a method within the content of another one, are
+        unexpected frames.
         """
         header = encode_header(Basic.Properties(), 5)
         content = encode_content(1, DELIVER, header, b"12345", 4096)
@@ -166,7 +164,7 @@ class WrongTests(SynchronousTestCase):
             self.assertEqual(self.code(data), 505)
 
     def test_wrong_sizes(self) -> None:
-        """More body than was announced, or than is taken, is a frame error."""
+        """A body larger than announced, or larger than allowed, is a frame error."""
         content = encode_content(1, DELIVER, encode_header(Basic.Properties(), 5), b"123456", 4096)
         self.assertEqual(self.code(content), 501)
         huge = encode_content(
@@ -177,15 +175,15 @@ class WrongTests(SynchronousTestCase):
     @settings(max_examples=300)
     @given(st.binary(max_size=200))
     def test_any_bytes(self, data: bytes) -> None:
-        """Whatever bytes come, an `AmqpError` is the worst that happens."""
+        """Arbitrary bytes raise nothing worse than `AmqpError`."""
         with contextlib.suppress(AmqpError):
             commands(data)
 
     @settings(max_examples=300)
     @given(st.data())
     def test_damaged(self, data: st.DataObject) -> None:
-        """Any one byte of a good stream may be any other: an `AmqpError` is the worst that
-        happens.
+        """If any one byte of a valid stream is changed, that raises nothing worse than
+        `AmqpError`.
         """
         good = bytearray(
             encode_method(1, Connection.Start(0, 9, {"a": [1, {"b": None}]}, "PLAIN", "en_US"))
@@ -205,7 +203,7 @@ class WrongTests(SynchronousTestCase):
 
 class ParserTests(SynchronousTestCase):
     def test_bytewise(self) -> None:
-        """A frame comes out with its last byte, and not before."""
+        """A frame is returned with its last byte, and not before."""
         parser = FrameParser()
         for _ in range(2):
             for byte in HEARTBEAT[:-1]:
@@ -213,8 +211,8 @@ class ParserTests(SynchronousTestCase):
             self.assertEqual(parser.feed(HEARTBEAT[-1:]), [Frame(8, 0, b"")])
 
     def test_tiny_pieces(self) -> None:
-        """A body that comes in tiny or empty pieces takes no more memory than its size, and is told
-        of.
+        """A body in tiny or empty pieces uses no more memory than its size, and is reported to be
+        incomplete.
         """
         assembler = Assembler(1, MAX_BODY)
         assembler.feed(Frame(1, 1, encode_payload(Basic.Publish())))
@@ -232,7 +230,7 @@ class ParserTests(SynchronousTestCase):
         self.assertEqual((command.body, assembler.unfinished), (b"x" * 10_000 + b"y", 0))
 
     def test_many(self) -> None:
-        """Many frames in one read come out in order, and the rest is kept."""
+        """Many frames in one read are returned in order, and the rest is kept."""
         parser = FrameParser()
         data = b"".join(b"\x03\0\x01\0\0\0\x01" + bytes([i]) + b"\xce" for i in range(100))
         self.assertEqual(

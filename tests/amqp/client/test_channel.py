@@ -1,4 +1,4 @@
-"""Channels: methods and their answers, one at a time; closing, by either side; deadlines."""
+"""Channels: methods and their answers, one at a time; closing by either side; deadlines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NOT_FOUND = Channel.Close(404, "NOT_FOUND - no queue 'q'", 50, 10)
 
 class ChannelTests(AmqpTestCase):
     def test_answer(self) -> None:
-        """A method's answer has its fields by name."""
+        """The answer to a method has its fields by name."""
         channel = self.channel(self.connect())
         self.broker.answers[Queue.Declare] = lambda peer, _: Queue.DeclareOk("amq.gen-1", 7, 2)
         message = self.result(
@@ -29,7 +29,7 @@ class ChannelTests(AmqpTestCase):
         self.assertEqual(declare.arguments, {"x-max-length": 5, "ключ": "значение"})
 
     def test_answer_with_content(self) -> None:
-        """An answer that carries a message has it as bytes."""
+        """An answer with a message has the message's body as bytes."""
         channel = self.channel(self.connect())
         properties = Basic.Properties(headers={"a": [1, None]})
         self.broker.answers[Basic.Get] = lambda peer, _: peer.send_content(
@@ -41,13 +41,13 @@ class ChannelTests(AmqpTestCase):
         self.assertEqual(message.content.properties.headers, {"a": [1, None]})
 
     def test_either_answer(self) -> None:
-        """A method may have more than one answer."""
+        """A method may have several possible answers."""
         channel = self.channel(self.connect())
         self.broker.answers[Basic.Get] = lambda peer, _: Basic.GetEmpty()
         self.assertEqual(self.result(channel.basic_get(queue="q")).method.name, "get-empty")
 
     def test_in_order(self) -> None:
-        """One method is under way at a time; each gets its own answer, in order."""
+        """Only one method is under way at a time. Each gets its own answer, in order."""
         channel = self.channel(self.connect())
         self.broker.answers[Queue.Declare] = None
         calls = [channel.queue_declare(queue=name) for name in ("a", "b", "c")]
@@ -59,7 +59,7 @@ class ChannelTests(AmqpTestCase):
             self.assertEqual(self.result(call).queue, f"answer {number}")
 
     def test_too_many_waiting(self) -> None:
-        """There is a bound to the methods that wait."""
+        """The number of waiting methods is limited."""
         channel = self.channel(self.connect())
         self.broker.answers[Queue.Declare] = None
         for _ in range(MAX_WAITING_CALLS):
@@ -67,7 +67,7 @@ class ChannelTests(AmqpTestCase):
         self.failureResultOf(channel.queue_declare(queue="q"), Overloaded)
 
     def test_nowait(self) -> None:
-        """With `nowait` nothing is waited for."""
+        """With `nowait` the call does not wait for an answer."""
         channel = self.channel(self.connect())
         self.broker.answers[Queue.Declare] = None
         self.assertIsNone(self.successResultOf(channel.queue_declare(queue="q", nowait=True)))
@@ -75,9 +75,7 @@ class ChannelTests(AmqpTestCase):
         self.assertEqual([declare.nowait for declare in self.peer.commands(Queue.Declare)], [True])
 
     def test_flow(self) -> None:
-        """The broker can stop and restart publishing on a channel, and hears that it was
-        understood.
-        """
+        """The broker can stop and restart publishing on a channel, and gets an answer each time."""
         channel = self.channel(self.connect())
         for active in (False, True):
             self.peer.send(Channel.Flow(active), 1)
@@ -86,7 +84,7 @@ class ChannelTests(AmqpTestCase):
             self.assertEqual(self.peer.commands(Channel.FlowOk)[-1].active, active)
 
     def test_close(self) -> None:
-        """A channel that was closed in agreement is gone, and its number free."""
+        """A channel that both sides have closed is removed, and its number can be used again."""
         connection = self.connect()
         channel = self.channel(connection)
         self.result(channel.channel_close())
@@ -96,7 +94,9 @@ class ChannelTests(AmqpTestCase):
         self.assertFalse(connection.closed)
 
     def test_close_waits_its_turn(self) -> None:
-        """What was called before a close is answered before it; nothing can be called after."""
+        """Methods called before a close are answered before it. No method can be called
+        after it.
+        """
         channel = self.channel(self.connect())
         call, close = channel.queue_declare(queue="q"), channel.channel_close()
         self.failureResultOf(channel.queue_declare(queue="late"), BrokerUnavailable)
@@ -104,7 +104,7 @@ class ChannelTests(AmqpTestCase):
         self.result(close)
 
     def test_late_traffic(self) -> None:
-        """What the broker sent before it saw our close is passed over."""
+        """Messages that the broker sent before it received the close are dropped."""
         connection = self.connect()
         channel = self.channel(connection)
         self.peer.deliver(1, "whom?", 1, b"late")
@@ -113,7 +113,7 @@ class ChannelTests(AmqpTestCase):
         self.assertFalse(connection.closed)
 
     def test_closes_cross(self) -> None:
-        """When both sides close a channel at once, it is gone, and the connection stands."""
+        """If both sides close a channel at once, it is removed, and the connection stays open."""
         connection = self.connect()
         channel = self.channel(connection)
         self.peer.send(NOT_FOUND, 1)
@@ -123,7 +123,7 @@ class ChannelTests(AmqpTestCase):
         self.assertFalse(connection.closed)
 
     def test_refused_before_close(self) -> None:
-        """A method refused while a close waits behind it leaves nothing of the channel."""
+        """If a method is refused while a close waits for it, nothing of the channel is left."""
         connection = self.connect()
         channel = self.channel(connection)
         self.broker.answers[Queue.Declare] = lambda peer, _: NOT_FOUND
@@ -135,7 +135,7 @@ class ChannelTests(AmqpTestCase):
         self.assertEqual(len(self.peer.commands(Channel.CloseOk)), 1)
 
     def test_refused_fatal(self) -> None:
-        """A channel that the broker closes takes the connection with it: one failure domain."""
+        """A channel that the broker closes also closes the connection by default."""
         connection = self.connect()
         channel, other = self.channel(connection), self.channel(connection)
         self.broker.answers[Queue.Declare] = lambda peer, _: NOT_FOUND
@@ -148,7 +148,9 @@ class ChannelTests(AmqpTestCase):
         self.assert_idle()
 
     def test_refused_alone(self) -> None:
-        """A channel opened as not fatal fails alone, and a fresh one takes its place."""
+        """If a channel opened as not fatal is closed, the connection stays open, and a new channel
+        can be opened.
+        """
         connection = self.connect()
         channel = self.channel(connection, fatal=False)
         self.broker.answers[Queue.Declare] = lambda peer, _: NOT_FOUND
@@ -161,7 +163,7 @@ class ChannelTests(AmqpTestCase):
         self.assertFalse(self.channel(connection).closed)
 
     def test_overdue(self) -> None:
-        """A method that is not answered within 10 seconds takes the connection with it."""
+        """A method without an answer within 10 seconds closes the connection."""
         connection = self.connect()
         channel = self.channel(connection)
         self.broker.answers[Queue.Declare] = None
@@ -175,7 +177,7 @@ class ChannelTests(AmqpTestCase):
         self.assert_idle()
 
     def test_overdue_alone(self) -> None:
-        """On a channel that is not fatal, only that is given up; what comes late is passed over."""
+        """On a channel that is not fatal, only the channel is closed. A late answer is dropped."""
         connection = self.connect()
         channel = self.channel(connection, fatal=False)
         self.broker.answers[Queue.Declare] = None
@@ -194,7 +196,7 @@ class ChannelTests(AmqpTestCase):
         self.assertFalse(connection.closed)
 
     def test_cancelled(self) -> None:
-        """A caller who gives up is forgotten, and its answer goes to nobody else."""
+        """A cancelled call is forgotten, and its answer does not go to another call."""
         channel = self.channel(self.connect())
         self.broker.answers[Queue.Declare] = None
         first, second = channel.queue_declare(queue="a"), channel.queue_declare(queue="b")
@@ -208,8 +210,8 @@ class ChannelTests(AmqpTestCase):
         self.assertEqual(self.result(second).queue, "b")
 
     def test_unencodable(self) -> None:
-        """Arguments that do not fit their field fail at the caller; nothing is sent, and the
-        channel goes on.
+        """Arguments that cannot be encoded raise an error for the caller. Nothing is sent, and the
+        channel stays usable.
         """
         channel = self.channel(self.connect())
         before = len(self.peer.received)
@@ -228,7 +230,7 @@ class ChannelTests(AmqpTestCase):
         self.result(channel.queue_declare(queue="q"))
 
     def test_publish_without_confirms(self) -> None:
-        """A publish as txAMQP has it works, in one write."""
+        """txAMQP's publish without confirms works, in one write."""
         channel = self.channel(self.connect())
         body = bytes(range(256)) * 1200
         self.successResultOf(
@@ -242,7 +244,7 @@ class ChannelTests(AmqpTestCase):
         self.assertEqual((publish.body, publish.properties.delivery_mode), (body, 2))
 
     def test_numbers(self) -> None:
-        """Numbers are not used again before all others have been, and never one that is taken."""
+        """A channel number is used again only after all others, and never while it is in use."""
         self.broker.tune.channel_max = 3
         connection = self.connect()
         channels = [self.channel(connection) for _ in range(3)]
@@ -252,7 +254,7 @@ class ChannelTests(AmqpTestCase):
         self.assertEqual(self.channel(connection).id, 2)
 
     def test_closed_callback(self) -> None:
-        """Whoever asks hears of the channel's end once, even when it asks late."""
+        """The callback for the channel's end is called once, even if it is added after the end."""
         connection = self.connect()
         channel = self.channel(connection)
         reasons: list[str] = []

@@ -1,5 +1,5 @@
-"""The loop: sessions come and go with the connection, troubles are told once, pauses grow, and
-stopping leaves nothing behind.
+"""The client service: it attaches sessions to each connection, logs each trouble once, reconnects
+with growing pauses, and leaves nothing after its stop.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.support.scripted_broker import URL, AmqpTestCase
 
 
 class RecordingSession:
-    """Notes what is done to it; `attach` does what a test says."""
+    """Records its calls. `attach` does what the test wants."""
 
     def __init__(self, name: str, diary: list[str]) -> None:
         self.name, self.diary = name, diary
@@ -71,7 +71,7 @@ class LoopTests(AmqpTestCase):
         self.network.settle()
 
     def stop(self) -> None:
-        """Stop; nothing is left behind."""
+        """Stop the service; check that nothing is left."""
         stopped = self.service.stopService()
         self.network.settle()
         self.assertIsNone(self.successResultOf(stopped))
@@ -84,8 +84,8 @@ class LoopTests(AmqpTestCase):
         ]
 
     def test_serves(self) -> None:
-        """Sessions are attached in order; only then it counts as connected; stopping detaches them
-        in reverse and says goodbye.
+        """Sessions are attached in order. Then the service counts as connected. Stopping detaches
+        them in reverse order and closes the connection.
         """
         connected = self.service.when_connected()
         self.assertNoResult(connected)
@@ -105,7 +105,9 @@ class LoopTests(AmqpTestCase):
         self.assertEqual(self.warnings(), [])
 
     def test_comes_back(self) -> None:
-        """A lost connection is replaced, and the sessions attached again; it is told once."""
+        """A lost connection is replaced, and the sessions are attached again. The loss is logged
+        once.
+        """
         self.start()
         self.peer.cut()
         self.network.settle()
@@ -129,8 +131,8 @@ class LoopTests(AmqpTestCase):
         self.stop()
 
     def test_refused(self) -> None:
-        """Where nobody listens it tries again, with pauses that grow to 5 seconds, and complains
-        once.
+        """If connections are refused, it tries again with pauses that grow to 5 seconds, and logs
+        that once.
         """
         self.network.factories.clear()
         self.start()
@@ -149,7 +151,7 @@ class LoopTests(AmqpTestCase):
         self.stop()
 
     def test_pauses_are_spread(self) -> None:
-        """Two processes do not come back in step."""
+        """Pauses are random, so that two processes do not reconnect at the same time."""
         self.network.factories.clear()
         pauses = []
         for seed in (1, 2):
@@ -162,7 +164,7 @@ class LoopTests(AmqpTestCase):
         self.assertNotEqual(*pauses)
 
     def test_short_lives(self) -> None:
-        """A connection that is lost as soon as it stands does not come back at full speed."""
+        """A connection that is lost right after the handshake is replaced after a pause."""
         self.start()
         for _ in range(10):
             self.peer.cut()
@@ -178,7 +180,7 @@ class LoopTests(AmqpTestCase):
         self.stop()
 
     def test_lost_at_each_step(self) -> None:
-        """Wherever in the handshake a connection is lost, the next attempt succeeds."""
+        """If a connection is lost at any step of the handshake, the next attempt succeeds."""
         for step in (Connection.StartOk, Connection.TuneOk, Connection.Open):
             self.setUp()
             answer = self.broker.answers.get(step)
@@ -192,8 +194,8 @@ class LoopTests(AmqpTestCase):
             self.stop()
 
     def test_silent_broker(self) -> None:
-        """A broker that accepts and says nothing is left after 5 seconds, again and again; one that
-        speaks is served.
+        """A broker that accepts connections and sends nothing is given up after 5 seconds each
+        time. Once it answers, the service connects.
         """
         self.patch(self.broker, "greet", lambda peer: None)
         self.start()
@@ -203,7 +205,7 @@ class LoopTests(AmqpTestCase):
         self.stop()
 
     def test_wrong_password(self) -> None:
-        """A refused password is said plainly, once, and never shown."""
+        """A refused password is logged clearly, once, and never shown."""
         self.broker.answers[Connection.StartOk] = lambda peer, _: Connection.Close(
             403, "ACCESS_REFUSED", 0, 0
         )
@@ -215,8 +217,8 @@ class LoopTests(AmqpTestCase):
         self.stop()
 
     def test_attach_refused(self) -> None:
-        """A session that cannot set up costs the connection, is told once with its name, and all
-        that were begun are detached.
+        """If a session cannot be attached, the connection is closed. That is logged once with the
+        session's name, and all sessions that were begun are detached.
         """
         self.second.error = BrokerUnavailable("no such thing")
         self.start()
@@ -233,8 +235,8 @@ class LoopTests(AmqpTestCase):
         self.stop()
 
     def test_attach_bug(self) -> None:
-        """A session that fails for an error of ours is logged with its traceback, once, and tried
-        again.
+        """An internal error of a session is logged with its traceback, once, and the session is
+        attached again later.
         """
         self.first.error = RuntimeError("bug")
         self.start()
@@ -246,7 +248,7 @@ class LoopTests(AmqpTestCase):
         self.stop()
 
     def test_attach_too_slow(self) -> None:
-        """A session that never gets ready costs the connection at its deadline."""
+        """A session that is not attached by its deadline closes the connection."""
         self.second.hold = Deferred()
         self.start()
         for _ in range(59):
@@ -262,7 +264,7 @@ class LoopTests(AmqpTestCase):
         self.stop()
 
     def test_lost_while_attaching(self) -> None:
-        """A session that waits for something else learns at once that the connection is lost."""
+        """A session that is being attached is cancelled at once when the connection is lost."""
         self.second.hold = Deferred()
         self.start()
         self.peer.cut()
@@ -275,7 +277,9 @@ class LoopTests(AmqpTestCase):
         self.stop()
 
     def test_method_refused_while_attaching(self) -> None:
-        """The broker's reason for refusing a session's method is told, with the session's name."""
+        """If the broker refuses a session's method, its reason is logged with the
+        session's name.
+        """
 
         class Declaring(RecordingSession):
             async def attach(self, connection: AmqpConnection) -> None:
@@ -293,8 +297,8 @@ class LoopTests(AmqpTestCase):
         self.stop()
 
     def test_permission_refused(self) -> None:
-        """A missing permission is named, and told once, though the queue has another name at each
-        attempt.
+        """A missing permission is named, and logged once, even if the queue has another name at
+        each attempt.
         """
 
         class Serving(RecordingSession):
@@ -321,7 +325,7 @@ class LoopTests(AmqpTestCase):
         self.stop()
 
     def test_may_not_publish(self) -> None:
-        """So is that for publishing, though the broker says so only when something is published."""
+        """So is a missing permission to publish, which the broker reports only at a publish."""
         text = (
             "ACCESS_REFUSED - access to exchange 'rtprov.tasks' in vhost '/' refused for user"
             " 'alice'"
@@ -337,8 +341,8 @@ class LoopTests(AmqpTestCase):
         self.stop()
 
     def test_may_publish_later(self) -> None:
-        """A broker that takes no messages at present does not keep a process from its
-        connection.
+        """A broker that accepts no messages at present does not prevent a process from
+        connecting.
         """
         self.broker.answers[Basic.Publish] = lambda peer, _: None
         publisher = Publisher(clock=self.clock, confirm_deadline_s=4.0)
@@ -364,7 +368,7 @@ class LoopTests(AmqpTestCase):
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
 
     def test_dropped_by_session(self) -> None:
-        """A session may drop the connection, with a reason that is told."""
+        """A session may close the connection. Its reason is logged."""
         self.start()
         assert self.first.connection is not None
         self.first.connection.drop("The journal stands still")
@@ -374,7 +378,7 @@ class LoopTests(AmqpTestCase):
         self.stop()
 
     def test_dropped_while_attaching(self) -> None:
-        """So is the reason while another session is still being attached."""
+        """So is the reason if another session is still being attached."""
         self.second.hold = Deferred()
         self.start()
         assert self.first.connection is not None
@@ -386,7 +390,7 @@ class LoopTests(AmqpTestCase):
         self.stop()
 
     def test_stop_at_each_step(self) -> None:
-        """It can be stopped whatever it is about: connecting, shaking hands, attaching, serving,
+        """The service can be stopped in any phase: connecting, handshake, attaching, connected,
         pausing.
         """
         for step in (
@@ -418,7 +422,7 @@ class LoopTests(AmqpTestCase):
             self.assertTrue(all(peer.lost for peer in self.broker.peers))
 
     def test_stop_from_a_stalled_broker(self) -> None:
-        """A broker that does not agree to the goodbye is left after 2 seconds."""
+        """A broker that does not answer the close is disconnected after 2 seconds."""
         self.start()
         transport = self.peer.transport
         assert isinstance(transport, MemoryTransport)
@@ -431,7 +435,7 @@ class LoopTests(AmqpTestCase):
         self.assert_idle()
 
     def test_stop_while_ending(self) -> None:
-        """Stopped while a failed connection is still being closed, it waits for that."""
+        """If it is stopped while a failed connection is being closed, it waits for that."""
         self.second.error = BrokerUnavailable("no")
         self.broker.answers[Connection.Close] = None
         self.start()
@@ -451,7 +455,7 @@ class LoopTests(AmqpTestCase):
         self.stop()
 
     def test_waiter_gives_up(self) -> None:
-        """Whoever waits for the connection may give up."""
+        """Waiting for the connection can be cancelled."""
         waiter, other = self.service.when_connected(), self.service.when_connected()
         waiter.cancel()
         self.failureResultOf(waiter, CancelledError)
@@ -460,7 +464,7 @@ class LoopTests(AmqpTestCase):
         self.stop()
 
     def test_told(self) -> None:
-        """Connecting and leaving are one line each."""
+        """Connecting and disconnecting each give one log line."""
         self.start()
         self.stop()
         self.assertEqual(

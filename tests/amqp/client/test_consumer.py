@@ -1,4 +1,4 @@
-"""Consuming: deliveries, what settles them, and how a consumer ends."""
+"""Consuming: deliveries, how they are settled, and how a consumer ends."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ConsumerTests(AmqpTestCase):
         return self.deliveries[start:]
 
     def settled(self) -> list[tuple[str, int, bool, bool | None]]:
-        """Each ack and nack that the broker got: its name, tag, multiple, requeue."""
+        """The broker's received acks and nacks: name, tag, multiple, requeue."""
         self.network.settle()
         return [
             (
@@ -46,8 +46,8 @@ class ConsumerTests(AmqpTestCase):
         ]
 
     def test_setup(self) -> None:
-        """Prefetch and arguments reach the broker, prefetch first; qos is the consumer's own, never
-        global.
+        """Prefetch and arguments are sent to the broker, prefetch first. The prefetch is set for
+        the consumer, never globally.
         """
         tag = self.consume(arguments={"x-stream-offset": 5}, exclusive=True)
         qos, sent = self.peer.received[-2].method, self.peer.received[-1].method
@@ -59,13 +59,13 @@ class ConsumerTests(AmqpTestCase):
         self.assertEqual(sent.arguments, {"x-stream-offset": 5})
 
     def test_no_prefetch(self) -> None:
-        """Without a prefetch the broker's own is left alone."""
+        """Without a prefetch no ``basic.qos`` is sent."""
         self.consume(prefetch=0, no_ack=True)
         self.assertEqual(self.peer.commands(Basic.Qos), [])
 
     def test_delivery(self) -> None:
-        """A delivery has all that the broker says of the message; its body is bytes, whatever they
-        are.
+        """A delivery has all the fields of the broker's method and properties. Its body
+        is bytes.
         """
         tag = self.consume()
         headers: FieldTable = {
@@ -91,12 +91,14 @@ class ConsumerTests(AmqpTestCase):
             )
 
     def test_repr(self) -> None:
-        """What is in a message does not get into a log."""
+        """The repr of a delivery shows no contents, so they cannot get into a log."""
         (delivery,) = self.deliver(self.consume())
         self.assertNotIn("body", repr(delivery))
 
     def test_first_delivery_comes_with_consume_ok(self) -> None:
-        """A delivery right behind the broker's agreement finds its consumer."""
+        """A delivery that arrives together with the broker's ``basic.consume-ok`` gets to its
+        consumer.
+        """
 
         def at_once(peer: object, command: object) -> Basic.ConsumeOk:
             tag = self.peer.commands(Basic.Consume)[-1].consumer_tag
@@ -108,7 +110,7 @@ class ConsumerTests(AmqpTestCase):
         self.assertEqual([delivery.body for delivery in self.deliveries], [b"first"])
 
     def test_each_to_its_own(self) -> None:
-        """Deliveries go to the consumer they name."""
+        """Deliveries go to the consumer that they name."""
         others: list[Delivery] = []
         mine = self.consume()
         other = self.result(consume(self.channel_, "q2", others.append, prefetch=1))
@@ -120,7 +122,7 @@ class ConsumerTests(AmqpTestCase):
         self.assertEqual([delivery.body for delivery in others], [other.encode()])
 
     def test_ack(self) -> None:
-        """An ack settles one delivery; settling it again does nothing."""
+        """An ack settles one delivery. Settling it again does nothing."""
         first, second = self.deliver(self.consume(), 2)
         self.assertTrue(second.live)
         second.ack()
@@ -131,7 +133,7 @@ class ConsumerTests(AmqpTestCase):
         self.assertEqual(self.settled(), [("Basic.Ack", 2, False, None)])
 
     def test_nack(self) -> None:
-        """A nack returns one delivery to its queue, or to the dead letters."""
+        """A nack returns one delivery to its queue, or makes it a dead letter."""
         first, second = self.deliver(self.consume(), 2)
         first.nack(requeue=True)
         second.nack(requeue=False)
@@ -141,7 +143,7 @@ class ConsumerTests(AmqpTestCase):
         )
 
     def test_ack_all(self) -> None:
-        """One ack can settle all deliveries up to one; none of them can then be settled again."""
+        """One ack can settle all deliveries up to a tag. None of them can then be settled again."""
         deliveries = self.deliver(self.consume(), 4)
         self.channel_.ack_all(deliveries[2])
         for delivery in deliveries[:3]:
@@ -154,7 +156,7 @@ class ConsumerTests(AmqpTestCase):
         )
 
     def test_no_ack(self) -> None:
-        """Where messages are taken without acknowledgement, none is sent."""
+        """If messages are consumed without acknowledgements, none is sent."""
         (delivery,) = self.deliver(self.consume(no_ack=True))
         self.assertFalse(delivery.live)
         delivery.ack()
@@ -163,7 +165,7 @@ class ConsumerTests(AmqpTestCase):
         self.assertEqual(self.settled(), [])
 
     def test_settled_too_late(self) -> None:
-        """Once the channel is gone, settling does nothing."""
+        """After the channel is closed, settling does nothing."""
         first, second = self.deliver(self.consume(), 2)
         self.connection.drop("over")
         self.assertFalse(first.live)
@@ -172,7 +174,7 @@ class ConsumerTests(AmqpTestCase):
         self.assertEqual(self.settled(), [])
 
     def test_cancel(self) -> None:
-        """Cancelling lets what is on its way come, and nothing after."""
+        """After a cancel, deliveries in flight still arrive, and no others."""
         tag = self.consume()
 
         def late(peer: object, command: object) -> Basic.CancelOk:
@@ -187,15 +189,15 @@ class ConsumerTests(AmqpTestCase):
         self.assertFalse(self.connection.closed)
 
     def test_refused(self) -> None:
-        """A consumer that the broker refuses gets the reason."""
+        """A consumer that the broker refuses fails with the broker's reason."""
         channel = self.channel(self.connection, fatal=False)
         self.broker.answers[Basic.Consume] = lambda peer, _: Channel.Close(404, "NOT_FOUND", 60, 20)
         self.error(consume(channel, "q", self.deliveries.append, prefetch=1), AmqpError)
         self.assertEqual(channel.consumers, {})
 
     def test_cancelled_by_broker(self) -> None:
-        """When the broker cancels a consumer, for its queue is gone, the connection is dropped and
-        comes back.
+        """If the broker cancels a consumer, because its queue was deleted, the connection is
+        closed, so that everything is declared again.
         """
         tag = self.consume()
         self.peer.send(Basic.Cancel(tag, True), 1)
@@ -204,7 +206,7 @@ class ConsumerTests(AmqpTestCase):
         self.assertTrue(self.connection.lost)
 
     def test_cancelled_by_broker_alone(self) -> None:
-        """On a channel that is not fatal, only the consumer goes."""
+        """On a channel that is not fatal, only the consumer ends."""
         channel = self.channel(self.connection, fatal=False)
         tag = self.result(consume(channel, "q", self.deliveries.append, prefetch=1))
         self.peer.send(Basic.Cancel(tag, True), channel.id)
@@ -214,14 +216,16 @@ class ConsumerTests(AmqpTestCase):
         )
 
     def test_unknown_consumer(self) -> None:
-        """A delivery for nobody would stay unsettled for ever: the connection is dropped."""
+        """A delivery for an unknown consumer would stay unsettled for ever, so the connection is
+        closed.
+        """
         self.peer.deliver(1, "whom?", 1, b"")
         self.network.settle()
         self.assertIn("unknown consumer", str(self.connection.failure))
 
     def test_failing_callback(self) -> None:
-        """A consumer that raises is logged, and costs the connection: its message must come
-        again.
+        """An exception in a consumer is logged and closes the connection, so that its message is
+        delivered again.
         """
 
         def fail(delivery: Delivery) -> None:
@@ -235,8 +239,8 @@ class ConsumerTests(AmqpTestCase):
         self.assertTrue(self.connection.lost)
 
     def test_drop_from_callback(self) -> None:
-        """A consumer may drop the connection; no further delivery comes, not even one already
-        received.
+        """A consumer may close the connection. No further delivery arrives, not even one that was
+        received before.
         """
 
         def drop(delivery: Delivery) -> None:
@@ -251,7 +255,7 @@ class ConsumerTests(AmqpTestCase):
         self.assertEqual(str(self.connection.failure), "by the consumer")
 
     def test_lost(self) -> None:
-        """A consumer that waits for the broker's agreement learns of a lost connection."""
+        """A consumer that waits for the broker's answer fails if the connection is lost."""
         self.broker.answers[Basic.Consume] = lambda peer, _: peer.cut()
         self.error(
             consume(self.channel_, "q", self.deliveries.append, prefetch=1), BrokerUnavailable

@@ -1,5 +1,5 @@
-"""How a connection begins: the handshake, what it agrees on, and what is no broker, or none for
-us.
+"""The handshake of a connection: what is negotiated, and peers that are no broker or refuse the
+client.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tests.support.scripted_broker import AmqpTestCase, ScriptedPeer
 
 class HandshakeTests(AmqpTestCase):
     def test_login(self) -> None:
-        """A client logs in with PLAIN, in UTF-8, and says which extensions it understands."""
+        """A client logs in with PLAIN, in UTF-8, and sends the extensions that it supports."""
         self.result(self.begin(BrokerUrl.parse("amqp://%D0%96:%D1%8F%40@broker/")).handshake())
         (start_ok,) = self.peer.commands(Connection.StartOk)
         self.assertEqual((start_ok.mechanism, start_ok.response), ("PLAIN", "\0Ж\0я@"))
@@ -40,11 +40,11 @@ class HandshakeTests(AmqpTestCase):
         )
 
     def test_server_properties(self) -> None:
-        """What the broker says of itself can be told to the operator."""
+        """The broker's server properties are available for the log."""
         self.assertEqual(self.connect().server_properties["product"], "Scripted")
 
     def test_tune(self) -> None:
-        """The smaller of both sides' wishes wins, and 0 means no wish."""
+        """The smaller of both sides' limits is used. 0 means no limit."""
         for (channels, frame, beat), expected in (
             ((0, 0, 0), (2047, 131072, 10)),
             ((100, 8192, 5), (100, 8192, 5)),
@@ -56,12 +56,12 @@ class HandshakeTests(AmqpTestCase):
             self.assertEqual((tune_ok.channel_max, tune_ok.frame_max, tune_ok.heartbeat), expected)
 
     def test_tiny_frames(self) -> None:
-        """A broker that wants frames below AMQP's least size is refused."""
+        """A broker with a frame limit below AMQP's minimum is refused."""
         self.broker.tune = Connection.Tune(0, 100, 0)
         self.error(self.begin().handshake(), BrokerUnavailable)
 
     def test_tls_failed(self) -> None:
-        """Where TLS did not come about, the operator is told why in words."""
+        """If TLS fails, the error describes why."""
         self.patch(self.broker, "greet", lambda peer: None)
         connection = self.begin()
         handshake = connection.handshake()
@@ -73,8 +73,8 @@ class HandshakeTests(AmqpTestCase):
         self.assertNotIn("SSL routines", text)
 
     def test_lost_at_each_step(self) -> None:
-        """A connection that is lost at any step of the handshake fails it, and leaves no timer
-        behind.
+        """If the connection is lost at any step of the handshake, the handshake fails, and no timer
+        is left.
         """
 
         def hang_up(peer: ScriptedPeer, _: object) -> None:
@@ -92,7 +92,7 @@ class HandshakeTests(AmqpTestCase):
             self.assert_idle()
 
     def test_hangs_up_on_login(self) -> None:
-        """A broker that hangs up on the login is taken to dislike it."""
+        """A connection that is closed after the login is reported as a refused login."""
         self.broker.answers[Connection.StartOk] = lambda peer, _: peer.cut()
         self.assertIn(
             "wrong user name or password",
@@ -100,9 +100,7 @@ class HandshakeTests(AmqpTestCase):
         )
 
     def test_silent_at_each_step(self) -> None:
-        """A broker that falls silent at any step of the handshake is given 5 seconds, and not one
-        more.
-        """
+        """A broker that stops answering at any step of the handshake has 5 seconds."""
         for step in (None, Connection.StartOk, Connection.Open):
             self.setUp()
             if step is None:
@@ -119,7 +117,7 @@ class HandshakeTests(AmqpTestCase):
             self.assert_idle()
 
     def test_refused(self) -> None:
-        """The broker's reason for refusing us reaches the caller."""
+        """The broker's reason for refusing the client is in the error."""
         refusal = Connection.Close(403, "ACCESS_REFUSED - Login was refused", 0, 0)
         self.broker.answers[Connection.StartOk] = lambda peer, _: refusal
         error = self.error(self.begin().handshake(), AmqpError)
@@ -130,7 +128,7 @@ class HandshakeTests(AmqpTestCase):
         self.assert_idle()
 
     def test_no_plain(self) -> None:
-        """A broker that does not offer PLAIN is told from one that is away."""
+        """A broker that does not offer PLAIN is reported as such."""
         self.patch(
             self.broker,
             "greet",
@@ -150,7 +148,7 @@ class HandshakeTests(AmqpTestCase):
         self.assertEqual(self.peer.commands(Connection.StartOk), [])
 
     def test_no_amqp(self) -> None:
-        """A peer that speaks something else is named as such, whatever it says."""
+        """A peer that speaks another protocol is reported as such, whatever it sends."""
         for garbage in (
             b"AMQP\x00\x01\x00\x00",
             b"HTTP/1.1 400 Bad Request\r\n\r\n",
@@ -164,7 +162,7 @@ class HandshakeTests(AmqpTestCase):
             )
 
     def test_out_of_turn(self) -> None:
-        """Methods of the handshake that come out of turn end the connection."""
+        """Handshake methods in the wrong order end the connection."""
         for method in (
             Connection.Start(),
             Connection.Tune(0, 0, 0),
@@ -177,7 +175,7 @@ class HandshakeTests(AmqpTestCase):
             self.assertIn("503", str(connection.failure))
 
     def test_channel_before_open(self) -> None:
-        """No channel can be opened before the handshake is done."""
+        """No channel can be opened before the handshake is complete."""
         self.patch(self.broker, "greet", lambda peer: None)
         connection = self.begin()
         self.failureResultOf(connection.open_channel(), BrokerUnavailable)

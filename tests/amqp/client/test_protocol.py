@@ -14,7 +14,7 @@ from tests.support.scripted_broker import AmqpTestCase
 
 class LifeTests(AmqpTestCase):
     def test_heartbeats_sent(self) -> None:
-        """A silent client sends heartbeats more often than the interval says."""
+        """An idle client sends heartbeats more often than the interval requires."""
         self.connect()
         for _ in range(10):
             self.network.advance(5)
@@ -22,7 +22,7 @@ class LifeTests(AmqpTestCase):
         self.assertGreaterEqual(self.peer.heartbeats, 10)
 
     def test_no_heartbeats_beside_traffic(self) -> None:
-        """Other traffic stands in for heartbeats."""
+        """Other traffic replaces heartbeats."""
         connection = self.connect()
         channel = self.channel(connection)
         for _ in range(40):
@@ -31,7 +31,9 @@ class LifeTests(AmqpTestCase):
         self.assertEqual(self.peer.heartbeats, 0)
 
     def test_dead_peer(self) -> None:
-        """A peer from which nothing comes for two intervals is given up; whatever waits fails."""
+        """A peer that sends nothing for two intervals is disconnected, and all waiting
+        calls fail.
+        """
         connection = self.connect()
         lost = connection.when_lost()
         self.network.advance(19)
@@ -42,7 +44,7 @@ class LifeTests(AmqpTestCase):
         self.assert_idle()
 
     def test_own_sleep(self) -> None:
-        """Where we were asleep ourselves, the peer gets another chance."""
+        """If the client's own process was suspended, the peer gets another interval."""
         connection = self.connect()
         self.clock.advance(3600)
         self.network.settle()
@@ -51,7 +53,7 @@ class LifeTests(AmqpTestCase):
         self.assertTrue(connection.closed)
 
     def test_no_heartbeat(self) -> None:
-        """Where neither side wants heartbeats, there are none."""
+        """If neither side wants heartbeats, there are none."""
         self.broker.tune = Connection.Tune(0, 0, 0)
         connection = self.connect(heartbeat_s=0)
         self.assert_idle()
@@ -59,7 +61,7 @@ class LifeTests(AmqpTestCase):
         self.assertFalse(connection.closed)
 
     def test_blocked(self) -> None:
-        """The broker can bid publishers wait, and go on."""
+        """The broker can block and unblock publishers."""
         connection = self.connect()
         self.peer.send(Connection.Blocked("low on memory"))
         self.network.settle()
@@ -69,8 +71,8 @@ class LifeTests(AmqpTestCase):
         self.assertFalse(connection.blocked)
 
     def test_paused(self) -> None:
-        """A broker that stops reading pauses the connection once more is buffered than a burst;
-        when it reads again, all is well.
+        """While the broker does not read, and more than a burst is buffered, the connection is
+        paused. When the broker reads again, it continues.
         """
         self.patch(protocol, "MAX_HELD_BACK_BYTES", 65_536)
         connection = self.connect()
@@ -88,7 +90,7 @@ class LifeTests(AmqpTestCase):
         self.assertFalse(connection.paused)
 
     def test_unexpected_methods(self) -> None:
-        """What a broker may not send, or not there, ends the connection."""
+        """A method that a broker may not send, or not at this time, ends the connection."""
         for channel, method in (
             (0, Queue.Declare()),
             (0, Channel.Flow(True)),
@@ -106,12 +108,12 @@ class LifeTests(AmqpTestCase):
             self.assertIn("503", str(connection.failure), method.name)
 
     def test_garbage(self) -> None:
-        """Bytes that are no frames end the connection at once, with nothing left waiting."""
+        """Bytes that are not frames end the connection at once, and no call is left waiting."""
         for garbage in (
             b"\x09\0\0\0\0\0\0\xce",  # unknown type
-            b"\x01\0\0\x7f\xff\xff\xff\0",  # larger than agreed
-            HEARTBEAT[:-1] + b"\xcd",  # wrong end
-            b"\x01\0\0\0\0\0\x02\0\0\xce",  # no method
+            b"\x01\0\0\x7f\xff\xff\xff\0",  # larger than negotiated
+            HEARTBEAT[:-1] + b"\xcd",  # wrong frame end
+            b"\x01\0\0\0\0\0\x02\0\0\xce",  # not a method
             b"\x01\0\0\0\0\0\x04\xff\xff\xff\xff\xce",  # unknown method
             b"\x02\0\x01\0\0\0\x0e" + bytes(14) + b"\xce",  # header without method
             b"\x03\0\x01\0\0\0\x01x\xce",  # body without header
@@ -129,7 +131,7 @@ class LifeTests(AmqpTestCase):
             self.assert_idle()
 
     def test_heartbeat_on_any_channel(self) -> None:
-        """A heartbeat is a heartbeat, whatever channel it names."""
+        """A heartbeat frame is accepted on any channel."""
         connection = self.connect()
         self.peer.send_bytes(b"\x08\0\x05\0\0\0\0\xce")
         self.network.settle()
@@ -142,7 +144,9 @@ class BytewiseLifeTests(LifeTests):
 
 class EndTests(AmqpTestCase):
     def test_close(self) -> None:
-        """Closing says goodbye, waits for the broker's agreement, and leaves no timer behind."""
+        """Closing sends ``connection.close``, waits for the broker's answer, and leaves
+        no timer.
+        """
         connection = self.connect()
         channel = self.channel(connection)
         closed = connection.close()
@@ -155,7 +159,7 @@ class EndTests(AmqpTestCase):
         self.assert_idle()
 
     def test_close_unanswered(self) -> None:
-        """A broker that does not answer a close is left after 2 seconds."""
+        """A broker that does not answer a close is disconnected after 2 seconds."""
         self.broker.answers[Connection.Close] = None
         closed = self.connect().close()
         self.network.advance(1.9)
@@ -166,7 +170,7 @@ class EndTests(AmqpTestCase):
         self.assert_idle()
 
     def test_close_twice(self) -> None:
-        """Closing once more says nothing more, and waits for the same end."""
+        """A second close sends nothing, and waits for the same end."""
         connection = self.connect()
         first, second = connection.close(), connection.close()
         self.network.settle()
@@ -175,7 +179,7 @@ class EndTests(AmqpTestCase):
         self.assertEqual(len(self.peer.commands(Connection.Close)), 1)
 
     def test_close_crossing(self) -> None:
-        """When both sides close at once, both are done."""
+        """If both sides close at once, both are done."""
         self.broker.answers[Connection.Close] = lambda peer, _: Connection.Close(
             320, "CONNECTION_FORCED", 0, 0
         )
@@ -183,7 +187,7 @@ class EndTests(AmqpTestCase):
         self.assert_idle()
 
     def test_close_during_handshake(self) -> None:
-        """Before the handshake is done there is nobody to say goodbye to."""
+        """Before the handshake is complete, a close sends nothing."""
         self.patch(self.broker, "greet", lambda peer: None)
         connection = self.begin()
         handshake = connection.handshake()
@@ -194,7 +198,7 @@ class EndTests(AmqpTestCase):
         self.assert_idle()
 
     def test_traffic_after_close(self) -> None:
-        """What the broker sent before it saw our close is passed over."""
+        """Messages that the broker sent before it received the close are dropped."""
         connection = self.connect()
         self.channel(connection)
         self.peer.deliver(1, "whom?", 1, b"body")
@@ -204,7 +208,9 @@ class EndTests(AmqpTestCase):
         self.successResultOf(closed)
 
     def test_broker_closes(self) -> None:
-        """When the broker closes the connection, we agree, and everything fails with its reason."""
+        """If the broker closes the connection, the client confirms that, and all calls fail with
+        the broker's reason.
+        """
         connection = self.connect()
         channel = self.channel(connection)
         self.broker.answers[Queue.Declare] = lambda peer, _: peer.send(
@@ -217,7 +223,9 @@ class EndTests(AmqpTestCase):
         self.assert_idle()
 
     def test_broker_closes_and_stalls(self) -> None:
-        """When the broker closes but never hangs up, nor reads, we do after 2 seconds."""
+        """If the broker closes but neither disconnects nor reads, the client disconnects after 2
+        seconds.
+        """
         connection = self.connect()
         transport = self.peer.transport
         assert isinstance(transport, MemoryTransport)
@@ -230,7 +238,7 @@ class EndTests(AmqpTestCase):
         self.assert_idle()
 
     def test_drop(self) -> None:
-        """Dropping ends everything at once; nothing more is sent or taken."""
+        """`drop` ends everything at once. Nothing more is sent or processed."""
         connection = self.connect()
         channel = self.channel(connection)
         seen: list[str] = []
@@ -246,7 +254,7 @@ class EndTests(AmqpTestCase):
         self.assert_idle()
 
     def test_first_failure_counts(self) -> None:
-        """The first thing that goes wrong is the failure, whatever follows from it."""
+        """The first error is reported, whatever follows from it."""
         connection = self.connect()
         connection.drop("first")
         connection.drop("second")
@@ -254,7 +262,7 @@ class EndTests(AmqpTestCase):
         self.assertEqual(str(connection.failure), "first")
 
     def test_cancelled_wait(self) -> None:
-        """Whoever waits for the loss, or for the handshake, may give up."""
+        """Waiting for the loss, or for the handshake, can be cancelled."""
         self.patch(self.broker, "greet", lambda peer: None)
         connection = self.begin()
         for waiting in (connection.handshake(), connection.when_lost()):

@@ -1,4 +1,4 @@
-"""Publishing: what each confirm, return, loss and delay means to the caller."""
+"""Publishing: the result of each confirm, return, loss and delay for the caller."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class PublisherTests(AmqpTestCase):
         self.assertEqual((publish.body, publish.properties), (body, PERSISTENT))
 
     def test_confirmed(self) -> None:
-        """A publish fires when its confirm comes, and not before."""
+        """A publish fires when its confirm arrives, and not before."""
         self.attach()
         published = self.publish()
         self.assertNoResult(published)
@@ -72,7 +72,7 @@ class PublisherTests(AmqpTestCase):
         self.assertEqual(self.publisher.unconfirmed, 0)
 
     def test_out_of_order(self) -> None:
-        """Confirms may come in any order."""
+        """Confirms may arrive in any order."""
         self.attach()
         first, second = self.publish(), self.publish()
         self.confirm(2)
@@ -82,7 +82,7 @@ class PublisherTests(AmqpTestCase):
         self.successResultOf(first)
 
     def test_multiple(self) -> None:
-        """One confirm can stand for all up to its tag."""
+        """One confirm can stand for all messages up to its tag."""
         self.attach()
         published = [self.publish() for _ in range(10)]
         self.confirm(3)
@@ -97,7 +97,7 @@ class PublisherTests(AmqpTestCase):
             self.successResultOf(one)
 
     def test_multiple_of_all(self) -> None:
-        """A multiple confirm of tag 0 stands for all that is under way."""
+        """A multiple confirm of tag 0 stands for all messages in flight."""
         self.attach()
         published = [self.publish() for _ in range(3)]
         self.confirm(0, multiple=True)
@@ -105,7 +105,7 @@ class PublisherTests(AmqpTestCase):
             self.successResultOf(one)
 
     def test_confirmed_twice(self) -> None:
-        """A confirm for a message that was confirmed before is passed over."""
+        """A second confirm for a message is ignored."""
         self.attach()
         published = [self.publish() for _ in range(2)]
         for _ in range(2):
@@ -115,8 +115,8 @@ class PublisherTests(AmqpTestCase):
         self.assertFalse(self.connection.closed)
 
     def test_confirm_of_nothing(self) -> None:
-        """A confirm for what was never published is no confirm: the connection is dropped, and
-        nothing counts as safe.
+        """A confirm for a message that was never published is an error: the connection is closed,
+        and no message counts as safe.
         """
         for tag, multiple in ((2, False), (2, True), (1 << 62, True), (0, False)):
             self.attach()
@@ -126,7 +126,7 @@ class PublisherTests(AmqpTestCase):
             self.assertTrue(self.connection.lost)
 
     def test_nack(self) -> None:
-        """The broker's no is a failure, one or many at a time."""
+        """A nack is a failure, for one or for many messages."""
         self.attach()
         published = [self.publish() for _ in range(4)]
         self.peer.send(Basic.Nack(1), 1)
@@ -137,7 +137,7 @@ class PublisherTests(AmqpTestCase):
         self.assertNoResult(published[3])
 
     def test_returned(self) -> None:
-        """A message that comes back before its confirm went to no queue."""
+        """A message that is returned before its confirm was routed to no queue."""
         self.attach()
         published = self.publish()
         self.peer.send_back(self.peer.contents(Basic.Publish)[0])
@@ -149,7 +149,7 @@ class PublisherTests(AmqpTestCase):
         self.assertEqual(self.unroutable, 1)
 
     def test_returned_among_others(self) -> None:
-        """Of many messages, the returned ones are known again, by what is in them."""
+        """Of many messages, the returned ones are recognised by their contents."""
         self.attach()
         bodies = [b"a", b"b", b"b", b"", b"c" * 10_000]
         published = [
@@ -167,7 +167,7 @@ class PublisherTests(AmqpTestCase):
                 self.successResultOf(one)
 
     def test_twins_returned(self) -> None:
-        """Of two messages that are the same in everything, each return counts once."""
+        """Of two equal messages, each return counts for one."""
         self.attach()
         published = [self.publish() for _ in range(3)]
         for publish in self.peer.contents(Basic.Publish)[:2]:
@@ -178,7 +178,7 @@ class PublisherTests(AmqpTestCase):
         self.successResultOf(published[2])
 
     def test_returned_unasked(self) -> None:
-        """A return that fits no message under way is passed over."""
+        """A return that matches no message in flight is ignored."""
         self.attach()
         self.publish(mandatory=False)
         self.publish(b"other")
@@ -197,8 +197,8 @@ class PublisherTests(AmqpTestCase):
         self.failureResultOf(self.publish(), BrokerUnavailable)
 
     def test_lost(self) -> None:
-        """When the channel is lost, whatever is under way may or may not be safe; a later
-        connection knows nothing of it.
+        """When the channel is lost, it is unknown whether messages in flight are safe. A later
+        connection does not confirm them.
         """
         for end in ("cut", "drop", "channel", "detach"):
             self.attach()
@@ -232,8 +232,8 @@ class PublisherTests(AmqpTestCase):
         self.confirm(count, multiple=True)
 
     def test_deadline(self) -> None:
-        """A message that is not confirmed within 4 seconds may or may not be safe; its late confirm
-        hurts nobody.
+        """For a message without a confirm within 4 seconds it is unknown whether it is safe. Its
+        late confirm has no effect.
         """
         self.attach()
         early = self.publish()
@@ -259,9 +259,7 @@ class PublisherTests(AmqpTestCase):
         )
 
     def test_deadline_of_all(self) -> None:
-        """No message waits longer than 4 seconds, and none less than 3.5, whenever it was
-        published.
-        """
+        """Each message waits between 3.5 and 4 seconds, whenever it was published."""
         self.attach()
         ages: list[float] = []
 
@@ -278,8 +276,8 @@ class PublisherTests(AmqpTestCase):
         self.assertGreaterEqual(min(ages), 3.5)
 
     def test_too_many(self) -> None:
-        """No more than `max_unconfirmed` messages are under way, those that nobody waits for any
-        more included.
+        """At most `max_unconfirmed` messages are in flight, including those whose callers have
+        cancelled.
         """
         self.attach()
         waiting = [self.publish() for _ in range(100)]
@@ -292,7 +290,7 @@ class PublisherTests(AmqpTestCase):
         self.assertNoResult(self.publish())
 
     def test_blocked(self) -> None:
-        """While the broker blocks publishers nothing is sent."""
+        """While the broker blocks publishers, nothing is sent."""
         self.attach()
         self.peer.send(Connection.Blocked("disk"))
         self.network.settle()
@@ -303,14 +301,14 @@ class PublisherTests(AmqpTestCase):
         self.assertNoResult(self.publish())
 
     def test_flow(self) -> None:
-        """While the broker stops the channel nothing is sent."""
+        """While the broker stops the channel, nothing is sent."""
         self.attach()
         self.peer.send(Channel.Flow(False), 1)
         self.network.settle()
         self.failureResultOf(self.publish(), Overloaded)
 
     def test_stopped_broker(self) -> None:
-        """Towards a broker that does not read, no more is buffered than a burst."""
+        """If the broker does not read, at most one burst is buffered."""
         self.attach()
         assert isinstance(self.peer.transport, MemoryTransport)
         self.peer.transport.pauseProducing()
@@ -322,8 +320,8 @@ class PublisherTests(AmqpTestCase):
         self.assertLess((50 - len(failed)) * len(body), MAX_HELD_BACK_BYTES + 1_000_000)
 
     def test_unencodable(self) -> None:
-        """What cannot be encoded fails at the caller, takes no tag, and the next message goes its
-        way.
+        """A message that cannot be encoded raises an error for its caller and uses no delivery tag.
+        The next message is published as usual.
         """
         self.attach()
         self.failureResultOf(
@@ -338,8 +336,8 @@ class PublisherTests(AmqpTestCase):
         self.successResultOf(published)
 
     def test_cancelled(self) -> None:
-        """A caller who gives up is forgotten; the message stays on its way, and its confirm goes to
-        nobody else.
+        """A cancelled publish is forgotten. The message is still sent, and its confirm does not go
+        to another caller.
         """
         self.attach()
         first, second = self.publish(), self.publish()
@@ -351,7 +349,7 @@ class PublisherTests(AmqpTestCase):
         self.successResultOf(second)
 
     def test_republish_from_callback(self) -> None:
-        """A caller may publish again the moment it hears of a loss or a confirm."""
+        """A caller may publish again in the callback of a loss or a confirm."""
         self.attach()
         again: list[Deferred[None]] = []
         self.publish().addCallback(lambda _: again.append(self.publish(b"again")))
@@ -364,7 +362,7 @@ class PublisherTests(AmqpTestCase):
         self.failureResultOf(again[1], BrokerUnavailable)
 
     def test_idle(self) -> None:
-        """A publisher with nothing on its way keeps no timer; nor does one that has lost its
+        """A publisher without messages in flight has no timer, nor has one that has lost its
         channel.
         """
         self.broker.tune = Connection.Tune(0, 0, 0)

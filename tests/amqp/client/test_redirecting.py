@@ -1,6 +1,4 @@
-"""A connection whose broker's URL changes, and one whose broker's state contradicts the
-configuration.
-"""
+"""A connection whose broker's URL changes, and one whose broker contradicts the configuration."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ from tests.support.scripted_broker import URL, AmqpTestCase, ScriptedBroker
 
 
 class ConnectionTestCase(AmqpTestCase):
-    """A `BrokerConnection` to one of two brokers."""
+    """A `BrokerConnection` that can connect to two brokers."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -52,8 +50,8 @@ class Redirecting(ConnectionTestCase):
         self.network.advance(1)
 
     def test_another_broker(self) -> None:
-        """Another host, user or virtual host leads there at once, with a goodbye to the broker of
-        before.
+        """If the host, user or virtual host changes, it closes the connection to the old broker and
+        connects to the new one at once.
         """
         for change in ({"host": "other"}, {"username": "bob"}, {"virtual_host": "v"}):
             self.setUp()
@@ -65,7 +63,7 @@ class Redirecting(ConnectionTestCase):
             self.stop()
 
     def test_another_password(self) -> None:
-        """Another password alone counts from the next connection on."""
+        """A changed password alone is used from the next connection on."""
         self.start()
         self.redirect(password="new")
         self.assertEqual([len(each.peers) for each in (self.broker, self.other)], [1, 0])
@@ -79,7 +77,7 @@ class Redirecting(ConnectionTestCase):
         self.stop()
 
     def test_while_connecting(self) -> None:
-        """A connection that comes about with the URL of before is left."""
+        """A connection that is established with the old URL is closed."""
         self.service.startService()
         self.redirect(host="other")
         self.assertTrue(self.service.connected)
@@ -88,7 +86,7 @@ class Redirecting(ConnectionTestCase):
         self.stop()
 
     def test_before_the_start(self) -> None:
-        """Before the start there is nothing to leave."""
+        """Before the start there is no connection to close."""
         self.redirect(host="other")
         self.start()
         self.assertEqual([len(each.peers) for each in (self.broker, self.other)], [0, 1])
@@ -97,8 +95,8 @@ class Redirecting(ConnectionTestCase):
 
 class Contradicting(ConnectionTestCase):
     def test_told(self) -> None:
-        """A session that finds the broker's state at odds with the configuration is told, at each
-        attempt, until it finds it right.
+        """If a session raises a configuration error, that is reported at each attempt until it
+        attaches.
         """
         errors: list[str] = []
         trouble: list[ConfigurationError] = [
@@ -115,7 +113,7 @@ class Contradicting(ConnectionTestCase):
 
         self.service = self.make(Looking())
         self.start()
-        self.network.advance(1)  # nobody minds: it is tried again
+        self.network.advance(1)  # no error: it is tried again
         self.network.advance(1)
         self.assertGreater(len(self.broker.peers), 2)
         self.service.on_contradiction = lambda error: errors.append(str(error))

@@ -26,7 +26,7 @@ class RpcClientTests(AmqpTestCase):
         return reply
 
     def reply(self, request: int, body: bytes) -> None:
-        """Answer the request, counted from 0."""
+        """Reply to the request with this number, from 0."""
         properties = self.peer.contents(Basic.Publish)[request].properties
         assert properties is not None
         self.peer.deliver(
@@ -35,9 +35,7 @@ class RpcClientTests(AmqpTestCase):
         self.network.settle()
 
     def test_request(self) -> None:
-        """A request is mandatory, expires with its caller's patience and says where the reply
-        goes.
-        """
+        """A request is mandatory, expires with its timeout and names the queue for the reply."""
         self.call(b"\xff", timeout_s=1.5)
         (publish,) = self.peer.contents(Basic.Publish)
         method, properties = publish.method, publish.properties
@@ -49,7 +47,7 @@ class RpcClientTests(AmqpTestCase):
         self.assertEqual((properties.expiration, properties.reply_to), ("1500", REPLY_TO))
 
     def test_replies(self) -> None:
-        """Each reply finds its request, in any order, confirmed or not."""
+        """Each reply is matched to its request, in any order, confirmed or not."""
         replies = [self.call() for _ in range(3)]
         self.peer.send(Basic.Ack(2, True), 1)
         for number in (2, 0, 1):
@@ -58,7 +56,7 @@ class RpcClientTests(AmqpTestCase):
             self.assertEqual(self.successResultOf(replies[number]), b"%d" % number)
 
     def test_no_reply(self) -> None:
-        """After the timeout the caller is told so; a reply that comes later goes to nobody."""
+        """After the timeout the request fails. A later reply is dropped."""
         late, other = self.call(timeout_s=2), self.call(timeout_s=3)
         self.network.advance(2)
         self.failureResultOf(late, NoReply)
@@ -68,7 +66,7 @@ class RpcClientTests(AmqpTestCase):
         self.assertEqual(self.successResultOf(other), b"in time")
 
     def test_second_reply(self) -> None:
-        """A second reply to the same request, or one to none at all, is passed over."""
+        """A second reply to a request, or one to an unknown request, is ignored."""
         reply = self.call()
         self.reply(0, b"first")
         self.reply(0, b"second")
@@ -78,7 +76,7 @@ class RpcClientTests(AmqpTestCase):
         self.assertFalse(self.connection.closed)
 
     def test_nobody_serves(self) -> None:
-        """A request that no queue takes fails at once."""
+        """A request that is routed to no queue fails at once."""
         reply = self.call()
         self.peer.send_back(self.peer.contents(Basic.Publish)[0])
         self.peer.send(Basic.Ack(1), 1)
@@ -86,7 +84,7 @@ class RpcClientTests(AmqpTestCase):
         self.failureResultOf(reply, Unroutable)
 
     def test_doubtful(self) -> None:
-        """A request that the broker does not confirm may be answered all the same; else the timeout
+        """A request that the broker does not confirm may still be answered. Otherwise the timeout
         ends it.
         """
         answered, unanswered = self.call(), self.call()
@@ -105,8 +103,8 @@ class RpcClientTests(AmqpTestCase):
         self.failureResultOf(self.call(), Overloaded)
 
     def test_lost(self) -> None:
-        """When the connection is lost, every waiting caller learns it at once, and later ones
-        too.
+        """When the connection is lost, every waiting request fails at once, and so do
+        later ones.
         """
         replies = [self.call() for _ in range(2)]
         self.peer.cut()
@@ -118,7 +116,7 @@ class RpcClientTests(AmqpTestCase):
         self.assert_idle()
 
     def test_attached_again(self) -> None:
-        """On a new connection it goes on."""
+        """On a new connection requests work again."""
         self.connection.drop("over")
         self.client.detach()
         self.result(self.client.attach(self.connect()))
@@ -127,7 +125,7 @@ class RpcClientTests(AmqpTestCase):
         self.assertEqual(self.successResultOf(reply), b"again")
 
     def test_cancelled(self) -> None:
-        """A caller who gives up is forgotten, timer and all."""
+        """A cancelled request is forgotten, with its timer."""
         reply, other = self.call(), self.call()
         reply.cancel()
         self.failureResultOf(reply, CancelledError)
@@ -137,7 +135,7 @@ class RpcClientTests(AmqpTestCase):
         self.failureResultOf(other, NoReply)
 
     def test_unencodable(self) -> None:
-        """A queue's name that AMQP cannot carry fails at the caller."""
+        """A queue name that cannot be encoded raises an error for the caller."""
         self.failureResultOf(self.client.call("q" * 256, b"", timeout_s=1), TypeError, ValueError)
 
 
@@ -177,7 +175,7 @@ class ServeTests(AmqpTestCase):
         return [ack.delivery_tag for ack in self.peer.commands(Basic.Ack)]
 
     def test_answers(self) -> None:
-        """Each request is answered when its handler is done, in any order, and acknowledged behind
+        """Each request is answered when its handler is done, in any order, and acknowledged after
         its answer.
         """
         self.request(1, b"one")
@@ -191,7 +189,7 @@ class ServeTests(AmqpTestCase):
         self.assertEqual(self.acked(), [2, 1])
 
     def test_handler_fails(self) -> None:
-        """A handler's failure is logged; its request is dropped, and the others go on."""
+        """A handler's failure is logged. Its request is dropped, and the others continue."""
         self.request(1, b"one")
         self.request(2, b"two")
         self.waiting[0][1].errback(RuntimeError("bug"))
@@ -201,20 +199,20 @@ class ServeTests(AmqpTestCase):
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
 
     def test_nowhere_to_reply(self) -> None:
-        """A request that names no place for the reply is handled, and done."""
+        """A request without a reply queue is handled and not answered."""
         self.request(1, b"one", reply_to=None)
         self.waiting[0][1].callback(b"answer")
         self.assertEqual((self.replies(), self.acked()), ([], [1]))
 
     def test_unencodable_reply(self) -> None:
-        """A reply that cannot be sent is logged like any failure."""
+        """A reply that cannot be encoded is logged like a failure of the handler."""
         self.request(1, b"one")
         self.waiting[0][1].callback("text")  # type: ignore[arg-type]
         self.assertEqual((self.replies(), self.acked()), ([], [1]))
         self.assertEqual(len(self.flushLoggedErrors(TypeError)), 1)
 
     def test_lost(self) -> None:
-        """When the channel is lost, handlers still at work are cancelled, with nothing logged."""
+        """When the channel is lost, running handlers are cancelled, and nothing is logged."""
         self.request(1, b"one")
         self.connection.drop("over")
         self.network.settle()

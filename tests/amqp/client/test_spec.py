@@ -1,4 +1,4 @@
-"""The specification that txAMQP generates its methods from."""
+"""The specification from which txAMQP generates its methods."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TYPES = {"bit", "shortstr", "longstr", "table", "octet", "short", "long", "longl
 
 class SpecTests(SynchronousTestCase):
     def test_complete(self) -> None:
-        """All of pamqp's methods are there, with their numbers and fields."""
+        """All of pamqp's methods are included, with their numbers and fields."""
         self.assertEqual(len(METHODS), len(commands.INDEX_MAPPING))
         table: dict[int, type[base.Frame]] = commands.INDEX_MAPPING
         for index, command in table.items():
@@ -29,7 +29,7 @@ class SpecTests(SynchronousTestCase):
             self.assertLessEqual({field.type for field in method.fields}, TYPES)
 
     def test_extensions(self) -> None:
-        """RabbitMQ's extensions are among them: confirms, negative acknowledgement, blocked
+        """RabbitMQ's extensions are included: confirms, negative acknowledgements, blocked
         connections.
         """
         for klass, method in (
@@ -42,7 +42,7 @@ class SpecTests(SynchronousTestCase):
             self.assertIn(method, SPEC.classes.byname[klass].methods.byname)
 
     def test_answers(self) -> None:
-        """Each method knows its answers, and each answer that it is one."""
+        """Each method lists its answers, and each answer is marked as one."""
         get, declare = METHODS[commands.Basic.Get], METHODS[commands.Queue.Declare]
         self.assertEqual([answer.name for answer in get.responses], ["get-ok", "get-empty"])
         self.assertTrue(all(answer.response for answer in get.responses))
@@ -50,17 +50,17 @@ class SpecTests(SynchronousTestCase):
         self.assertEqual(METHODS[commands.Basic.Ack].responses, [])
 
     def test_content(self) -> None:
-        """The methods that carry a message are marked."""
+        """The methods with content are marked."""
         marked = {command.name for command, method in METHODS.items() if method.content}
         self.assertEqual(marked, {"Basic.Publish", "Basic.Return", "Basic.Deliver", "Basic.GetOk"})
 
     def test_nowait(self) -> None:
-        """The no-wait bit is found where a method has one."""
+        """The no-wait flag is found for each method that has one."""
         self.assertEqual(METHODS[commands.Queue.Declare].nowait, 6)
         self.assertIsNone(METHODS[commands.Queue.Unbind].nowait)
 
     def test_generated_as_spelt_out(self) -> None:
-        """The generated methods have the names and arguments that `Methods` tells the type
+        """The generated methods have the names and arguments that `Methods` declares for the type
         checker.
         """
         spelt = {
@@ -78,7 +78,7 @@ class SpecTests(SynchronousTestCase):
             )
 
     def test_every_default_fits(self) -> None:
-        """Each generated method's defaults can be sent."""
+        """Each generated method's defaults can be encoded."""
         for klass in build_spec().classes:
             for method in klass.methods:
                 defaults = (

@@ -1,5 +1,5 @@
-"""Each trap that stock txAMQP 0.8.2 lays, and that rtprov does not fall into. Most show with one
-byte at a time, too.
+"""Known defects of stock txAMQP 0.8.2, by number, none of which rtprov has. Most are also tested
+with one byte at a time.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ class TrapTests(AmqpTestCase):
         self.assertTrue(issubclass(CHANNEL_CLASS, SPEC.klass))  # type: ignore[arg-type]
 
     def test_no_spec_file(self) -> None:
-        """1: No specification file is needed; it is built once, with confirms, and every no-wait
-        field is called `nowait`.
+        """1: No specification file is needed. The specification is built once, with confirms, and
+        every no-wait field is called `nowait`.
         """
         self.assertIn("select-ok", SPEC.classes.byname["confirm"].methods.byname)
         for klass in SPEC.classes:
@@ -73,7 +73,7 @@ class TrapTests(AmqpTestCase):
         self.assertIs(self.connect().spec, self.connect().spec)
 
     def test_bodies_are_bytes(self) -> None:
-        """2: Bodies are bytes, always: cut within a character, mixed, or empty."""
+        """2: Bodies are always bytes, even if they are cut within a character, mixed, or empty."""
         tag, deliveries = self.consumer(self.connect())
         bodies = [TEXT.encode()[1:], b"\xff" * 5000 + b"ascii" * 1000, b"", b"ascii"]
         for number, body in enumerate(bodies):
@@ -83,7 +83,7 @@ class TrapTests(AmqpTestCase):
         self.assertEqual({type(delivery.body) for delivery in deliveries}, {bytes})
 
     def test_field_tables(self) -> None:
-        """3: Headers of every type and script go out and come in whole."""
+        """3: Headers of every type and script are sent and received unchanged."""
         connection = self.connect()
         tag, deliveries = self.consumer(connection)
         headers = {
@@ -103,8 +103,8 @@ class TrapTests(AmqpTestCase):
         self.assertEqual(deliveries[0].properties.headers, headers)
 
     def test_encoding_error(self) -> None:
-        """4: What cannot be encoded fails at its caller, none of it is sent, and the writer lives
-        on.
+        """4: An encoding error is raised for its caller, nothing is sent, and the connection stays
+        usable.
         """
         connection = self.connect()
         publisher = self.publisher(connection)
@@ -122,8 +122,8 @@ class TrapTests(AmqpTestCase):
         self.successResultOf(published)
 
     def test_property_names(self) -> None:
-        """5: Properties have names of Python's, a misspelt one is an error, and persistent messages
-        are persistent.
+        """5: Properties have Python names, a misspelt one is an error, and persistent messages are
+        persistent.
         """
         self.publisher(self.connect()).publish("e", "k", b"x", properties=PERSISTENT)
         self.network.settle()
@@ -132,8 +132,8 @@ class TrapTests(AmqpTestCase):
         self.assertEqual(properties.delivery_mode, 2)
 
     def test_fresh_delegates(self) -> None:
-        """6: Each connection has a delegate of its own: the end of an old one leaves the new one
-        alone; confirms close neither.
+        """6: Each connection has its own delegate: the end of an old one does not affect the new
+        one. Confirms close neither.
         """
         old = self.connect()
         old_peer = self.peer
@@ -151,7 +151,7 @@ class TrapTests(AmqpTestCase):
         self.assertFalse(new.closed)
 
     def test_confirms(self) -> None:
-        """7: Confirms count from 1 on each channel, may stand for many, and are all lost with the
+        """7: Confirms count from 1 on each channel, may be multiple, and are all lost with the
         channel.
         """
         connection = self.connect()
@@ -172,7 +172,7 @@ class TrapTests(AmqpTestCase):
             self.failureResultOf(one, Unconfirmed)
 
     def test_cancelled_call(self) -> None:
-        """8: A cancelled call does not take the next one's answer."""
+        """8: A cancelled call does not take the next call's answer."""
         channel = self.channel(self.connect())
         calls = [channel.queue_declare(queue=name) for name in "abc"]
         calls[0].cancel()
@@ -183,7 +183,7 @@ class TrapTests(AmqpTestCase):
         self.assertEqual(self.successResultOf(calls[2]).queue, "c")
 
     def test_closed_channel(self) -> None:
-        """9: A closed channel says so, and its number brings a fresh one."""
+        """9: A closed channel reports that, and its number can be used for a new one."""
         self.broker.tune.channel_max = 1
         connection = self.connect()
         channel = self.channel(connection)
@@ -193,7 +193,9 @@ class TrapTests(AmqpTestCase):
         self.assertEqual((again.id, again.closed, again is channel), (1, False, False))
 
     def test_direct_dispatch(self) -> None:
-        """10: Deliveries go to their consumer's callback as they come; no queue lies between."""
+        """10: Deliveries go to their consumer's callback as they arrive, without a queue in
+        between.
+        """
         connection = self.connect()
         tag, deliveries = self.consumer(connection)
         for number in range(100):
@@ -204,8 +206,8 @@ class TrapTests(AmqpTestCase):
         self.assertFalse(hasattr(connection, "basic_return_queue"))
 
     def test_silent_handshake(self) -> None:
-        """11: A broker that accepts and is silent does not hang us; closing closes every
-        channel.
+        """11: A broker that accepts and sends nothing does not block the client. Closing closes
+        every channel.
         """
         self.patch(self.broker, "greet", lambda peer: None)
         handshake = self.begin().handshake()
@@ -218,7 +220,7 @@ class TrapTests(AmqpTestCase):
         self.assertTrue(all(channel.closed for channel in channels))
 
     def test_heartbeats_cost_nothing(self) -> None:
-        """12: A frame that comes or goes sets no timer."""
+        """12: Sending or receiving a frame sets no timer."""
         self.clock = self.network.clock = CountingClock()
         connection = self.connect()
         tag, deliveries = self.consumer(connection)
@@ -226,7 +228,7 @@ class TrapTests(AmqpTestCase):
         for number in range(50):
             connection.dataReceived(b"\x08\0\0\0\0\0\0\xce" * 20)
             self.peer.deliver(1, tag, number + 1, b"x")
-        self.assertLessEqual(self.clock.set_timers - before, 1)  # the network's own
+        self.assertLessEqual(self.clock.set_timers - before, 1)  # timers of the in-memory network
         self.network.settle()
         before = self.clock.set_timers
         for delivery in deliveries:
@@ -235,7 +237,7 @@ class TrapTests(AmqpTestCase):
         self.assertLessEqual(self.clock.set_timers - before, 1)
 
     def test_no_frame_limit(self) -> None:
-        """13: Where the broker names no limit to frames, bodies are sent in frames of at most
+        """13: If the broker has no frame limit, bodies are sent in frames of at most
         131072 bytes.
         """
         self.broker.tune = Connection.Tune(0, 0, 0)
@@ -247,7 +249,7 @@ class TrapTests(AmqpTestCase):
         self.assertEqual(self.peer.commands(Connection.TuneOk)[0].frame_max, 131072)
 
     def test_back_pressure(self) -> None:
-        """14: Towards a broker that has stopped reading, little is buffered."""
+        """14: If the broker stops reading, the buffer stays small."""
         connection = self.connect()
         publisher = self.publisher(connection)
         assert isinstance(self.peer.transport, MemoryTransport)
@@ -261,7 +263,7 @@ class TrapTests(AmqpTestCase):
         self.assertLess((1000 - refused) * len(body), MAX_HELD_BACK_BYTES + 200_000)
 
     def test_no_deferred_a_frame(self) -> None:
-        """15: A delivery and its ack make no Deferred; a publish makes the one that its caller
+        """15: A delivery and its ack create no Deferred. A publish creates the one that its caller
         waits for.
         """
         connection = self.connect()
@@ -289,15 +291,15 @@ class TrapTests(AmqpTestCase):
         self.assertEqual((publisher.unconfirmed, len(made)), (0, 20))
 
     def test_url(self) -> None:
-        """16: The URL is percent-decoded, and knows TLS."""
+        """16: The URL is percent-decoded, and may be amqps."""
         self.assertEqual(
             BrokerUrl.parse("amqps://a%40b:p%3Aw@h/%2F"),
             BrokerUrl("h", 5671, "a@b", "p:w", "/", True),
         )
 
     def test_loop(self) -> None:
-        """17: A connection that is lost during the handshake is followed by a good one, and by one
-        only.
+        """17: After a connection that is lost during the handshake, exactly one new connection is
+        made.
         """
         answer = self.broker.answers[Connection.Open]
         self.broker.answers[Connection.Open] = lambda peer, _: peer.cut()
@@ -319,7 +321,7 @@ class TrapTests(AmqpTestCase):
         self.assert_idle()
 
     def test_refused_declare_is_no_answer(self) -> None:
-        """What the broker refuses fails; txAMQP's own errors never reach the caller."""
+        """A refused method fails with the broker's error, never with one of txAMQP's."""
         channel = self.channel(self.connect(), fatal=False)
         self.broker.answers[Queue.Declare] = lambda peer, _: Channel.Close(404, "NOT_FOUND", 50, 10)
         self.assertEqual(str(self.error(channel.queue_declare(queue="q"))), "404 NOT_FOUND")
@@ -331,7 +333,7 @@ class BytewiseTrapTests(TrapTests):
 
 class ReactorTests(AmqpTestCase):
     def test_no_reactor(self) -> None:
-        """A whole conversation, txAMQP and all, imports no global reactor."""
+        """A whole conversation, including txAMQP, imports no global reactor."""
         script = (
             "import sys\n"
             "import rtprov.amqp.client.service, rtprov.amqp.client.rpc, rtprov.messaging.topology\n"

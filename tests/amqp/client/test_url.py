@@ -1,4 +1,4 @@
-"""Broker URLs, and the endpoints made of them."""
+"""Broker URLs, and the endpoints made from them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from rtprov.errors import ConfigurationError
 
 class ParseTests(SynchronousTestCase):
     def test_whole(self) -> None:
-        """Every part is taken, and percent-decoded."""
+        """Every part is used, and percent-decoded."""
         url = BrokerUrl.parse("amqps://us%40er:p%2Fa%3As%23%25@broker.example:1234/%2Fv%20h")
         self.assertEqual(url, BrokerUrl("broker.example", 1234, "us@er", "p/a:s#%", "/v h", True))
 
     def test_defaults(self) -> None:
-        """What is not given is what RabbitMQ would take it for."""
+        """Missing parts have the same defaults as for RabbitMQ's clients."""
         self.assertEqual(
             BrokerUrl.parse("amqp://broker"),
             BrokerUrl("broker", 5672, "guest", "guest", "/", False),
@@ -24,7 +24,9 @@ class ParseTests(SynchronousTestCase):
         self.assertEqual(BrokerUrl.parse("amqp://joe@broker").password, "")
 
     def test_virtual_host(self) -> None:
-        """No path and `/` both mean the virtual host `/`; else it is the path, percent-decoded."""
+        """No path and `/` both mean the virtual host `/`. Otherwise it is the path,
+        percent-decoded.
+        """
         for path, expected in (
             ("", "/"),
             ("/", "/"),
@@ -37,7 +39,7 @@ class ParseTests(SynchronousTestCase):
             self.assertEqual(BrokerUrl.parse(f"amqp://broker{path}").virtual_host, expected)
 
     def test_ip6(self) -> None:
-        """An IPv6 address stands in brackets."""
+        """An IPv6 address is written in brackets."""
         url = BrokerUrl.parse("amqp://[::1]:5673/")
         self.assertEqual((url.host, url.port), ("::1", 5673))
         self.assertEqual(str(url), "amqp://guest@[::1]:5673/")
@@ -49,7 +51,7 @@ class ParseTests(SynchronousTestCase):
         self.assertNotIn("sesame", repr(url))
 
     def test_wrong(self) -> None:
-        """What is no broker URL is refused in one line that holds no password."""
+        """An invalid broker URL is refused with one line that does not contain the password."""
         for text in (
             "",
             "broker",
