@@ -1,1 +1,1 @@
-"""The contract suite for brokers, and what the embedded one bears beyond it."""
+"""Contract tests of brokers, and tests of the embedded broker's own behaviour."""

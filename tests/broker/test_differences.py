@@ -1,4 +1,4 @@
-"""What later versions of RabbitMQ do otherwise is marked in the contract's tests, and told in the
+"""Differences of later RabbitMQ versions are marked in the contract tests and listed in the
 documentation.
 """
 
@@ -19,7 +19,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "embedded-broker.md"
 
 class DifferenceTests(SynchronousTestCase):
     def differences(self) -> Iterator[tuple[type[BrokerContract], Difference]]:
-        """Each marked test of a contract, by its class."""
+        """Return the marked tests of a contract, with their classes."""
         for module in pkgutil.walk_packages(tests.broker.__path__, "tests.broker."):
             for kind in vars(importlib.import_module(module.name)).values():
                 if (
@@ -32,7 +32,7 @@ class DifferenceTests(SynchronousTestCase):
                             yield kind, difference
 
     def test_said_in_the_test(self) -> None:
-        """For each difference there is a method that says what holds instead."""
+        """For each difference there is a method that tests the other behaviour."""
         found = list(self.differences())
         self.assertGreater(len(found), 0)
         for kind, difference in found:

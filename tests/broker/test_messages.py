@@ -1,4 +1,4 @@
-"""Messages in the broker: a header that it adds, and everything else left as it came."""
+"""Messages in the broker: headers that it adds, and everything else unchanged."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def message(**given: Any) -> Message:
 class ChangedTests(SynchronousTestCase):
     @given(properties, st.integers(0, 2**63 - 1))
     def test_one_more_header(self, given: dict[str, Any], value: int) -> None:
-        """Whatever properties a message has, it gets one header more, or its value replaced; body
-        size and all else stay.
+        """Whatever properties a message has, it gets one more header, or a replaced value. Body
+        size and everything else stay the same.
         """
         decoded = decode_header(message(**given).with_number("x-stream-offset", value))
         self.assertEqual(decoded.body_size, 3)
@@ -56,7 +56,7 @@ class ChangedTests(SynchronousTestCase):
         )
 
     def test_bytes_stay(self) -> None:
-        """The bytes of the other properties and headers are passed on as they came, whatever types
+        """The bytes of the other properties and headers are passed on unchanged, whatever types
         they have.
         """
         given = message(headers={"small": 1, "нет": None}, correlation_id="7")
@@ -66,8 +66,8 @@ class ChangedTests(SynchronousTestCase):
         self.assertTrue(spliced.endswith(b"\x017"))
 
     def test_replaced_beside_what_cannot_be_written(self) -> None:
-        """A number takes the place of an earlier one, and what stands beside it stays as it came,
-        though pamqp could not write it.
+        """A number replaces an earlier one, and its neighbours stay unchanged, even if pamqp could
+        not encode them.
         """
         odd = b"\x01oS\0\0\0\x01\xff"
         given = message(headers={"x-stream-offset": 1})
@@ -89,7 +89,7 @@ class PartsTests(SynchronousTestCase):
         self.assertEqual(join(split(header), 3), header)
 
     def test_every_property(self) -> None:
-        """Each property is found by its name, whatever stands before it."""
+        """Each property is found by its name, whatever properties are before it."""
         values = dict.fromkeys(Basic.Properties.attributes(), "text")
         every: dict[str, Any] = {
             **values,
@@ -108,8 +108,8 @@ class PartsTests(SynchronousTestCase):
             self.assertEqual(only, (name, parts[name]))
 
     def test_others_stay(self) -> None:
-        """To change a message's properties changes those of no other message, though the same bytes
-        were decoded for both.
+        """Changing a message's properties does not change those of another message that was decoded
+        from the same bytes.
         """
         header = encode_header(Basic.Properties(delivery_mode=2), 3)
         first = Message("", "q", decode_header(header).properties, header, b"abc")
@@ -121,12 +121,10 @@ class PartsTests(SynchronousTestCase):
 
 
 class DeathTests(SynchronousTestCase):
-    """What somebody made up, or made too large, does not keep a message from becoming a dead
-    letter.
-    """
+    """Invalid or oversized headers do not prevent a message from becoming a dead letter."""
 
     def letter(self, header: bytes) -> dict[str, Any]:
-        """The headers of the dead letter that a message with this content header becomes."""
+        """Return the headers of the dead letter that a message with this content header becomes."""
         given = Message("", "q", decode_header(header).properties, header, b"abc")
         letter = dead_letter(given, "q", {"x-dead-letter-exchange": ""}, EXPIRED, 0.0)
         assert letter is not None
@@ -134,7 +132,7 @@ class DeathTests(SynchronousTestCase):
         return dict(letter.properties.headers or {})
 
     def test_made_up_deaths(self) -> None:
-        """An ``x-death`` that cannot be written again makes place for ours."""
+        """An ``x-death`` that cannot be encoded again is replaced by ours."""
         entry = b"\x01oS\0\0\0\x01\xff"
         deaths = b"F" + len(entry).to_bytes(4, "big") + entry
         field = b"\x07x-deathA" + len(deaths).to_bytes(4, "big") + deaths
@@ -145,8 +143,8 @@ class DeathTests(SynchronousTestCase):
         )
 
     def test_wide_count(self) -> None:
-        """The count is a number of 64 bits, as RabbitMQ writes it: there are clients that can read
-        no other.
+        """The count is a 64-bit number, as RabbitMQ writes it, since some clients can read no
+        other.
         """
         header = encode_header(Basic.Properties(), 3)
         given = Message("", "q", decode_header(header).properties, header, b"abc")
@@ -157,7 +155,9 @@ class DeathTests(SynchronousTestCase):
             given = letter
 
     def test_no_room_in_a_frame(self) -> None:
-        """Headers that would outgrow a frame together with ours go, and the letter stays."""
+        """If a message's headers and ours are too large for a frame, its headers are dropped, and
+        the dead letter stays.
+        """
         headers = self.letter(
             encode_header(Basic.Properties(headers={"large": "x" * MAX_BYTES}), 3)
         )
@@ -165,8 +165,8 @@ class DeathTests(SynchronousTestCase):
         self.assertEqual(len(headers["x-death"]), 1)
 
     def test_no_room(self) -> None:
-        """A message with as many headers as a message may have loses them, and not its place among
-        the dead letters.
+        """A message with the maximal size of headers loses them, but still becomes a dead
+        letter.
         """
         headers = self.letter(
             encode_header(

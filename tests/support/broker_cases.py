@@ -26,7 +26,7 @@ behaviour:
 
     async def delivery_limit_since_4_3(self) -> None: ...  # replaces it on RabbitMQ 4.3 and later
 
-`differs` also feeds the table in docs/embedded-broker.md.
+`tests.broker.test_differences` checks that docs/embedded-broker.md lists each reason.
 """
 
 from __future__ import annotations

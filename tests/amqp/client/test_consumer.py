@@ -32,7 +32,7 @@ class ConsumerTests(AmqpTestCase):
         return self.deliveries[start:]
 
     def settled(self) -> list[tuple[str, int, bool, bool | None]]:
-        """The broker's received acks and nacks: name, tag, multiple, requeue."""
+        """Return each ack and nack that the broker received: name, tag, multiple, requeue."""
         self.network.settle()
         return [
             (

@@ -1,5 +1,5 @@
-"""Dead letters: refused, expired, delivered too often; what they tell of their way, and where that
-ends.
+"""Dead letters: messages that are rejected, expired, or delivered too often; their headers; and
+cycles of dead letters.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class DeadLettersContract(BrokerContract):
     async def pair(
         self, channel: AmqpChannel, kind: str, arguments: dict[str, Any] | None = None
     ) -> tuple[str, str]:
-        """A queue, and the queue that gets its dead letters."""
+        """Declare a queue, and the queue that gets its dead letters; return both."""
         dead = await self.queue(channel)
         target = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": dead}
         return await self.queue(channel, kind, {**target, **(arguments or {})}), dead
 
     def deaths(self, delivery: Delivery) -> list[dict[str, Any]]:
-        """The ``x-death`` header, its times checked and left out."""
+        """Return the ``x-death`` header without its times, which are checked."""
         headers = delivery.properties.headers
         assert headers is not None
         deaths = [dict(death) for death in headers["x-death"]]  # type: ignore[union-attr,arg-type]
@@ -46,8 +46,8 @@ class DeadLettersContract(BrokerContract):
         return deaths
 
     async def test_rejected(self) -> None:
-        """A refused message goes to the dead-letter exchange, with its body and properties, and
-        tells reason, queue, exchange and keys.
+        """A rejected message goes to the dead-letter exchange, with its body and properties. Its
+        headers have reason, queue, exchange and keys.
         """
         channel = await self.channel()
         for kind in KINDS:
@@ -88,8 +88,8 @@ class DeadLettersContract(BrokerContract):
             self.assertEqual(found["mine"], "моё")
 
     async def test_headers_stay(self) -> None:
-        """A dead letter keeps the headers that it came with, those too that a client library would
-        write in another way or not at all.
+        """A dead letter keeps its headers, also those that a client library would encode
+        differently or not at all.
         """
         channel = await self.channel()
         fields = (
@@ -129,13 +129,13 @@ class DeadLettersContract(BrokerContract):
 
     @differs(since=(4, 0), because="an `x-death` that a client wrote is not counted on")
     async def test_made_up_deaths(self) -> None:
-        """Where the first death was is told anew unless there is an ``x-death`` already, whoever
-        wrote it.
+        """The headers about the first death are set, unless there is an ``x-death`` already, even
+        one that a client wrote.
         """
         await self.made_up_deaths(believed=True)
 
     async def made_up_deaths_since_4_0(self) -> None:
-        """Where the first death was is told anew, whatever a client wrote."""
+        """The headers about the first death are set, even if a client wrote an ``x-death``."""
         await self.made_up_deaths(believed=False)
 
     async def made_up_deaths(self, *, believed: bool) -> None:
@@ -178,7 +178,7 @@ class DeadLettersContract(BrokerContract):
             )
 
     async def test_order(self) -> None:
-        """Messages that are refused together arrive in their order."""
+        """Messages that are rejected together arrive in their order."""
         channel = await self.channel()
         for kind in KINDS:
             queue, dead = await self.pair(channel, kind)
@@ -193,8 +193,8 @@ class DeadLettersContract(BrokerContract):
             self.assertEqual(await self.count(channel, queue), 0)
 
     async def test_no_exchange(self) -> None:
-        """A dead-letter exchange that is not there, or that routes to nowhere, loses the message;
-        the queue works on.
+        """If the dead-letter exchange does not exist, or routes to no queue, the message is lost.
+        The queue stays usable.
         """
         channel = await self.channel()
         for kind in KINDS:
@@ -206,8 +206,8 @@ class DeadLettersContract(BrokerContract):
                 self.assertEqual(await inbox.bodies(1, ack=True), [b"2"])
 
     async def test_expired(self) -> None:
-        """A message that expires in its queue becomes a dead letter, without its expiration, with
-        nobody looking.
+        """A message that expires in its queue becomes a dead letter without its expiration, even
+        without a consumer.
         """
         channel = await self.channel()
         for kind in KINDS:
@@ -231,8 +231,8 @@ class DeadLettersContract(BrokerContract):
             self.assertEqual(await self.count(channel, queue), 0)
 
     async def test_expires_at_the_head(self) -> None:
-        """A message expires only at the head of its queue: one behind it that lives longer holds
-        nothing up, one before it does.
+        """A message expires only at the head of its queue. It does not wait for one behind it that
+        lives longer, but for one before it.
         """
         channel = await self.channel()
         for kind in KINDS:
@@ -247,8 +247,8 @@ class DeadLettersContract(BrokerContract):
             self.assertEqual(await dead_letters.bodies(1), [b"short"])
 
     async def test_expired_with_consumer(self) -> None:
-        """A queue with a consumer that has room loses nothing to expiration 0; without one, it
-        expires at once.
+        """A queue with a consumer that has room loses nothing to expiration 0. Without one, a
+        message expires at once.
         """
         channel = await self.channel()
         queue, dead = await self.pair(channel, "classic")
@@ -260,7 +260,7 @@ class DeadLettersContract(BrokerContract):
         self.assertEqual(await dead_letters.bodies(1), [b"2"])
 
     async def test_expiration_held(self) -> None:
-        """What is handed out does not expire; returned late, it does."""
+        """An unacknowledged message does not expire. If it is returned late, it does."""
         channel = await self.channel()
         for kind in KINDS:
             queue, dead = await self.pair(channel, kind)
@@ -273,8 +273,8 @@ class DeadLettersContract(BrokerContract):
             self.assertEqual(await dead_letters.bodies(1), [b"held"])
 
     async def test_bad_expiration(self) -> None:
-        """An expiration that is no number of milliseconds, or one of more than ten years, closes
-        the channel with 406.
+        """An expiration that is not a number of milliseconds, or is more than ten years, closes the
+        channel with 406.
         """
         for expiration in (
             "",
@@ -297,7 +297,7 @@ class DeadLettersContract(BrokerContract):
             self.assertEqual((error.class_id, error.method_id), (60, 40), expiration)
 
     async def test_signed_expiration(self) -> None:
-        """An expiration may have a sign, as long as it is not below 0."""
+        """An expiration may have a sign, if it is not below 0."""
         channel = await self.channel()
         for expiration in ("+60000", "-0", "00060000"):
             await channel.basic_publish(
@@ -310,8 +310,8 @@ class DeadLettersContract(BrokerContract):
         because="`basic.nack` does not count as a delivery; `basic.reject` and a lost consumer do",
     )
     async def test_delivery_limit(self) -> None:
-        """A quorum queue counts in ``x-delivery-count`` how often a message came back, and gives up
-        on it beyond its delivery limit.
+        """A quorum queue counts in ``x-delivery-count`` how often a message was returned, and
+        dead-letters it above the delivery limit.
         """
         channel = await self.channel()
         queue, dead = await self.pair(channel, "quorum", {"x-delivery-limit": 2})
@@ -336,8 +336,8 @@ class DeadLettersContract(BrokerContract):
         )
 
     async def delivery_limit_since_4_3(self) -> None:
-        """A message that is returned by ``basic.nack`` comes again without end, counted in
-        ``x-acquired-count`` alone.
+        """A message that is returned by ``basic.nack`` is redelivered without limit, and counted
+        only in ``x-acquired-count``.
         """
         channel = await self.channel()
         queue, _ = await self.pair(channel, "quorum", {"x-delivery-limit": 2})
@@ -353,7 +353,7 @@ class DeadLettersContract(BrokerContract):
             delivery.nack(requeue=True)
 
     async def test_delivery_limit_rejected(self) -> None:
-        """``basic.reject`` with requeue counts as a delivery, on every version."""
+        """``basic.reject`` with requeue counts as a delivery on every version."""
         channel = await self.channel()
         queue, dead = await self.pair(channel, "quorum", {"x-delivery-limit": 2})
         inbox, dead_letters = (
@@ -384,7 +384,7 @@ class DeadLettersContract(BrokerContract):
         because="a quorum queue has a delivery limit of 20 unless it is told another one",
     )
     async def test_no_limit(self) -> None:
-        """A quorum queue without a delivery limit, and a classic queue, never give up."""
+        """A quorum queue without a delivery limit, and a classic queue, have no limit."""
         channel = await self.channel()
         for kind in KINDS:
             queue, _ = await self.pair(channel, kind)
@@ -395,8 +395,8 @@ class DeadLettersContract(BrokerContract):
             (await inbox.next()).ack()
 
     async def no_limit_since_4_0(self) -> None:
-        """A quorum queue gives up after 20 redeliveries unless it is told otherwise; a classic
-        queue never does.
+        """A quorum queue has a limit of 20 redeliveries by default. A classic queue never
+        has one.
         """
         channel = await self.channel()
         for kind, limit in (("classic", None), ("quorum", None), ("quorum", 1_000_000_000)):
@@ -420,13 +420,13 @@ class DeadLettersContract(BrokerContract):
 
     @differs(since=(4, 0), because="an `x-death` that a client wrote is not counted on")
     async def test_twice(self) -> None:
-        """A message that dies again in the same queue counts, that of another queue comes first,
-        and the first death stays noted.
+        """A second death in the same queue increases the count, one in another queue comes first in
+        the list, and the first death is kept.
         """
         await self.twice(2)
 
     async def twice_since_4_0(self) -> None:
-        """A letter that a client publishes again is counted anew."""
+        """For a dead letter that a client publishes again the count starts anew."""
         await self.twice(1)
 
     async def twice(self, count: int) -> None:
@@ -459,8 +459,8 @@ class DeadLettersContract(BrokerContract):
             self.assertEqual([headers[name] for name in FIRST], ["rejected", back, ""])
 
     async def test_round_by_hand(self) -> None:
-        """A message that is refused in a queue that is its own dead letters' comes again, as often
-        as it is refused.
+        """A message that is rejected in a queue that gets its own dead letters is delivered again
+        after each rejection.
         """
         channel = await self.channel()
         for kind in KINDS:
@@ -480,7 +480,7 @@ class DeadLettersContract(BrokerContract):
         return queue
 
     async def test_round_on_its_own(self) -> None:
-        """A message that goes round with nobody refusing it is dropped."""
+        """A message in a cycle of dead letters without a rejection is dropped."""
         channel = await self.channel()
         queue = await self.own_dead_letters(channel, {"x-queue-type": "classic"})
         await self.publish(queue, b"expires", expiration="1")

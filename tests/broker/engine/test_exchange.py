@@ -1,4 +1,4 @@
-"""Exchanges and bindings: which queues a message goes to."""
+"""Exchanges and bindings: to which queues a message is routed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ExchangesContract(BrokerContract):
         ]
 
     async def test_direct(self) -> None:
-        """A direct exchange routes to each queue bound by exactly the routing key."""
+        """A direct exchange routes to each queue bound with exactly the routing key."""
         channel = await self.channel()
         exchange = await self.exchange(channel, "direct")
         queues = [
@@ -49,14 +49,14 @@ class ExchangesContract(BrokerContract):
         self.assertEqual(await self.reached(channel, queues, exchange, ""), [0, 0, 0, 0])
 
     async def test_fanout(self) -> None:
-        """A fanout exchange routes to every queue bound to it, once, whatever the key."""
+        """A fanout exchange routes once to every queue bound to it, whatever the key."""
         channel = await self.channel()
         exchange = await self.exchange(channel, "fanout")
         queues = [await self.bound(channel, exchange, *keys) for keys in (["a"], ["a", "b"], [""])]
         self.assertEqual(await self.reached(channel, queues, exchange, "c"), [1, 1, 1])
 
     async def test_topic(self) -> None:
-        """A topic exchange takes ``*`` for one word and ``#`` for any number of words."""
+        """In a topic binding ``*`` stands for one word and ``#`` for any number of words."""
         patterns = [
             "a.b",
             "*",
@@ -95,7 +95,7 @@ class ExchangesContract(BrokerContract):
             )
 
     async def test_topic_words_are_literal(self) -> None:
-        """Nothing but ``*`` and ``#`` as whole words is special in a topic binding."""
+        """Only ``*`` and ``#`` as whole words are special in a topic binding."""
         channel = await self.channel()
         exchange = await self.exchange(channel, "topic")
         queues = [
@@ -115,7 +115,7 @@ class ExchangesContract(BrokerContract):
         self.assertEqual(await self.reached(channel, [queue], "", queue), [1])
 
     async def test_default_is_closed(self) -> None:
-        """Nobody may declare, delete, bind to or unbind from the default exchange."""
+        """The default exchange cannot be declared, deleted, bound to or unbound from."""
         channel = await self.channel()
         queue = await self.queue(channel)
         for method in (
@@ -128,7 +128,7 @@ class ExchangesContract(BrokerContract):
             await self.refused(await self.channel(channel.client), method, 403)
 
     async def test_predeclared(self) -> None:
-        """``amq.direct``, ``amq.topic`` and ``amq.fanout`` are there from the start."""
+        """``amq.direct``, ``amq.topic`` and ``amq.fanout`` exist from the start."""
         channel = await self.channel()
         for kind in ("direct", "topic", "fanout"):
             queue = await self.bound(channel, f"amq.{kind}", self.id())
@@ -148,8 +148,8 @@ class ExchangesContract(BrokerContract):
         )
 
     async def test_two_routes_to_one_queue(self) -> None:
-        """A message that reaches a queue by two bindings is in it once; binding twice is binding
-        once.
+        """A message that matches two bindings of a queue is in it once. A repeated binding is one
+        binding.
         """
         channel = await self.channel()
         exchange = await self.exchange(channel, "topic")
@@ -159,7 +159,9 @@ class ExchangesContract(BrokerContract):
         self.assertEqual(await self.reached(channel, [queue], exchange, "a.x"), [0])
 
     async def test_unbind(self) -> None:
-        """Unbinding ends the route; unbinding what is not bound succeeds."""
+        """An unbound queue gets no more messages. Unbinding a binding that does not exist
+        succeeds.
+        """
         channel = await self.channel()
         exchange = await self.exchange(channel, "direct")
         queue = await self.bound(channel, exchange, "a", "b")
@@ -175,8 +177,8 @@ class ExchangesContract(BrokerContract):
         )
 
     async def test_unbind_an_exclusive_queue(self) -> None:
-        """From what another connection's own queue is not bound by, anybody may unbind it; its
-        bindings are a 405.
+        """Any connection may unbind another one's exclusive queue from an exchange to which it is
+        not bound. Its real bindings are a 405.
         """
         channel, owner = await self.channel(), await self.channel()
         exchange, queue = await self.exchange(channel, "direct"), self.name()
@@ -191,7 +193,7 @@ class ExchangesContract(BrokerContract):
         )
 
     async def test_bind_to_what_is_not_there(self) -> None:
-        """Binding needs both the queue and the exchange; the channel is closed."""
+        """A binding needs both the queue and the exchange. Otherwise the channel is closed."""
         connection = await self.connect()
         channel = await self.channel(connection)
         queue, exchange = await self.queue(channel), await self.exchange(channel, "direct")
@@ -211,8 +213,8 @@ class ExchangesContract(BrokerContract):
         )
 
     async def test_declare_again(self) -> None:
-        """Declaring an exchange again changes nothing; as another kind, or another durability, it
-        is a 406 on the channel.
+        """Declaring an exchange again changes nothing. With another type or durability it is a 406
+        on the channel.
         """
         connection = await self.connect()
         channel = await self.channel(connection)
@@ -243,7 +245,7 @@ class ExchangesContract(BrokerContract):
             await self.refused(await self.channel(connection), method, 406, what)
 
     async def test_passive(self) -> None:
-        """A passive declare of an exchange that is not there is a 404 on the channel."""
+        """A passive declare of a missing exchange is a 404 on the channel."""
         name = self.name()
         error = await self.refused(
             await self.channel(),
@@ -258,7 +260,7 @@ class ExchangesContract(BrokerContract):
         because="an unknown exchange type closes the channel (406), not the connection (503)",
     )
     async def test_unknown_type(self) -> None:
-        """An exchange type that nobody knows closes the connection."""
+        """An unknown exchange type closes the connection."""
         await self.refused(
             await self.channel(),
             Exchange.Declare(exchange=self.name(), exchange_type="nonsense"),
@@ -266,7 +268,7 @@ class ExchangesContract(BrokerContract):
         )
 
     async def unknown_type_since_4_0(self) -> None:
-        """An exchange type that nobody knows closes the channel."""
+        """An unknown exchange type closes the channel."""
         await self.refused(
             await self.channel(),
             Exchange.Declare(exchange=self.name(), exchange_type="nonsense"),
@@ -274,7 +276,7 @@ class ExchangesContract(BrokerContract):
         )
 
     async def test_delete(self) -> None:
-        """A deleted exchange is gone; deleting it again succeeds."""
+        """A deleted exchange no longer exists. Deleting it again succeeds."""
         channel = await self.channel()
         name = await self.exchange(channel, "direct")
         await self.ask(channel, Exchange.Delete(exchange=name))
@@ -282,7 +284,7 @@ class ExchangesContract(BrokerContract):
         await self.refused(channel, Exchange.Declare(exchange=name, passive=True), 404)
 
     async def test_delete_if_unused(self) -> None:
-        """Deleting an exchange only if it is unused is a 406 while a queue is bound to it."""
+        """Deleting an exchange with `if_unused` is a 406 while a queue is bound to it."""
         connection = await self.connect()
         channel = await self.channel(connection)
         name = await self.exchange(channel, "direct")
@@ -297,8 +299,8 @@ class ExchangesContract(BrokerContract):
         await self.ask(channel, Exchange.Delete(exchange=name, if_unused=True))
 
     async def test_auto_delete(self) -> None:
-        """An auto-delete exchange goes with its last binding, be it unbound or its queue deleted,
-        and not before the first.
+        """An auto-delete exchange is deleted with its last binding, whether that is unbound or its
+        queue deleted, and not before its first binding.
         """
         connection = await self.connect()
         channel = await self.channel(connection)
@@ -328,8 +330,8 @@ class ExchangesContract(BrokerContract):
         await self.refused(channel, Basic.Publish(exchange=name, routing_key="a"), 403)
 
     async def test_publish_to_what_is_not_there(self) -> None:
-        """Publishing to an exchange that is not there closes the channel, with no word to the rest
-        of the connection.
+        """Publishing to a missing exchange closes the channel. Other channels of the connection are
+        not affected.
         """
         channel = await self.channel()
         name = self.name()
@@ -340,7 +342,7 @@ class ExchangesContract(BrokerContract):
         await self.ask(await self.channel(channel.client), Channel.Flow(active=True))
 
     async def test_queue_deleted(self) -> None:
-        """With a queue go its bindings: one of the same name starts afresh."""
+        """The bindings of a queue are deleted with it. A new queue with the same name has none."""
         channel = await self.channel()
         exchange = await self.exchange(channel, "direct")
         queue = await self.bound(channel, exchange, "a")
@@ -349,8 +351,8 @@ class ExchangesContract(BrokerContract):
         self.assertEqual(await self.reached(channel, [queue], exchange, "a"), [0])
 
     async def test_mandatory(self) -> None:
-        """A mandatory message that no queue takes comes back; one that is not mandatory is dropped,
-        and confirmed.
+        """A mandatory message that is routed to no queue is returned. One that is not mandatory is
+        dropped and confirmed.
         """
         channel = await self.channel()
         exchange = await self.exchange(channel, "direct")
@@ -365,7 +367,7 @@ class ExchangesContract(BrokerContract):
         await publisher.publish(exchange, "nobody", b"", properties=properties, mandatory=False)
 
     async def test_nowait(self) -> None:
-        """With no-wait, declare, bind and delete do their work without an answer."""
+        """With no-wait, declare, bind and delete take effect without an answer."""
         channel = await self.channel()
         name, queue = self.name("direct"), await self.queue(channel)
         await self.ask(
@@ -382,7 +384,7 @@ class ExchangesContract(BrokerContract):
 
 class EmbeddedExchanges(EmbeddedTestCase, ExchangesContract):
     async def test_not_implemented(self) -> None:
-        """Headers exchanges, arguments of exchanges, and exchanges bound to exchanges are not
+        """Headers exchanges, arguments of exchanges, and exchange-to-exchange bindings are not
         implemented.
         """
         for method in (

@@ -1,4 +1,6 @@
-"""What of long queues is in memory, what that is bounded by, and who waits for the rest."""
+"""Long queues: which messages are in memory, the limits on memory, and what waits for messages on
+disk.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from tests.support.raw_amqp import RawContract, publish
 
 class LongQueues(DurableCase):
     async def test_bodies_are_on_disk(self) -> None:
-        """However long a queue is, only its head is in memory; all of it comes in order."""
+        """However long a queue is, only its head is in memory. All messages are delivered
+        in order.
+        """
         channel = await self.channel()
         queue = await self.queue(channel, "quorum")
         bodies = [b"%d" % number for number in range(100)]
@@ -29,8 +33,8 @@ class LongQueues(DurableCase):
         self.assertEqual([body for body, _ in await self.drained(queue, 100)], bodies)
 
     async def test_purged_while_a_page_is_on_its_way(self) -> None:
-        """Messages that are purged while they are being read are gone; what comes after them is
-        delivered.
+        """Messages that are purged while they are being read are not delivered. Messages after them
+        are.
         """
         channel = await self.channel()
         queue = await self.queue(channel, "quorum")
@@ -51,8 +55,8 @@ class LongQueues(DurableCase):
         self.assertLess(len(rest), 4)
 
     async def get_in_vain(self, channel: AmqpChannel, queue: str) -> None:
-        """Get from a queue of which no page can be read: two messages are in memory; the third get
-        ends the connection.
+        """Get from a queue whose pages cannot be read. Two messages are in memory. The third
+        ``basic.get`` ends the connection.
         """
         for _ in range(2):
             await self.get(channel, queue)
@@ -62,8 +66,8 @@ class LongQueues(DurableCase):
         await closed
 
     async def test_get_does_not_wait_for_ever(self) -> None:
-        """Who gets from a queue whose page does not come is told so after a while, with 541; the
-        message is there for the next.
+        """A ``basic.get`` whose page cannot be read fails after a while with 541. The message is
+        there for the next consumer.
         """
         channel = await self.channel(await self.connect(call_deadline_s=1000.0))
         queue = await self.queue(channel, "quorum")
@@ -76,8 +80,8 @@ class LongQueues(DurableCase):
         self.assertEqual([body for body, _ in await self.drained(queue, 3)], [b"2", b"3", b"4"])
 
     async def test_what_a_getter_gives_back(self) -> None:
-        """What he held is handed out to others, and that is written down at once, though nothing
-        else happens.
+        """The messages that its connection held are delivered to others, and that is written at
+        once, even without other events.
         """
         channel, getter = (
             await self.channel(),
@@ -108,8 +112,8 @@ def raise_disk_error(*_: object) -> None:
 
 class FullMemory(EmbeddedTestCase, RawContract):
     async def test_blocked(self) -> None:
-        """While messages take too much memory, publishers are told and not listened to; consumers
-        are served, and nothing is lost.
+        """While messages use too much memory, publishers are notified and not read. Consumers are
+        served, and nothing is lost.
         """
         self.broker.virtual_host.memory.limit = 50_000
         channel = await self.channel()
@@ -129,7 +133,7 @@ class FullMemory(EmbeddedTestCase, RawContract):
         await self.assertFails(
             publisher.publish("", "transient", b"", properties=Basic.Properties()), Overloaded
         )
-        for _ in range(5):  # one who does not heed it is no longer read
+        for _ in range(5):  # a publisher that ignores it is no longer read
             late.basic_publish(
                 routing_key="transient", content=Content(bytes(4000), None, Basic.Properties())
             )
@@ -145,8 +149,8 @@ class FullMemory(EmbeddedTestCase, RawContract):
         self.assertEqual(self.broker.virtual_host.memory.used, 0)
 
     async def test_one_by_one(self) -> None:
-        """Who was not listened to goes on in a turn of its own, not in the middle of what made
-        room, and as far as there is room.
+        """A publisher that was not read continues in a reactor turn of its own, not in the call
+        that freed memory, and only as far as there is room.
         """
         host = self.broker.virtual_host
         host.memory.limit = 1000
@@ -165,8 +169,8 @@ class FullMemory(EmbeddedTestCase, RawContract):
         self.assertEqual(host.queues[queue].message_count, 0)
 
     async def test_come_again(self) -> None:
-        """Publishers that hang up and come again do not get more into a full memory than those that
-        wait, nor are they waited for.
+        """Publishers that reconnect do not get more messages into a full memory than those that
+        wait, and their old connections are dropped.
         """
         host = self.broker.virtual_host
         host.memory.limit = 1000
@@ -183,7 +187,7 @@ class FullMemory(EmbeddedTestCase, RawContract):
         self.assertEqual(await self.count(channel, queue), 1)
 
     async def test_what_is_deleted_is_given_back(self) -> None:
-        """A queue that is purged or deleted takes no memory any longer, whatever of it had been
+        """A purged or deleted queue uses no memory, even if some of its messages had been
         returned.
         """
         channel = await self.channel()

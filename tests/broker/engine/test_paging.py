@@ -1,6 +1,4 @@
-"""A long queue: what of it is in memory, and what happens when its messages cannot be read from the
-storage.
-"""
+"""Paging of a long queue: what is in memory, and failed reads from the storage."""
 
 from __future__ import annotations
 
@@ -24,7 +22,7 @@ from rtprov.broker.storage.memory import MemoryStorage
 
 
 class Troubled(MemoryStorage):
-    """Fails to load whenever the test says so."""
+    """A storage whose loads fail whenever the test says so."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,7 +50,7 @@ class Consumer:
 
 class PagingCase(SynchronousTestCase):
     def start(self, storage: MemoryStorage) -> None:
-        """A virtual host with a durable queue."""
+        """Return a virtual host with a durable queue."""
         self.clock, names = Clock(), count()
         self.virtual_host = VirtualHost(
             storage=storage,
@@ -81,8 +79,8 @@ class PagingCase(SynchronousTestCase):
 
 class Memory(PagingCase):
     def test_large_messages(self) -> None:
-        """However large the messages of a long queue are, what is in memory of them stays within
-        the limit, while it is read on too.
+        """However large the messages of a long queue are, those in memory stay within the limit,
+        also while further pages are read.
         """
         self.patch(backlog, "RESIDENT_BYTES", 20_000)
         self.patch(memory_storage, "PAGE_BYTES", 10_000)
@@ -105,8 +103,8 @@ class Memory(PagingCase):
 
 class Unreadable(PagingCase):
     def test_tried_again(self) -> None:
-        """Once a page could not be read, the next publish has it read again, whether anybody
-        consumes the queue or not.
+        """After a page could not be read, the next publish triggers another read, with or without a
+        consumer.
         """
         self.patch(backlog, "RESIDENT_MESSAGES", 2)
         troubled = Troubled()

@@ -1,4 +1,4 @@
-"""Queues as such: declaring, passive looks, equivalence, ownership, purging, deleting,
+"""Queues: declaring, passive declares, equivalence, exclusive queues, purging, deleting,
 ``basic.get``.
 """
 
@@ -19,8 +19,8 @@ from tests.support.broker_cases import (
 
 class QueuesContract(BrokerContract):
     async def test_declare_again(self) -> None:
-        """Declaring a queue again, just so, changes nothing and tells its messages and
-        consumers.
+        """Declaring a queue again with the same arguments changes nothing, and returns its numbers
+        of messages and consumers.
         """
         channel = await self.channel()
         for kind in KINDS:
@@ -40,8 +40,8 @@ class QueuesContract(BrokerContract):
             )
 
     async def test_inequivalent(self) -> None:
-        """Declaring a queue as something else is a 406 on the channel, which names the first thing
-        that differs.
+        """Declaring a queue with other arguments is a 406 on the channel that names the first
+        difference.
         """
         connection = await self.connect()
         channel = await self.channel(connection)
@@ -72,7 +72,9 @@ class QueuesContract(BrokerContract):
             self.assertEqual((error.class_id, error.method_id), (50, 10))
 
     async def test_equivalent_type(self) -> None:
-        """A classic queue is the same with and without its type; an unknown type is a 406."""
+        """A classic queue is equivalent with and without its type argument. An unknown type is a
+        406.
+        """
         channel = await self.channel()
         for first, second in (({}, {"x-queue-type": "classic"}), ({"x-queue-type": "classic"}, {})):
             queue = self.name()
@@ -87,8 +89,8 @@ class QueuesContract(BrokerContract):
         )
 
     async def test_passive(self) -> None:
-        """A passive declare of a queue that is not there is a 404 on the channel; of one that is,
-        it looks at nothing but the name.
+        """A passive declare of a missing queue is a 404 on the channel. For an existing queue only
+        the name counts.
         """
         channel = await self.channel()
         queue = await self.queue(channel, "quorum")
@@ -104,8 +106,8 @@ class QueuesContract(BrokerContract):
         )
 
     async def test_server_named(self) -> None:
-        """A queue declared without a name gets one, and is meant by the empty name on its channel
-        from then on.
+        """A queue declared without a name gets one. The empty name then refers to it on this
+        channel.
         """
         channel = await self.channel()
         declared = await self.ask(channel, Queue.Declare(exclusive=True))
@@ -136,8 +138,8 @@ class QueuesContract(BrokerContract):
         await self.refused(await self.channel(), Queue.Declare(queue=f"amq.{self.name()}"), 403)
 
     async def test_exclusive(self) -> None:
-        """An exclusive queue is closed to every other connection (405), whatever that wants of it,
-        and goes with its own.
+        """Every use of an exclusive queue by another connection is a 405. The queue is deleted with
+        its own connection.
         """
         owner, other = await self.connect(), await self.connect()
         queue = self.name()
@@ -164,8 +166,8 @@ class QueuesContract(BrokerContract):
         await self.refused(channel, Queue.Declare(queue=queue, passive=True), 404)
 
     async def test_exclusive_or_not(self) -> None:
-        """A queue that is shared cannot be declared again as exclusive, nor one's own exclusive one
-        as shared; durable it never is.
+        """A shared queue cannot be declared again as exclusive, nor an exclusive one as shared. An
+        exclusive queue is never durable.
         """
         channel = await self.channel()
         shared, own = self.name(), self.name()
@@ -181,8 +183,8 @@ class QueuesContract(BrokerContract):
         await self.ask(channel, Queue.Delete(queue=shared))
 
     async def test_auto_delete(self) -> None:
-        """An auto-delete queue goes with its last consumer, cancelled or lost, and not before it
-        had one.
+        """An auto-delete queue is deleted with its last consumer, cancelled or lost, and not before
+        it had one.
         """
         connection = await self.connect()
         for lost in (False, True):
@@ -199,7 +201,9 @@ class QueuesContract(BrokerContract):
             await self.gone(channel, queue)
 
     async def test_purge(self) -> None:
-        """A purge takes what waits, and says how much; what is handed out stays."""
+        """A purge deletes the ready messages and returns their number. Unacknowledged messages
+        stay.
+        """
         channel = await self.channel()
         for kind in KINDS:
             queue = await self.queue(channel, kind)
@@ -213,7 +217,7 @@ class QueuesContract(BrokerContract):
             self.assertEqual((again.body, again.redelivered), (b"1", True))
 
     async def test_delete(self) -> None:
-        """A delete tells how many messages went with the queue; deleting what is not there succeeds
+        """A delete returns the number of messages in the queue. Deleting a missing queue succeeds
         with 0.
         """
         channel = await self.channel()
@@ -224,7 +228,7 @@ class QueuesContract(BrokerContract):
             self.assertEqual((await self.ask(channel, Queue.Delete(queue=queue))).message_count, 0)
 
     async def test_delete_if_unused(self) -> None:
-        """Deleting a queue only if it is unused is a 406 while it has a consumer."""
+        """Deleting a queue with `if_unused` is a 406 while it has a consumer."""
         channel, other = await self.channel(), await self.channel()
         queue = await self.queue(channel)
         inbox = await self.inbox(channel, queue)
@@ -234,7 +238,7 @@ class QueuesContract(BrokerContract):
         await self.gone(channel, queue)
 
     async def test_delete_if_empty(self) -> None:
-        """Deleting a queue only if it is empty is a 406 while it holds a message."""
+        """Deleting a queue with `if_empty` is a 406 while it has a message."""
         channel, other = await self.channel(), await self.channel()
         queue = await self.queue(channel)
         await self.publish(queue, b"1")
@@ -244,7 +248,7 @@ class QueuesContract(BrokerContract):
         await self.gone(channel, queue)
 
     async def test_conditional_delete_of_quorum_queue(self) -> None:
-        """Quorum queues are deleted without conditions only: 540, which closes the connection."""
+        """Deleting a quorum queue with a condition is a 540, which closes the connection."""
         for options in ({"if_unused": True}, {"if_empty": True}):
             channel = await self.channel()
             await self.refused(
@@ -252,7 +256,7 @@ class QueuesContract(BrokerContract):
             )
 
     async def test_nowait(self) -> None:
-        """With no-wait, declare, purge and delete do their work without an answer."""
+        """With no-wait, declare, purge and delete take effect without an answer."""
         channel = await self.channel()
         queue = self.name()
         await self.ask(channel, Queue.Declare(queue=queue, durable=True, nowait=True))
@@ -264,8 +268,8 @@ class QueuesContract(BrokerContract):
         await self.gone(channel, queue)
 
     async def test_get(self) -> None:
-        """``basic.get`` hands out one message after the other, telling how many remain, and then
-        says that there is none.
+        """``basic.get`` returns one message after the other, with the number of the remaining ones,
+        and then ``get-empty``.
         """
         channel = await self.channel()
         for kind in KINDS:
@@ -288,20 +292,20 @@ class QueuesContract(BrokerContract):
             self.assertEqual((again.content.body, again.redelivered), (b"1", True))
 
     async def test_get_of_single_active(self) -> None:
-        """A quorum queue with a single active consumer has no ``basic.get``: 405."""
+        """``basic.get`` on a quorum queue with a single active consumer is a 405."""
         channel = await self.channel()
         queue = await self.queue(channel, "quorum", {"x-single-active-consumer": True})
         await self.refused(channel, Basic.Get(queue=queue), 405, "single active consumer")
 
     async def test_get_from_what_is_not_there(self) -> None:
-        """Getting from, consuming, purging a queue that is not there is a 404 on the channel."""
+        """Getting from, consuming, or purging a missing queue is a 404 on the channel."""
         connection, name = await self.connect(), self.name()
         for method in (Basic.Get(queue=name), Basic.Consume(queue=name), Queue.Purge(queue=name)):
             await self.refused(await self.channel(connection), method, 404, f"no queue '{name}'")
 
     async def test_what_a_quorum_queue_refuses(self) -> None:
-        """A quorum queue must be durable and shared, and stay; it knows no priorities, and has no
-        age.
+        """A quorum queue must be durable and neither exclusive nor auto-delete. It has no
+        priorities and no maximal age.
         """
         await self.refuses(
             "quorum",
@@ -312,8 +316,8 @@ class QueuesContract(BrokerContract):
         await self.refuses_properties("quorum")
 
     async def test_what_a_stream_refuses(self) -> None:
-        """A stream must be durable and shared, and stay; its age is a number with a unit, and what
-        is in it is nobody's own.
+        """A stream must be durable and neither exclusive nor auto-delete. Its maximal age is a
+        number with a unit, and it has no arguments for expiry or dead letters.
         """
         await self.refuses(
             "stream",
@@ -327,8 +331,8 @@ class QueuesContract(BrokerContract):
         await self.refuses_properties("stream")
 
     async def test_what_a_classic_queue_refuses(self) -> None:
-        """A classic queue has neither age nor delivery limit, and no dead letters' key without
-        their exchange; types are checked.
+        """A classic queue has neither a maximal age nor a delivery limit, and no dead-letter
+        routing key without an exchange. Types are checked.
         """
         await self.refuses(
             "classic",
@@ -341,8 +345,8 @@ class QueuesContract(BrokerContract):
         )
 
     async def test_bind_by_the_last_queue(self) -> None:
-        """With neither queue nor key, the last queue is bound by its own name; unbinding is the
-        same, and works on after it is deleted.
+        """Without queue and key, the last declared queue is bound by its own name. Unbinding is the
+        same, and also works after the queue is deleted.
         """
         channel = await self.channel()
         queue = await self.queue(channel)
@@ -357,7 +361,7 @@ class QueuesContract(BrokerContract):
         await self.ask(channel, Queue.Unbind(exchange="amq.topic"))
 
     async def test_what_counts_first(self) -> None:
-        """An exchange that cannot be bound to is told of before a queue that cannot be bound."""
+        """If both the exchange and the queue cannot be bound, the error is about the exchange."""
         other = await self.channel()
         locked, missing = self.name(), self.name()
         await self.ask(other, Queue.Declare(queue=locked, exclusive=True))
@@ -371,7 +375,9 @@ class QueuesContract(BrokerContract):
         )
 
     async def test_bind_again(self) -> None:
-        """Binding by a key again is no binding more, also where there is no room for one."""
+        """A repeated binding is not a further binding, so it succeeds even at the limit of
+        bindings.
+        """
         channel = await self.channel()
         queue = await self.queue(channel)
         for number in range(1000):
@@ -399,7 +405,7 @@ class QueuesContract(BrokerContract):
 
 class EmbeddedQueues(EmbeddedTestCase, QueuesContract):
     async def test_not_implemented(self) -> None:
-        """Arguments that we do not know are not passed over."""
+        """Unknown arguments are refused, not ignored."""
         for key, value in (
             ("x-message-ttl", 1000),
             ("x-max-length", 5),
@@ -414,7 +420,7 @@ class EmbeddedQueues(EmbeddedTestCase, QueuesContract):
             )
 
     async def test_priority_of_a_consumer(self) -> None:
-        """Nor is a consumer's priority."""
+        """A consumer's priority is refused too."""
         channel = await self.channel()
         queue = await self.queue(channel)
         await self.refused(
@@ -422,8 +428,8 @@ class EmbeddedQueues(EmbeddedTestCase, QueuesContract):
         )
 
     async def test_long_names(self) -> None:
-        """A dead-letter exchange or key that no frame has room for is refused, rather than found
-        out about with the first dead letter.
+        """A dead-letter exchange or key that is too long for a frame is refused, before the first
+        dead letter needs it.
         """
         long = "ж" * 128
         await self.refuses(

@@ -1,4 +1,4 @@
-"""Streams: every consumer reads for itself, from where it likes, as fast as it acknowledges."""
+"""Streams: every consumer reads independently, from any offset, as fast as it acknowledges."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.broker_cases import (
 
 class StreamsContract(BrokerContract):
     async def filled(self, channel: AmqpChannel, count: int = 5) -> str:
-        """A stream with so many messages, each published on its own."""
+        """Return a stream with this many messages, each published separately."""
         stream = await self.stream(channel)
         for number in range(count):
             await self.publish(stream, b"%d" % number)
@@ -32,9 +32,7 @@ class StreamsContract(BrokerContract):
         return await self.inbox(channel, stream, prefetch=prefetch, arguments=arguments)
 
     async def test_first(self) -> None:
-        """From ``first`` on, everything is read, and each delivery carries its offset, counted from
-        0.
-        """
+        """From ``first``, everything is read. Each delivery has its offset, counted from 0."""
         channel = await self.channel()
         inbox = await self.read(channel, await self.filled(channel), "first")
         deliveries = [await inbox.next() for _ in range(5)]
@@ -46,7 +44,7 @@ class StreamsContract(BrokerContract):
         self.assertEqual([delivery.redelivered for delivery in deliveries], [False] * 5)
 
     async def test_next(self) -> None:
-        """From ``next``, and without an offset, only what is published afterwards is read."""
+        """From ``next``, and without an offset, only messages published later are read."""
         channel = await self.channel()
         stream = await self.filled(channel)
         inboxes = [await self.read(channel, stream, offset) for offset in ("next", None)]
@@ -58,16 +56,16 @@ class StreamsContract(BrokerContract):
             )
 
     async def test_last(self) -> None:
-        """From ``last`` on, reading begins near the end: with the last chunk, which here is one
-        message.
+        """From ``last``, reading begins near the end: with the last chunk, which is one message
+        here.
         """
         channel = await self.channel()
         inbox = await self.read(channel, await self.filled(channel), "last")
         self.assertEqual(await inbox.bodies(1), [b"4"])
 
     async def test_number(self) -> None:
-        """From an offset on, that message comes first; an offset beyond the end waits for what
-        comes.
+        """From an offset, the message with that offset comes first. An offset beyond the end waits
+        for new messages.
         """
         channel = await self.channel()
         stream = await self.filled(channel)
@@ -80,7 +78,7 @@ class StreamsContract(BrokerContract):
         self.assertEqual(await beyond.bodies(1), [b"5"])
 
     async def test_timestamp(self) -> None:
-        """From a time in the past on, all since then is read."""
+        """From a time in the past, all messages since then are read."""
         channel = await self.channel()
         stream = await self.filled(channel, 3)
         now = datetime.fromtimestamp(self.now(), tz=timezone.utc)
@@ -91,7 +89,7 @@ class StreamsContract(BrokerContract):
         return float(self.clock.seconds())
 
     async def test_not_consumed(self) -> None:
-        """Acknowledging takes nothing away: another consumer, or the same later, reads it all
+        """Acknowledging removes nothing: another consumer, or the same one later, reads everything
         again.
         """
         channel = await self.channel()
@@ -111,7 +109,7 @@ class StreamsContract(BrokerContract):
             self.assertEqual(await inbox.bodies(2, ack=True), [b"0", b"1"])
 
     async def test_credit(self) -> None:
-        """No more than the prefetch is under way, until it is acknowledged."""
+        """At most as many deliveries as the prefetch count are unacknowledged."""
         channel = await self.channel()
         stream = await self.filled(channel, 6)
         inbox = await self.read(channel, stream, "first", prefetch=2)
@@ -124,9 +122,7 @@ class StreamsContract(BrokerContract):
         self.assertEqual(await inbox.bodies(2, ack=True), [b"4", b"5"])
 
     async def settle_stream(self, channel: AmqpChannel) -> None:
-        """What a stream has for a channel is read by the channel itself, before it does anything
-        else.
-        """
+        """A channel reads a stream's messages itself, before it handles the next method."""
         for _ in range(3):
             await self.ask(channel, Basic.Qos(prefetch_count=2))
 
@@ -135,8 +131,8 @@ class StreamsContract(BrokerContract):
         because="a message of a stream that is refused or returned counts as acknowledged",
     )
     async def test_settling_otherwise(self) -> None:
-        """A stream's message can be neither refused nor returned: not implemented, which closes the
-        connection.
+        """A stream's message can be neither rejected nor returned: that is not implemented and
+        closes the connection.
         """
         for requeue in (False, True):
             for how in (Basic.Nack, Basic.Reject):
@@ -149,8 +145,8 @@ class StreamsContract(BrokerContract):
                 )
 
     async def settling_otherwise_since_4_0(self) -> None:
-        """A stream's message that is refused or returned counts as acknowledged: it does not come
-        again, the next one does.
+        """A stream's message that is rejected or returned counts as acknowledged: it is not
+        redelivered, and the next one is delivered.
         """
         for requeue in (False, True):
             for how in (Basic.Nack, Basic.Reject):
@@ -161,7 +157,9 @@ class StreamsContract(BrokerContract):
                 self.assertNotEqual((await inbox.next()).body, first.body)
 
     async def test_many(self) -> None:
-        """A stream keeps the order of what is published at once, and read with a small prefetch."""
+        """A stream keeps the order of messages that are published at once, and read with a small
+        prefetch.
+        """
         channel = await self.channel()
         stream = await self.stream(channel)
         bodies = [b"%d" % number for number in range(500)]
@@ -192,7 +190,7 @@ class StreamsContract(BrokerContract):
             await self.refused(channel, method(queue=await self.stream(channel)), 540)
 
     async def test_expiration(self) -> None:
-        """A message's expiration means nothing to a stream."""
+        """A message's expiration has no effect in a stream."""
         channel = await self.channel()
         stream = await self.stream(channel)
         await self.publish(stream, b"0", expiration="0")
@@ -201,8 +199,8 @@ class StreamsContract(BrokerContract):
         self.assertEqual(await inbox.bodies(2), [b"0", b"1"])
 
     async def test_lost(self) -> None:
-        """A reader that is lost without acknowledging takes nothing with it, and leaves no
-        redelivery behind.
+        """A consumer that is lost without acknowledging removes nothing, and there are no
+        redeliveries.
         """
         channel = await self.channel()
         stream = await self.filled(channel, 2)
@@ -216,7 +214,7 @@ class StreamsContract(BrokerContract):
         )
 
     async def test_cancel(self) -> None:
-        """A cancelled consumer reads no more."""
+        """A cancelled consumer gets no more deliveries."""
         channel = await self.channel()
         stream = await self.filled(channel, 2)
         inbox = await self.read(channel, stream, "first")
@@ -227,7 +225,7 @@ class StreamsContract(BrokerContract):
         self.assertEqual((await other.bodies(1), inbox.waiting), ([b"2"], []))
 
     async def test_declare_again(self) -> None:
-        """A stream with another maximal age is another stream: 406."""
+        """Declaring a stream with another maximal age is a 406."""
         connection, name = await self.connect(), self.name("stream")
         channel = await self.channel(connection)
         arguments: dict[str, Any] = {
@@ -247,7 +245,7 @@ class StreamsContract(BrokerContract):
 
 class EmbeddedStreams(EmbeddedTestCase, StreamsContract):
     async def test_bad_offset(self) -> None:
-        """An offset that means nothing closes the channel with 406; RabbitMQ fails on it."""
+        """An invalid offset closes the channel with 406. RabbitMQ has an internal error."""
         channel = await self.channel()
         stream = await self.filled(channel, 1)
         await self.ask(channel, Basic.Qos(prefetch_count=1))

@@ -1,4 +1,4 @@
-"""When the embedded broker confirms: not before the storage has what was published."""
+"""The embedded broker confirms a message only after the storage has it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.brokered import SHARD, BrokerTestCase
 
 
 class HeldStorage(MemoryStorage):
-    """Has each commit wait for the test, once it is `held`."""
+    """While it is `held`, each commit waits for the test."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class HeldStorage(MemoryStorage):
         return committed
 
     def let_go(self, count: int) -> None:
-        """Let the oldest commits be done."""
+        """Complete the oldest commits."""
         for _ in range(count):
             self.commits.pop(0).callback(None)
 
@@ -43,7 +43,7 @@ class Confirms(BrokerTestCase):
         self.addCleanup(setattr, self.storage, "held", False)
 
     def begin_publish(self) -> Deferred[None]:
-        """Publish a message, which is with the broker when this returns."""
+        """Publish a message. The broker has it when this returns."""
         published = self.outside.publish(
             TASKS_EXCHANGE, SHARD.event_key, b"{}", properties=Basic.Properties(delivery_mode=2)
         )
@@ -51,8 +51,8 @@ class Confirms(BrokerTestCase):
         return published
 
     def test_in_the_order_of_commits(self) -> None:
-        """A commit confirms what was published before it was asked for, and nothing that came while
-        it was under way.
+        """A commit confirms what was published before it was requested, and nothing that arrived
+        while it was under way.
         """
         self.storage.held = True
         first = self.begin_publish()
@@ -67,7 +67,7 @@ class Confirms(BrokerTestCase):
         self.assertIsNone(self.successResultOf(second))
 
     def test_several_at_once(self) -> None:
-        """One commit confirms all that was published in the turns before it."""
+        """One commit confirms everything that was published in the turns before it."""
         self.storage.held = True
         published = [self.begin_publish() for _ in range(3)]
         self.storage.let_go(len(self.storage.commits))

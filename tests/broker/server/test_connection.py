@@ -1,4 +1,6 @@
-"""Connections: log-in, virtual hosts, channels, heartbeats, and errors on their right scope."""
+"""Connections: log-in, virtual hosts, channels, heartbeats, and errors of channels and
+connections.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,8 @@ from tests.support.raw_amqp import RawContract, publish
 
 class ConnectionsContract(RawContract):
     async def test_wrong_password(self) -> None:
-        """A wrong password, or an unknown user, is refused with 403, to a client that says it can
-        bear that.
+        """A wrong password, or an unknown user, is refused with 403 if the client has the
+        capability for that.
         """
         for url in (
             attrs.evolve(self.url, password="wrong"),
@@ -33,7 +35,7 @@ class ConnectionsContract(RawContract):
             )
 
     async def test_wrong_password_of_old_client(self) -> None:
-        """To a client that does not say so, the connection is just lost."""
+        """For a client without that capability, the connection is just closed."""
         client = await self.raw()
         client.say(PROTOCOL_HEADER)
         await client.hear(Connection.Start)
@@ -54,12 +56,14 @@ class ConnectionsContract(RawContract):
         because="a client that speaks no AMQP is told the header of AMQP 1.0, not of 0-9-1",
     )
     async def test_other_protocol(self) -> None:
-        """Whoever does not speak AMQP 0-9-1 is told its header, and hung up on."""
+        """A client that does not speak AMQP 0-9-1 gets the protocol header of 0-9-1, and is
+        disconnected.
+        """
         await self.other_protocol(PROTOCOL_HEADER)
 
     async def other_protocol_since_4_0(self) -> None:
-        """A client that speaks no AMQP is told the header of AMQP 1.0 with SASL; one of another
-        0-9, that of 0-9-1.
+        """A client that does not speak AMQP gets the header of AMQP 1.0 with SASL. A client of
+        another 0-9 version gets that of 0-9-1.
         """
         await self.other_protocol(b"AMQP\x03\x01\x00\x00")
 
@@ -71,7 +75,7 @@ class ConnectionsContract(RawContract):
             self.assertEqual(client.greeting, answer)
 
     async def test_close(self) -> None:
-        """A client's close is answered before the connection ends; that is the client's to do."""
+        """A client's close is answered. The client then ends the connection."""
         client = await self.raw_open()
         client.say(Connection.Close(200, "bye", 0, 0))
         await client.hear(Connection.CloseOk)
@@ -79,7 +83,9 @@ class ConnectionsContract(RawContract):
         await client.lost
 
     async def test_own_close(self) -> None:
-        """Our client closes in agreement; what waits fails, and its exclusive queues are gone."""
+        """Our client closes in the regular way: waiting calls fail, and its exclusive queues are
+        deleted.
+        """
         connection = await self.connect()
         channel = await self.channel(connection)
         queue = (await self.ask(channel, Queue.Declare(exclusive=True))).queue
@@ -88,8 +94,8 @@ class ConnectionsContract(RawContract):
         await self.refused(await self.channel(), Queue.Declare(queue=queue, passive=True), 404)
 
     async def test_channel_error(self) -> None:
-        """A channel's error closes it alone; others, and new ones under the same number, work
-        on.
+        """An error of a channel closes only that channel. Others, and new ones with the same
+        number, work.
         """
         client = await self.raw_open()
         for channel in (1, 2):
@@ -98,7 +104,7 @@ class ConnectionsContract(RawContract):
         client.say(Queue.Declare(queue=self.name(), passive=True), channel=1)
         close = await client.hear(Channel.Close)
         self.assertEqual((close.reply_code, close.class_id, close.method_id), (404, 50, 10))
-        # passed over
+        # ignored
         client.say(Queue.Declare(queue=self.name(), passive=True), Basic.Qos(), channel=1)
         client.say(Basic.Qos(), channel=2)
         await client.hear(Basic.QosOk)
@@ -108,8 +114,8 @@ class ConnectionsContract(RawContract):
         client.end()
 
     async def test_both_close_a_channel(self) -> None:
-        """A channel that client and broker close at the same time takes nothing with it, and can be
-        opened again.
+        """If client and broker close a channel at the same time, nothing else is affected, and it
+        can be opened again.
         """
         client = await self.raw_open()
         for channel in (1, 2):
@@ -129,7 +135,7 @@ class ConnectionsContract(RawContract):
         client.end()
 
     async def test_channel_reuse(self) -> None:
-        """A number is free again once its channel is closed."""
+        """A channel number can be used again once its channel is closed."""
         client = await self.raw_open()
         for _ in range(3):
             client.say(Channel.Open(), Basic.Qos(), Channel.Close(200, "", 0, 0), channel=1)
@@ -144,15 +150,15 @@ class ConnectionsContract(RawContract):
         await self.closed(client, 504)
 
     async def test_channel_twice(self) -> None:
-        """Opening a channel that is open is a 504."""
+        """Opening an open channel is a 504."""
         client = await self.raw_open()
         client.say(Channel.Open(), Channel.Open(), channel=1)
         await client.hear(Channel.OpenOk)
         await self.closed(client, 504)
 
     async def test_methods_of_the_wrong_side(self) -> None:
-        """What only a broker says, and connection methods on a channel, close the connection with
-        503 or 504 at most.
+        """Methods that only a broker may send, and connection methods on a channel, close the
+        connection with 503 or 504.
         """
         client = await self.raw_open()
         client.say(Channel.Open(), channel=1)
@@ -163,7 +169,9 @@ class ConnectionsContract(RawContract):
         client.end()
 
     async def test_transactions(self) -> None:
-        """A channel either confirms or has transactions: ours has none (540), RabbitMQ's have."""
+        """A channel has either confirms or transactions. The embedded broker has no transactions
+        (540), RabbitMQ has.
+        """
         channel = await self.channel()
         try:
             answer = await self.ask(channel, Tx.Select())
@@ -179,15 +187,15 @@ class ConnectionsContract(RawContract):
         await self.closed(client, 501)
 
     async def test_frame_too_large(self) -> None:
-        """A frame larger than agreed is a 501, before it is sent whole."""
-        client = await self.raw_open(frame_max=8192)  # the least that RabbitMQ 4.3 accepts
+        """A frame larger than negotiated is a 501, before it is received completely."""
+        client = await self.raw_open(frame_max=8192)  # the smallest that RabbitMQ 4.3 accepts
         client.say(Channel.Open(), channel=1)
         await client.hear(Channel.OpenOk)
         client.say(b"\x03\x00\x01\x00\x01\x00\x00" + bytes(100))
         await self.closed(client, 501)
 
     async def test_frames_out_of_order(self) -> None:
-        """Content where a method is expected, and a method where content is, are a 505."""
+        """Content in place of a method, and a method in place of content, are a 505."""
         header = encode_header(Basic.Properties(), 5)
         publish = encode_method(1, Basic.Publish(routing_key="x"))
         content = encode_content(1, Basic.Publish(routing_key="x"), header, b"12345", 4096)
@@ -203,7 +211,7 @@ class ConnectionsContract(RawContract):
             await self.closed(client, 505)
 
     async def test_one_byte_at_a_time(self) -> None:
-        """It does not matter how bytes are cut."""
+        """Bytes may arrive in any pieces."""
         client = await self.raw_open()
         queue = self.name()
         declare = encode_method(1, Queue.Declare(queue=queue, exclusive=True))
@@ -223,23 +231,23 @@ class ConnectionsContract(RawContract):
         client.end()
 
     async def test_heartbeats(self) -> None:
-        """The broker sends heartbeats as agreed, and gives up on a client that is silent for two of
-        them.
+        """The broker sends heartbeats as negotiated, and disconnects a client that is silent for
+        two intervals.
         """
         client = await self.raw_open(heartbeat_s=1)
         await client.hear(None)
         await client.lost
 
     async def test_our_heartbeats(self) -> None:
-        """Our client's heartbeats keep a connection alive that has nothing to say."""
+        """Our client's heartbeats keep an idle connection open."""
         connection, silent = await self.connect(heartbeat_s=1), await self.raw_open(heartbeat_s=2)
-        # which takes longer than a connection with heartbeats of a second could live without any
+        # This takes longer than a connection with heartbeats of one second would last without any.
         await silent.lost
         self.assertFalse(connection.closed)
         await (await self.channel(connection)).channel_close(reply_code=200)
 
     async def test_lost_without_a_word(self) -> None:
-        """A connection that is just gone returns what it held."""
+        """The messages of a connection that is lost without a close are returned."""
         channel = await self.channel()
         queue = await self.queue(channel)
         await self.publish(queue, b"1")
@@ -253,13 +261,13 @@ class ConnectionsContract(RawContract):
 
 class EmbeddedConnections(EmbeddedTestCase, ConnectionsContract):
     async def test_channel_number_too_high(self) -> None:
-        """A channel beyond the number that was agreed is refused with 504."""
+        """A channel number above the negotiated limit is refused with 504."""
         client = await self.raw_open()
         client.say(Channel.Open(), channel=2048)
         await self.closed(client, 504)
 
     async def test_not_listened_to(self) -> None:
-        """A publisher that the broker does not listen to is not taken for silent, and still gets
+        """A publisher that the broker does not read does not count as silent, and still gets
         heartbeats.
         """
         channel = await self.channel()
@@ -285,8 +293,8 @@ class EmbeddedConnections(EmbeddedTestCase, ConnectionsContract):
         await client.hear(Channel.CloseOk)
 
     async def test_closed_unread(self) -> None:
-        """A client whose connection is closed, by either side, and that does not read: it gives all
-        back at once, and is cut off.
+        """If a connection is closed by either side and the client does not read, its messages are
+        returned at once, and it is disconnected.
         """
         channel = await self.channel()
         queue = await self.queue(channel)
@@ -313,8 +321,8 @@ class EmbeddedConnections(EmbeddedTestCase, ConnectionsContract):
             await client.lost
 
     async def test_nothing_for_who_leaves(self) -> None:
-        """What one channel of a closing connection gives back is not handed out to another one of
-        it, whoever closes it.
+        """Messages returned by one channel of a closing connection are not delivered to another
+        channel of it, whichever side closes.
         """
         channel = await self.channel()
         dead = await self.queue(channel)
@@ -344,15 +352,15 @@ class EmbeddedConnections(EmbeddedTestCase, ConnectionsContract):
             )
 
     async def test_other_protocols(self) -> None:
-        """Who speaks something else is told what is spoken here, and cut off, whatever comes of him
-        meanwhile; nothing of it is kept.
+        """A client of another protocol gets the supported protocol header and is disconnected.
+        Nothing that it sends afterwards is stored.
         """
         server, transport = BrokerFactory(self.broker).buildProtocol(None), StringTransport()
         assert server is not None
         server.makeConnection(transport)
         server.dataReceived(b"GET / HTTP/1.1\r\n")
         self.assertEqual((transport.value(), transport.disconnecting), (PROTOCOL_HEADER, True))
-        for _ in range(11):  # TLS hands it on, though it was told to close
+        for _ in range(11):  # TLS delivers it even after it was told to close.
             server.dataReceived(bytes(1000))
             self.clock.advance(self.broker.limits.closing_s / 10)
         self.assertTrue(transport.disconnected)
@@ -360,8 +368,8 @@ class EmbeddedConnections(EmbeddedTestCase, ConnectionsContract):
         server.connectionLost()
 
     async def test_stop_while_a_publisher_waits(self) -> None:
-        """A publisher that the broker does not listen to hears that it stops, and is heard when it
-        answers.
+        """A publisher that the broker does not read is notified when the broker stops, and its
+        answer is read.
         """
         self.broker.virtual_host.memory.limit = 1000
         client = await self.raw_open()
@@ -377,7 +385,7 @@ class EmbeddedConnections(EmbeddedTestCase, ConnectionsContract):
         self.successResultOf(stopped)
 
     async def test_log(self) -> None:
-        """Why a channel is closed, or a client cut off, is logged."""
+        """The reason for closing a channel, or for disconnecting a client, is logged."""
         self.logged: list[str] = []
         observer = cast("ILogObserver", lambda event: self.logged.append(formatEvent(event)))
         globalLogPublisher.addObserver(observer)
@@ -401,7 +409,7 @@ class EmbeddedConnections(EmbeddedTestCase, ConnectionsContract):
         self.assertIn("did not read what it was sent for two heartbeat intervals", self.logged[-1])
 
     async def test_unknown_method(self) -> None:
-        """An unknown method is a 540; RabbitMQ does not answer it at all."""
+        """An unknown method is a 540. RabbitMQ does not answer it at all."""
         client = await self.raw_open()
         client.say(Channel.Open(), channel=1)
         await client.hear(Channel.OpenOk)

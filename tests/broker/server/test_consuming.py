@@ -1,4 +1,4 @@
-"""Consuming: who gets which message, and when no more."""
+"""Consuming: which consumer gets which message, and when it gets no more."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.broker_cases import (
 
 class ConsumingContract(BrokerContract):
     async def test_delivery(self) -> None:
-        """A delivery tells the exchange and routing key of its publish, and carries its properties
+        """A delivery has the exchange and routing key of its publish, and its properties
         and body.
         """
         channel = await self.channel()
@@ -43,7 +43,7 @@ class ConsumingContract(BrokerContract):
             self.assertEqual(delivery.redelivered, False)
 
     async def test_order(self) -> None:
-        """Messages come in the order of their publishing, those that waited first; delivery tags
+        """Messages are delivered in the order of publishing, waiting ones first. Delivery tags
         count up from 1 on a channel.
         """
         for kind in KINDS:
@@ -62,8 +62,8 @@ class ConsumingContract(BrokerContract):
             )
 
     async def test_prefetch(self) -> None:
-        """No more than the prefetch is under way to a consumer; each settled delivery makes room
-        for the next, however it is settled.
+        """A consumer has at most as many unacknowledged deliveries as its prefetch. Each settled
+        delivery makes room for the next, however it is settled.
         """
         channel = await self.channel()
         for kind in KINDS:
@@ -81,7 +81,7 @@ class ConsumingContract(BrokerContract):
             self.assertEqual(inbox.waiting, [])
 
     async def test_prefetch_is_each_consumers(self) -> None:
-        """``basic.qos`` sets the prefetch of the consumers that come after it, each for itself."""
+        """``basic.qos`` sets the prefetch for each consumer that is started later."""
         channel = await self.channel()
         for kind in KINDS:
             first_queue, second_queue = (
@@ -100,7 +100,7 @@ class ConsumingContract(BrokerContract):
             self.assertEqual((first.waiting, second.waiting), ([], []))
 
     async def test_no_prefetch(self) -> None:
-        """Prefetch 0 is no limit."""
+        """Prefetch 0 means no limit."""
         channel = await self.channel()
         for kind in KINDS:
             queue = await self.queue(channel, kind)
@@ -110,8 +110,8 @@ class ConsumingContract(BrokerContract):
             await inbox.bodies(300)
 
     async def test_no_ack(self) -> None:
-        """A consumer without acknowledgements gets everything, whatever its prefetch, and what it
-        got is gone.
+        """A consumer without acknowledgements gets everything, whatever its prefetch, and its
+        messages are removed.
         """
         channel = await self.channel()
         for kind in KINDS:
@@ -124,7 +124,7 @@ class ConsumingContract(BrokerContract):
 
     @differs(since=(4, 3), because="a global prefetch is taken as each consumer's own")
     async def test_global_qos(self) -> None:
-        """A quorum queue has no consumers under a global prefetch: 540, which closes the
+        """A quorum queue refuses consumers under a global prefetch: 540, which closes the
         connection.
         """
         channel = await self.channel()
@@ -133,7 +133,7 @@ class ConsumingContract(BrokerContract):
         self.assertEqual((error.reply_code, channel.client.closed), (540, True))
 
     async def global_qos_since_4_3(self) -> None:
-        """A global prefetch is each consumer's own."""
+        """A global prefetch applies to each consumer separately."""
         channel = await self.channel()
         queue = await self.queue(channel, "quorum")
         await self.publish(queue, b"1", b"2", b"3")
@@ -148,9 +148,7 @@ class ConsumingContract(BrokerContract):
         await self.ask(channel, Basic.Consume(queue=queue))
 
     async def test_offset_elsewhere(self) -> None:
-        """Only a stream is consumed from an offset: for another queue it is a 406, whatever it
-        says.
-        """
+        """Only a stream is consumed from an offset. For another queue any offset is a 406."""
         for kind in KINDS:
             queue = await self.queue(await self.channel(), kind)
             for offset in ("first", 1, "nonsense"):
@@ -174,7 +172,9 @@ class ConsumingContract(BrokerContract):
             )
 
     async def test_a_newcomer(self) -> None:
-        """Who has been served stands behind those who wait, and who comes then behind him."""
+        """A consumer that was just served is behind those that wait, and a new consumer is behind
+        it.
+        """
         channel = await self.channel()
         queue = await self.queue(channel)
         first = await self.inbox(channel, queue)
@@ -184,7 +184,7 @@ class ConsumingContract(BrokerContract):
         self.assertEqual((await first.bodies(2), await second.bodies(1)), ([b"1", b"2"], [b"3"]))
 
     async def test_who_has_room(self) -> None:
-        """A consumer without room is passed over."""
+        """A consumer without room is skipped."""
         channel = await self.channel()
         for kind in KINDS:
             queue = await self.queue(channel, kind)
@@ -197,8 +197,8 @@ class ConsumingContract(BrokerContract):
             self.assertEqual(sorted(bodies), [b"0", b"1", b"2", b"3", b"4", b"5"])
 
     async def test_cancel(self) -> None:
-        """A cancelled consumer gets nothing more, keeps what it has, and may still acknowledge
-        that; the rest is for others.
+        """A cancelled consumer gets no more messages. It may still acknowledge those that it has.
+        Others get the rest.
         """
         for kind in KINDS:
             channel, other = await self.channel(), await self.channel()
@@ -215,13 +215,13 @@ class ConsumingContract(BrokerContract):
             self.assertEqual(await rest.bodies(1), [b"2"])
 
     async def test_cancel_unknown(self) -> None:
-        """Cancelling a consumer that is not there succeeds."""
+        """Cancelling an unknown consumer succeeds."""
         answer = await self.ask(await self.channel(), Basic.Cancel(consumer_tag="nobody"))
         self.assertEqual(answer.consumer_tag, "nobody")
 
     async def test_tags(self) -> None:
-        """Without a consumer tag the broker makes one; one that is in use on the channel closes the
-        connection.
+        """Without a consumer tag the broker makes one. A tag that is in use on the channel closes
+        the connection.
         """
         channel = await self.channel()
         queue = await self.queue(channel)
@@ -232,7 +232,7 @@ class ConsumingContract(BrokerContract):
         await self.refused(channel, Basic.Consume(queue=queue, consumer_tag=tag), 530)
 
     async def test_consume_nowait(self) -> None:
-        """With no-wait a consumer begins, and ends, without an answer."""
+        """With no-wait a consumer starts and ends without an answer."""
         channel = await self.channel()
         queue, inbox = await self.queue(channel), Inbox()
         inbox.tag = await self.inbox_tag(channel, queue)
@@ -251,8 +251,8 @@ class ConsumingContract(BrokerContract):
         return "mine"
 
     async def test_exclusive_consumer(self) -> None:
-        """An exclusive consumer keeps others away (403), cannot come where others are, and makes
-        room when it goes.
+        """An exclusive consumer excludes others (403), cannot start where others are, and allows
+        others after its end.
         """
         connection = await self.connect()
         channel = await self.channel(connection)
@@ -271,7 +271,7 @@ class ConsumingContract(BrokerContract):
         )
 
     async def test_exclusive_consumer_of_single_active(self) -> None:
-        """A classic queue with a single active consumer takes no exclusive one."""
+        """A classic queue with a single active consumer refuses an exclusive one."""
         channel = await self.channel()
         queue = await self.queue(channel, "classic", {"x-single-active-consumer": True})
         await self.refused(
@@ -279,7 +279,7 @@ class ConsumingContract(BrokerContract):
         )
 
     async def test_queue_deleted(self) -> None:
-        """When its queue is deleted, a consumer is told, and its channel lives on."""
+        """When its queue is deleted, a consumer is notified, and its channel stays open."""
         for kind in (*KINDS, "stream"):
             channel, other = await self.channel(), await self.channel()
             queue = await self.queue(channel, kind)
@@ -305,8 +305,8 @@ class ConsumingContract(BrokerContract):
             self.assertEqual(second.waiting, [])
 
     async def test_failover(self) -> None:
-        """When the active consumer's connection ends, the next gets what was unacknowledged,
-        redelivered and in order, then the rest.
+        """When the active consumer's connection ends, the next one gets the unacknowledged
+        messages, redelivered and in order, then the rest.
         """
         for kind, arguments in (
             ("classic", {}),
@@ -336,8 +336,8 @@ class ConsumingContract(BrokerContract):
             self.assertEqual(idle.waiting, [])
 
     async def test_returned_to_the_active(self) -> None:
-        """What the active consumer returns comes back to it, before the rest, and not to the
-        next.
+        """Messages that the active consumer returns are redelivered to it, before the rest, and not
+        to the next consumer.
         """
         for kind, arguments in (("classic", {}), ("quorum", {"x-delivery-limit": 20})):
             channel, other = await self.channel(), await self.channel()
@@ -357,7 +357,7 @@ class ConsumingContract(BrokerContract):
             self.assertEqual(standby.waiting, [])
 
     async def test_failover_again(self) -> None:
-        """A second failover gives the third consumer everything in order once more."""
+        """After a second failover the third consumer gets everything in order once more."""
         for kind, arguments in (("classic", {}), ("quorum", {"x-delivery-limit": 20})):
             channels = [await self.channel() for _ in range(3)]
             queue = await self.queue(
@@ -370,8 +370,8 @@ class ConsumingContract(BrokerContract):
                 await channel.client.close()
 
     async def test_failover_by_cancel(self) -> None:
-        """When the active consumer is cancelled, the next gets what waits; what the first holds
-        stays with it.
+        """When the active consumer is cancelled, the next one gets the waiting messages. The first
+        one keeps its unacknowledged ones.
         """
         channel, other = await self.channel(), await self.channel()
         queue = await self.queue(channel, "quorum", {"x-single-active-consumer": True})
@@ -386,7 +386,7 @@ class ConsumingContract(BrokerContract):
 
 class EmbeddedConsuming(EmbeddedTestCase, ConsumingContract):
     async def test_refused_exclusive_consumer(self) -> None:
-        """An exclusive consumer that is refused keeps nobody away."""
+        """An exclusive consumer that is refused does not exclude others."""
         stream = await self.stream(await self.channel())
         consume = Basic.Consume(
             queue=stream, exclusive=True, arguments={"x-stream-offset": "nowhere"}

@@ -29,7 +29,7 @@ class ReplyToContract(BrokerContract):
         )
 
     async def test_rpc(self) -> None:
-        """Our RPC client asks, our server answers, many times at once."""
+        """Our RPC client sends many requests at once, and our RPC server answers them."""
         channel = await self.channel()
         queue = await self.queue(channel)
 
@@ -46,8 +46,8 @@ class ReplyToContract(BrokerContract):
         await self.assertFails(client.call(self.name(), b"", timeout_s=20), Unroutable)
 
     async def test_address(self) -> None:
-        """A request carries an address made by the broker; what is published to it reaches the
-        asker, as from the default exchange.
+        """A request has a reply address made by the broker. Messages published to that address
+        reach the requester, as if from the default exchange.
         """
         asker, replies = await self.asker()
         channel = await self.channel()
@@ -68,13 +68,13 @@ class ReplyToContract(BrokerContract):
 
     @differs(since=(4, 3), because="a mandatory reply by direct reply-to does not come back")
     async def test_mandatory(self) -> None:
-        """The address is no queue: a mandatory reply always comes back, but reaches an asker that
-        is there all the same.
+        """The address is not a queue: a mandatory reply is always returned, even though it reaches
+        the requester.
         """
         await self.mandatory(returned=True)
 
     async def mandatory_since_4_3(self) -> None:
-        """A mandatory reply reaches the asker and does not come back."""
+        """A mandatory reply reaches the requester and is not returned."""
         await self.mandatory(returned=False)
 
     async def mandatory(self, *, returned: bool) -> None:
@@ -93,7 +93,7 @@ class ReplyToContract(BrokerContract):
         )
 
     async def test_asker_gone(self) -> None:
-        """A reply to an asker that has gone is dropped."""
+        """A reply to a requester that has disconnected is dropped."""
         channel, address = await self.channel(), await self.address_of_gone()
         await channel.basic_publish(routing_key=address, content=Content(b"reply"))
         await self.ask(channel, Basic.Qos())
@@ -110,12 +110,12 @@ class ReplyToContract(BrokerContract):
         return address
 
     async def found(self, channel: AmqpChannel, address: str) -> None:
-        """Overridden where the client can declare an address: RabbitMQ's have characters that pamqp
-        does not let pass.
+        """Overridden if the client can declare an address. RabbitMQ's addresses have characters
+        that pamqp refuses.
         """
 
     async def test_request_without_consumer(self) -> None:
-        """Asking without consuming the replies first is a 406 on the channel."""
+        """A request before consuming the replies is a 406 on the channel."""
         channel = await self.channel()
         await self.request(channel, "anywhere")
         await self.refused(channel, Basic.Qos(), 406, "fast reply consumer does not exist")
@@ -130,8 +130,8 @@ class ReplyToContract(BrokerContract):
         )
 
     async def test_second_consumer(self) -> None:
-        """A channel has one consumer of replies, whatever the tag of the other, and after its
-        cancel may have another.
+        """A channel has at most one consumer of replies, whatever the tags. After a cancel it may
+        have another one.
         """
         for same_tag in (False, True):
             channel, replies = await self.asker()
@@ -157,7 +157,7 @@ class EmbeddedReplyTo(EmbeddedTestCase, ReplyToContract):
         await self.ask(channel, Queue.Declare(queue=address, passive=True))
 
     async def test_address_gone(self) -> None:
-        """An address can be declared passively while its asker is there, and is a 404
+        """An address can be declared passively while its requester is connected, and is a 404
         afterwards.
         """
         await self.refused(

@@ -1,5 +1,5 @@
-"""Names that AMQP 0-9-1 does not foresee (§1.1, exchange-name and queue-name), and that RabbitMQ
-takes.
+"""Names that AMQP 0-9-1 does not allow (§1.1, exchange-name and queue-name), but RabbitMQ
+accepts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ M = TypeVar("M", bound=base.Frame)
 
 
 def loose(kind: type[M], **arguments: Any) -> M:
-    """A method with names that pamqp would not take."""
+    """Return a method with names that pamqp would refuse."""
     free = type(kind.__name__, (kind,), {"validate": lambda self: None})
     return cast("M", free(**arguments))
 
@@ -34,8 +34,8 @@ def publish(exchange: str, key: str) -> bytes:
 
 class NamesContract(RawContract):
     async def test_any_name(self) -> None:
-        """Names may be longer and of other signs than AMQP 0-9-1 has it: they are declared, and
-        messages pass through them.
+        """Names may be longer and have other characters than AMQP 0-9-1 allows: they can be
+        declared, and messages pass through them.
         """
         client = await self.raw_open()
         client.say(Channel.Open(), channel=1)

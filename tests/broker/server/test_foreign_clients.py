@@ -1,7 +1,8 @@
-"""pika and aio-pika use the embedded broker, over TCP, as they would use RabbitMQ.
+"""The clients pika and aio-pika use the embedded broker over TCP, as they would use RabbitMQ.
 
-One blocks, the other brings an event loop: each test's client runs in a thread, with a deadline,
-while the broker runs in the reactor."""
+pika blocks, aio-pika needs an event loop. So each test's client runs in a thread, with a timeout,
+while the broker runs in the reactor.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +61,7 @@ class PikaTests(ForeignClientTestCase):
         )
 
     async def run_client(self, work: Callable[[BlockingChannel], None]) -> None:
-        """Do `work` on a channel, in a thread, and close the connection in agreement."""
+        """Run `work` on a channel, in a thread, and close the connection in the regular way."""
 
         def session() -> None:
             connection = self.connect("guest")
@@ -106,7 +107,7 @@ class PikaTests(ForeignClientTestCase):
         await self.run_client(work)
 
     async def test_consume(self) -> None:
-        """pika consumes with a prefetch, in order, bodies over several frames among them."""
+        """pika consumes with a prefetch, in order, including bodies of several frames."""
 
         def work(channel: BlockingChannel) -> None:
             channel.queue_declare("q", durable=True)
@@ -127,7 +128,7 @@ class PikaTests(ForeignClientTestCase):
         await self.run_client(work)
 
     async def test_rpc(self) -> None:
-        """pika asks and answers by direct reply-to."""
+        """pika sends requests and replies by direct reply-to."""
 
         def work(channel: BlockingChannel) -> None:
             server = channel.connection.channel()
@@ -187,7 +188,7 @@ class PikaTests(ForeignClientTestCase):
         await self.run_client(work)
 
     async def test_errors(self) -> None:
-        """pika sees returned messages and closed channels as what they are."""
+        """pika recognises returned messages and closed channels."""
 
         def work(channel: BlockingChannel) -> None:
             channel.confirm_delivery()
@@ -201,7 +202,7 @@ class PikaTests(ForeignClientTestCase):
         await self.run_client(work)
 
     async def test_wrong_password(self) -> None:
-        """pika is told that its password is wrong."""
+        """pika recognises that its password is wrong."""
 
         def work() -> None:
             with self.assertRaises(ProbableAuthenticationError) as raised:
@@ -215,7 +216,7 @@ class AioPikaTests(ForeignClientTestCase):
     async def run_client(
         self, work: Callable[[aio_pika.abc.AbstractConnection], Awaitable[None]]
     ) -> None:
-        """Do `work` with a connection, in a thread with an event loop of its own."""
+        """Run `work` with a connection, in a thread with its own event loop."""
 
         async def session() -> None:
             connection = await aio_pika.connect(
@@ -227,7 +228,7 @@ class AioPikaTests(ForeignClientTestCase):
         await deferToThread(lambda: asyncio.run(asyncio.wait_for(session(), DEADLINE_S)))
 
     async def test_consume(self) -> None:
-        """aio-pika declares, publishes with confirms, consumes, rejects, and finds the dead
+        """aio-pika declares, publishes with confirms, consumes, rejects, and gets the dead
         letter.
         """
 
@@ -263,7 +264,7 @@ class AioPikaTests(ForeignClientTestCase):
         await self.run_client(work)
 
     async def test_rpc(self) -> None:
-        """aio-pika asks and answers by direct reply-to."""
+        """aio-pika sends requests and replies by direct reply-to."""
 
         async def work(connection: aio_pika.abc.AbstractConnection) -> None:
             channel = await connection.channel()
@@ -314,7 +315,7 @@ class AioPikaTests(ForeignClientTestCase):
         await self.run_client(work)
 
     async def test_errors(self) -> None:
-        """aio-pika sees returned messages and closed channels as what they are."""
+        """aio-pika recognises returned messages and closed channels."""
 
         async def work(connection: aio_pika.abc.AbstractConnection) -> None:
             channel = await connection.channel(on_return_raises=True)
@@ -328,7 +329,7 @@ class AioPikaTests(ForeignClientTestCase):
         await self.run_client(work)
 
     async def test_wrong_password(self) -> None:
-        """aio-pika is told that its password is wrong."""
+        """aio-pika recognises that its password is wrong."""
 
         async def connect() -> None:
             await aio_pika.connect(f"amqp://guest:wrong@127.0.0.1:{self.port}/", timeout=DEADLINE_S)

@@ -1,5 +1,5 @@
-"""What a client may do to the embedded broker: floods, huge sizes and silence end in the proper
-error, and others are served meanwhile.
+"""Hostile clients of the embedded broker: floods, huge sizes and silence end in the right error,
+and other clients are served meanwhile.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class FloodTests(EmbeddedTestCase, BrokerContract):
         return client
 
     async def flood(self, methods: Iterable[base.Frame], code: int) -> None:
-        """Send methods without waiting; the connection must end with this code, and another client
-        be served.
+        """Send methods without waiting; check that the connection ends with this code, and that
+        another client is served.
         """
         client = await self.opened()
         client.say(b"".join(encode_method(1, method) for method in methods))
@@ -44,13 +44,13 @@ class FloodTests(EmbeddedTestCase, BrokerContract):
         await self.ask(await self.channel(), Queue.Declare(exclusive=True))
 
     async def test_queues(self) -> None:
-        """There are only so many queues: 506."""
+        """The number of queues is limited: 506."""
         await self.flood(
             (Queue.Declare(exclusive=True, nowait=True) for _ in range(MAX_QUEUES + 1)), 506
         )
 
     async def test_exchanges(self) -> None:
-        """There are only so many exchanges: 506."""
+        """The number of exchanges is limited: 506."""
         await self.flood(
             (
                 Exchange.Declare(exchange=f"e{number}", nowait=True)
@@ -60,12 +60,12 @@ class FloodTests(EmbeddedTestCase, BrokerContract):
         )
 
     async def test_consumers(self) -> None:
-        """A channel has only so many consumers: 506."""
+        """The number of consumers of a channel is limited: 506."""
         consume = [Basic.Consume(queue="", nowait=True)] * 2001
         await self.flood([Queue.Declare(exclusive=True, nowait=True), *consume], 506)
 
     async def test_bindings(self) -> None:
-        """A queue is bound to an exchange only so often: 506."""
+        """The number of bindings of a queue to an exchange is limited: 506."""
         binds = (
             Queue.Bind(exchange="amq.topic", routing_key=f"{number}", nowait=True)
             for number in range(MAX_KEYS + 1)
@@ -73,7 +73,7 @@ class FloodTests(EmbeddedTestCase, BrokerContract):
         await self.flood([Queue.Declare(exclusive=True, nowait=True), *binds], 506)
 
     async def test_channels(self) -> None:
-        """A connection has only so many channels: 504."""
+        """The number of channels of a connection is limited: 504."""
         client = await self.opened()
         client.say(b"".join(encode_method(number, Channel.Open()) for number in range(2, 3000)))
         for _ in range(2, 2048):
@@ -83,7 +83,7 @@ class FloodTests(EmbeddedTestCase, BrokerContract):
         await client.lost
 
     async def test_connections(self) -> None:
-        """There are only so many connections, and there is room again once one has ended."""
+        """The number of connections is limited. When one has ended, there is room again."""
         clients = [await self.open(RawClient()) for _ in range(self.broker.limits.connections)]
         await self.assertFails(self.connect(), Exception)
         clients[0].end()
@@ -93,7 +93,7 @@ class FloodTests(EmbeddedTestCase, BrokerContract):
             client.end()
 
     async def test_silent(self) -> None:
-        """A client that says nothing, or stops in the middle of its log-in, is hung up on."""
+        """A client that sends nothing, or stops in the middle of its log-in, is disconnected."""
         clients = []
         for said in (
             b"",
@@ -107,8 +107,8 @@ class FloodTests(EmbeddedTestCase, BrokerContract):
             await client.lost
 
     async def test_huge_sizes(self) -> None:
-        """A body larger than allowed is refused when it is announced, a frame larger than agreed
-        when it begins.
+        """A body larger than allowed is refused when its header arrives, a frame larger than
+        negotiated when it begins.
         """
         for wrong in (_huge_body(), b"\x03\x00\x01\xff\xff\xff\xff" + b"x"):
             client = await self.opened()
@@ -118,8 +118,8 @@ class FloodTests(EmbeddedTestCase, BrokerContract):
             await client.lost
 
     async def test_unfinished_bodies(self) -> None:
-        """Messages that never end may take only so much together: 506 for whom it is too much; what
-        others have begun is finished.
+        """The total size of incomplete messages is limited: the one that exceeds the limit is a
+        506. The others can be completed.
         """
         self.broker.limits = attrs.evolve(self.broker.limits, unfinished_bytes=100_000)
         honest = await self.opened()
@@ -150,8 +150,8 @@ class FloodTests(EmbeddedTestCase, BrokerContract):
         honest.end()
 
     async def test_large_properties(self) -> None:
-        """Properties that leave no room for what the broker adds are refused with 406: they would
-        stop whoever consumes them.
+        """Properties that leave no room for the headers that the broker adds are refused with 406,
+        because they would break the connection of a consumer.
         """
         dead = await self.queue(await self.channel())
         arguments = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": dead}
@@ -180,7 +180,7 @@ class FloodTests(EmbeddedTestCase, BrokerContract):
             await self.refused(channel, Basic.Qos(), 406, "are taken")
 
     async def test_topic_of_many_hashes(self) -> None:
-        """A binding and a routing key made to be slow to compare are not."""
+        """A binding and a routing key that are made to be slow to match are matched quickly."""
         channel = await self.channel()
         await self.ask(channel, Queue.Declare(exclusive=True))
         await self.ask(
@@ -189,8 +189,8 @@ class FloodTests(EmbeddedTestCase, BrokerContract):
         await self.publish(".".join(["a"] * 120 + ["b"]), exchange="amq.topic")
 
     async def test_reads_nothing(self) -> None:
-        """Who never reads is sent only so much, be it deliveries, answers or returns; others are
-        served meanwhile.
+        """A client that never reads is sent a limited amount, whether of deliveries, answers or
+        returns. Others are served meanwhile.
         """
         limit = self.broker.limits.backlog_bytes
         channel = await self.channel()
@@ -218,7 +218,7 @@ class FloodTests(EmbeddedTestCase, BrokerContract):
         self.assertGreater(await self.count(channel, queue), 0)
 
     async def test_reads_late(self) -> None:
-        """Who reads late gets everything, in order."""
+        """A client that reads late gets everything, in order."""
         client = await self.opened()
         client.transport.pauseProducing()  # type: ignore[union-attr]
         count = 100
@@ -234,7 +234,7 @@ class FloodTests(EmbeddedTestCase, BrokerContract):
         client.end()
 
     async def test_wrong_log_ins(self) -> None:
-        """Log-ins that do not parse close the connection."""
+        """Log-ins that cannot be parsed close the connection."""
         for mechanism, response in (
             ("PLAIN", "no zeros"),
             ("AMQPLAIN", "no table"),
@@ -250,7 +250,7 @@ class FloodTests(EmbeddedTestCase, BrokerContract):
 
 
 def _huge_body() -> bytes:
-    """A publish whose header announces a terabyte."""
+    """Return a publish whose header announces a terabyte."""
     header = encode_header(Basic.Properties(), 1 << 40)
     return (
         encode_method(1, Basic.Publish(routing_key="q"))

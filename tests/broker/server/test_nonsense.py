@@ -1,5 +1,5 @@
-"""Nonsense said to the embedded broker, by Hypothesis above all: nothing unexpected is raised,
-nothing left, and others are served.
+"""Invalid data sent to the embedded broker, mostly made by Hypothesis: no unexpected error is
+raised, nothing is left, and other clients are served.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ BY_TYPE: dict[str, st.SearchStrategy[Any]] = {
 
 @st.composite
 def frames(draw: st.DrawFn) -> bytes:
-    """One method of either side, with arguments that often mean something, on a channel that may be
-    open.
+    """Generate one method of either side, with arguments that are often valid, on a channel that
+    may be open.
     """
     method_class: type[base.Frame] = draw(
         st.sampled_from([INDEX_MAPPING[index] for index in sorted(INDEX_MAPPING)])
@@ -99,7 +99,7 @@ def frames(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def damaged(draw: st.DrawFn) -> bytes:
-    """A sensible conversation in which some bytes are changed, missing or too many."""
+    """Generate a valid conversation in which some bytes are changed, missing or added."""
     data = bytearray(CONVERSATION)
     for _ in range(draw(st.integers(1, 4))):
         place = draw(st.integers(8, len(data) - 1))
@@ -117,8 +117,8 @@ def damaged(draw: st.DrawFn) -> bytes:
 
 class NonsenseTests(EmbeddedTestCase, BrokerContract):
     def suffer(self, *pieces: bytes) -> None:
-        """Send these bytes; then another client must be served, nothing unexpected be logged, and
-        nothing be left of this one.
+        """Send these bytes. Then check that another client is served, that no unexpected error was
+        logged, and that nothing of this client is left.
         """
         client = RawClient()
         self.pump(self.meet(client))
@@ -146,13 +146,13 @@ class NonsenseTests(EmbeddedTestCase, BrokerContract):
     @quick
     @given(st.sampled_from([b"", PROTOCOL_HEADER, OPENING, CHANNEL]), st.binary(max_size=200))
     def test_garbage(self, before: bytes, garbage: bytes) -> None:
-        """Random bytes at any stage."""
+        """Random bytes at any stage do no harm."""
         self.suffer(before, garbage)
 
     @quick
     @given(damaged(), st.booleans())
     def test_damaged(self, data: bytes, bytewise: bool) -> None:
-        """A conversation with damaged bytes, in one piece or in small ones."""
+        """A conversation with damaged bytes does no harm, in one piece or in small ones."""
         self.suffer(
             *((data[place : place + 7] for place in range(0, len(data), 7)) if bytewise else [data])
         )
@@ -160,18 +160,18 @@ class NonsenseTests(EmbeddedTestCase, BrokerContract):
     @quick
     @given(st.lists(frames(), min_size=1, max_size=12))
     def test_methods(self, methods: list[bytes]) -> None:
-        """Well-formed methods in any order, on any channel, those of the broker's side among
-        them.
+        """Well-formed methods in any order, on any channel, including those that only a broker may
+        send, do no harm.
         """
         self.suffer(CHANNEL + encode_method(1, Queue.Declare(queue="q", durable=True)), *methods)
 
     def test_every_prefix(self) -> None:
-        """A conversation that breaks off anywhere."""
+        """A conversation that ends at any byte does no harm."""
         for end in range(0, len(CONVERSATION), 3):
             self.suffer(CONVERSATION[:end])
 
     def test_deep_table(self) -> None:
-        """A table nested without end in the log-in, before anybody is known."""
+        """A very deeply nested table in the log-in, before authentication, does no harm."""
         table = b""
         for _ in range(500):
             table = b"\x01aF" + len(table).to_bytes(4, "big") + table

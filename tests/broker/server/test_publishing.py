@@ -1,4 +1,4 @@
-"""Publishing: confirms, returns, and that what arrives is what was sent."""
+"""Publishing: confirms, returns, and unchanged contents."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ HEADERS: dict[str, Any] = {
 
 
 class Listener:
-    """Hears of a channel's confirms and returns, in order; fires `done` once so many messages are
+    """Records a channel's confirms and returns, in order. `done` fires once this many messages are
     confirmed.
     """
 
@@ -73,8 +73,8 @@ class Listener:
 
 class PublishingContract(BrokerContract):
     async def test_confirms(self) -> None:
-        """In confirm mode every message is confirmed, by tags that count up from 1 on its channel,
-        one by one or many together.
+        """In confirm mode every message is confirmed, with tags that count up from 1 on its
+        channel, one by one or many together.
         """
         channel = await self.channel()
         queue = await self.queue(channel, "quorum")
@@ -99,7 +99,7 @@ class PublishingContract(BrokerContract):
         self.assertEqual((listener.confirmed, await self.count(channel, queue)), ([1], 2))
 
     async def test_return(self) -> None:
-        """A mandatory message that nobody takes is returned with its content, before its
+        """A mandatory message that is routed to no queue is returned with its content, before its
         confirm.
         """
         channel = await self.channel()
@@ -125,8 +125,8 @@ class PublishingContract(BrokerContract):
         )
 
     async def test_return_without_confirms(self) -> None:
-        """A mandatory message is returned outside confirm mode too; one that is not mandatory just
-        goes.
+        """A mandatory message is returned without confirm mode too. One that is not mandatory is
+        dropped.
         """
         channel = await self.channel()
         channel.confirms = listener = Listener(1)
@@ -141,8 +141,8 @@ class PublishingContract(BrokerContract):
         because="for a moment after a queue is deleted, messages for it are nacked, not returned",
     )
     async def test_auto_delete_tells_that_nobody_is_there(self) -> None:
-        """A queue without a consumer takes mandatory messages; only one that went with its last
-        consumer returns them.
+        """A queue without a consumer accepts mandatory messages. They are returned only after an
+        auto-delete queue was deleted with its last consumer.
         """
         channel, publisher, queue = await self.channel(), await self.publisher(), self.name()
         await self.ask(channel, Queue.Declare(queue=queue, durable=True, auto_delete=True))
@@ -154,8 +154,8 @@ class PublishingContract(BrokerContract):
         )
 
     async def auto_delete_tells_that_nobody_is_there_since_4_3(self) -> None:
-        """The same, but for a moment after the queue has gone, in which its messages are nacked
-        rather than returned.
+        """The same, except for a moment after the queue is deleted, in which its messages are
+        nacked instead of returned.
         """
         channel, publisher, queue = await self.channel(), await self.publisher(), self.name()
         await self.ask(channel, Queue.Declare(queue=queue, durable=True, auto_delete=True))
@@ -172,8 +172,8 @@ class PublishingContract(BrokerContract):
         self.fail("the message was taken")
 
     async def test_one_publish_many_queues(self) -> None:
-        """The confirm of a message that goes to a quorum queue, a classic queue and a stream comes
-        when all have it.
+        """A message for a quorum queue, a classic queue and a stream is confirmed when all
+        have it.
         """
         channel = await self.channel()
         key = self.name()
@@ -190,8 +190,8 @@ class PublishingContract(BrokerContract):
             self.assertEqual(await inbox.bodies(1), [b"to all"])
 
     async def test_bodies(self) -> None:
-        """Bodies arrive as they were sent: empty, of any bytes, over several frames, at the edges
-        of a frame.
+        """Bodies arrive unchanged: empty, of any bytes, over several frames, about as large as a
+        frame.
         """
         channel = await self.channel()
         edge = channel.client.frame_max - 8
@@ -204,7 +204,7 @@ class PublishingContract(BrokerContract):
                 self.assertEqual(await inbox.bodies(1, ack=True), [body])
 
     async def test_properties(self) -> None:
-        """All properties and every type of header field arrive as they were sent."""
+        """All properties and every type of header field arrive unchanged."""
         properties: dict[str, Any] = {
             "content_type": "application/json",
             "content_encoding": "utf-8",
@@ -259,13 +259,15 @@ class PublishingContract(BrokerContract):
         self.assertEqual([name for name, value in found if value not in (None, "")], [])
 
     async def test_foreign_user_id(self) -> None:
-        """A message in another user's name, or in that of none, closes the channel with 406."""
+        """A message with another user's name, or an unknown one, in `user_id` closes the channel
+        with 406.
+        """
         for user in (b"\x08somebody", b"\0"):
             await self.refused_for("user_id", user_id=user)
 
     async def refused_for(self, text: str, **parts: bytes) -> None:
-        """A message with these properties closes the channel with 406; to an exchange that is not
-        there, with 404.
+        """Check that a message with these properties closes the channel with 406, or, for a missing
+        exchange, with 404.
         """
         for exchange, code, why in (("", 406, text), (self.name("nowhere"), 404, "no exchange")):
             channel = await self.channel()
@@ -281,14 +283,14 @@ class PublishingContract(BrokerContract):
             await self.refused_for("invalid message", delivery_mode=bytes([mode]))
 
     async def unknown_delivery_mode_since_4_0(self) -> None:
-        """Any delivery mode is taken."""
+        """Any delivery mode is accepted."""
         channel = await self.channel()
         for mode in (0, 3, 255):
             self.publish_raw(channel, delivery_mode=bytes([mode]))
             await self.ask(channel, Basic.Qos())
 
     async def test_copies_for_nothing(self) -> None:
-        """The headers ``CC`` and ``BCC`` are arrays of routing keys; anything else closes the
+        """The headers ``CC`` and ``BCC`` are arrays of routing keys. Anything else closes the
         channel with 406.
         """
         for name in ("CC", "BCC"):
@@ -304,7 +306,7 @@ class PublishingContract(BrokerContract):
         await self.refused(channel, Basic.Qos(), 540)
 
     async def test_flow(self) -> None:
-        """A client may ask for its deliveries to flow, not for them to stop."""
+        """A client may start the flow of its deliveries with ``channel.flow``, but not stop it."""
         channel = await self.channel()
         self.assertTrue((await self.ask(channel, Channel.Flow(active=True))).active)
         await self.refused(channel, Channel.Flow(active=False), 540)

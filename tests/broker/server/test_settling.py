@@ -1,4 +1,4 @@
-"""Settling deliveries: acknowledging, returning, refusing, and what a lost channel returns."""
+"""Settling deliveries: acknowledging, returning, rejecting, and what a lost channel returns."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.broker_cases import (
 
 class SettlingContract(BrokerContract):
     async def rest(self, queue: str) -> list[bytes]:
-        """Everything in a queue, by another connection."""
+        """Return everything in a queue, read on another connection."""
         channel = await self.channel()
         bodies: list[bytes] = []
         await self.settle(channel, queue)
@@ -26,7 +26,7 @@ class SettlingContract(BrokerContract):
         return bodies
 
     async def test_multiple(self) -> None:
-        """A multiple ack covers every delivery of the channel up to its tag, and none after it."""
+        """A multiple ack settles every delivery of the channel up to its tag, and none after it."""
         for kind in KINDS:
             channel = await self.channel()
             queue = await self.queue(channel, kind)
@@ -38,8 +38,8 @@ class SettlingContract(BrokerContract):
             self.assertEqual(await self.rest(queue), [b"4"])
 
     async def test_all(self) -> None:
-        """A multiple ack for tag 0 covers all that is handed out, over all queues of the channel;
-        there may be none.
+        """A multiple ack for tag 0 settles all deliveries of the channel, from all its queues, even
+        if there are none.
         """
         channel = await self.channel()
         queues = [await self.queue(channel, kind) for kind in KINDS]
@@ -53,8 +53,8 @@ class SettlingContract(BrokerContract):
             self.assertEqual(await self.rest(queue), [])
 
     async def test_unknown_tag(self) -> None:
-        """Settling what is not handed out, or not any more, closes the channel with 406, and
-        returns what it held.
+        """Settling an unknown delivery tag closes the channel with 406, and returns its
+        deliveries.
         """
         for method in (
             Basic.Ack(delivery_tag=1),
@@ -75,8 +75,8 @@ class SettlingContract(BrokerContract):
             self.assertEqual(await self.rest(queue), [b"2"])
 
     async def test_settled_tag(self) -> None:
-        """A tag that was settled before stands for no others either: 406, with all that was open
-        back in its queue.
+        """Settling a delivery tag a second time is a 406 too, and all unsettled deliveries are
+        returned.
         """
         channel = await self.channel()
         queue = await self.queue(channel)
@@ -90,13 +90,15 @@ class SettlingContract(BrokerContract):
         self.assertEqual(await self.rest(queue), [b"1", b"3"])
 
     async def limited(self, channel: AmqpChannel, kind: str) -> str:
-        """A queue whose returned messages come again before the rest."""
+        """Return a queue whose returned messages are redelivered before the rest."""
         return await self.queue(
             channel, kind, {"x-delivery-limit": 20} if kind == "quorum" else None
         )
 
     async def test_requeue(self) -> None:
-        """A returned message comes again, before those that were never handed out, and says so."""
+        """A returned message is redelivered before messages that were never delivered, and is
+        marked as redelivered.
+        """
         channel = await self.channel()
         for kind in KINDS:
             for how in (Basic.Nack, Basic.Reject):
@@ -128,8 +130,8 @@ class SettlingContract(BrokerContract):
             self.assertEqual(await self.rest(queue), [b"1", b"2", b"3", b"5"])
 
     async def test_requeue_one_by_one(self) -> None:
-        """Returned one by one, messages take their old places in a classic queue; in a quorum queue
-        they keep the order of their return.
+        """Messages that are returned one by one get their old places in a classic queue. In a
+        quorum queue they keep the order of their return.
         """
         for kind, expected in (
             ("classic", [b"1", b"2", b"3", b"4"]),
@@ -158,8 +160,8 @@ class SettlingContract(BrokerContract):
         ),
     )
     async def test_requeue_without_limit(self) -> None:
-        """Where a quorum queue has no delivery limit, what is returned goes to its end; what is
-        lost still comes first.
+        """If a quorum queue has no delivery limit, a returned message goes to its end. Messages of
+        a lost channel still come first.
         """
         channel = await self.channel()
         queue = await self.queue(channel, "quorum")
@@ -171,7 +173,7 @@ class SettlingContract(BrokerContract):
         self.assertEqual(await self.rest(queue), [b"4", b"3", b"1", b"2"])
 
     async def requeue_without_limit_since_4_0(self) -> None:
-        """What is returned comes again before the rest, as with a limit."""
+        """A returned message is redelivered before the rest, as with a limit."""
         channel = await self.channel()
         queue = await self.queue(channel, "quorum")
         await self.publish(queue, b"1", b"2", b"3", b"4")
@@ -179,7 +181,7 @@ class SettlingContract(BrokerContract):
         self.assertEqual(await self.rest(queue), [b"3", b"1", b"2", b"4"])
 
     async def test_refuse(self) -> None:
-        """A message that is refused is gone where the queue has no dead-letter exchange."""
+        """A rejected message is dropped if the queue has no dead-letter exchange."""
         channel = await self.channel()
         for kind in KINDS:
             for how in (Basic.Nack, Basic.Reject):
@@ -194,8 +196,8 @@ class SettlingContract(BrokerContract):
                 self.assertEqual(await self.rest(queue), [])
 
     async def test_lost(self) -> None:
-        """What a channel or connection holds unsettled when it ends is returned in order; what it
-        settled is gone.
+        """When a channel or connection ends, its unsettled deliveries are returned in order.
+        Settled ones are gone.
         """
         for kind in KINDS:
             for whole_connection in (False, True):
@@ -216,8 +218,8 @@ class SettlingContract(BrokerContract):
                 self.assertEqual(await self.rest(queue), [b"1", b"3", b"4"])
 
     async def test_recover(self) -> None:
-        """``basic.recover`` returns all that the channel holds; it comes again, to its own
-        consumers too.
+        """``basic.recover`` returns all unsettled deliveries of the channel. They are redelivered,
+        also to its own consumers.
         """
         channel = await self.channel()
         for kind in KINDS:
@@ -238,7 +240,7 @@ class SettlingContract(BrokerContract):
         await self.refused(await self.channel(), Basic.Recover(requeue=False), 540)
 
     async def test_tags_are_the_channels(self) -> None:
-        """A delivery can be settled only on the channel that it came by."""
+        """A delivery can be settled only on its own channel."""
         connection = await self.connect()
         channel, other = await self.channel(connection), await self.channel(connection)
         queue = await self.queue(channel)
@@ -269,8 +271,8 @@ class SettlingContract(BrokerContract):
         await self.ask(channel, Queue.Delete(queue=queue))
 
     async def test_get_and_consume_share_tags(self) -> None:
-        """Messages by ``basic.get`` and by delivery count their tags together, and are returned
-        alike.
+        """Messages from ``basic.get`` and deliveries share one sequence of tags, and are returned
+        in the same way.
         """
         channel = await self.channel()
         queue = await self.queue(channel)
@@ -285,8 +287,8 @@ class SettlingContract(BrokerContract):
 
 class EmbeddedSettling(EmbeddedTestCase, SettlingContract):
     async def test_stream_among_others(self) -> None:
-        """Returning the deliveries of a stream closes the connection (540); those of queues, asked
-        for in one, are handed out again.
+        """Returning deliveries of a stream closes the connection (540). Those of queues, returned
+        by the same method, are redelivered.
         """
         channel = await self.channel()
         stream, queue = await self.stream(channel), await self.queue(channel)

@@ -1,4 +1,6 @@
-"""The broker's file: what may be opened, by whom, and that nothing else is touched."""
+"""The broker's database file: which files are opened and which are refused, without a change to any
+other file.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ from tests.support.storage_cases import record
 
 
 class WithoutWal(sqlite3.Connection):
-    """Where there is no room for a write-ahead log, say, SQLite stays with what it has."""
+    """A SQLite that cannot switch to a write-ahead log, for example for lack of space."""
 
     def execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
         return super().execute(
@@ -38,8 +40,8 @@ class DatabaseCase(SynchronousTestCase):
         return Database.open(self.directory)
 
     def assert_refused(self, text: str) -> None:
-        """Opening ends in one line that has `text` in it and names the place; the folder's files
-        stay as they are.
+        """Check that opening fails with one line that contains `text` and names the place, and that
+        the folder's files are unchanged.
         """
         before = {file.name: file.read_bytes() for file in self.directory.iterdir()}
         error = self.assertRaises(ConfigurationError, self.open)
@@ -54,33 +56,33 @@ class DatabaseCase(SynchronousTestCase):
 
 class Opening(DatabaseCase):
     def test_fresh(self) -> None:
-        """Folder and file are made where missing, for their owner only."""
+        """Folder and file are made if they are missing, with access only for their owner."""
         self.directory = self.directory / "deep" / "down"
         with closing(self.open()):
             self.assertEqual(self.directory.stat().st_mode & 0o777, 0o700)
             self.assertEqual((self.directory / FILE).stat().st_mode & 0o777, 0o600)
 
     def test_again(self) -> None:
-        """A file that was closed is opened again."""
+        """A closed file can be opened again."""
         self.open().close()
         self.open().close()
 
     def test_second_process(self) -> None:
-        """While one broker has the folder open, another is refused."""
+        """While one broker has the folder open, another one is refused."""
         with closing(self.open()):
             self.assert_refused("another broker is running on this state")
         self.open().close()
 
     def test_a_creation_that_was_interrupted(self) -> None:
-        """What a start left half made is made anew."""
+        """A file that an interrupted first start left incomplete is made anew."""
         self.directory.mkdir()
         self.path.with_suffix(".new").write_bytes(b"half")
         self.open().close()
         self.assertFalse(self.path.with_suffix(".new").exists())
 
     def test_made_whole(self) -> None:
-        """The file gets its name only when its form is final: a first start that is killed leaves
-        it whole, or not there.
+        """The file gets its name only when it is complete: after a first start that is killed it is
+        complete or missing.
         """
         self.open().close()
         self.path.unlink()
@@ -89,8 +91,8 @@ class Opening(DatabaseCase):
         self.assertEqual({file.name for file in self.directory.iterdir()}, {FILE, opening.LOCK})
 
     def test_a_log_without_its_file(self) -> None:
-        """Where the file was removed and its log was not, nothing is made that the log would become
-        part of.
+        """If the file was removed and its write-ahead log was not, no new file is made, since the
+        old log would become part of it.
         """
         self.open().close()
         self.path.unlink()
@@ -101,7 +103,7 @@ class Opening(DatabaseCase):
             (self.directory / left).unlink()
 
     def test_a_link_that_leads_nowhere(self) -> None:
-        """A link to a file that is not there, as on a disk that is not mounted, is refused."""
+        """A dangling symbolic link, for example to a disk that is not mounted, is refused."""
         self.directory.mkdir()
         self.path.symlink_to(self.directory / "elsewhere" / FILE)
         error = self.assertRaises(ConfigurationError, self.open)
@@ -109,8 +111,8 @@ class Opening(DatabaseCase):
         self.assertTrue(self.path.is_symlink())
 
     def test_a_journal(self) -> None:
-        """A journal beside the file, which no broker leaves, is refused, and both stay as they
-        are.
+        """A rollback journal beside the file, which a broker never leaves, is refused, and both are
+        unchanged.
         """
         self.open().close()
         left, self.directory = self.directory, Path(self.mktemp())
@@ -127,12 +129,12 @@ class Opening(DatabaseCase):
         self.assert_refused("cannot be used as the broker's state")
 
     def test_no_log(self) -> None:
-        """Where there can be no write-ahead log, nothing is made, and what is there is not used."""
+        """If there can be no write-ahead log, no file is made, and an existing one is not used."""
         self.directory.mkdir()
         for there in (False, True):
             if there:
                 self.open().close()
-            # For this opening alone: the one before made a good file, and shall.
+            # Applies only to this opening. The one before made a good file.
             with mock.patch.object(
                 sqlite3, "connect", partial(sqlite3.connect, factory=WithoutWal)
             ):
@@ -140,7 +142,7 @@ class Opening(DatabaseCase):
             self.assertEqual(self.path.exists(), there)
 
     def test_no_tables(self) -> None:
-        """A file that says it is ours and has none of our tables is refused."""
+        """A file with our application id and without our tables is refused."""
         self.open().close()
         with closing(sqlite3.connect(self.path)) as connection:
             connection.execute("DROP TABLE binding")
@@ -155,7 +157,7 @@ class Opening(DatabaseCase):
         self.assertEqual(self.directory.read_bytes(), b"a file")
 
     def test_a_file_of_something_else(self) -> None:
-        """What is no SQLite database is refused."""
+        """A file that is not a SQLite database is refused."""
         self.directory.mkdir()
         for content in (b"", b"SQLite format 3\0", b"precious" * 1000):
             self.path.write_bytes(content)
@@ -169,14 +171,14 @@ class Opening(DatabaseCase):
         self.assert_refused("is not a database of rtprov's broker")
 
     def test_another_version(self) -> None:
-        """A database that another version has written is refused, with both versions named."""
+        """A database of another version is refused, and the error names both versions."""
         self.open().close()
         with closing(sqlite3.connect(self.path)) as connection:
             connection.execute("PRAGMA user_version = 99")
         self.assert_refused("format 99, not 1")
 
     def test_damage(self) -> None:
-        """A page of nonsense in the middle is noticed before anything is read from it."""
+        """A damaged page in the middle is detected before anything is read from it."""
         with closing(self.open()) as database:
             database.write(Batch([("INSERT INTO queue VALUES (1, 'q', '{}', 0, -1)", ())]))
             database.write(
@@ -193,7 +195,7 @@ class Opening(DatabaseCase):
         self.assert_refused("damaged")
 
     def test_a_full_disk(self) -> None:
-        """What a process that was killed has left is opened without a file more, for which a full
+        """The files of a killed process are opened without making further files, for which a full
         disk would have no room.
         """
         with closing(self.open()) as database:
@@ -206,8 +208,8 @@ class Opening(DatabaseCase):
             self.assertEqual(database.queue_ids(), {"q": 1})
 
     def test_damage_beside_a_log(self) -> None:
-        """A damaged file that a process which was killed has left with its log is refused, and both
-        stay as they are.
+        """A damaged file that a killed process left with its write-ahead log is refused, and both
+        are unchanged.
         """
         with closing(self.open()) as database:
             database.write(
@@ -237,7 +239,7 @@ class Opening(DatabaseCase):
         self.assert_refused("damaged")
 
     def test_truncated(self) -> None:
-        """A file that was cut off is refused."""
+        """A truncated file is refused."""
         self.open().close()
         self.path.write_bytes(self.path.read_bytes()[:5000])
         self.assert_refused(str(self.path))
@@ -245,9 +247,7 @@ class Opening(DatabaseCase):
 
 class Space(DatabaseCase):
     def test_the_file_shrinks(self) -> None:
-        """Most of the space that a long queue took is given back, piece by piece, once the queue is
-        empty.
-        """
+        """Most of the space of a long queue is given back, in steps, once the queue is empty."""
         with closing(self.open()) as database:
             database.write(Batch([("INSERT INTO queue VALUES (1, 'q', '{}', 0, -1)", ())]))
             rows = [
@@ -263,7 +263,7 @@ class Space(DatabaseCase):
         self.assertLess(self.path.stat().st_size // 4096, module.SPARE_PAGES + 100)
 
     def test_an_old_stream_is_trimmed_in_pieces(self) -> None:
-        """One trim takes no more than so many messages, that nobody waits for long."""
+        """One trim removes a limited number of messages, so that other calls do not wait long."""
         self.patch(module, "TRIM_ROWS", 10)
         with closing(self.open()) as database:
             database.write(Batch([("INSERT INTO queue VALUES (1, 'q', '{}', 0, -1)", ())]))
@@ -274,7 +274,7 @@ class Space(DatabaseCase):
 
 class Transactions(DatabaseCase):
     def test_all_or_nothing(self) -> None:
-        """A batch of which one statement fails changes nothing, and the next is carried out."""
+        """If one statement of a batch fails, nothing is changed, and the next batch is written."""
         with closing(self.open()) as database:
             good = ("INSERT INTO queue VALUES (1, 'q', '{}', 0, -1)", ())
             self.assertRaises(
@@ -287,9 +287,7 @@ class Transactions(DatabaseCase):
             self.assertEqual(database.queue_ids(), {"q": 1})
 
     def test_all_or_nothing_of_one_statement(self) -> None:
-        """A batch that one statement carries out changes nothing either when the last of its
-        messages cannot be written.
-        """
+        """If a batch of a single statement fails at its last message, nothing is changed either."""
         with closing(self.open()) as database:
             rows = {position: row_of(1, record(position)) for position in range(3)}
             taken = {2: rows[2]}
@@ -298,8 +296,8 @@ class Transactions(DatabaseCase):
             self.assertEqual([each.position for each in database.load(1, -1, 9)], [2])
 
     def test_large_messages(self) -> None:
-        """Few large messages go with one statement, since SQLite keeps a copy of what it was given;
-        all of them are written.
+        """A statement inserts only a few large messages, since SQLite copies its parameters. All of
+        them are written.
         """
         with closing(self.open()) as database:
             statements: list[str] = []

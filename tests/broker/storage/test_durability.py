@@ -1,5 +1,5 @@
-"""What the embedded broker on SQLite promises beyond the contract suite: what it has confirmed
-survives, and a full disk loses nothing.
+"""Durability of the embedded broker on SQLite: confirmed messages survive a crash, and a full disk
+loses nothing.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ SINGLE_ACTIVE = {"x-single-active-consumer": True, "x-delivery-limit": 3}
 
 class Crash(DurableCase):
     async def test_what_was_confirmed(self) -> None:
-        """Confirmed messages are there again in order, those that were handed out first and
-        redelivered; settled ones are gone.
+        """After a crash confirmed messages are there in order. Those that had been delivered come
+        first, as redelivered. Settled ones are gone.
         """
         channel = await self.channel()
         queue = await self.queue(channel, "quorum", SINGLE_ACTIVE)
@@ -39,7 +39,7 @@ class Crash(DurableCase):
         )
 
     async def test_what_was_not_confirmed(self) -> None:
-        """A message whose confirm had not come may be gone, and everything before it is there."""
+        """A message that was not confirmed may be lost. Everything before it is there."""
         channel = await self.channel()
         queue = await self.queue(channel, "quorum")
         await self.publish(queue, b"safe")
@@ -54,7 +54,9 @@ class Crash(DurableCase):
         self.assertEqual(await self.count(await self.channel(), queue), 0)
 
     async def test_streams_keep_their_offsets(self) -> None:
-        """After a crash a stream is read on from where its reader was, and goes on counting."""
+        """After a crash a stream is read on from its consumer's last offset, and continues its
+        offsets.
+        """
         channel = await self.channel()
         stream = await self.stream(channel)
         await self.publish(stream, *(b"%d" % number for number in range(5)))
@@ -70,8 +72,8 @@ class Crash(DurableCase):
         self.assertEqual(seen, [(number, b"%d" % number) for number in range(3, 7)])
 
     async def test_starts_are_not_counted(self) -> None:
-        """However often the broker starts with nobody there, a message that was handed out once
-        counts one delivery more, and no other.
+        """However often the broker starts without clients, a message that was delivered once counts
+        one more delivery, and no other message does.
         """
         channel = await self.channel()
         queue = await self.queue(channel, "quorum", SINGLE_ACTIVE)
@@ -88,8 +90,8 @@ class Crash(DurableCase):
         self.assertEqual(counts, [1, 0])
 
     async def test_what_waits_is_not_counted(self) -> None:
-        """A message that came back and waits counts nothing more, however often the broker dies
-        meanwhile.
+        """A message that was returned and waits gets no higher count, however often the broker
+        crashes.
         """
         channel = await self.channel()
         queue = await self.queue(channel, "quorum", SINGLE_ACTIVE)
@@ -105,8 +107,8 @@ class Crash(DurableCase):
         self.assertEqual((delivery.properties.headers or {}).get("x-delivery-count"), 1)
 
     async def test_stop_in_good_order(self) -> None:
-        """When the broker stops, what it gets back is handed to nobody else: it counts the one
-        delivery that it was.
+        """When the broker stops, returned messages are not delivered again. Each counts its one
+        delivery.
         """
         channel = await self.channel()
         queue = await self.queue(channel, "quorum", SINGLE_ACTIVE)
@@ -118,8 +120,8 @@ class Crash(DurableCase):
         self.assertEqual((delivery.properties.headers or {}).get("x-delivery-count"), 1)
 
     async def test_deliveries_are_counted(self) -> None:
-        """A message that takes the broker down each time that it is handed out is dead-lettered
-        once its limit is over.
+        """A message with which the broker crashes at each delivery is dead-lettered above its
+        delivery limit.
         """
         channel = await self.channel()
         dead = await self.queue(channel)
@@ -142,7 +144,7 @@ class Crash(DurableCase):
         self.assertEqual(body, b"poison")
 
     async def test_transient_messages(self) -> None:
-        """A classic queue loses what did not ask to be kept, and only that."""
+        """A classic queue loses its transient messages, and only these."""
         channel = await self.channel()
         queue = await self.queue(channel)
         await self.publish(queue, b"transient")
@@ -151,9 +153,7 @@ class Crash(DurableCase):
         self.assertEqual(await self.drained(queue, 1), [(b"kept", False)])
 
     async def test_expiration(self) -> None:
-        """A message that stands at the head of a recovered queue expires when it would have, with
-        no client there.
-        """
+        """A message at the head of a recovered queue expires at its time, without any client."""
         channel = await self.channel()
         dead = await self.queue(channel)
         queue = await self.queue(
@@ -170,8 +170,8 @@ class Crash(DurableCase):
         self.assertEqual(counts, [2, 0, 1, 1])
 
     async def test_declarations(self) -> None:
-        """A durable auto-delete queue can be declared again as it was, and its binding still
-        routes.
+        """A durable auto-delete queue can be declared again with the same arguments, and its
+        binding still routes.
         """
         channel = await self.channel()
         declare = Queue.Declare(queue=self.name(), durable=True, auto_delete=True)
@@ -188,8 +188,8 @@ class Crash(DurableCase):
         )
 
     async def test_what_is_no_longer_accepted(self) -> None:
-        """A queue that an earlier version has accepted does not keep the broker from starting,
-        whatever is asked of new ones.
+        """A queue that an earlier version accepted does not prevent the broker from starting, even
+        if a new one like it would be refused.
         """
         channel = await self.channel()
         queue = await self.queue(channel, "quorum", {"x-dead-letter-exchange": "amq.fanout"})
@@ -203,9 +203,7 @@ class Crash(DurableCase):
 
 class GroupCommit(DurableCase):
     async def test_confirms_wait_for_the_disk(self) -> None:
-        """No confirm leaves before what it confirms is written; then one write has brought them
-        all.
-        """
+        """No confirm is sent before its message is written. Then one write has written them all."""
         channel = await self.channel()
         queue = await self.queue(channel, "quorum")
         publisher = await self.publisher()
@@ -224,9 +222,7 @@ class GroupCommit(DurableCase):
             await publish
 
     async def test_streams_show_what_is_written(self) -> None:
-        """A stream's reader is shown a message only once it is written: it may have told others of
-        it.
-        """
+        """A stream's consumer gets a message only after it is written, since it may act on it."""
         channel = await self.channel()
         stream = await self.stream(channel)
         inbox = await self.inbox(channel, stream, prefetch=10)
@@ -240,8 +236,8 @@ class GroupCommit(DurableCase):
         self.assertEqual(await inbox.bodies(1), [b"event"])
 
     async def test_back_pressure(self) -> None:
-        """While too much waits for the disk, a publisher is read no further; nothing of what it
-        sends is lost.
+        """While too much waits for the disk, a publisher is not read. Nothing that it sends is
+        lost.
         """
         self.patch(sqlite, "CONGESTED_BYTES", 10_000)
         channel = await self.channel()
@@ -268,8 +264,8 @@ class GroupCommit(DurableCase):
 
 class FullDisk(DurableCase):
     async def test_blocked(self) -> None:
-        """On a full disk publishers are told to wait and nothing is confirmed; with room again both
-        ends go on, with nothing lost.
+        """On a full disk publishers are blocked and nothing is confirmed. When there is room again,
+        everything continues and nothing is lost.
         """
         channel = await self.channel()
         queue = await self.queue(channel, "quorum")
@@ -293,11 +289,11 @@ class FullDisk(DurableCase):
 
 
 class OldEvents(DurableCase):
-    """Streams forget what is too old, in pieces."""
+    """Streams delete old messages in steps."""
 
     async def left_after_a_minute(self, max_age: str) -> list[bytes]:
-        """What a stream still has of four old messages, and of the four that come a minute
-        later.
+        """Return what a stream still has of four old messages, and of four that are published a
+        minute later.
         """
         self.patch(streams, "TRIM_EVERY", 4)
         channel = await self.channel()
@@ -313,18 +309,18 @@ class OldEvents(DurableCase):
         return await inbox.bodies(count)
 
     async def test_max_age(self) -> None:
-        """What is older than x-max-age is gone from the file too; the rest stays."""
+        """Messages older than x-max-age are deleted from the file too. Others stay."""
         self.assertEqual(await self.left_after_a_minute("59s"), [b"0", b"1", b"2", b"3"])
         ((rows,),) = self.sql("SELECT count(*) FROM message")
         self.assertEqual(rows, 4)
 
     async def test_younger(self) -> None:
-        """What is younger stays."""
+        """Younger messages stay."""
         self.assertEqual(len(await self.left_after_a_minute("2m")), 8)
 
     async def test_policy(self) -> None:
-        """A broker that is told to keep nothing for longer than a while keeps nothing for longer,
-        whatever the declaration says.
+        """If the broker has a maximal age of its own, that limits every stream, whatever its
+        declaration says.
         """
         self.broker.virtual_host._max_age_s = 59.0
         self.assertEqual(len(await self.left_after_a_minute("7D")), 4)

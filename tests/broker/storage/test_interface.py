@@ -1,4 +1,4 @@
-"""What every storage does, and what the one on SQLite does beyond it."""
+"""Contract tests of all storages, run on the one in memory and the one on SQLite."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ else:
 
 
 class StorageContract(_Case):
-    """One queue, ``q``."""
+    """The tests, with one queue, ``q``."""
 
     storage: Storage
 
@@ -37,14 +37,14 @@ class StorageContract(_Case):
         return [each.position for each in self.successResultOf(self.storage.load("q", after, upto))]
 
     def test_messages_come_back_as_they_were(self) -> None:
-        """A message is loaded with all that it was stored with."""
+        """A message is loaded with everything that was stored with it."""
         stored = Record(7, 1.5, message("пароль".encode()), 99.5)
         self.storage.added("q", stored)
         (loaded,) = self.successResultOf(self.storage.load("q", 6, 7))
         self.assertEqual(loaded, stored)
 
     def test_load_a_range(self) -> None:
-        """Only positions over `after` and up to `upto` are loaded, in order, whatever lies between
+        """Only positions after `after` and up to `upto` are loaded, in order, whatever lies between
         them.
         """
         self.add(1, 2, 5, 6, 9)
@@ -63,14 +63,14 @@ class StorageContract(_Case):
         self.assertEqual(self.load(), [3, 6])
 
     def test_pages_are_short(self) -> None:
-        """A page ends after 1,000 messages."""
+        """A page has at most 1,000 messages."""
         count = storage_module.PAGE_MESSAGES
         self.add(*range(1, count + 11))
         self.assertEqual(self.load(), list(range(1, count + 1)))
         self.assertEqual(self.load(count), list(range(count + 1, count + 11)))
 
     def test_pages_are_small(self) -> None:
-        """A page ends with the message that brings it over 4 MiB; a larger message is a page of its
+        """A page ends with the message that brings it over 4 MiB. A larger message is a page of its
         own.
         """
         for position in range(1, 5):
@@ -79,7 +79,7 @@ class StorageContract(_Case):
         self.assertEqual([self.load(), self.load(2), self.load(4)], [[1, 2], [3, 4], [5]])
 
     def test_queues_know_nothing_of_one_another(self) -> None:
-        """Equal positions in two queues are different messages; a deleted queue that is declared
+        """Equal positions in two queues are different messages. A deleted queue that is declared
         again is empty.
         """
         self.storage.queue_declared("other", {}, False)
@@ -92,7 +92,9 @@ class StorageContract(_Case):
         self.assertEqual(loaded.message.body, b"other")
 
     def test_position_at(self) -> None:
-        """The first message of a time or later is found; None where all are older."""
+        """The position of the first message at a given time or later is found; None if all are
+        older.
+        """
         self.add(1, 2, 5)
         found = [
             self.successResultOf(self.storage.position_at("q", time))
@@ -101,7 +103,7 @@ class StorageContract(_Case):
         self.assertEqual(found, [1, 2, 5, None])
 
     def test_trim(self) -> None:
-        """Old messages go, the newest never; the answer is the first position left."""
+        """A trim removes old messages, but never the newest. It returns the first position left."""
         self.assertIsNone(self.successResultOf(self.storage.trim("q", 10.0)))
         self.add(1, 2, 3)
         self.assertEqual(self.successResultOf(self.storage.trim("q", 2.0)), 2)

@@ -1,6 +1,4 @@
-"""The storage on SQLite beyond the contract: what it recovers, what shares a transaction, trouble,
-and the end.
-"""
+"""The storage on SQLite beyond the contract: recovery, transactions, errors, and closing."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ from tests.support.storage_cases import SqliteCase, record
 
 class Recovery(SqliteCase):
     def test_exchanges_queues_and_bindings(self) -> None:
-        """All that was declared is found again, with its flags; what was deleted is not."""
+        """Everything that was declared is recovered with its flags. What was deleted is not."""
         storage = self.open()
         exchanges = [
             StoredExchange("first", "topic", True, False),
@@ -43,8 +41,8 @@ class Recovery(SqliteCase):
         self.assertEqual(queue.bindings, (("first", "a"),))
 
     def test_messages(self) -> None:
-        """What was not settled is there, in order, with what was told of its deliveries, and how
-        far it may have been handed out.
+        """Unsettled messages are recovered in order, with their delivery counts and the last
+        position that may have been delivered.
         """
         storage = self.open()
         storage.queue_declared("q", {}, False)
@@ -64,7 +62,7 @@ class Recovery(SqliteCase):
             )
 
     def test_an_empty_queue_goes_on_behind_what_it_has_handed_out(self) -> None:
-        """Positions are not used again, though no message is left to tell of them."""
+        """Positions are not used again, even if no message is left that shows them."""
         storage = self.open()
         storage.queue_declared("q", {}, False)
         storage.added("q", record(1))
@@ -75,7 +73,7 @@ class Recovery(SqliteCase):
         self.assertEqual((queue.count, queue.first, queue.last, queue.handed_out), (0, 2, 1, 1))
 
     def test_a_queue_declared_after_a_restart(self) -> None:
-        """A new queue gets an id of its own."""
+        """A queue declared after a restart gets a new id."""
         storage = self.open()
         storage.queue_declared("old", {}, False)
         storage.added("old", record(1, b"old"))
@@ -98,7 +96,7 @@ class GroupCommit(SqliteCase):
         self.writer.held = True
 
     def test_what_comes_during_a_write_shares_the_next(self) -> None:
-        """While one transaction is being written, all further commits wait for one other."""
+        """While one transaction is being written, all further commits wait for the next one."""
         self.storage.added("q", record(1))
         first = self.storage.commit()
         later = []
@@ -116,7 +114,7 @@ class GroupCommit(SqliteCase):
             self.successResultOf(commit)
 
     def test_nothing_new_waits_for_what_is_under_way(self) -> None:
-        """A commit with nothing of its own fires once everything told before it is written."""
+        """A commit without changes fires once all earlier changes are written."""
         self.storage.added("q", record(1))
         first, second = self.storage.commit(), self.storage.commit()
         self.assertNoResult(second)
@@ -127,7 +125,7 @@ class GroupCommit(SqliteCase):
         self.assertEqual(self.writer.calls, [])
 
     def test_reading_is_behind_writing(self) -> None:
-        """A page is read after all that was told before it has been written."""
+        """A page is read after all earlier changes have been written."""
         self.storage.added("q", record(1))
         self.storage.commit()
         self.storage.added("q", record(2))
@@ -138,15 +136,15 @@ class GroupCommit(SqliteCase):
         self.assertEqual([each.position for each in self.successResultOf(page)], [1, 2])
 
     def test_added_and_removed_in_one_batch(self) -> None:
-        """A message that is settled before its transaction is written costs the file nothing."""
+        """A message that is settled before its transaction is written is not written at all."""
         self.storage.added("q", record(1))
         self.storage.removed("q", 1)
         self.successResultOf(self.storage.commit())
         self.assertEqual(self.writer.calls, [])
 
     def test_added_and_removed_while_another_is_written(self) -> None:
-        """Where all that a commit was for has been taken back before its turn, it fires with the
-        one before it.
+        """If all changes of a commit have been undone before its turn, it fires with the previous
+        one.
         """
         self.storage.added("q", record(1))
         first = self.storage.commit()
@@ -159,7 +157,7 @@ class GroupCommit(SqliteCase):
         self.assertEqual(self.writer.calls, [])
 
     def test_congestion(self) -> None:
-        """More than 32 MiB that wait to be written are a congestion, until they are."""
+        """Congestion is reported while more than 32 MiB wait to be written."""
         self.assertFalse(self.storage.congested)
         self.storage.added("q", record(1, bytes(CONGESTED_BYTES)))
         self.storage.commit()
@@ -170,9 +168,7 @@ class GroupCommit(SqliteCase):
 
 class Closing(SqliteCase):
     def test_a_read_that_is_overtaken(self) -> None:
-        """What waited to be read when the file is closed is not read any more, and nothing is said
-        of it.
-        """
+        """A read that is still waiting when the file is closed is dropped, without a log line."""
         storage = self.open()
         storage.queue_declared("q", {}, False)
         storage.added("q", record(1))
@@ -193,8 +189,8 @@ class Closing(SqliteCase):
         self.assertEqual((events, self.clock.getDelayedCalls()), ([], []))
 
     def test_nothing_is_written_any_more(self) -> None:
-        """What a page that came late sets off when the broker has stopped writes nothing, fails
-        nothing and leaves no timer.
+        """A page that arrives after the broker has stopped causes no write, no error and
+        no timer.
         """
         storage = self.open()
         storage.queue_declared("q", {}, False)
@@ -224,8 +220,8 @@ TOLD = (LogLevel.critical, LogLevel.info)
 
 class Tidying(SqliteCase):
     def test_space_is_given_back_now_and_then(self) -> None:
-        """With the first commit after a while, free space is given back in pieces between which
-        other work has its turn.
+        """With the first commit after a while, free space is given back in steps. Other calls run
+        between them.
         """
         storage = self.open()
         storage.queue_declared("q", {}, False)
@@ -252,8 +248,8 @@ class Tidying(SqliteCase):
 
 class Trouble(SqliteCase):
     def test_a_full_disk(self) -> None:
-        """While the file cannot grow, commits wait and trouble is told once; then all of it is
-        written, and the end of trouble told.
+        """While the file cannot grow, commits wait, and the trouble is reported once. Then
+        everything is written, and the end of the trouble is reported.
         """
         storage = self.open()
         with capturedLogs() as events:
@@ -287,8 +283,8 @@ class Trouble(SqliteCase):
         self.assertEqual([each.position for each in loaded], [1, 2])
 
     def test_probe(self) -> None:
-        """Whether the file can be written is tried, and is not while a commit waits, nor behind the
-        end.
+        """The probe tests whether the file can be written. It fails while a commit waits, and after
+        the storage is closed.
         """
         storage = self.open()
         self.successResultOf(storage.probe())
@@ -314,7 +310,9 @@ class Trouble(SqliteCase):
         self.failureResultOf(storage.probe(), OSError)
 
     def test_an_unexpected_error(self) -> None:
-        """Any other error of the writer is as a full disk, and its place is logged once."""
+        """Any other error of the writer is handled like a full disk, and logged once with its
+        traceback.
+        """
         storage = self.open()
         told: list[str | None] = []
         storage.on_trouble = told.append
@@ -337,8 +335,8 @@ class Trouble(SqliteCase):
         )
 
     def test_closed_while_it_cannot_be_read(self) -> None:
-        """A read that would be tried again is given up when the storage is closed, and leaves no
-        timer.
+        """A read that would be retried is dropped when the storage is closed, and leaves
+        no timer.
         """
         storage = self.open()
         storage.queue_declared("q", {}, False)
@@ -351,8 +349,8 @@ class Trouble(SqliteCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_reading(self) -> None:
-        """What cannot be read is read again each second, until it can; that it cannot is logged
-        once.
+        """A read that fails is retried each second until it succeeds. The failure is
+        logged once.
         """
         self.read_in_spite_of(
             "ALTER TABLE message RENAME TO elsewhere",
@@ -361,12 +359,12 @@ class Trouble(SqliteCase):
         )
 
     def test_a_row_that_makes_no_sense(self) -> None:
-        """It is as what cannot be read."""
+        """A row that cannot be decoded is handled like a failed read."""
         self.read_in_spite_of("UPDATE message SET header = x'00'", "DELETE FROM message", [])
 
     def read_in_spite_of(self, spoilt: str, mended: str, positions: list[int]) -> None:
-        """A page with one message is asked for when the file is spoilt, and comes once it is
-        mended.
+        """Load a page with one message while the file is damaged by `spoilt`; check that it arrives
+        after the file is repaired by `mended`.
         """
         storage = self.open()
         storage.queue_declared("q", {}, False)
