@@ -43,7 +43,7 @@ COMPLETED = re.compile(r"completed: task ([0-9a-f]{32}) ")
 
 
 class ChaosTestCase(ProcessTestCase):
-    timeout = 150.0
+    timeout = 300.0
 
     def setUp(self) -> Any:
         super().setUp()

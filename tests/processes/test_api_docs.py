@@ -37,7 +37,7 @@ def masked(command: str, printed: str) -> str:
 
 
 class ApiDocs(ProcessTestCase):
-    timeout = 60.0
+    timeout = 300.0
 
     async def test_every_command(self) -> None:
         """Every answer in the documentation is the real one, apart from times."""

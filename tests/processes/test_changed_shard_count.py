@@ -157,7 +157,7 @@ class ReshardingMixin(_Base):
 
 
 class OnEmbeddedBroker(ReshardingMixin, ProcessTestCase):
-    timeout = 60.0
+    timeout = 300.0
 
     async def start_broker(self) -> tuple[str, str]:
         broker = self.twistd("rtprov-broker", "--listen", ANY_PORT)
@@ -168,7 +168,7 @@ class OnEmbeddedBroker(ReshardingMixin, ProcessTestCase):
 class OnRabbitMQ(ReshardingMixin, ProcessTestCase):
     """RabbitMQ, with users who have exactly the permissions in docs/operations.md."""
 
-    timeout = 120.0
+    timeout = 300.0
 
     async def start_broker(self) -> tuple[str, str]:
         _, frontend, worker = await (await rabbitmq()).add_roles()

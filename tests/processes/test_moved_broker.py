@@ -9,7 +9,7 @@ from tests.support.processes import ANY_PORT, ProcessTestCase
 
 
 class BrokerFile(ProcessTestCase):
-    timeout = 60.0
+    timeout = 300.0
 
     async def test_changed(self) -> None:
         """A front end and a worker connect to the broker that the file names now."""

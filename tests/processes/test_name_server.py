@@ -30,7 +30,7 @@ socket.getaddrinfo = block
 
 
 class NameServer(ProcessTestCase):
-    timeout = 90.0
+    timeout = 300.0
 
     async def test_silent(self) -> None:
         """A worker whose look-ups of A's name hang still finds its broker by name when the broker

@@ -32,7 +32,7 @@ for body in sys.argv[2:]:
 
 
 class ParkedLetters(ProcessTestCase):
-    timeout = 60.0
+    timeout = 300.0
 
     def setUp(self) -> None:
         if importlib.util.find_spec("pika") is None:

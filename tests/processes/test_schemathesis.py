@@ -21,7 +21,7 @@ RUN = "from schemathesis.cli import schemathesis; schemathesis()"
 
 
 class Schemathesis(ProcessTestCase):
-    timeout = 120.0
+    timeout = 300.0
 
     async def test_the_document_holds(self) -> None:
         """Generated requests, valid and invalid, single and in sequences, get only answers that the

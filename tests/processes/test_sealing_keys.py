@@ -157,7 +157,7 @@ class OnEmbeddedBroker(SealingKeysMixin, ProcessTestCase):
 
 
 class OnRabbitMQ(SealingKeysMixin, ProcessTestCase):
-    timeout = 120.0
+    timeout = 300.0
 
     async def start_broker(self) -> str:
         return await (await rabbitmq()).add_vhost()

@@ -184,7 +184,7 @@ class OnEmbeddedBroker(RolesMixin, ProcessTestCase):
 class OnRabbitMQ(RolesMixin, ProcessTestCase):
     """RabbitMQ, with users who have exactly the permissions in docs/operations.md."""
 
-    timeout = 120.0  # includes the start of RabbitMQ in the first test
+    timeout = 300.0  # includes the start of RabbitMQ in the first test
 
     async def start_broker(self) -> tuple[str, str]:
         _, frontend_url, worker_url = await (await rabbitmq()).add_roles()

@@ -183,7 +183,7 @@ class Client:
 class ProcessTestCase(TestCase):
     """A test with a working folder of its own, and child processes in it."""
 
-    timeout = 30.0
+    timeout = 120.0  # far more than any test needs on an idle machine
 
     def setUp(self) -> Any:
         self.folder = Path(tempfile.mkdtemp(prefix="rtprov-"))
