@@ -17,7 +17,7 @@ from rtprov.messaging.topology import JOURNAL_MAX_AGE_S, Shard
 from rtprov.security.development import make_development_set
 from rtprov.tap import options as opt
 from rtprov.tap.banner import all_connected, first_steps
-from rtprov.tap.broker import BrokerService
+from rtprov.tap.broker import GUEST, BrokerService
 from rtprov.tap.command import Command
 from rtprov.tap.frontend import make_admission, public_bind_refusal
 from rtprov.tap.identity import key_file, server_identity
@@ -126,7 +126,14 @@ class _Everything(Command):
         super().privilegedStartService()
         options: dict[str, Any] = self._options
         port = self._broker.listening.port_number
-        url = BrokerUrl.parse(f"amqp://guest:guest@127.0.0.1:{port}/")
+        url = BrokerUrl(
+            host="127.0.0.1",
+            port=port,
+            username=GUEST,
+            password=GUEST,
+            virtual_host="/",
+            tls=False,
+        )
         env = environment(TCP4ClientEndpoint(reactor, "127.0.0.1", port), url)
         equipment_url = options["equipment-url"]
         if self._stub is not None:
