@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
 
+import attrs
 from twisted.application.service import IService
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
@@ -13,8 +16,10 @@ from twisted.logger import Logger
 from rtprov.amqp.client.url import BrokerUrl
 from rtprov.frontend.service import FrontendService
 from rtprov.http.health import Readiness
+from rtprov.messaging.environment import Environment
 from rtprov.messaging.topology import JOURNAL_MAX_AGE_S, Shard
 from rtprov.security.development import make_development_set
+from rtprov.security.tokens import Role
 from rtprov.tap import options as opt
 from rtprov.tap.banner import all_connected, first_steps
 from rtprov.tap.broker import GUEST, BrokerService
@@ -22,11 +27,13 @@ from rtprov.tap.command import Command
 from rtprov.tap.frontend import make_admission, public_bind_refusal
 from rtprov.tap.identity import key_file, server_identity
 from rtprov.tap.listening import Listening, front_end, health_if, https
-from rtprov.tap.option_values import server_endpoint
+from rtprov.tap.option_values import DescribedEndpoint, server_endpoint
 from rtprov.tap.process import clock, environment
 from rtprov.tap.reloading import Renewal
 from rtprov.tap.stub import make_stub
 from rtprov.tap.worker import make_policy, make_worker, room_for_calls
+from rtprov.worker.service import WorkerService
+from rtprov.worker.settings import WorkerSettings
 
 _log = Logger()
 # Open files for each call: both ends of the connection to the stub, and the connection of a client
@@ -68,7 +75,33 @@ class Options(opt.CommandOptions):
         self.exclude("listen", "port")
 
 
-def _on_loopback(port: int) -> tuple[str, Any]:
+@attrs.frozen
+class Settings(opt.CommandSettings):
+    """The values of `Options`; times are in seconds."""
+
+    listen: DescribedEndpoint | None
+    port: int
+    stub_port: int
+    broker_port: int
+    health_listen: DescribedEndpoint | None
+    certs: Path
+    client_ca: Path | None
+    tokens: Path | None
+    role_of: Sequence[tuple[str, Role]]
+    open: bool
+    equipment_url: str | None
+    concurrency: int
+    stub_delay: float
+    honour_timeout: bool
+    scenario: Path | None
+    running_status: int
+    state: Path
+    retention: float
+    patience: float
+    drain: float
+
+
+def _on_loopback(port: int) -> DescribedEndpoint:
     return server_endpoint(f"tcp:{port}:interface=127.0.0.1")
 
 
@@ -77,28 +110,33 @@ class _Everything(Command):
     of those two are known.
     """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, settings: Settings) -> None:
         super().__init__(options)
-        self._options = options
-        if make_development_set(options["certs"]):
-            _log.info("made development certificates in {folder}", folder=str(options["certs"]))
+        self._settings = settings
+        if make_development_set(settings.certs):
+            _log.info("made development certificates in {folder}", folder=str(settings.certs))
         # The broker in this process knows the retention, so it can drop journal events early. The
         # worker checks every minute for events that are needed for longer, and writes them again.
-        max_age_s = max(options["retention"] + options["patience"], SHORTEST_JOURNAL_S)
+        max_age_s = max(settings.retention + settings.patience, SHORTEST_JOURNAL_S)
         self._journal_age_s = min(max_age_s, JOURNAL_MAX_AGE_S)
         self._broker = BrokerService(
-            _on_loopback(options["broker-port"]), options["state"], max_age_s=max_age_s
+            _on_loopback(settings.broker_port), settings.state, max_age_s=max_age_s
         )
         self._broker.option = "--broker-port"
         self._broker.setServiceParent(self)
         self._stub = self._make_stub()
-        self._policy = make_policy(options)
+        self._policy = make_policy(settings.certs)
         Renewal(self._policy, clock=clock).setServiceParent(self)
-        self._identity, (self._admission, watching) = (
-            server_identity(options, "frontend"),
-            make_admission(options),
+        self._identity = server_identity(
+            "frontend", certs=settings.certs, client_ca=settings.client_ca
         )
-        self._keys = key_file(options)
+        self._admission, watching = make_admission(
+            client_ca=settings.client_ca,
+            tokens=settings.tokens,
+            role_of=settings.role_of,
+            rate=None,
+        )
+        self._keys = key_file(settings.certs, None)
         for each in (
             Renewal(self._identity, clock=clock),
             Renewal(self._keys, clock=clock, what="sealing keys"),
@@ -107,14 +145,19 @@ class _Everything(Command):
             each.setServiceParent(self)
 
     def _make_stub(self) -> Listening | None:
-        options: dict[str, Any] = self._options
-        if options["equipment-url"] is not None:
+        settings = self._settings
+        if settings.equipment_url is not None:
             return None
-        identity = server_identity(options | {"client-ca": None}, "stub")
+        identity = server_identity("stub", certs=settings.certs)
+        service_a = make_stub(
+            delay_s=settings.stub_delay,
+            honour_timeout=settings.honour_timeout,
+            scenario=settings.scenario,
+        )
         stub = https(
             "service A (stub)",
-            _on_loopback(options["stub-port"]),
-            make_stub(options, "stub-delay").resource(),
+            _on_loopback(settings.stub_port),
+            service_a.resource(),
             identity,
         )
         stub.option = "--stub-port"
@@ -124,7 +167,35 @@ class _Everything(Command):
 
     def privilegedStartService(self) -> None:
         super().privilegedStartService()
-        options: dict[str, Any] = self._options
+        settings, env = self._settings, self._environment()
+        self._worker = self._make_worker(env)
+        self._worker.setServiceParent(self)
+        self._front = front = FrontendService(
+            env,
+            sealer=self._keys.sealer,
+            key_source=self._keys,
+            shards=1,
+            running_status=settings.running_status,
+        )
+        front.setServiceParent(self)
+        for role in (self._worker, front):
+            role.connection.on_contradiction = self.fail
+        self._listening = front_end(
+            settings.listen or _on_loopback(settings.port),
+            front,
+            self._identity,
+            admission=self._admission,
+            public_bind_refusal=public_bind_refusal(
+                any_client=settings.open, client_ca=settings.client_ca, tokens=settings.tokens
+            ),
+        )
+        self._listening.option = "--listen" if settings.listen else "--port"
+        readiness = Readiness(self._probe, clock)
+        for listening in (*health_if(settings.health_listen, readiness), self._listening):
+            listening.setServiceParent(self)
+            listening.privilegedStartService()
+
+    def _environment(self) -> Environment:
         port = self._broker.listening.port_number
         url = BrokerUrl(
             host="127.0.0.1",
@@ -134,45 +205,22 @@ class _Everything(Command):
             virtual_host="/",
             tls=False,
         )
-        env = environment(TCP4ClientEndpoint(reactor, "127.0.0.1", port), url)
-        equipment_url = options["equipment-url"]
-        if self._stub is not None:
+        return environment(TCP4ClientEndpoint(reactor, "127.0.0.1", port), url)
+
+    def _make_worker(self, env: Environment) -> WorkerService:
+        settings, equipment_url = self._settings, self._settings.equipment_url
+        if equipment_url is None:
+            assert self._stub is not None
             equipment_url = f"https://localhost:{self._stub.port_number}"
-        shards, age_s = [Shard(0, 1)], self._journal_age_s
-        concurrency = room_for_calls(options["concurrency"], FILES_PER_CALL)
-        self._worker = make_worker(
-            options,
-            self._policy,
-            self._keys,
-            env,
-            equipment_url,
-            shards,
-            concurrency,
-            journal_age_s=age_s,
+        worker_settings = WorkerSettings(
+            shards=[Shard(0, 1)],
+            concurrency=room_for_calls(settings.concurrency, FILES_PER_CALL),
+            retention_s=settings.retention,
+            patience_s=settings.patience,
+            drain_s=settings.drain,
+            journal_age_s=self._journal_age_s,
         )
-        self._worker.setServiceParent(self)
-        self._front = front = FrontendService(
-            env,
-            sealer=self._keys.sealer,
-            key_source=self._keys,
-            shards=1,
-            running_status=options["running-status"],
-        )
-        front.setServiceParent(self)
-        for role in (self._worker, front):
-            role.connection.on_contradiction = self.fail
-        where = options["listen"] or _on_loopback(options["port"])
-        self._listening = front_end(
-            where,
-            front,
-            self._identity,
-            admission=self._admission,
-            public_bind_refusal=public_bind_refusal(options),
-        )
-        self._listening.option = "--listen" if options["listen"] else "--port"
-        for listening in (*health_if(options, Readiness(self._probe, clock)), self._listening):
-            listening.setServiceParent(self)
-            listening.privilegedStartService()
+        return make_worker(worker_settings, self._policy, self._keys, env, equipment_url)
 
     async def _probe(self) -> None:
         """Raise `NotReady` if the worker or the front end is not ready."""
@@ -183,8 +231,15 @@ class _Everything(Command):
         super().startService()
         connections = [self._front.connection, self._worker.connection]
         self._listening.open_when(all_connected(connections))
-        first_steps(connections, self._listening, self._options)
+        settings = self._settings
+        first_steps(
+            connections,
+            self._listening,
+            certs=settings.certs,
+            client_ca=settings.client_ca,
+            tokens=settings.tokens,
+        )
 
 
 def makeService(options: Options) -> IService:
-    return cast("IService", _Everything(options))
+    return cast("IService", _Everything(options, Settings.from_options(options)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,14 +24,22 @@ BODY = '{"timeoutInSeconds": 14, "parameters": [{"vlan": 534}]}'
 
 
 def first_steps(
-    connections: Sequence[BrokerConnection], listening: Listening, options: Mapping[str, Any]
+    connections: Sequence[BrokerConnection],
+    listening: Listening,
+    *,
+    certs: Path,
+    client_ca: Path | None,
+    tokens: Path | None,
 ) -> None:
     """Log the curl command once all `connections` to the broker are up.
 
     With ``--client-ca`` or ``--tokens`` the line is just "ready": the command would lack the
     credentials.
     """
-    all_connected(connections).addCallback(lambda _: _show_first_steps(listening, options))
+    needs_credentials = client_ca is not None or tokens is not None
+    all_connected(connections).addCallback(
+        lambda _: _show_first_steps(listening, certs, needs_credentials)
+    )
 
 
 def all_connected(connections: Sequence[BrokerConnection]) -> Deferred[Any]:
@@ -41,14 +49,14 @@ def all_connected(connections: Sequence[BrokerConnection]) -> Deferred[Any]:
     )
 
 
-def _show_first_steps(listening: Listening, options: Mapping[str, Any]) -> None:
-    if options.get("client-ca") is not None or options.get("tokens") is not None:
+def _show_first_steps(listening: Listening, certs: Path, needs_credentials: bool) -> None:
+    if needs_credentials:
         _log.info("ready")
         return
     _log.info(
         "ready; try: curl {trust}{way}-H 'Content-Type: application/json' -d '{body}'"
         " {url}/api/v1/equipment/cpe/ABC123456",
-        trust=_trust(options["certs"] / "ca.pem"),
+        trust=_trust(certs / "ca.pem"),
         body=BODY,
         **_way_to(listening),
     )

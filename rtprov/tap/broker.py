@@ -5,8 +5,9 @@ from __future__ import annotations
 import sqlite3
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
+import attrs
 from twisted.application.service import IService, Service
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, TimeoutError
@@ -26,6 +27,7 @@ from rtprov.tap import options as opt
 from rtprov.tap.command import Closing, Command, SequentialMultiService
 from rtprov.tap.identity import server_identity
 from rtprov.tap.listening import Listening, health_if
+from rtprov.tap.option_values import DescribedEndpoint
 from rtprov.tap.process import clock
 from rtprov.tap.reloading import Renewal
 
@@ -57,6 +59,21 @@ class Options(opt.CommandOptions):
     )
 
 
+@attrs.frozen
+class Settings(opt.CommandSettings):
+    """The values of `Options`."""
+
+    listen: DescribedEndpoint
+    health_listen: DescribedEndpoint | None
+    state: Path
+    user: str
+    password: str = attrs.field(repr=False)
+    tls: bool
+    certs: Path
+    certificate: Path | None
+    private_key: Path | None
+
+
 class BrokerService(SequentialMultiService):
     """The embedded broker: its listening port and its stored state.
 
@@ -71,7 +88,7 @@ class BrokerService(SequentialMultiService):
 
     def __init__(
         self,
-        where: tuple[str, Any],
+        where: DescribedEndpoint,
         state: Path,
         *,
         username: str = GUEST,
@@ -152,15 +169,22 @@ async def _close_in_order(broker: Broker, storage: SqliteStorage, pool: ThreadPo
 
 
 def makeService(options: Options) -> IService:
-    text, endpoint = options["listen"]
+    settings = Settings.from_options(options)
+    text, endpoint = settings.listen
     renewals: list[Service] = []
-    if options["tls"] or options["certificate"] is not None or options["private-key"] is not None:
-        identity = server_identity(options, "broker")
+    if settings.tls or settings.certificate is not None or settings.private_key is not None:
+        identity = server_identity(
+            "broker",
+            certs=settings.certs,
+            certificate=settings.certificate,
+            private_key=settings.private_key,
+        )
         endpoint = TLSEndpoint(endpoint, identity, clock)
         renewals.append(Renewal(identity, clock=clock))
     broker = BrokerService(
-        (text, endpoint), options["state"], username=options["user"], password=options["password"]
+        (text, endpoint), settings.state, username=settings.user, password=settings.password
     )
     return cast(
-        "IService", Command(options, *renewals, *health_if(options, broker.readiness), broker)
+        "IService",
+        Command(options, *renewals, *health_if(settings.health_listen, broker.readiness), broker),
     )

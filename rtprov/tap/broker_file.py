@@ -5,7 +5,7 @@ time.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rtprov.amqp.client.url import BrokerUrl
 from rtprov.errors import ConfigurationError
@@ -62,15 +62,16 @@ class BrokerCA(Files):
     URL comes, and need not exist before.
     """
 
-    def __init__(self, options: dict[str, Any]) -> None:
-        self._options = options
+    def __init__(self, certs: Path, ca: Path | None) -> None:
+        self._certs = certs
+        self._ca = ca
         self._servers: VerifiedServers | None = None
-        super().__init__(options.get("ca") or options["certs"] / "ca.pem")
+        super().__init__(ca or certs / "ca.pem")
 
     def servers(self) -> VerifiedServers:
         """Return the verifier, loaded at the first call. Raises `ConfigurationError`."""
         if self._servers is None:
-            self._servers = VerifiedServers(ca_file(self._options))
+            self._servers = VerifiedServers(ca_file(self._certs, self._ca))
             self.certificates = self._servers.certificates
         return self._servers
 
@@ -80,16 +81,19 @@ class BrokerCA(Files):
 
 
 class BrokerRoute:
-    """The broker's `url` and the `endpoint` that connects to it, from a command's options.
+    """The broker's `url` and the `endpoint` that connects to it.
 
-    Raises `ConfigurationError` if the URL's file or the CA cannot be used.
+    The URL is `broker`, or the one in `broker_file` if that is given. The CA of an ``amqps`` broker
+    is `ca`, or ca.pem in `certs`. Raises `ConfigurationError` if the URL's file or the CA cannot be
+    used.
     """
 
-    def __init__(self, options: dict[str, Any]) -> None:
-        self._ca = BrokerCA(options)
-        file: Path | None = options["broker-file"]
-        self._file = None if file is None else BrokerFile(file)
-        self.url: BrokerUrl = options["broker"] if self._file is None else self._file.url
+    def __init__(
+        self, broker: BrokerUrl, broker_file: Path | None, *, certs: Path, ca: Path | None
+    ) -> None:
+        self._ca = BrokerCA(certs, ca)
+        self._file = None if broker_file is None else BrokerFile(broker_file)
+        self.url = broker if self._file is None else self._file.url
         self.endpoint = self._endpoint_of(self.url)
 
     def _endpoint_of(self, url: BrokerUrl) -> IStreamClientEndpoint:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import attrs
 from twisted.python import usage
@@ -144,6 +144,24 @@ class CommandOptions(usage.Options):
                 f"{self.sources[one]} and {self.sources[other]} cannot be used together: give one"
                 " of them"
             )
+
+
+S = TypeVar("S", bound="CommandSettings")
+
+
+@attrs.frozen
+class CommandSettings:
+    """Base class of the settings of the five commands.
+
+    A subclass has one field for each option of its command, with the same name, but "_" instead
+    of "-".
+    """
+
+    @classmethod
+    def from_options(cls: type[S], options: CommandOptions) -> S:
+        """Return the settings with the values of the parsed `options`."""
+        names = [field.name for field in attrs.fields(cls)]
+        return cls(**{name: options[name.replace("_", "-")] for name in names})
 
 
 def _collector(option: Option) -> Callable[[CommandOptions, str], None]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, cast
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
 
+import attrs
 from twisted.application.service import IService
 from twisted.logger import Logger
 
+from rtprov.amqp.client.url import BrokerUrl
 from rtprov.frontend.service import FrontendService
 from rtprov.http.admission import Admission
 from rtprov.http.health import Readiness
 from rtprov.security.limits import Connections, Rate
-from rtprov.security.tokens import Token, TokensFile
+from rtprov.security.tokens import Role, Token, TokensFile
 from rtprov.tap import options as opt
 from rtprov.tap.banner import first_steps
 from rtprov.tap.broker_file import BrokerRoute
@@ -20,6 +23,7 @@ from rtprov.tap.command import Command
 from rtprov.tap.identity import key_file, server_identity
 from rtprov.tap.listening import front_end, health_if
 from rtprov.tap.open_files import open_files, room_for
+from rtprov.tap.option_values import DescribedEndpoint
 from rtprov.tap.process import clock, environment, wall_clock
 from rtprov.tap.reloading import Renewal
 from rtprov.tap.sharded import Sharded
@@ -63,51 +67,115 @@ class Options(opt.CommandOptions):
         self.exclude("broker", "broker-file")
 
 
-def make_admission(options: Mapping[str, Any]) -> tuple[Admission, list[Renewal]]:
+@attrs.frozen
+class Settings(opt.CommandSettings):
+    """The values of `Options`; times are in seconds."""
+
+    listen: DescribedEndpoint
+    health_listen: DescribedEndpoint | None
+    broker: BrokerUrl
+    broker_file: Path | None
+    shards: int | None
+    running_status: int
+    certs: Path
+    certificate: Path | None
+    private_key: Path | None
+    client_ca: Path | None
+    tokens: Path | None
+    role_of: Sequence[tuple[str, Role]]
+    open: bool
+    rate: float | None
+    max_connections: int
+    max_connections_per_address: int
+    request_timeout: float
+    max_unconfirmed: int
+    ca: Path | None
+    seal_keys: Path | None
+
+
+def make_admission(
+    *,
+    client_ca: Path | None,
+    tokens: Path | None,
+    role_of: Sequence[tuple[str, Role]],
+    rate: float | None,
+) -> tuple[Admission, list[Renewal]]:
     """Return the front end's access control, and the services that watch the tokens file.
+
+    `tokens` is that file, `role_of` the roles of clients by the common names of their certificates,
+    `rate` the number of requests per second accepted from one client, or None for no limit.
 
     Raises `ConfigurationError` if the tokens file cannot be used.
     """
     admission = Admission(
         now=clock.seconds,
         wall_clock=wall_clock,
-        certificates=options["client-ca"] is not None,
-        roles=dict(options["role-of"]),
-        rate=None if options.get("rate") is None else Rate(options["rate"]),
+        certificates=client_ca is not None,
+        roles=dict(role_of),
+        rate=None if rate is None else Rate(rate),
     )
-    if options["role-of"] and (options["client-ca"] is None or options["tokens"] is not None):
+    if role_of and (client_ca is None or tokens is not None):
         _log.warn(
             "--role-of has no effect: it applies only to clients that are identified by"
             " certificate, with --client-ca and without --tokens"
         )
 
-    def take(tokens: tuple[Token, ...]) -> None:
-        admission.tokens = tokens
+    def take(accepted: tuple[Token, ...]) -> None:
+        admission.tokens = accepted
 
-    file = options["tokens"]
     return admission, (
-        [] if file is None else [Renewal(TokensFile(file, take), clock=clock, what="tokens")]
+        [] if tokens is None else [Renewal(TokensFile(tokens, take), clock=clock, what="tokens")]
     )
 
 
-def public_bind_refusal(options: Mapping[str, Any]) -> str | None:
+def public_bind_refusal(
+    *, any_client: bool, client_ca: Path | None, tokens: Path | None
+) -> str | None:
     """Return why the front end must not listen on an address that other machines can reach; None
-    if it may.
+    if it may. `any_client` is the value of --open.
     """
-    if options["open"] or options["client-ca"] or options["tokens"]:
+    if any_client or client_ca or tokens:
         return None
     return OPEN_ACCESS_REFUSAL
 
 
-class _FrontendCommand(Command):
-    def __init__(self, options: Options) -> None:
-        super().__init__(options)
-        route = BrokerRoute(options)
-        identity, (admission, watching), keys = (
-            server_identity(options, "frontend"),
-            make_admission(options),
-            key_file(options),
+def room_for_connections(wanted: int) -> int:
+    """Return how many client connections may be open at the same time: `wanted`, or what the limit
+    of open files allows.
+    """
+    most = room_for(wanted)
+    if most < wanted:
+        _log.warn(
+            "accepting at most {most} connections at the same time, not the {wanted} of"
+            " --max-connections: only {files} open files are allowed (ulimit -n)",
+            most=most,
+            wanted=wanted,
+            files=open_files(),
         )
+    return most
+
+
+class _FrontendCommand(Command):
+    def __init__(self, options: Options, settings: Settings) -> None:
+        super().__init__(options)
+        self._settings = settings
+        route = BrokerRoute(
+            settings.broker, settings.broker_file, certs=settings.certs, ca=settings.ca
+        )
+        identity = server_identity(
+            "frontend",
+            certs=settings.certs,
+            certificate=settings.certificate,
+            private_key=settings.private_key,
+            client_ca=settings.client_ca,
+        )
+        admission, watching = make_admission(
+            client_ca=settings.client_ca,
+            tokens=settings.tokens,
+            role_of=settings.role_of,
+            rate=settings.rate,
+        )
+        keys = key_file(settings.certs, settings.seal_keys)
 
         def make(shards: int) -> FrontendService:
             service = FrontendService(
@@ -115,19 +183,19 @@ class _FrontendCommand(Command):
                 sealer=keys.sealer,
                 key_source=keys,
                 shards=shards,
-                shards_given=options["shards"] is not None,
-                running_status=options["running-status"],
-                max_unconfirmed=options["max-unconfirmed"],
+                shards_given=settings.shards is not None,
+                running_status=settings.running_status,
+                max_unconfirmed=settings.max_unconfirmed,
             )
             service.connection.on_contradiction = self.fail
             return service
 
-        self._front = front = Sharded(make, options["shards"], clock)
+        self._front = front = Sharded(make, settings.shards, clock)
         front.on_made = self._on_made
         for each in (
             front,
             *route.follow(lambda: front.role.connection),
-            *health_if(options, self._readiness()),
+            *health_if(settings.health_listen, self._readiness()),
             *watching,
         ):
             each.setServiceParent(self)
@@ -136,26 +204,21 @@ class _FrontendCommand(Command):
             Renewal(keys, clock=clock, what="sealing keys"),
         ):
             renewal.setServiceParent(self)
-        most = room_for(options["max-connections"])
-        if most < options["max-connections"]:
-            _log.warn(
-                "accepting at most {most} connections at the same time, not the {wanted} of"
-                " --max-connections: only {files} open files are allowed (ulimit -n)",
-                most=most,
-                wanted=options["max-connections"],
-                files=open_files(),
-            )
         self._listening = front_end(
-            options["listen"],
+            settings.listen,
             front.role,
             identity,
             admission=admission,
-            connections=Connections(total=most, per_address=options["max-connections-per-address"]),
-            timeout_s=options["request-timeout"],
-            public_bind_refusal=public_bind_refusal(options),
+            connections=Connections(
+                total=room_for_connections(settings.max_connections),
+                per_address=settings.max_connections_per_address,
+            ),
+            timeout_s=settings.request_timeout,
+            public_bind_refusal=public_bind_refusal(
+                any_client=settings.open, client_ca=settings.client_ca, tokens=settings.tokens
+            ),
         )
         self._listening.setServiceParent(self)
-        self._options = options
 
     def _readiness(self) -> Readiness:
         async def probe() -> None:
@@ -165,12 +228,22 @@ class _FrontendCommand(Command):
 
     def _on_made(self, service: FrontendService) -> None:
         self._listening.serve(service.frontend.resource(), service.ends.stop)
-        first_steps([service.connection], self._listening, self._options)
+        self._show_first_steps(service)
 
     def startService(self) -> None:
         super().startService()
-        first_steps([self._front.role.connection], self._listening, self._options)
+        self._show_first_steps(self._front.role)
+
+    def _show_first_steps(self, service: FrontendService) -> None:
+        settings = self._settings
+        first_steps(
+            [service.connection],
+            self._listening,
+            certs=settings.certs,
+            client_ca=settings.client_ca,
+            tokens=settings.tokens,
+        )
 
 
 def makeService(options: Options) -> IService:
-    return cast("IService", _FrontendCommand(options))
+    return cast("IService", _FrontendCommand(options, Settings.from_options(options)))

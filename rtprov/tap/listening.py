@@ -23,7 +23,7 @@ from rtprov.security.tls_server import ServerIdentity, TLSEndpoint
 from rtprov.tap.process import clock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from twisted.internet.interfaces import IProtocolFactory, IReactorTime
     from twisted.web.resource import IResource
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from rtprov.frontend.service import FrontendService
     from rtprov.http.admission import Admission
     from rtprov.security.limits import Connections
+    from rtprov.tap.option_values import DescribedEndpoint
 
 _log = Logger()
 ANSWERED_WITHIN_S = 5.0
@@ -186,7 +187,7 @@ class Answering(Listening):
             await deferLater(self._clock, FLUSH_S)
 
 
-def health(where: tuple[str, Any], readiness: Readiness) -> Listening:
+def health(where: DescribedEndpoint, readiness: Readiness) -> Listening:
     """Return a service that answers ``/livez`` and ``/readyz`` over plain HTTP."""
     text, endpoint = where
     listening = Listening(
@@ -196,14 +197,13 @@ def health(where: tuple[str, Any], readiness: Readiness) -> Listening:
     return listening
 
 
-def health_if(options: Mapping[str, Any], readiness: Readiness) -> list[Listening]:
+def health_if(where: DescribedEndpoint | None, readiness: Readiness) -> list[Listening]:
     """Return the service for ``--health-listen``, in a list that is empty if it is not given."""
-    where = options["health-listen"]
     return [] if where is None else [health(where, readiness)]
 
 
 def https(
-    what: str, where: tuple[str, Any], resource: IResource, identity: ServerIdentity
+    what: str, where: DescribedEndpoint, resource: IResource, identity: ServerIdentity
 ) -> Listening:
     """Return a service that serves a resource over HTTPS.
 
@@ -216,7 +216,7 @@ def https(
 
 
 def front_end(
-    where: tuple[str, Any],
+    where: DescribedEndpoint,
     service: FrontendService,
     identity: ServerIdentity,
     *,

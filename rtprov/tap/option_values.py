@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IStreamServerEndpoint
 
 from rtprov.network.proxy_protocol import ProxiedEndpoint
 from rtprov.security.tokens import ROLES, Role
 from rtprov.tap.process import clock
+
+DescribedEndpoint = tuple[str, IStreamServerEndpoint]
+"""An endpoint's description, as an operator writes it, and the endpoint."""
 
 BACKLOG = 1024  # Twisted's is 50
 
@@ -99,7 +102,7 @@ def path(text: str) -> Path:
         raise ValueError(f"the working directory cannot be used: {error.strerror}") from None
 
 
-def server_endpoint(text: str) -> tuple[str, Any]:
+def server_endpoint(text: str) -> DescribedEndpoint:
     """Parse a Twisted endpoint description; return it and its endpoint.
 
     The backlog is longer than Twisted's, since thousands of clients may connect at the same time.

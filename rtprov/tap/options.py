@@ -10,6 +10,7 @@ import attrs
 from rtprov.amqp.client.url import BrokerUrl
 from rtprov.network.hosts import parse_https_url
 from rtprov.tap.command_options import CommandOptions as CommandOptions
+from rtprov.tap.command_options import CommandSettings as CommandSettings
 from rtprov.tap.command_options import Option as Option
 from rtprov.tap.option_values import (
     choice,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
+import attrs
 from twisted.application.service import IService
 
 from rtprov.equipment.scenario import Rule, load_scenario
@@ -16,6 +17,7 @@ from rtprov.tap import options as opt
 from rtprov.tap.command import Command
 from rtprov.tap.identity import server_identity
 from rtprov.tap.listening import health_if, https
+from rtprov.tap.option_values import DescribedEndpoint
 from rtprov.tap.process import clock
 from rtprov.tap.reloading import Renewal
 
@@ -36,6 +38,21 @@ class Options(opt.CommandOptions):
     )
 
 
+@attrs.frozen
+class Settings(opt.CommandSettings):
+    """The values of `Options`; times are in seconds."""
+
+    listen: DescribedEndpoint
+    delay: float
+    honour_timeout: bool
+    scenario: Path | None
+    health_listen: DescribedEndpoint | None
+    certs: Path
+    certificate: Path | None
+    private_key: Path | None
+    client_ca: Path | None
+
+
 def rules(file: Path | None) -> tuple[Rule, ...]:
     """Return the rules of the scenario `file`. Raises `ConfigurationError`."""
     if file is None:
@@ -47,26 +64,35 @@ def rules(file: Path | None) -> tuple[Rule, ...]:
         raise ConfigurationError(f"{file}: {error}") from None
 
 
-def make_stub(options: dict[str, Any], delay: str) -> Stub:
-    """Return the stub that the options describe. `delay` is the name of its delay option."""
-    return Stub(
-        clock=clock,
-        delay_s=options[delay],
-        honour_timeout=options["honour-timeout"],
-        rules=rules(options["scenario"]),
-    )
+def make_stub(*, delay_s: float, honour_timeout: bool, scenario: Path | None) -> Stub:
+    """Return the stub with the rules of the `scenario` file. For the other arguments see `Stub`.
+
+    Raises `ConfigurationError`.
+    """
+    return Stub(clock=clock, delay_s=delay_s, honour_timeout=honour_timeout, rules=rules(scenario))
 
 
 def makeService(options: Options) -> IService:
-    stub = make_stub(options, "delay")
-    identity = server_identity(options, "stub")
-    listening = https("service A (stub)", options["listen"], stub.resource(), identity)
+    settings = Settings.from_options(options)
+    stub = make_stub(
+        delay_s=settings.delay,
+        honour_timeout=settings.honour_timeout,
+        scenario=settings.scenario,
+    )
+    identity = server_identity(
+        "stub",
+        certs=settings.certs,
+        certificate=settings.certificate,
+        private_key=settings.private_key,
+        client_ca=settings.client_ca,
+    )
+    listening = https("service A (stub)", settings.listen, stub.resource(), identity)
     return cast(
         "IService",
         Command(
             options,
             Renewal(identity, clock=clock),
-            *health_if(options, always_ready(clock)),
+            *health_if(settings.health_listen, always_ready(clock)),
             listening,
         ),
     )

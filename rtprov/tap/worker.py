@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from pathlib import Path
+from typing import cast
 
+import attrs
 from twisted.application.service import IService
 from twisted.logger import Logger
 
+from rtprov.amqp.client.url import BrokerUrl
 from rtprov.equipment.client import HttpEquipment
 from rtprov.errors import ConfigurationError
 from rtprov.http.health import Readiness
 from rtprov.messaging.environment import Environment
-from rtprov.messaging.topology import JOURNAL_MAX_AGE_S, Shard
+from rtprov.messaging.topology import Shard
 from rtprov.security.files import is_there
 from rtprov.security.key_file import KeyFile
 from rtprov.security.tls_client import VerifiedServers
@@ -23,6 +26,7 @@ from rtprov.tap.command import Command
 from rtprov.tap.identity import ca_file, identity_files, key_file
 from rtprov.tap.listening import health_if
 from rtprov.tap.open_files import open_files, room_for
+from rtprov.tap.option_values import DescribedEndpoint
 from rtprov.tap.process import clock, environment
 from rtprov.tap.reloading import Renewal, warn_of_expiry
 from rtprov.tap.sharded import Sharded
@@ -63,6 +67,27 @@ class Options(opt.CommandOptions):
             check_shards(self["shard"], self["shards"])
 
 
+@attrs.frozen
+class Settings(opt.CommandSettings):
+    """The values of `Options`; times are in seconds."""
+
+    broker: BrokerUrl
+    broker_file: Path | None
+    equipment_url: str
+    concurrency: int
+    shards: int | None
+    shard: Sequence[int]
+    retention: float
+    patience: float
+    drain: float
+    health_listen: DescribedEndpoint | None
+    certs: Path
+    certificate: Path | None
+    private_key: Path | None
+    ca: Path | None
+    seal_keys: Path | None
+
+
 def check_shards(chosen: Sequence[int], count: int) -> None:
     """Check the values of ``--shard`` against the number of shards.
 
@@ -87,16 +112,23 @@ def shards_of(chosen: Sequence[int], count: int) -> list[Shard]:
     ]
 
 
-def make_policy(options: dict[str, Any]) -> VerifiedServers:
+def make_policy(
+    certs: Path,
+    *,
+    certificate: Path | None = None,
+    private_key: Path | None = None,
+    ca: Path | None = None,
+) -> VerifiedServers:
     """Load the CA for service A and the broker, and the worker's client certificate if there is
     one.
 
-    Raises `ConfigurationError`.
+    The arguments are those of `identity_files` and `ca_file`. Raises `ConfigurationError`.
     """
-    certificate, key = (options.get("certificate"), options.get("private-key"))
-    if certificate is not None or key is not None or is_there(options["certs"] / "worker.pem"):
-        certificate, key = identity_files(options, "worker")
-    policy = VerifiedServers(ca_file(options), certificate, key)
+    if certificate is not None or private_key is not None or is_there(certs / "worker.pem"):
+        certificate, private_key = identity_files(
+            "worker", certs=certs, certificate=certificate, private_key=private_key
+        )
+    policy = VerifiedServers(ca_file(certs, ca), certificate, private_key)
     warn_of_expiry(*policy.certificates)
     return policy
 
@@ -118,33 +150,14 @@ def room_for_calls(concurrency: int, files_per_call: int) -> int:
 
 
 def make_worker(
-    options: dict[str, Any],
+    settings: WorkerSettings,
     policy: VerifiedServers,
     keys: KeyFile,
     env: Environment,
     equipment_url: str,
-    shards: list[Shard],
-    concurrency: int,
-    *,
-    journal_age_s: float = JOURNAL_MAX_AGE_S,
-    shards_given: bool = True,
 ) -> WorkerService:
-    """Return the worker that the options describe.
-
-    `concurrency` is the largest number of calls to A at the same time. `journal_age_s` is how long
-    the broker keeps journals, in seconds. `shards_given` says that the operator set the number of
-    shards. Raises `ConfigurationError`.
-    """
-    settings = WorkerSettings(
-        shards=shards,
-        concurrency=concurrency,
-        retention_s=options["retention"],
-        patience_s=options["patience"],
-        drain_s=options["drain"],
-        journal_age_s=journal_age_s,
-        shards_given=shards_given,
-    )
-    agent = agent_for(equipment_url, policy, concurrency)
+    """Return the worker that calls service A at `equipment_url`. Raises `ConfigurationError`."""
+    agent = agent_for(equipment_url, policy, settings.concurrency)
     equipment = HttpEquipment(
         agent=agent, base_url=equipment_url, clock=env.clock, wall_clock=env.wall_clock
     )
@@ -152,38 +165,41 @@ def make_worker(
 
 
 def makeService(options: Options) -> IService:
-    route = BrokerRoute(options)
-    given: int | None = options["shards"]
-    policy, keys = make_policy(options), key_file(options)
-    concurrency = room_for_calls(options["concurrency"], 1)
+    settings = Settings.from_options(options)
+    certs, ca = settings.certs, settings.ca
+    route = BrokerRoute(settings.broker, settings.broker_file, certs=certs, ca=ca)
+    policy = make_policy(
+        certs, certificate=settings.certificate, private_key=settings.private_key, ca=ca
+    )
+    keys = key_file(certs, settings.seal_keys)
+    concurrency = room_for_calls(settings.concurrency, 1)
     command = Command(
         options, Renewal(policy, clock=clock), Renewal(keys, clock=clock, what="sealing keys")
     )
 
     def make(count: int) -> WorkerService:
-        env, shards = environment(route.endpoint, route.url), shards_of(options["shard"], count)
-        worker = make_worker(
-            options,
-            policy,
-            keys,
-            env,
-            options["equipment-url"],
-            shards,
-            concurrency,
-            shards_given=given is not None,
+        worker_settings = WorkerSettings(
+            shards=shards_of(settings.shard, count),
+            concurrency=concurrency,
+            retention_s=settings.retention,
+            patience_s=settings.patience,
+            drain_s=settings.drain,
+            shards_given=settings.shards is not None,
         )
+        env = environment(route.endpoint, route.url)
+        worker = make_worker(worker_settings, policy, keys, env, settings.equipment_url)
         worker.connection.on_contradiction = command.fail
-        worker.shard_count.on_agreed = lambda: check_shards(options["shard"], count)
+        worker.shard_count.on_agreed = lambda: check_shards(settings.shard, count)
         return worker
 
-    worker = Sharded(make, given, clock)
+    worker = Sharded(make, settings.shards, clock)
 
     async def probe() -> None:
         await worker.role.readiness.check()
 
     for each in (
         *route.follow(lambda: worker.role.connection),
-        *health_if(options, Readiness(probe, clock)),
+        *health_if(settings.health_listen, Readiness(probe, clock)),
         worker,
     ):
         each.setServiceParent(command)

@@ -25,7 +25,8 @@ class FilesTestCase(SynchronousTestCase):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         self.certs = Path(folder.name) / "certs"
-        self.options: dict[str, Any] = {"certs": self.certs}
 
-    def assert_refused(self, text: str, call: Any, *arguments: Any) -> None:
-        self.assertEqual(str(self.assertRaises(ConfigurationError, call, *arguments)), text)
+    def assert_refused(self, text: str, call: Any, *arguments: Any, **named: Any) -> None:
+        self.assertEqual(
+            str(self.assertRaises(ConfigurationError, call, *arguments, **named)), text
+        )

@@ -40,9 +40,23 @@ class Banner(FilesTestCase):
         """Stand in for the log."""
         self.lines.append(text.format(**fields))
 
-    def show(self, host: IAddress = HERE, where: str = "tcp:8443", **options: object) -> str:
+    def show(
+        self,
+        host: IAddress = HERE,
+        where: str = "tcp:8443",
+        *,
+        certs: Path | None = None,
+        client_ca: Path | None = None,
+        tokens: Path | None = None,
+    ) -> str:
         ready = Ready(host, where, succeed(None))
-        first_steps(cast("Any", [ready]), cast("Any", ready), self.options | options)
+        first_steps(
+            cast("Any", [ready]),
+            cast("Any", ready),
+            certs=certs or self.certs,
+            client_ca=client_ca,
+            tokens=tokens,
+        )
         (line,) = self.lines
         self.lines.clear()
         return line
@@ -51,7 +65,7 @@ class Banner(FilesTestCase):
         """There is a command to paste, which trusts the folder's CA, whatever characters are in its
         path.
         """
-        self.options["certs"] = self.certs = self.certs.parent / "our certs"
+        self.certs = self.certs.parent / "our certs"
         make_development_set(self.certs)
         line = self.show()
         self.assertTrue(
@@ -68,11 +82,10 @@ class Banner(FilesTestCase):
             line = self.show(certs=folder)
             self.assertTrue(line.startswith("ready; try: curl -H "), line)
 
-    def test_client_certificates(self) -> None:
-        """Where clients need a certificate, no command is shown that would not work."""
-        self.assertEqual(
-            self.show(HERE, "tcp:8443", **cast("Any", {"client-ca": Path("/ca.pem")})), "ready"
-        )
+    def test_credentials(self) -> None:
+        """If clients need a certificate or a token, no command is shown: it would not work."""
+        self.assertEqual(self.show(client_ca=Path("/ca.pem")), "ready")
+        self.assertEqual(self.show(tokens=Path("/tokens")), "ready")
 
     def test_other_addresses(self) -> None:
         """The certificate is for localhost: curl is told which address that is, where it is not
@@ -105,7 +118,13 @@ class Banner(FilesTestCase):
     def test_all_connected(self) -> None:
         """Nothing is shown before all connections are there."""
         one, other = Ready(), Ready()
-        first_steps(cast("Any", [one, other]), cast("Any", one), self.options)
+        first_steps(
+            cast("Any", [one, other]),
+            cast("Any", one),
+            certs=self.certs,
+            client_ca=None,
+            tokens=None,
+        )
         one.connected.callback(None)
         self.assertEqual(self.lines, [])
         other.connected.callback(None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, cast
 
 from twisted.internet.interfaces import IReactorTime
@@ -73,10 +74,9 @@ class Changes(BrokerFileTestCase):
         self.clock = Clock()
         self.patch(broker_file, "clock", cast("IReactorTime", self.clock))
         self.connection = Connection()
-        self.options |= {"broker": URL, "broker-file": self.file}
 
-    def follow(self) -> BrokerRoute:
-        route = BrokerRoute(self.options)
+    def follow(self, file: Path | None) -> BrokerRoute:
+        route = BrokerRoute(URL, file, certs=self.certs, ca=None)
         for service in route.follow(lambda: cast("Any", self.connection)):
             service.startService()
             self.addCleanup(service.stopService)
@@ -84,13 +84,12 @@ class Changes(BrokerFileTestCase):
 
     def test_without_a_file(self) -> None:
         """Without a file the option counts, and nothing is watched."""
-        self.options["broker-file"] = None
-        self.assertEqual(self.follow().url, URL)
+        self.assertEqual(self.follow(None).url, URL)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_changed(self) -> None:
         """Another URL is followed within seconds; the same one again is not."""
-        self.assertEqual(self.follow().url, URL)
+        self.assertEqual(self.follow(self.file).url, URL)
         self.file.write_text(f"{TEXT}\n")
         self.clock.advance(LOOK_EVERY_S)
         self.assertEqual(self.connection.urls, [])
@@ -100,7 +99,7 @@ class Changes(BrokerFileTestCase):
 
     def test_mistake(self) -> None:
         """A file that is no good is told of, without what it holds, and the URL of before stays."""
-        self.follow()
+        self.follow(self.file)
         # there is no CA for the second
         for content in ("sesame\n", "amqps://joe:sesame@elsewhere/"):
             self.file.write_text(content)

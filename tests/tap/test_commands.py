@@ -85,10 +85,11 @@ class Files(FilesTestCase):
         """Without single files, those of the folder are taken."""
         make_development_set(self.certs)
         self.assertEqual(
-            identity_files(self.options, "stub"), (self.certs / "stub.pem", self.certs / "stub.key")
+            identity_files("stub", certs=self.certs),
+            (self.certs / "stub.pem", self.certs / "stub.key"),
         )
-        self.assertEqual(ca_file(self.options), self.certs / "ca.pem")
-        server_identity(self.options, "stub")
+        self.assertEqual(ca_file(self.certs, None), self.certs / "ca.pem")
+        server_identity("stub", certs=self.certs)
 
     def test_expired(self) -> None:
         """A certificate that has expired is used all the same, and the log says so."""
@@ -99,7 +100,7 @@ class Files(FilesTestCase):
         leaf.cert_chain_pems[0].write_to_path(str(self.certs / "stub.pem"))
         (self.certs / "stub.key").write_bytes(leaf.private_key_pem.bytes())
         with capturedLogs() as events:
-            server_identity(self.options, "stub")
+            server_identity("stub", certs=self.certs)
         lines = [formatEvent(event) for event in events]
         self.assertEqual(
             lines,
@@ -108,54 +109,48 @@ class Files(FilesTestCase):
 
     def test_single_files(self) -> None:
         """Single files go before those of the folder, which need not be there."""
-        files = {
-            "certificate": Path("/a.pem"),
-            "private-key": Path("/a.key"),
-            "ca": Path("/ca.pem"),
-        }
+        files = (Path("/a.pem"), Path("/a.key"))
         self.assertEqual(
-            identity_files(self.options | files, "stub"), (Path("/a.pem"), Path("/a.key"))
+            identity_files("stub", certs=self.certs, certificate=files[0], private_key=files[1]),
+            files,
         )
-        self.assertEqual(ca_file(self.options | files), Path("/ca.pem"))
+        self.assertEqual(ca_file(self.certs, Path("/ca.pem")), Path("/ca.pem"))
 
     def test_missing(self) -> None:
         """What the folder lacks is named, with the command that makes a set."""
         advice = f"is missing; python -m rtprov.certs {self.certs} makes a set for development"
         self.assert_refused(
-            f"{self.certs / 'stub.pem'} {advice}", identity_files, self.options, "stub"
+            f"{self.certs / 'stub.pem'} {advice}", identity_files, "stub", certs=self.certs
         )
-        self.assert_refused(f"{self.certs / 'ca.pem'} {advice}", ca_file, self.options)
+        self.assert_refused(f"{self.certs / 'ca.pem'} {advice}", ca_file, self.certs, None)
 
     def test_missing_single_file(self) -> None:
         """A single file that is missing is named, and no set is offered in its place."""
         make_development_set(self.certs)
-        files = {"private-key": self.certs.parent / "a.key"}
-        text = f"{files['private-key']}: cannot read the private key: No such file or directory"
-        self.assert_refused(text, server_identity, self.options | files, "stub")
+        key = self.certs.parent / "a.key"
+        text = f"{key}: cannot read the private key: No such file or directory"
+        self.assert_refused(text, server_identity, "stub", certs=self.certs, private_key=key)
 
     def test_key_of_another(self) -> None:
         """A private key that belongs to another certificate is named."""
         make_development_set(self.certs)
-        files = {"private-key": self.certs / "frontend.key"}
-        text = (
-            f"{self.certs / 'frontend.key'}: is not the PEM private key for"
-            f" {self.certs / 'stub.pem'}"
-        )
-        self.assert_refused(text, server_identity, self.options | files, "stub")
+        key = self.certs / "frontend.key"
+        text = f"{key}: is not the PEM private key for {self.certs / 'stub.pem'}"
+        self.assert_refused(text, server_identity, "stub", certs=self.certs, private_key=key)
 
 
 class SealingKey(FilesTestCase):
     def test_there(self) -> None:
         """The key file of the folder is loaded, and what it seals it opens again."""
         ensure_seal_key(self.certs / SEAL_KEY)
-        one, other = (key_file(self.options).sealer for _ in range(2))
+        one, other = (key_file(self.certs, None).sealer for _ in range(2))
         self.assertEqual(other.open(one.seal(b"body"), one.key_id), b"body")
 
     def test_missing(self) -> None:
         """A missing file is not made here: who may make it, only the broker can tell. Until then
         there is no key.
         """
-        keys = key_file(self.options)
+        keys = key_file(self.certs, None)
         self.assertEqual((keys.found(), keys.sealer.key_ids), (False, ()))
         self.assertFalse(self.certs.exists())
         keys.make()
@@ -164,7 +159,7 @@ class SealingKey(FilesTestCase):
 
     def test_comes_meanwhile(self) -> None:
         """A file that comes before one is made is taken, and stays as it is."""
-        keys = key_file(self.options)
+        keys = key_file(self.certs, None)
         ensure_seal_key(self.certs / SEAL_KEY)
         text = (self.certs / SEAL_KEY).read_text()
         keys.make()
@@ -175,7 +170,7 @@ class SealingKey(FilesTestCase):
         """``--seal-keys`` names another file."""
         file = self.certs.parent / "keys"
         file.write_text(f"{new_key()}\n{new_key()}\n")
-        self.assertEqual(len(key_file(self.options | {"seal-keys": file}).sealer.key_ids), 2)
+        self.assertEqual(len(key_file(self.certs, file).sealer.key_ids), 2)
         self.assertFalse(self.certs.exists())
 
     def test_wrong(self) -> None:
@@ -185,7 +180,8 @@ class SealingKey(FilesTestCase):
         self.assert_refused(
             f"{file}: line 1 is not a Fernet key (32 bytes in URL-safe base64)",
             key_file,
-            self.options | {"seal-keys": file},
+            self.certs,
+            file,
         )
 
     def test_cannot_be_read(self) -> None:
@@ -195,7 +191,8 @@ class SealingKey(FilesTestCase):
         self.assert_refused(
             f"{self.certs / SEAL_KEY}: cannot read the sealing keys: Is a directory",
             key_file,
-            self.options,
+            self.certs,
+            None,
         )
 
 

@@ -11,14 +11,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import attrs
 from twisted.application.service import IServiceMaker
 from twisted.plugin import getPlugins
+from twisted.python.reflect import namedAny
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov import __version__
 from rtprov.amqp.client.url import BrokerUrl
 from rtprov.network.proxy_protocol import ProxiedEndpoint
 from rtprov.security.tokens import Role
+from rtprov.tap.command_options import CommandSettings
 from rtprov.tap.option_values import BACKLOG, server_endpoint
 from rtprov.tap.options import ALL_NAMES
 from tests.support.command_lines import MODULES, options_of
@@ -321,6 +324,30 @@ class PerCommand(OptionsTestCase):
         self.assertEqual({name for defaults in DEFAULTS.values() for name in defaults}, ALL_NAMES)
 
 
+class Settings(OptionsTestCase):
+    def settings(self, command: str) -> CommandSettings:
+        """The settings that a command makes of its default options."""
+        self.patch(os, "environ", {})
+        options = options_of(command)
+        options.parseOptions([])
+        settings: CommandSettings = namedAny(f"{MODULES[command]}.Settings").from_options(options)
+        return settings
+
+    def test_fields(self) -> None:
+        """The settings of a command have one field for each of its options, with its value."""
+        for command, defaults in DEFAULTS.items():
+            values = attrs.asdict(self.settings(command), recurse=False)
+            found = {name.replace("_", "-"): value for name, value in values.items()}
+            self.assertEqual(
+                {name: plain(name, value) for name, value in found.items()}, defaults, command
+            )
+
+    def test_secrets(self) -> None:
+        """No password is in the text of the settings."""
+        for command in MODULES:
+            self.assertNotIn("password", repr(self.settings(command)))
+
+
 class Values(OptionsTestCase):
     def test_defaults(self) -> None:
         """Each command has exactly the contract's options, with its defaults."""
@@ -370,6 +397,7 @@ class Values(OptionsTestCase):
         """Where TCP is listened on, many may wait to be taken, unless the description says how
         many.
         """
+        endpoint: Any
         for text, backlog in (
             ("tcp:1234", BACKLOG),
             ("tcp6:1234:interface=\\:\\:1", BACKLOG),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from twisted.application.service import IService, Service
 from twisted.internet.interfaces import IReactorTime
@@ -87,12 +87,14 @@ class Tokens(RenewalTestCase):
         self.first, self.secret = new_token("first")
         self.file.write_text(self.first.line)
 
-    def options_with(self, tokens: Path | None) -> dict[str, Any]:
-        return self.options | {"tokens": tokens, "rate": None, "client-ca": None, "role-of": []}
+    def admission(
+        self, tokens: Path | None, rate: float | None = None
+    ) -> tuple[Admission, list[Renewal]]:
+        return make_admission(client_ca=None, tokens=tokens, role_of=[], rate=rate)
 
     def watch(self) -> Admission:
         self.patch(frontend, "clock", self.clock)
-        admission, (self.renewal,) = make_admission(self.options_with(self.file))
+        admission, (self.renewal,) = self.admission(self.file)
         self.renewal.startService()
         self.addCleanup(self.renewal.stopService)
         return admission
@@ -141,7 +143,7 @@ class Tokens(RenewalTestCase):
 
     def test_none(self) -> None:
         """Without a file there is nothing to load, and nobody is asked for a token."""
-        admission, watching = make_admission(self.options_with(None))
+        admission, watching = self.admission(None)
         self.assertEqual((admission.tokens, watching), (None, []))
 
     def test_rate(self) -> None:
@@ -149,7 +151,7 @@ class Tokens(RenewalTestCase):
         move.
         """
         self.patch(frontend, "clock", self.clock)
-        admission, _ = make_admission(self.options_with(None) | {"rate": 1.0})
+        admission, _ = self.admission(None, rate=1.0)
         caller = Caller("address:192.0.2.7")
         admission.admit(Headers(), caller)
         self.assertRaises(TooManyRequests, admission.admit, Headers(), caller)
@@ -158,9 +160,7 @@ class Tokens(RenewalTestCase):
 
     def test_wrong_at_the_start(self) -> None:
         """A file that is no good at the start ends the command."""
-        self.assertRaises(
-            ConfigurationError, make_admission, self.options_with(self.certs / "none")
-        )
+        self.assertRaises(ConfigurationError, self.admission, self.certs / "none")
 
 
 class Hangup(RenewalTestCase):

@@ -15,6 +15,7 @@ from twisted.application.service import IService
 from twisted.python.reflect import namedAny
 from twisted.trial.unittest import SynchronousTestCase
 
+from rtprov.amqp.client.url import BrokerUrl
 from rtprov.errors import ConfigurationError
 from rtprov.security.development import SEAL_KEY, ensure_seal_key, make_development_set
 from rtprov.tap.broker_file import BrokerRoute
@@ -149,8 +150,12 @@ class ReplacedFiles(SynchronousTestCase):
         file = self.folder / "broker"
         file.write_text("amqp://localhost")
         ca = self.folder / "none.pem"
-        values = {"broker-file": file, "broker": None, "certs": self.folder, "ca": ca}
-        route = BrokerRoute(values)
+        default = BrokerUrl.parse("amqp://localhost")
+
+        def route_to_broker() -> BrokerRoute:
+            return BrokerRoute(default, file, certs=self.folder, ca=ca)
+
+        route = route_to_broker()
         followed: list[object] = []
         (_, renewal) = route.follow(lambda: cast("Any", Redirected(followed)))
         file.write_text("amqps://localhost")
@@ -158,7 +163,7 @@ class ReplacedFiles(SynchronousTestCase):
         self.assertIn(
             "none.pem is missing", str(self.assertRaises(ConfigurationError, files.reload))
         )
-        self.assertRaises(ConfigurationError, BrokerRoute, values)
+        self.assertRaises(ConfigurationError, route_to_broker)
         self.assertEqual(followed, [])
         ca.write_bytes((self.folder / "ca.pem").read_bytes())
         files.reload()
