@@ -49,6 +49,12 @@ class Layering(SynchronousTestCase):
         self.assertTrue(found)
         self.assertEqual([path for path in found if not path.startswith(TAP)], [])
 
+    def test_clock(self) -> None:
+        """Only the commands import the process's clock; other modules get it as an argument."""
+        found = importers("rtprov.tap.process.clock", sources("rtprov"))
+        commands = ("all_in_one", "broker", "frontend", "reshard", "stub", "worker")
+        self.assertEqual(found, [f"{TAP}{name}.py" for name in commands])
+
     def test_txamqp(self) -> None:
         """Only one module imports the untyped package txamqp."""
         found = importers("txamqp", sources("rtprov"))

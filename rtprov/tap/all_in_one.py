@@ -135,6 +135,7 @@ class _Everything(Command):
             tokens=settings.tokens,
             role_of=settings.role_of,
             rate=None,
+            clock=clock,
         )
         self._keys = key_file(settings.certs, None)
         for each in (
@@ -153,12 +154,14 @@ class _Everything(Command):
             delay_s=settings.stub_delay,
             honour_timeout=settings.honour_timeout,
             scenario=settings.scenario,
+            clock=clock,
         )
         stub = https(
             "service A (stub)",
             _on_loopback(settings.stub_port),
             service_a.resource(),
             identity,
+            clock,
         )
         stub.option = "--stub-port"
         stub.setServiceParent(self)
@@ -184,6 +187,7 @@ class _Everything(Command):
             settings.listen or _on_loopback(settings.port),
             front,
             self._identity,
+            clock=clock,
             admission=self._admission,
             public_bind_refusal=public_bind_refusal(
                 any_client=settings.open, client_ca=settings.client_ca, tokens=settings.tokens
@@ -191,7 +195,7 @@ class _Everything(Command):
         )
         self._listening.option = "--listen" if settings.listen else "--port"
         readiness = Readiness(self._probe, clock)
-        for listening in (*health_if(settings.health_listen, readiness), self._listening):
+        for listening in (*health_if(settings.health_listen, readiness, clock), self._listening):
             listening.setServiceParent(self)
             listening.privilegedStartService()
 

@@ -186,5 +186,7 @@ def makeService(options: Options) -> IService:
     )
     return cast(
         "IService",
-        Command(options, *renewals, *health_if(settings.health_listen, broker.readiness), broker),
+        Command(
+            options, *renewals, *health_if(settings.health_listen, broker.readiness, clock), broker
+        ),
     )

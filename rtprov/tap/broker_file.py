@@ -13,13 +13,12 @@ from rtprov.security.files import Files, read_text
 from rtprov.security.tls_client import VerifiedServers
 from rtprov.tap.client_connections import broker_endpoint
 from rtprov.tap.identity import ca_file
-from rtprov.tap.process import clock
 from rtprov.tap.reloading import Renewal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from twisted.internet.interfaces import IStreamClientEndpoint
+    from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 
     from rtprov.amqp.client.service import BrokerConnection
 
@@ -89,15 +88,22 @@ class BrokerRoute:
     """
 
     def __init__(
-        self, broker: BrokerUrl, broker_file: Path | None, *, certs: Path, ca: Path | None
+        self,
+        broker: BrokerUrl,
+        broker_file: Path | None,
+        *,
+        certs: Path,
+        ca: Path | None,
+        clock: IReactorTime,
     ) -> None:
+        self._clock = clock
         self._ca = BrokerCA(certs, ca)
         self._file = None if broker_file is None else BrokerFile(broker_file)
         self.url = broker if self._file is None else self._file.url
         self.endpoint = self._endpoint_of(self.url)
 
     def _endpoint_of(self, url: BrokerUrl) -> IStreamClientEndpoint:
-        return broker_endpoint(url, self._ca.servers() if url.tls else None)
+        return broker_endpoint(url, self._ca.servers() if url.tls else None, self._clock)
 
     def follow(self, connection: Callable[[], BrokerConnection]) -> list[Renewal]:
         """Return services that watch the files of ``--broker-file`` and the CA.
@@ -105,7 +111,7 @@ class BrokerRoute:
         When the URL changes, the current connection, which `connection` returns, is redirected.
         """
         if self._file is None:
-            return [Renewal(self._ca, clock=clock, what="CA certificates")] if self.url.tls else []
+            return [self._watch_ca()] if self.url.tls else []
 
         def redirect(url: BrokerUrl) -> None:
             self.endpoint, self.url = self._endpoint_of(url), url
@@ -113,6 +119,9 @@ class BrokerRoute:
 
         self._file.on_change = redirect
         return [
-            Renewal(self._ca, clock=clock, what="CA certificates"),
-            Renewal(self._file, clock=clock, what="broker's URL"),
+            self._watch_ca(),
+            Renewal(self._file, clock=self._clock, what="broker's URL"),
         ]
+
+    def _watch_ca(self) -> Renewal:
+        return Renewal(self._ca, clock=self._clock, what="CA certificates")

@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from twisted.internet import reactor
-from twisted.internet.interfaces import IReactorFromThreads, IReactorPluggableNameResolver
+from twisted.internet.interfaces import (
+    IReactorFromThreads,
+    IReactorPluggableNameResolver,
+    IReactorTime,
+)
 
 from rtprov.equipment.client import equipment_agent
 from rtprov.network.connecting import ServerEndpoint
 from rtprov.network.host_endpoint import HostEndpoint, is_usable
 from rtprov.network.hosts import bracketed
 from rtprov.network.names import Names
-from rtprov.tap.process import clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +41,7 @@ def _run_in_thread(function: Callable[[], None]) -> None:
 
 
 names = Names(
-    clock=clock,
+    clock=cast("IReactorTime", reactor),  # `rtprov.tap.process` makes it monotonic
     run_in_thread=_run_in_thread,
     call_from_thread=cast("IReactorFromThreads", reactor).callFromThread,
     getaddrinfo=socket.getaddrinfo,
@@ -54,7 +57,12 @@ def install_names() -> None:
 
 
 def _endpoint(
-    host: str, port: int, servers: VerifiedServers | None, within_s: float, at_once: int
+    host: str,
+    port: int,
+    servers: VerifiedServers | None,
+    within_s: float,
+    at_once: int,
+    clock: IReactorTime,
 ) -> IStreamClientEndpoint:
     return ServerEndpoint(
         HostEndpoint(cast("Any", reactor), host, port, names, is_usable),
@@ -66,17 +74,21 @@ def _endpoint(
     )
 
 
-def broker_endpoint(url: BrokerUrl, servers: VerifiedServers | None) -> IStreamClientEndpoint:
+def broker_endpoint(
+    url: BrokerUrl, servers: VerifiedServers | None, clock: IReactorTime
+) -> IStreamClientEndpoint:
     """Return the endpoint for the broker's URL.
 
     With ``amqps`` the broker's certificate is verified by `servers`, with the files that are loaded
     at the time of the connection.
     """
     assert servers is not None or not url.tls
-    return _endpoint(url.host, url.port, servers if url.tls else None, TO_BROKER_WITHIN_S, 1)
+    return _endpoint(url.host, url.port, servers if url.tls else None, TO_BROKER_WITHIN_S, 1, clock)
 
 
-def agent_for(equipment_url: str, servers: VerifiedServers, concurrency: int) -> IAgent:
+def agent_for(
+    equipment_url: str, servers: VerifiedServers, concurrency: int, clock: IReactorTime
+) -> IAgent:
     """Return the HTTP client for service A.
 
     `equipment_url` is a result of `rtprov.network.hosts.parse_https_url`; `concurrency` is the
@@ -85,6 +97,6 @@ def agent_for(equipment_url: str, servers: VerifiedServers, concurrency: int) ->
     parts = urlsplit(equipment_url)
     assert parts.hostname is not None
     endpoint = _endpoint(
-        parts.hostname, parts.port or HTTPS_PORT, servers, TO_A_WITHIN_S, TO_A_AT_ONCE
+        parts.hostname, parts.port or HTTPS_PORT, servers, TO_A_WITHIN_S, TO_A_AT_ONCE, clock
     )
     return equipment_agent(endpoint, concurrency=concurrency, clock=clock)

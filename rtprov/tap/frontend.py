@@ -8,6 +8,7 @@ from typing import cast
 
 import attrs
 from twisted.application.service import IService
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from rtprov.amqp.client.url import BrokerUrl
@@ -99,6 +100,7 @@ def make_admission(
     tokens: Path | None,
     role_of: Sequence[tuple[str, Role]],
     rate: float | None,
+    clock: IReactorTime,
 ) -> tuple[Admission, list[Renewal]]:
     """Return the front end's access control, and the services that watch the tokens file.
 
@@ -160,7 +162,11 @@ class _FrontendCommand(Command):
         super().__init__(options)
         self._settings = settings
         route = BrokerRoute(
-            settings.broker, settings.broker_file, certs=settings.certs, ca=settings.ca
+            settings.broker,
+            settings.broker_file,
+            certs=settings.certs,
+            ca=settings.ca,
+            clock=clock,
         )
         identity = server_identity(
             "frontend",
@@ -174,6 +180,7 @@ class _FrontendCommand(Command):
             tokens=settings.tokens,
             role_of=settings.role_of,
             rate=settings.rate,
+            clock=clock,
         )
         keys = key_file(settings.certs, settings.seal_keys)
 
@@ -195,7 +202,7 @@ class _FrontendCommand(Command):
         for each in (
             front,
             *route.follow(lambda: front.role.connection),
-            *health_if(settings.health_listen, self._readiness()),
+            *health_if(settings.health_listen, self._readiness(), clock),
             *watching,
         ):
             each.setServiceParent(self)
@@ -208,6 +215,7 @@ class _FrontendCommand(Command):
             settings.listen,
             front.role,
             identity,
+            clock=clock,
             admission=admission,
             connections=Connections(
                 total=room_for_connections(settings.max_connections),

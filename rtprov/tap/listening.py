@@ -20,7 +20,6 @@ from rtprov.http.health import Health, Readiness
 from rtprov.http.refusals import Refusals
 from rtprov.http.site import IDLE_TIMEOUT_S, JsonSite
 from rtprov.security.tls_server import ServerIdentity, TLSEndpoint
-from rtprov.tap.process import clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -187,7 +186,7 @@ class Answering(Listening):
             await deferLater(self._clock, FLUSH_S)
 
 
-def health(where: DescribedEndpoint, readiness: Readiness) -> Listening:
+def health(where: DescribedEndpoint, readiness: Readiness, clock: IReactorTime) -> Listening:
     """Return a service that answers ``/livez`` and ``/readyz`` over plain HTTP."""
     text, endpoint = where
     listening = Listening(
@@ -197,13 +196,19 @@ def health(where: DescribedEndpoint, readiness: Readiness) -> Listening:
     return listening
 
 
-def health_if(where: DescribedEndpoint | None, readiness: Readiness) -> list[Listening]:
+def health_if(
+    where: DescribedEndpoint | None, readiness: Readiness, clock: IReactorTime
+) -> list[Listening]:
     """Return the service for ``--health-listen``, in a list that is empty if it is not given."""
-    return [] if where is None else [health(where, readiness)]
+    return [] if where is None else [health(where, readiness, clock)]
 
 
 def https(
-    what: str, where: DescribedEndpoint, resource: IResource, identity: ServerIdentity
+    what: str,
+    where: DescribedEndpoint,
+    resource: IResource,
+    identity: ServerIdentity,
+    clock: IReactorTime,
 ) -> Listening:
     """Return a service that serves a resource over HTTPS.
 
@@ -220,6 +225,7 @@ def front_end(
     service: FrontendService,
     identity: ServerIdentity,
     *,
+    clock: IReactorTime,
     admission: Admission | None = None,
     connections: Connections | None = None,
     timeout_s: float = IDLE_TIMEOUT_S,

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 from twisted.internet import reactor
 from twisted.internet.endpoints import serverFromString
-from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.internet.interfaces import IReactorTime, IStreamServerEndpoint
 
 from rtprov.network.proxy_protocol import ProxiedEndpoint
 from rtprov.security.tokens import ROLES, Role
-from rtprov.tap.process import clock
 
 DescribedEndpoint = tuple[str, IStreamServerEndpoint]
 """An endpoint's description, as an operator writes it, and the endpoint."""
@@ -139,4 +139,6 @@ def server_endpoint(text: str) -> DescribedEndpoint:
         )
         if not 0 <= int(port) <= 65535:
             raise ValueError(f"{text!r} has the port {port}: expected an integer from 0 to 65535")
-    return text, endpoint if below == text else ProxiedEndpoint(endpoint, clock)
+    if below != text:
+        endpoint = ProxiedEndpoint(endpoint, cast("IReactorTime", reactor))
+    return text, endpoint

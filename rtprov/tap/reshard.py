@@ -29,6 +29,7 @@ from rtprov.messaging.resharding import Resharding
 from rtprov.security.files import read_text
 from rtprov.security.tls_client import VerifiedServers
 from rtprov.tap.client_connections import broker_endpoint, install_names
+from rtprov.tap.process import clock
 
 DEFAULT_BROKER = "amqp://guest:guest@127.0.0.1:5673/"
 CONNECT_DEADLINE_S = 10.0
@@ -80,26 +81,24 @@ def _say(text: str) -> None:
         print(text, flush=True)  # noqa: T201 - a command's answer
 
 
-async def _connect(
-    reactor: Any, endpoint: IStreamClientEndpoint, connection: AmqpConnection
-) -> None:
+async def _connect(endpoint: IStreamClientEndpoint, connection: AmqpConnection) -> None:
     """Connect and log in. Raises `BrokerError`."""
     try:
         await connectProtocol(endpoint, cast("Any", connection)).addTimeout(
-            CONNECT_DEADLINE_S, reactor
+            CONNECT_DEADLINE_S, clock
         )
     except Exception as error:  # connection errors have no common base class
         raise BrokerUnavailable(f"Could not connect to {connection.url}: {error}") from error
     await connection.handshake()
 
 
-async def _change(reactor: Any, url: BrokerUrl, ca: Path, count: int) -> None:
+async def _change(url: BrokerUrl, ca: Path, count: int) -> None:
     install_names()
-    endpoint = broker_endpoint(url, VerifiedServers(ca) if url.tls else None)
-    connection = AmqpConnection(url=url, clock=reactor)
+    endpoint = broker_endpoint(url, VerifiedServers(ca) if url.tls else None, clock)
+    connection = AmqpConnection(url=url, clock=clock)
     try:
-        await _connect(reactor, endpoint, connection)
-        publisher = Publisher(clock=reactor)
+        await _connect(endpoint, connection)
+        publisher = Publisher(clock=clock)
         await publisher.attach(connection)
         await Resharding(
             connection=connection,
@@ -124,9 +123,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     ca: Path = options.ca or Path("certs") / "ca.pem"
 
-    async def run(reactor: Any) -> None:
+    async def run() -> None:
         try:
-            await _change(reactor, _broker(options.broker_file), ca, options.count)
+            await _change(_broker(options.broker_file), ca, options.count)
         except ConfigurationError as error:
             print(f"rtprov.shards: {error}", file=sys.stderr)  # noqa: T201
             raise SystemExit(error.exit_status) from None
@@ -136,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
             raise SystemExit(1) from None
 
-    react(lambda reactor: Deferred.fromCoroutine(run(reactor)))
+    react(lambda _: Deferred.fromCoroutine(run()))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from typing import cast
 
 import attrs
 from twisted.application.service import IService
+from twisted.internet.interfaces import IReactorTime
 
 from rtprov.equipment.scenario import Rule, load_scenario
 from rtprov.equipment.stub import Stub
@@ -64,7 +65,9 @@ def rules(file: Path | None) -> tuple[Rule, ...]:
         raise ConfigurationError(f"{file}: {error}") from None
 
 
-def make_stub(*, delay_s: float, honour_timeout: bool, scenario: Path | None) -> Stub:
+def make_stub(
+    *, delay_s: float, honour_timeout: bool, scenario: Path | None, clock: IReactorTime
+) -> Stub:
     """Return the stub with the rules of the `scenario` file. For the other arguments see `Stub`.
 
     Raises `ConfigurationError`.
@@ -78,6 +81,7 @@ def makeService(options: Options) -> IService:
         delay_s=settings.delay,
         honour_timeout=settings.honour_timeout,
         scenario=settings.scenario,
+        clock=clock,
     )
     identity = server_identity(
         "stub",
@@ -86,13 +90,13 @@ def makeService(options: Options) -> IService:
         private_key=settings.private_key,
         client_ca=settings.client_ca,
     )
-    listening = https("service A (stub)", settings.listen, stub.resource(), identity)
+    listening = https("service A (stub)", settings.listen, stub.resource(), identity, clock)
     return cast(
         "IService",
         Command(
             options,
             Renewal(identity, clock=clock),
-            *health_if(settings.health_listen, always_ready(clock)),
+            *health_if(settings.health_listen, always_ready(clock), clock),
             listening,
         ),
     )

@@ -157,7 +157,7 @@ def make_worker(
     equipment_url: str,
 ) -> WorkerService:
     """Return the worker that calls service A at `equipment_url`. Raises `ConfigurationError`."""
-    agent = agent_for(equipment_url, policy, settings.concurrency)
+    agent = agent_for(equipment_url, policy, settings.concurrency, env.clock)
     equipment = HttpEquipment(
         agent=agent, base_url=equipment_url, clock=env.clock, wall_clock=env.wall_clock
     )
@@ -167,7 +167,7 @@ def make_worker(
 def makeService(options: Options) -> IService:
     settings = Settings.from_options(options)
     certs, ca = settings.certs, settings.ca
-    route = BrokerRoute(settings.broker, settings.broker_file, certs=certs, ca=ca)
+    route = BrokerRoute(settings.broker, settings.broker_file, certs=certs, ca=ca, clock=clock)
     policy = make_policy(
         certs, certificate=settings.certificate, private_key=settings.private_key, ca=ca
     )
@@ -199,7 +199,7 @@ def makeService(options: Options) -> IService:
 
     for each in (
         *route.follow(lambda: worker.role.connection),
-        *health_if(settings.health_listen, Readiness(probe, clock)),
+        *health_if(settings.health_listen, Readiness(probe, clock), clock),
         worker,
     ):
         each.setServiceParent(command)

@@ -11,7 +11,6 @@ from twisted.logger import capturedLogs
 
 from rtprov.amqp.client.url import BrokerUrl
 from rtprov.errors import ConfigurationError
-from rtprov.tap import broker_file
 from rtprov.tap.broker_file import BrokerRoute, read_broker_url
 from rtprov.tap.reloading import LOOK_EVERY_S
 from tests.support.command_files import FilesTestCase
@@ -72,11 +71,12 @@ class Changes(BrokerFileTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.clock = Clock()
-        self.patch(broker_file, "clock", cast("IReactorTime", self.clock))
         self.connection = Connection()
 
     def follow(self, file: Path | None) -> BrokerRoute:
-        route = BrokerRoute(URL, file, certs=self.certs, ca=None)
+        route = BrokerRoute(
+            URL, file, certs=self.certs, ca=None, clock=cast("IReactorTime", self.clock)
+        )
         for service in route.follow(lambda: cast("Any", self.connection)):
             service.startService()
             self.addCleanup(service.stopService)

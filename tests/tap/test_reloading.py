@@ -15,7 +15,6 @@ from rtprov.errors import ConfigurationError, CredentialsUnknown, TooManyRequest
 from rtprov.http.admission import Admission, Caller
 from rtprov.security.tls_server import ServerIdentity
 from rtprov.security.tokens import new_token
-from rtprov.tap import frontend
 from rtprov.tap.command import Command
 from rtprov.tap.frontend import make_admission
 from rtprov.tap.reloading import LOOK_EVERY_S, WARN_EVERY_S, Renewal
@@ -90,10 +89,15 @@ class Tokens(RenewalTestCase):
     def admission(
         self, tokens: Path | None, rate: float | None = None
     ) -> tuple[Admission, list[Renewal]]:
-        return make_admission(client_ca=None, tokens=tokens, role_of=[], rate=rate)
+        return make_admission(
+            client_ca=None,
+            tokens=tokens,
+            role_of=[],
+            rate=rate,
+            clock=cast("IReactorTime", self.clock),
+        )
 
     def watch(self) -> Admission:
-        self.patch(frontend, "clock", self.clock)
         admission, (self.renewal,) = self.admission(self.file)
         self.renewal.startService()
         self.addCleanup(self.renewal.stopService)
@@ -150,7 +154,6 @@ class Tokens(RenewalTestCase):
         """Rates run on the process's awake clock, which a step of the system's clock does not
         move.
         """
-        self.patch(frontend, "clock", self.clock)
         admission, _ = self.admission(None, rate=1.0)
         caller = Caller("address:192.0.2.7")
         admission.admit(Headers(), caller)

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from twisted.application.service import IService
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import Clock
 from twisted.python.reflect import namedAny
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -153,7 +155,9 @@ class ReplacedFiles(SynchronousTestCase):
         default = BrokerUrl.parse("amqp://localhost")
 
         def route_to_broker() -> BrokerRoute:
-            return BrokerRoute(default, file, certs=self.folder, ca=ca)
+            return BrokerRoute(
+                default, file, certs=self.folder, ca=ca, clock=cast("IReactorTime", Clock())
+            )
 
         route = route_to_broker()
         followed: list[object] = []
