@@ -10,9 +10,8 @@ from rtprov.messaging.topology import (
     STATUS_EXCHANGE,
     TASKS_EXCHANGE,
 )
-from tests.support.census_case import DEVICES, DONE, SHARD, CensusTestCase
+from tests.support.census_case import DEVICES, DONE, FAILED, RUNNING, SHARD, CensusTestCase
 from tests.support.system import REQUEST
-from tests.support.system_case import FAILED, RUNNING
 
 PATH = "/api/v1/equipment/cpe/DEVICE0000"
 
