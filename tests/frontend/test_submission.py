@@ -79,7 +79,7 @@ class Trouble(KeyTestCase):
         the answer does not say that one may exist.
         """
         for error, message in (
-            (NoWorker("nobody"), "nobody"),
+            (NoWorker("no worker"), "no worker"),
             (NoReply("late"), AWAY),
             (BrokerUnavailable("away"), AWAY),
         ):
@@ -96,7 +96,7 @@ class Trouble(KeyTestCase):
         self.tasks.error = Unconfirmed("lost")
         self.assertError(self.post_with("k1"), 503, UNDECIDED)
         self.tasks.error = None
-        for error in (NoWorker("nobody"), NoReply("late"), BrokerUnavailable("away")):
+        for error in (NoWorker("no worker"), NoReply("late"), BrokerUnavailable("away")):
             self.directory.error, self.lost = None, error
             self.tasks.then = self._lose_the_worker
             self.assertError(self.post_with(type(error).__name__), 503, UNDECIDED)

@@ -82,7 +82,7 @@ class Details(FrontendTestCase):
 
     def test_trouble(self) -> None:
         """Without a worker or a broker the answer is a 503 within 5 s."""
-        for error in (NoWorker("nobody"), NoReply("late"), BrokerUnavailable("away")):
+        for error in (NoWorker("no worker"), NoReply("late"), BrokerUnavailable("away")):
             self.directory.error = error
             for path in (DETAILS, LIST):
                 self.assertError(self.ask("GET", path), 503)

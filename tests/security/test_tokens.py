@@ -78,7 +78,7 @@ class Files(SynchronousTestCase):
 
     def test_none(self) -> None:
         """A file may have no tokens. Then no request is admitted."""
-        self.assertEqual(parse_tokens("# nobody\n"), ())
+        self.assertEqual(parse_tokens("# none\n"), ())
 
     def test_mistakes(self) -> None:
         """An invalid line is named by its number, and nothing in it that may be a token

@@ -161,7 +161,7 @@ class Network:
         server = listener.factory.buildProtocol(HERE) if listener is not None else None
         client = factory.buildProtocol(HERE)
         if listener is None or server is None or client is None:
-            raise ConnectionRefusedError(f"nobody listens on {name}")
+            raise ConnectionRefusedError(f"nothing listens on {name}")
         self._number += 1
         link = Link(
             self, self._number, role, listener.role, name, latency_s, dialed_at, self.world.now

@@ -22,7 +22,7 @@ async def _move_queues_only(self: Any, marker: str) -> int:
     return await _run(self, marker) if self.next_offset is None else 0
 
 
-@mutation("a front end without workers asks nobody for the number of shards", ShardCount, "verify")
+@mutation("a front end without workers does not ask for the number of shards", ShardCount, "verify")
 def _not_verified(self: Any) -> None:
     pass
 
@@ -30,6 +30,6 @@ def _not_verified(self: Any) -> None:
 # A restored backup.
 
 
-@mutation("nobody notices that the journal began anew", ShardJournal, "_begin_anew")
+@mutation("a journal that began anew goes unnoticed", ShardJournal, "_begin_anew")
 def _unnoticed(self: Any) -> None:
     pass

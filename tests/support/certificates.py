@@ -112,7 +112,7 @@ class Authority:
         self,
         names: Sequence[x509.GeneralName] | None,
         *,
-        common_names: Sequence[str] = ("somebody else",),
+        common_names: Sequence[str] = ("another client",),
         usage: x509.ObjectIdentifier | None = SERVER,
         begins_in: timedelta = -DAY,
         ends_in: timedelta = DAY,

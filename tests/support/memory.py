@@ -263,7 +263,7 @@ class MemoryNetwork:
         def finish() -> None:
             server_factory = self.factories.get(name)
             if server_factory is None:
-                connected.errback(ConnectionRefusedError(f"nobody listens on {name}"))
+                connected.errback(ConnectionRefusedError(f"nothing listens on {name}"))
                 return
             self._ports += 1
             here = IPv4Address("TCP", "127.0.0.1", self._ports)

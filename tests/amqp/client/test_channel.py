@@ -107,7 +107,7 @@ class ChannelTests(AmqpTestCase):
         """Messages that the broker sent before it received the close are dropped."""
         connection = self.connect()
         channel = self.channel(connection)
-        self.peer.deliver(1, "whom?", 1, b"late")
+        self.peer.deliver(1, "unknown", 1, b"late")
         self.peer.send(Basic.Ack(5), 1)
         self.result(channel.channel_close())
         self.assertFalse(connection.closed)
@@ -187,7 +187,7 @@ class ChannelTests(AmqpTestCase):
         self.failureResultOf(call, BrokerUnavailable)
         self.assertTrue(channel.closed)
         self.peer.send(Queue.DeclareOk("q", 0, 0), 1)
-        self.peer.deliver(1, "whom?", 1, b"late")
+        self.peer.deliver(1, "unknown", 1, b"late")
         self.network.settle()
         self.assertEqual(sorted(connection.channels), [0, 1])
         self.peer.send(Channel.CloseOk(), 1)

@@ -219,7 +219,7 @@ class ConsumerTests(AmqpTestCase):
         """A delivery for an unknown consumer would stay unsettled for ever, so the connection is
         closed.
         """
-        self.peer.deliver(1, "whom?", 1, b"")
+        self.peer.deliver(1, "unknown", 1, b"")
         self.network.settle()
         self.assertIn("unknown consumer", str(self.connection.failure))
 

@@ -201,7 +201,7 @@ class EndTests(AmqpTestCase):
         """Messages that the broker sent before it received the close are dropped."""
         connection = self.connect()
         self.channel(connection)
-        self.peer.deliver(1, "whom?", 1, b"body")
+        self.peer.deliver(1, "unknown", 1, b"body")
         self.peer.send(Basic.Ack(7), 1)
         closed = connection.close()
         self.network.settle()
@@ -243,7 +243,7 @@ class EndTests(AmqpTestCase):
         channel = self.channel(connection)
         seen: list[str] = []
         channel.on_closed(lambda reason: seen.append(str(reason)))
-        self.peer.deliver(1, "whom?", 1, b"body")
+        self.peer.deliver(1, "unknown", 1, b"body")
         connection.drop("enough")
         self.assertEqual(seen, ["enough"])
         connection.send(b"nothing")

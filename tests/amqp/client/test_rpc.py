@@ -129,7 +129,7 @@ class RpcClientTests(AmqpTestCase):
         reply, other = self.call(), self.call()
         reply.cancel()
         self.failureResultOf(reply, CancelledError)
-        self.reply(0, b"for nobody")
+        self.reply(0, b"late")
         self.assertNoResult(other)
         self.network.advance(2)
         self.failureResultOf(other, NoReply)

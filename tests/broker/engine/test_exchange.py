@@ -359,12 +359,12 @@ class ExchangesContract(BrokerContract):
         publisher = await self.publisher()
         properties = Basic.Properties(message_id="1")
         await self.assertFails(
-            publisher.publish(exchange, "nobody", b"", properties=properties), Unroutable
+            publisher.publish(exchange, "unbound", b"", properties=properties), Unroutable
         )
         await self.assertFails(
             publisher.publish("", self.name(), b"", properties=properties), Unroutable
         )
-        await publisher.publish(exchange, "nobody", b"", properties=properties, mandatory=False)
+        await publisher.publish(exchange, "unbound", b"", properties=properties, mandatory=False)
 
     async def test_nowait(self) -> None:
         """With no-wait, declare, bind and delete take effect without an answer."""

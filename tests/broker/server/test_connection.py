@@ -26,7 +26,7 @@ class ConnectionsContract(RawContract):
         """
         for url in (
             attrs.evolve(self.url, password="wrong"),
-            attrs.evolve(self.url, username="nobody"),
+            attrs.evolve(self.url, username="unknown"),
         ):
             error = await self.assertFails(self.connect(url), AmqpError)
             self.assertEqual(error.reply_code, 403)

@@ -216,8 +216,8 @@ class ConsumingContract(BrokerContract):
 
     async def test_cancel_unknown(self) -> None:
         """Cancelling an unknown consumer succeeds."""
-        answer = await self.ask(await self.channel(), Basic.Cancel(consumer_tag="nobody"))
-        self.assertEqual(answer.consumer_tag, "nobody")
+        answer = await self.ask(await self.channel(), Basic.Cancel(consumer_tag="unknown"))
+        self.assertEqual(answer.consumer_tag, "unknown")
 
     async def test_tags(self) -> None:
         """Without a consumer tag the broker makes one. A tag that is in use on the channel closes

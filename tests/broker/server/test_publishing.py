@@ -212,7 +212,7 @@ class PublishingContract(BrokerContract):
             "delivery_mode": 2,
             "priority": 3,
             "correlation_id": "correlation",
-            "reply_to": "somebody",
+            "reply_to": "replies",
             "expiration": "60000",
             "message_id": "message",
             "timestamp": datetime(2030, 1, 2, tzinfo=timezone.utc),
@@ -262,7 +262,7 @@ class PublishingContract(BrokerContract):
         """A message with another user's name, or an unknown one, in `user_id` closes the channel
         with 406.
         """
-        for user in (b"\x08somebody", b"\0"):
+        for user in (b"\x08stranger", b"\0"):
             await self.refused_for("user_id", user_id=user)
 
     async def refused_for(self, text: str, **parts: bytes) -> None:

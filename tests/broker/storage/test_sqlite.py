@@ -362,21 +362,21 @@ class Trouble(SqliteCase):
         """A row that cannot be decoded is handled like a failed read."""
         self.read_in_spite_of("UPDATE message SET header = x'00'", "DELETE FROM message", [])
 
-    def read_in_spite_of(self, spoilt: str, mended: str, positions: list[int]) -> None:
-        """Load a page with one message while the file is damaged by `spoilt`; check that it arrives
-        after the file is repaired by `mended`.
+    def read_in_spite_of(self, damage: str, repair: str, positions: list[int]) -> None:
+        """Load a page with one message while the file is damaged by `damage`; check that it arrives
+        after the file is repaired by `repair`.
         """
         storage = self.open()
         storage.queue_declared("q", {}, False)
         storage.added("q", record(1))
         self.successResultOf(storage.commit())
-        self.sql(storage, spoilt)
+        self.sql(storage, damage)
         with capturedLogs() as events:
             page = storage.load("q", 0, 9)
             self.clock.advance(RETRY_S)
             self.clock.advance(RETRY_S)
             self.assertNoResult(page)
-            self.sql(storage, mended)
+            self.sql(storage, repair)
             self.clock.advance(RETRY_S)
         self.assertEqual([each.position for each in self.successResultOf(page)], positions)
         self.assertEqual(
