@@ -211,8 +211,8 @@ class ParserTests(SynchronousTestCase):
             self.assertEqual(parser.feed(HEARTBEAT[-1:]), [Frame(8, 0, b"")])
 
     def test_tiny_pieces(self) -> None:
-        """A body in tiny or empty pieces uses no more memory than its size, and is reported to be
-        incomplete.
+        """A body in tiny or empty pieces uses no more memory than its size, which `unfinished`
+        counts.
         """
         assembler = Assembler(1, MAX_BODY)
         assembler.feed(Frame(1, 1, encode_payload(Basic.Publish())))

@@ -169,7 +169,7 @@ class Pipelining(HttpTestCase):
 
 
 class AnyTransport(WebTestCase):
-    """Behaviour on a transport that still delivers data after it was told to close, unlike TLS."""
+    """Behaviour on a transport that still delivers data after it was told to close, as TLS does."""
 
     def begin(self) -> JsonChannel:
         protocol = cast(

@@ -319,7 +319,7 @@ def differs(*, since: tuple[int, int], because: str) -> Callable[[Test], Test]:
     """Mark a test that fails on RabbitMQ from version `since` on.
 
     From that version on, the method named after the test and the version runs instead. `because` is
-    shown in the table in docs/embedded-broker.md.
+    also a line of the table in docs/embedded-broker.md.
     """
 
     def mark(test: Test) -> Test:

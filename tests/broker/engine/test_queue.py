@@ -317,7 +317,8 @@ class QueuesContract(BrokerContract):
 
     async def test_what_a_stream_refuses(self) -> None:
         """A stream must be durable and neither exclusive nor auto-delete. Its maximal age is a
-        number with a unit, and it has no arguments for expiry or dead letters.
+        number with a unit. It has no dead-letter exchange, no single active consumer and no
+        delivery limit.
         """
         await self.refuses(
             "stream",
