@@ -104,7 +104,7 @@ class ReshardingMixin(_Base):
             change.signal("HUP")  # as if the operator's connection to the machine were lost
         self.assertEqual(await change.ended, 0, change.errors)
         self.assertRegex(change.log, rf"\AChanging from 1 to {count} shards\n")
-        self.assertRegex(change.log, rf"\nThe broker has {count} shards now: start the workers\n\Z")
+        self.assertRegex(change.log, rf"\nThe broker now has {count} shards; start the workers\n\Z")
 
     async def test_more_shards(self) -> None:
         """From 1 to 4 shards while the front end runs: keys, tasks and the order of each device's
@@ -152,7 +152,7 @@ class ReshardingMixin(_Base):
     async def assert_one_shard_is_refused(self) -> None:
         """Check that a command that is given the former number ends with status 78."""
         old = self.twistd("rtprov-worker", "--shards", "1", "--broker", self.worker_url)
-        line = "rtprov-worker: --shards 1: the broker holds the tasks of 4 shards; .*"
+        line = "rtprov-worker: --shards 1: the broker has 4 shards; .*"
         await self.assert_refused(old, line)
 
 
