@@ -1,6 +1,4 @@
-"""Attempts: calls that do not reach A, the patience for them, and calls that may kill the
-worker.
-"""
+"""Attempts: calls that do not reach A, their patience, and calls that may kill the worker."""
 
 from __future__ import annotations
 
@@ -15,19 +13,19 @@ from tests.support.worker_case import EPOCH, WorkerTestCase, task_id
 
 
 class Deadly(WorkerTestCase):
-    """Tasks in whose calls other processes have died."""
+    """Tasks during whose calls other processes have died."""
 
     def crash_count(self, number: int, equipment_id: str, crash_count: int) -> FakeDelivery:
-        """Deliver a task that so many processes have begun before, and never ended."""
+        """Deliver a task that was started, and not ended, in `crash_count` processes that have
+        died.
+        """
         self.apply(Requested(task_id(number), equipment_id, EPOCH, whole=True))
         for attempt in range(1, crash_count + 2):
             self.apply(Started(task_id(number), equipment_id, EPOCH, attempt, f"p0.{attempt}"))
         return self.deliver(number, equipment_id, redelivered=True)
 
     def test_suspects_run_alone_at_last(self) -> None:
-        """Of several tasks that have seen some processes die, one is called at a time; others are
-        called beside them.
-        """
+        """Of several suspects, only one is called at a time. Other tasks are called beside it."""
         for number in range(3):
             self.crash_count(number, f"DEVICE{number}", 7)
         self.deliver(9, "DEVICE9")
@@ -36,8 +34,9 @@ class Deadly(WorkerTestCase):
         self.assertEqual(self.equipment.under_way, [task_id(9), task_id(1)])
 
     def test_given_up(self) -> None:
-        """A task that has killed one process after another goes to the dead letters uncalled; its
-        device goes on once those have ended it."""
+        """A task that has killed too many processes goes to the dead letters without a call. The
+        device's next task is called when the journal has its end.
+        """
         delivery = self.crash_count(1, "DEVICE1", GIVE_UP_AFTER)
         self.assertEqual((delivery.settled, self.equipment.calls), ("dead", []))
         self.deliver(2)
@@ -46,8 +45,8 @@ class Deadly(WorkerTestCase):
         self.assertEqual(self.equipment.under_way, [task_id(2)])
 
     def test_ended_elsewhere(self) -> None:
-        """A suspect that has ended waits for nobody, and is not given up, however many processes it
-        has seen die.
+        """A suspect that has ended is acknowledged at once, however many processes it has
+        killed.
         """
         self.crash_count(1, "DEVICE1", 7)
         for number, crash_count in ((2, 7), (3, GIVE_UP_AFTER)):
@@ -63,7 +62,7 @@ class Deadly(WorkerTestCase):
         self.assertEqual(len(self.equipment.calls), 1)
 
     def test_drained(self) -> None:
-        """A worker that is stopped does not wait for suspects that wait for one another."""
+        """A worker that is stopped does not wait for suspects that wait for each other."""
         for number in range(2):
             self.crash_count(number, f"DEVICE{number}", 7)
         drained = self.drain()
@@ -77,7 +76,7 @@ class Retries(WorkerTestCase):
         self.equipment.calls[-1].break_off(EquipmentUnreachable("refused", retry_after_s))
 
     def test_an_outage_is_waited_out(self) -> None:
-        """After an outage the task pauses, holds no slot, and is called again; its attempts are
+        """After an outage the task pauses without a slot, and is called again. Its attempts are
         journalled.
         """
         self.deliver(1)
@@ -94,7 +93,7 @@ class Retries(WorkerTestCase):
         self.assertEqual(self.store.attempts(task_id(1)), 2)
 
     def test_patience(self) -> None:
-        """The task is tried with growing pauses until its patience is over, and then has failed."""
+        """The task is tried with growing pauses until its patience is over. Then it has failed."""
         delivery = self.deliver(1)
         while delivery.settled is None:
             self.fail_call()
@@ -108,14 +107,14 @@ class Retries(WorkerTestCase):
         self.assertLess(len(self.equipment.calls), 40)
 
     def run_out(self, times: int) -> None:
-        """So many times in a row this machine has no file left for a call that begins."""
+        """Fail the next `times` attempts because this machine has no free file descriptor."""
         for _ in range(times):
             self.equipment.calls[-1].break_off(OutOfResources("no open file left"))
             self.clock.advance(SHORTAGE_PAUSE_S)
 
     def test_a_shortage_of_this_machine(self) -> None:
-        """A call for which this machine has no file waits in its slot, for as long as it takes, and
-        that is no attempt.
+        """A call that lacks a file descriptor waits in its slot without limit. This does not count
+        as an attempt.
         """
         delivery = self.deliver(1)
         self.run_out(2000)
@@ -126,7 +125,7 @@ class Retries(WorkerTestCase):
         self.assertIs(self.state(1), State.COMPLETED)
 
     def test_a_shortage_costs_no_patience(self) -> None:
-        """An outage after a long shortage finds patience as it was."""
+        """A shortage of file descriptors uses no patience."""
         delivery = self.deliver(1)
         self.run_out(2000)
         self.fail_call()
@@ -140,7 +139,7 @@ class Retries(WorkerTestCase):
         self.assertIs(self.state(1), State.FAILED)
 
     def test_a_shortage_is_no_trouble_of_a(self) -> None:
-        """However many calls wait for files, other calls are made as usual."""
+        """Calls that wait for file descriptors do not keep other calls from being made."""
         for number in range(4):
             self.deliver(number, f"DEVICE{number}")
             self.run_out(30)
@@ -148,8 +147,8 @@ class Retries(WorkerTestCase):
         self.assertIn(task_id(9), self.equipment.under_way)
 
     def test_a_shortage_while_the_delivery_is_lost(self) -> None:
-        """A call that waits begins only with a live delivery, like any other: the task may be
-        another worker's by then.
+        """A call that waits for a file descriptor is not made if its delivery was lost, because
+        another worker may have the task.
         """
         delivery = self.deliver(1)
         self.equipment.calls[-1].break_off(OutOfResources("no open file left"))
@@ -168,7 +167,7 @@ class Retries(WorkerTestCase):
         self.assertEqual(len(self.equipment.calls), 2)
 
     def test_patience_survives_a_failover(self) -> None:
-        """Patience counts from the first attempt, whoever made it."""
+        """Patience counts from the first attempt, whichever process made it."""
         self.apply(Started(task_id(1), "DEVICE1", EPOCH - 590.0, 7))
         delivery = self.deliver(1, redelivered=True)
         self.fail_call()
@@ -179,8 +178,8 @@ class Retries(WorkerTestCase):
         self.assertIs(self.state(1), State.FAILED)
 
     def test_a_clock_that_is_set_ends_no_patience(self) -> None:
-        """Patience runs on a clock that does not jump: a step of the system's clock changes nothing
-        for a task that was called here.
+        """A step of the system's clock does not change the patience of a task that this process has
+        called.
         """
         delivery = self.deliver(1)
         self.fail_call()
@@ -193,8 +192,8 @@ class Retries(WorkerTestCase):
         self.assertIsNone(delivery.settled)
 
     def test_a_clock_that_is_set_ends_no_patience_after_a_failover(self) -> None:
-        """A step that this process has seen does not age a first attempt that another process made
-        before it.
+        """A step of the system's clock that this process has seen does not change the patience of a
+        task that another process called before it.
         """
         self.store.apply(Started(task_id(1), "DEVICE1", EPOCH - 10.0, 1))
         self.clock.advance(1.0)
@@ -206,7 +205,7 @@ class Retries(WorkerTestCase):
         self.assertEqual(self.equipment.under_way, [task_id(1)])
 
     def test_retry_after_is_honoured(self) -> None:
-        """A's own Retry-After is waited for, even where our pause would be shorter."""
+        """The pause is at least as long as A's Retry-After."""
         self.deliver(1)
         self.fail_call(retry_after_s=100.0)
         self.clock.advance(99.9)
@@ -215,14 +214,14 @@ class Retries(WorkerTestCase):
         self.assertEqual(self.equipment.under_way, [task_id(1)])
 
     def test_retry_after_beyond_patience(self) -> None:
-        """When A asks for more than is left of the patience, the task has failed at once."""
+        """If A's Retry-After exceeds the rest of the patience, the task has failed at once."""
         delivery = self.deliver(1)
         self.fail_call(retry_after_s=601.0)
         self.assertEqual(delivery.settled, "ack")
         self.assertIs(self.state(1), State.FAILED)
 
     def test_pauses(self) -> None:
-        """Pauses double from 1 s to 60 s, jittered down to a half."""
+        """Pauses double from 1 s to 60 s, jittered down to one half."""
         rng = random.Random(1)
         for attempt, longest in ((1, 1.0), (2, 2.0), (6, 32.0), (7, 60.0), (1000, 60.0)):
             pauses = [retry_pause_s(attempt, rng) for _ in range(50)]

@@ -1,4 +1,6 @@
-"""Who is let through to A, and in which order; the breaker's part in it."""
+"""The call limiter: how many calls may run, in which order they start, and what the breaker
+adds.
+"""
 
 from __future__ import annotations
 
@@ -53,8 +55,8 @@ class Concurrency(GateTestCase):
     concurrency = 2
 
     def test_first_come_first_served(self) -> None:
-        """As many as may are let in at once; as they leave, the others follow in the order of their
-        coming.
+        """Calls start at once up to the limit. The others start in order of arrival as calls
+        end.
         """
         first, second, third, fourth = (self.enter() for _ in range(4))
         permit = self.successResultOf(first)
@@ -67,8 +69,8 @@ class Concurrency(GateTestCase):
         self.assertNoResult(fourth)
 
     def test_turns(self) -> None:
-        """An earlier turn goes first, whenever it comes; one that is new comes last. Those that
-        gave up leave nothing behind.
+        """An earlier turn goes first, whenever it enters; a new one goes last. Cancelled entries do
+        not pile up in the queue.
         """
         held = [self.successResultOf(self.enter()) for _ in range(2)]
         early, late = self.gate.next_turn(), self.gate.next_turn()
@@ -92,7 +94,7 @@ class Concurrency(GateTestCase):
         return waiting
 
     def test_given_up(self) -> None:
-        """Whoever is cancelled while waiting keeps no place."""
+        """An entry that is cancelled while it waits is removed from the queue."""
         held = [self.successResultOf(self.enter()) for _ in range(2)]
         given_up, next_one = self.enter(), self.enter()
         given_up.cancel()
@@ -101,7 +103,7 @@ class Concurrency(GateTestCase):
         self.successResultOf(next_one)
 
     def test_no_patience_is_lost_in_an_ordinary_queue(self) -> None:
-        """While A is well, waiting for one's turn takes as long as it takes, and no timer."""
+        """While A is well, waiting for a turn uses no patience and no timer."""
         held = [self.successResultOf(self.enter()) for _ in range(2)]
         waiting = self.enter(left_s=1.0)
         self.assertEqual(self.clock.getDelayedCalls(), [])
@@ -113,8 +115,8 @@ class Concurrency(GateTestCase):
 
 class Trouble(GateTestCase):
     def test_one_probe(self) -> None:
-        """In trouble, whoever comes waits; one is let through after a while, and the next one once
-        that has failed, later still.
+        """While A is in trouble, all entries wait. One probe starts after a pause, and the next one
+        after a longer pause if the first has failed.
         """
         self.bring_trouble()
         waiting = [self.enter() for _ in range(100)]
@@ -128,7 +130,7 @@ class Trouble(GateTestCase):
         self.assertEqual(sum(each.called for each in waiting), 2)
 
     def test_growing_back(self) -> None:
-        """After an answer, those who wait are let through in steps; then A is well."""
+        """After an answer, waiting calls start in growing steps, until A is well again."""
         self.bring_trouble()
         waiting = [self.enter() for _ in range(100)]
         self.advance(1.1)
@@ -145,7 +147,7 @@ class Trouble(GateTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_told(self) -> None:
-        """Whoever watches is called with each change, and none is left out."""
+        """Every watcher is called at every change of the state."""
         states: list[EquipmentState] = []
         self.gate.watchers.append(lambda: states.append(self.gate.state))
         self.bring_trouble()
@@ -161,7 +163,7 @@ class Trouble(GateTestCase):
         )
 
     def test_said_once(self) -> None:
-        """The log says once that A is in trouble, and once that it is over, however many calls
+        """The log says once that A is in trouble and once that this is over, however many calls
         fail.
         """
         permits = [self.successResultOf(self.enter()) for _ in range(20)]
@@ -185,8 +187,8 @@ class Trouble(GateTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_patience(self) -> None:
-        """Whoever waits for an A in trouble is turned away when patience is over, each at its own
-        time, also those who came before.
+        """An entry that waits while A is in trouble fails when its patience is over. This includes
+        entries that were waiting before the trouble began.
         """
         held = [self.successResultOf(self.enter()) for _ in range(self.concurrency)]
         before = self.enter(left_s=5.0)
@@ -205,8 +207,8 @@ class Trouble(GateTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_patience_while_it_gets_better(self) -> None:
-        """Nobody is turned away once A answers again; time spent waiting for that is told to
-        whoever gets in.
+        """Entries do not run out of patience once A answers again. A permit says for how long its
+        call has waited.
         """
         self.bring_trouble()
         waiting = [self.enter(left_s=5.0) for _ in range(12)]
@@ -222,14 +224,14 @@ class Trouble(GateTestCase):
         self.assertAlmostEqual(self.successResultOf(waiting[10]).waited_s, 6.1, places=0)
 
     def test_nobody_waits(self) -> None:
-        """While nobody waits there is nothing to look at: no timer runs."""
+        """While no call waits, no timer runs."""
         self.bring_trouble()
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.clock.advance(1000.0)
         self.successResultOf(self.enter())
 
     def test_a_probe_that_never_calls(self) -> None:
-        """A probe that is given up before its call leaves its place to the next at once."""
+        """If a probe ends without a call, the next entry becomes the probe at once."""
         self.bring_trouble()
         first, second = self.enter(), self.enter()
         self.advance(1.1)
@@ -238,7 +240,7 @@ class Trouble(GateTestCase):
         self.successResultOf(second)
 
     def test_stopped(self) -> None:
-        """A gate that is stopped in the middle of trouble leaves no timer behind."""
+        """A limiter that is stopped while A is in trouble leaves no timer."""
         self.bring_trouble()
         waiting = self.enter()
         self.gate.stop()

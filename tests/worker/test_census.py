@@ -1,6 +1,4 @@
-"""Tasks that no queue holds, whatever took them out of it: each is put back and done, once, in its
-turn.
-"""
+"""Tasks whose message was lost: each is put back into the queue, called once, and in its turn."""
 
 from __future__ import annotations
 
@@ -18,8 +16,8 @@ PATH = "/api/v1/equipment/cpe/DEVICE0000"
 
 class WhileAWorkerRuns(CensusTestCase):
     def test_purged_at_each_moment(self) -> None:
-        """A purge loses no task, be its message in the queue, with the worker, or with its device's
-        earlier one.
+        """A purge loses no task, whether the message is in the queue, with the worker, or waits for
+        an earlier task of its device.
         """
         tasks = self.accepted(DEVICES[:3] * 4)
         for _ in range(4):
@@ -28,7 +26,7 @@ class WhileAWorkerRuns(CensusTestCase):
         self.assert_done(tasks)
 
     def test_deleted_at_each_moment(self) -> None:
-        """A deleted queue is declared again, and gets its tasks back; calls under way are not
+        """A deleted queue is declared again and gets its tasks back. Running calls are not
         repeated.
         """
         tasks = self.accepted(DEVICES)
@@ -38,7 +36,7 @@ class WhileAWorkerRuns(CensusTestCase):
         self.assert_done(tasks)
 
     def test_unbound(self) -> None:
-        """Tasks that reach only the journal are done; the queue is bound again."""
+        """Tasks that reach only the journal are completed. The queue is bound again."""
         self.operator("unbind")
         tasks = self.accepted(DEVICES[:2])
         self.assert_done(tasks)
@@ -47,7 +45,7 @@ class WhileAWorkerRuns(CensusTestCase):
         self.assertEqual(self.codes(tasks[-1:]), [DONE])
 
     def test_in_order(self) -> None:
-        """Lost tasks of a device are done before those that were ordered after them."""
+        """Lost tasks of a device are called before tasks that were requested later."""
         lost = self.accepted(DEVICES[:1] * 9)
         self.operator("purge")
         later = self.accepted(DEVICES[:1] * 3)
@@ -57,9 +55,7 @@ class WhileAWorkerRuns(CensusTestCase):
             self.assertEqual(self.codes(lost + later), [DONE] * done + [RUNNING] * (12 - done))
 
     def test_nothing_is_wrong(self) -> None:
-        """A system at rest publishes no marker; one that works is not disturbed by those that it
-        does.
-        """
+        """An idle system publishes no markers. Markers do not disturb a system that is working."""
         tasks = self.accepted(DEVICES)
         self.system.start_worker()  # a standby
         self.assert_done(tasks)
@@ -68,8 +64,8 @@ class WhileAWorkerRuns(CensusTestCase):
         self.assertEqual(self.virtual_host.queues[SHARD.work]._next_position, published)
 
     def test_a_standby(self) -> None:
-        """A standby, which holds none of the open tasks, does not ask for them while it sees the
-        active worker at work.
+        """A standby holds none of the open tasks. It publishes no markers while it sees that the
+        active worker is working.
         """
         self.system.start_worker()
         self.system.network.advance(1.0)
@@ -80,8 +76,8 @@ class WhileAWorkerRuns(CensusTestCase):
         self.assertEqual(self.virtual_host.queues[SHARD.work]._next_position - published, 40)
 
     def test_dead_letters_deleted(self) -> None:
-        """The queues of dead and parked letters are declared again where they are deleted; the work
-        goes on.
+        """Deleted queues of dead and parked letters are declared again. Tasks are completed
+        meanwhile.
         """
         for queue in (SHARD.dead, PARKED_QUEUE):
             self.operator("delete", queue)
@@ -91,8 +87,8 @@ class WhileAWorkerRuns(CensusTestCase):
 
 class WhileNoWorkerLives(CensusTestCase):
     def test_the_queue_is_deleted(self) -> None:
-        """A POST is answered 200 though there is no work queue: the task is done when a worker
-        comes.
+        """A POST is answered 200 although the work queue is missing. Its task is completed when a
+        worker starts.
         """
         self.stop_worker()
         self.operator("delete")
@@ -101,7 +97,7 @@ class WhileNoWorkerLives(CensusTestCase):
         self.assert_done(tasks, within_s=20.0)
 
     def test_the_queue_is_purged(self) -> None:
-        """A backlog larger than the worker's window is done, though it is gone from the queue."""
+        """A purged backlog that is larger than the worker's window is completed."""
         self.stop_worker()
         tasks = self.accepted(DEVICES)
         self.operator("purge")
@@ -109,7 +105,7 @@ class WhileNoWorkerLives(CensusTestCase):
         self.assert_done(tasks)
 
     def test_the_journal_is_deleted(self) -> None:
-        """Tasks that the work queue still has are told to the next journal, and done."""
+        """Tasks that are still in the work queue are written to the new journal and completed."""
         self.stop_worker()
         tasks = self.accepted(DEVICES[:4])
         self.operator("delete", SHARD.journal)
@@ -121,8 +117,9 @@ class WhileNoWorkerLives(CensusTestCase):
         self.assertEqual(set(self.codes(tasks)), {DONE})
 
     def test_all_is_deleted(self) -> None:
-        """A POST that neither queue nor journal takes is a 503; the front end declares them again,
-        and the next POST is taken."""
+        """If both queue and journal are missing, a POST is answered 503. The front end declares
+        both again, and the next POST is answered 200.
+        """
         self.stop_worker()
         self.operator("delete")
         self.operator("delete", SHARD.journal)
@@ -133,7 +130,7 @@ class WhileNoWorkerLives(CensusTestCase):
         self.assert_done(tasks)
 
     def test_the_exchanges_are_deleted(self) -> None:
-        """The same where the exchanges are gone."""
+        """If the exchanges are missing, a POST is answered 503, and the next one 200."""
         for exchange in (TASKS_EXCHANGE, DEAD_EXCHANGE, STATUS_EXCHANGE):
             self.virtual_host.routing.delete(exchange, if_unused=False)
         self.system.broker.after_work()
@@ -146,8 +143,9 @@ class WhileNoWorkerLives(CensusTestCase):
 
 class TheJournalIsDeleted(CensusTestCase):
     def test_while_a_worker_runs(self) -> None:
-        """A worker tells the next journal all that it knows: ended tasks, open ones, and their
-        orders as far as it has them."""
+        """A worker writes all that it knows to the new journal: ended tasks, open tasks, and those
+        orders that it has.
+        """
         ended = self.accepted(DEVICES[:2])
         self.system.network.advance(11.0)
         tasks = self.accepted(DEVICES[:3] * 3)
@@ -160,8 +158,8 @@ class TheJournalIsDeleted(CensusTestCase):
         self.assertEqual(set(self.codes([*ended, *tasks])), {DONE})
 
     def test_with_the_queue(self) -> None:
-        """What is in neither queue nor journal, nor in a worker's hands, has failed: its client is
-        told so.
+        """A task that is in neither queue nor journal, and that no worker holds, has failed. Its
+        status says so.
         """
         tasks = self.accepted(DEVICES)
         self.operator("purge")
@@ -173,8 +171,8 @@ class TheJournalIsDeleted(CensusTestCase):
         self.assertEqual(self.system.stub.calls, codes.count(DONE))
 
     def test_a_repeated_post(self) -> None:
-        """A POST that repeats a key is answered 200 only when the new journal has its task: until
-        then it is a 503.
+        """A POST that repeats a key is answered 503 until the new journal has its task, and then
+        200.
         """
         key = {"Idempotency-Key": "order-1"}
         task_id = self.system.request("POST", PATH, REQUEST, headers=key).json["taskId"]
@@ -190,6 +188,6 @@ class TheJournalIsDeleted(CensusTestCase):
         self.assertEqual(self.system.stub.calls, 1)
 
     def journal(self) -> list[bytes]:
-        """What the journal holds."""
+        """Return the bodies of the messages in the journal."""
         stream = self.virtual_host.queues[SHARD.journal]
         return [record.message.body for record in stream._tail]

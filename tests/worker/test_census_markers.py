@@ -1,4 +1,4 @@
-"""The census: when it asks the queue, and what it makes of the answer."""
+"""The census: when it publishes a marker, and what it does when the marker arrives."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def task_id(number: int) -> str:
 
 
 class Queue:
-    """A work queue that keeps what is published, numbered as the real one numbers copies."""
+    """A work queue that remembers what is published, and numbers copies as the real one does."""
 
     def __init__(self) -> None:
         self.published = 0
@@ -48,7 +48,7 @@ class Queue:
 
 
 class Journal(FakeJournal):
-    """The journal with the orders of its tasks, by their offsets."""
+    """A journal that returns the orders of its tasks by offset."""
 
     replica: FakeReplica
     orders: dict[int, bytes]
@@ -116,7 +116,7 @@ class CensusTestCase(SynchronousTestCase):
         self.clock.pump([LOOK_S] * times)
 
     def marker(self) -> None:
-        """The newest marker comes to this worker."""
+        """Deliver the newest marker to this worker."""
         self.census.on_marker(self.queue.markers[-1])
 
     def put_back(self) -> list[int]:
@@ -125,15 +125,16 @@ class CensusTestCase(SynchronousTestCase):
 
 class Asking(CensusTestCase):
     def test_nothing_is_open(self) -> None:
-        """Where every open task is held, the queue is not asked."""
+        """If all open tasks are held, no marker is published."""
         self.request(1)
         self.hold(1)
         self.look(100)
         self.assertEqual(self.queue.markers, [])
 
     def test_what_is_new(self) -> None:
-        """A task whose request came since the last look may still be on its way to the queue: it
-        gives no reason to ask."""
+        """No marker is published for a task that was requested since the last look: its message may
+        still be on its way.
+        """
         self.request(1)
         self.look()
         self.assertEqual(len(self.queue.markers), 0)
@@ -141,8 +142,9 @@ class Asking(CensusTestCase):
         self.assertEqual(len(self.queue.markers), 1)
 
     def test_a_marker_that_does_not_come(self) -> None:
-        """A marker may be behind a long queue, be lost, or go to the active worker: the next ones
-        follow ever more seldom."""
+        """If a marker does not arrive, the next ones follow at growing intervals. It may be far
+        back in a long queue, be lost, or be delivered to the active worker.
+        """
         self.request(1)
         self.look(2)
         self.clock.pump([LOOK_S] * int(EVERY_S / LOOK_S))
@@ -151,7 +153,9 @@ class Asking(CensusTestCase):
         self.assertLess(len(self.queue.markers), 2 + 10 + 86400 / SELDOM_S)
 
     def test_a_standby(self) -> None:
-        """A worker that has got nothing asks once no other one is seen at work for two minutes."""
+        """A worker without deliveries publishes a marker after it has seen no other worker at work
+        for two minutes.
+        """
         self.presence.consuming, self.presence.rival_at = False, 0.0
         self.request(1)
         self.clock.pump([LOOK_S] * int(RIVAL_S / LOOK_S - 1))
@@ -160,14 +164,14 @@ class Asking(CensusTestCase):
         self.assertEqual(len(self.queue.markers), 1)
 
     def test_the_broker_is_away(self) -> None:
-        """A marker that is not published is published later."""
+        """If a marker could not be published, another one is published later."""
         self.queue.up = False
         self.request(1)
         self.look(20)
         self.assertGreater(len(self.queue.markers), 1)
 
     def test_detached(self) -> None:
-        """The marker of a connection that is lost means nothing on the next one."""
+        """A marker of a lost connection is ignored on the next one."""
         self.request(1)
         self.look(2)
         self.census.detach()
@@ -178,8 +182,8 @@ class Asking(CensusTestCase):
 
 class Missing(CensusTestCase):
     def test_put_back(self) -> None:
-        """What was open before the marker, and is not held when it comes, is put back in the
-        journal's order.
+        """Tasks that were open before the marker, and are not held when it arrives, are put back in
+        the journal's order.
         """
         self.request(1, 2, 3)
         self.look(2)
@@ -189,7 +193,7 @@ class Missing(CensusTestCase):
         self.assertEqual((self.put_back(), self.repairs), ([1, 3], 1))
 
     def test_another_marker(self) -> None:
-        """Markers of other workers, and earlier ones, tell nothing."""
+        """Markers of other workers, and markers before the newest one, are ignored."""
         self.request(1)
         self.look(2)
         self.clock.pump([LOOK_S] * 10)
@@ -198,8 +202,9 @@ class Missing(CensusTestCase):
         self.assertEqual(self.put_back(), [])
 
     def test_a_copy_behind_the_marker(self) -> None:
-        """A copy that was published after the marker is no loss: it comes after it. One that was
-        published before it is."""
+        """A task with a copy that was published after the marker is not missing. A task whose copy
+        was published before the marker is.
+        """
         self.request(1, 2)
         self.queue.put(task_id(1), b"", {})
         self.look(2)
@@ -209,7 +214,7 @@ class Missing(CensusTestCase):
         self.assertEqual(self.put_back(), [1])
 
     def test_once(self) -> None:
-        """What was put back is not put back again before its copy has had its time to come."""
+        """A task is not put back again while its copy may still arrive."""
         self.request(1)
         self.look(2)
         self.marker()
@@ -218,7 +223,7 @@ class Missing(CensusTestCase):
         self.assertEqual(self.put_back(), [1])
 
     def test_ended(self) -> None:
-        """What has ended behind the barrier is not missing."""
+        """A task that has ended before the barrier is not missing."""
         self.request(1)
         self.look(2)
         self.journal.barrier = self.end_behind_the_barrier  # type: ignore[method-assign]
@@ -230,7 +235,7 @@ class Missing(CensusTestCase):
         return succeed(None)
 
     def test_without_an_order(self) -> None:
-        """A task of which neither queue nor journal has the order has failed, once that was found
+        """A task whose order is in neither queue nor journal has failed after this was found
         several times.
         """
         self.request(1)
@@ -244,7 +249,7 @@ class Missing(CensusTestCase):
         self.assertEqual(self.put_back(), [])
 
     def test_cancelled(self) -> None:
-        """A marker tells, too, that the message of a cancelled task is gone."""
+        """A marker also shows that the message of a cancelled task is gone."""
         self.request(1, 2)
         self.replica.apply(Cancelled(task_id(1), "DEVICE1", EPOCH))
         self.replica.apply(Cancelled(task_id(2), "DEVICE1", EPOCH))

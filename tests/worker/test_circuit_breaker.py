@@ -1,5 +1,5 @@
-"""When the breaker opens, how it probes and how it lets calls grow back: by examples, and in any
-order of events.
+"""The circuit breaker: when it opens, how it probes, and how it lets calls grow back. Examples, and
+properties for any order of events.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class BreakerTestCase(SynchronousTestCase):
     def call(
         self, device: str, *, answered: bool = False, retry_after_s: float | None = None
     ) -> None:
-        """A whole call, in no time."""
+        """Make a call that ends at once."""
         self.assertTrue(self.breaker.may_begin(self.now))
         generation = self.breaker.begin(self.now)
         if answered:
@@ -47,7 +47,7 @@ class BreakerTestCase(SynchronousTestCase):
             self.call(f"DEVICE{number}")
 
     def wait(self) -> float:
-        """Let time pass until a call may begin; return how much."""
+        """Let time pass until a call may begin; return the seconds waited."""
         waited_s = 0.0
         while not self.breaker.may_begin(self.now):
             look_s = self.breaker.next_look_s(self.now)
@@ -57,7 +57,7 @@ class BreakerTestCase(SynchronousTestCase):
         return waited_s
 
     def room(self) -> int:
-        """How many calls may begin now."""
+        """Return how many calls may begin now."""
         eras: list[int] = []
         while len(eras) < CONCURRENCY and self.breaker.may_begin(self.now):
             eras.append(self.breaker.begin(self.now))
@@ -68,7 +68,7 @@ class BreakerTestCase(SynchronousTestCase):
 
 class Opening(BreakerTestCase):
     def test_a_row(self) -> None:
-        """Ten devices in a row without an answer open it, and no call may begin; nine do not."""
+        """The breaker opens after ten devices in a row without an answer, and not after nine."""
         self.row(FAILURE_THRESHOLD - 1)
         self.assertTrue(self.breaker.closed)
         self.assertEqual(self.room(), CONCURRENCY)
@@ -77,22 +77,20 @@ class Opening(BreakerTestCase):
         self.assertEqual(self.room(), 0)
 
     def test_answers_in_between(self) -> None:
-        """An answer to anybody begins the row anew."""
+        """Each answer starts a new row."""
         for _ in range(10):
             self.row(FAILURE_THRESHOLD - 1)
             self.call("WELL", answered=True)
         self.assertTrue(self.breaker.closed)
 
     def test_one_device(self) -> None:
-        """One device's outages are its own, however many."""
+        """The outages of one device never open the breaker."""
         for _ in range(1000):
             self.call("BUSY123456")
         self.assertTrue(self.breaker.closed)
 
     def test_answers_that_set_the_pace(self) -> None:
-        """Devices that are told when to come back are paced by that: they neither make a row nor
-        break one.
-        """
+        """Outages with a Retry-After neither count in a row nor end it."""
         self.row(FAILURE_THRESHOLD - 1)
         for number in range(1000):
             self.call(f"BUSY{number}", retry_after_s=0.0)
@@ -107,7 +105,7 @@ class Probing(BreakerTestCase):
         self.row()
 
     def test_growing_intervals(self) -> None:
-        """Probes come at intervals from 1 s doubling to 15 s, jittered down to a half."""
+        """The intervals between probes double from 1 s to 15 s, jittered down to one half."""
         longest_s = FIRST_PROBE_S
         for number in range(12):
             waited_s = self.wait()
@@ -117,14 +115,14 @@ class Probing(BreakerTestCase):
             longest_s = min(LONGEST_PROBE_S, 2 * longest_s)
 
     def test_one_at_a_time(self) -> None:
-        """While a probe is under way no other begins, unless it is long overdue."""
+        """Only one probe runs at a time, unless it is long overdue."""
         self.wait()
         self.breaker.begin(self.now)
         self.assertAlmostEqual(self.wait(), PROBE_OVERDUE_S)
         self.assertEqual(self.room(), 1)
 
     def test_a_probe_that_is_given_up(self) -> None:
-        """A probe that ends without having called leaves its place to the next one at once."""
+        """If a probe ends without a call, the next one may begin at once."""
         self.wait()
         generation = self.breaker.begin(self.now)
         self.assertEqual(self.room(), 0)
@@ -132,14 +130,14 @@ class Probing(BreakerTestCase):
         self.assertEqual(self.room(), 1)
 
     def test_retry_after(self) -> None:
-        """A's own Retry-After puts the next probe off, but not without limit."""
+        """A's Retry-After postpones the next probe, up to a limit."""
         for asked_s, granted_s in ((120.0, 120.0), (86400.0, LONGEST_RETRY_AFTER_S)):
             self.wait()
             self.call("PROBE", retry_after_s=asked_s)
             self.assertAlmostEqual(self.wait(), granted_s)
 
     def test_silence_of_the_past(self) -> None:
-        """Calls that began before it opened change nothing when they end without an answer."""
+        """Calls from before the breaker opened change nothing if they end without an answer."""
         breaker = CircuitBreaker(concurrency=CONCURRENCY, rng=random.Random(7))
         eras = [breaker.begin(self.now) for _ in range(CONCURRENCY)]
         for number, generation in enumerate(eras):
@@ -148,7 +146,7 @@ class Probing(BreakerTestCase):
         self.assertLessEqual(breaker.next_look_s(self.now) or 0.0, FIRST_PROBE_S)
 
     def test_an_answer_of_the_past(self) -> None:
-        """The late answer to a call that began before it opened tells that A is there."""
+        """An answer to a call from before the breaker opened counts: A is reachable."""
         self.breaker.answered(self.now)
         self.assertEqual(self.room(), FIRST_GROWTH)
 
@@ -161,8 +159,8 @@ class Growing(BreakerTestCase):
         self.call("PROBE", answered=True)
 
     def test_step_by_step(self) -> None:
-        """Calls grow back from 5 at once, doubling every two seconds, until all are allowed and it
-        is closed.
+        """The limit grows from 5 calls and doubles every two seconds, until all calls are allowed
+        and the breaker is closed.
         """
         rooms = []
         while not self.breaker.closed:
@@ -172,8 +170,8 @@ class Growing(BreakerTestCase):
         self.assertIsNone(self.breaker.next_look_s(self.now))
 
     def test_a_short_row(self) -> None:
-        """Three devices in a row without an answer open it again, and its probes are as rare as
-        before; two do not.
+        """While the limit grows, three devices in a row without an answer open the breaker again,
+        with the same interval between probes as before. Two do not.
         """
         self.row(ROW_WHILE_GROWING - 1)
         self.call("WELL", answered=True)
@@ -184,7 +182,7 @@ class Growing(BreakerTestCase):
         self.assertGreaterEqual(self.wait(), FIRST_PROBE_S)
 
     def test_afterwards(self) -> None:
-        """Once closed, it begins with the shortest interval again."""
+        """After the breaker has closed, probes start with the shortest interval again."""
         self.now += 60.0
         self.assertTrue(self.breaker.may_begin(self.now))
         self.row()
@@ -202,12 +200,12 @@ STEPS = st.lists(
 
 
 class AnyOrder(SynchronousTestCase):
-    """Whatever happens in whatever order."""
+    """Properties that hold for any order of events."""
 
     @given(steps=STEPS, seed=st.integers(0, 99))
     def test_it_never_sticks(self, steps: list[tuple[str, int, float]], seed: int) -> None:
-        """Open, it lets one probe through at a time; and when A answers all calls again, it closes
-        before long.
+        """An open breaker allows one probe at a time. If A answers all calls again, the breaker
+        closes within a limited time.
         """
         now, under_way = 0.0, list[int]()
         breaker = CircuitBreaker(concurrency=20, rng=random.Random(seed))
@@ -243,7 +241,7 @@ class AnyOrder(SynchronousTestCase):
 
     @given(outcomes=st.lists(st.tuples(st.integers(0, FAILURE_THRESHOLD - 2), st.booleans())))
     def test_few_devices(self, outcomes: list[tuple[int, bool]]) -> None:
-        """As long as nine devices or fewer are in trouble, it stays closed."""
+        """The breaker stays closed as long as at most nine devices fail."""
         breaker = CircuitBreaker(concurrency=20, rng=random.Random(1))
         for device, answered in outcomes:
             generation = breaker.begin(0.0)

@@ -1,4 +1,4 @@
-"""Dead letters on the embedded broker: each ends its task, or is parked, and none is lost."""
+"""Dead letters on the embedded broker: each ends its task or is parked, and none is lost."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ DEATH = {"x-death": [{"reason": "delivery_limit", "count": 1}, {"reason": "older
 
 
 class _OddHeaders:
-    """A session of somebody else, who dead-letters a message with a string that is not UTF-8 among
-    its headers.
+    """A session of a foreign client. It dead-letters a message with a string in its headers that is
+    not UTF-8.
     """
 
     def __init__(self, body: bytes) -> None:
@@ -70,7 +70,7 @@ class DeadLettersTestCase(BrokerTestCase):
     def die(
         self, number: int, headers: dict[str, Any] | None = DEATH, body: bytes | None = None
     ) -> None:
-        """A task, or whatever `body` is, is dead-lettered."""
+        """Publish task `number`, or `body`, as a dead letter."""
         self.publish(
             DEAD_EXCHANGE,
             SHARD.requested_key,
@@ -86,15 +86,15 @@ class DeadLettersTestCase(BrokerTestCase):
         return self.store.lookup(task_id(number), "DEVICE1")
 
     def left(self) -> int:
-        """How many dead letters the broker still has, handed out or not."""
+        """Return how many dead letters the broker still has, delivered or not."""
         self.disconnect(self.connection)
         return self.messages(SHARD.dead)
 
 
 class Burial(DeadLettersTestCase):
     def test_delivered_too_often(self) -> None:
-        """A task that was delivered more often than allowed has failed, by the broker's newest
-        reason; its letter is parked as it was.
+        """A task that was delivered too often has failed, with the broker's newest reason. Its
+        letter is parked unchanged.
         """
         self.die(1)
         self.assertEqual(
@@ -118,8 +118,8 @@ class Burial(DeadLettersTestCase):
         self.assertEqual(self.left(), 0)
 
     def test_a_task_that_kills_its_worker(self) -> None:
-        """A task whose every delivery ends with a lost connection has failed after the limit, and
-        no client waits for ever.
+        """A task whose connection is lost at every delivery has failed when the delivery limit is
+        reached.
         """
         self.publish_task(make_task(1))
         for _ in range(DELIVERY_LIMIT + 1):
@@ -130,7 +130,7 @@ class Burial(DeadLettersTestCase):
         self.assertIn("delivery_limit", self.finished()[0].reason)
 
     def test_refused(self) -> None:
-        """A letter that the broker made itself carries its reason."""
+        """The state of a task that was rejected has the broker's reason."""
         self.publish_task(make_task(1))
         with self.consuming(SHARD.work) as (delivery,):
             delivery.nack(requeue=False)
@@ -138,12 +138,12 @@ class Burial(DeadLettersTestCase):
         self.assertEqual([event.reason for event in self.finished()], ["dead-lettered: rejected"])
 
     def test_a_marker(self) -> None:
-        """A marker of the census, which an earlier version of the worker refuses, is dropped."""
+        """A marker of the census that an earlier version of the worker has rejected is dropped."""
         self.die(1, body=encode_census("marker"))
         self.assertEqual((self.finished(), self.messages(PARKED_QUEUE), self.left()), ([], 0, 0))
 
     def test_no_reason(self) -> None:
-        """A letter that says nothing sensible of its death is dealt with all the same."""
+        """A letter without a usable ``x-death`` ends its task with an unknown reason."""
         senseless: list[dict[str, Any] | None] = [
             None,
             {},
@@ -159,7 +159,7 @@ class Burial(DeadLettersTestCase):
         self.assertEqual(self.messages(PARKED_QUEUE), 5)
 
     def test_finished_meanwhile(self) -> None:
-        """A task that has finished keeps its state; its letter is parked."""
+        """A task that has ended keeps its state. Its letter is parked."""
         self.publish_event(Requested(task_id(1), "DEVICE1", EPOCH))
         self.publish_event(Finished(task_id(1), "DEVICE1", EPOCH, State.COMPLETED, ""))
         self.die(1)
@@ -169,7 +169,9 @@ class Burial(DeadLettersTestCase):
         )
 
     def test_no_task(self) -> None:
-        """What is no task is parked as it is, and logged without what is in it."""
+        """A message that is not a task is parked unchanged. The log line does not show its
+        content.
+        """
         self.die(1, body=b"\xff s3cr3t")
         (parked,) = self.take(PARKED_QUEUE)
         self.assertEqual(
@@ -181,8 +183,8 @@ class Burial(DeadLettersTestCase):
         self.assertEqual([line for line in self.logged if "s3cr3t" in line], [])
 
     def test_headers_that_nobody_can_write(self) -> None:
-        """A letter whose headers cannot be written again is parked with the broker's reason
-        alone.
+        """If a letter's headers cannot be encoded again, it is parked with the broker's reason
+        only.
         """
         self.connect([_OddHeaders(encode_task(make_task(1)))])
         self.network.settle()
@@ -196,8 +198,8 @@ class Burial(DeadLettersTestCase):
         )
 
     def test_headers_that_no_broker_takes(self) -> None:
-        """So is one whose headers, with what the broker has added, are too large to be published
-        again.
+        """If a letter's headers and those that the broker has added are too large to publish, it is
+        parked with the broker's reason only.
         """
         for headers in (
             {"large": "x" * (ACCEPTED_BYTES - 30)},
@@ -216,7 +218,7 @@ class Burial(DeadLettersTestCase):
         self.assertTrue(self.connection.connected)
 
     def test_many(self) -> None:
-        """More letters than are taken at a time are all dealt with."""
+        """All letters are handled if there are more than the prefetch."""
         for number in range(50):
             self.die(number)
         self.assertEqual(
@@ -226,7 +228,7 @@ class Burial(DeadLettersTestCase):
 
 class Keys(DeadLettersTestCase):
     def test_another_body(self) -> None:
-        """The message of a key's second body is parked, and the first one's task goes on."""
+        """The message of a key's second body is parked. The task of the first body stays open."""
         self.publish_event(Requested(task_id(1), "DEVICE1", EPOCH, "f1"))
         second = evolve(make_task(1), fingerprint="f2")
         self.die(1, body=encode_task(second))
@@ -235,7 +237,7 @@ class Keys(DeadLettersTestCase):
         )
 
     def test_the_order(self) -> None:
-        """The message that is the key's order ends its task, like that of any other."""
+        """The message that is the order of its key ends the task."""
         self.publish_event(Requested(task_id(1), "DEVICE1", EPOCH, "f1"))
         self.die(1, body=encode_task(evolve(make_task(1), fingerprint="f1")))
         self.assertEqual((self.state(1), self.messages(PARKED_QUEUE)), (State.FAILED, 1))
@@ -243,10 +245,8 @@ class Keys(DeadLettersTestCase):
 
 class Trouble(DeadLettersTestCase):
     def test_finished_in_front_of_the_barrier(self) -> None:
-        """Whether the task has finished is judged behind the barrier, not by a replica that
-        lags.
-        """
-        self.replica._apply = lambda _: None  # the replica learns of it with the barrier only
+        """Whether a task has ended is decided after the barrier, because the replica may lag."""
+        self.replica._apply = lambda _: None  # only the barrier applies the event
 
         def barrier() -> Deferred[None]:
             self.apply(Finished(task_id(1), "DEVICE1", EPOCH, State.COMPLETED, ""))
@@ -257,8 +257,8 @@ class Trouble(DeadLettersTestCase):
         self.assertEqual((len(self.finished()), self.messages(PARKED_QUEUE)), (1, 0))
 
     def test_a_barrier_that_fails(self) -> None:
-        """While the barrier fails the letter waits; then its task is failed and it is parked, on
-        the same connection.
+        """While the barrier fails, the letter waits. Then its task fails and it is parked, on the
+        same connection.
         """
         barrier, failures = self.replica.barrier, [BrokerUnavailable("away"), Overloaded("full")]
         self.replica.barrier = lambda: fail(failures.pop()) if failures else barrier()  # type: ignore[method-assign]
@@ -271,8 +271,8 @@ class Trouble(DeadLettersTestCase):
         )
 
     def test_parking_fails(self) -> None:
-        """While the broker takes no message the letter stays unsettled; the task has failed once,
-        whatever comes.
+        """While the broker accepts no messages, the letter stays unsettled. Its task fails only
+        once.
         """
         publish, failures = self.publisher.publish, [Overloaded("full")] * 2
 
@@ -293,14 +293,14 @@ class Trouble(DeadLettersTestCase):
         )
 
     def test_parking_never_succeeds(self) -> None:
-        """A letter that could not be parked is still with the broker when the worker stops."""
+        """A letter that could not be parked is still in the queue when the worker stops."""
         self.publisher.publish = lambda *rest, **options: fail(Overloaded("full"))  # type: ignore[method-assign]
         self.die(1, body=b"no task")
         self.assertEqual((self.left(), self.messages(PARKED_QUEUE)), (1, 0))
 
     def test_the_connection_goes(self) -> None:
-        """A letter that was not done when the connection went comes again, and ends in the same
-        state.
+        """A letter that was unsettled when the connection was lost is delivered again, and ends its
+        task once.
         """
         barrier = self.replica.barrier
         self.replica.barrier = Deferred  # type: ignore[method-assign]
@@ -316,7 +316,7 @@ class Trouble(DeadLettersTestCase):
         )
 
     def test_stopped(self) -> None:
-        """A letter that waits for the broker leaves nothing behind when the worker stops."""
+        """If the worker stops while a letter waits for the broker, no timer is left."""
         self.replica.barrier = lambda: fail(Overloaded("full"))  # type: ignore[method-assign]
         self.die(1)
         self.disconnect(self.connection)
@@ -325,7 +325,7 @@ class Trouble(DeadLettersTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_an_error_of_ours(self) -> None:
-        """A letter over which we fail is logged and, after a while, tried again."""
+        """An internal error is logged, and the letter is tried again after a pause."""
         over = self.store.over
         self.store.over = lambda *of: 1 // 0 == 0  # type: ignore[method-assign]
         self.die(1)

@@ -32,19 +32,23 @@ class NextStep(SynchronousTestCase):
         self.assertIs(self.decide(True, appended=True), Step.SKIP)
 
     def test_unknown(self) -> None:
-        """A message that the journal does not have is appended; one that is no order is skipped."""
+        """A message that the journal lacks is appended. If it is still unknown after that, it is
+        skipped.
+        """
         self.assertIs(self.decide(None), Step.APPEND)
         self.assertIs(self.decide(None, appended=True), Step.SKIP)
 
     def test_barrier_first(self) -> None:
-        """While the replica may lack events, nothing that it knows counts."""
+        """While the replica may lack events, the barrier comes first, whatever the replica
+        knows.
+        """
         for over in (True, False, None):
             for appended in (True, False):
                 step = self.decide(over, needs_barrier=True, appended=appended)
                 self.assertIs(step, Step.BARRIER)
 
     def test_not_entitled(self) -> None:
-        """A worker that may not be the active one leaves the job, whatever it knows."""
+        """A worker that may not be the active one abandons the job, whatever it knows."""
         for over in (True, False, None):
             for needs_barrier in (True, False):
                 for appended in (True, False):

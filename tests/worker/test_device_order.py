@@ -1,5 +1,5 @@
-"""The journal decides which of a device's tasks comes first, whatever the broker brings, and
-whatever it has lost.
+"""The journal decides the order of a device's tasks, in whatever order messages arrive, and also if
+some are lost.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ class Turns(WorkerTestCase):
         )
 
     def test_an_earlier_task_that_is_not_here(self) -> None:
-        """A task waits for an earlier one of its device, though that one's message has not come."""
+        """A task waits for an earlier task of its device, even if that one's message has not
+        arrived.
+        """
         self.known(1, 2)
         self.deliver(2, redelivered=True)
         self.assertEqual(self.equipment.calls, [])
@@ -29,7 +31,9 @@ class Turns(WorkerTestCase):
         self.assertEqual(self.equipment.under_way, [task_id(2)])
 
     def test_one_that_ends_elsewhere(self) -> None:
-        """It goes as soon as the journal says that the earlier one has ended, in whatever way."""
+        """A task is called as soon as the journal says that all earlier ones have ended, in
+        whatever way.
+        """
         self.known(1, 2, 3)
         self.deliver(3, redelivered=True)
         self.apply(Cancelled(task_id(1), "DEVICE1", EPOCH))
@@ -38,13 +42,13 @@ class Turns(WorkerTestCase):
         self.assertEqual(self.equipment.under_way, [task_id(3)])
 
     def test_other_devices(self) -> None:
-        """Tasks of other devices do not wait for it."""
+        """Tasks of other devices do not wait."""
         self.known(1)
         self.deliver(2, "DEVICE2")
         self.assertEqual(self.equipment.under_way, [task_id(2)])
 
     def test_a_stopping_worker(self) -> None:
-        """A worker that is stopped lets no task begin whose turn has come."""
+        """A worker that is stopped does not start a task whose turn comes."""
         self.known(1, 2)
         self.deliver(2, redelivered=True)
         self.successResultOf(self.drain())
@@ -53,10 +57,10 @@ class Turns(WorkerTestCase):
 
 
 class Expected(LateTestCase):
-    """Messages that come before the replica has seen their requests."""
+    """Messages that arrive before the replica has seen their requests."""
 
     def test_the_request_comes(self) -> None:
-        """The task begins when the replica has seen its request, without a barrier."""
+        """The task is called when the replica has seen its request, without a barrier."""
         delivery = self.fresh(1)
         self.assertEqual(self.equipment.calls, [])
         self.apply(Requested(task_id(1), "DEVICE1", EPOCH, whole=True))
@@ -66,7 +70,9 @@ class Expected(LateTestCase):
         )
 
     def test_it_does_not_come(self) -> None:
-        """A message that the journal lacks is put there, as it is; the task is called then."""
+        """A message whose request is missing is appended to the journal. Then its task is
+        called.
+        """
         delivery = self.fresh(1)
         self.clock.advance(EXPECTED_WITHIN_S)
         self.late.land()
@@ -76,7 +82,9 @@ class Expected(LateTestCase):
         self.assertEqual((self.equipment.under_way, delivery.settled), ([task_id(1)], None))
 
     def test_the_connection_goes(self) -> None:
-        """What is waited for is forgotten with the connection; no timer is left."""
+        """Messages that wait for their request are forgotten with the connection. No timer is
+        left.
+        """
         self.lose_connection(self.fresh(1))
         self.assertEqual((self.worker.held, self.clock.getDelayedCalls()), (0, []))
 

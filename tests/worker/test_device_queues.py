@@ -1,4 +1,4 @@
-"""Per-device order, by examples and against a model that is nothing but a list for each device."""
+"""Queues of devices: examples, and a comparison with a list for each device."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ class Examples(SynchronousTestCase):
         return self.lanes.active, self.lanes.waiting, len(self.lanes)
 
     def test_one_at_a_time(self) -> None:
-        """A device's first item may go at once, the next ones in their order as the head leaves."""
+        """The first item of a device is its head at once. The next ones become the head in
+        order.
+        """
         self.assertEqual(
             [self.lanes.enter("ABC123", item) for item in (1, 2, 3)], [True, False, False]
         )
@@ -34,18 +36,18 @@ class Examples(SynchronousTestCase):
         self.assertEqual(self.counts(), (2, 0, 2))
 
     def test_again(self) -> None:
-        """A lane that was left empty begins anew."""
+        """A device whose queue was empty starts with a new head."""
         self.lanes.enter("ABC123", 1)
         self.lanes.leave("ABC123")
         self.assertTrue(self.lanes.enter("ABC123", 2))
 
     def test_leave_without_a_head(self) -> None:
-        """Leaving where nobody is is a mistake of the caller's."""
+        """`leave` raises `KeyError` if the device has no head."""
         self.assertRaises(KeyError, self.lanes.leave, "ABC123")
         self.assertEqual(self.counts(), (0, 0, 0))
 
     def test_drop_waiting(self) -> None:
-        """Dropping forgets all that waits and leaves the heads where they are."""
+        """`drop_waiting` removes all waiting items and keeps the heads."""
         for device, item in (
             ("ABC123", 1),
             ("DEF456", 2),
@@ -60,7 +62,7 @@ class Examples(SynchronousTestCase):
         self.assertEqual([self.lanes.leave("ABC123"), self.lanes.leave("DEF456")], [None, None])
 
 
-# "enter" and "leave" twice as likely as the rest, so that lanes grow long and empty again.
+# "enter" and "leave" are more likely than "drop", so that queues grow long and empty again.
 actions = st.lists(
     st.tuples(
         st.sampled_from(["enter", "enter", "enter", "leave", "leave", "drop"]),
@@ -73,8 +75,8 @@ actions = st.lists(
 class AgainstLists(SynchronousTestCase):
     @given(actions)
     def test_any_sequence(self, sequence: list[tuple[str, str]]) -> None:
-        """Whatever is done in whatever order: one head a device, first in first out, nothing lost,
-        the counters right, no lane empty.
+        """After any sequence of calls there is one head for each device, items leave in order, none
+        is lost, the counters are right, and no empty queue is kept.
         """
         lanes: DeviceQueues[int] = DeviceQueues()
         model: dict[str, list[int]] = {device: [] for device in DEVICES}
@@ -102,7 +104,7 @@ class AgainstLists(SynchronousTestCase):
 
     @given(st.lists(st.sampled_from(DEVICES), max_size=40))
     def test_drop_all_keeps_each_device_in_order(self, devices: list[str]) -> None:
-        """What is dropped of all devices is, for each device, in the order it came."""
+        """`drop_waiting` returns the items of each device in their order."""
         lanes: DeviceQueues[tuple[str, int]] = DeviceQueues()
         behind = [
             item

@@ -1,5 +1,5 @@
-"""What a worker does with tasks that it holds when the connection goes, or when another worker may
-have had them meanwhile.
+"""What a worker does with its tasks when the connection is lost, or when another worker may have
+had them meanwhile.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from tests.support.worker_case import EPOCH, WorkerTestCase, task_id
 
 
 class NotBegun(WorkerTestCase):
-    """Tasks whose call has not begun when the connection goes."""
+    """Tasks whose call has not begun when the connection is lost."""
 
     concurrency = 1
 
     def test_a_task_that_waits_for_a_slot(self) -> None:
-        """A task that waits for a slot is forgotten with the connection: no attempt is journalled
-        that is not made.
+        """A task that waits for a slot is forgotten with the connection. No attempt is journalled
+        for it.
         """
         first, second = self.deliver(1, "DEVICE1"), self.deliver(2, "DEVICE2")
         self.lose_connection(first, second)
@@ -32,7 +32,9 @@ class NotBegun(WorkerTestCase):
         self.assertEqual(self.store.attempts(task_id(2)), 1)
 
     def test_an_attempt_that_waits_for_the_journal(self) -> None:
-        """Patience does not count from an attempt that the broker's outage kept from being made."""
+        """Patience does not count from an attempt that was not made because the broker was
+        unreachable.
+        """
         self.journal.up = False
         delivery = self.deliver(1)
         self.lose_connection(delivery)
@@ -45,8 +47,8 @@ class NotBegun(WorkerTestCase):
         )
 
     def test_an_attempt_that_waits_with_its_connection(self) -> None:
-        """Patience counts from the first call, however long the broker took to write down that it
-        was to begin.
+        """Patience counts from the first call, however long the broker took to confirm its
+        `Started`.
         """
         self.journal.up = False
         delivery = self.deliver(1)
@@ -61,7 +63,7 @@ class NotBegun(WorkerTestCase):
         self.assertEqual((delivery.settled, self.state(1)), ("ack", State.FAILED))
 
     def test_a_slot_is_free_again(self) -> None:
-        """A forgotten task gives its slot back."""
+        """A forgotten task frees its slot."""
         self.journal.up = False
         self.lose_connection(self.deliver(1))
         self.journal.come_up()
@@ -69,8 +71,8 @@ class NotBegun(WorkerTestCase):
         self.assertEqual(self.equipment.under_way, [task_id(2)])
 
     def test_a_pause_ends_without_a_delivery(self) -> None:
-        """A task whose pause ends while its delivery is dead leaves its lane at once, even where no
-        slot is free.
+        """A task whose delivery is lost when its pause ends is forgotten at once, even if no slot
+        is free.
         """
         delivery = self.deliver(1, "DEVICE1")
         self.equipment.calls[0].break_off(EquipmentUnreachable("refused"))
@@ -85,8 +87,8 @@ class JudgedAgain(WorkerTestCase):
     patience_s = 7200.0
 
     def test_adopted_right_before_its_call(self) -> None:
-        """A task that adopts a delivery while its attempt is journalled is judged again before it
-        is called.
+        """A task that adopts a delivery while its attempt is journalled is judged again before its
+        call.
         """
         self.journal.up = False
         first = self.deliver(1)
@@ -97,7 +99,7 @@ class JudgedAgain(WorkerTestCase):
         self.assertEqual((self.equipment.calls, again.settled), ([], "ack"))
 
     def test_the_delivery_dies_behind_the_barrier(self) -> None:
-        """A task whose delivery dies while it is judged is not called."""
+        """A task whose delivery is lost while it waits for the barrier is not called."""
         self.apply(Started(task_id(1), "DEVICE1", EPOCH, 1))
         self.journal.barrier_fails = True
         delivery = self.deliver(1, redelivered=True)
@@ -108,11 +110,11 @@ class JudgedAgain(WorkerTestCase):
 
 
 class DrainingWithoutBroker(WorkerTestCase):
-    """A worker that is stopped while the broker is away."""
+    """A worker that is stopped while the broker is unreachable."""
 
     def test_an_outcome_that_waits(self) -> None:
-        """Drain waits for the broker to take the outcome of a call that has ended; the task is done
-        then.
+        """Drain waits until the broker has confirmed the outcome of a call that has ended. Then the
+        task is acknowledged.
         """
         delivery = self.deliver(1)
         self.journal.up = False
@@ -125,8 +127,8 @@ class DrainingWithoutBroker(WorkerTestCase):
         self.assertEqual((delivery.settled, self.state(1)), ("ack", State.COMPLETED))
 
     def test_an_outcome_that_waits_too_long(self) -> None:
-        """At the deadline the outcome is given up, and the task left to the broker unsettled: the
-        next worker calls again.
+        """At the deadline the worker gives up the outcome and leaves the task unsettled. The next
+        worker calls A again.
         """
         delivery = self.deliver(1)
         self.journal.up = False
@@ -138,7 +140,7 @@ class DrainingWithoutBroker(WorkerTestCase):
         self.assertEqual((delivery.settled, self.state(1)), (None, State.RUNNING))
 
     def test_an_attempt_that_waits(self) -> None:
-        """A call that has not begun is not waited for."""
+        """Drain does not wait for a call that has not begun."""
         self.journal.up = False
         delivery = self.deliver(1)
         self.assertIsNone(self.successResultOf(self.drain()))
@@ -146,8 +148,8 @@ class DrainingWithoutBroker(WorkerTestCase):
         self.assertEqual((delivery.settled, self.equipment.calls), (None, []))
 
     def test_a_call_that_is_delivered_again(self) -> None:
-        """A call whose message comes back during the drain ends as usual: its outcome is safe, and
-        the message left for judgement.
+        """A call whose message is delivered again during the drain ends as usual. Its outcome is
+        journalled, and the message stays unsettled.
         """
         first = self.deliver(1)
         drained = self.drain()
@@ -164,8 +166,8 @@ class ManyAtOnce(WorkerTestCase):
     concurrency = 1
 
     def test_a_slot_that_passes_through_many_hands(self) -> None:
-        """When thousands of waiting tasks cannot be opened, one after the other has failed, and the
-        slot still serves the next.
+        """If thousands of waiting tasks cannot be opened, each of them has failed, and the slot is
+        free for the next task.
         """
         self.deliver(0, "DEVICE0")
         bad = [self.deliver(number, f"DEVICE{number}", sealed="?") for number in range(1, 3001)]
@@ -176,7 +178,7 @@ class ManyAtOnce(WorkerTestCase):
         self.assertIsNone(last.settled)
 
     def test_a_large_body_is_held_once(self) -> None:
-        """A task that waits or is called holds its sealed body once, in its delivery."""
+        """A task that waits or is called holds its sealed body only once, in its delivery."""
         tasks = [
             Task(task_id(number), "DEVICE1", 14, EPOCH, "sealed:" + "x" * 65536)
             for number in range(50)

@@ -1,5 +1,6 @@
-"""What is written into the journal again: open tasks, cancellations and ends, before they are
-forgotten; and all, when it was lost."""
+"""The journal keeper: open tasks, cancellations and ends are written again before they expire, and
+all tasks if the journal was lost.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +27,8 @@ def task_id(number: int) -> str:
 
 
 class Stream:
-    """A journal that forgets: what stands below the offset `first` is gone. Its replica has seen
-    everything.
+    """A journal whose messages below offset `first` have expired. Its replica has seen all
+    messages.
     """
 
     def __init__(self, replica: FakeReplica) -> None:
@@ -80,7 +81,7 @@ class KeeperTestCase(SynchronousTestCase):
         return EPOCH + self.clock.seconds()
 
     def start(self) -> None:
-        """A worker whose replica and journal are empty."""
+        """Start a worker with an empty replica and journal."""
         self.store = Store(1000.0)
         self.stream = Stream(FakeReplica(self.store))
         self.keeper = self.make()
@@ -122,7 +123,7 @@ class KeeperTestCase(SynchronousTestCase):
         self.clock.pump([LOOK_S] * int(seconds / LOOK_S))
 
     def replayed(self) -> Store:
-        """What a worker knows that reads what the journal has not forgotten."""
+        """Return the store of a worker that reads the messages that have not expired."""
         replica = FakeReplica(Store(1000.0), offset=self.stream.first)
         for event in self.stream.events(self.stream.first):
             replica.apply(event)
@@ -132,8 +133,9 @@ class KeeperTestCase(SynchronousTestCase):
 
 class OpenTasks(KeeperTestCase):
     def test_at_half_the_age(self) -> None:
-        """What the journal says of an open task is written again at half the journal's age, and not
-        before; again at the next half."""
+        """The events of an open task are written again at half of the journal's age, and again
+        after another half.
+        """
         self.request(1)
         self.stream.append(Started(task_id(1), "DEVICE1", EPOCH + 1.0, 1, "p1"))
         self.stream.append(Postponed(task_id(1), "DEVICE1", EPOCH + 2.0, 1, "refused", EPOCH + 3.0))
@@ -149,14 +151,15 @@ class OpenTasks(KeeperTestCase):
         self.assertEqual(len(self.stream.bodies), 9)
 
     def test_thirty_days(self) -> None:
-        """After thirty days of which the journal keeps one, all is known of a device's row, in its
-        order; ended tasks are not kept."""
+        """After thirty days with a journal that keeps one day, the open tasks of a device and their
+        order are known. The ended task has expired.
+        """
         self.request(1, 2, 3, 4)
         self.stream.append(Finished(task_id(2), "DEVICE1", EPOCH, State.COMPLETED, ""))
         for _ in range(60):
             length = len(self.stream.bodies)
             self.pass_(AGE_S / 2)
-            # what was written before the last half of the age, and a little of that
+            # All but the last few messages from before this half have expired.
             self.stream.first = max(0, length - 6)
         store = self.replayed()
         self.assertEqual(
@@ -169,7 +172,9 @@ class OpenTasks(KeeperTestCase):
         )
 
     def test_a_standby(self) -> None:
-        """A standby writes at three quarters what no active worker has written at the half."""
+        """A standby writes events at three quarters of the age, if no active worker has written
+        them at half of it.
+        """
         self.presence.consuming = False
         self.request(1)
         self.pass_(AGE_S * 3 / 4)
@@ -178,7 +183,9 @@ class OpenTasks(KeeperTestCase):
         self.assertEqual(len(self.stream.bodies), 2)
 
     def test_ended_meanwhile(self) -> None:
-        """A task that ends while it is written again has its end written again behind that."""
+        """If a task ends while its events are written again, its end is written again after
+        them.
+        """
         self.request(1)
         append_message = self.stream.append_message
 
@@ -199,13 +206,15 @@ class OpenTasks(KeeperTestCase):
         self.assertIs(self.replayed().state(task_id(1)), State.COMPLETED)
 
     def test_without_a_request(self) -> None:
-        """Where the journal has no request, what the store knows is written, once for each half."""
+        """If the journal has no request for a task, the keeper writes what the store knows, once in
+        each half of the age.
+        """
         self.stream.append(Started(task_id(1), "DEVICE1", EPOCH, 3, "p1"))
         self.pass_(AGE_S / 2 + 10 * LOOK_S)
         self.assertLessEqual(len(self.stream.bodies), 4)
 
     def test_the_connection_goes(self) -> None:
-        """What is under way is given up with the connection, and done on the next."""
+        """Writing stops when the connection is lost, and is done again on the next one."""
         self.request(1)
         self.stream.up = False
         self.pass_(AGE_S / 2 + 2 * LOOK_S)
@@ -216,7 +225,7 @@ class OpenTasks(KeeperTestCase):
         self.assertEqual(len(self.stream.bodies), 2)
 
     def test_a_broker_that_fails(self) -> None:
-        """A look that the broker does not answer is made again."""
+        """If the barrier fails, the keeper tries again at the next look."""
         self.request(1)
         barrier, self.stream.barrier = self.stream.barrier, lambda: fail(BrokerUnavailable("away"))  # type: ignore[method-assign]
         self.pass_(AGE_S / 2 + 2 * LOOK_S)
@@ -227,8 +236,9 @@ class OpenTasks(KeeperTestCase):
 
 class Ends(KeeperTestCase):
     def test_cancellations(self) -> None:
-        """A cancellation is written again for as long as its task's message may wait; a store does
-        not forget it meanwhile."""
+        """A cancellation is written again, and the store keeps it, as long as the task's message
+        may be in the queue.
+        """
         self.request(1)
         self.stream.append(Cancelled(task_id(1), "DEVICE1", EPOCH))
         self.pass_(30 * AGE_S)
@@ -250,7 +260,7 @@ class Ends(KeeperTestCase):
         self.assertEqual((len(self.stream.bodies), self.keeper.keeps(task_id(1))), (2, False))
 
     def test_what_stands_behind_an_end(self) -> None:
-        """An event behind its task's end has that end written again."""
+        """If an event of a task follows its end, the end is written again."""
         self.request(1)
         self.stream.append(Finished(task_id(1), "DEVICE1", EPOCH, State.FAILED, "A answered 500"))
         self.stream.append(Started(task_id(1), "DEVICE1", EPOCH, 1))
@@ -263,8 +273,9 @@ class Ends(KeeperTestCase):
 
 class Lost(KeeperTestCase):
     def test_all_is_told(self) -> None:
-        """A journal that was lost is told of all tasks: those that have ended, and those that are
-        open, with their orders where they are held."""
+        """All known tasks are written to a new journal: those that have ended, and open ones, with
+        their orders if the worker has them.
+        """
         self.request(1, 2, 3)
         self.stream.append(
             Finished(task_id(1), "DEVICE1", EPOCH, State.COMPLETED, "A answered 200")

@@ -1,5 +1,5 @@
-"""What a worker does with a task whose journal has more to say than the worker's replica has seen:
-cancellations, and keys used twice.
+"""Events that the worker's replica has not seen yet: cancellations, and keys that were used
+twice.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from tests.support.worker_case import EPOCH, WorkerTestCase, task_id
 
 class Cancellations(LateTestCase):
     def test_before_the_start(self) -> None:
-        """A task whose cancellation comes before its start in the journal is not called, though the
+        """A task whose cancellation precedes its start in the journal is not called, although the
         worker had seen neither.
         """
         delivery = self.deliver(1)
@@ -26,15 +26,15 @@ class Cancellations(LateTestCase):
         self.assertEqual(self.late.events, [Started(task_id(1), "DEVICE1", EPOCH, 1, "p1")])
 
     def test_behind_the_start(self) -> None:
-        """One that comes behind the start does not keep it from being called."""
+        """A task whose cancellation follows its start in the journal is called."""
         self.deliver(1)
         self.late.order.append(Cancelled(task_id(1), "DEVICE1", EPOCH))
         self.late.land()
         self.assertEqual((self.equipment.under_way, self.state(1)), ([task_id(1)], State.RUNNING))
 
     def test_in_its_lane(self) -> None:
-        """A task that was cancelled while it waited for its device is passed over without a word to
-        the journal.
+        """A task that was cancelled while it waited for its device is skipped, and nothing is
+        journalled.
         """
         self.deliver(1)
         second, third = self.deliver(2), self.deliver(3)
@@ -53,9 +53,7 @@ class Returned(LateTestCase):
             self.apply(Requested(task_id(number), "DEVICE1", EPOCH, whole=True))
 
     def test_in_the_order_of_the_journal(self) -> None:
-        """Tasks that come back in another order, and what comes behind them, are called in the
-        order in which they were requested.
-        """
+        """Redelivered tasks, and new ones after them, are called in the order of their requests."""
         self.known(1, 2, 3)
         for number in (2, 1):
             self.deliver(number, redelivered=True)
@@ -70,7 +68,9 @@ class Returned(LateTestCase):
         self.assertEqual(order, [task_id(1), task_id(2), task_id(3)])
 
     def test_behind_what_is_there(self) -> None:
-        """A task whose call goes on stays the first of its device; it is adopted at once."""
+        """A task whose call is still running stays the first of its device and adopts its message
+        at once.
+        """
         first = self.deliver(1)
         self.late.land()
         self.known(2)
@@ -85,8 +85,8 @@ class Returned(LateTestCase):
         self.assertEqual(self.equipment.under_way, [task_id(2)])
 
     def test_lost_again(self) -> None:
-        """When the connection goes before the barrier, what has come back is forgotten, and comes
-        back once more.
+        """Redelivered tasks are forgotten if the connection is lost before the barrier, and are
+        delivered again.
         """
         self.known(1, 2)
         deliveries = [self.deliver(number, redelivered=True) for number in (2, 1)]
@@ -99,7 +99,7 @@ class Returned(LateTestCase):
         self.assertEqual(self.equipment.under_way, [task_id(1)])
 
     def test_a_barrier_that_fails(self) -> None:
-        """A barrier that fails is asked again; nothing begins before."""
+        """If a barrier fails, the worker asks for another one. No task is called before that."""
         self.known(1)
         self.deliver(1, redelivered=True)
         self.late.landing.pop().errback(BrokerUnavailable("away"))
@@ -110,7 +110,7 @@ class Returned(LateTestCase):
         self.assertEqual(self.equipment.under_way, [task_id(1)])
 
     def test_drained(self) -> None:
-        """A worker that is stopped meanwhile begins nothing of what has come back."""
+        """A worker that is stopped before the barrier calls none of the redelivered tasks."""
         self.known(1)
         self.deliver(1, redelivered=True)
         self.successResultOf(self.drain())
@@ -120,9 +120,7 @@ class Returned(LateTestCase):
 
 class Keys(LateTestCase):
     def test_judged_first(self) -> None:
-        """A task with a key is judged behind the barrier though it is delivered for the first
-        time.
-        """
+        """A task with a key is judged after the barrier, even on its first delivery."""
         self.deliver_keyed("f1")
         self.apply(self.requested("f1"))
         self.assertEqual((self.late.barriers, self.late.events), (1, []))
@@ -131,7 +129,7 @@ class Keys(LateTestCase):
         self.assertEqual(self.equipment.under_way, [task_id(1)])
 
     def test_another_body(self) -> None:
-        """The message of a body that came second is acknowledged, and nothing else."""
+        """The message of the second body is acknowledged, without a call and without an event."""
         delivery = self.deliver_keyed("f2")
         self.late.order += [self.requested("f1"), self.requested("f2")]
         self.late.land()
@@ -141,8 +139,8 @@ class Keys(LateTestCase):
         )
 
     def test_another_body_first(self) -> None:
-        """Where the second body's message is delivered first, it is let go, and the first one's is
-        called in its turn.
+        """If the second body's message is delivered first, it is skipped, and the first one's task
+        is called.
         """
         second, first = self.deliver_keyed("f2"), self.deliver_keyed("f1")
         self.late.order += [self.requested("f1"), self.requested("f2")]
@@ -153,8 +151,8 @@ class Keys(LateTestCase):
         )
 
     def test_the_same_order_twice(self) -> None:
-        """The second message of an order is acknowledged at once while the first is held, and calls
-        nothing once that has finished.
+        """The second message of an order is acknowledged at once while the first one is held. After
+        the task has ended it causes no call.
         """
         self.late.order.append(self.requested("f1"))
         first, again = self.deliver_keyed("f1"), self.deliver_keyed("f1")
@@ -170,7 +168,7 @@ class Keys(LateTestCase):
         )
 
     def test_the_same_order_stands_in(self) -> None:
-        """When the first message's delivery is lost, the second one's is adopted in its place."""
+        """If the delivery of the first message is lost, the second message is adopted instead."""
         self.late.order.append(self.requested("f1"))
         first = self.deliver_keyed("f1")
         self.late.land()
@@ -181,8 +179,8 @@ class Keys(LateTestCase):
         self.assertEqual((again.settled, len(self.equipment.calls)), ("ack", 1))
 
     def test_a_journal_that_does_not_know(self) -> None:
-        """A message that the journal has not told of is put there, and called only where it is the
-        first of its key then.
+        """A message that the journal lacks is appended, and is called only if it is then the first
+        of its key.
         """
         delivery = self.deliver_keyed("f1")
         self.clock.advance(EXPECTED_WITHIN_S)
@@ -193,8 +191,8 @@ class Keys(LateTestCase):
         self.assertEqual((delivery.settled, self.equipment.calls), ("ack", []))
 
     def test_forgotten_with_the_connection(self) -> None:
-        """Two bodies of one key that wait are both forgotten with the connection, and both come
-        back.
+        """Two messages of one key that wait are forgotten with the connection, and both are
+        delivered again.
         """
         self.late.order += [self.requested("f1")]
         deliveries = [self.deliver_keyed("f1"), self.deliver_keyed("f2")]
@@ -217,7 +215,7 @@ class Keys(LateTestCase):
 class Postponements(WorkerTestCase):
     def test_told(self) -> None:
         """An attempt that did not reach A is journalled with its reason, cut to 200 characters, and
-        when the next is due.
+        the time of the next attempt.
         """
         self.deliver(1)
         self.equipment.calls[0].break_off(EquipmentUnreachable("x" * 300, 100.0))
@@ -227,7 +225,7 @@ class Postponements(WorkerTestCase):
         )
 
     def test_the_journal_is_away(self) -> None:
-        """While the journal takes nothing the pause goes on, and no longer for that."""
+        """The pause runs while the journal cannot be written, and does not last longer for that."""
         self.deliver(1)
         self.journal.up = False
         self.equipment.calls[0].break_off(EquipmentUnreachable("refused", 100.0))
@@ -239,7 +237,7 @@ class Postponements(WorkerTestCase):
         self.assertEqual(len(self.equipment.calls), 2)
 
     def test_out_of_patience(self) -> None:
-        """The last attempt is not postponed: the task has ended."""
+        """After the last attempt no `Postponed` is written: the task has ended."""
         self.deliver(1)
         self.equipment.calls[0].break_off(EquipmentUnreachable("refused", 601.0))
         self.assertEqual([type(event) for event in self.journal.events], [Started, Finished])

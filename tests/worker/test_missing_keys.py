@@ -1,5 +1,5 @@
-"""Workers whose key file lacks keys: their tasks wait, held in their lanes, and go on when the file
-has the key.
+"""Workers whose key file lacks keys: tasks wait in the worker, and continue when the file has the
+key.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ ADVICE = (
     " DELETE, first task "
 )
 DAY_S = 86400.0
-PATIENCE_S = 600.0  # the worker's
+PATIENCE_S = 600.0  # of the worker
 
 
 class MissingKeysTestCase(WorkerTestCase):
-    """One worker's rules, with no broker and no A. Its sealer's one key is "plain"."""
+    """A worker without broker and A. The only key of its sealer is "plain"."""
 
     concurrency = 1
 
     @contextmanager
     def logged(self) -> Iterator[list[str]]:
-        """What is logged meanwhile, with its level."""
+        """Collect the log lines, with their levels."""
         lines: list[str] = []
         observer = cast(
             "ILogObserver",
@@ -63,7 +63,7 @@ class MissingKeysTestCase(WorkerTestCase):
         redelivered: bool = False,
         key: str | None = "gone",
     ) -> FakeDelivery:
-        """Deliver a task that is sealed with a key that is not there."""
+        """Deliver a task that is sealed with a missing key."""
         sealed = "sealed:" + BODY.decode() if key is not None else "with another key"
         task = Task(task_id(number), equipment_id, 14, EPOCH, sealed, key=key)
         if not redelivered:
@@ -75,8 +75,8 @@ class MissingKeysTestCase(WorkerTestCase):
 
 class Rules(MissingKeysTestCase):
     def test_waits(self) -> None:
-        """The task waits, running and without a call; the journal has that, each day anew; with the
-        key it is called at once.
+        """The task is running and waits without a call. This is journalled every day. When the key
+        is added, A is called at once.
         """
         delivery = self.withhold(1)
         self.clock.advance(0.9 * DAY_S)
@@ -96,13 +96,15 @@ class Rules(MissingKeysTestCase):
         self.assertEqual(kinds[30:], [Withheld, Withheld, Started, Finished])
 
     def test_another_key(self) -> None:
-        """A change of the file that does not bring the key lets nothing go on."""
+        """If the file changes and still lacks the key, the task waits."""
         self.withhold(1)
         self.sealer.replace("plain", "other")
         self.assertEqual((self.equipment.calls, self.missing_keys.waiting), ([], {"gone": 1}))
 
     def test_lane_and_slot(self) -> None:
-        """The device's later tasks wait behind it, others are called: it holds no slot."""
+        """Later tasks of the device wait too. Tasks of other devices are called: the task holds no
+        slot.
+        """
         self.withhold(1)
         self.deliver(2)
         self.deliver(3, "DEVICE2")
@@ -112,15 +114,15 @@ class Rules(MissingKeysTestCase):
         self.assertEqual(self.equipment.under_way, [task_id(1)])
 
     def test_no_id(self) -> None:
-        """A token of an earlier version, which no key opens, waits too."""
+        """A task without a key id that no key opens waits too."""
         delivery = self.withhold(1, key=None)
         self.assertEqual((delivery.settled, self.missing_keys.waiting), (None, {None: 1}))
         self.sealer.replace("plain", "other")
         self.assertEqual((delivery.settled, self.missing_keys.waiting), (None, {None: 1}))
 
     def test_tampered_with(self) -> None:
-        """A body that its own key cannot open ends its task as failed, without a call; the reason
-        is logged as an error.
+        """If the task's own key cannot open the body, the task has failed without a call. The
+        reason is logged as an error.
         """
         with self.logged() as lines:
             delivery = self.deliver(1, sealed="?")
@@ -134,8 +136,8 @@ class Rules(MissingKeysTestCase):
         )
 
     def test_dropped_while_it_waits_for_a_slot(self) -> None:
-        """A key that goes while the task waits for a slot is waited for, and the slot is free for
-        others.
+        """If the key is removed while the task waits for a slot, the task waits for the key, and
+        the slot is free.
         """
         self.deliver(1)
         self.deliver(2, "DEVICE2")
@@ -146,8 +148,8 @@ class Rules(MissingKeysTestCase):
         self.assertEqual(self.equipment.under_way, [task_id(2)])
 
     def test_ended_elsewhere(self) -> None:
-        """A task that has ended needs no key: it is acknowledged, whether it ended before it came
-        or while it waited.
+        """A task that has ended is acknowledged without its key, whether it ended before its
+        delivery or while it waited.
         """
         self.apply(Finished(task_id(1), "DEVICE1", EPOCH, State.COMPLETED, ""))
         self.assertEqual(self.withhold(1, redelivered=True).settled, "ack")
@@ -160,8 +162,8 @@ class Rules(MissingKeysTestCase):
         )
 
     def test_lost(self) -> None:
-        """With the connection the task is forgotten; it comes back, waits on, and the journal is
-        told nothing again.
+        """The task is forgotten with the connection. When it is delivered again, it waits again,
+        and nothing is journalled.
         """
         self.lose_connection(self.withhold(1))
         self.assertEqual((self.worker.held, self.missing_keys.waiting), (0, {}))
@@ -169,8 +171,8 @@ class Rules(MissingKeysTestCase):
         self.assertEqual((len(self.journal.events), self.missing_keys.waiting), (1, {"gone": 1}))
 
     def test_renewed(self) -> None:
-        """A delivery that is held for long is put back into the queue; the next one is adopted, and
-        the task is called with it.
+        """A delivery that was held for long is replaced by a copy. The task adopts the copy and is
+        called once.
         """
         first = self.withhold(1)
         self.worker._jobs[task_id(1)].released = True
@@ -189,9 +191,7 @@ class Rules(MissingKeysTestCase):
         self.assertEqual((delivery.settled, self.missing_keys.waiting), (None, {}))
 
     def test_patience_stands_still(self) -> None:
-        """While the key is missing no patience is used: what is left then is what was left before,
-        in the next process, too.
-        """
+        """While the key is missing no patience is used, also if another process takes over."""
         for other_process in (False, True):
             number = 2 if other_process else 1
             self.apply(Requested(task_id(number), "DEVICE1", EPOCH, key="gone", whole=True))
@@ -217,18 +217,18 @@ class Rules(MissingKeysTestCase):
             self.sealer.replace("plain")
 
     def test_counted(self) -> None:
-        """What a metric needs: how often a task came to wait for a key that is not there."""
+        """`unknown_total` counts the tasks that had to wait for a missing key."""
         for number in range(3):
             self.withhold(number, f"DEVICE{number}")
         self.assertEqual(self.missing_keys.unknown_total, 3)
 
 
 class Log(MissingKeysTestCase):
-    """What the log says of missing keys: a state, not an event for each task."""
+    """The log reports missing keys as a state, and not for each task."""
 
     def test_states(self) -> None:
-        """Once when it begins, with the count; again when the count has doubled or halved, or
-        minutes later; once when it is over.
+        """One line when tasks begin to wait, with their count; one when the count has doubled or
+        halved, or after some minutes; one when the key was added.
         """
         with self.logged() as lines:
             for number in range(10):
@@ -255,7 +255,7 @@ class Log(MissingKeysTestCase):
             )
 
     def test_all_ended(self) -> None:
-        """When no task waits any longer, that is said, too, and no timer is left."""
+        """When no task waits any longer, one line says so, and no timer is left."""
         with self.logged() as lines:
             self.withhold(1)
             self.clock.advance(FIRST_LOOK_S)
@@ -268,7 +268,7 @@ class Log(MissingKeysTestCase):
 
 
 class Backlog(KeysTestCase):
-    """A worker that is started with another key file in front of a backlog."""
+    """A worker that is started with another key file and a backlog."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -285,8 +285,8 @@ class Backlog(KeysTestCase):
         }
 
     def test_waits(self) -> None:
-        """No task ends; the file gets the key, and all go on at once, in order, each called
-        once.
+        """No task ends while the key is missing. When the file has the key, all tasks are called in
+        order, each once.
         """
         self.system.network.advance(PATIENCE_S + 60)
         self.assertEqual(self.statuses(), {str(RUNNING)})
@@ -300,7 +300,7 @@ class Backlog(KeysTestCase):
         )
 
     def test_said(self) -> None:
-        """The log says which key is missing, and for how many tasks; it shows no key."""
+        """The log says which key is missing and for how many tasks. It shows no key."""
         self.system.network.advance(60)
         missing = [line for line in self.errors if "is missing" in line]
         self.assertEqual(
@@ -321,8 +321,8 @@ class Backlog(KeysTestCase):
             self.assertEqual([event for event in self.events if key.decode() in event], [])
 
     def test_told(self) -> None:
-        """``waitsFor`` says so, as the active worker tells it and as a standby does that has the
-        key; of what is behind them, too.
+        """``waitsFor`` is ``key`` for these tasks and ``device`` for those behind them, on the
+        active worker and on a standby that has the key.
         """
         self.system.network.advance(2)
         standby = self.system.start_worker()
@@ -355,8 +355,8 @@ class Backlog(KeysTestCase):
         self.assertIsNone(self.waits_for(self.tasks["DEVICE0001"])["waitsFor"])
 
     def test_cancelled(self) -> None:
-        """A task that waits for its key can be cancelled, and its device's next one is the head
-        then.
+        """A task that waits for its key can be cancelled. Then the next task of its device is the
+        first.
         """
         path = f"/api/v1/equipment/cpe/DEVICE0000/task/{self.tasks['DEVICE0000']}"
         self.assertEqual(self.system.request("DELETE", path).json, CANCELLED)
@@ -370,8 +370,8 @@ class Backlog(KeysTestCase):
         )
 
     def test_another_worker_has_it(self) -> None:
-        """A standby that has the key carries all out when the active worker stops, which it does at
-        once.
+        """The active worker stops at once although tasks wait. A standby that has the key completes
+        them.
         """
         self.system.start_worker()
         self.system.network.advance(5)
@@ -380,7 +380,7 @@ class Backlog(KeysTestCase):
         self.assertEqual(self.statuses(), {str(COMPLETED)})
 
     def test_connections_break(self) -> None:
-        """Tasks that wait survive the loss of the connection, and deliveries that are renewed."""
+        """Waiting tasks survive lost connections and renewed deliveries."""
         for _ in range(2):
             self.system.network.cut("broker")
             self.system.network.advance(RENEW_AFTER_S + 60)
@@ -398,8 +398,8 @@ class SmallWindow(KeysTestCase):
         return System(delay_s=2.0, concurrency=1)
 
     def test_not_delivered_yet(self) -> None:
-        """A task that the worker has not been given yet is said to wait for its key, too, once
-        others do.
+        """``waitsFor`` is also ``key`` for a task that the worker has not received yet, if other
+        tasks wait for that key.
         """
         self.stop_worker()
         tasks = [self.system.accepted(f"DEVICE{number:04}") for number in range(5)]
@@ -415,7 +415,7 @@ class SmallWindow(KeysTestCase):
 
 
 class Messages(KeysTestCase):
-    """What a message says of its key, as this version and others write it."""
+    """What messages of this version and of others say about their key."""
 
     theirs = (OURS,)
 
@@ -430,13 +430,13 @@ class Messages(KeysTestCase):
         return Task(task_id(1), "ABC123456", 14, self.system.wall_clock(), sealed, key=key)
 
     def test_earlier_version(self) -> None:
-        """A message without an id is opened with whichever key fits."""
+        """A message without a key id is opened with any key that fits."""
         self.publish(self.task(self.system.sealer.seal(BODY_OF_A), None))
         self.system.network.advance(3)
         self.assertEqual(self.status("ABC123456", task_id(1)), COMPLETED)
 
     def test_earlier_version_with_another_key(self) -> None:
-        """One that no key opens waits until one does."""
+        """A message without a key id that no key opens waits until the file has its key."""
         self.publish(self.task(FernetSealer([NEXT]).seal(BODY_OF_A), None))
         self.system.network.advance(PATIENCE_S + 60)
         self.assertEqual(self.status("ABC123456", task_id(1)), RUNNING)
@@ -446,8 +446,8 @@ class Messages(KeysTestCase):
         self.assertEqual(self.status("ABC123456", task_id(1)), COMPLETED)
 
     def test_tampered_with_and_no_id(self) -> None:
-        """A tampered one cannot be told from that, and waits too; the log says how it is ended, and
-        its device's next task goes on.
+        """A damaged message without a key id cannot be told from one with a missing key, so it
+        waits. The log says how to cancel it. Then the next task of its device is called.
         """
         sealed = self.system.sealer.seal(BODY_OF_A)
         self.publish(self.task(sealed[:-8] + "AAAAAA==", None))
@@ -467,7 +467,9 @@ class Messages(KeysTestCase):
         self.assertTrue(over and nameless in over[0])
 
     def test_tampered_with(self) -> None:
-        """A body that its own key cannot open ends in 500, and the log says why, as an error."""
+        """A task whose own key cannot open its body has failed. The log has the reason as an
+        error.
+        """
         sealed = self.system.sealer.seal(BODY_OF_A)
         self.publish(self.task(sealed[:-8] + "AAAAAA==", OUR_ID))
         self.system.network.advance(1)
@@ -482,7 +484,7 @@ class Messages(KeysTestCase):
         self.assertEqual(self.waits_for(task_id(1))["reason"], why)
 
     def test_the_id_travels(self) -> None:
-        """A front end's message carries the id of its key, and nothing of the key."""
+        """The message of a front end has the id of its key, and not the key."""
         self.system.accepted("ABC123456")
         (body,) = [message for message in self.journal() if b'"requested"' in message]
         self.assertIn(b'"key":"%s"' % OUR_ID.encode(), body)

@@ -1,4 +1,4 @@
-"""Much work, a little of it at a time."""
+"""`for_each`: many pieces of work, few of them at the same time."""
 
 from __future__ import annotations
 
@@ -19,9 +19,7 @@ class Pace(SynchronousTestCase):
         await self.under_way[-1]
 
     def test_in_order(self) -> None:
-        """No more than the given number is under way; the next one begins when one ends, in their
-        order.
-        """
+        """At most `at_once` run at the same time. The next one begins when one ends, in order."""
         done = Deferred.fromCoroutine(for_each(range(5), self.work, at_once=2))
         self.assertEqual(self.begun, [0, 1])
         for _ in range(5):
@@ -29,21 +27,21 @@ class Pace(SynchronousTestCase):
         self.assertEqual((self.begun, self.successResultOf(done)), ([0, 1, 2, 3, 4], None))
 
     def test_an_error(self) -> None:
-        """An error ends all, as itself."""
+        """An error ends the whole loop and is raised unchanged."""
         done = Deferred.fromCoroutine(for_each(range(5), self.work, at_once=2))
         self.under_way[0].errback(ZeroDivisionError())
         self.failureResultOf(done, ZeroDivisionError)
         self.assertEqual(self.begun, [0, 1])
 
     def test_cancelled(self) -> None:
-        """Cancelling ends what is under way, and begins nothing."""
+        """Cancelling ends the running work, and no more begins."""
         done = Deferred.fromCoroutine(for_each(range(5), self.work, at_once=2))
         done.cancel()
         self.failureResultOf(done, CancelledError)
         self.assertEqual(self.begun, [0, 1])
 
     def test_very_many_at_once(self) -> None:
-        """Work that has nothing to wait for does not nest."""
+        """Work that does not wait causes no recursion."""
         seen: list[int] = []
 
         async def note(item: int) -> None:

@@ -1,5 +1,5 @@
-"""Who is active, as workers find out, say and log; and that each end of a task is one line, by the
-active one.
+"""Which worker is active: how workers find out and what they log. Also the log line for each end of
+a task.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tests.support.system_case import SystemTestCase
 
 
 class Lines(SystemTestCase):
-    """`lines` of the log that tell of active workers, and of ends of tasks."""
+    """Collects the log lines about active workers and ends of tasks in `lines`."""
 
     def make(self) -> System:
         return System()
@@ -38,7 +38,7 @@ class Lines(SystemTestCase):
 
 class Roles(Lines):
     def test_alone(self) -> None:
-        """A worker that finds no other is the active one, before its first task."""
+        """A worker without other workers is active before its first task."""
         name = self.system.workers[0]._process_id
         self.assertEqual(self.taken(), [f"shard 0of1: active: this process, {name}"])
         self.system.accepted("ABC123456")
@@ -46,8 +46,8 @@ class Roles(Lines):
         self.assertEqual([line for line in self.taken() if "shard" in line], [])
 
     def test_standby_takes_over(self) -> None:
-        """A standby says so; when it takes over, it does, and so does the one that comes back
-        behind it.
+        """A standby logs its role. When it takes over it logs that, and so does the earlier active
+        worker when it is a standby.
         """
         self.taken()
         self.system.start_worker()
@@ -73,9 +73,7 @@ class Roles(Lines):
         )
 
     def test_only_the_active_one_counts(self) -> None:
-        """What a process that is not the active one has said before its connection broke is set
-        right by the next delivery.
-        """
+        """A false `Active` of a standby is corrected at the next delivery."""
         self.system.start_worker()
         self.system.network.advance(2)
         active, standby = self.system.workers
@@ -97,8 +95,8 @@ class Roles(Lines):
 
 class Ends(Lines):
     def test_every_end(self) -> None:
-        """Each end is one line that names task, device and caller, whatever replicas there are; a
-        replay writes none.
+        """Each end of a task is one line with task, device and caller, with any number of replicas.
+        A replay writes no line.
         """
         self.system.start_worker()
         self.system.network.advance(1)
@@ -137,8 +135,8 @@ class Ends(Lines):
 
 class Wire(SynchronousTestCase):
     def test_events(self) -> None:
-        """What is said of the active worker, and whose a task is, comes back as it was; an unknown
-        state of A is no good sign.
+        """`Active`, and the caller in `Requested`, are the same after encoding and decoding. An
+        unknown state of A is read as open.
         """
         for event in (
             Active("p1", 1.0, 7, EquipmentState.HALF_OPEN),

@@ -1,6 +1,4 @@
-"""Tasks that may kill their worker: how many of them run together, and that the one that does is
-found.
-"""
+"""The quarantine of tasks that may kill their worker: how many of them run at the same time."""
 
 from __future__ import annotations
 
@@ -19,7 +17,9 @@ from rtprov.worker.quarantine import (
 
 class Company(SynchronousTestCase):
     def test_by_deaths(self) -> None:
-        """A few crashes are nothing; then ever fewer run together, at last each alone."""
+        """Few crashes set no limit. With more, fewer tasks run together, and in the end only
+        one.
+        """
         self.assertEqual(
             [max_concurrent_suspects(crash_count) for crash_count in range(SUSPECT_AFTER + 4)],
             [None] * SUSPECT_AFTER + [64, 8, 1, 1],
@@ -35,15 +35,15 @@ class QuarantineTests(SynchronousTestCase):
         return sum(each.called for each in entered)
 
     def test_no_suspects(self) -> None:
-        """Whoever is no suspect goes on at once, however many there are, and holds nobody up."""
+        """A task that is not a suspect starts at once and is not counted."""
         alone = self.quarantine.enter(99)
         self.successResultOf(alone)
         for _ in range(1000):
             self.successResultOf(self.quarantine.enter(SUSPECT_AFTER - 1))
 
     def test_company(self) -> None:
-        """So many suspects run at once as the most suspicious of them allows; the others follow in
-        their order.
+        """The suspect with the most crashes limits how many run at the same time. The others follow
+        in order.
         """
         entered = [self.quarantine.enter(SUSPECT_AFTER) for _ in range(70)]
         self.assertEqual(self.running(entered), 64)
@@ -51,7 +51,7 @@ class QuarantineTests(SynchronousTestCase):
         self.assertEqual([each.called for each in entered[64:]], [True] + [False] * 5)
 
     def test_alone(self) -> None:
-        """One that is to run alone waits for all before it, and all behind it wait for it."""
+        """A suspect that must run alone waits for all before it, and all after it wait for it."""
         first = [self.quarantine.enter(SUSPECT_AFTER) for _ in range(2)]
         alone, later = (
             self.quarantine.enter(SUSPECT_AFTER + 2),
@@ -67,8 +67,8 @@ class QuarantineTests(SynchronousTestCase):
         self.successResultOf(later)
 
     def test_nothing_to_do(self) -> None:
-        """However many have nothing to do, and leave as they come, all get their turn, and nobody's
-        place is lost.
+        """Suspects that leave as soon as they enter all get their turn, in order, and the place is
+        free afterwards.
         """
         self.quarantine.enter(SUSPECT_AFTER + 2)
         left: list[int] = []
@@ -84,7 +84,7 @@ class QuarantineTests(SynchronousTestCase):
         self.successResultOf(self.quarantine.enter(SUSPECT_AFTER + 2))
 
     def test_cancelled(self) -> None:
-        """Whoever gives up holds no place."""
+        """A suspect that is cancelled while it waits is removed from the queue."""
         self.quarantine.enter(SUSPECT_AFTER + 2)
         second, third = (
             self.quarantine.enter(SUSPECT_AFTER + 2),
@@ -96,8 +96,8 @@ class QuarantineTests(SynchronousTestCase):
 
     @given(st.lists(st.integers(0, GIVE_UP_AFTER), max_size=60))
     def test_all_get_their_turn(self, crash_count: list[int]) -> None:
-        """Whatever comes together, nobody is left waiting, and never do more run together than any
-        of them allows.
+        """For any sequence of suspects, each gets its turn, and no more run together than each of
+        them allows.
         """
         quarantine = Quarantine()
         waiting = [(each, quarantine.enter(each)) for each in crash_count]
@@ -111,6 +111,6 @@ class QuarantineTests(SynchronousTestCase):
                 all(len(inside) <= (max_concurrent_suspects(each) or 0) for each in inside)
             )
             going = next((pair for pair in waiting if pair[1].called), None)
-            assert going is not None, "nobody can go on"
+            assert going is not None, "no task can start"
             waiting.remove(going)
             quarantine.leave(going[0])

@@ -1,4 +1,4 @@
-"""Deliveries that are held for long: a copy goes to the queue's end, and stands in for them."""
+"""Deliveries that are held for long: a copy at the end of the queue replaces them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class RenewalTestCase(WorkerTestCase):
         self.addCleanup(self.worker.detach)
 
     def hold(self) -> None:
-        """Time passes, until deliveries that were taken now are renewed."""
+        """Let time pass until the deliveries of now are renewed."""
         self.clock.pump([RENEW_LOOK_S] * int(RENEW_AFTER_S / RENEW_LOOK_S))
 
     def copied(self) -> list[str]:
@@ -32,8 +32,9 @@ class RenewalTestCase(WorkerTestCase):
 
 class Renewed(RenewalTestCase):
     def test_a_call_under_way(self) -> None:
-        """A delivery held for 20 minutes is acknowledged once a copy is in the queue; the call goes
-        on, and adopts the copy."""
+        """A delivery that was held for 20 minutes is acknowledged after a copy was published. The
+        running call adopts the copy.
+        """
         delivery = self.deliver(1)
         self.clock.pump([RENEW_LOOK_S] * int(RENEW_AFTER_S / RENEW_LOOK_S - 1))
         self.assertEqual(self.copied(), [])
@@ -46,7 +47,7 @@ class Renewed(RenewalTestCase):
         self.assertEqual((copy.settled, len(self.equipment.calls), self.worker.held), ("ack", 1, 0))
 
     def test_not_before_the_copy_is_safe(self) -> None:
-        """Until the copy is confirmed the delivery is kept; where it is not, the next look tries
+        """The delivery is kept until the copy is confirmed. If that fails, the next look tries
         again.
         """
         delivery = self.deliver(1)
@@ -60,7 +61,7 @@ class Renewed(RenewalTestCase):
         self.assertEqual((delivery.settled, len(self.copied())), ("ack", 2))
 
     def test_the_copy_comes_before_its_confirm(self) -> None:
-        """One of the two messages stays unsettled, whichever of copy and confirm comes first."""
+        """One of the two messages stays unsettled, whether the copy or its confirm comes first."""
         delivery = self.deliver(1)
         self.queue.up = False
         self.hold()
@@ -70,7 +71,7 @@ class Renewed(RenewalTestCase):
         self.assertEqual((copy.settled, len(self.equipment.calls)), (None, 1))
 
     def test_ended_before_the_confirm(self) -> None:
-        """A task that ends meanwhile leaves a copy, which is only acknowledged."""
+        """If the task ends before the confirm, the copy is only acknowledged."""
         delivery = self.deliver(1)
         self.queue.up = False
         self.hold()
@@ -82,8 +83,9 @@ class Renewed(RenewalTestCase):
         )
 
     def test_called_while_its_copy_is_far(self) -> None:
-        """However far back in the queue its copy is, a task is called when its turn comes; the copy
-        is acknowledged when it comes."""
+        """A task is called in its turn although its copy is far back in the queue. The copy is
+        acknowledged when it is delivered.
+        """
         self.deliver(1)
         self.deliver(2)
         self.hold()
@@ -97,8 +99,9 @@ class Renewed(RenewalTestCase):
         )
 
     def test_the_connection_goes(self) -> None:
-        """Once the connection is lost, another worker may be the active one: a task whose copy is
-        in the queue is not called before it comes."""
+        """After the connection was lost another worker may be active: a task is not called before
+        its copy is delivered.
+        """
         first, second = self.deliver(1), self.deliver(2)
         self.hold()
         self.equipment.calls[0].break_off(EquipmentUnreachable("refused"))
@@ -108,13 +111,13 @@ class Renewed(RenewalTestCase):
             (second.settled, self.worker.held, len(self.equipment.calls)), ("ack", 0, 1)
         )
         self.deliver(2, headers=COPY)
-        self.assertEqual(len(self.equipment.calls), 1)  # the first comes first
+        self.assertEqual(len(self.equipment.calls), 1)  # task 1 precedes it
         self.deliver(1, headers=COPY)
         self.assertEqual(self.equipment.under_way, [task_id(1)])
 
     def test_held_for_long_again_and_again(self) -> None:
-        """Three days of waiting: a copy every 20 minutes, one call, and the task is as alive as on
-        its first day.
+        """In three days of waiting there is a copy every 20 minutes and one call, and the task
+        stays open.
         """
         self.deliver(1)
         self.deliver(2)
@@ -127,8 +130,9 @@ class Renewed(RenewalTestCase):
         self.assertEqual(len(self.copied()), 2 * 3 * 72)
 
     def test_a_crowd(self) -> None:
-        """Where very many tasks wait, those far from their turn are forgotten with their delivery,
-        and come again with their message."""
+        """If very many tasks wait, those far from their turn are forgotten with their delivery, and
+        are delivered again.
+        """
         many = (MOST_HELD + 1) * 100
         for number in range(many):
             self.deliver(number, "DEVICE1")
@@ -146,15 +150,17 @@ class Renewed(RenewalTestCase):
 
 class Copies(RenewalTestCase):
     def test_forgotten(self) -> None:
-        """A copy of a task that the journal, which goes back to before the copy, does not know any
-        more, is only acknowledged."""
+        """A copy of a task that the journal no longer knows is only acknowledged, if the journal is
+        older than the copy.
+        """
         self.apply(Requested(task_id(9), "DEVICE9", EPOCH))
         copy = self.deliver(1, headers={COPY_HEADER: int(EPOCH + CLOCKS_DIFFER_S + 1)})
         self.assertEqual((copy.settled, self.equipment.calls, self.worker.held), ("ack", [], 0))
 
     def test_of_before_the_journal(self) -> None:
-        """Where the journal is younger than the copy it knows nothing of that time: the task is
-        told to it, and called."""
+        """If the journal is younger than the copy, the task is appended to the journal and
+        called.
+        """
         self.apply(Requested(task_id(9), "DEVICE9", EPOCH))
         copy = self.deliver(1, headers=COPY)
         self.assertEqual((copy.settled, self.equipment.under_way), (None, [task_id(1)]))
@@ -165,8 +171,8 @@ class Copies(RenewalTestCase):
 
 class LateCopies(LateTestCase):
     def test_judged(self) -> None:
-        """A copy is judged behind the barrier: the replica may not have seen yet that the task has
-        ended.
+        """A copy is judged after the barrier, because the replica may not have seen yet that the
+        task has ended.
         """
         self.apply(Requested(task_id(1), "DEVICE1", EPOCH, whole=True))
         self.late.order.append(Finished(task_id(1), "DEVICE1", EPOCH, State.COMPLETED, ""))

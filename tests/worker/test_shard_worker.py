@@ -1,4 +1,4 @@
-"""The worker's rules: order, adoption, judgement, retries, drain; with no broker and no A."""
+"""The worker's rules without broker and A: order, adoption, judgement, failures, drain."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.worker_case import BODY, EPOCH, WorkerTestCase, task_id
 
 class OneTask(WorkerTestCase):
     def test_finish_then_acknowledge(self) -> None:
-        """The delivery is acknowledged once the outcome is in the journal, and not before."""
+        """The delivery is acknowledged only after the outcome is in the journal."""
         delivery = self.deliver(1)
         self.assertEqual(self.equipment.calls[0].body, BODY)
         self.journal.up = False
@@ -35,14 +35,16 @@ class OneTask(WorkerTestCase):
         self.assertIs(self.state(1), State.COMPLETED)
 
     def test_each_outcome_is_journalled(self) -> None:
-        """A's word becomes the task's final state."""
+        """A's answer becomes the final state of the task."""
         for number, state in enumerate((State.COMPLETED, State.FAILED, State.NOT_FOUND), 1):
             self.deliver(number)
             self.equipment.calls[-1].end(state)
             self.assertIs(self.state(number), state)
 
     def test_a_message_that_is_no_task(self) -> None:
-        """What cannot be decoded goes to the dead letters, and the rest goes on."""
+        """A message that cannot be decoded goes to the dead letters. Other messages are
+        processed.
+        """
         delivery = FakeDelivery(b"not ours")
         self.worker._on_delivery(delivery)
         self.assertEqual(delivery.settled, "dead")
@@ -50,14 +52,14 @@ class OneTask(WorkerTestCase):
         self.assertEqual(self.equipment.under_way, [task_id(1)])
 
     def test_tampered_with(self) -> None:
-        """A body that its own key does not open ends its task as failed, without a call."""
+        """If the task's own key cannot open the body, the task has failed without a call."""
         delivery = self.deliver(1, sealed="?")
         self.assertEqual(delivery.settled, "ack")
         self.assertIs(self.state(1), State.FAILED)
         self.assertEqual(self.equipment.calls, [])
 
     def test_a_message_that_is_our_undoing(self) -> None:
-        """So does what decoding fails on in an unexpected way."""
+        """A message whose decoding raises an unexpected error goes to the dead letters."""
         self.patch(worker, "decode_task", lambda body: 1 // 0)
         delivery = self.deliver(1)
         self.assertEqual((delivery.settled, self.worker.held), ("dead", 0))
@@ -65,7 +67,7 @@ class OneTask(WorkerTestCase):
 
 
 class FailingJournal(FakeJournal):
-    """Raises an error of ours on the next event of each kind in `fails`, in their order."""
+    """A journal that fails on the next event of each type in `fails`, in this order."""
 
     def __init__(self, apply: Callable[[Event], None]) -> None:
         super().__init__(apply)
@@ -78,7 +80,7 @@ class FailingJournal(FakeJournal):
 
 
 class Failures(WorkerTestCase):
-    """The worker's own errors, in the run of a task."""
+    """Internal errors while a task is processed."""
 
     journal: FailingJournal
 
@@ -89,8 +91,8 @@ class Failures(WorkerTestCase):
         self.equipment.calls[-1].break_off(ZeroDivisionError())
 
     def test_tried_again(self) -> None:
-        """A run that fails is repeated with the same delivery, and the task's device waits for it;
-        others do not.
+        """A failed run is repeated with the same delivery. The device's other tasks wait, those of
+        other devices do not.
         """
         delivery = self.deliver(1)
         self.fail_run()
@@ -105,8 +107,8 @@ class Failures(WorkerTestCase):
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     def test_without_end(self) -> None:
-        """One that always fails goes to the dead letters after ten runs, in two minutes, with
-        pauses that grow.
+        """A task that fails ten times, with growing pauses over two minutes, goes to the dead
+        letters.
         """
         delivery = self.deliver(1)
         began = [self.clock.seconds()]
@@ -122,7 +124,7 @@ class Failures(WorkerTestCase):
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), MAX_FAILURES)
 
     def test_the_journal_fails(self) -> None:
-        """An error in front of the call, or behind it, is one of the run, too."""
+        """An error of the journal before or after the call is also a failed run."""
         self.journal.fails = [Started, Finished]
         delivery = self.deliver(1)
         self.clock.advance(failure_pause_s(1))
@@ -136,7 +138,7 @@ class Failures(WorkerTestCase):
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
 
     def test_ended_elsewhere(self) -> None:
-        """What has ended meanwhile is not called again."""
+        """A task that has ended meanwhile is not called again."""
         delivery = self.deliver(1)
         self.fail_run()
         self.journal.append(Finished(task_id(1), "DEVICE1", EPOCH, State.COMPLETED, ""))
@@ -145,7 +147,7 @@ class Failures(WorkerTestCase):
         self.flushLoggedErrors(ZeroDivisionError)
 
     def test_connection_lost(self) -> None:
-        """The count goes on with the next delivery of the same message."""
+        """Failures are counted across deliveries of the same message."""
         first = self.deliver(1)
         self.fail_run()
         first.lost = True
@@ -159,7 +161,7 @@ class Failures(WorkerTestCase):
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), MAX_FAILURES)
 
     def test_drained(self) -> None:
-        """A worker that drains waits for no pause: the delivery goes back with the connection."""
+        """A worker that drains does not wait for a pause. The delivery stays unsettled."""
         for late in (False, True):
             delivery = self.deliver(1 + late, f"DEVICE{late}")
             if not late:
@@ -174,7 +176,9 @@ class Failures(WorkerTestCase):
 
 class Order(WorkerTestCase):
     def test_one_call_a_device(self) -> None:
-        """A device's tasks are called one after the other, in order; other devices do not wait."""
+        """The tasks of a device are called one after the other, in order. Other devices do not
+        wait.
+        """
         for number in (1, 2, 3):
             self.deliver(number)
         self.deliver(9, "DEVICE2")
@@ -183,7 +187,9 @@ class Order(WorkerTestCase):
         self.assertEqual(self.equipment.under_way, [task_id(9), task_id(2)])
 
     def test_the_next_task_waits_for_the_journal(self) -> None:
-        """A device's next task starts only once the outcome of the one before is safe."""
+        """A device's next task starts only after the outcome of the one before is in the
+        journal.
+        """
         self.deliver(1)
         self.deliver(2)
         self.journal.up = False
@@ -193,7 +199,7 @@ class Order(WorkerTestCase):
         self.assertEqual(self.equipment.under_way, [task_id(2)])
 
     def test_slots(self) -> None:
-        """No more calls than slots are under way; waiting tasks of one device hold none."""
+        """At most `concurrency` calls run. Tasks that wait for their device use no slot."""
         for number in range(20):
             self.deliver(number, "DEVICE1")
         for number in range(20, 30):
@@ -207,8 +213,8 @@ class Order(WorkerTestCase):
 
 class Reconnection(WorkerTestCase):
     def test_adoption(self) -> None:
-        """A running call survives the loss of the connection, and its message, redelivered, only
-        renews the delivery.
+        """A running call survives the loss of the connection. Its redelivered message only renews
+        the delivery.
         """
         first = self.deliver(1)
         self.lose_connection(first)
@@ -219,8 +225,8 @@ class Reconnection(WorkerTestCase):
         self.assertIs(self.state(1), State.COMPLETED)
 
     def test_finished_while_the_broker_was_away(self) -> None:
-        """A call that ends meanwhile is journalled when the broker is back, and the redelivered
-        message is acknowledged.
+        """If a call ends while the broker is unreachable, its outcome is journalled later and the
+        redelivered message is acknowledged.
         """
         first = self.deliver(1)
         self.journal.up = False
@@ -233,9 +239,7 @@ class Reconnection(WorkerTestCase):
         self.assertEqual(len(self.equipment.calls), 1)
 
     def test_finished_before_the_redelivery(self) -> None:
-        """A redelivered task that the journal knows as finished is acknowledged, behind a barrier,
-        without a call.
-        """
+        """A redelivered task that has ended is acknowledged after a barrier, without a call."""
         self.apply(Finished(task_id(1), "DEVICE1", EPOCH, State.COMPLETED, ""))
         delivery = self.deliver(1, redelivered=True)
         self.assertEqual(
@@ -243,7 +247,7 @@ class Reconnection(WorkerTestCase):
         )
 
     def test_waiting_tasks_are_forgotten(self) -> None:
-        """Tasks that wait in a lane are dropped with the connection, and come back in order."""
+        """Waiting tasks are dropped with the connection, and are delivered again in order."""
         deliveries = [self.deliver(number) for number in (1, 2, 3)]
         self.lose_connection(*deliveries)
         self.assertEqual(self.worker.held, 1)
@@ -254,8 +258,8 @@ class Reconnection(WorkerTestCase):
             self.equipment.calls[-1].end()
 
     def test_no_call_begins_without_a_delivery(self) -> None:
-        """A task that pauses when the connection goes is let go at its next attempt; its message
-        makes it a new job.
+        """A task that pauses when the connection is lost is dropped at its next attempt. Its
+        redelivered message starts a new job.
         """
         delivery = self.deliver(1)
         self.equipment.calls[0].break_off(EquipmentUnreachable("refused"))
@@ -266,7 +270,9 @@ class Reconnection(WorkerTestCase):
         self.assertEqual(len(self.equipment.calls), 2)
 
     def test_a_barrier_that_fails_is_asked_again(self) -> None:
-        """Without a barrier no redelivered task is judged; it is asked for again."""
+        """A redelivered task is not judged without a barrier. If the barrier fails, the worker asks
+        for another one.
+        """
         self.journal.barrier_fails = True
         self.deliver(1, redelivered=True)
         self.clock.pump([0.5] * 10)
@@ -276,7 +282,9 @@ class Reconnection(WorkerTestCase):
         self.assertEqual(self.equipment.under_way, [task_id(1)])
 
     def test_adopted_tasks_are_judged_again(self) -> None:
-        """A paused task that was finished elsewhere while we were away is only acknowledged."""
+        """A paused task that has ended elsewhere while the connection was lost is only
+        acknowledged.
+        """
         delivery = self.deliver(1)
         self.equipment.calls[0].break_off(EquipmentUnreachable("refused"))
         self.lose_connection(delivery)
@@ -288,9 +296,7 @@ class Reconnection(WorkerTestCase):
 
 class Drain(WorkerTestCase):
     def test_running_calls_end_and_no_other_begins(self) -> None:
-        """Drain waits for the running call, and leaves everything else unsettled for the broker to
-        deliver elsewhere.
-        """
+        """Drain waits for running calls, and leaves all other messages unsettled."""
         running, waiting = self.deliver(1), self.deliver(2)
         paused = self.deliver(3, "DEVICE3")
         self.equipment.calls[1].break_off(EquipmentUnreachable("refused"))
@@ -307,7 +313,9 @@ class Drain(WorkerTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_a_call_that_breaks_off_during_drain_is_not_repeated(self) -> None:
-        """An outage during drain leaves the task to the next worker at once."""
+        """If a call has an outage during drain, it is not repeated and its message stays
+        unsettled.
+        """
         delivery = self.deliver(1)
         drained = self.drain()
         self.equipment.calls[0].break_off(EquipmentUnreachable("refused"))
@@ -315,7 +323,7 @@ class Drain(WorkerTestCase):
         self.assertIsNone(delivery.settled)
 
     def test_the_deadline(self) -> None:
-        """Calls that outlive the deadline are cancelled, and their tasks left to the broker."""
+        """Calls that still run at the deadline are cancelled, and their messages stay unsettled."""
         delivery = self.deliver(1)
         drained = self.drain(120.0)
         self.clock.advance(119.0)
@@ -327,5 +335,5 @@ class Drain(WorkerTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_nothing_to_drain(self) -> None:
-        """An idle worker drains at once."""
+        """Drain of an idle worker ends at once."""
         self.assertIsNone(self.successResultOf(self.drain()))
