@@ -1,4 +1,4 @@
-"""The line to try first, for every kind of place that a front end listens on."""
+"""The log line with a curl command to try first, for each kind of endpoint."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HERE = IPv4Address("TCP", "127.0.0.1", 8443)
 
 @attrs.define
 class Ready:
-    """A connection to the broker, and a listening service."""
+    """A connection to the broker, and a service that listens."""
 
     host: IAddress = HERE
     where: str = "tcp:8443:interface=127.0.0.1"
@@ -37,7 +37,7 @@ class Banner(FilesTestCase):
         self.patch(banner, "_log", self)
 
     def info(self, text: str, **fields: object) -> None:
-        """Stand in for the log."""
+        """Collect a log line."""
         self.lines.append(text.format(**fields))
 
     def show(
@@ -62,9 +62,7 @@ class Banner(FilesTestCase):
         return line
 
     def test_command(self) -> None:
-        """There is a command to paste, which trusts the folder's CA, whatever characters are in its
-        path.
-        """
+        """The command trusts the CA in the folder, whatever characters the path has."""
         self.certs = self.certs.parent / "our certs"
         make_development_set(self.certs)
         line = self.show()
@@ -77,19 +75,21 @@ class Banner(FilesTestCase):
         self.assertTrue(line.endswith("}' https://localhost:8443/api/v1/equipment/cpe/ABC123456"))
 
     def test_no_ca(self) -> None:
-        """Without a CA in the folder, or with one that cannot be read, curl's own have to do."""
+        """If the folder has no CA, or the CA cannot be read, the command has no ``--cacert``."""
         for folder in (self.certs, self.certs.parent / ("a" * 300)):
             line = self.show(certs=folder)
             self.assertTrue(line.startswith("ready; try: curl -H "), line)
 
     def test_credentials(self) -> None:
-        """If clients need a certificate or a token, no command is shown: it would not work."""
+        """If clients need a certificate or a token, no command is shown, because it would not
+        work.
+        """
         self.assertEqual(self.show(client_ca=Path("/ca.pem")), "ready")
         self.assertEqual(self.show(tokens=Path("/tokens")), "ready")
 
     def test_other_addresses(self) -> None:
-        """The certificate is for localhost: curl is told which address that is, where it is not
-        this machine's usual one.
+        """The certificate is for localhost. If the service listens on another address,
+        ``--resolve`` names it.
         """
         for host, way in (
             (IPv4Address("TCP", "0.0.0.0", 99), ""),  # noqa: S104
@@ -103,7 +103,7 @@ class Banner(FilesTestCase):
             self.assertIn(" https://localhost:99/api/", line)
 
     def test_socket_in_the_file_system(self) -> None:
-        """A unix: endpoint has no URL of its own: curl is told the path."""
+        """For a Unix socket, ``--unix-socket`` has the path."""
         line = self.show(UNIXAddress("/run/our rtprov.sock"), "unix:/run/our rtprov.sock")
         self.assertTrue(
             line.startswith("ready; try: curl --unix-socket '/run/our rtprov.sock' -H "), line
@@ -111,12 +111,12 @@ class Banner(FilesTestCase):
         self.assertIn(" https://localhost/api/", line)
 
     def test_behind_a_proxy(self) -> None:
-        """Where a PROXY header is expected, curl sends one."""
+        """If a PROXY header is expected, curl sends one."""
         line = self.show(where="haproxy:tcp:8443:interface=127.0.0.1")
         self.assertTrue(line.startswith("ready; try: curl --haproxy-protocol -H "), line)
 
     def test_all_connected(self) -> None:
-        """Nothing is shown before all connections are there."""
+        """The line is logged only after all connections are made."""
         one, other = Ready(), Ready()
         first_steps(
             cast("Any", [one, other]),

@@ -1,4 +1,4 @@
-"""``--broker-file``: what may stand in it, and what becomes of a change."""
+"""``--broker-file``: valid contents, and changes of the file."""
 
 from __future__ import annotations
 
@@ -28,13 +28,17 @@ class BrokerFileTestCase(FilesTestCase):
 
 class Contents(BrokerFileTestCase):
     def test_right(self) -> None:
-        """One line with the URL, as editors and secret stores write it."""
+        """The file has one line with the URL. Blank lines, spaces and a byte order mark are
+        ignored.
+        """
         for content in (TEXT, f"{TEXT}\n", f"\ufeff{TEXT}\r\n", f"\n  {TEXT}  \n\n"):
             self.file.write_text(content)
             self.assertEqual(read_broker_url(self.file), URL)
 
     def test_wrong(self) -> None:
-        """Anything else is one line that names the file and shows nothing of it."""
+        """Any other content is an error of one line that names the file and shows none of the
+        content.
+        """
         contents = (
             "",
             "\n",
@@ -58,7 +62,7 @@ class Contents(BrokerFileTestCase):
 
 
 class Connection:
-    """Keeps where it is sent."""
+    """Collects the URLs that it is redirected to."""
 
     def __init__(self) -> None:
         self.urls: list[BrokerUrl] = []
@@ -83,12 +87,14 @@ class Changes(BrokerFileTestCase):
         return route
 
     def test_without_a_file(self) -> None:
-        """Without a file the option counts, and nothing is watched."""
+        """Without a file the URL of the option is used, and no file is watched."""
         self.assertEqual(self.follow(None).url, URL)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_changed(self) -> None:
-        """Another URL is followed within seconds; the same one again is not."""
+        """If the file has another URL, the connection is redirected within seconds. The same URL
+        changes nothing.
+        """
         self.assertEqual(self.follow(self.file).url, URL)
         self.file.write_text(f"{TEXT}\n")
         self.clock.advance(LOOK_EVERY_S)
@@ -98,9 +104,9 @@ class Changes(BrokerFileTestCase):
         self.assertEqual(self.connection.urls, [BrokerUrl.parse("amqp://joe:other@elsewhere/v")])
 
     def test_mistake(self) -> None:
-        """A file that is no good is told of, without what it holds, and the URL of before stays."""
+        """A file with a mistake is logged without its content, and the earlier URL stays in use."""
         self.follow(self.file)
-        # there is no CA for the second
+        # For the second URL there is no CA.
         for content in ("sesame\n", "amqps://joe:sesame@elsewhere/"):
             self.file.write_text(content)
             with capturedLogs() as events:

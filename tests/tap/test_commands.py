@@ -1,5 +1,5 @@
-"""What the commands are made of: order, files, the sealing key; and that every command can be
-made.
+"""What commands consist of: the order of services, files, the sealing key. Every command can be
+created.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.support.command_lines import MODULES
 
 
 class Slow(Service):
-    """Writes down when it starts and stops; its stop ends when the test says so."""
+    """Records when it starts and stops. Its stop ends when `stopped` fires."""
 
     def __init__(self, name: str, diary: list[str]) -> None:
         self._word, self._diary = name, diary
@@ -56,7 +56,7 @@ class Order(SynchronousTestCase):
         self.stopped = self.services.stopService()
 
     def test_order(self) -> None:
-        """Services start in order, and stop one after the other in the reverse one."""
+        """Services start in order and stop one after the other in reverse order."""
         self.assertEqual(self.diary, ["start a", "start b", "stop b"])
         self.b.stopped.callback(None)
         self.assertEqual(self.diary, ["start a", "start b", "stop b", "stop a"])
@@ -66,7 +66,7 @@ class Order(SynchronousTestCase):
         self.assertFalse(self.services.running)
 
     def test_one_that_fails_to_stop(self) -> None:
-        """It is logged, and those before it are stopped."""
+        """If a service fails to stop, the failure is logged and the other services are stopped."""
         self.b.stopped.errback(ZeroDivisionError())
         self.a.stopped.callback(None)
         self.successResultOf(self.stopped)
@@ -74,7 +74,7 @@ class Order(SynchronousTestCase):
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     def test_closing(self) -> None:
-        """Something is closed with the others, when its turn comes."""
+        """`Closing` calls its function when it is stopped."""
         closed: list[str] = []
         self.successResultOf(Closing(lambda: closed.append("closed")).stopService())
         self.assertEqual(closed, ["closed"])
@@ -82,7 +82,7 @@ class Order(SynchronousTestCase):
 
 class Files(FilesTestCase):
     def test_from_the_folder(self) -> None:
-        """Without single files, those of the folder are taken."""
+        """Without options for single files, those of the folder are used."""
         make_development_set(self.certs)
         self.assertEqual(
             identity_files("stub", certs=self.certs),
@@ -92,7 +92,7 @@ class Files(FilesTestCase):
         server_identity("stub", certs=self.certs)
 
     def test_expired(self) -> None:
-        """A certificate that has expired is used all the same, and the log says so."""
+        """An expired certificate is used, and the log warns."""
         make_development_set(self.certs)
         leaf = trustme.CA().issue_cert(
             "localhost", not_after=datetime(2020, 1, 1, tzinfo=timezone.utc)
@@ -108,7 +108,7 @@ class Files(FilesTestCase):
         )
 
     def test_single_files(self) -> None:
-        """Single files go before those of the folder, which need not be there."""
+        """Options for single files take precedence over the folder, which may be missing."""
         files = (Path("/a.pem"), Path("/a.key"))
         self.assertEqual(
             identity_files("stub", certs=self.certs, certificate=files[0], private_key=files[1]),
@@ -117,7 +117,7 @@ class Files(FilesTestCase):
         self.assertEqual(ca_file(self.certs, Path("/ca.pem")), Path("/ca.pem"))
 
     def test_missing(self) -> None:
-        """What the folder lacks is named, with the command that makes a set."""
+        """The error for a file that the folder lacks has the command that creates a set."""
         advice = f"is missing; python -m rtprov.certs {self.certs} makes a set for development"
         self.assert_refused(
             f"{self.certs / 'stub.pem'} {advice}", identity_files, "stub", certs=self.certs
@@ -125,14 +125,14 @@ class Files(FilesTestCase):
         self.assert_refused(f"{self.certs / 'ca.pem'} {advice}", ca_file, self.certs, None)
 
     def test_missing_single_file(self) -> None:
-        """A single file that is missing is named, and no set is offered in its place."""
+        """The error for a missing single file does not offer to create a set."""
         make_development_set(self.certs)
         key = self.certs.parent / "a.key"
         text = f"{key}: cannot read the private key: No such file or directory"
         self.assert_refused(text, server_identity, "stub", certs=self.certs, private_key=key)
 
     def test_key_of_another(self) -> None:
-        """A private key that belongs to another certificate is named."""
+        """The error for a private key that does not match the certificate names both files."""
         make_development_set(self.certs)
         key = self.certs / "frontend.key"
         text = f"{key}: is not the PEM private key for {self.certs / 'stub.pem'}"
@@ -141,14 +141,14 @@ class Files(FilesTestCase):
 
 class SealingKey(FilesTestCase):
     def test_there(self) -> None:
-        """The key file of the folder is loaded, and what it seals it opens again."""
+        """The key file of the folder is loaded. One sealer opens what another one has sealed."""
         ensure_seal_key(self.certs / SEAL_KEY)
         one, other = (key_file(self.certs, None).sealer for _ in range(2))
         self.assertEqual(other.open(one.seal(b"body"), one.key_id), b"body")
 
     def test_missing(self) -> None:
-        """A missing file is not made here: who may make it, only the broker can tell. Until then
-        there is no key.
+        """A missing file is not created when it is loaded, because the broker decides whether that
+        is allowed. Until then there is no key.
         """
         keys = key_file(self.certs, None)
         self.assertEqual((keys.found(), keys.sealer.key_ids), (False, ()))
@@ -158,7 +158,7 @@ class SealingKey(FilesTestCase):
         self.assertEqual(len(keys.sealer.key_ids), 1)
 
     def test_comes_meanwhile(self) -> None:
-        """A file that comes before one is made is taken, and stays as it is."""
+        """If the file appears before one is created, it is loaded and not changed."""
         keys = key_file(self.certs, None)
         ensure_seal_key(self.certs / SEAL_KEY)
         text = (self.certs / SEAL_KEY).read_text()
@@ -174,7 +174,7 @@ class SealingKey(FilesTestCase):
         self.assertFalse(self.certs.exists())
 
     def test_wrong(self) -> None:
-        """A file that holds no key is named with the line, and nothing of it is shown."""
+        """The error for a file without a key has the line number and shows no content."""
         file = self.certs.parent / "keys"
         file.write_bytes(b"s3cr3t\xff\n")
         self.assert_refused(
@@ -185,7 +185,7 @@ class SealingKey(FilesTestCase):
         )
 
     def test_cannot_be_read(self) -> None:
-        """A file that is there and cannot be read is an error, and not a missing one."""
+        """A file that exists and cannot be read is an error; it does not count as missing."""
         self.certs.mkdir()
         (self.certs / SEAL_KEY).mkdir()
         self.assert_refused(
@@ -202,11 +202,11 @@ class ScenarioFile(FilesTestCase):
         self.file = self.certs.parent / "scenario.toml"
 
     def test_none(self) -> None:
-        """Without a file there are no rules but the stub's own."""
+        """Without a file there are no rules of the scenario."""
         self.assertEqual(rules(None), ())
 
     def test_rules(self) -> None:
-        """The file's rules are taken in order."""
+        """The rules keep the order of the file."""
         self.file.write_text(
             '[[rule]]\nmatch = "SLOW.*"\nanswer = 200\ndelay = 90\n\n[[rule]]\nmatch ='
             ' "A.*"\nanswer = "hang"\n'
@@ -217,7 +217,7 @@ class ScenarioFile(FilesTestCase):
         )
 
     def test_wrong(self) -> None:
-        """A file that is missing, or wrong, is one line that names it and the place."""
+        """The error for a missing or invalid file is one line with the file and the place."""
         self.assert_refused(
             f"{self.file}: cannot read the scenario: No such file or directory", rules, self.file
         )
@@ -231,8 +231,8 @@ class ScenarioFile(FilesTestCase):
 
 class Commands(FilesTestCase):
     def test_made(self) -> None:
-        """Every command makes a service of its defaults, given certificates; nothing is started by
-        that.
+        """Every command creates a service from its default options, if the certificates exist. The
+        service is not started.
         """
         self.patch(sys, "excepthook", sys.excepthook)
         self.patch(os, "environ", {"RTPROV_CERTS": str(self.certs)})
@@ -246,7 +246,7 @@ class Commands(FilesTestCase):
             self.assertFalse(service.running)
 
     def test_twist(self) -> None:
-        """Under twist, which knows of no privileged start, that is part of the start."""
+        """twist does not call `privilegedStartService`. Then `startService` does."""
         self.addCleanup(signal.signal, signal.SIGHUP, signal.getsignal(signal.SIGHUP))
         diary: list[str] = []
 
@@ -269,6 +269,6 @@ class Commands(FilesTestCase):
             self.assertEqual(diary, expected)
 
     def test_hurry(self) -> None:
-        """A command without calls to drain can be told to stop twice all the same."""
+        """A command whose services have no calls to drain accepts `stop_now`."""
         self.patch(sys, "excepthook", sys.excepthook)
         Command(parsed("rtprov-stub"), Slow("a", [])).stop_now()

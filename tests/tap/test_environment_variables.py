@@ -1,4 +1,4 @@
-"""Environment variables that have no effect: those that Kubernetes sets, and misspelt ones."""
+"""Environment variables without an effect: those that Kubernetes sets, and misspelt ones."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def surveyed(environment: dict[str, str], command: str = "rtprov-frontend") -> S
 
 class Surveys(SynchronousTestCase):
     def test_kubernetes(self) -> None:
-        """Variables of services called rtprov or rtprov-something are passed over, whatever their
-        ports are called.
+        """Variables of Kubernetes services named rtprov or rtprov-something are ignored, whatever
+        their ports are named.
         """
         names = []
         for service in ("RTPROV", "RTPROV_FRONTEND", "RTPROV_FRONT_END_2"):
@@ -39,7 +39,7 @@ class Surveys(SynchronousTestCase):
         self.assertEqual(surveyed(environment), Survey(tuple(sorted(environment)), ()))
 
     def test_misspelt(self) -> None:
-        """An unknown variable is told with the nearest name; one without a value is none."""
+        """An unknown variable is reported with the nearest name. An empty one is not reported."""
         wrong = {
             "RTPROV_BROKR": "RTPROV_BROKER",
             "RTPROV_TOKEN": "RTPROV_TOKENS",
@@ -54,8 +54,8 @@ class Surveys(SynchronousTestCase):
         self.assertEqual(surveyed(environment), Survey((), tuple(sorted(wrong.items()))))
 
     def test_known(self) -> None:
-        """Options of all commands are known, under their own names and with a command's; so is what
-        others read.
+        """The options of all commands are known, with and without the name of a command, and so are
+        the variables of other programs of rtprov.
         """
         names = [
             "RTPROV_STUB_DELAY",
@@ -75,7 +75,7 @@ class Surveys(SynchronousTestCase):
         self.assertEqual(surveyed(dict.fromkeys(names, "1")), Survey((), ()))
 
     def test_option_of_another_command(self) -> None:
-        """A variable for this command whose option it has not is told."""
+        """A variable with this command's name is reported if the command lacks the option."""
         self.assertEqual(surveyed({"RTPROV_WORKER_LISTEN": "tcp:1"}).unknown, ())
         ((name, _),) = surveyed({"RTPROV_WORKER_LISTEN": "tcp:1"}, "rtprov-worker").unknown
         self.assertEqual(name, "RTPROV_WORKER_LISTEN")
@@ -83,8 +83,8 @@ class Surveys(SynchronousTestCase):
 
 class Told(SynchronousTestCase):
     def test_lines(self) -> None:
-        """A command says it in its log: one line for all that is passed over, a warning for each
-        unknown name, and never a value.
+        """The command logs one line for all variables that it ignores, and a warning for each
+        unknown one. It never logs a value.
         """
         self.patch(sys, "excepthook", sys.excepthook)
         environment = {

@@ -1,5 +1,5 @@
-"""What an operator's mistake ends in: one line and the right exit status;
-`tests/processes/test_exits.py` has real processes.
+"""An operator's mistakes end in one line and the right exit status. `tests/processes/test_exits.py`
+has the tests with real processes.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Endings(SynchronousTestCase):
         return 1
 
     def test_configuration(self) -> None:
-        """A configuration that cannot work is 78, what may pass is 1; each is one line."""
+        """A wrong configuration exits with 78, a temporary error with 1. Each is one line."""
         for error, status in ((WRONG, 78), (TemporarilyUnavailable("Address already in use"), 1)):
             self.assertEqual(self.raised(error), status)
         lines = [
@@ -51,7 +51,9 @@ class Endings(SynchronousTestCase):
         self.assertEqual(self.err.getvalue().splitlines(), lines)
 
     def test_files_of_twistd(self) -> None:
-        """A file that twistd cannot have is one line too; a full disk may pass."""
+        """If twistd cannot write a file, the error is one line with status 78. A full disk is
+        temporary: status 1.
+        """
         self.assertEqual(
             self.raised(PermissionError(errno.EACCES, "Permission denied", "/run/twistd.pid")), 78
         )
@@ -65,15 +67,15 @@ class Endings(SynchronousTestCase):
         self.assertEqual(self.err.getvalue().splitlines(), lines)
 
     def test_error_of_ours(self) -> None:
-        """Anything else keeps its traceback; an interrupt has none."""
+        """Any other exception keeps its traceback. KeyboardInterrupt has none."""
         self.assertEqual(self.raised(ZeroDivisionError("by zero")), 1)
         self.assertEqual(self.err.getvalue(), "ZeroDivisionError: by zero\n")
         self.raised(KeyboardInterrupt())
         self.assertEqual(self.err.getvalue(), "ZeroDivisionError: by zero\n")
 
     def test_logged_once(self) -> None:
-        """The line is in the log too where that is a file, and not where it goes to the terminal as
-        well.
+        """The line is also logged if the log is a file or syslog, and not if it goes to the
+        terminal.
         """
         for launcher, logged in (
             (None, False),
@@ -91,7 +93,7 @@ class Endings(SynchronousTestCase):
             )
 
     def test_daemon(self) -> None:
-        """Where twistd is to make a daemon and there is none yet, everything is shown at once."""
+        """If twistd has not made the daemon yet, the error is shown on standard error at once."""
         launcher = {"nodaemon": 0, "logfile": None}
         self.assertEqual(self.raised(WRONG, launcher), 78)
         cast("Any", sys.__stderr__).close()

@@ -1,4 +1,4 @@
-"""Listening: addresses, ports that cannot be had, and answers that a stop waits for."""
+"""Listening: addresses, ports that cannot be opened, and what a stop waits for."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.memory import MemoryNetwork, http_client
 
 
 class Port:
-    """A port on some address."""
+    """A port on the given address."""
 
     def __init__(self, host: IAddress) -> None:
         self._host = host
@@ -41,8 +41,8 @@ class ListeningTests(SynchronousTestCase):
         return Listening("the broker", "tcp:5673", TCP4ServerEndpoint(reactor, 5673), Factory())
 
     def test_address(self) -> None:
-        """The log gets host and port, an IPv6 address in brackets; for what has no port, the
-        description that was given.
+        """The log has host and port, with brackets around an IPv6 address. For other sockets it has
+        the description.
         """
         listening = self.listening(MemoryReactor())
         self.assertEqual(listening.address, "tcp:5673")
@@ -56,7 +56,7 @@ class ListeningTests(SynchronousTestCase):
             self.assertEqual(listening.address, address)
 
     def test_cannot_listen(self) -> None:
-        """A port that cannot be had is one line with what, where and why."""
+        """The error for a port in use is one line that says what, where and why."""
         from twisted.internet import reactor
 
         with socket.create_server(("127.0.0.1", 0)) as other:
@@ -72,7 +72,7 @@ class ListeningTests(SynchronousTestCase):
         self.successResultOf(listening.stopService())
 
     def test_no_such_port(self) -> None:
-        """A port that is no port is one line too."""
+        """The error for an invalid port number is one line."""
         from twisted.internet import reactor
 
         listening = Listening(
@@ -88,7 +88,7 @@ class ListeningTests(SynchronousTestCase):
 
 class BeyondThisMachine(SynchronousTestCase):
     def listen(self, host: IAddress, public_bind_refusal: str | None) -> Listening:
-        """Listen, on a reactor whose port turns out to be there."""
+        """Listen on a reactor whose port has the address `host`."""
 
         class Reactor(MemoryReactor):
             def listenTCP(self, *arguments: object, **more: object) -> Port:
@@ -100,8 +100,8 @@ class BeyondThisMachine(SynchronousTestCase):
         return listening
 
     def test_refused(self) -> None:
-        """Where only this machine may be listened to, any other address is refused in one line that
-        says why.
+        """If only this machine may connect, any other address is refused with one line that says
+        why.
         """
         for host, address in (
             (IPv4Address("TCP", "0.0.0.0", 5673), "0.0.0.0:5673"),  # noqa: S104
@@ -119,7 +119,7 @@ class BeyondThisMachine(SynchronousTestCase):
             self.listen(host, None)
 
     def test_this_machine(self) -> None:
-        """This machine's own addresses are taken, and a socket in the file system."""
+        """Loopback addresses and Unix sockets are accepted."""
         for host in (
             IPv4Address("TCP", "127.0.0.1", 5673),
             IPv4Address("TCP", "127.8.7.6", 5673),
@@ -131,7 +131,7 @@ class BeyondThisMachine(SynchronousTestCase):
 
 
 class Slow(Resource):
-    """Answers when the test says so."""
+    """Answers when `answer` is called."""
 
     isLeaf = True
 
@@ -150,7 +150,7 @@ class Slow(Resource):
 
 
 class Client(Protocol):
-    """Keeps what it hears, and whether it is still connected."""
+    """Collects the received bytes, and whether the connection was closed."""
 
     def __init__(self) -> None:
         self.heard, self.closed = b"", False
@@ -174,7 +174,7 @@ class AnsweringTests(SynchronousTestCase):
         self.client = http_client(self.network)
 
     def request(self) -> Deferred[bytes]:
-        """Begin a request; fires with the answer's body."""
+        """Send a request; the Deferred fires with the body of the answer."""
 
         async def request() -> bytes:
             response = await self.client.get("http://b/")
@@ -185,7 +185,7 @@ class AnsweringTests(SynchronousTestCase):
         return requested
 
     def test_nothing_under_way(self) -> None:
-        """With no request under way a stop is done at once, whatever connections are open."""
+        """Without running requests a stop ends at once, although connections are open."""
         requested = self.request()
         self.resource.answer()
         self.network.settle()
@@ -193,8 +193,8 @@ class AnsweringTests(SynchronousTestCase):
         self.successResultOf(self.service.stopService())
 
     def test_too_early(self) -> None:
-        """Requests that come before the service is ready wait for it, on connections old and new,
-        and are answered then.
+        """Requests that arrive before the service is ready, on old and new connections, wait and
+        are then answered.
         """
         ready: Deferred[None] = Deferred()
         self.service.open_when(ready)
@@ -215,7 +215,7 @@ class AnsweringTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(third), b"done")
 
     def test_never_ready(self) -> None:
-        """They do not wait for longer than 3 s: then it is for the service to say what is wrong."""
+        """Requests wait at most 3 s. Then the service answers, ready or not."""
         self.service.open_when(Deferred())
         requested = self.request()
         self.network.advance(OPEN_WITHIN_S)
@@ -225,8 +225,8 @@ class AnsweringTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(requested), b"done")
 
     def test_answered(self) -> None:
-        """A stop takes no new connection, and waits for every answer and until its bytes are
-        gone.
+        """A stop refuses new connections. It waits for all answers and for their bytes to be
+        sent.
         """
         first, second = self.request(), self.request()
         stopped = self.service.stopService()
@@ -244,7 +244,7 @@ class AnsweringTests(SynchronousTestCase):
         self.successResultOf(stopped)
 
     def raw(self) -> Client:
-        """A connection that is kept."""
+        """Open a connection that stays open."""
         connected = self.network.connect("b").connect(Factory.forProtocol(Client))
         self.network.settle()
         return cast("Client", self.successResultOf(connected))
@@ -255,8 +255,8 @@ class AnsweringTests(SynchronousTestCase):
         self.network.settle()
 
     def test_kept_connections(self) -> None:
-        """A stop closes connections on which nothing is due; an answer is the last on its own, and
-        says so; nothing comes behind it.
+        """A stop closes idle connections. On others the answer is the last one, says ``Connection:
+        close``, and no further request is accepted.
         """
         idle, asking, arriving = (self.raw() for _ in range(3))
         self.say(idle)
@@ -280,7 +280,7 @@ class AnsweringTests(SynchronousTestCase):
         self.successResultOf(stopped)
 
     def test_released(self) -> None:
-        """Those who wait for their answer are answered when it stops, once no new one can come."""
+        """`release` ends requests that wait, after the port was closed."""
         self.service._release = self.resource.answer
         requested = self.request()
         stopped = self.service.stopService()
@@ -289,7 +289,7 @@ class AnsweringTests(SynchronousTestCase):
         self.successResultOf(stopped)
 
     def test_hung_up(self) -> None:
-        """A client that has gone is not waited for."""
+        """A stop does not wait for a client that has closed its connection."""
         requested = self.request()
         stopped = self.service.stopService()
         self.network.cut("b")
@@ -298,7 +298,7 @@ class AnsweringTests(SynchronousTestCase):
         self.successResultOf(stopped)
 
     def test_no_answer(self) -> None:
-        """A stop does not wait for ever, and an answer after all does no harm."""
+        """A stop waits for a limited time. An answer after that does no harm."""
         requested = self.request()
         stopped = self.service.stopService()
         self.network.advance(ANSWERED_WITHIN_S)

@@ -1,4 +1,4 @@
-"""Which lines the log has under twistd."""
+"""Which lines are logged under twistd."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class Quiet(SynchronousTestCase):
         self.publisher = LogPublisher(observer)
 
     def lines(self) -> list[str]:
-        """What was written, without time and place."""
+        """Return the written lines without time and namespace."""
         return [line.partition("] ")[2] for line in self.out.getvalue().splitlines()]
 
     def test_twisted(self) -> None:
-        """What Twisted tells of itself is left out: versions, factories, ports. The signal that
-        ends the process is shown.
+        """Lines of Twisted about versions, factories and ports are left out. The signal that ends
+        the process is shown.
         """
         for namespace, text in (
             ("twisted.scripts._twistd_unix.UnixAppLogger", "twistd 26.10.0 starting up."),
@@ -51,7 +51,7 @@ class Quiet(SynchronousTestCase):
         self.assertEqual(self.lines(), ["Received SIGTERM, shutting down."])
 
     def test_trouble(self) -> None:
-        """Its warnings and errors are shown, and all that is ours."""
+        """Twisted's warnings and errors are shown, and all lines of rtprov."""
         for level in (LogLevel.warn, LogLevel.error, LogLevel.critical):
             Logger(namespace="twisted.web", observer=self.publisher).emit(level, level.name)
         legacy.LogPublisher(publishPublisher=self.publisher).msg("unhandled", isError=1)
@@ -61,7 +61,7 @@ class Quiet(SynchronousTestCase):
 
 class Places(SynchronousTestCase):
     def test_file(self) -> None:
-        """``--logfile``, or a daemon's twistd.log, is written; SIGUSR1 begins a new one."""
+        """``--logfile``, or twistd.log of a daemon, is written. SIGUSR1 starts a new file."""
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         before = signal.getsignal(signal.SIGUSR1)
@@ -75,13 +75,13 @@ class Places(SynchronousTestCase):
         self.assertNotEqual(signal.getsignal(signal.SIGUSR1), signal.SIG_DFL)
 
     def test_left_to_twistd(self) -> None:
-        """An operator's own observer stays, and a daemon's log on standard output is for twistd to
-        refuse.
+        """An operator's own observer is not replaced. twistd itself refuses to log to standard
+        output as a daemon.
         """
         self.assertIsNone(quiet_observer(HERE | {"logger": print}))
         self.assertIsNone(quiet_observer(HERE | {"logfile": "-", "nodaemon": 0}))
 
     def test_cannot_be_opened(self) -> None:
-        """A file that cannot be opened is named."""
+        """The error for a log that cannot be opened has the file name."""
         error = self.assertRaises(OSError, quiet_observer, HERE | {"logfile": "/nowhere/log"})
         self.assertEqual(error.filename, "/nowhere/log")

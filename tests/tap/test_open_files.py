@@ -1,4 +1,4 @@
-"""How many files may be open at once."""
+"""The limit on open files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rtprov.tap.open_files import OWN, open_files, room_for
 
 class OpenFiles(SynchronousTestCase):
     def limit(self, soft: int, hard: int, most: int = 1 << 20) -> None:
-        """A process with these limits, on a system that raises them as far as `most`."""
+        """Set the limits of this process, on a system that allows at most `most`."""
         self.limits = (soft, hard)
         self.patch(resource, "getrlimit", lambda _: self.limits)
 
@@ -23,8 +23,8 @@ class OpenFiles(SynchronousTestCase):
         self.patch(resource, "setrlimit", set_limit)
 
     def test_raised(self) -> None:
-        """The limit is raised as far as the process may, and no further than any system takes; the
-        hard one stays.
+        """The soft limit is raised to the hard limit, and no higher than the system allows. The
+        hard limit stays.
         """
         unlimited = resource.RLIM_INFINITY
         for soft, hard, raised in (
@@ -38,12 +38,12 @@ class OpenFiles(SynchronousTestCase):
             self.assertEqual(self.limits, (raised if soft != unlimited else unlimited, hard))
 
     def test_not_raised(self) -> None:
-        """Where the system does not take it, the limit is what it was."""
+        """If the system refuses the new limit, the old one stays."""
         self.limit(256, resource.RLIM_INFINITY, most=10240)
         self.assertEqual((open_files(), self.limits), (256, (256, resource.RLIM_INFINITY)))
 
     def test_room(self) -> None:
-        """Connections have room beside what else is open, and there is always one."""
+        """Connections get what other files leave, and at least one."""
         self.limit(1024, 4096)
         self.assertEqual([room_for(wanted) for wanted in (100, 10_000)], [100, 4096 - OWN])
         self.limit(100, 100)

@@ -1,5 +1,5 @@
-"""The commands' options: which there are, their defaults, where their values come from, and one
-line for each mistake.
+"""The options of the commands: names, defaults, sources of values, and a one-line error for each
+mistake.
 """
 
 from __future__ import annotations
@@ -223,12 +223,12 @@ WRONG: dict[str, tuple[str, ...]] = {
 
 class OptionsTestCase(SynchronousTestCase):
     def setUp(self) -> None:
-        self.patch(sys, "excepthook", sys.excepthook)  # parsing replaces it
+        self.patch(sys, "excepthook", sys.excepthook)  # because parsing replaces it
 
     def parse(
         self, command: str, *arguments: str, environment: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
-        """The values of all options."""
+        """Parse the arguments and return the values of all options."""
         self.patch(os, "environ", dict(environment or {}))
         options = options_of(command)
         options.parseOptions(arguments)
@@ -237,12 +237,12 @@ class OptionsTestCase(SynchronousTestCase):
     def refused(
         self, command: str, *arguments: str, environment: Mapping[str, str] | None = None
     ) -> str:
-        """The one line that a mistake ends in."""
+        """Parse wrong arguments and return the one-line error."""
         error = self.assertRaises(
             SystemExit, self.parse, command, *arguments, environment=environment
         )
         line = error.code
-        # the interpreter writes it to standard error, and ends with status 1
+        # Python writes the line to standard error and exits with status 1.
         assert isinstance(line, str)
         self.assertEqual(len(line.splitlines()), 1, line)
         self.assertTrue(line.startswith(f"{command}: "), line)
@@ -250,9 +250,9 @@ class OptionsTestCase(SynchronousTestCase):
         return line.removeprefix(f"{command}: ")
 
     def printed(self, command: str, argument: str) -> str:
-        """What a command that only answers prints."""
+        """Return what the command prints for an option such as ``--help``."""
         out = io.StringIO()
-        self.patch(os, "environ", {})  # with no idea of how wide the terminal is
+        self.patch(os, "environ", {})  # no COLUMNS: the width does not depend on the terminal
         self.patch(sys, "stdout", out)
         error = self.assertRaises(SystemExit, options_of(command).parseOptions, [argument])
         self.assertIn(error.code, (0, None))
@@ -260,8 +260,8 @@ class OptionsTestCase(SynchronousTestCase):
 
 
 def plain(name: str, value: Any) -> Any:
-    """A value in the form that the tables have: an endpoint as its description, an absolute path
-    from the working directory on.
+    """Return a value as the tables have it: an endpoint as its description, an absolute path
+    relative to the working directory.
     """
     if isinstance(value, Path):
         return value.relative_to(Path.cwd())
@@ -273,11 +273,11 @@ def variable(option: str) -> str:
 
 
 class PerCommand(OptionsTestCase):
-    """Variables that count for one command."""
+    """Variables for a single command."""
 
     def test_before_the_shared_one(self) -> None:
-        """A variable with the command's name in it goes before the one that all commands read, for
-        that command alone.
+        """A variable with the name of a command takes precedence over the one for all commands, for
+        that command only.
         """
         environment = {
             "RTPROV_CERTS": "all",
@@ -301,7 +301,7 @@ class PerCommand(OptionsTestCase):
         )
 
     def test_empty(self) -> None:
-        """An empty one counts as not given."""
+        """An empty variable counts as not set."""
         environment = {"RTPROV_CERTS": "all", "RTPROV_STUB_CERTS": ""}
         self.assertEqual(self.parse("rtprov-stub", environment=environment)["certs"], Path("all"))
 
@@ -313,20 +313,22 @@ class PerCommand(OptionsTestCase):
         self.assertTrue(line.startswith("RTPROV_WORKER_DRAIN: "), line)
 
     def test_kubernetes(self) -> None:
-        """What Kubernetes sets for services of our names is no option's value."""
+        """Variables that Kubernetes sets for services with the names of commands are not read as
+        options.
+        """
         services = ("RTPROV", "RTPROV_STUB", "RTPROV_BROKER", "RTPROV_FRONTEND", "RTPROV_WORKER")
         environment = {f"{service}_PORT": "tcp://10.0.0.1:8443" for service in services}
         for command, defaults in DEFAULTS.items():
             self.assertEqual(self.parse(command, environment=environment), defaults)
 
     def test_all_names(self) -> None:
-        """The names of all commands' options are known to each."""
+        """`ALL_NAMES` has the options of all commands."""
         self.assertEqual({name for defaults in DEFAULTS.values() for name in defaults}, ALL_NAMES)
 
 
 class Settings(OptionsTestCase):
     def settings(self, command: str) -> CommandSettings:
-        """The settings that a command makes of its default options."""
+        """Return the settings of a command with default options."""
         self.patch(os, "environ", {})
         options = options_of(command)
         options.parseOptions([])
@@ -334,7 +336,7 @@ class Settings(OptionsTestCase):
         return settings
 
     def test_fields(self) -> None:
-        """The settings of a command have one field for each of its options, with its value."""
+        """The settings of a command have one field for each option, with its value."""
         for command, defaults in DEFAULTS.items():
             values = attrs.asdict(self.settings(command), recurse=False)
             found = {name.replace("_", "-"): value for name, value in values.items()}
@@ -343,19 +345,19 @@ class Settings(OptionsTestCase):
             )
 
     def test_secrets(self) -> None:
-        """No password is in the text of the settings."""
+        """The `repr` of the settings has no password."""
         for command in MODULES:
             self.assertNotIn("password", repr(self.settings(command)))
 
 
 class Values(OptionsTestCase):
     def test_defaults(self) -> None:
-        """Each command has exactly the contract's options, with its defaults."""
+        """Each command has exactly the options and defaults of the contract."""
         for command, defaults in DEFAULTS.items():
             self.assertEqual(self.parse(command), defaults, command)
 
     def test_command_line(self) -> None:
-        """Each option can be given on the command line."""
+        """Each option can be set on the command line."""
         for command, defaults in DEFAULTS.items():
             for option in defaults:
                 text, value = RIGHT[option]
@@ -363,7 +365,7 @@ class Values(OptionsTestCase):
                 self.assertEqual(self.parse(command, *arguments), {**defaults, option: value})
 
     def test_environment(self) -> None:
-        """Each option can be given in the environment; an empty variable is none."""
+        """Each option can be set by its variable. An empty variable counts as not set."""
         for command, defaults in DEFAULTS.items():
             for option in defaults:
                 text, value = RIGHT[option]
@@ -374,7 +376,7 @@ class Values(OptionsTestCase):
                 self.assertEqual(self.parse(command, environment={variable(option): ""}), defaults)
 
     def test_command_line_wins(self) -> None:
-        """A variable does not count, wrong or not, where the command line has the option."""
+        """The command line takes precedence over a variable, even if the variable is wrong."""
         for command, defaults in DEFAULTS.items():
             for option in defaults:
                 text, value = RIGHT[option]
@@ -384,7 +386,7 @@ class Values(OptionsTestCase):
                     self.assertEqual(values[option], value, option)
 
     def test_several_shards(self) -> None:
-        """``--shard`` can be given several times, and its variable holds a list."""
+        """``--shard`` can be repeated, and its variable holds a list."""
         arguments = ("--shards", "4", "--shard", "3", "--shard", "0")
         self.assertEqual(self.parse("rtprov-worker", *arguments)["shard"], [3, 0])
         environment = {"RTPROV_SHARDS": "4", "RTPROV_SHARD": "1,2"}
@@ -394,9 +396,7 @@ class Values(OptionsTestCase):
         )
 
     def test_endpoints(self) -> None:
-        """Where TCP is listened on, many may wait to be taken, unless the description says how
-        many.
-        """
+        """TCP endpoints get a long backlog, unless the description sets one."""
         endpoint: Any
         for text, backlog in (
             ("tcp:1234", BACKLOG),
@@ -411,7 +411,7 @@ class Values(OptionsTestCase):
             self.assertEqual((described, endpoint._endpoint._backlog), (f"haproxy:{text}", backlog))
 
     def test_flag_in_the_environment(self) -> None:
-        """A flag's variable says yes or no in words that people use."""
+        """The variable of a flag accepts the usual words for yes and no."""
         for text, value in (
             ("1", True),
             ("TRUE", True),
@@ -430,8 +430,8 @@ class Values(OptionsTestCase):
 
 class Mistakes(OptionsTestCase):
     def test_too_many_shards(self) -> None:
-        """A worker takes only as many shards as a connection has channels for; where there are
-        more, they are divided.
+        """A worker serves at most as many shards as a connection has channels for. With more
+        shards, ``--shard`` is needed.
         """
         self.assertIn(
             "--shard: one worker can serve at most 400 shards",
@@ -441,7 +441,7 @@ class Mistakes(OptionsTestCase):
         self.parse("rtprov-worker", "--shards", "1024", "--shard", "1000")
 
     def test_wrong_values(self) -> None:
-        """A wrong value ends in one line that names the option or the variable, whichever it came
+        """A wrong value ends in one line that names the option or the variable that it came
         from.
         """
         for command, defaults in DEFAULTS.items():
@@ -460,7 +460,9 @@ class Mistakes(OptionsTestCase):
                         )
 
     def test_exclusive(self) -> None:
-        """Two options for one thing are refused, wherever they come from."""
+        """Two options that exclude each other are refused, whether they come from the command line
+        or from variables.
+        """
         for command in ("rtprov-frontend", "rtprov-worker"):
             line = self.refused(
                 command,
@@ -475,20 +477,20 @@ class Mistakes(OptionsTestCase):
         self.assertEqual(line, "--listen and --port cannot be used together: give one of them")
 
     def test_no_such_shard(self) -> None:
-        """A shard that is not one of ``--shards`` is refused."""
+        """``--shard`` must be less than ``--shards``."""
         line = self.refused("rtprov-worker", "--shards", "4", "--shard", "4")
         self.assertEqual(line, "--shard: there is no shard 4: the 4 shards are numbered from 0")
 
     def test_unknown_option(self) -> None:
-        """What is no option is named, but not what may hold a password."""
+        """The error names an unknown option, but does not show text that may hold a password."""
         for command in MODULES:
             self.assertEqual(self.refused(command, "--frob"), "option --frob not recognized")
             self.refused(command, "--port")
             self.refused(command, "--amqp://joe:sesame@broker/")
 
     def test_stray_argument(self) -> None:
-        """A stray argument is refused without being shown: it may be a broker URL whose option was
-        forgotten.
+        """The error for a stray argument does not show it, because it may be a broker URL without
+        its option.
         """
         for command in MODULES:
             self.assertIn("argument", self.refused(command, "amqp://joe:sesame@broker/"))
@@ -496,7 +498,7 @@ class Mistakes(OptionsTestCase):
 
 class Help(OptionsTestCase):
     def test_help(self) -> None:
-        """``--help`` lists each option with its variable and, where it has one, its default."""
+        """``--help`` lists each option with its variable and its default, if it has one."""
         for command, defaults in DEFAULTS.items():
             text = self.printed(command, "--help")
             self.assertTrue(
@@ -512,12 +514,12 @@ class Help(OptionsTestCase):
                     self.assertIn(f"[default: {each.default}] (${each.variable})", flat)
 
     def test_version(self) -> None:
-        """``--version`` tells rtprov's own."""
+        """``--version`` prints the version of rtprov."""
         for command in MODULES:
             self.assertEqual(self.printed(command, "--version"), f"rtprov {__version__}\n")
 
     def test_plugins(self) -> None:
-        """twistd knows each command, with a line about it, and finds its options."""
+        """twistd finds each command, its description and its options."""
         plugins: list[Any] = list(getPlugins(IServiceMaker))
         makers = {maker.tapname: maker for maker in plugins if maker.tapname.startswith("rtprov")}
         self.assertEqual({name: maker.module for name, maker in makers.items()}, MODULES)

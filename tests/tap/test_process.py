@@ -1,5 +1,5 @@
-"""`rtprov.tap.process`: the reactor's clock is the awake clock, and what happens to time
-stands in the log.
+"""`rtprov.tap.process`: the reactor uses the awake clock, and stops and steps of time are
+logged.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from rtprov.tap.process import TimeWatch, clock, wall_clock
 
 class Reactor(SynchronousTestCase):
     def test_timers_use_the_awake_clock(self) -> None:
-        """Twisted's timers take their time from it (checked on Twisted 26.10:
-        `ReactorBase.callLater` asks `self.seconds`).
+        """Twisted's timers use the awake clock. `ReactorBase.callLater` calls `self.seconds`
+        (checked with Twisted 26.10).
         """
         self.assertIs(clock, reactor)
         seconds = cast("Any", reactor).seconds
@@ -29,8 +29,8 @@ class Reactor(SynchronousTestCase):
         self.assertLess(abs(call.getTime() - clock.seconds() - 1000.0), 60.0)
 
     def test_it_starts_at_the_wall_clock(self) -> None:
-        """Its readings are near the wall clock's: they can be compared with what an earlier process
-        has written.
+        """The awake clock starts near the wall clock, so that its times can be compared with those
+        of an earlier process.
         """
         self.assertLess(abs(clock.seconds() - wall_clock()), 3600.0)
 
@@ -58,7 +58,9 @@ class Watching(SynchronousTestCase):
         self.timers.advance(1.0)
 
     def test_a_stop(self) -> None:
-        """A stop of the process is told once, with its length, and not as a step of the clock."""
+        """A time in which the process did not run is logged once, with its length, and not as a
+        step of the clock.
+        """
         self.pass_by(1.0, 1.0)
         self.pass_by(600.0, 600.0)
         self.pass_by(1.0, 1.0)
@@ -66,7 +68,7 @@ class Watching(SynchronousTestCase):
         self.assertIn("did not run for 600.0 s", self.logged[0])
 
     def test_a_step(self) -> None:
-        """A step of the system's clock is told once, with its direction."""
+        """A step of the system's clock is logged once, with its direction."""
         self.pass_by(1.0, 601.0)
         self.pass_by(1.0, 1.0)
         self.pass_by(1.0, -599.0)
@@ -79,9 +81,7 @@ class Watching(SynchronousTestCase):
         )
 
     def test_nothing_happens(self) -> None:
-        """A process that runs on an honest clock has nothing to tell, and leaves no timer when it
-        ends.
-        """
+        """If nothing happens, nothing is logged, and no timer is left at the stop."""
         for _ in range(10):
             self.pass_by(1.0, 1.0)
         self.watch.stopService()

@@ -1,4 +1,4 @@
-"""Files that are replaced while a server runs, on a virtual clock."""
+"""Files that are replaced while a server runs, with a virtual clock."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.renewal_case import RenewalTestCase
 
 class Certificates(RenewalTestCase):
     def test_replaced(self) -> None:
-        """Certificates that are replaced are loaded within seconds, once."""
+        """Replaced certificates are loaded within seconds, once."""
         self.start()
         self.assertEqual(self.look(), [])
         self.issue()
@@ -32,7 +32,9 @@ class Certificates(RenewalTestCase):
         self.assertEqual(self.look(), [])
 
     def test_half_replaced(self) -> None:
-        """What does not belong together is told of once, and loaded when it does."""
+        """If certificate and key do not match, this is logged once. They are loaded when they
+        match.
+        """
         self.start()
         key = self.key.read_bytes()
         self.issue()
@@ -48,7 +50,7 @@ class Certificates(RenewalTestCase):
         self.assertEqual(self.look(), ["certificates reloaded"])
 
     def test_gone(self) -> None:
-        """A file that has gone is told of once, also where its time has come to be looked at."""
+        """A missing file is logged once, and not again with the daily look at the expiry."""
         self.start()
         self.certificate.unlink()
         text = f"{self.certificate}: cannot read the certificate: No such file or directory"
@@ -59,7 +61,7 @@ class Certificates(RenewalTestCase):
         self.assertEqual(self.look(), [])
 
     def test_expiry(self) -> None:
-        """A certificate that will soon have expired is told of when it is loaded, and every day."""
+        """A certificate that expires soon is logged when it is loaded, and then every day."""
         self.start()
         self.issue(days=13.5)
         loaded, warning = self.look()
@@ -72,13 +74,13 @@ class Certificates(RenewalTestCase):
         self.assertEqual(self.lines, [warning] * 3)
 
     def test_stopped(self) -> None:
-        """A server that has stopped looks no longer."""
+        """A server that was stopped does not watch its files."""
         self.start().stopService()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
 
 class Tokens(RenewalTestCase):
-    """A file with the token `first`, which the front end watches."""
+    """A file with the token `first` that the front end watches."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -104,9 +106,7 @@ class Tokens(RenewalTestCase):
         return admission
 
     def test_watched(self) -> None:
-        """A token that is removed is refused within 5 s, and one that is added is let in, without a
-        signal.
-        """
+        """Without a signal, a removed token is refused within 5 s, and an added one is accepted."""
         admission, (second, _) = self.watch(), new_token("second")
         self.assertEqual(admission.tokens, (self.first,))
         headers = Headers({"Authorization": [f"Bearer {self.secret}"]})
@@ -117,14 +117,14 @@ class Tokens(RenewalTestCase):
         self.assertRaises(CredentialsUnknown, admission.admit, headers, Caller("address:local"))
 
     def test_told(self) -> None:
-        """Told to reload, it does at once, whether or not the file has changed."""
+        """`reload` loads the file at once, whether or not it has changed."""
         self.watch()
         self.renewal.reload()
         self.assertEqual(self.lines, ["tokens reloaded"])
 
     def test_broken(self) -> None:
-        """A file with a mistake in it, or none at all, changes nothing; that is told of once, and
-        nothing of the file is shown.
+        """A file with a mistake, or a missing file, changes nothing. This is logged once, without
+        the content.
         """
         admission = self.watch()
         self.file.write_text(f"{self.first.line}\ns3cr3t")
@@ -138,7 +138,7 @@ class Tokens(RenewalTestCase):
         self.assertEqual((self.look(), admission.tokens), ([], (self.first,)))
 
     def test_an_error_of_ours(self) -> None:
-        """Whatever keeps the file from being loaded, it is looked at again."""
+        """After an internal error the file is still watched."""
         self.watch()
         self.patch(self.renewal._files, "load", lambda: 1 // 0)
         self.renewal.reload()
@@ -146,14 +146,12 @@ class Tokens(RenewalTestCase):
         self.assertTrue(self.renewal._looking.running)
 
     def test_none(self) -> None:
-        """Without a file there is nothing to load, and nobody is asked for a token."""
+        """Without a file no token is required, and no file is watched."""
         admission, watching = self.admission(None)
         self.assertEqual((admission.tokens, watching), (None, []))
 
     def test_rate(self) -> None:
-        """Rates run on the process's awake clock, which a step of the system's clock does not
-        move.
-        """
+        """Rates use the awake clock, which does not step with the system's clock."""
         admission, _ = self.admission(None, rate=1.0)
         caller = Caller("address:192.0.2.7")
         admission.admit(Headers(), caller)
@@ -162,7 +160,7 @@ class Tokens(RenewalTestCase):
         admission.admit(Headers(), caller)
 
     def test_wrong_at_the_start(self) -> None:
-        """A file that is no good at the start ends the command."""
+        """A tokens file that cannot be used at the start ends the command."""
         self.assertRaises(ConfigurationError, self.admission, self.certs / "none")
 
 
@@ -181,19 +179,19 @@ class Hangup(RenewalTestCase):
         return command
 
     def test_nothing_to_reload(self) -> None:
-        """A command that has nothing to reload passes SIGHUP over."""
+        """A command without files to reload ignores SIGHUP."""
         command = self.command(Service())
         self.assertTrue(callable(signal.getsignal(signal.SIGHUP)))
         command.reload()
         self.assertEqual(self.lines, [])
 
     def test_while_it_stops(self) -> None:
-        """From the beginning of its stop to the end of the process SIGHUP means nothing."""
+        """SIGHUP is ignored from the start of the stop until the process ends."""
         self.successResultOf(self.command().stopService())
         self.assertIs(signal.getsignal(signal.SIGHUP), signal.SIG_IGN)
 
     def test_reload(self) -> None:
-        """One that has, reloads."""
+        """SIGHUP reloads the files of a command."""
         identity = ServerIdentity(self.certificate, self.key)
         command = self.command(Renewal(identity, clock=cast("IReactorTime", self.clock)), Service())
         self.assertTrue(callable(signal.getsignal(signal.SIGHUP)))

@@ -1,4 +1,4 @@
-"""The table of operations.md that says which files are watched, against the options and services of
+"""The table in operations.md of the files that are watched agrees with the options and services of
 all commands.
 """
 
@@ -28,7 +28,7 @@ from tests.support.command_lines import MODULES
 
 OPERATIONS = Path(__file__).resolve().parents[2] / "docs" / "operations.md"
 WATCHED, ON_SIGHUP, RESTART = "watched", "on SIGHUP", "needs a restart"
-FILES = {  # of the development set, for the options that name single files
+FILES = {  # for each option with a single file, the file of the development set
     "certificate": "frontend.pem",
     "private-key": "frontend.key",
     "client-ca": "ca.pem",
@@ -40,7 +40,7 @@ FILES = {  # of the development set, for the options that name single files
 
 
 def table() -> dict[str, str]:
-    """Each option of the table, and what becomes of its file when it is replaced."""
+    """Return for each option of the table what happens when its file is replaced."""
     text = (
         OPERATIONS.read_text("utf-8")
         .partition("### Files that are replaced")[2]
@@ -55,7 +55,7 @@ def table() -> dict[str, str]:
 
 
 def file_options() -> dict[str, dict[str, Option]]:
-    """The options that name a file or a folder, command by command."""
+    """Return for each command its options that name a file or a folder."""
     return {
         command: {
             each.name: each for each in namedAny(module).Options.options if each.parse is path
@@ -77,7 +77,7 @@ class ReplacedFiles(SynchronousTestCase):
         self.patch(os, "environ", {})
 
     def watched(self, command: str, arguments: list[str]) -> set[Path]:
-        """The files that a command with these options looks at every few seconds."""
+        """Return the files that a command with these options watches."""
         module = namedAny(MODULES[command])
         parsed = module.Options()
         parsed.parseOptions(["--certs", str(self.folder), *arguments])
@@ -89,8 +89,8 @@ class ReplacedFiles(SynchronousTestCase):
         return {file for each in renewals for file in cast("Any", each)._files._watched}
 
     def test_every_option(self) -> None:
-        """Each option that names a file stands in the table, and no other does; the table says one
-        of three things, or points to those.
+        """The table has exactly the options that name a file. Each has one of three entries, except
+        for ``--certs``.
         """
         named = {name for of_command in file_options().values() for name in of_command}
         self.assertEqual(set(table()), named)
@@ -100,9 +100,7 @@ class ReplacedFiles(SynchronousTestCase):
             )
 
     def test_as_the_commands_do(self) -> None:
-        """What the table calls watched is watched by each command that has the option, and nothing
-        else is.
-        """
+        """A command watches the file of an option if and only if the table says so."""
         for command, of_command in file_options().items():
             for option in set(of_command) & set(FILES):
                 file = self.folder / f"{option}.file"
@@ -124,8 +122,8 @@ class ReplacedFiles(SynchronousTestCase):
                 )
 
     def test_the_set(self) -> None:
-        """Of the folder with the development set, each command watches its certificate and key, and
-        the CA and the sealing keys it uses.
+        """In the folder with the development set each command watches its certificate and key, and
+        the CA and sealing keys that it uses.
         """
         for command, names in (
             ("rtprov-frontend", {"frontend.pem", "frontend.key", "ca.pem", SEAL_KEY}),
@@ -136,8 +134,8 @@ class ReplacedFiles(SynchronousTestCase):
             self.assertEqual({file.name for file in self.watched(command, arguments)}, names)
 
     def test_broker_in_a_file(self) -> None:
-        """With --broker-file the CA is watched whatever the URL is, since the file may name an
-        amqps broker later.
+        """With ``--broker-file`` the CA is always watched, because the file may have an amqps URL
+        later.
         """
         file = self.folder / "broker"
         file.write_text("amqp://localhost")
@@ -146,8 +144,8 @@ class ReplacedFiles(SynchronousTestCase):
             self.assertTrue(names >= {"broker", "ca.pem"}, names)
 
     def test_no_ca(self) -> None:
-        """An amqps broker in the file needs a CA: where there is none, that is one line, at the
-        start or when the file changes.
+        """If the file has an amqps URL and there is no CA, this is an error of one line, at the
+        start and when the file changes.
         """
         file = self.folder / "broker"
         file.write_text("amqp://localhost")
@@ -175,7 +173,7 @@ class ReplacedFiles(SynchronousTestCase):
 
 
 class Redirected:
-    """A connection that writes down where it is to go."""
+    """A connection that collects the URLs that it is redirected to."""
 
     def __init__(self, followed: list[object]) -> None:
         self._followed = followed

@@ -1,4 +1,4 @@
-"""Stopping a worker, on the system in memory."""
+"""Stopping a worker of the system in memory."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Stopping(SynchronousTestCase):
         self.assertEqual(self.system.stub.calls, 1)
 
     def assert_completed(self, calls: int) -> None:
-        """The task is completed in time, after this many calls."""
+        """Check that the task is completed in time, after `calls` calls."""
         self.system.network.advance(65)
         self.assertEqual(self.system.get("ABC123456", self.task_id).json, COMPLETED)
         self.assertEqual(self.system.stub.calls, calls)
 
     def test_drain(self) -> None:
-        """A worker that is stopped ends when its calls have."""
+        """A worker that is stopped ends when its calls have ended."""
         stopped = self.system.workers.pop().stopService()
         self.system.network.advance(50)
         self.assertNoResult(stopped)
@@ -35,9 +35,7 @@ class Stopping(SynchronousTestCase):
         self.assert_completed(calls=1)
 
     def test_hurry(self) -> None:
-        """A worker that is told to stop now ends at once; the next one makes the same call
-        again.
-        """
+        """`stop_now` ends a stop at once. The next worker makes the same call again."""
         worker = self.system.workers.pop()
         stopped = worker.stopService()
         self.system.network.advance(10)
@@ -49,7 +47,7 @@ class Stopping(SynchronousTestCase):
         self.assert_completed(calls=2)
 
     def test_hurry_before_the_stop(self) -> None:
-        """A worker whose turn to stop has not come yet goes on, and ends at once when it comes."""
+        """`stop_now` before the stop does not stop the worker. Its later stop ends at once."""
         worker = self.system.workers.pop()
         worker.stop_now()
         self.system.network.advance(10)
