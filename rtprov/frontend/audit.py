@@ -18,8 +18,8 @@ from rtprov.errors import Unconfirmed
 if TYPE_CHECKING:
     from rtprov.model import Task
 
-# What a POST comes to: a task, a task of which nobody can tell yet, the task of an earlier POST
-# with the same key.
+# The outcomes of a POST: a new task; perhaps a new task, because the confirm was lost; the task of
+# an earlier POST with the same key.
 ACCEPTED, PERHAPS_ACCEPTED, REPEATED = "accepted", "perhaps accepted", "repeated"
 
 _log = Logger(namespace="rtprov.audit")
