@@ -59,7 +59,7 @@ class Text(BodyTestCase):
         self.refuses(b"  ", "the body is not JSON: line 1, column 3")
         self.refuses(b"hello", "the body is not JSON: line 1, column 1")
         self.refuses(CONTRACT_EXAMPLE + b" x", "the body is not JSON: line 3, column 34")
-        self.refuses(CONTRACT_EXAMPLE[:-1], "the body is not JSON: line 2, column 107")
+        self.refuses(CONTRACT_EXAMPLE[:-1], "the body is not JSON: line 3, column 32")
         for broken in (
             b'{"a": 1,}',
             b"{'a': 1}",

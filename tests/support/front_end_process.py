@@ -13,7 +13,7 @@ from tests.support.processes import ANY_PORT, ProcessTestCase, Twistd
 from tests.support.raw_http import request
 from tests.support.sockets import context
 
-NOBODY = "amqp://guest:guest@127.0.0.1:1/"
+NO_BROKER = "amqp://guest:guest@127.0.0.1:1/"
 ASK = request("GET", "/")
 
 
@@ -30,7 +30,7 @@ class FrontEndCase(ProcessTestCase):
     async def start(self, *arguments: str) -> int:
         """Start the front end; return its port."""
         self.frontend: Twistd = self.twistd(
-            "rtprov-frontend", "--listen", ANY_PORT, "--broker", NOBODY, *arguments
+            "rtprov-frontend", "--listen", ANY_PORT, "--broker", NO_BROKER, *arguments
         )
         return await self.frontend.port("service B (front end)")
 
