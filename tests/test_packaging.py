@@ -83,7 +83,10 @@ class Packaging(SynchronousTestCase):
         sdist = build("sdist", self.source, self.folder)
         with tarfile.open(sdist) as archive:
             inside = {name.partition("/")[2] for name in archive.getnames()}
-            archive.extractall(self.folder, filter="data")
+            if hasattr(tarfile, "data_filter"):  # Python 3.11.4 and later
+                archive.extractall(self.folder, filter="data")
+            else:
+                archive.extractall(self.folder)
         wanted = (
             self.sources("rtprov")
             | self.sources("tests")

@@ -29,7 +29,7 @@ MAX_EVENTS = 200_000
 CALM_S = 7200.0  # everything must be done by then
 LONGEST_CALL_S = 900.0  # includes the pause after it, and a suspension of its worker
 KEYLESS = (" is missing: ", "the latest tasks are sealed with key", "POSTs are refused: ")
-RESTORED = ("the broker's journal began anew", "the broker has lost its order")
+RESTORED = ("the broker has lost this journal", "the broker has lost its order")
 REST_S = 200.0  # the longest timer that a stopped process may leave to an idle connection
 
 
