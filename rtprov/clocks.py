@@ -92,7 +92,7 @@ class WallClock:
         return now
 
     def age_s(self, at: float) -> float:
-        """Return how many seconds ago the clock showed `at`, without its steps since; at least 0.
+        """Return how many seconds have passed since the time `at`, at least 0; steps do not count.
 
         A time that the clock has shown twice, before and after it was set back, counts as the later
         one.

@@ -1,9 +1,9 @@
 """Decides when to log that A cannot be reached, and that it can be reached again.
 
-One call without an answer means little. A counts as unreachable after three such calls in a row,
-with no answer to any call in between, if no connection was opened. If A received the order and then
-closed the connection, the device may be the cause; so then three different devices in a row are
-needed. Any answer ends the state.
+One call without an answer means little. A counts as unreachable after three calls in a row that
+could not open a connection, without an answer to any other call in between. If A received the order
+and then closed the connection, the device may be the cause. So several such calls for one device
+count only once. After any answer, A counts as reachable again.
 
 If A fails and recovers repeatedly, an outage within a minute of the previous report is reported
 only after ten calls without an answer.

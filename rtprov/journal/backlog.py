@@ -154,8 +154,8 @@ class Backlog:
 
     @property
     def able(self) -> int:
-        """How many tasks wait that may be called when there is a slot: about, since the tasks
-        behind those without a key count.
+        """About how many tasks wait only for a slot. Tasks that wait for their key are not counted,
+        but later tasks of the same devices are.
         """
         return max(0, self.waiting - self.withheld.waiting)
 

@@ -130,7 +130,8 @@ def _attempts(record: Record, last: Attempt | None, now: float) -> tuple[Attempt
 def _waits_for(record: Record, phase: Phase | None, ahead: int, backlog: Backlog) -> Waiting | None:
     """Return what the task waits for.
 
-    While A is in trouble, all tasks wait for A, but for those of a device whose call is running.
+    While A is in trouble, all tasks wait for A, except tasks of a device for which a call is
+    running.
     """
     if phase is None or phase is Phase.CALLING:
         return None

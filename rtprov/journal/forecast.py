@@ -1,8 +1,9 @@
 """Estimate when open tasks end. The estimates are for clients; no decision of rtprov uses them.
 
-The active worker calls the oldest task for which there is a free slot and no earlier open task of
-the same device. So later tasks never delay earlier ones. `Schedule` plays this forward in *rounds*;
-each round uses each call slot once. If all calls take the same time, the result is exact.
+A task may be called if its device has no earlier open task. When a slot is free, the active worker
+calls the oldest of these tasks. So later tasks never delay earlier ones. `Schedule` simulates these
+calls in *rounds*. In a round, each slot makes one call. If all calls take the same time, the result
+is exact.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ FEW = 200  # with so few waiting tasks, a new schedule is cheap
 class Schedule:
     """The predicted order of the waiting tasks of `backlog`, made at the time `now`.
 
-    `now` is seconds since the epoch. Tasks that come later are added when they are asked for. Tasks
-    that wait for their sealing keys, and the later tasks of the same devices, have no place.
+    `now` is seconds since the epoch. Tasks that come later are added when a forecast needs them.
+    Tasks that wait for their sealing keys get no slot, and neither do later tasks of the same
+    devices.
     """
 
     def __init__(self, backlog: Backlog, now: float) -> None:

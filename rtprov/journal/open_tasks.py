@@ -50,7 +50,8 @@ class OpenTask:
 class CancelledTask:
     """A cancelled task whose message may still be in a queue.
 
-    As long as it is, the journal must keep the cancellation, or the message would be run.
+    Until the message has left the queue, the journal must keep the cancellation. Without it, a
+    worker would call A for the message.
     """
 
     task_id: str
@@ -62,9 +63,10 @@ class CancelledTask:
 class OpenTasks:
     """The open tasks of one shard. Call `saw` with each event of the journal, after the store.
 
-    `unended` has the tasks that have ended, but have a later event in the journal. Their end must
-    be written again. Otherwise the broker would delete the end first, and the task would seem to be
-    open. `began_at` is when the oldest known event of the journal was written.
+    `unended` has the ended tasks for which the journal has an event after the end. The end of such
+    a task must be written again. Otherwise the broker would delete the end before that event, and a
+    worker that starts then would consider the task open. `began_at` is when the oldest known event
+    of the journal was written.
     """
 
     def __init__(self) -> None:

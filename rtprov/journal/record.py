@@ -31,10 +31,10 @@ NO_ORIGIN = Origin()
 
 @attrs.define(eq=False)
 class Turn:
-    """The position of an open task.
+    """The position of an open task, counted in two ways.
 
-    `number` counts all tasks of the shard. `place` counts the tasks of the device since it last had
-    no open task.
+    `number` is its position among all tasks of the shard. `place` is its position among the tasks
+    of its device, counted from the last time at which the device had no open task.
     """
 
     number: int
@@ -47,9 +47,10 @@ class Record:
 
     `task_id` is the same string object as the record's key in the store, to save memory. `log` has
     the attempts; it is None as long as only the start of the first one is known. `begun_by` is the
-    process of the latest attempt while that has no end. `crash_count` is the number of attempts
-    without an end after which another process took over. `earlier` and `later` are the neighbouring
-    tasks of the device. `turn` is the task's position in the backlog, None once the task has ended.
+    worker process that makes the latest attempt; it is None once that attempt has ended.
+    `crash_count` is the number of attempts that were begun by a process and never ended, because
+    another process took over. `earlier` and `later` are the neighbouring tasks of the device.
+    `turn` is the task's position in the backlog, None once the task has ended.
     """
 
     task_id: str

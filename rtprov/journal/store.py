@@ -7,7 +7,7 @@ the events.
 An id made from an ``Idempotency-Key`` may be used again. Its record is kept an hour longer than
 others. A `Requested` that comes more than half an hour after the end of the retention begins a new
 task. Only the times of the events decide that, not the time at which a replica forgot the record.
-So all replicas agree, also one that replays the journal.
+So all replicas have the same state, even a replica that has just replayed the journal.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import attrs
 
 @attrs.frozen
 class TaskView:
-    """A task as one of its messages sees it; `rtprov.journal.store.Store.view` returns it.
+    """What a replica knows of a task and of one message for it. `Store.view` returns it.
 
     `over` is True if no call is to be made for the message: the task has ended, or another message
     is its order. It is None if the journal does not show that yet. `attempts` is how many attempts

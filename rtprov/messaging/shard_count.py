@@ -153,10 +153,10 @@ async def scan_counts(connection: AmqpConnection) -> list[int]:
 class ShardCount:
     """Checks on each connection that the broker has the same number of shards as this role.
 
-    It is the first session of the connection. `made_for` is the role's number; `given` tells
-    whether the operator set it. If not, `on_other` is called with the broker's number when that
-    differs, so that the role can be built again. `on_agreed` is called when the numbers are equal;
-    it may raise `ConfigurationError`.
+    It is the first session of the connection. `made_for` is the role's number; `given` is whether
+    the operator set it. If the operator did not, and the broker has another number, `on_other` is
+    called with that number, so that the role can be built again. `on_agreed` is called when the
+    numbers are equal; it may raise `ConfigurationError`.
     """
 
     _log = Logger()

@@ -113,8 +113,8 @@ class Topology:
 
     The queues of questions are declared by their servers. With `replaces`, which only workers set,
     queues of letters without a delivery limit are replaced if necessary
-    (`rtprov.messaging.letter_queues`). `count` is checked before anything is declared again on the
-    same connection.
+    (`rtprov.messaging.letter_queues`). Before anything is declared again on the same connection,
+    `count` checks that the number of shards is unchanged.
     """
 
     _log = Logger()

@@ -1,8 +1,8 @@
-"""What a connected worker needs is declared again every few seconds: an operator may delete or
-unbind it at any time.
+"""Declare exchanges, queues and bindings again every 10 s, in case an operator has deleted some.
 
-A broker does not tell anybody that an exchange was deleted, or that a binding is gone. Declaring
-what exists changes nothing, and costs one write and one answer for all of it."""
+A broker does not notify its clients when an exchange is deleted or a binding is removed. Declaring
+what exists changes nothing. All declarations together cost one write and one answer.
+"""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ EVERY_S = 10.0
 
 
 class Upkeep:
-    """The last session of a worker's connection: declares what `topology` has, and binds the
-    worker's own queues.
+    """Declares what `topology` has, and binds the worker's own queues.
 
-    `own` gives the names of these queues, each with its routing key at `STATUS_EXCHANGE`.
+    It is the last session of a worker's connection. `own` returns the names of the worker's own
+    queues, each with its routing key at `STATUS_EXCHANGE`.
     """
 
     _log = Logger()

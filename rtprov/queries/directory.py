@@ -117,8 +117,9 @@ class TaskQueryServer:
 
     A session of the worker's connection; attach it after the shard's journal. Call `saw` with each
     event of the journal, after the replica. `key_ids` returns the ids of the worker's sealing keys,
-    `wall_clock` seconds since the epoch. While `may_tell` returns False, questions about one task
-    are not answered: the broker's journal may not have what the replica knows.
+    `wall_clock` seconds since the epoch. `may_tell` returns False while the broker's journal may
+    lack events that the replica has seen. Until it returns True, the server does not answer
+    questions about one task.
     """
 
     _log = Logger()

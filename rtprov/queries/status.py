@@ -125,8 +125,8 @@ class StatusClient:
 
     It is also a session; attach it after `rpc`. Every 2 s it sends an empty request to each shard,
     to log when a shard has no worker and when a worker is back, even if no client asks. While a
-    shard has no worker, `in_doubt` is called at most every 10 s: its queues may have been replaced
-    by those of another number of shards.
+    shard has no worker, `in_doubt` is called at most every 10 s, to check the number of shards. If
+    that number was changed, the shard's queues no longer exist.
     """
 
     _log = Logger()

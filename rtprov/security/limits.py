@@ -40,9 +40,9 @@ class Rate:
 
     A burst is at least one request. A refused request does not count.
 
-    This is the generic cell rate algorithm. For each client it stores the time at which all
-    accepted requests would be finished at the rate `per_s`. After that time the client is
-    forgotten.
+    This is the generic cell rate algorithm. Each accepted request takes 1 / `per_s` seconds of a
+    client's time. The class stores for each client when the time of all accepted requests is over.
+    After that the client is forgotten.
     """
 
     def __init__(self, per_s: float, max_remembered: int = MAX_REMEMBERED) -> None:

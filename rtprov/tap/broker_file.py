@@ -57,8 +57,8 @@ class BrokerFile(Files):
 
 
 class BrokerCA(Files):
-    """The CA that verifies the broker's certificate. Its file is loaded when the first ``amqps``
-    URL comes, and need not exist before.
+    """The CA that verifies the broker's certificate. Its file is loaded when an ``amqps`` URL is
+    used for the first time. Before that, the file need not exist.
     """
 
     def __init__(self, certs: Path, ca: Path | None) -> None:

@@ -21,9 +21,11 @@ Role = TypeVar("Role", FrontendService, WorkerService)
 class Sharded(MultiService, Generic[Role]):
     """Runs the role that `make` creates for a number of shards.
 
-    The number is `given`, or 1 until the broker reports another one. Then, and when the number
-    changes later, the role is stopped and created again, before it has done anything with the wrong
-    number. `role` is the current role; `on_made` is called with each new one."""
+    The number is `given`, or else 1 until the broker reports another one. Without `given`, the role
+    is stopped and created again each time the broker reports another number. A role does nothing
+    with a wrong number, because its connection checks the number first. `role` is the current role;
+    `on_made` is called with each new one.
+    """
 
     def __init__(self, make: Callable[[int], Role], given: int | None, clock: IReactorTime) -> None:
         """Raises `ConfigurationError`."""

@@ -79,9 +79,11 @@ class Attempts:
     `call_limiter` limits the calls of this process, `quarantine` those of tasks during whose calls
     workers have died. `missing_keys` holds the tasks that wait for their sealing keys. `process_id`
     is this process's name in the journal. `patience_s` is how long, in seconds, a task is retried
-    while its calls do not reach A. It counts from the first attempt, on `clock`; `wall_clock` gives
-    the times of events, and the age of a first attempt that another process made. While `draining`
-    is true, an attempt that did not reach A is not retried."""
+    while its calls do not reach A. It counts from the first attempt, and is measured by `clock`.
+    `wall_clock` gives the times of events. If another process made the first attempt,
+    `wall_clock` also gives the age of that attempt. While `draining` is true, an attempt that did
+    not reach A is not retried.
+    """
 
     _log = Logger()
 
@@ -227,8 +229,8 @@ class Attempts:
         return self._store.view(task.task_id, task.fingerprint, task.accepted_at)
 
     async def _may_call(self, job: Job) -> bool:
-        """Find out whether a call may begin. That may take a barrier, or the append of a message
-        that the journal does not have.
+        """Find out whether a call may begin. If necessary, wait for a barrier first, or append the
+        message to a journal that does not have it.
 
         Return False if the task has ended, or the message is not its order. Raises `Abandoned`.
         """

@@ -1,11 +1,11 @@
 """The census: finds open tasks whose message is in no queue, and puts the messages back.
 
 A task's message may be lost although the journal has the task: the queue was purged, deleted while
-no worker ran, or restored from an older backup. A worker that knows of open tasks which it does not
-hold therefore publishes a *marker* to the end of the work queue. The queue is first in, first out:
-when the marker is delivered, all earlier messages have been delivered to the same worker. A task
-is missing if it was open before the marker was published, is still open after a journal barrier,
-and is not held by the worker.
+no worker ran, or restored from an older backup. If the journal has open tasks that a worker does
+not hold, the worker publishes a *marker* to the end of the work queue. The queue is first in, first
+out. So when the marker is delivered, all earlier messages have been delivered to the same worker. A
+task is missing if it was open before the marker was published, is still open after a journal
+barrier, and is not held by the worker.
 
 The task's message is read from the journal and published to the end of the queue, in the journal's
 order. If the original message was only late, no harm is done: a copy is checked like any

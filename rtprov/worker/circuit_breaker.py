@@ -11,9 +11,10 @@ Pure logic; time is an argument, in seconds. The breaker has three states:
   succession without an answer open the breaker again. When the limit reaches the concurrency, the
   breaker closes.
 
-An outage with a ``Retry-After`` (a 503) does not count while the breaker is closed or half open: A
-limits the calls itself. An outage of a call that began before the breaker opened does not count
-either. An answer always counts, however late: A can be reached.
+A 503 with ``Retry-After`` does not count as an outage while the breaker is closed or half open,
+because A itself names the time of the next call. An outage of a call that began before the breaker
+opened does not count either. An answer always counts, even a late one, because it shows that A can
+be reached.
 """
 
 from __future__ import annotations

@@ -33,9 +33,10 @@ def copied_at(delivery: Delivery) -> float | None:
 class WorkQueue:
     """Publishes messages to a shard's work queue, but not to its journal.
 
-    All go over one channel, so the queue gets them in the order of the calls. `copies` maps each
-    task with a copy under way to the copy's number; `published` is the number of the last copy.
-    `wall_clock` gives seconds since the epoch."""
+    All messages go over one channel, so the queue gets them in the order in which the methods were
+    called. `copies` maps each task with a copy under way to the copy's number; `published` is the
+    number of the last copy. `wall_clock` gives seconds since the epoch.
+    """
 
     def __init__(
         self, *, shard: Shard, publisher: Publisher, wall_clock: Callable[[], float]

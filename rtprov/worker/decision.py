@@ -29,8 +29,8 @@ def next_step(view: TaskView, *, entitled: bool, needs_barrier: bool, appended: 
 
     `view` is what this process's replica knows of the task. `entitled` says that the broker treats
     this worker as the active one, `needs_barrier` that the replica may not have all that the
-    journal has of the task. `appended` says that the message was appended to the journal already:
-    if the replica still does not know it, it cannot be an order.
+    journal has of the task. `appended` is True if the worker has already appended the message to
+    the journal. If the replica does not know the task even then, the message cannot be an order.
     """
     if not entitled:
         return Step.ABANDON

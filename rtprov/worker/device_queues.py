@@ -24,8 +24,10 @@ class _Lane(Generic[T]):
 class DeviceQueues(Generic[T]):
     """The lanes of all devices. The active item of a lane is its head; the others wait.
 
-    `may_go` returns whether an item may become the head; of those that may, the one that entered
-    first does. Call `wake` when an item's turn may have come. An empty lane uses no memory."""
+    `may_go` returns whether an item may become the head. If several items may, the one that entered
+    first becomes the head. Call `wake` when an item's turn may have come. An empty lane uses no
+    memory.
+    """
 
     def __init__(self, may_go: Callable[[T], bool] = lambda item: True) -> None:
         self._may_go = may_go

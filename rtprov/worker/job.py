@@ -17,9 +17,9 @@ class Job:
     """One task in this worker.
 
     The sealed body may be large and is held only once, in `delivery`; `task` is without it.
-    `taken_at` is when the delivery came, by the process's clock. `needs_barrier` says that the
-    journal may have events of the task that this process's replica has not seen; no call begins
-    before a barrier then.
+    `taken_at` is when the delivery came, by the process's clock. `needs_barrier` is True if the
+    journal may have events of the task that this process's replica has not read. Then no call
+    begins before a barrier.
     """
 
     task: Task

@@ -4,7 +4,7 @@ A journal drops events that are older than its maximum age, and a task may stay 
 When an open task's events have reached half of that age, the active worker writes them to the end
 of the journal again. It copies the messages byte for byte, so that fields of other versions are
 kept. The request comes last and carries the task's place. A standby does the same at three quarters
-of the age, in case the active worker is of a version that does not.
+of the age, because the active worker may be of a version that does not write events again.
 
 A task that has ended must not look open to a later reader. If an event follows its task's end in
 the journal, the end is written again. The cancellation of a task whose message still waits in a
@@ -108,15 +108,15 @@ class JournalKeeper:
             self._work.cancel()
 
     def journal_lost(self) -> None:
-        """The broker has lost the journal: write all that is known here to the new one, once that
-        has been read.
+        """The broker has lost the journal and begun a new one. Once the new journal has been read,
+        write to it all that this worker's store has.
         """
         self._lost = True
 
     @property
     def complete(self) -> bool:
-        """Whether the broker's journal has all that is known here; not while it is another one, and
-        not yet told.
+        """Whether the broker's journal has all that this worker's store has. It is False from the
+        loss of a journal until everything is written to the new one.
         """
         return not self._lost
 

@@ -2,9 +2,10 @@
 
 AMQP does not tell a consumer whether it is the active one or a standby. A worker assumes that it is
 active if nothing else consumes the work queue when it connects, and when it gets a delivery. It
-then appends an `Active` event to the journal, with its concurrency and its view of A's state;
-replicas use both for estimates. For all replicas the process that the journal named last is the
-active one. Only that process logs the ends of tasks."""
+then appends an `Active` event to the journal. The event has the worker's concurrency and the state
+of its circuit breaker, which replicas use for estimates. All replicas treat the process of the
+latest `Active` event as the active one. Only that process logs the ends of tasks.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +36,7 @@ ANNOUNCE_AGAIN_AFTER_S = 1.0
 
 
 class Presence:
-    """The presence of one shard's workers, as this process sees it.
+    """Finds out which process is the active one of a shard; announces it if it is this process.
 
     A session of the worker's connection: attach it after the journal, and before the work queue is
     consumed. `process_id` names this process in the journal; `wall_clock` gives seconds since the

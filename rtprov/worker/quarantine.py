@@ -1,9 +1,10 @@
 """The quarantine: a limit of concurrent calls for tasks during whose calls workers have died.
 
 If a task makes workers crash, all tasks under way at that moment are suspects. With each further
-crash, fewer suspects run at the same time: 64, then 8, then one alone. So the task that causes the
-crashes is found, and the others finish. A task whose calls end in `GIVE_UP_AFTER` crashes is given
-up."""
+crash, fewer suspects run at the same time: 64, then 8, then one alone. So the other tasks finish,
+and the task that causes the crashes remains. After `GIVE_UP_AFTER` crashes, A is not called for
+that task any more.
+"""
 
 from __future__ import annotations
 

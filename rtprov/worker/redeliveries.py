@@ -38,9 +38,11 @@ class Redeliveries:
     barrier, since its task may have ended elsewhere; so does one that waits for more than a second.
 
     If the journal does not have the task after the barrier, the message is appended to it. Then
-    the jobs are passed to `enter`, in the journal's order. There are two exceptions, whose jobs are
-    passed to `forget`: a copy whose task has ended so long ago that the journal has dropped it is
-    acknowledged, and a message that is not a journal event goes to the dead letters."""
+    the jobs are passed to `enter`, in the journal's order. Two kinds of jobs are passed to `forget`
+    instead. If the message is a copy, and its task has ended so long ago that the journal has
+    dropped it, the message is acknowledged. If the message is not a journal event, it goes to the
+    dead letters.
+    """
 
     _log = Logger()
 

@@ -1,10 +1,12 @@
 """Renewal of deliveries that are held for long, before the broker's consumer timeout.
 
 RabbitMQ closes the channel of a consumer that holds a delivery for 30 minutes, and counts that
-against the queue's delivery limit. A returned delivery counts too. So a copy of the message is
-published to the end of the queue, with a count of its own; once the copy is confirmed, the delivery
-is acknowledged. The job continues meanwhile, and adopts the copy when it is delivered. So a task
-may wait for any time, and waiting tasks do not use up the consumer's prefetch."""
+against the queue's delivery limit. A returned delivery counts too. So the worker publishes a copy
+of the message to the end of the queue. The broker counts the copy's deliveries from zero. Once the
+copy is confirmed, the worker acknowledges the old delivery. The job continues all the time, and
+adopts the copy when it is delivered. So a task may wait for any time, and waiting tasks do not use
+up the consumer's prefetch.
+"""
 
 from __future__ import annotations
 

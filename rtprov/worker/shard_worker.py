@@ -5,13 +5,14 @@ A *delivery* becomes a *job*. The job waits in its device's lane until it is the
 is appended to the journal; when that is confirmed, the delivery is acknowledged and the job leaves
 the lane.
 
-The journal decides the order of a device's tasks: a task begins when all earlier ones have ended,
-here or elsewhere.
+The journal decides the order of a device's tasks: a task begins when all earlier tasks of the
+device have ended, in this process or in another one.
 
 When the connection to the broker is lost, its deliveries cannot be settled any more. Jobs that have
 begun nothing are forgotten: the broker delivers their messages again to the worker that is active
-then. A job whose call to A is under way continues, and so does one in a pause between attempts;
-when its message is delivered here again, the job *adopts* the new delivery."""
+then. A job continues if its call to A is under way, or if it is in a pause between attempts. When
+the job's message is delivered to this worker again, the job *adopts* the new delivery.
+"""
 
 from __future__ import annotations
 
