@@ -201,6 +201,11 @@ class Resharding:
                     self._say(f"{queue}: {moved} messages moved")
 
 
+def _offset(delivery: Delivery) -> int:
+    """The offset of a message in its stream."""
+    return cast("int", (delivery.properties.headers or {})["x-stream-offset"])
+
+
 class _Move:
     """Moves the messages of one queue, up to a marker that it publishes to the end of the queue.
 
@@ -244,6 +249,9 @@ class _Move:
             batch = [self._arrived.popleft() for _ in range(len(self._arrived))]
             over = any((each.properties.headers or {}).get(MARKER) == marker for each in batch)
             moved += await self._forward(batch)
+            if self.next_offset is not None:
+                # What arrived after this batch was not forwarded; the next move reads it again.
+                self.next_offset = _offset(batch[-1]) + 1
             channel.ack_all(batch[-1])
         await cancel(channel, tag)
         await channel.channel_close(reply_code=200, reply_text="done")
@@ -272,11 +280,8 @@ class _Move:
         return len(published)
 
     def _on_delivery(self, delivery: Delivery) -> None:
-        if self.next_offset is not None:
-            offset = cast("int", (delivery.properties.headers or {})["x-stream-offset"])
-            if offset < self.next_offset:
-                return  # RabbitMQ starts at the beginning of the chunk that has the offset
-            self.next_offset = offset + 1
+        if self.next_offset is not None and _offset(delivery) < self.next_offset:
+            return  # RabbitMQ starts at the beginning of the chunk that has the offset
         self._arrived.append(delivery)
         self._wake(None)
 

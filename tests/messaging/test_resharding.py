@@ -332,6 +332,36 @@ class Change(CountTestCase):
         call.called = 1
         call.func(*call.args, **call.kw)
 
+    def test_events_that_come_late(self) -> None:
+        """Events that reach the old journal while its other events are moved are moved, too."""
+        (old,) = self.begin_with(1)
+        self.fill([old])
+        outside = self.outside
+        late: list[str] = []
+
+        class Interrupted(Publisher):
+            """Adds an event to the old journal for each event that is moved, up to a limit."""
+
+            def publish(self, exchange: str, routing_key: str, *of: Any, **more: Any) -> Any:
+                if "journal" in routing_key and routing_key.endswith("of2") and len(late) < 10:
+                    late.append(task_id(100 + len(late)))
+                    event = encode_event(Requested(late[-1], "DEVICE1", EPOCH))
+                    outside.publish("", old.journal, event, properties=persistent())
+                return super().publish(exchange, routing_key, *of, **more)
+
+        publisher = Interrupted(clock=self.clock)
+
+        async def work(connection: AmqpConnection) -> None:
+            await Resharding(
+                connection=connection, publisher=publisher, new_id=self.new_id, say=self.said.append
+            ).run(2)
+
+        self.successResultOf(self.on_a_connection(work, publisher))
+        moved = [event for index in range(2) for event in self.events(Shard(index, 2))]
+        known = {event.task_id for event in moved if isinstance(event, Requested)}
+        self.assertEqual(len(late), 10)
+        self.assertEqual(set(late) - known, set())
+
     def test_a_late_front_end(self) -> None:
         """What a front end with the old number publishes is returned as unroutable, and is in no
         old queue.

@@ -148,7 +148,7 @@ class AnotherCount:
         self.world.kill(OPERATOR)
         early = (
             reason.check(ConfigurationError)
-            and "A worker still consumes" in reason.getErrorMessage()
+            and "A worker is still consuming" in reason.getErrorMessage()
         )
         self.world.checks.expect(
             bool(early or reason.check(BrokerError)),
