@@ -28,6 +28,7 @@ from rtprov.amqp.client.consumer import cancel, consume
 from rtprov.amqp.client.gathering import gather
 from rtprov.errors import ConfigurationError
 from rtprov.messaging.shard_count import (
+    CHANGE_QUEUE,
     MAX_SHARDS,
     Remembered,
     delete_queue,
@@ -106,8 +107,8 @@ class Resharding:
         for shard in old:
             for queue in (shard.work, shard.journal, shard.dead):
                 await delete_queue(self._connection, queue)
-        await forget(self._connection)
-        await remember(self._connection, Remembered(count))
+        await self._store(Remembered(count))
+        await delete_queue(self._connection, CHANGE_QUEUE)
         self._say(f"The broker now has {count} shards; start the workers")
 
     async def _begin(self, count: int) -> int | None:
@@ -115,10 +116,13 @@ class Resharding:
 
         Raises `ConfigurationError` if a worker is running, or another change was begun.
         """
-        known = await read(
-            self._connection, Remembered(count)
-        ) or await self._count_of_earlier_version(count)
+        known = (
+            await read(self._connection, Remembered(count))
+            or await read(self._connection, Remembered(count), CHANGE_QUEUE)
+            or await self._count_of_earlier_version(count)
+        )
         if known == Remembered(count):
+            await delete_queue(self._connection, CHANGE_QUEUE)
             return None
         if known.changing_to not in (None, count):
             raise ConfigurationError(
@@ -134,10 +138,21 @@ class Resharding:
                 )
         self._say(f"Changing from {known.count} to {count} shards")
         changing = Remembered(known.count, count)
-        while known != changing:
-            await forget(self._connection)
-            known = await remember(self._connection, changing)
+        if known != changing:
+            await delete_queue(self._connection, CHANGE_QUEUE)
+        await remember(self._connection, changing, CHANGE_QUEUE)
+        await self._store(changing)
         return changing.count
+
+    async def _store(self, wanted: Remembered) -> None:
+        """Replace the stored number.
+
+        The number is missing for a moment. Front ends and workers wait meanwhile, because
+        `CHANGE_QUEUE` exists.
+        """
+        while await read(self._connection, wanted) != wanted:
+            await forget(self._connection)
+            await remember(self._connection, wanted)
 
     async def _count_of_earlier_version(self, count: int) -> Remembered:
         """Return the number that an earlier version of rtprov used with this broker.

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from rtprov.amqp.client.protocol import AmqpConnection
 
 SHARDS_QUEUE = "rtprov.shards"
+# It exists while SHARDS_QUEUE is replaced, which has to be deleted for that. Its argument is the
+# same, with both numbers.
+CHANGE_QUEUE = "rtprov.shards.changing"
 MAX_SHARDS = 1024
 SCAN_AT_ONCE = 32
 NOT_FOUND, PRECONDITION_FAILED = 404, 406
@@ -61,17 +64,21 @@ class Remembered:
         return cls(value % _CHANGING, value // _CHANGING or None)
 
 
-async def read(connection: AmqpConnection, guess: Remembered) -> Remembered | None:
+async def read(
+    connection: AmqpConnection, guess: Remembered, queue: str = SHARDS_QUEUE
+) -> Remembered | None:
     """Return what the broker remembers, None if it remembers nothing.
 
     If `guess` is right, the broker does not log an error. Raises `BrokerError`.
     """
-    if await message_count(connection, SHARDS_QUEUE) is None:
+    if await message_count(connection, queue) is None:
         return None
-    return await remember(connection, guess)
+    return await remember(connection, guess, queue)
 
 
-async def remember(connection: AmqpConnection, wanted: Remembered) -> Remembered:
+async def remember(
+    connection: AmqpConnection, wanted: Remembered, queue: str = SHARDS_QUEUE
+) -> Remembered:
     """Store `wanted`, unless a number is already stored; return the number that is stored.
 
     Raises `BrokerError`.
@@ -79,7 +86,7 @@ async def remember(connection: AmqpConnection, wanted: Remembered) -> Remembered
     channel = await connection.open_channel(fatal=False)
     arguments = {"x-queue-type": "quorum", "x-delivery-limit": wanted.value}
     try:
-        await channel.queue_declare(queue=SHARDS_QUEUE, durable=True, arguments=arguments)
+        await channel.queue_declare(queue=queue, durable=True, arguments=arguments)
     except AmqpError as error:
         current = _CURRENT.search(error.reply_text)
         if error.reply_code != PRECONDITION_FAILED or current is None:
@@ -180,7 +187,14 @@ class ShardCount:
         number is changed back.
         """
         self._connection = connection
-        remembered = await read(connection, self._guess) or await self._remember_first(connection)
+        remembered = await read(connection, self._guess)
+        if remembered is None:
+            if await message_count(connection, CHANGE_QUEUE) is not None:
+                raise BrokerUnavailable("The number of shards is being changed; waiting")
+            # A change that was completed meanwhile has stored its number before.
+            remembered = await read(connection, self._guess)
+        if remembered is None:
+            remembered = await self._remember_first(connection)
         if remembered.changing_to is not None:
             raise BrokerUnavailable(
                 f"The number of shards is being changed from {remembered.count} to"

@@ -20,8 +20,16 @@ from rtprov.frontend.service import FrontendService
 from rtprov.messaging.environment import Environment
 from rtprov.messaging.event_messages import decode_event, decode_task, encode_event, encode_task
 from rtprov.messaging.resharding import Resharding
-from rtprov.messaging.shard_count import Remembered, ShardCount, remember
-from rtprov.messaging.topology import Shard, Topology, persistent
+from rtprov.messaging.shard_count import (
+    CHANGE_QUEUE,
+    SHARDS_QUEUE,
+    Remembered,
+    ShardCount,
+    delete_queue,
+    message_count,
+    remember,
+)
+from rtprov.messaging.topology import PARKED_QUEUE, Shard, Topology, persistent
 from rtprov.model import Event, Finished, Marker, Requested, Started, State, shard_of
 from tests.support.brokered import EPOCH, BrokerTestCase, make_task, task_id
 from tests.support.fakes import PlainSealer
@@ -361,6 +369,25 @@ class Change(CountTestCase):
         known = {event.task_id for event in moved if isinstance(event, Requested)}
         self.assertEqual(len(late), 10)
         self.assertEqual(set(late) - known, set())
+
+    def test_no_number_for_a_moment(self) -> None:
+        """While the stored number is replaced, a front end waits and does not store its own."""
+        self.begin_with(1)
+
+        async def work(connection: AmqpConnection) -> None:
+            changing = Remembered(1, 4)
+            await remember(connection, changing, CHANGE_QUEUE)
+            await delete_queue(connection, PARKED_QUEUE)
+            await delete_queue(connection, SHARDS_QUEUE)
+            with self.assertRaises(BrokerUnavailable) as caught:
+                await ShardCount(1, given=False).attach(connection)
+            self.assertIn("is being changed", str(caught.exception))
+            self.assertIsNone(await message_count(connection, SHARDS_QUEUE))
+
+        self.successResultOf(self.on_a_connection(work, Publisher(clock=self.clock)))
+        self.successResultOf(self.change(4))
+        self.assertEqual(self.said[0], "Changing from 1 to 4 shards")
+        self.assertNotIn(CHANGE_QUEUE, self.broker.virtual_host.queues)
 
     def test_a_late_front_end(self) -> None:
         """What a front end with the old number publishes is returned as unroutable, and is in no
