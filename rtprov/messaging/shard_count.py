@@ -188,10 +188,12 @@ class ShardCount:
         """
         self._connection = connection
         remembered = await read(connection, self._guess)
-        if remembered is None:
+        if remembered is None or remembered.changing_to is None:
+            # While the number is replaced, it may be missing, and `read` may have stored the guess.
             if await message_count(connection, CHANGE_QUEUE) is not None:
-                raise BrokerUnavailable("The number of shards is being changed; waiting")
-            # A change that was completed meanwhile has stored its number before.
+                raise BrokerUnavailable(
+                    "The number of shards is being changed; waiting until the change is complete"
+                )
             remembered = await read(connection, self._guess)
         if remembered is None:
             remembered = await self._remember_first(connection)
