@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import random
 
-_MAX_DOUBLINGS = (
-    64  # keeps the power within the range of a float; each limit is reached far earlier
-)
+# Keeps the power within the range of a float; each limit is reached far earlier.
+_MAX_DOUBLINGS = 64
 
 
 def backoff_s(failures: int, *, first_s: float, longest_s: float) -> float:

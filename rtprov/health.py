@@ -26,7 +26,7 @@ def url_of(listen: str) -> str | None:
         return None
     host = (match[2] or "127.0.0.1").replace("\\:", ":")
     if host in ("0.0.0.0", "::"):  # noqa: S104 - only compared
-        host = "127.0.0.1" if host == "0.0.0.0" else "::1"  # noqa: S104
+        host = "127.0.0.1" if host == "0.0.0.0" else "::1"  # noqa: S104 - only compared
     return (
         f"http://[{host}]:{match[1]}/readyz" if ":" in host else f"http://{host}:{match[1]}/readyz"
     )

@@ -218,5 +218,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for what, fresh in (("development certificates", made), ("a sealing key", made_key))
         if fresh
     ]
-    print(f"{directory}: {'made ' + ' and '.join(done) if done else 'all files exist already'}")  # noqa: T201
+    print(f"{directory}: {'made ' + ' and '.join(done) if done else 'all files exist already'}")  # noqa: T201 - a command's answer
     return 0

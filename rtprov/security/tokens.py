@@ -237,7 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         expires = None if options.expires is None else parse_date(options.expires)
     except ValueError as error:
-        print(f"rtprov.tokens: {error}", file=sys.stderr)  # noqa: T201
+        print(f"rtprov.tokens: {error}", file=sys.stderr)  # noqa: T201 - a command's answer
         return 1
     token, secret = new_token(options.name, role=ROLES[options.role], expires=expires)
     print(f"# for the --tokens file:\n{token.line}\n# for the client, shown only once:\n{secret}")  # noqa: T201 - the command's output

@@ -127,10 +127,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         try:
             await _change(_broker(options.broker_file), ca, options.count)
         except ConfigurationError as error:
-            print(f"rtprov.shards: {error}", file=sys.stderr)  # noqa: T201
+            print(f"rtprov.shards: {error}", file=sys.stderr)  # noqa: T201 - a command's answer
             raise SystemExit(error.exit_status) from None
         except BrokerError as error:
-            print(  # noqa: T201
+            print(  # noqa: T201 - a command's answer
                 f"rtprov.shards: {error}; no task is lost, run the command again", file=sys.stderr
             )
             raise SystemExit(1) from None

@@ -129,9 +129,7 @@ class Failures(FrontendTestCase):
                 self.assertEqual(len(self.flushLoggedErrors(type(error))), 1)
 
     def test_cancelled_from_behind(self) -> None:
-        """If a call behind the front end fails with a CancelledError, the client is answered all
-        the same.
-        """
+        """A CancelledError that no client caused is answered like any other internal error."""
         self.tasks.error = self.statuses.error = CancelledError()
         self.assertError(self.post(), 500, UNEXPECTED)
         self.assertError(self.get(), 500, UNEXPECTED)

@@ -37,7 +37,7 @@ from rtprov.worker.device_queues import DeviceQueues
 from rtprov.worker.job import Job
 from rtprov.worker.missing_keys import MissingKeys
 from rtprov.worker.shard_worker import ShardWorker
-from tests.simulation import clock_mutations, operator_mutations, order_mutations, queue_mutations  # noqa: F401 (they add their own)
+from tests.simulation import clock_mutations, operator_mutations, order_mutations, queue_mutations  # noqa: F401 - each adds its mutations
 from tests.simulation.mutation import MUTATIONS, mutation
 
 __all__ = ["MUTATIONS"]

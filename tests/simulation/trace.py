@@ -29,12 +29,12 @@ class Trace:
         """Add a line."""
         self.lines.append((self.world.now, text, task_id, device))
         if self.live:
-            print(_line(self.world.now, text))  # noqa: T201
+            print(_line(self.world.now, text))  # noqa: T201 - the trace that was asked for
 
     def log(self, text: str) -> None:
         """Print a log event of the product. It is not part of the trace."""
         if self.live:
-            print(_line(self.world.now, f"    log: {text}"))  # noqa: T201
+            print(_line(self.world.now, f"    log: {text}"))  # noqa: T201 - the same
 
     def about(self, task_id: str | None, device: str | None) -> str:
         """Return the last lines about a task or its device, or about neither."""

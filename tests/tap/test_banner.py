@@ -92,7 +92,7 @@ class Banner(FilesTestCase):
         ``--resolve`` names it.
         """
         for host, way in (
-            (IPv4Address("TCP", "0.0.0.0", 99), ""),  # noqa: S104
+            (IPv4Address("TCP", "0.0.0.0", 99), ""),  # noqa: S104 - nothing listens
             (IPv4Address("TCP", "192.0.2.7", 99), "--resolve localhost:99:192.0.2.7 "),
             (IPv4Address("TCP", "127.0.0.2", 99), "--resolve localhost:99:127.0.0.2 "),
             (IPv6Address("TCP", "::", 99), "--resolve localhost:99:[::1] "),

@@ -104,7 +104,7 @@ class BeyondThisMachine(SynchronousTestCase):
         why.
         """
         for host, address in (
-            (IPv4Address("TCP", "0.0.0.0", 5673), "0.0.0.0:5673"),  # noqa: S104
+            (IPv4Address("TCP", "0.0.0.0", 5673), "0.0.0.0:5673"),  # noqa: S104 - nothing listens
             (IPv4Address("TCP", "192.0.2.7", 5673), "192.0.2.7:5673"),
             (IPv6Address("TCP", "::", 5673), "[::]:5673"),
             (IPv6Address("TCP", "::ffff:192.0.2.7", 5673), "[::ffff:192.0.2.7]:5673"),

@@ -228,7 +228,7 @@ def make_broker(
     clock: IReactorTime,
     storage: Storage,
     username: str = "guest",
-    password: str = "guest",  # noqa: S107
+    password: str = "guest",  # noqa: S107 - as in RabbitMQ; public only on loopback
     max_age_s: float | None = None,
 ) -> Broker:
     """Return a broker with one virtual host, ``/``, and one user.

@@ -10,7 +10,6 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -135,10 +134,9 @@ class Opening(DatabaseCase):
             if there:
                 self.open().close()
             # Applies only to this opening. The one before made a good file.
-            with mock.patch.object(
-                sqlite3, "connect", partial(sqlite3.connect, factory=WithoutWal)
-            ):
-                self.assert_refused("write-ahead logging cannot be used here")
+            patch = self.patch(sqlite3, "connect", partial(sqlite3.connect, factory=WithoutWal))
+            self.assert_refused("write-ahead logging cannot be used here")
+            patch.restore()
             self.assertEqual(self.path.exists(), there)
 
     def test_no_tables(self) -> None:
