@@ -24,6 +24,7 @@ from rtprov.model import (
     Withheld,
 )
 from tests.support.journal_folds import DEVICE, RETENTION_S, all_of, fold, task_id, view
+from tests.support.scale import slow
 from tests.support.strategies import task_events
 
 # Few ids, so that a list of events has several events for each.
@@ -304,6 +305,7 @@ class Memory(SynchronousTestCase):
         self.assertEqual(store.expire(2e9), count)
         self.assertLess(tracemalloc.get_traced_memory()[0] / count, 100)
 
+    @slow
     def test_cost_of_a_task_with_all_there_is(self) -> None:
         """A finished task of a device of its own, with a key and an outage of A, uses at most 1,300
         bytes, and nothing once it is forgotten.

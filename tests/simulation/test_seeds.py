@@ -13,8 +13,8 @@ from tests.simulation.run import simulate
 from tests.simulation.seeds import simulate_many
 from tests.support.scale import FULL, QUICK
 
-SEEDS = 2000 if FULL else 20 if QUICK else 150
-AGAIN = 3  # number of seeds that are run twice
+SEEDS = 2000 if FULL else 10 if QUICK else 60
+AGAIN = 2 if QUICK else 3  # number of seeds that are run twice
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, cast
 
 from rtprov.model import keyed_task_id
+from tests.support.scale import slow
 from tests.support.system import System
 from tests.support.system_case import COMPLETED, NO_EQUIPMENT, NO_TASK, SystemTestCase
 
@@ -65,6 +66,7 @@ class Cancelling(CancelTestCase):
         self.assertEqual(self.system.stub.calls, 2)
         self.assertEqual(self.system.workers[0].workers[0].held, 0)
 
+    @slow
     def test_hundreds_for_one_device(self) -> None:
         """A device's next task runs even after many of its tasks were cancelled."""
         first, *cancelled, last = (self.system.accepted(DEVICE) for _ in range(300))
@@ -167,6 +169,7 @@ class Races(CancelTestCase):
             outcomes.add(status)
         self.assertEqual(outcomes, {200, 409})
 
+    @slow
     def test_cut_at_any_point(self) -> None:
         """Whenever the broker's connections break, a DELETE's 200 or 409 stays true, and a repeated
         503 becomes one of them.

@@ -16,7 +16,7 @@ from twisted.internet.task import Clock
 from rtprov.journal.backlog import Backlog
 from rtprov.journal.store import Store
 from rtprov.model import Active, Details, EquipmentState, Requested, State, Task, Waiting, Withheld
-from tests.support.scale import FULL
+from tests.support.scale import FULL, slow
 from tests.support.system import System
 from tests.support.system_case import SystemTestCase
 from tests.support.worker_case import EPOCH, WorkerTestCase, task_id
@@ -73,6 +73,7 @@ class Accepted(WorkerTestCase):
         assert details is not None
         return details
 
+    @slow
     def test_honest(self) -> None:
         """Nine out of ten estimates are within 25 %, for any duration of the calls, number of tasks
         and number of devices.

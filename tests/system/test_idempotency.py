@@ -15,6 +15,7 @@ from rtprov.messaging.event_messages import encode_event, encode_task
 from rtprov.messaging.topology import TASKS_EXCHANGE, Shard, persistent
 from rtprov.model import Requested, Task, keyed_task_id
 from rtprov.worker.service import EXPIRE_EVERY_S
+from tests.support.scale import slow
 from tests.support.system import REQUEST, Answer, System
 from tests.support.system_case import COMPLETED, NO_TASK, RUNNING, SystemTestCase
 
@@ -123,6 +124,7 @@ class OneKey(KeyTestCase):
         self.assertEqual(self.accepted(frontend="b2"), task_id)
         self.assertEqual(self.post(OTHER, frontend="b2"), REUSED)
 
+    @slow
     def test_a_key_is_forgotten(self) -> None:
         """An hour after the retention the key makes a new task, which runs. A worker that replays
         the journal agrees.
@@ -140,6 +142,7 @@ class OneKey(KeyTestCase):
         self.assertEqual([store.finished(task_id) for store in stores], [True, True])
         self.assertEqual(self.post(), REUSED)
 
+    @slow
     def test_no_front_end_remembers_the_old_task(self) -> None:
         """A front end that remembers the old task's final status returns the new task's status,
         whichever front end accepted the new task.
@@ -247,6 +250,7 @@ class Breaks(KeyTestCase):
         self.system.network.until(lambda: bool(pending.called), 10.0)
         return self.successResultOf(pending)
 
+    @slow
     def test_cut_at_any_point(self) -> None:
         """Whenever the broker's connections break, the answer is 200 or 503, and a repeated POST
         gives the same single task.

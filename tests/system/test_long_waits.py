@@ -14,6 +14,7 @@ from rtprov.equipment.scenario import Rule
 from rtprov.messaging.topology import DELIVERY_LIMIT, PARKED_QUEUE, Shard
 from rtprov.model import State
 from rtprov.worker import renewals
+from tests.support.scale import slow
 from tests.support.system import System
 from tests.support.system_case import SystemTestCase
 
@@ -62,6 +63,7 @@ class AMonth(SystemTestCase):
             "DELETE", f"/api/v1/equipment/cpe/AWAY123456/task/{task_id}"
         ).status
 
+    @slow
     def test_a_month(self) -> None:
         """The task, those behind it, and the cancellation of one of them outlive the journal's
         segments. Each task is called in its turn and ends once.

@@ -16,6 +16,7 @@ from rtprov.broker.server.broker import make_broker
 from rtprov.broker.server.factory import BrokerFactory
 from rtprov.broker.storage.sqlite import SqliteStorage
 from rtprov.messaging.topology import Shard
+from tests.support.scale import slow
 from tests.support.system import REQUEST, System
 from tests.support.system_case import SystemTestCase
 
@@ -166,12 +167,14 @@ class OldState(SystemTestCase):
         self.assertEqual(self.codes(after[4:]), [UNKNOWN] * 5)
         self.assertEqual(self.system.broker.virtual_host.queues[SHARD.work].message_count, 0)
 
+    @slow
     def test_copied_while_it_runs(self) -> None:
         """Tasks from before the copy end. Tasks from after it are unknown. A key of either gives
         the same task id as before, and that task is done.
         """
         self.check_new_roles(self.durable.copy)
 
+    @slow
     def test_copied_when_it_was_stopped(self) -> None:
         """The same holds for a copy of the folder of a stopped broker."""
         self.check_new_roles(self.copy_of_stopped)

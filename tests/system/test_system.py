@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.support.scale import slow
 from tests.support.system import REQUEST, System
 from tests.support.system_case import (
     COMPLETED,
@@ -263,6 +264,7 @@ class Outages(SystemTestCase):
 
 
 class Renewal(SystemTestCase):
+    @slow
     def test_a_delivery_held_for_long_is_renewed(self) -> None:
         """Tasks that wait for their device for more than 20 minutes are returned to the broker
         once. They still run in order, each once.

@@ -9,6 +9,7 @@ from rtprov.errors import EquipmentSilent, EquipmentUnreachable
 from rtprov.model import Finished, Started, State
 from rtprov.worker.circuit_breaker import FAILURE_THRESHOLD, LONGEST_PROBE_S
 from tests.support.fakes import FakeDelivery
+from tests.support.scale import slow
 from tests.support.system import REQUEST, System
 from tests.support.system_case import COMPLETED, FAILED, RUNNING, SystemTestCase
 from tests.support.worker_case import EPOCH, WorkerTestCase, task_id
@@ -206,6 +207,7 @@ class Away(SystemInTroubleTestCase):
             (self.said("one call at a time probes it"), self.said("A has recovered")), (1, 1)
         )
 
+    @slow
     def test_a_stays_away(self) -> None:
         """If A does not come back, every task fails when its patience is over, without a call for
         each.
@@ -224,6 +226,7 @@ class AllBusy(SystemInTroubleTestCase):
         busy = Rule(re.compile("SWAMPED.*"), 503, retry_after=5, times=1)
         return System(delay_s=2.0, concurrency=20, rules=[busy])
 
+    @slow
     def test_everybody_is_busy_once(self) -> None:
         """If A answers 503 once for every device, all tasks are completed within their patience,
         also later ones.

@@ -17,6 +17,7 @@ from rtprov.errors import UndecodableMessage
 from rtprov.messaging.topology import PARKED_QUEUE, STATUS_EXCHANGE, TASKS_EXCHANGE, Shard
 from rtprov.worker.quarantine import GIVE_UP_AFTER
 from tests.support.brokered import _Taker
+from tests.support.scale import slow
 from tests.support.system import EPOCH, System
 from tests.support.system_case import COMPLETED, FAILED, RUNNING, SystemTestCase
 
@@ -232,6 +233,7 @@ class NotOurs(VersionsTestCase):
 
 
 class KillsItsWorker(VersionsTestCase):
+    @slow
     def test_every_time(self) -> None:
         """A task whose worker dies in each call fails after some calls and is parked. Tasks that
         run beside it are completed.

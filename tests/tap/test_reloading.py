@@ -20,6 +20,7 @@ from rtprov.tap.frontend import make_admission
 from rtprov.tap.reloading import LOOK_EVERY_S, WARN_EVERY_S, Renewal
 from tests.support.command_files import parsed
 from tests.support.renewal_case import RenewalTestCase
+from tests.support.scale import slow
 
 
 class Certificates(RenewalTestCase):
@@ -60,6 +61,7 @@ class Certificates(RenewalTestCase):
         self.clock.advance(WARN_EVERY_S)
         self.assertEqual(self.look(), [])
 
+    @slow
     def test_expiry(self) -> None:
         """A certificate that expires soon is logged when it is loaded, and then every day."""
         self.start()

@@ -19,6 +19,7 @@ from rtprov.broker.engine.routing import MAX_EXCHANGES, MAX_KEYS
 from rtprov.broker.engine.virtual_host import MAX_QUEUES
 from tests.support.broker_cases import BrokerContract, EmbeddedTestCase
 from tests.support.raw_amqp import CHANNEL, LOGIN, RawClient, frame, publish
+from tests.support.scale import slow
 
 
 class FloodTests(EmbeddedTestCase, BrokerContract):
@@ -82,6 +83,7 @@ class FloodTests(EmbeddedTestCase, BrokerContract):
         client.end()
         await client.lost
 
+    @slow
     async def test_connections(self) -> None:
         """The number of connections is limited. When one has ended, there is room again."""
         clients = [await self.open(RawClient()) for _ in range(self.broker.limits.connections)]
@@ -188,6 +190,7 @@ class FloodTests(EmbeddedTestCase, BrokerContract):
         )
         await self.publish(".".join(["a"] * 120 + ["b"]), exchange="amq.topic")
 
+    @slow
     async def test_reads_nothing(self) -> None:
         """A client that never reads is sent a limited amount, whether of deliveries, answers or
         returns. Others are served meanwhile.
