@@ -72,7 +72,7 @@ class FrontendService(Service):
         )
         rpc = RpcClient(clock=clock)
         statuses = StatusClient(
-            rpc=rpc, shards=shards, clock=clock, in_doubt=self.shard_count.verify
+            rpc=rpc, shards=shards, clock=clock, verify_shard_count=self.shard_count.verify
         )
         may_publish = MayPublish(publisher, PUBLISHED_TO_BY_FRONTEND)
         self.keys = keys = SharedKeys(rpc=rpc, sealer=sealer, shards=shards, clock=clock)

@@ -63,17 +63,17 @@ class CancelledTask:
 class OpenTasks:
     """The open tasks of one shard. Call `saw` with each event of the journal, after the store.
 
-    `unended` has the ended tasks for which the journal has an event after the end. The end of such
-    a task must be written again. Otherwise the broker would delete the end before that event, and a
-    worker that starts then would consider the task open. `began_at` is when the oldest known event
-    of the journal was written.
+    `ends_to_repeat` has the ended tasks for which the journal has an event after the end. The end
+    of such a task must be written again. Otherwise the broker would delete the end before that
+    event, and a worker that starts then would consider the task open. `began_at` is when the oldest
+    known event of the journal was written.
     """
 
     def __init__(self) -> None:
         self._tasks: dict[str, OpenTask] = {}
         self._rows: dict[str, list[OpenTask]] = {}  # by device, by place
         self.cancelled: dict[str, CancelledTask] = {}
-        self.unended: dict[str, None] = {}  # an ordered set
+        self.ends_to_repeat: dict[str, None] = {}  # an ordered set
         self.began_at: float | None = None
 
     def __len__(self) -> int:
@@ -150,9 +150,9 @@ class OpenTasks:
             place = place if event.copied is None else event.copied.place
             self.cancelled[event.task_id] = CancelledTask(event.task_id, place, offset, written_at)
         if isinstance(event, (Finished, Cancelled)):
-            self.unended.pop(event.task_id, None)
+            self.ends_to_repeat.pop(event.task_id, None)
         elif task is None:
-            self.unended[event.task_id] = None
+            self.ends_to_repeat[event.task_id] = None
 
     def _add(self, task: OpenTask) -> OpenTask:
         self._tasks[task.task_id] = task

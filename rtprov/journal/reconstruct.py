@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rtprov.model import TaskEvent
 
 
-def retell(record: Record, copied: Copied | None = None) -> list[TaskEvent]:
+def events_of(record: Record, copied: Copied | None = None) -> list[TaskEvent]:
     """Return the events of a task, in their order.
 
     `copied` is the mark for the `Requested` event; it is None if the task has ended.

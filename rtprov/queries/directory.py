@@ -117,7 +117,7 @@ class TaskQueryServer:
 
     A session of the worker's connection; attach it after the shard's journal. Call `saw` with each
     event of the journal, after the replica. `key_ids` returns the ids of the worker's sealing keys,
-    `wall_clock` seconds since the epoch. `may_tell` returns False while the broker's journal may
+    `wall_clock` seconds since the epoch. `is_complete` returns False while the broker's journal may
     lack events that the replica has seen. Until it returns True, the server does not answer
     questions about one task.
     """
@@ -133,13 +133,13 @@ class TaskQueryServer:
         key_ids: Callable[[], Sequence[str]],
         clock: IReactorTime,
         wall_clock: Callable[[], float],
-        may_tell: Callable[[], bool] = lambda: True,
+        is_complete: Callable[[], bool] = lambda: True,
     ) -> None:
         self._shard = shard
         self._replica = replica
         self._journal = journal
         self._key_ids = key_ids
-        self._may_tell = may_tell
+        self._is_complete = is_complete
         self._clock = clock
         self._wall_clock = wall_clock
         self._watches = Watches(replica=replica, clock=clock)
@@ -187,7 +187,7 @@ class TaskQueryServer:
                     error=error,
                 )
                 return  # the front end's request times out
-        if isinstance(question, TaskQuery) and not self._may_tell():
+        if isinstance(question, TaskQuery) and not self._is_complete():
             return  # the same
         now = self._wall_clock()
         if isinstance(question, Listing):

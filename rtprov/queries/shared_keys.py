@@ -38,7 +38,7 @@ ANSWERS_WITHIN_S = 1.0
 COMPARE_EVERY_S = 2.0
 # While no worker has the key, or none answers. A readiness check uses a result that is younger than
 # this.
-IN_DOUBT_S = 1.0
+RECHECK_S = 1.0
 # The longest interval while workers do not answer; the interval doubles up to it. A worker of an
 # earlier version logs an error for each question.
 WHILE_SILENT_S = 60.0
@@ -77,7 +77,7 @@ class SharedKeys:
         # Some shard has workers, and none of them has ever answered.
         self._silent = False
         self._answered = False  # in the latest comparison, a worker answered for each shard
-        self._pause_s = IN_DOUBT_S
+        self._pause_s = RECHECK_S
         self._next: IDelayedCall | None = None
         sealer.watch(self._soon)
 
@@ -108,7 +108,7 @@ class SharedKeys:
 
         Raises `NotReady` if the tasks of some shard are refused.
         """
-        if self._clock.seconds() - self._compared_at >= IN_DOUBT_S:
+        if self._clock.seconds() - self._compared_at >= RECHECK_S:
             self._soon()
             if self._comparing is not None:
                 await _once(self._comparing)
@@ -151,9 +151,9 @@ class SharedKeys:
             self._again = False
             self._soon()
             return
-        self._pause_s = min(WHILE_SILENT_S, 2 * self._pause_s) if self._silent else IN_DOUBT_S
-        in_doubt = not self._silent and (self._refused or not self._answered)
-        pause_s = IN_DOUBT_S if in_doubt else max(COMPARE_EVERY_S, self._pause_s)
+        self._pause_s = min(WHILE_SILENT_S, 2 * self._pause_s) if self._silent else RECHECK_S
+        unsettled = not self._silent and (self._refused or not self._answered)
+        pause_s = RECHECK_S if unsettled else max(COMPARE_EVERY_S, self._pause_s)
         self._next = self._clock.callLater(pause_s, self._look)
 
     def _look(self) -> None:

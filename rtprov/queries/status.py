@@ -125,8 +125,8 @@ class StatusClient:
 
     It is also a session; attach it after `rpc`. Every 2 s it sends an empty request to each shard,
     to log when a shard has no worker and when a worker is back, even if no client asks. While a
-    shard has no worker, `in_doubt` is called at most every 10 s, to check the number of shards. If
-    that number was changed, the shard's queues no longer exist.
+    shard has no worker, `verify_shard_count` is called at most every 10 s, to check the number of
+    shards. If that number was changed, the shard's queues no longer exist.
     """
 
     _log = Logger()
@@ -137,11 +137,11 @@ class StatusClient:
         rpc: RpcClient,
         shards: int,
         clock: IReactorTime,
-        in_doubt: Callable[[], None] = lambda: None,
+        verify_shard_count: Callable[[], None] = lambda: None,
     ) -> None:
         self._rpc = rpc
         self._clock = clock
-        self._in_doubt = in_doubt
+        self._verify_shard_count = verify_shard_count
         self._doubted_at = float("-inf")
         self._batches = [_ShardBatch(Shard(index, shards)) for index in range(shards)]
         self._pending = 0
@@ -265,7 +265,7 @@ class StatusClient:
         now = self._clock.seconds()
         if now - self._doubted_at >= DOUBT_EVERY_S:
             self._doubted_at = now
-            self._in_doubt()
+            self._verify_shard_count()
 
     def _note(self, shard_batch: _ShardBatch, *, has_worker: bool) -> None:
         """Log when the shard's last worker is lost, and when a worker answers again."""

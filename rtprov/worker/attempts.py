@@ -156,7 +156,7 @@ class Attempts:
             job.pausing = True
             await self._pause(job, pause_s, str(unreachable))
             job.pausing = False
-            if not job.entitled:
+            if not job.may_begin:
                 raise Abandoned
 
     async def _pause(self, job: Job, pause_s: float, reason: str) -> None:
@@ -238,7 +238,7 @@ class Attempts:
         while True:
             step = next_step(
                 self._view(job),
-                entitled=job.entitled,
+                may_begin=job.may_begin,
                 needs_barrier=job.needs_barrier,
                 appended=appended,
             )

@@ -24,15 +24,15 @@ class Step(Enum):
     """A call may begin."""
 
 
-def next_step(view: TaskView, *, entitled: bool, needs_barrier: bool, appended: bool) -> Step:
+def next_step(view: TaskView, *, may_begin: bool, needs_barrier: bool, appended: bool) -> Step:
     """Decide what to do next for a job.
 
-    `view` is what this process's replica knows of the task. `entitled` says that the broker treats
+    `view` is what this process's replica knows of the task. `may_begin` says that the broker treats
     this worker as the active one, `needs_barrier` that the replica may not have all that the
     journal has of the task. `appended` is True if the worker has already appended the message to
     the journal. If the replica does not know the task even then, the message cannot be an order.
     """
-    if not entitled:
+    if not may_begin:
         return Step.ABANDON
     if needs_barrier:
         return Step.BARRIER

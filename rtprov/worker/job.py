@@ -50,7 +50,7 @@ class Job:
         return key_of(self.task)
 
     @property
-    def entitled(self) -> bool:
+    def may_begin(self) -> bool:
         """Whether a call may begin: the broker treats this worker as the active one, and still has
         the task's message, as an unsettled delivery or in the queue."""
         return self.delivery.live or (self.released and self.delivery.standing)

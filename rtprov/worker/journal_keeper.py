@@ -24,7 +24,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from rtprov.errors import BrokerError
-from rtprov.journal.reconstruct import end_of, retell
+from rtprov.journal.reconstruct import end_of, events_of
 from rtprov.messaging.markers import copy_event
 from rtprov.model import Copied, Requested
 from rtprov.worker.pace import for_each
@@ -122,7 +122,7 @@ class JournalKeeper:
 
     def keeps(self, task_id: str) -> bool:
         """Return whether the end of this task must not be forgotten yet."""
-        return task_id in self._open_tasks.cancelled or task_id in self._open_tasks.unended
+        return task_id in self._open_tasks.cancelled or task_id in self._open_tasks.ends_to_repeat
 
     def _look(self) -> None:
         if self._work is None and (self._lost or self._due()):
@@ -171,7 +171,9 @@ class JournalKeeper:
         return []
 
     def _ends(self) -> list[str]:
-        return list(islice(self._open_tasks.unended, BATCH)) if self._presence.consuming else []
+        if not self._presence.consuming:
+            return []
+        return list(islice(self._open_tasks.ends_to_repeat, BATCH))
 
     async def _keep(self) -> None:
         if self._lost:
@@ -188,7 +190,7 @@ class JournalKeeper:
         record = self._store.record(task_id)
         end = None if record is None else end_of(record)
         if end is None:
-            self._open_tasks.unended.pop(task_id, None)
+            self._open_tasks.ends_to_repeat.pop(task_id, None)
         else:
             await self._journal.append(end)
 
@@ -232,7 +234,7 @@ class JournalKeeper:
             await self._journal.append_message(copy_event(message.body, copied))
             return
         record = self._store.record(task.task_id)
-        for event in [] if record is None else retell(record, copied):
+        for event in [] if record is None else events_of(record, copied):
             await self._journal.append(event)
 
     async def _copy_cancellations(self, tasks: list[CancelledTask]) -> None:
@@ -259,7 +261,7 @@ class JournalKeeper:
             task = self._open_tasks.get(record.task_id)
             copied = None if task is None else Copied(self._wall_clock(), task.place, -1)
             message = messages.get(record.task_id)
-            for event in retell(record, copied):
+            for event in events_of(record, copied):
                 if isinstance(event, Requested) and copied is not None and message is not None:
                     await self._journal.append_message(copy_event(message, copied))
                 else:

@@ -110,7 +110,7 @@ def join_shard(shard: Shard, shared: Shared) -> ShardParts:
         key_ids=lambda: shared.sealer.key_ids,
         clock=outer.clock,
         wall_clock=outer.wall_clock,
-        may_tell=lambda: keeper.complete,
+        is_complete=lambda: keeper.complete,
     )
     status = StatusServer(shard=shard, replica=store, journal=journal, clock=outer.clock)
     presence = Presence(

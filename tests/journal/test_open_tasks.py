@@ -167,14 +167,14 @@ class Ends(OpenTasksTestCase):
     def test_what_stands_behind_an_end(self) -> None:
         """If a task has an event after its end, the end is to be published again."""
         self.read(requested(1), finished(1), requested(1))
-        self.assertEqual((list(self.tasks.unended), len(self.tasks)), ([task_id(1)], 0))
+        self.assertEqual((list(self.tasks.ends_to_repeat), len(self.tasks)), ([task_id(1)], 0))
         self.read(finished(1), offset=3)
-        self.assertEqual(list(self.tasks.unended), [])
+        self.assertEqual(list(self.tasks.ends_to_repeat), [])
 
     def test_a_plain_end(self) -> None:
         """A repeated end changes nothing."""
         self.read(requested(1), finished(1), finished(1), cancelled(1))
-        self.assertEqual((list(self.tasks.unended), self.tasks.cancelled), ([], {}))
+        self.assertEqual((list(self.tasks.ends_to_repeat), self.tasks.cancelled), ([], {}))
 
 
 class Missing(OpenTasksTestCase):

@@ -71,12 +71,12 @@ def _no_adoption(self: Any, delivery: Any) -> None:
 
 @mutation("no judgement of redelivered tasks", Attempts, "_may_call")
 async def _not_judged(self: Any, job: Any) -> bool:
-    if not job.entitled:
+    if not job.may_begin:
         raise Abandoned
     return True
 
 
-mutation("a call begins without a delivery", Job, "entitled")(property(lambda job: True))
+mutation("a call begins without a delivery", Job, "may_begin")(property(lambda job: True))
 
 
 @mutation("a task whose key is missing has failed", Attempts, "_has_key")

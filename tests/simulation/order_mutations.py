@@ -80,7 +80,7 @@ async def _start_blindly(self: Any, job: Any, permit: Any) -> tuple[State, str] 
     await self._journal.append(
         Started(task.task_id, task.equipment_id, self._wall_clock(), job.attempt)
     )
-    if not job.entitled:
+    if not job.may_begin:
         raise Abandoned
     job.calling = True
     if job.attempt == 1:

@@ -13,12 +13,12 @@ class NextStep(SynchronousTestCase):
         self,
         over: bool | None,
         *,
-        entitled: bool = True,
+        may_begin: bool = True,
         needs_barrier: bool = False,
         appended: bool = False,
     ) -> Step:
         return next_step(
-            TaskView(over), entitled=entitled, needs_barrier=needs_barrier, appended=appended
+            TaskView(over), may_begin=may_begin, needs_barrier=needs_barrier, appended=appended
         )
 
     def test_open(self) -> None:
@@ -47,12 +47,12 @@ class NextStep(SynchronousTestCase):
                 step = self.decide(over, needs_barrier=True, appended=appended)
                 self.assertIs(step, Step.BARRIER)
 
-    def test_not_entitled(self) -> None:
+    def test_may_not_begin(self) -> None:
         """A worker that may not be the active one abandons the job, whatever it knows."""
         for over in (True, False, None):
             for needs_barrier in (True, False):
                 for appended in (True, False):
                     step = self.decide(
-                        over, entitled=False, needs_barrier=needs_barrier, appended=appended
+                        over, may_begin=False, needs_barrier=needs_barrier, appended=appended
                     )
                     self.assertIs(step, Step.ABANDON)
