@@ -209,7 +209,8 @@ class Topology:
         """Declare all again on a connection that this is attached to, at the cost of one answer.
 
         `own` are queues of the connection, each with its routing key at `STATUS_EXCHANGE`. Raises
-        `BrokerError`."""
+        `BrokerError`.
+        """
         for exchange in (TASKS_EXCHANGE, DEAD_EXCHANGE):
             await channel.exchange_declare(
                 exchange=exchange, exchange_type="direct", durable=True, nowait=True

@@ -54,7 +54,7 @@ class Reading(BrokerTestCase):
         """Messages that the journal has forgotten are left out."""
         self.write(5)
         stream = self.broker.virtual_host.queues[SHARD.journal]
-        stream._on_trimmed(3)  # type: ignore[union-attr]
+        stream._on_trimmed(3)  # type: ignore[union-attr] # the queue is a stream
         self.assertEqual(list(self.read(1, 2, 3)), [3])
 
     def test_a_journal_that_brings_nothing(self) -> None:

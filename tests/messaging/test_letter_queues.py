@@ -210,6 +210,6 @@ class EmbeddedLetterQueues(EmbeddedTestCase, LetterQueuesContract):
 class RabbitMQLetterQueues(RabbitMQTestCase, LetterQueuesContract):
     """Each test uses a virtual host of its own, since the names of the queues are fixed."""
 
-    async def setUp(self) -> None:  # type: ignore[override]
+    async def setUp(self) -> None:  # type: ignore[override] # trial awaits it
         await super().setUp()
         self.url = BrokerUrl.parse(await self.node.add_vhost())

@@ -67,7 +67,7 @@ class _Serving:
 
 
 class RabbitMQPermissions(RabbitMQTestCase, BrokerContract):
-    async def setUp(self) -> None:  # type: ignore[override]
+    async def setUp(self) -> None:  # type: ignore[override] # trial awaits it
         """Declare all queues and exchanges first, so that only the permission to use them can be
         missing.
         """

@@ -211,7 +211,7 @@ class Phases(SynchronousTestCase):
 
     def test_never_accepted(self) -> None:
         """TCP that is not established fails after the same deadline."""
-        self.network.connect = lambda name: cast("Any", Never())  # type: ignore[method-assign]
+        self.network.connect = lambda name: cast("Any", Never())  # type: ignore[method-assign] # no connection is ever made
         connecting = self.connect(self.endpoint("a"))
         self.network.advance(10)
         self.assert_not_connected(connecting, "could not connect to a:443 within 10 s")
@@ -303,7 +303,7 @@ class Hosts(SynchronousTestCase):
 
     def accept(self, number: int) -> StringTransport:
         transport = StringTransport()
-        transport.abortConnection = transport.loseConnection  # type: ignore[method-assign]
+        transport.abortConnection = transport.loseConnection  # type: ignore[method-assign] # StringTransport cannot abort
         protocol = self.reactor.tcpClients[number][2].buildProtocol(None)
         assert protocol is not None
         protocol.makeConnection(transport)

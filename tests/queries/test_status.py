@@ -335,7 +335,7 @@ class Trouble(StatusTestCase):
         ]
         worker = self.worker()
         for reply in replies:
-            worker.reply = lambda pairs, barrier, reply=reply: reply  # type: ignore[misc]
+            worker.reply = lambda pairs, barrier, reply=reply: reply  # type: ignore[misc] # mypy cannot infer the default's type
             self.refused(self.ask(1), NoReply)
         worker.reply = all_running
         self.assertEqual(self.settled(self.ask(1)), [State.RUNNING])

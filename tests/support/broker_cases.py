@@ -331,7 +331,7 @@ def differs(*, since: tuple[int, int], because: str) -> Callable[[Test], Test]:
         async def run(self: Any) -> None:
             await (getattr(self, difference.instead)() if self.version >= since else test(self))
 
-        run.difference = difference  # type: ignore[attr-defined]
+        run.difference = difference  # type: ignore[attr-defined] # read by the test of the documentation
         return run
 
     return mark
@@ -425,7 +425,7 @@ class RabbitMQTestCase(TestCase):
 
     timeout = START_DEADLINE_S + DEADLINE_S
 
-    async def setUp(self) -> None:  # type: ignore[override]
+    async def setUp(self) -> None:  # type: ignore[override] # trial awaits it
         from twisted.internet import reactor
 
         self.clock = reactor
@@ -436,6 +436,6 @@ class RabbitMQTestCase(TestCase):
     def endpoint(self) -> IStreamClientEndpoint:
         return TCP4ClientEndpoint(self.clock, self.url.host, self.url.port)
 
-    async def tearDown(self) -> None:  # type: ignore[override]
+    async def tearDown(self) -> None:  # type: ignore[override] # trial awaits it
         assert isinstance(self, BrokerContract)
         await self.close_connections()

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from twisted.internet.defer import Deferred
 
+from rtprov.broker.engine.virtual_host import VirtualHost
 from rtprov.messaging.topology import (
     DEAD_EXCHANGE,
     STATUS_EXCHANGE,
@@ -32,7 +33,7 @@ class CensusTestCase(SystemTestCase):
         return System(delay_s=10.0, concurrency=3)
 
     @property
-    def virtual_host(self):  # type: ignore[no-untyped-def]
+    def virtual_host(self) -> VirtualHost:
         return self.system.broker.virtual_host
 
     def operator(self, act: str, queue: str = SHARD.work) -> None:

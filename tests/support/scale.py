@@ -18,5 +18,5 @@ Test = TypeVar("Test", bound=Callable[..., Any])
 def slow(test: Test) -> Test:
     """Mark a test method that takes seconds of CPU time, so that "tox -e quick" skips it."""
     if QUICK:
-        test.skip = "takes seconds; tox runs it"  # type: ignore[attr-defined]  # read by trial
+        test.skip = "takes seconds; tox runs it"  # type: ignore[attr-defined] # read by trial
     return test

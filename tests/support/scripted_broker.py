@@ -154,11 +154,11 @@ class ScriptedBroker(Factory):
             Channel.Close: lambda peer, _: Channel.CloseOk(),
             Confirm.Select: lambda peer, _: Confirm.SelectOk(),
             Exchange.Declare: lambda peer, _: Exchange.DeclareOk(),
-            Queue.Declare: lambda peer, command: Queue.DeclareOk(command.method["queue"], 0, 0),  # type: ignore[arg-type]
+            Queue.Declare: lambda peer, command: Queue.DeclareOk(command.method["queue"], 0, 0),  # type: ignore[arg-type] # a method's arguments have no types
             Queue.Bind: lambda peer, _: Queue.BindOk(),
             Basic.Qos: lambda peer, _: Basic.QosOk(),
-            Basic.Consume: lambda peer, command: Basic.ConsumeOk(command.method["consumer_tag"]),  # type: ignore[arg-type]
-            Basic.Cancel: lambda peer, command: Basic.CancelOk(command.method["consumer_tag"]),  # type: ignore[arg-type]
+            Basic.Consume: lambda peer, command: Basic.ConsumeOk(command.method["consumer_tag"]),  # type: ignore[arg-type] # a method's arguments have no types
+            Basic.Cancel: lambda peer, command: Basic.CancelOk(command.method["consumer_tag"]),  # type: ignore[arg-type] # a method's arguments have no types
         }
 
     def greet(self, peer: ScriptedPeer) -> None:
@@ -207,7 +207,7 @@ class ConnectionFactory(Factory):
                 for piece in pieces(data, True):
                     take(piece)
 
-            connection.dataReceived = take_each  # type: ignore[method-assign]
+            connection.dataReceived = take_each  # type: ignore[method-assign] # on purpose: each byte alone
         return connection
 
 

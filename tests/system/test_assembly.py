@@ -36,7 +36,7 @@ class WorkerServiceTests(SynchronousTestCase):
     def test_stopping_without_expiry(self) -> None:
         """If the expiry of old tasks fails, the worker logs it, keeps working, and still stops."""
         (worker,) = self.system.workers
-        worker.stores[0].expire = lambda *of: 1 // 0  # type: ignore[method-assign]
+        worker.stores[0].expire = lambda *of: 1 // 0  # type: ignore[method-assign] # a fault is injected here
         self.system.network.advance(EXPIRE_EVERY_S)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
         task_id = self.system.accepted("ABC123456")

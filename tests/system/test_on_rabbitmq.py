@@ -59,7 +59,7 @@ class SlowEquipment:
 
 
 class OnRabbitMQ(RabbitMQTestCase, BrokerContract):
-    async def setUp(self) -> None:  # type: ignore[override]
+    async def setUp(self) -> None:  # type: ignore[override] # trial awaits it
         await super().setUp()
         url, self.frontend_url, self.worker_url = await self.node.add_roles()
         self.url = BrokerUrl.parse(url)

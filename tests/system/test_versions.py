@@ -122,7 +122,7 @@ class NextVersion(VersionsTestCase):
             store = self.system.workers[0].stores[0]
             self.assertEqual(store.attempts(task_id(2)), 4)
             stopped = self.system.workers.pop().stopService()
-            self.system.network.until(lambda stopped=stopped: bool(stopped.called))  # type: ignore[misc]
+            self.system.network.until(lambda stopped=stopped: bool(stopped.called))  # type: ignore[misc] # mypy cannot infer the default's type
             self.system.start_worker()
             self.system.network.advance(1)
         self.assert_alive()

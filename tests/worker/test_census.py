@@ -50,7 +50,7 @@ class WhileAWorkerRuns(CensusTestCase):
         self.operator("purge")
         later = self.accepted(DEVICES[:1] * 3)
         for done in range(1, 13):
-            self.system.network.until(lambda done=done: self.system.stub.calls == done, 300.0)  # type: ignore[misc]
+            self.system.network.until(lambda done=done: self.system.stub.calls == done, 300.0)  # type: ignore[misc] # mypy cannot infer the default's type
             self.system.network.advance(10.1)
             self.assertEqual(self.codes(lost + later), [DONE] * done + [RUNNING] * (12 - done))
 

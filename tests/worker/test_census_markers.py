@@ -226,11 +226,11 @@ class Missing(CensusTestCase):
         """A task that has ended before the barrier is not missing."""
         self.request(1)
         self.look(2)
-        self.journal.barrier = self.end_behind_the_barrier  # type: ignore[method-assign]
+        self.journal.barrier = self.end_during_the_barrier  # type: ignore[method-assign] # the task ends during the barrier
         self.marker()
         self.assertEqual((self.put_back(), self.repairs), ([], 0))
 
-    def end_behind_the_barrier(self) -> Deferred[None]:
+    def end_during_the_barrier(self) -> Deferred[None]:
         self.replica.apply(Finished(task_id(1), "DEVICE1", EPOCH, State.COMPLETED, ""))
         return succeed(None)
 

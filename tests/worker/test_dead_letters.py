@@ -252,7 +252,7 @@ class Trouble(DeadLettersTestCase):
             self.apply(Finished(task_id(1), "DEVICE1", EPOCH, State.COMPLETED, ""))
             return Deferred()
 
-        self.replica.barrier = barrier  # type: ignore[method-assign]
+        self.replica.barrier = barrier  # type: ignore[method-assign] # a fault is injected here
         self.die(1)
         self.assertEqual((len(self.finished()), self.messages(PARKED_QUEUE)), (1, 0))
 
@@ -261,7 +261,7 @@ class Trouble(DeadLettersTestCase):
         same connection.
         """
         barrier, failures = self.replica.barrier, [BrokerUnavailable("away"), Overloaded("full")]
-        self.replica.barrier = lambda: fail(failures.pop()) if failures else barrier()  # type: ignore[method-assign]
+        self.replica.barrier = lambda: fail(failures.pop()) if failures else barrier()  # type: ignore[method-assign] # a fault is injected here
         self.die(1)
         self.network.advance(RETRY_PAUSE_S)
         self.assertEqual((failures, self.state(1), self.messages(PARKED_QUEUE)), ([], None, 0))
@@ -283,7 +283,7 @@ class Trouble(DeadLettersTestCase):
                 else publish(exchange, *rest, **options)
             )
 
-        self.publisher.publish = flaky  # type: ignore[method-assign]
+        self.publisher.publish = flaky  # type: ignore[method-assign] # a fault is injected here
         self.die(1)
         self.network.advance(RETRY_PAUSE_S)
         self.assertEqual((self.state(1), self.messages(PARKED_QUEUE)), (State.FAILED, 0))
@@ -294,7 +294,7 @@ class Trouble(DeadLettersTestCase):
 
     def test_parking_never_succeeds(self) -> None:
         """A letter that could not be parked is still in the queue when the worker stops."""
-        self.publisher.publish = lambda *rest, **options: fail(Overloaded("full"))  # type: ignore[method-assign]
+        self.publisher.publish = lambda *rest, **options: fail(Overloaded("full"))  # type: ignore[method-assign] # a fault is injected here
         self.die(1, body=b"no task")
         self.assertEqual((self.left(), self.messages(PARKED_QUEUE)), (1, 0))
 
@@ -303,10 +303,10 @@ class Trouble(DeadLettersTestCase):
         task once.
         """
         barrier = self.replica.barrier
-        self.replica.barrier = Deferred  # type: ignore[method-assign]
+        self.replica.barrier = Deferred  # type: ignore[method-assign] # a fault is injected here
         self.die(1)
         self.network.cut("broker")
-        self.replica.barrier = barrier  # type: ignore[method-assign]
+        self.replica.barrier = barrier  # type: ignore[method-assign] # the method is put back
         self.network.settle()
         self.reconnected(self.connection)
         self.network.settle()
@@ -317,7 +317,7 @@ class Trouble(DeadLettersTestCase):
 
     def test_stopped(self) -> None:
         """If the worker stops while a letter waits for the broker, no timer is left."""
-        self.replica.barrier = lambda: fail(Overloaded("full"))  # type: ignore[method-assign]
+        self.replica.barrier = lambda: fail(Overloaded("full"))  # type: ignore[method-assign] # a fault is injected here
         self.die(1)
         self.disconnect(self.connection)
         self.disconnect(self.outside_connection)
@@ -327,10 +327,10 @@ class Trouble(DeadLettersTestCase):
     def test_an_error_of_ours(self) -> None:
         """An internal error is logged, and the letter is tried again after a pause."""
         over = self.store.over
-        self.store.over = lambda *of: 1 // 0 == 0  # type: ignore[method-assign]
+        self.store.over = lambda *of: 1 // 0 == 0  # type: ignore[method-assign] # a fault is injected here
         self.die(1)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
-        self.store.over = over  # type: ignore[method-assign]
+        self.store.over = over  # type: ignore[method-assign] # the method is put back
         self.network.advance(RETURN_PAUSE_S)
         self.assertEqual(
             (self.state(1), self.messages(PARKED_QUEUE), self.left()), (State.FAILED, 1, 0)

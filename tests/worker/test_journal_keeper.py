@@ -190,13 +190,13 @@ class OpenTasks(KeeperTestCase):
         append_message = self.stream.append_message
 
         def end_first(body: bytes) -> Deferred[None]:
-            self.stream.append_message = append_message  # type: ignore[method-assign]
+            self.stream.append_message = append_message  # type: ignore[method-assign] # the method is put back
             self.stream.append(
                 Finished(task_id(1), "DEVICE1", EPOCH + 9.0, State.COMPLETED, "A answered 200")
             )
             return append_message(body)
 
-        self.stream.append_message = end_first  # type: ignore[method-assign]
+        self.stream.append_message = end_first  # type: ignore[method-assign] # the task ends before the append
         self.pass_(AGE_S / 2 + 2 * LOOK_S)
         self.assertEqual(
             [type(event) for event in self.stream.events()],
@@ -227,9 +227,9 @@ class OpenTasks(KeeperTestCase):
     def test_a_broker_that_fails(self) -> None:
         """If the barrier fails, the keeper tries again at the next look."""
         self.request(1)
-        barrier, self.stream.barrier = self.stream.barrier, lambda: fail(BrokerUnavailable("away"))  # type: ignore[method-assign]
+        barrier, self.stream.barrier = self.stream.barrier, lambda: fail(BrokerUnavailable("away"))  # type: ignore[method-assign] # a fault is injected here
         self.pass_(AGE_S / 2 + 2 * LOOK_S)
-        self.stream.barrier = barrier  # type: ignore[method-assign]
+        self.stream.barrier = barrier  # type: ignore[method-assign] # the method is put back
         self.pass_(LOOK_S)
         self.assertEqual(self.replayed().state(task_id(1)), State.RUNNING)
 

@@ -9,7 +9,8 @@ class Command(ServiceMaker):
     """One of rtprov's commands. SIGHUP is ignored from the moment that twistd reads its options.
 
     The handler that reloads files is installed later, by the command's service; importing that
-    takes about a second, in which a SIGHUP would end the process."""
+    takes about a second, in which a SIGHUP would end the process.
+    """
 
     @property
     def options(self) -> object:

@@ -220,7 +220,7 @@ class ChannelTests(AmqpTestCase):
             channel.queue_declare(queue="q", arguments={"x": object()}),
             channel.queue_declare(queue="\ud800"),
             channel.basic_qos(prefetch_count=65536),
-            channel.basic_publish(content=Content("text")),  # type: ignore[arg-type]
+            channel.basic_publish(content=Content("text")),  # type: ignore[arg-type] # text on purpose
             channel.basic_publish(content=Content(b"", None, {"priority": 256})),
             channel.basic_publish(content=Content(b"", None, {"prioritet": 1})),
         ):

@@ -22,7 +22,7 @@ class ConsumerTests(AmqpTestCase):
 
     def consume(self, **options: object) -> str:
         arguments = {"prefetch": 10, **options}
-        return self.result(consume(self.channel_, "q", self.deliveries.append, **arguments))  # type: ignore[arg-type]
+        return self.result(consume(self.channel_, "q", self.deliveries.append, **arguments))  # type: ignore[arg-type] # options of consume()
 
     def deliver(self, tag: str, count: int = 1) -> list[Delivery]:
         start = len(self.deliveries)

@@ -207,7 +207,7 @@ class ServeTests(AmqpTestCase):
     def test_unencodable_reply(self) -> None:
         """A reply that cannot be encoded is logged like a failure of the handler."""
         self.request(1, b"one")
-        self.waiting[0][1].callback("text")  # type: ignore[arg-type]
+        self.waiting[0][1].callback("text")  # type: ignore[arg-type] # text on purpose
         self.assertEqual((self.replies(), self.acked()), ([], [1]))
         self.assertEqual(len(self.flushLoggedErrors(TypeError)), 1)
 

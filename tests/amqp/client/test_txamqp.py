@@ -60,7 +60,7 @@ class TrapTests(AmqpTestCase):
         connection = self.connect()
         self.assertIsInstance(connection, AMQClient)
         self.assertIsInstance(self.channel(connection), AMQChannel)
-        self.assertTrue(issubclass(CHANNEL_CLASS, SPEC.klass))  # type: ignore[arg-type]
+        self.assertTrue(issubclass(CHANNEL_CLASS, SPEC.klass))  # type: ignore[arg-type] # txAMQP is untyped
 
     def test_no_spec_file(self) -> None:
         """1: No specification file is needed. The specification is built once, with confirms, and
@@ -92,7 +92,7 @@ class TrapTests(AmqpTestCase):
             "x-stream-offset": 2**40,
             "x": [True, None, 1.5],
         }
-        properties = Basic.Properties(headers=headers)  # type: ignore[arg-type]
+        properties = Basic.Properties(headers=headers)  # type: ignore[arg-type] # pamqp's type lacks some of these values
         self.publisher(connection).publish("e", "k", b"", properties=properties)
         self.network.settle()
         (publish,) = self.peer.contents(Basic.Publish)
@@ -274,7 +274,7 @@ class TrapTests(AmqpTestCase):
 
         def count(deferred: Deferred[object], *args: object) -> None:
             made.append(deferred)
-            original(deferred, *args)  # type: ignore[arg-type]
+            original(deferred, *args)  # type: ignore[arg-type] # arguments are passed on as they are
 
         self.patch(Deferred, "__init__", count)
         for number in range(20):

@@ -40,7 +40,7 @@ class DeadLettersContract(BrokerContract):
         """Return the ``x-death`` header without its times, which are checked."""
         headers = delivery.properties.headers
         assert headers is not None
-        deaths = [dict(death) for death in headers["x-death"]]  # type: ignore[union-attr,arg-type]
+        deaths = [dict(death) for death in headers["x-death"]]  # type: ignore[union-attr,arg-type] # a list of tables
         for death in deaths:
             self.assertIsInstance(death.pop("time"), datetime)
         return deaths

@@ -18,7 +18,7 @@ from tests.support.broker_cases import (
 class ExchangesContract(BrokerContract):
     async def exchange(self, channel: AmqpChannel, kind: str, **options: bool) -> str:
         name = self.name(kind)
-        await self.ask(channel, Exchange.Declare(exchange=name, exchange_type=kind, **options))  # type: ignore[arg-type]
+        await self.ask(channel, Exchange.Declare(exchange=name, exchange_type=kind, **options))  # type: ignore[arg-type] # options of exchange.declare
         return name
 
     async def bound(self, channel: AmqpChannel, exchange: str, *keys: str) -> str:

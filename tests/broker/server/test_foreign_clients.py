@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import aio_pika
-import pika  # type: ignore[import-untyped]
-from pika.adapters.blocking_connection import BlockingChannel  # type: ignore[import-untyped]
-from pika.exceptions import (  # type: ignore[import-untyped]
+import pika  # type: ignore[import-untyped] # pika has no types
+from pika.adapters.blocking_connection import BlockingChannel  # type: ignore[import-untyped] # pika has no types
+from pika.exceptions import (  # type: ignore[import-untyped] # pika has no types
     ChannelClosedByBroker,
     NackError,
     ProbableAuthenticationError,
@@ -35,7 +35,7 @@ class ForeignClientTestCase(TestCase):
 
     timeout = 2 * DEADLINE_S
 
-    async def setUp(self) -> None:  # type: ignore[override]
+    async def setUp(self) -> None:  # type: ignore[override] # trial awaits it
         from twisted.internet import reactor
 
         self.broker = make_broker(clock=reactor, storage=MemoryStorage())

@@ -211,25 +211,25 @@ class FloodTests(EmbeddedTestCase, BrokerContract):
                 end for name, end in reversed(self.network.connections) if end.protocol is client
             ).other
             written = server.written
-            client.transport.pauseProducing()  # type: ignore[union-attr]
+            client.transport.pauseProducing()  # type: ignore[union-attr] # the client is connected
             client.say(greedy)
             await self.publish(queue, b"y")
             await self.settle(channel, queue)
             self.assertLess(server.written - written, limit + 1_000_000)
-            client.transport.abortConnection()  # type: ignore[union-attr]
+            client.transport.abortConnection()  # type: ignore[union-attr] # the client is connected
             await client.lost
         self.assertGreater(await self.count(channel, queue), 0)
 
     async def test_reads_late(self) -> None:
         """A client that reads late gets everything, in order."""
         client = await self.opened()
-        client.transport.pauseProducing()  # type: ignore[union-attr]
+        client.transport.pauseProducing()  # type: ignore[union-attr] # the client is connected
         count = 100
         for number in range(count):
             client.say(publish(1, b"%03d" % number * 50_000, routing_key="nowhere", mandatory=True))
         channel = await self.channel()
         await self.ask(channel, Basic.Qos())
-        client.transport.resumeProducing()  # type: ignore[union-attr]
+        client.transport.resumeProducing()  # type: ignore[union-attr] # the client is connected
         for _ in range(count):
             await client.hear(Basic.Return)
         client.say(Basic.Qos(), channel=1)
