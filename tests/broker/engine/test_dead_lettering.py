@@ -127,7 +127,7 @@ class DeadLettersContract(BrokerContract):
             )
             self.assertEqual(len(self.deaths(letter)), 1)
 
-    @differs(since=(4, 0), because="an `x-death` that a client wrote is not counted on")
+    @differs(since=(4, 0), because="an `x-death` that a client wrote is not interpreted")
     async def test_made_up_deaths(self) -> None:
         """The headers about the first death are set, unless there is an ``x-death`` already, even
         one that a client wrote.
@@ -381,7 +381,7 @@ class DeadLettersContract(BrokerContract):
 
     @differs(
         since=(4, 0),
-        because="a quorum queue has a delivery limit of 20 unless it is told another one",
+        because="a quorum queue that is declared without a delivery limit has a limit of 20",
     )
     async def test_no_limit(self) -> None:
         """A quorum queue without a delivery limit, and a classic queue, have no limit."""
@@ -418,7 +418,7 @@ class DeadLettersContract(BrokerContract):
             else:
                 (await inbox.next()).ack()
 
-    @differs(since=(4, 0), because="an `x-death` that a client wrote is not counted on")
+    @differs(since=(4, 0), because="an `x-death` that a client wrote is not interpreted")
     async def test_twice(self) -> None:
         """A second death in the same queue increases the count, one in another queue comes first in
         the list, and the first death is kept.
@@ -426,7 +426,7 @@ class DeadLettersContract(BrokerContract):
         await self.twice(2)
 
     async def twice_since_4_0(self) -> None:
-        """For a dead letter that a client publishes again the count starts anew."""
+        """If a client publishes a dead letter again, its count starts from 1."""
         await self.twice(1)
 
     async def twice(self, count: int) -> None:

@@ -53,7 +53,7 @@ class ConnectionsContract(RawContract):
 
     @differs(
         since=(4, 0),
-        because="a client that speaks no AMQP is told the header of AMQP 1.0, not of 0-9-1",
+        because="a client that speaks no AMQP gets the header of AMQP 1.0, not of 0-9-1",
     )
     async def test_other_protocol(self) -> None:
         """A client that does not speak AMQP 0-9-1 gets the protocol header of 0-9-1, and is

@@ -122,7 +122,7 @@ class ConsumingContract(BrokerContract):
         await channel.client.close()
         self.assertEqual(await self.count(await self.channel(), queue), 0)
 
-    @differs(since=(4, 3), because="a global prefetch is taken as each consumer's own")
+    @differs(since=(4, 3), because="a global prefetch applies to each consumer separately")
     async def test_global_qos(self) -> None:
         """A quorum queue refuses consumers under a global prefetch: 540, which closes the
         connection.

@@ -155,8 +155,8 @@ class SettlingContract(BrokerContract):
     @differs(
         since=(4, 0),
         because=(
-            "what is returned to a quorum queue without a delivery limit comes again first, not"
-            " last"
+            "a message returned to a quorum queue without a delivery limit goes to its head, not to"
+            " its end"
         ),
     )
     async def test_requeue_without_limit(self) -> None:
