@@ -153,7 +153,7 @@ class Backlog:
         ]
 
     @property
-    def startable(self) -> int:
+    def waiting_for_slots(self) -> int:
         """About how many tasks wait only for a slot. Tasks that wait for their key are not counted,
         but later tasks of the same devices are.
         """

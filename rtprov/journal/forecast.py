@@ -64,7 +64,9 @@ class Schedule:
             if before > len(self.played):
                 # assume that the tasks after the schedule use slots at the same rate
                 place = max(place, before * place // max(1, len(self.played)))
-        elsewhere = sum(each.startable for each in backlog.siblings() if each is not backlog)
+        elsewhere = sum(
+            each.waiting_for_slots for each in backlog.siblings() if each is not backlog
+        )
         # Assume that the same share of tasks came earlier in the worker's other shards as in this
         # one. They use the slots that this shard leaves free.
         if elsewhere:

@@ -38,7 +38,7 @@ class JournalReader:
         Raises `BrokerError`.
         """
         found: dict[int, Delivery] = {}
-        stretches = _stretches(sorted(set(offsets)))
+        stretches = _neighbours(sorted(set(offsets)))
         if not stretches:
             return found
         channel = await connection.open_channel(fatal=False)
@@ -88,7 +88,7 @@ class JournalReader:
         await cancel(channel, tag)
 
 
-def _stretches(offsets: Sequence[int]) -> list[list[int]]:
+def _neighbours(offsets: Sequence[int]) -> list[list[int]]:
     """Group sorted offsets: neighbours that are at most `WIDEST_GAP` apart are in one group."""
     stretches: list[list[int]] = []
     for offset in offsets:

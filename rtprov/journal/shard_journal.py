@@ -44,7 +44,7 @@ STALL_S = 30.0
 
 
 @define(eq=False)
-class _Flight:
+class _PendingMarker:
     """A marker that was published and not yet read, and the barriers that wait for it."""
 
     marker_id: str
@@ -92,7 +92,7 @@ class ShardJournal:
         self._seen = 0
         self._last: Delivery | None = None
         self._settling: LoopingCall | None = None
-        self._flight: _Flight | None = None
+        self._pending_marker: _PendingMarker | None = None
         self._waiting: dict[Deferred[None], None] = {}
 
     @property
@@ -135,14 +135,14 @@ class ShardJournal:
         if self._settling is not None:
             self._settling.stop()
             self._settling = None
-        flight, self._flight = self._flight, None
+        pending, self._pending_marker = self._pending_marker, None
         waiting, self._waiting = self._waiting, {}
         lost = BrokerUnavailable(
             "The connection to the broker was lost while waiting for the journal's barrier"
         )
-        if flight is not None:
-            self._end(flight)
-            waiting = flight.waiters | waiting
+        if pending is not None:
+            self._end(pending)
+            waiting = pending.waiters | waiting
         _fire_all(waiting, lost)
 
     def _settle_now_and_then(self, channel: AmqpChannel) -> None:
@@ -171,11 +171,11 @@ class ShardJournal:
             self._met, self._newest = True, (offset, delivery.body)
             self._take(offset, delivery.body)
         elif not self._met:
-            self._meet(offset, delivery.body)
+            self._expect_last_event(offset, delivery.body)
         elif offset <= self._newest[0]:
             self._begin_anew()
 
-    def _meet(self, offset: int, body: bytes) -> None:
+    def _expect_last_event(self, offset: int, body: bytes) -> None:
         """Check that this is the last event that was read before; if not, the journal is new."""
         assert self._newest is not None
         if (offset, body) == self._newest:
@@ -200,8 +200,8 @@ class ShardJournal:
             self._apply(event)
 
     def _is_our_marker(self, body: bytes) -> bool:
-        flight = self._flight
-        return flight is not None and body == encode_event(Marker(flight.marker_id))
+        pending = self._pending_marker
+        return pending is not None and body == encode_event(Marker(pending.marker_id))
 
     def _begin_anew(self) -> None:
         """The broker has lost the journal and begun a new one: read it from its beginning."""
@@ -232,54 +232,54 @@ class ShardJournal:
         """See `rtprov.interfaces.Journal.barrier`."""
         waiter: Deferred[None] = Deferred(self._forget)
         self._waiting[waiter] = None
-        if self._flight is None:
+        if self._pending_marker is None:
             self._send_marker()
         return waiter
 
     def _forget(self, waiter: Deferred[None]) -> None:
         self._waiting.pop(waiter, None)
-        if self._flight is not None:
-            self._flight.waiters.pop(waiter, None)
+        if self._pending_marker is not None:
+            self._pending_marker.waiters.pop(waiter, None)
 
     def _send_marker(self) -> None:
         waiters, self._waiting = self._waiting, {}
         marker = Marker(self._new_marker_id())
-        flight = self._flight = _Flight(marker.marker_id, waiters, self._seen)
-        flight.watchdog = self._clock.callLater(STALL_S, self._check_stall, flight)
-        flight.publish = self._appender.publish(encode_event(marker))
-        flight.publish.addErrback(self._marker_failed, flight)
+        pending = self._pending_marker = _PendingMarker(marker.marker_id, waiters, self._seen)
+        pending.watchdog = self._clock.callLater(STALL_S, self._check_stall, pending)
+        pending.publish = self._appender.publish(encode_event(marker))
+        pending.publish.addErrback(self._marker_failed, pending)
 
     def _on_marker(self, marker: Marker) -> None:
-        flight = self._flight
-        if flight is not None and marker.marker_id == flight.marker_id:
-            self._land(flight)
-            _fire_all(flight.waiters, None)
+        pending = self._pending_marker
+        if pending is not None and marker.marker_id == pending.marker_id:
+            self._land(pending)
+            _fire_all(pending.waiters, None)
 
-    def _marker_failed(self, reason: Failure, flight: _Flight) -> None:
-        if flight is self._flight:
-            self._land(flight)
-            _fire_all(flight.waiters, reason.value)
+    def _marker_failed(self, reason: Failure, pending: _PendingMarker) -> None:
+        if pending is self._pending_marker:
+            self._land(pending)
+            _fire_all(pending.waiters, reason.value)
 
-    def _land(self, flight: _Flight) -> None:
-        self._flight = None
-        self._end(flight)
+    def _land(self, pending: _PendingMarker) -> None:
+        self._pending_marker = None
+        self._end(pending)
         if self._waiting:
             self._send_marker()
 
-    def _end(self, flight: _Flight) -> None:
-        if flight.watchdog is not None and flight.watchdog.active():
-            flight.watchdog.cancel()
-        if flight.publish is not None:
-            flight.publish.cancel()
+    def _end(self, pending: _PendingMarker) -> None:
+        if pending.watchdog is not None and pending.watchdog.active():
+            pending.watchdog.cancel()
+        if pending.publish is not None:
+            pending.publish.cancel()
 
-    def _check_stall(self, flight: _Flight) -> None:
+    def _check_stall(self, pending: _PendingMarker) -> None:
         """Drop the connection if the stream delivers nothing while a marker is on its way.
 
         A long replay is not a stall: it keeps delivering events.
         """
-        if self._seen != flight.events_seen:
-            flight.events_seen = self._seen
-            flight.watchdog = self._clock.callLater(STALL_S, self._check_stall, flight)
+        if self._seen != pending.events_seen:
+            pending.events_seen = self._seen
+            pending.watchdog = self._clock.callLater(STALL_S, self._check_stall, pending)
         elif self._connection is not None:
             # The journal may be a new one that has not reached the requested offset yet. RabbitMQ
             # delivers nothing then.

@@ -133,7 +133,7 @@ class Offsets(OpenTasksTestCase):
             (task.place, task.request, task.offsets, task.written_at), (0, 5, [5, 3, 4], 9.0)
         )
 
-    def test_many(self) -> None:
+    def test_first_and_last_of_many(self) -> None:
         """Of very many events of a task the first and the last are known."""
         self.read(requested(1), *(started(1, attempt) for attempt in range(1, 1000)))
         task = self.tasks.get(task_id(1))

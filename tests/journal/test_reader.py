@@ -38,7 +38,7 @@ class Reading(BrokerTestCase):
         found = self.result(self.reader.read(self.kept.connection, offsets))
         return {offset: decode_event(message.body) for offset, message in found.items()}
 
-    def test_some(self) -> None:
+    def test_messages_at_offsets(self) -> None:
         """The messages at these offsets are returned, near one another or far apart. No channel
         stays open.
         """

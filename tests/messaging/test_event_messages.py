@@ -87,7 +87,7 @@ class Tasks(SynchronousTestCase):
         )
         self.assertEqual(decode_event(body), requested)
 
-    def test_form(self) -> None:
+    def test_wire_format(self) -> None:
         """The message on the wire, field by field, because other versions read it too."""
         self.assertEqual(
             json.loads(encode_task(TASK)),
@@ -200,7 +200,7 @@ class Again(SynchronousTestCase):
                 (event.task_id, event.whole, event.copied), (TASK.task_id, True, copied)
             )
 
-    def test_whole(self) -> None:
+    def test_request_without_a_body(self) -> None:
         """A request that a worker wrote has no body."""
         event = decode_event(encode_event(Requested(TASK.task_id, TASK.equipment_id, 1.0)))
         assert isinstance(event, Requested)
@@ -237,7 +237,7 @@ class Events(SynchronousTestCase):
         """Fields of a later version are ignored."""
         self.assertEqual(decode_event(altered(encode_event(event), v=2, **fields)), event)
 
-    def test_form(self) -> None:
+    def test_wire_format(self) -> None:
         """The messages on the wire, field by field."""
         ids = {"v": 1, "task": TASK.task_id, "equipment": "ABC123456"}
         self.assertEqual(
@@ -353,7 +353,7 @@ class Statuses(SynchronousTestCase):
         """A batch of states, some unknown, decodes to what was encoded."""
         self.assertEqual(decode_status_reply(encode_status_reply(states)), states)
 
-    def test_form(self) -> None:
+    def test_wire_format(self) -> None:
         """The messages on the wire, field by field."""
         self.assertEqual(
             json.loads(encode_status_request([("t1", "e1"), ("t2", "e2")], barrier=True)),

@@ -183,8 +183,8 @@ class RabbitMQPermissions(RabbitMQTestCase, BrokerContract):
             self.assertIn("the user needs the write permission", warning)
 
 
-class WordTests(SynchronousTestCase):
-    def test_words(self) -> None:
+class MissingPermissionTests(SynchronousTestCase):
+    def test_hints(self) -> None:
         """RabbitMQ 4 names the permission. For version 3 it follows from the method. Other refusals
         are not about a permission.
         """

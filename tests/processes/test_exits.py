@@ -249,7 +249,7 @@ class Later(ProcessTestCase):
 
 
 class Log(ProcessTestCase):
-    async def test_ours(self) -> None:
+    async def test_own_lines(self) -> None:
         """The log begins with rtprov's own lines. Of Twisted's lines it has only the one for the
         signal.
         """

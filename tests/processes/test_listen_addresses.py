@@ -25,7 +25,7 @@ class FirstSteps(ProcessTestCase):
         self.assertEqual(await curl.ended, 0, curl.errors)
         self.assertRegex(curl.log, r'\A\{"code":200,"taskId":"[0-9a-f]{32}"\}\Z')
 
-    async def test_try(self) -> None:
+    async def test_suggested_command(self) -> None:
         """The suggested line works for any address, a UNIX socket, and behind a proxy that uses the
         PROXY protocol.
         """

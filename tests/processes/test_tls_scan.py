@@ -16,7 +16,7 @@ from twisted.internet.defer import gatherResults
 from twisted.internet.threads import deferToThread
 
 from tests.support.front_end_process import ASK, FrontEndCase
-from tests.support.sockets import PATIENCE_S, Wire, dial, refused, unscrupulous
+from tests.support.sockets import PATIENCE_S, Wire, dial, refused, unverified_context
 
 MODERN = {
     *(
@@ -32,9 +32,11 @@ class Scan(FrontEndCase):
         """TLS 1.2 and 1.3 are accepted. Older versions are refused with an alert."""
         port = await self.start()
         for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
-            self.assertIsNone(refused(port, unscrupulous(version)), version)
+            self.assertIsNone(refused(port, unverified_context(version)), version)
         for version in (ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1):
-            self.assertEqual(refused(port, unscrupulous(version)), "PROTOCOL_VERSION", version)
+            self.assertEqual(
+                refused(port, unverified_context(version)), "PROTOCOL_VERSION", version
+            )
         hello = bytes([1, 0, 0, 43, 3, 0, *range(32), 0, 0, 4, 0, 0x2F, 0, 5, 1, 0])
         with dial(port) as ssl3:
             ssl3.sendall(bytes([22, 3, 0, 0, len(hello)]) + hello)
@@ -48,11 +50,11 @@ class Scan(FrontEndCase):
         port = await self.start()
         names = {
             suite["name"]
-            for suite in unscrupulous(ssl.TLSVersion.TLSv1_2).get_ciphers()
+            for suite in unverified_context(ssl.TLSVersion.TLSv1_2).get_ciphers()
             if suite["protocol"] != "TLSv1.3"
         }
         reasons = {
-            name: refused(port, unscrupulous(ssl.TLSVersion.TLSv1_2, name)) for name in names
+            name: refused(port, unverified_context(ssl.TLSVersion.TLSv1_2, name)) for name in names
         }
         taken = {name for name, reason in reasons.items() if reason is None}
         refused_by_server = {

@@ -117,7 +117,7 @@ class Waiting(WaitTestCase):
         self.assertEqual(self.told(kept), COMPLETED)
         self.assertEqual(self.system.frontends["b"].ends.waiting, 0)
 
-    def test_again(self) -> None:
+    def test_waiting_again_after_expiry(self) -> None:
         """A client that waits again after the first subscription has expired gets the end as it
         would the first time.
         """

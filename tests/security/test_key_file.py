@@ -124,7 +124,7 @@ class Watched(RenewalTestCase):
         self.renewal.reload()
         self.assertEqual(keys.sealer.key_ids, self.ids(self.other))
 
-    def test_said(self) -> None:
+    def test_log_names_key_ids(self) -> None:
         """The log names the loaded keys by their ids."""
         self.replace(f"{self.one}\n{self.other}\n")
         with capturedLogs() as events:

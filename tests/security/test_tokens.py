@@ -76,7 +76,7 @@ class Files(SynchronousTestCase):
                 "line 1: expires=: expected a date such as 2027-01-31",
             )
 
-    def test_none(self) -> None:
+    def test_no_tokens(self) -> None:
         """A file may have no tokens. Then no request is admitted."""
         self.assertEqual(parse_tokens("# none\n"), ())
 
@@ -133,7 +133,7 @@ class Files(SynchronousTestCase):
 
 
 class Comparing(SynchronousTestCase):
-    def test_found(self) -> None:
+    def test_whole_token(self) -> None:
         """All bytes of a token must match, at any place in the file. Similar tokens, and hashes, do
         not match.
         """

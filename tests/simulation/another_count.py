@@ -65,7 +65,7 @@ class AnotherCount:
         if rng.random() >= HOW_OFTEN:
             return
         roles = [name for name in world.names if name not in ("broker", "a")]
-        world.untold = {name: rng.random() < 0.7 for name in roles}
+        world.without_option = {name: rng.random() < 0.7 for name in roles}
         self._count = rng.choice([count for count in COUNTS if count != world.shards])
         world.clock.call_later(None, rng.random() * self.until * 0.8, self._begin)
 

@@ -31,7 +31,7 @@ class Backups:
     _backup: sqlite3.Connection | None = None
 
     def __attrs_post_init__(self) -> None:
-        if self.rng.random() < HOW_OFTEN and not self.world.untold:
+        if self.rng.random() < HOW_OFTEN and not self.world.without_option:
             self.world.clock.call_later(None, self.rng.random() * self.until * 0.8, self._save)
 
     def _save(self) -> None:

@@ -139,7 +139,7 @@ class Client:
             await self._sleep(self.rng.random() * self.rng.choice([0.0, 1.0, 20.0]))
             accepted = await self._order(order)
             if self.rng.random() < self.fickle:
-                await self._change_its_mind()
+                await self._cancel_or_repeat()
             elif self.rng.random() < 0.3 and accepted is not None:
                 await self._poll(accepted)
             if self.rng.random() < 0.5 and self._accepted:
@@ -149,7 +149,7 @@ class Client:
         while self.role.world.now < self.until and self._accepted:
             await self._sleep(self.rng.random() * 20.0)
             if self.rng.random() < self.fickle:
-                await self._change_its_mind()
+                await self._cancel_or_repeat()
             await self.ask(self.rng.choice(self._accepted))
 
     async def _order(self, order: Order) -> Order | None:
@@ -176,7 +176,7 @@ class Client:
         self.rng.shuffle(rivals)
         await gatherResults([Deferred.fromCoroutine(self.post(each)) for each in rivals])
 
-    async def _change_its_mind(self) -> None:
+    async def _cancel_or_repeat(self) -> None:
         """Cancel a task, perhaps more than once, or repeat POSTs that have a key; some of these at
         the same time.
         """
@@ -208,15 +208,15 @@ class Client:
 
     async def _see(self, order: Order) -> None:
         if order.key is not None:
-            await self._insist(self.post, order)
+            await self._until_answered(self.post, order)
         if order.task_id is not None:
-            await self._insist(self.ask, order)
+            await self._until_answered(self.ask, order)
             # If the order is accepted only now, its final status is new to this client.
             await self._poll(order)
             if self.rng.random() < 0.5:
-                await self._insist(self.cancel, order)
+                await self._until_answered(self.cancel, order)
 
-    async def _insist(
+    async def _until_answered(
         self, request: Callable[[Order], Coroutine[Any, Any, bool]], order: Order
     ) -> None:
         while not await request(order) and self.checks.broken is None:
@@ -233,7 +233,7 @@ class Client:
         )
         if answer is None or answer[0] == 503:
             return False
-        if order.key is not None and _told(answer) == KEY_REUSED:
+        if order.key is not None and _answer_of(answer) == KEY_REUSED:
             self.trace.note(
                 f"{self.role.name}: order {order.number} is refused",
                 order.key.task_id,
@@ -262,9 +262,11 @@ class Client:
         )
         if answer is None or answer[0] == 503:
             return False
-        told = _told(answer)
-        self.checks.expect(told in STATES, f"GET was answered {told}", order.task_id, order.device)
-        state = STATES.get(told)
+        answered = _answer_of(answer)
+        self.checks.expect(
+            answered in STATES, f"GET was answered {answered}", order.task_id, order.device
+        )
+        state = STATES.get(answered)
         self.trace.note(
             f"{self.role.name}: {order.task_id} is {state.value if state else 'not found'}",
             order.task_id,
@@ -281,20 +283,22 @@ class Client:
         )
         if answer is None or answer[0] == 503:
             return False
-        told = _told(answer)
-        if order.lost and told == UNKNOWN:
+        answered = _answer_of(answer)
+        if order.lost and answered == UNKNOWN:
             self.checks.on_status(order, None, None)
             return True
         self.checks.expect(
-            told in (CANCELLED, TOO_LATE),
-            f"DELETE was answered {told}",
+            answered in (CANCELLED, TOO_LATE),
+            f"DELETE was answered {answered}",
             order.task_id,
             order.device,
         )
         self.trace.note(
-            f"{self.role.name}: to cancel {order.task_id}: {told[0]}", order.task_id, order.device
+            f"{self.role.name}: to cancel {order.task_id}: {answered[0]}",
+            order.task_id,
+            order.device,
         )
-        if told == CANCELLED:
+        if answered == CANCELLED:
             self.checks.on_cancelled(order)
         else:
             self.checks.on_too_late(order)
@@ -351,5 +355,5 @@ class Client:
         return status, json.loads(document)
 
 
-def _told(answer: tuple[int, dict[str, Any]]) -> tuple[int, int, str]:
+def _answer_of(answer: tuple[int, dict[str, Any]]) -> tuple[int, int, str]:
     return answer[0], answer[1]["code"], answer[1].get("message", "")

@@ -46,8 +46,8 @@ class Faults:
             self.clock_step,
             self.disk_full,
             self.disk_slow,
-            self.a_moody,
-            self.a_away,
+            self.a_misbehaves,
+            self.a_killed,
             self.bounce,
             self.key_file,
         ]
@@ -215,12 +215,12 @@ class Faults:
 
     # Service A.
 
-    def a_moody(self) -> None:
+    def a_misbehaves(self) -> None:
         """Change how A behaves from now on."""
         self.world.a.mood = self.rng.choice(MOODS)
         self.world.trace.note(f"A's mood is {self.world.a.mood}")
 
-    def a_away(self) -> None:
+    def a_killed(self) -> None:
         """Kill A's process: connections to it are refused, or get no reaction."""
         silent_s = self.rng.choice([None, 30.0 * self.rng.random()])
         self.world.kill("a", silent_s)

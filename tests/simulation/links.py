@@ -83,7 +83,7 @@ class Link:
 @implementer(ITransport, IPushProducer)
 class End:
     """One end of a link, as the transport of its role. `connected` becomes false before the
-    protocol is notified, `told` when it is.
+    protocol is notified, `notified` when it is.
     """
 
     def __init__(self, link: Link, role: Role) -> None:
@@ -93,7 +93,7 @@ class End:
         self.protocol: IProtocol
         self.connected = True
         self.disconnecting = False
-        self.told = False
+        self.notified = False
         self.mute = False
         self.last_write = 0.0
         self.lost_at: float | None = None
@@ -187,8 +187,8 @@ class End:
 
     def bury(self) -> None:
         """Finish the protocol of a dead role. What it sends goes nowhere."""
-        if not self.told:
-            self.told = True
+        if not self.notified:
+            self.notified = True
             self.protocol.connectionLost(Failure(ConnectionLost()))
 
     # Internal.
@@ -265,5 +265,5 @@ class End:
             self._network.world.call_later(self.role, 0, self._tell, reason)
 
     def _tell(self, reason: Exception) -> None:
-        self.told = True
+        self.notified = True
         self.protocol.connectionLost(Failure(reason))

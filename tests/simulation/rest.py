@@ -135,7 +135,7 @@ def _worker(service: WorkerService) -> list[tuple[str, int]]:
             ("open tasks", len(worker._open_tasks)),
             ("lanes", len(worker._lanes)),
             ("waiting appends", len(journal._appender.waiting)),
-            ("barriers", len(journal._waiting) + (journal._flight is not None)),
+            ("barriers", len(journal._waiting) + (journal._pending_marker is not None)),
         ]
     for store in service.stores:
         store.expire(float("inf"))

@@ -31,7 +31,7 @@ class Seeds(SynchronousTestCase):
 
 
 class Determinism(SynchronousTestCase):
-    def test_again(self) -> None:
+    def test_same_process(self) -> None:
         """A seed has the same trace each time, regardless of what ran before it."""
         first = [simulate(seed).digest for seed in range(AGAIN)]
         self.assertEqual([simulate(seed).digest for seed in reversed(range(AGAIN))], first[::-1])

@@ -142,9 +142,9 @@ class World:
     """Everything in a run. `processes` are the living ones, by name: ``broker``, ``a``, ``b1`` …
     and ``w1`` …
 
-    `shards` is the number of shards; `changed` says whether it was changed. `untold` says for each
-    role whether it runs without ``--shards``; it is empty if the number stays the same. Roles in
-    `held` are not started.
+    `shards` is the number of shards; `changed` says whether it was changed.
+    `without_option` says for each role whether it runs without ``--shards``; it is empty if the
+    number stays the same. Roles in `held` are not started.
     """
 
     seed: int
@@ -156,7 +156,7 @@ class World:
     closing: bool = False
     shards: int = field(init=False)
     changed: bool = False
-    untold: dict[str, bool] = field(factory=dict)
+    without_option: dict[str, bool] = field(factory=dict)
     held: set[str] = field(factory=set)
     url: BrokerUrl = URL
     orders: list[Order] = field(factory=list)
@@ -320,8 +320,8 @@ class World:
         """Return the number of shards on a role's command line. It must be there if the broker
         knows no number yet, because the default would be 1.
         """
-        untold = self.untold.get(name, False) and (self.changed or self.shards == 1)
-        return None if untold else self.shards
+        without_option = self.without_option.get(name, False) and (self.changed or self.shards == 1)
+        return None if without_option else self.shards
 
     def _environment(self, role: Role, rng: random.Random) -> Environment:
         return Environment(

@@ -34,7 +34,9 @@ def context(
     return made
 
 
-def unscrupulous(version: ssl.TLSVersion, ciphers: str = "ALL:COMPLEMENTOFALL") -> ssl.SSLContext:
+def unverified_context(
+    version: ssl.TLSVersion, ciphers: str = "ALL:COMPLEMENTOFALL"
+) -> ssl.SSLContext:
     """Return a client context of one TLS version that verifies nothing and accepts every cipher."""
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     made.check_hostname = False

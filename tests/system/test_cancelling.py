@@ -78,7 +78,7 @@ class Cancelling(CancelTestCase):
         )
         self.assertEqual((self.system.workers[0].workers[0].held, self.system.stub.calls), (0, 2))
 
-    def test_again(self) -> None:
+    def test_cancelled_twice(self) -> None:
         """Cancelling a task again gives the same answer."""
         _, second = (self.system.accepted(DEVICE) for _ in range(2))
         self.assertEqual([self.cancel(second), self.cancel(second)], [DONE, DONE])

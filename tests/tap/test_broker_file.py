@@ -27,7 +27,7 @@ class BrokerFileTestCase(FilesTestCase):
 
 
 class Contents(BrokerFileTestCase):
-    def test_right(self) -> None:
+    def test_one_url(self) -> None:
         """The file has one line with the URL. Blank lines, spaces and a byte order mark are
         ignored.
         """
@@ -35,7 +35,7 @@ class Contents(BrokerFileTestCase):
             self.file.write_text(content)
             self.assertEqual(read_broker_url(self.file), URL)
 
-    def test_wrong(self) -> None:
+    def test_invalid(self) -> None:
         """Any other content is an error of one line that names the file and shows none of the
         content.
         """

@@ -140,7 +140,7 @@ class Files(FilesTestCase):
 
 
 class SealingKey(FilesTestCase):
-    def test_there(self) -> None:
+    def test_file_of_the_folder(self) -> None:
         """The key file of the folder is loaded. One sealer opens what another one has sealed."""
         ensure_seal_key(self.certs / SEAL_KEY)
         one, other = (key_file(self.certs, None).sealer for _ in range(2))
@@ -166,14 +166,14 @@ class SealingKey(FilesTestCase):
         self.assertEqual((self.certs / SEAL_KEY).read_text(), text)
         self.assertTrue(keys.found())
 
-    def test_elsewhere(self) -> None:
+    def test_seal_keys_option(self) -> None:
         """``--seal-keys`` names another file."""
         file = self.certs.parent / "keys"
         file.write_text(f"{new_key()}\n{new_key()}\n")
         self.assertEqual(len(key_file(self.certs, file).sealer.key_ids), 2)
         self.assertFalse(self.certs.exists())
 
-    def test_wrong(self) -> None:
+    def test_file_without_a_key(self) -> None:
         """The error for a file without a key has the line number and shows no content."""
         file = self.certs.parent / "keys"
         file.write_bytes(b"s3cr3t\xff\n")
@@ -201,7 +201,7 @@ class ScenarioFile(FilesTestCase):
         super().setUp()
         self.file = self.certs.parent / "scenario.toml"
 
-    def test_none(self) -> None:
+    def test_no_file(self) -> None:
         """Without a file there are no rules of the scenario."""
         self.assertEqual(rules(None), ())
 
@@ -216,7 +216,7 @@ class ScenarioFile(FilesTestCase):
             [("SLOW.*", 200), ("A.*", "hang")],
         )
 
-    def test_wrong(self) -> None:
+    def test_invalid_file(self) -> None:
         """The error for a missing or invalid file is one line with the file and the place."""
         self.assert_refused(
             f"{self.file}: cannot read the scenario: No such file or directory", rules, self.file
@@ -230,7 +230,7 @@ class ScenarioFile(FilesTestCase):
 
 
 class Commands(FilesTestCase):
-    def test_made(self) -> None:
+    def test_default_options(self) -> None:
         """Every command creates a service from its default options, if the certificates exist. The
         service is not started.
         """
@@ -268,7 +268,7 @@ class Commands(FilesTestCase):
                 self.addCleanup(each.stopService)
             self.assertEqual(diary, expected)
 
-    def test_hurry(self) -> None:
+    def test_stop_now(self) -> None:
         """A command whose services have no calls to drain accepts `stop_now`."""
         self.patch(sys, "excepthook", sys.excepthook)
         Command(parsed("rtprov-stub"), Slow("a", [])).stop_now()

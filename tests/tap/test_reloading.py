@@ -118,7 +118,7 @@ class Tokens(RenewalTestCase):
         self.assertEqual((admission.tokens, self.lines), ((second,), ["tokens reloaded"]))
         self.assertRaises(CredentialsUnknown, admission.admit, headers, Caller("address:local"))
 
-    def test_told(self) -> None:
+    def test_reload_at_once(self) -> None:
         """`reload` loads the file at once, whether or not it has changed."""
         self.watch()
         self.renewal.reload()

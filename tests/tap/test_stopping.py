@@ -34,7 +34,7 @@ class Stopping(SynchronousTestCase):
         self.system.start_worker()
         self.assert_completed(calls=1)
 
-    def test_hurry(self) -> None:
+    def test_stop_now(self) -> None:
         """`stop_now` ends a stop at once. The next worker makes the same call again."""
         worker = self.system.workers.pop()
         stopped = worker.stopService()

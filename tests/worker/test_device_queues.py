@@ -35,7 +35,7 @@ class Examples(SynchronousTestCase):
         self.assertTrue(self.lanes.enter("DEF456", 2))
         self.assertEqual(self.counts(), (2, 0, 2))
 
-    def test_again(self) -> None:
+    def test_head_after_an_empty_queue(self) -> None:
         """A device whose queue was empty starts with a new head."""
         self.lanes.enter("ABC123", 1)
         self.lanes.leave("ABC123")

@@ -213,7 +213,7 @@ class Keys(LateTestCase):
 
 
 class Postponements(WorkerTestCase):
-    def test_told(self) -> None:
+    def test_postponed_event(self) -> None:
         """An attempt that did not reach A is journalled with its reason, cut to 200 characters, and
         the time of the next attempt.
         """

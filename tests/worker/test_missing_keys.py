@@ -299,7 +299,7 @@ class Backlog(KeysTestCase):
             (self.status("DEVICE0000", self.second), self.system.stub.calls), (COMPLETED, 21)
         )
 
-    def test_said(self) -> None:
+    def test_log_names_the_key(self) -> None:
         """The log says which key is missing and for how many tasks. It shows no key."""
         self.system.network.advance(60)
         missing = [line for line in self.errors if "is missing" in line]
@@ -320,7 +320,7 @@ class Backlog(KeysTestCase):
         for key in (OURS, THEIRS):
             self.assertEqual([event for event in self.events if key.decode() in event], [])
 
-    def test_told(self) -> None:
+    def test_waits_for(self) -> None:
         """``waitsFor`` is ``key`` for these tasks and ``device`` for those behind them, on the
         active worker and on a standby that has the key.
         """

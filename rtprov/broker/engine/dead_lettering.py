@@ -51,7 +51,7 @@ def dead_letter(
         )
 
 
-def in_circles(letter: Message, queue: str) -> bool:
+def would_loop(letter: Message, queue: str) -> bool:
     """Return whether the dead letter would go round for ever if published to `queue`.
 
     That is so if it was in this queue before, and no consumer has rejected it since.

@@ -15,7 +15,7 @@ from rtprov.broker.engine.arguments import (
     check_properties,
     queue_kind,
 )
-from rtprov.broker.engine.dead_lettering import REJECTED, dead_letter, in_circles
+from rtprov.broker.engine.dead_lettering import REJECTED, dead_letter, would_loop
 from rtprov.broker.engine.memory_alarm import Memory
 from rtprov.broker.engine.queue import Queue
 from rtprov.broker.engine.routing import Routing, refuse_reserved
@@ -282,7 +282,7 @@ class VirtualHost:
         if letter is None:
             return
         for target in self._route(letter):
-            if reason == REJECTED or not in_circles(letter, target.name):
+            if reason == REJECTED or not would_loop(letter, target.name):
                 self._put(target, letter)
 
     # Expiration.

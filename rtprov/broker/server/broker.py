@@ -30,7 +30,7 @@ class Connection(Protocol):
     def tell_alarm(self) -> None:
         """Send ``connection.blocked`` or ``connection.unblocked``, if the client supports them."""
 
-    def on_room(self) -> None:
+    def on_memory_free(self) -> None:
         """Continue reading from a publisher that waited for free memory."""
 
     def retire(self) -> None:
@@ -177,7 +177,7 @@ class Broker:
     def _go_on(self) -> None:
         self._going_on = None
         for connection in list(self.connections):
-            connection.on_room()
+            connection.on_memory_free()
 
     def _set_alarm(self, name: str, reason: str | None) -> None:
         before = self.alarm

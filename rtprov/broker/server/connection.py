@@ -219,7 +219,7 @@ class BrokerProtocol(Protocol):
         self._heartbeat.received_at = self.broker.clock.seconds()
         self._listen_again()
 
-    def on_room(self) -> None:
+    def on_memory_free(self) -> None:
         """Continue reading from a publisher that waited for free memory."""
         if self._waits_for_room:
             self._waits_for_room = False

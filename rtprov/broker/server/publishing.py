@@ -61,7 +61,7 @@ class Publishing:
         too_much = refusal(command.header)
         if too_much is not None:
             raise AmqpError(406, f"PRECONDITION_FAILED - {too_much}", 60, 40)
-        wrong = self._wrong(properties)
+        wrong = self._invalid_properties(properties)
         if wrong is not None:
             if method.exchange:
                 self._client.broker.virtual_host.routing.exchange(
@@ -72,7 +72,7 @@ class Publishing:
             method.exchange, method.routing_key, properties, command.header, command.body
         )
 
-    def _wrong(self, properties: Basic.Properties) -> str | None:
+    def _invalid_properties(self, properties: Basic.Properties) -> str | None:
         """Return why RabbitMQ would refuse the properties of a message, or None if it would not."""
         username = self._client.handshake.username
         if properties.user_id is not None and properties.user_id != username:

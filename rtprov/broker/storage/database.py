@@ -191,7 +191,7 @@ class Database:
 
     def write(self, batch: Batch) -> None:
         """Write a batch in one transaction."""
-        steps = list(_steps(batch))
+        steps = list(_statements(batch))
         query = self._connection.execute
         # One statement is a transaction by itself (https://www.sqlite.org/lang_transaction.html).
         if len(steps) == 1:
@@ -242,14 +242,14 @@ class Database:
         return bool(free > SPARE_PAGES + TIDY_PAGES)
 
 
-def _steps(batch: Batch) -> Iterator[tuple[str, Sequence[Any]]]:
+def _statements(batch: Batch) -> Iterator[tuple[str, Sequence[Any]]]:
     """Yield the statements of a batch, with their values.
 
     Each statement releases Python's global interpreter lock, and may wait long to get it back. So
     one statement adds or removes many messages.
     """
     yield from batch.statements
-    for rows in _pieces(batch.added.values()):
+    for rows in _in_lists(batch.added.values()):
         yield (
             _many("INSERT INTO message VALUES %s", "(?, ?, ?, ?, ?, ?, ?, ?)", len(rows)),
             list(chain.from_iterable(rows)),
@@ -265,7 +265,7 @@ def _steps(batch: Batch) -> Iterator[tuple[str, Sequence[Any]]]:
         yield "DELETE FROM message WHERE id BETWEEN ? AND ?", bounds
 
 
-def _pieces(rows: Iterable[Row]) -> Iterator[list[Row]]:
+def _in_lists(rows: Iterable[Row]) -> Iterator[list[Row]]:
     """Yield the rows in lists, each for one statement."""
     piece: list[Row] = []
     size = 0

@@ -60,7 +60,7 @@ def open_file(directory: Path) -> tuple[sqlite3.Connection, int]:
             f"{directory}: cannot keep the broker's state here: {error.strerror}", error
         ) from None
     try:
-        _take(lock, directory)
+        _lock(lock, directory)
         if not os.path.lexists(path):
             _refuse_leftovers(path)
             create(path)
@@ -78,7 +78,7 @@ def open_file(directory: Path) -> tuple[sqlite3.Connection, int]:
         raise
 
 
-def _take(lock: int, directory: Path) -> None:
+def _lock(lock: int, directory: Path) -> None:
     """Take the lock that makes this process the only user of `directory`.
 
     The kernel releases the lock when the process ends, even if it is killed.
@@ -171,7 +171,7 @@ def _check(path: Path) -> None:
     """Check the database for damage, read-only.
 
     Read-only, because closing a writable database would copy its log into it. Without SQLite's
-    locks, because `_take` has locked the directory, and in exclusive mode, so that SQLite needs no
+    locks, because `_lock` has locked the directory, and in exclusive mode, so that SQLite needs no
     shared-memory file: a full disk has no room for one.
     """
     uri = f"{path.absolute().as_uri()}?mode=ro&vfs=unix-none"

@@ -463,7 +463,7 @@ class LoopTests(AmqpTestCase):
         self.successResultOf(other)
         self.stop()
 
-    def test_told(self) -> None:
+    def test_log_lines(self) -> None:
         """Connecting and disconnecting each give one log line."""
         self.start()
         self.stop()

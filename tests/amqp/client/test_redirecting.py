@@ -94,7 +94,7 @@ class Redirecting(ConnectionTestCase):
 
 
 class Contradicting(ConnectionTestCase):
-    def test_told(self) -> None:
+    def test_reported_at_each_attempt(self) -> None:
         """If a session raises a configuration error, that is reported at each attempt until it
         attaches.
         """

@@ -37,7 +37,7 @@ class SettlingContract(BrokerContract):
             await channel.client.close()
             self.assertEqual(await self.rest(queue), [b"4"])
 
-    async def test_all(self) -> None:
+    async def test_ack_of_all(self) -> None:
         """A multiple ack for tag 0 settles all deliveries of the channel, from all its queues, even
         if there are none.
         """

@@ -61,7 +61,7 @@ class Opening(DatabaseCase):
             self.assertEqual(self.directory.stat().st_mode & 0o777, 0o700)
             self.assertEqual((self.directory / FILE).stat().st_mode & 0o777, 0o600)
 
-    def test_again(self) -> None:
+    def test_reopened(self) -> None:
         """A closed file can be opened again."""
         self.open().close()
         self.open().close()
