@@ -68,8 +68,8 @@ class Completions(Protocol):
     def wait(self, task_id: str, equipment_id: str, wait_s: float) -> Deferred[State | None]:
         """Fire with the task's final state, or with None after `wait_s` seconds.
 
-        None may come up to 0.1 s early, never late. It comes at once when the front end stops. The
-        Deferred never fails.
+        With None, the Deferred may fire up to 0.1 s early, and never late. When the front end
+        stops, it fires at once with None. It never fails.
         """
 
 

@@ -119,8 +119,9 @@ class Schedule:
     def _first_round(self, equipment_id: str) -> int:
         """Return the first round for a device's first waiting task.
 
-        It may have to wait for an earlier task that will be tried again. If the earlier task is
-        being called, it is the first round, because the call's slot becomes free then.
+        If a call for an earlier task of the device is running, this is round 0, in which the call's
+        slot becomes free. If an earlier task waits for its next attempt, this is the round
+        after that attempt.
         """
         last = self._backlog.lanes[equipment_id].head.last_attempt()
         if last is None or last.retry_at is None:

@@ -33,7 +33,7 @@ class JournalReader:
         self._clock = clock
 
     async def read(self, connection: AmqpConnection, offsets: Iterable[int]) -> dict[int, Delivery]:
-        """Return the messages at these offsets, but for those that the broker has deleted.
+        """Return the messages at these offsets, except those that the broker has deleted.
 
         Raises `BrokerError`.
         """

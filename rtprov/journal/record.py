@@ -31,10 +31,10 @@ NO_ORIGIN = Origin()
 
 @attrs.define(eq=False)
 class Turn:
-    """The position of an open task, counted in two ways.
+    """The two positions of an open task.
 
     `number` is its position among all tasks of the shard. `place` is its position among the tasks
-    of its device, counted from the last time at which the device had no open task.
+    of its device. Places are counted from 0 again after the device had no open task.
     """
 
     number: int

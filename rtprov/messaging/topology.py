@@ -148,7 +148,10 @@ class Topology:
             self._repairing.cancel()
 
     def repair(self) -> None:
-        """Declare everything again, unless that is running, because a part seems to be missing."""
+        """Declare everything again, because something seems to be missing.
+
+        Does nothing while an earlier call is still declaring.
+        """
         if self._connection is None or self._repairing is not None:
             return
         self._log.warn(
@@ -206,10 +209,10 @@ class Topology:
         return [LetterQueue(PARKED_QUEUE), *(shard.dead_letters for shard in self._shards)]
 
     async def keep(self, channel: AmqpChannel, own: Iterable[tuple[str, str]]) -> None:
-        """Declare all again on a connection that this is attached to, at the cost of one answer.
+        """Declare everything again on the connection of `channel`, and wait for one answer only.
 
-        `own` are queues of the connection, each with its routing key at `STATUS_EXCHANGE`. Raises
-        `BrokerError`.
+        `own` are the worker's own queues, each with its routing key at `STATUS_EXCHANGE`. They are
+        bound again. Raises `BrokerError`.
         """
         for exchange in (TASKS_EXCHANGE, DEAD_EXCHANGE):
             await channel.exchange_declare(
@@ -222,8 +225,8 @@ class Topology:
                 )
         for shard in self._shards:
             await _declare_shard(channel, shard, nowait=True)
-        # What has an answer comes before the bindings: if a queue is gone, the connection is about
-        # to be dropped.
+        # Wait for the answer before the bindings: if one of these queues was deleted, the
+        # connection is dropped by then.
         await channel.exchange_declare(
             exchange=STATUS_EXCHANGE, exchange_type="direct", durable=True
         )

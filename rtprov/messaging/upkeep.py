@@ -53,7 +53,7 @@ class Upkeep:
         self._looking.clock = clock
 
     async def attach(self, connection: AmqpConnection) -> None:
-        """Begin."""
+        """Start to declare everything again, every 10 s."""
         self._connection = connection
         looking = self._looking.start(EVERY_S, now=False)
         looking.addErrback(
@@ -63,7 +63,7 @@ class Upkeep:
         )
 
     def detach(self) -> None:
-        """The connection is gone."""
+        """Stop: the connection is closed."""
         self._connection = self._channel = None
         if self._looking.running:
             self._looking.stop()

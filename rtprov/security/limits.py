@@ -40,9 +40,10 @@ class Rate:
 
     A burst is at least one request. A refused request does not count.
 
-    This is the generic cell rate algorithm. Each accepted request takes 1 / `per_s` seconds of a
-    client's time. The class stores for each client when the time of all accepted requests is over.
-    After that the client is forgotten.
+    This is the generic cell rate algorithm. The class stores one time for each client. Each
+    accepted request moves it forward by 1 / `per_s` seconds, from now at the earliest. A request
+    that would move it further ahead of now than a burst takes is refused. A client whose time has
+    passed is forgotten.
     """
 
     def __init__(self, per_s: float, max_remembered: int = MAX_REMEMBERED) -> None:

@@ -52,12 +52,12 @@ class ChaosTestCase(ProcessTestCase):
 
 @frozen
 class Break:
-    """A fault that cut calls off: the kill of the process `caller`, or, with None, a fault `at`
-    this time that ended no process.
+    """A fault that interrupted calls, at the time `at`.
 
-    `completed` are the tasks that a worker had logged as completed by then. They had ended in the
-    journal, so A may not be called again for them. The time from A's answer to the journal depends
-    on the machine, and is not checked.
+    `caller` is the process that was killed, or None if the fault ended no process. `completed` are
+    the tasks that a worker had logged as completed by then. They had ended in the journal, so A may
+    not be called again for them. The time from A's answer to the journal depends on the machine,
+    and is not checked.
     """
 
     at: float

@@ -1,4 +1,4 @@
-"""How much the open-ended tests do, such as the simulation."""
+"""How long a run of the tests may take: the quick tests, the usual ones, or all of them."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from tests.support.tls_peers import Peer, Peers, TlsTestCase
 
 
 class Everybody(Peers):
-    """A factory of peers that counts how many it accepts."""
+    """A factory that accepts every client, and counts them."""
 
     def __init__(self) -> None:
         super().__init__()
