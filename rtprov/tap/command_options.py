@@ -1,7 +1,8 @@
 """Command-line options that are also read from environment variables.
 
 ``--broker`` is also read from ``RTPROV_BROKER``; the command line takes precedence. A wrong value,
-from either source, ends the command with one line on standard error and exit status 1."""
+from either source, ends the command with one line on standard error and exit status 1.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 Exit status 1 means a wrong option or a temporary problem (an address in use), 78 (EX_CONFIG) a
 configuration that cannot work. Errors during the start reach `sys.excepthook`. Later errors are
-passed to `Ending.end`, which stops the reactor, and so all services, first."""
+passed to `Ending.end`, which stops the reactor, and so all services, first.
+"""
 
 from __future__ import annotations
 
@@ -107,7 +108,8 @@ class _WaitingProcess:
 
     twistd's first process waits for the daemon to start. If the daemon fails, twistd writes its own
     shortened text to `sys.__stderr__` and ends with status 1. This object writes the line that the
-    daemon sent over a pipe instead, and ends the process with the daemon's status."""
+    daemon sent over a pipe instead, and ends the process with the daemon's status.
+    """
 
     def __init__(self) -> None:
         self._stream = cast("TextIO", sys.__stderr__)

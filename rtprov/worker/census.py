@@ -13,7 +13,8 @@ redelivered message.
 
 A worker that has received nothing yet may be a standby. It publishes markers too, unless the
 journal shows that another worker is active. The active worker receives and acknowledges them. (A
-worker of an earlier version treats a marker as a message that is not a task.)"""
+worker of an earlier version treats a marker as a message that is not a task.)
+"""
 
 from __future__ import annotations
 
@@ -76,7 +77,8 @@ class Census:
 
     A session of the worker's connection: attach it after the shard's worker, and call `on_marker`
     with the id of each marker that the worker receives. `repair` is called when a task was missing:
-    the queue's binding may be missing too. `wall_clock` gives seconds since the epoch."""
+    the queue's binding may be missing too. `wall_clock` gives seconds since the epoch.
+    """
 
     _log = Logger()
 

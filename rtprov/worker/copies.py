@@ -2,7 +2,8 @@
 
 A copy replaces a message that was held for long, or one that was lost. A crash after the copy's
 confirm and before the acknowledgement of the original leaves both in the queue. So a copy is marked
-by a header, and the worker checks it after a journal barrier."""
+by a header, and the worker checks it after a journal barrier.
+"""
 
 from __future__ import annotations
 

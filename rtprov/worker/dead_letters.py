@@ -4,7 +4,8 @@ The broker dead-letters a task that was delivered more often than its queue allo
 that the worker rejected, such as one that is not a task or has an unknown format. If the letter
 holds a task that is still open, the task is failed, so that no client waits forever. Then the
 letter is moved to the queue of parked letters for an operator, with the broker's reason
-(``x-death``) in its headers."""
+(``x-death``) in its headers.
+"""
 
 from __future__ import annotations
 

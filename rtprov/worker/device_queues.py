@@ -1,6 +1,7 @@
 """Per-device order: one lane for each device, in which one item at a time is active.
 
-Pure data structure, without time or I/O."""
+Pure data structure, without time or I/O.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +62,8 @@ class DeviceQueues(Generic[T]):
     def leave(self, device: str) -> T | None:
         """Remove the device's head. Return the new head, or None if no item may go.
 
-        Raises KeyError if the device has no head."""
+        Raises KeyError if the device has no head.
+        """
         lane = self._lanes[device]
         if lane.head is None:
             raise KeyError(device)
@@ -71,7 +73,8 @@ class DeviceQueues(Generic[T]):
 
     def wake(self, device: str) -> T | None:
         """Choose a head for the device if it has none. Return the new head; None if there was one
-        already, or if no waiting item may go."""
+        already, or if no waiting item may go.
+        """
         lane = self._lanes.get(device)
         if lane is None or lane.head is not None:
             return None

@@ -52,7 +52,8 @@ class Job:
     @property
     def may_begin(self) -> bool:
         """Whether a call may begin: the broker treats this worker as the active one, and still has
-        the task's message, as an unsettled delivery or in the queue."""
+        the task's message, as an unsettled delivery or in the queue.
+        """
         return self.delivery.live or (self.released and self.delivery.standing)
 
     def adopt(self, delivery: Delivery, now: float) -> None:

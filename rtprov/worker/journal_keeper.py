@@ -56,7 +56,8 @@ class JournalKeeper:
 
     A session of the worker's connection: attach it after the shard's worker. `max_age_s` is how
     long the broker keeps the journal's events, in seconds. `wall_clock` gives seconds since the
-    epoch."""
+    epoch.
+    """
 
     _log = Logger()
 

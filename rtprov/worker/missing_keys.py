@@ -74,7 +74,8 @@ class MissingKeys:
         ended.
 
         It fires with False after a day: the caller then journals again that the task waits.
-        Cancelling it forgets the task."""
+        Cancelling it forgets the task.
+        """
         missing = self._missing.setdefault(key, _Missing())
 
         def forget(_: object) -> None:

@@ -41,7 +41,8 @@ class Presence:
     A session of the worker's connection: attach it after the journal, and before the work queue is
     consumed. `process_id` names this process in the journal; `wall_clock` gives seconds since the
     epoch. Call `saw` with each of the journal's events, and `delivered` for each message from the
-    work queue."""
+    work queue.
+    """
 
     _log = Logger()
 

@@ -185,7 +185,8 @@ class Redeliveries:
         """Return whether the task has ended so long ago that the journal has dropped it.
 
         It was open when its message was copied. The journal reaches back to that time and does not
-        have the task."""
+        have the task.
+        """
         copied_at_, began_at = copied_at(job.delivery), self._open_tasks.began_at
         if (
             copied_at_ is None

@@ -43,7 +43,8 @@ class Renewals:
     """Renews the deliveries of `jobs`, which it checks every minute between `start` and `stop`.
 
     `window` is the prefetch, the largest number of unsettled deliveries. `forget` is called with
-    each renewed job that exceeds the limit of waiting tasks. `name` is the queue's."""
+    each renewed job that exceeds the limit of waiting tasks. `name` is the queue's.
+    """
 
     _log = Logger()
 

@@ -46,7 +46,8 @@ async def repeated(
     """Carry a job out, again after an internal error, up to `MAX_FAILURES` times.
 
     The job keeps its delivery and its lane meanwhile; brokers count returned deliveries in
-    different ways. Raises `Abandoned`, `TooManyCrashes`, `TooManyFailures`."""
+    different ways. Raises `Abandoned`, `TooManyCrashes`, `TooManyFailures`.
+    """
     while True:
         try:
             await carry_out(job)

@@ -20,7 +20,8 @@ class WorkerSettings:
     time, `retention_s` how long the status of a finished task is kept, `patience_s` how long a task
     is retried while A cannot be reached, `drain_s` how long calls may take to finish when the
     worker stops. `journal_age_s` is how long the broker keeps journals. `shards_given` says that
-    the operator set the number of shards."""
+    the operator set the number of shards.
+    """
 
     shards: Sequence[Shard]
     concurrency: int = 500
