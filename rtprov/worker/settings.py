@@ -16,11 +16,13 @@ from rtprov.messaging.topology import (
 class WorkerSettings:
     """The worker's settings; times are in seconds.
 
-    `shards` are the shards it serves, `concurrency` the largest number of calls to A at the same
-    time, `retention_s` how long the status of a finished task is kept, `patience_s` how long a task
-    is retried while A cannot be reached, `drain_s` how long calls may take to finish when the
-    worker stops. `journal_age_s` is how long the broker keeps journals. `shards_given` says that
-    the operator set the number of shards.
+    - `shards`: the shards that it serves.
+    - `concurrency`: the largest number of calls to A at the same time.
+    - `retention_s`: how long the status of an ended task is kept.
+    - `patience_s`: how long a task is retried while A cannot be reached.
+    - `drain_s`: how long calls may take to finish when the worker stops.
+    - `journal_age_s`: how long the broker keeps journals.
+    - `shards_given`: whether the operator set the number of shards.
     """
 
     shards: Sequence[Shard]
