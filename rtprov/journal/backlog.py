@@ -82,7 +82,7 @@ class Backlog:
 
     def call(self, record: Record) -> None:
         """A call for the task began."""
-        self._wait_no_longer(record)
+        self._remove_waiting(record)
         assert record.turn is not None
         self.on_call(record.turn.number)
         self.calling.pop(record, None)  # a worker may have died in an earlier call
@@ -90,7 +90,7 @@ class Backlog:
 
     def pause(self, record: Record) -> None:
         """The task's call did not reach A; the task waits for its next attempt."""
-        self._wait_no_longer(record)
+        self._remove_waiting(record)
         self.calling.pop(record, None)
 
     def end(self, record: Record, took_s: float | None) -> None:
@@ -98,7 +98,7 @@ class Backlog:
 
         `took_s` is the duration of its last call in seconds, None if there was no call.
         """
-        self._wait_no_longer(record)
+        self._remove_waiting(record)
         self.calling.pop(record, None)
         record.turn = None
         self.open -= 1
@@ -115,7 +115,7 @@ class Backlog:
             self._durations.append(min(max(took_s, 0.0), LONGEST_CALL_S))
             self._typical_s = None
 
-    def _wait_no_longer(self, record: Record) -> None:
+    def _remove_waiting(self, record: Record) -> None:
         assert record.turn is not None
         number = record.turn.number // BLOCK
         block = self._blocks.get(number)

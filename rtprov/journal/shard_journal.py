@@ -112,7 +112,7 @@ class ShardJournal:
         offset = "first" if self._newest is None or self._doubted else self._newest[0]
         self._met = self._newest is None
         self._connection = connection
-        self._settle_now_and_then(channel)
+        self._settle_regularly(channel)
         started, seen = self._clock.seconds(), self._seen
         await consume(
             channel,
@@ -145,7 +145,7 @@ class ShardJournal:
             waiting = pending.waiters | waiting
         _fire_all(waiting, lost)
 
-    def _settle_now_and_then(self, channel: AmqpChannel) -> None:
+    def _settle_regularly(self, channel: AmqpChannel) -> None:
         self._settling = LoopingCall(self._settle, channel)
         self._settling.clock = self._clock
         settling = self._settling.start(SETTLE_EVERY_S, now=False)

@@ -45,7 +45,7 @@ MAX_BATCH = 500
 MAX_PENDING = 20_000
 REPLY_DEADLINE_S = 2.0
 WATCH_EVERY_S = 2.0
-DOUBT_EVERY_S = 10.0
+VERIFY_EVERY_S = 10.0
 BARRIER_DEADLINE_S = 1.8
 PREFETCH = 100
 
@@ -142,7 +142,7 @@ class StatusClient:
         self._rpc = rpc
         self._clock = clock
         self._verify_shard_count = verify_shard_count
-        self._doubted_at = float("-inf")
+        self._verified_at = float("-inf")
         self._batches = [_ShardBatch(Shard(index, shards)) for index in range(shards)]
         self._pending = 0
         self._requests: set[Deferred[None]] = set()
@@ -231,7 +231,7 @@ class StatusClient:
                 raise NoReply(f"The worker returned {len(states)} states for {len(batch)} tasks")
         except Unroutable:
             self._note(shard_batch, has_worker=False)
-            self._doubt()
+            self._verify_count()
             self._refuse(
                 batch, NoWorker("No worker is connected, so the task's status is not available")
             )
@@ -261,10 +261,10 @@ class StatusClient:
         for question in batch:
             self._settle(question, error)
 
-    def _doubt(self) -> None:
+    def _verify_count(self) -> None:
         now = self._clock.seconds()
-        if now - self._doubted_at >= DOUBT_EVERY_S:
-            self._doubted_at = now
+        if now - self._verified_at >= VERIFY_EVERY_S:
+            self._verified_at = now
             self._verify_shard_count()
 
     def _note(self, shard_batch: _ShardBatch, *, has_worker: bool) -> None:

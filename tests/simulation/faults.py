@@ -23,7 +23,7 @@ MOODS = ("normal", "busy", "down", "hanging", "late", "broken")
 @define(eq=False)
 class Faults:
     """Causes faults at random times until `until`, and sometimes right after an important event;
-    see `heed`.
+    see `on_important_event`.
     """
 
     world: World
@@ -68,7 +68,7 @@ class Faults:
         """Cause one fault."""
         self.rng.choice(self.kinds)()
 
-    def heed(self) -> None:
+    def on_important_event(self) -> None:
         """Note an important event. A fault may follow within the next few events."""
         if (
             self.hot

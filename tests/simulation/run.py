@@ -198,7 +198,7 @@ class _Run:
             faults.tick()
             if len(trace.lines) != lines:
                 lines = len(trace.lines)
-                faults.heed()
+                faults.on_important_event()
             checks.expect(clock.events < MAX_EVENTS, "It never comes to rest")
         if alarm.active():
             alarm.cancel()

@@ -51,11 +51,11 @@ class Backlog:
     _last: int = 0
     _out_before: int = 0  # messages up to this position were delivered before the restart
     # Messages that are not stored and were published while others were only in the storage.
-    _behind: deque[Entry] = attrs.Factory(deque)
+    _unstored: deque[Entry] = attrs.Factory(deque)
     _purges: int = 0
 
     def __len__(self) -> int:
-        return len(self._returned) + len(self._ready) + self._paged + len(self._behind)
+        return len(self._returned) + len(self._ready) + self._paged + len(self._unstored)
 
     def restore(self, stored: StoredQueue) -> None:
         """Restore the state of the queue from the storage, at the start of the broker."""
@@ -80,7 +80,7 @@ class Backlog:
             self._paged += 1
         elif self._paged:
             self.memory.take(entry.message.size)
-            self._behind.append(entry)
+            self._unstored.append(entry)
         else:
             self._append(entry)
 
@@ -126,13 +126,13 @@ class Backlog:
         Return the entries that were in memory, and the first and last position of those that are
         only in the storage, or None if there are none.
         """
-        resident = [*(entry for _, entry in self._returned), *self._ready, *self._behind]
+        resident = [*(entry for _, entry in self._returned), *self._ready, *self._unstored]
         for entry in resident:
             self.memory.give(entry.message.size)
         paged = (self._paged_after + 1, self._last) if self._paged else None
         self._returned.clear()
         self._ready.clear()
-        self._behind.clear()
+        self._unstored.clear()
         self._ready_bytes = self._paged = 0
         self._purges += 1
         return resident, paged
@@ -158,12 +158,12 @@ class Backlog:
         if not page:
             self._paged = 0
         for record in page:
-            self._take_behind(record.position)
+            self._append_unstored(record.position)
             self._append(self._entry_of(record))
             self._paged_after = record.position
             self._paged -= 1
         if not self._paged:
-            self._take_behind(self._last + 1)
+            self._append_unstored(self._last + 1)
 
     def _entry_of(self, record: Record) -> Entry:
         """Make an entry from a stored message.
@@ -181,9 +181,9 @@ class Backlog:
             stored=True,
         )
 
-    def _take_behind(self, before: int) -> None:
-        while self._behind and self._behind[0].position < before:
-            entry = self._behind.popleft()
+    def _append_unstored(self, before: int) -> None:
+        while self._unstored and self._unstored[0].position < before:
+            entry = self._unstored.popleft()
             self.memory.give(entry.message.size)
             self._append(entry)
 

@@ -82,7 +82,7 @@ class Broker:
         self._stopped = self._crowded = False
         self._gone: Deferred[None] | None = None
         self._expiration: IDelayedCall | None = None
-        self._going_on: IDelayedCall | None = None
+        self._continuing: IDelayedCall | None = None
         self._memory = Memory(limits.memory_bytes, self._on_memory)
         self.virtual_host = VirtualHost(
             storage=storage,
@@ -105,10 +105,10 @@ class Broker:
         The Deferred fires when all are closed. No timer is left then.
         """
         self._stopped = True
-        for call in (self._expiration, self._going_on):
+        for call in (self._expiration, self._continuing):
             if call is not None and call.active():
                 call.cancel()
-        self._expiration = self._going_on = None
+        self._expiration = self._continuing = None
         for connection in self.connections:
             # Retire all connections first, so that requeued messages do not go to another of them.
             connection.retire()
@@ -169,13 +169,13 @@ class Broker:
                 "messages in memory use {bytes} bytes: publishers continue",
                 bytes=self._memory.used,
             )
-            if self._going_on is None and not self._stopped:
+            if self._continuing is None and not self._stopped:
                 # In the next turn, because the caller that freed the memory is still running.
-                self._going_on = self.clock.callLater(0, self._go_on)
+                self._continuing = self.clock.callLater(0, self._continue_publishers)
         self._set_alarm("memory", "low on memory" if full else None)
 
-    def _go_on(self) -> None:
-        self._going_on = None
+    def _continue_publishers(self) -> None:
+        self._continuing = None
         for connection in list(self.connections):
             connection.on_memory_free()
 

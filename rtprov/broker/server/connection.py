@@ -62,7 +62,7 @@ class BrokerProtocol(Protocol):
         self.writable = True
         self.pending_commit = PendingCommit(broker, self.peer)
         self.channels = Channels(self)
-        self._held = self._waits_for_room = False
+        self._held = self._waits_for_memory = False
         self._parser = FrameParser(broker.limits.frame_bytes)
         self._closing = self._gone = False
         self._timer: IDelayedCall | None = None
@@ -92,7 +92,7 @@ class BrokerProtocol(Protocol):
         self._unread_bytes = 0
         for channel in self.channels:
             channel.consuming.pump()
-        self._listen_again()
+        self._continue()
         self._end_turn()
 
     def stopProducing(self) -> None:
@@ -126,27 +126,27 @@ class BrokerProtocol(Protocol):
         self._carry_out()
 
     @property
-    def _listening(self) -> bool:
+    def _may_execute(self) -> bool:
         if self._closing:
             return True  # for the client's connection.close-ok
         return (
             not self._held
-            and not self._waits_for_room
+            and not self._waits_for_memory
             and self._unread_bytes <= self.broker.limits.backlog_bytes
         )
 
-    def _listen_again(self) -> None:
+    def _continue(self) -> None:
         """Execute the frames received so far, then continue reading."""
-        if self._listening and self._frames:
+        if self._may_execute and self._frames:
             self._carry_out()
-        if self._listening and not self._gone:
+        if self._may_execute and not self._gone:
             assert self.transport is not None
             self.transport.resumeProducing()
 
     def _carry_out(self) -> None:
-        """Execute received frames, until the broker must stop listening to the client."""
+        """Execute received frames, until the client must wait."""
         try:
-            while self._frames and self._listening:
+            while self._frames and self._may_execute:
                 frame = self._frames.popleft()
                 if (
                     self.broker.virtual_host.memory.full
@@ -155,7 +155,7 @@ class BrokerProtocol(Protocol):
                     and not self._closing
                 ):
                     self._frames.appendleft(frame)
-                    self._waits_for_room = True
+                    self._waits_for_memory = True
                 elif frame.kind != HEARTBEAT_KIND:
                     self._on_frame(frame)
         except RetryWhenLoaded as wait:
@@ -171,7 +171,7 @@ class BrokerProtocol(Protocol):
                 "{peer}: unexpected error; closing the connection with 541", peer=self.peer()
             )
             self._close(AmqpError(541, "INTERNAL_ERROR"))
-        if not self._listening:
+        if not self._may_execute:
             assert self.transport is not None
             self.transport.pauseProducing()
         self._end_turn()
@@ -181,7 +181,7 @@ class BrokerProtocol(Protocol):
             rest = self.handshake.greet(data)
         except OtherProtocol:
             self._write(PROTOCOL_HEADER)
-            self._begin_to_end()
+            self._start_closing()
             self._lose()
             return b""
         if self.handshake.greeted:
@@ -200,7 +200,7 @@ class BrokerProtocol(Protocol):
         self._held = True
         assert self.transport is not None
         self.transport.pauseProducing()
-        until.addBoth(self._unhold)
+        until.addBoth(self._end_hold)
 
     def _on_unreadable(self) -> None:
         """Close the connection: a method has waited too long for messages from the disk."""
@@ -213,18 +213,18 @@ class BrokerProtocol(Protocol):
         )
         self._end_turn()
 
-    def _unhold(self, _: object) -> None:
+    def _end_hold(self, _: object) -> None:
         self._stop_reading()
         self._held = False
         self._heartbeat.received_at = self.broker.clock.seconds()
-        self._listen_again()
+        self._continue()
 
     def on_memory_free(self) -> None:
         """Continue reading from a publisher that waited for free memory."""
-        if self._waits_for_room:
-            self._waits_for_room = False
+        if self._waits_for_memory:
+            self._waits_for_memory = False
             self._heartbeat.received_at = self.broker.clock.seconds()
-            self._listen_again()
+            self._continue()
 
     # Frames.
 
@@ -250,7 +250,7 @@ class BrokerProtocol(Protocol):
     def _on_connection_method(self, command: Command) -> None:
         method = command.method
         if isinstance(method, Connection.Close):
-            self._begin_to_end()
+            self._start_closing()
             self._write(encode_method(0, Connection.CloseOk()))
             self._lose()
         elif not self.handshake.done:
@@ -272,7 +272,7 @@ class BrokerProtocol(Protocol):
             )
             if error.send_close:
                 raise
-            self._begin_to_end()
+            self._start_closing()
             self._lose()
             return
         if answer is not None:
@@ -297,10 +297,10 @@ class BrokerProtocol(Protocol):
             )
 
     def _on_silence(self) -> None:
-        if self._held or self._waits_for_room:  # the broker does not read the client's heartbeats
+        if self._held or self._waits_for_memory:  # the broker does not read the client's heartbeats
             self._heartbeat.received_at = self.broker.clock.seconds()
             return
-        trouble = "sent nothing" if self._listening else "did not read what it was sent"
+        trouble = "sent nothing" if self._may_execute else "did not read what it was sent"
         self._log.info(
             "{peer}: the client {trouble} for two heartbeat intervals; closing the connection",
             peer=self.peer(),
@@ -321,10 +321,10 @@ class BrokerProtocol(Protocol):
                 error.reply_code, cut_short(error.reply_text), error.class_id, error.method_id
             ),
         )
-        self._begin_to_end()
-        self._listen_again()
+        self._start_closing()
+        self._continue()
 
-    def _begin_to_end(self) -> None:
+    def _start_closing(self) -> None:
         """Release what the client holds, and ignore all further methods.
 
         If the client does not close the connection within `closing_s`, abort it.

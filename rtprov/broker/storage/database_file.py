@@ -97,7 +97,7 @@ def _refuse_leftovers(path: Path) -> None:
 
     SQLite would apply that log to the new database.
     """
-    for left in (_beside(path, "wal"), _beside(path, "journal")):
+    for left in (_companion(path, "wal"), _companion(path, "journal")):
         if os.path.lexists(left):
             raise ConfigurationError(
                 f"{left}: this log file is there, but its database {FILE} is missing; restore the"
@@ -111,7 +111,7 @@ def create(path: Path) -> None:
     So an incomplete database never has the name `FILE`.
     """
     fresh = path.with_suffix(".new")
-    for left in (fresh, _beside(fresh, "journal"), _beside(fresh, "wal")):
+    for left in (fresh, _companion(fresh, "journal"), _companion(fresh, "wal")):
         left.unlink(missing_ok=True)
     os.close(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     with closing(sqlite3.connect(fresh, isolation_level=None)) as connection:
@@ -139,7 +139,7 @@ def _use_wal(connection: sqlite3.Connection) -> None:
         raise sqlite3.OperationalError("write-ahead logging cannot be used here")
 
 
-def _beside(path: Path, what: str) -> Path:
+def _companion(path: Path, what: str) -> Path:
     return path.with_name(f"{path.name}-{what}")
 
 

@@ -259,7 +259,7 @@ class SqliteStorage:
             else:
                 break
         self._report(None)
-        self._tidy_now_and_then()
+        self._schedule_tidying()
         waiters, self._written, self._writing = self._written, [], None
         # The changes that they wait for may have been undone: a message was added and has expired.
         if self._batch.empty:
@@ -287,7 +287,7 @@ class SqliteStorage:
 
     # Freeing space in the file, in small steps, so that other work can run in between.
 
-    def _tidy_now_and_then(self) -> None:
+    def _schedule_tidying(self) -> None:
         now = self._clock.seconds()
         if self._tidying is None and not self._closed and now - self._tidied_at >= TIDY_EVERY_S:
             self._tidied_at = now
