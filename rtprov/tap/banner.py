@@ -30,16 +30,23 @@ def first_steps(
     certs: Path,
     client_ca: Path | None,
     tokens: Path | None,
+    command: str | None = None,
 ) -> None:
-    """Log the curl command once all `connections` to the broker are up.
+    """Log the curl command, or `command`, once all `connections` to the broker are up.
 
-    With ``--client-ca`` or ``--tokens`` the line is just "ready": the command would lack the
-    credentials.
+    With ``--client-ca`` or ``--tokens`` the line is just "ready" if there is no `command`: the curl
+    command would lack the credentials.
     """
-    needs_credentials = client_ca is not None or tokens is not None
-    all_connected(connections).addCallback(
-        lambda _: _show_first_steps(listening, certs, needs_credentials)
-    )
+
+    def show(_: object) -> None:
+        if command is not None:
+            _log.info("ready; try: {command}", command=command)
+        elif client_ca is not None or tokens is not None:
+            _log.info("ready")
+        else:
+            _show_first_steps(listening, certs)
+
+    all_connected(connections).addCallback(show)
 
 
 def all_connected(connections: Sequence[BrokerConnection]) -> Deferred[Any]:
@@ -49,10 +56,7 @@ def all_connected(connections: Sequence[BrokerConnection]) -> Deferred[Any]:
     )
 
 
-def _show_first_steps(listening: Listening, certs: Path, needs_credentials: bool) -> None:
-    if needs_credentials:
-        _log.info("ready")
-        return
+def _show_first_steps(listening: Listening, certs: Path) -> None:
     _log.info(
         "ready; try: curl {trust}{way}-H 'Content-Type: application/json' -d '{body}'"
         " {url}/api/v1/equipment/cpe/ABC123456",

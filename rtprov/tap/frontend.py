@@ -62,6 +62,7 @@ class Options(opt.CommandOptions):
         opt.MAX_UNCONFIRMED,
         opt.CA,
         opt.SEAL_KEYS,
+        opt.TRY_COMMAND,
     )
 
     def check(self) -> None:
@@ -92,6 +93,7 @@ class Settings(opt.CommandSettings):
     max_unconfirmed: int
     ca: Path | None
     seal_keys: Path | None
+    try_command: str | None
 
 
 def make_admission(
@@ -250,6 +252,7 @@ class _FrontendCommand(Command):
             certs=settings.certs,
             client_ca=settings.client_ca,
             tokens=settings.tokens,
+            command=settings.try_command,
         )
 
 

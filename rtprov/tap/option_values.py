@@ -71,6 +71,13 @@ def secret(text: str) -> str:
     return text
 
 
+def one_line(text: str) -> str:
+    """Return the text, which must be printable: no line break, no control character."""
+    if not text or not text.isprintable():
+        raise ValueError("expected one line of printable text")
+    return text
+
+
 def role_of(text: str) -> tuple[str, Role]:
     """Parse ``NAME=ROLE``: a certificate's common name and the role of its client."""
     name, separator, role = text.rpartition("=")

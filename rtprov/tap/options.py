@@ -15,6 +15,7 @@ from rtprov.tap.command_options import Option as Option
 from rtprov.tap.option_values import (
     choice,
     integer,
+    one_line,
     path,
     per_second,
     role_of,
@@ -206,6 +207,13 @@ FRONT_END_LISTEN = Option(
 )
 STATE = Option("state", "state", "folder for the embedded broker's database", path)
 
+TRY_COMMAND = Option(
+    "try-command",
+    None,
+    'command to show in the log line "ready; try:", for a front end that clients reach by another'
+    " name or port than its own, as in a container",
+    one_line,
+)
 HEALTH_LISTEN = Option(
     "health-listen",
     None,

@@ -48,6 +48,7 @@ class Banner(FilesTestCase):
         certs: Path | None = None,
         client_ca: Path | None = None,
         tokens: Path | None = None,
+        command: str | None = None,
     ) -> str:
         ready = Ready(host, where, succeed(None))
         first_steps(
@@ -56,6 +57,7 @@ class Banner(FilesTestCase):
             certs=certs or self.certs,
             client_ca=client_ca,
             tokens=tokens,
+            command=command,
         )
         (line,) = self.lines
         self.lines.clear()
@@ -86,6 +88,12 @@ class Banner(FilesTestCase):
         """
         self.assertEqual(self.show(client_ca=Path("/ca.pem")), "ready")
         self.assertEqual(self.show(tokens=Path("/tokens")), "ready")
+
+    def test_given_command(self) -> None:
+        """A command that is given is shown as it is, also if clients need a token."""
+        for tokens in (None, Path("/tokens")):
+            line = self.show(command="curl -d '{\"vlan\": 1}' …", tokens=tokens)
+            self.assertEqual(line, "ready; try: curl -d '{\"vlan\": 1}' …")
 
     def test_other_addresses(self) -> None:
         """The certificate is for localhost. If the service listens on another address,

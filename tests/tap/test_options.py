@@ -82,6 +82,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "max-connections-per-address": 2000,
         "request-timeout": 60.0,
         "max-unconfirmed": 10000,
+        "try-command": None,
         **SERVER,
     },
     "rtprov-worker": {
@@ -135,6 +136,7 @@ RIGHT: dict[str, tuple[str, Any]] = {
     **dict.fromkeys(COUNTS, ("7", 7)),
     **dict.fromkeys(FLAGS, ("yes", True)),
     **dict.fromkeys(("user", "password"), ("joe", "joe")),
+    "try-command": ("curl …", "curl …"),
     "rate": ("0.5", 0.5),
     "role-of": ("host=7=operate", [("host=7", Role.OPERATE)]),
     "request-timeout": ("0.5", 0.5),
@@ -214,6 +216,7 @@ WRONG: dict[str, tuple[str, ...]] = {
         "https://a/%ff",
         "https://a/\n",
     ),
+    "try-command": ("curl\nready", "\x1b[2J", ""),
     "shards": ("0", "1025", "one"),
     "shard": ("1024", "-1", "a"),
     "concurrency": ("0", "30001", "many"),
