@@ -17,7 +17,15 @@ PREFIX = "RTPROV_"
 ROLES = ("FRONTEND", "WORKER", "STUB", "BROKER")
 # Variables that are not read by a command's options, but by the command line rtprov and by tests.
 _OF_CLIENTS = ("API_URL", "API_CA", "API_TOKEN_FILE", "API_CERT", "API_KEY")
-_OF_TESTS = ("REQUIRE_RABBITMQ", "REQUIRE_PROXIES", "RABBITMQ", "CI_CACHE", "FULL", "QUICK")
+_OF_TESTS = (
+    "REQUIRE_RABBITMQ",
+    "REQUIRE_PROXIES",
+    "REQUIRE_DEPLOY",
+    "RABBITMQ",
+    "CI_CACHE",
+    "FULL",
+    "QUICK",
+)
 ELSEWHERE = frozenset(PREFIX + name for name in (*_OF_CLIENTS, *_OF_TESTS))
 
 _PORT = r"PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?"

@@ -71,7 +71,7 @@ class Surveys(SynchronousTestCase):
             "RTPROV_API_CERT",
             "RTPROV_API_KEY",
         ]
-        names += ["RTPROV_REQUIRE_RABBITMQ"]
+        names += ["RTPROV_REQUIRE_RABBITMQ", "RTPROV_REQUIRE_DEPLOY"]
         self.assertEqual(surveyed(dict.fromkeys(names, "1")), Survey((), ()))
 
     def test_option_of_another_command(self) -> None:
