@@ -88,11 +88,12 @@ class Declared(SynchronousTestCase):
             self.assertEqual(volume.get("read_only", False), name != "certs", name)
 
     def test_drain(self) -> None:
-        """A worker that is told to stop may finish its calls."""
+        """A worker that is told to stop may finish its calls, and so stops before broker and A."""
         for name in ("worker", "standby"):
             grace = re.fullmatch(r"(\d+)m(\d+)s", self.services[name]["stop_grace_period"])
             assert grace is not None
             self.assertGreater(int(grace[1]) * 60 + int(grace[2]), DRAIN_S)
+            self.assertLessEqual({"rabbitmq", "stub"}, set(self.services[name]["depends_on"]))
 
 
 @define
