@@ -30,6 +30,7 @@ from rtprov.tap.listening import Listening, front_end, health_if, https
 from rtprov.tap.option_values import DescribedEndpoint, server_endpoint
 from rtprov.tap.process import clock, environment
 from rtprov.tap.reloading import Renewal
+from rtprov.tap.service_manager import Condition
 from rtprov.tap.stub import make_stub
 from rtprov.tap.worker import make_policy, make_worker, room_for_calls
 from rtprov.worker.service import WorkerService
@@ -112,6 +113,7 @@ class _Everything(Command):
 
     def __init__(self, options: Options, settings: Settings) -> None:
         super().__init__(options)
+        self.condition = self._condition
         self._settings = settings
         if make_development_set(settings.certs):
             _log.info("made development certificates in {folder}", folder=str(settings.certs))
@@ -225,6 +227,13 @@ class _Everything(Command):
             journal_age_s=self._journal_age_s,
         )
         return make_worker(worker_settings, self._policy, self._keys, env, equipment_url)
+
+    def _condition(self) -> Condition:
+        if not self.running:
+            return Condition(True, f"stopping: {self._worker.calls} calls to A are under way")
+        if not (self._front.connection.connected and self._worker.connection.connected):
+            return Condition(False, "connecting to the embedded broker")
+        return Condition(True, f"listening on {self._listening.address}")
 
     async def _probe(self) -> None:
         """Raise `NotReady` if the worker or the front end is not ready."""

@@ -30,6 +30,7 @@ from rtprov.tap.listening import Listening, health_if
 from rtprov.tap.option_values import DescribedEndpoint
 from rtprov.tap.process import clock
 from rtprov.tap.reloading import Renewal
+from rtprov.tap.service_manager import Condition
 
 _log = Logger()
 CLOSE_DEADLINE_S = 10.0
@@ -184,9 +185,13 @@ def makeService(options: Options) -> IService:
     broker = BrokerService(
         (text, endpoint), settings.state, username=settings.user, password=settings.password
     )
-    return cast(
-        "IService",
-        Command(
-            options, *renewals, *health_if(settings.health_listen, broker.readiness, clock), broker
-        ),
+    command = Command(
+        options, *renewals, *health_if(settings.health_listen, broker.readiness, clock), broker
     )
+    command.condition = lambda: Condition(
+        True,
+        f"listening on {broker.listening.address}"
+        if command.running
+        else "stopping: writing the state",
+    )
+    return cast("IService", command)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -11,7 +12,7 @@ from typing import Any, cast
 from twisted.application.service import IService, MultiService, Service
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.interfaces import IReactorCore, IReactorFromThreads
+from twisted.internet.interfaces import IReactorCore, IReactorFromThreads, IReactorTime
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 
@@ -24,6 +25,7 @@ from rtprov.tap.open_files import open_files
 from rtprov.tap.options import ALL_NAMES
 from rtprov.tap.process import TimeWatch
 from rtprov.tap.reloading import Renewal
+from rtprov.tap.service_manager import Condition, ServiceManager, notify_socket, watchdog_s
 from rtprov.tap.sharded import Sharded
 from rtprov.worker.service import WorkerService
 
@@ -68,7 +70,8 @@ class Command(SequentialMultiService):
     The first SIGTERM or SIGINT stops the services and waits for calls to A under way; a second one
     ends that wait. SIGHUP reloads certificates, sealing keys and tokens, and never ends the
     process. A command runs under twistd, and under twist, which does not call
-    `privilegedStartService`."""
+    `privilegedStartService`. `condition` returns what a service manager such as systemd is told
+    about the role."""
 
     def __init__(self, options: CommandOptions, *services: IService) -> None:
         """Raises `ConfigurationError`."""
@@ -76,6 +79,14 @@ class Command(SequentialMultiService):
         self._launcher: Mapping[str, Any] | None = options.parent
         self._ending = options.ending
         self._prepared = False
+        self.condition: Callable[[], Condition] = lambda: Condition(True, "running")
+        self._manager = ServiceManager(
+            notify_socket(os.environ),
+            watchdog_s(os.environ, os.getpid()),
+            condition=lambda: self.condition(),
+            clock=cast("IReactorTime", reactor),  # `rtprov.tap.process` makes it monotonic
+            monotonic=time.monotonic,
+        )
         check_pid_file(self._launcher)
         _log_ineffective_variables(options)
         open_files()
@@ -110,12 +121,14 @@ class Command(SequentialMultiService):
         if hasattr(signal, "SIGHUP"):
             signal.signal(signal.SIGHUP, lambda *_: threads.callFromThread(self.reload))
         cast("IReactorCore", reactor).callWhenRunning(self._ending.started)
+        self._manager.start()
 
     def reload(self) -> None:
         """Load certificates, sealing keys and tokens again."""
-        for each in self:
-            if isinstance(each, Renewal):
-                each.reload()
+        with self._manager.reloading():
+            for each in self:
+                if isinstance(each, Renewal):
+                    each.reload()
 
     def fail(self, error: ConfigurationError) -> None:
         """Stop the command because of a configuration error found at run time, and end the process
@@ -130,7 +143,13 @@ class Command(SequentialMultiService):
         for number in (signal.SIGTERM, signal.SIGINT):
             # Twisted's handler would only log that the reactor is stopping already.
             signal.signal(number, lambda *_: threads.callFromThread(self.stop_now))
-        return super().stopService()
+        stopped = super().stopService()
+        self._manager.stopping()
+        return stopped.addBoth(self._stopped)
+
+    def _stopped(self, result: Any) -> Any:
+        self._manager.stop()
+        return result
 
     def stop_now(self) -> None:
         """Stop without waiting for calls under way."""

@@ -27,6 +27,7 @@ from rtprov.tap.open_files import open_files, room_for
 from rtprov.tap.option_values import DescribedEndpoint
 from rtprov.tap.process import clock, environment, wall_clock
 from rtprov.tap.reloading import Renewal
+from rtprov.tap.service_manager import Condition, connection_condition
 from rtprov.tap.sharded import Sharded
 
 _log = Logger()
@@ -162,8 +163,9 @@ def room_for_connections(wanted: int) -> int:
 class _FrontendCommand(Command):
     def __init__(self, options: Options, settings: Settings) -> None:
         super().__init__(options)
+        self.condition = self._condition
         self._settings = settings
-        route = BrokerRoute(
+        self._route = route = BrokerRoute(
             settings.broker,
             settings.broker_file,
             certs=settings.certs,
@@ -229,6 +231,11 @@ class _FrontendCommand(Command):
             ),
         )
         self._listening.setServiceParent(self)
+
+    def _condition(self) -> Condition:
+        if not self.running:
+            return Condition(True, f"stopping: {self._listening.under_way} requests are under way")
+        return connection_condition(self._front.role.connection.connected, self._route.url)
 
     def _readiness(self) -> Readiness:
         async def probe() -> None:

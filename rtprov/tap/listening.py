@@ -159,6 +159,11 @@ class Answering(Listening):
         self._clock = clock
         self._release = release
 
+    @property
+    def under_way(self) -> int:
+        """How many requests are under way."""
+        return self._site.under_way
+
     def serve(self, resource: IResource, release: Callable[[], None]) -> None:
         """Serve another resource from the next request on, and replace `release`."""
         self._site.resource = resource

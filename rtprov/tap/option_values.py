@@ -136,6 +136,11 @@ def server_endpoint(text: str) -> DescribedEndpoint:
     except MemoryError:
         raise
     except Exception as error:  # an endpoint's parser may raise anything
+        if kind == "systemd" and isinstance(error, LookupError):
+            raise ValueError(
+                f"{text!r}: systemd has passed no such socket to this process; start it by its"
+                " socket unit, with the name in FileDescriptorName="
+            ) from None
         raise ValueError(
             f"{text!r} is not a Twisted endpoint description {_EXAMPLE} ({error})"
         ) from None

@@ -21,6 +21,7 @@ from rtprov.tap.listening import health_if, https
 from rtprov.tap.option_values import DescribedEndpoint
 from rtprov.tap.process import clock
 from rtprov.tap.reloading import Renewal
+from rtprov.tap.service_manager import Condition
 
 
 class Options(opt.CommandOptions):
@@ -91,12 +92,13 @@ def makeService(options: Options) -> IService:
         client_ca=settings.client_ca,
     )
     listening = https("service A (stub)", settings.listen, stub.resource(), identity, clock)
-    return cast(
-        "IService",
-        Command(
-            options,
-            Renewal(identity, clock=clock),
-            *health_if(settings.health_listen, always_ready(clock), clock),
-            listening,
-        ),
+    command = Command(
+        options,
+        Renewal(identity, clock=clock),
+        *health_if(settings.health_listen, always_ready(clock), clock),
+        listening,
     )
+    command.condition = lambda: Condition(
+        True, f"listening on {listening.address}" if command.running else "stopping"
+    )
+    return cast("IService", command)

@@ -29,6 +29,7 @@ from rtprov.tap.open_files import open_files, room_for
 from rtprov.tap.option_values import DescribedEndpoint
 from rtprov.tap.process import clock, environment
 from rtprov.tap.reloading import Renewal, warn_of_expiry
+from rtprov.tap.service_manager import Condition, connection_condition
 from rtprov.tap.sharded import Sharded
 from rtprov.worker.service import WorkerService
 from rtprov.worker.settings import WorkerSettings
@@ -196,6 +197,13 @@ def makeService(options: Options) -> IService:
 
     async def probe() -> None:
         await worker.role.readiness.check()
+
+    def condition() -> Condition:
+        if not command.running:
+            return Condition(True, f"stopping: {worker.role.calls} calls to A are under way")
+        return connection_condition(worker.role.connection.connected, route.url)
+
+    command.condition = condition
 
     for each in (
         *route.follow(lambda: worker.role.connection),

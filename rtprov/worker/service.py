@@ -122,6 +122,11 @@ class WorkerService(Service):
         self._draining: list[Deferred[None]] = []
         self._stopping_now = False
 
+    @property
+    def calls(self) -> int:
+        """How many calls to A are under way."""
+        return sum(worker.calling for worker in self.workers)
+
     async def _probe(self) -> None:
         """Raise `NotReady` if the worker stops, is not connected, or cannot publish."""
         if not self.running:

@@ -167,6 +167,7 @@ WRONG_ENDPOINTS = (
     "haproxy:haproxy:tcp:1",
     *("haproxy", "haproxy:", "haproxy:8443", "haproxy:nothing:1"),
     "stdio:",
+    "systemd:domain=INET6:name=https",  # no such socket was passed
 )
 WRONG: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("port", "stub-port", "broker-port"), WRONG_PORTS),
