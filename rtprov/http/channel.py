@@ -31,6 +31,8 @@ class LimitedChannel(HTTPChannel):
 
     arriving = False
     """Whether a part of a request has arrived, but not all of it."""
+    begun = False
+    """Whether any part of any request has arrived."""
     _held: bytes | None = None  # data of the next request; None while requests are read
     _client_reads = True
     _abort_call: IDelayedCall | None = None  # set once the connection closes
@@ -99,7 +101,7 @@ class LimitedChannel(HTTPChannel):
         Otherwise a request could arrive byte by byte for days.
         """
         if not self.arriving:
-            self.arriving = True
+            self.arriving = self.begun = True
             super().resetTimeout()
 
     def timeoutConnection(self) -> None:

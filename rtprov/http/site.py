@@ -111,13 +111,20 @@ class JsonChannel(LimitedChannel):
         super().connectionLost(reason)
 
     def close_after_answer(self) -> None:
-        """Close after the answer to the current request; at once if there is no request."""
+        """Close after the answer to the current request, or to the first one if none has begun yet.
+        Otherwise close at once.
+        """
         for request in self.requests:
             self.persistent = False
             if not request.startedWriting:
                 request.responseHeaders.setRawHeaders(b"Connection", [b"close"])
-        if not self.requests and not self.arriving:
+        if not self.expected and not self.requests:
             self.loseConnection()
+
+    @property
+    def expected(self) -> bool:
+        """Whether a request is about to arrive, because it has begun or is the first one."""
+        return self.arriving or not self.begun
 
     def headerReceived(self, line: bytes) -> bool:
         try:
@@ -218,10 +225,17 @@ class JsonSite(Site):
         self.closing = False
 
     def close(self) -> None:
-        """Close each connection after the answer to its current request; at once if it has none."""
+        """Close each connection after the answer to its current or first request; at once if it has
+        none and has had one.
+        """
         self.closing = True
         for channel in list(self.channels):
             channel.close_after_answer()
+
+    @property
+    def expects_requests(self) -> bool:
+        """Whether a request is about to arrive on some connection."""
+        return any(channel.expected for channel in self.channels)
 
     def hold(self) -> None:
         """Accept connections, but answer no request until `open` is called."""

@@ -230,7 +230,7 @@ class _Everything(Command):
 
     def _condition(self) -> Condition:
         if not self.running:
-            return Condition(True, f"stopping: {self._worker.calls} calls to A are under way")
+            return Condition(True, f"stopping; calls to A under way: {self._worker.calls}")
         if not (self._front.connection.connected and self._worker.connection.connected):
             return Condition(False, "connecting to the embedded broker")
         return Condition(True, f"listening on {self._listening.address}")

@@ -192,6 +192,6 @@ def makeService(options: Options) -> IService:
         True,
         f"listening on {broker.listening.address}"
         if command.running
-        else "stopping: writing the state",
+        else "stopping; writing the state",
     )
     return cast("IService", command)

@@ -18,7 +18,7 @@ from rtprov.http.health import Readiness
 from rtprov.security.limits import Connections, Rate
 from rtprov.security.tokens import Role, Token, TokensFile
 from rtprov.tap import options as opt
-from rtprov.tap.banner import first_steps
+from rtprov.tap.banner import all_connected, first_steps
 from rtprov.tap.broker_file import BrokerRoute
 from rtprov.tap.command import Command
 from rtprov.tap.identity import key_file, server_identity
@@ -27,7 +27,7 @@ from rtprov.tap.open_files import open_files, room_for
 from rtprov.tap.option_values import DescribedEndpoint
 from rtprov.tap.process import clock, environment, wall_clock
 from rtprov.tap.reloading import Renewal
-from rtprov.tap.service_manager import Condition, connection_condition
+from rtprov.tap.service_manager import Condition
 from rtprov.tap.sharded import Sharded
 
 _log = Logger()
@@ -234,8 +234,11 @@ class _FrontendCommand(Command):
 
     def _condition(self) -> Condition:
         if not self.running:
-            return Condition(True, f"stopping: {self._listening.under_way} requests are under way")
-        return connection_condition(self._front.role.connection.connected, self._route.url)
+            return Condition(True, f"stopping; requests under way: {self._listening.under_way}")
+        connected = self._front.role.connection.connected
+        return Condition(
+            connected, f"{'connected' if connected else 'connecting'} to {self._route.url}"
+        )
 
     def _readiness(self) -> Readiness:
         async def probe() -> None:
@@ -249,6 +252,8 @@ class _FrontendCommand(Command):
 
     def startService(self) -> None:
         super().startService()
+        # After a restart with socket activation, clients are waiting already.
+        self._listening.open_when(all_connected([self._front.role.connection]))
         self._show_first_steps(self._front.role)
 
     def _show_first_steps(self, service: FrontendService) -> None:

@@ -36,6 +36,7 @@ _log = Logger()
 ANSWERED_WITHIN_S = 5.0
 OPEN_WITHIN_S = 3.0
 EXAMPLE = "an address and port that this process may use, such as tcp:8443:interface=127.0.0.1"
+FIRST_REQUEST_WITHIN_S = 2.0
 FLUSH_S = 0.1  # time for the last answer's bytes to leave the process
 
 
@@ -138,7 +139,8 @@ class Listening(Service):
 
 class Answering(Listening):
     """Serves HTTP. When it is stopped, it waits for the requests under way, so that every POST gets
-    an answer.
+    an answer. New connections have 2 s to send their first request: their clients cannot know that
+    they got the process that stops, and not the next one.
 
     The requests under way get 5 s, within which the front end answers any request. Each is the
     last one on its connection: the answer says ``Connection: close``. `release` is called first; it
@@ -184,7 +186,10 @@ class Answering(Listening):
         await closed
         self._release()
         self._site.close()
-        until = self._clock.seconds() + ANSWERED_WITHIN_S
+        now = self._clock.seconds()
+        until, arrived_until = now + ANSWERED_WITHIN_S, now + FIRST_REQUEST_WITHIN_S
+        while self._site.expects_requests and self._clock.seconds() < arrived_until:
+            await deferLater(self._clock, FLUSH_S)
         while self._site.under_way and self._clock.seconds() < until:
             with suppress(TimeoutError):
                 await self._site.when_idle().addTimeout(until - self._clock.seconds(), self._clock)

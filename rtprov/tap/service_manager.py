@@ -45,11 +45,6 @@ class Condition:
     text: str
 
 
-def connection_condition(connected: bool, url: object) -> Condition:
-    """Return the condition of a role that is ready when it is connected to its broker."""
-    return Condition(connected, f"{'connected' if connected else 'connecting'} to {url}")
-
-
 class Channel(Protocol):
     """Takes messages to the service manager."""
 

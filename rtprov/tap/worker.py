@@ -29,7 +29,7 @@ from rtprov.tap.open_files import open_files, room_for
 from rtprov.tap.option_values import DescribedEndpoint
 from rtprov.tap.process import clock, environment
 from rtprov.tap.reloading import Renewal, warn_of_expiry
-from rtprov.tap.service_manager import Condition, connection_condition
+from rtprov.tap.service_manager import Condition
 from rtprov.tap.sharded import Sharded
 from rtprov.worker.service import WorkerService
 from rtprov.worker.settings import WorkerSettings
@@ -199,9 +199,12 @@ def makeService(options: Options) -> IService:
         await worker.role.readiness.check()
 
     def condition() -> Condition:
+        role, calls = worker.role, f"calls to A under way: {worker.role.calls}"
         if not command.running:
-            return Condition(True, f"stopping: {worker.role.calls} calls to A are under way")
-        return connection_condition(worker.role.connection.connected, route.url)
+            return Condition(True, f"stopping; {calls}")
+        if not role.connection.connected:
+            return Condition(False, f"connecting to {route.url}; {calls}")
+        return Condition(True, f"connected to {route.url}; {calls}")
 
     command.condition = condition
 

@@ -80,7 +80,7 @@ class Hangup(ProcessTestCase):
         """Nor while the interpreter and Twisted load, if the command is started as
         docs/operations.md says. Later it handles SIGHUP.
         """
-        (line,) = re.findall(r"(?m)^ExecStart=(.*)/opt/rtprov/bin/twistd ", OPERATIONS.read_text())
+        (line,) = re.findall(r"(?m)^(env .*)/opt/rtprov/bin/twistd ", OPERATIONS.read_text())
         make_development_set(self.folder / "certs")
         script = [
             sys.executable,

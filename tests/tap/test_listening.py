@@ -20,7 +20,14 @@ from twisted.web.server import NOT_DONE_YET
 
 from rtprov.errors import ConfigurationError
 from rtprov.http.counting_site import CountingSite
-from rtprov.tap.listening import ANSWERED_WITHIN_S, FLUSH_S, OPEN_WITHIN_S, Answering, Listening
+from rtprov.tap.listening import (
+    ANSWERED_WITHIN_S,
+    FIRST_REQUEST_WITHIN_S,
+    FLUSH_S,
+    OPEN_WITHIN_S,
+    Answering,
+    Listening,
+)
 from tests.support.memory import MemoryNetwork, http_client
 
 
@@ -277,6 +284,33 @@ class AnsweringTests(SynchronousTestCase):
             self.assertTrue(client.closed)
         self.assertEqual(self.resource.requests, [])
         self.network.advance(FLUSH_S)
+        self.successResultOf(stopped)
+
+    def test_new_connection(self) -> None:
+        """A connection on which no request has begun gets its first answer. It may have been
+        accepted just before the stop.
+        """
+        new = self.raw()
+        stopped = self.service.stopService()
+        self.network.advance(FIRST_REQUEST_WITHIN_S - FLUSH_S)
+        self.assertFalse(new.closed)
+        self.say(new)
+        self.network.advance(FLUSH_S)
+        self.assertNoResult(stopped)
+        self.resource.answer()
+        self.say(new, b"")
+        self.assertIn(b"\r\nConnection: close\r\n", new.heard)
+        self.assertTrue(new.closed)
+        self.network.advance(FLUSH_S)
+        self.successResultOf(stopped)
+
+    def test_new_connection_without_a_request(self) -> None:
+        """A stop waits for a first request for a limited time."""
+        self.raw()
+        stopped = self.service.stopService()
+        self.network.advance(FIRST_REQUEST_WITHIN_S - FLUSH_S)
+        self.assertNoResult(stopped)
+        self.network.advance(2 * FLUSH_S)
         self.successResultOf(stopped)
 
     def test_released(self) -> None:

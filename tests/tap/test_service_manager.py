@@ -23,7 +23,6 @@ from rtprov.tap.service_manager import (
     Condition,
     NotifySocket,
     ServiceManager,
-    connection_condition,
     notify_socket,
     watchdog_s,
 )
@@ -118,13 +117,6 @@ class Readiness(ManagerTestCase):
         self.manager().start()
         self.assertEqual(self.channel.taken()[-1], "READY=1\nSTATUS=connected READY=1")
 
-    def test_connection(self) -> None:
-        """A role with a broker is ready when it is connected."""
-        self.assertEqual(
-            [connection_condition(connected, "amqp://b") for connected in (False, True)],
-            [Condition(False, "connecting to amqp://b"), Condition(True, "connected to amqp://b")],
-        )
-
 
 class Watchdog(ManagerTestCase):
     def test_fed(self) -> None:
@@ -206,15 +198,15 @@ class Stop(ManagerTestCase):
     def test_stop(self) -> None:
         """The stop is reported at once. Its time is extended while it lasts."""
         manager = self.ready()
-        self.condition = Condition(True, "stopping: 2 calls to A are under way")
+        self.condition = Condition(True, "stopping; calls to A under way: 2")
         manager.stopping()
         self.assertEqual(
             self.channel.taken(),
-            ["STOPPING=1", "STATUS=stopping: 2 calls to A are under way", EXTEND],
+            ["STOPPING=1", "STATUS=stopping; calls to A under way: 2", EXTEND],
         )
-        self.condition = Condition(True, "stopping: 1 calls to A are under way")
+        self.condition = Condition(True, "stopping; calls to A under way: 1")
         self.clock.advance(LOOK_EVERY_S)
-        self.assertEqual(self.channel.taken(), ["STATUS=stopping: 1 calls to A are under way"])
+        self.assertEqual(self.channel.taken(), ["STATUS=stopping; calls to A under way: 1"])
         self.clock.advance(BEAT_EVERY_S - LOOK_EVERY_S)
         self.assertEqual(self.channel.taken(), [EXTEND])
 
