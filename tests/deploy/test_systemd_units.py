@@ -14,6 +14,7 @@ from tests.support.deploy import DEPLOY, require
 UNITS = DEPLOY / "systemd"
 SYSTEM_UNITS = Path("/usr/lib/systemd/system")
 MOST_EXPOSED = 15  # 1.5 of 10
+KINDS = ("service", "socket", "target")
 PROGRAMS = ("/opt/rtprov/bin/twistd", "/bin/kill")
 ROLES = {
     "rtprov-frontend.service": "rtprov-frontend",
@@ -39,7 +40,7 @@ class Units(SynchronousTestCase):
             path.touch(0o755)
         self.units = self.root / "etc/systemd/system"
         self.units.mkdir(parents=True)
-        for unit in (*UNITS.glob("*.service"), *UNITS.glob("*.socket")):
+        for unit in (each for kind in KINDS for each in UNITS.glob(f"*.{kind}")):
             shutil.copy(unit, self.units)
 
     def run_analyze(self, *arguments: str) -> tuple[int, str]:
@@ -56,7 +57,12 @@ class Units(SynchronousTestCase):
     def verify(self) -> str:
         """Return what systemd-analyze says against the units; an empty text if nothing."""
         status, said = self.run_analyze(
-            "verify", "--man=no", f"--root={self.root}", "rtprov-frontend.socket", *ROLES
+            "verify",
+            "--man=no",
+            f"--root={self.root}",
+            "rtprov-frontend.socket",
+            "rtprov-frontend-closed.target",
+            *ROLES,
         )
         about_them = "".join(line for line in said.splitlines(True) if "rtprov" in line)
         return about_them or ("" if status == 0 else said)
