@@ -92,6 +92,7 @@ class Packaging(SynchronousTestCase):
             self.sources("rtprov")
             | self.sources("tests")
             | self.sources("stubs", "*.pyi")
+            | self.sources("deploy", "*.service")
             | {PLUGIN, "rtprov/py.typed", "setup.py", "pyproject.toml", "LICENSE"}
         )
         self.assertEqual(wanted - inside, set())

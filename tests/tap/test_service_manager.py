@@ -14,8 +14,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
+from twisted.python.reflect import namedAny
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
+from rtprov.security.development import make_development_set
 from rtprov.tap.command import Command
 from rtprov.tap.service_manager import (
     BEAT_EVERY_S,
@@ -26,7 +28,8 @@ from rtprov.tap.service_manager import (
     notify_socket,
     watchdog_s,
 )
-from tests.support.command_files import parsed
+from tests.support.command_files import FilesTestCase, parsed
+from tests.support.command_lines import MODULES
 
 EXTEND = "EXTEND_TIMEOUT_USEC=30000000"
 WATCHDOG_S = 8.0
@@ -364,3 +367,50 @@ class Commands(SynchronousTestCase):
         stopped.callback(None)
         self.successResultOf(stopping)
         self.assertEqual(self.told(), [])
+
+
+class Conditions(FilesTestCase):
+    """What each role says about itself."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.patch(sys, "excepthook", sys.excepthook)
+        self.patch(os, "environ", {"RTPROV_CERTS": str(self.certs)})
+        make_development_set(self.certs)
+
+    def conditions(self, command: str) -> tuple[Condition, Condition]:
+        """Return the conditions of a command before it is connected, and while it stops."""
+        module = namedAny(MODULES[command])
+        made: Command = module.makeService(parsed(command))
+        made.running = True
+        started = made.condition()
+        made.running = False
+        return started, made.condition()
+
+    def test_with_a_broker(self) -> None:
+        """Front end and worker are ready when they are connected, and say where to. While they
+        stop, they say how much is left.
+        """
+        broker = "amqp://guest@127.0.0.1:5673/"
+        for command, connecting, stopping in (
+            ("rtprov-frontend", f"connecting to {broker}", "requests under way: 0"),
+            (
+                "rtprov-worker",
+                f"connecting to {broker}; calls to A under way: 0",
+                "calls to A under way: 0",
+            ),
+        ):
+            self.assertEqual(
+                self.conditions(command),
+                (Condition(False, connecting), Condition(True, f"stopping; {stopping}")),
+            )
+
+    def test_without(self) -> None:
+        """The stub is ready when it listens."""
+        self.assertEqual(
+            self.conditions("rtprov-stub"),
+            (
+                Condition(True, "listening on tcp:8444:interface=127.0.0.1"),
+                Condition(True, "stopping"),
+            ),
+        )
