@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from attrs import define, field
 
+from rtprov.messaging.markers import JOURNAL_SPAN
 from rtprov.model import Cancelled, Finished, Requested, State
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from rtprov.model import TaskEvent
 
 KEPT_FIRST, KEPT_LAST = 20, 180  # how many offsets of a task's events are kept
-JOURNAL_SPAN = 1 << 44  # more than any journal's offsets
 
 _place = attrgetter("place")
 

@@ -43,7 +43,7 @@ MAX_HEADERS = 1000  # bytes. This also limits the number of fields; brokers limi
 LOCK_QUEUE = "rtprov.replacing"  # exclusive: the worker that declared it does the replacement
 _NOT_FOUND, _PRECONDITION_FAILED = 404, 406
 # headers that a quorum queue adds to the messages that it delivers
-_COUNTS = ("x-delivery-count", "x-acquired-count")
+COUNTS = ("x-delivery-count", "x-acquired-count")
 
 
 @attrs.frozen
@@ -218,7 +218,7 @@ async def _move(channel: AmqpChannel, publisher: Publisher, source: str, target:
             {
                 name: value
                 for name, value in (properties.headers or {}).items()
-                if name not in _COUNTS
+                if name not in COUNTS
             }
         )
         await send_letter(

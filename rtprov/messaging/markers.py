@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import msgspec
 
-if TYPE_CHECKING:
-    from rtprov.model import Copied
+from rtprov.model import Copied
+
+JOURNAL_SPAN = 1 << 44  # more than any journal's offsets
 
 
 class _Census(msgspec.Struct, tag_field="kind", tag="census", gc=False):
@@ -18,6 +17,7 @@ class _Census(msgspec.Struct, tag_field="kind", tag="census", gc=False):
 _encode = msgspec.json.Encoder().encode
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode = msgspec.json.Decoder(_Census).decode
+_decode_copied = msgspec.json.Decoder(Copied).decode
 
 
 def encode_census(marker_id: str) -> bytes:
@@ -43,4 +43,26 @@ def copy_event(body: bytes, copied: Copied) -> bytes:
     """
     fields = _decode_fields(body)
     fields["copied"] = msgspec.Raw(_encode(copied))
+    return _encode(fields)
+
+
+def rebase_copy(body: bytes, first_offset: int) -> bytes:
+    """Return an event's message for another journal, which has other offsets.
+
+    Only a copy (`copy_event`) has offsets in it. If the first event of its task is no longer in the
+    old journal, which begins at `first_offset`, the task gets a place before all tasks of the new
+    journal, in the present order. Otherwise the events that it is a copy of come before it in the
+    new journal, too, and it needs no mark. Other messages are returned unchanged.
+    """
+    if b'"copied"' not in body:
+        return body
+    try:
+        fields = _decode_fields(body)
+        copied = _decode_copied(fields["copied"])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError):
+        return body  # not an event
+    if copied.place < first_offset:
+        fields["copied"] = msgspec.Raw(_encode(Copied(copied.at, copied.place - JOURNAL_SPAN, -1)))
+    else:
+        del fields["copied"]
     return _encode(fields)

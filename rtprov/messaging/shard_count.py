@@ -38,6 +38,9 @@ SCAN_AT_ONCE = 32
 NOT_FOUND, PRECONDITION_FAILED = 404, 406
 
 _CHANGING = 10_000  # greater than any number of shards
+# In place of a new number: the tasks are being moved between two brokers, or they were moved away
+# (`rtprov.messaging.relocation`).
+MOVING, MOVED = 9999, 9998
 # The 406 of RabbitMQ: "… received the value '4' of type 'signedint' but current is the value '1' of
 # type …". The embedded broker's text is shorter.
 _CURRENT = re.compile(r"current is (?:the value )?'([0-9]+)'")
@@ -47,7 +50,8 @@ _CURRENT = re.compile(r"current is (?:the value )?'([0-9]+)'")
 class Remembered:
     """The number of shards, 1 to 1024, as the broker remembers it.
 
-    `changing_to` is the new number while the number is being changed, else None.
+    `changing_to` is the new number while the number is being changed, else None; or it is `MOVING`
+    or `MOVED`.
     """
 
     count: int
@@ -99,6 +103,40 @@ async def remember(
 async def forget(connection: AmqpConnection) -> None:
     """Delete the stored number. Raises `BrokerError`."""
     await delete_queue(connection, SHARDS_QUEUE)
+
+
+async def store(connection: AmqpConnection, wanted: Remembered) -> None:
+    """Replace the stored number. `CHANGE_QUEUE` must exist. Raises `BrokerError`.
+
+    The number is missing for a moment. Front ends and workers wait meanwhile, because
+    `CHANGE_QUEUE` exists.
+    """
+    while await read(connection, wanted) != wanted:
+        await forget(connection)
+        await remember(connection, wanted)
+
+
+async def check_no_worker(connection: AmqpConnection, count: int) -> None:
+    """Raise `ConfigurationError` if a worker consumes one of `count` shards."""
+    for index in range(count):
+        queue = Shard(index, count).work
+        counts = await queue_counts(connection, queue)
+        if counts is not None and counts[1]:
+            raise ConfigurationError(f"A worker is still consuming {queue}: stop all workers first")
+
+
+async def count_of_earlier_version(connection: AmqpConnection) -> int | None:
+    """Return the number that an earlier version of rtprov used with this broker.
+
+    None if the broker is new. Raises `ConfigurationError` if it used several, and `BrokerError`.
+    """
+    before = await scan_counts(connection)
+    if len(before) > 1:
+        held = " and ".join(map(str, before))
+        raise ConfigurationError(
+            f"The broker has queues of {held} shards: delete those that are not in use"
+        )
+    return before[0] if before else None
 
 
 async def delete_queue(connection: AmqpConnection, queue: str) -> None:
@@ -157,6 +195,24 @@ async def scan_counts(connection: AmqpConnection) -> list[int]:
     return found
 
 
+def _why_not(remembered: Remembered) -> str:
+    """Return why no front end or worker may use the broker at present."""
+    if remembered.changing_to == MOVED:
+        return (
+            "The tasks of this broker were moved to another one (python -m rtprov.move); connect to"
+            " that one"
+        )
+    if remembered.changing_to == MOVING:
+        return (
+            "The tasks are being moved from one broker to another (python -m rtprov.move); waiting"
+            " until the move is complete"
+        )
+    return (
+        f"The number of shards is being changed from {remembered.count} to"
+        f" {remembered.changing_to}; waiting until the change is complete"
+    )
+
+
 class ShardCount:
     """Checks on each connection that the broker has the same number of shards as this role.
 
@@ -198,10 +254,7 @@ class ShardCount:
         if remembered is None:
             remembered = await self._remember_first(connection)
         if remembered.changing_to is not None:
-            raise BrokerUnavailable(
-                f"The number of shards is being changed from {remembered.count} to"
-                f" {remembered.changing_to}; waiting until the change is complete"
-            )
+            raise BrokerUnavailable(_why_not(remembered))
         self._guess = remembered
         self._check(remembered.count)
         self.on_agreed()

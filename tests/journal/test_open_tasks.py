@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtprov.journal.open_tasks import JOURNAL_SPAN, KEPT_FIRST, KEPT_LAST, OpenTasks
+from rtprov.journal.open_tasks import KEPT_FIRST, KEPT_LAST, OpenTasks
 from rtprov.journal.store import Store
+from rtprov.messaging.markers import JOURNAL_SPAN
 from rtprov.model import Cancelled, Copied, Finished, Requested, Started, State, TaskEvent
 
 DEVICE = "ABC123456"

@@ -5,7 +5,7 @@ memory.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -17,6 +17,7 @@ from rtprov.amqp.client.url import BrokerUrl
 from rtprov.clocks import WallClock
 from rtprov.errors import BrokerUnavailable, ConfigurationError, Unroutable
 from rtprov.frontend.service import FrontendService
+from rtprov.journal.open_tasks import OpenTasks
 from rtprov.messaging.environment import Environment
 from rtprov.messaging.event_messages import decode_event, decode_task, encode_event, encode_task
 from rtprov.messaging.resharding import Resharding
@@ -29,8 +30,18 @@ from rtprov.messaging.shard_count import (
     message_count,
     remember,
 )
-from rtprov.messaging.topology import PARKED_QUEUE, Shard, Topology, persistent
-from rtprov.model import Event, Finished, Marker, Requested, Started, State, shard_of
+from rtprov.messaging.topology import JOURNAL_MAX_AGE_S, PARKED_QUEUE, Shard, Topology, persistent
+from rtprov.model import (
+    Copied,
+    Event,
+    Finished,
+    Marker,
+    Requested,
+    Started,
+    State,
+    TaskEvent,
+    shard_of,
+)
 from tests.support.brokered import EPOCH, BrokerTestCase, make_task, task_id
 from tests.support.fakes import PlainSealer
 
@@ -89,6 +100,33 @@ class CountTestCase(BrokerTestCase):
         shards = [Shard(index, count) for index in range(count)]
         self.disconnect(self.connect([Topology(shards)]))
         return shards
+
+    def next_event(self) -> None:
+        """Run the next call that is due. (`Clock.advance` would run all that are due.)"""
+        call = self.clock.calls.pop(0)
+        self.assertLessEqual(call.getTime(), self.clock.seconds() + 1.0, "nothing happens any more")
+        self.clock.rightNow = max(self.clock.rightNow, call.getTime())
+        call.called = 1
+        call.func(*call.args, **call.kw)
+
+
+def events_of(case: BrokerTestCase, shard: Shard) -> list[TaskEvent]:
+    """Return all events in a journal except for markers."""
+    taken: list[Event] = []
+
+    async def take(connection: AmqpConnection) -> None:
+        await consume(
+            await connection.open_channel(),
+            shard.journal,
+            lambda delivery: taken.append(decode_event(delivery.body)),
+            prefetch=1000,
+            arguments={"x-stream-offset": "first"},
+        )
+
+    connection = case.connect([_Session(take)])
+    case.network.settle()
+    case.disconnect(connection)
+    return [cast("TaskEvent", event) for event in taken if not isinstance(event, Marker)]
 
 
 class Counts(CountTestCase):
@@ -188,25 +226,6 @@ class Change(CountTestCase):
                     encode_event(Finished(task_id(number), device, EPOCH, State.COMPLETED, "ok")),
                 )
 
-    def events(self, shard: Shard) -> list[Event]:
-        """Return all events in a journal except for markers."""
-        taken: list[Event] = []
-
-        async def take(connection: AmqpConnection) -> None:
-            await consume(
-                await connection.open_channel(),
-                shard.journal,
-                lambda delivery: taken.append(decode_event(delivery.body)),
-                prefetch=1000,
-                arguments={"x-stream-offset": "first"},
-            )
-
-        session = _Session(take)
-        connection = self.connect([session])
-        self.network.settle()
-        self.disconnect(connection)
-        return [event for event in taken if not isinstance(event, Marker)]
-
     def check(self, count: int) -> None:
         """Check that everything is in its new place, in the order of each device, and that nothing
         is left of the old one.
@@ -231,7 +250,7 @@ class Change(CountTestCase):
                 )
                 self.assertEqual(mine, sorted(mine))
                 orders += mine
-            events = self.events(shard)
+            events = events_of(self, shard)
             for number in [
                 int(event.task_id, 16) for event in events if isinstance(event, Requested)
             ]:
@@ -332,14 +351,6 @@ class Change(CountTestCase):
         self.disconnect(connection)
         return broken
 
-    def next_event(self) -> None:
-        """Run the next call that is due. (`Clock.advance` would run all that are due.)"""
-        call = self.clock.calls.pop(0)
-        self.assertLessEqual(call.getTime(), self.clock.seconds() + 1.0, "nothing happens any more")
-        self.clock.rightNow = max(self.clock.rightNow, call.getTime())
-        call.called = 1
-        call.func(*call.args, **call.kw)
-
     def test_events_that_come_late(self) -> None:
         """Events that reach the old journal while its other events are moved are moved, too."""
         (old,) = self.begin_with(1)
@@ -365,10 +376,39 @@ class Change(CountTestCase):
             ).run(2)
 
         self.successResultOf(self.on_a_connection(work, publisher))
-        moved = [event for index in range(2) for event in self.events(Shard(index, 2))]
+        moved = [event for index in range(2) for event in events_of(self, Shard(index, 2))]
         known = {event.task_id for event in moved if isinstance(event, Requested)}
         self.assertEqual(len(late), 10)
         self.assertEqual(set(late) - known, set())
+
+    def test_places(self) -> None:
+        """The order of a device's tasks is kept if their events were written again, and the numbers
+        in these copies belong to the old journal. An order that has left the old journal comes
+        before those that are still in it.
+        """
+        (old,) = self.begin_with(1)
+        for _ in range(1000):
+            self.publish("rtprov.tasks", old.event_key, encode_event(Marker("m")))
+        self.clock.advance(JOURNAL_MAX_AGE_S + 1)
+        self.outside = Publisher(clock=self.clock)
+        self.connect([self.outside])
+        self.publish("rtprov.tasks", old.event_key, encode_event(Marker("m")))
+        at = self.wall_clock()
+        gone, there = Copied(at, 900, 999), Copied(at, 1002, 1002)
+        for event in (
+            Requested(task_id(1), "DEVICE1", EPOCH, copied=gone, whole=True),
+            Requested(task_id(2), "DEVICE1", at, whole=True),
+            Requested(task_id(3), "DEVICE1", at, whole=True),
+            Requested(task_id(2), "DEVICE1", at, copied=there, whole=True),
+        ):
+            self.publish("rtprov.tasks", old.event_key, encode_event(event))
+        self.assertEqual(self.messages(old.journal), 5)
+        self.successResultOf(self.change(2))
+        tasks = OpenTasks()
+        for offset, event in enumerate(events_of(self, Shard(shard_of("DEVICE1", 2), 2))):
+            tasks.saw(event, offset, State.RUNNING)
+        missing = [task.task_id for task in tasks.missing(100, [])]
+        self.assertEqual(missing, [task_id(number) for number in (1, 2, 3)])
 
     def test_no_number_for_a_moment(self) -> None:
         """While the stored number is replaced, a front end waits and does not store its own."""
@@ -442,7 +482,9 @@ class Change(CountTestCase):
         self.disconnect(connection)
         new = Shard(shard_of("DEVICE1", 2), 2)
         self.assertTrue(taken and refused, (len(taken), len(refused)))
-        requested = [event.task_id for event in self.events(new) if isinstance(event, Requested)]
+        requested = [
+            event.task_id for event in events_of(self, new) if isinstance(event, Requested)
+        ]
         self.assertEqual(set(requested), set(map(task_id, taken)))
         # The work queue is unbound first. A message that only reached the journal is put back by
         # the worker's census.

@@ -7,19 +7,19 @@ from __future__ import annotations
 from typing import Any
 
 from rtprov.journal.shard_journal import ShardJournal
-from rtprov.messaging.resharding import _Move
+from rtprov.messaging.moving import Move
 from rtprov.messaging.shard_count import ShardCount
 from tests.simulation.mutation import mutation
 
 # A changed number of shards.
 
 
-_run = _Move.run
+_run = Move.run
 
 
-@mutation("journals stay behind when the number of shards changes", _Move, "run")
+@mutation("journals stay behind when the number of shards changes", Move, "run")
 async def _move_queues_only(self: Any, marker: str) -> int:
-    return await _run(self, marker) if self.next_offset is None else 0
+    return await _run(self, marker) if self._next_offset is None else 0
 
 
 @mutation("a front end without workers does not ask for the number of shards", ShardCount, "verify")

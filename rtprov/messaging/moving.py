@@ -1,0 +1,156 @@
+"""Move the messages of one queue or stream to others, at the same broker or at another one.
+
+A message is removed from its old queue once the broker has confirmed it in the new one. A stream
+is copied: it keeps its messages. If a move is interrupted, another one completes it. That leaves
+copies of some messages. They do no harm: the store ignores repeated events, and a task with two
+messages is called once.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, cast
+
+from pamqp.commands import Basic
+from twisted.internet.defer import Deferred
+
+from rtprov.amqp.client.consumer import cancel, consume
+from rtprov.amqp.client.gathering import gather
+from rtprov.messaging.letter_queues import COUNTS
+from rtprov.messaging.markers import rebase_copy
+from rtprov.messaging.shard_count import message_count
+from rtprov.messaging.topology import TASKS_EXCHANGE
+
+if TYPE_CHECKING:
+    from rtprov.amqp.client.delivery import Delivery
+    from rtprov.amqp.client.protocol import AmqpConnection
+    from rtprov.amqp.client.publisher import Publisher
+    from rtprov.messaging.topology import Shard
+
+BATCH = 500
+MARKER = "x-rtprov-moved-upto"
+_OF_THE_QUEUE = ("x-stream-offset", *COUNTS)  # headers that the old queue added
+
+
+async def unbind(connection: AmqpConnection, shards: Iterable[Shard]) -> None:
+    """Unbind work queues and journals, so that the broker returns what is published to them.
+
+    Raises `BrokerError`.
+    """
+    channel = await connection.open_channel()
+    for shard in shards:
+        for queue, key in (
+            (shard.work, shard.requested_key),
+            (shard.journal, shard.requested_key),
+            (shard.journal, shard.event_key),
+        ):
+            if await message_count(connection, queue) is not None:
+                await channel.queue_unbind(queue=queue, exchange=TASKS_EXCHANGE, routing_key=key)
+    await channel.channel_close(reply_code=200, reply_text="done")
+
+
+def _offset(delivery: Delivery) -> int:
+    """The offset of a message in its stream."""
+    return cast("int", (delivery.properties.headers or {})["x-stream-offset"])
+
+
+class Move:
+    """Moves the messages of one queue, up to a marker that it publishes to the end of the queue.
+
+    `connection` is the old broker's, and so is `publisher`; `target` is a publisher of the new one.
+    `queue_of` returns the new queue of a message, or None if the message is dropped. With `stream`,
+    the queue is a stream, and each `run` copies what the one before did not.
+    """
+
+    def __init__(
+        self,
+        *,
+        connection: AmqpConnection,
+        publisher: Publisher,
+        target: Publisher,
+        queue: str,
+        queue_of: Callable[[Delivery], str | None],
+        stream: bool = False,
+    ) -> None:
+        self._connection = connection
+        self._publisher = publisher
+        self._target = target
+        self.queue = queue
+        self._queue_of = queue_of
+        self._next_offset = 0 if stream else None
+        self._first_offset: int | None = None
+        self._arrived: deque[Delivery] = deque()
+        self._arrival: Deferred[None] | None = None
+
+    async def run(self, marker: str) -> int:
+        """Move all present messages; return their number. Raises `BrokerError`."""
+        mark = Basic.Properties(delivery_mode=2, headers={MARKER: marker})
+        await self._publisher.publish("", self.queue, b"{}", properties=mark)
+        channel = await self._connection.open_channel()
+        channel.on_closed(lambda reason: self._wake(reason))
+        arguments = (
+            {} if self._next_offset is None else {"x-stream-offset": self._next_offset or "first"}
+        )
+        tag = await consume(
+            channel, self.queue, self._on_delivery, prefetch=BATCH, arguments=arguments
+        )
+        moved, over = 0, False
+        while not over:
+            if not self._arrived:
+                self._arrival = Deferred()
+                await self._arrival
+            batch = [self._arrived.popleft() for _ in range(len(self._arrived))]
+            over = any((each.properties.headers or {}).get(MARKER) == marker for each in batch)
+            moved += await self._forward(batch)
+            if self._next_offset is not None:
+                # What arrived after this batch was not forwarded; the next move reads it again.
+                self._next_offset = _offset(batch[-1]) + 1
+            channel.ack_all(batch[-1])
+        await cancel(channel, tag)
+        await channel.channel_close(reply_code=200, reply_text="done")
+        return moved
+
+    async def _forward(self, batch: list[Delivery]) -> int:
+        published = []
+        for delivery in batch:
+            if MARKER in (delivery.properties.headers or {}):
+                continue
+            queue = self._queue_of(delivery)
+            if queue is not None:
+                properties = Basic.Properties(
+                    content_type=delivery.properties.content_type,
+                    delivery_mode=2,
+                    headers={
+                        key: value
+                        for key, value in (delivery.properties.headers or {}).items()
+                        if key not in _OF_THE_QUEUE
+                    },
+                )
+                published.append(
+                    self._target.publish("", queue, self._body(delivery), properties=properties)
+                )
+        await gather(published)
+        return len(published)
+
+    def _body(self, delivery: Delivery) -> bytes:
+        if self._next_offset is None:
+            return delivery.body
+        if self._first_offset is None:
+            self._first_offset = _offset(delivery)
+        return rebase_copy(delivery.body, self._first_offset)
+
+    def _on_delivery(self, delivery: Delivery) -> None:
+        if self._next_offset is not None and _offset(delivery) < self._next_offset:
+            return  # RabbitMQ starts at the beginning of the chunk that has the offset
+        self._arrived.append(delivery)
+        self._wake(None)
+
+    def _wake(self, reason: Exception | None) -> None:
+        arrival, self._arrival = self._arrival, None
+        if arrival is None:
+            return
+        if reason is None:
+            arrival.callback(None)
+        else:
+            arrival.errback(reason)
