@@ -113,6 +113,15 @@ class RabbitMQ:
         """Return a name that no other test uses."""
         return f"{word}.{uuid.uuid4().hex}"
 
+    @property
+    def program(self) -> Path:
+        """The path of ``rabbitmqctl``; `settings` is the environment that it needs."""
+        return self._sbin / "rabbitmqctl"
+
+    @property
+    def settings(self) -> dict[str, str]:
+        return dict(self._environment)
+
     async def ctl(self, *arguments: str) -> str:
         """Run ``rabbitmqctl`` on the node, which takes about two seconds; return its standard
         output. Raises `FailTest` if it fails.

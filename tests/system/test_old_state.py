@@ -1,5 +1,5 @@
-"""The embedded broker with an earlier copy of its state folder, as docs/operations.md describes
-backups. The files are real, everything else is in memory.
+"""The embedded broker with an earlier copy of its state folder, as docs/deployment/backup.md
+describes backups. The files are real, everything else is in memory.
 """
 
 from __future__ import annotations
