@@ -52,7 +52,7 @@ class Layering(SynchronousTestCase):
     def test_clock(self) -> None:
         """Only the commands import the process's clock; other modules get it as an argument."""
         found = importers("rtprov.tap.process.clock", sources("rtprov"))
-        commands = ("all_in_one", "broker", "frontend", "reshard", "stub", "worker")
+        commands = ("all_in_one", "broker", "broker_command", "frontend", "stub", "worker")
         self.assertEqual(found, [f"{TAP}{name}.py" for name in commands])
 
     def test_txamqp(self) -> None:

@@ -24,6 +24,13 @@ from rtprov.messaging.topology import PARKED_QUEUE, Shard
 from rtprov.security.development import make_development_set
 from tests.chaos.equipment import RecordingA, reactor
 from tests.support.earlier_version import ROOT, earlier_version, required_packages
+from tests.support.pages import (
+    DOCS,
+    install_program,
+    install_programs,
+    run_block,
+    shell_blocks,
+)
 from tests.support.processes import ANY_PORT, ProcessTestCase, Twistd
 from tests.support.rabbitmq import rabbitmq
 from tests.support.steady_load import SteadyLoad
@@ -33,6 +40,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+PAGE = DOCS / "deployment" / "upgrade.md"
 CALL_S = 0.5
 CONCURRENCY = "5"
 OLD, NEW = "old", "new"
@@ -225,3 +233,33 @@ class OnEmbeddedBroker(RollingMixin, UpgradeTestCase):
 class OnRabbitMQ(RollingMixin, UpgradeTestCase):
     async def start_broker(self) -> str:
         return await (await rabbitmq()).add_vhost()
+
+    async def test_queues_of_the_new_version(self) -> None:
+        """The old version does not connect to queues of letters that the new one has declared. It
+        does when they are deleted as the documentation says, and then has all tasks.
+        """
+        node = await rabbitmq()
+        self.broker_url = await node.add_vhost()
+        self.workers = [await self.start_worker(NEW)]
+        self.frontends = [await self.start_frontend(NEW)]
+        await self.use()
+        self.load.start()
+        await self.load.progress()
+        old = self.run_caller(OLD, "rtprov-worker", "--broker", self.broker_url)
+        await old.logged("406")
+        for process in (*self.workers, *self.frontends):
+            await self.stop(process)
+        where = {
+            "PATH": install_programs(self.folder / "programs"),
+            "VHOST": self.broker_url.rpartition("/")[2],
+        }
+        install_program(
+            self.folder / "programs" / "rabbitmqctl", [str(node.program)], node.settings
+        )
+        (delete,) = shell_blocks(PAGE, "From 0.1.0 to 0.2.0")
+        await run_block(self, delete, where)
+        await old.logged("worker: connected to amqp://")
+        self.frontends = [await self.start_frontend(OLD)]
+        await self.use()
+        await self.load.progress()
+        await self.check([*self.frontends, old])

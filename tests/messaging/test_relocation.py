@@ -26,9 +26,9 @@ from rtprov.messaging.shard_count import (
 )
 from rtprov.messaging.topology import PARKED_QUEUE, Shard, persistent
 from rtprov.model import Event, Finished, Marker, Started, State, shard_of
-from tests.messaging.test_resharding import DEVICES, CountTestCase, events_of
 from tests.support.brokered import EPOCH, make_task, task_id
 from tests.support.memory import MemoryNetwork
+from tests.support.shard_case import DEVICES, CountTestCase, events_of
 
 SHARDS = 2
 LETTER = {"x-death": [{"reason": "rejected"}]}

@@ -4,13 +4,11 @@ memory.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from rtprov.amqp.client.consumer import consume
 from rtprov.amqp.client.protocol import AmqpConnection
 from rtprov.amqp.client.publisher import Publisher
 from rtprov.amqp.client.url import BrokerUrl
@@ -19,7 +17,7 @@ from rtprov.errors import BrokerUnavailable, ConfigurationError, Unroutable
 from rtprov.frontend.service import FrontendService
 from rtprov.journal.open_tasks import OpenTasks
 from rtprov.messaging.environment import Environment
-from rtprov.messaging.event_messages import decode_event, decode_task, encode_event, encode_task
+from rtprov.messaging.event_messages import decode_task, encode_event, encode_task
 from rtprov.messaging.resharding import Resharding
 from rtprov.messaging.shard_count import (
     CHANGE_QUEUE,
@@ -30,103 +28,19 @@ from rtprov.messaging.shard_count import (
     message_count,
     remember,
 )
-from rtprov.messaging.topology import JOURNAL_MAX_AGE_S, PARKED_QUEUE, Shard, Topology, persistent
+from rtprov.messaging.topology import JOURNAL_MAX_AGE_S, PARKED_QUEUE, Shard, persistent
 from rtprov.model import (
     Copied,
-    Event,
     Finished,
     Marker,
     Requested,
     Started,
     State,
-    TaskEvent,
     shard_of,
 )
-from tests.support.brokered import EPOCH, BrokerTestCase, make_task, task_id
+from tests.support.brokered import EPOCH, make_task, task_id
 from tests.support.fakes import PlainSealer
-
-DEVICES = [f"DEVICE{number}" for number in range(1, 9)]
-
-
-class _Session:
-    """Runs `work` once, on its connection."""
-
-    def __init__(self, work: Callable[[AmqpConnection], Awaitable[Any]]) -> None:
-        self._work = work
-        self.outcome: Deferred[Any] = Deferred()
-
-    async def attach(self, connection: AmqpConnection) -> None:
-        if self.outcome.called:
-            return
-        try:
-            result = await self._work(connection)
-        except Exception as error:
-            self.outcome.errback(error)
-        else:
-            self.outcome.callback(result)
-
-    def detach(self) -> None: ...
-
-
-class CountTestCase(BrokerTestCase):
-    shards = ()
-
-    def on_a_connection(
-        self, work: Callable[[AmqpConnection], Awaitable[Any]], *before: Any
-    ) -> Deferred[Any]:
-        session = _Session(work)
-        connection = self.begin([*before, session])
-        self.network.until(lambda: bool(session.outcome.called), 60.0)
-        self.disconnect(connection)
-        return session.outcome
-
-    def count(self, given: int | None) -> int:
-        """Return the number of shards that a role with this ``--shards`` uses."""
-        counts: list[int] = []
-        session = ShardCount(given or 1, given=given is not None)
-        session.on_other = counts.append
-        session.on_agreed = lambda: counts.append(given or 1)
-        self.on_a_connection(session.attach).addErrback(
-            lambda reason: reason.trap(BrokerUnavailable)
-        )
-        return counts[0]
-
-    def refused(self, given: int | None) -> str:
-        session = ShardCount(given or 1, given=given is not None)
-        error = self.failureResultOf(self.on_a_connection(session.attach), ConfigurationError)
-        return str(error.value)
-
-    def declare(self, count: int) -> list[Shard]:
-        shards = [Shard(index, count) for index in range(count)]
-        self.disconnect(self.connect([Topology(shards)]))
-        return shards
-
-    def next_event(self) -> None:
-        """Run the next call that is due. (`Clock.advance` would run all that are due.)"""
-        call = self.clock.calls.pop(0)
-        self.assertLessEqual(call.getTime(), self.clock.seconds() + 1.0, "nothing happens any more")
-        self.clock.rightNow = max(self.clock.rightNow, call.getTime())
-        call.called = 1
-        call.func(*call.args, **call.kw)
-
-
-def events_of(case: BrokerTestCase, shard: Shard) -> list[TaskEvent]:
-    """Return all events in a journal except for markers."""
-    taken: list[Event] = []
-
-    async def take(connection: AmqpConnection) -> None:
-        await consume(
-            await connection.open_channel(),
-            shard.journal,
-            lambda delivery: taken.append(decode_event(delivery.body)),
-            prefetch=1000,
-            arguments={"x-stream-offset": "first"},
-        )
-
-    connection = case.connect([_Session(take)])
-    case.network.settle()
-    case.disconnect(connection)
-    return [cast("TaskEvent", event) for event in taken if not isinstance(event, Marker)]
+from tests.support.shard_case import DEVICES, CountTestCase, Once, events_of
 
 
 class Counts(CountTestCase):
@@ -147,7 +61,7 @@ class Counts(CountTestCase):
         """If two processes with different numbers connect to a new broker at once, one is
         refused.
         """
-        sessions = [_Session(ShardCount(count, given=True).attach) for count in (2, 3)]
+        sessions = [Once(ShardCount(count, given=True).attach) for count in (2, 3)]
         connections = [self.begin([session]) for session in sessions]
         self.network.until(lambda: all(session.outcome.called for session in sessions), 60.0)
         for connection in connections:
@@ -342,7 +256,7 @@ class Change(CountTestCase):
             ).run(count)
             done.append(True)
 
-        session = _Session(work)
+        session = Once(work)
         connection = self.begin([publisher, session])
         session.outcome.addErrback(lambda _: None)
         for _ in range(events):
@@ -460,7 +374,7 @@ class Change(CountTestCase):
                 connection=connection, publisher=publisher, new_id=self.new_id, say=self.said.append
             ).run(2)
 
-        session = _Session(work)
+        session = Once(work)
         connection = self.begin([publisher, session])
         for number in range(100, 2000):
             task = encode_task(make_task(number))
