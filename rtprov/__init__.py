@@ -1,3 +1,3 @@
 """rtprov puts an asynchronous HTTPS interface in front of a synchronous provisioning service."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

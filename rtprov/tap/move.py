@@ -1,7 +1,8 @@
 """``python -m rtprov.move``: the command line that moves all tasks from one broker to another.
 
 Stop all workers first. After an interruption, run the command again: it completes the move. The
-steps are in `rtprov.messaging.relocation`."""
+steps are in `rtprov.messaging.relocation`.
+"""
 
 from __future__ import annotations
 

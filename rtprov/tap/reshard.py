@@ -2,7 +2,8 @@
 
 Stop all workers first. Front ends may go on running; they answer 503 until the change is complete.
 After an interruption, run the command again: it completes the change. The steps are in
-`rtprov.messaging.resharding`."""
+`rtprov.messaging.resharding`.
+"""
 
 from __future__ import annotations
 

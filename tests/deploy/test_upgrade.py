@@ -175,7 +175,8 @@ class RollingMixin(_Base):
 
     async def change_workers(self, version: str) -> None:
         """Replace the workers, as docs/deployment/upgrade.md says. The first is stopped, the second
-        is killed."""
+        is killed.
+        """
         for signal in ("TERM", "KILL"):
             self.workers.append(await self.start_worker(version))
             await self.end(self.workers.pop(0), signal)

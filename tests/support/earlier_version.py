@@ -22,7 +22,7 @@ from pathlib import Path
 from tests.support.deploy import missing, require
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMIT = "0d50c900998f2531994f03150135d6e0387973c9"  # the last one before 0.1.0 was cut up
+COMMIT = "0d50c900998f2531994f03150135d6e0387973c9"  # 0.1.0 in CHANGELOG.md
 PARTS = ("rtprov", "twisted", "setup.py")
 
 

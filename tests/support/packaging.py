@@ -24,7 +24,8 @@ BUILD = (
 
 def require_setuptools() -> None:
     """Raise `SkipTest` if no package can be built. setuptools reads the licence in the form that
-    the project uses from version 77 on."""
+    the project uses from version 77 on.
+    """
     try:
         installed = version("setuptools")
     except PackageNotFoundError:
