@@ -60,7 +60,7 @@ class Move(DaemonTestCase):
         await self.interrupt_a_move(environment)
         said = await run_block(self, move, environment)
         self.assertRegex(said, "All tasks were moved; start the workers on the new broker\n\\Z")
-        await self.assert_refused(port)
+        await self.assert_unused(port)
         await run_block(self, stop_broker, environment)
         await run_block(self, start, environment)
         found = await self.daemon_logged(
@@ -80,7 +80,7 @@ class Move(DaemonTestCase):
         process.signal("KILL")
         await process.ended
 
-    async def assert_refused(self, port: int) -> None:
+    async def assert_unused(self, port: int) -> None:
         """Check that a worker does not connect to the old broker."""
         url = f"amqp://guest:guest@127.0.0.1:{port}/"
         worker = self.twistd("rtprov-worker", "--broker", url)

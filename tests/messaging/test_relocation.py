@@ -214,7 +214,7 @@ class Move(MoveTestCase):
 
 
 class Refused(MoveTestCase):
-    def refused(self) -> str:
+    def refusal(self) -> str:
         error = self.failureResultOf(self.move(), ConfigurationError)
         return str(error.value)
 
@@ -222,7 +222,7 @@ class Refused(MoveTestCase):
         """While a worker consumes, nothing is moved."""
         self.use(self.old)
         with self.consuming(Shard(1, SHARDS).work):
-            self.assertIn("stop all workers first", self.refused())
+            self.assertIn("stop all workers first", self.refusal())
             self.use(self.old)
         self.assertEqual(self.count(None), SHARDS)
         self.successResultOf(self.move())
@@ -232,17 +232,17 @@ class Refused(MoveTestCase):
         """Tasks are not moved to a broker that has others, of this version or an earlier one."""
         self.use(self.new)
         self.declare(SHARDS)
-        self.assertIn("is in use", self.refused())
+        self.assertIn("is in use", self.refusal())
         self.use(self.new)
         self.count(SHARDS)
-        self.assertIn("is in use", self.refused())
+        self.assertIn("is in use", self.refusal())
         self.use(self.old)
         self.assertEqual(self.count(None), SHARDS)
 
     def test_nothing_to_move(self) -> None:
         """A broker without tasks is not moved: the two files may be mixed up."""
         self.old, self.new = self.new, self.old
-        self.assertIn("has no tasks", self.refused())
+        self.assertIn("has no tasks", self.refusal())
 
     def test_yet_another_broker(self) -> None:
         """A move that was begun or completed is not repeated to another broker."""
@@ -253,11 +253,11 @@ class Refused(MoveTestCase):
         self.assertFalse(moving.called)
         self.end_move(connections)
         first, self.new = self.new, self.another()
-        self.assertIn("complete that one", self.refused())
+        self.assertIn("complete that one", self.refusal())
         self.new = first
         self.successResultOf(self.move())
         self.new = self.another()
-        self.assertIn("were moved to another one before", self.refused())
+        self.assertIn("were moved to another one before", self.refusal())
 
     def test_with_a_change_of_shards(self) -> None:
         """A move waits for a change of the number of shards that is not complete, and a change does
@@ -269,7 +269,7 @@ class Refused(MoveTestCase):
         self.successResultOf(
             self.on_a_connection(lambda connection: remember(connection, changing))
         )
-        self.assertIn("run python -m rtprov.shards 4 first", self.refused())
+        self.assertIn("run python -m rtprov.shards 4 first", self.refusal())
         self.use(self.old)
         del self.broker.virtual_host.queues[SHARDS_QUEUE]
         self.successResultOf(

@@ -319,8 +319,8 @@ class Change(CountTestCase):
         self.assertEqual(self.messages(old.journal), 5)
         self.successResultOf(self.change(2))
         tasks = OpenTasks()
-        for offset, event in enumerate(events_of(self, Shard(shard_of("DEVICE1", 2), 2))):
-            tasks.saw(event, offset, State.RUNNING)
+        for offset, moved in enumerate(events_of(self, Shard(shard_of("DEVICE1", 2), 2))):
+            tasks.saw(moved, offset, State.RUNNING)
         missing = [task.task_id for task in tasks.missing(100, [])]
         self.assertEqual(missing, [task_id(number) for number in (1, 2, 3)])
 
