@@ -11,6 +11,7 @@ from twisted.internet.task import deferLater
 from rtprov.security.development import make_development_set
 from tests.chaos.equipment import RecordingA, reactor
 from tests.support.daemons import DaemonTestCase
+from tests.support.deploy import takes_minutes
 from tests.support.pages import DOCS, install_program, install_programs, run_block, shell_blocks
 from tests.support.processes import POLL_EVERY_S, Client, Twistd
 from tests.support.rabbitmq import rabbitmq
@@ -26,6 +27,7 @@ class EmbeddedBroker(DaemonTestCase):
     timeout = 300.0
 
     def setUp(self) -> Any:
+        takes_minutes()
         super().setUp()
         make_development_set(self.folder / "certs")
         self.a = RecordingA(self.folder / "certs", delay_s=0.5)

@@ -11,14 +11,11 @@ from pathlib import Path
 from shutil import copytree
 from typing import Any
 
-from twisted.trial.unittest import SkipTest
-
 from rtprov import __version__
 from rtprov.security.development import make_development_set
-from tests.support.deploy import missing
+from tests.support.deploy import missing, takes_minutes
 from tests.support.packaging import LITTER, ROOT, build, require_setuptools
 from tests.support.processes import ProcessTestCase, Twistd
-from tests.support.scale import QUICK
 
 ROLES = ("rtprov", "rtprov-frontend", "rtprov-worker", "rtprov-broker", "rtprov-stub")
 COMPLETED = {"code": 200, "message": "Completed"}
@@ -28,8 +25,7 @@ class Installed(ProcessTestCase):
     timeout = 900.0
 
     def setUp(self) -> Any:
-        if QUICK:
-            raise SkipTest("the quick tests install no packages")
+        takes_minutes()
         require_setuptools()
         super().setUp()
         self.venv = self.folder / "venv"

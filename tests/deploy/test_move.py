@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import signal
 import sys
+from typing import Any
 
 from rtprov.security.development import make_development_set
 from tests.chaos.equipment import RecordingA
 from tests.support.daemons import DaemonTestCase
+from tests.support.deploy import takes_minutes
 from tests.support.pages import DOCS, install_programs, run_block, shell_blocks
 from tests.support.processes import ANY_PORT
 from tests.support.rabbitmq import _free_ports, rabbitmq
@@ -19,6 +21,10 @@ OLD_FILE, NEW_FILE = "old-broker", "new-broker"
 
 class Move(DaemonTestCase):
     timeout = 600.0
+
+    def setUp(self) -> Any:
+        takes_minutes()
+        super().setUp()
 
     async def test_as_written(self) -> None:
         """All tasks end once, none is unknown, and no key gives two tasks, although the move is

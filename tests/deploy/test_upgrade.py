@@ -23,6 +23,7 @@ from rtprov.messaging.shard_count import message_count
 from rtprov.messaging.topology import PARKED_QUEUE, Shard
 from rtprov.security.development import make_development_set
 from tests.chaos.equipment import RecordingA, reactor
+from tests.support.deploy import takes_minutes
 from tests.support.earlier_version import ROOT, earlier_version, required_packages
 from tests.support.pages import (
     DOCS,
@@ -66,6 +67,7 @@ class UpgradeTestCase(ProcessTestCase):
     timeout = 900.0  # it takes about a minute on an idle machine
 
     def setUp(self) -> Any:
+        takes_minutes()
         super().setUp()
         self.earlier: Path = earlier_version()
         make_development_set(self.folder / "certs")

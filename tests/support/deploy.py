@@ -39,6 +39,14 @@ def require(program: str) -> str:
     return missing(f"{program} is not installed") if found is None else found
 
 
+def takes_minutes() -> None:
+    """Raise `SkipTest` where `require_docker` does, and in the quick tests: this test takes as long
+    as those that need Docker.
+    """
+    if QUICK or os.environ.get("RTPROV_NO_DOCKER") == "1":
+        raise SkipTest("the long tests of deployment are run by tox -e deploy")
+
+
 def require_docker() -> str:
     """Return the path of ``docker``, whose engine answers. Raises as `require` does.
 

@@ -34,7 +34,10 @@ def earlier_version() -> Path:
     """
     git = require("git")
     archive = subprocess.run(
-        [git, "-C", str(ROOT), "archive", COMMIT, *PARTS], capture_output=True, check=False
+        # Another user may own the clone, for example where the tests run as root.
+        [git, "-c", f"safe.directory={ROOT}", "-C", str(ROOT), "archive", COMMIT, *PARTS],
+        capture_output=True,
+        check=False,
     )
     if archive.returncode:
         reason = archive.stderr.decode(errors="replace").strip()
