@@ -1,9 +1,9 @@
 """The PROXY protocol, versions 1 and 2: a proxy sends the client's address before its data.
 
 The specification is https://www.haproxy.org/download/2.6/doc/proxy-protocol.txt. `ProxiedEndpoint`
-implements ``haproxy:`` endpoints. It replaces Twisted's own, which accepts any text as an address,
-logs a traceback if a port is not a number or if the factory refuses a connection, and has no hook
-for the moment when the client's address is known.
+implements ``haproxy:`` endpoints and ``--proxy-protocol``. It replaces Twisted's own, which accepts
+any text as an address, logs a traceback if a port is not a number or if the factory refuses a
+connection, and has no hook for the moment when the client's address is known.
 """
 
 from __future__ import annotations
@@ -22,11 +22,16 @@ from twisted.logger import Logger
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from zope.interface import implementer
 
+from rtprov.network.address_networks import Network, lies_in
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from twisted.internet.defer import Deferred
     from twisted.internet.interfaces import (
         IAddress,
         IListeningPort,
+        IProtocol,
         IProtocolFactory,
         IReactorTime,
         ITCPTransport,
@@ -215,20 +220,27 @@ class ProxiedProtocol(ProtocolWrapper):
 
 
 class ProxiedFactory(WrappingFactory[ProxiedProtocol]):
-    """Reads a PROXY header on each connection to `factory`.
+    """Reads a PROXY header on each connection to `factory` from a proxy.
 
-    ``buildProtocol`` of `factory` is called with None, since the client's address is not known yet.
+    `proxies` are the networks of the proxies; None means that each peer is one. For a proxy's
+    connection, ``buildProtocol`` of `factory` is called with None, since the client's address is
+    not known yet. A connection of another peer is served as it is: a header on it is data.
     """
 
     protocol = ProxiedProtocol
     noisy = False
 
-    def __init__(self, factory: IProtocolFactory, clock: IReactorTime) -> None:
+    def __init__(
+        self, factory: IProtocolFactory, clock: IReactorTime, proxies: Sequence[Network] | None
+    ) -> None:
         cast("Any", super()).__init__(factory)
         self._clock = clock
+        self._proxies = proxies
         self._warn_from = clock.seconds()
 
-    def buildProtocol(self, addr: IAddress | None) -> ProxiedProtocol | None:  # type: ignore[override] # IProtocolFactory allows None
+    def buildProtocol(self, addr: IAddress | None) -> IProtocol | None:  # type: ignore[override] # None is allowed, and not each protocol is wrapped
+        if self._proxies is not None and not lies_in(getattr(addr, "host", None), self._proxies):
+            return self.wrappedFactory.buildProtocol(addr)
         wrapped = self.wrappedFactory.buildProtocol(None)
         return None if wrapped is None else ProxiedProtocol(self, wrapped)
 
@@ -252,12 +264,19 @@ class ProxiedFactory(WrappingFactory[ProxiedProtocol]):
 class ProxiedEndpoint:
     """Listens on `endpoint` for connections that begin with a PROXY header.
 
-    `clock` limits the rate of log lines.
+    `clock` limits the rate of log lines. With `proxies`, only connections from these networks begin
+    with a header.
     """
 
-    def __init__(self, endpoint: IStreamServerEndpoint, clock: IReactorTime) -> None:
+    def __init__(
+        self,
+        endpoint: IStreamServerEndpoint,
+        clock: IReactorTime,
+        proxies: Sequence[Network] | None = None,
+    ) -> None:
         self._endpoint = endpoint
         self._clock = clock
+        self._proxies = proxies
 
     def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
-        return self._endpoint.listen(ProxiedFactory(protocolFactory, self._clock))
+        return self._endpoint.listen(ProxiedFactory(protocolFactory, self._clock, self._proxies))

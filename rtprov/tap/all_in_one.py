@@ -18,13 +18,14 @@ from rtprov.frontend.service import FrontendService
 from rtprov.http.health import Readiness
 from rtprov.messaging.environment import Environment
 from rtprov.messaging.topology import JOURNAL_MAX_AGE_S, Shard
+from rtprov.network.address_networks import Network
 from rtprov.security.development import make_development_set
 from rtprov.security.tokens import Role
 from rtprov.tap import options as opt
 from rtprov.tap.banner import all_connected, first_steps
 from rtprov.tap.broker import GUEST, BrokerService
 from rtprov.tap.command import Command
-from rtprov.tap.frontend import make_admission, public_bind_refusal
+from rtprov.tap.frontend import check_proxies, make_admission, public_bind_refusal
 from rtprov.tap.identity import key_file, server_identity
 from rtprov.tap.listening import Listening, front_end, health_if, https
 from rtprov.tap.option_values import DescribedEndpoint, server_endpoint
@@ -60,6 +61,7 @@ class Options(opt.CommandOptions):
         opt.TOKENS,
         opt.ROLE_OF,
         opt.OPEN,
+        opt.PROXY_PROTOCOL,
         opt.OTHER_EQUIPMENT_URL,
         opt.CONCURRENCY,
         opt.stub_delay("stub-delay"),
@@ -74,6 +76,7 @@ class Options(opt.CommandOptions):
 
     def check(self) -> None:
         self.exclude("listen", "port")
+        check_proxies(self)
 
 
 @attrs.frozen
@@ -90,6 +93,7 @@ class Settings(opt.CommandSettings):
     tokens: Path | None
     role_of: Sequence[tuple[str, Role]]
     open: bool
+    proxy_protocol: Sequence[Network]
     equipment_url: str | None
     concurrency: int
     stub_delay: float
@@ -191,6 +195,7 @@ class _Everything(Command):
             self._identity,
             clock=clock,
             admission=self._admission,
+            proxies=settings.proxy_protocol,
             public_bind_refusal=public_bind_refusal(
                 any_client=settings.open, client_ca=settings.client_ca, tokens=settings.tokens
             ),

@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import Logger
 
 from rtprov.errors import ConfigurationError
+from rtprov.network.address_networks import lies_in
 from rtprov.security.files import is_there
 from rtprov.tap.listening import Listening
 
@@ -78,8 +79,8 @@ def _way_to(listening: Listening) -> dict[str, str]:
 
     The URL says localhost for any address, because the development certificate is for localhost.
     """
-    way = "--haproxy-protocol " if listening.where.startswith("haproxy:") else ""
     host = listening.host
+    way = "--haproxy-protocol " if _takes_us_for_a_proxy(listening) else ""
     if not hasattr(host, "port"):
         path = os.fsdecode(getattr(host, "name", None) or b"")
         return {"way": f"{way}--unix-socket {shlex.quote(path)} ", "url": "https://localhost"}
@@ -94,3 +95,16 @@ def _way_to(listening: Listening) -> dict[str, str]:
         )
         way += f"--resolve localhost:{host.port}:{shown} "
     return {"way": way, "url": f"https://localhost:{host.port}"}
+
+
+def _takes_us_for_a_proxy(listening: Listening) -> bool:
+    """Return whether a connection of curl on this machine must begin with a PROXY header."""
+    if listening.where.startswith("haproxy:"):
+        return True
+    host = getattr(listening.host, "host", None)
+    if host is None or not listening.proxies:
+        return False
+    address = ip_address(host.partition("%")[0])
+    if address.version == 4 and (address.is_loopback or address.is_unspecified):
+        return lies_in("127.0.0.1", listening.proxies)
+    return lies_in("::1" if address.is_unspecified else host, listening.proxies)

@@ -12,9 +12,11 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from rtprov.amqp.client.url import BrokerUrl
+from rtprov.errors import ConfigurationError
 from rtprov.frontend.service import FrontendService
 from rtprov.http.admission import Admission
 from rtprov.http.health import Readiness
+from rtprov.network.address_networks import Network
 from rtprov.security.limits import Connections, Rate
 from rtprov.security.tokens import Role, Token, TokensFile
 from rtprov.tap import options as opt
@@ -34,6 +36,26 @@ _log = Logger()
 OPEN_ACCESS_REFUSAL = (
     "any client would be accepted; set --client-ca or --tokens, or --open if that is intended"
 )
+
+
+def check_proxies(options: opt.CommandOptions) -> None:
+    """Raise `ConfigurationError` if ``--proxy-protocol`` cannot work with the value of
+    ``--listen``.
+    """
+    if not options["proxy-protocol"] or options["listen"] is None:
+        return
+    description = options["listen"][0]
+    source = options.sources["proxy-protocol"]
+    if description.startswith("haproxy:"):
+        raise ConfigurationError(
+            f"{source} cannot be used with {description}, which expects a PROXY header from every"
+            " peer: give one of them"
+        )
+    if description.startswith("unix:") or "domain=UNIX" in description:
+        raise ConfigurationError(
+            f"{source} cannot be used with {description}: the peers of a Unix socket have no"
+            f" address; listen on haproxy:{description} if all of them are proxies"
+        )
 
 
 class Options(opt.CommandOptions):
@@ -57,6 +79,7 @@ class Options(opt.CommandOptions):
         opt.ROLE_OF,
         opt.OPEN,
         opt.RATE,
+        opt.PROXY_PROTOCOL,
         opt.MAX_CONNECTIONS,
         opt.MAX_PER_ADDRESS,
         opt.REQUEST_TIMEOUT,
@@ -68,6 +91,7 @@ class Options(opt.CommandOptions):
 
     def check(self) -> None:
         self.exclude("broker", "broker-file")
+        check_proxies(self)
 
 
 @attrs.frozen
@@ -88,6 +112,7 @@ class Settings(opt.CommandSettings):
     role_of: Sequence[tuple[str, Role]]
     open: bool
     rate: float | None
+    proxy_protocol: Sequence[Network]
     max_connections: int
     max_connections_per_address: int
     request_timeout: float
@@ -226,6 +251,7 @@ class _FrontendCommand(Command):
                 per_address=settings.max_connections_per_address,
             ),
             timeout_s=settings.request_timeout,
+            proxies=settings.proxy_protocol,
             public_bind_refusal=public_bind_refusal(
                 any_client=settings.open, client_ca=settings.client_ca, tokens=settings.tokens
             ),

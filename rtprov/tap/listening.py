@@ -19,16 +19,18 @@ from rtprov.http.counting_site import CountingSite
 from rtprov.http.health import Health, Readiness
 from rtprov.http.refusals import Refusals
 from rtprov.http.site import IDLE_TIMEOUT_S, JsonSite
+from rtprov.network.proxy_protocol import ProxiedEndpoint
 from rtprov.security.tls_server import ServerIdentity, TLSEndpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from twisted.internet.interfaces import IProtocolFactory, IReactorTime
     from twisted.web.resource import IResource
 
     from rtprov.frontend.service import FrontendService
     from rtprov.http.admission import Admission
+    from rtprov.network.address_networks import Network
     from rtprov.security.limits import Connections
     from rtprov.tap.option_values import DescribedEndpoint
 
@@ -44,10 +46,12 @@ class Listening(Service):
     """Listens on `endpoint` from the start of the process to its stop.
 
     `what` names the service in the log, `where` is the endpoint's description for error messages,
-    `option` the command-line option that sets it. With `public_bind_refusal`, only addresses of the
+    `option` the command-line option that sets it, `proxies` the networks whose connections begin
+    with a PROXY header. With `public_bind_refusal`, only addresses of the
     loopback interface are allowed; the text says why, and which option changes that."""
 
     option = "--listen"
+    proxies: Sequence[Network] = ()
 
     def __init__(
         self,
@@ -239,15 +243,18 @@ def front_end(
     admission: Admission | None = None,
     connections: Connections | None = None,
     timeout_s: float = IDLE_TIMEOUT_S,
+    proxies: Sequence[Network] = (),
     public_bind_refusal: str | None = None,
 ) -> Answering:
     """Return a service that serves the front end over HTTPS.
 
     `admission` is the access control, `connections` limits the open connections, `timeout_s` is how
-    long a request may take to arrive and a connection may stay idle. For `public_bind_refusal` see
-    `Listening`.
+    long a request may take to arrive and a connection may stay idle. For `proxies` and
+    `public_bind_refusal` see `Listening`.
     """
     text, endpoint = where
+    if proxies:
+        endpoint = ProxiedEndpoint(endpoint, clock, proxies)
     site = CountingSite(
         service.frontend.resource(),
         reactor=clock,
@@ -256,6 +263,8 @@ def front_end(
         timeout_s=timeout_s,
     )
     secure = TLSEndpoint(endpoint, identity, clock, connections)
-    return Answering(
+    answering = Answering(
         "service B (front end)", text, secure, site, clock, public_bind_refusal, service.ends.stop
     )
+    answering.proxies = proxies
+    return answering

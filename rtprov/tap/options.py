@@ -8,6 +8,7 @@ from __future__ import annotations
 import attrs
 
 from rtprov.amqp.client.url import BrokerUrl
+from rtprov.network.address_networks import parse_network
 from rtprov.network.hosts import parse_https_url
 from rtprov.tap.command_options import CommandOptions as CommandOptions
 from rtprov.tap.command_options import CommandSettings as CommandSettings
@@ -79,6 +80,14 @@ OPEN = Option(
     None,
     "accept any client, also from other machines, without --client-ca or --tokens",
     flag=True,
+)
+PROXY_PROTOCOL = Option(
+    "proxy-protocol",
+    None,
+    "network or address of proxies, such as 10.0.0.0/8; repeatable: connections from there must"
+    " begin with a PROXY header, which names the client",
+    parse_network,
+    repeatable=True,
 )
 MAX_CONNECTIONS = Option(
     "max-connections", "10000", "maximum number of open client connections", integer(1, 1_000_000)

@@ -25,6 +25,7 @@ import tests.support.strategies  # noqa: F401 # Hypothesis settings
 from rtprov.http.admission import Admission
 from rtprov.http.request import caller_of
 from rtprov.http.site import IDLE_TIMEOUT_S, JsonSite
+from rtprov.network.address_networks import parse_network
 from rtprov.network.proxy_protocol import (
     MAX_V1_BYTES,
     WARN_EVERY_S,
@@ -365,3 +366,73 @@ class BadHeaders(ProxiedTestCase):
         self.network.advance(2.1)
         self.assertEqual((silent.lost, slow.lost), (True, True))
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class FromNetworks(ProxiedTestCase):
+    """The same two ports, whose proxies are in two networks."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        networks = [parse_network(text) for text in ("10.0.0.0/8", "2001:db8::/64")]
+
+        def listen(where: str) -> ProxiedEndpoint:
+            return ProxiedEndpoint(self.network.listen(where), self.reactor, networks)
+
+        TLSEndpoint(listen("a"), self.identity, self.reactor, self.connections).listen(
+            self.everybody
+        )
+        admission = Admission(now=self.clock.seconds, wall_clock=self.clock.seconds, rate=Rate(1))
+        listen("b").listen(JsonSite(_WhoAmI(), reactor=self.reactor, admission=admission))
+
+    def ask(self, source: str, header: bytes = b"") -> str:
+        """Return the answer to a request from `source`; "closed" if there is none."""
+        self.network.source = source
+        client = self.dial("b", header + request("GET", "/"))
+        if client.lost and not client.received:
+            return "closed"
+        (answer,) = client.answers()
+        return answer.body.decode() if answer.status == 200 else str(answer.status)
+
+    def test_proxies(self) -> None:
+        """A connection from a proxy must begin with a header, and its client is the one named
+        there. The proxy's own connections are the proxy's.
+        """
+        for source, header, answer in (
+            ("10.1.2.3", v1("198.51.100.7"), "address:198.51.100.7"),
+            ("10.1.2.3", v2_tcp("198.51.100.7"), "429"),
+            ("::ffff:10.1.2.3", v2_tcp("198.51.100.8"), "address:198.51.100.8"),
+            ("2001:db8::9", v2_tcp("198.51.100.9"), "address:198.51.100.9"),
+            ("10.1.2.3", LOCAL, "address:10.1.2.3"),
+            ("10.1.2.4", UNKNOWN, "address:10.1.2.4"),
+            ("10.1.2.5", b"", "closed"),
+        ):
+            self.assertEqual(self.ask(source, header), answer, (source, header))
+        (line,) = self.log
+        self.assertIn("closed a connection from 10.1.2.5: it did not begin with a PROXY", line)
+
+    def test_others(self) -> None:
+        """Another client is served without a header. One that sends a header is not believed: it
+        is no HTTP request.
+        """
+        self.assertEqual(self.ask("192.0.2.1"), "address:192.0.2.1")
+        self.assertEqual(self.ask("192.0.2.1"), "429")
+        self.assertEqual(self.ask("2001:db8:0:1::9"), "address:2001:db8:0:1::/64")
+        for header in (v1("10.1.2.3"), v2_tcp("10.1.2.3"), LOCAL, UNKNOWN):
+            self.assertEqual(self.ask("192.0.2.2", header), "400", header)
+        self.assertEqual(self.log, [])
+
+    def test_limits(self) -> None:
+        """A client's connections through a proxy and its own ones count together. A header before
+        TLS ends a connection of one that is no proxy.
+        """
+        self.network.source = "10.1.2.3"
+        self.assertTrue(self.handshake_behind(v2_tcp("192.0.2.1")).peer.heard)
+        self.network.source = "192.0.2.1"
+        self.assertTrue(self.dial("a").lost)
+        self.network.source = "192.0.2.2"
+        self.assertTrue(self.handshake_behind(b"").peer.heard)
+        self.network.source = "192.0.2.3"
+        self.assertFalse(self.handshake_behind(v2_tcp("192.0.2.4")).peer.heard)
+        self.network.cut("a")
+        self.network.settle()
+        self.assertEqual((self.connections.open, len(self.connections)), (0, 0))

@@ -86,15 +86,15 @@ class BeforeB(ProxyTestCase):
 
 
 class ProxyProtocol(ProxyTestCase):
-    """A front end that listens on a ``haproxy:`` endpoint, and haproxy, which passes TLS through
-    and sends the client's address.
-    """
+    """A front end behind haproxy, which passes TLS through and sends the client's address."""
 
-    async def start(self, *arguments: str) -> int:
+    async def start(self, *arguments: str, listen: str = f"haproxy:{ANY_PORT}") -> int:
+        """Start a front end; by default, one that expects a PROXY header from every peer."""
         self.broker = self.twistd("rtprov-broker", "--listen", ANY_PORT)
         url = f"amqp://guest:guest@127.0.0.1:{await self.broker.port('the AMQP broker')}/"
-        listen = ("--listen", f"haproxy:{ANY_PORT}", "--broker", url)
-        self.frontend = self.twistd("rtprov-frontend", *listen, *arguments)
+        self.frontend = self.twistd(
+            "rtprov-frontend", "--listen", listen, "--broker", url, *arguments
+        )
         await self.frontend.logged("ready; try")
         return await self.frontend.port("service B (front end)")
 
@@ -123,6 +123,30 @@ class ProxyProtocol(ProxyTestCase):
                     self.assertEqual(first.ask(request("POST", POST_PATH, BODY)).status, 200)
             await self.frontend.logged(rf"accepted: task \w+ for {ID} from address:{source} ")
         self.assertNotIn("from address:127.0.0.1 ", self.frontend.log)
+        await self.stop(self.frontend)
+        await self.stop(self.broker)
+
+    async def test_from_network(self) -> None:
+        """With ``--proxy-protocol``, the same port serves clients of the proxy, known by their own
+        addresses, and clients that connect directly. Those cannot pretend to be a proxy.
+        """
+        port = await self.start("--proxy-protocol", "127.0.0.1", listen=ANY_PORT)
+        proxy = await self.haproxy(port, mode="tcp", server=f"send-proxy-v2 {CHECKED}")
+        await proxy.checked()
+        tls = context(self.certs / "ca.pem")
+        for where, source in ((proxy.port, "127.0.0.2"), (port, "127.0.0.3")):
+            with Wire(where, tls, source) as wire:
+                self.assertEqual(wire.ask(request("POST", POST_PATH, BODY)).status, 200)
+            await self.frontend.logged(rf"accepted: task \w+ for {ID} from address:{source} ")
+        with dial(port, "127.0.0.3") as liar:
+            liar.sendall(b"PROXY TCP4 127.0.0.4 127.0.0.1 1 2\r\n")
+            with self.assertRaises((ConnectionError, ssl.SSLError)):
+                tls.wrap_socket(liar, server_hostname="localhost")
+        with dial(port) as silent:  # from the proxy's address, without a header
+            silent.sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+            self.assertEqual(self.end_of(silent), b"")
+        await self.frontend.logged("closed a connection from 127.0.0.1: it did not begin with")
+        self.assertNotIn("127.0.0.4", self.frontend.log)
         await self.stop(self.frontend)
         await self.stop(self.broker)
 

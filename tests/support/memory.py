@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from treq.client import HTTPClient
-from twisted.internet.address import IPv4Address
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError
 from twisted.internet.interfaces import (
@@ -203,12 +203,16 @@ class _ClientEndpoint:
 
 
 class MemoryNetwork:
-    """Named servers, and connections to them. Connecting to a name without a server is refused."""
+    """Named servers, and connections to them. Connecting to a name without a server is refused.
+
+    `source` is the address of the clients that connect.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.factories: dict[str, IProtocolFactory] = {}
         self.connections: list[tuple[str, MemoryTransport]] = []
+        self.source = "127.0.0.1"
         self._ports = 40000
 
     def listen(self, name: str) -> IStreamServerEndpoint:
@@ -266,7 +270,8 @@ class MemoryNetwork:
                 connected.errback(ConnectionRefusedError(f"nothing listens on {name}"))
                 return
             self._ports += 1
-            here = IPv4Address("TCP", "127.0.0.1", self._ports)
+            kind = IPv6Address if ":" in self.source else IPv4Address
+            here: IAddress = kind("TCP", self.source, self._ports)
             there = IPv4Address("TCP", "127.0.0.1", 1)
             client = MemoryTransport(self.clock, here, there)
             server = MemoryTransport(self.clock, there, here)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,6 +11,7 @@ from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IAddress
 
+from rtprov.network.address_networks import Network, parse_network
 from rtprov.security.development import make_development_set
 from rtprov.tap import banner
 from rtprov.tap.banner import first_steps
@@ -24,6 +26,7 @@ class Ready:
 
     host: IAddress = HERE
     where: str = "tcp:8443:interface=127.0.0.1"
+    proxies: Sequence[Network] = ()
     connected: Deferred[None] = attrs.field(factory=Deferred)
 
     def when_connected(self) -> Deferred[None]:
@@ -49,8 +52,9 @@ class Banner(FilesTestCase):
         client_ca: Path | None = None,
         tokens: Path | None = None,
         command: str | None = None,
+        proxies: Sequence[str] = (),
     ) -> str:
-        ready = Ready(host, where, succeed(None))
+        ready = Ready(host, where, [parse_network(each) for each in proxies], succeed(None))
         first_steps(
             cast("Any", [ready]),
             cast("Any", ready),
@@ -122,6 +126,23 @@ class Banner(FilesTestCase):
         """If a PROXY header is expected, curl sends one."""
         line = self.show(where="haproxy:tcp:8443:interface=127.0.0.1")
         self.assertTrue(line.startswith("ready; try: curl --haproxy-protocol -H "), line)
+
+    def test_in_a_proxys_network(self) -> None:
+        """If this machine is a proxy to the front end, curl sends a header."""
+        everywhere = IPv4Address("TCP", "0.0.0.0", 99)  # noqa: S104 - nothing listens
+        for host, network, sends in (
+            (HERE, "127.0.0.1", True),
+            (HERE, "10.0.0.0/8", False),
+            (everywhere, "127.0.0.0/8", True),
+            (IPv4Address("TCP", "127.0.0.2", 99), "127.0.0.1", True),
+            (IPv4Address("TCP", "10.0.0.7", 99), "10.0.0.0/8", True),
+            (IPv4Address("TCP", "10.0.0.7", 99), "127.0.0.1", False),
+            (IPv6Address("TCP", "::", 99), "::1", True),
+            (IPv6Address("TCP", "fe80::1%eth0", 99), "fe80::/10", True),
+            (UNIXAddress("/run/b.sock"), "127.0.0.1", False),
+        ):
+            line = self.show(host, proxies=[network])
+            self.assertIs("curl --haproxy-protocol " in line, sends, (host, network))
 
     def test_all_connected(self) -> None:
         """The line is logged only after all connections are made."""

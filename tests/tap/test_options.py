@@ -8,6 +8,7 @@ import io
 import os
 import sys
 from collections.abc import Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "tokens": None,
         "role-of": [],
         "open": False,
+        "proxy-protocol": [],
         "port": 8443,
         "stub-port": 8444,
         "broker-port": 5673,
@@ -77,6 +79,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "tokens": None,
         "role-of": [],
         "open": False,
+        "proxy-protocol": [],
         "rate": None,
         "max-connections": 10000,
         "max-connections-per-address": 2000,
@@ -138,6 +141,7 @@ RIGHT: dict[str, tuple[str, Any]] = {
     **dict.fromkeys(("user", "password"), ("joe", "joe")),
     "try-command": ("curl …", "curl …"),
     "rate": ("0.5", 0.5),
+    "proxy-protocol": ("10.0.0.0/8", [ip_network("10.0.0.0/8")]),
     "role-of": ("host=7=operate", [("host=7", Role.OPERATE)]),
     "request-timeout": ("0.5", 0.5),
     **dict.fromkeys(("delay", "stub-delay", "patience", "drain"), DELAY),
@@ -176,6 +180,7 @@ WRONG: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(FLAGS, ("perhaps",)),
     "role-of": ("host7", "host7=", "=read", "host7=admin", "host7=READ"),
     "rate": ("0", "-1", "nan", "inf", "1e7", "5/s", ""),
+    "proxy-protocol": ("10.0.0.1/8", "proxy.example", "10.0.0.0/33", "haproxy"),
     "request-timeout": ("0", "3601", "long"),
     **dict.fromkeys(("delay", "stub-delay", "patience", "drain"), WRONG_DELAYS),
     "retention": ("0", "518401", "a day"),
@@ -399,6 +404,24 @@ class Values(OptionsTestCase):
             self.parse("rtprov-worker", *arguments, environment=environment)["shard"], [3, 0]
         )
 
+    def test_several_networks(self) -> None:
+        """``--proxy-protocol`` can be repeated, and its variable holds a list. An error names the
+        wrong network.
+        """
+        arguments = ("--proxy-protocol", "10.0.0.0/8", "--proxy-protocol", "::1")
+        networks = [ip_network("10.0.0.0/8"), ip_network("::1")]
+        for command in ("rtprov", "rtprov-frontend"):
+            self.assertEqual(self.parse(command, *arguments)["proxy-protocol"], networks)
+            environment = {"RTPROV_PROXY_PROTOCOL": "10.0.0.0/8,::1"}
+            self.assertEqual(
+                self.parse(command, environment=environment)["proxy-protocol"], networks
+            )
+            environment = {"RTPROV_PROXY_PROTOCOL": "10.0.0.0/8,10.0.0.1/8"}
+            line = self.refused(command, environment=environment)
+            self.assertTrue(
+                line.startswith("RTPROV_PROXY_PROTOCOL: '10.0.0.1/8' is not a network"), line
+            )
+
     def test_endpoints(self) -> None:
         """TCP endpoints get a long backlog, unless the description sets one."""
         endpoint: Any
@@ -479,6 +502,23 @@ class Mistakes(OptionsTestCase):
             )
         line = self.refused("rtprov", "--listen", "tcp:1234", "--port", "1234")
         self.assertEqual(line, "--listen and --port cannot be used together: give one of them")
+
+    def test_proxies(self) -> None:
+        """``--proxy-protocol`` is refused if the port expects a header from every peer, or if its
+        peers have no addresses.
+        """
+        environment = {"RTPROV_PROXY_PROTOCOL": "10.0.0.0/8"}
+        for command in ("rtprov", "rtprov-frontend"):
+            for where, why in (
+                ("haproxy:tcp:1", "which expects a PROXY header from every peer: give one of them"),
+                ("unix:a", "the peers of a Unix socket have no address; listen on haproxy:unix:a"),
+            ):
+                line = self.refused(command, "--listen", where, environment=environment)
+                begin = f"RTPROV_PROXY_PROTOCOL cannot be used with {where}"
+                self.assertTrue(line.startswith(begin), line)
+                self.assertIn(why, line)
+                self.parse(command, "--listen", where)
+            self.parse(command, "--listen", "tcp:1", environment=environment)
 
     def test_no_such_shard(self) -> None:
         """``--shard`` must be less than ``--shards``."""
