@@ -45,10 +45,13 @@ class Readiness:
         self._clock = clock
         self._looked_at = -REMEMBERED_S
         self._reason: str | None = None
+        self._stopping = False
         self._waiters: list[Deferred[None]] | None = None
 
     async def check(self) -> None:
         """Return if the process is ready, else raise `NotReady`."""
+        if self._stopping:
+            raise NotReady("Not ready: this process is stopping")
         # The clock may be set back.
         if not 0 <= self._clock.seconds() - self._looked_at < REMEMBERED_S:
             waiter: Deferred[None] = Deferred()
@@ -60,6 +63,10 @@ class Readiness:
             await waiter
         if self._reason is not None:
             raise NotReady(self._reason)
+
+    def stop(self) -> None:
+        """From now on the process is not ready, so that load balancers stop using it."""
+        self._stopping = True
 
     def _failed(self, reason: Failure) -> None:
         self._looked(

@@ -197,7 +197,7 @@ class JsonSite(Site):
     `timeout_s` seconds to arrive as a whole. As much time may pass before the next one begins.
 
     `channels` are the open connections. `waiting` are the connections that wait for `open`, None if
-    requests are answered. `closing` is set by `close`.
+    requests are answered. `closing` is set by `close` and `close_after_answers`.
     """
 
     noisy = False
@@ -223,6 +223,10 @@ class JsonSite(Site):
         self.channels: dict[JsonChannel, None] = {}  # an ordered set
         self.waiting: list[JsonChannel] | None = None
         self.closing = False
+
+    def close_after_answers(self) -> None:
+        """Close each connection after the answer to its next request. Idle ones stay open."""
+        self.closing = True
 
     def close(self) -> None:
         """Close each connection after the answer to its current or first request; at once if it has

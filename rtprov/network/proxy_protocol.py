@@ -240,7 +240,7 @@ class ProxiedFactory(WrappingFactory[ProxiedProtocol]):
 
     def buildProtocol(self, addr: IAddress | None) -> IProtocol | None:  # type: ignore[override] # None is allowed, and not each protocol is wrapped
         if self._proxies is not None and not lies_in(getattr(addr, "host", None), self._proxies):
-            return self.wrappedFactory.buildProtocol(addr)
+            return cast("IProtocol | None", self.wrappedFactory.buildProtocol(addr))
         wrapped = self.wrappedFactory.buildProtocol(None)
         return None if wrapped is None else ProxiedProtocol(self, wrapped)
 

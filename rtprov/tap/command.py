@@ -20,6 +20,7 @@ from rtprov.errors import ConfigurationError, refusal
 from rtprov.tap.client_connections import install_names
 from rtprov.tap.command_options import CommandOptions
 from rtprov.tap.environment_variables import survey
+from rtprov.tap.listening import Answering
 from rtprov.tap.logs import quiet_observer
 from rtprov.tap.open_files import open_files
 from rtprov.tap.options import ALL_NAMES
@@ -152,10 +153,10 @@ class Command(SequentialMultiService):
         return result
 
     def stop_now(self) -> None:
-        """Stop without waiting for calls under way."""
+        """Stop without waiting for calls under way, or for load balancers."""
         _log.warn("second stop signal: stopping without waiting for calls under way")
         for each in self:
-            if isinstance(each, (WorkerService, Sharded)):
+            if isinstance(each, (WorkerService, Sharded, Answering)):
                 each.stop_now()
 
 

@@ -83,6 +83,7 @@ class Options(opt.CommandOptions):
         opt.MAX_CONNECTIONS,
         opt.MAX_PER_ADDRESS,
         opt.REQUEST_TIMEOUT,
+        opt.STOP_DELAY,
         opt.MAX_UNCONFIRMED,
         opt.CA,
         opt.SEAL_KEYS,
@@ -116,6 +117,7 @@ class Settings(opt.CommandSettings):
     max_connections: int
     max_connections_per_address: int
     request_timeout: float
+    stop_delay: float
     max_unconfirmed: int
     ca: Path | None
     seal_keys: Path | None
@@ -255,6 +257,7 @@ class _FrontendCommand(Command):
             public_bind_refusal=public_bind_refusal(
                 any_client=settings.open, client_ca=settings.client_ca, tokens=settings.tokens
             ),
+            stop_delay_s=settings.stop_delay,
         )
         self._listening.setServiceParent(self)
 
@@ -273,7 +276,7 @@ class _FrontendCommand(Command):
         return Readiness(probe, clock)
 
     def _on_made(self, service: FrontendService) -> None:
-        self._listening.serve(service.frontend.resource(), service.ends.stop)
+        self._listening.serve(service)
         self._show_first_steps(service)
 
     def startService(self) -> None:

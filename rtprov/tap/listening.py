@@ -8,7 +8,13 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, cast
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, TimeoutError, maybeDeferred, succeed
+from twisted.internet.defer import (
+    CancelledError,
+    Deferred,
+    TimeoutError,
+    maybeDeferred,
+    succeed,
+)
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -148,7 +154,13 @@ class Answering(Listening):
 
     The requests under way get 5 s, within which the front end answers any request. Each is the
     last one on its connection: the answer says ``Connection: close``. `release` is called first; it
-    makes requests that wait for a status change answer at once."""
+    makes requests that wait for a status change answer at once.
+
+    With a `stop_delay_s`, a stop first calls `leave`, which makes the service not ready, and keeps
+    the port open for that long. Load balancers then choose another server, and clients leave the
+    connections that they keep, before anything is refused."""
+
+    stop_delay_s = 0.0
 
     def __init__(
         self,
@@ -164,16 +176,18 @@ class Answering(Listening):
         self._site = site
         self._clock = clock
         self._release = release
+        self.leave: Callable[[], None] = lambda: None
+        self._pause: Deferred[Any] | None = None
 
     @property
     def under_way(self) -> int:
         """How many requests are under way."""
         return self._site.under_way
 
-    def serve(self, resource: IResource, release: Callable[[], None]) -> None:
-        """Serve another resource from the next request on, and replace `release`."""
-        self._site.resource = resource
-        self._release = release
+    def serve(self, service: FrontendService) -> None:
+        """Serve another front end from the next request on."""
+        self._site.resource = service.frontend.resource()
+        self._release, self.leave = service.ends.stop, service.readiness.stop
 
     def open_when(self, ready: Deferred[Any]) -> None:
         """Hold requests until `ready` fires, for 3 s at most.
@@ -184,10 +198,27 @@ class Answering(Listening):
         ready.addTimeout(OPEN_WITHIN_S, self._clock).addBoth(lambda _: self._site.open())
 
     def stopService(self) -> Deferred[None]:
-        return Deferred.fromCoroutine(self._stop(super().stopService()))
+        return Deferred.fromCoroutine(self._stop())
 
-    async def _stop(self, closed: Deferred[None]) -> None:
-        await closed
+    def stop_now(self) -> None:
+        """End the delay of a stop."""
+        self.stop_delay_s = 0.0
+        if self._pause is not None:
+            self._pause.cancel()
+
+    async def _stop(self) -> None:
+        if self.stop_delay_s:
+            self.leave()
+            self._site.close_after_answers()
+            _log.info(
+                "{what} is not ready any more, and closes its port in {delay_s:g} s",
+                what=self._what,
+                delay_s=self.stop_delay_s,
+            )
+            self._pause = deferLater(self._clock, self.stop_delay_s)
+            with suppress(CancelledError):
+                await self._pause
+        await super().stopService()
         self._release()
         self._site.close()
         now = self._clock.seconds()
@@ -245,12 +276,13 @@ def front_end(
     timeout_s: float = IDLE_TIMEOUT_S,
     proxies: Sequence[Network] = (),
     public_bind_refusal: str | None = None,
+    stop_delay_s: float = 0.0,
 ) -> Answering:
     """Return a service that serves the front end over HTTPS.
 
     `admission` is the access control, `connections` limits the open connections, `timeout_s` is how
     long a request may take to arrive and a connection may stay idle. For `proxies` and
-    `public_bind_refusal` see `Listening`.
+    `public_bind_refusal` see `Listening`, for `stop_delay_s` `Answering`.
     """
     text, endpoint = where
     if proxies:
@@ -266,5 +298,6 @@ def front_end(
     answering = Answering(
         "service B (front end)", text, secure, site, clock, public_bind_refusal, service.ends.stop
     )
-    answering.proxies = proxies
+    answering.proxies, answering.stop_delay_s = proxies, stop_delay_s
+    answering.leave = service.readiness.stop
     return answering

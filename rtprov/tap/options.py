@@ -104,6 +104,13 @@ REQUEST_TIMEOUT = Option(
     "seconds that a request may take to arrive, and that a connection may stay idle",
     seconds(0.1, 3600),
 )
+STOP_DELAY = Option(
+    "stop-delay",
+    "0",
+    "seconds between a stop signal and the closing of the port; meanwhile /readyz is 503, so that a"
+    " load balancer chooses another front end",
+    seconds(0, 600),
+)
 MAX_UNCONFIRMED = Option(
     "max-unconfirmed",
     "10000",

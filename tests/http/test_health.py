@@ -51,6 +51,13 @@ class OfAFrontend(FrontendTestCase):
         self.ask("GET", "/readyz")
         self.assertEqual(self.probes, 2)
 
+    def test_stopping(self) -> None:
+        """A process that stops is not ready from that moment on, whatever was found before."""
+        self.assertEqual(self.ask("GET", "/readyz").status, 200)
+        self.readiness.stop()
+        self.assertError(self.ask("GET", "/readyz"), 503, "Not ready: this process is stopping")
+        self.assertEqual((self.ask("GET", "/livez").status, self.probes), (200, 1))
+
     def test_an_error_of_ours(self) -> None:
         """If the probe raises an unexpected error, the process is not ready, and the answer does
         not contain the error.

@@ -161,12 +161,13 @@ class FrontendTestCase(WebTestCase):
         self.ends = FakeEnds()
         self.probes = 0
         self.unready: Exception | None = None
+        self.readiness = Readiness(self.probe, self.reactor)
         self.frontend = Frontend(
             tasks=self.tasks,
             statuses=self.statuses,
             directory=self.directory,
             ends=self.ends,
-            readiness=Readiness(self.probe, self.reactor),
+            readiness=self.readiness,
             sealer=PlainSealer(),
             clock=self.reactor,
             new_task_id=lambda: f"{int(TASK, 16) + len(self.tasks.submitted):032x}",

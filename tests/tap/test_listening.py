@@ -322,6 +322,49 @@ class AnsweringTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(requested), b"done")
         self.successResultOf(stopped)
 
+    def leaving(self) -> tuple[list[str], Deferred[None]]:
+        """Begin a stop with a delay of 5 s. The list says when the service was left."""
+        left: list[str] = []
+        self.service.stop_delay_s = 5
+        self.service.leave = lambda: left.append("left")
+        return left, self.service.stopService()
+
+    def test_stop_delay(self) -> None:
+        """With a delay, a stop makes the service not ready first. Until the delay is over, new and
+        idle connections are served, and each answer is the last one on its connection.
+        """
+        idle, kept = self.raw(), self.raw()
+        self.say(idle)
+        self.resource.answer()
+        self.network.settle()
+        left, stopped = self.leaving()
+        self.assertEqual(left, ["left"])
+        self.network.advance(4.9)
+        for client in (kept, self.raw()):
+            self.say(client)
+            self.resource.answer()
+            self.network.settle()
+            self.assertIn(b"\r\nConnection: close\r\n", client.heard)
+            self.assertTrue(client.closed)
+        self.assertFalse(idle.closed)
+        self.network.advance(0.1)
+        self.assertTrue(idle.closed)
+        self.failureResultOf(self.request())
+        self.successResultOf(stopped)
+
+    def test_no_more_delay(self) -> None:
+        """`stop_now` ends the delay, also before the stop."""
+        _, stopped = self.leaving()
+        self.network.advance(1)
+        self.assertNoResult(stopped)
+        self.service.stop_now()
+        self.successResultOf(stopped)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.setUp()
+        self.service.stop_delay_s = 5
+        self.service.stop_now()
+        self.successResultOf(self.service.stopService())
+
     def test_hung_up(self) -> None:
         """A stop does not wait for a client that has closed its connection."""
         requested = self.request()

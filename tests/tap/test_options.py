@@ -84,6 +84,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "max-connections": 10000,
         "max-connections-per-address": 2000,
         "request-timeout": 60.0,
+        "stop-delay": 0.0,
         "max-unconfirmed": 10000,
         "try-command": None,
         **SERVER,
@@ -144,7 +145,7 @@ RIGHT: dict[str, tuple[str, Any]] = {
     "proxy-protocol": ("10.0.0.0/8", [ip_network("10.0.0.0/8")]),
     "role-of": ("host=7=operate", [("host=7", Role.OPERATE)]),
     "request-timeout": ("0.5", 0.5),
-    **dict.fromkeys(("delay", "stub-delay", "patience", "drain"), DELAY),
+    **dict.fromkeys(("delay", "stub-delay", "stop-delay", "patience", "drain"), DELAY),
     "retention": ("3600", 3600.0),
     **dict.fromkeys(
         ("listen", "health-listen"), ("tcp:1234:interface=\\:\\:1", "tcp:1234:interface=\\:\\:1")
@@ -182,7 +183,7 @@ WRONG: dict[str, tuple[str, ...]] = {
     "rate": ("0", "-1", "nan", "inf", "1e7", "5/s", ""),
     "proxy-protocol": ("10.0.0.1/8", "proxy.example", "10.0.0.0/33", "haproxy"),
     "request-timeout": ("0", "3601", "long"),
-    **dict.fromkeys(("delay", "stub-delay", "patience", "drain"), WRONG_DELAYS),
+    **dict.fromkeys(("delay", "stub-delay", "stop-delay", "patience", "drain"), WRONG_DELAYS),
     "retention": ("0", "518401", "a day"),
     **dict.fromkeys(
         ("listen", "health-listen"),
