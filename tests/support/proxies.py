@@ -102,16 +102,16 @@ class Proxy:
     port: int
     folder: Path
 
-    async def checked(self) -> None:
-        """Make haproxy consider its server down. Fires when ``rise`` health checks in a row have
+    async def checked(self, server: str = "proxy/one") -> None:
+        """Make haproxy consider a server down. Fires when ``rise`` health checks in a row have
         shown that it is up.
         """
         control = socket.socket(socket.AF_UNIX)
         with control:
             control.connect(str(self.folder / "haproxy.sock"))
-            control.sendall(b"set server proxy/one health down\n")
+            control.sendall(f"set server {server} health down\n".encode())
             control.recv(100)
-        await self.process.logged("Server proxy/one is UP")
+        await self.process.logged(f"Server {server} is UP")
 
 
 class ProxyTestCase(ProcessTestCase):
