@@ -6,6 +6,8 @@ they did. They can be repeated if a connection breaks.
 
 from __future__ import annotations
 
+import argparse
+import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -23,6 +25,7 @@ from rtprov.amqp.client.url import BrokerUrl
 from rtprov.errors import BrokerError, BrokerUnavailable, ConfigurationError
 from rtprov.security.files import read_text
 from rtprov.security.tls_client import VerifiedServers
+from rtprov.tap.broker_file import ClientFiles
 from rtprov.tap.client_connections import broker_endpoint
 from rtprov.tap.process import clock
 
@@ -40,14 +43,35 @@ def read_url(file: Path) -> BrokerUrl:
     return BrokerUrl.parse(read_text(file, "broker's URL").strip())
 
 
-async def connect(url: BrokerUrl, ca: Path) -> tuple[AmqpConnection, Publisher]:
+def add_certificate_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options for a client certificate, with their environment variables."""
+    for name, what in (
+        ("certificate", "client certificate for an amqps:// broker"),
+        ("private-key", "private key of that certificate"),
+    ):
+        variable = f"RTPROV_AMQP_{name.upper().replace('-', '_')}"
+        parser.add_argument(
+            f"--amqp-{name}",
+            type=Path,
+            default=os.environ.get(variable) or None,
+            metavar="FILE",
+            help=f"PEM file with the {what} (${variable})",
+        )
+
+
+async def connect(
+    url: BrokerUrl, ca: Path, client: ClientFiles | None
+) -> tuple[AmqpConnection, Publisher]:
     """Connect and log in; return the connection, and a publisher on it. The caller closes it.
 
-    `ca` is the file for the certificate of an ``amqps`` broker. Raises `BrokerError` or
-    `ConfigurationError`.
+    For an ``amqps`` broker, `ca` is the file that verifies its certificate, and `client` the files
+    of the client certificate, if there is one. Raises `BrokerError` or `ConfigurationError`.
     """
+    if url.tls and client is not None:
+        url = url.with_certificate()
+    servers = VerifiedServers(ca, *(client or ())) if url.tls else None
     connection = AmqpConnection(url=url, clock=clock)
-    endpoint = broker_endpoint(url, VerifiedServers(ca) if url.tls else None, clock)
+    endpoint = broker_endpoint(url, servers, clock)
     try:
         await connectProtocol(endpoint, cast("Any", connection)).addTimeout(
             CONNECT_DEADLINE_S, clock

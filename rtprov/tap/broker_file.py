@@ -56,21 +56,39 @@ class BrokerFile(Files):
             self.url = url
 
 
+ClientFiles = tuple[Path, Path]
+"""The client certificate that is presented to the broker, and its private key."""
+
+
+def client_files(certificate: Path | None, private_key: Path | None) -> ClientFiles | None:
+    """Return the two files, or None if neither is given.
+
+    Raises `ConfigurationError` if only one is given.
+    """
+    if certificate is not None and private_key is not None:
+        return certificate, private_key
+    if certificate is not None or private_key is not None:
+        raise ConfigurationError("--amqp-certificate and --amqp-private-key need each other")
+    return None
+
+
 class BrokerCA(Files):
-    """The CA that verifies the broker's certificate. Its file is loaded when an ``amqps`` URL is
-    used for the first time. Before that, the file need not exist.
+    """The CA that verifies the broker's certificate, and the files of the client certificate, if
+    there is one. They are loaded when an ``amqps`` URL is used for the first time. Before that,
+    they need not exist.
     """
 
-    def __init__(self, certs: Path, ca: Path | None) -> None:
+    def __init__(self, certs: Path, ca: Path | None, client: ClientFiles | None = None) -> None:
         self._certs = certs
         self._ca = ca
+        self._client = client
         self._servers: VerifiedServers | None = None
-        super().__init__(ca or certs / "ca.pem")
+        super().__init__(ca or certs / "ca.pem", *(client or ()))
 
     def servers(self) -> VerifiedServers:
         """Return the verifier, loaded at the first call. Raises `ConfigurationError`."""
         if self._servers is None:
-            self._servers = VerifiedServers(ca_file(self._certs, self._ca))
+            self._servers = VerifiedServers(ca_file(self._certs, self._ca), *(self._client or ()))
             self.certificates = self._servers.certificates
         return self._servers
 
@@ -83,8 +101,9 @@ class BrokerRoute:
     """The broker's `url` and the `endpoint` that connects to it.
 
     The URL is `broker`, or the one in `broker_file` if that is given. The CA of an ``amqps`` broker
-    is `ca`, or ca.pem in `certs`. Raises `ConfigurationError` if the URL's file or the CA cannot be
-    used.
+    is `ca`, or ca.pem in `certs`. The broker is shown the certificate of `client`; if the URL names
+    no user, that logs in. Raises `ConfigurationError` if the URL's file, the CA or the certificate
+    cannot be used.
     """
 
     def __init__(
@@ -95,12 +114,17 @@ class BrokerRoute:
         certs: Path,
         ca: Path | None,
         clock: IReactorTime,
+        client: ClientFiles | None = None,
     ) -> None:
         self._clock = clock
-        self._ca = BrokerCA(certs, ca)
+        self._ca = BrokerCA(certs, ca, client)
+        self._with_certificate = client is not None
         self._file = None if broker_file is None else BrokerFile(broker_file)
-        self.url = broker if self._file is None else self._file.url
+        self.url = self._as_used(broker if self._file is None else self._file.url)
         self.endpoint = self._endpoint_of(self.url)
+
+    def _as_used(self, url: BrokerUrl) -> BrokerUrl:
+        return url.with_certificate() if self._with_certificate else url
 
     def _endpoint_of(self, url: BrokerUrl) -> IStreamClientEndpoint:
         return broker_endpoint(url, self._ca.servers() if url.tls else None, self._clock)
@@ -114,6 +138,7 @@ class BrokerRoute:
             return [self._watch_ca()] if self.url.tls else []
 
         def redirect(url: BrokerUrl) -> None:
+            url = self._as_used(url)
             self.endpoint, self.url = self._endpoint_of(url), url
             connection().redirect(self.endpoint, url)
 
@@ -124,4 +149,8 @@ class BrokerRoute:
         ]
 
     def _watch_ca(self) -> Renewal:
-        return Renewal(self._ca, clock=self._clock, what="CA certificates")
+        return Renewal(
+            self._ca,
+            clock=self._clock,
+            what="certificates for the broker" if self._with_certificate else "CA certificates",
+        )

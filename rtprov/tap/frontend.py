@@ -21,7 +21,7 @@ from rtprov.security.limits import Connections, Rate
 from rtprov.security.tokens import Role, Token, TokensFile
 from rtprov.tap import options as opt
 from rtprov.tap.banner import all_connected, first_steps
-from rtprov.tap.broker_file import BrokerRoute
+from rtprov.tap.broker_file import BrokerRoute, ClientFiles, client_files
 from rtprov.tap.command import Command
 from rtprov.tap.identity import key_file, server_identity
 from rtprov.tap.listening import front_end, health_if
@@ -86,6 +86,8 @@ class Options(opt.CommandOptions):
         opt.STOP_DELAY,
         opt.MAX_UNCONFIRMED,
         opt.CA,
+        opt.AMQP_CERTIFICATE,
+        opt.AMQP_PRIVATE_KEY,
         opt.SEAL_KEYS,
         opt.TRY_COMMAND,
     )
@@ -120,8 +122,15 @@ class Settings(opt.CommandSettings):
     stop_delay: float
     max_unconfirmed: int
     ca: Path | None
+    amqp_certificate: Path | None
+    amqp_private_key: Path | None
     seal_keys: Path | None
     try_command: str | None
+
+    @property
+    def amqp_client(self) -> ClientFiles | None:
+        """The files of the client certificate for the broker. Raises `ConfigurationError`."""
+        return client_files(self.amqp_certificate, self.amqp_private_key)
 
 
 def make_admission(
@@ -198,6 +207,7 @@ class _FrontendCommand(Command):
             certs=settings.certs,
             ca=settings.ca,
             clock=clock,
+            client=settings.amqp_client,
         )
         identity = server_identity(
             "frontend",

@@ -13,7 +13,15 @@ from pathlib import Path
 
 from rtprov.errors import ConfigurationError
 from rtprov.messaging.relocation import Relocation, Side
-from rtprov.tap.broker_command import close, connect, read_url, run_command, say
+from rtprov.tap.broker_command import (
+    add_certificate_options,
+    close,
+    connect,
+    read_url,
+    run_command,
+    say,
+)
+from rtprov.tap.broker_file import ClientFiles, client_files
 from rtprov.tap.client_connections import install_names
 
 
@@ -42,10 +50,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="PEM file with the CA of an amqps:// broker's certificate (default: %(default)s)",
     )
+    add_certificate_options(parser)
     return parser
 
 
-async def _move(source_file: Path, target_file: Path, ca: Path) -> None:
+async def _move(source_file: Path, target_file: Path, ca: Path, client: ClientFiles | None) -> None:
     urls = read_url(source_file), read_url(target_file)
     if urls[0] == urls[1]:
         raise ConfigurationError(f"{source_file} and {target_file} name the same broker")
@@ -53,7 +62,7 @@ async def _move(source_file: Path, target_file: Path, ca: Path) -> None:
     sides: list[Side] = []
     try:
         for url in urls:
-            sides.append(Side(*await connect(url, ca)))
+            sides.append(Side(*await connect(url, ca, client)))
         source, target = sides
         move = Relocation(
             source=source, target=target, new_id=lambda: secrets.token_hex(16), say=say
@@ -69,7 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
 
     async def move() -> None:
-        await _move(options.from_file, options.to_file, options.ca)
+        client = client_files(options.amqp_certificate, options.amqp_private_key)
+        await _move(options.from_file, options.to_file, options.ca, client)
 
     run_command("rtprov.move", move)
 

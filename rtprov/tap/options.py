@@ -150,6 +150,16 @@ BROKER_FILE = Option(
     "file with the URL of the AMQP broker, instead of --broker; read again when it changes",
     path,
 )
+AMQP_CERTIFICATE = Option(
+    "amqp-certificate",
+    None,
+    "PEM file with the client certificate for an amqps:// broker; it logs in if the URL names no"
+    " user",
+    path,
+)
+AMQP_PRIVATE_KEY = Option(
+    "amqp-private-key", None, "PEM file with the private key of --amqp-certificate", path
+)
 SEAL_KEYS = Option(
     "seal-keys",
     None,

@@ -15,7 +15,15 @@ from pathlib import Path
 
 from rtprov.amqp.client.url import BrokerUrl
 from rtprov.messaging.resharding import Resharding
-from rtprov.tap.broker_command import close, connect, read_url, run_command, say
+from rtprov.tap.broker_command import (
+    add_certificate_options,
+    close,
+    connect,
+    read_url,
+    run_command,
+    say,
+)
+from rtprov.tap.broker_file import ClientFiles, client_files
 from rtprov.tap.client_connections import install_names
 
 DEFAULT_BROKER = "amqp://guest:guest@127.0.0.1:5673/"
@@ -44,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="PEM file with the CA of an amqps:// broker's certificate (default: certs/ca.pem)",
     )
+    add_certificate_options(parser)
     parser.epilog = (
         "The broker's URL is read from --broker-file or from $RTPROV_BROKER (default:"
         f" {DEFAULT_BROKER})."
@@ -59,9 +68,9 @@ def _broker(file: Path | None) -> BrokerUrl:
     return BrokerUrl.parse(os.environ.get("RTPROV_BROKER") or DEFAULT_BROKER)
 
 
-async def _change(url: BrokerUrl, ca: Path, count: int) -> None:
+async def _change(url: BrokerUrl, ca: Path, client: ClientFiles | None, count: int) -> None:
     install_names()
-    connection, publisher = await connect(url, ca)
+    connection, publisher = await connect(url, ca, client)
     try:
         await Resharding(
             connection=connection,
@@ -79,7 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ca: Path = options.ca or Path("certs") / "ca.pem"
 
     async def change() -> None:
-        await _change(_broker(options.broker_file), ca, options.count)
+        client = client_files(options.amqp_certificate, options.amqp_private_key)
+        await _change(_broker(options.broker_file), ca, client, options.count)
 
     run_command("rtprov.shards", change)
 

@@ -20,7 +20,7 @@ from rtprov.security.files import is_there
 from rtprov.security.key_file import KeyFile
 from rtprov.security.tls_client import VerifiedServers
 from rtprov.tap import options as opt
-from rtprov.tap.broker_file import BrokerRoute
+from rtprov.tap.broker_file import BrokerRoute, ClientFiles, client_files
 from rtprov.tap.client_connections import agent_for
 from rtprov.tap.command import Command
 from rtprov.tap.identity import ca_file, identity_files, key_file
@@ -59,6 +59,8 @@ class Options(opt.CommandOptions):
         opt.CERTIFICATE,
         opt.PRIVATE_KEY,
         opt.CA,
+        opt.AMQP_CERTIFICATE,
+        opt.AMQP_PRIVATE_KEY,
         opt.SEAL_KEYS,
     )
 
@@ -86,7 +88,14 @@ class Settings(opt.CommandSettings):
     certificate: Path | None
     private_key: Path | None
     ca: Path | None
+    amqp_certificate: Path | None
+    amqp_private_key: Path | None
     seal_keys: Path | None
+
+    @property
+    def amqp_client(self) -> ClientFiles | None:
+        """The files of the client certificate for the broker. Raises `ConfigurationError`."""
+        return client_files(self.amqp_certificate, self.amqp_private_key)
 
 
 def check_shards(chosen: Sequence[int], count: int) -> None:
@@ -168,7 +177,14 @@ def make_worker(
 def makeService(options: Options) -> IService:
     settings = Settings.from_options(options)
     certs, ca = settings.certs, settings.ca
-    route = BrokerRoute(settings.broker, settings.broker_file, certs=certs, ca=ca, clock=clock)
+    route = BrokerRoute(
+        settings.broker,
+        settings.broker_file,
+        certs=certs,
+        ca=ca,
+        clock=clock,
+        client=settings.amqp_client,
+    )
     policy = make_policy(
         certs, certificate=settings.certificate, private_key=settings.private_key, ca=ca
     )

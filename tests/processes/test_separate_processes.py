@@ -24,8 +24,8 @@ NO_WORKER = 503
 CPE = "/api/v1/equipment/cpe/ABC123456"
 
 
-class RolesMixin(_Base):
-    """The tests, for either broker. A subclass starts the broker in `start_broker`."""
+class RolesStarter(_Base):
+    """Starts the roles on the broker that a subclass starts in `start_broker`."""
 
     async def start_broker(self) -> tuple[str, str]:
         """Return the broker's URLs, for front ends and for workers."""
@@ -53,11 +53,15 @@ class RolesMixin(_Base):
             f"https://localhost:{self.stub_port}",
         )
         worker = self.twistd("rtprov-worker", *where, *arguments)
-        await worker.logged("worker: connected to amqp://")
+        await worker.logged("worker: connected to amqps?://")
         return worker
 
     async def front_end(self) -> Client:
         return self.client(await self.frontend.port("service B (front end)"))
+
+
+class RolesMixin(RolesStarter):
+    """The tests, for either broker."""
 
     async def test_standby(self) -> None:
         """The active worker is killed during a call: its standby repeats the call, and the task is

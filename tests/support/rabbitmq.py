@@ -33,7 +33,7 @@ import socket
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -242,16 +242,25 @@ def start_rabbitmq() -> RabbitMQ:
     """Begin to start a node. It is killed at the end of the process at the latest. Raises the same
     errors as `rabbitmq`.
     """
+    vhosts = vhost_names()
+    return start_node(lambda folder, environment: _load_when_started(folder, vhosts), vhosts)
+
+
+def start_node(
+    configure: Callable[[Path, dict[str, str]], object], vhosts: list[str] | None = None
+) -> RabbitMQ:
+    """Begin to start a node. `configure` may change the files in the node's folder and its
+    environment first. Raises the same errors as `rabbitmq`.
+    """
     server, epmd = find_programs()
     folder = Path(tempfile.mkdtemp(prefix="rabbitmq-"))
     port, distribution, mapper = _free_ports(3)
     environment = _settings(folder, port, distribution, mapper)
-    vhosts = vhost_names()
-    _load_when_started(folder, vhosts)
+    configure(folder, environment)
     supervisor = shell(
         _SUPERVISOR, "supervisor", epmd, server, folder, cwd=folder, environment=environment
     )
-    node = RabbitMQ(port, folder, server.parent, environment, supervisor, vhosts=vhosts)
+    node = RabbitMQ(port, folder, server.parent, environment, supervisor, vhosts=vhosts or [])
     atexit.register(node.kill)
     return node
 

@@ -146,6 +146,7 @@ class ScriptedBroker(Factory):
         self.bytewise = False
         self.peers: list[ScriptedPeer] = []
         self.tune = Connection.Tune(2047, 131072, 60)
+        self.mechanisms = "AMQPLAIN PLAIN"
         self.answers: dict[type[base.Frame], Answer | None] = {
             Connection.StartOk: lambda peer, _: self.tune,
             Connection.Open: lambda peer, _: Connection.OpenOk(),
@@ -164,7 +165,7 @@ class ScriptedBroker(Factory):
     def greet(self, peer: ScriptedPeer) -> None:
         """Answer the protocol header."""
         assert peer.greeting == PROTOCOL_HEADER
-        peer.send(Connection.Start(0, 9, {"product": "Scripted"}, "AMQPLAIN PLAIN", "en_US"))
+        peer.send(Connection.Start(0, 9, {"product": "Scripted"}, self.mechanisms, "en_US"))
 
     def buildProtocol(self, addr: IAddress | None) -> ScriptedPeer:
         self.peers.append(ScriptedPeer(self))

@@ -75,6 +75,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "shards": None,
         "running-status": 200,
         "ca": None,
+        "amqp-certificate": None,
+        "amqp-private-key": None,
         "seal-keys": None,
         "tokens": None,
         "role-of": [],
@@ -99,6 +101,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "certificate": None,
         "private-key": None,
         "ca": None,
+        "amqp-certificate": None,
+        "amqp-private-key": None,
         "seal-keys": None,
         "health-listen": None,
         **WORKER,
@@ -132,6 +136,8 @@ PATHS = (
     "seal-keys",
     "tokens",
     "broker-file",
+    "amqp-certificate",
+    "amqp-private-key",
 )
 COUNTS = ("max-connections", "max-connections-per-address", "max-unconfirmed")
 RIGHT: dict[str, tuple[str, Any]] = {

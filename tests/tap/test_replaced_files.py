@@ -36,6 +36,14 @@ FILES = {  # for each option with a single file, the file of the development set
     "seal-keys": "seal.key",
     "tokens": "tokens",
     "scenario": "scenario.toml",
+    "amqp-certificate": "worker.pem",
+    "amqp-private-key": "worker.key",
+}
+PAIRS = {  # options that need each other
+    "certificate": "private-key",
+    "private-key": "certificate",
+    "amqp-certificate": "amqp-private-key",
+    "amqp-private-key": "amqp-certificate",
 }
 
 
@@ -112,8 +120,8 @@ class ReplacedFiles(SynchronousTestCase):
                 arguments = [f"--{option}", str(file)]
                 if command in ("rtprov-frontend", "rtprov-worker"):
                     arguments += ["--broker", "amqps://localhost"]
-                if option in ("certificate", "private-key"):
-                    other = {"certificate": "private-key", "private-key": "certificate"}[option]
+                if option in PAIRS:
+                    other = PAIRS[option]
                     arguments += [f"--{other}", str(self.folder / FILES[other])]
                 self.assertEqual(
                     file in self.watched(command, arguments),

@@ -280,7 +280,7 @@ class AmqpConnection(ClientBase):
             )
 
     def on_start(self, channel: AmqpChannel, message: Message) -> None:
-        """Handle ``connection.start``: log in with PLAIN."""
+        """Handle ``connection.start``: log in with PLAIN, or with EXTERNAL by certificate."""
         self._advance("greeting", "login", message)
         if (message.version_major, message.version_minor) != (0, 9):
             raise AmqpError(
@@ -289,16 +289,21 @@ class AmqpConnection(ClientBase):
                 f"{message.version_minor}, not 0-9-1",
             )
         mechanisms = message.mechanisms if isinstance(message.mechanisms, str) else ""
-        if "PLAIN" not in mechanisms.split():
+        mechanism, response = (
+            ("EXTERNAL", "")
+            if self.url.external
+            else ("PLAIN", f"\0{self.url.username}\0{self.url.password}")
+        )
+        if mechanism not in mechanisms.split():
             raise AmqpError(
                 540,
-                f"NOT_IMPLEMENTED - the broker offers the mechanisms {mechanisms!r}, not PLAIN",
+                f"NOT_IMPLEMENTED - the broker offers the mechanisms {mechanisms!r}, not"
+                f" {mechanism}",
             )
         self.server_properties = message.server_properties
-        response = f"\0{self.url.username}\0{self.url.password}"
         channel.connection_start_ok(
             client_properties=CLIENT_PROPERTIES,
-            mechanism="PLAIN",
+            mechanism=mechanism,
             response=response,
             locale="en_US",
         )
@@ -385,9 +390,14 @@ class AmqpConnection(ClientBase):
         assert reason.value is not None
         text = explain(reason.value) or reason.getErrorMessage().rstrip(".")
         if self._stage == "login":
+            likely = (
+                "it has no user for the client certificate"
+                if self.url.external
+                else "of a wrong user name or password"
+            )
             return (
-                "The broker closed the connection after the login, most likely because of a wrong"
-                f" user name or password: {text}"
+                "The broker closed the connection after the login, most likely because"
+                f" {likely}: {text}"
             )
         if self._stage == "opening":
             return (

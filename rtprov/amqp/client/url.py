@@ -19,7 +19,11 @@ _PORTS = {"amqp": 5672, "amqps": 5671}
 
 @attrs.frozen
 class BrokerUrl:
-    """A parsed broker URL. `str` and `repr` do not show the password."""
+    """A parsed broker URL. `str` and `repr` do not show the password.
+
+    `external` is set by `with_certificate`: the client certificate says who logs in, by the SASL
+    mechanism EXTERNAL (RFC 4422, appendix A), instead of user name and password.
+    """
 
     host: str
     port: int
@@ -27,6 +31,21 @@ class BrokerUrl:
     password: str = attrs.field(repr=False)
     virtual_host: str
     tls: bool
+    names_user: bool = attrs.field(default=True, eq=False, repr=False)
+    external: bool = False
+
+    def with_certificate(self) -> BrokerUrl:
+        """Return the URL for a client that presents a certificate.
+
+        If the URL names no user, the certificate logs in. Raises `ConfigurationError` if the URL
+        does not begin with amqps://.
+        """
+        if not self.tls:
+            raise ConfigurationError(
+                "a client certificate is given for the broker, but its URL does not begin with"
+                " amqps://"
+            )
+        return self if self.names_user else attrs.evolve(self, external=True)
 
     @classmethod
     def parse(cls, text: str) -> BrokerUrl:
@@ -68,9 +87,17 @@ class BrokerUrl:
         except ValueError as error:
             raise ConfigurationError(f"The broker URL is invalid: {error}") from None
         return cls(
-            host, port or _PORTS[scheme], username, password, virtual_host, scheme == "amqps"
+            host,
+            port or _PORTS[scheme],
+            username,
+            password,
+            virtual_host,
+            scheme == "amqps",
+            names_user=parts.username is not None,
         )
 
     def __str__(self) -> str:
         path = "" if self.virtual_host == "/" else self.virtual_host
-        return f"{'amqps' if self.tls else 'amqp'}://{self.username}@{bracketed(self.host)}:{self.port}/{path}"
+        user = "" if self.external else f"{self.username}@"
+        scheme = "amqps" if self.tls else "amqp"
+        return f"{scheme}://{user}{bracketed(self.host)}:{self.port}/{path}"

@@ -32,6 +32,28 @@ class HandshakeTests(AmqpTestCase):
             },
         )
 
+    def test_external(self) -> None:
+        """With a client certificate and no user in the URL, the certificate logs in. The broker
+        must offer that.
+        """
+        url = BrokerUrl.parse("amqps://broker/").with_certificate()
+        self.broker.mechanisms = "PLAIN EXTERNAL"
+        self.result(self.begin(url).handshake())
+        (start_ok,) = self.peer.commands(Connection.StartOk)
+        self.assertEqual((start_ok.mechanism, start_ok.response), ("EXTERNAL", ""))
+        self.broker.mechanisms = "PLAIN AMQPLAIN"
+        error = self.error(self.begin(url).handshake(), BrokerUnavailable)
+        self.assertIn("offers the mechanisms 'PLAIN AMQPLAIN', not EXTERNAL", str(error))
+
+    def test_certificate_and_user(self) -> None:
+        """If the URL names a user, that user logs in, certificate or not."""
+        self.broker.mechanisms = "PLAIN EXTERNAL"
+        self.result(
+            self.begin(BrokerUrl.parse("amqps://a:b@broker/").with_certificate()).handshake()
+        )
+        (start_ok,) = self.peer.commands(Connection.StartOk)
+        self.assertEqual((start_ok.mechanism, start_ok.response), ("PLAIN", "\0a\0b"))
+
     def test_virtual_host(self) -> None:
         """The URL's virtual host is opened."""
         self.result(self.begin(BrokerUrl.parse("amqp://broker/%2Fa%20b")).handshake())

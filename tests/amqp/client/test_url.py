@@ -44,6 +44,20 @@ class ParseTests(SynchronousTestCase):
         self.assertEqual((url.host, url.port), ("::1", 5673))
         self.assertEqual(str(url), "amqp://guest@[::1]:5673/")
 
+    def test_certificate(self) -> None:
+        """A client certificate logs in if the URL names no user. It needs TLS."""
+        url = BrokerUrl.parse("amqps://broker/v").with_certificate()
+        self.assertTrue(url.external)
+        self.assertEqual(str(url), "amqps://broker:5671/v")
+        named = BrokerUrl.parse("amqps://joe:sesame@broker/v")
+        self.assertEqual(named.with_certificate(), named)
+        self.assertNotEqual(url, BrokerUrl.parse("amqps://broker/v"))
+        error = self.assertRaises(
+            ConfigurationError, BrokerUrl.parse("amqp://joe:sesame@broker/").with_certificate
+        )
+        self.assertIn("its URL does not begin with amqps://", str(error))
+        self.assertNotIn("sesame", str(error))
+
     def test_no_password_shown(self) -> None:
         """Neither `str` nor `repr` shows the password."""
         url = BrokerUrl.parse("amqp://joe:sesame@broker/v")
