@@ -67,7 +67,7 @@ async def connect(
     For an ``amqps`` broker, `ca` is the file that verifies its certificate, and `client` the files
     of the client certificate, if there is one. Raises `BrokerError` or `ConfigurationError`.
     """
-    if url.tls and client is not None:
+    if client is not None:
         url = url.with_certificate()
     servers = VerifiedServers(ca, *(client or ())) if url.tls else None
     connection = AmqpConnection(url=url, clock=clock)

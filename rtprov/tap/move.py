@@ -62,7 +62,9 @@ async def _move(source_file: Path, target_file: Path, ca: Path, client: ClientFi
     sides: list[Side] = []
     try:
         for url in urls:
-            sides.append(Side(*await connect(url, ca, client)))
+            # One of the two brokers may have no TLS: the embedded one on this machine, say.
+            plain = not url.tls and any(each.tls for each in urls)
+            sides.append(Side(*await connect(url, ca, None if plain else client)))
         source, target = sides
         move = Relocation(
             source=source, target=target, new_id=lambda: secrets.token_hex(16), say=say
