@@ -17,12 +17,12 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import FailTest, SynchronousTestCase
 
 from rtprov.security.development import make_development_set
-from tests.processes.test_separate_processes import COMPLETED, RolesMixin, RolesStarter
 from tests.support.certificates import CLIENT, Authority, dns
 from tests.support.deploy import DEPLOY
 from tests.support.processes import ANY_PORT, POLL_EVERY_S, ProcessTestCase, Twistd, reactor
 from tests.support.rabbitmq import KINDS, ROLES, RabbitMQ, documented_permissions, start_node
 from tests.support.scale import FULL
+from tests.support.separate_roles import COMPLETED, RolesMixin, RolesStarter
 
 FILES = DEPLOY / "rabbitmq"
 LED = ("rtprov.work.", "rtprov.journal.")
@@ -193,6 +193,8 @@ class ByCertificate(RolesMixin, CertificateTestCase):
 
 class Cluster(RolesStarter, CertificateTestCase):
     """Three nodes with this configuration."""
+
+    timeout = 600.0
 
     if not FULL:
         skip = "starts three nodes; .ci/full runs it"
