@@ -22,6 +22,7 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
+from rtprov import __version__
 from rtprov.security.development import ensure_seal_key, make_development_set
 from tests.support.ansible_hosts import Hosts, Playbooks, build_image
 from tests.support.deploy import require, require_docker, require_image
@@ -34,7 +35,7 @@ DEADLINE_S = 60.0
 PACE_S = 0.1
 CLIENTS = 3
 DELAY_S = 2
-VERSION, NEXT = "0.1.0", "99"
+VERSION, NEXT = __version__, "99"
 SERVICES = ("rtprov-worker@0", "rtprov-frontend")
 NOTHING = {"host1": 0, "host2": 0}
 
