@@ -106,6 +106,12 @@ class JsonChannel(LimitedChannel):
             self.site.waiting.append(self)
             self.hold_requests()
 
+    def timeoutConnection(self) -> None:
+        if self.site.waiting is None:
+            super().timeoutConnection()
+        else:  # requests are not read yet: the client is not late
+            self.setTimeout(self.timeOut)
+
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.site.channels.pop(self, None)
         super().connectionLost(reason)

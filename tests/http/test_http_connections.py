@@ -72,6 +72,20 @@ class Times(HttpTestCase):
         self.assertEqual([answer.status for answer in client.answers()], [503, 408])
         self.assertTrue(client.lost)
 
+    def test_before_requests_are_read(self) -> None:
+        """While a front end that starts reads no requests, no time limit passes."""
+        self.site.hold()
+        slow, idle = self.connect(), self.connect()
+        data = request("POST", POST_PATH, BODY)
+        slow.send(data[:-1])
+        self.network.advance(IDLE_TIMEOUT_S + 1)
+        self.assertEqual((slow.lost, idle.lost), (False, False))
+        self.site.open()
+        self.network.advance(IDLE_TIMEOUT_S - 1)
+        self.assertEqual((slow.lost, idle.lost), (False, True))
+        self.network.advance(2)
+        self.assertClosed(slow, 408, f"The request did not arrive within {IDLE_TIMEOUT_S} s")
+
     def test_others_are_served(self) -> None:
         """While a request is incomplete, other connections are served."""
         slow = self.connect()

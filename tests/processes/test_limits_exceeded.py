@@ -54,9 +54,7 @@ class Requests(FrontEndCase):
         port = await self.start("--request-timeout", "1")
         with Wire(port, self.tls()) as slow, Wire(port, self.tls()) as idle:
             slow.send(POST[:-1])
-            self.assertEqual(
-                message(slow.answer()), (408, "The request did not arrive within 1 s")
-            )
+            self.assertEqual(message(slow.answer()), (408, "The request did not arrive within 1 s"))
             self.assertTrue(slow.closed)
             self.assertTrue(idle.closed)
         await self.stop(self.frontend)

@@ -196,7 +196,8 @@ class WebTestCase(SynchronousTestCase):
         )
 
     def serve(self, resource: IResource) -> None:
-        self.network.listen("b").listen(JsonSite(resource, reactor=self.reactor))
+        self.site = JsonSite(resource, reactor=self.reactor)
+        self.network.listen("b").listen(self.site)
 
     def connect(self) -> RawClient:
         client = RawClient(self.network, self.piece)
