@@ -91,7 +91,8 @@ class RabbitMQPermissions(RabbitMQTestCase, BrokerContract):
 
     async def refusals(self, sessions: Mapping[str, Callable[[], Sequence[Session]]]) -> Warnings:
         """Return the warnings of a process of each of these users, with these sessions, in its
-        first attempts to connect.
+        first attempts to connect. On a busy machine a handshake may take too long; that is left
+        out.
         """
         with capturedLogs() as events:
             await gatherResults(
@@ -106,6 +107,7 @@ class RabbitMQPermissions(RabbitMQTestCase, BrokerContract):
                 str(event["text"])
                 for event in events
                 if event["log_level"] is LogLevel.warn and "text" in event and event["name"] == name
+                if "did not finish the handshake" not in event["text"]
             ]
             for name in sessions
         }
