@@ -28,6 +28,7 @@ from rtprov.queries.status import (
 )
 from tests.support.brokered import EPOCH, SHARD, BrokerTestCase, task_id
 from tests.support.held_journal import HeldJournal
+from tests.support.scale import slow
 
 Answer = Deferred["State | None"]
 
@@ -234,6 +235,7 @@ class Size(StatusTestCase):
         self.assertEqual(set(self.settled(answers)), {State.RUNNING})
         self.assertEqual(self.settled(self.ask(1)), [State.RUNNING])
 
+    @slow
     def test_refused_questions_make_room(self) -> None:
         """Questions that fail, or are sent twice, are counted once."""
         for _ in range(2):

@@ -7,7 +7,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from tests.simulation.mutations import MUTATIONS
 from tests.simulation.run import simulate
 from tests.simulation.seeds import catch_all
-from tests.support.scale import FULL
+from tests.support.scale import FULL, slow
 
 WITHIN = 500
 
@@ -20,6 +20,7 @@ class Mutations(SynchronousTestCase):
         caught = catch_all(MUTATIONS, WITHIN)
         self.assertEqual([name for name, result in caught.items() if result is None], [])
 
+    @slow
     def test_report(self) -> None:
         """The report of a violation names task and device, and has the last events and the command
         that shows it again.

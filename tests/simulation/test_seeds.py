@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.simulation.run import simulate
 from tests.simulation.seeds import simulate_many
-from tests.support.scale import FULL, QUICK
+from tests.support.scale import FULL, QUICK, slow
 
 SEEDS = 2000 if FULL else 10 if QUICK else 60
 AGAIN = 2 if QUICK else 3  # number of seeds that are run twice
@@ -37,6 +37,7 @@ class Determinism(SynchronousTestCase):
         self.assertEqual([simulate(seed).digest for seed in reversed(range(AGAIN))], first[::-1])
         self.assertEqual(len(set(first)), AGAIN)
 
+    @slow
     def test_another_process(self) -> None:
         """A seed has the same trace in another process, with another hash seed."""
         script = (

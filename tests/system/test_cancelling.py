@@ -141,6 +141,7 @@ class Races(CancelTestCase):
     def make(self) -> System:
         return System(delay_s=5.0)
 
+    @slow
     def test_against_the_start(self) -> None:
         """Whenever a DELETE races the start of its task, 200 means that A was never called, and 409
         that the task continues to its end.

@@ -279,6 +279,7 @@ class WholeSystem(SystemTestCase):
         for each in told:
             self.assertAlmostEqual(self.at(each["expectedFinishAt"]), ended, delta=5.0)
 
+    @slow
     def test_a_is_down(self) -> None:
         """While A is down, all waiting tasks wait for A, no end is estimated, and no next attempt
         is in the past. Then the tasks continue.

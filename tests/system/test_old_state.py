@@ -179,6 +179,7 @@ class OldState(SystemTestCase):
         """The same holds for a copy of the folder of a stopped broker."""
         self.check_new_roles(self.copy_of_stopped)
 
+    @slow
     def test_roles_that_run_on(self) -> None:
         """A worker that keeps running publishes what it knows to the old journal: ended tasks stay
         ended, and tasks that it holds are done.

@@ -189,6 +189,7 @@ class SystemInTroubleTestCase(SystemTestCase):
 class Away(SystemInTroubleTestCase):
     """A refuses all connections."""
 
+    @slow
     def test_a_is_down_for_a_minute(self) -> None:
         """A hundred tasks wait while A refuses connections. A gets few attempts. When it is back,
         all tasks are completed with one call each.

@@ -9,6 +9,7 @@ from rtprov.messaging.topology import (
     TASKS_EXCHANGE,
 )
 from tests.support.census_case import DEVICES, DONE, FAILED, RUNNING, SHARD, CensusTestCase
+from tests.support.scale import slow
 from tests.support.system import REQUEST
 
 PATH = "/api/v1/equipment/cpe/DEVICE0000"
@@ -54,6 +55,7 @@ class WhileAWorkerRuns(CensusTestCase):
             self.system.network.advance(10.1)
             self.assertEqual(self.codes(lost + later), [DONE] * done + [RUNNING] * (12 - done))
 
+    @slow
     def test_nothing_is_wrong(self) -> None:
         """An idle system publishes no markers. Markers do not disturb a system that is working."""
         tasks = self.accepted(DEVICES)
