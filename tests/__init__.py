@@ -5,6 +5,10 @@ deadline.
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
-    "rtprov", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+    "rtprov",
+    deadline=None,
+    derandomize=True,
+    # The two runs of `tests.support.both_ways` have one test case each, and the same examples.
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors],
 )
 settings.load_profile("rtprov")

@@ -34,6 +34,7 @@ from rtprov.frontend.query_parameters import page as page_of
 from rtprov.frontend.query_parameters import reason as reason_of
 from rtprov.frontend.schemas import TaskAnswer, TasksAnswer, task_document
 from rtprov.frontend.submission import DEADLINE_S, TaskSubmission
+from rtprov.http.fast_lane import PlainRoutes
 from rtprov.http.health import Readiness, answer_alive, answer_ready
 from rtprov.http.request import caller_of, check_media_type, json_resource, read_body
 from rtprov.http.responses import answer, answer_bytes, answer_error, envelope
@@ -102,7 +103,10 @@ class Frontend:
 
     def resource(self) -> IResource:
         """Return the root resource, to be served by a `rtprov.http.site.JsonSite`."""
-        return cast("IResource", SameOrigin(json_resource(self.app)))
+        plain = PlainRoutes(
+            self.app, {(b"POST", _EQUIPMENT): "_submit", (b"GET", _TASK): "_status"}
+        )
+        return cast("IResource", SameOrigin(json_resource(self.app), plain))
 
     @app.handle_errors(Exception)
     def _on_error(self, request: IRequest, failure: Failure) -> bytes:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from twisted.web.server import Request
 
 CLOSE_TIMEOUT_S = 15
+EAGER_BYTES = 0x4000  # read behind a request under way, to notice a disconnect; as in Twisted
 
 
 class LimitedChannel(HTTPChannel):
@@ -36,6 +37,13 @@ class LimitedChannel(HTTPChannel):
     _held: bytes | None = None  # data of the next request; None while requests are read
     _client_reads = True
     _abort_call: IDelayedCall | None = None  # set once the connection closes
+
+    @property
+    def waits_for_request(self) -> bool:
+        """Whether the next byte to arrive is the first one of a request."""
+        return not (
+            self.arriving or self.requests or self._held is not None or self._abort_call is not None
+        )
 
     def request_timed_out(self) -> None:
         """Called when a request has not arrived in time. Must close the connection."""
@@ -71,15 +79,23 @@ class LimitedChannel(HTTPChannel):
         self.paused = False
         rest = self.clearLineBuffer()
         if self.persistent:
-            self.hold_requests()
-            self.callLater(0, self.resume_requests)
-            if rest:
-                self._hold(rest)
+            self._held = rest
+            self.next_request()
+
+    def next_request(self) -> None:
+        """Read the next request in a later turn of the reactor. A part of it may be held."""
+        held = self._held
+        self.hold_requests()
+        self.callLater(0, self.resume_requests)
+        if held:
+            self.resetTimeout()
+            self._hold(held)
 
     def _hold(self, data: bytes) -> None:
         assert self._held is not None
         self._held += data
-        cast("Any", self.transport).pauseProducing()
+        if not self.requests or len(self._held) > EAGER_BYTES:
+            cast("Any", self.transport).pauseProducing()
 
     def pauseProducing(self) -> None:
         self._client_reads = False

@@ -42,11 +42,14 @@ class CountingSite(JsonSite):
         return idle
 
     def getResourceFor(self, request: Request) -> IResource:
-        self.under_way += 1
-        request.notifyFinish().addBoth(self._on_end)
+        self.request_begins()
+        request.notifyFinish().addBoth(lambda _: self.request_ends())
         return super().getResourceFor(request)
 
-    def _on_end(self, _: object) -> None:
+    def request_begins(self) -> None:
+        self.under_way += 1
+
+    def request_ends(self) -> None:
         self.under_way -= 1
         if not self.under_way:
             waiting, self._waiting = self._waiting, []

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from twisted.web.iweb import IRequest
     from twisted.web.resource import IResource
 
+    from rtprov.http.fast_lane import PlainRoutes
+
 _DEFAULT_PORTS = {b"http": b":80", b"https": b":443"}
 
 
@@ -56,13 +58,18 @@ def _host(host: bytes, scheme: bytes) -> bytes:
 
 
 class SameOrigin(Resource):
-    """Serves `resource`, but refuses foreign requests with a method that may change something."""
+    """Serves `resource`, but refuses foreign requests with a method that may change something.
+
+    `plain_routes` are the resource's routes for the fast lane. It takes no request with one of the
+    fields that are checked here.
+    """
 
     isLeaf = True
 
-    def __init__(self, resource: IResource) -> None:
+    def __init__(self, resource: IResource, plain_routes: PlainRoutes | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # untyped in Twisted
         self._resource = resource
+        self.plain_routes = plain_routes
 
     def render(self, request: IRequest) -> int | bytes:
         if request.method not in SAFE_METHODS and is_foreign(

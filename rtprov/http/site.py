@@ -19,7 +19,7 @@ from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from rtprov.errors import BodyTooLarge, RtprovError
 from rtprov.http.admission import Admission, Caller, caller_at
-from rtprov.http.channel import LimitedChannel
+from rtprov.http.fast_lane import FastLaneChannel, PlainRoutes
 from rtprov.http.refusals import STATUSES, Refusals
 from rtprov.http.request import MAX_BODY_BYTES, JsonRequest
 from rtprov.http.responses import answer_error, answer_for, encode, envelope, phrase
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 IDLE_TIMEOUT_S = 60  # for a request to arrive as a whole, and between two requests
 
 
-class JsonChannel(LimitedChannel):
+class JsonChannel(FastLaneChannel):
     """A connection that refuses invalid and unauthorized requests with errors in JSON."""
 
     site: JsonSite
@@ -229,6 +229,18 @@ class JsonSite(Site):
         self.channels: dict[JsonChannel, None] = {}  # an ordered set
         self.waiting: list[JsonChannel] | None = None
         self.closing = False
+        self.seconds = reactor.seconds
+
+    @property
+    def plain_routes(self) -> PlainRoutes | None:
+        """The routes of the resource for the fast lane, if it has any."""
+        return getattr(self.resource, "plain_routes", None)
+
+    def request_begins(self) -> None:
+        """Called when a request has arrived as a whole."""
+
+    def request_ends(self) -> None:
+        """Called when a request is answered, or its connection lost."""
 
     def close_after_answers(self) -> None:
         """Close each connection after the answer to its next request. Idle ones stay open."""

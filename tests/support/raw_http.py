@@ -22,10 +22,10 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
-from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import IResource
 
 from rtprov.http.site import JsonSite
+from tests.support.both_ways import BothWays, without_dates
 from tests.support.memory import MemoryNetwork, MemoryTransport
 
 END_BYTES = 500
@@ -165,15 +165,15 @@ def _take_body(fields: dict[str, str], data: bytes) -> tuple[bytes, bytes]:
     return data[:length], data[length:]
 
 
-class WebTestCase(SynchronousTestCase):
+class WebTestCase(BothWays):
     """A site in memory, on a virtual clock. At the end of a test no timer may be left, and neither
-    an error nor a secret may have been logged.
+    an error nor a secret may have been logged. Each test runs with the fast lane and without.
     """
 
-    piece: int | None = None
     secret = "s3cr3t"
 
     def setUp(self) -> None:
+        super().setUp()
         self.clock = Clock()
         self.reactor = cast("IReactorTime", self.clock)
         self.network = MemoryNetwork(self.clock)
@@ -183,6 +183,9 @@ class WebTestCase(SynchronousTestCase):
         globalLogPublisher.addObserver(observer)
         self.addCleanup(globalLogPublisher.removeObserver, observer)
         self.addCleanup(self._check_the_end)
+
+    def said(self) -> list[object]:
+        return [(without_dates(client.received), client.lost) for client in self.clients]
 
     def _observe(self, event: LogEvent) -> None:
         self.events.append(repr(event))
