@@ -12,12 +12,13 @@ from twisted.internet.interfaces import (
     IStreamServerEndpoint,
 )
 from twisted.logger import Logger
-from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from zope.interface import implementer
 
 from rtprov.security.certificates import server_options
 from rtprov.security.files import Files
 from rtprov.security.limits import Connections, Slot, network_of
+from rtprov.security.tls_transport import PromptTLS
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
@@ -80,7 +81,7 @@ def _agree(connection: SSL.Connection, offered: list[bytes]) -> Any:
     raise SSL.Error([("SSL routines", "", "no application protocol")])
 
 
-class CountedTLS(BufferingTLSTransport):
+class CountedTLS(PromptTLS):
     """One TLS connection, which holds a `slot` of the connection limit.
 
     `address` is the name by which it is counted, or None if that is not known yet.
