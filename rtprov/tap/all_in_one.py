@@ -26,6 +26,7 @@ from rtprov.tap.banner import all_connected, first_steps
 from rtprov.tap.broker import GUEST, BrokerService
 from rtprov.tap.command import Command
 from rtprov.tap.frontend import check_proxies, make_admission, public_bind_refusal
+from rtprov.tap.gc_tuning import freeze_once_connected
 from rtprov.tap.identity import key_file, server_identity
 from rtprov.tap.listening import Listening, front_end, health_if, https
 from rtprov.tap.option_values import DescribedEndpoint, server_endpoint
@@ -72,6 +73,7 @@ class Options(opt.CommandOptions):
         opt.RETENTION,
         opt.PATIENCE,
         opt.DRAIN,
+        opt.NO_GC_TUNING,
     )
 
     def check(self) -> None:
@@ -247,9 +249,11 @@ class _Everything(Command):
 
     def startService(self) -> None:
         super().startService()
+        settings = self._settings
+        if not settings.no_gc_tuning:
+            freeze_once_connected(self._worker.connection)
         connections = [self._front.connection, self._worker.connection]
         self._listening.open_when(all_connected(connections))
-        settings = self._settings
         first_steps(
             connections,
             self._listening,

@@ -57,6 +57,7 @@ class Options(opt.CommandOptions):
         opt.BROKER_CERTS,
         opt.CERTIFICATE,
         opt.PRIVATE_KEY,
+        opt.NO_GC_TUNING,
     )
 
 

@@ -20,11 +20,12 @@ from rtprov.errors import ConfigurationError, refusal
 from rtprov.tap.client_connections import install_names
 from rtprov.tap.command_options import CommandOptions
 from rtprov.tap.environment_variables import survey
+from rtprov.tap.gc_tuning import tune
 from rtprov.tap.listening import Answering
 from rtprov.tap.logs import quiet_observer
 from rtprov.tap.open_files import open_files
 from rtprov.tap.options import ALL_NAMES
-from rtprov.tap.process import TimeWatch
+from rtprov.tap.process import TimeWatch, watch_lag
 from rtprov.tap.reloading import Renewal
 from rtprov.tap.service_manager import Condition, ServiceManager, notify_socket, watchdog_s
 from rtprov.tap.sharded import Sharded
@@ -70,9 +71,9 @@ class Command(SequentialMultiService):
 
     The first SIGTERM or SIGINT stops the services and waits for calls to A under way; a second one
     ends that wait. SIGHUP reloads certificates, sealing keys and tokens, and never ends the
-    process. A command runs under twistd, and under twist, which does not call
-    `privilegedStartService`. `condition` returns what a service manager such as systemd is told
-    about the role."""
+    process. `lag` measures how long the reactor is busy. `condition` returns what a service manager
+    such as systemd is told about the role. A command runs under twistd, and under twist, which does
+    not call `privilegedStartService`."""
 
     def __init__(self, options: CommandOptions, *services: IService) -> None:
         """Raises `ConfigurationError`."""
@@ -92,6 +93,9 @@ class Command(SequentialMultiService):
         _log_ineffective_variables(options)
         open_files()
         TimeWatch().setServiceParent(self)
+        self.lag = watch_lag()
+        self.lag.setServiceParent(self)
+        self._tunes_gc = not options["no-gc-tuning"]
         for each in services:
             each.setServiceParent(self)
 
@@ -119,6 +123,8 @@ class Command(SequentialMultiService):
         if not self._prepared:
             self.privilegedStartService()
         super().startService()
+        if self._tunes_gc:
+            tune()
         if hasattr(signal, "SIGHUP"):
             signal.signal(signal.SIGHUP, lambda *_: threads.callFromThread(self.reload))
         cast("IReactorCore", reactor).callWhenRunning(self._ending.started)

@@ -158,6 +158,8 @@ class CommandSettings:
     of "-".
     """
 
+    no_gc_tuning: bool
+
     @classmethod
     def from_options(cls: type[S], options: CommandOptions) -> S:
         """Return the settings with the values of the parsed `options`."""

@@ -90,6 +90,7 @@ class Options(opt.CommandOptions):
         opt.AMQP_PRIVATE_KEY,
         opt.SEAL_KEYS,
         opt.TRY_COMMAND,
+        opt.NO_GC_TUNING,
     )
 
     def check(self) -> None:

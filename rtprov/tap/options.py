@@ -117,6 +117,12 @@ MAX_UNCONFIRMED = Option(
     "maximum number of tasks that wait for the broker's confirm; further POSTs are answered 503",
     integer(1, 1_000_000),
 )
+NO_GC_TUNING = Option(
+    "no-gc-tuning",
+    None,
+    "leave Python's garbage collector as it is, for debugging",
+    flag=True,
+)
 TLS = Option(
     "tls",
     None,

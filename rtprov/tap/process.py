@@ -16,6 +16,7 @@ from twisted.logger import Logger
 from rtprov.amqp.client.url import BrokerUrl
 from rtprov.clocks import READ_EVERY_S, AwakeClock, Step, WallClock
 from rtprov.messaging.environment import Environment
+from rtprov.tap.lag import GcTime, LagWatch, StackLookout
 
 _log = Logger()
 
@@ -79,6 +80,15 @@ class TimeWatch(Service):
                     seconds=abs(step.size_s),
                     direction="forward" if step.size_s > 0 else "back",
                 )
+
+
+_gc_time = GcTime(time.monotonic)
+
+
+def watch_lag() -> LagWatch:
+    """Return the service that measures how long this process's reactor is busy."""
+    _gc_time.watch()
+    return LagWatch(clock, StackLookout(), _gc_time)
 
 
 def environment(broker: IStreamClientEndpoint, url: BrokerUrl) -> Environment:

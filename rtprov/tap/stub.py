@@ -37,6 +37,7 @@ class Options(opt.CommandOptions):
         opt.CERTIFICATE,
         opt.PRIVATE_KEY,
         opt.CLIENT_CA,
+        opt.NO_GC_TUNING,
     )
 
 

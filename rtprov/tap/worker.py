@@ -23,6 +23,7 @@ from rtprov.tap import options as opt
 from rtprov.tap.broker_file import BrokerRoute, ClientFiles, client_files
 from rtprov.tap.client_connections import agent_for
 from rtprov.tap.command import Command
+from rtprov.tap.gc_tuning import freeze_once_connected
 from rtprov.tap.identity import ca_file, identity_files, key_file
 from rtprov.tap.listening import health_if
 from rtprov.tap.open_files import open_files, room_for
@@ -62,6 +63,7 @@ class Options(opt.CommandOptions):
         opt.AMQP_CERTIFICATE,
         opt.AMQP_PRIVATE_KEY,
         opt.SEAL_KEYS,
+        opt.NO_GC_TUNING,
     )
 
     def check(self) -> None:
@@ -206,6 +208,8 @@ def makeService(options: Options) -> IService:
         env = environment(route.endpoint, route.url)
         worker = make_worker(worker_settings, policy, keys, env, settings.equipment_url)
         worker.connection.on_contradiction = command.fail
+        if not settings.no_gc_tuning:
+            freeze_once_connected(worker.connection)
         worker.shard_count.on_agreed = lambda: check_shards(settings.shard, count)
         return worker
 

@@ -14,9 +14,11 @@ from tests.support.command_lines import options_of
 
 
 def parsed(command: str) -> CommandOptions:
-    """Return the options of a command line without arguments."""
+    """Return the options of a command line without arguments that matter to a test. The test
+    process keeps the settings of its garbage collector.
+    """
     options = options_of(command)
-    options.parseOptions([])
+    options.parseOptions(["--no-gc-tuning"])
     return options
 
 

@@ -38,6 +38,8 @@ WORKER: dict[str, Any] = {
     "drain": 120.0,
 }
 
+EVERY: dict[str, Any] = {"no-gc-tuning": False}
+
 # Each command's options with their defaults, as the contract has them. Paths are within the working
 # directory.
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -59,6 +61,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "state": Path("state"),
         **WORKER,
         **STUB,
+        **EVERY,
     },
     "rtprov-stub": {
         "listen": "tcp:8444:interface=127.0.0.1",
@@ -66,6 +69,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "health-listen": None,
         **STUB,
         **SERVER,
+        **EVERY,
     },
     "rtprov-frontend": {
         "listen": "tcp:8443:interface=127.0.0.1",
@@ -90,6 +94,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "max-unconfirmed": 10000,
         "try-command": None,
         **SERVER,
+        **EVERY,
     },
     "rtprov-worker": {
         "broker": BROKER,
@@ -106,6 +111,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "seal-keys": None,
         "health-listen": None,
         **WORKER,
+        **EVERY,
     },
     "rtprov-broker": {
         "listen": "tcp:5673:interface=127.0.0.1",
@@ -117,6 +123,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "certs": CERTS,
         "certificate": None,
         "private-key": None,
+        **EVERY,
     },
 }
 
@@ -124,7 +131,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 PATH = ("some/where", Path("some/where"))
 PORT = ("0", 0)
 DELAY = ("0.5", 0.5)
-FLAGS = ("honour-timeout", "open", "tls")
+FLAGS = ("honour-timeout", "no-gc-tuning", "open", "tls")
 PATHS = (
     "certs",
     "state",
