@@ -52,7 +52,9 @@ def note(task: Task, caller: str, outcome: str) -> None:
     """
     when = datetime.fromtimestamp(task.accepted_at, timezone.utc).isoformat(timespec="milliseconds")
     _log.info(
-        "{outcome}: task {task_id} for {equipment_id} from {caller} at {when}",
+        # One field instead of five: the logger's formatting takes more time than the rest of it.
+        "{line}",
+        line=f"{outcome}: task {task.task_id} for {task.equipment_id} from {caller} at {when}",
         outcome=outcome,
         task_id=task.task_id,
         equipment_id=task.equipment_id,

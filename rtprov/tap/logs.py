@@ -5,18 +5,21 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, cast
 
 from twisted.internet import reactor
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.logger import (
+    FileLogObserver,
     FilteringLogObserver,
     ILogObserver,
     LegacyLogObserverWrapper,
     LogEvent,
     LogLevel,
     PredicateResult,
-    textFileLogObserver,
+    formatEventAsClassicLogText,
+    formatTime,
 )
 from twisted.python.logfile import LogFile
 
@@ -35,12 +38,32 @@ def quiet_observer(launcher: Mapping[str, Any]) -> ILogObserver | None:
 
         target: Any = LegacyLogObserverWrapper(cast("Any", SyslogObserver(launcher["prefix"]).emit))
     elif launcher["nodaemon"] and launcher["logfile"] in (None, "", "-"):
-        target = textFileLogObserver(sys.stdout)
+        target = text_observer(sys.stdout)
     else:
         file = LogFile.fromFullPath(launcher["logfile"] or "twistd.log")
         _rotate_on_signal(file)
-        target = textFileLogObserver(file)
+        target = text_observer(file)
     return cast("ILogObserver", FilteringLogObserver(target, [cast("Any", _worth_a_line)]))
+
+
+def text_observer(file: Any) -> ILogObserver:
+    """Return an observer that writes lines as ``twisted.logger.textFileLogObserver`` does.
+
+    The time in front of a line has no fractions. It is formatted once a second, not for each line:
+    that takes a fifth of the time of an audit line.
+    """
+
+    def format_event(event: LogEvent) -> str | None:
+        return formatEventAsClassicLogText(event, formatTime=_time_of)
+
+    return cast("ILogObserver", FileLogObserver(file, format_event))
+
+
+def _time_of(when: float | None) -> str:
+    return formatTime(when) if when is None else _second(int(when))
+
+
+_second = lru_cache(maxsize=1)(formatTime)
 
 
 def _rotate_on_signal(file: LogFile) -> None:

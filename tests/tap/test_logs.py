@@ -9,11 +9,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from twisted.logger import Logger, LogLevel, LogPublisher
+from twisted.logger import Logger, LogLevel, LogPublisher, textFileLogObserver
 from twisted.python import log as legacy
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtprov.tap.logs import quiet_observer
+from rtprov.tap.logs import quiet_observer, text_observer
 
 HERE: dict[str, Any] = {
     "logger": None,
@@ -57,6 +57,25 @@ class Quiet(SynchronousTestCase):
         legacy.LogPublisher(publishPublisher=self.publisher).msg("unhandled", isError=1)
         Logger(namespace="rtprov", observer=self.publisher).info("ours")
         self.assertEqual(self.lines(), ["warn", "error", "critical", "unhandled", "ours"])
+
+
+class Times(SynchronousTestCase):
+    def test_lines(self) -> None:
+        """A line is the same as with Twisted's observer, whatever its time."""
+        ours, theirs = io.StringIO(), io.StringIO()
+        publisher = LogPublisher(text_observer(ours), textFileLogObserver(theirs))
+        for when in (None, 0.0, 1.0, 1.999, 1_800_000_000.25, 1_800_000_000.75, 1_800_000_001.0):
+            publisher(
+                {
+                    "log_format": "one\n{line}",
+                    "line": "{two}",
+                    "log_time": when,
+                    "log_namespace": "rtprov",
+                    "log_level": LogLevel.info,
+                }
+            )
+        self.assertEqual(ours.getvalue(), theirs.getvalue())
+        self.assertEqual(len(ours.getvalue().splitlines()), 14)
 
 
 class Places(SynchronousTestCase):
