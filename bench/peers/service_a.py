@@ -1,7 +1,7 @@
 """Service A for measurements: ``service_a.py PORT CERTS DELAY``.
 
 It answers every order with success, after the delay; serials that begin with FAST at once. GET
-``/stats`` returns the calls so far, and the largest number of calls at one time.
+``/stats`` returns the calls so far, those that are open, and the largest number of open calls.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         if self._url == b"/stats":
-            self._answer(json.dumps({"calls": Counts.calls, "most": Counts.most}).encode())
+            counts = {"calls": Counts.calls, "now": Counts.now, "most": Counts.most}
+            self._answer(json.dumps(counts).encode())
             return
         Counts.calls += 1
         Counts.now += 1
