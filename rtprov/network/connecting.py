@@ -7,7 +7,7 @@ For example::
     endpoint = ServerEndpoint(
         tcp,
         where="a.example:8444",
-        secure=lambda: servers.server("a.example"),
+        secure=lambda: servers.server("a.example", 8444),
         timeout_s=10,
         at_once=64,
         clock=reactor,
@@ -95,7 +95,19 @@ class ServerEndpoint:
         if self._secure is None:
             return await self._tcp.connect(factory)
         server = self._secure()
-        handshake = _Handshake(factory)
+        try:
+            return await self._open_tls(factory, opening, server)
+        except NotConnected:
+            if not server.resuming:
+                raise
+        # Some servers cannot resume their sessions, and some end the handshake. Nothing of the
+        # application was sent yet.
+        return await self._open_tls(factory, opening, self._secure())
+
+    async def _open_tls(
+        self, factory: IProtocolFactory, opening: _Opening, server: VerifiedServer
+    ) -> IProtocol:
+        handshake = _Handshake(factory, server.completed)
         await self._tcp.connect(
             TLSMemoryBIOFactory(
                 server, True, _SingleProtocolFactory(handshake, factory), self._clock
@@ -105,6 +117,7 @@ class ServerEndpoint:
         try:
             return await handshake.finished
         except NotConnected as error:
+            server.failed()
             if server.refusal is None:
                 raise
             raise NotConnected(str(explain(server.refusal))) from error
@@ -130,18 +143,20 @@ class _Opening:
 class _Handshake(Protocol):
     """The protocol on top of TLS until the handshake is complete.
 
-    It then makes the application's protocol. `finished` fires with that protocol, or fails with
-    `NotConnected`. Cancelling `finished` aborts the connection.
+    It then calls `on_completed` and makes the application's protocol. `finished` fires with that
+    protocol, or fails with `NotConnected`. Cancelling `finished` aborts the connection.
     """
 
-    def __init__(self, factory: IProtocolFactory) -> None:
+    def __init__(self, factory: IProtocolFactory, on_completed: Callable[[], None]) -> None:
         self._factory = factory
+        self._on_completed = on_completed
         self._application: IProtocol | None = None
         self.finished: Deferred[IProtocol] = Deferred(lambda _: self._abort())
 
     def handshakeCompleted(self) -> None:
         if self.finished.called:
             return
+        self._on_completed()
         assert self.transport is not None
         application = self._application = self._factory.buildProtocol(self.transport.getPeer())
         if application is None:

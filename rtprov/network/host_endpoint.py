@@ -32,6 +32,8 @@ class Names(Protocol):
 
     def look_up(self, host: str) -> Deferred[list[Address]]: ...
 
+    def forget(self, host: str) -> None: ...
+
 
 @implementer(IStreamClientEndpoint)
 class HostEndpoint:
@@ -57,7 +59,12 @@ class HostEndpoint:
     async def _connect(self, factory: IProtocolFactory) -> IProtocol:
         addresses = await self._names.look_up(self._host)
         race = _Race([self._endpoint(address) for address in addresses], factory, self._reactor)
-        protocol = await race.winner
+        protocol = None
+        try:
+            protocol = await race.winner
+        finally:
+            if protocol is None:  # also if the wait was cancelled, because no address answered
+                self._names.forget(self._host)
         if protocol is not None:
             return protocol
         raise self._error(addresses, race.errors)

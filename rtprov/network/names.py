@@ -9,6 +9,10 @@ be a minute. Therefore:
 - The number of threads is limited, in total and for each name. Look-ups for one name cannot use up
   the threads of another.
 - The threads are daemons, so a stopping process does not wait for them.
+
+Addresses are kept for 30 s, because a burst of calls would look the same name up thousands of
+times. `getaddrinfo` does not tell for how long an answer is valid. `HostEndpoint` lets a name be
+looked up again as soon as none of its addresses can be reached.
 """
 
 from __future__ import annotations
@@ -41,6 +45,8 @@ MAX_THREADS_PER_NAME = 3
 # After this time a further thread tries again. The system's own timeouts for a silent name server
 # are shorter.
 STUCK_AFTER_S = 30.0
+KEPT_S = 30.0
+MAX_KEPT = 100  # names
 
 Address = IPv4Address | IPv6Address
 _FAMILIES: dict[type, int] = {IPv4Address: socket.AF_INET, IPv6Address: socket.AF_INET6}
@@ -79,6 +85,8 @@ class Names:
         self._call_from_thread = call_from_thread
         self._getaddrinfo = getaddrinfo
         self._running: list[_LookUp] = []
+        # When the answer came, and the answer; by name and family.
+        self._kept: dict[tuple[str, int], tuple[float, list[Address]]] = {}
 
     def look_up(self, host: str, family: int = socket.AF_UNSPEC) -> Deferred[list[Address]]:
         """Fire with the host's addresses (with port 0), best first (RFC 6724); at least one.
@@ -89,6 +97,9 @@ class Names:
         literal = _literal(host, family)
         if literal:
             return succeed(literal)
+        kept = self._kept.get((host, family))
+        if kept is not None and self._clock.seconds() - kept[0] < KEPT_S:
+            return succeed(list(kept[1]))
         look_up = self._joinable(host, family)
         if look_up is None:
             try:
@@ -102,6 +113,11 @@ class Names:
             " answer"
         )
         return waiter.addTimeout(DEADLINE_S, self._clock, lambda *_: Failure(late))
+
+    def forget(self, host: str) -> None:
+        """Look the host up again next time: its addresses cannot be reached."""
+        for family in (socket.AF_UNSPEC, *_FAMILIES.values()):
+            self._kept.pop((host, family), None)
 
     def _joinable(self, host: str, family: int) -> _LookUp | None:
         """Return a running look-up to wait for, or None if a new one should begin.
@@ -145,11 +161,15 @@ class Names:
             error = _describe(look_up.host, result.value)
         elif not result:
             error = NotConnected(f"the name {look_up.host} has no address")
+        else:
+            if len(self._kept) >= MAX_KEPT:
+                self._kept.clear()
+            self._kept[look_up.host, look_up.family] = self._clock.seconds(), result
         for waiter in look_up.waiting:
             if waiter.called:  # cancelled, or timed out
                 continue
             if error is None:
-                waiter.callback(cast("list[Address]", result))
+                waiter.callback(list(cast("list[Address]", result)))
             else:
                 waiter.errback(error)
 

@@ -22,8 +22,10 @@ from zope.interface import implementer
 from rtprov.security.certificates import MINIMUM, load_identity, load_trust_root
 from rtprov.security.files import Files
 from rtprov.security.tls_failures import CertificateRefused, reason_of_refusal
+from rtprov.security.tls_sessions import KnownServer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from cryptography.x509 import Certificate, GeneralName
@@ -88,26 +90,51 @@ def _shown(name: object) -> str:
 class VerifiedServer:
     """Makes the client's side of TLS for one connection to `host`.
 
-    `host` is a DNS name in ASCII or an IP address. `refusal` is set when the server's certificate
-    is refused; the handshake then ends with an alert.
+    `host` is a DNS name in ASCII or an IP address. `known` is what earlier connections have learnt
+    of this server. `refusal` is set when the server's certificate is refused; the handshake then
+    ends with an alert. `resuming` says that the handshake began with an earlier session.
 
     Twisted's own `optionsForClientTLS` accepts a certificate if the name check fails with any error
     other than a mismatch. A certificate without a subjectAltName is such a case (service-identity
     24.1 and later). This class refuses on every error.
     """
 
-    def __init__(self, options: CertificateOptions, host: str) -> None:
+    def __init__(self, options: CertificateOptions, host: str, known: KnownServer) -> None:
         self._options = options
         self._host = host
         self._wanted = service_id(host.removesuffix("."))
+        self._known = known
+        self._connection: SSL.Connection | None = None
+        # The first end of the chain's certificates; None if none was verified in this handshake.
+        self._valid_until: bytes | None = None
         self.refusal: CertificateRefused | None = None
+        self.resuming = False
 
     def clientConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         connection: SSL.Connection = self._options.clientConnectionForTLS(tlsProtocol)
         if isinstance(self._wanted, DNS_ID):  # no SNI for addresses (RFC 6066 §3)
             connection.set_tlsext_host_name(self._wanted.hostname)
         connection.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, self._verify)
+        session = self._known.session()
+        if session is not None:
+            connection.set_session(session)
+            self.resuming = True
+        self._connection = connection
         return connection
+
+    def completed(self) -> None:
+        """Call this when the handshake is complete."""
+        connection, self._connection = self._connection, None
+        if self._valid_until is None:  # OpenSSL verifies nothing if it resumes a session
+            self._known.was_resumed()
+        elif connection is not None:
+            self._known.was_verified(connection, self._valid_until)
+
+    def failed(self) -> None:
+        """Call this when the handshake has failed."""
+        self._connection = None
+        if self.resuming:
+            self._known.was_not_resumed()
 
     def _verify(
         self, connection: SSL.Connection, certificate: X509, error: int, depth: int, ok: int
@@ -120,28 +147,47 @@ class VerifiedServer:
             if not ok:
                 raise CertificateRefused(reason_of_refusal(error, depth))
             if depth == 0:
-                check_name(certificate.to_cryptography(), self._wanted, self._host)
+                self._check_name(certificate)
+            self._note_end(certificate.get_notAfter() or b"")
         except CertificateRefused as problem:
             self.refusal = problem
         except Exception as problem:
             self.refusal = CertificateRefused(f"the certificate cannot be read: {problem}")
         return self.refusal is None
 
+    def _note_end(self, until: bytes) -> None:
+        if self._valid_until is None or until < self._valid_until:
+            self._valid_until = until
+
+    def _check_name(self, certificate: X509) -> None:
+        """Check the certificate's names, if that was not done before. Raises as `check_name`."""
+        digest = certificate.digest("sha256")
+        if not self._known.has_checked(digest):
+            check_name(certificate.to_cryptography(), self._wanted, self._host)
+            self._known.checked(digest)
+
 
 class VerifiedServers(Files):
     """Verifies servers against the CAs in `ca`, and may present a client certificate to them.
 
     All connections share one TLS context. A separate context would cost about 20 KB of memory per
-    connection.
+    connection. `wall_clock` returns seconds since the epoch.
     """
 
     def __init__(
-        self, ca: Path, certificate: Path | None = None, private_key: Path | None = None
+        self,
+        ca: Path,
+        certificate: Path | None = None,
+        private_key: Path | None = None,
+        *,
+        wall_clock: Callable[[], float],
     ) -> None:
         """Raises `ConfigurationError`."""
         super().__init__(ca, certificate, private_key)
         self.certificates = [path for path in (ca, certificate) if path is not None]
         self._paths = (ca, certificate, private_key)
+        self._wall_clock = wall_clock
+        self._known: dict[tuple[str, int], KnownServer] = {}
         self.load()
 
     def load(self) -> None:
@@ -150,8 +196,23 @@ class VerifiedServers(Files):
         identity: dict[str, Any] = {}
         if certificate is not None and private_key is not None:
             identity = load_identity(certificate, private_key)
-        self._options = CertificateOptions(**identity, trustRoot=trust_root, raiseMinimumTo=MINIMUM)
+        # Tickets are how TLS 1.2 resumes sessions; TLS 1.3 does so in any case.
+        self._options = CertificateOptions(
+            **identity, trustRoot=trust_root, raiseMinimumTo=MINIMUM, enableSessionTickets=True
+        )
+        # What was verified with the files before does not count any more.
+        self._known = {}
 
-    def server(self, host: str) -> VerifiedServer:
-        """Return the TLS side of one connection to `host`, with the files as last loaded."""
-        return VerifiedServer(self._options, host)
+    def known(self, host: str, port: int = 0) -> KnownServer:
+        """Return what is remembered of a server since the files were loaded."""
+        known = self._known.get((host, port))
+        if known is None:
+            known = self._known[host, port] = KnownServer(self._wall_clock)
+        return known
+
+    def server(self, host: str, port: int = 0) -> VerifiedServer:
+        """Return the TLS side of one connection to `host`, with the files as last loaded.
+
+        Connections to the same host and port share what was learnt of the server.
+        """
+        return VerifiedServer(self._options, host, self.known(host, port))

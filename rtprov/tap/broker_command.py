@@ -27,7 +27,7 @@ from rtprov.security.files import read_text
 from rtprov.security.tls_client import VerifiedServers
 from rtprov.tap.broker_file import ClientFiles
 from rtprov.tap.client_connections import broker_endpoint
-from rtprov.tap.process import clock
+from rtprov.tap.process import clock, wall_clock
 
 CONNECT_DEADLINE_S = 10.0
 
@@ -69,7 +69,7 @@ async def connect(
     """
     if client is not None:
         url = url.with_certificate()
-    servers = VerifiedServers(ca, *(client or ())) if url.tls else None
+    servers = VerifiedServers(ca, *(client or ()), wall_clock=wall_clock) if url.tls else None
     connection = AmqpConnection(url=url, clock=clock)
     endpoint = broker_endpoint(url, servers, clock)
     try:

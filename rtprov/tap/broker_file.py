@@ -13,6 +13,7 @@ from rtprov.security.files import Files, read_text
 from rtprov.security.tls_client import VerifiedServers
 from rtprov.tap.client_connections import broker_endpoint
 from rtprov.tap.identity import ca_file
+from rtprov.tap.process import wall_clock
 from rtprov.tap.reloading import Renewal
 
 if TYPE_CHECKING:
@@ -88,7 +89,9 @@ class BrokerCA(Files):
     def servers(self) -> VerifiedServers:
         """Return the verifier, loaded at the first call. Raises `ConfigurationError`."""
         if self._servers is None:
-            self._servers = VerifiedServers(ca_file(self._certs, self._ca), *(self._client or ()))
+            self._servers = VerifiedServers(
+                ca_file(self._certs, self._ca), *(self._client or ()), wall_clock=wall_clock
+            )
             self.certificates = self._servers.certificates
         return self._servers
 

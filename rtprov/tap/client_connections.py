@@ -67,7 +67,7 @@ def _endpoint(
     return ServerEndpoint(
         HostEndpoint(cast("Any", reactor), host, port, names, is_usable),
         where=f"{bracketed(host)}:{port}",
-        secure=None if servers is None else lambda: servers.server(host),
+        secure=None if servers is None else lambda: servers.server(host, port),
         timeout_s=within_s,
         at_once=at_once,
         clock=clock,

@@ -28,7 +28,7 @@ from rtprov.tap.identity import ca_file, identity_files, key_file
 from rtprov.tap.listening import health_if
 from rtprov.tap.open_files import open_files, room_for
 from rtprov.tap.option_values import DescribedEndpoint
-from rtprov.tap.process import clock, environment
+from rtprov.tap.process import clock, environment, wall_clock
 from rtprov.tap.reloading import Renewal, warn_of_expiry
 from rtprov.tap.service_manager import Condition
 from rtprov.tap.sharded import Sharded
@@ -140,7 +140,7 @@ def make_policy(
         certificate, private_key = identity_files(
             "worker", certs=certs, certificate=certificate, private_key=private_key
         )
-    policy = VerifiedServers(ca_file(certs, ca), certificate, private_key)
+    policy = VerifiedServers(ca_file(certs, ca), certificate, private_key, wall_clock=wall_clock)
     warn_of_expiry(*policy.certificates)
     return policy
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import gzip
 import tempfile
 from pathlib import Path
+from time import time
 
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.error import ConnectionRefusedError
@@ -198,7 +199,7 @@ class Connections(CallsTestCase):
         self.addCleanup(folder.cleanup)
         ca = Path(folder.name) / "ca.pem"
         ca.write_bytes(Authority().pem)
-        self.servers = VerifiedServers(ca)
+        self.servers = VerifiedServers(ca, wall_clock=time)
 
     def test_tls_never_finished(self) -> None:
         """If A accepts connections but does not finish TLS, it has not got the request: that is an

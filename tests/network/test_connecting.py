@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import tempfile
 from pathlib import Path
+from time import time
 from typing import Any, cast
 
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -70,7 +71,7 @@ class Phases(SynchronousTestCase):
         self.addCleanup(folder.cleanup)
         self.ca = Path(folder.name) / "ca.pem"
         self.ca.write_bytes(OURS.pem)
-        self.servers = VerifiedServers(self.ca)
+        self.servers = VerifiedServers(self.ca, wall_clock=time)
         self.clock = Clock()
         self.network = MemoryNetwork(self.clock)
         self.made: list[Talker] = []
@@ -268,11 +269,15 @@ class FixedNames:
 
     def __init__(self, *addresses: Address) -> None:
         self.addresses = addresses
+        self.forgotten: list[str] = []
 
     def look_up(self, host: str) -> Deferred[list[Address]]:
         if not self.addresses:
             return fail(NotConnected(f"the name {host} was not found"))
         return succeed(list(self.addresses))
+
+    def forget(self, host: str) -> None:
+        self.forgotten.append(host)
 
 
 class Hosts(SynchronousTestCase):
@@ -281,11 +286,12 @@ class Hosts(SynchronousTestCase):
         self.unusable: set[str] = set()
 
     def connect(self, *addresses: Address) -> Deferred[IProtocol]:
+        self.names = FixedNames(*addresses)
         endpoint = HostEndpoint(
             self.reactor,
             "my_a.example",
             8444,
-            FixedNames(*addresses),
+            self.names,
             lambda address, port: address not in self.unusable,
         )
         return endpoint.connect(Factory.forProtocol(Protocol))
@@ -321,6 +327,22 @@ class Hosts(SynchronousTestCase):
         self.assertIsInstance(self.successResultOf(connecting), Protocol)
         self.assertTrue(self.reactor.connectors[0].stoppedConnecting)
         self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_look_up_again(self) -> None:
+        """A name is looked up again if none of its addresses answers, also if the connection is
+        given up.
+        """
+        self.connect(V4)
+        self.accept(0)
+        self.assertEqual(self.names.forgotten, [])
+        failing = self.connect(V4)
+        self.refuse(1)
+        self.failureResultOf(failing, NotConnected)
+        self.assertEqual(self.names.forgotten, ["my_a.example"])
+        given_up = self.connect(V4)
+        given_up.cancel()
+        self.failureResultOf(given_up)
+        self.assertEqual(self.names.forgotten, ["my_a.example"])
 
     def test_next(self) -> None:
         """When an attempt fails, the next one begins at once."""

@@ -25,6 +25,8 @@ from zope.interface.verify import verifyObject
 from rtprov.errors import NotConnected, OutOfResources
 from rtprov.network.names import (
     DEADLINE_S,
+    KEPT_S,
+    MAX_KEPT,
     MAX_THREADS,
     MAX_THREADS_PER_NAME,
     STUCK_AFTER_S,
@@ -113,8 +115,54 @@ class LookUps(SynchronousTestCase):
         self.unblock()
         self.assertEqual(self.threads, [])
         self.assertEqual(self.successResultOf(first), self.successResultOf(third))
+
+    def test_kept(self) -> None:
+        """An answer is used for 30 s, for each family separately."""
+        first = self.names.look_up("a.example")
+        self.unblock()
+        addresses = self.successResultOf(first)
+        self.clock.advance(KEPT_S - 0.1)
+        self.assertEqual(self.successResultOf(self.names.look_up("a.example")), addresses)
+        self.assertEqual(self.threads, [])
+        self.names.look_up("a.example", socket.AF_INET)
+        self.unblock()
+        self.clock.advance(0.1)
         self.names.look_up("a.example")
         self.assertEqual(len(self.threads), 1)
+
+    def test_kept_answers_are_not_shared(self) -> None:
+        """A caller may change the list that it gets."""
+        first = self.names.look_up("a.example")
+        self.unblock()
+        self.successResultOf(first).clear()
+        self.successResultOf(self.names.look_up("a.example")).clear()
+        self.assertEqual(len(self.successResultOf(self.names.look_up("a.example"))), 2)
+
+    def test_forgotten(self) -> None:
+        """A name whose addresses cannot be reached is looked up again."""
+        self.names.look_up("a.example")
+        self.unblock()
+        self.names.forget("a.example")
+        self.names.forget("unknown.example")
+        self.names.look_up("a.example")
+        self.assertEqual(len(self.threads), 1)
+
+    def test_errors_are_not_kept(self) -> None:
+        """A name that was not found is looked up again."""
+        self.answers["a.example"] = []
+        looking = self.names.look_up("a.example")
+        self.unblock()
+        self.failureResultOf(looking, NotConnected)
+        self.names.look_up("a.example")
+        self.assertEqual(len(self.threads), 1)
+
+    def test_many_names(self) -> None:
+        """The number of kept answers is limited."""
+        for number in range(MAX_KEPT + 1):
+            self.answers[f"{number}.example"] = A[1]
+            self.names.look_up(f"{number}.example")
+            self.unblock()
+        self.assertEqual(len(self.names._kept), 1)
 
     def test_given_up_meanwhile(self) -> None:
         """The callback of one look-up may cancel another."""
@@ -239,10 +287,12 @@ class LookUps(SynchronousTestCase):
             ([IPv6Address], socket.AF_INET6),
             ([IPv4Address, IPv6Address], 0),
         ):
+            self.names.forget("a.example")
             self.names.resolveHostName(Receiver(), "a.example", 443, kinds)
             self.unblock()
             self.assertEqual(self.asked[-1], ("a.example", family))
         receiver = Receiver()
+        self.names.forget("a.example")
         self.names.resolveHostName(receiver, "a.example", 443).cancel()
         self.assertEqual((receiver.addresses, receiver.complete), ([], 1))
         self.unblock()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import tempfile
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
+from time import time
 from typing import Any
 
 import trustme
@@ -38,6 +40,8 @@ from rtprov.tap.stub import rules
 from tests.support.tls_peers import Old, TlsTestCase
 
 NOW = datetime(2030, 1, 1, 12, tzinfo=timezone.utc)
+
+SERVERS = partial(VerifiedServers, wall_clock=time)
 
 
 class Handshakes(TlsTestCase):
@@ -118,7 +122,7 @@ class Handshakes(TlsTestCase):
 
     def test_one_context(self) -> None:
         """All connections share one context. One for each would cost about 20 KB of memory."""
-        policy = VerifiedServers(self.file("ca.pem"))
+        policy = VerifiedServers(self.file("ca.pem"), wall_clock=time)
         contexts = [
             self.handshake(self.server(), policy.server(host))[1].tls.get_context()
             for host in ("a.example", "a.example", "127.0.0.1")
@@ -169,7 +173,7 @@ class Files(TlsTestCase):
             self.file("bad.pem").write_bytes(content)
             bad = self.file("bad.pem")
             self.assert_refused("bad.pem", "holds no PEM certificate", load_certificates, bad)
-            self.assert_refused("bad.pem", "holds no PEM certificate", VerifiedServers, bad)
+            self.assert_refused("bad.pem", "holds no PEM certificate", SERVERS, bad)
             self.assert_refused(
                 "bad.pem", "holds no PEM certificate", server_options, bad, self.file("a.key")
             )
@@ -236,7 +240,7 @@ class Files(TlsTestCase):
         self.assert_refused(
             "weak.pem",
             "OpenSSL does not accept it: ee key too small",
-            VerifiedServers,
+            SERVERS,
             self.file("ca.pem"),
             *files,
         )
@@ -248,7 +252,7 @@ class Files(TlsTestCase):
         files = (self.file("a.pem"), self.file("client.key"))
         text = f"is not the PEM private key for {self.file('a.pem')}"
         self.assert_refused("client.key", text, server_options, *files)
-        self.assert_refused("client.key", text, VerifiedServers, self.file("ca.pem"), *files)
+        self.assert_refused("client.key", text, SERVERS, self.file("ca.pem"), *files)
 
 
 class Expiry(TlsTestCase):

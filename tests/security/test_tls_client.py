@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from random import Random
+from time import time
 from typing import Any, cast
 
 from cryptography import x509
@@ -231,7 +232,7 @@ class ServerCertificates(SynchronousTestCase):
         self.addCleanup(folder.cleanup)
         self.ca = Path(folder.name) / "ca.pem"
         self.ca.write_bytes(OURS.pem)
-        self.servers = VerifiedServers(self.ca)
+        self.servers = VerifiedServers(self.ca, wall_clock=time)
         self.logged: list[str] = []
         observer = cast("ILogObserver", self.observe)
         globalLogPublisher.addObserver(observer)
@@ -366,9 +367,9 @@ class ServerCertificates(SynchronousTestCase):
             self.assertEqual(self.server.heard, b"")
             self.assertIn("the certificate cannot be read", text)
 
-    def raising(self, error: Exception, host: str) -> VerifiedServer:
+    def raising(self, error: Exception, host: str, port: int = 0) -> VerifiedServer:
         """Return a server whose certificate raises an error when it is verified."""
-        server = VerifiedServers(self.ca).server(host)
+        server = VerifiedServers(self.ca, wall_clock=time).server(host)
         cast("Any", server)._wanted = Raising(error)
         return server
 

@@ -4,6 +4,7 @@ connections.
 
 from __future__ import annotations
 
+from time import time
 from typing import Any, cast
 
 import trustme
@@ -127,7 +128,7 @@ class Replacing(ServerTestCase):
     def test_client(self) -> None:
         """A client reloads its files as a server does: the trusted CA, and its own certificate."""
         policy = VerifiedServers(
-            self.file("ca.pem"), self.file("client.pem"), self.file("client.key")
+            self.file("ca.pem"), self.file("client.pem"), self.file("client.key"), wall_clock=time
         )
         self.assertFalse(policy.changed)
         before = policy.server("a.example")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from time import time
 from typing import Any, cast
 
 import trustme
@@ -136,7 +137,7 @@ class TlsTestCase(SynchronousTestCase):
         files = (
             () if identity is None else (self.file(f"{identity}.pem"), self.file(f"{identity}.key"))
         )
-        return VerifiedServers(self.file(ca), *files).server(host)
+        return VerifiedServers(self.file(ca), *files, wall_clock=time).server(host)
 
     def assert_agreed(self, peers: tuple[Peer, Peer]) -> None:
         for peer in peers:
