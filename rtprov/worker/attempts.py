@@ -10,6 +10,7 @@ Before a call begins, these conditions hold:
   call permit.
 - This process's replica has seen the attempt's `Started` event, so the order of the journal decides
   whether a cancellation came first.
+- Few other calls have begun in the same turn of the reactor.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from rtprov.worker.decision import Step, next_step
 from rtprov.worker.job import Job
 from rtprov.worker.quarantine import GIVE_UP_AFTER, SUSPECT_AFTER
 from rtprov.worker.redeliveries import BARRIER_RETRY_S
+from rtprov.worker.started_events import StartedEvents
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from rtprov.journal.task_view import TaskView
     from rtprov.worker.call_limiter import CallLimiter, Permit
     from rtprov.worker.missing_keys import MissingKeys
+    from rtprov.worker.pace import Pace
     from rtprov.worker.quarantine import Quarantine
 
 FIRST_PAUSE_S = 1.0
@@ -77,9 +80,10 @@ class Attempts:
     """Carries out the jobs of one shard.
 
     `call_limiter` limits the calls of this process, `quarantine` those of tasks during whose calls
-    workers have died. `missing_keys` holds the tasks that wait for their sealing keys. `process_id`
-    is this process's name in the journal. `patience_s` is how long, in seconds, a task is retried
-    while its calls do not reach A. It counts from the first attempt, and is measured by `clock`.
+    workers have died. `pace` limits how many calls begin in one turn of the reactor.
+    `missing_keys` holds the tasks that wait for their sealing keys. `process_id` is this process's
+    name in the journal. `patience_s` is how long, in seconds, a task is retried while its calls do
+    not reach A. It counts from the first attempt, and is measured by `clock`.
     `wall_clock` gives the times of events. If another process made the first attempt,
     `wall_clock` also gives the age of that attempt. While `draining` is true, an attempt that did
     not reach A is not retried.
@@ -97,6 +101,7 @@ class Attempts:
         missing_keys: MissingKeys,
         call_limiter: CallLimiter,
         quarantine: Quarantine,
+        pace: Pace,
         process_id: str,
         patience_s: float,
         clock: IReactorTime,
@@ -110,6 +115,8 @@ class Attempts:
         self._missing_keys = missing_keys
         self._call_limiter = call_limiter
         self._quarantine = quarantine
+        self._pace = pace
+        self._started_events = StartedEvents(clock)
         self._process_id = process_id
         self._patience_s = patience_s
         self._clock = clock
@@ -120,6 +127,10 @@ class Attempts:
     def next_turn(self) -> int:
         """Return a turn for `CallLimiter.enter`, later than all turns before it."""
         return self._call_limiter.next_turn()
+
+    def saw(self, event: Started) -> None:
+        """Call this when the replica has applied the event."""
+        self._started_events.saw(event)
 
     async def outcome(self, job: Job) -> tuple[State, str] | None:
         """Call A until it has answered or patience is over.
@@ -308,7 +319,10 @@ class Attempts:
         )
         if self._view(job).attempts < job.attempt:
             # The replica has not seen the event yet. A cancellation may come before it.
-            job.needs_barrier = True
+            seen = await self._started_events.expect(task.task_id, job.attempt)
+            if not seen:
+                job.needs_barrier = True
+        await self._pace.turn()
         if not await self._may_call(job):  # the delivery may have been renewed meanwhile
             return None
         if job.attempt == 1:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from rtprov.errors import NoAnswer
     from rtprov.worker.circuit_breaker import CircuitBreaker
+    from rtprov.worker.pace import Pace
 
 LOOK_EVERY_S = 1.0  # how often waiters are checked for lost patience while A is in trouble
 SHORTEST_TIMER_S = 0.01  # without it, rounding of floats could set a timer for 0 s in a loop
@@ -69,14 +70,18 @@ class _Waiter:
 class CallLimiter:
     """Gives permits for calls to A, for all shards of the process together.
 
-    `concurrency` is the largest number of calls at the same time. Each function in `watchers` is
-    called when `state` has changed.
+    `concurrency` is the largest number of calls at the same time. `pace` limits how many permits
+    are given in one turn of the reactor. Each function in `watchers` is called when `state` has
+    changed.
     """
 
     _log = Logger()
 
-    def __init__(self, *, concurrency: int, breaker: CircuitBreaker, clock: IReactorTime) -> None:
+    def __init__(
+        self, *, concurrency: int, breaker: CircuitBreaker, pace: Pace, clock: IReactorTime
+    ) -> None:
         self.concurrency = concurrency
+        self._pace = pace
         self.watchers: list[Callable[[], None]] = []
         self._free = concurrency
         self._breaker = breaker
@@ -87,6 +92,7 @@ class CallLimiter:
         self._state = EquipmentState.CLOSED
         self._admitting = False
         self._look: IDelayedCall | None = None
+        self._next_turn: IDelayedCall | None = None
         self._in_trouble = False
         self._stopped = False
 
@@ -120,11 +126,12 @@ class CallLimiter:
         return waiter.permitted
 
     def stop(self) -> None:
-        """Cancel the timer, and set no other one."""
+        """Cancel the timers, and set no other ones."""
         self._stopped = True
-        if self._look is not None:
-            self._look.cancel()
-            self._look = None
+        for timer in (self._look, self._next_turn):
+            if timer is not None:
+                timer.cancel()
+        self._look = self._next_turn = None
 
     # Called by permits.
 
@@ -161,7 +168,11 @@ class CallLimiter:
         try:
             now = self._clock.seconds()
             while self._breaker.may_begin(now) and self._free and self._waiting:
-                waiter = heappop(self._queue)[2]
+                waiter = self._queue[0][2]
+                if waiter in self._waiting and not self._pace.allows():
+                    self._admit_next_turn()
+                    break
+                heappop(self._queue)
                 if waiter not in self._waiting:
                     continue
                 del self._waiting[waiter]
@@ -175,6 +186,14 @@ class CallLimiter:
         self._note_recovery()
         self._note_change()
         self._arm()
+
+    def _admit_next_turn(self) -> None:
+        if self._next_turn is None and not self._stopped:
+            self._next_turn = self._clock.callLater(0, self._continue)
+
+    def _continue(self) -> None:
+        self._next_turn = None
+        self._admit()
 
     def _note_change(self) -> None:
         if self.state is not self._state:

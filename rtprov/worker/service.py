@@ -30,6 +30,7 @@ from rtprov.messaging.upkeep import Upkeep
 from rtprov.worker.call_limiter import CallLimiter
 from rtprov.worker.circuit_breaker import CircuitBreaker
 from rtprov.worker.missing_keys import MissingKeys
+from rtprov.worker.pace import CALLS_A_TURN, Pace
 from rtprov.worker.quarantine import Quarantine
 from rtprov.worker.settings import WorkerSettings
 from rtprov.worker.shard_parts import Shared, join_shard
@@ -69,7 +70,10 @@ class WorkerService(Service):
         self.missing_keys = MissingKeys(sealer=sealer, clock=environment.clock)
         self._process_id = environment.new_id()[:12]
         self._call_limiter = CallLimiter(
-            concurrency=settings.concurrency, breaker=breaker, clock=environment.clock
+            concurrency=settings.concurrency,
+            breaker=breaker,
+            pace=Pace(CALLS_A_TURN, environment.clock),
+            clock=environment.clock,
         )
         self.shard_count = ShardCount(settings.shards[0].count, given=settings.shards_given)
         topology = Topology(settings.shards, replaces=True, count=self.shard_count)
@@ -96,6 +100,7 @@ class WorkerService(Service):
             missing_keys=self.missing_keys,
             call_limiter=self._call_limiter,
             quarantine=Quarantine(),
+            pace=Pace(CALLS_A_TURN, environment.clock),
             process_id=self._process_id,
             window=min(MAX_WINDOW, 2 * settings.concurrency + WAITING_ROOM),
             backlogs=[],

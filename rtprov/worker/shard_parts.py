@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from rtprov.model import Event
     from rtprov.worker.call_limiter import CallLimiter
     from rtprov.worker.missing_keys import MissingKeys
+    from rtprov.worker.pace import Pace
     from rtprov.worker.quarantine import Quarantine
     from rtprov.worker.settings import WorkerSettings
 
@@ -50,6 +51,7 @@ class Shared:
     missing_keys: MissingKeys
     call_limiter: CallLimiter
     quarantine: Quarantine
+    pace: Pace
     process_id: str
     window: int
     backlogs: list[Backlog]
@@ -130,6 +132,7 @@ def join_shard(shard: Shard, shared: Shared) -> ShardParts:
         missing_keys=shared.missing_keys,
         call_limiter=shared.call_limiter,
         quarantine=shared.quarantine,
+        pace=shared.pace,
         process_id=shared.process_id,
         patience_s=settings.patience_s,
         clock=outer.clock,

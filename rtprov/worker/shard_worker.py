@@ -27,7 +27,7 @@ from rtprov.amqp.client.consumer import consume
 from rtprov.errors import UndecodableMessage
 from rtprov.messaging.event_messages import decode_task
 from rtprov.messaging.markers import decode_census
-from rtprov.model import Active, Cancelled, Finished, Marker, Unrecognised
+from rtprov.model import Active, Cancelled, Finished, Marker, Started, Unrecognised
 from rtprov.worker.attempts import Abandoned, TooManyCrashes
 from rtprov.worker.copies import copied_at
 from rtprov.worker.device_queues import DeviceQueues
@@ -231,6 +231,8 @@ class ShardWorker:
         if isinstance(event, (Active, Marker, Unrecognised)) or not self._jobs:
             return
         self._redeliveries.saw(event.task_id)
+        if isinstance(event, Started):
+            self._attempts.saw(event)
         if isinstance(event, (Cancelled, Finished)) and not self._attempts.draining:
             successor = self._lanes.wake(event.equipment_id)
             if successor is not None:

@@ -13,6 +13,7 @@ from rtprov.journal.open_tasks import OpenTasks
 from rtprov.journal.store import Store
 from rtprov.messaging.event_messages import decode_event
 from rtprov.model import Active, Event, Marker, State, Task, Unrecognised
+from rtprov.worker.pace import Pace
 
 
 class PlainSealer:
@@ -133,6 +134,16 @@ class FakeReplica:
             self.open_tasks.saw(event, self.offset, self.store.state(event.task_id))
         self.offset += 1
         self.after(event)
+
+
+class NoPace(Pace):
+    """Lets everybody pass at once, and uses no timer."""
+
+    def __init__(self) -> None:
+        pass
+
+    def allows(self) -> bool:
+        return True
 
 
 @define(eq=False)

@@ -8,7 +8,6 @@ from typing import cast
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov.clocks import WallClock
@@ -21,6 +20,7 @@ from rtprov.worker.call_limiter import CallLimiter
 from rtprov.worker.circuit_breaker import CircuitBreaker
 from rtprov.worker.copies import WorkQueue
 from rtprov.worker.missing_keys import MissingKeys
+from rtprov.worker.pace import Pace
 from rtprov.worker.quarantine import Quarantine
 from rtprov.worker.shard_worker import ShardWorker
 from tests.support.fakes import (
@@ -29,8 +29,10 @@ from tests.support.fakes import (
     FakeJournal,
     FakeQueue,
     FakeReplica,
+    NoPace,
     PlainSealer,
 )
+from tests.support.turns import TurnClock
 
 EPOCH = 1_800_000_000.0
 BODY = b'{"timeoutInSeconds": 14}'
@@ -46,7 +48,7 @@ class WorkerTestCase(SynchronousTestCase):
     patience_s = 600.0
 
     def setUp(self) -> None:
-        self.clock = Clock()
+        self.clock = TurnClock()
         self.store = Store(86400.0)
         self.sealer = PlainSealer()
         self.missing_keys = MissingKeys(sealer=self.sealer, clock=cast("IReactorTime", self.clock))
@@ -62,7 +64,10 @@ class WorkerTestCase(SynchronousTestCase):
         )
         breaker = CircuitBreaker(concurrency=self.concurrency, rng=random.Random(7))
         self.gate = CallLimiter(
-            concurrency=self.concurrency, breaker=breaker, clock=cast("IReactorTime", self.clock)
+            concurrency=self.concurrency,
+            breaker=breaker,
+            pace=self.new_pace(),
+            clock=cast("IReactorTime", self.clock),
         )
         attempts = Attempts(
             store=self.store,
@@ -72,6 +77,7 @@ class WorkerTestCase(SynchronousTestCase):
             missing_keys=self.missing_keys,
             call_limiter=self.gate,
             quarantine=Quarantine(),
+            pace=self.new_pace(),
             process_id="p1",
             patience_s=self.patience_s,
             clock=cast("IReactorTime", self.clock),
@@ -97,6 +103,9 @@ class WorkerTestCase(SynchronousTestCase):
         """Step the system clock, and let the process notice it."""
         self.offset_s += seconds
         self.wall_clock()
+
+    def new_pace(self) -> Pace:
+        return NoPace()
 
     def new_journal(self) -> FakeJournal:
         return FakeJournal(self.apply)

@@ -9,7 +9,6 @@ from typing import cast
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -17,21 +16,30 @@ from rtprov.errors import EquipmentUnreachable, OutOfPatience
 from rtprov.model import EquipmentState
 from rtprov.worker.call_limiter import CallLimiter, Permit
 from rtprov.worker.circuit_breaker import FAILURE_THRESHOLD, CircuitBreaker
+from rtprov.worker.pace import Pace
+from tests.support.fakes import NoPace
+from tests.support.turns import TurnClock
 
 
 class GateTestCase(SynchronousTestCase):
     concurrency = 20
 
     def setUp(self) -> None:
-        self.clock = Clock()
+        self.clock = TurnClock()
         breaker = CircuitBreaker(concurrency=self.concurrency, rng=random.Random(7))
         self.gate = CallLimiter(
-            concurrency=self.concurrency, breaker=breaker, clock=cast("IReactorTime", self.clock)
+            concurrency=self.concurrency,
+            breaker=breaker,
+            pace=self.new_pace(),
+            clock=cast("IReactorTime", self.clock),
         )
         self.logged: list[str] = []
         observer = cast("ILogObserver", self.observe)
         globalLogPublisher.addObserver(observer)
         self.addCleanup(globalLogPublisher.removeObserver, observer)
+
+    def new_pace(self) -> Pace:
+        return NoPace()
 
     def observe(self, event: LogEvent) -> None:
         self.logged.append(formatEvent(event))
@@ -246,4 +254,36 @@ class Trouble(GateTestCase):
         self.gate.stop()
         waiting.cancel()
         self.failureResultOf(waiting)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class Paced(GateTestCase):
+    """Few permits are given in one turn of the reactor."""
+
+    def new_pace(self) -> Pace:
+        return Pace(3, cast("IReactorTime", self.clock))
+
+    def test_many_at_once(self) -> None:
+        """If many permits are free, they are given in several turns, in order."""
+        waiting = [self.enter() for _ in range(8)]
+        for permitted in (3, 6, 8):
+            called = [each.called for each in waiting]
+            self.assertEqual(called, [True] * permitted + [False] * (8 - permitted))
+            self.clock.turn()
+        self.clock.turn()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_cancelled_meanwhile(self) -> None:
+        """A waiter that gives up does not hold back the ones after it."""
+        waiting = [self.enter() for _ in range(5)]
+        waiting[3].addErrback(lambda _: None).cancel()
+        self.clock.turn()
+        self.successResultOf(waiting[4])
+
+    def test_stopped_meanwhile(self) -> None:
+        """A limiter that is stopped gives no more permits by itself."""
+        waiting = [self.enter() for _ in range(5)]
+        self.gate.stop()
+        self.clock.turn()
+        self.assertEqual(sum(each.called for each in waiting), 3)
         self.assertEqual(self.clock.getDelayedCalls(), [])

@@ -41,7 +41,8 @@ class Cancellations(LateTestCase):
         self.late.land()
         self.apply(Cancelled(task_id(2), "DEVICE1", EPOCH))
         self.equipment.calls[0].end()
-        self.late.land()
+        self.late.land()  # the end of the first, and the cancellation
+        self.late.land()  # the start of the third
         self.assertEqual(
             (self.equipment.under_way, second.settled, third.settled), ([task_id(3)], "ack", None)
         )
@@ -81,7 +82,8 @@ class Returned(LateTestCase):
         self.assertEqual(self.equipment.under_way, [task_id(1)])
         self.equipment.calls[0].end()
         self.assertEqual(again.settled, "ack")
-        self.late.land()
+        self.late.land()  # the end of the first
+        self.late.land()  # the start of the second
         self.assertEqual(self.equipment.under_way, [task_id(2)])
 
     def test_lost_again(self) -> None:
