@@ -1,4 +1,8 @@
-"""Append messages to a shard's journal: publish each one until the broker has confirmed it."""
+"""Append messages to a shard's journal: publish each one until the broker has confirmed it.
+
+While the channel is open, an event whose confirm is late is not published again: the broker may
+still confirm it, and a second copy would make it even slower.
+"""
 
 from __future__ import annotations
 
@@ -41,16 +45,21 @@ class Appender:
         """See `rtprov.interfaces.Journal.append`."""
         return Deferred.fromCoroutine(self._append(body))
 
-    def publish(self, body: bytes) -> Deferred[None]:
-        """Publish a message once. Fails as `Publisher.publish` does."""
+    def publish(self, body: bytes, *, patient: bool = False) -> Deferred[None]:
+        """Publish a message once. `patient` and errors are those of `Publisher.publish`."""
         return self._publisher.publish(
-            TASKS_EXCHANGE, self._shard.event_key, body, properties=persistent(), mandatory=True
+            TASKS_EXCHANGE,
+            self._shard.event_key,
+            body,
+            properties=persistent(),
+            mandatory=True,
+            patient=patient,
         )
 
     async def _append(self, body: bytes) -> None:
         while True:
             try:
-                await self.publish(body)
+                await self.publish(body, patient=True)
             except BrokerError:
                 # Only the confirm may be lost. It is safe to publish the event again, because the
                 # store applies each event once.

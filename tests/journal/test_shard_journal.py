@@ -204,6 +204,18 @@ class Appending(JournalTestCase):
         self.assertIsNone(self.successResultOf(appended))
         self.assertIn(self.seen, ([started(1)], [started(1)] * 2))
 
+    def test_a_confirm_that_is_late(self) -> None:
+        """If the confirm is late, the event is not published again."""
+        journal = self.follow()
+        server = self.network.connections[-1][1].other
+        server.pauseProducing()
+        appended = journal.append(started(1))
+        self.network.advance(9)
+        server.resumeProducing()
+        self.network.advance(2)
+        self.assertIsNone(self.successResultOf(appended))
+        self.assertEqual(self.seen, [started(1)])
+
     def test_many_wait_on_one_timer(self) -> None:
         """Thousands of appends that wait for the broker share one timer."""
         journal = self.follow()

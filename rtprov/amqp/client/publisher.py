@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from rtprov.amqp.client.protocol import AmqpConnection
 
 SWEEP_S = 0.25
+# A message without a deadline fails after this time, in case the broker has lost it.
+LOST_AFTER_S = 60.0
 
 _Mark = tuple[str, str, "str | None", "str | None", int]
 """Identifies a returned message: exchange, routing key, message id, correlation id, body hash."""
@@ -44,11 +46,13 @@ class _Publish:
     """A message that is not confirmed yet.
 
     `waiter` is None once the deadline has passed. `mark` is None if the message is not mandatory.
-    `returned` is the reply code and text of its ``basic.return``.
+    `patient` says that the message has no deadline. `returned` is the reply code and text of its
+    ``basic.return``.
     """
 
     waiter: Deferred[None] | None
     mark: _Mark | None
+    patient: bool = False
     returned: str | None = None
 
 
@@ -60,7 +64,8 @@ class Publisher:
     - `max_unconfirmed`: the largest number of messages without a confirm.
     - `confirm_deadline_s`: seconds in which the broker must confirm a message, more than 1.
       After that the message's Deferred fails with `Unconfirmed`. The message still counts for
-      `max_unconfirmed` until the broker confirms it or the channel is lost.
+      `max_unconfirmed` until the broker confirms it or the channel is lost. While the reactor is
+      busy with other things, the time runs slower: confirms may wait in the socket.
     - `on_unroutable`: called each time a mandatory message is returned.
     """
 
@@ -84,7 +89,12 @@ class Publisher:
         self._confirmed_upto = 0  # highest tag confirmed with `multiple`
         self._unconfirmed: dict[int, _Publish] = {}
         self._sweep_call: IDelayedCall | None = None
-        self._sweeps: deque[tuple[float, int]] = deque()  # time, last tag published by then
+        self._swept_at = 0.0
+        self._age_s = 0.0  # the time that counts for deadlines
+        # The age and the last tag published by then: those that no deadline has reached, and those
+        # that only the deadline of patient messages has not reached.
+        self._sweeps: deque[tuple[float, int]] = deque()
+        self._older: deque[tuple[float, int]] = deque()
 
     # The session.
 
@@ -107,6 +117,7 @@ class Publisher:
             self._sweep_call.cancel()
             self._sweep_call = None
         self._sweeps.clear()
+        self._older.clear()
         unconfirmed, self._unconfirmed = self._unconfirmed, {}
         for publish in unconfirmed.values():
             _settle(
@@ -139,6 +150,7 @@ class Publisher:
         *,
         properties: Basic.Properties,
         mandatory: bool = True,
+        patient: bool = False,
     ) -> Deferred[None]:
         """Publish a message.
 
@@ -149,6 +161,9 @@ class Publisher:
         - `Unroutable` if the message is `mandatory` and is not routed to any queue,
         - `Unconfirmed` if the broker rejected it, did not confirm it in time, or was lost,
         - ValueError or TypeError if it cannot be encoded.
+
+        A `patient` message has no deadline: its publisher would publish it again, while the broker
+        may still confirm it. It fails only after a minute without a confirm.
 
         Cancelling the Deferred does not recall the message.
         """
@@ -167,9 +182,10 @@ class Publisher:
         waiter: Deferred[None] = Deferred()
         self._last_tag += 1
         self._unconfirmed[self._last_tag] = _Publish(
-            waiter, _mark(exchange, routing_key, properties, body) if mandatory else None
+            waiter, _mark(exchange, routing_key, properties, body) if mandatory else None, patient
         )
         if self._sweep_call is None:
+            self._swept_at = self._clock.seconds()
             self._sweep_call = self._clock.callLater(SWEEP_S, self._sweep)
         connection.send(data)
         return waiter
@@ -233,31 +249,50 @@ class Publisher:
 
     def _sweep(self) -> None:
         now = self._clock.seconds()
-        self._sweeps.append((now, self._last_tag))
-        overdue_upto = 0
+        # The reactor reads once between two sweeps. So a late sweep counts as one that was hardly
+        # late: the confirms that arrived meanwhile may not have been read.
+        self._age_s += min(now - self._swept_at, 2 * SWEEP_S)
+        self._swept_at = now
+        self._sweeps.append((self._age_s, self._last_tag))
         # The publish time of a message is known only to one sweep, and the next check is one sweep
         # later. Two sweeps are subtracted, so that no message fails late; it may fail up to two
         # sweeps early.
-        while self._sweeps and self._sweeps[0][0] <= now - self._confirm_deadline_s + 2 * SWEEP_S:
-            overdue_upto = self._sweeps.popleft()[1]
-        overdue = []
-        for tag, publish in self._unconfirmed.items():
-            if tag > overdue_upto:
-                break
-            if publish.waiter is not None:
-                overdue.append(publish)
+        overdue_upto = lost_upto = 0
+        while self._sweeps and self._is_over(self._sweeps[0], self._confirm_deadline_s):
+            overdue_upto = self._sweeps[0][1]
+            self._older.append(self._sweeps.popleft())
+        while self._older and self._is_over(self._older[0], LOST_AFTER_S):
+            lost_upto = self._older.popleft()[1]
+        overdue = self._overdue(overdue_upto, lost_upto)
         self._sweep_call = (
             self._clock.callLater(SWEEP_S, self._sweep) if self._unconfirmed else None
         )
         if self._sweep_call is None:
             self._sweeps.clear()
+            self._older.clear()
         for publish in overdue:
+            within_s = LOST_AFTER_S if publish.patient else self._confirm_deadline_s
             _settle(
                 publish,
-                Unconfirmed(
-                    f"The broker did not confirm the message within {self._confirm_deadline_s:g} s"
-                ),
+                Unconfirmed(f"The broker did not confirm the message within {within_s:g} s"),
             )
+
+    def _is_over(self, sweep: tuple[float, int], deadline_s: float) -> bool:
+        return sweep[0] <= self._age_s - deadline_s + 2 * SWEEP_S
+
+    def _overdue(self, overdue_upto: int, lost_upto: int) -> list[_Publish]:
+        """Return the messages up to these tags that wait; of the patient ones, those up to
+        `lost_upto`.
+        """
+        overdue = []
+        for tag, publish in self._unconfirmed.items():
+            if tag > overdue_upto and tag > lost_upto:
+                break
+            if publish.waiter is not None and tag <= (
+                lost_upto if publish.patient else overdue_upto
+            ):
+                overdue.append(publish)
+        return overdue
 
 
 def _settle(publish: _Publish, error: BrokerError | None) -> None:

@@ -7,7 +7,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
 from rtprov.amqp.client.protocol import MAX_HELD_BACK_BYTES, AmqpConnection
-from rtprov.amqp.client.publisher import Publisher
+from rtprov.amqp.client.publisher import LOST_AFTER_S, Publisher
 from rtprov.errors import BrokerUnavailable, Overloaded, Unconfirmed, Unroutable
 from tests.support.memory import MemoryTransport
 from tests.support.scripted_broker import AmqpTestCase
@@ -38,9 +38,10 @@ class PublisherTests(AmqpTestCase):
         *,
         properties: Basic.Properties = PERSISTENT,
         mandatory: bool = True,
+        patient: bool = False,
     ) -> Deferred[None]:
         published = self.publisher.publish(
-            "exchange", "key", body, properties=properties, mandatory=mandatory
+            "exchange", "key", body, properties=properties, mandatory=mandatory, patient=patient
         )
         self.network.settle()
         return published
@@ -257,6 +258,43 @@ class PublisherTests(AmqpTestCase):
             ],
             [],
         )
+
+    def test_busy(self) -> None:
+        """A reactor that is busy does not use up the deadline: the confirm may wait in the socket.
+        Each turn counts for half a second at most.
+        """
+        self.attach()
+        published = self.publish()
+        for _ in range(7):
+            self.clock.advance(1.0)
+            self.assertNoResult(published)
+        self.clock.advance(1.0)
+        self.failureResultOf(published, Unconfirmed)
+
+    def test_patient(self) -> None:
+        """A patient message has no deadline. It fails after a minute, when the broker has lost
+        it.
+        """
+        self.attach()
+        patient, other, confirmed = (
+            self.publish(patient=True),
+            self.publish(),
+            self.publish(patient=True),
+        )
+        self.network.advance(5)
+        self.failureResultOf(other, Unconfirmed)
+        self.confirm(3)
+        self.successResultOf(confirmed)
+        for _ in range(int(LOST_AFTER_S) - 6):
+            self.confirm(3)  # again, as a sign of life
+            self.network.advance(1)
+        self.assertNoResult(patient)
+        self.network.advance(1.1)
+        error = self.failureResultOf(patient, Unconfirmed).value
+        self.assertEqual(str(error), "The broker did not confirm the message within 60 s")
+        late = self.publish()
+        self.confirm(4)
+        self.successResultOf(late)
 
     def test_deadline_of_all(self) -> None:
         """Each message waits between 3.5 and 4 seconds, whenever it was published."""
