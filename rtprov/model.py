@@ -14,6 +14,8 @@ import attrs
 
 # The first digits of each task id made from an Idempotency-Key. A random id may begin so, too.
 KEYED = "1de0"
+# Of tasks without a priority, and of the least urgent ones (RFC 9218 §4.1).
+DEFAULT_URGENCY, LEAST_URGENCY = 3, 7
 
 _EQUIPMENT_ID = re.compile(r"[a-zA-Z0-9]{6,}")
 _TASK_ID = re.compile(r"[0-9a-f]{32}")
@@ -85,7 +87,8 @@ class Task:
 
     `caller` is the client whose POST created the task. `accepted_by` is the process that accepted
     it. `key` is the id of the key that sealed the body. These three are None if an earlier version
-    accepted the task.
+    accepted the task. `urgency` is the task's place among those of its caller, 0 (first) to 7
+    (RFC 9218 §4.1).
     """
 
     task_id: str
@@ -97,6 +100,7 @@ class Task:
     caller: str | None = attrs.field(default=None, kw_only=True)
     accepted_by: str | None = attrs.field(default=None, kw_only=True)
     key: str | None = attrs.field(default=None, kw_only=True)
+    urgency: int = attrs.field(default=DEFAULT_URGENCY, kw_only=True)
 
 
 @attrs.frozen
@@ -117,9 +121,9 @@ class Copied:
 class Requested:
     """The front end accepted a task. The worker gets the same message, with the sealed body.
 
-    `fingerprint`, `caller`, `accepted_by` and `key` are those of `Task`. If a task has several such
-    events, the first one counts. `whole` tells whether the message includes the sealed body, so
-    that a worker can run the task from it.
+    `fingerprint`, `caller`, `accepted_by`, `key` and `urgency` are those of `Task`. If a task has
+    several such events, the first one counts. `whole` tells whether the message includes the sealed
+    body, so that a worker can run the task from it.
     """
 
     task_id: str
@@ -129,6 +133,7 @@ class Requested:
     caller: str | None = attrs.field(default=None, kw_only=True)
     accepted_by: str | None = attrs.field(default=None, kw_only=True)
     key: str | None = attrs.field(default=None, kw_only=True)
+    urgency: int = attrs.field(default=DEFAULT_URGENCY, kw_only=True)
     whole: bool = attrs.field(default=False, kw_only=True, eq=False)
     copied: Copied | None = attrs.field(default=None, kw_only=True)
 
@@ -219,12 +224,14 @@ class Active:
     `by` identifies the process, as in `Started`. It runs at most `concurrency` calls at once, over
     all its shards. `equipment` is the state of its circuit breaker. The event is written when the
     process becomes active, when `equipment` changes, and from time to time while tasks are open.
+    `per_second` is how many calls may begin in a second, None for no limit.
     """
 
     by: str
     at: float
     concurrency: int
     equipment: EquipmentState
+    per_second: float | None = None
 
 
 @attrs.frozen

@@ -127,7 +127,13 @@ def _submit() -> dict[str, Any]:
         500,
         503,
     )
-    operation["parameters"] = [key]
+    priority = _header(
+        "Priority",
+        "u=N (RFC 9218): the task's urgency among the tasks of the same caller, from 0 (first) to"
+        " 7; 3 if it is not given. What is malformed is ignored",
+        {"examples": ["u=1"]},
+    )
+    operation["parameters"] = [key, priority]
     operation["requestBody"] = {
         "required": True,
         "content": {"application/json": {"schema": _ref("RequestBody"), "example": _EXAMPLE}},

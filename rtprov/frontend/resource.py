@@ -29,6 +29,7 @@ from rtprov.frontend.docs_page import POLICY, page
 from rtprov.frontend.final_states import FinalStates
 from rtprov.frontend.headers import answered_within_s, idempotency_key, preferred_wait_s, waits_s
 from rtprov.frontend.openapi import document_bytes
+from rtprov.frontend.priority import urgency
 from rtprov.frontend.query_parameters import arguments_of, no_parameters
 from rtprov.frontend.query_parameters import page as page_of
 from rtprov.frontend.query_parameters import reason as reason_of
@@ -39,7 +40,7 @@ from rtprov.http.health import Readiness, answer_alive, answer_ready
 from rtprov.http.request import caller_of, check_media_type, json_resource, read_body
 from rtprov.http.responses import answer, answer_bytes, answer_error, envelope
 from rtprov.http.same_origin import SameOrigin
-from rtprov.model import State, is_equipment_id, is_task_id
+from rtprov.model import DEFAULT_URGENCY, State, is_equipment_id, is_task_id
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -122,11 +123,11 @@ class Frontend:
         timeout_s = parse_request(body).timeout_s
         if key is None:
             task_id = await self._submission.submit(
-                equipment_id, timeout_s, body, caller_of(request).name
+                equipment_id, timeout_s, body, caller_of(request).name, _urgency(request)
             )
         else:
             task_id = await self._submission.submit_idempotent(
-                equipment_id, timeout_s, body, key, caller_of(request).name
+                equipment_id, timeout_s, body, key, caller_of(request).name, _urgency(request)
             )
             self._finals.forget(task_id, equipment_id)
         location = f"/api/v1/equipment/cpe/{equipment_id}/task/{task_id}"
@@ -286,6 +287,12 @@ class _TooSlow(NoReply):
 def _fields(request: IRequest, name: bytes) -> list[str]:
     values = request.requestHeaders.getRawHeaders(name) or []
     return [value.decode("latin-1").strip() for value in values]
+
+
+def _urgency(request: IRequest) -> int:
+    if not request.requestHeaders.hasHeader(b"Priority"):
+        return DEFAULT_URGENCY
+    return urgency(_fields(request, b"Priority"))
 
 
 def _check_ids(equipment_id: str, task_id: str) -> None:

@@ -45,7 +45,7 @@ from rtprov.frontend.audit import (
     note,
     note_cancellation,
 )
-from rtprov.model import Details, State, Task, keyed_task_id
+from rtprov.model import DEFAULT_URGENCY, Details, State, Task, keyed_task_id
 from rtprov.security.tokens import Role
 
 if TYPE_CHECKING:
@@ -89,14 +89,22 @@ class TaskSubmission:
         # orders with a key: their tasks, and when they came
         self._under_way: set[tuple[str, float]] = set()
 
-    async def submit(self, equipment_id: str, timeout_s: int, body: bytes, caller: str) -> str:
+    async def submit(
+        self,
+        equipment_id: str,
+        timeout_s: int,
+        body: bytes,
+        caller: str,
+        urgency: int = DEFAULT_URGENCY,
+    ) -> str:
         """Accept a task for `caller`; return its id once the broker has confirmed it.
 
+        `urgency` is that of `Task`.
         Raises `Unconfirmed` if the confirm does not come in time, and the errors of
         `TaskSink.submit`.
         """
         task = self._task(
-            self._new_task_id(), equipment_id, timeout_s, body, caller, self._wall_clock()
+            self._new_task_id(), equipment_id, timeout_s, body, caller, self._wall_clock(), urgency
         )
         try:
             await audited(self._tasks.submit(task), task, caller).addTimeout(
@@ -107,7 +115,13 @@ class TaskSubmission:
         return task.task_id
 
     async def submit_idempotent(
-        self, equipment_id: str, timeout_s: int, body: bytes, key: str, caller: str
+        self,
+        equipment_id: str,
+        timeout_s: int,
+        body: bytes,
+        key: str,
+        caller: str,
+        urgency: int = DEFAULT_URGENCY,
     ) -> str:
         """Return the id of the task with this ``Idempotency-Key``; accept the task if it is new.
 
@@ -118,7 +132,9 @@ class TaskSubmission:
         task_id = keyed_task_id(equipment_id, key)
         fingerprint = self._sealer.fingerprint(task_id, body)
         with self._moment(task_id) as now:
-            task = self._task(task_id, equipment_id, timeout_s, body, caller, now, fingerprint)
+            task = self._task(
+                task_id, equipment_id, timeout_s, body, caller, now, urgency, fingerprint
+            )
             known = await self._submit_if_needed(task, body, caller)
         if not self._has_body(known, task_id, body):
             if known.key is not None and known.key not in self._sealer.key_ids:
@@ -224,6 +240,7 @@ class TaskSubmission:
         body: bytes,
         caller: str,
         now: float,
+        urgency: int,
         fingerprint: str | None = None,
     ) -> Task:
         return Task(
@@ -236,6 +253,7 @@ class TaskSubmission:
             caller=caller,
             accepted_by=self._process_id,
             key=self._sealer.key_id,
+            urgency=urgency,
         )
 
     def _has_body(self, known: Details, task_id: str, body: bytes) -> bool:

@@ -1,6 +1,7 @@
 """The open tasks of a shard in their order, the running calls, and how long calls take.
 
-`rtprov.journal.forecast` estimates from this when tasks end. The cost of an event does not depend
+`rtprov.journal.forecast` estimates from this when tasks end. `rtprov.worker.beyond_window` finds
+tasks here that wait while their callers have slots to spare. The cost of an event does not depend
 on the number of open tasks. Waiting tasks are kept in blocks by their number, so that the tasks
 before a given one can be counted block by block. This module does no I/O.
 """
@@ -8,6 +9,7 @@ before a given one can be counted block by block. This module does no I/O.
 from __future__ import annotations
 
 from collections import deque
+from math import ceil
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -20,7 +22,7 @@ from rtprov.model import EquipmentState
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from rtprov.journal.record import Record
+    from rtprov.journal.record import Origin, Record
     from rtprov.model import Active
 
 BLOCK = 512
@@ -35,6 +37,37 @@ class Lane:
 
     head: Record
     next_place: int = 0
+
+
+class CallerShare:
+    """The tasks of one caller that were never called, by urgency and number."""
+
+    def __init__(self) -> None:
+        self._by_urgency: dict[int, dict[int, Record]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._by_urgency)
+
+    def add(self, number: int, record: Record) -> None:
+        tasks = self._by_urgency.get(record.origin.urgency)
+        if tasks is None:
+            tasks = self._by_urgency[record.origin.urgency] = {}
+        tasks[number] = record
+
+    def remove(self, number: int, record: Record) -> None:
+        tasks = self._by_urgency[record.origin.urgency]
+        del tasks[number]
+        if not tasks:
+            del self._by_urgency[record.origin.urgency]
+
+    def usual(self) -> bool:
+        """Return whether all tasks have the same urgency."""
+        return len(self._by_urgency) < 2
+
+    def __iter__(self) -> Iterator[Record]:
+        """Iterate over the tasks in the order in which they are called."""
+        for urgency in sorted(self._by_urgency):
+            yield from self._by_urgency[urgency].values()
 
 
 class Backlog:
@@ -58,8 +91,11 @@ class Backlog:
         self._concurrency = concurrency
         self._blocks: dict[int, dict[int, Record]] = {}  # the waiting tasks, by number
         self.came = 0  # the number of tasks so far, and so the number of the next one
+        self.shares: dict[str | None, CallerShare] = {}  # by caller
         # Called with the number of a task when its call begins.
         self.on_call: Callable[[int], None] = lambda number: None
+        # Called when a caller's first waiting task comes.
+        self.on_caller: Callable[[], None] = lambda: None
         self._durations: deque[float] = deque(maxlen=KEPT_CALLS)
         self._typical_s: float | None = FIRST_GUESS_S
 
@@ -74,11 +110,37 @@ class Backlog:
         if block is None:
             block = self._blocks[number // BLOCK] = {}
         block[number] = record
+        self._join_share(number, record)
         record.turn = Turn(number, lane.next_place)
         self.came += 1
         lane.next_place += 1
         self.waiting += 1
         self.open += 1
+
+    def set_origin(self, record: Record, origin: Origin) -> None:
+        """Change where an open task comes from."""
+        if record.origin is origin:
+            return
+        number = record.turn.number if record.turn is not None else -1
+        waits = number in self._blocks.get(number // BLOCK, ())
+        if waits:
+            self._leave_share(number, record)
+        record.origin = origin
+        if waits:
+            self._join_share(number, record)
+
+    def _join_share(self, number: int, record: Record) -> None:
+        share = self.shares.get(record.origin.caller)
+        if share is None:
+            share = self.shares[record.origin.caller] = CallerShare()
+            self.on_caller()
+        share.add(number, record)
+
+    def _leave_share(self, number: int, record: Record) -> None:
+        share = self.shares[record.origin.caller]
+        share.remove(number, record)
+        if not share:
+            del self.shares[record.origin.caller]
 
     def call(self, record: Record) -> None:
         """A call for the task began."""
@@ -121,6 +183,7 @@ class Backlog:
         block = self._blocks.get(number)
         if block is not None and block.pop(record.turn.number, None) is not None:
             self.waiting -= 1
+            self._leave_share(record.turn.number, record)
             if not block:
                 del self._blocks[number]
 
@@ -135,8 +198,16 @@ class Backlog:
 
     @property
     def concurrency(self) -> int:
-        """How many calls the active worker runs at once, over all its shards."""
-        return self._concurrency if self.active is None else self.active.concurrency
+        """How many calls the active worker runs at once, over all its shards.
+
+        If its rate of calls is limited, that may be fewer than it has slots.
+        """
+        if self.active is None:
+            return self._concurrency
+        if self.active.per_second is None:
+            return self.active.concurrency
+        at_once = ceil(self.active.per_second * self.typical_s)
+        return max(1, min(self.active.concurrency, at_once))
 
     @property
     def trouble(self) -> bool:

@@ -1,17 +1,25 @@
 """Estimate when open tasks end. The estimates are for clients; no decision of rtprov uses them.
 
 A task may be called if its device has no earlier open task. When a slot is free, the active worker
-calls the oldest of these tasks. So later tasks never delay earlier ones. `Schedule` simulates these
-calls in *rounds*. In a round, each slot makes one call. If all calls take the same time, the result
-is exact.
+calls one of the caller with the fewest running calls; among those, the most urgent, then the oldest
+one. So later tasks of the same caller and urgency never delay earlier ones. `Schedule` simulates
+these calls in *rounds*. In a round, each slot makes one call. If all calls take the same time, the
+result is exact.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, insort
+from collections import deque
+from itertools import islice
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
+from rtprov.fair_queue import FairQueue
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rtprov.journal.backlog import Backlog
     from rtprov.journal.record import Record
 
@@ -43,12 +51,18 @@ class Schedule:
         self._used: dict[int, int] = {}  # by round: how many slots are in use
         self._full = 0  # the first round that is not full
         self._lanes: dict[str, int] = {}  # by device: the first round for its next task
-        under_way = [
-            end_of_call(record, now, self.call_s)
-            for each in backlog.siblings()
-            for record in each.calling
-        ]
-        self._free_at = [now] * (self.slots - len(under_way)) + sorted(under_way)
+        under_way = sorted(
+            (
+                (end_of_call(record, now, self.call_s), record)
+                for each in backlog.siblings()
+                for record in each.calling
+            ),
+            key=itemgetter(0),
+        )
+        self._running = [record.origin.caller for _, record in under_way]
+        self._free_at = [now] * (self.slots - len(under_way)) + [end for end, _ in under_way]
+        if len(backlog.shares) > 1 or not all(each.usual() for each in backlog.shares.values()):
+            self._play_shares()
 
     def begins_at(self, number: int) -> float:
         """Return when the task with this number gets a slot.
@@ -83,12 +97,45 @@ class Schedule:
         for record in self._backlog.waiting_from(self._next):
             assert record.turn is not None
             self._next = record.turn.number + 1
-            if self._is_held(record):
-                self._passed.append(record.turn.number)
-            else:
-                self.played[record.turn.number] = self._place(record.equipment_id)
+            self._play_one(record)
             if len(self.played) == MOST_PLAYED or len(self._passed) == MOST_PASSED:
                 return
+
+    def _play_one(self, record: Record) -> bool:
+        """Give the task a place. Return False if it takes none, because it waits for its key."""
+        assert record.turn is not None
+        if self._is_held(record):
+            insort(self._passed, record.turn.number)
+            return False
+        self.played[record.turn.number] = self._place(record.equipment_id)
+        return True
+
+    def _play_shares(self) -> None:
+        """Play the tasks that wait now, as `FairQueue` shares the slots among callers."""
+        queue: FairQueue[tuple[str | None, Iterator[Record]]] = FairQueue()
+        # By slot: the caller of the call that ends there next.
+        slots: deque[tuple[str | None, ...]] = deque()
+        slots += [()] * (self.slots - len(self._running))
+        slots += [(caller,) for caller in self._running[: self.slots]]
+        for caller in self._running[: self.slots]:
+            queue.began(caller)
+        shares = islice(self._backlog.shares.items(), MOST_PLAYED)
+        for order, (caller, share) in enumerate(shares):
+            queue.add(caller, (caller, iter(share)), 0, order)
+        while len(queue) and len(self.played) < MOST_PLAYED and len(self._passed) < MOST_PASSED:
+            for caller in slots[0]:
+                queue.ended(caller)
+            slots[0] = ()
+            caller, tasks = queue.pop()
+            record = next(tasks, None)
+            if record is not None:
+                queue.add(caller, (caller, tasks), 0, 0)
+            if record is not None and self._play_one(record):
+                slots.popleft()
+                slots.append((caller,))
+            else:
+                queue.ended(caller)
+        self._next = self._backlog.came
 
     def _is_held(self, record: Record) -> bool:
         withheld = self._backlog.withheld
@@ -139,9 +186,14 @@ class Forecaster:
         self._backlog = backlog
         self._schedule: Schedule | None = None
         backlog.on_call = self._see_call
+        backlog.on_caller = self._see_caller
 
     def _see_call(self, number: int) -> None:
         if self._schedule is not None and number not in self._schedule.played:
+            self._schedule.stale = True
+
+    def _see_caller(self) -> None:
+        if self._schedule is not None:
             self._schedule.stale = True
 
     def at(self, now: float) -> Forecast:

@@ -27,6 +27,7 @@ def events_of(record: Record, copied: Copied | None = None) -> list[TaskEvent]:
                 caller=record.origin.caller,
                 accepted_by=record.origin.accepted_by,
                 key=record.origin.key,
+                urgency=record.origin.urgency,
                 copied=copied,
             )
         )

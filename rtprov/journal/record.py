@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from rtprov.model import Attempt, State
+from rtprov.model import DEFAULT_URGENCY, Attempt, State
 
 # Records are kept longer than the retention in two cases. With an Idempotency-Key: front ends send
 # no new task for a key while the store has its record.
@@ -16,7 +16,8 @@ KEPT_ATTEMPTS = 10  # per open task
 
 @attrs.frozen
 class Origin:
-    """Where a task comes from: its caller, the process that accepted it, and its sealing key's id.
+    """Where a task comes from: its caller, the process that accepted it, its sealing key's id, and
+    its urgency.
 
     Tasks with the same values share one object.
     """
@@ -24,6 +25,7 @@ class Origin:
     caller: str | None = None
     accepted_by: str | None = None
     key: str | None = None
+    urgency: int = DEFAULT_URGENCY
 
 
 NO_ORIGIN = Origin()

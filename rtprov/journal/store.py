@@ -62,7 +62,7 @@ class Store:
         self._withheld = self.backlog.withheld
         # There are few different reasons and origins, so the records share them.
         self._texts: dict[str, str] = {}
-        self._origins: dict[tuple[str | None, ...], Origin] = {}
+        self._origins: dict[tuple[str | None, str | None, str | None, int], Origin] = {}
 
     def __len__(self) -> int:
         return len(self._records)
@@ -86,7 +86,8 @@ class Store:
             self._forget(record)
             record = None
         if record is None:
-            record = self._add(event.task_id, event.equipment_id)
+            origin = self._origin(event) if isinstance(event, Requested) else NO_ORIGIN
+            record = self._add(event.task_id, event.equipment_id, origin)
         elif record.state.final or self._stale(record, event.at):
             return
         if isinstance(event, Requested):
@@ -116,12 +117,12 @@ class Store:
         begun_at = record.requested_at if record.fingerprint is not None else None
         return begun_at is not None and at < begun_at - self._retention_s - NEW_TASK_AFTER_S
 
-    def _add(self, task_id: str, equipment_id: str) -> Record:
+    def _add(self, task_id: str, equipment_id: str, origin: Origin) -> Record:
         newest = self._newest.get(equipment_id)
         if newest is not None:
             equipment_id = newest.equipment_id
         record = self._records[task_id] = self._newest[equipment_id] = Record(
-            task_id, equipment_id, earlier=newest
+            task_id, equipment_id, origin=origin, earlier=newest
         )
         if newest is not None:
             newest.later = record
@@ -133,7 +134,7 @@ class Store:
         if record.requested_at is None or event.copied is not None:
             record.requested_at = event.at
             record.fingerprint = event.fingerprint
-            record.origin = self._origin(event)
+            self.backlog.set_origin(record, self._origin(event))
 
     def _start(self, record: Record, event: Started) -> None:
         if event.attempt > record.attempts:
@@ -178,12 +179,12 @@ class Store:
         self._withheld.forget(record.task_id)
 
     def _origin(self, event: Requested) -> Origin:
-        known = (event.caller, event.accepted_by, event.key)
+        known = (event.caller, event.accepted_by, event.key, event.urgency)
         origin = self._origins.get(known)
         if origin is None:
             if len(self._origins) >= MAX_SHARED_TEXTS:
                 self._origins.clear()
-            origin = self._origins[known] = Origin(*known) if any(known) else NO_ORIGIN
+            origin = self._origins[known] = Origin(*known)
         return origin
 
     def _shared(self, text: str) -> str:

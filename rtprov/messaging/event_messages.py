@@ -23,6 +23,8 @@ from rtprov.messaging.format import (
     undecodable,
 )
 from rtprov.model import (
+    DEFAULT_URGENCY,
+    LEAST_URGENCY,
     Active,
     Cancelled,
     Copied,
@@ -53,6 +55,7 @@ class _Task(Tagged, tag="requested"):
     caller: str | UnsetType = UNSET
     by: str | UnsetType = UNSET
     key: str | UnsetType = UNSET
+    urgency: int | UnsetType = UNSET
 
 
 class _Requested(Tagged, tag="requested"):
@@ -66,6 +69,7 @@ class _Requested(Tagged, tag="requested"):
     caller: str | UnsetType = UNSET
     by: str | UnsetType = UNSET
     key: str | UnsetType = UNSET
+    urgency: int | UnsetType = UNSET
     sealed: msgspec.Raw | UnsetType = UNSET
     copied: Copied | UnsetType = UNSET
 
@@ -120,6 +124,7 @@ class _Active(Tagged, tag="active"):
     at: float
     concurrency: int
     equipment: str
+    rate: float | UnsetType = UNSET
     v: int = VERSION
 
 
@@ -156,6 +161,7 @@ def encode_task(task: Task) -> bytes:
         given(task.accepted_by),
         given(task.key),
     )
+    message.urgency = _given_urgency(task.urgency)
     return _encode(message)
 
 
@@ -182,7 +188,17 @@ def decode_task(body: bytes) -> Task:
         message.sealed,
         message.fingerprint or None,
         **origin,
+        urgency=_urgency(message.urgency),
     )
+
+
+def _given_urgency(urgency: int) -> int | UnsetType:
+    return UNSET if urgency == DEFAULT_URGENCY else urgency
+
+
+def _urgency(given: int | UnsetType) -> int:
+    """Return a message's urgency. Values that this version does not know count as the nearest."""
+    return DEFAULT_URGENCY if given is UNSET else max(0, min(given, LEAST_URGENCY))
 
 
 def encode_event(event: Event) -> bytes:
@@ -228,10 +244,12 @@ def encode_event(event: Event) -> bytes:
             given(event.accepted_by),
             given(event.key),
         )
+        request.urgency = _given_urgency(event.urgency)
         request.copied = given(event.copied)
         return _encode(request)
     if isinstance(event, Active):
-        return _encode(_Active(event.by, event.at, event.concurrency, event.equipment.value))
+        rate = UNSET if event.per_second is None else event.per_second
+        return _encode(_Active(event.by, event.at, event.concurrency, event.equipment.value, rate))
     raise TypeError(f"{type(event).__name__} is not for writing")
 
 
@@ -254,6 +272,7 @@ def decode_event(body: bytes) -> Event:
             caller=short_name(message.caller),
             accepted_by=short_name(message.by),
             key=message.key or None,
+            urgency=_urgency(message.urgency),
             whole=message.sealed is not UNSET,
             copied=message.copied or None,
         )
@@ -281,7 +300,10 @@ def decode_event(body: bytes) -> Event:
     if isinstance(message, _Active):
         # A state that this version does not know is treated as trouble.
         equipment = _EQUIPMENT_STATES.get(message.equipment, EquipmentState.OPEN)
-        return Active(message.by[:MAX_CALLER], message.at, max(1, message.concurrency), equipment)
+        rate = None if message.rate is UNSET or message.rate <= 0 else message.rate
+        return Active(
+            message.by[:MAX_CALLER], message.at, max(1, message.concurrency), equipment, rate
+        )
     state = _STATES.get(message.state)
     if state is None:
         return Finished(

@@ -65,6 +65,7 @@ class Options(opt.CommandOptions):
         opt.PROXY_PROTOCOL,
         opt.OTHER_EQUIPMENT_URL,
         opt.CONCURRENCY,
+        opt.MAX_CALLS_PER_SECOND,
         opt.stub_delay("stub-delay"),
         opt.HONOUR_TIMEOUT,
         opt.SCENARIO,
@@ -98,6 +99,7 @@ class Settings(opt.CommandSettings):
     proxy_protocol: Sequence[Network]
     equipment_url: str | None
     concurrency: int
+    max_calls_per_second: float | None
     stub_delay: float
     honour_timeout: bool
     scenario: Path | None
@@ -228,6 +230,7 @@ class _Everything(Command):
         worker_settings = WorkerSettings(
             shards=[Shard(0, 1)],
             concurrency=room_for_calls(settings.concurrency, FILES_PER_CALL),
+            calls_per_second=settings.max_calls_per_second,
             retention_s=settings.retention,
             patience_s=settings.patience,
             drain_s=settings.drain,

@@ -195,6 +195,12 @@ OTHER_EQUIPMENT_URL = Option(
 CONCURRENCY = Option(
     "concurrency", "500", "maximum number of calls to service A at the same time", integer(1, 30000)
 )
+MAX_CALLS_PER_SECOND = Option(
+    "max-calls-per-second",
+    None,
+    "maximum number of calls to service A that begin in a second; unlimited if not given",
+    per_second,
+)
 RETENTION = Option(
     "retention",
     "86400",

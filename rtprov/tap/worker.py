@@ -50,6 +50,7 @@ class Options(opt.CommandOptions):
         opt.BROKER_FILE,
         opt.EQUIPMENT_URL,
         opt.CONCURRENCY,
+        opt.MAX_CALLS_PER_SECOND,
         opt.SHARDS,
         opt.SHARD,
         opt.RETENTION,
@@ -80,6 +81,7 @@ class Settings(opt.CommandSettings):
     broker_file: Path | None
     equipment_url: str
     concurrency: int
+    max_calls_per_second: float | None
     shards: int | None
     shard: Sequence[int]
     retention: float
@@ -200,6 +202,7 @@ def makeService(options: Options) -> IService:
         worker_settings = WorkerSettings(
             shards=shards_of(settings.shard, count),
             concurrency=concurrency,
+            calls_per_second=settings.max_calls_per_second,
             retention_s=settings.retention,
             patience_s=settings.patience,
             drain_s=settings.drain,

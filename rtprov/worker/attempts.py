@@ -292,7 +292,9 @@ class Attempts:
             # A retried task goes to the end of the queue; otherwise the same task would make all
             # probes of an open breaker.
             turn, job.turn = job.turn, None
-            permit = await self._call_limiter.enter(self._left_s(job), turn)
+            permit = await self._call_limiter.enter(
+                self._left_s(job), turn, job.task.caller, job.task.urgency
+            )
             if not self._view(job).attempts:
                 job.waited_s = permit.waited_s
             try:
@@ -317,7 +319,8 @@ class Attempts:
                 task.task_id, task.equipment_id, self._wall_clock(), job.attempt, self._process_id
             )
         )
-        if self._view(job).attempts < job.attempt:
+        view = self._view(job)
+        if view.attempts < job.attempt and not view.over:
             # The replica has not seen the event yet. A cancellation may come before it.
             seen = await self._started_events.expect(task.task_id, job.attempt)
             if not seen:

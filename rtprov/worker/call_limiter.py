@@ -1,8 +1,9 @@
 """The limit of concurrent calls to A in one process; lower while the circuit breaker is open.
 
-Each call needs a permit. Permits are given in the order of the turns::
+Each call needs a permit. Callers share the permits (see `FairQueue`); those of one caller are given
+by urgency, then in the order of the turns::
 
-    permit = await limiter.enter(left_s, turn)  # raises `OutOfPatience`
+    permit = await limiter.enter(left_s, turn, caller, urgency)  # raises `OutOfPatience`
     try:
         ...  # call A, then permit.answered() or permit.outage(device, error)
     finally:
@@ -12,7 +13,6 @@ Each call needs a permit. Permits are given in the order of the turns::
 from __future__ import annotations
 
 from collections.abc import Callable
-from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,9 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from rtprov.errors import OutOfPatience
-from rtprov.model import EquipmentState
+from rtprov.fair_queue import FairQueue
+from rtprov.model import DEFAULT_URGENCY, EquipmentState
+from rtprov.worker.token_bucket import TokenBucket
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -32,8 +34,6 @@ if TYPE_CHECKING:
 
 LOOK_EVERY_S = 1.0  # how often waiters are checked for lost patience while A is in trouble
 SHORTEST_TIMER_S = 0.01  # without it, rounding of floats could set a timer for 0 s in a loop
-# The heap is rebuilt when it holds more cancelled waiters than this, and more of them than others.
-MAX_CANCELLED = 1000
 
 
 @define(eq=False)
@@ -42,6 +42,7 @@ class Permit:
 
     _limiter: CallLimiter
     _generation: int
+    _caller: str | None
     waited_s: float = 0.0  # how long it waited because A was in trouble
     _ended: bool = False
 
@@ -57,12 +58,13 @@ class Permit:
         """Give the permit back. Does nothing the second time."""
         if not self._ended:
             self._ended = True
-            self._limiter._leave(self._generation)
+            self._limiter._leave(self._generation, self._caller)
 
 
 @define(eq=False)
 class _Waiter:
     permitted: Deferred[Permit] = field(repr=False)
+    caller: str | None
     left_s: float
     deadline: float | None = None  # set while A is in trouble
 
@@ -70,29 +72,38 @@ class _Waiter:
 class CallLimiter:
     """Gives permits for calls to A, for all shards of the process together.
 
-    `concurrency` is the largest number of calls at the same time. `pace` limits how many permits
-    are given in one turn of the reactor. Each function in `watchers` is called when `state` has
+    `concurrency` is the largest number of calls at the same time, `per_second` the largest number
+    of permits in a second, None for no limit. `pace` limits how many permits are given in one turn
+    of the reactor. Each function in `watchers` is called when `state` has
     changed.
     """
 
     _log = Logger()
 
     def __init__(
-        self, *, concurrency: int, breaker: CircuitBreaker, pace: Pace, clock: IReactorTime
+        self,
+        *,
+        concurrency: int,
+        breaker: CircuitBreaker,
+        pace: Pace,
+        clock: IReactorTime,
+        per_second: float | None = None,
     ) -> None:
         self.concurrency = concurrency
+        self.per_second = per_second
         self._pace = pace
+        self._rate = TokenBucket(per_second)
         self.watchers: list[Callable[[], None]] = []
         self._free = concurrency
         self._breaker = breaker
         self._clock = clock
         self._turns = count()
         self._waiting: dict[_Waiter, None] = {}  # an ordered set
-        self._queue: list[tuple[int, int, _Waiter]] = []  # a heap; may hold cancelled waiters
+        self._queue: FairQueue[_Waiter] = FairQueue()
         self._state = EquipmentState.CLOSED
         self._admitting = False
         self._look: IDelayedCall | None = None
-        self._next_turn: IDelayedCall | None = None
+        self._resuming: IDelayedCall | None = None
         self._in_trouble = False
         self._stopped = False
 
@@ -107,36 +118,48 @@ class CallLimiter:
         """Return a turn that is later than all turns before it."""
         return next(self._turns)
 
-    def enter(self, left_s: float, turn: int | None = None) -> Deferred[Permit]:
+    def waiting(self, caller: str | None) -> int:
+        """Return how many calls for this caller wait for their permits."""
+        return self._queue.waiting(caller)
+
+    def enter(
+        self,
+        left_s: float,
+        turn: int | None = None,
+        caller: str | None = None,
+        urgency: int = DEFAULT_URGENCY,
+    ) -> Deferred[Permit]:
         """Return a Deferred that fires with a permit when the call may be made.
 
-        Waiters are served by `turn`, a result of `next_turn`; without one, a new turn is taken.
+        Among waiters of one `caller`, those with a lower `urgency` (0 to 7) are served first, then
+        those with a lower `turn`, a result of `next_turn`; without one, a new turn is taken.
         Fails with `OutOfPatience` after `left_s` seconds of waiting while A is in trouble; other
         waiting time does not count. Cancelling the Deferred gives up the place."""
-        waiter: _Waiter = _Waiter(Deferred(lambda _: self._waiting.pop(waiter, None)), left_s)
+        waiter: _Waiter = _Waiter(Deferred(lambda _: self._remove(waiter)), caller, left_s)
         if self._in_trouble:
             waiter.deadline = self._clock.seconds() + left_s
         self._waiting[waiter] = None
-        number = self.next_turn()
-        heappush(self._queue, (number if turn is None else turn, number, waiter))
-        if len(self._queue) > 2 * len(self._waiting) + MAX_CANCELLED:
-            self._queue = [each for each in self._queue if each[2] in self._waiting]
-            heapify(self._queue)
+        self._queue.add(caller, waiter, urgency, self.next_turn() if turn is None else turn)
         self._admit()
         return waiter.permitted
+
+    def _remove(self, waiter: _Waiter) -> None:
+        self._waiting.pop(waiter, None)
+        self._queue.remove(waiter.caller, waiter)
 
     def stop(self) -> None:
         """Cancel the timers, and set no other ones."""
         self._stopped = True
-        for timer in (self._look, self._next_turn):
+        for timer in (self._look, self._resuming):
             if timer is not None:
                 timer.cancel()
-        self._look = self._next_turn = None
+        self._look = self._resuming = None
 
     # Called by permits.
 
-    def _leave(self, generation: int) -> None:
+    def _leave(self, generation: int, caller: str | None) -> None:
         self._free += 1
+        self._queue.ended(caller)
         self._breaker.end(generation)
         self._admit()
 
@@ -168,31 +191,34 @@ class CallLimiter:
         try:
             now = self._clock.seconds()
             while self._breaker.may_begin(now) and self._free and self._waiting:
-                waiter = self._queue[0][2]
-                if waiter in self._waiting and not self._pace.allows():
-                    self._admit_next_turn()
+                wait_s = self._rate.wait_s(now)
+                if wait_s:
+                    self._admit_later(max(wait_s, SHORTEST_TIMER_S))
                     break
-                heappop(self._queue)
-                if waiter not in self._waiting:
-                    continue
+                if not self._pace.allows():
+                    self._admit_later(0)
+                    break
+                self._rate.take()
+                waiter = self._queue.pop()
                 del self._waiting[waiter]
                 self._free -= 1
                 waited_s = (
                     0.0 if waiter.deadline is None else waiter.left_s - (waiter.deadline - now)
                 )
-                waiter.permitted.callback(Permit(self, self._breaker.begin(now), waited_s))
+                permit = Permit(self, self._breaker.begin(now), waiter.caller, waited_s)
+                waiter.permitted.callback(permit)
         finally:
             self._admitting = False
         self._note_recovery()
         self._note_change()
         self._arm()
 
-    def _admit_next_turn(self) -> None:
-        if self._next_turn is None and not self._stopped:
-            self._next_turn = self._clock.callLater(0, self._continue)
+    def _admit_later(self, pause_s: float) -> None:
+        if self._resuming is None and not self._stopped:
+            self._resuming = self._clock.callLater(pause_s, self._resume)
 
-    def _continue(self) -> None:
-        self._next_turn = None
+    def _resume(self) -> None:
+        self._resuming = None
         self._admit()
 
     def _note_change(self) -> None:
@@ -231,5 +257,5 @@ class CallLimiter:
         now = self._clock.seconds()
         for waiter in list(self._waiting):
             if waiter.deadline is not None and now >= waiter.deadline and waiter in self._waiting:
-                del self._waiting[waiter]
+                self._remove(waiter)
                 waiter.permitted.errback(OutOfPatience())

@@ -32,7 +32,7 @@ from rtprov.model import Finished, State
 from rtprov.worker.pace import for_each
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from twisted.internet.interfaces import IReactorTime
     from twisted.python.failure import Failure
@@ -215,7 +215,7 @@ class Census:
         messages = await self._reader.read(connection, _requests(tasks))
 
         async def put_back(task: OpenTask) -> None:
-            order = self._order(task, messages)
+            order = order_of(task, messages, self._store)
             if order is None:
                 await self._without_order(task)
             else:
@@ -223,23 +223,6 @@ class Census:
 
         await for_each(
             [task for task in tasks if self._is_missing(task)], put_back, at_once=AT_ONCE
-        )
-
-    def _order(self, task: OpenTask, messages: dict[int, Delivery]) -> Delivery | None:
-        """Return the message of the task's order; None if it is not in the journal any more."""
-        message = None if task.request is None else messages.get(task.request)
-        if message is None:
-            return None
-        try:
-            order = decode_task(message.body)
-        except UndecodableMessage:
-            return None
-        right = order.task_id == task.task_id
-        return (
-            message
-            if right
-            and self._store.over(order.task_id, order.fingerprint, order.accepted_at) is False
-            else None
         )
 
     async def _without_order(self, task: OpenTask) -> None:
@@ -260,3 +243,23 @@ class Census:
 
 def _requests(tasks: Iterable[OpenTask]) -> list[int]:
     return [task.request for task in tasks if task.request is not None]
+
+
+def order_of(task: OpenTask, messages: Mapping[int, Delivery], store: Store) -> Delivery | None:
+    """Return the message of the task's order; None if it is not in the journal any more.
+
+    `messages` are messages of the journal by offset.
+    """
+    message = None if task.request is None else messages.get(task.request)
+    if message is None:
+        return None
+    try:
+        order = decode_task(message.body)
+    except UndecodableMessage:
+        return None
+    right = order.task_id == task.task_id
+    return (
+        message
+        if right and store.over(order.task_id, order.fingerprint, order.accepted_at) is False
+        else None
+    )

@@ -8,6 +8,8 @@ from attrs import define, field
 from twisted.internet.defer import Deferred
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from rtprov.interfaces import Delivery
     from rtprov.model import Task
 
@@ -68,6 +70,31 @@ class Job:
             False,
             False,
         )
+
+
+@define(eq=False)
+class Borrowed:
+    """The message of a task that is still in the queue. Implements `rtprov.interfaces.Delivery`.
+
+    It cannot be settled. `channel_open` returns whether the channel is open on which the worker
+    consumes the queue.
+    """
+
+    body: bytes
+    headers: Mapping[str, object]
+    _channel_open: Callable[[], bool] = field(repr=False)
+    redelivered: bool = False
+    live: bool = False
+
+    @property
+    def standing(self) -> bool:
+        return self._channel_open()
+
+    def ack(self) -> None:
+        """Do nothing: the message is acknowledged when it is delivered."""
+
+    def nack(self, *, requeue: bool) -> None:
+        """Do nothing: the message is judged again when it is delivered."""
 
 
 def key_of(task: Task) -> str:

@@ -162,6 +162,7 @@ class Presence:
                     self._wall_clock(),
                     self._call_limiter.concurrency,
                     self._call_limiter.state,
+                    self._call_limiter.per_second,
                 )
             )
 

@@ -74,6 +74,7 @@ class WorkerService(Service):
             breaker=breaker,
             pace=Pace(CALLS_A_TURN, environment.clock),
             clock=environment.clock,
+            per_second=settings.calls_per_second,
         )
         self.shard_count = ShardCount(settings.shards[0].count, given=settings.shards_given)
         topology = Topology(settings.shards, replaces=True, count=self.shard_count)

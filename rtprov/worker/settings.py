@@ -18,6 +18,7 @@ class WorkerSettings:
 
     - `shards`: the shards that it serves.
     - `concurrency`: the largest number of calls to A at the same time.
+    - `calls_per_second`: the largest number of calls that begin in a second, None for no limit.
     - `retention_s`: how long the status of an ended task is kept.
     - `patience_s`: how long a task is retried while A cannot be reached.
     - `drain_s`: how long calls may take to finish when the worker stops.
@@ -27,6 +28,7 @@ class WorkerSettings:
 
     shards: Sequence[Shard]
     concurrency: int = 500
+    calls_per_second: float | None = None
     retention_s: float = 86400.0
     patience_s: float = 600.0
     drain_s: float = 120.0

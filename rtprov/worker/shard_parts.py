@@ -15,6 +15,7 @@ from rtprov.model import Active, Marker, Unrecognised
 from rtprov.queries.directory import TaskQueryServer
 from rtprov.queries.status import StatusServer
 from rtprov.worker.attempts import Attempts
+from rtprov.worker.beyond_window import BeyondWindow
 from rtprov.worker.census import Census
 from rtprov.worker.copies import WorkQueue
 from rtprov.worker.dead_letters import DeadLetters
@@ -165,8 +166,20 @@ def join_shard(shard: Shard, shared: Shared) -> ShardParts:
         window=shared.window,
         on_marker=census.on_marker,
         on_delivery=presence.delivered,
+        on_change=lambda: beyond.look_soon(),
         clock=outer.clock,
         wall_clock=outer.wall_clock,
+    )
+    beyond = BeyondWindow(
+        name=shard.work,
+        window=shared.window,
+        store=store,
+        open_tasks=open_tasks,
+        reader=reader,
+        call_limiter=shared.call_limiter,
+        jobs=worker.jobs,
+        take=worker.take,
+        clock=outer.clock,
     )
     dead = DeadLetters(
         shard=shard,
@@ -188,5 +201,6 @@ def join_shard(shard: Shard, shared: Shared) -> ShardParts:
         clock=outer.clock,
         wall_clock=outer.wall_clock,
     )
-    sessions: list[Session] = [journal, status, inquiries, dead, presence, worker, census, keeper]
+    sessions: list[Session] = [journal, status, inquiries, dead, presence]
+    sessions += [worker, beyond, census, keeper]
     return ShardParts(shard, store, status, inquiries, worker, keeper, sessions)

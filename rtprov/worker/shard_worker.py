@@ -27,11 +27,11 @@ from rtprov.amqp.client.consumer import consume
 from rtprov.errors import UndecodableMessage
 from rtprov.messaging.event_messages import decode_task
 from rtprov.messaging.markers import decode_census
-from rtprov.model import Active, Cancelled, Finished, Marker, Started, Unrecognised
+from rtprov.model import Active, Cancelled, Finished, Marker, Requested, Started, Unrecognised
 from rtprov.worker.attempts import Abandoned, TooManyCrashes
 from rtprov.worker.copies import copied_at
 from rtprov.worker.device_queues import DeviceQueues
-from rtprov.worker.job import Job, key_of
+from rtprov.worker.job import Borrowed, Job, key_of
 from rtprov.worker.redeliveries import Redeliveries
 from rtprov.worker.renewals import Renewals
 from rtprov.worker.run_failures import TooManyFailures, repeated
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
     from twisted.python.failure import Failure
 
+    from rtprov.amqp.client.channel import AmqpChannel
     from rtprov.amqp.client.protocol import AmqpConnection
     from rtprov.interfaces import Delivery, Journal
     from rtprov.journal.open_tasks import OpenTasks
@@ -59,8 +60,8 @@ class ShardWorker:
     calls to A. `window` is the prefetch (1 to 65535); tasks whose messages are back in the queue do
     not count. `queue` publishes copies of messages that are held for long. Call `saw` with each of
     the journal's events after `store` and `open_tasks` have applied it. `on_delivery` is called for
-    each delivery, `on_marker` with the id of each census marker. `wall_clock` gives seconds since
-    the epoch."""
+    each delivery, `on_marker` with the id of each census marker, `on_change` when a task or its
+    delivery came. `wall_clock` gives seconds since the epoch."""
 
     _log = Logger()
 
@@ -78,6 +79,7 @@ class ShardWorker:
         clock: IReactorTime,
         wall_clock: Callable[[], float],
         on_delivery: Callable[[], None] = lambda: None,
+        on_change: Callable[[], None] = lambda: None,
     ) -> None:
         self._shard = shard
         self._store = store
@@ -90,7 +92,12 @@ class ShardWorker:
         self._clock = clock
         self._wall_clock = wall_clock
         self._on_any_delivery = on_delivery
-        self._jobs: dict[str, Job] = {}
+        self._on_change = on_change
+        self.jobs: dict[str, Job] = {}
+        self._channel: AmqpChannel | None = None
+        # Whether the first delivery on this channel has not been judged yet. Until then, another
+        # worker may have called A for tasks that were never delivered to it.
+        self._fresh = False
         self._lanes: DeviceQueues[Job] = DeviceQueues(self._may_go)
         self._next: deque[Job] = deque()
         self._starting = False
@@ -106,7 +113,7 @@ class ShardWorker:
         self._renewals = Renewals(
             name=shard.work,
             queue=queue,
-            jobs=self._jobs,
+            jobs=self.jobs,
             open_tasks=open_tasks,
             window=window,
             forget=self._forget_waiting,
@@ -116,22 +123,22 @@ class ShardWorker:
     @property
     def held(self) -> int:
         """How many tasks this worker holds, waiting ones included."""
-        return len(self._jobs)
+        return len(self.jobs)
 
     @property
     def calling(self) -> int:
         """How many calls to A are under way or wait for their outcome to be journalled."""
-        return sum(job.calling for job in self._jobs.values())
+        return sum(job.calling for job in self.jobs.values())
 
     def held_tasks(self) -> set[str]:
         """Return the ids of the tasks that this worker holds."""
-        return {job.task.task_id for job in self._jobs.values()}
+        return {job.task.task_id for job in self.jobs.values()}
 
     def messages(self) -> dict[str, bytes]:
         """Return the messages of the open tasks that this worker holds, by task id. If several
         messages have the same id, the one that is the task's order is returned.
         """
-        over, jobs = self._store.over, [(job.task, job.delivery) for job in self._jobs.values()]
+        over, jobs = self._store.over, [(job.task, job.delivery) for job in self.jobs.values()]
         return {
             task.task_id: held.body
             for task, held in jobs
@@ -142,7 +149,8 @@ class ShardWorker:
 
     async def attach(self, connection: AmqpConnection) -> None:
         """Consume the work queue, as its active consumer or as a standby. Raises `BrokerError`."""
-        channel = await connection.open_channel()
+        channel = self._channel = await connection.open_channel()
+        self._fresh = True
         await consume(channel, self._shard.work, self._on_delivery, prefetch=self._window)
         self._renewals.start()
 
@@ -153,8 +161,8 @@ class ShardWorker:
         self._renewals.stop()
         self._forget_arriving()
         for job in self._lanes.drop_waiting():
-            del self._jobs[job.key]
-        for job in list(self._jobs.values()):
+            del self.jobs[job.key]
+        for job in list(self.jobs.values()):
             if job.running is not None and not (job.calling or job.pausing):
                 job.running.cancel()
 
@@ -177,7 +185,7 @@ class ShardWorker:
             delivery.nack(requeue=False)
             return
         self._queue.delivered(task.task_id)
-        job = self._jobs.get(key_of(task))
+        job = self.jobs.get(key_of(task))
         if job is None:
             self._add_job(task, delivery)
         elif job.delivery.live and not job.renewing:
@@ -185,6 +193,21 @@ class ShardWorker:
         else:
             job.delivery.ack()  # one of the two deliveries is enough
             job.adopt(delivery, self._clock.seconds())
+        self._on_change()
+
+    def take(self, order: Delivery) -> None:
+        """Make a job of a task whose message is in the queue, but was not delivered yet. `order` is
+        the message as the journal has it.
+
+        Call this only while the broker treats this worker as the active consumer.
+        """
+        task, channel = decode_task(order.body), self._channel
+        if channel is None or self._attempts.draining or key_of(task) in self.jobs:
+            return
+        borrowed = Borrowed(order.body, order.headers, lambda: not channel.closed)
+        job = Job(evolve(task, sealed=""), borrowed, self._clock.seconds(), True, released=True)
+        self.jobs[job.key] = job
+        self._redeliveries.expect(job)
 
     def _on_no_task(self, delivery: Delivery, error: UndecodableMessage) -> None:
         marker_id = decode_census(delivery.body)
@@ -200,14 +223,14 @@ class ShardWorker:
             self._on_marker(marker_id)
 
     def _add_job(self, task: Task, delivery: Delivery) -> None:
-        again = delivery.redelivered or copied_at(delivery) is not None
+        again = delivery.redelivered or self._fresh or copied_at(delivery) is not None
         job = Job(
             evolve(task, sealed=""),
             delivery,
             self._clock.seconds(),
             again or task.fingerprint is not None,
         )
-        self._jobs[job.key] = job
+        self.jobs[job.key] = job
         if again:
             self._redeliveries.add(job)
         else:
@@ -217,20 +240,23 @@ class ShardWorker:
         return self._open_tasks.may_go(job.task.task_id, job.task.equipment_id)
 
     def _enter(self, job: Job) -> None:
+        self._fresh = False
         job.turn = self._attempts.next_turn()
         if self._lanes.enter(job.task.equipment_id, job):
             self._start(job)
 
     def _forget(self, job: Job) -> None:
-        del self._jobs[job.key]
+        del self.jobs[job.key]
 
     def saw(self, event: Event) -> None:
         """Call this when the replica has applied an event. Jobs may enter their lanes, or become
         heads, because of it.
         """
-        if isinstance(event, (Active, Marker, Unrecognised)) or not self._jobs:
+        if isinstance(event, (Active, Marker, Unrecognised)) or not self.jobs:
             return
         self._redeliveries.saw(event.task_id)
+        if isinstance(event, Requested):
+            self._on_change()
         if isinstance(event, Started):
             self._attempts.saw(event)
         if isinstance(event, (Cancelled, Finished)) and not self._attempts.draining:
@@ -241,7 +267,7 @@ class ShardWorker:
     def _forget_arriving(self) -> None:
         """Forget the jobs that are in no lane yet; the broker delivers their messages again."""
         for job in self._redeliveries.forget():
-            del self._jobs[job.key]
+            del self.jobs[job.key]
 
     def _forget_waiting(self, job: Job) -> None:
         """Forget a job that neither calls A nor pauses, and whose message is back in the queue."""
@@ -310,7 +336,7 @@ class ShardWorker:
 
     def _leave(self, _: None, job: Job) -> None:
         job.running = None
-        del self._jobs[job.key]
+        del self.jobs[job.key]
         successor = self._lanes.leave(job.task.equipment_id)
         if successor is not None and not self._attempts.draining:
             self._start(successor)
@@ -336,10 +362,10 @@ class ShardWorker:
         the connection is closed."""
         self._attempts.draining = True
         self._forget_arriving()
-        for job in list(self._jobs.values()):
+        for job in list(self.jobs.values()):
             if job.running is not None and not job.calling:
                 job.running.cancel()
-        running = [job.running for job in self._jobs.values() if job.running is not None]
+        running = [job.running for job in self.jobs.values() if job.running is not None]
         if running:
             self._log.info(
                 "{queue}: draining {calls} calls to A, for up to {seconds:.0f} s; a second signal"

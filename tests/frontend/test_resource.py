@@ -37,10 +37,28 @@ class Receipts(FrontendTestCase):
         """The broker gets the body's bytes, sealed, with the timeout and the time of the POST."""
         self.clock.advance(5)
         self.assertAccepted(self.post())
-        origin = {"caller": "address:127.0.0.1", "accepted_by": "f1", "key": "plain"}
-        self.assertEqual(
-            self.tasks.submitted, [Task(TASK, ID, 14, 1005.0, PlainSealer().seal(BODY), **origin)]
+        task = Task(
+            TASK,
+            ID,
+            14,
+            1005.0,
+            PlainSealer().seal(BODY),
+            caller="address:127.0.0.1",
+            accepted_by="f1",
+            key="plain",
         )
+        self.assertEqual(self.tasks.submitted, [task])
+
+    def test_priority(self) -> None:
+        """The task has the urgency of the POST's ``Priority``, with and without a key."""
+        for headers, expected in (
+            ((), 3),
+            (("Priority: u=0",), 0),
+            (("Priority: u=5, i", "Idempotency-Key: k1"), 5),
+            (("Priority: u=9",), 3),
+        ):
+            self.post(BODY, *headers)
+            self.assertEqual(self.tasks.submitted[-1].urgency, expected)
 
     def test_each_post_is_a_task(self) -> None:
         """The same POST twice makes two tasks."""

@@ -23,8 +23,10 @@ from rtprov.messaging.status_messages import (
     encode_status_request,
 )
 from rtprov.model import (
+    Active,
     Cancelled,
     Copied,
+    EquipmentState,
     Event,
     Finished,
     Marker,
@@ -113,6 +115,28 @@ class Tasks(SynchronousTestCase):
             decode_event(body), Requested(TASK.task_id, TASK.equipment_id, TASK.accepted_at, "f1")
         )
         self.assertEqual(decode_task(without(body, "fingerprint")), TASK)
+
+    def test_urgency(self) -> None:
+        """The urgency is a field of its own, missing if it is the usual one. One that this version
+        does not know counts as the nearest.
+        """
+        body = encode_task(attrs.evolve(TASK, urgency=0))
+        self.assertEqual(json.loads(body), {**json.loads(encode_task(TASK)), "urgency": 0})
+        for number, expected in ((0, 0), (3, 3), (7, 7), (8, 7), (-1, 0)):
+            body = json.dumps({**json.loads(encode_task(TASK)), "urgency": number}).encode()
+            event = decode_event(body)
+            assert isinstance(event, Requested)
+            self.assertEqual((decode_task(body).urgency, event.urgency), (expected, expected))
+            self.assertEqual(decode_event(encode_event(event)), event)
+
+    def test_rate(self) -> None:
+        """So is the rate of a worker's calls."""
+        for rate in (None, 0.5, 20.0):
+            event = Active("p1", 1.0, 10, EquipmentState.CLOSED, rate)
+            self.assertEqual(decode_event(encode_event(event)), event)
+        self.assertNotIn(b"rate", encode_event(Active("p1", 1.0, 10, EquipmentState.CLOSED)))
+        nonsense = encode_event(Active("p1", 1.0, 10, EquipmentState.CLOSED, -1.0))
+        self.assertEqual(decode_event(nonsense), Active("p1", 1.0, 10, EquipmentState.CLOSED))
 
     def test_key(self) -> None:
         """The id of the sealing key is a field beside the sealed body, whose form is unchanged. A

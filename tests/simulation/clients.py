@@ -324,6 +324,8 @@ class Client:
             head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
         if key is not None:
             head += f"Idempotency-Key: {key}\r\n"
+        if body is not None and len(body) % 3:
+            head += f"Priority: u={len(body) % 8}\r\n"
         request = f"{head}\r\n".encode() + (body or b"")
         frontend = self.frontend if self.rng.random() < 0.7 else self.rng.choice(self.frontends)
         try:

@@ -64,7 +64,7 @@ _take_delivery = ShardWorker._on_delivery
 def _no_adoption(self: Any, delivery: Any) -> None:
     if (
         decode_census(delivery.body) is not None
-        or decode_task(delivery.body).task_id not in self._jobs
+        or decode_task(delivery.body).task_id not in self.jobs
     ):
         _take_delivery(self, delivery)
 
@@ -118,7 +118,7 @@ _drain = ShardWorker.drain
 
 @mutation("a stopping worker lets go of its consumer", ShardWorker, "drain")
 async def _let_go(self: Any, deadline_s: float) -> None:
-    for job in list(self._jobs.values())[:1]:
+    for job in list(self.jobs.values())[:1]:
         channel = job.delivery._channel
         if not channel.closed:
             with suppress(BrokerError):

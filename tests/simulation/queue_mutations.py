@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from rtprov.worker.census import Census
+from rtprov.worker.job import Borrowed
 from rtprov.worker.shard_worker import ShardWorker
 from tests.simulation.mutation import mutation
 
@@ -19,3 +20,17 @@ def _no_look(self: Any) -> None:
 @mutation("the order is that of the deliveries", ShardWorker, "_may_go")
 def _first_come(self: Any, job: Any) -> bool:
     return True
+
+
+mutation("tasks behind the window are called without a channel", Borrowed, "standing")(
+    property(lambda self: True)
+)
+
+
+_add_job = ShardWorker._add_job
+
+
+@mutation("the first deliveries of a worker are not judged", ShardWorker, "_add_job")
+def _add_at_once(self: Any, task: Any, delivery: Any) -> None:
+    self._fresh = False
+    _add_job(self, task, delivery)

@@ -13,7 +13,7 @@ class TurnClock(Clock):
     def turn(self) -> None:
         """Run the calls that are due now."""
         now = self.seconds()
-        for call in [each for each in self.getDelayedCalls() if each.getTime() <= now]:
+        for call in [each for each in self.calls if each.getTime() <= now]:
             if call.active():
                 self.calls.remove(call)
                 call.called = 1

@@ -15,7 +15,17 @@ from twisted.internet.task import Clock
 
 from rtprov.journal.backlog import Backlog
 from rtprov.journal.store import Store
-from rtprov.model import Active, Details, EquipmentState, Requested, State, Task, Waiting, Withheld
+from rtprov.model import (
+    Active,
+    Details,
+    EquipmentState,
+    Requested,
+    Started,
+    State,
+    Task,
+    Waiting,
+    Withheld,
+)
 from tests.support.scale import FULL, slow
 from tests.support.system import System
 from tests.support.system_case import SystemTestCase
@@ -150,6 +160,49 @@ class Rules(WorkerTestCase):
         """A task behind hundreds of thousands gets an estimate by the same rules."""
         store = self.backlog(50_000, 100)
         self.assertEqual(self.expected_s(store, 49_999), 60.0 * 500)
+
+    def shared(self, *tasks: tuple[str, int, int], concurrency: int = 10) -> Store:
+        """Return a store with tasks: of each caller, so many with this urgency."""
+        store = Store(86400.0, Backlog(concurrency))
+        number = 0
+        for caller, urgency, count in tasks:
+            for _ in range(count):
+                event = Requested(
+                    task_id(number), f"DEVICE{number:06}", EPOCH, caller=caller, urgency=urgency
+                )
+                store.apply(event)
+                number += 1
+        return store
+
+    def test_fair_shares(self) -> None:
+        """Callers share the slots; a late caller with few tasks is among the first."""
+        store = self.shared(("many", 3, 100), ("few", 3, 5), ("single", 3, 1))
+        self.assertEqual(self.expected_s(store, 105), 60.0)
+        self.assertEqual([self.expected_s(store, number) for number in (100, 104)], [60.0, 120.0])
+        self.assertEqual(self.expected_s(store, 99), 60.0 * 11)
+
+    def test_running_calls_count(self) -> None:
+        """A caller whose calls fill all slots gets the next one last."""
+        store = self.shared(("many", 3, 30))
+        for number in range(10):
+            store.apply(Started(task_id(number), f"DEVICE{number:06}", EPOCH, 1))
+        for number in range(30, 40):
+            store.apply(Requested(task_id(number), f"DEVICE{number:06}", EPOCH, caller="late"))
+        self.assertEqual([self.expected_s(store, number) for number in (30, 39)], [120.0, 180.0])
+        self.assertEqual([self.expected_s(store, number) for number in (10, 29)], [120.0, 240.0])
+
+    def test_urgency(self) -> None:
+        """Within a caller, urgent tasks are first."""
+        store = self.shared(("one", 3, 20), ("one", 0, 10))
+        self.assertEqual([self.expected_s(store, number) for number in (0, 29)], [120.0, 60.0])
+
+    def test_limited_rate(self) -> None:
+        """If few calls may begin in a second, fewer slots count."""
+        store = self.backlog(100)
+        store.apply(Active("p1", EPOCH, 50, EquipmentState.CLOSED, 0.5))
+        self.assertEqual(self.expected_s(store, 99), 60.0 * 4)
+        store.apply(Active("p1", EPOCH, 50, EquipmentState.CLOSED, 0.001))
+        self.assertEqual(self.expected_s(store, 99), 60.0 * 100)
 
     def test_shards_of_one_worker(self) -> None:
         """The shards of one worker share its slots. Shards of another worker do not count."""

@@ -260,14 +260,14 @@ class KillsItsWorker(VersionsTestCase):
         self.assert_alive()
 
     def called(self, task: str) -> bool:
-        jobs = self.system.workers[0].workers[0]._jobs.values()
+        jobs = self.system.workers[0].workers[0].jobs.values()
         return any(job.calling for job in jobs if job.task.task_id == task)
 
     def die(self, worker: Any) -> None:
         """End without closing the connection in the regular way."""
         stopped = worker.connection.stopService()
         self.system.network.until(lambda: bool(stopped.called), 30.0)
-        for job in list(worker.workers[0]._jobs.values()):
+        for job in list(worker.workers[0].jobs.values()):
             job.running.cancel()
         stopped = worker.stopService()
         self.system.network.until(lambda: bool(stopped.called), 30.0)

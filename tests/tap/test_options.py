@@ -33,6 +33,7 @@ STUB = {"honour-timeout": False, "scenario": None}
 SERVER = {"certs": CERTS, "certificate": None, "private-key": None, "client-ca": None}
 WORKER: dict[str, Any] = {
     "concurrency": 500,
+    "max-calls-per-second": None,
     "retention": 86400.0,
     "patience": 600.0,
     "drain": 120.0,
@@ -171,6 +172,7 @@ RIGHT: dict[str, tuple[str, Any]] = {
     "shards": ("16", 16),
     "shard": ("0", [0]),
     "concurrency": ("30000", 30000),
+    "max-calls-per-second": ("0.5", 0.5),
     "running-status": ("204", 204),
 }
 WRONG_PORTS = ("x", "-1", "65536", "1.5", "", "٣", "0000000000000070000")
@@ -240,6 +242,7 @@ WRONG: dict[str, tuple[str, ...]] = {
     "shards": ("0", "1025", "one"),
     "shard": ("1024", "-1", "a"),
     "concurrency": ("0", "30001", "many"),
+    "max-calls-per-second": ("0", "-1", "nan", "inf", "1e7", "5/s", ""),
     "running-status": ("0", "201", "2O4", ""),
 }
 

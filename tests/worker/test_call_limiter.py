@@ -13,16 +13,18 @@ from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublish
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov.errors import EquipmentUnreachable, OutOfPatience
-from rtprov.model import EquipmentState
+from rtprov.model import DEFAULT_URGENCY, EquipmentState
 from rtprov.worker.call_limiter import CallLimiter, Permit
 from rtprov.worker.circuit_breaker import FAILURE_THRESHOLD, CircuitBreaker
 from rtprov.worker.pace import Pace
+from rtprov.worker.token_bucket import TokenBucket
 from tests.support.fakes import NoPace
 from tests.support.turns import TurnClock
 
 
 class GateTestCase(SynchronousTestCase):
     concurrency = 20
+    per_second: float | None = None
 
     def setUp(self) -> None:
         self.clock = TurnClock()
@@ -32,6 +34,7 @@ class GateTestCase(SynchronousTestCase):
             breaker=breaker,
             pace=self.new_pace(),
             clock=cast("IReactorTime", self.clock),
+            per_second=self.per_second,
         )
         self.logged: list[str] = []
         observer = cast("ILogObserver", self.observe)
@@ -89,7 +92,7 @@ class Concurrency(GateTestCase):
         )
         for _ in range(5000):
             self.failureResultOf(self.cancelled(self.gate.enter(600.0, early)))
-        self.assertLess(len(self.gate._queue), 2000)
+        self.assertLess(len(self.gate._queue._shares[None].heap), 2000)
         held[0].end()
         self.assertNoResult(behind)
         self.successResultOf(before).end()
@@ -287,3 +290,78 @@ class Paced(GateTestCase):
         self.clock.turn()
         self.assertEqual(sum(each.called for each in waiting), 3)
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class Shares(GateTestCase):
+    """Callers share the permits."""
+
+    concurrency = 4
+
+    def enter_for(self, caller: str | None, urgency: int = DEFAULT_URGENCY) -> Deferred[Permit]:
+        return self.gate.enter(600.0, None, caller, urgency)
+
+    def test_a_late_caller(self) -> None:
+        """A caller with one task gets the next free permit, however many tasks of another one came
+        before.
+        """
+        running = [self.successResultOf(self.enter_for("many")) for _ in range(4)]
+        waiting = [self.enter_for("many") for _ in range(1000)]
+        single = self.enter_for("single")
+        self.assertEqual((self.gate.waiting("many"), self.gate.waiting("single")), (1000, 1))
+        running[0].end()
+        self.successResultOf(single)
+        self.assertNoResult(waiting[0])
+        running[1].end()
+        self.successResultOf(waiting[0])
+
+    def test_given_up(self) -> None:
+        """A waiter that gives up takes nothing of its caller's share."""
+        running = [self.successResultOf(self.enter_for("many")) for _ in range(4)]
+        waiting, single = self.enter_for("many"), self.enter_for("single")
+        single.addErrback(lambda _: None).cancel()
+        running[0].end()
+        self.successResultOf(waiting)
+
+    def test_urgency(self) -> None:
+        """Within a caller, the more urgent task is first."""
+        running = [self.successResultOf(self.enter_for("one")) for _ in range(4)]
+        usual, urgent = self.enter_for("one"), self.enter_for("one", 0)
+        running[0].end()
+        self.assertNoResult(usual)
+        self.successResultOf(urgent)
+
+
+class Rate(GateTestCase):
+    """A largest number of permits in a second."""
+
+    concurrency = 1000
+    per_second = 20.0
+
+    def test_steady(self) -> None:
+        """After a small burst, permits come at the rate. No timer runs while nobody waits."""
+        waiting = [self.enter() for _ in range(50)]
+        self.assertEqual(sum(each.called for each in waiting), 2)
+        for seconds in (1, 2):
+            self.clock.pump([0.01] * 100)
+            self.assertAlmostEqual(sum(each.called for each in waiting), 2 + 20 * seconds, delta=1)
+        self.clock.pump([0.01] * 100)
+        self.assertTrue(all(each.called for each in waiting))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_after_a_rest(self) -> None:
+        """Time without calls saves up no more than the small burst."""
+        self.successResultOf(self.enter())
+        self.clock.advance(3600.0)
+        waiting = [self.enter() for _ in range(10)]
+        self.assertEqual(sum(each.called for each in waiting), 2)
+        self.gate.stop()
+
+    def test_slow(self) -> None:
+        """A rate below one a second works, too."""
+        self.gate._rate = TokenBucket(0.1)
+        first, second = self.enter(), self.enter()
+        self.successResultOf(first)
+        self.clock.advance(9.9)
+        self.assertNoResult(second)
+        self.clock.advance(0.2)
+        self.successResultOf(second)

@@ -175,7 +175,7 @@ class Rules(MissingKeysTestCase):
         called once.
         """
         first = self.withhold(1)
-        self.worker._jobs[task_id(1)].released = True
+        self.worker.jobs[task_id(1)].released = True
         first.ack()
         second = self.withhold(1, redelivered=True)
         self.sealer.replace("gone")
