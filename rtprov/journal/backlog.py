@@ -86,6 +86,7 @@ class Backlog:
         self.withheld = WithheldTasks()  # those that wait for their keys take no slot
         self.lanes: dict[str, Lane] = {}  # by device
         self.calling: dict[Record, None] = {}  # an ordered set; the oldest call first
+        self.retrying: dict[Record, None] = {}  # an ordered set
         self.waiting = 0  # number of tasks that were never called
         self.open = 0
         self._concurrency = concurrency
@@ -149,11 +150,13 @@ class Backlog:
         self.on_call(record.turn.number)
         self.calling.pop(record, None)  # a worker may have died in an earlier call
         self.calling[record] = None
+        self.retrying.pop(record, None)
 
     def pause(self, record: Record) -> None:
         """The task's call did not reach A; the task waits for its next attempt."""
         self._remove_waiting(record)
         self.calling.pop(record, None)
+        self.retrying[record] = None
 
     def end(self, record: Record, took_s: float | None) -> None:
         """Remove a task that ended.
@@ -162,6 +165,7 @@ class Backlog:
         """
         self._remove_waiting(record)
         self.calling.pop(record, None)
+        self.retrying.pop(record, None)
         record.turn = None
         self.open -= 1
         lane, head = self.lanes[record.equipment_id], None
@@ -195,6 +199,11 @@ class Backlog:
         if self._typical_s is None:
             self._typical_s = median(self._durations)
         return self._typical_s
+
+    @property
+    def learned(self) -> bool:
+        """Whether a call has ended, so that `typical_s` is no guess."""
+        return bool(self._durations)
 
     @property
     def concurrency(self) -> int:

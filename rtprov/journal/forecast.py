@@ -91,6 +91,22 @@ class Schedule:
         rounds, slot = divmod(place, self.slots)
         return self._free_at[slot] + rounds * self.call_s
 
+    def end_of_all(self) -> float:
+        """Return when the last waiting task ends. A device with many tasks needs more time than the
+        slots do, because its tasks run one after the other.
+        """
+        self._play()
+        backlog = self._backlog
+        rounds = max(self._lanes.values(), default=0)
+        end = self.now
+        if rounds:
+            used = self._used.get(rounds - 1, self.slots)
+            end = self._free_at[used - 1] + rounds * self.call_s
+        others = any(each.waiting for each in backlog.siblings() if each is not backlog)
+        if others or backlog.waiting > len(self.played) + len(self._passed):
+            end = max(end, self.begins_at(backlog.came) + self.call_s)
+        return end
+
     def _play(self) -> None:
         if len(self.played) >= MOST_PLAYED or len(self._passed) >= MOST_PASSED:
             return
@@ -231,6 +247,19 @@ class Forecast:
         if record in self._backlog.calling:
             return end_of_call(record, self._now, self._backlog.typical_s)
         return None if self._backlog.trouble else self._end_of_other(record, ahead)
+
+    def end_of_all(self) -> float:
+        """Return when all open tasks may have ended, in seconds since the epoch.
+
+        The result means nothing while A is in trouble.
+        """
+        backlog, now = self._backlog, self._now
+        ends = [now]
+        if backlog.waiting:
+            ends.append(self._schedule.end_of_all())
+        if backlog.calling:
+            ends.append(end_of_call(next(reversed(backlog.calling)), now, self._call_s))
+        return max(ends)
 
     def _end_of_other(self, record: Record, ahead: int | None = None) -> float:
         """Estimate the end of a task whose call is not running."""

@@ -11,6 +11,7 @@ from rtprov.model import DEFAULT_URGENCY, Attempt, State
 KEY_SLACK_S = 3600.0
 # Cancelled: the task's message may still be in the work queue. Without the record, it would be run.
 CANCELLED_SLACK_S = 604800.0
+SLACKS_S = (0.0, KEY_SLACK_S, CANCELLED_SLACK_S)
 KEPT_ATTEMPTS = 10  # per open task
 
 
@@ -52,11 +53,13 @@ class Record:
     worker process that makes the latest attempt; it is None once that attempt has ended.
     `crash_count` is the number of attempts that were begun by a process and never ended, because
     another process took over. `earlier` and `later` are the neighbouring tasks of the device.
-    `turn` is the task's position in the backlog, None once the task has ended.
+    `turn` is the task's position in the backlog, None once the task has ended. `at` is the time by
+    which the task is sorted in lists: that of its acceptance, or that of its first known event.
     """
 
     task_id: str
     equipment_id: str
+    at: float
     state: State = State.RUNNING
     requested_at: float | None = None
     first_started_at: float | None = None
@@ -72,15 +75,17 @@ class Record:
     earlier: Record | None = None
     later: Record | None = None
 
-    def __lt__(self, other: Record) -> bool:
-        return self.forgotten_at < other.forgotten_at
+    @property
+    def slack_s(self) -> float:
+        """How much longer than the retention the task is kept, in seconds; one of `SLACKS_S`."""
+        if self.state is State.CANCELLED:
+            return CANCELLED_SLACK_S
+        return 0.0 if self.fingerprint is None else KEY_SLACK_S
 
     @property
     def forgotten_at(self) -> float:
         """The time from which the retention counts, in seconds since the epoch."""
-        if self.state is State.CANCELLED:
-            return self.finished_at + CANCELLED_SLACK_S
-        return self.finished_at if self.fingerprint is None else self.finished_at + KEY_SLACK_S
+        return self.finished_at + self.slack_s
 
     def last_attempt(self) -> Attempt | None:
         """Return the latest attempt, None if there was none."""

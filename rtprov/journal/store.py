@@ -13,14 +13,16 @@ So all replicas have the same state, even a replica that has just replayed the j
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from heapq import heappop, heappush
 
 import attrs
 
 from rtprov.journal.backlog import Backlog
+from rtprov.journal.counters import EndCounts
 from rtprov.journal.describe import describe
-from rtprov.journal.forecast import Forecaster
+from rtprov.journal.forecast import Forecast, Forecaster
+from rtprov.journal.indexes import Indexes
 from rtprov.journal.record import NO_ORIGIN, Origin, Record
+from rtprov.journal.summary import EquipmentLog
 from rtprov.journal.task_view import TaskView
 from rtprov.model import (
     Active,
@@ -33,6 +35,7 @@ from rtprov.model import (
     Requested,
     Started,
     State,
+    TaskEvent,
     Withheld,
 )
 
@@ -47,7 +50,8 @@ class Store:
     """The tasks of one shard.
 
     A task that has ended is kept for `retention_s` seconds; an open task is never forgotten.
-    `backlog` is kept up to date with the open tasks.
+    `backlog` is kept up to date with the open tasks, `indexes` with all tasks, and `ends` with the
+    numbers of ends.
     """
 
     def __init__(self, retention_s: float, backlog: Backlog | None = None) -> None:
@@ -56,9 +60,9 @@ class Store:
         self._forecaster = Forecaster(self.backlog)
         self._records: dict[str, Record] = {}
         self._newest: dict[str, Record] = {}  # by equipment
-        # A heap by time. A push is cheap, because events come nearly in the order of their times.
-        # If the clock of one worker is ahead, only the tasks that it ended are kept longer.
-        self._finished: list[Record] = []
+        self.indexes = Indexes()
+        self.ends = EndCounts()
+        self.equipment = EquipmentLog()
         self._withheld = self.backlog.withheld
         # There are few different reasons and origins, so the records share them.
         self._texts: dict[str, str] = {}
@@ -75,6 +79,7 @@ class Store:
         """
         if isinstance(event, Active):
             self.backlog.active = event
+            self.equipment.reported(event)
         if not isinstance(event, (Requested, Started, Postponed, Withheld, Cancelled, Finished)):
             return
         record = self._records.get(event.task_id)
@@ -86,8 +91,7 @@ class Store:
             self._forget(record)
             record = None
         if record is None:
-            origin = self._origin(event) if isinstance(event, Requested) else NO_ORIGIN
-            record = self._add(event.task_id, event.equipment_id, origin)
+            record = self._add(event)
         elif record.state.final or self._stale(record, event.at):
             return
         if isinstance(event, Requested):
@@ -117,24 +121,34 @@ class Store:
         begun_at = record.requested_at if record.fingerprint is not None else None
         return begun_at is not None and at < begun_at - self._retention_s - NEW_TASK_AFTER_S
 
-    def _add(self, task_id: str, equipment_id: str, origin: Origin) -> Record:
+    def _add(self, event: TaskEvent) -> Record:
+        task_id, equipment_id = event.task_id, event.equipment_id
+        origin = self._origin(event) if isinstance(event, Requested) else NO_ORIGIN
         newest = self._newest.get(equipment_id)
         if newest is not None:
             equipment_id = newest.equipment_id
         record = self._records[task_id] = self._newest[equipment_id] = Record(
-            task_id, equipment_id, origin=origin, earlier=newest
+            task_id, equipment_id, event.at, origin=origin, earlier=newest
         )
         if newest is not None:
             newest.later = record
         self.backlog.add(record)
+        if isinstance(event, Requested):
+            self._note_request(record, event)
+        self.indexes.add(record)
         return record
 
     def _request(self, record: Record, event: Requested) -> None:
         # A copy is always one of the first request.
         if record.requested_at is None or event.copied is not None:
-            record.requested_at = event.at
-            record.fingerprint = event.fingerprint
-            self.backlog.set_origin(record, self._origin(event))
+            self.indexes.remove(record)
+            self._note_request(record, event)
+            self.indexes.add(record)
+
+    def _note_request(self, record: Record, event: Requested) -> None:
+        record.requested_at = record.at = event.at
+        record.fingerprint = event.fingerprint
+        self.backlog.set_origin(record, self._origin(event))
 
     def _start(self, record: Record, event: Started) -> None:
         if event.attempt > record.attempts:
@@ -167,15 +181,18 @@ class Store:
             record.attempts = last.number
             record.begun_by = None
             self.backlog.pause(record)
+            self.equipment.failed(event)
 
     def _end(self, record: Record, at: float, state: State, reason: str) -> None:
         last = record.last_attempt()
         began_at = None if last is None or last.ended_at is not None else last.started_at
         self.backlog.end(record, None if began_at is None else at - began_at)
+        self.indexes.leave_group(record)
         record.state, record.finished_at, record.reason = state, at, self._shared(reason)
         if record.log is not None:
             record.log = record.log[-KEPT_ATTEMPTS_AT_END:]
-        heappush(self._finished, record)
+        self.indexes.end(record)
+        self.ends.add(state, at)
         self._withheld.forget(record.task_id)
 
     def _origin(self, event: Requested) -> Origin:
@@ -334,29 +351,39 @@ class Store:
             record = record.earlier
         return describe(row, self.backlog, self._withheld, self._forecaster.at(now), now)
 
+    def records_of(self, equipment_id: str) -> Iterator[Record]:
+        """Yield the tasks of a device, newest first in the journal's order."""
+        record = self._newest.get(equipment_id)
+        while record is not None:
+            yield record
+            record = record.earlier
+
+    def describe(self, record: Record, now: float) -> Details:
+        """Return the details of a task at `now`, in seconds since the epoch."""
+        forecast = self._forecaster.at(now)
+        return describe([record], self.backlog, self._withheld, forecast, now)[0]
+
+    def forecast(self, now: float) -> Forecast:
+        """Return estimates of the ends of open tasks at `now`, in seconds since the epoch."""
+        return self._forecaster.at(now)
+
     def expire(self, now: float, keep: Callable[[str], bool] = lambda task_id: False) -> int:
         """Forget the tasks whose retention is over at `now`; return their number.
 
         `now` is seconds since the epoch. Tasks for which `keep` returns True stay. The cost depends
         on the number of tasks that are forgotten (and the logarithm of all).
         """
-        limit = now - self._retention_s
-        forgotten = 0
-        kept: list[Record] = []
-        while self._finished and self._finished[0].forgotten_at < limit:
-            record = heappop(self._finished)
-            if self._records.get(record.task_id) is not record:
-                continue
-            if keep(record.task_id):
-                kept.append(record)
-                continue
+        due = [
+            record
+            for record in self.indexes.due(now - self._retention_s)
+            if not keep(record.task_id)
+        ]
+        for record in due:
             self._forget(record)
-            forgotten += 1
-        for record in kept:
-            heappush(self._finished, record)
-        return forgotten
+        return len(due)
 
     def _forget(self, record: Record) -> None:
+        self.indexes.remove(record)
         del self._records[record.task_id]
         earlier, later = record.earlier, record.later
         record.earlier = record.later = None

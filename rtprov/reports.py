@@ -1,0 +1,128 @@
+"""What operators are told: summaries of shards, and searches for tasks. All classes are values.
+
+Times are seconds since the epoch (UTC), as floats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+
+from rtprov.model import Details, EquipmentState, Phase, State
+
+OPEN_PHASES = frozenset(phase.value for phase in Phase)
+STATES = (*(state.value for state in State), *(phase.value for phase in Phase))
+"""The values of `TaskFilter.states`: those of `State`, and of `Phase` for running tasks."""
+
+
+@attrs.frozen(kw_only=True)
+class TaskFilter:
+    """Which tasks are searched for. All conditions must hold; None and () are no condition.
+
+    `states` are values of `STATES`, of which one must fit. The four times limit the acceptance and
+    the end: tasks from the time `…_after` on, and before the time `…_before`.
+
+    Later versions may add conditions; they must have the default None.
+    """
+
+    states: tuple[str, ...] = ()
+    caller: str | None = None
+    campaign: str | None = None
+    equipment_id: str | None = None
+    reason: str | None = None
+    accepted_after: float | None = None
+    accepted_before: float | None = None
+    ended_after: float | None = None
+    ended_before: float | None = None
+
+
+@attrs.frozen(order=True)
+class Cursor:
+    """A position in the order of all tasks: by acceptance, then by id."""
+
+    at: float
+    task_id: str
+
+
+@attrs.frozen
+class FoundTask:
+    """A task that was found, and the time by which it is sorted.
+
+    The time is that of the task's acceptance, or of its first known event.
+    """
+
+    at: float
+    details: Details
+
+    @property
+    def cursor(self) -> Cursor:
+        """The task's position."""
+        return Cursor(self.at, self.details.task_id)
+
+
+@attrs.frozen
+class FoundTasks:
+    """A part of the answer to a search: the newest tasks, newest first.
+
+    `upto` is the position up to which was searched, including that position; None if all older
+    tasks were searched, too.
+    """
+
+    tasks: Sequence[FoundTask]
+    upto: Cursor | None = None
+
+
+@attrs.frozen
+class ReasonCounts:
+    """A part of the answer to the question how many tasks ended with which reason; `upto` is that
+    of `FoundTasks`.
+    """
+
+    counts: dict[str, int]
+    upto: Cursor | None = None
+
+
+@attrs.frozen
+class EndedCounts:
+    """How many tasks of a shard have ended within a time, by state."""
+
+    completed: int = 0
+    failed: int = 0
+    not_found: int = 0
+    cancelled: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class ShardSummary:
+    """A shard in numbers, as one replica knows it at the time `now`.
+
+    `process` is the process that answers, `active` the active worker of the shard by the journal;
+    seconds until all open tasks have ended, None if there is none. `equipment_since` is the time
+    since which `equipment` has the present state, None if it is not known.
+
+    Later versions may add fields; they must have a default.
+    """
+
+    process: str
+    now: float
+    waiting: int
+    calling: int
+    retrying: int
+    last_minute: EndedCounts
+    last_hour: EndedCounts
+    last_day: EndedCounts
+    oldest_waiting_at: float | None
+    low_s: float | None
+    high_s: float | None
+    equipment: EquipmentState
+    equipment_since: float | None
+    last_error: str | None
+    typical_call_s: float
+    active: str | None
+    concurrency: int
+
+    @property
+    def open(self) -> int:
+        """How many tasks have not ended."""
+        return self.waiting + self.calling + self.retrying
