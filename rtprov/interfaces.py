@@ -13,6 +13,15 @@ from rtprov.model import Details, Event, State, Task
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
+    from rtprov.reports import (
+        Cursor,
+        FoundTask,
+        FoundTasks,
+        ReasonCounts,
+        ShardSummary,
+        TaskFilter,
+    )
+
 
 class TaskSink(Protocol):
     """Accepts tasks and cancellations from the front end."""
@@ -161,6 +170,40 @@ class Replica(StatusReader, Protocol):
     ) -> list[Details]: ...
 
 
+class TaskReports(Protocol):
+    """A replica of one shard that answers the questions of operators.
+
+    `now` is seconds since the epoch. `before` is a position at which an earlier piece has stopped.
+    `out_of_time` is asked from time to time whether the piece must end.
+    """
+
+    def summary(self, now: float) -> ShardSummary:
+        """Return the shard in numbers. The cost does not depend on the number of tasks."""
+
+    def search(
+        self,
+        wanted: TaskFilter,
+        before: Cursor | None,
+        limit: int,
+        now: float,
+        out_of_time: Callable[[], bool],
+    ) -> FoundTasks:
+        """Return at most `limit` (from 1) of the tasks that `wanted` selects, newest first."""
+
+    def reasons(
+        self, wanted: TaskFilter, before: Cursor | None, out_of_time: Callable[[], bool]
+    ) -> ReasonCounts:
+        """Count the ended tasks that `wanted` selects, by reason."""
+
+    def found(self, task_id: str, now: float) -> FoundTask | None:
+        """Return a task with its position, None if it is not known."""
+
+    def on_end(self, ended: Callable[[str], None]) -> None:
+        """Call `ended` with the id of each task that ends from now on while this process is the
+        active one of the shard.
+        """
+
+
 class Journal(Protocol):
     """The ordered events of one shard, and this process's replica of them."""
 
@@ -210,3 +253,40 @@ class Delivery(Protocol):
 
     def nack(self, *, requeue: bool) -> None:
         """Return the message to its queue; with `requeue` false, send it to the dead letters."""
+
+
+class ShardReports(Protocol):
+    """Asks the workers what operators want to know. Shards are given by their indexes.
+
+    All Deferreds fire within 3 s.
+    """
+
+    @property
+    def shards(self) -> Sequence[str]:
+        """The names of the shards."""
+
+    def summaries(self, shard: int) -> Deferred[list[ShardSummary]]:
+        """Fire with the summaries of all replicas that answer; with none if the broker or all
+        workers are away. Never fails.
+        """
+
+    def search(
+        self, shard: int, wanted: TaskFilter, before: Cursor | None, limit: int, *, barrier: bool
+    ) -> Deferred[FoundTasks]:
+        """Fire with the next tasks of a search, at most `limit` (1 to 200).
+
+        There may be fewer, even none, although others follow; see `FoundTasks.upto`. Fails with
+        `NoWorker` or `BrokerError`.
+        """
+
+    def reasons(self, shard: int, wanted: TaskFilter) -> Deferred[tuple[dict[str, int], bool]]:
+        """Fire with the numbers of ended tasks by reason, and whether they are complete.
+
+        Fails with `NoWorker` or `BrokerError`.
+        """
+
+    def follow(self, each: Callable[[Sequence[FoundTask], int], None]) -> Callable[[], None]:
+        """Call `each` with tasks that have ended, and the number of others that did.
+
+        Return a function that ends this. Ends are missed while a worker cannot be reached.
+        """

@@ -88,7 +88,8 @@ def _parameter(parameter: dict[str, Any]) -> str:
 
 
 def _schemas_of(response: dict[str, Any]) -> str:
-    return ", ".join(_name(content["schema"]) for content in response.get("content", {}).values())
+    schemas = [content["schema"] for content in response.get("content", {}).values()]
+    return ", ".join(_name(each) for each in schemas if "$ref" in each)
 
 
 def _name(schema: dict[str, Any]) -> str:

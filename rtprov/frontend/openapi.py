@@ -14,12 +14,20 @@ import msgspec
 from rtprov import __version__
 from rtprov.equipment.request import RequestBody
 from rtprov.frontend.headers import MAX_KEY_LENGTH, MAX_WAIT_S
+from rtprov.frontend.openapi_parts import (
+    equipment_id,
+    header,
+    make_operation,
+    parameter,
+    ref,
+    task_id,
+)
+from rtprov.frontend.operator_openapi import OPERATOR_TYPES, operator_paths
 from rtprov.frontend.query_parameters import DEFAULT_PAGE, MAX_PAGE, MAX_REASON
 from rtprov.frontend.schemas import Envelope, Problem, Receipt, TaskAnswer, TasksAnswer
-from rtprov.http.request import MAX_BODY_BYTES
 
 _CPE = "/api/v1/equipment/cpe/{equipmentId}"
-_TYPES = (RequestBody, Receipt, Envelope, Problem, TaskAnswer, TasksAnswer)
+_TYPES = (RequestBody, Receipt, Envelope, Problem, TaskAnswer, TasksAnswer, *OPERATOR_TYPES)
 _EXAMPLE = {
     "timeoutInSeconds": 14,
     "parameters": [
@@ -28,28 +36,6 @@ _EXAMPLE = {
         {"vlan": 534},
         {"interfaces": [1, 2]},
     ],
-}
-_REFUSALS = {
-    400: "The request is invalid; the message names the field and the rule",
-    401: "Credentials are required, or the credentials are unknown or expired",
-    403: (
-        "The caller's role is too low, the task belongs to another caller, or a browser sent the"
-        " request from a page of another site"
-    ),
-    404: "The id is malformed, or the equipment or task does not exist",
-    409: (
-        "The task cannot be cancelled: it was already sent to the equipment service, or it has"
-        " ended"
-    ),
-    413: f"The body is larger than {MAX_BODY_BYTES} bytes",
-    415: "The Content-Type is not JSON, or the body has a Content-Encoding",
-    422: "The Idempotency-Key was already used for this equipment with a different body",
-    429: "The client sends too many requests; try again after the time in Retry-After",
-    500: "The task failed or was cancelled, or the front end had an internal error",
-    503: (
-        "The broker is not available, no worker answered, or the result is not known; try again"
-        " after the time in Retry-After"
-    ),
 }
 
 
@@ -82,44 +68,49 @@ def document_bytes() -> bytes:
 
 def _paths() -> dict[str, Any]:
     return {
-        _CPE: {"parameters": [_equipment_id()], "post": _submit()},
-        f"{_CPE}/task": {"parameters": [_equipment_id()], "get": _list()},
+        _CPE: {"parameters": [equipment_id()], "post": _submit()},
+        f"{_CPE}/task": {"parameters": [equipment_id()], "get": _list()},
         f"{_CPE}/task/{{taskId}}": {
-            "parameters": [_equipment_id(), _task_id()],
+            "parameters": [equipment_id(), task_id()],
             "get": _status(),
             "delete": _cancel(),
         },
-        "/api/v1/tasks/{taskId}": {"parameters": [_task_id()], "get": _details()},
+        "/api/v1/tasks/{taskId}": {"parameters": [task_id()], "get": _details()},
         "/livez": {
-            "get": _operation(
-                "getLivez", "Liveness probe", {200: ("The process is alive", "Envelope")}, 500
+            "get": make_operation(
+                "getLivez",
+                "Liveness probe",
+                {200: ("The process is alive", "Envelope")},
+                500,
+                credentials=False,
             )
         },
         "/readyz": {
-            "get": _operation(
+            "get": make_operation(
                 "getReadyz",
                 "Readiness probe: the broker confirms messages, and workers answer",
                 {200: ("The front end is ready", "Envelope")},
                 500,
                 503,
+                credentials=False,
             )
         },
+        **operator_paths(),
     }
 
 
 def _submit() -> dict[str, Any]:
-    key = _header(
+    key = header(
         "Idempotency-Key",
         "Makes the request safe to repeat: requests for the same equipment with the same key and"
         " the same body create one task",
         {"pattern": f"^[!-~]{{1,{MAX_KEY_LENGTH}}}$"},
     )
-    operation = _operation(
+    operation = make_operation(
         "submitTask",
         "Create a task that configures equipment",
         {200: ("The task is accepted and stored", "Receipt")},
         400,
-        403,
         404,
         413,
         415,
@@ -136,7 +127,7 @@ def _submit() -> dict[str, Any]:
     operation["parameters"] = [key, priority]
     operation["requestBody"] = {
         "required": True,
-        "content": {"application/json": {"schema": _ref("RequestBody"), "example": _EXAMPLE}},
+        "content": {"application/json": {"schema": ref("RequestBody"), "example": _EXAMPLE}},
     }
     created = operation["responses"]["200"]
     created["headers"] = {
@@ -158,7 +149,7 @@ def _submit() -> dict[str, Any]:
 
 def _status() -> dict[str, Any]:
     summary = "Return a task's status: code 200 if it is completed, 204 if it is still running"
-    operation = _operation(
+    operation = make_operation(
         "getStatus",
         summary,
         {200: ("The task is completed, or it is still running: see `code`", "Envelope")},
@@ -177,30 +168,29 @@ def _status() -> dict[str, Any]:
         "wait=N (RFC 7240): wait until the task has ended, but at most N seconds, N up to"
         f" {MAX_WAIT_S}"
     )
-    operation["parameters"] = [_header("Prefer", wait, {"examples": ["wait=30"]})]
+    operation["parameters"] = [header("Prefer", wait, {"examples": ["wait=30"]})]
     return operation
 
 
 def _cancel() -> dict[str, Any]:
     summary = "Cancel a task that was not yet sent to the equipment service"
-    operation = _operation(
+    operation = make_operation(
         "cancelTask",
         summary,
         {200: ("The task is cancelled; it will not be sent", "Envelope")},
         400,
-        403,
         404,
         409,
         500,
         503,
     )
     text = {"type": "string", "minLength": 1, "maxLength": MAX_REASON}
-    operation["parameters"] = [_parameter("reason", "query", "The reason, for the audit log", text)]
+    operation["parameters"] = [parameter("reason", "query", "The reason, for the audit log", text)]
     return operation
 
 
 def _details() -> dict[str, Any]:
-    return _operation(
+    return make_operation(
         "getTask",
         "Return a task with its history and its expected end",
         {200: ("The task", "TaskAnswer")},
@@ -212,7 +202,7 @@ def _details() -> dict[str, Any]:
 
 
 def _list() -> dict[str, Any]:
-    operation = _operation(
+    operation = make_operation(
         "listTasks",
         "List the tasks of one device, newest first",
         {200: ("One page of tasks", "TasksAnswer")},
@@ -222,13 +212,13 @@ def _list() -> dict[str, Any]:
         503,
     )
     operation["parameters"] = [
-        _parameter(
+        parameter(
             "limit",
             "query",
             "The maximum number of tasks on the page",
             {"type": "integer", "minimum": 1, "maximum": MAX_PAGE, "default": DEFAULT_PAGE},
         ),
-        _parameter(
+        parameter(
             "before",
             "query",
             "A task id; only older tasks are listed",
@@ -236,57 +226,3 @@ def _list() -> dict[str, Any]:
         ),
     ]
     return operation
-
-
-def _operation(
-    name: str, summary: str, answers: dict[int, tuple[str, str]], *refusals: int
-) -> dict[str, Any]:
-    responses: dict[str, Any] = {}
-    for status, (description, schema) in answers.items():
-        responses[str(status)] = {
-            "description": description,
-            "content": {"application/json": {"schema": _ref(schema)}},
-        }
-    for status in refusals:
-        content = {
-            "application/json": {"schema": _ref("Envelope")},
-            "application/problem+json": {"schema": _ref("Problem")},
-        }
-        responses[str(status)] = {"description": _REFUSALS[status], "content": content}
-    return {"operationId": name, "summary": summary, "responses": responses}
-
-
-def _equipment_id() -> dict[str, Any]:
-    return _parameter(
-        "equipmentId",
-        "path",
-        "The equipment's serial number",
-        {"type": "string", "pattern": "^[a-zA-Z0-9]{6,}$"},
-    )
-
-
-def _task_id() -> dict[str, Any]:
-    return _parameter(
-        "taskId",
-        "path",
-        "The task id, as returned by POST",
-        {"type": "string", "pattern": "^[0-9a-f]{32}$"},
-    )
-
-
-def _header(name: str, description: str, schema: dict[str, Any]) -> dict[str, Any]:
-    return _parameter(name, "header", description, {"type": "string", **schema})
-
-
-def _parameter(name: str, place: str, description: str, schema: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "name": name,
-        "in": place,
-        "required": place == "path",
-        "description": description,
-        "schema": schema,
-    }
-
-
-def _ref(name: str) -> dict[str, str]:
-    return {"$ref": f"#/components/schemas/{name}"}

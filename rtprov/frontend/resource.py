@@ -29,6 +29,7 @@ from rtprov.frontend.docs_page import POLICY, page
 from rtprov.frontend.final_states import FinalStates
 from rtprov.frontend.headers import answered_within_s, idempotency_key, preferred_wait_s, waits_s
 from rtprov.frontend.openapi import document_bytes
+from rtprov.frontend.operator_routes import OperatorRequests, add_operator_routes
 from rtprov.frontend.priority import urgency
 from rtprov.frontend.query_parameters import arguments_of, no_parameters
 from rtprov.frontend.query_parameters import page as page_of
@@ -64,11 +65,12 @@ class Frontend:
 
     `new_task_id` returns unguessable ids of 32 lower-case hexadecimal digits; `wall_clock` returns
     seconds since the epoch. `running_status` is the HTTP status for a task that is still running:
-    200, 202, or 204, which has no body. `process_id` names this process in the details of the tasks
-    that it accepts.
+    200, 202, or 204, which has no body. `operators` answers the requests of operators. `process_id`
+    names this process in the details of the tasks that it accepts.
     """
 
     app = Klein()
+    add_operator_routes(app)
 
     def __init__(
         self,
@@ -78,6 +80,7 @@ class Frontend:
         directory: TaskQueries,
         ends: Completions,
         readiness: Readiness,
+        operators: OperatorRequests,
         sealer: Sealer,
         clock: IReactorTime,
         new_task_id: Callable[[], str],
@@ -98,6 +101,7 @@ class Frontend:
         self._directory = directory
         self._ends = ends
         self._readiness = readiness
+        self.operators = operators
         self._clock = clock
         self._running_status = running_status
         self._finals = FinalStates(clock.seconds)

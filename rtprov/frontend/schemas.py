@@ -127,10 +127,10 @@ def task_document(details: Details) -> TaskDocument:
         task_id=details.task_id,
         equipment_id=details.equipment_id,
         state=details.state,
-        accepted_at=_time(details.requested_at),
-        started_at=_time(details.started_at),
-        finished_at=_time(details.finished_at),
-        expected_finish_at=_time(details.expected_at),
+        accepted_at=time_text(details.requested_at),
+        started_at=time_text(details.started_at),
+        finished_at=time_text(details.finished_at),
+        expected_finish_at=time_text(details.expected_at),
         reason=details.reason,
         waits_for=waits_for,
         attempt_count=details.attempt_count,
@@ -144,14 +144,15 @@ def task_document(details: Details) -> TaskDocument:
 def _attempt(attempt: Attempt) -> AttemptDocument:
     return AttemptDocument(
         attempt.number,
-        _time(attempt.started_at),
-        _time(attempt.ended_at),
+        time_text(attempt.started_at),
+        time_text(attempt.ended_at),
         attempt.error,
-        _time(attempt.retry_at),
+        time_text(attempt.retry_at),
     )
 
 
-def _time(at: float | None) -> str | None:
+def time_text(at: float | None) -> str | None:
+    """Return a time in seconds since the epoch as a `Time`; None for None."""
     if at is None:
         return None
     return (

@@ -10,9 +10,13 @@ from rtprov.amqp.client.permissions import MayPublish
 from rtprov.amqp.client.publisher import Publisher
 from rtprov.amqp.client.rpc import RpcClient
 from rtprov.amqp.client.service import Session
+from rtprov.frontend.broker_watch import BrokerWatch
+from rtprov.frontend.operator_routes import OperatorRequests
 from rtprov.frontend.readiness import readiness_of_frontend
 from rtprov.frontend.resource import Frontend
+from rtprov.frontend.summary import Summaries
 from rtprov.frontend.task_publisher import TaskPublisher
+from rtprov.frontend.tasks import TaskRequests
 from rtprov.interfaces import Sealer
 from rtprov.journal.first_key import KeySource, first_key_sessions
 from rtprov.messaging.environment import (
@@ -29,6 +33,7 @@ from rtprov.messaging.topology import (
     Topology,
 )
 from rtprov.queries.directory import TaskQueryClient
+from rtprov.queries.report_client import ReportClient
 from rtprov.queries.shared_keys import SharedKeys
 from rtprov.queries.status import StatusClient
 from rtprov.queries.watches import CompletionWatcher
@@ -76,6 +81,7 @@ class FrontendService(Service):
         )
         may_publish = MayPublish(publisher, PUBLISHED_TO_BY_FRONTEND)
         self.keys = keys = SharedKeys(rpc=rpc, sealer=sealer, shards=shards, clock=clock)
+        broker = BrokerWatch(clock.seconds)
         first_key = first_key_sessions(key_source, shards, publisher, environment)
         sessions: list[Session] = [
             self.shard_count,
@@ -86,16 +92,23 @@ class FrontendService(Service):
             rpc,
             statuses,
             keys,
+            broker,
         ]
+        directory = TaskQueryClient(rpc=rpc, shards=shards)
+        reports = ReportClient(rpc=rpc, shards=shards, clock=clock, name=self.process_id)
         self.connection = broker_connection("frontend", environment, sessions)
         self.ends = CompletionWatcher(rpc=rpc, shards=shards, clock=clock)
         self.readiness = readiness_of_frontend(publisher, rpc, shards, keys, clock)
         self.frontend = Frontend(
             tasks=TaskPublisher(publisher=publisher, shards=shards, refusal=keys.refusal),
             statuses=statuses,
-            directory=TaskQueryClient(rpc=rpc, shards=shards),
+            directory=directory,
             ends=self.ends,
             readiness=self.readiness,
+            operators=OperatorRequests(
+                Summaries(reports=reports, broker=broker, wall_clock=environment.wall_clock),
+                TaskRequests(reports=reports, directory=directory, clock=clock),
+            ),
             sealer=sealer,
             clock=clock,
             new_task_id=environment.new_id,

@@ -19,10 +19,10 @@ import attrs
 from rtprov.journal.backlog import Backlog
 from rtprov.journal.counters import EndCounts
 from rtprov.journal.describe import describe
+from rtprov.journal.equipment_log import EquipmentLog
 from rtprov.journal.forecast import Forecast, Forecaster
 from rtprov.journal.indexes import Indexes
 from rtprov.journal.record import NO_ORIGIN, Origin, Record
-from rtprov.journal.summary import EquipmentLog
 from rtprov.journal.task_view import TaskView
 from rtprov.model import (
     Active,
@@ -63,6 +63,8 @@ class Store:
         self.indexes = Indexes()
         self.ends = EndCounts()
         self.equipment = EquipmentLog()
+        # Called with the record of each task that ends, once.
+        self.on_end: list[Callable[[Record], None]] = []
         self._withheld = self.backlog.withheld
         # There are few different reasons and origins, so the records share them.
         self._texts: dict[str, str] = {}
@@ -194,6 +196,8 @@ class Store:
         self.indexes.end(record)
         self.ends.add(state, at)
         self._withheld.forget(record.task_id)
+        for ended in self.on_end:
+            ended(record)
 
     def _origin(self, event: Requested) -> Origin:
         known = (event.caller, event.accepted_by, event.key, event.urgency)

@@ -15,6 +15,13 @@ from msgspec import UNSET, UnsetType
 
 from rtprov.errors import UndecodableMessage
 from rtprov.messaging.format import MALFORMED, VERSION
+from rtprov.messaging.report_messages import (
+    EndsAsked,
+    ReasonsAsked,
+    ReportQuestion,
+    SummaryAsked,
+    TaskSearch,
+)
 from rtprov.model import Details, State, Waiting
 
 
@@ -57,6 +64,9 @@ class KeysAsked(msgspec.Struct, tag_field="kind", tag="keys_asked", frozen=True)
     v: int = VERSION
 
 
+Question = TaskQuery | Listing | Watch | KeysAsked | ReportQuestion
+
+
 class _Keys(msgspec.Struct, tag_field="kind", tag="keys"):
     """The answer to `KeysAsked`: the ids of a worker's keys."""
 
@@ -84,16 +94,18 @@ class _Ended(msgspec.Struct, tag_field="kind", tag="ended"):
 
 
 encode = msgspec.json.Encoder().encode
-_decode_question = msgspec.json.Decoder(TaskQuery | Listing | Watch | KeysAsked).decode
+_decode_question = msgspec.json.Decoder(
+    TaskQuery | Listing | Watch | KeysAsked | SummaryAsked | TaskSearch | ReasonsAsked | EndsAsked
+).decode
 _decode_keys = msgspec.json.Decoder(_Keys).decode
 _decode_known = msgspec.json.Decoder(_Known).decode
 _decode_ended = msgspec.json.Decoder(_Ended).decode
 
 
-def decode_question(body: bytes) -> TaskQuery | Listing | Watch | KeysAsked:
+def decode_question(body: bytes) -> Question:
     """Return the question in a message. Raises `UndecodableMessage`."""
     try:
-        question: TaskQuery | Listing | Watch | KeysAsked = _decode_question(body)
+        question: Question = _decode_question(body)
     except MALFORMED:
         raise UndecodableMessage("not a question about tasks") from None
     return question

@@ -27,6 +27,7 @@ from rtprov.messaging.query_messages import (
     encode_keys,
     encode_known,
 )
+from rtprov.messaging.report_messages import EndsAsked, ReasonsAsked, SummaryAsked, TaskSearch
 from rtprov.messaging.topology import STATUS_EXCHANGE, Shard, declare_inquiry
 from rtprov.model import Details, Event, shard_of
 from rtprov.queries.watches import Watches
@@ -39,9 +40,11 @@ if TYPE_CHECKING:
     from rtprov.amqp.client.protocol import AmqpConnection
     from rtprov.amqp.client.rpc import Reply, RpcClient
     from rtprov.interfaces import Journal, Replica
+    from rtprov.queries.report_server import ReportServer
 
 REPLY_DEADLINE_S = 2.0
 BARRIER_DEADLINE_S = 1.8
+_REPORTS = (SummaryAsked, TaskSearch, ReasonsAsked, EndsAsked)
 MAX_LISTED = 101  # a page of 100, and one more to show that there is another page
 PREFETCH = 1000
 
@@ -116,10 +119,10 @@ class TaskQueryServer:
     """Answers the questions about one shard from a replica.
 
     A session of the worker's connection; attach it after the shard's journal. Call `saw` with each
-    event of the journal, after the replica. `key_ids` returns the ids of the worker's sealing keys,
-    `wall_clock` seconds since the epoch. `is_complete` returns False while the broker's journal may
-    lack events that the replica has seen. Until it returns True, the server does not answer
-    questions about one task.
+    event of the journal, after the replica. `reports` answers the questions of operators. `key_ids`
+    returns the ids of the worker's sealing keys, `wall_clock` seconds since the epoch.
+    `is_complete` returns False while the broker's journal may lack events that the replica has
+    seen. Until it returns True, the server does not answer questions about one task.
     """
 
     _log = Logger()
@@ -130,6 +133,7 @@ class TaskQueryServer:
         shard: Shard,
         replica: Replica,
         journal: Journal,
+        reports: ReportServer,
         key_ids: Callable[[], Sequence[str]],
         clock: IReactorTime,
         wall_clock: Callable[[], float],
@@ -138,6 +142,7 @@ class TaskQueryServer:
         self._shard = shard
         self._replica = replica
         self._journal = journal
+        self._reports = reports
         self._key_ids = key_ids
         self._is_complete = is_complete
         self._clock = clock
@@ -167,6 +172,7 @@ class TaskQueryServer:
     def detach(self) -> None:
         """End all watches, because the connection is closed."""
         self._watches.end_all()
+        self._reports.detach()
 
     async def _answer(self, body: bytes, reply: Reply) -> None:
         question = decode_question(body)
@@ -176,17 +182,12 @@ class TaskQueryServer:
         if isinstance(question, KeysAsked):
             reply(encode_keys(self._key_ids()))
             return
-        if isinstance(question, Listing) or question.barrier:
-            try:
-                await self._journal.barrier().addTimeout(BARRIER_DEADLINE_S, self._clock)
-            except (BrokerError, TimeoutError) as error:
-                self._log.warn(
-                    "shard {shard}: a question about tasks was not answered, because the journal's"
-                    " barrier failed: {error}",
-                    shard=str(self._shard),
-                    error=error,
-                )
-                return  # the front end's request times out
+        needs_barrier = isinstance(question, Listing) or getattr(question, "barrier", False)
+        if needs_barrier and not await self._passes_barrier():
+            return  # the front end's request times out
+        if isinstance(question, _REPORTS):
+            await self._reports.answer(question, reply)
+            return
         if isinstance(question, TaskQuery) and not self._is_complete():
             return  # the same
         now = self._wall_clock()
@@ -200,3 +201,17 @@ class TaskQueryServer:
         else:
             details = self._replica.details(question.task, question.equipment, now)
             reply(encode_known([] if details is None else [details]))
+
+    async def _passes_barrier(self) -> bool:
+        """Return whether the replica has every event that was confirmed before this call."""
+        try:
+            await self._journal.barrier().addTimeout(BARRIER_DEADLINE_S, self._clock)
+        except (BrokerError, TimeoutError) as error:
+            self._log.warn(
+                "shard {shard}: a question about tasks was not answered, because the journal's"
+                " barrier failed: {error}",
+                shard=str(self._shard),
+                error=error,
+            )
+            return False
+        return True

@@ -27,6 +27,7 @@ from rtprov.messaging.topology import (
     Topology,
 )
 from rtprov.messaging.upkeep import Upkeep
+from rtprov.queries.pieces import Pieces
 from rtprov.worker.call_limiter import CallLimiter
 from rtprov.worker.circuit_breaker import CircuitBreaker
 from rtprov.worker.missing_keys import MissingKeys
@@ -68,7 +69,7 @@ class WorkerService(Service):
         self._settings = settings
         breaker = CircuitBreaker(concurrency=settings.concurrency, rng=environment.rng)
         self.missing_keys = MissingKeys(sealer=sealer, clock=environment.clock)
-        self._process_id = environment.new_id()[:12]
+        self.process_id = environment.new_id()[:12]
         self._call_limiter = CallLimiter(
             concurrency=settings.concurrency,
             breaker=breaker,
@@ -102,9 +103,10 @@ class WorkerService(Service):
             call_limiter=self._call_limiter,
             quarantine=Quarantine(),
             pace=Pace(CALLS_A_TURN, environment.clock),
-            process_id=self._process_id,
+            process_id=self.process_id,
             window=min(MAX_WINDOW, 2 * settings.concurrency + WAITING_ROOM),
             backlogs=[],
+            pieces=Pieces(environment.clock),
         )
         parts = [join_shard(shard, shared) for shard in settings.shards]
         self.stores = [each.store for each in parts]

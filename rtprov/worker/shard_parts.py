@@ -9,10 +9,12 @@ from attrs import frozen
 from rtprov.journal.backlog import Backlog
 from rtprov.journal.open_tasks import OpenTasks
 from rtprov.journal.reader import JournalReader
+from rtprov.journal.reports import StoreReports
 from rtprov.journal.shard_journal import ShardJournal
 from rtprov.journal.store import Store
 from rtprov.model import Active, Marker, Unrecognised
 from rtprov.queries.directory import TaskQueryServer
+from rtprov.queries.report_server import ReportServer
 from rtprov.queries.status import StatusServer
 from rtprov.worker.attempts import Attempts
 from rtprov.worker.beyond_window import BeyondWindow
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from rtprov.messaging.environment import Environment
     from rtprov.messaging.topology import Shard, Topology
     from rtprov.model import Event
+    from rtprov.queries.pieces import Pieces
     from rtprov.worker.call_limiter import CallLimiter
     from rtprov.worker.missing_keys import MissingKeys
     from rtprov.worker.pace import Pace
@@ -56,6 +59,7 @@ class Shared:
     process_id: str
     window: int
     backlogs: list[Backlog]
+    pieces: Pieces
 
 
 @frozen
@@ -110,6 +114,12 @@ def join_shard(shard: Shard, shared: Shared) -> ShardParts:
         shard=shard,
         replica=store,
         journal=journal,
+        reports=ReportServer(
+            reports=StoreReports(store, shared.process_id),
+            pieces=shared.pieces,
+            clock=outer.clock,
+            wall_clock=outer.wall_clock,
+        ),
         key_ids=lambda: shared.sealer.key_ids,
         clock=outer.clock,
         wall_clock=outer.wall_clock,

@@ -24,30 +24,12 @@ from rtprov.model import (
     Requested,
     Started,
     State,
-    TaskEvent,
 )
 from tests.support.journal_folds import fold, task_id
-from tests.support.strategies import task_events
+from tests.support.task_histories import DEVICES, events
 
-DEVICES = ("ABC123456", "DEF456789")
 RETENTION_S = 100.0
 NOW = 5e9
-
-numbers = st.integers(min_value=0, max_value=5)
-
-
-@st.composite
-def events(draw: st.DrawFn) -> TaskEvent:
-    """An event of one of six tasks of two devices."""
-    number = draw(numbers)
-    event = draw(task_events(st.just(task_id(number)), st.just(DEVICES[number % 2])))
-    if isinstance(event, Requested):
-        event = evolve(
-            event,
-            caller=draw(st.sampled_from([None, "token:a", "token:b"])),
-            fingerprint=draw(st.sampled_from([None, "f1"])),
-        )
-    return evolve(event, at=draw(st.integers(min_value=0, max_value=4000)) * 1.0)
 
 
 def phase_of(store: Store, number: int) -> Phase | None:
@@ -83,7 +65,9 @@ class AfterAnyEvents(SynchronousTestCase):
         self.assertEqual(list(indexes.accepted.oldest()), known)
         self.assertEqual(list(indexes.accepted.before(1e9, "")), known[::-1])
         grouped = {
-            record.task_id: key for key, group in indexes.groups.items() for record in group.oldest()
+            record.task_id: key
+            for key, group in indexes.groups.items()
+            for record in group.oldest()
         }
         self.assertEqual(sum(map(len, indexes.groups.values())), len(known))
         self.assertEqual(

@@ -16,8 +16,8 @@ from rtprov.journal.search import Search
 from rtprov.journal.store import Store
 from rtprov.model import Cancelled, Details, Event, Finished, Requested, Started, State
 from rtprov.reports import STATES, Cursor, TaskFilter
-from tests.journal.test_counters import DEVICES, events
 from tests.support.journal_folds import fold, task_id
+from tests.support.task_histories import DEVICES, events
 
 NOW = 5e9
 maybe_times = st.none() | st.integers(0, 4000).map(float)
@@ -102,9 +102,7 @@ class Searching(SynchronousTestCase):
             self.assertIsNone(counts.upto)
             self.assertEqual(
                 counts.counts,
-                Counter(
-                    each.reason for each in expected(store, wanted) if each.reason is not None
-                ),
+                Counter(each.reason for each in expected(store, wanted) if each.reason is not None),
             )
 
     def test_no_campaign_yet(self) -> None:

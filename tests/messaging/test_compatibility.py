@@ -15,7 +15,13 @@ import msgspec
 from msgspec import inspect
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtprov.messaging import event_messages, markers, query_messages, status_messages
+from rtprov.messaging import (
+    event_messages,
+    markers,
+    query_messages,
+    report_messages,
+    status_messages,
+)
 from rtprov.model import (
     Active,
     Attempt,
@@ -33,6 +39,15 @@ from rtprov.model import (
     Task,
     Waiting,
     Withheld,
+)
+from rtprov.reports import (
+    Cursor,
+    EndedCounts,
+    FoundTask,
+    FoundTasks,
+    ReasonCounts,
+    ShardSummary,
+    TaskFilter,
 )
 
 REQUIRED = {
@@ -56,6 +71,23 @@ REQUIRED = {
     "_Keys": "keys",
     "_Known": "tasks",
     "_Ended": "tasks",
+    "SummaryAsked": "",
+    "_Summary": "summary",
+    "TaskSearch": "wanted before limit barrier",
+    "_Found": "found",
+    "ReasonsAsked": "wanted",
+    "_Reasons": "counts whole",
+    "EndsAsked": "follower wait",
+    "_Ends": "tasks skipped",
+    "TaskFilter": "",
+    "Cursor": "at task_id",
+    "FoundTask": "at details",
+    "FoundTasks": "tasks",
+    "EndedCounts": "",
+    "ShardSummary": (
+        "process now waiting calling retrying last_minute last_hour last_day oldest_waiting_at"
+        " low_s high_s equipment equipment_since last_error typical_call_s active concurrency"
+    ),
     "Details": (
         "task_id equipment_id state requested_at started_at finished_at reason attempt_count"
         " attempts waits_for ahead expected_at fingerprint"
@@ -97,11 +129,46 @@ EVENTS = (
     Marker("m1"),
 )
 TASK = Task(ID, DEVICE, 14, AT, "gAAAAA", "f", caller="c", accepted_by="b", key="k")
+FILTER = TaskFilter(
+    states=("failed", "waiting"),
+    caller="token:billing",
+    campaign="may-1",
+    equipment_id=DEVICE,
+    reason="A answered 500",
+    accepted_after=AT,
+    accepted_before=AT,
+    ended_after=AT,
+    ended_before=AT,
+)
+FOUND = FoundTask(AT, DETAILS)
+SUMMARY = ShardSummary(
+    process="w2",
+    now=AT,
+    waiting=1,
+    calling=2,
+    retrying=3,
+    last_minute=EndedCounts(1, 2, 3, 4),
+    last_hour=EndedCounts(1, 2, 3, 4),
+    last_day=EndedCounts(1, 2, 3, 4),
+    oldest_waiting_at=AT,
+    low_s=1.5,
+    high_s=2.5,
+    equipment=EquipmentState.OPEN,
+    equipment_since=AT,
+    last_error="refused",
+    typical_call_s=60.0,
+    active="w1",
+    concurrency=500,
+)
 QUESTIONS = (
     query_messages.TaskQuery(ID, DEVICE, True),
     query_messages.Listing(DEVICE, ID, 100),
     query_messages.Watch([(ID, DEVICE)], 10.0),
     query_messages.KeysAsked(),
+    report_messages.SummaryAsked(),
+    report_messages.TaskSearch(FILTER, Cursor(AT, ID), 10, True),
+    report_messages.ReasonsAsked(FILTER),
+    report_messages.EndsAsked("f1", 10.0),
 )
 Sample = tuple[bytes, Callable[[bytes], object], type]
 
@@ -110,7 +177,7 @@ def structs() -> dict[str, type]:
     """Return the structs of all messages, by name."""
     return {
         name: each
-        for module in (event_messages, status_messages, query_messages, markers)
+        for module in (event_messages, status_messages, query_messages, report_messages, markers)
         for name, each in vars(module).items()
         if isinstance(each, type)
         and issubclass(each, msgspec.Struct)
@@ -136,6 +203,13 @@ def samples() -> Iterator[Sample]:
     yield query_messages.encode_keys(["k1"]), query_messages.decode_keys, types["_Keys"]
     ended = query_messages.encode_ended([(0, State.FAILED)])
     yield ended, query_messages.decode_ended, types["_Ended"]
+    reports = report_messages
+    yield reports.encode_summary(SUMMARY), reports.decode_summary, types["_Summary"]
+    found = reports.encode_found(FoundTasks([FOUND], Cursor(AT, ID)))
+    yield found, reports.decode_found, types["_Found"]
+    reasons = reports.encode_reasons(ReasonCounts({"A answered 500": 12}))
+    yield reasons, reports.decode_reasons, types["_Reasons"]
+    yield reports.encode_ends([FOUND], 3), reports.decode_ends, types["_Ends"]
     yield markers.encode_census("m1"), markers.decode_census, types["_Census"]
 
 
@@ -157,7 +231,18 @@ def objects(value: Any, kind: Any) -> Iterator[tuple[dict[str, Any], Any]]:
 class Compatibility(SynchronousTestCase):
     def test_required(self) -> None:
         """Each message requires the fields of its first version, and none that was added later."""
-        found = dict(structs(), Details=Details, Attempt=Attempt, Copied=Copied)
+        values = (
+            Details,
+            Attempt,
+            Copied,
+            TaskFilter,
+            Cursor,
+            FoundTask,
+            FoundTasks,
+            EndedCounts,
+            ShardSummary,
+        )
+        found = dict(structs(), **{each.__name__: each for each in values})
         self.assertEqual(set(found), set(REQUIRED))
         for name, each in found.items():
             fields = inspect.type_info(each).fields  # type: ignore[attr-defined] # of all structs

@@ -12,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov.amqp.client.rpc import RpcClient
 from rtprov.errors import NoReply, NoWorker, UndecodableMessage
+from rtprov.journal.reports import StoreReports
 from rtprov.journal.store import Store
 from rtprov.messaging.query_messages import (
     KeysAsked,
@@ -36,6 +37,8 @@ from rtprov.queries.directory import (
     TaskQueryClient,
     TaskQueryServer,
 )
+from rtprov.queries.pieces import Pieces
+from rtprov.queries.report_server import ReportServer
 from tests.support.brokered import EPOCH, SHARD, BrokerTestCase, task_id
 from tests.support.held_journal import HeldJournal
 from tests.support.strategies import equipment_ids, key_ids, task_ids, texts, times
@@ -156,6 +159,12 @@ class Serving(BrokerTestCase):
             shard=SHARD,
             replica=self.store,
             journal=self.held,
+            reports=ReportServer(
+                reports=StoreReports(self.store, "w1"),
+                pieces=Pieces(self.clock),
+                clock=self.clock,
+                wall_clock=self.wall_clock,
+            ),
             key_ids=lambda: ["k1"],
             clock=self.clock,
             wall_clock=self.wall_clock,

@@ -55,7 +55,7 @@ class Schemathesis(ProcessTestCase):
         ]
         run = self.spawn(arguments, {"SCHEMATHESIS_HOOKS": "tests.support.schema_hooks"})
         self.assertEqual(await run.ended, 0, run.log + run.errors)
-        self.assertRegex(run.log, r"Operations: +7 selected / 7 total")
+        self.assertRegex(run.log, r"Operations: +12 selected / 12 total")
         self.assertNotIn("Traceback", process.log)
         await self.stop(process)
 

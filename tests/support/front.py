@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from attrs import define, field
 from twisted.internet.defer import Deferred, fail, succeed
 
+from rtprov.frontend.operator_routes import OperatorRequests
 from rtprov.frontend.resource import Frontend
+from rtprov.frontend.summary import Summaries
+from rtprov.frontend.tasks import TaskRequests
 from rtprov.http.health import Readiness
+from rtprov.journal.search import Search
 from rtprov.journal.store import Store
+from rtprov.journal.summary import summarise
 from rtprov.model import Cancelled, Details, Event, Requested, State, Task
+from rtprov.reports import Cursor, FoundTask, FoundTasks, ShardSummary, TaskFilter
 from tests.support.fakes import PlainSealer
 from tests.support.raw_http import RawAnswer, WebTestCase
 
@@ -135,6 +141,52 @@ class FakeDirectory:
 
 
 @define(eq=False)
+class FakeReports:
+    """A `ShardReports` of one shard, on a store; fails with `error`.
+
+    `follower` gets the ends of tasks from the test.
+    """
+
+    store: Store = field(factory=lambda: Store(86400.0))
+    error: Exception | None = None
+    now: float = 1000.0
+    shards: Sequence[str] = ("0of1",)
+    follower: Callable[[Sequence[FoundTask], int], None] | None = None
+
+    def summaries(self, shard: int) -> Deferred[list[ShardSummary]]:
+        return succeed([] if self.error is not None else [summarise(self.store, "w1", self.now)])
+
+    def search(
+        self, shard: int, wanted: TaskFilter, before: Cursor | None, limit: int, *, barrier: bool
+    ) -> Deferred[FoundTasks]:
+        if self.error is not None:
+            return fail(self.error)
+        return succeed(Search(self.store, wanted, before, lambda: False).tasks(limit, self.now))
+
+    def reasons(self, shard: int, wanted: TaskFilter) -> Deferred[tuple[dict[str, int], bool]]:
+        if self.error is not None:
+            return fail(self.error)
+        counts = Search(self.store, wanted, None, lambda: False).reasons()
+        return succeed((counts.counts, counts.upto is None))
+
+    def follow(self, each: Callable[[Sequence[FoundTask], int], None]) -> Callable[[], None]:
+        self.follower = each
+        return self._stop
+
+    def _stop(self) -> None:
+        self.follower = None
+
+
+@define
+class FakeBroker:
+    """A `BrokerState`."""
+
+    connected: bool = True
+    blocked: bool = False
+    parked: int | None = 0
+
+
+@define(eq=False)
 class FakeEnds:
     """A `Completions` whose answers the test fires."""
 
@@ -159,6 +211,8 @@ class FrontendTestCase(WebTestCase):
         self.statuses = FakeStatuses()
         self.directory = FakeDirectory(self.store)
         self.ends = FakeEnds()
+        self.reports = FakeReports(self.store)
+        self.broker = FakeBroker()
         self.probes = 0
         self.unready: Exception | None = None
         self.readiness = Readiness(self.probe, self.reactor)
@@ -168,14 +222,21 @@ class FrontendTestCase(WebTestCase):
             directory=self.directory,
             ends=self.ends,
             readiness=self.readiness,
+            operators=OperatorRequests(
+                Summaries(reports=self.reports, broker=self.broker, wall_clock=self.wall_clock),
+                TaskRequests(reports=self.reports, directory=self.directory, clock=self.reactor),
+            ),
             sealer=PlainSealer(),
             clock=self.reactor,
             new_task_id=lambda: f"{int(TASK, 16) + len(self.tasks.submitted):032x}",
-            wall_clock=lambda: 1000.0 + self.clock.seconds(),
+            wall_clock=self.wall_clock,
             running_status=self.running_status,
             process_id="f1",
         )
         self.serve(self.frontend.resource())
+
+    def wall_clock(self) -> float:
+        return 1000.0 + self.clock.seconds()
 
     async def probe(self) -> None:
         self.probes += 1

@@ -1,0 +1,59 @@
+"""The routes of the requests that operators make."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, cast
+
+from attrs import frozen
+
+from rtprov.frontend.operator_schemas import SummaryAnswer
+from rtprov.frontend.query_parameters import arguments_of, no_parameters
+from rtprov.http.responses import answer
+
+if TYPE_CHECKING:
+    from klein import Klein
+    from twisted.web.iweb import IRequest
+
+    from rtprov.frontend.summary import Summaries
+    from rtprov.frontend.tasks import TaskRequests
+
+
+@frozen
+class OperatorRequests:
+    """What answers the requests of operators."""
+
+    summaries: Summaries
+    tasks: TaskRequests
+
+
+class _Frontend(Protocol):
+    """The object whose app the routes are added to."""
+
+    operators: OperatorRequests
+
+
+def add_operator_routes(app: Klein) -> None:
+    """Add the routes to the front end's."""
+
+    @app.route("/api/v1/summary", methods=["GET"])
+    async def summary(frontend: _Frontend, request: IRequest) -> bytes:
+        no_parameters(arguments_of(cast("bytes", request.uri)))
+        return answer(
+            request, 200, SummaryAnswer(200, await frontend.operators.summaries.current())
+        )
+
+    @app.route("/api/v1/tasks", methods=["GET"])
+    async def tasks(frontend: _Frontend, request: IRequest) -> bytes:
+        return await frontend.operators.tasks.page(request)
+
+    @app.route("/api/v1/tasks/failures", methods=["GET"])
+    async def failures(frontend: _Frontend, request: IRequest) -> bytes:
+        return await frontend.operators.tasks.failures(request)
+
+    @app.route("/api/v1/tasks.csv", methods=["GET"])
+    async def tasks_csv(frontend: _Frontend, request: IRequest) -> bytes:
+        return await frontend.operators.tasks.csv(request)
+
+    @app.route("/api/v1/tasks.jsonl", methods=["GET"])
+    async def tasks_jsonl(frontend: _Frontend, request: IRequest) -> bytes:
+        return await frontend.operators.tasks.jsonl(request)
