@@ -58,7 +58,9 @@ class StreamedBody:
 
     def close(self) -> None:
         """The body ends, or its connection was closed."""
-        cast("Any", self._request).unregisterProducer()
+        request = cast("Any", self._request)
+        if request.channel is not None:
+            request.unregisterProducer()
 
     # IPushProducer.
 

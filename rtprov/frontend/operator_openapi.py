@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from rtprov.frontend.openapi_parts import make_operation, parameter
+from rtprov.frontend.events import MAX_ID_LENGTH
+from rtprov.frontend.openapi_parts import header, make_operation, parameter
 from rtprov.frontend.operator_schemas import (
     FailuresAnswer,
     FoundAnswer,
@@ -27,6 +28,7 @@ def operator_paths() -> dict[str, Any]:
         "/api/v1/summary": {"get": _summary()},
         "/api/v1/tasks": {"get": _tasks()},
         "/api/v1/tasks/failures": {"get": _failures()},
+        "/api/v1/events": {"get": _events()},
         "/api/v1/tasks.csv": {"get": _download("csv", "text/csv")},
         "/api/v1/tasks.jsonl": {"get": _download("jsonl", "application/jsonl")},
     }
@@ -93,8 +95,21 @@ def _download(name: str, media_type: str) -> dict[str, Any]:
     return operation
 
 
+def _events() -> dict[str, Any]:
+    operation = make_operation("followEvents", "Follow what happens, as it happens", {}, 400, 500)
+    operation["responses"]["200"] = {
+        "description": (
+            "Server-Sent Events, without an end: summary, task, skipped, equipment, dispatch"
+        ),
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    }
+    last = "The id of the last event that was received: the stream goes on after it"
+    operation["parameters"] = [header("Last-Event-ID", last, {"maxLength": MAX_ID_LENGTH})]
+    return operation
+
+
 def _filters() -> list[dict[str, Any]]:
-    states = {"type": "array", "items": {"type": "string", "enum": list(STATES)}}
+    states: dict[str, Any] = {"type": "array", "items": {"type": "string", "enum": list(STATES)}}
     serial = {"type": "string", "pattern": "^[a-zA-Z0-9]{6,}$"}
     filters = [
         ("state", "Tasks in one of these states or phases; may be repeated", states),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from attrs import frozen
 
+from rtprov.frontend.events import answer_events
 from rtprov.frontend.operator_schemas import SummaryAnswer
 from rtprov.frontend.query_parameters import arguments_of, no_parameters
 from rtprov.http.responses import answer
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from klein import Klein
     from twisted.web.iweb import IRequest
 
+    from rtprov.frontend.event_hub import EventHub
     from rtprov.frontend.summary import Summaries
     from rtprov.frontend.tasks import TaskRequests
 
@@ -24,6 +26,7 @@ class OperatorRequests:
 
     summaries: Summaries
     tasks: TaskRequests
+    events: EventHub
 
 
 class _Frontend(Protocol):
@@ -57,3 +60,7 @@ def add_operator_routes(app: Klein) -> None:
     @app.route("/api/v1/tasks.jsonl", methods=["GET"])
     async def tasks_jsonl(frontend: _Frontend, request: IRequest) -> bytes:
         return await frontend.operators.tasks.jsonl(request)
+
+    @app.route("/api/v1/events", methods=["GET"])
+    async def events(frontend: _Frontend, request: IRequest) -> bytes:
+        return await answer_events(request, frontend.operators.events)

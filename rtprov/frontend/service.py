@@ -11,6 +11,7 @@ from rtprov.amqp.client.publisher import Publisher
 from rtprov.amqp.client.rpc import RpcClient
 from rtprov.amqp.client.service import Session
 from rtprov.frontend.broker_watch import BrokerWatch
+from rtprov.frontend.event_hub import EventHub
 from rtprov.frontend.operator_routes import OperatorRequests
 from rtprov.frontend.readiness import readiness_of_frontend
 from rtprov.frontend.resource import Frontend
@@ -96,6 +97,10 @@ class FrontendService(Service):
         ]
         directory = TaskQueryClient(rpc=rpc, shards=shards)
         reports = ReportClient(rpc=rpc, shards=shards, clock=clock, name=self.process_id)
+        summaries = Summaries(reports=reports, broker=broker, wall_clock=environment.wall_clock)
+        self.events = EventHub(
+            reports=reports, summaries=summaries, clock=clock, name=self.process_id
+        )
         self.connection = broker_connection("frontend", environment, sessions)
         self.ends = CompletionWatcher(rpc=rpc, shards=shards, clock=clock)
         self.readiness = readiness_of_frontend(publisher, rpc, shards, keys, clock)
@@ -106,8 +111,9 @@ class FrontendService(Service):
             ends=self.ends,
             readiness=self.readiness,
             operators=OperatorRequests(
-                Summaries(reports=reports, broker=broker, wall_clock=environment.wall_clock),
+                summaries,
                 TaskRequests(reports=reports, directory=directory, clock=clock),
+                self.events,
             ),
             sealer=sealer,
             clock=clock,
@@ -125,4 +131,5 @@ class FrontendService(Service):
     def stopService(self) -> Deferred[None]:
         super().stopService()
         self.ends.stop()
+        self.events.stop()
         return self.connection.stopService()

@@ -113,7 +113,7 @@ class TaskRequests:
             names, await DeferredList(asked, consumeErrors=True), strict=True
         ):
             if worked:
-                found, whole = cast("tuple[dict[str, int], bool]", result)
+                found, whole = result
                 counts.update(found)
                 incomplete += [] if whole else [name]
                 continue

@@ -202,6 +202,7 @@ class BrokenSealer(WebTestCase):
             directory=FakeDirectory(),
             ends=FakeEnds(),
             readiness=always_ready(self.reactor),
+            operators=None,  # type: ignore[arg-type] # not used
             sealer=Broken(),
             clock=self.reactor,
             new_task_id=lambda: TASK,

@@ -56,7 +56,7 @@ class Document(FrontendTestCase):
             for each in item.values()
             if isinstance(each, dict)
         }
-        self.assertEqual(len(operations), 12)
+        self.assertEqual(len(operations), 13)
         for link in operations["submitTask"]["responses"]["200"]["links"].values():
             self.assertIn(link["operationId"], operations)
 

@@ -8,6 +8,7 @@ from typing import TypeVar
 from attrs import define, field
 from twisted.internet.defer import Deferred, fail, succeed
 
+from rtprov.frontend.event_hub import EventHub
 from rtprov.frontend.operator_routes import OperatorRequests
 from rtprov.frontend.resource import Frontend
 from rtprov.frontend.summary import Summaries
@@ -211,11 +212,15 @@ class FrontendTestCase(WebTestCase):
         self.statuses = FakeStatuses()
         self.directory = FakeDirectory(self.store)
         self.ends = FakeEnds()
-        self.reports = FakeReports(self.store)
+        self.reports = self.make_reports()
         self.broker = FakeBroker()
         self.probes = 0
         self.unready: Exception | None = None
         self.readiness = Readiness(self.probe, self.reactor)
+        summaries = Summaries(reports=self.reports, broker=self.broker, wall_clock=self.wall_clock)
+        self.hub = EventHub(
+            reports=self.reports, summaries=summaries, clock=self.reactor, name="f1"
+        )
         self.frontend = Frontend(
             tasks=self.tasks,
             statuses=self.statuses,
@@ -223,8 +228,9 @@ class FrontendTestCase(WebTestCase):
             ends=self.ends,
             readiness=self.readiness,
             operators=OperatorRequests(
-                Summaries(reports=self.reports, broker=self.broker, wall_clock=self.wall_clock),
+                summaries,
                 TaskRequests(reports=self.reports, directory=self.directory, clock=self.reactor),
+                self.hub,
             ),
             sealer=PlainSealer(),
             clock=self.reactor,
@@ -234,6 +240,9 @@ class FrontendTestCase(WebTestCase):
             process_id="f1",
         )
         self.serve(self.frontend.resource())
+
+    def make_reports(self) -> FakeReports:
+        return FakeReports(self.store)
 
     def wall_clock(self) -> float:
         return 1000.0 + self.clock.seconds()

@@ -115,6 +115,9 @@ class RawClient(Protocol):
     def stop_reading(self) -> None:
         self._memory.pauseProducing()
 
+    def read_again(self) -> None:
+        self._memory.resumeProducing()
+
     def close(self) -> None:
         """Close the connection in the regular way."""
         self._memory.loseConnection()

@@ -7,6 +7,10 @@ import io
 import json
 from typing import Any
 
+from twisted.internet.protocol import Factory
+
+from tests.support.event_streams import stream_events
+from tests.support.raw_http import RawClient, request
 from tests.support.system import System
 from tests.support.system_case import SystemTestCase
 
@@ -135,6 +139,82 @@ class OneShard(OperatorTestCase):
         details = self.told(f"/api/v1/tasks/{task_id}")["task"]
         self.assertEqual(task["taskId"], task_id)
         self.assertEqual(set(task), set(details))
+
+
+class Following(OperatorTestCase):
+    """The event stream, through two front ends."""
+
+    def make(self) -> System:
+        return System(shards=2, delay_s=5.0)
+
+    def setUp(self) -> None:
+        super().setUp()
+        other = self.system.start_frontend("b2")
+        self.system.network.until(lambda: other.connection.connected, 10.0)
+        self.clients = [self.listen(name) for name in ("b", "b2", "b")]
+        self.system.network.advance(1)
+
+    def listen(self, frontend: str) -> RawClient:
+        client = RawClient(self.system.network, None)
+        connecting = self.system.network.connect(frontend).connect(
+            Factory.forProtocol(lambda: client)
+        )
+        self.system.network.settle()
+        self.successResultOf(connecting)
+        client.send(request("GET", "/api/v1/events"))
+        return client
+
+    def heard(self, kind: str) -> list[list[Any]]:
+        return [
+            [event.data for event in stream_events(bytes(client.received)) if event.kind == kind]
+            for client in self.clients
+        ]
+
+    def test_a_task(self) -> None:
+        """All listeners see the numbers move, and each end once, also after the subscriptions were
+        renewed several times.
+        """
+        for minute in range(3):
+            ids = [self.system.accepted(f"ABC{minute}2345{number}") for number in range(4)]
+            self.system.network.advance(60)
+            for ended in self.heard("task"):
+                self.assertEqual(len(ended), 4 * (minute + 1))
+                self.assertEqual({task["taskId"] for task in ended[-4:]}, set(ids))
+        for summaries in self.heard("summary"):
+            self.assertIn(4, [each["tasks"]["calling"] for each in summaries])
+            self.assertEqual(summaries[-1]["ended"]["lastHour"]["completed"], 12)
+
+    def test_a_takeover(self) -> None:
+        """When a standby takes over, each end is still told once."""
+        standby = self.system.start_worker()
+        self.system.network.until(lambda: standby.connection.connected, 10.0)
+        self.system.accepted("ABC123456")
+        self.system.network.advance(10)
+        first = self.system.workers.pop(0)
+        stopped = first.stopService()
+        self.system.network.until(lambda: bool(stopped.called), 10.0)
+        self.system.accepted("ABC123457")
+        self.system.network.advance(10)
+        for ended in self.heard("task"):
+            self.assertEqual([task["equipmentId"] for task in ended], ["ABC123456", "ABC123457"])
+        for summaries in self.heard("summary"):
+            self.assertEqual(
+                {shard["active"] for shard in summaries[-1]["shards"]} - {None},
+                {standby.process_id},
+            )
+
+    def test_the_workers_are_away(self) -> None:
+        """The stream says so, and goes on when they are back."""
+        worker = self.system.workers.pop()
+        stopped = worker.stopService()
+        self.system.network.until(lambda: bool(stopped.called), 10.0)
+        self.system.network.advance(3)
+        for summaries in self.heard("summary"):
+            self.assertEqual(summaries[-1]["incomplete"], ["0of2", "1of2"])
+        self.system.start_worker()
+        self.system.accepted("ABC123456")
+        self.system.network.advance(10)
+        self.assertEqual([len(ended) for ended in self.heard("task")], [1, 1, 1])
 
 
 class ThreeShards(OperatorTestCase):

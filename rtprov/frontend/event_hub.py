@@ -1,0 +1,259 @@
+"""The live event stream: one stream from the workers, shared by all listeners of a front end.
+
+Events are numbered. The latest ones are kept as encoded text, and each listener has only the number
+of the last event that it got. So a listener costs little memory, one that reads slowly catches up,
+and one that comes back goes on where it stopped. A listener that falls too far behind is cut off.
+
+Listeners are written to in groups, one group in each turn of the reactor. So many listeners do not
+delay other requests.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING, Protocol
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from rtprov.frontend.schemas import task_document
+from rtprov.http.responses import encode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from twisted.internet.interfaces import IReactorTime
+    from twisted.python.failure import Failure
+
+    from rtprov.frontend.operator_schemas import SummaryDocument
+    from rtprov.frontend.summary import Summaries
+    from rtprov.interfaces import ShardReports
+    from rtprov.reports import FoundTask
+
+EVERY_S = 1.0
+LONGEST_SILENCE_S = 15.0
+MAX_TASKS = 50  # in a second; further ends are counted
+MAX_KEPT = 1000  # events; at most about 2 MB
+MAX_SENT = 20  # events in one piece
+STALLED_AFTER = 30  # seconds
+MAX_LISTENERS = 2500
+GROUP = 50  # listeners that are written to in one turn of the reactor
+
+
+class Listener(Protocol):
+    """A client of the stream. `position` is the number of the last event that it got."""
+
+    position: int
+
+    @property
+    def reads(self) -> bool:
+        """Whether it can be written to now."""
+
+    def send(self, data: bytes) -> None:
+        """Send encoded events."""
+
+    def end(self) -> None:
+        """Close the stream."""
+
+
+class EventHub:
+    """The events of one front end, and their listeners.
+
+    The workers are asked only while there are listeners. `name` is a part of the ids of events, so
+    that those of another process are not mistaken for this one's.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, *, reports: ShardReports, summaries: Summaries, clock: IReactorTime, name: str
+    ) -> None:
+        self._reports = reports
+        self._summaries = summaries
+        self._clock = clock
+        self._name = name
+        # For how many seconds each of them has read nothing.
+        self._listeners: dict[Listener, int] = {}
+        # Those that have not got the latest events; an ordered set.
+        self._due: dict[Listener, int] = {}
+        self._writing = False
+        self._events: list[bytes] = []
+        self._newest = 0  # the number of the last event
+        self._summary: SummaryDocument | None = None  # the one that was sent last
+        self._summary_at = 0.0
+        self._asking: Deferred[None] | None = None
+        self._tasks = self._skipped = 0  # in the present second
+        self._stop_following: Callable[[], None] = lambda: None
+        self._ticking: LoopingCall | None = None
+
+    @property
+    def listeners(self) -> int:
+        """The number of listeners."""
+        return len(self._listeners)
+
+    @property
+    def full(self) -> bool:
+        """Whether no further listener may come."""
+        return len(self._listeners) >= MAX_LISTENERS
+
+    # Listeners.
+
+    def add(self, listener: Listener, last_event_id: str | None) -> None:
+        """Send the events after the one with this id, if it is still kept, and all later ones.
+
+        A new listener gets the present summary first.
+        """
+        missed = self._missed(last_event_id)
+        listener.position = self._newest - missed
+        self._listeners[listener] = 0
+        if len(self._listeners) == 1:
+            self._begin()
+        elif not missed and self._summary is not None:
+            listener.send(self._encoded("summary", encode(self._summary)))
+        self.resume(listener)
+
+    def remove(self, listener: Listener) -> None:
+        """Forget a listener, because its connection is closed."""
+        self._listeners.pop(listener, None)
+        self._due.pop(listener, None)
+        if not self._listeners:
+            self._pause()
+
+    def resume(self, listener: Listener) -> None:
+        """The listener can be written to again."""
+        if listener in self._listeners and listener.position < self._newest:
+            self._due[listener] = 0
+            self._write_soon()
+
+    def stop(self) -> None:
+        """Close all streams, because the front end stops."""
+        for listener in list(self._listeners):
+            listener.end()
+            self.remove(listener)
+
+    def _missed(self, last_event_id: str | None) -> int:
+        """Return how many events came after the one with this id; 0 if that is not known."""
+        name, _, number = (last_event_id or "").rpartition("-")
+        if name != self._name or not (number.isascii() and number.isdigit()):
+            return 0
+        return max(0, self._newest - int(number[:18]))
+
+    # Writing.
+
+    def _write_soon(self) -> None:
+        if self._due and not self._writing:
+            self._writing = True
+            self._clock.callLater(0, self._write)
+
+    def _write(self) -> None:
+        self._writing = False
+        for listener in list(islice(self._due, GROUP)):
+            del self._due[listener]
+            if listener.reads:
+                self._send(listener)
+                self.resume(listener)
+        self._write_soon()
+
+    def _send(self, listener: Listener) -> None:
+        """Send the next events that the listener has not got, or the number of those that are not
+        kept any more.
+        """
+        kept = min(self._newest - listener.position, len(self._events))
+        lost = self._newest - listener.position - kept
+        begin = len(self._events) - kept
+        events = self._events[begin : begin + MAX_SENT]
+        listener.position += lost + len(events)
+        listener.send(b"".join([*_skipped(lost), *events]))
+
+    def _cut_off_the_slow(self) -> None:
+        """Close the streams of listeners that do not read, with the number of missed events."""
+        for listener, stalled in list(self._listeners.items()):
+            if listener.reads:
+                self._listeners[listener] = 0
+                continue
+            missed = self._newest - listener.position
+            self._listeners[listener] = stalled + 1
+            if stalled >= STALLED_AFTER or missed > len(self._events):
+                listener.send(b"".join(_skipped(missed)))
+                listener.end()
+                self.remove(listener)
+
+    # Events.
+
+    def _publish(self, kind: str, data: bytes) -> None:
+        self._newest += 1
+        self._events.append(self._encoded(kind, data))
+        if len(self._events) >= 2 * MAX_KEPT:
+            del self._events[:MAX_KEPT]
+        self._due.update(self._listeners)
+        self._write_soon()
+
+    def _encoded(self, kind: str, data: bytes) -> bytes:
+        return b"id: %s-%d\n%s" % (self._name.encode(), self._newest, _event(kind, data))
+
+    def _begin(self) -> None:
+        self._stop_following = self._reports.follow(self._on_ends)
+        self._ticking = LoopingCall(self._tick)
+        self._ticking.clock = self._clock
+        ticking = self._ticking.start(EVERY_S)
+        ticking.addErrback(lambda reason: self._log.failure("the event stream has stopped", reason))
+
+    def _pause(self) -> None:
+        """Ask the workers for nothing, because there are no listeners."""
+        self._stop_following()
+        self._stop_following = lambda: None
+        if self._ticking is not None:
+            self._ticking.stop()
+            self._ticking = None
+        self._summary = None
+        if self._asking is not None:
+            self._asking.cancel()
+
+    def _tick(self) -> None:
+        self._tasks = 0
+        skipped, self._skipped = self._skipped, 0
+        if skipped:
+            self._publish("skipped", encode({"count": skipped}))
+        self._cut_off_the_slow()
+        if self._asking is None and self._listeners:
+            asking = self._asking = self._summaries.current().addCallback(self._on_summary)
+            asking.addErrback(self._on_no_summary)
+            asking.addCallback(self._asked)
+
+    def _asked(self, _: object) -> None:
+        self._asking = None
+
+    def _on_no_summary(self, reason: Failure) -> None:
+        if not reason.check(CancelledError):
+            self._log.failure("the event stream has no summary; asking again", reason)
+
+    def _on_summary(self, document: SummaryDocument) -> None:
+        before, now = self._summary, self._clock.seconds()
+        if before is not None:
+            if document.equipment.state is not before.equipment.state:
+                self._publish("equipment", encode(document.equipment))
+            if document.dispatch != before.dispatch:
+                self._publish("dispatch", encode({"dispatch": document.dispatch}))
+            if document == before and now - self._summary_at < LONGEST_SILENCE_S - EVERY_S:
+                return
+        self._summary, self._summary_at = document, now
+        self._publish("summary", encode(document))
+
+    def _on_ends(self, tasks: Sequence[FoundTask], skipped: int) -> None:
+        """Tasks have ended: `tasks`, and `skipped` others."""
+        self._skipped += skipped
+        for task in tasks:
+            if self._tasks < MAX_TASKS:
+                self._tasks += 1
+                self._publish("task", encode(task_document(task.details)))
+            else:
+                self._skipped += 1
+
+
+def _event(kind: str, data: bytes) -> bytes:
+    return b"event: %s\ndata: %s\n\n" % (kind.encode(), data)
+
+
+def _skipped(count: int) -> list[bytes]:
+    return [_event("skipped", encode({"count": count}))] if count else []
