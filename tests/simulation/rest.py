@@ -139,5 +139,8 @@ def _worker(service: WorkerService) -> list[tuple[str, int]]:
         ]
     for store in service.stores:
         store.expire(float("inf"))
-        sizes.append(("the store, when all has expired,", len(store) + len(store._finished)))
+        indexes = store.indexes
+        indexed = [indexes.accepted, indexes.mixed, indexes.groups, *indexes.ended.values()]
+        left = len(store) + sum(map(len, indexed))
+        sizes.append(("the store, when all has expired,", left))
     return sizes

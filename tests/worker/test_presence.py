@@ -39,7 +39,7 @@ class Lines(SystemTestCase):
 class Roles(Lines):
     def test_alone(self) -> None:
         """A worker without other workers is active before its first task."""
-        name = self.system.workers[0]._process_id
+        name = self.system.workers[0].process_id
         self.assertEqual(self.taken(), [f"shard 0of1: active: this process, {name}"])
         self.system.accepted("ABC123456")
         self.system.network.advance(120)
@@ -60,8 +60,8 @@ class Roles(Lines):
                 end.cut()
         self.system.network.advance(5)
         lines = self.taken()
-        self.assertIn(f"shard 0of1: active: this process, {new._process_id}", lines)
-        self.assertEqual(lines[-1], f"shard 0of1: standby: process {new._process_id} is active")
+        self.assertIn(f"shard 0of1: active: this process, {new.process_id}", lines)
+        self.assertEqual(lines[-1], f"shard 0of1: standby: process {new.process_id} is active")
         self.assertEqual(
             {
                 store.backlog.active.by
@@ -69,7 +69,7 @@ class Roles(Lines):
                 for store in worker.stores
                 if store.backlog.active
             },
-            {new._process_id},
+            {new.process_id},
         )
 
     def test_only_the_active_one_counts(self) -> None:
@@ -81,7 +81,7 @@ class Roles(Lines):
             session for session in standby.connection._sessions if hasattr(session, "append")
         ]
         journal.append(
-            Active(standby._process_id, self.system.wall_clock(), 7, EquipmentState.OPEN)
+            Active(standby.process_id, self.system.wall_clock(), 7, EquipmentState.OPEN)
         )
         self.system.network.advance(2)
         self.assertEqual(active.stores[0].backlog.concurrency, 7)
