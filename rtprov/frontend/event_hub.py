@@ -86,6 +86,7 @@ class EventHub:
         self._tasks = self._skipped = 0  # in the present second
         self._stop_following: Callable[[], None] = lambda: None
         self._ticking: LoopingCall | None = None
+        self._stopped = False
 
     @property
     def listeners(self) -> int:
@@ -95,7 +96,7 @@ class EventHub:
     @property
     def full(self) -> bool:
         """Whether no further listener may come."""
-        return len(self._listeners) >= MAX_LISTENERS
+        return self._stopped or len(self._listeners) >= MAX_LISTENERS
 
     # Listeners.
 
@@ -127,7 +128,8 @@ class EventHub:
             self._write_soon()
 
     def stop(self) -> None:
-        """Close all streams, because the front end stops."""
+        """Close all streams for good, because the front end stops."""
+        self._stopped = True
         for listener in list(self._listeners):
             listener.end()
             self.remove(listener)

@@ -128,8 +128,12 @@ class FrontendService(Service):
         self._log.info("starting front end {process_id}", process_id=self.process_id)
         self.connection.startService()
 
-    def stopService(self) -> Deferred[None]:
-        super().stopService()
+    def release(self) -> None:
+        """Answer the requests that wait for something to happen, and end event streams."""
         self.ends.stop()
         self.events.stop()
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()
+        self.release()
         return self.connection.stopService()

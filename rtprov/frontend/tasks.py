@@ -10,15 +10,16 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 from attrs import evolve
-from twisted.internet.defer import DeferredList
+from twisted.internet.defer import Deferred, DeferredList, TimeoutError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from rtprov.errors import BrokerError, NoWorker, TaskNotFound, TooManyRequests
+from rtprov.errors import BrokerError, NoReply, NoWorker, TaskNotFound, TooManyRequests
 from rtprov.frontend.download import ClientStalled, StreamedBody
 from rtprov.frontend.operator_schemas import FailureDocument, FailuresAnswer, FoundAnswer
 from rtprov.frontend.query_parameters import arguments_of
 from rtprov.frontend.schemas import TaskDocument, task_document
+from rtprov.frontend.submission import DEADLINE_S
 from rtprov.frontend.task_filters import cursor_text, failures_filter, search_page, task_filter
 from rtprov.http.request import abort_connection
 from rtprov.http.responses import answer, encode
@@ -68,6 +69,13 @@ class TaskRequests:
 
     async def page(self, request: IRequest) -> bytes:
         """Answer with one page of tasks. Raises `InvalidQuery`, `NoWorker`, `BrokerError`."""
+        searched = Deferred.fromCoroutine(self._page(request))
+        try:
+            return await searched.addTimeout(DEADLINE_S, self._clock)
+        except TimeoutError:
+            raise NoReply("The worker did not answer in time") from None
+
+    async def _page(self, request: IRequest) -> bytes:
         arguments = arguments_of(cast("bytes", request.uri))
         wanted, limit, before = search_page(arguments)
         until = self._clock.seconds() + ASK_FOR_S

@@ -187,7 +187,7 @@ class Answering(Listening):
     def serve(self, service: FrontendService) -> None:
         """Serve another front end from the next request on."""
         self._site.resource = service.frontend.resource()
-        self._release, self.leave = service.ends.stop, service.readiness.stop
+        self._release, self.leave = service.release, service.readiness.stop
 
     def open_when(self, ready: Deferred[Any]) -> None:
         """Hold requests until `ready` fires, for 3 s at most.
@@ -296,7 +296,7 @@ def front_end(
     )
     secure = TLSEndpoint(endpoint, identity, clock, connections)
     answering = Answering(
-        "service B (front end)", text, secure, site, clock, public_bind_refusal, service.ends.stop
+        "service B (front end)", text, secure, site, clock, public_bind_refusal, service.release
     )
     answering.proxies, answering.stop_delay_s = proxies, stop_delay_s
     answering.leave = service.readiness.stop

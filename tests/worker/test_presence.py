@@ -80,9 +80,7 @@ class Roles(Lines):
         (journal,) = [
             session for session in standby.connection._sessions if hasattr(session, "append")
         ]
-        journal.append(
-            Active(standby.process_id, self.system.wall_clock(), 7, EquipmentState.OPEN)
-        )
+        journal.append(Active(standby.process_id, self.system.wall_clock(), 7, EquipmentState.OPEN))
         self.system.network.advance(2)
         self.assertEqual(active.stores[0].backlog.concurrency, 7)
         self.system.accepted("ABC123456")
