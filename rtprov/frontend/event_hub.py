@@ -23,7 +23,7 @@ from rtprov.http.responses import encode
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from twisted.internet.interfaces import IReactorTime
+    from twisted.internet.interfaces import IDelayedCall, IReactorTime
     from twisted.python.failure import Failure
 
     from rtprov.frontend.operator_schemas import SummaryDocument
@@ -38,7 +38,10 @@ MAX_KEPT = 1000  # events; at most about 2 MB
 MAX_SENT = 20  # events in one piece
 STALLED_AFTER = 30  # seconds
 MAX_LISTENERS = 2500
-GROUP = 50  # listeners that are written to in one turn of the reactor
+# Listeners that are written to in one turn of the reactor, and the pause before the next ones. So
+# 4,000 are written to in a second. Events that come in the meantime are sent together.
+GROUP = 50
+PAUSE_S = 0.0125
 
 
 class Listener(Protocol):
@@ -77,7 +80,7 @@ class EventHub:
         self._listeners: dict[Listener, int] = {}
         # Those that have not got the latest events; an ordered set.
         self._due: dict[Listener, int] = {}
-        self._writing = False
+        self._writing: IDelayedCall | None = None
         self._events: list[bytes] = []
         self._newest = 0  # the number of the last event
         self._summary: SummaryDocument | None = None  # the one that was sent last
@@ -143,19 +146,20 @@ class EventHub:
 
     # Writing.
 
-    def _write_soon(self) -> None:
-        if self._due and not self._writing:
-            self._writing = True
-            self._clock.callLater(0, self._write)
+    def _write_soon(self, pause_s: float = 0.0) -> None:
+        if self._due and self._writing is None:
+            self._writing = self._clock.callLater(pause_s, self._write)
 
     def _write(self) -> None:
-        self._writing = False
-        for listener in list(islice(self._due, GROUP)):
+        group = list(islice(self._due, GROUP))
+        for listener in group:
             del self._due[listener]
             if listener.reads:
                 self._send(listener)
-                self.resume(listener)
-        self._write_soon()
+                if listener in self._listeners and listener.position < self._newest:
+                    self._due[listener] = 0
+        self._writing = None
+        self._write_soon(PAUSE_S)
 
     def _send(self, listener: Listener) -> None:
         """Send the next events that the listener has not got, or the number of those that are not
@@ -209,6 +213,9 @@ class EventHub:
             self._ticking.stop()
             self._ticking = None
         self._summary = None
+        if self._writing is not None and self._writing.active():
+            self._writing.cancel()
+            self._writing = None
         if self._asking is not None:
             self._asking.cancel()
 

@@ -33,8 +33,8 @@ class EventsTestCase(FrontendTestCase):
     def kinds(self, client: RawClient) -> list[str]:
         return [event.kind for event in self.heard(client)]
 
-    def end(self, *numbers: int, skipped: int = 0) -> None:
-        """Let a worker report that tasks have ended."""
+    def end(self, *numbers: int, skipped: int = 0, wait_s: float = 0.05) -> None:
+        """Let a worker report that tasks have ended; wait until the listeners have been told."""
         tasks = []
         for number in numbers:
             self.store.apply(Requested(task_id(number), ID, 900.0))
@@ -44,7 +44,7 @@ class EventsTestCase(FrontendTestCase):
             tasks.append(FoundTask(record.at, self.store.describe(record, 1000.0)))
         assert self.reports.follower is not None
         self.reports.follower(tasks, skipped)
-        self.network.settle()
+        self.network.advance(wait_s)
 
 
 class Stream(EventsTestCase):
@@ -123,11 +123,18 @@ class Stream(EventsTestCase):
         self.assertEqual(self.hub.listeners, 0)
 
     def test_groups(self) -> None:
-        """Many listeners are written to in groups, each in a turn of its own."""
+        """Many listeners are written to in groups, with a pause between two. Events that come
+        meanwhile are sent together.
+        """
         self.patch(event_hub, "GROUP", 2)
         clients = [self.listen() for _ in range(5)]
-        self.end(1)
-        self.assertEqual({len(self.heard(each, "task")) for each in clients}, {1})
+        self.network.advance(0.1)
+        self.end(1, wait_s=0)
+        self.assertEqual([len(self.heard(each, "task")) for each in clients], [1, 1, 0, 0, 0])
+        self.end(2, wait_s=0)
+        self.assertEqual([len(self.heard(each, "task")) for each in clients], [1, 1, 0, 0, 0])
+        self.network.advance(0.1)
+        self.assertEqual([len(self.heard(each, "task")) for each in clients], [2] * 5)
 
 
 class Resuming(EventsTestCase):
@@ -180,7 +187,7 @@ class Limits(EventsTestCase):
         self.assertEqual(len(self.heard(other, "task")), 300)
         self.assertEqual(self.heard(slow, "task"), [])
         slow.read_again()
-        self.network.settle()
+        self.network.advance(0.5)
         self.assertEqual(self.heard(slow, "task"), self.heard(other, "task"))
 
     def test_stalled_listeners(self) -> None:
