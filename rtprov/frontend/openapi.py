@@ -118,7 +118,7 @@ def _submit() -> dict[str, Any]:
         500,
         503,
     )
-    priority = _header(
+    priority = header(
         "Priority",
         "u=N (RFC 9218): the task's urgency among the tasks of the same caller, from 0 (first) to"
         " 7; 3 if it is not given. What is malformed is ignored",
