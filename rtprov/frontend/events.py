@@ -64,8 +64,9 @@ class _Stream:
     def end(self) -> None:
         """End the answer, and close the connection: the client may read nothing of it."""
         if not self.ended.called:
-            cast("Any", self._request).loseConnection()
+            channel = cast("Any", self._request).channel
             self.ended.callback(None)
+            channel.loseConnection()
 
     def close(self) -> None:
         request = cast("Any", self._request)

@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     from rtprov.reports import Cursor, FoundTask, FoundTasks, ShardSummary, TaskFilter
 
 REPLY_DEADLINE_S = 2.5
-COLLECT_FOR_S = 0.5  # time for the replicas to send their summaries
+# Time for the replicas to send their summaries: for the first one, and then for the others.
+COLLECT_FOR_S = 2.0
+OTHERS_WITHIN_S = 0.5
 FOLLOW_FOR_S = 10.0
 RENEW_EVERY_S = 8.0
 TRY_AGAIN_S = 1.0
@@ -52,6 +54,14 @@ class _Collection:
     known: frozenset[str]
     answers: dict[str, ShardSummary] = field(factory=dict)
     enough: Deferred[None] = field(factory=Deferred)
+    timer: IDelayedCall | None = None
+
+    def end(self) -> None:
+        """What has come so far is enough."""
+        if self.timer is not None and self.timer.active():
+            self.timer.cancel()
+        if not self.enough.called:
+            self.enough.callback(None)
 
 
 class ReportClient:
@@ -81,9 +91,10 @@ class ReportClient:
         return Deferred.fromCoroutine(self._summaries(self._shards[shard]))
 
     async def _summaries(self, shard: Shard) -> list[ShardSummary]:
-        """Collect the answers until all replicas that answered before have answered again.
+        """Collect the answers until all replicas that answered before have answered again, but at
+        most for half a second after the first answer.
 
-        Answers of others are heard for the rest of the time; they count from the next call on.
+        Answers are heard for the rest of the time, too.
         """
         collection = _Collection(self._replicas.get(shard, frozenset()))
         asked = self._rpc.subscribe(
@@ -106,12 +117,16 @@ class ReportClient:
             )
             return
         collection.answers[summary.process] = summary
+        # A new one is waited for from the next call on.
+        self._replicas[shard] = self._replicas.get(shard, frozenset()) | {summary.process}
         if collection.known and collection.known <= collection.answers.keys():
-            _fire(collection.enough)
+            collection.end()
+        elif collection.timer is None:
+            collection.timer = self._clock.callLater(OTHERS_WITHIN_S, collection.end)
 
     def _collected(self, shard: Shard, collection: _Collection) -> None:
         self._replicas[shard] = frozenset(collection.answers)
-        _fire(collection.enough)
+        collection.end()
 
     # Searches.
 
@@ -220,8 +235,3 @@ class _Followed:
             )
             return
         self._each(tasks, skipped)
-
-
-def _fire(waiter: Deferred[None]) -> None:
-    if not waiter.called:
-        waiter.callback(None)

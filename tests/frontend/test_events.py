@@ -231,4 +231,6 @@ class Limits(EventsTestCase):
         self.hub.stop()
         self.network.settle()
         self.assertEqual([client.lost for client in clients], [True, True])
+        for client in clients:
+            self.assertTrue(client.received.endswith(b"\r\n0\r\n\r\n"), "not a complete answer")
         self.assertIsNone(self.reports.follower)
