@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from typing import Any
 
 from rtprov.frontend.service import FrontendService
@@ -140,7 +141,12 @@ def _worker(service: WorkerService) -> list[tuple[str, int]]:
     for store in service.stores:
         store.expire(float("inf"))
         indexes = store.indexes
-        indexed = [indexes.accepted, indexes.mixed, indexes.groups, *indexes.ended.values()]
+        indexed: list[Sized] = [
+            indexes.accepted,
+            indexes.mixed,
+            indexes.groups,
+            *indexes.ended.values(),
+        ]
         left = len(store) + sum(map(len, indexed))
         sizes.append(("the store, when all has expired,", left))
     return sizes

@@ -89,6 +89,7 @@ class Conversation:
             wall_clock=lambda: 1000.0 + self.clock.seconds(),
             running_status=running,
             process_id="f1",
+            operators=None,  # type: ignore[arg-type] # not used
         )
         resource = cast("SameOrigin", frontend.resource())
         plain = resource.plain_routes
