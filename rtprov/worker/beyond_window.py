@@ -21,7 +21,7 @@ from rtprov.worker.census import order_of
 from rtprov.worker.job import Borrowed, Job
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
     from twisted.python.failure import Failure
@@ -38,14 +38,16 @@ LOOK_AFTER_S = 0.5
 # A caller with less than half as many tasks that wait for a slot gets as many as are missing.
 ENOUGH = 50
 MOST_AT_ONCE = 200  # tasks that are read together
-MOST_LOOKED_AT = 500  # waiting tasks of one caller
+MOST_LOOKED_AT = 5000  # waiting tasks of one caller
 
 
 class BeyondWindow:
     """Finds and reads the tasks of one shard that the window does not reach.
 
     A session of the worker's connection: attach it after the shard's worker. `name` is the queue's,
-    `window` the prefetch, `jobs` the worker's jobs. `take` is called with each order that was read.
+    `window` the prefetch, `jobs` the worker's jobs. `key_ids` returns the ids of the keys that this
+    process has; tasks that were sealed with another one stay in the queue. `take` is called with
+    each order that was read.
     """
 
     _log = Logger()
@@ -60,6 +62,7 @@ class BeyondWindow:
         reader: JournalReader,
         call_limiter: CallLimiter,
         jobs: Mapping[str, Job],
+        key_ids: Callable[[], Sequence[str]],
         take: Callable[[Delivery], None],
         clock: IReactorTime,
     ) -> None:
@@ -70,6 +73,7 @@ class BeyondWindow:
         self._reader = reader
         self._call_limiter = call_limiter
         self._jobs = jobs
+        self._key_ids = key_ids
         self._take = take
         self._clock = clock
         self._connection: AmqpConnection | None = None
@@ -119,7 +123,7 @@ class BeyondWindow:
         """Return the first tasks of each caller that has few tasks here that wait for a slot, or
         only less urgent ones.
 
-        Each caller without any gets one; all others together are at most `room`.
+        There is room for `room` tasks, and for a window more of callers that have none here.
         """
         enough = min(ENOUGH, self._call_limiter.concurrency)
         self._taken = {task_id for task_id in self._taken if task_id in self._open_tasks}
@@ -136,7 +140,8 @@ class BeyondWindow:
             more += tasks[not waiting :]
             if len(first) >= MOST_AT_ONCE:
                 break
-        return (first + more[: max(0, room)])[:MOST_AT_ONCE]
+        first = first[: max(0, room + self._window)]
+        return (first + more[: max(0, room - len(first))])[:MOST_AT_ONCE]
 
     def _least_urgent(self) -> dict[str | None, int]:
         """Return the urgency of each caller's least urgent task that waits here for a slot."""
@@ -151,12 +156,14 @@ class BeyondWindow:
         """Yield the tasks of one caller that may be called and that the worker does not hold, with
         an urgency below `below`.
         """
+        keys = (None, *self._key_ids())
         for record in islice(share, MOST_LOOKED_AT):
             if record.origin.urgency >= below:
                 return
             task = None if record.task_id in held else self._open_tasks.get(record.task_id)
             if (
                 task is not None
+                and record.origin.key in keys
                 and task.request is not None
                 and self._open_tasks.may_go(task.task_id, task.equipment_id)
             ):

@@ -188,6 +188,7 @@ def join_shard(shard: Shard, shared: Shared) -> ShardParts:
         reader=reader,
         call_limiter=shared.call_limiter,
         jobs=worker.jobs,
+        key_ids=lambda: shared.sealer.key_ids,
         take=worker.take,
         clock=outer.clock,
     )
