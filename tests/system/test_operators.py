@@ -7,8 +7,12 @@ import io
 import json
 from typing import Any
 
+import msgspec
 from twisted.internet.protocol import Factory
 
+from rtprov.errors import UndecodableMessage
+from rtprov.messaging.query_messages import KeysAsked, Listing, TaskQuery, Watch
+from rtprov.queries import directory
 from tests.support.event_streams import stream_events
 from tests.support.raw_http import RawClient, request
 from tests.support.system import System
@@ -131,6 +135,30 @@ class OneShard(OperatorTestCase):
         self.system.network.cut("broker")
         summary = self.summary()
         self.assertEqual(summary["broker"]["connected"], False)
+
+    def test_a_worker_of_an_earlier_version(self) -> None:
+        """It does not know these questions: the summary names the shard, the others are a 503
+        within 5 s. Everything else works.
+        """
+        questions = TaskQuery | Listing | Watch | KeysAsked
+        known = msgspec.json.Decoder(questions)
+
+        def decode(body: bytes) -> object:
+            try:
+                return known.decode(body)
+            except msgspec.DecodeError:
+                raise UndecodableMessage("not a question about tasks") from None
+
+        self.patch(directory, "decode_question", decode)
+        task_id = self.system.accepted("ABC123456")
+        self.assertEqual(self.told(f"/api/v1/tasks/{task_id}")["task"]["taskId"], task_id)
+        began = self.system.clock.seconds()
+        for path in ("/api/v1/tasks", "/api/v1/tasks/failures", "/api/v1/tasks.csv"):
+            self.assertEqual(self.system.request("GET", path).status, 503)
+        summary = self.summary()
+        self.assertLess(self.system.clock.seconds() - began, 4 * 5)
+        self.assertEqual((summary["incomplete"], summary["etaReason"]), (["0of1"], "no worker"))
+        self.flushLoggedErrors(UndecodableMessage)
 
     def test_a_task_at_once(self) -> None:
         """A task is listed as soon as its POST was answered."""
