@@ -10,7 +10,6 @@ from __future__ import annotations
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from rtprov.journal.record import SLACKS_S
 from rtprov.journal.sorted_records import SortedRecords
 from rtprov.model import State
 
@@ -47,14 +46,14 @@ class Indexes:
         self.accepted = SortedRecords(_accepted_at)
         self.groups: dict[Group, SortedRecords] = {}
         self.mixed = SortedRecords(_accepted_at)
-        self.ended = {slack_s: SortedRecords(_finished_at) for slack_s in SLACKS_S}
+        self.ended: dict[float, SortedRecords] = {}
 
     def add(self, record: Record) -> None:
         """Add a task."""
         self.accepted.add(record)
         self._add_to_group(record)
         if record.state.final:
-            self.ended[record.slack_s].add(record)
+            self._add_to_ended(record)
 
     def remove(self, record: Record) -> None:
         """Remove a task."""
@@ -75,7 +74,13 @@ class Indexes:
     def end(self, record: Record) -> None:
         """Add a task that has ended to its new group and to the ended ones."""
         self._add_to_group(record)
-        self.ended[record.slack_s].add(record)
+        self._add_to_ended(record)
+
+    def _add_to_ended(self, record: Record) -> None:
+        ended = self.ended.get(record.slack_s)
+        if ended is None:
+            ended = self.ended[record.slack_s] = SortedRecords(_finished_at)
+        ended.add(record)
 
     def _add_to_group(self, record: Record) -> None:
         key = _group_of(record)

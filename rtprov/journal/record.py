@@ -11,7 +11,6 @@ from rtprov.model import DEFAULT_URGENCY, Attempt, State
 KEY_SLACK_S = 3600.0
 # Cancelled: the task's message may still be in the work queue. Without the record, it would be run.
 CANCELLED_SLACK_S = 604800.0
-SLACKS_S = (0.0, KEY_SLACK_S, CANCELLED_SLACK_S)
 KEPT_ATTEMPTS = 10  # per open task
 
 
@@ -77,7 +76,7 @@ class Record:
 
     @property
     def slack_s(self) -> float:
-        """How much longer than the retention the task is kept, in seconds; one of `SLACKS_S`."""
+        """How much longer than the retention the task is kept, in seconds: one of three values."""
         if self.state is State.CANCELLED:
             return CANCELLED_SLACK_S
         return 0.0 if self.fingerprint is None else KEY_SLACK_S
