@@ -23,6 +23,7 @@ from rtprov.errors import (
     Unconfirmed,
     Unroutable,
 )
+from rtprov.metrics.counting import FAST_S, Histogram
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,6 +51,7 @@ class _Publish:
     waiter: Deferred[None] | None
     mark: _Mark | None
     returned: str | None = None
+    sent_at: float = 0.0
 
 
 class Publisher:
@@ -85,6 +87,8 @@ class Publisher:
         self._unconfirmed: dict[int, _Publish] = {}
         self._sweep_call: IDelayedCall | None = None
         self._sweeps: deque[tuple[float, int]] = deque()  # time, last tag published by then
+        self.confirm_seconds = Histogram(FAST_S)
+        """How long confirms took."""
 
     # The session.
 
@@ -167,7 +171,9 @@ class Publisher:
         waiter: Deferred[None] = Deferred()
         self._last_tag += 1
         self._unconfirmed[self._last_tag] = _Publish(
-            waiter, _mark(exchange, routing_key, properties, body) if mandatory else None
+            waiter,
+            _mark(exchange, routing_key, properties, body) if mandatory else None,
+            sent_at=self._clock.seconds(),
         )
         if self._sweep_call is None:
             self._sweep_call = self._clock.callLater(SWEEP_S, self._sweep)
@@ -208,18 +214,21 @@ class Publisher:
                 60,
                 80,
             )
+        now = self._clock.seconds()
         if not multiple:
-            self._confirm(delivery_tag, positive)
+            self._confirm(delivery_tag, positive, now)
             return
         first, last = self._confirmed_upto + 1, delivery_tag or self._last_tag
         self._confirmed_upto = max(self._confirmed_upto, last)
         for tag in range(first, last + 1):
-            self._confirm(tag, positive)
+            self._confirm(tag, positive, now)
 
-    def _confirm(self, tag: int, positive: bool) -> None:
+    def _confirm(self, tag: int, positive: bool, now: float) -> None:
         publish = self._unconfirmed.pop(tag, None)
         if publish is None:
             return
+        if positive:
+            self.confirm_seconds.observe(now - publish.sent_at)
         if publish.returned is not None:
             self._on_unroutable()
             _settle(publish, Unroutable(f"No queue for the message: {publish.returned}"))

@@ -1,0 +1,88 @@
+"""Prometheus's metric families, made of plain numbers when they are scraped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from math import inf
+
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.utils import floatToGoString
+
+from rtprov.metrics.counting import Counts, Histogram, Histograms
+
+Labels = tuple[str, ...]
+NONE: Labels = ()
+
+
+def gauge(
+    name: str, text: str, rows: Iterable[tuple[Labels, float]], labels: Sequence[str] = ()
+) -> Metric:
+    """Return a gauge. `text` describes it, each of `rows` has the values of `labels` and a
+    number.
+    """
+    family = GaugeMetricFamily(name, text, labels=labels)
+    for values, number in rows:
+        family.add_metric(values, number)
+    return family
+
+
+def number(name: str, text: str, value: float | None) -> Metric:
+    """Return a gauge without labels. It has no sample if `value` is None."""
+    return gauge(name, text, [] if value is None else [(NONE, value)])
+
+
+def counter(name: str, text: str, counts: Counts, labels: Sequence[str]) -> Metric:
+    """Return a counter; `name` is without ``_total``."""
+    family = CounterMetricFamily(name, text, labels=labels)
+    for values, count in counts.values.items():
+        family.add_metric((values,) if isinstance(values, str) else values, count)
+    return family
+
+
+def total(name: str, text: str, count: float) -> Metric:
+    """Return a counter without labels; `name` is without ``_total``."""
+    family = CounterMetricFamily(name, text)
+    family.add_metric(NONE, count)
+    return family
+
+
+def histogram(name: str, text: str, *parts: Histogram) -> Metric:
+    """Return a histogram without labels: the sum of `parts`, which have the same bounds."""
+    family = HistogramMetricFamily(name, text)
+    family.add_metric(NONE, *_buckets(parts))
+    return family
+
+
+def histograms(name: str, text: str, label: str, values: Histograms) -> Metric:
+    """Return a histogram for each value of `label`."""
+    family = HistogramMetricFamily(name, text, labels=[label])
+    for value, each in values.values.items():
+        family.add_metric((value,), *_buckets([each]))
+    return family
+
+
+def states(name: str, text: str, now: str | None, all_states: Iterable[str]) -> Metric:
+    """Return a gauge that is 1 for the state `now`, and 0 for all others of `all_states`.
+
+    It has no samples if `now` is None.
+    """
+    rows: Mapping[str, float] = (
+        {} if now is None else {each: float(each == now) for each in all_states}
+    )
+    return gauge(name, text, (((each,), value) for each, value in rows.items()), ["state"])
+
+
+def _buckets(parts: Sequence[Histogram]) -> tuple[list[tuple[str, float]], float]:
+    """Return the cumulative counts, each with its upper bound as text, and the sum of all values."""
+    bounds = [floatToGoString(bound) for bound in (*parts[0].bounds, inf)]
+    rows: list[tuple[str, float]] = []
+    upto = 0
+    for bound, counts in zip(bounds, zip(*(part.counts for part in parts), strict=True), strict=True):
+        upto += sum(counts)
+        rows.append((bound, float(upto)))
+    return rows, sum(part.sum for part in parts)
