@@ -38,6 +38,7 @@ from rtprov.http.health import Readiness, answer_alive, answer_ready
 from rtprov.http.request import caller_of, check_media_type, json_resource, read_body
 from rtprov.http.responses import answer, answer_bytes, answer_error, envelope
 from rtprov.http.same_origin import SameOrigin
+from rtprov.metrics.counting import FAST_S, Counts, Histogram
 from rtprov.model import State, is_equipment_id, is_task_id
 
 if TYPE_CHECKING:
@@ -99,6 +100,13 @@ class Frontend:
         self._clock = clock
         self._running_status = running_status
         self._finals = FinalStates(clock.seconds)
+        self.status_seconds = Histogram(FAST_S)
+        """How long workers took to answer questions for a status."""
+
+    @property
+    def accepted(self) -> Counts:
+        """How many tasks were accepted, by caller."""
+        return self._submission.accepted
 
     def resource(self) -> IResource:
         """Return the root resource, to be served by a `rtprov.http.site.JsonSite`."""
@@ -250,11 +258,13 @@ class Frontend:
         Raises `_TooSlow` if the answer does not come within `within_s` seconds, at most
         `DEADLINE_S`.
         """
+        began = self._clock.seconds()
         asked: Deferred[State | None] = self._statuses.status(task_id, equipment_id)
         try:
             state = await asked.addTimeout(min(DEADLINE_S, max(0.0, within_s)), self._clock)
         except TimeoutError:
             raise _TooSlow("The worker did not return the task's status in time") from None
+        self.status_seconds.observe(self._clock.seconds() - began)
         if state is None or not state.final:
             # Another request may have received the final state in the meantime.
             return self._finals.recall(task_id, equipment_id) or state

@@ -64,7 +64,7 @@ class FrontendService(Service):
         topology = Topology(
             [Shard(index, shards) for index in range(shards)], count=self.shard_count
         )
-        publisher = Publisher(
+        self.publisher = publisher = Publisher(
             clock=clock,
             max_unconfirmed=max_unconfirmed,
             confirm_deadline_s=CONFIRM_DEADLINE_S,

@@ -45,6 +45,7 @@ from rtprov.frontend.audit import (
     note,
     note_cancellation,
 )
+from rtprov.metrics.counting import Counts
 from rtprov.model import Details, State, Task, keyed_task_id
 from rtprov.security.tokens import Role
 
@@ -65,7 +66,7 @@ class TaskSubmission:
     """Accepts and cancels tasks for clients.
 
     `new_task_id` returns unguessable task ids, `wall_clock` seconds since the epoch. `process_id`
-    names this process in the journal.
+    names this process in the journal. `accepted` counts the tasks by their callers.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class TaskSubmission:
         self._process_id = process_id
         # orders with a key: their tasks, and when they came
         self._under_way: set[tuple[str, float]] = set()
+        self.accepted = Counts()
 
     async def submit(self, equipment_id: str, timeout_s: int, body: bytes, caller: str) -> str:
         """Accept a task for `caller`; return its id once the broker has confirmed it.
@@ -104,6 +106,7 @@ class TaskSubmission:
             )
         except TimeoutError:
             raise Unconfirmed("The broker did not confirm the task in time") from None
+        self.accepted.add(caller)
         return task.task_id
 
     async def submit_idempotent(
@@ -147,7 +150,11 @@ class TaskSubmission:
             note(task, caller, PERHAPS_ACCEPTED)
             raise
         if self._has_body(known, task_id, body):
-            note(task, caller, ACCEPTED if self._is_first(task, known) else REPEATED)
+            if self._is_first(task, known):
+                self.accepted.add(caller)
+                note(task, caller, ACCEPTED)
+            else:
+                note(task, caller, REPEATED)
         return known
 
     def _is_first(self, task: Task, known: Details) -> bool:

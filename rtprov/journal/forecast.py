@@ -180,6 +180,16 @@ class Forecast:
             return end_of_call(record, self._now, self._backlog.typical_s)
         return None if self._backlog.trouble else self._end_of_other(record, ahead)
 
+    def all_end_s(self) -> float | None:
+        """Return in how many seconds all open tasks may have ended, None while A is in trouble."""
+        backlog, now = self._backlog, self._now
+        if backlog.trouble:
+            return None
+        last = max((end_of_call(each, now, self._call_s) for each in backlog.calling), default=now)
+        if len(backlog.calling) < backlog.open:
+            last = max(last, now, self._schedule.begins_at(backlog.came - 1)) + self._call_s
+        return last - now
+
     def _end_of_other(self, record: Record, ahead: int | None = None) -> float:
         """Estimate the end of a task whose call is not running."""
         last = record.last_attempt()

@@ -312,6 +312,23 @@ class Store:
             return None
         return describe([record], self.backlog, self._withheld, self._forecaster.at(now), now)[0]
 
+    def eta_s(self, now: float) -> float | None:
+        """Estimate in how many seconds all open tasks will have ended; None while A is in trouble.
+
+        `now` is seconds since the epoch.
+        """
+        return self._forecaster.at(now).all_end_s()
+
+    def oldest_waiting_s(self, now: float) -> float:
+        """Return the age of the oldest task that was never called, 0 if there is none.
+
+        `now` is seconds since the epoch.
+        """
+        oldest = next(self.backlog.waiting_from(0), None)
+        if oldest is None or oldest.requested_at is None:
+            return 0.0
+        return max(0.0, now - oldest.requested_at)
+
     def tasks_of(
         self, equipment_id: str, before: str | None, limit: int, now: float
     ) -> list[Details]:

@@ -36,10 +36,14 @@ def number(name: str, text: str, value: float | None) -> Metric:
     return gauge(name, text, [] if value is None else [(NONE, value)])
 
 
-def counter(name: str, text: str, counts: Counts, labels: Sequence[str]) -> Metric:
-    """Return a counter; `name` is without ``_total``."""
+def counter(name: str, text: str, labels: Sequence[str], *parts: Counts) -> Metric:
+    """Return a counter: the sum of `parts`; `name` is without ``_total``."""
     family = CounterMetricFamily(name, text, labels=labels)
-    for values, count in counts.values.items():
+    sums: dict[str | Labels, int] = {}
+    for part in parts:
+        for values, count in part.values.items():
+            sums[values] = sums.get(values, 0) + count
+    for values, count in sums.items():
         family.add_metric((values,) if isinstance(values, str) else values, count)
     return family
 
@@ -58,11 +62,12 @@ def histogram(name: str, text: str, *parts: Histogram) -> Metric:
     return family
 
 
-def histograms(name: str, text: str, label: str, values: Histograms) -> Metric:
-    """Return a histogram for each value of `label`."""
+def histograms(name: str, text: str, label: str, *parts: Histograms) -> Metric:
+    """Return a histogram for each value of `label`: the sum of those in `parts`."""
     family = HistogramMetricFamily(name, text, labels=[label])
-    for value, each in values.values.items():
-        family.add_metric((value,), *_buckets([each]))
+    for value in sorted({value for part in parts for value in part.values}):
+        same = [part.values[value] for part in parts if value in part.values]
+        family.add_metric((value,), *_buckets(same))
     return family
 
 
@@ -78,11 +83,11 @@ def states(name: str, text: str, now: str | None, all_states: Iterable[str]) -> 
 
 
 def _buckets(parts: Sequence[Histogram]) -> tuple[list[tuple[str, float]], float]:
-    """Return the cumulative counts, each with its upper bound as text, and the sum of all values."""
+    """Return the cumulative counts with their upper bounds, and the sum of all values."""
     bounds = [floatToGoString(bound) for bound in (*parts[0].bounds, inf)]
     rows: list[tuple[str, float]] = []
     upto = 0
-    for bound, counts in zip(bounds, zip(*(part.counts for part in parts), strict=True), strict=True):
+    for bound, *counts in zip(bounds, *(part.counts for part in parts), strict=True):
         upto += sum(counts)
         rows.append((bound, float(upto)))
     return rows, sum(part.sum for part in parts)

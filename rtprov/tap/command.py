@@ -25,6 +25,7 @@ from rtprov.tap.logs import quiet_observer
 from rtprov.tap.open_files import open_files
 from rtprov.tap.options import ALL_NAMES
 from rtprov.tap.process import TimeWatch
+from rtprov.tap.process_metrics import process_registry
 from rtprov.tap.reloading import Renewal
 from rtprov.tap.service_manager import Condition, ServiceManager, notify_socket, watchdog_s
 from rtprov.tap.sharded import Sharded
@@ -81,6 +82,8 @@ class Command(SequentialMultiService):
         self._ending = options.ending
         self._prepared = False
         self.condition: Callable[[], Condition] = lambda: Condition(True, "running")
+        self.metrics = process_registry(lambda: list(self))
+        """What ``/metrics`` tells; a command adds the metrics of its roles."""
         self._manager = ServiceManager(
             notify_socket(os.environ),
             watchdog_s(os.environ, os.getpid()),

@@ -13,9 +13,12 @@ from twisted.logger import Logger
 
 from rtprov.amqp.client.url import BrokerUrl
 from rtprov.errors import ConfigurationError
+from rtprov.frontend.metrics import frontend_metrics
+from rtprov.frontend.resource import Frontend
 from rtprov.frontend.service import FrontendService
 from rtprov.http.admission import Admission
 from rtprov.http.health import Readiness
+from rtprov.messaging.connection_metrics import connection_metrics
 from rtprov.network.address_networks import Network
 from rtprov.security.limits import Connections, Rate
 from rtprov.security.tokens import Role, Token, TokensFile
@@ -24,7 +27,7 @@ from rtprov.tap.banner import all_connected, first_steps
 from rtprov.tap.broker_file import BrokerRoute, ClientFiles, client_files
 from rtprov.tap.command import Command
 from rtprov.tap.identity import key_file, server_identity
-from rtprov.tap.listening import front_end, health_if
+from rtprov.tap.listening import front_end, health_if, traffic_of
 from rtprov.tap.open_files import open_files, room_for
 from rtprov.tap.option_values import DescribedEndpoint
 from rtprov.tap.process import clock, environment, wall_clock
@@ -240,10 +243,17 @@ class _FrontendCommand(Command):
 
         self._front = front = Sharded(make, settings.shards, clock)
         front.on_made = self._on_made
+        traffic = traffic_of(Frontend.app, clock)
+        for source in (
+            lambda: frontend_metrics(front.role),
+            lambda: connection_metrics([front.role]),
+            traffic.metrics,
+        ):
+            self.metrics.add(source)
         for each in (
             front,
             *route.follow(lambda: front.role.connection),
-            *health_if(settings.health_listen, self._readiness(), clock),
+            *health_if(settings.health_listen, self._readiness(), clock, self.metrics),
             *watching,
         ):
             each.setServiceParent(self)
@@ -257,6 +267,7 @@ class _FrontendCommand(Command):
             front.role,
             identity,
             clock=clock,
+            traffic=traffic,
             admission=admission,
             connections=Connections(
                 total=room_for_connections(settings.max_connections),

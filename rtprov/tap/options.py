@@ -243,7 +243,7 @@ TRY_COMMAND = Option(
 HEALTH_LISTEN = Option(
     "health-listen",
     None,
-    "Twisted endpoint description of a plain HTTP port for /livez and /readyz",
+    "Twisted endpoint description of a plain HTTP port for /livez, /readyz and /metrics",
     server_endpoint,
 )
 

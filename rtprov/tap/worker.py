@@ -14,6 +14,7 @@ from rtprov.amqp.client.url import BrokerUrl
 from rtprov.equipment.client import HttpEquipment
 from rtprov.errors import ConfigurationError
 from rtprov.http.health import Readiness
+from rtprov.messaging.connection_metrics import connection_metrics
 from rtprov.messaging.environment import Environment
 from rtprov.messaging.topology import Shard
 from rtprov.security.files import is_there
@@ -31,6 +32,7 @@ from rtprov.tap.process import clock, environment
 from rtprov.tap.reloading import Renewal, warn_of_expiry
 from rtprov.tap.service_manager import Condition
 from rtprov.tap.sharded import Sharded
+from rtprov.worker.metrics import worker_metrics
 from rtprov.worker.service import WorkerService
 from rtprov.worker.settings import WorkerSettings
 
@@ -210,6 +212,8 @@ def makeService(options: Options) -> IService:
         return worker
 
     worker = Sharded(make, settings.shards, clock)
+    command.metrics.add(lambda: worker_metrics(worker.role))
+    command.metrics.add(lambda: connection_metrics([worker.role]))
 
     async def probe() -> None:
         await worker.role.readiness.check()
@@ -226,7 +230,7 @@ def makeService(options: Options) -> IService:
 
     for each in (
         *route.follow(lambda: worker.role.connection),
-        *health_if(settings.health_listen, Readiness(probe, clock), clock),
+        *health_if(settings.health_listen, Readiness(probe, clock), clock, command.metrics),
         worker,
     ):
         each.setServiceParent(command)

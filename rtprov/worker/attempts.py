@@ -32,6 +32,7 @@ from rtprov.errors import (
     SealError,
 )
 from rtprov.messaging.event_messages import decode_task
+from rtprov.metrics.counting import CALLS_S, Histograms
 from rtprov.model import Postponed, Started, State, Withheld
 from rtprov.worker.decision import Step, next_step
 from rtprov.worker.job import Job
@@ -116,6 +117,8 @@ class Attempts:
         self._wall_clock = wall_clock
         self._rng = rng
         self.draining = False
+        self.call_seconds = Histograms(CALLS_S)
+        """How long calls took, by what came of them."""
 
     def next_turn(self) -> int:
         """Return a turn for `CallLimiter.enter`, later than all turns before it."""
@@ -332,9 +335,16 @@ class Attempts:
         while True:
             job.calling, began_at = True, self._clock.seconds()
             try:
-                return await self._equipment.configure(job.task, body)
+                state, reason = await self._equipment.configure(job.task, body)
             except OutOfResources:
                 job.calling = False
+            except NoAnswer as error:
+                outcome = "silent" if isinstance(error, EquipmentSilent) else "unreachable"
+                self.call_seconds.observe(outcome, self._clock.seconds() - began_at)
+                raise
+            else:
+                self.call_seconds.observe(state.value, self._clock.seconds() - began_at)
+                return state, reason
             if self.draining:
                 raise Abandoned
             await deferLater(self._clock, SHORTAGE_PAUSE_S)

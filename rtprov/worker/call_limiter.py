@@ -97,6 +97,11 @@ class CallLimiter:
             return EquipmentState.CLOSED
         return EquipmentState.HALF_OPEN if self._breaker.half_open else EquipmentState.OPEN
 
+    @property
+    def used(self) -> int:
+        """How many permits are given out."""
+        return self.concurrency - self._free
+
     def next_turn(self) -> int:
         """Return a turn that is later than all turns before it."""
         return next(self._turns)

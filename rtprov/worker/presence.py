@@ -15,7 +15,9 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from rtprov.model import Active, Cancelled, Finished, Started
+from rtprov.metrics.counting import TASKS_S, Counts, Histograms
+from rtprov.model import Active, Cancelled, Finished, Started, State
+from rtprov.worker.end_reasons import end_reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,12 +78,20 @@ class Presence:
         self._announcing: Deferred[None] | None = None
         self._timer = LoopingCall(self._announce_again)
         self._timer.clock = clock
+        # The ends of tasks that this process has logged, for metrics.
+        self.ended = Counts()
+        self.task_seconds = Histograms(TASKS_S)
         call_limiter.watchers.append(self._announce)
 
     @property
     def active(self) -> bool:
         """Whether the journal names this process."""
         return self._active_process == self._process_id
+
+    @property
+    def active_here(self) -> bool:
+        """Whether this process is the active one, as far as it knows: it also consumes."""
+        return self._consuming and self.active
 
     @property
     def consuming(self) -> bool:
@@ -189,6 +199,7 @@ class Presence:
             was_over = self._store.finished(event.task_id)
             apply(event)
             if not was_over and self._store.finished(event.task_id):
+                self._count_end(event)
                 self._log_end(event)
         else:
             apply(event)
@@ -211,6 +222,15 @@ class Presence:
             self._log.info(
                 "shard {shard}: {role}: {why}", shard=str(self._shard), role=role, why=why
             )
+
+    def _count_end(self, event: Finished | Cancelled) -> None:
+        state, reason = (
+            (State.CANCELLED, "") if isinstance(event, Cancelled) else (event.state, event.reason)
+        )
+        self.ended.add((state.value, end_reason(state, reason)))
+        record = self._store.record(event.task_id)
+        if record is not None and record.requested_at is not None:
+            self.task_seconds.observe(state.value, max(0.0, event.at - record.requested_at))
 
     def _log_end(self, event: Finished | Cancelled) -> None:
         state = "cancelled" if isinstance(event, Cancelled) else event.state.value

@@ -65,6 +65,9 @@ class ShardParts:
     inquiries: TaskQueryServer
     worker: ShardWorker
     keeper: JournalKeeper
+    journal: ShardJournal
+    presence: Presence
+    attempts: Attempts
     sessions: Sequence[Session]
 
     @property
@@ -186,4 +189,6 @@ def join_shard(shard: Shard, shared: Shared) -> ShardParts:
         wall_clock=outer.wall_clock,
     )
     sessions: list[Session] = [journal, status, inquiries, dead, presence, worker, census, keeper]
-    return ShardParts(shard, store, status, inquiries, worker, keeper, sessions)
+    return ShardParts(
+        shard, store, status, inquiries, worker, keeper, journal, presence, attempts, sessions
+    )

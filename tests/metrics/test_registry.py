@@ -51,7 +51,7 @@ class Text(SynchronousTestCase):
         counts.add(("failed", "no_answer"))
         self.assertEqual(
             self.lines(
-                counter("ends", "Ends.", counts, ["state", "reason"]),
+                counter("ends", "Ends.", ["state", "reason"], counts, counts),
                 total("commits", "Commits.", 3),
                 gauge("tasks", "Tasks.", [(("0of1",), 2.0)], ["shard"]),
                 number("slots", "Slots.", 7),
@@ -60,7 +60,7 @@ class Text(SynchronousTestCase):
                 states("other_breaker", "State.", None, ["closed", "open"]),
             ),
             [
-                'ends_total{reason="no_answer",state="failed"} 1.0',
+                'ends_total{reason="no_answer",state="failed"} 2.0',
                 "commits_total 3.0",
                 'tasks{shard="0of1"} 2.0',
                 "slots 7.0",
@@ -85,12 +85,13 @@ class Text(SynchronousTestCase):
                 "seconds_sum 4.0",
             ],
         )
-        calls = Histograms(FAST_S)
-        calls.observe("completed", 0.3)
-        self.assertIn(
-            'calls_count{outcome="completed"} 1.0',
-            self.lines(histograms("calls", "Calls.", "outcome", calls)),
-        )
+        calls, others = Histograms(FAST_S), Histograms(FAST_S)
+        calls.observe("completed", 0.25)
+        others.observe("completed", 0.5)
+        others.observe("failed", 0.5)
+        lines = self.lines(histograms("calls", "Calls.", "outcome", calls, others))
+        self.assertIn('calls_sum{outcome="completed"} 0.75', lines)
+        self.assertIn('calls_count{outcome="failed"} 1.0', lines)
 
     def test_a_source_fails(self) -> None:
         """If a source fails, that is logged, and all others are written."""
