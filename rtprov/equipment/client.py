@@ -116,7 +116,7 @@ class HttpEquipment:
     def _note_answer(self) -> None:
         """Log that A can be reached again, if it could not before."""
         if self._reachability.answered():
-            self._log.info("A can be reached again")
+            self._log.info("A can be reached again", event="equipment.reachable")
 
     def _note_unanswered(self, device: str, reasons: list[BaseException]) -> None:
         """Log why A cannot be reached: once for each reason, not for each task.
@@ -130,6 +130,7 @@ class HttpEquipment:
         ):
             self._log.warn(
                 "A cannot be reached: {reason}; tasks are tried again until --patience is over",
+                event="equipment.unreachable",
                 reason=reason,
             )
 

@@ -53,6 +53,7 @@ def note(task: Task, caller: str, outcome: str) -> None:
     when = datetime.fromtimestamp(task.accepted_at, timezone.utc).isoformat(timespec="milliseconds")
     _log.info(
         "{outcome}: task {task_id} for {equipment_id} from {caller} at {when}",
+        event=f"task.{outcome.replace(' ', '_')}",
         outcome=outcome,
         task_id=task.task_id,
         equipment_id=task.equipment_id,
@@ -71,6 +72,8 @@ def note_cancellation(
     because = "" if why is None else f", reason: {why}"
     _log.info(
         "{outcome}: task {task_id} for {equipment_id}, by {caller}{because}",
+        event="task.cancel_asked",
+        reason=why,
         outcome=outcome,
         task_id=task_id,
         equipment_id=equipment_id,

@@ -39,7 +39,7 @@ class Histogram:
     """Counts values in buckets. `bounds` are the buckets' upper bounds, in increasing order."""
 
     def __init__(self, bounds: Sequence[float]) -> None:
-        self.bounds = tuple(bounds)
+        self.bounds = tuple(map(float, bounds))
         self.counts = [0] * (len(self.bounds) + 1)  # the last one has no upper bound
         self.sum = 0.0
 

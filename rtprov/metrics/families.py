@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from math import inf
 
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -11,7 +10,6 @@ from prometheus_client.core import (
     HistogramMetricFamily,
     Metric,
 )
-from prometheus_client.utils import floatToGoString
 
 from rtprov.metrics.counting import Counts, Histogram, Histograms
 
@@ -84,7 +82,7 @@ def states(name: str, text: str, now: str | None, all_states: Iterable[str]) -> 
 
 def _buckets(parts: Sequence[Histogram]) -> tuple[list[tuple[str, float]], float]:
     """Return the cumulative counts with their upper bounds, and the sum of all values."""
-    bounds = [floatToGoString(bound) for bound in (*parts[0].bounds, inf)]
+    bounds = [*map(str, parts[0].bounds), "+Inf"]
     rows: list[tuple[str, float]] = []
     upto = 0
     for bound, *counts in zip(bounds, *(part.counts for part in parts), strict=True):

@@ -94,10 +94,8 @@ def expires_at(path: Path) -> float:
 
     Raises `ConfigurationError` if the file is invalid.
     """
-    return min(
-        each.original.to_cryptography().not_valid_after_utc.timestamp()
-        for each in load_certificates(path)
-    )
+    ends = [each.original.to_cryptography().not_valid_after_utc for each in load_certificates(path)]
+    return float(min(ends).timestamp())
 
 
 def expiry_warning(path: Path, now: datetime) -> str | None:

@@ -61,6 +61,7 @@ class Options(opt.CommandOptions):
         opt.STUB_PORT,
         opt.BROKER_PORT,
         opt.HEALTH_LISTEN,
+        opt.LOG_FORMAT,
         opt.CERTS,
         opt.CLIENT_CA,
         opt.TOKENS,
@@ -93,6 +94,7 @@ class Settings(opt.CommandSettings):
     stub_port: int
     broker_port: int
     health_listen: DescribedEndpoint | None
+    log_format: str
     certs: Path
     client_ca: Path | None
     tokens: Path | None

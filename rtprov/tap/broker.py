@@ -56,6 +56,7 @@ class Options(opt.CommandOptions):
     options = (
         opt.listen("tcp:5673:interface=127.0.0.1"),
         opt.HEALTH_LISTEN,
+        opt.LOG_FORMAT,
         opt.STATE,
         opt.USER,
         opt.PASSWORD,
@@ -72,6 +73,7 @@ class Settings(opt.CommandSettings):
 
     listen: DescribedEndpoint
     health_listen: DescribedEndpoint | None
+    log_format: str
     state: Path
     user: str
     password: str = attrs.field(repr=False)

@@ -81,6 +81,8 @@ class Command(SequentialMultiService):
         self._launcher: Mapping[str, Any] | None = options.parent
         self._ending = options.ending
         self._prepared = False
+        self._role = options.command.removeprefix("rtprov-")
+        self._log_format: str = options["log-format"]
         self.condition: Callable[[], Condition] = lambda: Condition(True, "running")
         self.metrics = process_registry(lambda: list(self))
         """What ``/metrics`` tells; a command adds the metrics of its roles."""
@@ -108,7 +110,7 @@ class Command(SequentialMultiService):
             and "logfile" in self._launcher
             and isinstance(parent, Componentized)
         ):
-            observer = quiet_observer(self._launcher)
+            observer = quiet_observer(self._launcher, role=self._role, log_format=self._log_format)
             if observer is not None:
                 parent.setComponent(ILogObserver, observer)
         super().setServiceParent(parent)

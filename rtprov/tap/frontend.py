@@ -70,6 +70,7 @@ class Options(opt.CommandOptions):
     options = (
         opt.listen("tcp:8443:interface=127.0.0.1"),
         opt.HEALTH_LISTEN,
+        opt.LOG_FORMAT,
         opt.BROKER,
         opt.BROKER_FILE,
         opt.SHARDS,
@@ -106,6 +107,7 @@ class Settings(opt.CommandSettings):
 
     listen: DescribedEndpoint
     health_listen: DescribedEndpoint | None
+    log_format: str
     broker: BrokerUrl
     broker_file: Path | None
     shards: int | None

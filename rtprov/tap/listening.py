@@ -109,7 +109,12 @@ class Listening(Service):
 
     def startService(self) -> None:
         super().startService()
-        _log.info("{what} listens on {address}", what=self._what, address=self.address)
+        _log.info(
+            "{what} listens on {address}",
+            event="process.listens",
+            what=self._what,
+            address=self.address,
+        )
 
     @property
     def address(self) -> str:

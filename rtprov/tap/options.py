@@ -16,6 +16,7 @@ from rtprov.tap.command_options import Option as Option
 from rtprov.tap.option_values import (
     choice,
     integer,
+    log_format,
     one_line,
     path,
     per_second,
@@ -239,6 +240,9 @@ TRY_COMMAND = Option(
     'command to show in the log line "ready; try:", for a front end that clients reach by another'
     " name or port than its own, as in a container",
     one_line,
+)
+LOG_FORMAT = Option(
+    "log-format", "text", "format of log lines: text, or json (an object a line)", log_format
 )
 HEALTH_LISTEN = Option(
     "health-listen",

@@ -33,6 +33,7 @@ class Options(opt.CommandOptions):
         opt.HONOUR_TIMEOUT,
         opt.SCENARIO,
         opt.HEALTH_LISTEN,
+        opt.LOG_FORMAT,
         opt.CERTS,
         opt.CERTIFICATE,
         opt.PRIVATE_KEY,
@@ -49,6 +50,7 @@ class Settings(opt.CommandSettings):
     honour_timeout: bool
     scenario: Path | None
     health_listen: DescribedEndpoint | None
+    log_format: str
     certs: Path
     certificate: Path | None
     private_key: Path | None

@@ -57,6 +57,7 @@ class Options(opt.CommandOptions):
         opt.PATIENCE,
         opt.DRAIN,
         opt.HEALTH_LISTEN,
+        opt.LOG_FORMAT,
         opt.CERTS,
         opt.CERTIFICATE,
         opt.PRIVATE_KEY,
@@ -86,6 +87,7 @@ class Settings(opt.CommandSettings):
     patience: float
     drain: float
     health_listen: DescribedEndpoint | None
+    log_format: str
     certs: Path
     certificate: Path | None
     private_key: Path | None

@@ -148,6 +148,7 @@ class CallLimiter:
             self._in_trouble = True
             self._log.warn(
                 "A is in trouble ({error}): holding back calls, one call at a time probes it",
+                event="equipment.trouble",
                 error=error,
             )
             for waiter in self._waiting:
@@ -190,7 +191,7 @@ class CallLimiter:
     def _note_recovery(self) -> None:
         if self._in_trouble and self._breaker.closed:
             self._in_trouble = False
-            self._log.info("A has recovered: making calls as usual")
+            self._log.info("A has recovered: making calls as usual", event="equipment.recovered")
             for waiter in self._waiting:
                 waiter.deadline = None
 

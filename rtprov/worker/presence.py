@@ -220,7 +220,11 @@ class Presence:
         if role != self._role:
             self._role = role
             self._log.info(
-                "shard {shard}: {role}: {why}", shard=str(self._shard), role=role, why=why
+                "shard {shard}: {role}: {why}",
+                event=f"shard.{role}",
+                shard=str(self._shard),
+                role=role,
+                why=why,
             )
 
     def _count_end(self, event: Finished | Cancelled) -> None:
@@ -236,6 +240,7 @@ class Presence:
         state = "cancelled" if isinstance(event, Cancelled) else event.state.value
         self._log.info(
             "{state}: task {task_id} for {equipment_id} from {caller}: {reason}",
+            event=f"task.{state}",
             state=state,
             task_id=event.task_id,
             equipment_id=event.equipment_id,
