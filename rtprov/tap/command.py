@@ -84,7 +84,8 @@ class Command(SequentialMultiService):
         self._role = options.command.removeprefix("rtprov-")
         self._log_format: str = options["log-format"]
         self.condition: Callable[[], Condition] = lambda: Condition(True, "running")
-        self.metrics = process_registry(lambda: list(self))
+        time_watch = TimeWatch()
+        self.metrics = process_registry(lambda: list(self), lambda: time_watch.lag_s)
         """What ``/metrics`` tells; a command adds the metrics of its roles."""
         self._manager = ServiceManager(
             notify_socket(os.environ),
@@ -96,7 +97,7 @@ class Command(SequentialMultiService):
         check_pid_file(self._launcher)
         _log_ineffective_variables(options)
         open_files()
-        TimeWatch().setServiceParent(self)
+        time_watch.setServiceParent(self)
         for each in services:
             each.setServiceParent(self)
 

@@ -19,7 +19,7 @@ from typing import Any, cast
 import msgspec
 from twisted.logger import LogEvent, LogLevel, eventAsText, formatEvent
 
-LineFormat = Callable[[LogEvent], "str | None"]
+LineFormat = Callable[[LogEvent], str]
 
 # The priorities of sd-daemon(3), which are those of syslog(3).
 _PRIORITIES = {
@@ -95,12 +95,9 @@ def json_lines(role: str) -> LineFormat:
 def with_priorities(lines: LineFormat) -> LineFormat:
     """Put the priority that journald reads before each line (sd-daemon(3))."""
 
-    def line(event: LogEvent) -> str | None:
-        text = lines(event)
-        if text is None:
-            return None
+    def line(event: LogEvent) -> str:
         priority = _PRIORITIES.get(cast("Any", event.get("log_level")), "<6>")
-        return "".join(f"{priority}{each}" for each in text.splitlines(keepends=True))
+        return "".join(f"{priority}{each}" for each in lines(event).splitlines(keepends=True))
 
     return line
 

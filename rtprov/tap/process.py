@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import secrets
 import time
+from collections import deque
 from typing import Any, cast
 
 from twisted.application.service import Service
@@ -18,6 +19,7 @@ from rtprov.clocks import READ_EVERY_S, AwakeClock, Step, WallClock
 from rtprov.messaging.environment import Environment
 
 _log = Logger()
+LAGS = 60
 
 # Twisted's reactor uses the system's clock. That clock can be set, and it counts the seconds during
 # which the process was stopped. All the reactor's timers read `seconds`. The new clock starts at
@@ -42,10 +44,20 @@ class TimeWatch(Service):
         self._stopped_s = awake.stopped_s
         self._last_step: Step | None = wall.steps[-1] if wall.steps else None
         self._reading = LoopingCall(self._read)
-        self._reading.clock = timers
+        self._reading.clock = self._timers = timers
+        self._due = 0.0
+        self._lags: deque[float] = deque(maxlen=LAGS)
+
+    @property
+    def lag_s(self) -> float:
+        """The longest time, in the last minute, by which a reading was late: for that long at least
+        the reactor did other things. It misses short delays between two readings.
+        """
+        return max(self._lags, default=0.0)
 
     def startService(self) -> None:
         super().startService()
+        self._due = self._timers.seconds() + READ_EVERY_S
         reading = self._reading.start(READ_EVERY_S, now=False)
         reading.addErrback(
             lambda reason: _log.failure(
@@ -62,6 +74,9 @@ class TimeWatch(Service):
 
     def _read(self) -> None:
         self._wall()
+        now = self._timers.seconds()
+        self._lags.append(max(0.0, now - self._due))
+        self._due = now + READ_EVERY_S - (now - self._due) % READ_EVERY_S
         stopped_s, self._stopped_s = self._awake.stopped_s - self._stopped_s, self._awake.stopped_s
         if stopped_s:
             _log.warn(

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from rtprov import __version__
-from rtprov.metrics.families import gauge
+from rtprov.metrics.families import gauge, number
 from rtprov.metrics.registry import Registry
 from rtprov.tap.reloading import Renewal
 
@@ -16,10 +16,15 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
 
-def process_registry(services: Callable[[], Iterable[object]]) -> Registry:
-    """Return the registry of a command. `services` returns the command's services."""
+def process_registry(
+    services: Callable[[], Iterable[object]], lag_s: Callable[[], float]
+) -> Registry:
+    """Return the registry of a command. `services` returns the command's services, `lag_s` for how
+    long the reactor was busy with one thing.
+    """
     registry = Registry(process=True)
     registry.add(build_info)
+    registry.add(lambda: lag(lag_s()))
     registry.add(lambda: expiries(each for each in services() if isinstance(each, Renewal)))
     return registry
 
@@ -27,6 +32,15 @@ def process_registry(services: Callable[[], Iterable[object]]) -> Registry:
 def build_info() -> Iterator[Metric]:
     """Return the version as a label."""
     yield gauge("rtprov_build_info", "The version of rtprov", [((__version__,), 1.0)], ["version"])
+
+
+def lag(seconds: float) -> Iterator[Metric]:
+    """Return how late timers were."""
+    yield number(
+        "rtprov_reactor_lag_seconds",
+        "The longest time by which a timer was late in the last minute",
+        seconds,
+    )
 
 
 def expiries(renewals: Iterable[Renewal]) -> Iterator[Metric]:

@@ -48,8 +48,8 @@ class Text(SynchronousTestCase):
 
 
 class Json(SynchronousTestCase):
-    def parsed(self, *arguments: str, **fields: object) -> Any:
-        line = json_lines("worker")(event(*arguments, **fields))
+    def parsed(self, text: str, **fields: object) -> Any:
+        line = json_lines("worker")(event(text, "rtprov.audit", **fields))
         self.assertEqual(line.count("\n"), 1)
         return json.loads(line)
 
@@ -84,7 +84,7 @@ class Json(SynchronousTestCase):
     def test_traceback(self) -> None:
         """A traceback is a field of its own, on the same line."""
         failed = event("could not") | {"log_failure": Failure(ZeroDivisionError("x"))}
-        document = json.loads(json_lines("worker")(failed) or "")
+        document = json.loads(json_lines("worker")(failed))
         self.assertEqual(document["message"], "could not")
         self.assertIn("ZeroDivisionError: x", document["traceback"])
 

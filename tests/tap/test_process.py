@@ -80,6 +80,20 @@ class Watching(SynchronousTestCase):
             ],
         )
 
+    def test_lag(self) -> None:
+        """The longest delay of a reading is known for a minute."""
+        self.assertEqual(self.watch.lag_s, 0.0)
+        self.timers.advance(1.0)
+        self.timers.advance(1.25)
+        self.assertAlmostEqual(self.watch.lag_s, 0.25)
+        self.timers.advance(0.75)
+        for _ in range(58):
+            self.timers.advance(1.0)
+        self.assertAlmostEqual(self.watch.lag_s, 0.25)
+        self.timers.advance(1.0)
+        self.timers.advance(1.0)
+        self.assertEqual(self.watch.lag_s, 0.0)
+
     def test_nothing_happens(self) -> None:
         """If nothing happens, nothing is logged, and no timer is left at the stop."""
         for _ in range(10):
