@@ -86,6 +86,8 @@ class Task:
     `caller` is the client whose POST created the task. `accepted_by` is the process that accepted
     it. `key` is the id of the key that sealed the body. These three are None if an earlier version
     accepted the task.
+
+    `traceparent` is the W3C trace context. It is a header of the message, not a part of it.
     """
 
     task_id: str
@@ -97,6 +99,7 @@ class Task:
     caller: str | None = attrs.field(default=None, kw_only=True)
     accepted_by: str | None = attrs.field(default=None, kw_only=True)
     key: str | None = attrs.field(default=None, kw_only=True)
+    traceparent: str | None = attrs.field(default=None, kw_only=True, eq=False)
 
 
 @attrs.frozen

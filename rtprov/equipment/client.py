@@ -36,6 +36,7 @@ from rtprov.equipment.answers import (
 from rtprov.equipment.reachability import Reachability
 from rtprov.errors import EquipmentSilent, EquipmentUnreachable, OutOfResources
 from rtprov.model import State, Task
+from rtprov.tracing.traceparent import HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -174,14 +175,15 @@ class HttpEquipment:
         return interpret(response.code, answer)
 
     def _headers(self, task: Task) -> Headers:
-        return Headers(
-            {
-                "Host": [self._host],
-                "Content-Type": ["application/json"],
-                "Accept": ["application/json"],
-                "Idempotency-Key": [task.task_id],
-            }
-        )
+        headers = {
+            "Host": [self._host],
+            "Content-Type": ["application/json"],
+            "Accept": ["application/json"],
+            "Idempotency-Key": [task.task_id],
+        }
+        if task.traceparent is not None:
+            headers[HEADER] = [task.traceparent]
+        return Headers(headers)
 
     def _failed(self, device: str, error: Exception) -> tuple[State, str]:
         """Return the outcome of a call that ended in an error.

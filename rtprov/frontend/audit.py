@@ -14,6 +14,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from rtprov.errors import Unconfirmed
+from rtprov.tracing.traceparent import trace_id
 
 if TYPE_CHECKING:
     from rtprov.model import Task
@@ -54,6 +55,7 @@ def note(task: Task, caller: str, outcome: str) -> None:
     _log.info(
         "{outcome}: task {task_id} for {equipment_id} from {caller} at {when}",
         event=f"task.{outcome.replace(' ', '_')}",
+        trace=None if task.traceparent is None else trace_id(task.traceparent),
         outcome=outcome,
         task_id=task.task_id,
         equipment_id=task.equipment_id,

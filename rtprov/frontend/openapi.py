@@ -127,7 +127,12 @@ def _submit() -> dict[str, Any]:
         500,
         503,
     )
-    operation["parameters"] = [key]
+    trace = _header(
+        "traceparent",
+        "The client's trace (W3C Trace Context); a malformed value is ignored",
+        {"examples": ["00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"]},
+    )
+    operation["parameters"] = [key, trace]
     operation["requestBody"] = {
         "required": True,
         "content": {"application/json": {"schema": _ref("RequestBody"), "example": _EXAMPLE}},

@@ -40,6 +40,8 @@ from rtprov.http.responses import answer, answer_bytes, answer_error, envelope
 from rtprov.http.same_origin import SameOrigin
 from rtprov.metrics.counting import FAST_S, Counts, Histogram
 from rtprov.model import State, is_equipment_id, is_task_id
+from rtprov.tracing.spans import NO_SPANS, Spans
+from rtprov.tracing.traceparent import HEADER, valid_traceparent
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -83,6 +85,7 @@ class Frontend:
         wall_clock: Callable[[], float],
         running_status: int,
         process_id: str | None = None,
+        spans: Spans = NO_SPANS,
     ) -> None:
         self._submission = TaskSubmission(
             tasks=tasks,
@@ -92,6 +95,7 @@ class Frontend:
             new_task_id=new_task_id,
             wall_clock=wall_clock,
             process_id=process_id,
+            spans=spans,
         )
         self._statuses = statuses
         self._directory = directory
@@ -124,13 +128,14 @@ class Frontend:
         key = idempotency_key(_fields(request, b"Idempotency-Key"))
         body = read_body(request)
         timeout_s = parse_request(body).timeout_s
+        traceparent = valid_traceparent(_fields(request, HEADER.encode()))
         if key is None:
             task_id = await self._submission.submit(
-                equipment_id, timeout_s, body, caller_of(request).name
+                equipment_id, timeout_s, body, caller_of(request).name, traceparent
             )
         else:
             task_id = await self._submission.submit_idempotent(
-                equipment_id, timeout_s, body, key, caller_of(request).name
+                equipment_id, timeout_s, body, key, caller_of(request).name, traceparent
             )
             self._finals.forget(task_id, equipment_id)
         location = f"/api/v1/equipment/cpe/{equipment_id}/task/{task_id}"

@@ -51,18 +51,19 @@ class Traffic:
         self.refused.values.update((why, 0) for _, why in _WHY)
         rules = sorted(set(rules))
         self._plain = {rule.encode(): rule for rule in rules if "<" not in rule}
-        self._patterns = [
-            (re.compile(_pattern(rule).encode()).fullmatch, _label(rule))
-            for rule in rules
-            if "<" in rule
-        ]
+        # By the number of slashes, so that few expressions are tried for a path.
+        self._patterns: dict[int, list[tuple[Callable[[bytes], object], str]]] = {}
+        for rule in rules:
+            if "<" in rule:
+                matches = re.compile(_pattern(rule).encode()).fullmatch
+                self._patterns.setdefault(rule.count("/"), []).append((matches, _label(rule)))
 
     def route(self, path: bytes) -> str:
         """Return the route of a request's path, with its variable parts in braces."""
         plain = self._plain.get(path)
         if plain is not None:
             return plain
-        for matches, label in self._patterns:
+        for matches, label in self._patterns.get(path.count(b"/"), ()):
             if matches(path):
                 return label
         return OTHER

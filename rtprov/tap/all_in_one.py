@@ -126,6 +126,7 @@ class _Everything(Command):
         super().__init__(options)
         self.condition = self._condition
         self._settings = settings
+        self._spans = self.trace()
         if make_development_set(settings.certs):
             _log.info("made development certificates in {folder}", folder=str(settings.certs))
         # The broker in this process knows the retention, so it can drop journal events early. The
@@ -192,6 +193,7 @@ class _Everything(Command):
             key_source=self._keys,
             shards=1,
             running_status=settings.running_status,
+            spans=self._spans,
         )
         front.setServiceParent(self)
         for role in (self._worker, front):
@@ -253,7 +255,9 @@ class _Everything(Command):
             drain_s=settings.drain,
             journal_age_s=self._journal_age_s,
         )
-        return make_worker(worker_settings, self._policy, self._keys, env, equipment_url)
+        return make_worker(
+            worker_settings, self._policy, self._keys, env, equipment_url, self._spans
+        )
 
     def _condition(self) -> Condition:
         if not self.running:

@@ -29,6 +29,8 @@ from rtprov.tap.process_metrics import process_registry
 from rtprov.tap.reloading import Renewal
 from rtprov.tap.service_manager import Condition, ServiceManager, notify_socket, watchdog_s
 from rtprov.tap.sharded import Sharded
+from rtprov.tap.tracing import make_tracing, spans_of
+from rtprov.tracing.spans import Spans
 from rtprov.worker.service import WorkerService
 
 _log = Logger()
@@ -100,6 +102,15 @@ class Command(SequentialMultiService):
         time_watch.setServiceParent(self)
         for each in services:
             each.setServiceParent(self)
+
+    def trace(self) -> Spans:
+        """Return the spans for the command's roles. Call it before the roles are attached: the last
+        spans are exported after the roles have stopped.
+        """
+        tracing = make_tracing(self._role, os.environ)
+        if tracing is not None:
+            tracing.setServiceParent(self)
+        return spans_of(tracing)
 
     def setServiceParent(self, parent: Any) -> None:
         """Attach this service to twistd's application, and set the application's log observer.

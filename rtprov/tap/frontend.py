@@ -229,6 +229,7 @@ class _FrontendCommand(Command):
             clock=clock,
         )
         keys = key_file(settings.certs, settings.seal_keys)
+        spans = self.trace()
 
         def make(shards: int) -> FrontendService:
             service = FrontendService(
@@ -239,6 +240,7 @@ class _FrontendCommand(Command):
                 shards_given=settings.shards is not None,
                 running_status=settings.running_status,
                 max_unconfirmed=settings.max_unconfirmed,
+                spans=spans,
             )
             service.connection.on_contradiction = self.fail
             return service

@@ -32,6 +32,7 @@ from rtprov.tap.process import clock, environment
 from rtprov.tap.reloading import Renewal, warn_of_expiry
 from rtprov.tap.service_manager import Condition
 from rtprov.tap.sharded import Sharded
+from rtprov.tracing.spans import Spans
 from rtprov.worker.metrics import worker_metrics
 from rtprov.worker.service import WorkerService
 from rtprov.worker.settings import WorkerSettings
@@ -169,13 +170,16 @@ def make_worker(
     keys: KeyFile,
     env: Environment,
     equipment_url: str,
+    spans: Spans,
 ) -> WorkerService:
     """Return the worker that calls service A at `equipment_url`. Raises `ConfigurationError`."""
     agent = agent_for(equipment_url, policy, settings.concurrency, env.clock)
     equipment = HttpEquipment(
         agent=agent, base_url=equipment_url, clock=env.clock, wall_clock=env.wall_clock
     )
-    return WorkerService(env, settings, equipment=equipment, sealer=keys.sealer, key_source=keys)
+    return WorkerService(
+        env, settings, equipment=equipment, sealer=keys.sealer, key_source=keys, spans=spans
+    )
 
 
 def makeService(options: Options) -> IService:
@@ -198,6 +202,8 @@ def makeService(options: Options) -> IService:
         options, Renewal(policy, clock=clock), Renewal(keys, clock=clock, what="sealing keys")
     )
 
+    spans = command.trace()
+
     def make(count: int) -> WorkerService:
         worker_settings = WorkerSettings(
             shards=shards_of(settings.shard, count),
@@ -208,7 +214,7 @@ def makeService(options: Options) -> IService:
             shards_given=settings.shards is not None,
         )
         env = environment(route.endpoint, route.url)
-        worker = make_worker(worker_settings, policy, keys, env, settings.equipment_url)
+        worker = make_worker(worker_settings, policy, keys, env, settings.equipment_url, spans)
         worker.connection.on_contradiction = command.fail
         worker.shard_count.on_agreed = lambda: check_shards(settings.shard, count)
         return worker

@@ -43,7 +43,8 @@ class Presence:
     A session of the worker's connection: attach it after the journal, and before the work queue is
     consumed. `process_id` names this process in the journal; `wall_clock` gives seconds since the
     epoch. Call `saw` with each of the journal's events, and `delivered` for each message from the
-    work queue.
+    work queue. `trace_of` returns the trace id of a task, for its log line; the arguments are the
+    task's id and fingerprint.
     """
 
     _log = Logger()
@@ -58,6 +59,7 @@ class Presence:
         process_id: str,
         clock: IReactorTime,
         wall_clock: Callable[[], float],
+        trace_of: Callable[[str, str | None], str | None] = lambda task_id, fingerprint: None,
     ) -> None:
         self._shard = shard
         self._store = store
@@ -66,6 +68,7 @@ class Presence:
         self._process_id = process_id
         self._clock = clock
         self._wall_clock = wall_clock
+        self._trace_of = trace_of
         self._active_process: str | None = None  # the active process, as the journal says
         # Whether the journal has been replayed once; later events are current ones.
         self._live = False
@@ -238,9 +241,11 @@ class Presence:
 
     def _log_end(self, event: Finished | Cancelled) -> None:
         state = "cancelled" if isinstance(event, Cancelled) else event.state.value
+        record = self._store.record(event.task_id)
         self._log.info(
             "{state}: task {task_id} for {equipment_id} from {caller}: {reason}",
             event=f"task.{state}",
+            trace=self._trace_of(event.task_id, None if record is None else record.fingerprint),
             state=state,
             task_id=event.task_id,
             equipment_id=event.equipment_id,

@@ -27,6 +27,7 @@ from rtprov.messaging.topology import (
     Topology,
 )
 from rtprov.messaging.upkeep import Upkeep
+from rtprov.tracing.spans import NO_SPANS, Spans
 from rtprov.worker.call_limiter import CallLimiter
 from rtprov.worker.circuit_breaker import CircuitBreaker
 from rtprov.worker.missing_keys import MissingKeys
@@ -50,7 +51,7 @@ class WorkerService(Service):
 
     When it is stopped, no further call to A begins, and the calls under way get
     `settings.drain_s` seconds to finish. `equipment` makes the calls, `sealer` opens the orders,
-    `key_source` creates the first sealing key if it may.
+    `key_source` creates the first sealing key if it may, `spans` records the spans of calls.
     """
 
     _log = Logger()
@@ -63,6 +64,7 @@ class WorkerService(Service):
         equipment: Equipment,
         sealer: Sealer,
         key_source: KeySource | None = None,
+        spans: Spans = NO_SPANS,
     ) -> None:
         self._environment = environment
         self._settings = settings
@@ -100,6 +102,7 @@ class WorkerService(Service):
             process_id=self._process_id,
             window=min(MAX_WINDOW, 2 * settings.concurrency + WAITING_ROOM),
             backlogs=[],
+            spans=spans,
         )
         self.parts = parts = [join_shard(shard, shared) for shard in settings.shards]
         self.parked = ParkedCount(environment.clock)

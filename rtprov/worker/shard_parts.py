@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from rtprov.messaging.environment import Environment
     from rtprov.messaging.topology import Shard, Topology
     from rtprov.model import Event
+    from rtprov.tracing.spans import Spans
     from rtprov.worker.call_limiter import CallLimiter
     from rtprov.worker.missing_keys import MissingKeys
     from rtprov.worker.quarantine import Quarantine
@@ -53,6 +54,7 @@ class Shared:
     process_id: str
     window: int
     backlogs: list[Backlog]
+    spans: Spans
 
 
 @frozen
@@ -124,6 +126,7 @@ def join_shard(shard: Shard, shared: Shared) -> ShardParts:
         process_id=shared.process_id,
         clock=outer.clock,
         wall_clock=outer.wall_clock,
+        trace_of=lambda task_id, fingerprint: worker.trace(task_id, fingerprint),
     )
     attempts = Attempts(
         store=store,
@@ -138,6 +141,7 @@ def join_shard(shard: Shard, shared: Shared) -> ShardParts:
         clock=outer.clock,
         wall_clock=outer.wall_clock,
         rng=outer.rng,
+        spans=shared.spans,
     )
     queue = WorkQueue(shard=shard, publisher=shared.publisher, wall_clock=outer.wall_clock)
     reader = JournalReader(name=shard.journal, clock=outer.clock)
