@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
@@ -70,7 +71,7 @@ class A(Resource):
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen: list[list[str]] = []
+        self.seen: list[Sequence[str]] = []
 
     def render_POST(self, request: Request) -> bytes:
         self.seen.append(request.requestHeaders.getRawHeaders("traceparent", []))
