@@ -67,6 +67,9 @@ class HealthListen(ProcessTestCase):
         status, told = await self.get(await everything.port("health"), "/metrics")
         self.assertEqual(status, 200)
         self.assertIn(b'rtprov_tasks_ended_total{reason="answered_200",state="completed"} 1', told)
+        posts = b'{route="/api/v1/equipment/cpe/{equipmentId}",status="200"} 1.0\n'
+        self.assertIn(b"rtprov_http_requests_total" + posts, told)
+        self.assertRegex(told, rb'rtprov_http_seconds_count\{route="[^"]+/task/\{taskId\}"\} [1-9]')
         for name, process in others.items():
             port = await process.port("health")
             if name != "rtprov_broker_commits_total":
