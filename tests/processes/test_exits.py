@@ -274,6 +274,7 @@ class Log(ProcessTestCase):
         )
         address = await everything.logged(r'\(front end\) listens on 127\.0\.0\.1:(\d+)"')
         client = self.client(int(address[1]))
+        await everything.logged("ready; try")
         path = await client.accepted("ABC123456")
         self.assertEqual((await client.final(path)).status, 200)
         await self.stop(everything)

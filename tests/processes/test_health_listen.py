@@ -54,6 +54,7 @@ class HealthListen(ProcessTestCase):
         ports = ("--port=0", "--stub-port=0", "--broker-port=0", "--stub-delay=0.1", *where)
         everything = self.twistd("rtprov", *ports)
         client = self.client(await everything.port("service B (front end)"))
+        await self.ready(await everything.port("health"))
         task = await client.accepted("ABC123456")
         await client.final(task)
         url = f"amqp://guest:guest@127.0.0.1:{await everything.port('the AMQP broker')}/"

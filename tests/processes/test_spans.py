@@ -27,6 +27,7 @@ class Spans(ProcessTestCase):
         }
         everything = self.twistd("rtprov", *PORTS, environment=environment)
         client = self.client(await everything.port("service B (front end)"))
+        await everything.logged("ready; try")
         answer = await client.request(
             "POST",
             "/api/v1/equipment/cpe/ABC123456",
@@ -57,6 +58,7 @@ class Spans(ProcessTestCase):
         }
         everything = self.twistd("rtprov", *PORTS, environment=environment)
         client = self.client(await everything.port("service B (front end)"))
+        await everything.logged("ready; try")
         self.assertEqual((await client.final(await client.accepted("ABC123456"))).status, 200)
         await everything.logged("WARN rtprov OpenTelemetry: ")
         await self.stop(everything)
