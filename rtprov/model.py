@@ -89,6 +89,8 @@ class Task:
     it. `key` is the id of the key that sealed the body. These three are None if an earlier version
     accepted the task. `urgency` is the task's place among those of its caller, 0 (first) to 7
     (RFC 9218 §4.1).
+
+    `traceparent` is the W3C trace context. It is a header of the message, not a part of it.
     """
 
     task_id: str
@@ -101,6 +103,7 @@ class Task:
     accepted_by: str | None = attrs.field(default=None, kw_only=True)
     key: str | None = attrs.field(default=None, kw_only=True)
     urgency: int = attrs.field(default=DEFAULT_URGENCY, kw_only=True)
+    traceparent: str | None = attrs.field(default=None, kw_only=True, eq=False)
 
 
 @attrs.frozen

@@ -36,6 +36,7 @@ from rtprov.equipment.answers import (
 from rtprov.equipment.reachability import Reachability
 from rtprov.errors import EquipmentSilent, EquipmentUnreachable, OutOfResources
 from rtprov.model import State, Task
+from rtprov.tracing.traceparent import HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -116,7 +117,7 @@ class HttpEquipment:
     def _note_answer(self) -> None:
         """Log that A can be reached again, if it could not before."""
         if self._reachability.answered():
-            self._log.info("A can be reached again")
+            self._log.info("A can be reached again", event="equipment.reachable")
 
     def _note_unanswered(self, device: str, reasons: list[BaseException]) -> None:
         """Log why A cannot be reached: once for each reason, not for each task.
@@ -130,6 +131,7 @@ class HttpEquipment:
         ):
             self._log.warn(
                 "A cannot be reached: {reason}; tasks are tried again until --patience is over",
+                event="equipment.unreachable",
                 reason=reason,
             )
 
@@ -173,14 +175,15 @@ class HttpEquipment:
         return interpret(response.code, answer)
 
     def _headers(self, task: Task) -> Headers:
-        return Headers(
-            {
-                "Host": [self._host],
-                "Content-Type": ["application/json"],
-                "Accept": ["application/json"],
-                "Idempotency-Key": [task.task_id],
-            }
-        )
+        headers = {
+            "Host": [self._host],
+            "Content-Type": ["application/json"],
+            "Accept": ["application/json"],
+            "Idempotency-Key": [task.task_id],
+        }
+        if task.traceparent is not None:
+            headers[HEADER] = [task.traceparent]
+        return Headers(headers)
 
     def _failed(self, device: str, error: Exception) -> tuple[State, str]:
         """Return the outcome of a call that ended in an error.

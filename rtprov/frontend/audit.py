@@ -14,6 +14,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from rtprov.errors import Unconfirmed
+from rtprov.tracing.traceparent import trace_id
 
 if TYPE_CHECKING:
     from rtprov.model import Task
@@ -55,6 +56,8 @@ def note(task: Task, caller: str, outcome: str) -> None:
         # One field instead of five: the logger's formatting takes more time than the rest of it.
         "{line}",
         line=f"{outcome}: task {task.task_id} for {task.equipment_id} from {caller} at {when}",
+        event=f"task.{outcome.replace(' ', '_')}",
+        trace=None if task.traceparent is None else trace_id(task.traceparent),
         outcome=outcome,
         task_id=task.task_id,
         equipment_id=task.equipment_id,
@@ -73,6 +76,8 @@ def note_cancellation(
     because = "" if why is None else f", reason: {why}"
     _log.info(
         "{outcome}: task {task_id} for {equipment_id}, by {caller}{because}",
+        event="task.cancel_asked",
+        reason=why,
         outcome=outcome,
         task_id=task_id,
         equipment_id=equipment_id,

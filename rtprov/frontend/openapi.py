@@ -124,7 +124,12 @@ def _submit() -> dict[str, Any]:
         " 7; 3 if it is not given. What is malformed is ignored",
         {"examples": ["u=1"]},
     )
-    operation["parameters"] = [key, priority]
+    trace = header(
+        "traceparent",
+        "The client's trace (W3C Trace Context); a malformed value is ignored",
+        {"examples": ["00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"]},
+    )
+    operation["parameters"] = [key, priority, trace]
     operation["requestBody"] = {
         "required": True,
         "content": {"application/json": {"schema": ref("RequestBody"), "example": _EXAMPLE}},

@@ -41,7 +41,10 @@ from rtprov.http.health import Readiness, answer_alive, answer_ready
 from rtprov.http.request import caller_of, check_media_type, json_resource, read_body
 from rtprov.http.responses import answer, answer_bytes, answer_error, envelope
 from rtprov.http.same_origin import SameOrigin
+from rtprov.metrics.counting import FAST_S, Counts, Histogram
 from rtprov.model import DEFAULT_URGENCY, State, is_equipment_id, is_task_id
+from rtprov.tracing.spans import NO_SPANS, Spans
+from rtprov.tracing.traceparent import HEADER, valid_traceparent
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -87,6 +90,7 @@ class Frontend:
         wall_clock: Callable[[], float],
         running_status: int,
         process_id: str | None = None,
+        spans: Spans = NO_SPANS,
     ) -> None:
         self._submission = TaskSubmission(
             tasks=tasks,
@@ -96,6 +100,7 @@ class Frontend:
             new_task_id=new_task_id,
             wall_clock=wall_clock,
             process_id=process_id,
+            spans=spans,
         )
         self._statuses = statuses
         self._directory = directory
@@ -105,6 +110,13 @@ class Frontend:
         self._clock = clock
         self._running_status = running_status
         self._finals = FinalStates(clock.seconds)
+        self.status_seconds = Histogram(FAST_S)
+        """How long workers took to answer questions for a status."""
+
+    @property
+    def accepted(self) -> Counts:
+        """How many tasks were accepted, by caller."""
+        return self._submission.accepted
 
     def resource(self) -> IResource:
         """Return the root resource, to be served by a `rtprov.http.site.JsonSite`."""
@@ -125,13 +137,25 @@ class Frontend:
         key = idempotency_key(_fields(request, b"Idempotency-Key"))
         body = read_body(request)
         timeout_s = parse_request(body).timeout_s
+        traceparent = valid_traceparent(_fields(request, HEADER.encode()))
         if key is None:
             task_id = await self._submission.submit(
-                equipment_id, timeout_s, body, caller_of(request).name, _urgency(request)
+                equipment_id,
+                timeout_s,
+                body,
+                caller_of(request).name,
+                _urgency(request),
+                traceparent,
             )
         else:
             task_id = await self._submission.submit_idempotent(
-                equipment_id, timeout_s, body, key, caller_of(request).name, _urgency(request)
+                equipment_id,
+                timeout_s,
+                body,
+                key,
+                caller_of(request).name,
+                _urgency(request),
+                traceparent,
             )
             self._finals.forget(task_id, equipment_id)
         location = f"/api/v1/equipment/cpe/{equipment_id}/task/{task_id}"
@@ -259,11 +283,13 @@ class Frontend:
         Raises `_TooSlow` if the answer does not come within `within_s` seconds, at most
         `DEADLINE_S`.
         """
+        began = self._clock.seconds()
         asked: Deferred[State | None] = self._statuses.status(task_id, equipment_id)
         try:
             state = await asked.addTimeout(min(DEADLINE_S, max(0.0, within_s)), self._clock)
         except TimeoutError:
             raise _TooSlow("The worker did not return the task's status in time") from None
+        self.status_seconds.observe(self._clock.seconds() - began)
         if state is None or not state.final:
             # Another request may have received the final state in the meantime.
             return self._finals.recall(task_id, equipment_id) or state

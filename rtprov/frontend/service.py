@@ -38,6 +38,7 @@ from rtprov.queries.report_client import ReportClient
 from rtprov.queries.shared_keys import SharedKeys
 from rtprov.queries.status import StatusClient
 from rtprov.queries.watches import CompletionWatcher
+from rtprov.tracing.spans import NO_SPANS, Spans
 
 PUBLISHED_TO_BY_FRONTEND = (TASKS_EXCHANGE, STATUS_EXCHANGE)
 
@@ -48,7 +49,7 @@ class FrontendService(Service):
     `process_id` identifies this process in the details of tasks. `key_source` provides the first
     sealing key if `sealer` has none yet. The service works with `shards` shards. With
     `shards_given` the operator set this number, and a broker with another number is an error (see
-    `rtprov.messaging.shard_count`).
+    `rtprov.messaging.shard_count`). `spans` records the spans of POSTs.
     """
 
     _log = Logger()
@@ -63,6 +64,7 @@ class FrontendService(Service):
         max_unconfirmed: int = MAX_UNCONFIRMED,
         key_source: KeySource | None = None,
         shards_given: bool = True,
+        spans: Spans = NO_SPANS,
     ) -> None:
         clock = environment.clock
         self.process_id = environment.new_id()[:12]
@@ -70,7 +72,7 @@ class FrontendService(Service):
         topology = Topology(
             [Shard(index, shards) for index in range(shards)], count=self.shard_count
         )
-        publisher = Publisher(
+        self.publisher = publisher = Publisher(
             clock=clock,
             max_unconfirmed=max_unconfirmed,
             confirm_deadline_s=CONFIRM_DEADLINE_S,
@@ -121,6 +123,7 @@ class FrontendService(Service):
             wall_clock=environment.wall_clock,
             running_status=running_status,
             process_id=self.process_id,
+            spans=spans,
         )
 
     def startService(self) -> None:

@@ -45,8 +45,10 @@ from rtprov.frontend.audit import (
     note,
     note_cancellation,
 )
+from rtprov.metrics.counting import Counts
 from rtprov.model import DEFAULT_URGENCY, Details, State, Task, keyed_task_id
 from rtprov.security.tokens import Role
+from rtprov.tracing.spans import NO_SPANS, Spans
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -65,7 +67,7 @@ class TaskSubmission:
     """Accepts and cancels tasks for clients.
 
     `new_task_id` returns unguessable task ids, `wall_clock` seconds since the epoch. `process_id`
-    names this process in the journal.
+    names this process in the journal. `accepted` counts the tasks by their callers.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class TaskSubmission:
         new_task_id: Callable[[], str],
         wall_clock: Callable[[], float],
         process_id: str | None = None,
+        spans: Spans = NO_SPANS,
     ) -> None:
         self._tasks = tasks
         self._directory = directory
@@ -86,8 +89,10 @@ class TaskSubmission:
         self._new_task_id = new_task_id
         self._wall_clock = wall_clock
         self._process_id = process_id
+        self._spans = spans
         # orders with a key: their tasks, and when they came
         self._under_way: set[tuple[str, float]] = set()
+        self.accepted = Counts()
 
     async def submit(
         self,
@@ -96,23 +101,33 @@ class TaskSubmission:
         body: bytes,
         caller: str,
         urgency: int = DEFAULT_URGENCY,
+        traceparent: str | None = None,
     ) -> str:
         """Accept a task for `caller`; return its id once the broker has confirmed it.
 
-        `urgency` is that of `Task`.
+        `urgency` is that of `Task`. `traceparent` is the request's, None if it has no valid one.
+
         Raises `Unconfirmed` if the confirm does not come in time, and the errors of
         `TaskSink.submit`.
         """
-        task = self._task(
-            self._new_task_id(), equipment_id, timeout_s, body, caller, self._wall_clock(), urgency
-        )
-        try:
-            await audited(self._tasks.submit(task), task, caller).addTimeout(
-                DEADLINE_S, self._clock
+        task_id = self._new_task_id()
+        with (
+            self._spans.span("POST", traceparent, task_id) as post,
+            self._spans.span("publish", post, task_id) as publish,
+        ):
+            now = self._wall_clock()
+            task = evolve(
+                self._task(task_id, equipment_id, timeout_s, body, caller, now, urgency),
+                traceparent=publish,
             )
-        except TimeoutError:
-            raise Unconfirmed("The broker did not confirm the task in time") from None
-        return task.task_id
+            try:
+                await audited(self._tasks.submit(task), task, caller).addTimeout(
+                    DEADLINE_S, self._clock
+                )
+            except TimeoutError:
+                raise Unconfirmed("The broker did not confirm the task in time") from None
+        self.accepted.add(caller)
+        return task_id
 
     async def submit_idempotent(
         self,
@@ -122,8 +137,11 @@ class TaskSubmission:
         key: str,
         caller: str,
         urgency: int = DEFAULT_URGENCY,
+        traceparent: str | None = None,
     ) -> str:
         """Return the id of the task with this ``Idempotency-Key``; accept the task if it is new.
+
+        `traceparent` is the request's, None if it has no valid one.
 
         Raises `KeyReused` if the task was accepted with another body, `KeyGone` if the bodies
         cannot be compared, `Undecided` if a message was sent and its effect is not known, and the
@@ -131,9 +149,16 @@ class TaskSubmission:
         """
         task_id = keyed_task_id(equipment_id, key)
         fingerprint = self._sealer.fingerprint(task_id, body)
-        with self._moment(task_id) as now:
-            task = self._task(
-                task_id, equipment_id, timeout_s, body, caller, now, urgency, fingerprint
+        with (
+            self._moment(task_id) as now,
+            self._spans.span("POST", traceparent, task_id) as post,
+            self._spans.span("publish", post, task_id) as publish,
+        ):
+            task = evolve(
+                self._task(
+                    task_id, equipment_id, timeout_s, body, caller, now, urgency, fingerprint
+                ),
+                traceparent=publish,
             )
             known = await self._submit_if_needed(task, body, caller)
         if not self._has_body(known, task_id, body):
@@ -163,7 +188,11 @@ class TaskSubmission:
             note(task, caller, PERHAPS_ACCEPTED)
             raise
         if self._has_body(known, task_id, body):
-            note(task, caller, ACCEPTED if self._is_first(task, known) else REPEATED)
+            if self._is_first(task, known):
+                self.accepted.add(caller)
+                note(task, caller, ACCEPTED)
+            else:
+                note(task, caller, REPEATED)
         return known
 
     def _is_first(self, task: Task, known: Details) -> bool:

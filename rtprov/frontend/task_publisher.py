@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred, fail
 from rtprov.messaging.event_messages import encode_event, encode_task
 from rtprov.messaging.topology import TASKS_EXCHANGE, Shard, persistent
 from rtprov.model import Cancelled, Task, shard_of
+from rtprov.tracing.traceparent import HEADER, own_traceparent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,11 +44,16 @@ class TaskPublisher:
         if refusal is not None:
             return fail(refusal)
         shard = self._shards[shard_of(task.equipment_id, len(self._shards))]
+        properties = persistent()
+        # A worker knows the task's own trace without a header. All messages without one share one
+        # encoded set of properties, which saves time in every process.
+        if task.traceparent not in (None, own_traceparent(task.task_id)):
+            properties.headers = {HEADER: task.traceparent}
         return self._publisher.publish(
             TASKS_EXCHANGE,
             shard.requested_key,
             encode_task(task),
-            properties=persistent(),
+            properties=properties,
             mandatory=True,
         )
 

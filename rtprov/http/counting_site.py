@@ -8,6 +8,7 @@ from twisted.internet.defer import Deferred
 
 from rtprov.http.refusals import Refusals
 from rtprov.http.site import IDLE_TIMEOUT_S, JsonSite
+from rtprov.http.traffic import Traffic
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -27,10 +28,16 @@ class CountingSite(JsonSite):
         reactor: IReactorTime,
         admission: Admission | None = None,
         refusals: Refusals | None = None,
+        traffic: Traffic | None = None,
         timeout_s: float = IDLE_TIMEOUT_S,
     ) -> None:
         super().__init__(
-            resource, reactor=reactor, admission=admission, refusals=refusals, timeout_s=timeout_s
+            resource,
+            reactor=reactor,
+            admission=admission,
+            refusals=refusals,
+            traffic=traffic,
+            timeout_s=timeout_s,
         )
         self.under_way = 0
         self._waiting: list[Deferred[None]] = []

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from twisted.web.iweb import IRequest
 
     from rtprov.http.admission import Caller
+    from rtprov.http.traffic import Traffic
 
 MAX_HEAD_BYTES = 4096
 MAX_FIELDS = 50
@@ -153,6 +154,8 @@ class _Site(Protocol):
 
     @property
     def plain_routes(self) -> PlainRoutes | None: ...
+    @property
+    def traffic(self) -> Traffic | None: ...
     def seconds(self) -> float: ...
     def request_begins(self) -> None: ...
     def request_ends(self) -> None: ...
@@ -224,6 +227,7 @@ class PlainRequest:
     """
 
     __slots__ = (
+        "_began_at",
         "_channel",
         "_running",
         "caller",
@@ -250,6 +254,8 @@ class PlainRequest:
     def process(self, handler: Callable[[IRequest], Deferred[bytes]]) -> None:
         """Answer the request with what `handler` returns, or with a refusal."""
         assert self._channel is not None
+        traffic = self._channel.site.traffic
+        self._began_at = 0.0 if traffic is None else traffic.now()
         try:
             self.caller = self._channel.admit(self.requestHeaders)
             self.caller.check_method(self.method)
@@ -298,6 +304,8 @@ class PlainRequest:
         channel, self._channel = self._channel, None
         if channel is None:
             return  # the connection was lost
+        if channel.site.traffic is not None:
+            channel.site.traffic.answered(self.path, self.code, self._began_at)
         head = [b"HTTP/1.1 %d %b\r\n" % (self.code, phrase(self.code).encode())]
         for name, values in self.responseHeaders.getAllRawHeaders():
             head.extend(b"%b: %b\r\n" % (name, value) for value in values)

@@ -1,4 +1,4 @@
-"""Health checks: ``/livez`` for supervisors, ``/readyz`` for load balancers.
+"""Health checks: ``/livez`` for supervisors, ``/readyz`` for load balancers. Also ``/metrics``.
 
 A process is alive if it answers. Readiness depends on the role:
 
@@ -21,7 +21,7 @@ from twisted.web.iweb import IRequest
 
 from rtprov.errors import NotReady
 from rtprov.http.request import json_resource
-from rtprov.http.responses import answer, answer_error, envelope
+from rtprov.http.responses import answer, answer_bytes, answer_error, envelope
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
     from twisted.web.resource import IResource
 
+    from rtprov.metrics.registry import Registry
 
 REMEMBERED_S = 1.0
 
@@ -91,12 +92,13 @@ def always_ready(clock: IReactorTime) -> Readiness:
 
 
 class Health:
-    """Serves only ``/livez`` and ``/readyz``, on an address of their own."""
+    """Serves only ``/livez``, ``/readyz`` and ``/metrics``, on an address of their own."""
 
     app = Klein()
 
-    def __init__(self, readiness: Readiness) -> None:
+    def __init__(self, readiness: Readiness, metrics: Registry) -> None:
         self._readiness = readiness
+        self._metrics = metrics
 
     def resource(self) -> IResource:
         """Return the resource for a `rtprov.http.site.JsonSite`."""
@@ -113,6 +115,12 @@ class Health:
     @app.route("/readyz", methods=["GET"])
     async def _ready(self, request: IRequest) -> bytes:
         return await answer_ready(request, self._readiness)
+
+    @app.route("/metrics", methods=["GET"])
+    def _metrics_text(self, request: IRequest) -> bytes:
+        accepted = b",".join(request.requestHeaders.getRawHeaders(b"Accept", []))
+        text, media_type = self._metrics.text(accepted.decode("latin-1"))
+        return answer_bytes(request, media_type.encode("latin-1"), text)
 
 
 def answer_alive(request: IRequest) -> bytes:

@@ -48,6 +48,7 @@ class Refusals:
             self._lines += 1
             _log.info(
                 "refused with {status}: {method} {path} from {caller}: {why}",
+                event="request.refused",
                 status=status,
                 method=method.decode("ascii") if _METHOD.fullmatch(method) else "?",
                 path=path.decode("ascii") if _PATH.fullmatch(path) else "(another path)",
@@ -64,6 +65,7 @@ class Refusals:
         counts = ", ".join(f"{count} with {status}" for status, count in sorted(suppressed.items()))
         _log.info(
             "refused {n} more requests within a second: {counts}",
+            event="request.more_refused",
             n=suppressed.total(),
             counts=counts,
         )

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from twisted.web.resource import IResource
 
     from rtprov.http.admission import Caller
+    from rtprov.http.traffic import Traffic
 
 MAX_BODY_BYTES = 65536
 # A larger body is read and discarded up to this size, and answered at its end: a client that is
@@ -98,6 +99,10 @@ class Connection(Protocol):
 
     refused: bool
 
+    @property
+    def traffic(self) -> Traffic | None:
+        """Counts the requests of the site, if it is not None."""
+
     def admit(self, headers: Headers) -> Caller:
         """Return the caller of a request with these headers. Raises the error to refuse it with."""
 
@@ -122,6 +127,7 @@ class JsonRequest(Request):
     too_large = False
     caller: Caller | None = None
     refusal: RtprovError | None = None
+    _began_at: float | None = None
 
     def gotLength(self, length: int | None) -> None:
         """Check the complete head.
@@ -170,6 +176,8 @@ class JsonRequest(Request):
     def process(self) -> None:
         if self.channel.refused:
             return  # the body of a request that was refused at its head
+        if self.channel.traffic is not None:
+            self._began_at = self.channel.traffic.now()
         if self.method != self.method.upper():
             # Methods are case-sensitive (RFC 9110 §9.1); werkzeug's routing is not.
             self.method = b"~" + self.method
@@ -195,6 +203,13 @@ class JsonRequest(Request):
         if not self.startedWriting:
             self.write(body)
         self.finish()
+
+    def finish(self) -> None:
+        # Twisted removes the channel when the connection is lost.
+        traffic: Traffic | None = getattr(self.channel, "traffic", None)
+        if traffic is not None:
+            traffic.answered(self.path, self.code, self._began_at)
+        super().finish()
 
     def note_refusal(self, status: int, error: BaseException) -> None:
         """Called by `answer_error` when the answer is an error of the table."""

@@ -23,6 +23,7 @@ from rtprov.http.fast_lane import FastLaneChannel, PlainRoutes
 from rtprov.http.refusals import STATUSES, Refusals
 from rtprov.http.request import MAX_BODY_BYTES, JsonRequest
 from rtprov.http.responses import answer_error, answer_for, encode, envelope, phrase
+from rtprov.http.traffic import Traffic
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -55,8 +56,12 @@ class JsonChannel(FastLaneChannel):
         self.refuse(*row)
 
     def note_refusal(self, request: Request, status: int, error: BaseException) -> None:
-        """Log a request that is refused because of its caller or the caller's rate."""
-        if self.site.refusals is None or status not in STATUSES:
+        """Log and count a request that is refused because of its caller or the caller's rate."""
+        if status not in STATUSES:
+            return
+        if self.site.traffic is not None:
+            self.site.traffic.refused_for(error)
+        if self.site.refusals is None:
             return
         caller = getattr(request, "caller", None) or self._caller
         name = getattr(error, "caller", None) or (
@@ -74,6 +79,7 @@ class JsonChannel(FastLaneChannel):
         if self.refused:
             return
         self.refused = True
+        self._note_answer(status)
         body = encode(envelope(status, message))
         fields = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items()).encode()
         assert self.transport is not None
@@ -90,6 +96,17 @@ class JsonChannel(FastLaneChannel):
             )
         )
         self.loseConnection()
+
+    def _note_answer(self, status: int) -> None:
+        """Count a request that is refused before it is complete."""
+        if self.site.traffic is not None:
+            path = getattr(self, "_path", None) or b"?"
+            self.site.traffic.answered(path.partition(b"?")[0], status, None)
+
+    @property
+    def traffic(self) -> Traffic | None:
+        """See `rtprov.http.request.Connection.traffic`."""
+        return self.site.traffic
 
     @property
     def _asked_for_head(self) -> bool:
@@ -199,8 +216,9 @@ class _Refused(Resource):
 class JsonSite(Site):
     """Serves `resource` over HTTP/1.1 to the requests that `admission` admits; without it, to all.
 
-    `refusals` logs the requests that are refused. `reactor` runs the timers. A request has
-    `timeout_s` seconds to arrive as a whole. As much time may pass before the next one begins.
+    `refusals` logs the requests that are refused, `traffic` counts all requests. `reactor` runs the
+    timers. A request has `timeout_s` seconds to arrive as a whole. As much time may pass before the
+    next one begins.
 
     `channels` are the open connections. `waiting` are the connections that wait for `open`, None if
     requests are answered. `closing` is set by `close` and `close_after_answers`.
@@ -217,6 +235,7 @@ class JsonSite(Site):
         reactor: IReactorTime,
         admission: Admission | None = None,
         refusals: Refusals | None = None,
+        traffic: Traffic | None = None,
         timeout_s: float = IDLE_TIMEOUT_S,
     ) -> None:
         super().__init__(
@@ -224,6 +243,7 @@ class JsonSite(Site):
         )
         self.admission = admission
         self.refusals = refusals
+        self.traffic = traffic
         self.timeout_s = timeout_s
         self._refused = _Refused()
         self.channels: dict[JsonChannel, None] = {}  # an ordered set

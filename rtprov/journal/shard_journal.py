@@ -90,6 +90,8 @@ class ShardJournal:
         # Whether to read the journal from its beginning to find that event.
         self._doubted = False
         self._seen = 0
+        self.replay_s: float | None = None
+        """How long the latest replay took, None before the first one."""
         self._last: Delivery | None = None
         self._settling: LoopingCall | None = None
         self._pending_marker: _PendingMarker | None = None
@@ -122,11 +124,12 @@ class ShardJournal:
             arguments={"x-stream-offset": offset},
         )
         await self.barrier()
+        self.replay_s = self._clock.seconds() - started
         self._log.info(
             "{journal}: replayed {events} events in {seconds:.1f} s",
             journal=self._shard.journal,
             events=self._seen - seen,
-            seconds=self._clock.seconds() - started,
+            seconds=self.replay_s,
         )
 
     def detach(self) -> None:

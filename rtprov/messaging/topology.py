@@ -170,6 +170,7 @@ class Topology:
         if result.check(BrokerError):
             self._log.warn(
                 "could not declare exchanges, queues and bindings again: {error}",
+                event="broker.not_declared",
                 error=result.value,
             )
         else:

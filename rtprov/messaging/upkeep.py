@@ -98,6 +98,7 @@ class Upkeep:
             self._log.warn(
                 "exchanges, queues and bindings could not be declared again, in case one was"
                 " deleted; trying again every {seconds:.0f} s: {error}",
+                event="broker.not_declared",
                 seconds=EVERY_S,
                 error=self._complaint,
             )

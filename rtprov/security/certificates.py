@@ -89,6 +89,15 @@ def load_identity(certificate: Path, private_key: Path) -> dict[str, Any]:
     return identity
 
 
+def expires_at(path: Path) -> float:
+    """Return when the first certificate of the file expires, in seconds since the epoch.
+
+    Raises `ConfigurationError` if the file is invalid.
+    """
+    ends = [each.original.to_cryptography().not_valid_after_utc for each in load_certificates(path)]
+    return float(min(ends).timestamp())
+
+
 def expiry_warning(path: Path, now: datetime) -> str | None:
     """Return a warning if a certificate of the file is not valid, or expires within 14 days.
 

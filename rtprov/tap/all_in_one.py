@@ -14,8 +14,12 @@ from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.logger import Logger
 
 from rtprov.amqp.client.url import BrokerUrl
+from rtprov.frontend.metrics import frontend_metrics
+from rtprov.frontend.resource import Frontend
 from rtprov.frontend.service import FrontendService
 from rtprov.http.health import Readiness
+from rtprov.http.traffic import Traffic
+from rtprov.messaging.connection_metrics import connection_metrics
 from rtprov.messaging.environment import Environment
 from rtprov.messaging.topology import JOURNAL_MAX_AGE_S, Shard
 from rtprov.network.address_networks import Network
@@ -28,13 +32,14 @@ from rtprov.tap.command import Command
 from rtprov.tap.frontend import check_proxies, make_admission, public_bind_refusal
 from rtprov.tap.gc_tuning import freeze_once_connected
 from rtprov.tap.identity import key_file, server_identity
-from rtprov.tap.listening import Listening, front_end, health_if, https
+from rtprov.tap.listening import Listening, front_end, health_if, https, traffic_of
 from rtprov.tap.option_values import DescribedEndpoint, server_endpoint
 from rtprov.tap.process import clock, environment
 from rtprov.tap.reloading import Renewal
 from rtprov.tap.service_manager import Condition
 from rtprov.tap.stub import make_stub
 from rtprov.tap.worker import make_policy, make_worker, room_for_calls
+from rtprov.worker.metrics import worker_metrics
 from rtprov.worker.service import WorkerService
 from rtprov.worker.settings import WorkerSettings
 
@@ -57,6 +62,7 @@ class Options(opt.CommandOptions):
         opt.STUB_PORT,
         opt.BROKER_PORT,
         opt.HEALTH_LISTEN,
+        opt.LOG_FORMAT,
         opt.CERTS,
         opt.CLIENT_CA,
         opt.TOKENS,
@@ -91,6 +97,7 @@ class Settings(opt.CommandSettings):
     stub_port: int
     broker_port: int
     health_listen: DescribedEndpoint | None
+    log_format: str
     certs: Path
     client_ca: Path | None
     tokens: Path | None
@@ -123,6 +130,7 @@ class _Everything(Command):
         super().__init__(options)
         self.condition = self._condition
         self._settings = settings
+        self._spans = self.trace()
         if make_development_set(settings.certs):
             _log.info("made development certificates in {folder}", folder=str(settings.certs))
         # The broker in this process knows the retention, so it can drop journal events early. The
@@ -189,6 +197,7 @@ class _Everything(Command):
             key_source=self._keys,
             shards=1,
             running_status=settings.running_status,
+            spans=self._spans,
         )
         front.setServiceParent(self)
         for role in (self._worker, front):
@@ -198,6 +207,7 @@ class _Everything(Command):
             front,
             self._identity,
             clock=clock,
+            traffic=self._add_metrics(),
             admission=self._admission,
             proxies=settings.proxy_protocol,
             public_bind_refusal=public_bind_refusal(
@@ -206,9 +216,23 @@ class _Everything(Command):
         )
         self._listening.option = "--listen" if settings.listen else "--port"
         readiness = Readiness(self._probe, clock)
-        for listening in (*health_if(settings.health_listen, readiness, clock), self._listening):
+        health = health_if(settings.health_listen, readiness, clock, self.metrics)
+        for listening in (*health, self._listening):
             listening.setServiceParent(self)
             listening.privilegedStartService()
+
+    def _add_metrics(self) -> Traffic:
+        """Add the metrics of all roles; return the counts of requests to the front end."""
+        front, worker, traffic = self._front, self._worker, traffic_of(Frontend.app, clock)
+        for source in (
+            lambda: frontend_metrics(front),
+            lambda: worker_metrics(worker),
+            lambda: connection_metrics([front, worker]),
+            self._broker.metrics,
+            traffic.metrics,
+        ):
+            self.metrics.add(source)
+        return traffic
 
     def _environment(self) -> Environment:
         port = self._broker.listening.port_number
@@ -236,7 +260,9 @@ class _Everything(Command):
             drain_s=settings.drain,
             journal_age_s=self._journal_age_s,
         )
-        return make_worker(worker_settings, self._policy, self._keys, env, equipment_url)
+        return make_worker(
+            worker_settings, self._policy, self._keys, env, equipment_url, self._spans
+        )
 
     def _condition(self) -> Condition:
         if not self.running:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import attrs
 from twisted.application.service import IService, Service
@@ -18,6 +19,8 @@ from twisted.python.threadpool import ThreadPool
 
 from rtprov.broker.server.broker import Broker, make_broker
 from rtprov.broker.server.factory import BrokerFactory
+from rtprov.broker.server.metrics import broker_metrics
+from rtprov.broker.storage.metrics import storage_metrics
 from rtprov.broker.storage.sqlite import SqliteStorage
 from rtprov.errors import NotReady
 from rtprov.http.health import Readiness
@@ -31,6 +34,9 @@ from rtprov.tap.option_values import DescribedEndpoint
 from rtprov.tap.process import clock
 from rtprov.tap.reloading import Renewal
 from rtprov.tap.service_manager import Condition
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
 
 _log = Logger()
 CLOSE_DEADLINE_S = 10.0
@@ -50,6 +56,7 @@ class Options(opt.CommandOptions):
     options = (
         opt.listen("tcp:5673:interface=127.0.0.1"),
         opt.HEALTH_LISTEN,
+        opt.LOG_FORMAT,
         opt.STATE,
         opt.USER,
         opt.PASSWORD,
@@ -67,6 +74,7 @@ class Settings(opt.CommandSettings):
 
     listen: DescribedEndpoint
     health_listen: DescribedEndpoint | None
+    log_format: str
     state: Path
     user: str
     password: str = attrs.field(repr=False)
@@ -105,6 +113,7 @@ class BrokerService(SequentialMultiService):
         self._writer = ThreadPool(1, 1, name="rtprov-state")
         self.listening: Listening
         self._storage: SqliteStorage | None = None
+        self._broker: Broker | None = None
         self.readiness = Readiness(self._probe, clock)
 
     async def _probe(self) -> None:
@@ -116,6 +125,12 @@ class BrokerService(SequentialMultiService):
         except (sqlite3.Error, OSError, TimeoutError):
             raise NotReady("Not ready: the broker's state cannot be written") from None
 
+    def metrics(self) -> Iterator[Metric]:
+        """Return the broker's metrics; none before its state is open."""
+        if self._broker is not None and self._storage is not None:
+            yield from broker_metrics(self._broker)
+            yield from storage_metrics(self._storage)
+
     def privilegedStartService(self) -> None:
         """Open the state and the port.
 
@@ -125,7 +140,7 @@ class BrokerService(SequentialMultiService):
         run = partial(deferToThreadPool, cast("IReactorFromThreads", reactor), self._writer)
         storage = self._storage = SqliteStorage(directory=self._state, run=run, clock=clock)
         username, password = self._credentials
-        broker = make_broker(
+        broker = self._broker = make_broker(
             clock=clock,
             storage=storage,
             username=username,
@@ -186,9 +201,11 @@ def makeService(options: Options) -> IService:
     broker = BrokerService(
         (text, endpoint), settings.state, username=settings.user, password=settings.password
     )
-    command = Command(
-        options, *renewals, *health_if(settings.health_listen, broker.readiness, clock), broker
-    )
+    command = Command(options, *renewals)
+    command.metrics.add(broker.metrics)
+    health = health_if(settings.health_listen, broker.readiness, clock, command.metrics)
+    for each in (*health, broker):
+        each.setServiceParent(command)
     command.condition = lambda: Condition(
         True,
         f"listening on {broker.listening.address}"

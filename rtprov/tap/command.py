@@ -26,9 +26,12 @@ from rtprov.tap.logs import quiet_observer
 from rtprov.tap.open_files import open_files
 from rtprov.tap.options import ALL_NAMES
 from rtprov.tap.process import TimeWatch, watch_lag
+from rtprov.tap.process_metrics import process_registry
 from rtprov.tap.reloading import Renewal
 from rtprov.tap.service_manager import Condition, ServiceManager, notify_socket, watchdog_s
 from rtprov.tap.sharded import Sharded
+from rtprov.tap.tracing import make_tracing, spans_of
+from rtprov.tracing.spans import Spans
 from rtprov.worker.service import WorkerService
 
 _log = Logger()
@@ -81,7 +84,12 @@ class Command(SequentialMultiService):
         self._launcher: Mapping[str, Any] | None = options.parent
         self._ending = options.ending
         self._prepared = False
+        self._role = options.command.removeprefix("rtprov-")
+        self._log_format: str = options["log-format"]
         self.condition: Callable[[], Condition] = lambda: Condition(True, "running")
+        self.lag = watch_lag()
+        self.metrics = process_registry(lambda: list(self), lambda: self.lag.longest_s)
+        """What ``/metrics`` tells; a command adds the metrics of its roles."""
         self._manager = ServiceManager(
             notify_socket(os.environ),
             watchdog_s(os.environ, os.getpid()),
@@ -93,11 +101,19 @@ class Command(SequentialMultiService):
         _log_ineffective_variables(options)
         open_files()
         TimeWatch().setServiceParent(self)
-        self.lag = watch_lag()
         self.lag.setServiceParent(self)
         self._tunes_gc = not options["no-gc-tuning"]
         for each in services:
             each.setServiceParent(self)
+
+    def trace(self) -> Spans:
+        """Return the spans for the command's roles. Call it before the roles are attached: the last
+        spans are exported after the roles have stopped.
+        """
+        tracing = make_tracing(self._role, os.environ)
+        if tracing is not None:
+            tracing.setServiceParent(self)
+        return spans_of(tracing)
 
     def setServiceParent(self, parent: Any) -> None:
         """Attach this service to twistd's application, and set the application's log observer.
@@ -109,7 +125,7 @@ class Command(SequentialMultiService):
             and "logfile" in self._launcher
             and isinstance(parent, Componentized)
         ):
-            observer = quiet_observer(self._launcher)
+            observer = quiet_observer(self._launcher, role=self._role, log_format=self._log_format)
             if observer is not None:
                 parent.setComponent(ILogObserver, observer)
         super().setServiceParent(parent)

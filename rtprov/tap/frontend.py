@@ -13,9 +13,12 @@ from twisted.logger import Logger
 
 from rtprov.amqp.client.url import BrokerUrl
 from rtprov.errors import ConfigurationError
+from rtprov.frontend.metrics import frontend_metrics
+from rtprov.frontend.resource import Frontend
 from rtprov.frontend.service import FrontendService
 from rtprov.http.admission import Admission
 from rtprov.http.health import Readiness
+from rtprov.messaging.connection_metrics import connection_metrics
 from rtprov.network.address_networks import Network
 from rtprov.security.limits import Connections, Rate
 from rtprov.security.tokens import Role, Token, TokensFile
@@ -24,7 +27,7 @@ from rtprov.tap.banner import all_connected, first_steps
 from rtprov.tap.broker_file import BrokerRoute, ClientFiles, client_files
 from rtprov.tap.command import Command
 from rtprov.tap.identity import key_file, server_identity
-from rtprov.tap.listening import front_end, health_if
+from rtprov.tap.listening import front_end, health_if, traffic_of
 from rtprov.tap.open_files import open_files, room_for
 from rtprov.tap.option_values import DescribedEndpoint
 from rtprov.tap.process import clock, environment, wall_clock
@@ -67,6 +70,7 @@ class Options(opt.CommandOptions):
     options = (
         opt.listen("tcp:8443:interface=127.0.0.1"),
         opt.HEALTH_LISTEN,
+        opt.LOG_FORMAT,
         opt.BROKER,
         opt.BROKER_FILE,
         opt.SHARDS,
@@ -104,6 +108,7 @@ class Settings(opt.CommandSettings):
 
     listen: DescribedEndpoint
     health_listen: DescribedEndpoint | None
+    log_format: str
     broker: BrokerUrl
     broker_file: Path | None
     shards: int | None
@@ -225,6 +230,7 @@ class _FrontendCommand(Command):
             clock=clock,
         )
         keys = key_file(settings.certs, settings.seal_keys)
+        spans = self.trace()
 
         def make(shards: int) -> FrontendService:
             service = FrontendService(
@@ -235,16 +241,24 @@ class _FrontendCommand(Command):
                 shards_given=settings.shards is not None,
                 running_status=settings.running_status,
                 max_unconfirmed=settings.max_unconfirmed,
+                spans=spans,
             )
             service.connection.on_contradiction = self.fail
             return service
 
         self._front = front = Sharded(make, settings.shards, clock)
         front.on_made = self._on_made
+        traffic = traffic_of(Frontend.app, clock)
+        for source in (
+            lambda: frontend_metrics(front.role),
+            lambda: connection_metrics([front.role]),
+            traffic.metrics,
+        ):
+            self.metrics.add(source)
         for each in (
             front,
             *route.follow(lambda: front.role.connection),
-            *health_if(settings.health_listen, self._readiness(), clock),
+            *health_if(settings.health_listen, self._readiness(), clock, self.metrics),
             *watching,
         ):
             each.setServiceParent(self)
@@ -258,6 +272,7 @@ class _FrontendCommand(Command):
             front.role,
             identity,
             clock=clock,
+            traffic=traffic,
             admission=admission,
             connections=Connections(
                 total=room_for_connections(settings.max_connections),

@@ -11,7 +11,7 @@ import gc
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any, Protocol
@@ -26,6 +26,7 @@ QUIET_S = 10.0  # after a log line
 LOOKED_FROM_S = 0.1
 LOOK_AGAIN_S = 0.05
 MAX_NAMES = 4
+REMEMBERED = 600  # measurements: those of the last minute
 
 _log = Logger()
 
@@ -48,8 +49,9 @@ class Lookout(Protocol):
 class LagWatch(Service):
     """Measures how late timers run, with the timers of `timers`.
 
-    `current_s` is the latest measurement in seconds, `max_s` the largest one so far. A turn of the
-    reactor is at least as long as the lag that it causes, and at most `EVERY_S` longer.
+    `current_s` is the latest measurement in seconds. `longest_s` is the largest one of the last
+    minute. A turn of the reactor is at least as long as the lag that it causes, and at most
+    `EVERY_S` longer.
     """
 
     def __init__(self, timers: IReactorTime, lookout: Lookout, gc_s: Callable[[], float]) -> None:
@@ -61,7 +63,15 @@ class LagWatch(Service):
         self._gc_before_s = 0.0
         self._quiet_until = timers.seconds()
         self._unlogged: list[float] = []
-        self.current_s = self.max_s = 0.0
+        self._remembered: deque[float] = deque([0.0], maxlen=REMEMBERED)
+
+    @property
+    def current_s(self) -> float:
+        return self._remembered[-1]
+
+    @property
+    def longest_s(self) -> float:
+        return max(self._remembered)
 
     def startService(self) -> None:
         super().startService()
@@ -82,8 +92,7 @@ class LagWatch(Service):
         self._lookout.expect(EVERY_S)
 
     def _measure(self, due: float) -> None:
-        self.current_s = max(0.0, self._timers.seconds() - due)
-        self.max_s = max(self.max_s, self.current_s)
+        self._remembered.append(max(0.0, self._timers.seconds() - due))
         if self.current_s > LOGGED_FROM_S:
             self._report()
         self._expect()

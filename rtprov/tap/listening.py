@@ -25,17 +25,20 @@ from rtprov.http.counting_site import CountingSite
 from rtprov.http.health import Health, Readiness
 from rtprov.http.refusals import Refusals
 from rtprov.http.site import IDLE_TIMEOUT_S, JsonSite
+from rtprov.http.traffic import Traffic
 from rtprov.network.proxy_protocol import ProxiedEndpoint
 from rtprov.security.tls_server import ServerIdentity, TLSEndpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from klein import Klein
     from twisted.internet.interfaces import IProtocolFactory, IReactorTime
     from twisted.web.resource import IResource
 
     from rtprov.frontend.service import FrontendService
     from rtprov.http.admission import Admission
+    from rtprov.metrics.registry import Registry
     from rtprov.network.address_networks import Network
     from rtprov.security.limits import Connections
     from rtprov.tap.option_values import DescribedEndpoint
@@ -106,7 +109,12 @@ class Listening(Service):
 
     def startService(self) -> None:
         super().startService()
-        _log.info("{what} listens on {address}", what=self._what, address=self.address)
+        _log.info(
+            "{what} listens on {address}",
+            event="process.listens",
+            what=self._what,
+            address=self.address,
+        )
 
     @property
     def address(self) -> str:
@@ -231,21 +239,27 @@ class Answering(Listening):
             await deferLater(self._clock, FLUSH_S)
 
 
-def health(where: DescribedEndpoint, readiness: Readiness, clock: IReactorTime) -> Listening:
-    """Return a service that answers ``/livez`` and ``/readyz`` over plain HTTP."""
+def health(
+    where: DescribedEndpoint, readiness: Readiness, clock: IReactorTime, metrics: Registry
+) -> Listening:
+    """Return a service that answers ``/livez``, ``/readyz`` and ``/metrics`` over plain HTTP."""
     text, endpoint = where
-    listening = Listening(
-        "health", text, endpoint, JsonSite(Health(readiness).resource(), reactor=clock)
-    )
+    resource = Health(readiness, metrics).resource()
+    listening = Listening("health", text, endpoint, JsonSite(resource, reactor=clock))
     listening.option = "--health-listen"
     return listening
 
 
 def health_if(
-    where: DescribedEndpoint | None, readiness: Readiness, clock: IReactorTime
+    where: DescribedEndpoint | None, readiness: Readiness, clock: IReactorTime, metrics: Registry
 ) -> list[Listening]:
     """Return the service for ``--health-listen``, in a list that is empty if it is not given."""
-    return [] if where is None else [health(where, readiness, clock)]
+    return [] if where is None else [health(where, readiness, clock, metrics)]
+
+
+def traffic_of(app: Klein, clock: IReactorTime) -> Traffic:
+    """Return the counts of requests for the routes of `app`."""
+    return Traffic((rule.rule for rule in app.url_map.iter_rules()), clock.seconds)
 
 
 def https(
@@ -254,15 +268,15 @@ def https(
     resource: IResource,
     identity: ServerIdentity,
     clock: IReactorTime,
+    traffic: Traffic | None = None,
 ) -> Listening:
-    """Return a service that serves a resource over HTTPS.
+    """Return a service that serves a resource over HTTPS, and counts requests in `traffic`.
 
     Stopping it does not wait for the requests under way.
     """
     text, endpoint = where
-    return Listening(
-        what, text, TLSEndpoint(endpoint, identity, clock), JsonSite(resource, reactor=clock)
-    )
+    site = JsonSite(resource, reactor=clock, traffic=traffic)
+    return Listening(what, text, TLSEndpoint(endpoint, identity, clock), site)
 
 
 def front_end(
@@ -271,6 +285,7 @@ def front_end(
     identity: ServerIdentity,
     *,
     clock: IReactorTime,
+    traffic: Traffic,
     admission: Admission | None = None,
     connections: Connections | None = None,
     timeout_s: float = IDLE_TIMEOUT_S,
@@ -280,9 +295,9 @@ def front_end(
 ) -> Answering:
     """Return a service that serves the front end over HTTPS.
 
-    `admission` is the access control, `connections` limits the open connections, `timeout_s` is how
-    long a request may take to arrive and a connection may stay idle. For `proxies` and
-    `public_bind_refusal` see `Listening`, for `stop_delay_s` `Answering`.
+    `traffic` counts the requests. `admission` is the access control, `connections` limits the open
+    connections, `timeout_s` is how long a request may take to arrive and a connection may stay
+    idle. For `proxies` and `public_bind_refusal` see `Listening`, for `stop_delay_s` `Answering`.
     """
     text, endpoint = where
     if proxies:
@@ -292,6 +307,7 @@ def front_end(
         reactor=clock,
         admission=admission,
         refusals=Refusals(clock),
+        traffic=traffic,
         timeout_s=timeout_s,
     )
     secure = TLSEndpoint(endpoint, identity, clock, connections)

@@ -1,12 +1,16 @@
-"""The log observer under twistd: twistd's destination without Twisted's own info lines."""
+"""The log observer under twistd: twistd's destination with lines of `rtprov.tap.log_lines`.
+
+Twisted's own info lines are left out.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
+import stat
 import sys
 from collections.abc import Mapping
-from functools import lru_cache
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from twisted.internet import reactor
 from twisted.internet.interfaces import IReactorFromThreads
@@ -18,52 +22,59 @@ from twisted.logger import (
     LogEvent,
     LogLevel,
     PredicateResult,
-    formatEventAsClassicLogText,
-    formatTime,
 )
 from twisted.python.logfile import LogFile
 
+from rtprov.tap.log_lines import json_lines, text_lines, with_priorities
 
-def quiet_observer(launcher: Mapping[str, Any]) -> ILogObserver | None:
+if TYPE_CHECKING:
+    from rtprov.tap.log_lines import LineFormat
+
+TEXT, JSON = "text", "json"
+
+
+def quiet_observer(
+    launcher: Mapping[str, Any],
+    *,
+    role: str,
+    log_format: str,
+    environ: Mapping[str, str] = os.environ,
+) -> ILogObserver | None:
     """Return the observer for twistd's options `launcher`; None to leave logging to twistd.
 
-    Raises OSError if the log file cannot be opened.
+    `role` is the command's role, `log_format` is `TEXT` or `JSON`. Under journald, which sets
+    ``JOURNAL_STREAM`` in `environ`, lines on standard output begin with their priorities. Raises
+    OSError if the log file cannot be opened.
     """
     if launcher.get("logger") is not None or (
         launcher["logfile"] == "-" and not launcher["nodaemon"]
     ):
         return None  # the operator's own observer, or a combination that twistd refuses
+    lines: LineFormat = (json_lines if log_format == JSON else text_lines)(role)
     if launcher.get("syslog"):
         from twisted.python.syslog import SyslogObserver  # not on every platform
 
         target: Any = LegacyLogObserverWrapper(cast("Any", SyslogObserver(launcher["prefix"]).emit))
     elif launcher["nodaemon"] and launcher["logfile"] in (None, "", "-"):
-        target = text_observer(sys.stdout)
+        stdout = sys.stdout
+        read_by_journald = "JOURNAL_STREAM" in environ and _may_be_journald(stdout)
+        target = FileLogObserver(stdout, with_priorities(lines) if read_by_journald else lines)
     else:
         file = LogFile.fromFullPath(launcher["logfile"] or "twistd.log")
         _rotate_on_signal(file)
-        target = text_observer(file)
+        target = FileLogObserver(file, lines)
     return cast("ILogObserver", FilteringLogObserver(target, [cast("Any", _worth_a_line)]))
 
 
-def text_observer(file: Any) -> ILogObserver:
-    """Return an observer that writes lines as ``twisted.logger.textFileLogObserver`` does.
-
-    The time in front of a line has no fractions. It is formatted once a second, not for each line:
-    that takes a fifth of the time of an audit line.
+def _may_be_journald(stream: Any) -> bool:
+    """Return whether a stream is a socket or a pipe: children of a service inherit
+    ``JOURNAL_STREAM``, but may write to a terminal or a file.
     """
-
-    def format_event(event: LogEvent) -> str | None:
-        return formatEventAsClassicLogText(event, formatTime=_time_of)
-
-    return cast("ILogObserver", FileLogObserver(file, format_event))
-
-
-def _time_of(when: float | None) -> str:
-    return formatTime(when) if when is None else _second(int(when))
-
-
-_second = lru_cache(maxsize=1)(formatTime)
+    try:
+        mode = os.fstat(stream.fileno()).st_mode
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISSOCK(mode) or stat.S_ISFIFO(mode)
 
 
 def _rotate_on_signal(file: LogFile) -> None:

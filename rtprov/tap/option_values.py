@@ -99,6 +99,13 @@ def choice(*values: int) -> Callable[[str], int]:
     return parse
 
 
+def log_format(text: str) -> str:
+    """Parse the value of ``--log-format``."""
+    if text not in ("text", "json"):
+        raise ValueError("expected text or json")
+    return text
+
+
 def path(text: str) -> Path:
     """Parse a path. It is made absolute at once: twistd may change the working directory later."""
     if not text:

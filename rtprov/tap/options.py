@@ -16,6 +16,7 @@ from rtprov.tap.command_options import Option as Option
 from rtprov.tap.option_values import (
     choice,
     integer,
+    log_format,
     one_line,
     path,
     per_second,
@@ -252,10 +253,13 @@ TRY_COMMAND = Option(
     " name or port than its own, as in a container",
     one_line,
 )
+LOG_FORMAT = Option(
+    "log-format", "text", "format of log lines: text, or json (an object a line)", log_format
+)
 HEALTH_LISTEN = Option(
     "health-listen",
     None,
-    "Twisted endpoint description of a plain HTTP port for /livez and /readyz",
+    "Twisted endpoint description of a plain HTTP port for /livez, /readyz and /metrics",
     server_endpoint,
 )
 

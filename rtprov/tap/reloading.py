@@ -12,7 +12,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from rtprov.errors import ConfigurationError
-from rtprov.security.certificates import expiry_warning
+from rtprov.security.certificates import expires_at, expiry_warning
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -48,6 +48,17 @@ class Renewal(Service):
         self._looking = LoopingCall(self._look)
         self._looking.clock = self._clock = clock
         self._warned = clock.seconds()
+        self._expiries: dict[str, float] | None = None
+
+    @property
+    def expiries(self) -> dict[str, float]:
+        """When certificates expire, in seconds since the epoch, by their file names."""
+        if self._expiries is None:
+            self._expiries = {}
+            for path in self._files.certificates:
+                with suppress(ConfigurationError):
+                    self._expiries[path.name] = expires_at(path)
+        return self._expiries
 
     def startService(self) -> None:
         super().startService()
@@ -91,6 +102,7 @@ class Renewal(Service):
 
     def _warn(self) -> None:
         self._warned = self._clock.seconds()
+        self._expiries = None
         # A file that cannot be read now was logged when it could not be loaded.
         with suppress(ConfigurationError):
             warn_of_expiry(*self._files.certificates)

@@ -17,7 +17,7 @@ from rtprov.security.files import read_text
 from rtprov.tap import options as opt
 from rtprov.tap.command import Command
 from rtprov.tap.identity import server_identity
-from rtprov.tap.listening import health_if, https
+from rtprov.tap.listening import health_if, https, traffic_of
 from rtprov.tap.option_values import DescribedEndpoint
 from rtprov.tap.process import clock
 from rtprov.tap.reloading import Renewal
@@ -33,6 +33,7 @@ class Options(opt.CommandOptions):
         opt.HONOUR_TIMEOUT,
         opt.SCENARIO,
         opt.HEALTH_LISTEN,
+        opt.LOG_FORMAT,
         opt.CERTS,
         opt.CERTIFICATE,
         opt.PRIVATE_KEY,
@@ -50,6 +51,7 @@ class Settings(opt.CommandSettings):
     honour_timeout: bool
     scenario: Path | None
     health_listen: DescribedEndpoint | None
+    log_format: str
     certs: Path
     certificate: Path | None
     private_key: Path | None
@@ -92,13 +94,15 @@ def makeService(options: Options) -> IService:
         private_key=settings.private_key,
         client_ca=settings.client_ca,
     )
-    listening = https("service A (stub)", settings.listen, stub.resource(), identity, clock)
-    command = Command(
-        options,
-        Renewal(identity, clock=clock),
-        *health_if(settings.health_listen, always_ready(clock), clock),
-        listening,
+    traffic = traffic_of(stub.app, clock)
+    listening = https(
+        "service A (stub)", settings.listen, stub.resource(), identity, clock, traffic
     )
+    command = Command(options, Renewal(identity, clock=clock))
+    command.metrics.add(traffic.metrics)
+    health = health_if(settings.health_listen, always_ready(clock), clock, command.metrics)
+    for each in (*health, listening):
+        each.setServiceParent(command)
     command.condition = lambda: Condition(
         True, f"listening on {listening.address}" if command.running else "stopping"
     )

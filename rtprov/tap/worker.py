@@ -14,6 +14,7 @@ from rtprov.amqp.client.url import BrokerUrl
 from rtprov.equipment.client import HttpEquipment
 from rtprov.errors import ConfigurationError
 from rtprov.http.health import Readiness
+from rtprov.messaging.connection_metrics import connection_metrics
 from rtprov.messaging.environment import Environment
 from rtprov.messaging.topology import Shard
 from rtprov.security.files import is_there
@@ -32,6 +33,8 @@ from rtprov.tap.process import clock, environment, wall_clock
 from rtprov.tap.reloading import Renewal, warn_of_expiry
 from rtprov.tap.service_manager import Condition
 from rtprov.tap.sharded import Sharded
+from rtprov.tracing.spans import Spans
+from rtprov.worker.metrics import worker_metrics
 from rtprov.worker.service import WorkerService
 from rtprov.worker.settings import WorkerSettings
 
@@ -57,6 +60,7 @@ class Options(opt.CommandOptions):
         opt.PATIENCE,
         opt.DRAIN,
         opt.HEALTH_LISTEN,
+        opt.LOG_FORMAT,
         opt.CERTS,
         opt.CERTIFICATE,
         opt.PRIVATE_KEY,
@@ -88,6 +92,7 @@ class Settings(opt.CommandSettings):
     patience: float
     drain: float
     health_listen: DescribedEndpoint | None
+    log_format: str
     certs: Path
     certificate: Path | None
     private_key: Path | None
@@ -169,13 +174,16 @@ def make_worker(
     keys: KeyFile,
     env: Environment,
     equipment_url: str,
+    spans: Spans,
 ) -> WorkerService:
     """Return the worker that calls service A at `equipment_url`. Raises `ConfigurationError`."""
     agent = agent_for(equipment_url, policy, settings.concurrency, env.clock)
     equipment = HttpEquipment(
         agent=agent, base_url=equipment_url, clock=env.clock, wall_clock=env.wall_clock
     )
-    return WorkerService(env, settings, equipment=equipment, sealer=keys.sealer, key_source=keys)
+    return WorkerService(
+        env, settings, equipment=equipment, sealer=keys.sealer, key_source=keys, spans=spans
+    )
 
 
 def makeService(options: Options) -> IService:
@@ -198,6 +206,8 @@ def makeService(options: Options) -> IService:
         options, Renewal(policy, clock=clock), Renewal(keys, clock=clock, what="sealing keys")
     )
 
+    spans = command.trace()
+
     def make(count: int) -> WorkerService:
         worker_settings = WorkerSettings(
             shards=shards_of(settings.shard, count),
@@ -209,7 +219,7 @@ def makeService(options: Options) -> IService:
             shards_given=settings.shards is not None,
         )
         env = environment(route.endpoint, route.url)
-        worker = make_worker(worker_settings, policy, keys, env, settings.equipment_url)
+        worker = make_worker(worker_settings, policy, keys, env, settings.equipment_url, spans)
         worker.connection.on_contradiction = command.fail
         if not settings.no_gc_tuning:
             freeze_once_connected(worker.connection)
@@ -217,6 +227,8 @@ def makeService(options: Options) -> IService:
         return worker
 
     worker = Sharded(make, settings.shards, clock)
+    command.metrics.add(lambda: worker_metrics(worker.role))
+    command.metrics.add(lambda: connection_metrics([worker.role]))
 
     async def probe() -> None:
         await worker.role.readiness.check()
@@ -233,7 +245,7 @@ def makeService(options: Options) -> IService:
 
     for each in (
         *route.follow(lambda: worker.role.connection),
-        *health_if(settings.health_listen, Readiness(probe, clock), clock),
+        *health_if(settings.health_listen, Readiness(probe, clock), clock, command.metrics),
         worker,
     ):
         each.setServiceParent(command)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
+from attrs import evolve
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
@@ -33,7 +34,9 @@ from rtprov.errors import (
     SealError,
 )
 from rtprov.messaging.event_messages import decode_task
+from rtprov.metrics.counting import CALLS_S, Histograms
 from rtprov.model import Postponed, Started, State, Withheld
+from rtprov.tracing.spans import NO_SPANS, Spans
 from rtprov.worker.decision import Step, next_step
 from rtprov.worker.job import Job
 from rtprov.worker.quarantine import GIVE_UP_AFTER, SUSPECT_AFTER
@@ -107,6 +110,7 @@ class Attempts:
         clock: IReactorTime,
         wall_clock: WallClock,
         rng: random.Random,
+        spans: Spans = NO_SPANS,
     ) -> None:
         self._store = store
         self._journal = journal
@@ -122,7 +126,10 @@ class Attempts:
         self._clock = clock
         self._wall_clock = wall_clock
         self._rng = rng
+        self._spans = spans
         self.draining = False
+        self.call_seconds = Histograms(CALLS_S)
+        """How long calls took, by what came of them."""
 
     def next_turn(self) -> int:
         """Return a turn for `CallLimiter.enter`, later than all turns before it."""
@@ -331,6 +338,10 @@ class Attempts:
         if job.attempt == 1:
             # The event's time is earlier: the append may have taken long.
             job.patience_from = self._clock.seconds()
+            with self._spans.span(
+                "queue", task.traceparent, task.task_id, began_at=task.accepted_at
+            ) as traceparent:
+                job.task = evolve(task, traceparent=traceparent)
         try:
             outcome = await self._call(job, body)
         except NoAnswer as error:
@@ -349,9 +360,20 @@ class Attempts:
         while True:
             job.calling, began_at = True, self._clock.seconds()
             try:
-                return await self._equipment.configure(job.task, body)
+                with self._spans.span(
+                    "call", job.task.traceparent, job.task.task_id
+                ) as traceparent:
+                    task = evolve(job.task, traceparent=traceparent)
+                    state, reason = await self._equipment.configure(task, body)
             except OutOfResources:
                 job.calling = False
+            except NoAnswer as error:
+                outcome = "silent" if isinstance(error, EquipmentSilent) else "unreachable"
+                self.call_seconds.observe(outcome, self._clock.seconds() - began_at)
+                raise
+            else:
+                self.call_seconds.observe(state.value, self._clock.seconds() - began_at)
+                return state, reason
             if self.draining:
                 raise Abandoned
             await deferLater(self._clock, SHORTAGE_PAUSE_S)

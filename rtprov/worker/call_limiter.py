@@ -114,6 +114,11 @@ class CallLimiter:
             return EquipmentState.CLOSED
         return EquipmentState.HALF_OPEN if self._breaker.half_open else EquipmentState.OPEN
 
+    @property
+    def used(self) -> int:
+        """How many permits are given out."""
+        return self.concurrency - self._free
+
     def next_turn(self) -> int:
         """Return a turn that is later than all turns before it."""
         return next(self._turns)
@@ -173,6 +178,7 @@ class CallLimiter:
             self._in_trouble = True
             self._log.warn(
                 "A is in trouble ({error}): holding back calls, one call at a time probes it",
+                event="equipment.trouble",
                 error=error,
             )
             for waiter in self._waiting:
@@ -230,7 +236,7 @@ class CallLimiter:
     def _note_recovery(self) -> None:
         if self._in_trouble and self._breaker.closed:
             self._in_trouble = False
-            self._log.info("A has recovered: making calls as usual")
+            self._log.info("A has recovered: making calls as usual", event="equipment.recovered")
             for waiter in self._waiting:
                 waiter.deadline = None
 

@@ -15,7 +15,9 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from rtprov.model import Active, Cancelled, Finished, Started
+from rtprov.metrics.counting import TASKS_S, Counts, Histograms
+from rtprov.model import Active, Cancelled, Finished, Started, State
+from rtprov.worker.end_reasons import end_reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +43,8 @@ class Presence:
     A session of the worker's connection: attach it after the journal, and before the work queue is
     consumed. `process_id` names this process in the journal; `wall_clock` gives seconds since the
     epoch. Call `saw` with each of the journal's events, and `delivered` for each message from the
-    work queue.
+    work queue. `trace_of` returns the trace id of a task, for its log line; the arguments are the
+    task's id and fingerprint.
     """
 
     _log = Logger()
@@ -56,6 +59,7 @@ class Presence:
         process_id: str,
         clock: IReactorTime,
         wall_clock: Callable[[], float],
+        trace_of: Callable[[str, str | None], str | None] = lambda task_id, fingerprint: None,
     ) -> None:
         self._shard = shard
         self._store = store
@@ -64,6 +68,7 @@ class Presence:
         self._process_id = process_id
         self._clock = clock
         self._wall_clock = wall_clock
+        self._trace_of = trace_of
         self._active_process: str | None = None  # the active process, as the journal says
         # Whether the journal has been replayed once; later events are current ones.
         self._live = False
@@ -76,12 +81,20 @@ class Presence:
         self._announcing: Deferred[None] | None = None
         self._timer = LoopingCall(self._announce_again)
         self._timer.clock = clock
+        # The ends of tasks that this process has logged, for metrics.
+        self.ended = Counts()
+        self.task_seconds = Histograms(TASKS_S)
         call_limiter.watchers.append(self._announce)
 
     @property
     def active(self) -> bool:
         """Whether the journal names this process."""
         return self._active_process == self._process_id
+
+    @property
+    def active_here(self) -> bool:
+        """Whether this process is the active one, as far as it knows: it also consumes."""
+        return self._consuming and self.active
 
     @property
     def consuming(self) -> bool:
@@ -190,6 +203,7 @@ class Presence:
             was_over = self._store.finished(event.task_id)
             apply(event)
             if not was_over and self._store.finished(event.task_id):
+                self._count_end(event)
                 self._log_end(event)
         else:
             apply(event)
@@ -210,13 +224,29 @@ class Presence:
         if role != self._role:
             self._role = role
             self._log.info(
-                "shard {shard}: {role}: {why}", shard=str(self._shard), role=role, why=why
+                "shard {shard}: {role}: {why}",
+                event=f"shard.{role}",
+                shard=str(self._shard),
+                role=role,
+                why=why,
             )
+
+    def _count_end(self, event: Finished | Cancelled) -> None:
+        state, reason = (
+            (State.CANCELLED, "") if isinstance(event, Cancelled) else (event.state, event.reason)
+        )
+        self.ended.add((state.value, end_reason(state, reason)))
+        record = self._store.record(event.task_id)
+        if record is not None and record.requested_at is not None:
+            self.task_seconds.observe(state.value, max(0.0, event.at - record.requested_at))
 
     def _log_end(self, event: Finished | Cancelled) -> None:
         state = "cancelled" if isinstance(event, Cancelled) else event.state.value
+        record = self._store.record(event.task_id)
         self._log.info(
             "{state}: task {task_id} for {equipment_id} from {caller}: {reason}",
+            event=f"task.{state}",
+            trace=self._trace_of(event.task_id, None if record is None else record.fingerprint),
             state=state,
             task_id=event.task_id,
             equipment_id=event.equipment_id,

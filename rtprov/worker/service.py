@@ -28,10 +28,12 @@ from rtprov.messaging.topology import (
 )
 from rtprov.messaging.upkeep import Upkeep
 from rtprov.queries.pieces import Pieces
+from rtprov.tracing.spans import NO_SPANS, Spans
 from rtprov.worker.call_limiter import CallLimiter
 from rtprov.worker.circuit_breaker import CircuitBreaker
 from rtprov.worker.missing_keys import MissingKeys
 from rtprov.worker.pace import CALLS_A_TURN, Pace
+from rtprov.worker.parked_count import ParkedCount
 from rtprov.worker.quarantine import Quarantine
 from rtprov.worker.settings import WorkerSettings
 from rtprov.worker.shard_parts import Shared, join_shard
@@ -51,7 +53,7 @@ class WorkerService(Service):
 
     When it is stopped, no further call to A begins, and the calls under way get
     `settings.drain_s` seconds to finish. `equipment` makes the calls, `sealer` opens the orders,
-    `key_source` creates the first sealing key if it may.
+    `key_source` creates the first sealing key if it may, `spans` records the spans of calls.
     """
 
     _log = Logger()
@@ -64,6 +66,7 @@ class WorkerService(Service):
         equipment: Equipment,
         sealer: Sealer,
         key_source: KeySource | None = None,
+        spans: Spans = NO_SPANS,
     ) -> None:
         self._environment = environment
         self._settings = settings
@@ -107,8 +110,11 @@ class WorkerService(Service):
             window=min(MAX_WINDOW, 2 * settings.concurrency + WAITING_ROOM),
             backlogs=[],
             pieces=Pieces(environment.clock),
+            spans=spans,
         )
-        parts = [join_shard(shard, shared) for shard in settings.shards]
+        self.parts = parts = [join_shard(shard, shared) for shard in settings.shards]
+        self.parked = ParkedCount(environment.clock)
+        self.wall_clock = environment.wall_clock
         self.stores = [each.store for each in parts]
         self.inquiries = [each.inquiries for each in parts]
         self.workers = [each.worker for each in parts]
@@ -123,6 +129,7 @@ class WorkerService(Service):
                 clock=environment.clock,
             )
         )
+        sessions.append(self.parked)
         self.connection = broker_connection("worker", environment, sessions)
         self.readiness = Readiness(self._probe, environment.clock)
         self._expiry = LoopingCall(self._expire)
@@ -134,6 +141,16 @@ class WorkerService(Service):
     def calls(self) -> int:
         """How many calls to A are under way."""
         return sum(worker.calling for worker in self.workers)
+
+    @property
+    def publisher(self) -> Publisher:
+        """The publisher of all messages but replies."""
+        return self._publisher
+
+    @property
+    def call_limiter(self) -> CallLimiter:
+        """Limits the calls to A of all shards."""
+        return self._call_limiter
 
     async def _probe(self) -> None:
         """Raise `NotReady` if the worker stops, is not connected, or cannot publish."""

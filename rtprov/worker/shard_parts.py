@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from rtprov.messaging.topology import Shard, Topology
     from rtprov.model import Event
     from rtprov.queries.pieces import Pieces
+    from rtprov.tracing.spans import Spans
     from rtprov.worker.call_limiter import CallLimiter
     from rtprov.worker.missing_keys import MissingKeys
     from rtprov.worker.pace import Pace
@@ -60,6 +61,7 @@ class Shared:
     window: int
     backlogs: list[Backlog]
     pieces: Pieces
+    spans: Spans
 
 
 @frozen
@@ -72,6 +74,9 @@ class ShardParts:
     inquiries: TaskQueryServer
     worker: ShardWorker
     keeper: JournalKeeper
+    journal: ShardJournal
+    presence: Presence
+    attempts: Attempts
     sessions: Sequence[Session]
 
     @property
@@ -134,6 +139,7 @@ def join_shard(shard: Shard, shared: Shared) -> ShardParts:
         process_id=shared.process_id,
         clock=outer.clock,
         wall_clock=outer.wall_clock,
+        trace_of=lambda task_id, fingerprint: worker.trace(task_id, fingerprint),
     )
     attempts = Attempts(
         store=store,
@@ -149,6 +155,7 @@ def join_shard(shard: Shard, shared: Shared) -> ShardParts:
         clock=outer.clock,
         wall_clock=outer.wall_clock,
         rng=outer.rng,
+        spans=shared.spans,
     )
     queue = WorkQueue(shard=shard, publisher=shared.publisher, wall_clock=outer.wall_clock)
     reader = JournalReader(name=shard.journal, clock=outer.clock)
@@ -214,4 +221,6 @@ def join_shard(shard: Shard, shared: Shared) -> ShardParts:
     )
     sessions: list[Session] = [journal, status, inquiries, dead, presence]
     sessions += [worker, beyond, census, keeper]
-    return ShardParts(shard, store, status, inquiries, worker, keeper, sessions)
+    return ShardParts(
+        shard, store, status, inquiries, worker, keeper, journal, presence, attempts, sessions
+    )

@@ -28,6 +28,7 @@ from rtprov.errors import UndecodableMessage
 from rtprov.messaging.event_messages import decode_task
 from rtprov.messaging.markers import decode_census
 from rtprov.model import Active, Cancelled, Finished, Marker, Requested, Started, Unrecognised
+from rtprov.tracing.traceparent import trace_id, traceparent_in
 from rtprov.worker.attempts import Abandoned, TooManyCrashes
 from rtprov.worker.copies import copied_at
 from rtprov.worker.device_queues import DeviceQueues
@@ -134,6 +135,12 @@ class ShardWorker:
         """Return the ids of the tasks that this worker holds."""
         return {job.task.task_id for job in self.jobs.values()}
 
+    def trace(self, task_id: str, fingerprint: str | None) -> str | None:
+        """Return the trace id of a task that this worker holds, else None."""
+        job = self.jobs.get(task_id + (fingerprint or ""))
+        traceparent = None if job is None else job.task.traceparent
+        return None if traceparent is None else trace_id(traceparent)
+
     def messages(self) -> dict[str, bytes]:
         """Return the messages of the open tasks that this worker holds, by task id. If several
         messages have the same id, the one that is the task's order is returned.
@@ -225,7 +232,7 @@ class ShardWorker:
     def _add_job(self, task: Task, delivery: Delivery) -> None:
         again = delivery.redelivered or self._fresh or copied_at(delivery) is not None
         job = Job(
-            evolve(task, sealed=""),
+            evolve(task, sealed="", traceparent=traceparent_in(delivery.headers, task.task_id)),
             delivery,
             self._clock.seconds(),
             again or task.fingerprint is not None,

@@ -6,6 +6,8 @@ from twisted.internet.defer import Deferred
 
 from rtprov.errors import NotReady
 from rtprov.http.health import Health, Readiness, always_ready
+from rtprov.metrics.families import number
+from rtprov.metrics.registry import Registry
 from tests.support.front import NO_METHOD, NO_ROUTE, FrontendTestCase
 from tests.support.raw_http import WebTestCase, request
 
@@ -69,11 +71,25 @@ class OfAFrontend(FrontendTestCase):
 class Alone(WebTestCase):
     def test_stub(self) -> None:
         """A process without a probe is ready. It serves no other path."""
-        self.serve(Health(always_ready(self.reactor)).resource())
+        self.serve(Health(always_ready(self.reactor), Registry()).resource())
         self.assertEqual(
             [self.ask("GET", path).json for path in ("/livez", "/readyz")], [ALIVE, READY]
         )
         self.assertError(self.ask("GET", "/"), 404, NO_ROUTE)
+
+    def test_metrics(self) -> None:
+        """The metrics are plain text. Other methods are not allowed."""
+        registry = Registry()
+        registry.add(lambda: [number("rtprov_call_slots", "Slots.", 500)])
+        self.serve(Health(always_ready(self.reactor), registry).resource())
+        answer = self.ask("GET", "/metrics")
+        self.assertEqual(answer.status, 200)
+        self.assertIn(b"\nrtprov_call_slots 500.0\n", answer.body)
+        media_type = answer.header("Content-Type") or ""
+        self.assertTrue(media_type.startswith("text/plain; version="), media_type)
+        openmetrics = ["Accept: application/openmetrics-text; version=1.0.0"]
+        self.assertTrue(self.ask("GET", "/metrics", headers=openmetrics).body.endswith(b"# EOF\n"))
+        self.assertError(self.ask("POST", "/metrics"), 405, NO_METHOD)
 
     def test_hang_ups(self) -> None:
         """A client that hangs up during a probe affects neither the probe nor other clients."""
@@ -82,7 +98,7 @@ class Alone(WebTestCase):
         async def probe() -> None:
             await under_way
 
-        self.serve(Health(Readiness(probe, self.reactor)).resource())
+        self.serve(Health(Readiness(probe, self.reactor), Registry()).resource())
         clients = [self.connect() for _ in range(3)]
         for client in clients:
             client.send(request("GET", "/readyz"))

@@ -53,7 +53,7 @@ class Tokens(AccessTestCase):
         frontend = self.twistd(
             "rtprov-frontend", "--listen", ANY_PORT, "--broker", url, "--tokens", "tokens"
         )
-        await frontend.logged("rtprov.tap.banner#info. ready\n")
+        await frontend.logged("Z INFO frontend ready\n")
         port = await frontend.port("service B (front end)")
 
         self.assertEqual(message(self.ask(port, "POST", POST_PATH, BODY))[0], 401)
@@ -65,7 +65,7 @@ class Tokens(AccessTestCase):
         line = (
             rf"accepted: task {task_id} for {ID} from token:billing at \d+-\d+-\d+T[\d:.]+\+00:00"
         )
-        await frontend.logged(rf"\[rtprov\.audit#info\] {line}\n")
+        await frontend.logged(rf"Z INFO frontend {line}\n")
         self.assertEqual(frontend.log.count("accepted: "), 1)
         # There is no worker.
         self.assertEqual(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -221,7 +222,7 @@ class Daemons(ProcessTestCase):
         lines = (self.folder / "twistd.log").read_text().splitlines()
         self.assertRegex(
             lines[0],
-            r"\[rtprov\.tap\.listening#info\] the AMQP broker listens on 127\.0\.0\.1:\d+",
+            r"Z INFO broker the AMQP broker listens on 127\.0\.0\.1:\d+",
         )
 
 
@@ -258,10 +259,38 @@ class Log(ProcessTestCase):
         client = self.client(await process.port("service B (front end)"))
         self.assertEqual((await client.request("GET", "/livez")).status, 200)
         await self.stop(process)
-        lines = [line.partition(" ")[2] for line in process.log.splitlines()]
-        self.assertTrue(all(line.startswith("[rtprov") for line in lines[:2]), process.log)
-        others = [line for line in lines if not line.startswith("[rtprov")]
-        self.assertEqual(others, ["[twisted.internet.base#info] Received SIGTERM, shutting down."])
+        lines = process.log.splitlines()
+        self.assertRegex(lines[0], r"\A\d+-\d\d-\d\dT[\d:]{8}Z INFO frontend starting front end ")
+        for word in ("reactor class", "starting up", "Starting factory", "JsonSite"):
+            self.assertNotIn(word, process.log)
+        self.assertIn("Z INFO frontend Received SIGTERM, shutting down.", process.log)
+
+    async def test_json(self) -> None:
+        """With ``--log-format json`` each line is an object. No secret is in it."""
+        everything = self.twistd(
+            "rtprov",
+            *("--port=0", "--stub-port=0", "--broker-port=0", "--stub-delay=0.1"),
+            *("--log-format", "json"),
+        )
+        address = await everything.logged(r'\(front end\) listens on 127\.0\.0\.1:(\d+)"')
+        client = self.client(int(address[1]))
+        await everything.logged("ready; try")
+        path = await client.accepted("ABC123456")
+        self.assertEqual((await client.final(path)).status, 200)
+        await self.stop(everything)
+        lines = [json.loads(line) for line in everything.log.splitlines()]
+        for line in lines:
+            self.assertLessEqual({"ts", "level", "role", "event", "message"}, set(line))
+        task_id = path.rpartition("/")[2]
+        ours = [line for line in lines if line.get("task") == task_id]
+        self.assertEqual(
+            [(line["event"], line["role"], line["equipment"], line["caller"]) for line in ours],
+            [
+                ("task.accepted", "frontend", "ABC123456", "address:127.0.0.1"),
+                ("task.completed", "worker", "ABC123456", "address:127.0.0.1"),
+            ],
+        )
+        self.assertEqual(ours[1]["reason"], "A answered 200")
 
 
 class Environment(ProcessTestCase):
@@ -279,12 +308,12 @@ class Environment(ProcessTestCase):
         process = self.twistd("rtprov-broker", environment=environment)
         await process.port("the AMQP broker")
         self.assertIn(
-            "#info] ignoring variables that Kubernetes sets for services: RTPROV_PORT,"
+            "INFO broker ignoring variables that Kubernetes sets for services: RTPROV_PORT,"
             " RTPROV_SERVICE_HOST\n",
             process.log,
         )
         self.assertIn(
-            "#warn] RTPROV_STAET is set, but no option reads it; the nearest name is"
+            "WARN broker RTPROV_STAET is set, but no option reads it; the nearest name is"
             " RTPROV_STATE\n",
             process.log,
         )

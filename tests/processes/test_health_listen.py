@@ -46,6 +46,45 @@ class HealthListen(ProcessTestCase):
         self.assertEqual((await self.get(port, "/livez"))[0], 200)
         await self.stop(frontend)
 
+    async def test_metrics(self) -> None:
+        """Each command tells its version, its memory and what its role has. Names of devices and
+        ids of tasks are in no metric.
+        """
+        where = ("--health-listen", ANY_PORT)
+        ports = ("--port=0", "--stub-port=0", "--broker-port=0", "--stub-delay=0.1", *where)
+        everything = self.twistd("rtprov", *ports)
+        client = self.client(await everything.port("service B (front end)"))
+        await self.ready(await everything.port("health"))
+        task = await client.accepted("ABC123456")
+        await client.final(task)
+        url = f"amqp://guest:guest@127.0.0.1:{await everything.port('the AMQP broker')}/"
+        listen = ("--listen", ANY_PORT, *where)
+        others = {
+            "rtprov_broker_commits_total": self.twistd("rtprov-broker", *listen, "--state=other"),
+            "rtprov_http_requests_total": self.twistd("rtprov-stub", *listen),
+            "rtprov_status_seconds_count": self.twistd("rtprov-frontend", *listen, "--broker", url),
+            "rtprov_seal_key_unknown_total": self.twistd("rtprov-worker", "--broker", url, *where),
+        }
+        status, told = await self.get(await everything.port("health"), "/metrics")
+        self.assertEqual(status, 200)
+        self.assertIn(b'rtprov_tasks_ended_total{reason="answered_200",state="completed"} 1', told)
+        posts = b'{route="/api/v1/equipment/cpe/{equipmentId}",status="200"} 1.0\n'
+        self.assertIn(b"rtprov_http_requests_total" + posts, told)
+        self.assertRegex(told, rb'rtprov_http_seconds_count\{route="[^"]+/task/\{taskId\}"\} [1-9]')
+        for name, process in others.items():
+            port = await process.port("health")
+            if name != "rtprov_broker_commits_total":
+                await self.ready(port)
+            _, text = await self.get(port, "/metrics")
+            for each in (name, "rtprov_build_info", "process_resident_memory_bytes"):
+                self.assertIn(f"\n# TYPE {each.removesuffix('_count')} ".encode(), b"\n" + text)
+                self.assertIn(f"\n# TYPE {each.removesuffix('_count')} ".encode(), b"\n" + told)
+            told += text
+        self.assertNotIn(b"ABC123456", told)
+        self.assertNotIn(task.rpartition("/")[2].encode(), told)
+        for process in (*others.values(), everything):
+            await self.stop(process)
+
     async def test_broker(self) -> None:
         """A broker is ready while its state can be written."""
         broker = self.twistd("rtprov-broker", "--listen", ANY_PORT, "--health-listen", ANY_PORT)

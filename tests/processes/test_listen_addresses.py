@@ -69,7 +69,7 @@ class Everything(ProcessTestCase):
             port = int(
                 (await process.logged(r"service B \(front end\) listens on 0\.0\.0\.0:(\d+)\n"))[1]
             )
-            await process.logged(r"rtprov.tap.banner#info\] ready")
+            await process.logged(r"Z INFO \w+ ready")
             if option == "--tokens=tokens":
                 client = self.client(port)
                 self.assertEqual((await client.post("ABC123456")).status, 401)

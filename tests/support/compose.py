@@ -55,10 +55,10 @@ def require_stack() -> str:
     return require_compose()
 
 
-def config(docker: str) -> Any:
-    """Return what ``docker compose config`` makes of compose.yaml. No engine is needed."""
+def config(docker: str, *options: str) -> Any:
+    """Return what ``docker compose OPTIONS config`` makes of compose.yaml. No engine is needed."""
     done = subprocess.run(
-        [docker, "compose", "config", "--format", "json"],
+        [docker, "compose", *options, "config", "--format", "json"],
         cwd=ROOT,
         env={name: value for name, value in os.environ.items() if not name.startswith("COMPOSE_")},
         capture_output=True,
@@ -71,7 +71,8 @@ def config(docker: str) -> Any:
     return json.loads(done.stdout)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a TCP port of 127.0.0.1 that no process uses now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -85,7 +86,7 @@ class Stack:
 
     def __init__(self, folder: Path) -> None:
         self.docker = require_stack()
-        self.port = _free_port()
+        self.port = free_port()
         self.project = self.image = f"rtprov-test-{os.getpid()}"
         override = folder / "override.yaml"
         images = "".join(f"  {name}: {{image: {self.image}}}\n" for name in (*OTHERS, "certs"))

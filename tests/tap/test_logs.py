@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import io
+import os
 import signal
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from twisted.logger import Logger, LogLevel, LogPublisher, textFileLogObserver
+from twisted.logger import ILogObserver, Logger, LogLevel, LogPublisher
 from twisted.python import log as legacy
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtprov.tap.logs import quiet_observer, text_observer
+from rtprov.tap.logs import JSON, TEXT, quiet_observer
 
 HERE: dict[str, Any] = {
     "logger": None,
@@ -24,17 +25,22 @@ HERE: dict[str, Any] = {
 }
 
 
+def observer(launcher: dict[str, Any], log_format: str = TEXT) -> ILogObserver | None:
+    """Return the observer of a front end, without journald."""
+    return quiet_observer(launcher, role="frontend", log_format=log_format, environ={})
+
+
 class Quiet(SynchronousTestCase):
     def setUp(self) -> None:
         self.out = io.StringIO()
         self.patch(sys, "stdout", self.out)
-        observer = quiet_observer(HERE)
-        assert observer is not None
-        self.publisher = LogPublisher(observer)
+        target = observer(HERE)
+        assert target is not None
+        self.publisher = LogPublisher(target)
 
     def lines(self) -> list[str]:
-        """Return the written lines without time and namespace."""
-        return [line.partition("] ")[2] for line in self.out.getvalue().splitlines()]
+        """Return the written lines without time, level and role."""
+        return [line.split(" ", 3)[3] for line in self.out.getvalue().splitlines()]
 
     def test_twisted(self) -> None:
         """Lines of Twisted about versions, factories and ports are left out. The signal that ends
@@ -59,25 +65,6 @@ class Quiet(SynchronousTestCase):
         self.assertEqual(self.lines(), ["warn", "error", "critical", "unhandled", "ours"])
 
 
-class Times(SynchronousTestCase):
-    def test_lines(self) -> None:
-        """A line is the same as with Twisted's observer, whatever its time."""
-        ours, theirs = io.StringIO(), io.StringIO()
-        publisher = LogPublisher(text_observer(ours), textFileLogObserver(theirs))
-        for when in (None, 0.0, 1.0, 1.999, 1_800_000_000.25, 1_800_000_000.75, 1_800_000_001.0):
-            publisher(
-                {
-                    "log_format": "one\n{line}",
-                    "line": "{two}",
-                    "log_time": when,
-                    "log_namespace": "rtprov",
-                    "log_level": LogLevel.info,
-                }
-            )
-        self.assertEqual(ours.getvalue(), theirs.getvalue())
-        self.assertEqual(len(ours.getvalue().splitlines()), 14)
-
-
 class Places(SynchronousTestCase):
     def test_file(self) -> None:
         """``--logfile``, or twistd.log of a daemon, is written. SIGUSR1 starts a new file."""
@@ -87,20 +74,53 @@ class Places(SynchronousTestCase):
         self.addCleanup(signal.signal, signal.SIGUSR1, before)
         signal.signal(signal.SIGUSR1, signal.SIG_DFL)
         file = Path(folder.name) / "log"
-        observer = quiet_observer(HERE | {"logfile": str(file)})
-        assert observer is not None
-        Logger(namespace="rtprov", observer=observer).info("ours")
-        self.assertTrue(file.read_text().endswith("[rtprov#info] ours\n"))
+        target = observer(HERE | {"logfile": str(file)})
+        assert target is not None
+        Logger(namespace="rtprov", observer=target).info("ours")
+        self.assertTrue(file.read_text().endswith("Z INFO frontend ours\n"))
         self.assertNotEqual(signal.getsignal(signal.SIGUSR1), signal.SIG_DFL)
 
     def test_left_to_twistd(self) -> None:
         """An operator's own observer is not replaced. twistd itself refuses to log to standard
         output as a daemon.
         """
-        self.assertIsNone(quiet_observer(HERE | {"logger": print}))
-        self.assertIsNone(quiet_observer(HERE | {"logfile": "-", "nodaemon": 0}))
+        self.assertIsNone(observer(HERE | {"logger": print}))
+        self.assertIsNone(observer(HERE | {"logfile": "-", "nodaemon": 0}))
 
     def test_cannot_be_opened(self) -> None:
         """The error for a log that cannot be opened has the file name."""
-        error = self.assertRaises(OSError, quiet_observer, HERE | {"logfile": "/nowhere/log"})
+        error = self.assertRaises(OSError, observer, HERE | {"logfile": "/nowhere/log"})
         self.assertEqual(error.filename, "/nowhere/log")
+
+
+class Journald(SynchronousTestCase):
+    def written(self, environ: dict[str, str], log_format: str = TEXT) -> str:
+        """Return what a warning is on standard output, which is a pipe."""
+        read, write = os.pipe()
+        with os.fdopen(read) as reader, os.fdopen(write, "w") as writer:
+            self.patch(sys, "stdout", writer)
+            target = quiet_observer(HERE, role="worker", log_format=log_format, environ=environ)
+            assert target is not None
+            Logger(namespace="rtprov", observer=target).warn("ours\nnext")
+            writer.close()
+            return reader.read()
+
+    def test_priorities(self) -> None:
+        """Under journald, each line of text and of JSON begins with its priority."""
+        lines = self.written({"JOURNAL_STREAM": "8:1"}).splitlines()
+        self.assertEqual([line[:3] for line in lines], ["<4>", "<4>"])
+        text = self.written({"JOURNAL_STREAM": "8:1"}, JSON)
+        self.assertTrue(text.startswith('<4>{"ts":"'), text)
+
+    def test_elsewhere(self) -> None:
+        """Elsewhere no priorities are written: neither without journald, nor to a file."""
+        self.assertRegex(self.written({}), r"\A\d+-")
+        with tempfile.TemporaryFile("w+") as file:
+            self.patch(sys, "stdout", file)
+            target = quiet_observer(
+                HERE, role="worker", log_format=TEXT, environ={"JOURNAL_STREAM": "8:1"}
+            )
+            assert target is not None
+            Logger(namespace="rtprov", observer=target).warn("ours")
+            file.seek(0)
+            self.assertRegex(file.read(), r"\A\d+-")

@@ -23,6 +23,7 @@ from rtprov.errors import (
     Unconfirmed,
     Unroutable,
 )
+from rtprov.metrics.counting import FAST_S, Histogram
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,6 +55,7 @@ class _Publish:
     mark: _Mark | None
     patient: bool = False
     returned: str | None = None
+    sent_at: float = 0.0
 
 
 class Publisher:
@@ -95,6 +97,8 @@ class Publisher:
         # that only the deadline of patient messages has not reached.
         self._sweeps: deque[tuple[float, int]] = deque()
         self._older: deque[tuple[float, int]] = deque()
+        self.confirm_seconds = Histogram(FAST_S)
+        """How long confirms took."""
 
     # The session.
 
@@ -182,7 +186,10 @@ class Publisher:
         waiter: Deferred[None] = Deferred()
         self._last_tag += 1
         self._unconfirmed[self._last_tag] = _Publish(
-            waiter, _mark(exchange, routing_key, properties, body) if mandatory else None, patient
+            waiter,
+            _mark(exchange, routing_key, properties, body) if mandatory else None,
+            patient,
+            sent_at=self._clock.seconds(),
         )
         if self._sweep_call is None:
             self._swept_at = self._clock.seconds()
@@ -224,18 +231,21 @@ class Publisher:
                 60,
                 80,
             )
+        now = self._clock.seconds()
         if not multiple:
-            self._confirm(delivery_tag, positive)
+            self._confirm(delivery_tag, positive, now)
             return
         first, last = self._confirmed_upto + 1, delivery_tag or self._last_tag
         self._confirmed_upto = max(self._confirmed_upto, last)
         for tag in range(first, last + 1):
-            self._confirm(tag, positive)
+            self._confirm(tag, positive, now)
 
-    def _confirm(self, tag: int, positive: bool) -> None:
+    def _confirm(self, tag: int, positive: bool, now: float) -> None:
         publish = self._unconfirmed.pop(tag, None)
         if publish is None:
             return
+        if positive:
+            self.confirm_seconds.observe(now - publish.sent_at)
         if publish.returned is not None:
             self._on_unroutable()
             _settle(publish, Unroutable(f"No queue for the message: {publish.returned}"))

@@ -174,7 +174,12 @@ class BrokerConnection(Service):
                     self._complain(error)
                 self.on_contradiction(error)
             except CancelledError:
-                self._log.info("{name}: disconnected from {url}", name=self.name, url=self._url)
+                self._log.info(
+                    "{name}: disconnected from {url}",
+                    event="broker.disconnected",
+                    name=self.name,
+                    url=self._url,
+                )
             except Exception as error:
                 if repr(error) != self._last_complaint:
                     self._last_complaint = repr(error)
@@ -275,6 +280,7 @@ class BrokerConnection(Service):
         )
         self._log.info(
             "{name}: connected to {url} ({product} {version})",
+            event="broker.connected",
             name=self.name,
             url=self._url,
             product=product,
@@ -318,6 +324,7 @@ class BrokerConnection(Service):
             self._last_complaint = known
             self._log.warn(
                 "{name}: not connected to {url}, trying again: {text}",
+                event="broker.not_connected",
                 name=self.name,
                 url=self._url,
                 text=text,

@@ -17,6 +17,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from rtprov.broker.storage.database import MAX_QUEUE_ID, Batch, Database, row_id, row_of
+from rtprov.broker.storage.database_file import FILE
 from rtprov.broker.storage.interface import Record, Recovered, StoredExchange, ignore_trouble
 from rtprov.errors import AmqpError
 
@@ -61,7 +62,10 @@ class SqliteStorage:
         self._waiters: list[Deferred[None]] = []
         self._writing: Batch | None = None
         self._written: list[Deferred[None]] = []
-        self._trouble: str | None = None
+        self.trouble: str | None = None
+        """Why the file cannot be written now, None if it can."""
+        self.commits = 0
+        """How many transactions were written."""
         self._tidied_at = clock.seconds()
         self._tidying: Deferred[None] | None = None
         self._closed = False
@@ -74,6 +78,12 @@ class SqliteStorage:
             self._batch.size + (self._writing.size if self._writing is not None else 0)
             > CONGESTED_BYTES
         )
+
+    @property
+    def file_bytes(self) -> int:
+        """The size of the database and its write-ahead log."""
+        files = (self._directory / FILE, self._directory / f"{FILE}-wal")
+        return sum(file.stat().st_size for file in files if file.exists())
 
     def recover(self) -> Recovered:
         """Return the durable exchanges and queues.
@@ -249,7 +259,7 @@ class SqliteStorage:
                 await self._run(self._database.write, batch)
             # Any error: the commits that wait for this batch must not wait for ever.
             except Exception as error:
-                if not isinstance(error, sqlite3.Error) and self._trouble is None:
+                if not isinstance(error, sqlite3.Error) and self.trouble is None:
                     self._log.failure(
                         "{folder}: unexpected error while writing; trying again every second",
                         folder=self._directory,
@@ -258,6 +268,7 @@ class SqliteStorage:
                 await deferLater(self._clock, RETRY_S)
             else:
                 break
+        self.commits += 1
         self._report(None)
         self._schedule_tidying()
         waiters, self._written, self._writing = self._written, [], None
@@ -272,9 +283,9 @@ class SqliteStorage:
 
     def _report(self, trouble: str | None) -> None:
         """Log and report the start of a write problem, and its end, once each."""
-        if (trouble is None) == (self._trouble is None):
+        if (trouble is None) == (self.trouble is None):
             return
-        self._trouble = trouble
+        self.trouble = trouble
         if trouble is None:
             self._log.info("{folder}: can be written again", folder=self._directory)
         else:
@@ -313,8 +324,8 @@ class SqliteStorage:
         The Deferred fires once the write is on disk. It fails with `sqlite3.Error` or OSError if
         the file cannot be written.
         """
-        if self._closed or self._trouble is not None:
-            return fail(OSError(self._trouble or "closed"))
+        if self._closed or self.trouble is not None:
+            return fail(OSError(self.trouble or "closed"))
         return self._run(self._database.touch)
 
     def close(self) -> Deferred[None]:
