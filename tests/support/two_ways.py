@@ -24,6 +24,7 @@ from rtprov.http.fast_lane import PlainHead, PlainRoutes
 from rtprov.http.health import Readiness
 from rtprov.http.refusals import Refusals
 from rtprov.http.same_origin import SameOrigin
+from rtprov.http.traffic import Traffic
 from rtprov.model import State
 from rtprov.security.limits import Rate
 from rtprov.security.tokens import Role, new_token
@@ -96,6 +97,9 @@ class Conversation:
         assert plain is not None
         self.routes = CountedRoutes(plain.app, plain.endpoints)
         resource.plain_routes = self.routes if fast_lane else None
+        self.traffic = Traffic(
+            (rule.rule for rule in Frontend.app.url_map.iter_rules()), self.clock.seconds
+        )
         self.site = CountingSite(
             resource,
             reactor=clock,
@@ -106,6 +110,7 @@ class Conversation:
                 rate=None if per_s is None else Rate(per_s),
             ),
             refusals=Refusals(clock),
+            traffic=self.traffic,
         )
         self.network.listen("b").listen(self.site)
 
@@ -127,7 +132,19 @@ class Conversation:
             (task.task_id, task.equipment_id, task.caller) for task in self.tasks.submitted
         ]
         timers = [call.getTime() for call in self.clock.getDelayedCalls()]
-        return [*said, *self.lines, submitted, self.tasks.cancelled, self.site.under_way, timers]
+        counts = [
+            (metric.name, sorted((str(sample.labels), sample.value) for sample in metric.samples))
+            for metric in self.traffic.metrics()
+        ]
+        return [
+            *said,
+            *self.lines,
+            submitted,
+            self.tasks.cancelled,
+            self.site.under_way,
+            timers,
+            counts,
+        ]
 
     @contextmanager
     def _log_read(self) -> Iterator[None]:
