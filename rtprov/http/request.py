@@ -39,10 +39,10 @@ MAX_BODY_BYTES = 65536
 # still sending may never see the answer.
 MAX_DISCARDED_BYTES = 1024 * 1024
 
-# Paths that need no credentials: health checks, which have none, and the API's description, which
-# contains no secret.
+# Paths that need no credentials: health checks, which have none, and files that contain no secret,
+# the API's description and the pages for browsers.
 OPEN_PATHS = frozenset({b"/livez", b"/readyz", b"/docs", b"/openapi.json"})
-OPEN_FOLDERS: tuple[bytes, ...] = ()
+OPEN_FOLDERS: tuple[bytes, ...] = (b"/ui/",)
 """Paths that end in a slash. Everything below them needs no credentials either."""
 
 
