@@ -32,6 +32,7 @@ from rtprov.frontend.query_parameters import arguments_of, no_parameters
 from rtprov.frontend.query_parameters import page as page_of
 from rtprov.frontend.query_parameters import reason as reason_of
 from rtprov.frontend.schemas import TaskAnswer, TasksAnswer, task_document
+from rtprov.frontend.session_routes import add_session_routes
 from rtprov.frontend.static_files import answer_file
 from rtprov.frontend.submission import DEADLINE_S, TaskSubmission
 from rtprov.http.health import Readiness, answer_alive, answer_ready
@@ -67,6 +68,7 @@ class Frontend:
     """
 
     app = Klein()
+    add_session_routes(app)
 
     def __init__(
         self,
@@ -234,6 +236,14 @@ class Frontend:
     @app.route("/docs", methods=["GET"])
     def _docs(self, request: IRequest) -> bytes:
         return answer_file(request, "docs.html")
+
+    @app.route("/ui", methods=["GET"])
+    def _to_page(self, request: IRequest) -> bytes:
+        return answer(request, 308, envelope(308, "See /ui/"), {"Location": "/ui/"})
+
+    @app.route("/ui/", methods=["GET"])
+    def _page(self, request: IRequest) -> bytes:
+        return answer_file(request, "ui/index.html")
 
     @app.route("/ui/<path:name>", methods=["GET"])
     def _file(self, request: IRequest, name: str) -> bytes:

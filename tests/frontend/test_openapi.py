@@ -8,6 +8,7 @@ import re
 from rtprov import __version__
 from rtprov.frontend.openapi import document
 from rtprov.frontend.resource import Frontend
+from rtprov.http.request import SESSION_PATH
 from rtprov.model import State
 from tests.support.front import BODY, GET_PATH, ID, POST_PATH, TASK, FrontendTestCase
 
@@ -15,6 +16,9 @@ NOT_DESCRIBED = {
     ("/openapi.json", "GET"),
     ("/docs", "GET"),
     ("/ui/<path:name>", "GET"),
+    ("/ui", "GET"),
+    ("/ui/", "GET"),
+    *((SESSION_PATH.decode(), method) for method in ("GET", "POST", "DELETE")),
 }
 
 
@@ -30,7 +34,7 @@ class Document(FrontendTestCase):
 
     def test_every_route(self) -> None:
         """Each route and method that is served is described, and no other, except for the
-        description itself and the files for browsers.
+        description itself and what is for browsers: files, and log-in.
         """
         served = set()
         for rule in Frontend.app.url_map.iter_rules():
