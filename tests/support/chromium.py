@@ -137,6 +137,7 @@ class Page:
         self._session = session
         self.complaints: list[str] = []
         self.requested: list[str] = []
+        self.interrupted = False
         browser.listen(session, self._on_event)
 
     async def call(self, method: str, **parameters: Any) -> Any:
@@ -144,9 +145,18 @@ class Page:
         return await self._browser.call(method, self._session, **parameters)
 
     async def go(self, url: str) -> None:
-        """Load a page, and wait until it has been loaded."""
-        await self.call("Page.navigate", url=url)
-        await self.until("document.readyState === 'complete' && location.href !== 'about:blank'")
+        """Load a page, and wait until it has been loaded.
+
+        Chromium stops loading when a network interface of the machine comes or goes. Then the page
+        is loaded again.
+        """
+        self.interrupted = True
+        while self.interrupted:
+            self.interrupted = False
+            await self.call("Page.navigate", url=url)
+            await self.until(
+                "document.readyState === 'complete' && location.href !== 'about:blank'"
+            )
 
     async def run(self, script: str) -> Any:
         """Return the value of a JavaScript expression; a promise is awaited."""
@@ -231,7 +241,10 @@ class Page:
         elif method == "Runtime.consoleAPICalled" and event["type"] in ("error", "warning"):
             self.complaints.append(str([each.get("value") for each in event["args"]]))
         elif method == "Log.entryAdded" and event["entry"]["level"] == "error":
-            self.complaints.append(event["entry"]["text"])
+            if "ERR_NETWORK_CHANGED" in event["entry"]["text"]:
+                self.interrupted = True
+            else:
+                self.complaints.append(event["entry"]["text"])
 
 
 def write(file: Path, data: bytes) -> None:
