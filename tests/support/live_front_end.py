@@ -18,7 +18,7 @@ from typing import Any, cast
 
 import trustme
 from klein import Klein
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import SSL4ServerEndpoint
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.ssl import PrivateCertificate
@@ -77,7 +77,7 @@ class LiveFrontEnd:
     async def down(self) -> None:
         """Close the port and all connections."""
         if self._port is not None:
-            await self._port.stopListening()
+            await maybeDeferred(self._port.stopListening)
             self._port = None
         for channel in list(self._site.channels):
             cast("Any", channel.transport).abortConnection()
