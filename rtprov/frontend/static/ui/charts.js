@@ -16,6 +16,7 @@ const LEVELS = [{ name: "Calls under way", key: "calling", dash: [], colour: "--
 
 // Each sample: at (seconds), tasks (all that have not ended), accepted, completed, failed, calling.
 let samples = load();
+let present = null; // as a sample, but of the latest summary
 const plots = [];
 
 function load() {
@@ -28,27 +29,17 @@ function load() {
   }
 }
 
-/** Take a sample from a summary, if the last one is old enough; draw the charts if it did. */
+/** Show a summary's numbers; take a sample and draw the charts if the last one is old enough. */
 export function sample(summary) {
   const at = Date.now() / 1000;
+  present = sampleOf(summary, at);
   const last = samples.at(-1);
-  if (last !== undefined && at - last.at < SAMPLE_S) return;
+  if (last !== undefined && at - last.at < SAMPLE_S) {
+    showPresent();
+    return;
+  }
   if (last !== undefined && at - last.at > GAP_S) samples.push({ at: last.at + SAMPLE_S });
-  const { waiting, calling, retrying } = summary.tasks;
-  const ended = summary.ended.lastMinute;
-  const tasks = waiting + calling + retrying;
-  const allEnded = ended.completed + ended.failed + ended.not_found + ended.cancelled;
-  const before = samples.find((each) => Math.abs(at - 60 - each.at) <= SAMPLE_S / 2 && each.tasks !== undefined);
-  samples.push({
-    at,
-    tasks,
-    // What came within the last minute is what there is more than a minute ago, and what has ended.
-    accepted: before === undefined ? null : Math.max(0, tasks - before.tasks + allEnded),
-    completed: ended.completed,
-    failed: ended.failed + ended.not_found,
-    calling,
-  });
-  samples = samples.slice(-SAMPLES);
+  samples = [...samples, present].slice(-SAMPLES);
   try {
     sessionStorage.setItem(STORED, JSON.stringify(samples));
   } catch {
@@ -57,14 +48,39 @@ export function sample(summary) {
   draw();
 }
 
-function draw() {
-  const at = Date.now() / 1000;
-  for (const { plot, series, element, legend, title } of plots) {
-    const last = samples.at(-1) ?? {};
-    series.forEach(({ key }, index) => setText(legend[index], count(last[key])));
-    const values = series.map(({ name, key }) => `${name.toLowerCase()} ${count(last[key])}`);
+function sampleOf(summary, at) {
+  const { waiting, calling, retrying } = summary.tasks;
+  const ended = summary.ended.lastMinute;
+  const tasks = waiting + calling + retrying;
+  const allEnded = ended.completed + ended.failed + ended.not_found + ended.cancelled;
+  const away = (each) => Math.abs(at - 60 - each.at);
+  const near = samples.filter((each) => each.tasks !== undefined && away(each) <= SAMPLE_S);
+  const before = near.reduce((best, each) => (best !== undefined && away(best) <= away(each) ? best : each), undefined);
+  return {
+    at,
+    tasks,
+    // What came within the last minute is what there is more than a minute ago, and what has ended.
+    accepted: before === undefined ? null : Math.max(0, tasks - before.tasks + allEnded),
+    completed: ended.completed,
+    failed: ended.failed + ended.not_found,
+    calling,
+  };
+}
+
+function showPresent() {
+  if (present === null) return;
+  for (const { series, element, legend, title } of plots) {
+    series.forEach(({ key }, index) => setText(legend[index], count(present[key])));
+    const values = series.map(({ name, key }) => `${name.toLowerCase()} ${count(present[key])}`);
     element.ariaLabel = `${title} during the last 60 minutes; now: ${values.join(", ")}`;
-    if (document.hidden) continue;
+  }
+}
+
+function draw() {
+  showPresent();
+  if (document.hidden) return;
+  const at = Date.now() / 1000;
+  for (const { plot, series } of plots) {
     const columns = series.map(({ key }) => samples.map((each) => each[key] ?? null));
     plot.setData([samples.map((each) => each.at), ...columns], false);
     plot.setScale("x", { min: at - SAMPLES * SAMPLE_S, max: at });
