@@ -198,7 +198,7 @@ class Looks(LivePageTestCase):
         """Give the charts an hour of values, and load the page again."""
         await page.run(
             "sessionStorage.setItem('rtprov-charts', JSON.stringify(Array.from({length: 300},"
-            " (_, i) => ({at: Date.now() / 1000 - 2990 + 10 * i, tasks: 900 - i,"
+            " (_, i) => ({at: Date.now() / 1000 - 2990 + 10 * i, tasks: 825,"
             " accepted: Math.round(30 + 9 * Math.sin(i / 20)), completed: Math.round(28 + 5 *"
             " Math.sin(i / 20 - 1)), failed: Math.round(2 + 2 * Math.sin(i / 9)),"
             " calling: Math.round(10 + 4 * Math.sin(i / 15))}))))"
