@@ -206,6 +206,16 @@ class ForeignOrigin(RtprovError):
         )
 
 
+class CsrfMissing(RtprovError):
+    """A changing request has a session cookie, but not the session's CSRF token."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "A request with a session cookie that changes something needs the header X-CSRF-Token,"
+            " with the csrfToken of GET /api/v1/session"
+        )
+
+
 class TooManyRequests(RtprovError):
     """The client sent more requests than its rate allows.
 

@@ -45,6 +45,11 @@ class Packaging(SynchronousTestCase):
             str(path.relative_to(self.source)) for path in (self.source / folder).rglob(pattern)
         }
 
+    def static_files(self) -> set[str]:
+        """The files for browsers, which are part of the package."""
+        folder = self.source / "rtprov" / "frontend" / "static"
+        return {str(path.relative_to(self.source)) for path in folder.rglob("*") if path.is_file()}
+
     def test_built(self) -> None:
         """The sdist has all sources, stubs, tests and documents. The wheel made from it has the
         package with its types, and the plugin. Neither has keys.
@@ -61,6 +66,7 @@ class Packaging(SynchronousTestCase):
             | self.sources("tests")
             | self.sources("stubs", "*.pyi")
             | self.sources("deploy", "*.service")
+            | self.static_files()
             | {PLUGIN, "rtprov/py.typed", "setup.py", "pyproject.toml", "LICENSE"}
         )
         self.assertEqual(wanted - inside, set())
@@ -73,6 +79,8 @@ class Packaging(SynchronousTestCase):
             fields = Parser().parsestr(archive.read(f"{metadata}/METADATA").decode())
         # Neither twisted/__init__.py nor twisted/plugins/__init__.py, which would replace Twisted's
         # own files.
-        self.assertEqual(inside, self.sources("rtprov") | {PLUGIN, "rtprov/py.typed"})
+        self.assertEqual(
+            inside, self.sources("rtprov") | self.static_files() | {PLUGIN, "rtprov/py.typed"}
+        )
         self.assertEqual((fields["Name"], fields["Version"]), ("rtprov", __version__))
         self.assertEqual(wheel.name, f"rtprov-{__version__}-py3-none-any.whl")

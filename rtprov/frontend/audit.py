@@ -1,4 +1,5 @@
-"""The audit trail: one log line for each accepted task and each cancellation request.
+"""The audit trail: one log line for each accepted task, each cancellation request, and each
+log-in and log-out of a browser.
 
 The lines have the log namespace ``rtprov.audit``. Refused requests are logged there, too, by
 `rtprov.http`. No line holds a parameter of a task or a token.
@@ -64,6 +65,11 @@ def note(task: Task, caller: str, outcome: str) -> None:
         caller=caller,
         when=when,
     )
+
+
+def note_session(outcome: str, caller: str) -> None:
+    """Write the audit line of a browser's log-in or log-out; `outcome` is how the line begins."""
+    _log.info("{outcome}: {caller}, by a browser", outcome=outcome, caller=caller)
 
 
 def note_cancellation(

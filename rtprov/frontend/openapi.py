@@ -14,6 +14,7 @@ import msgspec
 from rtprov import __version__
 from rtprov.equipment.request import RequestBody
 from rtprov.frontend.headers import MAX_KEY_LENGTH, MAX_WAIT_S
+from rtprov.frontend.openapi_examples import add_examples
 from rtprov.frontend.openapi_parts import (
     equipment_id,
     header,
@@ -37,13 +38,23 @@ _EXAMPLE = {
         {"interfaces": [1, 2]},
     ],
 }
+_SECURITY_SCHEMES = {
+    "token": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": (
+            "A token of the front end's --tokens file, made by `python -m rtprov.tokens new NAME`."
+            " Not needed if the front end has no such file."
+        ),
+    }
+}
 
 
 @functools.cache
 def document() -> dict[str, Any]:
     """Return the document as a dictionary. It is built once."""
     _, schemas = msgspec.json.schema_components(_TYPES, ref_template="#/components/schemas/{name}")
-    return {
+    described: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {
             "title": "rtprov",
@@ -56,8 +67,15 @@ def document() -> dict[str, Any]:
         },
         "servers": [{"url": "/"}],
         "paths": _paths(),
-        "components": {"schemas": schemas},
+        "components": {"schemas": schemas, "securitySchemes": _SECURITY_SCHEMES},
+        "security": [{}, {"token": []}],
     }
+    for path, item in described["paths"].items():
+        tag = "Tasks" if path.startswith("/api/") else "Health"
+        for method in item.keys() - {"parameters"}:
+            item[method]["tags"] = [tag]
+    add_examples(described)
+    return described
 
 
 @functools.cache

@@ -25,7 +25,6 @@ from rtprov.errors import (
     TaskMalformed,
     TaskNotFound,
 )
-from rtprov.frontend.docs_page import POLICY, page
 from rtprov.frontend.final_states import FinalStates
 from rtprov.frontend.headers import answered_within_s, idempotency_key, preferred_wait_s, waits_s
 from rtprov.frontend.openapi import document_bytes
@@ -35,6 +34,8 @@ from rtprov.frontend.query_parameters import arguments_of, no_parameters
 from rtprov.frontend.query_parameters import page as page_of
 from rtprov.frontend.query_parameters import reason as reason_of
 from rtprov.frontend.schemas import TaskAnswer, TasksAnswer, task_document
+from rtprov.frontend.session_routes import add_session_routes
+from rtprov.frontend.static_files import answer_file
 from rtprov.frontend.submission import DEADLINE_S, TaskSubmission
 from rtprov.http.fast_lane import PlainRoutes
 from rtprov.http.health import Readiness, answer_alive, answer_ready
@@ -74,6 +75,7 @@ class Frontend:
 
     app = Klein()
     add_operator_routes(app)
+    add_session_routes(app)
 
     def __init__(
         self,
@@ -266,8 +268,19 @@ class Frontend:
 
     @app.route("/docs", methods=["GET"])
     def _docs(self, request: IRequest) -> bytes:
-        request.setHeader(b"Content-Security-Policy", POLICY.encode())
-        return answer_bytes(request, b"text/html; charset=utf-8", page())
+        return answer_file(request, "docs.html")
+
+    @app.route("/ui", methods=["GET"])
+    def _to_page(self, request: IRequest) -> bytes:
+        return answer(request, 308, envelope(308, "See /ui/"), {"Location": "/ui/"})
+
+    @app.route("/ui/", methods=["GET"])
+    def _page(self, request: IRequest) -> bytes:
+        return answer_file(request, "ui/index.html")
+
+    @app.route("/ui/<path:name>", methods=["GET"])
+    def _file(self, request: IRequest, name: str) -> bytes:
+        return answer_file(request, f"ui/{name}")
 
     async def _within_deadline(self, asked: Deferred[T]) -> T:
         try:

@@ -1,7 +1,8 @@
 """Admission: identifies the caller of each request, and checks credentials, role and rate.
 
-A caller is named by its bearer token, else by the common name of its certificate, else by its
-address; see `Caller`. Requests are counted by this name, and audit lines show it.
+A caller is named by its bearer token, or by the token that its browser's session stands for; else
+by the common name of its certificate, else by its address; see `Caller`. Requests are counted by
+this name, and audit lines show it.
 """
 
 from __future__ import annotations
@@ -19,10 +20,13 @@ from rtprov.errors import (
     CredentialsMalformed,
     CredentialsMissing,
     CredentialsUnknown,
+    CsrfMissing,
     Forbidden,
     RtprovError,
 )
+from rtprov.http.session_cookie import may_change, secret_in
 from rtprov.security.limits import Rate, network_of
+from rtprov.security.sessions import Session, Sessions
 from rtprov.security.tokens import Role, Token, find_token
 
 if TYPE_CHECKING:
@@ -45,21 +49,30 @@ class Caller:
     """The sender of a request.
 
     `name` is ``token:NAME``, ``certificate:COMMON NAME`` or ``address:ADDRESS``. `role` is what the
-    caller may do.
+    caller may do, `token` the token that it was admitted with. `may_change` is false for a request
+    with a session cookie that lacks the session's CSRF token.
     """
 
     name: str
     role: Role = Role.OPERATE
+    token: Token | None = attrs.field(default=None, eq=False, repr=False)
+    may_change: bool = True
 
     def require(self, role: Role) -> None:
         """Raise `Forbidden` if this caller's role is lower than `role`."""
         if self.role < role:
             raise Forbidden(str(role), str(self.role))
 
-    def check_method(self, method: bytes) -> None:
-        """Raise `Forbidden` if this caller may not use the method on any path."""
+    def check_method(self, method: bytes, *, least: Role = Role.ORDER) -> None:
+        """Raise an error if this caller may not use the method.
+
+        `least` is the lowest role that may use methods that change something. Raises `Forbidden`,
+        or `CsrfMissing`.
+        """
         if method not in SAFE_METHODS:
-            self.require(Role.ORDER)
+            if not self.may_change:
+                raise CsrfMissing
+            self.require(least)
 
 
 def caller_at(transport: ITransport) -> Caller:
@@ -100,7 +113,7 @@ class Admission:
     With `tokens`, a request must have one of them, and has its role; with an empty tuple, no
     request is admitted. With `certificates`, clients have presented a certificate; they have the
     role that `roles` has for its common name, or ``order``. Without either, every request has the
-    role ``operate``.
+    role ``operate``. `sessions` are those of browsers that have logged in with a token.
 
     With `rate`, each caller is limited to it; a request without valid credentials counts for its
     certificate or address. `now` returns seconds of a monotonic clock, `wall_clock` seconds since
@@ -123,6 +136,20 @@ class Admission:
         self._certificates = certificates
         self._roles = {f"{_CERTIFICATE}{name}": role for name, role in (roles or {}).items()}
         self._rate = rate
+        self.sessions = Sessions(now)
+
+    def session_in(self, headers: Headers) -> Session | None:
+        """Return the session whose cookie a request has, or None."""
+        secret = secret_in(headers)
+        return None if secret is None else self.sessions.find(secret)
+
+    def end_session(self, headers: Headers) -> bool:
+        """End the session whose cookie a request has; return whether there was one."""
+        secret = secret_in(headers)
+        if secret is None or self.sessions.find(secret) is None:
+            return False
+        self.sessions.end(secret)
+        return True
 
     def admit(self, headers: Headers, caller: Caller) -> Caller:
         """Return the caller of a request with these headers on `caller`'s connection.
@@ -132,8 +159,7 @@ class Admission:
         refusal: RtprovError | None = None
         if self.tokens is not None:
             try:
-                token = _token_in(headers, self.tokens, self._wall_clock())
-                caller = Caller(f"token:{token.name}", token.role)
+                caller = self._caller_in(headers, self.tokens)
             except RtprovError as error:
                 refusal = error
         elif self._certificates:
@@ -144,8 +170,26 @@ class Admission:
             raise refusal
         return caller
 
+    def _caller_in(self, headers: Headers, tokens: tuple[Token, ...]) -> Caller:
+        """Return the caller by its token, or by the token of its session if it shows none.
 
-def _token_in(headers: Headers, tokens: tuple[Token, ...], now: float) -> Token:
+        Raises an error of `rtprov.errors`.
+        """
+        changes = True
+        if headers.hasHeader(b"Authorization") or secret_in(headers) is None:
+            token = _token_in(headers, tokens)
+        else:
+            session = self.session_in(headers)
+            found = None if session is None else self.sessions.token_of(session, tokens)
+            if session is None or found is None:
+                raise CredentialsUnknown
+            token, changes = found, may_change(headers, session)
+        if token.expired(self._wall_clock()):
+            raise CredentialsExpired(f"token:{token.name} was let in until {token.expires} (UTC)")
+        return Caller(f"token:{token.name}", token.role, token, changes)
+
+
+def _token_in(headers: Headers, tokens: tuple[Token, ...]) -> Token:
     fields = headers.getRawHeaders(b"Authorization", [])
     if not any(_SCHEME.fullmatch(field) for field in fields):
         raise CredentialsMissing
@@ -155,6 +199,4 @@ def _token_in(headers: Headers, tokens: tuple[Token, ...], now: float) -> Token:
     token = find_token(tokens, match[1])
     if token is None:
         raise CredentialsUnknown
-    if token.expired(now):
-        raise CredentialsExpired(f"token:{token.name} was let in until {token.expires} (UTC)")
     return token

@@ -25,6 +25,7 @@ from rtprov.errors import (
 )
 from rtprov.http.head import check_content_encoding, check_expectation, check_message, path_of
 from rtprov.http.responses import answer_error, phrase
+from rtprov.security.tokens import Role
 
 if TYPE_CHECKING:
     from klein import Klein
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from twisted.web.http_headers import Headers
     from twisted.web.resource import IResource
 
-    from rtprov.http.admission import Caller
+    from rtprov.http.admission import Admission, Caller
     from rtprov.http.traffic import Traffic
 
 MAX_BODY_BYTES = 65536
@@ -40,10 +41,13 @@ MAX_BODY_BYTES = 65536
 # still sending may never see the answer.
 MAX_DISCARDED_BYTES = 1024 * 1024
 
-# Paths that need no credentials: health checks, which have none, and the API's description, which
-# contains no secret.
-OPEN_PATHS = frozenset({b"/livez", b"/readyz", b"/docs", b"/openapi.json"})
-OPEN_FOLDERS: tuple[bytes, ...] = ()
+# Paths that need no credentials: health checks, which have none, and files that contain no secret,
+# the API's description and the pages for browsers.
+OPEN_PATHS = frozenset({b"/livez", b"/readyz", b"/docs", b"/openapi.json", b"/ui"})
+SESSION_PATH = b"/api/v1/session"
+"""Where browsers log in and out, whatever their role is."""
+
+OPEN_FOLDERS: tuple[bytes, ...] = (b"/ui/",)
 """Paths that end in a slash. Everything below them needs no credentials either."""
 
 
@@ -89,6 +93,12 @@ def caller_of(request: IRequest) -> Caller:
     return caller
 
 
+def admission_of(request: IRequest) -> Admission | None:
+    """Return the access control of the site that the request came to, or None without one."""
+    assert isinstance(request, JsonRequest)
+    return request.channel.admission
+
+
 def abort_connection(request: IRequest) -> None:
     """Close the request's connection without an answer."""
     cast("Any", request).transport.abortConnection()
@@ -98,6 +108,10 @@ class Connection(Protocol):
     """What a request needs of its connection."""
 
     refused: bool
+
+    @property
+    def admission(self) -> Admission | None:
+        """The access control of the site."""
 
     @property
     def traffic(self) -> Traffic | None:
@@ -192,7 +206,9 @@ class JsonRequest(Request):
             self.refusal = None
         if self.caller is not None:
             try:
-                self.caller.check_method(self.method)
+                self.caller.check_method(
+                    self.method, least=Role.READ if self.path == SESSION_PATH else Role.ORDER
+                )
             except RtprovError as error:
                 self.refusal = error
         super().process()

@@ -40,6 +40,11 @@ class JsonChannel(FastLaneChannel):
     refused = False
     _caller: Caller | None = None
 
+    @property
+    def admission(self) -> Admission | None:
+        """See `rtprov.http.request.Connection.admission`."""
+        return self.site.admission
+
     def admit(self, headers: Headers) -> Caller:
         """See `rtprov.http.request.Connection.admit`."""
         if self._caller is None:

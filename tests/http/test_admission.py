@@ -94,9 +94,9 @@ class Health(GateTestCase):
         """If a folder is public, all paths below it are. A path with only the same prefix
         is not.
         """
-        self.patch(rtprov.http.request, "OPEN_FOLDERS", (b"/ui/",))
+        self.patch(rtprov.http.request, "OPEN_FOLDERS", (b"/x/",))
         self.assertEqual(
-            [is_open(path) for path in (b"/ui/", b"/ui/a/b.js", b"/ui", b"/uix", b"/")],
+            [is_open(path) for path in (b"/x/", b"/x/a/b.js", b"/x", b"/xy", b"/")],
             [True, True, False, False, False],
         )
 

@@ -146,7 +146,7 @@ class RawClient(Protocol):
             )
             has_body = (
                 int(status) >= 200
-                and int(status) != 204
+                and int(status) not in (204, 304)
                 and (asked.pop(0) if asked else "") != "HEAD"
             )
             body, data = _take_body(dict(fields), data) if has_body else (b"", data)
