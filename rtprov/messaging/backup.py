@@ -241,8 +241,8 @@ class Restore:
         await store(connection, Remembered(contents.shards))
         await delete_queue(connection, CHANGE_QUEUE)
         self._say(
-            f"{contents.events} events were restored (shards: {contents.shards}); tasks that had not"
-            f" ended and will be called: {opened}"
+            f"{contents.events} events were restored (shards: {contents.shards}); tasks that had"
+            f" not ended and will be called: {opened}"
         )
 
     async def _check_empty(self, mark: Remembered) -> None:
