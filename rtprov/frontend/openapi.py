@@ -71,11 +71,18 @@ def document() -> dict[str, Any]:
         "security": [{}, {"token": []}],
     }
     for path, item in described["paths"].items():
-        tag = "Tasks" if path.startswith("/api/") else "Health"
+        tag = _tag(path)
         for method in item.keys() - {"parameters"}:
             item[method]["tags"] = [tag]
     add_examples(described)
     return described
+
+
+def _tag(path: str) -> str:
+    """Return the group in which the operations of a path are shown."""
+    if not path.startswith("/api/"):
+        return "Health"
+    return "Operators" if path in operator_paths() else "Tasks"
 
 
 @functools.cache

@@ -16,7 +16,7 @@ import attrs
 PREFIX = "RTPROV_"
 ROLES = ("FRONTEND", "WORKER", "STUB", "BROKER")
 # Variables that are not read by a command's options, but by the command line rtprov and by tests.
-_OF_CLIENTS = ("API_URL", "API_CA", "API_TOKEN_FILE", "API_CERT", "API_KEY")
+_OF_CLIENTS = ("API_URL", "API_CA", "API_TOKEN_FILE", "API_CERT", "API_KEY", "API_PROFILE")
 _OF_TESTS = (
     "REQUIRE_RABBITMQ",
     "REQUIRE_PROXIES",

@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _broker(file: Path | None) -> BrokerUrl:
+def broker_of(file: Path | None) -> BrokerUrl:
     """Return the broker's URL from the file or the environment. Raises `ConfigurationError`."""
     name = file or os.environ.get("RTPROV_BROKER_FILE")
     if name:
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     async def change() -> None:
         client = client_files(options.amqp_certificate, options.amqp_private_key)
-        await _change(_broker(options.broker_file), ca, client, options.count)
+        await _change(broker_of(options.broker_file), ca, client, options.count)
 
     run_command("rtprov.shards", change)
 

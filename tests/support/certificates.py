@@ -95,7 +95,14 @@ class Identity:
 class Authority:
     """A certificate authority; with `parent`, an intermediate one."""
 
-    def __init__(self, name: str = "test authority", parent: Authority | None = None) -> None:
+    def __init__(
+        self,
+        name: str = "test authority",
+        parent: Authority | None = None,
+        *,
+        begins_in: timedelta = -DAY,
+        ends_in: timedelta = DAY,
+    ) -> None:
         self.name = subject(name)
         self.key = ec.generate_private_key(ec.SECP256R1())
         signer = parent or self
@@ -105,6 +112,8 @@ class Authority:
             self.key,
             signer.key,
             x509.BasicConstraints(ca=True, path_length=None),
+            begins_in=begins_in,
+            ends_in=ends_in,
         )
         self.pem = self.certificate.public_bytes(Encoding.PEM)
 

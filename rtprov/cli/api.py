@@ -1,0 +1,287 @@
+"""Requests to the front end.
+
+An answer of 429 or 503 with ``Retry-After`` is waited for, if the request can be repeated: a GET, a
+DELETE, or a POST with an ``Idempotency-Key``. Any other error ends the verb.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import suppress
+from email.utils import parsedate_to_datetime
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import parse_qs, urlencode, urlsplit
+
+from attrs import field, frozen
+from OpenSSL import SSL
+from twisted.internet.defer import CancelledError
+from twisted.internet.task import Cooperator, deferLater
+from twisted.web.client import FileBodyProducer, ResponseFailed
+from twisted.web.http_headers import Headers
+
+from rtprov import __version__
+from rtprov.cli.body import BodyStream, Stalled, TooLong, read_all
+from rtprov.cli.failures import OutOfReach, VerbFailed, status_of
+
+if TYPE_CHECKING:
+    from treq.client import HTTPClient
+    from twisted.internet.interfaces import IReactorTime
+    from twisted.web.iweb import IResponse
+
+API = "/api/v1"
+ANSWER_WITHIN_S = 15.0  # the front end answers within 5 s
+SILENT_FOR_S = 60.0  # a stream sends something every 15 s
+RETRY_FOR_S = 30.0
+DEFAULT_PAUSE_S = 1.0
+MAX_PAUSE_S = 3600.0
+MAX_PAGE = 100
+_REPEATABLE = ("GET", "DELETE")
+
+Query = Iterable[tuple[str, str]]
+
+
+@frozen
+class Answer:
+    """An HTTP answer with a JSON document."""
+
+    status: int
+    document: Any
+    headers: Headers = field(factory=Headers)
+
+    @property
+    def message(self) -> str:
+        """The message of an error."""
+        return _message(self.document) or f"HTTP {self.status}"
+
+    def header(self, name: str) -> str | None:
+        """Return the last value of a header field, None if it is missing."""
+        values = self.headers.getRawHeaders(name)
+        return values[-1] if values else None
+
+
+def _message(document: object) -> str | None:
+    """Return the message in an error's document, in one printable line."""
+    if isinstance(document, dict) and isinstance(document.get("message"), str):
+        text: str = document["message"][:1000]
+        return "".join(each if each.isprintable() else "\ufffd" for each in text)
+    return None
+
+
+@frozen
+class Api:
+    """The front end at `url`, called with `http`.
+
+    `token` is the bearer token, if there is one. `explain` turns an error of the connection into a
+    text for the operator. `tell` is called with a text before each pause; `now` is the time of day,
+    in seconds since the epoch. 429 and 503 are waited for up to `retry_for_s` seconds.
+    """
+
+    http: HTTPClient
+    url: str
+    clock: IReactorTime
+    now: Callable[[], float]
+    token: str | None = field(default=None, repr=False)
+    explain: Callable[[BaseException], str] = str
+    tell: Callable[[str], None] = lambda text: None
+    retry_for_s: float = RETRY_FOR_S
+
+    async def get(self, path: str, query: Query = ()) -> Any:
+        """Return the document of a successful GET. Raises `VerbFailed`."""
+        return (await self.ask("GET", path, query)).document
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        query: Query = (),
+        *,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        within_s: float = ANSWER_WITHIN_S,
+        accept: Iterable[int] = (),
+    ) -> Answer:
+        """Send a request, and repeat it as the front end asks; return its answer.
+
+        Raises `VerbFailed` for an HTTP status of 400 and more that is not in `accept`.
+        """
+        fields = dict(headers or {})
+        repeatable = method in _REPEATABLE or "Idempotency-Key" in fields
+        deadline = self.clock.seconds() + self.retry_for_s
+        while True:
+            answer = await self._once(method, path, query, body, fields, within_s)
+            if answer.status < 400 or answer.status in accept:
+                return answer
+            refused = answer.status == 429  # nothing was done, so any request can be repeated
+            pause_s = self.pause_s(answer)
+            if (
+                not (refused or (repeatable and answer.status == 503))
+                or pause_s is None
+                or self.clock.seconds() + pause_s > deadline
+            ):
+                raise VerbFailed(answer.message, status_of(answer.status))
+            self.tell(f"{answer.message}; trying again in {pause_s:.0f} s")
+            await deferLater(self.clock, pause_s)
+
+    def pause_s(self, answer: Answer) -> float | None:
+        """Return the seconds of ``Retry-After`` (RFC 9110 §10.2.3), None if there is no such field.
+
+        It is a number of seconds or a date.
+        """
+        text = answer.header("Retry-After")
+        if text is None:
+            return None
+        with suppress(ValueError):
+            return min(MAX_PAUSE_S, max(0.0, float(int(text))))
+        try:
+            pause_s = parsedate_to_datetime(text).timestamp() - self.now()
+        except (TypeError, ValueError):
+            return DEFAULT_PAUSE_S
+        return min(MAX_PAUSE_S, max(0.0, pause_s))
+
+    async def _once(
+        self,
+        method: str,
+        path: str,
+        query: Query,
+        body: bytes | None,
+        headers: Mapping[str, str],
+        within_s: float,
+    ) -> Answer:
+        response = await self._send(method, path, query, body, headers, within_s)
+        try:
+            content = await read_all(response, self.clock, within_s)
+        except (Stalled, TooLong, ResponseFailed) as error:
+            raise OutOfReach(f"{self.url}: {self.explain(error)}", sent=True) from None
+        return self._answer(response, content)
+
+    def _answer(self, response: IResponse, content: bytes) -> Answer:
+        headers = cast("Headers", response.headers)
+        try:
+            document = json.loads(content) if content else None
+        except ValueError:
+            raise OutOfReach(
+                f"{self.url}: the answer (HTTP {response.code}) is not JSON: is this service B of"
+                " rtprov?",
+                sent=True,
+            ) from None
+        return Answer(cast("int", response.code), document, headers)
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        query: Query,
+        body: bytes | None,
+        headers: Mapping[str, str],
+        within_s: float,
+    ) -> IResponse:
+        fields = Headers({"User-Agent": [f"rtprov/{__version__}"]})
+        for name, value in headers.items():
+            fields.setRawHeaders(name, [value])
+        if self.token is not None:
+            fields.setRawHeaders("Authorization", [f"Bearer {self.token}"])
+        if body is not None:
+            fields.setRawHeaders("Content-Type", ["application/json"])
+        text = urlencode(list(query))
+        url = f"{self.url}{path}{'?' + text if text else ''}"
+        asked = self.http.request(
+            method,
+            url,
+            headers=fields,
+            data=None if body is None else self._producer(body),
+            allow_redirects=False,
+            unbuffered=True,
+        )
+        late: list[bool] = []
+
+        def give_up() -> None:
+            late.append(True)
+            asked.cancel()
+
+        timer = self.clock.callLater(within_s, give_up)
+        try:
+            return cast("IResponse", await asked)
+        except Exception as error:  # connection errors have no common base class
+            if late:
+                raise OutOfReach(
+                    f"{self.url}: no answer within {within_s:.0f} s", sent=True
+                ) from None
+            if was_cancelled(error):
+                raise CancelledError from None
+            sent = isinstance(error, ResponseFailed) and not handshake_failed(error)
+            raise OutOfReach(f"{self.url}: {self.explain(error)}", sent=sent) from None
+        finally:
+            if timer.active():
+                timer.cancel()
+
+    def _producer(self, body: bytes) -> FileBodyProducer:
+        cooperator = Cooperator(scheduler=lambda work: self.clock.callLater(0, work))
+        return FileBodyProducer(BytesIO(body), cooperator=cooperator)
+
+    async def stream(
+        self, path: str, query: Query = (), *, headers: Mapping[str, str] | None = None
+    ) -> BodyStream:
+        """Begin a GET whose answer has no end, or a long one; return its body.
+
+        The caller closes it. Raises `VerbFailed`.
+        """
+        deadline = self.clock.seconds() + self.retry_for_s
+        while True:
+            response = await self._send("GET", path, query, None, headers or {}, ANSWER_WITHIN_S)
+            if response.code < 400:
+                return BodyStream.of(response, self.clock, SILENT_FOR_S)
+            answer = self._answer(response, await read_all(response, self.clock, ANSWER_WITHIN_S))
+            pause_s = self.pause_s(answer) if answer.status in (429, 503) else None
+            if pause_s is None or self.clock.seconds() + pause_s > deadline:
+                raise VerbFailed(answer.message, status_of(answer.status))
+            self.tell(f"{answer.message}; trying again in {pause_s:.0f} s")
+            await deferLater(self.clock, pause_s)
+
+    async def tasks(self, path: str, query: Query, limit: int | None) -> AsyncIterator[Any]:
+        """Yield the documents of a list, page by page, at most `limit`; None is all of them.
+
+        Raises `VerbFailed`.
+        """
+        left, before = limit, None
+        wanted = [(name, value) for name, value in query if name != "before"]
+        given = [(name, value) for name, value in query if name == "before"]
+        while left is None or left > 0:
+            size = MAX_PAGE if left is None else min(left, MAX_PAGE)
+            page = [*wanted, ("limit", str(size))]
+            page += given if before is None else [("before", before)]
+            document = await self.get(path, page)
+            tasks = document.get("tasks", [])
+            for each in tasks:
+                yield each
+            following = document.get("next")
+            if not tasks or not following:
+                self.tell_incomplete(document)
+                return
+            before = cursor_of(following)
+            left = None if left is None else left - len(tasks)
+
+    def tell_incomplete(self, document: Mapping[str, Any]) -> None:
+        """Say which shards are missing in an answer, because no live worker covers them."""
+        missing = document.get("incomplete")
+        if missing:
+            self.tell(f"no live worker answers for: {json.dumps(missing)}; their tasks are missing")
+
+
+def was_cancelled(error: BaseException) -> bool:
+    """Return whether an error of Twisted's HTTP client means that the request was cancelled."""
+    if isinstance(error, ResponseFailed):
+        return any(was_cancelled(each.value) for each in error.reasons)
+    return isinstance(error, CancelledError)
+
+
+def handshake_failed(error: ResponseFailed) -> bool:
+    """Return whether TLS failed, so that nothing was sent."""
+    return any(isinstance(each.value, SSL.Error) for each in error.reasons)
+
+
+def cursor_of(following: str) -> str | None:
+    """Return the parameter ``before`` of the path of the next page."""
+    values = parse_qs(urlsplit(following).query).get("before")
+    return values[0] if values else None

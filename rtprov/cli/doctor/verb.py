@@ -1,0 +1,197 @@
+"""``rtprov doctor``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime, timezone
+from importlib import import_module
+from pathlib import Path
+from typing import Any, cast
+
+import click
+from attrs import frozen
+from rich.text import Text
+
+from rtprov.cli.doctor import connections, files, surroundings
+from rtprov.cli.doctor.finding import Check, Finding, Level
+from rtprov.cli.failures import Status, VerbFailed
+from rtprov.cli.output import Column
+from rtprov.cli.profile import config_file
+from rtprov.cli.session import Connected, Session, asks_service_b
+from rtprov.errors import ConfigurationError
+from rtprov.network.hosts import parse_https_url
+from rtprov.security.tls_client import VerifiedServers
+
+STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "red"}
+_PATH = click.Path(path_type=Path)
+
+
+@frozen
+class SetUp:
+    """What to look at; None is not looked at."""
+
+    certs: Path
+    seal_keys: Path
+    tokens: Path | None
+    state: Path
+    pid_file: Path
+    broker_file: Path | None
+    equipment_url: str | None
+
+
+@click.command()
+@click.option(
+    "--certs", type=_PATH, envvar="RTPROV_CERTS", default=Path("certs"), show_default=True,
+    metavar="DIR", help="Folder of certificates ($RTPROV_CERTS).",
+)  # fmt: skip
+@click.option(
+    "--seal-keys", type=_PATH, envvar="RTPROV_SEAL_KEYS", metavar="FILE",
+    help="File with the sealing keys ($RTPROV_SEAL_KEYS).  [default: seal.key in --certs]",
+)  # fmt: skip
+@click.option(
+    "--tokens", type=_PATH, envvar=["RTPROV_FRONTEND_TOKENS", "RTPROV_TOKENS"], metavar="FILE",
+    help="File with the tokens of a front end ($RTPROV_TOKENS).",
+)  # fmt: skip
+@click.option(
+    "--state", type=_PATH, envvar="RTPROV_STATE", default=Path("state"), show_default=True,
+    metavar="DIR", help="Folder of the embedded broker ($RTPROV_STATE).",
+)  # fmt: skip
+@click.option(
+    "--pidfile", "pid_file", type=_PATH, default=Path("twistd.pid"), show_default=True,
+    metavar="FILE", help="The pid file of twistd.",
+)  # fmt: skip
+@click.option(
+    "--broker-file", type=_PATH, envvar="RTPROV_BROKER_FILE", metavar="FILE",
+    help="File with the broker's URL.  [default: the URL in $RTPROV_BROKER]",
+)  # fmt: skip
+@click.option("--equipment-url", envvar="RTPROV_EQUIPMENT_URL", metavar="URL", help="Service A.")
+@click.option("--local", is_flag=True, help="Connect to nothing.")
+@asks_service_b
+def doctor(session: Session, local: bool, seal_keys: Path | None, **options: Any) -> None:
+    """Look for mistakes in certificates, keys, tokens, variables, limits and connections.
+
+    Each finding says what is wrong and what to do. Exit status: 1 if there is an error.
+    """
+    set_up = SetUp(seal_keys=seal_keys or options["certs"] / "seal.key", **options)
+    found = list(_on_this_machine(session, set_up))
+    if local or not _can_log_in(session, found):
+        raise SystemExit(_show(session, found))
+
+    async def work(connected: Connected) -> int:
+        found.extend(await connections.service_b(connected.api, session.process.now))
+        found.extend(await _broker(session, set_up))
+        if set_up.equipment_url is not None:
+            found.append(await _service_a(session, connected, set_up.equipment_url))
+        return _show(session, found)
+
+    session.run(work)
+
+
+def _can_log_in(session: Session, found: list[Finding]) -> bool:
+    """Return whether the profile's files can be used; add to `found` why not."""
+    try:
+        profile = session.profile
+        profile.token()
+    except VerbFailed:
+        return False  # `found` says why
+    try:
+        VerifiedServers(profile.ca, profile.certificate, profile.private_key)
+    except ConfigurationError as error:
+        advice = "name the CA of service B's certificate with --ca, or use --profile"
+        found.append(Check("profile", profile.url).error(str(error), advice))
+        return False
+    return True
+
+
+def _on_this_machine(session: Session, set_up: SetUp) -> Iterator[Finding]:
+    process = session.process
+    now = datetime.fromtimestamp(process.now(), timezone.utc)
+    config = config_file(process.environ, process.home)
+    try:
+        profile = session.profile
+    except VerbFailed as error:
+        yield Check("profile", str(config)).error(str(error), "correct the option or the file")
+        url = "https://localhost"
+    else:
+        url = profile.url
+        yield from surroundings.client(profile, config)
+    yield from files.certificates(set_up.certs, url, now)
+    yield from files.sealing_keys(set_up.seal_keys)
+    if set_up.tokens is not None:
+        yield from files.tokens(set_up.tokens, process.now())
+    yield from surroundings.environment(process.environ, unknown_variables(process.environ))
+    yield from surroundings.pid_file(set_up.pid_file)
+    yield from surroundings.state_folder(set_up.state)
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return
+    yield from surroundings.open_files(*resource.getrlimit(resource.RLIMIT_NOFILE))
+
+
+def unknown_variables(environ: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the ``RTPROV_`` variables that no option reads, with the nearest names."""
+    survey = cast("Any", import_module("rtprov.tap.environment_variables")).survey
+    names = cast("Any", import_module("rtprov.tap.options")).ALL_NAMES
+    return dict(survey(environ, "rtprov", names, names).unknown)
+
+
+async def _broker(session: Session, set_up: SetUp) -> list[Finding]:
+    """Check the broker, if its URL is known."""
+    text, source = session.process.environ.get("RTPROV_BROKER", ""), "$RTPROV_BROKER"
+    if set_up.broker_file is not None:
+        source = str(set_up.broker_file)
+        try:
+            text = set_up.broker_file.read_text("utf-8").strip()
+        except (OSError, ValueError) as error:
+            return [Check("broker URL", source).error(f"cannot read it: {error}", "correct it")]
+        if len(text.split()) != 1:
+            return [
+                Check("broker URL", source).error(
+                    "expected one line with the URL, and nothing else", "correct the file"
+                )
+            ]
+    if not text:
+        return []
+    found = list(connections.broker_url(text, source))
+    if any(each.level is Level.ERROR for each in found):
+        return found
+    look = cast("Callable[[str, Path], Any]", import_module("rtprov.tap.look").look_at_broker)
+    found.append(await connections.broker(source, lambda: look(text, set_up.certs / "ca.pem")))
+    return found
+
+
+async def _service_a(session: Session, connected: Connected, text: str) -> Finding:
+    try:
+        url = parse_https_url(text)
+    except ValueError as error:
+        return Check("service A", text).error(str(error), "correct --equipment-url")
+    http, explain = connected.network.http(session.profile)
+    return await connections.service_a(http, explain, url, connected.clock)
+
+
+def _show(session: Session, found: list[Finding]) -> int:
+    columns = [
+        Column("", lambda row: Text(row["level"], STYLES[Level(row["level"])])),
+        Column("CHECK", lambda row: row["check"]),
+        Column("WHAT", lambda row: _words(row), fold=True),
+    ]
+    writer = session.writer(columns, names=("level", "check", "about", "message", "advice"))
+    for each in found:
+        writer.add(
+            {
+                "level": each.level.value,
+                "check": each.check,
+                "about": each.about,
+                "message": each.message,
+                "advice": each.advice or None,
+            }
+        )
+    writer.end()
+    wrong = any(each.level is Level.ERROR for each in found)
+    return Status.TASKS_FAILED if wrong else Status.DONE
+
+
+def _words(row: Mapping[str, Any]) -> str:
+    message = str(row["message"]).removeprefix(f"{row['about']}: ")
+    return f"{row['about']}: {message}" + (f". {row['advice']}" if row["advice"] else "")

@@ -1,0 +1,1 @@
+"""The verbs of ``rtprov``, a module for each group of them."""

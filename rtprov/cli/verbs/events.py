@@ -1,0 +1,81 @@
+"""``rtprov events``."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import Any
+
+import click
+
+from rtprov.cli.failures import Status
+from rtprov.cli.output import cell, console, dump
+from rtprov.cli.session import Connected, Session, asks_service_b
+from rtprov.cli.sse import ServerEvent
+from rtprov.cli.sse import events as all_events
+from rtprov.cli.summary_view import PHASES, eta
+from rtprov.cli.task_view import state_of
+
+
+@click.command()
+@click.option("-f", "--follow", is_flag=True, help="Go on until Ctrl-C.")
+@click.option(
+    "--kind",
+    "kinds",
+    multiple=True,
+    metavar="KIND",
+    help="Only summary, task, skipped, equipment, dispatch, campaign. Repeatable.",
+)
+@click.option("--last-event-id", metavar="ID", help="Begin after this event.")
+@asks_service_b
+def events(
+    session: Session, follow: bool, kinds: tuple[str, ...], last_event_id: str | None
+) -> None:
+    """Show events as they happen: each end of a task, and changes of the summary.
+
+    Without --follow, ends after the first summary. If the connection breaks, it is opened again.
+    JSON and JSONL are one object a line: its kind, its id and its data.
+    """
+
+    async def work(connected: Connected) -> int:
+        async for event in all_events(connected.api, last_id=last_event_id):
+            if event is None:
+                continue
+            if not kinds or event.kind in kinds:
+                _write(session, event)
+            if event.kind == "summary" and not follow:
+                break
+        return Status.DONE
+
+    session.run(work)
+
+
+def _write(session: Session, event: ServerEvent) -> None:
+    out = session.out
+    if session.format == "table":
+        now = datetime.fromtimestamp(session.process.now(), timezone.utc)
+        line = f"{now:%H:%M:%S} {event.kind:<9} {described(event.kind, event.data)}"
+        console(out, session.process.environ).print(line, soft_wrap=True)
+    elif session.format == "csv":
+        data = event.data if isinstance(event.data, dict) else {}
+        cells = (event.kind, event.id, data.get("taskId"), data.get("equipmentId"), state_of(data))
+        out.write(",".join(cell(each) for each in cells) + "\r\n")
+    else:
+        out.write(dump({"event": event.kind, "id": event.id, "data": event.data}) + "\n")
+    out.flush()
+
+
+def described(kind: str, data: Any) -> str:
+    """Return an event in one line."""
+    if not isinstance(data, dict):
+        text = dump(data)
+    elif kind == "task":
+        reason = data.get("reason")
+        text = f"{data.get('taskId')} {data.get('equipmentId')} {state_of(data)}"
+        text += f": {reason}" if reason else ""
+    elif kind == "summary":
+        tasks = data.get("tasks", {})
+        text = ", ".join(f"{phase} {tasks.get(phase, 0)}" for phase in PHASES)
+        text += f"; done in {eta(data)}"
+    else:
+        text = ", ".join(f"{name} {value}" for name, value in data.items() if value is not None)
+    return "".join(each if each.isprintable() else "\ufffd" for each in text)

@@ -1,0 +1,111 @@
+"""``rtprov status`` and ``rtprov cancel``."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+import click
+
+from rtprov.cli.api import API, Api
+from rtprov.cli.failures import Status, VerbFailed, status_of
+from rtprov.cli.output import Column
+from rtprov.cli.session import Connected, Session, asks_service_b
+from rtprov.cli.task_view import NAMES, exit_status, lines
+
+UNKNOWN_TASK = "The requested task is not found"
+_CANCELLED = "The task was cancelled"
+
+
+def task_path(equipment: str, task: str) -> str:
+    """Return the path of a task's status."""
+    return f"{API}/equipment/cpe/{quote(equipment, safe='')}/task/{quote(task, safe='')}"
+
+
+def state_in(http_status: int, document: Any) -> str | None:
+    """Return the state of a task in the answer to a question about its status.
+
+    None if the answer is about the request, not the task.
+    """
+    code = document.get("code") if isinstance(document, dict) else None
+    message = str(document.get("message")) if isinstance(document, dict) else ""
+    if http_status == 204 or code == 204:
+        return "running"
+    if code == 200:
+        return "completed"
+    if http_status == 500:
+        return "cancelled" if message.startswith(_CANCELLED) else "failed"
+    if http_status == 404 and message == "The requested equipment is not found":
+        return "not_found"
+    return None
+
+
+async def details_of(api: Api, equipment: str, task: str) -> dict[str, Any]:
+    """Return all details of a task. Raises `VerbFailed` if the device has no such task."""
+    document = await api.get(f"{API}/tasks/{quote(task, safe='')}")
+    found: dict[str, Any] = document["task"]
+    if found.get("equipmentId") != equipment:
+        raise VerbFailed(f"{UNKNOWN_TASK}: it is a task of another device", Status.NOT_FOUND)
+    return found
+
+
+def show(session: Session, task: dict[str, Any]) -> None:
+    """Write one task."""
+    if session.format != "table":
+        writer = session.writer([], single=True, names=NAMES)
+        writer.add(task)
+        writer.end()
+        return
+    columns = [
+        Column("", lambda line: line[0]),
+        Column("", lambda line: line[1], fold=True),
+    ]
+    writer = session.writer(columns, headed=False)
+    for line in lines(task, session.process.now()):
+        writer.add(line)
+    writer.end()
+
+
+@click.command()
+@click.argument("equipment")
+@click.argument("task")
+@asks_service_b
+def status(session: Session, equipment: str, task: str) -> None:
+    """Show the task TASK of the device EQUIPMENT.
+
+    Exit status: 1 if it failed or was cancelled, 4 if there is no such task or service A does not
+    know the device.
+    """
+
+    async def work(connected: Connected) -> int:
+        found = await details_of(connected.api, equipment, task)
+        show(session, found)
+        return exit_status([str(found.get("state"))])
+
+    session.run(work)
+
+
+@click.command()
+@click.argument("equipment")
+@click.argument("task")
+@click.option("--reason", metavar="TEXT", help="Why; written into the audit line of service B.")
+@asks_service_b
+def cancel(session: Session, equipment: str, task: str, reason: str | None) -> None:
+    """Cancel the task TASK of the device EQUIPMENT, if it was not sent to service A yet.
+
+    Exit status: 1 if it is too late, 3 if the task belongs to another caller.
+    """
+
+    async def work(connected: Connected) -> int:
+        query = [("reason", reason)] if reason is not None else []
+        path = task_path(equipment, task)
+        answer = await connected.api.ask("DELETE", path, query, accept=(409,))
+        if answer.status == 409:
+            raise VerbFailed(answer.message, status_of(409))
+        row = {"taskId": task, "equipmentId": equipment, "state": "cancelled"}
+        writer = session.writer([Column("", lambda _: answer.message)], headed=False, single=True)
+        writer.add(row)
+        writer.end()
+        return Status.DONE
+
+    session.run(work)

@@ -1,0 +1,143 @@
+"""``rtprov order``."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from urllib.parse import quote
+
+import click
+
+from rtprov.cli.api import API, Api
+from rtprov.cli.failures import OutOfReach, Status, VerbFailed
+from rtprov.cli.output import Column
+from rtprov.cli.session import Connected, Session, asks_service_b
+from rtprov.cli.verbs.waiting import Waited, wait_for
+
+MAX_BODY_BYTES = 64 * 1024
+
+
+@click.command()
+@click.argument("equipment")
+@click.option(
+    "--timeout-in-seconds",
+    type=int,
+    default=60,
+    show_default=True,
+    metavar="S",
+    help="The longest that service A waits for the device.",
+)
+@click.option("--username", metavar="NAME", help="Parameter username.")
+@click.option(
+    "--password-file",
+    type=click.File("r", encoding="utf-8"),
+    metavar="FILE",
+    help="File with the parameter password; - is standard input.",
+)
+@click.option("--vlan", type=int, metavar="N", help="Parameter vlan.")
+@click.option("--interfaces", metavar="N,N…", help="Parameter interfaces, such as 1,2,3.")
+@click.option(
+    "--parameter",
+    "parameters",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A further parameter. A value that is JSON is sent as such. Repeatable.",
+)
+@click.option(
+    "--body",
+    type=click.File("rb"),
+    metavar="FILE",
+    help="File with the whole JSON body, in place of the options above; - is standard input.",
+)
+@click.option("--idempotency-key", metavar="KEY", help="Makes it safe to order again.")
+@click.option("--wait", "waits", is_flag=True, help="Wait until the task has ended.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0),
+    metavar="S",
+    help="With --wait: the longest to wait.  [default: no limit]",
+)
+@asks_service_b
+def order(session: Session, equipment: str, **options: Any) -> None:
+    """Order a task for the device EQUIPMENT, and print its id.
+
+    A password belongs into a file: other users see the command lines of processes. Without
+    --idempotency-key, an order whose answer was lost is not sent again.
+    """
+    body, key = _body(options), options["idempotency_key"]
+
+    async def work(connected: Connected) -> int:
+        task = await _submit(connected.api, equipment, body, key)
+        row = {"taskId": task, "equipmentId": equipment}
+        if not options["waits"]:
+            columns = [Column("", lambda row: row["taskId"])]
+            writer = session.writer(columns, single=True, headed=False)
+            writer.add(row)
+            writer.end()
+            return Status.DONE
+        if session.format == "table":
+            click.echo(task, err=True)
+        waited = [Waited(equipment, task)]
+        return await wait_for(session, connected, waited, options["timeout"])
+
+    session.run(work)
+
+
+async def _submit(api: Api, equipment: str, body: bytes, key: str | None) -> str:
+    headers = {} if key is None else {"Idempotency-Key": key}
+    path = f"{API}/equipment/cpe/{quote(equipment, safe='')}"
+    try:
+        answer = await api.ask("POST", path, body=body, headers=headers)
+    except OutOfReach as error:
+        if not error.sent:
+            raise
+        raise OutOfReach(
+            f"{error}; the order may have been accepted: look at `rtprov device {equipment}`"
+            " before you order again"
+        ) from None
+    task: str = answer.document["taskId"]
+    return task
+
+
+def _body(options: dict[str, Any]) -> bytes:
+    """Return the body of the order. Raises `VerbFailed` if the options make none."""
+    parts = {name: options[name] for name in ("username", "vlan") if options[name] is not None}
+    if options["password_file"] is not None:
+        parts["password"] = options["password_file"].read().rstrip("\r\n")
+    if options["interfaces"] is not None:
+        parts["interfaces"] = _interfaces(options["interfaces"])
+    for each in options["parameters"]:
+        name, equals, value = each.partition("=")
+        if not name or not equals:
+            raise VerbFailed(f"--parameter: expected KEY=VALUE, not {name}", Status.USAGE)
+        if name == "password":
+            raise VerbFailed(
+                "--parameter password=…: others can read it; use --password-file", Status.USAGE
+            )
+        parts[name] = _value(value)
+    if options["body"] is None:
+        if not parts:
+            raise VerbFailed("give at least one parameter, or --body FILE", Status.USAGE)
+        document = {
+            "timeoutInSeconds": options["timeout_in_seconds"],
+            "parameters": [{name: value} for name, value in parts.items()],
+        }
+        return json.dumps(document, ensure_ascii=False).encode()
+    if parts:
+        raise VerbFailed("--body is the whole body: give no parameters beside it", Status.USAGE)
+    content: bytes = options["body"].read(MAX_BODY_BYTES + 1)
+    return content
+
+
+def _interfaces(text: str) -> list[int]:
+    try:
+        return [int(each) for each in text.replace(",", " ").split()]
+    except ValueError:
+        raise VerbFailed("--interfaces: expected numbers such as 1,2,3", Status.USAGE) from None
+
+
+def _value(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

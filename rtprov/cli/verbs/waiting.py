@@ -1,0 +1,178 @@
+"""``rtprov wait``: waits until tasks have ended, and shows how far they are."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import click
+from attrs import define
+from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, TimeoutError
+from twisted.internet.task import LoopingCall, deferLater
+
+from rtprov.cli.api import Api
+from rtprov.cli.failures import OutOfReach, Status, VerbFailed, status_of
+from rtprov.cli.progress import Progress
+from rtprov.cli.session import Connected, Session, asks_service_b
+from rtprov.cli.task_view import NAMES, columns, exit_status
+from rtprov.cli.verbs.one_task import details_of, state_in, task_path
+
+AT_ONCE = 20  # questions at the same time; service B has room for a thousand
+WAIT_S = 20  # Prefer: wait
+UNREACHABLE_FOR_S = 60.0
+AGAIN_S = 1.0
+REDRAW_S = 0.5
+
+
+@define
+class Waited:
+    """A task that is waited for, and the state in which it ended, or None."""
+
+    equipment: str
+    task: str
+    state: str | None = None
+
+
+@click.command()
+@click.argument("tasks", nargs=-1, metavar="EQUIPMENT TASK [EQUIPMENT TASK]…")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0),
+    metavar="S",
+    help="The longest to wait; then the exit status is 6.  [default: no limit]",
+)
+@asks_service_b
+def wait(session: Session, tasks: tuple[str, ...], timeout: float | None) -> None:
+    """Wait until tasks have ended, and show them.
+
+    Without arguments, or with -, reads lines with EQUIPMENT and TASK from standard input.
+
+    Exit status: 0 if all have completed, 1 if one failed or was cancelled, 4 if there is no such
+    task or service A does not know its device, 6 if --timeout was over first.
+    """
+    if not tasks and sys.stdin.isatty():
+        raise click.UsageError("Missing argument 'EQUIPMENT TASK'.")
+    words = sys.stdin.read().split() if tasks in ((), ("-",)) else list(tasks)
+    if len(words) % 2:
+        raise click.UsageError("expected pairs of EQUIPMENT and TASK")
+    pairs = [Waited(*pair) for pair in zip(words[::2], words[1::2], strict=True)]
+
+    async def work(connected: Connected) -> int:
+        return await wait_for(session, connected, pairs, timeout)
+
+    session.run(work)
+
+
+async def wait_for(
+    session: Session, connected: Connected, waited: list[Waited], timeout_s: float | None
+) -> int:
+    """Wait for all tasks, show them, and return the exit status."""
+    progress = Progress(session.errors, len(waited), connected.clock.seconds)
+    redraw = LoopingCall(lambda: progress.show(_counts(waited)))
+    redraw.clock = connected.clock
+    waiting = Deferred.fromCoroutine(_all_ended(connected, waited, progress))
+    if timeout_s is not None:
+        waiting.addTimeout(timeout_s, connected.clock)
+    if progress.visible:
+        redraw.start(REDRAW_S)
+    in_time = True
+    try:
+        await waiting
+    except TimeoutError:
+        in_time = False
+    finally:
+        if redraw.running:
+            redraw.stop()
+        progress.end()
+    ended = [each for each in waited if each.state is not None]
+    await _show(session, connected.api, ended)
+    states = [each.state or "" for each in ended]
+    if not in_time:
+        left = len(waited) - len(ended)
+        raise VerbFailed(
+            f"{left} of {len(waited)} {'tasks' if len(waited) > 1 else 'task'} had not ended after"
+            f" {timeout_s:g} s",
+            Status.TIMED_OUT,
+        )
+    return exit_status(states)
+
+
+def _counts(waited: Iterable[Waited]) -> Counter[str]:
+    return Counter(each.state for each in waited if each.state is not None)
+
+
+async def _all_ended(connected: Connected, waited: list[Waited], progress: Progress) -> None:
+    """Wait for each task, for `AT_ONCE` of them at the same time. The first error ends all."""
+    places = DeferredSemaphore(AT_ONCE)
+    running = [places.run(_begin, connected, each, progress) for each in waited]
+    try:
+        for each in running:
+            await each
+    finally:
+        for each in running:
+            each.addErrback(lambda failure: None)
+            each.cancel()
+
+
+def _begin(connected: Connected, waited: Waited, progress: Progress) -> Deferred[None]:
+    return Deferred.fromCoroutine(_ended(connected, waited, progress))
+
+
+async def _ended(connected: Connected, waited: Waited, progress: Progress) -> None:
+    api, clock = connected.api, connected.clock
+    path = task_path(waited.equipment, waited.task)
+    failing_since: float | None = None
+    reached = False
+    while True:
+        asked_at = clock.seconds()
+        try:
+            answer = await api.ask(
+                "GET",
+                path,
+                headers={"Prefer": f"wait={WAIT_S}"},
+                within_s=WAIT_S + 15.0,
+                accept=(404, 500, 503),
+            )
+        except OutOfReach as error:
+            now = clock.seconds()
+            failing_since = now if failing_since is None else failing_since
+            reached = reached or error.sent
+            if not reached or now - failing_since > UNREACHABLE_FOR_S:
+                raise
+            progress.say(str(error))
+            await deferLater(clock, AGAIN_S)
+            continue
+        reached, failing_since = True, None
+        if answer.status == 503:
+            progress.say(answer.message)
+            await deferLater(clock, api.pause_s(answer) or AGAIN_S)
+            continue
+        state = state_in(answer.status, answer.document)
+        if state is None:
+            raise VerbFailed(f"{waited.task}: {answer.message}", status_of(answer.status))
+        if state != "running":
+            waited.state = state
+            return
+        if clock.seconds() - asked_at < AGAIN_S:  # service B did not wait
+            await deferLater(clock, api.pause_s(answer) or AGAIN_S)
+
+
+async def _show(session: Session, api: Api, ended: list[Waited]) -> None:
+    """Write the tasks that have ended, with their details if a worker still knows them."""
+    writer = session.writer(columns(session.process.now()), names=NAMES, single=len(ended) == 1)
+    for each in ended:
+        row: dict[str, Any] = {
+            "taskId": each.task,
+            "equipmentId": each.equipment,
+            "state": each.state,
+        }
+        try:
+            row = await details_of(api, each.equipment, each.task)
+        except CancelledError:
+            raise
+        except VerbFailed:
+            pass  # the state is known, and that is what counts
+        writer.add(row)
+    writer.end()

@@ -1,0 +1,1 @@
+"""Tests of ``rtprov doctor``: each makes a real mistake."""

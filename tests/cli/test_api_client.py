@@ -1,0 +1,90 @@
+"""How the command line repeats requests, and what it does about answers that it cannot use."""
+
+from __future__ import annotations
+
+from tests.support.cli_case import VerbTestCase
+from tests.support.fake_front_end import Canned
+
+BUSY = {"code": 429, "message": "Too many requests"}
+AWAY = {"code": 503, "message": "No broker"}
+BODY = ("--vlan", "5")
+
+
+class Repeating(VerbTestCase):
+    def test_retry_after(self) -> None:
+        """A GET waits as long as Retry-After says, in seconds or as a date, and is sent again."""
+        self.front.answers += [
+            Canned(503, AWAY, {"Retry-After": "7"}),
+            Canned(429, BUSY, {"Retry-After": "Fri, 15 Jan 2027 08:00:19 GMT"}),
+        ]
+        self.verb("summary")
+        self.assertEqual(len(self.front.requests), 3)
+        self.assertAlmostEqual(self.clock.seconds(), 19.0, delta=1.0)
+        self.assertIn("rtprov: No broker; trying again in 7 s\n", self.errors)
+
+    def test_not_for_ever(self) -> None:
+        """A pause that goes beyond --retry-for is not made; the verb ends with 5."""
+        self.front.answers.append(Canned(503, AWAY, {"Retry-After": "31"}))
+        self.verb("summary", status=5)
+        self.front.answers.append(Canned(503, AWAY, {"Retry-After": "1"}))
+        self.verb("summary", "--retry-for", "0", status=5)
+        self.assertEqual(len(self.front.requests), 2)
+
+    def test_order_is_not_repeated(self) -> None:
+        """A 503 may have made a task, so an order is repeated only with an Idempotency-Key."""
+        self.front.answers.append(Canned(503, AWAY, {"Retry-After": "1"}))
+        self.verb("order", "ABC123456", *BODY, status=5)
+        self.assertEqual(len(self.front.requests), 1)
+        self.front.answers += [
+            Canned(503, AWAY, {"Retry-After": "1"}),
+            Canned(200, {"code": 200, "taskId": "f" * 32}),
+        ]
+        self.verb("order", "ABC123456", *BODY, "--idempotency-key", "k")
+        self.assertEqual(
+            [each.headers.get("idempotency-key") for each in self.front.requests[1:]], ["k", "k"]
+        )
+
+    def test_refused_order_is_repeated(self) -> None:
+        """A 429 has made no task, so an order is repeated."""
+        self.front.answers += [
+            Canned(429, BUSY, {"Retry-After": "1"}),
+            Canned(200, {"code": 200, "taskId": "f" * 32}),
+        ]
+        self.assertEqual(self.verb("order", "ABC123456", *BODY), "f" * 32 + "\n")
+
+
+class Answers(VerbTestCase):
+    def test_out_of_reach(self) -> None:
+        """A front end that nothing listens for ends the verb with 5."""
+        self.network.factories.clear()
+        self.verb("summary", status=5)
+        self.assertIn("rtprov: https://b: nothing listens there", self.errors)
+
+    def test_silent(self) -> None:
+        """A front end that does not answer ends the verb with 5 after 15 s."""
+        self.process.at_start = lambda: setattr(self.front, "render", lambda request: 1)
+        self.verb("summary", status=5)
+        self.assertAlmostEqual(self.clock.seconds(), 15.0, delta=2.0)
+
+    def test_not_rtprov(self) -> None:
+        """An answer that is not JSON is named as such."""
+        self.front.answers.append(Canned(200, b"<html>"))
+        self.verb("summary", status=5)
+        self.assertIn("is this service B of rtprov?", self.errors)
+
+    def test_lost_order(self) -> None:
+        """An order whose answer is lost may have been accepted, and the error says so."""
+        self.process.at_start = lambda: setattr(self.front, "render", lambda request: 1)
+        self.verb("order", "ABC123456", *BODY, status=5)
+        self.assertIn("the order may have been accepted", self.errors)
+
+    def test_token(self) -> None:
+        """The token is read from a file, sent, and never shown."""
+        file = self.folder / "token"
+        file.write_text("secret-token\n")
+        self.verb("summary", "--token-file", str(file))
+        (asked,) = self.front.requests
+        self.assertEqual(asked.headers["authorization"], "Bearer secret-token")
+        file.write_text("billing sha256:" + "0" * 64)
+        self.verb("summary", "--token-file", str(file), status=2)
+        self.assertIn("expected one token", self.errors)
