@@ -47,13 +47,18 @@ class VerifiedHttps:
         return self.last
 
 
-def client_for(profile: Profile, reactor: Any) -> tuple[HTTPClient, Callable[[BaseException], str]]:
+def client_for(
+    profile: Profile, reactor: Any, wall_clock: Callable[[], float]
+) -> tuple[HTTPClient, Callable[[BaseException], str]]:
     """Return a client for the profile's front end, and a function that explains its errors.
 
-    Raises `VerbFailed` if a file of the profile is invalid.
+    `wall_clock` returns seconds since the epoch. Raises `VerbFailed` if a file of the profile is
+    invalid.
     """
     try:
-        servers = VerifiedServers(profile.ca, profile.certificate, profile.private_key)
+        servers = VerifiedServers(
+            profile.ca, profile.certificate, profile.private_key, wall_clock=wall_clock
+        )
     except ConfigurationError as error:
         raise VerbFailed(str(error), Status.USAGE) from None
     policy = VerifiedHttps(servers)

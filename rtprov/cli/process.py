@@ -76,7 +76,7 @@ class RealNetwork:
         """See `Network.http`."""
         from rtprov.cli.https import client_for
 
-        return client_for(profile, self.reactor)
+        return client_for(profile, self.reactor, time.time)
 
 
 @define

@@ -95,7 +95,12 @@ def _can_log_in(session: Session, found: list[Finding]) -> bool:
     except VerbFailed:
         return False  # `found` says why
     try:
-        VerifiedServers(profile.ca, profile.certificate, profile.private_key)
+        VerifiedServers(
+            profile.ca,
+            profile.certificate,
+            profile.private_key,
+            wall_clock=session.process.now,
+        )
     except ConfigurationError as error:
         advice = "name the CA of service B's certificate with --ca, or use --profile"
         found.append(Check("profile", profile.url).error(str(error), advice))
