@@ -20,17 +20,18 @@ STATES = (*(state.value for state in State), *(phase.value for phase in Phase))
 class TaskFilter:
     """Which tasks are searched for. All conditions must hold; None and () are no condition.
 
-    `states` are values of `STATES`, of which one must fit. The four times limit the acceptance and
-    the end: tasks from the time `…_after` on, and before the time `…_before`.
+    Of the values of one condition, one must fit. `states` are values of `STATES`. The four times
+    limit the acceptance and the end: tasks from the time `…_after` on, and before the time
+    `…_before`.
 
-    Later versions may add conditions; they must have the default None.
+    Later versions may add conditions; they must have the default None or ().
     """
 
     states: tuple[str, ...] = ()
-    caller: str | None = None
-    campaign: str | None = None
-    equipment_id: str | None = None
-    reason: str | None = None
+    callers: tuple[str, ...] = ()
+    campaigns: tuple[str, ...] = ()
+    equipment_ids: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
     accepted_after: float | None = None
     accepted_before: float | None = None
     ended_after: float | None = None

@@ -13,7 +13,7 @@ from rtprov.frontend.operator_schemas import (
     SummaryDocument,
 )
 from rtprov.frontend.query_parameters import DEFAULT_PAGE, MAX_PAGE
-from rtprov.frontend.task_filters import CURSOR_PATTERN, MAX_TEXT, TIME_PATTERN
+from rtprov.frontend.task_filters import CURSOR_PATTERN, MAX_TEXT, MAX_VALUES, TIME_PATTERN
 from rtprov.reports import STATES
 
 OPERATOR_TYPES = (SummaryAnswer, SummaryDocument, FoundAnswer, FailuresAnswer)
@@ -109,17 +109,22 @@ def _events() -> dict[str, Any]:
 
 
 def _filters() -> list[dict[str, Any]]:
-    states: dict[str, Any] = {"type": "array", "items": {"type": "string", "enum": list(STATES)}}
+    state = {"type": "string", "enum": list(STATES)}
     serial = {"type": "string", "pattern": "^[a-zA-Z0-9]{6,}$"}
     filters = [
-        ("state", "Tasks in one of these states or phases; may be repeated", states),
-        ("caller", "Tasks that this caller ordered", _TEXT),
-        ("campaign", "Tasks of this campaign", _TEXT),
-        ("equipmentId", "Tasks of this device", serial),
-        ("reason", "Tasks that ended with exactly this reason", _TEXT),
+        ("state", "Tasks in one of these states or phases", _repeated(state)),
+        ("caller", "Tasks that one of these callers ordered", _repeated(_TEXT)),
+        ("campaign", "Tasks of one of these campaigns", _repeated(_TEXT)),
+        ("equipmentId", "Tasks of one of these devices", _repeated(serial)),
+        ("reason", "Tasks that ended with exactly one of these reasons", _repeated(_TEXT)),
         ("acceptedAfter", "Tasks that were accepted at this time or later", _TIME),
         ("acceptedBefore", "Tasks that were accepted before this time", _TIME),
         ("endedAfter", "Tasks that ended at this time or later", _TIME),
         ("endedBefore", "Tasks that ended before this time", _TIME),
     ]
     return [parameter(name, "query", text, schema) for name, text, schema in filters]
+
+
+def _repeated(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a parameter that may be repeated."""
+    return {"type": "array", "items": schema, "maxItems": MAX_VALUES}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
 from rtprov.errors import InvalidQuery
@@ -17,6 +17,7 @@ from rtprov.model import is_equipment_id, is_task_id
 from rtprov.reports import STATES, Cursor, TaskFilter
 
 MAX_TEXT = 200
+MAX_VALUES = 50  # of one parameter that may be repeated
 TIME_PATTERN = (
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?"
     r"([Zz]|[+-][0-9]{2}:[0-9]{2})"
@@ -90,21 +91,15 @@ def cursor_text(cursor: Cursor) -> str:
 
 def _split(arguments: Arguments, others: Mapping[str, str]) -> tuple[TaskFilter, dict[str, str]]:
     """Return the filter, and the values of the other parameters that are expected."""
-    states = tuple(dict.fromkeys(map(_state, arguments.get(b"state", ()))))
-    rest = {name: values for name, values in arguments.items() if name != b"state"}
-    values = parameters(rest, {**_FILTERS, **others})
-    for name in ("caller", "campaign", "reason"):
-        if len(values.get(name, "")) > MAX_TEXT:
-            raise InvalidQuery(f"{name}: {_TEXT}")
-    equipment_id = values.get("equipmentId")
-    if equipment_id is not None and not is_equipment_id(equipment_id):
-        raise InvalidQuery(f"equipmentId: {_FILTERS['equipmentId']}")
+    repeated = {name: _values(arguments.get(name.encode(), ()), name) for name in _REPEATED}
+    once = {raw: each for raw, each in arguments.items() if raw.decode("latin-1") not in repeated}
+    values = parameters(once, {**_FILTERS, **others})
     wanted = TaskFilter(
-        states=states,
-        caller=values.get("caller"),
-        campaign=values.get("campaign"),
-        equipment_id=equipment_id,
-        reason=values.get("reason"),
+        states=repeated["state"],
+        callers=repeated["caller"],
+        campaigns=repeated["campaign"],
+        equipment_ids=repeated["equipmentId"],
+        reasons=repeated["reason"],
         accepted_after=_time(values, "acceptedAfter"),
         accepted_before=_time(values, "acceptedBefore"),
         ended_after=_time(values, "endedAfter"),
@@ -113,11 +108,28 @@ def _split(arguments: Arguments, others: Mapping[str, str]) -> tuple[TaskFilter,
     return wanted, values
 
 
-def _state(raw: bytes) -> str:
-    name = raw.decode("utf-8", "replace")
-    if name not in STATES:
-        raise InvalidQuery(f"state: {_STATE}")
-    return name
+def _values(given: Sequence[bytes], name: str) -> tuple[str, ...]:
+    """Return the different values of a parameter that may be repeated."""
+    values = tuple(dict.fromkeys(each.decode("utf-8", "replace") for each in given))
+    if len(values) > MAX_VALUES:
+        raise InvalidQuery(f"{name}: expected at most {MAX_VALUES} different values")
+    if not all(map(_REPEATED[name], values)):
+        raise InvalidQuery(f"{name}: {_FILTERS[name]}")
+    return values
+
+
+def _is_text(value: str) -> bool:
+    return 0 < len(value) <= MAX_TEXT and "\ufffd" not in value
+
+
+# The parameters that may be repeated, and what a value must fulfil.
+_REPEATED: Mapping[str, Callable[[str], bool]] = {
+    "state": STATES.__contains__,
+    "caller": _is_text,
+    "campaign": _is_text,
+    "equipmentId": is_equipment_id,
+    "reason": _is_text,
+}
 
 
 def _time(values: Mapping[str, str], name: str) -> float | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from heapq import merge
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from rtprov.model import Phase, State
@@ -73,9 +73,9 @@ class Search:
     def reasons(self) -> ReasonCounts:
         """Count the tasks that have ended, by reason."""
         wanted, indexes = self._wanted, self._store.indexes
-        exact = (wanted.equipment_id, wanted.campaign, wanted.ended_after, wanted.ended_before)
+        of_each = wanted.equipment_ids or wanted.campaigns or indexes.mixed
         counts: Counter[str] = Counter()
-        if any(each is not None for each in exact) or indexes.mixed:
+        if of_each or wanted.ended_after is not None or wanted.ended_before is not None:
             for record in self._examined():
                 if record.reason is not None and self._matches(record):
                     counts[record.reason] += 1
@@ -102,7 +102,7 @@ class Search:
     def _candidates(self) -> Iterator[Record]:
         """Return tasks older than the start, newest first, among which are all that match."""
         wanted, few = self._wanted, self._few()
-        if wanted.campaign is not None:
+        if wanted.campaigns:
             return iter(())  # there are no campaigns yet
         if few is not None:
             start = (self._start.at, self._start.task_id)
@@ -119,8 +119,8 @@ class Search:
         """Return the candidates, unsorted, if an index has only a few of them."""
         wanted, store, backlog = self._wanted, self._store, self._store.backlog
         few: Iterable[Record] | None = None
-        if wanted.equipment_id is not None:
-            few = store.records_of(wanted.equipment_id)
+        if wanted.equipment_ids:
+            few = chain.from_iterable(map(store.records_of, wanted.equipment_ids))
         elif self._states == {State.RUNNING} and Phase.WAITING.value not in self._phases:
             few = (each for phase in (backlog.calling, backlog.retrying) for each in phase)
         elif wanted.ended_after is not None or wanted.ended_before is not None:
@@ -145,8 +145,8 @@ class Search:
         (state, reason, caller), wanted = group, self._wanted
         return (
             (not self._states or state in self._states)
-            and wanted.reason in (None, reason)
-            and wanted.caller in (None, caller)
+            and (not wanted.reasons or reason in wanted.reasons)
+            and (not wanted.callers or caller in wanted.callers)
         )
 
     def _matches(self, record: Record) -> bool:
@@ -163,9 +163,9 @@ class Search:
             if wanted.ended_before is not None and record.finished_at >= wanted.ended_before:
                 return False
         return (
-            wanted.reason in (None, record.reason)
-            and wanted.caller in (None, record.origin.caller)
-            and wanted.equipment_id in (None, record.equipment_id)
+            (not wanted.reasons or record.reason in wanted.reasons)
+            and (not wanted.callers or record.origin.caller in wanted.callers)
+            and (not wanted.equipment_ids or record.equipment_id in wanted.equipment_ids)
         )
 
     def _phase(self, record: Record) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from attrs import evolve
 from hypothesis import given
@@ -21,12 +22,19 @@ from tests.support.task_histories import DEVICES, events
 
 NOW = 5e9
 maybe_times = st.none() | st.integers(0, 4000).map(float)
+
+
+def some(values: Sequence[str]) -> st.SearchStrategy[tuple[str, ...]]:
+    """Return a strategy for some of these values."""
+    return st.lists(st.sampled_from(values), max_size=2, unique=True).map(tuple)
+
+
 filters = st.builds(
     TaskFilter,
     states=st.lists(st.sampled_from(STATES), max_size=3, unique=True).map(tuple),
-    caller=st.sampled_from([None, None, "token:a", "token:c"]),
-    equipment_id=st.sampled_from([None, None, *DEVICES]),
-    reason=st.none() | st.sampled_from(["cancelled by a client", ""]),
+    callers=st.just(()) | some(["token:a", "token:c"]),
+    equipment_ids=st.just(()) | some(DEVICES),
+    reasons=st.just(()) | some(["cancelled by a client", ""]),
     accepted_after=maybe_times,
     accepted_before=maybe_times,
     ended_after=maybe_times,
@@ -40,9 +48,9 @@ def fits(details: Details, at: float, wanted: TaskFilter) -> bool:
     ended = details.finished_at
     return (
         (not wanted.states or not names.isdisjoint(wanted.states))
-        and wanted.caller in (None, details.caller)
-        and wanted.equipment_id in (None, details.equipment_id)
-        and wanted.reason in (None, details.reason)
+        and (not wanted.callers or details.caller in wanted.callers)
+        and (not wanted.equipment_ids or details.equipment_id in wanted.equipment_ids)
+        and (not wanted.reasons or details.reason in wanted.reasons)
         and (wanted.accepted_after is None or at >= wanted.accepted_after)
         and (wanted.accepted_before is None or at < wanted.accepted_before)
         and (wanted.ended_after is None or (ended is not None and ended >= wanted.ended_after))
@@ -108,7 +116,7 @@ class Searching(SynchronousTestCase):
     def test_no_campaign_yet(self) -> None:
         """No task belongs to a campaign."""
         store = fold([Requested(task_id(1), DEVICES[0], 1.0)])
-        self.assertEqual(found(store, TaskFilter(campaign="may-1"), 10), [])
+        self.assertEqual(found(store, TaskFilter(campaigns=("may-1",)), 10), [])
 
 
 class Bounds(SynchronousTestCase):
@@ -126,7 +134,7 @@ class Bounds(SynchronousTestCase):
     def test_a_piece_that_finds_nothing(self) -> None:
         """At most ten thousand tasks are examined in one piece, fewer if time is over."""
         store = self.store()
-        wanted = TaskFilter(ended_after=0.0, reason="done", caller=None, ended_before=1e8)
+        wanted = TaskFilter(ended_after=0.0, reasons=("done",), ended_before=1e8)
         store.apply(Requested(task_id(99_999), "XYZ123456", 1e7))
         wanted = evolve(wanted, states=("completed",), ended_before=2e8, accepted_before=1e6)
         piece = Search(store, evolve(wanted, ended_after=29_990.0), None, lambda: False)

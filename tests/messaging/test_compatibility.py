@@ -131,10 +131,10 @@ EVENTS = (
 TASK = Task(ID, DEVICE, 14, AT, "gAAAAA", "f", caller="c", accepted_by="b", key="k")
 FILTER = TaskFilter(
     states=("failed", "waiting"),
-    caller="token:billing",
-    campaign="may-1",
-    equipment_id=DEVICE,
-    reason="A answered 500",
+    callers=("token:billing",),
+    campaigns=("may-1",),
+    equipment_ids=(DEVICE,),
+    reasons=("A answered 500",),
     accepted_after=AT,
     accepted_before=AT,
     ended_after=AT,

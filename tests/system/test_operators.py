@@ -295,6 +295,8 @@ class ThreeShards(OperatorTestCase):
         self.assertEqual(self.ids("?caller=token:none"), [])
         self.assertEqual(self.ids("?campaign=may-1"), [])
         self.assertEqual(self.ids("?equipmentId=ABC000000"), self.orders[:1])
+        either = "?equipmentId=ABC000000&equipmentId=ABC000001&caller=token:none&caller=" + caller
+        self.assertEqual(set(self.ids(either)), set(self.orders[:2]))
         middle = self.told("/api/v1/tasks?limit=4")["tasks"][-1]["acceptedAt"]
         self.assertEqual(self.ids(f"?limit=100&acceptedAfter={middle}"), self.newest_first[:4])
         self.assertEqual(self.ids(f"?limit=100&acceptedBefore={middle}"), self.newest_first[4:])
@@ -334,7 +336,10 @@ class ThreeShards(OperatorTestCase):
             ("tasks?acceptedAfter=yesterday", "acceptedAfter"),
             ("tasks?acceptedAfter=2026-13-29T12:35:44Z", "acceptedAfter"),
             ("tasks?endedBefore=2026-11-29", "endedBefore"),
-            ("tasks?caller=a&caller=b", "caller"),
+            ("tasks?caller=", "caller"),
+            ("tasks?caller=a&caller=%FF", "caller"),
+            ("tasks?" + "&".join(f"caller={number}" for number in range(51)), "caller"),
+            ("tasks?endedAfter=2026-11-29T12:35:44Z&endedAfter=2026-11-29T12:35:44Z", "endedAfter"),
             ("tasks?reason=" + "x" * 201, "reason"),
             ("tasks/failures?by=colour", "by"),
             ("tasks/failures?limit=5", "limit"),

@@ -50,7 +50,7 @@ def filtered(function: F) -> F:
         return function(*args, query=query, **options)
 
     for name, (metavar, multiple, text) in reversed(FILTERS.items()):
-        more = " Repeatable." if name == "state" else ""
+        more = " Repeatable." if multiple else ""
         run = click.option(f"--{name}", metavar=metavar, multiple=multiple, help=text + more)(run)
     return run  # type: ignore[return-value] # click's decorators add parameters
 
