@@ -24,6 +24,7 @@ from twisted.trial.unittest import TestCase
 
 from rtprov import __version__
 from rtprov.security.development import ensure_seal_key, make_development_set
+from rtprov.security.sealer import load_keys
 from tests.support.ansible_hosts import Hosts, Playbooks, build_image
 from tests.support.deploy import require, require_docker, require_image
 from tests.support.machine import CommandFailed
@@ -230,13 +231,17 @@ class TwoHosts(TestCase):
         same = {each for each in before if after[each] == before[each]}
         self.assertEqual(same, {(1, "rtprov-worker@0"), (2, "rtprov-worker@0")})
 
+    def keys(self) -> list[bytes]:
+        """Return the sealing keys in the file on this machine."""
+        return load_keys((self.certs / "seal.key").read_text())
+
     async def sealing_key(self) -> None:
         """The key is replaced in three rounds, without a restart, and nothing is refused."""
-        old = (self.certs / "seal.key").read_text().split()
+        (old,) = self.keys()
         before = await self.invocations()
         await self.under_load("rotate-sealing-key.yml", rtprov_round=1)
-        both = (self.certs / "seal.key").read_text().split()
-        self.assertEqual((both[0], len(both)), (old[0], 2))
+        both = self.keys()
+        self.assertEqual((both[0], len(both)), (old, 2))
         await self.under_load("rotate-sealing-key.yml", rtprov_round=2)
         self.assertEqual(
             await self.playbooks.run("rotate-sealing-key.yml", rtprov_round=0), NOTHING
@@ -244,10 +249,10 @@ class TwoHosts(TestCase):
         with self.assertRaises(CommandFailed):  # too early
             await self.playbooks.run("rotate-sealing-key.yml", rtprov_round=3)
         await self.under_load("rotate-sealing-key.yml", rtprov_round=3, rtprov_key_age=0)
-        self.assertEqual((self.certs / "seal.key").read_text().split(), [both[1]])
+        self.assertEqual(self.keys(), [both[1]])
         for number in (1, 2):
             shown = await self.hosts.on(number, "cat /etc/rtprov/certs/seal.key")
-            self.assertEqual(shown.split(), [both[1]])
+            self.assertEqual(load_keys(shown), [both[1]])
         self.assertEqual(await self.invocations(), before)
 
     async def certificates(self) -> None:

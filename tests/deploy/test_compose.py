@@ -12,7 +12,11 @@ from twisted.internet.error import ConnectError, ConnectionLost
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase
-from twisted.web.client import RequestTransmissionFailed, ResponseFailed
+from twisted.web.client import (
+    RequestGenerationFailed,
+    RequestTransmissionFailed,
+    ResponseFailed,
+)
 
 from tests.support.compose import Stack, config, reactor, require_compose
 from tests.support.deploy import require
@@ -41,7 +45,13 @@ COMPLETED = {"code": 200, "message": "Completed"}
 POST_EVERY_S = 0.2
 POSTS_AFTERWARDS = 5
 ACCEPTED_WITHIN_S = 120.0
-NO_ANSWER = (ConnectError, ConnectionLost, RequestTransmissionFailed, ResponseFailed)
+NO_ANSWER = (
+    ConnectError,
+    ConnectionLost,
+    RequestGenerationFailed,
+    RequestTransmissionFailed,
+    ResponseFailed,
+)
 
 
 class Declared(SynchronousTestCase):
