@@ -53,6 +53,10 @@ class Listener(Protocol):
     def reads(self) -> bool:
         """Whether it can be written to now."""
 
+    @property
+    def admitted(self) -> bool:
+        """Whether its credentials are still valid."""
+
     def send(self, data: bytes) -> None:
         """Send encoded events."""
 
@@ -172,6 +176,12 @@ class EventHub:
         listener.position += lost + len(events)
         listener.send(b"".join([*_skipped(lost), *events]))
 
+    def _cut_off_the_refused(self) -> None:
+        """Close the streams of listeners whose token is removed, or whose session has ended."""
+        for listener in [each for each in self._listeners if not each.admitted]:
+            listener.end()
+            self.remove(listener)
+
     def _cut_off_the_slow(self) -> None:
         """Close the streams of listeners that do not read, with the number of missed events."""
         for listener, stalled in list(self._listeners.items()):
@@ -224,6 +234,7 @@ class EventHub:
         skipped, self._skipped = self._skipped, 0
         if skipped:
             self._publish("skipped", encode({"count": skipped}))
+        self._cut_off_the_refused()
         self._cut_off_the_slow()
         if self._asking is None and self._listeners:
             asking = self._asking = self._summaries.current().addCallback(self._on_summary)

@@ -10,6 +10,7 @@ from zope.interface import implementer
 
 from rtprov.errors import TooManyRequests
 from rtprov.frontend.query_parameters import arguments_of, no_parameters
+from rtprov.http.request import admission_of
 
 if TYPE_CHECKING:
     from twisted.web.iweb import IRequest
@@ -56,7 +57,12 @@ class _Stream:
         self.position = 0
         self.reads = True
         self.ended: Deferred[None] = Deferred()
+        self._admission = admission_of(request)
         cast("Any", request).registerProducer(self, True)
+
+    @property
+    def admitted(self) -> bool:
+        return self._admission is None or self._admission.still_admits(self._request.requestHeaders)
 
     def send(self, data: bytes) -> None:
         self._request.write(data)

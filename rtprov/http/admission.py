@@ -170,6 +170,19 @@ class Admission:
             raise refusal
         return caller
 
+    def still_admits(self, headers: Headers) -> bool:
+        """Return whether a request with these headers, which was admitted, would still be admitted.
+
+        Answers without an end ask it. The rate does not count.
+        """
+        if self.tokens is None:
+            return True
+        try:
+            self._caller_in(headers, self.tokens)
+        except RtprovError:
+            return False
+        return True
+
     def _caller_in(self, headers: Headers, tokens: tuple[Token, ...]) -> Caller:
         """Return the caller by its token, or by the token of its session if it shows none.
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import date
+
 from attrs import evolve
 
 from rtprov.frontend import event_hub
+from rtprov.http.admission import Admission
+from rtprov.http.site import JsonSite
 from rtprov.model import Active, EquipmentState, Finished, Requested, State
 from rtprov.reports import FoundTask
+from rtprov.security.tokens import new_token
 from tests.support.event_streams import StreamEvent, stream_events
 from tests.support.front import ID, FrontendTestCase
 from tests.support.journal_folds import task_id
@@ -234,3 +239,39 @@ class Limits(EventsTestCase):
         for client in clients:
             self.assertTrue(client.received.endswith(b"\r\n0\r\n\r\n"), "not a complete answer")
         self.assertIsNone(self.reports.follower)
+
+
+class Access(EventsTestCase):
+    """A stream ends when its listener would not be admitted any more."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        made = [new_token(name) for name in ("billing", "shift")]
+        self.tokens = tuple(token for token, _ in made)
+        self.fields = [f"Authorization: Bearer {secret}" for _, secret in made]
+        self.admission = Admission(
+            now=self.clock.seconds, wall_clock=self.clock.seconds, tokens=self.tokens
+        )
+        site = JsonSite(self.frontend.resource(), reactor=self.reactor, admission=self.admission)
+        self.network.listen("b").listen(site)
+
+    def test_removed_token(self) -> None:
+        """The token of one listener is removed: only its stream ends, within a second."""
+        clients = [self.listen(field) for field in self.fields]
+        self.network.advance(2)
+        self.assertEqual([client.lost for client in clients], [False, False])
+        self.admission.tokens = self.tokens[1:]
+        self.network.advance(1)
+        self.assertEqual([client.lost for client in clients], [True, False])
+        self.assertEqual(self.hub.listeners, 1)
+
+    def test_expired_token(self) -> None:
+        """A token is valid until its last day is over."""
+        last_day = date(1970, 1, 1)
+        self.admission.tokens = tuple(evolve(each, expires=last_day) for each in self.tokens)
+        client = self.listen(self.fields[0])
+        self.network.advance(2)
+        self.assertFalse(client.lost)
+        self.clock.rightNow += 86400
+        self.network.advance(1)
+        self.assertTrue(client.lost)
