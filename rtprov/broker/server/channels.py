@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pamqp.commands import Channel
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 
 from rtprov.amqp.codec import cut_short
 from rtprov.amqp.framing import METHOD, Assembler, Command, Frame
@@ -103,10 +103,12 @@ class Channels:
                         error.method_id or method_id,
                     )
                     raise
-                peer = self._client.peer()
-                self._log.info(
+                # A passive declaration asks whether something exists. A no is not a mistake.
+                asked = error.reply_code == 404 and getattr(method, "passive", False)
+                self._log.emit(
+                    LogLevel.debug if asked else LogLevel.info,
                     "{peer}: closing channel {channel}: {error}",
-                    peer=peer,
+                    peer=self._client.peer(),
                     channel=number,
                     error=error,
                 )
