@@ -25,7 +25,7 @@ from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.web.resource import IResource
 
 from rtprov.http.site import JsonSite
-from tests.support.both_ways import BothWays, without_dates
+from tests.support.both_ways import BothWays, comparable
 from tests.support.memory import MemoryNetwork, MemoryTransport
 
 END_BYTES = 500
@@ -188,7 +188,7 @@ class WebTestCase(BothWays):
         self.addCleanup(self._check_the_end)
 
     def said(self) -> list[object]:
-        return [(without_dates(client.received), client.lost) for client in self.clients]
+        return [(comparable(client.received), client.lost) for client in self.clients]
 
     def _observe(self, event: LogEvent) -> None:
         self.events.append(repr(event))

@@ -28,7 +28,7 @@ from rtprov.http.traffic import Traffic
 from rtprov.model import State
 from rtprov.security.limits import Rate
 from rtprov.security.tokens import Role, new_token
-from tests.support.both_ways import without_dates
+from tests.support.both_ways import comparable
 from tests.support.fakes import PlainSealer
 from tests.support.front import FakeDirectory, FakeEnds, FakeStatuses, FakeTasks
 from tests.support.memory import MemoryNetwork
@@ -124,7 +124,7 @@ class Conversation:
                 step(self)
             self.network.advance(LINGER_S)
             said: list[object] = [
-                (without_dates(client.received), client.lost) for client in self.clients
+                (comparable(client.received), client.lost) for client in self.clients
             ]
             for client in self.clients:
                 client.hang_up()
