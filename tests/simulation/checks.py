@@ -85,6 +85,8 @@ class Checks:
     _order: dict[str, list[Task]] = field(factory=dict)  # by device, in the broker's order
     _calls: dict[str, list[Call]] = field(factory=dict)  # by device, in order of arrival
     _broker_links: dict[str, list[Link]] = field(factory=dict)  # by consuming role
+    # When an operator deleted a queue, and which workers stood still then.
+    _deletions: list[tuple[float, set[Role]]] = field(factory=list)
 
     def expect(
         self,
@@ -337,9 +339,11 @@ class Checks:
                     f" {first.number} goes on"
                 )
                 self.expect(False, message, call.task_id, call.device)
-            elif self._held_alive(
-                first.worker, first.begun_at, second.begun_at
-            ) and not self._unaware(second):
+            elif (
+                self._held_alive(first.worker, first.begun_at, second.begun_at)
+                and not self._unaware(second)
+                and not self._could_not_stop(first, second)
+            ):
                 message = (
                     f"{second.worker.name} begins call {second.number} while {first.worker.name},"
                     f" which the broker holds for alive, has its call {first.number}"
@@ -371,6 +375,21 @@ class Checks:
             and (link.client.lost_at is None or link.client.lost_at >= call.begun_at)
             for link in self._broker_links.get(call.worker.name, [])
         )
+
+    def _could_not_stop(self, first: Call, second: Call) -> bool:
+        """Return whether a queue was deleted between these calls while the first worker stood
+        still: it did not learn that it is no consumer any more, and its call goes on.
+        """
+        return any(
+            first.begun_at <= at <= second.begun_at and first.worker in standing
+            for at, standing in self._deletions
+        )
+
+    def on_queue_deleted(self) -> None:
+        """An operator has deleted a queue."""
+        now = self.world.now
+        standing = {worker for worker in self._workers if worker.frozen_until > now}
+        self._deletions.append((now, standing))
 
     def on_answer(self, call: Call) -> None:
         """A sends its answer now."""
