@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         FoundTasks,
         HistoryCounts,
         ReasonCounts,
-        Replica,
+        ReplicaCoverage,
         ShardReasons,
         ShardSummary,
         TaskFilter,
@@ -181,7 +181,7 @@ class TaskReports(Protocol):
     `out_of_time` is asked from time to time whether the piece must end.
     """
 
-    def replica(self, now: float) -> Replica:
+    def replica(self, now: float) -> ReplicaCoverage:
         """Return the name of this process, and from which times it knows all ends."""
 
     def summary(self, now: float) -> ShardSummary:

@@ -116,7 +116,7 @@ class ReasonCounts:
 
 
 @attrs.frozen
-class Replica:
+class ReplicaCoverage:
     """The worker that answers a question: its name in the journal, and from which times it knows
     all ends. `history` says that this is more than what it has in memory.
     """

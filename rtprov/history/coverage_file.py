@@ -60,11 +60,17 @@ class CoverageFile:
         return found
 
     def save(self, intervals: Iterable[tuple[str, Interval]]) -> None:
-        """Store the latest interval of some shards."""
-        for shard, (since, upto) in intervals:
-            self._connection.execute(
-                "INSERT OR REPLACE INTO interval VALUES (?, ?, ?)", (shard, since, upto)
-            )
+        """Store intervals of shards. One with the same beginning is replaced."""
+        query = self._connection.execute
+        query("BEGIN IMMEDIATE")
+        try:
+            for shard, (since, upto) in intervals:
+                query("INSERT OR REPLACE INTO interval VALUES (?, ?, ?)", (shard, since, upto))
+            query("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                query("ROLLBACK")
+            raise
 
     def forget(self, before: float) -> None:
         """Remove the intervals that ended before this time."""

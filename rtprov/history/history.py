@@ -83,10 +83,16 @@ class History(Service):
         """Why the history cannot be written now, None if it can."""
 
     def shard(
-        self, shard: Shard, ended_before: Callable[[tuple[float, str]], Iterator[FoundTask]]
+        self,
+        shard: Shard,
+        *,
+        ended_before: Callable[[tuple[float, str]], Iterator[FoundTask]],
+        whole: Callable[[], bool],
     ) -> ShardHistory:
-        """Return the history of a shard; `ended_before` is that of `ShardHistory`."""
-        made = self._shards[str(shard)] = ShardHistory(shard, self, ended_before)
+        """Return the history of a shard; the arguments are those of `ShardHistory`."""
+        made = self._shards[str(shard)] = ShardHistory(
+            shard, self, ended_before=ended_before, whole=whole
+        )
         return made
 
     # The service.
@@ -133,6 +139,12 @@ class History(Service):
     def intervals(self, shard: Shard) -> list[Interval]:
         """Return from which times a shard's ends are written, without gaps between."""
         return list(self._intervals.get(str(shard), ()))
+
+    def note(self, shard: ShardHistory) -> None:
+        """Note up to when a shard's journal was followed; it is stored with the next write."""
+        latest = shard.interval(self.wall_clock())
+        if latest is not None and not self._buffer:
+            self._note(str(shard.shard), latest)
 
     def keep(self, shard: Shard, interval: Interval) -> None:
         """A gap follows these times."""
@@ -183,7 +195,7 @@ class History(Service):
             for name, shard in self._shards.items()
             if (interval := shard.interval(now)) is not None and not self._buffer
         ]
-        kept = [(name, each[-1]) for name, each in self._intervals.items() if each]
+        kept = [(name, each) for name, known in self._intervals.items() for each in known]
         self._unwritten += len(tasks)
         try:
             await self._thread.call(WRITE_DEADLINE_S, self.folder.write, tasks, [*kept, *covered])
@@ -241,19 +253,20 @@ class History(Service):
 
     async def _write_all(self) -> None:
         """Write what has been collected, and then what is missing."""
-        delay_s = LOOK_EVERY_S
+        delay_s = RETRY_S
         try:
             await self._write_buffer()
-            for shard in list(self._shards.values()):
-                await shard.catch_up()
+            caught_up = [await shard.catch_up() for shard in list(self._shards.values())]
+            if any(caught_up):
+                await self._write_buffer()  # and what is covered now
             await self._remove_old()
             self._report(None)
+            delay_s = WRITE_AFTER_S if self._buffer else LOOK_EVERY_S
         except HistoryUnavailable as error:
             self._report(str(error))
-            delay_s = RETRY_S
         finally:
             self._work = None
-        self._wake_in(min(delay_s, WRITE_AFTER_S) if self._buffer else delay_s)
+            self._wake_in(delay_s)
 
     async def _write_now(self) -> None:
         try:

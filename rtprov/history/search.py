@@ -102,8 +102,10 @@ class HistorySearch:
                 self._step(day, scan, limit)
                 return
         day, extent = self._files.pop()
+        if (extent.first or 0.0) > self._start.at:
+            return
         file = self._folder.file(day)
-        if file is None or (extent.first or 0.0) > self._start.at:
+        if file is None:
             return
         try:
             scan = Scan(file, self._shard, narrowed(self._wanted, day, extent), self._start)

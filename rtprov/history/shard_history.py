@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from itertools import islice
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from rtprov.amqp.client.protocol import AmqpConnection
-    from rtprov.history.history import History
+    from rtprov.history.folder import Folder
     from rtprov.intervals import Interval
     from rtprov.messaging.topology import Shard
     from rtprov.reports import Cursor, FoundTask, FoundTasks, HistoryCounts, TaskFilter
@@ -33,19 +33,71 @@ SEARCH_PIECE_S = 0.1
 COUNT_FOR_S = 1.0
 
 
+T = TypeVar("T")
+
+
+class Writer(Protocol):
+    """What the history of a shard needs from that of the worker (`rtprov.history.history`)."""
+
+    folder: Folder
+    wall_clock: Callable[[], float]
+    used: bool
+    """Whether the folder had a history before this process."""
+    trouble: str | None
+    """Why the history cannot be written now, None if it can."""
+
+    def add(self, shard: ShardHistory, task: FoundTask) -> None:
+        """Write a task soon; if too many wait already, call `ShardHistory.missed`."""
+
+    def flush(self) -> None:
+        """Give what is collected to the thread, so that a later call in it sees that."""
+
+    def wake(self) -> None:
+        """Look soon what is to be written."""
+
+    async def write(self, tasks: Sequence[tuple[Shard, FoundTask]]) -> None:
+        """Write tasks, and store what is covered. Raises `HistoryUnavailable`."""
+
+    def read(
+        self, deadline_s: float, piece_s: float, piece: Callable[[Callable[[], bool]], T]
+    ) -> Deferred[T]:
+        """Call `piece` in the thread; it gets a function that tells whether `piece_s` seconds are
+        over. Fails with `HistoryUnavailable`.
+        """
+
+    def intervals(self, shard: Shard) -> list[Interval]:
+        """Return from which times a shard's ends are written."""
+
+    def note(self, shard: ShardHistory) -> None:
+        """Note up to when a shard's journal was followed; it is stored with the next write."""
+
+    def keep(self, shard: Shard, interval: Interval) -> None:
+        """Note that a gap follows these times."""
+
+    def oldest(self, now: float) -> float:
+        """Return the time before which nothing is kept."""
+
+    def damaged(self) -> list[Interval]:
+        """Return the days whose files cannot be read."""
+
+
 class ShardHistory:
     """The implementation of `rtprov.interfaces.TaskHistory`, and a session of the worker's
     connection: attach it after the shard's journal.
 
     `ended_before` yields the ended tasks in memory before a time of end and an id, latest first.
+    `whole` returns whether the journal, as it was read, has its very first event.
     """
 
     def __init__(
         self,
         shard: Shard,
-        history: History,
+        history: Writer,
+        *,
         ended_before: Callable[[tuple[float, str]], Iterator[FoundTask]],
+        whole: Callable[[], bool],
     ) -> None:
+        self._whole = whole
         self.shard = shard
         self._history = history
         self._ended_before = ended_before
@@ -61,29 +113,31 @@ class ShardHistory:
 
     # What the worker reports.
 
-    def began(self, offset: int, at: float) -> None:
-        """The journal's first event that this process reads has this offset and this time."""
+    def began(self, at: float) -> None:
+        """The first event of the journal that this process has read was written at this time."""
         if self._begun:
             return
         self._begun = True
+        # What ended since then is read again, and fills all gaps.
         known = self._history.intervals(self.shard)
-        if known and (offset == 0 or at <= known[-1][1]):
-            self._since = known[-1][0]
-            self._written_upto = known[-1][1]
+        reached = [each for each in known if self._whole() or each[1] >= at]
+        if reached:
+            self._since, self._written_upto = reached[0]
             self.behind = self._written_upto - LATEST_S
-        elif offset == 0 and not self._history.used:
+        elif self._whole() and not self._history.used:
             self._since = 0.0  # nothing was before this journal, or it was there to be read
         else:
             self._since = at
 
     async def attach(self, connection: AmqpConnection) -> None:
         """The journal was replayed."""
-        self.began(0, self._history.wall_clock())
+        self.began(self._history.wall_clock())
         self._live = self.replayed = True
         self._history.wake()
 
     def detach(self) -> None:
         """The connection is closed, so ends may happen that this process does not see."""
+        self._history.note(self)
         self._live = False
 
     def ended(self, task: FoundTask) -> None:
@@ -114,18 +168,20 @@ class ShardHistory:
         """Whether the replica must not forget tasks yet, because they are still to be written."""
         return self._adding or (self.behind is not None and self._history.trouble is None)
 
-    async def catch_up(self) -> None:
-        """Write what is missing. Raises `HistoryUnavailable`."""
+    async def catch_up(self) -> bool:
+        """Write what is missing; return whether something was. Raises `HistoryUnavailable`."""
+        caught_up = False
         while self.replayed and self.behind is not None and not self._adding:
             after, self.behind, self._adding = self.behind, None, True
             try:
                 await self._add_from(after)
-                self._written_upto = 0.0
+                caught_up, self._written_upto = True, 0.0
             except BaseException:
                 self.missed(after)
                 raise
             finally:
                 self._adding = False
+        return caught_up
 
     async def _add_from(self, after: float) -> None:
         before = (inf, "")

@@ -19,7 +19,7 @@ from rtprov.reports import (
     FoundTasks,
     HistoryCounts,
     ReasonCounts,
-    Replica,
+    ReplicaCoverage,
     ShardSummary,
     TaskFilter,
 )
@@ -85,7 +85,7 @@ class _Found(msgspec.Struct, tag_field="kind", tag="found"):
 
     found: FoundTasks
     v: int = VERSION
-    replica: Replica | UnsetType = UNSET
+    replica: ReplicaCoverage | UnsetType = UNSET
 
 
 class _Reasons(msgspec.Struct, tag_field="kind", tag="reasons"):
@@ -97,7 +97,7 @@ class _Reasons(msgspec.Struct, tag_field="kind", tag="reasons"):
     counts: dict[str, int]
     whole: bool
     v: int = VERSION
-    replica: Replica | UnsetType = UNSET
+    replica: ReplicaCoverage | UnsetType = UNSET
     history: HistoryCounts | UnsetType = UNSET
 
 
@@ -129,12 +129,12 @@ def decode_summary(body: bytes) -> ShardSummary:
         raise UndecodableMessage("not a summary of a shard") from None
 
 
-def encode_found(found: FoundTasks, replica: Replica | None = None) -> bytes:
+def encode_found(found: FoundTasks, replica: ReplicaCoverage | None = None) -> bytes:
     """Return the answer of `replica` to a `TaskSearch`."""
     return encode(_Found(found, replica=UNSET if replica is None else replica))
 
 
-def decode_found(body: bytes) -> tuple[FoundTasks, Replica | None]:
+def decode_found(body: bytes) -> tuple[FoundTasks, ReplicaCoverage | None]:
     """Return the tasks in an answer, and the worker that answers; None if it is of an earlier
     version. Raises `UndecodableMessage`.
     """
@@ -146,7 +146,9 @@ def decode_found(body: bytes) -> tuple[FoundTasks, Replica | None]:
 
 
 def encode_reasons(
-    counts: ReasonCounts, replica: Replica | None = None, history: HistoryCounts | None = None
+    counts: ReasonCounts,
+    replica: ReplicaCoverage | None = None,
+    history: HistoryCounts | None = None,
 ) -> bytes:
     """Return the answer of `replica` to `ReasonsAsked`."""
     return encode(
@@ -165,7 +167,7 @@ class Reasons:
 
     counts: dict[str, int]
     whole: bool
-    replica: Replica | None
+    replica: ReplicaCoverage | None
     history: HistoryCounts | None
 
 

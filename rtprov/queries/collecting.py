@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from rtprov.amqp.client.rpc import RpcClient
     from rtprov.messaging.report_messages import ReportQuestion
-    from rtprov.reports import HistoryCounts, Replica
+    from rtprov.reports import HistoryCounts, ReplicaCoverage
 
 REPLY_DEADLINE_S = 2.5
 # Time for the other replicas after the first answer, if not all that are expected have answered: a
@@ -87,10 +87,10 @@ class Historians:
     async def ask(
         self,
         question: ReportQuestion,
-        decode: Callable[[bytes], tuple[T, Replica | None]],
+        decode: Callable[[bytes], tuple[T, ReplicaCoverage | None]],
         *,
         learn: bool,
-    ) -> list[tuple[T, Replica | None]]:
+    ) -> list[tuple[T, ReplicaCoverage | None]]:
         """Return the answers of the replicas that keep a history, and of the first one that keeps
         none; at least one answer.
 
@@ -98,7 +98,9 @@ class Historians:
         Raises `NoWorker` or `BrokerError`.
         """
         expected = self._replicas() if self._known is None else self._known
-        collection = Collection[tuple[T, "Replica | None"]](expected, OTHERS_WITHIN_S)
+        collection: Collection[tuple[T, ReplicaCoverage | None]] = Collection(
+            expected, OTHERS_WITHIN_S
+        )
 
         def heard(body: bytes) -> None:
             try:

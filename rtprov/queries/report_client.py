@@ -45,7 +45,7 @@ if TYPE_CHECKING:
         Cursor,
         FoundTask,
         FoundTasks,
-        Replica,
+        ReplicaCoverage,
         ShardSummary,
         TaskFilter,
     )
@@ -97,7 +97,9 @@ class ReportClient:
 
         Answers are heard for the rest of the time, too.
         """
-        collection = Collection[ShardSummary](self._known_replicas(shard), OTHERS_WITHIN_S)
+        collection: Collection[ShardSummary] = Collection(
+            self._known_replicas(shard), OTHERS_WITHIN_S
+        )
         asked = self._rpc.subscribe(
             shard.inquiry,
             encode(SummaryAsked()),
@@ -236,17 +238,17 @@ class _Followed:
         self._each(tasks, skipped)
 
 
-def _decode_found(body: bytes) -> tuple[FoundTasks, Replica | None]:
+def _decode_found(body: bytes) -> tuple[FoundTasks, ReplicaCoverage | None]:
     return decode_found(body)
 
 
-def _decode_reasons(body: bytes) -> tuple[Reasons, Replica | None]:
+def _decode_reasons(body: bytes) -> tuple[Reasons, ReplicaCoverage | None]:
     reasons = decode_reasons(body)
     return reasons, reasons.replica
 
 
 def _covered(
-    historians: Historians, answers: Sequence[tuple[object, Replica | None]]
+    historians: Historians, answers: Sequence[tuple[object, ReplicaCoverage | None]]
 ) -> list[Interval] | None:
     """Return from which times the workers that have answered know all ends."""
     if not historians.known_ever:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from rtprov.amqp.client.rpc import Reply
     from rtprov.interfaces import TaskHistory, TaskReports
     from rtprov.queries.pieces import Pieces
-    from rtprov.reports import Cursor, HistoryCounts, Replica
+    from rtprov.reports import Cursor, HistoryCounts, ReplicaCoverage
 
 MAX_FOUND = 200
 # After this time a search answers with what it has; the front end asks for the rest.
@@ -84,7 +84,7 @@ class ReportServer:
             found, replica = await self._find(question)
             reply(encode_found(found, replica))
 
-    async def _find(self, question: TaskSearch) -> tuple[FoundTasks, Replica]:
+    async def _find(self, question: TaskSearch) -> tuple[FoundTasks, ReplicaCoverage]:
         """Search in memory, and then in the history, if there is one."""
         until = self._clock.seconds() + SEARCH_FOR_S
         found = await self._search(question, until)
@@ -127,7 +127,9 @@ class ReportServer:
             and known.details.finished_at == task.details.finished_at
         )
 
-    async def _count_history(self, question: ReasonsAsked) -> tuple[HistoryCounts | None, Replica]:
+    async def _count_history(
+        self, question: ReasonsAsked
+    ) -> tuple[HistoryCounts | None, ReplicaCoverage]:
         now = self._wall_clock()
         history, replica, wanted = self._history, self._reports.replica(now), question.wanted
         if history is None:
@@ -142,7 +144,7 @@ class ReportServer:
             return None, attrs.evolve(replica, history=True)
         return counts, attrs.evolve(replica, covered=history.covered(now), history=True)
 
-    def _covering(self, replica: Replica, history: TaskHistory) -> Replica:
+    def _covering(self, replica: ReplicaCoverage, history: TaskHistory) -> ReplicaCoverage:
         covered = history.covered(self._wall_clock())
         return attrs.evolve(replica, covered=[*covered, *replica.covered])
 

@@ -28,7 +28,7 @@ from rtprov.worker.presence import Presence
 from rtprov.worker.shard_worker import ShardWorker
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from rtprov.amqp.client.publisher import Publisher
     from rtprov.amqp.client.service import Session
@@ -100,12 +100,16 @@ def join_shard(shard: Shard, shared: Shared) -> ShardParts:
     outer, settings = shared.environment, shared.settings
     store = Store(settings.retention_s, Backlog(settings.concurrency, shared.backlogs))
     open_tasks = OpenTasks()
-    history = None if shared.history is None else keep_history(shared.history, shard, store)
+    history = (
+        None
+        if shared.history is None
+        else keep_history(shared.history, shard, store, lambda: journal.first_offset == 0)
+    )
 
     def apply(event: Event) -> None:
         presence.saw(event, store.apply)
         if history is not None and not isinstance(event, (Marker, Unrecognised)):
-            history.began(journal.next_offset - 1, _written_at(event))
+            history.began(_written_at(event))
         if not isinstance(event, (Active, Marker, Unrecognised)):
             open_tasks.saw(event, journal.next_offset - 1, store.state(event.task_id))
         inquiries.saw(event)
@@ -249,9 +253,18 @@ def join_shard(shard: Shard, shared: Shared) -> ShardParts:
     )
 
 
-def keep_history(history: History, shard: Shard, store: Store) -> ShardHistory:
-    """Return the history of a shard, which gets the ends of tasks from `store`."""
-    kept = history.shard(shard, lambda before: map(_ended, store.indexes.ended_before(before)))
+def keep_history(
+    history: History, shard: Shard, store: Store, whole: Callable[[], bool]
+) -> ShardHistory:
+    """Return the history of a shard, which gets the ends of tasks from `store`.
+
+    `whole` is that of `ShardHistory`.
+    """
+    kept = history.shard(
+        shard,
+        ended_before=lambda before: map(_ended, store.indexes.ended_before(before)),
+        whole=whole,
+    )
     store.on_end.append(lambda record: kept.ended(_ended(record)) if kept.replayed else None)
     return kept
 

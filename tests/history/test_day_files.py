@@ -12,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov.errors import ConfigurationError, TemporarilyUnavailable
 from rtprov.history import scan as scan_module
+from rtprov.history.day_file import DayFile
 from rtprov.history.folder import Folder
 from rtprov.history.search import HistorySearch, count
 from rtprov.messaging.topology import Shard
@@ -96,7 +97,7 @@ def fits(task: FoundTask, wanted: TaskFilter) -> bool:
 class FolderCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.folders: list[Folder] = []
-        self.addCleanup(lambda: [self.close(each) for each in list(self.folders)])
+        self.addCleanup(self.close_all)
 
     def open(self) -> Folder:
         """Open a new folder."""
@@ -105,10 +106,13 @@ class FolderCase(SynchronousTestCase):
 
     def reopen(self) -> Folder:
         """Open the folder again, as the next process does."""
-        for each in list(self.folders):
-            self.close(each)
+        self.close_all()
         self.folders.append(Folder(self.directory))
         return self.folders[-1]
+
+    def close_all(self) -> None:
+        for each in list(self.folders):
+            self.close(each)
 
     def close(self, folder: Folder) -> None:
         self.folders.remove(folder)
@@ -197,7 +201,12 @@ class Searching(FolderCase):
         folder.matching(TaskFilter())  # now the times of acceptance in all files are known
         read: list[str] = []
         original = folder.file
-        self.patch(folder, "file", lambda day: read.append(day) or original(day))
+
+        def counted(day: str) -> DayFile | None:
+            read.append(day)
+            return original(day)
+
+        self.patch(folder, "file", counted)
         wanted = TaskFilter(accepted_after=EPOCH + 10 * DAY_S, accepted_before=EPOCH + 12 * DAY_S)
         self.assertEqual(numbers(self.find(folder, wanted)), [11, 10])
         self.assertEqual(len(read), 2)

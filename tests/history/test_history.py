@@ -152,9 +152,28 @@ class Trouble(HistoryCase):
         self.assertEqual(self.found(), [3, 1])
         first, second = self.covered()
         self.assertEqual((first, second[0]), ((-1.0, 150.0), 180.0))
-        self.restart()
+        self.stop(self.history)
+        self.start(offset=1000, at=160.0)
         self.attach()
         self.assertEqual(self.covered(), [first, (180.0, self.clock.seconds())])
+
+    def test_a_gap_that_the_journal_fills(self) -> None:
+        """If the next process finds the missing tasks in its journal, it adds them."""
+        self.clock.advance(100)
+        self.thread.error = DISK_FULL
+        missing = ended_task(1, 0.0, 50.0)
+        self.end(missing)
+        self.clock.advance(10)
+        self.forget(100.0)
+        self.thread.error = None
+        self.clock.advance(RETRY_S)
+        self.assertEqual((self.found(), len(self.covered())), ([], 2))
+        self.stop(self.history)
+        self.memory.tasks.append(missing)
+        self.start(offset=1000, at=0.0)
+        self.attach()
+        self.assertEqual(self.found(), [1])
+        self.assertEqual(self.covered(), [(-1.0, self.clock.seconds())])
 
     def test_a_slow_disk(self) -> None:
         """Not more than a certain number of tasks waits for a slow disk; the others are added
@@ -254,10 +273,11 @@ class Coverage(HistoryCase):
         """A shard that comes later to a folder is covered from its journal's first event on."""
         self.attach()
         self.clock.advance(60)
-        other = self.history.shard(Shard(1, 2), self.memory.ended_before)
         self.restart()
-        other = self.history.shard(Shard(1, 2), self.memory.ended_before)
-        other.began(0, EPOCH + 50.0)
+        other = self.history.shard(
+            Shard(1, 2), ended_before=self.memory.ended_before, whole=lambda: True
+        )
+        other.began(EPOCH + 50.0)
         self.successResultOf(
             Deferred.fromCoroutine(other.attach(None))  # type: ignore[arg-type] # not used
         )

@@ -47,7 +47,7 @@ from rtprov.reports import (
     FoundTasks,
     HistoryCounts,
     ReasonCounts,
-    Replica,
+    ReplicaCoverage,
     ShardSummary,
     TaskFilter,
 )
@@ -85,7 +85,7 @@ REQUIRED = {
     "Cursor": "at task_id",
     "FoundTask": "at details",
     "FoundTasks": "tasks",
-    "Replica": "process covered",
+    "ReplicaCoverage": "process covered",
     "HistoryCounts": "days",
     "EndedCounts": "",
     "ShardSummary": (
@@ -146,7 +146,7 @@ FILTER = TaskFilter(
     ended_before=AT,
 )
 FOUND = FoundTask(AT, DETAILS)
-REPLICA = Replica("w1", [(0.0, AT)], True)
+REPLICA = ReplicaCoverage("w1", [(0.0, AT)], True)
 SUMMARY = ShardSummary(
     process="w2",
     now=AT,
@@ -246,7 +246,7 @@ class Compatibility(SynchronousTestCase):
             Cursor,
             FoundTask,
             FoundTasks,
-            Replica,
+            ReplicaCoverage,
             HistoryCounts,
             EndedCounts,
             ShardSummary,

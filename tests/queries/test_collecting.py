@@ -20,7 +20,7 @@ from rtprov.reports import (
     FoundTasks,
     HistoryCounts,
     ReasonCounts,
-    Replica,
+    ReplicaCoverage,
     ShardReasons,
     TaskFilter,
     merge_found,
@@ -49,7 +49,13 @@ class FakeRpc:
     ) -> Deferred[bytes]:
         asked = Asked(each)
         late = self.clock.callLater(timeout_s, asked.over.errback, NoReply("No reply"))
-        asked.over.addBoth(lambda result: (late.active() and late.cancel(), result)[1])
+
+        def over(result: Any) -> Any:
+            if late.active():
+                late.cancel()
+            return result
+
+        asked.over.addBoth(over)
         self.asked.append(asked)
         return asked.over
 
@@ -76,7 +82,7 @@ class Collecting(SynchronousTestCase):
         since: float = 0.0,
         history: bool = True,
     ) -> None:
-        replica = Replica(process, [(EPOCH + since, EPOCH + 100.0)], history)
+        replica = ReplicaCoverage(process, [(EPOCH + since, EPOCH + 100.0)], history)
         self.rpc.asked[-1].each(encode_found(FoundTasks(tasks, upto), replica))
 
     def learn(self, *processes: str) -> None:
@@ -198,7 +204,7 @@ class Collecting(SynchronousTestCase):
         for name, days in (("w1", first), ("w2", second)):
             body = encode_reasons(
                 ReasonCounts({"lost": 1, "late": 4}),
-                Replica(name, [(0.0, EPOCH)], True),
+                ReplicaCoverage(name, [(0.0, EPOCH)], True),
                 HistoryCounts(days, name == "w1"),
             )
             self.rpc.asked[-1].each(body)

@@ -65,10 +65,12 @@ class HistoryCase(SynchronousTestCase):
             clock=cast("IReactorTime", self.clock),
             wall_clock=self.now,
         )
-        self.shard = self.history.shard(SHARD, self.memory.ended_before)
+        self.shard = self.history.shard(
+            SHARD, ended_before=self.memory.ended_before, whole=lambda: offset == 0
+        )
         self.history.privilegedStartService()
         self.history.startService()
-        self.shard.began(offset, EPOCH + at)
+        self.shard.began(EPOCH + at)
         self.addCleanup(self.stop, self.history)
 
     def attach(self) -> None:
