@@ -143,6 +143,7 @@ FLAGS = ("honour-timeout", "no-gc-tuning", "open", "tls")
 PATHS = (
     "certs",
     "state",
+    "history",
     "scenario",
     "certificate",
     "private-key",
@@ -168,7 +169,6 @@ RIGHT: dict[str, tuple[str, Any]] = {
     "role-of": ("host=7=operate", [("host=7", Role.OPERATE)]),
     "request-timeout": ("0.5", 0.5),
     **dict.fromkeys(("delay", "stub-delay", "stop-delay", "patience", "drain"), DELAY),
-    "history": ("/var/lib/history", Path("/var/lib/history")),
     "history-days": ("90", 90),
     "retention": ("3600", 3600.0),
     **dict.fromkeys(
@@ -209,7 +209,6 @@ WRONG: dict[str, tuple[str, ...]] = {
     "proxy-protocol": ("10.0.0.1/8", "proxy.example", "10.0.0.0/33", "haproxy"),
     "request-timeout": ("0", "3601", "long"),
     **dict.fromkeys(("delay", "stub-delay", "stop-delay", "patience", "drain"), WRONG_DELAYS),
-    "history": ("",),
     "history-days": ("0", "36501", "a year"),
     "retention": ("0", "518401", "a day"),
     **dict.fromkeys(
