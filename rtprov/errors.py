@@ -378,6 +378,10 @@ class NoWorker(RtprovError):
     """No live worker can report a task's status."""
 
 
+class HistoryUnavailable(RtprovError):
+    """The history of ended tasks cannot be read or written at present; the message says why."""
+
+
 class NotReady(RtprovError):
     """The process is alive but cannot do its work at present; the message says why."""
 

@@ -13,11 +13,15 @@ from rtprov.model import Details, Event, State, Task
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
+    from rtprov.intervals import Interval
     from rtprov.reports import (
         Cursor,
         FoundTask,
         FoundTasks,
+        HistoryCounts,
         ReasonCounts,
+        ReplicaCoverage,
+        ShardReasons,
         ShardSummary,
         TaskFilter,
     )
@@ -177,6 +181,9 @@ class TaskReports(Protocol):
     `out_of_time` is asked from time to time whether the piece must end.
     """
 
+    def replica(self, now: float) -> ReplicaCoverage:
+        """Return the name of this process, and from which times it knows all ends."""
+
     def summary(self, now: float) -> ShardSummary:
         """Return the shard in numbers. The cost does not depend on the number of tasks."""
 
@@ -202,6 +209,25 @@ class TaskReports(Protocol):
         """Call `ended` with the id of each task that ends from now on while this process is the
         active one of the shard.
         """
+
+
+class TaskHistory(Protocol):
+    """The ended tasks of one shard on this worker's disk.
+
+    All Deferreds fire within 2 s, or fail with `HistoryUnavailable`.
+    """
+
+    def covered(self, now: float) -> Sequence[Interval]:
+        """Return from which times all ends are known at `now`, in seconds since the epoch."""
+
+    def search(self, wanted: TaskFilter, before: Cursor | None, limit: int) -> Deferred[FoundTasks]:
+        """Fire with at most `limit` (from 1) of the tasks that `wanted` selects, newest first.
+
+        There may be fewer, even none, although others follow; see `FoundTasks.upto`.
+        """
+
+    def reasons(self, wanted: TaskFilter) -> Deferred[HistoryCounts]:
+        """Fire with the numbers of the tasks that `wanted` selects, by day and reason."""
 
 
 class Journal(Protocol):
@@ -279,8 +305,8 @@ class ShardReports(Protocol):
         `NoWorker` or `BrokerError`.
         """
 
-    def reasons(self, shard: int, wanted: TaskFilter) -> Deferred[tuple[dict[str, int], bool]]:
-        """Fire with the numbers of ended tasks by reason, and whether they are complete.
+    def reasons(self, shard: int, wanted: TaskFilter) -> Deferred[ShardReasons]:
+        """Fire with the numbers of ended tasks by reason.
 
         Fails with `NoWorker` or `BrokerError`.
         """

@@ -5,13 +5,15 @@ Times are seconds since the epoch (UTC), as floats.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import attrs
 
+from rtprov.intervals import Interval
 from rtprov.model import Details, EquipmentState, Phase, State
 
 OPEN_PHASES = frozenset(phase.value for phase in Phase)
+_OPEN = OPEN_PHASES | {State.RUNNING.value}
 STATES = (*(state.value for state in State), *(phase.value for phase in Phase))
 """The values of `TaskFilter.states`: those of `State`, and of `Phase` for running tasks."""
 
@@ -24,7 +26,8 @@ class TaskFilter:
     limit the acceptance and the end: tasks from the time `…_after` on, and before the time
     `…_before`.
 
-    Later versions may add conditions; they must have the default None or ().
+    Later versions may add conditions; they must have the default None or (). Workers of earlier
+    versions ignore those that they do not know (`task_ids`).
     """
 
     states: tuple[str, ...] = ()
@@ -32,10 +35,16 @@ class TaskFilter:
     campaigns: tuple[str, ...] = ()
     equipment_ids: tuple[str, ...] = ()
     reasons: tuple[str, ...] = ()
+    task_ids: tuple[str, ...] = ()
     accepted_after: float | None = None
     accepted_before: float | None = None
     ended_after: float | None = None
     ended_before: float | None = None
+
+    @property
+    def open_only(self) -> bool:
+        """Whether no ended task can match."""
+        return bool(self.states) and _OPEN.issuperset(self.states)
 
 
 @attrs.frozen(order=True)
@@ -67,11 +76,33 @@ class FoundTasks:
     """A part of the answer to a search: the newest tasks, newest first.
 
     `upto` is the position up to which was searched, including that position; None if all older
-    tasks were searched, too.
+    tasks were searched, too. `covered` are the times from which all ends are known; None if the
+    shard has no history.
     """
 
     tasks: Sequence[FoundTask]
     upto: Cursor | None = None
+    covered: Sequence[Interval] | None = None
+
+
+def merge_found(parts: Iterable[FoundTasks], limit: int) -> FoundTasks:
+    """Return the newest tasks of several answers to one search, at most `limit`, each only once.
+
+    Of two forms of one task, that of the earlier part is returned. `covered` is left out.
+    """
+    by_position: dict[Cursor, FoundTask] = {}
+    reached: list[Cursor] = []
+    for part in parts:
+        for task in part.tasks:
+            by_position.setdefault(task.cursor, task)
+        reached += [] if part.upto is None else [part.upto]
+    upto = max(reached, default=None)
+    # A part has not searched beyond its position, so older tasks of other parts may not be next.
+    known = [position for position in by_position if upto is None or position >= upto]
+    known.sort(reverse=True)
+    if len(known) > limit:
+        known, upto = known[:limit], known[limit - 1]
+    return FoundTasks([by_position[position] for position in known], upto)
 
 
 @attrs.frozen
@@ -82,6 +113,40 @@ class ReasonCounts:
 
     counts: dict[str, int]
     upto: Cursor | None = None
+
+
+@attrs.frozen
+class ReplicaCoverage:
+    """The worker that answers a question: its name in the journal, and from which times it knows
+    all ends. `history` says that this is more than what it has in memory.
+    """
+
+    process: str
+    covered: Sequence[Interval]
+    history: bool = False
+
+
+@attrs.frozen
+class HistoryCounts:
+    """How many ended tasks of one worker's history have which reason, by the UTC day of their ends.
+
+    `whole` is False if time was over before all were counted.
+    """
+
+    days: dict[str, dict[str, int]]
+    whole: bool = True
+
+
+@attrs.frozen
+class ShardReasons:
+    """How many tasks of a shard ended with which reason; `covered` is that of `FoundTasks`.
+
+    `whole` is False if time was over before all were counted.
+    """
+
+    counts: dict[str, int]
+    whole: bool = True
+    covered: Sequence[Interval] | None = None
 
 
 @attrs.frozen

@@ -112,8 +112,9 @@ class SummaryAnswer(msgspec.Struct):
 class FoundAnswer(msgspec.Struct):
     """One page of tasks of all devices, newest first.
 
-    `next` is the URL of the next page, or null on the last page. `incomplete` names the shards of
-    which no worker answered; their tasks are missing.
+    `next` is the URL of the next page, or null on the last page. `incomplete` names what is
+    missing: the shards of which no worker answered, and times of a shard that no live worker's
+    history covers.
     """
 
     code: int

@@ -43,7 +43,7 @@ from rtprov.http.request import caller_of, check_media_type, json_resource, read
 from rtprov.http.responses import answer, answer_bytes, answer_error, envelope
 from rtprov.http.same_origin import SameOrigin
 from rtprov.metrics.counting import FAST_S, Counts, Histogram
-from rtprov.model import DEFAULT_URGENCY, State, is_equipment_id, is_task_id
+from rtprov.model import DEFAULT_URGENCY, Details, State, is_equipment_id, is_task_id
 from rtprov.tracing.spans import NO_SPANS, Spans
 from rtprov.tracing.traceparent import HEADER, valid_traceparent
 
@@ -226,10 +226,15 @@ class Frontend:
         if not is_task_id(task_id):
             raise TaskMalformed
         no_parameters(_arguments(request))
-        details = await self._within_deadline(self._directory.find(task_id))
+        details = await self._within_deadline(Deferred.fromCoroutine(self._find(task_id)))
         if details is None:
             raise TaskNotFound
         return answer(request, 200, TaskAnswer(200, task_document(details)))
+
+    async def _find(self, task_id: str) -> Details | None:
+        """Return the task of this id, from the workers' histories if it was forgotten."""
+        found = await self._directory.find(task_id)
+        return found or await self.operators.tasks.past(task_id)
 
     @app.route(_TASKS, methods=["GET"])
     async def _list(self, request: IRequest, equipment_id: str) -> bytes:

@@ -18,14 +18,14 @@ from rtprov.errors import BrokerError, NoReply, NoWorker, TaskNotFound, TooManyR
 from rtprov.frontend.download import ClientStalled, StreamedBody
 from rtprov.frontend.operator_schemas import FailureDocument, FailuresAnswer, FoundAnswer
 from rtprov.frontend.query_parameters import arguments_of
-from rtprov.frontend.schemas import TaskDocument, task_document
+from rtprov.frontend.schemas import TaskDocument, task_document, time_text
 from rtprov.frontend.submission import DEADLINE_S
 from rtprov.frontend.task_filters import cursor_text, failures_filter, search_page, task_filter
 from rtprov.http.request import abort_connection
 from rtprov.http.responses import answer, encode
 from rtprov.model import State
-from rtprov.queries.merging import MergedSearch, first_tasks
-from rtprov.reports import Cursor
+from rtprov.queries.merging import MergedSearch, first_tasks, uncovered
+from rtprov.reports import Cursor, TaskFilter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -34,12 +34,15 @@ if TYPE_CHECKING:
     from twisted.web.iweb import IRequest
 
     from rtprov.interfaces import ShardReports, TaskQueries
+    from rtprov.intervals import Interval
+    from rtprov.model import Details
     from rtprov.reports import FoundTask
 
 # With the deadline of a question, a page is answered within the 5 s that the contract gives.
 ASK_FOR_S = 2.0
 PIECE = 200  # tasks of a shard in one piece of a download
 MAX_DOWNLOADS = 4
+LOST_S = 60.0  # a download is cut off if this much time is no longer covered by a history
 AGAIN_AFTER_S = 5
 INCOMPLETE = "Rtprov-Incomplete"
 
@@ -93,13 +96,33 @@ class TaskRequests:
         return answer(
             request,
             200,
-            FoundAnswer(200, _documents(tasks), following, sorted(search.incomplete)),
+            FoundAnswer(
+                200,
+                _documents(tasks),
+                following,
+                _incomplete(search, 0.0 if upto is None else upto.at),
+            ),
             headers,
         )
 
+    async def past(self, task_id: str) -> Details | None:
+        """Return a task that the workers have in their histories only, None if none has it.
+
+        Raises `NoWorker` or `BrokerError`.
+        """
+        until = self._clock.seconds() + ASK_FOR_S
+        search = MergedSearch(self._reports, TaskFilter(task_ids=(task_id,)), None, 1)
+        while not search.ended and self._clock.seconds() < until:
+            for task in await search.more():
+                # Workers of earlier versions keep no history, and do not know this filter.
+                return task.details if task.details.task_id == task_id else None
+        if not search.ended or search.incomplete:
+            raise NoReply("The workers could not search all of their histories in time")
+        return None
+
     async def _position(self, task_id: str) -> Cursor:
         """Return the position of a task. Raises `TaskNotFound`."""
-        details = await self._directory.find(task_id)
+        details = await self._directory.find(task_id) or await self.past(task_id)
         if details is None or details.requested_at is None:
             raise TaskNotFound
         return Cursor(details.requested_at, task_id)
@@ -121,15 +144,15 @@ class TaskRequests:
             names, await DeferredList(asked, consumeErrors=True), strict=True
         ):
             if worked:
-                found, whole = result
-                counts.update(found)
-                incomplete += [] if whole else [name]
+                counts.update(result.counts)
+                incomplete += [] if result.whole else [name]
+                incomplete += _named(name, uncovered(result.covered, wanted))
                 continue
             error = cast("Failure", result)
             if error.check(BrokerError, NoWorker) is None:
                 error.raiseException()
             incomplete.append(name)
-        if error is not None and len(incomplete) == len(names) and not counts:
+        if error is not None and len(incomplete) >= len(names) and not counts:
             error.raiseException()
         ordered = sorted(counts.items(), key=lambda each: (-each[1], each[0]))
         failures = [FailureDocument(reason, count) for reason, count in ordered]
@@ -163,8 +186,9 @@ class TaskRequests:
             request.setHeader(b"Content-Type", media_type.encode())
             request.setHeader(b"Content-Disposition", f'attachment; filename="{name}"'.encode())
             request.setHeader(b"Cache-Control", b"no-store")
-            if search.incomplete:
-                request.setHeader(INCOMPLETE.encode(), ", ".join(search.incomplete).encode())
+            missing = _incomplete(search, 0.0)
+            if missing:
+                request.setHeader(INCOMPLETE.encode(), ", ".join(missing).encode())
             if request.method != b"HEAD":
                 await self._send(request, search, begin + encoded(_documents(tasks)), encoded)
         finally:
@@ -179,7 +203,7 @@ class TaskRequests:
         encoded: Callable[[Sequence[TaskDocument]], bytes],
     ) -> None:
         """Send the body. If it cannot be completed, close the connection: so the client sees it."""
-        missing = len(search.incomplete)
+        missing, uncovered_s = len(search.incomplete), _seconds(search)
         body = StreamedBody(request, self._clock)
         try:
             body.write(begin)
@@ -188,6 +212,8 @@ class TaskRequests:
                 tasks = await search.more()
                 if len(search.incomplete) > missing:
                     raise BrokerError(f"no answer for shard {search.incomplete[-1]}")
+                if _seconds(search) > uncovered_s + LOST_S:
+                    raise BrokerError("a worker's history cannot be read any more")
                 body.write(encoded(_documents(tasks)))
         except (BrokerError, NoWorker, ClientStalled) as error:
             self._log.warn(
@@ -202,6 +228,29 @@ class TaskRequests:
 
 def _documents(tasks: Iterable[FoundTask]) -> list[TaskDocument]:
     return [task_document(each.details) for each in tasks]
+
+
+def _incomplete(search: MergedSearch, oldest: float) -> list[str]:
+    """Return what is missing in an answer whose oldest task was accepted at `oldest`."""
+    found = sorted(search.incomplete)
+    for shard, times in sorted(search.uncovered(oldest).items()):
+        found += _named(shard, times)
+    return found
+
+
+def _named(shard: str, times: Sequence[Interval]) -> list[str]:
+    """Return names of times of a shard from which no live worker has all tasks."""
+    return [
+        f"{shard} before {time_text(upto)}"
+        if since <= 0.0
+        else f"{shard} from {time_text(since)} to {time_text(upto)}"
+        for since, upto in times
+    ]
+
+
+def _seconds(search: MergedSearch) -> float:
+    """Return how much time is not covered by any history."""
+    return sum(upto - since for times in search.uncovered(0.0).values() for since, upto in times)
 
 
 def _next_page(arguments: Any, limit: int, upto: Cursor) -> str:

@@ -42,6 +42,29 @@ def describe(
     return found[::-1]
 
 
+def describe_ended(record: Record) -> Details:
+    """Return the details of a task that has ended."""
+    return Details(
+        task_id=record.task_id,
+        equipment_id=record.equipment_id,
+        state=record.state,
+        requested_at=record.requested_at,
+        started_at=record.first_started_at,
+        finished_at=record.finished_at,
+        reason=record.reason,
+        attempt_count=record.attempts,
+        attempts=_attempts(record, record.last_attempt(), record.finished_at),
+        waits_for=None,
+        ahead=0,
+        expected_at=None,
+        fingerprint=record.fingerprint,
+        phase=None,
+        caller=record.origin.caller,
+        accepted_by=record.origin.accepted_by,
+        key=record.origin.key,
+    )
+
+
 def _describe(
     record: Record,
     ahead: int,
@@ -51,21 +74,21 @@ def _describe(
     now: float,
 ) -> Details:
     """`ahead` is the number of the device's tasks that must end before this one begins."""
-    ended, last = record.state.final, record.last_attempt()
-    if ended or last is not None:
+    if record.state.final:
+        return describe_ended(record)
+    last = record.last_attempt()
+    if last is not None:
         ahead = 0
-    phase = None if ended else _phase(last)
-    keyless = not ended and withheld.holds(
-        backlog.lanes[record.equipment_id].head if ahead else record
-    )
+    phase = _phase(last)
+    keyless = withheld.holds(backlog.lanes[record.equipment_id].head if ahead else record)
     return Details(
         task_id=record.task_id,
         equipment_id=record.equipment_id,
         state=record.state,
         requested_at=record.requested_at,
         started_at=record.first_started_at,
-        finished_at=record.finished_at if ended else None,
-        reason=record.reason,
+        finished_at=None,
+        reason=None,
         attempt_count=record.attempts,
         attempts=_attempts(record, last, now),
         waits_for=Waiting.KEY
@@ -73,7 +96,7 @@ def _describe(
         else _waits_for(record, phase, ahead, backlog),
         ahead=ahead,
         expected_at=None
-        if ended or keyless
+        if keyless
         else forecast.end_of(record, ahead if ahead < MOST_BEFORE else None),
         fingerprint=record.fingerprint,
         phase=phase,
@@ -127,13 +150,13 @@ def _attempts(record: Record, last: Attempt | None, now: float) -> tuple[Attempt
     return (*earlier, last if due else attrs.evolve(last, retry_at=None))
 
 
-def _waits_for(record: Record, phase: Phase | None, ahead: int, backlog: Backlog) -> Waiting | None:
+def _waits_for(record: Record, phase: Phase, ahead: int, backlog: Backlog) -> Waiting | None:
     """Return what the task waits for.
 
     While A is in trouble, all tasks wait for A, except tasks of a device for which a call is
     running.
     """
-    if phase is None or phase is Phase.CALLING:
+    if phase is Phase.CALLING:
         return None
     if phase is Phase.RETRYING:
         return Waiting.SERVICE

@@ -7,6 +7,7 @@ each filter for these selects whole groups. A task changes its group only once, 
 
 from __future__ import annotations
 
+from heapq import merge
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
@@ -116,3 +117,15 @@ class Indexes:
                 if record.finished_at < after:
                     break
                 yield record
+
+    def ended_before(self, before: tuple[float, str]) -> Iterator[Record]:
+        """Yield the ended tasks before this time of end and id, the latest first. They must not
+        change during the iteration.
+        """
+        return merge(
+            *(each.before(*before) for each in self.ended.values()), key=_end, reverse=True
+        )
+
+
+def _end(record: Record) -> tuple[float, str]:
+    return record.finished_at, record.task_id

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rtprov.journal.search import Search
 from rtprov.journal.summary import summarise
-from rtprov.reports import FoundTask
+from rtprov.reports import FoundTask, ReplicaCoverage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +26,10 @@ class StoreReports:
         self._store = store
         self._process_id = process_id
         self._ended: Callable[[str], None] = lambda task_id: None
+
+    def replica(self, now: float) -> ReplicaCoverage:
+        """See `rtprov.interfaces.TaskReports.replica`."""
+        return ReplicaCoverage(self._process_id, [(now - self._store.retention_s, now)])
 
     def summary(self, now: float) -> ShardSummary:
         """See `rtprov.interfaces.TaskReports.summary`."""

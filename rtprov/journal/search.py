@@ -73,7 +73,7 @@ class Search:
     def reasons(self) -> ReasonCounts:
         """Count the tasks that have ended, by reason."""
         wanted, indexes = self._wanted, self._store.indexes
-        of_each = wanted.equipment_ids or wanted.campaigns or indexes.mixed
+        of_each = wanted.equipment_ids or wanted.task_ids or wanted.campaigns or bool(indexes.mixed)
         counts: Counter[str] = Counter()
         if of_each or wanted.ended_after is not None or wanted.ended_before is not None:
             for record in self._examined():
@@ -119,7 +119,9 @@ class Search:
         """Return the candidates, unsorted, if an index has only a few of them."""
         wanted, store, backlog = self._wanted, self._store, self._store.backlog
         few: Iterable[Record] | None = None
-        if wanted.equipment_ids:
+        if wanted.task_ids:
+            few = filter(None, map(store.record, wanted.task_ids))
+        elif wanted.equipment_ids:
             few = chain.from_iterable(map(store.records_of, wanted.equipment_ids))
         elif self._states == {State.RUNNING} and Phase.WAITING.value not in self._phases:
             few = (each for phase in (backlog.calling, backlog.retrying) for each in phase)
@@ -166,6 +168,7 @@ class Search:
             (not wanted.reasons or record.reason in wanted.reasons)
             and (not wanted.callers or record.origin.caller in wanted.callers)
             and (not wanted.equipment_ids or record.equipment_id in wanted.equipment_ids)
+            and (not wanted.task_ids or record.task_id in wanted.task_ids)
         )
 
     def _phase(self, record: Record) -> str:

@@ -90,6 +90,8 @@ class ShardJournal:
         # Whether to read the journal from its beginning to find that event.
         self._doubted = False
         self._seen = 0
+        self.first_offset: int | None = None
+        """The offset of the first event that this process has read, None before that."""
         self.replay_s: float | None = None
         """How long the latest replay took, None before the first one."""
         self._last: Delivery | None = None
@@ -168,6 +170,8 @@ class ShardJournal:
         offset = cast("int", delivery.headers["x-stream-offset"])
         self._seen += 1
         self._last = delivery
+        if self.first_offset is None:
+            self.first_offset = offset
         if self._seen % ACK_EVERY == 0:
             channel.ack_all(delivery)
         if self._newest is None or offset > self._newest[0]:

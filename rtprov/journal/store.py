@@ -55,7 +55,7 @@ class Store:
     """
 
     def __init__(self, retention_s: float, backlog: Backlog | None = None) -> None:
-        self._retention_s = retention_s
+        self.retention_s = retention_s
         self.backlog = Backlog(ASSUMED_CONCURRENCY) if backlog is None else backlog
         self._forecaster = Forecaster(self.backlog)
         self._records: dict[str, Record] = {}
@@ -115,13 +115,13 @@ class Store:
         return (
             keyed
             and record.state.final
-            and at > record.finished_at + self._retention_s + NEW_TASK_AFTER_S
+            and at > record.finished_at + self.retention_s + NEW_TASK_AFTER_S
         )
 
     def _stale(self, record: Record, at: float) -> bool:
         """Return whether the event belongs to an earlier task with the same ``Idempotency-Key``."""
         begun_at = record.requested_at if record.fingerprint is not None else None
-        return begun_at is not None and at < begun_at - self._retention_s - NEW_TASK_AFTER_S
+        return begun_at is not None and at < begun_at - self.retention_s - NEW_TASK_AFTER_S
 
     def _add(self, event: TaskEvent) -> Record:
         task_id, equipment_id = event.task_id, event.equipment_id
@@ -379,7 +379,7 @@ class Store:
         """
         due = [
             record
-            for record in self.indexes.due(now - self._retention_s)
+            for record in self.indexes.due(now - self.retention_s)
             if not keep(record.task_id)
         ]
         for record in due:

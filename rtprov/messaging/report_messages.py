@@ -7,11 +7,22 @@ versions do not know them and do not answer. The rules for versions are those of
 
 from __future__ import annotations
 
+import attrs
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from rtprov.errors import UndecodableMessage
 from rtprov.messaging.format import MALFORMED, VERSION
-from rtprov.reports import Cursor, FoundTask, FoundTasks, ReasonCounts, ShardSummary, TaskFilter
+from rtprov.reports import (
+    Cursor,
+    FoundTask,
+    FoundTasks,
+    HistoryCounts,
+    ReasonCounts,
+    ReplicaCoverage,
+    ShardSummary,
+    TaskFilter,
+)
 
 
 class SummaryAsked(msgspec.Struct, tag_field="kind", tag="summary", frozen=True):
@@ -24,7 +35,8 @@ class TaskSearch(msgspec.Struct, tag_field="kind", tag="search", frozen=True):
     """Asks for at most `limit` of the tasks that `wanted` selects, newest first.
 
     With `before`, only tasks before this position are returned. With `barrier` the replica passes
-    its barrier before it answers.
+    its barrier before it answers. With `history` it searches in its history, too. Earlier versions
+    ignore that.
     """
 
     wanted: TaskFilter
@@ -32,13 +44,18 @@ class TaskSearch(msgspec.Struct, tag_field="kind", tag="search", frozen=True):
     limit: int
     barrier: bool
     v: int = VERSION
+    history: bool = False
 
 
 class ReasonsAsked(msgspec.Struct, tag_field="kind", tag="reasons", frozen=True):
-    """Asks how many of the tasks that `wanted` selects ended with which reason."""
+    """Asks how many of the tasks that `wanted` selects ended with which reason.
+
+    `history` is that of `TaskSearch`.
+    """
 
     wanted: TaskFilter
     v: int = VERSION
+    history: bool = False
 
 
 class EndsAsked(msgspec.Struct, tag_field="kind", tag="ends", frozen=True):
@@ -64,18 +81,24 @@ class _Summary(msgspec.Struct, tag_field="kind", tag="summary"):
 
 
 class _Found(msgspec.Struct, tag_field="kind", tag="found"):
-    """The answer to a `TaskSearch`."""
+    """The answer to a `TaskSearch`. Earlier versions do not say which `replica` they are."""
 
     found: FoundTasks
     v: int = VERSION
+    replica: ReplicaCoverage | UnsetType = UNSET
 
 
 class _Reasons(msgspec.Struct, tag_field="kind", tag="reasons"):
-    """The answer to `ReasonsAsked`. `whole` is false if time was over before all were counted."""
+    """The answer to `ReasonsAsked`. `whole` is false if time was over before all were counted.
+
+    `counts` are the tasks in memory. `history` counts the same tasks and older ones.
+    """
 
     counts: dict[str, int]
     whole: bool
     v: int = VERSION
+    replica: ReplicaCoverage | UnsetType = UNSET
+    history: HistoryCounts | UnsetType = UNSET
 
 
 class _Ends(msgspec.Struct, tag_field="kind", tag="ends"):
@@ -106,31 +129,60 @@ def decode_summary(body: bytes) -> ShardSummary:
         raise UndecodableMessage("not a summary of a shard") from None
 
 
-def encode_found(found: FoundTasks) -> bytes:
-    """Return the answer to a `TaskSearch`."""
-    return encode(_Found(found))
+def encode_found(found: FoundTasks, replica: ReplicaCoverage | None = None) -> bytes:
+    """Return the answer of `replica` to a `TaskSearch`."""
+    return encode(_Found(found, replica=UNSET if replica is None else replica))
 
 
-def decode_found(body: bytes) -> FoundTasks:
-    """Return the tasks in an answer. Raises `UndecodableMessage`."""
+def decode_found(body: bytes) -> tuple[FoundTasks, ReplicaCoverage | None]:
+    """Return the tasks in an answer, and the worker that answers; None if it is of an earlier
+    version. Raises `UndecodableMessage`.
+    """
     try:
-        return _decode_found(body).found
+        found = _decode_found(body)
     except MALFORMED:
         raise UndecodableMessage("not an answer to a search") from None
+    return found.found, None if isinstance(found.replica, UnsetType) else found.replica
 
 
-def encode_reasons(counts: ReasonCounts) -> bytes:
-    """Return the answer to `ReasonsAsked`."""
-    return encode(_Reasons(counts.counts, counts.upto is None))
+def encode_reasons(
+    counts: ReasonCounts,
+    replica: ReplicaCoverage | None = None,
+    history: HistoryCounts | None = None,
+) -> bytes:
+    """Return the answer of `replica` to `ReasonsAsked`."""
+    return encode(
+        _Reasons(
+            counts.counts,
+            counts.upto is None,
+            replica=UNSET if replica is None else replica,
+            history=UNSET if history is None else history,
+        )
+    )
 
 
-def decode_reasons(body: bytes) -> tuple[dict[str, int], bool]:
-    """Return the counts in an answer, and whether all were counted. Raises `UndecodableMessage`."""
+@attrs.frozen
+class Reasons:
+    """The answer of one worker to `ReasonsAsked`; `replica` and `history` may be None."""
+
+    counts: dict[str, int]
+    whole: bool
+    replica: ReplicaCoverage | None
+    history: HistoryCounts | None
+
+
+def decode_reasons(body: bytes) -> Reasons:
+    """Return an answer to `ReasonsAsked`. Raises `UndecodableMessage`."""
     try:
         reasons = _decode_reasons(body)
     except MALFORMED:
         raise UndecodableMessage("not an answer about reasons") from None
-    return reasons.counts, reasons.whole
+    return Reasons(
+        reasons.counts,
+        reasons.whole,
+        None if isinstance(reasons.replica, UnsetType) else reasons.replica,
+        None if isinstance(reasons.history, UnsetType) else reasons.history,
+    )
 
 
 def encode_ends(tasks: list[FoundTask], skipped: int) -> bytes:

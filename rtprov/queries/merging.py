@@ -13,10 +13,11 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.python.failure import Failure
 
 from rtprov.errors import BrokerError, NoWorker
+from rtprov.intervals import Interval, gaps
 from rtprov.reports import Cursor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from rtprov.interfaces import ShardReports
     from rtprov.reports import FoundTask, FoundTasks, TaskFilter
@@ -34,6 +35,7 @@ class _Source:
     tasks: list[FoundTask] = field(factory=list)  # the newest last
     begun: bool = False
     ended: bool = False
+    covered: Sequence[Interval] | None = None
 
     @property
     def asks(self) -> bool:
@@ -43,6 +45,7 @@ class _Source:
     def take(self, found: FoundTasks) -> None:
         self.tasks = list(reversed(found.tasks))
         self.begun, self.upto, self.ended = True, found.upto, found.upto is None
+        self.covered = found.covered
 
 
 class MergedSearch:
@@ -91,6 +94,17 @@ class MergedSearch:
         # All tasks that are kept back are older than the newest of these positions.
         return max(known) if known and len(known) == len(asking) else self._before
 
+    def uncovered(self, oldest: float) -> dict[str, list[Interval]]:
+        """Return the times from which no live worker has all tasks, by shard, as far as the tasks
+        matter that were accepted at `oldest` or later (seconds since the epoch).
+        """
+        names = self._reports.shards
+        found = {
+            names[source.shard]: uncovered(source.covered, self._wanted, oldest)
+            for source in self._sources
+        }
+        return {name: times for name, times in found.items() if times}
+
     async def _ask(self, source: _Source) -> None:
         source.take(
             await self._reports.search(
@@ -134,3 +148,16 @@ async def first_tasks(
     while len(tasks) < count and not search.ended and in_time():
         tasks += await search.more()
     return tasks[:count]
+
+
+def uncovered(
+    covered: Sequence[Interval] | None, wanted: TaskFilter, oldest: float = 0.0
+) -> list[Interval]:
+    """Return the times of ends that a search is for, and that are not in `covered`: none if that is
+    None. Tasks that were accepted before `oldest` do not matter.
+    """
+    if covered is None:
+        return []
+    since = max(oldest, wanted.accepted_after or 0.0, wanted.ended_after or 0.0)
+    upto = float("inf") if wanted.ended_before is None else wanted.ended_before
+    return gaps(covered, since, upto)

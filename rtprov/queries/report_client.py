@@ -1,22 +1,25 @@
 """The front end's questions for operators: it asks the workers of each shard.
 
-A search goes to all replicas of a shard, and the first answer counts. A summary is collected from
-all of them, because operators want to see the standbys, too.
+A question goes to all replicas of a shard. A summary is collected from all of them, because
+operators want to see the standbys, too. The answers to a search are collected from all replicas
+that keep a history, because each of them may have ended tasks that the others do not have. If none
+keeps one, the first answer counts.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING
 
-from attrs import define, field
+from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
-from rtprov.errors import BrokerError, NoReply, NoWorker, UndecodableMessage, Unroutable
+from rtprov.errors import BrokerError, UndecodableMessage
+from rtprov.intervals import union
 from rtprov.messaging.report_messages import (
     EndsAsked,
     ReasonsAsked,
-    ReportQuestion,
     SummaryAsked,
     TaskSearch,
     decode_ends,
@@ -26,6 +29,8 @@ from rtprov.messaging.report_messages import (
     encode,
 )
 from rtprov.messaging.topology import STATUS_EXCHANGE, Shard
+from rtprov.queries.collecting import Collection, Historians, best_of_days
+from rtprov.reports import ShardReasons, merge_found
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,34 +39,23 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from rtprov.amqp.client.rpc import RpcClient
-    from rtprov.reports import Cursor, FoundTask, FoundTasks, ShardSummary, TaskFilter
+    from rtprov.intervals import Interval
+    from rtprov.messaging.report_messages import Reasons
+    from rtprov.reports import (
+        Cursor,
+        FoundTask,
+        FoundTasks,
+        ReplicaCoverage,
+        ShardSummary,
+        TaskFilter,
+    )
 
-REPLY_DEADLINE_S = 2.5
 # Time for the replicas to send their summaries: for the first one, and then for the others.
 COLLECT_FOR_S = 2.0
 OTHERS_WITHIN_S = 0.5
 FOLLOW_FOR_S = 10.0
 RENEW_EVERY_S = 8.0
 TRY_AGAIN_S = 1.0
-
-T = TypeVar("T")
-
-
-@define(eq=False)
-class _Collection:
-    """The summaries of one shard's replicas; `known` are the replicas that answered before."""
-
-    known: frozenset[str]
-    answers: dict[str, ShardSummary] = field(factory=dict)
-    enough: Deferred[None] = field(factory=Deferred)
-    timer: IDelayedCall | None = None
-
-    def end(self) -> None:
-        """What has come so far is enough."""
-        if self.timer is not None and self.timer.active():
-            self.timer.cancel()
-        if not self.enough.called:
-            self.enough.callback(None)
 
 
 class ReportClient:
@@ -78,11 +72,18 @@ class ReportClient:
         self._name = name
         self._shards = [Shard(index, shards) for index in range(shards)]
         self._replicas: dict[Shard, frozenset[str]] = {}
+        self._historians = {
+            shard: Historians(rpc, shard, clock, partial(self._known_replicas, shard))
+            for shard in self._shards
+        }
 
     @property
     def shards(self) -> Sequence[str]:
         """See `rtprov.interfaces.ShardReports.shards`."""
         return [str(shard) for shard in self._shards]
+
+    def _known_replicas(self, shard: Shard) -> frozenset[str] | None:
+        return self._replicas.get(shard) or None
 
     # Summaries.
 
@@ -96,7 +97,9 @@ class ReportClient:
 
         Answers are heard for the rest of the time, too.
         """
-        collection = _Collection(self._replicas.get(shard, frozenset()))
+        collection: Collection[ShardSummary] = Collection(
+            self._known_replicas(shard), OTHERS_WITHIN_S
+        )
         asked = self._rpc.subscribe(
             shard.inquiry,
             encode(SummaryAsked()),
@@ -108,7 +111,7 @@ class ReportClient:
         await collection.enough
         return list(collection.answers.values())
 
-    def _heard(self, shard: Shard, collection: _Collection, body: bytes) -> None:
+    def _heard(self, shard: Shard, collection: Collection[ShardSummary], body: bytes) -> None:
         try:
             summary = decode_summary(body)
         except UndecodableMessage as error:
@@ -116,15 +119,11 @@ class ReportClient:
                 "shard {shard}: ignoring a worker's summary: {error}", shard=str(shard), error=error
             )
             return
-        collection.answers[summary.process] = summary
         # A new one is waited for from the next call on.
         self._replicas[shard] = self._replicas.get(shard, frozenset()) | {summary.process}
-        if collection.known and collection.known <= collection.answers.keys():
-            collection.end()
-        elif collection.timer is None:
-            collection.timer = self._clock.callLater(OTHERS_WITHIN_S, collection.end)
+        collection.add(summary.process, summary, self._clock)
 
-    def _collected(self, shard: Shard, collection: _Collection) -> None:
+    def _collected(self, shard: Shard, collection: Collection[ShardSummary]) -> None:
         self._replicas[shard] = frozenset(collection.answers)
         collection.end()
 
@@ -134,28 +133,30 @@ class ReportClient:
         self, shard: int, wanted: TaskFilter, before: Cursor | None, limit: int, *, barrier: bool
     ) -> Deferred[FoundTasks]:
         """See `rtprov.interfaces.ShardReports.search`."""
-        question = TaskSearch(wanted, before, limit, barrier)
-        return Deferred.fromCoroutine(self._ask(self._shards[shard], question, decode_found))
+        question = TaskSearch(wanted, before, limit, barrier, history=True)
+        return Deferred.fromCoroutine(self._search(self._shards[shard], question))
 
-    def reasons(self, shard: int, wanted: TaskFilter) -> Deferred[tuple[dict[str, int], bool]]:
+    async def _search(self, shard: Shard, question: TaskSearch) -> FoundTasks:
+        historians = self._historians[shard]
+        answers = await historians.ask(question, _decode_found, learn=question.barrier)
+        found = merge_found([each for each, _ in answers], question.limit)
+        return evolve(found, covered=_covered(historians, answers))
+
+    def reasons(self, shard: int, wanted: TaskFilter) -> Deferred[ShardReasons]:
         """See `rtprov.interfaces.ShardReports.reasons`."""
-        question = ReasonsAsked(wanted)
-        return Deferred.fromCoroutine(self._ask(self._shards[shard], question, decode_reasons))
+        return Deferred.fromCoroutine(self._reasons(self._shards[shard], wanted))
 
-    async def _ask(self, shard: Shard, question: ReportQuestion, decode: Callable[[bytes], T]) -> T:
-        try:
-            return decode(
-                await self._rpc.call(
-                    shard.inquiry,
-                    encode(question),
-                    exchange=STATUS_EXCHANGE,
-                    timeout_s=REPLY_DEADLINE_S,
-                )
-            )
-        except Unroutable:
-            raise NoWorker("No worker is connected, so tasks cannot be looked up") from None
-        except UndecodableMessage:
-            raise NoReply("The worker's answer could not be decoded") from None
+    async def _reasons(self, shard: Shard, wanted: TaskFilter) -> ShardReasons:
+        historians = self._historians[shard]
+        question = ReasonsAsked(wanted, history=True)
+        answers = await historians.ask(question, _decode_reasons, learn=True)
+        first = answers[0][0]
+        histories = [each.history for each, _ in answers if each.history is not None]
+        counts = best_of_days(histories)
+        for reason, count in first.counts.items():
+            counts[reason] = max(count, counts.get(reason, 0))
+        whole = first.whole and all(each.whole for each in histories)
+        return ShardReasons(counts, whole, _covered(historians, answers))
 
     # Ends of tasks.
 
@@ -235,3 +236,23 @@ class _Followed:
             )
             return
         self._each(tasks, skipped)
+
+
+def _decode_found(body: bytes) -> tuple[FoundTasks, ReplicaCoverage | None]:
+    return decode_found(body)
+
+
+def _decode_reasons(body: bytes) -> tuple[Reasons, ReplicaCoverage | None]:
+    reasons = decode_reasons(body)
+    return reasons, reasons.replica
+
+
+def _covered(
+    historians: Historians, answers: Sequence[tuple[object, ReplicaCoverage | None]]
+) -> list[Interval] | None:
+    """Return from which times the workers that have answered know all ends."""
+    if not historians.known_ever:
+        return None
+    return union(
+        times for _, replica in answers if replica is not None for times in replica.covered
+    )

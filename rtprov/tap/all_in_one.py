@@ -31,6 +31,7 @@ from rtprov.tap.broker import GUEST, BrokerService
 from rtprov.tap.command import Command
 from rtprov.tap.frontend import check_proxies, make_admission, public_bind_refusal
 from rtprov.tap.gc_tuning import freeze_once_connected
+from rtprov.tap.history import make_history
 from rtprov.tap.identity import key_file, server_identity
 from rtprov.tap.listening import Listening, front_end, health_if, https, traffic_of
 from rtprov.tap.option_values import DescribedEndpoint, server_endpoint
@@ -78,6 +79,8 @@ class Options(opt.CommandOptions):
         opt.RUNNING_STATUS,
         opt.STATE,
         opt.RETENTION,
+        opt.HISTORY,
+        opt.HISTORY_DAYS,
         opt.PATIENCE,
         opt.DRAIN,
         opt.NO_GC_TUNING,
@@ -113,6 +116,8 @@ class Settings(opt.CommandSettings):
     running_status: int
     state: Path
     retention: float
+    history: Path | None
+    history_days: int
     patience: float
     drain: float
 
@@ -143,6 +148,9 @@ class _Everything(Command):
         self._broker.option = "--broker-port"
         self._broker.setServiceParent(self)
         self._stub = self._make_stub()
+        self._history = make_history(settings.history, settings.history_days)
+        if self._history is not None:
+            self._history.setServiceParent(self)
         self._policy = make_policy(settings.certs)
         Renewal(self._policy, clock=clock).setServiceParent(self)
         self._identity = server_identity(
@@ -261,7 +269,13 @@ class _Everything(Command):
             journal_age_s=self._journal_age_s,
         )
         return make_worker(
-            worker_settings, self._policy, self._keys, env, equipment_url, self._spans
+            worker_settings,
+            self._policy,
+            self._keys,
+            env,
+            equipment_url,
+            self._spans,
+            self._history,
         )
 
     def _condition(self) -> Condition:

@@ -208,6 +208,16 @@ RETENTION = Option(
     "seconds for which the status of a finished task is kept",
     seconds(1, 518400),
 )
+HISTORY = Option(
+    "history",
+    None,
+    "folder for ended tasks, without their parameters, which searches find beyond --retention; each"
+    " worker needs its own",
+    path,
+)
+HISTORY_DAYS = Option(
+    "history-days", "400", "days for which --history keeps ended tasks", integer(1, 36500)
+)
 PATIENCE = Option(
     "patience",
     "600",

@@ -13,6 +13,7 @@ from twisted.logger import Logger
 from rtprov.amqp.client.url import BrokerUrl
 from rtprov.equipment.client import HttpEquipment
 from rtprov.errors import ConfigurationError
+from rtprov.history.history import History
 from rtprov.http.health import Readiness
 from rtprov.messaging.connection_metrics import connection_metrics
 from rtprov.messaging.environment import Environment
@@ -25,6 +26,7 @@ from rtprov.tap.broker_file import BrokerRoute, ClientFiles, client_files
 from rtprov.tap.client_connections import agent_for
 from rtprov.tap.command import Command
 from rtprov.tap.gc_tuning import freeze_once_connected
+from rtprov.tap.history import make_history
 from rtprov.tap.identity import ca_file, identity_files, key_file
 from rtprov.tap.listening import health_if
 from rtprov.tap.open_files import open_files, room_for
@@ -57,6 +59,8 @@ class Options(opt.CommandOptions):
         opt.SHARDS,
         opt.SHARD,
         opt.RETENTION,
+        opt.HISTORY,
+        opt.HISTORY_DAYS,
         opt.PATIENCE,
         opt.DRAIN,
         opt.HEALTH_LISTEN,
@@ -89,6 +93,8 @@ class Settings(opt.CommandSettings):
     shards: int | None
     shard: Sequence[int]
     retention: float
+    history: Path | None
+    history_days: int
     patience: float
     drain: float
     health_listen: DescribedEndpoint | None
@@ -175,6 +181,7 @@ def make_worker(
     env: Environment,
     equipment_url: str,
     spans: Spans,
+    history: History | None = None,
 ) -> WorkerService:
     """Return the worker that calls service A at `equipment_url`. Raises `ConfigurationError`."""
     agent = agent_for(equipment_url, policy, settings.concurrency, env.clock)
@@ -182,7 +189,13 @@ def make_worker(
         agent=agent, base_url=equipment_url, clock=env.clock, wall_clock=env.wall_clock
     )
     return WorkerService(
-        env, settings, equipment=equipment, sealer=keys.sealer, key_source=keys, spans=spans
+        env,
+        settings,
+        equipment=equipment,
+        sealer=keys.sealer,
+        key_source=keys,
+        spans=spans,
+        history=history,
     )
 
 
@@ -207,6 +220,7 @@ def makeService(options: Options) -> IService:
     )
 
     spans = command.trace()
+    history = make_history(settings.history, settings.history_days)
 
     def make(count: int) -> WorkerService:
         worker_settings = WorkerSettings(
@@ -219,7 +233,9 @@ def makeService(options: Options) -> IService:
             shards_given=settings.shards is not None,
         )
         env = environment(route.endpoint, route.url)
-        worker = make_worker(worker_settings, policy, keys, env, settings.equipment_url, spans)
+        worker = make_worker(
+            worker_settings, policy, keys, env, settings.equipment_url, spans, history
+        )
         worker.connection.on_contradiction = command.fail
         if not settings.no_gc_tuning:
             freeze_once_connected(worker.connection)
@@ -245,6 +261,7 @@ def makeService(options: Options) -> IService:
 
     for each in (
         *route.follow(lambda: worker.role.connection),
+        *([] if history is None else [history]),
         *health_if(settings.health_listen, Readiness(probe, clock), clock, command.metrics),
         worker,
     ):

@@ -11,6 +11,7 @@ from rtprov.amqp.client.permissions import MayPublish
 from rtprov.amqp.client.publisher import Publisher
 from rtprov.amqp.client.service import Session
 from rtprov.errors import NotReady
+from rtprov.history.history import History
 from rtprov.http.health import Readiness
 from rtprov.interfaces import Equipment, Sealer
 from rtprov.journal.first_key import KeySource, first_key_sessions
@@ -54,6 +55,8 @@ class WorkerService(Service):
     When it is stopped, no further call to A begins, and the calls under way get
     `settings.drain_s` seconds to finish. `equipment` makes the calls, `sealer` opens the orders,
     `key_source` creates the first sealing key if it may, `spans` records the spans of calls.
+    `history` keeps ended tasks beyond the retention; it must be started before the worker, and
+    stopped after it.
     """
 
     _log = Logger()
@@ -67,8 +70,10 @@ class WorkerService(Service):
         sealer: Sealer,
         key_source: KeySource | None = None,
         spans: Spans = NO_SPANS,
+        history: History | None = None,
     ) -> None:
         self._environment = environment
+        self.history = history
         self._settings = settings
         breaker = CircuitBreaker(concurrency=settings.concurrency, rng=environment.rng)
         self.missing_keys = MissingKeys(sealer=sealer, clock=environment.clock)
@@ -111,6 +116,7 @@ class WorkerService(Service):
             backlogs=[],
             pieces=Pieces(environment.clock),
             spans=spans,
+            history=history,
         )
         self.parts = parts = [join_shard(shard, shared) for shard in settings.shards]
         self.parked = ParkedCount(environment.clock)
@@ -201,5 +207,9 @@ class WorkerService(Service):
 
     def _expire(self) -> None:
         now = self._environment.wall_clock.without_jumps(self._settings.retention_s)
-        for store, keeper in zip(self.stores, self.keepers, strict=True):
-            store.expire(now, keeper.keeps)
+        for part in self.parts:
+            if part.history is not None:
+                if part.history.catching_up:
+                    continue  # it reads the ended tasks from the store
+                part.history.forgotten(now - self._settings.retention_s)
+            part.store.expire(now, part.keeper.keeps)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from attrs import frozen
 
 from rtprov.journal.backlog import Backlog
+from rtprov.journal.describe import describe_ended
 from rtprov.journal.open_tasks import OpenTasks
 from rtprov.journal.reader import JournalReader
 from rtprov.journal.reports import StoreReports
@@ -16,6 +17,7 @@ from rtprov.model import Active, Marker, Unrecognised
 from rtprov.queries.directory import TaskQueryServer
 from rtprov.queries.report_server import ReportServer
 from rtprov.queries.status import StatusServer
+from rtprov.reports import FoundTask
 from rtprov.worker.attempts import Attempts
 from rtprov.worker.beyond_window import BeyondWindow
 from rtprov.worker.census import Census
@@ -26,14 +28,17 @@ from rtprov.worker.presence import Presence
 from rtprov.worker.shard_worker import ShardWorker
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from rtprov.amqp.client.publisher import Publisher
     from rtprov.amqp.client.service import Session
+    from rtprov.history.history import History
+    from rtprov.history.shard_history import ShardHistory
     from rtprov.interfaces import Equipment, Sealer
+    from rtprov.journal.record import Record
     from rtprov.messaging.environment import Environment
     from rtprov.messaging.topology import Shard, Topology
-    from rtprov.model import Event
+    from rtprov.model import Event, TaskEvent
     from rtprov.queries.pieces import Pieces
     from rtprov.tracing.spans import Spans
     from rtprov.worker.call_limiter import CallLimiter
@@ -62,6 +67,7 @@ class Shared:
     backlogs: list[Backlog]
     pieces: Pieces
     spans: Spans
+    history: History | None
 
 
 @frozen
@@ -78,6 +84,7 @@ class ShardParts:
     presence: Presence
     attempts: Attempts
     sessions: Sequence[Session]
+    history: ShardHistory | None
 
     @property
     def own_queues(self) -> list[tuple[str, str]]:
@@ -93,9 +100,16 @@ def join_shard(shard: Shard, shared: Shared) -> ShardParts:
     outer, settings = shared.environment, shared.settings
     store = Store(settings.retention_s, Backlog(settings.concurrency, shared.backlogs))
     open_tasks = OpenTasks()
+    history = (
+        None
+        if shared.history is None
+        else keep_history(shared.history, shard, store, lambda: journal.first_offset == 0)
+    )
 
     def apply(event: Event) -> None:
         presence.saw(event, store.apply)
+        if history is not None and not isinstance(event, (Marker, Unrecognised)):
+            history.began(_written_at(event))
         if not isinstance(event, (Active, Marker, Unrecognised)):
             open_tasks.saw(event, journal.next_offset - 1, store.state(event.task_id))
         inquiries.saw(event)
@@ -124,6 +138,7 @@ def join_shard(shard: Shard, shared: Shared) -> ShardParts:
             pieces=shared.pieces,
             clock=outer.clock,
             wall_clock=outer.wall_clock,
+            history=history,
         ),
         key_ids=lambda: shared.sealer.key_ids,
         clock=outer.clock,
@@ -221,6 +236,44 @@ def join_shard(shard: Shard, shared: Shared) -> ShardParts:
     )
     sessions: list[Session] = [journal, status, inquiries, dead, presence]
     sessions += [worker, beyond, census, keeper]
+    if history is not None:
+        sessions.insert(1, history)
     return ShardParts(
-        shard, store, status, inquiries, worker, keeper, journal, presence, attempts, sessions
+        shard,
+        store,
+        status,
+        inquiries,
+        worker,
+        keeper,
+        journal,
+        presence,
+        attempts,
+        sessions,
+        history,
     )
+
+
+def keep_history(
+    history: History, shard: Shard, store: Store, whole: Callable[[], bool]
+) -> ShardHistory:
+    """Return the history of a shard, which gets the ends of tasks from `store`.
+
+    `whole` is that of `ShardHistory`.
+    """
+    kept = history.shard(
+        shard,
+        ended_before=lambda before: map(_ended, store.indexes.ended_before(before)),
+        whole=whole,
+    )
+    store.on_end.append(lambda record: kept.ended(_ended(record)) if kept.replayed else None)
+    return kept
+
+
+def _ended(record: Record) -> FoundTask:
+    return FoundTask(record.at, describe_ended(record))
+
+
+def _written_at(event: TaskEvent | Active) -> float:
+    """Return when an event was written to the journal, at the latest."""
+    copied = getattr(event, "copied", None)
+    return event.at if copied is None else max(event.at, copied.at)

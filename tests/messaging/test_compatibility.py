@@ -45,7 +45,9 @@ from rtprov.reports import (
     EndedCounts,
     FoundTask,
     FoundTasks,
+    HistoryCounts,
     ReasonCounts,
+    ReplicaCoverage,
     ShardSummary,
     TaskFilter,
 )
@@ -83,6 +85,8 @@ REQUIRED = {
     "Cursor": "at task_id",
     "FoundTask": "at details",
     "FoundTasks": "tasks",
+    "ReplicaCoverage": "process covered",
+    "HistoryCounts": "days",
     "EndedCounts": "",
     "ShardSummary": (
         "process now waiting calling retrying last_minute last_hour last_day oldest_waiting_at"
@@ -135,12 +139,14 @@ FILTER = TaskFilter(
     campaigns=("may-1",),
     equipment_ids=(DEVICE,),
     reasons=("A answered 500",),
+    task_ids=(ID,),
     accepted_after=AT,
     accepted_before=AT,
     ended_after=AT,
     ended_before=AT,
 )
 FOUND = FoundTask(AT, DETAILS)
+REPLICA = ReplicaCoverage("w1", [(0.0, AT)], True)
 SUMMARY = ShardSummary(
     process="w2",
     now=AT,
@@ -166,8 +172,8 @@ QUESTIONS = (
     query_messages.Watch([(ID, DEVICE)], 10.0),
     query_messages.KeysAsked(),
     report_messages.SummaryAsked(),
-    report_messages.TaskSearch(FILTER, Cursor(AT, ID), 10, True),
-    report_messages.ReasonsAsked(FILTER),
+    report_messages.TaskSearch(FILTER, Cursor(AT, ID), 10, True, history=True),
+    report_messages.ReasonsAsked(FILTER, history=True),
     report_messages.EndsAsked("f1", 10.0),
 )
 Sample = tuple[bytes, Callable[[bytes], object], type]
@@ -205,9 +211,10 @@ def samples() -> Iterator[Sample]:
     yield ended, query_messages.decode_ended, types["_Ended"]
     reports = report_messages
     yield reports.encode_summary(SUMMARY), reports.decode_summary, types["_Summary"]
-    found = reports.encode_found(FoundTasks([FOUND], Cursor(AT, ID)))
+    found = reports.encode_found(FoundTasks([FOUND], Cursor(AT, ID), [(0.0, AT)]), REPLICA)
     yield found, reports.decode_found, types["_Found"]
-    reasons = reports.encode_reasons(ReasonCounts({"A answered 500": 12}))
+    history = HistoryCounts({"2026-11-29": {"A answered 500": 12}}, False)
+    reasons = reports.encode_reasons(ReasonCounts({"A answered 500": 12}), REPLICA, history)
     yield reasons, reports.decode_reasons, types["_Reasons"]
     yield reports.encode_ends([FOUND], 3), reports.decode_ends, types["_Ends"]
     yield markers.encode_census("m1"), markers.decode_census, types["_Census"]
@@ -239,6 +246,8 @@ class Compatibility(SynchronousTestCase):
             Cursor,
             FoundTask,
             FoundTasks,
+            ReplicaCoverage,
+            HistoryCounts,
             EndedCounts,
             ShardSummary,
         )
@@ -279,6 +288,18 @@ class Compatibility(SynchronousTestCase):
                     earlier, _ = list(objects(message, inspect.type_info(kind)))[index]
                     del earlier[field.encode_name]
                     self.assertIsNotNone(decode(json.dumps(message).encode()), (kind, field))
+
+    def test_answers_of_earlier_workers(self) -> None:
+        """Workers of earlier versions do not say who they are, and keep no history."""
+        found = json.loads(report_messages.encode_found(FoundTasks([FOUND]), REPLICA))
+        reasons = json.loads(report_messages.encode_reasons(ReasonCounts({"lost": 1}), REPLICA))
+        for message in (found, reasons):
+            del message["replica"]
+        self.assertEqual(
+            report_messages.decode_found(json.dumps(found).encode()), (FoundTasks([FOUND]), None)
+        )
+        decoded = report_messages.decode_reasons(json.dumps(reasons).encode())
+        self.assertEqual((decoded.replica, decoded.history), (None, None))
 
     def test_values_that_a_later_version_added(self) -> None:
         """If a later version sends an unknown phase, or reason for waiting, the nearest known one

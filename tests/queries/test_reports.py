@@ -96,7 +96,7 @@ class Serving(SynchronousTestCase):
         self.assertNoResult(asked)
         self.pump()
         self.successResultOf(asked)
-        (found,) = decode_found(self.replies[0]).tasks
+        (found,) = decode_found(self.replies[0])[0].tasks
         self.assertEqual(found.cursor, Cursor(2998.0, task_id(2998)))
 
     def test_limits(self) -> None:
@@ -106,7 +106,7 @@ class Serving(SynchronousTestCase):
             asked = self.ask(TaskSearch(ALL, None, limit, False))
             self.pump()
             self.successResultOf(asked)
-            self.assertEqual(len(decode_found(self.replies[-1]).tasks), expected)
+            self.assertEqual(len(decode_found(self.replies[-1])[0].tasks), expected)
 
     def test_reasons(self) -> None:
         """Counts of several pieces are added."""
@@ -116,7 +116,8 @@ class Serving(SynchronousTestCase):
         asked = self.ask(ReasonsAsked(TaskFilter(ended_after=0.0)))
         self.pump()
         self.successResultOf(asked)
-        self.assertEqual(decode_reasons(self.replies[0]), ({"lost": 3}, True))
+        reasons = decode_reasons(self.replies[0])
+        self.assertEqual((reasons.counts, reasons.whole), ({"lost": 3}, True))
 
     def test_one_piece_a_turn(self) -> None:
         """Pieces of different searches never run in the same turn; each knows when it must end."""

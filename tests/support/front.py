@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from attrs import define, field
+from attrs import define, evolve, field
 from twisted.internet.defer import Deferred, fail, succeed
 
 from rtprov.frontend.event_hub import EventHub
@@ -14,11 +14,19 @@ from rtprov.frontend.resource import Frontend
 from rtprov.frontend.summary import Summaries
 from rtprov.frontend.tasks import TaskRequests
 from rtprov.http.health import Readiness
+from rtprov.intervals import Interval
 from rtprov.journal.search import Search
 from rtprov.journal.store import Store
 from rtprov.journal.summary import summarise
 from rtprov.model import Cancelled, Details, Event, Requested, State, Task
-from rtprov.reports import Cursor, FoundTask, FoundTasks, ShardSummary, TaskFilter
+from rtprov.reports import (
+    Cursor,
+    FoundTask,
+    FoundTasks,
+    ShardReasons,
+    ShardSummary,
+    TaskFilter,
+)
 from tests.support.fakes import PlainSealer
 from tests.support.raw_http import RawAnswer, WebTestCase
 
@@ -145,7 +153,8 @@ class FakeDirectory:
 class FakeReports:
     """A `ShardReports` of one shard, on a store; fails with `error`.
 
-    `follower` gets the ends of tasks from the test.
+    `follower` gets the ends of tasks from the test. `covered` are the times that a history covers,
+    None if there is none.
     """
 
     store: Store = field(factory=lambda: Store(86400.0))
@@ -153,6 +162,7 @@ class FakeReports:
     now: float = 1000.0
     shards: Sequence[str] = ("0of1",)
     follower: Callable[[Sequence[FoundTask], int], None] | None = None
+    covered: Sequence[Interval] | None = None
 
     def summaries(self, shard: int) -> Deferred[list[ShardSummary]]:
         return succeed([] if self.error is not None else [summarise(self.store, "w1", self.now)])
@@ -162,13 +172,14 @@ class FakeReports:
     ) -> Deferred[FoundTasks]:
         if self.error is not None:
             return fail(self.error)
-        return succeed(Search(self.store, wanted, before, lambda: False).tasks(limit, self.now))
+        found = Search(self.store, wanted, before, lambda: False).tasks(limit, self.now)
+        return succeed(evolve(found, covered=self.covered))
 
-    def reasons(self, shard: int, wanted: TaskFilter) -> Deferred[tuple[dict[str, int], bool]]:
+    def reasons(self, shard: int, wanted: TaskFilter) -> Deferred[ShardReasons]:
         if self.error is not None:
             return fail(self.error)
         counts = Search(self.store, wanted, None, lambda: False).reasons()
-        return succeed((counts.counts, counts.upto is None))
+        return succeed(ShardReasons(counts.counts, counts.upto is None, self.covered))
 
     def follow(self, each: Callable[[Sequence[FoundTask], int], None]) -> Callable[[], None]:
         self.follower = each

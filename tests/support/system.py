@@ -16,11 +16,12 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, cast
 
 from attrs import define, field, frozen
 from cryptography.fernet import Fernet
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
 from twisted.web.http_headers import Headers
 
@@ -33,6 +34,7 @@ from rtprov.equipment.client import BytesBody, HttpEquipment, equipment_agent
 from rtprov.equipment.scenario import Rule
 from rtprov.equipment.stub import Stub
 from rtprov.frontend.service import FrontendService
+from rtprov.history.history import History
 from rtprov.http.site import JsonSite
 from rtprov.journal.first_key import KeySource
 from rtprov.messaging.environment import Environment
@@ -87,6 +89,7 @@ class System:
     wall_clock: WallClock = field(init=False)
     frontends: dict[str, FrontendService] = field(factory=dict)
     workers: list[WorkerService] = field(factory=list)
+    histories: list[History] = field(factory=list)
 
     def __attrs_post_init__(self) -> None:
         self.network = MemoryNetwork(self.clock)
@@ -145,7 +148,9 @@ class System:
         shards: Iterable[int] | None = None,
         sealer: FernetSealer | None = None,
         key_source: KeySource | None = None,
+        history: Path | None = None,
     ) -> WorkerService:
+        """Start a worker. With `history`, it keeps a history in that folder."""
         settings = WorkerSettings(
             shards=[
                 Shard(index, self.shards)
@@ -168,15 +173,42 @@ class System:
             equipment=equipment,
             sealer=sealer or self.sealer,
             key_source=key_source,
+            history=None if history is None else self._start_history(history),
         )
         self.workers.append(service)
         service.startService()
         return service
 
+    def _start_history(self, directory: Path) -> History:
+        history = History(
+            directory,
+            400,
+            run=maybeDeferred,
+            monotonic=self.clock.seconds,
+            clock=self.clock,
+            wall_clock=self.wall_clock,
+        )
+        history.privilegedStartService()
+        history.startService()
+        self.histories.append(history)
+        return history
+
+    def stop_worker(self, index: int) -> None:
+        """Stop a worker at once, and its history, as twistd would."""
+        worker = self.workers[index]
+        worker.stop_now()
+        stopped = worker.stopService()
+        self.network.until(lambda: bool(stopped.called), 10.0)
+        if worker.history is not None:
+            worker.history.stopService()
+
     def stop(self) -> None:
         """Stop all services, as twistd would. Afterwards no timer is left."""
         stopped = [role.stopService() for role in [*self.frontends.values(), *self.workers]]
         self.network.until(lambda: all(each.called for each in stopped))
+        for history in self.histories:
+            if history.running:
+                history.stopService()
         self.broker.stop()
         self.network.settle()
 

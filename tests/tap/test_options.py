@@ -34,6 +34,8 @@ SERVER = {"certs": CERTS, "certificate": None, "private-key": None, "client-ca":
 WORKER: dict[str, Any] = {
     "concurrency": 500,
     "max-calls-per-second": None,
+    "history": None,
+    "history-days": 400,
     "retention": 86400.0,
     "patience": 600.0,
     "drain": 120.0,
@@ -141,6 +143,7 @@ FLAGS = ("honour-timeout", "no-gc-tuning", "open", "tls")
 PATHS = (
     "certs",
     "state",
+    "history",
     "scenario",
     "certificate",
     "private-key",
@@ -166,6 +169,7 @@ RIGHT: dict[str, tuple[str, Any]] = {
     "role-of": ("host=7=operate", [("host=7", Role.OPERATE)]),
     "request-timeout": ("0.5", 0.5),
     **dict.fromkeys(("delay", "stub-delay", "stop-delay", "patience", "drain"), DELAY),
+    "history-days": ("90", 90),
     "retention": ("3600", 3600.0),
     **dict.fromkeys(
         ("listen", "health-listen"), ("tcp:1234:interface=\\:\\:1", "tcp:1234:interface=\\:\\:1")
@@ -205,6 +209,7 @@ WRONG: dict[str, tuple[str, ...]] = {
     "proxy-protocol": ("10.0.0.1/8", "proxy.example", "10.0.0.0/33", "haproxy"),
     "request-timeout": ("0", "3601", "long"),
     **dict.fromkeys(("delay", "stub-delay", "stop-delay", "patience", "drain"), WRONG_DELAYS),
+    "history-days": ("0", "36501", "a year"),
     "retention": ("0", "518401", "a day"),
     **dict.fromkeys(
         ("listen", "health-listen"),

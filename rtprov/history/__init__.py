@@ -1,0 +1,1 @@
+"""The ended tasks of a worker on disk, beyond the retention: SQLite files by day."""
