@@ -85,7 +85,7 @@ class Checks:
     _order: dict[str, list[Task]] = field(factory=dict)  # by device, in the broker's order
     _calls: dict[str, list[Call]] = field(factory=dict)  # by device, in order of arrival
     _broker_links: dict[str, list[Link]] = field(factory=dict)  # by consuming role
-    # When an operator deleted a queue, and which workers stood still then.
+    # When an operator deleted a queue, and which workers did not hear the broker then.
     _deletions: list[tuple[float, set[Role]]] = field(factory=list)
 
     def expect(
@@ -377,19 +377,25 @@ class Checks:
         )
 
     def _could_not_stop(self, first: Call, second: Call) -> bool:
-        """Return whether a queue was deleted between these calls while the first worker stood
-        still: it did not learn that it is no consumer any more, and its call goes on.
+        """Return whether a queue was deleted between these calls, and the first worker did not
+        hear the broker then: it could not learn that it is no consumer any more.
         """
         return any(
-            first.begun_at <= at <= second.begun_at and first.worker in standing
-            for at, standing in self._deletions
+            first.begun_at <= at <= second.begun_at and first.worker in deaf
+            for at, deaf in self._deletions
         )
 
     def on_queue_deleted(self) -> None:
         """An operator has deleted a queue."""
         now = self.world.now
-        standing = {worker for worker in self._workers if worker.frozen_until > now}
-        self._deletions.append((now, standing))
+        deaf = {
+            link.client_role
+            for name, links in self._broker_links.items()
+            if name.startswith("w")
+            for link in links
+            if link.client_role.frozen_until > now or (link.server.mute and not link.over)
+        }
+        self._deletions.append((now, deaf))
 
     def on_answer(self, call: Call) -> None:
         """A sends its answer now."""

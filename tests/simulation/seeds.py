@@ -23,8 +23,8 @@ def simulate_many(seeds: Iterable[int]) -> Iterator[Result]:
 
 
 def catch_all(mutations: Iterable[str], within: int) -> Mapping[str, Result | None]:
-    """Return, by mutation, the first failing result among seeds 0 to `within` - 1, or None if no
-    seed fails.
+    """Return, by mutation, the first result among seeds 0 to `within` - 1 that fails with the
+    mutation and not without it, or None if there is none.
     """
     names = list(mutations)
     with _pool() as pool:
@@ -32,11 +32,11 @@ def catch_all(mutations: Iterable[str], within: int) -> Mapping[str, Result | No
 
 
 def _catch(name: str, within: int) -> Result | None:
-    with MUTATIONS[name].switched_on():
-        for seed in range(within):
+    for seed in range(within):
+        with MUTATIONS[name].switched_on():
             result = simulate(seed)
-            if result.broken:
-                return result
+        if result.broken and not simulate(seed).broken:
+            return result
     return None
 
 
