@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from rtprov.interfaces import Journal, Replica
     from rtprov.queries.report_server import ReportServer
 
-REPLY_DEADLINE_S = 4.0
+REPLY_DEADLINE_S = 2.0
 BARRIER_DEADLINE_S = 1.8
 _REPORTS = (SummaryAsked, TaskSearch, ReasonsAsked, EndsAsked)
 MAX_LISTED = 101  # a page of 100, and one more to show that there is another page

@@ -314,7 +314,7 @@ class Trouble(StatusTestCase):
         self.assertEqual(len(self.no_worker_lines()), 3)
 
     def test_a_worker_that_is_silent(self) -> None:
-        """A question without an answer within 4 s is refused. A later answer is dropped."""
+        """A question without an answer within 2 s is refused. A later answer is dropped."""
         late: Deferred[bytes] = Deferred()
         self.worker(lambda pairs, barrier: late)
         answers = self.ask(1)
