@@ -96,9 +96,11 @@ class Process:
         Ctrl-C cancels `work`, which cleans up, and the status is 130.
         """
         from twisted.internet.defer import CancelledError, Deferred
-        from twisted.internet.task import react
+        from twisted.internet.task import deferLater, react
 
         async def main(reactor: Any) -> None:
+            # The reactor handles Ctrl-C from its first turn on. The work draws on the terminal.
+            await deferLater(reactor, 0)
             running = Deferred.fromCoroutine(work(RealNetwork(reactor)))
             interrupted = []
 
@@ -131,6 +133,8 @@ class Process:
             react(lambda reactor: Deferred.fromCoroutine(main(reactor)))
         except SystemExit as end:
             return end.code if isinstance(end.code, int) else Status.TASKS_FAILED
+        except KeyboardInterrupt:  # before the first turn
+            return INTERRUPTED
         return Status.DONE
 
 
