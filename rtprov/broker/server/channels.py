@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pamqp.commands import Channel
-from twisted.logger import Logger, LogLevel
+from twisted.logger import Logger
 
 from rtprov.amqp.codec import cut_short
 from rtprov.amqp.framing import METHOD, Assembler, Command, Frame
@@ -104,14 +104,13 @@ class Channels:
                     )
                     raise
                 # A passive declaration asks whether something exists. A no is not a mistake.
-                asked = error.reply_code == 404 and getattr(method, "passive", False)
-                self._log.emit(
-                    LogLevel.debug if asked else LogLevel.info,
-                    "{peer}: closing channel {channel}: {error}",
-                    peer=self._client.peer(),
-                    channel=number,
-                    error=error,
-                )
+                if not (error.reply_code == 404 and getattr(method, "passive", False)):
+                    self._log.info(
+                        "{peer}: closing channel {channel}: {error}",
+                        peer=self._client.peer(),
+                        channel=number,
+                        error=error,
+                    )
                 channel.close()
                 self._client.send_method(
                     number,

@@ -9,7 +9,7 @@ from typing import cast
 import attrs
 from pamqp.commands import Basic, Channel, Connection, Queue, Tx
 from twisted.internet.testing import StringTransport
-from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
+from twisted.logger import ILogObserver, formatEvent, globalLogPublisher
 
 from rtprov.amqp.codec import encode_header
 from rtprov.amqp.framing import HEARTBEAT, PROTOCOL_HEADER, encode_content, encode_method
@@ -389,12 +389,7 @@ class EmbeddedConnections(EmbeddedTestCase, ConnectionsContract):
         a passive declaration found nothing.
         """
         self.logged: list[str] = []
-
-        def note(event: LogEvent) -> None:
-            if event["log_level"] > LogLevel.debug:
-                self.logged.append(formatEvent(event))
-
-        observer = cast("ILogObserver", note)
+        observer = cast("ILogObserver", lambda event: self.logged.append(formatEvent(event)))
         globalLogPublisher.addObserver(observer)
         self.addCleanup(globalLogPublisher.removeObserver, observer)
         client = await self.raw_open(heartbeat_s=10)
