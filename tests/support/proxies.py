@@ -119,8 +119,6 @@ class ProxyTestCase(ProcessTestCase):
     end's certificate.
     """
 
-    timeout = 60.0
-
     def setUp(self) -> None:
         super().setUp()
         make_development_set(self.certs)
