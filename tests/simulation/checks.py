@@ -85,7 +85,7 @@ class Checks:
     _order: dict[str, list[Task]] = field(factory=dict)  # by device, in the broker's order
     _calls: dict[str, list[Call]] = field(factory=dict)  # by device, in order of arrival
     _broker_links: dict[str, list[Link]] = field(factory=dict)  # by consuming role
-    # When an operator deleted a queue, and which workers did not hear the broker then.
+    # When an operator deleted a work queue, and which workers did not hear the broker then.
     _deletions: list[tuple[float, set[Role]]] = field(factory=list)
 
     def expect(
@@ -377,7 +377,7 @@ class Checks:
         )
 
     def _could_not_stop(self, first: Call, second: Call) -> bool:
-        """Return whether a queue was deleted between these calls, and the first worker did not
+        """Return whether a work queue was deleted between these calls, and the first worker did not
         hear the broker then: it could not learn that it is no consumer any more.
         """
         return any(
@@ -385,8 +385,8 @@ class Checks:
             for at, deaf in self._deletions
         )
 
-    def on_queue_deleted(self) -> None:
-        """An operator has deleted a queue."""
+    def on_work_queue_deleted(self) -> None:
+        """An operator has deleted a work queue."""
         now = self.world.now
         deaf = {
             link.client_role

@@ -58,7 +58,8 @@ class Operator:
             self.world.trace.note(
                 f"{queue.name} is deleted with {host.delete_queue(queue)} messages"
             )
-            self.world.checks.on_queue_deleted()
+            if queue.name == shard.work:
+                self.world.checks.on_work_queue_deleted()
 
     def unbind(self, host: VirtualHost, shard: Shard) -> None:
         """Unbind a work queue: it gets no tasks any more."""
