@@ -25,6 +25,7 @@ from rtprov.errors import (
     TaskMalformed,
     TaskNotFound,
 )
+from rtprov.frontend.deadline import DEADLINE_S, by, deadline_of
 from rtprov.frontend.final_states import FinalStates
 from rtprov.frontend.headers import answered_within_s, idempotency_key, preferred_wait_s, waits_s
 from rtprov.frontend.openapi import document_bytes
@@ -36,10 +37,10 @@ from rtprov.frontend.query_parameters import reason as reason_of
 from rtprov.frontend.schemas import TaskAnswer, TasksAnswer, task_document
 from rtprov.frontend.session_routes import add_session_routes
 from rtprov.frontend.static_files import answer_file
-from rtprov.frontend.submission import DEADLINE_S, TaskSubmission
+from rtprov.frontend.submission import TaskSubmission
 from rtprov.http.fast_lane import PlainRoutes
 from rtprov.http.health import Readiness, answer_alive, answer_ready
-from rtprov.http.request import caller_of, check_media_type, json_resource, read_body
+from rtprov.http.request import arrived_at, caller_of, check_media_type, json_resource, read_body
 from rtprov.http.responses import answer, answer_bytes, answer_error, envelope
 from rtprov.http.same_origin import SameOrigin
 from rtprov.metrics.counting import FAST_S, Counts, Histogram
@@ -148,6 +149,7 @@ class Frontend:
                 caller_of(request).name,
                 _urgency(request),
                 traceparent,
+                deadline=deadline_of(request),
             )
         else:
             task_id = await self._submission.submit_idempotent(
@@ -158,6 +160,7 @@ class Frontend:
                 caller_of(request).name,
                 _urgency(request),
                 traceparent,
+                deadline=deadline_of(request),
             )
             self._finals.forget(task_id, equipment_id)
         location = f"/api/v1/equipment/cpe/{equipment_id}/task/{task_id}"
@@ -171,15 +174,15 @@ class Frontend:
             if request.requestHeaders.hasHeader(b"Prefer")
             else 0
         )
-        began = self._clock.seconds()
-        within_s = answered_within_s(wait_s) if wait_s else DEADLINE_S
+        arrived = arrived_at(request)
+        within_s = min(DEADLINE_S, answered_within_s(wait_s)) if wait_s else DEADLINE_S
         state = self._finals.recall(task_id, equipment_id) or await self._ask(
-            task_id, equipment_id, within_s
+            task_id, equipment_id, arrived + within_s
         )
         if wait_s and state is not None and not self._ends.full:
             request.setHeader(b"Preference-Applied", b"wait=%d" % wait_s)
             if state is State.RUNNING:
-                state = await self._wait(task_id, equipment_id, wait_s, began)
+                state = await self._wait(task_id, equipment_id, wait_s, arrived)
         if state is State.COMPLETED:
             return answer(request, 200, envelope(200, "Completed"))
         if state is State.RUNNING:
@@ -193,19 +196,20 @@ class Frontend:
         raise TaskNotFound
 
     async def _wait(
-        self, task_id: str, equipment_id: str, wait_s: int, began: float
+        self, task_id: str, equipment_id: str, wait_s: int, arrived: float
     ) -> State | None:
         """Wait for a running task to end; if it does not, ask for its state once more.
 
-        `began` is the clock's time at which the `wait_s` seconds began.
+        `arrived` is the clock's time at which the request arrived; the `wait_s` seconds begin then.
         """
-        left_s = began + waits_s(wait_s) - self._clock.seconds()
+        left_s = arrived + waits_s(wait_s) - self._clock.seconds()
         state = await self._ends.wait(task_id, equipment_id, max(0.0, left_s))
         if state is not None:
             return self._finals.remember(task_id, equipment_id, state)
         try:
+            latest = self._clock.seconds() + DEADLINE_S
             return await self._ask(
-                task_id, equipment_id, began + answered_within_s(wait_s) - self._clock.seconds()
+                task_id, equipment_id, min(latest, arrived + answered_within_s(wait_s))
             )
         except _TooSlow:
             # There is no time for another question, so the first answer of this request stands.
@@ -215,7 +219,11 @@ class Frontend:
     async def _cancel(self, request: IRequest, equipment_id: str, task_id: str) -> bytes:
         _check_ids(equipment_id, task_id)
         await self._submission.cancel(
-            task_id, equipment_id, caller_of(request), reason_of(_arguments(request))
+            task_id,
+            equipment_id,
+            caller_of(request),
+            reason_of(_arguments(request)),
+            deadline_of(request),
         )
         # A GET may be answered by a replica that has not seen the cancellation yet.
         self._finals.remember(task_id, equipment_id, State.CANCELLED)
@@ -226,7 +234,7 @@ class Frontend:
         if not is_task_id(task_id):
             raise TaskMalformed
         no_parameters(_arguments(request))
-        details = await self._within_deadline(Deferred.fromCoroutine(self._find(task_id)))
+        details = await self._in_time(request, Deferred.fromCoroutine(self._find(task_id)))
         if details is None:
             raise TaskNotFound
         return answer(request, 200, TaskAnswer(200, task_document(details)))
@@ -241,8 +249,8 @@ class Frontend:
         if not is_equipment_id(equipment_id):
             raise EquipmentMalformed
         limit, before = page_of(_arguments(request))
-        tasks = await self._within_deadline(
-            self._directory.tasks_of(equipment_id, before, limit + 1)
+        tasks = await self._in_time(
+            request, self._directory.tasks_of(equipment_id, before, limit + 1)
         )
         following = None
         if len(tasks) > limit:
@@ -287,24 +295,21 @@ class Frontend:
     def _file(self, request: IRequest, name: str) -> bytes:
         return answer_file(request, f"ui/{name}")
 
-    async def _within_deadline(self, asked: Deferred[T]) -> T:
+    async def _in_time(self, request: IRequest, asked: Deferred[T]) -> T:
         try:
-            return await asked.addTimeout(DEADLINE_S, self._clock)
+            return await by(deadline_of(request), asked, self._clock)
         except TimeoutError:
             raise NoReply("The worker did not answer in time") from None
 
-    async def _ask(
-        self, task_id: str, equipment_id: str, within_s: float = DEADLINE_S
-    ) -> State | None:
+    async def _ask(self, task_id: str, equipment_id: str, deadline: float) -> State | None:
         """Ask a worker for the task's state.
 
-        Raises `_TooSlow` if the answer does not come within `within_s` seconds, at most
-        `DEADLINE_S`.
+        Raises `_TooSlow` if the answer has not come by the clock's time `deadline`.
         """
         began = self._clock.seconds()
         asked: Deferred[State | None] = self._statuses.status(task_id, equipment_id)
         try:
-            state = await asked.addTimeout(min(DEADLINE_S, max(0.0, within_s)), self._clock)
+            state = await by(deadline, asked, self._clock)
         except TimeoutError:
             raise _TooSlow("The worker did not return the task's status in time") from None
         self.status_seconds.observe(self._clock.seconds() - began)

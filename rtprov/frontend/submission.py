@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
@@ -45,6 +45,7 @@ from rtprov.frontend.audit import (
     note,
     note_cancellation,
 )
+from rtprov.frontend.deadline import by
 from rtprov.metrics.counting import Counts
 from rtprov.model import DEFAULT_URGENCY, Details, State, Task, keyed_task_id
 from rtprov.security.tokens import Role
@@ -57,10 +58,6 @@ if TYPE_CHECKING:
 
     from rtprov.http.admission import Caller
     from rtprov.interfaces import Sealer, TaskQueries, TaskSink
-
-T = TypeVar("T")
-
-DEADLINE_S = 4.5  # the contract promises an answer within 5 s, even if the broker does not answer
 
 
 class TaskSubmission:
@@ -102,10 +99,13 @@ class TaskSubmission:
         caller: str,
         urgency: int = DEFAULT_URGENCY,
         traceparent: str | None = None,
+        *,
+        deadline: float,
     ) -> str:
         """Accept a task for `caller`; return its id once the broker has confirmed it.
 
         `urgency` is that of `Task`. `traceparent` is the request's, None if it has no valid one.
+        `deadline` is the clock's time by which the request must be answered.
 
         Raises `Unconfirmed` if the confirm does not come in time, and the errors of
         `TaskSink.submit`.
@@ -121,9 +121,7 @@ class TaskSubmission:
                 traceparent=publish,
             )
             try:
-                await audited(self._tasks.submit(task), task, caller).addTimeout(
-                    DEADLINE_S, self._clock
-                )
+                await by(deadline, audited(self._tasks.submit(task), task, caller), self._clock)
             except TimeoutError:
                 raise Unconfirmed("The broker did not confirm the task in time") from None
         self.accepted.add(caller)
@@ -138,10 +136,13 @@ class TaskSubmission:
         caller: str,
         urgency: int = DEFAULT_URGENCY,
         traceparent: str | None = None,
+        *,
+        deadline: float,
     ) -> str:
         """Return the id of the task with this ``Idempotency-Key``; accept the task if it is new.
 
-        `traceparent` is the request's, None if it has no valid one.
+        `traceparent` is the request's, None if it has no valid one. `deadline` is the clock's time
+        by which the request must be answered.
 
         Raises `KeyReused` if the task was accepted with another body, `KeyGone` if the bodies
         cannot be compared, `Undecided` if a message was sent and its effect is not known, and the
@@ -160,20 +161,21 @@ class TaskSubmission:
                 ),
                 traceparent=publish,
             )
-            known = await self._submit_if_needed(task, body, caller)
+            known = await self._submit_if_needed(task, body, caller, deadline)
         if not self._has_body(known, task_id, body):
             if known.key is not None and known.key not in self._sealer.key_ids:
                 raise KeyGone(known.key)
             raise KeyReused
         return task_id
 
-    async def _submit_if_needed(self, task: Task, body: bytes, caller: str) -> Details:
+    async def _submit_if_needed(
+        self, task: Task, body: bytes, caller: str, deadline: float
+    ) -> Details:
         """Return what the journal has of the task; publish `task` first if the journal needs it.
 
         What was published leaves a line in the audit trail.
         """
         task_id, equipment_id = task.task_id, task.equipment_id
-        deadline = self._deadline()
         known = await self._ask(task_id, equipment_id, deadline, barrier=False)
         if known is not None:
             if not (_not_begun(known) and self._has_body(known, task_id, body)):
@@ -220,9 +222,9 @@ class TaskSubmission:
             self._under_way.remove((task_id, now))
 
     async def cancel(
-        self, task_id: str, equipment_id: str, caller: Caller, why: str | None
+        self, task_id: str, equipment_id: str, caller: Caller, why: str | None, deadline: float
     ) -> None:
-        """Cancel a task for `caller`, who gives the reason `why`.
+        """Cancel a task for `caller`, who gives the reason `why`, by the clock's time `deadline`.
 
         Done once the journal has the cancellation, before the task's first call to A.
 
@@ -237,7 +239,6 @@ class TaskSubmission:
             caller=caller.name,
             why=why,
         )
-        deadline = self._deadline()
         known = await self._ask(task_id, equipment_id, deadline, barrier=False)
         if known is None:
             known = await self._ask(task_id, equipment_id, deadline, barrier=True)
@@ -291,13 +292,7 @@ class TaskSubmission:
             known.fingerprint, task_id, body
         )
 
-    # One deadline for all steps of a request.
-
-    def _deadline(self) -> float:
-        return self._clock.seconds() + DEADLINE_S
-
-    def _by(self, deadline: float, step: Deferred[T]) -> Deferred[T]:
-        return step.addTimeout(max(0.0, deadline - self._clock.seconds()), self._clock)
+    # The steps of a request; all of them have its deadline.
 
     async def _ask(
         self, task_id: str, equipment_id: str, deadline: float, *, barrier: bool
@@ -305,7 +300,7 @@ class TaskSubmission:
         """Ask a replica for the task. Raises `NoWorker` and `BrokerError`."""
         asked = self._directory.details(task_id, equipment_id, barrier=barrier)
         try:
-            return await self._by(deadline, asked)
+            return await by(deadline, asked, self._clock)
         except TimeoutError:
             raise NoReply("The worker did not answer in time") from None
 
@@ -315,7 +310,7 @@ class TaskSubmission:
         Raises `Undecided` if the message may be in the journal, and another error if it is not.
         """
         try:
-            await self._by(deadline, published)
+            await by(deadline, published, self._clock)
         except (BrokerUnavailable, Overloaded, Unroutable):
             raise
         except (BrokerError, TimeoutError):

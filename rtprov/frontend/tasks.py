@@ -15,11 +15,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from rtprov.errors import BrokerError, NoReply, NoWorker, TaskNotFound, TooManyRequests
+from rtprov.frontend.deadline import by, deadline_of
 from rtprov.frontend.download import ClientStalled, StreamedBody
 from rtprov.frontend.operator_schemas import FailureDocument, FailuresAnswer, FoundAnswer
 from rtprov.frontend.query_parameters import arguments_of
 from rtprov.frontend.schemas import TaskDocument, task_document, time_text
-from rtprov.frontend.submission import DEADLINE_S
 from rtprov.frontend.task_filters import cursor_text, failures_filter, search_page, task_filter
 from rtprov.http.request import abort_connection
 from rtprov.http.responses import answer, encode
@@ -74,7 +74,7 @@ class TaskRequests:
         """Answer with one page of tasks. Raises `InvalidQuery`, `NoWorker`, `BrokerError`."""
         searched = Deferred.fromCoroutine(self._page(request))
         try:
-            return await searched.addTimeout(DEADLINE_S, self._clock)
+            return await by(deadline_of(request), searched, self._clock)
         except TimeoutError:
             raise NoReply("The worker did not answer in time") from None
 

@@ -176,6 +176,11 @@ class FastLaneChannel(LimitedChannel):
         transport = cast("Any", self.transport)
         self.write_now = getattr(transport, "write_now", transport.write)
 
+    @property
+    def arrived_at(self) -> float:
+        """See `rtprov.http.request.Connection.arrived_at`."""
+        raise NotImplementedError
+
     def admit(self, headers: Headers) -> Caller:
         """See `rtprov.http.request.Connection.admit`."""
         raise NotImplementedError
@@ -223,13 +228,13 @@ class FastLaneChannel(LimitedChannel):
 class PlainRequest:
     """A plain request, as a handler sees it: the part of `IRequest` that `rtprov` uses.
 
-    `caller` is the admitted sender.
+    `caller` is the admitted sender. `arrived_at` is as in `JsonRequest`.
     """
 
     __slots__ = (
-        "_began_at",
         "_channel",
         "_running",
+        "arrived_at",
         "caller",
         "code",
         "content",
@@ -254,8 +259,7 @@ class PlainRequest:
     def process(self, handler: Callable[[IRequest], Deferred[bytes]]) -> None:
         """Answer the request with what `handler` returns, or with a refusal."""
         assert self._channel is not None
-        traffic = self._channel.site.traffic
-        self._began_at = 0.0 if traffic is None else traffic.now()
+        self.arrived_at = self._channel.arrived_at
         try:
             self.caller = self._channel.admit(self.requestHeaders)
             self.caller.check_method(self.method)
@@ -305,7 +309,7 @@ class PlainRequest:
         if channel is None:
             return  # the connection was lost
         if channel.site.traffic is not None:
-            channel.site.traffic.answered(self.path, self.code, self._began_at)
+            channel.site.traffic.answered(self.path, self.code, self.arrived_at)
         head = [b"HTTP/1.1 %d %b\r\n" % (self.code, phrase(self.code).encode())]
         for name, values in self.responseHeaders.getAllRawHeaders():
             head.extend(b"%b: %b\r\n" % (name, value) for value in values)

@@ -93,6 +93,11 @@ def caller_of(request: IRequest) -> Caller:
     return caller
 
 
+def arrived_at(request: IRequest) -> float:
+    """Return when the whole request had arrived, in seconds of the site's monotonic clock."""
+    return cast("float", cast("Any", request).arrived_at)
+
+
 def admission_of(request: IRequest) -> Admission | None:
     """Return the access control of the site that the request came to, or None without one."""
     assert isinstance(request, JsonRequest)
@@ -117,6 +122,10 @@ class Connection(Protocol):
     def traffic(self) -> Traffic | None:
         """Counts the requests of the site, if it is not None."""
 
+    @property
+    def arrived_at(self) -> float:
+        """When the request that is complete now has arrived, in seconds of the site's clock."""
+
     def admit(self, headers: Headers) -> Caller:
         """Return the caller of a request with these headers. Raises the error to refuse it with."""
 
@@ -132,7 +141,8 @@ class JsonRequest(Request):
 
     `process` rewrites method and path where werkzeug's routing would misread them. `refusal` is the
     error that the request is answered with, or None. `caller` is None unless the request is
-    admitted.
+    admitted. `arrived_at` is when the whole request had arrived, in seconds of the site's monotonic
+    clock; None until then.
     """
 
     channel: Connection  # type: ignore[assignment] # an HTTPChannel, used only through this Protocol
@@ -141,7 +151,7 @@ class JsonRequest(Request):
     too_large = False
     caller: Caller | None = None
     refusal: RtprovError | None = None
-    _began_at: float | None = None
+    arrived_at: float | None = None
 
     def gotLength(self, length: int | None) -> None:
         """Check the complete head.
@@ -190,8 +200,7 @@ class JsonRequest(Request):
     def process(self) -> None:
         if self.channel.refused:
             return  # the body of a request that was refused at its head
-        if self.channel.traffic is not None:
-            self._began_at = self.channel.traffic.now()
+        self.arrived_at = self.channel.arrived_at
         if self.method != self.method.upper():
             # Methods are case-sensitive (RFC 9110 §9.1); werkzeug's routing is not.
             self.method = b"~" + self.method
@@ -224,7 +233,7 @@ class JsonRequest(Request):
         # Twisted removes the channel when the connection is lost.
         traffic: Traffic | None = getattr(self.channel, "traffic", None)
         if traffic is not None:
-            traffic.answered(self.path, self.code, self._began_at)
+            traffic.answered(self.path, self.code, self.arrived_at)
         super().finish()
 
     def note_refusal(self, status: int, error: BaseException) -> None:

@@ -39,11 +39,18 @@ class JsonChannel(FastLaneChannel):
     site: JsonSite
     refused = False
     _caller: Caller | None = None
+    _held_at = 0.0  # when the last data arrived while the site answered no request
+    _opening = False  # whether the request that is read now is one that the site has held
 
     @property
     def admission(self) -> Admission | None:
         """See `rtprov.http.request.Connection.admission`."""
         return self.site.admission
+
+    @property
+    def arrived_at(self) -> float:
+        """See `rtprov.http.request.Connection.arrived_at`."""
+        return self._held_at if self._opening else self.site.seconds()
 
     def admit(self, headers: Headers) -> Caller:
         """See `rtprov.http.request.Connection.admit`."""
@@ -127,6 +134,17 @@ class JsonChannel(FastLaneChannel):
         if self.site.waiting is not None:
             self.site.waiting.append(self)
             self.hold_requests()
+
+    def _hold(self, data: bytes) -> None:
+        if self.site.waiting is not None:
+            self._held_at = self.site.seconds()
+        super()._hold(data)
+
+    def on_open(self) -> None:
+        """Read what has arrived while the site answered no request."""
+        self._opening = True
+        self.resume_requests()
+        self._opening = False
 
     def timeoutConnection(self) -> None:
         if self.site.waiting is None:
@@ -292,7 +310,7 @@ class JsonSite(Site):
         """Answer requests, beginning with those that have waited."""
         waiting, self.waiting = self.waiting, None
         for channel in waiting or ():
-            channel.resume_requests()
+            channel.on_open()
 
     def getResourceFor(self, request: Request) -> IResource:
         if isinstance(request, JsonRequest) and request.refusal is not None:

@@ -32,9 +32,9 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from twisted.trial.unittest import FailTest
 
+from tests.support.ports import free_ports
 from tests.support.rabbitmq import (
     START_DEADLINE_S,
-    _free_ports,
     _greets,
     _settings,
     find_programs,
@@ -118,7 +118,7 @@ async def start_nodes(count: int) -> Nodes:
     """
     server, epmd = find_programs()
     folder = Path(tempfile.mkdtemp(prefix="rabbitmq-"))
-    mapper, *free = _free_ports(1 + 2 * count)
+    mapper, *free = free_ports(1 + 2 * count)
     ports, distributions = free[:count], free[count:]
     names = [f"rtprov{number}-{uuid.uuid4().hex}@localhost" for number in range(count)]
     environments = [

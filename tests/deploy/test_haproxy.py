@@ -14,8 +14,9 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from tests.support.front import BODY
+from tests.support.ports import free_port
 from tests.support.processes import ANY_PORT, Twistd, reactor
-from tests.support.proxies import Proxy, ProxyTestCase, find_program, free_port
+from tests.support.proxies import Proxy, ProxyTestCase, find_program
 from tests.support.raw_http import request
 from tests.support.sockets import Wire, context
 

@@ -11,8 +11,9 @@ from tests.chaos.equipment import RecordingA
 from tests.support.daemons import DaemonTestCase
 from tests.support.deploy import takes_minutes
 from tests.support.pages import DOCS, install_programs, run_block, shell_blocks
+from tests.support.ports import free_port
 from tests.support.processes import ANY_PORT
-from tests.support.rabbitmq import _free_ports, rabbitmq
+from tests.support.rabbitmq import rabbitmq
 from tests.support.steady_load import SteadyLoad
 
 PAGE = DOCS / "deployment" / "move.md"
@@ -32,7 +33,7 @@ class Move(DaemonTestCase):
         """
         stop, serve, move, stop_broker, start = shell_blocks(PAGE, "The steps")
         _, _, url = await (await rabbitmq()).add_roles()
-        (port,) = _free_ports(1)
+        port = free_port()
         for name, text in ((OLD_FILE, f"amqp://guest:guest@127.0.0.1:{port}/"), (NEW_FILE, url)):
             (self.folder / name).write_text(f"{text}\n")
         make_development_set(self.folder / "certs")

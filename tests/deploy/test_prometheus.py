@@ -14,8 +14,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.client import Agent, readBody
 
 from rtprov.security.development import make_development_set
-from tests.support.compose import config, free_port, require_compose
+from tests.support.compose import config, require_compose
 from tests.support.deploy import DEPLOY, require
+from tests.support.ports import free_port
 from tests.support.processes import ANY_PORT, POLL_EVERY_S, ProcessTestCase, reactor
 
 RULES = DEPLOY / "prometheus" / "rtprov.rules.yml"

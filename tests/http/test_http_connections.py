@@ -7,10 +7,12 @@ from typing import Any, cast
 from twisted.internet.testing import StringTransport
 from twisted.web.resource import Resource
 
+from rtprov.frontend.deadline import DEADLINE_S
 from rtprov.http.channel import CLOSE_TIMEOUT_S
 from rtprov.http.request import MAX_BODY_BYTES
 from rtprov.http.site import IDLE_TIMEOUT_S, JsonChannel, JsonSite
-from tests.support.front import BODY, CPE, POST_PATH
+from rtprov.tap.listening import OPEN_WITHIN_S
+from tests.support.front import BODY, CPE, GET_PATH, ID, POST_PATH, TASK
 from tests.support.http_case import CHUNKED, HttpTestCase
 from tests.support.memory import HIGH_WATER, MemoryTransport
 from tests.support.raw_http import WebTestCase, chunked, request
@@ -85,6 +87,37 @@ class Times(HttpTestCase):
         self.assertEqual((slow.lost, idle.lost), (False, True))
         self.network.advance(2)
         self.assertClosed(slow, 408, f"The request did not arrive within {IDLE_TIMEOUT_S} s")
+
+    def test_held_requests(self) -> None:
+        """The time in which a front end that starts holds a request counts: the answer comes within
+        5 s of the request, on the fast lane and on Twisted's way. A request that arrives later has
+        all its time.
+        """
+        self.tasks.silent = self.statuses.silent = self.directory.silent = True
+        self.site.hold()
+        held = []
+        for data in (
+            request("POST", POST_PATH, BODY),
+            request("POST", POST_PATH, BODY, ["TE: trailers"]),
+            request("GET", GET_PATH),
+            request("GET", GET_PATH, headers=["TE: trailers"]),
+            request("DELETE", GET_PATH),
+            request("GET", f"{CPE}{ID}/task"),
+            request("GET", f"/api/v1/tasks/{TASK}"),
+            request("GET", "/api/v1/tasks"),
+        ):
+            held.append(self.connect())
+            held[-1].send(data)
+        late = self.connect()
+        self.network.advance(OPEN_WITHIN_S)
+        self.site.open()
+        late.send(request("POST", POST_PATH, BODY))
+        self.network.advance(DEADLINE_S - OPEN_WITHIN_S)
+        for client in held:
+            self.assertEqual(len(client.answers()), 1)
+        self.assertEqual(late.answers(), [])
+        self.network.advance(OPEN_WITHIN_S)
+        self.assertEqual([answer.status for answer in late.answers()], [503])
 
     def test_others_are_served(self) -> None:
         """While a request is incomplete, other connections are served."""

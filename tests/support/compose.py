@@ -17,7 +17,6 @@ import json
 import os
 import re
 import shlex
-import socket
 import subprocess
 from collections import Counter
 from pathlib import Path
@@ -27,6 +26,7 @@ from twisted.internet import reactor as _reactor
 from twisted.internet.utils import getProcessOutputAndValue
 
 from tests.support.deploy import ANSWER_DEADLINE_S, missing, require, require_docker, require_image
+from tests.support.ports import free_port
 
 reactor = cast("Any", _reactor)
 
@@ -69,13 +69,6 @@ def config(docker: str, *options: str) -> Any:
     assert done.returncode == 0, done.stderr
     assert not done.stderr, done.stderr
     return json.loads(done.stdout)
-
-
-def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that no process uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Stack:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-from contextlib import ExitStack
 from pathlib import Path
 
 from attrs import frozen
@@ -23,6 +22,7 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import FailTest, SkipTest
 
 from rtprov.security.development import make_development_set
+from tests.support.ports import free_port
 from tests.support.processes import POLL_EVERY_S, ProcessTestCase, Twistd, reactor
 
 REQUIRE = "RTPROV_REQUIRE_PROXIES"
@@ -84,14 +84,6 @@ def find_program(name: str, *, required: bool = True) -> str:
             raise FailTest(f"{name} is not installed, and {REQUIRE} is set")
         raise SkipTest(f"{name} is not installed")
     return found
-
-
-def free_port() -> int:
-    """Return a port of 127.0.0.1 that is free now. The proxies need a number, because they do not
-    say which port they listen on.
-    """
-    with ExitStack() as stack:
-        return int(stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1])
 
 
 @frozen

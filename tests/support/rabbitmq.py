@@ -29,12 +29,10 @@ import os
 import re
 import shlex
 import shutil
-import socket
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -52,6 +50,7 @@ from twisted.trial.unittest import FailTest, SkipTest
 from rtprov.amqp.client.protocol import MAX_BODY_BYTES
 from rtprov.amqp.framing import PROTOCOL_HEADER, Assembler, FrameParser
 from rtprov.errors import AmqpError
+from tests.support.ports import free_ports
 from tests.support.scale import QUICK
 
 REQUIRE = "RTPROV_REQUIRE_RABBITMQ"
@@ -254,7 +253,7 @@ def start_node(
     """
     server, epmd = find_programs()
     folder = Path(tempfile.mkdtemp(prefix="rabbitmq-"))
-    port, distribution, mapper = _free_ports(3)
+    port, distribution, mapper = free_ports(3)
     environment = _settings(folder, port, distribution, mapper)
     configure(folder, environment)
     supervisor = shell(
@@ -342,12 +341,6 @@ def _find(program: str, folders: tuple[str, ...]) -> Path | None:
                 return found
     found_in_path = shutil.which(program)
     return None if found_in_path is None else Path(found_in_path)
-
-
-def _free_ports(count: int) -> Iterator[int]:
-    with ExitStack() as stack:
-        for _ in range(count):
-            yield stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
 
 
 def _settings(folder: Path, port: int, distribution: int, mapper: int) -> dict[str, str]:

@@ -24,7 +24,9 @@ class FairShares(SystemTestCase):
         """Accept a task for a caller; return its id."""
         submission = self.system.frontends["b"].frontend._submission
         ordering = Deferred.fromCoroutine(
-            submission.submit(equipment_id, 14, BODY, caller, urgency)
+            submission.submit(
+                equipment_id, 14, BODY, caller, urgency, deadline=self.system.clock.seconds() + 5
+            )
         )
         self.system.network.settle()
         return self.successResultOf(ordering)

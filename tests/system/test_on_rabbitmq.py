@@ -99,7 +99,9 @@ class OnRabbitMQ(RabbitMQTestCase, BrokerContract):
         equipment = FailingEquipment("BAD000001")
         frontend, _ = await self.start(equipment)
         for device, state in (("BAD000001", State.FAILED), ("GOOD00001", State.COMPLETED)):
-            task_id = await frontend.frontend._submission.submit(device, 14, BODY, "test")
+            task_id = await frontend.frontend._submission.submit(
+                device, 14, BODY, "test", deadline=self.clock.seconds() + 5
+            )
             while (
                 now := await frontend.frontend._statuses.status(task_id, device)
             ) is State.RUNNING:
@@ -127,7 +129,9 @@ class OnRabbitMQ(RabbitMQTestCase, BrokerContract):
         equipment = SlowEquipment(self.clock)
         frontend, _ = await self.start(equipment)
         tasks = [
-            await frontend.frontend._submission.submit("SLOW00001", 14, BODY, "test")
+            await frontend.frontend._submission.submit(
+                "SLOW00001", 14, BODY, "test", deadline=self.clock.seconds() + 5
+            )
             for _ in range(2)
         ]
         for task_id in tasks:
@@ -153,7 +157,9 @@ class OnRabbitMQ(RabbitMQTestCase, BrokerContract):
             await self.ask(channel, Exchange.Delete(exchange=exchange))
         await deferLater(self.clock, 1.0)
         await frontend.connection.when_connected()
-        task_id = await frontend.frontend._submission.submit("GOOD00001", 14, BODY, "test")
+        task_id = await frontend.frontend._submission.submit(
+            "GOOD00001", 14, BODY, "test", deadline=self.clock.seconds() + 5
+        )
         while (
             now := await frontend.frontend._statuses.status(task_id, "GOOD00001")
         ) is State.RUNNING:
