@@ -35,7 +35,7 @@ from rtprov.model import State, shard_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from twisted.internet.interfaces import IReactorTime
+    from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
     from rtprov.amqp.client.protocol import AmqpConnection
     from rtprov.amqp.client.rpc import RpcClient
@@ -43,6 +43,10 @@ if TYPE_CHECKING:
 
 MAX_BATCH = 500
 MAX_PENDING = 20_000
+# While this many requests to a shard are under way, further questions wait for a reply, so that
+# they share a message; but no longer than `HOLD_S`.
+AT_ONCE = 2
+HOLD_S = 0.02
 REPLY_DEADLINE_S = 2.0
 WATCH_EVERY_S = 2.0
 VERIFY_EVERY_S = 10.0
@@ -106,22 +110,27 @@ class _Question:
 
 @define(eq=False)
 class _ShardBatch:
-    """The questions for one shard that are sent at the end of the reactor turn.
+    """The questions for one shard that were not sent yet.
 
-    `has_worker` tells whether a worker answered the last request.
+    `under_way` is the number of requests without a barrier that wait for their reply, `sending` the
+    timer of the next one. `has_worker` tells whether a worker answered the last request.
     """
 
     shard: Shard
     questions: list[_Question] = field(factory=list)
     # a replica did not know these tasks: ask again, after a barrier
     unknown: list[_Question] = field(factory=list)
+    under_way: int = 0
+    sending: IDelayedCall | None = None
     has_worker: bool = True
 
 
 class StatusClient:
     """The front end's implementation of `rtprov.interfaces.StatusSource`.
 
-    All questions of one reactor turn are sent in one message for each shard.
+    All questions of one reactor turn are sent in one message for each shard. While two messages to
+    a shard are under way, its questions wait for the next reply. So under load a message has many
+    questions, and the cost of each is small.
 
     It is also a session; attach it after `rpc`. Every 2 s it sends an empty request to each shard,
     to log when a shard has no worker and when a worker is back, even if no client asks. While a
@@ -195,11 +204,13 @@ class StatusClient:
     def _ask(
         self, shard_batch: _ShardBatch, questions: list[_Question], question: _Question
     ) -> None:
-        if not shard_batch.questions and not shard_batch.unknown:
-            self._clock.callLater(0, self._turn_over, shard_batch)
         questions.append(question)
+        if shard_batch.sending is None:
+            delay_s = 0.0 if shard_batch.under_way < AT_ONCE else HOLD_S
+            shard_batch.sending = self._clock.callLater(delay_s, self._send, shard_batch)
 
-    def _turn_over(self, shard_batch: _ShardBatch) -> None:
+    def _send(self, shard_batch: _ShardBatch) -> None:
+        shard_batch.sending = None
         questions, shard_batch.questions = shard_batch.questions, []
         unknown, shard_batch.unknown = shard_batch.unknown, []
         for waiting, barrier in ((questions, False), (unknown, True)):
@@ -218,6 +229,8 @@ class StatusClient:
     async def _request(
         self, shard_batch: _ShardBatch, batch: Sequence[_Question], barrier: bool
     ) -> None:
+        counted = not barrier and len(batch) > 0
+        shard_batch.under_way += counted
         try:
             request = encode_status_request([question.pair for question in batch], barrier=barrier)
             reply = await self._rpc.call(
@@ -247,6 +260,10 @@ class StatusClient:
                     self._ask(shard_batch, shard_batch.unknown, question)
                 else:
                     self._settle(question, state)
+        finally:
+            shard_batch.under_way -= counted
+            if counted and shard_batch.sending is not None:
+                shard_batch.sending.reset(0)
 
     def _settle(self, question: _Question, result: State | Exception | None) -> None:
         self._pending -= 1

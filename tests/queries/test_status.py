@@ -19,6 +19,7 @@ from rtprov.messaging.topology import Shard, declare_status
 from rtprov.model import Finished, Requested, State, shard_of
 from rtprov.queries.status import (
     BARRIER_DEADLINE_S,
+    HOLD_S,
     MAX_BATCH,
     MAX_PENDING,
     REPLY_DEADLINE_S,
@@ -203,6 +204,37 @@ class Batching(StatusTestCase):
         self.clock.advance(0)
         self.settled(first + self.ask(2))
         self.assertEqual(sorted(len(worker.requests) for worker in workers), [0, 2])
+
+    def test_two_messages_at_once(self) -> None:
+        """While two messages to a shard are under way, further questions wait for a reply, and
+        share the next message. They wait for 20 ms at most.
+        """
+        replies: list[Deferred[bytes]] = []
+
+        def reply(pairs: list[tuple[str, str]], barrier: bool) -> Deferred[bytes]:
+            replies.append(Deferred())
+            return replies[-1]
+
+        worker = self.worker(reply, self.shards[0])
+        equipment_id = next(
+            name for name in map("DEVICE{}".format, range(9)) if shard_of(name, 2) == 0
+        )
+        answers = []
+        for _ in range(5):
+            answers += self.ask(1, equipment_id=equipment_id)
+            self.network.settle()
+        self.assertEqual([len(pairs) for pairs, _ in worker.requests], [1, 1])
+        replies[1].callback(encode_status_reply([State.RUNNING]))
+        self.network.settle()
+        self.assertEqual([len(pairs) for pairs, _ in worker.requests], [1, 1, 3])
+        answers += self.ask(2, 3, equipment_id=equipment_id)
+        self.network.settle()
+        self.assertEqual(len(worker.requests), 3)
+        self.network.advance(HOLD_S)
+        self.assertEqual([len(pairs) for pairs, _ in worker.requests], [1, 1, 3, 2])
+        for index, size in ((0, 1), (2, 3), (3, 2)):
+            replies[index].callback(encode_status_reply([State.RUNNING] * size))
+        self.assertEqual(self.settled(answers), [State.RUNNING] * 7)
 
     def test_a_dead_shard_harms_no_other(self) -> None:
         """If only one shard has a worker, the questions for that shard are answered, and the others
