@@ -10,6 +10,7 @@ import ast
 import re
 from collections import Counter
 from collections.abc import Iterator
+from configparser import ConfigParser
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -85,6 +86,20 @@ class Layering(SynchronousTestCase):
         self.assertEqual(
             [name for name in names if name.startswith("test_") and names[name] > 1], []
         )
+
+    def test_groups(self) -> None:
+        """Each test is in one of the two groups of tox.ini, so that none is left out."""
+        tox = ConfigParser()
+        tox.read(ROOT / "tox.ini", "utf-8")
+        groups = [
+            name for group in tox["groups"].values() for name in re.findall(r"tests\.\w+", group)
+        ]
+        tests = {
+            ".".join(Path(path).with_suffix("").parts[:2])
+            for path in sources("tests")
+            if Path(path).name.startswith("test_")
+        }
+        self.assertEqual(sorted(groups), sorted(tests))
 
     def test_importers(self) -> None:
         """The check finds every form of import."""
