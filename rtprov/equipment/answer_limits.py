@@ -1,4 +1,7 @@
-"""Limits on the answers of A: the size of head and body, and the number of interim answers."""
+"""Limits on the answers of A: the size of head and body, and the number of interim answers.
+
+Of a gateway's error, only what matters is read.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,8 @@ MAX_BODY_BYTES = 65536
 MAX_HEAD_BYTES = 65536
 MAX_LINE_BYTES = 16384  # the limit of Twisted's client
 MAX_INTERIM_ANSWERS = 20
+OUTAGE_STATUSES = frozenset({502, 503, 504})
+KEPT_OF_OUTAGES = (b"retry-after", b"date")
 TOO_LARGE = (
     f"the head of A's answer has more than {MAX_HEAD_BYTES} bytes, or a line of more than"
     f" {MAX_LINE_BYTES}"
@@ -31,26 +36,24 @@ TOO_LARGE = (
 
 
 class NotAnAnswer(RtprovError):
-    """A's answer is not HTTP, or is too large. The message is the reason of the task's failure.
-
-    `status` is the HTTP status of the answer, or None if it could not be read.
-    """
-
-    def __init__(self, message: str, status: int | None = None) -> None:
-        super().__init__(message)
-        self.status = status
+    """A's answer is not HTTP, or is too large. The message is the reason of the task's failure."""
 
 
 class HeadLimit(ProtocolWrapper):
-    """Ends a connection to A if the head of an answer is too large.
+    """Ends a connection to A if the head of an answer is too large, or reports an outage.
 
     It wraps the protocol of Twisted's HTTP client, which limits neither the number of fields nor
     that of interim answers (1xx). At a line that is too long, the client closes the connection
     without a reason, which would look like an outage. This class closes it with `NotAnAnswer`.
+
+    A gateway's error (`OUTAGE_STATUSES`) is known by its status; the rest of such an answer may be
+    invalid, or may never come. So only `KEPT_OF_OUTAGES` of its head are passed on, with an empty
+    body, and the connection is closed.
     """
 
     transport: ITCPTransport
     _in_head = False
+    _ended = False
     _refusal: NotAnAnswer | None = None
 
     def write(self, data: bytes) -> None:
@@ -68,52 +71,90 @@ class HeadLimit(ProtocolWrapper):
             self._line = b""  # the part of the current line that has arrived
             self._status: int | None = None  # the status of the current head
             self._lines = self._head_bytes = self._interim_answers = 0
+            self._outage: list[bytes] = []  # the lines of an outage's head that are passed on
 
     def dataReceived(self, data: bytes) -> None:
-        if self._refusal is None and self._in_head:
-            text = self._follow(data)
-            if text is not None:
-                self._refusal = NotAnAnswer(text, self._status)
-                self.transport.abortConnection()
-        if self._refusal is None:
+        if self._ended:
+            return
+        if self._in_head:
+            try:
+                data = self._read_head(data)
+            except NotAnAnswer as refusal:
+                self._refusal = refusal
+                self._end()
+                return
+        if data:
             self.wrappedProtocol.dataReceived(data)
+        if self._outage and not self._in_head:
+            self._end()
+
+    def _end(self) -> None:
+        self._ended = True
+        self.transport.abortConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         cast("Any", super()).connectionLost(
             reason if self._refusal is None else Failure(self._refusal)
         )
 
-    def _follow(self, data: bytes) -> str | None:
-        """Count the head up to its end, which may be within `data`; return what is wrong."""
-        *lines, rest = (self._line + data).split(b"\n")
-        for line in lines:
+    def _read_head(self, data: bytes) -> bytes:
+        """Return what of `data` is passed on: complete lines, and what follows the head.
+
+        Raises `NotAnAnswer`.
+        """
+        *lines, self._line = (self._line + data).split(b"\n")
+        passed: list[bytes] = []
+        for number, line in enumerate(lines):
             self._head_bytes += len(line) + 1
             if len(line) > MAX_LINE_BYTES or self._head_bytes > MAX_HEAD_BYTES:
-                return TOO_LARGE
+                return b"".join(passed) + self._too_large()
             if self._lines == 0:
-                self._status = _status_in(line)
+                self._begin(line)
             elif line in (b"", b"\r"):
                 if self._status is None or not 100 <= self._status < 200:
                     self._in_head = False
-                    return None
+                    if self._outage:
+                        return b"".join(passed) + self._outage_head()
+                    return b"".join(passed) + b"\n".join([*lines[number:], self._line])
                 self._lines, self._interim_answers = -1, self._interim_answers + 1
                 if self._interim_answers > MAX_INTERIM_ANSWERS:
-                    return f"A sent more than {MAX_INTERIM_ANSWERS} interim answers (1xx)"
+                    raise NotAnAnswer(
+                        f"A sent more than {MAX_INTERIM_ANSWERS} interim answers (1xx)"
+                    )
+            elif self._outage and line.partition(b":")[0].lower() in KEPT_OF_OUTAGES:
+                self._outage.append(line)
             self._lines += 1
-        self._line = rest
-        return (
-            TOO_LARGE
-            if len(rest) > MAX_LINE_BYTES or self._head_bytes + len(rest) > MAX_HEAD_BYTES
-            else None
-        )
+            if not self._outage:
+                passed.append(line + b"\n")
+        if len(self._line) > MAX_LINE_BYTES or self._head_bytes + len(self._line) > MAX_HEAD_BYTES:
+            return b"".join(passed) + self._too_large()
+        return b"".join(passed)
+
+    def _begin(self, line: bytes) -> None:
+        """Read the first line of a head."""
+        self._status = _status_in(line)
+        if self._status == 101:
+            raise NotAnAnswer("A switched to another protocol, which it was not asked for")
+        if self._status in OUTAGE_STATUSES:
+            self._outage.append(line)
+
+    def _too_large(self) -> bytes:
+        """Return the rest of a head that is too large if it reports an outage."""
+        if not self._outage:
+            raise NotAnAnswer(TOO_LARGE)
+        self._in_head = False
+        return self._outage_head()
+
+    def _outage_head(self) -> bytes:
+        lines = [line.rstrip(b"\r") for line in self._outage]
+        return b"\r\n".join([*lines, b"Content-Length: 0", b"Connection: close", b"", b""])
 
 
 def _status_in(line: bytes) -> int | None:
     """Return the status in the first line of an answer, or None."""
-    try:
-        return int(line.split(b" ", 2)[1])
-    except (IndexError, ValueError):
-        return None
+    version, _, rest = line.partition(b" ")
+    digits = rest[:3]
+    return int(digits) if version.startswith(b"HTTP/1.") and digits.isdigit() else None
 
 
 def read_body(response: IResponse) -> Deferred[bytes]:

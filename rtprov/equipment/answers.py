@@ -11,15 +11,13 @@ from twisted.internet.error import ConnectionClosed
 from twisted.web.client import RequestTransmissionFailed, ResponseFailed
 from werkzeug.http import parse_date
 
-from rtprov.equipment.answer_limits import NotAnAnswer, read_body
+from rtprov.equipment.answer_limits import NotAnAnswer
 from rtprov.errors import NotConnected
 from rtprov.model import State
 from rtprov.security.tls_failures import explain
 
 if TYPE_CHECKING:
     from twisted.web.iweb import IResponse
-
-OUTAGE_STATUSES = frozenset({502, 503, 504})
 
 
 class _Answer(msgspec.Struct):
@@ -125,17 +123,3 @@ def _describe(reason: BaseException) -> str:
     if isinstance(reason, NotConnected):
         return str(reason)
     return explain(reason) or f"{type(reason).__name__}: {reason}".strip(": ")
-
-
-async def read_unless_outage(response: IResponse) -> bytes:
-    """Return the answer's body, or no bytes if a gateway's error page is too large.
-
-    A gateway's error is known by its status (502, 503, 504); its page does not matter. Raises
-    `NotAnAnswer`, or the error of a lost connection. Cancelling closes the connection.
-    """
-    try:
-        return await read_body(response)
-    except NotAnAnswer:
-        if response.code in OUTAGE_STATUSES:
-            return b""
-        raise

@@ -18,16 +18,14 @@ from twisted.logger import Logger
 from twisted.protocols.policies import WrappingFactory
 from twisted.web.client import Agent, HTTPConnectionPool, _HTTP11ClientFactory
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgentEndpointFactory, IBodyProducer
+from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IResponse
 from zope.interface import implementer
 
-from rtprov.equipment.answer_limits import HeadLimit
+from rtprov.equipment.answer_limits import OUTAGE_STATUSES, HeadLimit, read_body
 from rtprov.equipment.answers import (
-    OUTAGE_STATUSES,
     answered_at,
     header,
     interpret,
-    read_unless_outage,
     reasons_of,
     retry_after_s,
     summary,
@@ -43,7 +41,6 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IDelayedCall, IProtocol, IProtocolFactory, IReactorTime
     from twisted.web.client import URI
-    from twisted.web.iweb import IAgent
 
 # Without this, each connection to A would write two log lines. There is no public option for it.
 _HTTP11ClientFactory.noisy = False
@@ -158,7 +155,7 @@ class HttpEquipment:
                 allow_redirects=False,
                 unbuffered=True,
             )
-            answer = await read_unless_outage(response)
+            answer = await read_body(response)
         except defer.CancelledError:
             raise
         except OutOfResources as error:
@@ -199,8 +196,6 @@ class HttpEquipment:
             self._note_unanswered(device, reasons)
             raise EquipmentUnreachable(f"A cannot be reached: {summary(reasons)}") from error
         self._note_answer()
-        if wrong.status in OUTAGE_STATUSES:
-            raise EquipmentUnreachable(f"A answered HTTP {wrong.status}") from error
         return State.FAILED, str(wrong)
 
 
@@ -236,7 +231,39 @@ def equipment_agent(
     pool.maxPersistentPerHost = concurrency
     pool.cachedConnectionTimeout = IDLE_TO_A_S  # type: ignore[assignment] # any number of seconds
     pool.retryAutomatically = False
-    return cast("IAgent", Agent.usingEndpointFactory(clock, _Limited(endpoint), pool))
+    return _KnownCodings(
+        cast("IAgent", Agent.usingEndpointFactory(clock, _Limited(endpoint), pool))
+    )
+
+
+@implementer(IAgent)
+class _KnownCodings:
+    """Renames the codings of answers to what Twisted's `ContentDecoderAgent` knows.
+
+    Their names are case-insensitive, and ``x-gzip`` means ``gzip`` (RFC 9110 §8.4.1).
+    """
+
+    def __init__(self, agent: IAgent) -> None:
+        self._agent = agent
+
+    def request(
+        self,
+        method: bytes,
+        uri: bytes,
+        headers: Headers | None = None,
+        bodyProducer: IBodyProducer | None = None,
+    ) -> Deferred[IResponse]:
+        requested = self._agent.request(method, uri, headers, bodyProducer)
+        return cast("Deferred[IResponse]", requested.addCallback(_with_known_codings))
+
+
+def _with_known_codings(response: IResponse) -> IResponse:
+    values = response.headers.getRawHeaders(b"Content-Encoding")
+    if values:
+        codings = [each.strip().lower() for each in b",".join(values).split(b",")]
+        known = [b"gzip" if each == b"x-gzip" else each for each in codings if each != b"identity"]
+        response.headers.setRawHeaders(b"Content-Encoding", [b",".join(known)])
+    return response
 
 
 @implementer(IAgentEndpointFactory, IStreamClientEndpoint)

@@ -150,7 +150,11 @@ class Limits(CallsTestCase):
         is final.
         """
         packed = gzip.compress(OK)
-        self.assert_completed(http("200 OK", packed, "Content-Encoding: gzip"))
+        for coding in ("gzip", "GZIP", "x-gzip", "identity, gzip"):
+            self.assert_completed(http("200 OK", packed, f"Content-Encoding: {coding}"))
+        self.assert_completed(http("200 OK", OK, "Content-Encoding: Identity"))
+        twice = gzip.compress(packed)
+        self.assert_completed(http("200 OK", twice, "Content-Encoding: gzip, X-Gzip"))
         outcome = self.call()
         self.say(http("200 OK", OK, "Content-Encoding: gzip"))
         self.assertIs(self.successResultOf(outcome)[0], State.FAILED)
@@ -175,6 +179,37 @@ class Limits(CallsTestCase):
                 outcome = self.call()
                 self.say(answer)
                 self.assertIn(f"A answered HTTP {status[:3]}", str(self.assertUnreachable(outcome)))
+
+    def test_only_the_status_of_a_gateway_counts(self) -> None:
+        """However its answer goes on, or if it does not go on, the task is tried again at the time
+        that the gateway asked for. The connection is closed.
+        """
+        head = "HTTP/1.1 503 Busy\r\nRetry-After: 7\r\n"
+        for rest in (
+            "Content-Length: 50\r\n\r\nhello",
+            "Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+            "Transfer-Encoding: chunked\r\n\r\nno size\r\n",
+            "Transfer-Encoding: gzip, chunked\r\n\r\n",
+            "Content-Encoding: gzip\r\nContent-Length: 5\r\n\r\nhello",
+            "no colon\r\n\r\n",
+            f"X: {'x' * 17_000}\r\n\r\n",
+            f"X: {'x' * 17_000}",
+            f"Content-Length: 70000\r\n\r\n{'x' * 70_000}",
+        ):
+            answer = (head + rest).encode()
+            for pieces in ([answer], [answer[:12], answer[12:40], answer[40:]]):
+                outcome = self.call()
+                for piece in pieces:
+                    self.say(piece)
+                self.assertEqual(self.assertUnreachable(outcome).retry_after_s, 7.0)
+                self.assertFalse(self.server().connected)
+
+    def test_another_protocol(self) -> None:
+        """An answer that switches to another protocol is final: rtprov asks for none."""
+        self.assert_final(
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\n\r\n",
+            "A switched to another protocol, which it was not asked for",
+        )
 
     def test_cut(self) -> None:
         """A connection that is lost within the head, the body or a chunk is an outage."""
