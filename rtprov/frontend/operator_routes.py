@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
 from attrs import frozen
+from twisted.internet.defer import Deferred
 
 from rtprov.frontend.events import answer_events
 from rtprov.frontend.operator_schemas import SummaryAnswer
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from rtprov.frontend.event_hub import EventHub
     from rtprov.frontend.summary import Summaries
     from rtprov.frontend.tasks import TaskRequests
+
+T = TypeVar("T")
 
 
 @frozen
@@ -34,6 +37,10 @@ class _Frontend(Protocol):
 
     operators: OperatorRequests
 
+    def in_time(self, request: IRequest, asked: Deferred[T]) -> Deferred[T]:
+        """Let `asked` fail with `NoReply` if the request must be answered before."""
+        ...
+
 
 def add_operator_routes(app: Klein) -> None:
     """Add the routes to the front end's."""
@@ -41,9 +48,8 @@ def add_operator_routes(app: Klein) -> None:
     @app.route("/api/v1/summary", methods=["GET"])
     async def summary(frontend: _Frontend, request: IRequest) -> bytes:
         no_parameters(arguments_of(cast("bytes", request.uri)))
-        return answer(
-            request, 200, SummaryAnswer(200, await frontend.operators.summaries.current())
-        )
+        summary = await frontend.in_time(request, frontend.operators.summaries.current())
+        return answer(request, 200, SummaryAnswer(200, summary))
 
     @app.route("/api/v1/tasks", methods=["GET"])
     async def tasks(frontend: _Frontend, request: IRequest) -> bytes:
@@ -51,7 +57,8 @@ def add_operator_routes(app: Klein) -> None:
 
     @app.route("/api/v1/tasks/failures", methods=["GET"])
     async def failures(frontend: _Frontend, request: IRequest) -> bytes:
-        return await frontend.operators.tasks.failures(request)
+        failures = frontend.operators.tasks.failures(request)
+        return await frontend.in_time(request, Deferred.fromCoroutine(failures))
 
     @app.route("/api/v1/tasks.csv", methods=["GET"])
     async def tasks_csv(frontend: _Frontend, request: IRequest) -> bytes:

@@ -83,10 +83,11 @@ class SummaryDocument(msgspec.Struct, rename="camel"):
     """The system in numbers.
 
     `oldestWaitingSeconds` is how long the oldest task waits that was never sent, null if none does.
-    `etaSeconds` estimates when all open tasks have ended; it is null with a reason: `paused`,
-    `equipment` (the equipment service is in trouble) or `no worker`. `parked` is how many letters
-    were put aside, null if that is not known. `incomplete` names the shards of which no worker
-    answers; their last known numbers are used.
+    `etaSeconds` estimates when all open tasks have ended. It is null with a reason: `paused`,
+    `equipment` (the equipment service is in trouble) or `no worker`. It is null without a reason
+    while tasks wait for their sealing keys. `parked` is how many letters were put aside, null if
+    that is not known. `incomplete` names the shards of which no worker answers; their last known
+    numbers are used.
     """
 
     tasks: OpenTasksDocument

@@ -8,7 +8,7 @@ The handlers only connect other modules. `rtprov.equipment.request` validates a 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, NoReturn, TypeVar, cast
 
 from klein import Klein
 from twisted.internet.defer import Deferred, TimeoutError
@@ -234,7 +234,7 @@ class Frontend:
         if not is_task_id(task_id):
             raise TaskMalformed
         no_parameters(_arguments(request))
-        details = await self._in_time(request, Deferred.fromCoroutine(self._find(task_id)))
+        details = await self.in_time(request, Deferred.fromCoroutine(self._find(task_id)))
         if details is None:
             raise TaskNotFound
         return answer(request, 200, TaskAnswer(200, task_document(details)))
@@ -249,7 +249,7 @@ class Frontend:
         if not is_equipment_id(equipment_id):
             raise EquipmentMalformed
         limit, before = page_of(_arguments(request))
-        tasks = await self._in_time(
+        tasks = await self.in_time(
             request, self._directory.tasks_of(equipment_id, before, limit + 1)
         )
         following = None
@@ -273,7 +273,8 @@ class Frontend:
 
     @app.route("/readyz", methods=["GET"])
     async def _ready(self, request: IRequest) -> bytes:
-        return await answer_ready(request, self._readiness)
+        ready = Deferred.fromCoroutine(answer_ready(request, self._readiness))
+        return await self.in_time(request, ready)
 
     @app.route("/openapi.json", methods=["GET"])
     def _openapi(self, request: IRequest) -> bytes:
@@ -295,11 +296,9 @@ class Frontend:
     def _file(self, request: IRequest, name: str) -> bytes:
         return answer_file(request, f"ui/{name}")
 
-    async def _in_time(self, request: IRequest, asked: Deferred[T]) -> T:
-        try:
-            return await by(deadline_of(request), asked, self._clock)
-        except TimeoutError:
-            raise NoReply("The worker did not answer in time") from None
+    def in_time(self, request: IRequest, asked: Deferred[T]) -> Deferred[T]:
+        """Let `asked` fail with `NoReply` if the request must be answered before."""
+        return by(deadline_of(request), asked, self._clock).addErrback(_too_late)
 
     async def _ask(self, task_id: str, equipment_id: str, deadline: float) -> State | None:
         """Ask a worker for the task's state.
@@ -335,6 +334,11 @@ class Frontend:
 
 class _TooSlow(NoReply):
     """The worker did not answer within the given time."""
+
+
+def _too_late(reason: Failure) -> NoReturn:
+    reason.trap(TimeoutError)
+    raise NoReply("The worker did not answer in time") from None
 
 
 def _fields(request: IRequest, name: bytes) -> list[str]:

@@ -150,19 +150,24 @@ def _ended(counts: Sequence[EndedCounts]) -> EndedDocument:
 
 
 def _eta(views: Sequence[ShardView]) -> tuple[SecondsDocument | None, str | None]:
-    """Return the range for the slowest shard, or the reason why there is none."""
+    """Return the range for the slowest shard, or the reason why there is none.
+
+    There is neither if tasks wait for their keys.
+    """
     lows, highs = [0.0], [0.0]
-    reason = None
+    known, reason = True, None
     for view in views:
         summary = view.summary
         if summary is None or (summary.open and view.active is None):
             return None, NO_WORKER
         if summary.low_s is None or summary.high_s is None:
-            reason = EQUIPMENT
+            known = False
+            if summary.equipment is not EquipmentState.CLOSED:
+                reason = EQUIPMENT
         else:
             lows.append(summary.low_s)
             highs.append(summary.high_s)
-    if reason is not None:
+    if not known:
         return None, reason
     return SecondsDocument(round(max(lows)), round(max(highs))), None
 

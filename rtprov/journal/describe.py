@@ -32,13 +32,16 @@ def describe(
     estimates when tasks end. `now` is seconds since the epoch.
     """
     found: list[Details] = []
-    ahead = _before(row[-1]) if row else 0
+    before = _before(row[-1]) if row else []
+    ahead, keyless = len(before), any(map(withheld.holds, before))
     for record in reversed(row):
-        found.append(_describe(record, min(ahead, MOST_BEFORE), backlog, withheld, forecast, now))
-        if record.state is State.RUNNING:
+        open_ = record.state is State.RUNNING
+        keyless = keyless or (open_ and withheld.holds(record))
+        found.append(_describe(record, min(ahead, MOST_BEFORE), keyless, backlog, forecast, now))
+        if open_:
             ahead += 1
         elif record.state is not State.CANCELLED:
-            ahead = 0
+            ahead, keyless = 0, False
     return found[::-1]
 
 
@@ -68,19 +71,21 @@ def describe_ended(record: Record) -> Details:
 def _describe(
     record: Record,
     ahead: int,
+    keyless: bool,
     backlog: Backlog,
-    withheld: WithheldTasks,
     forecast: Forecast,
     now: float,
 ) -> Details:
-    """`ahead` is the number of the device's tasks that must end before this one begins."""
+    """`ahead` is the number of the device's tasks that must end before this one begins.
+
+    With `keyless`, the key of one of them, or of this one, is missing.
+    """
     if record.state.final:
         return describe_ended(record)
     last = record.last_attempt()
     if last is not None:
         ahead = 0
     phase = _phase(last)
-    keyless = withheld.holds(backlog.lanes[record.equipment_id].head if ahead else record)
     return Details(
         task_id=record.task_id,
         equipment_id=record.equipment_id,
@@ -106,25 +111,26 @@ def _describe(
     )
 
 
-def _before(record: Record) -> int:
-    """Return how many tasks of the device must end before this one begins.
+def _before(record: Record) -> list[Record]:
+    """Return the tasks of the device that must end before this one begins, newest first.
 
     A device's tasks run in order. So if an earlier task has ended, all tasks before it have, too,
-    unless that task was cancelled. The result is at most `MOST_BEFORE`; at most `LONGEST_WALK`
+    unless that task was cancelled. At most `MOST_BEFORE` are returned; at most `LONGEST_WALK`
     tasks are looked at.
     """
-    count, earlier = 0, record.earlier
+    found: list[Record] = []
+    earlier = record.earlier
     for _ in range(LONGEST_WALK):
         if (
             earlier is None
-            or count == MOST_BEFORE
+            or len(found) == MOST_BEFORE
             or earlier.state not in (State.RUNNING, State.CANCELLED)
         ):
             break
         if earlier.state is State.RUNNING:
-            count += 1
+            found.append(earlier)
         earlier = earlier.earlier
-    return count
+    return found
 
 
 def _phase(last: Attempt | None) -> Phase:

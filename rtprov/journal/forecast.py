@@ -4,11 +4,15 @@ A task may be called if its device has no earlier open task. When a slot is free
 calls one of the caller with the fewest running calls; among those, the most urgent, then the oldest
 one. So later tasks of the same caller and urgency never delay earlier ones. `Schedule` simulates
 these calls in *rounds*. In a round, each slot makes one call. If all calls take the same time, the
-result is exact.
+result is exact. If the rate of calls is limited, a round lasts as long as its calls need to begin.
+
+A task that was called without success waits for its next attempt. After its pause it comes after
+the tasks that wait then.
 """
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, insort
 from collections import deque
 from itertools import islice
@@ -43,9 +47,14 @@ class Schedule:
         self.now = now
         self.slots = backlog.concurrency
         self.call_s = backlog.typical_s
+        rate = None if backlog.active is None else backlog.active.per_second
+        self._round_s = self.call_s if rate is None else max(self.call_s, self.slots / rate)
         self.stale = False
         self._next = 0  # the number of the next task to be added
         self.played: dict[int, int] = {}  # by task number: its position, counted in slots
+        # The tasks that wait for their next attempt, with the times of those; then their positions.
+        self._due = self._next_attempts()
+        self._retries: dict[Record, int] = {}
         self._passed: list[int] = []  # the numbers of the tasks that have no place
         self._held: set[str] = set()  # the devices of those tasks
         self._used: dict[int, int] = {}  # by round: how many slots are in use
@@ -88,8 +97,17 @@ class Schedule:
                 elsewhere * min(1.0, (before + 1) / max(1, backlog.waiting - len(self._passed)))
             )
             place += max(0, earlier - (place - before))
+        return self._begin_of(place)
+
+    def retried_at(self, record: Record) -> float:
+        """Return when a task that waits for its next attempt gets a slot."""
+        self._play()
+        place = self._retries.get(record)
+        return self.begins_at(self._backlog.came) if place is None else self._begin_of(place)
+
+    def _begin_of(self, place: int) -> float:
         rounds, slot = divmod(place, self.slots)
-        return self._free_at[slot] + rounds * self.call_s
+        return self._free_at[slot] + rounds * self._round_s
 
     def end_of_all(self) -> float:
         """Return when the last waiting task ends. A device with many tasks needs more time than the
@@ -101,13 +119,17 @@ class Schedule:
         end = self.now
         if rounds:
             used = self._used.get(rounds - 1, self.slots)
-            end = self._free_at[used - 1] + rounds * self.call_s
+            end = self._begin_of((rounds - 1) * self.slots + used - 1) + self.call_s
         others = any(each.waiting for each in backlog.siblings() if each is not backlog)
         if others or backlog.waiting > len(self.played) + len(self._passed):
             end = max(end, self.begins_at(backlog.came) + self.call_s)
         return end
 
     def _play(self) -> None:
+        self._play_waiting()
+        self._play_retries(math.inf)
+
+    def _play_waiting(self) -> None:
         if len(self.played) >= MOST_PLAYED or len(self._passed) >= MOST_PASSED:
             return
         for record in self._backlog.waiting_from(self._next):
@@ -120,6 +142,8 @@ class Schedule:
     def _play_one(self, record: Record) -> bool:
         """Give the task a place. Return False if it takes none, because it waits for its key."""
         assert record.turn is not None
+        if self._due:
+            self._play_retries(min(self.now, record.at))
         if self._is_held(record):
             insort(self._passed, record.turn.number)
             return False
@@ -153,6 +177,22 @@ class Schedule:
                 queue.ended(caller)
         self._next = self._backlog.came
 
+    def _next_attempts(self) -> deque[tuple[float, Record]]:
+        due = [
+            (last.retry_at, record)
+            for record in islice(self._backlog.retrying, MOST_PLAYED)
+            if (last := record.last_attempt()) is not None and last.retry_at is not None
+        ]
+        return deque(sorted(due, key=itemgetter(0)))
+
+    def _play_retries(self, upto: float) -> None:
+        """Give places to the tasks whose next attempts are due up to this time."""
+        while self._due and self._due[0][0] <= upto:
+            at, record = self._due.popleft()
+            if not self._is_held(record):
+                first = int(max(0.0, at - self.now) / self._round_s) if self._round_s else 0
+                self._retries[record] = self._take(record.equipment_id, first)
+
     def _is_held(self, record: Record) -> bool:
         withheld = self._backlog.withheld
         if not withheld.waiting:
@@ -166,14 +206,18 @@ class Schedule:
 
     def _place(self, equipment_id: str) -> int:
         round_ = self._lanes.get(equipment_id)
-        if round_ is None:
-            round_ = self._first_round(equipment_id)
-        round_ = max(round_, self._full)
+        return self._take(
+            equipment_id, self._first_round(equipment_id) if round_ is None else round_
+        )
+
+    def _take(self, equipment_id: str, first_round: int) -> int:
+        """Take a slot for a call in this round, or in the first one after it with a free slot."""
+        round_ = max(first_round, self._full)
         while self._used.get(round_, 0) >= self.slots:
             round_ += 1
         used = self._used.get(round_, 0)
         self._used[round_] = used + 1
-        self._lanes[equipment_id] = round_ + 1
+        self._lanes[equipment_id] = max(round_ + 1, self._lanes.get(equipment_id, 0))
         while self._used.get(self._full, 0) >= self.slots:
             del self._used[self._full]
             self._full += 1
@@ -189,7 +233,7 @@ class Schedule:
         last = self._backlog.lanes[equipment_id].head.last_attempt()
         if last is None or last.retry_at is None:
             return 0
-        return 1 + max(0, int((last.retry_at - self.now) / self.call_s)) if self.call_s else 1
+        return 1 + max(0, int((last.retry_at - self.now) / self._round_s)) if self._round_s else 1
 
 
 class Forecaster:
@@ -255,7 +299,7 @@ class Forecast:
         """
         backlog, now = self._backlog, self._now
         ends = [now]
-        if backlog.waiting:
+        if backlog.waiting or backlog.retrying:
             ends.append(self._schedule.end_of_all())
         if backlog.calling:
             ends.append(end_of_call(next(reversed(backlog.calling)), now, self._call_s))
@@ -264,10 +308,9 @@ class Forecast:
     def _end_of_other(self, record: Record, ahead: int | None = None) -> float:
         """Estimate the end of a task whose call is not running."""
         last = record.last_attempt()
-        # After its pause, the task goes to the end of the queue.
         if last is not None or record.turn is None:
             due = self._now if last is None or last.retry_at is None else last.retry_at
-            return max(self._now, due, self._schedule.begins_at(self._backlog.came)) + self._call_s
+            return max(self._now, due, self._schedule.retried_at(record)) + self._call_s
         begins = max(self._now, self._schedule.begins_at(record.turn.number))
         head = self._backlog.lanes[record.equipment_id].head
         if head is not record and head.turn is not None:
@@ -286,7 +329,11 @@ class Forecast:
 
 
 def end_of_call(record: Record, now: float, call_s: float) -> float:
-    """Estimate when a running call ends, if a call takes `call_s` seconds."""
+    """Estimate when a running call ends, if a call takes `call_s` seconds.
+
+    A call that is late is expected to last as long again as it is late.
+    """
     last = record.last_attempt()
     started_at = None if last is None else last.started_at
-    return max(now, (now if started_at is None else started_at) + call_s)
+    end = (now if started_at is None else started_at) + call_s
+    return end if end >= now else now + (now - end)

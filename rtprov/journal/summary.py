@@ -53,12 +53,12 @@ def _counts(by_state: dict[State, int]) -> EndedCounts:
 
 def _seconds_left(store: Store, now: float) -> tuple[float | None, float | None]:
     """Return the least and the most seconds until all open tasks have ended; None if no estimate is
-    possible, because A is in trouble.
+    possible, because A is in trouble or tasks wait for their keys.
     """
     backlog = store.backlog
     if not backlog.open:
         return 0.0, 0.0
-    if backlog.trouble:
+    if backlog.trouble or backlog.withheld.waiting:
         return None, None
     ends = [store.forecast(now).end_of_all()]
     for record in islice(reversed(backlog.retrying), MAX_PAUSES):

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 _log = Logger()
 ANSWERED_WITHIN_S = 5.0
-OPEN_WITHIN_S = 2.4  # the time of a request runs meanwhile: it must be answered within 5 s
+OPEN_WITHIN_S = 4.0  # the time of a request runs meanwhile: it must be answered within 5 s
 EXAMPLE = "an address and port that this process may use, such as tcp:8443:interface=127.0.0.1"
 FIRST_REQUEST_WITHIN_S = 2.0
 FLUSH_S = 0.1  # time for the last answer's bytes to leave the process
@@ -198,7 +198,7 @@ class Answering(Listening):
         self._release, self.leave = service.release, service.readiness.stop
 
     def open_when(self, ready: Deferred[Any]) -> None:
-        """Hold requests until `ready` fires, for 2.4 s at most.
+        """Hold requests until `ready` fires, for 4 s at most.
 
         A client that connects as soon as the port is open then gets no 503.
         """

@@ -105,6 +105,9 @@ class Times(HttpTestCase):
             request("GET", f"{CPE}{ID}/task"),
             request("GET", f"/api/v1/tasks/{TASK}"),
             request("GET", "/api/v1/tasks"),
+            request("GET", "/api/v1/tasks/failures"),
+            request("GET", "/api/v1/summary"),
+            request("GET", "/readyz"),
         ):
             held.append(self.connect())
             held[-1].send(data)

@@ -229,7 +229,7 @@ class Told(SynchronousTestCase):
             (None, (Attempt(1, 90.0),), 150.0),
         )
         self.assertEqual(self.details(store, 2).expected_at, 210.0)
-        self.assertEqual(self.details(store, now=1000.0).expected_at, 1000.0)
+        self.assertEqual(self.details(store, now=1000.0).expected_at, 1000.0 + 850.0)
 
     def test_postponed(self) -> None:
         """Attempts that did not reach A are listed with their errors, and with the time of the next

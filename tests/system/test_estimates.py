@@ -19,6 +19,7 @@ from rtprov.model import (
     Active,
     Details,
     EquipmentState,
+    Postponed,
     Requested,
     Started,
     State,
@@ -197,12 +198,45 @@ class Rules(WorkerTestCase):
         self.assertEqual([self.expected_s(store, number) for number in (0, 29)], [120.0, 60.0])
 
     def test_limited_rate(self) -> None:
-        """If few calls may begin in a second, fewer slots count."""
+        """If few calls may begin in a second, fewer slots count, and a round takes longer."""
         store = self.backlog(100)
         store.apply(Active("p1", EPOCH, 50, EquipmentState.CLOSED, 0.5))
         self.assertEqual(self.expected_s(store, 99), 60.0 * 4)
         store.apply(Active("p1", EPOCH, 50, EquipmentState.CLOSED, 0.001))
-        self.assertEqual(self.expected_s(store, 99), 60.0 * 100)
+        self.assertEqual(self.expected_s(store, 99), 1000.0 * 99 + 60.0)
+        store.apply(Active("p1", EPOCH, 50, EquipmentState.CLOSED, 0.02))
+        self.assertEqual(self.expected_s(store, 99), 100.0 * 49 + 60.0)
+
+    def test_tasks_that_are_tried_again(self) -> None:
+        """They need slots too: after the tasks that wait when their pauses end."""
+        store = self.backlog(40)
+        for number in range(30):
+            device = f"DEVICE{number:06}"
+            until = EPOCH - 1.0 if number < 20 else EPOCH + 90.0
+            store.apply(Started(task_id(number), device, EPOCH - 60.0, 1))
+            store.apply(Postponed(task_id(number), device, EPOCH - 59.0, 1, "busy", until))
+        store.apply(Requested(task_id(99), "DEVICE000099", EPOCH))
+        numbers = (30, 0, 10, 99, 20, 29)
+        self.assertEqual(
+            [self.expected_s(store, number) for number in numbers],
+            [180.0, 60.0, 120.0, 240.0, 240.0, 300.0],
+        )
+        self.assertEqual(store.forecast(EPOCH).end_of_all() - EPOCH, 300.0)
+
+    def test_a_key_in_the_middle_of_a_lane(self) -> None:
+        """A task that waits for its key has no estimate, nor have those after it."""
+        store = Store(86400.0, Backlog(10))
+        for number, key in ((0, "k0"), (1, "k1"), (2, "k0")):
+            store.apply(Requested(task_id(number), "DEVICE1", EPOCH, key=key))
+        store.apply(Requested(task_id(3), "DEVICE2", EPOCH, key="k1"))
+        store.apply(Withheld(task_id(3), "DEVICE2", EPOCH, "k1"))
+        store.apply(Started(task_id(0), "DEVICE1", EPOCH, 1))
+        self.assertEqual(
+            [self.expected_s(store, number) for number in range(3)], [60.0, None, None]
+        )
+        row = store.tasks_of("DEVICE1", None, 10, EPOCH)
+        self.assertEqual([each.waits_for for each in row], [Waiting.DEVICE, Waiting.DEVICE, None])
+        self.assertEqual([each.expected_at is None for each in row], [True, True, False])
 
     def test_shards_of_one_worker(self) -> None:
         """The shards of one worker share its slots. Shards of another worker do not count."""
