@@ -64,7 +64,7 @@ class Files:
 
     def __init__(self, *paths: Path | None) -> None:
         self._watched = [path for path in paths if path is not None]
-        self._seen = self._look()
+        self._loaded: list[object] | None = self.versions
 
     def load(self) -> None:
         """Load the files. Raises `ConfigurationError`, and then changes nothing."""
@@ -75,15 +75,23 @@ class Files:
 
         Raises `ConfigurationError` if a file is invalid; what was loaded before stays in use.
         """
-        self._seen = self._look()
+        versions = self.versions
+        self._loaded = None
         self.load()
+        self._loaded = versions
 
     @property
     def changed(self) -> bool:
-        """Whether a file differs from when it was last loaded, successfully or not."""
-        return self._look() != self._seen
+        """Whether a file differs from when it was last loaded, or could not be loaded then.
 
-    def _look(self) -> list[object]:
+        What kept it from being loaded may pass without a change of the file: no free file
+        descriptor, or another file that is missing.
+        """
+        return self.versions != self._loaded
+
+    @property
+    def versions(self) -> list[object]:
+        """A value that differs for each version of the files."""
         return [_version(path) for path in self._watched]
 
 

@@ -38,8 +38,8 @@ def warn_of_expiry(*certificates: Path) -> None:
 class Renewal(Service):
     """Watches `files`: reloads them within 2 s of a change, or when `reload` is called.
 
-    `what` names the files in the log. If the new files cannot be used, the error is logged once and
-    the previous version stays in use.
+    `what` names the files in the log. If the new files cannot be used, the previous version stays
+    in use, and they are tried again every 2 s. An error is logged once for each change.
     """
 
     def __init__(self, files: Files, *, clock: IReactorTime, what: str = "certificates") -> None:
@@ -48,6 +48,7 @@ class Renewal(Service):
         self._looking = LoopingCall(self._look)
         self._looking.clock = self._clock = clock
         self._warned = clock.seconds()
+        self._failed: tuple[str, list[object]] | None = None
         self._expiries: dict[str, float] | None = None
 
     @property
@@ -75,29 +76,44 @@ class Renewal(Service):
             self._looking.stop()
 
     def reload(self) -> None:
-        """Load the files again."""
+        """Load the files again, and log the outcome in any case."""
+        self._failed = None
+        self._reload()
+
+    def _reload(self) -> None:
+        versions = self._files.versions
         try:
             self._files.reload()
         except ConfigurationError as error:
+            if not self._failed_newly(error, versions):
+                return
             _log.error(
                 "{what} not reloaded, the previous version stays in use: {error}",
                 what=self._what,
                 error=error,
             )
-        except Exception:
+        except Exception as error:
+            if not self._failed_newly(error, versions):
+                return
             _log.failure(
                 "{what} not reloaded because of an internal error, the previous version stays in"
                 " use",
                 what=self._what,
             )
         else:
+            self._failed = None
             _log.info("{what} reloaded", what=self._what)
         self._warn()
 
+    def _failed_newly(self, error: Exception, versions: list[object]) -> bool:
+        """Return whether the last attempt did not fail in the same way, with the same files."""
+        before, self._failed = self._failed, (repr(error), versions)
+        return before != self._failed
+
     def _look(self) -> None:
         if self._files.changed:
-            self.reload()
-        elif self._clock.seconds() - self._warned >= WARN_EVERY_S:
+            self._reload()
+        if self._clock.seconds() - self._warned >= WARN_EVERY_S:
             self._warn()
 
     def _warn(self) -> None:

@@ -78,7 +78,7 @@ class Replacing(ServerTestCase):
         self.assertEqual([peer.heard for peer in everybody.peers], [PING + b"still here", PING])
 
     def test_changed(self) -> None:
-        """A file that is replaced, removed or restored is noticed once each time."""
+        """A file that is replaced, removed or restored is noticed, until it has been loaded."""
         self.assertFalse(self.identity.changed)
         self.issue("a", self.ca, "a.example")
         self.assertTrue(self.identity.changed)
@@ -87,9 +87,11 @@ class Replacing(ServerTestCase):
         self.file("a.key").unlink()
         self.assertTrue(self.identity.changed)
         self.assertRaises(ConfigurationError, self.identity.reload)
-        self.assertFalse(self.identity.changed)
+        self.assertTrue(self.identity.changed)
         self.issue("a", self.ca, "a.example")
         self.assertTrue(self.identity.changed)
+        self.identity.reload()
+        self.assertFalse(self.identity.changed)
 
     def test_half_replaced(self) -> None:
         """If certificate and key do not match, or a file is damaged, the previous ones stay

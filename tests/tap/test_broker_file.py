@@ -11,6 +11,7 @@ from twisted.logger import capturedLogs
 
 from rtprov.amqp.client.url import BrokerUrl
 from rtprov.errors import ConfigurationError
+from rtprov.security.development import make_development_set
 from rtprov.tap.broker_file import BrokerRoute, read_broker_url
 from rtprov.tap.reloading import LOOK_EVERY_S
 from tests.support.command_files import FilesTestCase
@@ -102,6 +103,18 @@ class Changes(BrokerFileTestCase):
         self.file.write_text("amqp://joe:other@elsewhere/v")
         self.clock.advance(LOOK_EVERY_S)
         self.assertEqual(self.connection.urls, [BrokerUrl.parse("amqp://joe:other@elsewhere/v")])
+
+    def test_ca_after_the_url(self) -> None:
+        """A URL for which the CA is still missing is used as soon as the CA is there."""
+        route = self.follow(self.file)
+        self.file.write_text("amqps://joe:sesame@elsewhere/")
+        for _ in range(2):
+            self.clock.advance(LOOK_EVERY_S)
+        self.assertEqual(self.connection.urls, [])
+        make_development_set(self.certs)
+        self.clock.advance(LOOK_EVERY_S)
+        self.assertEqual(self.connection.urls, [route.url])
+        self.assertEqual(str(route.url), "amqps://joe@elsewhere:5671/")
 
     def test_mistake(self) -> None:
         """A file with a mistake is logged without its content, and the earlier URL stays in use."""

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -139,11 +143,44 @@ class Tokens(RenewalTestCase):
         self.assertEqual(len(self.look()), 1)
         self.assertEqual((self.look(), admission.tokens), ([], (self.first,)))
 
+    def test_an_error_that_passes(self) -> None:
+        """After an error that has nothing to do with the content, the file is tried again until it
+        is loaded. The error is logged once, or once more after SIGHUP.
+        """
+        admission = self.watch()
+        self.file.write_text("# nobody\n")
+        text = f"{self.file}: cannot read the tokens: {os.strerror(errno.EMFILE)}"
+        line = f"tokens not reloaded, the previous version stays in use: {text}"
+        with self.no_more_files():
+            self.assertEqual((self.look(), self.look()), ([line], []))
+            self.renewal.reload()
+            self.assertEqual((list(self.lines), self.look()), ([line], []))
+        self.assertEqual(admission.tokens, (self.first,))
+        self.assertEqual((self.look(), self.look()), (["tokens reloaded"], []))
+        self.assertEqual(admission.tokens, ())
+        self.file.write_text("# nobody\n")
+        with self.no_more_files():
+            self.assertEqual(self.look(), [line])
+
+    @contextmanager
+    def no_more_files(self) -> Iterator[None]:
+        """Let files not be read, as if the process had no free file descriptor."""
+
+        def read_bytes(_: Path) -> bytes:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        patch = self.patch(Path, "read_bytes", read_bytes)
+        try:
+            yield
+        finally:
+            patch.restore()
+
     def test_an_error_of_ours(self) -> None:
-        """After an internal error the file is still watched."""
+        """After an internal error the file is still watched. The error is logged once."""
         self.watch()
         self.patch(self.renewal._files, "load", lambda: 1 // 0)
         self.renewal.reload()
+        self.look()
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
         self.assertTrue(self.renewal._looking.running)
 
