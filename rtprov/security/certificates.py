@@ -5,7 +5,10 @@ An invalid file raises `ConfigurationError`: one line that names the file and ne
 
 from __future__ import annotations
 
+import re
+from contextlib import suppress
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +33,21 @@ MINIMUM = TLSVersion.TLSv1_2
 # A server's cipher suites for TLS 1.2: only those with forward secrecy and authenticated
 # encryption, which all suites of TLS 1.3 have (RFC 9325 §4.2).
 CIPHERS = AcceptableCiphers.fromOpenSSLCipherString("ECDHE+AESGCM:ECDHE+CHACHA20")
+MAX_RECORD = 16384  # bytes (RFC 8446 §5.1)
 WARN_BEFORE = timedelta(days=14)
 # Raised by pyOpenSSL and cryptography for data that is not PEM, not X.509 or not a key.
 UNREADABLE = (OpenSSLError, ValueError)
+_PEM_END = re.compile(rb"-----END [^-\r\n]+-----")
 
 
 def load_certificates(path: Path) -> list[Certificate]:
-    """Return all certificates of a PEM file. Raises `ConfigurationError` if there is none."""
+    """Return all certificates of a PEM file.
+
+    Raises `ConfigurationError` if there is none, or if one is incomplete.
+    """
     marker = b"-----END CERTIFICATE-----"
-    parts = read_file(path, "certificate").split(marker)[:-1]
+    content = read_file(path, "certificate")
+    parts = content.split(marker)[:-1]
     try:
         certificates = [Certificate.loadPEM(part + marker) for part in parts]
         for each in certificates:
@@ -47,6 +56,8 @@ def load_certificates(path: Path) -> list[Certificate]:
         certificates = []
     if not certificates:
         raise ConfigurationError(f"{path}: holds no PEM certificate")
+    if content.count(b"-----BEGIN ") != len(_PEM_END.findall(content)):
+        raise ConfigurationError(f"{path}: is incomplete: a PEM block has no end line")
     return certificates
 
 
@@ -127,7 +138,34 @@ def server_options(
     `ConfigurationError`.
     """
     trust_root = None if client_ca is None else load_trust_root(client_ca)
-    identity = load_identity(certificate, private_key)
-    return CertificateOptions(
-        **identity, trustRoot=trust_root, raiseMinimumTo=MINIMUM, acceptableCiphers=CIPHERS
+    make = partial(
+        CertificateOptions,
+        **load_identity(certificate, private_key),
+        trustRoot=trust_root,
+        raiseMinimumTo=MINIMUM,
+        acceptableCiphers=CIPHERS,
     )
+    try:
+        _answer_a_client(make())  # a context that has made a connection cannot be changed
+    except SSL.Error as error:
+        raise ConfigurationError(
+            f"{certificate}: no client can use it ({error.args[0][-1][-1]}): its key must be RSA,"
+            " Ed25519, or ECDSA on the curve P-256, P-384 or P-521"
+        ) from None
+    return make()
+
+
+def _answer_a_client(server_side: CertificateOptions) -> None:
+    """Answer the first message of a client with OpenSSL's default settings, in memory.
+
+    Raises `SSL.Error` if that client cannot use the server's kind of key.
+    """
+    client = SSL.Connection(SSL.Context(SSL.TLS_CLIENT_METHOD), None)
+    client.set_connect_state()
+    server = SSL.Connection(server_side.getContext(), None)
+    server.set_accept_state()
+    with suppress(SSL.WantReadError):
+        client.do_handshake()
+    server.bio_write(client.bio_read(MAX_RECORD))
+    with suppress(SSL.WantReadError):
+        server.do_handshake()

@@ -12,7 +12,7 @@ from typing import Any
 import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -196,6 +196,23 @@ class Files(TlsTestCase):
             "bad.pem", "holds no PEM certificate", load_certificates, self.file("bad.pem")
         )
 
+    def test_incomplete(self) -> None:
+        """A file that ends within a later certificate is refused, for servers and for CAs."""
+        good = self.file("a.pem").read_bytes()
+        text = "is incomplete: a PEM block has no end line"
+        bad = self.file("bad.pem")
+        for rest in (good[:-1].rstrip()[:-1], good[:-30], good[:400], good[:20]):
+            for content in (good + rest, good + rest + b"\n" + good):
+                bad.write_bytes(content)
+                if content.endswith(rest):
+                    self.assert_refused("bad.pem", text, server_options, bad, self.file("a.key"))
+                    self.assert_refused("bad.pem", text, SERVERS, bad)
+                else:
+                    self.assertRaises(ConfigurationError, load_certificates, bad)
+        # A private key in the same file is no certificate.
+        bad.write_bytes(good + self.file("a.key").read_bytes())
+        self.assertEqual(len(load_certificates(bad)), 1)
+
     def test_no_key(self) -> None:
         """A file without a private key is refused."""
         good = self.file("a.key").read_bytes()
@@ -218,22 +235,50 @@ class Files(TlsTestCase):
                 "bad.key", text, server_options, self.file("a.pem"), self.file("bad.key")
             )
 
+    def self_signed(self, name: str, key: Any) -> tuple[Path, Path]:
+        """Write a certificate for `key`, and the key; return the paths."""
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        builder = x509.CertificateBuilder(
+            subject, subject, key.public_key(), 1, NOW, NOW + timedelta(days=1)
+        )
+        edwards = isinstance(key, (ed25519.Ed25519PrivateKey, ed448.Ed448PrivateKey))
+        certificate = builder.sign(key, None if edwards else hashes.SHA256())
+        files = (self.file(f"{name}.pem"), self.file(f"{name}.key"))
+        files[0].write_bytes(certificate.public_bytes(Encoding.PEM))
+        files[1].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        return files
+
+    def test_kinds_of_keys(self) -> None:
+        """A server's key that no client with the usual settings can use is refused at once."""
+        for key in (
+            rsa.generate_private_key(65537, 2048),
+            ed25519.Ed25519PrivateKey.generate(),
+            ed448.Ed448PrivateKey.generate(),
+            *(
+                ec.generate_private_key(curve)
+                for curve in (ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1())
+            ),
+        ):
+            server_options(*self.self_signed("usual", key))
+            server_options(*self.self_signed("usual", key), self.file("ca.pem"))
+        text = (
+            "no client can use it (no shared cipher): its key must be RSA, Ed25519, or ECDSA on the"
+            " curve P-256, P-384 or P-521"
+        )
+        for key in (
+            dsa.generate_private_key(2048),
+            ec.generate_private_key(ec.SECP224R1()),
+            ec.generate_private_key(ec.SECP256K1()),
+        ):
+            files = self.self_signed("unusual", key)
+            self.assert_refused("unusual.pem", text, server_options, *files)
+
     def test_weak_key(self) -> None:
         """A certificate that OpenSSL considers too weak is refused when it is loaded, for servers
         and for clients.
         """
         key = rsa.generate_private_key(65537, 1024)  # noqa: S505 - weak on purpose
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "weak")])
-        builder = x509.CertificateBuilder(
-            name, name, key.public_key(), 1, NOW, NOW + timedelta(days=1)
-        )
-        self.file("weak.pem").write_bytes(
-            builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
-        )
-        self.file("weak.key").write_bytes(
-            key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        )
-        files = (self.file("weak.pem"), self.file("weak.key"))
+        files = self.self_signed("weak", key)
         self.assert_refused(
             "weak.pem", "OpenSSL does not accept it: ee key too small", server_options, *files
         )
