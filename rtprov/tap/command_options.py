@@ -25,7 +25,7 @@ class Option:
 
     `default` is the text that a user would write, or None. `parse` converts the text to the value;
     it raises ValueError with a message for the user. A `flag` has no text: it is on or off. The
-    value of a `repeatable` option is a list.
+    value of a `repeatable` option is a list; its variable separates the values by commas.
     """
 
     name: str
@@ -121,7 +121,9 @@ class CommandOptions(usage.Options):
         if given:
             source, texts = f"--{name}", given
         elif found is not None:
-            source, texts = found[0], found[1].split(",") if option.repeatable else [found[1]]
+            source, texts = found[0], [found[1]]
+            if option.repeatable:
+                texts = [text.strip() for text in found[1].split(",")]
         else:
             source, texts = "", []
         if source:
@@ -129,7 +131,7 @@ class CommandOptions(usage.Options):
         if option.flag:
             self[name] = source == f"--{name}" or any(_yes(source, text) for text in texts)
         elif option.repeatable:
-            self[name] = [_parse(option, text, source) for text in texts if text]
+            self[name] = [_parse(option, text, source) for text in texts]
         elif texts:
             self[name] = _parse(option, texts[0], source)
         elif option.default is not None:

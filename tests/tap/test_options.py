@@ -204,9 +204,12 @@ WRONG: dict[str, tuple[str, ...]] = {
     **dict.fromkeys((*PATHS, "user", "password"), ("",)),
     **dict.fromkeys(COUNTS, ("0", "1000001", "many")),
     **dict.fromkeys(FLAGS, ("perhaps",)),
-    "role-of": ("host7", "host7=", "=read", "host7=admin", "host7=READ"),
+    "role-of": ("", ",", "host7=read,", "host7", "host7=", "=read", "host7=admin", "host7=READ"),
     "rate": ("0", "-1", "nan", "inf", "1e7", "5/s", ""),
-    "proxy-protocol": ("10.0.0.1/8", "proxy.example", "10.0.0.0/33", "haproxy"),
+    "proxy-protocol": (
+        *("", " ", ",", "10.0.0.0/8,"),
+        *("10.0.0.1/8", "proxy.example", "10.0.0.0/33", "haproxy"),
+    ),
     "request-timeout": ("0", "3601", "long"),
     **dict.fromkeys(("delay", "stub-delay", "stop-delay", "patience", "drain"), WRONG_DELAYS),
     "history-days": ("0", "36501", "a year"),
@@ -252,7 +255,7 @@ WRONG: dict[str, tuple[str, ...]] = {
     "try-command": ("curl\nready", "\x1b[2J", ""),
     "log-format": ("JSON", "xml", ""),
     "shards": ("0", "1025", "one"),
-    "shard": ("1024", "-1", "a"),
+    "shard": ("", " ", ",", "0,", "1024", "-1", "a"),
     "concurrency": ("0", "30001", "many"),
     "max-calls-per-second": ("0", "-1", "nan", "inf", "1e7", "5/s", ""),
     "running-status": ("0", "201", "2O4", ""),
@@ -427,7 +430,7 @@ class Values(OptionsTestCase):
         """``--shard`` can be repeated, and its variable holds a list."""
         arguments = ("--shards", "4", "--shard", "3", "--shard", "0")
         self.assertEqual(self.parse("rtprov-worker", *arguments)["shard"], [3, 0])
-        environment = {"RTPROV_SHARDS": "4", "RTPROV_SHARD": "1,2"}
+        environment = {"RTPROV_SHARDS": "4", "RTPROV_SHARD": " 1, 2"}
         self.assertEqual(self.parse("rtprov-worker", environment=environment)["shard"], [1, 2])
         self.assertEqual(
             self.parse("rtprov-worker", *arguments, environment=environment)["shard"], [3, 0]
@@ -441,7 +444,7 @@ class Values(OptionsTestCase):
         networks = [ip_network("10.0.0.0/8"), ip_network("::1")]
         for command in ("rtprov", "rtprov-frontend"):
             self.assertEqual(self.parse(command, *arguments)["proxy-protocol"], networks)
-            environment = {"RTPROV_PROXY_PROTOCOL": "10.0.0.0/8,::1"}
+            environment = {"RTPROV_PROXY_PROTOCOL": "10.0.0.0/8, ::1"}
             self.assertEqual(
                 self.parse(command, environment=environment)["proxy-protocol"], networks
             )
