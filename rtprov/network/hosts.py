@@ -16,7 +16,7 @@ MAX_NAME = 253
 # Letters, digits and hyphens (RFC 1123 §2.1), and underscores, which container networks use.
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
-_NO_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+NO_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _PATH = "/%:@!$&'()*+,;=~"  # RFC 3986 §3.3, in addition to letters, digits and -._
 _UNPRINTABLE = re.compile(r"[\x00-\x20\x7f\\]")
 
@@ -88,7 +88,7 @@ def parse_https_url(text: str) -> str:
         raise ValueError(f"{example}, without user, query and fragment")
     if port == 0 or parts.netloc.endswith(":"):
         raise ValueError(f"{example}, with a port from 1 to 65535")
-    if _NO_ESCAPE.search(parts.path):
+    if NO_ESCAPE.search(parts.path):
         raise ValueError(
             f"{example}, with a percent sign in the path only before two hexadecimal digits"
         )

@@ -6,15 +6,32 @@ means the virtual host ``/``.
 
 from __future__ import annotations
 
-from urllib.parse import unquote, urlsplit
+import re
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import attrs
 
 from rtprov.errors import ConfigurationError
-from rtprov.network.hosts import bracketed, parse_host
+from rtprov.network.hosts import NO_ESCAPE, bracketed, parse_host
 
 MAX_VIRTUAL_HOST = 127  # bytes (domain `path` in the AMQP XML specification)
 _PORTS = {"amqp": 5672, "amqps": 5671}
+_UNENCODED = re.compile(r"[\x00-\x20\x7f]")
+
+
+def _check_encoding(parts: SplitResult) -> None:
+    """Raise `ConfigurationError` if user, password or virtual host are not percent-encoded."""
+    if NO_ESCAPE.search(parts.netloc.rpartition("@")[0] + parts.path):
+        raise ConfigurationError(
+            "The broker URL has a percent sign that is not before two hexadecimal digits: a percent"
+            " sign itself is %25"
+        )
+    virtual_host = parts.path[1:]
+    if "/" in virtual_host and virtual_host != "/":  # "//" is accepted, as by other clients
+        raise ConfigurationError(
+            "The broker URL has a slash in the virtual host: write it as %2F, or leave it out if it"
+            " is the last character"
+        )
 
 
 @attrs.frozen
@@ -54,6 +71,12 @@ class BrokerUrl:
         Raises `ConfigurationError`. Its message does not quote any part that may contain the
         password.
         """
+        text = text.rstrip("\r\n")
+        if _UNENCODED.search(text):
+            raise ConfigurationError(
+                "The broker URL has a blank or a control character: percent-encode it (a blank is"
+                " %20)"
+            )
         try:
             parts = urlsplit(text)
             scheme, host, port = parts.scheme, parts.hostname, parts.port
@@ -72,13 +95,14 @@ class BrokerUrl:
             raise ConfigurationError("The broker URL names no host")
         if parts.query or parts.fragment:
             raise ConfigurationError("The broker URL must not have a query or a fragment")
+        _check_encoding(parts)
         if parts.username is None:
             password = "guest"  # noqa: S105 - every broker's documented default
         virtual_host = path[1:] or "/"
-        if len(virtual_host.encode()) > MAX_VIRTUAL_HOST or "\0" in username + password:
+        if len(virtual_host.encode()) > MAX_VIRTUAL_HOST or "\0" in f"{username}{password}{path}":
             raise ConfigurationError(
                 f"The broker URL has a virtual host of more than {MAX_VIRTUAL_HOST} bytes, or a NUL"
-                " character in the user name or the password"
+                " character in the user name, the password or the virtual host"
             )
         if port == 0:
             raise ConfigurationError("The broker URL has port 0; it must be 1 to 65535")

@@ -33,7 +33,11 @@ class ParseTests(SynchronousTestCase):
             ("/%2F", "/"),
             ("/%2f", "/"),
             ("/a", "a"),
+            ("//", "/"),
             ("/a%2Fb", "a/b"),
+            ("/%20", " "),
+            ("\n", "/"),
+            ("/a\r\n", "a"),
             ("/%D0%96", "Ж"),
         ):
             self.assertEqual(BrokerUrl.parse(f"amqp://broker{path}").virtual_host, expected)
@@ -80,8 +84,22 @@ class ParseTests(SynchronousTestCase):
             "amqp://joe:sesame%FF@broker/",
             "amqp://joe:sesame%00@broker/",
             "amqp://joe:sesame/1@broker/",
+            *(
+                f"amqp://joe:sesame@broker{path}"
+                for path in ("/ ", "/v/", "/a/b", "///", "/%00", "/%", "/%2", "/%zz", "/a\tb")
+            ),
+            " amqp://joe:sesame@broker/",
+            *(
+                f"amqp://joe:sesame{rest}@broker/"
+                for rest in ("\t1", "\n1", "\r1", " 1", "\x7f1", "%zz", "%")
+            ),
             "amqp://joe:sesame@broker/" + "v" * 128,
         ):
             error = self.assertRaises(ConfigurationError, BrokerUrl.parse, text)
             self.assertNotIn("sesame", str(error))
             self.assertNotIn("\n", str(error))
+
+    def test_zone(self) -> None:
+        """The zone of an IPv6 address may follow a percent sign, or %25 (RFC 6874)."""
+        for zone in ("%lo", "%25lo"):
+            self.assertEqual(BrokerUrl.parse(f"amqp://[fe80::1{zone}]/").host, "fe80::1%lo")
