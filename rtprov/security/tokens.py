@@ -147,7 +147,10 @@ def parse_date(text: str) -> date:
 
 def load_tokens(path: Path) -> tuple[Token, ...]:
     """Return the tokens of a file. Raises `ConfigurationError`."""
-    text = read_text(path, "tokens")
+    return _parse_file(path, read_text(path, "tokens"))
+
+
+def _parse_file(path: Path, text: str) -> tuple[Token, ...]:
     try:
         return parse_tokens(text)
     except ConfigurationError as error:
@@ -181,16 +184,27 @@ class TokensFile(Files):
 
     `take` is called with the tokens at once, and each time they are loaded again. Raises
     `ConfigurationError` if the file is invalid at the start.
+
+    A file that becomes empty, with 0 bytes, may be in the middle of being written: it is refused
+    once. If it is still empty at the next attempt, there are no tokens.
     """
 
     def __init__(self, path: Path, take: Callable[[tuple[Token, ...]], None]) -> None:
         super().__init__(path)
         self._path = path
         self._take = take
-        self.load()
+        self._was_empty = False
+        self._take(load_tokens(path))
 
     def load(self) -> None:
-        self._take(load_tokens(self._path))
+        text = read_text(self._path, "tokens")
+        was_empty, self._was_empty = self._was_empty, not text
+        if not text and not was_empty:
+            raise ConfigurationError(
+                f"{self._path}: is empty, as if it is just being written; if it stays empty, all"
+                " tokens will be refused in a moment"
+            )
+        self._take(_parse_file(self._path, text))
 
 
 def _arguments() -> argparse.ArgumentParser:

@@ -143,6 +143,32 @@ class Tokens(RenewalTestCase):
         self.assertEqual(len(self.look()), 1)
         self.assertEqual((self.look(), admission.tokens), ([], (self.first,)))
 
+    def test_empty(self) -> None:
+        """A file that becomes empty may be in the middle of being written: its tokens stay valid
+        until the next look. If it stays empty, they are refused within 5 s. A file that contains
+        only a comment, or is empty at the start, means at once that there are no tokens.
+        """
+        admission = self.watch()
+        empty = f"the previous version stays in use: {self.file}: is empty, "
+        loaded = ["tokens reloaded"]
+        for _ in range(2):
+            self.file.write_text("")
+            (line,) = self.look()
+            self.assertIn(empty, line)
+            self.assertEqual(admission.tokens, (self.first,))
+            self.file.write_text(f"{self.first.line}\n")
+            self.assertEqual((self.look(), admission.tokens), (loaded, (self.first,)))
+        self.file.write_text("")
+        (line,) = self.look()
+        self.assertIn(empty, line)
+        self.assertEqual((self.look(), self.look(), admission.tokens), (loaded, [], ()))
+        self.file.write_text(self.first.line)
+        self.assertEqual((self.look(), admission.tokens), (loaded, (self.first,)))
+        self.file.write_text("#\n")
+        self.assertEqual((self.look(), admission.tokens), (loaded, ()))
+        self.file.write_text("")
+        self.assertEqual(self.admission(self.file)[0].tokens, ())
+
     def test_an_error_that_passes(self) -> None:
         """After an error that has nothing to do with the content, the file is tried again until it
         is loaded. The error is logged once, or once more after SIGHUP.
