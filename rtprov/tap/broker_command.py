@@ -23,7 +23,6 @@ from rtprov.amqp.client.protocol import AmqpConnection
 from rtprov.amqp.client.publisher import Publisher
 from rtprov.amqp.client.url import BrokerUrl
 from rtprov.errors import BrokerError, BrokerUnavailable, ConfigurationError
-from rtprov.security.files import read_text
 from rtprov.security.tls_client import VerifiedServers
 from rtprov.tap.broker_file import ClientFiles
 from rtprov.tap.client_connections import broker_endpoint
@@ -36,11 +35,6 @@ def say(text: str) -> None:
     """Write a line for the operator. A terminal that is gone does not matter."""
     with suppress(OSError):
         print(text, flush=True)  # noqa: T201 - a command's answer
-
-
-def read_url(file: Path) -> BrokerUrl:
-    """Return the URL of a broker in a file. Raises `ConfigurationError`."""
-    return BrokerUrl.parse(read_text(file, "broker's URL").strip())
 
 
 def add_certificate_options(parser: argparse.ArgumentParser) -> None:

@@ -17,11 +17,10 @@ from rtprov.tap.broker_command import (
     add_certificate_options,
     close,
     connect,
-    read_url,
     run_command,
     say,
 )
-from rtprov.tap.broker_file import ClientFiles, client_files
+from rtprov.tap.broker_file import ClientFiles, client_files, read_broker_url
 from rtprov.tap.client_connections import install_names
 
 
@@ -55,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 async def _move(source_file: Path, target_file: Path, ca: Path, client: ClientFiles | None) -> None:
-    urls = read_url(source_file), read_url(target_file)
+    urls = read_broker_url(source_file), read_broker_url(target_file)
     if urls[0] == urls[1]:
         raise ConfigurationError(f"{source_file} and {target_file} name the same broker")
     install_names()

@@ -19,11 +19,10 @@ from rtprov.tap.broker_command import (
     add_certificate_options,
     close,
     connect,
-    read_url,
     run_command,
     say,
 )
-from rtprov.tap.broker_file import ClientFiles, client_files
+from rtprov.tap.broker_file import ClientFiles, client_files, read_broker_url
 from rtprov.tap.client_connections import install_names
 
 DEFAULT_BROKER = "amqp://guest:guest@127.0.0.1:5673/"
@@ -64,7 +63,7 @@ def broker_of(file: Path | None) -> BrokerUrl:
     """Return the broker's URL from the file or the environment. Raises `ConfigurationError`."""
     name = file or os.environ.get("RTPROV_BROKER_FILE")
     if name:
-        return read_url(Path(name))
+        return read_broker_url(Path(name))
     return BrokerUrl.parse(os.environ.get("RTPROV_BROKER") or DEFAULT_BROKER)
 
 

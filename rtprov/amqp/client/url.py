@@ -26,6 +26,11 @@ def _check_encoding(parts: SplitResult) -> None:
             "The broker URL has a percent sign that is not before two hexadecimal digits: a percent"
             " sign itself is %25"
         )
+    if "@" in parts.path:  # a slash in the password: all before it would be the host, and shown
+        raise ConfigurationError(
+            "The broker URL has an @ after a slash: percent-encode the user name, the password and"
+            " the virtual host (a slash is %2F, an @ is %40)"
+        )
     virtual_host = parts.path[1:]
     if "/" in virtual_host and virtual_host != "/":  # "//" is accepted, as by other clients
         raise ConfigurationError(
@@ -93,9 +98,9 @@ class BrokerUrl:
             raise ConfigurationError("The broker URL must begin with amqp:// or amqps://")
         if not host:
             raise ConfigurationError("The broker URL names no host")
+        _check_encoding(parts)
         if parts.query or parts.fragment:
             raise ConfigurationError("The broker URL must not have a query or a fragment")
-        _check_encoding(parts)
         if parts.username is None:
             password = "guest"  # noqa: S105 - every broker's documented default
         virtual_host = path[1:] or "/"

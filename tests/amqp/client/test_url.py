@@ -94,6 +94,9 @@ class ParseTests(SynchronousTestCase):
                 for rest in ("\t1", "\n1", "\r1", " 1", "\x7f1", "%zz", "%")
             ),
             "amqp://joe:sesame@broker/" + "v" * 128,
+            "amqp://joe:/sesame@broker",
+            "amqp://joe:12/sesame@broker/v",
+            "amqp://joe:12/sesame?x@broker",
         ):
             error = self.assertRaises(ConfigurationError, BrokerUrl.parse, text)
             self.assertNotIn("sesame", str(error))
