@@ -13,6 +13,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
+from http.client import HTTPException
 
 TIMEOUT_S = 5.0
 MAX_ANSWER_BYTES = 4096
@@ -37,13 +38,20 @@ def ask(url: str, timeout_s: float) -> tuple[bool, str]:
     if not url.startswith(("http://", "https://")):
         return False, f"expected an http or https URL, not {url}"
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    status = ""
     try:
-        with opener.open(url, timeout=timeout_s) as answer:
-            return True, answer.read(MAX_ANSWER_BYTES).decode("utf-8", "replace")
-    except urllib.error.HTTPError as error:
-        return False, error.read(MAX_ANSWER_BYTES).decode("utf-8", "replace")
+        try:
+            answer = opener.open(url, timeout=timeout_s)
+        except urllib.error.HTTPError as error:
+            answer = error
+        status = f" (HTTP {answer.status})"
+        with answer:
+            text = answer.read(MAX_ANSWER_BYTES).decode("utf-8", "replace")
     except (OSError, ValueError) as error:
-        return False, f"cannot reach {url}: {getattr(error, 'reason', error)}"
+        return False, f"cannot reach {url}{status}: {getattr(error, 'reason', error)}"
+    except HTTPException as error:  # its text may be what the server has sent
+        return False, f"cannot reach {url}{status}: {error!r}"
+    return not isinstance(answer, urllib.error.HTTPError), text
 
 
 def main(

@@ -11,11 +11,24 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov.health import main, url_of
 
+BROKEN = {
+    "/stalls": b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 50\r\n\r\nabc",
+    "/chunks": b"HTTP/1.1 503 Service Unavailable\r\nTransfer-Encoding: chunked\r\n\r\nzz",
+    "/other": b"\x15\x03\x01\0\x02\x02\x16",
+}
+
 
 class Answers(BaseHTTPRequestHandler):
-    """Answers each path with the status that it names."""
+    """Answers each path with the status that it names, or with the bytes in `BROKEN`."""
+
+    timeout = 10.0
 
     def do_GET(self) -> None:
+        if self.path in BROKEN:
+            self.wfile.write(BROKEN[self.path])
+            if self.path == "/stalls":
+                self.rfile.read(1)  # until the client closes the connection
+            return
         status = int(self.path.rpartition("/")[2])
         body = b'{"code": %d}' % status
         self.send_response(status)
@@ -43,11 +56,11 @@ class Health(SynchronousTestCase):
                 status = int(error.code or 0)
         return status, out.getvalue(), err.getvalue()
 
-    def ask(self, path: str) -> tuple[int, str, str]:
+    def ask(self, path: str, *options: str) -> tuple[int, str, str]:
         server = threading.Thread(target=self.server.handle_request)
         server.start()
         self.addCleanup(server.join)
-        return self.run_main(f"{self.url}/{path}", environment={})
+        return self.run_main(f"{self.url}/{path}", *options, environment={})
 
     def test_ready(self) -> None:
         """An answer of 200 is printed, and the exit status is 0."""
@@ -56,6 +69,16 @@ class Health(SynchronousTestCase):
     def test_not_ready(self) -> None:
         """An answer of 503 goes to standard error, and the exit status is 1."""
         self.assertEqual(self.ask("503"), (1, "", '{"code": 503}\n'))
+
+    def test_incomplete(self) -> None:
+        """An answer that stalls, ends too early, or is not HTTP is exit status 1, and one line."""
+        for path, status, why in (
+            ("stalls", " (HTTP 503)", "timed out"),
+            ("chunks", " (HTTP 503)", "IncompleteRead(0 bytes read)"),
+            ("other", "", r"BadStatusLine('\x15\x03\x01\x00\x02\x02\x16')"),
+        ):
+            line = f"cannot reach {self.url}/{path}{status}: {why}\n"
+            self.assertEqual(self.ask(path, "--timeout", "0.2"), (1, "", line))
 
     def test_out_of_reach(self) -> None:
         """A port on which nothing listens is exit status 1, and one line."""
