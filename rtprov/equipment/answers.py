@@ -55,7 +55,7 @@ def retry_after_s(value: str | None, now: float) -> float | None:
     if value is None:
         return None
     if value.isascii() and value.isdigit():
-        return float(value[:9])
+        return float(value.lstrip("0")[:9] or "0")
     try:
         date = parse_date(value)
     except OverflowError:  # a year too large for a datetime

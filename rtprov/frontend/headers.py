@@ -52,7 +52,9 @@ def preferred_wait_s(values: list[str]) -> int:
         name, _, value = preference.partition(";")[0].partition("=")
         if name.strip().lower() == "wait":
             digits = value.strip().strip('"')
-            return min(MAX_WAIT_S, int(digits[:9])) if digits.isascii() and digits.isdigit() else 0
+            if not digits.isascii() or not digits.isdigit():
+                return 0
+            return min(MAX_WAIT_S, int(digits.lstrip("0")[:9] or "0"))
     return 0
 
 

@@ -66,6 +66,8 @@ class Interpretation(SynchronousTestCase):
     def test_retry_after(self) -> None:
         """Retry-After is read in seconds and as a date. Invalid values are ignored."""
         self.assertEqual(retry_after_s("7", 0.0), 7.0)
+        self.assertEqual(retry_after_s("0" * 5000 + "7", 0.0), 7.0)
+        self.assertEqual(retry_after_s("0", 0.0), 0.0)
         self.assertEqual(retry_after_s("Thu, 01 Jan 1970 00:01:40 GMT", 40.0), 60.0)
         self.assertEqual(retry_after_s("Thu, 01 Jan 1970 00:01:40 GMT", 140.0), 0.0)
         for nonsense in (None, "", "soon", "-3", "٣", f"Thu, 01 Jan {10**27} 00:00:00 GMT"):

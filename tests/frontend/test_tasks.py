@@ -249,6 +249,8 @@ class Preferences(FrontendTestCase):
             (["wait=10, wait=20"], 10),
             (["wait=" + "9" * 5000], 60),
             (["wait=0"], 0),
+            (["wait=" + "0" * 5000], 0),
+            (["wait=" + "0" * 5000 + "5"], 5),
             (['x="a, wait=10"'], 0),
             (['x="a\\", wait=10", wait=5'], 5),
             (['x="a, wait=10'], 0),
