@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, cast
@@ -132,11 +131,11 @@ class Api:
         text = answer.header("Retry-After")
         if text is None:
             return None
-        with suppress(ValueError):
-            return min(MAX_PAUSE_S, max(0.0, float(int(text))))
+        if text.isascii() and text.isdigit():
+            return min(MAX_PAUSE_S, float(text))
         try:
             pause_s = parsedate_to_datetime(text).timestamp() - self.now()
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):  # not a date, or a year too large for one
             return DEFAULT_PAUSE_S
         return min(MAX_PAUSE_S, max(0.0, pause_s))
 

@@ -22,6 +22,17 @@ class Repeating(VerbTestCase):
         self.assertAlmostEqual(self.clock.seconds(), 19.0, delta=1.0)
         self.assertIn("rtprov: No broker; trying again in 7 s\n", self.errors)
 
+    def test_odd_retry_after(self) -> None:
+        """A date that does not exist counts as 1 s, and a huge number as the longest pause."""
+        for text in ("soon", f"Thu, 01 Jan {10**27} 00:00:00 GMT", "Thu, 32 Jan 2027 00:00:00 GMT"):
+            began_at = self.clock.seconds()
+            self.front.answers.append(Canned(503, AWAY, {"Retry-After": text}))
+            self.verb("summary")
+            self.assertAlmostEqual(self.clock.seconds() - began_at, 1.0, delta=0.1)
+        self.front.answers.append(Canned(503, AWAY, {"Retry-After": "9" * 400}))
+        self.verb("summary", "--retry-for", "5000")
+        self.assertIn("trying again in 3600 s", self.errors)
+
     def test_not_for_ever(self) -> None:
         """A pause that goes beyond --retry-for is not made; the verb ends with 5."""
         self.front.answers.append(Canned(503, AWAY, {"Retry-After": "31"}))

@@ -76,7 +76,7 @@ def _clock(check: Check, answer: Answer, now: float) -> Iterator[Finding]:
     text = answer.header("Date")
     try:
         there = parsedate_to_datetime(text or "").timestamp()
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return
     skew_s = there - now
     if abs(skew_s) > MAX_SKEW_S:
