@@ -17,12 +17,13 @@ from attrs import field, frozen
 from OpenSSL import SSL
 from twisted.internet.defer import CancelledError
 from twisted.internet.task import Cooperator, deferLater
-from twisted.web.client import FileBodyProducer, ResponseFailed
+from twisted.web.client import FileBodyProducer, RequestTransmissionFailed, ResponseFailed
 from twisted.web.http_headers import Headers
 
 from rtprov import __version__
 from rtprov.cli.body import BodyStream, Stalled, TooLong, read_all
 from rtprov.cli.failures import OutOfReach, VerbFailed, status_of
+from rtprov.network.hosts import for_treq
 
 if TYPE_CHECKING:
     from treq.client import HTTPClient
@@ -30,12 +31,16 @@ if TYPE_CHECKING:
     from twisted.web.iweb import IResponse
 
 API = "/api/v1"
-ANSWER_WITHIN_S = 15.0  # the front end answers within 5 s
+# The front end answers within 5 s. Connecting fails after 10 s. So a request that was not answered
+# within this time has been sent.
+ANSWER_WITHIN_S = 15.0
 SILENT_FOR_S = 60.0  # a stream sends something every 15 s
 RETRY_FOR_S = 30.0
 DEFAULT_PAUSE_S = 1.0
 MAX_PAUSE_S = 3600.0
 MAX_PAGE = 100
+# Errors of a request of which at least a part was written.
+WRITTEN = (RequestTransmissionFailed, ResponseFailed)
 _REPEATABLE = ("GET", "DELETE")
 
 Query = Iterable[tuple[str, str]]
@@ -184,10 +189,11 @@ class Api:
         if body is not None:
             fields.setRawHeaders("Content-Type", ["application/json"])
         text = urlencode(list(query))
-        url = f"{self.url}{path}{'?' + text if text else ''}"
+        base, host = for_treq(self.url)
+        fields.setRawHeaders("Host", [host])
         asked = self.http.request(
             method,
-            url,
+            f"{base}{path}{'?' + text if text else ''}",
             headers=fields,
             data=None if body is None else self._producer(body),
             allow_redirects=False,
@@ -209,7 +215,7 @@ class Api:
                 ) from None
             if was_cancelled(error):
                 raise CancelledError from None
-            sent = isinstance(error, ResponseFailed) and not handshake_failed(error)
+            sent = isinstance(error, WRITTEN) and not handshake_failed(error)
             raise OutOfReach(f"{self.url}: {self.explain(error)}", sent=sent) from None
         finally:
             if timer.active():
@@ -270,13 +276,13 @@ class Api:
 
 def was_cancelled(error: BaseException) -> bool:
     """Return whether an error of Twisted's HTTP client means that the request was cancelled."""
-    if isinstance(error, ResponseFailed):
+    if isinstance(error, WRITTEN):
         return any(was_cancelled(each.value) for each in error.reasons)
     return isinstance(error, CancelledError)
 
 
-def handshake_failed(error: ResponseFailed) -> bool:
-    """Return whether TLS failed, so that nothing was sent."""
+def handshake_failed(error: RequestTransmissionFailed | ResponseFailed) -> bool:
+    """Return whether the server ended TLS, for lack of a client certificate, and read nothing."""
     return any(isinstance(each.value, SSL.Error) for each in error.reasons)
 
 

@@ -3,48 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from attrs import frozen
 from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError
 from twisted.internet.defer import TimeoutError as DeferredTimeout
-from twisted.internet.error import (
-    ConnectError,
-    ConnectionClosed,
-    ConnectionRefusedError,
-    DNSLookupError,
-    TCPTimedOutError,
-    TimeoutError,
-)
-from twisted.web.client import Agent, HTTPConnectionPool, ResponseFailed
-from twisted.web.iweb import IPolicyForHTTPS
+from twisted.internet.error import ConnectionClosed
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+from twisted.web.client import Agent, HTTPConnectionPool, RequestTransmissionFailed, ResponseFailed
+from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
 from rtprov.cli.failures import Status, VerbFailed
 from rtprov.errors import ConfigurationError
-from rtprov.security.tls_client import VerifiedServer, VerifiedServers
+from rtprov.network.connecting import ServerEndpoint
+from rtprov.network.host_endpoint import HostEndpoint, is_usable
+from rtprov.network.hosts import bracketed, host_and_port
+from rtprov.network.names import Names
+from rtprov.security.tls_client import VerifiedServers
 from rtprov.security.tls_failures import explain as explain_tls
 
 if TYPE_CHECKING:
+    from twisted.web.client import URI
+
     from rtprov.cli.profile import Profile
 
-CONNECT_WITHIN_S = 10.0
+CONNECT_WITHIN_S = 10.0  # the look-up of the name, TCP and TLS
+CONNECT_AT_ONCE = 64
 
 
-@implementer(IPolicyForHTTPS)
-class VerifiedHttps:
-    """Verifies each server as rtprov does everywhere (`rtprov.security.tls_client`).
+@implementer(IAgentEndpointFactory)
+@frozen
+class _OneServer:
+    """Connects to one server for every URL (see `rtprov.network.hosts.for_treq`)."""
 
-    `last` is the newest connection; it knows why its certificate was refused.
-    """
+    endpoint: IStreamClientEndpoint
 
-    def __init__(self, servers: VerifiedServers) -> None:
-        self._servers = servers
-        self.last: VerifiedServer | None = None
+    def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
+        return self.endpoint
 
-    def creatorForNetloc(self, hostname: bytes, port: int) -> VerifiedServer:
-        self.last = self._servers.server(hostname.decode("ascii"))
-        return self.last
+
+def client_to(endpoint: IStreamClientEndpoint, clock: IReactorTime) -> HTTPClient:
+    """Return a client that sends every request to `endpoint`."""
+    pool = HTTPConnectionPool(clock)
+    agent = cast("Any", Agent).usingEndpointFactory(clock, _OneServer(endpoint), pool)
+    return HTTPClient(agent)
 
 
 def client_for(
@@ -61,36 +65,27 @@ def client_for(
         )
     except ConfigurationError as error:
         raise VerbFailed(str(error), Status.USAGE) from None
-    policy = VerifiedHttps(servers)
-    agent = Agent(
-        reactor,
-        contextFactory=policy,
-        connectTimeout=CONNECT_WITHIN_S,
-        pool=HTTPConnectionPool(reactor),
+    host, port = host_and_port(profile.url)
+    endpoint = ServerEndpoint(
+        HostEndpoint(reactor, host, port, Names.of(reactor), is_usable),
+        where=f"{bracketed(host)}:{port}",
+        secure=lambda: servers.server(host, port),
+        timeout_s=CONNECT_WITHIN_S,
+        at_once=CONNECT_AT_ONCE,
+        clock=reactor,
     )
-
-    def explain(error: BaseException) -> str:
-        refusal = policy.last.refusal if policy.last is not None else None
-        return explain_tls(refusal) or str(refusal) if refusal is not None else reason(error)
-
-    return HTTPClient(agent), explain
+    return client_to(endpoint, reactor), reason
 
 
 def reason(error: BaseException) -> str:
     """Return why a request was not answered."""
-    if isinstance(error, ResponseFailed) and error.reasons:
+    if isinstance(error, (RequestTransmissionFailed, ResponseFailed)) and error.reasons:
         return reason(error.reasons[-1].value)
     tls = explain_tls(error)
     if tls is not None:
         return tls
-    if isinstance(error, ConnectionRefusedError):
-        return "nothing listens there (connection refused)"
-    if isinstance(error, (TCPTimedOutError, TimeoutError, DeferredTimeout, CancelledError)):
+    if isinstance(error, (DeferredTimeout, CancelledError)):
         return "no answer in time"
-    if isinstance(error, DNSLookupError):
-        return "the host name is unknown"
     if isinstance(error, ConnectionClosed):
         return "the connection was closed without an answer"
-    if isinstance(error, ConnectError):
-        return str(error)
     return str(error) or type(error).__name__

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from rtprov.cli.profile import Profile
 
-CONNECT_WITHIN_S = 10.0
 INTERRUPTED = 130  # 128 + SIGINT, as shells show it
 
 

@@ -7,7 +7,6 @@ whether to make another one. `rtprov.equipment.answers` defines what answers mea
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
-from urllib.parse import urlsplit
 
 from treq.client import HTTPClient
 from twisted.internet import defer
@@ -34,6 +33,7 @@ from rtprov.equipment.answers import (
 from rtprov.equipment.reachability import Reachability
 from rtprov.errors import EquipmentSilent, EquipmentUnreachable, OutOfResources
 from rtprov.model import State, Task
+from rtprov.network.hosts import for_treq
 from rtprov.tracing.traceparent import HEADER
 
 if TYPE_CHECKING:
@@ -52,9 +52,6 @@ SHORTAGE_LOGGED_EVERY_S = 60.0
 # does so while a request is written, the call counts as an outage. So connections are kept only for
 # a moment; under load, the next call uses one at once.
 IDLE_TO_A_S = 0.5
-# treq's URL parser rejects IPv6 literals and underscores. So URLs contain this name, and only the
-# Host field contains A's real host. The agent connects to A for every URL.
-ANY_HOST = "service-a"
 
 
 def answer_deadline_s(timeout_s: int) -> int:
@@ -75,9 +72,7 @@ class HttpEquipment:
         self, *, agent: IAgent, base_url: str, clock: IReactorTime, wall_clock: Callable[[], float]
     ) -> None:
         self._client = HTTPClient(agent)
-        parts = urlsplit(base_url.rstrip("/"))
-        self._host = parts.netloc
-        self._base_url = f"{parts.scheme}://{ANY_HOST}{parts.path}"
+        self._base_url, self._host = for_treq(base_url.rstrip("/"))
         self._clock = clock
         self._wall_clock = wall_clock
         self._reachability = Reachability()

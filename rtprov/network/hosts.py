@@ -12,12 +12,16 @@ from urllib.parse import quote, unquote, urlsplit
 
 from service_identity.hazmat import DNS_ID
 
+HTTPS_PORT = 443
 MAX_NAME = 253
 # Letters, digits and hyphens (RFC 1123 §2.1), and underscores, which container networks use.
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 NO_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _PATH = "/%:@!$&'()*+,;=~"  # RFC 3986 §3.3, in addition to letters, digits and -._
+# treq's URL parser rejects IPv6 literals and underscores. So its URLs contain this name, and only
+# the Host field contains the real host. The agent connects to one server for every URL.
+ANY_HOST = "any-host"
 _UNPRINTABLE = re.compile(r"[\x00-\x20\x7f\\]")
 
 
@@ -65,6 +69,22 @@ def _parse_name(text: str) -> str:
 def bracketed(host: str) -> str:
     """Return the host as it is written in a URL and in a ``Host`` field."""
     return f"[{host}]" if ":" in host else host
+
+
+def for_treq(url: str) -> tuple[str, str]:
+    """Return the URL with `ANY_HOST` in place of host and port, and the value of ``Host``.
+
+    `url` is a result of `parse_https_url`.
+    """
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{ANY_HOST}{parts.path}", parts.netloc
+
+
+def host_and_port(url: str) -> tuple[str, int]:
+    """Return where to connect to for a result of `parse_https_url`."""
+    parts = urlsplit(url)
+    assert parts.hostname is not None
+    return parts.hostname, parts.port or HTTPS_PORT
 
 
 def parse_https_url(text: str) -> str:

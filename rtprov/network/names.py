@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from ipaddress import IPv6Address as IPv6
 from ipaddress import ip_address
+from threading import Thread
 from typing import Any, cast
 
 from attrs import define, field
@@ -51,6 +52,11 @@ MAX_KEPT = 100  # names
 Address = IPv4Address | IPv6Address
 _FAMILIES: dict[type, int] = {IPv4Address: socket.AF_INET, IPv6Address: socket.AF_INET6}
 GetAddrInfo = Callable[..., Sequence[tuple[Any, ...]]]
+
+
+def _run_in_thread(function: Callable[[], None]) -> None:
+    # A daemon thread: the process ends without waiting for a look-up.
+    Thread(target=function, name="rtprov-names", daemon=True).start()
 
 
 @define(eq=False)
@@ -87,6 +93,16 @@ class Names:
         self._running: list[_LookUp] = []
         # When the answer came, and the answer; by name and family.
         self._kept: dict[tuple[str, int], tuple[float, list[Address]]] = {}
+
+    @classmethod
+    def of(cls, reactor: Any) -> Names:
+        """Return the look-up of names with the system's `getaddrinfo`, for a real reactor."""
+        return cls(
+            clock=reactor,
+            run_in_thread=_run_in_thread,
+            call_from_thread=reactor.callFromThread,
+            getaddrinfo=socket.getaddrinfo,
+        )
 
     def look_up(self, host: str, family: int = socket.AF_UNSPEC) -> Deferred[list[Address]]:
         """Fire with the host's addresses (with port 0), best first (RFC 6724); at least one.

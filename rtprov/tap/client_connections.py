@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import socket
-from threading import Thread
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import urlsplit
 
 from twisted.internet import reactor
-from twisted.internet.interfaces import (
-    IReactorFromThreads,
-    IReactorPluggableNameResolver,
-    IReactorTime,
-)
+from twisted.internet.interfaces import IReactorPluggableNameResolver
 
 from rtprov.equipment.client import equipment_agent
 from rtprov.network.connecting import ServerEndpoint
 from rtprov.network.host_endpoint import HostEndpoint, is_usable
-from rtprov.network.hosts import bracketed
+from rtprov.network.hosts import bracketed, host_and_port
 from rtprov.network.names import Names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from twisted.internet.interfaces import IStreamClientEndpoint
+    from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
     from twisted.web.iweb import IAgent
 
     from rtprov.amqp.client.url import BrokerUrl
@@ -32,20 +23,9 @@ if TYPE_CHECKING:
 TO_A_WITHIN_S = 10.0
 TO_A_AT_ONCE = 64  # connections being made at the same time; a handshake takes about 2 ms of CPU
 TO_BROKER_WITHIN_S = 5.0
-HTTPS_PORT = 443
 
 
-def _run_in_thread(function: Callable[[], None]) -> None:
-    # A daemon thread: the process ends without waiting for a look-up.
-    Thread(target=function, name="rtprov-names", daemon=True).start()
-
-
-names = Names(
-    clock=cast("IReactorTime", reactor),  # `rtprov.tap.process` makes it monotonic
-    run_in_thread=_run_in_thread,
-    call_from_thread=cast("IReactorFromThreads", reactor).callFromThread,
-    getaddrinfo=socket.getaddrinfo,
-)
+names = Names.of(reactor)  # `rtprov.tap.process` makes its clock monotonic
 
 
 def install_names() -> None:
@@ -94,9 +74,6 @@ def agent_for(
     `equipment_url` is a result of `rtprov.network.hosts.parse_https_url`; `concurrency` is the
     largest number of calls at the same time.
     """
-    parts = urlsplit(equipment_url)
-    assert parts.hostname is not None
-    endpoint = _endpoint(
-        parts.hostname, parts.port or HTTPS_PORT, servers, TO_A_WITHIN_S, TO_A_AT_ONCE, clock
-    )
+    host, port = host_and_port(equipment_url)
+    endpoint = _endpoint(host, port, servers, TO_A_WITHIN_S, TO_A_AT_ONCE, clock)
     return equipment_agent(endpoint, concurrency=concurrency, clock=clock)

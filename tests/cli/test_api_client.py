@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 from tests.support.cli_case import VerbTestCase
 from tests.support.fake_front_end import Canned
 
@@ -69,7 +71,19 @@ class Answers(VerbTestCase):
         """A front end that nothing listens for ends the verb with 5."""
         self.network.factories.clear()
         self.verb("summary", status=5)
-        self.assertIn("rtprov: https://b: nothing listens there", self.errors)
+        self.assertIn("rtprov: https://b: Connection was refused by other side", self.errors)
+
+    def test_any_host(self) -> None:
+        """The host may be an IPv6 address, or contain an underscore."""
+        for host, netloc in (("::1", "[::1]:8443"), ("my_front", "my_front:8443")):
+            self.network.listen(host).listen(self.site)
+            self.process.environ = {"RTPROV_API_URL": f"https://{netloc}/behind"}
+            self.front.answers.append(Canned(200, {"summary": self.front.summary}))
+            self.verb("summary")
+            asked = self.front.requests[-1]
+            self.assertEqual(
+                (asked.headers["host"], asked.path), (netloc, "/behind/api/v1/summary")
+            )
 
     def test_silent(self) -> None:
         """A front end that does not answer ends the verb with 5 after 15 s."""
@@ -86,6 +100,16 @@ class Answers(VerbTestCase):
     def test_lost_order(self) -> None:
         """An order whose answer is lost may have been accepted, and the error says so."""
         self.process.at_start = lambda: setattr(self.front, "render", lambda request: 1)
+        self.verb("order", "ABC123456", *BODY, status=5)
+        self.assertIn("the order may have been accepted", self.errors)
+
+    def test_cut_order(self) -> None:
+        """An order whose connection is lost while it is written may have been accepted."""
+
+        def cut() -> None:
+            self.network.connections[-1][1].cut()
+
+        self.process.at_start = lambda: cast("Any", self.clock.callLater)(0, cut)
         self.verb("order", "ABC123456", *BODY, status=5)
         self.assertIn("the order may have been accepted", self.errors)
 

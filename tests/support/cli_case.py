@@ -10,18 +10,20 @@ from attrs import define, field
 from click.testing import CliRunner, Result
 from treq.client import HTTPClient
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.server import Site
 
 from rtprov.cli.failures import VerbFailed
-from rtprov.cli.https import reason
+from rtprov.cli.https import client_to, reason
 from rtprov.cli.main import main
 from rtprov.cli.process import Network, Work, complain
 from rtprov.cli.profile import Profile
+from rtprov.network.hosts import host_and_port
 from tests.support.fake_front_end import FakeFrontEnd
-from tests.support.memory import MemoryNetwork, http_client
+from tests.support.memory import MemoryNetwork
 
 EPOCH = 1_800_000_000.0
 URL = "https://b"
@@ -48,7 +50,8 @@ class MemoryProcess:
 
     def http(self, profile: Profile) -> tuple[HTTPClient, Callable[[BaseException], str]]:
         self.profiles.append(profile)
-        return http_client(self.network), reason
+        host, _ = host_and_port(profile.url)
+        return client_to(self.network.connect(host), cast("IReactorTime", self.clock)), reason
 
     def run(self, work: Work) -> int:
         running = Deferred.fromCoroutine(work(cast("Network", self)))

@@ -8,27 +8,31 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
+from twisted.web.http_headers import Headers
+
 from rtprov import __version__
 from rtprov.cli.api import API, Answer, Api
 from rtprov.cli.doctor.finding import Check, Finding
 from rtprov.cli.failures import VerbFailed
 from rtprov.errors import BrokerError, ConfigurationError
+from rtprov.network.hosts import for_treq
 
 if TYPE_CHECKING:
     from treq.client import HTTPClient
     from twisted.internet.interfaces import IReactorTime
 
 MAX_SKEW_S = 5.0
-WITHIN_S = 10.0
+WITHIN_S = 15.0  # longer than connecting may take
 _HINTS = (
-    ("nothing listens", "start the front end, or name its address with --url"),
-    ("host name is unknown", "correct the host in --url, or the name server of this machine"),
+    ("Connection refused", "start the front end, or name its address with --url"),
+    ("was not found", "correct the host in --url, or the name server of this machine"),
     ("no trusted CA", "give the CA that signed its certificate with --ca"),
     ("is not a trusted one", "give the CA that signed its certificate with --ca"),
     ("and not for", "call it by a name that is in its certificate (--url)"),
     ("has expired", "renew the certificate of the front end"),
     ("not valid yet", "compare the clocks of both machines: date -u"),
     ("TLS server", "the port speaks no TLS: is it --health-listen, or another service?"),
+    ("did not finish the handshake", "the port speaks no TLS, or its process hangs: look there"),
     ("not JSON", "the URL leads to another service: correct --url"),
     ("certificate required", "log in with --certificate and --private-key"),
 )
@@ -158,10 +162,17 @@ async def broker(name: str, connect: Callable[[], Awaitable[str]]) -> Finding:
 async def service_a(
     http: HTTPClient, explain: Callable[[BaseException], str], url: str, clock: IReactorTime
 ) -> Finding:
-    """Check that service A answers HTTPS. It is asked for a path that changes nothing."""
+    """Check that service A answers HTTPS. It is asked for a path that changes nothing.
+
+    `http` sends every request there.
+    """
     check = Check("service A", url)
     try:
-        asked = http.request("GET", f"{url}/", allow_redirects=False, unbuffered=True)
+        base, host = for_treq(url)
+        headers = Headers({"Host": [host]})
+        asked = http.request(
+            "GET", f"{base}/", headers=headers, allow_redirects=False, unbuffered=True
+        )
         response: Any = await asked.addTimeout(WITHIN_S, clock)
     except Exception as error:  # connection errors have no common base class
         text = explain(error)

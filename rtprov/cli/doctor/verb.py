@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import click
-from attrs import frozen
+from attrs import evolve, frozen
 from rich.text import Text
 
 from rtprov.cli.doctor import connections, files, surroundings
@@ -171,7 +171,7 @@ async def _service_a(session: Session, connected: Connected, text: str) -> Findi
         url = parse_https_url(text)
     except ValueError as error:
         return Check("service A", text).error(str(error), "correct --equipment-url")
-    http, explain = connected.network.http(session.profile)
+    http, explain = connected.network.http(evolve(session.profile, url=url))
     return await connections.service_a(http, explain, url, connected.clock)
 
 

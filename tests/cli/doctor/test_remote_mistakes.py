@@ -44,7 +44,7 @@ class ServiceB(DoctorTestCase):
     def test_nothing_listens(self) -> None:
         """The front end is not started, or the URL is another one."""
         self.network.factories.clear()
-        self.finds("service B", "nothing listens there")
+        self.finds("service B", "nothing listens on")
 
     def test_not_rtprov(self) -> None:
         """The URL leads to a web server."""
@@ -77,7 +77,7 @@ class ServiceB(DoctorTestCase):
 
     def test_service_a_away(self) -> None:
         """Service A cannot be reached."""
-        self.finds("service A", "nothing listens there", "--equipment-url", "https://a")
+        self.finds("service A", "nothing listens on", "--equipment-url", "https://a")
 
 
 class BrokerUrl(DoctorTestCase):
