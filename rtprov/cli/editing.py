@@ -8,15 +8,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from rtprov.cli.failures import Status, VerbFailed
+from rtprov.cli.files import read_text
 
 
 def read_lines(file: Path, what: str) -> list[str]:
     """Return the lines of a text file. Raises `VerbFailed`."""
-    try:
-        return file.read_text("utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise VerbFailed(f"{file}: cannot read the {what}: {why}", Status.USAGE) from None
+    return read_text(file, what).splitlines()
 
 
 def replace_lines(file: Path, lines: list[str], *, mode: int = 0o600) -> None:

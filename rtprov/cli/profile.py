@@ -22,7 +22,10 @@ from pathlib import Path
 from attrs import frozen
 
 from rtprov.cli.failures import Status, VerbFailed
+from rtprov.cli.files import read_text
+from rtprov.errors import ConfigurationError
 from rtprov.network.hosts import parse_https_url
+from rtprov.security.files import is_there
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -56,11 +59,7 @@ class Profile:
         """Return the bearer token, None if there is no token file. Raises `VerbFailed`."""
         if self.token_file is None:
             return None
-        try:
-            text = self.token_file.read_text("utf-8").strip()
-        except (OSError, ValueError) as error:
-            why = getattr(error, "strerror", None) or "it is not text"
-            raise _refused(f"{self.token_file}: cannot read the token: {why}") from None
+        text = read_text(self.token_file, "token").strip()
         if not _TOKEN.fullmatch(text):
             raise _refused(
                 f"{self.token_file}: expected one token, and nothing else; the line with sha256: is"
@@ -85,10 +84,12 @@ def read_profiles(file: Path) -> tuple[str | None, dict[str, dict[str, str]]]:
     Both are empty if there is no file. Raises `VerbFailed` if the file is invalid.
     """
     try:
-        document = tomllib.loads(file.read_text("utf-8"))
-    except FileNotFoundError:
-        return None, {}
-    except (OSError, ValueError) as error:
+        if not is_there(file):
+            return None, {}
+        document = tomllib.loads(read_text(file, "profiles"))
+    except ConfigurationError as error:
+        raise _refused(str(error)) from None
+    except tomllib.TOMLDecodeError as error:
         raise _refused(f"{file}: {error}") from None
     default, profiles = document.pop("default", None), document.pop("profiles", {})
     if document:

@@ -39,9 +39,17 @@ def read_file(path: Path, what: str) -> bytes:
         content = path.read_bytes()
     except OSError as error:
         raise refusal(f"{path}: cannot read the {what}: {error.strerror}", error) from None
+    return without_mark(content, path, what)
+
+
+def without_mark(content: bytes, name: Path | str, what: str) -> bytes:
+    """Return the content of the text file `name` without a byte order mark.
+
+    `what` names the expected content in errors. Raises `ConfigurationError` for UTF-16 and UTF-32.
+    """
     if content.startswith(_WIDE_MARKS) or b"\0" in content:
         raise ConfigurationError(
-            f"{path}: cannot read the {what}: it is not UTF-8 text (UTF-16?); save it as UTF-8"
+            f"{name}: cannot read the {what}: it is not UTF-8 text (UTF-16?); save it as UTF-8"
         )
     return content.removeprefix(codecs.BOM_UTF8)
 

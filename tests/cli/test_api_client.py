@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, cast
 
 from tests.support.cli_case import VerbTestCase
@@ -113,6 +114,22 @@ class Answers(VerbTestCase):
         self.verb("order", "ABC123456", *BODY, status=5)
         self.assertIn("the order may have been accepted", self.errors)
 
+    def test_marks(self) -> None:
+        """A byte order mark belongs to neither the password nor the body."""
+        file = self.folder / "file"
+        for option, text, sent in (
+            ("--password-file", "пароль\r\n", {"password": "пароль"}),
+            ("--body", '{"parameters": [{"vlan": 5}]}', {"vlan": 5}),
+        ):
+            file.write_text(f"\ufeff{text}")
+            self.front.answers.append(Canned(200, {"code": 200, "taskId": "f" * 32}))
+            self.verb("order", "ABC123456", option, str(file))
+            body = json.loads(self.front.requests[-1].body)
+            self.assertEqual(body["parameters"], [sent])
+        file.write_bytes("пароль".encode("cp1251"))
+        self.verb("order", "ABC123456", "--password-file", str(file), status=2)
+        self.assertIn("--password-file: cannot read the password: it is not UTF-8", self.errors)
+
     def test_token(self) -> None:
         """The token is read from a file, sent, and never shown."""
         file = self.folder / "token"
@@ -120,6 +137,12 @@ class Answers(VerbTestCase):
         self.verb("summary", "--token-file", str(file))
         (asked,) = self.front.requests
         self.assertEqual(asked.headers["authorization"], "Bearer secret-token")
+        file.write_text("\ufeffsecret-token\r\n")
+        self.verb("summary", "--token-file", str(file))
+        self.assertEqual(self.front.requests[-1].headers["authorization"], "Bearer secret-token")
+        file.write_text("secret-token", "utf-16")
+        self.verb("summary", "--token-file", str(file), status=2)
+        self.assertIn("cannot read the token: it is not UTF-8 text (UTF-16?)", self.errors)
         file.write_text("billing sha256:" + "0" * 64)
         self.verb("summary", "--token-file", str(file), status=2)
         self.assertIn("expected one token", self.errors)

@@ -43,6 +43,11 @@ class Profiles(SynchronousTestCase):
         """Without any setting it is the development set-up of the current folder."""
         self.assertEqual(self.find(), Profile("https://localhost:8443", Path("certs/ca.pem")))
 
+    def test_mark(self) -> None:
+        """The file may begin with a byte order mark."""
+        self.write(f"\ufeff{FILE}")
+        self.assertEqual(self.find("lab").url, "https://lab")
+
     def test_order(self) -> None:
         """An option beats a variable, and that beats the profile."""
         self.write(FILE)

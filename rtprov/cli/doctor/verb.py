@@ -15,6 +15,7 @@ from rich.text import Text
 from rtprov.cli.doctor import connections, files, surroundings
 from rtprov.cli.doctor.finding import Check, Finding, Level
 from rtprov.cli.failures import Status, VerbFailed
+from rtprov.cli.files import read_text
 from rtprov.cli.output import Column
 from rtprov.cli.profile import config_file
 from rtprov.cli.session import Connected, Session, asks_service_b
@@ -147,9 +148,9 @@ async def _broker(session: Session, set_up: SetUp) -> list[Finding]:
     if set_up.broker_file is not None:
         source = str(set_up.broker_file)
         try:
-            text = set_up.broker_file.read_text("utf-8").strip()
-        except (OSError, ValueError) as error:
-            return [Check("broker URL", source).error(f"cannot read it: {error}", "correct it")]
+            text = read_text(set_up.broker_file, "broker's URL").strip()
+        except VerbFailed as error:
+            return [Check("broker URL", source).error(str(error), "correct the file")]
         if len(text.split()) != 1:
             return [
                 Check("broker URL", source).error(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from typing import Any
 from urllib.parse import quote
@@ -10,6 +11,7 @@ import click
 
 from rtprov.cli.api import API, Api
 from rtprov.cli.failures import OutOfReach, Status, VerbFailed
+from rtprov.cli.files import text_of
 from rtprov.cli.output import Column
 from rtprov.cli.session import Connected, Session, asks_service_b
 from rtprov.cli.verbs.waiting import Waited, wait_for
@@ -30,7 +32,7 @@ MAX_BODY_BYTES = 64 * 1024
 @click.option("--username", metavar="NAME", help="Parameter username.")
 @click.option(
     "--password-file",
-    type=click.File("r", encoding="utf-8"),
+    type=click.File("rb"),
     metavar="FILE",
     help="File with the parameter password; - is standard input.",
 )
@@ -103,7 +105,8 @@ def _body(options: dict[str, Any]) -> bytes:
     """Return the body of the order. Raises `VerbFailed` if the options make none."""
     parts = {name: options[name] for name in ("username", "vlan") if options[name] is not None}
     if options["password_file"] is not None:
-        parts["password"] = options["password_file"].read().rstrip("\r\n")
+        content = options["password_file"].read()
+        parts["password"] = text_of(content, "--password-file", "password").rstrip("\r\n")
     if options["interfaces"] is not None:
         parts["interfaces"] = _interfaces(options["interfaces"])
     for each in options["parameters"]:
@@ -125,8 +128,8 @@ def _body(options: dict[str, Any]) -> bytes:
         return json.dumps(document, ensure_ascii=False).encode()
     if parts:
         raise VerbFailed("--body is the whole body: give no parameters beside it", Status.USAGE)
-    content: bytes = options["body"].read(MAX_BODY_BYTES + 1)
-    return content
+    body: bytes = options["body"].read(MAX_BODY_BYTES + 1)
+    return body.removeprefix(codecs.BOM_UTF8)
 
 
 def _interfaces(text: str) -> list[int]:

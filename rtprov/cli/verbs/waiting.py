@@ -54,7 +54,9 @@ def wait(session: Session, tasks: tuple[str, ...], timeout: float | None) -> Non
     """
     if not tasks and sys.stdin.isatty():
         raise click.UsageError("Missing argument 'EQUIPMENT TASK'.")
-    words = sys.stdin.read().split() if tasks in ((), ("-",)) else list(tasks)
+    words = (
+        sys.stdin.read().removeprefix("\ufeff").split() if tasks in ((), ("-",)) else list(tasks)
+    )
     if len(words) % 2:
         raise click.UsageError("expected pairs of EQUIPMENT and TASK")
     pairs = [Waited(*pair) for pair in zip(words[::2], words[1::2], strict=True)]

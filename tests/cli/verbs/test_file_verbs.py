@@ -60,6 +60,7 @@ class Tokens(LocalTestCase):
         self.verb("token", "add", "a", "--expires", "soon", *options, status=2)
         self.assertFalse(file.exists())
         self.verb("token", "add", "a", *options)
+        file.write_text(f"\ufeff{file.read_text()}")
         before = file.read_text()
         self.verb("token", "add", "a", *options, status=2)
         self.verb("token", "revoke", "b", *options, status=4)
