@@ -212,7 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         made_key = ensure_seal_key(directory / SEAL_KEY)
     except (ConfigurationError, ValueError) as error:
         print(f"rtprov.certs: {error}", file=sys.stderr)  # noqa: T201 - a command's output
-        return 1
+        return ConfigurationError.exit_status
     done = [
         what
         for what, fresh in (("development certificates", made), ("a sealing key", made_key))

@@ -239,12 +239,12 @@ class Command(CertsTestCase):
             "b" * 64,
             "192.0.2.0/24",
         ):
-            self.assertEqual(main([str(self.folder), f"--name={name}"]), 1)
+            self.assertEqual(main([str(self.folder), f"--name={name}"]), 78)
         self.assertFalse(self.folder.exists())
         main([str(self.folder)])
         before = self.contents()
         self.err.truncate(0)
-        self.assertEqual(main([str(self.folder), "--name=b.example", "--name=localhost"]), 1)
+        self.assertEqual(main([str(self.folder), "--name=b.example", "--name=localhost"]), 78)
         line = (
             r"\A\0*rtprov.certs: .*/frontend.pem: exists already, without b.example; nothing was"
             r" overwritten; .*\n\Z"
@@ -256,7 +256,7 @@ class Command(CertsTestCase):
         """A mistake gives one line on standard error, and exit status 1."""
         make_development_set(self.folder)
         (self.folder / "ca.pem").unlink()
-        self.assertEqual(main([str(self.folder)]), 1)
+        self.assertEqual(main([str(self.folder)]), 78)
         self.assertRegex(
             self.err.getvalue(), r"\Artprov.certs: .* ca.pem missing; nothing was overwritten\n\Z"
         )
