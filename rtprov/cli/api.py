@@ -41,6 +41,7 @@ MAX_PAUSE_S = 3600.0
 MAX_PAGE = 100
 # Errors of a request of which at least a part was written.
 WRITTEN = (RequestTransmissionFailed, ResponseFailed)
+INCOMPLETE = "Rtprov-Incomplete"  # shards that a download lacks
 _REPEATABLE = ("GET", "DELETE")
 
 Query = Iterable[tuple[str, str]]
@@ -236,6 +237,8 @@ class Api:
         while True:
             response = await self._send("GET", path, query, None, headers or {}, ANSWER_WITHIN_S)
             if response.code < 400:
+                missing = Answer(response.code, None, response.headers).header(INCOMPLETE)
+                self.tell_incomplete(missing.split(", ") if missing else ())
                 return BodyStream.of(response, self.clock, SILENT_FOR_S)
             answer = self._answer(response, await read_all(response, self.clock, ANSWER_WITHIN_S))
             pause_s = self.pause_s(answer) if answer.status in (429, 503) else None
@@ -247,9 +250,10 @@ class Api:
     async def tasks(self, path: str, query: Query, limit: int | None) -> AsyncIterator[Any]:
         """Yield the documents of a list, page by page, at most `limit`; None is all of them.
 
-        Raises `VerbFailed`.
+        A page may be empty and still have a next one. Raises `VerbFailed`.
         """
         left, before = limit, None
+        missing: dict[str, None] = {}  # each entry once, in order
         wanted = [(name, value) for name, value in query if name != "before"]
         given = [(name, value) for name, value in query if name == "before"]
         while left is None or left > 0:
@@ -258,20 +262,21 @@ class Api:
             page += given if before is None else [("before", before)]
             document = await self.get(path, page)
             tasks = document.get("tasks", [])
+            missing.update(dict.fromkeys(document.get("incomplete") or ()))
             for each in tasks:
                 yield each
             following = document.get("next")
-            if not tasks or not following:
-                self.tell_incomplete(document)
-                return
+            if not following:
+                break
             before = cursor_of(following)
             left = None if left is None else left - len(tasks)
+        self.tell_incomplete(missing)
 
-    def tell_incomplete(self, document: Mapping[str, Any]) -> None:
+    def tell_incomplete(self, missing: Iterable[str]) -> None:
         """Say which shards are missing in an answer, because no live worker covers them."""
-        missing = document.get("incomplete")
-        if missing:
-            self.tell(f"no live worker answers for: {json.dumps(missing)}; their tasks are missing")
+        names = list(missing)
+        if names:
+            self.tell(f"no live worker answers for: {json.dumps(names)}; their tasks are missing")
 
 
 def was_cancelled(error: BaseException) -> bool:

@@ -174,7 +174,7 @@ def failures(session: Session, query: list[tuple[str, str]], by: str) -> None:
         for row in document["failures"]:
             writer.add(row)
         writer.end("no failed tasks")
-        connected.api.tell_incomplete(document)
+        connected.api.tell_incomplete(document.get("incomplete") or ())
         return Status.DONE
 
     session.run(work)

@@ -60,6 +60,16 @@ class Lists(VerbTestCase):
         everything = json.loads(self.verb("tasks", "--all", "-o", "json"))
         self.assertEqual(everything, self.front.tasks)
 
+    def test_empty_page(self) -> None:
+        """An empty page that has a next one is not the end: the search ran out of time."""
+        empty = {"code": 200, "tasks": [], "next": "/api/v1/tasks?limit=20&before=abc"}
+        for verb in (("tasks",), ("device", "ABC000001")):
+            last = {"code": 200, "tasks": [task_document(1)], "next": None}
+            self.front.answers += [Canned(200, empty), Canned(200, last)]
+            shown = json.loads(self.verb(*verb, "-o", "json"))
+            self.assertEqual(shown, [task_document(1)])
+            self.assertEqual(dict(self.front.requests[-1].query)["before"], "abc")
+
     def test_download(self) -> None:
         """All tasks as CSV or JSONL are one request, whose bytes are passed on."""
         self.front.tasks = [task_document(number) for number in range(250)]
@@ -88,6 +98,28 @@ class Lists(VerbTestCase):
         self.front.answers.append(Canned(200, document))
         self.assertEqual(self.verb("tasks", "-o", "json"), "[]\n")
         self.assertIn('["1of2"]', self.errors)
+
+    def test_incomplete_pages(self) -> None:
+        """What any of the pages lacks is named once, also if --limit ends the list."""
+        pages = [["1of2"], ["1of2", "0of2 before 2026-11-03T08:15:00.000Z"]]
+        for incomplete in pages:
+            following = "/api/v1/tasks?limit=10&before=abc"
+            tasks = [task_document(number) for number in range(10)]
+            document = {"tasks": tasks, "next": following, "incomplete": incomplete}
+            self.front.answers.append(Canned(200, document))
+        self.assertEqual(len(self.verb("tasks", "-o", "jsonl").splitlines()), 20)
+        self.assertEqual(
+            self.errors,
+            'rtprov: no live worker answers for: ["1of2", "0of2 before 2026-11-03T08:15:00.000Z"];'
+            " their tasks are missing\n",
+        )
+
+    def test_incomplete_download(self) -> None:
+        """A download names what it lacks, too."""
+        for format in ("csv", "jsonl"):
+            self.front.answers.append(Canned(200, b"", {"Rtprov-Incomplete": "0of2, 1of2"}))
+            self.verb("tasks", "--all", "-o", format)
+            self.assertIn('answers for: ["0of2", "1of2"]; their tasks', self.errors)
 
     def test_usage(self) -> None:
         """An unknown option ends with 2, and nothing is asked."""
