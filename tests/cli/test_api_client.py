@@ -67,6 +67,44 @@ class Repeating(VerbTestCase):
         self.assertEqual(self.verb("order", "ABC123456", *BODY), "f" * 32 + "\n")
 
 
+class Parameters(VerbTestCase):
+    def sent(self, *values: str) -> Any:
+        """Return the parameters of an order with these values, as the front end gets them."""
+        self.front.answers.append(Canned(200, {"code": 200, "taskId": "f" * 32}))
+        options = [
+            word
+            for number, value in enumerate(values)
+            for word in ("--parameter", f"p{number}={value}")
+        ]
+        self.verb("order", "ABC123456", *options)
+        body = json.loads(self.front.requests[-1].body)
+        return [value for each in body["parameters"] for value in each.values()]
+
+    def test_values(self) -> None:
+        """JSON is sent as such; what is not, or is a number that would change, as a string."""
+        self.assertEqual(
+            self.sent("5", "-1.5", "true", "null", '"5"', '{"a":[1,{}]}', "x=y", ""),
+            [5, -1.5, True, None, "5", {"a": [1, {}]}, "x=y", ""],
+        )
+        for text in (
+            "1.10", "1e5", "1e400", "-0", "007", "9007199254740993.0", " 5", "NaN", "-Infinity",
+            "[NaN]", "[" * 100_000,
+        ):  # fmt: skip
+            self.assertEqual(self.sent(text), [text])
+        self.assertEqual(self.sent('{"firmware":1.10}'), [{"firmware": "1.10"}])
+
+    def test_given_twice(self) -> None:
+        """A parameter that is given twice is named, and nothing is sent."""
+        for options in (
+            ("--parameter", "vlan=1", "--parameter", "vlan=2"),
+            ("--vlan", "5", "--parameter", "vlan=6"),
+            ("--parameter", 'x={"vlan":1,"vlan":2}'),
+        ):
+            self.verb("order", "ABC123456", *options, status=2)
+            self.assertIn("vlan is given twice", self.errors)
+        self.assertEqual(self.front.requests, [])
+
+
 class Answers(VerbTestCase):
     def test_out_of_reach(self) -> None:
         """A front end that nothing listens for ends the verb with 5."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import codecs
 import json
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
@@ -43,7 +45,8 @@ MAX_BODY_BYTES = 64 * 1024
     "parameters",
     multiple=True,
     metavar="KEY=VALUE",
-    help="A further parameter. A value that is JSON is sent as such. Repeatable.",
+    help="A further parameter. JSON is sent as such, and a number only if that keeps its text: 1.10"
+    " is a string, as is what is not JSON. Repeatable.",
 )
 @click.option(
     "--body",
@@ -117,7 +120,9 @@ def _body(options: dict[str, Any]) -> bytes:
             raise VerbFailed(
                 "--parameter password=…: others can read it; use --password-file", Status.USAGE
             )
-        parts[name] = _value(value)
+        if name in parts:
+            raise VerbFailed(f"--parameter: {name} is given twice", Status.USAGE)
+        parts[name] = _value(name, value)
     if options["body"] is None:
         if not parts:
             raise VerbFailed("give at least one parameter, or --body FILE", Status.USAGE)
@@ -139,8 +144,35 @@ def _interfaces(text: str) -> list[int]:
         raise VerbFailed("--interfaces: expected numbers such as 1,2,3", Status.USAGE) from None
 
 
-def _value(text: str) -> object:
+def _value(name: str, text: str) -> object:
+    """Return the value of the parameter `name`: JSON, or else the text itself.
+
+    A number is a number if JSON writes it with the same text, otherwise a string: 1.10 is often a
+    version, and 1e400 does not fit. NaN and Infinity are no JSON.
+    """
+
+    def number(digits: str, kind: Callable[[str], float]) -> object:
+        value = kind(digits)
+        return value if json.dumps(value) == digits else digits
+
+    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        made = dict(pairs)
+        if len(made) < len(pairs):
+            twice = next(each for each, n in Counter(each for each, _ in pairs).items() if n > 1)
+            raise VerbFailed(f"--parameter {name}: {twice} is given twice", Status.USAGE)
+        return made
+
+    def no_constant(word: str) -> object:
+        raise ValueError(f"{word} is no JSON")
+
     try:
-        return json.loads(text)
-    except ValueError:
+        value: object = json.loads(
+            text,
+            parse_int=lambda digits: number(digits, int),
+            parse_float=lambda digits: number(digits, float),
+            parse_constant=no_constant,
+            object_pairs_hook=unique,
+        )
+    except (ValueError, RecursionError):
         return text
+    return text if isinstance(value, (int, float)) and text != text.strip() else value
