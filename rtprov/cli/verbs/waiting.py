@@ -14,6 +14,7 @@ from twisted.internet.task import LoopingCall, deferLater
 
 from rtprov.cli.api import Api
 from rtprov.cli.failures import OutOfReach, Status, VerbFailed, status_of
+from rtprov.cli.process import complain
 from rtprov.cli.progress import Progress
 from rtprov.cli.session import Connected, Session, asks_service_b
 from rtprov.cli.task_view import NAMES, columns, exit_status
@@ -28,11 +29,16 @@ REDRAW_S = 0.5
 
 @define
 class Waited:
-    """A task that is waited for, and the state in which it ended, or None."""
+    """A task that is waited for.
+
+    `state` is the one in which it ended, or None. `refusal` is why service B does not answer for
+    this task.
+    """
 
     equipment: str
     task: str
     state: str | None = None
+    refusal: VerbFailed | None = None
 
 
 @click.command()
@@ -48,6 +54,8 @@ def wait(session: Session, tasks: tuple[str, ...], timeout: float | None) -> Non
     """Wait until tasks have ended, and show them.
 
     Without arguments, or with -, reads lines with EQUIPMENT and TASK from standard input.
+
+    JSON is an object for one task, and a list for several.
 
     Exit status: 0 if all have completed, 1 if one failed or was cancelled, 4 if there is no such
     task or service A does not know its device, 6 if --timeout was over first.
@@ -79,34 +87,45 @@ async def wait_for(
         waiting.addTimeout(timeout_s, connected.clock)
     if progress.visible:
         redraw.start(REDRAW_S)
-    in_time = True
+    failed: VerbFailed | None = None
     try:
         await waiting
     except TimeoutError:
-        in_time = False
+        left = sum(each.state is None and each.refusal is None for each in waited)
+        failed = VerbFailed(
+            f"{left} of {len(waited)} {'tasks' if len(waited) > 1 else 'task'} had not ended after"
+            f" {timeout_s:g} s",
+            Status.TIMED_OUT,
+        )
+    except VerbFailed as error:
+        failed = error
     finally:
         if redraw.running:
             redraw.stop()
         progress.end()
     ended = [each for each in waited if each.state is not None]
-    await _show(session, connected.api, ended)
-    states = [each.state or "" for each in ended]
-    if not in_time:
-        left = len(waited) - len(ended)
-        raise VerbFailed(
-            f"{left} of {len(waited)} {'tasks' if len(waited) > 1 else 'task'} had not ended after"
-            f" {timeout_s:g} s",
-            Status.TIMED_OUT,
-        )
-    return exit_status(states)
+    if ended or len(waited) != 1:
+        await _show(session, connected.api, ended, single=len(waited) == 1)
+    refusals = [each.refusal for each in waited if each.refusal is not None]
+    for refusal in refusals:
+        complain(str(refusal))
+    if failed is not None:
+        raise failed
+    statuses = [exit_status([each.state or "" for each in ended])]
+    statuses += [refusal.status for refusal in refusals]
+    return min((each for each in statuses if each), default=Status.DONE)
 
 
 def _counts(waited: Iterable[Waited]) -> Counter[str]:
-    return Counter(each.state for each in waited if each.state is not None)
+    states = (each.state or ("unknown" if each.refusal else None) for each in waited)
+    return Counter(state for state in states if state is not None)
 
 
 async def _all_ended(connected: Connected, waited: list[Waited], progress: Progress) -> None:
-    """Wait for each task, for `AT_ONCE` of them at the same time. The first error ends all."""
+    """Wait for each task, for `AT_ONCE` of them at the same time.
+
+    The first error that is not about one task ends all.
+    """
     places = DeferredSemaphore(AT_ONCE)
     running = [places.run(_begin, connected, each, progress) for each in waited]
     try:
@@ -135,7 +154,7 @@ async def _ended(connected: Connected, waited: Waited, progress: Progress) -> No
                 path,
                 headers={"Prefer": f"wait={WAIT_S}"},
                 within_s=WAIT_S + 15.0,
-                accept=(404, 500, 503),
+                accept=(404, 429, 500, 503),
             )
         except OutOfReach as error:
             now = clock.seconds()
@@ -147,13 +166,15 @@ async def _ended(connected: Connected, waited: Waited, progress: Progress) -> No
             await deferLater(clock, AGAIN_S)
             continue
         reached, failing_since = True, None
-        if answer.status == 503:
+        if answer.status in (429, 503):
             progress.say(answer.message)
             await deferLater(clock, api.pause_s(answer) or AGAIN_S)
             continue
         state = state_in(answer.status, answer.document)
         if state is None:
-            raise VerbFailed(f"{waited.task}: {answer.message}", status_of(answer.status))
+            status = status_of(answer.status)
+            waited.refusal = VerbFailed(f"{waited.task}: {answer.message}", status)
+            return
         if state != "running":
             waited.state = state
             return
@@ -161,9 +182,9 @@ async def _ended(connected: Connected, waited: Waited, progress: Progress) -> No
             await deferLater(clock, api.pause_s(answer) or AGAIN_S)
 
 
-async def _show(session: Session, api: Api, ended: list[Waited]) -> None:
+async def _show(session: Session, api: Api, ended: list[Waited], *, single: bool) -> None:
     """Write the tasks that have ended, with their details if a worker still knows them."""
-    writer = session.writer(columns(session.process.now()), names=NAMES, single=len(ended) == 1)
+    writer = session.writer(columns(session.process.now()), names=NAMES, single=single)
     for each in ended:
         row: dict[str, Any] = {
             "taskId": each.task,
