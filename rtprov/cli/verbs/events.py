@@ -8,12 +8,15 @@ from typing import Any
 import click
 
 from rtprov.cli.failures import Status
-from rtprov.cli.output import cell, console, dump
+from rtprov.cli.output import Writer, console, dump
 from rtprov.cli.session import Connected, Session, asks_service_b
 from rtprov.cli.sse import ServerEvent
 from rtprov.cli.sse import events as all_events
 from rtprov.cli.summary_view import PHASES, eta
 from rtprov.cli.task_view import state_of
+
+NAMES = ("event", "id", "taskId", "equipmentId", "state")
+"""The columns of CSV."""
 
 
 @click.command()
@@ -33,15 +36,16 @@ def events(
     """Show events as they happen: each end of a task, and changes of the summary.
 
     Without --follow, ends after the first summary. If the connection breaks, it is opened again.
-    JSON and JSONL are one object a line: its kind, its id and its data.
+    JSON and JSONL are one object a line: its kind, its id and its data. CSV has a header line.
     """
 
     async def work(connected: Connected) -> int:
+        rows = session.writer([], names=NAMES)
         async for event in all_events(connected.api, last_id=last_event_id):
             if event is None:
                 continue
             if not kinds or event.kind in kinds:
-                _write(session, event)
+                _write(session, rows, event)
             if event.kind == "summary" and not follow:
                 break
         return Status.DONE
@@ -49,7 +53,7 @@ def events(
     session.run(work)
 
 
-def _write(session: Session, event: ServerEvent) -> None:
+def _write(session: Session, rows: Writer, event: ServerEvent) -> None:
     out = session.out
     if session.format == "table":
         now = datetime.fromtimestamp(session.process.now(), timezone.utc)
@@ -57,8 +61,8 @@ def _write(session: Session, event: ServerEvent) -> None:
         console(out, session.process.environ).print(line, soft_wrap=True)
     elif session.format == "csv":
         data = event.data if isinstance(event.data, dict) else {}
-        cells = (event.kind, event.id, data.get("taskId"), data.get("equipmentId"), state_of(data))
-        out.write(",".join(cell(each) for each in cells) + "\r\n")
+        state = data.get("phase") or data.get("state")
+        rows.add({**data, "event": event.kind, "id": event.id, "state": state})
     else:
         out.write(dump({"event": event.kind, "id": event.id, "data": event.data}) + "\n")
     out.flush()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -18,6 +20,25 @@ class Events(VerbTestCase):
         line = self.verb("events", "-o", "jsonl")
         self.assertEqual(json.loads(line), {"event": "summary", "id": "0", "data": SUMMARY})
         self.assertIn("waiting 812, calling 10, retrying 3; done in", self.verb("events"))
+
+    def test_csv(self) -> None:
+        """CSV has a header line; what an event does not have is an empty cell."""
+
+        def script() -> None:
+            self.clock.callLater(5, self.front.send, "task", task_document(1, "=1,2"), "7")
+            self.clock.callLater(6, self.front.answers.append, Canned(403, {"message": "no"}))
+            self.clock.callLater(7, self.front.hang_up)
+
+        self.process.at_start = script
+        rows = list(csv.reader(io.StringIO(self.verb("events", "-f", "-o", "csv", status=3))))
+        self.assertEqual(
+            rows,
+            [
+                ["event", "id", "taskId", "equipmentId", "state"],
+                ["summary", "0", "", "", ""],
+                ["task", "7", f"{1:032x}", "ABC000001", "'=1,2"],
+            ],
+        )
 
     def test_follow(self) -> None:
         """With -f, events are written as they come, and a lost stream is opened where it ended."""
