@@ -11,8 +11,18 @@ from rtprov.cli.failures import Status, VerbFailed
 from rtprov.cli.files import read_text
 
 
-def read_lines(file: Path, what: str) -> list[str]:
-    """Return the lines of a text file. Raises `VerbFailed`."""
+def read_lines(file: Path, what: str, *, may_be_missing: bool = False) -> list[str]:
+    """Return the lines of a text file. Raises `VerbFailed`.
+
+    With `may_be_missing`, a file that does not exist has no lines.
+    """
+    try:
+        if may_be_missing and not file.exists():
+            return []
+    except OSError as error:
+        raise VerbFailed(
+            f"{file}: cannot read the {what}: {error.strerror}", Status.USAGE
+        ) from None
     return read_text(file, what).splitlines()
 
 

@@ -87,6 +87,20 @@ class Connected:
         return self.network.clock
 
 
+def _chosen(ctx: click.Context, _: click.Parameter, value: str | None) -> str:
+    """Return the format: the verb's own -o, else the one before the verb."""
+    return value or ctx.meta.get("rtprov.output") or "table"
+
+
+output_option = click.option(
+    "-o",
+    "--output",
+    type=click.Choice(FORMATS),
+    callback=_chosen,
+    help="Format.  [default: table]",
+)
+"""The format of what a verb writes, for `rtprov.cli.output.Writer`."""
+
 _CONNECTION = [
     click.option("--url", metavar="URL", help="Service B.  [default: https://localhost:8443]"),
     click.option(
@@ -104,7 +118,7 @@ _CONNECTION = [
         metavar="S",
         help="Seconds for which a busy service B is asked again, as its Retry-After says.",
     ),
-    click.option("-o", "--output", type=click.Choice(FORMATS), help="Format.  [default: table]"),
+    output_option,
 ]
 
 
@@ -118,7 +132,7 @@ def asks_service_b(function: F) -> F:
         /,
         *,
         profile: str | None,
-        output: str | None,
+        output: str,
         retry_for: float,
         url: str | None,
         ca: str | None,
@@ -136,7 +150,7 @@ def asks_service_b(function: F) -> F:
         }
         session = Session(
             ctx.obj if ctx.obj is not None else Process(),
-            output or ctx.meta.get("rtprov.output") or "table",
+            output,
             given,
             profile or ctx.meta.get("rtprov.profile"),
             retry_for,

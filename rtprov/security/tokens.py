@@ -48,6 +48,9 @@ class Role(enum.IntEnum):
 ROLES = {str(role): role for role in Role}
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_NAME_RULE = (
+    "a name has 1 to 64 characters from A-Z a-z 0-9 . _ - and begins with a letter or digit"
+)
 _HASH = re.compile(r"sha256:([0-9a-f]{64})")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _EXPIRES = "expires="
@@ -114,10 +117,7 @@ def parse_tokens(text: str) -> tuple[Token, ...]:
 def _parse_line(words: Sequence[str], number: int) -> Token:
     name, hashed, *rest = (*words, "")[: max(2, len(words))]
     if not _NAME.fullmatch(name):
-        raise ConfigurationError(
-            f"line {number}: a name has 1 to 64 characters from A-Z a-z 0-9 . _ - and begins with a"
-            " letter or digit"
-        )
+        raise ConfigurationError(f"line {number}: {_NAME_RULE}")
     match = _HASH.fullmatch(hashed)
     role, expires = Role.ORDER, None
     if rest and rest[0] in ROLES:
@@ -174,7 +174,12 @@ def find_token(tokens: Iterable[Token], shown: bytes) -> Token | None:
 def new_token(
     name: str, *, role: Role = Role.ORDER, expires: date | None = None
 ) -> tuple[Token, str]:
-    """Make a token; return its entry for the file, and the secret for the client."""
+    """Make a token; return its entry for the file, and the secret for the client.
+
+    Raises ValueError, with a message for the operator, if `name` cannot be a caller's name.
+    """
+    if not _NAME.fullmatch(name):
+        raise ValueError(_NAME_RULE)
     secret = secrets.token_urlsafe(32)
     return Token(name, hashlib.sha256(secret.encode()).digest(), role, expires), secret
 
@@ -244,15 +249,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     options = _arguments().parse_args(arguments)
     try:
-        if not _NAME.fullmatch(options.name):
-            raise ValueError(
-                "a name has 1 to 64 characters from A-Z a-z 0-9 . _ - and begins with a letter"
-                " or digit"
-            )
         expires = None if options.expires is None else parse_date(options.expires)
+        token, secret = new_token(options.name, role=ROLES[options.role], expires=expires)
     except ValueError as error:
         print(f"rtprov.tokens: {error}", file=sys.stderr)  # noqa: T201 - a command's answer
         return 1
-    token, secret = new_token(options.name, role=ROLES[options.role], expires=expires)
     print(f"# for the --tokens file:\n{token.line}\n# for the client, shown only once:\n{secret}")  # noqa: T201 - the command's output
     return 0

@@ -10,8 +10,8 @@ import click
 from rtprov.cli.editing import read_lines, replace_lines
 from rtprov.cli.failures import Status, VerbFailed
 from rtprov.cli.main import SETTINGS
-from rtprov.cli.output import FORMATS, Column, Writer, stdout
-from rtprov.cli.session import ends_well
+from rtprov.cli.output import Column, Writer, stdout
+from rtprov.cli.session import ends_well, output_option
 from rtprov.errors import ConfigurationError
 from rtprov.security.sealer import key_id, load_keys, new_key
 
@@ -84,7 +84,7 @@ def promote(key_id: str | None, file: Path) -> None:
 @key.command()
 @click.argument("others", nargs=-1, type=click.Path(dir_okay=False, path_type=Path))
 @_FILE
-@click.option("-o", "--output", type=click.Choice(FORMATS), default="table", help="Format.")
+@output_option
 @ends_well
 def check(others: tuple[Path, ...], file: Path, output: str) -> None:
     """Show the ids of the keys, and compare the file with OTHERS, copies from other machines.

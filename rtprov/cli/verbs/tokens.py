@@ -10,8 +10,8 @@ import click
 from rtprov.cli.editing import read_lines, replace_lines
 from rtprov.cli.failures import Status, VerbFailed
 from rtprov.cli.main import SETTINGS, passed_on
-from rtprov.cli.output import FORMATS, Column, Writer, stdout
-from rtprov.cli.session import ends_well
+from rtprov.cli.output import Column, Writer, stdout
+from rtprov.cli.session import ends_well, output_option
 from rtprov.errors import ConfigurationError
 from rtprov.security.tokens import ROLES, Token, new_token, parse_date, parse_tokens
 
@@ -63,15 +63,18 @@ def add(name: str, file: Path, role: str, expires: str | None) -> None:
         last_day = None if expires is None else parse_date(expires)
     except ValueError as error:
         raise VerbFailed(f"--expires: {error}", Status.USAGE) from None
-    made, secret = new_token(name, role=ROLES[role], expires=last_day)
-    lines = read_lines(file, "tokens") if file.exists() else []
+    try:
+        made, secret = new_token(name, role=ROLES[role], expires=last_day)
+    except ValueError as error:
+        raise VerbFailed(f"{name}: {error}", Status.USAGE) from None
+    lines = read_lines(file, "tokens", may_be_missing=True)
     if name in _parsed(file, lines):
         raise VerbFailed(
             f"{file}: {name} has a token already; revoke it first, or choose another name",
             Status.USAGE,
         )
     lines.append(made.line)
-    _parsed(file, lines)  # NAME may be no name
+    _parsed(file, lines)  # the file may be full
     replace_lines(file, lines)
     click.echo(f"rtprov: {file}: added {name} ({role}); its token, shown only once:", err=True)
     click.echo(secret)
@@ -92,7 +95,7 @@ def revoke(name: str, file: Path) -> None:
 
 @token.command("list")
 @_FILE
-@click.option("-o", "--output", type=click.Choice(FORMATS), default="table", help="Format.")
+@output_option
 @ends_well
 def list_tokens(file: Path, output: str) -> None:
     """List the callers that have a token, with their roles. Tokens are not shown."""

@@ -67,6 +67,35 @@ class Tokens(LocalTestCase):
         self.assertEqual(file.read_text(), before)
         self.verb("token", "list", "--file", str(self.folder / "none"), status=2)
 
+    def test_no_name(self) -> None:
+        """A name that is none, such as the beginning of a comment, is refused as by ``new``."""
+        file = self.folder / "tokens"
+        for name in ("#x", "", "a b", "-", "x" * 65):
+            self.verb("token", "add", "--file", str(file), "--", name, status=2)
+            self.assertIn("a name has 1 to 64 characters", self.errors)
+            self.verb("token", "new", "--", name, status=1)
+            self.assertIn("a name has 1 to 64 characters", self.errors)
+        self.assertFalse(file.exists())
+
+    def test_no_access(self) -> None:
+        """A file that the system does not let look at is refused with one line."""
+        for name in ("x" * 300, "tokens/tokens"):
+            (self.folder / "tokens").touch()
+            self.verb("token", "add", "x", "--file", str(self.folder / name), status=2)
+            self.assertRegex(self.errors, r"^rtprov: .*: cannot read the tokens: [^\n]*\n$")
+
+    def test_byte_order_mark(self) -> None:
+        """A byte order mark is read over, as front ends do."""
+        file = self.folder / "tokens"
+        options = ("--file", str(file))
+        self.verb("token", "add", "a", *options)
+        file.write_text(file.read_text(), encoding="utf-8-sig")
+        self.assertIn('"a"', self.verb("-o", "json", "token", "list", *options))
+        self.verb("token", "add", "b", *options)
+        file.write_text(file.read_text(), encoding="utf-8-sig")
+        self.verb("token", "revoke", "a", *options)
+        self.assertEqual([each.name for each in parse_tokens(file.read_text())], ["b"])
+
 
 class Keys(LocalTestCase):
     def setUp(self) -> None:
@@ -92,6 +121,20 @@ class Keys(LocalTestCase):
         self.verb("key", "promote", "00000000", *self.options, status=4)
         self.assertTrue(self.file.read_text().startswith("# ours\n"))
         self.assertEqual(self.file.stat().st_mode & 0o777, 0o600)
+
+    def test_byte_order_mark(self) -> None:
+        """A byte order mark is read over, as front ends and workers do."""
+        (old,) = self.ids()
+        for verb in ("check", "add", "promote"):
+            self.file.write_text(self.file.read_text("utf-8-sig"), encoding="utf-8-sig")
+            self.assertIn(old, self.verb("key", verb, *self.options))
+        self.assertEqual(self.ids()[1:], [old])
+
+    def test_format(self) -> None:
+        """-o may come before the verb or after it."""
+        for words in (("-o", "csv", "key", "check"), ("-o", "json", "key", "check", "-o", "csv")):
+            written = self.verb(*words, *self.options)
+            self.assertEqual(written.splitlines()[0], "key,use,file")
 
     def test_check(self) -> None:
         """Copies of the file are compared, and only ids are shown."""
