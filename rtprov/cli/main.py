@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from types import MappingProxyType
 from typing import Any, cast
 
 import click
@@ -114,23 +115,54 @@ def certs() -> None:
     """Certificates."""
 
 
-def passed_on(group: click.Group, name: str, module: str, summary: str, *before: str) -> None:
-    """Add a verb that runs the `main` of a module with the arguments `before` and its own."""
+# What the exit statuses of an older command mean among those of `rtprov.cli.failures.Status`, which
+# this module does not import (see above).
+BAD_INPUT = {1: 2}
+BROKER = {1: 5, 78: 2}  # 1: the broker failed; 78: not with this configuration or state
+
+
+def passed_on(
+    group: click.Group,
+    name: str,
+    module: str,
+    summary: str,
+    *before: str,
+    statuses: Mapping[int, int] = MappingProxyType({}),
+) -> None:
+    """Add a verb that runs the `main` of a module with the arguments `before` and its own.
+
+    `statuses` maps exit statuses of `main` to the verb's.
+    """
 
     @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
     def run(arguments: tuple[str, ...]) -> None:
         work = cast("Callable[[list[str]], int | None]", import_module(module).main)
-        raise SystemExit(work([*before, *arguments]) or 0)
+        try:
+            status = work([*before, *arguments]) or 0
+        except SystemExit as end:
+            if not isinstance(end.code, int):
+                raise
+            status = end.code
+        raise SystemExit(statuses.get(status, status))
 
     group.command(name, context_settings=_PASSED_ON, help=summary)(run)
 
 
 passed_on(main, "health", "rtprov.health", "Ask a process whether it is ready.")
-passed_on(main, "shards", "rtprov.tap.reshard", "Change the number of shards.")
-passed_on(main, "move", "rtprov.tap.move", "Move all tasks from one broker to another.")
-passed_on(main, "backup", "rtprov.tap.backup", "Save the journal of a broker.", "backup")
-passed_on(main, "restore", "rtprov.tap.backup", "Fill an empty broker from a backup.", "restore")
-passed_on(certs, "dev", "rtprov.security.development", "Make certificates and a key to develop.")
+for _name, _module, _summary, *_before in (
+    ("shards", "rtprov.tap.reshard", "Change the number of shards."),
+    ("move", "rtprov.tap.move", "Move all tasks from one broker to another."),
+    ("backup", "rtprov.tap.backup", "Save the journal of a broker.", "backup"),
+    ("restore", "rtprov.tap.backup", "Fill an empty broker from a backup.", "restore"),
+):
+    passed_on(main, _name, _module, _summary, *_before, statuses=BROKER)
+passed_on(
+    certs,
+    "dev",
+    "rtprov.security.development",
+    "Make certificates and a key to develop.",
+    statuses=BAD_INPUT,
+)
 
 
 @main.command(

@@ -32,11 +32,11 @@ class Verbs(SynchronousTestCase):
         self.assertEqual(self.run_verb("--version"), f"rtprov {__version__}\n")
 
     def test_certificates(self) -> None:
-        """``certs dev`` makes a set; a name that is no host name ends it with 1."""
+        """``certs dev`` makes a set; a name that is no host name ends it with 2."""
         folder = Path(self.mktemp())
         self.run_verb("certs", "dev", str(folder), "--name", "b.example")
         self.assertEqual({file.name for file in folder.iterdir()}, {*FILES, SEAL_KEY})
-        refused = self.run_verb("certs", "dev", str(folder), "--name", "-", status=1)
+        refused = self.run_verb("certs", "dev", str(folder), "--name", "-", status=2)
         self.assertIn("rtprov.certs: ", refused)
 
     def test_token(self) -> None:

@@ -37,7 +37,7 @@ class BackupMixin(RolesStarter):
         self.assertEqual((self.folder / "a.backup").stat().st_mode & 0o777, 0o600)
 
         refused = await self.rtprov(self.worker_url, "restore", "a.backup")
-        self.assertEqual(refused.status, 78, refused.errors)
+        self.assertEqual(refused.status, 2, refused.errors)
         self.assertIn("rtprov restore: The broker is in use", refused.errors)
         await self.stop(self.frontend)
         await self.restored(await self.second_broker(), done, still_open)
@@ -78,7 +78,7 @@ class OnEmbeddedBroker(BackupMixin, ProcessTestCase):
         (self.folder / "a.backup").write_text("{}\n")
         for name, words in (("a.backup", "is not a backup"), ("none", "No such file")):
             refused = await self.rtprov(url, "restore", name)
-            self.assertEqual(refused.status, 78)
+            self.assertEqual(refused.status, 2)
             self.assertIn(words, refused.errors)
         saved = await self.rtprov(url, "backup", "b.backup")
         self.assertIn("rtprov has not run on it", saved.errors)

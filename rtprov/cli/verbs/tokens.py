@@ -9,7 +9,7 @@ import click
 
 from rtprov.cli.editing import read_lines, replace_lines
 from rtprov.cli.failures import Status, VerbFailed
-from rtprov.cli.main import SETTINGS, passed_on
+from rtprov.cli.main import BAD_INPUT, SETTINGS, passed_on
 from rtprov.cli.output import Column, Writer, stdout
 from rtprov.cli.session import ends_well, output_option
 from rtprov.errors import ConfigurationError
@@ -31,7 +31,14 @@ def token() -> None:
     """Bearer tokens for the front end. It uses a changed file within 5 s."""
 
 
-passed_on(token, "new", "rtprov.security.tokens", "Make a token, and print its line.", "new")
+passed_on(
+    token,
+    "new",
+    "rtprov.security.tokens",
+    "Make a token, and print its line.",
+    "new",
+    statuses=BAD_INPUT,
+)
 
 
 def _parsed(file: Path, lines: list[str]) -> dict[str, Token]:

@@ -73,7 +73,7 @@ class Tokens(LocalTestCase):
         for name in ("#x", "", "a b", "-", "x" * 65):
             self.verb("token", "add", "--file", str(file), "--", name, status=2)
             self.assertIn("a name has 1 to 64 characters", self.errors)
-            self.verb("token", "new", "--", name, status=1)
+            self.verb("token", "new", "--", name, status=2)
             self.assertIn("a name has 1 to 64 characters", self.errors)
         self.assertFalse(file.exists())
 
