@@ -16,13 +16,13 @@ def read_lines(file: Path, what: str, *, may_be_missing: bool = False) -> list[s
 
     With `may_be_missing`, a file that does not exist has no lines.
     """
-    try:
-        if may_be_missing and not file.exists():
+    if may_be_missing:
+        try:
+            file.stat()
+        except FileNotFoundError:
             return []
-    except OSError as error:
-        raise VerbFailed(
-            f"{file}: cannot read the {what}: {error.strerror}", Status.USAGE
-        ) from None
+        except OSError:
+            pass  # reading it fails, too, and tells why
     return read_text(file, what).splitlines()
 
 

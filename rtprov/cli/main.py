@@ -117,7 +117,7 @@ def certs() -> None:
 
 # What the exit statuses of an older command mean among those of `rtprov.cli.failures.Status`, which
 # this module does not import (see above).
-BAD_INPUT = {1: 2}
+BAD_INPUT = {1: 2, 78: 2}
 BROKER = {1: 5, 78: 2}  # 1: the broker failed; 78: not with this configuration or state
 
 
