@@ -37,6 +37,8 @@ MAX_TASKS = 50  # in a second; further ends are counted
 MAX_KEPT = 1000  # events; at most about 2 MB
 MAX_SENT = 20  # events in one piece
 STALLED_AFTER = 30  # seconds
+# The workers are followed for so long after the last listener has left: it may come back.
+FOLLOW_ON_S = 60.0
 MAX_LISTENERS = 2500
 # Listeners that are written to in one turn of the reactor, and the pause before the next ones. So
 # 4,000 are written to in a second. Events that come in the meantime are sent together.
@@ -67,8 +69,9 @@ class Listener(Protocol):
 class EventHub:
     """The events of one front end, and their listeners.
 
-    The workers are asked only while there are listeners. `name` is a part of the ids of events, so
-    that those of another process are not mistaken for this one's.
+    The workers are followed while there are listeners, and for `FOLLOW_ON_S` after the last one has
+    left. `name` is a part of the ids of events, so that those of another process are not mistaken
+    for this one's.
     """
 
     _log = Logger()
@@ -93,6 +96,7 @@ class EventHub:
         self._tasks = self._skipped = 0  # in the present second
         self._stop_following: Callable[[], None] = lambda: None
         self._ticking: LoopingCall | None = None
+        self._pausing: IDelayedCall | None = None  # while the workers are followed for no listener
         self._stopped = False
 
     @property
@@ -115,7 +119,11 @@ class EventHub:
         missed = self._missed(last_event_id)
         listener.position = self._newest - missed
         self._listeners[listener] = 0
-        if len(self._listeners) == 1:
+        if self._pausing is not None:
+            self._pausing.cancel()
+            self._pausing = None
+            self._ask()
+        elif self._ticking is None:
             self._begin()
         elif not missed and self._summary is not None:
             listener.send(self._encoded("summary", encode(self._summary)))
@@ -125,8 +133,9 @@ class EventHub:
         """Forget a listener, because its connection is closed."""
         self._listeners.pop(listener, None)
         self._due.pop(listener, None)
-        if not self._listeners:
-            self._pause()
+        if not self._listeners and self._ticking is not None and self._pausing is None:
+            self._pausing = self._clock.callLater(FOLLOW_ON_S, self._pause)
+            self._forget_summary()
 
     def resume(self, listener: Listener) -> None:
         """The listener can be written to again."""
@@ -140,6 +149,9 @@ class EventHub:
         for listener in list(self._listeners):
             listener.end()
             self.remove(listener)
+        if self._pausing is not None:
+            self._pausing.cancel()
+            self._pause()
 
     def _missed(self, last_event_id: str | None) -> int:
         """Return how many events came after the one with this id; 0 if that is not known."""
@@ -216,16 +228,20 @@ class EventHub:
         ticking.addErrback(lambda reason: self._log.failure("the event stream has stopped", reason))
 
     def _pause(self) -> None:
-        """Ask the workers for nothing, because there are no listeners."""
+        """Stop following the workers, because there are no listeners."""
+        self._pausing = None
         self._stop_following()
         self._stop_following = lambda: None
         if self._ticking is not None:
             self._ticking.stop()
             self._ticking = None
-        self._summary = None
-        if self._writing is not None and self._writing.active():
+        if self._writing is not None:
             self._writing.cancel()
             self._writing = None
+
+    def _forget_summary(self) -> None:
+        """Ask for no summary until there is a listener again. It gets a new one first."""
+        self._summary = None
         if self._asking is not None:
             self._asking.cancel()
 
@@ -236,6 +252,10 @@ class EventHub:
             self._publish("skipped", encode({"count": skipped}))
         self._cut_off_the_refused()
         self._cut_off_the_slow()
+        self._ask()
+
+    def _ask(self) -> None:
+        """Ask for the summary, if there are listeners."""
         if self._asking is None and self._listeners:
             asking = self._asking = self._summaries.current().addCallback(self._on_summary)
             asking.addErrback(self._on_no_summary)

@@ -114,8 +114,8 @@ class Stream(EventsTestCase):
         self.assertEqual(event.data, self.heard(client, "summary")[-1].data["equipment"])
 
     def test_one_stream_for_all(self) -> None:
-        """The workers are asked once, whatever the number of listeners, and not at all without
-        any.
+        """The workers are followed once, whatever the number of listeners. They are not followed
+        without any, but for a minute after the last one has left.
         """
         self.assertIsNone(self.reports.follower)
         clients = [self.listen() for _ in range(3)]
@@ -124,8 +124,12 @@ class Stream(EventsTestCase):
         self.assertEqual([len(self.heard(each, "task")) for each in clients], [1, 1, 1])
         for client in clients:
             client.hang_up()
-        self.assertIsNone(self.reports.follower)
         self.assertEqual(self.hub.listeners, 0)
+        self.network.advance(59)
+        self.assertIsNotNone(self.reports.follower)
+        self.network.advance(1)
+        self.assertIsNone(self.reports.follower)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_groups(self) -> None:
         """Many listeners are written to in groups, with a pause between two. Events that come
@@ -157,6 +161,38 @@ class Resuming(EventsTestCase):
         )
         (latest,) = self.heard(self.listen(f"Last-Event-ID: {self.heard(again)[-1].event_id}"))
         self.assertEqual(latest.kind, "summary")
+
+    def test_the_only_listener(self) -> None:
+        """What ends while the only listener is away is sent when it comes back within a minute,
+        with the present summary. What is above the limit is counted.
+        """
+        client = self.listen()
+        last = self.heard(client)[-1].event_id
+        client.hang_up()
+        self.network.advance(50)
+        self.end(*range(60))
+        self.network.advance(5)
+        again = self.listen(f"Last-Event-ID: {last}")
+        self.network.advance(0.1)
+        self.assertEqual(
+            [event.data["taskId"] for event in self.heard(again, "task")],
+            [task_id(number) for number in range(50)],
+        )
+        self.assertEqual([event.data for event in self.heard(again, "skipped")], [{"count": 10}])
+        self.assertEqual(self.kinds(again).count("summary"), 1)
+        self.assertEqual(self.kinds(self.listen()), ["summary"])
+        self.network.advance(60)
+        self.end(100)
+        self.assertEqual(self.heard(again, "task")[-1].data["taskId"], task_id(100))
+
+    def test_a_new_listener_after_the_last(self) -> None:
+        """A listener that comes after the last one has left gets the present summary at once."""
+        self.listen().hang_up()
+        self.network.advance(10.5)
+        self.store.apply(ACTIVE)
+        self.end(1)
+        (summary,) = self.heard(self.listen())
+        self.assertEqual(summary.data["shards"][0]["active"], "w1")
 
     def test_ids_of_others(self) -> None:
         """An id of another process, or none at all, begins anew with the summary."""
@@ -239,6 +275,14 @@ class Limits(EventsTestCase):
         for client in clients:
             self.assertTrue(client.received.endswith(b"\r\n0\r\n\r\n"), "not a complete answer")
         self.assertIsNone(self.reports.follower)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_the_front_end_stops_without_listeners(self) -> None:
+        """Workers are not followed any more, also if the last listener has just left."""
+        self.listen().hang_up()
+        self.hub.stop()
+        self.assertIsNone(self.reports.follower)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
 
 class Access(EventsTestCase):

@@ -252,6 +252,12 @@ class FrontendTestCase(WebTestCase):
         )
         self.serve(self.frontend.resource())
 
+    def _check_the_end(self) -> None:
+        for client in self.clients:
+            client.hang_up()
+        self.hub.stop()
+        super()._check_the_end()
+
     def make_reports(self) -> FakeReports:
         return FakeReports(self.store)
 
