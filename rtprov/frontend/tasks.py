@@ -138,7 +138,7 @@ class TaskRequests:
         names = self._reports.shards
         counts: Counter[str] = Counter()
         incomplete: list[str] = []
-        error: Failure | None = None
+        errors: list[Failure] = []
         asked = [self._reports.reasons(index, wanted) for index in range(len(names))]
         for name, (worked, result) in zip(
             names, await DeferredList(asked, consumeErrors=True), strict=True
@@ -152,8 +152,9 @@ class TaskRequests:
             if error.check(BrokerError, NoWorker) is None:
                 error.raiseException()
             incomplete.append(name)
-        if error is not None and len(incomplete) >= len(names) and not counts:
-            error.raiseException()
+            errors.append(error)
+        if len(errors) == len(names):
+            errors[-1].raiseException()
         ordered = sorted(counts.items(), key=lambda each: (-each[1], each[0]))
         failures = [FailureDocument(reason, count) for reason, count in ordered]
         return answer(request, 200, FailuresAnswer(200, failures, incomplete))
