@@ -19,6 +19,7 @@ from rtprov.errors import (
     CredentialsMissing,
     CredentialsUnknown,
     ExpectationFailed,
+    ForeignOrigin,
     MalformedRequest,
     RtprovError,
     UnsupportedMediaType,
@@ -129,6 +130,9 @@ class Connection(Protocol):
     def admit(self, headers: Headers) -> Caller:
         """Return the caller of a request with these headers. Raises the error to refuse it with."""
 
+    def is_foreign_change(self, request: JsonRequest) -> bool:
+        """Return whether the site refuses a request, because a page of another site sends it."""
+
     def refuse_for(self, error: RtprovError) -> None:
         """Answer with an error of the table at once, and close the connection."""
 
@@ -170,9 +174,10 @@ class JsonRequest(Request):
             if length != 0:
                 check_content_encoding(self.requestHeaders)
         except RtprovError as error:
-            self.refusal = error
+            # What a page of another site sends is refused as such, whatever the credentials are.
+            self.refusal = ForeignOrigin() if self.channel.is_foreign_change(self) else error
             if expects:
-                self._refuse_now(error)
+                self._refuse_now(self.refusal)
                 return
         # A client that sends Expect asks whether to send the body. If it is too large, the answer
         # is no.

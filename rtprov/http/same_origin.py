@@ -71,10 +71,12 @@ class SameOrigin(Resource):
         self._resource = resource
         self.plain_routes = plain_routes
 
+    def refuses(self, request: IRequest, method: bytes) -> bool:
+        """Return whether a request with this method is foreign, and may change something."""
+        return method not in SAFE_METHODS and is_foreign(request.requestHeaders, request.isSecure())
+
     def render(self, request: IRequest) -> int | bytes:
-        if request.method not in SAFE_METHODS and is_foreign(
-            request.requestHeaders, request.isSecure()
-        ):
+        if self.refuses(request, request.method):
             request.write(answer_error(request, Failure(ForeignOrigin())))
             request.finish()
             return NOT_DONE_YET

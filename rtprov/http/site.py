@@ -23,6 +23,7 @@ from rtprov.http.fast_lane import FastLaneChannel, PlainRoutes
 from rtprov.http.refusals import STATUSES, Refusals
 from rtprov.http.request import MAX_BODY_BYTES, JsonRequest
 from rtprov.http.responses import answer_error, answer_for, encode, envelope, phrase
+from rtprov.http.same_origin import SameOrigin
 from rtprov.http.traffic import Traffic
 
 if TYPE_CHECKING:
@@ -58,6 +59,13 @@ class JsonChannel(FastLaneChannel):
             self._caller = caller_at(cast("Any", self.transport))
         admission = self.site.admission
         return self._caller if admission is None else admission.admit(headers, self._caller)
+
+    def is_foreign_change(self, request: JsonRequest) -> bool:
+        """See `rtprov.http.request.Connection.is_foreign_change`."""
+        # Twisted sets the request's method only when all of it has arrived.
+        return isinstance(self.site.resource, SameOrigin) and self.site.resource.refuses(
+            request, self._command
+        )
 
     def refuse_for(self, error: RtprovError) -> None:
         """See `rtprov.http.request.Connection.refuse_for`."""

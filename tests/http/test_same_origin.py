@@ -107,7 +107,10 @@ class Requests(FrontendTestCase):
         self.assertAccepted(self.post(BODY, "Origin: http://b", "Sec-Fetch-Site: same-origin"))
 
     def test_whatever_the_log_in(self) -> None:
-        """Valid credentials do not allow a cross-site request."""
+        """A cross-site request that could change something is a 403 with valid credentials, with
+        invalid ones and without any, also if it asks whether to send its body. The method of a
+        request that only reads does not matter.
+        """
         token, secret = new_token("billing")
         admission = Admission(
             now=self.clock.seconds, wall_clock=self.clock.seconds, tokens=(token,)
@@ -115,8 +118,14 @@ class Requests(FrontendTestCase):
         self.network.listen("b").listen(
             JsonSite(self.frontend.resource(), reactor=self.reactor, admission=admission)
         )
-        fields = (f"Authorization: Bearer {secret}", "Origin: https://evil.example")
-        self.assertRefused(self.post(BODY, *fields), 403, MESSAGE)
+        origin = "Origin: https://evil.example"
+        for fields in ((f"Authorization: Bearer {secret}",), ("Authorization: Bearer x",), ()):
+            self.assertRefused(self.post(BODY, origin, *fields), 403, MESSAGE)
+            self.assertRefused(self.ask("DELETE", GET_PATH, None, [origin, *fields]), 403, MESSAGE)
+        self.assertRefused(self.post(BODY, origin, "Expect: 100-continue"), 403, MESSAGE)
+        self.assertRefused(self.ask("POST", "/ui/", BODY, [origin]), 403, MESSAGE)
+        self.assertEqual(self.ask("GET", GET_PATH, None, [origin]).status, 401)
+        self.assertEqual(self.post(BODY, "Origin: http://b").status, 401)
 
 
 class RequestsInPieces(Requests):
