@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 # an earlier POST with the same key.
 ACCEPTED, PERHAPS_ACCEPTED, REPEATED = "accepted", "perhaps accepted", "repeated"
 
+# Outcomes of a DELETE: this one has cancelled the task, or an earlier one had.
+CANCELLED, CANCELLED_ALREADY = "cancelled", "was cancelled already"
+
 _log = Logger(namespace="rtprov.audit")
 
 
@@ -81,7 +84,7 @@ def note_cancellation(
     """
     because = "" if why is None else f", reason: {why}"
     _log.info(
-        "{outcome}: task {task_id} for {equipment_id}, by {caller}{because}",
+        "{outcome}: task {task_id} for {equipment_id}, {by} {caller}{because}",
         event="task.cancel_asked",
         reason=why,
         outcome=outcome,
@@ -89,4 +92,5 @@ def note_cancellation(
         equipment_id=equipment_id,
         caller=caller,
         because=because,
+        by="asked by" if outcome == CANCELLED_ALREADY else "by",
     )

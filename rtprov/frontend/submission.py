@@ -39,6 +39,8 @@ from rtprov.errors import (
 )
 from rtprov.frontend.audit import (
     ACCEPTED,
+    CANCELLED,
+    CANCELLED_ALREADY,
     PERHAPS_ACCEPTED,
     REPEATED,
     audited,
@@ -246,9 +248,11 @@ class TaskSubmission:
             raise TaskNotFound
         if caller.role < Role.OPERATE and known.caller not in (None, caller.name):
             raise NotYours(str(caller.role))
+        at = None
         if _not_begun(known):
+            at = self._wall_clock()
             try:
-                cancelled = self._tasks.cancel(task_id, equipment_id, self._wall_clock())
+                cancelled = self._tasks.cancel(task_id, equipment_id, at)
                 await self._publish(cancelled, deadline)
                 known = await self._ask_after_publish(task_id, equipment_id, deadline)
             except (Undecided, CancelledError):
@@ -260,7 +264,9 @@ class TaskSubmission:
         if known.state is not State.CANCELLED:
             audit("not cancelled, too late")
             raise TooLate
-        audit("cancelled")
+        # The first cancellation in the journal counts, and its time is the task's end.
+        first = at is not None and known.finished_at in (at, None)
+        audit(CANCELLED if first else CANCELLED_ALREADY)
 
     def _task(
         self,

@@ -7,7 +7,7 @@ from typing import cast
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 
 from rtprov.errors import BrokerUnavailable, Unconfirmed
-from rtprov.model import Requested, Started
+from rtprov.model import Cancelled, Requested, Started
 from tests.support.front import BODY, GET_PATH, ID, POST_PATH, TASK, FrontendTestCase
 from tests.support.raw_http import request
 
@@ -74,7 +74,9 @@ class Audit(FrontendTestCase):
         self.assertEqual(len(self.lines), 2)
 
     def test_cancelled(self) -> None:
-        """Each request to cancel gives a line with its result, the caller and the reason."""
+        """Each request to cancel gives a line with its result, the caller and the reason. Only one
+        line says that its request has cancelled the task.
+        """
         of_whom = f"task {TASK} for {ID}, by address:127.0.0.1"
         self.store.apply(Requested(TASK, ID, 1000.0))
         self.assertEqual(
@@ -83,7 +85,22 @@ class Audit(FrontendTestCase):
         )
         self.ask("DELETE", GET_PATH)  # repeating it has the same result
         self.assertEqual(
-            self.lines, [f"cancelled: {of_whom}, reason: ошибка", f"cancelled: {of_whom}"]
+            self.lines,
+            [
+                f"cancelled: {of_whom}, reason: ошибка",
+                f"was cancelled already: {of_whom.replace('by', 'asked by')}",
+            ],
+        )
+
+    def test_cancelled_by_another(self) -> None:
+        """The same is true if another client's cancellation is the first in the journal."""
+        self.store.apply(Requested(TASK, ID, 1000.0))
+        self.tasks.store = type(self.store)(1.0)
+        self.tasks.then = lambda: self.store.apply(Cancelled(TASK, ID, 999.5))
+        self.assertEqual(self.ask("DELETE", GET_PATH).status, 200)
+        self.assertEqual(
+            self.lines,
+            [f"was cancelled already: task {TASK} for {ID}, asked by address:127.0.0.1"],
         )
 
     def test_not_cancelled(self) -> None:

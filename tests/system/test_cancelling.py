@@ -7,6 +7,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, cast
 
+from twisted.logger import capturedLogs, formatEvent
+
 from rtprov.model import keyed_task_id
 from tests.support.scale import slow
 from tests.support.system import System
@@ -79,9 +81,16 @@ class Cancelling(CancelTestCase):
         self.assertEqual((self.system.workers[0].workers[0].held, self.system.stub.calls), (0, 2))
 
     def test_cancelled_twice(self) -> None:
-        """Cancelling a task again gives the same answer."""
+        """Cancelling a task again gives the same answer. The audit trail tells which request has
+        cancelled it.
+        """
         _, second = (self.system.accepted(DEVICE) for _ in range(2))
-        self.assertEqual([self.cancel(second), self.cancel(second)], [DONE, DONE])
+        with capturedLogs() as events:
+            self.assertEqual([self.cancel(second), self.cancel(second)], [DONE, DONE])
+        lines = [formatEvent(each) for each in events if "because" in each]
+        self.assertEqual(
+            [line.partition(":")[0] for line in lines], ["cancelled", "was cancelled already"]
+        )
 
     def test_too_late(self) -> None:
         """A task that is running or has ended cannot be cancelled and is not affected."""
