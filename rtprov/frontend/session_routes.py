@@ -7,13 +7,14 @@ only who it is.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 
 from rtprov import __version__
 from rtprov.errors import CredentialsMissing
 from rtprov.frontend.audit import note_session
+from rtprov.frontend.query_parameters import arguments_of, no_parameters
 from rtprov.http.request import SESSION_PATH, admission_of, caller_of
 from rtprov.http.responses import answer, envelope
 from rtprov.http.session_cookie import begin_cookie, end_cookie
@@ -50,12 +51,14 @@ def add_session_routes(app: Klein) -> None:
 
     @app.route(path, methods=["GET"])
     def who(_: object, request: IRequest) -> bytes:
+        no_parameters(arguments_of(cast("bytes", request.uri)))
         admission = admission_of(request)
         session = None if admission is None else admission.session_in(request.requestHeaders)
         return answer(request, 200, _answer(caller_of(request), session))
 
     @app.route(path, methods=["POST"])
     def log_in(_: object, request: IRequest) -> bytes:
+        no_parameters(arguments_of(cast("bytes", request.uri)))
         admission, caller = admission_of(request), caller_of(request)
         if admission is None or caller.token is None:
             return answer(request, 200, _answer(caller, None))
@@ -67,6 +70,7 @@ def add_session_routes(app: Klein) -> None:
 
     @app.route(path, methods=["DELETE"])
     def log_out(_: object, request: IRequest) -> bytes:
+        no_parameters(arguments_of(cast("bytes", request.uri)))
         admission = admission_of(request)
         if admission is not None and admission.end_session(request.requestHeaders):
             note_session("logged out", caller_of(request).name)

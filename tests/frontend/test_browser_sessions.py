@@ -92,6 +92,13 @@ class LogIn(SessionTestCase):
             self.assertEqual(self.ask("POST", SESSION, None, fields).status, 403)
         self.assertEqual(len(self.admission.sessions), 0)
 
+    def test_parameters(self) -> None:
+        """There are no query parameters."""
+        for method in ("GET", "POST", "DELETE"):
+            fields = [f"Authorization: Bearer {self.billing}"]
+            self.assertError(self.ask(method, f"{SESSION}?x=1", None, fields), 400)
+        self.assertEqual(len(self.admission.sessions), 0)
+
     def test_not_asked_for(self) -> None:
         """A front end without tokens needs no session: everybody may operate."""
         self.network.listen("b").listen(
