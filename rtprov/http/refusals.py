@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 
 STATUSES = (401, 403, 429)
 MAX_LINES_PER_S = 10
+MAX_SHOWN = 256  # characters of a device's id, which may have any length
 
 _log = Logger(namespace="rtprov.audit")
 
 # Only known forms of paths are logged. Others may contain anything, even a token.
 _PATH = re.compile(
-    rb"/api/v1/equipment/cpe/[A-Za-z0-9]{6,64}(?:/task(?:/[0-9a-f]{32})?)?|/api/v1/tasks/[0-9a-f]{32}|(?:/[a-z0-9.]{1,16}){1,4}"
+    rb"/api/v1/equipment/cpe/(?P<equipment>[A-Za-z0-9]{6,})(?:/task(?:/(?P<task>[0-9a-f]{32}))?)?"
+    rb"|/api/v1/tasks/(?P<any_task>[0-9a-f]{32})|(?:/[a-z0-9.]{1,16}){1,4}"
 )
 _METHOD = re.compile(rb"[A-Z]{1,10}")
 
@@ -46,12 +48,15 @@ class Refusals:
             self._until, self._lines = now + 1.0, 0
         if self._lines < MAX_LINES_PER_S:
             self._lines += 1
+            shown, equipment, task = _parts(path)
             _log.info(
                 "refused with {status}: {method} {path} from {caller}: {why}",
                 event="request.refused",
                 status=status,
                 method=method.decode("ascii") if _METHOD.fullmatch(method) else "?",
-                path=path.decode("ascii") if _PATH.fullmatch(path) else "(another path)",
+                path=shown,
+                equipment_id=equipment,
+                task_id=task,
                 caller=caller,
                 why=why,
             )
@@ -69,3 +74,17 @@ class Refusals:
             n=suppressed.total(),
             counts=counts,
         )
+
+
+def _parts(path: bytes) -> tuple[str, str | None, str | None]:
+    """Return what is shown of a path, and the device and the task that it names."""
+    match = _PATH.fullmatch(path)
+    if match is None:
+        return "(another path)", None, None
+    shown = path.decode("ascii")
+    parts = {name: value.decode("ascii") for name, value in match.groupdict(b"").items()}
+    equipment = parts["equipment"]
+    if len(equipment) > MAX_SHOWN:
+        cut = equipment[:MAX_SHOWN] + "…"
+        shown, equipment = shown.replace(equipment, cut), cut
+    return shown, equipment or None, parts["task"] or parts["any_task"] or None

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from datetime import date
 from typing import cast
 
-from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from twisted.logger import (
+    ILogObserver,
+    LogEvent,
+    capturedLogs,
+    formatEvent,
+    globalLogPublisher,
+)
 
 from rtprov.http.admission import Admission
 from rtprov.http.refusals import Refusals
@@ -13,6 +20,7 @@ from rtprov.http.site import JsonSite
 from rtprov.model import Requested
 from rtprov.security.limits import Rate
 from rtprov.security.tokens import Role, new_token
+from rtprov.tap.log_lines import json_lines
 from tests.support.front import BODY, GET_PATH, ID, POST_PATH, TASK, FrontendTestCase
 from tests.support.raw_http import request
 
@@ -87,6 +95,29 @@ class Lines(Refused):
         self.assertTrue(
             line.startswith(f"refused with 403: POST {POST_PATH} from token:billing: "), line
         )
+
+    def test_fields(self) -> None:
+        """The line has the device and the task that the path names as fields of JSON."""
+        for path, equipment, task in (
+            (GET_PATH, ID, TASK),
+            (POST_PATH, ID, None),
+            (f"/api/v1/tasks/{TASK}", None, TASK),
+            ("/api/v1/tasks", None, None),
+            (f"/api/v1/tasks/{self.billing}", None, None),
+        ):
+            with capturedLogs() as events:
+                self.ask("GET", path)
+            (event,) = (each for each in events if each["log_namespace"] == "rtprov.audit")
+            line = json.loads(json_lines("frontend")(event))
+            self.assertEqual(line["event"], "request.refused")
+            self.assertEqual((line.get("equipment"), line.get("task")), (equipment, task), path)
+            self.assertEqual(line["caller"], "address:127.0.0.1")
+
+    def test_long_ids(self) -> None:
+        """A device's id may have any length. The line has the beginning of a very long one."""
+        for length, shown in ((65, "A" * 65), (256, "A" * 256), (300, "A" * 256 + "…")):
+            self.ask("GET", f"/api/v1/equipment/cpe/{'A' * length}/task/{TASK}")
+            self.assertIn(f"GET /api/v1/equipment/cpe/{shown}/task/{TASK} from", self.taken()[0])
 
     def test_expired(self) -> None:
         """The line for an expired token says so and names its owner. The token is not shown, and
