@@ -2,6 +2,10 @@
 
 For container health checks and scripts: no curl is needed, and nothing but the standard library is
 imported. Exit status: 0 ready, 1 not ready or out of reach, 2 usage.
+
+Without a URL, the ports in `VARIABLES` are asked in that order: those of one command, such as
+``RTPROV_FRONTEND_HEALTH_LISTEN``, and then ``RTPROV_HEALTH_LISTEN``. The first process that is
+reached counts: in a container only one runs.
 """
 
 from __future__ import annotations
@@ -17,6 +21,13 @@ from http.client import HTTPException
 
 TIMEOUT_S = 5.0
 MAX_ANSWER_BYTES = 4096
+VARIABLES = (
+    "RTPROV_FRONTEND_HEALTH_LISTEN",
+    "RTPROV_WORKER_HEALTH_LISTEN",
+    "RTPROV_STUB_HEALTH_LISTEN",
+    "RTPROV_BROKER_HEALTH_LISTEN",
+    "RTPROV_HEALTH_LISTEN",
+)
 _TCP = re.compile(r"tcp:(?:port=)?([0-9]+)(?::interface=(.+))?")
 
 
@@ -33,10 +44,18 @@ def url_of(listen: str) -> str | None:
     )
 
 
-def ask(url: str, timeout_s: float) -> tuple[bool, str]:
-    """Whether the process behind `url` is ready, and its answer or what went wrong."""
+def urls_of(environment: Mapping[str, str]) -> list[str]:
+    """The URLs to ask, each once, in the order of `VARIABLES`."""
+    urls = (url_of(environment.get(name, "")) for name in VARIABLES)
+    return list(dict.fromkeys(url for url in urls if url is not None))
+
+
+def ask(url: str, timeout_s: float) -> tuple[bool | None, str]:
+    """Whether the process behind `url` is ready, and its answer or what went wrong; None if the
+    process cannot be reached.
+    """
     if not url.startswith(("http://", "https://")):
-        return False, f"expected an http or https URL, not {url}"
+        return None, f"expected an http or https URL, not {url}"
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     status = ""
     try:
@@ -48,7 +67,8 @@ def ask(url: str, timeout_s: float) -> tuple[bool, str]:
         with answer:
             text = answer.read(MAX_ANSWER_BYTES).decode("utf-8", "replace")
     except (OSError, ValueError) as error:
-        return False, f"cannot reach {url}{status}: {getattr(error, 'reason', error)}"
+        reached = False if status else None
+        return reached, f"cannot reach {url}{status}: {getattr(error, 'reason', error)}"
     except HTTPException as error:  # its text may be what the server has sent
         return False, f"cannot reach {url}{status}: {error!r}"
     return not isinstance(answer, urllib.error.HTTPError), text
@@ -66,17 +86,24 @@ def main(
         "url",
         nargs="?",
         metavar="URL",
-        help="such as http://127.0.0.1:8080/readyz (default: from $RTPROV_HEALTH_LISTEN)",
+        help="such as http://127.0.0.1:8080/readyz (default: from $RTPROV_HEALTH_LISTEN and"
+        " the like of each command)",
     )
     parser.add_argument(
         "--timeout", type=float, default=TIMEOUT_S, metavar="SECONDS", help="default: 5"
     )
     options = parser.parse_args(arguments)
-    url = options.url or url_of(environment.get("RTPROV_HEALTH_LISTEN", ""))
-    if url is None:
+    urls = [options.url] if options.url else urls_of(environment)
+    if not urls:
         parser.error("give a URL, or set RTPROV_HEALTH_LISTEN to a TCP port such as tcp:8080")
-    ready, text = ask(url, options.timeout)
-    print(text.strip(), file=sys.stdout if ready else sys.stderr)
+    texts = []
+    for url in urls:
+        ready, text = ask(url, options.timeout)
+        if ready is not None:
+            texts = [text.strip()]
+            break
+        texts.append(text.strip())
+    print("\n".join(texts), file=sys.stdout if ready else sys.stderr)
     return 0 if ready else 1
 
 

@@ -9,7 +9,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtprov.health import main, url_of
+from rtprov.health import VARIABLES, main, url_of, urls_of
+from rtprov.tap.environment_variables import PREFIX, ROLES
 
 BROKEN = {
     "/stalls": b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 50\r\n\r\nabc",
@@ -19,7 +20,9 @@ BROKEN = {
 
 
 class Answers(BaseHTTPRequestHandler):
-    """Answers each path with the status that it names, or with the bytes in `BROKEN`."""
+    """Answers each path with the status that it names, ``/readyz`` with 200, or with the bytes in
+    `BROKEN`.
+    """
 
     timeout = 10.0
 
@@ -29,7 +32,7 @@ class Answers(BaseHTTPRequestHandler):
             if self.path == "/stalls":
                 self.rfile.read(1)  # until the client closes the connection
             return
-        status = int(self.path.rpartition("/")[2])
+        status = int(self.path.rpartition("/")[2].replace("readyz", "200"))
         body = b'{"code": %d}' % status
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
@@ -56,10 +59,13 @@ class Health(SynchronousTestCase):
                 status = int(error.code or 0)
         return status, out.getvalue(), err.getvalue()
 
-    def ask(self, path: str, *options: str) -> tuple[int, str, str]:
+    def answer_one(self) -> None:
         server = threading.Thread(target=self.server.handle_request)
         server.start()
         self.addCleanup(server.join)
+
+    def ask(self, path: str, *options: str) -> tuple[int, str, str]:
+        self.answer_one()
         return self.run_main(f"{self.url}/{path}", *options, environment={})
 
     def test_ready(self) -> None:
@@ -98,6 +104,37 @@ class Health(SynchronousTestCase):
             status, _, error = self.run_main(environment=environment)
             self.assertEqual(status, 2)
             self.assertIn("give a URL", error)
+
+    def test_of_one_command(self) -> None:
+        """A port of one command is found without a common one, and before it. A command that does
+        not run here does not matter.
+        """
+        here = f"tcp:{self.server.server_address[1]}:interface=127.0.0.1"
+        closed = HTTPServer(("127.0.0.1", 0), Answers)
+        closed.server_close()
+        nowhere = f"tcp:{closed.server_address[1]}:interface=127.0.0.1"
+        for environment in (
+            {"RTPROV_FRONTEND_HEALTH_LISTEN": here},
+            {"RTPROV_WORKER_HEALTH_LISTEN": here, "RTPROV_HEALTH_LISTEN": nowhere},
+            {"RTPROV_FRONTEND_HEALTH_LISTEN": nowhere, "RTPROV_HEALTH_LISTEN": here},
+            {"RTPROV_FRONTEND_HEALTH_LISTEN": nowhere, "RTPROV_BROKER_HEALTH_LISTEN": here},
+        ):
+            self.answer_one()
+            self.assertEqual(
+                self.run_main(environment=environment), (0, '{"code": 200}\n', ""), environment
+            )
+        status, out, error = self.run_main(environment={"RTPROV_STUB_HEALTH_LISTEN": nowhere})
+        self.assertEqual((status, out, error.count("cannot reach")), (1, "", 1))
+
+    def test_all_commands(self) -> None:
+        """The variables of all commands are known. A port that several have is asked once."""
+        self.assertEqual(
+            set(VARIABLES),
+            {f"{PREFIX}{role}_HEALTH_LISTEN" for role in ROLES} | {f"{PREFIX}HEALTH_LISTEN"},
+        )
+        self.assertEqual(
+            urls_of(dict.fromkeys(VARIABLES, "tcp:8080")), ["http://127.0.0.1:8080/readyz"]
+        )
 
     def test_from_environment(self) -> None:
         """The URL follows from the value of --health-listen."""
