@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.defer import Deferred, DeferredList, TimeoutError
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -30,6 +30,7 @@ from rtprov.messaging.query_messages import (
 from rtprov.messaging.report_messages import EndsAsked, ReasonsAsked, SummaryAsked, TaskSearch
 from rtprov.messaging.topology import STATUS_EXCHANGE, Shard, declare_inquiry
 from rtprov.model import Details, Event, shard_of
+from rtprov.queries.barriers import pass_barrier
 from rtprov.queries.watches import Watches
 
 if TYPE_CHECKING:
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from rtprov.queries.report_server import ReportServer
 
 REPLY_DEADLINE_S = 2.0
-BARRIER_DEADLINE_S = 1.8
 _REPORTS = (SummaryAsked, TaskSearch, ReasonsAsked, EndsAsked)
 MAX_LISTED = 101  # a page of 100, and one more to show that there is another page
 PREFETCH = 1000
@@ -205,8 +205,8 @@ class TaskQueryServer:
     async def _passes_barrier(self) -> bool:
         """Return whether the replica has every event that was confirmed before this call."""
         try:
-            await self._journal.barrier().addTimeout(BARRIER_DEADLINE_S, self._clock)
-        except (BrokerError, TimeoutError) as error:
+            await pass_barrier(self._journal, self._clock)
+        except BrokerError as error:
             self._log.warn(
                 "shard {shard}: a question about tasks was not answered, because the journal's"
                 " barrier failed: {error}",

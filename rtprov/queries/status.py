@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from attrs import define, field
-from twisted.internet.defer import Deferred, DeferredList, TimeoutError, fail
+from twisted.internet.defer import Deferred, DeferredList, fail
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
@@ -31,6 +31,7 @@ from rtprov.messaging.status_messages import (
 )
 from rtprov.messaging.topology import STATUS_EXCHANGE, Shard, declare_status
 from rtprov.model import State, shard_of
+from rtprov.queries.barriers import pass_barrier
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -50,7 +51,6 @@ HOLD_S = 0.02
 REPLY_DEADLINE_S = 2.0
 WATCH_EVERY_S = 2.0
 VERIFY_EVERY_S = 10.0
-BARRIER_DEADLINE_S = 1.8
 PREFETCH = 100
 
 
@@ -88,8 +88,8 @@ class StatusServer:
         pairs, barrier = decode_status_request(request)
         if barrier:
             try:
-                await self._journal.barrier().addTimeout(BARRIER_DEADLINE_S, self._clock)
-            except (BrokerError, TimeoutError) as error:
+                await pass_barrier(self._journal, self._clock)
+            except BrokerError as error:
                 self._log.warn(
                     "{queue}: a request for unknown tasks was not answered, because the journal's"
                     " barrier failed: {error}",

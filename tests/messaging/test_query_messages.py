@@ -30,8 +30,8 @@ from rtprov.messaging.query_messages import (
 )
 from rtprov.messaging.topology import STATUS_EXCHANGE
 from rtprov.model import Attempt, Details, Requested, State, Waiting
+from rtprov.queries.barriers import BARRIER_DEADLINE_S
 from rtprov.queries.directory import (
-    BARRIER_DEADLINE_S,
     MAX_LISTED,
     REPLY_DEADLINE_S,
     TaskQueryClient,
@@ -230,9 +230,9 @@ class Serving(BrokerTestCase):
         self.network.advance(REPLY_DEADLINE_S)
         for each in asked:
             self.failureResultOf(each, NoReply)
-        self.assertEqual(
-            len([line for line in self.logged if "a question about tasks was not" in line]), 2
-        )
+        lines = [line for line in self.logged if "a question about tasks was not" in line]
+        self.assertEqual(len(lines), 2)
+        self.assertIn("it did not pass within 1.8 s", lines[0])
 
     def test_nobody(self) -> None:
         """Without a worker, or with one of an earlier version, a query is refused at once."""

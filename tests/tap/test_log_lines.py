@@ -12,6 +12,12 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 import rtprov
+from rtprov.history.history import History
+from rtprov.queries.directory import TaskQueryServer
+from rtprov.queries.report_client import ReportClient
+from rtprov.queries.report_server import ReportServer
+from rtprov.queries.status import StatusClient, StatusServer
+from rtprov.queries.watches import CompletionWatcher
 from rtprov.tap.log_lines import ALL_IN_ONE, event_id, json_lines, role_of, text_lines
 
 AT = 1_795_955_744.25  # 2026-11-29T12:35:44.250Z
@@ -140,5 +146,15 @@ class Roles(SynchronousTestCase):
         ):
             self.assertEqual(role_of(event("x", namespace), ALL_IN_ONE), role)
             self.assertEqual(role_of(event("x", namespace), "worker"), "worker")
+        for kind, role in (
+            (TaskQueryServer, "worker"),
+            (ReportServer, "worker"),
+            (StatusServer, "worker"),
+            (History, "worker"),
+            (StatusClient, "frontend"),
+            (ReportClient, "frontend"),
+            (CompletionWatcher, "frontend"),
+        ):
+            self.assertEqual(role_of(event("x", kind._log.namespace), ALL_IN_ONE), role, kind)
         connected = event("x", "rtprov.amqp.client.service.BrokerConnection", name="worker")
         self.assertEqual(role_of(connected, ALL_IN_ONE), "worker")
