@@ -14,7 +14,31 @@ from difflib import get_close_matches
 import attrs
 
 PREFIX = "RTPROV_"
-ROLES = ("FRONTEND", "WORKER", "STUB", "BROKER")
+# The options of the commands for one role. They are listed here, so that a command does not import
+# all others to know their variables.
+_NAMES = {
+    "FRONTEND": (
+        "amqp-certificate amqp-private-key broker broker-file ca certificate certs client-ca"
+        " health-listen listen log-format max-connections max-connections-per-address"
+        " max-unconfirmed no-gc-tuning open private-key proxy-protocol rate request-timeout role-of"
+        " running-status seal-keys shards stop-delay tokens try-command"
+    ),
+    "WORKER": (
+        "amqp-certificate amqp-private-key broker broker-file ca certificate certs concurrency"
+        " drain equipment-url health-listen history history-days log-format max-calls-per-second"
+        " no-gc-tuning patience private-key retention seal-keys shard shards"
+    ),
+    "STUB": (
+        "certificate certs client-ca delay health-listen honour-timeout listen log-format"
+        " no-gc-tuning private-key scenario"
+    ),
+    "BROKER": (
+        "certificate certs health-listen listen log-format no-gc-tuning password private-key state"
+        " tls user"
+    ),
+}
+OPTIONS_OF = {role: names.split() for role, names in _NAMES.items()}
+ROLES = tuple(OPTIONS_OF)
 # Variables that are not read by a command's options, but by the command line rtprov and by tests.
 _OF_CLIENTS = ("API_URL", "API_CA", "API_TOKEN_FILE", "API_CERT", "API_KEY", "API_PROFILE")
 _OF_TESTS = (
@@ -81,7 +105,7 @@ def survey(
     """Find the variables in `environment` that have no effect on `command`.
 
     `options` are the names of the command's own options, `all_options` those of all commands.
-    Variables of another command, such as ``RTPROV_WORKER_LISTEN``, count as known.
+    Variables of another command, such as ``RTPROV_WORKER_CONCURRENCY``, count as known.
     """
     own_role = variable("", command)
     known = {
@@ -89,12 +113,12 @@ def survey(
         *map(variable, all_options),
         *(variable(option, command) for option in options),
     }
-    others = [role for role in ROLES if PREFIX + role != own_role]
-    elsewhere = {
-        f"{PREFIX}{role}_{variable(option).removeprefix(PREFIX)}"
-        for role in others
-        for option in all_options
+    others = {
+        PREFIX + role: {variable(option, role.lower()) for option in options}
+        for role, options in OPTIONS_OF.items()
+        if PREFIX + role != own_role
     }
+    elsewhere = set().union(*others.values())
     set_by_kubernetes: list[str] = []
     unknown: list[tuple[str, str]] = []
     for name, value in sorted(environment.items()):
@@ -103,7 +127,8 @@ def survey(
         if injected(name, value):
             set_by_kubernetes.append(name)
         elif name not in known and name not in elsewhere:
-            unknown.append((name, _nearest(name, known)))
+            meant = [of for role, of in others.items() if name.startswith(f"{role}_")]
+            unknown.append((name, _nearest(name, known.union(*meant))))
     return Survey(tuple(set_by_kubernetes), tuple(unknown))
 
 

@@ -9,9 +9,9 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov.tap.command import Command
-from rtprov.tap.environment_variables import Survey, survey
+from rtprov.tap.environment_variables import OPTIONS_OF, Survey, survey
 from rtprov.tap.options import ALL_NAMES
-from tests.support.command_lines import options_of
+from tests.support.command_lines import MODULES, options_of
 
 
 def surveyed(environment: dict[str, str], command: str = "rtprov-frontend") -> Survey:
@@ -61,6 +61,7 @@ class Surveys(SynchronousTestCase):
             "RTPROV_STUB_DELAY",
             "RTPROV_SHARD",
             "RTPROV_WORKER_CONCURRENCY",
+            "RTPROV_BROKER_PASSWORD",
             "RTPROV_BROKER_PORT",
             "RTPROV_BROKER_FILE",
         ]
@@ -75,10 +76,23 @@ class Surveys(SynchronousTestCase):
         self.assertEqual(surveyed(dict.fromkeys(names, "1")), Survey((), ()))
 
     def test_option_of_another_command(self) -> None:
-        """A variable with this command's name is reported if the command lacks the option."""
-        self.assertEqual(surveyed({"RTPROV_WORKER_LISTEN": "tcp:1"}).unknown, ())
-        ((name, _),) = surveyed({"RTPROV_WORKER_LISTEN": "tcp:1"}, "rtprov-worker").unknown
-        self.assertEqual(name, "RTPROV_WORKER_LISTEN")
+        """A variable with a command's name is reported if that command lacks the option, by each
+        command. The nearest name may be another command's.
+        """
+        wrong = {
+            "RTPROV_FRONTEND_LISTN": "RTPROV_FRONTEND_LISTEN",
+            "RTPROV_STUB_CONCURRENCY": "RTPROV_CONCURRENCY",
+            "RTPROV_WORKER_PATIENC": "RTPROV_WORKER_PATIENCE",
+        }
+        for command in MODULES:
+            found = surveyed(dict.fromkeys(wrong, "1"), command)
+            self.assertEqual(found.unknown, tuple(wrong.items()), command)
+
+    def test_table(self) -> None:
+        """The options of all commands are known as they are."""
+        for role, names in OPTIONS_OF.items():
+            options = options_of(f"rtprov-{role.lower()}").options
+            self.assertEqual(names, sorted(option.name for option in options), role)
 
 
 class Told(SynchronousTestCase):
