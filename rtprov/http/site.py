@@ -151,8 +151,10 @@ class JsonChannel(FastLaneChannel):
     def on_open(self) -> None:
         """Read what has arrived while the site answered no request."""
         self._opening = True
-        self.resume_requests()
-        self._opening = False
+        try:
+            self.resume_requests()
+        finally:
+            self._opening = False
 
     def timeoutConnection(self) -> None:
         if self.site.waiting is None:
