@@ -82,7 +82,7 @@ class BrokerDocument(msgspec.Struct):
 class SummaryDocument(msgspec.Struct, rename="camel"):
     """The system in numbers.
 
-    `oldestWaitingSeconds` is how long the oldest task waits that was never sent, null if none does.
+    `oldestWaitingSeconds` is how long the oldest task that was never sent has waited, null if none.
     `etaSeconds` estimates when all open tasks have ended. It is null with a reason: `paused`,
     `equipment` (the equipment service is in trouble) or `no worker`. It is null without a reason
     while tasks wait for their sealing keys. `parked` is how many letters were put aside, null if

@@ -31,7 +31,7 @@ def environment(environ: Mapping[str, str], unknown: Mapping[str, str]) -> Itera
     for name in ("HTTPS_PROXY", "https_proxy"):
         if environ.get(name):
             yield Check("environment", name).warning(
-                "rtprov connects directly, and passes no proxy",
+                "rtprov does not use this proxy: it connects directly",
                 "allow the connection to service B, or run rtprov where it is allowed",
             )
 

@@ -103,14 +103,14 @@ def check(others: tuple[Path, ...], file: Path, output: str) -> None:
         ids = found[each] = _ids(each, read_lines(each, "sealing keys"))
         for index, name in enumerate(ids):
             writer.add({"key": name, "use": "opens" if index else "seals", "file": str(each)})
-        if each.stat().st_mode & 0o077:
-            wrong.append(f"{each}: other users can read it (chmod 600)")
+        if each.stat().st_mode & 0o007:
+            wrong.append(f"{each}: other users can read it (chmod o-rwx)")
         if len(set(ids)) != len(ids):
             wrong.append(f"{each}: holds a key twice")
         if set(ids) != set(found[file]):
             wrong.append(f"{each}: differs from {file}: a worker must have all keys")
         elif ids[0] != found[file][0]:
-            wrong.append(f"{each}: another key seals than in {file}")
+            wrong.append(f"{each}: its first key, which seals, is not the first key of {file}")
     writer.end()
     if wrong:
         raise VerbFailed("\nrtprov: ".join(wrong), Status.USAGE)

@@ -70,7 +70,9 @@ _LIMIT = click.option(
     help="The most tasks to show.",
 )
 _ALL = click.option("--all", "everything", is_flag=True, help="Show all, without a limit.")
-_BEFORE = click.option("--before", metavar="TASK", help="Only tasks that come after this one.")
+_BEFORE = click.option(
+    "--before", metavar="TASK", help="Only tasks that were accepted before this one (older tasks)."
+)
 
 
 def _list(

@@ -45,8 +45,8 @@ MAX_BODY_BYTES = 64 * 1024
     "parameters",
     multiple=True,
     metavar="KEY=VALUE",
-    help="A further parameter. JSON is sent as such, and a number only if that keeps its text: 1.10"
-    " is a string, as is what is not JSON. Repeatable.",
+    help="A further parameter. VALUE is sent as JSON if it is JSON, else as a string. A number"
+    " whose text JSON would change, such as 1.10, is sent as a string. Repeatable.",
 )
 @click.option(
     "--body",

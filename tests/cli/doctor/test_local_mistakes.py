@@ -231,7 +231,10 @@ class Surroundings(DoctorTestCase):
     def test_proxy(self) -> None:
         """Only a proxy leads outside."""
         self.assert_finds(
-            "environment", "passes no proxy", level="warning", HTTPS_PROXY="http://proxy:3128"
+            "environment",
+            "does not use this proxy",
+            level="warning",
+            HTTPS_PROXY="http://proxy:3128",
         )
 
     def test_pid_file_left(self) -> None:
